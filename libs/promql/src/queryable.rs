@@ -1,0 +1,282 @@
+//! The seam between the engine and storage: what the engine asks and how storage answers.
+//!
+//! A selector is fetched once, for the whole time range a query needs. Storage answers with a stream of series in
+//! ascending label order, each label set once, whose samples stay encoded until the engine decodes them into reused
+//! [`Columns`]. The stream's last item says whether the data is complete; a stream without it is an error.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use koios_model::{Histogram, Labels, Matchers, TimeRange};
+
+use crate::error::QueryError;
+
+/// What storage may use to read less. Every hint may be ignored, except `shard`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SelectHints {
+    /// First sample time the selector itself needs, milliseconds.
+    pub start_ms: i64,
+    /// Last sample time the selector itself needs, milliseconds.
+    pub end_ms: i64,
+    /// The query's resolution, milliseconds; 0 for an instant query.
+    pub step_ms: i64,
+    /// The selector's range, milliseconds; 0 for an instant selector.
+    pub range_ms: i64,
+    /// The function or aggregation right around the selector.
+    pub function: Option<&'static str>,
+    /// The labels the aggregation around the selector groups by (or without).
+    pub grouping: Vec<String>,
+    /// Whether `grouping` is `by` (else `without`).
+    pub by: bool,
+    /// Answer only with series whose hash modulo the second number equals the first. Must be obeyed.
+    pub shard: Option<(u32, u32)>,
+    /// Stop after this many series; 0 for no limit. Storage may return more.
+    pub limit: usize,
+    /// The labels the query needs: with `projection_include` only these, else all but these. Empty: all.
+    pub projection: Vec<String>,
+    /// How to read `projection`.
+    pub projection_include: bool,
+}
+
+/// What to fetch: the series that match, with their samples of a closed range of times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectRequest {
+    /// All must hold.
+    pub matchers: Matchers,
+    /// Closed, milliseconds.
+    pub range: TimeRange,
+    /// How to read less.
+    pub hints: SelectHints,
+}
+
+/// The storage a query runs on.
+#[async_trait]
+pub trait Queryable: Send + Sync {
+    /// Starts a read.
+    ///
+    /// # Errors
+    /// Any [`QueryError`]; the stream can fail later, too.
+    async fn select(&self, req: SelectRequest) -> Result<SeriesStream, QueryError>;
+}
+
+/// Batches of series in ascending label order (across batches, too), each label set once, then exactly one
+/// [`StreamItem::End`]. A stream that stops without it broke off, and the query fails.
+pub type SeriesStream = BoxStream<'static, Result<StreamItem, QueryError>>;
+
+/// One step of a [`SeriesStream`].
+#[derive(Debug)]
+pub enum StreamItem {
+    /// The next series.
+    Series(Vec<Series>),
+    /// Something the client should be told; becomes a warning of the answer.
+    Warning(String),
+    /// Nothing follows.
+    End(Completeness),
+}
+
+/// Whether an answer holds everything there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Completeness {
+    /// Nothing is missing.
+    #[default]
+    Complete,
+    /// Data may be missing: never cached, never fed to a rule, always told to the client.
+    Partial {
+        /// What could not be read, for the client to see.
+        missing: Vec<String>,
+    },
+}
+
+impl Completeness {
+    /// Takes in what another part of the answer lacks.
+    pub fn merge(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (_, Self::Complete) => {}
+            (Self::Complete, partial) => *self = partial,
+            (Self::Partial { missing }, Self::Partial { missing: more }) => {
+                missing.extend(more);
+                missing.sort();
+                missing.dedup();
+            }
+        }
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Complete)
+    }
+}
+
+/// One series of an answer.
+#[derive(Debug)]
+pub struct Series {
+    /// Its labels, `__name__` included.
+    pub labels: Labels,
+    /// Its samples, encoded.
+    pub data: Box<dyn SeriesData>,
+}
+
+/// The encoded samples of one series.
+pub trait SeriesData: Send + Sync + fmt::Debug {
+    /// Appends the samples of a closed range to `out`, in strictly ascending time. Stale markers are samples.
+    ///
+    /// # Errors
+    /// [`QueryError::Internal`] when the encoded bytes are corrupt.
+    fn decode(&self, range: TimeRange, out: &mut Columns) -> Result<(), QueryError>;
+
+    /// How many bytes the encoded samples hold in memory.
+    fn encoded_bytes(&self) -> usize;
+}
+
+/// Decoded samples, column by column. Cleared and reused from series to series.
+///
+/// `values` always has one entry per timestamp (0 where the sample is a histogram); the other columns are either empty
+/// (no such sample so far) or as long as `timestamps`.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    timestamps: Vec<i64>,
+    values: Vec<f64>,
+    start_timestamps: Vec<i64>,
+    histograms: Vec<Option<Arc<Histogram>>>,
+}
+
+impl Columns {
+    /// Forgets the samples and keeps the memory.
+    pub fn clear(&mut self) {
+        self.timestamps.clear();
+        self.values.clear();
+        self.start_timestamps.clear();
+        self.histograms.clear();
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.timestamps.len()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.timestamps.is_empty()
+    }
+
+    /// Appends a float. The caller keeps times strictly ascending.
+    pub fn push_float(&mut self, t: i64, v: f64) {
+        self.timestamps.push(t);
+        self.values.push(v);
+        if !self.start_timestamps.is_empty() {
+            self.start_timestamps.push(0);
+        }
+        if !self.histograms.is_empty() {
+            self.histograms.push(None);
+        }
+    }
+
+    /// Appends a histogram. The caller keeps times strictly ascending.
+    pub fn push_histogram(&mut self, t: i64, h: Arc<Histogram>) {
+        let before = self.timestamps.len();
+        self.timestamps.push(t);
+        self.values.push(0.0);
+        if !self.start_timestamps.is_empty() {
+            self.start_timestamps.push(0);
+        }
+        if self.histograms.is_empty() {
+            self.histograms.resize(before, None);
+        }
+        self.histograms.push(Some(h));
+    }
+
+    /// Sets the start timestamp of the newest sample: when its counter began, milliseconds; 0 for unknown.
+    pub fn set_last_start(&mut self, start_ms: i64) {
+        if self.start_timestamps.is_empty() {
+            if start_ms == 0 {
+                return;
+            }
+            self.start_timestamps.resize(self.timestamps.len(), 0);
+        }
+        if let Some(last) = self.start_timestamps.last_mut() {
+            *last = start_ms;
+        }
+    }
+
+    /// Appends a run of floats at once; of unequal columns the longer one is cut.
+    pub fn extend_floats(&mut self, timestamps: &[i64], values: &[f64]) {
+        let n = timestamps.len().min(values.len());
+        self.timestamps.extend_from_slice(&timestamps[..n]);
+        self.values.extend_from_slice(&values[..n]);
+        if !self.start_timestamps.is_empty() {
+            self.start_timestamps.resize(self.timestamps.len(), 0);
+        }
+        if !self.histograms.is_empty() {
+            self.histograms.resize(self.timestamps.len(), None);
+        }
+    }
+
+    /// The times, strictly ascending.
+    pub fn timestamps(&self) -> &[i64] {
+        &self.timestamps
+    }
+
+    /// The float values; 0 where the sample is a histogram.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
+    /// The start timestamps, if any sample has one; 0 for unknown.
+    pub fn start_timestamps(&self) -> Option<&[i64]> {
+        (!self.start_timestamps.is_empty()).then_some(&self.start_timestamps)
+    }
+
+    /// The histograms, if there are any; `None` where the sample is a float.
+    pub fn histograms(&self) -> Option<&[Option<Arc<Histogram>>]> {
+        (!self.histograms.is_empty()).then_some(&self.histograms)
+    }
+
+    /// Roughly the bytes the samples occupy.
+    pub fn bytes(&self) -> usize {
+        self.timestamps.len() * 16 + self.start_timestamps.len() * 8 + self.histograms.len() * 64
+    }
+}
+
+/// A whole answer as a stream: what tests, caches and merges with everything in memory use.
+pub fn stream_of(series: Vec<Series>, completeness: Completeness) -> SeriesStream {
+    stream::iter([Ok(StreamItem::Series(series)), Ok(StreamItem::End(completeness))]).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_columns_are_empty_or_as_long_as_the_times() {
+        let mut c = Columns::default();
+        c.push_float(1, 1.0);
+        assert!(c.histograms().is_none() && c.start_timestamps().is_none());
+        c.push_histogram(2, Arc::new(Histogram::default()));
+        c.set_last_start(1);
+        c.push_float(3, 2.0);
+        c.extend_floats(&[4, 5], &[3.0, 4.0]);
+        assert_eq!(c.histograms().map(<[_]>::len), Some(5));
+        assert_eq!(c.start_timestamps(), Some(&[0, 1, 0, 0, 0][..]));
+        c.clear();
+        assert!(c.is_empty() && c.histograms().is_none());
+    }
+
+    #[test]
+    fn i4_partial_stays_partial_when_merged() {
+        let mut c = Completeness::Partial {
+            missing: vec!["b".into()],
+        };
+        c.merge(Completeness::Complete);
+        c.merge(Completeness::Partial {
+            missing: vec!["a".into(), "b".into()],
+        });
+        assert_eq!(
+            c,
+            Completeness::Partial {
+                missing: vec!["a".into(), "b".into()]
+            }
+        );
+    }
+}
