@@ -1,0 +1,1 @@
+//! The Parquet block format: schema, write, read, merge, verify.

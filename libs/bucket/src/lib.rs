@@ -1,0 +1,1 @@
+//! Object-store layout, tenant manifests, local bucket, retries and self-test.

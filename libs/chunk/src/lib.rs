@@ -1,0 +1,1 @@
+//! Compressed sample chunks: decimal exponent, bit-packed mantissa deltas, float escape.

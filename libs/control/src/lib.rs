@@ -1,0 +1,1 @@
+//! The control plane: replicated state machine, log store, watch, partitions and ring.

@@ -1,0 +1,1 @@
+//! The ingester's in-memory series: symbols, index, apply and cut.

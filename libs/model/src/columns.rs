@@ -1,0 +1,123 @@
+//! The content of a batch as columns: what travels from distributor to ingester, is logged, and is applied to heads.
+
+use crate::{LabelsRef, Metadata, SeriesHash};
+
+/// Series and samples as columns. `hashes`, `sample_counts` and (when labels travel) `label_ends` have one entry per
+/// series; `timestamps` and `values` hold the samples of series 0, then of series 1, and so on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchColumns {
+    /// The reference of each series.
+    pub hashes: Vec<SeriesHash>,
+    /// End of each series' packed labels in `label_bytes`; empty when only references travel.
+    pub label_ends: Vec<u32>,
+    /// The packed label sets, one after the other.
+    pub label_bytes: Vec<u8>,
+    /// How many samples each series has.
+    pub sample_counts: Vec<u32>,
+    /// Milliseconds since the Unix epoch.
+    pub timestamps: Vec<i64>,
+    /// Values, bit-exact.
+    pub values: Vec<f64>,
+    /// Metadata by metric name.
+    pub metadata: Vec<(String, Metadata)>,
+}
+
+/// One series of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSeries<'a> {
+    /// The reference.
+    pub hash: SeriesHash,
+    /// The labels; `None` when only the reference travels.
+    pub labels: Option<LabelsRef<'a>>,
+    /// Milliseconds, in the order sent, `values.len()` of them.
+    pub timestamps: &'a [i64],
+    /// Values.
+    pub values: &'a [f64],
+}
+
+impl BatchColumns {
+    /// Appends a series without samples; samples follow by [`Self::push_sample`].
+    pub fn push_series(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) {
+        self.hashes.push(hash);
+        self.label_bytes.extend_from_slice(labels.packed());
+        self.label_ends.push(self.label_bytes.len() as u32);
+        self.sample_counts.push(0);
+    }
+
+    /// Appends a sample to the last series; nothing happens when there is none.
+    pub fn push_sample(&mut self, t: i64, v: f64) {
+        if let Some(n) = self.sample_counts.last_mut() {
+            *n += 1;
+            self.timestamps.push(t);
+            self.values.push(v);
+        }
+    }
+
+    /// How many series.
+    pub fn series_count(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// How many samples.
+    pub fn sample_count(&self) -> usize {
+        self.timestamps.len()
+    }
+
+    /// Whether it carries nothing.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty() && self.metadata.is_empty()
+    }
+
+    /// The series in order. Columns whose lengths disagree yield fewer series, never a panic.
+    pub fn series(&self) -> impl Iterator<Item = BatchSeries<'_>> + '_ {
+        let (mut label_start, mut sample_start) = (0usize, 0usize);
+        self.hashes
+            .iter()
+            .zip(&self.sample_counts)
+            .enumerate()
+            .map_while(move |(i, (&hash, &n))| {
+                let labels = if self.label_ends.is_empty() {
+                    None
+                } else {
+                    let end = *self.label_ends.get(i)? as usize;
+                    let packed = self.label_bytes.get(label_start..end)?;
+                    label_start = end;
+                    Some(LabelsRef::from_trusted(packed))
+                };
+                let sample_end = sample_start.checked_add(n as usize)?;
+                let timestamps = self.timestamps.get(sample_start..sample_end)?;
+                let values = self.values.get(sample_start..sample_end)?;
+                sample_start = sample_end;
+                Some(BatchSeries {
+                    hash,
+                    labels,
+                    timestamps,
+                    values,
+                })
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Labels;
+
+    #[test]
+    fn yields_each_series_with_its_own_samples() {
+        let mut c = BatchColumns::default();
+        let (a, b) = (Labels::from_pairs([("a", "1")]), Labels::from_pairs([("b", "2")]));
+        c.push_series(SeriesHash(1), a.as_ref());
+        c.push_sample(10, 1.0);
+        c.push_sample(20, 2.0);
+        c.push_series(SeriesHash(2), b.as_ref());
+        c.push_sample(30, 3.0);
+        let got: Vec<_> = c
+            .series()
+            .map(|s| (s.labels.unwrap().to_labels(), s.timestamps.to_vec()))
+            .collect();
+        assert_eq!(got, [(a, vec![10, 20]), (b, vec![30])]);
+        c.sample_counts[1] = 9;
+        assert_eq!(c.series().count(), 1);
+    }
+}

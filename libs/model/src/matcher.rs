@@ -1,0 +1,456 @@
+//! Label matchers, compiled once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use regex_syntax::hir::{Hir, HirKind};
+
+use crate::LabelsRef;
+
+/// Longest regex source, in bytes.
+const REGEX_BYTES_MAX: usize = 64 * 1024;
+/// Largest compiled regex, in bytes.
+const REGEX_PROGRAM_BYTES_MAX: usize = 4 << 20;
+/// Most literals an alternation may expand to before it stays a regex.
+const LITERALS_MAX: usize = 1024;
+
+/// How a matcher compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum MatchOp {
+    /// `=`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `=~`
+    Regex,
+    /// `!~`
+    NotRegex,
+}
+
+impl MatchOp {
+    /// The operator as written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Regex => "=~",
+            Self::NotRegex => "!~",
+        }
+    }
+}
+
+/// Why a matcher cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MatcherError {
+    /// The regex does not parse.
+    #[error("regex parse error: error parsing regexp: {reason}: `{pattern}`")]
+    Parse {
+        /// The pattern, cut to 200 bytes.
+        pattern: String,
+        /// What is wrong with it, in one line.
+        reason: String,
+    },
+    /// The regex is too large, written or compiled.
+    #[error("regex exceeds size limit ({what}: limit {limit} bytes): shorten it or match fewer repetitions")]
+    TooLarge {
+        /// Which size.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+/// The ways a pattern can be decided, cheapest first.
+#[derive(Debug, Clone)]
+enum Compiled {
+    /// Equality, or a regex that is one literal.
+    Literal,
+    /// A regex that is an alternation of literals, sorted.
+    Set(Arc<[String]>),
+    /// `.*`: everything.
+    All,
+    /// `.+`: everything not empty.
+    NotEmpty,
+    /// `literal.*` or `literal.+`.
+    Prefix { literal: String, more: bool },
+    /// `.*literal` or `.+literal`.
+    Suffix { literal: String, more: bool },
+    /// `.*literal.*`.
+    Contains(String),
+    /// Anything else, anchored at both ends.
+    Regex(Arc<regex::Regex>),
+}
+
+/// One label matcher. Regexes are anchored at both ends and `.` matches newlines, as in Prometheus.
+#[derive(Clone)]
+pub struct Matcher {
+    name: String,
+    op: MatchOp,
+    value: String,
+    compiled: Compiled,
+}
+
+impl Matcher {
+    /// Compiles a matcher.
+    ///
+    /// # Errors
+    /// [`MatcherError`] when a regex is malformed or over the size limits.
+    pub fn new(op: MatchOp, name: impl Into<String>, value: impl Into<String>) -> Result<Self, MatcherError> {
+        let (name, mut value) = (name.into(), value.into());
+        let compiled = match op {
+            MatchOp::Equal | MatchOp::NotEqual => Compiled::Literal,
+            MatchOp::Regex | MatchOp::NotRegex => compile(&value)?,
+        };
+        if matches!(op, MatchOp::Equal | MatchOp::NotEqual) {
+            value.shrink_to_fit();
+        }
+        Ok(Self {
+            name,
+            op,
+            value,
+            compiled,
+        })
+    }
+
+    /// `name = value`.
+    pub fn equal(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            op: MatchOp::Equal,
+            value: value.into(),
+            compiled: Compiled::Literal,
+        }
+    }
+
+    /// The label's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The operator.
+    pub fn op(&self) -> MatchOp {
+        self.op
+    }
+
+    /// The value or pattern as written.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Whether a label value matches; a series that lacks the label has "".
+    pub fn matches(&self, value: &str) -> bool {
+        let hit = match &self.compiled {
+            Compiled::Literal if matches!(self.op, MatchOp::Equal | MatchOp::NotEqual) => self.value == value,
+            Compiled::Literal => self.value == value,
+            Compiled::Set(set) => set.binary_search_by(|s| s.as_str().cmp(value)).is_ok(),
+            Compiled::All => true,
+            Compiled::NotEmpty => !value.is_empty(),
+            Compiled::Prefix { literal, more } => {
+                value.starts_with(literal.as_str()) && (!more || value.len() > literal.len())
+            }
+            Compiled::Suffix { literal, more } => {
+                value.ends_with(literal.as_str()) && (!more || value.len() > literal.len())
+            }
+            Compiled::Contains(literal) => value.contains(literal.as_str()),
+            Compiled::Regex(re) => re.is_match(value),
+        };
+        hit != matches!(self.op, MatchOp::NotEqual | MatchOp::NotRegex)
+    }
+
+    /// Whether a series without the label matches.
+    pub fn matches_empty(&self) -> bool {
+        self.matches("")
+    }
+
+    /// The only values that can match, sorted, when the matcher is positive and they are few and known; an index looks
+    /// these up instead of scanning all values.
+    pub fn literals(&self) -> Option<Vec<&str>> {
+        match (self.op, &self.compiled) {
+            (MatchOp::Equal | MatchOp::Regex, Compiled::Literal) => Some(vec![&self.value]),
+            (MatchOp::Regex, Compiled::Set(set)) => Some(set.iter().map(String::as_str).collect()),
+            _ => None,
+        }
+    }
+
+    /// The prefix every matching value has, when the matcher is positive and one is known.
+    pub fn prefix(&self) -> Option<&str> {
+        match (self.op, &self.compiled) {
+            (MatchOp::Regex, Compiled::Prefix { literal, .. }) => Some(literal),
+            _ => None,
+        }
+    }
+}
+
+impl PartialEq for Matcher {
+    fn eq(&self, other: &Self) -> bool {
+        self.op == other.op && self.name == other.name && self.value == other.value
+    }
+}
+
+impl Eq for Matcher {}
+
+impl fmt::Display for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{:?}", self.name, self.op.as_str(), self.value)
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// All of these must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matchers(pub Vec<Matcher>);
+
+impl Matchers {
+    /// Whether a label set satisfies every matcher.
+    pub fn matches(&self, labels: LabelsRef<'_>) -> bool {
+        self.0
+            .iter()
+            .all(|m| m.matches(labels.get(&m.name).unwrap_or("")))
+    }
+
+    /// Iterates over the matchers.
+    pub fn iter(&self) -> std::slice::Iter<'_, Matcher> {
+        self.0.iter()
+    }
+}
+
+fn too_large(what: &'static str, limit: usize) -> MatcherError {
+    MatcherError::TooLarge { what, limit }
+}
+
+fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
+    if pattern.len() > REGEX_BYTES_MAX {
+        return Err(too_large("pattern", REGEX_BYTES_MAX));
+    }
+    let hir = regex_syntax::ParserBuilder::new()
+        .dot_matches_new_line(true)
+        .nest_limit(128)
+        .build()
+        .parse(pattern)
+        .map_err(|e| parse_error(pattern, &e))?;
+    if let Some(fast) = fast_path(&hir, pattern) {
+        return Ok(fast);
+    }
+    regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
+        .size_limit(REGEX_PROGRAM_BYTES_MAX)
+        .dfa_size_limit(REGEX_PROGRAM_BYTES_MAX)
+        .nest_limit(130)
+        .build()
+        .map(|re| Compiled::Regex(Arc::new(re)))
+        .map_err(|e| match e {
+            regex::Error::CompiledTooBig(limit) => too_large("compiled", limit),
+            other => MatcherError::Parse {
+                pattern: shortened(pattern),
+                reason: last_line(&other.to_string()),
+            },
+        })
+}
+
+fn parse_error(pattern: &str, e: &regex_syntax::Error) -> MatcherError {
+    let reason = match e {
+        regex_syntax::Error::Parse(e) => e.kind().to_string(),
+        regex_syntax::Error::Translate(e) => e.kind().to_string(),
+        other => last_line(&other.to_string()),
+    };
+    MatcherError::Parse {
+        pattern: shortened(pattern),
+        reason,
+    }
+}
+
+fn shortened(pattern: &str) -> String {
+    pattern.chars().take(200).collect()
+}
+
+fn last_line(text: &str) -> String {
+    text.lines()
+        .last()
+        .unwrap_or("")
+        .trim()
+        .trim_start_matches("error: ")
+        .to_owned()
+}
+
+fn fast_path(hir: &Hir, pattern: &str) -> Option<Compiled> {
+    match hir.kind() {
+        HirKind::Repetition(_) => {
+            dot_repeat(hir).map(|more| if more { Compiled::NotEmpty } else { Compiled::All })
+        }
+        HirKind::Concat(parts) => match parts.as_slice() {
+            [a, b] => {
+                if let (Some(literal), Some(more)) = (literal(a), dot_repeat(b)) {
+                    return Some(Compiled::Prefix { literal, more });
+                }
+                if let (Some(more), Some(literal)) = (dot_repeat(a), literal(b)) {
+                    return Some(Compiled::Suffix { literal, more });
+                }
+                set(hir, pattern)
+            }
+            [a, b, c] => match (dot_repeat(a), literal(b), dot_repeat(c)) {
+                (Some(false), Some(literal), Some(false)) => Some(Compiled::Contains(literal)),
+                _ => set(hir, pattern),
+            },
+            _ => set(hir, pattern),
+        },
+        _ => set(hir, pattern),
+    }
+}
+
+fn literal(hir: &Hir) -> Option<String> {
+    match hir.kind() {
+        HirKind::Literal(l) => String::from_utf8(l.0.to_vec()).ok(),
+        _ => None,
+    }
+}
+
+/// `Some(false)` for `.*`, `Some(true)` for `.+`.
+fn dot_repeat(hir: &Hir) -> Option<bool> {
+    let HirKind::Repetition(rep) = hir.kind() else {
+        return None;
+    };
+    let any = *rep.sub == Hir::dot(regex_syntax::hir::Dot::AnyChar);
+    match (any, rep.min, rep.max) {
+        (true, 0, None) => Some(false),
+        (true, 1, None) => Some(true),
+        _ => None,
+    }
+}
+
+/// The finite set of strings a pattern stands for, if it is one. Bounded by `LITERALS_MAX`.
+fn set(hir: &Hir, pattern: &str) -> Option<Compiled> {
+    let mut all = expand(hir)?;
+    all.sort_unstable();
+    all.dedup();
+    // A lone literal equal to its own pattern needs no set.
+    if all.len() == 1 && all[0] == pattern {
+        return Some(Compiled::Literal);
+    }
+    Some(Compiled::Set(all.into()))
+}
+
+/// Depth is bounded by the parser's nest limit.
+fn expand(hir: &Hir) -> Option<Vec<String>> {
+    match hir.kind() {
+        HirKind::Empty => Some(vec![String::new()]),
+        HirKind::Literal(l) => Some(vec![String::from_utf8(l.0.to_vec()).ok()?]),
+        HirKind::Class(regex_syntax::hir::Class::Unicode(c)) => {
+            let count: u64 = c
+                .iter()
+                .map(|r| u64::from(u32::from(r.end()) - u32::from(r.start())) + 1)
+                .sum();
+            (count <= 64).then(|| {
+                c.iter()
+                    .flat_map(|r| r.start()..=r.end())
+                    .map(String::from)
+                    .collect()
+            })
+        }
+        HirKind::Capture(c) => expand(&c.sub),
+        HirKind::Alternation(parts) => {
+            let mut out = Vec::new();
+            for p in parts {
+                out.extend(expand(p)?);
+                if out.len() > LITERALS_MAX {
+                    return None;
+                }
+            }
+            Some(out)
+        }
+        HirKind::Concat(parts) => {
+            let mut out = vec![String::new()];
+            for p in parts {
+                let tails = expand(p)?;
+                if out.len() * tails.len() > LITERALS_MAX {
+                    return None;
+                }
+                out = out
+                    .iter()
+                    .flat_map(|h| tails.iter().map(move |t| format!("{h}{t}")))
+                    .collect();
+            }
+            Some(out)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn re(p: &str) -> Matcher {
+        Matcher::new(MatchOp::Regex, "l", p).unwrap()
+    }
+
+    #[test]
+    fn fast_paths_decide_as_the_regex_does() {
+        let patterns = [
+            "",
+            "a",
+            "a|b",
+            "(a|b)c",
+            ".*",
+            ".+",
+            "a.*",
+            "a.+",
+            ".*a",
+            ".+a",
+            ".*a.*",
+            "[ab]",
+            "a[bc]d|e",
+            "a?",
+            "x{2}",
+            "(?i)a",
+            "a|",
+            "foo\\.bar",
+            "a.*|b",
+            "\\d+",
+            "(?i:ab)c",
+            "^a$",
+            "a\\b",
+        ];
+        let values = [
+            "", "a", "b", "A", "ab", "ba", "xax", "ac", "bc", "abd", "e", "xx", "foo.bar", "a\nb", "12", "aa",
+        ];
+        for p in patterns {
+            let exact = regex::Regex::new(&format!("^(?s:{p})$")).unwrap();
+            for v in values {
+                assert_eq!(re(p).matches(v), exact.is_match(v), "{p:?} on {v:?}");
+            }
+            if let Some(ls) = re(p).literals() {
+                assert!(ls.iter().all(|l| exact.is_match(l)), "{p:?} {ls:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn literal_patterns_match_themselves(s in "\\PC{0,20}") {
+            prop_assert!(re(&regex::escape(&s)).matches(&s));
+        }
+    }
+
+    #[test]
+    fn i12_bounds_pattern_and_program() {
+        let bad = |p: &str| Matcher::new(MatchOp::Regex, "l", p).unwrap_err().to_string();
+        assert!(bad("(").contains("regex parse error"), "{}", bad("("));
+        assert!(bad("(x{1000}){1000}{1000}").contains("regex exceeds size limit"));
+        assert!(bad(&"a".repeat(1 << 20)).contains("regex exceeds size limit"));
+        let deep = format!("{}a{}", "(".repeat(5000), ")".repeat(5000));
+        assert!(bad(&deep).contains("regex parse error"));
+    }
+
+    #[test]
+    fn negations_match_what_the_positive_does_not() {
+        let m = Matcher::new(MatchOp::NotRegex, "l", "a|b").unwrap();
+        assert!(m.matches("") && m.matches("c") && !m.matches("a"));
+        assert!(Matcher::new(MatchOp::NotEqual, "l", "x").unwrap().matches_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! Clock, randomness, disk, network, CPU and tasks: the only place that touches the real ones.

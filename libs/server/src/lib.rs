@@ -1,0 +1,1 @@
+//! The process shell: configuration, listeners, tower layers, readiness, self-metrics, tracing.

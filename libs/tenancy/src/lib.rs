@@ -1,0 +1,1 @@
+//! Tenant resolution, limits and overrides.

@@ -1,0 +1,1 @@
+//! Write-ahead log segments and records with group commit.

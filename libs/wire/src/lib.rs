@@ -1,0 +1,1 @@
+//! Wire formats and the service traits with local and remote implementations.

@@ -1,0 +1,1 @@
+//! Ingestion: receive, validate, limit, shard, replicate.

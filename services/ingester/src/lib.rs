@@ -1,0 +1,1 @@
+//! Storage: WAL and heads, recent reads, repair, block cut and upload.

@@ -1,0 +1,1 @@
+//! Querying: HTTP query API and PromQL execution over heads and blocks.

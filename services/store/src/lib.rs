@@ -1,0 +1,1 @@
+//! Long-term storage: block reads over gRPC.
