@@ -1,0 +1,156 @@
+//! Heavy computation, off the async threads; inline in simulation.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The computation panicked: a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("computation panicked: {0}")]
+pub struct CpuPanicked(pub String);
+
+/// Runs closures on a fixed set of threads, or inline in simulation. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    threads: Option<Arc<Threads>>,
+}
+
+impl Cpu {
+    /// Runs every closure at once on the calling thread.
+    pub fn inline() -> Self {
+        Self { threads: None }
+    }
+
+    /// Runs closures on `count` threads, which end with the last handle.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn threaded(count: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            threads: Some(Threads::start("koios-cpu", count)?),
+        })
+    }
+
+    /// How many closures may run at once.
+    pub fn parallelism(&self) -> usize {
+        self.threads.as_ref().map_or(1, |t| t.count)
+    }
+
+    /// Runs `job` and waits for it without blocking the async thread. The job runs to its end even when the future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`CpuPanicked`] when it panics.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CpuPanicked> {
+        run_on(self.threads.as_deref(), job).await
+    }
+}
+
+pub(crate) async fn run_on<T: Send + 'static>(
+    threads: Option<&Threads>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CpuPanicked> {
+    let Some(threads) = threads else { return catch(job) };
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    threads.submit(Box::new(move || {
+        // The receiver may have been dropped: then nobody wants the result.
+        let _ = tx.send(catch(job));
+    }));
+    rx.await
+        .unwrap_or_else(|_| Err(CpuPanicked("the worker thread ended".to_owned())))
+}
+
+fn catch<T>(job: impl FnOnce() -> T) -> Result<T, CpuPanicked> {
+    std::panic::catch_unwind(AssertUnwindSafe(job)).map_err(|p| CpuPanicked(panic_text(p.as_ref())))
+}
+
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+/// A fixed set of worker threads over one queue.
+pub(crate) struct Threads {
+    queue: Arc<(Mutex<Queue>, Condvar)>,
+    count: usize,
+}
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Threads({})", self.count)
+    }
+}
+
+impl Threads {
+    pub(crate) fn start(name: &str, count: usize) -> std::io::Result<Arc<Self>> {
+        let queue = Arc::new((Mutex::new(Queue::default()), Condvar::new()));
+        for i in 0..count {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new()
+                .name(format!("{name}-{i}"))
+                .spawn(move || work(&queue))?;
+        }
+        Ok(Arc::new(Self { queue, count }))
+    }
+
+    pub(crate) fn submit(&self, job: Job) {
+        self.queue.0.lock().jobs.push_back(job);
+        self.queue.1.notify_one();
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.queue.0.lock().closed = true;
+        self.queue.1.notify_all();
+    }
+}
+
+fn work(queue: &(Mutex<Queue>, Condvar)) {
+    loop {
+        let mut q = queue.0.lock();
+        let job = loop {
+            if let Some(job) = q.jobs.pop_front() {
+                break job;
+            }
+            if q.closed {
+                return;
+            }
+            queue.1.wait(&mut q);
+        };
+        drop(q);
+        job();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_and_reports_panics() {
+        for cpu in [Cpu::inline(), Cpu::threaded(2).unwrap()] {
+            assert_eq!(cpu.run(|| 1 + 1).await, Ok(2));
+            let failed: Result<(), _> = cpu.run(|| panic!("boom")).await;
+            assert_eq!(failed, Err(CpuPanicked("boom".to_owned())));
+            assert_eq!(cpu.run(|| 3).await, Ok(3));
+        }
+    }
+}

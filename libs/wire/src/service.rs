@@ -1,0 +1,313 @@
+//! The service traits: one seam for one process and for many.
+//!
+//! A service is called through these traits only. In one process the implementation is the service; across processes
+//! it is a client from [`crate::grpc`]; in tests it may be a mock.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use koios_model::{BatchSet, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+
+use crate::{Batch, ServiceError};
+
+/// A member's answer to a durable push.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushAck {
+    /// The control-state version the member has adopted.
+    pub state_version: u64,
+    /// Active series of the batch's tenant in the partition.
+    pub partition_series: u64,
+    /// Samples whose timestamp already had another value; the merge rule chose.
+    pub conflicts: u64,
+    /// The first of them, in words for the sender.
+    pub conflict: String,
+}
+
+/// Which series of one (partition, tenant) to read.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its epoch as the caller knows it; a member that knows a higher one answers `Stale`.
+    pub epoch: u64,
+    /// All must match.
+    pub matchers: Matchers,
+    /// Which samples.
+    pub range: TimeRange,
+    /// Leave the chunks away.
+    pub labels_only: bool,
+    /// Most series, 0 for no limit.
+    pub limit: u64,
+}
+
+/// A series with encoded chunks (see `koios_chunk`), which may overlap and may hold samples outside the asked range.
+#[derive(Clone, Debug)]
+pub struct SeriesChunks {
+    /// The label set.
+    pub labels: Labels,
+    /// Encoded chunks.
+    pub chunks: Vec<Bytes>,
+}
+
+/// What a member held when it had sent everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadEnd {
+    /// The batches it holds, taken after the read started.
+    pub held: BatchSet,
+    /// It may have forgotten samples below this time; `i64::MIN` when it never forgot any.
+    pub forgotten_below_ms: i64,
+    /// What it forgot is in blocks listed in this manifest version or a later one.
+    pub manifest_floor: u64,
+}
+
+/// One item of a read.
+#[derive(Clone, Debug)]
+pub enum ReadItem {
+    /// Some series, in label order over the whole stream.
+    Series(Vec<SeriesChunks>),
+    /// The last item. A stream without it is incomplete and must count as failed.
+    End(ReadEnd),
+}
+
+/// A read's answer.
+pub type ReadStream = BoxStream<'static, Result<ReadItem, ServiceError>>;
+
+/// Label names or values of one (partition, tenant).
+#[derive(Clone, Debug)]
+pub struct LabelsRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its epoch as the caller knows it.
+    pub epoch: u64,
+    /// Only series that match all of these.
+    pub matchers: Matchers,
+    /// Only series with samples possibly in this range.
+    pub range: TimeRange,
+    /// The label whose values are asked for; empty when names are.
+    pub name: String,
+    /// Most names or values, 0 for no limit.
+    pub limit: u64,
+}
+
+/// Names or values, sorted, with what the member held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelsReply {
+    /// Sorted, no duplicates.
+    pub names: Vec<String>,
+    /// What the member held.
+    pub end: ReadEnd,
+}
+
+/// Metadata of one (partition, tenant).
+#[derive(Clone, Debug)]
+pub struct MetadataRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its epoch as the caller knows it.
+    pub epoch: u64,
+    /// One metric, or all when empty.
+    pub metric: String,
+}
+
+/// What a peer holds of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSetsRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Answered only by a member that has adopted this epoch: it then refuses older writes, so the answer is final
+    /// for them.
+    pub epoch: u64,
+}
+
+/// What a member holds of one (partition, tenant).
+#[derive(Clone, Debug)]
+pub struct TenantHoldings {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Every batch it has applied or taken over as covered by blocks.
+    pub held: BatchSet,
+    /// Those whose bytes [`IngesterService::fetch_batches`] can still serve.
+    pub logged: BatchSet,
+    /// As in [`ReadEnd`].
+    pub forgotten_below_ms: i64,
+    /// As in [`ReadEnd`].
+    pub manifest_floor: u64,
+    /// Samples below this time may be missing from the logged batches; they are in listed blocks.
+    pub log_forgotten_below_ms: i64,
+}
+
+/// A member's holdings, tenants ascending.
+#[derive(Clone, Debug, Default)]
+pub struct BatchSetsReply {
+    /// Per tenant.
+    pub tenants: Vec<TenantHoldings>,
+    /// Whether the member counts for reads of the partition.
+    pub counts: bool,
+}
+
+/// Batches to copy.
+#[derive(Clone, Debug)]
+pub struct FetchBatchesRequest {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Which batches; those the peer does not have are left out of the answer.
+    pub wanted: BatchSet,
+}
+
+/// Batches in no particular order.
+pub type BatchStream = BoxStream<'static, Result<Arc<Batch>, ServiceError>>;
+
+/// A request to cut and upload.
+#[derive(Clone, Debug, Default)]
+pub struct FlushRequest {
+    /// One tenant, or all.
+    pub tenant: Option<TenantId>,
+    /// Answer only when the blocks are listed in the manifest.
+    pub wait: bool,
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlushReply {
+    /// Blocks listed.
+    pub blocks: u64,
+    /// Samples in them.
+    pub samples: u64,
+}
+
+/// A member of partitions: takes batches, answers for recent samples.
+#[async_trait]
+pub trait IngesterService: Send + Sync + Debug + 'static {
+    /// Logs, syncs and applies a batch. Ok means that it is durable at this member (I1) and visible to reads (I5).
+    ///
+    /// # Errors
+    /// `Stale` or `Behind` when epochs differ, `ResourceExhausted` or `Unavailable` when shedding; nothing of the batch
+    /// was logged then.
+    async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError>;
+
+    /// Reads series in label order.
+    ///
+    /// # Errors
+    /// `NotCounting` when the member may lack acknowledged samples, `Stale`/`Behind` when epochs differ.
+    async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError>;
+
+    /// Label names of matching series.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    async fn label_names(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError>;
+
+    /// Values of one label of matching series.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    async fn label_values(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError>;
+
+    /// Metric metadata, ascending by metric.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    async fn metadata(&self, request: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError>;
+
+    /// What this member holds of a partition.
+    ///
+    /// # Errors
+    /// `Behind` when it has not adopted the epoch.
+    async fn batch_sets(&self, request: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError>;
+
+    /// Batches out of the write-ahead log.
+    ///
+    /// # Errors
+    /// `Corruption` when a logged batch is damaged.
+    async fn fetch_batches(&self, request: FetchBatchesRequest) -> Result<BatchStream, ServiceError>;
+
+    /// Cuts everything held into blocks and lists them.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket is; nothing is forgotten then.
+    async fn flush(&self, request: FlushRequest) -> Result<FlushReply, ServiceError>;
+}
+
+/// Which series to read from blocks.
+#[derive(Clone, Debug)]
+pub struct StoreSelectRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The pinned manifest version.
+    pub manifest_version: u64,
+    /// ULIDs of blocks listed there; empty for all that overlap the range.
+    pub blocks: Vec<String>,
+    /// All must match.
+    pub matchers: Matchers,
+    /// Which samples.
+    pub range: TimeRange,
+    /// Leave the chunks away.
+    pub labels_only: bool,
+    /// Most series, 0 for no limit.
+    pub limit: u64,
+}
+
+/// Label names or values from blocks.
+#[derive(Clone, Debug)]
+pub struct StoreLabelsRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The pinned manifest version.
+    pub manifest_version: u64,
+    /// ULIDs of blocks listed there; empty for all that overlap the range.
+    pub blocks: Vec<String>,
+    /// Only series that match all of these.
+    pub matchers: Matchers,
+    /// Only blocks that overlap this range.
+    pub range: TimeRange,
+    /// The label whose values are asked for; empty when names are.
+    pub name: String,
+    /// Most names or values, 0 for no limit.
+    pub limit: u64,
+}
+
+/// One item of a store read.
+#[derive(Clone, Debug)]
+pub enum StoreItem {
+    /// Some series, in label order over the whole stream, each label set once.
+    Series(Vec<SeriesChunks>),
+    /// The last item. A stream without it is incomplete and must count as failed.
+    End,
+}
+
+/// A store's answer.
+pub type StoreStream = BoxStream<'static, Result<StoreItem, ServiceError>>;
+
+/// Reads of blocks as of one manifest version.
+#[async_trait]
+pub trait StoreService: Send + Sync + Debug + 'static {
+    /// Reads series in label order.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket is, `Corruption` when a block is damaged, `NotFound` when the version or a block
+    /// is gone.
+    async fn select(&self, request: StoreSelectRequest) -> Result<StoreStream, ServiceError>;
+
+    /// Label names of matching series, sorted.
+    ///
+    /// # Errors
+    /// As [`Self::select`].
+    async fn label_names(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError>;
+
+    /// Values of one label of matching series, sorted.
+    ///
+    /// # Errors
+    /// As [`Self::select`].
+    async fn label_values(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError>;
+}
