@@ -1,1 +1,39 @@
-//! Compressed sample chunks: decimal exponent, bit-packed mantissa deltas, float escape.
+//! Compressed sample chunks: a run of float samples of one series in its smallest exact form.
+//!
+//! **Data flow.** Heads seal runs of samples into chunks ([`encode`], or an [`Encoder`] that keeps its scratch memory);
+//! chunks travel to queriers as they are, and whoever needs the samples opens a [`Chunk`] over the bytes and decodes a
+//! time range into columns it reuses. Blocks scale values with the same [`decimal`] functions, so that what a chunk
+//! and what a block hold of one run agree. The bytes are described in `docs/formats/chunk.md`.
+//!
+//! **Invariants.** Decoding gives back the encoded timestamps and the bits of every value (NaN payloads, the sign of
+//! zero and the stale marker included). Timestamps are strictly ascending. A chunk never changes once written; a
+//! fixture per format version is decoded by the tests.
+//!
+//! **Deliberately absent.** I/O, labels, merging of overlapping chunks (`koios_model::merge` has the rule), appending
+//! to an encoded chunk (the head keeps its open samples in a form of its own).
+//!
+//! **Failure behaviour.** A checksum guards every chunk and is checked before anything else is believed. Arbitrary
+//! bytes give an [`Error`], never a panic, and never more than [`SAMPLES_MAX`] decoded samples.
+
+mod bits;
+mod column;
+pub mod decimal;
+mod encode;
+mod error;
+mod view;
+
+pub use encode::{Encoder, encode};
+pub use error::Error;
+pub use view::Chunk;
+
+/// The most samples one chunk may hold: it bounds what a reader allocates for a chunk of a few bytes.
+pub const SAMPLES_MAX: usize = 1 << 16;
+
+/// The version byte of the only format so far.
+pub(crate) const VERSION: u8 = 1;
+/// Bit of the second byte that says that some samples are not mantissas.
+pub(crate) const FLAG_ESCAPES: u8 = 0x80;
+/// Bits of the second byte that hold the decimal exponent.
+pub(crate) const EXPONENT_MASK: u8 = 0x1f;
+/// Length of the checksum at the end.
+pub(crate) const CHECKSUM_BYTES: usize = 4;

@@ -1,0 +1,186 @@
+//! Varints, zigzag and bit packing.
+
+/// Most bytes of a varint of 64 bits.
+const VARINT_BYTES_MAX: usize = 10;
+
+/// Maps small values of either sign to small unsigned ones.
+pub(crate) fn zigzag(v: i64) -> u64 {
+    ((v << 1) ^ (v >> 63)) as u64
+}
+
+/// The inverse of [`zigzag`].
+pub(crate) fn unzigzag(v: u64) -> i64 {
+    ((v >> 1) as i64) ^ -((v & 1) as i64)
+}
+
+/// How many bits `v` needs.
+pub(crate) fn bit_len(v: u64) -> u32 {
+    64 - v.leading_zeros()
+}
+
+/// How many bytes a varint of a value of `bits` bits takes.
+pub(crate) fn varint_len(bits: u32) -> u32 {
+    bits.div_ceil(7).max(1)
+}
+
+/// Appends LEB128.
+pub(crate) fn write_varint(out: &mut Vec<u8>, mut v: u64) {
+    while v >= 0x80 {
+        out.push((v as u8 & 0x7f) | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+/// Appends a signed value as zigzag LEB128.
+pub(crate) fn write_zigzag(out: &mut Vec<u8>, v: i64) {
+    write_varint(out, zigzag(v));
+}
+
+/// A position in bytes that are not trusted: every read may fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    pos: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, pos: 0 }
+    }
+
+    pub(crate) fn pos(&self) -> usize {
+        self.pos
+    }
+
+    pub(crate) fn at_end(&self) -> bool {
+        self.pos >= self.bytes.len()
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        let b = *self.bytes.get(self.pos)?;
+        self.pos += 1;
+        Some(b)
+    }
+
+    /// `None` when the bytes end or the value does not fit 64 bits.
+    pub(crate) fn varint(&mut self) -> Option<u64> {
+        let mut v = 0u64;
+        for i in 0..VARINT_BYTES_MAX {
+            let b = self.u8()?;
+            let low = u64::from(b & 0x7f);
+            if i == VARINT_BYTES_MAX - 1 && low > 1 {
+                return None;
+            }
+            v |= low << (7 * i);
+            if b < 0x80 {
+                return Some(v);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn zigzag(&mut self) -> Option<i64> {
+        self.varint().map(unzigzag)
+    }
+
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let end = self.pos.checked_add(len)?;
+        let s = self.bytes.get(self.pos..end)?;
+        self.pos = end;
+        Some(s)
+    }
+}
+
+/// How many bytes `n` values of `width` bits take.
+pub(crate) fn packed_len(n: usize, width: u32) -> usize {
+    (n * width as usize).div_ceil(8)
+}
+
+/// Appends the low `width` bits of each value, least significant bit first, padded with zeros to a whole byte.
+pub(crate) fn pack(out: &mut Vec<u8>, values: &[u64], width: u32) {
+    if width == 0 {
+        return;
+    }
+    let mask = u64::MAX >> (64 - width);
+    let (mut acc, mut used) = (0u128, 0u32);
+    for &v in values {
+        acc |= u128::from(v & mask) << used;
+        used += width;
+        if used >= 64 {
+            out.extend_from_slice(&(acc as u64).to_le_bytes());
+            acc >>= 64;
+            used -= 64;
+        }
+    }
+    let rest = acc.to_le_bytes();
+    out.extend(rest.iter().take(used.div_ceil(8) as usize));
+}
+
+/// Fills `out` with values of `width` (0 to 64) bits from `packed`; bytes that are missing read as zero.
+pub(crate) fn unpack(packed: &[u8], width: u32, out: &mut [u64]) {
+    if width == 0 {
+        out.fill(0);
+        return;
+    }
+    let mask = u64::MAX >> (64 - width);
+    let mut words = packed.chunks(8);
+    let (mut acc, mut have) = (0u128, 0u32);
+    for v in out {
+        if have < width {
+            acc |= u128::from(words.next().map_or(0, load)) << have;
+            have += 64;
+        }
+        *v = acc as u64 & mask;
+        acc >>= width;
+        have -= width;
+    }
+}
+
+fn load(word: &[u8]) -> u64 {
+    let mut b = [0u8; 8];
+    for (to, from) in b.iter_mut().zip(word) {
+        *to = *from;
+    }
+    u64::from_le_bytes(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn packing_survives(width in 0u32..=64, values in proptest::collection::vec(any::<u64>(), 0..70)) {
+            let mask = if width == 0 { 0 } else { u64::MAX >> (64 - width) };
+            let values: Vec<u64> = values.into_iter().map(|v| v & mask).collect();
+            let mut packed = Vec::new();
+            pack(&mut packed, &values, width);
+            prop_assert_eq!(packed.len(), packed_len(values.len(), width));
+            let mut out = vec![0; values.len()];
+            unpack(&packed, width, &mut out);
+            prop_assert_eq!(out, values);
+        }
+
+        #[test]
+        fn varints_survive(v in any::<i64>()) {
+            let mut b = Vec::new();
+            write_zigzag(&mut b, v);
+            prop_assert_eq!(b.len() as u32, varint_len(bit_len(zigzag(v))));
+            let mut c = Cursor::new(&b);
+            prop_assert_eq!(c.zigzag(), Some(v));
+            prop_assert!(c.at_end());
+        }
+    }
+
+    #[test]
+    fn i12_overlong_varints_are_refused() {
+        assert_eq!(Cursor::new(&[0x80; 10]).varint(), None);
+        assert_eq!(Cursor::new(&[0x80; 3]).varint(), None);
+        let mut over = [0xff; 10];
+        over[9] = 2;
+        assert_eq!(Cursor::new(&over).varint(), None);
+    }
+}

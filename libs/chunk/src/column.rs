@@ -1,0 +1,374 @@
+//! A column of integers in its smallest form: prediction, then bit-packed residuals in blocks with exceptions.
+//!
+//! All arithmetic wraps, so every sequence of 64-bit integers survives, however wild.
+
+use crate::bits::{
+    Cursor, bit_len, pack, packed_len, unpack, unzigzag, varint_len, write_varint, write_zigzag, zigzag,
+};
+
+/// Residuals per block.
+pub(crate) const BLOCK: usize = 64;
+/// Bit of a block's width byte: exceptions follow.
+const HAS_EXCEPTIONS: u8 = 0x80;
+
+const MODE_CONSTANT: u8 = 0;
+const MODE_LINEAR: u8 = 1;
+const MODE_DELTA: u8 = 2;
+const MODE_DELTA_ZIGZAG: u8 = 3;
+const MODE_DELTA_OF_DELTA: u8 = 4;
+
+/// Scratch memory of the column encoder.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    deltas: Vec<i64>,
+    sorted: Vec<i64>,
+    residuals: Vec<u64>,
+    best: Vec<u64>,
+}
+
+/// How a column is predicted: the mode and its two parameters.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    mode: u8,
+    a: i64,
+    b: i64,
+}
+
+/// Appends a column; its length must be known to the reader.
+pub(crate) fn write(out: &mut Vec<u8>, values: &[i64], scratch: &mut Scratch) {
+    let Some(&first) = values.first() else { return };
+    if values.iter().all(|&v| v == first) {
+        out.push(MODE_CONSTANT);
+        write_zigzag(out, first);
+        return;
+    }
+    let plan = choose(values, first, scratch);
+    out.push(plan.mode);
+    write_zigzag(out, plan.a);
+    write_zigzag(out, plan.b);
+    for block in scratch.best.chunks(BLOCK) {
+        write_block(out, block);
+    }
+}
+
+/// Picks the cheapest plan and leaves its residuals in `scratch.best`.
+fn choose(values: &[i64], first: i64, scratch: &mut Scratch) -> Plan {
+    scratch.deltas.clear();
+    scratch.deltas.extend(
+        values
+            .iter()
+            .zip(values.iter().skip(1))
+            .map(|(a, b)| b.wrapping_sub(*a)),
+    );
+    scratch.sorted.clear();
+    scratch.sorted.extend_from_slice(&scratch.deltas);
+    let middle = scratch.sorted.len() / 2;
+    let median = *scratch.sorted.select_nth_unstable(middle).1;
+    let least = scratch.deltas.iter().copied().min().unwrap_or(0);
+    let first_delta = scratch.deltas.first().copied().unwrap_or(0);
+    let last = values.last().copied().unwrap_or(first);
+    let step = last.wrapping_sub(first).wrapping_div(scratch.deltas.len() as i64);
+
+    let plans = [
+        linear_plan(values, 0),
+        linear_plan(values, step),
+        linear_plan(values, median),
+        Plan {
+            mode: MODE_DELTA,
+            a: first,
+            b: least,
+        },
+        Plan {
+            mode: MODE_DELTA_ZIGZAG,
+            a: first,
+            b: median,
+        },
+        Plan {
+            mode: MODE_DELTA_OF_DELTA,
+            a: first,
+            b: first_delta,
+        },
+    ];
+    let (mut chosen, mut cost) = (plans[0], usize::MAX);
+    for plan in plans {
+        residuals(plan, values, &scratch.deltas, &mut scratch.residuals);
+        let parameters = varint_len(bit_len(zigzag(plan.a))) + varint_len(bit_len(zigzag(plan.b)));
+        let c = parameters as usize
+            + scratch
+                .residuals
+                .chunks(BLOCK)
+                .map(|b| best_width(b).1)
+                .sum::<usize>();
+        if c < cost {
+            (chosen, cost) = (plan, c);
+            std::mem::swap(&mut scratch.residuals, &mut scratch.best);
+        }
+    }
+    chosen
+}
+
+/// A line of slope `step` under all values.
+fn linear_plan(values: &[i64], step: i64) -> Plan {
+    let mut line = 0i64;
+    let mut origin = i64::MAX;
+    for &v in values {
+        origin = origin.min(v.wrapping_sub(line));
+        line = line.wrapping_add(step);
+    }
+    Plan {
+        mode: MODE_LINEAR,
+        a: origin,
+        b: step,
+    }
+}
+
+fn residuals(plan: Plan, values: &[i64], deltas: &[i64], out: &mut Vec<u64>) {
+    out.clear();
+    let b = plan.b;
+    match plan.mode {
+        MODE_LINEAR => {
+            let mut line = plan.a;
+            out.extend(values.iter().map(|v| {
+                let r = v.wrapping_sub(line) as u64;
+                line = line.wrapping_add(b);
+                r
+            }));
+        }
+        MODE_DELTA => out.extend(deltas.iter().map(|d| d.wrapping_sub(b) as u64)),
+        MODE_DELTA_ZIGZAG => out.extend(deltas.iter().map(|d| zigzag(d.wrapping_sub(b)))),
+        _ => out.extend(
+            deltas
+                .iter()
+                .zip(deltas.iter().skip(1))
+                .map(|(d, next)| zigzag(next.wrapping_sub(*d))),
+        ),
+    }
+}
+
+/// The width at which a block is smallest, and its size in bytes then.
+fn best_width(block: &[u64]) -> (u32, usize) {
+    let mut lens = [0u8; 65];
+    for &r in block {
+        if let Some(n) = lens.get_mut(bit_len(r) as usize) {
+            *n += 1;
+        }
+    }
+    let used = || {
+        lens.iter()
+            .enumerate()
+            .filter(|(_, n)| **n > 0)
+            .map(|(bits, &n)| (bits as u32, n))
+    };
+    let mut best = (64, usize::MAX);
+    for width in std::iter::once(0).chain(used().map(|(bits, _)| bits)) {
+        let exceptions: usize = used()
+            .filter(|(bits, _)| *bits > width)
+            .map(|(bits, n)| usize::from(n) * (1 + varint_len(bits - width) as usize))
+            .sum();
+        let size = 1 + packed_len(block.len(), width) + exceptions + usize::from(exceptions > 0);
+        if size < best.1 {
+            best = (width, size);
+        }
+    }
+    best
+}
+
+fn write_block(out: &mut Vec<u8>, block: &[u64]) {
+    let (width, _) = best_width(block);
+    let exceptions = || block.iter().enumerate().filter(|(_, r)| bit_len(**r) > width);
+    let count = exceptions().count();
+    out.push(width as u8 | if count > 0 { HAS_EXCEPTIONS } else { 0 });
+    if count > 0 {
+        out.push(count as u8);
+    }
+    pack(out, block, width);
+    for (i, r) in exceptions() {
+        out.push(i as u8);
+        write_varint(out, r >> width);
+    }
+}
+
+/// Reads a column value by value, a block at a time.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    mode: u8,
+    b: i64,
+    /// The last value given out; for the linear mode the line's next height.
+    last: i64,
+    delta: i64,
+    /// Values not yet given out.
+    left: usize,
+    /// How many of the next values come without a residual.
+    free: usize,
+    block: [u64; BLOCK],
+    at: usize,
+    len: usize,
+}
+
+/// What a reader found wrong.
+pub(crate) type Flaw = &'static str;
+
+const ENDS: Flaw = "column ends early";
+
+impl Reader {
+    /// Opens a column of `count` values at the cursor.
+    pub(crate) fn open(cursor: &mut Cursor<'_>, count: usize) -> Result<Self, Flaw> {
+        let mut r = Self {
+            mode: MODE_CONSTANT,
+            b: 0,
+            last: 0,
+            delta: 0,
+            left: count,
+            free: 0,
+            block: [0; BLOCK],
+            at: 0,
+            len: 0,
+        };
+        if count == 0 {
+            return Ok(r);
+        }
+        r.mode = cursor.u8().ok_or(ENDS)?;
+        r.last = cursor.zigzag().ok_or(ENDS)?;
+        if r.mode != MODE_CONSTANT {
+            r.b = cursor.zigzag().ok_or(ENDS)?;
+        }
+        r.free = match r.mode {
+            MODE_CONSTANT => count,
+            MODE_LINEAR => 0,
+            MODE_DELTA | MODE_DELTA_ZIGZAG => 1,
+            MODE_DELTA_OF_DELTA => 2,
+            _ => return Err("column has an unknown mode"),
+        };
+        if r.mode == MODE_DELTA_OF_DELTA {
+            r.delta = r.b;
+            r.last = r.last.wrapping_sub(r.b);
+        }
+        Ok(r)
+    }
+
+    /// Moves the cursor past the column without giving out its values.
+    pub(crate) fn skip(mut self, cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+        while self.left > self.free {
+            self.left -= self.free;
+            self.free = 0;
+            self.fill(cursor)?;
+            self.left -= self.len;
+        }
+        Ok(())
+    }
+
+    /// The next value. The cursor is the one the column was opened with.
+    #[inline]
+    pub(crate) fn next(&mut self, cursor: &mut Cursor<'_>) -> Result<i64, Flaw> {
+        if self.free > 0 {
+            self.free -= 1;
+            self.left = self.left.saturating_sub(1);
+            if self.mode == MODE_DELTA_OF_DELTA {
+                self.last = self.last.wrapping_add(self.delta);
+            }
+            return Ok(self.last);
+        }
+        if self.at >= self.len {
+            self.fill(cursor)?;
+        }
+        let r = self.block.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        self.left = self.left.saturating_sub(1);
+        Ok(self.apply(r))
+    }
+
+    #[inline]
+    fn apply(&mut self, r: u64) -> i64 {
+        match self.mode {
+            MODE_LINEAR => {
+                let v = self.last.wrapping_add(r as i64);
+                self.last = self.last.wrapping_add(self.b);
+                return v;
+            }
+            MODE_DELTA => self.delta = self.b.wrapping_add(r as i64),
+            MODE_DELTA_ZIGZAG => self.delta = self.b.wrapping_add(unzigzag(r)),
+            _ => self.delta = self.delta.wrapping_add(unzigzag(r)),
+        }
+        self.last = self.last.wrapping_add(self.delta);
+        self.last
+    }
+
+    /// Unpacks the next block.
+    fn fill(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
+        self.at = 0;
+        self.len = self.left.min(BLOCK);
+        let head = cursor.u8().ok_or(ENDS)?;
+        let width = u32::from(head & !HAS_EXCEPTIONS);
+        if width > 64 || self.len == 0 {
+            return Err("block is wider than 64 bits or not expected");
+        }
+        let exceptions = if head & HAS_EXCEPTIONS != 0 {
+            cursor.u8().ok_or(ENDS)?
+        } else {
+            0
+        };
+        let packed = cursor.take(packed_len(self.len, width)).ok_or(ENDS)?;
+        let block = self.block.get_mut(..self.len).ok_or(ENDS)?;
+        unpack(packed, width, block);
+        for _ in 0..exceptions {
+            let at = cursor.u8().ok_or(ENDS)?;
+            let high = cursor.varint().ok_or(ENDS)?;
+            let slot = block
+                .get_mut(usize::from(at))
+                .ok_or("exception lies outside its block")?;
+            *slot |= high
+                .checked_shl(width)
+                .ok_or("exception in a block of full width")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn survives(values: &[i64]) -> usize {
+        let mut out = Vec::new();
+        write(&mut out, values, &mut Scratch::default());
+        let mut c = Cursor::new(&out);
+        let mut r = Reader::open(&mut c, values.len()).unwrap();
+        let got: Vec<i64> = values.iter().map(|_| r.next(&mut c).unwrap()).collect();
+        assert_eq!(got, values);
+        assert!(c.at_end(), "{} of {}", c.pos(), out.len());
+        let mut c = Cursor::new(&out);
+        Reader::open(&mut c, values.len()).unwrap().skip(&mut c).unwrap();
+        assert!(c.at_end(), "skip: {} of {}", c.pos(), out.len());
+        out.len()
+    }
+
+    proptest! {
+        #[test]
+        fn any_integers_survive(values in proptest::collection::vec(any::<i64>(), 0..200)) {
+            survives(&values);
+        }
+
+        #[test]
+        fn small_steps_survive(start in any::<i64>(), steps in proptest::collection::vec(-50i64..50, 0..300)) {
+            let mut v = start;
+            let values: Vec<i64> = steps.iter().map(|s| { v = v.wrapping_add(*s); v }).collect();
+            survives(&values);
+        }
+    }
+
+    #[test]
+    fn each_shape_takes_its_cheapest_mode() {
+        assert!(survives(&[7; 1000]) <= 3);
+        let regular: Vec<i64> = (0..120).map(|i| i * 15_000).collect();
+        assert!(survives(&regular) <= 7);
+        let squares: Vec<i64> = (0..120).map(|i| i * i * 1000).collect();
+        assert!(survives(&squares) <= 50, "{}", survives(&squares));
+        let mut outlier = regular;
+        outlier[60] += 1;
+        assert!(survives(&outlier) <= 14, "{}", survives(&outlier));
+        survives(&[i64::MIN, i64::MAX]);
+        survives(&[i64::MAX, i64::MIN, 0]);
+    }
+}

@@ -1,0 +1,123 @@
+//! From columns of samples to the bytes of a chunk.
+
+use crate::bits::{write_varint, write_zigzag};
+use crate::{Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, column, decimal};
+
+/// Encodes runs of samples and keeps its scratch memory from one to the next.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    scratch: column::Scratch,
+    offsets: Vec<i64>,
+    mantissas: Vec<i64>,
+    floats: Vec<i64>,
+    /// Lengths of runs, in turn of mantissas and of floats, beginning with mantissas.
+    runs: Vec<u64>,
+    other: Vec<u8>,
+}
+
+/// Encodes one run of samples into a chunk. `timestamps` are milliseconds, strictly ascending; `values` has the same
+/// length, 1 to [`SAMPLES_MAX`].
+///
+/// # Errors
+/// [`Error::Lengths`], [`Error::Count`] or [`Error::NotAscending`] when the columns are not such a run.
+pub fn encode(timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
+    Encoder::default().encode(timestamps, values)
+}
+
+impl Encoder {
+    /// As [`encode`]. The returned vector has no spare capacity.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
+        let (first, last) = check(timestamps, values)?;
+        let mut out = Vec::with_capacity(64 + values.len() * 2);
+        self.offsets.clear();
+        self.offsets
+            .extend(timestamps.iter().map(|t| t.wrapping_sub(first)));
+        let exponent = decimal::exponent_for_run(values);
+        self.split(values, Some(exponent));
+        out.push(VERSION);
+        out.push(exponent | if self.floats.is_empty() { 0 } else { FLAG_ESCAPES });
+        write_varint(&mut out, values.len() as u64);
+        write_zigzag(&mut out, first);
+        write_varint(&mut out, last.wrapping_sub(first) as u64);
+        column::write(&mut out, &self.offsets, &mut self.scratch);
+        self.write_values(&mut out, values);
+        let sum = crc32c::crc32c(&out);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out.shrink_to_fit();
+        Ok(out)
+    }
+
+    /// Divides values into mantissas at `exponent` and floats; all into floats without one.
+    fn split(&mut self, values: &[f64], exponent: Option<u8>) {
+        self.mantissas.clear();
+        self.floats.clear();
+        self.runs.clear();
+        let (mut in_floats, mut run) = (false, 0u64);
+        for &v in values {
+            let mantissa = exponent.and_then(|e| decimal::to_mantissa(v, e));
+            if mantissa.is_none() != in_floats {
+                self.runs.push(run);
+                (in_floats, run) = (!in_floats, 0);
+            }
+            run += 1;
+            match mantissa {
+                Some(m) => self.mantissas.push(m),
+                None => self.floats.push(v.to_bits() as i64),
+            }
+        }
+        self.runs.push(run);
+    }
+
+    fn write_values(&mut self, out: &mut Vec<u8>, values: &[f64]) {
+        let start = out.len();
+        self.write_split(out);
+        // Values that have 16 digits or a little more fit now and then: then floats alone may be smaller.
+        if self.floats.len() * 8 <= values.len() || self.mantissas.is_empty() {
+            return;
+        }
+        self.split(values, None);
+        let mut floats = std::mem::take(&mut self.other);
+        floats.clear();
+        self.write_split(&mut floats);
+        if floats.len() < out.len() - start {
+            out.truncate(start);
+            out.extend_from_slice(&floats);
+        }
+        self.other = floats;
+    }
+
+    fn write_split(&mut self, out: &mut Vec<u8>) {
+        if !self.floats.is_empty() {
+            for &run in &self.runs {
+                write_varint(out, run);
+            }
+        }
+        column::write(out, &self.mantissas, &mut self.scratch);
+        column::write(out, &self.floats, &mut self.scratch);
+    }
+}
+
+/// The first and last timestamp of a run that can be encoded.
+fn check(timestamps: &[i64], values: &[f64]) -> Result<(i64, i64), Error> {
+    if timestamps.len() != values.len() {
+        return Err(Error::Lengths {
+            timestamps: timestamps.len(),
+            values: values.len(),
+        });
+    }
+    let (Some(&first), Some(&last)) = (timestamps.first(), timestamps.last()) else {
+        return Err(Error::Count { count: 0 });
+    };
+    if timestamps.len() > SAMPLES_MAX {
+        return Err(Error::Count {
+            count: timestamps.len() as u64,
+        });
+    }
+    match timestamps.windows(2).position(|w| w[0] >= w[1]) {
+        Some(i) => Err(Error::NotAscending { at: i + 1 }),
+        None => Ok((first, last)),
+    }
+}

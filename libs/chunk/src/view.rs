@@ -1,0 +1,262 @@
+//! Reading a chunk.
+
+use bytes::Bytes;
+use koios_model::TimeRange;
+
+use crate::bits::Cursor;
+use crate::column::{Flaw, Reader};
+use crate::decimal::{EXPONENT_MAX, from_mantissa};
+use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION};
+
+/// An encoded chunk whose checksum and header have been checked. Cloning shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    bytes: Bytes,
+    count: usize,
+    range: TimeRange,
+    exponent: u8,
+    escapes: bool,
+    /// Where the columns start.
+    body: usize,
+}
+
+impl Chunk {
+    /// Opens a chunk: checks length, checksum, version and header. What the columns hold is checked as they are
+    /// decoded. The bytes must be one chunk and nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] when the bytes changed, [`Error::Version`] for a format this program does not know,
+    /// [`Error::Malformed`] or [`Error::Count`] when they never were a chunk.
+    pub fn parse(bytes: Bytes) -> Result<Self, Error> {
+        let len = bytes.len();
+        let malformed = |at, what| Error::Malformed { len, at, what };
+        let Some((content, sum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Err(malformed(len, "shorter than its checksum"));
+        };
+        let (stored, actual) = (u32::from_le_bytes(*sum), crc32c::crc32c(content));
+        if stored != actual {
+            return Err(Error::Checksum { len, actual, stored });
+        }
+        let mut c = Cursor::new(content);
+        let version = c.u8().ok_or_else(|| malformed(0, "empty"))?;
+        if version != VERSION {
+            return Err(Error::Version { version });
+        }
+        let header = read_header(&mut c).map_err(|what| malformed(c.pos(), what))?;
+        if header.count == 0 || header.count > SAMPLES_MAX as u64 {
+            return Err(Error::Count { count: header.count });
+        }
+        let body = c.pos();
+        Ok(Self {
+            count: header.count as usize,
+            range: header.range,
+            exponent: header.flags & EXPONENT_MASK,
+            escapes: header.flags & FLAG_ESCAPES != 0,
+            body,
+            bytes,
+        })
+    }
+
+    /// How many samples it holds, at least 1.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Its first and last timestamp.
+    pub fn time_range(&self) -> TimeRange {
+        self.range
+    }
+
+    /// The encoded bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Gives the encoded bytes back.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Appends all samples, in strictly ascending time.
+    ///
+    /// # Errors
+    /// As [`Self::decode_range`].
+    pub fn decode(&self, timestamps: &mut Vec<i64>, values: &mut Vec<f64>) -> Result<(), Error> {
+        self.decode_range(TimeRange::ALL, timestamps, values)
+    }
+
+    /// Appends the samples of a closed range, in strictly ascending time; both columns grow by the same count.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] or [`Error::NotAscending`] when the columns hold something impossible; then nothing has
+    /// been appended.
+    pub fn decode_range(
+        &self,
+        range: TimeRange,
+        timestamps: &mut Vec<i64>,
+        values: &mut Vec<f64>,
+    ) -> Result<(), Error> {
+        if !range.overlaps(&self.range) || range.min > range.max {
+            return Ok(());
+        }
+        let (had_timestamps, had_values) = (timestamps.len(), values.len());
+        let content = self.bytes.get(..self.bytes.len() - CHECKSUM_BYTES).unwrap_or(&[]);
+        let mut cursor = Cursor::new(content);
+        let result = (|| {
+            cursor.take(self.body);
+            let (from, to) = self.decode_timestamps(&mut cursor, range, timestamps)?;
+            self.decode_values(&mut cursor, from, to, values)
+                .map_err(|what| self.malformed(&cursor, what))?;
+            if to == self.count && !cursor.at_end() {
+                return Err(self.malformed(&cursor, "bytes follow the last column"));
+            }
+            Ok(())
+        })();
+        if result.is_err() {
+            timestamps.truncate(had_timestamps);
+            values.truncate(had_values);
+        }
+        result
+    }
+
+    /// Appends the timestamps in range and says which samples they are, `from..to`.
+    fn decode_timestamps(
+        &self,
+        cursor: &mut Cursor<'_>,
+        range: TimeRange,
+        out: &mut Vec<i64>,
+    ) -> Result<(usize, usize), Error> {
+        let mut reader = Reader::open(cursor, self.count).map_err(|what| self.malformed(cursor, what))?;
+        let whole = range.min <= self.range.min && range.max >= self.range.max;
+        if whole {
+            out.reserve(self.count);
+        }
+        let (mut from, mut to) = (0, 0);
+        let mut previous = None;
+        for i in 0..self.count {
+            let offset = reader.next(cursor).map_err(|what| self.malformed(cursor, what))?;
+            let t = self.range.min.wrapping_add(offset);
+            if previous.is_some_and(|p| p >= t) {
+                return Err(Error::NotAscending { at: i });
+            }
+            previous = Some(t);
+            if t < range.min {
+                from = i + 1;
+            } else if t <= range.max {
+                out.push(t);
+                to = i + 1;
+            }
+            if i == 0 && t != self.range.min {
+                return Err(self.malformed(cursor, "first timestamp differs from the header's"));
+            }
+        }
+        if previous != Some(self.range.max) {
+            return Err(self.malformed(cursor, "last timestamp differs from the header's"));
+        }
+        Ok((from, to.max(from)))
+    }
+
+    /// Appends the values of samples `from..to`.
+    fn decode_values(
+        &self,
+        cursor: &mut Cursor<'_>,
+        from: usize,
+        to: usize,
+        out: &mut Vec<f64>,
+    ) -> Result<(), Flaw> {
+        out.reserve(to - from);
+        if !self.escapes {
+            let mut mantissas = Reader::open(cursor, self.count)?;
+            for i in 0..to {
+                let m = mantissas.next(cursor)?;
+                if i >= from {
+                    out.push(from_mantissa(m, self.exponent));
+                }
+            }
+            return Ok(());
+        }
+        self.decode_escaped(cursor, from, to, out)
+    }
+
+    /// Values as runs of mantissas and of floats, in turn.
+    fn decode_escaped(
+        &self,
+        cursor: &mut Cursor<'_>,
+        from: usize,
+        to: usize,
+        out: &mut Vec<f64>,
+    ) -> Result<(), Flaw> {
+        let mut runs = *cursor;
+        let float_count = count_floats(cursor, self.count)?;
+        let mut mantissa_at = *cursor;
+        let mantissa_count = self.count - float_count;
+        Reader::open(cursor, mantissa_count)?.skip(cursor)?;
+        let mut mantissas = Reader::open(&mut mantissa_at, mantissa_count)?;
+        let mut floats = Reader::open(cursor, float_count)?;
+        let (mut i, mut in_floats) = (0usize, false);
+        while i < to {
+            let end = i + runs.varint().unwrap_or(0) as usize;
+            for at in i..end.min(to) {
+                let v = if in_floats {
+                    f64::from_bits(floats.next(cursor)? as u64)
+                } else {
+                    from_mantissa(mantissas.next(&mut mantissa_at)?, self.exponent)
+                };
+                if at >= from {
+                    out.push(v);
+                }
+            }
+            (i, in_floats) = (end, !in_floats);
+        }
+        Ok(())
+    }
+
+    fn malformed(&self, cursor: &Cursor<'_>, what: Flaw) -> Error {
+        Error::Malformed {
+            len: self.bytes.len(),
+            at: cursor.pos(),
+            what,
+        }
+    }
+}
+
+/// Reads the lengths of all runs, which must add up to `count`, and gives how many samples are floats.
+fn count_floats(cursor: &mut Cursor<'_>, count: usize) -> Result<usize, Flaw> {
+    let (mut left, mut floats, mut in_floats, mut first) = (count, 0usize, false, true);
+    while left > 0 {
+        let run = cursor.varint().ok_or("runs end early")?;
+        if run > left as u64 || (run == 0 && !first) {
+            return Err("runs do not add up to the count");
+        }
+        let run = run as usize;
+        left -= run;
+        if in_floats {
+            floats += run;
+        }
+        (in_floats, first) = (!in_floats, false);
+    }
+    Ok(floats)
+}
+
+struct Header {
+    flags: u8,
+    count: u64,
+    range: TimeRange,
+}
+
+fn read_header(c: &mut Cursor<'_>) -> Result<Header, Flaw> {
+    const ENDS: Flaw = "header ends early";
+    let flags = c.u8().ok_or(ENDS)?;
+    if flags & !(FLAG_ESCAPES | EXPONENT_MASK) != 0 || flags & EXPONENT_MASK > EXPONENT_MAX {
+        return Err("unknown flags or exponent");
+    }
+    let count = c.varint().ok_or(ENDS)?;
+    let first = c.zigzag().ok_or(ENDS)?;
+    let span = c.varint().ok_or(ENDS)?;
+    let last = first.checked_add_unsigned(span).ok_or("last time overflows")?;
+    Ok(Header {
+        flags,
+        count,
+        range: TimeRange::new(first, last),
+    })
+}

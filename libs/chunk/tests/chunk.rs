@@ -1,0 +1,209 @@
+//! Chunks give back what was put in, and nothing that was not a chunk is believed.
+
+use bytes::Bytes;
+use koios_chunk::{Chunk, Encoder, Error, SAMPLES_MAX, encode};
+use koios_model::{STALE_NAN_BITS, TimeRange};
+use proptest::prelude::*;
+
+fn decode(bytes: Vec<u8>, range: TimeRange) -> Result<Vec<(i64, u64)>, Error> {
+    let (mut ts, mut vs) = (Vec::new(), Vec::new());
+    Chunk::parse(Bytes::from(bytes))?.decode_range(range, &mut ts, &mut vs)?;
+    assert_eq!(ts.len(), vs.len());
+    Ok(ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect())
+}
+
+fn any_value() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        4 => (-1000i64..1000).prop_map(|m| m as f64 / 10.0),
+        4 => any::<u64>().prop_map(f64::from_bits),
+        2 => any::<i32>().prop_map(f64::from),
+        1 => Just(f64::from_bits(STALE_NAN_BITS)),
+        1 => Just(-0.0),
+        1 => Just(f64::INFINITY),
+        1 => Just(9_007_199_254_740_993.0),
+    ]
+}
+
+fn any_run() -> impl Strategy<Value = (Vec<i64>, Vec<f64>)> {
+    let times = prop_oneof![
+        proptest::collection::btree_set(any::<i64>(), 1..150),
+        proptest::collection::btree_set(-100i64..100, 1..150),
+        (any::<i32>(), 1i64..60_000, 1usize..300)
+            .prop_map(|(start, step, n)| { (0..n as i64).map(|i| i64::from(start) + i * step).collect() }),
+    ];
+    times.prop_flat_map(|ts| {
+        let n = ts.len();
+        let values = prop_oneof![
+            proptest::collection::vec(any_value(), n),
+            any_value().prop_map(move |v| vec![v; n]),
+        ];
+        (Just(ts.into_iter().collect()), values)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn i2_every_bit_survives((ts, vs) in any_run()) {
+        let bytes = encode(&ts, &vs).unwrap();
+        let chunk = Chunk::parse(Bytes::from(bytes.clone())).unwrap();
+        prop_assert_eq!(chunk.count(), ts.len());
+        prop_assert_eq!(chunk.time_range(), TimeRange::new(ts[0], ts[ts.len() - 1]));
+        let expected: Vec<_> = ts.iter().copied().zip(vs.iter().map(|v| v.to_bits())).collect();
+        prop_assert_eq!(decode(bytes, TimeRange::ALL).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_range_gives_the_samples_inside_it((ts, vs) in any_run(), a in any::<prop::sample::Index>(), b in any::<prop::sample::Index>()) {
+        let range = TimeRange::new(*a.get(&ts), b.get(&ts).saturating_add(1));
+        let expected: Vec<_> = ts.iter().copied().zip(vs.iter().map(|v| v.to_bits()))
+            .filter(|(t, _)| range.contains(*t)).collect();
+        prop_assert_eq!(decode(encode(&ts, &vs).unwrap(), range).unwrap(), expected);
+    }
+
+    #[test]
+    fn i12_random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        // With a valid checksum and version the decoder has to look at the rest.
+        if let Some(b) = bytes.first_mut() { *b = 1; }
+        let sum = koios_sum(&bytes);
+        bytes.extend_from_slice(&sum);
+        let _ = decode(bytes, TimeRange::ALL);
+    }
+
+    #[test]
+    fn i12_mangled_columns_never_panic((ts, vs) in any_run(), at in any::<prop::sample::Index>(), to in any::<u8>(), cut in 0usize..20) {
+        let mut bytes = encode(&ts, &vs).unwrap();
+        bytes.truncate(bytes.len() - 4);
+        let i = at.index(bytes.len());
+        bytes[i] = to;
+        bytes.truncate(bytes.len().saturating_sub(cut).max(1));
+        let sum = koios_sum(&bytes);
+        bytes.extend_from_slice(&sum);
+        if let Ok(samples) = decode(bytes, TimeRange::ALL) {
+            prop_assert!(samples.len() <= SAMPLES_MAX && samples.windows(2).all(|w| w[0].0 < w[1].0));
+        }
+    }
+
+    #[test]
+    fn i11_any_changed_byte_is_noticed((ts, vs) in any_run(), at in any::<prop::sample::Index>(), flip in 1u8..) {
+        let mut bytes = encode(&ts, &vs).unwrap();
+        let i = at.index(bytes.len());
+        bytes[i] ^= flip;
+        prop_assert!(matches!(decode(bytes, TimeRange::ALL), Err(Error::Checksum { .. })));
+    }
+}
+
+fn koios_sum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes).to_le_bytes()
+}
+
+#[test]
+fn refuses_what_is_no_run() {
+    assert_eq!(encode(&[], &[]), Err(Error::Count { count: 0 }));
+    assert_eq!(
+        encode(&[1], &[]),
+        Err(Error::Lengths {
+            timestamps: 1,
+            values: 0
+        })
+    );
+    assert_eq!(encode(&[1, 1], &[0.0, 0.0]), Err(Error::NotAscending { at: 1 }));
+    let ts: Vec<i64> = (0..=SAMPLES_MAX as i64).collect();
+    assert!(matches!(
+        encode(&ts, &vec![0.0; ts.len()]),
+        Err(Error::Count { .. })
+    ));
+}
+
+#[test]
+fn i12_a_few_bytes_cannot_claim_more_samples_than_the_limit() {
+    // version, exponent, count 2^35, first 0, span 1
+    let mut bytes = vec![1, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0, 1];
+    let sum = koios_sum(&bytes);
+    bytes.extend_from_slice(&sum);
+    assert_eq!(
+        decode(bytes, TimeRange::ALL),
+        Err(Error::Count { count: 1 << 35 })
+    );
+}
+
+#[test]
+fn a_later_version_is_named() {
+    let mut bytes = vec![2, 0, 1, 0, 0];
+    let sum = koios_sum(&bytes);
+    bytes.extend_from_slice(&sum);
+    let e = decode(bytes, TimeRange::ALL).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "chunk has format version 2, this program reads version 1: upgrade it"
+    );
+}
+
+/// The runs behind the fixture, one per mode and escape form. They never change: a change of bytes is a new version.
+fn fixture_runs() -> Vec<(Vec<i64>, Vec<f64>)> {
+    let regular = |n: i64| (0..n).map(|i| 1_700_000_000_000 + i * 15_000).collect::<Vec<_>>();
+    let jittered = |n: i64| {
+        (0..n)
+            .map(|i| 1_700_000_000_000 + i * 15_000 + i * 7 % 5)
+            .collect::<Vec<_>>()
+    };
+    let values = |n: i64, f: &dyn Fn(i64) -> f64| (0..n).map(f).collect::<Vec<_>>();
+    let stale = f64::from_bits(STALE_NAN_BITS);
+    vec![
+        (vec![-5], vec![-0.0]),
+        (regular(120), vec![1.0; 120]),
+        (jittered(120), values(120, &|i| (i * 1000 + i * i % 17) as f64)),
+        (
+            jittered(70),
+            values(70, &|i| (2000 + i * 37 % 100) as f64 / 100.0),
+        ),
+        (
+            regular(65),
+            values(65, &|i| if i == 30 { stale } else { (i * i * 5) as f64 }),
+        ),
+        (regular(20), values(20, &|i| (i as f64 + 1.0) / 3.0)),
+        (
+            vec![i64::MIN, 0, i64::MAX],
+            vec![f64::INFINITY, f64::MAX, f64::from_bits(u64::MAX)],
+        ),
+        (
+            regular(130),
+            values(130, &|i| if i < 65 { i as f64 } else { (i - 65) as f64 }),
+        ),
+    ]
+}
+
+const FIXTURE: &str = include_str!("fixtures/v1.hex");
+
+#[test]
+fn version_1_stays_readable_and_is_written_byte_for_byte() {
+    let lines: Vec<&str> = FIXTURE.lines().collect();
+    let runs = fixture_runs();
+    let mut encoder = Encoder::default();
+    let written: Vec<String> = runs
+        .iter()
+        .map(|(ts, vs)| {
+            encoder
+                .encode(ts, vs)
+                .unwrap()
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect()
+        })
+        .collect();
+    assert_eq!(
+        written,
+        lines,
+        "fixtures/v1.hex should hold:\n{}",
+        written.join("\n")
+    );
+    for (line, (ts, vs)) in lines.iter().zip(runs) {
+        let bytes = (0..line.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&line[i..i + 2], 16).unwrap())
+            .collect();
+        let expected: Vec<_> = ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect();
+        assert_eq!(decode(bytes, TimeRange::ALL).unwrap(), expected);
+    }
+}
