@@ -1,1 +1,44 @@
 //! The Parquet block format: schema, write, read, merge, verify.
+//!
+//! **Data flow.** The ingester pushes the series of a cut window into a [`BlockWriter`] and uploads the [`BlockParts`];
+//! the store opens blocks as [`BlockReader`]s over any [`RangeRead`], selects series, streams samples, and compacts by
+//! [`merge()`] and [`verify()`]. docs/formats/block.md describes the bytes for other readers: every part is a plain table.
+//!
+//! **Invariants.** Series are in label order in both parts, a series' rows are contiguous, and row groups of samples end
+//! at series boundaries. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
+//! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`], never a panic (I12).
+//!
+//! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
+//! service); native histograms and exemplars, whose parts are named in the format and not written yet.
+//!
+//! **Failure behaviour.** An error names block and part. [`Error::Corrupt`] is about the bytes and lasts until they are
+//! repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
+
+mod cache;
+mod decimal;
+mod error;
+mod merge;
+mod meta;
+mod part;
+mod reader;
+mod samples;
+mod samples_table;
+mod schema;
+mod series;
+mod series_table;
+mod source;
+mod verify;
+mod writer;
+
+pub use cache::BlockCache;
+pub use error::{Error, Result};
+pub use merge::{BlockMerge, MergeStats, MergedSeries, merge};
+pub use meta::{
+    BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, META_PART, PartMeta, PartSummary, SAMPLES_PART,
+    SERIES_PART,
+};
+pub use reader::{BlockReader, BlockSeries};
+pub use samples::SeriesSamples;
+pub use source::{MemoryBlock, RangeRead};
+pub use verify::{verify, verify_checksums};
+pub use writer::{BlockOptions, BlockParts, BlockWriter, Layout};

@@ -1,0 +1,208 @@
+//! Merges blocks: the map (series, timestamp) -> winner of all inputs, exactly.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use koios_model::merge::merge_sorted;
+use koios_model::{Labels, Matchers, Metadata, Sample, TimeRange};
+
+use crate::Result;
+use crate::reader::{BlockReader, BlockSeries};
+use crate::samples::SeriesSamples;
+use crate::writer::BlockWriter;
+
+/// One series of a merge.
+#[derive(Debug)]
+pub struct MergedSeries {
+    /// The labels.
+    pub labels: Labels,
+    /// What is known of the metric: of several inputs the greatest, so that the order of inputs does not matter.
+    pub metadata: Option<Arc<Metadata>>,
+    /// Strictly ascending in time; the winner of each timestamp.
+    pub samples: Vec<Sample>,
+}
+
+/// What a merge took in and gave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergeStats {
+    /// Series of all inputs.
+    pub series_in: u64,
+    /// Samples of all inputs.
+    pub samples_in: u64,
+    /// Different series.
+    pub series_out: u64,
+    /// Samples after merging and after the caller's edits.
+    pub samples_out: u64,
+}
+
+/// Merges whole blocks, series by series in label order; a few row groups of each input are in memory at a time.
+#[derive(Debug)]
+pub struct BlockMerge {
+    inputs: Vec<Input>,
+    stats: MergeStats,
+}
+
+impl BlockMerge {
+    /// Starts a merge.
+    pub fn new(inputs: &[BlockReader]) -> Self {
+        Self {
+            inputs: inputs.iter().map(Input::new).collect(),
+            stats: MergeStats::default(),
+        }
+    }
+
+    /// The next series, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`] of any input; the merge is over then.
+    pub async fn next(&mut self) -> Result<Option<MergedSeries>> {
+        for input in &mut self.inputs {
+            input.fill().await?;
+        }
+        let Some(labels) = self
+            .inputs
+            .iter()
+            .filter_map(|i| i.head.as_ref())
+            .map(|h| &h.labels)
+            .min()
+        else {
+            return Ok(None);
+        };
+        let labels = labels.clone();
+        let mut merged = MergedSeries {
+            labels,
+            metadata: None,
+            samples: Vec::new(),
+        };
+        let mut buffer = Vec::new();
+        for input in &mut self.inputs {
+            if input.head.as_ref().is_none_or(|h| h.labels != merged.labels) {
+                continue;
+            }
+            let Some(series) = input.head.take() else { continue };
+            let samples = input.samples(&series).await?;
+            self.stats.series_in += 1;
+            self.stats.samples_in += samples.len() as u64;
+            merged.metadata = merged.metadata.max(series.metadata);
+            if merged.samples.is_empty() {
+                merged.samples = samples;
+            } else {
+                merge_sorted(&merged.samples, &samples, &mut buffer);
+                std::mem::swap(&mut merged.samples, &mut buffer);
+            }
+        }
+        self.stats.series_out += 1;
+        self.stats.samples_out += merged.samples.len() as u64;
+        Ok(Some(merged))
+    }
+
+    /// What was merged so far.
+    pub fn stats(&self) -> MergeStats {
+        self.stats
+    }
+}
+
+/// Merges `inputs` into `out`. `edit` sees each merged series before it is written and may drop samples (tombstones,
+/// retention) or, by emptying it, the series.
+///
+/// # Errors
+/// Those of [`BlockMerge::next`] and [`BlockWriter::push_series`].
+pub async fn merge(
+    inputs: &[BlockReader],
+    out: &mut BlockWriter,
+    mut edit: impl FnMut(&Labels, &mut Vec<Sample>),
+) -> Result<MergeStats> {
+    let mut merge = BlockMerge::new(inputs);
+    let mut written = 0u64;
+    let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+    while let Some(mut series) = merge.next().await? {
+        edit(&series.labels, &mut series.samples);
+        timestamps.clear();
+        values.clear();
+        timestamps.extend(series.samples.iter().map(|s| s.t));
+        values.extend(series.samples.iter().map(|s| s.v));
+        written += series.samples.len() as u64;
+        out.push_series(&series.labels, series.metadata.as_deref(), &timestamps, &values)?;
+    }
+    Ok(MergeStats {
+        samples_out: written,
+        ..merge.stats()
+    })
+}
+
+/// One block being read from start to end.
+struct Input {
+    reader: BlockReader,
+    batches: BoxStream<'static, Result<Vec<BlockSeries>>>,
+    pending: VecDeque<BlockSeries>,
+    samples: Option<BoxStream<'static, Result<SeriesSamples>>>,
+    head: Option<BlockSeries>,
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input")
+            .field("block", &self.reader.meta().block)
+            .field("head", &self.head)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Input {
+    fn new(reader: &BlockReader) -> Self {
+        Self {
+            reader: reader.clone(),
+            batches: reader.stream_series(Matchers::default(), TimeRange::ALL),
+            pending: VecDeque::new(),
+            samples: None,
+            head: None,
+        }
+    }
+
+    /// Makes `head` the next series, unless the block is at its end.
+    async fn fill(&mut self) -> Result<()> {
+        while self.head.is_none() {
+            if let Some(next) = self.pending.pop_front() {
+                self.head = Some(next);
+                return Ok(());
+            }
+            let Some(batch) = self.batches.try_next().await? else {
+                return Ok(());
+            };
+            if batch
+                .windows(2)
+                .any(|w| w[0].labels.cmp(&w[1].labels) != Ordering::Less)
+            {
+                return Err(self
+                    .reader
+                    .samples_part()
+                    .corrupt("its series are not in label order"));
+            }
+            // Samples follow in the same order, so one stream per batch serves all its series.
+            self.samples = Some(self.reader.stream_samples(batch.clone(), TimeRange::ALL));
+            self.pending = batch.into();
+        }
+        Ok(())
+    }
+
+    async fn samples(&mut self, series: &BlockSeries) -> Result<Vec<Sample>> {
+        let lost = || {
+            self.reader
+                .samples_part()
+                .corrupt(format!("it lacks the samples of {}", series.labels))
+        };
+        let next = match &mut self.samples {
+            Some(samples) => samples.next().await,
+            None => None,
+        };
+        let columns = next.ok_or_else(lost)??;
+        Ok(columns
+            .timestamps
+            .iter()
+            .zip(&columns.values)
+            .map(|(&t, &v)| Sample { t, v })
+            .collect())
+    }
+}

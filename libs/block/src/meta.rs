@@ -1,0 +1,261 @@
+//! `meta.json`: what a block is and what its parts must look like.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use koios_model::{PartitionId, TenantId, TimeRange};
+use ulid::Ulid;
+
+use crate::{Error, Result};
+
+/// The newest format version, which this crate writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// Name of the metadata part.
+pub const META_PART: &str = "meta.json";
+/// Name of the part with one row per series.
+pub const SERIES_PART: &str = "series.parquet";
+/// Name of the part with one row per sample.
+pub const SAMPLES_PART: &str = "samples.parquet";
+
+/// Size of the cells that are checksummed one by one: small enough that a query for one series reads little beside its
+/// pages, large enough that the checksums of a block stay in the kilobytes.
+pub const CELL_BYTES: u64 = 64 * 1024;
+/// Largest `meta.json` accepted: cells of 64 GB of parts, and room.
+const META_BYTES_MAX: usize = 16 << 20;
+/// Most parts in a block.
+const PARTS_MAX: usize = 64;
+
+/// A block's name: a ULID, so names sort by the time of writing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(Ulid);
+
+impl BlockId {
+    /// A new name from the time and fresh randomness, both injected by the caller.
+    pub fn new(now_ms: i64, random: u128) -> Self {
+        Self(Ulid::from_parts(u64::try_from(now_ms).unwrap_or(0), random))
+    }
+
+    /// When the block was named, milliseconds since the epoch, by its writer's clock.
+    pub fn time_ms(&self) -> i64 {
+        i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for BlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for BlockId {
+    type Err = ulid::DecodeError;
+
+    fn from_str(s: &str) -> std::result::Result<Self, Self::Err> {
+        Ulid::from_string(s).map(Self)
+    }
+}
+
+impl serde::Serialize for BlockId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for BlockId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        let s = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        s.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One part as `meta.json` describes it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PartMeta {
+    /// File name inside the block.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// CRC-32C of the whole part.
+    pub crc32c: u32,
+    /// Rows, for Parquet parts.
+    pub rows: u64,
+    /// CRC-32C of each [`CELL_BYTES`] cell, the last one shorter; so any range is checked without reading the rest.
+    #[serde(with = "cells_as_hex")]
+    pub cells: Vec<u32>,
+}
+
+impl PartMeta {
+    pub(crate) fn of(name: &str, rows: u64, bytes: &[u8]) -> Self {
+        Self {
+            name: name.to_owned(),
+            bytes: bytes.len() as u64,
+            crc32c: crc32c::crc32c(bytes),
+            rows,
+            cells: bytes.chunks(CELL_BYTES as usize).map(crc32c::crc32c).collect(),
+        }
+    }
+}
+
+/// A part as the manifest lists it: enough to fetch and check it whole.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PartSummary {
+    /// File name inside the block.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// CRC-32C of the whole part.
+    pub crc32c: u32,
+}
+
+/// `meta.json`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BlockMeta {
+    /// Format version.
+    pub format: u32,
+    /// The block's name.
+    pub block: BlockId,
+    /// Whose samples.
+    pub tenant: TenantId,
+    /// The partitions whose samples it holds, ascending.
+    pub partitions: Vec<PartitionId>,
+    /// The epoch its writer acted under.
+    pub epoch: u64,
+    /// First and last sample time.
+    pub range: TimeRange,
+    /// The window it was cut for; samples lie inside it.
+    pub window: TimeRange,
+    /// 0 for samples as sent, else the width of the downsampling buckets in milliseconds.
+    pub resolution_ms: i64,
+    /// 0 as cut from a head, one more for each compaction.
+    pub level: u32,
+    /// Which slice of the tenant's series it holds: `(index, of)` by the block-split hash; `(0, 1)` for all.
+    pub split: (u32, u32),
+    /// How many series.
+    pub series: u64,
+    /// How many samples.
+    pub samples: u64,
+    /// The parts, without `meta.json`.
+    pub parts: Vec<PartMeta>,
+    /// The blocks it was merged from, ascending; empty for a block cut from a head.
+    pub sources: Vec<BlockId>,
+    /// Tombstones made at this manifest version or before are applied.
+    pub clean_up_to: u64,
+    /// Software and version that wrote it.
+    pub writer: String,
+}
+
+impl BlockMeta {
+    /// The bytes of `meta.json`.
+    pub fn to_json(&self) -> Bytes {
+        // The types hold nothing JSON cannot; an empty document would be refused by every reader.
+        Bytes::from(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Reads `meta.json` of the block `expected`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it is malformed, of another block, or contradicts itself; [`Error::Version`] when it is
+    /// newer than this reader.
+    pub fn from_json(expected: BlockId, json: &[u8]) -> Result<Self> {
+        let corrupt = |reason: String| Error::corrupt(expected, META_PART, reason);
+        if json.len() > META_BYTES_MAX {
+            return Err(corrupt(format!("{} bytes, limit {META_BYTES_MAX}", json.len())));
+        }
+        #[derive(serde::Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let Versioned { format } = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+        if format == 0 || format > FORMAT_VERSION {
+            return Err(Error::Version {
+                block: expected,
+                found: format,
+                supported: FORMAT_VERSION,
+            });
+        }
+        let meta: Self = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+        if meta.block != expected {
+            return Err(corrupt(format!("names block {}", meta.block)));
+        }
+        if meta.parts.len() > PARTS_MAX {
+            return Err(corrupt(format!("{} parts, limit {PARTS_MAX}", meta.parts.len())));
+        }
+        for part in &meta.parts {
+            let cells = part.bytes.div_ceil(CELL_BYTES);
+            if part.cells.len() as u64 != cells {
+                return Err(corrupt(format!(
+                    "part {} has {} cell checksums, its {} bytes need {cells}",
+                    part.name,
+                    part.cells.len(),
+                    part.bytes
+                )));
+            }
+        }
+        Ok(meta)
+    }
+
+    /// The part called `name`.
+    pub fn part(&self, name: &str) -> Option<&PartMeta> {
+        self.parts.iter().find(|p| p.name == name)
+    }
+
+    /// All parts, `meta.json` last, as a manifest lists them.
+    pub fn summaries(&self) -> Vec<PartSummary> {
+        let json = self.to_json();
+        let mut all: Vec<_> = self
+            .parts
+            .iter()
+            .map(|p| PartSummary {
+                name: p.name.clone(),
+                bytes: p.bytes,
+                crc32c: p.crc32c,
+            })
+            .collect();
+        all.push(PartSummary {
+            name: META_PART.to_owned(),
+            bytes: json.len() as u64,
+            crc32c: crc32c::crc32c(&json),
+        });
+        all
+    }
+}
+
+/// Eight hex digits per cell, most significant first, without separators.
+mod cells_as_hex {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(cells: &[u32], s: S) -> Result<S::Ok, S::Error> {
+        use std::fmt::Write;
+        let mut hex = String::with_capacity(cells.len() * 8);
+        for c in cells {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{c:08x}");
+        }
+        s.serialize_str(&hex)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u32>, D::Error> {
+        let hex = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let bad = || serde::de::Error::custom("cell checksums are not groups of eight hex digits");
+        if hex.len() % 8 != 0 {
+            return Err(bad());
+        }
+        hex.as_bytes()
+            .chunks_exact(8)
+            .map(|c| {
+                let s = std::str::from_utf8(c).map_err(|_| bad())?;
+                if !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    return Err(bad());
+                }
+                u32::from_str_radix(s, 16).map_err(|_| bad())
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,326 @@
+//! One Parquet part: ranges are read in checked cells, footers and page indexes are parsed once.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use bytes::{Bytes, BytesMut};
+use parquet::DecodeResult;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
+use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataPushDecoder,
+};
+
+use crate::cache::{BlockCache, CellKey, IndexKey};
+use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
+use crate::source::RangeRead;
+use crate::{Error, Result};
+
+/// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
+const GAP_CELLS_MAX: u64 = 4;
+/// Largest single request, in cells: 8 MiB.
+const RUN_CELLS_MAX: u64 = 128;
+/// Most bytes one step of a read may ask for; a sound row group needs a tenth of it.
+const FETCH_BYTES_MAX: u64 = 256 << 20;
+
+/// A Parquet part of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct PartFile {
+    source: Arc<dyn RangeRead>,
+    cache: Arc<BlockCache>,
+    meta: Arc<BlockMeta>,
+    index: u8,
+}
+
+/// Rows to read from one row group.
+#[derive(Debug)]
+pub(crate) struct GroupRead {
+    pub(crate) group: u32,
+    pub(crate) columns: ProjectionMask,
+    /// Relative to the row group; `None` for all rows.
+    pub(crate) selection: Option<RowSelection>,
+}
+
+impl PartFile {
+    pub(crate) fn new(
+        source: Arc<dyn RangeRead>,
+        cache: Arc<BlockCache>,
+        meta: Arc<BlockMeta>,
+        name: &str,
+    ) -> Result<Self> {
+        let index = meta
+            .parts
+            .iter()
+            .position(|p| p.name == name)
+            .and_then(|i| u8::try_from(i).ok())
+            .ok_or_else(|| Error::corrupt(meta.block, name, "meta.json does not list the part"))?;
+        Ok(Self {
+            source,
+            cache,
+            meta,
+            index,
+        })
+    }
+
+    pub(crate) fn part(&self) -> &PartMeta {
+        // `new` took the index from this very list.
+        &self.meta.parts[usize::from(self.index)]
+    }
+
+    pub(crate) fn corrupt(&self, reason: impl std::fmt::Display) -> Error {
+        Error::corrupt(self.meta.block, &self.part().name, reason)
+    }
+
+    /// Runs the Parquet decoder, which on bytes nobody wrote may panic as well as fail: both mean corruption.
+    pub(crate) fn guarded<T>(&self, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
+        match catch_unwind(AssertUnwindSafe(decode)) {
+            Ok(Ok(v)) => Ok(v),
+            Ok(Err(e)) => Err(self.corrupt(e)),
+            Err(_) => Err(self.corrupt("the Parquet decoder gave up on it")),
+        }
+    }
+
+    /// The bytes of each range, from cells whose checksums were verified.
+    pub(crate) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let size = self.part().bytes;
+        let mut total = 0u64;
+        let mut cells: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
+        for r in ranges {
+            if r.start > r.end || r.end > size {
+                return Err(self.corrupt(format!("it refers to bytes {r:?} of its {size}")));
+            }
+            total = total.saturating_add(r.end - r.start);
+            if total > FETCH_BYTES_MAX {
+                return Err(self.corrupt(format!("one read needs over {FETCH_BYTES_MAX} bytes")));
+            }
+            for cell in r.start / CELL_BYTES..r.end.div_ceil(CELL_BYTES) {
+                cells
+                    .entry(cell)
+                    .or_insert_with(|| self.cache.cell(&self.key(cell)));
+            }
+        }
+        let missing: Vec<u64> = cells
+            .iter()
+            .filter(|(_, bytes)| bytes.is_none())
+            .map(|(&cell, _)| cell)
+            .collect();
+        self.fetch_cells(&missing, &mut cells).await?;
+        ranges.iter().map(|r| self.assemble(r, &cells)).collect()
+    }
+
+    fn key(&self, cell: u64) -> CellKey {
+        CellKey {
+            block: self.meta.block,
+            part: self.index,
+            cell: u32::try_from(cell).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn fetch_cells(&self, missing: &[u64], cells: &mut BTreeMap<u64, Option<Bytes>>) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let size = self.part().bytes;
+        let runs = coalesce(missing);
+        let ranges: Vec<Range<u64>> = runs
+            .iter()
+            .map(|r| r.start * CELL_BYTES..(r.end * CELL_BYTES).min(size))
+            .collect();
+        let fetched = self.source.read(&self.part().name, &ranges).await?;
+        if fetched.len() != ranges.len() {
+            return Err(self.corrupt("the storage answered with another number of ranges"));
+        }
+        for ((run, range), bytes) in runs.into_iter().zip(&ranges).zip(fetched) {
+            if bytes.len() as u64 != range.end - range.start {
+                return Err(self.corrupt(format!("{} bytes came for range {range:?}", bytes.len())));
+            }
+            for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
+                let checked = self.check_cell(cell, chunk)?;
+                if let Some(slot) = cells.get_mut(&cell) {
+                    *slot = Some(checked);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies a cell and caches a copy of its own, so that the large buffer it came in can go.
+    fn check_cell(&self, cell: u64, bytes: &[u8]) -> Result<Bytes> {
+        let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
+        let got = crc32c::crc32c(bytes);
+        if want != Some(&got) {
+            return Err(self.corrupt(format!(
+                "cell {cell} (from byte {}) failed its checksum",
+                cell * CELL_BYTES
+            )));
+        }
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.cache.put_cell(self.key(cell), bytes.clone());
+        Ok(bytes)
+    }
+
+    fn assemble(&self, range: &Range<u64>, cells: &BTreeMap<u64, Option<Bytes>>) -> Result<Bytes> {
+        let mut pieces = (range.start / CELL_BYTES..range.end.div_ceil(CELL_BYTES)).map(|cell| {
+            let bytes = cells.get(&cell).and_then(Option::as_ref)?;
+            let base = cell * CELL_BYTES;
+            let from = range.start.saturating_sub(base) as usize;
+            let to = (range.end - base).min(bytes.len() as u64) as usize;
+            (from <= to).then(|| bytes.slice(from..to))
+        });
+        let lost = || self.corrupt(format!("bytes {range:?} are missing"));
+        if range.start / CELL_BYTES + 1 >= range.end.div_ceil(CELL_BYTES) {
+            return match pieces.next() {
+                Some(piece) => piece.ok_or_else(lost),
+                None => Ok(Bytes::new()),
+            };
+        }
+        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        for piece in pieces {
+            out.extend_from_slice(&piece.ok_or_else(lost)?);
+        }
+        Ok(out.freeze())
+    }
+
+    /// The footer: schema and row groups, without page indexes. `adapt` may change the Arrow types columns are read as.
+    pub(crate) async fn footer(&self, adapt: fn(SchemaRef) -> SchemaRef) -> Result<ArrowReaderMetadata> {
+        let key = self.index_key(None);
+        if let Some(hit) = self.cache.index(&key) {
+            return Ok(hit);
+        }
+        let mut decoder = self
+            .guarded(|| ParquetMetaDataPushDecoder::try_new(self.part().bytes))?
+            .with_page_index_policy(PageIndexPolicy::Skip);
+        let metadata = self.parse_metadata(&mut decoder).await?;
+        let footer = self.guarded(|| {
+            let plain = ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options())?;
+            let schema = adapt(Arc::clone(plain.schema()));
+            ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), reader_options().with_schema(schema))
+        })?;
+        self.cache.put_index(key, footer.clone());
+        Ok(footer)
+    }
+
+    fn index_key(&self, group: Option<u32>) -> IndexKey {
+        IndexKey {
+            block: self.meta.block,
+            part: self.index,
+            group,
+        }
+    }
+
+    async fn parse_metadata(&self, decoder: &mut ParquetMetaDataPushDecoder) -> Result<ParquetMetaData> {
+        loop {
+            match self.guarded(|| decoder.try_decode())? {
+                DecodeResult::NeedsData(ranges) => {
+                    let bytes = self.fetch(&ranges).await?;
+                    self.guarded(|| decoder.push_ranges(ranges, bytes))?;
+                }
+                DecodeResult::Data(metadata) => return Ok(metadata),
+                DecodeResult::Finished => return Err(self.corrupt("its footer ends early")),
+            }
+        }
+    }
+
+    /// One row group alone (it is number 0 of the result) with its page index.
+    pub(crate) async fn group_index(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+    ) -> Result<ArrowReaderMetadata> {
+        let key = self.index_key(Some(group));
+        if let Some(hit) = self.cache.index(&key) {
+            return Ok(hit);
+        }
+        let file = footer.metadata();
+        let row_group = file
+            .row_groups()
+            .get(group as usize)
+            .ok_or_else(|| self.corrupt(format!("it lacks row group {group}")))?;
+        let alone = ParquetMetaDataBuilder::new(file.file_metadata().clone())
+            .add_row_group(row_group.clone())
+            .build();
+        let mut decoder = self
+            .guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(self.part().bytes, alone))?
+            .with_page_index_policy(PageIndexPolicy::Optional);
+        let metadata = self.parse_metadata(&mut decoder).await?;
+        let schema = Arc::clone(footer.schema());
+        let index = self.guarded(|| {
+            ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options().with_schema(schema))
+        })?;
+        self.cache.put_index(key, index.clone());
+        Ok(index)
+    }
+
+    /// The chosen rows of one row group as one batch per `batch_rows`.
+    pub(crate) async fn read_group(
+        &self,
+        footer: &ArrowReaderMetadata,
+        read: GroupRead,
+    ) -> Result<Vec<RecordBatch>> {
+        let index = self.group_index(footer, read.group).await?;
+        let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
+        let mut decoder = self.guarded(|| build_decoder(index, read, rows))?;
+        let mut batches = Vec::new();
+        loop {
+            match self.guarded(|| decoder.try_decode())? {
+                DecodeResult::NeedsData(ranges) => {
+                    let bytes = self.fetch(&ranges).await?;
+                    self.guarded(|| decoder.push_ranges(ranges, bytes))?;
+                }
+                DecodeResult::Data(batch) => batches.push(batch),
+                DecodeResult::Finished => return Ok(batches),
+            }
+        }
+    }
+}
+
+fn build_decoder(
+    index: ArrowReaderMetadata,
+    read: GroupRead,
+    rows: usize,
+) -> Result<ParquetPushDecoder, ParquetError> {
+    let mut builder = ParquetPushDecoderBuilder::new_with_metadata(index)
+        .with_projection(read.columns)
+        .with_batch_size(rows.max(1));
+    if let Some(selection) = read.selection {
+        builder = builder.with_row_selection(selection);
+    }
+    builder.build()
+}
+
+fn reader_options() -> ArrowReaderOptions {
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
+}
+
+/// Joins ascending cells into runs, bridging small gaps.
+fn coalesce(cells: &[u64]) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for &cell in cells {
+        match runs.last_mut() {
+            Some(run) if cell <= run.end + GAP_CELLS_MAX && cell < run.start + RUN_CELLS_MAX => {
+                run.end = cell + 1
+            }
+            _ => runs.push(cell..cell + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_cells_share_a_request_and_far_ones_do_not() {
+        assert_eq!(coalesce(&[0, 1, 5, 20]), [0..6, 20..21]);
+        let long: Vec<u64> = (0..300).collect();
+        assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
+        assert!(coalesce(&[]).is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! Opens a block and finds its series.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use koios_model::{Labels, Matchers, Metadata, TimeRange};
+
+use crate::Result;
+use crate::cache::BlockCache;
+use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
+use crate::part::PartFile;
+use crate::samples::{self, SeriesSamples};
+use crate::series::SeriesTable;
+use crate::source::RangeRead;
+
+/// Row groups of samples that are fetched and decoded at the same time by one reader.
+const GROUPS_AHEAD: usize = 4;
+
+/// A series of a block: its labels and where its samples are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockSeries {
+    /// The labels.
+    pub labels: Labels,
+    /// Its row in `series.parquet`, and its number in `samples.parquet`.
+    pub id: u32,
+    /// The row of its first sample.
+    pub first_row: u64,
+    /// How many samples it has.
+    pub row_count: u32,
+    /// Its first and last sample time.
+    pub range: TimeRange,
+    /// What is known of the metric, if anything.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// An open block. Cheap to clone; nothing is read before it is asked for.
+#[derive(Clone, Debug)]
+pub struct BlockReader {
+    meta: Arc<BlockMeta>,
+    series: SeriesTable,
+    samples: PartFile,
+}
+
+impl BlockReader {
+    /// Opens a block whose `meta.json` was read and checked. Footers and indexes are fetched at first use, through the
+    /// cache.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] when the metadata lacks a part.
+    pub fn open(source: Arc<dyn RangeRead>, meta: Arc<BlockMeta>, cache: Arc<BlockCache>) -> Result<Self> {
+        let part =
+            |name: &str| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
+        let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
+        Ok(Self {
+            series: SeriesTable::new(series, meta.range),
+            samples,
+            meta,
+        })
+    }
+
+    /// What the block is.
+    pub fn meta(&self) -> &Arc<BlockMeta> {
+        &self.meta
+    }
+
+    pub(crate) fn samples_part(&self) -> &PartFile {
+        &self.samples
+    }
+
+    /// The series that match and have samples around `range` (first to last sample overlaps it), in label order.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    pub async fn select(&self, matchers: &Matchers, range: TimeRange) -> Result<Vec<BlockSeries>> {
+        self.stream_series(matchers.clone(), range).try_concat().await
+    }
+
+    /// As [`Self::select`], but in batches as they are read, never all at once in memory.
+    pub fn stream_series(
+        &self,
+        matchers: Matchers,
+        range: TimeRange,
+    ) -> BoxStream<'static, Result<Vec<BlockSeries>>> {
+        let table = self.series.clone();
+        stream::once(async move {
+            let groups = table.group_count().await?;
+            Ok(stream::iter(0..groups).then(move |group| {
+                let (table, matchers) = (table.clone(), matchers.clone());
+                async move { table.select_in_group(group, &matchers, range).await }
+            }))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    /// The samples of `series` inside `range`, one entry per series in the order given, empty where there are none.
+    /// All is in memory at once: [`Self::stream_samples`] is for more than a few series.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    pub async fn read_samples(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<SeriesSamples>> {
+        self.stream_samples(series.to_vec(), range).try_collect().await
+    }
+
+    /// The samples of `series`, which must be in the block's order, one item per series in the same order. Only pages
+    /// with rows of the series inside the range are fetched; a few row groups are in memory at a time.
+    pub fn stream_samples(
+        &self,
+        series: Vec<BlockSeries>,
+        range: TimeRange,
+    ) -> BoxStream<'static, Result<SeriesSamples>> {
+        samples::stream(self.samples.clone(), series, range, GROUPS_AHEAD)
+    }
+
+    /// The names of the labels of matching series with samples around `range`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    pub async fn label_names(&self, matchers: &Matchers, range: TimeRange) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        let mut batches = self.stream_series(matchers.clone(), range);
+        while let Some(batch) = batches.try_next().await? {
+            for (name, _) in batch.iter().flat_map(|s| s.labels.iter()) {
+                if !names.contains(name) {
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The values of one label among matching series with samples around `range`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    pub async fn label_values(
+        &self,
+        name: &str,
+        matchers: &Matchers,
+        range: TimeRange,
+    ) -> Result<BTreeSet<String>> {
+        let mut values = BTreeSet::new();
+        for group in 0..self.series.group_count().await? {
+            self.series
+                .label_values_in_group(group, name, matchers, range, &mut values)
+                .await?;
+        }
+        Ok(values)
+    }
+}

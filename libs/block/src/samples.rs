@@ -1,0 +1,310 @@
+//! Reads `samples.parquet`: the rows of chosen series inside a range of times.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use koios_model::TimeRange;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+
+use crate::Result;
+use crate::decimal::POW10;
+use crate::part::{GroupRead, PartFile};
+use crate::reader::BlockSeries;
+use crate::schema::{EXPONENT, FLOAT, MANTISSA, TIMESTAMP};
+
+/// Most rows in a row group that is read; writers end them at an eighth of it.
+const GROUP_ROWS_MAX: i64 = 4 << 20;
+
+/// The samples of one series.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeriesSamples {
+    /// Milliseconds since the epoch, strictly ascending.
+    pub timestamps: Vec<i64>,
+    /// Values, bit-exact, as many as timestamps.
+    pub values: Vec<f64>,
+}
+
+/// What one row group holds of the series asked for.
+#[derive(Debug)]
+struct GroupPlan {
+    group: u32,
+    pieces: Vec<Piece>,
+}
+
+/// Rows of one series in one row group.
+#[derive(Debug)]
+struct Piece {
+    /// Relative to the row group.
+    rows: Range<u64>,
+    /// Whether the series ends here.
+    last: bool,
+}
+
+/// Streams the samples of series that are in the block's order.
+pub(crate) fn stream(
+    part: PartFile,
+    series: Vec<BlockSeries>,
+    range: TimeRange,
+    groups_ahead: usize,
+) -> BoxStream<'static, Result<SeriesSamples>> {
+    stream::once(async move {
+        let footer = part.footer(|schema: SchemaRef| schema).await?;
+        let plans = plan(&part, &footer, &series)?;
+        let pieces = stream::iter(plans)
+            .map(move |plan| {
+                let (part, footer) = (part.clone(), footer.clone());
+                async move { read_group(&part, &footer, plan, range).await }
+            })
+            .buffered(groups_ahead)
+            .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+            .try_flatten();
+        Ok(join_pieces(pieces.boxed()))
+    })
+    .try_flatten()
+    .boxed()
+}
+
+/// A series split over row groups becomes one item again.
+fn join_pieces(
+    pieces: BoxStream<'static, Result<(SeriesSamples, bool)>>,
+) -> impl futures::Stream<Item = Result<SeriesSamples>> + Send {
+    stream::try_unfold(pieces, |mut pieces| async move {
+        let mut whole: Option<SeriesSamples> = None;
+        while let Some((piece, last)) = pieces.try_next().await? {
+            match &mut whole {
+                None => whole = Some(piece),
+                Some(whole) => {
+                    whole.timestamps.extend_from_slice(&piece.timestamps);
+                    whole.values.extend_from_slice(&piece.values);
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        Ok(whole.map(|whole| (whole, pieces)))
+    })
+}
+
+/// Splits the series' spans by row group.
+fn plan(part: &PartFile, footer: &ArrowReaderMetadata, series: &[BlockSeries]) -> Result<Vec<GroupPlan>> {
+    let mut groups = VecDeque::new();
+    let mut end = 0u64;
+    for (i, group) in footer.metadata().row_groups().iter().enumerate() {
+        let rows = group.num_rows();
+        if !(0..=GROUP_ROWS_MAX).contains(&rows) {
+            return Err(part.corrupt(format!(
+                "row group {i} claims {rows} rows, limit {GROUP_ROWS_MAX}"
+            )));
+        }
+        groups.push_back((i as u32, end..end + rows as u64));
+        end += rows as u64;
+    }
+    let mut plans: Vec<GroupPlan> = Vec::new();
+    let mut at = 0u64;
+    for s in series {
+        let span = s.first_row..s.first_row.saturating_add(u64::from(s.row_count));
+        if span.start < at || span.end > end || span.is_empty() {
+            return Err(part.corrupt(format!(
+                "series {} claims rows {span:?}, which overlap another's or exceed the {end} there are",
+                s.labels
+            )));
+        }
+        at = span.end;
+        while let Some((group, rows)) = groups.front().cloned() {
+            if rows.end <= span.start {
+                groups.pop_front();
+                continue;
+            }
+            let piece = Piece {
+                rows: span.start.max(rows.start) - rows.start..span.end.min(rows.end) - rows.start,
+                last: span.end <= rows.end,
+            };
+            let last = piece.last;
+            match plans.last_mut() {
+                Some(p) if p.group == group => p.pieces.push(piece),
+                _ => plans.push(GroupPlan {
+                    group,
+                    pieces: vec![piece],
+                }),
+            }
+            if last {
+                break;
+            }
+            groups.pop_front();
+        }
+    }
+    Ok(plans)
+}
+
+async fn read_group(
+    part: &PartFile,
+    footer: &ArrowReaderMetadata,
+    plan: GroupPlan,
+    range: TimeRange,
+) -> Result<Vec<(SeriesSamples, bool)>> {
+    let index = part.group_index(footer, plan.group).await?;
+    let kept = pages_in_range(part, &index, range)?;
+    let chosen: Vec<Vec<Range<u64>>> = plan.pieces.iter().map(|p| intersect(&p.rows, &kept)).collect();
+    let mut out: Vec<(SeriesSamples, bool)> = plan
+        .pieces
+        .iter()
+        .map(|p| (SeriesSamples::default(), p.last))
+        .collect();
+    let total = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
+    let ranges = chosen.iter().flatten().map(|r| r.start as usize..r.end as usize);
+    let selection = RowSelection::from_consecutive_ranges(ranges, total);
+    if !selection.selects_any() {
+        return Ok(out);
+    }
+    let schema = footer.parquet_schema();
+    let read = GroupRead {
+        group: plan.group,
+        columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT]),
+        selection: Some(selection),
+    };
+    let batches = part.read_group(footer, read).await?;
+    let mut rows = SampleRows::new(part, &batches)?;
+    for (ranges, (samples, _)) in chosen.iter().zip(&mut out) {
+        for r in ranges {
+            rows.take((r.end - r.start) as usize, range, samples)?;
+        }
+    }
+    Ok(out)
+}
+
+/// The rows of a group on pages whose times overlap the range, ascending.
+fn pages_in_range(part: &PartFile, index: &ArrowReaderMetadata, range: TimeRange) -> Result<Vec<Range<u64>>> {
+    let metadata = index.metadata();
+    let rows = u64::try_from(metadata.row_group(0).num_rows()).unwrap_or(0);
+    let column = index
+        .parquet_schema()
+        .columns()
+        .iter()
+        .position(|c| c.path().parts() == [TIMESTAMP])
+        .ok_or_else(|| part.corrupt(format!("it lacks column {TIMESTAMP}")))?;
+    let Some(provider) = metadata.page_index() else {
+        return Ok(vec![0..rows; 1]);
+    };
+    let (Some(ColumnIndexMetaData::INT64(times)), Some(offsets)) =
+        (provider.column_index(0, column), provider.offset_index(0, column))
+    else {
+        return Ok(vec![0..rows; 1]);
+    };
+    let starts: Vec<u64> = offsets
+        .page_locations()
+        .iter()
+        .map(|p| u64::try_from(p.first_row_index).unwrap_or(u64::MAX))
+        .collect();
+    let mut kept: Vec<Range<u64>> = Vec::new();
+    for (page, &start) in starts.iter().enumerate() {
+        let end = starts.get(page + 1).copied().unwrap_or(rows).min(rows);
+        let overlaps = match (times.min_value(page), times.max_value(page)) {
+            (Some(&min), Some(&max)) => range.overlaps(&TimeRange::new(min, max)),
+            _ => true,
+        };
+        if overlaps && start < end {
+            match kept.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => kept.push(start..end),
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// The parts of `span` inside ascending, disjoint `kept`.
+fn intersect(span: &Range<u64>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
+    let from = kept.partition_point(|k| k.end <= span.start);
+    kept.iter()
+        .skip(from)
+        .take_while(|k| k.start < span.end)
+        .map(|k| k.start.max(span.start)..k.end.min(span.end))
+        .collect()
+}
+
+/// Decoded columns, consumed row by row.
+struct SampleRows<'a> {
+    part: &'a PartFile,
+    timestamps: &'a [i64],
+    exponents: &'a [i8],
+    mantissas: &'a arrow_array::Int64Array,
+    floats: &'a arrow_array::Float64Array,
+    at: usize,
+}
+
+impl<'a> SampleRows<'a> {
+    fn new(part: &'a PartFile, batches: &'a [RecordBatch]) -> Result<Self> {
+        // The batch size is the row group's, so there is one batch.
+        let [batch] = batches else {
+            return Err(part.corrupt(format!("a row group came in {} pieces", batches.len())));
+        };
+        let wrong = |name: &str| {
+            part.corrupt(format!(
+                "column {name} is missing, of the wrong type, or has nulls"
+            ))
+        };
+        let dense = |name: &str| batch.column_by_name(name).filter(|c| c.null_count() == 0);
+        Ok(Self {
+            part,
+            timestamps: dense(TIMESTAMP)
+                .and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>())
+                .map(|a| a.values().as_ref())
+                .ok_or_else(|| wrong(TIMESTAMP))?,
+            exponents: dense(EXPONENT)
+                .and_then(|c| c.as_primitive_opt::<Int8Type>())
+                .map(|a| a.values().as_ref())
+                .ok_or_else(|| wrong(EXPONENT))?,
+            mantissas: batch
+                .column_by_name(MANTISSA)
+                .and_then(|c| c.as_primitive_opt::<Int64Type>())
+                .ok_or_else(|| wrong(MANTISSA))?,
+            floats: batch
+                .column_by_name(FLOAT)
+                .and_then(|c| c.as_primitive_opt::<Float64Type>())
+                .ok_or_else(|| wrong(FLOAT))?,
+            at: 0,
+        })
+    }
+
+    /// Appends those of the next `n` rows that lie in `range`.
+    fn take(&mut self, n: usize, range: TimeRange, out: &mut SeriesSamples) -> Result<()> {
+        let end = self.at + n;
+        let Some(times) = self.timestamps.get(self.at..end) else {
+            return Err(self.part.corrupt("a page holds fewer rows than its index says"));
+        };
+        // Times ascend inside a series.
+        let from = self.at + times.partition_point(|&t| t < range.min);
+        let to = self.at + times.partition_point(|&t| t <= range.max);
+        for row in from..to {
+            let value = self.value(row)?;
+            out.timestamps.push(self.timestamps[row]);
+            out.values.push(value);
+        }
+        self.at = end;
+        Ok(())
+    }
+
+    fn value(&self, row: usize) -> Result<f64> {
+        if self.floats.is_valid(row) {
+            return Ok(self.floats.value(row));
+        }
+        let scale = usize::try_from(self.exponents[row])
+            .ok()
+            .and_then(|e| POW10.get(e));
+        match scale {
+            Some(scale) if self.mantissas.is_valid(row) => Ok(self.mantissas.value(row) as f64 / scale),
+            Some(_) => Err(self.part.corrupt("a sample has neither a mantissa nor a float")),
+            None => Err(self
+                .part
+                .corrupt(format!("a sample has exponent {}", self.exponents[row]))),
+        }
+    }
+}

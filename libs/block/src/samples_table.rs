@@ -1,0 +1,206 @@
+//! Encodes `samples.parquet`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::builder::{Float64Builder, Int64Builder};
+use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
+
+use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
+use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, TIMESTAMP, samples_schema};
+use crate::writer::Layout;
+use crate::{BlockId, Error, Result, decimal};
+
+/// Rows collected before they are handed to the encoder.
+const BATCH_ROWS: usize = 64 * 1024;
+
+/// Collects samples as columns and encodes them; row groups end at series boundaries.
+pub(crate) struct SamplesWriter {
+    block: BlockId,
+    group_rows: usize,
+    file: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    group: usize,
+    series: Vec<u32>,
+    timestamps: Vec<i64>,
+    exponents: Vec<i8>,
+    mantissas: Int64Builder,
+    floats: Float64Builder,
+}
+
+impl fmt::Debug for SamplesWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SamplesWriter")
+            .field("block", &self.block)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SamplesWriter {
+    pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties(block, layout)?)
+            .with_skip_arrow_metadata(true);
+        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(), options)
+            .map_err(|e| encode_error(block, SAMPLES_PART, e))?;
+        Ok(Self {
+            block,
+            group_rows: layout.group_rows.max(1),
+            file,
+            rows: 0,
+            group: 0,
+            series: Vec::new(),
+            timestamps: Vec::new(),
+            exponents: Vec::new(),
+            mantissas: Int64Builder::new(),
+            floats: Float64Builder::new(),
+        })
+    }
+
+    /// Appends the samples of a series, as long as each other, and returns the row of the first.
+    pub(crate) fn push(&mut self, id: u32, timestamps: &[i64], values: &[f64]) -> Result<u64> {
+        if self.group > 0 && self.group + timestamps.len() > self.group_rows {
+            self.end_group()?;
+        }
+        let first_row = self.rows;
+        for (t, v) in timestamps
+            .chunks(self.group_rows)
+            .zip(values.chunks(self.group_rows))
+        {
+            if self.group > 0 && self.group + t.len() > self.group_rows {
+                self.end_group()?;
+            }
+            self.append(id, t, v);
+            if self.series.len() >= BATCH_ROWS {
+                self.write_batch()?;
+            }
+        }
+        Ok(first_row)
+    }
+
+    fn append(&mut self, id: u32, timestamps: &[i64], values: &[f64]) {
+        let n = timestamps.len();
+        let exponent = decimal::run_exponent(values);
+        self.series.resize(self.series.len() + n, id);
+        self.timestamps.extend_from_slice(timestamps);
+        self.exponents.resize(self.exponents.len() + n, exponent as i8);
+        for &v in values {
+            match decimal::mantissa(v, exponent) {
+                Some(m) => {
+                    self.mantissas.append_value(m);
+                    self.floats.append_null();
+                }
+                None => {
+                    self.mantissas.append_null();
+                    self.floats.append_value(v);
+                }
+            }
+        }
+        self.rows += n as u64;
+        self.group += n;
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        if self.series.is_empty() {
+            return Ok(());
+        }
+        let times =
+            TimestampMillisecondArray::from(std::mem::take(&mut self.timestamps)).with_timezone("UTC");
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(std::mem::take(&mut self.series))),
+            Arc::new(times),
+            Arc::new(Int8Array::from(std::mem::take(&mut self.exponents))),
+            Arc::new(self.mantissas.finish()),
+            Arc::new(self.floats.finish()),
+        ];
+        RecordBatch::try_new(samples_schema(), columns)
+            .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
+            .and_then(|batch| {
+                self.file
+                    .write(&batch)
+                    .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
+            })
+    }
+
+    fn end_group(&mut self) -> Result<()> {
+        self.write_batch()?;
+        self.group = 0;
+        self.file
+            .flush()
+            .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        self.file.bytes_written() + self.file.in_progress_size()
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Bytes> {
+        self.end_group()?;
+        let block = self.block;
+        self.file
+            .into_inner()
+            .map(Bytes::from)
+            .map_err(|e| encode_error(block, SAMPLES_PART, e))
+    }
+}
+
+/// Properties that all parts share.
+pub(crate) fn base_properties(block: BlockId, layout: Layout) -> Result<WriterPropertiesBuilder> {
+    let level = ZstdLevel::try_new(layout.zstd_level).map_err(|e| encode_error(block, SAMPLES_PART, e))?;
+    Ok(WriterProperties::builder()
+        .set_created_by(concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(level))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_max_row_group_row_count(None)
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("koios.format".to_owned(), FORMAT_VERSION.to_string()),
+            KeyValue::new("koios.block".to_owned(), block.to_string()),
+        ])))
+}
+
+fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
+    let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
+    let ascending = |column_idx| SortingColumn {
+        column_idx,
+        descending: false,
+        nulls_first: false,
+    };
+    let mut builder = base_properties(block, layout)?
+        .set_data_page_row_count_limit(layout.page_rows)
+        .set_sorting_columns(Some(vec![ascending(0), ascending(1)]))
+        .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
+        .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
+    for name in [TIMESTAMP, MANTISSA] {
+        builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
+    }
+    for name in [TIMESTAMP, MANTISSA, FLOAT] {
+        builder = builder.set_column_dictionary_enabled(path(name), false);
+    }
+    Ok(builder
+        .set_column_dictionary_enabled(path(EXPONENT), true)
+        .build())
+}
+
+pub(crate) fn encode_error(
+    block: BlockId,
+    part: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::Encode {
+        block,
+        part,
+        source: source.into(),
+    }
+}

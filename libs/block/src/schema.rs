@@ -1,0 +1,95 @@
+//! Column names and Arrow types of the parts. docs/formats/block.md describes them for other readers.
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// Prefix of the columns that hold one frequent label each.
+pub(crate) const LABEL_COLUMN_PREFIX: &str = "l_";
+/// Most label names that get a column of their own.
+pub(crate) const LABEL_COLUMNS_MAX: usize = 256;
+
+pub(crate) const K_ID: &str = "k_id";
+pub(crate) const K_FIRST_ROW: &str = "k_first_row";
+pub(crate) const K_ROW_COUNT: &str = "k_row_count";
+pub(crate) const K_FIRST_TIME: &str = "k_first_time";
+pub(crate) const K_LAST_TIME: &str = "k_last_time";
+pub(crate) const K_COUNT: &str = "k_count";
+pub(crate) const K_TYPE: &str = "k_type";
+pub(crate) const K_UNIT: &str = "k_unit";
+pub(crate) const K_HELP: &str = "k_help";
+pub(crate) const LABELS: &str = "labels";
+
+pub(crate) const SERIES: &str = "series";
+pub(crate) const TIMESTAMP: &str = "timestamp";
+pub(crate) const EXPONENT: &str = "exponent";
+pub(crate) const MANTISSA: &str = "mantissa";
+pub(crate) const FLOAT: &str = "float";
+
+/// Names of the MAP's inner groups, as the Parquet specification has them.
+pub(crate) const MAP_ENTRY: &str = "key_value";
+pub(crate) const MAP_KEY: &str = "key";
+pub(crate) const MAP_VALUE: &str = "value";
+
+/// An instant: milliseconds since the epoch, UTC.
+pub(crate) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some(Arc::from("UTC")))
+}
+
+/// Strings of which few differ.
+pub(crate) fn dictionary_type() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+/// Columns of `samples.parquet`.
+pub(crate) fn samples_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(SERIES, DataType::UInt32, false),
+        Field::new(TIMESTAMP, time_type(), false),
+        Field::new(EXPONENT, DataType::Int8, false),
+        Field::new(MANTISSA, DataType::Int64, true),
+        Field::new(FLOAT, DataType::Float64, true),
+    ]))
+}
+
+/// The `labels` MAP.
+pub(crate) fn labels_field() -> Field {
+    let entries = Field::new_struct(
+        MAP_ENTRY,
+        vec![
+            Field::new(MAP_KEY, DataType::Utf8, false),
+            Field::new(MAP_VALUE, DataType::Utf8, false),
+        ],
+        false,
+    );
+    Field::new(LABELS, DataType::Map(Arc::new(entries), false), false)
+}
+
+/// Columns of `series.parquet` with a column for each of `frequent`.
+pub(crate) fn series_schema(frequent: &[String]) -> SchemaRef {
+    let mut fields = vec![
+        Field::new(K_ID, DataType::UInt32, false),
+        Field::new(K_FIRST_ROW, DataType::UInt64, false),
+        Field::new(K_ROW_COUNT, DataType::UInt32, false),
+        Field::new(K_FIRST_TIME, time_type(), false),
+        Field::new(K_LAST_TIME, time_type(), false),
+        Field::new(K_COUNT, DataType::UInt64, false),
+        Field::new(K_TYPE, dictionary_type(), true),
+        Field::new(K_UNIT, dictionary_type(), true),
+        Field::new(K_HELP, dictionary_type(), true),
+        labels_field(),
+    ];
+    for name in frequent {
+        fields.push(Field::new(
+            format!("{LABEL_COLUMN_PREFIX}{name}"),
+            dictionary_type(),
+            true,
+        ));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Whether a column of `series.parquet` is read as a dictionary of strings.
+pub(crate) fn is_dictionary_column(name: &str) -> bool {
+    matches!(name, K_TYPE | K_UNIT | K_HELP) || name.starts_with(LABEL_COLUMN_PREFIX)
+}

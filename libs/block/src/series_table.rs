@@ -1,0 +1,155 @@
+//! Encodes `series.parquet`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::builder::{MapBuilder, MapFieldNames, StringBuilder, StringDictionaryBuilder};
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array};
+use arrow_schema::{DataType, Field, SchemaRef};
+use bytes::Bytes;
+use koios_model::{Labels, Metadata, TimeRange};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::meta::SERIES_PART;
+use crate::samples_table::{base_properties, encode_error};
+use crate::schema::{
+    K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_ID, K_LAST_TIME, K_ROW_COUNT, LABEL_COLUMN_PREFIX,
+    LABEL_COLUMNS_MAX, MAP_ENTRY, MAP_KEY, MAP_VALUE, series_schema,
+};
+use crate::writer::Layout;
+use crate::{BlockId, Result};
+
+/// Series in a row group: the unit that label statistics skip and a select reads at once.
+pub(crate) const SERIES_GROUP_ROWS: usize = 32 * 1024;
+/// Series in a page of the MAP: the least that is read for one matching series.
+const SERIES_PAGE_ROWS: usize = 2 * 1024;
+
+/// One series as the writer remembers it.
+#[derive(Clone, Debug)]
+pub(crate) struct SeriesRow {
+    pub(crate) labels: Labels,
+    pub(crate) metadata: Option<Metadata>,
+    pub(crate) first_row: u64,
+    pub(crate) count: u32,
+    pub(crate) range: TimeRange,
+}
+
+/// The part's bytes.
+pub(crate) fn encode_series(block: BlockId, rows: &[SeriesRow], layout: Layout) -> Result<Bytes> {
+    let frequent = frequent_names(rows);
+    let schema = series_schema(&frequent);
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties(block, layout, &frequent)?)
+        .with_skip_arrow_metadata(true);
+    let encode = |e| encode_error(block, SERIES_PART, e);
+    let mut file =
+        ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options).map_err(encode)?;
+    for (i, group) in rows.chunks(SERIES_GROUP_ROWS).enumerate() {
+        let batch = batch_of(&schema, &frequent, i * SERIES_GROUP_ROWS, group)
+            .map_err(|e| encode_error(block, SERIES_PART, e))?;
+        file.write(&batch).map_err(encode)?;
+        file.flush().map_err(encode)?;
+    }
+    file.into_inner().map(Bytes::from).map_err(encode)
+}
+
+/// The label names that get a column: the most frequent ones, ascending.
+fn frequent_names(rows: &[SeriesRow]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in rows {
+        for (name, _) in row.labels.iter() {
+            *counts.entry(name).or_default() += 1;
+        }
+    }
+    let mut names: Vec<_> = counts.into_iter().collect();
+    // A stable sort keeps names ascending among equals, so equal input gives equal bytes.
+    names.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    names.truncate(LABEL_COLUMNS_MAX);
+    let mut names: Vec<String> = names.into_iter().map(|(name, _)| name.to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<WriterProperties> {
+    let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
+    let mut builder = base_properties(block, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
+    for name in [K_ID, K_FIRST_ROW, K_ROW_COUNT, K_FIRST_TIME, K_LAST_TIME, K_COUNT] {
+        builder = builder.set_column_dictionary_enabled(path(name), false);
+    }
+    for name in [K_FIRST_TIME, K_LAST_TIME] {
+        builder = builder.set_column_statistics_enabled(path(name), EnabledStatistics::Chunk);
+    }
+    for name in frequent {
+        let column = path(&format!("{LABEL_COLUMN_PREFIX}{name}"));
+        builder = builder.set_column_statistics_enabled(column, EnabledStatistics::Chunk);
+    }
+    Ok(builder.build())
+}
+
+fn batch_of(
+    schema: &SchemaRef,
+    frequent: &[String],
+    first_id: usize,
+    rows: &[SeriesRow],
+) -> Result<RecordBatch, arrow_schema::ArrowError> {
+    let times = |f: fn(&SeriesRow) -> i64| -> ArrayRef {
+        Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(f)).with_timezone("UTC"))
+    };
+    let text = |f: fn(&Metadata) -> &str| dictionary(rows.iter().map(|r| r.metadata.as_ref().map(f)));
+    let ids = (first_id..first_id + rows.len()).map(|i| i as u32);
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from_iter_values(ids)),
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.first_row))),
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.count))),
+        times(|r| r.range.min),
+        times(|r| r.range.max),
+        Arc::new(UInt64Array::from_iter_values(
+            rows.iter().map(|r| u64::from(r.count)),
+        )),
+        text(|m| &m.kind)?,
+        text(|m| &m.unit)?,
+        text(|m| &m.help)?,
+        label_map(rows)?,
+    ];
+    for name in frequent {
+        columns.push(dictionary(rows.iter().map(|r| r.labels.get(name)))?);
+    }
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
+fn dictionary<'a>(
+    values: impl Iterator<Item = Option<&'a str>>,
+) -> Result<ArrayRef, arrow_schema::ArrowError> {
+    let mut builder = StringDictionaryBuilder::<Int32Type>::new();
+    for value in values {
+        match value {
+            Some(v) => {
+                builder.append(v)?;
+            }
+            None => builder.append_null(),
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn label_map(rows: &[SeriesRow]) -> Result<ArrayRef, arrow_schema::ArrowError> {
+    let names = MapFieldNames {
+        entry: MAP_ENTRY.to_owned(),
+        key: MAP_KEY.to_owned(),
+        value: MAP_VALUE.to_owned(),
+    };
+    let mut builder = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
+        .with_values_field(Field::new(MAP_VALUE, DataType::Utf8, false));
+    for row in rows {
+        for (name, value) in row.labels.iter() {
+            builder.keys().append_value(name);
+            builder.values().append_value(value);
+        }
+        builder.append(true)?;
+    }
+    Ok(Arc::new(builder.finish()))
+}

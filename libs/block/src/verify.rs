@@ -1,0 +1,90 @@
+//! Checks a whole block: every byte, and that the parts agree with each other and with `meta.json`.
+
+use futures::TryStreamExt;
+use koios_model::{Labels, Matchers, TimeRange};
+
+use crate::meta::{CELL_BYTES, SAMPLES_PART, SERIES_PART};
+use crate::reader::BlockReader;
+use crate::source::RangeRead;
+use crate::{BlockMeta, Error, Result};
+
+/// Bytes read at a time while checksumming a part.
+const STEP_BYTES: u64 = 64 * CELL_BYTES;
+
+/// Checks the checksum of every part, past all caches.
+///
+/// # Errors
+/// [`Error::Corrupt`] naming the first part that fails, or [`Error::Read`].
+pub async fn verify_checksums(source: &dyn RangeRead, meta: &BlockMeta) -> Result<()> {
+    for part in &meta.parts {
+        let mut crc = 0;
+        let mut at = 0;
+        while at < part.bytes {
+            let range = at..(at + STEP_BYTES).min(part.bytes);
+            for bytes in source.read(&part.name, std::slice::from_ref(&range)).await? {
+                crc = crc32c::crc32c_append(crc, &bytes);
+            }
+            at = range.end;
+        }
+        if crc != part.crc32c {
+            return Err(Error::corrupt(meta.block, &part.name, "it failed its checksum"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads every series and sample and checks what readers rely on: label order, spans without gap or overlap, times
+/// strictly ascending inside span, window and range, and the counts in `meta.json`.
+///
+/// # Errors
+/// [`Error::Corrupt`] naming the first thing that does not hold, or [`Error::Read`].
+pub async fn verify(block: &BlockReader) -> Result<()> {
+    let meta = block.meta();
+    let corrupt = |part: &str, reason: String| Err(Error::corrupt(meta.block, part, reason));
+    let (mut series_count, mut rows) = (0u64, 0u64);
+    let mut range: Option<TimeRange> = None;
+    let mut previous: Option<Labels> = None;
+    let mut batches = block.stream_series(Matchers::default(), TimeRange::ALL);
+    while let Some(batch) = batches.try_next().await? {
+        let mut samples = block.stream_samples(batch.clone(), TimeRange::ALL);
+        for s in batch {
+            if previous.as_ref().is_some_and(|p| *p >= s.labels) {
+                return corrupt(SERIES_PART, format!("series {} is out of label order", s.labels));
+            }
+            if u64::from(s.id) != series_count || s.first_row != rows {
+                return corrupt(
+                    SERIES_PART,
+                    format!("series {} has a wrong number or span", s.labels),
+                );
+            }
+            let Some(columns) = samples.try_next().await? else {
+                return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels));
+            };
+            let t = &columns.timestamps;
+            let ends = t.first().zip(t.last()).map(|(&a, &b)| TimeRange::new(a, b));
+            if t.len() as u64 != u64::from(s.row_count)
+                || ends != Some(s.range)
+                || !t.is_sorted_by(|a, b| a < b)
+            {
+                return corrupt(
+                    SAMPLES_PART,
+                    format!("the samples of {} are not as announced", s.labels),
+                );
+            }
+            range = Some(range.map_or(s.range, |r| r.union(&s.range)));
+            series_count += 1;
+            rows += u64::from(s.row_count);
+            previous = Some(s.labels);
+        }
+    }
+    if series_count != meta.series || rows != meta.samples || range.is_some_and(|r| r != meta.range) {
+        return corrupt(
+            SERIES_PART,
+            format!(
+                "it holds {series_count} series and {rows} samples in {range:?}, meta.json says {} and {} in {:?}",
+                meta.series, meta.samples, meta.range
+            ),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Writes a block, series by series, in label order.
+
+use bytes::Bytes;
+use koios_model::{Labels, Metadata, PartitionId, TenantId, TimeRange};
+
+use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART};
+use crate::samples_table::SamplesWriter;
+use crate::series_table::{SeriesRow, encode_series};
+use crate::{BlockId, BlockMeta, Error, Result};
+
+/// What a block is to be, beside its series.
+#[derive(Clone, Debug)]
+pub struct BlockOptions {
+    /// The block's name.
+    pub block: BlockId,
+    /// Whose samples.
+    pub tenant: TenantId,
+    /// The partitions they come from.
+    pub partitions: Vec<PartitionId>,
+    /// The epoch the writer acts under.
+    pub epoch: u64,
+    /// The window; samples outside of it are refused.
+    pub window: TimeRange,
+    /// 0 for a block cut from a head, else one more than its highest source.
+    pub level: u32,
+    /// `(index, of)` when the tenant's series are split over several blocks, else `(0, 1)`.
+    pub split: (u32, u32),
+    /// The blocks it is merged from.
+    pub sources: Vec<BlockId>,
+    /// The manifest version up to which tombstones are applied.
+    pub clean_up_to: u64,
+    /// How it is laid out.
+    pub layout: Layout,
+}
+
+impl BlockOptions {
+    /// Options of a block cut from a head: level 0, all series, default layout.
+    pub fn new(block: BlockId, tenant: TenantId, window: TimeRange) -> Self {
+        Self {
+            block,
+            tenant,
+            partitions: Vec::new(),
+            epoch: 0,
+            window,
+            level: 0,
+            split: (0, 1),
+            sources: Vec::new(),
+            clean_up_to: 0,
+            layout: Layout::default(),
+        }
+    }
+}
+
+/// Sizes that trade bytes stored against bytes read per query; docs/decisions/0001 has the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Most rows in a page of samples.
+    pub page_rows: usize,
+    /// Most rows in a row group of samples; only a single larger series exceeds it, and is split.
+    pub group_rows: usize,
+    /// zstd level.
+    pub zstd_level: i32,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            page_rows: 16 * 1024,
+            group_rows: 512 * 1024,
+            zstd_level: 1,
+        }
+    }
+}
+
+impl Layout {
+    /// For compacted blocks, which are written once and kept for years.
+    pub fn compacted() -> Self {
+        Self {
+            zstd_level: 3,
+            ..Self::default()
+        }
+    }
+}
+
+/// A finished block.
+#[derive(Clone, Debug)]
+pub struct BlockParts {
+    /// What it is.
+    pub meta: BlockMeta,
+    /// Its parts by name, without `meta.json` (see [`BlockMeta::to_json`]).
+    pub parts: Vec<(String, Bytes)>,
+}
+
+/// Writes one block.
+#[derive(Debug)]
+pub struct BlockWriter {
+    options: BlockOptions,
+    rows: Vec<SeriesRow>,
+    samples: SamplesWriter,
+    range: Option<TimeRange>,
+}
+
+impl BlockWriter {
+    /// Starts a block.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] when the layout is impossible.
+    pub fn new(options: BlockOptions) -> Result<Self> {
+        let samples = SamplesWriter::new(options.block, options.layout)?;
+        Ok(Self {
+            options,
+            rows: Vec::new(),
+            samples,
+            range: None,
+        })
+    }
+
+    /// Appends a series with its samples; one without samples is left out.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless labels come in strictly ascending order and times strictly ascend inside the window.
+    pub fn push_series(
+        &mut self,
+        labels: &Labels,
+        metadata: Option<&Metadata>,
+        timestamps: &[i64],
+        values: &[f64],
+    ) -> Result<()> {
+        let (Some(&first), Some(&last)) = (timestamps.first(), timestamps.last()) else {
+            return Ok(());
+        };
+        self.check(labels, timestamps, values, TimeRange::new(first, last))?;
+        let id =
+            u32::try_from(self.rows.len()).map_err(|_| self.refused(labels, "the block has 2^32 series"))?;
+        let count =
+            u32::try_from(timestamps.len()).map_err(|_| self.refused(labels, "it has over 2^32 samples"))?;
+        let first_row = self.samples.push(id, timestamps, values)?;
+        let range = TimeRange::new(first, last);
+        self.range = Some(self.range.map_or(range, |r| r.union(&range)));
+        self.rows.push(SeriesRow {
+            labels: labels.clone(),
+            metadata: metadata.filter(|m| **m != Metadata::default()).cloned(),
+            first_row,
+            count,
+            range,
+        });
+        Ok(())
+    }
+
+    fn check(&self, labels: &Labels, timestamps: &[i64], values: &[f64], range: TimeRange) -> Result<()> {
+        if self.rows.last().is_some_and(|last| last.labels >= *labels) {
+            return Err(self.refused(labels, "series must come in strictly ascending label order"));
+        }
+        if timestamps.len() != values.len() {
+            return Err(self.refused(labels, "it has unequal numbers of timestamps and values"));
+        }
+        if !timestamps.is_sorted_by(|a, b| a < b) {
+            return Err(self.refused(labels, "its timestamps must strictly ascend"));
+        }
+        let window = self.options.window;
+        if range.min < window.min || range.max > window.max {
+            return Err(self.refused(labels, "it has samples outside of the block's window"));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, labels: &Labels, reason: &'static str) -> Error {
+        Error::Input {
+            block: self.options.block,
+            series: labels.to_string(),
+            reason,
+        }
+    }
+
+    /// How many series were taken.
+    pub fn series_count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How many samples were taken.
+    pub fn sample_count(&self) -> u64 {
+        self.samples.rows()
+    }
+
+    /// Roughly the encoded size so far, so that the caller can end the block and start another.
+    pub fn encoded_bytes(&self) -> usize {
+        self.samples.encoded_bytes()
+    }
+
+    /// Finishes the block; `None` when no sample was pushed.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] only.
+    pub fn finish(self) -> Result<Option<BlockParts>> {
+        let Some(range) = self.range else {
+            return Ok(None);
+        };
+        let options = self.options;
+        let sample_rows = self.samples.rows();
+        let samples = self.samples.finish()?;
+        let series = encode_series(options.block, &self.rows, options.layout)?;
+        let meta = BlockMeta {
+            format: FORMAT_VERSION,
+            block: options.block,
+            tenant: options.tenant,
+            partitions: options.partitions,
+            epoch: options.epoch,
+            range,
+            window: options.window,
+            resolution_ms: 0,
+            level: options.level,
+            split: options.split,
+            series: self.rows.len() as u64,
+            samples: sample_rows,
+            parts: vec![
+                PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
+                PartMeta::of(SAMPLES_PART, sample_rows, &samples),
+            ],
+            sources: options.sources,
+            clean_up_to: options.clean_up_to,
+            writer: concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        Ok(Some(BlockParts {
+            meta,
+            parts: vec![
+                (SERIES_PART.to_owned(), series),
+                (SAMPLES_PART.to_owned(), samples),
+            ],
+        }))
+    }
+}
