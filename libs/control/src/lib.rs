@@ -1,1 +1,33 @@
-//! The control plane: replicated state machine, log store, watch, partitions and ring.
+//! The control plane: a small replicated state, kept and served by every process.
+//!
+//! **Data flow.** A voter's process runs a [`Consensus`]; its log is applied by [`ClusterState::apply`], and every new
+//! state is offered to that process's [`StateHandle`]. All other processes run a [`StateSync`] that offers to their handle
+//! the newest state found on disk, at seeds and in the bucket, and follows it by `Watch`. Callers read
+//! [`StateHandle::current`], route with a [`Ring`] built from it, and change it with [`ControlClient::propose`].
+//!
+//! **Invariants.** A state's version grows by one with every change and names one content. A partition's epoch never
+//! decreases and grows whenever a replica may have lost what it acknowledged; commands that name a lower epoch are refused
+//! (I14). Only states of one cluster are ever accepted by one process. What is acknowledged by a voter is durable on its
+//! disk. Applying is deterministic: no clock, no randomness, no hash order.
+//!
+//! **Deliberately absent.** Samples, series and anything large or fast; heartbeats; time-based leases.
+//!
+//! **Failure behaviour.** Without voters every process goes on with its last state (I8) and [`ControlClient::propose`] fails
+//! with [`Error::NoLeader`]. A damaged copy or log is detected by checksum and reported, never used (I11).
+
+mod apply;
+mod command;
+mod error;
+mod handle;
+mod hex;
+mod ring;
+mod state;
+
+pub use command::{Command, Outcome, Rejection};
+pub use error::Error;
+pub use handle::StateHandle;
+pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};
+pub use state::{
+    AcceptedLoss, Assignment, ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret,
+    Settings,
+};

@@ -1,0 +1,104 @@
+//! The crate's error.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use koios_runtime::DiskError;
+
+use crate::Rejection;
+
+/// What can go wrong in the control plane.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command was refused; retrying it does not help.
+    #[error("control plane refused: {0}")]
+    Rejected(#[from] Rejection),
+    /// No leader could be reached in time. Nothing is known about whether the command took effect; it may be retried.
+    #[error("no control leader answered within {waited:?}; last: {last}")]
+    NoLeader {
+        /// How long it was tried.
+        waited: Duration,
+        /// The last answer.
+        last: String,
+    },
+    /// The wanted state version did not arrive in time.
+    #[error("control state version {wanted} did not arrive within {waited:?}, version {have} is known")]
+    Behind {
+        /// The version waited for.
+        wanted: u64,
+        /// The version known.
+        have: u64,
+        /// How long.
+        waited: Duration,
+    },
+    /// A peer could not be reached or answered with an error.
+    #[error("control peer {addr}: {message}")]
+    Peer {
+        /// Its address.
+        addr: String,
+        /// What happened.
+        message: String,
+    },
+    /// A stored file is damaged (I11).
+    #[error("{path} is damaged: {detail}; restore or remove it")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        detail: String,
+    },
+    /// The data directory is another node's.
+    #[error("data dir {path} belongs to node {owner}, this is node {node}")]
+    OtherNode {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who tried to use it.
+        node: String,
+    },
+    /// The data directory is another cluster's.
+    #[error(
+        "data dir {path} of node {node} belongs to cluster {owner}, the control plane is of cluster {cluster}"
+    )]
+    OtherCluster {
+        /// The data directory.
+        path: PathBuf,
+        /// The node.
+        node: String,
+        /// Whose directory it is.
+        owner: String,
+        /// Who answered.
+        cluster: String,
+    },
+    /// The data directory was written by newer software.
+    #[error("data dir {path} has format {got}, this version reads up to {supported}; upgrade koios")]
+    NewerFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// Its format.
+        got: u32,
+        /// The newest known one.
+        supported: u32,
+    },
+    /// Another process uses the data directory.
+    #[error("data dir {path} is in use by another process: {source}")]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// Why the lock failed.
+        source: DiskError,
+    },
+    /// A flag or configuration value is wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Consensus storage failed.
+    #[error("control log: {0}")]
+    Storage(String),
+    /// Consensus stopped; the process must restart.
+    #[error("consensus stopped: {0}")]
+    Stopped(String),
+}
