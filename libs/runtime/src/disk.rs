@@ -155,7 +155,7 @@ pub trait Disk: Send + Sync + Debug + 'static {
         file.sync_data()
             .map_err(|e| DiskError::io("sync", &temporary, e))?;
         self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        self.sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
     }
 }
 

@@ -1,5 +1,4 @@
 //! Named tasks that end together.
-#![expect(clippy::disallowed_methods, reason = "this module is where tasks are spawned")]
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

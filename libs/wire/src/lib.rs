@@ -15,6 +15,7 @@
 
 pub mod batch;
 mod error;
+pub mod grpc;
 mod service;
 
 pub use batch::{Batch, BatchError, BatchHeader};

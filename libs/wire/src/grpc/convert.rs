@@ -1,0 +1,340 @@
+//! Between the traits' own types and protobuf.
+
+use bytes::Bytes;
+use koios_model::{
+    BatchSet, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId, TimeRange,
+};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::pb::v1;
+use crate::{
+    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesChunks, ServiceError,
+    ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
+};
+
+const CODE_HEADER: &str = "koios-code";
+const STATE_HEADER: &str = "koios-state-version";
+
+/// The gRPC status of an error; the exact code travels in a header.
+pub fn status_from_error(e: &ServiceError) -> Status {
+    let code = match e.code {
+        ServiceErrorCode::InvalidArgument => Code::InvalidArgument,
+        ServiceErrorCode::NotFound => Code::NotFound,
+        ServiceErrorCode::Stale | ServiceErrorCode::Behind | ServiceErrorCode::NotCounting => {
+            Code::FailedPrecondition
+        }
+        ServiceErrorCode::ResourceExhausted => Code::ResourceExhausted,
+        ServiceErrorCode::Unavailable => Code::Unavailable,
+        ServiceErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
+        ServiceErrorCode::Corruption => Code::DataLoss,
+        ServiceErrorCode::Internal => Code::Internal,
+    };
+    let mut status = Status::new(code, &e.message);
+    status
+        .metadata_mut()
+        .insert(CODE_HEADER, MetadataValue::from_static(e.code.as_str()));
+    status
+        .metadata_mut()
+        .insert(STATE_HEADER, MetadataValue::from(e.state_version));
+    status
+}
+
+/// The error of a status from `addr`.
+pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
+    let header = |name| status.metadata().get(name).and_then(|v| v.to_str().ok());
+    let code = match header(CODE_HEADER) {
+        Some(name) => ServiceErrorCode::from_wire(name),
+        None => match status.code() {
+            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
+                ServiceErrorCode::InvalidArgument
+            }
+            Code::NotFound => ServiceErrorCode::NotFound,
+            Code::ResourceExhausted => ServiceErrorCode::ResourceExhausted,
+            Code::DeadlineExceeded => ServiceErrorCode::DeadlineExceeded,
+            Code::DataLoss => ServiceErrorCode::Corruption,
+            Code::Internal => ServiceErrorCode::Internal,
+            _ => ServiceErrorCode::Unavailable,
+        },
+    };
+    let state_version = header(STATE_HEADER).and_then(|v| v.parse().ok()).unwrap_or(0);
+    ServiceError {
+        code,
+        message: format!("{addr}: {}", status.message()),
+        state_version,
+    }
+}
+
+pub(super) fn matchers_to_pb(m: &Matchers) -> Vec<v1::Matcher> {
+    let op = |op| match op {
+        MatchOp::Equal => v1::matcher::Op::Equal,
+        MatchOp::NotEqual => v1::matcher::Op::NotEqual,
+        MatchOp::Regex => v1::matcher::Op::Regex,
+        MatchOp::NotRegex => v1::matcher::Op::NotRegex,
+    };
+    m.iter()
+        .map(|m| v1::Matcher {
+            op: op(m.op()).into(),
+            name: m.name().to_owned(),
+            value: m.value().to_owned(),
+        })
+        .collect()
+}
+
+pub(super) fn matchers_from_pb(ms: Vec<v1::Matcher>) -> Result<Matchers, ServiceError> {
+    let mut out = Vec::with_capacity(ms.len());
+    for m in ms {
+        let op = match v1::matcher::Op::try_from(m.op) {
+            Ok(v1::matcher::Op::Equal) => MatchOp::Equal,
+            Ok(v1::matcher::Op::NotEqual) => MatchOp::NotEqual,
+            Ok(v1::matcher::Op::Regex) => MatchOp::Regex,
+            Ok(v1::matcher::Op::NotRegex) => MatchOp::NotRegex,
+            Err(_) => {
+                return Err(ServiceError::invalid(format!(
+                    "unknown matcher operator {}",
+                    m.op
+                )));
+            }
+        };
+        out.push(Matcher::new(op, m.name, m.value).map_err(|e| ServiceError::invalid(e.to_string()))?);
+    }
+    Ok(Matchers(out))
+}
+
+pub(super) fn range_to_pb(r: TimeRange) -> v1::TimeRange {
+    v1::TimeRange {
+        min_ms: r.min,
+        max_ms: r.max,
+    }
+}
+
+pub(super) fn range_from_pb(r: Option<v1::TimeRange>) -> Result<TimeRange, ServiceError> {
+    r.map(|r| TimeRange::new(r.min_ms, r.max_ms))
+        .ok_or_else(|| ServiceError::invalid("the request has no time range"))
+}
+
+pub(super) fn tenant_from_pb(t: &str) -> Result<TenantId, ServiceError> {
+    TenantId::new(t).map_err(|e| ServiceError::invalid(e.to_string()))
+}
+
+pub(super) fn set_to_pb(set: &BatchSet) -> v1::BatchSet {
+    let stream = |(id, sequences): (StreamId, &koios_model::SequenceSet)| v1::StreamSet {
+        stream: Bytes::copy_from_slice(&id.0.to_be_bytes()),
+        runs: sequences.runs().flat_map(|(s, e)| [s, e]).collect(),
+    };
+    v1::BatchSet {
+        streams: set.streams().map(stream).collect(),
+    }
+}
+
+pub(super) fn set_from_pb(set: Option<v1::BatchSet>) -> Result<BatchSet, ServiceError> {
+    let mut out = BatchSet::default();
+    for s in set.unwrap_or_default().streams {
+        let id: [u8; 16] = s
+            .stream
+            .as_ref()
+            .try_into()
+            .map_err(|_| ServiceError::invalid("stream id is not 16 bytes"))?;
+        let id = StreamId(u128::from_be_bytes(id));
+        for run in s.runs.chunks(2) {
+            let &[start, end] = run else {
+                return Err(ServiceError::invalid("batch set has an odd run"));
+            };
+            out.insert_run(id, start, end);
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn end_to_pb(e: &ReadEnd) -> v1::ReadEnd {
+    v1::ReadEnd {
+        held: Some(set_to_pb(&e.held)),
+        forgotten_below_ms: e.forgotten_below_ms,
+        manifest_floor: e.manifest_floor,
+    }
+}
+
+pub(super) fn end_from_pb(e: v1::ReadEnd) -> Result<ReadEnd, ServiceError> {
+    Ok(ReadEnd {
+        held: set_from_pb(e.held)?,
+        forgotten_below_ms: e.forgotten_below_ms,
+        manifest_floor: e.manifest_floor,
+    })
+}
+
+pub(super) fn series_to_pb(s: SeriesChunks) -> v1::Series {
+    v1::Series {
+        labels: Bytes::copy_from_slice(s.labels.packed()),
+        chunks: s.chunks,
+    }
+}
+
+pub(super) fn series_from_pb(s: v1::Series) -> Result<SeriesChunks, ServiceError> {
+    let labels = LabelsRef::from_packed(&s.labels)
+        .map_err(|e| ServiceError::new(ServiceErrorCode::Corruption, e.to_string()))?
+        .to_labels();
+    Ok(SeriesChunks {
+        labels,
+        chunks: s.chunks,
+    })
+}
+
+pub(super) fn read_to_pb(r: &ReadRequest) -> v1::ReadRequest {
+    v1::ReadRequest {
+        tenant: r.tenant.to_string(),
+        partition: r.partition.0,
+        epoch: r.epoch,
+        matchers: matchers_to_pb(&r.matchers),
+        range: Some(range_to_pb(r.range)),
+        labels_only: r.labels_only,
+        limit: r.limit,
+    }
+}
+
+pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceError> {
+    Ok(ReadRequest {
+        tenant: tenant_from_pb(&r.tenant)?,
+        partition: PartitionId(r.partition),
+        epoch: r.epoch,
+        matchers: matchers_from_pb(r.matchers)?,
+        range: range_from_pb(r.range)?,
+        labels_only: r.labels_only,
+        limit: r.limit,
+    })
+}
+
+pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
+    v1::LabelsRequest {
+        tenant: r.tenant.to_string(),
+        partition: r.partition.0,
+        epoch: r.epoch,
+        matchers: matchers_to_pb(&r.matchers),
+        range: Some(range_to_pb(r.range)),
+        name: r.name,
+        limit: r.limit,
+    }
+}
+
+pub(super) fn labels_from_pb(r: v1::LabelsRequest) -> Result<LabelsRequest, ServiceError> {
+    Ok(LabelsRequest {
+        tenant: tenant_from_pb(&r.tenant)?,
+        partition: PartitionId(r.partition),
+        epoch: r.epoch,
+        matchers: matchers_from_pb(r.matchers)?,
+        range: range_from_pb(r.range)?,
+        name: r.name,
+        limit: r.limit,
+    })
+}
+
+pub(super) fn labels_reply_from_pb(r: v1::LabelsReply) -> Result<LabelsReply, ServiceError> {
+    Ok(LabelsReply {
+        names: r.names,
+        end: end_from_pb(r.end.unwrap_or_default())?,
+    })
+}
+
+pub(super) fn metadata_to_pb((metric, m): (String, Metadata)) -> v1::MetricMetadata {
+    v1::MetricMetadata {
+        metric,
+        kind: m.kind,
+        help: m.help,
+        unit: m.unit,
+    }
+}
+
+pub(super) fn metadata_from_pb(m: v1::MetricMetadata) -> (String, Metadata) {
+    (
+        m.metric,
+        Metadata {
+            kind: m.kind,
+            help: m.help,
+            unit: m.unit,
+        },
+    )
+}
+
+pub(super) fn holdings_to_pb(r: &BatchSetsReply) -> v1::BatchSetsReply {
+    let tenant = |t: &TenantHoldings| v1::TenantHoldings {
+        tenant: t.tenant.to_string(),
+        held: Some(set_to_pb(&t.held)),
+        logged: Some(set_to_pb(&t.logged)),
+        forgotten_below_ms: t.forgotten_below_ms,
+        manifest_floor: t.manifest_floor,
+        log_forgotten_below_ms: t.log_forgotten_below_ms,
+    };
+    v1::BatchSetsReply {
+        tenants: r.tenants.iter().map(tenant).collect(),
+        counts: r.counts,
+    }
+}
+
+pub(super) fn holdings_from_pb(r: v1::BatchSetsReply) -> Result<BatchSetsReply, ServiceError> {
+    let tenant = |t: v1::TenantHoldings| {
+        Ok(TenantHoldings {
+            tenant: tenant_from_pb(&t.tenant)?,
+            held: set_from_pb(t.held)?,
+            logged: set_from_pb(t.logged)?,
+            forgotten_below_ms: t.forgotten_below_ms,
+            manifest_floor: t.manifest_floor,
+            log_forgotten_below_ms: t.log_forgotten_below_ms,
+        })
+    };
+    let tenants = r
+        .tenants
+        .into_iter()
+        .map(tenant)
+        .collect::<Result<_, ServiceError>>()?;
+    Ok(BatchSetsReply {
+        tenants,
+        counts: r.counts,
+    })
+}
+
+pub(super) fn select_to_pb(r: &StoreSelectRequest) -> v1::StoreSelectRequest {
+    v1::StoreSelectRequest {
+        tenant: r.tenant.to_string(),
+        manifest_version: r.manifest_version,
+        blocks: r.blocks.clone(),
+        matchers: matchers_to_pb(&r.matchers),
+        range: Some(range_to_pb(r.range)),
+        labels_only: r.labels_only,
+        limit: r.limit,
+    }
+}
+
+pub(super) fn select_from_pb(r: v1::StoreSelectRequest) -> Result<StoreSelectRequest, ServiceError> {
+    Ok(StoreSelectRequest {
+        tenant: tenant_from_pb(&r.tenant)?,
+        manifest_version: r.manifest_version,
+        blocks: r.blocks,
+        matchers: matchers_from_pb(r.matchers)?,
+        range: range_from_pb(r.range)?,
+        labels_only: r.labels_only,
+        limit: r.limit,
+    })
+}
+
+pub(super) fn store_labels_to_pb(r: StoreLabelsRequest) -> v1::StoreLabelsRequest {
+    v1::StoreLabelsRequest {
+        tenant: r.tenant.to_string(),
+        manifest_version: r.manifest_version,
+        blocks: r.blocks,
+        matchers: matchers_to_pb(&r.matchers),
+        range: Some(range_to_pb(r.range)),
+        name: r.name,
+        limit: r.limit,
+    }
+}
+
+pub(super) fn store_labels_from_pb(r: v1::StoreLabelsRequest) -> Result<StoreLabelsRequest, ServiceError> {
+    Ok(StoreLabelsRequest {
+        tenant: tenant_from_pb(&r.tenant)?,
+        manifest_version: r.manifest_version,
+        blocks: r.blocks,
+        matchers: matchers_from_pb(r.matchers)?,
+        range: range_from_pb(r.range)?,
+        name: r.name,
+        limit: r.limit,
+    })
+}
