@@ -7,6 +7,8 @@ use koios_model::Matcher;
 
 use crate::signatures::FunctionId;
 
+mod visit;
+
 /// A half-open range of byte offsets into the query text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
