@@ -1,0 +1,531 @@
+//! Group commit: appends queue, the committer writes, syncs, applies and answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use koios_model::TenantId;
+use koios_runtime::{CancellationToken, ClockHandle, Cpu, DiskError, DiskHandle};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::format::{Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::queue::FairQueue;
+use crate::replay::{Reader, SegmentContent};
+use crate::segment::{Active, GroupBuffer, NewSegment, path_of};
+use crate::{Error, Lsn, RECORD_BYTES_MAX, RecordKind, Result, WalSettings};
+
+/// What a group's commit took, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupStats {
+    /// From the submission to the disk until the sync returned.
+    pub sync: Duration,
+    /// Bytes written.
+    pub bytes: usize,
+    /// Records in the group.
+    pub records: usize,
+}
+
+/// What is done with durable records. Called by the committer only, so never concurrently.
+pub trait Apply: Send + Sync + 'static {
+    /// What an append carries beside its bytes.
+    type Entry: Send + 'static;
+    /// What an append is answered with.
+    type Answer: Send + 'static;
+
+    /// Applies durable records in log order; one answer for each.
+    fn apply(&self, group: Vec<(Lsn, Self::Entry)>) -> Vec<Self::Answer>;
+
+    /// The state after everything applied so far, to be carried into a new segment, whose checkpoint stands at `lsn`.
+    fn checkpoint(&self, lsn: Lsn) -> Vec<u8>;
+
+    /// A group is durable.
+    fn synced(&self, _stats: GroupStats) {}
+}
+
+/// A record to append.
+#[derive(Debug)]
+pub struct Append<E> {
+    /// Whose queue it waits in; `None` for the system's own records, which go first and may use the disk reserve.
+    pub tenant: Option<TenantId>,
+    /// What it holds.
+    pub kind: RecordKind,
+    /// Its content.
+    pub payload: Bytes,
+    /// What is applied once it is durable.
+    pub entry: E,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Records.
+    pub records: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+struct Waiting<A: Apply> {
+    append: Append<A::Entry>,
+    reply: oneshot::Sender<Result<A::Answer>>,
+}
+
+enum Gate {
+    Open,
+    /// What is queued is still written.
+    Closing,
+    /// The committer has ended.
+    Closed,
+    Poisoned(String),
+}
+
+struct State<A: Apply> {
+    queue: FairQueue<Waiting<A>>,
+    gate: Gate,
+    /// Live segments, the active one last.
+    segments: Vec<u32>,
+    /// Everything before it is durable.
+    synced: Lsn,
+}
+
+struct Shared<A: Apply> {
+    settings: WalSettings,
+    reader: Reader,
+    state: Mutex<State<A>>,
+    wake: Notify,
+}
+
+/// The log's handle. Cheap to clone.
+pub struct Wal<A: Apply> {
+    shared: Arc<Shared<A>>,
+}
+
+impl<A: Apply> Clone for Wal<A> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<A: Apply> std::fmt::Debug for Wal<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.shared.state.lock();
+        f.debug_struct("Wal")
+            .field("segments", &state.segments)
+            .field("synced", &state.synced)
+            .field("queued", &state.queue.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: Apply> Wal<A> {
+    /// Appends a record: `Ok` when it is durable and applied.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::QueueFull`] and [`Error::TooLarge`] when it was not written; [`Error::Poisoned`] and
+    /// [`Error::Closed`] when that is unknown.
+    ///
+    /// # Cancel safety
+    /// A dropped future does not take the record back.
+    pub async fn append(&self, append: Append<A::Entry>) -> Result<A::Answer> {
+        let reply = self.enqueue(append)?;
+        reply.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn enqueue(&self, append: Append<A::Entry>) -> Result<oneshot::Receiver<Result<A::Answer>>> {
+        let bytes = append.payload.len().saturating_add(RECORD_HEADER_BYTES);
+        if bytes > RECORD_BYTES_MAX {
+            return Err(Error::TooLarge { bytes });
+        }
+        let mut state = self.shared.state.lock();
+        match &state.gate {
+            Gate::Open => {}
+            Gate::Poisoned(reason) => {
+                return Err(Error::Poisoned {
+                    reason: reason.clone(),
+                });
+            }
+            Gate::Closing | Gate::Closed => return Err(Error::Closed),
+        }
+        self.check_room(&state.queue, append.tenant.as_ref(), bytes)?;
+        let (reply, receiver) = oneshot::channel();
+        let key = append.tenant.clone();
+        state.queue.push(key, bytes, Waiting { append, reply });
+        drop(state);
+        self.shared.wake.notify_one();
+        Ok(receiver)
+    }
+
+    /// The system's records always find room: they are few, small, and what frees space.
+    fn check_room(
+        &self,
+        queue: &FairQueue<Waiting<A>>,
+        tenant: Option<&TenantId>,
+        bytes: usize,
+    ) -> Result<()> {
+        let Some(id) = tenant else { return Ok(()) };
+        let settings = &self.shared.settings;
+        let key = Some(id.clone());
+        for (waiting, limit) in [
+            (queue.bytes_of(&key), settings.tenant_queue_bytes_max),
+            (queue.bytes(), settings.queue_bytes_max),
+        ] {
+            // An empty queue takes a record of any size, else a large one could never pass.
+            if waiting > 0 && waiting.saturating_add(bytes) > limit {
+                return Err(Error::QueueFull {
+                    queue: Error::queue_name(tenant),
+                    waiting,
+                    limit,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What waits for the committer.
+    pub fn queue_stats(&self) -> QueueStats {
+        let state = self.shared.state.lock();
+        QueueStats {
+            records: state.queue.len(),
+            bytes: state.queue.bytes(),
+        }
+    }
+
+    /// The live segments, ascending; the last one takes appends.
+    pub fn segments(&self) -> Vec<u32> {
+        self.shared.state.lock().segments.clone()
+    }
+
+    /// Everything before it is durable.
+    pub fn synced(&self) -> Lsn {
+        self.shared.state.lock().synced
+    }
+
+    /// Reads a live segment up to what is durable; `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Disk`]. Damage is no error but part of the content.
+    pub async fn read_segment(&self, number: u32) -> Result<Option<SegmentContent>> {
+        self.shared.reader.read(number, self.synced()).await
+    }
+
+    /// Removes the segments below `number`, oldest first; the active one always stays. Returns how many went.
+    ///
+    /// # Errors
+    /// [`Error::Disk`]; what was removed before stays removed.
+    pub async fn remove_below(&self, number: u32) -> Result<usize> {
+        let doomed: Vec<u32> = {
+            let state = self.shared.state.lock();
+            let active = state.segments.last().copied().unwrap_or(0);
+            let below = |n: &u32| *n < number && *n != active;
+            state.segments.iter().copied().filter(below).collect()
+        };
+        for &segment in &doomed {
+            let dir = self.shared.reader.dir.clone();
+            self.shared
+                .reader
+                .disk
+                .run(move |d| {
+                    d.remove_file(&path_of(&dir, segment))?;
+                    d.sync_dir(&dir)
+                })
+                .await?;
+            self.shared.state.lock().segments.retain(|&s| s != segment);
+        }
+        Ok(doomed.len())
+    }
+
+    /// Takes no more appends; what is queued is still committed, then the committer ends.
+    pub fn close(&self) {
+        let mut state = self.shared.state.lock();
+        if matches!(state.gate, Gate::Open) {
+            state.gate = Gate::Closing;
+        }
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+}
+
+/// The task that commits.
+pub struct Committer<A: Apply> {
+    shared: Arc<Shared<A>>,
+    disk: DiskHandle,
+    keys: Keys,
+    active: Active,
+    apply: Arc<A>,
+    cpu: Cpu,
+    clock: ClockHandle,
+}
+
+impl<A: Apply> std::fmt::Debug for Committer<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer")
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A durable group that is not applied yet.
+struct Durable<A: Apply> {
+    lsns: Vec<Lsn>,
+    waiting: Vec<Waiting<A>>,
+}
+
+fn size_of<A: Apply>(group: &[Waiting<A>]) -> usize {
+    GroupBuffer::size(group.iter().map(|w| w.append.payload.len()))
+}
+
+pub(crate) fn start<A: Apply>(
+    settings: WalSettings,
+    reader: Reader,
+    mut segments: Vec<u32>,
+    active: Active,
+    apply: Arc<A>,
+    cpu: Cpu,
+    clock: ClockHandle,
+) -> (Wal<A>, Committer<A>) {
+    segments.push(active.number());
+    let (disk, keys) = (reader.disk.clone(), Keys::new(reader.identity));
+    let shared = Arc::new(Shared {
+        settings,
+        reader,
+        state: Mutex::new(State {
+            queue: FairQueue::default(),
+            gate: Gate::Open,
+            segments,
+            synced: active.position(),
+        }),
+        wake: Notify::new(),
+    });
+    let wal = Wal {
+        shared: Arc::clone(&shared),
+    };
+    let committer = Committer {
+        shared,
+        disk,
+        keys,
+        active,
+        apply,
+        cpu,
+        clock,
+    };
+    (wal, committer)
+}
+
+impl<A: Apply> Committer<A> {
+    /// Commits until [`Wal::close`] was called and the queue is drained, or until `cancel`, after which nothing more is
+    /// written.
+    ///
+    /// # Errors
+    /// A failed write, sync or apply: the log is poisoned and the process must end.
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<()> {
+        let result = self.commit_all(&cancel).await;
+        let gate = match &result {
+            Ok(()) => Gate::Closed,
+            Err(e) => Gate::Poisoned(e.to_string()),
+        };
+        let left = {
+            let mut state = self.shared.state.lock();
+            state.gate = gate;
+            state.queue.take(usize::MAX)
+        };
+        // Their receivers answer with [`Error::Closed`].
+        drop(left);
+        result
+    }
+
+    async fn commit_all(&mut self, cancel: &CancellationToken) -> Result<()> {
+        let mut durable: Option<Durable<A>> = None;
+        loop {
+            let group = if cancel.is_cancelled() {
+                Vec::new()
+            } else {
+                let mut state = self.shared.state.lock();
+                state.queue.take(self.shared.settings.group_bytes_max)
+            };
+            durable = match (group.is_empty(), durable.take()) {
+                (true, Some(d)) => {
+                    self.apply_and_answer(d).await?;
+                    None
+                }
+                (true, None) => {
+                    if !self.wait(cancel).await {
+                        return Ok(());
+                    }
+                    None
+                }
+                (false, before) => self.commit(group, before).await?,
+            };
+        }
+    }
+
+    /// Waits for appends; false when there will be none.
+    async fn wait(&self, cancel: &CancellationToken) -> bool {
+        let drained = {
+            let state = self.shared.state.lock();
+            !matches!(state.gate, Gate::Open) && state.queue.len() == 0
+        };
+        if drained {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => false,
+            () = self.shared.wake.notified() => true,
+        }
+    }
+
+    /// Writes and syncs `group` while `before`, durable already, is applied.
+    async fn commit(
+        &mut self,
+        group: Vec<Waiting<A>>,
+        before: Option<Durable<A>>,
+    ) -> Result<Option<Durable<A>>> {
+        let (written, group) = if self.active.fits(size_of(&group)) {
+            let (written, applied) =
+                futures::future::join(self.write(&group), self.apply_if_any(before)).await;
+            applied?;
+            (written?, group)
+        } else {
+            // The checkpoint of a new segment states what was applied, so that comes first.
+            self.apply_if_any(before).await?;
+            let group = self.roll(group).await?;
+            if group.is_empty() {
+                return Ok(None);
+            }
+            (self.write(&group).await?, group)
+        };
+        let Some((lsns, bytes)) = written else {
+            let needed = size_of(&group) as u64;
+            self.refuse(group, 0, needed);
+            return Ok(None);
+        };
+        self.active.advance(bytes);
+        self.shared.state.lock().synced = self.active.position();
+        Ok(Some(Durable { lsns, waiting: group }))
+    }
+
+    async fn apply_if_any(&self, durable: Option<Durable<A>>) -> Result<()> {
+        match durable {
+            Some(d) => self.apply_and_answer(d).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes and syncs a group that fits; `None` when the disk had no room after all (file systems that cannot
+    /// reserve), in which case the same place is written again by the next group.
+    async fn write(&self, group: &[Waiting<A>]) -> Result<Option<(Vec<Lsn>, usize)>> {
+        let records = group.iter().map(|w| (w.append.kind, w.append.payload.as_ref()));
+        let buffer = GroupBuffer::build(&self.keys, self.active.position(), records);
+        let (active, bytes, started) = (self.active.clone(), buffer.bytes, self.clock.elapsed());
+        let len = bytes.len();
+        let written = self.disk.run(move |_| active.write(&bytes)).await;
+        if !written? {
+            return Ok(None);
+        }
+        self.apply.synced(GroupStats {
+            sync: self.clock.elapsed().saturating_sub(started),
+            bytes: len,
+            records: group.len(),
+        });
+        Ok(Some((buffer.lsns, len)))
+    }
+
+    /// Begins a new segment for `group` and returns what of it may be written there.
+    async fn roll(&mut self, mut group: Vec<Waiting<A>>) -> Result<Vec<Waiting<A>>> {
+        let reserve = self.shared.settings.reserve_bytes;
+        if group.iter().any(|w| w.append.tenant.is_some()) {
+            match self.new_segment(size_of(&group), reserve).await {
+                Err(Error::Full { free, needed, .. }) => {
+                    let (tenants, system) = group.into_iter().partition(|w| w.append.tenant.is_some());
+                    self.refuse(tenants, free, needed);
+                    group = system;
+                }
+                other => return other.map(|()| group),
+            }
+        }
+        if group.is_empty() {
+            return Ok(group);
+        }
+        match self.new_segment(size_of(&group), 0).await {
+            Err(Error::Full { free, needed, .. }) => {
+                self.refuse(group, free, needed);
+                Ok(Vec::new())
+            }
+            other => other.map(|()| group),
+        }
+    }
+
+    async fn new_segment(&mut self, group_bytes: usize, reserve_bytes: u64) -> Result<()> {
+        let settings = &self.shared.settings;
+        let number = self
+            .active
+            .number()
+            .checked_add(1)
+            .ok_or_else(|| Error::Exhausted {
+                dir: settings.dir.clone(),
+                what: "segment number",
+            })?;
+        let apply = Arc::clone(&self.apply);
+        let start = Lsn::new(number, SEGMENT_HEADER_BYTES as u32);
+        let new = NewSegment {
+            dir: settings.dir.clone(),
+            identity: self.shared.reader.identity,
+            number,
+            previous_end: self.active.position().offset(),
+            checkpoint: self.cpu.run(move || apply.checkpoint(start)).await?,
+            group_bytes: group_bytes as u64,
+            segment_bytes: settings.segment_bytes,
+            reserve_bytes,
+        };
+        let old = self.active.clone();
+        let active = self
+            .disk
+            .run(move |d| -> Result<Active> {
+                let active = new.create(d)?;
+                if let Err(error) = old.seal() {
+                    tracing::warn!(%error, "unused space of a full segment stays reserved");
+                }
+                Ok(active)
+            })
+            .await?;
+        let mut state = self.shared.state.lock();
+        state.segments.push(active.number());
+        state.synced = active.position();
+        drop(state);
+        self.active = active;
+        Ok(())
+    }
+
+    /// Answers that the disk is full.
+    fn refuse(&self, group: Vec<Waiting<A>>, free: u64, needed: u64) {
+        tracing::warn!(free, needed, records = group.len(), "write-ahead log is full");
+        for waiting in group {
+            let full = Error::Full {
+                dir: self.shared.settings.dir.clone(),
+                free,
+                needed,
+                reserve: self.shared.settings.reserve_bytes,
+            };
+            // The caller may have gone.
+            let _ = waiting.reply.send(Err(full));
+        }
+    }
+
+    async fn apply_and_answer(&self, durable: Durable<A>) -> Result<()> {
+        let (entries, replies): (Vec<_>, Vec<_>) = durable
+            .lsns
+            .into_iter()
+            .zip(durable.waiting)
+            .map(|(lsn, w)| ((lsn, w.append.entry), w.reply))
+            .unzip();
+        let apply = Arc::clone(&self.apply);
+        let answers = self.cpu.run(move || apply.apply(entries)).await?;
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            // The caller may have gone; the record stays.
+            let _ = reply.send(Ok(answer));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What can go wrong with the log.
+
+use std::path::PathBuf;
+
+use koios_model::TenantId;
+use koios_runtime::{CpuPanicked, DiskError};
+
+use crate::RECORD_BYTES_MAX;
+
+/// Why an operation on the log failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No space can be reserved. Nothing was written; later appends may succeed once space is freed.
+    #[error(
+        "write-ahead log {dir} is full: {free} bytes free, a segment needs {needed} and {reserve} stay in reserve; free disk space"
+    )]
+    Full {
+        /// The log's folder.
+        dir: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes the segment needs.
+        needed: u64,
+        /// Bytes kept in reserve.
+        reserve: u64,
+    },
+    /// Too much of this tenant, or of all tenants, is waiting. Nothing was queued: slow down and retry.
+    #[error(
+        "write-ahead log queue of tenant {queue} is full ({waiting} bytes waiting, limit {limit}); retry later"
+    )]
+    QueueFull {
+        /// The tenant, or `system`.
+        queue: String,
+        /// Bytes waiting.
+        waiting: usize,
+        /// The limit reached.
+        limit: usize,
+    },
+    /// The record can never be logged.
+    #[error("record of {bytes} bytes is larger than {RECORD_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A write or sync failed: whether the record is durable is unknown, and the process must end.
+    #[error("write-ahead log is poisoned by a failed write: {reason}")]
+    Poisoned {
+        /// The first failure.
+        reason: String,
+    },
+    /// The log is closing; whether a queued record became durable is unknown.
+    #[error("write-ahead log is closed")]
+    Closed,
+    /// A disk operation outside of the commit path failed.
+    #[error("write-ahead log: {0}")]
+    Disk(#[from] DiskError),
+    /// Applying records panicked: a bug.
+    #[error("applying records: {0}")]
+    Apply(#[from] CpuPanicked),
+    /// A segment belongs to another cluster or data directory, or to a newer version.
+    #[error("segment {path} {reason}")]
+    Foreign {
+        /// The segment's file.
+        path: PathBuf,
+        /// What does not fit and what to do about it.
+        reason: String,
+    },
+    /// All segment numbers or offsets are used up.
+    #[error("write-ahead log {dir} cannot grow: {what}")]
+    Exhausted {
+        /// The log's folder.
+        dir: PathBuf,
+        /// Which number overflowed.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    pub(crate) fn queue_name(tenant: Option<&TenantId>) -> String {
+        tenant.map_or_else(|| "system".to_owned(), ToString::to_string)
+    }
+}

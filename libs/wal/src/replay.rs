@@ -1,0 +1,292 @@
+//! Reads a log back, from start-up on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_runtime::{ClockHandle, Cpu, Disk, DiskError, DiskHandle, OpenMode};
+
+use crate::format::{HeaderRead, Keys, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::scan::{Scan, scan};
+use crate::segment::{NewSegment, list, path_of};
+use crate::{Apply, Committer, Damage, DamageKind, Error, Identity, Lsn, Record, Result, Wal, WalSettings};
+
+/// Folder, beside the segments, of copies of damaged bytes.
+const QUARANTINE: &str = "quarantine";
+
+/// What a segment holds.
+#[derive(Clone, Debug)]
+pub struct SegmentContent {
+    /// Its number.
+    pub number: u32,
+    /// Its intact records in order; the first is its checkpoint.
+    pub records: Vec<Record>,
+    /// What is damaged, in order.
+    pub damage: Vec<Damage>,
+    /// Where the last record ends.
+    pub end: Lsn,
+}
+
+/// A log that was found on disk and takes no appends yet.
+#[derive(Debug)]
+pub struct Replay {
+    settings: WalSettings,
+    identity: Identity,
+    disk: DiskHandle,
+    segments: Vec<u32>,
+    /// Per segment: up to where the one after it says that it was synced.
+    synced: Vec<u32>,
+    last_end: u32,
+}
+
+impl Replay {
+    /// Opens the folder of a log, creating it when missing.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when a segment is of another cluster, data directory or a newer version; [`Error::Disk`].
+    pub async fn open(disk: DiskHandle, settings: WalSettings, identity: Identity) -> Result<Self> {
+        let dir = settings.dir.clone();
+        let (segments, synced) = disk
+            .run(move |d| -> Result<_> {
+                d.create_dir_all(&dir)?;
+                let segments = list(d, &dir)?;
+                let synced = check_headers(d, &dir, &segments, identity)?;
+                Ok((segments, synced))
+            })
+            .await?;
+        Ok(Self {
+            settings,
+            identity,
+            disk,
+            segments,
+            synced,
+            last_end: 0,
+        })
+    }
+
+    /// The numbers of the segments, ascending.
+    pub fn segments(&self) -> &[u32] {
+        &self.segments
+    }
+
+    /// Reads one segment; called for each of [`Self::segments`] in order. Damaged bytes are copied aside.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] when it cannot be read.
+    pub async fn read(&mut self, number: u32) -> Result<SegmentContent> {
+        let bytes = read_file(&self.disk, path_of(&self.settings.dir, number)).await?;
+        let Scan {
+            records,
+            mut damage,
+            end,
+        } = scan(&Keys::new(self.identity), number, &bytes);
+        let at = self.segments.iter().position(|&n| n == number);
+        let synced = at.and_then(|i| self.synced.get(i).copied()).unwrap_or(0);
+        for d in &mut damage {
+            if d.lsn.offset() < synced {
+                d.kind = DamageKind::Middle;
+            }
+        }
+        if end < synced && damage.last().is_none_or(|d| d.lsn.offset() < end) {
+            damage.push(Damage {
+                lsn: Lsn::new(number, end),
+                bytes: u64::from(synced - end),
+                kind: DamageKind::Middle,
+            });
+        }
+        self.quarantine(&damage, &bytes).await?;
+        if let Some(before) = at
+            .and_then(|i| i.checked_sub(1))
+            .and_then(|i| self.segments.get(i))
+        {
+            damage.splice(0..0, missing(*before, number));
+        }
+        if Some(&number) == self.segments.last() {
+            self.last_end = end;
+        }
+        Ok(SegmentContent {
+            number,
+            records,
+            damage,
+            end: Lsn::new(number, end),
+        })
+    }
+
+    async fn quarantine(&self, damage: &[Damage], bytes: &Bytes) -> Result<()> {
+        for d in damage {
+            let from = d.lsn.offset() as usize;
+            let to = from.saturating_add(d.bytes as usize).min(bytes.len());
+            let Some(part) = bytes.get(from..to).map(<[u8]>::to_vec) else {
+                continue;
+            };
+            let dir = self.settings.dir.join(QUARANTINE);
+            let name = format!("{:010}-{:010}.bin", d.lsn.segment(), d.lsn.offset());
+            tracing::error!(lsn = %d.lsn, bytes = d.bytes, kind = ?d.kind, kept = %name, "write-ahead log is damaged");
+            let kept = self
+                .disk
+                .run(move |disk| {
+                    disk.create_dir_all(&dir)?;
+                    disk.replace(&dir.join(name), &part)
+                })
+                .await;
+            // The segment itself keeps the bytes too; a full disk must not prevent the start.
+            if let Err(error) = kept {
+                tracing::warn!(%error, "damaged bytes could not be copied aside");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a new segment after the last one and gives the log's two halves. What was replayed is synced first, so
+    /// that everything applied is durable.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Disk`].
+    pub async fn start<A: Apply>(
+        self,
+        apply: Arc<A>,
+        cpu: Cpu,
+        clock: ClockHandle,
+    ) -> Result<(Wal<A>, Committer<A>)> {
+        let last = self.segments.last().copied();
+        let number = last.unwrap_or(0).checked_add(1).ok_or_else(|| Error::Exhausted {
+            dir: self.settings.dir.clone(),
+            what: "segment number",
+        })?;
+        let new = NewSegment {
+            dir: self.settings.dir.clone(),
+            identity: self.identity,
+            number,
+            previous_end: self.last_end,
+            checkpoint: apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32)),
+            group_bytes: 0,
+            segment_bytes: self.settings.segment_bytes,
+            // A start must be possible on a full disk, so that the backlog can drain.
+            reserve_bytes: 0,
+        };
+        let dir = self.settings.dir.clone();
+        let active = self
+            .disk
+            .run(move |d| {
+                if let Some(last) = last {
+                    sync_file(d, &path_of(&dir, last))?;
+                }
+                new.create(d)
+            })
+            .await?;
+        let reader = Reader {
+            disk: self.disk.clone(),
+            dir: self.settings.dir.clone(),
+            identity: self.identity,
+        };
+        Ok(crate::committer::start(
+            self.settings,
+            reader,
+            self.segments,
+            active,
+            apply,
+            cpu,
+            clock,
+        ))
+    }
+}
+
+fn sync_file(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    let file = disk.open(path, OpenMode::ReadWrite)?;
+    file.sync_data().map_err(|e| DiskError::io("sync", path, e))
+}
+
+fn missing(before: u32, number: u32) -> impl Iterator<Item = Damage> {
+    // One report per gap, however wide: numbers come from file names.
+    (before.saturating_add(1) < number)
+        .then(|| Damage {
+            lsn: Lsn::new(before + 1, 0),
+            bytes: 0,
+            kind: DamageKind::Missing,
+        })
+        .into_iter()
+}
+
+fn check_headers(disk: &dyn Disk, dir: &Path, segments: &[u32], identity: Identity) -> Result<Vec<u32>> {
+    let mut synced = vec![0; segments.len()];
+    for (i, &number) in segments.iter().enumerate() {
+        let path = path_of(dir, number);
+        let file = disk.open(&path, OpenMode::Read)?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        file.read_at(0, &mut bytes)
+            .map_err(|e| DiskError::io("read", &path, e))?;
+        let header = match SegmentHeader::read(&bytes) {
+            HeaderRead::Ok(header) => header,
+            // Reported by the scan.
+            HeaderRead::Damaged => continue,
+            HeaderRead::Version(version) => {
+                let reason = format!("has format version {version}: start a newer version of Koios");
+                return Err(Error::Foreign { path, reason });
+            }
+        };
+        check_identity(path, header, number, identity)?;
+        let follows = i
+            .checked_sub(1)
+            .and_then(|p| Some((p, segments.get(p)?.checked_add(1)?)));
+        if let Some((before, next)) = follows
+            && next == number
+            && let Some(synced) = synced.get_mut(before)
+        {
+            *synced = header.previous_end;
+        }
+    }
+    Ok(synced)
+}
+
+fn check_identity(path: PathBuf, header: SegmentHeader, number: u32, identity: Identity) -> Result<()> {
+    let found = header.identity;
+    let reason = if found.cluster != identity.cluster {
+        format!(
+            "is of cluster {:032x}, this is {:032x}: check the data directory",
+            found.cluster, identity.cluster
+        )
+    } else if found.incarnation != identity.incarnation {
+        format!(
+            "is of data directory incarnation {:032x}, this is {:032x}: restore the directory as a whole",
+            found.incarnation, identity.incarnation
+        )
+    } else if header.number != number {
+        format!("has number {} inside: it was renamed", header.number)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Foreign { path, reason })
+}
+
+async fn read_file(disk: &DiskHandle, path: PathBuf) -> Result<Bytes> {
+    let bytes = disk.run(move |d| d.read(&path)).await?;
+    Ok(Bytes::from(bytes))
+}
+
+/// Reads segments of a running log.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    pub(crate) disk: DiskHandle,
+    pub(crate) dir: PathBuf,
+    pub(crate) identity: Identity,
+}
+
+impl Reader {
+    /// Reads a segment up to `synced`; `None` when it is gone.
+    pub(crate) async fn read(&self, number: u32, synced: Lsn) -> Result<Option<SegmentContent>> {
+        let mut bytes = match read_file(&self.disk, path_of(&self.dir, number)).await {
+            Err(Error::Disk(e)) if e.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        if synced.segment() == number {
+            bytes.truncate(synced.offset() as usize);
+        }
+        let scan = scan(&Keys::new(self.identity), number, &bytes);
+        Ok(Some(SegmentContent {
+            number,
+            records: scan.records,
+            damage: scan.damage,
+            end: Lsn::new(number, scan.end),
+        }))
+    }
+}

@@ -1,0 +1,231 @@
+//! The segment being written. Everything here blocks and runs in disk submissions.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
+
+use crate::format::{
+    GROUP_CODE, GROUP_PAYLOAD_BYTES, GroupHead, Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
+use crate::{Error, Identity, Lsn, RecordKind, Result};
+
+const SUFFIX: &str = ".wal";
+const UNFINISHED_SUFFIX: &str = ".tmp";
+
+/// Bytes that a group adds before its records.
+const GROUP_HEAD_BYTES: usize = RECORD_HEADER_BYTES + GROUP_PAYLOAD_BYTES;
+
+pub(crate) fn path_of(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("{number:010}{SUFFIX}"))
+}
+
+/// The segment numbers in a folder, ascending. Leftovers of segments that never got their name are removed: nothing in
+/// them was answered.
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, DiskError> {
+    let mut numbers = Vec::new();
+    for name in disk.list(dir)? {
+        if name.ends_with(UNFINISHED_SUFFIX) {
+            disk.remove_file(&dir.join(name))?;
+        } else if let Some(number) = name.strip_suffix(SUFFIX).and_then(|n| n.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// A group of records as it will stand in a segment.
+#[derive(Debug, Default)]
+pub(crate) struct GroupBuffer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) lsns: Vec<Lsn>,
+}
+
+impl GroupBuffer {
+    /// Bytes of a group with these payloads.
+    pub(crate) fn size(payload_lens: impl Iterator<Item = usize>) -> usize {
+        payload_lens.fold(GROUP_HEAD_BYTES, |n, len| {
+            n.saturating_add(len).saturating_add(RECORD_HEADER_BYTES)
+        })
+    }
+
+    /// Lays out records at `at`, before which everything is synced.
+    pub(crate) fn build<'a>(
+        keys: &Keys,
+        at: Lsn,
+        records: impl ExactSizeIterator<Item = (RecordKind, &'a [u8])> + Clone,
+    ) -> Self {
+        let size = Self::size(records.clone().map(|(_, p)| p.len()));
+        let mut out = Self {
+            bytes: Vec::with_capacity(size),
+            lsns: Vec::with_capacity(records.len()),
+        };
+        let head = GroupHead {
+            synced: at,
+            body_bytes: (size - GROUP_HEAD_BYTES) as u32,
+            records: records.len() as u32,
+        };
+        keys.write_record(&mut out.bytes, at, GROUP_CODE, &head.to_bytes());
+        for (kind, payload) in records {
+            let lsn = Lsn::new(at.segment(), at.offset() + out.bytes.len() as u32);
+            keys.write_record(&mut out.bytes, lsn, kind.code(), payload);
+            out.lsns.push(lsn);
+        }
+        out
+    }
+}
+
+/// The segment that takes appends.
+#[derive(Clone, Debug)]
+pub(crate) struct Active {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    number: u32,
+    at: u32,
+    capacity: u64,
+}
+
+/// What a new segment is made from.
+#[derive(Debug)]
+pub(crate) struct NewSegment {
+    pub(crate) dir: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) number: u32,
+    pub(crate) previous_end: u32,
+    pub(crate) checkpoint: Vec<u8>,
+    /// Bytes of the group that comes next and must fit.
+    pub(crate) group_bytes: u64,
+    pub(crate) segment_bytes: u64,
+    /// Bytes that must stay free afterwards.
+    pub(crate) reserve_bytes: u64,
+}
+
+impl NewSegment {
+    /// Creates the segment: reserved, with header and checkpoint synced before it gets its name.
+    pub(crate) fn create(self, disk: &dyn Disk) -> Result<Active> {
+        let keys = Keys::new(self.identity);
+        let header = SegmentHeader {
+            identity: self.identity,
+            number: self.number,
+            previous_end: self.previous_end,
+        };
+        let start = Lsn::new(self.number, SEGMENT_HEADER_BYTES as u32);
+        let checkpoint = [(RecordKind::Checkpoint, self.checkpoint.as_slice())];
+        let group = GroupBuffer::build(&keys, start, checkpoint.into_iter());
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend_from_slice(&group.bytes);
+        let needed = (bytes.len() as u64).saturating_add(self.group_bytes);
+        let capacity = self.segment_bytes.max(needed);
+        if capacity > u64::from(u32::MAX) {
+            return Err(Error::Exhausted {
+                dir: self.dir,
+                what: "segment offset",
+            });
+        }
+        self.check_reserve(disk, capacity)?;
+        let temporary = self.dir.join(format!("{:010}{UNFINISHED_SUFFIX}", self.number));
+        let file = match self.write(disk, &temporary, capacity, &bytes) {
+            Ok(file) => file,
+            Err(e) => {
+                // The leftover holds nothing anybody relies on; the next start removes it if this does not.
+                let _ = disk.remove_file(&temporary);
+                return Err(self.classify(disk, e, capacity));
+            }
+        };
+        let path = path_of(&self.dir, self.number);
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(&self.dir)?;
+        Ok(Active {
+            file,
+            path,
+            number: self.number,
+            at: bytes.len() as u32,
+            capacity,
+        })
+    }
+
+    fn check_reserve(&self, disk: &dyn Disk, capacity: u64) -> Result<()> {
+        let free = disk.free_bytes(&self.dir)?;
+        if free < capacity.saturating_add(self.reserve_bytes) {
+            return Err(self.full(free, capacity));
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        disk: &dyn Disk,
+        path: &Path,
+        capacity: u64,
+        bytes: &[u8],
+    ) -> Result<Arc<dyn DiskFile>, DiskError> {
+        match disk.remove_file(path) {
+            Err(e) if !e.is_not_found() => return Err(e),
+            _ => {}
+        }
+        let file = disk.open(path, OpenMode::CreateNew)?;
+        file.allocate(capacity)
+            .map_err(|e| DiskError::io("reserve", path, e))?;
+        file.write_at(0, bytes)
+            .map_err(|e| DiskError::io("write", path, e))?;
+        file.sync_data().map_err(|e| DiskError::io("sync", path, e))?;
+        Ok(file)
+    }
+
+    fn classify(&self, disk: &dyn Disk, error: DiskError, capacity: u64) -> Error {
+        if error.is_full() {
+            return self.full(disk.free_bytes(&self.dir).unwrap_or(0), capacity);
+        }
+        Error::Disk(error)
+    }
+
+    fn full(&self, free: u64, needed: u64) -> Error {
+        Error::Full {
+            dir: self.dir.clone(),
+            free,
+            needed,
+            reserve: self.reserve_bytes,
+        }
+    }
+}
+
+impl Active {
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Where the next group goes; everything before is synced.
+    pub(crate) fn position(&self) -> Lsn {
+        Lsn::new(self.number, self.at)
+    }
+
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        u64::from(self.at).saturating_add(bytes as u64) <= self.capacity
+    }
+
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.at = self.at.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    /// Writes a group at the position and syncs it. False when there was no room for it: nothing before the position is
+    /// touched then. A sync that fails for lack of room is an error like any other.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<bool, DiskError> {
+        match self.file.write_at(u64::from(self.at), bytes) {
+            Err(e) if e.kind() == std::io::ErrorKind::StorageFull => return Ok(false),
+            other => other.map_err(|e| DiskError::io("write", &self.path, e))?,
+        }
+        self.file
+            .sync_data()
+            .map_err(|e| DiskError::io("sync", &self.path, e))?;
+        Ok(true)
+    }
+
+    /// Gives the unused reserved space back; the segment takes no more appends.
+    pub(crate) fn seal(&self) -> Result<(), DiskError> {
+        self.file
+            .set_len(u64::from(self.at))
+            .map_err(|e| DiskError::io("trim", &self.path, e))
+    }
+}
