@@ -1,0 +1,201 @@
+//! One table of settings, from which come flags, environment variables, file keys, `--help` and the reference page.
+//!
+//! A setting `http.listen` is the flag `--http.listen`, the variable `KOIOS_HTTP_LISTEN` and the file key
+//! `http: {listen: …}`. Later wins: default < file < environment < flag.
+
+mod docs;
+mod suggest;
+mod table;
+mod value;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use koios_model::TenantId;
+
+pub use docs::reference_page;
+pub use table::{SETTINGS, Setting, Target};
+pub use value::{format_bytes, format_duration, parse_bytes, parse_duration};
+
+use crate::settings::Settings;
+
+/// Why a process cannot start with what it was told. The binary prints it and exits with 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: cannot read configuration: {reason}")]
+    Unreadable {
+        /// Its path.
+        file: String,
+        /// The system's words.
+        reason: String,
+    },
+    /// The file is not YAML of the right shape.
+    #[error("{file}:{line}: {reason}")]
+    Syntax {
+        /// Its path.
+        file: String,
+        /// From 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key that no setting has.
+    #[error("{file}:{line}: unknown key {key:?}{}{}", did_you_mean(.suggestion), in_section(.section))]
+    UnknownKey {
+        /// The file's path.
+        file: String,
+        /// From 1.
+        line: u64,
+        /// The key as written.
+        key: String,
+        /// The nearest key that exists.
+        suggestion: Option<String>,
+        /// The section it stands in; empty at the top.
+        section: String,
+    },
+    /// A value that its setting does not take.
+    #[error("{origin}: invalid value {value:?} for {key}: {reason}")]
+    Value {
+        /// `config.yaml:12`, `--http.listen` or `KOIOS_HTTP_LISTEN`.
+        origin: String,
+        /// The setting.
+        key: String,
+        /// As given.
+        value: String,
+        /// What it must be.
+        reason: String,
+    },
+    /// Values that contradict each other.
+    #[error("contradictory configuration: {0}")]
+    Contradiction(String),
+}
+
+fn did_you_mean(suggestion: &Option<String>) -> String {
+    suggestion
+        .as_ref()
+        .map(|s| format!(" (did you mean {s:?}?)"))
+        .unwrap_or_default()
+}
+
+fn in_section(section: &str) -> String {
+    if section.is_empty() {
+        String::new()
+    } else {
+        format!(" in section {section:?}")
+    }
+}
+
+/// Where values come from beside the command line; the binary passes the real ones.
+pub struct Sources<'a> {
+    /// Reads an environment variable.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Reads a file.
+    pub read_file: &'a dyn Fn(&Path) -> std::io::Result<String>,
+}
+
+impl std::fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sources")
+    }
+}
+
+/// The name of the flag that names the file.
+pub const CONFIG_FLAG: &str = "config";
+
+/// The flags of a target, `--config` among them, grouped and with defaults in their help.
+pub fn flags(target: Target) -> Vec<clap::Arg> {
+    let config = clap::Arg::new(CONFIG_FLAG)
+        .long(CONFIG_FLAG)
+        .env("KOIOS_CONFIG")
+        .value_name("FILE")
+        .help_heading("General")
+        .help("YAML file with settings; a flag --a.b is the key `b` in the section `a`");
+    let defaults = Settings::default();
+    let settings = SETTINGS
+        .iter()
+        .filter(|s| s.applies_to(target))
+        .map(|s| s.flag(&defaults));
+    std::iter::once(config).chain(settings).collect()
+}
+
+/// Collects the settings from file, environment and flags, and validates them.
+///
+/// A file may hold settings of every target, so that one file serves all processes.
+///
+/// # Errors
+/// [`ConfigError`] naming the place of the first thing that is wrong.
+pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default();
+    if let Some(path) = matches.try_get_one::<String>(CONFIG_FLAG).ok().flatten() {
+        apply_file(&mut settings, &PathBuf::from(path), sources)?;
+    }
+    for s in SETTINGS {
+        let variable = s.variable();
+        if let Some(value) = (sources.env)(&variable) {
+            set(&mut settings, s, &variable, &value)?;
+        }
+    }
+    for s in SETTINGS {
+        if let Some(value) = matches.try_get_one::<String>(s.key).ok().flatten() {
+            set(&mut settings, s, &format!("--{}", s.key), value)?;
+        }
+    }
+    settings.validate().map_err(ConfigError::Contradiction)?;
+    Ok(settings)
+}
+
+fn apply_file(settings: &mut Settings, path: &Path, sources: &Sources<'_>) -> Result<(), ConfigError> {
+    let file = path.display().to_string();
+    let text = (sources.read_file)(path).map_err(|e| ConfigError::Unreadable {
+        file: file.clone(),
+        reason: e.to_string(),
+    })?;
+    apply_yaml(settings, &file, &text)
+}
+
+/// Applies a file's text. Exceptions by tenant start from the file's own `limits`, wherever they stand in it.
+///
+/// # Errors
+/// [`ConfigError`] naming file and line.
+pub fn apply_yaml(settings: &mut Settings, file: &str, text: &str) -> Result<(), ConfigError> {
+    let entries = yaml::read(file, text)?;
+    let origin = |line: u64| format!("{file}:{line}");
+    for e in entries.iter().filter(|e| e.tenant.is_none()) {
+        set(settings, e.setting, &origin(e.line), &e.value)?;
+    }
+    let mut overrides: BTreeMap<TenantId, Settings> = BTreeMap::new();
+    for e in &entries {
+        let Some(tenant) = &e.tenant else { continue };
+        let tenant = TenantId::new(tenant).map_err(|error| ConfigError::Value {
+            origin: origin(e.line),
+            key: "overrides".to_owned(),
+            value: tenant.clone(),
+            reason: error.to_string(),
+        })?;
+        let of_tenant = overrides.entry(tenant).or_insert_with(|| settings.clone());
+        set(of_tenant, e.setting, &origin(e.line), &e.value)?;
+    }
+    settings
+        .overrides
+        .extend(overrides.into_iter().map(|(tenant, s)| (tenant, s.limits)));
+    Ok(())
+}
+
+fn set(settings: &mut Settings, setting: &Setting, origin: &str, value: &str) -> Result<(), ConfigError> {
+    (setting.set)(settings, value).map_err(|reason| ConfigError::Value {
+        origin: origin.to_owned(),
+        key: setting.key.to_owned(),
+        value: if setting.secret {
+            "<hidden>".to_owned()
+        } else {
+            value.to_owned()
+        },
+        reason,
+    })
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

@@ -1,0 +1,534 @@
+//! The table: every setting once.
+
+use std::time::Duration;
+
+use super::value::{self, Value};
+use crate::settings::Settings;
+
+/// What a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// Everything in one process.
+    All,
+    /// Receives writes.
+    Distributor,
+    /// Keeps recent samples.
+    Ingester,
+    /// Answers queries.
+    Querier,
+    /// Evaluates rules.
+    Ruler,
+    /// Serves and tends blocks.
+    Store,
+    /// Votes on the cluster's state.
+    Control,
+}
+
+impl Target {
+    /// Its name, as on the command line; `all` for everything.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Distributor => "distributor",
+            Self::Ingester => "ingester",
+            Self::Querier => "querier",
+            Self::Ruler => "ruler",
+            Self::Store => "store",
+            Self::Control => "control",
+        }
+    }
+}
+
+/// One setting.
+pub struct Setting {
+    /// Dotted name.
+    pub key: &'static str,
+    /// The heading it stands under.
+    pub group: &'static str,
+    /// What its value is.
+    pub kind: &'static str,
+    /// Its meaning, as a sentence without a final dot.
+    pub help: &'static str,
+    /// Who reads it; empty for everyone. All-in-one reads all.
+    pub targets: &'static [Target],
+    /// Whether its value must not be shown.
+    pub secret: bool,
+    pub(super) set: fn(&mut Settings, &str) -> Result<(), String>,
+    pub(super) show: fn(&Settings) -> String,
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Setting").field(&self.key).finish()
+    }
+}
+
+impl Setting {
+    /// Whether a target reads it.
+    pub fn applies_to(&self, target: Target) -> bool {
+        target == Target::All || self.targets.is_empty() || self.targets.contains(&target)
+    }
+
+    /// The environment variable: `KOIOS_` and the key in capitals with underscores.
+    pub fn variable(&self) -> String {
+        format!("KOIOS_{}", self.key.replace(['.', '-'], "_").to_uppercase())
+    }
+
+    /// Its value in `settings`, as text that the flag would take.
+    pub fn value_in(&self, settings: &Settings) -> String {
+        (self.show)(settings)
+    }
+
+    pub(super) fn flag(&self, defaults: &Settings) -> clap::Arg {
+        let default = (self.show)(defaults);
+        let help = if default.is_empty() {
+            self.help.to_owned()
+        } else {
+            format!("{} [default: {default}]", self.help)
+        };
+        clap::Arg::new(self.key)
+            .long(self.key)
+            .value_name(self.kind)
+            .help_heading(self.group)
+            .allow_hyphen_values(true)
+            .help(help)
+    }
+}
+
+/// A row whose type has one textual form.
+macro_rules! setting {
+    ($key:literal, $group:literal, $ty:ty, $($field:ident).+, $targets:expr, $help:expr) => {
+        Setting {
+            key: $key,
+            group: $group,
+            kind: <$ty as Value>::KIND,
+            help: $help,
+            targets: $targets,
+            secret: false,
+            set: |s, text| { s.$($field).+ = <$ty as Value>::parse(text)?; Ok(()) },
+            show: |s| s.$($field).+.show(),
+        }
+    };
+}
+
+/// A row of bytes: a number that is written as a size.
+macro_rules! bytes {
+    ($key:literal, $group:literal, $($field:ident).+, $targets:expr, $help:expr) => {
+        Setting {
+            key: $key,
+            group: $group,
+            kind: "SIZE",
+            help: $help,
+            targets: $targets,
+            secret: false,
+            set: |s, text| {
+                s.$($field).+ = value::parse_bytes(text)?
+                    .try_into()
+                    .map_err(|_| "larger than this machine can address".to_owned())?;
+                Ok(())
+            },
+            show: |s| value::format_bytes(s.$($field).+ as u64),
+        }
+    };
+}
+
+/// A row of one address.
+macro_rules! address {
+    ($key:literal, $group:literal, $($field:ident).+, $help:expr) => {
+        Setting {
+            key: $key,
+            group: $group,
+            kind: "HOST:PORT",
+            help: $help,
+            targets: &[],
+            secret: false,
+            set: |s, text| { value::check_address(text)?; s.$($field).+ = text.to_owned(); Ok(()) },
+            show: |s| s.$($field).+.clone(),
+        }
+    };
+}
+
+const WRITE: &[Target] = &[Target::Distributor];
+const READ: &[Target] = &[Target::Querier, Target::Ruler];
+const BUCKET: &[Target] = &[
+    Target::Ingester,
+    Target::Querier,
+    Target::Ruler,
+    Target::Store,
+    Target::Control,
+];
+const VOTE: &[Target] = &[Target::Ingester, Target::Control];
+const HEAD: &[Target] = &[Target::Ingester];
+
+/// Every setting, grouped.
+pub const SETTINGS: &[Setting] = &[
+    setting!(
+        "data-dir",
+        "General",
+        std::path::PathBuf,
+        data_dir,
+        &[],
+        "Folder for everything the process keeps"
+    ),
+    setting!(
+        "bucket",
+        "General",
+        String,
+        bucket,
+        BUCKET,
+        "Object storage: s3://bucket/prefix or a folder; `bucket` in the data directory when empty"
+    ),
+    setting!(
+        "zone",
+        "General",
+        String,
+        zone,
+        &[],
+        "Zone of this process; the members of a partition are in different zones"
+    ),
+    setting!(
+        "retention",
+        "General",
+        Duration,
+        retention,
+        &[Target::Store],
+        "How long samples are kept; 0 for ever"
+    ),
+    setting!(
+        "node.name",
+        "General",
+        String,
+        node.name,
+        &[],
+        "Name of this process, unique in the cluster; made up and kept in the data directory when empty"
+    ),
+    setting!(
+        "node.shutdown-timeout",
+        "General",
+        Duration,
+        node.shutdown_timeout,
+        &[],
+        "How long a stop waits for requests in flight before it cuts them"
+    ),
+    address!("http.listen", "Listeners", http.listen, "Address of the HTTP API"),
+    address!(
+        "grpc.listen",
+        "Listeners",
+        grpc.listen,
+        "Address for the other processes of the cluster"
+    ),
+    setting!(
+        "grpc.advertise",
+        "Listeners",
+        String,
+        grpc.advertise,
+        &[],
+        "Address at which other processes reach grpc.listen; the same when empty"
+    ),
+    bytes!(
+        "grpc.max-message-bytes",
+        "Listeners",
+        grpc.max_message_bytes,
+        &[],
+        "Largest message between processes"
+    ),
+    setting!(
+        "http.request-timeout",
+        "Listeners",
+        Duration,
+        http.request_timeout,
+        &[],
+        "Longest HTTP request, from its first byte to the last of the answer's head"
+    ),
+    setting!(
+        "http.max-requests-in-flight",
+        "Listeners",
+        usize,
+        http.max_requests_in_flight,
+        &[],
+        "HTTP requests at once; further ones get 503 with Retry-After"
+    ),
+    bytes!(
+        "http.max-write-bytes-in-flight",
+        "Listeners",
+        http.max_write_bytes_in_flight,
+        WRITE,
+        "Bytes of write requests held at once; further ones get 503 with Retry-After"
+    ),
+    setting!(
+        "cluster.seeds",
+        "Cluster",
+        Vec<String>,
+        cluster.seeds,
+        &[],
+        "gRPC addresses of processes from which to learn the cluster's state, separated by commas; the voters when empty"
+    ),
+    setting!(
+        "control.voters",
+        "Cluster",
+        Vec<String>,
+        control.voters,
+        &[],
+        "gRPC addresses of the control plane's voters, [name=]host:port, separated by commas; a cluster by itself when empty"
+    ),
+    setting!(
+        "control.replication-factor",
+        "Cluster",
+        u32,
+        control.replication_factor,
+        VOTE,
+        "Members of each partition, 1 or 3; 0 for 3, or 1 when everything runs in one process"
+    ),
+    setting!(
+        "control.partitions",
+        "Cluster",
+        u32,
+        control.partitions,
+        VOTE,
+        "Partitions formed at first; 0 for as many as the ingesters allow"
+    ),
+    setting!(
+        "blocks.range",
+        "Storage",
+        Duration,
+        blocks.range,
+        HEAD,
+        "Time range of a block when it is cut from the heads"
+    ),
+    setting!(
+        "ingester.head-retention",
+        "Storage",
+        Duration,
+        ingester.head_retention,
+        HEAD,
+        "How long recent samples stay in memory, even when they are in object storage"
+    ),
+    bytes!(
+        "ingester.disk-reserve-bytes",
+        "Storage",
+        ingester.disk_reserve_bytes,
+        HEAD,
+        "Free bytes on the disk below which writes get 503"
+    ),
+    setting!(
+        "s3.endpoint",
+        "Storage",
+        String,
+        s3.endpoint,
+        BUCKET,
+        "URL of an S3-compatible server; AWS when empty"
+    ),
+    setting!(
+        "s3.region",
+        "Storage",
+        String,
+        s3.region,
+        BUCKET,
+        "Region of the bucket"
+    ),
+    setting!(
+        "s3.access-key-id",
+        "Storage",
+        String,
+        s3.access_key_id,
+        BUCKET,
+        "Access key; AWS_ACCESS_KEY_ID or the machine's role when empty"
+    ),
+    Setting {
+        key: "s3.secret-access-key",
+        group: "Storage",
+        kind: "TEXT",
+        help: "Secret key of s3.access-key-id; better set by KOIOS_S3_SECRET_ACCESS_KEY than by flag",
+        targets: BUCKET,
+        secret: true,
+        set: |s, text| {
+            text.clone_into(&mut s.s3.secret_access_key);
+            Ok(())
+        },
+        show: |s| {
+            if s.s3.secret_access_key.is_empty() {
+                String::new()
+            } else {
+                "<hidden>".to_owned()
+            }
+        },
+    },
+    setting!(
+        "log.level",
+        "Observability",
+        String,
+        log.level,
+        &[],
+        "error, warn, info, debug, trace, or directives such as info,koios_wal=debug"
+    ),
+    setting!(
+        "log.format",
+        "Observability",
+        crate::settings::LogFormat,
+        log.format,
+        &[],
+        "Form of log lines on standard error"
+    ),
+    setting!(
+        "self-metrics.interval",
+        "Observability",
+        Duration,
+        self_metrics.interval,
+        WRITE,
+        "How often the process stores its own metrics in itself, all-in-one only; 0 for never"
+    ),
+    setting!(
+        "self-metrics.tenant",
+        "Observability",
+        String,
+        self_metrics.tenant,
+        WRITE,
+        "Tenant that gets the process' own metrics"
+    ),
+    setting!(
+        "limits.out-of-order-time-window",
+        "Limits on writes",
+        Duration,
+        limits.out_of_order_time_window,
+        &[],
+        "How old a sample may be when it arrives"
+    ),
+    setting!(
+        "limits.too-far-in-future",
+        "Limits on writes",
+        Duration,
+        limits.too_far_in_future,
+        WRITE,
+        "How far ahead of this machine's clock a sample may be"
+    ),
+    setting!(
+        "limits.max-labels-per-series",
+        "Limits on writes",
+        usize,
+        limits.max_labels_per_series,
+        WRITE,
+        "Most labels of a series"
+    ),
+    bytes!(
+        "limits.max-label-name-bytes",
+        "Limits on writes",
+        limits.max_label_name_bytes,
+        WRITE,
+        "Longest label name"
+    ),
+    bytes!(
+        "limits.max-label-value-bytes",
+        "Limits on writes",
+        limits.max_label_value_bytes,
+        WRITE,
+        "Longest label value"
+    ),
+    bytes!(
+        "limits.max-label-set-bytes",
+        "Limits on writes",
+        limits.max_label_set_bytes,
+        WRITE,
+        "Most bytes of all label names and values of a series together"
+    ),
+    setting!(
+        "limits.max-series-per-request",
+        "Limits on writes",
+        usize,
+        limits.max_series_per_request,
+        WRITE,
+        "Most series in one write request"
+    ),
+    setting!(
+        "limits.max-samples-per-request",
+        "Limits on writes",
+        usize,
+        limits.max_samples_per_request,
+        WRITE,
+        "Most samples in one write request"
+    ),
+    bytes!(
+        "limits.max-request-bytes",
+        "Limits on writes",
+        limits.max_request_bytes,
+        WRITE,
+        "Largest write request, compressed and decompressed alike"
+    ),
+    setting!(
+        "limits.ingestion-rate",
+        "Limits on writes",
+        u64,
+        limits.ingestion_rate,
+        WRITE,
+        "Samples per second that each distributor admits for a tenant; 0 for no limit"
+    ),
+    setting!(
+        "limits.ingestion-burst",
+        "Limits on writes",
+        u64,
+        limits.ingestion_burst,
+        WRITE,
+        "Samples that may come at once above limits.ingestion-rate"
+    ),
+    bytes!(
+        "limits.max-query-bytes",
+        "Limits on queries",
+        limits.max_query_bytes,
+        READ,
+        "Longest query text"
+    ),
+    setting!(
+        "limits.max-query-samples",
+        "Limits on queries",
+        u64,
+        limits.max_query_samples,
+        READ,
+        "Most samples a query may hold at once"
+    ),
+    setting!(
+        "limits.max-query-series",
+        "Limits on queries",
+        u64,
+        limits.max_query_series,
+        READ,
+        "Most series a query may fetch"
+    ),
+    bytes!(
+        "limits.max-query-memory-bytes",
+        "Limits on queries",
+        limits.max_query_memory_bytes,
+        READ,
+        "Most memory a query may hold"
+    ),
+    setting!(
+        "limits.max-query-points",
+        "Limits on queries",
+        u64,
+        limits.max_query_points,
+        READ,
+        "Most points per series of a range query"
+    ),
+    setting!(
+        "limits.query-timeout",
+        "Limits on queries",
+        Duration,
+        limits.query_timeout,
+        READ,
+        "Longest run of a query"
+    ),
+    setting!(
+        "limits.lookback-delta",
+        "Limits on queries",
+        Duration,
+        limits.lookback_delta,
+        READ,
+        "How far back an instant looks for a sample"
+    ),
+    setting!(
+        "limits.max-concurrent-queries",
+        "Limits on queries",
+        usize,
+        limits.max_concurrent_queries,
+        READ,
+        "Queries of a tenant that run at once in one querier"
+    ),
+];

@@ -1,0 +1,269 @@
+//! The file: nested sections whose leaves are settings, read with the line of every key.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Spanned, with_deserializer_from_str};
+
+use super::ConfigError;
+use super::suggest::nearest;
+use super::table::{SETTINGS, Setting};
+
+/// The section with exceptions by tenant.
+const OVERRIDES: &str = "overrides";
+
+/// One leaf of the file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// For which tenant; `None` outside of `overrides`.
+    pub(super) tenant: Option<String>,
+    /// The setting.
+    pub(super) setting: &'static Setting,
+    /// Its value as text; list items joined by commas.
+    pub(super) value: String,
+    /// Where it stands, from 1.
+    pub(super) line: u64,
+}
+
+/// Reads a file's text.
+pub(super) fn read(file: &str, text: &str) -> Result<Vec<Entry>, ConfigError> {
+    let mut reader = Reader {
+        file,
+        entries: Vec::new(),
+        refusal: None,
+    };
+    if text
+        .lines()
+        .all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'))
+    {
+        return Ok(reader.entries);
+    }
+    let result = with_deserializer_from_str(text, |de| {
+        Section {
+            reader: &mut reader,
+            place: Place::Settings(String::new()),
+        }
+        .deserialize(de)
+    });
+    if let Some(refusal) = reader.refusal.take() {
+        return Err(refusal);
+    }
+    result.map_err(|e| ConfigError::Syntax {
+        file: file.to_owned(),
+        line: e.location().map_or(1, |l| l.line()),
+        reason: plain(&e),
+    })?;
+    Ok(reader.entries)
+}
+
+/// The error's own words, without the excerpt that follows them.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    entries: Vec<Entry>,
+    /// What was refused, kept apart because the YAML error type cannot carry it.
+    refusal: Option<ConfigError>,
+}
+
+/// Where in the file a map stands.
+#[derive(Clone)]
+enum Place {
+    /// Below this prefix of keys, empty or ending in a dot.
+    Settings(String),
+    /// In `overrides`: keys are tenants.
+    Tenants,
+    /// In `overrides.<tenant>`: keys are those of `limits`.
+    Tenant(String),
+}
+
+impl Place {
+    fn prefix(&self) -> &str {
+        match self {
+            Self::Settings(prefix) => prefix,
+            Self::Tenants => "",
+            Self::Tenant(_) => "limits.",
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Settings(prefix) => prefix.trim_end_matches('.').to_owned(),
+            Self::Tenants => OVERRIDES.to_owned(),
+            Self::Tenant(tenant) => format!("{OVERRIDES}.{tenant}"),
+        }
+    }
+}
+
+/// What a key leads to.
+enum Step {
+    Leaf(&'static Setting),
+    Into(Place),
+    Unknown,
+}
+
+impl Place {
+    fn step(&self, key: &str) -> Step {
+        if let Self::Tenants = self {
+            return Step::Into(Self::Tenant(key.to_owned()));
+        }
+        let full = format!("{}{key}", self.prefix());
+        if let Some(setting) = SETTINGS.iter().find(|s| s.key == full) {
+            return Step::Leaf(setting);
+        }
+        match self {
+            Self::Settings(prefix) if prefix.is_empty() && key == OVERRIDES => Step::Into(Self::Tenants),
+            Self::Settings(_) => {
+                let section = format!("{full}.");
+                if SETTINGS.iter().any(|s| s.key.starts_with(&section)) {
+                    Step::Into(Self::Settings(section))
+                } else {
+                    Step::Unknown
+                }
+            }
+            _ => Step::Unknown,
+        }
+    }
+
+    /// The nearest key: among its neighbours, else among all by their full or last name.
+    fn suggestion(&self, key: &str) -> Option<String> {
+        let prefix = self.prefix();
+        let neighbours = SETTINGS
+            .iter()
+            .filter_map(|s| s.key.strip_prefix(prefix))
+            .map(|rest| rest.split('.').next().unwrap_or(rest))
+            .chain((prefix.is_empty()).then_some(OVERRIDES));
+        if let Some(found) = nearest(key, neighbours) {
+            return Some(found.to_owned());
+        }
+        let full = format!("{prefix}{key}");
+        if let Some(found) = nearest(&full, SETTINGS.iter().map(|s| s.key)) {
+            return Some(found.to_owned());
+        }
+        let last = |s: &'static Setting| s.key.rsplit('.').next().unwrap_or(s.key);
+        let found = nearest(key, SETTINGS.iter().map(last))?;
+        SETTINGS
+            .iter()
+            .find(|s| last(s) == found)
+            .map(|s| s.key.to_owned())
+    }
+}
+
+struct Section<'a, 'r> {
+    reader: &'a mut Reader<'r>,
+    place: Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Section<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Section<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place.shown() {
+            top if top.is_empty() => f.write_str("settings as `key: value`"),
+            section => write!(f, "settings of {section:?} as `key: value`"),
+        }
+    }
+
+    /// A section without content, `http:`.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let line = key.referenced.line();
+            match self.place.step(&key.value) {
+                Step::Leaf(setting) => {
+                    let value = map.next_value_seed(Leaf)?;
+                    let tenant = match &self.place {
+                        Place::Tenant(tenant) => Some(tenant.clone()),
+                        _ => None,
+                    };
+                    self.reader.entries.push(Entry {
+                        tenant,
+                        setting,
+                        value,
+                        line,
+                    });
+                }
+                Step::Into(place) => map.next_value_seed(Section {
+                    reader: &mut *self.reader,
+                    place,
+                })?,
+                Step::Unknown => {
+                    self.reader.refusal = Some(ConfigError::UnknownKey {
+                        file: self.reader.file.to_owned(),
+                        line,
+                        suggestion: self.place.suggestion(&key.value),
+                        key: key.value,
+                        section: self.place.shown(),
+                    });
+                    return Err(A::Error::custom("unknown key"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value: a scalar as written, or a list of them.
+struct Leaf;
+
+impl<'de> DeserializeSeed<'de> for Leaf {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<String, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Leaf {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value or a list of values")
+    }
+
+    fn visit_unit<E>(self) -> Result<String, E> {
+        Ok(String::new())
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<String, E> {
+        Ok(v.to_string())
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<String, E> {
+        Ok(v.to_owned())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {
+        let mut items: Vec<String> = Vec::new();
+        while let Some(item) = seq.next_element::<String>()? {
+            items.push(item);
+        }
+        Ok(items.join(","))
+    }
+}

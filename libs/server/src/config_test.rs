@@ -1,0 +1,234 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Command;
+
+use super::*;
+use crate::settings::LogFormat;
+
+fn load_with(args: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, ConfigError> {
+    let matches = Command::new("koios")
+        .args(flags(Target::All))
+        .try_get_matches_from(std::iter::once("koios").chain(args.iter().copied()))
+        .unwrap();
+    let env: BTreeMap<String, String> = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    load(
+        &matches,
+        &Sources {
+            env: &|name| env.get(name).cloned(),
+            read_file: &|_| Ok(file.to_owned()),
+        },
+    )
+}
+
+fn file_error(text: &str) -> String {
+    apply_yaml(&mut Settings::default(), "config.yaml", text)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn without_anything_the_defaults_hold() {
+    assert_eq!(load_with(&[], &[], "").unwrap(), Settings::default());
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file() {
+    let file = "http:\n  listen: 1.1.1.1:1\ngrpc:\n  listen: 1.1.1.1:2\nzone: file\n";
+    let env = [("KOIOS_GRPC_LISTEN", "2.2.2.2:2"), ("KOIOS_ZONE", "env")];
+    let got = load_with(&["--config", "config.yaml", "--zone=flag"], &env, file).unwrap();
+    assert_eq!(got.http.listen, "1.1.1.1:1");
+    assert_eq!(got.grpc.listen, "2.2.2.2:2");
+    assert_eq!(got.zone, "flag");
+}
+
+#[test]
+fn every_kind_of_value_can_stand_in_the_file() {
+    let mut got = Settings::default();
+    let text = "\
+# all kinds
+data-dir: /var/lib/koios
+control:
+  voters: [a=1.1.1.1:1, '1.1.1.2:1']
+  partitions: 4
+log:
+  format: json
+http.listen: 0.0.0.0:80
+limits:
+  out-of-order-time-window: 1h30m
+  max-request-bytes: 16MiB
+overrides:
+  team-a:
+    max-labels-per-series: 7
+";
+    apply_yaml(&mut got, "config.yaml", text).unwrap();
+    assert_eq!(got.data_dir, PathBuf::from("/var/lib/koios"));
+    assert_eq!(got.control.voters, ["a=1.1.1.1:1", "1.1.1.2:1"]);
+    assert_eq!(got.control.partitions, 4);
+    assert_eq!(got.log.format, LogFormat::Json);
+    assert_eq!(got.http.listen, "0.0.0.0:80");
+    assert_eq!(got.limits.out_of_order_time_window, Duration::from_secs(5400));
+    assert_eq!(got.limits.max_request_bytes, 16 << 20);
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!(team.max_labels_per_series, 7);
+    assert_eq!(team.max_request_bytes, 16 << 20);
+    assert_eq!(got.validate(), Ok(()));
+}
+
+#[test]
+fn names_line_and_nearest_key() {
+    let text = format!("{}retenion: 1d\n", "# line\n".repeat(11));
+    assert_eq!(
+        file_error(&text),
+        "config.yaml:12: unknown key \"retenion\" (did you mean \"retention\"?)"
+    );
+    assert_eq!(
+        file_error("http:\n  listne: 1.1.1.1:1\n"),
+        "config.yaml:2: unknown key \"listne\" (did you mean \"listen\"?) in section \"http\""
+    );
+    assert_eq!(
+        file_error("max-labels-per-serie: 3\n"),
+        "config.yaml:1: unknown key \"max-labels-per-serie\" (did you mean \"limits.max-labels-per-series\"?)"
+    );
+    assert_eq!(file_error("zzzzzz: 3\n"), "config.yaml:1: unknown key \"zzzzzz\"");
+    assert_eq!(
+        file_error("overrides:\n  a:\n    zone: b\n"),
+        "config.yaml:3: unknown key \"zone\" in section \"overrides.a\""
+    );
+}
+
+#[test]
+fn names_the_place_of_a_wrong_value() {
+    for (text, want) in [
+        (
+            "zone: a\nretention: 6hours\n",
+            "config.yaml:2: invalid value \"6hours\" for retention: not a duration",
+        ),
+        (
+            "http:\n  listen: here\n",
+            "config.yaml:2: invalid value \"here\" for http.listen: not an address",
+        ),
+        (
+            "control:\n  partitions: -1\n",
+            "config.yaml:2: invalid value \"-1\" for control.partitions: not a number",
+        ),
+        ("http: 5\n", "config.yaml:1: "),
+        ("zone: a\nzone: b\n", "config.yaml:2: "),
+        ("zone: [a\n", "config.yaml:"),
+        ("- a\n", "config.yaml:1: "),
+        ("zone: {a: b}\n", "config.yaml:1: "),
+        (
+            "overrides:\n  '../x':\n    max-labels-per-series: 1\n",
+            "config.yaml:3: invalid value \"../x\" for overrides: tenant ID",
+        ),
+    ] {
+        let got = file_error(text);
+        assert!(got.starts_with(want), "{text:?} gave {got:?}");
+    }
+    let flag = load_with(&["--retention=1"], &[], "").unwrap_err().to_string();
+    assert!(
+        flag.starts_with("--retention: invalid value \"1\" for retention"),
+        "{flag}"
+    );
+    let variable = load_with(&[], &[("KOIOS_LOG_FORMAT", "xml")], "")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        variable.starts_with("KOIOS_LOG_FORMAT: invalid value \"xml\""),
+        "{variable}"
+    );
+}
+
+#[test]
+fn refuses_contradictions_and_missing_secrets() {
+    for (args, want) in [
+        (&["--s3.access-key-id=a"][..], "s3.secret-access-key is missing"),
+        (
+            &["--control.replication-factor=2"],
+            "control.replication-factor is 2, must be 1 or 3",
+        ),
+        (
+            &["--limits.max-label-set-bytes=10"],
+            "limits.max-label-set-bytes is 10",
+        ),
+        (&["--blocks.range=0"], "blocks.range is 0ns, must be at least 1s"),
+        (&["--self-metrics.tenant=a/b"], "self-metrics.tenant: tenant ID"),
+    ] {
+        let got = load_with(args, &[], "").unwrap_err().to_string();
+        assert!(got.contains(want), "{got}");
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let settings = load_with(&["--s3.access-key-id=a", "--s3.secret-access-key=hush"], &[], "").unwrap();
+    assert_eq!(settings.s3.secret_access_key, "hush");
+    assert!(!format!("{settings:?}").contains("hush"));
+    assert!(SETTINGS.iter().all(|s| s.value_in(&settings) != "hush"));
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let matches = Command::new("koios")
+        .args(flags(Target::Querier))
+        .get_matches_from(["koios", "--config=missing.yaml"]);
+    let error = load(
+        &matches,
+        &Sources {
+            env: &|_| None,
+            read_file: &|_| Err(std::io::Error::from(std::io::ErrorKind::NotFound)),
+        },
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.starts_with("missing.yaml: cannot read configuration: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_defaults_read_as_they_are_shown() {
+    let defaults = Settings::default();
+    let mut again = Settings::default();
+    for s in SETTINGS {
+        let shown = s.value_in(&defaults);
+        if !shown.is_empty() {
+            (s.set)(&mut again, &shown).unwrap_or_else(|e| panic!("{}: {e}", s.key));
+        }
+    }
+    assert_eq!(again, defaults);
+}
+
+#[test]
+fn keys_and_variables_are_distinct_and_plain() {
+    let keys: std::collections::BTreeSet<_> = SETTINGS.iter().map(|s| s.key).collect();
+    let variables: std::collections::BTreeSet<_> = SETTINGS.iter().map(Setting::variable).collect();
+    assert_eq!((keys.len(), variables.len()), (SETTINGS.len(), SETTINGS.len()));
+    assert!(keys.iter().all(|k| {
+        k.chars()
+            .all(|c| c.is_ascii_lowercase() || "0123456789.-".contains(c))
+    }));
+}
+
+#[test]
+fn help_shows_groups_and_defaults() {
+    let help = Command::new("koios")
+        .args(flags(Target::Distributor))
+        .render_long_help()
+        .to_string();
+    assert!(
+        help.contains("--http.listen <HOST:PORT>") && help.contains("[default: 127.0.0.1:9009]"),
+        "{help}"
+    );
+    assert!(help.contains("Limits on writes:"), "{help}");
+    assert!(!help.contains("--blocks.range"), "a distributor cuts no blocks");
+}
+
+/// When it fails, `cargo xtask docs` writes the page anew.
+#[test]
+fn the_reference_page_is_current() {
+    assert_eq!(include_str!("../../../docs/configuration.md"), reference_page());
+}

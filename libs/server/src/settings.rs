@@ -1,0 +1,269 @@
+//! What a process is told at its start: plain typed values, filled by [`crate::config`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use koios_model::TenantId;
+use koios_tenancy::{Limits, Overrides};
+
+/// Everything configurable. Each field's meaning, unit and default stand in the table of [`crate::config`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where the process keeps its files.
+    pub data_dir: PathBuf,
+    /// Object storage: `s3://bucket/prefix`, or a folder; empty for the folder `bucket` in [`Self::data_dir`].
+    pub bucket: String,
+    /// The zone this process runs in.
+    pub zone: String,
+    /// How long blocks are kept.
+    pub retention: Duration,
+    /// HTTP listener.
+    pub http: HttpSettings,
+    /// gRPC listener.
+    pub grpc: GrpcSettings,
+    /// This process.
+    pub node: NodeSettings,
+    /// The other processes.
+    pub cluster: ClusterSettings,
+    /// The control plane.
+    pub control: ControlSettings,
+    /// Blocks.
+    pub blocks: BlockSettings,
+    /// Heads and write-ahead log.
+    pub ingester: IngesterSettings,
+    /// Object storage by the S3 protocol.
+    pub s3: S3Settings,
+    /// Logging.
+    pub log: LogSettings,
+    /// Self-monitoring.
+    pub self_metrics: SelfMetricsSettings,
+    /// Limits of every tenant without exceptions.
+    pub limits: Limits,
+    /// Exceptions by tenant.
+    pub overrides: BTreeMap<TenantId, Limits>,
+}
+
+/// See [`Settings::http`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpSettings {
+    /// `host:port`.
+    pub listen: String,
+    /// Longest request, headers, body and answer together.
+    pub request_timeout: Duration,
+    /// Requests in flight beyond which further ones are shed with 503.
+    pub max_requests_in_flight: usize,
+    /// Compressed and decompressed bytes of write requests held at once; further ones are shed with 503.
+    pub max_write_bytes_in_flight: u64,
+}
+
+/// See [`Settings::grpc`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrpcSettings {
+    /// `host:port`.
+    pub listen: String,
+    /// What other processes dial; empty for [`Self::listen`], with the machine's name in place of an unspecified host.
+    pub advertise: String,
+    /// Largest message, bytes.
+    pub max_message_bytes: u64,
+}
+
+/// See [`Settings::node`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeSettings {
+    /// The process' name, unique in the cluster; empty for one derived from the target and kept in the data directory.
+    pub name: String,
+    /// How long a stop may take before connections are cut.
+    pub shutdown_timeout: Duration,
+}
+
+/// See [`Settings::cluster`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterSettings {
+    /// gRPC addresses of processes to learn the cluster's state from.
+    pub seeds: Vec<String>,
+}
+
+/// See [`Settings::control`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlSettings {
+    /// The control plane's voters as `[name=]host:port`; empty when the process is a cluster by itself.
+    pub voters: Vec<String>,
+    /// Members of each partition: 1 or 3; 0 for 1 in a process that is a cluster by itself, else 3.
+    pub replication_factor: u32,
+    /// Partitions to form at first; 0 for as many as the members allow.
+    pub partitions: u32,
+}
+
+/// See [`Settings::blocks`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockSettings {
+    /// Time range of a freshly cut block.
+    pub range: Duration,
+}
+
+/// See [`Settings::ingester`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct IngesterSettings {
+    /// Heads keep samples at least this long, even when they are in listed blocks.
+    pub head_retention: Duration,
+    /// Free bytes on the disk below which writes are refused.
+    pub disk_reserve_bytes: u64,
+}
+
+/// See [`Settings::s3`].
+#[derive(Clone, Default, PartialEq)]
+pub struct S3Settings {
+    /// URL of an S3-compatible server; empty for AWS.
+    pub endpoint: String,
+    /// Region.
+    pub region: String,
+    /// Access key; empty for the environment's or the machine's own credentials.
+    pub access_key_id: String,
+    /// Secret key.
+    pub secret_access_key: String,
+}
+
+impl std::fmt::Debug for S3Settings {
+    /// Leaves the secret out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3Settings")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`Settings::log`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,koios_wal=debug`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// See [`Settings::self_metrics`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelfMetricsSettings {
+    /// How often all-in-one writes its own metrics into itself; 0 for never.
+    pub interval: Duration,
+    /// The tenant that gets them.
+    pub tenant: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            data_dir: PathBuf::from("koios-data"),
+            bucket: String::new(),
+            zone: "zone-a".to_owned(),
+            retention: HOUR * 24 * 150,
+            http: HttpSettings {
+                listen: "127.0.0.1:9009".to_owned(),
+                request_timeout: Duration::from_secs(150),
+                max_requests_in_flight: 1024,
+                max_write_bytes_in_flight: 256 << 20,
+            },
+            grpc: GrpcSettings {
+                listen: "127.0.0.1:9095".to_owned(),
+                advertise: String::new(),
+                max_message_bytes: 64 << 20,
+            },
+            node: NodeSettings {
+                name: String::new(),
+                shutdown_timeout: Duration::from_secs(30),
+            },
+            cluster: ClusterSettings::default(),
+            control: ControlSettings {
+                voters: Vec::new(),
+                replication_factor: 0,
+                partitions: 0,
+            },
+            blocks: BlockSettings { range: HOUR * 2 },
+            ingester: IngesterSettings {
+                head_retention: HOUR * 3,
+                disk_reserve_bytes: 256 << 20,
+            },
+            s3: S3Settings::default(),
+            log: LogSettings {
+                level: "info".to_owned(),
+                format: LogFormat::Text,
+            },
+            self_metrics: SelfMetricsSettings {
+                interval: Duration::from_secs(15),
+                tenant: koios_model::DEFAULT_TENANT.to_owned(),
+            },
+            limits: Limits::default(),
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The limits of all tenants.
+    pub fn tenant_limits(&self) -> Overrides {
+        Overrides::new(self.limits.clone(), self.overrides.clone())
+    }
+
+    /// Checks that the values can be met together.
+    ///
+    /// # Errors
+    /// A sentence naming the key, its value and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        let wrong = |key: &str, value: &dyn std::fmt::Display, rule: &str| {
+            Err(format!("{key} is {value}, must be {rule}"))
+        };
+        if !matches!(self.control.replication_factor, 0 | 1 | 3) {
+            return wrong(
+                "control.replication-factor",
+                &self.control.replication_factor,
+                "1 or 3 (or 0 to choose by target)",
+            );
+        }
+        if self.blocks.range < Duration::from_secs(1) {
+            return wrong(
+                "blocks.range",
+                &format_args!("{:?}", self.blocks.range),
+                "at least 1s",
+            );
+        }
+        if self.s3.access_key_id.is_empty() != self.s3.secret_access_key.is_empty() {
+            let (has, lacks) = if self.s3.access_key_id.is_empty() {
+                ("s3.secret-access-key", "s3.access-key-id")
+            } else {
+                ("s3.access-key-id", "s3.secret-access-key")
+            };
+            return Err(format!(
+                "{has} is set but {lacks} is missing: set both or neither"
+            ));
+        }
+        if let Err(e) = TenantId::new(&self.self_metrics.tenant) {
+            return Err(format!("self-metrics.tenant: {e}"));
+        }
+        if !self.node.name.is_empty()
+            && let Err(e) = TenantId::new(&self.node.name)
+        {
+            let reason = e.to_string().replace("tenant ID", "name");
+            return Err(format!("node.name: {reason}"));
+        }
+        self.limits.validate().map_err(|e| e.to_string())?;
+        for (tenant, limits) in &self.overrides {
+            limits
+                .validate()
+                .map_err(|e| format!("overrides.{tenant}: {e}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! What a tenant may send and ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_model::TenantId;
+
+/// Limits of one tenant. A limit of 0 means "no limit" where the field says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Samples older than the admission time minus this are refused (`too old sample`).
+    pub out_of_order_time_window: Duration,
+    /// Samples later than the admission time plus this are refused.
+    pub too_far_in_future: Duration,
+    /// Most labels of a series, the metric name included.
+    pub max_labels_per_series: usize,
+    /// Longest label name, bytes.
+    pub max_label_name_bytes: usize,
+    /// Longest label value, bytes.
+    pub max_label_value_bytes: usize,
+    /// Most bytes of all names and values of a series together.
+    pub max_label_set_bytes: usize,
+    /// Most series in one write request.
+    pub max_series_per_request: usize,
+    /// Most samples in one write request.
+    pub max_samples_per_request: usize,
+    /// Largest write request, bytes, compressed and decompressed alike.
+    pub max_request_bytes: u64,
+    /// Samples per second each distributor admits for the tenant; 0 for no limit.
+    pub ingestion_rate: u64,
+    /// Samples that may come at once above the rate.
+    pub ingestion_burst: u64,
+    /// Longest query text, bytes.
+    pub max_query_bytes: u64,
+    /// Most samples a query may hold at once.
+    pub max_query_samples: u64,
+    /// Most series a query may fetch.
+    pub max_query_series: u64,
+    /// Most bytes a query may hold at once.
+    pub max_query_memory_bytes: u64,
+    /// Most points per series of a range query.
+    pub max_query_points: u64,
+    /// Longest run of a query, also the default of its `timeout`.
+    pub query_timeout: Duration,
+    /// How far back an instant looks for a sample.
+    pub lookback_delta: Duration,
+    /// Most queries of the tenant that run at once in one querier.
+    pub max_concurrent_queries: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            out_of_order_time_window: Duration::from_secs(6 * 3600),
+            too_far_in_future: Duration::from_secs(600),
+            max_labels_per_series: 60,
+            max_label_name_bytes: 1024,
+            max_label_value_bytes: 64 << 10,
+            max_label_set_bytes: 256 << 10,
+            max_series_per_request: 100_000,
+            max_samples_per_request: 2_000_000,
+            max_request_bytes: 32 << 20,
+            ingestion_rate: 0,
+            ingestion_burst: 1_000_000,
+            max_query_bytes: 1 << 20,
+            max_query_samples: 50_000_000,
+            max_query_series: 500_000,
+            max_query_memory_bytes: 512 << 20,
+            max_query_points: 11_000,
+            query_timeout: Duration::from_secs(120),
+            lookback_delta: Duration::from_secs(300),
+            max_concurrent_queries: 20,
+        }
+    }
+}
+
+/// Limits that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("limits.{key} is {value}, must be {rule}")]
+pub struct LimitError {
+    /// The key, as in the configuration.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it must be.
+    pub rule: String,
+}
+
+impl Limits {
+    /// Checks that the limits can be met together.
+    ///
+    /// # Errors
+    /// [`LimitError`] naming the first that cannot.
+    pub fn validate(&self) -> Result<(), LimitError> {
+        let positive = [
+            ("max-labels-per-series", self.max_labels_per_series as u64),
+            ("max-label-name-bytes", self.max_label_name_bytes as u64),
+            ("max-label-value-bytes", self.max_label_value_bytes as u64),
+            ("max-series-per-request", self.max_series_per_request as u64),
+            ("max-samples-per-request", self.max_samples_per_request as u64),
+            ("max-request-bytes", self.max_request_bytes),
+            ("max-query-bytes", self.max_query_bytes),
+            ("max-query-samples", self.max_query_samples),
+            ("max-query-series", self.max_query_series),
+            ("max-query-memory-bytes", self.max_query_memory_bytes),
+            ("max-query-points", self.max_query_points),
+            ("query-timeout", self.query_timeout.as_millis() as u64),
+            ("lookback-delta", self.lookback_delta.as_millis() as u64),
+            ("max-concurrent-queries", self.max_concurrent_queries as u64),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, v)| *v == 0) {
+            return Err(LimitError {
+                key,
+                value: "0".to_owned(),
+                rule: "positive".to_owned(),
+            });
+        }
+        if self.max_label_set_bytes < self.max_label_value_bytes {
+            return Err(LimitError {
+                key: "max-label-set-bytes",
+                value: self.max_label_set_bytes.to_string(),
+                rule: format!(
+                    "at least limits.max-label-value-bytes ({})",
+                    self.max_label_value_bytes
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The limits of every tenant: one default, and exceptions by tenant. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    default: Arc<Limits>,
+    tenants: Arc<BTreeMap<TenantId, Arc<Limits>>>,
+}
+
+impl Overrides {
+    /// The same limits for every tenant but those listed.
+    pub fn new(default: Limits, tenants: BTreeMap<TenantId, Limits>) -> Self {
+        Self {
+            default: Arc::new(default),
+            tenants: Arc::new(tenants.into_iter().map(|(t, l)| (t, Arc::new(l))).collect()),
+        }
+    }
+
+    /// The limits of one tenant.
+    pub fn of(&self, tenant: &TenantId) -> &Arc<Limits> {
+        self.tenants.get(tenant).unwrap_or(&self.default)
+    }
+
+    /// The limits of tenants without exceptions.
+    pub fn default_limits(&self) -> &Arc<Limits> {
+        &self.default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_consistent() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_label_set_smaller_than_one_value() {
+        let limits = Limits {
+            max_label_set_bytes: 10,
+            ..Limits::default()
+        };
+        assert_eq!(
+            limits.validate().unwrap_err().to_string(),
+            "limits.max-label-set-bytes is 10, must be at least limits.max-label-value-bytes (65536)"
+        );
+    }
+
+    #[test]
+    fn a_tenant_has_its_own_limits_or_the_default() {
+        let special = TenantId::new("special").unwrap();
+        let strict = Limits {
+            max_labels_per_series: 3,
+            ..Limits::default()
+        };
+        let overrides = Overrides::new(Limits::default(), [(special.clone(), strict)].into());
+        assert_eq!(overrides.of(&special).max_labels_per_series, 3);
+        assert_eq!(overrides.of(&TenantId::anonymous()).max_labels_per_series, 60);
+    }
+}
