@@ -1,63 +1,13 @@
-//! Speed and size of chunks on a fleet-like mix: 40% integer counters, 30% gauges of 2 or 3 decimals, 20% constants,
-//! 10% random walks of full precision; 15 s apart with jitter of a few milliseconds.
+//! Speed of chunks on a fleet-like mix. Their size is asserted by tests/size.rs.
+
+mod fleet;
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fleet::{SAMPLES, SERIES, series};
 use koios_chunk::{Chunk, Encoder};
-
-const SAMPLES: usize = 120;
-const SERIES: usize = 1000;
-
-/// A small generator of repeatable noise (splitmix64).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-fn series(i: usize, jitter: bool) -> (Vec<i64>, Vec<f64>) {
-    let mut noise = Noise(i as u64);
-    let start = 1_700_000_000_000 + noise.below(15_000) as i64;
-    let timestamps = (0..SAMPLES as i64)
-        .map(|k| start + k * 15_000 + if jitter { noise.below(7) as i64 - 3 } else { 0 })
-        .collect();
-    let scale = [100.0, 1000.0][i % 2];
-    let mut at = (noise.below(1_000_000)) as f64;
-    let rate = 1 + noise.below(300);
-    let values = (0..SAMPLES)
-        .map(|_| match i % 10 {
-            0..=3 => {
-                at += (rate + noise.below(rate / 2 + 2)) as f64;
-                at
-            }
-            4..=6 => {
-                at += (noise.unit() - 0.5) * 20.0;
-                (at / 100.0 * scale).round() / scale
-            }
-            7..=8 => (i % 3) as f64,
-            _ => {
-                at += noise.unit() - 0.5;
-                at
-            }
-        })
-        .collect();
-    (timestamps, values)
-}
 
 fn bench(c: &mut Criterion) {
     for (name, jitter) in [("jittered", true), ("regular", false)] {
@@ -67,7 +17,6 @@ fn bench(c: &mut Criterion) {
             .iter()
             .filter_map(|(ts, vs)| encoder.encode(ts, vs).ok().map(Bytes::from))
             .collect();
-        report(name, &chunks);
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements((SERIES * SAMPLES) as u64));
         group.bench_function("encode", |b| {
@@ -92,30 +41,6 @@ fn bench(c: &mut Criterion) {
         });
         group.finish();
     }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "the size is what this bench is for, beside the speed"
-)]
-fn report(name: &str, chunks: &[Bytes]) {
-    let size = |pick: &dyn Fn(usize) -> bool| {
-        let picked: Vec<usize> = chunks
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| pick(*i))
-            .map(|(_, c)| c.len())
-            .collect();
-        picked.iter().sum::<usize>() as f64 / (picked.len() * SAMPLES) as f64
-    };
-    eprintln!(
-        "{name}: {:.2} B/sample (counters {:.2}, gauges {:.2}, constants {:.2}, full precision {:.2})",
-        size(&|_| true),
-        size(&|i| i % 10 < 4),
-        size(&|i| (4..7).contains(&(i % 10))),
-        size(&|i| (7..9).contains(&(i % 10))),
-        size(&|i| i % 10 == 9),
-    );
 }
 
 criterion_group!(benches, bench);

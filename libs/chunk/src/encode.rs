@@ -12,6 +12,9 @@ pub struct Encoder {
     floats: Vec<i64>,
     /// Lengths of runs, in turn of mantissas and of floats, beginning with mantissas.
     runs: Vec<u64>,
+    /// The encoded values.
+    body: Vec<u8>,
+    /// The values encoded in another way, to compare.
     other: Vec<u8>,
 }
 
@@ -31,19 +34,18 @@ impl Encoder {
     /// As [`encode`].
     pub fn encode(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
         let (first, last) = check(timestamps, values)?;
-        let mut out = Vec::with_capacity(64 + values.len() * 2);
+        let mut out = Vec::with_capacity(64 + values.len() * 3);
         self.offsets.clear();
         self.offsets
             .extend(timestamps.iter().map(|t| t.wrapping_sub(first)));
-        let exponent = decimal::exponent_for_run(values);
-        self.split(values, Some(exponent));
+        let flags = self.encode_values(values);
         out.push(VERSION);
-        out.push(exponent | if self.floats.is_empty() { 0 } else { FLAG_ESCAPES });
+        out.push(flags);
         write_varint(&mut out, values.len() as u64);
         write_zigzag(&mut out, first);
         write_varint(&mut out, last.wrapping_sub(first) as u64);
         column::write(&mut out, &self.offsets, &mut self.scratch);
-        self.write_values(&mut out, values);
+        out.extend_from_slice(&self.body);
         let sum = crc32c::crc32c(&out);
         out.extend_from_slice(&sum.to_le_bytes());
         out.shrink_to_fit();
@@ -71,22 +73,28 @@ impl Encoder {
         self.runs.push(run);
     }
 
-    fn write_values(&mut self, out: &mut Vec<u8>, values: &[f64]) {
-        let start = out.len();
-        self.write_split(out);
-        // Values that have 16 digits or a little more fit now and then: then floats alone may be smaller.
-        if self.floats.len() * 8 <= values.len() || self.mantissas.is_empty() {
-            return;
+    /// Leaves the encoded values in `body` and gives the flags byte.
+    fn encode_values(&mut self, values: &[f64]) -> u8 {
+        let exponent = decimal::exponent_for_run(values);
+        self.split(values, Some(exponent));
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        self.write_split(&mut body);
+        let mut flags = exponent | if self.floats.is_empty() { 0 } else { FLAG_ESCAPES };
+        // Values of 16 digits have a mantissa by luck, now and then: floats alone may be smaller.
+        if self.floats.len() * 8 > values.len() && !self.mantissas.is_empty() {
+            let mut floats = std::mem::take(&mut self.other);
+            floats.clear();
+            self.split(values, None);
+            self.write_split(&mut floats);
+            if floats.len() < body.len() {
+                std::mem::swap(&mut floats, &mut body);
+                flags = FLAG_ESCAPES;
+            }
+            self.other = floats;
         }
-        self.split(values, None);
-        let mut floats = std::mem::take(&mut self.other);
-        floats.clear();
-        self.write_split(&mut floats);
-        if floats.len() < out.len() - start {
-            out.truncate(start);
-            out.extend_from_slice(&floats);
-        }
-        self.other = floats;
+        self.body = body;
+        flags
     }
 
     fn write_split(&mut self, out: &mut Vec<u8>) {
