@@ -15,7 +15,6 @@
 //! repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
 
 mod cache;
-mod decimal;
 mod error;
 mod merge;
 mod meta;

@@ -8,19 +8,21 @@ use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondT
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use koios_chunk::decimal;
 use koios_model::TimeRange;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use crate::Result;
-use crate::decimal::POW10;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, TIMESTAMP};
 
 /// Most rows in a row group that is read; writers end them at an eighth of it.
 const GROUP_ROWS_MAX: i64 = 4 << 20;
+/// The largest power of ten that is exact in a float.
+const EXPONENT_MAX: u8 = 22;
 
 /// The samples of one series.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -296,15 +298,17 @@ impl<'a> SampleRows<'a> {
         if self.floats.is_valid(row) {
             return Ok(self.floats.value(row));
         }
-        let scale = usize::try_from(self.exponents[row])
-            .ok()
-            .and_then(|e| POW10.get(e));
-        match scale {
-            Some(scale) if self.mantissas.is_valid(row) => Ok(self.mantissas.value(row) as f64 / scale),
-            Some(_) => Err(self.part.corrupt("a sample has neither a mantissa nor a float")),
-            None => Err(self
-                .part
-                .corrupt(format!("a sample has exponent {}", self.exponents[row]))),
+        let exponent = match u8::try_from(self.exponents[row]) {
+            Ok(e) if e <= EXPONENT_MAX => e,
+            _ => {
+                return Err(self
+                    .part
+                    .corrupt(format!("a sample has exponent {}", self.exponents[row])));
+            }
+        };
+        if self.mantissas.is_null(row) {
+            return Err(self.part.corrupt("a sample has neither a mantissa nor a float"));
         }
+        Ok(decimal::from_mantissa(self.mantissas.value(row), exponent))
     }
 }

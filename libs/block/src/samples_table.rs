@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Float64Builder, Int64Builder};
 use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
+use koios_chunk::decimal;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -16,7 +17,7 @@ use parquet::schema::types::ColumnPath;
 use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, TIMESTAMP, samples_schema};
 use crate::writer::Layout;
-use crate::{BlockId, Error, Result, decimal};
+use crate::{BlockId, Error, Result};
 
 /// Rows collected before they are handed to the encoder.
 const BATCH_ROWS: usize = 64 * 1024;
@@ -88,12 +89,12 @@ impl SamplesWriter {
 
     fn append(&mut self, id: u32, timestamps: &[i64], values: &[f64]) {
         let n = timestamps.len();
-        let exponent = decimal::run_exponent(values);
+        let exponent = decimal::exponent_for_run(values);
         self.series.resize(self.series.len() + n, id);
         self.timestamps.extend_from_slice(timestamps);
         self.exponents.resize(self.exponents.len() + n, exponent as i8);
         for &v in values {
-            match decimal::mantissa(v, exponent) {
+            match decimal::to_mantissa(v, exponent) {
                 Some(m) => {
                     self.mantissas.append_value(m);
                     self.floats.append_null();

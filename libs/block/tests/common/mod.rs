@@ -1,0 +1,110 @@
+//! Builders shared by the tests of blocks.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use koios_block::{
+    BlockCache, BlockId, BlockOptions, BlockParts, BlockReader, BlockWriter, Layout, MemoryBlock, RangeRead,
+    Result,
+};
+use koios_model::{Labels, TenantId, TimeRange};
+
+/// Series with their samples.
+pub type Model = BTreeMap<Labels, BTreeMap<i64, f64>>;
+
+pub fn id(n: u128) -> BlockId {
+    BlockId::new(1_700_000_000_000, n)
+}
+
+pub fn options(n: u128) -> BlockOptions {
+    BlockOptions::new(id(n), TenantId::anonymous(), TimeRange::ALL)
+}
+
+/// Small pages and row groups, so that little data crosses their borders.
+pub fn tiny() -> Layout {
+    Layout {
+        page_rows: 64,
+        group_rows: 256,
+        ..Layout::default()
+    }
+}
+
+pub fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
+    let mut writer = BlockWriter::new(BlockOptions { layout, ..options(n) }).unwrap();
+    for (labels, samples) in model {
+        let t: Vec<i64> = samples.keys().copied().collect();
+        let v: Vec<f64> = samples.values().copied().collect();
+        writer.push_series(labels, None, &t, &v).unwrap();
+    }
+    writer.finish().unwrap().unwrap()
+}
+
+pub fn cache() -> Arc<BlockCache> {
+    Arc::new(BlockCache::new(64 << 20, 16 << 20))
+}
+
+pub fn open(parts: &BlockParts) -> BlockReader {
+    open_over(Arc::new(MemoryBlock::new(parts)), parts)
+}
+
+pub fn open_over(source: Arc<dyn RangeRead>, parts: &BlockParts) -> BlockReader {
+    BlockReader::open(source, Arc::new(parts.meta.clone()), cache()).unwrap()
+}
+
+pub async fn read_all(block: &BlockReader) -> Result<Model> {
+    let series = block.select(&Default::default(), TimeRange::ALL).await?;
+    let samples = block.read_samples(&series, TimeRange::ALL).await?;
+    Ok(series
+        .into_iter()
+        .zip(samples)
+        .map(|(s, c)| (s.labels, c.timestamps.into_iter().zip(c.values).collect()))
+        .collect())
+}
+
+/// Values by their bits, so that NaNs compare.
+pub fn bits(model: &Model) -> BTreeMap<&Labels, Vec<(i64, u64)>> {
+    model
+        .iter()
+        .map(|(l, s)| (l, s.iter().map(|(&t, v)| (t, v.to_bits())).collect()))
+        .collect()
+}
+
+/// Counts what is read.
+#[derive(Debug)]
+pub struct Counting {
+    inner: MemoryBlock,
+    pub requests: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+impl Counting {
+    pub fn new(parts: &BlockParts) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryBlock::new(parts),
+            requests: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    pub fn take(&self) -> (u64, u64) {
+        (
+            self.requests.swap(0, Ordering::Relaxed),
+            self.bytes.swap(0, Ordering::Relaxed),
+        )
+    }
+}
+
+#[async_trait]
+impl RangeRead for Counting {
+    async fn read(&self, part: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.requests.fetch_add(ranges.len() as u64, Ordering::Relaxed);
+        let total: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+        self.bytes.fetch_add(total, Ordering::Relaxed);
+        self.inner.read(part, ranges).await
+    }
+}

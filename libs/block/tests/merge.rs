@@ -1,0 +1,62 @@
+//! Merging replicas' blocks is the map (series, timestamp) -> winner.
+
+mod common;
+
+use common::{Model, bits, open, options, read_all, tiny, write};
+use koios_block::{BlockOptions, BlockWriter, merge, verify};
+use koios_model::merge::winner;
+use koios_model::{Labels, stale_nan};
+use proptest::prelude::*;
+
+fn model() -> impl Strategy<Value = Model> {
+    let value = prop_oneof![
+        (0i32..4).prop_map(f64::from),
+        Just(stale_nan()),
+        Just(f64::NAN),
+        Just(-0.0)
+    ];
+    let samples = proptest::collection::btree_map(0i64..60, value, 1..40);
+    let labels = (0..6, 0..3)
+        .prop_map(|(n, j)| Labels::from_pairs([("__name__", format!("m{n}")), ("j", j.to_string())]));
+    proptest::collection::btree_map(labels, samples, 1..10)
+}
+
+fn merged_by_map(inputs: &[Model]) -> Model {
+    let mut all = Model::new();
+    for (labels, samples) in inputs.iter().flatten() {
+        let series = all.entry(labels.clone()).or_default();
+        for (&t, &v) in samples {
+            series.entry(t).and_modify(|w| *w = winner(*w, v)).or_insert(v);
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn i10_a_merge_is_the_map_of_winners(inputs in proptest::collection::vec(model(), 1..4), drop_before in 0i64..30) {
+        let blocks: Vec<_> = inputs.iter().enumerate().map(|(i, m)| open(&write(i as u128, tiny(), m))).collect();
+        let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
+        let stats = futures::executor::block_on(merge(&blocks, &mut out, |_, samples| {
+            samples.retain(|s| s.t >= drop_before);
+        })).unwrap();
+        let mut want = merged_by_map(&inputs);
+        for samples in want.values_mut() {
+            samples.retain(|&t, _| t >= drop_before);
+        }
+        want.retain(|_, s| !s.is_empty());
+        let got = match out.finish().unwrap() {
+            Some(parts) => {
+                let block = open(&parts);
+                futures::executor::block_on(verify(&block)).unwrap();
+                futures::executor::block_on(read_all(&block)).unwrap()
+            }
+            None => Model::new(),
+        };
+        prop_assert_eq!(bits(&got), bits(&want));
+        prop_assert_eq!(stats.samples_in, inputs.iter().flat_map(Model::values).map(|s| s.len() as u64).sum::<u64>());
+        prop_assert_eq!(stats.samples_out, want.values().map(|s| s.len() as u64).sum::<u64>());
+    }
+}

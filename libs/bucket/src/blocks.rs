@@ -1,0 +1,229 @@
+//! Blocks in the bucket: upload, open, delete.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::hash::BuildHasherDefault;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, META_PART, RangeRead};
+use koios_model::TenantId;
+use moka::sync::Cache;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+
+use crate::bucket::Bucket;
+use crate::manifest::ManifestBlock;
+use crate::{Error, Result};
+
+/// Larger parts are sent in pieces of this size.
+const PIECE_BYTES: usize = 16 << 20;
+/// Pieces on their way at a time.
+const PIECES_AT_A_TIME: usize = 4;
+
+impl Bucket {
+    /// Uploads a block's parts, `meta.json` last, and checks that each arrived whole. The block is not live before a
+    /// manifest lists it. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; [`Error::Corrupt`] when the storage shows another size than was sent.
+    pub async fn upload_block(&self, tenant: &TenantId, block: &BlockParts) -> Result<()> {
+        let id = block.meta.block;
+        for (name, bytes) in &block.parts {
+            self.upload_part(tenant, id, name, bytes).await?;
+        }
+        self.upload_part(tenant, id, META_PART, &block.meta.to_json())
+            .await
+    }
+
+    async fn upload_part(&self, tenant: &TenantId, block: BlockId, name: &str, bytes: &Bytes) -> Result<()> {
+        let path = self.layout().part(tenant, block, name);
+        if bytes.len() > PIECE_BYTES {
+            self.put_in_pieces(&path, bytes).await?;
+        } else {
+            self.put(&path, bytes).await?;
+        }
+        match self.size(&path).await? {
+            Some(size) if size == bytes.len() as u64 => Ok(()),
+            found => {
+                let reason = format!("{} bytes were sent, {found:?} are there", bytes.len());
+                Err(Error::corrupt(&path, reason))
+            }
+        }
+    }
+
+    async fn put_in_pieces(&self, path: &Path, bytes: &Bytes) -> Result<()> {
+        let store = self.store();
+        let attempt = || async move {
+            let mut upload = store.put_multipart(path).await?;
+            let mut pieces = Vec::new();
+            for start in (0..bytes.len()).step_by(PIECE_BYTES) {
+                let piece = bytes.slice(start..bytes.len().min(start + PIECE_BYTES));
+                pieces.push(upload.put_part(PutPayload::from_bytes(piece)));
+            }
+            let sent = stream::iter(pieces)
+                .buffer_unordered(PIECES_AT_A_TIME)
+                .try_collect::<Vec<()>>()
+                .await;
+            match sent {
+                Ok(_) => upload.complete().await.map(|_| ()),
+                Err(e) => {
+                    // Storage keeps the pieces of a broken upload, and bills them, until told otherwise.
+                    if let Err(error) = upload.abort().await {
+                        tracing::warn!(object = %path, %error, "upload not aborted");
+                    }
+                    Err(e)
+                }
+            }
+        };
+        self.retry_for(bytes.len() as u64).run(path, attempt).await
+    }
+
+    /// Deletes the named parts of a block that is dead; parts that are gone already are fine.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn delete_parts(&self, tenant: &TenantId, block: BlockId, parts: &[String]) -> Result<()> {
+        for name in parts {
+            self.delete(&self.layout().part(tenant, block, name)).await?;
+        }
+        Ok(())
+    }
+
+    /// The blocks that have any object, ascending, listed or not. Lists: for finding uploads that were never committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn uploaded_blocks(&self, tenant: &TenantId) -> Result<Vec<(BlockId, Vec<String>)>> {
+        let folder = self.layout().blocks(tenant);
+        let depth = folder.parts().count();
+        let mut found: Vec<(BlockId, Vec<String>)> = Vec::new();
+        for path in self.list(&folder).await? {
+            let mut below = path.parts().skip(depth);
+            let (Some(block), Some(part)) = (below.next(), below.next()) else {
+                continue;
+            };
+            let Ok(block) = block.as_ref().parse::<BlockId>() else {
+                continue;
+            };
+            match found.last_mut() {
+                Some((last, parts)) if *last == block => parts.push(part.as_ref().to_owned()),
+                _ => found.push((block, vec![part.as_ref().to_owned()])),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The metadata of a listed block, checked against the manifest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is gone, [`Error::Corrupt`] when it is not what the manifest lists,
+    /// [`Error::Unavailable`], [`Error::Block`].
+    pub async fn block_meta(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockMeta> {
+        let path = self.layout().part(tenant, block.block, META_PART);
+        let Some(json) = self.get(&path).await? else {
+            return Err(Error::NotFound {
+                object: path.to_string(),
+            });
+        };
+        let listed = block.parts.iter().find(|p| p.name == META_PART);
+        if !listed.is_some_and(|l| l.bytes == json.len() as u64 && l.crc32c == crc32c::crc32c(&json)) {
+            return Err(Error::corrupt(&path, "it is not the one the manifest lists"));
+        }
+        Ok(BlockMeta::from_json(block.block, &json)?)
+    }
+
+    /// Ranged reads of one block.
+    pub fn range_read(&self, tenant: &TenantId, block: BlockId) -> BucketRangeRead {
+        BucketRangeRead {
+            bucket: self.clone(),
+            tenant: tenant.clone(),
+            block,
+        }
+    }
+}
+
+/// Reads ranges of a block's parts from the bucket. Checking and caching is done by [`BlockReader`] above.
+#[derive(Clone, Debug)]
+pub struct BucketRangeRead {
+    bucket: Bucket,
+    tenant: TenantId,
+    block: BlockId,
+}
+
+#[async_trait]
+impl RangeRead for BucketRangeRead {
+    async fn read(&self, part: &str, ranges: &[Range<u64>]) -> koios_block::Result<Vec<Bytes>> {
+        let path = self.bucket.layout().part(&self.tenant, self.block, part);
+        let total = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
+        let store = self.bucket.store();
+        let attempt = || store.get_ranges(&path, ranges);
+        match self.bucket.retry_for(total).run(&path, attempt).await {
+            Ok(bytes) => Ok(bytes),
+            Err(e) => Err(koios_block::Error::Read {
+                block: self.block,
+                part: part.to_owned(),
+                source: Box::new(e),
+            }),
+        }
+    }
+}
+
+/// Opens blocks, keeping their metadata and, in a shared [`BlockCache`], their checked bytes. Cheap to clone.
+#[derive(Clone)]
+pub struct Blocks {
+    bucket: Bucket,
+    cache: Arc<BlockCache>,
+    metas: Cache<BlockId, Arc<BlockMeta>, BuildHasherDefault<DefaultHasher>>,
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks")
+            .field("bucket", &self.bucket)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Blocks {
+    /// With a budget in bytes for metadata beside the cache's own budgets.
+    pub fn new(bucket: Bucket, cache: Arc<BlockCache>, meta_bytes_max: u64) -> Self {
+        let weight = |meta: &Arc<BlockMeta>| {
+            let cells: usize = meta.parts.iter().map(|p| p.cells.len() * 4 + 100).sum();
+            u32::try_from(cells + 300).unwrap_or(u32::MAX)
+        };
+        Self {
+            bucket,
+            cache,
+            metas: Cache::builder()
+                .max_capacity(meta_bytes_max)
+                .weigher(move |_, meta| weight(meta))
+                .build_with_hasher(BuildHasherDefault::default()),
+        }
+    }
+
+    /// Opens a listed block; its metadata is fetched unless it is known.
+    ///
+    /// # Errors
+    /// Those of [`Bucket::block_meta`].
+    pub async fn open(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockReader> {
+        let meta = match self.metas.get(&block.block).filter(|m| m.tenant == *tenant) {
+            Some(meta) => meta,
+            None => {
+                let meta = Arc::new(self.bucket.block_meta(tenant, block).await?);
+                if meta.tenant != *tenant {
+                    let path = self.bucket.layout().part(tenant, block.block, META_PART);
+                    return Err(Error::corrupt(path, format!("it is of tenant {}", meta.tenant)));
+                }
+                self.metas.insert(block.block, Arc::clone(&meta));
+                meta
+            }
+        };
+        let source = Arc::new(self.bucket.range_read(tenant, block.block));
+        Ok(BlockReader::open(source, meta, Arc::clone(&self.cache))?)
+    }
+}

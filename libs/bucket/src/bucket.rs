@@ -1,0 +1,241 @@
+//! The bucket: one object store under a prefix, with our own retries.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use koios_model::TenantId;
+use koios_runtime::{ClockHandle, RngHandle};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::layout::Layout;
+use crate::retry::{Retry, RetryPolicy};
+use crate::{Error, Result, store};
+
+/// An object store under a prefix. Cheap to clone.
+#[derive(Clone)]
+pub struct Bucket {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    url: String,
+    layout: Layout,
+    retry: Retry,
+    /// The storage ignores preconditions and this process is its only writer: commits look before they write.
+    emulate_create: AtomicBool,
+    /// Serialises emulated creations.
+    emulation: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("url", &self.inner.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a creation ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// The object is ours.
+    Yes,
+    /// Somebody's object is there, perhaps our own from an attempt whose answer was lost.
+    Exists,
+}
+
+impl Bucket {
+    /// A bucket over any store, with everything under `prefix` ("" for the root).
+    pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, clock: ClockHandle, rng: RngHandle) -> Self {
+        let retry = Retry {
+            clock,
+            rng,
+            policy: RetryPolicy::default(),
+        };
+        Self::assemble(store, format!("{prefix:?}"), Path::from(prefix), retry)
+    }
+
+    /// Opens a bucket by URL: `file:///absolute/folder` (created if missing; synced on every write) or
+    /// `s3://bucket/prefix`, whose endpoint, region and credentials come from the usual `AWS_*` environment variables.
+    ///
+    /// # Errors
+    /// [`Error::Url`] when the URL, or what the environment says, cannot be used.
+    pub fn open(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
+        let (store, prefix) = store::open(url, std::env::vars())?;
+        let retry = Retry {
+            clock,
+            rng,
+            policy: RetryPolicy::default(),
+        };
+        Ok(Self::assemble(store, url.to_owned(), prefix, retry))
+    }
+
+    fn assemble(store: Arc<dyn ObjectStore>, url: String, prefix: Path, retry: Retry) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                url,
+                layout: Layout::new(prefix),
+                retry,
+                emulate_create: AtomicBool::new(false),
+                emulation: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// The same bucket with another retry policy.
+    pub fn with_retry(&self, policy: RetryPolicy) -> Self {
+        let inner = &self.inner;
+        let bucket = Self::assemble(
+            Arc::clone(&inner.store),
+            inner.url.clone(),
+            inner.layout.root().clone(),
+            inner.retry.with(policy),
+        );
+        bucket.set_emulate_create(inner.emulate_create.load(Ordering::Relaxed));
+        bucket
+    }
+
+    /// The URL it was opened with, for messages.
+    pub fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner.store
+    }
+
+    pub(crate) fn clock(&self) -> &ClockHandle {
+        &self.inner.retry.clock
+    }
+
+    pub(crate) fn rng(&self) -> &RngHandle {
+        &self.inner.retry.rng
+    }
+
+    pub(crate) fn retry_for(&self, bytes: u64) -> Retry {
+        self.inner.retry.with(self.inner.retry.policy.for_bytes(bytes))
+    }
+
+    pub(crate) fn set_emulate_create(&self, on: bool) {
+        self.inner.emulate_create.store(on, Ordering::Relaxed);
+    }
+
+    /// The whole object, or `None` when it does not exist.
+    pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
+        let store = self.store();
+        let attempt = || async move { store.get(path).await?.bytes().await };
+        match self.inner.retry.run(path, attempt).await {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The size of an object, or `None` when it does not exist.
+    pub(crate) async fn size(&self, path: &Path) -> Result<Option<u64>> {
+        let store = self.store();
+        match self.inner.retry.run(path, || store.head(path)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Writes an object, replacing what is there.
+    pub(crate) async fn put(&self, path: &Path, bytes: &Bytes) -> Result<()> {
+        let store = self.store();
+        let attempt = || store.put(path, PutPayload::from_bytes(bytes.clone()));
+        self.retry_for(bytes.len() as u64)
+            .run(path, attempt)
+            .await
+            .map(|_| ())
+    }
+
+    /// Writes an object unless there is one.
+    pub(crate) async fn create(&self, path: &Path, bytes: &Bytes) -> Result<Created> {
+        if self.inner.emulate_create.load(Ordering::Relaxed) {
+            let _one_at_a_time = self.inner.emulation.lock().await;
+            if self.size(path).await?.is_some() {
+                return Ok(Created::Exists);
+            }
+            return self.put(path, bytes).await.map(|()| Created::Yes);
+        }
+        let store = self.store();
+        let attempt = || async move {
+            let options = PutOptions::from(PutMode::Create);
+            match store
+                .put_opts(path, PutPayload::from_bytes(bytes.clone()), options)
+                .await
+            {
+                Ok(_) => Ok(Created::Yes),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    Ok(Created::Exists)
+                }
+                Err(e) => Err(e),
+            }
+        };
+        self.retry_for(bytes.len() as u64).run(path, attempt).await
+    }
+
+    /// Deletes an object; one that is gone already is fine.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<()> {
+        let store = self.store();
+        match self.inner.retry.run(path, || store.delete(path)).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The objects under a folder, by name. Lists: never on a hot path.
+    pub(crate) async fn list(&self, folder: &Path) -> Result<Vec<Path>> {
+        let store = self.store();
+        let attempt = || async move {
+            let mut found = Vec::new();
+            let mut objects = store.list(Some(folder));
+            while let Some(object) = objects.next().await {
+                found.push(object?.location);
+            }
+            Ok(found)
+        };
+        let mut found = match self.inner.retry.run(folder, attempt).await {
+            Ok(value) => value,
+            Err(Error::NotFound { .. }) => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The tenants that have anything in the bucket, by name. Lists: for start-up and administration.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn tenants(&self) -> Result<Vec<TenantId>> {
+        let store = self.store();
+        let root = self.layout().root();
+        let attempt = || store.list_with_delimiter(Some(root));
+        let listed = match self.inner.retry.run(root, attempt).await {
+            Ok(value) => value,
+            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let mut tenants: Vec<TenantId> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|p| p.filename())
+            .filter_map(|name| TenantId::new(name).ok())
+            .collect();
+        tenants.sort_unstable();
+        Ok(tenants)
+    }
+}

@@ -1,0 +1,331 @@
+//! Reads and commits manifest versions: put-if-absent of the next version is the commit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_model::TenantId;
+
+use crate::bucket::{Bucket, Created};
+use crate::manifest::{MANIFEST_FORMAT, Manifest, Nonce, Writer};
+use crate::{Error, Result};
+
+/// Lost races after which a commit gives up; each means that another writer got ahead.
+const RACES_MAX: u32 = 64;
+/// Largest manifest accepted.
+const MANIFEST_BYTES_MAX: usize = 256 << 20;
+
+const ENVELOPE_START: &[u8] = b"{\"crc32c\":\"";
+const ENVELOPE_MIDDLE: &[u8] = b"\",\"manifest\":";
+const ENVELOPE_END: &[u8] = b"}";
+
+/// What a version's object holds.
+#[derive(Debug)]
+enum Stored {
+    Manifest(Box<Manifest>),
+    /// The content was dropped; this later version existed then.
+    Superseded(u64),
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Superseded {
+    superseded_by: u64,
+}
+
+fn encode(json: &[u8]) -> Bytes {
+    let crc = format!("{:08x}", crc32c::crc32c(json));
+    [
+        ENVELOPE_START,
+        crc.as_bytes(),
+        ENVELOPE_MIDDLE,
+        json,
+        ENVELOPE_END,
+    ]
+    .concat()
+    .into()
+}
+
+fn decode(bytes: &[u8]) -> Result<Stored, String> {
+    if bytes.len() > MANIFEST_BYTES_MAX {
+        return Err(format!("{} bytes, limit {MANIFEST_BYTES_MAX}", bytes.len()));
+    }
+    let json = (|| {
+        let rest = bytes.strip_prefix(ENVELOPE_START)?;
+        let (crc, rest) = rest.split_at_checked(8)?;
+        let json = rest.strip_prefix(ENVELOPE_MIDDLE)?.strip_suffix(ENVELOPE_END)?;
+        let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?, 16).ok()?;
+        Some((crc, json))
+    })();
+    let Some((crc, json)) = json else {
+        return Err("it is not an enveloped manifest".to_owned());
+    };
+    if crc32c::crc32c(json) != crc {
+        return Err("it failed its checksum".to_owned());
+    }
+    if let Ok(s) = serde_json::from_slice::<Superseded>(json) {
+        return Ok(Stored::Superseded(s.superseded_by));
+    }
+    let manifest: Manifest = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+    if manifest.format == 0 || manifest.format > MANIFEST_FORMAT {
+        return Err(format!(
+            "it has format {}, this version reads up to {MANIFEST_FORMAT}: upgrade first",
+            manifest.format
+        ));
+    }
+    Ok(Stored::Manifest(Box::new(manifest)))
+}
+
+impl Bucket {
+    /// One version, or `None` when it does not exist or its content was dropped (see [`Self::drop_history`]).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Unavailable`].
+    pub async fn manifest(&self, tenant: &TenantId, version: u64) -> Result<Option<Arc<Manifest>>> {
+        Ok(match self.stored(tenant, version).await? {
+            Some(Stored::Manifest(m)) => Some(Arc::from(m)),
+            Some(Stored::Superseded(_)) | None => None,
+        })
+    }
+
+    async fn stored(&self, tenant: &TenantId, version: u64) -> Result<Option<Stored>> {
+        let path = self.layout().manifest(tenant, version);
+        let Some(bytes) = self.get(&path).await? else {
+            return Ok(None);
+        };
+        let stored = decode(&bytes).map_err(|reason| Error::corrupt(&path, reason))?;
+        if let Stored::Manifest(m) = &stored
+            && (m.version != version || m.tenant != *tenant)
+        {
+            let reason = format!("it says version {} of tenant {}", m.version, m.tenant);
+            return Err(Error::corrupt(&path, reason));
+        }
+        Ok(Some(stored))
+    }
+
+    /// The newest version; version 0, empty, for a tenant that has none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Unavailable`].
+    pub async fn latest(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
+        let hint = self.hint(tenant).await?;
+        let start = match hint {
+            Some(v) if v > 0 => self.stored(tenant, v).await?.map(|s| (v, s)),
+            _ => None,
+        };
+        match start {
+            Some((_, Stored::Manifest(m))) => self.latest_from(&Arc::from(m)).await,
+            Some((v, Stored::Superseded(by))) => self.climb(tenant, v.max(by)).await,
+            // The hint is lost or wrong: version 1 is there for ever if there is any.
+            None => self.climb(tenant, 0).await,
+        }
+    }
+
+    /// The newest version, given one that is known.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Unavailable`].
+    pub async fn latest_from(&self, known: &Arc<Manifest>) -> Result<Arc<Manifest>> {
+        match self.stored(&known.tenant, known.version + 1).await? {
+            None => Ok(Arc::clone(known)),
+            Some(Stored::Manifest(next)) => self.climb_from(&known.tenant, Arc::from(next)).await,
+            Some(Stored::Superseded(by)) => self.climb(&known.tenant, by).await,
+        }
+    }
+
+    /// From a version that exists (or 0) to the newest one. Versions have no gap, so doubling steps find the end.
+    async fn climb(&self, tenant: &TenantId, floor: u64) -> Result<Arc<Manifest>> {
+        let mut floor = floor;
+        loop {
+            let top = self.highest(tenant, floor).await?;
+            if top == 0 {
+                return Ok(Arc::new(Manifest::empty(tenant.clone())));
+            }
+            match self.stored(tenant, top).await? {
+                Some(Stored::Manifest(m)) => return self.climb_from(tenant, Arc::from(m)).await,
+                Some(Stored::Superseded(by)) if by > top => floor = by,
+                _ => {
+                    let path = self.layout().manifest(tenant, top);
+                    return Err(Error::corrupt(
+                        path,
+                        "it is the newest version and has no content",
+                    ));
+                }
+            }
+        }
+    }
+
+    async fn climb_from(&self, tenant: &TenantId, mut known: Arc<Manifest>) -> Result<Arc<Manifest>> {
+        // Mostly there is nothing above, or one more.
+        for _ in 0..4 {
+            match self.stored(tenant, known.version + 1).await? {
+                None => return Ok(known),
+                Some(Stored::Manifest(next)) => known = Arc::from(next),
+                Some(Stored::Superseded(by)) => return Box::pin(self.climb(tenant, by)).await,
+            }
+        }
+        Box::pin(self.climb(tenant, known.version)).await
+    }
+
+    /// The highest existing version, given one that exists (or 0).
+    async fn highest(&self, tenant: &TenantId, floor: u64) -> Result<u64> {
+        let exists = |v: u64| async move {
+            Ok::<_, Error>(self.size(&self.layout().manifest(tenant, v)).await?.is_some())
+        };
+        let (mut low, mut step) = (floor, 1u64);
+        while exists(low.saturating_add(step)).await? {
+            low = low.saturating_add(step);
+            step = step.saturating_mul(2);
+        }
+        // `low` exists, `low + step` does not.
+        let mut high = low.saturating_add(step);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if exists(middle).await? {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The version the hint names; a missing or unreadable hint is none.
+    async fn hint(&self, tenant: &TenantId) -> Result<Option<u64>> {
+        let bytes = self.get(&self.layout().hint(tenant)).await?;
+        Ok(bytes.and_then(|b| std::str::from_utf8(&b).ok()?.trim().parse().ok()))
+    }
+
+    /// Commits a change: reads the newest version, applies `change`, and creates the next version; when another writer
+    /// was faster, all over again from there. `change` may therefore run several times.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the writer's epoch was overtaken; whatever `change` returns; [`Error::DeadBlock`] or
+    /// [`Error::Refused`] when the result breaks a rule; [`Error::Unknown`] when the storage stopped answering in the
+    /// middle; [`Error::Contended`], [`Error::Unavailable`], [`Error::Corrupt`].
+    pub async fn commit(
+        &self,
+        tenant: &TenantId,
+        writer: &Writer,
+        change: impl FnMut(&mut Manifest) -> Result<()> + Send,
+    ) -> Result<Arc<Manifest>> {
+        let base = self.latest(tenant).await?;
+        self.commit_from(base, writer, change).await
+    }
+
+    /// As [`Self::commit`], starting from a version that is known, which saves a read when it is the newest.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub async fn commit_from(
+        &self,
+        base: Arc<Manifest>,
+        writer: &Writer,
+        mut change: impl FnMut(&mut Manifest) -> Result<()> + Send,
+    ) -> Result<Arc<Manifest>> {
+        let nonce = Nonce(self.rng().u128());
+        let mut base = base;
+        for _ in 0..RACES_MAX {
+            base.check_epoch(writer)?;
+            let mut next = Manifest::clone(&base);
+            change(&mut next)?;
+            next.seal(&base, writer, nonce, self.clock().now_ms())?;
+            match self.try_commit(&next).await? {
+                Attempt::Committed => {
+                    self.put_hint(&next).await;
+                    return Ok(Arc::new(next));
+                }
+                Attempt::Lost(Some(other)) => base = other,
+                Attempt::Lost(None) => base = self.latest(&base.tenant).await?,
+                // The winner's object is not visible yet: the next round asks again.
+                Attempt::Undecided => {}
+            }
+        }
+        Err(Error::Contended {
+            tenant: base.tenant.clone(),
+            version: base.version + 1,
+            attempts: RACES_MAX,
+        })
+    }
+
+    async fn try_commit(&self, next: &Manifest) -> Result<Attempt> {
+        let path = self.layout().manifest(&next.tenant, next.version);
+        let json = serde_json::to_vec(next).map_err(|e| Error::corrupt(&path, e))?;
+        let unknown = |e: Error| match e {
+            Error::Unavailable { reason, .. } => Error::Unknown {
+                tenant: next.tenant.clone(),
+                version: next.version,
+                reason,
+            },
+            other => other,
+        };
+        match self.create(&path, &encode(&json)).await.map_err(unknown)? {
+            Created::Yes => Ok(Attempt::Committed),
+            // The object may be our own, from an attempt whose answer was lost.
+            Created::Exists => Ok(
+                match self.stored(&next.tenant, next.version).await.map_err(unknown)? {
+                    Some(Stored::Manifest(m)) if m.nonce == next.nonce => Attempt::Committed,
+                    Some(Stored::Manifest(m)) => Attempt::Lost(Some(Arc::from(m))),
+                    Some(Stored::Superseded(_)) => Attempt::Lost(None),
+                    None => Attempt::Undecided,
+                },
+            ),
+        }
+    }
+
+    /// Best effort: a stale or lost hint costs requests, nothing else.
+    async fn put_hint(&self, committed: &Manifest) {
+        let path = self.layout().hint(&committed.tenant);
+        if let Err(error) = self.put(&path, &Bytes::from(committed.version.to_string())).await {
+            tracing::warn!(tenant = %committed.tenant, version = committed.version, %error, "manifest hint not written");
+        }
+    }
+
+    /// Makes the writer's epoch visible, so that holders of lower ones are fenced: what a new owner does first.
+    /// Nothing is committed when the manifest shows the epoch already.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub async fn claim(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
+        let base = self.latest(tenant).await?;
+        base.check_epoch(writer)?;
+        if base.epochs.get(&writer.resource) == Some(&writer.epoch) {
+            return Ok(base);
+        }
+        self.commit_from(base, writer, |_| Ok(())).await
+    }
+
+    /// Drops the content of the versions below `keep_from` down to the first that was dropped before. Their objects
+    /// stay, a few bytes each: a writer that slept can then never commit over a version that once existed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when `keep_from` does not exist, else [`Error::Corrupt`] or [`Error::Unavailable`].
+    pub async fn drop_history(&self, tenant: &TenantId, keep_from: u64) -> Result<u64> {
+        if self.manifest(tenant, keep_from).await?.is_none() {
+            return Err(Error::Refused {
+                tenant: tenant.clone(),
+                reason: format!("version {keep_from} does not exist"),
+            });
+        }
+        let json = serde_json::to_vec(&Superseded {
+            superseded_by: keep_from,
+        })
+        .map_err(|e| Error::corrupt(self.layout().manifest(tenant, keep_from), e))?;
+        let marker = encode(&json);
+        let mut dropped = 0;
+        for version in (1..keep_from).rev() {
+            if let Some(Stored::Superseded(_)) = self.stored(tenant, version).await? {
+                break;
+            }
+            self.put(&self.layout().manifest(tenant, version), &marker)
+                .await?;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+}
+
+enum Attempt {
+    Committed,
+    /// Another writer has the version; its manifest, if it still has content.
+    Lost(Option<Arc<Manifest>>),
+    Undecided,
+}

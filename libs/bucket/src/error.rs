@@ -1,0 +1,143 @@
+//! What can go wrong with a bucket.
+
+use koios_block::BlockId;
+use koios_model::TenantId;
+
+/// The result of bucket operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on the bucket failed. Each variant says what the caller must do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage did not answer in time, or kept failing: nothing was changed, trying again later may help.
+    #[error("object {object} is unavailable after {attempts} attempts: {reason}")]
+    Unavailable {
+        /// The object's path in the bucket.
+        object: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// The last failure, in words.
+        reason: String,
+        /// The last failure, unless it was a timeout.
+        #[source]
+        source: Option<object_store::Error>,
+    },
+    /// The object does not exist.
+    #[error("object {object} does not exist")]
+    NotFound {
+        /// The object's path in the bucket.
+        object: String,
+    },
+    /// The object's bytes are not what they must be: never used; to be repaired or reported.
+    #[error("object {object} is corrupt: {reason}")]
+    Corrupt {
+        /// The object's path in the bucket.
+        object: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A newer owner acts on the resource: this one must stop (I14).
+    #[error(
+        "{resource} of tenant {tenant} is owned under epoch {found}, this writer has {epoch}: stop writing"
+    )]
+    Fenced {
+        /// The tenant.
+        tenant: TenantId,
+        /// What is owned.
+        resource: String,
+        /// The writer's epoch.
+        epoch: u64,
+        /// The higher epoch found.
+        found: u64,
+    },
+    /// The block was deleted, and what is deleted never comes back (I10).
+    #[error("block {block} of tenant {tenant} was deleted and cannot be listed again")]
+    DeadBlock {
+        /// The tenant.
+        tenant: TenantId,
+        /// The block.
+        block: BlockId,
+    },
+    /// Other writers won every race for the next version: trying again later helps.
+    #[error(
+        "manifest of tenant {tenant} changed {attempts} times while version {version} was being committed"
+    )]
+    Contended {
+        /// The tenant.
+        tenant: TenantId,
+        /// The last version tried.
+        version: u64,
+        /// How many races were lost.
+        attempts: u32,
+    },
+    /// The storage stopped answering during a commit, which may or may not have happened: read the manifest before
+    /// acting on either.
+    #[error(
+        "whether version {version} of the manifest of tenant {tenant} was committed is unknown: {reason}"
+    )]
+    Unknown {
+        /// The tenant.
+        tenant: TenantId,
+        /// The version.
+        version: u64,
+        /// The last failure.
+        reason: String,
+    },
+    /// The caller's change does not fit the manifest as it is now.
+    #[error("manifest of tenant {tenant} refuses the change: {reason}")]
+    Refused {
+        /// The tenant.
+        tenant: TenantId,
+        /// Why.
+        reason: String,
+    },
+    /// A manifest older than needed is all there is: the bucket shows less than a peer has seen.
+    #[error("manifest of tenant {tenant} is at version {found}, version {wanted} was announced")]
+    Behind {
+        /// The tenant.
+        tenant: TenantId,
+        /// The newest version found.
+        found: u64,
+        /// The version that a peer named.
+        wanted: u64,
+    },
+    /// The storage ignores preconditions, so two writers could overwrite each other.
+    #[error(
+        "bucket {bucket} failed its self-test: {reason}; use a storage with conditional writes, or declare this process \
+         its only writer"
+    )]
+    Unsafe {
+        /// The bucket's URL.
+        bucket: String,
+        /// What it did.
+        reason: String,
+    },
+    /// The bucket's URL cannot be used.
+    #[error("bucket URL {url:?} cannot be used: {reason}")]
+    Url {
+        /// The URL as given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The block itself is at fault.
+    #[error(transparent)]
+    Block(#[from] koios_block::Error),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anyone's help.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Contended { .. } | Self::Unknown { .. } | Self::Behind { .. }
+        ) || matches!(self, Self::Block(koios_block::Error::Read { .. }))
+    }
+
+    pub(crate) fn corrupt(object: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
+        Self::Corrupt {
+            object: object.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+}

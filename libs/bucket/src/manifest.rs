@@ -1,0 +1,372 @@
+//! The manifest: the list of a tenant's live blocks, one immutable object per version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use koios_block::{BlockId, BlockMeta, PartSummary};
+use koios_model::{BatchSet, MatchOp, Matcher, MatcherError, Matchers, PartitionId, TenantId, TimeRange};
+
+use crate::{Error, Result};
+
+/// The newest manifest format, which this crate writes.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// Random bits that tell one commit from another, so that a writer whose answer was lost recognises its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce(pub u128);
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Nonce {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Nonce {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let s = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        u128::from_str_radix(&s, 16)
+            .map(Self)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Who commits: a process that owns a resource under an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The process, for people.
+    pub name: String,
+    /// What it owns: `partition/<n>` for an ingester that cuts blocks, `compaction` for a compactor.
+    pub resource: String,
+    /// The epoch under which it owns it.
+    pub epoch: u64,
+}
+
+impl Writer {
+    /// The writer of a partition's blocks.
+    pub fn partition(name: impl Into<String>, partition: PartitionId, epoch: u64) -> Self {
+        Self {
+            name: name.into(),
+            resource: format!("partition/{partition}"),
+            epoch,
+        }
+    }
+
+    /// The compactor of a tenant.
+    pub fn compaction(name: impl Into<String>, epoch: u64) -> Self {
+        Self {
+            name: name.into(),
+            resource: "compaction".to_owned(),
+            epoch,
+        }
+    }
+}
+
+/// A live block.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ManifestBlock {
+    /// The block.
+    pub block: BlockId,
+    /// The partitions whose samples it holds.
+    pub partitions: Vec<PartitionId>,
+    /// The epoch its writer had.
+    pub epoch: u64,
+    /// First and last sample time.
+    pub range: TimeRange,
+    /// The window it was cut or compacted for.
+    pub window: TimeRange,
+    /// 0 for samples as sent, else milliseconds per bucket.
+    pub resolution_ms: i64,
+    /// 0 as cut from a head.
+    pub level: u32,
+    /// Which slice of the series, `(index, of)`.
+    pub split: (u32, u32),
+    /// How many series.
+    pub series: u64,
+    /// How many samples.
+    pub samples: u64,
+    /// The batches whose samples of the window it holds, per partition: a head that holds no other may forget them.
+    pub covers: BTreeMap<PartitionId, BatchSet>,
+    /// The blocks it replaced.
+    pub sources: Vec<BlockId>,
+    /// Tombstones made at this manifest version or before are applied in it.
+    pub clean_up_to: u64,
+    /// Its parts, `meta.json` included.
+    pub parts: Vec<PartSummary>,
+}
+
+impl ManifestBlock {
+    /// The entry of a block and the batches it covers.
+    pub fn new(meta: &BlockMeta, covers: BTreeMap<PartitionId, BatchSet>) -> Self {
+        Self {
+            block: meta.block,
+            partitions: meta.partitions.clone(),
+            epoch: meta.epoch,
+            range: meta.range,
+            window: meta.window,
+            resolution_ms: meta.resolution_ms,
+            level: meta.level,
+            split: meta.split,
+            series: meta.series,
+            samples: meta.samples,
+            covers,
+            sources: meta.sources.clone(),
+            clean_up_to: meta.clean_up_to,
+            parts: meta.summaries(),
+        }
+    }
+
+    /// Size of all parts in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|p| p.bytes).sum()
+    }
+}
+
+/// A block that is no longer live: its name never is again.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeadBlock {
+    /// The block.
+    pub block: BlockId,
+    /// The version that declared it dead.
+    pub version: u64,
+    /// When, by the committing process's clock, milliseconds; bytes may go a grace after it.
+    pub at_ms: i64,
+    /// The parts whose bytes are to be deleted; empty once they are.
+    pub parts: Vec<String>,
+}
+
+/// One matcher of a tombstone, as text.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TombstoneMatcher {
+    /// The label.
+    pub name: String,
+    /// How it compares.
+    pub op: MatchOp,
+    /// The value or pattern.
+    pub value: String,
+}
+
+/// A deletion asked for: it masks matching samples that existed when it was made, and no later ones.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tombstone {
+    /// Names it.
+    pub id: Nonce,
+    /// All must hold.
+    pub matchers: Vec<TombstoneMatcher>,
+    /// Sample times, closed.
+    pub range: TimeRange,
+    /// The version that first lists it: blocks listed before are masked.
+    pub version: u64,
+    /// The batches that heads held when it was made: blocks that cover others are masked for these only.
+    pub covers: BTreeMap<PartitionId, BatchSet>,
+}
+
+impl Tombstone {
+    /// The matchers, compiled.
+    ///
+    /// # Errors
+    /// [`MatcherError`] when a pattern does not compile, which a tombstone's maker has checked.
+    pub fn matchers(&self) -> Result<Matchers, MatcherError> {
+        let compile = |m: &TombstoneMatcher| Matcher::new(m.op, m.name.clone(), m.value.clone());
+        self.matchers
+            .iter()
+            .map(compile)
+            .collect::<Result<_, _>>()
+            .map(Matchers)
+    }
+}
+
+/// One version of a tenant's manifest.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Manifest {
+    /// Format version.
+    pub format: u32,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// 0 for a tenant that has none yet, else counted from 1 without a gap.
+    pub version: u64,
+    /// The process that committed it.
+    pub writer: String,
+    /// Tells this commit from any other.
+    pub nonce: Nonce,
+    /// When, by the writer's clock, milliseconds; for people only.
+    pub committed_ms: i64,
+    /// The highest epoch seen of each resource (I14).
+    pub epochs: BTreeMap<String, u64>,
+    /// The live blocks, ascending by name.
+    pub blocks: Vec<ManifestBlock>,
+    /// Names that are dead.
+    pub dead: Vec<DeadBlock>,
+    /// Deletions not yet applied everywhere.
+    pub tombstones: Vec<Tombstone>,
+}
+
+impl Manifest {
+    /// What a tenant without a manifest has.
+    pub fn empty(tenant: TenantId) -> Self {
+        Self {
+            format: MANIFEST_FORMAT,
+            tenant,
+            version: 0,
+            writer: String::new(),
+            nonce: Nonce(0),
+            committed_ms: 0,
+            epochs: BTreeMap::new(),
+            blocks: Vec::new(),
+            dead: Vec::new(),
+            tombstones: Vec::new(),
+        }
+    }
+
+    /// The live block called `block`.
+    pub fn block(&self, block: BlockId) -> Option<&ManifestBlock> {
+        self.blocks.iter().find(|b| b.block == block)
+    }
+
+    /// Whether a name is dead.
+    pub fn is_dead(&self, block: BlockId) -> bool {
+        self.dead.iter().any(|d| d.block == block)
+    }
+
+    /// The live blocks that have samples in a range.
+    pub fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &ManifestBlock> + '_ {
+        self.blocks.iter().filter(move |b| b.range.overlaps(&range))
+    }
+
+    /// The union of the batch sets that blocks of a partition cover for a window.
+    pub fn covered(&self, partition: PartitionId, window: TimeRange) -> BatchSet {
+        let mut all = BatchSet::default();
+        let whole = |b: &&ManifestBlock| b.window.min <= window.min && b.window.max >= window.max;
+        for set in self
+            .blocks
+            .iter()
+            .filter(whole)
+            .filter_map(|b| b.covers.get(&partition))
+        {
+            all.union_with(set);
+        }
+        all
+    }
+
+    /// Lists a block; one that is listed already stays as it is, so that a repeated change does nothing.
+    ///
+    /// # Errors
+    /// [`Error::DeadBlock`] when the name is dead.
+    pub fn add_block(&mut self, block: ManifestBlock) -> Result<()> {
+        if self.is_dead(block.block) {
+            return Err(Error::DeadBlock {
+                tenant: self.tenant.clone(),
+                block: block.block,
+            });
+        }
+        if let Err(at) = self.blocks.binary_search_by_key(&block.block, |b| b.block) {
+            self.blocks.insert(at, block);
+        }
+        Ok(())
+    }
+
+    /// Declares a live block dead; the commit stamps it. False when it was not listed.
+    pub fn remove_block(&mut self, block: BlockId) -> bool {
+        let Some(at) = self.blocks.iter().position(|b| b.block == block) else {
+            return false;
+        };
+        let gone = self.blocks.remove(at);
+        self.dead.push(DeadBlock {
+            block,
+            version: 0,
+            at_ms: 0,
+            parts: gone.parts.into_iter().map(|p| p.name).collect(),
+        });
+        true
+    }
+
+    /// Declares a block dead whose upload was never listed, so that nobody can list it any more.
+    pub fn bury(&mut self, block: BlockId, parts: Vec<String>) {
+        if !self.remove_block(block) && !self.is_dead(block) {
+            self.dead.push(DeadBlock {
+                block,
+                version: 0,
+                at_ms: 0,
+                parts,
+            });
+        }
+    }
+
+    /// Adds a deletion; the commit stamps its version.
+    pub fn add_tombstone(&mut self, mut tombstone: Tombstone) {
+        if self.tombstones.iter().all(|t| t.id != tombstone.id) {
+            tombstone.version = 0;
+            self.tombstones.push(tombstone);
+        }
+    }
+
+    /// Makes `self`, a changed copy of `base`, the version after it.
+    pub(crate) fn seal(&mut self, base: &Self, writer: &Writer, nonce: Nonce, now_ms: i64) -> Result<()> {
+        let refused = |reason: String| Error::Refused {
+            tenant: base.tenant.clone(),
+            reason,
+        };
+        let live: BTreeSet<BlockId> = self.blocks.iter().map(|b| b.block).collect();
+        let dead: BTreeSet<BlockId> = self.dead.iter().map(|d| d.block).collect();
+        if live.len() != self.blocks.len() {
+            return Err(refused("a block is listed twice".to_owned()));
+        }
+        if let Some(lost) = base
+            .blocks
+            .iter()
+            .find(|b| !live.contains(&b.block) && !dead.contains(&b.block))
+        {
+            return Err(refused(format!(
+                "block {} is unlisted but not declared dead",
+                lost.block
+            )));
+        }
+        if let Some(&block) = live.iter().find(|b| dead.contains(b) || base.is_dead(**b)) {
+            return Err(Error::DeadBlock {
+                tenant: base.tenant.clone(),
+                block,
+            });
+        }
+        self.blocks.sort_unstable_by_key(|b| b.block);
+        self.format = MANIFEST_FORMAT;
+        self.tenant = base.tenant.clone();
+        self.version = base.version + 1;
+        self.writer = writer.name.clone();
+        self.nonce = nonce;
+        self.committed_ms = now_ms;
+        self.epochs = base.epochs.clone();
+        self.epochs.insert(writer.resource.clone(), writer.epoch);
+        for d in self.dead.iter_mut().filter(|d| d.version == 0) {
+            d.version = base.version + 1;
+            d.at_ms = now_ms;
+        }
+        for t in self.tombstones.iter_mut().filter(|t| t.version == 0) {
+            t.version = base.version + 1;
+        }
+        Ok(())
+    }
+
+    /// Refuses a writer whose epoch was overtaken.
+    pub(crate) fn check_epoch(&self, writer: &Writer) -> Result<()> {
+        match self.epochs.get(&writer.resource) {
+            Some(&found) if found > writer.epoch => Err(Error::Fenced {
+                tenant: self.tenant.clone(),
+                resource: writer.resource.clone(),
+                epoch: writer.epoch,
+                found,
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The newest known manifest of each tenant, shared by all queries of a process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_model::TenantId;
+use parking_lot::Mutex;
+
+use crate::bucket::Bucket;
+use crate::manifest::{Manifest, Writer};
+use crate::{Error, Result};
+
+/// Caches manifests. Cheap to clone; clones share the cache.
+#[derive(Clone, Debug)]
+pub struct TenantManifests {
+    bucket: Bucket,
+    fresh_for: Duration,
+    known: Arc<Mutex<BTreeMap<TenantId, Known>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    manifest: Arc<Manifest>,
+    /// When the bucket was last asked whether there is a newer one, on the monotonic clock.
+    asked: Duration,
+}
+
+impl TenantManifests {
+    /// A cache whose entries are believed to be the newest for `fresh_for`.
+    pub fn new(bucket: Bucket, fresh_for: Duration) -> Self {
+        Self {
+            bucket,
+            fresh_for,
+            known: Arc::default(),
+        }
+    }
+
+    /// The bucket below.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// The newest version known without asking the bucket.
+    pub fn known(&self, tenant: &TenantId) -> Option<Arc<Manifest>> {
+        self.known.lock().get(tenant).map(|k| Arc::clone(&k.manifest))
+    }
+
+    /// The newest version, as of at most `fresh_for` ago. When the bucket does not answer, the last version known:
+    /// whoever needs a newer one asks [`Self::at_least`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when none is known; [`Error::Corrupt`].
+    pub async fn latest(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
+        let known = self.known.lock().get(tenant).cloned();
+        if let Some(k) = &known
+            && self.bucket.clock().elapsed().saturating_sub(k.asked) < self.fresh_for
+        {
+            return Ok(Arc::clone(&k.manifest));
+        }
+        match (self.probe(tenant).await, known) {
+            (Err(Error::Unavailable { object, reason, .. }), Some(k)) => {
+                tracing::warn!(%tenant, version = k.manifest.version, object, reason, "bucket unavailable, using the last manifest known");
+                Ok(k.manifest)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// A version not below `version`, which a peer has named.
+    ///
+    /// # Errors
+    /// [`Error::Behind`] when the bucket shows no such version; [`Error::Unavailable`]; [`Error::Corrupt`].
+    pub async fn at_least(&self, tenant: &TenantId, version: u64) -> Result<Arc<Manifest>> {
+        if let Some(k) = self.known(tenant).filter(|k| k.version >= version) {
+            return Ok(k);
+        }
+        let found = self.probe(tenant).await?;
+        if found.version < version {
+            return Err(Error::Behind {
+                tenant: tenant.clone(),
+                found: found.version,
+                wanted: version,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Asks the bucket for the newest version.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Corrupt`].
+    pub async fn probe(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
+        let asked = self.bucket.clock().elapsed();
+        let found = match self.known(tenant).filter(|k| k.version > 0) {
+            Some(known) => self.bucket.latest_from(&known).await?,
+            None => self.bucket.latest(tenant).await?,
+        };
+        Ok(self.learn(found, asked))
+    }
+
+    /// Commits a change from the newest version known; see [`Bucket::commit`].
+    ///
+    /// # Errors
+    /// Those of [`Bucket::commit`].
+    pub async fn commit(
+        &self,
+        tenant: &TenantId,
+        writer: &Writer,
+        change: impl FnMut(&mut Manifest) -> Result<()> + Send,
+    ) -> Result<Arc<Manifest>> {
+        let base = self.probe(tenant).await?;
+        let asked = self.bucket.clock().elapsed();
+        let committed = self.bucket.commit_from(base, writer, change).await?;
+        Ok(self.learn(committed, asked))
+    }
+
+    /// Keeps the newer of what is known and what was found.
+    fn learn(&self, found: Arc<Manifest>, asked: Duration) -> Arc<Manifest> {
+        let mut known = self.known.lock();
+        let entry = known.entry(found.tenant.clone()).or_insert_with(|| Known {
+            manifest: Arc::clone(&found),
+            asked,
+        });
+        entry.asked = entry.asked.max(asked);
+        if entry.manifest.version < found.version {
+            entry.manifest = found;
+        }
+        Arc::clone(&entry.manifest)
+    }
+}
