@@ -1,1 +1,131 @@
-fn main() {}
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask layers`, `cargo xtask setup`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for people at a terminal"
+)]
+#![expect(clippy::disallowed_methods, reason = "a tool works on the real machine")]
+
+mod layers;
+mod setup;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Tools of the Koios project.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what tests need if it may, then runs everything that must pass.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Runs the cluster simulation: one seed twice, comparing the traces, or a range of seeds.
+    Sim {
+        /// The seed to replay; its trace is printed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds to run, from 0.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+    },
+    /// Checks that dependencies between crates point down only.
+    Layers,
+    /// Installs what tests need.
+    Setup,
+}
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("workspace root")?
+        .to_owned();
+    match Args::parse().command {
+        Task::Test { filter } => test(&root, filter.as_deref()),
+        Task::Sim { seed, seeds } => simulate(&root, seed, seeds),
+        Task::Layers => layers::check(&root),
+        Task::Setup => setup::run(&root).map(|_| ()),
+    }
+}
+
+fn test(root: &Path, filter: Option<&str>) -> Result<()> {
+    let environment = setup::run(root)?;
+    layers::check(root)?;
+    deny(root)?;
+    let nextest = succeeds(Command::new("cargo").args(["nextest", "--version"]));
+    let mut command = cargo(root);
+    if nextest {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        println!("cargo-nextest is not installed: using cargo test");
+        command.args(["test", "--workspace", "--no-fail-fast"]);
+    }
+    command.args(filter).envs(environment.iter().map(|(k, v)| (k, v)));
+    // End-to-end tests start the binary themselves: the test runner has built it by then.
+    run(&mut command)?;
+    if nextest && filter.is_none() {
+        run(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]))?;
+    }
+    Ok(())
+}
+
+fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
+    let mut command = cargo(root);
+    command.args([
+        "test",
+        "--package",
+        "koios",
+        "--test",
+        "simulation",
+        "--",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    match seed {
+        Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
+        None => command.env("KOIOS_SIM_SEEDS", seeds.to_string()),
+    };
+    run(&mut command)
+}
+
+fn deny(root: &Path) -> Result<()> {
+    if !succeeds(Command::new("cargo").args(["deny", "--version"])) {
+        println!("cargo-deny is not installed: deny.toml is not checked here");
+        return Ok(());
+    }
+    run(cargo(root).args(["deny", "--offline", "check", "bans", "licenses", "sources"]))
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root);
+    command
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|o| o.status.success())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    println!("+ {command:?}");
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Where tools of the test environment live.
+fn environment_dir(root: &Path) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join("testenv")
+}

@@ -1,1 +1,20 @@
-//! Test tools: simulated disk and network, oracle, process harness, S3 server; never in a product.
+//! Test tools: simulated disk and network, an oracle, process and peer harnesses, the promqltest runner.
+//!
+//! **Data flow.** Tests build requests with [`remote_write`], send them with [`http::HttpClient`] over a real or
+//! simulated network, tell the [`oracle::Oracle`] what was sent and acknowledged, and let it judge what queries return.
+//!
+//! **Invariants.** Nothing here is linked into a product. Simulated parts draw every decision from the run's seed.
+//!
+//! **Deliberately absent.** Mocks of services: tests run the real code over simulated surroundings.
+//!
+//! **Failure behaviour.** Harness errors say what was started, where its log is, and what was being waited for.
+
+pub mod http;
+pub mod moto;
+pub mod oracle;
+pub mod peers;
+pub mod process;
+pub mod query;
+pub mod remote_write;
+pub mod sim_disk;
+pub mod sim_net;

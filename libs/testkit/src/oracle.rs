@@ -1,0 +1,197 @@
+//! Judges what queries return by what was sent and what was acknowledged: acknowledged ⊆ returned ⊆ sent, each once.
+
+use std::collections::BTreeMap;
+
+use koios_model::{Labels, Sample, merge};
+
+use crate::query::SeriesMap;
+
+/// What one sent sample may look like when read.
+#[derive(Clone, Debug, Default)]
+struct Fate {
+    /// Every value ever sent for the timestamp, in bits.
+    sent: Vec<u64>,
+    /// The winner among the acknowledged ones.
+    acknowledged: Option<f64>,
+}
+
+/// What was sent and acknowledged for one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct Oracle {
+    series: BTreeMap<Labels, BTreeMap<i64, Fate>>,
+    acknowledged: u64,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// I1: an acknowledged sample is not returned.
+    #[error("acknowledged sample {labels} @{t} is missing")]
+    Missing {
+        /// The series.
+        labels: Labels,
+        /// Its time in milliseconds.
+        t: i64,
+    },
+    /// I2: another value is returned than was sent.
+    #[error("sample {labels} @{t} is {got}, not one of the values sent")]
+    WrongValue {
+        /// The series.
+        labels: Labels,
+        /// Its time in milliseconds.
+        t: i64,
+        /// What was returned.
+        got: String,
+    },
+    /// I2: a sample is returned twice or out of order.
+    #[error("sample {labels} @{t} is returned after one at {before}")]
+    Repeated {
+        /// The series.
+        labels: Labels,
+        /// Its time in milliseconds.
+        t: i64,
+        /// The time before it.
+        before: i64,
+    },
+    /// I3: a sample that nobody sent.
+    #[error("sample {labels} @{t} was never sent")]
+    Phantom {
+        /// The series.
+        labels: Labels,
+        /// Its time in milliseconds.
+        t: i64,
+    },
+}
+
+impl Oracle {
+    /// Tells it what is about to be sent.
+    pub fn sent(&mut self, series: &[(Labels, Vec<Sample>)]) {
+        for (labels, samples) in series {
+            let fates = self.series.entry(labels.clone()).or_default();
+            for s in samples {
+                fates.entry(s.t).or_default().sent.push(s.v.to_bits());
+            }
+        }
+    }
+
+    /// Tells it that the same was answered with 2xx.
+    pub fn acknowledged(&mut self, series: &[(Labels, Vec<Sample>)]) {
+        for (labels, samples) in series {
+            let fates = self.series.entry(labels.clone()).or_default();
+            for s in samples {
+                let fate = fates.entry(s.t).or_default();
+                fate.acknowledged = Some(fate.acknowledged.map_or(s.v, |v| merge::winner(v, s.v)));
+                self.acknowledged += 1;
+            }
+        }
+    }
+
+    /// How many samples were acknowledged.
+    pub fn acknowledged_count(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// The time range of everything sent, or `None`.
+    pub fn range(&self) -> Option<(i64, i64)> {
+        let times = || self.series.values().flat_map(|f| f.keys().copied());
+        Some((times().min()?, times().max()?))
+    }
+
+    /// Checks a complete answer to "all samples of all series".
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn check(&self, returned: &SeriesMap) -> Result<(), Violation> {
+        for (labels, samples) in returned {
+            self.check_returned(labels, samples)?;
+        }
+        for (labels, fates) in &self.series {
+            let got: BTreeMap<i64, f64> = returned
+                .get(labels)
+                .into_iter()
+                .flatten()
+                .map(|s| (s.t, s.v))
+                .collect();
+            for (&t, fate) in fates {
+                if fate.acknowledged.is_some() && !got.contains_key(&t) {
+                    return Err(Violation::Missing {
+                        labels: labels.clone(),
+                        t,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_returned(&self, labels: &Labels, samples: &[Sample]) -> Result<(), Violation> {
+        let mut before = i64::MIN;
+        for s in samples {
+            if s.t <= before {
+                return Err(Violation::Repeated {
+                    labels: labels.clone(),
+                    t: s.t,
+                    before,
+                });
+            }
+            before = s.t;
+            let Some(fate) = self.series.get(labels).and_then(|f| f.get(&s.t)) else {
+                return Err(Violation::Phantom {
+                    labels: labels.clone(),
+                    t: s.t,
+                });
+            };
+            if !fate.sent.contains(&s.v.to_bits()) {
+                let got = format!("{} ({:016x})", s.v, s.v.to_bits());
+                return Err(Violation::WrongValue {
+                    labels: labels.clone(),
+                    t: s.t,
+                    got,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(t: i64, v: f64) -> Vec<(Labels, Vec<Sample>)> {
+        vec![(Labels::from_pairs([("a", "1")]), vec![Sample { t, v }])]
+    }
+
+    #[test]
+    fn notices_each_broken_promise() {
+        let mut oracle = Oracle::default();
+        oracle.sent(&one(1, 1.0));
+        oracle.sent(&one(2, 2.0));
+        oracle.acknowledged(&one(1, 1.0));
+        let answer = |s: Vec<Vec<(Labels, Vec<Sample>)>>| {
+            let mut map = SeriesMap::new();
+            for (l, samples) in s.into_iter().flatten() {
+                map.entry(l).or_default().extend(samples);
+            }
+            map
+        };
+        assert_eq!(oracle.check(&answer(vec![one(1, 1.0)])), Ok(()));
+        assert_eq!(oracle.check(&answer(vec![one(1, 1.0), one(2, 2.0)])), Ok(()));
+        assert!(matches!(
+            oracle.check(&answer(vec![])),
+            Err(Violation::Missing { t: 1, .. })
+        ));
+        assert!(matches!(
+            oracle.check(&answer(vec![one(1, 3.0)])),
+            Err(Violation::WrongValue { .. })
+        ));
+        assert!(matches!(
+            oracle.check(&answer(vec![one(1, 1.0), one(1, 1.0)])),
+            Err(Violation::Repeated { .. })
+        ));
+        assert!(matches!(
+            oracle.check(&answer(vec![one(1, 1.0), one(9, 1.0)])),
+            Err(Violation::Phantom { .. })
+        ));
+    }
+}

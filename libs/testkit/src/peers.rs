@@ -1,0 +1,90 @@
+//! Real Prometheus and node_exporter, from Debian's packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::process::{Process, free_port};
+
+/// Finds a program on the search path.
+///
+/// # Errors
+/// When it is missing; the message says how to get it.
+pub fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&path)
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
+    {
+        Some(found) => Ok(found),
+        None => bail!("{program} is not installed: run `cargo xtask test`, or `apt-get install {program}`"),
+    }
+}
+
+/// A Prometheus that scrapes some targets and remote-writes.
+#[derive(Debug)]
+pub struct Prometheus {
+    /// The process.
+    pub process: Process,
+    /// Its `host:port`.
+    pub addr: String,
+}
+
+impl Prometheus {
+    /// Starts it in `dir`, scraping itself and `targets` every `interval`, writing to `remote_write` if given.
+    ///
+    /// # Errors
+    /// When it is not installed or cannot be started.
+    pub fn start(
+        dir: &Path,
+        interval: &str,
+        targets: &[(&str, String)],
+        remote_write: Option<&str>,
+    ) -> Result<Self> {
+        let program = find("prometheus")?;
+        let addr = format!("127.0.0.1:{}", free_port());
+        let mut config = format!(
+            "global:\n  scrape_interval: {interval}\n  scrape_timeout: {interval}\nscrape_configs:\n\
+             - job_name: prometheus\n  static_configs:\n  - targets: ['{addr}']\n"
+        );
+        for (job, target) in targets {
+            config.push_str(&format!(
+                "- job_name: {job}\n  static_configs:\n  - targets: ['{target}']\n"
+            ));
+        }
+        if let Some(url) = remote_write {
+            config.push_str(&format!(
+                "remote_write:\n- url: {url}\n  queue_config:\n    batch_send_deadline: 1s\n    min_backoff: 100ms\n\
+                 \x20   max_backoff: 1s\n    retry_on_http_429: true\n"
+            ));
+        }
+        fs::create_dir_all(dir)?;
+        let file = dir.join("prometheus.yml");
+        fs::write(&file, config)?;
+        let args = [
+            format!("--config.file={}", file.display()),
+            format!("--storage.tsdb.path={}", dir.join("prometheus-data").display()),
+            format!("--web.listen-address={addr}"),
+            "--log.level=warn".to_owned(),
+        ];
+        let process = Process::start("prometheus", &program, &args, dir)?;
+        Ok(Self { process, addr })
+    }
+}
+
+/// Starts node_exporter and returns it with its `host:port`.
+///
+/// # Errors
+/// When it is not installed or cannot be started.
+pub fn node_exporter(dir: &Path) -> Result<(Process, String)> {
+    let program = find("prometheus-node-exporter")?;
+    let addr = format!("127.0.0.1:{}", free_port());
+    let process = Process::start(
+        "node_exporter",
+        &program,
+        &[format!("--web.listen-address={addr}")],
+        dir,
+    )?;
+    Ok((process, addr))
+}

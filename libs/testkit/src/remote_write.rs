@@ -1,0 +1,68 @@
+//! Remote write 1.0 requests for tests.
+
+use bytes::Bytes;
+use koios_model::{Labels, Sample};
+use koios_wire::pb::prometheus as pb;
+use prost::Message;
+
+use crate::http::{Answer, HttpClient};
+
+/// A request's message.
+pub fn request(series: &[(Labels, Vec<Sample>)]) -> pb::WriteRequest {
+    let timeseries = series
+        .iter()
+        .map(|(labels, samples)| pb::TimeSeries {
+            labels: labels
+                .iter()
+                .map(|(n, v)| pb::Label {
+                    name: n.to_owned(),
+                    value: v.to_owned(),
+                })
+                .collect(),
+            samples: samples
+                .iter()
+                .map(|s| pb::Sample {
+                    value: s.v,
+                    timestamp: s.t,
+                })
+                .collect(),
+        })
+        .collect();
+    pb::WriteRequest {
+        timeseries,
+        metadata: Vec::new(),
+    }
+}
+
+/// The compressed body.
+///
+/// # Panics
+/// Never: compression to memory does not fail below 4 GiB.
+pub fn body(message: &pb::WriteRequest) -> Bytes {
+    let raw = message.encode_to_vec();
+    snap::raw::Encoder::new()
+        .compress_vec(&raw)
+        .expect("snappy compresses anything below 4 GiB")
+        .into()
+}
+
+/// Pushes series for a tenant.
+///
+/// # Errors
+/// When no answer comes in time; any status is an answer.
+pub async fn push(
+    client: &HttpClient,
+    addr: &str,
+    tenant: &str,
+    series: &[(Labels, Vec<Sample>)],
+) -> anyhow::Result<Answer> {
+    let headers = [
+        ("content-type", "application/x-protobuf"),
+        ("content-encoding", "snappy"),
+        ("x-prometheus-remote-write-version", "0.1.0"),
+        ("x-scope-orgid", tenant),
+    ];
+    client
+        .send("POST", addr, "/api/v1/push", &headers, body(&request(series)))
+        .await
+}
