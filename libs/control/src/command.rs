@@ -1,5 +1,7 @@
 //! What can be asked of the control state, and what it answers.
 
+use std::fmt;
+
 use koios_model::PartitionId;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +9,7 @@ use crate::{ClusterId, ClusterState, Incarnation, Member};
 
 /// A change of the state. Applying a command twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Creates the cluster, or restores one whose voters were all lost from the newest copy found.
     Create {
@@ -67,6 +69,30 @@ pub enum Command {
     },
 }
 
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { state } => match state.cluster_id {
+                Some(id) => write!(f, "create cluster {id}"),
+                None => f.write_str("create"),
+            },
+            Self::Register { member, .. } => write!(f, "register {} {}", member.name, member.incarnation),
+            Self::Remove { member } => write!(f, "remove {member}"),
+            Self::SetCounting {
+                partition, member, ..
+            } => write!(f, "count {member} in partition {partition}"),
+            Self::AcceptLoss { partition, .. } => write!(f, "accept loss of partition {partition}"),
+            Self::ReplaceReplica {
+                partition,
+                member,
+                with,
+                ..
+            } => write!(f, "replace {member} by {with} in partition {partition}"),
+            Self::Assign { task, holder, .. } => write!(f, "assign {task} to {holder}"),
+        }
+    }
+}
+
 /// The effect of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -80,7 +106,7 @@ pub struct Outcome {
 
 /// Why a command was refused. Retrying the same command does not help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(tag = "refused", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Rejection {
     /// Nothing but `Create` can be applied yet.
     #[error("the cluster has not been created yet")]
@@ -134,6 +160,19 @@ pub enum Rejection {
         got: u64,
         /// What holds.
         current: u64,
+    },
+    /// Too few replicas count for anything to have been copied from them.
+    #[error(
+        "partition {partition} has {counting} counting replicas, {needed} are needed to copy from; an operator can accept \
+         the loss with `koios ctl partition accept-loss`"
+    )]
+    NoQuorum {
+        /// The partition.
+        partition: PartitionId,
+        /// How many count.
+        counting: u64,
+        /// How many must.
+        needed: u64,
     },
     /// The data directory has been replaced since.
     #[error("member {member} now has data directory {current}, not {got}")]

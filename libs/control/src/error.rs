@@ -48,7 +48,9 @@ pub enum Error {
         detail: String,
     },
     /// The data directory is another node's.
-    #[error("data dir {path} belongs to node {owner}, this is node {node}")]
+    #[error(
+        "data dir belongs to node {owner}: {path} cannot be used by node {node}; check data_dir and the node name"
+    )]
     OtherNode {
         /// The data directory.
         path: PathBuf,
@@ -95,6 +97,9 @@ pub enum Error {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The backup in the bucket failed.
+    #[error("backup of the control state: {0}")]
+    Backup(String),
     /// Consensus storage failed.
     #[error("control log: {0}")]
     Storage(String),

@@ -16,16 +16,24 @@
 //! with [`Error::NoLeader`]. A damaged copy or log is detected by checksum and reported, never used (I11).
 
 mod apply;
+#[cfg(test)]
+mod apply_test;
 mod command;
 mod error;
 mod handle;
 mod hex;
+mod identity;
+mod keeper;
+mod partitions;
 mod ring;
+mod sealed;
 mod state;
 
 pub use command::{Command, Outcome, Rejection};
 pub use error::Error;
 pub use handle::StateHandle;
+pub use identity::Identity;
+pub use keeper::StateKeeper;
 pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};
 pub use state::{
     AcceptedLoss, Assignment, ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret,
