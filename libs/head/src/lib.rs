@@ -1,1 +1,43 @@
-//! The ingester's in-memory series: symbols, index, apply and cut.
+//! The ingester's in-memory series: one [`Head`] holds the recent samples of one tenant in one partition.
+//!
+//! **Data flow.** The ingester's committer hands every logged batch to [`Head::apply`]: *resolve* finds or creates its
+//! series, *append* writes the samples. Queries call [`Head::select`] and then [`Head::read`] or [`Head::samples`] per
+//! series. Window by window the ingester calls [`Head::cut`], writes the block from the result, and reports
+//! [`Head::cut_listed`] or [`Head::cut_abandoned`]; [`Head::forget`] then drops what listed blocks hold.
+//!
+//! **Layout.** A series is a `u32`, the index into dense arrays. What every sample touches (last time, last value, write
+//! position) is 32 bytes per series; its open samples lie in a chain of 64-byte blocks from a slab; full runs are
+//! sealed as `koios_chunk` chunks, which reads and cuts share. Label sets are packed symbol ids; symbols are interned
+//! per head; postings are compressed bitmaps per (name, value).
+//!
+//! **Invariants.** A series' identity is its label set; its hash only finds it. The content of a head depends on the
+//! set of batches applied, not on their order or number (I2): `koios_model::merge::winner` decides between values. A
+//! chunk lies within one window and belongs to at most one cut that is not abandoned, so the listed cuts and what the
+//! head holds always add up to what it accepted (I10), and a read gives every sample once, whatever cut is under way.
+//! Every live series has at least one sample.
+//!
+//! **Deliberately absent.** Locks, I/O, clocks, limits (the distributor's), admission (the batch was logged), the WAL.
+//! A head has one owner; readers go through it.
+//!
+//! **Failure behaviour.** [`Head::apply`] cannot fail: what was logged is applied entirely. Series that come without
+//! labels under a reference that the head does not know are skipped and counted; [`Head::unknown`] tells beforehand.
+
+mod apply;
+mod cut;
+mod error;
+mod head;
+mod index;
+mod open;
+mod read;
+mod select;
+mod series;
+mod symbols;
+mod windows;
+
+pub use apply::Applied;
+pub use cut::{Cut, CutId, CutSeries};
+pub use error::Error;
+pub use head::{Head, HeadOptions};
+pub use read::merge_chunks;
+pub use series::SeriesId;
+pub use windows::WindowState;

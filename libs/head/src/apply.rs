@@ -1,0 +1,259 @@
+//! Applying a batch: resolve its series, then append its samples.
+
+use koios_model::merge::{sort_and_dedup, winner};
+use koios_model::{BatchColumns, Sample, TimeRange};
+
+use crate::head::Head;
+use crate::series::Found;
+use crate::windows::{Added, NOTHING};
+
+/// Place of a series that could not be resolved.
+const SKIPPED: u32 = u32::MAX;
+
+/// What applying a batch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Samples that are now held and were not before, late ones and winners over other values included.
+    pub samples: u64,
+    /// Series that are new.
+    pub series_created: u64,
+    /// Samples that came after a later one of their series, exact repetitions excluded.
+    pub out_of_order: u64,
+    /// Samples that repeat one already held.
+    pub duplicates: u64,
+    /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
+    pub conflicts: u64,
+    /// Series skipped because they came without labels under a reference that could not be resolved. 0 after
+    /// [`Head::unknown`] found none.
+    pub unknown_series: u64,
+}
+
+/// What the current run of samples adds to one window.
+#[derive(Debug)]
+struct Tally {
+    window: TimeRange,
+    samples: u64,
+    seen: TimeRange,
+    lsn: u64,
+}
+
+impl Head {
+    /// Applies a batch entirely. `lsn` is its position in the log, `admission_ms` the time it was admitted at, which
+    /// decides between different metadata. Samples may be in any order; batches too, and any number of times.
+    pub fn apply(&mut self, batch: &BatchColumns, admission_ms: i64, lsn: u64) -> Applied {
+        let mut applied = Applied::default();
+        let indices = self.resolve(batch, &mut applied);
+        self.append(batch, &indices, lsn, &mut applied);
+        self.scratch.indices = indices;
+        self.merge_metadata(batch, admission_ms);
+        self.applied_lsn = self.applied_lsn.max(Some(lsn));
+        applied
+    }
+
+    /// First pass: the index of every series of the batch, new ones created. Probes don't depend on each other, so
+    /// their cache misses overlap.
+    fn resolve(&mut self, batch: &BatchColumns, applied: &mut Applied) -> Vec<u32> {
+        let mut indices = std::mem::take(&mut self.scratch.indices);
+        indices.clear();
+        for s in batch.series() {
+            if s.timestamps.is_empty() {
+                indices.push(SKIPPED);
+                continue;
+            }
+            let found = match s.labels {
+                Some(labels) => self.series.find_labels(s.hash, labels, &self.symbols),
+                None => match self.series.find(s.hash) {
+                    Found::One(index) => Some(index),
+                    Found::Ambiguous | Found::None => None,
+                },
+            };
+            let index = match (found, s.labels) {
+                (Some(index), _) => index,
+                (None, Some(labels)) => {
+                    applied.series_created += 1;
+                    let index = self.series.create(s.hash, labels, &mut self.symbols);
+                    let pairs = self.series.label_ids(index);
+                    self.index.insert(index, pairs, &mut self.symbols);
+                    index
+                }
+                (None, None) => {
+                    applied.unknown_series += 1;
+                    SKIPPED
+                }
+            };
+            indices.push(index);
+        }
+        indices
+    }
+
+    /// Second pass: the samples.
+    fn append(&mut self, batch: &BatchColumns, indices: &[u32], lsn: u64, applied: &mut Applied) {
+        let mut tally = Tally {
+            window: NOTHING,
+            samples: 0,
+            seen: NOTHING,
+            lsn,
+        };
+        for (s, &index) in batch.series().zip(indices) {
+            if index == SKIPPED {
+                continue;
+            }
+            let ascending = s.timestamps.windows(2).all(|w| w[0] <= w[1]);
+            if ascending {
+                let samples = s.timestamps.iter().zip(s.values).map(|(&t, &v)| Sample { t, v });
+                self.append_series(index, samples, &mut tally, applied);
+            } else {
+                let mut samples: Vec<Sample> = s
+                    .timestamps
+                    .iter()
+                    .zip(s.values)
+                    .map(|(&t, &v)| Sample { t, v })
+                    .collect();
+                samples.sort_by_key(|s| s.t);
+                self.append_series(index, samples.into_iter(), &mut tally, applied);
+            }
+        }
+        self.settle(&mut tally);
+    }
+
+    /// Appends what is later than the series' newest sample; the rest is late.
+    fn append_series(
+        &mut self,
+        index: u32,
+        samples: impl Iterator<Item = Sample>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        let i = index as usize;
+        let mut late = std::mem::take(&mut self.scratch.late);
+        late.clear();
+        for s in samples {
+            let hot = &self.series.hot[i];
+            if hot.has_last && s.t <= hot.last_t {
+                if s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits() {
+                    applied.duplicates += 1;
+                } else {
+                    late.push(s);
+                }
+                continue;
+            }
+            if !tally.window.contains(s.t) {
+                self.settle(tally);
+                tally.window = self.windows.range_of(s.t);
+            }
+            let hot = &self.series.hot[i];
+            if hot.count > 0 && (hot.count >= self.samples_per_chunk || hot.last_t < tally.window.min) {
+                self.seal_open(index);
+            }
+            self.pool.append(&mut self.series.hot[i], s.t, s.v);
+            tally.add(s.t);
+            applied.samples += 1;
+        }
+        if !late.is_empty() {
+            self.append_late(index, &mut late, tally, applied);
+        }
+        self.scratch.late = late;
+    }
+
+    /// Keeps of the late samples those that change what a read gives.
+    fn append_late(&mut self, index: u32, late: &mut Vec<Sample>, tally: &mut Tally, applied: &mut Applied) {
+        let came = late.len();
+        sort_and_dedup(late);
+        applied.duplicates += (came - late.len()) as u64;
+        let (Some(first), Some(last)) = (late.first(), late.last()) else {
+            return;
+        };
+        let mut existing = std::mem::take(&mut self.scratch.existing);
+        self.held(index, TimeRange::new(first.t, last.t), &mut existing);
+        let newest = self.series.hot[index as usize].last_t;
+        let mut at = 0;
+        for s in late.iter() {
+            while existing.get(at).is_some_and(|e| e.t < s.t) {
+                at += 1;
+            }
+            let held = existing.get(at).filter(|e| e.t == s.t);
+            if held.is_some_and(|e| e == s) {
+                applied.duplicates += 1;
+                continue;
+            }
+            match held {
+                Some(_) if s.t == newest => applied.conflicts += 1,
+                _ => applied.out_of_order += 1,
+            }
+            if held.is_some_and(|e| winner(e.v, s.v).to_bits() == e.v.to_bits()) {
+                continue;
+            }
+            self.insert_side(index, *s, tally);
+            applied.samples += 1;
+        }
+        self.scratch.existing = existing;
+        self.spill_side(index);
+    }
+
+    /// Puts a sample into the side buffer, over the value there if there is one.
+    fn insert_side(&mut self, index: u32, s: Sample, tally: &mut Tally) {
+        let side = self.series.cold[index as usize].side.get_or_insert_default();
+        match side.samples.binary_search_by_key(&s.t, |x| x.t) {
+            Ok(at) => {
+                if let Some(x) = side.samples.get_mut(at) {
+                    x.v = s.v;
+                }
+            }
+            Err(at) => {
+                side.samples.insert(at, s);
+                self.side_samples += 1;
+                if !tally.window.contains(s.t) {
+                    self.settle(tally);
+                    tally.window = self.windows.range_of(s.t);
+                }
+                tally.add(s.t);
+            }
+        }
+    }
+
+    /// Seals a side buffer that has grown to a chunk's size, so that inserting stays cheap.
+    fn spill_side(&mut self, index: u32) {
+        let most = usize::from(self.samples_per_chunk);
+        if self.series.cold[index as usize].side().len() < most {
+            return;
+        }
+        while let Some(first) = self.series.cold[index as usize].side().first() {
+            let window = self.windows.range_of(first.t);
+            self.seal_side(index, window);
+        }
+    }
+
+    fn settle(&mut self, tally: &mut Tally) {
+        let added = Added {
+            samples: std::mem::take(&mut tally.samples),
+            seen: std::mem::replace(&mut tally.seen, NOTHING),
+            lsn: tally.lsn,
+        };
+        self.windows.add(tally.window, added);
+    }
+
+    /// Of different metadata for one metric the later admitted stays; of equally late ones the greater.
+    fn merge_metadata(&mut self, batch: &BatchColumns, admission_ms: i64) {
+        for (name, metadata) in &batch.metadata {
+            match self.metadata.get_mut(name) {
+                Some((at, held)) => {
+                    if (*at, &*held) < (admission_ms, metadata) {
+                        *at = admission_ms;
+                        held.clone_from(metadata);
+                    }
+                }
+                None => {
+                    self.metadata
+                        .insert(name.clone(), (admission_ms, metadata.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, t: i64) {
+        self.samples += 1;
+        self.seen = self.seen.union(&TimeRange::new(t, t));
+    }
+}

@@ -1,0 +1,206 @@
+//! Cutting windows into blocks, and forgetting what listed blocks hold.
+
+use bytes::Bytes;
+use koios_model::{Labels, Sample, SeriesHash, TimeRange};
+use roaring::RoaringBitmap;
+
+use crate::head::Head;
+use crate::read::merge_chunks;
+use crate::series::{CutTag, UNCUT, UNRANKED};
+
+/// A cut of one head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CutId(CutTag);
+
+/// The samples of one window that no earlier cut has taken, ready to become a block.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    /// What to report [`Head::cut_listed`] or [`Head::cut_abandoned`] for.
+    pub id: CutId,
+    /// The window: its first and last millisecond.
+    pub window: TimeRange,
+    /// In label order; empty when there was nothing to cut.
+    pub series: Vec<CutSeries>,
+    /// Samples taken. A time that came with several values counts once per value held.
+    pub samples: u64,
+}
+
+/// One series of a cut.
+#[derive(Clone, Debug)]
+pub struct CutSeries {
+    /// The hash it came with.
+    pub hash: SeriesHash,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its encoded chunks by first time, shared with the head; they may overlap each other.
+    pub chunks: Vec<Bytes>,
+}
+
+impl CutSeries {
+    /// Replaces `out` by the samples, each time once, ascending.
+    ///
+    /// # Errors
+    /// [`koios_chunk::Error`] when memory is damaged.
+    pub fn samples(&self, out: &mut Vec<Sample>) -> Result<(), koios_chunk::Error> {
+        merge_chunks(&self.chunks, TimeRange::ALL, out)
+    }
+}
+
+impl Head {
+    /// Takes all samples of a window that no cut has taken. They stay readable. Samples that arrive later belong to a
+    /// later cut of the same window. A window of which nothing is uncut gives an empty cut, which needs no report.
+    pub fn cut(&mut self, window_start: i64) -> Cut {
+        let Some((tag, window)) = self.windows.begin_cut(window_start) else {
+            return Cut {
+                id: CutId(UNCUT),
+                window: self.windows.range_of(window_start),
+                series: Vec::new(),
+                samples: 0,
+            };
+        };
+        let mut taken = Vec::new();
+        let all: Vec<u32> = self.index.all.iter().collect();
+        for &index in &all {
+            if self.take(index, window, tag) {
+                taken.push(index);
+            }
+        }
+        self.rank(all);
+        taken.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
+        self.collect(CutId(tag), window, &taken)
+    }
+
+    /// Seals what a series has in the window and marks it as taken; false when there was nothing uncut.
+    fn take(&mut self, index: u32, window: TimeRange, tag: CutTag) -> bool {
+        let hot = &self.series.hot[index as usize];
+        if hot.count > 0 && window.contains(hot.last_t) {
+            self.seal_open(index);
+        }
+        if !self.series.cold[index as usize].side().is_empty() {
+            self.seal_side(index, window);
+        }
+        let mut any = false;
+        for s in &mut self.series.cold[index as usize].sealed {
+            if s.cut == UNCUT && window.contains(s.range.min) {
+                s.cut = tag;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Ranks all series in label order when many came since the last ranking; selects sort by rank, then.
+    fn rank(&mut self, mut all: Vec<u32>) {
+        let unranked = all
+            .iter()
+            .filter(|&&i| self.series.ranks[i as usize] == UNRANKED)
+            .count();
+        if unranked * 8 <= all.len() {
+            return;
+        }
+        all.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
+        for (rank, index) in all.into_iter().enumerate() {
+            self.series.ranks[index as usize] = rank as u32;
+        }
+    }
+
+    fn collect(&self, id: CutId, window: TimeRange, taken: &[u32]) -> Cut {
+        let mut samples = 0;
+        let series = taken
+            .iter()
+            .map(|&index| CutSeries {
+                hash: self.series.hashes[index as usize],
+                labels: self.series.labels(index, &self.symbols),
+                chunks: self.series.cold[index as usize]
+                    .sealed
+                    .iter()
+                    .filter(|s| s.cut == id.0)
+                    .map(|s| {
+                        samples += u64::from(s.samples);
+                        s.bytes.clone()
+                    })
+                    .collect(),
+            })
+            .collect();
+        Cut {
+            id,
+            window,
+            series,
+            samples,
+        }
+    }
+
+    /// Notes that the block of a cut is listed: from now on its samples may be forgotten. A cut that was abandoned or
+    /// is unknown is ignored.
+    pub fn cut_listed(&mut self, id: CutId) {
+        self.windows.list(id.0);
+    }
+
+    /// Gives the samples of a cut back: a later cut will take them. A listed cut stays listed.
+    pub fn cut_abandoned(&mut self, id: CutId) {
+        if !self.windows.abandon(id.0) {
+            return;
+        }
+        for index in &self.index.all {
+            for s in &mut self.series.cold[index as usize].sealed {
+                if s.cut == id.0 {
+                    s.cut = UNCUT;
+                }
+            }
+        }
+    }
+
+    /// Drops the samples of listed cuts whose window ends at or before `keep_from_ms`, then series without samples.
+    /// Gives how many samples were dropped.
+    pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
+        let cuts = self.windows.forgettable(keep_from_ms);
+        if cuts.is_empty() {
+            return 0;
+        }
+        let mut dropped = 0;
+        let mut dead = RoaringBitmap::new();
+        for index in &self.index.all.clone() {
+            dropped += self.drop_chunks(index, &cuts);
+            let i = index as usize;
+            let cold = &self.series.cold[i];
+            if self.series.hot[i].count == 0 && cold.sealed.is_empty() && cold.side().is_empty() {
+                dead.insert(index);
+            }
+        }
+        self.drop_series(&dead);
+        if let Some(end) = self.windows.forget(&cuts) {
+            self.mark_forgotten_below(end);
+        }
+        dropped
+    }
+
+    fn drop_chunks(&mut self, index: u32, cuts: &[CutTag]) -> u64 {
+        let (mut samples, mut chunks, mut bytes) = (0, 0usize, 0);
+        let sealed = &mut self.series.cold[index as usize].sealed;
+        sealed.retain(|s| {
+            let keep = cuts.binary_search(&s.cut).is_err();
+            if !keep {
+                samples += u64::from(s.samples);
+                chunks += 1;
+                bytes += s.bytes.len();
+            }
+            keep
+        });
+        if chunks > 0 {
+            sealed.shrink_to_fit();
+            self.dropped_sealed(chunks, bytes);
+        }
+        samples
+    }
+
+    fn drop_series(&mut self, dead: &RoaringBitmap) {
+        let pairs = dead
+            .iter()
+            .flat_map(|index| self.series.label_ids(index))
+            .collect();
+        self.index.remove(dead, pairs, &mut self.symbols);
+        for index in dead {
+            self.series.remove(index);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The head itself: its parts, and what it tells about them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use koios_chunk::{Encoder, SAMPLES_MAX};
+use koios_model::{BatchColumns, Metadata, Sample, SeriesHash, TimeRange};
+
+use crate::index::Index;
+use crate::open::Pool;
+use crate::series::{Found, Sealed, SeriesTable, UNCUT};
+use crate::symbols::Symbols;
+use crate::windows::{WindowState, Windows};
+
+/// How a head divides time and samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadOptions {
+    /// Width of a window in milliseconds; windows are aligned to the epoch. Default 2 h.
+    pub window_ms: i64,
+    /// Samples after which a chunk is sealed. Default 120: larger chunks save a little in the sealed part and cost as
+    /// much in the open one.
+    pub samples_per_chunk: usize,
+}
+
+impl Default for HeadOptions {
+    fn default() -> Self {
+        Self {
+            window_ms: 2 * 3600 * 1000,
+            samples_per_chunk: 120,
+        }
+    }
+}
+
+/// The recent samples of one tenant in one partition. See the crate's page.
+#[derive(Debug)]
+pub struct Head {
+    pub(crate) samples_per_chunk: u16,
+    pub(crate) symbols: Symbols,
+    pub(crate) series: SeriesTable,
+    pub(crate) index: Index,
+    pub(crate) pool: Pool,
+    pub(crate) windows: Windows,
+    pub(crate) metadata: BTreeMap<String, (i64, Metadata)>,
+    pub(crate) forgotten_below_ms: i64,
+    pub(crate) applied_lsn: Option<u64>,
+    sealed_bytes: usize,
+    pub(crate) side_samples: usize,
+    encoder: Encoder,
+    pub(crate) scratch: Scratch,
+}
+
+/// Memory reused from batch to batch.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) indices: Vec<u32>,
+    pub(crate) late: Vec<Sample>,
+    pub(crate) existing: Vec<Sample>,
+    pub(crate) timestamps: Vec<i64>,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Head {
+    /// An empty head.
+    pub fn new(options: HeadOptions) -> Self {
+        let most = SAMPLES_MAX.min(usize::from(u16::MAX));
+        Self {
+            samples_per_chunk: options.samples_per_chunk.clamp(1, most) as u16,
+            symbols: Symbols::default(),
+            series: SeriesTable::default(),
+            index: Index::default(),
+            pool: Pool::default(),
+            windows: Windows::new(options.window_ms),
+            metadata: BTreeMap::new(),
+            forgotten_below_ms: i64::MIN,
+            applied_lsn: None,
+            sealed_bytes: 0,
+            side_samples: 0,
+            encoder: Encoder::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The references of a batch that come without labels and that this head cannot resolve: unknown ones, and the few
+    /// that several label sets share. A batch with any must come again with labels.
+    pub fn unknown(&self, batch: &BatchColumns) -> Vec<SeriesHash> {
+        batch
+            .series()
+            .filter(|s| s.labels.is_none() && !matches!(self.series.find(s.hash), Found::One(_)))
+            .map(|s| s.hash)
+            .collect()
+    }
+
+    /// How many series have samples here.
+    pub fn series_count(&self) -> usize {
+        self.index.all.len() as usize
+    }
+
+    /// What is held per window, ascending; windows of which nothing is held are absent.
+    pub fn windows(&self) -> Vec<WindowState> {
+        self.windows.states()
+    }
+
+    /// The range that all samples held lie in; `None` when there are none. May be wider than needed after forgetting.
+    pub fn time_range(&self) -> Option<TimeRange> {
+        self.windows.seen()
+    }
+
+    /// Below this time the head may have forgotten samples; `i64::MIN` when it never forgot any. Never falls.
+    pub fn forgotten_below_ms(&self) -> i64 {
+        self.forgotten_below_ms
+    }
+
+    /// Notes that samples below a time may be missing, as after a restart that replays only what no block holds.
+    pub fn mark_forgotten_below(&mut self, ms: i64) {
+        self.forgotten_below_ms = self.forgotten_below_ms.max(ms);
+    }
+
+    /// The greatest log position applied.
+    pub fn applied_lsn(&self) -> Option<u64> {
+        self.applied_lsn
+    }
+
+    /// The first log position with a sample that no listed cut holds; `None` when blocks hold everything.
+    pub fn unlisted_from_lsn(&self) -> Option<u64> {
+        self.windows
+            .states()
+            .iter()
+            .filter_map(|w| w.unlisted_from_lsn)
+            .min()
+    }
+
+    /// Metadata by metric name, ascending, each with the admission time of the batch that brought it.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, i64, &Metadata)> {
+        self.metadata
+            .iter()
+            .map(|(name, (at, m))| (name.as_str(), *at, m))
+    }
+
+    /// Estimate of the memory held, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.symbols.memory_bytes()
+            + self.series.memory_bytes()
+            + self.index.memory_bytes()
+            + self.pool.memory_bytes()
+            + self.sealed_bytes
+            + self.side_samples * size_of::<Sample>()
+            + self.metadata.len() * METADATA_BYTES
+    }
+
+    /// Seals the open samples of a series.
+    pub(crate) fn seal_open(&mut self, index: u32) {
+        let i = index as usize;
+        let (mut ts, mut vs) = self.take_columns();
+        let hot = &mut self.series.hot[i];
+        self.pool.decode(hot, &mut ts, &mut vs);
+        self.pool.release(hot);
+        self.seal_run(index, &ts, &vs);
+        self.give_columns(ts, vs);
+    }
+
+    /// Seals the late samples of a series that lie in `range`, which is within one window.
+    pub(crate) fn seal_side(&mut self, index: u32, range: TimeRange) {
+        let (mut ts, mut vs) = self.take_columns();
+        let cold = &mut self.series.cold[index as usize];
+        if let Some(side) = &mut cold.side {
+            let from = side.samples.partition_point(|s| s.t < range.min);
+            let to = side.samples.partition_point(|s| s.t <= range.max);
+            for s in side.samples.drain(from..to) {
+                ts.push(s.t);
+                vs.push(s.v);
+            }
+            if side.samples.is_empty() {
+                cold.side = None;
+            }
+        }
+        self.side_samples = self.side_samples.saturating_sub(ts.len());
+        self.seal_run(index, &ts, &vs);
+        self.give_columns(ts, vs);
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "a failure here is a bug that would otherwise lose samples"
+    )]
+    fn seal_run(&mut self, index: u32, timestamps: &[i64], values: &[f64]) {
+        // Side buffers may hold more than one chunk's worth when a batch brought much at once.
+        let most = usize::from(self.samples_per_chunk) * 2;
+        for (ts, vs) in timestamps.chunks(most).zip(values.chunks(most)) {
+            let (Some(&min), Some(&max)) = (ts.first(), ts.last()) else {
+                return;
+            };
+            let bytes = self
+                .encoder
+                .encode(ts, vs)
+                .expect("open and late samples are kept in strictly ascending time");
+            self.sealed_bytes += bytes.len() + SEALED_OVERHEAD_BYTES;
+            self.series.cold[index as usize].insert_sealed(Sealed {
+                bytes: Bytes::from(bytes),
+                range: TimeRange::new(min, max),
+                samples: ts.len() as u32,
+                cut: UNCUT,
+            });
+        }
+    }
+
+    /// Notes that sealed chunks went.
+    pub(crate) fn dropped_sealed(&mut self, chunks: usize, bytes: usize) {
+        self.sealed_bytes = self
+            .sealed_bytes
+            .saturating_sub(bytes + chunks * SEALED_OVERHEAD_BYTES);
+    }
+
+    fn take_columns(&mut self) -> (Vec<i64>, Vec<f64>) {
+        let mut ts = std::mem::take(&mut self.scratch.timestamps);
+        let mut vs = std::mem::take(&mut self.scratch.values);
+        ts.clear();
+        vs.clear();
+        (ts, vs)
+    }
+
+    fn give_columns(&mut self, ts: Vec<i64>, vs: Vec<f64>) {
+        (self.scratch.timestamps, self.scratch.values) = (ts, vs);
+    }
+}
+
+/// What a sealed chunk takes beside its bytes: its entry and the allocation.
+const SEALED_OVERHEAD_BYTES: usize = size_of::<Sealed>() + 16;
+/// What metadata of one metric takes, roughly.
+const METADATA_BYTES: usize = 200;

@@ -1,0 +1,285 @@
+//! Series by dense index: identity, hot and cold state.
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange, write_packed_pair};
+
+use crate::index::Pair;
+use crate::open::Hot;
+use crate::symbols::Symbols;
+
+/// A series of one head, from a select on it. It stays valid until the series is forgotten and is never given to
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// The cut that a sealed chunk belongs to; 0 is none.
+pub(crate) type CutTag = u32;
+/// Not taken by any cut.
+pub(crate) const UNCUT: CutTag = 0;
+/// Rank of a series that came after the last ranking.
+pub(crate) const UNRANKED: u32 = u32::MAX;
+
+/// An encoded run of samples within one window.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    pub(crate) bytes: Bytes,
+    pub(crate) range: TimeRange,
+    pub(crate) samples: u32,
+    pub(crate) cut: CutTag,
+}
+
+/// What reads and cuts touch, beside the hot state.
+#[derive(Debug, Default)]
+pub(crate) struct Cold {
+    /// Symbol ids of name, value, name, value, … as LEB128.
+    labels: Box<[u8]>,
+    /// Sealed chunks by first time; those sealed from side buffers may overlap others.
+    pub(crate) sealed: Vec<Sealed>,
+    /// Samples that came late, by time.
+    pub(crate) side: Option<Box<Side>>,
+}
+
+/// Late samples of a series that are not sealed yet: strictly ascending in time.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    pub(crate) samples: Vec<Sample>,
+}
+
+impl Cold {
+    /// The late samples, ascending.
+    pub(crate) fn side(&self) -> &[Sample] {
+        self.side.as_ref().map_or(&[], |s| &s.samples)
+    }
+
+    /// Adds a sealed chunk in its place.
+    pub(crate) fn insert_sealed(&mut self, sealed: Sealed) {
+        let at = self.sealed.partition_point(|s| s.range.min <= sealed.range.min);
+        if self.sealed.len() == self.sealed.capacity() {
+            // Few chunks per series: growing by doubling would waste a third of the space.
+            self.sealed.reserve_exact(2);
+        }
+        self.sealed.insert(at, sealed);
+    }
+
+    fn label_ids(&self) -> LabelIds<'_> {
+        LabelIds { bytes: &self.labels }
+    }
+}
+
+/// Iterates over the labels of a series as symbol ids, in label order.
+#[derive(Clone, Debug)]
+pub(crate) struct LabelIds<'a> {
+    bytes: &'a [u8],
+}
+
+impl LabelIds<'_> {
+    fn id(&mut self) -> Option<u32> {
+        let (mut v, mut shift) = (0u32, 0);
+        loop {
+            let (&b, rest) = self.bytes.split_first()?;
+            self.bytes = rest;
+            v |= u32::from(b & 0x7f) << shift;
+            if b < 0x80 {
+                return Some(v);
+            }
+            shift += 7;
+        }
+    }
+}
+
+impl Iterator for LabelIds<'_> {
+    type Item = Pair;
+
+    fn next(&mut self) -> Option<Pair> {
+        Some(Pair {
+            name: self.id()?,
+            value: self.id()?,
+        })
+    }
+}
+
+fn push_id(out: &mut Vec<u8>, mut v: u32) {
+    while v >= 0x80 {
+        out.push((v as u8) | 0x80);
+        v >>= 7;
+    }
+    out.push(v as u8);
+}
+
+/// All series of a head.
+#[derive(Debug, Default)]
+pub(crate) struct SeriesTable {
+    pub(crate) hashes: Vec<SeriesHash>,
+    pub(crate) hot: Vec<Hot>,
+    pub(crate) cold: Vec<Cold>,
+    generations: Vec<u32>,
+    /// Place in label order among the series ranked together.
+    pub(crate) ranks: Vec<u32>,
+    lookup: HashTable<u32>,
+    free: Vec<u32>,
+    label_bytes: usize,
+}
+
+/// What a reference stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// This series.
+    One(u32),
+    /// Several series share the hash: only labels tell them apart.
+    Ambiguous,
+    /// No series.
+    None,
+}
+
+fn table_hash(hash: SeriesHash) -> u64 {
+    hash.0 as u64
+}
+
+impl SeriesTable {
+    /// The series under a hash, when its labels don't matter.
+    pub(crate) fn find(&self, hash: SeriesHash) -> Found {
+        let mut found = Found::None;
+        for &i in self.lookup.iter_hash(table_hash(hash)) {
+            if self.hashes[i as usize] == hash {
+                if found != Found::None {
+                    return Found::Ambiguous;
+                }
+                found = Found::One(i);
+            }
+        }
+        found
+    }
+
+    /// The series with these labels.
+    pub(crate) fn find_labels(
+        &self,
+        hash: SeriesHash,
+        labels: LabelsRef<'_>,
+        symbols: &Symbols,
+    ) -> Option<u32> {
+        self.lookup
+            .find(table_hash(hash), |&i| {
+                self.hashes[i as usize] == hash && self.has_labels(i, labels, symbols)
+            })
+            .copied()
+    }
+
+    fn has_labels(&self, index: u32, labels: LabelsRef<'_>, symbols: &Symbols) -> bool {
+        let mut ids = self.label_ids(index);
+        labels.iter().all(|(name, value)| {
+            ids.next()
+                .is_some_and(|p| symbols.resolve(p.name) == name && symbols.resolve(p.value) == value)
+        }) && ids.next().is_none()
+    }
+
+    /// Adds a series.
+    pub(crate) fn create(&mut self, hash: SeriesHash, labels: LabelsRef<'_>, symbols: &mut Symbols) -> u32 {
+        let mut packed = Vec::new();
+        for (name, value) in labels.iter() {
+            push_id(&mut packed, symbols.intern(name));
+            push_id(&mut packed, symbols.intern(value));
+        }
+        self.label_bytes += packed.len();
+        let index = self.slot();
+        let i = index as usize;
+        self.hashes[i] = hash;
+        self.cold[i].labels = packed.into();
+        let hashes = &self.hashes;
+        self.lookup.insert_unique(table_hash(hash), index, |&other| {
+            table_hash(hashes[other as usize])
+        });
+        index
+    }
+
+    fn slot(&mut self) -> u32 {
+        if let Some(index) = self.free.pop() {
+            return index;
+        }
+        self.hashes.push(SeriesHash(0));
+        self.hot.push(Hot::default());
+        self.cold.push(Cold::default());
+        self.generations.push(0);
+        self.ranks.push(UNRANKED);
+        (self.hashes.len() - 1) as u32
+    }
+
+    /// Removes a series that has no samples left; its id is never valid again.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let i = index as usize;
+        if let Ok(entry) = self
+            .lookup
+            .find_entry(table_hash(self.hashes[i]), |&other| other == index)
+        {
+            entry.remove();
+        }
+        self.label_bytes -= self.cold[i].labels.len();
+        self.hot[i] = Hot::default();
+        self.cold[i] = Cold::default();
+        self.generations[i] = self.generations[i].wrapping_add(1);
+        self.ranks[i] = UNRANKED;
+        self.free.push(index);
+    }
+
+    /// The id to give out for a series.
+    pub(crate) fn id(&self, index: u32) -> SeriesId {
+        SeriesId {
+            index,
+            generation: self.generations[index as usize],
+        }
+    }
+
+    /// Whether an id given out still means its series.
+    pub(crate) fn is_current(&self, id: SeriesId) -> bool {
+        self.generations.get(id.index as usize) == Some(&id.generation)
+    }
+
+    /// The labels of a series as symbol ids.
+    pub(crate) fn label_ids(&self, index: u32) -> LabelIds<'_> {
+        self.cold[index as usize].label_ids()
+    }
+
+    /// The labels of a series.
+    pub(crate) fn labels(&self, index: u32, symbols: &Symbols) -> Labels {
+        let mut packed = Vec::new();
+        for p in self.label_ids(index) {
+            write_packed_pair(&mut packed, symbols.resolve(p.name), symbols.resolve(p.value));
+        }
+        LabelsRef::from_trusted(&packed).to_labels()
+    }
+
+    /// Compares two series by label order.
+    pub(crate) fn compare(&self, a: u32, b: u32, symbols: &Symbols) -> std::cmp::Ordering {
+        let (ra, rb) = (self.ranks[a as usize], self.ranks[b as usize]);
+        if ra != UNRANKED && rb != UNRANKED {
+            return ra.cmp(&rb);
+        }
+        let (mut xs, mut ys) = (self.label_ids(a), self.label_ids(b));
+        loop {
+            let (x, y) = match (xs.next(), ys.next()) {
+                (Some(x), Some(y)) => (x, y),
+                (x, y) => return x.is_some().cmp(&y.is_some()),
+            };
+            let order = |x: u32, y: u32| {
+                if x == y {
+                    std::cmp::Ordering::Equal
+                } else {
+                    symbols.resolve(x).cmp(symbols.resolve(y))
+                }
+            };
+            let o = order(x.name, y.name).then_with(|| order(x.value, y.value));
+            if o.is_ne() {
+                return o;
+            }
+        }
+    }
+
+    /// Estimate of the memory held, chunks and open samples excluded.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let per_slot = size_of::<SeriesHash>() + size_of::<Hot>() + size_of::<Cold>() + 4 + 4 + 16;
+        self.hashes.capacity() * per_slot + self.lookup.capacity() * 5 + self.label_bytes
+    }
+}

@@ -1,0 +1,212 @@
+//! What a head holds per window, and which cut has taken what.
+
+use std::collections::BTreeMap;
+
+use koios_model::{TimeRange, window_start};
+
+use crate::series::{CutTag, UNCUT};
+
+/// What a head holds of one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowState {
+    /// Its start, which names it.
+    pub start: i64,
+    /// Its first and last millisecond.
+    pub range: TimeRange,
+    /// Samples that no cut has taken.
+    pub uncut_samples: u64,
+    /// Samples of cuts that are neither listed nor abandoned.
+    pub cutting_samples: u64,
+    /// Samples of listed cuts that are still held.
+    pub listed_samples: u64,
+    /// Time of the oldest sample seen since the window appeared.
+    pub min_t: i64,
+    /// Time of the newest.
+    pub max_t: i64,
+    /// The first log position with a sample that no listed cut holds; the log is needed from there on.
+    pub unlisted_from_lsn: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Window {
+    range: TimeRange,
+    uncut: u64,
+    uncut_from_lsn: Option<u64>,
+    seen: TimeRange,
+}
+
+#[derive(Debug)]
+struct CutRecord {
+    window: i64,
+    samples: u64,
+    from_lsn: Option<u64>,
+    listed: bool,
+}
+
+/// The samples one batch adds to one window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Added {
+    pub(crate) samples: u64,
+    pub(crate) seen: TimeRange,
+    pub(crate) lsn: u64,
+}
+
+/// The accounts of all windows and cuts.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    width_ms: i64,
+    windows: BTreeMap<i64, Window>,
+    cuts: BTreeMap<CutTag, CutRecord>,
+    last_cut: CutTag,
+}
+
+/// A range that holds nothing and widens by union.
+pub(crate) const NOTHING: TimeRange = TimeRange {
+    min: i64::MAX,
+    max: i64::MIN,
+};
+
+fn min_lsn(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
+}
+
+impl Windows {
+    pub(crate) fn new(width_ms: i64) -> Self {
+        Self {
+            width_ms: width_ms.max(1),
+            windows: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            last_cut: UNCUT,
+        }
+    }
+
+    /// The window that holds `t`. The first and the last of all time are cut short.
+    pub(crate) fn range_of(&self, t: i64) -> TimeRange {
+        let offset = t.rem_euclid(self.width_ms);
+        TimeRange::new(
+            window_start(t, self.width_ms),
+            t.saturating_add(self.width_ms - 1 - offset),
+        )
+    }
+
+    /// Notes samples that came into a window.
+    pub(crate) fn add(&mut self, range: TimeRange, added: Added) {
+        if added.samples == 0 {
+            return;
+        }
+        let w = self.windows.entry(range.min).or_insert(Window {
+            range,
+            uncut: 0,
+            uncut_from_lsn: None,
+            seen: NOTHING,
+        });
+        w.uncut += added.samples;
+        w.uncut_from_lsn = min_lsn(w.uncut_from_lsn, Some(added.lsn));
+        w.seen = w.seen.union(&added.seen);
+    }
+
+    /// The range of the window that starts at `start`, if anything of it is held.
+    pub(crate) fn get(&self, start: i64) -> Option<TimeRange> {
+        self.windows.get(&start).map(|w| w.range)
+    }
+
+    /// Opens a cut that takes all uncut samples of a window.
+    pub(crate) fn begin_cut(&mut self, start: i64) -> Option<(CutTag, TimeRange)> {
+        let w = self.windows.get_mut(&start).filter(|w| w.uncut > 0)?;
+        self.last_cut += 1;
+        self.cuts.insert(
+            self.last_cut,
+            CutRecord {
+                window: start,
+                samples: w.uncut,
+                from_lsn: w.uncut_from_lsn.take(),
+                listed: false,
+            },
+        );
+        w.uncut = 0;
+        Some((self.last_cut, w.range))
+    }
+
+    /// Notes that a cut's block is listed; false when there is no such cut.
+    pub(crate) fn list(&mut self, cut: CutTag) -> bool {
+        self.cuts.get_mut(&cut).map(|c| c.listed = true).is_some()
+    }
+
+    /// Gives a cut's samples back to its window; false when there is no such cut or it is listed.
+    pub(crate) fn abandon(&mut self, cut: CutTag) -> bool {
+        if self.cuts.get(&cut).is_none_or(|c| c.listed) {
+            return false;
+        }
+        let Some(record) = self.cuts.remove(&cut) else {
+            return false;
+        };
+        if let Some(w) = self.windows.get_mut(&record.window) {
+            w.uncut += record.samples;
+            w.uncut_from_lsn = min_lsn(w.uncut_from_lsn, record.from_lsn);
+        }
+        true
+    }
+
+    /// The listed cuts of windows that end at or before `keep_from_ms`, ascending.
+    pub(crate) fn forgettable(&self, keep_from_ms: i64) -> Vec<CutTag> {
+        self.cuts
+            .iter()
+            .filter(|(_, c)| c.listed)
+            .filter(|(_, c)| self.get(c.window).is_some_and(|r| r.max < keep_from_ms))
+            .map(|(tag, _)| *tag)
+            .collect()
+    }
+
+    /// Drops the accounts of forgotten cuts and gives the end of the last of their windows.
+    pub(crate) fn forget(&mut self, cuts: &[CutTag]) -> Option<i64> {
+        let mut end = None;
+        for cut in cuts {
+            let Some(record) = self.cuts.remove(cut) else {
+                continue;
+            };
+            let below = self.get(record.window).map(|r| r.max.saturating_add(1));
+            end = end.max(below);
+            let held = self.cuts.values().any(|c| c.window == record.window);
+            if !held && self.windows.get(&record.window).is_some_and(|w| w.uncut == 0) {
+                self.windows.remove(&record.window);
+            }
+        }
+        end
+    }
+
+    /// The range that all samples held lie in.
+    pub(crate) fn seen(&self) -> Option<TimeRange> {
+        let seen = self.windows.values().fold(NOTHING, |all, w| all.union(&w.seen));
+        (seen.min <= seen.max).then_some(seen)
+    }
+
+    /// The state of every window, ascending.
+    pub(crate) fn states(&self) -> Vec<WindowState> {
+        self.windows
+            .iter()
+            .map(|(&start, w)| self.state(start, w))
+            .collect()
+    }
+
+    fn state(&self, start: i64, w: &Window) -> WindowState {
+        let mut state = WindowState {
+            start,
+            range: w.range,
+            uncut_samples: w.uncut,
+            cutting_samples: 0,
+            listed_samples: 0,
+            min_t: w.seen.min,
+            max_t: w.seen.max,
+            unlisted_from_lsn: w.uncut_from_lsn,
+        };
+        for cut in self.cuts.values().filter(|c| c.window == start) {
+            if cut.listed {
+                state.listed_samples += cut.samples;
+            } else {
+                state.cutting_samples += cut.samples;
+                state.unlisted_from_lsn = min_lsn(state.unlisted_from_lsn, cut.from_lsn);
+            }
+        }
+        state
+    }
+}

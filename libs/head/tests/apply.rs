@@ -1,0 +1,176 @@
+//! What applying a batch reports and keeps.
+
+use koios_head::{Applied, Head, HeadOptions};
+use koios_model::{BatchColumns, Labels, Matchers, Metadata, Sample, SeriesHash, TimeRange, stale_nan};
+
+fn labels(i: u32) -> Labels {
+    Labels::from_pairs([("__name__", "up".to_owned()), ("instance", format!("host-{i}"))])
+}
+
+fn batch(series: u32, samples: &[(i64, f64)]) -> BatchColumns {
+    let mut b = BatchColumns::default();
+    b.push_series(SeriesHash(u128::from(series)), labels(series).as_ref());
+    for &(t, v) in samples {
+        b.push_sample(t, v);
+    }
+    b
+}
+
+fn samples(head: &Head) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let id = head.select(&Matchers::default(), TimeRange::ALL)[0];
+    head.samples(id, TimeRange::ALL, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn a_repetition_changes_nothing() {
+    let mut head = Head::new(HeadOptions::default());
+    let b = batch(1, &[(10, 1.0), (20, 2.0)]);
+    let first = head.apply(&b, 0, 1);
+    assert_eq!(
+        first,
+        Applied {
+            samples: 2,
+            series_created: 1,
+            ..Applied::default()
+        }
+    );
+    assert_eq!(
+        head.apply(&b, 0, 2),
+        Applied {
+            duplicates: 2,
+            ..Applied::default()
+        }
+    );
+    assert_eq!(head.windows()[0].uncut_samples, 2);
+}
+
+#[test]
+fn i2_another_value_at_the_newest_time_is_a_conflict_and_the_winner_stays() {
+    let mut head = Head::new(HeadOptions::default());
+    head.apply(&batch(1, &[(10, 2.0)]), 0, 1);
+    let lower = head.apply(&batch(1, &[(10, 1.0)]), 0, 2);
+    assert_eq!(
+        lower,
+        Applied {
+            conflicts: 1,
+            ..Applied::default()
+        }
+    );
+    let higher = head.apply(&batch(1, &[(10, 3.0)]), 0, 3);
+    assert_eq!(
+        higher,
+        Applied {
+            conflicts: 1,
+            samples: 1,
+            ..Applied::default()
+        }
+    );
+    let stale = head.apply(&batch(1, &[(10, stale_nan())]), 0, 4);
+    assert_eq!((stale.conflicts, stale.samples), (1, 0));
+    assert_eq!(samples(&head), [Sample { t: 10, v: 3.0 }]);
+    assert_eq!(head.apply(&batch(1, &[(10, 3.0)]), 0, 5).duplicates, 1);
+}
+
+#[test]
+fn a_late_sample_is_kept_and_counted() {
+    let mut head = Head::new(HeadOptions::default());
+    head.apply(&batch(1, &[(10, 1.0), (30, 3.0)]), 0, 1);
+    let late = head.apply(&batch(1, &[(20, 2.0)]), 0, 2);
+    assert_eq!(
+        late,
+        Applied {
+            samples: 1,
+            out_of_order: 1,
+            ..Applied::default()
+        }
+    );
+    assert_eq!(
+        samples(&head).iter().map(|s| s.t).collect::<Vec<_>>(),
+        [10, 20, 30]
+    );
+}
+
+#[test]
+fn references_alone_work_once_the_series_is_known() {
+    let mut head = Head::new(HeadOptions::default());
+    let full = batch(1, &[(10, 1.0)]);
+    let mut bare = batch(1, &[(20, 2.0)]);
+    bare.label_ends.clear();
+    bare.label_bytes.clear();
+    assert_eq!(head.unknown(&bare), [SeriesHash(1)]);
+    assert_eq!(
+        head.apply(&bare, 0, 1),
+        Applied {
+            unknown_series: 1,
+            ..Applied::default()
+        }
+    );
+    head.apply(&full, 0, 2);
+    assert!(head.unknown(&bare).is_empty());
+    head.apply(&bare, 0, 3);
+    assert_eq!(samples(&head).len(), 2);
+}
+
+#[test]
+fn a_reference_that_two_label_sets_share_is_never_taken_alone() {
+    let mut head = Head::new(HeadOptions::default());
+    let mut other = BatchColumns::default();
+    other.push_series(SeriesHash(1), labels(2).as_ref());
+    other.push_sample(10, 5.0);
+    head.apply(&batch(1, &[(10, 1.0)]), 0, 1);
+    assert_eq!(head.apply(&other, 0, 2).series_created, 1);
+    let mut bare = batch(1, &[(20, 2.0)]);
+    bare.label_ends.clear();
+    bare.label_bytes.clear();
+    assert_eq!(head.unknown(&bare), [SeriesHash(1)]);
+}
+
+#[test]
+fn later_admitted_metadata_wins_in_any_order() {
+    let meta = |help: &str| Metadata {
+        kind: "gauge".into(),
+        help: help.into(),
+        unit: String::new(),
+    };
+    let with = |help: &str| BatchColumns {
+        metadata: vec![("up".into(), meta(help))],
+        ..BatchColumns::default()
+    };
+    let batches = [(with("old"), 1), (with("new b"), 2), (with("new a"), 2)];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+        let mut head = Head::new(HeadOptions::default());
+        for i in order {
+            head.apply(&batches[i].0, batches[i].1, 1);
+        }
+        let held: Vec<_> = head
+            .metadata()
+            .map(|(n, at, m)| (n.to_owned(), at, m.clone()))
+            .collect();
+        assert_eq!(held, [("up".to_owned(), 2, meta("new b"))]);
+    }
+}
+
+#[test]
+fn memory_per_series_stays_small() {
+    let mut head = Head::new(HeadOptions::default());
+    let count = 5_000u32;
+    for k in 0..120i64 {
+        let mut b = BatchColumns::default();
+        for i in 0..count {
+            let l = Labels::from_pairs([
+                ("__name__", format!("metric_{}", i % 500)),
+                ("instance", format!("host-{}", i / 500)),
+                ("job", "node".to_owned()),
+                ("cluster", "eu-1".to_owned()),
+            ]);
+            b.push_series(SeriesHash(u128::from(i)), l.as_ref());
+            b.push_sample(k * 15_000, (k * i64::from(i % 50)) as f64);
+        }
+        head.apply(&b, 0, 1);
+    }
+    let per_series = head.memory_bytes() / count as usize;
+    println!("{per_series} bytes per series after 120 samples");
+    assert!(per_series <= 1024, "{per_series}");
+}

@@ -1,0 +1,316 @@
+//! A head against a plain map, under random batches, cuts, listings, abandonments and forgetting.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use koios_head::{Cut, Head, HeadOptions, merge_chunks};
+use koios_model::merge::winner;
+use koios_model::{BatchColumns, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
+use proptest::prelude::*;
+
+const WINDOW_MS: i64 = 100;
+
+/// What was accepted, or what listed blocks hold: (labels, time) -> value.
+type Content = BTreeMap<(Labels, i64), f64>;
+
+fn put(content: &mut Content, labels: &Labels, s: Sample) {
+    content
+        .entry((labels.clone(), s.t))
+        .and_modify(|v| *v = winner(*v, s.v))
+        .or_insert(s.v);
+}
+
+fn bits(content: &Content) -> BTreeMap<(Labels, i64), u64> {
+    content.iter().map(|(k, v)| (k.clone(), v.to_bits())).collect()
+}
+
+fn series(i: usize) -> (SeriesHash, Labels) {
+    let labels = Labels::from_pairs([
+        ("__name__", format!("metric_{}", i % 2)),
+        ("instance", format!("host-{i}")),
+        (
+            "odd",
+            if i % 2 == 1 {
+                "yes".to_owned()
+            } else {
+                String::new()
+            },
+        ),
+    ]);
+    // Few hashes for many series: identity must not depend on them.
+    (SeriesHash((i % 4) as u128), labels)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Samples as (series, time, value); without labels where the head knows the reference.
+    Apply(Vec<(usize, i64, f64)>, bool),
+    Cut(i64),
+    List(usize),
+    Abandon(usize),
+    Forget(i64),
+}
+
+fn value() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        6 => (0i64..20).prop_map(|m| m as f64 / 4.0),
+        1 => Just(stale_nan()),
+        1 => Just(-0.0),
+        1 => any::<u64>().prop_map(f64::from_bits),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let samples = proptest::collection::vec((0usize..7, -150i64..450, value()), 1..40);
+    let orderly =
+        (0usize..7, -150i64..400, proptest::collection::vec(value(), 1..30)).prop_map(|(s, t, vs)| {
+            vs.into_iter()
+                .enumerate()
+                .map(|(i, v)| (s, t + 3 * i as i64, v))
+                .collect()
+        });
+    prop_oneof![
+        4 => (prop_oneof![samples, orderly], any::<bool>()).prop_map(|(s, by_ref)| Op::Apply(s, by_ref)),
+        3 => (-2i64..5).prop_map(|w| Op::Cut(w * WINDOW_MS)),
+        2 => any::<usize>().prop_map(Op::List),
+        1 => any::<usize>().prop_map(Op::Abandon),
+        2 => (-150i64..600).prop_map(Op::Forget),
+    ]
+}
+
+fn batch(samples: &[(usize, i64, f64)]) -> BatchColumns {
+    let mut by_series: BTreeMap<usize, Vec<Sample>> = BTreeMap::new();
+    for &(s, t, v) in samples {
+        by_series.entry(s).or_default().push(Sample { t, v });
+    }
+    let mut columns = BatchColumns::default();
+    for (s, samples) in by_series {
+        let (hash, labels) = series(s);
+        columns.push_series(hash, labels.as_ref());
+        for s in samples {
+            columns.push_sample(s.t, s.v);
+        }
+    }
+    columns
+}
+
+/// The same batch by references, if the head can resolve them all.
+fn by_reference(head: &Head, columns: BatchColumns) -> BatchColumns {
+    let bare = BatchColumns {
+        label_ends: Vec::new(),
+        label_bytes: Vec::new(),
+        ..columns.clone()
+    };
+    if head.unknown(&bare).is_empty() {
+        bare
+    } else {
+        columns
+    }
+}
+
+fn options() -> HeadOptions {
+    HeadOptions {
+        window_ms: WINDOW_MS,
+        samples_per_chunk: 5,
+    }
+}
+
+fn content_of(head: &Head, range: TimeRange) -> Content {
+    let mut content = Content::new();
+    let (mut samples, mut merged) = (Vec::new(), Vec::new());
+    let mut last: Option<Labels> = None;
+    for id in head.select(&Matchers::default(), range) {
+        let labels = head.labels(id).unwrap();
+        assert!(
+            last.as_ref().is_none_or(|l| *l < labels),
+            "label order, each once"
+        );
+        head.samples(id, range, &mut samples).unwrap();
+        assert!(samples.windows(2).all(|w| w[0].t < w[1].t), "i2: each time once");
+        let mut chunks: Vec<Bytes> = Vec::new();
+        head.read(id, range, &mut chunks).unwrap();
+        merge_chunks(&chunks, range, &mut merged).unwrap();
+        assert_eq!(merged, samples, "chunks and samples agree");
+        for s in &samples {
+            assert!(range.contains(s.t));
+            content.insert((labels.clone(), s.t), s.v);
+        }
+        last = Some(labels);
+    }
+    content
+}
+
+/// A head with what a world around it would know.
+struct World {
+    head: Head,
+    accepted: Content,
+    listed: Content,
+    pending: Vec<Cut>,
+}
+
+impl World {
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Apply(samples, by_ref) => self.apply(&samples, by_ref),
+            Op::Cut(window) => self.cut(window),
+            Op::List(i) if !self.pending.is_empty() => {
+                let cut = self.pending.swap_remove(i % self.pending.len());
+                let mut samples = Vec::new();
+                for s in &cut.series {
+                    s.samples(&mut samples).unwrap();
+                    samples.iter().for_each(|x| put(&mut self.listed, &s.labels, *x));
+                }
+                self.head.cut_listed(cut.id);
+            }
+            Op::Abandon(i) if !self.pending.is_empty() => {
+                let cut = self.pending.swap_remove(i % self.pending.len());
+                self.head.cut_abandoned(cut.id);
+            }
+            Op::Forget(keep_from) => {
+                let below = self.head.forgotten_below_ms();
+                let dropped = self.head.forget(keep_from);
+                assert!(self.head.forgotten_below_ms() >= below);
+                assert!(self.head.forgotten_below_ms() <= keep_from.max(below) || dropped == 0);
+            }
+            Op::List(_) | Op::Abandon(_) => {}
+        }
+    }
+
+    fn apply(&mut self, samples: &[(usize, i64, f64)], by_ref: bool) {
+        let mut columns = batch(samples);
+        if by_ref {
+            columns = by_reference(&self.head, columns);
+        }
+        let applied = self.head.apply(&columns, 0, 1);
+        assert_eq!(applied.unknown_series, 0);
+        for &(s, t, v) in samples {
+            put(&mut self.accepted, &series(s).1, Sample { t, v });
+        }
+    }
+
+    fn cut(&mut self, window: i64) {
+        let cut = self.head.cut(window);
+        let mut samples = Vec::new();
+        for s in &cut.series {
+            s.samples(&mut samples).unwrap();
+            assert!(!samples.is_empty() && samples.iter().all(|x| cut.window.contains(x.t)));
+        }
+        assert!(cut.series.windows(2).all(|w| w[0].labels < w[1].labels));
+        if cut.series.is_empty() {
+            assert_eq!(cut.samples, 0);
+        } else {
+            self.pending.push(cut);
+        }
+        let left = self.head.windows().into_iter().find(|w| w.start == window);
+        assert!(left.is_none_or(|w| w.uncut_samples == 0));
+    }
+
+    fn check(&self) {
+        let held = content_of(&self.head, TimeRange::ALL);
+        let mut all = self.listed.clone();
+        for ((labels, t), v) in &held {
+            put(&mut all, labels, Sample { t: *t, v: *v });
+        }
+        assert_eq!(
+            bits(&all),
+            bits(&self.accepted),
+            "i10: listed and held add up to what was accepted"
+        );
+        let below = self.head.forgotten_below_ms();
+        let late = |c: &Content| -> BTreeMap<_, _> {
+            bits(c).into_iter().filter(|((_, t), _)| *t >= below).collect()
+        };
+        assert_eq!(
+            late(&held),
+            late(&self.accepted),
+            "nothing from forgotten_below on is missing"
+        );
+        let some = TimeRange::new(20, 130);
+        let within = |c: &Content| -> BTreeMap<_, _> {
+            bits(c)
+                .into_iter()
+                .filter(|((_, t), _)| some.contains(*t))
+                .collect()
+        };
+        assert_eq!(
+            bits(&content_of(&self.head, some)),
+            within(&held),
+            "a narrower read"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn i10_i2_listed_cuts_and_head_hold_what_was_accepted_exactly_once(ops in proptest::collection::vec(op(), 1..40)) {
+        let mut world = World { head: Head::new(options()), accepted: Content::new(), listed: Content::new(), pending: Vec::new() };
+        for op in ops {
+            world.step(op);
+            world.check();
+        }
+    }
+
+    #[test]
+    fn i2_content_depends_on_the_set_of_batches_only(
+        batches in proptest::collection::vec(proptest::collection::vec((0usize..7, -50i64..250, value()), 1..30), 1..12),
+        order in any::<u64>(),
+    ) {
+        let mut shuffled = batches.clone();
+        // Repeats some batches, then permutes all.
+        shuffled.extend(batches.iter().step_by(2).cloned());
+        let mut seed = order;
+        for i in (1..shuffled.len()).rev() {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            shuffled.swap(i, (seed >> 33) as usize % (i + 1));
+        }
+        let fill = |batches: &[Vec<_>]| {
+            let mut head = Head::new(options());
+            for b in batches {
+                head.apply(&batch(b), 0, 1);
+            }
+            bits(&content_of(&head, TimeRange::ALL))
+        };
+        prop_assert_eq!(fill(&batches), fill(&shuffled));
+    }
+}
+
+#[test]
+fn everything_forgotten_leaves_nothing_behind() {
+    let mut head = Head::new(options());
+    for round in 0..50i64 {
+        let samples: Vec<_> = (0..7).map(|s| (s, round * WINDOW_MS + s as i64, 1.0)).collect();
+        assert_eq!(head.apply(&batch(&samples), 0, round as u64).series_created, 7);
+        let cut = head.cut(round * WINDOW_MS);
+        assert_eq!((cut.series.len(), cut.samples), (7, 7));
+        assert_eq!(head.unlisted_from_lsn(), Some(round as u64));
+        head.cut_listed(cut.id);
+        assert_eq!(head.unlisted_from_lsn(), None);
+        let ids = head.select(&Matchers::default(), TimeRange::ALL);
+        assert_eq!(head.forget((round + 1) * WINDOW_MS), 7);
+        assert_eq!((head.series_count(), head.windows().len()), (0, 0));
+        assert_eq!(head.forgotten_below_ms(), (round + 1) * WINDOW_MS);
+        assert!(head.label_names(&Matchers::default(), TimeRange::ALL).is_empty());
+        assert!(
+            ids.iter().all(|id| head.labels(*id).is_none()),
+            "i3: an old id never means another series"
+        );
+    }
+}
+
+#[test]
+fn i10_times_at_the_ends_of_time_are_cut_and_forgotten_like_others() {
+    let mut head = Head::new(options());
+    let samples = [(0, i64::MIN, 1.0), (0, i64::MAX, 2.0), (1, i64::MIN + 1, 3.0)];
+    head.apply(&batch(&samples), 0, 1);
+    assert_eq!(content_of(&head, TimeRange::ALL).len(), 3);
+    let taken: u64 = head
+        .windows()
+        .iter()
+        .map(|w| head.cut(w.start).samples)
+        .collect::<Vec<_>>()
+        .iter()
+        .sum();
+    assert_eq!(taken, 3);
+}

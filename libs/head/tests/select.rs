@@ -1,0 +1,110 @@
+//! Selects against trying every matcher on every series.
+
+use koios_head::{Head, HeadOptions};
+use koios_model::{BatchColumns, Labels, MatchOp, Matcher, Matchers, SeriesHash, TimeRange};
+use proptest::prelude::*;
+
+const WINDOW_MS: i64 = 1000;
+
+fn labels(i: usize) -> Labels {
+    Labels::from_pairs([
+        ("__name__", ["up", "down", "requests_total"][i % 3].to_owned()),
+        ("instance", format!("host-{:02}", i / 3)),
+        ("zone", ["", "a", "b", "ab"][i % 4].to_owned()),
+        (["x", "y"][i % 2], "1".to_owned()),
+    ])
+}
+
+fn fill(head: &mut Head, which: std::ops::Range<usize>, t: i64) {
+    let mut b = BatchColumns::default();
+    for i in which {
+        b.push_series(SeriesHash(i as u128 % 50), labels(i).as_ref());
+        b.push_sample(t, 1.0);
+    }
+    head.apply(&b, 0, 1);
+}
+
+/// Series 0..60 early (forgotten), 40..160 in the middle, 120..200 late.
+fn head() -> (Head, Vec<(Labels, Vec<i64>)>) {
+    let mut head = Head::new(HeadOptions {
+        window_ms: WINDOW_MS,
+        ..HeadOptions::default()
+    });
+    fill(&mut head, 0..60, 500);
+    let early = head.cut(0);
+    fill(&mut head, 40..160, 1500);
+    head.cut_listed(early.id);
+    head.forget(WINDOW_MS);
+    fill(&mut head, 120..200, 2500);
+    let model = (40..200)
+        .map(|i| {
+            let mut times = Vec::new();
+            if i < 160 {
+                times.push(1500)
+            }
+            if i >= 120 {
+                times.push(2500)
+            }
+            (labels(i), times)
+        })
+        .collect();
+    (head, model)
+}
+
+fn matcher() -> impl Strategy<Value = Matcher> {
+    let op = prop_oneof![
+        Just(MatchOp::Equal),
+        Just(MatchOp::NotEqual),
+        Just(MatchOp::Regex),
+        Just(MatchOp::NotRegex)
+    ];
+    let name = prop::sample::select(vec!["__name__", "instance", "zone", "x", "y", "missing"]);
+    let value = prop::sample::select(vec![
+        "",
+        "up",
+        "down|up",
+        "up|",
+        "host-1.*",
+        "host-1.+",
+        "host-(15|16|99)",
+        ".*2",
+        "a",
+        "b|",
+        "[ab]*",
+        ".*",
+        ".+",
+        "1",
+        "nope",
+        "requests.*l",
+    ]);
+    (op, name, value).prop_map(|(op, name, value)| Matcher::new(op, name, value).unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn select_finds_what_matches(ms in proptest::collection::vec(matcher(), 0..4), range in prop::sample::select(vec![
+        TimeRange::ALL, TimeRange::new(0, 999), TimeRange::new(1000, 1999), TimeRange::new(2100, 9999),
+    ])) {
+        let (head, model) = head();
+        let matchers = Matchers(ms);
+        // No sample of a window is outside the range unless all are, so "may have samples" is exact here.
+        let mut expected: Vec<Labels> = model.iter()
+            .filter(|(l, times)| matchers.matches(l.as_ref()) && times.iter().any(|t| range.contains(*t)))
+            .map(|(l, _)| l.clone()).collect();
+        expected.sort();
+        let got: Vec<Labels> = head.select(&matchers, range).into_iter().map(|id| head.labels(id).unwrap()).collect();
+        prop_assert_eq!(&got, &expected);
+        let mut names: Vec<String> = expected.iter().flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect();
+        names.sort();
+        names.dedup();
+        prop_assert_eq!(head.label_names(&matchers, range), names);
+        for name in ["instance", "zone", "missing"] {
+            let mut values: Vec<String> = expected.iter().filter_map(|l| l.get(name).map(str::to_owned)).collect();
+            values.sort();
+            values.dedup();
+            prop_assert_eq!(head.label_values(name, &matchers, range), values);
+        }
+    }
+}
