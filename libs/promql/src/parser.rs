@@ -1,7 +1,7 @@
 //! The parser: a Pratt parser over the lexer's tokens, then the type check.
 //!
-//! The first mistake ends the parse. Recursion and the height of the tree are bounded by [`ParseOptions::depth_max`],
-//! so that neither parsing, nor walking, nor dropping a tree can exhaust the stack.
+//! The first mistake ends the parse. Recursion is bounded by [`ParseOptions::nesting_max`] and the height of the tree by
+//! [`ParseOptions::depth_max`], so that neither parsing, nor walking, nor dropping a tree can exhaust the stack.
 
 mod check;
 mod durations;
@@ -29,6 +29,8 @@ pub struct ParseOptions {
     pub nodes_max: usize,
     /// Most levels of a query; each operand of a chain such as `1+1+1` is a level.
     pub depth_max: usize,
+    /// Most levels of parentheses, calls, signs and right operands within each other.
+    pub nesting_max: usize,
     /// Most regular expressions in a query: each may take megabytes.
     pub regexes_max: usize,
 }
@@ -42,6 +44,7 @@ impl Default for ParseOptions {
             fill_modifiers: true,
             nodes_max: 10_000,
             depth_max: 256,
+            nesting_max: 128,
             regexes_max: 200,
         }
     }
@@ -139,7 +142,7 @@ struct Parser<'a> {
     /// The token taken last.
     last: Span,
     context: Context,
-    depth: usize,
+    nesting: usize,
     nodes: usize,
     regexes: usize,
 }
@@ -183,7 +186,7 @@ impl<'a> Parser<'a> {
             ahead: None,
             last: Span::default(),
             context: Context::Query,
-            depth: 0,
+            nesting: 0,
             nodes: 0,
             regexes: 0,
         }
@@ -262,12 +265,12 @@ impl<'a> Parser<'a> {
 
     /// Runs one level of recursion.
     fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.depth += 1;
-        if self.depth > self.options.depth_max {
-            return Err(self.too_deep());
+        self.nesting += 1;
+        if self.nesting > self.options.nesting_max {
+            return Err(self.too_deep(self.options.nesting_max));
         }
         let parsed = parse(self);
-        self.depth -= 1;
+        self.nesting -= 1;
         parsed
     }
 
@@ -276,7 +279,7 @@ impl<'a> Parser<'a> {
         self.count_node()?;
         let height = children + 1;
         if height > self.options.depth_max {
-            return Err(self.too_deep());
+            return Err(self.too_deep(self.options.depth_max));
         }
         Ok(height)
     }
@@ -290,12 +293,12 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn too_deep(&self) -> ParseError {
-        self.too_complex(&format!("more than {} levels", self.options.depth_max))
+    fn too_deep(&self, limit: usize) -> ParseError {
+        self.too_complex(&format!("more than {limit} levels"))
     }
 
     fn too_complex(&self, what: &str) -> ParseError {
-        let at = self.ahead.map_or(Span::default(), |token| token.span);
+        let at = self.ahead.map_or_else(Span::default, |token| token.span);
         self.error(
             at,
             format!("query too complex (depth/nodes): {what}; split it, for instance by recording rules"),

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-/// Reads a quoted string, quotes included. The lexer has checked the escapes; `None` means they do not form UTF-8.
+/// Reads a quoted string, quotes included, whose escapes the lexer has checked. Bytes that form no UTF-8 become
+/// U+FFFD: no label can hold them.
 pub(crate) fn unquote(literal: &str) -> Option<String> {
     let quote = literal.chars().next()?;
     let body = literal.strip_prefix(quote)?.strip_suffix(quote)?;
@@ -16,7 +17,7 @@ pub(crate) fn unquote(literal: &str) -> Option<String> {
         rest = unescape(rest.get(at + 1..)?, &mut out)?;
     }
     out.extend_from_slice(rest.as_bytes());
-    String::from_utf8(out).ok()
+    Some(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// Appends what the escape at the start of `rest` stands for, answers what follows it.
@@ -87,6 +88,8 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, c: char, quote: char) -> fmt::Resul
         '\x0b' => f.write_str("\\v"),
         '\\' => f.write_str("\\\\"),
         _ if c == quote => write!(f, "\\{c}"),
+        // The lexer takes a bare one for a sign of damage.
+        char::REPLACEMENT_CHARACTER if quote == '"' => f.write_str("\\ufffd"),
         _ if is_printable(c) => f.write_char(c),
         _ if (c as u32) < 0x80 => write!(f, "\\x{:02x}", c as u32),
         _ if (c as u32) < 0x10000 => write!(f, "\\u{:04x}", c as u32),
@@ -99,9 +102,9 @@ fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }
-    // Debug escapes by the same categories, except that it also escapes a combining mark at the start.
+    // Rust escapes by the same categories, except that it also escapes a combining mark at the start.
     let shown = ['a', c].iter().collect::<String>();
-    !format!("{shown:?}").contains('\\')
+    !shown.escape_debug().any(|c| c == '\\')
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
         assert_eq!(read(r"'it\'s'"), "it's");
         assert_eq!(read(r"`raw\n`"), r"raw\n");
         assert_eq!(read(r#""\xe4\xb8\x96""#), "世");
-        assert_eq!(unquote(r#""\xff""#), None);
+        assert_eq!(read(r#""a\xff""#), "a\u{fffd}");
         assert_eq!(unquote("\""), None);
     }
 

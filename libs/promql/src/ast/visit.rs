@@ -1,6 +1,6 @@
 //! Walking the tree.
 
-use super::{Expr, MatrixSelector, Span, VectorSelector};
+use super::{DurationArg, DurationExpr, DurationKind, Expr, MatrixSelector, Span, VectorSelector};
 
 impl Expr {
     /// The expressions directly below, in Prometheus' order: an aggregation's vector comes before its parameter.
@@ -53,8 +53,7 @@ impl Expr {
         found
     }
 
-    /// Forgets where expressions came from, so that two trees can be compared by meaning. Duration expressions keep
-    /// their places.
+    /// Forgets where expressions came from, so that two trees can be compared by meaning.
     pub fn clear_spans(&mut self) {
         let span = match self {
             Self::Aggregate(e) => &mut e.span,
@@ -65,16 +64,49 @@ impl Expr {
             Self::Call(e) => &mut e.span,
             Self::Matrix(e) => {
                 e.selector.span = Span::default();
+                e.range.clear_spans();
+                e.selector.offset.clear_spans();
                 &mut e.span
             }
             Self::Number(e) => &mut e.span,
             Self::Paren(e) => &mut e.span,
             Self::String(e) => &mut e.span,
-            Self::Subquery(e) => &mut e.span,
+            Self::Subquery(e) => {
+                e.range.clear_spans();
+                e.offset.clear_spans();
+                e.step.iter_mut().for_each(DurationArg::clear_spans);
+                &mut e.span
+            }
             Self::Unary(e) => &mut e.span,
-            Self::Vector(e) => &mut e.span,
+            Self::Vector(e) => {
+                e.offset.clear_spans();
+                &mut e.span
+            }
         };
         *span = Span::default();
         self.children_mut().for_each(Self::clear_spans);
+    }
+}
+
+impl DurationArg {
+    fn clear_spans(&mut self) {
+        if let Self::Expr(expr) = self {
+            expr.clear_spans();
+        }
+    }
+}
+
+impl DurationExpr {
+    fn clear_spans(&mut self) {
+        self.span = Span::default();
+        match &mut self.kind {
+            DurationKind::Number(number) => number.span = Span::default(),
+            DurationKind::Step | DurationKind::Range => {}
+            DurationKind::Negate(inner) | DurationKind::Paren(inner) => inner.clear_spans(),
+            DurationKind::MinOf(a, b) | DurationKind::MaxOf(a, b) | DurationKind::Binary(_, a, b) => {
+                a.clear_spans();
+                b.clear_spans();
+            }
+        }
     }
 }

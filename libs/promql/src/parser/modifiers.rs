@@ -48,7 +48,7 @@ impl Parser<'_> {
             close = Some(self.within(Context::StepEnd, |parser| parser.expect(Token::RightBracket))?);
         }
         let Parsed { expr, height } = parsed;
-        let span = close.map_or(expr.span(), |close| expr.span().to(close.span));
+        let span = close.map_or_else(|| expr.span(), |close| expr.span().to(close.span));
         let height = self.grow(height)?;
         let subquery = SubqueryExpr {
             span,
@@ -158,7 +158,7 @@ impl Parser<'_> {
         self.error(span, message)
     }
 
-    fn edges(&mut self, expr: &mut Expr, edges: RangeEdges) -> Result<()> {
+    fn edges(&self, expr: &mut Expr, edges: RangeEdges) -> Result<()> {
         let name = if edges == RangeEdges::Anchored {
             "anchored"
         } else {

@@ -71,7 +71,7 @@ impl Parser<'_> {
 
     pub(super) fn unquoted(&self, token: Lexed<'_>) -> Result<String> {
         unquote(token.text).ok_or_else(|| {
-            let message = format!("error unquoting string {}: it is not UTF-8", Quoted(token.text));
+            let message = format!("error unquoting string {}: invalid syntax", Quoted(token.text));
             self.error(token.span, message)
         })
     }

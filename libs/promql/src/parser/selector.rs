@@ -39,7 +39,7 @@ impl<'a> Parser<'a> {
     }
 
     fn selector_after(&mut self, name: Option<Lexed<'a>>) -> Result<VectorSelector> {
-        let (mut matchers, mut span) = (Vec::new(), name.map_or(Span::default(), |name| name.span));
+        let (mut matchers, mut span) = (Vec::new(), name.map_or_else(Span::default, |name| name.span));
         if let Some(open) = self.accept(Token::LeftBrace)? {
             let close = self.matchers(&mut matchers)?;
             span = name.map_or(open.span, |name| name.span).to(close);

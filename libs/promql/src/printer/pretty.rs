@@ -107,3 +107,33 @@ impl Printer {
         Budget(self.line_bytes_max).write_fmt(text).is_err()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::parse;
+
+    #[rstest]
+    #[case("foo", "foo")]
+    #[case("a  +b", "a + b")]
+    #[case("sum(job_up)", "sum(\n  job_up\n)")]
+    #[case("topk(3, job_up) by (a)", "topk by (a) (\n  3,\n  job_up\n)")]
+    #[case("up_a + up_b + up_c", "    up_a\n  +\n    up_b\n+\n  up_c")]
+    #[case("x > bool on(a) y", "  x\n> bool on (a)\n  y")]
+    #[case("-(aaaaa + bbbbb)", "-(\n    aaaaa\n  +\n    bbbbb\n)")]
+    #[case("rate(errors[5m])", "rate(\n  errors[5m]\n)")]
+    #[case("round(vector(1), 2)", "round(\n  vector(1),\n  2\n)")]
+    #[case("sum(x)[5m:1m]", "sum(x)[5m:1m]")]
+    #[case(
+        "max_over_time(sum(long_name)[5m:])",
+        "max_over_time(\n  sum(\n    long_name\n  )[5m:]\n)"
+    )]
+    #[case("{a=\"very long value\"}", "{a=\"very long value\"}")]
+    fn splits_what_is_longer_than_a_line(#[case] query: &str, #[case] want: &str) {
+        let formatted = pretty_within(&parse(query).unwrap(), 10);
+        assert_eq!(formatted, want);
+        assert_eq!(pretty_within(&parse(&formatted).unwrap(), 10), want);
+    }
+}
