@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::TenantId;
-use koios_runtime::{CancellationToken, ClockHandle, Cpu, DiskError, DiskHandle};
+use koios_runtime::{CancellationToken, ClockHandle, Cpu, DiskHandle};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 

@@ -18,12 +18,16 @@ pub enum RecordKind {
     Batch,
     /// State carried forward: the first record of every segment.
     Checkpoint,
+    /// A window was cut here: it holds what was applied before this record.
+    CutBegun,
     /// A cut whose block is listed in the manifest.
     CutListed,
     /// Batches taken over from a peer as covered by listed blocks.
     TakenOver,
-    /// Damage up to here was made good from peers.
+    /// Damage found before was made good from peers, or accepted by an operator.
     Reconciled,
+    /// From here on, writes of a partition under lower epochs are refused.
+    Adopted,
     /// Written by a newer version.
     Unknown(u8),
 }
@@ -38,6 +42,8 @@ impl RecordKind {
             Self::CutListed => 4,
             Self::TakenOver => 5,
             Self::Reconciled => 6,
+            Self::CutBegun => 7,
+            Self::Adopted => 8,
             Self::Unknown(code) => code,
         }
     }
@@ -49,6 +55,8 @@ impl RecordKind {
             4 => Self::CutListed,
             5 => Self::TakenOver,
             6 => Self::Reconciled,
+            7 => Self::CutBegun,
+            8 => Self::Adopted,
             other => Self::Unknown(other),
         }
     }

@@ -27,6 +27,8 @@ mod queue;
 mod replay;
 mod scan;
 mod segment;
+#[cfg(test)]
+mod wal_test;
 
 pub use committer::{Append, Apply, Committer, GroupStats, QueueStats, Wal};
 pub use error::Error;

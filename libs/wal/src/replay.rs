@@ -87,12 +87,8 @@ impl Replay {
                 d.kind = DamageKind::Middle;
             }
         }
-        if end < synced && damage.last().is_none_or(|d| d.lsn.offset() < end) {
-            damage.push(Damage {
-                lsn: Lsn::new(number, end),
-                bytes: u64::from(synced - end),
-                kind: DamageKind::Middle,
-            });
+        if end < synced {
+            cut_short(&mut damage, number, end, synced);
         }
         self.quarantine(&damage, &bytes).await?;
         if let Some(before) = at
@@ -194,6 +190,19 @@ impl Replay {
 fn sync_file(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     let file = disk.open(path, OpenMode::ReadWrite)?;
     file.sync_data().map_err(|e| DiskError::io("sync", path, e))
+}
+
+/// Reports that a segment ends before the place up to which it is known to have been synced.
+fn cut_short(damage: &mut Vec<Damage>, number: u32, end: u32, synced: u32) {
+    let lost = u64::from(synced - end);
+    match damage.last_mut() {
+        Some(d) if u64::from(d.lsn.offset()) + d.bytes == u64::from(end) => d.bytes += lost,
+        _ => damage.push(Damage {
+            lsn: Lsn::new(number, end),
+            bytes: lost,
+            kind: DamageKind::Middle,
+        }),
+    }
 }
 
 fn missing(before: u32, number: u32) -> impl Iterator<Item = Damage> {

@@ -1,0 +1,531 @@
+//! The log against a disk that forgets what was not synced and fails on demand.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_model::TenantId;
+use koios_runtime::{CancellationToken, Cpu, Disk, DiskError, DiskFile, DiskHandle, OpenMode, RealClock};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use crate::format::Keys;
+use crate::scan::scan;
+use crate::{
+    Append, Apply, DamageKind, Error, Identity, Lsn, RecordKind, Replay, SegmentContent, Wal, WalSettings,
+};
+
+const ID: Identity = Identity {
+    cluster: 1,
+    incarnation: 2,
+};
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    now: Vec<u8>,
+    synced: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct MemoryState {
+    files: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
+    fail_sync: bool,
+    full: bool,
+}
+
+/// Files in memory; a crash keeps what was synced under names that were synced.
+#[derive(Clone, Debug, Default)]
+struct MemoryDisk(Arc<Mutex<MemoryState>>);
+
+#[derive(Debug)]
+struct MemoryFile {
+    disk: MemoryDisk,
+    content: Arc<Mutex<Content>>,
+}
+
+impl MemoryDisk {
+    /// What a power loss leaves; of unsynced bytes a prefix of `torn` bytes beyond the synced content survives.
+    fn crash(&self, torn: usize) -> Self {
+        let state = self.0.lock();
+        let mut files = BTreeMap::new();
+        for (path, content) in &state.synced_names {
+            let content = content.lock();
+            let mut kept = content.synced.clone();
+            if let Some(first) = (0..content.now.len()).find(|&i| content.now.get(i) != kept.get(i)) {
+                kept.resize(content.now.len(), 0);
+                let end = (first + torn).min(content.now.len());
+                kept[first..end].copy_from_slice(&content.now[first..end]);
+            }
+            let content = Content {
+                now: kept.clone(),
+                synced: kept,
+            };
+            files.insert(path.clone(), Arc::new(Mutex::new(content)));
+        }
+        Self(Arc::new(Mutex::new(MemoryState {
+            synced_names: files.clone(),
+            files,
+            ..MemoryState::default()
+        })))
+    }
+
+    fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let file = Arc::clone(&self.0.lock().files[path]);
+        let mut content = file.lock();
+        change(&mut content.now);
+        content.synced = content.now.clone();
+    }
+}
+
+fn not_found(path: &Path) -> DiskError {
+    DiskError::io("open", path, io::ErrorKind::NotFound.into())
+}
+
+impl Disk for MemoryDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut state = self.0.lock();
+        let known = state.files.get(path).cloned();
+        let content = match (known, mode) {
+            (Some(content), OpenMode::Read | OpenMode::ReadWrite | OpenMode::Create) => content,
+            (None, OpenMode::Create | OpenMode::CreateNew) => {
+                let content = Arc::<Mutex<Content>>::default();
+                state.files.insert(path.to_owned(), Arc::clone(&content));
+                content
+            }
+            _ => return Err(not_found(path)),
+        };
+        Ok(Arc::new(MemoryFile {
+            disk: self.clone(),
+            content,
+        }))
+    }
+    fn create_dir_all(&self, _: &Path) -> Result<(), DiskError> {
+        Ok(())
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let mut state = self.0.lock();
+        let content = state.files.remove(from).ok_or_else(|| not_found(from))?;
+        state.files.insert(to.to_owned(), content);
+        Ok(())
+    }
+    fn link(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let mut state = self.0.lock();
+        let content = state.files.get(from).cloned().ok_or_else(|| not_found(from))?;
+        state.files.insert(to.to_owned(), content);
+        Ok(())
+    }
+    fn remove_file(&self, path: &Path) -> Result<(), DiskError> {
+        self.0
+            .lock()
+            .files
+            .remove(path)
+            .map(|_| ())
+            .ok_or_else(|| not_found(path))
+    }
+    fn list(&self, path: &Path) -> Result<Vec<String>, DiskError> {
+        let state = self.0.lock();
+        let in_dir = state.files.keys().filter(|p| p.parent() == Some(path));
+        Ok(in_dir
+            .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+            .collect())
+    }
+    fn is_dir(&self, _: &Path) -> bool {
+        true
+    }
+    fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.0.lock();
+        let here: BTreeMap<_, _> = state
+            .files
+            .iter()
+            .filter(|(p, _)| p.parent() == Some(path))
+            .map(|(p, c)| (p.clone(), Arc::clone(c)))
+            .collect();
+        state.synced_names.retain(|p, _| p.parent() != Some(path));
+        state.synced_names.extend(here);
+        Ok(())
+    }
+    fn free_bytes(&self, _: &Path) -> Result<u64, DiskError> {
+        Ok(if self.0.lock().full { 0 } else { 1 << 40 })
+    }
+    fn lock(&self, _: &Path) -> Result<Box<dyn Send + Sync>, DiskError> {
+        Ok(Box::new(()))
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let content = self.content.lock();
+        let rest = content.now.get(offset as usize..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut content = self.content.lock();
+        let end = offset as usize + data.len();
+        if content.now.len() < end {
+            content.now.resize(end, 0);
+        }
+        content.now[offset as usize..end].copy_from_slice(data);
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.disk.0.lock().fail_sync {
+            return Err(io::Error::other("injected"));
+        }
+        let mut content = self.content.lock();
+        content.synced = content.now.clone();
+        Ok(())
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.disk.0.lock().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut content = self.content.lock();
+        let len = content.now.len().max(len as usize);
+        content.now.resize(len, 0);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.content.lock().now.resize(len as usize, 0);
+        Ok(())
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().now.len() as u64)
+    }
+}
+
+/// Collects what is applied; its checkpoint says how much that is.
+#[derive(Debug, Default)]
+struct Collect(Mutex<Vec<(Lsn, u32)>>);
+
+impl Apply for Collect {
+    type Entry = u32;
+    type Answer = Lsn;
+    fn apply(&self, group: Vec<(Lsn, u32)>) -> Vec<Lsn> {
+        let lsns = group.iter().map(|(lsn, _)| *lsn).collect();
+        self.0.lock().extend(group);
+        lsns
+    }
+    fn checkpoint(&self, _: Lsn) -> Vec<u8> {
+        self.0.lock().len().to_string().into_bytes()
+    }
+}
+
+fn settings() -> WalSettings {
+    WalSettings {
+        segment_bytes: 4096,
+        reserve_bytes: 0,
+        ..WalSettings::new("/wal")
+    }
+}
+
+struct Running {
+    wal: Wal<Collect>,
+    apply: Arc<Collect>,
+    ended: tokio::task::JoinHandle<crate::Result<()>>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test owns its one task")]
+async fn run(replay: Replay) -> Running {
+    let apply = Arc::new(Collect::default());
+    let clock = Arc::new(RealClock::new());
+    let (wal, committer) = replay
+        .start(Arc::clone(&apply), Cpu::inline(), clock)
+        .await
+        .unwrap();
+    let ended = tokio::spawn(committer.run(CancellationToken::new()));
+    Running { wal, apply, ended }
+}
+
+async fn open(disk: &MemoryDisk) -> (Replay, Vec<SegmentContent>) {
+    let disk = DiskHandle::inline(Arc::new(disk.clone()));
+    let mut replay = Replay::open(disk, settings(), ID).await.unwrap();
+    let mut contents = Vec::new();
+    for n in replay.segments().to_vec() {
+        contents.push(replay.read(n).await.unwrap());
+    }
+    (replay, contents)
+}
+
+fn batches(contents: &[SegmentContent]) -> Vec<u32> {
+    contents
+        .iter()
+        .flat_map(|c| &c.records)
+        .filter(|r| r.kind == RecordKind::Batch)
+        .map(|r| u32::from_le_bytes(r.payload[..4].try_into().unwrap()))
+        .collect()
+}
+
+fn record(n: u32, size: usize) -> Append<u32> {
+    let mut payload = n.to_le_bytes().to_vec();
+    payload.resize(size.max(4), 0xab);
+    Append {
+        tenant: Some(TenantId::anonymous()),
+        kind: RecordKind::Batch,
+        payload: Bytes::from(payload),
+        entry: n,
+    }
+}
+
+async fn append_all(wal: &Wal<Collect>, range: std::ops::Range<u32>, size: usize) {
+    for n in range {
+        wal.append(record(n, size)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn i1_what_was_answered_survives_a_power_loss() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..100, 300).await;
+    assert!(running.wal.segments().len() > 5);
+
+    let (_, contents) = open(&disk.crash(0)).await;
+
+    assert_eq!(batches(&contents), (0..100).collect::<Vec<_>>());
+    assert!(contents.iter().all(|c| c.damage.is_empty()), "{contents:?}");
+    assert!(
+        contents
+            .iter()
+            .all(|c| c.records[0].kind == RecordKind::Checkpoint)
+    );
+}
+
+#[tokio::test]
+async fn a_checkpoint_states_exactly_what_was_applied_before_its_segment() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    let appends = (0..200).map(|n| running.wal.append(record(n, 100)));
+    futures::future::try_join_all(appends).await.unwrap();
+    let (_, contents) = open(&disk.crash(0)).await;
+    let mut before = 0;
+    for c in contents {
+        assert_eq!(c.records[0].payload, before.to_string());
+        before += c.records.len() - 1;
+    }
+    let applied = running.apply.0.lock().clone();
+    assert!(applied.is_sorted(), "log order");
+}
+
+#[tokio::test]
+async fn i1_a_failed_sync_poisons_the_log_and_answers_everybody() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..3, 10).await;
+    disk.0.lock().fail_sync = true;
+    let failed = futures::future::join_all((3..6).map(|n| running.wal.append(record(n, 10)))).await;
+    assert!(failed.iter().all(Result::is_err));
+    assert!(running.ended.await.unwrap().is_err());
+    assert!(matches!(
+        running.wal.append(record(7, 10)).await,
+        Err(Error::Poisoned { .. })
+    ));
+    assert_eq!(running.apply.0.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_before_writing_and_recovers() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    disk.0.lock().full = true;
+    let mut refused = 0;
+    for n in 0..20 {
+        match running.wal.append(record(n, 500)).await {
+            Ok(_) => assert_eq!(refused, 0),
+            Err(Error::Full { .. }) => refused += 1,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(refused > 10, "{refused}");
+    disk.0.lock().full = false;
+    running.wal.append(record(99, 500)).await.unwrap();
+    running.wal.close();
+    running.ended.await.unwrap().unwrap();
+    let (_, contents) = open(&disk.crash(0)).await;
+    let applied: Vec<u32> = running.apply.0.lock().iter().map(|(_, n)| *n).collect();
+    assert_eq!(batches(&contents), applied);
+    assert!(contents.iter().all(|c| c.damage.is_empty()));
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded() {
+    let disk = MemoryDisk::default();
+    let replay = open(&disk).await.0;
+    let apply = Arc::new(Collect::default());
+    let (wal, committer) = replay
+        .start(apply, Cpu::inline(), Arc::new(RealClock::new()))
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    let full = loop {
+        let mut append = Box::pin(wal.append(record(0, 8 << 20)));
+        match futures::poll!(append.as_mut()) {
+            std::task::Poll::Pending => waiting.push(append),
+            std::task::Poll::Ready(answer) => break answer.unwrap_err(),
+        }
+    };
+    assert!(full.to_string().contains("tenant anonymous"), "{full}");
+    assert_eq!(waiting.len(), 7);
+    drop(committer);
+}
+
+#[tokio::test]
+async fn a_crash_in_mid_group_is_reported_as_ambiguous_and_stays_readable() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..3, 100).await;
+    disk.0.lock().fail_sync = true;
+    assert!(running.wal.append(record(3, 100)).await.is_err());
+
+    let crashed = disk.crash(60);
+    let (replay, contents) = open(&crashed).await;
+
+    assert_eq!(batches(&contents), [0, 1, 2]);
+    let damage: Vec<_> = contents.iter().flat_map(|c| &c.damage).collect();
+    assert_eq!(damage.len(), 1);
+    assert_eq!(damage[0].kind, DamageKind::Tail);
+    assert_eq!(crashed.list(Path::new("/wal/quarantine")).unwrap().len(), 1);
+
+    // The log goes on in a new segment; the damage is found again, and still as what it was.
+    let running = run(replay).await;
+    append_all(&running.wal, 4..6, 100).await;
+    let (_, contents) = open(&crashed.crash(0)).await;
+    assert_eq!(batches(&contents), [0, 1, 2, 4, 5]);
+    let damage: Vec<_> = contents.iter().flat_map(|c| &c.damage).collect();
+    assert_eq!(damage.len(), 1);
+}
+
+#[tokio::test]
+async fn i11_damage_of_synced_records_is_told_from_a_torn_tail() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..30, 300).await;
+    let lsn = running.apply.0.lock()[4].0;
+    let path = crate::segment::path_of(Path::new("/wal"), lsn.segment());
+    disk.edit(&path, |b| b[lsn.offset() as usize + 20] ^= 1);
+    let (_, contents) = open(&disk).await;
+    let damage: Vec<_> = contents.iter().flat_map(|c| &c.damage).collect();
+    assert_eq!(damage.len(), 1);
+    assert_eq!((damage[0].kind, damage[0].lsn), (DamageKind::Middle, lsn));
+    assert_eq!(
+        batches(&contents),
+        (0..30).filter(|&n| n != 4).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_lost_end_of_a_sealed_segment_and_a_missing_segment_are_noticed() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..60, 300).await;
+    let first = crate::segment::path_of(Path::new("/wal"), 1);
+    disk.edit(&first, |b| b.truncate(b.len() - 700));
+    disk.0
+        .lock()
+        .files
+        .remove(&crate::segment::path_of(Path::new("/wal"), 3));
+    let (_, contents) = open(&disk).await;
+    let kinds: Vec<_> = contents.iter().flat_map(|c| &c.damage).map(|d| d.kind).collect();
+    assert_eq!(kinds, [DamageKind::Middle, DamageKind::Missing]);
+}
+
+#[tokio::test]
+async fn another_directorys_segment_is_refused() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..1, 10).await;
+    let other = Identity { cluster: 9, ..ID };
+    let refused = Replay::open(DiskHandle::inline(Arc::new(disk)), settings(), other).await;
+    assert!(refused.unwrap_err().to_string().contains("is of cluster"));
+}
+
+#[tokio::test]
+async fn reads_back_while_running_and_removes_old_segments() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..40, 300).await;
+    let mut back = Vec::new();
+    for n in running.wal.segments() {
+        back.push(running.wal.read_segment(n).await.unwrap().unwrap());
+    }
+    assert_eq!(batches(&back), (0..40).collect::<Vec<_>>());
+    assert!(back.iter().all(|c| c.damage.is_empty()));
+
+    assert_eq!(running.wal.remove_below(3).await.unwrap(), 2);
+    assert!(running.wal.read_segment(1).await.unwrap().is_none());
+    running.wal.remove_below(u32::MAX).await.unwrap();
+    assert_eq!(running.wal.segments().len(), 1);
+}
+
+/// One segment of groups of records, as bytes.
+fn segment_of(groups: &[Vec<Vec<u8>>]) -> (Vec<u8>, Vec<Lsn>) {
+    use crate::format::SegmentHeader;
+    use crate::segment::GroupBuffer;
+    let header = SegmentHeader {
+        identity: ID,
+        number: 7,
+        previous_end: 0,
+    };
+    let (mut bytes, mut lsns) = (header.to_bytes().to_vec(), Vec::new());
+    for group in groups {
+        let at = Lsn::new(7, bytes.len() as u32);
+        let records = group.iter().map(|p| (RecordKind::Batch, p.as_slice()));
+        let group = GroupBuffer::build(&Keys::new(ID), at, records);
+        bytes.extend(group.bytes);
+        lsns.extend(group.lsns);
+    }
+    (bytes, lsns)
+}
+
+fn groups() -> impl Strategy<Value = Vec<Vec<Vec<u8>>>> {
+    let payload = proptest::collection::vec(any::<u8>(), 0..40);
+    proptest::collection::vec(proptest::collection::vec(payload, 1..4), 1..6)
+}
+
+proptest! {
+    #[test]
+    fn i11_replay_of_any_prefix_is_a_prefix_and_reported_unless_it_ends_a_group(
+        groups in groups(), cut in any::<prop::sample::Index>(), zeros in 0usize..100) {
+        let (bytes, lsns) = segment_of(&groups);
+        let cut = 64 + cut.index(bytes.len() - 63);
+        let mut torn = bytes[..cut].to_vec();
+        torn.resize(cut + zeros, 0);
+        let found = scan(&Keys::new(ID), 7, &Bytes::from(torn));
+        let got: Vec<_> = found.records.iter().map(|r| r.lsn).collect();
+        prop_assert_eq!(&got[..], &lsns[..got.len()]);
+        let mut ends = vec![64];
+        for i in 1..=groups.len() {
+            ends.push(segment_of(&groups[..i]).0.len());
+        }
+        // Zero bytes at the end of a group are the same cut off and reserved: then nothing is lost.
+        let whole = ends.iter().position(|&e| e >= cut && bytes[cut..e].iter().all(|&b| b == 0) && e <= cut + zeros);
+        if ends.contains(&cut) || whole.is_some() {
+            prop_assert!(found.damage.is_empty());
+        } else {
+            prop_assert_eq!(found.damage.len(), 1);
+            prop_assert_eq!(found.damage[0].kind, DamageKind::Tail);
+        }
+    }
+
+    #[test]
+    fn i11_any_flipped_bit_is_reported_and_costs_one_record_at_most(
+        groups in groups(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        let (mut bytes, lsns) = segment_of(&groups);
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let found = scan(&Keys::new(ID), 7, &Bytes::from(bytes));
+        prop_assert_eq!(found.damage.len(), 1);
+        let got: Vec<_> = found.records.iter().map(|r| r.lsn).collect();
+        prop_assert!(got.len() + 1 >= lsns.len());
+        prop_assert!(got.iter().all(|l| lsns.contains(l)));
+    }
+
+    #[test]
+    fn i12_arbitrary_bytes_scan_without_records(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(scan(&Keys::new(ID), 7, &Bytes::from(bytes)).records.is_empty());
+    }
+}
