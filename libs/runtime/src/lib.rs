@@ -16,6 +16,7 @@ mod clock;
 mod cpu;
 mod disk;
 mod net;
+mod process;
 mod rng;
 mod tasks;
 
@@ -25,6 +26,7 @@ pub use clock::{Clock, ClockHandle, Elapsed, RealClock, TokioClock};
 pub use cpu::{Cpu, CpuPanicked};
 pub use disk::{Disk, DiskError, DiskFile, DiskHandle, OpenMode, RealDisk};
 pub use net::{BoxedIo, Io, Listener, Net, NetHandle, RealNet};
+pub use process::ProcessStats;
 pub use rng::{Rng, RngHandle};
 pub use tasks::{TaskError, TaskGroup};
 pub use tokio_util::sync::CancellationToken;

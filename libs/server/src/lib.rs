@@ -1,8 +1,8 @@
 //! The process shell: configuration, listeners, tower layers, readiness, self-metrics, tracing.
 //!
-//! **Data flow.** The binary [`config::load`]s [`settings::Settings`], starts tracing, builds the services, hands their
-//! routers to [`HttpServer`] and [`GrpcServer`], reports their state through [`Readiness`], and at a signal stops
-//! everything in the order of [`shutdown::stop_in_order`].
+//! **Data flow.** The binary [`config::load`]s [`settings::Settings`], [`start_logging`]s, builds the services, puts
+//! [`with_edge`] around their routers, merges [`common_routes`], serves them by [`HttpServer`] and [`GrpcServer`],
+//! reports their state through [`Readiness`], and at a signal stops everything by [`stop_in_order`].
 //!
 //! **Invariants.** Every request has an id, a deadline and a place among a bounded number in flight; no handler's panic
 //! ends the process (I12). Listeners come from `koios_runtime::Net`, so that the shell runs in simulation (I15).
@@ -12,5 +12,26 @@
 //! **Failure behaviour.** What a process was told wrongly is refused at start, with its place ([`config::ConfigError`]).
 //! Overload is answered 503 with `Retry-After`; a stop drains for a bounded time and then cuts.
 
+mod api_error;
+mod common_routes;
 pub mod config;
+mod edge;
+mod grpc_server;
+mod http_server;
+mod logging;
+pub mod metrics;
+mod readiness;
+mod refusals;
 pub mod settings;
+mod shutdown;
+
+pub use api_error::{ErrorType, api_error, plain_error, with_retry_after};
+pub use common_routes::common_routes;
+pub use edge::{REQUEST_ID_HEADER, RequestId, URI_BYTES_MAX, with_edge};
+pub use grpc_server::GrpcServer;
+pub use http_server::{ConnectionLimits, HttpServer};
+pub use logging::{LogError, start_logging};
+pub use metrics::Metrics;
+pub use readiness::{Component, Readiness};
+pub use settings::Settings;
+pub use shutdown::{StopPlan, StopStage, stop_in_order};

@@ -7,7 +7,7 @@ use crate::settings::Settings;
 
 const HEAD: &str = "# Configuration
 
-Generated from the table in `libs/server/src/config/table.rs` by `cargo xtask docs`; do not edit.
+Generated from the table in `libs/server/src/config/table.rs`; do not edit. After a change of the table run\n`KOIOS_WRITE_DOCS=1 cargo nextest run -p koios-server reference_page`.
 
 Koios needs no configuration to start. Whatever is set comes from, later wins: the defaults below, the YAML file named by
 `--config`, environment variables, command-line flags. The setting `http.listen` is the flag `--http.listen`, the variable

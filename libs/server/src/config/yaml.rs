@@ -139,6 +139,9 @@ impl Place {
         if let Some(found) = nearest(key, neighbours) {
             return Some(found.to_owned());
         }
+        if !matches!(self, Self::Settings(_)) {
+            return None;
+        }
         let full = format!("{prefix}{key}");
         if let Some(found) = nearest(&full, SETTINGS.iter().map(|s| s.key)) {
             return Some(found.to_owned());

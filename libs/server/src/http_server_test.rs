@@ -1,0 +1,100 @@
+use std::net::SocketAddr;
+
+use axum::routing::get;
+use koios_runtime::{Net as _, RealClock, RealNet};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::oneshot;
+
+use super::*;
+
+struct Running {
+    addr: SocketAddr,
+    cancel: CancellationToken,
+    tasks: TaskGroup,
+}
+
+async fn start(router: Router) -> Running {
+    let listener = RealNet.bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (cancel, tasks) = (CancellationToken::new(), TaskGroup::new(CancellationToken::new()));
+    let (server, token) = (
+        HttpServer::new(Arc::new(RealClock::new()), ConnectionLimits::default()),
+        cancel.clone(),
+    );
+    tasks.spawn(
+        "server",
+        async move { server.serve(listener, router, token).await },
+    );
+    Running { addr, cancel, tasks }
+}
+
+async fn exchange(addr: SocketAddr, request: &[u8]) -> String {
+    let mut io = RealNet.connect(&addr.to_string()).await.unwrap();
+    io.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn answers_and_takes_double_slashes_for_one() {
+    let running =
+        start(Router::new().route("/a/b", get(|uri: http::Uri| async move { uri.to_string() }))).await;
+    let answer = exchange(
+        running.addr,
+        b"GET //a//b?q=//x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n/a/b?q=//x"),
+        "{answer}"
+    );
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_uri_that_the_parser_refuses_is_explained() {
+    let running = start(Router::new()).await;
+    let request = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(66_000));
+    let answer = exchange(running.addr, request.as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 414 "), "{head}");
+    assert!(
+        head.contains(&format!("content-length: {}", body.len())),
+        "{head}\n{}",
+        body.len()
+    );
+    assert!(body.contains("URI too long"), "{answer}");
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_in_flight_end() {
+    let (entered_tx, entered) = oneshot::channel::<()>();
+    let (go, go_rx) = oneshot::channel::<()>();
+    let once = Arc::new(parking_lot::Mutex::new(Some((entered_tx, go_rx))));
+    let handler = move || async move {
+        let taken = once.lock().take();
+        if let Some((entered, go)) = taken {
+            entered.send(()).unwrap();
+            go.await.unwrap();
+        }
+        "done"
+    };
+    let running = start(Router::new().route("/", get(handler))).await;
+    let request = exchange(running.addr, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+    let stop = async {
+        entered.await.unwrap();
+        running.cancel.cancel();
+        go.send(()).unwrap();
+    };
+    let (answer, ()) = tokio::join!(request, stop);
+    assert!(answer.ends_with("done"), "{answer}");
+    running.tasks.stop().await;
+    assert!(
+        RealNet.connect(&running.addr.to_string()).await.is_err(),
+        "nobody listens any more"
+    );
+}
