@@ -1,0 +1,178 @@
+//! What surrounds a running query: the caller's right to stop it, and what it holds and has read.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::QueryError;
+
+/// Where the words of Prometheus' errors place an interruption or an exceeded limit.
+pub(crate) const PHASE_EVALUATION: &str = "expression evaluation";
+/// See [`PHASE_EVALUATION`].
+pub(crate) const PHASE_EXECUTION: &str = "query execution";
+
+/// Why a query is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Its deadline passed.
+    Timeout,
+    /// Nobody waits for it any more.
+    Canceled,
+}
+
+/// Asked every bounded amount of work whether to go on. The engine has no clock of its own.
+pub trait QueryContext: Send + Sync {
+    /// Why to stop now, if so.
+    fn interrupted(&self) -> Option<Interrupt>;
+}
+
+/// Never interrupts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uninterrupted;
+
+impl QueryContext for Uninterrupted {
+    fn interrupted(&self) -> Option<Interrupt> {
+        None
+    }
+}
+
+/// A cancel flag and a deadline.
+#[derive(Clone)]
+pub struct CancelContext {
+    canceled: Arc<AtomicBool>,
+    expired: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl CancelContext {
+    /// `expired` tells whether the deadline has passed, by the caller's clock.
+    pub fn new(expired: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self {
+            canceled: Arc::default(),
+            expired: Arc::new(expired),
+        }
+    }
+
+    /// Stops the query; clones share the flag.
+    pub fn cancel(&self) {
+        self.canceled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for CancelContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelContext")
+            .field("canceled", &self.canceled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueryContext for CancelContext {
+    fn interrupted(&self) -> Option<Interrupt> {
+        if self.canceled.load(Ordering::Relaxed) {
+            return Some(Interrupt::Canceled);
+        }
+        (self.expired)().then_some(Interrupt::Timeout)
+    }
+}
+
+/// Fails when the caller wants the query to stop.
+pub(crate) fn check(ctx: &dyn QueryContext) -> Result<(), QueryError> {
+    match ctx.interrupted() {
+        None => Ok(()),
+        Some(Interrupt::Timeout) => Err(QueryError::Timeout(PHASE_EVALUATION)),
+        Some(Interrupt::Canceled) => Err(QueryError::Canceled(PHASE_EVALUATION)),
+    }
+}
+
+/// What a query read and held, for the client and for fairness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Samples looked at, summed over all steps (Prometheus' `totalQueryableSamples`).
+    pub samples_total: u64,
+    /// Most samples held at once (Prometheus' `peakSamples`).
+    pub samples_peak: u64,
+    /// Series fetched.
+    pub series_fetched: u64,
+    /// Encoded bytes fetched.
+    pub bytes_fetched: u64,
+}
+
+/// The samples a query holds, against its limit.
+#[derive(Debug)]
+pub(crate) struct Account {
+    current: AtomicUsize,
+    peak: AtomicUsize,
+    total: AtomicU64,
+    max: usize,
+}
+
+impl Account {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            current: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            max,
+        }
+    }
+
+    /// Takes `n` more samples into memory.
+    pub(crate) fn hold(&self, n: usize) -> Result<(), QueryError> {
+        let now = self.current.fetch_add(n, Ordering::Relaxed).saturating_add(n);
+        self.peak.fetch_max(now, Ordering::Relaxed);
+        if now > self.max {
+            return Err(QueryError::TooManySamples(PHASE_EXECUTION));
+        }
+        Ok(())
+    }
+
+    /// Gives `n` samples back.
+    pub(crate) fn release(&self, n: usize) {
+        self.current.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// States what is held once a node's inputs are gone and only its output stays.
+    pub(crate) fn settle(&self, held: usize) -> Result<(), QueryError> {
+        self.current.store(0, Ordering::Relaxed);
+        self.hold(held)
+    }
+
+    /// Counts samples looked at.
+    pub(crate) fn looked_at(&self, n: usize) {
+        self.total.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancel_wins_over_the_deadline() {
+        let ctx = CancelContext::new(|| true);
+        assert_eq!(ctx.interrupted(), Some(Interrupt::Timeout));
+        ctx.clone().cancel();
+        assert_eq!(ctx.interrupted(), Some(Interrupt::Canceled));
+    }
+
+    #[test]
+    fn holding_more_than_the_limit_fails() {
+        let a = Account::new(10);
+        assert!(a.hold(10).is_ok());
+        a.release(5);
+        assert!(a.hold(5).is_ok() && a.hold(1).is_err());
+        assert_eq!(a.peak(), 11);
+    }
+}

@@ -1,0 +1,538 @@
+//! The way of a query: plan, fetch, evaluate.
+//!
+//! The steps are apart so that the caller chooses where they run: planning and evaluation are synchronous CPU work,
+//! fetching is asynchronous and does nothing but wait for storage.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use koios_model::Labels;
+
+use crate::annotations::Annotations;
+use crate::ast::{Expr, ValueType};
+use crate::context::{Account, QueryContext, QueryStats, check};
+use crate::error::QueryError;
+use crate::eval::matrix::RangeSeries;
+use crate::eval::row::{Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
+use crate::eval::{Evaluated, Evaluator};
+use crate::parser::{ParseError, ParseOptions, parse_with};
+use crate::plan::{Plan, PlanContext, plan};
+use crate::queryable::{Completeness, Queryable, SelectRequest, Series, StreamItem};
+use crate::steps::Steps;
+use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
+
+/// How many reads of storage one query runs at once.
+const READS_AT_ONCE: usize = 8;
+
+/// How queries are evaluated, and their limits.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How old the newest sample of a series may be for it to count as current, milliseconds.
+    pub lookback_delta_ms: i64,
+    /// Most samples a query may hold at once.
+    pub max_samples: usize,
+    /// Most series a query may fetch; 0 for no limit.
+    pub max_series_fetched: u64,
+    /// Most encoded bytes a query may fetch; 0 for no limit.
+    pub max_bytes_fetched: u64,
+    /// The resolution of subqueries that do not name one, milliseconds.
+    pub default_subquery_step_ms: i64,
+    /// Whether start timestamps tell counter resets.
+    pub use_start_timestamps: bool,
+    /// Whether the `__type__` label, rather than the name, tells whether a metric is a counter.
+    pub type_and_unit_labels: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            lookback_delta_ms: 300_000,
+            max_samples: 50_000_000,
+            max_series_fetched: 0,
+            max_bytes_fetched: 0,
+            default_subquery_step_ms: 60_000,
+            use_start_timestamps: true,
+            type_and_unit_labels: false,
+        }
+    }
+}
+
+/// A parsed query with its text, which positions refer to.
+#[derive(Clone, Debug)]
+pub struct Query {
+    text: Arc<str>,
+    expr: Expr,
+}
+
+impl Query {
+    /// Parses a query.
+    ///
+    /// # Errors
+    /// [`ParseError`] when the text is no PromQL.
+    pub fn parse(text: &str, options: &ParseOptions) -> Result<Self, ParseError> {
+        Ok(Self {
+            text: text.into(),
+            expr: parse_with(text, options)?,
+        })
+    }
+
+    /// A query from a tree; `text` is what its positions refer to.
+    pub fn new(text: &str, expr: Expr) -> Self {
+        Self {
+            text: text.into(),
+            expr,
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The tree.
+    pub fn expr(&self) -> &Expr {
+        &self.expr
+    }
+}
+
+/// Evaluates queries.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    options: EngineOptions,
+}
+
+impl Engine {
+    /// An engine with these options.
+    pub fn new(options: EngineOptions) -> Self {
+        Self { options }
+    }
+
+    /// The options.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// The same engine with another lookback, milliseconds.
+    #[must_use]
+    pub fn with_lookback_delta(&self, lookback_delta_ms: i64) -> Self {
+        Self {
+            options: EngineOptions {
+                lookback_delta_ms,
+                ..self.options.clone()
+            },
+        }
+    }
+
+    /// Plans a query at one time (milliseconds).
+    ///
+    /// # Errors
+    /// [`QueryError::BadData`] for durations that cannot be.
+    pub fn prepare_instant(&self, query: &Query, at_ms: i64) -> Result<Prepared, QueryError> {
+        self.prepare(query, at_ms, at_ms, 0)
+    }
+
+    /// Plans a query over time: from `start_ms` to `end_ms`, both included, every `step_ms`.
+    ///
+    /// # Errors
+    /// [`QueryError::BadData`] for times or a type of query that cannot be.
+    pub fn prepare_range(
+        &self,
+        query: &Query,
+        start_ms: i64,
+        end_ms: i64,
+        step_ms: i64,
+    ) -> Result<Prepared, QueryError> {
+        if step_ms <= 0 {
+            return Err(QueryError::BadData(format!(
+                "step of {step_ms}ms: must be greater than 0"
+            )));
+        }
+        if end_ms < start_ms {
+            return Err(QueryError::BadData(
+                "end timestamp must not be before start time".to_owned(),
+            ));
+        }
+        let kind = query.expr.value_type();
+        if !matches!(kind, ValueType::Scalar | ValueType::Vector) {
+            return Err(QueryError::BadData(format!(
+                "invalid expression type {:?} for range query, must be Scalar or instant Vector",
+                kind.documented()
+            )));
+        }
+        self.prepare(query, start_ms, end_ms, step_ms)
+    }
+
+    fn prepare(
+        &self,
+        query: &Query,
+        start_ms: i64,
+        end_ms: i64,
+        step_ms: i64,
+    ) -> Result<Prepared, QueryError> {
+        let context = PlanContext {
+            start_ms,
+            end_ms,
+            step_ms,
+            lookback_ms: self.options.lookback_delta_ms,
+            default_subquery_step_ms: self.options.default_subquery_step_ms,
+        };
+        Ok(Prepared {
+            plan: plan(query.expr.clone(), context)?,
+            kind: query.expr.value_type(),
+            instant: step_ms == 0,
+            text: Arc::clone(&query.text),
+            options: self.options.clone(),
+        })
+    }
+
+    /// Plans, fetches and evaluates a query at one time (milliseconds).
+    ///
+    /// # Errors
+    /// Any [`QueryError`].
+    pub async fn instant(
+        &self,
+        queryable: &dyn Queryable,
+        query: &Query,
+        at_ms: i64,
+        ctx: &dyn QueryContext,
+    ) -> Result<QueryOutput, QueryError> {
+        self.prepare_instant(query, at_ms)?
+            .fetch(queryable, ctx)
+            .await?
+            .evaluate(ctx)
+    }
+
+    /// Plans, fetches and evaluates a query over time, see [`Self::prepare_range`].
+    ///
+    /// # Errors
+    /// Any [`QueryError`].
+    pub async fn range(
+        &self,
+        queryable: &dyn Queryable,
+        query: &Query,
+        (start_ms, end_ms, step_ms): (i64, i64, i64),
+        ctx: &dyn QueryContext,
+    ) -> Result<QueryOutput, QueryError> {
+        self.prepare_range(query, start_ms, end_ms, step_ms)?
+            .fetch(queryable, ctx)
+            .await?
+            .evaluate(ctx)
+    }
+}
+
+/// A planned query.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    kind: ValueType,
+    instant: bool,
+    text: Arc<str>,
+    options: EngineOptions,
+}
+
+/// A planned query with the data it needs; evaluating it needs nothing else.
+#[derive(Debug)]
+pub struct Fetched {
+    prepared: Prepared,
+    answers: Vec<Vec<Series>>,
+    completeness: Completeness,
+    annotations: Annotations,
+    stats: QueryStats,
+}
+
+/// What one read brought.
+#[derive(Default)]
+struct Answer {
+    series: Vec<Series>,
+    completeness: Completeness,
+    warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// What will be read from storage.
+    pub fn selects(&self) -> &[SelectRequest] {
+        &self.plan.selects
+    }
+
+    /// The times it will be evaluated at.
+    pub fn steps(&self) -> Steps {
+        self.plan.steps
+    }
+
+    /// Reads everything the query needs.
+    ///
+    /// # Errors
+    /// What storage fails with, and the limits on what is fetched.
+    pub async fn fetch(
+        self,
+        queryable: &dyn Queryable,
+        ctx: &dyn QueryContext,
+    ) -> Result<Fetched, QueryError> {
+        check(ctx)?;
+        let meter = Meter::new(&self.options);
+        let answers: Vec<Answer> = stream::iter(self.plan.selects.clone())
+            .map(|request| read(queryable, request, &meter, ctx))
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut fetched = Fetched {
+            prepared: self,
+            answers: Vec::with_capacity(answers.len()),
+            completeness: Completeness::Complete,
+            annotations: Annotations::default(),
+            stats: meter.stats(),
+        };
+        for answer in answers {
+            fetched.completeness.merge(answer.completeness);
+            answer
+                .warnings
+                .into_iter()
+                .for_each(|w| fetched.annotations.add_from_storage(w));
+            fetched.answers.push(answer.series);
+        }
+        Ok(fetched)
+    }
+}
+
+/// Counts what a query fetches, against its limits.
+struct Meter {
+    series: std::sync::atomic::AtomicU64,
+    bytes: std::sync::atomic::AtomicU64,
+    max_series: u64,
+    max_bytes: u64,
+}
+
+impl Meter {
+    fn new(options: &EngineOptions) -> Self {
+        Self {
+            series: 0.into(),
+            bytes: 0.into(),
+            max_series: options.max_series_fetched,
+            max_bytes: options.max_bytes_fetched,
+        }
+    }
+
+    fn count(&self, batch: &[Series]) -> Result<(), QueryError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let more = batch.len() as u64;
+        let series = self.series.fetch_add(more, Relaxed) + more;
+        if self.max_series > 0 && series > self.max_series {
+            return Err(limit("series", self.max_series));
+        }
+        let more = batch.iter().map(|s| s.data.encoded_bytes() as u64).sum();
+        let bytes = self.bytes.fetch_add(more, Relaxed) + more;
+        if self.max_bytes > 0 && bytes > self.max_bytes {
+            return Err(limit("bytes", self.max_bytes));
+        }
+        Ok(())
+    }
+
+    fn stats(&self) -> QueryStats {
+        use std::sync::atomic::Ordering::Relaxed;
+        QueryStats {
+            series_fetched: self.series.load(Relaxed),
+            bytes_fetched: self.bytes.load(Relaxed),
+            ..QueryStats::default()
+        }
+    }
+}
+
+fn limit(what: &str, max: u64) -> QueryError {
+    QueryError::LimitExceeded(format!(
+        "query fetches more than {max} {what}: select fewer series or a shorter time range, or raise the limit"
+    ))
+}
+
+/// Reads one answer to its end, checking what storage promises.
+async fn read(
+    queryable: &dyn Queryable,
+    request: SelectRequest,
+    meter: &Meter,
+    ctx: &dyn QueryContext,
+) -> Result<Answer, QueryError> {
+    let mut stream = queryable.select(request).await?;
+    let mut answer = Answer::default();
+    while let Some(item) = stream.next().await {
+        check(ctx)?;
+        match item? {
+            StreamItem::Series(batch) => {
+                meter.count(&batch)?;
+                for series in batch {
+                    if answer
+                        .series
+                        .last()
+                        .is_some_and(|last| last.labels >= series.labels)
+                    {
+                        return Err(QueryError::internal(format!(
+                            "storage answered series {} out of order",
+                            series.labels
+                        )));
+                    }
+                    answer.series.push(series);
+                }
+            }
+            StreamItem::Warning(text) => answer.warnings.push(text),
+            StreamItem::End(completeness) => {
+                answer.completeness = completeness;
+                return Ok(answer);
+            }
+        }
+    }
+    Err(QueryError::unavailable("storage broke off its answer"))
+}
+
+impl Fetched {
+    /// Computes the result. Takes CPU only; asks `ctx` every few milliseconds of work whether to go on.
+    ///
+    /// # Errors
+    /// [`QueryError`], except what only storage fails with.
+    pub fn evaluate(self, ctx: &dyn QueryContext) -> Result<QueryOutput, QueryError> {
+        let Self {
+            prepared,
+            answers,
+            completeness,
+            annotations,
+            mut stats,
+        } = self;
+        let account = Account::new(prepared.options.max_samples);
+        let mut evaluator = Evaluator {
+            fetched: &answers,
+            options: &prepared.options,
+            ctx,
+            account: &account,
+            annotations,
+        };
+        let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
+        let annotations = evaluator.annotations;
+        stats.samples_total = account.total();
+        stats.samples_peak = account.peak();
+        let value = finish(evaluated, &prepared)?;
+        Ok(QueryOutput {
+            value,
+            completeness,
+            annotations,
+            stats,
+            query: prepared.text,
+        })
+    }
+}
+
+/// The result as the client gets it: names dropped where they no longer hold, series in order.
+fn finish(evaluated: Evaluated, prepared: &Prepared) -> Result<Value, QueryError> {
+    let steps = prepared.plan.steps;
+    let at = steps.start();
+    match evaluated {
+        Evaluated::Scalar(s) if prepared.instant => Ok(Value::Scalar(at, s.at(0))),
+        Evaluated::Scalar(s) => Ok(Value::Matrix(vec![scalar_series(s, steps)])),
+        Evaluated::String(s) => Ok(Value::String(at, s)),
+        Evaluated::Matrix(series) => finish_ranges(series).map(Value::Matrix),
+        Evaluated::Vector(rows) => {
+            let mut rows = merge_equal_labels(rows.into_iter().map(named).collect())?;
+            if prepared.instant && prepared.kind == ValueType::Vector {
+                return Ok(Value::Vector(
+                    at,
+                    rows.into_iter().filter_map(vector_sample).collect(),
+                ));
+            }
+            rows.sort_by(|a, b| a.labels.cmp(&b.labels));
+            Ok(Value::Matrix(
+                rows.into_iter().map(|row| matrix_series(row, steps)).collect(),
+            ))
+        }
+    }
+}
+
+fn named(mut row: Row) -> Row {
+    if row.drop_name {
+        row.labels = row.labels.without(is_metadata_label);
+    }
+    row
+}
+
+fn vector_sample(row: Row) -> Option<VectorSample> {
+    let value = match row.point(0) {
+        crate::eval::row::Point::Absent => return None,
+        crate::eval::row::Point::Float(v) => SampleValue::Float(v),
+        crate::eval::row::Point::Histogram(h) => SampleValue::Histogram(h),
+    };
+    Some(VectorSample {
+        labels: row.labels,
+        value,
+    })
+}
+
+fn scalar_series(s: Scalars, steps: Steps) -> MatrixSeries {
+    let values = s.into_steps(steps.count());
+    MatrixSeries {
+        labels: Labels::empty(),
+        points: Points::Steps {
+            steps,
+            values,
+            histograms: Vec::new(),
+        },
+    }
+}
+
+fn matrix_series(row: Row, steps: Steps) -> MatrixSeries {
+    let points = Points::Steps {
+        steps,
+        values: row.values,
+        histograms: row.histograms,
+    };
+    MatrixSeries {
+        labels: row.labels,
+        points,
+    }
+}
+
+fn finish_ranges(series: Vec<RangeSeries>) -> Result<Vec<MatrixSeries>, QueryError> {
+    let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(series.len());
+    let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
+    for mut s in series {
+        if s.drop_name {
+            s.labels = s.labels.without(is_metadata_label);
+        }
+        match by_labels.get(&s.labels).and_then(|&i| merged.get_mut(i)) {
+            Some(kept) => {
+                merge_columns((&mut kept.t, &mut kept.v), (s.t, s.v))?;
+                merge_columns((&mut kept.ht, &mut kept.h), (s.ht, s.h))?;
+            }
+            None => {
+                by_labels.insert(s.labels.clone(), merged.len());
+                merged.push(s);
+            }
+        }
+    }
+    merged.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Ok(merged
+        .into_iter()
+        .map(|s| MatrixSeries {
+            labels: s.labels,
+            points: Points::Samples {
+                timestamps: s.t,
+                values: s.v,
+                histogram_timestamps: s.ht,
+                histograms: s.h,
+            },
+        })
+        .collect())
+}
+
+/// Unites two columns of samples in time order; fails if they share a time.
+fn merge_columns<T: Clone>(
+    (t, v): (&mut Vec<i64>, &mut Vec<T>),
+    (more_t, more_v): (Vec<i64>, Vec<T>),
+) -> Result<(), QueryError> {
+    let mut all: Vec<(i64, T)> = t
+        .drain(..)
+        .chain(more_t)
+        .zip(v.drain(..).chain(more_v).collect::<Vec<_>>())
+        .collect();
+    all.sort_by_key(|(t, _)| *t);
+    if all.windows(2).any(|p| matches!(p, [a, b] if a.0 == b.0)) {
+        return Err(same_labelset());
+    }
+    (*t, *v) = all.into_iter().unzip();
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! Binary operations: scalars, set operators, vector matching.
+
+use std::collections::HashMap;
+
+use koios_model::{Labels, LabelsBuilder};
+
+use super::operators::{Operand, arithmetic, changes_meaning, combine, compare, scalars};
+use super::row::{Point, Row, RowSet, Scalars, is_metadata_label, merge_equal_labels};
+use super::{Evaluated, Evaluator, absent, is_absent, wrong_type};
+use crate::ast::{BinaryOp, Cardinality, VectorMatching};
+use crate::context::check;
+use crate::error::QueryError;
+use crate::plan::BinaryNode;
+use crate::steps::Steps;
+
+impl Evaluator<'_> {
+    /// Evaluates a binary operation.
+    pub(super) fn binary(&mut self, node: &BinaryNode, steps: Steps) -> Result<Evaluated, QueryError> {
+        let lhs = self.eval(&node.lhs, steps)?;
+        let rhs = self.eval(&node.rhs, steps)?;
+        let n = steps.count();
+        Ok(match (lhs, rhs) {
+            (Evaluated::Scalar(l), Evaluated::Scalar(r)) => {
+                Evaluated::Scalar(l.zip(&r, n, |a, b| scalars(node.op, a, b)))
+            }
+            (Evaluated::Vector(rows), Evaluated::Scalar(s)) => {
+                Evaluated::Vector(self.with_scalar(node, rows, &s, false)?)
+            }
+            (Evaluated::Scalar(s), Evaluated::Vector(rows)) => {
+                Evaluated::Vector(self.with_scalar(node, rows, &s, true)?)
+            }
+            (Evaluated::Vector(l), Evaluated::Vector(r)) => {
+                let matching = node
+                    .matching
+                    .as_ref()
+                    .ok_or_else(|| wrong_type("vector matching"))?;
+                Evaluated::Vector(if node.op.is_set() {
+                    set_operation(node.op, l, r, matching, n)?
+                } else {
+                    self.matched(node, matching, l, r, n)?
+                })
+            }
+            _ => return Err(wrong_type("scalar or instant vector")),
+        })
+    }
+
+    /// A vector and a scalar; `swapped` if the scalar is on the left.
+    fn with_scalar(
+        &mut self,
+        node: &BinaryNode,
+        rows: Vec<Row>,
+        scalar: &Scalars,
+        swapped: bool,
+    ) -> Result<Vec<Row>, QueryError> {
+        let mut out = Vec::with_capacity(rows.len());
+        for mut row in rows {
+            check(self.ctx)?;
+            if row.histograms.is_empty() && !matches!(node.op, BinaryOp::TrimUpper | BinaryOp::TrimLower) {
+                for (i, v) in row.values.iter_mut().enumerate() {
+                    if !is_absent(*v) {
+                        *v = float_with_scalar(node, *v, scalar.at(i), swapped);
+                    }
+                }
+            } else {
+                row = self.any_with_scalar(node, &row, scalar, swapped);
+            }
+            row.drop_name |= changes_meaning(node.op) || node.return_bool;
+            if !row.is_empty() {
+                out.push(row);
+            }
+        }
+        Ok(out)
+    }
+
+    fn any_with_scalar(&mut self, node: &BinaryNode, row: &Row, scalar: &Scalars, swapped: bool) -> Row {
+        let mut out = Row::new(row.labels.clone(), row.drop_name, row.values.len());
+        for i in 0..row.values.len() {
+            let Some(own) = operand(row, i) else { continue };
+            let other = Operand::Float(scalar.at(i));
+            let (l, r) = if swapped { (other, own) } else { (own, other) };
+            let Some((point, keep)) = combine(node.op, l, r, &mut self.annotations, node.span) else {
+                continue;
+            };
+            if node.return_bool {
+                out.set(i, Point::Float(f64::from(u8::from(keep))));
+            } else if keep {
+                out.set(
+                    i,
+                    if node.op.is_comparison() {
+                        row.point(i)
+                    } else {
+                        point
+                    },
+                );
+            }
+        }
+        out
+    }
+
+    /// One-to-one, many-to-one and one-to-many operations.
+    fn matched(
+        &mut self,
+        node: &BinaryNode,
+        matching: &VectorMatching,
+        lhs: Vec<Row>,
+        rhs: Vec<Row>,
+        steps: usize,
+    ) -> Result<Vec<Row>, QueryError> {
+        let swapped = matching.card == Cardinality::OneToMany;
+        let (many, one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
+        let groups = Groups::new(&many, &one, matching);
+        groups.check_one_side(&many, &one, matching, steps)?;
+        let mut join = Join {
+            node,
+            matching,
+            swapped,
+            out: RowSet::new(steps),
+            used: vec![Vec::new(); groups.keys.len()],
+            claims: HashMap::new(),
+            steps,
+        };
+        for (row, &group) in many.iter().zip(&groups.of_many) {
+            check(self.ctx)?;
+            let ones = groups.ones.get(group).map_or(&[][..], Vec::as_slice);
+            for &o in ones {
+                if let Some(partner) = one.get(o) {
+                    self.join_rows(&mut join, group, Side::Row(row), Side::Row(partner))?;
+                }
+            }
+            if let (Some(fill), Some(key)) = (matching.fill.rhs, groups.keys.get(group)) {
+                let partners: Vec<&Row> = ones.iter().filter_map(|&o| one.get(o)).collect();
+                let missing = Side::Missing {
+                    key,
+                    fill,
+                    unless: &partners,
+                };
+                self.join_rows(&mut join, group, Side::Row(row), missing)?;
+            }
+        }
+        if let Some(fill) = matching.fill.lhs {
+            for (row, &group) in one.iter().zip(&groups.of_one) {
+                let Some(key) = groups.keys.get(group) else {
+                    continue;
+                };
+                self.join_rows(
+                    &mut join,
+                    group,
+                    Side::Missing {
+                        key,
+                        fill,
+                        unless: &[],
+                    },
+                    Side::Row(row),
+                )?;
+            }
+        }
+        Ok(join.out.into_rows())
+    }
+
+    /// Combines two series, or one with a fill value, at every step where both sides have something.
+    fn join_rows(
+        &mut self,
+        join: &mut Join<'_>,
+        group: usize,
+        many: Side<'_>,
+        one: Side<'_>,
+    ) -> Result<(), QueryError> {
+        let node = join.node;
+        let filled_left = matches!(many, Side::Missing { .. });
+        let already: Vec<bool> = if filled_left {
+            join.used.get(group).cloned().unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let mut target = None;
+        for i in 0..join.steps {
+            let (Some(m), Some(o)) = (many.at(i), one.at(i)) else {
+                continue;
+            };
+            if filled_left && already.get(i).copied().unwrap_or(false) {
+                continue;
+            }
+            let (l, r) = if join.swapped { (o, m) } else { (m, o) };
+            let Some((point, keep)) = combine(node.op, l, r, &mut self.annotations, node.span) else {
+                continue;
+            };
+            let out = *target.get_or_insert_with(|| {
+                let labels = result_labels(many.labels(), one.labels(), node.op, join.matching);
+                join.out.row(&labels, node.return_bool)
+            });
+            join.claim(group, out, i)?;
+            if node.return_bool {
+                join.out.set(out, i, Point::Float(f64::from(u8::from(keep))))?;
+            } else if keep {
+                join.out.set(out, i, point)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One side of a join: a series, or a value that stands in where its series have nothing.
+#[derive(Clone, Copy)]
+enum Side<'a> {
+    Row(&'a Row),
+    Missing {
+        key: &'a Labels,
+        fill: f64,
+        unless: &'a [&'a Row],
+    },
+}
+
+impl<'a> Side<'a> {
+    fn at(&self, i: usize) -> Option<Operand<'a>> {
+        match *self {
+            Self::Row(row) => operand(row, i),
+            Self::Missing { fill, unless, .. } => {
+                (!unless.iter().any(|row| row.has(i))).then_some(Operand::Float(fill))
+            }
+        }
+    }
+
+    fn labels(&self) -> &'a Labels {
+        match *self {
+            Self::Row(row) => &row.labels,
+            Self::Missing { key, .. } => key,
+        }
+    }
+}
+
+/// The state of one matched operation.
+struct Join<'a> {
+    node: &'a BinaryNode,
+    matching: &'a VectorMatching,
+    swapped: bool,
+    out: RowSet,
+    /// Per group: at which steps it has been matched.
+    used: Vec<Vec<bool>>,
+    /// Per group and result row: at which steps it has been made.
+    claims: HashMap<(usize, usize), Vec<bool>>,
+    steps: usize,
+}
+
+impl Join<'_> {
+    /// Notes a match; fails if the "many" side turns out to be ambiguous.
+    fn claim(&mut self, group: usize, out: usize, step: usize) -> Result<(), QueryError> {
+        let steps = self.steps;
+        let matched_before = self
+            .used
+            .get_mut(group)
+            .is_some_and(|used| mark(used, step, steps));
+        if self.matching.card == Cardinality::OneToOne {
+            if matched_before {
+                return Err(QueryError::execution(
+                    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
+                ));
+            }
+        } else if mark(self.claims.entry((group, out)).or_default(), step, steps) {
+            return Err(QueryError::execution(
+                "multiple matches for labels: grouping labels must ensure unique matches",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Sets a flag; tells whether it was set.
+fn mark(flags: &mut Vec<bool>, at: usize, len: usize) -> bool {
+    if flags.is_empty() {
+        flags.resize(len, false);
+    }
+    flags
+        .get_mut(at)
+        .is_some_and(|flag| std::mem::replace(flag, true))
+}
+
+fn operand(row: &Row, i: usize) -> Option<Operand<'_>> {
+    match row.values.get(i) {
+        Some(&v) if !is_absent(v) => Some(Operand::Float(v)),
+        _ => row.histogram(i).map(Operand::Histogram),
+    }
+}
+
+fn float_with_scalar(node: &BinaryNode, own: f64, scalar: f64, swapped: bool) -> f64 {
+    let (l, r) = if swapped { (scalar, own) } else { (own, scalar) };
+    if !node.op.is_comparison() {
+        return arithmetic(node.op, l, r);
+    }
+    let holds = compare(node.op, l, r);
+    if node.return_bool {
+        f64::from(u8::from(holds))
+    } else if holds {
+        own
+    } else {
+        absent()
+    }
+}
+
+/// The labels that decide which series belong together.
+fn match_key(labels: &Labels, matching: &VectorMatching) -> Labels {
+    let named = |n: &str| matching.labels.iter().any(|l| l == n);
+    if matching.on {
+        labels.without(|n| !named(n))
+    } else {
+        labels.without(|n| n == koios_model::METRIC_NAME || named(n))
+    }
+}
+
+/// The series of both sides by match key.
+struct Groups {
+    keys: Vec<Labels>,
+    of_many: Vec<usize>,
+    of_one: Vec<usize>,
+    /// Per key, the series of the "one" side.
+    ones: Vec<Vec<usize>>,
+}
+
+impl Groups {
+    fn new(many: &[Row], one: &[Row], matching: &VectorMatching) -> Self {
+        let mut by_key: HashMap<Labels, usize> = HashMap::new();
+        let mut keys = Vec::new();
+        let mut group = |row: &Row| {
+            let key = match_key(&row.labels, matching);
+            *by_key.entry(key).or_insert_with_key(|key| {
+                keys.push(key.clone());
+                keys.len() - 1
+            })
+        };
+        let of_many: Vec<usize> = many.iter().map(&mut group).collect();
+        let of_one: Vec<usize> = one.iter().map(&mut group).collect();
+        let mut ones = vec![Vec::new(); keys.len()];
+        for (i, &g) in of_one.iter().enumerate() {
+            if let Some(members) = ones.get_mut(g) {
+                members.push(i);
+            }
+        }
+        Self {
+            keys,
+            of_many,
+            of_one,
+            ones,
+        }
+    }
+
+    /// Fails if two series of the "one" side share a key at a step where there is something to match.
+    fn check_one_side(
+        &self,
+        many: &[Row],
+        one: &[Row],
+        matching: &VectorMatching,
+        steps: usize,
+    ) -> Result<(), QueryError> {
+        let fills = matching.fill.lhs.is_some() || matching.fill.rhs.is_some();
+        for (key, members) in self.keys.iter().zip(&self.ones).filter(|(_, m)| m.len() > 1) {
+            for i in 0..steps {
+                let mut present = members.iter().filter_map(|&o| one.get(o)).filter(|r| r.has(i));
+                let (Some(a), Some(b)) = (present.next(), present.next()) else {
+                    continue;
+                };
+                if !fills && !many.iter().any(|r| r.has(i)) {
+                    continue;
+                }
+                return Err(duplicate(key, &a.labels, &b.labels, matching));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn duplicate(key: &Labels, a: &Labels, b: &Labels, matching: &VectorMatching) -> QueryError {
+    let side = if matching.card == Cardinality::OneToMany {
+        "left"
+    } else {
+        "right"
+    };
+    let (mut a, mut b) = (a.to_string(), b.to_string());
+    if a > b {
+        std::mem::swap(&mut a, &mut b);
+    }
+    QueryError::execution(format!(
+        "found duplicate series for the match group {key} on the {side} hand-side of the operation: [{a}, {b}];\
+         many-to-many matching not allowed: matching labels must be unique on one side"
+    ))
+}
+
+/// The labels of a result: those of the "many" side as the matching changes them.
+fn result_labels(many: &Labels, one: &Labels, op: BinaryOp, matching: &VectorMatching) -> Labels {
+    let named = |n: &str| matching.labels.iter().any(|l| l == n);
+    let unnamed = |n: &str| changes_meaning(op) && is_metadata_label(n);
+    let labels = match (matching.card, matching.on) {
+        (Cardinality::OneToOne, true) => many.without(|n| unnamed(n) || !named(n)),
+        (Cardinality::OneToOne, false) => many.without(|n| unnamed(n) || named(n)),
+        _ => many.without(unnamed),
+    };
+    if matching.include.is_empty() {
+        return labels;
+    }
+    let mut builder: LabelsBuilder = labels.to_builder();
+    for name in &matching.include {
+        builder.set(name, one.get(name).unwrap_or(""));
+    }
+    builder.build()
+}
+
+/// `and`, `or`, `unless`.
+fn set_operation(
+    op: BinaryOp,
+    lhs: Vec<Row>,
+    rhs: Vec<Row>,
+    matching: &VectorMatching,
+    steps: usize,
+) -> Result<Vec<Row>, QueryError> {
+    let rows = match op {
+        BinaryOp::And => masked(lhs, &presence(&rhs, matching, steps), matching, true),
+        BinaryOp::Unless => masked(lhs, &presence(&rhs, matching, steps), matching, false),
+        _ => {
+            let present = presence(&lhs, matching, steps);
+            let mut rows = lhs;
+            rows.extend(masked(rhs, &present, matching, false));
+            rows
+        }
+    };
+    merge_equal_labels(rows)
+}
+
+/// Per key, the steps at which any series has something.
+fn presence(rows: &[Row], matching: &VectorMatching, steps: usize) -> HashMap<Labels, Vec<bool>> {
+    let mut present: HashMap<Labels, Vec<bool>> = HashMap::new();
+    for row in rows {
+        let flags = present
+            .entry(match_key(&row.labels, matching))
+            .or_insert_with(|| vec![false; steps]);
+        for (i, flag) in flags.iter_mut().enumerate() {
+            *flag |= row.has(i);
+        }
+    }
+    present
+}
+
+/// The rows with only the steps at which their key is present, or is not.
+fn masked(
+    rows: Vec<Row>,
+    present: &HashMap<Labels, Vec<bool>>,
+    matching: &VectorMatching,
+    wanted: bool,
+) -> Vec<Row> {
+    let mask = |mut row: Row| {
+        let flags = present.get(&match_key(&row.labels, matching));
+        let at = |i: usize| flags.and_then(|f| f.get(i)).copied().unwrap_or(false) == wanted;
+        for (i, v) in row.values.iter_mut().enumerate() {
+            if !at(i) {
+                *v = absent();
+            }
+        }
+        for (i, h) in row.histograms.iter_mut().enumerate() {
+            if !at(i) {
+                *h = None;
+            }
+        }
+        row
+    };
+    super::instant::non_empty(rows.into_iter().map(mask))
+}

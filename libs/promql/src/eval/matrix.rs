@@ -1,0 +1,310 @@
+//! Range vectors: range selectors and subqueries, as the windows that range functions work on, or as a result.
+
+use std::sync::Arc;
+
+use koios_model::{Histogram, Labels, ResetHint, TimeRange};
+
+use super::Evaluator;
+use super::rate::extend_to_edges;
+use super::row::Row;
+use super::window::{SampleBuffer, Samples};
+use crate::ast::{RangeEdges, Span};
+use crate::context::check;
+use crate::error::QueryError;
+use crate::plan::{Node, RangeNode, SubqueryNode};
+use crate::steps::Steps;
+
+/// The samples of one series in a range, as a result.
+#[derive(Clone, Debug)]
+pub(crate) struct RangeSeries {
+    pub(crate) labels: Labels,
+    pub(crate) drop_name: bool,
+    pub(crate) t: Vec<i64>,
+    pub(crate) v: Vec<f64>,
+    pub(crate) ht: Vec<i64>,
+    pub(crate) h: Vec<Arc<Histogram>>,
+}
+
+impl RangeSeries {
+    pub(crate) fn samples(&self) -> usize {
+        self.t.len()
+            + self
+                .h
+                .iter()
+                .map(|h| super::row::histogram_weight(h))
+                .sum::<usize>()
+    }
+}
+
+/// Which samples each step looks at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowSpec {
+    pub(crate) range_ms: i64,
+    pub(crate) offset_ms: i64,
+    pub(crate) at: Option<i64>,
+    pub(crate) edges: RangeEdges,
+    pub(crate) lookback_ms: i64,
+    /// Where the range vector stands in the query.
+    pub(crate) span: Span,
+}
+
+/// A window in time: the range itself and how far beyond it samples are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WindowTimes {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) after: i64,
+    pub(crate) until: i64,
+}
+
+impl WindowSpec {
+    /// The window of the step at `t`.
+    pub(crate) fn at(&self, t: i64) -> WindowTimes {
+        let end = self.at.unwrap_or(t).saturating_sub(self.offset_ms);
+        let start = end.saturating_sub(self.range_ms);
+        let before = if self.edges == RangeEdges::Plain {
+            0
+        } else {
+            self.lookback_ms
+        };
+        let behind = if self.edges == RangeEdges::Smoothed {
+            self.lookback_ms
+        } else {
+            0
+        };
+        WindowTimes {
+            start,
+            end,
+            after: start.saturating_sub(before),
+            until: end.saturating_add(behind),
+        }
+    }
+
+    /// All sample times that the windows of some steps touch.
+    pub(crate) fn touched(&self, steps: Steps) -> TimeRange {
+        let (first, last) = (self.at(steps.start()), self.at(steps.end()));
+        TimeRange::new(first.after.saturating_add(1), last.until)
+    }
+}
+
+/// Where a range function's samples come from.
+pub(crate) enum RangeInput {
+    /// A source of fetched series.
+    Source(usize),
+    /// An evaluated subquery and the times of its values.
+    Rows(Vec<Row>, Steps),
+}
+
+impl RangeInput {
+    /// How many series there are.
+    pub(crate) fn len(&self, ev: &Evaluator<'_>) -> usize {
+        match self {
+            Self::Source(source) => ev.series_of(*source).map_or(0, <[_]>::len),
+            Self::Rows(rows, _) => rows.len(),
+        }
+    }
+
+    /// Decodes series number `i` into a buffer; gives its labels and whether its name is to go.
+    pub(crate) fn load<'b>(
+        &self,
+        ev: &Evaluator<'_>,
+        i: usize,
+        range: TimeRange,
+        buffer: &'b mut SampleBuffer,
+    ) -> Result<Option<(Labels, bool, Samples<'b>)>, QueryError> {
+        match self {
+            Self::Source(source) => {
+                let Some(series) = ev.series_of(*source)?.get(i) else {
+                    return Ok(None);
+                };
+                buffer.columns.clear();
+                series.data.decode(range, &mut buffer.columns)?;
+                Ok(Some((series.labels.clone(), false, buffer.samples())))
+            }
+            Self::Rows(rows, steps) => {
+                let Some(row) = rows.get(i) else { return Ok(None) };
+                fill_from_row(row, *steps, buffer);
+                Ok(Some((row.labels.clone(), row.drop_name, buffer.view())))
+            }
+        }
+    }
+}
+
+/// Turns values at steps into samples.
+fn fill_from_row(row: &Row, steps: Steps, buffer: &mut SampleBuffer) {
+    buffer.clear();
+    for i in 0..steps.count() {
+        match row.point(i) {
+            super::row::Point::Absent => {}
+            super::row::Point::Float(v) => buffer.push_float(steps.at(i), v),
+            super::row::Point::Histogram(h) => buffer.push_histogram(steps.at(i), without_reset_hint(h)),
+        }
+    }
+}
+
+/// What a subquery samples need not be neighbours, so that what a histogram says about the one before it means nothing.
+fn without_reset_hint(h: Arc<Histogram>) -> Arc<Histogram> {
+    if matches!(h.reset_hint, ResetHint::Unknown | ResetHint::Gauge) {
+        return h;
+    }
+    let mut plain = Histogram::clone(&h);
+    plain.reset_hint = ResetHint::Unknown;
+    Arc::new(plain)
+}
+
+impl Evaluator<'_> {
+    /// Evaluates a range selector at its one step.
+    pub(super) fn range_selector(
+        &mut self,
+        node: &RangeNode,
+        steps: Steps,
+    ) -> Result<Vec<RangeSeries>, QueryError> {
+        let spec = self.range_spec(node);
+        let window = spec.at(steps.start());
+        let range = TimeRange::new(window.after.saturating_add(1), window.until);
+        let mut buffer = SampleBuffer::default();
+        let mut out = Vec::new();
+        for series in self.series_of(node.select.source)? {
+            check(self.ctx)?;
+            buffer.columns.clear();
+            series.data.decode(range, &mut buffer.columns)?;
+            let samples = buffer.samples();
+            if samples.is_empty() {
+                continue;
+            }
+            let (mut t, mut v) = (samples.t.to_vec(), samples.v.to_vec());
+            if spec.edges != RangeEdges::Plain {
+                if !samples.ht.is_empty() {
+                    let word = if spec.edges == RangeEdges::Anchored {
+                        "anchored"
+                    } else {
+                        "smoothed"
+                    };
+                    return Err(QueryError::execution(format!(
+                        "{word} modifier is not supported with histograms"
+                    )));
+                }
+                (t, v) = extend_to_edges(samples, window.start, window.end, spec.edges);
+                if t.is_empty() {
+                    continue;
+                }
+            }
+            let weight = samples.weight();
+            self.account.hold(weight)?;
+            self.account.looked_at(weight);
+            out.push(RangeSeries {
+                labels: series.labels.clone(),
+                drop_name: false,
+                t,
+                v,
+                ht: samples.ht.to_vec(),
+                h: samples.h.to_vec(),
+            });
+        }
+        Ok(out)
+    }
+
+    /// Evaluates a subquery whose samples are the result.
+    pub(super) fn subquery_matrix(
+        &mut self,
+        node: &SubqueryNode,
+        steps: Steps,
+    ) -> Result<Vec<RangeSeries>, QueryError> {
+        let (rows, inner) = self.subquery_rows(node, steps)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let floats = row
+                    .values
+                    .iter()
+                    .enumerate()
+                    .filter(|&(_, &v)| !super::is_absent(v));
+                let (t, v) = floats.map(|(i, &v)| (inner.at(i), v)).unzip();
+                let histograms = row.histograms.iter().enumerate();
+                let (ht, h) = histograms
+                    .filter_map(|(i, h)| Some((inner.at(i), h.clone()?)))
+                    .unzip();
+                RangeSeries {
+                    labels: row.labels,
+                    drop_name: row.drop_name,
+                    t,
+                    v,
+                    ht,
+                    h,
+                }
+            })
+            .collect())
+    }
+
+    /// Evaluates a subquery's expression at all of its own steps, which are multiples of its resolution.
+    pub(super) fn subquery_rows(
+        &mut self,
+        node: &SubqueryNode,
+        steps: Steps,
+    ) -> Result<(Vec<Row>, Steps), QueryError> {
+        let first = node
+            .at
+            .unwrap_or_else(|| steps.start())
+            .saturating_sub(node.offset_ms);
+        let end = node
+            .at
+            .unwrap_or_else(|| steps.end())
+            .saturating_sub(node.offset_ms);
+        let before = first.saturating_sub(node.range_ms);
+        let start = before
+            .div_euclid(node.step_ms)
+            .saturating_add(1)
+            .saturating_mul(node.step_ms);
+        let inner = Steps::range(start, end, node.step_ms);
+        if inner.count() == 0 {
+            return Ok((Vec::new(), inner));
+        }
+        let rows = match self.eval(&node.expr, inner)? {
+            super::Evaluated::Vector(rows) => rows,
+            super::Evaluated::Scalar(s) => vec![Row {
+                values: s.into_steps(inner.count()),
+                ..Row::new(Labels::empty(), false, 0)
+            }],
+            _ => return Err(super::wrong_type("instant vector")),
+        };
+        Ok((rows, inner))
+    }
+
+    /// The samples and windows of a range function's argument.
+    pub(super) fn range_input(
+        &mut self,
+        node: &Node,
+        steps: Steps,
+    ) -> Result<Option<(RangeInput, WindowSpec)>, QueryError> {
+        match node {
+            Node::Range(range) => Ok(Some((
+                RangeInput::Source(range.select.source),
+                self.range_spec(range),
+            ))),
+            Node::Subquery(subquery) => {
+                let (rows, inner) = self.subquery_rows(subquery, steps)?;
+                let spec = WindowSpec {
+                    range_ms: subquery.range_ms,
+                    offset_ms: subquery.offset_ms,
+                    at: subquery.at,
+                    edges: RangeEdges::Plain,
+                    lookback_ms: self.options.lookback_delta_ms,
+                    span: subquery.span,
+                };
+                Ok(Some((RangeInput::Rows(rows, inner), spec)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn range_spec(&self, node: &RangeNode) -> WindowSpec {
+        WindowSpec {
+            range_ms: node.range_ms,
+            offset_ms: node.select.offset_ms,
+            at: node.select.at,
+            edges: node.select.edges,
+            lookback_ms: self.options.lookback_delta_ms,
+            span: node.span,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Evaluation: synchronous, on columns, one node at a time.
+//!
+//! A vector is a list of [`Row`]s: one series each, with one value per step. Every node is evaluated for all steps at
+//! once and its inputs are gone when it is done, so that what is in memory is bounded by the plan's width.
+
+mod aggregate;
+mod aggregate_histogram;
+mod binary;
+mod call;
+mod classic;
+mod info;
+mod instant;
+mod labels;
+mod math;
+pub(crate) mod matrix;
+mod operators;
+mod over_time;
+mod quantile;
+mod rate;
+mod rate_histogram;
+mod ratio;
+pub(crate) mod row;
+mod select;
+mod sort;
+mod topk;
+mod trend;
+mod window;
+
+pub(crate) use row::{Row, absent, is_absent};
+
+use crate::annotations::Annotations;
+use crate::context::{Account, PHASE_EXECUTION, QueryContext, check};
+use crate::engine::EngineOptions;
+use crate::error::QueryError;
+use crate::plan::Node;
+use crate::queryable::Series;
+use crate::steps::Steps;
+use matrix::RangeSeries;
+use row::{Scalars, expand};
+
+/// What a node evaluates to.
+#[derive(Debug)]
+pub(crate) enum Evaluated {
+    Scalar(Scalars),
+    String(String),
+    Vector(Vec<Row>),
+    Matrix(Vec<RangeSeries>),
+}
+
+impl Evaluated {
+    /// How many samples it holds.
+    fn samples(&self) -> usize {
+        match self {
+            Self::Scalar(s) => s.held(),
+            Self::String(_) => 0,
+            Self::Vector(rows) => rows.iter().map(Row::samples).sum(),
+            Self::Matrix(series) => series.iter().map(RangeSeries::samples).sum(),
+        }
+    }
+}
+
+/// Evaluates the nodes of one plan.
+pub(crate) struct Evaluator<'a> {
+    /// The answers of storage, by source.
+    pub(crate) fetched: &'a [Vec<Series>],
+    pub(crate) options: &'a EngineOptions,
+    pub(crate) ctx: &'a dyn QueryContext,
+    pub(crate) account: &'a Account,
+    pub(crate) annotations: Annotations,
+}
+
+impl Evaluator<'_> {
+    /// Evaluates a node at some steps.
+    pub(crate) fn eval(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
+        check(self.ctx)?;
+        if steps.count() > self.options.max_samples {
+            return Err(QueryError::TooManySamples(PHASE_EXECUTION));
+        }
+        let held_before = self.account.current();
+        let value = self.eval_node(node, steps)?;
+        self.account.settle(held_before.saturating_add(value.samples()))?;
+        Ok(value)
+    }
+
+    fn eval_node(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
+        match node {
+            Node::Number { value, .. } => Ok(Evaluated::Scalar(Scalars::Const(*value))),
+            Node::String { value, .. } => Ok(Evaluated::String(value.clone())),
+            Node::Select(select) => self.select(select, steps).map(Evaluated::Vector),
+            Node::Range(range) => self.range_selector(range, steps).map(Evaluated::Matrix),
+            Node::Subquery(subquery) => self.subquery_matrix(subquery, steps).map(Evaluated::Matrix),
+            Node::Call(call) => self.call(call, steps),
+            Node::Aggregate(aggregate) => self.aggregate(aggregate, steps).map(Evaluated::Vector),
+            Node::Binary(binary) => self.binary(binary, steps),
+            Node::Negate(inner, _) => self.negate(inner, steps),
+            Node::Invariant(inner) => {
+                let once = self.eval(inner, steps.first())?;
+                Ok(expand(once, steps.count()))
+            }
+        }
+    }
+
+    /// Evaluates a node the parser knows to be a scalar.
+    fn scalar(&mut self, node: &Node, steps: Steps) -> Result<Scalars, QueryError> {
+        match self.eval(node, steps)? {
+            Evaluated::Scalar(s) => Ok(s),
+            _ => Err(wrong_type("scalar")),
+        }
+    }
+
+    /// Evaluates a node the parser knows to be an instant vector.
+    fn vector(&mut self, node: &Node, steps: Steps) -> Result<Vec<Row>, QueryError> {
+        match self.eval(node, steps)? {
+            Evaluated::Vector(rows) => Ok(rows),
+            _ => Err(wrong_type("instant vector")),
+        }
+    }
+}
+
+fn wrong_type(expected: &str) -> QueryError {
+    QueryError::internal(format!("plan holds another type where a {expected} belongs"))
+}

@@ -1,0 +1,269 @@
+//! Instant selectors: at each step the newest sample within the lookback.
+
+use std::sync::Arc;
+
+use koios_model::{Histogram, Labels, TimeRange, is_stale};
+
+use super::Evaluator;
+use super::rate::interpolate;
+use super::rate_histogram::interpolate_histograms;
+use super::row::{Point, Row};
+use super::window::{SampleBuffer, Samples, Slider};
+use crate::ast::RangeEdges;
+use crate::context::check;
+use crate::error::QueryError;
+use crate::plan::SelectNode;
+use crate::queryable::{Columns, Series};
+use crate::steps::Steps;
+
+/// What of a selected sample becomes the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Its value.
+    Value,
+    /// Its time in seconds.
+    Time,
+    /// Its time in milliseconds; histograms are an error.
+    InfoTime,
+    /// Its start timestamp in seconds.
+    Start,
+}
+
+/// The times a selector's samples are wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SelectTimes {
+    pub(crate) steps: Steps,
+    pub(crate) at: Option<i64>,
+    pub(crate) offset_ms: i64,
+    pub(crate) lookback_ms: i64,
+}
+
+impl SelectTimes {
+    /// The time step `i` looks at.
+    fn reference(&self, i: usize) -> i64 {
+        self.at
+            .unwrap_or_else(|| self.steps.at(i))
+            .saturating_sub(self.offset_ms)
+    }
+
+    /// All sample times that can matter.
+    fn range(&self) -> TimeRange {
+        let last = self.reference(self.steps.count().saturating_sub(1));
+        TimeRange::new(
+            self.reference(0)
+                .saturating_sub(self.lookback_ms)
+                .saturating_add(1),
+            last,
+        )
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    /// Evaluates an instant selector.
+    pub(super) fn select(&mut self, node: &SelectNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+        if node.edges == RangeEdges::Smoothed {
+            return self.select_smoothed(node, steps);
+        }
+        let times = self.select_times(node, steps);
+        self.select_with(node.source, times, Take::Value)
+    }
+
+    pub(super) fn select_times(&self, node: &SelectNode, steps: Steps) -> SelectTimes {
+        SelectTimes {
+            steps,
+            at: node.at,
+            offset_ms: node.offset_ms,
+            lookback_ms: self.options.lookback_delta_ms,
+        }
+    }
+
+    /// Evaluates an instant selector, taking `take` of each sample.
+    pub(super) fn select_with(
+        &mut self,
+        source: usize,
+        times: SelectTimes,
+        take: Take,
+    ) -> Result<Vec<Row>, QueryError> {
+        let mut columns = Columns::default();
+        let mut rows = Vec::new();
+        for series in self.series_of(source)? {
+            check(self.ctx)?;
+            columns.clear();
+            series.data.decode(times.range(), &mut columns)?;
+            let row = newest_within_lookback(&series.labels, &columns, times, take)?;
+            let samples = row.samples();
+            if samples > 0 {
+                self.account.hold(samples)?;
+                self.account.looked_at(samples);
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The fetched series of a source.
+    pub(super) fn series_of(&self, source: usize) -> Result<&'a [Series], QueryError> {
+        self.fetched
+            .get(source)
+            .map(Vec::as_slice)
+            .ok_or_else(|| QueryError::internal(format!("plan names source {source}, which was not fetched")))
+    }
+
+    /// Evaluates a selector whose values between samples are interpolated.
+    fn select_smoothed(&mut self, node: &SelectNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+        let times = self.select_times(node, steps);
+        let lookback = times.lookback_ms;
+        let base = times.range();
+        let range = TimeRange::new(base.min, base.max.saturating_add(lookback));
+        let mut buffer = SampleBuffer::default();
+        let mut rows = Vec::new();
+        for series in self.series_of(node.source)? {
+            check(self.ctx)?;
+            let labels = &series.labels;
+            buffer.columns.clear();
+            series.data.decode(range, &mut buffer.columns)?;
+            let mut row = Row::new(labels.clone(), false, steps.count());
+            let mut slider = Slider::new(buffer.samples());
+            for i in 0..steps.count() {
+                let t = times.reference(i);
+                let near = slider.advance(t.saturating_sub(lookback), t.saturating_add(lookback));
+                let point = self.smooth(near, t, labels, node)?;
+                row.set(i, point);
+            }
+            let samples = row.samples();
+            if samples > 0 {
+                self.account.hold(samples)?;
+                self.account.looked_at(samples);
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn smooth(
+        &mut self,
+        near: Samples<'_>,
+        t: i64,
+        labels: &Labels,
+        node: &SelectNode,
+    ) -> Result<Point, QueryError> {
+        if near.is_mixed() {
+            self.annotations
+                .mixed_floats_histograms(labels.metric_name(), node.span);
+            return Ok(Point::Absent);
+        }
+        if near.ht.is_empty() {
+            return Ok(smooth_float(near, t));
+        }
+        let next = near.ht.partition_point(|&ht| ht < t);
+        if near.ht.get(next) == Some(&t) {
+            return Ok(near
+                .h
+                .get(next)
+                .map_or(Point::Absent, |h| Point::Histogram(Arc::clone(h))));
+        }
+        let Some(i) = next.checked_sub(1) else {
+            return Ok(Point::Absent);
+        };
+        let (Some(before), Some(&bt)) = (near.h.get(i), near.ht.get(i)) else {
+            return Ok(Point::Absent);
+        };
+        let (Some(after), Some(&at)) = (near.h.get(next), near.ht.get(next)) else {
+            let mut carried = Histogram::clone(before);
+            carried.reset_hint = koios_model::ResetHint::Unknown;
+            return Ok(Point::Histogram(Arc::new(carried)));
+        };
+        let both_gauges = [before, after]
+            .iter()
+            .all(|h| h.reset_hint == koios_model::ResetHint::Gauge);
+        let pair = [(bt, before.as_ref()), (at, after.as_ref())];
+        let mixed = interpolate_histograms(pair, t, !both_gauges, node.span, &mut self.annotations);
+        Ok(match mixed {
+            Some(h) => Point::Histogram(Arc::new(h)),
+            None => {
+                self.annotations
+                    .mixed_exponential_custom(labels.metric_name(), node.span);
+                Point::Absent
+            }
+        })
+    }
+}
+
+fn smooth_float(near: Samples<'_>, t: i64) -> Point {
+    let next = near.t.partition_point(|&st| st < t);
+    if near.t.get(next) == Some(&t) {
+        return near.v.get(next).map_or(Point::Absent, |&v| Point::Float(v));
+    }
+    let Some(i) = next.checked_sub(1) else {
+        return Point::Absent;
+    };
+    match (
+        near.t.get(i).zip(near.v.get(i)),
+        near.t.get(next).zip(near.v.get(next)),
+    ) {
+        (Some((&bt, &bv)), Some((&at, &av))) => Point::Float(interpolate((bt, bv), (at, av), t, false)),
+        (Some((_, &v)), None) => Point::Float(v),
+        (None, _) => Point::Absent,
+    }
+}
+
+/// One pass over a series' samples that fills one row.
+fn newest_within_lookback(
+    labels: &Labels,
+    columns: &Columns,
+    times: SelectTimes,
+    take: Take,
+) -> Result<Row, QueryError> {
+    let mut row = Row::new(labels.clone(), false, times.steps.count());
+    let timestamps = columns.timestamps();
+    let mut next = 0;
+    for i in 0..times.steps.count() {
+        let reference = times.reference(i);
+        while timestamps.get(next).is_some_and(|&t| t <= reference) {
+            next += 1;
+        }
+        let Some(newest) = next.checked_sub(1) else {
+            continue;
+        };
+        let Some(&t) = timestamps.get(newest) else {
+            continue;
+        };
+        if t <= reference.saturating_sub(times.lookback_ms) {
+            continue;
+        }
+        row.set(i, taken(labels, columns, newest, t, take)?);
+    }
+    Ok(row)
+}
+
+fn taken(labels: &Labels, columns: &Columns, i: usize, t: i64, take: Take) -> Result<Point, QueryError> {
+    let histogram = columns
+        .histograms()
+        .and_then(|h| h.get(i))
+        .and_then(Option::as_ref);
+    let value = columns.values().get(i).copied().unwrap_or_default();
+    let stale = histogram.map_or_else(|| is_stale(value), |h| is_stale(h.sum));
+    if stale {
+        return Ok(Point::Absent);
+    }
+    Ok(match (take, histogram) {
+        (Take::Value, Some(h)) => Point::Histogram(Arc::clone(h)),
+        (Take::Value, None) => Point::Float(value),
+        (Take::Time, _) => Point::Float(t as f64 / 1000.0),
+        (Take::InfoTime, None) => Point::Float(t as f64),
+        (Take::InfoTime, Some(_)) => {
+            return Err(QueryError::execution(format!(
+                "this should be an info metric, with float samples: {}",
+                labels
+            )));
+        }
+        (Take::Start, _) => {
+            let start = columns
+                .start_timestamps()
+                .and_then(|s| s.get(i))
+                .copied()
+                .unwrap_or(0);
+            Point::Float(start as f64 / 1000.0)
+        }
+    })
+}

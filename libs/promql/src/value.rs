@@ -1,0 +1,160 @@
+//! What a query answers.
+
+use std::sync::Arc;
+
+use koios_model::{Histogram, Labels};
+
+use crate::annotations::{AnnotationTexts, Annotations};
+use crate::ast::ValueType;
+use crate::context::QueryStats;
+use crate::queryable::Completeness;
+use crate::steps::Steps;
+
+/// A float or a histogram.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SampleValue {
+    /// A float.
+    Float(f64),
+    /// A native histogram.
+    Histogram(Arc<Histogram>),
+}
+
+/// One series at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VectorSample {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its value.
+    pub value: SampleValue,
+}
+
+/// One series over time: at each of the query's steps, or with the samples' own times.
+#[derive(Clone, Debug)]
+pub struct MatrixSeries {
+    /// Its labels.
+    pub labels: Labels,
+    pub(crate) points: Points,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Points {
+    /// One value per step, absent ones marked; histograms are empty or one slot per step.
+    Steps {
+        steps: Steps,
+        values: Vec<f64>,
+        histograms: Vec<Option<Arc<Histogram>>>,
+    },
+    /// Samples with their own times.
+    Samples {
+        timestamps: Vec<i64>,
+        values: Vec<f64>,
+        histogram_timestamps: Vec<i64>,
+        histograms: Vec<Arc<Histogram>>,
+    },
+}
+
+impl MatrixSeries {
+    /// The float samples, ascending in time (milliseconds).
+    pub fn floats(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
+        let (steps, timestamps, values) = match &self.points {
+            Points::Steps { steps, values, .. } => (Some(*steps), &[][..], values),
+            Points::Samples {
+                timestamps, values, ..
+            } => (None, timestamps.as_slice(), values),
+        };
+        values.iter().enumerate().filter_map(move |(i, &v)| match steps {
+            Some(steps) => (!crate::eval::is_absent(v)).then(|| (steps.at(i), v)),
+            None => timestamps.get(i).map(|&t| (t, v)),
+        })
+    }
+
+    /// The histogram samples, ascending in time (milliseconds).
+    pub fn histograms(&self) -> impl Iterator<Item = (i64, &Arc<Histogram>)> + '_ {
+        let of_steps = match &self.points {
+            Points::Steps {
+                steps, histograms, ..
+            } => Some(
+                histograms
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(i, h)| Some((steps.at(i), h.as_ref()?))),
+            ),
+            Points::Samples { .. } => None,
+        };
+        let of_samples = match &self.points {
+            Points::Samples {
+                histogram_timestamps,
+                histograms,
+                ..
+            } => Some(histogram_timestamps.iter().copied().zip(histograms)),
+            Points::Steps { .. } => None,
+        };
+        of_steps
+            .into_iter()
+            .flatten()
+            .chain(of_samples.into_iter().flatten())
+    }
+
+    /// How many samples there are.
+    pub fn len(&self) -> usize {
+        self.floats().count() + self.histograms().count()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.floats().next().is_none() && self.histograms().next().is_none()
+    }
+}
+
+/// The result of a query.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A number at a time (milliseconds).
+    Scalar(i64, f64),
+    /// A string at a time (milliseconds).
+    String(i64, String),
+    /// Series at the evaluation time; order means something only after `sort` and the like.
+    Vector(i64, Vec<VectorSample>),
+    /// Series over time, in label order.
+    Matrix(Vec<MatrixSeries>),
+}
+
+impl Value {
+    /// What kind of value it is.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Self::Scalar(..) => ValueType::Scalar,
+            Self::String(..) => ValueType::String,
+            Self::Vector(..) => ValueType::Vector,
+            Self::Matrix(_) => ValueType::Matrix,
+        }
+    }
+}
+
+/// A result with what goes with it.
+#[derive(Clone, Debug)]
+pub struct QueryOutput {
+    /// The result.
+    pub value: Value,
+    /// Whether it rests on all data there is.
+    pub completeness: Completeness,
+    /// What was noticed on the way.
+    pub annotations: Annotations,
+    /// What it cost.
+    pub stats: QueryStats,
+    pub(crate) query: Arc<str>,
+}
+
+impl QueryOutput {
+    /// Warnings and infos as text, with positions; a partial result comes with a warning.
+    pub fn annotation_texts(&self) -> AnnotationTexts {
+        let mut texts = self.annotations.render(&self.query);
+        if let Completeness::Partial { missing } = &self.completeness {
+            texts.warnings.insert(
+                0,
+                format!("result is incomplete, missing: {}", missing.join(", ")),
+            );
+        }
+        texts
+    }
+}
