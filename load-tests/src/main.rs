@@ -1,1 +1,172 @@
-fn main() {}
+//! Load generator, verifier, query benchmark and comparison with peers.
+//!
+//! **Data flow.** [`fleet`] computes any sample of a realistic fleet from a seed; `generate` sends it by remote write;
+//! `verify` reads it back and compares bit for bit; `queries` times queries; `compare` does all of that to Koios,
+//! Prometheus and VictoriaMetrics one after the other and prints them side by side.
+//!
+//! **Invariants.** The same seed gives the same samples, so a verifier needs nothing from the generator's run.
+//!
+//! **Deliberately absent.** Assertions on speed: figures are for people.
+//!
+//! **Failure behaviour.** A push that is not acknowledged is retried and counted; a missing or different sample ends
+//! `verify` with its series and time.
+#![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "load tests run in real time on the real machine"
+)]
+
+mod bench;
+mod compare;
+mod fleet;
+mod measure;
+mod send;
+mod verify;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Load tests of Koios and its peers.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The fleet whose metrics are sent.
+#[derive(Args, Clone, Debug)]
+struct FleetArgs {
+    /// Hosts, about 1,000 series each.
+    #[arg(long, default_value_t = 10)]
+    hosts: u32,
+    /// Scrapes of each series.
+    #[arg(long, default_value_t = 240)]
+    scrapes: u32,
+    /// Milliseconds between scrapes.
+    #[arg(long, default_value_t = 15_000)]
+    interval_ms: i64,
+    /// Time of the first scrape, milliseconds since the Unix epoch; so that the last is a minute ago when left out.
+    #[arg(long)]
+    start_ms: Option<i64>,
+    /// Decides every label, value and jitter.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends a fleet's samples by remote write.
+    Generate {
+        #[command(flatten)]
+        fleet: FleetArgs,
+        /// Remote-write URL.
+        #[arg(long, default_value = "http://127.0.0.1:9009/api/v1/push")]
+        url: String,
+        /// Tenant.
+        #[arg(long, default_value = "anonymous")]
+        tenant: String,
+        /// Requests in flight.
+        #[arg(long, default_value_t = 4)]
+        concurrency: usize,
+    },
+    /// Reads a fleet's samples back and checks that each is there exactly once, bit for bit.
+    Verify {
+        #[command(flatten)]
+        fleet: FleetArgs,
+        /// Base URL of the query API.
+        #[arg(long, default_value = "http://127.0.0.1:9009")]
+        url: String,
+        /// Tenant.
+        #[arg(long, default_value = "anonymous")]
+        tenant: String,
+    },
+    /// Times queries over a fleet's samples.
+    Queries {
+        #[command(flatten)]
+        fleet: FleetArgs,
+        /// Base URL of the query API.
+        #[arg(long, default_value = "http://127.0.0.1:9009")]
+        url: String,
+        /// Runs of each query; the median counts.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// Runs Koios, Prometheus and VictoriaMetrics one after the other on the same load and prints a table.
+    Compare {
+        #[command(flatten)]
+        fleet: FleetArgs,
+        /// The koios program.
+        #[arg(long, default_value = "target/release/koios")]
+        koios: PathBuf,
+        /// Requests in flight.
+        #[arg(long, default_value_t = 4)]
+        concurrency: usize,
+        /// Runs of each query; the median counts.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+}
+
+impl FleetArgs {
+    fn fleet(&self) -> fleet::Fleet {
+        let length = self.interval_ms * i64::from(self.scrapes);
+        let start_ms = self.start_ms.unwrap_or_else(|| {
+            let latest = measure::now_ms() - 60_000 - length;
+            latest - latest.rem_euclid(self.interval_ms)
+        });
+        fleet::Fleet {
+            hosts: self.hosts,
+            scrapes: self.scrapes,
+            interval_ms: self.interval_ms,
+            start_ms,
+            seed: self.seed,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Generate {
+            fleet,
+            url,
+            tenant,
+            concurrency,
+        } => {
+            let fleet = fleet.fleet();
+            let sent = send::send(&fleet, &url, &tenant, concurrency).await?;
+            println!(
+                "sent {} samples of {} series in {:.1} s ({:.0} samples/s), {} retries; start-ms {}",
+                sent.samples,
+                fleet.series_count(),
+                sent.seconds,
+                sent.samples as f64 / sent.seconds,
+                sent.retries,
+                fleet.start_ms
+            );
+        }
+        Command::Verify { fleet, url, tenant } => {
+            let checked = verify::verify(&fleet.fleet(), &url, &tenant).await?;
+            println!("verified {checked} samples: each is there exactly once, bit for bit");
+        }
+        Command::Queries { fleet, url, runs } => {
+            for timing in bench::run(&fleet.fleet(), &url, runs).await? {
+                println!(
+                    "{:<28} {:>9.2} ms  {} series",
+                    timing.name, timing.median_ms, timing.series
+                );
+            }
+        }
+        Command::Compare {
+            fleet,
+            koios,
+            concurrency,
+            runs,
+        } => {
+            compare::compare(&fleet.fleet(), &koios, concurrency, runs).await?;
+        }
+    }
+    Ok(())
+}
