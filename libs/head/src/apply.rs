@@ -1,7 +1,7 @@
 //! Applying a batch: resolve its series, then append its samples.
 
 use koios_model::merge::{sort_and_dedup, winner};
-use koios_model::{BatchColumns, Sample, TimeRange};
+use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
 use crate::head::Head;
 use crate::series::Found;
@@ -9,6 +9,8 @@ use crate::windows::{Added, NOTHING};
 
 /// Place of a series that could not be resolved.
 const SKIPPED: u32 = u32::MAX;
+/// Series whose memory is touched ahead at a time: few enough to stay in the first-level cache.
+const STRIP: usize = 128;
 
 /// What applying a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,26 +96,58 @@ impl Head {
             seen: NOTHING,
             lsn,
         };
-        for (s, &index) in batch.series().zip(indices) {
-            if index == SKIPPED {
-                continue;
-            }
-            let ascending = s.timestamps.windows(2).all(|w| w[0] <= w[1]);
-            if ascending {
-                let samples = s.timestamps.iter().zip(s.values).map(|(&t, &v)| Sample { t, v });
-                self.append_series(index, samples, &mut tally, applied);
-            } else {
-                let mut samples: Vec<Sample> = s
-                    .timestamps
-                    .iter()
-                    .zip(s.values)
-                    .map(|(&t, &v)| Sample { t, v })
-                    .collect();
-                samples.sort_by_key(|s| s.t);
-                self.append_series(index, samples.into_iter(), &mut tally, applied);
+        let mut series = batch.series();
+        for strip in indices.chunks(STRIP) {
+            self.touch(strip);
+            for (&index, s) in strip.iter().zip(series.by_ref()) {
+                if index != SKIPPED {
+                    self.append_batch_series(index, &s, &mut tally, applied);
+                }
             }
         }
         self.settle(&mut tally);
+    }
+
+    /// Reads what the appends of a strip will touch. The loads of each loop don't depend on each other, so the processor
+    /// waits for many at a time instead of for one after the other.
+    fn touch(&self, strip: &[u32]) {
+        let mut sum = 0u32;
+        for &index in strip {
+            sum ^= self
+                .series
+                .hot
+                .get(index as usize)
+                .map_or(0, |hot| u32::from(hot.count));
+        }
+        for &index in strip {
+            sum ^= self
+                .series
+                .hot
+                .get(index as usize)
+                .map_or(0, |hot| self.pool.touch(hot));
+        }
+        std::hint::black_box(sum);
+    }
+
+    fn append_batch_series(
+        &mut self,
+        index: u32,
+        series: &BatchSeries<'_>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        let samples = series
+            .timestamps
+            .iter()
+            .zip(series.values)
+            .map(|(&t, &v)| Sample { t, v });
+        if series.timestamps.windows(2).all(|w| w[0] <= w[1]) {
+            self.append_series(index, samples, tally, applied);
+        } else {
+            let mut samples: Vec<Sample> = samples.collect();
+            samples.sort_by_key(|s| s.t);
+            self.append_series(index, samples.into_iter(), tally, applied);
+        }
     }
 
     /// Appends what is later than the series' newest sample; the rest is late.

@@ -98,7 +98,10 @@ impl Head {
         if unranked * 8 <= all.len() {
             return;
         }
-        all.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
+        // Strings are compared once per symbol here, not once per pair of series.
+        let ranks = self.symbols.ranks();
+        let order = |x: u32, y: u32| ranks[x as usize].cmp(&ranks[y as usize]);
+        all.sort_unstable_by(|&a, &b| self.series.compare_labels(a, b, order));
         for (rank, index) in all.into_iter().enumerate() {
             self.series.ranks[index as usize] = rank as u32;
         }

@@ -184,6 +184,15 @@ impl Pool {
         &mut self.segments[id as usize / SEGMENT_BLOCKS][id as usize % SEGMENT_BLOCKS]
     }
 
+    /// Loads the block that the next append writes to, if there is one.
+    pub(crate) fn touch(&self, hot: &Hot) -> u32 {
+        if hot.count == 0 {
+            0
+        } else {
+            u32::from(self.block(hot.tail).used)
+        }
+    }
+
     fn allocate(&mut self) -> u32 {
         if self.free == NO_BLOCK {
             let base = (self.segments.len() * SEGMENT_BLOCKS) as u32;

@@ -1,5 +1,7 @@
 //! Series by dense index: identity, hot and cold state.
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 use hashbrown::HashTable;
 use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange, write_packed_pair};
@@ -252,25 +254,24 @@ impl SeriesTable {
     }
 
     /// Compares two series by label order.
-    pub(crate) fn compare(&self, a: u32, b: u32, symbols: &Symbols) -> std::cmp::Ordering {
+    pub(crate) fn compare(&self, a: u32, b: u32, symbols: &Symbols) -> Ordering {
         let (ra, rb) = (self.ranks[a as usize], self.ranks[b as usize]);
         if ra != UNRANKED && rb != UNRANKED {
             return ra.cmp(&rb);
         }
+        self.compare_labels(a, b, |x, y| symbols.resolve(x).cmp(symbols.resolve(y)))
+    }
+
+    /// Compares the labels of two series, given the order of different symbols.
+    pub(crate) fn compare_labels(&self, a: u32, b: u32, order: impl Fn(u32, u32) -> Ordering) -> Ordering {
         let (mut xs, mut ys) = (self.label_ids(a), self.label_ids(b));
+        let symbol = |x, y| if x == y { Ordering::Equal } else { order(x, y) };
         loop {
             let (x, y) = match (xs.next(), ys.next()) {
                 (Some(x), Some(y)) => (x, y),
                 (x, y) => return x.is_some().cmp(&y.is_some()),
             };
-            let order = |x: u32, y: u32| {
-                if x == y {
-                    std::cmp::Ordering::Equal
-                } else {
-                    symbols.resolve(x).cmp(symbols.resolve(y))
-                }
-            };
-            let o = order(x.name, y.name).then_with(|| order(x.value, y.value));
+            let o = symbol(x.name, y.name).then_with(|| symbol(x.value, y.value));
             if o.is_ne() {
                 return o;
             }

@@ -52,6 +52,17 @@ impl Symbols {
         self.strings.get(id as usize).map_or("", |s| s)
     }
 
+    /// The place of every symbol in string order, by id.
+    pub(crate) fn ranks(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = (0..self.strings.len() as u32).collect();
+        ids.sort_unstable_by(|&a, &b| self.resolve(a).cmp(self.resolve(b)));
+        let mut ranks = vec![0; ids.len()];
+        for (rank, id) in ids.into_iter().enumerate() {
+            ranks[id as usize] = rank as u32;
+        }
+        ranks
+    }
+
     /// Notes one more use.
     pub(crate) fn acquire(&mut self, id: u32) {
         self.uses[id as usize] += 1;

@@ -155,7 +155,7 @@ fn later_admitted_metadata_wins_in_any_order() {
 #[test]
 fn memory_per_series_stays_small() {
     let mut head = Head::new(HeadOptions::default());
-    let count = 5_000u32;
+    let count = 1_500u32;
     for k in 0..120i64 {
         let mut b = BatchColumns::default();
         for i in 0..count {
