@@ -15,7 +15,7 @@ const NO_BODY: &[u8] = b"\r\ncontent-length: 0\r\n";
 const BARE_BYTES_MAX: usize = 256;
 const WITH_BODY: &[u8] =
     b"HTTP/1.1 414 URI Too Long\r\ncontent-type: application/json\r\nconnection: close\r\n\
-    content-length: 87\r\n\r\n\
+    content-length: 89\r\n\r\n\
     {\"status\":\"error\",\"errorType\":\"bad_data\",\"error\":\"URI too long (limit: 65534); use POST\"}";
 
 fn is_bare(answer: &[u8]) -> bool {

@@ -14,8 +14,10 @@
 //! (I12).
 
 pub mod batch;
+pub mod compression;
 mod error;
 pub mod grpc;
+pub mod remote_write;
 mod service;
 
 pub use batch::{Batch, BatchError, BatchHeader};

@@ -1,0 +1,298 @@
+//! Remote write 1.0 and 2.0, decoded by hand: borrowed from the request, series by series, without an allocation per
+//! label.
+//!
+//! [`decode`] walks the message once and hands every series to a [`Sink`] while its parts lie in scratch space that the
+//! next series overwrites; nothing of the request's size is ever held beside the request itself (I12).
+//! **Source**: Prometheus `prompb/types.proto`, `prompb/io/prometheus/write/v2/types.proto`.
+
+mod histogram;
+mod reader;
+mod v1;
+mod v2;
+
+pub use histogram::HistogramFault;
+
+use koios_model::Sample;
+
+/// Which message a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// `prometheus.WriteRequest`.
+    V1,
+    /// `io.prometheus.write.v2.Request`.
+    V2,
+}
+
+/// Bounds of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeLimits {
+    /// Most series, and most metadata entries.
+    pub series: usize,
+    /// Most samples, histograms included.
+    pub samples: usize,
+    /// Labels of one series kept for the sink; further ones are only counted.
+    pub labels_per_series: usize,
+}
+
+/// Why bytes are no such message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A field reaches beyond the end of its message.
+    #[error("invalid protobuf: unexpected end at byte {at}")]
+    UnexpectedEnd {
+        /// Where the bytes end.
+        at: usize,
+    },
+    /// A number longer than 64 bits.
+    #[error("invalid protobuf: number too long at byte {at}")]
+    NumberTooLong {
+        /// Where it starts.
+        at: usize,
+    },
+    /// A tag that no message can have.
+    #[error("invalid protobuf: wrong tag {tag} at byte {at}")]
+    Tag {
+        /// The tag.
+        tag: u64,
+        /// Where it stands.
+        at: usize,
+    },
+    /// A known field of another type.
+    #[error("invalid protobuf: field {field} has wire type {wire_type} at byte {at}")]
+    WireType {
+        /// The field's number.
+        field: u32,
+        /// As sent.
+        wire_type: u8,
+        /// Where it stands.
+        at: usize,
+    },
+    /// Groups in groups, or more unknown fields than any sender has reason for.
+    #[error("invalid protobuf: nesting too deep or too many unknown fields at byte {at}")]
+    TooDeep {
+        /// Where it got too much.
+        at: usize,
+    },
+    /// The symbol table does not start with the empty string.
+    #[error("invalid symbol table: symbols[0] must be the empty string, is {len} bytes long")]
+    FirstSymbol {
+        /// Its length.
+        len: usize,
+    },
+    /// More symbols than [`DecodeLimits`] could ever need.
+    #[error("too many symbols in request (limit: {limit})")]
+    TooManySymbols {
+        /// The limit.
+        limit: usize,
+    },
+    /// More series than allowed.
+    #[error("too many series in request (limit: {limit})")]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
+    },
+    /// More samples than allowed.
+    #[error("too many samples in request (limit: {limit})")]
+    TooManySamples {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// What is wrong with one series, so that it cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeriesFault {
+    /// A reference beyond the symbol table.
+    #[error("symbol reference {reference} out of range ({symbols} symbols)")]
+    SymbolOutOfRange {
+        /// As sent.
+        reference: u64,
+        /// How many symbols there are.
+        symbols: usize,
+    },
+    /// Labels come in pairs.
+    #[error("odd number of label references ({count})")]
+    OddReferences {
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// A label's bytes as sent.
+pub type RawLabel<'a> = (&'a [u8], &'a [u8]);
+
+/// One series as sent; valid until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct RawSeries<'a, 's> {
+    /// In the order sent; at most [`DecodeLimits::labels_per_series`] of them.
+    pub labels: &'s [RawLabel<'a>],
+    /// How many labels were sent.
+    pub label_count: usize,
+    /// In the order sent.
+    pub samples: &'s [Sample],
+    /// How many native histograms were sent.
+    pub histograms: usize,
+    /// What is wrong with the first wrong one.
+    pub histogram_fault: Option<&'s HistogramFault>,
+    /// How many exemplars were sent.
+    pub exemplars: usize,
+    /// Metadata, which remote write 2.0 sends with each series.
+    pub metadata: Option<RawMetadata<'a>>,
+    /// Why the series cannot be taken at all.
+    pub fault: Option<&'s SeriesFault>,
+}
+
+/// Metadata as sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RawMetadata<'a> {
+    /// The metric; empty when it is the series' own.
+    pub metric: &'a [u8],
+    /// The type in Prometheus' words.
+    pub kind: &'static str,
+    /// The help text.
+    pub help: &'a [u8],
+    /// The unit.
+    pub unit: &'a [u8],
+}
+
+/// Takes what [`decode`] finds.
+pub trait Sink<'a> {
+    /// A series.
+    fn series(&mut self, series: RawSeries<'a, '_>);
+
+    /// Metadata of a metric.
+    fn metadata(&mut self, metadata: RawMetadata<'a>);
+}
+
+/// Decodes a decompressed request.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are no such message or exceed the limits. The sink may have been handed series before
+/// that; its owner must throw them away.
+pub fn decode<'a>(
+    version: Version,
+    bytes: &'a [u8],
+    limits: DecodeLimits,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
+    match version {
+        Version::V1 => v1::decode(bytes, limits, sink),
+        Version::V2 => v2::decode(bytes, limits, sink),
+    }
+}
+
+/// The words for the metadata types, which both versions number alike.
+fn kind_word(kind: u64) -> &'static str {
+    match kind {
+        1 => "counter",
+        2 => "gauge",
+        3 => "histogram",
+        4 => "gaugehistogram",
+        5 => "summary",
+        6 => "info",
+        7 => "stateset",
+        _ => "unknown",
+    }
+}
+
+/// The parts of one series while it is decoded, and what has been counted so far.
+struct Scratch<'a> {
+    limits: DecodeLimits,
+    series_seen: usize,
+    samples_seen: usize,
+    labels: Vec<RawLabel<'a>>,
+    label_count: usize,
+    samples: Vec<Sample>,
+    histograms: usize,
+    histogram_fault: Option<HistogramFault>,
+    histogram: histogram::Scratch,
+    exemplars: usize,
+    metadata: Option<RawMetadata<'a>>,
+    fault: Option<SeriesFault>,
+}
+
+impl<'a> Scratch<'a> {
+    fn new(limits: DecodeLimits) -> Self {
+        Self {
+            limits,
+            series_seen: 0,
+            samples_seen: 0,
+            labels: Vec::new(),
+            label_count: 0,
+            samples: Vec::new(),
+            histograms: 0,
+            histogram_fault: None,
+            histogram: histogram::Scratch::default(),
+            exemplars: 0,
+            metadata: None,
+            fault: None,
+        }
+    }
+
+    fn start_series(&mut self) -> Result<(), DecodeError> {
+        self.series_seen += 1;
+        if self.series_seen > self.limits.series {
+            let limit = self.limits.series;
+            return Err(DecodeError::TooManySeries { limit });
+        }
+        self.labels.clear();
+        self.label_count = 0;
+        self.samples.clear();
+        self.histograms = 0;
+        self.histogram_fault = None;
+        self.exemplars = 0;
+        self.metadata = None;
+        self.fault = None;
+        Ok(())
+    }
+
+    fn push_label(&mut self, label: RawLabel<'a>) {
+        self.label_count += 1;
+        if self.labels.len() < self.limits.labels_per_series {
+            self.labels.push(label);
+        }
+    }
+
+    fn push_sample(&mut self, sample: Sample) -> Result<(), DecodeError> {
+        self.count_sample()?;
+        self.samples.push(sample);
+        Ok(())
+    }
+
+    /// Decodes and checks a native histogram, of which only the verdict is kept.
+    fn push_histogram(&mut self, message: reader::Reader<'a>) -> Result<(), DecodeError> {
+        self.count_sample()?;
+        self.histograms += 1;
+        self.histogram.decode(message)?;
+        if self.histogram_fault.is_none() {
+            self.histogram_fault = self.histogram.check().err();
+        }
+        Ok(())
+    }
+
+    fn count_sample(&mut self) -> Result<(), DecodeError> {
+        self.samples_seen += 1;
+        if self.samples_seen > self.limits.samples {
+            let limit = self.limits.samples;
+            return Err(DecodeError::TooManySamples { limit });
+        }
+        Ok(())
+    }
+
+    fn raw(&self) -> RawSeries<'a, '_> {
+        RawSeries {
+            labels: &self.labels,
+            label_count: self.label_count,
+            samples: &self.samples,
+            histograms: self.histograms,
+            histogram_fault: self.histogram_fault.as_ref(),
+            exemplars: self.exemplars,
+            metadata: self.metadata,
+            fault: self.fault.as_ref(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "remote_write/remote_write_test.rs"]
+mod tests;

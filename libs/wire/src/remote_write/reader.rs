@@ -1,0 +1,200 @@
+//! Protobuf's wire format, read in place.
+
+use super::DecodeError;
+
+/// Deepest nesting of unknown groups.
+const GROUP_DEPTH_MAX: usize = 32;
+/// Most unknown fields in one message and its parts.
+const UNKNOWN_FIELDS_MAX: usize = 1 << 16;
+
+pub(super) const VARINT: u8 = 0;
+pub(super) const FIXED64: u8 = 1;
+pub(super) const BYTES: u8 = 2;
+const GROUP_START: u8 = 3;
+const GROUP_END: u8 = 4;
+const FIXED32: u8 = 5;
+
+/// A cursor over one message within the request; offsets count from the request's start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    end: usize,
+    unknown_left: usize,
+}
+
+/// A field's number and wire type.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tag {
+    pub(super) field: u32,
+    pub(super) wire_type: u8,
+    at: usize,
+}
+
+impl Tag {
+    /// Whether it is of the type it must be.
+    pub(super) fn expect(self, wire_type: u8) -> Result<(), DecodeError> {
+        if self.wire_type == wire_type {
+            return Ok(());
+        }
+        Err(DecodeError::WireType {
+            field: self.field,
+            wire_type: self.wire_type,
+            at: self.at,
+        })
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Over a whole request.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            at: 0,
+            end: bytes.len(),
+            unknown_left: UNKNOWN_FIELDS_MAX,
+        }
+    }
+
+    /// Whether the message has ended.
+    #[inline]
+    pub(super) fn done(&self) -> bool {
+        self.at >= self.end
+    }
+
+    fn short(&self) -> DecodeError {
+        DecodeError::UnexpectedEnd { at: self.end }
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Result<u8, DecodeError> {
+        if self.at >= self.end {
+            return Err(self.short());
+        }
+        let byte = self.bytes.get(self.at).copied().ok_or_else(|| self.short())?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    /// A number of at most ten bytes.
+    #[inline]
+    pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
+        let at = self.at;
+        let first = self.byte()?;
+        if first < 0x80 {
+            return Ok(u64::from(first));
+        }
+        let mut value = u64::from(first & 0x7f);
+        for shift in (7..70).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(DecodeError::NumberTooLong { at })
+    }
+
+    fn take(&mut self, len: u64) -> Result<&'a [u8], DecodeError> {
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| self.at.checked_add(len))
+            .filter(|end| *end <= self.end)
+            .ok_or_else(|| self.short())?;
+        let taken = self.bytes.get(self.at..end).ok_or_else(|| self.short())?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// A string or bytes field's content.
+    #[inline]
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.varint()?;
+        self.take(len)
+    }
+
+    /// A message field's content as a reader of its own.
+    #[inline]
+    pub(super) fn message(&mut self) -> Result<Self, DecodeError> {
+        let content = self.bytes()?;
+        Ok(Self {
+            bytes: self.bytes,
+            at: self.at - content.len(),
+            end: self.at,
+            unknown_left: self.unknown_left,
+        })
+    }
+
+    /// A double.
+    #[inline]
+    pub(super) fn double(&mut self) -> Result<f64, DecodeError> {
+        let bytes = self.take(8)?;
+        let bits = bytes.try_into().map_err(|_| self.short())?;
+        Ok(f64::from_bits(u64::from_le_bytes(bits)))
+    }
+
+    /// The next field's tag.
+    #[inline]
+    pub(super) fn tag(&mut self) -> Result<Tag, DecodeError> {
+        let at = self.at;
+        let tag = self.varint()?;
+        let wire_type = (tag & 7) as u8;
+        match u32::try_from(tag >> 3) {
+            Ok(field) if field > 0 && wire_type <= FIXED32 => Ok(Tag { field, wire_type, at }),
+            _ => Err(DecodeError::Tag { tag, at }),
+        }
+    }
+
+    /// Calls `each` for every number of a repeated field, packed or not.
+    pub(super) fn numbers(
+        &mut self,
+        tag: Tag,
+        unpacked: u8,
+        mut each: impl FnMut(&mut Self) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        if tag.wire_type != BYTES {
+            tag.expect(unpacked)?;
+            return each(self);
+        }
+        let mut packed = self.message()?;
+        while !packed.done() {
+            each(&mut packed)?;
+        }
+        Ok(())
+    }
+
+    /// Passes over a field that this version does not know.
+    pub(super) fn skip(&mut self, tag: Tag) -> Result<(), DecodeError> {
+        let (mut tag, mut depth) = (tag, 0usize);
+        loop {
+            self.unknown_left = self
+                .unknown_left
+                .checked_sub(1)
+                .ok_or(DecodeError::TooDeep { at: tag.at })?;
+            match tag.wire_type {
+                VARINT => drop(self.varint()?),
+                FIXED64 => drop(self.take(8)?),
+                BYTES => drop(self.bytes()?),
+                FIXED32 => drop(self.take(4)?),
+                GROUP_START if depth == GROUP_DEPTH_MAX => return Err(DecodeError::TooDeep { at: tag.at }),
+                GROUP_START => depth += 1,
+                GROUP_END => {
+                    depth = depth.checked_sub(1).ok_or(DecodeError::Tag {
+                        tag: u64::from(tag.field) << 3 | u64::from(GROUP_END),
+                        at: tag.at,
+                    })?;
+                }
+                _ => return Err(DecodeError::TooDeep { at: tag.at }),
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+            tag = self.tag()?;
+        }
+    }
+}
+
+/// Undoes protobuf's zigzag of signed numbers.
+pub(super) fn unzigzag(n: u64) -> i64 {
+    (n >> 1) as i64 ^ -((n & 1) as i64)
+}

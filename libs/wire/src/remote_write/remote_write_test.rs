@@ -1,0 +1,422 @@
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::*;
+use crate::pb::prometheus as pb;
+
+const LIMITS: DecodeLimits = DecodeLimits {
+    series: 1000,
+    samples: 1000,
+    labels_per_series: 64,
+};
+
+/// What a sink was handed, owned.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    series: Vec<SeenSeries>,
+    metadata: Vec<(Vec<u8>, &'static str, Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct SeenSeries {
+    labels: Vec<(Vec<u8>, Vec<u8>)>,
+    label_count: usize,
+    samples: Vec<Sample>,
+    histograms: usize,
+    histogram_fault: Option<String>,
+    exemplars: usize,
+    fault: Option<String>,
+    help: Option<Vec<u8>>,
+}
+
+impl<'a> Sink<'a> for Seen {
+    fn series(&mut self, s: RawSeries<'a, '_>) {
+        self.series.push(SeenSeries {
+            labels: s.labels.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
+            label_count: s.label_count,
+            samples: s.samples.to_vec(),
+            histograms: s.histograms,
+            histogram_fault: s.histogram_fault.map(ToString::to_string),
+            exemplars: s.exemplars,
+            fault: s.fault.map(ToString::to_string),
+            help: s.metadata.map(|m| m.help.to_vec()),
+        });
+    }
+
+    fn metadata(&mut self, m: RawMetadata<'a>) {
+        self.metadata
+            .push((m.metric.to_vec(), m.kind, m.help.to_vec(), m.unit.to_vec()));
+    }
+}
+
+fn see(version: Version, bytes: &[u8]) -> Result<Seen, DecodeError> {
+    let mut seen = Seen::default();
+    decode(version, bytes, LIMITS, &mut seen).map(|()| seen)
+}
+
+fn varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+/// A message written field by field.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn number(mut self, field: u32, n: u64) -> Self {
+        varint(&mut self.0, u64::from(field) << 3);
+        varint(&mut self.0, n);
+        self
+    }
+
+    fn signed(self, field: u32, n: i64) -> Self {
+        self.number(field, ((n << 1) ^ (n >> 63)) as u64)
+    }
+
+    fn double(mut self, field: u32, v: f64) -> Self {
+        varint(&mut self.0, u64::from(field) << 3 | 1);
+        self.0.extend_from_slice(&v.to_le_bytes());
+        self
+    }
+
+    fn bytes(mut self, field: u32, b: impl AsRef<[u8]>) -> Self {
+        varint(&mut self.0, u64::from(field) << 3 | 2);
+        varint(&mut self.0, b.as_ref().len() as u64);
+        self.0.extend_from_slice(b.as_ref());
+        self
+    }
+
+    fn message(self, field: u32, m: Message) -> Self {
+        self.bytes(field, m.0)
+    }
+
+    fn packed(self, field: u32, numbers: &[u64]) -> Self {
+        let mut packed = Vec::new();
+        numbers.iter().for_each(|n| varint(&mut packed, *n));
+        self.bytes(field, packed)
+    }
+
+    fn deltas(self, field: u32, deltas: &[i64]) -> Self {
+        let zigzag: Vec<u64> = deltas.iter().map(|d| ((d << 1) ^ (d >> 63)) as u64).collect();
+        self.packed(field, &zigzag)
+    }
+
+    fn span(self, field: u32, offset: i64, length: u64) -> Self {
+        self.message(field, Message::default().signed(1, offset).number(2, length))
+    }
+}
+
+fn any_request() -> impl Strategy<Value = pb::WriteRequest> {
+    let label = ("[a-z_]{0,8}", "\\PC{0,8}").prop_map(|(name, value)| pb::Label { name, value });
+    let sample = (any::<u64>(), any::<i64>()).prop_map(|(bits, timestamp)| pb::Sample {
+        value: f64::from_bits(bits),
+        timestamp,
+    });
+    let series = (
+        proptest::collection::vec(label, 0..6),
+        proptest::collection::vec(sample, 0..6),
+    )
+        .prop_map(|(labels, samples)| pb::TimeSeries { labels, samples });
+    let metadata = (0i32..8, "[a-z]{0,6}", "\\PC{0,8}", "[a-z]{0,4}").prop_map(
+        |(r#type, metric_family_name, help, unit)| pb::MetricMetadata {
+            r#type,
+            metric_family_name,
+            help,
+            unit,
+        },
+    );
+    (
+        proptest::collection::vec(series, 0..6),
+        proptest::collection::vec(metadata, 0..4),
+    )
+        .prop_map(|(timeseries, metadata)| pb::WriteRequest { timeseries, metadata })
+}
+
+fn expected(request: &pb::WriteRequest) -> Seen {
+    let series = |s: &pb::TimeSeries| SeenSeries {
+        labels: s
+            .labels
+            .iter()
+            .map(|l| (l.name.clone().into_bytes(), l.value.clone().into_bytes()))
+            .collect(),
+        label_count: s.labels.len(),
+        samples: s
+            .samples
+            .iter()
+            .map(|s| Sample {
+                t: s.timestamp,
+                v: s.value,
+            })
+            .collect(),
+        ..SeenSeries::default()
+    };
+    let metadata = |m: &pb::MetricMetadata| {
+        let text = |s: &String| s.clone().into_bytes();
+        let kind = kind_word(m.r#type as u64);
+        (text(&m.metric_family_name), kind, text(&m.help), text(&m.unit))
+    };
+    Seen {
+        series: request.timeseries.iter().map(series).collect(),
+        metadata: request.metadata.iter().map(metadata).collect(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_generated_decoder(request in any_request()) {
+        prop_assert_eq!(see(Version::V1, &request.encode_to_vec()).unwrap(), expected(&request));
+    }
+
+    #[test]
+    fn i12_random_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = see(Version::V1, &bytes);
+        let _ = see(Version::V2, &bytes);
+    }
+
+    #[test]
+    fn i12_a_damaged_request_is_decoded_or_refused(request in any_request(), at: prop::sample::Index, byte: u8) {
+        let mut bytes = request.encode_to_vec();
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = see(Version::V1, &bytes);
+            let _ = see(Version::V2, &bytes);
+            let _ = see(Version::V1, &bytes[..at]);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_passed_over(request in any_request(), field in 100u32..2000, n: u64) {
+        let extra = Message::default().number(field, n).bytes(field + 1, "x").double(field + 2, 1.0).0;
+        let mut bytes = extra.clone();
+        bytes.extend(request.encode_to_vec());
+        bytes.extend(extra);
+        prop_assert_eq!(see(Version::V1, &bytes).unwrap(), expected(&request));
+    }
+}
+
+#[test]
+fn a_truncated_request_names_its_end() {
+    let series = Message::default().message(1, Message::default().bytes(1, "a").bytes(2, "b"));
+    let request = Message::default().message(1, series).0;
+    for end in 1..request.len() {
+        let error = see(Version::V1, &request[..end]).unwrap_err().to_string();
+        assert_eq!(error, format!("invalid protobuf: unexpected end at byte {end}"));
+    }
+}
+
+#[test]
+fn i12_nested_groups_and_floods_of_unknown_fields_are_refused() {
+    // Field 9, wire type 3, ten million times.
+    let groups = vec![9 << 3 | 3; 10_000_000];
+    // Field 9, wire type 0, value 0.
+    let unknown = [9 << 3, 0].repeat(5_000_000);
+    for bytes in [groups, unknown] {
+        for version in [Version::V1, Version::V2] {
+            let error = see(version, &bytes).unwrap_err().to_string();
+            assert!(error.starts_with("invalid protobuf: nesting too deep"), "{error}");
+        }
+    }
+    // A group that ends is passed over.
+    assert_eq!(
+        see(Version::V1, &[9 << 3 | 3, 8 << 3, 1, 9 << 3 | 4]),
+        Ok(Seen::default())
+    );
+    assert!(see(Version::V1, &[9 << 3 | 4]).is_err());
+}
+
+#[test]
+fn i12_counts_are_bounded() {
+    let empty_series = [1 << 3 | 2, 0].repeat(1001);
+    assert_eq!(
+        see(Version::V1, &empty_series).unwrap_err().to_string(),
+        "too many series in request (limit: 1000)"
+    );
+    let samples = Message::default().bytes(1, [2 << 3 | 2, 0].repeat(1001)).0;
+    assert_eq!(
+        see(Version::V1, &samples).unwrap_err().to_string(),
+        "too many samples in request (limit: 1000)"
+    );
+    let labels = Message::default().bytes(1, [1 << 3 | 2, 0].repeat(10_000)).0;
+    let seen = see(Version::V1, &labels).unwrap();
+    assert_eq!(
+        (seen.series[0].labels.len(), seen.series[0].label_count),
+        (64, 10_000)
+    );
+    let symbols = [4 << 3 | 2, 0].repeat(16_001);
+    assert_eq!(
+        see(Version::V2, &symbols).unwrap_err().to_string(),
+        "too many symbols in request (limit: 16000)"
+    );
+}
+
+fn v2(symbols: &[&str], series: Message) -> Vec<u8> {
+    // The series first: fields may come in any order.
+    let start = Message::default().message(5, series);
+    symbols.iter().fold(start, |m, s| m.bytes(4, s)).0
+}
+
+#[test]
+fn version_2_resolves_symbols() {
+    let series = Message::default()
+        .packed(1, &[1, 2])
+        .number(1, 3)
+        .number(1, 4)
+        .message(2, Message::default().double(1, 2.5).number(2, 77).number(3, 1))
+        .message(4, Message::default())
+        .message(5, Message::default().number(1, 1).number(3, 4));
+    let seen = see(Version::V2, &v2(&["", "__name__", "up", "job", "node"], series)).unwrap();
+    let text = |s: &str| s.as_bytes().to_vec();
+    assert_eq!(
+        seen.series,
+        [SeenSeries {
+            labels: vec![(text("__name__"), text("up")), (text("job"), text("node"))],
+            label_count: 2,
+            samples: vec![Sample { t: 77, v: 2.5 }],
+            exemplars: 1,
+            help: Some(text("node")),
+            ..SeenSeries::default()
+        }]
+    );
+}
+
+#[test]
+fn version_2_names_wrong_references() {
+    let refs = |refs: &[u64]| v2(&["", "a", "b", "c"], Message::default().packed(1, refs));
+    let fault = |bytes: &[u8]| see(Version::V2, bytes).unwrap().series[0].fault.clone().unwrap();
+    assert_eq!(
+        fault(&refs(&[1, 7])),
+        "symbol reference 7 out of range (4 symbols)"
+    );
+    assert_eq!(fault(&refs(&[1, 2, 3])), "odd number of label references (3)");
+    let bad_help = Message::default().message(5, Message::default().number(3, 9));
+    assert_eq!(
+        fault(&v2(&[""], bad_help)),
+        "symbol reference 9 out of range (1 symbols)"
+    );
+    let first = see(Version::V2, &v2(&["x"], Message::default()))
+        .unwrap_err()
+        .to_string();
+    assert!(first.starts_with("invalid symbol table: symbols[0]"), "{first}");
+}
+
+/// One observation in a positive bucket and two in the zero bucket.
+fn good_integer() -> Message {
+    Message::default()
+        .number(1, 3)
+        .double(3, 1.5)
+        .signed(4, 3)
+        .double(5, 0.001)
+        .number(6, 2)
+        .span(11, -2, 1)
+        .deltas(12, &[1])
+        .number(15, 1_000)
+}
+
+fn verdict(histogram: Message) -> Option<String> {
+    let v1 = Message::default().message(1, Message::default().message(4, Message(histogram.0.clone())));
+    let v2 = Message::default()
+        .bytes(4, "")
+        .message(5, Message::default().message(3, histogram));
+    let first = see(Version::V1, &v1.0).unwrap();
+    let second = see(Version::V2, &v2.0).unwrap();
+    assert_eq!(first.series[0].histogram_fault, second.series[0].histogram_fault);
+    assert_eq!((first.series[0].histograms, second.series[0].histograms), (1, 1));
+    first.series[0].histogram_fault.clone()
+}
+
+#[test]
+fn good_histograms_have_no_fault() {
+    assert_eq!(verdict(good_integer()), None);
+    let float = Message::default()
+        .double(2, 1.5)
+        .double(3, 0.0)
+        .double(7, 0.5)
+        .span(11, 0, 2)
+        .bytes(13, [0.25f64, 0.75].map(f64::to_le_bytes).concat());
+    assert_eq!(verdict(float), None);
+    let custom = Message::default()
+        .number(1, 3)
+        .signed(4, -53)
+        .span(11, 0, 3)
+        .deltas(12, &[1, 0, 0])
+        .bytes(16, [0.5f64, 1.0].map(f64::to_le_bytes).concat());
+    assert_eq!(verdict(custom), None);
+    let nan_observed = Message::default().number(1, 9).double(3, f64::NAN).number(6, 2);
+    assert_eq!(verdict(nan_observed), None);
+}
+
+#[test]
+fn bad_histograms_are_named() {
+    let bounds = |b: &[f64]| b.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>();
+    let custom = |b: &[f64]| Message::default().signed(4, -53).bytes(16, bounds(b));
+    for (histogram, want) in [
+        (good_integer().signed(4, 99), "schema 99 is unknown"),
+        (
+            good_integer().number(1, 4),
+            "3 observations in buckets, but the count is 4",
+        ),
+        (
+            good_integer().span(11, 0, i32::MAX as u64),
+            "positive spans need 2147483648 buckets, have 1",
+        ),
+        (
+            good_integer().span(11, -1, 0),
+            "positive span number 2 has a negative offset -1",
+        ),
+        (
+            good_integer().span(8, 0, 2).deltas(9, &[1, -3]),
+            "negative bucket number 2 has a count of -2",
+        ),
+        (
+            good_integer().span(8, 0, 2).deltas(9, &[i64::MAX, 1]),
+            "negative bucket number 2 overflows",
+        ),
+        (good_integer().double(5, f64::NAN), "zero threshold is NaN"),
+        (
+            good_integer().bytes(16, bounds(&[1.0])),
+            "schema 3 allows no custom bounds",
+        ),
+        (Message::default().double(2, -1.0), "but the count is -1"),
+        (
+            Message::default().double(2, 1.0).double(7, -1.0),
+            "zero bucket has a count of -1",
+        ),
+        (
+            Message::default()
+                .double(2, 1.0)
+                .span(11, 0, 1)
+                .double(13, f64::NAN),
+            "positive bucket number 1 has a count of NaN",
+        ),
+        (
+            Message::default().deltas(12, &[0; 5000]),
+            "more than 4096 buckets or spans",
+        ),
+        (
+            custom(&[1.0, 1.0]),
+            "custom bounds must be strictly increasing, bound number 2 is 1",
+        ),
+        (custom(&[2.0, 1.0]), "custom bounds must be strictly increasing"),
+        (custom(&[f64::NAN]), "custom bounds must be strictly increasing"),
+        (
+            custom(&[1.0, f64::INFINITY]),
+            "custom bounds must be strictly increasing",
+        ),
+        (custom(&[1.0]).number(6, 1), "custom buckets allow no zero bucket"),
+        (
+            custom(&[1.0]).span(11, 0, 3),
+            "spans reach bucket 3 of 1 custom bounds",
+        ),
+    ] {
+        let got = verdict(histogram).unwrap_or_default();
+        assert!(
+            got.starts_with("invalid native histogram: ") && got.contains(want),
+            "{want}: {got}"
+        );
+    }
+}

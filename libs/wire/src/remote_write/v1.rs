@@ -1,0 +1,142 @@
+//! `prometheus.WriteRequest`.
+
+use koios_model::Sample;
+
+use super::reader::{BYTES, FIXED64, Reader, VARINT};
+use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, Sink, kind_word};
+
+const REQUEST_TIMESERIES: u32 = 1;
+const REQUEST_METADATA: u32 = 3;
+
+const SERIES_LABELS: u32 = 1;
+const SERIES_SAMPLES: u32 = 2;
+const SERIES_EXEMPLARS: u32 = 3;
+const SERIES_HISTOGRAMS: u32 = 4;
+
+pub(super) fn decode<'a>(
+    bytes: &'a [u8],
+    limits: DecodeLimits,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
+    let mut request = Reader::new(bytes);
+    let mut scratch = Scratch::new(limits);
+    let mut metadata_seen = 0usize;
+    while !request.done() {
+        let tag = request.tag()?;
+        match tag.field {
+            REQUEST_TIMESERIES => {
+                tag.expect(BYTES)?;
+                let message = request.message()?;
+                scratch.start_series()?;
+                series(message, &mut scratch)?;
+                sink.series(scratch.raw());
+            }
+            REQUEST_METADATA => {
+                tag.expect(BYTES)?;
+                metadata_seen += 1;
+                if metadata_seen > limits.series {
+                    return Err(DecodeError::TooManySeries { limit: limits.series });
+                }
+                sink.metadata(metadata(request.message()?)?);
+            }
+            _ => request.skip(tag)?,
+        }
+    }
+    Ok(())
+}
+
+fn series<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), DecodeError> {
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            SERIES_LABELS => {
+                tag.expect(BYTES)?;
+                scratch.push_label(label(message.message()?)?);
+            }
+            SERIES_SAMPLES => {
+                tag.expect(BYTES)?;
+                scratch.push_sample(sample(message.message()?)?)?;
+            }
+            SERIES_EXEMPLARS => {
+                tag.expect(BYTES)?;
+                message.bytes()?;
+                scratch.exemplars += 1;
+            }
+            SERIES_HISTOGRAMS => {
+                tag.expect(BYTES)?;
+                scratch.push_histogram(message.message()?)?;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    Ok(())
+}
+
+fn label<'a>(mut message: Reader<'a>) -> Result<RawLabel<'a>, DecodeError> {
+    let (mut name, mut value): (&[u8], &[u8]) = (&[], &[]);
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => {
+                tag.expect(BYTES)?;
+                name = message.bytes()?;
+            }
+            2 => {
+                tag.expect(BYTES)?;
+                value = message.bytes()?;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    Ok((name, value))
+}
+
+/// A sample; remote write 2.0 has the same fields and a start timestamp, which is passed over.
+pub(super) fn sample(mut message: Reader<'_>) -> Result<Sample, DecodeError> {
+    let mut sample = Sample { t: 0, v: 0.0 };
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => {
+                tag.expect(FIXED64)?;
+                sample.v = message.double()?;
+            }
+            2 => {
+                tag.expect(VARINT)?;
+                sample.t = message.varint()? as i64;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    Ok(sample)
+}
+
+fn metadata<'a>(mut message: Reader<'a>) -> Result<RawMetadata<'a>, DecodeError> {
+    let mut out = RawMetadata {
+        kind: kind_word(0),
+        ..RawMetadata::default()
+    };
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => {
+                tag.expect(VARINT)?;
+                out.kind = kind_word(message.varint()?);
+            }
+            2 => {
+                tag.expect(BYTES)?;
+                out.metric = message.bytes()?;
+            }
+            4 => {
+                tag.expect(BYTES)?;
+                out.help = message.bytes()?;
+            }
+            5 => {
+                tag.expect(BYTES)?;
+                out.unit = message.bytes()?;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    Ok(out)
+}

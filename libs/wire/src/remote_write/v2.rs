@@ -1,0 +1,164 @@
+//! `io.prometheus.write.v2.Request`: strings stand once in a table and are referred to by number.
+
+use super::reader::{BYTES, Reader, VARINT};
+use super::{DecodeError, DecodeLimits, RawMetadata, Scratch, SeriesFault, Sink, kind_word, v1};
+
+const REQUEST_SYMBOLS: u32 = 4;
+const REQUEST_TIMESERIES: u32 = 5;
+
+const SERIES_LABEL_REFS: u32 = 1;
+const SERIES_SAMPLES: u32 = 2;
+const SERIES_HISTOGRAMS: u32 = 3;
+const SERIES_EXEMPLARS: u32 = 4;
+const SERIES_METADATA: u32 = 5;
+
+/// Symbols a series may bring on average: more than any label set has.
+const SYMBOLS_PER_SERIES: usize = 16;
+
+pub(super) fn decode<'a>(
+    bytes: &'a [u8],
+    limits: DecodeLimits,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
+    // Fields may come in any order, so the table is read first.
+    let symbols = symbols(bytes, limits.series.saturating_mul(SYMBOLS_PER_SERIES))?;
+    let mut request = Reader::new(bytes);
+    let mut scratch = Scratch::new(limits);
+    while !request.done() {
+        let tag = request.tag()?;
+        match tag.field {
+            REQUEST_TIMESERIES => {
+                tag.expect(BYTES)?;
+                let message = request.message()?;
+                scratch.start_series()?;
+                series(message, &symbols, &mut scratch)?;
+                sink.series(scratch.raw());
+            }
+            REQUEST_SYMBOLS => drop(request.bytes()?),
+            _ => request.skip(tag)?,
+        }
+    }
+    Ok(())
+}
+
+fn symbols(bytes: &[u8], limit: usize) -> Result<Vec<&[u8]>, DecodeError> {
+    let mut request = Reader::new(bytes);
+    let mut symbols: Vec<&[u8]> = Vec::new();
+    while !request.done() {
+        let tag = request.tag()?;
+        match tag.field {
+            REQUEST_SYMBOLS => {
+                tag.expect(BYTES)?;
+                if symbols.len() >= limit {
+                    return Err(DecodeError::TooManySymbols { limit });
+                }
+                symbols.push(request.bytes()?);
+            }
+            REQUEST_TIMESERIES => {
+                tag.expect(BYTES)?;
+                request.bytes()?;
+            }
+            _ => request.skip(tag)?,
+        }
+    }
+    match symbols.first() {
+        Some(first) if !first.is_empty() => Err(DecodeError::FirstSymbol { len: first.len() }),
+        _ => Ok(symbols),
+    }
+}
+
+fn series<'a>(
+    mut message: Reader<'a>,
+    symbols: &[&'a [u8]],
+    scratch: &mut Scratch<'a>,
+) -> Result<(), DecodeError> {
+    let mut refs = References {
+        symbols,
+        name: None,
+        count: 0,
+    };
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            SERIES_LABEL_REFS => message.numbers(tag, VARINT, |r| {
+                refs.push(r.varint()?, scratch);
+                Ok(())
+            })?,
+            SERIES_SAMPLES => {
+                tag.expect(BYTES)?;
+                scratch.push_sample(v1::sample(message.message()?)?)?;
+            }
+            SERIES_HISTOGRAMS => {
+                tag.expect(BYTES)?;
+                scratch.push_histogram(message.message()?)?;
+            }
+            SERIES_EXEMPLARS => {
+                tag.expect(BYTES)?;
+                message.bytes()?;
+                scratch.exemplars += 1;
+            }
+            SERIES_METADATA => {
+                tag.expect(BYTES)?;
+                scratch.metadata = metadata(message.message()?, &refs, &mut scratch.fault)?;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    if refs.name.is_some() {
+        let count = refs.count;
+        scratch.fault.get_or_insert(SeriesFault::OddReferences { count });
+    }
+    Ok(())
+}
+
+struct References<'a, 's> {
+    symbols: &'s [&'a [u8]],
+    /// A label's name that waits for its value.
+    name: Option<&'a [u8]>,
+    count: usize,
+}
+
+impl<'a> References<'a, '_> {
+    fn resolve(&self, reference: u64, fault: &mut Option<SeriesFault>) -> &'a [u8] {
+        let found = usize::try_from(reference).ok().and_then(|i| self.symbols.get(i));
+        found.copied().unwrap_or_else(|| {
+            let symbols = self.symbols.len();
+            fault.get_or_insert(SeriesFault::SymbolOutOfRange { reference, symbols });
+            &[]
+        })
+    }
+
+    fn push(&mut self, reference: u64, scratch: &mut Scratch<'a>) {
+        self.count += 1;
+        let symbol = self.resolve(reference, &mut scratch.fault);
+        match self.name.take() {
+            None => self.name = Some(symbol),
+            Some(name) => scratch.push_label((name, symbol)),
+        }
+    }
+}
+
+/// `None` when it says nothing.
+fn metadata<'a>(
+    mut message: Reader<'a>,
+    refs: &References<'a, '_>,
+    fault: &mut Option<SeriesFault>,
+) -> Result<Option<RawMetadata<'a>>, DecodeError> {
+    let mut kind = 0;
+    let mut out = RawMetadata::default();
+    while !message.done() {
+        let tag = message.tag()?;
+        if matches!(tag.field, 1 | 3 | 4) {
+            tag.expect(VARINT)?;
+        }
+        match tag.field {
+            1 => kind = message.varint()?,
+            3 => out.help = refs.resolve(message.varint()?, fault),
+            4 => out.unit = refs.resolve(message.varint()?, fault),
+            _ => message.skip(tag)?,
+        }
+    }
+    out.kind = kind_word(kind);
+    let silent = kind == 0 && out.help.is_empty() && out.unit.is_empty();
+    Ok((!silent).then_some(out))
+}
