@@ -16,6 +16,8 @@
 
 mod cache;
 mod error;
+#[cfg(test)]
+mod hostile_test;
 mod merge;
 mod meta;
 mod part;

@@ -16,7 +16,7 @@ fn model() -> impl Strategy<Value = Model> {
         Just(-0.0)
     ];
     let samples = proptest::collection::btree_map(0i64..60, value, 1..40);
-    let labels = (0..6, 0..3)
+    let labels = (0u8..6, 0u8..3)
         .prop_map(|(n, j)| Labels::from_pairs([("__name__", format!("m{n}")), ("j", j.to_string())]));
     proptest::collection::btree_map(labels, samples, 1..10)
 }

@@ -66,7 +66,20 @@ impl Bucket {
     /// # Errors
     /// [`Error::Url`] when the URL, or what the environment says, cannot be used.
     pub fn open(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
-        let (store, prefix) = store::open(url, std::env::vars())?;
+        Self::open_with_env(url, std::env::vars(), clock, rng)
+    }
+
+    /// As [`Self::open`] with other environment variables.
+    ///
+    /// # Errors
+    /// [`Error::Url`].
+    pub fn open_with_env(
+        url: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+        clock: ClockHandle,
+        rng: RngHandle,
+    ) -> Result<Self> {
+        let (store, prefix) = store::open(url, env.into_iter())?;
         let retry = Retry {
             clock,
             rng,

@@ -14,6 +14,9 @@ const RACES_MAX: u32 = 64;
 /// Largest manifest accepted.
 const MANIFEST_BYTES_MAX: usize = 256 << 20;
 
+/// Larger hints are nonsense.
+const HINT_MAX: u64 = 1 << 53;
+
 const ENVELOPE_START: &[u8] = b"{\"crc32c\":\"";
 const ENVELOPE_MIDDLE: &[u8] = b"\",\"manifest\":";
 const ENVELOPE_END: &[u8] = b"}";
@@ -108,7 +111,7 @@ impl Bucket {
     pub async fn latest(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
         let hint = self.hint(tenant).await?;
         let start = match hint {
-            Some(v) if v > 0 => self.stored(tenant, v).await?.map(|s| (v, s)),
+            Some(v) if (1..=HINT_MAX).contains(&v) => self.stored(tenant, v).await?.map(|s| (v, s)),
             _ => None,
         };
         match start {

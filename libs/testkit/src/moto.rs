@@ -35,13 +35,23 @@ impl Moto {
         let args = ["-H", "127.0.0.1", "-p", "0"].map(str::to_owned);
         let mut process = Process::start("moto", &program, &args, dir)?;
         let addr = wait_for_addr(&mut process).await?;
-        let client = HttpClient::new(Arc::new(RealNet), Arc::new(RealClock::new()), Duration::from_secs(20));
-        process.wait_ready(&client, &addr, "/moto-api/", START_LIMIT).await?;
+        let client = HttpClient::new(
+            Arc::new(RealNet),
+            Arc::new(RealClock::new()),
+            Duration::from_secs(20),
+        );
+        process
+            .wait_ready(&client, &addr, "/moto-api/", START_LIMIT)
+            .await?;
         let created = client
             .send("PUT", &addr, &format!("/{}", Self::BUCKET), &[], Bytes::new())
             .await?;
         if created.status != 200 {
-            bail!("moto did not create a bucket: {} {}", created.status, created.text());
+            bail!(
+                "moto did not create a bucket: {} {}",
+                created.status,
+                created.text()
+            );
         }
         Ok(Self { process, addr })
     }

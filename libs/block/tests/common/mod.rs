@@ -15,18 +15,18 @@ use koios_block::{
 use koios_model::{Labels, TenantId, TimeRange};
 
 /// Series with their samples.
-pub type Model = BTreeMap<Labels, BTreeMap<i64, f64>>;
+pub(crate) type Model = BTreeMap<Labels, BTreeMap<i64, f64>>;
 
-pub fn id(n: u128) -> BlockId {
+pub(crate) fn id(n: u128) -> BlockId {
     BlockId::new(1_700_000_000_000, n)
 }
 
-pub fn options(n: u128) -> BlockOptions {
+pub(crate) fn options(n: u128) -> BlockOptions {
     BlockOptions::new(id(n), TenantId::anonymous(), TimeRange::ALL)
 }
 
 /// Small pages and row groups, so that little data crosses their borders.
-pub fn tiny() -> Layout {
+pub(crate) fn tiny() -> Layout {
     Layout {
         page_rows: 64,
         group_rows: 256,
@@ -34,7 +34,7 @@ pub fn tiny() -> Layout {
     }
 }
 
-pub fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
+pub(crate) fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
     let mut writer = BlockWriter::new(BlockOptions { layout, ..options(n) }).unwrap();
     for (labels, samples) in model {
         let t: Vec<i64> = samples.keys().copied().collect();
@@ -44,15 +44,15 @@ pub fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
     writer.finish().unwrap().unwrap()
 }
 
-pub fn cache() -> Arc<BlockCache> {
+pub(crate) fn cache() -> Arc<BlockCache> {
     Arc::new(BlockCache::new(64 << 20, 16 << 20))
 }
 
-pub fn open(parts: &BlockParts) -> BlockReader {
+pub(crate) fn open(parts: &BlockParts) -> BlockReader {
     open_over(Arc::new(MemoryBlock::new(parts)), parts)
 }
 
-pub fn open_over(source: Arc<dyn RangeRead>, parts: &BlockParts) -> BlockReader {
+pub(crate) fn open_over(source: Arc<dyn RangeRead>, parts: &BlockParts) -> BlockReader {
     BlockReader::open(source, Arc::new(parts.meta.clone()), cache()).unwrap()
 }
 
@@ -67,7 +67,7 @@ pub async fn read_all(block: &BlockReader) -> Result<Model> {
 }
 
 /// Values by their bits, so that NaNs compare.
-pub fn bits(model: &Model) -> BTreeMap<&Labels, Vec<(i64, u64)>> {
+pub(crate) fn bits(model: &Model) -> BTreeMap<&Labels, Vec<(i64, u64)>> {
     model
         .iter()
         .map(|(l, s)| (l, s.iter().map(|(&t, v)| (t, v.to_bits())).collect()))
@@ -76,14 +76,14 @@ pub fn bits(model: &Model) -> BTreeMap<&Labels, Vec<(i64, u64)>> {
 
 /// Counts what is read.
 #[derive(Debug)]
-pub struct Counting {
+pub(crate) struct Counting {
     inner: MemoryBlock,
-    pub requests: AtomicU64,
-    pub bytes: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 impl Counting {
-    pub fn new(parts: &BlockParts) -> Arc<Self> {
+    pub(crate) fn new(parts: &BlockParts) -> Arc<Self> {
         Arc::new(Self {
             inner: MemoryBlock::new(parts),
             requests: AtomicU64::new(0),
@@ -91,7 +91,7 @@ impl Counting {
         })
     }
 
-    pub fn take(&self) -> (u64, u64) {
+    pub(crate) fn take(&self) -> (u64, u64) {
         (
             self.requests.swap(0, Ordering::Relaxed),
             self.bytes.swap(0, Ordering::Relaxed),

@@ -1,0 +1,190 @@
+//! Measures what series order and page size cost and save: the table of docs/decisions/0001.
+//!
+//! usage: cargo run -p koios-block --example layout_table -- [targets] [series per target]
+#![expect(clippy::print_stdout, reason = "the table is the output")]
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use koios_block::{
+    BlockCache, BlockId, BlockOptions, BlockParts, BlockReader, BlockWriter, Layout, MemoryBlock, RangeRead,
+    Result, SAMPLES_PART,
+};
+use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
+
+/// Two hours at 15 s.
+const SAMPLES: i64 = 480;
+/// Series per target of the one metric that has many (think of CPUs times modes).
+const WIDE: usize = 16;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    MetricFirst,
+    TargetFirst,
+}
+
+impl Order {
+    /// The label of the target: as label order is byte order, its first letter decides whether it sorts before
+    /// `__name__`.
+    fn target_label(self) -> &'static str {
+        match self {
+            Self::MetricFirst => "instance",
+            Self::TargetFirst => "Instance",
+        }
+    }
+}
+
+/// Splitmix64: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// The scrapes of a target: every 15 s from a start of its own, with a jitter of 3 ms that all its series share.
+fn scrapes(target: usize) -> Vec<i64> {
+    let mut random = Random(target as u64);
+    let start = 1_700_000_000_000 + random.below(15_000) as i64;
+    (0..SAMPLES)
+        .map(|i| start + i * 15_000 + random.below(7) as i64 - 3)
+        .collect()
+}
+
+/// 40 % integer counters, 30 % gauges of 2 or 3 decimals, 20 % constants, 10 % full-precision random walks.
+fn values(target: usize, series: usize) -> Vec<f64> {
+    let mut random = Random((target as u64) << 32 | series as u64);
+    let kind = series % 10;
+    let scale = if series % 2 == 0 { 100.0 } else { 1000.0 };
+    let mut level = (random.unit() * 1e4).round();
+    (0..SAMPLES)
+        .map(|_| {
+            match kind {
+                0..=3 => level += random.below(200) as f64,
+                4..=6 => level = ((level + random.unit() * 4.0 - 2.0) * scale).round() / scale,
+                7..=8 => {}
+                _ => level += random.unit() - 0.5,
+            }
+            level
+        })
+        .collect()
+}
+
+fn labels(order: Order, target: usize, series: usize) -> Labels {
+    let (metric, mode) = if series < WIDE { (0, series) } else { (series, 0) };
+    Labels::from_pairs([
+        ("__name__", format!("node_metric_{metric:04}_total")),
+        (order.target_label(), format!("host-{target:04}.example.org:9100")),
+        ("job", "node".to_owned()),
+        ("mode", format!("mode-{mode:02}")),
+    ])
+}
+
+fn write(order: Order, page_rows: usize, targets: usize, per_target: usize) -> BlockParts {
+    let mut all: Vec<(Labels, usize, usize)> = (0..targets)
+        .flat_map(|t| (0..per_target).map(move |s| (labels(order, t, s), t, s)))
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut options = BlockOptions::new(BlockId::new(0, 1), TenantId::anonymous(), TimeRange::ALL);
+    options.layout = Layout {
+        page_rows,
+        ..Layout::default()
+    };
+    let mut writer = BlockWriter::new(options).expect("the layout is possible");
+    let scrapes: Vec<Vec<i64>> = (0..targets).map(scrapes).collect();
+    for (labels, target, series) in all {
+        writer
+            .push_series(&labels, None, &scrapes[target], &values(target, series))
+            .expect("series come in order");
+    }
+    writer.finish().expect("it encodes").expect("it has samples")
+}
+
+#[derive(Debug)]
+struct Counting {
+    inner: MemoryBlock,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[async_trait]
+impl RangeRead for Counting {
+    async fn read(&self, part: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if part == SAMPLES_PART {
+            let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+            self.requests.fetch_add(ranges.len() as u64, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.inner.read(part, ranges).await
+    }
+}
+
+/// Requests and kilobytes of `samples.parquet` that a query takes with empty caches.
+fn cost(parts: &BlockParts, matchers: Vec<Matcher>) -> String {
+    let source = Arc::new(Counting {
+        inner: MemoryBlock::new(parts),
+        requests: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+    });
+    let cache = Arc::new(BlockCache::new(1 << 30, 1 << 28));
+    let samples = futures::executor::block_on(async {
+        let block = BlockReader::open(source.clone(), Arc::new(parts.meta.clone()), cache)?;
+        let series = block.select(&Matchers(matchers), TimeRange::ALL).await?;
+        let samples = block.read_samples(&series, TimeRange::ALL).await?;
+        Ok::<_, koios_block::Error>(samples.iter().map(|s| s.values.len()).sum::<usize>())
+    })
+    .expect("the block is readable");
+    assert!(samples > 0, "the query finds something");
+    let (requests, bytes) = (
+        source.requests.load(Ordering::Relaxed),
+        source.bytes.load(Ordering::Relaxed),
+    );
+    format!("{requests} / {} kB", bytes >> 10)
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|a| a.parse().expect("a number"));
+    let (targets, per_target) = (args.next().unwrap_or(200), args.next().unwrap_or(90));
+    println!("{targets} targets x {per_target} series x {SAMPLES} samples\n");
+    println!(
+        "| Order | Page rows | B/sample | one series | one metric, all targets | wide metric, all targets | one target, all metrics |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for order in [Order::MetricFirst, Order::TargetFirst] {
+        for page_rows in [4096, 16_384, 65_536] {
+            let parts = write(order, page_rows, targets, per_target);
+            let size = parts.meta.part(SAMPLES_PART).map_or(0, |p| p.bytes);
+            let metric = |n: usize| Matcher::equal("__name__", format!("node_metric_{n:04}_total"));
+            let target = || Matcher::equal(order.target_label(), "host-0007.example.org:9100");
+            println!(
+                "| {} | {page_rows} | {:.3} | {} | {} | {} | {} |",
+                if order == Order::MetricFirst {
+                    "metric first"
+                } else {
+                    "target first"
+                },
+                size as f64 / parts.meta.samples as f64,
+                cost(&parts, vec![metric(40), target()]),
+                cost(&parts, vec![metric(40)]),
+                cost(&parts, vec![metric(0)]),
+                cost(&parts, vec![target()]),
+            );
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Blocks and backups in a bucket, in memory, in a folder, and over the S3 protocol.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Fault, Faulty, block, bucket, bucket_over, clock, entry, id, tenant, writer};
+use koios_block::BlockCache;
+use koios_bucket::{Blocks, Bucket, Error};
+use koios_model::{Matchers, TenantId, TimeRange};
+use koios_runtime::RngHandle;
+use koios_testkit::moto::Moto;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+fn blocks(bucket: &Bucket) -> Blocks {
+    Blocks::new(
+        bucket.clone(),
+        Arc::new(BlockCache::new(1 << 20, 1 << 20)),
+        1 << 20,
+    )
+}
+
+/// What every store must do, from upload to deletion.
+async fn life_of_a_block(bucket: &Bucket) {
+    bucket.self_test(false).await.unwrap();
+    let parts = block(1, 3000);
+    bucket.upload_block(&tenant(), &parts).await.unwrap();
+    bucket.upload_block(&tenant(), &parts).await.unwrap();
+    let listed = entry(&parts.meta);
+    let manifest = bucket
+        .commit(&tenant(), &writer(1), |m| m.add_block(listed.clone()))
+        .await
+        .unwrap();
+    assert_eq!(bucket.latest(&tenant()).await.unwrap(), manifest);
+    let reader = blocks(bucket).open(&tenant(), &manifest.blocks[0]).await.unwrap();
+    let series = reader.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
+    let samples = reader.read_samples(&series, TimeRange::ALL).await.unwrap();
+    assert_eq!((series.len(), samples[2999].values[0]), (3000, 2999.0));
+    koios_block::verify(&reader).await.unwrap();
+    koios_block::verify_checksums(&bucket.range_read(&tenant(), id(1)), reader.meta())
+        .await
+        .unwrap();
+
+    assert_eq!(bucket.tenants().await.unwrap(), [tenant()]);
+    let found = bucket.uploaded_blocks(&tenant()).await.unwrap();
+    assert_eq!((found.len(), found[0].0, found[0].1.len()), (1, id(1), 3));
+    bucket.delete_parts(&tenant(), id(1), &found[0].1).await.unwrap();
+    bucket.delete_parts(&tenant(), id(1), &found[0].1).await.unwrap();
+    assert!(bucket.uploaded_blocks(&tenant()).await.unwrap().is_empty());
+    let e = blocks(bucket)
+        .open(&tenant(), &manifest.blocks[0])
+        .await
+        .unwrap_err();
+    assert!(matches!(e, Error::NotFound { .. }), "{e}");
+    let gone = bucket.range_read(&tenant(), id(1));
+    let e = koios_block::verify_checksums(&gone, reader.meta())
+        .await
+        .unwrap_err();
+    assert!(!e.is_corrupt(), "{e}");
+
+    assert!(bucket.control_backup().await.unwrap().is_none());
+    for version in [1, 2, 10, 11, 12] {
+        let state = format!("state {version}");
+        bucket
+            .put_control_backup(version, state.as_bytes())
+            .await
+            .unwrap();
+    }
+    let (version, state) = bucket.control_backup().await.unwrap().unwrap();
+    assert_eq!((version, &state[..]), (12, &b"state 12"[..]));
+}
+
+#[tokio::test]
+async fn in_memory() {
+    life_of_a_block(&bucket()).await;
+}
+
+#[tokio::test]
+async fn in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/new/folder", dir.path().display());
+    let bucket = Bucket::open(&url, clock(), RngHandle::from_seed(1)).unwrap();
+    life_of_a_block(&bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_s3_protocol() {
+    let dir = tempfile::tempdir().unwrap();
+    let moto = Moto::start(dir.path()).await.unwrap();
+    let url = moto.url("some/prefix");
+    let open = |seed| Bucket::open_with_env(&url, moto.env(), clock(), RngHandle::from_seed(seed)).unwrap();
+    life_of_a_block(&open(1)).await;
+    // A part large enough to go in pieces.
+    let big = koios_block::BlockParts {
+        parts: vec![("series.parquet".to_owned(), vec![7u8; 40 << 20].into())],
+        meta: block(2, 1).meta,
+    };
+    open(1).upload_block(&tenant(), &big).await.unwrap();
+    // Racing writers.
+    let other = TenantId::new("racing").unwrap();
+    let tasks = (0..6u64).map(|n| {
+        let (bucket, other) = (open(n + 10), other.clone());
+        async move {
+            let entry = common::small_entry(n);
+            let done = bucket
+                .commit(&other, &writer(1), |m| m.add_block(entry.clone()))
+                .await;
+            done.unwrap().version
+        }
+    });
+    let mut versions = futures::future::join_all(tasks).await;
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(open(99).latest(&other).await.unwrap().blocks.len(), 6);
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_preconditions_is_refused_unless_one_writer_is_declared() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(Faulty::over(&store, Fault::IgnoresPreconditions), 1);
+    let e = bucket.self_test(false).await.unwrap_err();
+    assert!(
+        matches!(e, Error::Unsafe { .. }) && e.to_string().contains("only writer"),
+        "{e}"
+    );
+    bucket.self_test(true).await.unwrap();
+    let tasks = (0..5u64).map(|n| {
+        let (bucket, entry) = (bucket.clone(), common::small_entry(n));
+        async move {
+            bucket
+                .commit(&tenant(), &writer(1), |m| m.add_block(entry.clone()))
+                .await
+                .unwrap()
+        }
+    });
+    futures::future::join_all(tasks).await;
+    assert_eq!(bucket.latest(&tenant()).await.unwrap().blocks.len(), 5);
+    // The test leaves nothing behind.
+    let left: Vec<_> = futures::StreamExt::collect(store.list(Some(&Path::from("prefix/__cluster")))).await;
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn i9_an_upload_that_arrived_short_is_not_taken_for_done() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(Faulty::over(&store, Fault::Truncates), 1);
+    let e = bucket.upload_block(&tenant(), &block(1, 10)).await.unwrap_err();
+    assert!(
+        matches!(e, Error::Corrupt { .. }) && e.to_string().contains("series.parquet"),
+        "{e}"
+    );
+}
+
+#[tokio::test]
+async fn i11_metadata_that_is_not_the_listed_one_is_refused() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(store.clone(), 1);
+    let (one, two) = (block(1, 10), block(1, 11));
+    bucket.upload_block(&tenant(), &one).await.unwrap();
+    let e = blocks(&bucket)
+        .open(&tenant(), &entry(&two.meta))
+        .await
+        .unwrap_err();
+    assert!(matches!(e, Error::Corrupt { .. }), "{e}");
+    // Bytes damaged in the bucket are found when they are read.
+    let path = Path::from(format!("prefix/team-a/blocks/{}/samples.parquet", id(1)));
+    let mut bytes = store.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+    bytes[100] ^= 1;
+    store.put(&path, bytes.into()).await.unwrap();
+    let reader = blocks(&bucket).open(&tenant(), &entry(&one.meta)).await.unwrap();
+    let series = reader.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
+    let e = reader.read_samples(&series, TimeRange::ALL).await.unwrap_err();
+    assert!(e.is_corrupt() && e.to_string().contains("samples.parquet"), "{e}");
+}
+
+#[tokio::test]
+async fn i10_a_damaged_backup_gives_way_to_the_one_before() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(store.clone(), 1);
+    bucket.put_control_backup(1, b"one").await.unwrap();
+    bucket.put_control_backup(2, b"two").await.unwrap();
+    let path = Path::from(format!("prefix/__cluster/control/{:020}.bin", 2));
+    store.put(&path, "KOIOSCB1xxxxtwo".into()).await.unwrap();
+    assert_eq!(bucket.control_backup().await.unwrap().unwrap().0, 1);
+    let first = Path::from(format!("prefix/__cluster/control/{:020}.bin", 1));
+    store.put(&first, "".into()).await.unwrap();
+    assert!(matches!(
+        bucket.control_backup().await,
+        Err(Error::Corrupt { .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_does_not_answer_is_given_up_at_the_deadline() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(Faulty::over(&store, Fault::Down), 1).with_retry(koios_bucket::RetryPolicy {
+        deadline: Duration::from_millis(2),
+        backoff_min: Duration::from_micros(100),
+        ..Default::default()
+    });
+    let e = bucket.upload_block(&tenant(), &block(1, 1)).await.unwrap_err();
+    assert!(
+        matches!(e, Error::Unavailable { attempts: 2.., .. }) && e.is_transient(),
+        "{e}"
+    );
+}
