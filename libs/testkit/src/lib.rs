@@ -14,6 +14,7 @@ pub mod moto;
 pub mod oracle;
 pub mod peers;
 pub mod process;
+pub mod promqltest;
 pub mod query;
 pub mod remote_write;
 pub mod sim_disk;
