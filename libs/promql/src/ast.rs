@@ -552,8 +552,10 @@ pub struct ParenExpr {
 pub struct StringLiteral {
     /// The bytes it came from, quotes included.
     pub span: Span,
-    /// Its value, unquoted.
+    /// Its value, unquoted. Escapes may write bytes that form no UTF-8; here they are U+FFFD.
     pub value: String,
+    /// The value as Go quotes it, if its bytes form no UTF-8: it is no valid label then.
+    pub not_utf8: Option<Box<str>>,
 }
 
 /// A sign before an expression.

@@ -34,7 +34,10 @@ impl Display for Expr {
             Self::Matrix(e) => write!(f, "{e}"),
             Self::Number(e) => write!(f, "{e}"),
             Self::Paren(e) => write!(f, "({})", e.expr),
-            Self::String(e) => write!(f, "{}", Quoted(&e.value)),
+            Self::String(e) => match &e.not_utf8 {
+                Some(quoted) => f.write_str(quoted),
+                None => write!(f, "{}", Quoted(&e.value)),
+            },
             Self::Subquery(e) => write!(f, "{}{}", e.expr, SubquerySuffix(e)),
             Self::Unary(e) => write!(f, "{}{}", sign(e.negate), e.expr),
             Self::Vector(e) => write!(f, "{e}"),

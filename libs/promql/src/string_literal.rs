@@ -2,13 +2,23 @@
 
 use std::fmt::{self, Write};
 
-/// Reads a quoted string, quotes included, whose escapes the lexer has checked. Bytes that form no UTF-8 become
-/// U+FFFD: no label can hold them.
-pub(crate) fn unquote(literal: &str) -> Option<String> {
+/// What a literal stands for: any bytes, by its escapes.
+pub(crate) struct Unquoted {
+    /// The bytes as text; those that form no UTF-8 became U+FFFD.
+    pub(crate) value: String,
+    /// The bytes as Go quotes them, if they form no UTF-8.
+    pub(crate) not_utf8: Option<Box<str>>,
+}
+
+/// Reads a quoted string, quotes included, whose escapes the lexer has checked.
+pub(crate) fn unquote(literal: &str) -> Option<Unquoted> {
     let quote = literal.chars().next()?;
     let body = literal.strip_prefix(quote)?.strip_suffix(quote)?;
     if quote == '`' || !body.contains('\\') {
-        return Some(body.to_owned());
+        return Some(Unquoted {
+            value: body.to_owned(),
+            not_utf8: None,
+        });
     }
     let mut out = Vec::with_capacity(body.len());
     let mut rest = body;
@@ -17,7 +27,28 @@ pub(crate) fn unquote(literal: &str) -> Option<String> {
         rest = unescape(rest.get(at + 1..)?, &mut out)?;
     }
     out.extend_from_slice(rest.as_bytes());
-    Some(String::from_utf8_lossy(&out).into_owned())
+    Some(String::from_utf8(out).map_or_else(
+        |error| Unquoted {
+            value: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            not_utf8: Some(quote_bytes(error.as_bytes()).into()),
+        },
+        |value| Unquoted {
+            value,
+            not_utf8: None,
+        },
+    ))
+}
+
+/// Bytes in double quotes with Go's escapes.
+fn quote_bytes(bytes: &[u8]) -> String {
+    let mut out = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        let quoted = Quoted(chunk.valid()).to_string();
+        out.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    out.push('"');
+    out
 }
 
 /// Appends what the escape at the start of `rest` stands for, answers what follows it.
@@ -115,7 +146,7 @@ mod tests {
 
     #[test]
     fn reads_each_kind_of_escape() {
-        let read = |s: &str| unquote(s).unwrap();
+        let read = |s: &str| unquote(s).unwrap().value;
         assert_eq!(
             read(r#""a\n\t\\\"\x41\101\u00e9\U0001F600""#),
             "a\n\t\\\"AA\u{e9}\u{1F600}"
@@ -124,7 +155,11 @@ mod tests {
         assert_eq!(read(r"`raw\n`"), r"raw\n");
         assert_eq!(read(r#""\xe4\xb8\x96""#), "世");
         assert_eq!(read(r#""a\xff""#), "a\u{fffd}");
-        assert_eq!(unquote("\""), None);
+        assert_eq!(
+            unquote(r#""a\"\xc5z""#).unwrap().not_utf8.as_deref(),
+            Some(r#""a\"\xc5z""#)
+        );
+        assert!(unquote("\"").is_none());
     }
 
     #[test]
@@ -141,7 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_it_writes(s in any::<String>()) {
-            prop_assert_eq!(unquote(&Quoted(&s).to_string()), Some(s));
+            prop_assert_eq!(unquote(&Quoted(&s).to_string()).unwrap().value, s);
         }
     }
 }

@@ -228,6 +228,10 @@ fn modifiers(#[case] query: &str, #[case] want: &str) {
     "sum by (\"\") (b)",
     "1:9: parse error: invalid label name for grouping: \"\""
 )]
+#[case(
+    "sum by (\"\\xff\") (b)",
+    "1:9: parse error: invalid label name for grouping: \"\\xff\""
+)]
 #[case("sum(b) by (a) by (c)", "1:15: parse error: unexpected <by>")]
 #[case(
     "sum(1)",

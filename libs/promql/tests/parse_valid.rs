@@ -97,6 +97,7 @@ fn operators_bind(#[case] query: &str, #[case] want: &str) {
     "histogram_quantiles(x, \"q\", 0.5, 0.9)"
 )]
 #[case("time()", "time()")]
+#[case("'a\\xff\\u00e9'", "\"a\\xffé\"")]
 fn prints(#[case] query: &str, #[case] want: &str) {
     assert_eq!(parse(query).unwrap().to_string(), want);
 }

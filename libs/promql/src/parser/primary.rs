@@ -7,7 +7,7 @@ use crate::ast::{
 use crate::duration::{nanos_to_seconds, parse_duration, parse_number};
 use crate::lexer::{Keyword, Lexed, Token};
 use crate::signatures::FunctionId;
-use crate::string_literal::{Quoted, unquote};
+use crate::string_literal::{Quoted, Unquoted, unquote};
 
 impl Parser<'_> {
     pub(super) fn primary(&mut self) -> Result<Parsed> {
@@ -62,14 +62,15 @@ impl Parser<'_> {
 
     fn string_literal(&mut self) -> Result<Parsed> {
         let token = self.bump()?;
-        let value = self.unquoted(token)?;
+        let Unquoted { value, not_utf8 } = self.unquoted(token)?;
         self.leaf(Expr::String(StringLiteral {
             span: token.span,
             value,
+            not_utf8,
         }))
     }
 
-    pub(super) fn unquoted(&self, token: Lexed<'_>) -> Result<String> {
+    pub(super) fn unquoted(&self, token: Lexed<'_>) -> Result<Unquoted> {
         unquote(token.text).ok_or_else(|| {
             let message = format!("error unquoting string {}: invalid syntax", Quoted(token.text));
             self.error(token.span, message)
@@ -247,14 +248,21 @@ impl Parser<'_> {
         let token = self.peek()?;
         let label = match token.token {
             Token::String => self.unquoted(token)?,
-            _ if may_be_label(token.token) => token.text.to_owned(),
+            _ if may_be_label(token.token) => Unquoted {
+                value: token.text.to_owned(),
+                not_utf8: None,
+            },
             _ => return Err(self.unexpected_in(" in grouping opts, expected label")),
         };
-        if label.is_empty() {
-            return Err(self.error(token.span, "invalid label name for grouping: \"\""));
+        let invalid = label
+            .not_utf8
+            .as_deref()
+            .or_else(|| label.value.is_empty().then_some("\"\""));
+        if let Some(invalid) = invalid {
+            return Err(self.error(token.span, format!("invalid label name for grouping: {invalid}")));
         }
         self.bump()?;
-        Ok(label)
+        Ok(label.value)
     }
 }
 

@@ -81,7 +81,7 @@ impl<'a> Parser<'a> {
         let label = self.peek()?;
         let name = match label.token {
             Token::Identifier => label.text.to_owned(),
-            Token::String => self.unquoted(label)?,
+            Token::String => self.unquoted(label)?.value,
             _ => return Err(self.unexpected_in(EXPECTED_NAME)),
         };
         self.bump()?;
@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
                 return Err(self.too_complex(&format!("more than {limit} regular expressions")));
             }
         }
-        let text = self.unquoted(value)?;
+        let text = self.unquoted(value)?.value;
         Matcher::new(op, name, text).map_err(|error| self.error(label.span.to(value.span), error.to_string()))
     }
 }
