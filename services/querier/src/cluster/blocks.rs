@@ -1,0 +1,266 @@
+//! Reads of blocks: split over the store members, resumed elsewhere when one fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::StreamExt;
+use koios_model::{Labels, Matchers, TenantId, TimeRange};
+use koios_promql::QueryError;
+use koios_runtime::ClockHandle;
+use koios_wire::{
+    SeriesChunks, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest,
+    StoreService, StoreStream,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::budget::Budget;
+use super::held::{HeldSeries, SourceError, hold};
+use super::topology::StoreMember;
+
+/// Longest wait for a store's answer or its next item: a cold read fetches many ranges from the bucket.
+const STORE_WAIT: Duration = Duration::from_secs(30);
+
+/// Blocks one store member serves, and who else would.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockGroup {
+    pub(crate) blocks: Vec<String>,
+    /// Best first.
+    pub(crate) stores: Vec<StoreMember>,
+}
+
+/// Splits blocks over store members by highest random weight, so that a block's pages are cached at one of them.
+pub(crate) fn assign(blocks: Vec<String>, stores: &[StoreMember]) -> Result<Vec<BlockGroup>, QueryError> {
+    if stores.is_empty() && !blocks.is_empty() {
+        let text = format!("{} blocks cannot be read: no store member is known", blocks.len());
+        return Err(QueryError::unavailable(text));
+    }
+    let mut groups: Vec<BlockGroup> = Vec::new();
+    for block in blocks {
+        let mut ranked: Vec<_> = stores.iter().map(|s| (weight(&s.name, &block), s)).collect();
+        ranked.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
+        let first = ranked.first().map(|(_, s)| s.name.clone());
+        match groups
+            .iter_mut()
+            .find(|g| g.stores.first().map(|s| &s.name) == first.as_ref())
+        {
+            Some(group) => group.blocks.push(block),
+            None => groups.push(BlockGroup {
+                blocks: vec![block],
+                stores: ranked.into_iter().map(|(_, s)| s.clone()).collect(),
+            }),
+        }
+    }
+    Ok(groups)
+}
+
+fn weight(store: &str, block: &str) -> u64 {
+    let mut bytes = Vec::with_capacity(store.len() + block.len() + 1);
+    bytes.extend_from_slice(store.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(block.as_bytes());
+    xxh3_64(&bytes)
+}
+
+/// What to read from blocks, as of a pinned manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockRequest {
+    pub(crate) tenant: TenantId,
+    pub(crate) manifest_version: u64,
+    pub(crate) matchers: Matchers,
+    pub(crate) range: TimeRange,
+    pub(crate) labels_only: bool,
+    pub(crate) limit: u64,
+}
+
+/// Whether another store could do better.
+fn worth_another(e: &ServiceError) -> bool {
+    !matches!(
+        e.code,
+        ServiceErrorCode::InvalidArgument | ServiceErrorCode::NotFound
+    )
+}
+
+fn failed(group: &BlockGroup, failures: &[String]) -> QueryError {
+    let blocks = match group.blocks.as_slice() {
+        [one] => format!("block {one}"),
+        [first, ..] => format!("{} blocks ({first}, …)", group.blocks.len()),
+        [] => "no block".to_owned(),
+    };
+    QueryError::unavailable(format!(
+        "unavailable: {blocks} cannot be read: {}",
+        failures.join("; ")
+    ))
+}
+
+/// The series of one group, in label order, whatever stores they come from: blocks never change, so a read that broke
+/// off goes on elsewhere after the last series it gave.
+pub(crate) struct BlockFeed {
+    request: StoreSelectRequest,
+    group: BlockGroup,
+    clock: ClockHandle,
+    budget: Arc<Budget>,
+    /// Which store is read; those before have failed.
+    at: usize,
+    stream: Option<StoreStream>,
+    buffer: std::vec::IntoIter<SeriesChunks>,
+    /// The last series of the current stream.
+    last_read: Option<Labels>,
+    /// The last series given out.
+    last_given: Option<Labels>,
+    failures: Vec<String>,
+    done: bool,
+}
+
+impl std::fmt::Debug for BlockFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockFeed")
+            .field("group", &self.group)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BlockFeed {
+    pub(crate) fn new(
+        group: BlockGroup,
+        request: BlockRequest,
+        clock: ClockHandle,
+        budget: Arc<Budget>,
+    ) -> Self {
+        let request = StoreSelectRequest {
+            tenant: request.tenant,
+            manifest_version: request.manifest_version,
+            blocks: group.blocks.clone(),
+            matchers: request.matchers,
+            range: request.range,
+            labels_only: request.labels_only,
+            limit: request.limit,
+        };
+        Self {
+            request,
+            group,
+            clock,
+            budget,
+            at: 0,
+            stream: None,
+            buffer: Vec::new().into_iter(),
+            last_read: None,
+            last_given: None,
+            failures: Vec::new(),
+            done: false,
+        }
+    }
+
+    /// The next series, or `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<HeldSeries>, SourceError> {
+        loop {
+            match self.next_of_store().await {
+                Ok(None) => return Ok(None),
+                Ok(Some(series)) => {
+                    if self
+                        .last_given
+                        .as_ref()
+                        .is_some_and(|given| series.labels <= *given)
+                    {
+                        continue;
+                    }
+                    self.last_given = Some(series.labels.clone());
+                    return Ok(Some(series));
+                }
+                Err(SourceError::Service(e)) if worth_another(&e) => self.next_store(&e)?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn next_store(&mut self, e: &ServiceError) -> Result<(), QueryError> {
+        let name = self.group.stores.get(self.at).map_or("", |s| s.name.as_str());
+        tracing::warn!(store = name, error = %e, "store failed, reading its blocks elsewhere");
+        self.failures.push(format!("{name}: {e}"));
+        self.at += 1;
+        self.stream = None;
+        self.buffer = Vec::new().into_iter();
+        self.last_read = None;
+        if self.at < self.group.stores.len() {
+            return Ok(());
+        }
+        Err(failed(&self.group, &self.failures))
+    }
+
+    async fn next_of_store(&mut self) -> Result<Option<HeldSeries>, SourceError> {
+        loop {
+            if let Some(series) = self.buffer.next() {
+                let held = hold(series, self.last_read.as_ref(), &self.budget)?;
+                self.last_read = Some(held.labels.clone());
+                return Ok(Some(held));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            match self.next_item().await? {
+                StoreItem::Series(batch) => self.buffer = batch.into_iter(),
+                StoreItem::End => self.done = true,
+            }
+        }
+    }
+
+    async fn next_item(&mut self) -> Result<StoreItem, ServiceError> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let store = self.group.stores.get(self.at);
+                let store = store.ok_or_else(|| ServiceError::unavailable("no store member is left"))?;
+                let opened = within(&self.clock, store.client.select(self.request.clone())).await??;
+                none.insert(opened)
+            }
+        };
+        let item = within(&self.clock, stream.next()).await?;
+        item.unwrap_or_else(|| Err(ServiceError::unavailable("the stream broke off before its end")))
+    }
+}
+
+/// Label names (`name` empty) or values of a group's blocks, from the first store that can tell.
+pub(crate) async fn labels(
+    group: &BlockGroup,
+    request: &BlockRequest,
+    name: &str,
+    clock: &ClockHandle,
+) -> Result<Vec<String>, SourceError> {
+    let ask = StoreLabelsRequest {
+        tenant: request.tenant.clone(),
+        manifest_version: request.manifest_version,
+        blocks: group.blocks.clone(),
+        matchers: request.matchers.clone(),
+        range: request.range,
+        name: name.to_owned(),
+        limit: request.limit,
+    };
+    let mut failures = Vec::new();
+    for store in &group.stores {
+        match within(clock, ask_labels(&store.client, ask.clone()))
+            .await
+            .and_then(|r| r)
+        {
+            Ok(names) => return Ok(names),
+            Err(e) if worth_another(&e) => failures.push(format!("{}: {e}", store.name)),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(failed(group, &failures).into())
+}
+
+async fn ask_labels(
+    client: &Arc<dyn StoreService>,
+    ask: StoreLabelsRequest,
+) -> Result<Vec<String>, ServiceError> {
+    if ask.name.is_empty() {
+        client.label_names(ask).await
+    } else {
+        client.label_values(ask).await
+    }
+}
+
+async fn within<T>(clock: &ClockHandle, future: impl Future<Output = T>) -> Result<T, ServiceError> {
+    let timed = clock.timeout(STORE_WAIT, future).await;
+    timed.map_err(|e| ServiceError::new(ServiceErrorCode::DeadlineExceeded, format!("no answer: {e}")))
+}

@@ -1,0 +1,468 @@
+//! Claims about reads over the cluster, against members with faults.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
+use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
+use koios_wire::ServiceErrorCode;
+
+use super::merge::Wanted;
+use super::mock::{Data, Mode, World, data, labels, plan};
+use super::{Budget, ClusterQueryable, Selection};
+
+fn matchers() -> Matchers {
+    Matchers(vec![Matcher::equal("__name__", "m")])
+}
+
+async fn read_with(
+    world: &World,
+    range: TimeRange,
+    hints: SelectHints,
+    bytes_max: usize,
+) -> Result<Data, QueryError> {
+    let budget = Budget::new(bytes_max, 1000);
+    let queryable = ClusterQueryable::new(
+        Arc::clone(&world.cluster),
+        TenantId::anonymous(),
+        Arc::clone(&budget),
+    );
+    let request = SelectRequest {
+        matchers: matchers(),
+        range,
+        hints,
+    };
+    let mut stream = queryable.select(request).await?;
+    let (mut found, mut last, mut columns) = (Data::new(), None::<Labels>, Columns::default());
+    loop {
+        match stream.next().await.expect("a stream ends with an end")? {
+            StreamItem::End(completeness) => {
+                assert!(completeness.is_complete());
+                break;
+            }
+            StreamItem::Warning(text) => panic!("unexpected warning {text}"),
+            StreamItem::Series(batch) => {
+                for series in batch {
+                    assert!(
+                        last.as_ref().is_none_or(|l| *l < series.labels),
+                        "label order, each once"
+                    );
+                    columns.clear();
+                    series.data.decode(range, &mut columns)?;
+                    let samples: BTreeMap<_, _> = columns
+                        .timestamps()
+                        .iter()
+                        .copied()
+                        .zip(columns.values().iter().copied())
+                        .collect();
+                    assert_eq!(samples.len(), columns.len(), "each time once");
+                    last = Some(series.labels.clone());
+                    found.insert(series.labels, samples);
+                }
+            }
+        }
+    }
+    drop(stream);
+    assert_eq!(budget.held(), 0, "all memory is given back");
+    Ok(found)
+}
+
+async fn read(world: &World, min: i64, max: i64) -> Result<Data, QueryError> {
+    read_with(world, TimeRange::new(min, max), SelectHints::default(), 1 << 20).await
+}
+
+fn ten_series() -> Data {
+    data((0..10).map(|i| (labels("m", i), (0..20).map(|t| (t, f64::from(i))).collect())))
+}
+
+#[tokio::test]
+async fn i2_replicas_heads_and_blocks_give_each_sample_once() {
+    // Given replicas that hold different parts, and blocks that overlap each other and the heads.
+    let world = World::new();
+    let l = labels("m", 1);
+    for (i, m) in world.members.iter().enumerate() {
+        let skip = i as i64;
+        m.hold(data([(
+            l.clone(),
+            (50..100)
+                .filter(|t| t % 3 != skip)
+                .map(|t| (t, t as f64))
+                .collect(),
+        )]));
+        m.forget_below(60, 2);
+    }
+    world.upload("A", data([(l.clone(), (0..62).map(|t| (t, t as f64)).collect())]));
+    world.upload(
+        "B",
+        data([(l.clone(), (40..75).map(|t| (t, t as f64)).collect())]),
+    );
+    // When all is read, then each sample comes once, with its value.
+    let found = read(&world, 0, 1000).await.unwrap();
+    assert_eq!(found, data([(l, (0..100).map(|t| (t, t as f64)).collect())]));
+}
+
+#[tokio::test]
+async fn i5_a_sample_on_a_majority_is_read_whichever_member_is_lost() {
+    for (missing_at, lost) in [(0, 1), (1, 2), (2, 0), (0, 2), (1, 0), (2, 1)] {
+        let world = World::new();
+        let acked = data([(labels("m", 1), vec![(5, 1.0)])]);
+        for (i, m) in world.members.iter().enumerate().filter(|(i, _)| *i != missing_at) {
+            m.hold(acked.clone());
+            if i == lost {
+                m.set(Mode::Fails(ServiceErrorCode::Unavailable));
+            }
+        }
+        assert_eq!(
+            read(&world, 0, 10).await.unwrap(),
+            acked,
+            "missing at {missing_at}, lost {lost}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn i7_one_faulty_member_changes_nothing() {
+    let faults = [
+        Mode::Fails(ServiceErrorCode::Unavailable),
+        Mode::Fails(ServiceErrorCode::NotCounting),
+        Mode::Fails(ServiceErrorCode::Internal),
+        Mode::Hangs,
+        Mode::BreaksAfter(4, None),
+        Mode::BreaksAfter(0, Some(ServiceErrorCode::Unavailable)),
+        Mode::BreaksAfter(7, Some(ServiceErrorCode::Corruption)),
+        Mode::HangsAfter(3),
+    ];
+    for fault in faults {
+        for victim in 0..3 {
+            let world = World::new();
+            world.hold(&ten_series());
+            world.members[victim].set(fault.clone());
+            assert_eq!(
+                read(&world, 0, 100).await.unwrap(),
+                ten_series(),
+                "{fault:?} at {victim}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_fewer_members_than_needed_is_an_error_that_names_them() {
+    let faults = [
+        (
+            Mode::Fails(ServiceErrorCode::Unavailable),
+            "injected (unavailable)",
+        ),
+        (
+            Mode::Fails(ServiceErrorCode::NotCounting),
+            "injected (not_counting)",
+        ),
+        (Mode::Hangs, "no answer"),
+        (Mode::BreaksAfter(9, None), "the stream broke off before its end"),
+        (Mode::HangsAfter(10), "no answer"),
+    ];
+    for (fault, why) in faults {
+        let world = World::new();
+        world.hold(&ten_series());
+        world.members[0].set(fault.clone());
+        world.members[2].set(fault.clone());
+        let e = read(&world, 0, 100).await.unwrap_err();
+        let text = e.to_string();
+        assert_eq!(e.kind().http_status(), 503, "{text}");
+        assert!(
+            text.starts_with("partition 0: 1 of 2 needed members answered: ingester-0: "),
+            "{text}"
+        );
+        assert!(text.contains("; ingester-2: ") && text.contains(why), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn i4_a_member_that_does_not_count_is_not_read() {
+    let world = World::new();
+    world.hold(&ten_series());
+    {
+        let mut plan = world.topology.plan.lock();
+        plan.partitions[0].replicas[0].counts = false;
+        plan.partitions[0].replicas[1].client = None;
+    }
+    let text = read(&world, 0, 100).await.unwrap_err().to_string();
+    assert!(
+        text.contains("ingester-0: it may lack acknowledged samples"),
+        "{text}"
+    );
+    assert!(text.contains("ingester-1: its address is not known"), "{text}");
+}
+
+#[tokio::test]
+async fn i4_no_partition_known_is_an_error() {
+    let world = World::new();
+    world.topology.plan.lock().partitions.clear();
+    assert_eq!(read(&world, 0, 1).await.unwrap_err().kind().http_status(), 503);
+}
+
+#[tokio::test]
+async fn i14_a_stale_plan_is_made_anew_and_a_slow_member_waited_for() {
+    let world = World::new();
+    world.hold(&ten_series());
+    world
+        .members
+        .iter()
+        .for_each(|m| m.epoch.store(1, Ordering::Relaxed));
+    *world.topology.newer.lock() = Some(plan(&world.members, 1));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // A member that has not adopted the epoch yet is asked again.
+    world.members[0].set(Mode::FailsFirst(3, ServiceErrorCode::Behind));
+    world.members[1].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // A state that never comes is an error, not an older answer.
+    world.members[0].epoch.store(2, Ordering::Relaxed);
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(e.to_string().contains("control state 9"), "{e}");
+    assert_eq!(e.kind().http_status(), 503);
+}
+
+#[tokio::test]
+async fn i9_recent_reads_need_neither_bucket_nor_store() {
+    let world = World::new();
+    world.hold(&ten_series());
+    world.members.iter().for_each(|m| m.forget_below(5, 3));
+    *world.manifests.down.lock() = true;
+    world
+        .stores
+        .iter()
+        .for_each(|s| s.set(Mode::Fails(ServiceErrorCode::Unavailable)));
+    let found = read(&world, 5, 100).await.unwrap();
+    assert_eq!(found.len(), 10);
+    assert!(world.stores.iter().all(|s| s.calls() == 0));
+    // Older ones fail as a whole.
+    let e = read(&world, 4, 100).await.unwrap_err();
+    assert_eq!(e.kind().http_status(), 503);
+    assert!(
+        e.to_string()
+            .contains("manifest version 3 or later is needed: bucket down"),
+        "{e}"
+    );
+}
+
+#[tokio::test]
+async fn i4_a_manifest_older_than_what_heads_forgot_is_an_error() {
+    let world = World::new();
+    world.hold(&ten_series());
+    world.upload("A", ten_series());
+    world.members[1].forget_below(10, 2);
+    world.members[2].forget_below(10, 2);
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(
+        e.to_string()
+            .contains("version 2 or later is needed: the latest is 1"),
+        "{e}"
+    );
+    world.upload("B", data([(labels("m", 99), vec![(3, 1.0)])]));
+    let mut all = ten_series();
+    all.extend(data([(labels("m", 99), vec![(3, 1.0)])]));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn i4_the_greatest_of_the_members_floors_counts() {
+    // Given that only the two members read last have forgotten, at different versions.
+    let world = World::new();
+    world.hold(&ten_series());
+    world.upload("A", ten_series());
+    world.members[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    world.members[1].forget_below(3, 1);
+    world.members[2].forget_below(12, 1);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    assert_eq!(read(&world, 3, 100).await.unwrap()[&labels("m", 0)].len(), 17);
+}
+
+#[tokio::test]
+async fn i10_blocks_from_before_the_heads_time_are_read() {
+    let world = World::new();
+    world.upload("A", ten_series());
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // Blocks of a partition that is not read any more, too, however recent the heads are.
+    world.members.iter().for_each(|m| m.forget_below(0, 1));
+    world.manifests.view.lock().blocks[0].partitions = vec![koios_model::PartitionId(7)];
+    let world2 = World::new();
+    *world2.manifests.view.lock() = world.manifests.view.lock().clone();
+    *world2.blocks.lock() = world.blocks.lock().clone();
+    world2.members.iter().for_each(|m| m.forget_below(0, 1));
+    assert_eq!(read(&world2, 0, 100).await.unwrap(), ten_series());
+}
+
+#[tokio::test]
+async fn blocks_that_heads_still_hold_are_not_read() {
+    let world = World::new();
+    world.hold(&ten_series());
+    world.upload("A", data([(labels("m", 0), vec![(-50, 1.0), (-10, 1.0)])]));
+    world.upload("B", ten_series());
+    world.members.iter().for_each(|m| m.forget_below(0, 2));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    assert!(world.stores.iter().all(|s| s.calls() == 0));
+    assert_eq!(read(&world, -20, 100).await.unwrap()[&labels("m", 0)].len(), 21);
+    assert_eq!(world.stores.iter().map(|s| s.calls()).sum::<u64>(), 1);
+}
+
+#[tokio::test]
+async fn i7_a_store_that_fails_midway_is_replaced_without_loss() {
+    let faults = [
+        Mode::Fails(ServiceErrorCode::Unavailable),
+        Mode::BreaksAfter(4, None),
+        Mode::BreaksAfter(6, Some(ServiceErrorCode::Corruption)),
+    ];
+    for fault in faults {
+        for victim in 0..2 {
+            let world = World::new();
+            for (i, id) in ["A", "B", "C", "D"].iter().enumerate() {
+                let some = ten_series().into_iter().skip(i).step_by(2).collect();
+                world.upload(id, some);
+            }
+            world.members.iter().for_each(|m| m.forget_below(1000, 4));
+            world.stores[victim].set(fault.clone());
+            assert_eq!(
+                read(&world, 0, 100).await.unwrap(),
+                ten_series(),
+                "{fault:?} at {victim}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_blocks_that_no_store_can_read_are_an_error_that_names_one() {
+    let faults = [
+        Mode::Fails(ServiceErrorCode::Unavailable),
+        Mode::BreaksAfter(10, None),
+        Mode::BreaksAfter(6, Some(ServiceErrorCode::Corruption)),
+    ];
+    for fault in faults {
+        let world = World::new();
+        world.upload("01A", ten_series());
+        world.members.iter().for_each(|m| m.forget_below(1000, 1));
+        world.stores.iter().for_each(|s| s.set(fault.clone()));
+        let e = read(&world, 0, 100).await.unwrap_err();
+        assert_eq!(e.kind().http_status(), 503, "{fault:?}: {e}");
+        assert!(
+            e.to_string().starts_with("unavailable: block 01A cannot be read"),
+            "{e}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn i4_a_read_that_outlives_its_pin_fails_and_the_next_one_looks_anew() {
+    let world = World::new();
+    world.upload("A", ten_series());
+    world.members.iter().for_each(|m| m.forget_below(1000, 1));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // When compaction replaced the block and its bytes are gone.
+    world.blocks.lock().remove("A");
+    world.manifests.view.lock().blocks.clear();
+    world.upload("B", ten_series());
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(e.to_string().contains("block A is gone"), "{e}");
+    assert_eq!(e.kind().http_status(), 503);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+}
+
+#[tokio::test]
+async fn i12_a_query_over_its_memory_fails_with_the_limit() {
+    let world = World::new();
+    world.hold(&ten_series());
+    let all = TimeRange::new(0, 100);
+    let e = read_with(&world, all, SelectHints::default(), 2000)
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind().http_status(), 422);
+    assert!(
+        e.to_string()
+            .contains("query memory limit of 2000 bytes exceeded"),
+        "{e}"
+    );
+}
+
+#[tokio::test]
+async fn shards_are_disjoint_and_complete_and_limits_are_kept() {
+    let world = World::new();
+    world.hold(&ten_series());
+    let all = TimeRange::new(0, 100);
+    let mut union = Data::new();
+    for index in 0..3 {
+        let hints = SelectHints {
+            shard: Some((index, 3)),
+            ..SelectHints::default()
+        };
+        let part = read_with(&world, all, hints, 1 << 20).await.unwrap();
+        assert!(part.keys().all(|l| !union.contains_key(l)));
+        union.extend(part);
+    }
+    assert_eq!(union, ten_series());
+    let hints = SelectHints {
+        limit: 3,
+        ..SelectHints::default()
+    };
+    assert_eq!(read_with(&world, all, hints, 1 << 20).await.unwrap().len(), 3);
+}
+
+fn selection(labels_only: bool) -> Selection {
+    Selection {
+        tenant: TenantId::anonymous(),
+        matchers: matchers(),
+        range: TimeRange::new(0, 100),
+        labels_only,
+        wanted: Wanted::default(),
+    }
+}
+
+#[tokio::test]
+async fn i4_label_reads_are_complete_or_fail() {
+    let world = World::new();
+    world.members[0].hold(data([(labels("m", 1), vec![(5, 1.0)])]));
+    world.members[1].hold(data([(labels("m", 2), vec![(5, 1.0)])]));
+    world.members[2].set(Mode::Hangs);
+    world.members.iter().for_each(|m| m.forget_below(4, 1));
+    world.upload("A", data([(labels("m", 3), vec![(3, 1.0)])]));
+    let selections = [selection(true)];
+    let values = world.cluster.labels(&selections, "i").await.unwrap();
+    assert_eq!(values.into_iter().collect::<Vec<_>>(), ["1", "2", "3"]);
+    let names = world.cluster.labels(&selections, "").await.unwrap();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["__name__", "i"]);
+    let budget = Budget::new(1 << 20, 100);
+    let series = world.cluster.series(&selections, 0, &budget).await.unwrap();
+    assert_eq!(series.len(), 3);
+    world
+        .stores
+        .iter()
+        .for_each(|s| s.set(Mode::Fails(ServiceErrorCode::Unavailable)));
+    assert_eq!(
+        world
+            .cluster
+            .labels(&selections, "i")
+            .await
+            .unwrap_err()
+            .kind()
+            .http_status(),
+        503
+    );
+    world.members[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    let e = world.cluster.labels(&selections, "i").await.unwrap_err();
+    assert!(
+        e.to_string()
+            .starts_with("partition 0: 1 of 2 needed members answered"),
+        "{e}"
+    );
+}
+
+#[tokio::test]
+async fn metadata_is_the_union_of_a_majority() {
+    let world = World::new();
+    world.members[0].describe("a", "counter");
+    world.members[1].describe("a", "gauge");
+    world.members[2].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    let found = world.cluster.metadata(&TenantId::anonymous(), "").await.unwrap();
+    assert_eq!(found["a"].len(), 2);
+}

@@ -1,0 +1,149 @@
+//! Which blocks a tenant has: manifests, pinned per read.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use koios_model::{PartitionId, TenantId, TimeRange};
+use koios_promql::QueryError;
+use koios_runtime::ClockHandle;
+use koios_wire::ServiceError;
+use parking_lot::Mutex;
+
+/// A manifest this young is not looked up again.
+const FRESH: Duration = Duration::from_secs(10);
+/// The same where the manifest only may tell more than the heads do.
+const FRESH_OPTIONAL: Duration = Duration::from_secs(60);
+/// How long such a look-up may take.
+const OPTIONAL_WAIT: Duration = Duration::from_secs(1);
+/// Most tenants whose manifest is kept.
+const TENANTS_MAX: usize = 10_000;
+
+/// A block as a manifest lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedBlock {
+    /// Its name.
+    pub id: String,
+    /// First and last sample time.
+    pub range: TimeRange,
+    /// The partitions whose samples it holds.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// One version of a tenant's manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestView {
+    /// The version; 0 when the tenant has no manifest.
+    pub version: u64,
+    /// The blocks.
+    pub blocks: Vec<ListedBlock>,
+}
+
+/// Where manifests come from.
+#[async_trait]
+pub trait Manifests: Send + Sync + Debug + 'static {
+    /// The latest manifest of a tenant; version 0 when there is none.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket is, `Corruption` when the manifest is damaged.
+    async fn latest(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, ServiceError>;
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    view: Option<Arc<ManifestView>>,
+    asked_at: Duration,
+}
+
+/// The manifests of recent reads.
+#[derive(Debug)]
+pub(crate) struct ManifestCache {
+    source: Arc<dyn Manifests>,
+    clock: ClockHandle,
+    entries: Mutex<BTreeMap<TenantId, Entry>>,
+}
+
+impl ManifestCache {
+    pub(crate) fn new(source: Arc<dyn Manifests>, clock: ClockHandle) -> Self {
+        Self {
+            source,
+            clock,
+            entries: Mutex::default(),
+        }
+    }
+
+    /// A manifest of version `floor` or later, as late as can be had.
+    pub(crate) async fn pin(&self, tenant: &TenantId, floor: u64) -> Result<Arc<ManifestView>, QueryError> {
+        let cached = self.cached(tenant, FRESH);
+        if let Some((Some(view), true)) = &cached
+            && view.version >= floor
+        {
+            return Ok(Arc::clone(view));
+        }
+        let (view, why) = match self.source.latest(tenant).await {
+            Ok(view) => {
+                let view = self.store(tenant, Some(view)).unwrap_or_default();
+                let why = format!("the latest is {}", view.version);
+                (Some(view), why)
+            }
+            Err(e) => (cached.and_then(|(view, _)| view), e.to_string()),
+        };
+        view.filter(|view| view.version >= floor).ok_or_else(|| {
+            QueryError::unavailable(format!(
+                "blocks cannot be read: manifest version {floor} or later is needed: {why}"
+            ))
+        })
+    }
+
+    /// A manifest if one can be had quickly: for reads that the heads say they can answer alone.
+    pub(crate) async fn recent(&self, tenant: &TenantId) -> Option<Arc<ManifestView>> {
+        let cached = self.cached(tenant, FRESH_OPTIONAL);
+        if let Some((view, true)) = cached {
+            return view;
+        }
+        match self
+            .clock
+            .timeout(OPTIONAL_WAIT, self.source.latest(tenant))
+            .await
+        {
+            Ok(Ok(view)) => self.store(tenant, Some(view)),
+            failed => {
+                tracing::debug!(%tenant, ?failed, "manifest not looked up");
+                self.store(tenant, None)
+            }
+        }
+    }
+
+    /// Forgets what is known of a tenant, because a block of it is gone.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        self.entries.lock().remove(tenant);
+    }
+
+    fn cached(&self, tenant: &TenantId, fresh: Duration) -> Option<(Option<Arc<ManifestView>>, bool)> {
+        let entries = self.entries.lock();
+        let entry = entries.get(tenant)?;
+        let age = self.clock.elapsed().saturating_sub(entry.asked_at);
+        Some((entry.view.clone(), age < fresh))
+    }
+
+    /// Keeps the later of what is known and `view`, and returns it.
+    fn store(&self, tenant: &TenantId, view: Option<Arc<ManifestView>>) -> Option<Arc<ManifestView>> {
+        let mut entries = self.entries.lock();
+        if entries.len() >= TENANTS_MAX && !entries.contains_key(tenant) {
+            entries.pop_first();
+        }
+        let asked_at = self.clock.elapsed();
+        let entry = entries
+            .entry(tenant.clone())
+            .or_insert(Entry { view: None, asked_at });
+        entry.asked_at = asked_at;
+        if let Some(view) = view
+            && entry.view.as_ref().is_none_or(|v| v.version <= view.version)
+        {
+            entry.view = Some(view);
+        }
+        entry.view.clone()
+    }
+}

@@ -1,0 +1,176 @@
+//! The k-way merge of sources by label order: each label set once, with the chunks of all sources that have it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use koios_model::{HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
+use koios_promql::{Completeness, QueryError, Series, SeriesStream, StreamItem};
+
+use super::blocks::BlockFeed;
+use super::budget::Budget;
+use super::held::{HeldSeries, SourceError};
+
+/// Series per item of the merged stream: enough to pay for a wake-up, few enough to be small.
+const BATCH_SERIES: usize = 256;
+
+/// Where series come from.
+#[derive(Debug)]
+pub(crate) enum Feed {
+    /// A member's answer, all here.
+    Held(std::vec::IntoIter<HeldSeries>),
+    /// Blocks, read as needed.
+    Blocks(Box<BlockFeed>),
+}
+
+#[derive(Debug)]
+struct Source {
+    feed: Feed,
+    next: Option<HeldSeries>,
+}
+
+impl Source {
+    async fn advance(&mut self) -> Result<(), SourceError> {
+        self.next = match &mut self.feed {
+            Feed::Held(held) => held.next(),
+            Feed::Blocks(blocks) => blocks.next().await?,
+        };
+        Ok(())
+    }
+}
+
+/// Which series of the merge are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Most series, 0 for no limit.
+    pub(crate) limit: usize,
+    /// Shard index and count.
+    pub(crate) shard: Option<(u32, u32)>,
+}
+
+/// Merges sources in label order.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    sources: Vec<Source>,
+    /// The next labels of each source that has any.
+    heads: BinaryHeap<Reverse<(Labels, usize)>>,
+    wanted: Wanted,
+    seed: TenantSeed,
+    budget: Arc<Budget>,
+    given: usize,
+}
+
+impl Merge {
+    /// Starts a merge: reads the first series of every source, all at once.
+    pub(crate) async fn start(
+        feeds: Vec<Feed>,
+        tenant: &TenantId,
+        wanted: Wanted,
+        budget: Arc<Budget>,
+    ) -> Result<Self, SourceError> {
+        let mut sources: Vec<_> = feeds
+            .into_iter()
+            .map(|feed| Source { feed, next: None })
+            .collect();
+        futures::future::try_join_all(sources.iter_mut().map(Source::advance)).await?;
+        let labels = |(i, s): (usize, &Source)| s.next.as_ref().map(|n| Reverse((n.labels.clone(), i)));
+        let heads = sources.iter().enumerate().filter_map(labels).collect();
+        Ok(Self {
+            sources,
+            heads,
+            wanted,
+            // Shards only have to agree with each other, so no secret is needed.
+            seed: TenantSeed::new(b"", tenant),
+            budget,
+            given: 0,
+        })
+    }
+
+    /// The next label set with everything sources hold of it.
+    pub(crate) async fn next(&mut self) -> Result<Option<HeldSeries>, SourceError> {
+        loop {
+            if self.wanted.limit != 0 && self.given >= self.wanted.limit {
+                return Ok(None);
+            }
+            let Some(series) = self.next_of_all().await? else {
+                return Ok(None);
+            };
+            if self
+                .wanted
+                .shard
+                .is_none_or(|shard| self.in_shard(&series.labels, shard))
+            {
+                self.given += 1;
+                self.budget.count_series()?;
+                return Ok(Some(series));
+            }
+        }
+    }
+
+    async fn next_of_all(&mut self) -> Result<Option<HeldSeries>, SourceError> {
+        let mut merged: Option<HeldSeries> = None;
+        while let Some(Reverse((labels, i))) = self.heads.peek() {
+            if merged.as_ref().is_some_and(|m| m.labels != *labels) {
+                break;
+            }
+            let i = *i;
+            self.heads.pop();
+            let Some(source) = self.sources.get_mut(i) else {
+                continue;
+            };
+            let Some(series) = source.next.take() else {
+                continue;
+            };
+            source.advance().await?;
+            if let Some(next) = &source.next {
+                self.heads.push(Reverse((next.labels.clone(), i)));
+            }
+            match &mut merged {
+                Some(merged) => merged.absorb(series),
+                None => merged = Some(series),
+            }
+        }
+        Ok(merged)
+    }
+
+    fn in_shard(&self, labels: &Labels, (index, of): (u32, u32)) -> bool {
+        let hash = SeriesHash::new(self.seed, labels.as_ref()).mixed(HashPurpose::QueryShard);
+        hash % u64::from(of.max(1)) == u64::from(index)
+    }
+
+    async fn batch(&mut self) -> Result<Vec<Series>, SourceError> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_SERIES
+            && let Some(series) = self.next().await?
+        {
+            let (labels, data) = series.into_parts();
+            batch.push(Series {
+                labels,
+                data: Box::new(data),
+            });
+        }
+        Ok(batch)
+    }
+
+    /// The merge as the engine reads it.
+    pub(crate) fn into_stream(self) -> SeriesStream {
+        stream::unfold(Some(self), |merge| async move {
+            let mut merge = merge?;
+            match merge.batch().await {
+                Ok(batch) if batch.is_empty() => Some((Ok(StreamItem::End(Completeness::Complete)), None)),
+                Ok(batch) => Some((Ok(StreamItem::Series(batch)), Some(merge))),
+                Err(e) => Some((Err(source_failed(e)), None)),
+            }
+        })
+        .boxed()
+    }
+}
+
+/// What a query is told about a source for which there was no other.
+pub(crate) fn source_failed(e: SourceError) -> QueryError {
+    match e {
+        SourceError::Query(e) => e,
+        SourceError::Service(e) => QueryError::unavailable(format!("blocks cannot be read: {e}")),
+    }
+}

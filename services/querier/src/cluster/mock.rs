@@ -1,0 +1,448 @@
+//! Members in memory, with faults.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt};
+use koios_model::{Labels, Metadata, PartitionId, TenantId, TimeRange};
+use koios_runtime::RealClock;
+use koios_wire::{
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
+    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest,
+    ReadStream, SeriesChunks, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
+    StoreSelectRequest, StoreService, StoreStream,
+};
+use parking_lot::Mutex;
+
+use super::{
+    Cluster, ListedBlock, ManifestView, Manifests, PartitionTarget, Patience, ReadPlan, Replica, StoreMember,
+    Topology,
+};
+
+pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
+
+/// How a mock answers.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Mode {
+    #[default]
+    Well,
+    /// Every call fails.
+    Fails(ServiceErrorCode),
+    /// The first so many calls fail.
+    FailsFirst(u64, ServiceErrorCode),
+    /// Never answers.
+    Hangs,
+    /// Streams break off after so many series; without an end, or with an error.
+    BreaksAfter(usize, Option<ServiceErrorCode>),
+    /// Streams hang after so many series.
+    HangsAfter(usize),
+}
+
+pub(crate) fn labels(name: &str, i: u32) -> Labels {
+    Labels::from_pairs([("__name__", name.to_owned()), ("i", i.to_string())])
+}
+
+pub(crate) fn data(series: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) -> Data {
+    series
+        .into_iter()
+        .map(|(l, s)| (l, s.into_iter().collect()))
+        .collect()
+}
+
+fn chunks_of(samples: &BTreeMap<i64, f64>, labels_only: bool) -> Vec<bytes::Bytes> {
+    let samples: Vec<_> = samples.iter().collect();
+    let encode = |part: &[(&i64, &f64)]| {
+        let times: Vec<_> = part.iter().map(|(t, _)| **t).collect();
+        let values: Vec<_> = part.iter().map(|(_, v)| **v).collect();
+        koios_chunk::encode(&times, &values).unwrap().into()
+    };
+    if labels_only {
+        Vec::new()
+    } else {
+        samples.chunks(3).map(encode).collect()
+    }
+}
+
+fn select(
+    data: &Data,
+    matchers: &koios_model::Matchers,
+    range: TimeRange,
+    labels_only: bool,
+    limit: u64,
+) -> Vec<SeriesChunks> {
+    let limit = if limit == 0 { usize::MAX } else { limit as usize };
+    data.iter()
+        .filter(|(l, s)| matchers.matches(l.as_ref()) && s.keys().any(|t| range.contains(*t)))
+        .take(limit)
+        .map(|(l, s)| SeriesChunks {
+            labels: l.clone(),
+            chunks: chunks_of(s, labels_only),
+        })
+        .collect()
+}
+
+fn names(series: &[SeriesChunks], name: &str) -> Vec<String> {
+    let all: std::collections::BTreeSet<String> = series
+        .iter()
+        .flat_map(|s| s.labels.iter())
+        .filter(|(n, _)| name.is_empty() || *n == name)
+        .map(|(n, v)| {
+            if name.is_empty() {
+                n.to_owned()
+            } else {
+                v.to_owned()
+            }
+        })
+        .collect();
+    all.into_iter().collect()
+}
+
+/// Faults of a mock, applied to each call.
+#[derive(Debug, Default)]
+struct Faults {
+    mode: Mutex<Mode>,
+    calls: AtomicU64,
+}
+
+impl Faults {
+    async fn enter(&self) -> Result<Mode, ServiceError> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mode = self.mode.lock().clone();
+        match mode {
+            Mode::Fails(code) => Err(ServiceError::new(code, "injected").with_state_version(7)),
+            Mode::FailsFirst(n, code) if call < n => {
+                Err(ServiceError::new(code, "injected").with_state_version(7))
+            }
+            Mode::Hangs => std::future::pending().await,
+            mode => Ok(mode),
+        }
+    }
+
+    fn stream<T: Send + 'static>(
+        mode: Mode,
+        series: Vec<SeriesChunks>,
+        item: fn(Vec<SeriesChunks>) -> T,
+        end: T,
+    ) -> stream::BoxStream<'static, Result<T, ServiceError>> {
+        let one = move |s| Ok(item(vec![s]));
+        match mode {
+            Mode::BreaksAfter(n, None) => stream::iter(series.into_iter().take(n).map(one)).boxed(),
+            Mode::BreaksAfter(n, Some(code)) => stream::iter(series.into_iter().take(n).map(one))
+                .chain(stream::iter([Err(ServiceError::new(code, "injected midway"))]))
+                .boxed(),
+            Mode::HangsAfter(n) => stream::iter(series.into_iter().take(n).map(one))
+                .chain(stream::pending())
+                .boxed(),
+            _ => stream::iter(series.into_iter().map(one))
+                .chain(stream::iter([Ok(end)]))
+                .boxed(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct MockIngester {
+    pub(crate) epoch: AtomicU64,
+    data: Mutex<Data>,
+    end: Mutex<ReadEnd>,
+    metadata: Mutex<Vec<(String, Metadata)>>,
+    faults: Faults,
+}
+
+impl MockIngester {
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.faults.mode.lock() = mode;
+    }
+
+    pub(crate) fn hold(&self, data: Data) {
+        *self.data.lock() = data;
+    }
+
+    pub(crate) fn forget_below(&self, below: i64, floor: u64) {
+        let mut end = self.end.lock();
+        end.forgotten_below_ms = below;
+        end.manifest_floor = floor;
+        for samples in self.data.lock().values_mut() {
+            samples.retain(|t, _| *t >= below);
+        }
+    }
+
+    pub(crate) fn describe(&self, metric: &str, kind: &str) {
+        let metadata = Metadata {
+            kind: kind.to_owned(),
+            ..Metadata::default()
+        };
+        self.metadata.lock().push((metric.to_owned(), metadata));
+    }
+
+    fn check(&self, epoch: u64) -> Result<(), ServiceError> {
+        match epoch.cmp(&self.epoch.load(Ordering::Relaxed)) {
+            std::cmp::Ordering::Less => {
+                Err(ServiceError::new(ServiceErrorCode::Stale, "newer epoch").with_state_version(9))
+            }
+            std::cmp::Ordering::Greater => Err(ServiceError::new(ServiceErrorCode::Behind, "older epoch")),
+            std::cmp::Ordering::Equal => Ok(()),
+        }
+    }
+
+    async fn labels(&self, request: LabelsRequest, name: &str) -> Result<LabelsReply, ServiceError> {
+        self.faults.enter().await?;
+        self.check(request.epoch)?;
+        let series = select(&self.data.lock(), &request.matchers, request.range, true, 0);
+        Ok(LabelsReply {
+            names: names(&series, name),
+            end: self.end.lock().clone(),
+        })
+    }
+}
+
+#[async_trait]
+impl IngesterService for MockIngester {
+    async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        Ok(PushAck::default())
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
+        let mode = self.faults.enter().await?;
+        self.check(request.epoch)?;
+        let ReadRequest {
+            matchers,
+            range,
+            labels_only,
+            limit,
+            ..
+        } = request;
+        let series = select(&self.data.lock(), &matchers, range, labels_only, limit);
+        let end = ReadItem::End(self.end.lock().clone());
+        Ok(Faults::stream(mode, series, ReadItem::Series, end))
+    }
+
+    async fn label_names(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        self.labels(request, "").await
+    }
+
+    async fn label_values(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        let name = request.name.clone();
+        self.labels(request, &name).await
+    }
+
+    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        self.faults.enter().await?;
+        Ok(self.metadata.lock().clone())
+    }
+
+    async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
+        Ok(BatchSetsReply::default())
+    }
+
+    async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
+        Ok(stream::empty().boxed())
+    }
+
+    async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
+        Ok(FlushReply::default())
+    }
+}
+
+/// A bucket of blocks, which all mock stores read.
+pub(crate) type Blocks = Arc<Mutex<BTreeMap<String, Data>>>;
+
+#[derive(Debug, Default)]
+pub(crate) struct MockStore {
+    blocks: Blocks,
+    faults: Faults,
+}
+
+impl MockStore {
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.faults.mode.lock() = mode;
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.faults.calls.load(Ordering::Relaxed)
+    }
+
+    fn gather(&self, ids: &[String]) -> Result<Data, ServiceError> {
+        let blocks = self.blocks.lock();
+        let mut all = Data::new();
+        for id in ids {
+            let gone = || ServiceError::new(ServiceErrorCode::NotFound, format!("block {id} is gone"));
+            for (l, s) in blocks.get(id).ok_or_else(gone)? {
+                all.entry(l.clone()).or_default().extend(s);
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[async_trait]
+impl StoreService for MockStore {
+    async fn select(&self, request: StoreSelectRequest) -> Result<StoreStream, ServiceError> {
+        let mode = self.faults.enter().await?;
+        let data = self.gather(&request.blocks)?;
+        let StoreSelectRequest {
+            matchers,
+            range,
+            labels_only,
+            limit,
+            ..
+        } = request;
+        let series = select(&data, &matchers, range, labels_only, limit);
+        Ok(Faults::stream(mode, series, StoreItem::Series, StoreItem::End))
+    }
+
+    async fn label_names(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
+        self.label_values(request).await
+    }
+
+    async fn label_values(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
+        self.faults.enter().await?;
+        let series = select(
+            &self.gather(&request.blocks)?,
+            &request.matchers,
+            request.range,
+            true,
+            0,
+        );
+        Ok(names(&series, &request.name))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct MockManifests {
+    pub(crate) view: Mutex<ManifestView>,
+    pub(crate) down: Mutex<bool>,
+    pub(crate) calls: AtomicU64,
+}
+
+#[async_trait]
+impl Manifests for MockManifests {
+    async fn latest(&self, _: &TenantId) -> Result<Arc<ManifestView>, ServiceError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if *self.down.lock() {
+            return Err(ServiceError::unavailable("bucket down"));
+        }
+        Ok(Arc::new(self.view.lock().clone()))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct MockTopology {
+    pub(crate) plan: Mutex<ReadPlan>,
+    /// What `catch_up` brings.
+    pub(crate) newer: Mutex<Option<ReadPlan>>,
+    stores: Vec<StoreMember>,
+}
+
+#[async_trait]
+impl Topology for MockTopology {
+    fn plan(&self, _: &TenantId) -> ReadPlan {
+        self.plan.lock().clone()
+    }
+
+    fn stores(&self) -> Vec<StoreMember> {
+        self.stores.clone()
+    }
+
+    async fn catch_up(&self, _: u64) {
+        if let Some(newer) = self.newer.lock().take() {
+            *self.plan.lock() = newer;
+        }
+    }
+}
+
+/// One partition of three members and two stores over one bucket.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) members: Vec<Arc<MockIngester>>,
+    pub(crate) stores: Vec<Arc<MockStore>>,
+    pub(crate) blocks: Blocks,
+    pub(crate) manifests: Arc<MockManifests>,
+    pub(crate) topology: Arc<MockTopology>,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let members: Vec<_> = (0..3).map(|_| Arc::new(MockIngester::default())).collect();
+        let blocks = Blocks::default();
+        let store = |_| {
+            Arc::new(MockStore {
+                blocks: Arc::clone(&blocks),
+                ..MockStore::default()
+            })
+        };
+        let stores: Vec<_> = (0..2).map(store).collect();
+        let member = |(i, s): (usize, &Arc<MockStore>)| StoreMember {
+            name: format!("store-{i}"),
+            client: Arc::<MockStore>::clone(s),
+        };
+        let topology = Arc::new(MockTopology {
+            plan: Mutex::new(plan(&members, 0)),
+            newer: Mutex::default(),
+            stores: stores.iter().enumerate().map(member).collect(),
+        });
+        let manifests = Arc::new(MockManifests::default());
+        let patience = Patience {
+            member: Duration::from_millis(300),
+            hedge: Duration::from_millis(10),
+            retry: Duration::from_millis(1),
+            retries: 3,
+        };
+        let cluster = Cluster::new(
+            Arc::<MockTopology>::clone(&topology),
+            Arc::<MockManifests>::clone(&manifests),
+            Arc::new(RealClock::new()),
+            patience,
+        );
+        Self {
+            members,
+            stores,
+            blocks,
+            manifests,
+            topology,
+            cluster,
+        }
+    }
+
+    /// Every member holds the same.
+    pub(crate) fn hold(&self, data: &Data) {
+        for m in &self.members {
+            m.hold(data.clone());
+        }
+    }
+
+    /// Lists a block under the next manifest version.
+    pub(crate) fn upload(&self, id: &str, data: Data) {
+        let times = || data.values().flat_map(|s| s.keys().copied());
+        let range = TimeRange::new(times().min().unwrap(), times().max().unwrap());
+        self.blocks.lock().insert(id.to_owned(), data);
+        let mut view = self.manifests.view.lock();
+        view.version += 1;
+        view.blocks.push(ListedBlock {
+            id: id.to_owned(),
+            range,
+            partitions: vec![PartitionId(0)],
+        });
+    }
+}
+
+pub(crate) fn plan(members: &[Arc<MockIngester>], epoch: u64) -> ReadPlan {
+    let replica = |(i, m): (usize, &Arc<MockIngester>)| Replica {
+        name: format!("ingester-{i}"),
+        counts: true,
+        client: Some(Arc::<MockIngester>::clone(m)),
+    };
+    ReadPlan {
+        state_version: epoch,
+        partitions: vec![PartitionTarget {
+            partition: PartitionId(0),
+            epoch,
+            quorum: members.len() / 2 + 1,
+            replicas: members.iter().enumerate().map(replica).collect(),
+        }],
+    }
+}

@@ -1,0 +1,394 @@
+//! Reads over the whole cluster: heads by quorum, then blocks of a pinned manifest, merged exactly once.
+
+mod blocks;
+mod budget;
+mod heads;
+mod held;
+mod manifests;
+mod merge;
+mod queryable;
+mod state;
+mod topology;
+
+#[cfg(test)]
+mod cluster_test;
+#[cfg(test)]
+pub(crate) mod mock;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use koios_model::{Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+use koios_promql::QueryError;
+use koios_runtime::ClockHandle;
+use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd, ReadRequest, ServiceErrorCode};
+
+pub use budget::{Budget, Charge};
+pub use heads::Patience;
+pub use manifests::{ListedBlock, ManifestView, Manifests};
+pub use queryable::ClusterQueryable;
+pub use state::{ClusterTopology, Members};
+pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
+
+use blocks::{BlockFeed, BlockGroup, BlockRequest};
+use heads::{HeadError, HeadReader};
+use held::SourceError;
+use manifests::ManifestCache;
+use merge::{Feed, Merge, Wanted, source_failed};
+
+/// The cluster as queries see it. Shared by all of them.
+#[derive(Debug)]
+pub struct Cluster {
+    topology: Arc<dyn Topology>,
+    manifests: ManifestCache,
+    heads: HeadReader,
+}
+
+/// Which series to read, of whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    pub(crate) tenant: TenantId,
+    pub(crate) matchers: Matchers,
+    pub(crate) range: TimeRange,
+    pub(crate) labels_only: bool,
+    pub(crate) wanted: Wanted,
+}
+
+/// What the heads of the read members may lack, and where that is.
+#[derive(Debug, Default)]
+struct Seam {
+    /// Per partition: the time below which a read member may have forgotten samples.
+    forgotten_below: BTreeMap<PartitionId, i64>,
+    /// The manifest version that lists whatever was forgotten.
+    floor: u64,
+}
+
+impl Seam {
+    fn add(&mut self, partition: PartitionId, end: &ReadEnd) {
+        let below = self.forgotten_below.entry(partition).or_insert(i64::MIN);
+        *below = end.forgotten_below_ms.max(*below);
+        self.floor = end.manifest_floor.max(self.floor);
+    }
+
+    /// Whether the heads may lack samples of the range, so that blocks must be read.
+    fn needs_blocks(&self, range: TimeRange) -> bool {
+        self.forgotten_below.values().any(|&below| range.min < below)
+    }
+
+    /// Whether a listed block may hold samples of the range that the heads lack.
+    fn needs_block(&self, block: &ListedBlock, range: TimeRange) -> bool {
+        let from = range.min.max(block.range.min);
+        let forgotten = |p: &PartitionId| self.forgotten_below.get(p).is_none_or(|&below| from < below);
+        block.range.overlaps(&range)
+            && (block.partitions.is_empty() || block.partitions.iter().any(forgotten))
+    }
+}
+
+/// Hands out plans until one is not refused as stale.
+struct Plans<'a> {
+    cluster: &'a Cluster,
+    tenant: &'a TenantId,
+    tries: u32,
+}
+
+impl Plans<'_> {
+    fn next(&self) -> Result<ReadPlan, QueryError> {
+        let plan = self.cluster.topology.plan(self.tenant);
+        if plan.partitions.is_empty() {
+            return Err(QueryError::unavailable(format!(
+                "no partition is known in control state {}: wait until the cluster has formed",
+                plan.state_version
+            )));
+        }
+        Ok(plan)
+    }
+
+    /// Deals with a failed read: waits for a newer state when the plan was stale.
+    async fn failed(&mut self, plan: &ReadPlan, e: HeadError) -> Result<(), QueryError> {
+        let version = match e {
+            HeadError::Query(e) => return Err(e),
+            HeadError::Stale(version) => version.max(plan.state_version + 1),
+        };
+        let patience = self.cluster.heads.patience;
+        if self.tries >= patience.retries {
+            return Err(QueryError::unavailable(format!(
+                "members have control state {version} or later, this querier {}: it has not caught up yet",
+                plan.state_version
+            )));
+        }
+        self.tries += 1;
+        self.cluster.topology.catch_up(version).await;
+        self.cluster.heads.clock.sleep(patience.retry).await;
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Puts the parts together.
+    pub fn new(
+        topology: Arc<dyn Topology>,
+        manifests: Arc<dyn Manifests>,
+        clock: ClockHandle,
+        patience: Patience,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            topology,
+            manifests: ManifestCache::new(manifests, Arc::clone(&clock)),
+            heads: HeadReader { clock, patience },
+        })
+    }
+
+    fn plans<'a>(&'a self, tenant: &'a TenantId) -> Plans<'a> {
+        Plans {
+            cluster: self,
+            tenant,
+            tries: 0,
+        }
+    }
+
+    /// Reads series: heads first, then the blocks that hold what the heads may have forgotten.
+    pub(crate) async fn select(
+        &self,
+        selection: &Selection,
+        budget: &Arc<Budget>,
+    ) -> Result<Merge, QueryError> {
+        let (mut feeds, seam) = self.select_heads(selection, budget).await?;
+        let request = |manifest_version| BlockRequest {
+            tenant: selection.tenant.clone(),
+            manifest_version,
+            matchers: selection.matchers.clone(),
+            range: selection.range,
+            labels_only: selection.labels_only,
+            limit: limit_of(&selection.wanted, budget),
+        };
+        if let Some((version, groups)) = self.blocks_for(&selection.tenant, selection.range, &seam).await? {
+            for group in groups {
+                let clock = Arc::clone(&self.heads.clock);
+                let feed = BlockFeed::new(group, request(version), clock, Arc::clone(budget));
+                feeds.push(Feed::Blocks(Box::new(feed)));
+            }
+        }
+        let wanted = selection.wanted.clone();
+        Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget))
+            .await
+            .map_err(|e| self.blocks_failed(&selection.tenant, e))
+    }
+
+    async fn select_heads(
+        &self,
+        selection: &Selection,
+        budget: &Arc<Budget>,
+    ) -> Result<(Vec<Feed>, Seam), QueryError> {
+        let request = ReadRequest {
+            tenant: selection.tenant.clone(),
+            partition: PartitionId(0),
+            epoch: 0,
+            matchers: selection.matchers.clone(),
+            range: selection.range,
+            labels_only: selection.labels_only,
+            limit: limit_of(&selection.wanted, budget),
+        };
+        let mut plans = self.plans(&selection.tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            match self.heads.read_series(&plan, &request, budget).await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let mut seam = Seam::default();
+        let mut feeds = Vec::new();
+        for read in reads {
+            for (series, end) in read.answers {
+                seam.add(read.partition, &end);
+                feeds.push(Feed::Held(series.into_iter()));
+            }
+        }
+        Ok((feeds, seam))
+    }
+
+    /// The blocks to read beside the heads, split over store members, and the manifest version that lists them.
+    async fn blocks_for(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+        seam: &Seam,
+    ) -> Result<Option<(u64, Vec<BlockGroup>)>, QueryError> {
+        // Heads that never forgot anything do not know of blocks from before their time (a rebuilt cluster, a moved
+        // tenant), so the manifest is looked at where it can be had; but recent queries never wait for the bucket.
+        let view = if seam.needs_blocks(range) {
+            Some(self.manifests.pin(tenant, seam.floor).await?)
+        } else {
+            self.manifests.recent(tenant).await
+        };
+        let Some(view) = view else { return Ok(None) };
+        let wanted = view
+            .blocks
+            .iter()
+            .filter(|b| seam.needs_block(b, range))
+            .map(|b| b.id.clone());
+        let groups = blocks::assign(wanted.collect(), &self.topology.stores())?;
+        Ok((!groups.is_empty()).then_some((view.version, groups)))
+    }
+
+    /// A block that is gone means that the pinned manifest is too old: the next read looks it up anew.
+    fn blocks_failed(&self, tenant: &TenantId, e: SourceError) -> QueryError {
+        if matches!(&e, SourceError::Service(e) if e.code == ServiceErrorCode::NotFound) {
+            self.manifests.forget(tenant);
+        }
+        source_failed(e)
+    }
+
+    /// Label sets of matching series, in label order; those of several selections once.
+    pub(crate) async fn series(
+        &self,
+        selections: &[Selection],
+        limit: usize,
+        budget: &Arc<Budget>,
+    ) -> Result<BTreeSet<Labels>, QueryError> {
+        let mut found = BTreeSet::new();
+        for selection in selections {
+            let mut merge = self.select(selection, budget).await?;
+            while let Some(series) = merge
+                .next()
+                .await
+                .map_err(|e| self.blocks_failed(&selection.tenant, e))?
+            {
+                found.insert(series.labels);
+            }
+        }
+        // One more than the limit tells the caller that there are more.
+        while limit != 0 && found.len() > limit + 1 {
+            found.pop_last();
+        }
+        Ok(found)
+    }
+
+    /// Label names (`name` empty) or values of one label, sorted.
+    pub(crate) async fn labels(
+        &self,
+        selections: &[Selection],
+        name: &str,
+    ) -> Result<BTreeSet<String>, QueryError> {
+        let found = try_join_all(selections.iter().map(|s| self.labels_of(s, name))).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn labels_of(&self, selection: &Selection, name: &str) -> Result<BTreeSet<String>, QueryError> {
+        let Selection {
+            tenant,
+            matchers,
+            range,
+            wanted,
+            ..
+        } = selection;
+        let (mut found, seam) = self.labels_of_heads(selection, name).await?;
+        let Some((manifest_version, groups)) = self.blocks_for(tenant, *range, &seam).await? else {
+            return Ok(found);
+        };
+        let request = BlockRequest {
+            tenant: tenant.clone(),
+            manifest_version,
+            matchers: matchers.clone(),
+            range: *range,
+            labels_only: true,
+            limit: wanted.limit as u64,
+        };
+        let asked = groups
+            .iter()
+            .map(|group| blocks::labels(group, &request, name, &self.heads.clock));
+        let answers = try_join_all(asked)
+            .await
+            .map_err(|e| self.blocks_failed(tenant, e))?;
+        found.extend(answers.into_iter().flatten());
+        Ok(found)
+    }
+
+    async fn labels_of_heads(
+        &self,
+        selection: &Selection,
+        name: &str,
+    ) -> Result<(BTreeSet<String>, Seam), QueryError> {
+        let mut plans = self.plans(&selection.tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            let read = self.heads.all_partitions(&plan, |target| {
+                let request = LabelsRequest {
+                    tenant: selection.tenant.clone(),
+                    partition: target.partition,
+                    epoch: target.epoch,
+                    matchers: selection.matchers.clone(),
+                    range: selection.range,
+                    name: name.to_owned(),
+                    limit: selection.wanted.limit as u64,
+                };
+                self.heads.ask_partition(target, move |client| {
+                    let request = request.clone();
+                    async move {
+                        let reply = if request.name.is_empty() {
+                            client.label_names(request).await?
+                        } else {
+                            client.label_values(request).await?
+                        };
+                        Ok((reply.names, reply.end))
+                    }
+                })
+            });
+            match read.await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let mut seam = Seam::default();
+        let mut found = BTreeSet::new();
+        for read in reads {
+            for (names, end) in read.answers {
+                seam.add(read.partition, &end);
+                found.extend(names);
+            }
+        }
+        Ok((found, seam))
+    }
+
+    /// Metadata by metric; a metric may have several entries.
+    pub(crate) async fn metadata(
+        &self,
+        tenant: &TenantId,
+        metric: &str,
+    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, QueryError> {
+        let mut plans = self.plans(tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            let read = self.heads.all_partitions(&plan, |target| {
+                let request = MetadataRequest {
+                    tenant: tenant.clone(),
+                    partition: target.partition,
+                    epoch: target.epoch,
+                    metric: metric.to_owned(),
+                };
+                self.heads.ask_partition(target, move |client| {
+                    let request = request.clone();
+                    async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
+                })
+            });
+            match read.await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let mut found = BTreeMap::<String, BTreeSet<Metadata>>::new();
+        for (metric, metadata) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
+            found.entry(metric).or_default().insert(metadata);
+        }
+        Ok(found)
+    }
+}
+
+/// How many series a source need send.
+fn limit_of(wanted: &Wanted, budget: &Budget) -> u64 {
+    match (wanted.limit, wanted.shard) {
+        (0, _) | (_, Some(_)) => budget.series_to_ask(),
+        (limit, None) => (limit as u64).min(budget.series_to_ask()),
+    }
+}

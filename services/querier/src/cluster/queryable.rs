@@ -1,0 +1,46 @@
+//! What the engine reads from: the cluster, for one query of one tenant.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use koios_model::TenantId;
+use koios_promql::{QueryError, Queryable, SelectRequest, SeriesStream};
+
+use super::merge::Wanted;
+use super::{Budget, Cluster, Selection};
+
+/// The storage of one query. All its selectors share the query's [`Budget`].
+#[derive(Clone, Debug)]
+pub struct ClusterQueryable {
+    cluster: Arc<Cluster>,
+    tenant: TenantId,
+    budget: Arc<Budget>,
+}
+
+impl ClusterQueryable {
+    /// Reads a tenant's data within a budget.
+    pub fn new(cluster: Arc<Cluster>, tenant: TenantId, budget: Arc<Budget>) -> Self {
+        Self {
+            cluster,
+            tenant,
+            budget,
+        }
+    }
+}
+
+#[async_trait]
+impl Queryable for ClusterQueryable {
+    async fn select(&self, req: SelectRequest) -> Result<SeriesStream, QueryError> {
+        let selection = Selection {
+            tenant: self.tenant.clone(),
+            matchers: req.matchers,
+            range: req.range,
+            labels_only: false,
+            wanted: Wanted {
+                limit: req.hints.limit,
+                shard: req.hints.shard,
+            },
+        };
+        Ok(self.cluster.select(&selection, &self.budget).await?.into_stream())
+    }
+}

@@ -1,0 +1,168 @@
+//! Parameters of a request, from its query string and its form body.
+
+use axum::body::{Body, to_bytes};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use koios_model::Matchers;
+use koios_promql::parse_metric_selector;
+
+use super::error::ApiError;
+use super::time::{MAX_TIME_MS, MIN_TIME_MS, parse_millis, parse_time};
+
+/// Largest form body: the longest query, percent-encoded, and room.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// Most fields of a form.
+const FIELDS_MAX: usize = 50_000;
+/// Most matchers of all `match[]` selectors together.
+const MATCHERS_MAX: usize = 1000;
+
+/// The parameters of a request, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Params {
+    pairs: Vec<(String, String)>,
+}
+
+impl Params {
+    /// Reads the query string and, for POST, the form body.
+    pub(crate) async fn read(request: Request<Body>) -> Result<(HeaderMap, Self), ApiError> {
+        let (head, body) = request.into_parts();
+        let mut params = Self::default();
+        params.add(head.uri.query().unwrap_or("").as_bytes())?;
+        let form = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.trim_start().starts_with("application/x-www-form-urlencoded"));
+        if head.method == Method::POST && form {
+            let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
+                let text = format!("request body larger than {BODY_BYTES_MAX} bytes, or broken off");
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_data", text)
+            })?;
+            params.add(&bytes)?;
+        }
+        Ok((head.headers, params))
+    }
+
+    fn add(&mut self, encoded: &[u8]) -> Result<(), ApiError> {
+        for field in encoded.split(|b| *b == b'&').filter(|f| !f.is_empty()) {
+            if self.pairs.len() >= FIELDS_MAX {
+                return Err(ApiError::bad_data(format!("too many form fields (limit: {FIELDS_MAX})")));
+            }
+            let at = field.iter().position(|b| *b == b'=');
+            let (name, value) = match at {
+                Some(at) => (field.get(..at), field.get(at + 1..)),
+                None => (Some(field), None),
+            };
+            self.pairs.push((decode(name.unwrap_or(b""))?, decode(value.unwrap_or(b""))?));
+        }
+        Ok(())
+    }
+
+    /// The values of a parameter that may come several times.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The value of a parameter that may come once; empty counts as absent.
+    pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
+        let mut values = self.all(name);
+        let value = values.next();
+        if values.next().is_some() {
+            return Err(ApiError::bad_data(format!("parameter {name:?} given twice")));
+        }
+        Ok(value.filter(|v| !v.is_empty()))
+    }
+
+    /// A required time in milliseconds.
+    pub(crate) fn time(&self, name: &str) -> Result<i64, ApiError> {
+        parse_time(self.one(name)?.unwrap_or("")).map_err(|e| ApiError::invalid(name, e))
+    }
+
+    /// A time in milliseconds, or `default`.
+    pub(crate) fn time_or(&self, name: &str, default: i64) -> Result<i64, ApiError> {
+        match self.one(name)? {
+            Some(text) => parse_time(text).map_err(|e| ApiError::invalid(name, e)),
+            None => Ok(default),
+        }
+    }
+
+    /// A duration in milliseconds.
+    pub(crate) fn millis(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        let text = self.one(name)?;
+        text.map(|t| parse_millis(t).map_err(|e| ApiError::invalid(name, e))).transpose()
+    }
+
+    /// `start` and `end`, by default everything.
+    pub(crate) fn range(&self) -> Result<koios_model::TimeRange, ApiError> {
+        let start = self.time_or("start", MIN_TIME_MS)?;
+        let end = self.time_or("end", MAX_TIME_MS)?;
+        if end < start {
+            return Err(ApiError::invalid("end", "end timestamp must not be before start time"));
+        }
+        Ok(koios_model::TimeRange::new(start, end))
+    }
+
+    /// A count that must not be negative; 0 when absent.
+    pub(crate) fn count(&self, name: &str) -> Result<usize, ApiError> {
+        let Some(text) = self.one(name)? else { return Ok(0) };
+        let count: i64 = text
+            .parse()
+            .map_err(|_| ApiError::invalid(name, format!("cannot parse {text:?} to a valid integer")))?;
+        usize::try_from(count).map_err(|_| ApiError::invalid(name, format!("{name} must be non-negative")))
+    }
+
+    /// The `match[]` selectors, each checked to match something specific.
+    pub(crate) fn selectors(&self) -> Result<Vec<Matchers>, ApiError> {
+        let mut selectors = Vec::new();
+        let mut matchers = 0;
+        for text in self.all("match[]") {
+            let selector = parse_metric_selector(text).map_err(|e| ApiError::invalid("match[]", e))?;
+            matchers += selector.len();
+            if matchers > MATCHERS_MAX {
+                return Err(ApiError::bad_data(format!("too many matchers (limit: {MATCHERS_MAX})")));
+            }
+            if selector.iter().all(|m| m.matches_empty()) {
+                let text = "match[] must contain at least one non-empty matcher";
+                return Err(ApiError::invalid("match[]", text));
+            }
+            selectors.push(Matchers(selector));
+        }
+        Ok(selectors)
+    }
+}
+
+fn decode(encoded: &[u8]) -> Result<String, ApiError> {
+    let spaced: Vec<u8> = encoded.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    let bytes: Vec<u8> = percent_encoding::percent_decode(&spaced).collect();
+    String::from_utf8(bytes).map_err(|_| ApiError::bad_data("a parameter is not valid UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(text: &str) -> Params {
+        let mut params = Params::default();
+        params.add(text.as_bytes()).unwrap();
+        params
+    }
+
+    #[test]
+    fn decodes_fields() {
+        let p = params("query=a%2Bb+c&&x&match[]=1&match%5B%5D=2&empty=");
+        assert_eq!(p.one("query").unwrap(), Some("a+b c"));
+        assert_eq!(p.all("match[]").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(p.one("x").unwrap(), None);
+        assert_eq!(p.one("empty").unwrap(), None);
+        assert_eq!(p.one("match[]").unwrap_err().message, r#"parameter "match[]" given twice"#);
+    }
+
+    #[test]
+    fn i12_fields_and_matchers_are_bounded() {
+        let mut p = Params::default();
+        let e = p.add("a=1&".repeat(FIELDS_MAX + 1).as_bytes()).unwrap_err();
+        assert!(e.message.starts_with("too many form fields"), "{}", e.message);
+        let many = params(&"match[]=up&".repeat(10_000));
+        assert!(many.selectors().unwrap_err().message.starts_with("too many matchers"));
+        assert!(Params::default().add(b"a=%ff").is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Which blocks a request reads.
+
+use koios_block::{BlockId, BlockReader};
+use koios_bucket::{Blocks, Manifest, ManifestBlock, TenantManifests};
+use koios_model::{TenantId, TimeRange};
+use koios_wire::{ServiceError, ServiceErrorCode};
+
+use crate::error::from_bucket;
+
+/// What a request says about blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) version: u64,
+    /// Names; all that overlap the range when empty.
+    pub(crate) blocks: &'a [String],
+    pub(crate) range: TimeRange,
+}
+
+/// The entries of the wanted blocks that overlap the range.
+pub(crate) async fn listed(
+    manifests: &TenantManifests,
+    wanted: Wanted<'_>,
+) -> Result<Vec<ManifestBlock>, ServiceError> {
+    let Wanted { tenant, version, .. } = wanted;
+    let latest = manifests
+        .at_least(tenant, version)
+        .await
+        .map_err(|e| from_bucket(&e))?;
+    if wanted.blocks.is_empty() {
+        if latest.version == version {
+            return Ok(overlapping(&latest, wanted.range));
+        }
+        return Ok(overlapping(
+            &*pinned(manifests, tenant, version).await?,
+            wanted.range,
+        ));
+    }
+    let ids = wanted
+        .blocks
+        .iter()
+        .map(|b| parse(b))
+        .collect::<Result<Vec<_>, _>>()?;
+    // A block that is still live is the same in every version; older versions are fetched only for others.
+    let pinned = if latest.version == version || ids.iter().all(|id| latest.block(*id).is_some()) {
+        latest
+    } else {
+        pinned(manifests, tenant, version).await?
+    };
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let block = pinned.block(id).ok_or_else(|| {
+            let text = format!("block {id} is not listed in manifest version {version} of tenant {tenant}");
+            ServiceError::new(ServiceErrorCode::NotFound, text)
+        })?;
+        if block.range.overlaps(&wanted.range) {
+            found.push(block.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// Opens blocks, a few at a time, in order.
+pub(crate) async fn open(
+    blocks: &Blocks,
+    tenant: &TenantId,
+    listed: Vec<ManifestBlock>,
+) -> Result<Vec<BlockReader>, ServiceError> {
+    use futures::stream::{self, StreamExt, TryStreamExt};
+    const OPENED_AT_ONCE: usize = 16;
+    stream::iter(listed)
+        .map(|block| async move { blocks.open(tenant, &block).await.map_err(|e| from_bucket(&e)) })
+        .buffered(OPENED_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn parse(block: &str) -> Result<BlockId, ServiceError> {
+    let wrong = |_| ServiceError::invalid(format!("block name {block:?} is not a ULID"));
+    block.parse().map_err(wrong)
+}
+
+/// Blocks with samples as sent; those derived from them never answer a read.
+fn overlapping(manifest: &Manifest, range: TimeRange) -> Vec<ManifestBlock> {
+    manifest
+        .overlapping(range)
+        .filter(|b| b.resolution_ms == 0)
+        .cloned()
+        .collect()
+}
+
+async fn pinned(
+    manifests: &TenantManifests,
+    tenant: &TenantId,
+    version: u64,
+) -> Result<std::sync::Arc<Manifest>, ServiceError> {
+    let found = manifests
+        .bucket()
+        .manifest(tenant, version)
+        .await
+        .map_err(|e| from_bucket(&e))?;
+    found.ok_or_else(|| {
+        let text = format!("manifest version {version} of tenant {tenant} is gone: pin a later one");
+        ServiceError::new(ServiceErrorCode::NotFound, text)
+    })
+}

@@ -1,0 +1,319 @@
+//! Claims about reads of blocks in a bucket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use koios_block::{BlockId, BlockOptions, BlockWriter};
+use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
+use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
+use koios_runtime::{Cpu, RealClock, RngHandle};
+use koios_server::Metrics;
+use koios_wire::{
+    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+
+use crate::{BlockStore, StoreSettings};
+
+type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
+
+struct World {
+    objects: Arc<InMemory>,
+    manifests: TenantManifests,
+    tenant: TenantId,
+    next: u128,
+}
+
+fn labels(i: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m".to_owned()), ("i", format!("{i:04}"))])
+}
+
+impl World {
+    fn new() -> Self {
+        let objects = Arc::new(InMemory::new());
+        let store: Arc<dyn ObjectStore> = Arc::<InMemory>::clone(&objects);
+        let bucket = Bucket::new(store, "", Arc::new(RealClock::new()), RngHandle::from_entropy());
+        Self {
+            objects,
+            manifests: TenantManifests::new(bucket, Duration::from_secs(60)),
+            tenant: TenantId::anonymous(),
+            next: 0,
+        }
+    }
+
+    fn writer() -> Writer {
+        Writer::partition("test", PartitionId(0), 1)
+    }
+
+    /// Uploads and lists a block; returns its name and the version that lists it.
+    async fn upload(&mut self, data: &Data) -> (BlockId, u64) {
+        self.next += 1;
+        let id = BlockId::new(1_000, self.next);
+        let options = BlockOptions::new(id, self.tenant.clone(), TimeRange::new(-1_000_000, 1_000_000));
+        let mut writer = BlockWriter::new(options).unwrap();
+        for (labels, samples) in data {
+            let (times, values): (Vec<_>, Vec<_>) = samples.iter().unzip();
+            writer.push_series(labels, None, &times, &values).unwrap();
+        }
+        let parts = writer.finish().unwrap().unwrap();
+        let bucket = self.manifests.bucket();
+        bucket.upload_block(&self.tenant, &parts).await.unwrap();
+        let entry = ManifestBlock::new(&parts.meta, BTreeMap::new());
+        let change = |m: &mut koios_bucket::Manifest| m.add_block(entry.clone());
+        let manifest = self
+            .manifests
+            .commit(&self.tenant, &Self::writer(), change)
+            .await
+            .unwrap();
+        (id, manifest.version)
+    }
+
+    async fn remove(&mut self, block: BlockId) -> u64 {
+        let change = |m: &mut koios_bucket::Manifest| {
+            m.remove_block(block);
+            Ok(())
+        };
+        self.manifests
+            .commit(&self.tenant, &Self::writer(), change)
+            .await
+            .unwrap()
+            .version
+    }
+
+    /// A store with cold caches.
+    fn store(&self) -> BlockStore {
+        BlockStore::new(
+            self.manifests.clone(),
+            StoreSettings::default(),
+            Cpu::inline(),
+            &Metrics::new(),
+        )
+    }
+
+    fn request(&self, version: u64, blocks: &[BlockId]) -> StoreSelectRequest {
+        StoreSelectRequest {
+            tenant: self.tenant.clone(),
+            manifest_version: version,
+            blocks: blocks.iter().map(ToString::to_string).collect(),
+            matchers: Matchers(vec![Matcher::equal("__name__", "m")]),
+            range: TimeRange::ALL,
+            labels_only: false,
+            limit: 0,
+        }
+    }
+
+    async fn parts_of(&self, block: BlockId, name: &str) -> Path {
+        let all: Vec<_> = self.objects.list(None).collect().await;
+        let found = all.into_iter().map(|o| o.unwrap().location);
+        let wanted = |p: &Path| p.as_ref().contains(&block.to_string()) && p.as_ref().ends_with(name);
+        found.into_iter().find(wanted).unwrap()
+    }
+}
+
+async fn read(store: &BlockStore, request: StoreSelectRequest) -> Result<Data, ServiceError> {
+    let mut stream = store.select(request).await?;
+    let (mut found, mut last) = (Data::new(), None::<Labels>);
+    while let Some(item) = stream.next().await {
+        let batch = match item? {
+            StoreItem::End => return Ok(found),
+            StoreItem::Series(batch) => batch,
+        };
+        for series in batch {
+            assert!(
+                last.as_ref().is_none_or(|l| *l < series.labels),
+                "label order, each once"
+            );
+            let (mut times, mut values) = (Vec::new(), Vec::new());
+            for chunk in series.chunks {
+                koios_chunk::Chunk::parse(chunk)
+                    .unwrap()
+                    .decode(&mut times, &mut values)
+                    .unwrap();
+            }
+            last = Some(series.labels.clone());
+            found.insert(series.labels, times.into_iter().zip(values).collect());
+        }
+    }
+    panic!("a stream ends with an end or an error");
+}
+
+fn data(series: std::ops::Range<usize>, times: std::ops::Range<i64>) -> Data {
+    let samples = |i: usize| {
+        times
+            .clone()
+            .map(move |t| (t, i as f64 + t as f64 / 10.0))
+            .collect()
+    };
+    series.map(|i| (labels(i), samples(i))).collect()
+}
+
+#[tokio::test]
+async fn i2_overlapping_blocks_are_read_as_one() {
+    let mut world = World::new();
+    let (a, _) = world.upload(&data(0..400, 0..10)).await;
+    let (b, version) = world.upload(&data(300..700, 5..20)).await;
+    let mut expected = data(0..300, 0..10);
+    expected.extend(data(300..400, 0..20));
+    expected.extend(data(400..700, 5..20));
+    let store = world.store();
+    assert_eq!(
+        read(&store, world.request(version, &[a, b])).await.unwrap(),
+        expected
+    );
+    assert_eq!(read(&store, world.request(version, &[])).await.unwrap(), expected);
+    assert_eq!(
+        read(&store, world.request(version, &[a])).await.unwrap(),
+        data(0..400, 0..10)
+    );
+    assert_eq!(
+        read(&store, world.request(1, &[])).await.unwrap(),
+        data(0..400, 0..10)
+    );
+}
+
+#[tokio::test]
+async fn ranges_limits_and_labels_only_are_kept() {
+    let mut world = World::new();
+    let (a, version) = world.upload(&data(0..10, 0..100)).await;
+    let store = world.store();
+    let mut request = world.request(version, &[a]);
+    request.range = TimeRange::new(10, 12);
+    request.limit = 3;
+    assert_eq!(read(&store, request.clone()).await.unwrap(), data(0..3, 10..13));
+    request.labels_only = true;
+    let found = read(&store, request.clone()).await.unwrap();
+    assert!(found.len() == 3 && found.values().all(BTreeMap::is_empty));
+    request.range = TimeRange::new(200, 300);
+    assert!(read(&store, request).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_long_series_comes_in_several_chunks() {
+    let mut world = World::new();
+    let (a, version) = world.upload(&data(0..1, 0..5000)).await;
+    let store = world.store();
+    assert_eq!(
+        read(&store, world.request(version, &[a])).await.unwrap(),
+        data(0..1, 0..5000)
+    );
+    let mut stream = store.select(world.request(version, &[a])).await.unwrap();
+    let Some(Ok(StoreItem::Series(batch))) = stream.next().await else {
+        panic!("series first")
+    };
+    assert_eq!(batch[0].chunks.len(), 5);
+}
+
+#[tokio::test]
+async fn label_names_and_values_are_united() {
+    let mut world = World::new();
+    let (a, _) = world.upload(&data(0..2, 0..10)).await;
+    let other = Data::from([(
+        Labels::from_pairs([("__name__", "m"), ("zone", "z")]),
+        BTreeMap::from([(1, 1.0)]),
+    )]);
+    let (b, version) = world.upload(&other).await;
+    let store = world.store();
+    let request = |name: &str, limit| StoreLabelsRequest {
+        tenant: world.tenant.clone(),
+        manifest_version: version,
+        blocks: vec![a.to_string(), b.to_string()],
+        matchers: Matchers::default(),
+        range: TimeRange::ALL,
+        name: name.to_owned(),
+        limit,
+    };
+    assert_eq!(
+        store.label_names(request("", 0)).await.unwrap(),
+        ["__name__", "i", "zone"]
+    );
+    assert_eq!(
+        store.label_names(request("", 2)).await.unwrap(),
+        ["__name__", "i"]
+    );
+    assert_eq!(
+        store.label_values(request("i", 0)).await.unwrap(),
+        ["0000", "0001"]
+    );
+    assert!(store.label_values(request("nope", 0)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn i10_a_dead_block_is_read_while_its_bytes_last_and_never_skipped() {
+    let mut world = World::new();
+    let (a, listed_at) = world.upload(&data(0..5, 0..10)).await;
+    let later = world.remove(a).await;
+    // Pinned before: still there.
+    assert_eq!(
+        read(&world.store(), world.request(listed_at, &[a]))
+            .await
+            .unwrap()
+            .len(),
+        5
+    );
+    // Never listed in the pinned version.
+    let e = read(&world.store(), world.request(later, &[a]))
+        .await
+        .unwrap_err();
+    assert_eq!(e.code, ServiceErrorCode::NotFound);
+    // Bytes gone: the read fails as a whole.
+    let path = world.parts_of(a, "samples.parquet").await;
+    world.objects.delete(&path).await.unwrap();
+    let e = read(&world.store(), world.request(listed_at, &[a]))
+        .await
+        .unwrap_err();
+    assert_eq!(e.code, ServiceErrorCode::NotFound, "{e}");
+}
+
+#[tokio::test]
+async fn i11_a_damaged_block_is_named() {
+    let mut world = World::new();
+    let (a, version) = world.upload(&data(0..50, 0..100)).await;
+    for part in ["samples.parquet", "series.parquet", "meta.json"] {
+        let path = world.parts_of(a, part).await;
+        let good = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut bad = good.to_vec();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 0x10;
+        world.objects.put(&path, PutPayload::from(bad)).await.unwrap();
+        let e = read(&world.store(), world.request(version, &[a]))
+            .await
+            .unwrap_err();
+        assert_eq!(e.code, ServiceErrorCode::Corruption, "{part}: {e}");
+        assert!(e.message.contains(&a.to_string()), "{part}: {e}");
+        world
+            .objects
+            .put(&path, PutPayload::from_bytes(good))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        read(&world.store(), world.request(version, &[a]))
+            .await
+            .unwrap()
+            .len(),
+        50
+    );
+}
+
+#[tokio::test]
+async fn i4_unknown_versions_and_blocks_are_errors() {
+    let world = World::new();
+    let store = world.store();
+    let e = read(&store, world.request(3, &[])).await.unwrap_err();
+    assert_eq!(e.code, ServiceErrorCode::Unavailable, "{e}");
+    assert!(read(&store, world.request(0, &[])).await.unwrap().is_empty());
+    let e = read(&store, world.request(0, &[BlockId::new(1, 1)]))
+        .await
+        .unwrap_err();
+    assert_eq!(e.code, ServiceErrorCode::NotFound);
+    let mut request = world.request(0, &[]);
+    request.blocks = vec!["../x".to_owned()];
+    assert_eq!(
+        read(&store, request).await.unwrap_err().code,
+        ServiceErrorCode::InvalidArgument
+    );
+}
