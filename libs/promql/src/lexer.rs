@@ -3,108 +3,14 @@
 //! What a character means depends on where it stands, so the lexer has modes: outside, inside `{}` (words are never
 //! keywords), and at the start of `[]` (arithmetic on durations).
 
-use std::fmt;
+mod literal;
+mod token;
 
-use crate::ast::{AggregateOp, BinaryOp, Span};
-use crate::string_literal::{Quoted, QuotedChar};
+use crate::ast::{BinaryOp, Span};
+use crate::string_literal::QuotedChar;
 
-/// The kind of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Token {
-    Eof,
-    Comma,
-    Colon,
-    Assign,
-    LeftBrace,
-    RightBrace,
-    LeftBracket,
-    RightBracket,
-    LeftParen,
-    RightParen,
-    Number,
-    Duration,
-    String,
-    /// A word without a colon.
-    Identifier,
-    /// A word with a colon.
-    MetricIdentifier,
-    Op(BinaryOp),
-    At,
-    RegexMatch,
-    RegexMismatch,
-    Aggregate(AggregateOp),
-    Keyword(Keyword),
-    Preprocessor(Preprocessor),
-}
-
-/// A word with a meaning in the grammar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keyword {
-    Anchored,
-    Bool,
-    By,
-    Fill,
-    FillLeft,
-    FillRight,
-    GroupLeft,
-    GroupRight,
-    Ignoring,
-    Offset,
-    On,
-    Smoothed,
-    Without,
-}
-
-/// A word that stands for a part of the query's parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Preprocessor {
-    End,
-    MaxOf,
-    MinOf,
-    Range,
-    Start,
-    Step,
-}
-
-/// A token and where it stands.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lexed<'a> {
-    pub(crate) token: Token,
-    pub(crate) text: &'a str,
-    pub(crate) span: Span,
-}
-
-/// The token as error messages name it.
-impl fmt::Display for Lexed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.text;
-        match self.token {
-            Token::Eof => f.write_str("end of input"),
-            Token::Keyword(_) => write!(f, "<{text}>"),
-            Token::Aggregate(_) => write!(f, "<aggr:{text}>"),
-            Token::Op(_) | Token::At | Token::RegexMatch | Token::RegexMismatch => write!(f, "<op:{text}>"),
-            Token::Identifier => write!(f, "identifier {}", Quoted(text)),
-            Token::MetricIdentifier => write!(f, "metric identifier {}", Quoted(text)),
-            Token::String => write!(f, "string {}", Shortened(text)),
-            Token::Number => write!(f, "number {}", Shortened(text)),
-            Token::Duration => write!(f, "duration {}", Shortened(text)),
-            _ => write!(f, "{}", Shortened(text)),
-        }
-    }
-}
-
-/// A text quoted, its first ten characters if it is longer than that.
-struct Shortened<'a>(&'a str);
-
-impl fmt::Display for Shortened<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.len() <= 10 {
-            return write!(f, "{}", Quoted(self.0));
-        }
-        let end = self.0.char_indices().nth(10).map_or(self.0.len(), |(at, _)| at);
-        write!(f, "{}...", Quoted(self.0.get(..end).unwrap_or(self.0)))
-    }
-}
+use token::keyword;
+pub(crate) use token::{Keyword, Lexed, Preprocessor, Token};
 
 /// What the lexer cannot read.
 #[derive(Debug)]
@@ -439,55 +345,6 @@ impl<'a> Lexer<'a> {
         }))
     }
 
-    fn string(&mut self, quote: char) -> LexResult {
-        loop {
-            match self.bump() {
-                Some('\\') => self.escape(quote)?,
-                Some(char::REPLACEMENT_CHARACTER) => return Err("invalid UTF-8 rune".to_owned()),
-                None | Some('\n') => return Err("unterminated quoted string".to_owned()),
-                Some(c) if c == quote => return Ok(Some(Token::String)),
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn raw_string(&mut self) -> LexResult {
-        loop {
-            match self.bump() {
-                Some(char::REPLACEMENT_CHARACTER) => return Err("invalid UTF-8 rune".to_owned()),
-                None => return Err("unterminated raw string".to_owned()),
-                Some('`') => return Ok(Some(Token::String)),
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn escape(&mut self, quote: char) -> Result<(), String> {
-        let unterminated = || "escape sequence not terminated".to_owned();
-        let c = self.bump().ok_or_else(unterminated)?;
-        let (mut digits, base, max, mut value) = match c {
-            'a' | 'b' | 'f' | 'n' | 'r' | 't' | 'v' | '\\' => return Ok(()),
-            _ if c == quote => return Ok(()),
-            '0'..='7' => (2, 8, 255, c as u32 - '0' as u32),
-            'x' => (2, 16, 255, 0),
-            'u' => (4, 16, char::MAX as u32, 0),
-            'U' => (8, 16, char::MAX as u32, 0),
-            _ => return Err(format!("unknown escape sequence {}", CodePoint(c))),
-        };
-        while digits > 0 {
-            let d = self.bump().ok_or_else(unterminated)?;
-            let digit = d.to_digit(base);
-            let digit =
-                digit.ok_or_else(|| format!("illegal character {} in escape sequence", CodePoint(d)))?;
-            value = value.wrapping_mul(base).wrapping_add(digit);
-            digits -= 1;
-        }
-        if value > max || (0xD800..0xE000).contains(&value) {
-            return Err("escape sequence is an invalid Unicode code point".to_owned());
-        }
-        Ok(())
-    }
-
     fn keyword_or_identifier(&mut self) -> Token {
         self.accept_run(|c| is_alphanumeric(c) || c == ':');
         let word = self.token_text();
@@ -502,99 +359,6 @@ impl<'a> Lexer<'a> {
             None => Token::Identifier,
         }
     }
-
-    fn number_or_duration(&mut self) -> LexResult {
-        if self.scan_number() {
-            return Ok(Some(Token::Number));
-        }
-        if self.accept_duration_units() {
-            return Ok(Some(Token::Duration));
-        }
-        Err(format!(
-            "bad number or duration syntax: {}",
-            Quoted(self.token_text())
-        ))
-    }
-
-    /// Takes the rest of a duration whose first number was taken; a wrong character is taken too, for the message.
-    fn accept_duration_units(&mut self) -> bool {
-        let mut units = "smhdwy";
-        loop {
-            if !self.accept(|c| units.contains(c)) {
-                return false;
-            }
-            // For "ms"; a wrong unit such as "hs" is found when the duration is parsed.
-            self.accept(|c| c == 's');
-            if !self.accept(|c| c.is_ascii_digit()) {
-                return !self.accept(is_alphanumeric);
-            }
-            self.accept_run(|c| c.is_ascii_digit());
-            units = "smhdw";
-        }
-    }
-
-    /// Takes what looks like a number; whether it is one is found when it is parsed. Where the scan stopped matters
-    /// for durations and messages.
-    fn scan_number(&mut self) -> bool {
-        let before = self.pos;
-        let mut hex = false;
-        if self.accept(|c| c == '0') && self.accept(|c| matches!(c, 'x' | 'X')) {
-            self.accept(|c| c == '_');
-            hex = true;
-        }
-        let digit = move |c: char| c.is_ascii_digit() || hex && c.is_ascii_hexdigit();
-        self.accept(|c| c == '.');
-        self.accept(digit);
-        let (mut dot, mut exponent) = (false, false);
-        while let Some(c) = self
-            .peek()
-            .filter(|c| digit(*c) || matches!(c, '.' | '_' | 'e' | 'E'))
-        {
-            let repeated = c == '.' && dot || matches!(c, 'e' | 'E') && exponent;
-            if repeated {
-                self.bump();
-                return false;
-            }
-            let ok = match c {
-                '.' => {
-                    dot = true;
-                    self.bump();
-                    !self.accept(|c| matches!(c, '_' | '.')) && !hex
-                }
-                'e' | 'E' => {
-                    exponent = true;
-                    self.bump();
-                    self.accept(|c| matches!(c, '+' | '-'));
-                    self.separator_is_followed()
-                }
-                '_' => {
-                    self.bump();
-                    self.separator_is_followed()
-                }
-                _ => {
-                    self.accept_run(digit);
-                    true
-                }
-            };
-            if !ok {
-                return false;
-            }
-        }
-        self.pos != before && !self.peek().is_some_and(is_alphanumeric)
-    }
-
-    fn separator_is_followed(&mut self) -> bool {
-        !self.accept(|c| matches!(c, '.' | '_' | 'e' | 'E')) && self.peek().is_some()
-    }
-}
-
-/// A character as Go's `%#U` shows it.
-struct CodePoint(char);
-
-impl fmt::Display for CodePoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "U+{:04X} {}", self.0 as u32, QuotedChar(Some(self.0)))
-    }
 }
 
 fn is_space(c: char) -> bool {
@@ -607,49 +371,4 @@ fn is_alpha(c: char) -> bool {
 
 fn is_alphanumeric(c: char) -> bool {
     is_alpha(c) || c.is_ascii_digit()
-}
-
-/// The meaning of a lower-case word, if it has one.
-fn keyword(word: &str) -> Option<Token> {
-    Some(match word {
-        "inf" | "nan" => Token::Number,
-        "and" => Token::Op(BinaryOp::And),
-        "or" => Token::Op(BinaryOp::Or),
-        "unless" => Token::Op(BinaryOp::Unless),
-        "atan2" => Token::Op(BinaryOp::Atan2),
-        "sum" => Token::Aggregate(AggregateOp::Sum),
-        "avg" => Token::Aggregate(AggregateOp::Avg),
-        "count" => Token::Aggregate(AggregateOp::Count),
-        "min" => Token::Aggregate(AggregateOp::Min),
-        "max" => Token::Aggregate(AggregateOp::Max),
-        "group" => Token::Aggregate(AggregateOp::Group),
-        "stddev" => Token::Aggregate(AggregateOp::Stddev),
-        "stdvar" => Token::Aggregate(AggregateOp::Stdvar),
-        "topk" => Token::Aggregate(AggregateOp::Topk),
-        "bottomk" => Token::Aggregate(AggregateOp::Bottomk),
-        "count_values" => Token::Aggregate(AggregateOp::CountValues),
-        "quantile" => Token::Aggregate(AggregateOp::Quantile),
-        "limitk" => Token::Aggregate(AggregateOp::Limitk),
-        "limit_ratio" => Token::Aggregate(AggregateOp::LimitRatio),
-        "anchored" => Token::Keyword(Keyword::Anchored),
-        "bool" => Token::Keyword(Keyword::Bool),
-        "by" => Token::Keyword(Keyword::By),
-        "fill" => Token::Keyword(Keyword::Fill),
-        "fill_left" => Token::Keyword(Keyword::FillLeft),
-        "fill_right" => Token::Keyword(Keyword::FillRight),
-        "group_left" => Token::Keyword(Keyword::GroupLeft),
-        "group_right" => Token::Keyword(Keyword::GroupRight),
-        "ignoring" => Token::Keyword(Keyword::Ignoring),
-        "offset" => Token::Keyword(Keyword::Offset),
-        "on" => Token::Keyword(Keyword::On),
-        "smoothed" => Token::Keyword(Keyword::Smoothed),
-        "without" => Token::Keyword(Keyword::Without),
-        "end" => Token::Preprocessor(Preprocessor::End),
-        "max_of" => Token::Preprocessor(Preprocessor::MaxOf),
-        "min_of" => Token::Preprocessor(Preprocessor::MinOf),
-        "range" => Token::Preprocessor(Preprocessor::Range),
-        "start" => Token::Preprocessor(Preprocessor::Start),
-        "step" => Token::Preprocessor(Preprocessor::Step),
-        _ => return None,
-    })
 }

@@ -8,7 +8,7 @@ mod duration;
 mod engine;
 mod error;
 mod eval;
-mod histogram;
+pub mod histogram;
 mod kahan;
 mod lexer;
 mod number;

@@ -1,50 +1,192 @@
-//! Sums, means and statistics of histograms.
+//! Sums, means, statistics and operators of native histograms.
+
 use std::sync::Arc;
 
-use koios_model::Histogram;
+use koios_model::{Histogram, ResetHint};
 
+use super::instant::non_empty;
 use super::row::{Point, Row};
 use super::window::StepInfo;
-use crate::annotations::Annotations;
+use crate::annotations::{Annotations, HistogramOperation};
 use crate::ast::{BinaryOp, Span};
+use crate::histogram::{self, HistogramMean, HistogramSum, Incompatible, Reconciled};
 use crate::signatures::FunctionId;
 
+/// How histograms are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Combined {
     Sum,
     Mean,
 }
 
-pub(super) fn sum_over_time(_: &[Arc<Histogram>], _: &mut StepInfo<'_>) -> Point {
-    Point::Absent
+enum Accumulator {
+    Sum(HistogramSum),
+    Mean(HistogramMean),
 }
-pub(super) fn avg_over_time(_: &[Arc<Histogram>], _: &mut StepInfo<'_>) -> Point {
-    Point::Absent
+
+impl Accumulator {
+    fn new(how: Combined, first: &Histogram) -> Self {
+        match how {
+            Combined::Sum => Self::Sum(HistogramSum::new(first)),
+            Combined::Mean => Self::Mean(HistogramMean::new(first)),
+        }
+    }
+
+    fn push(&mut self, h: &Histogram) -> Result<Reconciled, Incompatible> {
+        match self {
+            Self::Sum(s) => s.push(h),
+            Self::Mean(m) => m.push(h),
+        }
+    }
+
+    fn value(self) -> Histogram {
+        match self {
+            Self::Sum(s) => s.value(),
+            Self::Mean(m) => m.value(),
+        }
+    }
 }
-pub(super) fn combine(_: &[(&Arc<Histogram>, &str)], _: Combined, _: &mut Annotations, _: Span) -> Point {
-    Point::Absent
+
+/// Combines histograms in order. What was noteworthy is annotated; `Err` with the number of the first one that does
+/// not go with those before.
+fn combined(
+    all: &[&Histogram],
+    how: Combined,
+    annotations: &mut Annotations,
+    span: Span,
+) -> Result<Option<Histogram>, usize> {
+    let Some((first, rest)) = all.split_first() else {
+        return Ok(None);
+    };
+    let mut acc = Accumulator::new(how, first);
+    for (i, h) in rest.iter().enumerate() {
+        if acc.push(h).map_err(|Incompatible| i + 1)?.bounds {
+            annotations.mismatched_custom_buckets(HistogramOperation::Aggregation, span);
+        }
+    }
+    let hinted = |hint| all.iter().any(|h| h.reset_hint == hint);
+    if hinted(ResetHint::Reset) && hinted(ResetHint::NotReset) {
+        annotations.counter_reset_collision(HistogramOperation::Aggregation, span);
+    }
+    Ok(Some(acc.value()))
 }
-pub(super) fn statistic(_: FunctionId, _: Vec<Row>) -> Vec<Row> {
-    Vec::new()
+
+fn over_time(all: &[Arc<Histogram>], how: Combined, s: &mut StepInfo<'_>) -> Point {
+    let all: Vec<&Histogram> = all.iter().map(AsRef::as_ref).collect();
+    match combined(&all, how, s.annotations, s.first_span) {
+        Ok(h) => h.map_or(Point::Absent, |h| Point::Histogram(Arc::new(h))),
+        Err(_) => {
+            s.incompatible();
+            Point::Absent
+        }
+    }
 }
-pub(super) fn scaled(h: &Histogram, _: f64) -> Histogram {
-    h.clone()
+
+pub(super) fn sum_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Point {
+    over_time(all, Combined::Sum, s)
 }
-pub(super) fn scaled_compact(h: &Histogram, _: f64) -> Histogram {
-    h.clone()
+
+pub(super) fn avg_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Point {
+    over_time(all, Combined::Mean, s)
 }
-pub(super) fn with_float(_: BinaryOp, _: &Histogram, _: f64) -> Option<Histogram> {
-    None
+
+/// Combines the histograms of a group; each comes with its metric's name.
+pub(super) fn combine(
+    members: &[(&Arc<Histogram>, &str)],
+    how: Combined,
+    annotations: &mut Annotations,
+    span: Span,
+) -> Point {
+    let all: Vec<&Histogram> = members.iter().map(|(h, _)| h.as_ref()).collect();
+    match combined(&all, how, annotations, span) {
+        Ok(None) => Point::Absent,
+        Ok(Some(mut h)) => {
+            histogram::compact(&mut h);
+            Point::Histogram(Arc::new(h))
+        }
+        Err(at) => {
+            annotations.mixed_exponential_custom(members.get(at).map_or("", |(_, name)| name), span);
+            Point::Absent
+        }
+    }
 }
-pub(super) fn equal(a: &Histogram, b: &Histogram) -> bool {
-    a == b
+
+/// A number that says something about each histogram.
+pub(super) fn statistic(function: FunctionId, rows: Vec<Row>) -> Vec<Row> {
+    let of = |h: &Histogram| match function {
+        FunctionId::HistogramCount => h.count,
+        FunctionId::HistogramSum => h.sum,
+        FunctionId::HistogramAvg => h.sum / h.count,
+        FunctionId::HistogramStddev => histogram::variance(h).sqrt(),
+        _ => histogram::variance(h),
+    };
+    non_empty(rows.into_iter().map(|row| {
+        let mut out = Row::new(row.labels.clone(), true, row.values.len());
+        for (i, h) in row.histograms.iter().enumerate() {
+            out.set(i, h.as_ref().map_or(Point::Absent, |h| Point::Float(of(h))));
+        }
+        out
+    }))
 }
+
+/// A multiple.
+pub(super) fn scaled(h: &Histogram, factor: f64) -> Histogram {
+    let mut out = h.clone();
+    histogram::scale(&mut out, factor);
+    out
+}
+
+/// A multiple without empty buckets.
+pub(super) fn scaled_compact(h: &Histogram, factor: f64) -> Histogram {
+    let mut out = scaled(h, factor);
+    histogram::compact(&mut out);
+    out
+}
+
+/// A histogram on the left of an operator and a number on the right.
+pub(super) fn with_float(op: BinaryOp, h: &Histogram, v: f64) -> Option<Histogram> {
+    let mut out = h.clone();
+    match op {
+        BinaryOp::Mul => histogram::scale(&mut out, v),
+        BinaryOp::Div => histogram::divide(&mut out, v),
+        BinaryOp::TrimUpper | BinaryOp::TrimLower => {
+            histogram::trim(&mut out, v, op == BinaryOp::TrimUpper);
+            return Some(out);
+        }
+        _ => return None,
+    }
+    histogram::compact(&mut out);
+    Some(out)
+}
+
+/// `+` or `-`. `None`, with an annotation, if the two do not go together.
 pub(super) fn added(
-    _: &Histogram,
-    _: &Histogram,
-    _: bool,
-    _: &mut Annotations,
-    _: Span,
+    op: BinaryOp,
+    a: &Histogram,
+    b: &Histogram,
+    annotations: &mut Annotations,
+    span: Span,
 ) -> Option<Histogram> {
-    None
+    let mut out = a.clone();
+    let (done, name) = if op == BinaryOp::Sub {
+        (histogram::sub(&mut out, b), HistogramOperation::Subtraction)
+    } else {
+        (histogram::add(&mut out, b), HistogramOperation::Addition)
+    };
+    let Ok(reconciled) = done else {
+        annotations.incompatible_bucket_layout(op.as_str(), span);
+        return None;
+    };
+    if op == BinaryOp::Sub {
+        out.reset_hint = ResetHint::Gauge;
+    }
+    if reconciled.reset_collision {
+        annotations.counter_reset_collision(name, span);
+        return None;
+    }
+    if reconciled.bounds {
+        annotations.mismatched_custom_buckets(name, span);
+    }
+    histogram::compact(&mut out);
+    Some(out)
 }

@@ -102,15 +102,12 @@ pub(super) fn combine(
         (Operand::Histogram(h), Operand::Float(v)) => histograms::with_float(op, h, v),
         (Operand::Histogram(a), Operand::Histogram(b)) => match op {
             BinaryOp::Eq | BinaryOp::Ne => {
-                let equal = histograms::equal(a, b);
+                let equal = crate::histogram::equal(a, b);
                 return Some((Point::Histogram(Arc::clone(a)), equal == (op == BinaryOp::Eq)));
             }
             BinaryOp::Add | BinaryOp::Sub => {
-                let sum = histograms::added(a, b, op == BinaryOp::Sub, annotations, span);
-                if sum.is_none() {
-                    annotations.incompatible_bucket_layout(op.as_str(), span);
-                }
-                return sum.map(|h| (Point::Histogram(Arc::new(h)), true));
+                let result = histograms::added(op, a, b, annotations, span)?;
+                return Some((Point::Histogram(Arc::new(result)), true));
             }
             _ => None,
         },
