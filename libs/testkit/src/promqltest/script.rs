@@ -122,54 +122,51 @@ impl Pattern {
 /// # Errors
 /// [`ScriptError`] at the first line that cannot be read.
 pub fn parse_script(text: &str) -> Result<Vec<Command>, ScriptError> {
-    let strip = |line: &str| {
-        let line = line.trim();
-        if line.starts_with('#') {
-            String::new()
-        } else {
-            line.to_owned()
-        }
-    };
-    let lines: Vec<String> = text.lines().map(strip).collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let lines: Vec<&str> = lines
+        .into_iter()
+        .map(|line| if line.starts_with('#') { "" } else { line })
+        .collect();
     let mut commands = Vec::new();
     let mut at = 0;
-    while let Some(line) = lines.get(at) {
-        let number = at + 1;
-        let error = |line: usize, reason: String| ScriptError { line, reason };
-        let body: Vec<&str> = lines
-            .iter()
-            .skip(at + 1)
-            .map(String::as_str)
-            .take_while(|line| !line.is_empty())
-            .collect();
-        let word = line
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+    while let Some((line, below)) = lines.get(at..).and_then(<[_]>::split_first) {
         at += 1;
-        if word.is_empty() {
+        if line.is_empty() {
             continue;
         }
-        if word == "clear" {
-            commands.push(Command::Clear);
-            continue;
-        }
-        if word.starts_with("load") {
-            let load = parse_load(line, &body).map_err(|(offset, reason)| error(number + offset, reason))?;
-            commands.push(Command::Load(number, load));
-            at += body.len();
-        } else if word.starts_with("eval") {
-            let mut eval = parse_head(line).map_err(|reason| error(number, reason))?;
-            let taken = parse_expectations(&mut eval, &body)
-                .map_err(|(offset, reason)| error(number + offset + 1, reason))?;
-            commands.push(Command::Eval(number, Box::new(eval)));
-            at += taken;
-        } else {
-            return Err(error(number, format!("unknown command {word:?}")));
-        }
+        let end = below
+            .iter()
+            .position(|line| line.is_empty())
+            .unwrap_or(below.len());
+        let (command, taken) =
+            parse_command(at, line, &below[..end]).map_err(|(offset, reason)| ScriptError {
+                line: at + offset,
+                reason,
+            })?;
+        commands.push(command);
+        at += taken;
     }
     Ok(commands)
+}
+
+/// The command on line `number`, and how many of the lines below belong to it.
+fn parse_command(number: usize, line: &str, below: &[&str]) -> At<(Command, usize)> {
+    let word = line
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    if word == "clear" {
+        Ok((Command::Clear, 0))
+    } else if word.starts_with("load") {
+        Ok((Command::Load(number, parse_load(line, below)?), below.len()))
+    } else if word.starts_with("eval") {
+        let mut eval = parse_head(line).map_err(|reason| (0, reason))?;
+        let taken = parse_expectations(&mut eval, below).map_err(|(offset, reason)| (offset + 1, reason))?;
+        Ok((Command::Eval(number, Box::new(eval)), taken))
+    } else {
+        Err((0, format!("unknown command {word:?}")))
+    }
 }
 
 fn millis(text: &str) -> Result<i64, String> {
