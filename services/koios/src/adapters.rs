@@ -1,0 +1,71 @@
+//! Small adapters between libraries that do not know each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use koios_bucket::Bucket;
+use koios_control::{Command, ControlClient, Error as ControlError, Member, StateBackup};
+use koios_ingester::ControlProposer;
+use koios_wire::{IngesterService, ServiceError, ServiceErrorCode, StoreService};
+
+use crate::members::Members;
+
+/// Longest an ingester's proposal is tried before the ingester hears that it failed and tries again.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The control state's backup in the bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct BucketBackup(pub(crate) Bucket);
+
+#[async_trait]
+impl StateBackup for BucketBackup {
+    async fn load(&self) -> Result<Option<Bytes>, ControlError> {
+        let backup = self.0.control_backup().await.map_err(|e| ControlError::Backup(e.to_string()))?;
+        Ok(backup.map(|(_, bytes)| bytes))
+    }
+
+    async fn store(&self, version: u64, bytes: Bytes) -> Result<(), ControlError> {
+        self.0.put_control_backup(version, &bytes).await.map_err(|e| ControlError::Backup(e.to_string()))
+    }
+}
+
+/// The ingester's way to the control plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposer(pub(crate) ControlClient);
+
+#[async_trait]
+impl ControlProposer for Proposer {
+    async fn propose(&self, command: Command) -> Result<(), ServiceError> {
+        match self.0.propose(command, PROPOSE_DEADLINE).await {
+            Ok(_) => Ok(()),
+            Err(e @ ControlError::Rejected(_)) => {
+                Err(ServiceError::new(ServiceErrorCode::InvalidArgument, e.to_string()))
+            }
+            Err(e) => Err(ServiceError::unavailable(e.to_string())),
+        }
+    }
+}
+
+impl koios_distributor::Members for Members {
+    fn ingester(&self, name: &str, addr: &str) -> Arc<dyn IngesterService> {
+        self.ingester_of(name, addr)
+    }
+}
+
+impl koios_ingester::Peers for Members {
+    fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
+        self.ingester_of(&member.name, &member.grpc_addr)
+    }
+}
+
+impl koios_querier::Members for Members {
+    fn ingester(&self, member: &Member) -> Option<Arc<dyn IngesterService>> {
+        Some(self.ingester_of(&member.name, &member.grpc_addr))
+    }
+
+    fn store(&self, member: &Member) -> Option<Arc<dyn StoreService>> {
+        Some(self.store_of(&member.name, &member.grpc_addr))
+    }
+}

@@ -1,0 +1,163 @@
+//! The command line.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is this module's business")]
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use koios_runtime::Runtime;
+use koios_server::Settings;
+use koios_server::config::{self, Sources, Target};
+
+use crate::{Node, NodeError, NodeOptions, banner, ctl};
+
+/// Wrong settings, or a data directory that is not this process' own.
+const EXIT_USAGE: u8 = 2;
+
+const ABOUT: &str = "A horizontally scalable, multi-tenant, Prometheus-compatible metrics cluster";
+
+const LONG_ABOUT: &str = "\
+Koios takes metrics by Prometheus remote_write, keeps them as Parquet in object storage, and answers PromQL.
+
+Without a command it runs everything in one process, with no configuration needed: HTTP on 127.0.0.1:9009, gRPC on
+127.0.0.1:9095, data in ./koios-data. The commands below run one service each, for a cluster; `koios <command> --help`
+lists what each can be told. Every setting is also an environment variable and a key of the YAML file given with --config.";
+
+/// The services that have a command of their own, with what `--help` says of them.
+const TARGETS: [(Target, &str); 5] = [
+    (Target::Distributor, "Receives writes: validates, shards and replicates them to ingesters"),
+    (Target::Ingester, "Keeps recent samples: write-ahead log, heads, blocks cut and uploaded; may vote"),
+    (Target::Querier, "Answers queries over ingesters and stores"),
+    (Target::Store, "Serves blocks from object storage"),
+    (Target::Control, "Votes on the cluster's state, and nothing else"),
+];
+
+fn command() -> Command {
+    let mut command = Command::new("koios")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .args(config::flags(Target::All))
+        .args_conflicts_with_subcommands(true)
+        .subcommand(ctl::command());
+    for (target, about) in TARGETS {
+        command = command.subcommand(Command::new(target.as_str()).about(about).args(config::flags(target)));
+    }
+    command
+}
+
+/// Runs the program with the process' arguments.
+pub fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let (target, matches) = match matches.subcommand() {
+        None => (Target::All, &matches),
+        Some(("ctl", matches)) => return ctl::run(matches),
+        Some((name, matches)) => match TARGETS.iter().find(|(t, _)| t.as_str() == name) {
+            Some((target, _)) => (*target, matches),
+            None => return ExitCode::from(EXIT_USAGE),
+        },
+    };
+    let settings = match load(matches) {
+        Ok(settings) => settings,
+        Err(e) => {
+            eprintln!("koios: {e}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if let Err(e) = koios_server::start_logging(&settings.log) {
+        eprintln!("koios: {e}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    serve(target, settings)
+}
+
+fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
+    let env = |name: &str| std::env::var(name).ok();
+    #[expect(clippy::disallowed_methods, reason = "the configuration file is read before there is a runtime")]
+    let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
+    config::load(matches, &Sources { env: &env, read_file: &read_file })
+}
+
+fn serve(target: Target, settings: Settings) -> ExitCode {
+    let threads = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("koios").build() {
+        Ok(threads) => threads,
+        Err(e) => {
+            eprintln!("koios: cannot start threads: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    threads.block_on(async {
+        let runtime = match Runtime::real() {
+            Ok(runtime) => runtime,
+            Err(e) => {
+                eprintln!("koios: cannot start threads: {e}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let node = match Node::start(target, settings, runtime, NodeOptions::default()).await {
+            Ok(node) => node,
+            Err(e) => return refuse(&e),
+        };
+        println!("{}", banner::text(&node));
+        wait_for_signal(&node).await;
+        match node.stop().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("koios: {e}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn refuse(e: &NodeError) -> ExitCode {
+    eprintln!("koios: {e}");
+    let mut source = std::error::Error::source(e);
+    while let Some(cause) = source {
+        eprintln!("  because {cause}");
+        source = cause.source();
+    }
+    if e.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+}
+
+/// Returns at SIGINT, SIGTERM, or when the node cannot go on.
+async fn wait_for_signal(node: &Node) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::error!("cannot listen for signals, stopping");
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = node.failed() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_service_takes_the_contract_flags() {
+        for (service, flags) in [
+            ("ingester", &["--data-dir", "--http.listen", "--grpc.listen", "--bucket", "--config", "--zone",
+                           "--control.voters", "--blocks.range"][..]),
+            ("distributor", &["--data-dir", "--http.listen", "--grpc.listen", "--config", "--control.voters",
+                              "--limits.out-of-order-time-window"]),
+            ("querier", &["--data-dir", "--http.listen", "--bucket", "--control.voters"]),
+            ("store", &["--data-dir", "--bucket", "--control.voters"]),
+            ("control", &["--data-dir", "--grpc.listen", "--control.voters"]),
+        ] {
+            let help = command().find_subcommand_mut(service).unwrap().render_long_help().to_string();
+            for flag in flags {
+                assert!(help.contains(flag), "{service} lacks {flag}");
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Builds the services of a target once the process knows its cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use koios_control::{ClusterState, Command, ControlPlane, Member, Role};
+use koios_distributor::Distributor;
+use koios_ingester::Ingester;
+use koios_model::TenantId;
+use koios_querier::Querier;
+use koios_runtime::TaskGroup;
+use koios_server::config::Target;
+use koios_server::{Component, with_edge};
+use koios_store::{BlockStore, StoreSettings};
+use koios_wal::Identity as WalIdentity;
+use koios_wire::grpc::{IngesterRpc, StoreRpc};
+use koios_wire::{IngesterService, StoreService};
+use parking_lot::Mutex;
+
+use super::{NodeError, Shared, Storage};
+use crate::adapters::Proposer;
+use crate::self_metrics;
+
+/// How long a registration is tried before it is reported and tried again.
+const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a failed registration is tried again.
+const REGISTER_EVERY: Duration = Duration::from_secs(1);
+
+/// The services that run, for the stop. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Services {
+    ingester: Arc<Mutex<Option<Ingester>>>,
+}
+
+impl Services {
+    /// Answers what is in flight and writes out what is queued.
+    pub(super) async fn drain(&self) {
+        let ingester = self.ingester.lock().take();
+        if let Some(ingester) = ingester {
+            ingester.stop().await;
+        }
+    }
+}
+
+/// Everything that services are built from.
+pub(super) struct Assembly {
+    pub(super) shared: Shared,
+    pub(super) storage: Storage,
+    pub(super) plane: Arc<ControlPlane>,
+    pub(super) services: Services,
+    pub(super) tasks: TaskGroup,
+    pub(super) background: TaskGroup,
+}
+
+/// What the process serves once it is part of its cluster.
+#[derive(Debug, Default)]
+pub(super) struct Routers {
+    pub(super) http: Router,
+    pub(super) grpc: Router,
+}
+
+impl Assembly {
+    fn runs(&self, service: Target) -> bool {
+        let target = self.shared.target;
+        target == service || target == Target::All
+    }
+
+    /// Joins the cluster and builds the services.
+    pub(super) async fn run(self, joining: &Component) -> Result<Routers, NodeError> {
+        self.plane.join(&self.tasks).await;
+        let state = self.plane.state().wait_for(|s| s.cluster_id.is_some()).await;
+        joining.not_ready("registering with the control voters");
+        self.spawn_registration();
+        if self.runs(Target::Ingester) {
+            self.storage.spawn_self_test(&self.shared.runtime, &self.tasks);
+        }
+        let mut routers = Routers::default();
+        if self.runs(Target::Ingester) {
+            self.add_ingester(&state, &mut routers)?;
+        }
+        if self.runs(Target::Store) {
+            self.add_store(&mut routers)?;
+        }
+        if self.runs(Target::Distributor) {
+            self.add_distributor(&mut routers);
+        }
+        if self.runs(Target::Querier) {
+            self.add_querier(&mut routers)?;
+        }
+        let shared = &self.shared;
+        let runtime = &shared.runtime;
+        let (clock, rng) = (Arc::clone(&runtime.clock), runtime.rng.fork());
+        routers.http = with_edge(routers.http, clock, rng, &shared.settings.http, &shared.metrics);
+        Ok(routers)
+    }
+
+    fn member(&self) -> Member {
+        let shared = &self.shared;
+        let role = match shared.target {
+            Target::All => Role::All,
+            Target::Ingester => Role::Ingester,
+            Target::Distributor => Role::Distributor,
+            Target::Querier | Target::Ruler => Role::Querier,
+            Target::Store => Role::Store,
+            Target::Control => Role::Control,
+        };
+        Member {
+            name: shared.name.clone(),
+            role,
+            zone: shared.settings.zone.clone(),
+            grpc_addr: shared.grpc_addr.clone(),
+            http_addr: shared.http_addr.clone(),
+            incarnation: self.plane.identity().incarnation(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Registers until it has worked. A process that the state knows already, as it is now, goes on without: its voters
+    /// may all be away (I8).
+    fn spawn_registration(&self) {
+        let (plane, member) = (Arc::clone(&self.plane), self.member());
+        let clock = Arc::clone(&self.shared.runtime.clock);
+        let registered = self.shared.readiness.component("registration");
+        if known(&plane.state().current(), &member) {
+            registered.ready();
+            return;
+        }
+        registered.not_ready("the control voters have not registered this process yet");
+        self.tasks.spawn_cancelled("registration", async move {
+            let cluster_id = plane.identity().cluster_id();
+            loop {
+                let command = Command::Register { member: member.clone(), cluster_id };
+                match plane.client().propose(command, REGISTER_DEADLINE).await {
+                    Ok(outcome) => {
+                        tracing::info!(name = member.name, version = outcome.version, "registered");
+                        return registered.ready();
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "not registered yet, trying again");
+                        registered.not_ready(format!("not registered yet: {error}"));
+                    }
+                }
+                clock.sleep(REGISTER_EVERY).await;
+            }
+        });
+    }
+
+    fn add_ingester(&self, state: &ClusterState, routers: &mut Routers) -> Result<(), NodeError> {
+        let (shared, identity) = (&self.shared, self.plane.identity());
+        let from = &shared.settings;
+        let mut settings = koios_ingester::Settings::new(from.data_dir.join("wal"));
+        settings.disk_reserve_bytes = from.ingester.disk_reserve_bytes;
+        settings.block_window = from.blocks.range;
+        settings.head_keep = from.ingester.head_retention;
+        let deps = koios_ingester::Deps {
+            runtime: shared.runtime.clone(),
+            member: shared.name.clone(),
+            identity: WalIdentity {
+                cluster: state.cluster_id.map(|id| id.0).unwrap_or_default(),
+                incarnation: identity.incarnation().0,
+            },
+            state: self.plane.state().clone(),
+            manifests: self.storage.manifests()?,
+            peers: Arc::new(shared.members.clone()),
+            control: Arc::new(Proposer(self.plane.client().clone())),
+            metrics: shared.metrics.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let ingester = Ingester::start(settings, deps);
+        *self.services.ingester.lock() = Some(ingester.clone());
+        let service: Arc<dyn IngesterService> = Arc::new(ingester.clone());
+        shared.members.set_ingester(Arc::clone(&service));
+        routers.merge_grpc(IngesterRpc::server(service));
+        routers.merge_http(koios_ingester::router(ingester.clone()));
+        let replaying = shared.readiness.component("ingester");
+        replaying.not_ready("replaying the write-ahead log");
+        self.tasks.spawn_cancelled("ingester readiness", async move {
+            if ingester.wait_running().await {
+                replaying.ready();
+            }
+        });
+        Ok(())
+    }
+
+    fn add_store(&self, routers: &mut Routers) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        let (manifests, cpu) = (self.storage.manifests()?, shared.runtime.cpu.clone());
+        let store = BlockStore::new(manifests, StoreSettings::default(), cpu, &shared.metrics);
+        let service: Arc<dyn StoreService> = Arc::new(store);
+        shared.members.set_store(Arc::clone(&service));
+        routers.merge_grpc(StoreRpc::server(service));
+        Ok(())
+    }
+
+    fn add_distributor(&self, routers: &mut Routers) {
+        let shared = &self.shared;
+        let distributor = Distributor::new(koios_distributor::Deps {
+            runtime: shared.runtime.clone(),
+            state: self.plane.state().clone(),
+            members: Arc::new(shared.members.clone()),
+            limits: shared.settings.tenant_limits(),
+            metrics: shared.metrics.clone(),
+            tasks: self.background.clone(),
+            settings: koios_distributor::Settings {
+                bytes_in_flight_max: shared.settings.http.max_write_bytes_in_flight,
+                ..koios_distributor::Settings::default()
+            },
+        });
+        routers.merge_http(distributor.router());
+        let own = &shared.settings.self_metrics;
+        let tenant = TenantId::new(&own.tenant);
+        if shared.target == Target::All
+            && !own.interval.is_zero()
+            && let Ok(tenant) = tenant
+        {
+            let writing = self_metrics::run(
+                distributor,
+                shared.metrics.clone(),
+                Arc::clone(&shared.runtime.clock),
+                tenant,
+                shared.http_addr.clone(),
+                own.interval,
+            );
+            self.background.spawn_cancelled("self metrics", writing);
+        }
+    }
+
+    fn add_querier(&self, routers: &mut Routers) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        let querier = Querier::new(koios_querier::Deps {
+            runtime: shared.runtime.clone(),
+            state: self.plane.state().clone(),
+            members: Arc::new(shared.members.clone()),
+            manifests: self.storage.manifests()?,
+            limits: Arc::new(shared.settings.tenant_limits()),
+            metrics: shared.metrics.clone(),
+        });
+        routers.merge_http(querier.router());
+        Ok(())
+    }
+}
+
+/// Whether the state has the process as it is now.
+fn known(state: &ClusterState, member: &Member) -> bool {
+    state.members.get(&member.name).is_some_and(|known| known == member)
+}
+
+impl Routers {
+    fn merge_http(&mut self, router: Router) {
+        self.http = std::mem::take(&mut self.http).merge(router);
+    }
+
+    fn merge_grpc<S>(&mut self, service: S)
+    where
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        let routes = tonic::service::Routes::new(service).into_axum_router();
+        // Each carries tonic's fallback; only one may stay.
+        self.grpc = std::mem::take(&mut self.grpc).merge(routes.reset_fallback());
+    }
+}

@@ -1,0 +1,114 @@
+//! The bucket of a process, and the self-test that it must pass.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_bucket::{Blocks, Bucket, Error as BucketError, TenantManifests};
+use koios_block::BlockCache;
+use koios_runtime::{Runtime, TaskError, TaskGroup};
+use koios_server::Settings;
+use koios_server::config::Target;
+
+use super::NodeError;
+
+/// A manifest is believed to be the newest for this long, unless a reply says otherwise.
+const MANIFEST_FRESH_FOR: Duration = Duration::from_secs(5);
+/// Memory for block metadata beside the page cache.
+const BLOCK_META_BYTES_MAX: u64 = 64 << 20;
+/// How often an unreachable bucket is tried for its self-test.
+const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
+
+/// What a process has of the bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    bucket: Option<Bucket>,
+}
+
+impl Storage {
+    /// Opens what the settings name. A distributor needs none; a cluster's other services must share one.
+    pub(super) async fn open(
+        target: Target,
+        settings: &Settings,
+        runtime: &Runtime,
+        store: Option<Arc<dyn object_store::ObjectStore>>,
+    ) -> Result<Self, NodeError> {
+        let (clock, rng) = (Arc::clone(&runtime.clock), runtime.rng.fork());
+        if let Some(store) = store {
+            return Ok(Self { bucket: Some(Bucket::new(store, "", clock, rng)) });
+        }
+        let needed = !matches!(target, Target::Distributor | Target::Control);
+        let url = match settings.bucket.as_str() {
+            "" if target == Target::All => {
+                let folder = std::path::absolute(settings.data_dir.join("bucket"))
+                    .map_err(|e| NodeError::Settings(format!("data-dir: {e}")))?;
+                format!("file://{}", folder.display())
+            }
+            "" if needed => {
+                return Err(NodeError::Settings(format!(
+                    "bucket is not set: a {} needs --bucket s3://name/prefix or file:///folder, the same for all processes",
+                    target.as_str()
+                )));
+            }
+            "" => return Ok(Self { bucket: None }),
+            url => url.to_owned(),
+        };
+        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng)
+            .map_err(|source| NodeError::Bucket { url, source: Box::new(source) })?;
+        Ok(Self { bucket: Some(bucket) })
+    }
+
+    /// The bucket, when there is one.
+    pub(crate) fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
+    }
+
+    /// Manifests as this process knows them.
+    pub(crate) fn manifests(&self) -> Result<TenantManifests, NodeError> {
+        Ok(TenantManifests::new(self.required()?.clone(), MANIFEST_FRESH_FOR))
+    }
+
+    /// Blocks behind a cache.
+    pub(crate) fn blocks(&self, cache: Arc<BlockCache>) -> Result<Blocks, NodeError> {
+        Ok(Blocks::new(self.required()?.clone(), cache, BLOCK_META_BYTES_MAX))
+    }
+
+    fn required(&self) -> Result<&Bucket, NodeError> {
+        self.bucket.as_ref().ok_or_else(|| NodeError::Settings("bucket is not set".to_owned()))
+    }
+
+    /// Tests what commits rely on. A bucket that answers wrongly ends the process; one that does not answer is tried
+    /// until it does, for a process may start while object storage is away (I9).
+    pub(crate) fn spawn_self_test(&self, runtime: &Runtime, tasks: &TaskGroup) {
+        let Some(bucket) = self.bucket.clone() else { return };
+        let (clock, group) = (Arc::clone(&runtime.clock), tasks.clone());
+        tasks.spawn_cancelled("bucket-self-test", async move {
+            loop {
+                match bucket.self_test(false).await {
+                    Ok(()) => return tracing::info!(bucket = bucket.url(), "bucket passed its self-test"),
+                    Err(e @ BucketError::Unsafe { .. }) => {
+                        return group.fail(TaskError::Failed { task: "bucket-self-test", message: e.to_string() });
+                    }
+                    Err(error) => {
+                        tracing::warn!(bucket = bucket.url(), %error, "bucket cannot be tested yet, trying again");
+                    }
+                }
+                clock.sleep(SELF_TEST_EVERY).await;
+            }
+        });
+    }
+}
+
+/// The environment, with the settings that stand in for the AWS variables in their place.
+fn environment(settings: &Settings) -> BTreeMap<String, String> {
+    let s3 = &settings.s3;
+    let set = [
+        ("AWS_ENDPOINT_URL", &s3.endpoint),
+        ("AWS_REGION", &s3.region),
+        ("AWS_ACCESS_KEY_ID", &s3.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", &s3.secret_access_key),
+    ];
+    let mut variables: BTreeMap<String, String> = std::env::vars().collect();
+    variables.extend(set.into_iter().filter(|(_, v)| !v.is_empty()).map(|(n, v)| (n.to_owned(), v.clone())));
+    variables
+}
