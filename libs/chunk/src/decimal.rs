@@ -26,8 +26,7 @@ const ALL_INTEGERS_FROM: f64 = 4_503_599_627_370_496.0;
 pub fn to_mantissa(v: f64, exponent: u8) -> Option<i64> {
     let p = *POW10.get(usize::from(exponent))?;
     let x = v * p;
-    // Written so that NaN fails it.
-    if !(x.abs() <= MANTISSA_MAX as f64) {
+    if x.is_nan() || x.abs() > MANTISSA_MAX as f64 {
         return None;
     }
     let m = if x.abs() < ALL_INTEGERS_FROM {

@@ -1,5 +1,7 @@
 //! How small chunks are on a fleet-like mix; deterministic, so a change that costs bytes shows.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../benches/fleet/mod.rs"]
 mod fleet;
 

@@ -60,7 +60,7 @@ fn bench(c: &mut Criterion) {
                 k += 1;
                 scrape(k, false)
             },
-            |batch| head.apply(&batch, 0, k as u64),
+            |batch| head.apply(&batch, 0, 0),
             BatchSize::PerIteration,
         );
     });

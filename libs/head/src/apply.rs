@@ -1,7 +1,7 @@
 //! Applying a batch: resolve its series, then append its samples.
 
 use koios_model::merge::{sort_and_dedup, winner};
-use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
+use koios_model::{BatchColumns, BatchSeries, LabelsRef, Sample, SeriesHash, TimeRange};
 
 use crate::head::Head;
 use crate::series::Found;
@@ -32,8 +32,8 @@ pub struct Applied {
 
 /// What the current run of samples adds to one window.
 #[derive(Debug)]
-struct Tally {
-    window: TimeRange,
+pub(crate) struct Tally {
+    pub(crate) window: TimeRange,
     samples: u64,
     seen: TimeRange,
     lsn: u64,
@@ -73,10 +73,7 @@ impl Head {
                 (Some(index), _) => index,
                 (None, Some(labels)) => {
                     applied.series_created += 1;
-                    let index = self.series.create(s.hash, labels, &mut self.symbols);
-                    let pairs = self.series.label_ids(index);
-                    self.index.insert(index, pairs, &mut self.symbols);
-                    index
+                    self.create(s.hash, labels)
                 }
                 (None, None) => {
                     applied.unknown_series += 1;
@@ -88,14 +85,17 @@ impl Head {
         indices
     }
 
+    /// Adds a series, which must get a sample right away.
+    pub(crate) fn create(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) -> u32 {
+        let index = self.series.create(hash, labels, &mut self.symbols);
+        let pairs = self.series.label_ids(index);
+        self.index.insert(index, pairs, &mut self.symbols);
+        index
+    }
+
     /// Second pass: the samples.
     fn append(&mut self, batch: &BatchColumns, indices: &[u32], lsn: u64, applied: &mut Applied) {
-        let mut tally = Tally {
-            window: NOTHING,
-            samples: 0,
-            seen: NOTHING,
-            lsn,
-        };
+        let mut tally = Tally::new(lsn);
         let mut series = batch.series();
         for strip in indices.chunks(STRIP) {
             self.touch(strip);
@@ -151,7 +151,7 @@ impl Head {
     }
 
     /// Appends what is later than the series' newest sample; the rest is late.
-    fn append_series(
+    pub(crate) fn append_series(
         &mut self,
         index: u32,
         samples: impl Iterator<Item = Sample>,
@@ -171,10 +171,7 @@ impl Head {
                 }
                 continue;
             }
-            if !tally.window.contains(s.t) {
-                self.settle(tally);
-                tally.window = self.windows.range_of(s.t);
-            }
+            self.enter_window(s.t, tally);
             let hot = &self.series.hot[i];
             if hot.count > 0 && (hot.count >= self.samples_per_chunk || hot.last_t < tally.window.min) {
                 self.seal_open(index);
@@ -236,10 +233,7 @@ impl Head {
             Err(at) => {
                 side.samples.insert(at, s);
                 self.side_samples += 1;
-                if !tally.window.contains(s.t) {
-                    self.settle(tally);
-                    tally.window = self.windows.range_of(s.t);
-                }
+                self.enter_window(s.t, tally);
                 tally.add(s.t);
             }
         }
@@ -257,7 +251,16 @@ impl Head {
         }
     }
 
-    fn settle(&mut self, tally: &mut Tally) {
+    /// Makes the tally that of the window that holds `t`.
+    pub(crate) fn enter_window(&mut self, t: i64, tally: &mut Tally) {
+        if !tally.window.contains(t) {
+            self.settle(tally);
+            tally.window = self.windows.range_of(t);
+        }
+    }
+
+    /// Books what the tally has gathered.
+    pub(crate) fn settle(&mut self, tally: &mut Tally) {
         let added = Added {
             samples: std::mem::take(&mut tally.samples),
             seen: std::mem::replace(&mut tally.seen, NOTHING),
@@ -286,8 +289,21 @@ impl Head {
 }
 
 impl Tally {
+    pub(crate) fn new(lsn: u64) -> Self {
+        Self {
+            window: NOTHING,
+            samples: 0,
+            seen: NOTHING,
+            lsn,
+        }
+    }
+
     fn add(&mut self, t: i64) {
-        self.samples += 1;
-        self.seen = self.seen.union(&TimeRange::new(t, t));
+        self.add_run(1, TimeRange::new(t, t));
+    }
+
+    pub(crate) fn add_run(&mut self, samples: u64, range: TimeRange) {
+        self.samples += samples;
+        self.seen = self.seen.union(&range);
     }
 }

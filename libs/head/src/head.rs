@@ -62,7 +62,8 @@ pub(crate) struct Scratch {
 impl Head {
     /// An empty head.
     pub fn new(options: HeadOptions) -> Self {
-        let most = SAMPLES_MAX.min(usize::from(u16::MAX));
+        // Late samples are sealed in chunks of up to twice as many.
+        let most = SAMPLES_MAX / 2;
         Self {
             samples_per_chunk: options.samples_per_chunk.clamp(1, most) as u16,
             symbols: Symbols::default(),
@@ -113,6 +114,13 @@ impl Head {
     /// Notes that samples below a time may be missing, as after a restart that replays only what no block holds.
     pub fn mark_forgotten_below(&mut self, ms: i64) {
         self.forgotten_below_ms = self.forgotten_below_ms.max(ms);
+    }
+
+    /// What [`Self::forgotten_below_ms`] would be if everything listed were forgotten: what a head restored from
+    /// [`Self::read_unlisted`] must be marked with.
+    pub fn listed_below_ms(&self) -> i64 {
+        self.forgotten_below_ms
+            .max(self.windows.listed_below().unwrap_or(i64::MIN))
     }
 
     /// The greatest log position applied.
@@ -193,14 +201,19 @@ impl Head {
                 .encoder
                 .encode(ts, vs)
                 .expect("open and late samples are kept in strictly ascending time");
-            self.sealed_bytes += bytes.len() + SEALED_OVERHEAD_BYTES;
-            self.series.cold[index as usize].insert_sealed(Sealed {
-                bytes: Bytes::from(bytes),
-                range: TimeRange::new(min, max),
-                samples: ts.len() as u32,
-                cut: UNCUT,
-            });
+            self.insert_sealed(index, Bytes::from(bytes), TimeRange::new(min, max), ts.len());
         }
+    }
+
+    /// Adds a sealed chunk that no cut has taken.
+    pub(crate) fn insert_sealed(&mut self, index: u32, bytes: Bytes, range: TimeRange, samples: usize) {
+        self.sealed_bytes += bytes.len() + SEALED_OVERHEAD_BYTES;
+        self.series.cold[index as usize].insert_sealed(Sealed {
+            bytes,
+            range,
+            samples: samples as u32,
+            cut: UNCUT,
+        });
     }
 
     /// Notes that sealed chunks went.

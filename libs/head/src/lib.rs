@@ -29,6 +29,7 @@ mod head;
 mod index;
 mod open;
 mod read;
+mod restore;
 mod select;
 mod series;
 mod symbols;

@@ -32,22 +32,38 @@ impl Head {
     /// [`Error::SeriesForgotten`] when the id is no longer valid.
     pub fn read(&self, id: SeriesId, range: TimeRange, out: &mut Vec<Bytes>) -> Result<(), Error> {
         self.check(id)?;
-        let cold = &self.series.cold[id.index as usize];
         out.extend(self.sealed(id.index, range).map(|s| s.bytes.clone()));
+        self.read_unsealed(id.index, range, out)
+    }
+
+    /// Appends the encoded chunks of a series that no listed cut holds: what a snapshot must keep. They may overlap each
+    /// other. See [`Self::restore`].
+    ///
+    /// # Errors
+    /// [`Error::SeriesForgotten`] when the id is no longer valid.
+    pub fn read_unlisted(&self, id: SeriesId, out: &mut Vec<Bytes>) -> Result<(), Error> {
+        self.check(id)?;
+        let sealed = self.sealed(id.index, TimeRange::ALL);
+        out.extend(
+            sealed
+                .filter(|s| !self.windows.is_listed(s.cut))
+                .map(|s| s.bytes.clone()),
+        );
+        self.read_unsealed(id.index, TimeRange::ALL, out)
+    }
+
+    /// Encodes open and late samples in range.
+    fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Bytes>) -> Result<(), Error> {
         let (mut ts, mut vs) = (Vec::new(), Vec::new());
-        self.open_in(id.index, range, &mut ts, &mut vs);
+        self.open_in(index, range, &mut ts, &mut vs);
         if !ts.is_empty() {
             out.push(koios_chunk::encode(&ts, &vs)?.into());
         }
-        let side = in_range(cold.side(), range);
+        // A side buffer is sealed before it grows past one chunk.
+        let side = in_range(self.series.cold[index as usize].side(), range);
         if !side.is_empty() {
             let (ts, vs): (Vec<i64>, Vec<f64>) = side.iter().map(|s| (s.t, s.v)).unzip();
-            for (ts, vs) in ts
-                .chunks(koios_chunk::SAMPLES_MAX)
-                .zip(vs.chunks(koios_chunk::SAMPLES_MAX))
-            {
-                out.push(koios_chunk::encode(ts, vs)?.into());
-            }
+            out.push(koios_chunk::encode(&ts, &vs)?.into());
         }
         Ok(())
     }

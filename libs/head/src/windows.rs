@@ -147,6 +147,20 @@ impl Windows {
         true
     }
 
+    /// Whether a chunk's cut is listed.
+    pub(crate) fn is_listed(&self, cut: CutTag) -> bool {
+        self.cuts.get(&cut).is_some_and(|c| c.listed)
+    }
+
+    /// The end of the last window with a listed cut.
+    pub(crate) fn listed_below(&self) -> Option<i64> {
+        let listed = self.cuts.values().filter(|c| c.listed);
+        listed
+            .filter_map(|c| self.get(c.window))
+            .map(|r| r.max.saturating_add(1))
+            .max()
+    }
+
     /// The listed cuts of windows that end at or before `keep_from_ms`, ascending.
     pub(crate) fn forgettable(&self, keep_from_ms: i64) -> Vec<CutTag> {
         self.cuts

@@ -1,5 +1,7 @@
 //! What applying a batch reports and keeps.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use koios_head::{Applied, Head, HeadOptions};
 use koios_model::{BatchColumns, Labels, Matchers, Metadata, Sample, SeriesHash, TimeRange, stale_nan};
 

@@ -1,5 +1,7 @@
 //! Selects against trying every matcher on every series.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use koios_head::{Head, HeadOptions};
 use koios_model::{BatchColumns, Labels, MatchOp, Matcher, Matchers, SeriesHash, TimeRange};
 use proptest::prelude::*;
