@@ -90,6 +90,14 @@ impl StateHandle {
             })
     }
 
+    /// Waits, for ever if need be, until `version` or a later one is known.
+    pub async fn reached(&self, version: u64) -> Arc<ClusterState> {
+        let mut receiver = self.receiver.clone();
+        let state = receiver.wait_for(|state| state.version >= version).await;
+        // The sender lives in `self`, so the channel cannot be closed.
+        state.map(|s| Arc::clone(&s)).unwrap_or_else(|_| self.current())
+    }
+
     /// Waits until the state satisfies `wanted`; gives the state as it is when that takes longer than `deadline`.
     ///
     /// # Errors

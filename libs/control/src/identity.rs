@@ -30,7 +30,7 @@ struct Stored {
     crc32c: u32,
 }
 
-/// A locked data directory. Cheap to clone; the lock goes with the last clone.
+/// A locked data directory. Cheap to clone; the lock goes with [`Identity::release`] or the last clone.
 #[derive(Clone)]
 pub struct Identity {
     shared: Arc<Shared>,
@@ -40,7 +40,7 @@ struct Shared {
     data_dir: PathBuf,
     disk: DiskHandle,
     record: Mutex<Record>,
-    _lock: Box<dyn Send + Sync>,
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -74,7 +74,7 @@ impl Identity {
                 data_dir: data_dir.to_owned(),
                 disk: disk.clone(),
                 record: Mutex::new(record),
-                _lock: lock,
+                lock: Mutex::new(Some(lock)),
             }),
         })
     }
@@ -136,6 +136,11 @@ impl Identity {
         let fresh = Incarnation(rng.u128());
         self.update(|record| record.incarnation = fresh).await?;
         Ok(fresh)
+    }
+
+    /// Gives the data directory free for another process, once nothing writes to it any more.
+    pub fn release(&self) {
+        self.shared.lock.lock().take();
     }
 
     async fn update(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {

@@ -18,24 +18,37 @@
 mod apply;
 #[cfg(test)]
 mod apply_test;
+mod client;
 mod command;
+mod consensus;
 mod error;
 mod handle;
 mod hex;
 mod identity;
 mod keeper;
 mod partitions;
+mod peer;
+mod plane;
 mod ring;
 mod sealed;
+mod service;
 mod state;
+mod sync;
 
+pub use client::ControlClient;
 pub use command::{Command, Outcome, Rejection};
+pub use consensus::{
+    Consensus, LocalConsensus, ProposeError, RaftConsensus, RaftOptions, Voters, parse_voters,
+};
 pub use error::Error;
 pub use handle::StateHandle;
 pub use identity::Identity;
 pub use keeper::StateKeeper;
+pub use plane::{ControlOptions, ControlPlane};
 pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};
+pub use service::ControlRpc;
 pub use state::{
     AcceptedLoss, Assignment, ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret,
     Settings,
 };
+pub use sync::{StateBackup, StateSync};

@@ -170,7 +170,7 @@ mod tests {
     }
 
     const GOLDEN_START: &str = "4012561512240615205321436636043256412204153310450550326622013566";
-    const GOLDEN_HASH: u64 = 0;
+    const GOLDEN_HASH: u64 = 4_096_865_567_438_841_251;
 
     #[test]
     fn load_is_spread_within_a_factor_of_one_and_a_half() {

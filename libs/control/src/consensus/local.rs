@@ -1,0 +1,96 @@
+//! The only voter of a cluster: its disk copy of the state is the log.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use koios_runtime::RngHandle;
+
+use super::{Consensus, ProposeError};
+use crate::sync::load_backup;
+use crate::{ClusterId, ClusterState, Command, Error, Outcome, Secret, Settings, StateBackup, StateKeeper};
+
+const SECRET_WORDS: usize = 4;
+
+/// Decides alone: instantly, without a network.
+#[derive(Debug)]
+pub struct LocalConsensus {
+    keeper: StateKeeper,
+    addr: String,
+    deciding: tokio::sync::Mutex<()>,
+}
+
+impl LocalConsensus {
+    /// Goes on with the keeper's state, else restores the backup's, else creates a cluster. `addr` is what other processes
+    /// call this one.
+    ///
+    /// # Errors
+    /// The disk's, the backup's, or [`Error::Config`] when the settings are not valid.
+    pub async fn start(
+        keeper: StateKeeper,
+        settings: Settings,
+        backup: Option<&dyn StateBackup>,
+        addr: impl Into<String>,
+        rng: &RngHandle,
+    ) -> Result<Arc<Self>, Error> {
+        let this = Arc::new(Self {
+            keeper,
+            addr: addr.into(),
+            deciding: tokio::sync::Mutex::default(),
+        });
+        if this.keeper.handle().current().cluster_id.is_none() {
+            let backed_up = match backup {
+                Some(backup) => load_backup(backup).await?,
+                None => None,
+            };
+            let state = backed_up.map_or_else(|| fresh_state(settings, rng), ClusterState::restored);
+            let state = Box::new(state);
+            let created = this.propose(Command::Create { state }).await;
+            created.map_err(|e| Error::Config(e.to_string()))?;
+        }
+        Ok(this)
+    }
+}
+
+/// The first state of a new cluster.
+pub(crate) fn fresh_state(settings: Settings, rng: &RngHandle) -> ClusterState {
+    let secret = (0..SECRET_WORDS).flat_map(|_| rng.u64().to_le_bytes()).collect();
+    ClusterState {
+        version: 1,
+        cluster_id: Some(ClusterId(rng.u128())),
+        secret: Secret(secret),
+        settings,
+        ..ClusterState::default()
+    }
+}
+
+#[async_trait]
+impl Consensus for LocalConsensus {
+    async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let _one_at_a_time = self.deciding.lock().await;
+        let mut state = ClusterState::clone(&self.keeper.handle().current());
+        let outcome = state.apply(&command)?;
+        if outcome.changed {
+            let adopted = self.keeper.adopt(Arc::new(state)).await;
+            adopted.map_err(|e| ProposeError::Unknown(e.to_string()))?;
+        }
+        Ok(outcome)
+    }
+
+    fn is_leader(&self) -> bool {
+        true
+    }
+
+    fn leader_addr(&self) -> Option<String> {
+        Some(self.addr.clone())
+    }
+
+    async fn handle(&self, kind: &str, _payload: Bytes) -> Result<Bytes, Error> {
+        Err(Error::Peer {
+            addr: self.addr.clone(),
+            message: format!("{kind} message to the only voter; list the same voters everywhere"),
+        })
+    }
+
+    async fn shutdown(&self) {}
+}

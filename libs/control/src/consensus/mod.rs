@@ -1,0 +1,113 @@
+//! Agreement on the order of commands, behind one small trait: alone on one disk, or by Raft between voters.
+
+mod backend;
+mod bootstrap;
+mod local;
+mod log_store;
+mod messages;
+mod network;
+mod raft;
+mod snapshot;
+mod state_machine;
+#[cfg(test)]
+mod suite_test;
+mod types;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use local::LocalConsensus;
+pub use raft::{RaftConsensus, RaftOptions};
+
+use crate::{Command, Error, Outcome, Rejection};
+
+/// Why a proposal has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Refused; retrying does not help.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Another voter leads, or none does. The command was not accepted.
+    #[error("this voter does not lead")]
+    NotLeader {
+        /// The leader's address, if known.
+        leader: Option<String>,
+    },
+    /// It may or may not take effect; commands are harmless to repeat.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// Decides the order of commands.
+#[async_trait]
+pub trait Consensus: Send + Sync + Debug + 'static {
+    /// Commits and applies a command; when it returns, this process's state holds the effect durably.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    async fn propose(&self, command: Command) -> Result<Outcome, ProposeError>;
+
+    /// Whether this process leads, as far as it knows.
+    fn is_leader(&self) -> bool;
+
+    /// The leader's address, as far as this process knows.
+    fn leader_addr(&self) -> Option<String>;
+
+    /// Answers another voter.
+    ///
+    /// # Errors
+    /// [`Error::Peer`] for bytes that are no message for this voter, [`Error::Stopped`].
+    async fn handle(&self, kind: &str, payload: Bytes) -> Result<Bytes, Error>;
+
+    /// Stops deciding.
+    async fn shutdown(&self);
+}
+
+/// The listed voters: names and gRPC addresses.
+pub type Voters = BTreeMap<String, String>;
+
+/// Parses `a=host:port,b=host:port`.
+///
+/// # Errors
+/// [`Error::Config`] with the part that is wrong.
+pub fn parse_voters(text: &str) -> Result<Voters, Error> {
+    let mut voters = Voters::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let wrong = |why: &str| {
+            Error::Config(format!(
+                "control.voters: {part:?} {why}; expected name=host:port,name=host:port"
+            ))
+        };
+        let (name, addr) = part
+            .split_once('=')
+            .ok_or_else(|| wrong("has no \"=\" between name and address"))?;
+        let port = addr
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
+        if name.is_empty() || !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
+            return Err(wrong("is no name=host:port"));
+        }
+        if voters.insert(name.to_owned(), addr.to_owned()).is_some() {
+            return Err(wrong("names a voter twice"));
+        }
+    }
+    Ok(voters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn voter_lists_are_parsed_and_mistakes_named() {
+        let voters = parse_voters("a=h1:9095, b=[::1]:9095,").unwrap();
+        assert_eq!(voters["b"], "[::1]:9095");
+        assert!(parse_voters("").unwrap().is_empty());
+        for bad in ["a", "a=", "=h:1", "a=h", "a=h:x", "a=:1", "a=h:1,a=h:2"] {
+            assert!(matches!(parse_voters(bad), Err(Error::Config(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One process's whole part in the control plane, put together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use koios_runtime::{Runtime, TaskGroup};
+
+use crate::client::ControlClient;
+use crate::consensus::{Consensus, LocalConsensus, RaftConsensus, RaftOptions, Voters};
+use crate::peer::Peers;
+use crate::service::ControlRpc;
+use crate::sync::{StateBackup, StateSync, back_up_for_ever};
+use crate::{Error, Identity, Settings, StateHandle, StateKeeper};
+
+/// What a process is told about the control plane.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// Where this process keeps everything.
+    pub data_dir: PathBuf,
+    /// This process's name, unique in the cluster.
+    pub node: String,
+    /// `host:port` at which others reach this process's gRPC listener.
+    pub own_addr: String,
+    /// The listed voters. Empty: this process decides alone, as in all-in-one.
+    pub voters: Voters,
+    /// Further processes to learn the state from.
+    pub seeds: Vec<String>,
+    /// How a new cluster forms its partitions.
+    pub settings: Settings,
+    /// Where the leader backs the state up.
+    pub backup: Option<Arc<dyn StateBackup>>,
+}
+
+/// A process's part in the control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    identity: Identity,
+    keeper: StateKeeper,
+    sync: StateSync,
+    backup: Option<Arc<dyn StateBackup>>,
+    consensus: Option<Arc<dyn Consensus>>,
+    client: ControlClient,
+    runtime: Runtime,
+}
+
+impl ControlPlane {
+    /// Locks and opens the data directory, and starts this process's vote if it has one. Nothing waits for other
+    /// processes here: next the caller serves [`Self::rpc`] at its address, then calls [`Self::join`].
+    ///
+    /// # Errors
+    /// When the data directory is another node's or cluster's, or damaged, or the voters are wrongly listed.
+    pub async fn start(runtime: &Runtime, tasks: &TaskGroup, options: ControlOptions) -> Result<Self, Error> {
+        let identity = Identity::open(&runtime.disk, &options.data_dir, &options.node, &runtime.rng).await?;
+        let keeper = StateKeeper::open(identity.clone(), runtime.disk.clone()).await?;
+        let consensus = start_consensus(runtime, tasks, &keeper, &options).await?;
+        let peers = Peers::new(Arc::clone(&runtime.net), Arc::clone(&runtime.clock));
+        let voters: Vec<String> = options
+            .voters
+            .values()
+            .filter(|addr| **addr != options.own_addr)
+            .cloned()
+            .collect();
+        let seeds = voters.iter().chain(&options.seeds).cloned().collect();
+        let sync = StateSync::new(
+            keeper.clone(),
+            peers.clone(),
+            seeds,
+            options.own_addr,
+            runtime.rng.fork(),
+        );
+        let client = ControlClient::new(
+            keeper.clone(),
+            sync.clone(),
+            consensus.clone(),
+            voters,
+            peers.clone(),
+            runtime.rng.fork(),
+        );
+        if let (Some(consensus), Some(backup)) = (&consensus, &options.backup) {
+            let backing_up =
+                back_up_for_ever(keeper.clone(), Arc::clone(consensus), Arc::clone(backup), peers);
+            tasks.spawn_cancelled("control-backup", backing_up);
+        }
+        Ok(Self {
+            identity,
+            keeper,
+            sync,
+            backup: options.backup,
+            consensus,
+            client,
+            runtime: runtime.clone(),
+        })
+    }
+
+    /// The `Control` service of this process.
+    pub fn rpc(&self) -> ControlRpc {
+        ControlRpc::new(
+            self.state().clone(),
+            Arc::clone(&self.runtime.clock),
+            self.consensus.clone(),
+        )
+    }
+
+    /// Learns the newest state there is and follows it from then on. Afterwards the state may still be empty, when no
+    /// process and no backup knows one yet: wait with [`StateHandle::wait_for`].
+    pub async fn join(&self, tasks: &TaskGroup) {
+        self.sync.catch_up(self.backup.as_deref()).await;
+        self.sync.spawn(tasks);
+    }
+
+    /// This process's copy of the state.
+    pub fn state(&self) -> &StateHandle {
+        self.keeper.handle()
+    }
+
+    /// Whose data directory it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Proposes commands.
+    pub fn client(&self) -> &ControlClient {
+        &self.client
+    }
+
+    /// This process's vote, if it has one.
+    pub fn consensus(&self) -> Option<&Arc<dyn Consensus>> {
+        self.consensus.as_ref()
+    }
+
+    /// Ends this process's vote and gives the data directory free. The last thing to be called, when all other users of the
+    /// data directory have stopped.
+    pub async fn shutdown(&self) {
+        if let Some(consensus) = &self.consensus {
+            consensus.shutdown().await;
+        }
+        self.identity.release();
+    }
+}
+
+async fn start_consensus(
+    runtime: &Runtime,
+    tasks: &TaskGroup,
+    keeper: &StateKeeper,
+    options: &ControlOptions,
+) -> Result<Option<Arc<dyn Consensus>>, Error> {
+    let listed = options.voters.contains_key(&options.node);
+    let alone = options.voters.is_empty() || (listed && options.voters.len() == 1);
+    if alone {
+        let settings = options.settings.clone();
+        let (backup, addr) = (options.backup.as_deref(), options.own_addr.as_str());
+        let local = LocalConsensus::start(keeper.clone(), settings, backup, addr, &runtime.rng).await?;
+        return Ok(Some(local));
+    }
+    if !listed {
+        return Ok(None);
+    }
+    let raft_options = RaftOptions {
+        voters: options.voters.clone(),
+        settings: options.settings.clone(),
+        backup: options.backup.clone(),
+    };
+    let raft = RaftConsensus::start(runtime, tasks, keeper.clone(), raft_options).await?;
+    Ok(Some(raft))
+}

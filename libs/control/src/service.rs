@@ -1,0 +1,149 @@
+//! The server side of `Control`: every process answers State and Watch from its copy, voters answer the rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use koios_runtime::ClockHandle;
+use koios_wire::grpc::{MESSAGE_BYTES_MAX, status_from_error};
+use koios_wire::pb::v1::control_server::{Control, ControlServer};
+use koios_wire::pb::v1::{ProposeReply, ProposeRequest, RaftReply, RaftRequest, StateReply, StateRequest};
+use koios_wire::{ServiceError, ServiceErrorCode};
+use tonic::{Request, Response, Status};
+
+use crate::{ClusterState, Command, Consensus, Error, Outcome, ProposeError, Rejection, StateHandle};
+
+/// A watcher hears this often that nothing has changed, so that it can tell a quiet peer from a lost one.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Longest a proposal is worked on.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Answers `Control` calls.
+#[derive(Clone, Debug)]
+pub struct ControlRpc {
+    state: StateHandle,
+    clock: ClockHandle,
+    consensus: Option<Arc<dyn Consensus>>,
+}
+
+impl ControlRpc {
+    /// Serves this process's copy, and its vote if it has one.
+    pub fn new(state: StateHandle, clock: ClockHandle, consensus: Option<Arc<dyn Consensus>>) -> Self {
+        Self {
+            state,
+            clock,
+            consensus,
+        }
+    }
+
+    /// The tonic service, to be added to the process's gRPC server.
+    pub fn into_server(self) -> ControlServer<Self> {
+        ControlServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn voter(&self) -> Result<&Arc<dyn Consensus>, Status> {
+        self.consensus.as_ref().ok_or_else(|| {
+            self.refuse(
+                ServiceErrorCode::Unavailable,
+                "this process is no control voter; ask one of --control.voters",
+            )
+        })
+    }
+
+    fn refuse(&self, code: ServiceErrorCode, message: impl Into<String>) -> Status {
+        let error = ServiceError::new(code, message).with_state_version(self.state.current().version);
+        status_from_error(&error)
+    }
+
+    fn reply(&self, outcome: Result<Outcome, Rejection>) -> Result<ProposeReply, Status> {
+        let version = outcome
+            .as_ref()
+            .map_or_else(|_| self.state.current().version, |o| o.version);
+        let result = serde_json::to_vec(&outcome)
+            .map_err(|e| self.refuse(ServiceErrorCode::Internal, e.to_string()))?;
+        Ok(ProposeReply {
+            version,
+            result: result.into(),
+            leader: String::new(),
+        })
+    }
+}
+
+/// A reply that brings a state newer than `known`, or nothing.
+fn state_reply(state: &ClusterState, known: u64) -> Result<StateReply, Status> {
+    let newer = state.version > known;
+    let json = if newer {
+        serde_json::to_vec(state).map_err(|e| Status::internal(e.to_string()))?
+    } else {
+        Vec::new()
+    };
+    Ok(StateReply {
+        version: state.version,
+        state: Bytes::from(json),
+    })
+}
+
+#[tonic::async_trait]
+impl Control for ControlRpc {
+    type WatchStream = BoxStream<'static, Result<StateReply, Status>>;
+
+    async fn state(&self, request: Request<StateRequest>) -> Result<Response<StateReply>, Status> {
+        let known = request.into_inner().known_version;
+        state_reply(&self.state.current(), known).map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<StateRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let known = request.into_inner().known_version;
+        let start = (self.state.clone(), Arc::clone(&self.clock), known);
+        let states = stream::unfold(start, |(handle, clock, known)| async move {
+            let next = clock
+                .timeout(KEEPALIVE, handle.reached(known.saturating_add(1)))
+                .await;
+            let state = next.unwrap_or_else(|_| handle.current());
+            let reply = state_reply(&state, known);
+            let known = known.max(state.version);
+            Some((reply, (handle, clock, known)))
+        });
+        Ok(Response::new(states.boxed()))
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let voter = self.voter()?;
+        let command: Command = serde_json::from_slice(&request.into_inner().command)
+            .map_err(|e| self.refuse(ServiceErrorCode::InvalidArgument, format!("control command: {e}")))?;
+        let proposed = self.clock.timeout(PROPOSE_DEADLINE, voter.propose(command)).await;
+        let reply = match proposed {
+            Ok(Ok(outcome)) => self.reply(Ok(outcome))?,
+            Ok(Err(ProposeError::Rejected(rejection))) => self.reply(Err(rejection))?,
+            Ok(Err(ProposeError::NotLeader { leader: Some(leader) })) => ProposeReply {
+                leader,
+                ..ProposeReply::default()
+            },
+            Ok(Err(ProposeError::NotLeader { leader: None })) => {
+                return Err(self.refuse(ServiceErrorCode::Unavailable, "no control leader is known"));
+            }
+            Ok(Err(ProposeError::Unknown(why))) => {
+                return Err(self.refuse(ServiceErrorCode::Unavailable, why));
+            }
+            Err(elapsed) => {
+                return Err(self.refuse(ServiceErrorCode::DeadlineExceeded, elapsed.to_string()));
+            }
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn raft(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let RaftRequest { kind, payload } = request.into_inner();
+        match self.voter()?.handle(&kind, payload).await {
+            Ok(payload) => Ok(Response::new(RaftReply { payload })),
+            Err(error @ Error::Peer { .. }) => {
+                Err(self.refuse(ServiceErrorCode::InvalidArgument, error.to_string()))
+            }
+            Err(error) => Err(self.refuse(ServiceErrorCode::Unavailable, error.to_string())),
+        }
+    }
+}

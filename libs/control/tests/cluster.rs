@@ -1,0 +1,285 @@
+//! Voters and other processes over a network in memory, in paused time: minutes of faults pass in moments.
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_control::*;
+use koios_model::PartitionId;
+use koios_runtime::Net as _;
+use support::memory_net::{MemoryNet, Node};
+use support::{LONG, MemoryBackup, Process, Running, ingester, options, paused_runtime, register};
+
+/// Three voters and what they need to be started again.
+struct Cluster {
+    dir: tempfile::TempDir,
+    net: MemoryNet,
+    voters: Voters,
+    backup: Arc<MemoryBackup>,
+    running: Running,
+    nodes: std::collections::BTreeMap<String, Node>,
+    lives: u64,
+}
+
+impl Cluster {
+    async fn start(seed: u64) -> Self {
+        let voters = ["a", "b", "c"]
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| (name.to_owned(), format!("10.0.0.{}:9095", i + 1)))
+            .collect();
+        let mut cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+            net: MemoryNet::default(),
+            voters,
+            backup: Arc::default(),
+            running: Running::new(),
+            nodes: std::collections::BTreeMap::new(),
+            lives: seed * 1000,
+        };
+        for name in ["a", "b", "c"] {
+            cluster.start_voter(name).await;
+        }
+        cluster
+    }
+
+    fn data_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn start_voter(&mut self, name: &str) {
+        let addr = self.voters[name].clone();
+        self.start_process(name, &addr, Vec::new()).await;
+    }
+
+    async fn start_process(&mut self, name: &str, addr: &str, seeds: Vec<String>) {
+        self.lives += 1;
+        let node = self.net.node(addr);
+        let listener = node.bind(addr).await.unwrap();
+        let options = ControlOptions {
+            seeds,
+            backup: Some(Arc::clone(&self.backup) as _),
+            ..options(self.data_dir(name), name, addr, &self.voters)
+        };
+        let process = Process::start(options, paused_runtime(self.lives, node.handle()), listener).await;
+        self.running.insert(name.to_owned(), process);
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    async fn kill(&mut self, name: &str) {
+        self.nodes.remove(name).unwrap().kill();
+        self.running.remove(name).unwrap().kill().await;
+    }
+
+    async fn kill_and_wipe(&mut self, name: &str) {
+        self.kill(name).await;
+        std::fs::remove_dir_all(self.data_dir(name)).unwrap();
+    }
+
+    fn leader(&self) -> Option<String> {
+        let found = self.running.iter().find(|(_, process)| process.leads());
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// Proposes at the last process by name, whoever leads.
+    async fn register(&self, zone: &str, incarnation: u128) -> u64 {
+        let client = self.running.values().next_back().unwrap().plane.client();
+        let proposed = client.propose(register(ingester(zone, incarnation)), LONG).await;
+        proposed.unwrap().version
+    }
+
+    async fn all_reach(&self, version: u64) -> Vec<Arc<ClusterState>> {
+        let mut states = Vec::new();
+        for process in self.running.values() {
+            states.push(process.state_with(|state| state.version >= version).await);
+        }
+        states
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn voters_form_partitions_and_survive_each_others_death() {
+    let mut cluster = Cluster::start(1).await;
+    let mut last = 0;
+    for zone in ["x", "y", "z"] {
+        last = cluster.register(zone, 1).await;
+    }
+    let formed = cluster.all_reach(last).await;
+    assert!(formed.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(formed[0].partitions.len(), 2);
+
+    // The leader dies: the others elect another one and go on.
+    let leader = cluster.leader().unwrap();
+    cluster.kill_and_wipe(&leader).await;
+    let last = cluster.register("x", 2).await;
+    assert_eq!(
+        cluster.all_reach(last).await[0].partitions[&PartitionId(0)].epoch,
+        2
+    );
+
+    // It comes back with nothing and is taken in under a new id, so that the next one to die can be done without.
+    cluster.start_voter(&leader).await;
+    cluster.all_reach(last).await;
+    let next = cluster.leader().unwrap();
+    cluster.kill(&next).await;
+    let last = cluster.register("y", 2).await;
+    let states = cluster.all_reach(last).await;
+    assert_eq!(
+        (states.len(), states[0].partitions[&PartitionId(0)].epoch),
+        (2, 3)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i14_a_leader_that_is_cut_off_cannot_decide_and_follows_when_it_is_back() {
+    let cluster = Cluster::start(2).await;
+    let last = cluster.register("x", 1).await;
+    cluster.all_reach(last).await;
+    let leader = cluster.leader().unwrap();
+    let addr = cluster.voters[&leader].clone();
+    cluster.net.cut_off(&addr);
+    let alone = &cluster.running[&leader];
+    let refused = alone
+        .plane
+        .client()
+        .propose(register(ingester("lost", 1)), Duration::from_secs(20))
+        .await;
+    assert!(matches!(refused, Err(Error::NoLeader { .. })), "{refused:?}");
+    let other = cluster
+        .running
+        .iter()
+        .find(|(name, _)| **name != leader)
+        .unwrap()
+        .1;
+    let proposed = other
+        .plane
+        .client()
+        .propose(register(ingester("y", 1)), LONG)
+        .await;
+    let last = proposed.unwrap().version;
+    assert!(alone.plane.state().current().version < last);
+
+    cluster.net.heal(&addr);
+    let states = cluster.all_reach(last).await;
+    assert!(
+        states
+            .iter()
+            .all(|state| state.members.contains_key("ingester-y"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_voters_go_on_from_their_disks_after_all_were_stopped() {
+    let mut cluster = Cluster::start(3).await;
+    let before = cluster.register("x", 1).await;
+    let cluster_id = cluster.all_reach(before).await[0].cluster_id;
+    for name in ["a", "b", "c"] {
+        cluster.kill(name).await;
+    }
+    for name in ["a", "b", "c"] {
+        cluster.start_voter(name).await;
+        assert!(cluster.running[name].plane.state().current().version >= before);
+    }
+    let after = cluster.register("y", 1).await;
+    let states = cluster.all_reach(after).await;
+    assert_eq!((states[0].cluster_id, states[0].members.len()), (cluster_id, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_processes_start_and_learn_from_each_other_without_any_voter() {
+    let mut cluster = Cluster::start(4).await;
+    let last = cluster.register("x", 1).await;
+    cluster
+        .start_process("querier", "10.0.1.1:9095", Vec::new())
+        .await;
+    cluster.all_reach(last).await;
+    for name in ["a", "b", "c", "querier"] {
+        cluster.kill(name).await;
+    }
+    // From its own disk, and from that process.
+    cluster
+        .start_process("querier", "10.0.1.1:9095", Vec::new())
+        .await;
+    let seeds = vec!["10.0.1.1:9095".to_owned()];
+    cluster.start_process("distributor", "10.0.1.2:9095", seeds).await;
+    for state in cluster.all_reach(last).await {
+        assert_eq!(state.version, last);
+    }
+    let client = cluster.running["distributor"].plane.client();
+    let registered = client.register(&ingester("x", 1), Duration::from_secs(5)).await;
+    assert!(registered.is_ok(), "what is registered already needs no voter");
+    let refused = client.register(&ingester("y", 1), Duration::from_secs(5)).await;
+    assert!(matches!(refused, Err(Error::NoLeader { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_lost_voters_are_restored_from_any_process_or_the_backup_with_higher_epochs() {
+    for survivor in [false, true] {
+        let mut cluster = Cluster::start(5 + u64::from(survivor)).await;
+        if survivor {
+            cluster
+                .start_process("querier", "10.0.1.1:9095", Vec::new())
+                .await;
+            let querier = Member {
+                name: "querier".to_owned(),
+                role: Role::Querier,
+                grpc_addr: "10.0.1.1:9095".to_owned(),
+                ..ingester("q", 1)
+            };
+            let client = cluster.running["querier"].plane.client();
+            client.propose(register(querier), LONG).await.unwrap();
+        }
+        let mut last = 0;
+        for zone in ["x", "y", "z"] {
+            last = cluster.register(zone, 1).await;
+        }
+        let before = Arc::clone(&cluster.all_reach(last).await[0]);
+        let clock = Arc::clone(&cluster.running["a"].runtime.clock);
+        while cluster
+            .backup
+            .0
+            .lock()
+            .as_ref()
+            .is_none_or(|(version, _)| *version < last)
+        {
+            clock.sleep(Duration::from_secs(1)).await;
+        }
+        for name in ["a", "b", "c"] {
+            cluster.kill_and_wipe(name).await;
+        }
+        for name in ["a", "b", "c"] {
+            cluster.start_voter(name).await;
+        }
+        let state = Arc::clone(&cluster.all_reach(last + 1).await[0]);
+        assert_eq!(
+            (state.cluster_id, &state.secret),
+            (before.cluster_id, &before.secret)
+        );
+        for (id, partition) in &state.partitions {
+            assert!(partition.epoch > before.partitions[id].epoch);
+            assert_eq!(partition.replicas, before.partitions[id].replicas);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_log_is_cut_and_a_wiped_voter_catches_up_from_the_snapshot() {
+    let mut cluster = Cluster::start(7).await;
+    cluster.register("x", 1).await;
+    let client = cluster.running["a"].plane.client().clone();
+    let mut last = 0;
+    for epoch in 0..2_500 {
+        let assign = Command::Assign {
+            task: "task".to_owned(),
+            holder: "a".to_owned(),
+            epoch,
+        };
+        last = client.propose(assign, LONG).await.unwrap().version;
+    }
+    cluster.kill_and_wipe("b").await;
+    cluster.start_voter("b").await;
+    let states = cluster.all_reach(last).await;
+    assert_eq!(states[1].assignments["task"].epoch, 2_500);
+}
