@@ -28,6 +28,8 @@ pub enum RecordKind {
     Reconciled,
     /// From here on, writes of a partition under lower epochs are refused.
     Adopted,
+    /// Segments below a number hold nothing that is needed, and go.
+    Truncated,
     /// Written by a newer version.
     Unknown(u8),
 }
@@ -44,6 +46,7 @@ impl RecordKind {
             Self::Reconciled => 6,
             Self::CutBegun => 7,
             Self::Adopted => 8,
+            Self::Truncated => 9,
             Self::Unknown(code) => code,
         }
     }
@@ -57,6 +60,7 @@ impl RecordKind {
             6 => Self::Reconciled,
             7 => Self::CutBegun,
             8 => Self::Adopted,
+            9 => Self::Truncated,
             other => Self::Unknown(other),
         }
     }

@@ -1,0 +1,382 @@
+//! Cuts windows into blocks, lists them, and forgets what is listed and old.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter};
+use koios_bucket::{ManifestBlock, Writer};
+use koios_head::WindowState;
+use koios_model::{PartitionId, Sample};
+use koios_wire::{FlushReply, FlushRequest, ServiceError};
+
+use crate::apply::Answer;
+use crate::error::with_sources;
+use crate::ingester::Inner;
+use crate::metrics::gauge_value;
+use crate::record::{CutBegun, CutListed, Entry};
+use crate::replica::{BegunCut, Replica, ReplicaState};
+use crate::settings::millis;
+use crate::{Error, Result, Settings};
+
+/// Tenants cut at a time.
+const CUTS_AT_A_TIME: usize = 2;
+
+impl Inner {
+    /// Cuts what is due, for ever. A bucket that is away only makes the rounds rarer.
+    pub(crate) async fn cut_forever(self: Arc<Self>) {
+        let mut failures = 0u32;
+        loop {
+            let ok = self.cut_round().await;
+            failures = if ok { 0 } else { failures.saturating_add(1) };
+            let wait = self.wait_after(failures);
+            tokio::select! {
+                biased;
+                () = self.wake_cut.notified() => {}
+                () = self.deps.runtime.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Exponential backoff with jitter after failures, else the usual interval.
+    fn wait_after(&self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else {
+            return self.settings.cut_interval;
+        };
+        let (first, longest) = self.settings.bucket_backoff;
+        let wait = first.saturating_mul(1 << doublings.min(20)).min(longest);
+        let half = u64::try_from(wait.as_millis() / 2).unwrap_or(u64::MAX);
+        Duration::from_millis(half + self.deps.runtime.rng.below(half.saturating_add(1)))
+    }
+
+    /// One look at everything; false when a cut failed.
+    async fn cut_round(&self) -> bool {
+        let failed = AtomicBool::new(false);
+        let replicas = self.store.replicas();
+        let cut = |replica: Arc<Replica>| {
+            let failed = &failed;
+            async move {
+                // Once the bucket failed, further tenants would only wait for it too.
+                if !failed.load(Ordering::Relaxed)
+                    && let Err(error) = self.cut_due(&replica).await
+                {
+                    failed.store(true, Ordering::Relaxed);
+                    self.report_cut(&replica, &error);
+                }
+                self.forget(&replica);
+            }
+        };
+        stream::iter(replicas)
+            .for_each_concurrent(CUTS_AT_A_TIME, cut)
+            .await;
+        self.truncate().await;
+        self.measure();
+        !failed.into_inner()
+    }
+
+    fn report_cut(&self, replica: &Replica, error: &Error) {
+        let (partition, tenant) = &replica.key;
+        let error = with_sources(error);
+        tracing::warn!(%partition, %tenant, error, "cut failed, nothing is forgotten; it will be tried again");
+        self.store.metrics.cut_failures.inc();
+    }
+
+    async fn cut_due(&self, replica: &Replica) -> Result<()> {
+        let due = {
+            let now = Now {
+                elapsed: self.deps.runtime.clock.elapsed(),
+                rank: self.ranks(replica.key.0),
+            };
+            due_windows(&mut replica.state.write(), &self.settings, &now)
+        };
+        for window in due {
+            self.cut_window(replica, window).await?;
+        }
+        Ok(())
+    }
+
+    /// This member's place among the replicas of a partition, and how many there are.
+    fn ranks(&self, partition: PartitionId) -> (usize, usize) {
+        let state = self.deps.state.current();
+        let Some(p) = state.partition(partition) else {
+            return (0, 1);
+        };
+        let at = p.replicas.iter().position(|r| r.member == self.deps.member);
+        (at.unwrap_or(0), p.replicas.len().max(1))
+    }
+
+    /// Cuts one window and returns once listed blocks hold it.
+    async fn cut_window(&self, replica: &Replica, window_start_ms: i64) -> Result<FlushReply> {
+        let _one_at_a_time = replica.cutting.lock().await;
+        let tenant = &replica.key.1;
+        let started = self.deps.runtime.clock.elapsed();
+        // Asked first, so that a bucket that is away costs no cut.
+        let manifest = self.deps.manifests.probe(tenant).await;
+        self.set_bucket_down(manifest.is_err());
+        let manifest = manifest?;
+        let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
+        let begun = self.begin_cut(replica, window_start_ms, block).await?;
+        let samples = begun.cut.samples;
+        if samples == 0 {
+            return Ok(FlushReply::default());
+        }
+        let covered = manifest.covered(replica.key.0, begun.cut.window);
+        let listed = if covered.includes(&begun.batches) {
+            Ok((manifest.version, FlushReply::default()))
+        } else {
+            self.upload(replica, block, begun).await
+        };
+        let (version, reply) = match listed {
+            Ok(listed) => listed,
+            Err(e) => {
+                self.set_bucket_down(matches!(e, Error::Bucket(_)));
+                replica.state.write().abandon(block);
+                return Err(e);
+            }
+        };
+        self.list_cut(replica, block, version).await?;
+        let took = self.deps.runtime.clock.elapsed().saturating_sub(started);
+        self.store.metrics.cut_seconds.observe(took.as_secs_f64());
+        self.store.metrics.cuts.inc();
+        self.store.metrics.cut_samples.inc_by(samples);
+        let mut state = replica.state.write();
+        state
+            .cut_at
+            .insert(window_start_ms, self.deps.runtime.clock.elapsed());
+        Ok(reply)
+    }
+
+    async fn begin_cut(&self, replica: &Replica, window_start_ms: i64, block: BlockId) -> Result<BegunCut> {
+        let (partition, tenant) = replica.key.clone();
+        let entry = Entry::CutBegun(CutBegun {
+            partition,
+            tenant,
+            window_start_ms,
+            block,
+        });
+        match self.log(entry).await? {
+            Answer::Cut(begun) => Ok(*begun),
+            Answer::Pushed(_) | Answer::Done => Err(Error::NotRunning {
+                member: self.deps.member.clone(),
+                what: "has no log",
+            }),
+        }
+    }
+
+    /// Writes, uploads and lists a cut's block; gives the manifest version that lists it.
+    async fn upload(&self, replica: &Replica, block: BlockId, begun: BegunCut) -> Result<(u64, FlushReply)> {
+        let (partition, tenant) = replica.key.clone();
+        let epoch = self.store.ledger.lock().adopted.get(&partition).copied();
+        let epoch = epoch.unwrap_or(0);
+        let covers = BTreeMap::from([(partition, begun.held.clone())]);
+        let options = BlockOptions {
+            partitions: vec![partition],
+            epoch,
+            ..BlockOptions::new(block, tenant.clone(), begun.cut.window)
+        };
+        let key = replica.key.clone();
+        let encoded = self
+            .deps
+            .runtime
+            .cpu
+            .run(move || encode(options, &begun).map_err(|e| e.into_error(key)))
+            .await??;
+        let Some(parts) = encoded else {
+            return Ok((0, FlushReply::default()));
+        };
+        let manifests = &self.deps.manifests;
+        manifests.bucket().upload_block(&tenant, &parts).await?;
+        let writer = Writer::partition(&self.deps.member, partition, epoch);
+        let entry = ManifestBlock::new(&parts.meta, covers);
+        let listed = manifests
+            .commit(&tenant, &writer, |m| m.add_block(entry.clone()))
+            .await?;
+        let (series, samples) = (parts.meta.series, parts.meta.samples);
+        tracing::info!(%tenant, %partition, %block, series, samples, version = listed.version, "block listed");
+        Ok((listed.version, FlushReply { blocks: 1, samples }))
+    }
+
+    /// Logs that a cut is listed. When that fails the samples are given back: the next cut of the window finds the
+    /// block in the manifest.
+    async fn list_cut(&self, replica: &Replica, block: BlockId, manifest_version: u64) -> Result<()> {
+        let (partition, tenant) = replica.key.clone();
+        let entry = Entry::CutListed(CutListed {
+            partition,
+            tenant,
+            block,
+            manifest_version,
+        });
+        let logged = self.log(entry).await;
+        if logged.is_err() {
+            replica.state.write().abandon(block);
+        }
+        logged.map(|_| ())
+    }
+
+    /// Forgets listed samples that are older than the newest ones by the head's keep.
+    fn forget(&self, replica: &Replica) {
+        let keep = millis(self.settings.head_keep);
+        let now = self.deps.runtime.clock.now_ms();
+        let mut state = replica.state.write();
+        let newest = state.newest_ms.map_or(now, |n| n.max(now));
+        let dropped = state.forget(newest.saturating_sub(keep));
+        self.store.metrics.samples_forgotten.inc_by(dropped);
+    }
+
+    /// Cuts and lists everything of one tenant, or of all.
+    pub(crate) async fn flush(self: &Arc<Self>, request: FlushRequest) -> Result<FlushReply, ServiceError> {
+        self.wal().map_err(|e| self.refuse(&e))?;
+        if request.wait {
+            return self.flush_now(&request).await;
+        }
+        let this = Arc::clone(self);
+        self.deps.tasks.spawn_cancelled("ingester flush", async move {
+            if let Err(error) = this.flush_now(&request).await {
+                tracing::warn!(%error, "flush failed");
+            }
+        });
+        Ok(FlushReply::default())
+    }
+
+    async fn flush_now(&self, request: &FlushRequest) -> Result<FlushReply, ServiceError> {
+        let mut total = FlushReply::default();
+        for replica in self.store.replicas() {
+            if request.tenant.as_ref().is_some_and(|t| *t != replica.key.1) {
+                continue;
+            }
+            let windows = replica.state.read().head.windows();
+            for w in windows.iter().filter(|w| w.uncut_samples + w.cutting_samples > 0) {
+                let flushed = self.cut_window(&replica, w.start).await;
+                let flushed = flushed.map_err(|e| {
+                    self.report_cut(&replica, &e);
+                    self.refuse(&e)
+                })?;
+                total.blocks += flushed.blocks;
+                total.samples += flushed.samples;
+            }
+            self.forget(&replica);
+        }
+        self.truncate().await;
+        Ok(total)
+    }
+
+    /// Updates the gauges.
+    fn measure(&self) {
+        let (mut series, mut bytes) = (0, 0);
+        for replica in self.store.replicas() {
+            let state = replica.state.read();
+            series += state.head.series_count();
+            bytes += state.head.memory_bytes();
+        }
+        let metrics = &self.store.metrics;
+        metrics.series.set(gauge_value(series));
+        metrics.head_bytes.set(gauge_value(bytes));
+        let log_bytes = self.store.segments.lock().bytes();
+        metrics
+            .log_bytes
+            .set(i64::try_from(log_bytes).unwrap_or(i64::MAX));
+        if let Ok(wal) = self.wal() {
+            metrics.segments.set(gauge_value(wal.segments().len()));
+        }
+    }
+}
+
+/// What decides whether a window is due, beside its state.
+struct Now {
+    /// By the monotonic clock.
+    elapsed: Duration,
+    /// This member's place among the partition's, and how many they are.
+    rank: (usize, usize),
+}
+
+/// The windows to cut now. Members take turns by window; one whose turn it is not waits, and finds the other's block.
+fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<i64> {
+    let newest = state.newest_ms.unwrap_or(i64::MIN);
+    let quiet = now.elapsed.saturating_sub(state.applied_at) >= settings.quiet_after;
+    let windows = state.head.windows();
+    let passed = |w: &&WindowState| w.uncut_samples > 0 && (newest > w.range.max || quiet);
+    let due: Vec<i64> = windows.iter().filter(passed).map(|w| w.start).collect();
+    state
+        .due_since
+        .retain(|start, _| due.binary_search(start).is_ok());
+    let held: Vec<i64> = windows.iter().map(|w| w.start).collect();
+    state.cut_at.retain(|start, _| held.binary_search(start).is_ok());
+    let ready = |start: &i64| {
+        let since = *state.due_since.entry(*start).or_insert(now.elapsed);
+        let turn = u32::try_from(turn_of(*start, state.window_ms(), now.rank)).unwrap_or(0);
+        let waited = now.elapsed.saturating_sub(since) >= settings.cut_stagger.saturating_mul(turn);
+        let late = state.cut_at.get(start);
+        let settled = late.is_none_or(|at| now.elapsed.saturating_sub(*at) >= settings.late_cut_interval);
+        waited && settled
+    };
+    due.iter().copied().filter(ready).collect()
+}
+
+/// How many other members' turns come before this one's.
+fn turn_of(window_start_ms: i64, window_ms: i64, (at, of): (usize, usize)) -> usize {
+    let of_i = i64::try_from(of).unwrap_or(1).max(1);
+    let first = window_start_ms.div_euclid(window_ms.max(1)).rem_euclid(of_i);
+    (at + of - usize::try_from(first).unwrap_or(0)) % of
+}
+
+/// Why a cut cannot be encoded.
+enum EncodeError {
+    Block(koios_block::Error),
+    Chunk(koios_chunk::Error),
+}
+
+impl EncodeError {
+    fn into_error(self, (partition, tenant): (PartitionId, koios_model::TenantId)) -> Error {
+        match self {
+            Self::Block(source) => Error::Block {
+                tenant,
+                partition,
+                source,
+            },
+            Self::Chunk(source) => Error::Chunk {
+                tenant,
+                partition,
+                source,
+            },
+        }
+    }
+}
+
+fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>, EncodeError> {
+    let mut writer = BlockWriter::new(options).map_err(EncodeError::Block)?;
+    let mut samples: Vec<Sample> = Vec::new();
+    let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+    for series in &begun.cut.series {
+        series.samples(&mut samples).map_err(EncodeError::Chunk)?;
+        timestamps.clear();
+        values.clear();
+        for s in &samples {
+            timestamps.push(s.t);
+            values.push(s.v);
+        }
+        let metadata = begun.metadata.get(series.labels.metric_name());
+        writer
+            .push_series(&series.labels, metadata, &timestamps, &values)
+            .map_err(EncodeError::Block)?;
+    }
+    writer.finish().map_err(EncodeError::Block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_take_turns_by_window() {
+        for window in 0..3i64 {
+            let mut turns: Vec<_> = (0..3).map(|at| turn_of(window * 10, 10, (at, 3))).collect();
+            assert_eq!(turns[window as usize], 0);
+            turns.sort_unstable();
+            assert_eq!(turns, [0, 1, 2]);
+        }
+        assert_eq!(turn_of(-10, 10, (0, 1)), 0);
+    }
+}

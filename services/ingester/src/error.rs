@@ -1,0 +1,106 @@
+//! What can go wrong in an ingester, and what callers are told.
+
+use koios_model::{PartitionId, TenantId};
+use koios_wire::{BatchError, ServiceError, ServiceErrorCode};
+
+/// The result of ingester operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an ingester cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The write-ahead log failed.
+    #[error(transparent)]
+    Wal(#[from] koios_wal::Error),
+    /// The bucket failed.
+    #[error(transparent)]
+    Bucket(#[from] koios_bucket::Error),
+    /// A block could not be written.
+    #[error("block of tenant {tenant}, partition {partition}")]
+    Block {
+        /// The tenant.
+        tenant: TenantId,
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        #[source]
+        source: koios_block::Error,
+    },
+    /// A chunk in memory does not decode: nothing of its window is uploaded.
+    #[error(
+        "a chunk of tenant {tenant}, partition {partition} is damaged in memory; restart to replay the log"
+    )]
+    Chunk {
+        /// The tenant.
+        tenant: TenantId,
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        #[source]
+        source: koios_chunk::Error,
+    },
+    /// A record passed its checksum and still cannot be read: a newer version wrote it, or a bug did.
+    #[error("log record at {lsn} cannot be read: {reason}; start the version that wrote it")]
+    Record {
+        /// Where it stands.
+        lsn: koios_wal::Lsn,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A batch in the log cannot be read.
+    #[error("batch in the log at {lsn} cannot be read")]
+    Batch {
+        /// Where it stands.
+        lsn: koios_wal::Lsn,
+        /// Why.
+        #[source]
+        source: BatchError,
+    },
+    /// Computation panicked: a bug.
+    #[error(transparent)]
+    Panicked(#[from] koios_runtime::CpuPanicked),
+    /// The log is not replayed yet, or the ingester stops.
+    #[error("ingester {member} {what}")]
+    NotRunning {
+        /// The member.
+        member: String,
+        /// What it does instead.
+        what: &'static str,
+    },
+}
+
+impl Error {
+    /// What a caller is told.
+    pub(crate) fn to_service(&self) -> ServiceError {
+        use koios_wal::Error as Wal;
+        let code = match self {
+            Self::Wal(Wal::Full { .. }) => {
+                let message = format!("storage is read-only: low disk space ({self})");
+                return ServiceError::unavailable(message);
+            }
+            Self::Wal(Wal::QueueFull { .. }) => ServiceErrorCode::ResourceExhausted,
+            Self::Wal(Wal::TooLarge { .. }) => ServiceErrorCode::InvalidArgument,
+            Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
+            Self::Bucket(koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
+            Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,
+            Self::Chunk { .. } | Self::Record { .. } | Self::Batch { .. } => ServiceErrorCode::Corruption,
+            Self::Block { .. } | Self::Panicked(_) => ServiceErrorCode::Internal,
+        };
+        ServiceError::new(code, with_sources(self))
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let cause = e.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = e.source();
+    }
+    text
+}

@@ -1,0 +1,315 @@
+//! Starting, stopping, and what the parts share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use koios_model::PartitionId;
+use koios_runtime::{CancellationToken, TaskError};
+use koios_wal::{Append, Committer, Wal, WalSettings};
+use koios_wire::{ServiceError, ServiceErrorCode};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::apply::Answer;
+use crate::deps::Deps;
+use crate::epochs::Gate;
+use crate::error::with_sources;
+use crate::metrics::IngesterMetrics;
+use crate::record::{Entry, Reconciled};
+use crate::store::Store;
+use crate::{Error, Result, Settings};
+
+/// Where an ingester is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Replaying,
+    Running,
+    Stopping,
+    Stopped,
+}
+
+/// An ingester. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ingester {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the parts of an ingester share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    pub(crate) deps: Deps,
+    pub(crate) store: Arc<Store>,
+    wal: OnceLock<Wal<Store>>,
+    pub(crate) gates: Mutex<BTreeMap<PartitionId, Arc<Gate>>>,
+    phase: watch::Sender<Phase>,
+    /// Ends the background tasks, not the committer.
+    pub(crate) background: CancellationToken,
+    pub(crate) wake_cut: Notify,
+    pub(crate) wake_repair: Notify,
+    /// Segments are read one by one: each is held in memory whole.
+    pub(crate) segment_reads: tokio::sync::Semaphore,
+    pub(crate) bucket_down: AtomicBool,
+}
+
+/// One hosted partition, for operators.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The adopted epoch.
+    pub epoch: u64,
+    /// Whether this member answers reads of it.
+    pub counts: bool,
+    /// Whether a damaged log waits for repair or for an operator.
+    pub damaged: bool,
+    /// Tenants with data.
+    pub tenants: usize,
+    /// Series in memory.
+    pub series: usize,
+}
+
+/// An ingester's state, for operators.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct IngesterStatus {
+    /// The member's name.
+    pub member: String,
+    /// Whether the log is replayed and pushes are taken.
+    pub running: bool,
+    /// Live log segments.
+    pub segments: usize,
+    /// Bytes of batches in them.
+    pub log_bytes: u64,
+    /// Whether the bucket failed last time.
+    pub bucket_down: bool,
+    /// Hosted partitions, ascending.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+impl Ingester {
+    /// Starts an ingester: it replays its log in the background, then takes pushes and answers reads. A replay that
+    /// fails, like every later fatal error, fails the task group.
+    pub fn start(settings: Settings, deps: Deps) -> Self {
+        let metrics = IngesterMetrics::new(&deps.metrics);
+        let store = Store::new(Arc::clone(&deps.runtime.clock), metrics, settings.window_ms());
+        let inner = Arc::new(Inner {
+            background: deps.tasks.token().child_token(),
+            store: Arc::new(store),
+            wal: OnceLock::new(),
+            gates: Mutex::default(),
+            phase: watch::Sender::new(Phase::Replaying),
+            wake_cut: Notify::new(),
+            wake_repair: Notify::new(),
+            segment_reads: tokio::sync::Semaphore::new(1),
+            bucket_down: AtomicBool::new(false),
+            settings,
+            deps,
+        });
+        let starting = Arc::clone(&inner);
+        inner
+            .deps
+            .tasks
+            .spawn("ingester start", async move { starting.run().await });
+        Self { inner }
+    }
+
+    /// Waits until the log is replayed; false when the ingester ended instead.
+    pub async fn wait_running(&self) -> bool {
+        let mut phase = self.inner.phase.subscribe();
+        let ended = self.inner.deps.tasks.token();
+        let running = async {
+            // The sender lives in `self`, so the channel cannot be closed.
+            let found = phase.wait_for(|p| *p != Phase::Replaying).await;
+            found.is_ok_and(|p| *p == Phase::Running)
+        };
+        tokio::select! {
+            biased;
+            running = running => running,
+            () = ended.cancelled() => false,
+        }
+    }
+
+    /// Whether pushes are taken and reads answered, as far as this member is concerned.
+    pub fn is_running(&self) -> bool {
+        self.inner.phase() == Phase::Running
+    }
+
+    /// Stops: takes no more pushes, writes and applies what has queued, ends the tasks. To be called before the task
+    /// group is stopped.
+    pub async fn stop(&self) {
+        let inner = &self.inner;
+        inner.phase.send_if_modified(|p| {
+            let stops = *p == Phase::Running;
+            if stops {
+                *p = Phase::Stopping;
+            }
+            stops
+        });
+        inner.background.cancel();
+        let Some(wal) = inner.wal.get() else { return };
+        wal.close();
+        let mut phase = inner.phase.subscribe();
+        // The sender lives in `self`, so the channel cannot be closed.
+        let _ = phase.wait_for(|p| *p == Phase::Stopped).await;
+    }
+
+    /// The state, for operators.
+    pub fn status(&self) -> IngesterStatus {
+        self.inner.status()
+    }
+}
+
+impl Inner {
+    async fn run(self: Arc<Self>) {
+        let committer = match self.replay().await {
+            Ok((wal, committer)) => {
+                let _ = self.wal.set(wal);
+                committer
+            }
+            Err(e) => return self.fail("ingester replay", &e),
+        };
+        let this = Arc::clone(&self);
+        self.deps
+            .tasks
+            .spawn("ingester committer", async move { this.commit(committer).await });
+        if let Err(e) = self.after_replay().await {
+            return self.fail("ingester start", &e);
+        }
+        self.phase.send_replace(Phase::Running);
+        self.spawn("ingester epochs", Self::follow_state);
+        self.spawn("ingester repair", Self::repair_forever);
+        self.spawn("ingester cut", Self::cut_forever);
+    }
+
+    fn spawn<F>(self: &Arc<Self>, name: &'static str, task: impl FnOnce(Arc<Self>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (end, work) = (self.background.clone(), task(Arc::clone(self)));
+        self.deps.tasks.spawn(name, async move {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    async fn commit(&self, committer: Committer<Store>) {
+        let ended = committer.run(self.deps.tasks.token().clone()).await;
+        self.phase.send_replace(Phase::Stopped);
+        if let Err(e) = ended {
+            self.fail("ingester committer", &Error::Wal(e));
+        }
+    }
+
+    fn fail(&self, task: &'static str, error: &Error) {
+        let message = with_sources(error);
+        self.deps.tasks.fail(TaskError::Failed { task, message });
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn wal_settings(&self) -> WalSettings {
+        let s = &self.settings;
+        WalSettings {
+            segment_bytes: s.wal_segment_bytes,
+            reserve_bytes: s.disk_reserve_bytes,
+            queue_bytes_max: s.push_queue_bytes,
+            tenant_queue_bytes_max: s.push_queue_bytes / 2,
+            ..WalSettings::new(&s.wal_dir)
+        }
+    }
+
+    /// The log, once it is replayed and until the ingester stops.
+    pub(crate) fn wal(&self) -> Result<&Wal<Store>> {
+        let what = match self.phase() {
+            Phase::Replaying => "replays its log; retry shortly",
+            Phase::Running => "has no log",
+            Phase::Stopping | Phase::Stopped => "is stopping; use another member",
+        };
+        let not_running = || Error::NotRunning {
+            member: self.deps.member.clone(),
+            what,
+        };
+        if self.phase() != Phase::Running {
+            return Err(not_running());
+        }
+        self.wal.get().ok_or_else(not_running)
+    }
+
+    /// Appends one of the ingester's own records.
+    pub(crate) async fn log(&self, entry: Entry) -> Result<Answer> {
+        let Some(wal) = self.wal.get() else {
+            self.wal()?;
+            return Ok(Answer::Done);
+        };
+        let append = Append {
+            tenant: None,
+            kind: entry.kind(),
+            payload: entry.payload(),
+            entry,
+        };
+        Ok(wal.append(append).await?)
+    }
+
+    /// Notes that damage found so far is made good for a partition.
+    pub(crate) async fn log_reconciled(&self, partition: PartitionId, by: &str) -> Result<()> {
+        tracing::warn!(%partition, by, "damage of the write-ahead log is made good");
+        let by = by.to_owned();
+        self.log(Entry::Reconciled(Reconciled { partition, by })).await?;
+        Ok(())
+    }
+
+    /// Whether this member answers reads of a partition: the control state says that this very data directory counts,
+    /// and nothing acknowledged may be missing from it.
+    pub(crate) fn counts(&self, partition: PartitionId) -> bool {
+        let state = self.deps.state.current();
+        let in_state = state
+            .partition(partition)
+            .is_some_and(|p| p.counts(&self.deps.member, self.deps.incarnation()));
+        in_state && self.phase() == Phase::Running && !self.store.ledger.lock().is_unreconciled(partition)
+    }
+
+    /// An error of this member, with the control state it knows.
+    pub(crate) fn refusal(&self, code: ServiceErrorCode, message: impl Into<String>) -> ServiceError {
+        ServiceError::new(code, message).with_state_version(self.deps.state.current().version)
+    }
+
+    /// What a caller is told of an error.
+    pub(crate) fn refuse(&self, error: &Error) -> ServiceError {
+        error
+            .to_service()
+            .with_state_version(self.deps.state.current().version)
+    }
+
+    pub(crate) fn set_bucket_down(&self, down: bool) {
+        self.bucket_down.store(down, Ordering::Relaxed);
+    }
+
+    fn status(&self) -> IngesterStatus {
+        let ledger = self.store.ledger.lock().clone();
+        let partition = |(&partition, &epoch): (&PartitionId, &u64)| {
+            let replicas = self.store.replicas_of(partition);
+            PartitionStatus {
+                partition,
+                epoch,
+                counts: self.counts(partition),
+                damaged: ledger.is_unreconciled(partition),
+                tenants: replicas.len(),
+                series: replicas.iter().map(|r| r.state.read().head.series_count()).sum(),
+            }
+        };
+        IngesterStatus {
+            member: self.deps.member.clone(),
+            running: self.phase() == Phase::Running,
+            segments: self.wal.get().map_or(0, |w| w.segments().len()),
+            log_bytes: self.store.segments.lock().bytes(),
+            bucket_down: self.bucket_down.load(Ordering::Relaxed),
+            partitions: ledger.adopted.iter().map(partition).collect(),
+        }
+    }
+}

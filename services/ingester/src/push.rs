@@ -1,0 +1,95 @@
+//! A push: check, log, answer.
+
+use std::sync::Arc;
+
+use koios_wal::Append;
+use koios_wire::{Batch, PushAck, ServiceError, ServiceErrorCode};
+
+use crate::apply::{Answer, Pushed};
+use crate::ingester::Inner;
+use crate::metrics::gauge_value;
+use crate::record::Entry;
+use crate::{Error, Result};
+
+/// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
+const ENCODE_INLINE_SAMPLES: usize = 512;
+
+impl Inner {
+    /// Logs, syncs and applies a batch. It is refused, as a whole, only before it is logged.
+    pub(crate) async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        let started = self.deps.runtime.clock.elapsed();
+        let pushed = self.try_push(batch).await;
+        let took = self.deps.runtime.clock.elapsed().saturating_sub(started);
+        self.store.metrics.push.observe(took.as_secs_f64());
+        if pushed.is_err() {
+            self.store.metrics.pushes_refused.inc();
+        }
+        pushed
+    }
+
+    async fn try_push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        self.wal().map_err(|e| self.refuse(&e))?;
+        self.check_labels(&batch)?;
+        let header = batch.header();
+        // Held until the answer, so that an adoption waits for it.
+        let _epoch = self.enter(header.partition, header.epoch).await?;
+        let tenant = header.tenant.clone();
+        let pushed = self.log_batch(batch).await.map_err(|e| self.refuse(&e))?;
+        let conflicts = pushed.applied.conflicts;
+        let conflict = match conflicts {
+            0 => String::new(),
+            n => format!(
+                "duplicate sample for timestamp: {n} samples of tenant {tenant} have another value at a time that was \
+                 written before; one value is kept for each"
+            ),
+        };
+        Ok(PushAck {
+            state_version: self.deps.state.current().version,
+            partition_series: pushed.series,
+            conflicts,
+            conflict,
+        })
+    }
+
+    /// What is logged must be readable without any other state.
+    fn check_labels(&self, batch: &Batch) -> Result<(), ServiceError> {
+        let columns = batch.columns();
+        if columns.hashes.is_empty() || columns.label_ends.len() == columns.hashes.len() {
+            return Ok(());
+        }
+        let message = format!(
+            "batch {} of stream {} comes with references only; send it again with labels",
+            batch.header().sequence,
+            batch.header().stream
+        );
+        Err(self.refusal(ServiceErrorCode::NotFound, message))
+    }
+
+    /// Logs a batch under its tenant's queue.
+    pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
+        let wal = self.wal()?;
+        let payload = if batch.columns().sample_count() < ENCODE_INLINE_SAMPLES {
+            batch.encoded().clone()
+        } else {
+            let encode = Arc::clone(&batch);
+            let cpu = &self.deps.runtime.cpu;
+            cpu.run(move || encode.encoded().clone()).await?
+        };
+        let entry = Entry::Batch(Arc::clone(&batch));
+        let append = wal.append(Append {
+            tenant: Some(batch.header().tenant.clone()),
+            kind: entry.kind(),
+            payload,
+            entry,
+        });
+        let answer = append.await.map_err(Error::Wal);
+        let queue = wal.queue_stats();
+        let metrics = &self.store.metrics;
+        metrics.queue_records.set(gauge_value(queue.records));
+        metrics.queue_bytes.set(gauge_value(queue.bytes));
+        Ok(match answer? {
+            Answer::Pushed(pushed) => pushed,
+            Answer::Cut(_) | Answer::Done => Pushed::default(),
+        })
+    }
+}

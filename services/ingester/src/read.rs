@@ -1,0 +1,200 @@
+//! Reads of heads.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+use koios_head::SeriesId;
+use koios_model::{BatchSet, Metadata, PartitionId, TimeRange};
+use koios_wire::{
+    LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesChunks,
+    ServiceError, ServiceErrorCode,
+};
+
+use crate::Error;
+use crate::ingester::Inner;
+use crate::replica::{Replica, ReplicaState};
+
+/// Series copied under one hold of the lock.
+const RUN: usize = 1024;
+
+/// What a member answers that never held anything of a tenant.
+fn nothing_held() -> ReadEnd {
+    ReadEnd {
+        forgotten_below_ms: i64::MIN,
+        ..ReadEnd::default()
+    }
+}
+
+/// A read under way.
+struct Reading {
+    replica: Arc<Replica>,
+    held: BatchSet,
+    ids: Vec<SeriesId>,
+    next: usize,
+    range: TimeRange,
+    labels_only: bool,
+    cpu: koios_runtime::Cpu,
+    ended: bool,
+}
+
+impl Inner {
+    /// Refuses reads that this member could answer incompletely.
+    async fn admit_read(&self, partition: PartitionId, epoch: u64) -> Result<(), ServiceError> {
+        if let Err(e) = self.wal() {
+            return Err(self.refusal(ServiceErrorCode::NotCounting, e.to_string()));
+        }
+        // Acknowledged writes of this epoch are here from its adoption on; nothing has to stay in place.
+        drop(self.enter(partition, epoch).await?);
+        if !self.counts(partition) {
+            let message = format!(
+                "member {} does not count for reads of partition {partition} until it is repaired; read from others",
+                self.deps.member
+            );
+            return Err(self.refusal(ServiceErrorCode::NotCounting, message));
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
+        self.admit_read(request.partition, request.epoch).await?;
+        let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
+            return Ok(stream::iter([Ok(ReadItem::End(nothing_held()))]).boxed());
+        };
+        let started = self.deps.runtime.clock.elapsed();
+        let cpu = self.deps.runtime.cpu.clone();
+        let (selecting, range) = (Arc::clone(&replica), request.range);
+        let (matchers, limit) = (request.matchers, request.limit);
+        let select = move || {
+            let state = selecting.state.read();
+            let mut ids = state.head.select(&matchers, range);
+            if limit > 0 {
+                ids.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            }
+            (state.held.clone(), ids)
+        };
+        let (held, ids) = cpu
+            .run(select)
+            .await
+            .map_err(|e| self.refuse(&Error::Panicked(e)))?;
+        let took = self.deps.runtime.clock.elapsed().saturating_sub(started);
+        self.store.metrics.reads.observe(took.as_secs_f64());
+        let reading = Reading {
+            replica,
+            held,
+            ids,
+            next: 0,
+            range,
+            labels_only: request.labels_only,
+            cpu,
+            ended: false,
+        };
+        Ok(stream::try_unfold(reading, Reading::step).boxed())
+    }
+
+    pub(crate) async fn labels(
+        &self,
+        request: LabelsRequest,
+        of: impl FnOnce(&ReplicaState, &LabelsRequest) -> Vec<String> + Send + 'static,
+    ) -> Result<LabelsReply, ServiceError> {
+        self.admit_read(request.partition, request.epoch).await?;
+        let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
+            return Ok(LabelsReply {
+                names: Vec::new(),
+                end: nothing_held(),
+            });
+        };
+        let collect = move || {
+            let state = replica.state.read();
+            let mut names = of(&state, &request);
+            if request.limit > 0 {
+                names.truncate(usize::try_from(request.limit).unwrap_or(usize::MAX));
+            }
+            LabelsReply {
+                names,
+                end: state.end(),
+            }
+        };
+        let reply = self.deps.runtime.cpu.run(collect).await;
+        reply.map_err(|e| self.refuse(&Error::Panicked(e)))
+    }
+
+    pub(crate) async fn metadata(
+        &self,
+        request: MetadataRequest,
+    ) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        self.admit_read(request.partition, request.epoch).await?;
+        let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
+            return Ok(Vec::new());
+        };
+        let state = replica.state.read();
+        let wanted = |name: &str| request.metric.is_empty() || name == request.metric;
+        Ok(state
+            .head
+            .metadata()
+            .filter(|(name, _, _)| wanted(name))
+            .map(|(name, _, m)| (name.to_owned(), m.clone()))
+            .collect())
+    }
+}
+
+impl Reading {
+    /// The next run of series, then the end.
+    async fn step(mut self) -> Result<Option<(ReadItem, Self)>, ServiceError> {
+        while self.next < self.ids.len() {
+            let run: Vec<SeriesId> = self.ids.iter().skip(self.next).take(RUN).copied().collect();
+            self.next += run.len();
+            let (replica, range, labels_only) = (Arc::clone(&self.replica), self.range, self.labels_only);
+            let copy = move || copy_run(&replica, &run, range, labels_only);
+            let copied = self.cpu.run(copy).await;
+            let series = copied.map_err(|e| Error::Panicked(e).to_service())??;
+            if !series.is_empty() {
+                return Ok(Some((ReadItem::Series(series), self)));
+            }
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        self.ended = true;
+        let held = std::mem::take(&mut self.held);
+        let end = self.replica.state.read().end_with(held);
+        Ok(Some((ReadItem::End(end), self)))
+    }
+}
+
+/// Copies some series. One that was forgotten meanwhile is left out: the end of the read says where it is.
+fn copy_run(
+    replica: &Replica,
+    ids: &[SeriesId],
+    range: TimeRange,
+    labels_only: bool,
+) -> Result<Vec<SeriesChunks>, ServiceError> {
+    let state = replica.state.read();
+    let mut out = Vec::with_capacity(ids.len());
+    for &id in ids {
+        let Some(labels) = state.head.labels(id) else {
+            continue;
+        };
+        let mut chunks = Vec::new();
+        if !labels_only {
+            match state.head.read(id, range, &mut chunks) {
+                Ok(()) => {}
+                Err(koios_head::Error::SeriesForgotten { .. }) => continue,
+                Err(koios_head::Error::Chunk(source)) => {
+                    let (partition, tenant) = replica.key.clone();
+                    let damaged = Error::Chunk {
+                        tenant,
+                        partition,
+                        source,
+                    };
+                    return Err(damaged.to_service());
+                }
+            }
+            if chunks.is_empty() {
+                continue;
+            }
+        }
+        out.push(SeriesChunks { labels, chunks });
+    }
+    Ok(out)
+}

@@ -1,0 +1,169 @@
+//! What the ingester writes into the log beside batches: small JSON documents (docs/formats/wal.md).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_block::BlockId;
+use koios_model::{BatchSet, Metadata, PartitionId, TenantId};
+use koios_wal::{Lsn, Record, RecordKind};
+use koios_wire::Batch;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The state of one (partition, tenant) that replaying later records cannot give.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ReplicaCheckpoint {
+    pub(crate) partition: PartitionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) held: BatchSet,
+    /// The newest sample logged before.
+    pub(crate) newest_ms: Option<i64>,
+    /// As in `koios_wire::TenantHoldings`.
+    pub(crate) log_forgotten_below_ms: i64,
+    /// The greatest manifest version that lists one of this member's cuts, or was taken over.
+    pub(crate) listed_version: u64,
+    /// By metric, with admission time.
+    pub(crate) metadata: Vec<(String, i64, Metadata)>,
+}
+
+/// The first record of a segment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    /// When it was written, by the member's clock.
+    pub(crate) at_ms: i64,
+    pub(crate) adopted: BTreeMap<PartitionId, u64>,
+    /// The last damage found before, as a log position.
+    pub(crate) damaged_at: Option<u64>,
+    /// The last of it that had been synced.
+    pub(crate) lost_at: Option<u64>,
+    /// Up to where damage was made good, per partition.
+    pub(crate) reconciled_at: BTreeMap<PartitionId, u64>,
+    /// Segments below it were not needed any more.
+    pub(crate) truncated_below: u32,
+    pub(crate) replicas: Vec<ReplicaCheckpoint>,
+}
+
+/// A window is cut at this record's position.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CutBegun {
+    pub(crate) partition: PartitionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) window_start_ms: i64,
+    /// Names the cut, and its block if one is written.
+    pub(crate) block: BlockId,
+}
+
+/// Blocks listed in a manifest hold everything of a cut.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CutListed {
+    pub(crate) partition: PartitionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) block: BlockId,
+    pub(crate) manifest_version: u64,
+}
+
+/// Batches of a peer whose bytes its log no longer has: listed blocks hold them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TakenOver {
+    pub(crate) partition: PartitionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) held: BatchSet,
+    pub(crate) forgotten_below_ms: i64,
+    pub(crate) manifest_version: u64,
+}
+
+/// Damage of the log found before this record is made good for a partition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reconciled {
+    pub(crate) partition: PartitionId,
+    /// Why, for people.
+    pub(crate) by: String,
+}
+
+/// Writes of a partition under lower epochs are refused from here on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Adopted {
+    pub(crate) partition: PartitionId,
+    pub(crate) epoch: u64,
+}
+
+/// Segments below a number go: listed blocks hold their samples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Truncated {
+    pub(crate) below: u32,
+}
+
+/// What a log record asks the state to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    Batch(Arc<Batch>),
+    CutBegun(CutBegun),
+    CutListed(CutListed),
+    TakenOver(TakenOver),
+    Reconciled(Reconciled),
+    Adopted(Adopted),
+    Truncated(Truncated),
+}
+
+impl Entry {
+    pub(crate) fn kind(&self) -> RecordKind {
+        match self {
+            Self::Batch(_) => RecordKind::Batch,
+            Self::CutBegun(_) => RecordKind::CutBegun,
+            Self::CutListed(_) => RecordKind::CutListed,
+            Self::TakenOver(_) => RecordKind::TakenOver,
+            Self::Reconciled(_) => RecordKind::Reconciled,
+            Self::Adopted(_) => RecordKind::Adopted,
+            Self::Truncated(_) => RecordKind::Truncated,
+        }
+    }
+
+    pub(crate) fn payload(&self) -> Bytes {
+        match self {
+            Self::Batch(b) => b.encoded().clone(),
+            Self::CutBegun(r) => json(r),
+            Self::CutListed(r) => json(r),
+            Self::TakenOver(r) => json(r),
+            Self::Reconciled(r) => json(r),
+            Self::Adopted(r) => json(r),
+            Self::Truncated(r) => json(r),
+        }
+    }
+
+    /// Reads a record other than a checkpoint; `None` for a checkpoint.
+    pub(crate) fn read(record: &Record) -> Result<Option<Self>> {
+        let (lsn, bytes) = (record.lsn, &record.payload);
+        Ok(Some(match record.kind {
+            RecordKind::Checkpoint => return Ok(None),
+            RecordKind::Batch => {
+                let batch = Batch::decode(bytes.clone()).map_err(|source| Error::Batch { lsn, source })?;
+                Self::Batch(Arc::new(batch))
+            }
+            RecordKind::CutBegun => Self::CutBegun(parse(lsn, bytes)?),
+            RecordKind::CutListed => Self::CutListed(parse(lsn, bytes)?),
+            RecordKind::TakenOver => Self::TakenOver(parse(lsn, bytes)?),
+            RecordKind::Reconciled => Self::Reconciled(parse(lsn, bytes)?),
+            RecordKind::Adopted => Self::Adopted(parse(lsn, bytes)?),
+            RecordKind::Truncated => Self::Truncated(parse(lsn, bytes)?),
+            RecordKind::Unknown(code) => {
+                let reason = format!("it has the unknown type {code}");
+                return Err(Error::Record { lsn, reason });
+            }
+        }))
+    }
+}
+
+pub(crate) fn json<T: Serialize>(value: &T) -> Bytes {
+    // These types hold nothing that JSON cannot; an empty document would be refused on replay.
+    Bytes::from(serde_json::to_vec(value).unwrap_or_default())
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(lsn: Lsn, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::Record {
+        lsn,
+        reason: e.to_string(),
+    })
+}

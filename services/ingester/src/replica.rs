@@ -1,0 +1,261 @@
+//! What this member holds of one (partition, tenant).
+
+use std::collections::BTreeMap;
+
+use koios_block::BlockId;
+use koios_head::{Applied, Cut, CutId, Head, HeadOptions};
+use koios_model::{BatchSet, Metadata, window_start};
+use koios_wal::Lsn;
+use koios_wire::{Batch, ReadEnd};
+use parking_lot::RwLock;
+
+use crate::record::{ReplicaCheckpoint, TakenOver};
+use crate::segments::ReplicaKey;
+
+/// One (partition, tenant). The lock is held briefly and never across an await.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) key: ReplicaKey,
+    pub(crate) state: RwLock<ReplicaState>,
+    /// One cut at a time: the batches that a listed block covers include those of every earlier cut.
+    pub(crate) cutting: tokio::sync::Mutex<()>,
+}
+
+/// A cut that is neither listed nor abandoned.
+#[derive(Debug)]
+struct Pending {
+    cut: CutId,
+    window_start_ms: i64,
+    batches: BatchSet,
+}
+
+/// A cut as the cut task gets it.
+#[derive(Debug)]
+pub(crate) struct BegunCut {
+    pub(crate) cut: Cut,
+    /// The batches with samples of the window that no listed cut holds.
+    pub(crate) batches: BatchSet,
+    /// All batches held when the cut was made: with its block listed, listed blocks hold all their samples of the
+    /// window.
+    pub(crate) held: BatchSet,
+    pub(crate) metadata: BTreeMap<String, Metadata>,
+}
+
+/// The mutable part of a [`Replica`].
+#[derive(Debug)]
+pub(crate) struct ReplicaState {
+    pub(crate) head: Head,
+    window_ms: i64,
+    pub(crate) held: BatchSet,
+    /// The newest sample logged.
+    pub(crate) newest_ms: Option<i64>,
+    /// Samples below it may be in no live log segment; listed blocks hold them.
+    pub(crate) log_forgotten_below_ms: i64,
+    manifest_floor: u64,
+    pub(crate) listed_version: u64,
+    /// Per window: the batches with samples that no cut has taken.
+    uncut: BTreeMap<i64, BatchSet>,
+    pending: BTreeMap<BlockId, Pending>,
+    /// Per window: when it was cut last, by the monotonic clock.
+    pub(crate) cut_at: BTreeMap<i64, std::time::Duration>,
+    /// Per window that could be cut: since when, by the monotonic clock.
+    pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
+    /// When a batch was applied last, by the monotonic clock.
+    pub(crate) applied_at: std::time::Duration,
+}
+
+impl Replica {
+    pub(crate) fn new(key: ReplicaKey, window_ms: i64) -> Self {
+        let options = HeadOptions {
+            window_ms,
+            ..HeadOptions::default()
+        };
+        Self {
+            key,
+            state: RwLock::new(ReplicaState {
+                head: Head::new(options),
+                window_ms,
+                held: BatchSet::default(),
+                newest_ms: None,
+                log_forgotten_below_ms: i64::MIN,
+                manifest_floor: 0,
+                listed_version: 0,
+                uncut: BTreeMap::new(),
+                pending: BTreeMap::new(),
+                cut_at: BTreeMap::new(),
+                due_since: BTreeMap::new(),
+                applied_at: std::time::Duration::ZERO,
+            }),
+            cutting: tokio::sync::Mutex::new(()),
+        }
+    }
+}
+
+impl ReplicaState {
+    pub(crate) fn apply(&mut self, batch: &Batch, lsn: Lsn, windows: &[i64]) -> Applied {
+        let (header, columns) = (batch.header(), batch.columns());
+        let applied = self.head.apply(columns, header.admission_ms, lsn.0);
+        self.held.insert(header.stream, header.sequence);
+        self.newest_ms = self.newest_ms.max(newest(batch));
+        for &start in windows {
+            self.uncut
+                .entry(start)
+                .or_default()
+                .insert(header.stream, header.sequence);
+        }
+        applied
+    }
+
+    pub(crate) fn begin_cut(&mut self, window_start_ms: i64, block: BlockId) -> BegunCut {
+        let cut = self.head.cut(window_start_ms);
+        let batches = self.uncut.remove(&window_start_ms).unwrap_or_default();
+        if cut.samples > 0 {
+            let pending = Pending {
+                cut: cut.id,
+                window_start_ms,
+                batches: batches.clone(),
+            };
+            self.pending.insert(block, pending);
+        }
+        let metadata = self.head.metadata();
+        BegunCut {
+            cut,
+            batches,
+            held: self.held.clone(),
+            metadata: metadata
+                .map(|(name, _, m)| (name.to_owned(), m.clone()))
+                .collect(),
+        }
+    }
+
+    /// Listed blocks hold everything of a cut. One begun in a segment that is gone is known no more, and holds nothing
+    /// that was replayed.
+    pub(crate) fn cut_listed(&mut self, block: BlockId, manifest_version: u64) {
+        self.listed_version = self.listed_version.max(manifest_version);
+        if let Some(p) = self.pending.remove(&block) {
+            self.head.cut_listed(p.cut);
+        }
+    }
+
+    /// Gives the samples of a cut back.
+    pub(crate) fn abandon(&mut self, block: BlockId) {
+        if let Some(p) = self.pending.remove(&block) {
+            self.head.cut_abandoned(p.cut);
+            self.uncut
+                .entry(p.window_start_ms)
+                .or_default()
+                .union_with(&p.batches);
+        }
+    }
+
+    /// Gives the samples of every cut back: what a replay does with cuts that a crash interrupted.
+    pub(crate) fn abandon_all(&mut self) {
+        let blocks: Vec<BlockId> = self.pending.keys().copied().collect();
+        blocks.into_iter().for_each(|b| self.abandon(b));
+    }
+
+    pub(crate) fn take_over(&mut self, r: &TakenOver) {
+        self.held.union_with(&r.held);
+        self.raise_floors(r.forgotten_below_ms, r.manifest_version);
+    }
+
+    /// Samples below a time may be missing from the head and the log; blocks listed in `manifest_version` hold them.
+    pub(crate) fn raise_floors(&mut self, forgotten_below_ms: i64, manifest_version: u64) {
+        self.head.mark_forgotten_below(forgotten_below_ms);
+        self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(forgotten_below_ms);
+        self.listed_version = self.listed_version.max(manifest_version);
+        self.manifest_floor = self.manifest_floor.max(manifest_version);
+    }
+
+    /// Forgets listed samples of windows that end at or before `keep_from_ms`. The floor rises with it, so that a read
+    /// that missed them says where they are.
+    pub(crate) fn forget(&mut self, keep_from_ms: i64) -> u64 {
+        let before = self.head.forgotten_below_ms();
+        let dropped = self.head.forget(keep_from_ms);
+        if self.head.forgotten_below_ms() > before {
+            self.manifest_floor = self.manifest_floor.max(self.listed_version);
+        }
+        dropped
+    }
+
+    /// What the member holds, taken at once.
+    pub(crate) fn end(&self) -> ReadEnd {
+        self.end_with(self.held.clone())
+    }
+
+    /// The same with batches noted earlier: a read notes them before it copies and the floors after it, so that the
+    /// data has everything of these batches that the floors don't exclude.
+    pub(crate) fn end_with(&self, held: BatchSet) -> ReadEnd {
+        ReadEnd {
+            held,
+            forgotten_below_ms: self.head.forgotten_below_ms(),
+            manifest_floor: self.manifest_floor,
+        }
+    }
+
+    pub(crate) fn checkpoint(&self, key: &ReplicaKey) -> ReplicaCheckpoint {
+        let metadata = self.head.metadata();
+        ReplicaCheckpoint {
+            partition: key.0,
+            tenant: key.1.clone(),
+            held: self.held.clone(),
+            newest_ms: self.newest_ms,
+            log_forgotten_below_ms: self.log_forgotten_below_ms,
+            listed_version: self.listed_version,
+            metadata: metadata.map(|(n, at, m)| (n.to_owned(), at, m.clone())).collect(),
+        }
+    }
+
+    /// Starts from the checkpoint of the first live segment: whatever was logged before it is in listed blocks.
+    pub(crate) fn restore(&mut self, c: &ReplicaCheckpoint, with_held: bool) {
+        if with_held {
+            self.held.union_with(&c.held);
+        }
+        self.newest_ms = self.newest_ms.max(c.newest_ms);
+        let gone = c.newest_ms.map_or(i64::MIN, |t| t.saturating_add(1));
+        let below = c.log_forgotten_below_ms.max(gone);
+        self.listed_version = self.listed_version.max(c.listed_version);
+        self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(below);
+        for (name, at, m) in &c.metadata {
+            let columns = koios_model::BatchColumns {
+                metadata: vec![(name.clone(), m.clone())],
+                ..koios_model::BatchColumns::default()
+            };
+            self.head.apply(&columns, *at, 0);
+        }
+    }
+
+    /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
+    pub(crate) fn replayed(&mut self) {
+        self.abandon_all();
+        if self.log_forgotten_below_ms > i64::MIN {
+            self.raise_floors(self.log_forgotten_below_ms, self.listed_version);
+        }
+    }
+
+    pub(crate) fn window_ms(&self) -> i64 {
+        self.window_ms
+    }
+}
+
+/// The newest sample of a batch.
+pub(crate) fn newest(batch: &Batch) -> Option<i64> {
+    batch.columns().timestamps.iter().copied().max()
+}
+
+/// The starts of the windows that a batch has samples of, ascending.
+pub(crate) fn windows_of(batch: &Batch, window_ms: i64) -> Vec<i64> {
+    let mut starts = Vec::new();
+    let mut current: Option<i64> = None;
+    for &t in &batch.columns().timestamps {
+        let inside = current.is_some_and(|s| t >= s && t.saturating_sub(s) < window_ms);
+        if !inside {
+            let start = window_start(t, window_ms);
+            current = Some(start);
+            if let Err(at) = starts.binary_search(&start) {
+                starts.insert(at, start);
+            }
+        }
+    }
+    starts
+}

@@ -1,0 +1,144 @@
+//! What each live log segment holds, per (partition, tenant): what peers can fetch, and what goes with a segment.
+
+use std::collections::BTreeMap;
+
+use koios_model::{BatchSet, PartitionId, TenantId};
+
+/// A (partition, tenant).
+pub(crate) type ReplicaKey = (PartitionId, TenantId);
+
+/// What one segment holds of one (partition, tenant).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SegmentShare {
+    pub(crate) batches: BatchSet,
+    /// The newest sample.
+    pub(crate) newest_ms: Option<i64>,
+}
+
+/// One live segment.
+#[derive(Clone, Debug, Default)]
+struct SegmentEntry {
+    shares: BTreeMap<ReplicaKey, SegmentShare>,
+    /// When it was begun, by the member's clock.
+    begun_ms: i64,
+    bytes: u64,
+}
+
+/// All live segments.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentIndex {
+    segments: BTreeMap<u32, SegmentEntry>,
+}
+
+impl SegmentIndex {
+    pub(crate) fn begin(&mut self, number: u32, at_ms: i64) {
+        self.segments.entry(number).or_default().begun_ms = at_ms;
+    }
+
+    /// Notes a batch.
+    pub(crate) fn add(
+        &mut self,
+        number: u32,
+        key: &ReplicaKey,
+        batch: (koios_model::StreamId, u64),
+        newest_ms: Option<i64>,
+        bytes: u64,
+    ) {
+        let segment = self.segments.entry(number).or_default();
+        segment.bytes += bytes;
+        let share = match segment.shares.get_mut(key) {
+            Some(share) => share,
+            None => segment.shares.entry(key.clone()).or_default(),
+        };
+        share.batches.insert(batch.0, batch.1);
+        share.newest_ms = share.newest_ms.max(newest_ms);
+    }
+
+    /// The batches whose bytes the log has.
+    pub(crate) fn logged(&self, key: &ReplicaKey) -> BatchSet {
+        let mut all = BatchSet::default();
+        for share in self.segments.values().filter_map(|s| s.shares.get(key)) {
+            all.union_with(&share.batches);
+        }
+        all
+    }
+
+    /// The segments that have some of the wanted batches, ascending, with which ones.
+    pub(crate) fn having(&self, key: &ReplicaKey, wanted: &BatchSet) -> Vec<(u32, BatchSet)> {
+        let common = |share: &SegmentShare| {
+            let missing = wanted.difference(&share.batches);
+            wanted.difference(&missing)
+        };
+        self.segments
+            .iter()
+            .filter_map(|(&n, s)| Some((n, common(s.shares.get(key)?))))
+            .filter(|(_, common)| !common.is_empty())
+            .collect()
+    }
+
+    /// When a segment was sealed: when the one after it was begun.
+    pub(crate) fn sealed_ms(&self, number: u32) -> Option<i64> {
+        let (_, next) = self.segments.range(number.saturating_add(1)..).next()?;
+        Some(next.begun_ms)
+    }
+
+    /// The first live segment.
+    pub(crate) fn first(&self) -> Option<u32> {
+        self.segments.keys().next().copied()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.segments.values().map(|s| s.bytes).sum()
+    }
+
+    pub(crate) fn bytes_of(&self, number: u32) -> u64 {
+        self.segments.get(&number).map_or(0, |s| s.bytes)
+    }
+
+    /// The newest samples of each (partition, tenant) in segments below `number`.
+    pub(crate) fn newest_below(&self, number: u32) -> BTreeMap<ReplicaKey, i64> {
+        let mut newest = BTreeMap::new();
+        for (key, share) in self.segments.range(..number).flat_map(|(_, s)| &s.shares) {
+            if let Some(ms) = share.newest_ms {
+                let entry = newest.entry(key.clone()).or_insert(ms);
+                *entry = ms.max(*entry);
+            }
+        }
+        newest
+    }
+
+    /// Drops the segments below `number`.
+    pub(crate) fn remove_below(&mut self, number: u32) {
+        self.segments = self.segments.split_off(&number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::StreamId;
+
+    use super::*;
+
+    #[test]
+    fn logged_shrinks_as_segments_go() {
+        let key = (PartitionId(0), TenantId::anonymous());
+        let mut index = SegmentIndex::default();
+        for (segment, sequence) in [(1, 0), (1, 1), (2, 2), (3, 3)] {
+            index.begin(segment, i64::from(segment) * 10);
+            index.add(segment, &key, (StreamId(1), sequence), Some(sequence as i64), 5);
+        }
+        assert_eq!(index.logged(&key).len(), 4);
+        assert_eq!(index.sealed_ms(1), Some(20));
+        assert_eq!(index.newest_below(3).get(&key), Some(&2));
+        let mut wanted = BatchSet::default();
+        wanted.insert_run(StreamId(1), 1, 3);
+        let having: Vec<_> = index
+            .having(&key, &wanted)
+            .into_iter()
+            .map(|(n, s)| (n, s.len()))
+            .collect();
+        assert_eq!(having, [(1, 1), (2, 1)]);
+        index.remove_below(3);
+        assert_eq!((index.logged(&key).len(), index.bytes()), (1, 5));
+    }
+}
