@@ -398,6 +398,7 @@ impl Fetched {
         let account = Account::new(prepared.options.max_samples);
         let mut evaluator = Evaluator {
             fetched: &answers,
+            query: &prepared.text,
             options: &prepared.options,
             ctx,
             account: &account,

@@ -69,7 +69,7 @@ pub(crate) fn format_plain(v: f64) -> String {
     format_special(v).map_or_else(|| format!("{v}"), str::to_owned)
 }
 
-/// As label values hold numbers in OpenMetrics: integers keep a `.0`.
+/// As label values hold numbers in `OpenMetrics`: integers keep a `.0`.
 pub(crate) fn format_open_metrics(v: f64) -> String {
     let mut s = format_g(v);
     if v.is_finite() && !s.contains(['e', '.']) {

@@ -48,6 +48,8 @@ pub(crate) struct SelectNode {
     pub(crate) offset_ms: i64,
     pub(crate) at: Option<i64>,
     pub(crate) edges: RangeEdges,
+    /// Only counts and sums of histograms matter.
+    pub(crate) statistics_only: bool,
     pub(crate) span: Span,
 }
 
@@ -156,6 +158,7 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
         step_ms: context.step_ms,
         function: None,
         grouping: None,
+        buckets: Buckets::Needed,
     };
     let root = planner.node(&expr, scope)?.wrapped();
     let steps = if context.step_ms == 0 {
@@ -170,6 +173,28 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
     })
 }
 
+/// Which part of histograms the functions around a node look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Buckets {
+    /// All of it, as far as is known.
+    Needed,
+    /// Counts and sums.
+    Unneeded,
+    /// All of it, whatever functions are within.
+    Always,
+}
+
+impl Buckets {
+    fn within(self, function: FunctionId) -> Self {
+        use FunctionId as F;
+        match function {
+            F::HistogramQuantile | F::HistogramQuantiles | F::HistogramFraction => Self::Always,
+            F::HistogramCount | F::HistogramSum | F::HistogramAvg if self != Self::Always => Self::Unneeded,
+            _ => self,
+        }
+    }
+}
+
 /// What a node's place in the tree means for the selectors below it.
 #[derive(Clone, Copy)]
 struct Scope<'a> {
@@ -180,6 +205,7 @@ struct Scope<'a> {
     function: Option<&'static str>,
     /// Grouping of the aggregation right around it, and whether it is `by`.
     grouping: Option<(&'a [String], bool)>,
+    buckets: Buckets,
 }
 
 impl Scope<'_> {
@@ -289,6 +315,7 @@ impl Planner {
             offset_ms,
             at,
             edges: v.edges,
+            statistics_only: scope.buckets == Buckets::Unneeded,
             span: v.span,
         })
     }
@@ -401,6 +428,8 @@ impl Planner {
                 times,
                 step_ms,
                 grouping: None,
+                // Resets between its samples must be found by comparing.
+                buckets: Buckets::Always,
                 ..scope
             },
         )?;
@@ -428,7 +457,10 @@ impl Planner {
         if let Some(value) = self.query_constant(c.function) {
             return Ok(Planned::leaf(Node::Number { value, span: c.span }));
         }
-        let inside = scope.inside(Some(c.function.name()));
+        let inside = Scope {
+            buckets: scope.buckets.within(c.function),
+            ..scope.inside(Some(c.function.name()))
+        };
         let mut args = Vec::with_capacity(c.args.len());
         let info = if c.function == FunctionId::Info {
             Some(self.info(c, scope)?)
@@ -449,6 +481,7 @@ impl Planner {
                 offset_ms: 0,
                 at: None,
                 edges: RangeEdges::Plain,
+                statistics_only: false,
                 span: labels.span,
             })));
         }
@@ -558,8 +591,14 @@ impl Planner {
     }
 
     fn binary(&mut self, b: &BinaryExpr, scope: Scope<'_>) -> Result<Planned, QueryError> {
-        let lhs = self.node(&b.lhs, scope.inside(None))?;
-        let rhs = self.node(&b.rhs, scope.inside(None))?;
+        let trims = matches!(b.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
+        let buckets = if trims { Buckets::Always } else { scope.buckets };
+        let inside = Scope {
+            buckets,
+            ..scope.inside(None)
+        };
+        let lhs = self.node(&b.lhs, inside)?;
+        let rhs = self.node(&b.rhs, inside)?;
         let invariant = lhs.invariant && rhs.invariant;
         let (lhs, rhs) = if invariant {
             (lhs.node, rhs.node)

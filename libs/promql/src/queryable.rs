@@ -233,6 +233,13 @@ impl Columns {
         (!self.histograms.is_empty()).then_some(&self.histograms)
     }
 
+    /// Replaces each histogram by what `f` makes of it.
+    pub(crate) fn map_histograms(&mut self, mut f: impl FnMut(&Arc<Histogram>) -> Arc<Histogram>) {
+        for h in self.histograms.iter_mut().flatten() {
+            *h = f(h);
+        }
+    }
+
     /// Roughly the bytes the samples occupy.
     pub fn bytes(&self) -> usize {
         self.timestamps.len() * 16 + self.start_timestamps.len() * 8 + self.histograms.len() * 64

@@ -203,7 +203,7 @@ impl Evaluator<'_> {
         }
     }
 
-    fn quantiles(&mut self, members: &[&Row], param: &Scalars, out: &mut Row) -> Result<(), QueryError> {
+    fn quantiles(&self, members: &[&Row], param: &Scalars, out: &mut Row) -> Result<(), QueryError> {
         let mut values = Vec::with_capacity(members.len());
         for (i, v) in out.values.iter_mut().enumerate() {
             if i % 64 == 0 {
@@ -257,11 +257,15 @@ impl Evaluator<'_> {
     }
 
     fn count_values(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let Some(Node::String { value: label, .. }) = &node.param else {
+        let Some(Node::String { value: label, span }) = &node.param else {
             return Err(wrong_type("string"));
         };
-        if label.is_empty() {
-            return Err(QueryError::execution(format!("invalid label name {label:?}")));
+        if !super::labels::is_valid_name(label) {
+            let written = self
+                .query
+                .get(span.start as usize..span.end as usize)
+                .unwrap_or(label);
+            return Err(QueryError::execution(format!("invalid label name {written}")));
         }
         let mut grouping = node.grouping.clone();
         if !node.without {

@@ -112,10 +112,10 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Row>, QueryError> {
         let mut buffer = SampleBuffer::default();
         let mut rows = Vec::new();
-        let touched = spec.touched(steps);
+        let windows = (spec, steps);
         for i in 0..input.len(self) {
             check(self.ctx)?;
-            let Some((labels, name_gone, samples)) = input.load(self, i, touched, &mut buffer)? else {
+            let Some((labels, name_gone, samples)) = input.load(self, i, windows, &mut buffer)? else {
                 break;
             };
             let row = self.range_row(node, kernel, spec, params, steps, (labels, name_gone, samples))?;
@@ -263,15 +263,16 @@ pub(super) fn absent_labels(arg: Option<&Node>) -> Labels {
         Some(Node::Invariant(inner)) => return absent_labels(Some(inner)),
         _ => &[],
     };
-    // A label named twice is left out, even if both matchers agree: so it was always done.
-    let mut pinned: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    // A label named again after an equality is left out, even if both agree: so it was always done.
+    let mut pinned: BTreeMap<&str, (Option<&str>, bool)> = BTreeMap::new();
     for m in matchers.iter().filter(|m| m.name() != METRIC_NAME) {
-        let value =
-            (m.op() == MatchOp::Equal && !matches!(pinned.get(m.name()), Some(Some(_)))).then_some(m.value());
-        pinned.insert(m.name(), value);
+        let (value, was_pinned) = pinned.entry(m.name()).or_default();
+        let pin = m.op() == MatchOp::Equal && !*was_pinned;
+        *value = pin.then_some(m.value());
+        *was_pinned |= pin;
     }
     let mut labels = LabelsBuilder::default();
-    for (name, value) in pinned {
+    for (name, (value, _)) in pinned {
         labels.set(name, value.unwrap_or(""));
     }
     labels.build()

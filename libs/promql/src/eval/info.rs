@@ -73,6 +73,7 @@ impl Evaluator<'_> {
                 at: source.at,
                 offset_ms: source.offset_ms,
                 lookback_ms: self.options.lookback_delta_ms,
+                statistics_only: false,
             };
             let mut rows = self.select_with(source.source, times, Take::InfoTime)?;
             rows.retain(|row| targets.has(&row.labels));

@@ -48,8 +48,13 @@ fn set(row: &mut Row, name: &str, value: &str) {
     }
 }
 
+/// Whether a label can be called so. Text that was no UTF-8 holds replacement characters.
+pub(super) fn is_valid_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::REPLACEMENT_CHARACTER)
+}
+
 fn check_name(name: &str, which: &str, function: &str) -> Result<(), QueryError> {
-    if name.is_empty() {
+    if !is_valid_name(name) {
         return Err(QueryError::execution(format!(
             "invalid {which} label name in {function}(): {name}"
         )));

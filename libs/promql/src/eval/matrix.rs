@@ -7,6 +7,7 @@ use koios_model::{Histogram, Labels, ResetHint, TimeRange};
 use super::Evaluator;
 use super::rate::extend_to_edges;
 use super::row::Row;
+use super::select::decode;
 use super::window::{SampleBuffer, Samples};
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
@@ -44,6 +45,8 @@ pub(crate) struct WindowSpec {
     pub(crate) at: Option<i64>,
     pub(crate) edges: RangeEdges,
     pub(crate) lookback_ms: i64,
+    /// Only counts and sums of histograms matter.
+    pub(crate) statistics_only: bool,
     /// Where the range vector stands in the query.
     pub(crate) span: Span,
 }
@@ -109,7 +112,7 @@ impl RangeInput {
         &self,
         ev: &Evaluator<'_>,
         i: usize,
-        range: TimeRange,
+        (spec, steps): (WindowSpec, Steps),
         buffer: &'b mut SampleBuffer,
     ) -> Result<Option<(Labels, bool, Samples<'b>)>, QueryError> {
         match self {
@@ -117,13 +120,17 @@ impl RangeInput {
                 let Some(series) = ev.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
-                buffer.columns.clear();
-                series.data.decode(range, &mut buffer.columns)?;
+                decode(
+                    series,
+                    spec.touched(steps),
+                    spec.statistics_only,
+                    &mut buffer.columns,
+                )?;
                 Ok(Some((series.labels.clone(), false, buffer.samples())))
             }
-            Self::Rows(rows, steps) => {
+            Self::Rows(rows, inner) => {
                 let Some(row) = rows.get(i) else { return Ok(None) };
-                fill_from_row(row, *steps, buffer);
+                fill_from_row(row, *inner, buffer);
                 Ok(Some((row.labels.clone(), row.drop_name, buffer.view())))
             }
         }
@@ -155,7 +162,7 @@ fn without_reset_hint(h: Arc<Histogram>) -> Arc<Histogram> {
 impl Evaluator<'_> {
     /// Evaluates a range selector at its one step.
     pub(super) fn range_selector(
-        &mut self,
+        &self,
         node: &RangeNode,
         steps: Steps,
     ) -> Result<Vec<RangeSeries>, QueryError> {
@@ -166,8 +173,7 @@ impl Evaluator<'_> {
         let mut out = Vec::new();
         for series in self.series_of(node.select.source)? {
             check(self.ctx)?;
-            buffer.columns.clear();
-            series.data.decode(range, &mut buffer.columns)?;
+            decode(series, range, spec.statistics_only, &mut buffer.columns)?;
             let samples = buffer.samples();
             if samples.is_empty() {
                 continue;
@@ -289,6 +295,7 @@ impl Evaluator<'_> {
                     at: subquery.at,
                     edges: RangeEdges::Plain,
                     lookback_ms: self.options.lookback_delta_ms,
+                    statistics_only: false,
                     span: subquery.span,
                 };
                 Ok(Some((RangeInput::Rows(rows, inner), spec)))
@@ -304,6 +311,7 @@ impl Evaluator<'_> {
             at: node.select.at,
             edges: node.select.edges,
             lookback_ms: self.options.lookback_delta_ms,
+            statistics_only: node.select.statistics_only,
             span: node.span,
         }
     }

@@ -63,6 +63,8 @@ impl Evaluated {
 pub(crate) struct Evaluator<'a> {
     /// The answers of storage, by source.
     pub(crate) fetched: &'a [Vec<Series>],
+    /// What positions refer to.
+    pub(crate) query: &'a str,
     pub(crate) options: &'a EngineOptions,
     pub(crate) ctx: &'a dyn QueryContext,
     pub(crate) account: &'a Account,

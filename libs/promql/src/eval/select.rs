@@ -12,6 +12,7 @@ use super::window::{SampleBuffer, Samples, Slider};
 use crate::ast::RangeEdges;
 use crate::context::check;
 use crate::error::QueryError;
+use crate::histogram::StatisticsOnly;
 use crate::plan::SelectNode;
 use crate::queryable::{Columns, Series};
 use crate::steps::Steps;
@@ -36,6 +37,24 @@ pub(crate) struct SelectTimes {
     pub(crate) at: Option<i64>,
     pub(crate) offset_ms: i64,
     pub(crate) lookback_ms: i64,
+    /// Only counts and sums of histograms matter.
+    pub(crate) statistics_only: bool,
+}
+
+/// Decodes a series' samples of a closed range into `columns`, replacing what was there.
+pub(crate) fn decode(
+    series: &Series,
+    range: TimeRange,
+    statistics_only: bool,
+    columns: &mut Columns,
+) -> Result<(), QueryError> {
+    columns.clear();
+    series.data.decode(range, columns)?;
+    if statistics_only && columns.histograms().is_some() {
+        let mut statistics = StatisticsOnly::default();
+        columns.map_histograms(|h| statistics.reduce(h));
+    }
+    Ok(())
 }
 
 impl SelectTimes {
@@ -74,12 +93,13 @@ impl<'a> Evaluator<'a> {
             at: node.at,
             offset_ms: node.offset_ms,
             lookback_ms: self.options.lookback_delta_ms,
+            statistics_only: node.statistics_only,
         }
     }
 
     /// Evaluates an instant selector, taking `take` of each sample.
     pub(super) fn select_with(
-        &mut self,
+        &self,
         source: usize,
         times: SelectTimes,
         take: Take,
@@ -88,8 +108,7 @@ impl<'a> Evaluator<'a> {
         let mut rows = Vec::new();
         for series in self.series_of(source)? {
             check(self.ctx)?;
-            columns.clear();
-            series.data.decode(times.range(), &mut columns)?;
+            decode(series, times.range(), times.statistics_only, &mut columns)?;
             let row = newest_within_lookback(&series.labels, &columns, times, take)?;
             let samples = row.samples();
             if samples > 0 {
@@ -120,8 +139,7 @@ impl<'a> Evaluator<'a> {
         for series in self.series_of(node.source)? {
             check(self.ctx)?;
             let labels = &series.labels;
-            buffer.columns.clear();
-            series.data.decode(range, &mut buffer.columns)?;
+            decode(series, range, node.statistics_only, &mut buffer.columns)?;
             let mut row = Row::new(labels.clone(), false, steps.count());
             let mut slider = Slider::new(buffer.samples());
             for i in 0..steps.count() {
@@ -253,8 +271,7 @@ fn taken(labels: &Labels, columns: &Columns, i: usize, t: i64, take: Take) -> Re
         (Take::InfoTime, None) => Point::Float(t as f64),
         (Take::InfoTime, Some(_)) => {
             return Err(QueryError::execution(format!(
-                "this should be an info metric, with float samples: {}",
-                labels
+                "this should be an info metric, with float samples: {labels}"
             )));
         }
         (Take::Start, _) => {

@@ -14,10 +14,11 @@ mod trim;
 
 pub(crate) use arithmetic::{Incompatible, equal, reduced, uses_custom_buckets};
 pub use arithmetic::{Reconciled, add, divide, scale, sub};
-pub use buckets::compact;
 pub(crate) use buckets::all_buckets;
+pub use buckets::compact;
 pub(crate) use quantile::{fraction, quantile, variance};
-pub(crate) use reset::is_reset;
+pub(crate) use reset::StatisticsOnly;
+pub use reset::is_reset;
 pub(crate) use sum::{HistogramMean, HistogramSum};
 pub(crate) use trim::trim;
 

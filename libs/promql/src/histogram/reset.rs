@@ -1,12 +1,14 @@
 //! Counter resets between histograms.
 
-use koios_model::{Histogram, ResetHint};
+use std::sync::Arc;
+
+use koios_model::{Histogram, ResetHint, is_stale};
 
 use super::arithmetic::{Parts, coarser, uses_custom_buckets};
 use super::buckets::{Side, exponential_bound, positive};
 
 /// Whether the counters began anew between `before` and `h`: some count fell, or the buckets became finer.
-pub(crate) fn is_reset(h: &Histogram, before: &Histogram) -> bool {
+pub fn is_reset(h: &Histogram, before: &Histogram) -> bool {
     match h.reset_hint {
         ResetHint::Reset => return true,
         ResetHint::NotReset => return false,
@@ -49,6 +51,37 @@ pub(crate) fn is_reset(h: &Histogram, before: &Histogram) -> bool {
         &comparable(&now.negative, h.schema),
         &comparable(&then.negative, before.schema),
     )
+}
+
+/// Reduces histograms, one after the other, to count and sum, noting resets while the buckets are there.
+#[derive(Debug, Default)]
+pub(crate) struct StatisticsOnly {
+    /// The histogram before, with its buckets.
+    before: Option<Arc<Histogram>>,
+}
+
+impl StatisticsOnly {
+    pub(crate) fn reduce(&mut self, h: &Arc<Histogram>) -> Arc<Histogram> {
+        let mut reset_hint = h.reset_hint;
+        if !is_stale(h.sum) {
+            if let (ResetHint::Unknown, Some(before)) = (reset_hint, &self.before) {
+                reset_hint = if is_reset(h, before) {
+                    ResetHint::Reset
+                } else {
+                    ResetHint::NotReset
+                };
+            }
+            self.before = Some(Arc::clone(h));
+        }
+        let (schema, count, sum) = (h.schema, h.count, h.sum);
+        Arc::new(Histogram {
+            reset_hint,
+            schema,
+            count,
+            sum,
+            ..Histogram::default()
+        })
+    }
 }
 
 /// Whether any bucket holds less than it did.
