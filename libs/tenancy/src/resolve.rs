@@ -12,9 +12,11 @@ const TENANTS_MAX: usize = 64;
 /// Why a request has no tenant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The header came more than once.
-    #[error("X-Scope-OrgID header must appear once (actual: {count})")]
+    /// A header that says who asks came more than once.
+    #[error("{header} header must appear once (actual: {count})")]
     Repeated {
+        /// Which.
+        header: &'static str,
         /// How often it came.
         count: usize,
     },
@@ -76,15 +78,15 @@ pub fn tenants_of_read(headers: &HeaderMap) -> Result<Vec<TenantId>, Error> {
 }
 
 fn header(headers: &HeaderMap) -> Result<Option<&str>, Error> {
-    let mut values = headers.get_all(TENANT_HEADER).iter();
-    let Some(first) = values.next() else {
-        return Ok(None);
-    };
-    let more = values.count();
-    if more > 0 {
-        return Err(Error::Repeated { count: more + 1 });
+    // Whichever of two a gateway checked, the other could be the one that counts.
+    for header in [TENANT_HEADER, "Authorization"] {
+        let count = headers.get_all(header).iter().count();
+        if count > 1 {
+            return Err(Error::Repeated { header, count });
+        }
     }
-    first.to_str().map(Some).map_err(|_| Error::NotText)
+    let value = headers.get(TENANT_HEADER);
+    value.map(|v| v.to_str().map_err(|_| Error::NotText)).transpose()
 }
 
 #[cfg(test)]
@@ -123,6 +125,16 @@ mod tests {
     fn refuses_a_write(#[case] values: &[&str], #[case] message: &str) {
         let error = tenant_of_write(&headers(values)).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
+    }
+
+    #[test]
+    fn two_credentials_are_refused() {
+        let mut map = headers(&["a"]);
+        for _ in 0..2 {
+            map.append("authorization", HeaderValue::from_static("Bearer x"));
+        }
+        let error = tenant_of_write(&map).unwrap_err().to_string();
+        assert_eq!(error, "Authorization header must appear once (actual: 2)");
     }
 
     #[test]

@@ -1,1 +1,33 @@
 //! Ingestion: receive, validate, limit, shard, replicate.
+//!
+//! **Data flow.** [`Distributor::router`] takes remote write requests: *receive* (tenant, admission of bytes, body),
+//! *decode* (decompress, walk the message, validate each series, hash and pack it into its partition's columns),
+//! *replicate* (one batch per partition to all its members, done when a majority has synced it). The three stages have
+//! the same names in `koios_distributor_stage_duration_seconds`.
+//!
+//! **Invariants.** A 2xx means that a majority of every partition's members synced its part under one epoch (I1, I14).
+//! What is admitted is decided here, once, from one admission time, so that replicas cannot differ. Sequences are
+//! contiguous per (stream, partition, tenant). Bytes held for requests are bounded, and one tenant gets at most half of
+//! them (I6, I12).
+//!
+//! **Deliberately absent.** Native histograms and exemplars are not stored; HA deduplication; references without labels.
+//!
+//! **Failure behaviour.** Good series of a request are written, bad ones are reported with 400, which a retry cannot
+//! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13).
+
+mod admission;
+mod distributor;
+mod error;
+mod http_api;
+mod intake;
+mod members;
+mod metrics;
+mod rejection;
+mod replicate;
+mod routes;
+mod streams;
+
+pub use distributor::{Deps, Distributor, Outcome, Settings};
+pub use error::Error;
+pub use members::Members;
+pub use rejection::{Rejection, RejectionReport};

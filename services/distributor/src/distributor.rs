@@ -1,0 +1,329 @@
+//! The service: what happens to a request, stage by stage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use futures::future::join_all;
+use koios_control::StateHandle;
+use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
+use koios_runtime::{Runtime, TaskGroup};
+use koios_server::Metrics;
+use koios_tenancy::Overrides;
+use koios_wire::compression::Compression;
+use koios_wire::remote_write::{DecodeLimits, Version, decode};
+
+use crate::admission::{BytesInFlight, HeldBytes, Rates};
+use crate::intake::{Intake, Rules, Taken, label_bytes_max};
+use crate::metrics::DistributorMetrics;
+use crate::replicate::{Acknowledged, Replicator};
+use crate::routes::Routes;
+use crate::streams::Streams;
+use crate::{Error, Members, RejectionReport};
+
+/// How a distributor behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of requests held at once, compressed and decompressed together.
+    pub bytes_in_flight_max: u64,
+    /// How long a request's replication may take, resends included.
+    pub push_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bytes_in_flight_max: 256 << 20,
+            push_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a distributor is made of.
+#[derive(Debug)]
+pub struct Deps {
+    /// Clock, randomness and CPU.
+    pub runtime: Runtime,
+    /// The cluster's state.
+    pub state: StateHandle,
+    /// How to reach ingesters.
+    pub members: Arc<dyn Members>,
+    /// Limits of all tenants.
+    pub limits: Overrides,
+    /// Where to register metrics.
+    pub metrics: Metrics,
+    /// Sends to slower members run here; ends with the process.
+    pub tasks: TaskGroup,
+    /// Behaviour.
+    pub settings: Settings,
+}
+
+/// The ingestion service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Distributor {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    runtime: Runtime,
+    pub(crate) limits: Overrides,
+    pub(crate) metrics: DistributorMetrics,
+    bytes: BytesInFlight,
+    rates: Rates,
+    routes: Arc<Routes>,
+    replicator: Replicator,
+}
+
+/// What was written of a request, and what was not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Samples that a majority has synced.
+    pub samples_written: u64,
+    /// Exemplars that were dropped.
+    pub exemplars_dropped: u64,
+    /// What was rejected.
+    pub rejected: RejectionReport,
+    /// A sample had another value at its timestamp already, in words.
+    pub conflict: Option<String>,
+}
+
+impl Outcome {
+    /// The sentence for the sender, when not everything was written as sent.
+    pub fn complaint(&self) -> Option<String> {
+        self.rejected
+            .message(self.samples_written)
+            .or_else(|| self.conflict.clone())
+    }
+}
+
+/// A failed request and what was written of it nevertheless.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    pub(crate) samples_written: u64,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            samples_written: 0,
+        }
+    }
+}
+
+impl Distributor {
+    /// A distributor with a stream of its own.
+    pub fn new(deps: Deps) -> Self {
+        let metrics = DistributorMetrics::new(&deps.metrics);
+        let routes = Arc::new(Routes::new(deps.state));
+        let replicator = Replicator {
+            routes: Arc::clone(&routes),
+            members: deps.members,
+            streams: Streams::new(StreamId(deps.runtime.rng.u128())),
+            clock: Arc::clone(&deps.runtime.clock),
+            rng: deps.runtime.rng.clone(),
+            tasks: deps.tasks,
+            metrics: metrics.clone(),
+            stragglers: Replicator::straggler_permits(),
+            deadline: deps.settings.push_deadline,
+        };
+        let shared = Shared {
+            bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
+            rates: Rates::default(),
+            runtime: deps.runtime,
+            limits: deps.limits,
+            metrics,
+            routes,
+            replicator,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// `POST /api/v1/push` and `/api/v1/write`, also below `/prometheus`.
+    pub fn router(&self) -> Router {
+        crate::http_api::router(self.clone())
+    }
+
+    /// Writes series from within the process, such as its own metrics. Limits on rate and bytes do not apply.
+    ///
+    /// # Errors
+    /// [`Error::NoPartitions`], [`Error::NotEnoughReplicas`].
+    pub async fn push(&self, tenant: &TenantId, series: &[(Labels, Vec<Sample>)]) -> Result<Outcome, Error> {
+        let rules = self.shared.rules(tenant)?;
+        let mut intake = Intake::new(&rules);
+        for (labels, samples) in series {
+            intake.trusted(labels.as_ref(), samples);
+        }
+        let taken = intake.finish();
+        let written = self.shared.replicate(tenant, rules.admission_ms, taken).await;
+        written.map_err(|failure| failure.error)
+    }
+
+    /// Writes a compressed remote write message, whose bytes `held` accounts for.
+    pub(crate) async fn push_message(
+        &self,
+        tenant: &TenantId,
+        version: Version,
+        compression: Compression,
+        body: Bytes,
+        held: HeldBytes,
+    ) -> Result<Outcome, Failure> {
+        let shared = &self.shared;
+        let rules = shared.rules(tenant)?;
+        let admission_ms = rules.admission_ms;
+        let started = shared.runtime.clock.elapsed();
+        let message = Message {
+            version,
+            compression,
+            body,
+            held,
+        };
+        // Held to the end: the columns are no larger than what they were decoded from.
+        let (taken, _held) = shared
+            .runtime
+            .cpu
+            .run(move || message.take_in(&rules))
+            .await
+            .map_err(|panic| Error::Internal(panic.to_string()))??;
+        shared.stage("decode", started);
+        let limits = shared.limits.of(tenant);
+        let now = shared.runtime.clock.elapsed();
+        shared.rates.admit(tenant, limits, taken.samples(), now)?;
+        shared.replicate(tenant, admission_ms, taken).await
+    }
+}
+
+/// A message before it is decoded.
+struct Message {
+    version: Version,
+    compression: Compression,
+    body: Bytes,
+    held: HeldBytes,
+}
+
+impl Message {
+    /// Decompresses, decodes, validates and routes.
+    fn take_in(mut self, rules: &Rules) -> Result<(Taken, HeldBytes), Error> {
+        let limits = &rules.limits;
+        let bytes_max = usize::try_from(limits.max_request_bytes).unwrap_or(usize::MAX);
+        let mut message = Vec::new();
+        self.compression.decompress(&self.body, bytes_max, &mut message)?;
+        self.held.grow(message.len() as u64)?;
+        let decode_limits = DecodeLimits {
+            series: limits.max_series_per_request,
+            samples: limits.max_samples_per_request,
+            labels_per_series: limits.max_labels_per_series,
+        };
+        let mut intake = Intake::new(rules);
+        decode(self.version, &message, decode_limits, &mut intake)?;
+        let taken = intake.finish();
+        if taken.label_bytes_exceeded {
+            let limit = label_bytes_max(limits);
+            return Err(Error::LabelBytes { limit });
+        }
+        Ok((taken, self.held))
+    }
+}
+
+impl Shared {
+    pub(crate) fn open_bytes(&self, tenant: &TenantId) -> HeldBytes {
+        self.metrics
+            .bytes_in_flight
+            .set(i64::try_from(self.bytes.total()).unwrap_or(i64::MAX));
+        self.bytes.open(tenant)
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.runtime.clock.elapsed()
+    }
+
+    pub(crate) fn stage(&self, stage: &'static str, started: Duration) {
+        let took = self.runtime.clock.elapsed().saturating_sub(started);
+        self.metrics.observe(stage, took);
+    }
+
+    /// The rules for a request that is admitted now.
+    fn rules(&self, tenant: &TenantId) -> Result<Rules, Error> {
+        let table = self.routes.current();
+        if table.state.partitions.is_empty() {
+            return Err(Error::NoPartitions);
+        }
+        Ok(Rules {
+            limits: Arc::clone(self.limits.of(tenant)),
+            seed: TenantSeed::new(&table.state.secret.0, tenant),
+            table,
+            admission_ms: self.runtime.clock.now_ms(),
+        })
+    }
+
+    /// Sends every partition's part and waits for all majorities.
+    async fn replicate(
+        &self,
+        tenant: &TenantId,
+        admission_ms: i64,
+        taken: Taken,
+    ) -> Result<Outcome, Failure> {
+        let started = self.runtime.clock.elapsed();
+        let parts = taken.batches.into_iter().map(|(partition, columns)| async move {
+            let samples = columns.sample_count() as u64;
+            let sent = self
+                .replicator
+                .replicate(tenant, partition, admission_ms, columns);
+            sent.await.map(|acknowledged| (samples, acknowledged))
+        });
+        let parts = join_all(parts).await;
+        self.stage("replicate", started);
+        let mut outcome = Outcome {
+            exemplars_dropped: taken.exemplars,
+            rejected: taken.report,
+            ..Outcome::default()
+        };
+        let mut failure = None;
+        for part in parts {
+            match part {
+                Ok((samples, acknowledged)) => outcome.add(samples, acknowledged, &self.metrics),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        self.metrics.samples_written.inc_by(outcome.samples_written);
+        self.metrics.exemplars_dropped.inc_by(outcome.exemplars_dropped);
+        self.metrics.rejected(&outcome.rejected);
+        match failure {
+            None => Ok(outcome),
+            Some(error) => Err(Failure {
+                error,
+                samples_written: outcome.samples_written,
+            }),
+        }
+    }
+}
+
+impl Outcome {
+    fn add(&mut self, samples: u64, acknowledged: Acknowledged, metrics: &DistributorMetrics) {
+        let conflicts = acknowledged.conflicts.min(samples);
+        metrics.conflicts.inc_by(conflicts);
+        self.samples_written += samples - conflicts;
+        if acknowledged.conflicts > 0 && self.conflict.is_none() {
+            self.conflict = Some(conflict_message(&acknowledged));
+        }
+    }
+}
+
+fn conflict_message(acknowledged: &Acknowledged) -> String {
+    const START: &str = "duplicate sample for timestamp";
+    let told = &acknowledged.conflict;
+    let what = if told.is_empty() {
+        START.to_owned()
+    } else if told.starts_with(START) {
+        told.clone()
+    } else {
+        format!("{START}: {told}")
+    };
+    let count = acknowledged.conflicts;
+    format!("{what} (samples with another value already stored: {count}; one value was chosen)")
+}

@@ -1,0 +1,143 @@
+//! Why a request as a whole was not taken.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use http::StatusCode;
+use koios_model::PartitionId;
+use koios_server::{plain_error, with_retry_after};
+use koios_wire::compression::DecompressError;
+use koios_wire::remote_write::DecodeError;
+
+/// Why nothing, or not everything, of a request was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No tenant can be made out.
+    #[error(transparent)]
+    Tenant(#[from] koios_tenancy::Error),
+    /// Not protobuf.
+    #[error("unsupported content type {sent:?}, use application/x-protobuf")]
+    ContentType {
+        /// As sent.
+        sent: String,
+    },
+    /// A message this version does not know.
+    #[error(
+        "unknown remote-write message {sent:?}, use prometheus.WriteRequest or io.prometheus.write.v2.Request"
+    )]
+    Message {
+        /// As sent.
+        sent: String,
+    },
+    /// The body cannot be decompressed.
+    #[error(transparent)]
+    Decompress(#[from] DecompressError),
+    /// The body is too large.
+    #[error("request body larger than {limit} bytes: send smaller batches")]
+    BodyTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The body ended before it was complete.
+    #[error("request body could not be read: {reason}")]
+    Body {
+        /// The connection's words.
+        reason: String,
+    },
+    /// The body is no such message.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Labels that refer to one long symbol many times.
+    #[error("labels of the request take more than {limit} bytes: send smaller batches")]
+    LabelBytes {
+        /// The limit.
+        limit: u64,
+    },
+    /// Too many bytes are held already.
+    #[error("too many bytes of write requests in flight (limit: {limit}): try again")]
+    Busy {
+        /// The limit.
+        limit: u64,
+    },
+    /// The tenant sends too fast.
+    #[error(
+        "ingestion rate limit ({rate}/s) exceeded by {samples} samples: slow down or raise limits.ingestion-rate"
+    )]
+    RateLimited {
+        /// The limit, samples per second.
+        rate: u64,
+        /// What was sent.
+        samples: u64,
+        /// When they would be admitted.
+        retry_after: Duration,
+    },
+    /// The cluster has not formed yet.
+    #[error("no partitions have been formed yet: waiting for ingesters in enough zones")]
+    NoPartitions,
+    /// Too few members acknowledged a partition's part.
+    #[error("not enough replicas acknowledged ({acknowledged}/{needed}) by partition {partition}: {reason}")]
+    NotEnoughReplicas {
+        /// The partition.
+        partition: PartitionId,
+        /// How many did.
+        acknowledged: usize,
+        /// How many must.
+        needed: usize,
+        /// What the first other said.
+        reason: String,
+    },
+    /// A bug.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// When to try again after a lack of replicas or room.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+impl Error {
+    /// The status code: 4xx when a retry cannot help, 429 and 5xx when it may (I13).
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Tenant(_) | Self::Decode(_) | Self::Body { .. } => StatusCode::BAD_REQUEST,
+            Self::ContentType { .. } | Self::Message { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Decompress(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Its word in metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Tenant(_) => "tenant",
+            Self::ContentType { .. } | Self::Message { .. } => "content_type",
+            Self::Decompress(_) => "compression",
+            Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => "too_large",
+            Self::Body { .. } => "body",
+            Self::Decode(_) => "protobuf",
+            Self::Busy { .. } => "busy",
+            Self::RateLimited { .. } => "rate_limit",
+            Self::NoPartitions => "no_partitions",
+            Self::NotEnoughReplicas { .. } => "replicas",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    /// The answer to the sender.
+    pub fn response(&self) -> Response {
+        let response = plain_error(self.status(), self.to_string());
+        match self {
+            Self::RateLimited { retry_after, .. } => with_retry_after(response, *retry_after),
+            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
+                with_retry_after(response, RETRY_SOON)
+            }
+            _ => response,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Remote write over HTTP: headers, body, answer.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use koios_model::TenantId;
+use koios_server::plain_error;
+use koios_wire::compression::Compression;
+use koios_wire::remote_write::Version;
+use tracing::Instrument as _;
+
+use crate::admission::HeldBytes;
+use crate::distributor::Failure;
+use crate::{Distributor, Error, Outcome};
+
+const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
+const HISTOGRAMS_WRITTEN: HeaderName =
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written");
+const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
+
+/// A refused body up to this many times the limit is still read and thrown away, so that its sender gets to the answer.
+const DISCARD_FACTOR: u64 = 2;
+
+pub(crate) fn router(distributor: Distributor) -> Router {
+    let mut router = Router::new();
+    for path in [
+        "/api/v1/push",
+        "/api/v1/write",
+        "/prometheus/api/v1/push",
+        "/prometheus/api/v1/write",
+    ] {
+        router = router.route(path, post(push));
+    }
+    router.with_state(distributor)
+}
+
+async fn push(State(distributor): State<Distributor>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    match receive_and_push(&distributor, &parts.headers, body).await {
+        Ok(outcome) => answer(&outcome),
+        Err(failure) => {
+            distributor.shared.metrics.refused(failure.error.reason());
+            if failure.error.status().is_server_error() {
+                tracing::warn!(error = %failure.error, "write request not acknowledged");
+            } else {
+                tracing::debug!(error = ?failure.error, "write request refused");
+            }
+            with_counts(failure.error.response(), failure.samples_written)
+        }
+    }
+}
+
+/// What the headers say about the body.
+struct Form {
+    tenant: TenantId,
+    version: Version,
+    compression: Compression,
+}
+
+async fn receive_and_push(
+    distributor: &Distributor,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Outcome, Failure> {
+    let shared = &distributor.shared;
+    let started = shared.elapsed();
+    let form = match Form::from_headers(headers) {
+        Ok(form) => form,
+        Err(error) => {
+            discard(&mut body, shared.limits.default_limits().max_request_bytes).await;
+            return Err(error.into());
+        }
+    };
+    let mut held = shared.open_bytes(&form.tenant);
+    let limit = shared.limits.of(&form.tenant).max_request_bytes;
+    let body = match read(headers, &mut body, limit, &mut held).await {
+        Ok(body) => body,
+        Err(error) => {
+            discard(&mut body, limit).await;
+            return Err(error.into());
+        }
+    };
+    shared.stage("receive", started);
+    let span = tracing::debug_span!("push", tenant = %form.tenant, bytes = body.len());
+    distributor
+        .push_message(&form.tenant, form.version, form.compression, body, held)
+        .instrument(span)
+        .await
+}
+
+impl Form {
+    fn from_headers(headers: &HeaderMap) -> Result<Self, Error> {
+        Ok(Self {
+            tenant: koios_tenancy::tenant_of_write(headers)?,
+            version: version(headers.get(header::CONTENT_TYPE))?,
+            compression: Compression::from_header(headers.get(header::CONTENT_ENCODING))?,
+        })
+    }
+}
+
+/// `application/x-protobuf`, with the message's name in the parameter `proto`; without it, the first version.
+fn version(content_type: Option<&HeaderValue>) -> Result<Version, Error> {
+    let sent = content_type.map_or("", |v| v.to_str().unwrap_or("(not ASCII)"));
+    let mut parts = sent.split(';').map(str::trim);
+    if !parts
+        .next()
+        .unwrap_or("")
+        .eq_ignore_ascii_case("application/x-protobuf")
+    {
+        return Err(Error::ContentType {
+            sent: sent.chars().take(128).collect(),
+        });
+    }
+    let proto = parts
+        .filter_map(|p| p.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))
+        .map(|(_, value)| value.trim().trim_matches('"'));
+    match proto {
+        None | Some("prometheus.WriteRequest") => Ok(Version::V1),
+        Some("io.prometheus.write.v2.Request") => Ok(Version::V2),
+        Some(other) => Err(Error::Message {
+            sent: other.chars().take(128).collect(),
+        }),
+    }
+}
+
+/// Reads the body while its bytes may be held.
+async fn read(
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: u64,
+    held: &mut HeldBytes,
+) -> Result<Bytes, Error> {
+    let too_large = || Error::BodyTooLarge { limit };
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<u64>().ok());
+    if declared.is_some_and(|n| n > limit) {
+        return Err(too_large());
+    }
+    let declared = declared.unwrap_or(0);
+    held.grow(declared)?;
+    let mut beyond_declared = declared;
+    let mut bytes = BytesMut::with_capacity(usize::try_from(declared.min(1 << 20)).unwrap_or(0));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Error::Body {
+            reason: e.to_string(),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        let total = bytes.len() as u64 + data.len() as u64;
+        if total > limit {
+            return Err(too_large());
+        }
+        if total > beyond_declared {
+            held.grow(total - beyond_declared)?;
+            beyond_declared = total;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Reads a refused body to its end, within reason: closing while the sender still sends would take the answer with it.
+async fn discard(body: &mut Body, limit: u64) {
+    let mut left = limit.saturating_mul(DISCARD_FACTOR);
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len) as u64;
+        match left.checked_sub(read) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn answer(outcome: &Outcome) -> Response {
+    let mut response = match outcome.complaint() {
+        None => StatusCode::NO_CONTENT.into_response(),
+        Some(complaint) => {
+            tracing::debug!(?complaint, "write request accepted in part");
+            plain_error(StatusCode::BAD_REQUEST, complaint)
+        }
+    };
+    if outcome.exemplars_dropped > 0 {
+        let dropped = outcome.exemplars_dropped;
+        let text = format!("299 koios \"exemplars are not stored by this version (dropped: {dropped})\"");
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().insert(header::WARNING, value);
+        }
+    }
+    with_counts(response, outcome.samples_written)
+}
+
+/// Remote write 2.0 wants to know what was written, whatever the status; 1.0 ignores it.
+fn with_counts(mut response: Response, samples: u64) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(SAMPLES_WRITTEN, HeaderValue::from(samples));
+    headers.insert(HISTOGRAMS_WRITTEN, HeaderValue::from(0));
+    headers.insert(EXEMPLARS_WRITTEN, HeaderValue::from(0));
+    response
+}

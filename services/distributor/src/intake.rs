@@ -1,0 +1,293 @@
+//! From decoded series to each partition's columns: validation, packing, hashing, routing.
+//!
+//! **Source**: Prometheus `storage/remote/write_handler.go`; limits of our own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_model::{
+    BatchColumns, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed,
+    write_packed_pair,
+};
+use koios_tenancy::Limits;
+use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
+
+use crate::rejection::{Rejection, RejectionReport, describe};
+use crate::routes::RouteTable;
+
+/// Label names that Koios gives meaning to itself.
+const RESERVED_NAMES: [&str; 3] = ["__tenant__", "__tenant_id__", "__shard__"];
+/// Times in milliseconds between 1973 and 5138; what lies outside is most likely in another unit.
+const PLAUSIBLE_MS: std::ops::Range<i64> = 100_000_000_000..100_000_000_000_000;
+/// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
+const METADATA_BYTES_MAX: usize = 16 << 10;
+
+/// Under which rules a request is taken in.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) table: Arc<RouteTable>,
+    pub(crate) seed: TenantSeed,
+    /// When the request was admitted.
+    pub(crate) admission_ms: i64,
+}
+
+/// What a request came to.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) batches: BTreeMap<PartitionId, BatchColumns>,
+    pub(crate) report: RejectionReport,
+    pub(crate) exemplars: u64,
+    /// All labels together grew beyond the limit: the request must be refused.
+    pub(crate) label_bytes_exceeded: bool,
+}
+
+impl Taken {
+    /// Samples that were taken.
+    pub(crate) fn samples(&self) -> u64 {
+        self.batches.values().map(|b| b.sample_count() as u64).sum()
+    }
+}
+
+/// Takes series in, one after the other.
+#[derive(Debug)]
+pub(crate) struct Intake<'a> {
+    rules: &'a Rules,
+    taken: Taken,
+    label_bytes: u64,
+    metadata: BTreeMap<&'a str, RawMetadata<'a>>,
+    /// The current series' labels, sorted.
+    labels: Vec<(&'a str, &'a str)>,
+    packed: Vec<u8>,
+}
+
+impl<'a> Intake<'a> {
+    pub(crate) fn new(rules: &'a Rules) -> Self {
+        Self {
+            rules,
+            taken: Taken::default(),
+            label_bytes: 0,
+            metadata: BTreeMap::new(),
+            labels: Vec::new(),
+            packed: Vec::new(),
+        }
+    }
+
+    /// What came together. Metadata goes where a series with nothing but the metric's name would go.
+    pub(crate) fn finish(mut self) -> Taken {
+        for (metric, raw) in std::mem::take(&mut self.metadata) {
+            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+            let metadata = Metadata {
+                kind: raw.kind.to_owned(),
+                help: text(raw.help),
+                unit: text(raw.unit),
+            };
+            self.packed.clear();
+            write_packed_pair(&mut self.packed, METRIC_NAME, metric);
+            let hash = SeriesHash::new(self.rules.seed, LabelsRef::from_trusted(&self.packed));
+            if let Some(partition) = self.rules.table.ring.route(hash) {
+                let batch = self.taken.batches.entry(partition).or_default();
+                batch.metadata.push((metric.to_owned(), metadata));
+            }
+        }
+        self.taken
+    }
+
+    /// Takes a series whose labels are known to be good, as the process' own are.
+    pub(crate) fn trusted(&mut self, labels: LabelsRef<'_>, samples: &[Sample]) {
+        self.packed.clear();
+        self.packed.extend_from_slice(labels.packed());
+        self.append(samples, &[]);
+    }
+
+    /// Checks, sorts and packs labels; empty values are dropped.
+    fn pack(&mut self, series: &RawSeries<'a, '_>) -> Result<(), Rejection> {
+        let limits = &self.rules.limits;
+        if let Some(fault) = series.fault {
+            return Err(Rejection::Symbols(fault.clone()));
+        }
+        if series.label_count > limits.max_labels_per_series {
+            return Err(Rejection::TooManyLabels {
+                actual: series.label_count,
+                limit: limits.max_labels_per_series,
+            });
+        }
+        self.labels.clear();
+        let mut bytes = 0usize;
+        for &label in series.labels {
+            let (name, value) = check_label(label, limits)?;
+            bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
+            if !value.is_empty() {
+                self.labels.push((name, value));
+            }
+        }
+        if bytes > limits.max_label_set_bytes {
+            return Err(Rejection::LabelSetTooLarge {
+                actual: bytes,
+                limit: limits.max_label_set_bytes,
+            });
+        }
+        if !self.labels.is_sorted_by(|a, b| a.0 < b.0) {
+            self.labels.sort_by(|a, b| a.0.cmp(b.0));
+            let twice = self
+                .labels
+                .iter()
+                .zip(self.labels.iter().skip(1))
+                .find(|(a, b)| a.0 == b.0);
+            if let Some(((name, _), _)) = twice {
+                return Err(Rejection::DuplicateName {
+                    name: (*name).to_owned(),
+                });
+            }
+        }
+        if !self.labels.iter().any(|(name, _)| *name == METRIC_NAME) {
+            return Err(Rejection::MissingMetricName);
+        }
+        self.packed.clear();
+        for (name, value) in &self.labels {
+            write_packed_pair(&mut self.packed, name, value);
+        }
+        Ok(())
+    }
+
+    /// Adds the packed series with those of its samples whose times are good. Gives how many were not.
+    fn append(&mut self, samples: &[Sample], raw: &[RawLabel<'_>]) -> u64 {
+        let labels = LabelsRef::from_trusted(&self.packed);
+        let hash = SeriesHash::new(self.rules.seed, labels);
+        let Some(partition) = self.rules.table.ring.route(hash) else {
+            return 0;
+        };
+        let (mut started, mut rejected) = (false, 0);
+        for sample in samples {
+            if let Err(rejection) = check_time(sample.t, self.rules) {
+                rejected += 1;
+                self.taken.report.add(rejection, 1, || describe(raw));
+                continue;
+            }
+            let batch = self.taken.batches.entry(partition).or_default();
+            if !started {
+                started = true;
+                self.label_bytes = self.label_bytes.saturating_add(self.packed.len() as u64);
+                batch.push_series(hash, labels);
+            }
+            batch.push_sample(sample.t, sample.v);
+        }
+        if self.label_bytes > label_bytes_max(&self.rules.limits) {
+            self.taken.label_bytes_exceeded = true;
+        }
+        rejected
+    }
+}
+
+/// Most bytes that the labels of one request may take when written out: what a request without a symbol table could
+/// hold, and a bit for sorting order and lengths.
+pub(crate) fn label_bytes_max(limits: &Limits) -> u64 {
+    limits.max_request_bytes.saturating_mul(2)
+}
+
+impl<'a> Sink<'a> for Intake<'a> {
+    fn series(&mut self, series: RawSeries<'a, '_>) {
+        if self.taken.label_bytes_exceeded {
+            return;
+        }
+        self.taken.exemplars += series.exemplars as u64;
+        let histograms = series.histograms as u64;
+        if let Err(rejection) = self.pack(&series) {
+            let samples = series.samples.len() as u64 + histograms;
+            self.taken.report.series += 1;
+            self.taken
+                .report
+                .add(rejection, samples, || describe(series.labels));
+            return;
+        }
+        let mut rejected = self.append(series.samples, series.labels);
+        if histograms > 0 {
+            let fault = series.histogram_fault.cloned();
+            let rejection = fault.map_or(Rejection::HistogramNotStored, Rejection::Histogram);
+            self.taken
+                .report
+                .add(rejection, histograms, || describe(series.labels));
+            rejected += histograms;
+        }
+        self.taken.report.series += u64::from(rejected > 0);
+        if let Some(metadata) = series.metadata {
+            let metric = self.labels.iter().find(|(name, _)| *name == METRIC_NAME);
+            let metric = metric.map_or("", |(_, value)| *value);
+            self.metadata(RawMetadata {
+                metric: metric.as_bytes(),
+                ..metadata
+            });
+        }
+    }
+
+    fn metadata(&mut self, metadata: RawMetadata<'a>) {
+        let short = |text: &[u8]| text.len() <= METADATA_BYTES_MAX;
+        let Ok(metric) = std::str::from_utf8(metadata.metric) else {
+            return;
+        };
+        let fits = metric.len() <= self.rules.limits.max_label_value_bytes;
+        if !metric.is_empty() && fits && short(metadata.help) && short(metadata.unit) {
+            self.metadata.insert(metric, metadata);
+        }
+    }
+}
+
+fn check_label<'a>((name, value): RawLabel<'a>, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
+    if name.is_empty() {
+        return Err(Rejection::EmptyName);
+    }
+    if name.len() > limits.max_label_name_bytes {
+        return Err(Rejection::NameTooLong {
+            actual: name.len(),
+            limit: limits.max_label_name_bytes,
+        });
+    }
+    let name = std::str::from_utf8(name).map_err(|_| Rejection::NameNotUtf8)?;
+    if value.len() > limits.max_label_value_bytes {
+        return Err(Rejection::ValueTooLong {
+            name: name.to_owned(),
+            actual: value.len(),
+            limit: limits.max_label_value_bytes,
+        });
+    }
+    let value = std::str::from_utf8(value).map_err(|_| Rejection::ValueNotUtf8 {
+        name: name.to_owned(),
+    })?;
+    if RESERVED_NAMES.contains(&name) {
+        return Err(Rejection::Reserved {
+            name: name.to_owned(),
+        });
+    }
+    Ok((name, value))
+}
+
+fn check_time(t: i64, rules: &Rules) -> Result<(), Rejection> {
+    let ahead_ms = t.saturating_sub(rules.admission_ms);
+    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let (window, limit) = (
+        rules.limits.out_of_order_time_window,
+        rules.limits.too_far_in_future,
+    );
+    let too_old = ahead_ms < millis(window).saturating_neg();
+    if !too_old && ahead_ms <= millis(limit) {
+        return Ok(());
+    }
+    if PLAUSIBLE_MS.contains(&rules.admission_ms) && !PLAUSIBLE_MS.contains(&t) {
+        return Err(Rejection::Implausible { timestamp: t });
+    }
+    let distance = Duration::from_millis(ahead_ms.unsigned_abs());
+    Err(if too_old {
+        Rejection::TooOld {
+            timestamp: t,
+            window,
+            age: distance,
+        }
+    } else {
+        Rejection::TooFarAhead {
+            timestamp: t,
+            limit,
+            ahead: distance,
+        }
+    })
+}

@@ -1,0 +1,100 @@
+//! What the distributor tells about itself.
+
+use std::time::Duration;
+
+use koios_server::metrics::{ByWord, Counter, Family, Gauge, Metrics, duration_histogram};
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::RejectionReport;
+
+type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+/// Metrics of one distributor.
+#[derive(Clone, Debug)]
+pub(crate) struct DistributorMetrics {
+    stage: Durations,
+    pub(crate) samples_written: Counter,
+    samples_rejected: ByWord<Counter>,
+    requests_refused: ByWord<Counter>,
+    pub(crate) exemplars_dropped: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) bytes_in_flight: Gauge,
+    pub(crate) stragglers: Gauge,
+    pub(crate) stragglers_dropped: Counter,
+    send_failures: ByWord<Counter>,
+    pub(crate) resends: Counter,
+}
+
+impl DistributorMetrics {
+    pub(crate) fn new(m: &Metrics) -> Self {
+        Self {
+            stage: m.register(
+                "koios_distributor_stage_duration_seconds",
+                "Time a write request spends in each stage",
+                Family::new_with_constructor(duration_histogram as fn() -> Histogram),
+            ),
+            samples_written: m.counter("koios_distributor_samples_written_total", "Samples acknowledged"),
+            samples_rejected: m.register(
+                "koios_distributor_samples_rejected_total",
+                "Samples not taken while their request was",
+                Family::default(),
+            ),
+            requests_refused: m.register(
+                "koios_distributor_requests_refused_total",
+                "Write requests not acknowledged as a whole",
+                Family::default(),
+            ),
+            exemplars_dropped: m.counter(
+                "koios_distributor_exemplars_dropped_total",
+                "Exemplars dropped, as they are not stored",
+            ),
+            conflicts: m.counter(
+                "koios_distributor_conflicting_samples_total",
+                "Samples whose timestamp had another value already",
+            ),
+            bytes_in_flight: m.gauge(
+                "koios_distributor_request_bytes_in_flight",
+                "Bytes of write requests held",
+            ),
+            stragglers: m.gauge(
+                "koios_distributor_background_sends",
+                "Batches still being sent to slower members after their majority",
+            ),
+            stragglers_dropped: m.counter(
+                "koios_distributor_background_sends_dropped_total",
+                "Batches whose slower members were left to repair",
+            ),
+            send_failures: m.register(
+                "koios_distributor_send_failures_total",
+                "Batches that a member did not acknowledge",
+                Family::default(),
+            ),
+            resends: m.counter(
+                "koios_distributor_resends_total",
+                "Batches sent again under a newer state",
+            ),
+        }
+    }
+
+    pub(crate) fn observe(&self, stage: &'static str, took: Duration) {
+        self.stage
+            .get_or_create(&[("stage", stage)])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.requests_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn rejected(&self, report: &RejectionReport) {
+        for (reason, samples) in &report.by_reason {
+            self.samples_rejected
+                .get_or_create(&[("reason", reason)])
+                .inc_by(*samples);
+        }
+    }
+
+    pub(crate) fn send_failed(&self, code: &'static str) {
+        self.send_failures.get_or_create(&[("code", code)]).inc();
+    }
+}

@@ -1,0 +1,210 @@
+//! Why a series or a sample was not taken while others of its request were.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use koios_server::config::format_duration;
+use koios_wire::remote_write::{HistogramFault, RawLabel, SeriesFault};
+
+/// What is wrong with a series or a sample. A retry cannot help.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Rejection {
+    /// A wrong symbol reference.
+    #[error(transparent)]
+    Symbols(SeriesFault),
+    /// Too many labels.
+    #[error("series has too many labels (actual: {actual}, limit: {limit})")]
+    TooManyLabels {
+        /// Sent.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A label name that is no text.
+    #[error("label name or label value is not valid UTF-8")]
+    NameNotUtf8,
+    /// A label value that is no text.
+    #[error("label value is not valid UTF-8 (label {name:?})")]
+    ValueNotUtf8 {
+        /// The label.
+        name: String,
+    },
+    /// A label without a name.
+    #[error("empty label name")]
+    EmptyName,
+    /// A long label name.
+    #[error("label name too long (actual: {actual}, limit: {limit})")]
+    NameTooLong {
+        /// Bytes sent.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A long label value.
+    #[error("label value too long (actual: {actual}, limit: {limit}, label {name:?})")]
+    ValueTooLong {
+        /// The label.
+        name: String,
+        /// Bytes sent.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A name that Koios keeps for itself.
+    #[error("label name {name:?} is reserved")]
+    Reserved {
+        /// The label.
+        name: String,
+    },
+    /// A name that occurs twice.
+    #[error("duplicate label name: {name:?}")]
+    DuplicateName {
+        /// The label.
+        name: String,
+    },
+    /// Many long labels.
+    #[error("label set too large (actual: {actual}, limit: {limit})")]
+    LabelSetTooLarge {
+        /// Bytes sent.
+        actual: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No metric name.
+    #[error("missing metric name")]
+    MissingMetricName,
+    /// A timestamp in other units.
+    #[error(
+        "timestamp too old or too far in the future: {timestamp} is no plausible time in milliseconds (did you send seconds?)"
+    )]
+    Implausible {
+        /// As sent.
+        timestamp: i64,
+    },
+    /// Behind the window.
+    #[error("too old sample (window: {}): timestamp {timestamp} was {} before it arrived", format_duration(*.window), format_duration(*.age))]
+    TooOld {
+        /// As sent.
+        timestamp: i64,
+        /// The window.
+        window: Duration,
+        /// How old it was.
+        age: Duration,
+    },
+    /// Ahead of time.
+    #[error("timestamp too far in the future (limit: {}): timestamp {timestamp} was {} ahead", format_duration(*.limit), format_duration(*.ahead))]
+    TooFarAhead {
+        /// As sent.
+        timestamp: i64,
+        /// The limit.
+        limit: Duration,
+        /// How far.
+        ahead: Duration,
+    },
+    /// A wrong native histogram.
+    #[error(transparent)]
+    Histogram(HistogramFault),
+    /// A good native histogram.
+    #[error("native histogram samples are not stored by this version: disable sending them")]
+    HistogramNotStored,
+}
+
+impl Rejection {
+    /// Its word in metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Symbols(_) => "symbols",
+            Self::TooManyLabels { .. } => "too_many_labels",
+            Self::NameNotUtf8 | Self::ValueNotUtf8 { .. } => "not_utf8",
+            Self::EmptyName => "empty_label_name",
+            Self::NameTooLong { .. } => "label_name_too_long",
+            Self::ValueTooLong { .. } => "label_value_too_long",
+            Self::Reserved { .. } => "reserved_label",
+            Self::DuplicateName { .. } => "duplicate_label",
+            Self::LabelSetTooLarge { .. } => "label_set_too_large",
+            Self::MissingMetricName => "missing_metric_name",
+            Self::Implausible { .. } | Self::TooOld { .. } => "too_old",
+            Self::TooFarAhead { .. } => "too_far_in_future",
+            Self::Histogram(_) => "invalid_histogram",
+            Self::HistogramNotStored => "histogram_not_stored",
+        }
+    }
+}
+
+/// What was rejected of one request.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RejectionReport {
+    /// The first rejection with the series it concerns.
+    pub first: Option<(Rejection, String)>,
+    /// Series with at least one rejection.
+    pub series: u64,
+    /// Samples, histograms included.
+    pub samples: u64,
+    /// Samples by the metric word; those of a series without samples count as one.
+    pub by_reason: BTreeMap<&'static str, u64>,
+}
+
+impl RejectionReport {
+    /// Counts a rejection of `samples` samples; `describe` is called for the first one only.
+    pub(crate) fn add(&mut self, rejection: Rejection, samples: u64, describe: impl FnOnce() -> String) {
+        *self.by_reason.entry(rejection.reason()).or_default() += samples.max(1);
+        self.samples += samples;
+        if self.first.is_none() {
+            self.first = Some((rejection, describe()));
+        }
+    }
+
+    /// The sentence for the sender; `None` when nothing was rejected.
+    pub fn message(&self, written: u64) -> Option<String> {
+        let (rejection, series) = self.first.as_ref()?;
+        Some(format!(
+            "{rejection}: series {series} (rejected: {} samples of {} series, written: {written} samples)",
+            self.samples, self.series
+        ))
+    }
+}
+
+/// Most labels and characters of a description.
+const DESCRIBED_LABELS_MAX: usize = 8;
+const DESCRIBED_CHARS_MAX: usize = 64;
+
+/// Labels as sent, shortened and escaped, for messages.
+pub(crate) fn describe(labels: &[RawLabel<'_>]) -> String {
+    let short = |bytes: &[u8]| -> String {
+        // Four bytes make at least one character, so the cut never needs the rest.
+        let head = bytes.get(..DESCRIBED_CHARS_MAX * 4).unwrap_or(bytes);
+        let text = String::from_utf8_lossy(head);
+        let mut out: String = text.chars().take(DESCRIBED_CHARS_MAX).collect();
+        if out.len() < bytes.len() {
+            out.push('…');
+        }
+        out
+    };
+    let mut out = "{".to_owned();
+    for (i, (name, value)) in labels.iter().take(DESCRIBED_LABELS_MAX).enumerate() {
+        let comma = if i > 0 { ", " } else { "" };
+        let _ = write!(out, "{comma}{}={:?}", short(name).escape_debug(), short(value));
+    }
+    if labels.len() > DESCRIBED_LABELS_MAX {
+        out.push_str(", …");
+    }
+    out.push('}');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_short_and_escaped() {
+        let long = [b'x'; 10_000];
+        let text = describe(&[(b"a", b"\x1b[31m\r\n"), (b"b\xff", &long)]);
+        assert!(
+            text.starts_with("{a=\"\\u{1b}[31m\\r\\n\", b\u{fffd}=\"xxx"),
+            "{text}"
+        );
+        assert!(text.len() < 200, "{}", text.len());
+    }
+}

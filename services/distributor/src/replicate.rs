@@ -1,0 +1,242 @@
+//! One partition's part of a request, to all its members, until a majority has it under one epoch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use koios_control::{ClusterState, Partition};
+use koios_model::{BatchColumns, PartitionId, TenantId};
+use koios_runtime::{ClockHandle, RngHandle, TaskGroup};
+use koios_wire::{Batch, BatchHeader, PushAck, ServiceError, ServiceErrorCode};
+use tokio::sync::Semaphore;
+
+use crate::metrics::DistributorMetrics;
+use crate::routes::Routes;
+use crate::streams::{Sequence, Streams};
+use crate::{Error, Members};
+
+/// How often a batch is sent again under a newer state.
+const RESENDS_MAX: u32 = 5;
+/// First rest before a batch is sent again to members that have not adopted the state yet; doubles each time.
+const RESEND_REST: Duration = Duration::from_millis(50);
+/// Batches that may still be on their way to slower members after their majority.
+const STRAGGLERS_MAX: usize = 1024;
+
+/// Sends batches.
+#[derive(Debug)]
+pub(crate) struct Replicator {
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) members: Arc<dyn Members>,
+    pub(crate) streams: Streams,
+    pub(crate) clock: ClockHandle,
+    pub(crate) rng: RngHandle,
+    pub(crate) tasks: TaskGroup,
+    pub(crate) metrics: DistributorMetrics,
+    pub(crate) stragglers: Arc<Semaphore>,
+    /// How long a partition's part may take, resends included.
+    pub(crate) deadline: Duration,
+}
+
+/// What a majority said.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledged {
+    pub(crate) conflicts: u64,
+    /// The first conflict in words; empty when there was none.
+    pub(crate) conflict: String,
+}
+
+type Send = BoxFuture<'static, (String, Result<PushAck, ServiceError>)>;
+
+/// The answers of one round.
+#[derive(Debug, Default)]
+struct Tally {
+    acknowledged: usize,
+    result: Acknowledged,
+    /// The first failure with the member that gave it.
+    failure: Option<String>,
+    /// Some member knows another epoch: a further round may succeed.
+    superseded: bool,
+    /// The newest state version that a member spoke of.
+    newest_version: u64,
+}
+
+impl Tally {
+    fn add(&mut self, member: &str, answer: Result<PushAck, ServiceError>) {
+        match answer {
+            Ok(ack) => {
+                self.acknowledged += 1;
+                self.newest_version = self.newest_version.max(ack.state_version);
+                if ack.conflicts > self.result.conflicts {
+                    self.result = Acknowledged {
+                        conflicts: ack.conflicts,
+                        conflict: ack.conflict,
+                    };
+                }
+            }
+            Err(error) => {
+                self.newest_version = self.newest_version.max(error.state_version);
+                self.superseded |= matches!(error.code, ServiceErrorCode::Stale | ServiceErrorCode::Behind);
+                self.failure
+                    .get_or_insert_with(|| format!("member {member}: {error}"));
+            }
+        }
+    }
+}
+
+impl Replicator {
+    /// Bounds how many batches may still be on their way after their majority.
+    pub(crate) fn straggler_permits() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(STRAGGLERS_MAX))
+    }
+
+    /// Sends `columns` until a majority of the partition's members has synced them under one epoch (I1, I14).
+    ///
+    /// When members know another epoch, the same content goes out again as a new batch under the newer state: merging
+    /// makes the earlier one harmless (I2).
+    pub(crate) async fn replicate(
+        &self,
+        tenant: &TenantId,
+        partition: PartitionId,
+        admission_ms: i64,
+        mut columns: BatchColumns,
+    ) -> Result<Acknowledged, Error> {
+        let started = self.clock.elapsed();
+        for round in 0..=RESENDS_MAX {
+            let table = self.routes.current();
+            let state = &table.state;
+            let Some(placed) = state.partition(partition) else {
+                return Err(Error::NoPartitions);
+            };
+            let left = self.left(started);
+            let sequence = self.streams.open(partition, tenant);
+            let header = BatchHeader {
+                tenant: tenant.clone(),
+                stream: self.streams.id(),
+                sequence: sequence.number,
+                settled_below: sequence.settled_below,
+                partition,
+                epoch: placed.epoch,
+                admission_ms,
+            };
+            let batch = Arc::new(Batch::new(header, columns));
+            let tally = self.round(state, placed, &batch, sequence, left).await;
+            let needed = placed.write_quorum();
+            if tally.acknowledged >= needed {
+                return Ok(tally.result);
+            }
+            let again = tally.superseded && round < RESENDS_MAX;
+            if !again || !self.newer_state(state, &tally, round, started).await {
+                return Err(not_enough(partition, needed, tally));
+            }
+            self.metrics.resends.inc();
+            columns = batch.columns().clone();
+        }
+        Err(Error::Internal("resent beyond the bound".to_owned()))
+    }
+
+    fn left(&self, started: Duration) -> Duration {
+        self.deadline
+            .saturating_sub(self.clock.elapsed().saturating_sub(started))
+    }
+
+    /// Sends one batch to every member and listens until a majority has it or cannot come about any more.
+    async fn round(
+        &self,
+        state: &ClusterState,
+        placed: &Partition,
+        batch: &Arc<Batch>,
+        sequence: Sequence,
+        limit: Duration,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        let mut sends = FuturesUnordered::new();
+        for replica in &placed.replicas {
+            match state.members.get(&replica.member) {
+                Some(member) => sends.push(self.send(&member.name, &member.grpc_addr, batch, limit)),
+                None => tally.add(
+                    &replica.member,
+                    Err(ServiceError::unavailable("it is not registered")),
+                ),
+            }
+        }
+        let needed = placed.write_quorum();
+        while tally.acknowledged < needed && tally.acknowledged + sends.len() >= needed {
+            let Some((member, answer)) = sends.next().await else {
+                break;
+            };
+            if let Err(error) = &answer {
+                self.metrics.send_failed(error.code.as_str());
+                tracing::debug!(member, %error, partition = %placed.id, "member did not acknowledge");
+            }
+            tally.add(&member, answer);
+        }
+        self.finish_in_background(sends, sequence);
+        tally
+    }
+
+    fn send(&self, name: &str, addr: &str, batch: &Arc<Batch>, limit: Duration) -> Send {
+        let (name, ingester) = (name.to_owned(), self.members.ingester(name, addr));
+        let (clock, batch) = (Arc::clone(&self.clock), Arc::clone(batch));
+        Box::pin(async move {
+            let answer = clock.timeout(limit, ingester.push(batch)).await;
+            let answer = answer.unwrap_or_else(|late| {
+                let message = format!("no answer within {:?}", late.0);
+                Err(ServiceError::new(ServiceErrorCode::DeadlineExceeded, message))
+            });
+            (name, answer)
+        })
+    }
+
+    /// Lets the remaining members have the batch too, so that repair has less to do; in bounds, else repair does it.
+    fn finish_in_background(&self, mut sends: FuturesUnordered<Send>, sequence: Sequence) {
+        if sends.is_empty() {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.stragglers).try_acquire_owned() else {
+            self.metrics.stragglers_dropped.inc();
+            return;
+        };
+        let metrics = self.metrics.clone();
+        metrics.stragglers.inc();
+        self.tasks.spawn_cancelled("slower members", async move {
+            while let Some((member, answer)) = sends.next().await {
+                if let Err(error) = answer {
+                    metrics.send_failed(error.code.as_str());
+                    tracing::debug!(member, %error, "slower member did not acknowledge");
+                }
+            }
+            metrics.stragglers.dec();
+            drop((sequence, permit));
+        });
+    }
+
+    /// Waits for the state that a member spoke of, or rests so that members can catch up. False when time is up.
+    async fn newer_state(&self, ours: &ClusterState, tally: &Tally, round: u32, started: Duration) -> bool {
+        let left = self.left(started);
+        if left.is_zero() {
+            return false;
+        }
+        if tally.newest_version > ours.version {
+            let wanted = self
+                .routes
+                .handle()
+                .at_least(tally.newest_version, &*self.clock, left);
+            return wanted.await.is_ok();
+        }
+        let rest = RESEND_REST.saturating_mul(1 << round.min(8));
+        let jitter = Duration::from_millis(self.rng.below(rest.as_millis() as u64 / 2 + 1));
+        self.clock.sleep((rest + jitter).min(left)).await;
+        !self.left(started).is_zero()
+    }
+}
+
+fn not_enough(partition: PartitionId, needed: usize, tally: Tally) -> Error {
+    Error::NotEnoughReplicas {
+        partition,
+        acknowledged: tally.acknowledged,
+        needed,
+        reason: tally.failure.unwrap_or_else(|| "no member answered".to_owned()),
+    }
+}

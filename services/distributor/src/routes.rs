@@ -1,0 +1,52 @@
+//! The state and the ring built from it, swapped together.
+
+use std::sync::Arc;
+
+use koios_control::{ClusterState, Ring, StateHandle};
+use parking_lot::RwLock;
+
+/// A state with its ring.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    pub(crate) state: Arc<ClusterState>,
+    pub(crate) ring: Ring,
+}
+
+impl RouteTable {
+    fn new(state: Arc<ClusterState>) -> Self {
+        let ring = Ring::from_state(&state);
+        Self { state, ring }
+    }
+}
+
+/// The newest route table, built once per state version.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    handle: StateHandle,
+    table: RwLock<Arc<RouteTable>>,
+}
+
+impl Routes {
+    pub(crate) fn new(handle: StateHandle) -> Self {
+        let table = RwLock::new(Arc::new(RouteTable::new(handle.current())));
+        Self { handle, table }
+    }
+
+    pub(crate) fn handle(&self) -> &StateHandle {
+        &self.handle
+    }
+
+    pub(crate) fn current(&self) -> Arc<RouteTable> {
+        let state = self.handle.current();
+        let known = Arc::clone(&self.table.read());
+        if known.state.version == state.version {
+            return known;
+        }
+        let newer = Arc::new(RouteTable::new(state));
+        let mut table = self.table.write();
+        if table.state.version < newer.state.version {
+            *table = newer;
+        }
+        Arc::clone(&table)
+    }
+}

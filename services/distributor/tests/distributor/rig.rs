@@ -1,0 +1,292 @@
+//! A distributor between a client and mock members.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use http::{HeaderMap, StatusCode};
+use koios_control::{
+    ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret, StateHandle,
+};
+use koios_distributor::{Deps, Distributor, Members, Settings};
+use koios_model::{Metadata, PartitionId};
+use koios_runtime::{
+    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
+    TokioClock,
+};
+use koios_server::Metrics;
+use koios_tenancy::{Limits, Overrides};
+use koios_wire::{
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
+    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream,
+    ServiceError, ServiceErrorCode,
+};
+use parking_lot::Mutex;
+use tower::ServiceExt as _;
+
+use crate::messages;
+
+/// When the tests take place.
+pub const NOW: i64 = 1_760_000_000_000;
+
+/// What a member does with its next batch.
+#[derive(Clone, Debug)]
+pub enum Next {
+    Refuse(ServiceErrorCode, u64),
+    Hang,
+}
+
+/// A member that remembers what it was sent.
+#[derive(Debug, Default)]
+pub struct MockMember {
+    pub next: Mutex<VecDeque<Next>>,
+    /// What it does when `next` is empty; takes the batch when unset.
+    pub always: Mutex<Option<Next>>,
+    pub batches: Mutex<Vec<Arc<Batch>>>,
+    /// Bits by (tenant, labels, time).
+    pub head: Mutex<BTreeMap<(String, String, i64), u64>>,
+}
+
+impl MockMember {
+    fn apply(&self, batch: &Arc<Batch>) -> PushAck {
+        // What arrives must be what could have come over the network.
+        let decoded = Batch::decode(batch.encoded().clone()).unwrap();
+        let mut head = self.head.lock();
+        let mut ack = PushAck::default();
+        for series in decoded.columns().series() {
+            let labels = series.labels.unwrap().to_string();
+            for (t, v) in series.timestamps.iter().zip(series.values) {
+                let key = (decoded.header().tenant.to_string(), labels.clone(), *t);
+                let old = head.insert(key, v.to_bits());
+                if old.is_some_and(|old| old != v.to_bits()) {
+                    ack.conflicts += 1;
+                    ack.conflict = format!("series {labels} at {t}");
+                }
+            }
+        }
+        self.batches.lock().push(Arc::clone(batch));
+        ack
+    }
+
+    pub fn metadata(&self) -> Vec<(String, Metadata)> {
+        let batches = self.batches.lock();
+        batches
+            .iter()
+            .flat_map(|b| b.columns().metadata.clone())
+            .collect()
+    }
+}
+
+fn unused<T>() -> Result<T, ServiceError> {
+    Err(ServiceError::internal("the distributor does not call this"))
+}
+
+#[async_trait]
+impl IngesterService for MockMember {
+    async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        let next = self
+            .next
+            .lock()
+            .pop_front()
+            .or_else(|| self.always.lock().clone());
+        match next {
+            None => Ok(self.apply(&batch)),
+            Some(Next::Refuse(code, version)) => {
+                Err(ServiceError::new(code, "refused by the test").with_state_version(version))
+            }
+            Some(Next::Hang) => std::future::pending().await,
+        }
+    }
+
+    async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {
+        unused()
+    }
+
+    async fn label_names(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        unused()
+    }
+
+    async fn label_values(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        unused()
+    }
+
+    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        unused()
+    }
+
+    async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
+        unused()
+    }
+
+    async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
+        unused()
+    }
+
+    async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
+        unused()
+    }
+}
+
+#[derive(Debug, Default)]
+struct MockMembers(BTreeMap<String, Arc<MockMember>>);
+
+impl Members for MockMembers {
+    fn ingester(&self, name: &str, addr: &str) -> Arc<dyn IngesterService> {
+        assert_eq!(addr, format!("{name}:9095"));
+        Arc::clone(&self.0[name]) as Arc<dyn IngesterService>
+    }
+}
+
+/// A state with `partitions` of one replica in each of `zones`.
+pub fn state(version: u64, epoch: u64, zones: usize, partitions: u32) -> ClusterState {
+    let name = |zone: usize| format!("m{zone}");
+    let member = |zone: usize| Member {
+        name: name(zone),
+        role: Role::Ingester,
+        zone: format!("z{zone}"),
+        grpc_addr: format!("m{zone}:9095"),
+        http_addr: String::new(),
+        incarnation: Incarnation(zone as u128),
+        version: String::new(),
+    };
+    let replica = |zone: usize| Replica {
+        member: name(zone),
+        zone: format!("z{zone}"),
+        incarnation: Incarnation(zone as u128),
+        counts: true,
+    };
+    let partition = |id: u32| Partition {
+        id: PartitionId(id),
+        epoch,
+        replicas: (0..zones).map(replica).collect(),
+        formed_at_version: 1,
+    };
+    ClusterState {
+        version,
+        cluster_id: Some(ClusterId(1)),
+        secret: Secret(b"secret".to_vec()),
+        members: (0..zones).map(|z| (name(z), member(z))).collect(),
+        partitions: (0..partitions).map(|p| (PartitionId(p), partition(p))).collect(),
+        ..ClusterState::default()
+    }
+}
+
+pub struct Rig {
+    pub distributor: Distributor,
+    pub router: Router,
+    pub members: Vec<Arc<MockMember>>,
+    pub state: StateHandle,
+    pub metrics: Metrics,
+    pub tasks: TaskGroup,
+    pub clock: ClockHandle,
+}
+
+impl Rig {
+    pub fn new(initial: ClusterState, limits: Limits) -> Self {
+        let members: Vec<Arc<MockMember>> = (0..3).map(|_| Arc::default()).collect();
+        let by_name = members.iter().enumerate();
+        let by_name = by_name.map(|(i, m)| (format!("m{i}"), Arc::clone(m))).collect();
+        let (state, metrics) = (StateHandle::new(initial), Metrics::new());
+        let tasks = TaskGroup::new(CancellationToken::new());
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(NOW));
+        let distributor = Distributor::new(Deps {
+            runtime: Runtime {
+                clock: Arc::clone(&clock),
+                rng: RngHandle::from_seed(7),
+                disk: DiskHandle::inline(Arc::new(RealDisk)),
+                cpu: Cpu::inline(),
+                net: Arc::new(RealNet),
+            },
+            state: state.clone(),
+            members: Arc::new(MockMembers(by_name)),
+            limits: Overrides::new(limits, BTreeMap::new()),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            settings: Settings {
+                push_deadline: Duration::from_secs(10),
+                ..Settings::default()
+            },
+        });
+        Self {
+            router: distributor.router(),
+            distributor,
+            members,
+            state,
+            metrics,
+            tasks,
+            clock,
+        }
+    }
+
+    /// One member, one partition, default limits.
+    pub fn single() -> Self {
+        Self::new(state(1, 1, 1, 1), Limits::default())
+    }
+
+    /// Three zones, one partition.
+    pub fn three_zones() -> Self {
+        Self::new(state(1, 1, 3, 1), Limits::default())
+    }
+
+    /// Sends a request with just these headers.
+    pub async fn send(&self, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let mut request = http::Request::post("/api/v1/push");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.into()).unwrap();
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    /// Sends a message of version 1, compressed with snappy.
+    pub async fn push(&self, message: &[u8]) -> Answer {
+        self.send(
+            &[("content-type", "application/x-protobuf")],
+            messages::snappy(message),
+        )
+        .await
+    }
+
+    /// Sends a message of version 2.
+    pub async fn push_v2(&self, message: &[u8]) -> Answer {
+        let kind = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+        let headers = [("content-type", kind), ("content-encoding", "snappy")];
+        self.send(&headers, messages::snappy(message)).await
+    }
+
+    /// What member 0 holds of a series: its labels' text, then (time, bits).
+    pub fn stored(&self) -> Vec<(String, i64, f64)> {
+        let head = self.members[0].head.lock();
+        head.iter()
+            .map(|((_, labels, t), bits)| (labels.clone(), *t, f64::from_bits(*bits)))
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn assert(&self, code: u16, message: &str) {
+        assert_eq!(self.status.as_u16(), code, "{self:?}");
+        assert!(self.body.contains(message), "wanted {message:?}: {self:?}");
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
