@@ -60,35 +60,10 @@ fn suite_dir() -> Option<PathBuf> {
     named.or(Some(beside)).filter(|dir| dir.is_dir())
 }
 
-/// How many evaluations of each script of the suite pass at least.
-const FLOORS: &[(&str, usize)] = &[
-    ("aggregators.test", 159),
-    ("at_modifier.test", 78),
-    ("collision.test", 2),
-    ("duration_expression.test", 59),
-    ("extended_vectors.test", 169),
-    ("fill-modifier.test", 46),
-    ("functions.test", 428),
-    ("histograms.test", 185),
-    ("info.test", 53),
-    ("limit.test", 37),
-    ("literals.test", 25),
-    ("name_label_dropping.test", 30),
-    ("native_histograms.test", 513),
-    ("operators.test", 214),
-    ("range_queries.test", 18),
-    ("selectors.test", 31),
-    ("staleness.test", 17),
-    ("start_timestamps.test", 26),
-    ("subquery.test", 34),
-    ("trig_functions.test", 19),
-    ("type_and_unit.test", 58),
-];
-
 #[test]
 fn the_acceptance_suite_passes() {
     let Some(dir) = suite_dir() else { return };
-    let (mut passed, mut failed, mut below) = (0, Vec::new(), Vec::new());
+    let (mut passed, mut failed) = (0, Vec::new());
     for (name, script) in scripts(&dir) {
         let report = report(&name, &script);
         passed += report.passed;
@@ -98,14 +73,8 @@ fn the_acceptance_suite_passes() {
                 .iter()
                 .map(|failure| format!("{name}:{}", failure.line)),
         );
-        let floor = FLOORS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map_or(0, |(_, floor)| *floor);
-        if report.passed < floor {
-            below.push(format!("{name}: {} passed, before {floor}", report.passed));
-        }
     }
-    println!("{passed} passed, {} failed: {failed:?}", failed.len());
-    assert!(below.is_empty(), "{below:?}");
+    println!("{passed} passed, {} failed", failed.len());
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(passed > 2000, "{passed}");
 }

@@ -186,7 +186,7 @@ impl Evaluator<'_> {
             };
             let out = *target.get_or_insert_with(|| {
                 let labels = result_labels(many.labels(), one.labels(), node.op, join.matching);
-                join.out.row(&labels, node.return_bool)
+                join.out.row(&labels, node.return_bool || many.drops_name())
             });
             join.claim(group, out, i)?;
             if node.return_bool {
@@ -218,6 +218,11 @@ impl<'a> Side<'a> {
                 (!unless.iter().any(|row| row.has(i))).then_some(Operand::Float(fill))
             }
         }
+    }
+
+    /// Whether the series is to lose its name: a comparison does not give it back.
+    fn drops_name(&self) -> bool {
+        matches!(self, Self::Row(row) if row.drop_name)
     }
 
     fn labels(&self) -> &'a Labels {
