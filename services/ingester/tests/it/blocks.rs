@@ -1,0 +1,205 @@
+//! From heads to blocks without a gap.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_model::TimeRange;
+use koios_wire::ServiceErrorCode;
+
+use crate::harness::{HOUR, MINUTE, Samples, T0, World, merge, tenant};
+
+/// Samples of `hours` hours, one a minute.
+async fn fill(w: &mut World, from: i64, hours: i64) {
+    for i in 0..hours * 60 {
+        let t = from + i * MINUTE;
+        assert!(w.write(&[("a", t, t as f64), ("b", t, 0.1 * i as f64)]).await);
+    }
+}
+
+async fn heads_and_blocks(w: &World, i: usize) -> Samples {
+    let (mut all, _) = w.read(i).await.unwrap();
+    merge(&mut all, w.blocks(0, TimeRange::ALL).await);
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_heads_and_blocks_hold_everything_at_every_moment() {
+    let mut w = World::start(1).await;
+    for round in 0..8 {
+        fill(&mut w, T0 + round * HOUR, 1).await;
+        w.sleep(Duration::from_secs(60)).await;
+        w.check(&heads_and_blocks(&w, 0).await);
+        w.check(&w.query(0).await);
+    }
+    let (head, end) = w.read(0).await.unwrap();
+    assert!(head.len() < w.acked.len(), "old windows were forgotten");
+    assert!(end.forgotten_below_ms > T0 && end.manifest_floor > 0);
+    // The last three hours stay.
+    let recent = w.acked.keys().filter(|(_, t)| *t > T0 + 5 * HOUR);
+    assert!(recent.into_iter().all(|at| head.contains_key(at)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_flush_lists_everything_and_reads_stay_exact_over_restarts() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 5).await;
+    let flushed = w.flush(0).await.unwrap();
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+    assert!(flushed.blocks > 0);
+    // Nothing is uploaded twice, now or after a restart.
+    assert_eq!(w.flush(0).await.unwrap().blocks, 0);
+    w.crash(0).await;
+    w.boot(0).await;
+    assert_eq!(w.flush(0).await.unwrap().blocks, 0);
+    w.check(&w.query(0).await);
+    // Late samples form a further block of the same window.
+    assert!(w.write(&[("late", T0 + 5, 1.0)]).await);
+    let again = w.flush(0).await.unwrap();
+    assert_eq!((again.blocks, again.samples), (1, 1));
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_bucket_outage_of_a_day_loses_nothing_and_drains() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 3).await;
+    w.store.down.store(true, Ordering::Relaxed);
+    for round in 0..24 {
+        fill(&mut w, T0 + (3 + round) * HOUR, 1).await;
+        w.sleep(Duration::from_secs(3600)).await;
+    }
+    assert_eq!(w.flush(0).await.unwrap_err().code, ServiceErrorCode::Unavailable);
+    let (head, end) = w.read(0).await.unwrap();
+    assert!(end.forgotten_below_ms <= T0 + 4 * HOUR);
+    assert!(head.keys().filter(|(_, t)| *t >= T0 + 4 * HOUR).count() >= 2 * 23 * 60);
+    // A crash in the middle of it changes nothing.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.store.down.store(false, Ordering::Relaxed);
+    w.check(&w.query(0).await);
+    w.sleep(Duration::from_secs(600)).await;
+    let (head, _) = w.read(0).await.unwrap();
+    assert!(head.len() < 2 * 6 * 60, "the backlog drained: {}", head.len());
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_segments_go_only_after_the_proof_of_their_upload() {
+    let mut w = World::start_with(1, |s| {
+        s.wal_keep = Duration::ZERO;
+        s.wal_segment_bytes = 16 << 10;
+    })
+    .await;
+    w.store.down.store(true, Ordering::Relaxed);
+    fill(&mut w, T0, 9).await;
+    w.sleep(Duration::from_secs(3600)).await;
+    let files = w.wal_files(0);
+    assert!(files.len() > 3 && files[0] == "0000000001.wal", "{files:?}");
+    w.store.down.store(false, Ordering::Relaxed);
+    w.until("the log was truncated", |w| w.wal_files(0)[0] != "0000000001.wal")
+        .await;
+    w.sleep(Duration::from_secs(600)).await;
+    assert!(w.wal_files(0).len() < files.len());
+    w.crash(0).await;
+    assert!(w.boot(0).await);
+    let (head, end) = w.read(0).await.unwrap();
+    assert!(head.len() < w.acked.len());
+    assert!(end.forgotten_below_ms > T0);
+    w.check(&w.query(0).await);
+    assert!(w.counts(0));
+    // What was listed is not uploaded again.
+    let held = w.holdings(0).await.0;
+    assert_eq!(held.len(), w.acked.len() as u64 / 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_uploads_and_the_others_find_its_blocks() {
+    let mut w = World::start_with(3, |s| s.cut_stagger = Duration::from_secs(60)).await;
+    fill(&mut w, T0, 6).await;
+    w.sleep(Duration::from_secs(1800)).await;
+    let manifest = w.manifests.probe(&tenant()).await.unwrap();
+    let mut windows: Vec<i64> = manifest.blocks.iter().map(|b| b.window.min).collect();
+    windows.sort_unstable();
+    let blocks = windows.len();
+    windows.dedup();
+    assert_eq!(blocks, windows.len(), "one block per window");
+    assert!(blocks >= 2);
+    for i in 0..3 {
+        w.check(&w.query(i).await);
+        let (_, end) = w.read(i).await.unwrap();
+        assert!(
+            end.forgotten_below_ms >= T0 + 2 * HOUR,
+            "member {i} forgot what blocks hold"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_tenants_last_window_is_cut_by_age() {
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.sleep(Duration::from_secs(29 * 60)).await;
+    assert!(w.blocks(0, TimeRange::ALL).await.is_empty());
+    w.sleep(Duration::from_secs(120)).await;
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+    w.sleep(Duration::from_secs(6 * 3600)).await;
+    assert!(w.read(0).await.unwrap().0.is_empty());
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flushes_over_http() {
+    use axum::body::Body;
+    use tower::ServiceExt;
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    let router = koios_ingester::router(w.node(0).clone());
+    let post = |uri: &str| http::Request::post(uri).body(Body::empty()).unwrap();
+    let answer = router
+        .clone()
+        .oneshot(post("/ingester/flush?wait=true"))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+    let bad = router
+        .clone()
+        .oneshot(post("/ingester/flush?tenant=..%2F"))
+        .await
+        .unwrap();
+    assert_eq!(bad.status(), 400);
+    let status = http::Request::get("/ingester/status")
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(router.oneshot(status).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
+    use futures::StreamExt;
+    use koios_wire::IngesterService;
+    let mut w = World::start(1).await;
+    // More series than one run of a read.
+    for i in 0..1500 {
+        let name = format!("s{i:04}");
+        assert!(w.write(&[(name.as_str(), T0, 1.0)]).await);
+    }
+    let request = koios_wire::ReadRequest {
+        tenant: tenant(),
+        partition: crate::harness::PARTITION,
+        epoch: w.epoch(),
+        matchers: koios_model::Matchers::default(),
+        range: TimeRange::ALL,
+        labels_only: false,
+        limit: 0,
+    };
+    let mut stream = w.node(0).read(request).await.unwrap();
+    let first = stream.next().await.unwrap().unwrap();
+    w.flush(0).await.unwrap();
+    w.sleep(Duration::from_secs(6 * 3600)).await;
+    let rest = futures::stream::iter([Ok(first)]).chain(stream).boxed();
+    let (mut found, end) = crate::harness::collect(rest).await.unwrap();
+    assert!(found.len() < 1500 && end.forgotten_below_ms > T0);
+    merge(&mut found, w.blocks(end.manifest_floor, TimeRange::ALL).await);
+    w.check(&found);
+}

@@ -1,0 +1,213 @@
+//! What was acknowledged stays, whatever happens to one member's machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use koios_wire::{IngesterService, ServiceErrorCode};
+
+use crate::harness::{MINUTE, PARTITION, T0, World};
+
+#[tokio::test(start_paused = true)]
+async fn i1_i5_acknowledged_samples_are_read_at_once_and_after_power_loss() {
+    let mut w = World::start(1).await;
+    for i in 0..300 {
+        assert!(
+            w.write(&[("a", T0 + i * 1000, i as f64), ("b", T0 + i * 1000, -1.5)])
+                .await
+        );
+        if i % 50 == 0 {
+            w.check(&w.read(0).await.unwrap().0);
+        }
+    }
+    for _ in 0..3 {
+        w.crash(0).await;
+        assert!(w.boot(0).await);
+        w.check(&w.read(0).await.unwrap().0);
+        assert!(w.write(&[("c", T0 + w.acked.len() as i64, 3.0)]).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_power_loss_of_all_members_at_once_loses_nothing_and_they_count_again() {
+    let mut w = World::start(3).await;
+    for round in 0..6 {
+        for i in 0..20 {
+            assert!(w.write(&[("a", T0 + round * 100_000 + i * 1000, i as f64)]).await);
+        }
+        // Pushes under way while the power goes.
+        let torn = w.batch(&[("torn", T0 + round, 1.0)]);
+        let pushes: Vec<_> = (0..3).map(|i| w.node(i).clone()).collect();
+        let mut pushes: Vec<_> = pushes
+            .iter()
+            .map(|m| m.push(std::sync::Arc::clone(&torn)))
+            .collect();
+        for push in &mut pushes {
+            let _ = futures::poll!(push.as_mut());
+        }
+        drop(pushes);
+        for i in 0..3 {
+            w.crash(i).await;
+        }
+        for i in 0..3 {
+            assert!(w.boot(i).await);
+        }
+        w.until("all count", |w| (0..3).all(|i| w.counts(i))).await;
+        for i in 0..3 {
+            w.check(&w.read(i).await.unwrap().0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_batch_may_come_any_number_of_times() {
+    let mut w = World::start(1).await;
+    let batch = w.batch(&[("a", T0, 1.0), ("a", T0 + 1000, 2.0)]);
+    for _ in 0..3 {
+        let ack = w.node(0).push(std::sync::Arc::clone(&batch)).await.unwrap();
+        assert_eq!((ack.conflicts, ack.partition_series), (0, 1));
+    }
+    assert!(w.write(&[("a", T0 + 1000, 9.0)]).await);
+    let (found, end) = w.read(0).await.unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[&("a".to_owned(), T0 + 1000)], 9.0f64.to_bits());
+    assert_eq!(end.held.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_conflict_is_reported_and_one_value_kept() {
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    let batch = w.batch(&[("a", T0, 2.0)]);
+    let ack = w.node(0).push(batch).await.unwrap();
+    assert_eq!(ack.conflicts, 1);
+    assert!(
+        ack.conflict.contains("duplicate sample for timestamp"),
+        "{}",
+        ack.conflict
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_a_failed_sync_ends_the_process_and_acknowledges_nothing() {
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.nodes[0].disk.set_fail_syncs(true);
+    assert!(!w.write(&[("a", T0 + 1, 2.0)]).await);
+    w.nodes[0].tasks.token().cancelled().await;
+    let failure = w.nodes[0].tasks.failure().unwrap().to_string();
+    assert!(failure.contains("ingester committer"), "{failure}");
+    w.nodes[0].disk.set_fail_syncs(false);
+    w.crash(0).await;
+    assert!(w.boot(0).await);
+    w.until("counts", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_writes_answers_reads_and_heals() {
+    let mut w = World::start(1).await;
+    w.nodes[0].disk.set_capacity(Some(100 << 10));
+    let mut refused = None;
+    for i in 0..2000i64 {
+        let batch = w.batch(&[("a", T0 + i, i as f64)]);
+        match w.node(0).push(batch).await {
+            Ok(_) => {
+                w.acked.insert(("a".into(), T0 + i), (i as f64).to_bits());
+            }
+            Err(e) => {
+                refused = Some(e);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("the disk is full");
+    assert_eq!(refused.code, ServiceErrorCode::Unavailable);
+    assert!(
+        refused.message.contains("storage is read-only: low disk space"),
+        "{refused}"
+    );
+    w.check(&w.read(0).await.unwrap().0);
+    w.nodes[0].disk.set_capacity(None);
+    assert!(w.write(&[("b", T0, 1.0)]).await);
+    w.crash(0).await;
+    w.boot(0).await;
+    w.check(&w.read(0).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_lost_records_of_a_single_member_stop_reads_until_an_operator_accepts() {
+    let mut w = World::start(1).await;
+    for i in 0..50 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    w.kill(0).await;
+    assert!(
+        w.nodes[0]
+            .disk
+            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
+    );
+    assert!(w.boot(0).await);
+    w.sleep(Duration::from_secs(300)).await;
+    let refused = w.read(0).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::NotCounting);
+    // Writes go on.
+    assert!(w.write(&[("b", T0, 1.0)]).await);
+
+    w.change_state(|s| {
+        let p = s.partitions.get_mut(&PARTITION).unwrap();
+        p.epoch += 1;
+        let loss = koios_control::AcceptedLoss {
+            partition: PARTITION,
+            epoch: p.epoch,
+            at_version: s.version + 1,
+            note: "test".into(),
+            lost: Vec::new(),
+        };
+        s.accepted_losses.push(loss);
+    });
+    w.until("counts", |w| w.counts(0)).await;
+    let (found, _) = w.read(0).await.unwrap();
+    assert_eq!(found.len(), 50);
+    // It stays accepted.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.until("counts", |w| w.counts(0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_missing_first_segments_are_noticed() {
+    use koios_runtime::Disk;
+    let mut w = World::start(1).await;
+    for i in 0..2000 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    assert!(w.wal_files(0).len() > 2);
+    w.kill(0).await;
+    w.nodes[0]
+        .disk
+        .remove_file(Path::new("/data/wal/0000000001.wal"))
+        .unwrap();
+    w.boot(0).await;
+    w.sleep(Duration::from_secs(60)).await;
+    assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_drains_what_was_pushed() {
+    let mut w = World::start(1).await;
+    let pushes: Vec<_> = (0..20)
+        .map(|i| w.batch(&[("a", T0 + i * MINUTE, i as f64)]))
+        .collect();
+    let m = w.node(0).clone();
+    let pushes = futures::future::join_all(pushes.into_iter().map(|b| m.push(b)));
+    let (acks, ()) = futures::join!(pushes, m.stop());
+    let acked = acks.iter().filter(|a| a.is_ok()).count();
+    let late = w.batch(&[("a", T0, 1.0)]);
+    assert_eq!(
+        m.push(late).await.unwrap_err().code,
+        ServiceErrorCode::Unavailable
+    );
+    w.crash(0).await;
+    w.boot(0).await;
+    assert_eq!(w.read(0).await.unwrap().0.len(), acked);
+}

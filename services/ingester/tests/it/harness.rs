@@ -1,0 +1,604 @@
+//! A partition of ingesters, and an oracle of what was acknowledged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use koios_block::BlockCache;
+use koios_bucket::{Blocks, Bucket, RetryPolicy, TenantManifests};
+use koios_chunk::Chunk;
+use koios_control::{
+    ClusterId, ClusterState, Command, Incarnation, Member, Partition, Replica, Role, StateHandle,
+};
+use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
+use koios_model::merge::winner;
+use koios_model::{
+    BatchColumns, BatchSet, Labels, Matchers, Metadata, PartitionId, SeriesHash, StreamId, TenantId,
+    TenantSeed, TimeRange,
+};
+use koios_runtime::{
+    CancellationToken, ClockHandle, Cpu, DiskHandle, RealNet, RngHandle, Runtime, TaskGroup, TokioClock,
+};
+use koios_server::Metrics;
+use koios_testkit::sim_disk::SimDisk;
+use koios_wal::Identity;
+use koios_wire::{
+    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
+    ReadRequest, ReadStream, ServiceError,
+};
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use parking_lot::Mutex;
+
+pub const PARTITION: PartitionId = PartitionId(0);
+/// The first moment of a window.
+pub const T0: i64 = 1_700_006_400_000;
+pub const MINUTE: i64 = 60_000;
+pub const HOUR: i64 = 60 * MINUTE;
+pub const CLUSTER: u128 = 77;
+
+/// Samples by (series, time), values as bits.
+pub type Samples = BTreeMap<(String, i64), u64>;
+
+/// A store that can be switched off.
+#[derive(Debug, Default)]
+pub struct FaultyStore {
+    inner: InMemory,
+    pub down: AtomicBool,
+    pub puts: AtomicU64,
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+impl FaultyStore {
+    fn check(&self) -> object_store::Result<()> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(object_store::Error::Generic {
+                store: "faulty",
+                source: "switched off".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(
+        &self,
+        path: &ObjectPath,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.check()?;
+        self.puts.fetch_add(1, Ordering::Relaxed);
+        self.inner.put_opts(path, payload, options).await
+    }
+    async fn put_multipart_opts(
+        &self,
+        path: &ObjectPath,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.check()?;
+        self.inner.put_multipart_opts(path, options).await
+    }
+    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
+        self.check()?;
+        self.inner.get_opts(path, options).await
+    }
+    async fn get_ranges(&self, path: &ObjectPath, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        self.check()?;
+        self.inner.get_ranges(path, ranges).await
+    }
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<ObjectPath>>,
+    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
+        self.inner.delete_stream(paths)
+    }
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
+        self.check()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Where peers find each other; a member that is down is absent.
+#[derive(Debug, Default)]
+pub struct Directory(Mutex<BTreeMap<String, Ingester>>);
+
+impl Peers for Directory {
+    fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
+        match self.0.lock().get(&member.name) {
+            Some(ingester) => Arc::new(ingester.clone()),
+            None => Arc::new(Down),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Down;
+
+fn down<T>() -> Result<T, ServiceError> {
+    Err(ServiceError::unavailable("member is down"))
+}
+
+#[async_trait]
+impl IngesterService for Down {
+    async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        down()
+    }
+    async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {
+        down()
+    }
+    async fn label_names(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        down()
+    }
+    async fn label_values(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
+        down()
+    }
+    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        down()
+    }
+    async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
+        down()
+    }
+    async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
+        down()
+    }
+    async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
+        down()
+    }
+}
+
+/// The control plane: applies what is proposed.
+#[derive(Debug)]
+struct Control(StateHandle);
+
+#[async_trait]
+impl ControlProposer for Control {
+    async fn propose(&self, command: Command) -> Result<(), ServiceError> {
+        let Command::SetCounting {
+            partition,
+            epoch,
+            member,
+            incarnation,
+        } = command
+        else {
+            return Err(ServiceError::invalid("unexpected command"));
+        };
+        let mut state = ClusterState::clone(&self.0.current());
+        let p = state.partitions.get_mut(&partition).unwrap();
+        assert_eq!(p.epoch, epoch);
+        let replica = p.replicas.iter_mut().find(|r| r.member == member).unwrap();
+        assert_eq!(replica.incarnation, incarnation);
+        replica.counts = true;
+        state.version += 1;
+        self.0.offer(state);
+        Ok(())
+    }
+}
+
+pub struct Node {
+    pub disk: SimDisk,
+    pub incarnation: u128,
+    pub ingester: Option<Ingester>,
+    pub tasks: TaskGroup,
+}
+
+pub struct World {
+    pub clock: ClockHandle,
+    pub rng: RngHandle,
+    pub state: StateHandle,
+    pub store: Arc<FaultyStore>,
+    pub manifests: TenantManifests,
+    pub directory: Arc<Directory>,
+    pub nodes: Vec<Node>,
+    pub acked: Samples,
+    pub sent: BTreeMap<(String, i64), Vec<u64>>,
+    pub tune: fn(&mut Settings),
+    next: u64,
+}
+
+pub fn tenant() -> TenantId {
+    TenantId::anonymous()
+}
+
+pub fn name_of(node: usize) -> String {
+    format!("m{node}")
+}
+
+impl World {
+    /// `members` running ingesters that all count.
+    pub async fn start(members: usize) -> Self {
+        Self::start_with(members, |_| {}).await
+    }
+
+    pub async fn start_with(members: usize, tune: fn(&mut Settings)) -> Self {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(T0));
+        let rng = RngHandle::from_seed(7);
+        let store = Arc::new(FaultyStore::default());
+        let bucket = Bucket::new(
+            Arc::clone(&store) as Arc<dyn ObjectStore>,
+            "",
+            Arc::clone(&clock),
+            rng.fork(),
+        );
+        let bucket = bucket.with_retry(RetryPolicy {
+            deadline: Duration::from_secs(5),
+            ..RetryPolicy::default()
+        });
+        let nodes = (0..members)
+            .map(|i| Node {
+                disk: SimDisk::new(rng.fork()),
+                incarnation: 1000 + i as u128,
+                ingester: None,
+                tasks: TaskGroup::new(CancellationToken::new()),
+            })
+            .collect();
+        let mut world = Self {
+            clock,
+            rng,
+            state: StateHandle::new(ClusterState::default()),
+            store,
+            manifests: TenantManifests::new(bucket, Duration::ZERO),
+            directory: Arc::default(),
+            nodes,
+            acked: Samples::new(),
+            sent: BTreeMap::new(),
+            tune,
+            next: 0,
+        };
+        world.state.offer(world.first_state());
+        for i in 0..members {
+            world.boot(i).await;
+        }
+        world
+    }
+
+    fn first_state(&self) -> ClusterState {
+        let member = |i: usize| Member {
+            name: name_of(i),
+            role: Role::Ingester,
+            zone: format!("z{i}"),
+            grpc_addr: String::new(),
+            http_addr: String::new(),
+            incarnation: Incarnation(self.nodes[i].incarnation),
+            version: String::new(),
+        };
+        let replicas = (0..self.nodes.len()).map(|i| Replica {
+            member: name_of(i),
+            zone: format!("z{i}"),
+            incarnation: Incarnation(self.nodes[i].incarnation),
+            counts: true,
+        });
+        let partition = Partition {
+            id: PARTITION,
+            epoch: 1,
+            replicas: replicas.collect(),
+            formed_at_version: 1,
+        };
+        ClusterState {
+            version: 1,
+            cluster_id: Some(ClusterId(CLUSTER)),
+            members: (0..self.nodes.len()).map(|i| (name_of(i), member(i))).collect(),
+            partitions: BTreeMap::from([(PARTITION, partition)]),
+            ..ClusterState::default()
+        }
+    }
+
+    /// Changes the control state, as its leader would.
+    pub fn change_state(&self, change: impl FnOnce(&mut ClusterState)) {
+        let mut state = ClusterState::clone(&self.state.current());
+        change(&mut state);
+        state.version += 1;
+        self.state.offer(state);
+    }
+
+    pub fn change_partition(&self, change: impl FnOnce(&mut Partition)) {
+        self.change_state(|s| change(s.partitions.get_mut(&PARTITION).unwrap()));
+    }
+
+    /// Starts a member and waits until its log is replayed.
+    pub async fn boot(&mut self, i: usize) -> bool {
+        let mut settings = Settings::new("/data/wal");
+        settings.wal_segment_bytes = 64 << 10;
+        settings.disk_reserve_bytes = 0;
+        (self.tune)(&mut settings);
+        let node = &mut self.nodes[i];
+        node.tasks = TaskGroup::new(CancellationToken::new());
+        let deps = Deps {
+            runtime: Runtime {
+                clock: Arc::clone(&self.clock),
+                rng: self.rng.fork(),
+                disk: DiskHandle::inline(Arc::new(node.disk.clone())),
+                cpu: Cpu::inline(),
+                net: Arc::new(RealNet),
+            },
+            member: name_of(i),
+            identity: Identity {
+                cluster: CLUSTER,
+                incarnation: node.incarnation,
+            },
+            state: self.state.clone(),
+            manifests: TenantManifests::new(self.manifests.bucket().clone(), Duration::ZERO),
+            peers: Arc::clone(&self.directory) as Arc<dyn Peers>,
+            control: Arc::new(Control(self.state.clone())),
+            metrics: Metrics::new(),
+            tasks: node.tasks.clone(),
+        };
+        let ingester = Ingester::start(settings, deps);
+        node.ingester = Some(ingester.clone());
+        self.directory.0.lock().insert(name_of(i), ingester.clone());
+        ingester.wait_running().await
+    }
+
+    /// Ends a member's tasks where they stand.
+    async fn halt(&mut self, i: usize) {
+        self.directory.0.lock().remove(&name_of(i));
+        let node = &mut self.nodes[i];
+        node.tasks.stop().await;
+        node.ingester = None;
+    }
+
+    /// Power loss of one member.
+    pub async fn crash(&mut self, i: usize) {
+        self.nodes[i].disk.crash();
+        self.halt(i).await;
+    }
+
+    /// The process of one member dies.
+    pub async fn kill(&mut self, i: usize) {
+        self.nodes[i].disk.kill();
+        self.halt(i).await;
+    }
+
+    /// A member's disk is replaced: a new incarnation, registered, not counting, under a new epoch.
+    pub async fn wipe(&mut self, i: usize) {
+        self.halt(i).await;
+        self.nodes[i].disk.wipe();
+        self.nodes[i].incarnation += 1000;
+        let incarnation = Incarnation(self.nodes[i].incarnation);
+        self.change_state(|s| {
+            s.members.get_mut(&name_of(i)).unwrap().incarnation = incarnation;
+            let p = s.partitions.get_mut(&PARTITION).unwrap();
+            p.epoch += 1;
+            p.replicas[i].incarnation = incarnation;
+            p.replicas[i].counts = false;
+        });
+    }
+
+    pub fn node(&self, i: usize) -> &Ingester {
+        self.nodes[i].ingester.as_ref().unwrap()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.state.current().partition(PARTITION).unwrap().epoch
+    }
+
+    /// A batch of samples under the current epoch, each of its own stream.
+    pub fn batch(&mut self, samples: &[(&str, i64, f64)]) -> Arc<Batch> {
+        self.next += 1;
+        let seed = TenantSeed::new(b"", &tenant());
+        let mut columns = BatchColumns::default();
+        for &(series, t, v) in samples {
+            let labels = Labels::from_pairs([("__name__", series)]);
+            columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
+            columns.push_sample(t, v);
+            self.sent
+                .entry((series.to_owned(), t))
+                .or_default()
+                .push(v.to_bits());
+        }
+        let header = BatchHeader {
+            tenant: tenant(),
+            stream: StreamId(5),
+            sequence: self.next - 1,
+            settled_below: 0,
+            partition: PARTITION,
+            epoch: self.epoch(),
+            admission_ms: self.clock.now_ms(),
+        };
+        Arc::new(Batch::new(header, columns))
+    }
+
+    /// Pushes to all members; acknowledged when a majority synced it.
+    pub async fn write(&mut self, samples: &[(&str, i64, f64)]) -> bool {
+        let to: Vec<usize> = (0..self.nodes.len()).collect();
+        self.write_to(&to, samples).await
+    }
+
+    pub async fn write_to(&mut self, to: &[usize], samples: &[(&str, i64, f64)]) -> bool {
+        let batch = self.batch(samples);
+        let pushes = to
+            .iter()
+            .filter_map(|&i| self.nodes[i].ingester.clone())
+            .map(|m| {
+                let batch = Arc::clone(&batch);
+                async move { m.push(batch).await }
+            });
+        let acks = futures::future::join_all(pushes).await;
+        let acked = acks.iter().filter(|a| a.is_ok()).count() > self.nodes.len() / 2;
+        if acked {
+            for &(series, t, v) in samples {
+                let kept = self
+                    .acked
+                    .entry((series.to_owned(), t))
+                    .or_insert_with(|| v.to_bits());
+                *kept = winner(f64::from_bits(*kept), v).to_bits();
+            }
+        }
+        acked
+    }
+
+    pub async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+
+    /// Waits, in simulated time, until `true`.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if condition(self) {
+                return;
+            }
+            self.sleep(Duration::from_secs(1)).await;
+        }
+        panic!("never happened: {what}");
+    }
+
+    pub fn counts(&self, i: usize) -> bool {
+        let status = self.node(i).status();
+        status.partitions.first().is_some_and(|p| p.counts)
+    }
+
+    /// Reads a member's head.
+    pub async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
+        let request = ReadRequest {
+            tenant: tenant(),
+            partition: PARTITION,
+            epoch: self.epoch(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            labels_only: false,
+            limit: 0,
+        };
+        collect(self.node(i).read(request).await?).await
+    }
+
+    /// What a querier answers: the head, and blocks where the head may have forgotten.
+    pub async fn query(&self, i: usize) -> Samples {
+        let (mut all, end) = self.read(i).await.unwrap();
+        if end.forgotten_below_ms > i64::MIN {
+            let below = TimeRange::new(i64::MIN, end.forgotten_below_ms - 1);
+            merge(&mut all, self.blocks(end.manifest_floor, below).await);
+        }
+        all
+    }
+
+    /// The samples of all live blocks, as of a manifest version not below `floor`; as of the newest when it is 0.
+    pub async fn blocks(&self, floor: u64, range: TimeRange) -> Samples {
+        let manifest = match floor {
+            0 => self.manifests.probe(&tenant()).await.unwrap(),
+            _ => self.manifests.at_least(&tenant(), floor).await.unwrap(),
+        };
+        let blocks = Blocks::new(
+            self.manifests.bucket().clone(),
+            Arc::new(BlockCache::new(1 << 20, 1 << 20)),
+            1 << 20,
+        );
+        let mut all = Samples::new();
+        for block in manifest.overlapping(range) {
+            let reader = blocks.open(&tenant(), block).await.unwrap();
+            let series = reader.select(&Matchers::default(), range).await.unwrap();
+            let samples = reader.read_samples(&series, range).await.unwrap();
+            for (s, columns) in series.iter().zip(samples) {
+                let name = s.labels.metric_name().to_owned();
+                for (&t, v) in columns.timestamps.iter().zip(&columns.values) {
+                    if range.contains(t) {
+                        put(&mut all, (name.clone(), t), v.to_bits());
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    pub async fn flush(&self, i: usize) -> Result<FlushReply, ServiceError> {
+        let request = FlushRequest {
+            tenant: None,
+            wait: true,
+        };
+        self.node(i).flush(request).await
+    }
+
+    /// A member's view of what is held and logged.
+    pub async fn holdings(&self, i: usize) -> (BatchSet, BatchSet) {
+        let request = BatchSetsRequest {
+            partition: PARTITION,
+            epoch: self.epoch(),
+        };
+        let mut reply = self.node(i).batch_sets(request).await.unwrap();
+        let t = reply.tenants.remove(0);
+        (t.held, t.logged)
+    }
+
+    /// Nothing acknowledged is missing, and nothing is there that was not sent (I1, I2, I3).
+    pub fn check(&self, found: &Samples) {
+        for (at, bits) in &self.acked {
+            let got = found.get(at);
+            assert!(got.is_some(), "acknowledged sample {at:?} is missing");
+            if self.sent[at].len() == 1 {
+                assert_eq!(got, Some(bits), "{at:?}");
+            }
+        }
+        for (at, bits) in found {
+            assert!(self.sent[at].contains(bits), "phantom {at:?}");
+        }
+    }
+
+    pub fn wal_files(&self, i: usize) -> Vec<String> {
+        use koios_runtime::Disk;
+        let names = self.nodes[i].disk.list(Path::new("/data/wal")).unwrap();
+        names.into_iter().filter(|n| n.ends_with(".wal")).collect()
+    }
+}
+
+fn put(all: &mut Samples, at: (String, i64), bits: u64) {
+    let kept = all.entry(at).or_insert(bits);
+    *kept = winner(f64::from_bits(*kept), f64::from_bits(bits)).to_bits();
+}
+
+pub fn merge(all: &mut Samples, more: Samples) {
+    more.into_iter().for_each(|(at, bits)| put(all, at, bits));
+}
+
+pub async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd), ServiceError> {
+    let mut all = Samples::new();
+    let mut last: Option<Labels> = None;
+    while let Some(item) = stream.next().await {
+        match item? {
+            ReadItem::Series(series) => {
+                for s in series {
+                    assert!(last.as_ref().is_none_or(|l| *l < s.labels), "label order");
+                    for chunk in s.chunks {
+                        let (mut ts, mut vs) = (Vec::new(), Vec::new());
+                        Chunk::parse(chunk).unwrap().decode(&mut ts, &mut vs).unwrap();
+                        for (t, v) in ts.into_iter().zip(vs) {
+                            put(&mut all, (s.labels.metric_name().to_owned(), t), v.to_bits());
+                        }
+                    }
+                    last = Some(s.labels);
+                }
+            }
+            ReadItem::End(end) => return Ok((all, end)),
+        }
+    }
+    panic!("stream without end");
+}
