@@ -38,7 +38,7 @@ mod sync;
 pub use client::ControlClient;
 pub use command::{Command, Outcome, Rejection};
 pub use consensus::{
-    Consensus, LocalConsensus, ProposeError, RaftConsensus, RaftOptions, Voters, parse_voters,
+    Consensus, LocalConsensus, ProposeError, RaftConsensus, RaftOptions, VoterStatus, Voters, parse_voters,
 };
 pub use error::Error;
 pub use handle::StateHandle;

@@ -48,10 +48,9 @@ impl Bootstrap {
 
     /// One attempt; true when nothing is left to do.
     async fn step(&self) -> Result<bool, Error> {
-        let voters = self.voter.voters();
-        if voters.is_empty() {
+        if !self.voter.hello().has_log {
             self.come_in().await?;
-        } else if !voters.contains_key(&self.voter.own_join().id) {
+        } else if !self.voter.is_voting() {
             // Replicated to, but not voting yet: the leader's change of members may have been cut off.
             self.join().await?;
         } else if self.voter.replicated().current().cluster_id.is_some() {
@@ -64,7 +63,7 @@ impl Bootstrap {
 
     async fn come_in(&self) -> Result<(), Error> {
         let hellos = self.ask_all().await;
-        if hellos.values().any(|hello| !hello.voters.is_empty()) {
+        if hellos.values().any(|hello| hello.has_log) {
             return self.join().await;
         }
         let missing: Vec<&str> = self

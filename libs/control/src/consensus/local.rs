@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use koios_runtime::RngHandle;
 
-use super::{Consensus, ProposeError};
+use super::{Consensus, ProposeError, VoterStatus};
 use crate::sync::load_backup;
 use crate::{ClusterId, ClusterState, Command, Error, Outcome, Secret, Settings, StateBackup, StateKeeper};
 
@@ -83,6 +83,18 @@ impl Consensus for LocalConsensus {
 
     fn leader_addr(&self) -> Option<String> {
         Some(self.addr.clone())
+    }
+
+    fn is_voting(&self) -> bool {
+        true
+    }
+
+    fn voters(&self) -> Vec<VoterStatus> {
+        vec![VoterStatus {
+            name: self.keeper.identity().node(),
+            addr: self.addr.clone(),
+            leads: true,
+        }]
     }
 
     async fn handle(&self, kind: &str, _payload: Bytes) -> Result<Bytes, Error> {

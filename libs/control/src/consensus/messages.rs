@@ -1,7 +1,5 @@
 //! What voters say to each other inside the `Raft` rpc.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -42,8 +40,8 @@ pub(crate) struct Hello {
     pub(crate) name: String,
     /// The voter's id.
     pub(crate) id: u64,
-    /// The current voters, ids and names; empty while it has no log.
-    pub(crate) voters: BTreeMap<u64, String>,
+    /// Whether it has a log, that is: was ever part of a cluster.
+    pub(crate) has_log: bool,
 }
 
 /// A voter without a log asks the leader to be taken in.

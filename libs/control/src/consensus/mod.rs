@@ -41,6 +41,17 @@ pub enum ProposeError {
     Unknown(String),
 }
 
+/// A voter, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoterStatus {
+    /// Its name.
+    pub name: String,
+    /// Its gRPC address.
+    pub addr: String,
+    /// Whether it leads.
+    pub leads: bool,
+}
+
 /// Decides the order of commands.
 #[async_trait]
 pub trait Consensus: Send + Sync + Debug + 'static {
@@ -56,13 +67,19 @@ pub trait Consensus: Send + Sync + Debug + 'static {
     /// The leader's address, as far as this process knows.
     fn leader_addr(&self) -> Option<String>;
 
+    /// Whether this process's vote is counted; a voter that lost its log must be taken in first.
+    fn is_voting(&self) -> bool;
+
+    /// The current voters, by name.
+    fn voters(&self) -> Vec<VoterStatus>;
+
     /// Answers another voter.
     ///
     /// # Errors
     /// [`Error::Peer`] for bytes that are no message for this voter, [`Error::Stopped`].
     async fn handle(&self, kind: &str, payload: Bytes) -> Result<Bytes, Error>;
 
-    /// Stops deciding.
+    /// Hands leadership over, if this process has it, and stops deciding.
     async fn shutdown(&self);
 }
 

@@ -1,12 +1,13 @@
 //! Consensus by Raft between the listed voters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use koios_runtime::{Runtime, TaskGroup};
+use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Config, SnapshotPolicy};
@@ -19,7 +20,7 @@ use super::network::NetworkFactory;
 use super::snapshot::SnapshotFile;
 use super::state_machine::StateMachine;
 use super::types::{Async, Raft, Snapshot, VoterNode, node_id};
-use super::{Consensus, ProposeError, Voters};
+use super::{Consensus, ProposeError, VoterStatus, Voters};
 use crate::peer::Peers;
 use crate::{Command, Error, Outcome, Settings, StateBackup, StateHandle, StateKeeper};
 
@@ -33,6 +34,9 @@ const SNAPSHOT_MS: u64 = 20_000;
 const SNAPSHOT_EVERY: u64 = 1_000;
 /// Entries kept behind a snapshot for followers that lag a little.
 const LOG_KEPT: u64 = 500;
+/// How long a leader that stops waits for another one.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
+const HAND_OVER_POLL: Duration = Duration::from_millis(20);
 /// Folder of the log and the snapshot in the data directory.
 const DIR: &str = "control";
 
@@ -55,6 +59,7 @@ pub struct RaftConsensus {
     keeper: StateKeeper,
     replicated: StateHandle,
     own_addr: String,
+    clock: ClockHandle,
 }
 
 impl std::fmt::Debug for RaftConsensus {
@@ -93,6 +98,7 @@ impl RaftConsensus {
             keeper,
             replicated: published.clone(),
             own_addr,
+            clock: Arc::clone(&runtime.clock),
         });
         tasks.spawn_cancelled(
             "control-adopt",
@@ -135,27 +141,45 @@ impl RaftConsensus {
         Hello {
             name: self.name.clone(),
             id: self.id,
-            voters: self.voters(),
+            has_log: !self.members().is_empty(),
         }
     }
 
-    /// The current voters' ids and names.
-    pub(crate) fn voters(&self) -> BTreeMap<u64, String> {
+    /// The current voters by id; empty while this voter has no log.
+    pub(crate) fn members(&self) -> BTreeMap<u64, VoterNode> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
-        membership
-            .voter_ids()
-            .map(|id| {
-                (
-                    id,
-                    membership
-                        .get_node(&id)
-                        .map(|n| n.name.clone())
-                        .unwrap_or_default(),
-                )
-            })
+        let voters = membership.voter_ids();
+        voters
+            .map(|id| (id, membership.get_node(&id).cloned().unwrap_or_default()))
             .collect()
+    }
+
+    /// The other voter that lacks the least of the log.
+    fn successor(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref()?;
+        let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
+        others.max_by_key(|id| replication.get(id).copied().flatten())
+    }
+
+    async fn hand_over(&self) {
+        let Some(successor) = self.successor().filter(|_| self.raft.is_leader()) else {
+            return;
+        };
+        if self.raft.trigger().transfer_leader(successor).await.is_err() {
+            return;
+        }
+        let handed_over = async {
+            while self.raft.is_leader() {
+                self.clock.sleep(HAND_OVER_POLL).await;
+            }
+        };
+        if self.clock.timeout(HAND_OVER_DEADLINE, handed_over).await.is_err() {
+            tracing::info!("no other voter took over; the others will elect one");
+        }
     }
 
     /// Takes a voter without a log into the cluster, in place of the one of the same name.
@@ -163,8 +187,8 @@ impl RaftConsensus {
         if !self.raft.is_leader() {
             return Ok(JoinReply::AskLeader(self.leader_addr()));
         }
-        let voters = self.voters();
-        if voters.get(&join.id).is_some_and(|name| *name == join.name) {
+        let voters = self.members();
+        if voters.contains_key(&join.id) {
             return Ok(JoinReply::Joined);
         }
         tracing::info!(voter = %join.name, id = join.id, "taking in a voter");
@@ -175,8 +199,8 @@ impl RaftConsensus {
         if let Err(e) = self.raft.add_learner(join.id, node, true).await {
             return Ok(JoinReply::Failed(e.to_string()));
         }
-        let others = voters.into_iter().filter(|(_, name)| *name != join.name);
-        let wanted: std::collections::BTreeSet<u64> = others.map(|(id, _)| id).chain([join.id]).collect();
+        let others = voters.into_iter().filter(|(_, node)| node.name != join.name);
+        let wanted: BTreeSet<u64> = others.map(|(id, _)| id).chain([join.id]).collect();
         match self.raft.change_membership(wanted, false).await {
             Ok(_) => Ok(JoinReply::Joined),
             Err(e) => Ok(JoinReply::Failed(e.to_string())),
@@ -247,6 +271,22 @@ impl Consensus for RaftConsensus {
             .map(|node| node.addr.clone())
     }
 
+    fn is_voting(&self) -> bool {
+        self.members().contains_key(&self.id)
+    }
+
+    fn voters(&self) -> Vec<VoterStatus> {
+        let leader = self.raft.metrics().borrow_watched().current_leader;
+        let status = |(id, node): (u64, VoterNode)| VoterStatus {
+            name: node.name,
+            addr: node.addr,
+            leads: leader == Some(id),
+        };
+        let mut voters: Vec<VoterStatus> = self.members().into_iter().map(status).collect();
+        voters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        voters
+    }
+
     async fn handle(&self, kind: &str, payload: Bytes) -> Result<Bytes, Error> {
         match kind {
             kind::APPEND => {
@@ -276,6 +316,7 @@ impl Consensus for RaftConsensus {
     }
 
     async fn shutdown(&self) {
+        self.hand_over().await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the voter's core ended badly");
         }

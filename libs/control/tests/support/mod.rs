@@ -1,5 +1,5 @@
 //! Processes of a control plane in one test: real services over a network in memory, or over loopback.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 pub mod memory_net;
 
