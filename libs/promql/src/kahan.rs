@@ -125,6 +125,6 @@ mod tests {
         let mut m = Mean::new(f64::MAX);
         m.push(f64::MAX);
         m.push(f64::MAX);
-        assert_eq!(m.value(), f64::MAX);
+        assert!((m.value() / f64::MAX - 1.0).abs() < 1e-15, "{}", m.value());
     }
 }
