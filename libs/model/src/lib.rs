@@ -11,6 +11,7 @@
 
 mod batch_set;
 mod columns;
+mod go_regex;
 mod hash;
 mod histogram;
 mod labels;
@@ -22,6 +23,7 @@ mod time;
 
 pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchSeries};
+pub use go_regex::from_go_regex;
 pub use hash::{HashPurpose, SeriesHash, TenantSeed};
 pub use histogram::{Histogram, ResetHint, Span};
 pub use labels::{Labels, LabelsBuilder, LabelsRef, METRIC_NAME, PackedError, write_packed_pair};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use regex_syntax::hir::{Hir, HirKind};
 
-use crate::LabelsRef;
+use crate::{LabelsRef, from_go_regex};
 
 /// Longest regex source, in bytes.
 const REGEX_BYTES_MAX: usize = 64 * 1024;
@@ -227,16 +227,17 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     if pattern.len() > REGEX_BYTES_MAX {
         return Err(too_large("pattern", REGEX_BYTES_MAX));
     }
+    let translated = from_go_regex(pattern);
     let hir = regex_syntax::ParserBuilder::new()
         .dot_matches_new_line(true)
         .nest_limit(128)
         .build()
-        .parse(pattern)
+        .parse(&translated)
         .map_err(|e| parse_error(pattern, &e))?;
     if let Some(fast) = fast_path(&hir, pattern) {
         return Ok(fast);
     }
-    regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
+    regex::RegexBuilder::new(&format!("^(?s:{translated})$"))
         .size_limit(REGEX_PROGRAM_BYTES_MAX)
         .dfa_size_limit(REGEX_PROGRAM_BYTES_MAX)
         .nest_limit(130)
