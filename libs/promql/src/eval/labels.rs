@@ -1,6 +1,6 @@
 //! `label_replace` and `label_join`: functions of labels alone.
 
-use koios_model::{METRIC_NAME, MatcherError};
+use koios_model::{METRIC_NAME, MatcherError, from_go_regex};
 use regex::{Captures, Regex, RegexBuilder};
 
 use super::row::{Row, merge_equal_labels};
@@ -20,7 +20,7 @@ fn text(node: &CallNode, i: usize) -> Result<&str, QueryError> {
 }
 
 fn compile(pattern: &str) -> Result<Regex, QueryError> {
-    RegexBuilder::new(&format!("^(?s:{pattern})$"))
+    RegexBuilder::new(&format!("^(?s:{})$", from_go_regex(pattern)))
         .size_limit(REGEX_BYTES_MAX)
         .nest_limit(130)
         .build()
