@@ -78,3 +78,22 @@ fn the_acceptance_suite_passes() {
     assert!(failed.is_empty(), "{failed:?}");
     assert!(passed > 2000, "{passed}");
 }
+
+#[test]
+fn i12_the_deepest_queries_accepted_can_be_evaluated() {
+    let deep = [
+        "(".repeat(120) + "a" + &")".repeat(120),
+        "-".repeat(120) + "a",
+        "abs(".repeat(120) + "a" + &")".repeat(120),
+        "sum by (b) (".repeat(120) + "a" + &")".repeat(120),
+        "max_over_time(".repeat(120) + "a" + &"[1m:])".repeat(120),
+        "a".to_owned() + &" or a".repeat(250),
+        "a".to_owned() + &" + on () a".repeat(250),
+    ];
+    for query in deep {
+        let script = format!("load 1m\n  a 1x10\n\neval instant at 5m {query}\n  expect no_warn\n  a 1\n");
+        let report = block_on(run(&script, &Engine::default())).unwrap();
+        // What matters is that an answer came back.
+        assert_eq!(report.passed + report.failures.len(), 1);
+    }
+}
