@@ -14,6 +14,8 @@ use koios_block::{
     Result, SAMPLES_PART,
 };
 use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
 
 /// Two hours at 15 s.
 const SAMPLES: i64 = 480;
@@ -67,18 +69,20 @@ fn scrapes(target: usize) -> Vec<i64> {
         .collect()
 }
 
-/// 40 % integer counters, 30 % gauges of 2 or 3 decimals, 20 % constants, 10 % full-precision random walks.
+/// 40 % constants, 20 % busy and 10 % idle integer counters, 20 % gauges (half decimal, half in whole pages of memory),
+/// 10 % full-precision random walks.
 fn values(target: usize, series: usize) -> Vec<f64> {
     let mut random = Random((target as u64) << 32 | series as u64);
     let kind = series % 10;
-    let scale = if series % 2 == 0 { 100.0 } else { 1000.0 };
     let mut level = (random.unit() * 1e4).round();
     (0..SAMPLES)
         .map(|_| {
             match kind {
-                0..=3 => level += random.below(200) as f64,
-                4..=6 => level = ((level + random.unit() * 4.0 - 2.0) * scale).round() / scale,
-                7..=8 => {}
+                0..=3 => {}
+                4 | 5 => level += random.below(200) as f64,
+                6 => level += (random.below(20) == 0) as u8 as f64,
+                7 => level = ((level + random.unit() - 0.5) * 100.0).round() / 100.0,
+                8 => level += 4096.0 * (random.below(9) as f64 - 4.0),
                 _ => level += random.unit() - 0.5,
             }
             level
@@ -158,30 +162,46 @@ fn cost(parts: &BlockParts, matchers: Vec<Matcher>) -> String {
     format!("{requests} / {} kB", bytes >> 10)
 }
 
+/// Compressed bytes of the timestamps, and of mantissas and floats.
+fn column_bytes(parts: &BlockParts) -> (u64, u64) {
+    let part = parts.parts.iter().find(|(name, _)| name == SAMPLES_PART);
+    let file = part.map(|(_, bytes)| SerializedFileReader::new(bytes.clone()));
+    let file = file.expect("the part is there").expect("it is Parquet");
+    let column = |i: usize| -> u64 {
+        let groups = file.metadata().row_groups().iter();
+        groups.map(|g| g.column(i).compressed_size() as u64).sum()
+    };
+    (column(1), column(3) + column(4))
+}
+
 fn main() {
     let mut args = std::env::args().skip(1).map(|a| a.parse().expect("a number"));
     let (targets, per_target) = (args.next().unwrap_or(200), args.next().unwrap_or(90));
     println!("{targets} targets x {per_target} series x {SAMPLES} samples\n");
     println!(
-        "| Order | Page rows | B/sample | one series | one metric, all targets | wide metric, all targets | one target, all metrics |"
+        "| Order | Page rows | B/sample | times | values | one series | one metric, all targets | wide metric, all targets | one target, all metrics |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for order in [Order::MetricFirst, Order::TargetFirst] {
         for page_rows in [4096, 16_384, 65_536] {
             let parts = write(order, page_rows, targets, per_target);
             let size = parts.meta.part(SAMPLES_PART).map_or(0, |p| p.bytes);
+            let per_sample = |bytes: u64| bytes as f64 / parts.meta.samples as f64;
+            let (times, values) = column_bytes(&parts);
             let metric = |n: usize| Matcher::equal("__name__", format!("node_metric_{n:04}_total"));
             let target = || Matcher::equal(order.target_label(), "host-0007.example.org:9100");
             println!(
-                "| {} | {page_rows} | {:.3} | {} | {} | {} | {} |",
+                "| {} | {page_rows} | {:.2} | {:.2} | {:.2} | {} | {} | {} | {} |",
                 if order == Order::MetricFirst {
                     "metric first"
                 } else {
                     "target first"
                 },
-                size as f64 / parts.meta.samples as f64,
-                cost(&parts, vec![metric(40), target()]),
-                cost(&parts, vec![metric(40)]),
+                per_sample(size),
+                per_sample(times),
+                per_sample(values),
+                cost(&parts, vec![metric(per_target - 1), target()]),
+                cost(&parts, vec![metric(per_target - 1)]),
                 cost(&parts, vec![metric(0)]),
                 cost(&parts, vec![target()]),
             );

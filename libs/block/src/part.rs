@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::{Bytes, BytesMut};
+use koios_runtime::Cpu;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
@@ -36,6 +37,7 @@ pub(crate) struct PartFile {
     cache: Arc<BlockCache>,
     meta: Arc<BlockMeta>,
     index: u8,
+    cpu: Cpu,
 }
 
 /// Rows to read from one row group.
@@ -65,7 +67,22 @@ impl PartFile {
             cache,
             meta,
             index,
+            cpu: Cpu::inline(),
         })
+    }
+
+    /// Decodes on these threads from now on.
+    pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
+        self.cpu = cpu;
+    }
+
+    /// Runs heavy work off the async threads; like [`Self::guarded`], a panic means corruption.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let done = self.cpu.run(work).await;
+        done.map_err(|panic| self.corrupt(format!("the Parquet decoder gave up on it: {panic}")))
     }
 
     pub(crate) fn part(&self) -> &PartMeta {
@@ -188,7 +205,7 @@ impl PartFile {
     }
 
     /// The footer: schema and row groups, without page indexes. `adapt` may change the Arrow types columns are read as.
-    pub(crate) async fn footer(&self, adapt: fn(SchemaRef) -> SchemaRef) -> Result<ArrowReaderMetadata> {
+    pub(crate) async fn footer(&self, adapt: fn(&SchemaRef) -> SchemaRef) -> Result<ArrowReaderMetadata> {
         let key = self.index_key(None);
         if let Some(hit) = self.cache.index(&key) {
             return Ok(hit);
@@ -199,7 +216,7 @@ impl PartFile {
         let metadata = self.parse_metadata(&mut decoder).await?;
         let footer = self.guarded(|| {
             let plain = ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options())?;
-            let schema = adapt(Arc::clone(plain.schema()));
+            let schema = adapt(plain.schema());
             ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), reader_options().with_schema(schema))
         })?;
         self.cache.put_index(key, footer.clone());
@@ -268,7 +285,14 @@ impl PartFile {
         let mut decoder = self.guarded(|| build_decoder(index, read, rows))?;
         let mut batches = Vec::new();
         loop {
-            match self.guarded(|| decoder.try_decode())? {
+            let (next, step) = self
+                .compute(move || {
+                    let step = decoder.try_decode();
+                    (decoder, step)
+                })
+                .await?;
+            decoder = next;
+            match step.map_err(|e| self.corrupt(e))? {
                 DecodeResult::NeedsData(ranges) => {
                     let bytes = self.fetch(&ranges).await?;
                     self.guarded(|| decoder.push_ranges(ranges, bytes))?;

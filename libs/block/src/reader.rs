@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_model::{Labels, Matchers, Metadata, TimeRange};
+use koios_runtime::Cpu;
 
 use crate::Result;
 use crate::cache::BlockCache;
@@ -14,7 +15,7 @@ use crate::samples::{self, SeriesSamples};
 use crate::series::SeriesTable;
 use crate::source::RangeRead;
 
-/// Row groups of samples that are fetched and decoded at the same time by one reader.
+/// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
 
 /// A series of a block: its labels and where its samples are.
@@ -49,14 +50,26 @@ impl BlockReader {
     /// # Errors
     /// [`crate::Error::Corrupt`] when the metadata lacks a part.
     pub fn open(source: Arc<dyn RangeRead>, meta: Arc<BlockMeta>, cache: Arc<BlockCache>) -> Result<Self> {
-        let part =
-            |name: &str| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
-        let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
+        let series = PartFile::new(
+            Arc::clone(&source),
+            Arc::clone(&cache),
+            Arc::clone(&meta),
+            SERIES_PART,
+        )?;
+        let samples = PartFile::new(source, cache, Arc::clone(&meta), SAMPLES_PART)?;
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,
             meta,
         })
+    }
+
+    /// The same block, decoded on `cpu`'s threads instead of inline.
+    #[must_use]
+    pub fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.series.set_cpu(cpu.clone());
+        self.samples.set_cpu(cpu);
+        self
     }
 
     /// What the block is.
@@ -84,11 +97,14 @@ impl BlockReader {
     ) -> BoxStream<'static, Result<Vec<BlockSeries>>> {
         let table = self.series.clone();
         stream::once(async move {
-            let groups = table.group_count().await?;
-            Ok(stream::iter(0..groups).then(move |group| {
-                let (table, matchers) = (table.clone(), matchers.clone());
-                async move { table.select_in_group(group, &matchers, range).await }
-            }))
+            let footer = table.footer().await?;
+            let groups = stream::iter(0..table.group_count(&footer)?);
+            Ok(groups
+                .map(move |group| {
+                    let (table, footer, matchers) = (table.clone(), footer.clone(), matchers.clone());
+                    async move { table.select_in_group(&footer, group, &matchers, range).await }
+                })
+                .buffered(GROUPS_AHEAD))
         })
         .try_flatten()
         .boxed()
@@ -141,9 +157,10 @@ impl BlockReader {
         range: TimeRange,
     ) -> Result<BTreeSet<String>> {
         let mut values = BTreeSet::new();
-        for group in 0..self.series.group_count().await? {
+        let footer = self.series.footer().await?;
+        for group in 0..self.series.group_count(&footer)? {
             self.series
-                .label_values_in_group(group, name, matchers, range, &mut values)
+                .label_values_in_group(&footer, group, name, matchers, range, &mut values)
                 .await?;
         }
         Ok(values)

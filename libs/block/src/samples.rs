@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType};
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::Schema;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::decimal;
 use koios_model::TimeRange;
@@ -57,7 +58,7 @@ pub(crate) fn stream(
     groups_ahead: usize,
 ) -> BoxStream<'static, Result<SeriesSamples>> {
     stream::once(async move {
-        let footer = part.footer(|schema: SchemaRef| schema).await?;
+        let footer = part.footer(Arc::<Schema>::clone).await?;
         let plans = plan(&part, &footer, &series)?;
         let pieces = stream::iter(plans)
             .map(move |plan| {
@@ -73,7 +74,7 @@ pub(crate) fn stream(
     .boxed()
 }
 
-/// A series split over row groups becomes one item again.
+/// A series split over row groups becomes one item again, ascending in time.
 fn join_pieces(
     pieces: BoxStream<'static, Result<(SeriesSamples, bool)>>,
 ) -> impl futures::Stream<Item = Result<SeriesSamples>> + Send {
@@ -91,7 +92,12 @@ fn join_pieces(
                 break;
             }
         }
-        Ok(whole.map(|whole| (whole, pieces)))
+        Ok(whole.map(|mut whole| {
+            // Rows descend in time.
+            whole.timestamps.reverse();
+            whole.values.reverse();
+            (whole, pieces)
+        }))
     })
 }
 
@@ -173,13 +179,17 @@ async fn read_group(
         selection: Some(selection),
     };
     let batches = part.read_group(footer, read).await?;
-    let mut rows = SampleRows::new(part, &batches)?;
-    for (ranges, (samples, _)) in chosen.iter().zip(&mut out) {
-        for r in ranges {
-            rows.take((r.end - r.start) as usize, range, samples)?;
+    let owned = part.clone();
+    part.compute(move || {
+        let mut rows = SampleRows::new(&owned, &batches)?;
+        for (ranges, (samples, _)) in chosen.iter().zip(&mut out) {
+            for r in ranges {
+                rows.take((r.end - r.start) as usize, range, samples)?;
+            }
         }
-    }
-    Ok(out)
+        Ok(out)
+    })
+    .await?
 }
 
 /// The rows of a group on pages whose times overlap the range, ascending.
@@ -282,33 +292,56 @@ impl<'a> SampleRows<'a> {
         let Some(times) = self.timestamps.get(self.at..end) else {
             return Err(self.part.corrupt("a page holds fewer rows than its index says"));
         };
-        // Times ascend inside a series.
-        let from = self.at + times.partition_point(|&t| t < range.min);
-        let to = self.at + times.partition_point(|&t| t <= range.max);
-        for row in from..to {
-            let value = self.value(row)?;
-            out.timestamps.push(self.timestamps[row]);
-            out.values.push(value);
-        }
+        // Rows of a series descend in time.
+        let from = self.at + times.partition_point(|&t| t > range.max);
+        let to = self.at + times.partition_point(|&t| t >= range.min);
+        self.append_values(from..to, &mut out.values)?;
+        out.timestamps.extend_from_slice(&self.timestamps[from..to]);
         self.at = end;
         Ok(())
+    }
+
+    /// Most runs are all decimals of one exponent or all floats, and then need no look at single rows.
+    fn append_values(&self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<()> {
+        let Some(&exponent) = self.exponents.get(rows.start) else {
+            return Ok(());
+        };
+        let (mantissas, floats) = (
+            self.mantissas.slice(rows.start, rows.len()),
+            self.floats.slice(rows.start, rows.len()),
+        );
+        if floats.null_count() == 0 {
+            out.extend_from_slice(floats.values());
+            return Ok(());
+        }
+        let one_exponent = self.exponents[rows.clone()].iter().all(|&e| e == exponent);
+        if floats.null_count() == rows.len() && mantissas.null_count() == 0 && one_exponent {
+            let exponent = self.checked_exponent(exponent)?;
+            let decimals = mantissas.values().iter();
+            out.extend(decimals.map(|&m| decimal::from_mantissa(m, exponent)));
+            return Ok(());
+        }
+        for row in rows {
+            out.push(self.value(row)?);
+        }
+        Ok(())
+    }
+
+    fn checked_exponent(&self, exponent: i8) -> Result<u8> {
+        match u8::try_from(exponent) {
+            Ok(e) if e <= EXPONENT_MAX => Ok(e),
+            _ => Err(self.part.corrupt(format!("a sample has exponent {exponent}"))),
+        }
     }
 
     fn value(&self, row: usize) -> Result<f64> {
         if self.floats.is_valid(row) {
             return Ok(self.floats.value(row));
         }
-        let exponent = match u8::try_from(self.exponents[row]) {
-            Ok(e) if e <= EXPONENT_MAX => e,
-            _ => {
-                return Err(self
-                    .part
-                    .corrupt(format!("a sample has exponent {}", self.exponents[row])));
-            }
-        };
         if self.mantissas.is_null(row) {
             return Err(self.part.corrupt("a sample has neither a mantissa nor a float"));
         }
+        let exponent = self.checked_exponent(self.exponents[row])?;
         Ok(decimal::from_mantissa(self.mantissas.value(row), exponent))
     }
 }

@@ -11,7 +11,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::{KeyValue, SortingColumn};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::properties::{
+    DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties, WriterPropertiesBuilder,
+};
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
@@ -66,15 +68,17 @@ impl SamplesWriter {
         })
     }
 
-    /// Appends the samples of a series, as long as each other, and returns the row of the first.
+    /// Appends the samples of a series, as long as each other and ascending in time, and returns its first row. Rows
+    /// descend in time: the step to the next series is then a large positive delta, which widens 32 values of the delta
+    /// encoding, where a negative one would widen all 128 of its block. It halves what timestamps cost.
     pub(crate) fn push(&mut self, id: u32, timestamps: &[i64], values: &[f64]) -> Result<u64> {
         if self.group > 0 && self.group + timestamps.len() > self.group_rows {
             self.end_group()?;
         }
         let first_row = self.rows;
         for (t, v) in timestamps
-            .chunks(self.group_rows)
-            .zip(values.chunks(self.group_rows))
+            .rchunks(self.group_rows)
+            .zip(values.rchunks(self.group_rows))
         {
             if self.group > 0 && self.group + t.len() > self.group_rows {
                 self.end_group()?;
@@ -91,9 +95,9 @@ impl SamplesWriter {
         let n = timestamps.len();
         let exponent = decimal::exponent_for_run(values);
         self.series.resize(self.series.len() + n, id);
-        self.timestamps.extend_from_slice(timestamps);
+        self.timestamps.extend(timestamps.iter().rev());
         self.exponents.resize(self.exponents.len() + n, exponent as i8);
-        for &v in values {
+        for &v in values.iter().rev() {
             match decimal::to_mantissa(v, exponent) {
                 Some(m) => {
                     self.mantissas.append_value(m);
@@ -173,14 +177,18 @@ pub(crate) fn base_properties(block: BlockId, layout: Layout) -> Result<WriterPr
 
 fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    let ascending = |column_idx| SortingColumn {
+    let sorted = |column_idx, descending| SortingColumn {
         column_idx,
-        descending: false,
+        descending,
         nulls_first: false,
     };
+    // The smallest blocks there are: the fewer values suffer from a large step.
+    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
+    let blocks = blocks.map_err(|e| encode_error(block, SAMPLES_PART, e))?;
     let mut builder = base_properties(block, layout)?
         .set_data_page_row_count_limit(layout.page_rows)
-        .set_sorting_columns(Some(vec![ascending(0), ascending(1)]))
+        .set_delta_binary_packed_encoder_options(blocks)
+        .set_sorting_columns(Some(vec![sorted(0, false), sorted(1, true)]))
         .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
         .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
     for name in [TIMESTAMP, MANTISSA] {

@@ -8,6 +8,7 @@ use arrow_array::types::{Int32Type, TimestampMillisecondType, UInt32Type, UInt64
 use arrow_array::{Array, BooleanArray, DictionaryArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use koios_model::{LabelsRef, Matcher, Matchers, Metadata, TimeRange, write_packed_pair};
+use koios_runtime::Cpu;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use parquet::file::statistics::Statistics;
@@ -42,7 +43,7 @@ pub(crate) struct SeriesTable {
 }
 
 /// Columns of strings are read as dictionaries, so that a matcher looks at each distinct value once.
-fn with_dictionaries(schema: SchemaRef) -> SchemaRef {
+fn with_dictionaries(schema: &SchemaRef) -> SchemaRef {
     let fields: Vec<Field> = schema
         .fields()
         .iter()
@@ -62,13 +63,16 @@ impl SeriesTable {
         Self { part, range }
     }
 
+    pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
+        self.part.set_cpu(cpu);
+    }
+
     pub(crate) async fn footer(&self) -> Result<ArrowReaderMetadata> {
         self.part.footer(with_dictionaries).await
     }
 
     /// How many row groups there are.
-    pub(crate) async fn group_count(&self) -> Result<u32> {
-        let footer = self.footer().await?;
+    pub(crate) fn group_count(&self, footer: &ArrowReaderMetadata) -> Result<u32> {
         u32::try_from(footer.metadata().num_row_groups())
             .map_err(|_| self.part.corrupt("it has over 2^32 row groups"))
     }
@@ -76,22 +80,22 @@ impl SeriesTable {
     /// The matching series of one row group, in label order.
     pub(crate) async fn select_in_group(
         &self,
+        footer: &ArrowReaderMetadata,
         group: u32,
         matchers: &Matchers,
         range: TimeRange,
     ) -> Result<Vec<BlockSeries>> {
-        let footer = self.footer().await?;
-        let Some(selection) = self.candidates(&footer, group, matchers, range).await? else {
+        let Some(selection) = self.candidates(footer, group, matchers, range).await? else {
             return Ok(Vec::new());
         };
-        let columns = self.projection(&footer, IDENTITY_COLUMNS.into_iter())?;
+        let columns = self.projection(footer, IDENTITY_COLUMNS.into_iter())?;
         let read = GroupRead {
             group,
             columns,
             selection,
         };
         let mut found = Vec::new();
-        for batch in self.part.read_group(&footer, read).await? {
+        for batch in self.part.read_group(footer, read).await? {
             self.decode_series(&batch, matchers, &mut found)?;
         }
         Ok(found)
@@ -100,13 +104,13 @@ impl SeriesTable {
     /// Adds the values of `name` among the matching series of one row group.
     pub(crate) async fn label_values_in_group(
         &self,
+        footer: &ArrowReaderMetadata,
         group: u32,
         name: &str,
         matchers: &Matchers,
         range: TimeRange,
         values: &mut BTreeSet<String>,
     ) -> Result<()> {
-        let footer = self.footer().await?;
         let column = format!("{LABEL_COLUMN_PREFIX}{name}");
         let in_column = footer.schema().index_of(&column).is_ok()
             && matchers.iter().all(|m| {
@@ -116,23 +120,23 @@ impl SeriesTable {
                     .is_ok()
             });
         if !in_column {
-            for series in self.select_in_group(group, matchers, range).await? {
+            for series in self.select_in_group(footer, group, matchers, range).await? {
                 if let Some(value) = series.labels.get(name) {
                     insert_new(values, value);
                 }
             }
             return Ok(());
         }
-        let Some(selection) = self.candidates(&footer, group, matchers, range).await? else {
+        let Some(selection) = self.candidates(footer, group, matchers, range).await? else {
             return Ok(());
         };
-        let columns = self.projection(&footer, std::iter::once(column.as_str()))?;
+        let columns = self.projection(footer, std::iter::once(column.as_str()))?;
         let read = GroupRead {
             group,
             columns,
             selection,
         };
-        for batch in self.part.read_group(&footer, read).await? {
+        for batch in self.part.read_group(footer, read).await? {
             let strings = self.strings(&batch, &column)?;
             for value in strings.rows().flatten() {
                 insert_new(values, value);

@@ -227,7 +227,7 @@ fn fleet(targets: usize, metrics: usize) -> Model {
                 .map(|i| {
                     (
                         i * 15_000 + (target as i64 * 37) % 15_000,
-                        ((i + metric as i64 * 1000) as f64).sin(),
+                        ((i + metric as i64 * 1000) as f64 + target as f64 / 7.0).sin(),
                     )
                 })
                 .collect();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, META_PART, RangeRead};
 use koios_model::TenantId;
+use koios_runtime::Cpu;
 use moka::sync::Cache;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -178,6 +179,7 @@ pub struct Blocks {
     bucket: Bucket,
     cache: Arc<BlockCache>,
     metas: Cache<BlockId, Arc<BlockMeta>, BuildHasherDefault<DefaultHasher>>,
+    cpu: Cpu,
 }
 
 impl fmt::Debug for Blocks {
@@ -203,7 +205,20 @@ impl Blocks {
                 .max_capacity(meta_bytes_max)
                 .weigher(move |_, meta| weight(meta))
                 .build_with_hasher(BuildHasherDefault::default()),
+            cpu: Cpu::inline(),
         }
+    }
+
+    /// Decodes on `cpu`'s threads instead of inline.
+    #[must_use]
+    pub fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
+    /// The bucket below.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
     }
 
     /// Opens a listed block; its metadata is fetched unless it is known.
@@ -224,6 +239,7 @@ impl Blocks {
             }
         };
         let source = Arc::new(self.bucket.range_read(tenant, block.block));
-        Ok(BlockReader::open(source, meta, Arc::clone(&self.cache))?)
+        let reader = BlockReader::open(source, meta, Arc::clone(&self.cache))?;
+        Ok(reader.with_cpu(self.cpu.clone()))
     }
 }

@@ -173,6 +173,13 @@ pub struct Tombstone {
 }
 
 impl Tombstone {
+    /// Whether it still has to be applied when the block is read: the block may hold samples that existed when it was
+    /// made. Merged blocks are clean up to the manifest version they were merged at, and a head applies the tombstones
+    /// it knows when it cuts, so later tombstones find nothing in a block but what existed before them.
+    pub fn masks(&self, block: &ManifestBlock) -> bool {
+        self.version > block.clean_up_to && self.range.overlaps(&block.range)
+    }
+
     /// The matchers, compiled.
     ///
     /// # Errors
@@ -213,6 +220,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The tombstones to apply when a block is read.
+    pub fn masking<'a>(&'a self, block: &'a ManifestBlock) -> impl Iterator<Item = &'a Tombstone> + 'a {
+        self.tombstones.iter().filter(|t| t.masks(block))
+    }
+
     /// What a tenant without a manifest has.
     pub fn empty(tenant: TenantId) -> Self {
         Self {

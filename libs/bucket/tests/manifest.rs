@@ -198,6 +198,13 @@ async fn a_tombstone_is_stamped_with_the_version_that_first_lists_it() {
     }
     let m = bucket.latest(&tenant()).await.unwrap();
     assert_eq!(m.tombstones.iter().map(|t| t.version).collect::<Vec<_>>(), [2]);
+    // It masks what is not clean of it.
+    assert_eq!(m.masking(&m.blocks[0]).count(), 1);
+    let clean = koios_bucket::ManifestBlock {
+        clean_up_to: 2,
+        ..m.blocks[0].clone()
+    };
+    assert_eq!(m.masking(&clean).count(), 0);
 }
 
 #[tokio::test]
