@@ -36,10 +36,13 @@ pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub Arc<str>);
 
+/// Routes are templates, so there are few; codes are few anyway.
+type RouteLabels = Vec<(&'static str, String)>;
+
 #[derive(Clone, Debug)]
 struct HttpMetrics {
-    requests: Family<Vec<(&'static str, String)>, Counter>,
-    duration: Family<Vec<(&'static str, String)>, Histogram, fn() -> Histogram>,
+    requests: Family<RouteLabels, Counter>,
+    duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
     in_flight: Gauge,
     shed: Counter,
 }

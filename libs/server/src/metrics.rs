@@ -75,7 +75,7 @@ impl Metrics {
         self.register(name, help, duration_histogram())
     }
 
-    /// Everything as OpenMetrics text.
+    /// Everything as `OpenMetrics` text.
     pub fn encode(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.

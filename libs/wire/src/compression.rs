@@ -106,7 +106,7 @@ impl Compression {
     }
 }
 
-fn corrupt(format: &'static str, reason: impl ToString) -> DecompressError {
+fn corrupt(format: &'static str, reason: &dyn std::fmt::Display) -> DecompressError {
     DecompressError::Corrupt {
         format,
         reason: reason.to_string(),
@@ -115,36 +115,36 @@ fn corrupt(format: &'static str, reason: impl ToString) -> DecompressError {
 
 fn snappy(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
     if input.is_empty() {
-        return Err(corrupt("snappy", "empty body"));
+        return Err(corrupt("snappy", &"empty body"));
     }
     let declared = match snap::raw::decompress_len(input) {
         Ok(declared) => declared as u64,
         Err(snap::Error::TooBig { given, .. }) => given,
-        Err(e) => return Err(corrupt("snappy", e)),
+        Err(e) => return Err(corrupt("snappy", &e)),
     };
     if declared > limit as u64 {
         return Err(DecompressError::DeclaredTooLarge { declared, limit });
     }
     if declared > (input.len() as u64).saturating_mul(SNAPPY_GROWTH_MAX) {
         let reason = format!("{} bytes cannot hold {declared}", input.len());
-        return Err(corrupt("snappy", reason));
+        return Err(corrupt("snappy", &reason));
     }
     out.resize(declared as usize, 0);
     let written = snap::raw::Decoder::new()
         .decompress(input, out)
-        .map_err(|e| corrupt("snappy", e))?;
+        .map_err(|e| corrupt("snappy", &e))?;
     out.truncate(written);
     Ok(())
 }
 
 fn zstd(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
     if input.is_empty() {
-        return Err(corrupt("zstd", "empty body"));
+        return Err(corrupt("zstd", &"empty body"));
     }
-    let mut decoder = ::zstd::stream::read::Decoder::with_buffer(input).map_err(|e| corrupt("zstd", e))?;
+    let mut decoder = ::zstd::stream::read::Decoder::with_buffer(input).map_err(|e| corrupt("zstd", &e))?;
     decoder
         .window_log_max(ZSTD_WINDOW_LOG_MAX)
-        .map_err(|e| corrupt("zstd", e))?;
+        .map_err(|e| corrupt("zstd", &e))?;
     bounded(decoder, "zstd", limit, out)
 }
 
@@ -162,7 +162,7 @@ fn bounded(
         Err(e) if e.to_string().contains("requires too much memory") => {
             Err(DecompressError::TooLarge { limit })
         }
-        Err(e) => Err(corrupt(format, e)),
+        Err(e) => Err(corrupt(format, &e)),
     }
 }
 

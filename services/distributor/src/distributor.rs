@@ -286,7 +286,7 @@ impl Shared {
         let mut failure = None;
         for part in parts {
             match part {
-                Ok((samples, acknowledged)) => outcome.add(samples, acknowledged, &self.metrics),
+                Ok((samples, acknowledged)) => outcome.add(samples, &acknowledged, &self.metrics),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
@@ -304,12 +304,12 @@ impl Shared {
 }
 
 impl Outcome {
-    fn add(&mut self, samples: u64, acknowledged: Acknowledged, metrics: &DistributorMetrics) {
+    fn add(&mut self, samples: u64, acknowledged: &Acknowledged, metrics: &DistributorMetrics) {
         let conflicts = acknowledged.conflicts.min(samples);
         metrics.conflicts.inc_by(conflicts);
         self.samples_written += samples - conflicts;
         if acknowledged.conflicts > 0 && self.conflict.is_none() {
-            self.conflict = Some(conflict_message(&acknowledged));
+            self.conflict = Some(conflict_message(acknowledged));
         }
     }
 }

@@ -168,22 +168,26 @@ impl<'a> Intake<'a> {
             let batch = self.taken.batches.entry(partition).or_default();
             if !started {
                 started = true;
-                self.label_bytes = self.label_bytes.saturating_add(self.packed.len() as u64);
+                self.label_bytes += self.packed.len() as u64;
                 batch.push_series(hash, labels);
             }
             batch.push_sample(sample.t, sample.v);
         }
+        self.check_label_bytes();
+        rejected
+    }
+
+    fn check_label_bytes(&mut self) {
         if self.label_bytes > label_bytes_max(&self.rules.limits) {
             self.taken.label_bytes_exceeded = true;
         }
-        rejected
     }
 }
 
-/// Most bytes that the labels of one request may take when written out: what a request without a symbol table could
-/// hold, and a bit for sorting order and lengths.
+/// Most bytes that the labels and metadata of one request may take when written out: what a request without a symbol
+/// table could hold.
 pub(crate) fn label_bytes_max(limits: &Limits) -> u64 {
-    limits.max_request_bytes.saturating_mul(2)
+    limits.max_request_bytes
 }
 
 impl<'a> Sink<'a> for Intake<'a> {
@@ -228,7 +232,10 @@ impl<'a> Sink<'a> for Intake<'a> {
         };
         let fits = metric.len() <= self.rules.limits.max_label_value_bytes;
         if !metric.is_empty() && fits && short(metadata.help) && short(metadata.unit) {
-            self.metadata.insert(metric, metadata);
+            if self.metadata.insert(metric, metadata) != Some(metadata) {
+                self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
+                self.check_label_bytes();
+            }
         }
     }
 }

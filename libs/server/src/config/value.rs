@@ -101,7 +101,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let (number, factor) = BYTE_UNITS
         .into_iter()
         .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))
-        .unwrap_or((text.strip_suffix('B').unwrap_or(text), 1));
+        .unwrap_or_else(|| (text.strip_suffix('B').unwrap_or(text), 1));
     let number: u64 = number.trim_end().parse().map_err(|_| HINT.to_owned())?;
     number
         .checked_mul(factor)

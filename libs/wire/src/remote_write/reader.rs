@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
                 GROUP_START if depth == GROUP_DEPTH_MAX => return Err(DecodeError::TooDeep { at: tag.at }),
                 GROUP_START => depth += 1,
                 GROUP_END => {
-                    depth = depth.checked_sub(1).ok_or(DecodeError::Tag {
+                    depth = depth.checked_sub(1).ok_or_else(|| DecodeError::Tag {
                         tag: u64::from(tag.field) << 3 | u64::from(GROUP_END),
                         at: tag.at,
                     })?;

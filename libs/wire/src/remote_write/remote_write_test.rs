@@ -10,11 +10,14 @@ const LIMITS: DecodeLimits = DecodeLimits {
     labels_per_series: 64,
 };
 
+/// Metric, type, help, unit.
+type SeenMetadata = (Vec<u8>, &'static str, Vec<u8>, Vec<u8>);
+
 /// What a sink was handed, owned.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     series: Vec<SeenSeries>,
-    metadata: Vec<(Vec<u8>, &'static str, Vec<u8>, Vec<u8>)>,
+    metadata: Vec<SeenMetadata>,
 }
 
 #[derive(Debug, Default, PartialEq)]

@@ -219,7 +219,9 @@ async fn i2_every_bit_of_a_value_arrives() {
         1,
     ];
     let samples: Vec<(i64, f64)> = (NOW..).zip(bits.map(f64::from_bits)).collect();
-    rig.push(&good("up", &samples)).await.assert(204, "");
+    rig.push(&request(&[series(&[NAME], &samples)]))
+        .await
+        .assert(204, "");
     let stored: Vec<u64> = rig.stored().iter().map(|(_, _, v)| v.to_bits()).collect();
     assert_eq!(stored, bits);
 }
@@ -338,7 +340,16 @@ async fn i12_labels_by_reference_are_bounded() {
     let long = "x".repeat(60 << 10);
     let many: Vec<Message> = (0..100).map(|i| series_v2(&[1, 2], &[(NOW + i, 1.0)])).collect();
     let answer = rig.push_v2(&request_v2(&["", "__name__", &long], &many)).await;
-    answer.assert(413, "labels of the request take more than 2097152 bytes");
+    answer.assert(413, "labels of the request take more than 1048576 bytes");
+    let names: Vec<String> = (0..100).map(|i| format!("m{i}")).collect();
+    let mut symbols = vec!["", "__name__", &long[..16 << 10]];
+    symbols.extend(names.iter().map(String::as_str));
+    let help = Message::default().number(1, 1).number(3, 2);
+    let many: Vec<Message> = (3..103)
+        .map(|name| series_v2(&[1, name], &[(NOW, 1.0)]).message(5, &help))
+        .collect();
+    let answer = rig.push_v2(&request_v2(&symbols, &many)).await;
+    answer.assert(413, "labels of the request take more than 1048576 bytes");
     assert_eq!(rig.stored(), []);
 }
 

@@ -1,6 +1,9 @@
 //! The distributor as its clients and its members see it: what bad input gets, and when a write is acknowledged.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bad_inputs;
 mod messages;
+mod network;
 mod quorum;
 mod rig;

@@ -30,24 +30,24 @@ use tower::ServiceExt as _;
 use crate::messages;
 
 /// When the tests take place.
-pub const NOW: i64 = 1_760_000_000_000;
+pub(crate) const NOW: i64 = 1_760_000_000_000;
 
 /// What a member does with its next batch.
 #[derive(Clone, Debug)]
-pub enum Next {
+pub(crate) enum Next {
     Refuse(ServiceErrorCode, u64),
     Hang,
 }
 
 /// A member that remembers what it was sent.
 #[derive(Debug, Default)]
-pub struct MockMember {
-    pub next: Mutex<VecDeque<Next>>,
+pub(crate) struct MockMember {
+    pub(crate) next: Mutex<VecDeque<Next>>,
     /// What it does when `next` is empty; takes the batch when unset.
-    pub always: Mutex<Option<Next>>,
-    pub batches: Mutex<Vec<Arc<Batch>>>,
+    pub(crate) always: Mutex<Option<Next>>,
+    pub(crate) batches: Mutex<Vec<Arc<Batch>>>,
     /// Bits by (tenant, labels, time).
-    pub head: Mutex<BTreeMap<(String, String, i64), u64>>,
+    pub(crate) head: Mutex<BTreeMap<(String, String, i64), u64>>,
 }
 
 impl MockMember {
@@ -71,7 +71,7 @@ impl MockMember {
         ack
     }
 
-    pub fn metadata(&self) -> Vec<(String, Metadata)> {
+    pub(crate) fn metadata(&self) -> Vec<(String, Metadata)> {
         let batches = self.batches.lock();
         batches
             .iter()
@@ -141,7 +141,7 @@ impl Members for MockMembers {
 }
 
 /// A state with `partitions` of one replica in each of `zones`.
-pub fn state(version: u64, epoch: u64, zones: usize, partitions: u32) -> ClusterState {
+pub(crate) fn state(version: u64, epoch: u64, zones: usize, partitions: u32) -> ClusterState {
     let name = |zone: usize| format!("m{zone}");
     let member = |zone: usize| Member {
         name: name(zone),
@@ -174,18 +174,18 @@ pub fn state(version: u64, epoch: u64, zones: usize, partitions: u32) -> Cluster
     }
 }
 
-pub struct Rig {
-    pub distributor: Distributor,
-    pub router: Router,
-    pub members: Vec<Arc<MockMember>>,
-    pub state: StateHandle,
-    pub metrics: Metrics,
-    pub tasks: TaskGroup,
-    pub clock: ClockHandle,
+pub(crate) struct Rig {
+    pub(crate) distributor: Distributor,
+    pub(crate) router: Router,
+    pub(crate) members: Vec<Arc<MockMember>>,
+    pub(crate) state: StateHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: TaskGroup,
+    pub(crate) clock: ClockHandle,
 }
 
 impl Rig {
-    pub fn new(initial: ClusterState, limits: Limits) -> Self {
+    pub(crate) fn new(initial: ClusterState, limits: Limits) -> Self {
         let members: Vec<Arc<MockMember>> = (0..3).map(|_| Arc::default()).collect();
         let by_name = members.iter().enumerate();
         let by_name = by_name.map(|(i, m)| (format!("m{i}"), Arc::clone(m))).collect();
@@ -222,17 +222,17 @@ impl Rig {
     }
 
     /// One member, one partition, default limits.
-    pub fn single() -> Self {
+    pub(crate) fn single() -> Self {
         Self::new(state(1, 1, 1, 1), Limits::default())
     }
 
     /// Three zones, one partition.
-    pub fn three_zones() -> Self {
+    pub(crate) fn three_zones() -> Self {
         Self::new(state(1, 1, 3, 1), Limits::default())
     }
 
     /// Sends a request with just these headers.
-    pub async fn send(&self, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    pub(crate) async fn send(&self, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
         let mut request = http::Request::post("/api/v1/push");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -248,7 +248,7 @@ impl Rig {
     }
 
     /// Sends a message of version 1, compressed with snappy.
-    pub async fn push(&self, message: &[u8]) -> Answer {
+    pub(crate) async fn push(&self, message: &[u8]) -> Answer {
         self.send(
             &[("content-type", "application/x-protobuf")],
             messages::snappy(message),
@@ -257,14 +257,14 @@ impl Rig {
     }
 
     /// Sends a message of version 2.
-    pub async fn push_v2(&self, message: &[u8]) -> Answer {
+    pub(crate) async fn push_v2(&self, message: &[u8]) -> Answer {
         let kind = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
         let headers = [("content-type", kind), ("content-encoding", "snappy")];
         self.send(&headers, messages::snappy(message)).await
     }
 
     /// What member 0 holds of a series: its labels' text, then (time, bits).
-    pub fn stored(&self) -> Vec<(String, i64, f64)> {
+    pub(crate) fn stored(&self) -> Vec<(String, i64, f64)> {
         let head = self.members[0].head.lock();
         head.iter()
             .map(|((_, labels, t), bits)| (labels.clone(), *t, f64::from_bits(*bits)))
@@ -273,20 +273,20 @@ impl Rig {
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn assert(&self, code: u16, message: &str) {
+    pub(crate) fn assert(&self, code: u16, message: &str) {
         assert_eq!(self.status.as_u16(), code, "{self:?}");
         assert!(self.body.contains(message), "wanted {message:?}: {self:?}");
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().unwrap())
     }
 }
