@@ -63,25 +63,20 @@ impl World {
         let bucket = self.manifests.bucket();
         bucket.upload_block(&self.tenant, &parts).await.unwrap();
         let entry = ManifestBlock::new(&parts.meta, BTreeMap::new());
-        let change = |m: &mut koios_bucket::Manifest| m.add_block(entry.clone());
-        let manifest = self
+        let writer = Self::writer();
+        let commit = self
             .manifests
-            .commit(&self.tenant, &Self::writer(), change)
-            .await
-            .unwrap();
-        (id, manifest.version)
+            .commit(&self.tenant, &writer, |m| m.add_block(entry.clone()));
+        (id, commit.await.unwrap().version)
     }
 
-    async fn remove(&mut self, block: BlockId) -> u64 {
-        let change = |m: &mut koios_bucket::Manifest| {
+    async fn remove(&self, block: BlockId) -> u64 {
+        let writer = Self::writer();
+        let commit = self.manifests.commit(&self.tenant, &writer, |m| {
             m.remove_block(block);
             Ok(())
-        };
-        self.manifests
-            .commit(&self.tenant, &Self::writer(), change)
-            .await
-            .unwrap()
-            .version
+        });
+        commit.await.unwrap().version
     }
 
     /// A store with cold caches.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use koios_model::{PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::ServiceError;
@@ -30,6 +30,8 @@ pub struct ListedBlock {
     pub range: TimeRange,
     /// The partitions whose samples it holds.
     pub partitions: Vec<PartitionId>,
+    /// The batches whose samples it holds, per partition.
+    pub covers: BTreeMap<PartitionId, BatchSet>,
 }
 
 /// One version of a tenant's manifest.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use koios_model::{Labels, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::RealClock;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
@@ -23,6 +23,13 @@ use super::{
 };
 
 pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
+
+/// One of two batches; every member holds number 0, and none number 1.
+fn batch(sequence: u64) -> BatchSet {
+    let mut set = BatchSet::default();
+    set.insert(StreamId(1), sequence);
+    set
+}
 
 /// How a mock answers.
 #[derive(Clone, Debug, Default)]
@@ -122,13 +129,13 @@ impl Faults {
     }
 
     fn stream<T: Send + 'static>(
-        mode: Mode,
+        mode: &Mode,
         series: Vec<SeriesChunks>,
         item: fn(Vec<SeriesChunks>) -> T,
         end: T,
     ) -> stream::BoxStream<'static, Result<T, ServiceError>> {
         let one = move |s| Ok(item(vec![s]));
-        match mode {
+        match *mode {
             Mode::BreaksAfter(n, None) => stream::iter(series.into_iter().take(n).map(one)).boxed(),
             Mode::BreaksAfter(n, Some(code)) => stream::iter(series.into_iter().take(n).map(one))
                 .chain(stream::iter([Err(ServiceError::new(code, "injected midway"))]))
@@ -143,13 +150,30 @@ impl Faults {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MockIngester {
     pub(crate) epoch: AtomicU64,
     data: Mutex<Data>,
     end: Mutex<ReadEnd>,
     metadata: Mutex<Vec<(String, Metadata)>>,
     faults: Faults,
+}
+
+impl Default for MockIngester {
+    fn default() -> Self {
+        let end = ReadEnd {
+            held: batch(0),
+            forgotten_below_ms: i64::MIN,
+            manifest_floor: 0,
+        };
+        Self {
+            epoch: AtomicU64::default(),
+            data: Mutex::default(),
+            end: Mutex::new(end),
+            metadata: Mutex::default(),
+            faults: Faults::default(),
+        }
+    }
 }
 
 impl MockIngester {
@@ -217,7 +241,7 @@ impl IngesterService for MockIngester {
         } = request;
         let series = select(&self.data.lock(), &matchers, range, labels_only, limit);
         let end = ReadItem::End(self.end.lock().clone());
-        Ok(Faults::stream(mode, series, ReadItem::Series, end))
+        Ok(Faults::stream(&mode, series, ReadItem::Series, end))
     }
 
     async fn label_names(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError> {
@@ -291,7 +315,7 @@ impl StoreService for MockStore {
             ..
         } = request;
         let series = select(&data, &matchers, range, labels_only, limit);
-        Ok(Faults::stream(mode, series, StoreItem::Series, StoreItem::End))
+        Ok(Faults::stream(&mode, series, StoreItem::Series, StoreItem::End))
     }
 
     async fn label_names(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
@@ -415,8 +439,17 @@ impl World {
         }
     }
 
+    /// Lists a block under the next manifest version, of batches that no member of now held.
+    pub(crate) fn upload_foreign(&self, id: &str, data: Data) {
+        self.list(id, data, batch(1));
+    }
+
     /// Lists a block under the next manifest version.
     pub(crate) fn upload(&self, id: &str, data: Data) {
+        self.list(id, data, batch(0));
+    }
+
+    fn list(&self, id: &str, data: Data, covers: BatchSet) {
         let times = || data.values().flat_map(|s| s.keys().copied());
         let range = TimeRange::new(times().min().unwrap(), times().max().unwrap());
         self.blocks.lock().insert(id.to_owned(), data);
@@ -426,6 +459,7 @@ impl World {
             id: id.to_owned(),
             range,
             partitions: vec![PartitionId(0)],
+            covers: BTreeMap::from([(PartitionId(0), covers)]),
         });
     }
 }

@@ -1,12 +1,14 @@
 //! Reads over the whole cluster: heads by quorum, then blocks of a pinned manifest, merged exactly once.
 
 mod blocks;
+mod bucket;
 mod budget;
 mod heads;
 mod held;
 mod manifests;
 mod merge;
 mod queryable;
+mod seam;
 mod state;
 mod topology;
 
@@ -24,6 +26,7 @@ use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd, ReadRequest, ServiceErrorCode};
 
+pub use bucket::BucketManifests;
 pub use budget::{Budget, Charge};
 pub use heads::Patience;
 pub use manifests::{ListedBlock, ManifestView, Manifests};
@@ -35,7 +38,9 @@ use blocks::{BlockFeed, BlockGroup, BlockRequest};
 use heads::{HeadError, HeadReader};
 use held::SourceError;
 use manifests::ManifestCache;
-use merge::{Feed, Merge, Wanted, source_failed};
+pub(crate) use merge::Wanted;
+use merge::{Feed, Merge, source_failed};
+use seam::Seam;
 
 /// The cluster as queries see it. Shared by all of them.
 #[derive(Debug)]
@@ -53,36 +58,6 @@ pub(crate) struct Selection {
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
     pub(crate) wanted: Wanted,
-}
-
-/// What the heads of the read members may lack, and where that is.
-#[derive(Debug, Default)]
-struct Seam {
-    /// Per partition: the time below which a read member may have forgotten samples.
-    forgotten_below: BTreeMap<PartitionId, i64>,
-    /// The manifest version that lists whatever was forgotten.
-    floor: u64,
-}
-
-impl Seam {
-    fn add(&mut self, partition: PartitionId, end: &ReadEnd) {
-        let below = self.forgotten_below.entry(partition).or_insert(i64::MIN);
-        *below = end.forgotten_below_ms.max(*below);
-        self.floor = end.manifest_floor.max(self.floor);
-    }
-
-    /// Whether the heads may lack samples of the range, so that blocks must be read.
-    fn needs_blocks(&self, range: TimeRange) -> bool {
-        self.forgotten_below.values().any(|&below| range.min < below)
-    }
-
-    /// Whether a listed block may hold samples of the range that the heads lack.
-    fn needs_block(&self, block: &ListedBlock, range: TimeRange) -> bool {
-        let from = range.min.max(block.range.min);
-        let forgotten = |p: &PartitionId| self.forgotten_below.get(p).is_none_or(|&below| from < below);
-        block.range.overlaps(&range)
-            && (block.partitions.is_empty() || block.partitions.iter().any(forgotten))
-    }
 }
 
 /// Hands out plans until one is not refused as stale.
@@ -201,7 +176,7 @@ impl Cluster {
         let mut feeds = Vec::new();
         for read in reads {
             for (series, end) in read.answers {
-                seam.add(read.partition, &end);
+                seam.add(read.partition, end);
                 feeds.push(Feed::Held(series.into_iter()));
             }
         }
@@ -215,10 +190,10 @@ impl Cluster {
         range: TimeRange,
         seam: &Seam,
     ) -> Result<Option<(u64, Vec<BlockGroup>)>, QueryError> {
-        // Heads that never forgot anything do not know of blocks from before their time (a rebuilt cluster, a moved
-        // tenant), so the manifest is looked at where it can be had; but recent queries never wait for the bucket.
+        // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
+        // recent queries never depend on the bucket.
         let view = if seam.needs_blocks(range) {
-            Some(self.manifests.pin(tenant, seam.floor).await?)
+            Some(self.manifests.pin(tenant, seam.floor()).await?)
         } else {
             self.manifests.recent(tenant).await
         };
@@ -344,7 +319,7 @@ impl Cluster {
         let mut found = BTreeSet::new();
         for read in reads {
             for (names, end) in read.answers {
-                seam.add(read.partition, &end);
+                seam.add(read.partition, end);
                 found.extend(names);
             }
         }

@@ -1,37 +1,44 @@
 //! Errors as Prometheus answers them.
 
-use axum::body::Body;
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use koios_promql::QueryError;
+use http::StatusCode;
+use koios_promql::{ErrorKind, QueryError};
+use koios_server::{ErrorType, api_error, with_retry_after};
 
-use super::json::write_string;
+/// When a client may try again what was refused for now.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// An error answer: HTTP status, `errorType` and message.
+/// An error answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
-    pub(crate) status: StatusCode,
-    pub(crate) error_type: &'static str,
+    pub(crate) kind: ErrorType,
     pub(crate) message: String,
-}
-
-/// The status of a request whose client is gone.
-fn client_closed() -> StatusCode {
-    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+    /// Answered with 403 whatever the kind.
+    forbidden: bool,
 }
 
 impl ApiError {
-    pub(crate) fn new(status: StatusCode, error_type: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorType, message: impl Into<String>) -> Self {
         Self {
-            status,
-            error_type,
+            kind,
             message: message.into(),
+            forbidden: false,
+        }
+    }
+
+    /// 403.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self {
+            forbidden: true,
+            ..Self::new(ErrorType::BadData, message)
         }
     }
 
     /// 400 `bad_data`.
     pub(crate) fn bad_data(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_data", message)
+        Self::new(ErrorType::BadData, message)
     }
 
     /// 400 in Prometheus' words for a parameter.
@@ -42,30 +49,27 @@ impl ApiError {
 
 impl From<QueryError> for ApiError {
     fn from(e: QueryError) -> Self {
-        let kind = e.kind();
-        let status = match kind.http_status() {
-            499 => client_closed(),
-            code => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        let kind = match e.kind() {
+            ErrorKind::Timeout => ErrorType::Timeout,
+            ErrorKind::Canceled => ErrorType::Canceled,
+            ErrorKind::Execution => ErrorType::Execution,
+            ErrorKind::BadData => ErrorType::BadData,
+            ErrorKind::Unavailable => ErrorType::Unavailable,
+            ErrorKind::Internal => ErrorType::Internal,
         };
-        Self::new(status, kind.error_type(), e.to_string())
+        Self::new(kind, e.to_string())
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut body = Vec::with_capacity(self.message.len() + 64);
-        body.extend_from_slice(br#"{"status":"error","errorType":"#);
-        write_string(&mut body, self.error_type);
-        body.extend_from_slice(br#","error":"#);
-        write_string(&mut body, &self.message);
-        body.push(b'}');
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.status == StatusCode::TOO_MANY_REQUESTS || self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let mut response = api_error(self.kind, &self.message);
+        if self.forbidden {
+            *response.status_mut() = StatusCode::FORBIDDEN;
         }
-        response
+        match self.kind {
+            ErrorType::TooManyRequests | ErrorType::Unavailable => with_retry_after(response, RETRY_AFTER),
+            _ => response,
+        }
     }
 }

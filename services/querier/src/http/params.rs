@@ -1,9 +1,10 @@
 //! Parameters of a request, from its query string and its form body.
 
 use axum::body::{Body, to_bytes};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, header};
 use koios_model::Matchers;
 use koios_promql::parse_metric_selector;
+use koios_server::ErrorType;
 
 use super::error::ApiError;
 use super::time::{MAX_TIME_MS, MIN_TIME_MS, parse_millis, parse_time};
@@ -35,7 +36,7 @@ impl Params {
         if head.method == Method::POST && form {
             let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
                 let text = format!("request body larger than {BODY_BYTES_MAX} bytes, or broken off");
-                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "bad_data", text)
+                ApiError::new(ErrorType::TooLarge, text)
             })?;
             params.add(&bytes)?;
         }
@@ -45,21 +46,27 @@ impl Params {
     fn add(&mut self, encoded: &[u8]) -> Result<(), ApiError> {
         for field in encoded.split(|b| *b == b'&').filter(|f| !f.is_empty()) {
             if self.pairs.len() >= FIELDS_MAX {
-                return Err(ApiError::bad_data(format!("too many form fields (limit: {FIELDS_MAX})")));
+                return Err(ApiError::bad_data(format!(
+                    "too many form fields (limit: {FIELDS_MAX})"
+                )));
             }
             let at = field.iter().position(|b| *b == b'=');
             let (name, value) = match at {
                 Some(at) => (field.get(..at), field.get(at + 1..)),
                 None => (Some(field), None),
             };
-            self.pairs.push((decode(name.unwrap_or(b""))?, decode(value.unwrap_or(b""))?));
+            self.pairs
+                .push((decode(name.unwrap_or(b""))?, decode(value.unwrap_or(b""))?));
         }
         Ok(())
     }
 
     /// The values of a parameter that may come several times.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.pairs
+            .iter()
+            .filter(move |(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// The value of a parameter that may come once; empty counts as absent.
@@ -88,7 +95,8 @@ impl Params {
     /// A duration in milliseconds.
     pub(crate) fn millis(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let text = self.one(name)?;
-        text.map(|t| parse_millis(t).map_err(|e| ApiError::invalid(name, e))).transpose()
+        text.map(|t| parse_millis(t).map_err(|e| ApiError::invalid(name, e)))
+            .transpose()
     }
 
     /// `start` and `end`, by default everything.
@@ -96,7 +104,10 @@ impl Params {
         let start = self.time_or("start", MIN_TIME_MS)?;
         let end = self.time_or("end", MAX_TIME_MS)?;
         if end < start {
-            return Err(ApiError::invalid("end", "end timestamp must not be before start time"));
+            return Err(ApiError::invalid(
+                "end",
+                "end timestamp must not be before start time",
+            ));
         }
         Ok(koios_model::TimeRange::new(start, end))
     }
@@ -118,7 +129,9 @@ impl Params {
             let selector = parse_metric_selector(text).map_err(|e| ApiError::invalid("match[]", e))?;
             matchers += selector.len();
             if matchers > MATCHERS_MAX {
-                return Err(ApiError::bad_data(format!("too many matchers (limit: {MATCHERS_MAX})")));
+                return Err(ApiError::bad_data(format!(
+                    "too many matchers (limit: {MATCHERS_MAX})"
+                )));
             }
             if selector.iter().all(|m| m.matches_empty()) {
                 let text = "match[] must contain at least one non-empty matcher";
@@ -131,7 +144,10 @@ impl Params {
 }
 
 fn decode(encoded: &[u8]) -> Result<String, ApiError> {
-    let spaced: Vec<u8> = encoded.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    let spaced: Vec<u8> = encoded
+        .iter()
+        .map(|b| if *b == b'+' { b' ' } else { *b })
+        .collect();
     let bytes: Vec<u8> = percent_encoding::percent_decode(&spaced).collect();
     String::from_utf8(bytes).map_err(|_| ApiError::bad_data("a parameter is not valid UTF-8"))
 }
@@ -153,7 +169,10 @@ mod tests {
         assert_eq!(p.all("match[]").collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(p.one("x").unwrap(), None);
         assert_eq!(p.one("empty").unwrap(), None);
-        assert_eq!(p.one("match[]").unwrap_err().message, r#"parameter "match[]" given twice"#);
+        assert_eq!(
+            p.one("match[]").unwrap_err().message,
+            r#"parameter "match[]" given twice"#
+        );
     }
 
     #[test]
@@ -162,7 +181,12 @@ mod tests {
         let e = p.add("a=1&".repeat(FIELDS_MAX + 1).as_bytes()).unwrap_err();
         assert!(e.message.starts_with("too many form fields"), "{}", e.message);
         let many = params(&"match[]=up&".repeat(10_000));
-        assert!(many.selectors().unwrap_err().message.starts_with("too many matchers"));
+        assert!(
+            many.selectors()
+                .unwrap_err()
+                .message
+                .starts_with("too many matchers")
+        );
         assert!(Params::default().add(b"a=%ff").is_err());
     }
 }

@@ -31,7 +31,9 @@ pub(crate) fn parse_millis(text: &str) -> Result<i64, String> {
     if let Some(seconds) = parse_float(text) {
         let nanos = seconds * 1e9;
         if !(i64::MIN as f64..=i64::MAX as f64).contains(&nanos) {
-            return Err(format!("cannot parse {text:?} to a valid duration. It overflows int64"));
+            return Err(format!(
+                "cannot parse {text:?} to a valid duration. It overflows int64"
+            ));
         }
         return Ok(nanos as i64 / 1_000_000);
     }
@@ -42,7 +44,9 @@ pub(crate) fn parse_millis(text: &str) -> Result<i64, String> {
 
 /// A finite decimal number.
 fn parse_float(text: &str) -> Option<f64> {
-    let numeric = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
+    let numeric = text
+        .bytes()
+        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
     text.parse::<f64>().ok().filter(|v| numeric && v.is_finite())
 }
 
@@ -50,7 +54,10 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| {
         let digits = text.get(from..to)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse::<i64>().ok())?
     };
     let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
     let separated = separators.iter().all(|&(at, s)| bytes.get(at) == Some(&s));
@@ -76,7 +83,8 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
         rest = fraction.get(digits..)?;
     }
     let offset_minutes = parse_zone(rest)?;
-    let seconds = ((days_from_epoch(year, month, day) * 24 + hour) * 60 + minute - offset_minutes) * 60 + second;
+    let seconds =
+        ((days_from_epoch(year, month, day) * 24 + hour) * 60 + minute - offset_minutes) * 60 + second;
     Some(seconds * 1000 + millis)
 }
 
@@ -90,7 +98,11 @@ fn parse_zone(text: &str) -> Option<i64> {
         _ => return None,
     };
     let (hours, minutes) = text.get(1..)?.split_once(':')?;
-    let two = |s: &str| s.parse::<u8>().ok().filter(|_| s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit()));
+    let two = |s: &str| {
+        s.parse::<u8>()
+            .ok()
+            .filter(|_| s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit()))
+    };
     let (hours, minutes) = (two(hours)?, two(minutes)?);
     (hours < 24 && minutes < 60).then(|| sign * (i64::from(hours) * 60 + i64::from(minutes)))
 }
@@ -149,7 +161,10 @@ mod tests {
     #[case("2015-07-01T20:10:51+25:00")]
     #[case("é015-07-01T20:10:51Z")]
     fn refuses_times(#[case] text: &str) {
-        assert_eq!(parse_time(text), Err(format!("cannot parse {text:?} to a valid timestamp")));
+        assert_eq!(
+            parse_time(text),
+            Err(format!("cannot parse {text:?} to a valid timestamp"))
+        );
     }
 
     #[test]
@@ -159,6 +174,9 @@ mod tests {
         assert_eq!(parse_millis("-1"), Ok(-1000));
         assert_eq!(parse_millis("1h30m"), Ok(5_400_000));
         assert!(parse_millis("1e300").unwrap_err().ends_with("It overflows int64"));
-        assert_eq!(parse_millis("x"), Err(r#"cannot parse "x" to a valid duration"#.to_owned()));
+        assert_eq!(
+            parse_millis("x"),
+            Err(r#"cannot parse "x" to a valid duration"#.to_owned())
+        );
     }
 }

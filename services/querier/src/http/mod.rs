@@ -1,0 +1,141 @@
+//! Prometheus' HTTP query API.
+
+mod admission;
+mod envelope;
+mod error;
+mod histogram;
+mod json;
+mod metrics;
+mod params;
+mod query;
+mod result;
+mod series;
+mod status;
+mod time;
+mod tree;
+
+#[cfg(test)]
+mod http_test;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{MethodRouter, get};
+use http::HeaderMap;
+use koios_model::TenantId;
+use koios_runtime::{ClockHandle, Cpu};
+use koios_server::{ErrorType, Metrics};
+use koios_tenancy::{Limits, Overrides, tenants_of_read};
+use tower_http::compression::CompressionLayer;
+
+use crate::cluster::Cluster;
+use admission::Admission;
+use error::ApiError;
+use metrics::QuerierMetrics;
+
+/// Queries one process runs at once unless told otherwise.
+pub const CONCURRENT_QUERIES_DEFAULT: usize = 40;
+
+/// The query API of one process.
+#[derive(Debug)]
+pub struct QuerierApi {
+    cluster: Arc<Cluster>,
+    overrides: Overrides,
+    clock: ClockHandle,
+    cpu: Cpu,
+    admission: Arc<Admission>,
+    metrics: QuerierMetrics,
+}
+
+impl QuerierApi {
+    /// Answers from `cluster`, at most `concurrent_max` queries at once.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        overrides: Overrides,
+        clock: ClockHandle,
+        cpu: Cpu,
+        concurrent_max: usize,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            overrides,
+            clock,
+            cpu,
+            admission: Admission::new(concurrent_max),
+            metrics: QuerierMetrics::new(metrics),
+        })
+    }
+
+    /// The endpoints, at `/` and under `/prometheus`; answers are compressed when the client accepts it.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let routes = self.routes();
+        Router::new()
+            .merge(routes.clone())
+            .nest("/prometheus", routes)
+            .layer(CompressionLayer::new())
+    }
+
+    fn routes(self: &Arc<Self>) -> Router {
+        fn form<H, T>(handler: H) -> MethodRouter<Arc<QuerierApi>>
+        where
+            H: axum::handler::Handler<T, Arc<QuerierApi>>,
+            T: 'static,
+        {
+            get(handler.clone()).post(handler)
+        }
+        Router::new()
+            .route("/api/v1/query", form(query::instant))
+            .route("/api/v1/query_range", form(query::range))
+            .route("/api/v1/query_exemplars", form(status::exemplars))
+            .route("/api/v1/labels", form(series::label_names))
+            .route("/api/v1/label/{name}/values", get(series::label_values))
+            .route("/api/v1/series", form(series::series))
+            .route("/api/v1/metadata", get(series::metadata))
+            .route("/api/v1/format_query", form(status::format_query))
+            .route("/api/v1/parse_query", form(status::parse_query))
+            .route("/api/v1/status/buildinfo", get(status::buildinfo))
+            .route("/api/v1/rules", get(status::rules))
+            .route("/api/v1/alerts", get(status::alerts))
+            .with_state(Arc::clone(self))
+    }
+}
+
+/// The tenant that asks.
+fn tenant_of(headers: &HeaderMap) -> Result<TenantId, ApiError> {
+    let tenants = tenants_of_read(headers).map_err(|e| ApiError::bad_data(e.to_string()))?;
+    match tenants.as_slice() {
+        [tenant] => Ok(tenant.clone()),
+        // Nobody can grant a tenant's data to another yet (I6).
+        [.., last] => {
+            let text = format!(
+                "a query over several tenants is not allowed for tenant {:?}",
+                last.as_str()
+            );
+            Err(ApiError::forbidden(text))
+        }
+        [] => Ok(TenantId::anonymous()),
+    }
+}
+
+fn check_length(query: &str, limits: &Limits) -> Result<(), ApiError> {
+    if query.len() as u64 <= limits.max_query_bytes {
+        return Ok(());
+    }
+    let text = format!(
+        "query longer than {} bytes (actual: {})",
+        limits.max_query_bytes,
+        query.len()
+    );
+    Err(ApiError::new(ErrorType::TooLarge, text))
+}
+
+/// The start of a query, for logs.
+fn shortened(query: &str) -> &str {
+    const LOGGED_BYTES_MAX: usize = 500;
+    let end = query
+        .char_indices()
+        .map(|(i, _)| i)
+        .find(|i| *i >= LOGGED_BYTES_MAX);
+    query.get(..end.unwrap_or(query.len())).unwrap_or(query)
+}

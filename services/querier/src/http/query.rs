@@ -1,0 +1,250 @@
+//! Instant and range queries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, Request};
+use koios_model::TenantId;
+use koios_promql::{
+    CancelContext, Engine, EngineOptions, ParseOptions, Prepared, Query, QueryError, QueryOutput,
+};
+use koios_server::ErrorType;
+use koios_tenancy::Limits;
+
+use super::QuerierApi;
+use super::error::ApiError;
+use super::metrics::Stage;
+use super::params::Params;
+use super::result::{Timings, answer};
+use crate::cluster::{Budget, ClusterQueryable};
+
+/// When to evaluate.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    At(i64),
+    Range { start: i64, end: i64, step: i64 },
+}
+
+/// A query as asked.
+#[derive(Clone, Debug)]
+struct Asked {
+    tenant: TenantId,
+    limits: Arc<Limits>,
+    text: String,
+    when: When,
+    timeout: Duration,
+    lookback_ms: i64,
+    limit: usize,
+    stats: bool,
+}
+
+/// Cancels the evaluation when the client is gone, which drops the request's future.
+struct CancelOnDrop(CancelContext);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// `/api/v1/query`.
+pub(super) async fn instant(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (headers, params) = Params::read(request).await?;
+    let at = params.time_or("time", api.clock.now_ms())?;
+    api.query(&headers, &params, When::At(at)).await
+}
+
+/// `/api/v1/query_range`.
+pub(super) async fn range(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (headers, params) = Params::read(request).await?;
+    let (start, end) = (params.time("start")?, params.time("end")?);
+    if end < start {
+        return Err(ApiError::invalid(
+            "end",
+            "end timestamp must not be before start time",
+        ));
+    }
+    let step = params.millis("step")?;
+    let step = step.ok_or_else(|| ApiError::invalid("step", r#"cannot parse "" to a valid duration"#))?;
+    if step <= 0 {
+        let text = "zero or negative query resolution step widths are not accepted. Try a positive integer";
+        return Err(ApiError::invalid("step", text));
+    }
+    api.query(&headers, &params, When::Range { start, end, step })
+        .await
+}
+
+impl QuerierApi {
+    async fn query(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        params: &Params,
+        when: When,
+    ) -> Result<Response, ApiError> {
+        let asked = self.asked(headers, params, when)?;
+        let (limit, stats) = (asked.limit, asked.stats);
+        let started = self.clock.elapsed();
+        let result = self.run(asked).await;
+        let took = self.clock.elapsed().saturating_sub(started);
+        self.metrics.finished(result.as_ref().err().map(|e| e.kind), took);
+        let (output, timings) = result?;
+        Ok(answer(output, limit, stats.then_some(timings)))
+    }
+
+    fn asked(&self, headers: &HeaderMap, params: &Params, when: When) -> Result<Asked, ApiError> {
+        let tenant = super::tenant_of(headers)?;
+        let limits = Arc::clone(self.overrides.of(&tenant));
+        if let When::Range { start, end, step } = when {
+            let points = (i128::from(end) - i128::from(start)) / i128::from(step);
+            if points > i128::from(limits.max_query_points) {
+                return Err(ApiError::bad_data(format!(
+                    "exceeded maximum resolution of {} points per timeseries. Try decreasing the query \
+                     resolution (?step=XX)",
+                    with_commas(limits.max_query_points)
+                )));
+            }
+        }
+        let text = params.one("query")?.unwrap_or("").to_owned();
+        super::check_length(&text, &limits)?;
+        let timeout = positive(params, "timeout")?.map_or(limits.query_timeout, |ms| {
+            limits.query_timeout.min(Duration::from_millis(ms.unsigned_abs()))
+        });
+        let lookback_ms = positive(params, "lookback_delta")?;
+        let default_lookback = i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX);
+        Ok(Asked {
+            tenant,
+            text,
+            when,
+            timeout,
+            lookback_ms: lookback_ms.unwrap_or(default_lookback),
+            limit: params.count("limit")?,
+            stats: params.one("stats")?.is_some(),
+            limits,
+        })
+    }
+
+    /// Runs a query within its deadline.
+    #[tracing::instrument(level = "debug", skip_all, fields(tenant = %asked.tenant, query = super::shortened(&asked.text)))]
+    async fn run(self: &Arc<Self>, asked: Asked) -> Result<(QueryOutput, Timings), ApiError> {
+        let timeout = asked.timeout;
+        let deadline = self.clock.elapsed().saturating_add(timeout);
+        let clock = Arc::clone(&self.clock);
+        let ctx = CancelContext::new(move || clock.elapsed() >= deadline);
+        let _cancel = CancelOnDrop(ctx.clone());
+        match self.clock.timeout(timeout, self.stages(asked, ctx)).await {
+            Ok(result) => result,
+            Err(_) => Err(QueryError::Timeout("expression evaluation").into()),
+        }
+    }
+
+    /// Parse and plan, wait for a place, fetch, evaluate.
+    async fn stages(
+        self: &Arc<Self>,
+        asked: Asked,
+        ctx: CancelContext,
+    ) -> Result<(QueryOutput, Timings), ApiError> {
+        let Asked { tenant, limits, .. } = asked.clone();
+        let mut timings = Timings::default();
+        let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
+        let prepared = self
+            .cpu
+            .run(move || prepare(&asked))
+            .await
+            .map_err(|e| panicked(&e))??;
+        timings.prepare = stage.end();
+
+        stage = self.metrics.stage(Stage::Queue, &self.clock);
+        let _place = self
+            .admission
+            .enter(&tenant, limits.max_concurrent_queries)
+            .await?;
+        timings.queue = stage.end();
+
+        stage = self.metrics.stage(Stage::Fetch, &self.clock);
+        let budget = Budget::new(
+            as_size(limits.max_query_memory_bytes),
+            as_size(limits.max_query_series),
+        );
+        let storage = ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget);
+        let fetched = prepared.fetch(&storage, &ctx).await?;
+        timings.fetch = stage.end();
+
+        stage = self.metrics.stage(Stage::Evaluate, &self.clock);
+        let output = self
+            .cpu
+            .run(move || fetched.evaluate(&ctx))
+            .await
+            .map_err(|e| panicked(&e))??;
+        timings.evaluate = stage.end();
+        self.metrics.samples.inc_by(output.stats.samples_total);
+        Ok((output, timings))
+    }
+}
+
+fn prepare(asked: &Asked) -> Result<Prepared, ApiError> {
+    let invalid = |e: &dyn std::fmt::Display| ApiError::invalid("query", e);
+    let query = Query::parse(&asked.text, &ParseOptions::default()).map_err(|e| invalid(&e))?;
+    let engine = Engine::new(EngineOptions {
+        lookback_delta_ms: asked.lookback_ms,
+        max_samples: as_size(asked.limits.max_query_samples),
+        ..EngineOptions::default()
+    });
+    let prepared = match asked.when {
+        When::At(at) => engine.prepare_instant(&query, at),
+        When::Range { start, end, step } => engine.prepare_range(&query, start, end, step),
+    };
+    prepared.map_err(|e| match e {
+        QueryError::BadData(text) => invalid(&text),
+        e => e.into(),
+    })
+}
+
+/// A duration parameter that must not be negative; zero counts as absent.
+fn positive(params: &Params, name: &str) -> Result<Option<i64>, ApiError> {
+    match params.millis(name)? {
+        Some(ms) if ms < 0 => Err(ApiError::invalid(name, format!("{name} must be non-negative"))),
+        ms => Ok(ms.filter(|ms| *ms > 0)),
+    }
+}
+
+fn as_size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn panicked(e: &koios_runtime::CpuPanicked) -> ApiError {
+    tracing::error!(error = %e, "a query panicked");
+    ApiError::new(ErrorType::Internal, "the query failed by a bug, see the log")
+}
+
+fn with_commas(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_told_apart() {
+        assert_eq!(with_commas(11_000), "11,000");
+        assert_eq!(with_commas(999), "999");
+        assert_eq!(with_commas(1_000_000), "1,000,000");
+    }
+}

@@ -1,0 +1,147 @@
+//! Query results as Prometheus writes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::Response;
+use koios_model::Histogram;
+use koios_promql::{MatrixSeries, QueryOutput, QueryStats, SampleValue, Value, VectorSample};
+
+use super::envelope::{Notes, TRUNCATED, streamed};
+use super::histogram::write_histogram;
+use super::json::{write_array, write_labels, write_string, write_time, write_value};
+
+/// How long the stages of a query took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timings {
+    pub(crate) queue: Duration,
+    pub(crate) prepare: Duration,
+    pub(crate) fetch: Duration,
+    pub(crate) evaluate: Duration,
+}
+
+/// The answer to a query; at most `limit` series unless 0, and statistics if asked for.
+pub(crate) fn answer(output: QueryOutput, limit: usize, timings: Option<Timings>) -> Response {
+    let texts = output.annotation_texts();
+    let mut notes = Notes {
+        warnings: texts.warnings,
+        infos: texts.infos,
+    };
+    let stats = timings.map(|t| stats_json(&t, &output.stats)).unwrap_or_default();
+    let mut suffix = stats.into_bytes();
+    suffix.push(b'}');
+    let kind = output.value.value_type().as_str();
+    let prefix = format!(r#"{{"resultType":"{kind}","result":"#);
+    let mut truncate = |len: usize| {
+        let cut = limit != 0 && len > limit;
+        notes.warnings.extend(cut.then(|| TRUNCATED.to_owned()));
+        if cut { limit } else { len }
+    };
+    match output.value {
+        Value::Scalar(at, v) => {
+            let items = vec![Pair::Time(at), Pair::Value(v)];
+            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes)
+        }
+        Value::String(at, text) => {
+            let items = vec![Pair::Time(at), Pair::Text(text)];
+            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes)
+        }
+        Value::Vector(at, mut samples) => {
+            samples.truncate(truncate(samples.len()));
+            let write = move |out: &mut Vec<u8>, sample| write_sample(out, at, &sample);
+            streamed(prefix.as_bytes(), samples, write, suffix, &notes)
+        }
+        Value::Matrix(mut series) => {
+            series.retain(|s| !s.is_empty());
+            series.truncate(truncate(series.len()));
+            let write = |out: &mut Vec<u8>, series| write_series(out, &series);
+            streamed(prefix.as_bytes(), series, write, suffix, &notes)
+        }
+    }
+}
+
+/// One half of a scalar or string result.
+enum Pair {
+    Time(i64),
+    Value(f64),
+    Text(String),
+}
+
+fn write_pair(out: &mut Vec<u8>, pair: Pair) {
+    match pair {
+        Pair::Time(at) => write_time(out, at),
+        Pair::Value(v) => write_value(out, v),
+        Pair::Text(text) => write_string(out, &text),
+    }
+}
+
+fn write_sample(out: &mut Vec<u8>, at: i64, sample: &VectorSample) {
+    out.extend_from_slice(br#"{"metric":"#);
+    write_labels(out, sample.labels.as_ref());
+    match &sample.value {
+        SampleValue::Float(v) => {
+            out.extend_from_slice(br#","value":"#);
+            write_point(out, at, *v);
+        }
+        SampleValue::Histogram(h) => {
+            out.extend_from_slice(br#","histogram":"#);
+            write_histogram_point(out, at, h);
+        }
+    }
+    out.push(b'}');
+}
+
+fn write_series(out: &mut Vec<u8>, series: &MatrixSeries) {
+    out.extend_from_slice(br#"{"metric":"#);
+    write_labels(out, series.labels.as_ref());
+    let mut floats = series.floats().peekable();
+    if floats.peek().is_some() {
+        out.extend_from_slice(br#","values":"#);
+        write_array(out, floats, |out, (t, v)| write_point(out, t, v));
+    }
+    let mut histograms = series.histograms().peekable();
+    if histograms.peek().is_some() {
+        out.extend_from_slice(br#","histograms":"#);
+        write_array(out, histograms, |out, (t, h)| write_histogram_point(out, t, h));
+    }
+    out.push(b'}');
+}
+
+fn write_point(out: &mut Vec<u8>, t: i64, v: f64) {
+    out.push(b'[');
+    write_time(out, t);
+    out.push(b',');
+    write_value(out, v);
+    out.push(b']');
+}
+
+fn write_histogram_point(out: &mut Vec<u8>, t: i64, h: &Arc<Histogram>) {
+    out.push(b'[');
+    write_time(out, t);
+    out.push(b',');
+    write_histogram(out, h);
+    out.push(b']');
+}
+
+fn stats_json(t: &Timings, stats: &QueryStats) -> String {
+    let total = t.prepare + t.fetch + t.evaluate;
+    let timings = serde_json::json!({
+        "evalTotalTime": total.as_secs_f64(),
+        "resultSortTime": 0.0,
+        "queryPreparationTime": (t.prepare + t.fetch).as_secs_f64(),
+        "innerEvalTime": t.evaluate.as_secs_f64(),
+        "execQueueTime": t.queue.as_secs_f64(),
+        "execTotalTime": (t.queue + total).as_secs_f64(),
+    });
+    let samples = serde_json::json!({
+        "totalQueryableSamples": stats.samples_total,
+        "peakSamples": stats.samples_peak,
+    });
+    let stats = serde_json::json!({
+        "timings": timings,
+        "samples": samples,
+        "seriesFetched": stats.series_fetched,
+        "bytesFetched": stats.bytes_fetched,
+    });
+    format!(",\"stats\":{stats}")
+}

@@ -1,0 +1,246 @@
+//! Labels, series and metadata.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::{HeaderMap, Request};
+use koios_model::{Matchers, Metadata};
+use koios_promql::QueryError;
+use koios_tenancy::Limits;
+
+use super::QuerierApi;
+use super::envelope::{Notes, streamed, whole};
+use super::error::ApiError;
+use super::json::{write_array, write_labels, write_string};
+use super::params::Params;
+use crate::cluster::{Budget, Selection, Wanted};
+
+/// `/api/v1/labels`.
+pub(super) async fn label_names(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (headers, params) = Params::read(request).await?;
+    api.labels(&headers, &params, "").await
+}
+
+/// `/api/v1/label/<name>/values`.
+pub(super) async fn label_values(
+    State(api): State<Arc<QuerierApi>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let name = unescape(&name);
+    let plain = name.chars().all(|c| !c.is_control());
+    if name.is_empty() || name == "." || name == ".." || !plain {
+        return Err(ApiError::bad_data(format!("invalid label name: {name:?}")));
+    }
+    let (headers, params) = Params::read(request).await?;
+    api.labels(&headers, &params, &name).await
+}
+
+/// `/api/v1/series`.
+pub(super) async fn series(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (headers, params) = Params::read(request).await?;
+    let asked = api.selections(&headers, &params)?;
+    if asked.selections.iter().any(|s| s.matchers == Matchers::default()) {
+        return Err(ApiError::bad_data("no match[] parameter provided"));
+    }
+    let budget = Budget::new(
+        usize::try_from(asked.limits.max_query_memory_bytes).unwrap_or(usize::MAX),
+        usize::try_from(asked.limits.max_query_series).unwrap_or(usize::MAX),
+    );
+    let read = api.cluster.series(&asked.selections, asked.limit, &budget);
+    let mut found: Vec<_> = api.within(&asked, read).await?.into_iter().collect();
+    let notes = asked.truncate(&mut found);
+    let write = |out: &mut Vec<u8>, labels: koios_model::Labels| write_labels(out, labels.as_ref());
+    Ok(streamed(b"", found, write, Vec::new(), &notes))
+}
+
+/// `/api/v1/metadata`.
+pub(super) async fn metadata(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (headers, params) = Params::read(request).await?;
+    let (limit, per_metric) = (params.count("limit")?, params.count("limit_per_metric")?);
+    let metric = params.one("metric")?.unwrap_or("").to_owned();
+    let asked = api.selections(&headers, &Params::default())?;
+    let tenant = super::tenant_of(&headers)?;
+    let read = api.cluster.metadata(&tenant, &metric);
+    let found = api.within(&asked, read).await?;
+    let wanted = |(m, _): &(String, BTreeSet<Metadata>)| metric.is_empty() || *m == metric;
+    let found: BTreeMap<_, _> = found
+        .into_iter()
+        .filter(wanted)
+        .take(unless_zero(limit))
+        .collect();
+    Ok(whole(
+        |out| write_metadata(out, &found, unless_zero(per_metric)),
+        &Notes::default(),
+    ))
+}
+
+fn write_metadata(out: &mut Vec<u8>, found: &BTreeMap<String, BTreeSet<Metadata>>, per_metric: usize) {
+    out.push(b'{');
+    for (i, (metric, entries)) in found.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_string(out, metric);
+        out.push(b':');
+        write_array(out, entries.iter().take(per_metric), |out, m| {
+            for (name, value) in [
+                ("{\"type\":", &m.kind),
+                (",\"help\":", &m.help),
+                (",\"unit\":", &m.unit),
+            ] {
+                out.extend_from_slice(name.as_bytes());
+                write_string(out, value);
+            }
+            out.push(b'}');
+        });
+    }
+    out.push(b'}');
+}
+
+/// What to read, and within which bounds.
+struct Asked {
+    selections: Vec<Selection>,
+    limits: Arc<Limits>,
+    limit: usize,
+}
+
+impl Asked {
+    /// Cuts to the limit.
+    fn truncate<T>(&self, found: &mut Vec<T>) -> Notes {
+        let more = found.len() > unless_zero(self.limit);
+        found.truncate(unless_zero(self.limit));
+        Notes::truncated(more)
+    }
+}
+
+fn unless_zero(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}
+
+impl QuerierApi {
+    async fn labels(&self, headers: &HeaderMap, params: &Params, name: &str) -> Result<Response, ApiError> {
+        let asked = self.selections(headers, params)?;
+        let found = self
+            .within(&asked, self.cluster.labels(&asked.selections, name))
+            .await?;
+        let mut found: Vec<_> = found.into_iter().collect();
+        let notes = asked.truncate(&mut found);
+        let write = |out: &mut Vec<u8>, text: String| write_string(out, &text);
+        Ok(streamed(b"", found, write, Vec::new(), &notes))
+    }
+
+    /// One selection per `match[]`; one of everything without.
+    fn selections(&self, headers: &HeaderMap, params: &Params) -> Result<Asked, ApiError> {
+        let tenant = super::tenant_of(headers)?;
+        let range = params.range()?;
+        let limit = params.count("limit")?;
+        let mut selectors = params.selectors()?;
+        if selectors.is_empty() {
+            selectors.push(Matchers::default());
+        }
+        let selection = |matchers| Selection {
+            tenant: tenant.clone(),
+            matchers,
+            range,
+            labels_only: true,
+            wanted: Wanted {
+                // One more tells that there are more.
+                limit: if limit == 0 { 0 } else { limit.saturating_add(1) },
+                shard: None,
+            },
+        };
+        Ok(Asked {
+            selections: selectors.into_iter().map(selection).collect(),
+            limits: Arc::clone(self.overrides.of(&tenant)),
+            limit,
+        })
+    }
+
+    /// Reads with a place and within the tenant's query timeout.
+    async fn within<T>(
+        &self,
+        asked: &Asked,
+        read: impl Future<Output = Result<T, QueryError>>,
+    ) -> Result<T, ApiError> {
+        let admitted = async {
+            let tenant = asked.selections.first().map(|s| s.tenant.clone());
+            let tenant = tenant.unwrap_or_else(koios_model::TenantId::anonymous);
+            let _place = self
+                .admission
+                .enter(&tenant, asked.limits.max_concurrent_queries)
+                .await?;
+            read.await.map_err(ApiError::from)
+        };
+        match self.clock.timeout(asked.limits.query_timeout, admitted).await {
+            Ok(result) => result,
+            Err(_) => Err(QueryError::Timeout("series lookup").into()),
+        }
+    }
+}
+
+/// Undoes `U__` escaping, by which names with any character fit into a path segment.
+///
+/// **Source:** Prometheus common `model.UnescapeName`.
+fn unescape(name: &str) -> String {
+    let Some(escaped) = name.strip_prefix("U__") else {
+        return name.to_owned();
+    };
+    let mut out = String::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((before, after)) = rest.split_once('_') {
+        out.push_str(before);
+        if let Some(after) = after.strip_prefix('_') {
+            out.push('_');
+            rest = after;
+            continue;
+        }
+        let decoded = after.split_once('_').and_then(|(hex, tail)| {
+            let valid = !hex.is_empty() && hex.len() <= 6 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+            let c = valid
+                .then(|| u32::from_str_radix(hex, 16).ok())
+                .flatten()
+                .and_then(char::from_u32)?;
+            Some((c, tail))
+        });
+        let Some((c, tail)) = decoded else {
+            return name.to_owned();
+        };
+        out.push(c);
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_names_are_read_as_written() {
+        for (escaped, name) in [
+            ("job", "job"),
+            ("U__http_2e_status:code", "http.status:code"),
+            ("U__a__b", "a_b"),
+            ("U___1f600_", "\u{1f600}"),
+            ("U__a_zz_", "U__a_zz_"),
+            ("U__a_2e", "U__a_2e"),
+            ("U__", ""),
+        ] {
+            assert_eq!(unescape(escaped), name, "{escaped}");
+        }
+    }
+}

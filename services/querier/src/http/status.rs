@@ -1,0 +1,95 @@
+//! What clients ask before they query: who answers, and how a query reads.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::Request;
+use koios_promql::{ParseOptions, Query, pretty};
+
+use super::QuerierApi;
+use super::envelope::{Notes, whole};
+use super::error::ApiError;
+use super::json::write_string;
+use super::params::Params;
+use super::tree::tree;
+
+/// The Prometheus release whose API and query language are served: clients enable features by it.
+const PROMETHEUS_VERSION: &str = "3.14.0";
+
+/// `/api/v1/status/buildinfo`; docs/decisions/0002-buildinfo.md says why these values.
+pub(super) async fn buildinfo() -> Response {
+    let revision = concat!("koios-", env!("CARGO_PKG_VERSION"));
+    let info = serde_json::json!({
+        "version": PROMETHEUS_VERSION,
+        "revision": revision,
+        "branch": "",
+        "buildUser": "",
+        "buildDate": "",
+        "goVersion": "",
+        "application": "Koios",
+    });
+    whole(
+        |out| out.extend_from_slice(info.to_string().as_bytes()),
+        &Notes::default(),
+    )
+}
+
+/// `/api/v1/format_query`.
+pub(super) async fn format_query(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let query = api.parsed(request).await?;
+    let text = pretty(query.expr());
+    Ok(whole(|out| write_string(out, &text), &Notes::default()))
+}
+
+/// `/api/v1/parse_query`.
+pub(super) async fn parse_query(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let query = api.parsed(request).await?;
+    let text = tree(query.expr()).to_string();
+    Ok(whole(
+        |out| out.extend_from_slice(text.as_bytes()),
+        &Notes::default(),
+    ))
+}
+
+/// `/api/v1/query_exemplars`: none are kept, so a valid query has none.
+pub(super) async fn exemplars(
+    State(api): State<Arc<QuerierApi>>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    api.parsed(request).await?;
+    Ok(whole(|out| out.extend_from_slice(b"[]"), &Notes::default()))
+}
+
+/// `/api/v1/rules`: there are none.
+pub(super) async fn rules() -> Response {
+    whole(
+        |out| out.extend_from_slice(br#"{"groups":[]}"#),
+        &Notes::default(),
+    )
+}
+
+/// `/api/v1/alerts`: there are none.
+pub(super) async fn alerts() -> Response {
+    whole(
+        |out| out.extend_from_slice(br#"{"alerts":[]}"#),
+        &Notes::default(),
+    )
+}
+
+impl QuerierApi {
+    async fn parsed(&self, request: Request<Body>) -> Result<Query, ApiError> {
+        let (headers, params) = Params::read(request).await?;
+        let limits = self.overrides.of(&super::tenant_of(&headers)?);
+        let text = params.one("query")?.unwrap_or("");
+        super::check_length(text, limits)?;
+        Query::parse(text, &ParseOptions::default()).map_err(|e| ApiError::invalid("query", e))
+    }
+}
