@@ -170,9 +170,9 @@ impl ReplicaState {
     /// Forgets listed samples of windows that end at or before `keep_from_ms`. The floor rises with it, so that a read
     /// that missed them says where they are.
     pub(crate) fn forget(&mut self, keep_from_ms: i64) -> u64 {
-        let before = self.head.forgotten_below_ms();
         let dropped = self.head.forget(keep_from_ms);
-        if self.head.forgotten_below_ms() > before {
+        // Late samples of a window that was forgotten before are in a later version than the others.
+        if dropped > 0 {
             self.manifest_floor = self.manifest_floor.max(self.listed_version);
         }
         dropped

@@ -43,22 +43,22 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-pub const PARTITION: PartitionId = PartitionId(0);
+pub(crate) const PARTITION: PartitionId = PartitionId(0);
 /// The first moment of a window.
-pub const T0: i64 = 1_700_006_400_000;
-pub const MINUTE: i64 = 60_000;
-pub const HOUR: i64 = 60 * MINUTE;
-pub const CLUSTER: u128 = 77;
+pub(crate) const T0: i64 = 1_700_006_400_000;
+pub(crate) const MINUTE: i64 = 60_000;
+pub(crate) const HOUR: i64 = 60 * MINUTE;
+pub(crate) const CLUSTER: u128 = 77;
 
 /// Samples by (series, time), values as bits.
-pub type Samples = BTreeMap<(String, i64), u64>;
+pub(crate) type Samples = BTreeMap<(String, i64), u64>;
 
 /// A store that can be switched off.
 #[derive(Debug, Default)]
-pub struct FaultyStore {
+pub(crate) struct FaultyStore {
     inner: InMemory,
-    pub down: AtomicBool,
-    pub puts: AtomicU64,
+    pub(crate) down: AtomicBool,
+    pub(crate) puts: AtomicU64,
 }
 
 impl fmt::Display for FaultyStore {
@@ -132,7 +132,7 @@ impl ObjectStore for FaultyStore {
 
 /// Where peers find each other; a member that is down is absent.
 #[derive(Debug, Default)]
-pub struct Directory(Mutex<BTreeMap<String, Ingester>>);
+pub(crate) struct Directory(Mutex<BTreeMap<String, Ingester>>);
 
 impl Peers for Directory {
     fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
@@ -206,42 +206,42 @@ impl ControlProposer for Control {
     }
 }
 
-pub struct Node {
-    pub disk: SimDisk,
-    pub incarnation: u128,
-    pub ingester: Option<Ingester>,
-    pub tasks: TaskGroup,
+pub(crate) struct Node {
+    pub(crate) disk: SimDisk,
+    pub(crate) incarnation: u128,
+    pub(crate) ingester: Option<Ingester>,
+    pub(crate) tasks: TaskGroup,
 }
 
-pub struct World {
-    pub clock: ClockHandle,
-    pub rng: RngHandle,
-    pub state: StateHandle,
-    pub store: Arc<FaultyStore>,
-    pub manifests: TenantManifests,
-    pub directory: Arc<Directory>,
-    pub nodes: Vec<Node>,
-    pub acked: Samples,
-    pub sent: BTreeMap<(String, i64), Vec<u64>>,
-    pub tune: fn(&mut Settings),
+pub(crate) struct World {
+    pub(crate) clock: ClockHandle,
+    pub(crate) rng: RngHandle,
+    pub(crate) state: StateHandle,
+    pub(crate) store: Arc<FaultyStore>,
+    pub(crate) manifests: TenantManifests,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) acked: Samples,
+    pub(crate) sent: BTreeMap<(String, i64), Vec<u64>>,
+    pub(crate) tune: fn(&mut Settings),
     next: u64,
 }
 
-pub fn tenant() -> TenantId {
+pub(crate) fn tenant() -> TenantId {
     TenantId::anonymous()
 }
 
-pub fn name_of(node: usize) -> String {
+pub(crate) fn name_of(node: usize) -> String {
     format!("m{node}")
 }
 
 impl World {
     /// `members` running ingesters that all count.
-    pub async fn start(members: usize) -> Self {
+    pub(crate) async fn start(members: usize) -> Self {
         Self::start_with(members, |_| {}).await
     }
 
-    pub async fn start_with(members: usize, tune: fn(&mut Settings)) -> Self {
+    pub(crate) async fn start_with(members: usize, tune: fn(&mut Settings)) -> Self {
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(T0));
         let rng = RngHandle::from_seed(7);
         let store = Arc::new(FaultyStore::default());
@@ -315,19 +315,19 @@ impl World {
     }
 
     /// Changes the control state, as its leader would.
-    pub fn change_state(&self, change: impl FnOnce(&mut ClusterState)) {
+    pub(crate) fn change_state(&self, change: impl FnOnce(&mut ClusterState)) {
         let mut state = ClusterState::clone(&self.state.current());
         change(&mut state);
         state.version += 1;
         self.state.offer(state);
     }
 
-    pub fn change_partition(&self, change: impl FnOnce(&mut Partition)) {
+    pub(crate) fn change_partition(&self, change: impl FnOnce(&mut Partition)) {
         self.change_state(|s| change(s.partitions.get_mut(&PARTITION).unwrap()));
     }
 
     /// Starts a member and waits until its log is replayed.
-    pub async fn boot(&mut self, i: usize) -> bool {
+    pub(crate) async fn boot(&mut self, i: usize) -> bool {
         let mut settings = Settings::new("/data/wal");
         settings.wal_segment_bytes = 64 << 10;
         settings.disk_reserve_bytes = 0;
@@ -369,19 +369,19 @@ impl World {
     }
 
     /// Power loss of one member.
-    pub async fn crash(&mut self, i: usize) {
+    pub(crate) async fn crash(&mut self, i: usize) {
         self.nodes[i].disk.crash();
         self.halt(i).await;
     }
 
     /// The process of one member dies.
-    pub async fn kill(&mut self, i: usize) {
+    pub(crate) async fn kill(&mut self, i: usize) {
         self.nodes[i].disk.kill();
         self.halt(i).await;
     }
 
     /// A member's disk is replaced: a new incarnation, registered, not counting, under a new epoch.
-    pub async fn wipe(&mut self, i: usize) {
+    pub(crate) async fn wipe(&mut self, i: usize) {
         self.halt(i).await;
         self.nodes[i].disk.wipe();
         self.nodes[i].incarnation += 1000;
@@ -395,16 +395,16 @@ impl World {
         });
     }
 
-    pub fn node(&self, i: usize) -> &Ingester {
+    pub(crate) fn node(&self, i: usize) -> &Ingester {
         self.nodes[i].ingester.as_ref().unwrap()
     }
 
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.state.current().partition(PARTITION).unwrap().epoch
     }
 
     /// A batch of samples under the current epoch, each of its own stream.
-    pub fn batch(&mut self, samples: &[(&str, i64, f64)]) -> Arc<Batch> {
+    pub(crate) fn batch(&mut self, samples: &[(&str, i64, f64)]) -> Arc<Batch> {
         self.next += 1;
         let seed = TenantSeed::new(b"", &tenant());
         let mut columns = BatchColumns::default();
@@ -430,12 +430,12 @@ impl World {
     }
 
     /// Pushes to all members; acknowledged when a majority synced it.
-    pub async fn write(&mut self, samples: &[(&str, i64, f64)]) -> bool {
+    pub(crate) async fn write(&mut self, samples: &[(&str, i64, f64)]) -> bool {
         let to: Vec<usize> = (0..self.nodes.len()).collect();
         self.write_to(&to, samples).await
     }
 
-    pub async fn write_to(&mut self, to: &[usize], samples: &[(&str, i64, f64)]) -> bool {
+    pub(crate) async fn write_to(&mut self, to: &[usize], samples: &[(&str, i64, f64)]) -> bool {
         let batch = self.batch(samples);
         let pushes = to
             .iter()
@@ -458,12 +458,12 @@ impl World {
         acked
     }
 
-    pub async fn sleep(&self, duration: Duration) {
+    pub(crate) async fn sleep(&self, duration: Duration) {
         self.clock.sleep(duration).await;
     }
 
     /// Waits, in simulated time, until `true`.
-    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         for _ in 0..100_000 {
             if condition(self) {
                 return;
@@ -473,13 +473,13 @@ impl World {
         panic!("never happened: {what}");
     }
 
-    pub fn counts(&self, i: usize) -> bool {
+    pub(crate) fn counts(&self, i: usize) -> bool {
         let status = self.node(i).status();
         status.partitions.first().is_some_and(|p| p.counts)
     }
 
     /// Reads a member's head.
-    pub async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
+    pub(crate) async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
         let request = ReadRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -493,7 +493,7 @@ impl World {
     }
 
     /// What a querier answers: the head, and blocks where the head may have forgotten.
-    pub async fn query(&self, i: usize) -> Samples {
+    pub(crate) async fn query(&self, i: usize) -> Samples {
         let (mut all, end) = self.read(i).await.unwrap();
         if end.forgotten_below_ms > i64::MIN {
             let below = TimeRange::new(i64::MIN, end.forgotten_below_ms - 1);
@@ -503,7 +503,7 @@ impl World {
     }
 
     /// The samples of all live blocks, as of a manifest version not below `floor`; as of the newest when it is 0.
-    pub async fn blocks(&self, floor: u64, range: TimeRange) -> Samples {
+    pub(crate) async fn blocks(&self, floor: u64, range: TimeRange) -> Samples {
         let manifest = match floor {
             0 => self.manifests.probe(&tenant()).await.unwrap(),
             _ => self.manifests.at_least(&tenant(), floor).await.unwrap(),
@@ -530,7 +530,7 @@ impl World {
         all
     }
 
-    pub async fn flush(&self, i: usize) -> Result<FlushReply, ServiceError> {
+    pub(crate) async fn flush(&self, i: usize) -> Result<FlushReply, ServiceError> {
         let request = FlushRequest {
             tenant: None,
             wait: true,
@@ -539,7 +539,7 @@ impl World {
     }
 
     /// A member's view of what is held and logged.
-    pub async fn holdings(&self, i: usize) -> (BatchSet, BatchSet) {
+    pub(crate) async fn holdings(&self, i: usize) -> (BatchSet, BatchSet) {
         let request = BatchSetsRequest {
             partition: PARTITION,
             epoch: self.epoch(),
@@ -550,7 +550,7 @@ impl World {
     }
 
     /// Nothing acknowledged is missing, and nothing is there that was not sent (I1, I2, I3).
-    pub fn check(&self, found: &Samples) {
+    pub(crate) fn check(&self, found: &Samples) {
         for (at, bits) in &self.acked {
             let got = found.get(at);
             assert!(got.is_some(), "acknowledged sample {at:?} is missing");
@@ -563,7 +563,7 @@ impl World {
         }
     }
 
-    pub fn wal_files(&self, i: usize) -> Vec<String> {
+    pub(crate) fn wal_files(&self, i: usize) -> Vec<String> {
         use koios_runtime::Disk;
         let names = self.nodes[i].disk.list(Path::new("/data/wal")).unwrap();
         names.into_iter().filter(|n| n.ends_with(".wal")).collect()
@@ -575,11 +575,11 @@ fn put(all: &mut Samples, at: (String, i64), bits: u64) {
     *kept = winner(f64::from_bits(*kept), f64::from_bits(bits)).to_bits();
 }
 
-pub fn merge(all: &mut Samples, more: Samples) {
+pub(crate) fn merge(all: &mut Samples, more: Samples) {
     more.into_iter().for_each(|(at, bits)| put(all, at, bits));
 }
 
-pub async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd), ServiceError> {
+pub(crate) async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd), ServiceError> {
     let mut all = Samples::new();
     let mut last: Option<Labels> = None;
     while let Some(item) = stream.next().await {

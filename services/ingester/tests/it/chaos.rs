@@ -1,0 +1,222 @@
+//! Three members under random faults: nothing acknowledged is ever missing from a complete answer.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_model::TimeRange;
+use koios_runtime::{Disk, RngHandle};
+use koios_wire::ReadEnd;
+
+use crate::harness::{HOUR, MINUTE, Samples, World, merge};
+
+const MEMBERS: usize = 3;
+const STEPS: usize = 250;
+
+struct Chaos {
+    w: World,
+    rng: RngHandle,
+    /// The member whose machine is down, if one is.
+    down: Option<usize>,
+    /// A member that lost data and was not seen counting since.
+    hurt: Option<usize>,
+    value: f64,
+}
+
+impl Chaos {
+    async fn start(seed: u64) -> Self {
+        let w = World::start_with(MEMBERS, |s| {
+            s.wal_segment_bytes = 8 << 10;
+            s.wal_keep = Duration::from_secs(3600);
+            s.cut_stagger = Duration::from_secs(120);
+            s.late_cut_interval = Duration::from_secs(300);
+        })
+        .await;
+        Self {
+            w,
+            rng: RngHandle::from_seed(seed),
+            down: None,
+            hurt: None,
+            value: 0.0,
+        }
+    }
+
+    fn pick(&self) -> usize {
+        self.rng.below(MEMBERS as u64) as usize
+    }
+
+    async fn step(&mut self) {
+        match self.rng.below(20) {
+            0..=9 => self.write().await,
+            10..=11 => {
+                let wait = self.rng.below(40 * 60);
+                self.w.sleep(Duration::from_secs(wait)).await;
+            }
+            12 => self.fault_or_boot().await,
+            13 => self.power_loss_of_all().await,
+            14 => {
+                let down = self.rng.below(2) == 0;
+                self.w.store.down.store(down, Ordering::Relaxed);
+            }
+            15 => {
+                let i = self.pick();
+                if self.down != Some(i) {
+                    let _ = self.w.flush(i).await;
+                }
+            }
+            16 => self.lose_disk_or_damage().await,
+            _ => self.check().await,
+        }
+        self.heal_hurt();
+    }
+
+    async fn write(&mut self) {
+        let now = self.w.clock.now_ms();
+        let mut samples = Vec::new();
+        for series in ["a", "b", "c"] {
+            let late = [0, 0, 0, 3 * HOUR, 5 * HOUR][self.rng.below(5) as usize];
+            let t = now - late - self.rng.below(10) as i64 * MINUTE;
+            self.value += 1.0;
+            samples.push((series, t, self.value));
+        }
+        self.w.write(&samples).await;
+    }
+
+    async fn fault_or_boot(&mut self) {
+        if let Some(i) = self.down.take() {
+            assert!(self.w.boot(i).await);
+            return;
+        }
+        let i = self.pick();
+        if self.rng.below(2) == 0 {
+            self.w.crash(i).await;
+        } else {
+            self.w.kill(i).await;
+        }
+        self.down = Some(i);
+    }
+
+    async fn power_loss_of_all(&mut self) {
+        for i in 0..MEMBERS {
+            if self.down != Some(i) {
+                self.w.crash(i).await;
+            }
+        }
+        for i in 0..MEMBERS {
+            if self.down != Some(i) {
+                assert!(self.w.boot(i).await);
+            }
+        }
+    }
+
+    /// One member at a time loses data, and the next only when it is whole again.
+    async fn lose_disk_or_damage(&mut self) {
+        let i = self.pick();
+        if self.down.is_some() || self.hurt.is_some() || !(0..MEMBERS).all(|m| self.w.counts(m)) {
+            return;
+        }
+        if self.rng.below(2) == 0 {
+            self.w.wipe(i).await;
+        } else {
+            self.w.kill(i).await;
+            let files = self.w.wal_files(i);
+            let file = &files[self.rng.below(files.len() as u64) as usize];
+            let path = Path::new("/data/wal").join(file);
+            let len = self.w.nodes[i].disk.read(&path).unwrap().len() as u64;
+            let at = 64 + self.rng.below(len.saturating_sub(64).max(1)) as usize;
+            self.w.nodes[i].disk.flip_bit(&path, at, 2);
+        }
+        assert!(self.w.boot(i).await);
+        self.hurt = Some(i);
+    }
+
+    fn heal_hurt(&mut self) {
+        if let Some(i) = self.hurt
+            && self.down != Some(i)
+            && self.w.counts(i)
+        {
+            self.hurt = None;
+        }
+    }
+
+    /// What a querier does: two counting members, then blocks as of what they forgot.
+    async fn check(&mut self) {
+        let mut answers: Vec<(Samples, ReadEnd)> = Vec::new();
+        for i in 0..MEMBERS {
+            if self.down != Some(i)
+                && let Ok(answer) = self.w.read(i).await
+            {
+                answers.push(answer);
+            }
+        }
+        let skip = self.rng.below(MEMBERS as u64) as usize;
+        if answers.len() == MEMBERS {
+            answers.remove(skip);
+        }
+        if answers.len() < 2 {
+            return;
+        }
+        let mut all = Samples::new();
+        let (mut below, mut floor) = (i64::MIN, 0);
+        for (samples, end) in answers {
+            merge(&mut all, samples);
+            below = below.max(end.forgotten_below_ms);
+            floor = floor.max(end.manifest_floor);
+        }
+        if below > i64::MIN {
+            if self.w.store.down.load(Ordering::Relaxed) {
+                return;
+            }
+            let range = TimeRange::new(i64::MIN, below - 1);
+            merge(&mut all, self.w.blocks(floor, range).await);
+        }
+        self.w.check(&all);
+    }
+
+    async fn settle(&mut self) {
+        self.w.store.down.store(false, Ordering::Relaxed);
+        if let Some(i) = self.down.take() {
+            assert!(self.w.boot(i).await);
+        }
+        self.w
+            .until("all count again", |w| (0..MEMBERS).all(|i| w.counts(i)))
+            .await;
+        self.w.sleep(Duration::from_secs(600)).await;
+        for _ in 0..MEMBERS {
+            self.check().await;
+        }
+        for i in 0..MEMBERS {
+            self.w.check(&self.w.query(i).await);
+            self.w.flush(i).await.unwrap();
+        }
+        self.w.check(&self.w.blocks(0, TimeRange::ALL).await);
+        assert_eq!(self.w.holdings(0).await.0, self.w.holdings(1).await.0);
+        assert_eq!(self.w.holdings(1).await.0, self.w.holdings(2).await.0);
+    }
+}
+
+async fn run(seed: u64) -> usize {
+    let mut chaos = Chaos::start(seed).await;
+    for _ in 0..STEPS {
+        chaos.step().await;
+    }
+    chaos.settle().await;
+    chaos.w.acked.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_to_i11_hold_under_random_faults() {
+    let seeds = match std::env::var("KOIOS_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..12).collect(),
+    };
+    for seed in seeds {
+        println!("KOIOS_SEED={seed}");
+        assert!(run(seed).await > 100);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i15_one_seed_is_one_run() {
+    assert_eq!(run(99).await, run(99).await);
+}
