@@ -40,6 +40,7 @@ struct Shared {
     data_dir: PathBuf,
     disk: DiskHandle,
     record: Mutex<Record>,
+    writing: Mutex<()>,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
 
@@ -74,6 +75,7 @@ impl Identity {
                 data_dir: data_dir.to_owned(),
                 disk: disk.clone(),
                 record: Mutex::new(record),
+                writing: Mutex::default(),
                 lock: Mutex::new(Some(lock)),
             }),
         })
@@ -124,7 +126,7 @@ impl Identity {
         if self.cluster_id().is_some() {
             return Ok(());
         }
-        self.update(|record| record.cluster_id = Some(cluster)).await
+        self.update(move |record| record.cluster_id = Some(cluster)).await
     }
 
     /// Gives the data directory a new incarnation, durably: its holder has lost, or may have lost, something it
@@ -134,7 +136,7 @@ impl Identity {
     /// The disk's.
     pub async fn renew_incarnation(&self, rng: &RngHandle) -> Result<Incarnation, Error> {
         let fresh = Incarnation(rng.u128());
-        self.update(|record| record.incarnation = fresh).await?;
+        self.update(move |record| record.incarnation = fresh).await?;
         Ok(fresh)
     }
 
@@ -143,16 +145,18 @@ impl Identity {
         self.shared.lock.lock().take();
     }
 
-    async fn update(&self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
-        let mut record = self.shared.record.lock().clone();
-        change(&mut record);
-        let (path, stored) = (self.shared.data_dir.join(FILE), record.clone());
-        self.shared
-            .disk
-            .run(move |disk| write(disk, &path, &stored))
-            .await?;
-        *self.shared.record.lock() = record;
-        Ok(())
+    /// Whole even when the future is dropped: the submitted work runs to its end, one change at a time.
+    async fn update(&self, change: impl FnOnce(&mut Record) + Send + 'static) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let work = move |disk: &dyn Disk| {
+            let _one_at_a_time = shared.writing.lock();
+            let mut record = shared.record.lock().clone();
+            change(&mut record);
+            write(disk, &shared.data_dir.join(FILE), &record)?;
+            *shared.record.lock() = record;
+            Ok(())
+        };
+        self.shared.disk.run(work).await
     }
 }
 
@@ -178,7 +182,7 @@ fn open_blocking(
                 cluster_id: None,
             };
             write(disk, &path, &record)?;
-            disk.sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
+            disk.sync_dir(dir.parent().unwrap_or_else(|| Path::new(".")))?;
             record
         }
         Err(e) => return Err(e.into()),

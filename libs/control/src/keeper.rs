@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use koios_runtime::DiskHandle;
+use koios_runtime::{Disk, DiskHandle};
 
 use crate::sealed::{seal_state, unseal_state};
 use crate::{ClusterState, Error, Identity, StateHandle};
@@ -77,17 +77,23 @@ impl StateKeeper {
         let Some(cluster) = state.cluster_id else {
             return Ok(false);
         };
-        let _one_at_a_time = self.writing.lock().await;
         if state.version <= self.handle.current().version {
             return Ok(false);
         }
         self.identity.join_cluster(cluster).await?;
-        let sealed = seal_state(&state).map_err(|e| Error::Storage(e.to_string()))?;
-        let path = self.path.clone();
-        self.disk
-            .run(move |disk| disk.replace(&path, &sealed).map_err(Error::Disk))
-            .await?;
-        Ok(self.handle.offer_shared(state))
+        let one_at_a_time = Arc::clone(&self.writing).lock_owned().await;
+        let (path, handle) = (self.path.clone(), self.handle.clone());
+        // Writing and showing go together, even when this future is dropped between them.
+        let work = move |disk: &dyn Disk| {
+            let _one_at_a_time = one_at_a_time;
+            if state.version <= handle.current().version {
+                return Ok(false);
+            }
+            let sealed = seal_state(&state).map_err(|e| Error::Storage(e.to_string()))?;
+            disk.replace(&path, &sealed)?;
+            Ok(handle.offer_shared(state))
+        };
+        self.disk.run(work).await
     }
 }
 
@@ -95,7 +101,7 @@ impl StateKeeper {
 mod tests {
     use super::*;
     use crate::ClusterId;
-    use koios_runtime::{Disk, RealDisk, RngHandle};
+    use koios_runtime::{RealDisk, RngHandle};
     use std::path::Path;
 
     fn state(version: u64) -> Arc<ClusterState> {

@@ -59,11 +59,11 @@ impl ControlRpc {
         status_from_error(&error)
     }
 
-    fn reply(&self, outcome: Result<Outcome, Rejection>) -> Result<ProposeReply, Status> {
+    fn reply(&self, outcome: &Result<Outcome, Rejection>) -> Result<ProposeReply, Status> {
         let version = outcome
             .as_ref()
             .map_or_else(|_| self.state.current().version, |o| o.version);
-        let result = serde_json::to_vec(&outcome)
+        let result = serde_json::to_vec(outcome)
             .map_err(|e| self.refuse(ServiceErrorCode::Internal, e.to_string()))?;
         Ok(ProposeReply {
             version,
@@ -117,8 +117,8 @@ impl Control for ControlRpc {
             .map_err(|e| self.refuse(ServiceErrorCode::InvalidArgument, format!("control command: {e}")))?;
         let proposed = self.clock.timeout(PROPOSE_DEADLINE, voter.propose(command)).await;
         let reply = match proposed {
-            Ok(Ok(outcome)) => self.reply(Ok(outcome))?,
-            Ok(Err(ProposeError::Rejected(rejection))) => self.reply(Err(rejection))?,
+            Ok(Ok(outcome)) => self.reply(&Ok(outcome))?,
+            Ok(Err(ProposeError::Rejected(rejection))) => self.reply(&Err(rejection))?,
             Ok(Err(ProposeError::NotLeader { leader: Some(leader) })) => ProposeReply {
                 leader,
                 ..ProposeReply::default()

@@ -189,9 +189,8 @@ pub(crate) async fn back_up_for_ever(
     loop {
         // Leadership may come without a change of the state, so this looks again after a while.
         let newer = keeper.handle().reached(stored + 1);
-        let state = match peers.clock().timeout(BACKUP_RETRY, newer).await {
-            Ok(state) => state,
-            Err(_) => continue,
+        let Ok(state) = peers.clock().timeout(BACKUP_RETRY, newer).await else {
+            continue;
         };
         if !consensus.is_leader() {
             peers.clock().sleep(BACKUP_RETRY).await;

@@ -1,4 +1,5 @@
 //! Voters and other processes over a network in memory, in paused time: minutes of faults pass in moments.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod support;
 

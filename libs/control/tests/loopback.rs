@@ -1,4 +1,5 @@
 //! Voters over real sockets and the real clock.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod support;
 
@@ -17,10 +18,10 @@ async fn three_voters_agree_over_tcp_and_survive_their_leader() {
     for name in ["a", "b", "c"] {
         listeners.insert(name.to_owned(), RealNet.bind("127.0.0.1:0").await.unwrap());
     }
-    let addr_of = |(name, listener): (&String, &Box<dyn koios_runtime::Listener>)| {
-        (name.clone(), listener.local_addr().unwrap().to_string())
-    };
-    let voters: Voters = listeners.iter().map(addr_of).collect();
+    let voters: Voters = listeners
+        .iter()
+        .map(|(name, listener)| (name.clone(), listener.local_addr().unwrap().to_string()))
+        .collect();
     let mut running = Running::new();
     for (seed, (name, listener)) in listeners.into_iter().enumerate() {
         let options = options(dir.path().join(&name), &name, &voters[&name], &voters);

@@ -36,11 +36,16 @@ pub(crate) struct Bootstrap {
 impl Bootstrap {
     /// Ends when this voter votes and the cluster exists.
     pub(crate) async fn run(self) {
+        let mut reported = String::new();
         loop {
             match self.step().await {
                 Ok(true) => return,
                 Ok(false) => {}
-                Err(error) => tracing::info!(%error, "the control plane is not complete yet"),
+                Err(error) if error.to_string() != reported => {
+                    tracing::warn!(%error, "the control plane is not complete yet");
+                    reported = error.to_string();
+                }
+                Err(_) => {}
             }
             self.peers.clock().sleep(PAUSE).await;
         }

@@ -17,7 +17,6 @@ const SECRET_WORDS: usize = 4;
 pub struct LocalConsensus {
     keeper: StateKeeper,
     addr: String,
-    deciding: tokio::sync::Mutex<()>,
 }
 
 impl LocalConsensus {
@@ -36,7 +35,6 @@ impl LocalConsensus {
         let this = Arc::new(Self {
             keeper,
             addr: addr.into(),
-            deciding: tokio::sync::Mutex::default(),
         });
         if this.keeper.handle().current().cluster_id.is_none() {
             let backed_up = match backup {
@@ -67,14 +65,18 @@ pub(crate) fn fresh_state(settings: Settings, rng: &RngHandle) -> ClusterState {
 #[async_trait]
 impl Consensus for LocalConsensus {
     async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        let _one_at_a_time = self.deciding.lock().await;
-        let mut state = ClusterState::clone(&self.keeper.handle().current());
-        let outcome = state.apply(&command)?;
-        if outcome.changed {
+        loop {
+            let mut state = ClusterState::clone(&self.keeper.handle().current());
+            let outcome = state.apply(&command)?;
+            if !outcome.changed {
+                return Ok(outcome);
+            }
             let adopted = self.keeper.adopt(Arc::new(state)).await;
-            adopted.map_err(|e| ProposeError::Unknown(e.to_string()))?;
+            // Another proposal may have come between: then this one is applied to what that left.
+            if adopted.map_err(|e| ProposeError::Unknown(e.to_string()))? {
+                return Ok(outcome);
+            }
         }
-        Ok(outcome)
     }
 
     fn is_leader(&self) -> bool {
@@ -105,4 +107,52 @@ impl Consensus for LocalConsensus {
     }
 
     async fn shutdown(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, Member, Role};
+    use koios_runtime::{DiskHandle, RealDisk};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn proposals_at_the_same_time_all_take_effect_even_when_their_callers_leave() {
+        let dir = tempfile::tempdir().unwrap();
+        let rng = RngHandle::from_seed(1);
+        let disk = DiskHandle::threaded(Arc::new(RealDisk), 4).unwrap();
+        let identity = Identity::open(&disk, dir.path(), "koios", &rng).await.unwrap();
+        let keeper = StateKeeper::open(identity.clone(), disk.clone()).await.unwrap();
+        let settings = Settings::default();
+        let local = LocalConsensus::start(keeper.clone(), settings, None, "koios:9095", &rng)
+            .await
+            .unwrap();
+        let register = |number: usize| Command::Register {
+            member: Member {
+                name: format!("querier-{number}"),
+                role: Role::Querier,
+                zone: "one".to_owned(),
+                grpc_addr: "h:1".to_owned(),
+                http_addr: "h:2".to_owned(),
+                incarnation: identity.incarnation(),
+                version: "1".to_owned(),
+            },
+            cluster_id: None,
+        };
+        // Polled once and dropped: what was submitted to the disk goes on.
+        for number in 0..8 {
+            let _ = futures::poll!(local.propose(register(number)));
+        }
+        let proposals = (8..40).map(|number| local.propose(register(number)));
+        for outcome in futures::future::join_all(proposals).await {
+            assert!(outcome.unwrap().changed);
+        }
+        let state = keeper.handle().current();
+        assert!((8..40).all(|number| state.members.contains_key(&format!("querier-{number}"))));
+        assert_eq!(state.version, 1 + state.members.len() as u64);
+        drop((local, keeper));
+        identity.release();
+        let identity = Identity::open(&disk, dir.path(), "koios", &rng).await.unwrap();
+        let again = StateKeeper::open(identity, disk).await.unwrap();
+        assert_eq!(again.handle().current(), state);
+    }
 }

@@ -13,6 +13,7 @@ use openraft::{OptionalSend, RaftNetworkV2};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Voters;
 use super::messages::{Envelope, SnapshotMessage, decode, encode, kind};
 use super::types::{Snapshot, TypeConfig, Vote, VoterNode};
 use crate::peer::{Peer, Peers};
@@ -21,6 +22,12 @@ use crate::peer::{Peer, Peers};
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkFactory {
     pub(crate) peers: Peers,
+    pub(crate) listed: Voters,
+}
+
+/// Where a voter is reached: where this process's configuration lists it, else where it was when it joined.
+pub(crate) fn addr_of<'a>(listed: &'a Voters, node: &'a VoterNode) -> &'a str {
+    listed.get(&node.name).unwrap_or(&node.addr)
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -29,7 +36,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     async fn new_client(&mut self, target: u64, node: &VoterNode) -> Network {
         Network {
             target,
-            peer: self.peers.to(&node.addr),
+            peer: self.peers.to(addr_of(&self.listed, node)),
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::bootstrap::Bootstrap;
 use super::log_store::LogStore;
 use super::messages::{Envelope, Hello, Join, JoinReply, SnapshotMessage, decode, encode, kind};
-use super::network::NetworkFactory;
+use super::network::{NetworkFactory, addr_of};
 use super::snapshot::SnapshotFile;
 use super::state_machine::StateMachine;
 use super::types::{Async, Raft, Snapshot, VoterNode, node_id};
@@ -58,6 +58,7 @@ pub struct RaftConsensus {
     raft: Raft,
     keeper: StateKeeper,
     replicated: StateHandle,
+    listed: Voters,
     own_addr: String,
     clock: ClockHandle,
 }
@@ -90,13 +91,18 @@ impl RaftConsensus {
         })?;
         let peers = Peers::new(Arc::clone(&runtime.net), Arc::clone(&runtime.clock));
         let published = StateHandle::default();
-        let (id, raft) = open_raft(runtime, &keeper, &peers, published.clone()).await?;
+        let network = NetworkFactory {
+            peers: peers.clone(),
+            listed: options.voters.clone(),
+        };
+        let (id, raft) = open_raft(runtime, &keeper, network, published.clone()).await?;
         let this = Arc::new(Self {
             name,
             id,
             raft,
             keeper,
             replicated: published.clone(),
+            listed: options.voters.clone(),
             own_addr,
             clock: Arc::clone(&runtime.clock),
         });
@@ -232,9 +238,12 @@ impl RaftConsensus {
     }
 
     fn forward(&self, forward: &ForwardToLeader<super::types::TypeConfig>) -> ProposeError {
-        let addr = forward.leader_node.as_ref().map(|node| node.addr.clone());
+        let addr = forward
+            .leader_node
+            .as_ref()
+            .map(|node| addr_of(&self.listed, node));
         ProposeError::NotLeader {
-            leader: addr.filter(|addr| *addr != self.own_addr),
+            leader: addr.filter(|addr| *addr != self.own_addr).map(str::to_owned),
         }
     }
 }
@@ -268,7 +277,7 @@ impl Consensus for RaftConsensus {
         metrics
             .membership_config
             .get_node(&leader)
-            .map(|node| node.addr.clone())
+            .map(|node| addr_of(&self.listed, node).to_owned())
     }
 
     fn is_voting(&self) -> bool {
@@ -278,8 +287,8 @@ impl Consensus for RaftConsensus {
     fn voters(&self) -> Vec<VoterStatus> {
         let leader = self.raft.metrics().borrow_watched().current_leader;
         let status = |(id, node): (u64, VoterNode)| VoterStatus {
+            addr: addr_of(&self.listed, &node).to_owned(),
             name: node.name,
-            addr: node.addr,
             leads: leader == Some(id),
         };
         let mut voters: Vec<VoterStatus> = self.members().into_iter().map(status).collect();
@@ -346,14 +355,13 @@ fn config() -> Result<Arc<Config>, Error> {
 async fn open_raft(
     runtime: &Runtime,
     keeper: &StateKeeper,
-    peers: &Peers,
+    network: NetworkFactory,
     published: StateHandle,
 ) -> Result<(u64, Raft), Error> {
     let dir: PathBuf = keeper.identity().data_dir().join(DIR);
     let log = LogStore::open(&runtime.disk, &dir, &runtime.rng).await?;
     let id = node_id(&keeper.identity().node(), log.nonce());
     let machine = StateMachine::new(SnapshotFile::new(runtime.disk.clone(), &dir), published);
-    let network = NetworkFactory { peers: peers.clone() };
     let opening = Raft::new(id, config()?, network, log, machine);
     let raft = Async::scope(runtime.rng.u64(), opening).await;
     Ok((id, raft.map_err(|e| Error::Storage(e.to_string()))?))
