@@ -112,16 +112,6 @@ impl Annotations {
         self.add(Level::Info, text, span, Detail::Plain);
     }
 
-    /// Takes in all of another set.
-    pub(crate) fn merge(&mut self, other: Self) {
-        for (text, annotation) in other.by_text {
-            self.insert(text, annotation);
-        }
-        for text in other.storage {
-            self.add_from_storage(text);
-        }
-    }
-
     /// A warning of storage's, shown as it is.
     pub(crate) fn add_from_storage(&mut self, text: String) {
         if !self.storage.contains(&text) {
@@ -378,9 +368,7 @@ mod tests {
     fn equal_texts_count_once_at_the_latest_position() {
         let mut a = Annotations::default();
         a.invalid_quantile(2.0, Span::new(0, 1));
-        let mut b = Annotations::default();
-        b.invalid_quantile(2.0, Span::new(4, 5));
-        a.merge(b);
+        a.invalid_quantile(2.0, Span::new(4, 5));
         let texts = a.render("quantile");
         assert_eq!(
             texts.warnings,

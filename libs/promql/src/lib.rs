@@ -1,4 +1,24 @@
-//! PromQL: parser, AST, planner, engine and functions; storage only through its own Queryable trait.
+//! PromQL, as Prometheus 3 speaks it: from text to an answer, on any storage that is a [`Queryable`].
+//!
+//! **Data flow.** A query is parsed and checked into a tree ([`Expr`]), each node of which knows its bytes of the text.
+//! [`Engine::prepare_range`] plans it: parentheses go, `@`, offsets and duration expressions become numbers, what is the
+//! same at every step is marked, and the selectors' needs are united into as few [`SelectRequest`]s as possible.
+//! [`Prepared::fetch`] reads these, asynchronously; samples stay encoded. [`Fetched::evaluate`] computes, synchronously:
+//! node by node, each for all steps at once, series by series. A series is decoded into reused [`Columns`], range
+//! functions slide a window over them, aggregations fold each series as it is made. Out comes a [`QueryOutput`]: a
+//! [`Value`], the annotations in Prometheus' words, statistics, and whether the data was complete.
+//!
+//! **Invariants.** The values are Prometheus' own, bit for bit where it computes them in a fixed order: a window's value
+//! comes from the window's samples alone, in time order, and an aggregation folds series in label order. A range query is
+//! its instant queries side by side. An answer that may lack data is told apart by its type ([`Completeness`], I4).
+//! Nothing a query or a sample says makes the engine panic, recurse beyond the parser's bounds, or hold more samples than
+//! [`EngineOptions::max_samples`] (I12).
+//!
+//! **Deliberately absent.** Storage, clocks, threads and async beside [`Prepared::fetch`]: a deadline is the caller's
+//! [`QueryContext`], asked every few milliseconds of work. Caching, splitting and sharding, which are the querier's.
+//!
+//! **Failure behaviour.** A text that is no query is a [`ParseError`] with its position; all else is a [`QueryError`],
+//! which maps to Prometheus' `errorType`. An interrupted or failed query leaves nothing behind.
 
 mod annotations;
 mod ast;

@@ -1,21 +1,24 @@
 //! Aggregations: each series is put in its group once, then folded into the group's columns, series after series.
+//!
+//! What only folds ([`Group`]) never holds more than one series beside the groups.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use koios_model::{Histogram, Labels, METRIC_NAME};
+use koios_model::{Labels, METRIC_NAME};
 
-use super::aggregate_histogram::{self, Combined};
+use super::fold::Group;
 use super::quantile::quantile_of;
 use super::row::{Point, Row, RowSet, Scalars};
 use super::{Evaluator, is_absent, wrong_type};
 use crate::ast::AggregateOp;
 use crate::context::check;
 use crate::error::QueryError;
-use crate::kahan::{Kahan, Mean};
 use crate::number::format_plain;
 use crate::plan::{AggregateNode, Node};
 use crate::steps::Steps;
+
+/// After how many steps the caller is asked again whether to go on.
+const STEPS_PER_CHECK: usize = 64;
 
 /// Which series belong to which group; groups in order of first appearance.
 pub(super) struct Grouped {
@@ -24,7 +27,7 @@ pub(super) struct Grouped {
     /// Per group, its labels.
     pub(super) labels: Vec<Labels>,
     /// Per group, whether the name of any of its series is to go.
-    drop_name: Vec<bool>,
+    pub(super) drop_name: Vec<bool>,
 }
 
 /// The labels an aggregation keeps.
@@ -82,29 +85,50 @@ impl Evaluator<'_> {
             Some(param) => self.scalar(param, steps)?,
             None => Scalars::Const(0.0),
         };
-        let rows = self.vector(&node.expr, steps)?;
         match node.op {
             AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk => {
-                return self.select_k(node, &param, rows, steps);
+                let rows = self.vector(&node.expr, steps)?;
+                self.select_k(node, &param, rows, steps)
             }
-            AggregateOp::LimitRatio => return self.limit_ratio(node, &param, rows, steps),
-            AggregateOp::Quantile => self.check_quantile(node, &param, steps),
-            _ => {}
+            AggregateOp::LimitRatio => {
+                let rows = self.vector(&node.expr, steps)?;
+                self.limit_ratio(node, &param, rows, steps)
+            }
+            AggregateOp::Quantile => {
+                let rows = self.vector(&node.expr, steps)?;
+                self.check_quantile(node, &param, steps);
+                self.quantiles(node, &rows, &param, steps)
+            }
+            _ => self.fold_groups(node, steps),
         }
-        let grouped = Grouped::new(&rows, &node.grouping, node.without);
-        let mut out = Vec::with_capacity(grouped.labels.len());
-        for (g, members) in grouped.members(&rows).into_iter().enumerate() {
-            check(self.ctx)?;
-            let (Some(labels), Some(&drop_name)) = (grouped.labels.get(g), grouped.drop_name.get(g)) else {
-                continue;
+    }
+
+    /// Folds each series into its group as soon as it is made.
+    fn fold_groups(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+        let (account, span) = (self.account, node.expr.span());
+        let mut by_labels: HashMap<Labels, usize> = HashMap::new();
+        let mut groups: Vec<Group> = Vec::new();
+        let source = self.row_source(&node.expr, steps)?;
+        self.for_each_row(source, steps, |row, annotations| {
+            let labels = group_labels(&row.labels, &node.grouping, node.without);
+            let at = match by_labels.get(&labels) {
+                Some(&at) => at,
+                None => {
+                    account.hold(steps.count())?;
+                    groups.push(Group::new(labels.clone(), node.op, steps.count()));
+                    by_labels.insert(labels, groups.len() - 1);
+                    groups.len() - 1
+                }
             };
-            let mut row = Row::new(labels.clone(), drop_name, steps.count());
-            self.fold_group(node, &members, &param, &mut row)?;
-            if !row.is_empty() {
-                out.push(row);
+            if let Some(group) = groups.get_mut(at) {
+                group.push(&row, annotations, span);
             }
-        }
-        Ok(out)
+            Ok(())
+        })?;
+        let rows = groups
+            .into_iter()
+            .map(|group| group.finish(&mut self.annotations, span));
+        Ok(rows.filter(|row| !row.is_empty()).collect())
     }
 
     fn check_quantile(&mut self, node: &AggregateNode, param: &Scalars, steps: Steps) {
@@ -123,137 +147,43 @@ impl Evaluator<'_> {
         }
     }
 
-    fn fold_group(
+    fn quantiles(
         &mut self,
         node: &AggregateNode,
-        members: &[&Row],
+        rows: &[Row],
         param: &Scalars,
-        out: &mut Row,
-    ) -> Result<(), QueryError> {
-        match node.op {
-            AggregateOp::Sum => fold(
-                members,
-                &mut out.values,
-                Kahan::new,
-                |k, v| *k = k.plus(v),
-                Kahan::total,
-            ),
-            AggregateOp::Avg => fold(members, &mut out.values, Mean::new, Mean::push, Mean::value),
-            AggregateOp::Min => fold(
-                members,
-                &mut out.values,
-                |v| v,
-                |best, v| {
-                    if *best > v || best.is_nan() {
-                        *best = v;
-                    }
-                },
-                |v| v,
-            ),
-            AggregateOp::Max => fold(
-                members,
-                &mut out.values,
-                |v| v,
-                |best, v| {
-                    if *best < v || best.is_nan() {
-                        *best = v;
-                    }
-                },
-                |v| v,
-            ),
-            AggregateOp::Stdvar => {
-                fold(
-                    members,
-                    &mut out.values,
-                    Welford::new,
-                    Welford::push,
-                    Welford::variance,
-                );
-            }
-            AggregateOp::Stddev => {
-                fold(members, &mut out.values, Welford::new, Welford::push, |w| {
-                    w.variance().sqrt()
-                });
-            }
-            AggregateOp::Quantile => self.quantiles(members, param, out)?,
-            // Count and group take histograms, too.
-            _ => {
-                for (i, v) in out.values.iter_mut().enumerate() {
-                    let present = members.iter().filter(|r| r.has(i)).count();
-                    if present > 0 {
-                        *v = if node.op == AggregateOp::Count {
-                            present as f64
-                        } else {
-                            1.0
-                        };
-                    }
-                }
-                return Ok(());
-            }
-        }
-        if members.iter().all(|r| r.histograms.is_empty()) {
-            return Ok(());
-        }
-        if matches!(node.op, AggregateOp::Sum | AggregateOp::Avg) {
-            self.fold_histograms(node, members, out)
-        } else {
+        steps: Steps,
+    ) -> Result<Vec<Row>, QueryError> {
+        if rows.iter().any(|r| !r.histograms.is_empty()) {
             self.annotations
                 .histogram_ignored_in_aggregation(node.op.as_str(), node.expr.span());
-            Ok(())
         }
-    }
-
-    fn quantiles(&self, members: &[&Row], param: &Scalars, out: &mut Row) -> Result<(), QueryError> {
-        let mut values = Vec::with_capacity(members.len());
-        for (i, v) in out.values.iter_mut().enumerate() {
-            if i % 64 == 0 {
-                check(self.ctx)?;
+        let grouped = Grouped::new(rows, &node.grouping, node.without);
+        let mut out = Vec::with_capacity(grouped.labels.len());
+        for ((labels, &drop_name), members) in grouped
+            .labels
+            .iter()
+            .zip(&grouped.drop_name)
+            .zip(grouped.members(rows))
+        {
+            let mut row = Row::new(labels.clone(), drop_name, steps.count());
+            let mut values = Vec::with_capacity(members.len());
+            for (i, v) in row.values.iter_mut().enumerate() {
+                if i % STEPS_PER_CHECK == 0 {
+                    check(self.ctx)?;
+                }
+                values.clear();
+                let at_step = members.iter().filter_map(|r| r.values.get(i).copied());
+                values.extend(at_step.filter(|&v| !is_absent(v)));
+                if !values.is_empty() {
+                    *v = quantile_of(param.at(i), &mut values);
+                }
             }
-            values.clear();
-            values.extend(
-                members
-                    .iter()
-                    .filter_map(|r| r.values.get(i).copied())
-                    .filter(|&v| !is_absent(v)),
-            );
-            if !values.is_empty() {
-                *v = quantile_of(param.at(i), &mut values);
+            if !row.is_empty() {
+                out.push(row);
             }
         }
-        Ok(())
-    }
-
-    /// Adds the histograms of a group; where there are floats, too, there is no result.
-    fn fold_histograms(
-        &mut self,
-        node: &AggregateNode,
-        members: &[&Row],
-        out: &mut Row,
-    ) -> Result<(), QueryError> {
-        let span = node.expr.span();
-        for i in 0..out.values.len() {
-            check(self.ctx)?;
-            let histograms: Vec<(&Arc<Histogram>, &str)> = members
-                .iter()
-                .filter_map(|r| Some((r.histogram(i)?, r.metric_name())))
-                .collect();
-            if histograms.is_empty() {
-                continue;
-            }
-            if out.values.get(i).is_some_and(|&v| !is_absent(v)) {
-                self.annotations.mixed_floats_histograms_in_aggregation(span);
-                out.set(i, Point::Float(super::absent()));
-                continue;
-            }
-            let how = if node.op == AggregateOp::Sum {
-                Combined::Sum
-            } else {
-                Combined::Mean
-            };
-            let point = aggregate_histogram::combine(&histograms, how, &mut self.annotations, span);
-            out.set(i, point);
-        }
-        Ok(())
+        Ok(out)
     }
 
     fn count_values(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
@@ -316,60 +246,4 @@ pub(super) fn extent(param: &Scalars, steps: Steps) -> (f64, f64, bool) {
         (f64::INFINITY, f64::NEG_INFINITY, false),
         |(low, high, nan), v| (low.min(v), high.max(v), nan || v.is_nan()),
     )
-}
-
-/// Folds the floats of some series, in their order, into one column.
-fn fold<S: Copy>(
-    members: &[&Row],
-    out: &mut [f64],
-    first: impl Fn(f64) -> S,
-    next: impl Fn(&mut S, f64),
-    value: impl Fn(S) -> f64,
-) {
-    let mut states: Vec<Option<S>> = vec![None; out.len()];
-    for row in members {
-        for (state, &v) in states.iter_mut().zip(&row.values) {
-            if is_absent(v) {
-                continue;
-            }
-            match state {
-                Some(state) => next(state, v),
-                None => *state = Some(first(v)),
-            }
-        }
-    }
-    for (out, state) in out.iter_mut().zip(states) {
-        if let Some(state) = state {
-            *out = value(state);
-        }
-    }
-}
-
-/// A running variance (Welford).
-#[derive(Clone, Copy)]
-struct Welford {
-    count: f64,
-    mean: f64,
-    squares: f64,
-}
-
-impl Welford {
-    fn new(first: f64) -> Self {
-        Self {
-            count: 1.0,
-            mean: first,
-            squares: if first.is_finite() { 0.0 } else { f64::NAN },
-        }
-    }
-
-    fn push(&mut self, v: f64) {
-        self.count += 1.0;
-        let delta = v - self.mean;
-        self.mean += delta / self.count;
-        self.squares += delta * (v - self.mean);
-    }
-
-    fn variance(self) -> f64 {
-        self.squares / self.count
-    }
 }

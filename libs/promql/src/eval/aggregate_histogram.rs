@@ -19,27 +19,28 @@ pub(super) enum Combined {
     Mean,
 }
 
-enum Accumulator {
+/// A sum or a mean in the making.
+pub(super) enum Accumulator {
     Sum(HistogramSum),
     Mean(HistogramMean),
 }
 
 impl Accumulator {
-    fn new(how: Combined, first: &Histogram) -> Self {
+    pub(super) fn new(how: Combined, first: &Histogram) -> Self {
         match how {
             Combined::Sum => Self::Sum(HistogramSum::new(first)),
             Combined::Mean => Self::Mean(HistogramMean::new(first)),
         }
     }
 
-    fn push(&mut self, h: &Histogram) -> Result<Reconciled, Incompatible> {
+    pub(super) fn push(&mut self, h: &Histogram) -> Result<Reconciled, Incompatible> {
         match self {
             Self::Sum(s) => s.push(h),
             Self::Mean(m) => m.push(h),
         }
     }
 
-    fn value(self) -> Histogram {
+    pub(super) fn value(self) -> Histogram {
         match self {
             Self::Sum(s) => s.value(),
             Self::Mean(m) => m.value(),
@@ -88,27 +89,6 @@ pub(super) fn sum_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Poi
 
 pub(super) fn avg_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Point {
     over_time(all, Combined::Mean, s)
-}
-
-/// Combines the histograms of a group; each comes with its metric's name.
-pub(super) fn combine(
-    members: &[(&Arc<Histogram>, &str)],
-    how: Combined,
-    annotations: &mut Annotations,
-    span: Span,
-) -> Point {
-    let all: Vec<&Histogram> = members.iter().map(|(h, _)| h.as_ref()).collect();
-    match combined(&all, how, annotations, span) {
-        Ok(None) => Point::Absent,
-        Ok(Some(mut h)) => {
-            histogram::compact(&mut h);
-            Point::Histogram(Arc::new(h))
-        }
-        Err(at) => {
-            annotations.mixed_exponential_custom(members.get(at).map_or("", |(_, name)| name), span);
-            Point::Absent
-        }
-    }
 }
 
 /// A number that says something about each histogram.

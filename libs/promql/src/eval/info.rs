@@ -8,6 +8,7 @@ use koios_model::{Labels, LabelsBuilder, METRIC_NAME, Matcher};
 
 use super::row::{Row, RowSet};
 use super::select::{SelectTimes, Take};
+use super::source::RowSource;
 use super::{Evaluator, is_absent, wrong_type};
 use crate::context::check;
 use crate::error::QueryError;
@@ -75,7 +76,14 @@ impl Evaluator<'_> {
                 lookback_ms: self.options.lookback_delta_ms,
                 statistics_only: false,
             };
-            let mut rows = self.select_with(source.source, times, Take::InfoTime)?;
+            let mut rows = self.collect(
+                RowSource::Select {
+                    source: source.source,
+                    times,
+                    take: Take::InfoTime,
+                },
+                steps,
+            )?;
             rows.retain(|row| targets.has(&row.labels));
             rows
         };

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, ResetHint, TimeRange};
 
-use super::Evaluator;
 use super::rate::extend_to_edges;
 use super::row::Row;
 use super::select::decode;
 use super::window::{SampleBuffer, Samples};
+use super::{Evaluator, Shared};
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
 use crate::error::QueryError;
@@ -91,6 +91,7 @@ impl WindowSpec {
 }
 
 /// Where a range function's samples come from.
+#[derive(Debug)]
 pub(crate) enum RangeInput {
     /// A source of fetched series.
     Source(usize),
@@ -100,9 +101,9 @@ pub(crate) enum RangeInput {
 
 impl RangeInput {
     /// How many series there are.
-    pub(crate) fn len(&self, ev: &Evaluator<'_>) -> usize {
+    pub(crate) fn len(&self, shared: &Shared<'_>) -> usize {
         match self {
-            Self::Source(source) => ev.series_of(*source).map_or(0, <[_]>::len),
+            Self::Source(source) => shared.series_of(*source).map_or(0, <[_]>::len),
             Self::Rows(rows, _) => rows.len(),
         }
     }
@@ -110,14 +111,14 @@ impl RangeInput {
     /// Decodes series number `i` into a buffer; gives its labels and whether its name is to go.
     pub(crate) fn load<'b>(
         &self,
-        ev: &Evaluator<'_>,
+        shared: &Shared<'_>,
         i: usize,
         (spec, steps): (WindowSpec, Steps),
         buffer: &'b mut SampleBuffer,
     ) -> Result<Option<(Labels, bool, Samples<'b>)>, QueryError> {
         match self {
             Self::Source(source) => {
-                let Some(series) = ev.series_of(*source)?.get(i) else {
+                let Some(series) = shared.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
                 decode(
@@ -171,7 +172,7 @@ impl Evaluator<'_> {
         let range = TimeRange::new(window.after.saturating_add(1), window.until);
         let mut buffer = SampleBuffer::default();
         let mut out = Vec::new();
-        for series in self.series_of(node.select.source)? {
+        for series in self.shared().series_of(node.select.source)? {
             check(self.ctx)?;
             decode(series, range, spec.statistics_only, &mut buffer.columns)?;
             let samples = buffer.samples();

@@ -8,6 +8,7 @@ mod aggregate_histogram;
 mod binary;
 mod call;
 mod classic;
+mod fold;
 mod info;
 mod instant;
 mod labels;
@@ -16,12 +17,14 @@ pub(crate) mod matrix;
 mod operators;
 mod over_time;
 mod quantile;
+mod range_call;
 mod rate;
 mod rate_histogram;
 mod ratio;
 pub(crate) mod row;
 mod select;
 mod sort;
+mod source;
 mod topk;
 mod trend;
 mod window;
@@ -71,7 +74,36 @@ pub(crate) struct Evaluator<'a> {
     pub(crate) annotations: Annotations,
 }
 
-impl Evaluator<'_> {
+/// What making a row may look at; nothing of it changes during evaluation.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) fetched: &'a [Vec<Series>],
+    pub(crate) options: &'a EngineOptions,
+    pub(crate) ctx: &'a dyn QueryContext,
+    pub(crate) account: &'a Account,
+}
+
+impl<'a> Shared<'a> {
+    /// The fetched series of a source.
+    pub(crate) fn series_of(&self, source: usize) -> Result<&'a [Series], QueryError> {
+        self.fetched
+            .get(source)
+            .map(Vec::as_slice)
+            .ok_or_else(|| QueryError::internal(format!("plan names source {source}, which was not fetched")))
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    /// What making rows may look at.
+    pub(crate) fn shared(&self) -> Shared<'a> {
+        Shared {
+            fetched: self.fetched,
+            options: self.options,
+            ctx: self.ctx,
+            account: self.account,
+        }
+    }
+
     /// Evaluates a node at some steps.
     pub(crate) fn eval(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
         check(self.ctx)?;
@@ -88,7 +120,10 @@ impl Evaluator<'_> {
         match node {
             Node::Number { value, .. } => Ok(Evaluated::Scalar(Scalars::Const(*value))),
             Node::String { value, .. } => Ok(Evaluated::String(value.clone())),
-            Node::Select(select) => self.select(select, steps).map(Evaluated::Vector),
+            Node::Select(select) => {
+                let source = self.select_source(select, steps);
+                self.collect(source, steps).map(Evaluated::Vector)
+            }
             Node::Range(range) => self.range_selector(range, steps).map(Evaluated::Matrix),
             Node::Subquery(subquery) => self.subquery_matrix(subquery, steps).map(Evaluated::Matrix),
             Node::Call(call) => self.call(call, steps),

@@ -368,7 +368,7 @@ mod tests {
     use crate::ast::Span;
 
     fn run(
-        f: super::super::call::Kernel,
+        f: super::super::range_call::Kernel,
         t: &[i64],
         v: &[f64],
         st: &[i64],

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use koios_model::{Histogram, Labels, TimeRange, is_stale};
+use koios_model::{Histogram, Labels, ResetHint, TimeRange, is_stale};
 
 use super::Evaluator;
 use super::rate::interpolate;
 use super::rate_histogram::interpolate_histograms;
 use super::row::{Point, Row};
 use super::window::{SampleBuffer, Samples, Slider};
-use crate::ast::RangeEdges;
-use crate::context::check;
+use crate::annotations::Annotations;
 use crate::error::QueryError;
 use crate::histogram::StatisticsOnly;
 use crate::plan::SelectNode;
@@ -77,16 +76,7 @@ impl SelectTimes {
     }
 }
 
-impl<'a> Evaluator<'a> {
-    /// Evaluates an instant selector.
-    pub(super) fn select(&mut self, node: &SelectNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        if node.edges == RangeEdges::Smoothed {
-            return self.select_smoothed(node, steps);
-        }
-        let times = self.select_times(node, steps);
-        self.select_with(node.source, times, Take::Value)
-    }
-
+impl Evaluator<'_> {
     pub(super) fn select_times(&self, node: &SelectNode, steps: Steps) -> SelectTimes {
         SelectTimes {
             steps,
@@ -96,114 +86,81 @@ impl<'a> Evaluator<'a> {
             statistics_only: node.statistics_only,
         }
     }
+}
 
-    /// Evaluates an instant selector, taking `take` of each sample.
-    pub(super) fn select_with(
-        &self,
-        source: usize,
-        times: SelectTimes,
-        take: Take,
-    ) -> Result<Vec<Row>, QueryError> {
-        let mut columns = Columns::default();
-        let mut rows = Vec::new();
-        for series in self.series_of(source)? {
-            check(self.ctx)?;
-            decode(series, times.range(), times.statistics_only, &mut columns)?;
-            let row = newest_within_lookback(&series.labels, &columns, times, take)?;
-            let samples = row.samples();
-            if samples > 0 {
-                self.account.hold(samples)?;
-                self.account.looked_at(samples);
-                rows.push(row);
-            }
-        }
-        Ok(rows)
+/// One series at all steps, `take` of each newest sample.
+pub(super) fn instant_row(
+    series: &Series,
+    times: SelectTimes,
+    take: Take,
+    columns: &mut Columns,
+) -> Result<Row, QueryError> {
+    decode(series, times.range(), times.statistics_only, columns)?;
+    newest_within_lookback(&series.labels, columns, times, take)
+}
+
+/// One series at all steps, interpolated between the samples around each.
+pub(super) fn smoothed_row(
+    series: &Series,
+    node: &SelectNode,
+    times: SelectTimes,
+    buffer: &mut SampleBuffer,
+    annotations: &mut Annotations,
+) -> Result<Row, QueryError> {
+    let lookback = times.lookback_ms;
+    let base = times.range();
+    let range = TimeRange::new(base.min, base.max.saturating_add(lookback));
+    decode(series, range, times.statistics_only, &mut buffer.columns)?;
+    let mut row = Row::new(series.labels.clone(), false, times.steps.count());
+    let mut slider = Slider::new(buffer.samples());
+    for i in 0..times.steps.count() {
+        let t = times.reference(i);
+        let near = slider.advance(t.saturating_sub(lookback), t.saturating_add(lookback));
+        row.set(i, smooth(near, t, &series.labels, node, annotations));
     }
+    Ok(row)
+}
 
-    /// The fetched series of a source.
-    pub(super) fn series_of(&self, source: usize) -> Result<&'a [Series], QueryError> {
-        self.fetched
-            .get(source)
-            .map(Vec::as_slice)
-            .ok_or_else(|| QueryError::internal(format!("plan names source {source}, which was not fetched")))
+fn smooth(
+    near: Samples<'_>,
+    t: i64,
+    labels: &Labels,
+    node: &SelectNode,
+    annotations: &mut Annotations,
+) -> Point {
+    if near.is_mixed() {
+        annotations.mixed_floats_histograms(labels.metric_name(), node.span);
+        return Point::Absent;
     }
-
-    /// Evaluates a selector whose values between samples are interpolated.
-    fn select_smoothed(&mut self, node: &SelectNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let times = self.select_times(node, steps);
-        let lookback = times.lookback_ms;
-        let base = times.range();
-        let range = TimeRange::new(base.min, base.max.saturating_add(lookback));
-        let mut buffer = SampleBuffer::default();
-        let mut rows = Vec::new();
-        for series in self.series_of(node.source)? {
-            check(self.ctx)?;
-            let labels = &series.labels;
-            decode(series, range, node.statistics_only, &mut buffer.columns)?;
-            let mut row = Row::new(labels.clone(), false, steps.count());
-            let mut slider = Slider::new(buffer.samples());
-            for i in 0..steps.count() {
-                let t = times.reference(i);
-                let near = slider.advance(t.saturating_sub(lookback), t.saturating_add(lookback));
-                let point = self.smooth(near, t, labels, node)?;
-                row.set(i, point);
-            }
-            let samples = row.samples();
-            if samples > 0 {
-                self.account.hold(samples)?;
-                self.account.looked_at(samples);
-                rows.push(row);
-            }
-        }
-        Ok(rows)
+    if near.ht.is_empty() {
+        return smooth_float(near, t);
     }
-
-    fn smooth(
-        &mut self,
-        near: Samples<'_>,
-        t: i64,
-        labels: &Labels,
-        node: &SelectNode,
-    ) -> Result<Point, QueryError> {
-        if near.is_mixed() {
-            self.annotations
-                .mixed_floats_histograms(labels.metric_name(), node.span);
-            return Ok(Point::Absent);
+    let next = near.ht.partition_point(|&ht| ht < t);
+    if near.ht.get(next) == Some(&t) {
+        return near
+            .h
+            .get(next)
+            .map_or(Point::Absent, |h| Point::Histogram(Arc::clone(h)));
+    }
+    let Some(i) = next.checked_sub(1) else {
+        return Point::Absent;
+    };
+    let (Some(before), Some(&bt)) = (near.h.get(i), near.ht.get(i)) else {
+        return Point::Absent;
+    };
+    let (Some(after), Some(&at)) = (near.h.get(next), near.ht.get(next)) else {
+        let mut carried = Histogram::clone(before);
+        carried.reset_hint = ResetHint::Unknown;
+        return Point::Histogram(Arc::new(carried));
+    };
+    let both_gauges = [before, after].iter().all(|h| h.reset_hint == ResetHint::Gauge);
+    let pair = [(bt, before.as_ref()), (at, after.as_ref())];
+    match interpolate_histograms(pair, t, !both_gauges, node.span, annotations) {
+        Some(h) => Point::Histogram(Arc::new(h)),
+        None => {
+            annotations.mixed_exponential_custom(labels.metric_name(), node.span);
+            Point::Absent
         }
-        if near.ht.is_empty() {
-            return Ok(smooth_float(near, t));
-        }
-        let next = near.ht.partition_point(|&ht| ht < t);
-        if near.ht.get(next) == Some(&t) {
-            return Ok(near
-                .h
-                .get(next)
-                .map_or(Point::Absent, |h| Point::Histogram(Arc::clone(h))));
-        }
-        let Some(i) = next.checked_sub(1) else {
-            return Ok(Point::Absent);
-        };
-        let (Some(before), Some(&bt)) = (near.h.get(i), near.ht.get(i)) else {
-            return Ok(Point::Absent);
-        };
-        let (Some(after), Some(&at)) = (near.h.get(next), near.ht.get(next)) else {
-            let mut carried = Histogram::clone(before);
-            carried.reset_hint = koios_model::ResetHint::Unknown;
-            return Ok(Point::Histogram(Arc::new(carried)));
-        };
-        let both_gauges = [before, after]
-            .iter()
-            .all(|h| h.reset_hint == koios_model::ResetHint::Gauge);
-        let pair = [(bt, before.as_ref()), (at, after.as_ref())];
-        let mixed = interpolate_histograms(pair, t, !both_gauges, node.span, &mut self.annotations);
-        Ok(match mixed {
-            Some(h) => Point::Histogram(Arc::new(h)),
-            None => {
-                self.annotations
-                    .mixed_exponential_custom(labels.metric_name(), node.span);
-                Point::Absent
-            }
-        })
     }
 }
 

@@ -1,0 +1,273 @@
+//! The running columns of one group of an aggregation.
+
+use koios_model::{Histogram, Labels, ResetHint};
+
+use super::aggregate_histogram::{Accumulator, Combined};
+use super::is_absent;
+use super::row::{Point, Row};
+use crate::annotations::{Annotations, HistogramOperation};
+use crate::ast::{AggregateOp, Span};
+use crate::kahan::{Kahan, Mean};
+
+/// One group: what it has seen of its series so far, at each step.
+pub(super) struct Group {
+    op: AggregateOp,
+    row: Row,
+    floats: Floats,
+    /// Empty until there is a histogram.
+    histograms: Vec<Option<Histograms>>,
+}
+
+/// What is kept of floats, one slot per step.
+enum Floats {
+    Sum(Vec<Option<Kahan>>),
+    Mean(Vec<Option<Mean>>),
+    Variance(Vec<Option<Welford>>),
+    /// The extreme itself; in the group's row.
+    Extreme,
+    /// The count; in the group's row. Histograms count, too.
+    Count,
+}
+
+/// What is kept of histograms at one step.
+struct Histograms {
+    acc: Accumulator,
+    /// Two did not go together: there is no result.
+    incompatible: bool,
+    reset: bool,
+    not_reset: bool,
+}
+
+impl Group {
+    /// A group without series.
+    pub(super) fn new(labels: Labels, op: AggregateOp, steps: usize) -> Self {
+        let floats = match op {
+            AggregateOp::Sum => Floats::Sum(vec![None; steps]),
+            AggregateOp::Avg => Floats::Mean(vec![None; steps]),
+            AggregateOp::Stddev | AggregateOp::Stdvar => Floats::Variance(vec![None; steps]),
+            AggregateOp::Min | AggregateOp::Max => Floats::Extreme,
+            _ => Floats::Count,
+        };
+        Self {
+            op,
+            row: Row::new(labels, false, steps),
+            floats,
+            histograms: Vec::new(),
+        }
+    }
+
+    /// Takes in one series.
+    pub(super) fn push(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
+        self.row.drop_name |= row.drop_name;
+        match &mut self.floats {
+            Floats::Sum(states) => fold(row, states, Kahan::new, |k, v| *k = k.plus(v)),
+            Floats::Mean(states) => fold(row, states, Mean::new, Mean::push),
+            Floats::Variance(states) => fold(row, states, Welford::new, Welford::push),
+            Floats::Extreme if self.op == AggregateOp::Min => {
+                extreme(row, &mut self.row.values, |v, best| v < best);
+            }
+            Floats::Extreme => extreme(row, &mut self.row.values, |v, best| v > best),
+            Floats::Count => {
+                for (_, count) in self
+                    .row
+                    .values
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(i, _)| row.has(*i))
+                {
+                    let first = is_absent(*count) || self.op == AggregateOp::Group;
+                    *count = if first { 1.0 } else { *count + 1.0 };
+                }
+                return;
+            }
+        }
+        if row.histograms.is_empty() {
+            return;
+        }
+        if matches!(self.op, AggregateOp::Sum | AggregateOp::Avg) {
+            self.push_histograms(row, annotations, span);
+        } else {
+            annotations.histogram_ignored_in_aggregation(self.op.as_str(), span);
+        }
+    }
+
+    fn push_histograms(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
+        let how = if self.op == AggregateOp::Sum {
+            Combined::Sum
+        } else {
+            Combined::Mean
+        };
+        if self.histograms.is_empty() {
+            self.histograms.resize_with(row.values.len(), || None);
+        }
+        for (state, h) in self.histograms.iter_mut().zip(&row.histograms) {
+            let Some(h) = h else { continue };
+            match state {
+                Some(state) => state.push(h, row.metric_name(), annotations, span),
+                None => *state = Some(Histograms::new(how, h)),
+            }
+        }
+    }
+
+    /// The result.
+    pub(super) fn finish(mut self, annotations: &mut Annotations, span: Span) -> Row {
+        let row = &mut self.row;
+        match self.floats {
+            Floats::Sum(states) => write(row, states, Kahan::total),
+            Floats::Mean(states) => write(row, states, Mean::value),
+            Floats::Variance(states) if self.op == AggregateOp::Stddev => {
+                write(row, states, |w| w.variance().sqrt());
+            }
+            Floats::Variance(states) => write(row, states, Welford::variance),
+            Floats::Extreme | Floats::Count => {}
+        }
+        for (i, state) in self.histograms.into_iter().enumerate() {
+            let Some(state) = state else { continue };
+            if row.values.get(i).is_some_and(|&v| !is_absent(v)) {
+                annotations.mixed_floats_histograms_in_aggregation(span);
+                row.set(i, Point::Float(super::absent()));
+            } else {
+                row.set(i, state.finish(annotations, span));
+            }
+        }
+        self.row
+    }
+}
+
+impl Histograms {
+    fn new(how: Combined, first: &Histogram) -> Self {
+        let mut new = Self {
+            acc: Accumulator::new(how, first),
+            incompatible: false,
+            reset: false,
+            not_reset: false,
+        };
+        new.note_hint(first);
+        new
+    }
+
+    fn note_hint(&mut self, h: &Histogram) {
+        self.reset |= h.reset_hint == ResetHint::Reset;
+        self.not_reset |= h.reset_hint == ResetHint::NotReset;
+    }
+
+    fn push(&mut self, h: &Histogram, metric: &str, annotations: &mut Annotations, span: Span) {
+        if self.incompatible {
+            return;
+        }
+        self.note_hint(h);
+        match self.acc.push(h) {
+            Ok(reconciled) if reconciled.bounds => {
+                annotations.mismatched_custom_buckets(HistogramOperation::Aggregation, span);
+            }
+            Ok(_) => {}
+            Err(_) => {
+                annotations.mixed_exponential_custom(metric, span);
+                self.incompatible = true;
+            }
+        }
+    }
+
+    fn finish(self, annotations: &mut Annotations, span: Span) -> Point {
+        if self.incompatible {
+            return Point::Absent;
+        }
+        if self.reset && self.not_reset {
+            annotations.counter_reset_collision(HistogramOperation::Aggregation, span);
+        }
+        let mut h = self.acc.value();
+        crate::histogram::compact(&mut h);
+        Point::Histogram(std::sync::Arc::new(h))
+    }
+}
+
+/// Folds the floats of a series into one state per step.
+fn fold<S>(row: &Row, states: &mut [Option<S>], first: impl Fn(f64) -> S, next: impl Fn(&mut S, f64)) {
+    for (state, &v) in states.iter_mut().zip(&row.values) {
+        if is_absent(v) {
+            continue;
+        }
+        match state {
+            Some(state) => next(state, v),
+            None => *state = Some(first(v)),
+        }
+    }
+}
+
+/// Keeps the float that wins at each step; NaN loses against everything.
+fn extreme(row: &Row, best: &mut [f64], wins: impl Fn(f64, f64) -> bool) {
+    for (best, &v) in best.iter_mut().zip(&row.values) {
+        // The mark for nothing is a NaN, too.
+        if !is_absent(v) && (best.is_nan() || wins(v, *best)) {
+            *best = v;
+        }
+    }
+}
+
+fn write<S>(row: &mut Row, states: Vec<Option<S>>, value: impl Fn(S) -> f64) {
+    for (out, state) in row.values.iter_mut().zip(states) {
+        if let Some(state) = state {
+            *out = value(state);
+        }
+    }
+}
+
+/// A running variance (Welford).
+#[derive(Clone, Copy)]
+struct Welford {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Welford {
+    fn new(first: f64) -> Self {
+        Self {
+            count: 1.0,
+            mean: first,
+            squares: if first.is_finite() { 0.0 } else { f64::NAN },
+        }
+    }
+
+    fn push(&mut self, v: f64) {
+        self.count += 1.0;
+        let delta = v - self.mean;
+        self.mean += delta / self.count;
+        self.squares += delta * (v - self.mean);
+    }
+
+    fn variance(self) -> f64 {
+        self.squares / self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(op: AggregateOp, rows: &[&[f64]]) -> Vec<f64> {
+        let mut annotations = Annotations::default();
+        let steps = rows.first().map_or(0, |r| r.len());
+        let mut group = Group::new(Labels::empty(), op, steps);
+        for values in rows {
+            let row = Row {
+                values: values.to_vec(),
+                ..Row::new(Labels::empty(), false, 0)
+            };
+            group.push(&row, &mut annotations, Span::default());
+        }
+        group.finish(&mut annotations, Span::default()).values
+    }
+
+    #[test]
+    fn steps_are_folded_apart_and_absent_ones_left_out() {
+        let rows: &[&[f64]] = &[&[1.0, super::super::absent(), f64::NAN], &[3.0, 4.0, 2.0]];
+        assert_eq!(folded(AggregateOp::Sum, rows)[..2], [4.0, 4.0]);
+        assert_eq!(folded(AggregateOp::Avg, rows)[..2], [2.0, 4.0]);
+        assert_eq!(folded(AggregateOp::Max, rows), [3.0, 4.0, 2.0]);
+        assert_eq!(folded(AggregateOp::Min, rows), [1.0, 4.0, 2.0]);
+        assert_eq!(folded(AggregateOp::Count, rows), [2.0, 1.0, 2.0]);
+        assert_eq!(folded(AggregateOp::Group, rows), [1.0, 1.0, 1.0]);
+        assert_eq!(folded(AggregateOp::Stdvar, rows)[..2], [1.0, 0.0]);
+    }
+}

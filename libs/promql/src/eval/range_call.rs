@@ -1,0 +1,244 @@
+//! Range functions: a kernel slid over the samples of each series.
+
+use super::matrix::{RangeInput, WindowSpec};
+use super::row::{Point, Row, Scalars};
+use super::source::RowSource;
+use super::window::{SampleBuffer, Samples, Slider, StepInfo};
+use super::{Evaluator, Shared, over_time, rate, trend};
+use crate::annotations::Annotations;
+use crate::ast::{RangeEdges, Span};
+use crate::context::check;
+use crate::error::QueryError;
+use crate::plan::{CallNode, Node};
+use crate::signatures::FunctionId;
+use crate::steps::Steps;
+
+/// Computes one value of a range function from one window. Windows are never empty.
+pub(super) type Kernel = fn(Samples<'_>, &mut StepInfo<'_>) -> Result<Point, QueryError>;
+
+/// After how many kernel calls the caller is asked again whether to go on.
+const CALLS_PER_CHECK: usize = 256;
+
+fn kernel(function: FunctionId) -> Option<Kernel> {
+    use FunctionId as F;
+    Some(match function {
+        F::AbsentOverTime | F::PresentOverTime => over_time::present,
+        F::AvgOverTime => over_time::avg,
+        F::Changes => over_time::changes,
+        F::CountOverTime => over_time::count,
+        F::Delta => rate::delta,
+        F::Deriv => trend::deriv,
+        F::DoubleExponentialSmoothing => trend::double_exponential_smoothing,
+        F::FirstOverTime => over_time::first,
+        F::Idelta => rate::idelta,
+        F::Increase => rate::increase,
+        F::Irate => rate::irate,
+        F::LastOverTime => over_time::last,
+        F::MadOverTime => over_time::mad,
+        F::MaxOverTime => over_time::max,
+        F::MinOverTime => over_time::min,
+        F::PredictLinear => trend::predict_linear,
+        F::QuantileOverTime => over_time::quantile,
+        F::Rate => rate::rate,
+        F::Resets => over_time::resets,
+        F::StddevOverTime => over_time::stddev,
+        F::StdvarOverTime => over_time::stdvar,
+        F::SumOverTime => over_time::sum,
+        F::TsOfFirstOverTime => over_time::ts_of_first,
+        F::TsOfLastOverTime => over_time::ts_of_last,
+        F::TsOfMaxOverTime => over_time::ts_of_max,
+        F::TsOfMinOverTime => over_time::ts_of_min,
+        _ => return None,
+    })
+}
+
+/// A range function with all it needs but the samples.
+#[derive(Debug)]
+pub(super) struct RangeFunction {
+    function: FunctionId,
+    kernel: Kernel,
+    input: RangeInput,
+    spec: WindowSpec,
+    params: Vec<Scalars>,
+    /// Where the function's first argument stands.
+    first_span: Span,
+}
+
+impl Evaluator<'_> {
+    /// The range function that a call is, if it is one; its other arguments and its subquery are evaluated here.
+    pub(super) fn range_source<'n>(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+    ) -> Result<Option<RowSource<'n>>, QueryError> {
+        let Some(kernel) = kernel(node.function) else {
+            return Ok(None);
+        };
+        let mut input = None;
+        let mut params = Vec::new();
+        for arg in &node.args {
+            match self.range_input(arg, steps)? {
+                Some(range) => input = Some(range),
+                None => params.push(self.scalar(arg, steps)?),
+            }
+        }
+        let (input, spec) = input.ok_or_else(|| super::wrong_type("range vector"))?;
+        check_edges(node.function, spec.edges)?;
+        let first_span = node.args.first().map_or(node.span, Node::span);
+        let function = RangeFunction {
+            function: node.function,
+            kernel,
+            input,
+            spec,
+            params,
+            first_span,
+        };
+        Ok(Some(RowSource::Range(Box::new(function))))
+    }
+}
+
+impl RangeFunction {
+    /// How many series there are.
+    pub(super) fn len(&self, shared: &Shared<'_>) -> usize {
+        self.input.len(shared)
+    }
+
+    /// The row of series number `i`.
+    pub(super) fn row(
+        &self,
+        shared: &Shared<'_>,
+        i: usize,
+        steps: Steps,
+        buffer: &mut SampleBuffer,
+        annotations: &mut Annotations,
+    ) -> Result<Option<Row>, QueryError> {
+        let loaded = self.input.load(shared, i, (self.spec, steps), buffer)?;
+        let Some((labels, name_gone, samples)) = loaded else {
+            return Ok(None);
+        };
+        let keeps_name = matches!(
+            self.function,
+            FunctionId::LastOverTime | FunctionId::FirstOverTime
+        );
+        let mut row = Row::new(labels, name_gone || !keeps_name, steps.count());
+        self.slide(shared, samples, steps, &mut row, annotations)?;
+        if matches!(self.function, FunctionId::Rate | FunctionId::Increase) {
+            self.note_possible_non_counter(shared, &row, annotations);
+        }
+        Ok(Some(row))
+    }
+
+    /// Slides the window over one series.
+    fn slide(
+        &self,
+        shared: &Shared<'_>,
+        samples: Samples<'_>,
+        steps: Steps,
+        row: &mut Row,
+        annotations: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        let samples = if shared.options.use_start_timestamps {
+            samples
+        } else {
+            without_starts(samples)
+        };
+        let labels = row.labels.clone();
+        let mut slider = Slider::new(samples);
+        let (mut seen, mut widest) = (0, 0);
+        for i in 0..steps.count() {
+            if i % CALLS_PER_CHECK == CALLS_PER_CHECK - 1 {
+                check(shared.ctx)?;
+            }
+            let at = steps.at(i);
+            let times = self.spec.at(at);
+            let window = slider.advance(times.after, times.until);
+            if window.is_empty() {
+                continue;
+            }
+            let weight = window.weight();
+            seen += weight;
+            widest = widest.max(weight);
+            let mut info = StepInfo {
+                at,
+                start: times.start,
+                end: times.end,
+                range_ms: self.spec.range_ms,
+                edges: self.spec.edges,
+                params: std::array::from_fn(|p| self.params.get(p).map_or(f64::NAN, |s| s.at(i))),
+                labels: &labels,
+                span: self.spec.span,
+                first_span: self.first_span,
+                annotations,
+            };
+            row.set(i, (self.kernel)(window, &mut info)?);
+        }
+        shared.account.looked_at(seen);
+        shared.account.hold(widest)?;
+        shared.account.release(widest);
+        Ok(())
+    }
+
+    fn note_possible_non_counter(&self, shared: &Shared<'_>, row: &Row, annotations: &mut Annotations) {
+        let name = row.metric_name();
+        if name.is_empty() || row.values.iter().all(|&v| super::is_absent(v)) {
+            return;
+        }
+        if shared.options.type_and_unit_labels {
+            let kind = row.labels.get("__type__").unwrap_or("");
+            if kind != "counter" && kind != "histogram" {
+                annotations.possible_non_counter_type(name, kind, self.spec.span);
+            }
+        } else if !["_total", "_sum", "_count", "_bucket"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
+            annotations.possible_non_counter(name, self.spec.span);
+        }
+    }
+}
+
+fn without_starts(samples: Samples<'_>) -> Samples<'_> {
+    Samples {
+        st: &[],
+        hst: &[],
+        ..samples
+    }
+}
+
+/// `anchored` and `smoothed` look beyond the range, which few functions can take.
+fn check_edges(function: FunctionId, edges: RangeEdges) -> Result<(), QueryError> {
+    use FunctionId as F;
+    let (word, safe) = match edges {
+        RangeEdges::Plain => return Ok(()),
+        RangeEdges::Anchored => (
+            "anchored",
+            &[F::Changes, F::Delta, F::Increase, F::Rate, F::Resets][..],
+        ),
+        RangeEdges::Smoothed => ("smoothed", &[F::Delta, F::Increase, F::Rate][..]),
+    };
+    if safe.contains(&function) {
+        return Ok(());
+    }
+    let names: Vec<_> = safe.iter().map(|f| f.name()).collect();
+    Err(QueryError::execution(format!(
+        "{word} modifier can only be used with: {} - not with {}",
+        names.join(", "),
+        function.name()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_some_functions_take_anchored_ranges() {
+        assert!(check_edges(FunctionId::Rate, RangeEdges::Smoothed).is_ok());
+        let e = check_edges(FunctionId::SumOverTime, RangeEdges::Anchored).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "anchored modifier can only be used with: changes, delta, increase, rate, resets - not with \
+             sum_over_time"
+        );
+    }
+}
