@@ -16,6 +16,7 @@ pub mod peers;
 pub mod process;
 pub mod promqltest;
 pub mod query;
+pub mod query_gen;
 pub mod remote_write;
 pub mod sim_disk;
 pub mod sim_net;

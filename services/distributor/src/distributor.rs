@@ -1,5 +1,6 @@
 //! The service: what happens to a request, stage by stage.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +199,14 @@ impl Distributor {
     }
 }
 
+/// Largest decompression buffer that a thread keeps for its next request.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
+
+thread_local! {
+    /// Decompressing into memory that is mapped already saves as much as decompressing costs.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A message before it is decoded.
 struct Message {
     version: Version,
@@ -209,10 +218,18 @@ struct Message {
 impl Message {
     /// Decompresses, decodes, validates and routes.
     fn take_in(mut self, rules: &Rules) -> Result<(Taken, HeldBytes), Error> {
+        let mut message = BUFFER.take();
+        let taken = self.decode_into(rules, &mut message);
+        if message.capacity() <= BUFFER_BYTES_MAX {
+            BUFFER.set(message);
+        }
+        Ok((taken?, self.held))
+    }
+
+    fn decode_into(&mut self, rules: &Rules, message: &mut Vec<u8>) -> Result<Taken, Error> {
         let limits = &rules.limits;
         let bytes_max = usize::try_from(limits.max_request_bytes).unwrap_or(usize::MAX);
-        let mut message = Vec::new();
-        self.compression.decompress(&self.body, bytes_max, &mut message)?;
+        self.compression.decompress(&self.body, bytes_max, message)?;
         self.held.grow(message.len() as u64)?;
         let decode_limits = DecodeLimits {
             series: limits.max_series_per_request,
@@ -220,13 +237,13 @@ impl Message {
             labels_per_series: limits.max_labels_per_series,
         };
         let mut intake = Intake::new(rules);
-        decode(self.version, &message, decode_limits, &mut intake)?;
+        decode(self.version, message, decode_limits, &mut intake)?;
         let taken = intake.finish();
         if taken.label_bytes_exceeded {
             let limit = label_bytes_max(limits);
             return Err(Error::LabelBytes { limit });
         }
-        Ok((taken, self.held))
+        Ok(taken)
     }
 }
 

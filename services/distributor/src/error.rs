@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::Response;
 use http::StatusCode;
 use koios_model::PartitionId;
+use koios_server::config::format_duration;
 use koios_server::{plain_error, with_retry_after};
 use koios_wire::compression::DecompressError;
 use koios_wire::remote_write::DecodeError;
@@ -43,6 +44,12 @@ pub enum Error {
     Body {
         /// The connection's words.
         reason: String,
+    },
+    /// The body stopped coming.
+    #[error("request body stopped for more than {}: send it at once", format_duration(*.limit))]
+    BodyStalled {
+        /// How long was waited.
+        limit: Duration,
     },
     /// The body is no such message.
     #[error(transparent)]
@@ -104,6 +111,7 @@ impl Error {
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -119,7 +127,7 @@ impl Error {
             Self::ContentType { .. } | Self::Message { .. } => "content_type",
             Self::Decompress(_) => "compression",
             Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => "too_large",
-            Self::Body { .. } => "body",
+            Self::Body { .. } | Self::BodyStalled { .. } => "body",
             Self::Decode(_) => "protobuf",
             Self::Busy { .. } => "busy",
             Self::RateLimited { .. } => "rate_limit",

@@ -91,6 +91,7 @@ impl<'a> Intake<'a> {
                 batch.metadata.push((metric.to_owned(), metadata));
             }
         }
+        self.taken.batches.retain(|_, batch| !batch.is_empty());
         self.taken
     }
 
@@ -158,6 +159,7 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
+        let batch = self.taken.batches.entry(partition).or_default();
         let (mut started, mut rejected) = (false, 0);
         for sample in samples {
             if let Err(rejection) = check_time(sample.t, self.rules) {
@@ -165,7 +167,6 @@ impl<'a> Intake<'a> {
                 self.taken.report.add(rejection, 1, || describe(raw));
                 continue;
             }
-            let batch = self.taken.batches.entry(partition).or_default();
             if !started {
                 started = true;
                 self.label_bytes += self.packed.len() as u64;

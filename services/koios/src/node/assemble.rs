@@ -8,7 +8,7 @@ use koios_control::{ClusterState, Command, ControlPlane, Member, Role};
 use koios_distributor::Distributor;
 use koios_ingester::Ingester;
 use koios_model::TenantId;
-use koios_querier::Querier;
+use koios_querier::{BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, Patience, QuerierApi};
 use koios_runtime::TaskGroup;
 use koios_server::config::Target;
 use koios_server::{Component, with_edge};
@@ -69,7 +69,7 @@ impl Assembly {
     /// Joins the cluster and builds the services.
     pub(super) async fn run(self, joining: &Component) -> Result<Routers, NodeError> {
         self.plane.join(&self.tasks).await;
-        let state = self.plane.state().wait_for(|s| s.cluster_id.is_some()).await;
+        let state = self.plane.state().reached(1).await;
         joining.not_ready("registering with the control voters");
         self.spawn_registration();
         if self.runs(Target::Ingester) {
@@ -228,14 +228,19 @@ impl Assembly {
 
     fn add_querier(&self, routers: &mut Routers) -> Result<(), NodeError> {
         let shared = &self.shared;
-        let querier = Querier::new(koios_querier::Deps {
-            runtime: shared.runtime.clone(),
-            state: self.plane.state().clone(),
-            members: Arc::new(shared.members.clone()),
-            manifests: self.storage.manifests()?,
-            limits: Arc::new(shared.settings.tenant_limits()),
-            metrics: shared.metrics.clone(),
-        });
+        let clock = Arc::clone(&shared.runtime.clock);
+        let members = Arc::new(shared.members.clone());
+        let topology = ClusterTopology::new(self.plane.state().clone(), members, Arc::clone(&clock));
+        let manifests = Arc::new(BucketManifests::new(self.storage.manifests()?));
+        let cluster = Cluster::new(Arc::new(topology), manifests, Arc::clone(&clock), Patience::default());
+        let querier = QuerierApi::new(
+            cluster,
+            shared.settings.tenant_limits(),
+            clock,
+            shared.runtime.cpu.clone(),
+            CONCURRENT_QUERIES_DEFAULT,
+            &shared.metrics,
+        );
         routers.merge_http(querier.router());
         Ok(())
     }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_bucket::{Blocks, Bucket, Error as BucketError, TenantManifests};
-use koios_block::BlockCache;
+use koios_bucket::{Bucket, Error as BucketError, TenantManifests};
 use koios_runtime::{Runtime, TaskError, TaskGroup};
 use koios_server::Settings;
 use koios_server::config::Target;
@@ -14,8 +13,6 @@ use super::NodeError;
 
 /// A manifest is believed to be the newest for this long, unless a reply says otherwise.
 const MANIFEST_FRESH_FOR: Duration = Duration::from_secs(5);
-/// Memory for block metadata beside the page cache.
-const BLOCK_META_BYTES_MAX: u64 = 64 << 20;
 /// How often an unreachable bucket is tried for its self-test.
 const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
 
@@ -66,11 +63,6 @@ impl Storage {
     /// Manifests as this process knows them.
     pub(crate) fn manifests(&self) -> Result<TenantManifests, NodeError> {
         Ok(TenantManifests::new(self.required()?.clone(), MANIFEST_FRESH_FOR))
-    }
-
-    /// Blocks behind a cache.
-    pub(crate) fn blocks(&self, cache: Arc<BlockCache>) -> Result<Blocks, NodeError> {
-        Ok(Blocks::new(self.required()?.clone(), cache, BLOCK_META_BYTES_MAX))
     }
 
     fn required(&self) -> Result<&Bucket, NodeError> {
