@@ -79,6 +79,12 @@ impl Admission {
         })
     }
 
+    /// Whether no query runs or waits.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tenants.lock().is_empty()
+    }
+
     fn queue(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<(Entry, Arc<Semaphore>), ApiError> {
         let limit = limit.min(self.tenant_max).max(1);
         let mut tenants = self.tenants.lock();

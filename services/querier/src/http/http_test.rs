@@ -17,6 +17,7 @@ use crate::cluster::mock::{Mode, World, data, labels};
 
 struct Api {
     world: World,
+    querier: Arc<QuerierApi>,
     router: Router,
 }
 
@@ -33,6 +34,7 @@ fn api_with(limits: Limits) -> Api {
     );
     Api {
         router: api.router(),
+        querier: api,
         world,
     }
 }
@@ -423,6 +425,52 @@ async fn a_query_over_its_limits_is_422() {
         body.contains("query memory limit of 500 bytes exceeded"),
         "{body}"
     );
+}
+
+#[rstest]
+#[case(
+    "count_over_time(vector(1)[10y:1ms])",
+    422,
+    "query would load too many samples (limit "
+)]
+#[case(
+    "sum_over_time(sum_over_time(m[10y:1ms])[10y:1ms])",
+    422,
+    "query would load too many samples (limit "
+)]
+#[case("m offset 1e15s", 400, "parse error")]
+#[case("m @ 1e300", 400, "parse error")]
+#[case("m offset 1000000y", 400, "parse error")]
+#[case("m + on(i) group_left vector(1)", 200, "success")]
+#[case("m * on() m", 422, "found duplicate series for the match group")]
+#[case(
+    "quantile(NaN, m)",
+    200,
+    "PromQL warning: quantile value should be between 0 and 1, got NaN"
+)]
+#[case("histogram_quantile(2, m)", 200, "warnings")]
+#[case("label_replace(m, \"__name__\", \"x\", \"i\", \".*\") + 1", 200, "success")]
+#[tokio::test]
+async fn i12_hostile_queries_are_bounded(#[case] query: &str, #[case] code: u16, #[case] text: &str) {
+    let query = percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
+    let (status, body) = api().get(&format!("/api/v1/query?time=5&query={query}")).await;
+    assert_eq!(status.as_u16(), code, "{body}");
+    assert!(body.contains(text), "{body}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place_and_memory() {
+    let api = api();
+    api.world.members[0].set(Mode::HangsAfter(1));
+    api.world.members[1].set(Mode::HangsAfter(1));
+    for path in ["/api/v1/query?query=m", "/api/v1/series?match[]=m"] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let mut waiting = Box::pin(api.router.clone().oneshot(request));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert!(!api.querier.admission.is_idle());
+        drop(waiting);
+        assert!(api.querier.admission.is_idle(), "{path}");
+    }
 }
 
 #[tokio::test]

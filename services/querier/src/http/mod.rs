@@ -1,6 +1,7 @@
 //! Prometheus' HTTP query API.
 
 mod admission;
+mod cost;
 mod envelope;
 mod error;
 mod histogram;

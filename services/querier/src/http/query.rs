@@ -9,12 +9,14 @@ use axum::response::Response;
 use http::{HeaderMap, Request};
 use koios_model::TenantId;
 use koios_promql::{
-    CancelContext, Engine, EngineOptions, ParseOptions, Prepared, Query, QueryError, QueryOutput,
+    CancelContext, DurationContext, Engine, EngineOptions, ParseOptions, Prepared, Query, QueryError,
+    QueryOutput,
 };
 use koios_server::ErrorType;
 use koios_tenancy::Limits;
 
 use super::QuerierApi;
+use super::cost;
 use super::error::ApiError;
 use super::metrics::Stage;
 use super::params::Params;
@@ -198,10 +200,16 @@ fn prepare(asked: &Asked) -> Result<Prepared, ApiError> {
         max_samples: as_size(asked.limits.max_query_samples),
         ..EngineOptions::default()
     });
-    let prepared = match asked.when {
+    let (step_ms, range_ms) = match asked.when {
+        When::At(_) => (0, 0),
+        When::Range { start, end, step } => (step, end.saturating_sub(start)),
+    };
+    let context = DurationContext { step_ms, range_ms };
+    let checked = cost::check(query.expr(), context, asked.limits.max_query_samples);
+    let prepared = checked.and_then(|()| match asked.when {
         When::At(at) => engine.prepare_instant(&query, at),
         When::Range { start, end, step } => engine.prepare_range(&query, start, end, step),
-    };
+    });
     prepared.map_err(|e| match e {
         QueryError::BadData(text) => invalid(&text),
         e => e.into(),
