@@ -154,6 +154,10 @@ fn refuses_contradictions_and_missing_secrets() {
             &["--limits.max-label-set-bytes=10"],
             "limits.max-label-set-bytes is 10",
         ),
+        (
+            &["--limits.max-request-bytes=1GiB"],
+            "http.max-write-bytes-in-flight is 268435456, must be at least",
+        ),
         (&["--blocks.range=0"], "blocks.range is 0ns, must be at least 1s"),
         (&["--self-metrics.tenant=a/b"], "self-metrics.tenant: tenant ID"),
     ] {

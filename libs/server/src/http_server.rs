@@ -39,7 +39,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections_max: 8192,
-            header_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(20),
             streams_max: 256,
             drain: Duration::from_secs(30),

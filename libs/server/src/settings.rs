@@ -258,6 +258,13 @@ impl Settings {
             let reason = e.to_string().replace("tenant ID", "name");
             return Err(format!("node.name: {reason}"));
         }
+        // Half of the bytes may be one tenant's, and a request is held compressed and decompressed.
+        let largest = self.limits.max_request_bytes.saturating_mul(4);
+        if self.http.max_write_bytes_in_flight < largest {
+            let rule = format!("at least {largest}, four times limits.max-request-bytes");
+            let key = "http.max-write-bytes-in-flight";
+            return wrong(key, &self.http.max_write_bytes_in_flight, &rule);
+        }
         self.limits.validate().map_err(|e| e.to_string())?;
         for (tenant, limits) in &self.overrides {
             limits

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use futures::future::join_all;
 use koios_control::StateHandle;
 use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
-use koios_runtime::{Runtime, TaskGroup};
+use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 use koios_wire::compression::Compression;
 use koios_wire::remote_write::{DecodeLimits, Version, decode};
+use parking_lot::Mutex;
 
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
@@ -75,7 +76,18 @@ pub(crate) struct Shared {
     rates: Rates,
     routes: Arc<Routes>,
     replicator: Replicator,
+    failure_log: Mutex<FailureLog>,
 }
+
+/// When a failure was last logged and how many came since.
+#[derive(Debug, Default)]
+struct FailureLog {
+    last: Option<Duration>,
+    unlogged: u64,
+}
+
+/// Shortest time between two logged failures.
+const FAILURE_LOG_REST: Duration = Duration::from_secs(1);
 
 /// What was written of a request, and what was not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,6 +137,7 @@ impl Distributor {
             members: deps.members,
             streams: Streams::new(StreamId(deps.runtime.rng.u128())),
             clock: Arc::clone(&deps.runtime.clock),
+            cpu: deps.runtime.cpu.clone(),
             rng: deps.runtime.rng.clone(),
             tasks: deps.tasks,
             metrics: metrics.clone(),
@@ -139,6 +152,7 @@ impl Distributor {
             metrics,
             routes,
             replicator,
+            failure_log: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -255,8 +269,29 @@ impl Shared {
         self.bytes.open(tenant)
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.runtime.clock.elapsed()
+    pub(crate) fn clock(&self) -> &ClockHandle {
+        &self.runtime.clock
+    }
+
+    /// Logs a failure, but no more than one of ours per second: during an outage every request fails.
+    pub(crate) fn log_failure(&self, error: &Error) {
+        if !error.status().is_server_error() {
+            tracing::debug!(?error, "write request refused");
+            return;
+        }
+        let now = self.runtime.clock.elapsed();
+        let mut log = self.failure_log.lock();
+        if log
+            .last
+            .is_some_and(|last| now.saturating_sub(last) < FAILURE_LOG_REST)
+        {
+            log.unlogged += 1;
+            return;
+        }
+        let unlogged = std::mem::take(&mut log.unlogged);
+        log.last = Some(now);
+        drop(log);
+        tracing::warn!(%error, unlogged, "write request not acknowledged");
     }
 
     pub(crate) fn stage(&self, stage: &'static str, started: Duration) {
@@ -334,13 +369,12 @@ impl Outcome {
 fn conflict_message(acknowledged: &Acknowledged) -> String {
     const START: &str = "duplicate sample for timestamp";
     let told = &acknowledged.conflict;
-    let what = if told.is_empty() {
-        START.to_owned()
-    } else if told.starts_with(START) {
+    if told.starts_with(START) {
         told.clone()
     } else {
-        format!("{START}: {told}")
-    };
-    let count = acknowledged.conflicts;
-    format!("{what} (samples with another value already stored: {count}; one value was chosen)")
+        format!(
+            "{START}: {} samples have another value already, one is kept for each; {told}",
+            acknowledged.conflicts
+        )
+    }
 }

@@ -1,5 +1,7 @@
 //! Remote write over HTTP: headers, body, answer.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use koios_model::TenantId;
+use koios_runtime::ClockHandle;
 use koios_server::plain_error;
 use koios_wire::compression::Compression;
 use koios_wire::remote_write::Version;
@@ -25,6 +28,9 @@ const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remo
 
 /// A refused body up to this many times the limit is still read and thrown away, so that its sender gets to the answer.
 const DISCARD_FACTOR: u64 = 2;
+
+/// How long a body may stop coming before its sender is taken for gone.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) fn router(distributor: Distributor) -> Router {
     let mut router = Router::new();
@@ -45,11 +51,7 @@ async fn push(State(distributor): State<Distributor>, request: Request) -> Respo
         Ok(outcome) => answer(&outcome),
         Err(failure) => {
             distributor.shared.metrics.refused(failure.error.reason());
-            if failure.error.status().is_server_error() {
-                tracing::warn!(error = %failure.error, "write request not acknowledged");
-            } else {
-                tracing::debug!(error = ?failure.error, "write request refused");
-            }
+            distributor.shared.log_failure(&failure.error);
             with_counts(failure.error.response(), failure.samples_written)
         }
     }
@@ -68,7 +70,7 @@ async fn receive_and_push(
     mut body: Body,
 ) -> Result<Outcome, Failure> {
     let shared = &distributor.shared;
-    let started = shared.elapsed();
+    let started = shared.clock().elapsed();
     let form = match Form::from_headers(headers) {
         Ok(form) => form,
         Err(error) => {
@@ -78,10 +80,12 @@ async fn receive_and_push(
     };
     let mut held = shared.open_bytes(&form.tenant);
     let limit = shared.limits.of(&form.tenant).max_request_bytes;
-    let body = match read(headers, &mut body, limit, &mut held).await {
+    let body = match read(headers, &mut body, limit, &mut held, shared.clock()).await {
         Ok(body) => body,
         Err(error) => {
-            discard(&mut body, limit).await;
+            if !matches!(error, Error::BodyStalled { .. }) {
+                discard(&mut body, limit).await;
+            }
             return Err(error.into());
         }
     };
@@ -135,6 +139,7 @@ async fn read(
     body: &mut Body,
     limit: u64,
     held: &mut HeldBytes,
+    clock: &ClockHandle,
 ) -> Result<Bytes, Error> {
     let too_large = || Error::BodyTooLarge { limit };
     let declared = headers
@@ -146,9 +151,13 @@ async fn read(
     }
     let declared = declared.unwrap_or(0);
     held.grow(declared)?;
-    let mut beyond_declared = declared;
+    let mut held_bytes = declared;
     let mut bytes = BytesMut::with_capacity(usize::try_from(declared.min(1 << 20)).unwrap_or(0));
-    while let Some(frame) = body.frame().await {
+    loop {
+        let stalled = |_| Error::BodyStalled { limit: STALL_MAX };
+        let Some(frame) = clock.timeout(STALL_MAX, body.frame()).await.map_err(stalled)? else {
+            break;
+        };
         let frame = frame.map_err(|e| Error::Body {
             reason: e.to_string(),
         })?;
@@ -157,9 +166,9 @@ async fn read(
         if total > limit {
             return Err(too_large());
         }
-        if total > beyond_declared {
-            held.grow(total - beyond_declared)?;
-            beyond_declared = total;
+        if total > held_bytes {
+            held.grow(total - held_bytes)?;
+            held_bytes = total;
         }
         bytes.extend_from_slice(&data);
     }

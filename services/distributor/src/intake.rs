@@ -232,11 +232,12 @@ impl<'a> Sink<'a> for Intake<'a> {
             return;
         };
         let fits = metric.len() <= self.rules.limits.max_label_value_bytes;
-        if !metric.is_empty() && fits && short(metadata.help) && short(metadata.unit) {
-            if self.metadata.insert(metric, metadata) != Some(metadata) {
-                self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
-                self.check_label_bytes();
-            }
+        if metric.is_empty() || !fits || !short(metadata.help) || !short(metadata.unit) {
+            return;
+        }
+        if self.metadata.insert(metric, metadata) != Some(metadata) {
+            self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
+            self.check_label_bytes();
         }
     }
 }

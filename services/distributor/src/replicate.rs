@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use koios_control::{ClusterState, Partition};
 use koios_model::{BatchColumns, PartitionId, TenantId};
-use koios_runtime::{ClockHandle, RngHandle, TaskGroup};
+use koios_runtime::{ClockHandle, Cpu, RngHandle, TaskGroup};
 use koios_wire::{Batch, BatchHeader, PushAck, ServiceError, ServiceErrorCode};
 use tokio::sync::Semaphore;
 
@@ -21,6 +21,8 @@ use crate::{Error, Members};
 const RESENDS_MAX: u32 = 5;
 /// First rest before a batch is sent again to members that have not adopted the state yet; doubles each time.
 const RESEND_REST: Duration = Duration::from_millis(50);
+/// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
+const ENCODE_INLINE_SAMPLES: usize = 512;
 /// Batches that may still be on their way to slower members after their majority.
 const STRAGGLERS_MAX: usize = 1024;
 
@@ -31,6 +33,7 @@ pub(crate) struct Replicator {
     pub(crate) members: Arc<dyn Members>,
     pub(crate) streams: Streams,
     pub(crate) clock: ClockHandle,
+    pub(crate) cpu: Cpu,
     pub(crate) rng: RngHandle,
     pub(crate) tasks: TaskGroup,
     pub(crate) metrics: DistributorMetrics,
@@ -121,6 +124,7 @@ impl Replicator {
                 admission_ms,
             };
             let batch = Arc::new(Batch::new(header, columns));
+            self.encode(&batch).await?;
             let tally = self.round(state, placed, &batch, sequence, left).await;
             let needed = placed.write_quorum();
             if tally.acknowledged >= needed {
@@ -134,6 +138,18 @@ impl Replicator {
             columns = batch.columns().clone();
         }
         Err(Error::Internal("resent beyond the bound".to_owned()))
+    }
+
+    /// Compresses a large batch off the async threads, once for all members.
+    async fn encode(&self, batch: &Arc<Batch>) -> Result<(), Error> {
+        if batch.columns().sample_count() < ENCODE_INLINE_SAMPLES {
+            return Ok(());
+        }
+        let batch = Arc::clone(batch);
+        let encoded = self.cpu.run(move || batch.encoded().len()).await;
+        encoded
+            .map(drop)
+            .map_err(|panic| Error::Internal(panic.to_string()))
     }
 
     fn left(&self, started: Duration) -> Duration {

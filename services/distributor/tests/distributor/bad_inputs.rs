@@ -85,6 +85,19 @@ async fn bytes_that_cannot_be_decompressed() {
     assert_alive(&rig).await;
 }
 
+// Row 73.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stops_coming() {
+    use futures::StreamExt as _;
+    let rig = Rig::single();
+    let first = futures::stream::once(async { Ok::<_, std::io::Error>(vec![1, 2, 3]) });
+    let body = Body::from_stream(first.chain(futures::stream::pending()));
+    rig.send(&[TYPE], body)
+        .await
+        .assert(408, "request body stopped for more than 30s");
+    assert_alive(&rig).await;
+}
+
 // Rows 9 and 10.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_are_no_message() {
