@@ -1,4 +1,5 @@
 //! Another engine reads a block as the tables it is.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Merging replicas' blocks is the map (series, timestamp) -> winner.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What is written is read, exactly and by as few bytes as it takes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

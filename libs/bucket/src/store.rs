@@ -55,27 +55,29 @@ fn open_s3(
     if bucket.is_empty() {
         return Err(wrong(url, "the bucket's name is missing: s3://bucket/prefix"));
     }
-    let mut builder = AmazonS3Builder::new().with_region("us-east-1");
-    for (name, value) in env {
-        if let Some(key) = aws_key(&name) {
-            builder = builder.with_config(key, value);
-        }
-    }
-    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-    // Whoever names a plain-text endpoint has decided to use it.
-    let plain = endpoint.is_some_and(|e| e.starts_with("http://"));
     let options = ClientOptions::new()
-        .with_allow_http(plain)
         .with_timeout(REQUEST_TIMEOUT)
         .with_connect_timeout(CONNECT_TIMEOUT);
     let no_retries = RetryConfig {
         max_retries: 0,
         ..RetryConfig::default()
     };
+    let mut builder = AmazonS3Builder::new()
+        .with_region("us-east-1")
+        .with_client_options(options)
+        .with_retry(no_retries);
+    for (name, value) in env {
+        if let Some(key) = aws_key(&name) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    if endpoint.is_some_and(|e| e.starts_with("http://")) {
+        // Whoever names a plain-text endpoint has decided to use it.
+        builder = builder.with_allow_http(true);
+    }
     let store = builder
         .with_bucket_name(bucket)
-        .with_client_options(options)
-        .with_retry(no_retries)
         .build()
         .map_err(|e| wrong(url, e))?;
     let prefix = Path::parse(prefix.trim_matches('/')).map_err(|e| wrong(url, e))?;

@@ -1,4 +1,5 @@
 //! Blocks and backups in a bucket, in memory, in a folder, and over the S3 protocol.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -99,22 +100,41 @@ async fn over_the_s3_protocol() {
         meta: block(2, 1).meta,
     };
     open(1).upload_block(&tenant(), &big).await.unwrap();
-    // Racing writers.
+    race(open).await;
+}
+
+/// Writers, each with a bucket of its own, commit at once: each wins one version.
+async fn race(open: impl Fn(u64) -> Bucket) {
     let other = TenantId::new("racing").unwrap();
     let tasks = (0..6u64).map(|n| {
         let (bucket, other) = (open(n + 10), other.clone());
-        async move {
+        tokio::task::JoinSet::from_iter([async move {
             let entry = common::small_entry(n);
             let done = bucket
                 .commit(&other, &writer(1), |m| m.add_block(entry.clone()))
                 .await;
             done.unwrap().version
-        }
+        }])
+        .join_all()
     });
-    let mut versions = futures::future::join_all(tasks).await;
+    let mut versions: Vec<u64> = futures::future::join_all(tasks).await.concat();
     versions.sort_unstable();
     assert_eq!(versions, [1, 2, 3, 4, 5, 6]);
     assert_eq!(open(99).latest(&other).await.unwrap().blocks.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i10_racing_writers_over_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().display());
+    race(|seed| Bucket::open(&url, clock(), RngHandle::from_seed(seed)).unwrap()).await;
+    // What a crash leaves of a write that was not finished is no object.
+    let blocks = dir.path().join("racing/blocks").join(id(1).to_string());
+    std::fs::create_dir_all(&blocks).unwrap();
+    std::fs::write(blocks.join("meta.json#1"), "{").unwrap();
+    let bucket = Bucket::open(&url, clock(), RngHandle::from_seed(1)).unwrap();
+    let racing = TenantId::new("racing").unwrap();
+    assert!(bucket.uploaded_blocks(&racing).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ pub(crate) fn open_over(source: Arc<dyn RangeRead>, parts: &BlockParts) -> Block
     BlockReader::open(source, Arc::new(parts.meta.clone()), cache()).unwrap()
 }
 
-pub async fn read_all(block: &BlockReader) -> Result<Model> {
+pub(crate) async fn read_all(block: &BlockReader) -> Result<Model> {
     let series = block.select(&Default::default(), TimeRange::ALL).await?;
     let samples = block.read_samples(&series, TimeRange::ALL).await?;
     Ok(series
