@@ -15,6 +15,7 @@ pub mod oracle;
 pub mod peers;
 pub mod process;
 pub mod promqltest;
+pub mod proxy;
 pub mod query;
 pub mod query_gen;
 pub mod remote_write;

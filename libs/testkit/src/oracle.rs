@@ -1,6 +1,6 @@
 //! Judges what queries return by what was sent and what was acknowledged: acknowledged ⊆ returned ⊆ sent, each once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use koios_model::{Labels, Sample, merge};
 
@@ -102,18 +102,29 @@ impl Oracle {
     /// # Errors
     /// The first broken promise.
     pub fn check(&self, returned: &SeriesMap) -> Result<(), Violation> {
-        for (labels, samples) in returned {
-            self.check_returned(labels, samples)?;
-        }
+        self.check_genuine(returned)?;
+        self.check_complete(returned)
+    }
+
+    /// Checks that nothing but what was sent is returned, each sample once (I2, I3).
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn check_genuine(&self, returned: &SeriesMap) -> Result<(), Violation> {
+        returned
+            .iter()
+            .try_for_each(|(labels, samples)| self.check_returned(labels, samples))
+    }
+
+    /// Checks that everything acknowledged is returned (I1).
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn check_complete(&self, returned: &SeriesMap) -> Result<(), Violation> {
         for (labels, fates) in &self.series {
-            let got: BTreeMap<i64, f64> = returned
-                .get(labels)
-                .into_iter()
-                .flatten()
-                .map(|s| (s.t, s.v))
-                .collect();
+            let got: BTreeSet<i64> = returned.get(labels).into_iter().flatten().map(|s| s.t).collect();
             for (&t, fate) in fates {
-                if fate.acknowledged.is_some() && !got.contains_key(&t) {
+                if fate.acknowledged.is_some() && !got.contains(&t) {
                     return Err(Violation::Missing {
                         labels: labels.clone(),
                         t,

@@ -22,12 +22,19 @@ pub(crate) struct BucketBackup(pub(crate) Bucket);
 #[async_trait]
 impl StateBackup for BucketBackup {
     async fn load(&self) -> Result<Option<Bytes>, ControlError> {
-        let backup = self.0.control_backup().await.map_err(|e| ControlError::Backup(e.to_string()))?;
+        let backup = self
+            .0
+            .control_backup()
+            .await
+            .map_err(|e| ControlError::Backup(e.to_string()))?;
         Ok(backup.map(|(_, bytes)| bytes))
     }
 
     async fn store(&self, version: u64, bytes: Bytes) -> Result<(), ControlError> {
-        self.0.put_control_backup(version, &bytes).await.map_err(|e| ControlError::Backup(e.to_string()))
+        self.0
+            .put_control_backup(version, &bytes)
+            .await
+            .map_err(|e| ControlError::Backup(e.to_string()))
     }
 }
 
@@ -40,9 +47,10 @@ impl ControlProposer for Proposer {
     async fn propose(&self, command: Command) -> Result<(), ServiceError> {
         match self.0.propose(command, PROPOSE_DEADLINE).await {
             Ok(_) => Ok(()),
-            Err(e @ ControlError::Rejected(_)) => {
-                Err(ServiceError::new(ServiceErrorCode::InvalidArgument, e.to_string()))
-            }
+            Err(e @ ControlError::Rejected(_)) => Err(ServiceError::new(
+                ServiceErrorCode::InvalidArgument,
+                e.to_string(),
+            )),
             Err(e) => Err(ServiceError::unavailable(e.to_string())),
         }
     }

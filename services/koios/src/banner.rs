@@ -9,7 +9,11 @@ pub(crate) fn text(node: &Node) -> String {
     let (http, grpc) = (node.http_addr(), node.grpc_addr());
     let data = node.settings().data_dir.display().to_string();
     if node.target() != Target::All {
-        return format!("koios {} {} is up: HTTP on {http}, gRPC on {grpc}, data in {data}", node.target().as_str(), node.name());
+        return format!(
+            "koios {} {} is up: HTTP on {http}, gRPC on {grpc}, data in {data}",
+            node.target().as_str(),
+            node.name()
+        );
     }
     format!(
         "\

@@ -1,5 +1,9 @@
 //! The command line.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is this module's business")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal is this module's business"
+)]
 
 use std::process::ExitCode;
 
@@ -24,8 +28,14 @@ lists what each can be told. Every setting is also an environment variable and a
 
 /// The services that have a command of their own, with what `--help` says of them.
 const TARGETS: [(Target, &str); 5] = [
-    (Target::Distributor, "Receives writes: validates, shards and replicates them to ingesters"),
-    (Target::Ingester, "Keeps recent samples: write-ahead log, heads, blocks cut and uploaded; may vote"),
+    (
+        Target::Distributor,
+        "Receives writes: validates, shards and replicates them to ingesters",
+    ),
+    (
+        Target::Ingester,
+        "Keeps recent samples: write-ahead log, heads, blocks cut and uploaded; may vote",
+    ),
     (Target::Querier, "Answers queries over ingesters and stores"),
     (Target::Store, "Serves blocks from object storage"),
     (Target::Control, "Votes on the cluster's state, and nothing else"),
@@ -40,7 +50,11 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(ctl::command());
     for (target, about) in TARGETS {
-        command = command.subcommand(Command::new(target.as_str()).about(about).args(config::flags(target)));
+        command = command.subcommand(
+            Command::new(target.as_str())
+                .about(about)
+                .args(config::flags(target)),
+        );
     }
     command
 }
@@ -72,13 +86,26 @@ pub fn main() -> ExitCode {
 
 fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
     let env = |name: &str| std::env::var(name).ok();
-    #[expect(clippy::disallowed_methods, reason = "the configuration file is read before there is a runtime")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the configuration file is read before there is a runtime"
+    )]
     let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
-    config::load(matches, &Sources { env: &env, read_file: &read_file })
+    config::load(
+        matches,
+        &Sources {
+            env: &env,
+            read_file: &read_file,
+        },
+    )
 }
 
 fn serve(target: Target, settings: Settings) -> ExitCode {
-    let threads = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("koios").build() {
+    let threads = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("koios")
+        .build()
+    {
         Ok(threads) => threads,
         Err(e) => {
             eprintln!("koios: cannot start threads: {e}");
@@ -116,13 +143,18 @@ fn refuse(e: &NodeError) -> ExitCode {
         eprintln!("  because {cause}");
         source = cause.source();
     }
-    if e.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+    if e.is_usage() {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Returns at SIGINT, SIGTERM, or when the node cannot go on.
 async fn wait_for_signal(node: &Node) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         tracing::error!("cannot listen for signals, stopping");
         return;
@@ -146,15 +178,42 @@ mod tests {
     #[test]
     fn every_service_takes_the_contract_flags() {
         for (service, flags) in [
-            ("ingester", &["--data-dir", "--http.listen", "--grpc.listen", "--bucket", "--config", "--zone",
-                           "--control.voters", "--blocks.range"][..]),
-            ("distributor", &["--data-dir", "--http.listen", "--grpc.listen", "--config", "--control.voters",
-                              "--limits.out-of-order-time-window"]),
-            ("querier", &["--data-dir", "--http.listen", "--bucket", "--control.voters"]),
+            (
+                "ingester",
+                &[
+                    "--data-dir",
+                    "--http.listen",
+                    "--grpc.listen",
+                    "--bucket",
+                    "--config",
+                    "--zone",
+                    "--control.voters",
+                    "--blocks.range",
+                ][..],
+            ),
+            (
+                "distributor",
+                &[
+                    "--data-dir",
+                    "--http.listen",
+                    "--grpc.listen",
+                    "--config",
+                    "--control.voters",
+                    "--limits.out-of-order-time-window",
+                ],
+            ),
+            (
+                "querier",
+                &["--data-dir", "--http.listen", "--bucket", "--control.voters"],
+            ),
             ("store", &["--data-dir", "--bucket", "--control.voters"]),
             ("control", &["--data-dir", "--grpc.listen", "--control.voters"]),
         ] {
-            let help = command().find_subcommand_mut(service).unwrap().render_long_help().to_string();
+            let help = command()
+                .find_subcommand_mut(service)
+                .unwrap()
+                .render_long_help()
+                .to_string();
             for flag in flags {
                 assert!(help.contains(flag), "{service} lacks {flag}");
             }

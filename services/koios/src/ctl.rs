@@ -1,5 +1,9 @@
 //! `koios ctl`: an operator's commands to a running cluster.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the terminal is this module's business")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the terminal is this module's business"
+)]
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,12 +32,14 @@ pub(crate) fn command() -> Command {
         .default_value("127.0.0.1:9095")
         .global(true)
         .help("gRPC address of any process of the cluster");
-    let status = Command::new("status").about("Shows members, partitions and who counts for reads").arg(
-        Arg::new("version-only")
-            .long("version-only")
-            .action(ArgAction::SetTrue)
-            .help("Print only the cluster's id and the version of the state that the process knows"),
-    );
+    let status = Command::new("status")
+        .about("Shows members, partitions and who counts for reads")
+        .arg(
+            Arg::new("version-only")
+                .long("version-only")
+                .action(ArgAction::SetTrue)
+                .help("Print only the cluster's id and the version of the state that the process knows"),
+        );
     let accept_loss = Command::new("accept-loss")
         .about("Goes on without what a majority of a partition's members has lost")
         .long_about(
@@ -43,9 +49,14 @@ pub(crate) fn command() -> Command {
         )
         .arg(Arg::new("partition").required(true).help("The partition's number, or `all` for every unreadable one"))
         .arg(Arg::new("note").long("note").default_value("").help("Why, for the record"));
-    let flush = Command::new("flush").about("Cuts blocks of everything an ingester holds and waits until they are listed").arg(
-        Arg::new("tenant").long("tenant").value_parser(value_parser!(String)).help("Only this tenant"),
-    );
+    let flush = Command::new("flush")
+        .about("Cuts blocks of everything an ingester holds and waits until they are listed")
+        .arg(
+            Arg::new("tenant")
+                .long("tenant")
+                .value_parser(value_parser!(String))
+                .help("Only this tenant"),
+        );
     Command::new("ctl")
         .about("An operator's commands to a running cluster")
         .subcommand_required(true)
@@ -65,7 +76,9 @@ pub(crate) fn command() -> Command {
 /// Runs a command; problems go to standard error.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = threads.context("start").and_then(|threads| threads.block_on(dispatch(matches)));
+    let outcome = threads
+        .context("start")
+        .and_then(|threads| threads.block_on(dispatch(matches)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -92,20 +105,28 @@ fn addr(matches: &ArgMatches) -> String {
 }
 
 fn channel(addr: &str, deadline: Duration) -> PeerChannel {
-    let settings = RpcSettings { deadline, ..RpcSettings::default() };
+    let settings = RpcSettings {
+        deadline,
+        ..RpcSettings::default()
+    };
     PeerChannel::new(Arc::new(RealNet), Arc::new(RealClock::new()), addr, settings)
 }
 
 async fn state(addr: &str) -> Result<ClusterState> {
     let peer = channel(addr, RpcSettings::default().deadline);
     let reply = peer
-        .call(|c| async move { ControlClient::new(c).state(StateRequest { known_version: 0 }).await })
+        .call(|c| async move {
+            ControlClient::new(c)
+                .state(StateRequest { known_version: 0 })
+                .await
+        })
         .await?
         .into_inner();
     if reply.state.is_empty() {
         bail!("{addr} knows no cluster yet: it waits for the voters to create one");
     }
-    serde_json::from_slice(&reply.state).with_context(|| format!("{addr} sent a state this version cannot read"))
+    serde_json::from_slice(&reply.state)
+        .with_context(|| format!("{addr} sent a state this version cannot read"))
 }
 
 async fn propose(addr: &str, command: &ControlCommand) -> Result<Outcome> {
@@ -118,8 +139,13 @@ async fn propose(addr: &str, command: &ControlCommand) -> Result<Outcome> {
     let mut problem = "nobody was asked".to_owned();
     while let Some(candidate) = candidates.pop() {
         let peer = channel(&candidate, RpcSettings::default().deadline);
-        let request = ProposeRequest { command: command.clone() };
-        match peer.call(|c| async move { ControlClient::new(c).propose(request).await }).await {
+        let request = ProposeRequest {
+            command: command.clone(),
+        };
+        match peer
+            .call(|c| async move { ControlClient::new(c).propose(request).await })
+            .await
+        {
             Ok(reply) => {
                 let reply = reply.into_inner();
                 if reply.leader.is_empty() {
@@ -144,21 +170,44 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
         println!("{id} {}", state.version);
         return Ok(());
     }
-    println!("cluster {id}, state version {}, replication factor {}", state.version, state.replication_factor());
+    println!(
+        "cluster {id}, state version {}, replication factor {}",
+        state.version,
+        state.replication_factor()
+    );
     println!("\nmembers:");
     for m in state.members.values() {
-        println!("  {:<20} {:<12} zone {:<8} {:<22} {}", m.name, format!("{:?}", m.role).to_lowercase(), m.zone, m.grpc_addr, m.version);
+        println!(
+            "  {:<20} {:<12} zone {:<8} {:<22} {}",
+            m.name,
+            format!("{:?}", m.role).to_lowercase(),
+            m.zone,
+            m.grpc_addr,
+            m.version
+        );
     }
     println!("\npartitions:");
     for p in state.partitions.values() {
-        let readable = if p.is_readable() { "readable" } else { "NOT READABLE: too few members count" };
+        let readable = if p.is_readable() {
+            "readable"
+        } else {
+            "NOT READABLE: too few members count"
+        };
         println!("  partition {} epoch {} {readable}", p.id, p.epoch);
         for r in &p.replicas {
-            println!("    {:<20} zone {:<8} {}", r.member, r.zone, if r.counts { "counting" } else { "not counting" });
+            println!(
+                "    {:<20} zone {:<8} {}",
+                r.member,
+                r.zone,
+                if r.counts { "counting" } else { "not counting" }
+            );
         }
     }
     for loss in &state.accepted_losses {
-        println!("  loss of partition {} accepted at version {}: {}", loss.partition, loss.at_version, loss.note);
+        println!(
+            "  loss of partition {} accepted at version {}: {}",
+            loss.partition, loss.at_version, loss.note
+        );
     }
     Ok(())
 }
@@ -169,17 +218,34 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
     let note = matches.get_one::<String>("note").cloned().unwrap_or_default();
     let partitions: Vec<PartitionId> = if which == "all" {
         let state = state(&addr).await?;
-        state.partitions.values().filter(|p| !p.is_readable()).map(|p| p.id).collect()
+        state
+            .partitions
+            .values()
+            .filter(|p| !p.is_readable())
+            .map(|p| p.id)
+            .collect()
     } else {
-        let number = which.parse().with_context(|| format!("{which:?} is no partition: give its number, or `all`"))?;
+        let number = which
+            .parse()
+            .with_context(|| format!("{which:?} is no partition: give its number, or `all`"))?;
         vec![PartitionId(number)]
     };
     if partitions.is_empty() {
         println!("every partition is readable: nothing to accept");
     }
     for partition in partitions {
-        let outcome = propose(&addr, &ControlCommand::AcceptLoss { partition, note: note.clone() }).await?;
-        println!("partition {partition}: loss accepted, epoch {}, state version {}", outcome.epoch, outcome.version);
+        let outcome = propose(
+            &addr,
+            &ControlCommand::AcceptLoss {
+                partition,
+                note: note.clone(),
+            },
+        )
+        .await?;
+        println!(
+            "partition {partition}: loss accepted, epoch {}, state version {}",
+            outcome.epoch, outcome.version
+        );
     }
     Ok(())
 }

@@ -18,7 +18,10 @@ pub(crate) struct LateRouter {
 
 impl LateRouter {
     pub(crate) fn new(until_then: fn() -> Response) -> Self {
-        Self { router: Arc::default(), until_then }
+        Self {
+            router: Arc::default(),
+            until_then,
+        }
     }
 
     /// Sets the content; only the first call counts.

@@ -63,7 +63,9 @@ impl Members {
         {
             return Arc::clone(local);
         }
-        cached(&self.shared.ingesters, addr, || Arc::new(IngesterClient::new(self.channel(addr))))
+        cached(&self.shared.ingesters, addr, || {
+            Arc::new(IngesterClient::new(self.channel(addr)))
+        })
     }
 
     /// The store of `member` at `addr`.
@@ -73,12 +75,19 @@ impl Members {
         {
             return Arc::clone(local);
         }
-        cached(&self.shared.stores, addr, || Arc::new(StoreClient::new(self.channel(addr))))
+        cached(&self.shared.stores, addr, || {
+            Arc::new(StoreClient::new(self.channel(addr)))
+        })
     }
 
     fn channel(&self, addr: &str) -> PeerChannel {
         let shared = &self.shared;
-        PeerChannel::new(Arc::clone(&shared.net), Arc::clone(&shared.clock), addr, shared.settings)
+        PeerChannel::new(
+            Arc::clone(&shared.net),
+            Arc::clone(&shared.clock),
+            addr,
+            shared.settings,
+        )
     }
 }
 

@@ -23,19 +23,28 @@ pub(crate) async fn run(
     loop {
         let now_ms = clock.now_ms();
         let own = |labels: &Labels, v| (named(labels, &instance), vec![Sample { t: now_ms, v }]);
-        let mut series: Vec<(Labels, Vec<Sample>)> =
-            metrics.gather().iter().map(|(labels, v)| own(labels, *v)).collect();
+        let mut series: Vec<(Labels, Vec<Sample>)> = metrics
+            .gather()
+            .iter()
+            .map(|(labels, v)| own(labels, *v))
+            .collect();
         series.push(own(&Labels::from_pairs([("__name__", "up")]), 1.0));
         match distributor.push(&tenant, &series).await {
             Ok(_) => started = true,
             Err(error) if started => tracing::warn!(%error, "own metrics were not written"),
             Err(error) => tracing::debug!(%error, "own metrics wait for the process to come up"),
         }
-        clock.sleep(if started { interval } else { FIRST_TRY_EVERY }).await;
+        clock
+            .sleep(if started { interval } else { FIRST_TRY_EVERY })
+            .await;
     }
 }
 
 /// The labels that a scrape would have added.
 fn named(labels: &Labels, instance: &str) -> Labels {
-    labels.to_builder().set("job", "koios").set("instance", instance).build()
+    labels
+        .to_builder()
+        .set("job", "koios")
+        .set("instance", instance)
+        .build()
 }

@@ -14,12 +14,17 @@ use support::{Cluster, Plan, Writer, all_in_one, eventually, now_ms};
 /// The environment of an S3 client that goes through the proxy.
 fn s3_environment(moto: &Moto, proxy: &Proxy) -> Vec<(String, String)> {
     let through = |value: String| value.replace(moto.addr(), proxy.addr());
-    moto.env().into_iter().map(|(name, value)| (name, through(value))).collect()
+    moto.env()
+        .into_iter()
+        .map(|(name, value)| (name, through(value)))
+        .collect()
 }
 
 /// How many objects the bucket holds.
 async fn objects(moto: &Moto) -> Result<usize> {
-    let list = support::client().get(moto.addr(), &format!("/{}?list-type=2", Moto::BUCKET)).await?;
+    let list = support::client()
+        .get(moto.addr(), &format!("/{}?list-type=2", Moto::BUCKET))
+        .await?;
     Ok(list.text().matches("<Key>").count())
 }
 
@@ -35,7 +40,13 @@ async fn i9_the_bucket_may_vanish_and_the_backlog_drains_by_itself() -> Result<(
     })
     .await?;
     let addr = cluster.query_addr();
-    let mut writer = Writer::new(&cluster.client, &cluster.push_addr(), "team-a", 10, now_ms() - 600_000);
+    let mut writer = Writer::new(
+        &cluster.client,
+        &cluster.push_addr(),
+        "team-a",
+        10,
+        now_ms() - 600_000,
+    );
     writer.push_acked(20).await?;
     cluster.flush().await?;
     proxy.cut().await;
@@ -43,7 +54,16 @@ async fn i9_the_bucket_may_vanish_and_the_backlog_drains_by_itself() -> Result<(
     writer.check(&addr).await?;
     // Without waiting, the flush is taken on and goes on trying.
     for name in support::INGESTERS {
-        cluster.client.send("POST", &cluster.nodes[name].http, "/ingester/flush", &[], Default::default()).await?;
+        cluster
+            .client
+            .send(
+                "POST",
+                &cluster.nodes[name].http,
+                "/ingester/flush",
+                &[],
+                Default::default(),
+            )
+            .await?;
     }
     writer.push_acked(10).await?;
     writer.check(&addr).await?;
@@ -52,7 +72,11 @@ async fn i9_the_bucket_may_vanish_and_the_backlog_drains_by_itself() -> Result<(
     proxy.mend().await?;
     eventually("the backlog to be uploaded", || async {
         let now = objects(&moto).await?;
-        if now > before { Ok(()) } else { bail!("{now} objects, {before} before the outage") }
+        if now > before {
+            Ok(())
+        } else {
+            bail!("{now} objects, {before} before the outage")
+        }
     })
     .await?;
     writer.push_acked(5).await?;
@@ -67,7 +91,15 @@ async fn i10_another_parquet_reader_finds_what_promql_returns() -> Result<()> {
     let client = support::client();
     let mut writer = Writer::new(&client, &koios.http, "team-a", 7, now_ms() - 900_000);
     writer.push_acked(60).await?;
-    let answer = client.send("POST", &koios.http, "/ingester/flush?wait=true", &[], Default::default()).await?;
+    let answer = client
+        .send(
+            "POST",
+            &koios.http,
+            "/ingester/flush?wait=true",
+            &[],
+            Default::default(),
+        )
+        .await?;
     assert!(answer.status < 300, "{}", answer.text());
     let returned = writer.read(&koios.http).await?;
     let blocks = koios.data_dir.join("bucket/team-a/blocks");
@@ -87,7 +119,10 @@ fn read_block(block: &std::path::Path, into: &mut query::SeriesMap) -> Result<()
     let python = std::env::var("KOIOS_PYTHON").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/testenv/bin/python").to_owned()
     });
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../libs/block/tests/read_block.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../libs/block/tests/read_block.py"
+    );
     let output = std::process::Command::new(&python)
         .arg(script)
         .arg(block)
@@ -99,13 +134,19 @@ fn read_block(block: &std::path::Path, into: &mut query::SeriesMap) -> Result<()
     for line in String::from_utf8(output.stdout)?.lines() {
         let json: serde_json::Value = serde_json::from_str(line)?;
         let labels = json["labels"].as_object().context("labels")?;
-        let labels =
-            koios_model::Labels::from_pairs(labels.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap_or_default())));
+        let labels = koios_model::Labels::from_pairs(
+            labels
+                .iter()
+                .map(|(n, v)| (n.as_str(), v.as_str().unwrap_or_default())),
+        );
         let samples = into.entry(labels).or_default();
         for pair in json["samples"].as_array().context("samples")? {
             let t = pair[0].as_i64().context("time")?;
             let bits = u64::from_str_radix(pair[1].as_str().context("value")?, 16)?;
-            samples.push(koios_model::Sample { t, v: f64::from_bits(bits) });
+            samples.push(koios_model::Sample {
+                t,
+                v: f64::from_bits(bits),
+            });
         }
     }
     Ok(())

@@ -37,14 +37,22 @@ async fn the_first_query_of_readme_and_quick_start_answers() -> Result<()> {
     let mut asked = 0;
     for name in ["README.md", "docs/quick-start.md"] {
         for line in shell_lines(&document(name)?) {
-            let Some(start) = line.find("http://127.0.0.1:9009") else { continue };
-            let path = line[start..].trim_start_matches("http://127.0.0.1:9009").trim_end_matches(['\'', '`']);
+            let Some(start) = line.find("http://127.0.0.1:9009") else {
+                continue;
+            };
+            let path = line[start..]
+                .trim_start_matches("http://127.0.0.1:9009")
+                .trim_end_matches(['\'', '`']);
             let method = if line.contains("-X POST") { "POST" } else { "GET" };
             let (client, http) = (&client, &koios.http);
             eventually(&line, || async move {
                 let answer = client.send(method, http, path, &[], Default::default()).await?;
                 ensure!(answer.status < 300, "{}: {}", answer.status, answer.text());
-                ensure!(method == "POST" || answer.text().contains("koios_build_info"), "{}", answer.text());
+                ensure!(
+                    method == "POST" || answer.text().contains("koios_build_info"),
+                    "{}",
+                    answer.text()
+                );
                 Ok(())
             })
             .await?;
@@ -59,9 +67,14 @@ async fn the_first_query_of_readme_and_quick_start_answers() -> Result<()> {
 async fn the_cluster_of_the_documentation_comes_up() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let text = document("docs/cluster.md")?;
-    let block = text.split("## The control plane apart").next().context("first part")?;
+    let block = text
+        .split("## The control plane apart")
+        .next()
+        .context("first part")?;
     let mut lines = shell_lines(block);
-    for port in ["9001", "9002", "9003", "9004", "9005", "9006", "9101", "9102", "9103", "9104", "9105", "9106"] {
+    for port in [
+        "9001", "9002", "9003", "9004", "9005", "9006", "9101", "9102", "9103", "9104", "9105", "9106",
+    ] {
         let free = free_port().to_string();
         for line in &mut lines {
             *line = line.replace(&format!(":{port}"), &format!(":{free}"));
@@ -70,8 +83,14 @@ async fn the_cluster_of_the_documentation_comes_up() -> Result<()> {
     let mut variables = BTreeMap::new();
     let mut processes = Vec::new();
     for line in &lines {
-        if let Some((name, value)) = line.split_once('=').filter(|(n, _)| n.chars().all(char::is_uppercase)) {
-            variables.insert(format!("${name}"), value.replace("/tmp", &dir.path().display().to_string()));
+        if let Some((name, value)) = line
+            .split_once('=')
+            .filter(|(n, _)| n.chars().all(char::is_uppercase))
+        {
+            variables.insert(
+                format!("${name}"),
+                value.replace("/tmp", &dir.path().display().to_string()),
+            );
             continue;
         }
         let mut line = line.clone();
@@ -79,11 +98,23 @@ async fn the_cluster_of_the_documentation_comes_up() -> Result<()> {
             line = line.replace(name, value);
         }
         let mut args: Vec<String> = line.split_whitespace().skip(1).map(str::to_owned).collect();
-        let at = |args: &[String], flag: &str| args.iter().position(|a| a == flag).map(|i| i + 1).context(line.clone());
+        let at = |args: &[String], flag: &str| {
+            args.iter()
+                .position(|a| a == flag)
+                .map(|i| i + 1)
+                .context(line.clone())
+        };
         let data = at(&args, "--data-dir")?;
         args[data] = dir.path().join(&args[data]).display().to_string();
-        let (name, http) = (args[at(&args, "--node.name")?].clone(), args[at(&args, "--http.listen")?].clone());
-        processes.push((name.clone(), http, Process::start(&name, &program(), &args, dir.path())?));
+        let (name, http) = (
+            args[at(&args, "--node.name")?].clone(),
+            args[at(&args, "--http.listen")?].clone(),
+        );
+        processes.push((
+            name.clone(),
+            http,
+            Process::start(&name, &program(), &args, dir.path())?,
+        ));
     }
     assert_eq!(processes.len(), 6, "{lines:?}");
     let client = client();
@@ -92,7 +123,13 @@ async fn the_cluster_of_the_documentation_comes_up() -> Result<()> {
         process.wait_ready(&client, http, "/ready", PATIENCE).await?;
         addrs.insert(name.clone(), http.clone());
     }
-    let mut writer = Writer::new(&client, &addrs["distributor-1"], "anonymous", 5, now_ms() - 60_000);
+    let mut writer = Writer::new(
+        &client,
+        &addrs["distributor-1"],
+        "anonymous",
+        5,
+        now_ms() - 60_000,
+    );
     writer.push_acked(5).await?;
     writer.check(&addrs["querier-1"]).await?;
     Ok(())

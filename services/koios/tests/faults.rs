@@ -9,7 +9,13 @@ use koios_testkit::process::pause;
 use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, eventually, now_ms};
 
 fn writer(cluster: &Cluster) -> Writer {
-    Writer::new(&cluster.client, &cluster.push_addr(), "team-a", 20, now_ms() - 1_800_000)
+    Writer::new(
+        &cluster.client,
+        &cluster.push_addr(),
+        "team-a",
+        20,
+        now_ms() - 1_800_000,
+    )
 }
 
 #[tokio::test]
@@ -57,7 +63,11 @@ async fn i1_every_process_killed_at_once_loses_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn i8_the_data_path_goes_on_without_any_voter() -> Result<()> {
-    let mut cluster = Cluster::start(Plan { separate_control: true, ..Plan::default() }).await?;
+    let mut cluster = Cluster::start(Plan {
+        separate_control: true,
+        ..Plan::default()
+    })
+    .await?;
     let mut writer = writer(&cluster);
     writer.push_acked(10).await?;
     cluster.node(VOTERS[0]).process.kill();
@@ -71,7 +81,11 @@ async fn i8_the_data_path_goes_on_without_any_voter() -> Result<()> {
     for service in ["distributor", "querier"] {
         cluster.node(service).process.restart()?;
         let client = cluster.client.clone();
-        cluster.node(service).ready(&client).await.context("restart without voters")?;
+        cluster
+            .node(service)
+            .ready(&client)
+            .await
+            .context("restart without voters")?;
     }
     writer.push_acked(10).await?;
     let addr = cluster.query_addr();
@@ -89,7 +103,11 @@ async fn i8_the_data_path_goes_on_without_any_voter() -> Result<()> {
             states.push(cluster.ctl(&["status", "--version-only"], name)?);
         }
         states.dedup();
-        if states.len() == 1 { Ok(()) } else { bail!("state versions differ: {states:?}") }
+        if states.len() == 1 {
+            Ok(())
+        } else {
+            bail!("state versions differ: {states:?}")
+        }
     })
     .await
 }
@@ -148,7 +166,11 @@ async fn i7_a_wiped_ingester_copies_from_its_peers_and_counts_again() -> Result<
 #[tokio::test]
 async fn i4_all_wiped_is_said_until_the_loss_is_accepted() -> Result<()> {
     // Voters apart: wiping ingesters does not wipe the control plane.
-    let mut cluster = Cluster::start(Plan { separate_control: true, ..Plan::default() }).await?;
+    let mut cluster = Cluster::start(Plan {
+        separate_control: true,
+        ..Plan::default()
+    })
+    .await?;
     let mut writer = writer(&cluster);
     let addr = cluster.query_addr();
     writer.push_acked(30).await?;
@@ -174,10 +196,17 @@ async fn i4_all_wiped_is_said_until_the_loss_is_accepted() -> Result<()> {
     }
     eventually("all three to register", || async {
         let status = cluster.ctl(&["status"], "control-1")?;
-        if status.matches("not counting").count() >= 3 { Ok(()) } else { bail!("status: {status}") }
+        if status.matches("not counting").count() >= 3 {
+            Ok(())
+        } else {
+            bail!("status: {status}")
+        }
     })
     .await?;
-    cluster.ctl(&["partition", "accept-loss", "all", "--note", "disks lost"], "control-1")?;
+    cluster.ctl(
+        &["partition", "accept-loss", "all", "--note", "disks lost"],
+        "control-1",
+    )?;
     let got = eventually("reads after accepting the loss", || writer.read(&addr)).await?;
     assert_eq!(got, flushed);
     writer.push_acked(5).await?;

@@ -11,7 +11,10 @@ use sim::Simulation;
 const SEEDS: u64 = 20;
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|v| v.parse().unwrap_or_else(|_| panic!("{variable} is {v:?}, not a number")))
+    std::env::var(variable).ok().map(|v| {
+        v.parse()
+            .unwrap_or_else(|_| panic!("{variable} is {v:?}, not a number"))
+    })
 }
 
 #[test]
@@ -25,8 +28,15 @@ fn i15_the_cluster_keeps_its_promises_under_every_seed_and_replays_exactly() {
         let first = Simulation::run(seed);
         let second = Simulation::run(seed);
         for (at, (a, b)) in first.iter().zip(&second).enumerate() {
-            assert_eq!(a, b, "seed {seed}: the traces part at line {at}; replay: cargo xtask sim --seed {seed}");
+            assert_eq!(
+                a, b,
+                "seed {seed}: the traces part at line {at}; replay: cargo xtask sim --seed {seed}"
+            );
         }
-        assert_eq!(first.len(), second.len(), "seed {seed}: one trace is longer; replay: cargo xtask sim --seed {seed}");
+        assert_eq!(
+            first.len(),
+            second.len(),
+            "seed {seed}: one trace is longer; replay: cargo xtask sim --seed {seed}"
+        );
     }
 }

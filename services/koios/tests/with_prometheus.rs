@@ -71,10 +71,21 @@ const QUERIES: [&str; 48] = [
 /// Moments between the scrapes of all targets, so that no sample lies on the edge of a range.
 async fn quiet_moments(client: &HttpClient, prometheus: &str, end_ms: i64) -> Result<Vec<i64>> {
     let scraped = query::instant(client, prometheus, "", "timestamp(up)", end_ms).await?;
-    let offsets: Vec<i64> =
-        scraped.values().flatten().map(|s| (s.v * 1000.0).round() as i64 % 1000).collect();
-    let far = |ms: i64| offsets.iter().map(|o| (ms - o).rem_euclid(1000).min((o - ms).rem_euclid(1000))).min();
-    let best = (0..1000).step_by(10).max_by_key(|ms| far(*ms)).context("a millisecond")?;
+    let offsets: Vec<i64> = scraped
+        .values()
+        .flatten()
+        .map(|s| (s.v * 1000.0).round() as i64 % 1000)
+        .collect();
+    let far = |ms: i64| {
+        offsets
+            .iter()
+            .map(|o| (ms - o).rem_euclid(1000).min((o - ms).rem_euclid(1000)))
+            .min()
+    };
+    let best = (0..1000)
+        .step_by(10)
+        .max_by_key(|ms| far(*ms))
+        .context("a millisecond")?;
     if far(best) < Some(20) {
         bail!("no millisecond of the second is 20 ms away from all scrapes: {offsets:?}");
     }
@@ -88,26 +99,46 @@ async fn compare(client: &HttpClient, prometheus: &str, koios: &str) -> Result<(
     let latest = format!("timestamp(up{{instance=\"{prometheus}\"}})");
     eventually("the last scrapes to arrive", || async {
         let got = query::instant(client, koios, "anonymous", &latest, now_ms()).await?;
-        let newest = got.values().flatten().map(|s| (s.v * 1000.0) as i64).max().context("no up yet")?;
-        if newest < end_ms { bail!("newest sample is {newest}, waiting for {end_ms}") } else { Ok(()) }
+        let newest = got
+            .values()
+            .flatten()
+            .map(|s| (s.v * 1000.0) as i64)
+            .max()
+            .context("no up yet")?;
+        if newest < end_ms {
+            bail!("newest sample is {newest}, waiting for {end_ms}")
+        } else {
+            Ok(())
+        }
     })
     .await?;
     let moments = quiet_moments(client, prometheus, end_ms).await?;
     let mut answered = 0;
     for expr in QUERIES {
         for &t in &moments {
-            let want = query::instant(client, prometheus, "", expr, t).await.context(expr)?;
-            let got = query::instant(client, koios, "anonymous", expr, t).await.context(expr)?;
+            let want = query::instant(client, prometheus, "", expr, t)
+                .await
+                .context(expr)?;
+            let got = query::instant(client, koios, "anonymous", expr, t)
+                .await
+                .context(expr)?;
             judge(expr, t, &want, &got)?;
             answered += usize::from(!want.is_empty());
         }
         let range = (moments[2], moments[0], 1000);
-        let want = query::range(client, prometheus, "", expr, range).await.context(expr)?;
-        let got = query::range(client, koios, "anonymous", expr, range).await.context(expr)?;
+        let want = query::range(client, prometheus, "", expr, range)
+            .await
+            .context(expr)?;
+        let got = query::range(client, koios, "anonymous", expr, range)
+            .await
+            .context(expr)?;
         judge(expr, moments[0], &want, &got)?;
     }
     // Agreeing on nothing proves nothing.
-    assert!(answered > QUERIES.len() * 2, "only {answered} answers held a series");
+    assert!(
+        answered > QUERIES.len() * 2,
+        "only {answered} answers held a series"
+    );
     Ok(())
 }
 
@@ -124,7 +155,10 @@ async fn observe_and_compare(dir: &std::path::Path, push: &str, ask: &str) -> Re
     let url = format!("http://{push}/api/v1/push");
     let mut prometheus = Prometheus::start(dir, "1s", &[("node", exporter_addr)], Some(&url))?;
     let addr = prometheus.addr.clone();
-    prometheus.process.wait_ready(&client, &addr, "/-/ready", support::PATIENCE).await?;
+    prometheus
+        .process
+        .wait_ready(&client, &addr, "/-/ready", support::PATIENCE)
+        .await?;
     pause(OBSERVE).await;
     compare(&client, &addr, ask).await
 }

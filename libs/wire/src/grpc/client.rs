@@ -76,6 +76,8 @@ where
         let next = item.is_ok().then_some((peer, stream, convert));
         Some((item, next))
     })
+    // A reader that asks once more after the end, or after an error, hears of the end again.
+    .fuse()
     .boxed()
 }
 

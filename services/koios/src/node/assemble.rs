@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use koios_control::{ClusterState, Command, ControlPlane, Member, Role};
+use koios_control::{ClusterState, ControlPlane, Member, Role};
 use koios_distributor::Distributor;
 use koios_ingester::Ingester;
 use koios_model::TenantId;
-use koios_querier::{BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, Patience, QuerierApi};
-use koios_runtime::TaskGroup;
+use koios_querier::{
+    BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, Patience, QuerierApi,
+};
+use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
 use koios_server::{Component, with_edge};
 use koios_store::{BlockStore, StoreSettings};
@@ -22,10 +24,8 @@ use super::{NodeError, Shared, Storage};
 use crate::adapters::Proposer;
 use crate::self_metrics;
 
-/// How long a registration is tried before it is reported and tried again.
-const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
-/// How often a failed registration is tried again.
-const REGISTER_EVERY: Duration = Duration::from_secs(1);
+/// How often an ingester looks whether it counts.
+const READINESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The services that run, for the stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +71,7 @@ impl Assembly {
         self.plane.join(&self.tasks).await;
         let state = self.plane.state().reached(1).await;
         joining.not_ready("registering with the control voters");
-        self.spawn_registration();
+        self.keep_registered();
         if self.runs(Target::Ingester) {
             self.storage.spawn_self_test(&self.shared.runtime, &self.tasks);
         }
@@ -116,33 +116,18 @@ impl Assembly {
         }
     }
 
-    /// Registers until it has worked. A process that the state knows already, as it is now, goes on without: its voters
-    /// may all be away (I8).
-    fn spawn_registration(&self) {
-        let (plane, member) = (Arc::clone(&self.plane), self.member());
-        let clock = Arc::clone(&self.shared.runtime.clock);
+    /// Keeps the process registered. One that the state knows already, as it is now, is ready without: its voters may
+    /// all be away (I8).
+    fn keep_registered(&self) {
+        let (member, mut state) = (self.member(), self.plane.state().clone());
+        self.plane.client().keep_registered(&self.tasks, member.clone());
         let registered = self.shared.readiness.component("registration");
-        if known(&plane.state().current(), &member) {
-            registered.ready();
-            return;
-        }
-        registered.not_ready("the control voters have not registered this process yet");
-        self.tasks.spawn_cancelled("registration", async move {
-            let cluster_id = plane.identity().cluster_id();
-            loop {
-                let command = Command::Register { member: member.clone(), cluster_id };
-                match plane.client().propose(command, REGISTER_DEADLINE).await {
-                    Ok(outcome) => {
-                        tracing::info!(name = member.name, version = outcome.version, "registered");
-                        return registered.ready();
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "not registered yet, trying again");
-                        registered.not_ready(format!("not registered yet: {error}"));
-                    }
-                }
-                clock.sleep(REGISTER_EVERY).await;
+        self.tasks.spawn_cancelled("registration readiness", async move {
+            while !known(&state.current(), &member) {
+                registered.not_ready("the control voters have not registered this process yet");
+                state.changed().await;
             }
+            registered.ready();
         });
     }
 
@@ -175,9 +160,10 @@ impl Assembly {
         routers.merge_http(koios_ingester::router(ingester.clone()));
         let replaying = shared.readiness.component("ingester");
         replaying.not_ready("replaying the write-ahead log");
+        let clock = Arc::clone(&shared.runtime.clock);
         self.tasks.spawn_cancelled("ingester readiness", async move {
             if ingester.wait_running().await {
-                replaying.ready();
+                follow_counting(&ingester, &replaying, &clock).await;
             }
         });
         Ok(())
@@ -232,7 +218,12 @@ impl Assembly {
         let members = Arc::new(shared.members.clone());
         let topology = ClusterTopology::new(self.plane.state().clone(), members, Arc::clone(&clock));
         let manifests = Arc::new(BucketManifests::new(self.storage.manifests()?));
-        let cluster = Cluster::new(Arc::new(topology), manifests, Arc::clone(&clock), Patience::default());
+        let cluster = Cluster::new(
+            Arc::new(topology),
+            manifests,
+            Arc::clone(&clock),
+            Patience::default(),
+        );
         let querier = QuerierApi::new(
             cluster,
             shared.settings.tenant_limits(),
@@ -246,9 +237,26 @@ impl Assembly {
     }
 }
 
+/// Ready means that another member may go: this one counts in every partition it hosts.
+async fn follow_counting(ingester: &Ingester, component: &Component, clock: &ClockHandle) {
+    loop {
+        match ingester.status().partitions.iter().find(|p| !p.counts) {
+            None => component.ready(),
+            Some(p) => component.not_ready(format!(
+                "partition {} does not count here yet: copying from its other members, see `koios ctl status`",
+                p.partition
+            )),
+        }
+        clock.sleep(READINESS_EVERY).await;
+    }
+}
+
 /// Whether the state has the process as it is now.
 fn known(state: &ClusterState, member: &Member) -> bool {
-    state.members.get(&member.name).is_some_and(|known| known == member)
+    state
+        .members
+        .get(&member.name)
+        .is_some_and(|known| known == member)
 }
 
 impl Routers {

@@ -44,6 +44,9 @@ pub enum NodeError {
 impl NodeError {
     /// Whether an operator must change something before another start can help.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Listen { .. } | Self::Control(_) | Self::Bucket { .. } | Self::Disk(_))
+        matches!(
+            self,
+            Self::Settings(_) | Self::Listen { .. } | Self::Control(_) | Self::Bucket { .. } | Self::Disk(_)
+        )
     }
 }

@@ -98,8 +98,11 @@ impl Node {
         let http_listener = bind(&runtime, "http.listen", &settings.http.listen).await?;
         let grpc_listener = bind(&runtime, "grpc.listen", &settings.grpc.listen).await?;
         let http_addr = naming::reachable(&settings.http.listen, http_listener.as_ref(), "")?;
-        let grpc_addr =
-            naming::reachable(&settings.grpc.listen, grpc_listener.as_ref(), &settings.grpc.advertise)?;
+        let grpc_addr = naming::reachable(
+            &settings.grpc.listen,
+            grpc_listener.as_ref(),
+            &settings.grpc.advertise,
+        )?;
         let voters = naming::voters(&settings.control.voters)?;
         let name = naming::node_name(target, &settings, &voters, &grpc_addr, &runtime).await?;
 
@@ -110,11 +113,17 @@ impl Node {
             seeds: settings.cluster.seeds.clone(),
             settings: partition_settings(target, &settings, &voters),
             voters,
-            backup: storage.bucket().map(|b| Arc::new(BucketBackup(b.clone())) as Arc<dyn StateBackup>),
+            backup: storage
+                .bucket()
+                .map(|b| Arc::new(BucketBackup(b.clone())) as Arc<dyn StateBackup>),
         };
         let plane = Arc::new(ControlPlane::start(&runtime, &tasks, control).await?);
-        let members =
-            Members::new(&name, Arc::clone(&runtime.net), Arc::clone(&runtime.clock), options.rpc);
+        let members = Members::new(
+            &name,
+            Arc::clone(&runtime.net),
+            Arc::clone(&runtime.clock),
+            options.rpc,
+        );
         let shared = Shared {
             target,
             name: name.clone(),
@@ -127,7 +136,14 @@ impl Node {
             grpc_addr: grpc_addr.clone(),
         };
         let (http_late, grpc_late) = (LateRouter::new(not_started), LateRouter::new(grpc_not_started));
-        let servers = serve(&shared, &plane, &http_late, http_listener, &grpc_late, grpc_listener);
+        let servers = serve(
+            &shared,
+            &plane,
+            &http_late,
+            http_listener,
+            &grpc_late,
+            grpc_listener,
+        );
         let background = tasks.child();
         let services = assemble::Services::default();
         let assembly = assemble::Assembly {
@@ -193,15 +209,31 @@ impl Node {
         let mut plan = StopPlan::default();
         plan.cancel(StopStage::StopAccepting, "http", &self.servers.http);
         let services = self.services.clone();
-        plan.step(StopStage::Drain, "services", async move { services.drain().await });
+        plan.step(
+            StopStage::Drain,
+            "services",
+            async move { services.drain().await },
+        );
         let background = self.background.clone();
-        plan.step(StopStage::StopBackground, "background", async move { background.stop().await });
+        plan.step(StopStage::StopBackground, "background", async move {
+            background.stop().await
+        });
         let plane = Arc::clone(&self.plane);
-        plan.step(StopStage::Leave, "control plane", async move { plane.shutdown().await });
+        plan.step(StopStage::Leave, "control plane", async move {
+            plane.shutdown().await
+        });
         plan.cancel(StopStage::CloseServers, "grpc", &self.servers.grpc);
         let servers = self.servers.tasks.clone();
-        plan.step(StopStage::CloseServers, "connections", async move { servers.stop().await });
-        stop_in_order(&self.runtime.clock, &self.readiness, plan, self.settings.node.shutdown_timeout).await;
+        plan.step(StopStage::CloseServers, "connections", async move {
+            servers.stop().await
+        });
+        stop_in_order(
+            &self.runtime.clock,
+            &self.readiness,
+            plan,
+            self.settings.node.shutdown_timeout,
+        )
+        .await;
         let failure = self.tasks.failure();
         self.tasks.stop().await;
         match failure {
@@ -212,7 +244,11 @@ impl Node {
 }
 
 async fn bind(runtime: &Runtime, key: &'static str, addr: &str) -> Result<Box<dyn Listener>, NodeError> {
-    runtime.net.bind(addr).await.map_err(|source| NodeError::Listen { key, addr: addr.to_owned(), source })
+    runtime.net.bind(addr).await.map_err(|source| NodeError::Listen {
+        key,
+        addr: addr.to_owned(),
+        source,
+    })
 }
 
 /// All-in-one is one partition with one member; a cluster forms what its settings ask for.
@@ -223,7 +259,11 @@ fn partition_settings(target: Target, settings: &Settings, voters: &Voters) -> P
         0 => 3,
         n => n,
     };
-    PartitionSettings { replication_factor, partitions: settings.control.partitions.max(1), ingesters_per_zone: 1 }
+    PartitionSettings {
+        replication_factor,
+        partitions: settings.control.partitions.max(1),
+        ingesters_per_zone: 1,
+    }
 }
 
 fn serve(
@@ -242,15 +282,27 @@ fn serve(
     let router = common.fallback_service(http_late.clone().into_router());
     let server = HttpServer::new(Arc::clone(&clock), ConnectionLimits::default());
     let token = http.clone();
-    tasks.spawn("http", async move { server.serve(http_listener, router, token).await });
+    tasks.spawn(
+        "http",
+        async move { server.serve(http_listener, router, token).await },
+    );
 
     let control = plane.rpc().into_server();
     let routes = tonic::service::Routes::from(
-        tonic::service::Routes::new(control).into_axum_router().fallback_service(grpc_late.clone().into_router()),
+        tonic::service::Routes::new(control)
+            .into_axum_router()
+            .fallback_service(grpc_late.clone().into_router()),
     );
-    let server = GrpcServer::new(clock, ConnectionLimits::default(), shared.settings.grpc.max_message_bytes);
+    let server = GrpcServer::new(
+        clock,
+        ConnectionLimits::default(),
+        shared.settings.grpc.max_message_bytes,
+    );
     let token = grpc.clone();
-    tasks.spawn("grpc", async move { server.serve(grpc_listener, routes, token).await });
+    tasks.spawn(
+        "grpc",
+        async move { server.serve(grpc_listener, routes, token).await },
+    );
     Servers { tasks, http, grpc }
 }
 
@@ -269,7 +321,10 @@ fn start_assembly(
                 grpc_late.set(routers.grpc);
                 joining.ready();
             }
-            Err(e) => group.fail(koios_runtime::TaskError::Failed { task: "assembly", message: e.to_string() }),
+            Err(e) => group.fail(koios_runtime::TaskError::Failed {
+                task: "assembly",
+                message: e.to_string(),
+            }),
         }
     });
 }

@@ -15,14 +15,22 @@ pub(super) fn voters(listed: &[String]) -> Result<Voters, NodeError> {
         .flat_map(|entry| entry.split(','))
         .map(str::trim)
         .filter(|entry| !entry.is_empty())
-        .map(|entry| if entry.contains('=') { entry.to_owned() } else { format!("{}={entry}", slug(entry)) })
+        .map(|entry| {
+            if entry.contains('=') {
+                entry.to_owned()
+            } else {
+                format!("{}={entry}", slug(entry))
+            }
+        })
         .collect();
     Ok(parse_voters(&named.join(","))?)
 }
 
 /// An address as a name.
 fn slug(addr: &str) -> String {
-    addr.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+    addr.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
 }
 
 /// `host:port` for others: what the operator advertises, else the listener's own, with the machine's name in place of
@@ -33,17 +41,27 @@ pub(super) fn reachable(listen: &str, listener: &dyn Listener, advertise: &str) 
     }
     let wrong = |why: String| NodeError::Settings(format!("cannot tell the address of {listen}: {why}"));
     let bound = listener.local_addr().map_err(|e| wrong(e.to_string()))?;
-    let (host, _) = listen.rsplit_once(':').ok_or_else(|| wrong("it has no port".to_owned()))?;
+    let (host, _) = listen
+        .rsplit_once(':')
+        .ok_or_else(|| wrong("it has no port".to_owned()))?;
     let host = match host.trim_matches(['[', ']']) {
         "" | "0.0.0.0" | "::" => machine_name(),
         host => host.to_owned(),
     };
-    Ok(if host.contains(':') { format!("[{host}]:{}", bound.port()) } else { format!("{host}:{}", bound.port()) })
+    Ok(if host.contains(':') {
+        format!("[{host}]:{}", bound.port())
+    } else {
+        format!("{host}:{}", bound.port())
+    })
 }
 
 fn machine_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }
 
 /// What the process is called: as set; else as the voter at its address; else as its data directory says; else a new
@@ -55,7 +73,10 @@ pub(super) async fn node_name(
     grpc_addr: &str,
     runtime: &Runtime,
 ) -> Result<String, NodeError> {
-    let voter = voters.iter().find(|(_, addr)| addr.as_str() == grpc_addr).map(|(name, _)| name.clone());
+    let voter = voters
+        .iter()
+        .find(|(_, addr)| addr.as_str() == grpc_addr)
+        .map(|(name, _)| name.clone());
     if !settings.node.name.is_empty() {
         return match voter {
             Some(voter) if voter != settings.node.name => Err(NodeError::Settings(format!(

@@ -32,7 +32,9 @@ impl Storage {
     ) -> Result<Self, NodeError> {
         let (clock, rng) = (Arc::clone(&runtime.clock), runtime.rng.fork());
         if let Some(store) = store {
-            return Ok(Self { bucket: Some(Bucket::new(store, "", clock, rng)) });
+            return Ok(Self {
+                bucket: Some(Bucket::new(store, "", clock, rng)),
+            });
         }
         let needed = !matches!(target, Target::Distributor | Target::Control);
         let url = match settings.bucket.as_str() {
@@ -50,8 +52,12 @@ impl Storage {
             "" => return Ok(Self { bucket: None }),
             url => url.to_owned(),
         };
-        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng)
-            .map_err(|source| NodeError::Bucket { url, source: Box::new(source) })?;
+        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng).map_err(|source| {
+            NodeError::Bucket {
+                url,
+                source: Box::new(source),
+            }
+        })?;
         Ok(Self { bucket: Some(bucket) })
     }
 
@@ -66,7 +72,9 @@ impl Storage {
     }
 
     fn required(&self) -> Result<&Bucket, NodeError> {
-        self.bucket.as_ref().ok_or_else(|| NodeError::Settings("bucket is not set".to_owned()))
+        self.bucket
+            .as_ref()
+            .ok_or_else(|| NodeError::Settings("bucket is not set".to_owned()))
     }
 
     /// Tests what commits rely on. A bucket that answers wrongly ends the process; one that does not answer is tried
@@ -101,6 +109,10 @@ fn environment(settings: &Settings) -> BTreeMap<String, String> {
         ("AWS_SECRET_ACCESS_KEY", &s3.secret_access_key),
     ];
     let mut variables: BTreeMap<String, String> = std::env::vars().collect();
-    variables.extend(set.into_iter().filter(|(_, v)| !v.is_empty()).map(|(n, v)| (n.to_owned(), v.clone())));
+    variables.extend(
+        set.into_iter()
+            .filter(|(_, v)| !v.is_empty())
+            .map(|(n, v)| (n.to_owned(), v.clone())),
+    );
     variables
 }

@@ -22,7 +22,9 @@ use object_store::memory::InMemory;
 /// Wall time when a run starts.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 /// Faults happen until then, then everything heals.
-const CHAOS: Duration = Duration::from_secs(40);
+const CHAOS: Duration = Duration::from_secs(30);
+/// One turn of every host.
+const TICK: Duration = Duration::from_millis(10);
 /// How long the healed cluster may take to answer completely.
 const HEALING: Duration = Duration::from_secs(60);
 const HTTP_PORT: u16 = 9009;
@@ -47,7 +49,7 @@ struct Progress {
 }
 
 /// One run.
-pub struct Simulation {
+pub(crate) struct Simulation {
     seed: u64,
     rng: RngHandle,
     trace: Trace,
@@ -58,12 +60,20 @@ pub struct Simulation {
 fn hosts() -> Vec<(&'static str, Target)> {
     let mut hosts: Vec<_> = VOTERS.iter().map(|n| (*n, Target::Control)).collect();
     hosts.extend(INGESTERS.iter().map(|n| (*n, Target::Ingester)));
-    hosts.extend([("distributor", Target::Distributor), ("querier", Target::Querier), ("store", Target::Store)]);
+    hosts.extend([
+        ("distributor", Target::Distributor),
+        ("querier", Target::Querier),
+        ("store", Target::Store),
+    ]);
     hosts
 }
 
 fn settings(name: &str) -> Settings {
-    let mut s = Settings { data_dir: format!("/{name}").into(), bucket: "memory".to_owned(), ..Settings::default() };
+    let mut s = Settings {
+        data_dir: format!("/{name}").into(),
+        bucket: "memory".to_owned(),
+        ..Settings::default()
+    };
     s.node.name = name.to_owned();
     s.http.listen = format!("{name}:{HTTP_PORT}");
     s.grpc.listen = format!("{name}:{GRPC_PORT}");
@@ -82,23 +92,34 @@ impl Simulation {
     ///
     /// # Panics
     /// When a promise is broken; the message holds the seed.
-    pub fn run(seed: u64) -> Vec<String> {
+    pub(crate) fn run(seed: u64) -> Vec<String> {
         let rng = RngHandle::from_seed(seed);
-        let disks = hosts().into_iter().map(|(n, _)| (n, SimDisk::new(rng.fork()))).collect();
-        let this = Self { seed, rng, trace: Trace::default(), disks, progress: Rc::default() };
+        let disks = hosts()
+            .into_iter()
+            .map(|(n, _)| (n, SimDisk::new(rng.fork())))
+            .collect();
+        let this = Self {
+            seed,
+            rng,
+            trace: Trace::default(),
+            disks,
+            progress: Rc::default(),
+        };
         this.simulate();
         this.trace.borrow().clone()
     }
 
     fn note(&self, at: Duration, what: impl AsRef<str>) {
-        self.trace.borrow_mut().push(format!("{:>7} ms {}", at.as_millis(), what.as_ref()));
+        self.trace
+            .borrow_mut()
+            .push(format!("{:>7} ms {}", at.as_millis(), what.as_ref()));
     }
 
     fn simulate(&self) {
         let mut sim = turmoil::Builder::new()
             .rng_seed(self.seed)
             .simulation_duration(CHAOS + HEALING + Duration::from_secs(60))
-            .tick_duration(Duration::from_millis(2))
+            .tick_duration(TICK)
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(20))
             .tcp_capacity(4096)
@@ -124,11 +145,27 @@ impl Simulation {
             }
         }
         let progress = self.progress.borrow();
-        assert!(progress.verified, "seed {}: the run ended before everything was verified", self.seed);
-        self.note(sim.elapsed(), format!("end: {} pushes acknowledged, {} reads", progress.acknowledged, progress.read));
+        assert!(
+            progress.verified,
+            "seed {}: the run ended before everything was verified",
+            self.seed
+        );
+        self.note(
+            sim.elapsed(),
+            format!(
+                "end: {} pushes acknowledged, {} reads",
+                progress.acknowledged, progress.read
+            ),
+        );
     }
 
-    fn add_host(&self, sim: &mut turmoil::Sim<'_>, name: &'static str, target: Target, bucket: &Arc<InMemory>) {
+    fn add_host(
+        &self,
+        sim: &mut turmoil::Sim<'_>,
+        name: &'static str,
+        target: Target,
+        bucket: &Arc<InMemory>,
+    ) {
         let (disk, bucket) = (self.disks[name].clone(), Arc::clone(bucket));
         let boots = self.rng.fork();
         sim.host(name, move || {
@@ -141,8 +178,14 @@ impl Simulation {
                     cpu: Cpu::inline(),
                     net: Arc::new(SimNet),
                 };
-                let rpc = RpcSettings { deadline: Duration::from_secs(2), stream_idle: Duration::from_secs(2) };
-                let options = NodeOptions { object_store: Some(bucket), rpc };
+                let rpc = RpcSettings {
+                    deadline: Duration::from_secs(2),
+                    stream_idle: Duration::from_secs(2),
+                };
+                let options = NodeOptions {
+                    object_store: Some(bucket),
+                    rpc,
+                };
                 let node = Node::start(target, settings(name), runtime, options).await?;
                 node.failed().await;
                 Ok(node.stop().await?)
@@ -162,7 +205,8 @@ impl Simulation {
                 }
                 let batch = batch(step);
                 progress.borrow_mut().oracle.sent(&batch);
-                let answer = remote_write::push(&client, &format!("distributor:{HTTP_PORT}"), TENANT, &batch).await;
+                let answer =
+                    remote_write::push(&client, &format!("distributor:{HTTP_PORT}"), TENANT, &batch).await;
                 let outcome = match &answer {
                     Ok(a) if a.status < 300 => {
                         let mut progress = progress.borrow_mut();
@@ -171,13 +215,20 @@ impl Simulation {
                         "acknowledged".to_owned()
                     }
                     Ok(a) => {
-                        assert!(a.status >= 500 || a.status == 429, "seed {seed}: push {step}: {} {}", a.status, a.text());
+                        assert!(
+                            a.status >= 500 || a.status == 429,
+                            "seed {seed}: push {step}: {} {}",
+                            a.status,
+                            a.text()
+                        );
                         format!("refused with {}", a.status)
                     }
                     Err(_) => "not answered".to_owned(),
                 };
                 let at = turmoil::sim_elapsed().unwrap_or_default().as_millis();
-                trace.borrow_mut().push(format!("{at:>7} ms push {step} {outcome}"));
+                trace
+                    .borrow_mut()
+                    .push(format!("{at:>7} ms push {step} {outcome}"));
                 clock.sleep(Duration::from_millis(400)).await;
             }
             Ok(())
@@ -194,17 +245,30 @@ impl Simulation {
                 clock.sleep(Duration::from_millis(900)).await;
                 // Judged by what was acknowledged before the question (I5) and sent before the answer (I3).
                 let acknowledged_before = progress.borrow().oracle.clone();
-                let Some((start, end)) = acknowledged_before.range() else { continue };
+                let Some((start, end)) = acknowledged_before.range() else {
+                    continue;
+                };
                 let expr = format!("sim_total[{}s]", (end - start) / 1000 + 100);
                 let healed = progress.borrow().healed;
-                let answer = query::instant(&client, &format!("querier:{HTTP_PORT}"), TENANT, &expr, end + 60_000).await;
+                let answer = query::instant(
+                    &client,
+                    &format!("querier:{HTTP_PORT}"),
+                    TENANT,
+                    &expr,
+                    end + 60_000,
+                )
+                .await;
                 let at = turmoil::sim_elapsed().unwrap_or_default();
                 let outcome = match answer {
                     Ok(got) => {
                         let samples: usize = got.values().map(Vec::len).sum();
                         let sent = progress.borrow().oracle.clone();
-                        let judged = acknowledged_before.check_complete(&got).and_then(|()| sent.check_genuine(&got));
-                        judged.unwrap_or_else(|e| panic!("seed {seed} at {at:?}: {e}; replay: cargo xtask sim --seed {seed}"));
+                        let judged = acknowledged_before
+                            .check_complete(&got)
+                            .and_then(|()| sent.check_genuine(&got));
+                        judged.unwrap_or_else(|e| {
+                            panic!("seed {seed} at {at:?}: {e}; replay: cargo xtask sim --seed {seed}")
+                        });
                         progress.borrow_mut().read += 1;
                         if healed {
                             progress.borrow_mut().verified = true;
@@ -216,7 +280,9 @@ impl Simulation {
                     }
                     Err(_) => "failed".to_owned(),
                 };
-                trace.borrow_mut().push(format!("{:>7} ms read {outcome}", at.as_millis()));
+                trace
+                    .borrow_mut()
+                    .push(format!("{:>7} ms read {outcome}", at.as_millis()));
                 if progress.borrow().verified {
                     return Ok(());
                 }
@@ -229,7 +295,13 @@ fn batch(step: i64) -> Vec<(Labels, Vec<Sample>)> {
     (0..SERIES)
         .map(|i| {
             let labels = Labels::from_pairs([("__name__", "sim_total"), ("series", &i.to_string())]);
-            (labels, vec![Sample { t: EPOCH_MS + step * 400, v: step as f64 + f64::from(i) / 10.0 }])
+            (
+                labels,
+                vec![Sample {
+                    t: EPOCH_MS + step * 400,
+                    v: step as f64 + f64::from(i) / 10.0,
+                }],
+            )
         })
         .collect()
 }
@@ -247,11 +319,22 @@ struct Faults {
 impl Faults {
     fn new(rng: RngHandle) -> Self {
         let down = BTreeMap::new();
-        Self { rng, next: Duration::from_secs(6), down, parted: Vec::new(), wiped: false }
+        Self {
+            rng,
+            next: Duration::from_secs(6),
+            down,
+            parted: Vec::new(),
+            wiped: false,
+        }
     }
 
     fn step(&mut self, run: &Simulation, sim: &mut turmoil::Sim<'_>, at: Duration) {
-        let due: Vec<_> = self.down.iter().filter(|(_, until)| **until <= at).map(|(n, _)| *n).collect();
+        let due: Vec<_> = self
+            .down
+            .iter()
+            .filter(|(_, until)| **until <= at)
+            .map(|(n, _)| *n)
+            .collect();
         for name in due {
             self.bring_up(run, sim, name, at);
         }
@@ -288,9 +371,17 @@ impl Faults {
             run.disks[name].kill();
         }
         // A wiped member is gone for good until it has copied: nothing else may happen to ingesters meanwhile.
-        let away = if wipe { CHAOS } else { Duration::from_millis(500 + self.rng.below(6000)) };
-        run.note(at, format!("crash {name}{}", if wipe { " and wipe its disk" } else { "" }));
-        self.down.insert(name, at + if wipe { Duration::from_millis(800) } else { away });
+        let away = if wipe {
+            CHAOS
+        } else {
+            Duration::from_millis(500 + self.rng.below(6000))
+        };
+        run.note(
+            at,
+            format!("crash {name}{}", if wipe { " and wipe its disk" } else { "" }),
+        );
+        self.down
+            .insert(name, at + if wipe { Duration::from_millis(800) } else { away });
         if wipe {
             self.parted.push(("", ""));
         }

@@ -1,5 +1,10 @@
 //! What end-to-end tests share: a cluster of real processes on this machine.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test file uses its part"
+)]
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -46,7 +51,9 @@ pub struct Koios {
 
 impl Koios {
     pub async fn ready(&mut self, client: &HttpClient) -> Result<()> {
-        self.process.wait_ready(client, &self.http, "/ready", PATIENCE).await
+        self.process
+            .wait_ready(client, &self.http, "/ready", PATIENCE)
+            .await
     }
 
     /// kill -9 and an empty disk.
@@ -59,7 +66,10 @@ impl Koios {
 
 /// Starts all-in-one in `dir`.
 pub async fn all_in_one(dir: &Path, flags: &[&str]) -> Result<Koios> {
-    let (http, grpc) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let (http, grpc) = (
+        format!("127.0.0.1:{}", free_port()),
+        format!("127.0.0.1:{}", free_port()),
+    );
     let data_dir = dir.join("data");
     let mut args = vec![
         format!("--http.listen={http}"),
@@ -68,7 +78,12 @@ pub async fn all_in_one(dir: &Path, flags: &[&str]) -> Result<Koios> {
     ];
     args.extend(flags.iter().map(|f| (*f).to_owned()));
     let process = Process::start("koios", &program(), &args, dir)?;
-    let mut koios = Koios { process, http, grpc, data_dir };
+    let mut koios = Koios {
+        process,
+        http,
+        grpc,
+        data_dir,
+    };
     koios.ready(&client()).await?;
     Ok(koios)
 }
@@ -99,13 +114,19 @@ pub const VOTERS: [&str; 3] = ["control-1", "control-2", "control-3"];
 impl Cluster {
     pub async fn start(plan: Plan) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let bucket = plan.bucket.clone().unwrap_or_else(|| format!("file://{}", dir.path().join("bucket").display()));
+        let bucket = plan
+            .bucket
+            .clone()
+            .unwrap_or_else(|| format!("file://{}", dir.path().join("bucket").display()));
         let mut names: Vec<&str> = INGESTERS.to_vec();
         names.extend(["distributor", "querier", "store"]);
         if plan.separate_control {
             names.extend(VOTERS);
         }
-        let grpc: BTreeMap<&str, String> = names.iter().map(|n| (*n, format!("127.0.0.1:{}", free_port()))).collect();
+        let grpc: BTreeMap<&str, String> = names
+            .iter()
+            .map(|n| (*n, format!("127.0.0.1:{}", free_port())))
+            .collect();
         let voters = if plan.separate_control { VOTERS } else { INGESTERS };
         let voters: Vec<String> = voters.iter().map(|v| format!("{v}={}", grpc[v])).collect();
         let mut nodes = BTreeMap::new();
@@ -129,9 +150,21 @@ impl Cluster {
             }
             args.extend(plan.flags.iter().cloned());
             let process = Process::start_with_env(name, &program(), &args, dir.path(), &plan.env)?;
-            nodes.insert(name.to_owned(), Koios { process, http, grpc: grpc[name].clone(), data_dir });
+            nodes.insert(
+                name.to_owned(),
+                Koios {
+                    process,
+                    http,
+                    grpc: grpc[name].clone(),
+                    data_dir,
+                },
+            );
         }
-        let mut cluster = Self { dir, nodes, client: client() };
+        let mut cluster = Self {
+            dir,
+            nodes,
+            client: client(),
+        };
         cluster.ready().await?;
         Ok(cluster)
     }
@@ -159,8 +192,16 @@ impl Cluster {
     /// Flushes every ingester that lives.
     pub async fn flush(&self) -> Result<()> {
         for name in INGESTERS {
-            let answer =
-                self.client.send("POST", &self.nodes[name].http, "/ingester/flush?wait=true", &[], Default::default()).await?;
+            let answer = self
+                .client
+                .send(
+                    "POST",
+                    &self.nodes[name].http,
+                    "/ingester/flush?wait=true",
+                    &[],
+                    Default::default(),
+                )
+                .await?;
             if answer.status >= 300 {
                 bail!("flush of {name}: {}: {}", answer.status, answer.text());
             }
@@ -177,7 +218,10 @@ impl Cluster {
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            bail!("koios ctl {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "koios ctl {args:?}: {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(text)
     }
@@ -218,7 +262,13 @@ impl Writer {
             .map(|i| {
                 let labels = Labels::from_pairs([("__name__", "oracle_total"), ("series", &i.to_string())]);
                 let v = step as f64 * 10.0 + f64::from(i);
-                (labels, vec![Sample { t: self.start_ms + step * 1000, v }])
+                (
+                    labels,
+                    vec![Sample {
+                        t: self.start_ms + step * 1000,
+                        v,
+                    }],
+                )
             })
             .collect()
     }
@@ -272,7 +322,9 @@ where
     loop {
         match check().await {
             Ok(value) => return Ok(value),
-            Err(e) if clock.elapsed() - begin > PATIENCE => return Err(e.context(format!("waited for {what}"))),
+            Err(e) if clock.elapsed() - begin > PATIENCE => {
+                return Err(e.context(format!("waited for {what}")));
+            }
             Err(_) => pause(Duration::from_millis(200)).await,
         }
     }
