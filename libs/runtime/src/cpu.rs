@@ -36,6 +36,18 @@ impl Cpu {
         })
     }
 
+    /// A pool of its own of `count` threads, for long work that must not keep that of others waiting; inline where this
+    /// one is.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn separate(&self, name: &str, count: usize) -> std::io::Result<Self> {
+        let start = || Threads::start(name, count);
+        Ok(Self {
+            threads: self.threads.as_ref().map(|_| start()).transpose()?,
+        })
+    }
+
     /// How many closures may run at once.
     pub fn parallelism(&self) -> usize {
         self.threads.as_ref().map_or(1, |t| t.count)
@@ -143,6 +155,21 @@ fn work(queue: &(Mutex<Queue>, Condvar)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_separate_pool_goes_on_while_the_other_is_busy() {
+        let busy = Cpu::threaded(1).unwrap();
+        let separate = busy.separate("separate", 3).unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let waiting = busy.run(move || held.recv());
+        let freeing = async {
+            assert_eq!(separate.run(|| 1).await, Ok(1));
+            drop(release);
+        };
+        assert!(tokio::join!(waiting, freeing).0.unwrap().is_err());
+        assert_eq!(separate.parallelism(), 3);
+        assert_eq!(Cpu::inline().separate("inline", 3).unwrap().parallelism(), 1);
+    }
 
     #[tokio::test]
     async fn answers_and_reports_panics() {

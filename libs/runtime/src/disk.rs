@@ -3,7 +3,10 @@
 //! The real disk runs submissions on its own threads; the simulated one runs them inline, decides what was stable at
 //! a crash, and injects faults. There is no mmap: every byte read passes through here.
 #![expect(clippy::disallowed_methods, reason = "this module is where files are opened")]
-#![expect(clippy::missing_errors_doc, reason = "each method fails with the operating system's error and nothing else")]
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each method fails with the operating system's error and nothing else"
+)]
 
 use std::fmt::Debug;
 use std::fs;

@@ -1,5 +1,8 @@
 //! Injected sockets.
-#![expect(clippy::missing_errors_doc, reason = "each method fails with the operating system's error and nothing else")]
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "each method fails with the operating system's error and nothing else"
+)]
 
 use std::fmt::Debug;
 use std::io;

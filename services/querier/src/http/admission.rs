@@ -19,12 +19,15 @@ pub(crate) struct Admission {
     places: Arc<Semaphore>,
     /// No tenant gets more than this, so that others find a place.
     tenant_max: usize,
+    /// No tenant evaluates more than this at once, so that others find a thread.
+    evaluating_max: usize,
     tenants: Mutex<BTreeMap<TenantId, Share>>,
 }
 
 #[derive(Debug)]
 struct Share {
     places: Arc<Semaphore>,
+    evaluating: Arc<Semaphore>,
     /// Queries of the tenant, waiting ones included.
     queries: usize,
 }
@@ -35,6 +38,18 @@ pub(crate) struct Place {
     _tenant: OwnedSemaphorePermit,
     _process: OwnedSemaphorePermit,
     _entry: Entry,
+    evaluating: Arc<Semaphore>,
+}
+
+impl Place {
+    /// Waits until the tenant may evaluate one more query.
+    pub(crate) async fn evaluate(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.evaluating).acquire_owned().await.map_err(closed)
+    }
+}
+
+fn closed(_: tokio::sync::AcquireError) -> ApiError {
+    ApiError::new(ErrorType::Unavailable, "the querier is stopping")
 }
 
 /// Counts a query of a tenant; the tenant is forgotten with the last one.
@@ -57,11 +72,12 @@ impl Drop for Entry {
 }
 
 impl Admission {
-    /// At most `max` queries at once, of one tenant three quarters of that.
-    pub(crate) fn new(max: usize) -> Arc<Self> {
+    /// At most `max` queries at once, of one tenant three quarters of that; of `threads` half for one tenant.
+    pub(crate) fn new(max: usize, threads: usize) -> Arc<Self> {
         Arc::new(Self {
             places: Arc::new(Semaphore::new(max)),
             tenant_max: (max * 3 / 4).max(1),
+            evaluating_max: (threads / 2).max(1),
             tenants: Mutex::default(),
         })
     }
@@ -69,13 +85,14 @@ impl Admission {
     /// Waits for a place; the tenant's own limit comes first, so that its queue does not block others.
     pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<Place, ApiError> {
         let (entry, share) = self.queue(tenant, limit)?;
-        let closed = |_| ApiError::new(ErrorType::Unavailable, "the querier is stopping");
-        let of_tenant = share.acquire_owned().await.map_err(closed)?;
+        let (places, evaluating) = share;
+        let of_tenant = places.acquire_owned().await.map_err(closed)?;
         let of_process = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
         Ok(Place {
             _tenant: of_tenant,
             _process: of_process,
             _entry: entry,
+            evaluating,
         })
     }
 
@@ -85,11 +102,16 @@ impl Admission {
         self.tenants.lock().is_empty()
     }
 
-    fn queue(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<(Entry, Arc<Semaphore>), ApiError> {
+    fn queue(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        limit: usize,
+    ) -> Result<(Entry, (Arc<Semaphore>, Arc<Semaphore>)), ApiError> {
         let limit = limit.min(self.tenant_max).max(1);
         let mut tenants = self.tenants.lock();
         let share = tenants.entry(tenant.clone()).or_insert_with(|| Share {
             places: Arc::new(Semaphore::new(limit)),
+            evaluating: Arc::new(Semaphore::new(self.evaluating_max)),
             queries: 0,
         });
         if share.queries >= limit + WAITING_MAX {
@@ -105,7 +127,7 @@ impl Admission {
             admission: Arc::clone(self),
             tenant: tenant.clone(),
         };
-        Ok((entry, Arc::clone(&share.places)))
+        Ok((entry, (Arc::clone(&share.places), Arc::clone(&share.evaluating))))
     }
 }
 
@@ -117,13 +139,15 @@ mod tests {
 
     #[tokio::test]
     async fn i6_one_tenant_cannot_take_every_place() {
-        let admission = Admission::new(4);
+        let admission = Admission::new(4, 4);
         let (noisy, other) = (TenantId::new("noisy").unwrap(), TenantId::new("other").unwrap());
         let mut held = Vec::new();
         while let Some(place) = admission.enter(&noisy, 100).now_or_never() {
             held.push(place.unwrap());
         }
         assert_eq!(held.len(), 3);
+        let evaluating: Vec<_> = held.iter().filter_map(|p| p.evaluate().now_or_never()).collect();
+        assert_eq!(evaluating.len(), 2, "half of the threads");
         let place = admission
             .enter(&other, 100)
             .now_or_never()
@@ -137,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn queues_are_bounded_and_cancelled_waiters_leave() {
-        let admission = Admission::new(4);
+        let admission = Admission::new(4, 4);
         let tenant = TenantId::anonymous();
         let place = admission.enter(&tenant, 1).await.unwrap();
         let mut waiting: Vec<_> = (0..WAITING_MAX)

@@ -37,6 +37,9 @@ use metrics::QuerierMetrics;
 /// Queries one process runs at once unless told otherwise.
 pub const CONCURRENT_QUERIES_DEFAULT: usize = 40;
 
+/// Fewest threads that evaluate queries, so that two long ones of one tenant leave some to others.
+const THREADS_MIN: usize = 4;
+
 /// The query API of one process.
 #[derive(Debug)]
 pub struct QuerierApi {
@@ -58,12 +61,18 @@ impl QuerierApi {
         concurrent_max: usize,
         metrics: &Metrics,
     ) -> Arc<Self> {
+        // Evaluations last up to minutes; what receives samples must not wait behind them.
+        let threads = cpu.parallelism().max(THREADS_MIN);
+        let cpu = cpu.separate("koios-query", threads).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no threads of their own for queries, they share those of writes");
+            cpu
+        });
         Arc::new(Self {
             cluster,
             overrides,
             clock,
             cpu,
-            admission: Admission::new(concurrent_max),
+            admission: Admission::new(concurrent_max, threads),
             metrics: QuerierMetrics::new(metrics),
         })
     }

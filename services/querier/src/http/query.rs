@@ -23,6 +23,9 @@ use super::params::Params;
 use super::result::{Timings, answer};
 use crate::cluster::{Budget, ClusterQueryable};
 
+/// Queries up to this long are parsed at once: that takes less time than changing threads may.
+const SHORT_QUERY_BYTES: usize = 4 << 10;
+
 /// When to evaluate.
 #[derive(Clone, Copy, Debug)]
 enum When {
@@ -157,15 +160,18 @@ impl QuerierApi {
         let Asked { tenant, limits, .. } = asked.clone();
         let mut timings = Timings::default();
         let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
-        let prepared = self
-            .cpu
-            .run(move || prepare(&asked))
-            .await
-            .map_err(|e| panicked(&e))??;
+        let prepared = if asked.text.len() <= SHORT_QUERY_BYTES {
+            prepare(&asked)?
+        } else {
+            self.cpu
+                .run(move || prepare(&asked))
+                .await
+                .map_err(|e| panicked(&e))??
+        };
         timings.prepare = stage.end();
 
         stage = self.metrics.stage(Stage::Queue, &self.clock);
-        let _place = self
+        let place = self
             .admission
             .enter(&tenant, limits.max_concurrent_queries)
             .await?;
@@ -180,6 +186,7 @@ impl QuerierApi {
         let fetched = prepared.fetch(&storage, &ctx).await?;
         timings.fetch = stage.end();
 
+        let _evaluating = place.evaluate().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
         let output = self
             .cpu
