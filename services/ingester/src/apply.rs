@@ -2,7 +2,7 @@
 
 use koios_head::Applied;
 use koios_wal::{Apply, GroupStats, Lsn};
-use koios_wire::Batch;
+use koios_wire::{Batch, BatchHeader};
 
 use crate::record::{Checkpoint, Entry, json};
 use crate::replica::{BegunCut, newest, windows_of};
@@ -74,8 +74,17 @@ impl Store {
         Pushed { applied, series }
     }
 
+    /// Notes a batch of a segment that a replay does not load: listed blocks hold its samples.
+    pub(crate) fn note_batch(&self, lsn: Lsn, header: &BatchHeader, bytes: u64) {
+        let key = (header.partition, header.tenant.clone());
+        let replica = self.replica_or_new(&key);
+        let id = (header.stream, header.sequence);
+        self.segments.lock().add(lsn.segment(), &key, id, None, bytes);
+        replica.state.write().held.insert(header.stream, header.sequence);
+    }
+
     /// The state as it is carried into a new segment.
-    pub(crate) fn make_checkpoint(&self) -> Checkpoint {
+    fn make_checkpoint(&self, lsn: Lsn) -> Checkpoint {
         let ledger = self.ledger.lock().clone();
         let replicas = self.replicas();
         Checkpoint {
@@ -85,6 +94,7 @@ impl Store {
             lost_at: ledger.lost_at.map(|l| l.0),
             reconciled_at: ledger.reconciled_at.into_iter().map(|(p, l)| (p, l.0)).collect(),
             truncated_below: ledger.truncated_below,
+            heads_need_from: self.heads_need_from(lsn.segment()),
             replicas: replicas
                 .iter()
                 .map(|r| r.state.read().checkpoint(&r.key))
@@ -105,7 +115,7 @@ impl Apply for Store {
     }
 
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8> {
-        let checkpoint = self.make_checkpoint();
+        let checkpoint = self.make_checkpoint(lsn);
         self.segments.lock().begin(lsn.segment(), checkpoint.at_ms);
         json(&checkpoint).to_vec()
     }

@@ -52,7 +52,7 @@ impl Inner {
         Duration::from_millis(half + self.deps.runtime.rng.below(half.saturating_add(1)))
     }
 
-    /// One look at everything; false when a cut failed.
+    /// One look at everything; false when the bucket or the log failed, which would fail other cuts too.
     async fn cut_round(&self) -> bool {
         let failed = AtomicBool::new(false);
         let replicas = self.store.replicas();
@@ -63,7 +63,7 @@ impl Inner {
                 if !failed.load(Ordering::Relaxed)
                     && let Err(error) = self.cut_due(&replica).await
                 {
-                    failed.store(true, Ordering::Relaxed);
+                    failed.store(is_shared(&error), Ordering::Relaxed);
                     self.report_cut(&replica, &error);
                 }
                 self.forget(&replica);
@@ -93,7 +93,13 @@ impl Inner {
             due_windows(&mut replica.state.write(), &self.settings, &now)
         };
         for window in due {
-            self.cut_window(replica, window).await?;
+            let cut = self.cut_window(replica, window).await;
+            if cut.as_ref().is_err_and(|e| !is_shared(e)) {
+                // Of no use to try again at once: the next try is as late as for late samples.
+                let now = self.deps.runtime.clock.elapsed();
+                replica.state.write().cut_at.insert(window, now);
+            }
+            cut?;
         }
         Ok(())
     }
@@ -167,6 +173,10 @@ impl Inner {
     }
 
     /// Writes, uploads and lists a cut's block; gives the manifest version that lists it.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the closure returns what the bucket's commit asks for"
+    )]
     async fn upload(&self, replica: &Replica, block: BlockId, begun: BegunCut) -> Result<(u64, FlushReply)> {
         let (partition, tenant) = replica.key.clone();
         let epoch = self.store.ledger.lock().adopted.get(&partition).copied();
@@ -281,6 +291,19 @@ impl Inner {
         if let Ok(wal) = self.wal() {
             metrics.segments.set(gauge_value(wal.segments().len()));
         }
+    }
+}
+
+/// Whether an error comes from what all cuts share, and may pass.
+fn is_shared(error: &Error) -> bool {
+    match error {
+        Error::Bucket(e) => e.is_transient(),
+        Error::Wal(_) | Error::NotRunning { .. } => true,
+        Error::Block { .. }
+        | Error::Chunk { .. }
+        | Error::Record { .. }
+        | Error::Batch { .. }
+        | Error::Panicked(_) => false,
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Error {
     Wal(#[from] koios_wal::Error),
     /// The bucket failed.
     #[error(transparent)]
-    Bucket(#[from] koios_bucket::Error),
+    Bucket(Box<koios_bucket::Error>),
     /// A block could not be written.
     #[error("block of tenant {tenant}, partition {partition}")]
     Block {
@@ -81,12 +81,18 @@ impl Error {
             Self::Wal(Wal::QueueFull { .. }) => ServiceErrorCode::ResourceExhausted,
             Self::Wal(Wal::TooLarge { .. }) => ServiceErrorCode::InvalidArgument,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
-            Self::Bucket(koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
+            Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
             Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,
             Self::Chunk { .. } | Self::Record { .. } | Self::Batch { .. } => ServiceErrorCode::Corruption,
             Self::Block { .. } | Self::Panicked(_) => ServiceErrorCode::Internal,
         };
         ServiceError::new(code, with_sources(self))
+    }
+}
+
+impl From<koios_bucket::Error> for Error {
+    fn from(e: koios_bucket::Error) -> Self {
+        Self::Bucket(Box::new(e))
     }
 }
 

@@ -43,6 +43,10 @@ pub(crate) struct Checkpoint {
     pub(crate) reconciled_at: BTreeMap<PartitionId, u64>,
     /// Segments below it were not needed any more.
     pub(crate) truncated_below: u32,
+    /// Segments below it hold only samples that are in listed blocks and older than what heads keep: a replay need not
+    /// load them.
+    #[serde(default)]
+    pub(crate) heads_need_from: u32,
     pub(crate) replicas: Vec<ReplicaCheckpoint>,
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use koios_wal::{Committer, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
 
+use koios_wire::{Batch, BatchHeader};
+
 use crate::error::with_sources;
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
@@ -12,11 +14,27 @@ use crate::store::Store;
 use crate::{Error, Result};
 
 /// A segment's records, decoded.
+#[derive(Default)]
 struct Decoded {
     checkpoint: Option<Checkpoint>,
     entries: Vec<(Lsn, Entry)>,
+    /// Batches that need not be loaded, with their size.
+    noted: Vec<(Lsn, BatchHeader, u64)>,
     /// Records that cannot be read although their checksums hold.
     unreadable: Vec<Lsn>,
+}
+
+/// How far a replay is.
+#[derive(Default)]
+struct Progress {
+    /// The first segment.
+    first: u32,
+    /// A checkpoint was restored.
+    restored: bool,
+    /// The first segment whose samples are loaded.
+    load_from: u32,
+    /// The checkpoint that said so, until the one of that segment was restored.
+    said_so: Option<Checkpoint>,
 }
 
 impl Inner {
@@ -25,10 +43,14 @@ impl Inner {
         let (runtime, started) = (&self.deps.runtime, self.deps.runtime.clock.elapsed());
         let mut replay = Replay::open(runtime.disk.clone(), self.wal_settings(), self.deps.identity).await?;
         let segments = replay.segments().to_vec();
-        let mut restored = false;
-        for (i, &number) in segments.iter().enumerate() {
+        let mut progress = plan(&mut replay, &segments).await?;
+        for &number in &segments {
             let content = replay.read(number).await?;
-            restored |= self.replay_segment(content, i == 0, restored).await?;
+            self.replay_segment(content, &mut progress).await?;
+        }
+        if let Some(c) = progress.said_so.take() {
+            // The checkpoint of the first loaded segment is damaged; this one's floors are higher and as good.
+            self.restore(&c, false);
         }
         self.check_front(&segments);
         for replica in self.store.replicas() {
@@ -38,69 +60,77 @@ impl Inner {
         }
         let took = runtime.clock.elapsed().saturating_sub(started);
         self.store.metrics.replay_seconds.observe(took.as_secs_f64());
-        tracing::info!(segments = segments.len(), ?took, "write-ahead log replayed");
+        let (segments, loaded_from) = (segments.len(), progress.load_from);
+        tracing::info!(segments, loaded_from, ?took, "write-ahead log replayed");
         let (cpu, clock) = (runtime.cpu.clone(), Arc::clone(&runtime.clock));
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
-    /// Applies a segment; true when its checkpoint was restored.
-    async fn replay_segment(&self, content: SegmentContent, first: bool, restored: bool) -> Result<bool> {
+    async fn replay_segment(&self, content: SegmentContent, progress: &mut Progress) -> Result<()> {
         let number = content.number;
         for damage in &content.damage {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
         }
-        let decoded = self.decode(content.records).await?;
+        let decoded = self.decode(content.records, number >= progress.load_from).await?;
         for &lsn in &decoded.unreadable {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().lost(lsn);
         }
         let at_ms = decoded.checkpoint.as_ref().map_or(0, |c| c.at_ms);
         self.store.segments.lock().begin(number, at_ms);
-        let mut restores = false;
         if let Some(c) = &decoded.checkpoint {
-            self.store.ledger.lock().merge(c);
-            restores = !restored;
-            if restores {
-                self.restore(c, first);
-            }
+            self.replay_checkpoint(number, c, progress);
         }
         let store = Arc::clone(&self.store);
         let apply = move || {
+            for (lsn, header, bytes) in &decoded.noted {
+                store.note_batch(*lsn, header, *bytes);
+            }
             for (lsn, entry) in &decoded.entries {
                 store.apply_entry(*lsn, entry);
             }
         };
-        self.deps.runtime.cpu.run(apply).await?;
-        Ok(restores)
+        Ok(self.deps.runtime.cpu.run(apply).await?)
+    }
+
+    /// Starts from the first checkpoint there is, and takes the floors of the segment from which on samples are loaded.
+    fn replay_checkpoint(&self, number: u32, c: &Checkpoint, progress: &mut Progress) {
+        self.store.ledger.lock().merge(c);
+        if !progress.restored {
+            progress.restored = true;
+            self.restore(c, number == progress.first);
+        } else if number == progress.load_from {
+            self.restore(c, false);
+        }
+        if number == progress.load_from {
+            progress.said_so = None;
+        }
     }
 
     /// Starts from a checkpoint. Batches that only a later one knows may stand in the damaged part before it, so those
     /// don't count as held.
-    fn restore(&self, checkpoint: &Checkpoint, first: bool) {
+    fn restore(&self, checkpoint: &Checkpoint, with_held: bool) {
         for c in &checkpoint.replicas {
             let replica = self.store.replica_or_new(&(c.partition, c.tenant.clone()));
-            replica.state.write().restore(c, first);
+            replica.state.write().restore(c, with_held);
         }
     }
 
     /// Decodes records on all cores.
-    async fn decode(&self, records: Vec<Record>) -> Result<Decoded> {
+    async fn decode(&self, records: Vec<Record>, load: bool) -> Result<Decoded> {
         let cpu = &self.deps.runtime.cpu;
         let per_job = records.len().div_ceil(cpu.parallelism()).max(1);
         let jobs = records.chunks(per_job).map(|part| {
             let part = part.to_vec();
-            cpu.run(move || decode_all(&part))
+            cpu.run(move || decode_all(&part, load))
         });
-        let mut all = Decoded {
-            checkpoint: None,
-            entries: Vec::new(),
-            unreadable: Vec::new(),
-        };
+        let mut all = Decoded::default();
         for part in try_join_all(jobs).await? {
             let part = part?;
             all.checkpoint = all.checkpoint.or(part.checkpoint);
             all.entries.extend(part.entries);
+            all.noted.extend(part.noted);
             all.unreadable.extend(part.unreadable);
         }
         Ok(all)
@@ -135,23 +165,46 @@ impl Inner {
     }
 }
 
-fn decode_all(records: &[Record]) -> Result<Decoded> {
-    let mut out = Decoded {
-        checkpoint: None,
-        entries: Vec::with_capacity(records.len()),
-        unreadable: Vec::new(),
+/// Asks the newest checkpoint from where on samples must be loaded.
+async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
+    let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
+        return Ok(Progress::default());
     };
+    let content = replay.read(last).await?;
+    let newest = content
+        .records
+        .first()
+        .filter(|r| r.kind == RecordKind::Checkpoint);
+    let newest: Option<Checkpoint> = newest.map(|r| parse(r.lsn, &r.payload)).transpose()?;
+    let load_from = newest.as_ref().map_or(0, |c| c.heads_need_from);
+    Ok(Progress {
+        first,
+        restored: false,
+        load_from,
+        said_so: newest.filter(|_| load_from > first),
+    })
+}
+
+fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
+    let mut out = Decoded::default();
     for record in records {
-        if record.kind == RecordKind::Checkpoint {
-            out.checkpoint = Some(parse(record.lsn, &record.payload)?);
-            continue;
-        }
-        match Entry::read(record) {
-            Ok(Some(entry)) => out.entries.push((record.lsn, entry)),
-            Ok(None) => {}
+        let lsn = record.lsn;
+        let decoded = match record.kind {
+            RecordKind::Checkpoint => {
+                out.checkpoint = Some(parse(lsn, &record.payload)?);
+                continue;
+            }
+            RecordKind::CutBegun if !load => continue,
+            RecordKind::Batch if !load => Batch::peek_header(&record.payload)
+                .map(|header| out.noted.push((lsn, header, record.payload.len() as u64)))
+                .map_err(|source| Error::Batch { lsn, source }),
+            _ => Entry::read(record).map(|entry| out.entries.extend(entry.map(|e| (lsn, e)))),
+        };
+        match decoded {
+            Ok(()) => {}
             Err(e @ Error::Batch { .. }) => {
-                tracing::error!(lsn = %record.lsn, error = with_sources(&e), "a logged batch cannot be read");
-                out.unreadable.push(record.lsn);
+                tracing::error!(%lsn, error = with_sources(&e), "a logged batch cannot be read");
+                out.unreadable.push(lsn);
             }
             Err(e) => return Err(e),
         }

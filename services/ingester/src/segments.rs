@@ -11,7 +11,7 @@ pub(crate) type ReplicaKey = (PartitionId, TenantId);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SegmentShare {
     pub(crate) batches: BatchSet,
-    /// The newest sample.
+    /// The newest sample; unknown in a segment that a replay did not load.
     pub(crate) newest_ms: Option<i64>,
 }
 
@@ -105,6 +105,16 @@ impl SegmentIndex {
             }
         }
         newest
+    }
+
+    /// The first segment that has samples of some (partition, tenant) from its time in `keep_from` on.
+    pub(crate) fn first_newer_than(&self, keep_from: &BTreeMap<ReplicaKey, i64>) -> Option<u32> {
+        let newer = |(key, share): (&ReplicaKey, &SegmentShare)| {
+            let from = keep_from.get(key);
+            from.is_some_and(|from| share.newest_ms.is_some_and(|t| t >= *from))
+        };
+        let found = self.segments.iter().find(|(_, s)| s.shares.iter().any(newer));
+        found.map(|(&n, _)| n)
     }
 
     /// Drops the segments below `number`.

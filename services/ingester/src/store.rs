@@ -8,10 +8,12 @@ use koios_runtime::ClockHandle;
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
 
+use crate::Settings;
 use crate::metrics::IngesterMetrics;
 use crate::record::Checkpoint;
 use crate::replica::Replica;
 use crate::segments::{ReplicaKey, SegmentIndex};
+use crate::settings::millis;
 
 /// Epochs and damage.
 #[derive(Clone, Debug, Default)]
@@ -82,17 +84,19 @@ pub(crate) struct Store {
     pub(crate) clock: ClockHandle,
     pub(crate) metrics: IngesterMetrics,
     pub(crate) window_ms: i64,
+    pub(crate) head_keep_ms: i64,
     pub(crate) segments: Mutex<SegmentIndex>,
     pub(crate) ledger: Mutex<Ledger>,
     replicas: RwLock<BTreeMap<ReplicaKey, Arc<Replica>>>,
 }
 
 impl Store {
-    pub(crate) fn new(clock: ClockHandle, metrics: IngesterMetrics, window_ms: i64) -> Self {
+    pub(crate) fn new(clock: ClockHandle, metrics: IngesterMetrics, settings: &Settings) -> Self {
         Self {
             clock,
             metrics,
-            window_ms,
+            window_ms: settings.window_ms(),
+            head_keep_ms: millis(settings.head_keep),
             segments: Mutex::default(),
             ledger: Mutex::default(),
             replicas: RwLock::default(),
@@ -127,5 +131,32 @@ impl Store {
             .filter(|r| r.key.0 == partition)
             .cloned()
             .collect()
+    }
+
+    /// The first segment with a sample that no listed block holds.
+    pub(crate) fn first_unlisted(&self) -> Option<u32> {
+        let replicas = self.replicas();
+        let unlisted = replicas
+            .iter()
+            .filter_map(|r| r.state.read().head.unlisted_from_lsn());
+        unlisted.min().map(|lsn| Lsn(lsn).segment())
+    }
+
+    /// The first segment that a replay must load into heads: all before it hold only samples that are in listed blocks
+    /// and older than what heads keep.
+    pub(crate) fn heads_need_from(&self, active: u32) -> u32 {
+        let keep_from = |r: &Arc<Replica>| {
+            let newest = r.state.read().newest_ms?;
+            Some((r.key.clone(), newest.saturating_sub(self.head_keep_ms)))
+        };
+        let keep: BTreeMap<ReplicaKey, i64> = self.replicas().iter().filter_map(keep_from).collect();
+        let recent = self.segments.lock().first_newer_than(&keep);
+        let unlisted = self.first_unlisted();
+        recent
+            .into_iter()
+            .chain(unlisted)
+            .min()
+            .unwrap_or(active)
+            .min(active)
     }
 }

@@ -43,7 +43,7 @@ impl Inner {
     fn removable_below(&self) -> Option<u32> {
         let segments = self.wal().ok()?.segments();
         let active = *segments.last()?;
-        let needed = self.first_needed().unwrap_or(active).min(active);
+        let needed = self.store.first_unlisted().unwrap_or(active).min(active);
         if self.has_open_damage() {
             return None;
         }
@@ -62,15 +62,6 @@ impl Inner {
             below = Some(number.saturating_add(1));
         }
         below
-    }
-
-    /// The first segment with a sample that no listed block holds.
-    fn first_needed(&self) -> Option<u32> {
-        let replicas = self.store.replicas();
-        let needed = replicas
-            .iter()
-            .filter_map(|r| r.state.read().head.unlisted_from_lsn());
-        needed.min().map(|lsn| koios_wal::Lsn(lsn).segment())
     }
 
     /// Damaged segments stay until what they lost is made good.

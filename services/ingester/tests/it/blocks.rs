@@ -203,3 +203,25 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
     merge(&mut found, w.blocks(end.manifest_floor, TimeRange::ALL).await);
     w.check(&found);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_loads_no_more_than_heads_keep_and_peers_can_still_fetch_the_rest() {
+    let mut w = World::start_with(1, |s| s.wal_segment_bytes = 16 << 10).await;
+    for round in 0..12 {
+        fill(&mut w, T0 + round * HOUR, 1).await;
+        w.sleep(Duration::from_secs(60)).await;
+    }
+    let before = w.read(0).await.unwrap().0.len();
+    for _ in 0..2 {
+        w.crash(0).await;
+        assert!(w.boot(0).await);
+        let (head, end) = w.read(0).await.unwrap();
+        assert!(head.len() <= before + 60, "{} after, {before} before", head.len());
+        let recent = w.acked.keys().filter(|(_, t)| *t > T0 + 9 * HOUR);
+        assert!(recent.into_iter().all(|at| head.contains_key(at)));
+        assert!(end.forgotten_below_ms > T0 && end.forgotten_below_ms <= T0 + 9 * HOUR);
+        w.check(&w.query(0).await);
+        let (held, logged) = w.holdings(0).await;
+        assert_eq!((held.len(), logged.len()), (12 * 60, 12 * 60));
+    }
+}

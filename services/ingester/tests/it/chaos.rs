@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use koios_ingester::Settings;
 use koios_model::TimeRange;
 use koios_runtime::{Disk, RngHandle};
 use koios_wire::ReadEnd;
@@ -11,7 +12,20 @@ use koios_wire::ReadEnd;
 use crate::harness::{HOUR, MINUTE, Samples, World, merge};
 
 const MEMBERS: usize = 3;
-const STEPS: usize = 250;
+const STEPS: usize = 120;
+
+fn short_logs(s: &mut Settings) {
+    s.wal_segment_bytes = 8 << 10;
+    s.wal_keep = Duration::from_secs(3600);
+    s.cut_stagger = Duration::from_secs(120);
+    s.late_cut_interval = Duration::from_secs(300);
+}
+
+fn long_logs(s: &mut Settings) {
+    short_logs(s);
+    s.wal_keep = Duration::from_secs(8 * 3600);
+    s.head_keep = Duration::from_secs(1800);
+}
 
 struct Chaos {
     w: World,
@@ -25,13 +39,9 @@ struct Chaos {
 
 impl Chaos {
     async fn start(seed: u64) -> Self {
-        let w = World::start_with(MEMBERS, |s| {
-            s.wal_segment_bytes = 8 << 10;
-            s.wal_keep = Duration::from_secs(3600);
-            s.cut_stagger = Duration::from_secs(120);
-            s.late_cut_interval = Duration::from_secs(300);
-        })
-        .await;
+        // Logs that reach back less far than heads, and farther.
+        let tune = if seed % 2 == 0 { short_logs } else { long_logs };
+        let w = World::start_with(MEMBERS, tune).await;
         Self {
             w,
             rng: RngHandle::from_seed(seed),
@@ -140,7 +150,7 @@ impl Chaos {
     }
 
     /// What a querier does: two counting members, then blocks as of what they forgot.
-    async fn check(&mut self) {
+    async fn check(&self) {
         let mut answers: Vec<(Samples, ReadEnd)> = Vec::new();
         for i in 0..MEMBERS {
             if self.down != Some(i)
@@ -208,11 +218,11 @@ async fn run(seed: u64) -> usize {
 async fn i1_to_i11_hold_under_random_faults() {
     let seeds = match std::env::var("KOIOS_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..12).collect(),
+        Err(_) => (0..4).collect(),
     };
     for seed in seeds {
         println!("KOIOS_SEED={seed}");
-        assert!(run(seed).await > 100);
+        assert!(run(seed).await > 50);
     }
 }
 

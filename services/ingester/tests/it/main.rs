@@ -1,7 +1,12 @@
 //! Ingesters in one process, over simulated disks, a bucket in memory and a paused clock.
 
+#[cfg(test)]
 mod blocks;
+#[cfg(test)]
 mod chaos;
+#[cfg(test)]
 mod durability;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod repair;
