@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 
 /// The kinds of errors that Prometheus' API knows, with their status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +77,26 @@ impl ErrorType {
     }
 }
 
+/// Prometheus' envelope, in its order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope<'a> {
+    status: &'static str,
+    error_type: &'static str,
+    error: &'a str,
+}
+
 /// `{"status":"error","errorType":…,"error":…}` with the kind's status code.
 pub fn api_error(kind: ErrorType, message: impl AsRef<str>) -> Response {
-    let body = serde_json::json!({
-        "status": "error",
-        "errorType": kind.as_str(),
-        "error": message.as_ref(),
-    });
+    let envelope = Envelope {
+        status: "error",
+        error_type: kind.as_str(),
+        error: message.as_ref(),
+    };
+    // Strings always have a JSON form.
+    let body = serde_json::to_string(&envelope).unwrap_or_default();
     let json = HeaderValue::from_static("application/json");
-    (kind.status(), [(header::CONTENT_TYPE, json)], body.to_string()).into_response()
+    (kind.status(), [(header::CONTENT_TYPE, json)], body).into_response()
 }
 
 /// A plain text error, as senders of samples expect it.

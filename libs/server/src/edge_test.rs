@@ -94,7 +94,8 @@ async fn the_router_s_own_refusals_are_json() {
     let (response, body) = ask(&router, "GET", "/nowhere", None).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
     assert!(
-        body.starts_with(r#"{"error""#) && body.contains("no such endpoint"),
+        body.starts_with(r#"{"status":"error","errorType":"not_found","error":"#)
+            && body.contains("no such endpoint"),
         "{body}"
     );
     let long = format!("/ok?{}", "x".repeat(61 << 10));

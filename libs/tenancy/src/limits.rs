@@ -27,11 +27,13 @@ pub struct Limits {
     pub max_samples_per_request: usize,
     /// Largest write request, bytes, compressed and decompressed alike.
     pub max_request_bytes: u64,
+    /// Most active series; 0 for no limit.
+    pub max_series: u64,
     /// Samples per second each distributor admits for the tenant; 0 for no limit.
     pub ingestion_rate: u64,
     /// Samples that may come at once above the rate.
     pub ingestion_burst: u64,
-    /// Longest query text, bytes.
+    /// Longest query text, bytes. Room for the longest pattern that is refused as such, and some.
     pub max_query_bytes: u64,
     /// Most samples a query may hold at once.
     pub max_query_samples: u64,
@@ -61,9 +63,10 @@ impl Default for Limits {
             max_series_per_request: 100_000,
             max_samples_per_request: 2_000_000,
             max_request_bytes: 32 << 20,
+            max_series: 0,
             ingestion_rate: 0,
             ingestion_burst: 1_000_000,
-            max_query_bytes: 1 << 20,
+            max_query_bytes: 1536 << 10,
             max_query_samples: 50_000_000,
             max_query_series: 500_000,
             max_query_memory_bytes: 512 << 20,

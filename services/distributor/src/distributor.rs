@@ -16,6 +16,7 @@ use koios_wire::compression::Compression;
 use koios_wire::remote_write::{DecodeLimits, Version, decode};
 use parking_lot::Mutex;
 
+use crate::active_series::{ActiveSeries, SeriesGate};
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
 use crate::metrics::DistributorMetrics;
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: DistributorMetrics,
     bytes: BytesInFlight,
     rates: Rates,
+    active: ActiveSeries,
     routes: Arc<Routes>,
     replicator: Replicator,
     failure_log: Mutex<FailureLog>,
@@ -147,6 +149,7 @@ impl Distributor {
         let shared = Shared {
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
+            active: ActiveSeries::starting_at(deps.runtime.clock.elapsed()),
             runtime: deps.runtime,
             limits: deps.limits,
             metrics,
@@ -170,7 +173,7 @@ impl Distributor {
     /// [`Error::NoPartitions`], [`Error::NotEnoughReplicas`].
     pub async fn push(&self, tenant: &TenantId, series: &[(Labels, Vec<Sample>)]) -> Result<Outcome, Error> {
         let rules = self.shared.rules(tenant)?;
-        let mut intake = Intake::new(&rules);
+        let mut intake = Intake::new(&rules, None);
         for (labels, samples) in series {
             intake.trusted(labels.as_ref(), samples);
         }
@@ -192,7 +195,10 @@ impl Distributor {
         let rules = shared.rules(tenant)?;
         let admission_ms = rules.admission_ms;
         let started = shared.runtime.clock.elapsed();
+        let now = started;
+        let limit = rules.limits.max_series;
         let message = Message {
+            gate: shared.active.gate(tenant, limit, now),
             version,
             compression,
             body,
@@ -223,6 +229,7 @@ thread_local! {
 
 /// A message before it is decoded.
 struct Message {
+    gate: Option<SeriesGate>,
     version: Version,
     compression: Compression,
     body: Bytes,
@@ -250,7 +257,7 @@ impl Message {
             samples: limits.max_samples_per_request,
             labels_per_series: limits.max_labels_per_series,
         };
-        let mut intake = Intake::new(rules);
+        let mut intake = Intake::new(rules, self.gate.take());
         decode(self.version, message, decode_limits, &mut intake)?;
         let taken = intake.finish();
         if taken.label_bytes_exceeded {
@@ -326,7 +333,9 @@ impl Shared {
             let sent = self
                 .replicator
                 .replicate(tenant, partition, admission_ms, columns);
-            sent.await.map(|acknowledged| (samples, acknowledged))
+            let acknowledged = sent.await?;
+            self.active.note(tenant, partition, acknowledged.series);
+            Ok((samples, acknowledged))
         });
         let parts = join_all(parts).await;
         self.stage("replicate", started);

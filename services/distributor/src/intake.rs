@@ -13,6 +13,7 @@ use koios_model::{
 use koios_tenancy::Limits;
 use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
 
+use crate::active_series::SeriesGate;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 
@@ -54,6 +55,7 @@ impl Taken {
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
     rules: &'a Rules,
+    gate: Option<SeriesGate>,
     taken: Taken,
     label_bytes: u64,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
@@ -63,9 +65,11 @@ pub(crate) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    pub(crate) fn new(rules: &'a Rules) -> Self {
+    /// `gate` lets new series in while the tenant may have more; none for no limit.
+    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>) -> Self {
         Self {
             rules,
+            gate,
             taken: Taken::default(),
             label_bytes: 0,
             metadata: BTreeMap::new(),
@@ -159,6 +163,13 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
+        if let Some(gate) = &mut self.gate
+            && let Err(rejection) = gate.admit(hash)
+        {
+            let rejected = samples.len() as u64;
+            self.taken.report.add(rejection, rejected, || describe(raw));
+            return rejected;
+        }
         let batch = self.taken.batches.entry(partition).or_default();
         let (mut started, mut rejected) = (false, 0);
         for sample in samples {

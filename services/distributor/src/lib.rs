@@ -15,6 +15,7 @@
 //! **Failure behaviour.** Good series of a request are written, bad ones are reported with 400, which a retry cannot
 //! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13).
 
+mod active_series;
 mod admission;
 mod distributor;
 mod error;

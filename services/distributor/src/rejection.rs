@@ -74,6 +74,16 @@ pub enum Rejection {
     /// No metric name.
     #[error("missing metric name")]
     MissingMetricName,
+    /// A new series beyond the tenant's limit.
+    #[error(
+        "series limit {limit} exceeded (now {now}): drop labels with many values or raise limits.max-series"
+    )]
+    SeriesLimit {
+        /// The limit.
+        limit: u64,
+        /// Active series.
+        now: u64,
+    },
     /// A timestamp in other units.
     #[error(
         "timestamp too old or too far in the future: {timestamp} is no plausible time in milliseconds (did you send seconds?)"
@@ -124,6 +134,7 @@ impl Rejection {
             Self::DuplicateName { .. } => "duplicate_label",
             Self::LabelSetTooLarge { .. } => "label_set_too_large",
             Self::MissingMetricName => "missing_metric_name",
+            Self::SeriesLimit { .. } => "series_limit",
             Self::Implausible { .. } | Self::TooOld { .. } => "too_old",
             Self::TooFarAhead { .. } => "too_far_in_future",
             Self::Histogram(_) => "invalid_histogram",

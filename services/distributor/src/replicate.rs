@@ -23,8 +23,8 @@ const RESENDS_MAX: u32 = 5;
 const RESEND_REST: Duration = Duration::from_millis(50);
 /// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
 const ENCODE_INLINE_SAMPLES: usize = 512;
-/// Batches that may still be on their way to slower members after their majority.
-const STRAGGLERS_MAX: usize = 1024;
+/// KiB of batches that may still be on their way to slower members after their majority.
+const STRAGGLERS_KIB_MAX: usize = 64 << 10;
 
 /// Sends batches.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Replicator {
 /// What a majority said.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledged {
+    /// The tenant's active series in the partition.
+    pub(crate) series: u64,
     pub(crate) conflicts: u64,
     /// The first conflict in words; empty when there was none.
     pub(crate) conflict: String,
@@ -71,11 +73,11 @@ impl Tally {
             Ok(ack) => {
                 self.acknowledged += 1;
                 self.newest_version = self.newest_version.max(ack.state_version);
-                if ack.conflicts > self.result.conflicts {
-                    self.result = Acknowledged {
-                        conflicts: ack.conflicts,
-                        conflict: ack.conflict,
-                    };
+                let result = &mut self.result;
+                result.series = result.series.max(ack.partition_series);
+                if ack.conflicts > result.conflicts {
+                    result.conflicts = ack.conflicts;
+                    result.conflict = ack.conflict;
                 }
             }
             Err(error) => {
@@ -89,9 +91,9 @@ impl Tally {
 }
 
 impl Replicator {
-    /// Bounds how many batches may still be on their way after their majority.
+    /// Bounds the KiB of batches that may still be on their way after their majority.
     pub(crate) fn straggler_permits() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(STRAGGLERS_MAX))
+        Arc::new(Semaphore::new(STRAGGLERS_KIB_MAX))
     }
 
     /// Sends `columns` until a majority of the partition's members has synced them under one epoch (I1, I14).
@@ -188,7 +190,7 @@ impl Replicator {
             }
             tally.add(&member, answer);
         }
-        self.finish_in_background(sends, sequence);
+        self.finish_in_background(sends, sequence, held_kib(batch));
         tally
     }
 
@@ -206,11 +208,11 @@ impl Replicator {
     }
 
     /// Lets the remaining members have the batch too, so that repair has less to do; in bounds, else repair does it.
-    fn finish_in_background(&self, mut sends: FuturesUnordered<Send>, sequence: Sequence) {
+    fn finish_in_background(&self, mut sends: FuturesUnordered<Send>, sequence: Sequence, kib: u32) {
         if sends.is_empty() {
             return;
         }
-        let Ok(permit) = Arc::clone(&self.stragglers).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.stragglers).try_acquire_many_owned(kib) else {
             self.metrics.stragglers_dropped.inc();
             return;
         };
@@ -246,6 +248,16 @@ impl Replicator {
         self.clock.sleep((rest + jitter).min(left)).await;
         !self.left(started).is_zero()
     }
+}
+
+/// What a batch takes in memory, roughly: its columns and its encoded form.
+fn held_kib(batch: &Batch) -> u32 {
+    let columns = batch.columns();
+    let bytes = columns.label_bytes.len() + columns.hashes.len() * 24 + columns.values.len() * 16;
+    let with_encoded = bytes + bytes / 2;
+    u32::try_from(with_encoded >> 10)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1)
 }
 
 fn not_enough(partition: PartitionId, needed: usize, tally: Tally) -> Error {

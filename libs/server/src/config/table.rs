@@ -454,6 +454,14 @@ pub const SETTINGS: &[Setting] = &[
         "Largest write request, compressed and decompressed alike"
     ),
     setting!(
+        "limits.max-series",
+        "Limits on writes",
+        u64,
+        limits.max_series,
+        WRITE,
+        "Most active series of a tenant; samples of further ones get 400; 0 for no limit"
+    ),
+    setting!(
         "limits.ingestion-rate",
         "Limits on writes",
         u64,

@@ -342,6 +342,32 @@ async fn limits_on_rate_and_series() {
     assert_eq!(answer.header("retry-after"), "1");
 }
 
+// Row 33.
+#[tokio::test(start_paused = true)]
+async fn series_beyond_the_limit_are_rejected_and_known_ones_stored() {
+    let limits = Limits {
+        max_series: 10,
+        ..Limits::default()
+    };
+    let rig = Rig::new(state(1, 1, 1, 1), limits);
+    let numbered = |i: i64, t: i64| series(&[(b"__name__", format!("m{i}").as_bytes())], &[(t, 1.0)]);
+    // While it learns which series there are, it would let a tenth more in.
+    rig.clock.sleep(std::time::Duration::from_secs(3600)).await;
+    let now = NOW + 3_600_000;
+    for i in 0..10 {
+        rig.push(&request(&[numbered(i, now)])).await.assert(204, "");
+    }
+    let answer = rig.push(&request(&[numbered(10, now)])).await;
+    answer.assert(400, "series limit 10 exceeded (now 10)");
+    for i in 0..10 {
+        rig.push(&request(&[numbered(i, now + 1)])).await.assert(204, "");
+    }
+    let many: Vec<Message> = (5..25).map(|i| numbered(i, now + 2)).collect();
+    rig.push(&request(&many))
+        .await
+        .assert(400, "rejected: 15 samples of 15 series, written: 5 samples");
+}
+
 // A symbol table makes a small request out of labels that are large when written out.
 #[tokio::test(start_paused = true)]
 async fn i12_labels_by_reference_are_bounded() {

@@ -67,6 +67,8 @@ impl MockMember {
                 }
             }
         }
+        let series: std::collections::BTreeSet<&String> = head.keys().map(|(_, labels, _)| labels).collect();
+        ack.partition_series = series.len() as u64;
         self.batches.lock().push(Arc::clone(batch));
         ack
     }
