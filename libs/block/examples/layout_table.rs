@@ -1,7 +1,11 @@
 //! Measures what series order and page size cost and save: the table of docs/decisions/0001.
 //!
-//! usage: cargo run -p koios-block --example layout_table -- [targets] [series per target]
+//! usage: `cargo run -p koios-block --example layout_table -- <targets> <series per target>`
 #![expect(clippy::print_stdout, reason = "the table is the output")]
+#![expect(
+    clippy::expect_used,
+    reason = "a measurement that fails has nothing better to do"
+)]
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,7 +84,7 @@ fn values(target: usize, series: usize) -> Vec<f64> {
             match kind {
                 0..=3 => {}
                 4 | 5 => level += random.below(200) as f64,
-                6 => level += (random.below(20) == 0) as u8 as f64,
+                6 => level += f64::from(u8::from(random.below(20) == 0)),
                 7 => level = ((level + random.unit() - 0.5) * 100.0).round() / 100.0,
                 8 => level += 4096.0 * (random.below(9) as f64 - 4.0),
                 _ => level += random.unit() - 0.5,

@@ -20,7 +20,7 @@ pub enum Error {
         reason: String,
         /// The last failure, unless it was a timeout.
         #[source]
-        source: Option<object_store::Error>,
+        source: Option<Box<object_store::Error>>,
     },
     /// The object does not exist.
     #[error("object {object} does not exist")]

@@ -112,6 +112,6 @@ fn unavailable(object: &Path, attempts: u32, source: Option<object_store::Error>
         reason: source
             .as_ref()
             .map_or_else(|| "no answer in time".to_owned(), ToString::to_string),
-        source,
+        source: source.map(Box::new),
     }
 }

@@ -40,6 +40,7 @@ fn open_folder(url: &str, path: &str) -> Result<Arc<dyn ObjectStore>> {
     if !path.starts_with('/') {
         return Err(wrong(url, "the folder must be absolute: file:///absolute/folder"));
     }
+    // The local backend works on real files only; simulation hands `Bucket::new` a store in memory.
     std::fs::create_dir_all(path).map_err(|e| wrong(url, e))?;
     let store = LocalFileSystem::new_with_prefix(path).map_err(|e| wrong(url, e))?;
     // Off by default there: without it a power loss takes blocks that heads have already forgotten.

@@ -143,8 +143,8 @@ impl ObjectStore for Faulty {
         self.check()?;
         let n = self.puts.fetch_add(1, Ordering::Relaxed) + 1;
         match self.fault {
-            Fault::LostRequest(every) if n % every == 0 => Err(broken()),
-            Fault::LostAnswer(every) if n % every == 0 => {
+            Fault::LostRequest(every) if n.is_multiple_of(every) => Err(broken()),
+            Fault::LostAnswer(every) if n.is_multiple_of(every) => {
                 let _ = self.inner.put_opts(path, payload, options).await;
                 Err(broken())
             }
