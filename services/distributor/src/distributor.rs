@@ -1,6 +1,5 @@
 //! The service: what happens to a request, stage by stage.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +12,19 @@ use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 use koios_wire::compression::Compression;
-use koios_wire::remote_write::{DecodeLimits, Version, decode};
+use koios_wire::remote_write::Version;
 use parking_lot::Mutex;
 
-use crate::active_series::{ActiveSeries, SeriesGate};
+use crate::active_series::ActiveSeries;
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
-use crate::intake::{Intake, Rules, Taken, label_bytes_max};
+use crate::intake::{Intake, Rules, Taken};
+use crate::message::Message;
 use crate::metrics::DistributorMetrics;
-use crate::replicate::{Acknowledged, Replicator};
+use crate::outcome::{Failure, Outcome};
+use crate::replicate::Replicator;
 use crate::routes::Routes;
 use crate::streams::Streams;
-use crate::{Error, Members, RejectionReport};
+use crate::{Error, Members};
 
 /// How a distributor behaves.
 #[derive(Clone, Debug)]
@@ -90,44 +91,6 @@ struct FailureLog {
 
 /// Shortest time between two logged failures.
 const FAILURE_LOG_REST: Duration = Duration::from_secs(1);
-
-/// What was written of a request, and what was not.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Samples that a majority has synced.
-    pub samples_written: u64,
-    /// Exemplars that were dropped.
-    pub exemplars_dropped: u64,
-    /// What was rejected.
-    pub rejected: RejectionReport,
-    /// A sample had another value at its timestamp already, in words.
-    pub conflict: Option<String>,
-}
-
-impl Outcome {
-    /// The sentence for the sender, when not everything was written as sent.
-    pub fn complaint(&self) -> Option<String> {
-        self.rejected
-            .message(self.samples_written)
-            .or_else(|| self.conflict.clone())
-    }
-}
-
-/// A failed request and what was written of it nevertheless.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    pub(crate) samples_written: u64,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self {
-            error,
-            samples_written: 0,
-        }
-    }
-}
 
 impl Distributor {
     /// A distributor with a stream of its own.
@@ -216,55 +179,6 @@ impl Distributor {
         let now = shared.runtime.clock.elapsed();
         shared.rates.admit(tenant, limits, taken.samples(), now)?;
         shared.replicate(tenant, admission_ms, taken).await
-    }
-}
-
-/// Largest decompression buffer that a thread keeps for its next request.
-const BUFFER_BYTES_MAX: usize = 4 << 20;
-
-thread_local! {
-    /// Decompressing into memory that is mapped already saves as much as decompressing costs.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// A message before it is decoded.
-struct Message {
-    gate: Option<SeriesGate>,
-    version: Version,
-    compression: Compression,
-    body: Bytes,
-    held: HeldBytes,
-}
-
-impl Message {
-    /// Decompresses, decodes, validates and routes.
-    fn take_in(mut self, rules: &Rules) -> Result<(Taken, HeldBytes), Error> {
-        let mut message = BUFFER.take();
-        let taken = self.decode_into(rules, &mut message);
-        if message.capacity() <= BUFFER_BYTES_MAX {
-            BUFFER.set(message);
-        }
-        Ok((taken?, self.held))
-    }
-
-    fn decode_into(&mut self, rules: &Rules, message: &mut Vec<u8>) -> Result<Taken, Error> {
-        let limits = &rules.limits;
-        let bytes_max = usize::try_from(limits.max_request_bytes).unwrap_or(usize::MAX);
-        self.compression.decompress(&self.body, bytes_max, message)?;
-        self.held.grow(message.len() as u64)?;
-        let decode_limits = DecodeLimits {
-            series: limits.max_series_per_request,
-            samples: limits.max_samples_per_request,
-            labels_per_series: limits.max_labels_per_series,
-        };
-        let mut intake = Intake::new(rules, self.gate.take());
-        decode(self.version, message, decode_limits, &mut intake)?;
-        let taken = intake.finish();
-        if taken.label_bytes_exceeded {
-            let limit = label_bytes_max(limits);
-            return Err(Error::LabelBytes { limit });
-        }
-        Ok(taken)
     }
 }
 
@@ -361,29 +275,5 @@ impl Shared {
                 samples_written: outcome.samples_written,
             }),
         }
-    }
-}
-
-impl Outcome {
-    fn add(&mut self, samples: u64, acknowledged: &Acknowledged, metrics: &DistributorMetrics) {
-        let conflicts = acknowledged.conflicts.min(samples);
-        metrics.conflicts.inc_by(conflicts);
-        self.samples_written += samples - conflicts;
-        if acknowledged.conflicts > 0 && self.conflict.is_none() {
-            self.conflict = Some(conflict_message(acknowledged));
-        }
-    }
-}
-
-fn conflict_message(acknowledged: &Acknowledged) -> String {
-    const START: &str = "duplicate sample for timestamp";
-    let told = &acknowledged.conflict;
-    if told.starts_with(START) {
-        told.clone()
-    } else {
-        format!(
-            "{START}: {} samples have another value already, one is kept for each; {told}",
-            acknowledged.conflicts
-        )
     }
 }

@@ -18,7 +18,7 @@ use koios_wire::remote_write::Version;
 use tracing::Instrument as _;
 
 use crate::admission::HeldBytes;
-use crate::distributor::Failure;
+use crate::outcome::Failure;
 use crate::{Distributor, Error, Outcome};
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");

@@ -22,13 +22,16 @@ mod error;
 mod http_api;
 mod intake;
 mod members;
+mod message;
 mod metrics;
+mod outcome;
 mod rejection;
 mod replicate;
 mod routes;
 mod streams;
 
-pub use distributor::{Deps, Distributor, Outcome, Settings};
+pub use distributor::{Deps, Distributor, Settings};
 pub use error::Error;
 pub use members::Members;
+pub use outcome::Outcome;
 pub use rejection::{Rejection, RejectionReport};
