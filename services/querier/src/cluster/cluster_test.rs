@@ -433,9 +433,17 @@ async fn i4_label_reads_are_complete_or_fail() {
     world.members.iter().for_each(|m| m.forget_below(4, 1));
     world.upload("A", data([(labels("m", 3), vec![(3, 1.0)])]));
     let selections = [selection(true)];
-    let values = world.cluster.labels(&selections, "i").await.unwrap();
+    let values = world
+        .cluster
+        .labels(&selections, "i", &Budget::new(1 << 20, 100))
+        .await
+        .unwrap();
     assert_eq!(values.into_iter().collect::<Vec<_>>(), ["1", "2", "3"]);
-    let names = world.cluster.labels(&selections, "").await.unwrap();
+    let names = world
+        .cluster
+        .labels(&selections, "", &Budget::new(1 << 20, 100))
+        .await
+        .unwrap();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["__name__", "i"]);
     let budget = Budget::new(1 << 20, 100);
     let series = world.cluster.series(&selections, 0, &budget).await.unwrap();
@@ -447,7 +455,7 @@ async fn i4_label_reads_are_complete_or_fail() {
     assert_eq!(
         world
             .cluster
-            .labels(&selections, "i")
+            .labels(&selections, "i", &Budget::new(1 << 20, 100))
             .await
             .unwrap_err()
             .kind()
@@ -455,12 +463,33 @@ async fn i4_label_reads_are_complete_or_fail() {
         503
     );
     world.members[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
-    let e = world.cluster.labels(&selections, "i").await.unwrap_err();
+    let e = world
+        .cluster
+        .labels(&selections, "i", &Budget::new(1 << 20, 100))
+        .await
+        .unwrap_err();
     assert!(
         e.to_string()
             .starts_with("partition 0: 1 of 2 needed members answered"),
         "{e}"
     );
+}
+
+#[tokio::test]
+async fn i12_label_values_over_the_memory_limit_fail_with_the_limit() {
+    let world = World::new();
+    world.hold(&ten_series());
+    let budget = Budget::new(300, 100);
+    let e = world
+        .cluster
+        .labels(&[selection(true)], "i", &budget)
+        .await
+        .unwrap_err();
+    assert!(
+        e.to_string().contains("query memory limit of 300 bytes exceeded"),
+        "{e}"
+    );
+    assert_eq!(budget.held(), 0);
 }
 
 #[tokio::test]

@@ -36,8 +36,8 @@ impl Default for Patience {
         Self {
             member: Duration::from_secs(10),
             hedge: Duration::from_millis(500),
-            retry: Duration::from_millis(50),
-            retries: 5,
+            retry: Duration::from_millis(100),
+            retries: 10,
         }
     }
 }

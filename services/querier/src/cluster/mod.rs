@@ -5,6 +5,7 @@ mod bucket;
 mod budget;
 mod heads;
 mod held;
+mod labels;
 mod manifests;
 mod merge;
 mod queryable;
@@ -17,14 +18,13 @@ mod cluster_test;
 #[cfg(test)]
 pub(crate) mod mock;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
-use koios_model::{Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{Labels, Matchers, PartitionId, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
-use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd, ReadRequest, ServiceErrorCode};
+use koios_wire::{ReadRequest, ServiceErrorCode};
 
 pub use bucket::BucketManifests;
 pub use budget::{Budget, Charge};
@@ -236,125 +236,6 @@ impl Cluster {
         // One more than the limit tells the caller that there are more.
         while limit != 0 && found.len() > limit + 1 {
             found.pop_last();
-        }
-        Ok(found)
-    }
-
-    /// Label names (`name` empty) or values of one label, sorted.
-    pub(crate) async fn labels(
-        &self,
-        selections: &[Selection],
-        name: &str,
-    ) -> Result<BTreeSet<String>, QueryError> {
-        let found = try_join_all(selections.iter().map(|s| self.labels_of(s, name))).await?;
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn labels_of(&self, selection: &Selection, name: &str) -> Result<BTreeSet<String>, QueryError> {
-        let Selection {
-            tenant,
-            matchers,
-            range,
-            wanted,
-            ..
-        } = selection;
-        let (mut found, seam) = self.labels_of_heads(selection, name).await?;
-        let Some((manifest_version, groups)) = self.blocks_for(tenant, *range, &seam).await? else {
-            return Ok(found);
-        };
-        let request = BlockRequest {
-            tenant: tenant.clone(),
-            manifest_version,
-            matchers: matchers.clone(),
-            range: *range,
-            labels_only: true,
-            limit: wanted.limit as u64,
-        };
-        let asked = groups
-            .iter()
-            .map(|group| blocks::labels(group, &request, name, &self.heads.clock));
-        let answers = try_join_all(asked)
-            .await
-            .map_err(|e| self.blocks_failed(tenant, e))?;
-        found.extend(answers.into_iter().flatten());
-        Ok(found)
-    }
-
-    async fn labels_of_heads(
-        &self,
-        selection: &Selection,
-        name: &str,
-    ) -> Result<(BTreeSet<String>, Seam), QueryError> {
-        let mut plans = self.plans(&selection.tenant);
-        let reads = loop {
-            let plan = plans.next()?;
-            let read = self.heads.all_partitions(&plan, |target| {
-                let request = LabelsRequest {
-                    tenant: selection.tenant.clone(),
-                    partition: target.partition,
-                    epoch: target.epoch,
-                    matchers: selection.matchers.clone(),
-                    range: selection.range,
-                    name: name.to_owned(),
-                    limit: selection.wanted.limit as u64,
-                };
-                self.heads.ask_partition(target, move |client| {
-                    let request = request.clone();
-                    async move {
-                        let reply = if request.name.is_empty() {
-                            client.label_names(request).await?
-                        } else {
-                            client.label_values(request).await?
-                        };
-                        Ok((reply.names, reply.end))
-                    }
-                })
-            });
-            match read.await {
-                Ok(reads) => break reads,
-                Err(e) => plans.failed(&plan, e).await?,
-            }
-        };
-        let mut seam = Seam::default();
-        let mut found = BTreeSet::new();
-        for read in reads {
-            for (names, end) in read.answers {
-                seam.add(read.partition, end);
-                found.extend(names);
-            }
-        }
-        Ok((found, seam))
-    }
-
-    /// Metadata by metric; a metric may have several entries.
-    pub(crate) async fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: &str,
-    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, QueryError> {
-        let mut plans = self.plans(tenant);
-        let reads = loop {
-            let plan = plans.next()?;
-            let read = self.heads.all_partitions(&plan, |target| {
-                let request = MetadataRequest {
-                    tenant: tenant.clone(),
-                    partition: target.partition,
-                    epoch: target.epoch,
-                    metric: metric.to_owned(),
-                };
-                self.heads.ask_partition(target, move |client| {
-                    let request = request.clone();
-                    async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
-                })
-            });
-            match read.await {
-                Ok(reads) => break reads,
-                Err(e) => plans.failed(&plan, e).await?,
-            }
-        };
-        let mut found = BTreeMap::<String, BTreeSet<Metadata>>::new();
-        for (metric, metadata) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
-            found.entry(metric).or_default().insert(metadata);
         }
         Ok(found)
     }

@@ -26,10 +26,16 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 struct Share {
-    places: Arc<Semaphore>,
-    evaluating: Arc<Semaphore>,
+    semaphores: Semaphores,
     /// Queries of the tenant, waiting ones included.
     queries: usize,
+}
+
+/// A tenant's own bounds.
+#[derive(Clone, Debug)]
+struct Semaphores {
+    places: Arc<Semaphore>,
+    evaluating: Arc<Semaphore>,
 }
 
 /// A query's place, given back on drop.
@@ -85,7 +91,7 @@ impl Admission {
     /// Waits for a place; the tenant's own limit comes first, so that its queue does not block others.
     pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<Place, ApiError> {
         let (entry, share) = self.queue(tenant, limit)?;
-        let (places, evaluating) = share;
+        let Semaphores { places, evaluating } = share;
         let of_tenant = places.acquire_owned().await.map_err(closed)?;
         let of_process = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
         Ok(Place {
@@ -102,16 +108,14 @@ impl Admission {
         self.tenants.lock().is_empty()
     }
 
-    fn queue(
-        self: &Arc<Self>,
-        tenant: &TenantId,
-        limit: usize,
-    ) -> Result<(Entry, (Arc<Semaphore>, Arc<Semaphore>)), ApiError> {
+    fn queue(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<(Entry, Semaphores), ApiError> {
         let limit = limit.min(self.tenant_max).max(1);
         let mut tenants = self.tenants.lock();
         let share = tenants.entry(tenant.clone()).or_insert_with(|| Share {
-            places: Arc::new(Semaphore::new(limit)),
-            evaluating: Arc::new(Semaphore::new(self.evaluating_max)),
+            semaphores: Semaphores {
+                places: Arc::new(Semaphore::new(limit)),
+                evaluating: Arc::new(Semaphore::new(self.evaluating_max)),
+            },
             queries: 0,
         });
         if share.queries >= limit + WAITING_MAX {
@@ -127,7 +131,7 @@ impl Admission {
             admission: Arc::clone(self),
             tenant: tenant.clone(),
         };
-        Ok((entry, (Arc::clone(&share.places), Arc::clone(&share.evaluating))))
+        Ok((entry, share.semaphores.clone()))
     }
 }
 

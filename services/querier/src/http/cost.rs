@@ -3,7 +3,7 @@
 use koios_promql::{DurationArg, DurationContext, Expr, QueryError, resolve_durations};
 
 /// The resolution of subqueries that do not name one, milliseconds; the engine's default.
-const SUBQUERY_STEP_MS: i64 = 60_000;
+const SUBQUERY_STEP_MS: i128 = 60_000;
 
 /// Refuses a query whose subqueries have more than `samples_max` points even if they select a single series.
 pub(crate) fn check(expr: &Expr, context: DurationContext, samples_max: u64) -> Result<(), QueryError> {
@@ -25,11 +25,7 @@ fn subquery_points(expr: &Expr, span_ms: i128) -> i128 {
     };
     let millis = |d: &DurationArg| i128::from(d.millis().unwrap_or(0));
     let span_ms = if s.at.is_some() { 0 } else { span_ms } + millis(&s.range);
-    let step_ms = s
-        .step
-        .as_ref()
-        .map_or(i128::from(SUBQUERY_STEP_MS), millis)
-        .max(1);
+    let step_ms = s.step.as_ref().map_or(SUBQUERY_STEP_MS, millis).max(1);
     span_ms / step_ms + 1 + subquery_points(&s.expr, span_ms)
 }
 

@@ -311,6 +311,8 @@ async fn i13_bad_requests_are_told_what_is_wrong(#[case] path: &str, #[case] cod
 #[case("query", format!("query=1{}", "%2b1".repeat(200_000)), 400, "query too complex")]
 #[case("query", format!("query={}", "a".repeat(2 << 20)), 413, "query longer than")]
 #[case("query", format!("query=m{}", "&k=v".repeat(1_000_000)), 400, "too many form fields")]
+#[case("query", format!("query=m{{a=~\"{}\"}}", "a".repeat(1 << 20)), 400, "regex exceeds size limit")]
+#[case("series", "match[]=m{a=~\"b.c\"}&".repeat(201), 400, "too many regular expression matchers")]
 #[case("query", "a".repeat(17 << 20), 413, "request body larger than")]
 #[case("series", "match[]=m&".repeat(10_000), 400, "too many matchers")]
 #[tokio::test]

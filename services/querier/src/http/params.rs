@@ -2,7 +2,7 @@
 
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, Method, Request, header};
-use koios_model::Matchers;
+use koios_model::{MatchOp, Matchers};
 use koios_promql::parse_metric_selector;
 use koios_server::ErrorType;
 
@@ -15,6 +15,8 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const FIELDS_MAX: usize = 50_000;
 /// Most matchers of all `match[]` selectors together.
 const MATCHERS_MAX: usize = 1000;
+/// Most regular expressions among them: each may take megabytes and milliseconds.
+const REGEXES_MAX: usize = 200;
 
 /// The parameters of a request, in order.
 #[derive(Clone, Debug, Default)]
@@ -121,17 +123,29 @@ impl Params {
         usize::try_from(count).map_err(|_| ApiError::invalid(name, format!("{name} must be non-negative")))
     }
 
-    /// The `match[]` selectors, each checked to match something specific.
+    /// Whether there is any `match[]`.
+    pub(crate) fn has_selectors(&self) -> bool {
+        self.all("match[]").next().is_some()
+    }
+
+    /// The `match[]` selectors, each checked to match something specific. Takes CPU.
     pub(crate) fn selectors(&self) -> Result<Vec<Matchers>, ApiError> {
         let mut selectors = Vec::new();
-        let mut matchers = 0;
+        let (mut matchers, mut regexes) = (0, 0);
         for text in self.all("match[]") {
             let selector = parse_metric_selector(text).map_err(|e| ApiError::invalid("match[]", e))?;
             matchers += selector.len();
-            if matchers > MATCHERS_MAX {
-                return Err(ApiError::bad_data(format!(
-                    "too many matchers (limit: {MATCHERS_MAX})"
-                )));
+            regexes += selector
+                .iter()
+                .filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex))
+                .count();
+            for (count, what, limit) in [
+                (matchers, "matchers", MATCHERS_MAX),
+                (regexes, "regular expression matchers", REGEXES_MAX),
+            ] {
+                if count > limit {
+                    return Err(ApiError::bad_data(format!("too many {what} (limit: {limit})")));
+                }
             }
             if selector.iter().all(|m| m.matches_empty()) {
                 let text = "match[] must contain at least one non-empty matcher";

@@ -23,7 +23,7 @@ use super::params::Params;
 use super::result::{Timings, answer};
 use crate::cluster::{Budget, ClusterQueryable};
 
-/// Queries up to this long are parsed at once: that takes less time than changing threads may.
+/// Queries up to this long and without patterns are parsed at once: that takes less time than changing threads may.
 const SHORT_QUERY_BYTES: usize = 4 << 10;
 
 /// When to evaluate.
@@ -160,7 +160,8 @@ impl QuerierApi {
         let Asked { tenant, limits, .. } = asked.clone();
         let mut timings = Timings::default();
         let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
-        let prepared = if asked.text.len() <= SHORT_QUERY_BYTES {
+        let quick = asked.text.len() <= SHORT_QUERY_BYTES && !asked.text.contains('~');
+        let prepared = if quick {
             prepare(&asked)?
         } else {
             self.cpu
@@ -235,7 +236,7 @@ fn as_size(limit: u64) -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-fn panicked(e: &koios_runtime::CpuPanicked) -> ApiError {
+pub(super) fn panicked(e: &koios_runtime::CpuPanicked) -> ApiError {
     tracing::error!(error = %e, "a query panicked");
     ApiError::new(ErrorType::Internal, "the query failed by a bug, see the log")
 }

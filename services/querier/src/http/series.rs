@@ -16,6 +16,7 @@ use super::envelope::{Notes, streamed, whole};
 use super::error::ApiError;
 use super::json::{write_array, write_labels, write_string};
 use super::params::Params;
+use super::query::panicked;
 use crate::cluster::{Budget, Selection, Wanted};
 
 /// `/api/v1/labels`.
@@ -48,14 +49,11 @@ pub(super) async fn series(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let (headers, params) = Params::read(request).await?;
-    let asked = api.selections(&headers, &params)?;
+    let asked = api.selections(&headers, &params).await?;
     if asked.selections.iter().any(|s| s.matchers == Matchers::default()) {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
-    let budget = Budget::new(
-        usize::try_from(asked.limits.max_query_memory_bytes).unwrap_or(usize::MAX),
-        usize::try_from(asked.limits.max_query_series).unwrap_or(usize::MAX),
-    );
+    let budget = asked.budget();
     let read = api.cluster.series(&asked.selections, asked.limit, &budget);
     let mut found: Vec<_> = api.within(&asked, read).await?.into_iter().collect();
     let notes = asked.truncate(&mut found);
@@ -71,7 +69,7 @@ pub(super) async fn metadata(
     let (headers, params) = Params::read(request).await?;
     let (limit, per_metric) = (params.count("limit")?, params.count("limit_per_metric")?);
     let metric = params.one("metric")?.unwrap_or("").to_owned();
-    let asked = api.selections(&headers, &Params::default())?;
+    let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
     let read = api.cluster.metadata(&tenant, &metric);
     let found = api.within(&asked, read).await?;
@@ -118,6 +116,14 @@ struct Asked {
 }
 
 impl Asked {
+    /// What it may hold and return.
+    fn budget(&self) -> Arc<Budget> {
+        Budget::new(
+            usize::try_from(self.limits.max_query_memory_bytes).unwrap_or(usize::MAX),
+            usize::try_from(self.limits.max_query_series).unwrap_or(usize::MAX),
+        )
+    }
+
     /// Cuts to the limit.
     fn truncate<T>(&self, found: &mut Vec<T>) -> Notes {
         let more = found.len() > unless_zero(self.limit);
@@ -132,9 +138,10 @@ fn unless_zero(limit: usize) -> usize {
 
 impl QuerierApi {
     async fn labels(&self, headers: &HeaderMap, params: &Params, name: &str) -> Result<Response, ApiError> {
-        let asked = self.selections(headers, params)?;
+        let asked = self.selections(headers, params).await?;
+        let budget = asked.budget();
         let found = self
-            .within(&asked, self.cluster.labels(&asked.selections, name))
+            .within(&asked, self.cluster.labels(&asked.selections, name, &budget))
             .await?;
         let mut found: Vec<_> = found.into_iter().collect();
         let notes = asked.truncate(&mut found);
@@ -143,14 +150,17 @@ impl QuerierApi {
     }
 
     /// One selection per `match[]`; one of everything without.
-    fn selections(&self, headers: &HeaderMap, params: &Params) -> Result<Asked, ApiError> {
+    async fn selections(&self, headers: &HeaderMap, params: &Params) -> Result<Asked, ApiError> {
         let tenant = super::tenant_of(headers)?;
         let range = params.range()?;
         let limit = params.count("limit")?;
-        let mut selectors = params.selectors()?;
-        if selectors.is_empty() {
-            selectors.push(Matchers::default());
-        }
+        let selectors = if params.has_selectors() {
+            let params = params.clone();
+            let parsed = self.cpu.run(move || params.selectors()).await;
+            parsed.map_err(|e| panicked(&e))??
+        } else {
+            vec![Matchers::default()]
+        };
         let selection = |matchers| Selection {
             tenant: tenant.clone(),
             matchers,

@@ -13,6 +13,7 @@ use super::envelope::{Notes, whole};
 use super::error::ApiError;
 use super::json::write_string;
 use super::params::Params;
+use super::query::panicked;
 use super::tree::tree;
 
 /// The Prometheus release whose API and query language are served: clients enable features by it.
@@ -90,6 +91,9 @@ impl QuerierApi {
         let limits = self.overrides.of(&super::tenant_of(&headers)?);
         let text = params.one("query")?.unwrap_or("");
         super::check_length(text, limits)?;
-        Query::parse(text, &ParseOptions::default()).map_err(|e| ApiError::invalid("query", e))
+        let text = text.to_owned();
+        let parse = move || Query::parse(&text, &ParseOptions::default());
+        let parsed = self.cpu.run(parse).await.map_err(|e| panicked(&e))?;
+        parsed.map_err(|e| ApiError::invalid("query", e))
     }
 }

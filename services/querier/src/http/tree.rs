@@ -51,7 +51,7 @@ pub(crate) fn tree(expr: &Expr) -> Value {
             "expr": tree(&e.expr),
             "range": millis(&e.range),
             "offset": millis(&e.offset),
-            "step": e.step.as_ref().map_or(json!(0), millis),
+            "step": e.step.as_ref().map_or_else(|| json!(0), millis),
             "timestamp": timestamp(e.at),
             "startOrEnd": start_or_end(e.at),
         }),

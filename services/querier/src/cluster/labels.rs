@@ -1,0 +1,166 @@
+//! Reads of label names, label values and metadata: the same fan-out and the same completeness as of series.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use koios_model::{Metadata, TenantId};
+use koios_promql::QueryError;
+use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd};
+
+use super::blocks::{self, BlockRequest};
+use super::seam::Seam;
+use super::{Budget, Charge, Cluster, Selection};
+
+/// What a name occupies beside its bytes.
+const NAME_BYTES: usize = 64;
+
+/// Names, their memory charged to the query.
+struct Names {
+    all: BTreeSet<String>,
+    charge: Charge,
+    budget: Arc<Budget>,
+}
+
+impl Names {
+    fn new(budget: &Arc<Budget>) -> Result<Self, QueryError> {
+        Ok(Self {
+            all: BTreeSet::new(),
+            charge: budget.charge(0)?,
+            budget: Arc::clone(budget),
+        })
+    }
+
+    fn add(&mut self, names: Vec<String>) -> Result<(), QueryError> {
+        for name in names {
+            if !self.all.contains(&name) {
+                self.charge.absorb(self.budget.charge(name.len() + NAME_BYTES)?);
+                self.all.insert(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Label names (`name` empty) or values of one label, sorted; those of several selections once.
+    pub(crate) async fn labels(
+        &self,
+        selections: &[Selection],
+        name: &str,
+        budget: &Arc<Budget>,
+    ) -> Result<BTreeSet<String>, QueryError> {
+        let mut found = Names::new(budget)?;
+        for selection in selections {
+            self.labels_of(selection, name, &mut found).await?;
+        }
+        Ok(found.all)
+    }
+
+    async fn labels_of(
+        &self,
+        selection: &Selection,
+        name: &str,
+        found: &mut Names,
+    ) -> Result<(), QueryError> {
+        let Selection { tenant, range, .. } = selection;
+        let seam = self.labels_of_heads(selection, name, found).await?;
+        let Some((manifest_version, groups)) = self.blocks_for(tenant, *range, &seam).await? else {
+            return Ok(());
+        };
+        let request = BlockRequest {
+            tenant: tenant.clone(),
+            manifest_version,
+            matchers: selection.matchers.clone(),
+            range: *range,
+            labels_only: true,
+            limit: selection.wanted.limit as u64,
+        };
+        let asked = groups
+            .iter()
+            .map(|group| blocks::labels(group, &request, name, &self.heads.clock));
+        let answers = try_join_all(asked)
+            .await
+            .map_err(|e| self.blocks_failed(tenant, e))?;
+        answers.into_iter().try_for_each(|names| found.add(names))
+    }
+
+    async fn labels_of_heads(
+        &self,
+        selection: &Selection,
+        name: &str,
+        found: &mut Names,
+    ) -> Result<Seam, QueryError> {
+        let mut plans = self.plans(&selection.tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            let read = self.heads.all_partitions(&plan, |target| {
+                let request = LabelsRequest {
+                    tenant: selection.tenant.clone(),
+                    partition: target.partition,
+                    epoch: target.epoch,
+                    matchers: selection.matchers.clone(),
+                    range: selection.range,
+                    name: name.to_owned(),
+                    limit: selection.wanted.limit as u64,
+                };
+                self.heads.ask_partition(target, move |client| {
+                    let request = request.clone();
+                    async move {
+                        let reply = if request.name.is_empty() {
+                            client.label_names(request).await?
+                        } else {
+                            client.label_values(request).await?
+                        };
+                        Ok((reply.names, reply.end))
+                    }
+                })
+            });
+            match read.await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let mut seam = Seam::default();
+        for read in reads {
+            for (names, end) in read.answers {
+                seam.add(read.partition, end);
+                found.add(names)?;
+            }
+        }
+        Ok(seam)
+    }
+
+    /// Metadata by metric; a metric may have several entries.
+    pub(crate) async fn metadata(
+        &self,
+        tenant: &TenantId,
+        metric: &str,
+    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, QueryError> {
+        let mut plans = self.plans(tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            let read = self.heads.all_partitions(&plan, |target| {
+                let request = MetadataRequest {
+                    tenant: tenant.clone(),
+                    partition: target.partition,
+                    epoch: target.epoch,
+                    metric: metric.to_owned(),
+                };
+                self.heads.ask_partition(target, move |client| {
+                    let request = request.clone();
+                    async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
+                })
+            });
+            match read.await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let mut found = BTreeMap::<String, BTreeSet<Metadata>>::new();
+        for (metric, metadata) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
+            found.entry(metric).or_default().insert(metadata);
+        }
+        Ok(found)
+    }
+}
