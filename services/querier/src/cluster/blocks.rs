@@ -80,16 +80,25 @@ fn worth_another(e: &ServiceError) -> bool {
     )
 }
 
-fn failed(group: &BlockGroup, failures: &[String]) -> QueryError {
-    let blocks = match group.blocks.as_slice() {
-        [one] => format!("block {one}"),
-        [first, ..] => format!("{} blocks ({first}, …)", group.blocks.len()),
-        [] => "no block".to_owned(),
+/// A store's name and why it failed.
+type Failure = (String, ServiceError);
+
+/// What the query is told: damage first, since that is what somebody must look at.
+fn failed(group: &BlockGroup, failures: &[Failure]) -> QueryError {
+    let damage = failures
+        .iter()
+        .find(|(_, e)| e.code == ServiceErrorCode::Corruption);
+    let what = match (damage, group.blocks.as_slice()) {
+        (Some((_, e)), _) => e.message.clone(),
+        (None, [one]) => format!("block {one} cannot be read"),
+        (None, [first, ..]) => format!("{} blocks ({first}, …) cannot be read", group.blocks.len()),
+        (None, []) => "no block was read".to_owned(),
     };
-    QueryError::unavailable(format!(
-        "unavailable: {blocks} cannot be read: {}",
-        failures.join("; ")
-    ))
+    let stores: Vec<_> = failures
+        .iter()
+        .map(|(store, e)| format!("{store}: {e}"))
+        .collect();
+    QueryError::unavailable(format!("unavailable: {what}; asked {}", stores.join("; ")))
 }
 
 /// The series of one group, in label order, whatever stores they come from: blocks never change, so a read that broke
@@ -107,7 +116,7 @@ pub(crate) struct BlockFeed {
     last_read: Option<Labels>,
     /// The last series given out.
     last_given: Option<Labels>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
     done: bool,
 }
 
@@ -176,7 +185,7 @@ impl BlockFeed {
     fn next_store(&mut self, e: &ServiceError) -> Result<(), QueryError> {
         let name = self.group.stores.get(self.at).map_or("", |s| s.name.as_str());
         tracing::warn!(store = name, error = %e, "store failed, reading its blocks elsewhere");
-        self.failures.push(format!("{name}: {e}"));
+        self.failures.push((name.to_owned(), e.clone()));
         self.at += 1;
         self.stream = None;
         self.buffer = Vec::new().into_iter();
@@ -242,7 +251,7 @@ pub(crate) async fn labels(
             .and_then(|r| r)
         {
             Ok(names) => return Ok(names),
-            Err(e) if worth_another(&e) => failures.push(format!("{}: {e}", store.name)),
+            Err(e) if worth_another(&e) => failures.push((store.name.clone(), e)),
             Err(e) => return Err(e.into()),
         }
     }

@@ -138,7 +138,10 @@ impl Faults {
         match *mode {
             Mode::BreaksAfter(n, None) => stream::iter(series.into_iter().take(n).map(one)).boxed(),
             Mode::BreaksAfter(n, Some(code)) => stream::iter(series.into_iter().take(n).map(one))
-                .chain(stream::iter([Err(ServiceError::new(code, "injected midway"))]))
+                .chain(stream::iter([Err(ServiceError::new(
+                    code,
+                    "block 01A failed checksum",
+                ))]))
                 .boxed(),
             Mode::HangsAfter(n) => stream::iter(series.into_iter().take(n).map(one))
                 .chain(stream::pending())

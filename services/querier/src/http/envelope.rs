@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, header};
 
+use super::admission::Place;
 use super::json::{write_array, write_string};
 
 /// Bytes written before they are handed to the connection.
@@ -16,14 +17,18 @@ const PIECE_BYTES: usize = 64 << 10;
 /// What a truncated answer's warning says.
 pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
+/// What an answer occupies while it is sent, so that clients that read slowly cannot pile up results.
+pub(crate) type Held = Option<Place>;
+
 /// An answer whose data is `prefix`, an array of `items`, and `suffix`. Items are written when the client is ready for
-/// them, so that an answer never exists in memory as a whole.
+/// them, so that an answer never exists in memory as a whole; `held` lives until the last one is.
 pub(crate) fn streamed<T: Send + 'static>(
     prefix: &[u8],
     items: Vec<T>,
     write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
     suffix: Vec<u8>,
     notes: &Notes,
+    held: Held,
 ) -> Response {
     let mut first = br#"{"status":"success","data":"#.to_vec();
     first.extend_from_slice(prefix);
@@ -39,6 +44,7 @@ pub(crate) fn streamed<T: Send + 'static>(
         last,
         started: false,
         done: false,
+        _held: held,
     };
     let head = pieces.next().unwrap_or_default();
     if pieces.done {
@@ -96,6 +102,7 @@ struct Pieces<T, W> {
     last: Vec<u8>,
     started: bool,
     done: bool,
+    _held: Held,
 }
 
 impl<T, W: FnMut(&mut Vec<u8>, T)> Iterator for Pieces<T, W> {
@@ -137,7 +144,14 @@ mod tests {
     async fn large_and_small_answers_have_one_form() {
         for count in [0, 1, 2, 100_000] {
             let numbers: Vec<i64> = (0..count).collect();
-            let response = streamed(b"", numbers.clone(), write_integer, Vec::new(), &Notes::default());
+            let response = streamed(
+                b"",
+                numbers.clone(),
+                write_integer,
+                Vec::new(),
+                &Notes::default(),
+                None,
+            );
             let value: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
             assert_eq!(value, serde_json::json!({"status": "success", "data": numbers}));
         }

@@ -18,23 +18,26 @@ use crate::cluster::mock::{Mode, World, data, labels};
 struct Api {
     world: World,
     querier: Arc<QuerierApi>,
+    metrics: Metrics,
     router: Router,
 }
 
 fn api_with(limits: Limits) -> Api {
     let world = World::new();
     let overrides = Overrides::new(limits, Default::default());
+    let metrics = Metrics::new();
     let api = QuerierApi::new(
         Arc::clone(&world.cluster),
         overrides,
         Arc::new(RealClock::new()),
         Cpu::inline(),
         8,
-        &Metrics::new(),
+        &metrics,
     );
     Api {
         router: api.router(),
         querier: api,
+        metrics,
         world,
     }
 }
@@ -473,6 +476,12 @@ async fn a_client_that_leaves_frees_its_place_and_memory() {
         drop(waiting);
         assert!(api.querier.admission.is_idle(), "{path}");
     }
+    let canceled = r#"koios_querier_queries_total{outcome="canceled"} 1"#;
+    assert!(
+        api.metrics.encode().contains(canceled),
+        "{}",
+        api.metrics.encode()
+    );
 }
 
 #[tokio::test]

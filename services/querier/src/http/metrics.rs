@@ -62,10 +62,14 @@ impl QuerierMetrics {
         }
     }
 
-    pub(crate) fn finished(&self, failure: Option<ErrorType>, took: Duration) {
-        let outcome = failure.map_or("success", ErrorType::as_str);
-        self.queries.get_or_create(&[("outcome", outcome)]).inc();
-        self.duration.observe(took.as_secs_f64());
+    /// Counts and times a query from now on.
+    pub(crate) fn query(&self, clock: &ClockHandle) -> QueryTimer {
+        QueryTimer {
+            metrics: self.clone(),
+            clock: ClockHandle::clone(clock),
+            started: clock.elapsed(),
+            outcome: ErrorType::Canceled.as_str(),
+        }
     }
 
     pub(crate) fn stage(&self, stage: Stage, clock: &ClockHandle) -> StageTimer {
@@ -74,6 +78,30 @@ impl QuerierMetrics {
             clock: ClockHandle::clone(clock),
             started: clock.elapsed(),
         }
+    }
+}
+
+/// Counts and times one query when it is dropped: as canceled unless its outcome was told.
+pub(crate) struct QueryTimer {
+    metrics: QuerierMetrics,
+    clock: ClockHandle,
+    started: Duration,
+    outcome: &'static str,
+}
+
+impl QueryTimer {
+    /// Tells how the query ended.
+    pub(crate) fn ended(mut self, failure: Option<ErrorType>) {
+        self.outcome = failure.map_or("success", ErrorType::as_str);
+    }
+}
+
+impl Drop for QueryTimer {
+    fn drop(&mut self) {
+        let took = self.clock.elapsed().saturating_sub(self.started);
+        let outcome = [("outcome", self.outcome)];
+        self.metrics.queries.get_or_create(&outcome).inc();
+        self.metrics.duration.observe(took.as_secs_f64());
     }
 }
 

@@ -16,6 +16,7 @@ use koios_server::ErrorType;
 use koios_tenancy::Limits;
 
 use super::QuerierApi;
+use super::admission::Place;
 use super::cost;
 use super::error::ApiError;
 use super::metrics::Stage;
@@ -44,6 +45,13 @@ struct Asked {
     lookback_ms: i64,
     limit: usize,
     stats: bool,
+}
+
+/// A finished query; its place is kept until the result is sent.
+struct Done {
+    output: QueryOutput,
+    timings: Timings,
+    place: Place,
 }
 
 /// Cancels the evaluation when the client is gone, which drops the request's future.
@@ -97,12 +105,15 @@ impl QuerierApi {
     ) -> Result<Response, ApiError> {
         let asked = self.asked(headers, params, when)?;
         let (limit, stats) = (asked.limit, asked.stats);
-        let started = self.clock.elapsed();
+        let timer = self.metrics.query(&self.clock);
         let result = self.run(asked).await;
-        let took = self.clock.elapsed().saturating_sub(started);
-        self.metrics.finished(result.as_ref().err().map(|e| e.kind), took);
-        let (output, timings) = result?;
-        Ok(answer(output, limit, stats.then_some(timings)))
+        timer.ended(result.as_ref().err().map(|e| e.kind));
+        let Done {
+            output,
+            timings,
+            place,
+        } = result?;
+        Ok(answer(output, limit, stats.then_some(timings), Some(place)))
     }
 
     fn asked(&self, headers: &HeaderMap, params: &Params, when: When) -> Result<Asked, ApiError> {
@@ -139,7 +150,7 @@ impl QuerierApi {
 
     /// Runs a query within its deadline.
     #[tracing::instrument(level = "debug", skip_all, fields(tenant = %asked.tenant, query = super::shortened(&asked.text)))]
-    async fn run(self: &Arc<Self>, asked: Asked) -> Result<(QueryOutput, Timings), ApiError> {
+    async fn run(self: &Arc<Self>, asked: Asked) -> Result<Done, ApiError> {
         let timeout = asked.timeout;
         let deadline = self.clock.elapsed().saturating_add(timeout);
         let clock = Arc::clone(&self.clock);
@@ -152,11 +163,7 @@ impl QuerierApi {
     }
 
     /// Parse and plan, wait for a place, fetch, evaluate.
-    async fn stages(
-        self: &Arc<Self>,
-        asked: Asked,
-        ctx: CancelContext,
-    ) -> Result<(QueryOutput, Timings), ApiError> {
+    async fn stages(self: &Arc<Self>, asked: Asked, ctx: CancelContext) -> Result<Done, ApiError> {
         let Asked { tenant, limits, .. } = asked.clone();
         let mut timings = Timings::default();
         let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
@@ -196,7 +203,11 @@ impl QuerierApi {
             .map_err(|e| panicked(&e))??;
         timings.evaluate = stage.end();
         self.metrics.samples.inc_by(output.stats.samples_total);
-        Ok((output, timings))
+        Ok(Done {
+            output,
+            timings,
+            place,
+        })
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) async fn series(
     let mut found: Vec<_> = api.within(&asked, read).await?.into_iter().collect();
     let notes = asked.truncate(&mut found);
     let write = |out: &mut Vec<u8>, labels: koios_model::Labels| write_labels(out, labels.as_ref());
-    Ok(streamed(b"", found, write, Vec::new(), &notes))
+    Ok(streamed(b"", found, write, Vec::new(), &notes, None))
 }
 
 /// `/api/v1/metadata`.
@@ -146,7 +146,7 @@ impl QuerierApi {
         let mut found: Vec<_> = found.into_iter().collect();
         let notes = asked.truncate(&mut found);
         let write = |out: &mut Vec<u8>, text: String| write_string(out, &text);
-        Ok(streamed(b"", found, write, Vec::new(), &notes))
+        Ok(streamed(b"", found, write, Vec::new(), &notes, None))
     }
 
     /// One selection per `match[]`; one of everything without.
