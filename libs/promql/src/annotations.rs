@@ -45,7 +45,12 @@ pub struct Annotations {
     by_text: BTreeMap<String, Annotation>,
     /// What storage wants to be told, without a position.
     storage: Vec<String>,
+    /// How many more came than are kept.
+    omitted: u64,
 }
+
+/// Most annotations that are kept: some name metrics, of which there may be any number.
+const KEPT_MAX: usize = 1_000;
 
 /// Annotations as text, with positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +101,10 @@ impl Annotations {
     }
 
     fn insert(&mut self, text: String, new: Annotation) {
+        let full = self.by_text.len() >= KEPT_MAX;
         match self.by_text.get_mut(&text) {
             Some(old) => old.absorb(new),
+            None if full => self.omitted += 1,
             None => {
                 self.by_text.insert(text, new);
             }
@@ -114,7 +121,7 @@ impl Annotations {
 
     /// A warning of storage's, shown as it is.
     pub(crate) fn add_from_storage(&mut self, text: String) {
-        if !self.storage.contains(&text) {
+        if self.storage.len() < KEPT_MAX && !self.storage.contains(&text) {
             self.storage.push(text);
         }
     }
@@ -136,6 +143,10 @@ impl Annotations {
                 Level::Warning => out.warnings.push(text),
                 Level::Info => out.infos.push(text),
             }
+        }
+        if self.omitted > 0 {
+            out.warnings
+                .push(format!("{} more annotations omitted", self.omitted));
         }
         out
     }

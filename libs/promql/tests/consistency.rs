@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use koios_model::{Labels, Sample, stale_nan};
-use koios_promql::{SampleValue, Value};
+use koios_promql::{Engine, EngineOptions, SampleValue, Uninterrupted, Value};
 use proptest::prelude::*;
 use support::Memory;
 
@@ -172,5 +172,29 @@ proptest! {
         let first = range_points(&memory, query, (0, 100, 10));
         memory.batch = 100;
         prop_assert_eq!(first, range_points(&memory, query, (0, 100, 10)));
+    }
+
+    #[test]
+    fn i12_no_time_overflows(
+        mut memory in any_memory(),
+        query in proptest::sample::select(QUERIES),
+        at in prop_oneof![Just(i64::MIN), Just(i64::MAX), Just(i64::MIN + 1), -10i64..10],
+        step in prop_oneof![Just(1), Just(i64::MAX), Just(1 << 40)],
+    ) {
+        for samples in memory.series.values_mut() {
+            if let Some(first) = samples.first_mut() {
+                first.t = i64::MIN;
+            }
+            if let Some(last) = samples.last_mut() {
+                last.t = i64::MAX;
+            }
+        }
+        let run = Engine::new(EngineOptions { max_samples: 2_000, ..EngineOptions::default() });
+        let query = support::parsed(query);
+        for (start, end) in [(at, at), (at, at.saturating_add(step)), (i64::MIN, i64::MAX)] {
+            let ranged = run.range(&memory, &query, (start, end, step), &Uninterrupted);
+            let _ = futures::executor::block_on(ranged);
+            let _ = futures::executor::block_on(run.instant(&memory, &query, end, &Uninterrupted));
+        }
     }
 }

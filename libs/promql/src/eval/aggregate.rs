@@ -201,8 +201,7 @@ impl Evaluator<'_> {
         if !node.without {
             grouping.push(label.clone());
         }
-        let mut counts: Vec<Vec<f64>> = Vec::new();
-        let mut set = RowSet::new(steps.count());
+        let mut set = RowSet::new(steps.count(), self.account);
         for row in self.vector(&node.expr, steps)? {
             check(self.ctx)?;
             let mut last: Option<(u64, usize)> = None;
@@ -217,22 +216,11 @@ impl Evaluator<'_> {
                     _ => {
                         let mut labels = row.labels.to_builder();
                         labels.set(label, &text);
-                        set.row(&group_labels(&labels.build(), &grouping, node.without), false)
+                        set.row(&group_labels(&labels.build(), &grouping, node.without), false)?
                     }
                 };
                 last = bits.map(|b| (b, out));
-                if counts.len() <= out {
-                    counts.resize_with(out + 1, || vec![0.0; steps.count()]);
-                    self.account.hold(steps.count())?;
-                }
-                if let Some(count) = counts.get_mut(out).and_then(|c| c.get_mut(i)) {
-                    *count += 1.0;
-                }
-            }
-        }
-        for (out, counts) in counts.into_iter().enumerate() {
-            for (i, count) in counts.into_iter().enumerate().filter(|(_, c)| *c > 0.0) {
-                set.set(out, i, Point::Float(count))?;
+                set.increment(out, i);
             }
         }
         Ok(set.into_rows())

@@ -114,7 +114,7 @@ impl Evaluator<'_> {
             node,
             matching,
             swapped,
-            out: RowSet::new(steps),
+            out: RowSet::new(steps, self.account),
             used: vec![Vec::new(); groups.keys.len()],
             claims: HashMap::new(),
             steps,
@@ -184,10 +184,14 @@ impl Evaluator<'_> {
             let Some((point, keep)) = combine(node.op, l, r, &mut self.annotations, node.span) else {
                 continue;
             };
-            let out = *target.get_or_insert_with(|| {
-                let labels = result_labels(many.labels(), one.labels(), node.op, join.matching);
-                join.out.row(&labels, node.return_bool || many.drops_name())
-            });
+            let out = match target {
+                Some(out) => out,
+                None => {
+                    let labels = result_labels(many.labels(), one.labels(), node.op, join.matching);
+                    join.out.row(&labels, node.return_bool || many.drops_name())?
+                }
+            };
+            target = Some(out);
             join.claim(group, out, i)?;
             if node.return_bool {
                 join.out.set(out, i, Point::Float(f64::from(u8::from(keep))))?;
@@ -238,7 +242,7 @@ struct Join<'a> {
     node: &'a BinaryNode,
     matching: &'a VectorMatching,
     swapped: bool,
-    out: RowSet,
+    out: RowSet<'a>,
     /// Per group: at which steps it has been matched.
     used: Vec<Vec<bool>>,
     /// Per group and result row: at which steps it has been made.
@@ -356,13 +360,20 @@ impl Groups {
         steps: usize,
     ) -> Result<(), QueryError> {
         let fills = matching.fill.lhs.is_some() || matching.fill.rhs.is_some();
+        let shared = self.ones.iter().any(|members| members.len() > 1);
+        let wanted: Vec<bool> = match shared {
+            true => (0..steps)
+                .map(|i| fills || many.iter().any(|r| r.has(i)))
+                .collect(),
+            false => return Ok(()),
+        };
         for (key, members) in self.keys.iter().zip(&self.ones).filter(|(_, m)| m.len() > 1) {
             for i in 0..steps {
                 let mut present = members.iter().filter_map(|&o| one.get(o)).filter(|r| r.has(i));
                 let (Some(a), Some(b)) = (present.next(), present.next()) else {
                     continue;
                 };
-                if !fills && !many.iter().any(|r| r.has(i)) {
+                if !wanted.get(i).copied().unwrap_or(false) {
                     continue;
                 }
                 return Err(duplicate(key, &a.labels, &b.labels, matching));

@@ -59,18 +59,20 @@ impl Evaluator<'_> {
         let span = node.args.get(at).map_or(node.span, Node::span);
         let questions = self.questions(node, steps)?;
         let classics = self.classics(&rows, span);
-        let mut out = RowSet::new(steps.count());
+        let natives: Vec<&Row> = rows.iter().filter(|r| !r.histograms.is_empty()).collect();
+        // A native and a classic histogram of one name rival each other wherever both have something.
+        let classic_of: HashMap<&Labels, &Classic<'_>> = classics.iter().map(|c| (&c.labels, c)).collect();
+        let native_of: HashMap<&Labels, &Row> = natives.iter().map(|r| (&r.labels, *r)).collect();
+        let mut out = RowSet::new(steps.count(), self.account);
         for question in &questions {
-            for row in rows.iter().filter(|r| !r.histograms.is_empty()) {
+            for row in &natives {
                 check(self.ctx)?;
-                let rival = classics.iter().find(|c| c.labels == row.labels);
+                let rival = classic_of.get(&row.labels).copied();
                 self.answer_native(row, rival, question, span, &mut out)?;
             }
             for classic in &classics {
                 check(self.ctx)?;
-                let rival = rows
-                    .iter()
-                    .find(|r| !r.histograms.is_empty() && r.labels == classic.labels);
+                let rival = native_of.get(&classic.labels).copied();
                 self.answer_classic(classic, rival, question, steps, span, &mut out)?;
             }
         }
@@ -145,9 +147,9 @@ impl Evaluator<'_> {
         rival: Option<&Classic<'_>>,
         question: &Question,
         span: Span,
-        out: &mut RowSet,
+        out: &mut RowSet<'_>,
     ) -> Result<(), QueryError> {
-        let target = out.row(&question.labels(&row.labels), true);
+        let target = out.row(&question.labels(&row.labels), true)?;
         for (i, h) in row.histograms.iter().enumerate() {
             let Some(h) = h else { continue };
             if rival.is_some_and(|c| {
@@ -192,9 +194,9 @@ impl Evaluator<'_> {
         question: &Question,
         steps: Steps,
         span: Span,
-        out: &mut RowSet,
+        out: &mut RowSet<'_>,
     ) -> Result<(), QueryError> {
-        let target = out.row(&question.labels(&classic.labels), true);
+        let target = out.row(&question.labels(&classic.labels), true)?;
         let mut buckets = Vec::with_capacity(classic.rows.len());
         for i in 0..steps.count() {
             buckets.clear();

@@ -88,7 +88,7 @@ impl Evaluator<'_> {
             rows
         };
         let by_target = by_target(&infos);
-        let mut out = RowSet::new(steps.count());
+        let mut out = RowSet::new(steps.count(), self.account);
         for (row, plain) in base.iter().zip(plain) {
             check(self.ctx)?;
             if plain {
@@ -199,8 +199,8 @@ fn check_unique(
     Ok(())
 }
 
-fn copy(row: &Row, out: &mut RowSet) -> Result<(), QueryError> {
-    let target = out.row(&row.labels, row.drop_name);
+fn copy(row: &Row, out: &mut RowSet<'_>) -> Result<(), QueryError> {
+    let target = out.row(&row.labels, row.drop_name)?;
     (0..row.values.len()).try_for_each(|i| out.set(target, i, row.point(i)))
 }
 
@@ -209,7 +209,7 @@ fn enrich(
     by_target: &ByTarget<'_>,
     infos: &[Row],
     wanted: &DataLabels,
-    out: &mut RowSet,
+    out: &mut RowSet<'_>,
 ) -> Result<(), QueryError> {
     let names = by_target.get(&target(&row.labels));
     let mut last: Option<(Vec<usize>, usize)> = None;
@@ -226,7 +226,7 @@ fn enrich(
             Some((same, to)) if *same == found => *to,
             _ => {
                 let found = found.iter().filter_map(|&i| infos.get(i));
-                out.row(&with_info(&row.labels, found, wanted)?, row.drop_name)
+                out.row(&with_info(&row.labels, found, wanted)?, row.drop_name)?
             }
         };
         out.set(to, step, row.point(step))?;

@@ -51,12 +51,12 @@ pub(crate) enum Evaluated {
 }
 
 impl Evaluated {
-    /// How many samples it holds.
-    fn samples(&self) -> usize {
+    /// What the query's limit counts for it.
+    fn held(&self) -> usize {
         match self {
             Self::Scalar(s) => s.held(),
             Self::String(_) => 0,
-            Self::Vector(rows) => rows.iter().map(Row::samples).sum(),
+            Self::Vector(rows) => rows.iter().map(Row::held).sum(),
             Self::Matrix(series) => series.iter().map(RangeSeries::samples).sum(),
         }
     }
@@ -112,7 +112,7 @@ impl<'a> Evaluator<'a> {
         }
         let held_before = self.account.current();
         let value = self.eval_node(node, steps)?;
-        self.account.settle(held_before.saturating_add(value.samples()))?;
+        self.account.settle(held_before.saturating_add(value.held()))?;
         Ok(value)
     }
 

@@ -197,7 +197,7 @@ fn anchored<'a>(w: Samples<'a>, s: &StepInfo<'_>) -> Option<Samples<'a>> {
             .copied()
     };
     Some(match before(w.t).max(before(w.ht)) {
-        Some(anchor) => w.between(anchor - 1, i64::MAX),
+        Some(anchor) => w.between(anchor.saturating_sub(1), i64::MAX),
         None => w,
     })
 }

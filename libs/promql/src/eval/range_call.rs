@@ -16,8 +16,8 @@ use crate::steps::Steps;
 /// Computes one value of a range function from one window. Windows are never empty.
 pub(super) type Kernel = fn(Samples<'_>, &mut StepInfo<'_>) -> Result<Point, QueryError>;
 
-/// After how many kernel calls the caller is asked again whether to go on.
-const CALLS_PER_CHECK: usize = 256;
+/// After how many samples the caller is asked again whether to go on: a few milliseconds of work.
+const SAMPLES_PER_CHECK: usize = 1 << 18;
 
 fn kernel(function: FunctionId) -> Option<Kernel> {
     use FunctionId as F;
@@ -144,10 +144,11 @@ impl RangeFunction {
         };
         let labels = row.labels.clone();
         let mut slider = Slider::new(samples);
-        let (mut seen, mut widest) = (0, 0);
+        let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
         for i in 0..steps.count() {
-            if i % CALLS_PER_CHECK == CALLS_PER_CHECK - 1 {
+            if unchecked >= SAMPLES_PER_CHECK {
                 check(shared.ctx)?;
+                unchecked = 0;
             }
             let at = steps.at(i);
             let times = self.spec.at(at);
@@ -157,6 +158,7 @@ impl RangeFunction {
             }
             let weight = window.weight();
             seen += weight;
+            unchecked += weight + 1;
             widest = widest.max(weight);
             let mut info = StepInfo {
                 at,

@@ -133,15 +133,15 @@ pub(super) fn extrapolation_factor(
 ) -> Option<f64> {
     let (&first, &last) = (t.first()?, t.last()?);
     let gaps = t.len() - 1;
-    let mut to_start = (first - s.start) as f64 / 1000.0;
-    let mut to_end = (s.end - last) as f64 / 1000.0;
-    let mut sampled = (last - first) as f64 / 1000.0;
+    let mut to_start = first.saturating_sub(s.start) as f64 / 1000.0;
+    let mut to_end = s.end.saturating_sub(last) as f64 / 1000.0;
+    let mut sampled = last.saturating_sub(first) as f64 / 1000.0;
     let average_gap = if gaps > 0 { sampled / gaps as f64 } else { 0.0 };
     // A gap this much longer than usual means that the series begins or ends within the range.
     let threshold = average_gap * 1.1;
     if let Some(start) = known_start {
         to_start = 0.0;
-        sampled = (last - start) as f64 / 1000.0;
+        sampled = last.saturating_sub(start) as f64 / 1000.0;
     } else if gaps == 0 {
         return None;
     } else {
@@ -193,7 +193,7 @@ pub(super) fn interpolate(before: (i64, f64), after: (i64, f64), t: i64, counter
     } else {
         before.1
     };
-    from + (after.1 - from) * (t - before.0) as f64 / (after.0 - before.0) as f64
+    from + (after.1 - from) * t.saturating_sub(before.0) as f64 / after.0.saturating_sub(before.0) as f64
 }
 
 /// The first and last sample that matter for a range with extended edges: the last one at or before its start (or the
@@ -335,7 +335,7 @@ fn between_last_two(w: Samples<'_>, s: &mut StepInfo<'_>, counter: bool) -> Poin
     let Some((before, after)) = last_two(w) else {
         return Point::Absent;
     };
-    let gap_ms = after.t - before.t;
+    let gap_ms = after.t.saturating_sub(before.t);
     if gap_ms == 0 {
         return Point::Absent;
     }

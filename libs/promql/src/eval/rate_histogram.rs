@@ -188,7 +188,7 @@ fn interpolated(
     if uses_custom_buckets(h1) != uses_custom_buckets(h2) {
         return Err(Incompatible);
     }
-    let fraction = (t - t1) as f64 / (t2 - t1) as f64;
+    let fraction = t.saturating_sub(t1) as f64 / t2.saturating_sub(t1) as f64;
     if counter && is_reset(h2, h1) {
         histogram::scale(&mut result, fraction);
         return Ok(result);

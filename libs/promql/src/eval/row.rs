@@ -6,6 +6,7 @@ use std::sync::Arc;
 use koios_model::{Histogram, Labels, METRIC_NAME, is_stale, stale_nan};
 
 use super::Evaluated;
+use crate::context::Account;
 use crate::error::QueryError;
 
 /// Marks a step without a float. It is the stale marker, which no selector lets through and no arithmetic yields.
@@ -113,7 +114,12 @@ impl Row {
         self.values.iter().all(|&v| is_absent(v)) && self.histograms.iter().all(Option::is_none)
     }
 
-    /// What it weighs in memory, in samples.
+    /// What the query's limit counts for it: its samples, or what a row this long costs however few they are.
+    pub(crate) fn held(&self) -> usize {
+        self.samples().max(held_by_slots(self.values.len()))
+    }
+
+    /// How many samples it has; a histogram counts as many as it weighs.
     pub(crate) fn samples(&self) -> usize {
         let floats = self.values.iter().filter(|&&v| !is_absent(v)).count();
         let histograms: usize = self
@@ -220,31 +226,40 @@ pub(crate) fn same_labelset() -> QueryError {
     QueryError::execution("vector cannot contain metrics with the same labelset")
 }
 
+/// What the query's limit counts for a row of this many steps at least, so that rows with few samples do not exceed all
+/// memory: a quarter of what they would cost if they were full.
+fn held_by_slots(steps: usize) -> usize {
+    steps.div_ceil(4)
+}
+
 /// Collects points into rows by label set, in order of first appearance.
 #[derive(Debug)]
-pub(crate) struct RowSet {
+pub(crate) struct RowSet<'a> {
     rows: Vec<Row>,
     by_labels: HashMap<Labels, usize>,
     steps: usize,
+    account: &'a Account,
 }
 
-impl RowSet {
-    pub(crate) fn new(steps: usize) -> Self {
+impl<'a> RowSet<'a> {
+    pub(crate) fn new(steps: usize, account: &'a Account) -> Self {
         Self {
             rows: Vec::new(),
             by_labels: HashMap::new(),
             steps,
+            account,
         }
     }
 
     /// The row of a label set, made if it is new.
-    pub(crate) fn row(&mut self, labels: &Labels, drop_name: bool) -> usize {
+    pub(crate) fn row(&mut self, labels: &Labels, drop_name: bool) -> Result<usize, QueryError> {
         if let Some(&i) = self.by_labels.get(labels) {
-            return i;
+            return Ok(i);
         }
+        self.account.hold(held_by_slots(self.steps))?;
         self.rows.push(Row::new(labels.clone(), drop_name, self.steps));
         self.by_labels.insert(labels.clone(), self.rows.len() - 1);
-        self.rows.len() - 1
+        Ok(self.rows.len() - 1)
     }
 
     /// Sets one point.
@@ -262,6 +277,13 @@ impl RowSet {
         }
         row.set(step, point);
         Ok(())
+    }
+
+    /// Counts one more at a step.
+    pub(crate) fn increment(&mut self, row: usize, step: usize) {
+        if let Some(v) = self.rows.get_mut(row).and_then(|r| r.values.get_mut(step)) {
+            *v = if is_absent(*v) { 1.0 } else { *v + 1.0 };
+        }
     }
 
     /// The rows that have any sample.

@@ -125,16 +125,16 @@ impl<'a> Evaluator<'a> {
             let Some(row) = source.make(&shared, i, steps, &mut buffer, &mut self.annotations)? else {
                 break;
             };
-            let samples = row.samples();
-            if samples == 0 {
+            if row.is_empty() {
                 continue;
             }
-            shared.account.hold(samples)?;
+            let held = row.held();
+            shared.account.hold(held)?;
             if reads {
-                shared.account.looked_at(samples);
+                shared.account.looked_at(row.samples());
             }
             fold(row, &mut self.annotations)?;
-            shared.account.release(samples);
+            shared.account.release(held);
         }
         if let RowSource::Rows(rows) = source {
             for row in rows {
@@ -150,7 +150,7 @@ impl<'a> Evaluator<'a> {
         let account = self.account;
         let mut rows = Vec::new();
         self.for_each_row(source, steps, |row, _| {
-            account.hold(row.samples())?;
+            account.hold(row.held())?;
             rows.push(row);
             Ok(())
         })?;

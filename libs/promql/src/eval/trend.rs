@@ -19,7 +19,7 @@ fn linear_regression(w: Samples<'_>, origin: i64) -> (f64, f64) {
     }
     let (mut x1, mut y1, mut xy, mut x2) = Default::default();
     for (&t, &y) in w.t.iter().zip(w.v) {
-        let x = (t - origin) as f64 / 1e3;
+        let x = t.saturating_sub(origin) as f64 / 1e3;
         x1 = Kahan::plus(x1, x);
         y1 = Kahan::plus(y1, y);
         xy = Kahan::plus(xy, x * y);
