@@ -163,7 +163,8 @@ mod tests {
     fn cancel_wins_over_the_deadline() {
         let ctx = CancelContext::new(|| true);
         assert_eq!(ctx.interrupted(), Some(Interrupt::Timeout));
-        ctx.clone().cancel();
+        let given_away = ctx.clone();
+        given_away.cancel();
         assert_eq!(ctx.interrupted(), Some(Interrupt::Canceled));
     }
 

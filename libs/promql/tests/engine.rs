@@ -153,7 +153,7 @@ fn equal_selectors_are_read_once() {
             10,
         )
         .unwrap();
-    let asked = memory.asked.lock().unwrap();
+    let asked = memory.asked.lock();
     assert_eq!(asked.len(), 1);
     assert_eq!((asked[0].range.min, asked[0].range.max), (-299_999, 60_000));
 }
@@ -162,7 +162,7 @@ fn equal_selectors_are_read_once() {
 fn selectors_far_apart_are_read_apart() {
     let memory = Memory::load(HTTP);
     memory.instant("sum(limit) - sum(limit offset 1w)", 60).unwrap();
-    let asked = memory.asked.lock().unwrap();
+    let asked = memory.asked.lock();
     assert_eq!(asked.len(), 2);
     assert!(
         asked

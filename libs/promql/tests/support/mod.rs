@@ -1,11 +1,13 @@
 //! Series in memory, written as in `up{job="a"} 1 2 _ 4`: one value every ten seconds from time 0, `_` for none.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex as StdMutex;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use parking_lot::Mutex;
+
 use koios_model::{Labels, Sample, TimeRange, stale_nan};
 use koios_promql::{
     Columns, Completeness, Engine, ParseOptions, Query, QueryContext, QueryError, QueryOutput, Queryable,
@@ -20,8 +22,7 @@ pub(crate) const STEP_MS: i64 = 10_000;
 pub(crate) struct Memory {
     pub(crate) series: BTreeMap<Labels, Vec<Sample>>,
     pub(crate) completeness: Completeness,
-    #[allow(clippy::disallowed_types, reason = "a test's own note pad")]
-    pub(crate) asked: StdMutex<Vec<SelectRequest>>,
+    pub(crate) asked: Mutex<Vec<SelectRequest>>,
     /// How many series come in one batch.
     pub(crate) batch: usize,
 }
@@ -56,7 +57,7 @@ impl Queryable for Memory {
                 data: Box::new(Samples(samples.clone())),
             })
             .collect();
-        self.asked.lock().unwrap().push(req);
+        self.asked.lock().push(req);
         let mut items = Vec::new();
         let mut rest = matching.into_iter().peekable();
         while rest.peek().is_some() {
