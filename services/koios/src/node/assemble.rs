@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use koios_control::{ClusterState, ControlPlane, Member, Role};
+use koios_control::{ClusterState, ControlPlane, Member, Role, StateHandle};
 use koios_distributor::Distributor;
 use koios_ingester::Ingester;
 use koios_model::TenantId;
@@ -160,10 +160,10 @@ impl Assembly {
         routers.merge_http(koios_ingester::router(ingester.clone()));
         let replaying = shared.readiness.component("ingester");
         replaying.not_ready("replaying the write-ahead log");
-        let clock = Arc::clone(&shared.runtime.clock);
+        let (clock, state) = (Arc::clone(&shared.runtime.clock), self.plane.state().clone());
         self.tasks.spawn_cancelled("ingester readiness", async move {
             if ingester.wait_running().await {
-                follow_counting(&ingester, &replaying, &clock).await;
+                follow_counting(&ingester, &state, &replaying, &clock).await;
             }
         });
         Ok(())
@@ -237,14 +237,21 @@ impl Assembly {
     }
 }
 
-/// Ready means that another member may go: this one counts in every partition it hosts.
-async fn follow_counting(ingester: &Ingester, component: &Component, clock: &ClockHandle) {
+/// Ready means that another member may go: this one counts in every partition that the state gives it.
+async fn follow_counting(
+    ingester: &Ingester,
+    state: &StateHandle,
+    component: &Component,
+    clock: &ClockHandle,
+) {
     loop {
-        match ingester.status().partitions.iter().find(|p| !p.counts) {
+        let (state, status) = (state.current(), ingester.status());
+        let counts = |id| status.partitions.iter().any(|p| p.partition == id && p.counts);
+        match state.partitions_of(&status.member).find(|p| !counts(p.id)) {
             None => component.ready(),
             Some(p) => component.not_ready(format!(
                 "partition {} does not count here yet: copying from its other members, see `koios ctl status`",
-                p.partition
+                p.id
             )),
         }
         clock.sleep(READINESS_EVERY).await;
