@@ -1,4 +1,4 @@
-//! What tests need beside Rust: Debian's Prometheus and node_exporter, and two pinned Python packages.
+//! What tests need beside Rust: Debian's Prometheus and `node_exporter`, and two pinned Python packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -86,10 +86,6 @@ pub fn main() -> ExitCode {
 
 fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
     let env = |name: &str| std::env::var(name).ok();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the configuration file is read before there is a runtime"
-    )]
     let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
     config::load(
         matches,

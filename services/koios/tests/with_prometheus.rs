@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes itself and node_exporter and writes into Koios; both are asked the same questions.
+//! A real Prometheus scrapes itself and `node_exporter` and writes into Koios; both are asked the same questions.
 
 mod support;
 

@@ -393,7 +393,7 @@ impl Faults {
         run.note(at, format!("start {name}"));
     }
 
-    fn part(&mut self, run: &Simulation, sim: &mut turmoil::Sim<'_>, at: Duration) {
+    fn part(&mut self, run: &Simulation, sim: &turmoil::Sim<'_>, at: Duration) {
         if self.down.keys().any(|n| INGESTERS.contains(n)) || !self.parted.is_empty() {
             return;
         }
@@ -405,7 +405,7 @@ impl Faults {
         run.note(at, format!("part {ingester} from all"));
     }
 
-    fn mend(&mut self, run: &Simulation, sim: &mut turmoil::Sim<'_>, at: Duration) {
+    fn mend(&mut self, run: &Simulation, sim: &turmoil::Sim<'_>, at: Duration) {
         if self.parted.iter().any(|(a, _)| a.is_empty()) {
             return;
         }

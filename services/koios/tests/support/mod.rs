@@ -170,7 +170,9 @@ impl Cluster {
     }
 
     pub fn node(&mut self, name: &str) -> &mut Koios {
-        self.nodes.get_mut(name).expect("a node of the cluster")
+        self.nodes
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("the cluster has no node {name}"))
     }
 
     /// Waits until every process is ready.
