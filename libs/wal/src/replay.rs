@@ -167,7 +167,15 @@ impl Replay {
                 if let Some(last) = last {
                     sync_file(d, &path_of(&dir, last))?;
                 }
-                new.create(d)
+                match new.clone().create(d) {
+                    // Enough to start, answer reads and upload; appends wait for space.
+                    Err(Error::Full { .. }) => NewSegment {
+                        segment_bytes: 0,
+                        ..new
+                    }
+                    .create(d),
+                    other => other,
+                }
             })
             .await?;
         let reader = Reader {

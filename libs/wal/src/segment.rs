@@ -88,7 +88,7 @@ pub(crate) struct Active {
 }
 
 /// What a new segment is made from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NewSegment {
     pub(crate) dir: PathBuf,
     pub(crate) identity: Identity,
@@ -135,7 +135,11 @@ impl NewSegment {
             }
         };
         let path = path_of(&self.dir, self.number);
-        disk.rename(&temporary, &path)?;
+        if let Err(e) = disk.rename(&temporary, &path) {
+            // As above.
+            let _ = disk.remove_file(&temporary);
+            return Err(self.classify(disk, e, capacity));
+        }
         disk.sync_dir(&self.dir)?;
         Ok(Active {
             file,

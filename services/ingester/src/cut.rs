@@ -173,10 +173,6 @@ impl Inner {
     }
 
     /// Writes, uploads and lists a cut's block; gives the manifest version that lists it.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the closure returns what the bucket's commit asks for"
-    )]
     async fn upload(&self, replica: &Replica, block: BlockId, begun: BegunCut) -> Result<(u64, FlushReply)> {
         let (partition, tenant) = replica.key.clone();
         let epoch = self.store.ledger.lock().adopted.get(&partition).copied();

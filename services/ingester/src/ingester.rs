@@ -140,15 +140,16 @@ impl Ingester {
     pub async fn stop(&self) {
         let inner = &self.inner;
         inner.phase.send_if_modified(|p| {
-            let stops = *p == Phase::Running;
+            let stops = *p != Phase::Stopped;
             if stops {
                 *p = Phase::Stopping;
             }
             stops
         });
         inner.background.cancel();
-        let Some(wal) = inner.wal.get() else { return };
-        wal.close();
+        if let Some(wal) = inner.wal.get() {
+            wal.close();
+        }
         let mut phase = inner.phase.subscribe();
         // The sender lives in `self`, so the channel cannot be closed.
         let _ = phase.wait_for(|p| *p == Phase::Stopped).await;
@@ -162,21 +163,34 @@ impl Ingester {
 
 impl Inner {
     async fn run(self: Arc<Self>) {
-        let committer = match self.replay().await {
-            Ok((wal, committer)) => {
-                let _ = self.wal.set(wal);
-                committer
+        let (wal, committer) = match self.replay().await {
+            Ok(started) => started,
+            Err(_) if self.background.is_cancelled() => {
+                self.phase.send_replace(Phase::Stopped);
+                return;
             }
             Err(e) => return self.fail("ingester replay", &e),
         };
+        let _ = self.wal.set(wal.clone());
+        // Looked at after the log is in place: a stop either finds it there or is seen here.
+        if self.background.is_cancelled() {
+            wal.close();
+        }
         let this = Arc::clone(&self);
         self.deps
             .tasks
             .spawn("ingester committer", async move { this.commit(committer).await });
-        if let Err(e) = self.after_replay().await {
-            return self.fail("ingester start", &e);
+        match self.after_replay().await {
+            Err(e) if !self.background.is_cancelled() => return self.fail("ingester start", &e),
+            _ => {}
         }
-        self.phase.send_replace(Phase::Running);
+        self.phase.send_if_modified(|p| {
+            let runs = *p == Phase::Replaying;
+            if runs {
+                *p = Phase::Running;
+            }
+            runs
+        });
         self.spawn("ingester epochs", Self::follow_state);
         self.spawn("ingester repair", Self::repair_forever);
         self.spawn("ingester cut", Self::cut_forever);
@@ -206,6 +220,7 @@ impl Inner {
 
     fn fail(&self, task: &'static str, error: &Error) {
         let message = with_sources(error);
+        self.phase.send_replace(Phase::Stopped);
         self.deps.tasks.fail(TaskError::Failed { task, message });
     }
 
@@ -224,21 +239,25 @@ impl Inner {
         }
     }
 
-    /// The log, once it is replayed and until the ingester stops.
-    pub(crate) fn wal(&self) -> Result<&Wal<Store>> {
+    /// Why nothing can be asked of this member now.
+    pub(crate) fn not_running(&self) -> Error {
         let what = match self.phase() {
             Phase::Replaying => "replays its log; retry shortly",
             Phase::Running => "has no log",
             Phase::Stopping | Phase::Stopped => "is stopping; use another member",
         };
-        let not_running = || Error::NotRunning {
+        Error::NotRunning {
             member: self.deps.member.clone(),
             what,
-        };
-        if self.phase() != Phase::Running {
-            return Err(not_running());
         }
-        self.wal.get().ok_or_else(not_running)
+    }
+
+    /// The log, once it is replayed and until the ingester stops.
+    pub(crate) fn wal(&self) -> Result<&Wal<Store>> {
+        if self.phase() != Phase::Running {
+            return Err(self.not_running());
+        }
+        self.wal.get().ok_or_else(|| self.not_running())
     }
 
     /// Appends one of the ingester's own records.

@@ -45,6 +45,9 @@ impl Inner {
         let segments = replay.segments().to_vec();
         let mut progress = plan(&mut replay, &segments).await?;
         for &number in &segments {
+            if self.background.is_cancelled() {
+                return Err(self.not_running());
+            }
             let content = replay.read(number).await?;
             self.replay_segment(content, &mut progress).await?;
         }

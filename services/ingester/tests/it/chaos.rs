@@ -40,7 +40,11 @@ struct Chaos {
 impl Chaos {
     async fn start(seed: u64) -> Self {
         // Logs that reach back less far than heads, and farther.
-        let tune = if seed % 2 == 0 { short_logs } else { long_logs };
+        let tune = if seed.is_multiple_of(2) {
+            short_logs
+        } else {
+            long_logs
+        };
         let w = World::start_with(MEMBERS, tune).await;
         Self {
             w,

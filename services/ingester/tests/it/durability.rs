@@ -127,6 +127,10 @@ async fn a_full_disk_refuses_writes_answers_reads_and_heals() {
         "{refused}"
     );
     w.check(&w.read(0).await.unwrap().0);
+    // It starts on the full disk, too.
+    w.crash(0).await;
+    assert!(w.boot(0).await);
+    w.check(&w.read(0).await.unwrap().0);
     w.nodes[0].disk.set_capacity(None);
     assert!(w.write(&[("b", T0, 1.0)]).await);
     w.crash(0).await;
@@ -210,4 +214,18 @@ async fn a_stop_drains_what_was_pushed() {
     w.crash(0).await;
     w.boot(0).await;
     assert_eq!(w.read(0).await.unwrap().0.len(), acked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_the_replay_ends() {
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.kill(0).await;
+    let booting = w.boot_only(0);
+    booting.stop().await;
+    assert!(!booting.wait_running().await);
+    w.nodes[0].tasks.stop().await;
+    assert_eq!(w.nodes[0].tasks.failure(), None);
+    assert!(w.boot(0).await);
+    w.check(&w.read(0).await.unwrap().0);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +25,8 @@ use koios_model::{
     TenantSeed, TimeRange,
 };
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, RealNet, RngHandle, Runtime, TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
+    TokioClock,
 };
 use koios_server::Metrics;
 use koios_testkit::sim_disk::SimDisk;
@@ -224,6 +225,7 @@ pub(crate) struct World {
     pub(crate) acked: Samples,
     pub(crate) sent: BTreeMap<(String, i64), Vec<u64>>,
     pub(crate) tune: fn(&mut Settings),
+    machine: Option<PathBuf>,
     next: u64,
 }
 
@@ -242,6 +244,11 @@ impl World {
     }
 
     pub(crate) async fn start_with(members: usize, tune: fn(&mut Settings)) -> Self {
+        Self::start_on(None, members, tune).await
+    }
+
+    /// On the real disk, under `machine`, and on threads; or simulated.
+    pub(crate) async fn start_on(machine: Option<PathBuf>, members: usize, tune: fn(&mut Settings)) -> Self {
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(T0));
         let rng = RngHandle::from_seed(7);
         let store = Arc::new(FaultyStore::default());
@@ -274,6 +281,7 @@ impl World {
             acked: Samples::new(),
             sent: BTreeMap::new(),
             tune,
+            machine,
             next: 0,
         };
         world.state.offer(world.first_state());
@@ -328,7 +336,16 @@ impl World {
 
     /// Starts a member and waits until its log is replayed.
     pub(crate) async fn boot(&mut self, i: usize) -> bool {
-        let mut settings = Settings::new("/data/wal");
+        let ingester = self.boot_only(i);
+        ingester.wait_running().await
+    }
+
+    /// Starts a member.
+    pub(crate) fn boot_only(&mut self, i: usize) -> Ingester {
+        let mut settings = Settings::new(match &self.machine {
+            Some(dir) => dir.join(name_of(i)),
+            None => "/data/wal".into(),
+        });
         settings.wal_segment_bytes = 64 << 10;
         settings.disk_reserve_bytes = 0;
         (self.tune)(&mut settings);
@@ -338,8 +355,14 @@ impl World {
             runtime: Runtime {
                 clock: Arc::clone(&self.clock),
                 rng: self.rng.fork(),
-                disk: DiskHandle::inline(Arc::new(node.disk.clone())),
-                cpu: Cpu::inline(),
+                disk: match &self.machine {
+                    Some(_) => DiskHandle::threaded(Arc::new(RealDisk), 2).unwrap(),
+                    None => DiskHandle::inline(Arc::new(node.disk.clone())),
+                },
+                cpu: match &self.machine {
+                    Some(_) => Cpu::threaded(3).unwrap(),
+                    None => Cpu::inline(),
+                },
                 net: Arc::new(RealNet),
             },
             member: name_of(i),
@@ -357,7 +380,7 @@ impl World {
         let ingester = Ingester::start(settings, deps);
         node.ingester = Some(ingester.clone());
         self.directory.0.lock().insert(name_of(i), ingester.clone());
-        ingester.wait_running().await
+        ingester
     }
 
     /// Ends a member's tasks where they stand.

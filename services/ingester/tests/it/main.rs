@@ -10,3 +10,5 @@ mod durability;
 mod harness;
 #[cfg(test)]
 mod repair;
+#[cfg(test)]
+mod threads;
