@@ -3,7 +3,7 @@
 use super::matrix::{RangeInput, WindowSpec};
 use super::row::{Point, Row, Scalars};
 use super::source::RowSource;
-use super::window::{SampleBuffer, Samples, Slider, StepInfo};
+use super::window::{Index, SampleBuffer, Samples, Slider, StepInfo};
 use super::{Evaluator, Shared, over_time, rate, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -12,6 +12,9 @@ use crate::error::QueryError;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+
+/// How many windows must share a sample for an [`Index`] to pay.
+const OVERLAP_MIN: i64 = 3;
 
 /// Computes one value of a range function from one window. Windows are never empty.
 pub(super) type Kernel = fn(Samples<'_>, &mut StepInfo<'_>) -> Result<Point, QueryError>;
@@ -142,6 +145,11 @@ impl RangeFunction {
         } else {
             without_starts(samples)
         };
+        let index = self.index(samples, steps);
+        let samples = Samples {
+            index: index.as_ref(),
+            ..samples
+        };
         let labels = row.labels.clone();
         let mut slider = Slider::new(samples);
         let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
@@ -178,6 +186,21 @@ impl RangeFunction {
         shared.account.hold(widest)?;
         shared.account.release(widest);
         Ok(())
+    }
+
+    /// What helps with all windows of a series, if they overlap so much that it pays.
+    fn index(&self, samples: Samples<'_>, steps: Steps) -> Option<Index> {
+        let overlap = steps.count() > 1 && self.spec.range_ms / steps.interval() >= OVERLAP_MIN;
+        let drops_tell = samples.st.is_empty() && samples.ht.is_empty();
+        match self.function {
+            _ if !overlap => None,
+            FunctionId::Rate | FunctionId::Increase | FunctionId::Resets if drops_tell => {
+                Some(Index::drops(samples.v))
+            }
+            FunctionId::MaxOverTime => Some(Index::extremes(samples.v, over_time::is_above)),
+            FunctionId::MinOverTime => Some(Index::extremes(samples.v, over_time::is_below)),
+            _ => None,
+        }
     }
 
     fn note_possible_non_counter(&self, shared: &Shared<'_>, row: &Row, annotations: &mut Annotations) {

@@ -85,6 +85,13 @@ fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
 /// Adds to `change` what the counter had counted whenever it began anew, one reset after the other: the order of the
 /// additions is part of the result.
 fn corrected_for_resets(mut change: f64, w: Samples<'_>, s: &mut StepInfo<'_>) -> f64 {
+    if let Some(drops) = w.drops() {
+        // Most counters never fall: then there is nothing to add.
+        for i in drops {
+            change += w.v.get(i - 1).copied().unwrap_or_default();
+        }
+        return change;
+    }
     if w.st.is_empty() {
         for pair in w.v.windows(2) {
             if let [before, after] = pair
@@ -300,6 +307,18 @@ pub(super) struct Last<'a> {
 
 /// The last two samples, the older one first.
 pub(super) fn last_two<'a>(w: Samples<'a>) -> Option<(Last<'a>, Last<'a>)> {
+    if w.ht.is_empty() {
+        let sample = |i: usize| {
+            Some(Last {
+                t: *w.t.get(i)?,
+                start: w.start_of(i),
+                v: *w.v.get(i)?,
+                h: None,
+            })
+        };
+        let newest = w.t.len().checked_sub(1)?;
+        return Some((sample(newest.checked_sub(1)?)?, sample(newest)?));
+    }
     let floats = (w.t.len().saturating_sub(2)..w.t.len()).filter_map(|i| {
         Some(Last {
             t: *w.t.get(i)?,
