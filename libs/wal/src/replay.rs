@@ -36,7 +36,16 @@ pub struct Replay {
     segments: Vec<u32>,
     /// Per segment: up to where the one after it says that it was synced.
     synced: Vec<u32>,
-    last_end: u32,
+    last: LastSegment,
+}
+
+/// What was found of the last segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastSegment {
+    /// Up to where it is known to have been synced: damage at its end may never have been.
+    synced: u32,
+    /// Where its unused space begins; unset when that is not sure.
+    unused_from: Option<u32>,
 }
 
 impl Replay {
@@ -60,7 +69,7 @@ impl Replay {
             disk,
             segments,
             synced,
-            last_end: 0,
+            last: LastSegment::default(),
         })
     }
 
@@ -98,7 +107,11 @@ impl Replay {
             damage.splice(0..0, missing(*before, number));
         }
         if Some(&number) == self.segments.last() {
-            self.last_end = end;
+            let tail = damage.iter().find(|d| d.kind == DamageKind::Tail);
+            self.last = LastSegment {
+                synced: tail.map_or(end, |d| d.lsn.offset()),
+                unused_from: damage.is_empty().then_some(end),
+            };
         }
         Ok(SegmentContent {
             number,
@@ -153,7 +166,7 @@ impl Replay {
             dir: self.settings.dir.clone(),
             identity: self.identity,
             number,
-            previous_end: self.last_end,
+            previous_end: self.last.synced,
             checkpoint: apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32)),
             group_bytes: 0,
             segment_bytes: self.settings.segment_bytes,
@@ -161,11 +174,12 @@ impl Replay {
             reserve_bytes: 0,
         };
         let dir = self.settings.dir.clone();
+        let unused_from = self.last.unused_from;
         let active = self
             .disk
             .run(move |d| {
                 if let Some(last) = last {
-                    sync_file(d, &path_of(&dir, last))?;
+                    settle(d, &path_of(&dir, last), unused_from)?;
                 }
                 match new.clone().create(d) {
                     // Enough to start, answer reads and upload; appends wait for space.
@@ -195,8 +209,13 @@ impl Replay {
     }
 }
 
-fn sync_file(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+/// Syncs a replayed segment and gives its unused space back.
+fn settle(disk: &dyn Disk, path: &Path, unused_from: Option<u32>) -> Result<(), DiskError> {
     let file = disk.open(path, OpenMode::ReadWrite)?;
+    if let Some(end) = unused_from {
+        file.set_len(u64::from(end))
+            .map_err(|e| DiskError::io("trim", path, e))?;
+    }
     file.sync_data().map_err(|e| DiskError::io("sync", path, e))
 }
 

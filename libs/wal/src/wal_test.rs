@@ -397,6 +397,29 @@ async fn a_crash_in_mid_group_is_reported_as_ambiguous_and_stays_readable() {
     assert_eq!(batches(&contents), [0, 1, 2, 4, 5]);
     let damage: Vec<_> = contents.iter().flat_map(|c| &c.damage).collect();
     assert_eq!(damage.len(), 1);
+    assert_eq!(damage[0].kind, DamageKind::Tail);
+}
+
+#[tokio::test]
+async fn restarts_give_unused_space_back() {
+    let mut disk = MemoryDisk::default();
+    for n in 0..5 {
+        let running = run(open(&disk).await.0).await;
+        append_all(&running.wal, n..n + 1, 10).await;
+        disk = disk.crash(0);
+    }
+    let (replay, contents) = open(&disk).await;
+    assert_eq!(batches(&contents), [0, 1, 2, 3, 4]);
+    assert!(contents.iter().all(|c| c.damage.is_empty()));
+    run(replay).await;
+    let sizes = disk
+        .0
+        .lock()
+        .files
+        .values()
+        .map(|f| f.lock().now.len())
+        .collect::<Vec<_>>();
+    assert_eq!(sizes.iter().filter(|s| **s >= 4096).count(), 1, "{sizes:?}");
 }
 
 #[tokio::test]
