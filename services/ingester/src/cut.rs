@@ -185,9 +185,8 @@ impl Inner {
         };
         let key = replica.key.clone();
         let encoded = self
-            .deps
-            .runtime
-            .cpu
+            .pools
+            .long
             .run(move || encode(options, &begun).map_err(|e| e.into_error(key)))
             .await??;
         let Some(parts) = encoded else {

@@ -120,6 +120,6 @@ impl Fetching {
                 _ => Ok(found),
             }
         };
-        self.inner.deps.runtime.cpu.run(decode).await?
+        self.inner.pools.long.run(decode).await?
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use koios_model::PartitionId;
-use koios_runtime::{CancellationToken, TaskError};
+use koios_runtime::{CancellationToken, Cpu, TaskError};
 use koios_wal::{Append, Committer, Wal, WalSettings};
 use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
@@ -41,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) deps: Deps,
     pub(crate) store: Arc<Store>,
+    pub(crate) pools: Pools,
     wal: OnceLock<Wal<Store>>,
     pub(crate) gates: Mutex<BTreeMap<PartitionId, Arc<Gate>>>,
     phase: watch::Sender<Phase>,
@@ -51,6 +52,30 @@ pub(crate) struct Inner {
     /// Segments are read one by one: each is held in memory whole.
     pub(crate) segment_reads: tokio::sync::Semaphore,
     pub(crate) bucket_down: AtomicBool,
+}
+
+/// Threads of their own: applying must not wait for reads and blocks, nor these for each other.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    /// Applies what is durable.
+    pub(crate) apply: Cpu,
+    /// Encodes blocks, decodes segments for peers: seconds at a time.
+    pub(crate) long: Cpu,
+}
+
+impl Pools {
+    fn new(cpu: &Cpu) -> Self {
+        let separate = |name| {
+            cpu.separate(name, 1).unwrap_or_else(|error| {
+                tracing::warn!(%error, name, "no threads of its own; sharing");
+                cpu.clone()
+            })
+        };
+        Self {
+            apply: separate("koios-apply"),
+            long: separate("koios-cut"),
+        }
+    }
 }
 
 /// One hosted partition, for operators.
@@ -99,6 +124,7 @@ impl Ingester {
             wal: OnceLock::new(),
             gates: Mutex::default(),
             phase: watch::Sender::new(Phase::Replaying),
+            pools: Pools::new(&deps.runtime.cpu),
             wake_cut: Notify::new(),
             wake_repair: Notify::new(),
             segment_reads: tokio::sync::Semaphore::new(1),

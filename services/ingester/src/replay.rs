@@ -65,7 +65,7 @@ impl Inner {
         self.store.metrics.replay_seconds.observe(took.as_secs_f64());
         let (segments, loaded_from) = (segments.len(), progress.load_from);
         tracing::info!(segments, loaded_from, ?took, "write-ahead log replayed");
-        let (cpu, clock) = (runtime.cpu.clone(), Arc::clone(&runtime.clock));
+        let (cpu, clock) = (self.pools.apply.clone(), Arc::clone(&runtime.clock));
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
