@@ -7,6 +7,7 @@ use std::time::Duration;
 use koios_ingester::Settings;
 use koios_model::TimeRange;
 use koios_runtime::{Disk, RngHandle};
+use koios_testkit::sim_disk::SimDisk;
 use koios_wire::ReadEnd;
 
 use crate::harness::{HOUR, MINUTE, Samples, World, merge};
@@ -60,7 +61,7 @@ impl Chaos {
     }
 
     async fn step(&mut self) {
-        match self.rng.below(20) {
+        match self.rng.below(23) {
             0..=9 => self.write().await,
             10..=11 => {
                 let wait = self.rng.below(40 * 60);
@@ -79,12 +80,19 @@ impl Chaos {
                 }
             }
             16 => self.lose_disk_or_damage().await,
+            17..=18 => self.power_loss_in_mid_write().await,
+            19 => self.power_loss_in_mid_flush().await,
             _ => self.check().await,
         }
         self.heal_hurt();
     }
 
     async fn write(&mut self) {
+        let samples = self.samples();
+        self.w.write(&samples).await;
+    }
+
+    fn samples(&mut self) -> Vec<(&'static str, i64, f64)> {
         let now = self.w.clock.now_ms();
         let mut samples = Vec::new();
         for series in ["a", "b", "c"] {
@@ -93,7 +101,46 @@ impl Chaos {
             self.value += 1.0;
             samples.push((series, t, self.value));
         }
-        self.w.write(&samples).await;
+        samples
+    }
+
+    /// The power goes somewhere between a push and its answer, at one member or at all.
+    async fn power_loss_in_mid_write(&mut self) {
+        let samples = self.samples();
+        let one = self.pick();
+        let all = self.rng.below(2) == 0;
+        let up = |i: &usize| self.down != Some(*i);
+        let to: Vec<usize> = (0..MEMBERS).filter(up).collect();
+        let hit: Vec<usize> = to.iter().copied().filter(|i| all || *i == one).collect();
+        let disks: Vec<_> = hit.iter().map(|&i| self.w.nodes[i].disk.clone()).collect();
+        let after = self.rng.below(12);
+        let crash = async {
+            for _ in 0..after {
+                tokio::task::yield_now().await;
+            }
+            disks.iter().for_each(SimDisk::crash);
+        };
+        self.w.write_while(&to, &samples, crash).await;
+        for i in hit {
+            assert!(self.w.reboot(i).await);
+        }
+    }
+
+    /// The power goes somewhere in the middle of cuts.
+    async fn power_loss_in_mid_flush(&mut self) {
+        let i = self.pick();
+        if self.down == Some(i) {
+            return;
+        }
+        let (disk, after) = (self.w.nodes[i].disk.clone(), self.rng.below(200));
+        let crash = async {
+            for _ in 0..after {
+                tokio::task::yield_now().await;
+            }
+            disk.crash();
+        };
+        let _ = futures::join!(self.w.flush(i), crash);
+        assert!(self.w.reboot(i).await);
     }
 
     async fn fault_or_boot(&mut self) {

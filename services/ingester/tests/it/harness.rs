@@ -397,6 +397,12 @@ impl World {
         self.halt(i).await;
     }
 
+    /// Ends a member whose disk has crashed, and starts it again.
+    pub(crate) async fn reboot(&mut self, i: usize) -> bool {
+        self.halt(i).await;
+        self.boot(i).await
+    }
+
     /// The process of one member dies.
     pub(crate) async fn kill(&mut self, i: usize) {
         self.nodes[i].disk.kill();
@@ -459,6 +465,16 @@ impl World {
     }
 
     pub(crate) async fn write_to(&mut self, to: &[usize], samples: &[(&str, i64, f64)]) -> bool {
+        self.write_while(to, samples, async {}).await
+    }
+
+    /// Pushes while something else happens.
+    pub(crate) async fn write_while(
+        &mut self,
+        to: &[usize],
+        samples: &[(&str, i64, f64)],
+        meanwhile: impl Future<Output = ()>,
+    ) -> bool {
         let batch = self.batch(samples);
         let pushes = to
             .iter()
@@ -467,7 +483,7 @@ impl World {
                 let batch = Arc::clone(&batch);
                 async move { m.push(batch).await }
             });
-        let acks = futures::future::join_all(pushes).await;
+        let (acks, ()) = futures::join!(futures::future::join_all(pushes), meanwhile);
         let acked = acks.iter().filter(|a| a.is_ok()).count() > self.nodes.len() / 2;
         if acked {
             for &(series, t, v) in samples {
