@@ -104,16 +104,37 @@ pub(crate) struct Account {
     peak: AtomicUsize,
     total: AtomicU64,
     max: usize,
+    label_bytes: AtomicUsize,
+    max_label_bytes: usize,
 }
 
 impl Account {
-    pub(crate) fn new(max: usize) -> Self {
+    /// With the limits on samples held at once and on bytes of labels made.
+    pub(crate) fn new(max: usize, max_label_bytes: usize) -> Self {
         Self {
             current: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             max,
+            label_bytes: AtomicUsize::new(0),
+            max_label_bytes,
         }
+    }
+
+    /// Counts bytes of a label set that did not come from storage. They are never given back: a query makes each label
+    /// set once.
+    pub(crate) fn make_labels(&self, bytes: usize) -> Result<(), QueryError> {
+        let made = self
+            .label_bytes
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
+        if made > self.max_label_bytes {
+            return Err(QueryError::LimitExceeded(format!(
+                "query memory limit of {} bytes exceeded by labels: select fewer series or make shorter labels",
+                self.max_label_bytes
+            )));
+        }
+        Ok(())
     }
 
     /// Takes `n` more samples into memory.
@@ -170,7 +191,7 @@ mod tests {
 
     #[test]
     fn holding_more_than_the_limit_fails() {
-        let a = Account::new(10);
+        let a = Account::new(10, 0);
         assert!(a.hold(10).is_ok());
         a.release(5);
         assert!(a.hold(5).is_ok() && a.hold(1).is_err());

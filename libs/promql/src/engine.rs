@@ -36,6 +36,8 @@ pub struct EngineOptions {
     pub max_series_fetched: u64,
     /// Most encoded bytes a query may fetch; 0 for no limit.
     pub max_bytes_fetched: u64,
+    /// Most bytes of labels a query may make, by `label_replace` or in matching and grouping.
+    pub max_label_bytes: usize,
     /// The resolution of subqueries that do not name one, milliseconds.
     pub default_subquery_step_ms: i64,
     /// Whether start timestamps tell counter resets.
@@ -51,6 +53,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             max_series_fetched: 0,
             max_bytes_fetched: 0,
+            max_label_bytes: 512 << 20,
             default_subquery_step_ms: 60_000,
             use_start_timestamps: true,
             type_and_unit_labels: false,
@@ -340,7 +343,7 @@ impl Meter {
 
 fn limit(what: &str, max: u64) -> QueryError {
     QueryError::LimitExceeded(format!(
-        "query fetches more than {max} {what}: select fewer series or a shorter time range, or raise the limit"
+        "query fetched too many {what} (limit {max}): select fewer series or a shorter time range, or raise the limit"
     ))
 }
 
@@ -395,7 +398,7 @@ impl Fetched {
             annotations,
             mut stats,
         } = self;
-        let account = Account::new(prepared.options.max_samples);
+        let account = Account::new(prepared.options.max_samples, prepared.options.max_label_bytes);
         let mut evaluator = Evaluator {
             fetched: &answers,
             query: &prepared.text,

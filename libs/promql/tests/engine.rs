@@ -226,7 +226,9 @@ fn fetching_more_than_allowed_names_the_limit() {
         .instant_with(&engine, "http_total", 60, &koios_promql::Uninterrupted)
         .unwrap_err();
     assert!(
-        error.to_string().starts_with("query fetches more than 2 series"),
+        error
+            .to_string()
+            .starts_with("query fetched too many series (limit 2)"),
         "{error}"
     );
 }
@@ -291,4 +293,25 @@ fn subqueries_are_aligned_to_multiples_of_their_step() {
         .instant("limit{job=\"web\"}[25s:10s]", 47)
         .unwrap();
     assert_eq!(lines(&output), [r#"{__name__="limit", job="web"} 7@30 7@40"#]);
+}
+
+#[rstest]
+// Each level doubles the label.
+#[case::replace("label_replace(QUERY, \"job\", \"$1$1\", \"job\", \"(.*)\")")]
+#[case::join("label_join(QUERY, \"job\", \"\", \"job\", \"job\")")]
+fn i12_labels_cannot_be_blown_up(#[case] wrap: &str) {
+    let query = (0..40).fold("limit".to_owned(), |query, _| wrap.replace("QUERY", &query));
+    let small = Engine::new(EngineOptions {
+        max_label_bytes: 1 << 20,
+        ..EngineOptions::default()
+    });
+    let error = Memory::load(HTTP)
+        .instant_with(&small, &query, 60, &koios_promql::Uninterrupted)
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("query memory limit of 1048576 bytes exceeded"),
+        "{error}"
+    );
 }

@@ -115,6 +115,7 @@ impl Evaluator<'_> {
                 Some(&at) => at,
                 None => {
                     account.hold(steps.count())?;
+                    account.make_labels(labels.packed().len())?;
                     groups.push(Group::new(labels.clone(), node.op, steps.count()));
                     by_labels.insert(labels, groups.len() - 1);
                     groups.len() - 1

@@ -5,6 +5,7 @@ use regex::{Captures, Regex, RegexBuilder};
 
 use super::row::{Row, merge_equal_labels};
 use super::{Evaluator, wrong_type};
+use crate::context::check;
 use crate::error::QueryError;
 use crate::plan::{CallNode, Node};
 use crate::steps::Steps;
@@ -67,12 +68,20 @@ impl Evaluator<'_> {
         let (target, replacement) = (text(node, 1)?, text(node, 2)?);
         let (source, pattern) = (text(node, 3)?, compile(text(node, 4)?)?);
         check_name(target, "destination", "label_replace")?;
+        let references = replacement.matches('$').count();
         let mut rows = self.vector_arg(node, 0, steps)?;
         for row in &mut rows {
+            check(self.ctx)?;
             let value = row.labels.get(source).unwrap_or("");
             let Some(captures) = pattern.captures(value) else {
                 continue;
             };
+            // Counted before it is made: the longest that it can become.
+            let longest = references
+                .saturating_mul(value.len())
+                .saturating_add(replacement.len());
+            self.account
+                .make_labels(row.labels.packed().len().saturating_add(longest))?;
             let value = expanded(&captures, replacement);
             set(row, target, &value);
         }
@@ -90,7 +99,14 @@ impl Evaluator<'_> {
         check_name(target, "destination", "label_join")?;
         let mut rows = self.vector_arg(node, 0, steps)?;
         for row in &mut rows {
+            check(self.ctx)?;
             let values: Vec<_> = sources.iter().map(|s| row.labels.get(s).unwrap_or("")).collect();
+            let separators = separator.len().saturating_mul(values.len());
+            let length = values
+                .iter()
+                .fold(separators, |sum, v| sum.saturating_add(v.len()));
+            self.account
+                .make_labels(row.labels.packed().len().saturating_add(length))?;
             let joined = values.join(separator);
             set(row, target, &joined);
         }

@@ -257,6 +257,7 @@ impl<'a> RowSet<'a> {
             return Ok(i);
         }
         self.account.hold(held_by_slots(self.steps))?;
+        self.account.make_labels(labels.packed().len())?;
         self.rows.push(Row::new(labels.clone(), drop_name, self.steps));
         self.by_labels.insert(labels.clone(), self.rows.len() - 1);
         Ok(self.rows.len() - 1)
