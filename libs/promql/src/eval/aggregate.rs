@@ -88,11 +88,11 @@ impl Evaluator<'_> {
         match node.op {
             AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk => {
                 let rows = self.vector(&node.expr, steps)?;
-                self.select_k(node, &param, rows, steps)
+                self.select_k(node, &param, &rows, steps)
             }
             AggregateOp::LimitRatio => {
                 let rows = self.vector(&node.expr, steps)?;
-                self.limit_ratio(node, &param, rows, steps)
+                self.limit_ratio(node, &param, &rows, steps)
             }
             AggregateOp::Quantile => {
                 let rows = self.vector(&node.expr, steps)?;

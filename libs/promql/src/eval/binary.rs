@@ -120,15 +120,11 @@ impl Evaluator<'_> {
             steps,
         };
         for (row, &group) in many.iter().zip(&groups.of_many) {
-            check(self.ctx)?;
-            let ones = groups.ones.get(group).map_or(&[][..], Vec::as_slice);
-            for &o in ones {
-                if let Some(partner) = one.get(o) {
-                    self.join_rows(&mut join, group, Side::Row(row), Side::Row(partner))?;
-                }
+            let partners = groups.partners(group, &one);
+            for partner in &partners {
+                self.join_rows(&mut join, group, Side::Row(row), Side::Row(partner))?;
             }
             if let (Some(fill), Some(key)) = (matching.fill.rhs, groups.keys.get(group)) {
-                let partners: Vec<&Row> = ones.iter().filter_map(|&o| one.get(o)).collect();
                 let missing = Side::Missing {
                     key,
                     fill,
@@ -137,21 +133,14 @@ impl Evaluator<'_> {
                 self.join_rows(&mut join, group, Side::Row(row), missing)?;
             }
         }
-        if let Some(fill) = matching.fill.lhs {
-            for (row, &group) in one.iter().zip(&groups.of_one) {
-                let Some(key) = groups.keys.get(group) else {
-                    continue;
+        for (row, &group) in one.iter().zip(&groups.of_one) {
+            if let (Some(fill), Some(key)) = (matching.fill.lhs, groups.keys.get(group)) {
+                let missing = Side::Missing {
+                    key,
+                    fill,
+                    unless: &[],
                 };
-                self.join_rows(
-                    &mut join,
-                    group,
-                    Side::Missing {
-                        key,
-                        fill,
-                        unless: &[],
-                    },
-                    Side::Row(row),
-                )?;
+                self.join_rows(&mut join, group, missing, Side::Row(row))?;
             }
         }
         Ok(join.out.into_rows())
@@ -165,6 +154,7 @@ impl Evaluator<'_> {
         many: Side<'_>,
         one: Side<'_>,
     ) -> Result<(), QueryError> {
+        check(self.ctx)?;
         let node = join.node;
         let filled_left = matches!(many, Side::Missing { .. });
         let already: Vec<bool> = if filled_left {
@@ -349,6 +339,12 @@ impl Groups {
             of_one,
             ones,
         }
+    }
+
+    /// The series of the "one" side in a group.
+    fn partners<'r>(&self, group: usize, one: &'r [Row]) -> Vec<&'r Row> {
+        let members = self.ones.get(group).map_or(&[][..], Vec::as_slice);
+        members.iter().filter_map(|&o| one.get(o)).collect()
     }
 
     /// Fails if two series of the "one" side share a key at a step where there is something to match.

@@ -22,60 +22,38 @@ impl Evaluator<'_> {
         &mut self,
         node: &AggregateNode,
         param: &Scalars,
-        rows: Vec<Row>,
+        rows: &[Row],
         steps: Steps,
     ) -> Result<Vec<Row>, QueryError> {
-        let (low, high, nan) = extent(param, steps);
-        if !nan && high < 1.0 {
+        if !any_k(param, steps)? {
             return Ok(Vec::new());
         }
-        if nan {
-            return Err(QueryError::execution("Parameter value is NaN"));
-        }
-        if low <= -I64_LIMIT {
-            return Err(QueryError::execution(format!(
-                "Scalar value {} underflows int64",
-                format_g(low)
-            )));
-        }
-        if high >= I64_LIMIT {
-            return Err(QueryError::execution(format!(
-                "Scalar value {} overflows int64",
-                format_g(high)
-            )));
-        }
-        let grouped = Grouped::new(&rows, &node.grouping, node.without);
+        let grouped = Grouped::new(rows, &node.grouping, node.without);
         let by_value = node.op != AggregateOp::Limitk;
         if by_value && rows.iter().any(|r| !r.histograms.is_empty()) {
             self.annotations
                 .histogram_ignored_in_aggregation(node.op.as_str(), node.span);
         }
-        let mut picked = Picked::new(&rows);
-        let mut heaps: Vec<KHeap> = Vec::new();
+        let mut picked = Picked::new(rows);
         for i in 0..steps.count() {
             check(self.ctx)?;
             let k = (param.at(i) as i64).min(rows.len() as i64);
             let Some(k) = usize::try_from(k).ok().filter(|&k| k > 0) else {
                 continue;
             };
-            heaps.clear();
-            heaps.resize_with(grouped.labels.len(), || KHeap::new(k, node.op));
+            let mut heaps: Vec<KHeap> = grouped.labels.iter().map(|_| KHeap::new(k, node.op)).collect();
             for (r, (row, &group)) in rows.iter().zip(&grouped.of_row).enumerate() {
                 let value = row.values.get(i).copied().unwrap_or_else(super::absent);
-                if (by_value && is_absent(value)) || !row.has(i) {
-                    continue;
-                }
-                if let Some(heap) = heaps.get_mut(group) {
+                let counts = if by_value { !is_absent(value) } else { row.has(i) };
+                if let Some(heap) = heaps.get_mut(group).filter(|_| counts) {
                     heap.offer(value, r);
                 }
             }
-            for heap in &mut heaps {
-                for r in heap.take_ordered() {
-                    picked.take(&rows, r, i);
-                }
+            for r in heaps.iter_mut().flat_map(KHeap::take_ordered) {
+                picked.take(rows, r, i);
             }
         }
-        Ok(picked.into_rows(rows, steps.is_single()))
+        Ok(picked.into_rows(steps.is_single()))
     }
 
     /// A share of the series, the same ones each time; a negative ratio gives the others.
@@ -83,7 +61,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &AggregateNode,
         param: &Scalars,
-        rows: Vec<Row>,
+        rows: &[Row],
         steps: Steps,
     ) -> Result<Vec<Row>, QueryError> {
         let (low, high, nan) = extent(param, steps);
@@ -101,7 +79,7 @@ impl Evaluator<'_> {
                 self.annotations.invalid_ratio(low, -1.0, span);
             }
         }
-        let mut picked = Picked::new(&rows);
+        let mut picked = Picked::new(rows);
         for (r, row) in rows.iter().enumerate() {
             check(self.ctx)?;
             let offset = sample_offset(&row.labels);
@@ -113,12 +91,36 @@ impl Evaluator<'_> {
                     offset >= 1.0 + ratio
                 };
                 if chosen {
-                    picked.take(&rows, r, i);
+                    picked.take(rows, r, i);
                 }
             }
         }
-        Ok(picked.into_rows(rows, steps.is_single()))
+        Ok(picked.into_rows(steps.is_single()))
     }
+}
+
+/// Whether any series is wanted at any step; fails if the numbers are none.
+fn any_k(param: &Scalars, steps: Steps) -> Result<bool, QueryError> {
+    let (low, high, nan) = extent(param, steps);
+    if nan {
+        return Err(QueryError::execution("Parameter value is NaN"));
+    }
+    if high < 1.0 {
+        return Ok(false);
+    }
+    if low <= -I64_LIMIT {
+        let low = format_g(low);
+        return Err(QueryError::execution(format!(
+            "Scalar value {low} underflows int64"
+        )));
+    }
+    if high >= I64_LIMIT {
+        let high = format_g(high);
+        return Err(QueryError::execution(format!(
+            "Scalar value {high} overflows int64"
+        )));
+    }
+    Ok(true)
 }
 
 /// The chosen steps of the input rows, in order of first choice.
@@ -151,7 +153,7 @@ impl Picked {
     }
 
     /// In order of choice if that is what the result shows, else in order of input.
-    fn into_rows(mut self, _inputs: Vec<Row>, ordered: bool) -> Vec<Row> {
+    fn into_rows(mut self, ordered: bool) -> Vec<Row> {
         if !ordered {
             return self.rows.into_iter().flatten().collect();
         }
@@ -250,7 +252,7 @@ impl KHeap {
     }
 
     /// The rows kept, best first.
-    fn take_ordered(&mut self) -> impl Iterator<Item = usize> {
+    fn take_ordered(&mut self) -> impl Iterator<Item = usize> + use<> {
         let mut items = std::mem::take(&mut self.items);
         if self.op != AggregateOp::Limitk {
             let descending = self.op == AggregateOp::Topk;

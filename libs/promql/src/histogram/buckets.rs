@@ -123,7 +123,7 @@ fn bound(h: &Histogram, index: i32) -> f64 {
 }
 
 /// A bucket with its bounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bucket {
     pub(crate) lower: f64,
     pub(crate) upper: f64,

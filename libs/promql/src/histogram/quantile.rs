@@ -44,30 +44,13 @@ pub(crate) fn quantile(
         buckets.reverse();
     }
     let rank = if forward { q * h.count } else { (1.0 - q) * h.count };
-    let (bucket, mut count, rest) = find_rank(&buckets, rank);
-    let mut bucket = bucket.unwrap_or(Bucket {
-        lower: 0.0,
-        upper: 0.0,
-        lower_inclusive: false,
-        upper_inclusive: false,
-        count: 0.0,
-    });
-    if !uses_custom_buckets(h) && bucket.lower < 0.0 && bucket.upper > 0.0 {
-        one_sided(h, &mut bucket);
-    } else if uses_custom_buckets(h) {
-        if bucket.lower == f64::NEG_INFINITY {
-            if bucket.upper <= 0.0 {
-                return bucket.upper;
-            }
-            bucket.lower = 0.0;
-        } else if bucket.upper == f64::INFINITY {
-            return bucket.lower;
-        }
-    }
+    let (bucket, count, rest) = find_rank(&buckets, rank);
+    let mut bucket = match finite_bucket(h, bucket) {
+        Ok(bucket) => bucket,
+        Err(edge) => return edge,
+    };
     // Rounding may have made it more.
-    if count > h.count {
-        count = h.count;
-    }
+    let count = if count > h.count { h.count } else { count };
     if count < rank {
         if has_nan {
             annotations.quantile_nan_result(metric, span);
@@ -93,11 +76,30 @@ pub(crate) fn quantile(
     interpolated(h, &bucket, within / bucket.count)
 }
 
+/// The bucket with bounds to interpolate between; the one bound it has if the other is infinite.
+fn finite_bucket(h: &Histogram, mut b: Bucket) -> Result<Bucket, f64> {
+    if !uses_custom_buckets(h) {
+        if b.lower < 0.0 && b.upper > 0.0 {
+            one_sided(h, &mut b);
+        }
+        return Ok(b);
+    }
+    if b.lower == f64::NEG_INFINITY {
+        if b.upper <= 0.0 {
+            return Err(b.upper);
+        }
+        b.lower = 0.0;
+    } else if b.upper == f64::INFINITY {
+        return Err(b.lower);
+    }
+    Ok(b)
+}
+
 /// The bucket in which a rank is reached, the observations up to its end, and the buckets behind it.
-fn find_rank(buckets: &[Bucket], rank: f64) -> (Option<Bucket>, f64, &[Bucket]) {
-    let (mut found, mut count) = (None, 0.0);
+fn find_rank(buckets: &[Bucket], rank: f64) -> (Bucket, f64, &[Bucket]) {
+    let (mut found, mut count) = (Bucket::default(), 0.0);
     for (i, b) in buckets.iter().enumerate() {
-        found = Some(*b);
+        found = *b;
         if b.count == 0.0 {
             continue;
         }
