@@ -33,8 +33,8 @@ pub trait Apply: Send + Sync + 'static {
     /// What an append is answered with.
     type Answer: Send + 'static;
 
-    /// Applies durable records in log order; one answer for each.
-    fn apply(&self, group: Vec<(Lsn, Self::Entry)>) -> Vec<Self::Answer>;
+    /// Applies a durable record; called in log order. Its append is answered at once.
+    fn apply(&self, lsn: Lsn, entry: Self::Entry) -> Self::Answer;
 
     /// The state after everything applied so far, to be carried into a new segment, whose checkpoint stands at `lsn`.
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8>;
@@ -513,19 +513,17 @@ impl<A: Apply> Committer<A> {
         }
     }
 
+    /// Applies a durable group. Each append is answered as soon as it is applied: one tenant's large records don't hold
+    /// up the answers of those before them in the fair order.
     async fn apply_and_answer(&self, durable: Durable<A>) -> Result<()> {
-        let (entries, replies): (Vec<_>, Vec<_>) = durable
-            .lsns
-            .into_iter()
-            .zip(durable.waiting)
-            .map(|(lsn, w)| ((lsn, w.append.entry), w.reply))
-            .unzip();
         let apply = Arc::clone(&self.apply);
-        let answers = self.cpu.run(move || apply.apply(entries)).await?;
-        for (reply, answer) in replies.into_iter().zip(answers) {
-            // The caller may have gone; the record stays.
-            let _ = reply.send(Ok(answer));
-        }
-        Ok(())
+        let work = move || {
+            for (lsn, waiting) in durable.lsns.into_iter().zip(durable.waiting) {
+                let answer = apply.apply(lsn, waiting.append.entry);
+                // The caller may have gone; the record stays.
+                let _ = waiting.reply.send(Ok(answer));
+            }
+        };
+        Ok(self.cpu.run(work).await?)
     }
 }

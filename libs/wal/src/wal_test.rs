@@ -205,10 +205,9 @@ struct Collect(Mutex<Vec<(Lsn, u32)>>);
 impl Apply for Collect {
     type Entry = u32;
     type Answer = Lsn;
-    fn apply(&self, group: Vec<(Lsn, u32)>) -> Vec<Lsn> {
-        let lsns = group.iter().map(|(lsn, _)| *lsn).collect();
-        self.0.lock().extend(group);
-        lsns
+    fn apply(&self, lsn: Lsn, entry: u32) -> Lsn {
+        self.0.lock().push((lsn, entry));
+        lsn
     }
     fn checkpoint(&self, _: Lsn) -> Vec<u8> {
         self.0.lock().len().to_string().into_bytes()

@@ -107,11 +107,8 @@ impl Apply for Store {
     type Entry = Entry;
     type Answer = Answer;
 
-    fn apply(&self, group: Vec<(Lsn, Entry)>) -> Vec<Answer> {
-        group
-            .iter()
-            .map(|(lsn, entry)| self.apply_entry(*lsn, entry))
-            .collect()
+    fn apply(&self, lsn: Lsn, entry: Entry) -> Answer {
+        self.apply_entry(lsn, &entry)
     }
 
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8> {
