@@ -8,7 +8,7 @@ use koios_runtime::{ClockHandle, Cpu, Disk, DiskError, DiskHandle, OpenMode};
 
 use crate::format::{HeaderRead, Keys, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::scan::{Scan, scan};
-use crate::segment::{NewSegment, list, path_of};
+use crate::segment::{Active, NewSegment, list, path_of};
 use crate::{Apply, Committer, Damage, DamageKind, Error, Identity, Lsn, Record, Result, Wal, WalSettings};
 
 /// Folder, beside the segments, of copies of damaged bytes.
@@ -157,41 +157,13 @@ impl Replay {
         cpu: Cpu,
         clock: ClockHandle,
     ) -> Result<(Wal<A>, Committer<A>)> {
-        let last = self.segments.last().copied();
-        let number = last.unwrap_or(0).checked_add(1).ok_or_else(|| Error::Exhausted {
+        let last = self.segments.last().copied().unwrap_or(0);
+        let number = last.checked_add(1).ok_or_else(|| Error::Exhausted {
             dir: self.settings.dir.clone(),
             what: "segment number",
         })?;
-        let new = NewSegment {
-            dir: self.settings.dir.clone(),
-            identity: self.identity,
-            number,
-            previous_end: self.last.synced,
-            checkpoint: apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32)),
-            group_bytes: 0,
-            segment_bytes: self.settings.segment_bytes,
-            // A start must be possible on a full disk, so that the backlog can drain.
-            reserve_bytes: 0,
-        };
-        let dir = self.settings.dir.clone();
-        let unused_from = self.last.unused_from;
-        let active = self
-            .disk
-            .run(move |d| {
-                if let Some(last) = last {
-                    settle(d, &path_of(&dir, last), unused_from)?;
-                }
-                match new.clone().create(d) {
-                    // Enough to start, answer reads and upload; appends wait for space.
-                    Err(Error::Full { .. }) => NewSegment {
-                        segment_bytes: 0,
-                        ..new
-                    }
-                    .create(d),
-                    other => other,
-                }
-            })
-            .await?;
+        let checkpoint = apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32));
+        let active = self.begin(number, checkpoint).await?;
         let reader = Reader {
             disk: self.disk.clone(),
             dir: self.settings.dir.clone(),
@@ -206,6 +178,40 @@ impl Replay {
             cpu,
             clock,
         ))
+    }
+}
+
+impl Replay {
+    /// Settles the last segment and creates the next one.
+    async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<Active> {
+        let new = NewSegment {
+            dir: self.settings.dir.clone(),
+            identity: self.identity,
+            number,
+            previous_end: self.last.synced,
+            checkpoint,
+            group_bytes: 0,
+            segment_bytes: self.settings.segment_bytes,
+            // A start must be possible on a full disk, so that the backlog can drain.
+            reserve_bytes: 0,
+        };
+        let last = self.segments.last().map(|&n| path_of(&self.settings.dir, n));
+        let unused_from = self.last.unused_from;
+        let begin = move |d: &dyn Disk| {
+            if let Some(path) = last {
+                settle(d, &path, unused_from)?;
+            }
+            match new.clone().create(d) {
+                // Enough to start, answer reads and upload; appends wait for space.
+                Err(Error::Full { .. }) => NewSegment {
+                    segment_bytes: 0,
+                    ..new
+                }
+                .create(d),
+                other => other,
+            }
+        };
+        self.disk.run(begin).await
     }
 }
 

@@ -47,6 +47,12 @@ impl Inner {
         if self.has_open_damage() {
             return None;
         }
+        // Without peers nobody fetches: only a restart needs the log, for what heads keep.
+        let alone = self.is_alone();
+        let needed = match alone {
+            true => self.store.heads_need_from(active).min(needed),
+            false => needed,
+        };
         let now = self.deps.runtime.clock.now_ms();
         let keep = millis(self.settings.wal_keep);
         let index = self.store.segments.lock();
@@ -54,7 +60,7 @@ impl Inner {
         let mut below = None;
         for &number in segments.iter().filter(|n| **n < needed) {
             let sealed = index.sealed_ms(number).unwrap_or(now);
-            let old = now.saturating_sub(sealed) >= keep;
+            let old = alone || now.saturating_sub(sealed) >= keep;
             if !old && bytes <= self.settings.wal_keep_bytes {
                 break;
             }
@@ -62,6 +68,13 @@ impl Inner {
             below = Some(number.saturating_add(1));
         }
         below
+    }
+
+    /// Whether no hosted partition has another replica.
+    fn is_alone(&self) -> bool {
+        let state = self.deps.state.current();
+        let mut hosted = state.partitions_of(&self.deps.member).peekable();
+        hosted.peek().is_some() && hosted.all(|p| p.replicas.len() == 1)
     }
 
     /// Damaged segments stay until what they lost is made good.

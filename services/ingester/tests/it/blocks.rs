@@ -206,7 +206,11 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_loads_no_more_than_heads_keep_and_peers_can_still_fetch_the_rest() {
-    let mut w = World::start_with(1, |s| s.wal_segment_bytes = 16 << 10).await;
+    let mut w = World::start_with(3, |s| {
+        s.wal_segment_bytes = 16 << 10;
+        s.cut_stagger = Duration::ZERO;
+    })
+    .await;
     for round in 0..12 {
         fill(&mut w, T0 + round * HOUR, 1).await;
         w.sleep(Duration::from_secs(60)).await;
@@ -224,4 +228,22 @@ async fn a_restart_loads_no_more_than_heads_keep_and_peers_can_still_fetch_the_r
         let (held, logged) = w.holdings(0).await;
         assert_eq!((held.len(), logged.len()), (12 * 60, 12 * 60));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_member_keeps_no_more_log_than_a_restart_needs() {
+    let mut w = World::start_with(1, |s| s.wal_segment_bytes = 16 << 10).await;
+    for round in 0..12 {
+        fill(&mut w, T0 + round * HOUR, 1).await;
+        w.sleep(Duration::from_secs(60)).await;
+    }
+    let (held, logged) = w.holdings(0).await;
+    assert_eq!(held.len(), 12 * 60);
+    assert!(logged.len() < 7 * 60, "{} batches logged", logged.len());
+    w.crash(0).await;
+    assert!(w.boot(0).await);
+    let (head, _) = w.read(0).await.unwrap();
+    let recent = w.acked.keys().filter(|(_, t)| *t > T0 + 9 * HOUR);
+    assert!(recent.into_iter().all(|at| head.contains_key(at)));
+    w.check(&w.query(0).await);
 }
