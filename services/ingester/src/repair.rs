@@ -37,14 +37,19 @@ impl Inner {
         let mut seen = Seen::new();
         loop {
             let state = self.deps.state.current();
+            let mut whole = true;
             for partition in state.partitions_of(&self.deps.member) {
                 self.accept_losses(&state, partition).await;
-                self.repair(&state, partition, &mut seen).await;
+                whole &= self.repair(&state, partition, &mut seen).await;
             }
+            let wait = match whole {
+                true => self.settings.repair_interval,
+                false => self.settings.repair_retry,
+            };
             tokio::select! {
                 biased;
                 () = self.wake_repair.notified() => {}
-                () = self.deps.runtime.clock.sleep(self.settings.repair_interval) => {}
+                () = self.deps.runtime.clock.sleep(wait) => {}
             }
         }
     }
@@ -78,12 +83,13 @@ impl Inner {
         }
     }
 
-    async fn repair(&self, state: &ClusterState, p: &Partition, seen: &mut Seen) {
+    /// Repairs one partition; false when this member does not count there yet and peers could change that.
+    async fn repair(&self, state: &ClusterState, p: &Partition, seen: &mut Seen) -> bool {
         let Some(mine) = p.replica(&self.deps.member) else {
-            return;
+            return true;
         };
         if mine.incarnation != self.deps.incarnation() || p.replicas.len() < 2 {
-            return;
+            return true;
         }
         let (unreconciled, lost) = {
             let ledger = self.store.ledger.lock();
@@ -112,6 +118,7 @@ impl Inner {
         if round.whole && copied >= p.read_quorum() {
             round.finish(mine, unreconciled).await;
         }
+        !round.whole
     }
 
     /// The batches held of a (partition, tenant).

@@ -34,6 +34,8 @@ pub struct Settings {
     pub bucket_backoff: (Duration, Duration),
     /// How often batch sets are compared with peers. Default 30 s.
     pub repair_interval: Duration,
+    /// The same while this member does not count for reads. Default 1 s.
+    pub repair_retry: Duration,
     /// Deadline of a call to a peer. Default 10 s.
     pub peer_deadline: Duration,
     /// How long a request under a newer epoch waits for that epoch to arrive here. Default 2 s.
@@ -60,6 +62,7 @@ impl Settings {
             cut_stagger: 10 * MINUTE,
             bucket_backoff: (Duration::from_secs(1), MINUTE),
             repair_interval: Duration::from_secs(30),
+            repair_retry: Duration::from_secs(1),
             peer_deadline: Duration::from_secs(10),
             adopt_deadline: Duration::from_secs(2),
         }
