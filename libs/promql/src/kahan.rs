@@ -32,6 +32,12 @@ impl Kahan {
         Self { sum, lost }
     }
 
+    /// Adds another sum.
+    #[must_use]
+    pub(crate) fn merge(self, other: Self) -> Self {
+        self.plus(other.sum).plus(other.lost)
+    }
+
     /// Sum and compensation, both multiplied.
     #[must_use]
     pub(crate) fn times(self, factor: f64) -> Self {

@@ -201,3 +201,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_range_query_over_large_windows_is_its_instant_queries_side_by_side() {
+    let sample = |i: i64| Sample {
+        t: i * 1_000 + i % 13,
+        v: (i * 7_919 % 10_007) as f64 * 0.1,
+    };
+    let series = [(
+        Labels::from_pairs([("__name__", "a")]),
+        (0..6_000).map(sample).collect(),
+    )];
+    let memory = Memory {
+        series: series.into(),
+        batch: 1,
+        ..Memory::default()
+    };
+    for function in ["sum", "avg", "max", "min", "count", "last"] {
+        let query = format!("{function}_over_time(a[50m])");
+        let range = range_points(&memory, &query, (3_000, 5_990, 299)).unwrap();
+        let instants = (3_000..=5_990)
+            .step_by(299)
+            .map(|at| instant_points(&memory, &query, at).unwrap());
+        assert_eq!(range, instants.flatten().collect(), "{query}");
+    }
+}

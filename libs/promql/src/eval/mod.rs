@@ -9,6 +9,7 @@ mod binary;
 mod call;
 mod classic;
 mod fold;
+mod index;
 mod info;
 mod instant;
 mod labels;

@@ -32,7 +32,7 @@ pub(super) fn sum(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
     if w.t.is_empty() {
         return Ok(aggregate_histogram::sum_over_time(w.h, s));
     }
-    let sum = w.v.iter().fold(Kahan::default(), |k, &v| k.plus(v));
+    let sum = w.sum(s.range_ms);
     Ok(Point::Float(if sum.sum.is_infinite() {
         sum.sum
     } else {
@@ -48,6 +48,10 @@ pub(super) fn avg(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
     let Some((&first, rest)) = w.v.split_first() else {
         return Ok(aggregate_histogram::avg_over_time(w.h, s));
     };
+    let sum = w.sum(s.range_ms);
+    if sum.sum.is_finite() {
+        return Ok(Point::Float(sum.over(w.v.len() as f64).total()));
+    }
     let mut mean = Mean::new(first);
     for &v in rest {
         mean.push(v);

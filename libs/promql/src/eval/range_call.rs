@@ -1,9 +1,10 @@
 //! Range functions: a kernel slid over the samples of each series.
 
+use super::index::Index;
 use super::matrix::{RangeInput, WindowSpec};
 use super::row::{Point, Row, Scalars};
 use super::source::RowSource;
-use super::window::{Index, SampleBuffer, Samples, Slider, StepInfo};
+use super::window::{SampleBuffer, Samples, Slider, StepInfo};
 use super::{Evaluator, Shared, over_time, rate, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -196,6 +197,9 @@ impl RangeFunction {
             _ if !overlap => None,
             FunctionId::Rate | FunctionId::Increase | FunctionId::Resets if drops_tell => {
                 Some(Index::drops(samples.v))
+            }
+            FunctionId::SumOverTime | FunctionId::AvgOverTime => {
+                Index::sums(samples.t, samples.v, self.spec.range_ms)
             }
             FunctionId::MaxOverTime => Some(Index::extremes(samples.v, over_time::is_above)),
             FunctionId::MinOverTime => Some(Index::extremes(samples.v, over_time::is_below)),

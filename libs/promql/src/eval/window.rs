@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, is_stale};
 
+use super::index::Index;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::queryable::Columns;
@@ -23,43 +24,6 @@ pub(crate) struct Samples<'a> {
     pub(crate) index: Option<&'a Index>,
     /// The number of the first float within the whole series.
     pub(crate) first: usize,
-}
-
-/// How many samples a block of an [`Index`] has.
-const BLOCK: usize = 32;
-
-/// What is worth knowing of all floats of a series before windows of them are looked at, as these overlap. It only ever
-/// tells where to look: values are computed from the samples, in their order.
-#[derive(Debug)]
-pub(crate) enum Index {
-    /// The numbers of the floats that are less than the one before.
-    Drops(Vec<usize>),
-    /// The extreme of each block of floats.
-    Extremes(Vec<f64>),
-}
-
-/// The value that wins over all before it; NaN loses against everything.
-pub(crate) fn extreme_of(values: impl IntoIterator<Item = f64>, wins: fn(f64, f64) -> bool) -> Option<f64> {
-    let mut values = values.into_iter();
-    let first = values.next()?;
-    Some(values.fold(
-        first,
-        |best, v| if best.is_nan() || wins(v, best) { v } else { best },
-    ))
-}
-
-impl Index {
-    pub(crate) fn drops(v: &[f64]) -> Self {
-        let fell = |(i, pair): (usize, &[f64])| matches!(pair, [a, b] if b < a).then_some(i + 1);
-        Self::Drops(v.windows(2).enumerate().filter_map(fell).collect())
-    }
-
-    pub(crate) fn extremes(v: &[f64], wins: fn(f64, f64) -> bool) -> Self {
-        let blocks = v
-            .chunks(BLOCK)
-            .filter_map(|block| extreme_of(block.iter().copied(), wins));
-        Self::Extremes(blocks.collect())
-    }
 }
 
 /// Holds the samples of one series after another, reusing its memory.
@@ -151,7 +115,7 @@ impl SampleBuffer {
     }
 }
 
-fn cut<T>(all: &[T], lo: usize, hi: usize) -> &[T] {
+pub(super) fn cut<T>(all: &[T], lo: usize, hi: usize) -> &[T] {
     all.get(lo..hi).unwrap_or_default()
 }
 
@@ -169,7 +133,7 @@ impl<'a> Samples<'a> {
         self.slice(lo, hi, hlo, hhi)
     }
 
-    fn slice(self, lo: usize, hi: usize, hlo: usize, hhi: usize) -> Self {
+    pub(super) fn slice(self, lo: usize, hi: usize, hlo: usize, hhi: usize) -> Self {
         Self {
             t: cut(self.t, lo, hi),
             v: cut(self.v, lo, hi),
@@ -199,39 +163,6 @@ impl<'a> Samples<'a> {
                 .iter()
                 .map(|h| super::row::histogram_weight(h))
                 .sum::<usize>()
-    }
-
-    /// The floats before which the value fell, as numbers within the window, if that is known of the series.
-    pub(crate) fn drops(&self) -> Option<impl Iterator<Item = usize> + 'a> {
-        let Some(Index::Drops(all)) = self.index else {
-            return None;
-        };
-        let (first, end) = (self.first, self.first.saturating_add(self.v.len()));
-        // A fall right at the start of the window happened before it.
-        let (lo, hi) = (
-            all.partition_point(|&i| i <= first),
-            all.partition_point(|&i| i < end),
-        );
-        Some(cut(all, lo, hi).iter().map(move |&i| i - first))
-    }
-
-    /// The float that wins over all others.
-    pub(crate) fn extreme(&self, wins: fn(f64, f64) -> bool) -> Option<f64> {
-        let whole = || extreme_of(self.v.iter().copied(), wins);
-        let Some(Index::Extremes(blocks)) = self.index else {
-            return whole();
-        };
-        let end = self.first.saturating_add(self.v.len());
-        let (from, to) = (self.first.div_ceil(BLOCK), end / BLOCK);
-        if from >= to {
-            return whole();
-        }
-        let head = cut(self.v, 0, from * BLOCK - self.first);
-        let tail = cut(self.v, to * BLOCK - self.first, self.v.len());
-        extreme_of(
-            head.iter().chain(cut(blocks, from, to)).chain(tail).copied(),
-            wins,
-        )
     }
 
     /// The start timestamp of float `i`; 0 for unknown.
@@ -341,57 +272,6 @@ mod tests {
         assert_eq!(slider.advance(15, 35).t, [20, 30]);
         assert_eq!(slider.advance(90, 95).t, [0i64; 0]);
         assert_eq!(all.between(0, 20).v, [1.0, 2.0]);
-    }
-
-    #[test]
-    fn windows_of_an_indexed_series_are_as_if_it_had_no_index() {
-        let v: Vec<f64> = (0..200)
-            .map(|i| {
-                if i % 11 == 0 {
-                    f64::NAN
-                } else {
-                    f64::from(i * 37 % 101)
-                }
-            })
-            .collect();
-        let t: Vec<i64> = (0..200).collect();
-        let wins = |v: f64, best: f64| v > best;
-        let (drops, extremes) = (Index::drops(&v), Index::extremes(&v, wins));
-        for (lo, hi) in [
-            (0, 200),
-            (0, 1),
-            (5, 70),
-            (31, 64),
-            (32, 64),
-            (33, 63),
-            (100, 199),
-            (64, 96),
-        ] {
-            let plain = Samples {
-                t: &t,
-                v: &v,
-                ..Samples::default()
-            }
-            .slice(lo, hi, 0, 0);
-            let with = |index| Samples {
-                index: Some(index),
-                ..plain
-            };
-            let bits = |v: Option<f64>| v.map(f64::to_bits);
-            assert_eq!(
-                bits(with(&extremes).extreme(wins)),
-                bits(plain.extreme(wins)),
-                "{lo}..{hi}"
-            );
-            let fell: Vec<usize> = (1..plain.v.len())
-                .filter(|&i| plain.v[i] < plain.v[i - 1])
-                .collect();
-            assert_eq!(
-                with(&drops).drops().unwrap().collect::<Vec<_>>(),
-                fell,
-                "{lo}..{hi}"
-            );
-        }
     }
 
     #[test]
