@@ -39,8 +39,8 @@ pub enum Error {
         #[source]
         source: koios_chunk::Error,
     },
-    /// A record passed its checksum and still cannot be read: a newer version wrote it, or a bug did.
-    #[error("log record at {lsn} cannot be read: {reason}; start the version that wrote it")]
+    /// A record is damaged, or passed its checksum and still cannot be read: a newer version wrote it, or a bug did.
+    #[error("log record at {lsn} cannot be read: {reason}")]
     Record {
         /// Where it stands.
         lsn: koios_wal::Lsn,

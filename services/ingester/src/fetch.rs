@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use koios_model::BatchSet;
-use koios_wal::RecordKind;
+use koios_wal::{Record, RecordKind};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, ServiceError,
     ServiceErrorCode, TenantHoldings,
@@ -23,7 +23,9 @@ struct Fetching {
     key: ReplicaKey,
     /// Segments to read, with the batches wanted from each.
     segments: VecDeque<(u32, BatchSet)>,
-    ready: VecDeque<Arc<Batch>>,
+    ready: VecDeque<Record>,
+    /// Said once everything intact is served.
+    damaged: Option<Error>,
 }
 
 impl Inner {
@@ -68,58 +70,68 @@ impl Inner {
             key,
             segments: segments.into(),
             ready: VecDeque::new(),
+            damaged: None,
         };
         Ok(stream::try_unfold(fetching, Fetching::step).boxed())
     }
 }
 
 impl Fetching {
+    /// The next batch. Records wait encoded: decoded they are many times as large.
     async fn step(mut self) -> Result<Option<(Arc<Batch>, Self)>, ServiceError> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some((batch, self)));
+            if let Some(record) = self.ready.pop_front() {
+                let lsn = record.lsn;
+                let decode = move || Batch::decode(record.payload);
+                let decoded = self.inner.pools.long.run(decode).await;
+                let decoded = decoded.map_err(|e| self.inner.refuse(&Error::Panicked(e)))?;
+                let batch = decoded.map_err(|source| self.inner.refuse(&Error::Batch { lsn, source }))?;
+                return Ok(Some((Arc::new(batch), self)));
+            }
+            if let Some(damaged) = self.damaged.take() {
+                return Err(self.inner.refuse(&damaged));
             }
             let Some((number, wanted)) = self.segments.pop_front() else {
                 return Ok(None);
             };
-            let read = self.read(number, wanted).await;
-            self.ready = read.map_err(|e| self.inner.refuse(&e))?;
+            if let Err(e) = self.read(number, &wanted).await {
+                return Err(self.inner.refuse(&e));
+            }
         }
     }
 
-    /// The wanted batches of one segment; none when it is gone by now.
-    async fn read(&self, number: u32, wanted: BatchSet) -> Result<VecDeque<Arc<Batch>>> {
+    /// Finds the wanted batches of one segment; none when it is gone by now.
+    async fn read(&mut self, number: u32, wanted: &BatchSet) -> Result<()> {
         let Ok(_permit) = self.inner.segment_reads.acquire().await else {
-            return Ok(VecDeque::new());
+            return Ok(());
         };
         let Some(content) = self.inner.wal()?.read_segment(number).await? else {
-            return Ok(VecDeque::new());
+            return Ok(());
         };
-        let key = self.key.clone();
-        let decode = move || {
-            let (mut found, mut had) = (VecDeque::new(), BatchSet::default());
-            for record in content.records.iter().filter(|r| r.kind == RecordKind::Batch) {
-                let lsn = record.lsn;
-                let unreadable = |source| Error::Batch { lsn, source };
-                let header = Batch::peek_header(&record.payload).map_err(unreadable)?;
-                if header.partition != key.0
-                    || header.tenant != key.1
-                    || !wanted.contains(header.stream, header.sequence)
-                {
-                    continue;
-                }
-                let batch = Batch::decode(record.payload.clone()).map_err(unreadable)?;
+        let mut had = BatchSet::default();
+        for record in content
+            .records
+            .into_iter()
+            .filter(|r| r.kind == RecordKind::Batch)
+        {
+            let lsn = record.lsn;
+            let header =
+                Batch::peek_header(&record.payload).map_err(|source| Error::Batch { lsn, source })?;
+            let here = header.partition == self.key.0 && header.tenant == self.key.1;
+            if here && wanted.contains(header.stream, header.sequence) {
                 had.insert(header.stream, header.sequence);
-                found.push_back(Arc::new(batch));
+                self.ready.push_back(record);
             }
-            match content.damage.first() {
-                Some(damage) if !had.includes(&wanted) => Err(Error::Record {
-                    lsn: damage.lsn,
-                    reason: format!("{} bytes of the segment are damaged", damage.bytes),
-                }),
-                _ => Ok(found),
-            }
-        };
-        self.inner.pools.long.run(decode).await?
+        }
+        // What is intact is served first.
+        self.damaged = content
+            .damage
+            .first()
+            .filter(|_| !had.includes(wanted))
+            .map(|d| Error::Record {
+                lsn: d.lsn,
+                reason: format!("{} bytes of the segment are damaged", d.bytes),
+            });
+        Ok(())
     }
 }

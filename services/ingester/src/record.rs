@@ -153,7 +153,7 @@ impl Entry {
             RecordKind::Adopted => Self::Adopted(parse(lsn, bytes)?),
             RecordKind::Truncated => Self::Truncated(parse(lsn, bytes)?),
             RecordKind::Unknown(code) => {
-                let reason = format!("it has the unknown type {code}");
+                let reason = format!("it has the unknown type {code}; start the version that wrote it");
                 return Err(Error::Record { lsn, reason });
             }
         }))

@@ -75,6 +75,30 @@ async fn i11_damage_in_the_log_is_made_good_from_peers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i11_a_batch_damaged_in_a_running_members_log_is_reported_and_the_others_served() {
+    use futures::StreamExt;
+    let mut w = World::start(1).await;
+    for i in 0..20 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    assert!(
+        w.nodes[0]
+            .disk
+            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
+    );
+    let request = koios_wire::FetchBatchesRequest {
+        partition: PARTITION,
+        tenant: crate::harness::tenant(),
+        wanted: w.holdings(0).await.0,
+    };
+    let stream = w.node(0).fetch_batches(request).await.unwrap();
+    let answers: Vec<_> = stream.collect().await;
+    assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 19);
+    let error = answers.last().unwrap().as_ref().unwrap_err();
+    assert_eq!(error.code, ServiceErrorCode::Corruption);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i7_beyond_the_peers_logs_a_wiped_member_takes_over_what_blocks_hold() {
     let mut w = World::start_with(3, |s| {
         s.wal_keep = Duration::ZERO;
