@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use koios_model::PartitionId;
 use koios_runtime::{CancellationToken, Cpu, TaskError};
@@ -52,6 +53,16 @@ pub(crate) struct Inner {
     /// Segments are read one by one: each is held in memory whole.
     pub(crate) segment_reads: tokio::sync::Semaphore,
     pub(crate) bucket_down: AtomicBool,
+    pub(crate) disk: Mutex<DiskSpace>,
+}
+
+/// What was last seen of the log's disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DiskSpace {
+    /// When, by the monotonic clock.
+    pub(crate) looked_at: Option<Duration>,
+    /// Bytes free, when that was less than the reserve.
+    pub(crate) low: Option<u64>,
 }
 
 /// Threads of their own: applying must not wait for reads and blocks, nor these for each other.
@@ -129,6 +140,7 @@ impl Ingester {
             wake_repair: Notify::new(),
             segment_reads: tokio::sync::Semaphore::new(1),
             bucket_down: AtomicBool::new(false),
+            disk: Mutex::default(),
             settings,
             deps,
         });

@@ -1,6 +1,7 @@
 //! A push: check, log, answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use koios_wal::Append;
 use koios_wire::{Batch, PushAck, ServiceError, ServiceErrorCode};
@@ -10,6 +11,9 @@ use crate::ingester::Inner;
 use crate::metrics::gauge_value;
 use crate::record::Entry;
 use crate::{Error, Result};
+
+/// How old an answer about free disk space may be.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
 const ENCODE_INLINE_SAMPLES: usize = 512;
@@ -30,6 +34,7 @@ impl Inner {
     async fn try_push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
         self.wal().map_err(|e| self.refuse(&e))?;
         self.check_labels(&batch)?;
+        self.check_disk().await?;
         let header = batch.header();
         // Held until the answer, so that an adoption waits for it.
         let _epoch = self.enter(header.partition, header.epoch).await?;
@@ -63,6 +68,38 @@ impl Inner {
             batch.header().stream
         );
         Err(self.refusal(ServiceErrorCode::NotFound, message))
+    }
+
+    /// Refuses pushes while less than the reserve is free; looks at the disk once a second at most. The log itself checks
+    /// again whenever it takes space.
+    async fn check_disk(&self) -> Result<(), ServiceError> {
+        let now = self.deps.runtime.clock.elapsed();
+        let due = {
+            let mut disk = self.disk.lock();
+            let old = |at| now.saturating_sub(at) >= DISK_LOOK_INTERVAL;
+            let due = disk.looked_at.is_none_or(old);
+            if due {
+                disk.looked_at = Some(now);
+            }
+            due
+        };
+        let reserve = self.settings.disk_reserve_bytes;
+        if due {
+            let dir = self.settings.wal_dir.clone();
+            let free = self.deps.runtime.disk.run(move |d| d.free_bytes(&dir)).await;
+            // A disk that cannot be asked will say so when it is written.
+            self.disk.lock().low = free.ok().filter(|free| *free < reserve);
+        }
+        let low = self.disk.lock().low;
+        match low {
+            None => Ok(()),
+            Some(free) => Err(self.refuse(&Error::Wal(koios_wal::Error::Full {
+                dir: self.settings.wal_dir.clone(),
+                free,
+                needed: self.settings.wal_segment_bytes,
+                reserve,
+            }))),
+        }
     }
 
     /// Logs a batch under its tenant's queue.

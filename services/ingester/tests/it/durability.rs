@@ -139,6 +139,29 @@ async fn a_full_disk_refuses_writes_answers_reads_and_heals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pushes_are_refused_while_less_than_the_reserve_is_free() {
+    let mut w = World::start_with(1, |s| s.disk_reserve_bytes = 1 << 20).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.nodes[0].disk.set_capacity(Some(512 << 10));
+    w.sleep(Duration::from_secs(1)).await;
+    let batch = w.batch(&[("a", T0 + 1, 1.0)]);
+    let refused = w.node(0).push(batch).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::Unavailable);
+    assert!(
+        refused
+            .message
+            .starts_with("storage is read-only: low disk space"),
+        "{refused}"
+    );
+    // What frees space goes on.
+    w.flush(0).await.unwrap();
+    w.check(&w.read(0).await.unwrap().0);
+    w.nodes[0].disk.set_capacity(None);
+    w.sleep(Duration::from_secs(1)).await;
+    assert!(w.write(&[("a", T0 + 2, 1.0)]).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i11_lost_records_of_a_single_member_stop_reads_until_an_operator_accepts() {
     let mut w = World::start(1).await;
     for i in 0..50 {
