@@ -83,12 +83,13 @@ impl Replay {
     /// # Errors
     /// [`Error::Disk`] when it cannot be read.
     pub async fn read(&mut self, number: u32) -> Result<SegmentContent> {
-        let bytes = read_file(&self.disk, path_of(&self.settings.dir, number)).await?;
+        let path = path_of(&self.settings.dir, number);
+        let (bytes, found) = read_and_scan(&self.disk, path, self.identity, number, None).await?;
         let Scan {
             records,
             mut damage,
             end,
-        } = scan(&Keys::new(self.identity), number, &bytes);
+        } = found;
         let at = self.segments.iter().position(|&n| n == number);
         let synced = at.and_then(|i| self.synced.get(i).copied()).unwrap_or(0);
         for d in &mut damage {
@@ -300,9 +301,23 @@ fn check_identity(path: PathBuf, header: SegmentHeader, number: u32, identity: I
     Err(Error::Foreign { path, reason })
 }
 
-async fn read_file(disk: &DiskHandle, path: PathBuf) -> Result<Bytes> {
-    let bytes = disk.run(move |d| d.read(&path)).await?;
-    Ok(Bytes::from(bytes))
+/// Reads a segment, up to an offset if one is given, and scans it where blocking is allowed: it is a large computation.
+async fn read_and_scan(
+    disk: &DiskHandle,
+    path: PathBuf,
+    identity: Identity,
+    number: u32,
+    up_to: Option<u32>,
+) -> Result<(Bytes, Scan)> {
+    disk.run(move |d| {
+        let mut bytes = Bytes::from(d.read(&path)?);
+        if let Some(end) = up_to {
+            bytes.truncate(end as usize);
+        }
+        let found = scan(&Keys::new(identity), number, &bytes);
+        Ok((bytes, found))
+    })
+    .await
 }
 
 /// Reads segments of a running log.
@@ -316,14 +331,12 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads a segment up to `synced`; `None` when it is gone.
     pub(crate) async fn read(&self, number: u32, synced: Lsn) -> Result<Option<SegmentContent>> {
-        let mut bytes = match read_file(&self.disk, path_of(&self.dir, number)).await {
+        let up_to = (synced.segment() == number).then(|| synced.offset());
+        let path = path_of(&self.dir, number);
+        let scan = match read_and_scan(&self.disk, path, self.identity, number, up_to).await {
             Err(Error::Disk(e)) if e.is_not_found() => return Ok(None),
-            other => other?,
+            other => other?.1,
         };
-        if synced.segment() == number {
-            bytes.truncate(synced.offset() as usize);
-        }
-        let scan = scan(&Keys::new(self.identity), number, &bytes);
         Ok(Some(SegmentContent {
             number,
             records: scan.records,

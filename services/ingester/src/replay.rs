@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{join, try_join_all};
 use koios_wal::{Committer, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
 
 use koios_wire::{Batch, BatchHeader};
@@ -13,7 +13,10 @@ use crate::record::{Checkpoint, Entry, Truncated, parse};
 use crate::store::Store;
 use crate::{Error, Result};
 
-/// A segment's records, decoded.
+/// Bytes of records that are decoded at a time.
+const PART_BYTES: usize = 2 << 20;
+
+/// A part of a segment's records, decoded.
 #[derive(Default)]
 struct Decoded {
     checkpoint: Option<Checkpoint>,
@@ -69,20 +72,44 @@ impl Inner {
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
+    /// Decodes a part of the segment on all cores while the part before it is applied. Parts are small: decoded, batches
+    /// are many times as large.
     async fn replay_segment(&self, content: SegmentContent, progress: &mut Progress) -> Result<()> {
         let number = content.number;
         for damage in &content.damage {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
         }
-        let decoded = self.decode(content.records, number >= progress.load_from).await?;
+        self.store.segments.lock().begin(number, 0);
+        let load = number >= progress.load_from;
+        let mut decoded: Option<Decoded> = None;
+        for part in parts(content.records) {
+            let before = decoded.take();
+            let (next, applied) = join(
+                self.decode(part, load),
+                self.replay_part(number, before, progress),
+            )
+            .await;
+            applied?;
+            decoded = Some(next?);
+        }
+        self.replay_part(number, decoded, progress).await
+    }
+
+    async fn replay_part(
+        &self,
+        number: u32,
+        decoded: Option<Decoded>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let Some(decoded) = decoded else { return Ok(()) };
         for &lsn in &decoded.unreadable {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().lost(lsn);
         }
-        let at_ms = decoded.checkpoint.as_ref().map_or(0, |c| c.at_ms);
-        self.store.segments.lock().begin(number, at_ms);
+        // The first record of a segment, so before any of its batches.
         if let Some(c) = &decoded.checkpoint {
+            self.store.segments.lock().begin(number, c.at_ms);
             self.replay_checkpoint(number, c, progress);
         }
         let store = Arc::clone(&self.store);
@@ -94,7 +121,7 @@ impl Inner {
                 store.apply_entry(*lsn, entry);
             }
         };
-        Ok(self.deps.runtime.cpu.run(apply).await?)
+        Ok(self.pools.apply.run(apply).await?)
     }
 
     /// Starts from the first checkpoint there is, and takes the floors of the segment from which on samples are loaded.
@@ -166,6 +193,22 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Records in runs of about [`PART_BYTES`].
+fn parts(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let (mut parts, mut bytes) = (Vec::new(), PART_BYTES);
+    for record in records {
+        if bytes >= PART_BYTES {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += record.payload.len();
+        if let Some(part) = parts.last_mut() {
+            part.push(record);
+        }
+    }
+    parts
 }
 
 /// Asks the newest checkpoint from where on samples must be loaded.
