@@ -52,6 +52,8 @@ pub struct Append<E> {
     pub kind: RecordKind,
     /// Its content.
     pub payload: Bytes,
+    /// Memory that the entry holds beside the payload, bytes: counted while it waits.
+    pub weight: usize,
     /// What is applied once it is durable.
     pub entry: E,
 }
@@ -61,7 +63,7 @@ pub struct Append<E> {
 pub struct QueueStats {
     /// Records.
     pub records: usize,
-    /// Bytes.
+    /// Bytes of memory.
     pub bytes: usize,
 }
 
@@ -148,10 +150,11 @@ impl<A: Apply> Wal<A> {
             }
             Gate::Closing | Gate::Closed => return Err(Error::Closed),
         }
-        self.check_room(&state.queue, append.tenant.as_ref(), bytes)?;
+        let weight = bytes.saturating_add(append.weight);
+        self.check_room(&state.queue, append.tenant.as_ref(), weight)?;
         let (reply, receiver) = oneshot::channel();
         let key = append.tenant.clone();
-        state.queue.push(key, bytes, Waiting { append, reply });
+        state.queue.push(key, bytes, weight, Waiting { append, reply });
         drop(state);
         self.shared.wake.notify_one();
         Ok(receiver)
@@ -162,17 +165,17 @@ impl<A: Apply> Wal<A> {
         &self,
         queue: &FairQueue<Waiting<A>>,
         tenant: Option<&TenantId>,
-        bytes: usize,
+        weight: usize,
     ) -> Result<()> {
         let Some(id) = tenant else { return Ok(()) };
         let settings = &self.shared.settings;
         let key = Some(id.clone());
         for (waiting, limit) in [
-            (queue.bytes_of(&key), settings.tenant_queue_bytes_max),
-            (queue.bytes(), settings.queue_bytes_max),
+            (queue.weight_of(&key), settings.tenant_queue_bytes_max),
+            (queue.weight(), settings.queue_bytes_max),
         ] {
             // An empty queue takes a record of any size, else a large one could never pass.
-            if waiting > 0 && waiting.saturating_add(bytes) > limit {
+            if waiting > 0 && waiting.saturating_add(weight) > limit {
                 return Err(Error::QueueFull {
                     queue: Error::queue_name(tenant),
                     waiting,
@@ -188,7 +191,7 @@ impl<A: Apply> Wal<A> {
         let state = self.shared.state.lock();
         QueueStats {
             records: state.queue.len(),
-            bytes: state.queue.bytes(),
+            bytes: state.queue.weight(),
         }
     }
 

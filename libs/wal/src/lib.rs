@@ -60,7 +60,7 @@ pub struct WalSettings {
     pub segment_bytes: u64,
     /// Bytes that must stay free on the disk after a segment was reserved for tenants' records.
     pub reserve_bytes: u64,
-    /// Most bytes waiting for the committer.
+    /// Most memory waiting for the committer, bytes.
     pub queue_bytes_max: usize,
     /// Most of them of one tenant.
     pub tenant_queue_bytes_max: usize,

@@ -12,8 +12,9 @@ pub(crate) type QueueKey = Option<TenantId>;
 
 #[derive(Debug)]
 struct Waiting<T> {
-    items: VecDeque<(usize, T)>,
-    bytes: usize,
+    /// With bytes and weight.
+    items: VecDeque<(usize, usize, T)>,
+    weight: usize,
     /// Bytes it may still take in this turn.
     deficit: usize,
 }
@@ -23,7 +24,7 @@ struct Waiting<T> {
 pub(crate) struct FairQueue<T> {
     queues: BTreeMap<QueueKey, Waiting<T>>,
     turns: VecDeque<QueueKey>,
-    bytes: usize,
+    weight: usize,
     len: usize,
 }
 
@@ -32,30 +33,32 @@ impl<T> Default for FairQueue<T> {
         Self {
             queues: BTreeMap::new(),
             turns: VecDeque::new(),
-            bytes: 0,
+            weight: 0,
             len: 0,
         }
     }
 }
 
 impl<T> FairQueue<T> {
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    /// Memory of everything that waits.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes waiting under one key.
-    pub(crate) fn bytes_of(&self, key: &QueueKey) -> usize {
-        self.queues.get(key).map_or(0, |q| q.bytes)
+    /// Memory of what waits under one key.
+    pub(crate) fn weight_of(&self, key: &QueueKey) -> usize {
+        self.queues.get(key).map_or(0, |q| q.weight)
     }
 
-    pub(crate) fn push(&mut self, key: QueueKey, bytes: usize, item: T) {
+    /// Queues an item that takes `bytes` in a group and `weight` of memory while it waits.
+    pub(crate) fn push(&mut self, key: QueueKey, bytes: usize, weight: usize, item: T) {
         let queue = self.queues.entry(key.clone()).or_insert_with(|| Waiting {
             items: VecDeque::new(),
-            bytes: 0,
+            weight: 0,
             deficit: 0,
         });
         if queue.items.is_empty() {
@@ -65,9 +68,9 @@ impl<T> FairQueue<T> {
                 self.turns.push_back(key);
             }
         }
-        queue.items.push_back((bytes, item));
-        queue.bytes += bytes;
-        self.bytes += bytes;
+        queue.items.push_back((bytes, weight, item));
+        queue.weight += weight;
+        self.weight += weight;
         self.len += 1;
     }
 
@@ -80,7 +83,7 @@ impl<T> FairQueue<T> {
             };
             queue.deficit += QUANTUM_BYTES;
             let mut full = false;
-            while let Some(&(bytes, _)) = queue.items.front() {
+            while let Some(&(bytes, _, _)) = queue.items.front() {
                 if !out.is_empty() && taken.saturating_add(bytes) > bytes_max {
                     full = true;
                     break;
@@ -90,12 +93,12 @@ impl<T> FairQueue<T> {
                 if bytes > queue.deficit && !out.is_empty() {
                     break;
                 }
-                let Some((bytes, item)) = queue.items.pop_front() else {
+                let Some((bytes, weight, item)) = queue.items.pop_front() else {
                     break;
                 };
                 queue.deficit = queue.deficit.saturating_sub(bytes);
-                queue.bytes -= bytes;
-                self.bytes -= bytes;
+                queue.weight -= weight;
+                self.weight -= weight;
                 self.len -= 1;
                 taken = taken.saturating_add(bytes);
                 out.push(item);
@@ -125,9 +128,9 @@ mod tests {
     fn i6_a_backlog_of_one_tenant_does_not_delay_another() {
         let mut q = FairQueue::default();
         for i in 0..1000 {
-            q.push(key("noisy"), 10_000, ("noisy", i));
+            q.push(key("noisy"), 10_000, 1, ("noisy", i));
         }
-        q.push(key("quiet"), 10_000, ("quiet", 0));
+        q.push(key("quiet"), 10_000, 1, ("quiet", 0));
         let group = q.take(1 << 20);
         assert!(group.contains(&("quiet", 0)), "{group:?}");
         assert!(group.len() < 110);
@@ -137,7 +140,7 @@ mod tests {
     fn takes_everything_once_and_in_order_per_tenant() {
         let mut q = FairQueue::default();
         for i in 0..50usize {
-            q.push(key(["a", "b", "c"][i % 3]), 1 + i * 7919 % 200_000, (i % 3, i));
+            q.push(key(["a", "b", "c"][i % 3]), 1 + i * 7919 % 200_000, i, (i % 3, i));
         }
         let mut seen = Vec::new();
         while q.len() > 0 {
@@ -145,7 +148,7 @@ mod tests {
             assert!(!group.is_empty());
             seen.extend(group);
         }
-        assert_eq!((q.bytes(), seen.len()), (0, 50));
+        assert_eq!((q.weight(), seen.len()), (0, 50));
         for tenant in 0..3 {
             let of: Vec<_> = seen
                 .iter()
@@ -159,8 +162,8 @@ mod tests {
     #[test]
     fn a_record_larger_than_a_group_goes_alone() {
         let mut q = FairQueue::default();
-        q.push(key("a"), 10 << 20, 1);
-        q.push(key("a"), 1, 2);
+        q.push(key("a"), 10 << 20, 0, 1);
+        q.push(key("a"), 1, 0, 2);
         assert_eq!(q.take(1 << 20), [1]);
         assert_eq!(q.take(1 << 20), [2]);
     }

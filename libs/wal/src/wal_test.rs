@@ -266,6 +266,7 @@ fn record(n: u32, size: usize) -> Append<u32> {
         tenant: Some(TenantId::anonymous()),
         kind: RecordKind::Batch,
         payload: Bytes::from(payload),
+        weight: 0,
         entry: n,
     }
 }

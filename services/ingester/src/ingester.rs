@@ -308,6 +308,7 @@ impl Inner {
             tenant: None,
             kind: entry.kind(),
             payload: entry.payload(),
+            weight: 0,
             entry,
         };
         Ok(wal.append(append).await?)

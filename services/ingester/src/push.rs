@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koios_model::{BatchColumns, SeriesHash};
 use koios_wal::Append;
 use koios_wire::{Batch, PushAck, ServiceError, ServiceErrorCode};
 
@@ -117,6 +118,7 @@ impl Inner {
             tenant: Some(batch.header().tenant.clone()),
             kind: entry.kind(),
             payload,
+            weight: memory_of(batch.columns()),
             entry,
         });
         let answer = append.await.map_err(Error::Wal);
@@ -129,4 +131,11 @@ impl Inner {
             Answer::Cut(_) | Answer::Done => Pushed::default(),
         })
     }
+}
+
+/// Memory that a decoded batch holds, bytes.
+fn memory_of(c: &BatchColumns) -> usize {
+    const SERIES_BYTES: usize = size_of::<SeriesHash>() + 2 * size_of::<u32>();
+    const SAMPLE_BYTES: usize = size_of::<i64>() + size_of::<f64>();
+    c.label_bytes.len() + c.series_count() * SERIES_BYTES + c.sample_count() * SAMPLE_BYTES
 }

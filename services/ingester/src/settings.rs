@@ -16,7 +16,7 @@ pub struct Settings {
     pub wal_keep_bytes: u64,
     /// Pushes are refused when a new segment would leave less than this free on the disk, bytes. Default 1 GiB.
     pub disk_reserve_bytes: u64,
-    /// Most bytes of pushes waiting for the log. Default 128 MiB; one tenant may take half of it.
+    /// Most memory of pushes waiting for the log, bytes. Default 128 MiB; one tenant may take half of it.
     pub push_queue_bytes: usize,
     /// Width of the windows that blocks are cut for. Default 2 h.
     pub block_window: Duration,
