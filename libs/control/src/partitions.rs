@@ -124,7 +124,10 @@ impl ClusterState {
             .ok_or(Rejection::NoPartition { partition: id })?;
         let lost: Vec<Replica> = partition.replicas.iter().filter(|r| !r.counts).cloned().collect();
         let epoch = partition.epoch;
-        if lost.is_empty() {
+        // A member whose log is damaged refuses reads though it counts here, and waits for the epoch to rise: the loss
+        // is recorded then too. The same command again, from a proposer that did not hear the answer, changes nothing.
+        let last = self.accepted_losses.iter().rev().find(|l| l.partition == id);
+        if lost.is_empty() && last.is_some_and(|l| l.epoch == epoch && l.note == note) {
             return Ok(self.unchanged(epoch));
         }
         partition.epoch += 1;

@@ -12,7 +12,7 @@ use koios_tenancy::{Limits, Overrides};
 pub struct Settings {
     /// Where the process keeps its files.
     pub data_dir: PathBuf,
-    /// Object storage: `s3://bucket/prefix`, or a folder; empty for the folder `bucket` in [`Self::data_dir`].
+    /// Object storage: `s3://bucket/prefix` or `file:///folder`; empty for the folder `bucket` in [`Self::data_dir`].
     pub bucket: String,
     /// The zone this process runs in.
     pub zone: String,

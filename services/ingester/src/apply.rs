@@ -29,6 +29,8 @@ impl Store {
     pub(crate) fn apply_entry(&self, lsn: Lsn, entry: &Entry) -> Answer {
         match entry {
             Entry::Batch(batch) => return Answer::Pushed(self.apply_batch(lsn, batch)),
+            // Its samples stay uncut, and its listing finds no cut to end: they are cut again, as the merge allows.
+            Entry::CutBegun(r) if r.window_ms != self.window_ms => {}
             Entry::CutBegun(r) => {
                 let replica = self.replica_or_new(&(r.partition, r.tenant.clone()));
                 let begun = replica.state.write().begin_cut(r.window_start_ms, r.block);

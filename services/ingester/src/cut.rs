@@ -161,6 +161,7 @@ impl Inner {
             partition,
             tenant,
             window_start_ms,
+            window_ms: self.store.window_ms,
             block,
         });
         match self.log(entry).await? {
@@ -234,16 +235,26 @@ impl Inner {
     /// Cuts and lists everything of one tenant, or of all.
     pub(crate) async fn flush(self: &Arc<Self>, request: FlushRequest) -> Result<FlushReply, ServiceError> {
         self.wal().map_err(|e| self.refuse(&e))?;
-        if request.wait {
-            return self.flush_now(&request).await;
-        }
-        let this = Arc::clone(self);
+        let (this, wait) = (Arc::clone(self), request.wait);
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // A task of its own: a cut that has begun must end even when the caller goes away, lest the next block of its
+        // window claims batches whose samples only the unfinished one took.
         self.deps.tasks.spawn_cancelled("ingester flush", async move {
-            if let Err(error) = this.flush_now(&request).await {
+            let flushed = this.flush_now(&request).await;
+            if let Err(error) = &flushed {
                 tracing::warn!(%error, "flush failed");
             }
+            // Nobody listens when the caller did not wait or went away.
+            let _ = answer.send(flushed);
         });
-        Ok(FlushReply::default())
+        if !wait {
+            return Ok(FlushReply::default());
+        }
+        answered.await.unwrap_or_else(|_| {
+            Err(ServiceError::unavailable(
+                "the ingester is stopping: flush again later",
+            ))
+        })
     }
 
     async fn flush_now(&self, request: &FlushRequest) -> Result<FlushReply, ServiceError> {

@@ -32,6 +32,9 @@ struct Reading {
     held: BatchSet,
     ids: Vec<SeriesId>,
     next: usize,
+    /// How many series may still be sent. Candidates without samples in the range do not count: whoever asks for one
+    /// series more than it may have relies on getting it.
+    left: usize,
     range: TimeRange,
     labels_only: bool,
     cpu: koios_runtime::Cpu,
@@ -64,14 +67,10 @@ impl Inner {
         let started = self.deps.runtime.clock.elapsed();
         let cpu = self.deps.runtime.cpu.clone();
         let (selecting, range) = (Arc::clone(&replica), request.range);
-        let (matchers, limit) = (request.matchers, request.limit);
+        let matchers = request.matchers;
         let select = move || {
             let state = selecting.state.read();
-            let mut ids = state.head.select(&matchers, range);
-            if limit > 0 {
-                ids.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-            }
-            (state.held.clone(), ids)
+            (state.held.clone(), state.head.select(&matchers, range))
         };
         let (held, ids) = cpu
             .run(select)
@@ -84,6 +83,10 @@ impl Inner {
             held,
             ids,
             next: 0,
+            left: match request.limit {
+                0 => usize::MAX,
+                limit => usize::try_from(limit).unwrap_or(usize::MAX),
+            },
             range,
             labels_only: request.labels_only,
             cpu,
@@ -141,13 +144,15 @@ impl Inner {
 impl Reading {
     /// The next run of series, then the end.
     async fn step(mut self) -> Result<Option<(ReadItem, Self)>, ServiceError> {
-        while self.next < self.ids.len() {
+        while self.next < self.ids.len() && self.left > 0 {
             let run: Vec<SeriesId> = self.ids.iter().skip(self.next).take(RUN).copied().collect();
             self.next += run.len();
             let (replica, range, labels_only) = (Arc::clone(&self.replica), self.range, self.labels_only);
             let copy = move || copy_run(&replica, &run, range, labels_only);
             let copied = self.cpu.run(copy).await;
-            let series = copied.map_err(|e| Error::Panicked(e).to_service())??;
+            let mut series = copied.map_err(|e| Error::Panicked(e).to_service())??;
+            series.truncate(self.left);
+            self.left -= series.len();
             if !series.is_empty() {
                 return Ok(Some((ReadItem::Series(series), self)));
             }

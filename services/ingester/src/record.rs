@@ -56,6 +56,8 @@ pub(crate) struct CutBegun {
     pub(crate) partition: PartitionId,
     pub(crate) tenant: TenantId,
     pub(crate) window_start_ms: i64,
+    /// The window's width when it was cut; a replay under another width must not take more or less than was taken.
+    pub(crate) window_ms: i64,
     /// Names the cut, and its block if one is written.
     pub(crate) block: BlockId,
 }

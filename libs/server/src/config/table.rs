@@ -176,7 +176,7 @@ pub const SETTINGS: &[Setting] = &[
         String,
         bucket,
         BUCKET,
-        "Object storage: s3://bucket/prefix or a folder; `bucket` in the data directory when empty"
+        "Object storage: s3://bucket/prefix or file:///folder; `bucket` in the data directory when empty"
     ),
     setting!(
         "zone",
@@ -192,7 +192,7 @@ pub const SETTINGS: &[Setting] = &[
         Duration,
         retention,
         &[Target::Store],
-        "How long samples are kept; 0 for ever"
+        "How long samples shall be kept; nothing is deleted by this version yet"
     ),
     setting!(
         "node.name",

@@ -474,6 +474,7 @@ pub(crate) fn plan(members: &[Arc<MockIngester>], epoch: u64) -> ReadPlan {
         client: Some(Arc::<MockIngester>::clone(m)),
     };
     ReadPlan {
+        history_unknown: false,
         state_version: epoch,
         partitions: vec![PartitionTarget {
             partition: PartitionId(0),

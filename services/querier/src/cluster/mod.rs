@@ -195,7 +195,12 @@ impl Cluster {
         let view = if seam.needs_blocks(range) {
             Some(self.manifests.pin(tenant, seam.floor()).await?)
         } else {
-            self.manifests.recent(tenant).await
+            match self.manifests.recent(tenant).await {
+                None if self.topology.plan(tenant).history_unknown => {
+                    Some(self.manifests.pin(tenant, seam.floor()).await?)
+                }
+                view => view,
+            }
         };
         let Some(view) = view else { return Ok(None) };
         let wanted = view

@@ -65,6 +65,7 @@ impl Topology for ClusterTopology {
         ReadPlan {
             state_version: state.version,
             partitions: state.partitions.values().map(target).collect(),
+            history_unknown: !state.accepted_losses.is_empty(),
         }
     }
 

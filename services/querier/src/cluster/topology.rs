@@ -38,6 +38,8 @@ pub struct ReadPlan {
     pub state_version: u64,
     /// Ascending by partition.
     pub partitions: Vec<PartitionTarget>,
+    /// Members may have started empty after samples were listed in blocks, without knowing it: a loss was accepted.
+    pub history_unknown: bool,
 }
 
 /// A store member.
