@@ -205,7 +205,7 @@ mod tests {
             let (sa, sb) = (set(&a), set(&b));
             prop_assert_eq!(sa.len(), a.len() as u64);
             prop_assert_eq!(sa.difference(&sb), set(&a.difference(&b).copied().collect()));
-            let mut u = sa.clone();
+            let mut u = sa;
             u.union_with(&sb);
             prop_assert_eq!(&u, &set(&a.union(&b).copied().collect()));
             prop_assert!((0..40).all(|n| u.contains(n) == (a.contains(&n) || b.contains(&n))));

@@ -9,6 +9,8 @@
 //!
 //! **Failure behaviour.** Harness errors say what was started, where its log is, and what was being waited for.
 
+#![expect(clippy::expect_used, reason = "a harness that cannot go on fails its test")]
+
 pub mod http;
 pub mod moto;
 pub mod oracle;

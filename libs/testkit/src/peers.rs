@@ -1,4 +1,4 @@
-//! Real Prometheus and node_exporter, from Debian's packages.
+//! Real Prometheus and `node_exporter`, from Debian's packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ impl Prometheus {
     }
 }
 
-/// Starts node_exporter and returns it with its `host:port`.
+/// Starts `node_exporter` and returns it with its `host:port`.
 ///
 /// # Errors
 /// When it is not installed or cannot be started.
