@@ -76,6 +76,11 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn newer(path: PathBuf, version: u16) -> Self {
+        let reason = format!("has format version {version}: start a newer version of Koios");
+        Self::Foreign { path, reason }
+    }
+
     pub(crate) fn queue_name(tenant: Option<&TenantId>) -> String {
         tenant.map_or_else(|| "system".to_owned(), ToString::to_string)
     }

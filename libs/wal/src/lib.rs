@@ -23,6 +23,7 @@ mod committer;
 mod error;
 mod format;
 mod lsn;
+mod mark;
 mod queue;
 mod replay;
 mod scan;

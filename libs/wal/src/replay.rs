@@ -7,6 +7,7 @@ use bytes::Bytes;
 use koios_runtime::{ClockHandle, Cpu, Disk, DiskError, DiskHandle, OpenMode};
 
 use crate::format::{HeaderRead, Keys, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::mark::{self, Mark};
 use crate::scan::{Scan, scan};
 use crate::segment::{Active, NewSegment, list, path_of};
 use crate::{Apply, Committer, Damage, DamageKind, Error, Identity, Lsn, Record, Result, Wal, WalSettings};
@@ -36,6 +37,7 @@ pub struct Replay {
     segments: Vec<u32>,
     /// Per segment: up to where the one after it says that it was synced.
     synced: Vec<u32>,
+    mark: Mark,
     last: LastSegment,
 }
 
@@ -55,12 +57,12 @@ impl Replay {
     /// [`Error::Foreign`] when a segment is of another cluster, data directory or a newer version; [`Error::Disk`].
     pub async fn open(disk: DiskHandle, settings: WalSettings, identity: Identity) -> Result<Self> {
         let dir = settings.dir.clone();
-        let (segments, synced) = disk
+        let (segments, synced, mark) = disk
             .run(move |d| -> Result<_> {
                 d.create_dir_all(&dir)?;
                 let segments = list(d, &dir)?;
                 let synced = check_headers(d, &dir, &segments, identity)?;
-                Ok((segments, synced))
+                Ok((segments, synced, mark::read(d, &dir, identity)?))
             })
             .await?;
         Ok(Self {
@@ -69,6 +71,7 @@ impl Replay {
             disk,
             segments,
             synced,
+            mark,
             last: LastSegment::default(),
         })
     }
@@ -76,6 +79,24 @@ impl Replay {
     /// The numbers of the segments, ascending.
     pub fn segments(&self) -> &[u32] {
         &self.segments
+    }
+
+    /// What the mark beside the folder says is missing after the last segment, or, in an empty folder, at all.
+    pub fn missing_end(&self) -> Option<Damage> {
+        let last = self.last_number();
+        let kind = match self.mark {
+            Mark::Absent => return None,
+            Mark::Segment(newest) if newest <= last => return None,
+            Mark::Segment(_) => DamageKind::Missing,
+            Mark::Damaged if last == 0 => DamageKind::Missing,
+            // Whether later segments existed cannot be told.
+            Mark::Damaged => DamageKind::Tail,
+        };
+        Some(Damage {
+            lsn: Lsn::new(last.saturating_add(1), 0),
+            bytes: 0,
+            kind,
+        })
     }
 
     /// Reads one segment; called for each of [`Self::segments`] in order. Damaged bytes are copied aside.
@@ -147,7 +168,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Starts a new segment after the last one and gives the log's two halves. What was replayed is synced first, so
+    /// Starts a new segment after the last one there is or was and gives the log's two halves. What was replayed is synced first, so
     /// that everything applied is durable.
     ///
     /// # Errors
@@ -158,7 +179,11 @@ impl Replay {
         cpu: Cpu,
         clock: ClockHandle,
     ) -> Result<(Wal<A>, Committer<A>)> {
-        let last = self.segments.last().copied().unwrap_or(0);
+        // No number comes twice, so that what was lost keeps its place.
+        let last = match self.mark {
+            Mark::Segment(newest) => newest.max(self.last_number()),
+            Mark::Absent | Mark::Damaged => self.last_number(),
+        };
         let number = last.checked_add(1).ok_or_else(|| Error::Exhausted {
             dir: self.settings.dir.clone(),
             what: "segment number",
@@ -183,6 +208,10 @@ impl Replay {
 }
 
 impl Replay {
+    fn last_number(&self) -> u32 {
+        self.segments.last().copied().unwrap_or(0)
+    }
+
     /// Settles the last segment and creates the next one.
     async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<Active> {
         let new = NewSegment {
@@ -262,10 +291,7 @@ fn check_headers(disk: &dyn Disk, dir: &Path, segments: &[u32], identity: Identi
             HeaderRead::Ok(header) => header,
             // Reported by the scan.
             HeaderRead::Damaged => continue,
-            HeaderRead::Version(version) => {
-                let reason = format!("has format version {version}: start a newer version of Koios");
-                return Err(Error::Foreign { path, reason });
-            }
+            HeaderRead::Version(version) => return Err(Error::newer(path, version)),
         };
         check_identity(path, header, number, identity)?;
         let follows = i

@@ -26,7 +26,7 @@ pub enum DamageKind {
     Tail,
     /// They had been synced: answered records are lost here.
     Middle,
-    /// A whole segment is missing.
+    /// Whole segments are missing.
     Missing,
 }
 

@@ -9,7 +9,7 @@ use crate::format::{
     GROUP_CODE, GROUP_PAYLOAD_BYTES, GroupHead, Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
-use crate::{Error, Identity, Lsn, RecordKind, Result};
+use crate::{Error, Identity, Lsn, RecordKind, Result, mark};
 
 const SUFFIX: &str = ".wal";
 const UNFINISHED_SUFFIX: &str = ".tmp";
@@ -103,7 +103,8 @@ pub(crate) struct NewSegment {
 }
 
 impl NewSegment {
-    /// Creates the segment: reserved, with header and checkpoint synced before it gets its name.
+    /// Creates the segment: reserved, with header and checkpoint synced before it gets its name, and marked as the newest
+    /// before anything relies on it.
     pub(crate) fn create(self, disk: &dyn Disk) -> Result<Active> {
         let keys = Keys::new(self.identity);
         let header = SegmentHeader {
@@ -141,6 +142,17 @@ impl NewSegment {
             return Err(self.classify(disk, e, capacity));
         }
         disk.sync_dir(&self.dir)?;
+        match mark::write(disk, &self.dir, header) {
+            Ok(()) => {}
+            Err(e) if e.is_full() => {
+                // The segment before goes on. This one must not stay, for its checkpoint says less from then on.
+                disk.remove_file(&path)?;
+                disk.sync_dir(&self.dir)?;
+                return Err(self.classify(disk, e, capacity));
+            }
+            // It stays, for the mark may name it by now. The process ends.
+            Err(e) => return Err(e.into()),
+        }
         Ok(Active {
             file,
             path,

@@ -456,6 +456,72 @@ async fn a_lost_end_of_a_sealed_segment_and_a_missing_segment_are_noticed() {
     assert_eq!(kinds, [DamageKind::Middle, DamageKind::Missing]);
 }
 
+/// Writes some segments, and gives their numbers.
+async fn written(disk: &MemoryDisk) -> Vec<u32> {
+    let running = run(open(disk).await.0).await;
+    append_all(&running.wal, 0..60, 300).await;
+    running.wal.close();
+    running.ended.await.unwrap().unwrap();
+    running.wal.segments()
+}
+
+fn remove(disk: &MemoryDisk, numbers: &[u32]) {
+    let mut state = disk.0.lock();
+    for &n in numbers {
+        let path = crate::segment::path_of(Path::new("/wal"), n);
+        state.files.remove(&path).unwrap();
+        state.synced_names.remove(&path).unwrap();
+    }
+}
+
+fn missing_end(replay: &Replay) -> Option<(u32, DamageKind)> {
+    replay.missing_end().map(|d| (d.lsn.segment(), d.kind))
+}
+
+#[tokio::test]
+async fn i11_a_folder_that_lost_its_last_segments_or_all_is_noticed() {
+    for kept in [0, 1, 3] {
+        let disk = MemoryDisk::default();
+        let numbers = written(&disk).await;
+        assert_eq!(missing_end(&open(&disk.crash(0)).await.0), None);
+        remove(&disk, &numbers[kept..]);
+        let (replay, contents) = open(&disk).await;
+        assert_eq!(contents.len(), kept);
+        let lost = missing_end(&replay);
+        assert_eq!(lost, Some((kept as u32 + 1, DamageKind::Missing)));
+        // The log goes on where it had been, so that the gap stays, and is reported once.
+        let running = run(replay).await;
+        let newest = numbers.last().unwrap() + 1;
+        assert_eq!(running.wal.segments().last(), Some(&newest));
+        let (replay, contents) = open(&disk.crash(0)).await;
+        assert_eq!(missing_end(&replay), None);
+        let gap = contents.last().unwrap().damage.iter().map(|d| d.kind);
+        assert_eq!(
+            gap.collect::<Vec<_>>(),
+            vec![DamageKind::Missing; usize::from(kept > 0)]
+        );
+    }
+}
+
+#[tokio::test]
+async fn i11_a_damaged_mark_is_reported_and_another_directorys_is_not_believed() {
+    let disk = MemoryDisk::default();
+    let numbers = written(&disk).await;
+    let mark = crate::mark::path_of(Path::new("/wal"));
+    disk.edit(&mark, |b| b[12] ^= 1);
+    let next = numbers.last().unwrap() + 1;
+    let (replay, _) = open(&disk).await;
+    assert_eq!(missing_end(&replay), Some((next, DamageKind::Tail)));
+    remove(&disk, &numbers);
+    let (replay, _) = open(&disk).await;
+    assert_eq!(missing_end(&replay), Some((1, DamageKind::Missing)));
+    let other = Identity { incarnation: 9, ..ID };
+    disk.edit(&mark, |b| b[12] ^= 1);
+    let handle = DiskHandle::inline(Arc::new(disk.clone()));
+    let replay = Replay::open(handle, settings(), other).await.unwrap();
+    assert_eq!(missing_end(&replay), None);
+}
+
 #[tokio::test]
 async fn another_directorys_segment_is_refused() {
     let disk = MemoryDisk::default();

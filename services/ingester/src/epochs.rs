@@ -79,7 +79,7 @@ impl Inner {
         Err(self.refusal(ServiceErrorCode::Stale, message))
     }
 
-    fn is_mine(&self, p: &Partition) -> bool {
+    pub(crate) fn is_mine(&self, p: &Partition) -> bool {
         p.replica(&self.deps.member)
             .is_some_and(|r| r.incarnation == self.deps.incarnation())
     }

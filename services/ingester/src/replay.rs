@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::{join, try_join_all};
-use koios_wal::{Committer, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
+use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
 
 use koios_wire::{Batch, BatchHeader};
 
@@ -59,6 +59,9 @@ impl Inner {
             self.restore(&c, false);
         }
         self.check_front(&segments);
+        if let Some(damage) = replay.missing_end() {
+            self.note_missing_end(&damage);
+        }
         for replica in self.store.replicas() {
             let mut state = replica.state.write();
             state.replayed();
@@ -181,6 +184,30 @@ impl Inner {
             );
             self.store.metrics.damage.inc();
             ledger.lost(Lsn::new(last, u32::MAX));
+        }
+    }
+
+    /// Notes that the log ends before its mark, or that the mark is damaged.
+    fn note_missing_end(&self, damage: &Damage) {
+        self.store.metrics.damage.inc();
+        let mut ledger = self.store.ledger.lock();
+        ledger.damaged(damage);
+        let (from, dir) = (damage.lsn.segment(), self.settings.wal_dir.display());
+        if damage.kind == DamageKind::Tail {
+            tracing::error!(%dir, "the mark of the write-ahead log's newest segment is damaged");
+            return;
+        }
+        tracing::error!(
+            from,
+            %dir,
+            "the last segments of the write-ahead log, or all, are missing: was the folder deleted, or put back from a copy? \
+             Reads wait until what they held is copied from the other members or an operator accepts the loss"
+        );
+        // The adopted epochs may have been lost too, but never are newer than the copy of the control state. Without
+        // them an operator's acceptance of an earlier loss would pass for one of this loss.
+        let state = self.deps.state.current();
+        for p in state.partitions_of(&self.deps.member).filter(|p| self.is_mine(p)) {
+            ledger.adopt(p.id, p.epoch);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use koios_wire::{IngesterService, ServiceErrorCode};
 
-use crate::harness::{MINUTE, PARTITION, T0, World};
+use crate::harness::{MINUTE, T0, World};
 
 #[tokio::test(start_paused = true)]
 async fn i1_i5_acknowledged_samples_are_read_at_once_and_after_power_loss() {
@@ -180,18 +180,7 @@ async fn i11_lost_records_of_a_single_member_stop_reads_until_an_operator_accept
     // Writes go on.
     assert!(w.write(&[("b", T0, 1.0)]).await);
 
-    w.change_state(|s| {
-        let p = s.partitions.get_mut(&PARTITION).unwrap();
-        p.epoch += 1;
-        let loss = koios_control::AcceptedLoss {
-            partition: PARTITION,
-            epoch: p.epoch,
-            at_version: s.version + 1,
-            note: "test".into(),
-            lost: Vec::new(),
-        };
-        s.accepted_losses.push(loss);
-    });
+    w.accept_loss();
     w.until("counts", |w| w.counts(0)).await;
     let (found, _) = w.read(0).await.unwrap();
     assert_eq!(found.len(), 50);
@@ -217,6 +206,45 @@ async fn i11_missing_first_segments_are_noticed() {
     w.boot(0).await;
     w.sleep(Duration::from_secs(60)).await;
     assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i11_a_lost_log_of_a_single_member_stops_reads_until_an_operator_accepts() {
+    // All of the log, and its end.
+    for kept in [0, 2] {
+        let mut w = World::start(1).await;
+        // What was accepted of an earlier loss is not accepted of this one.
+        w.accept_loss();
+        w.until("adopted", |w| w.node(0).status().partitions[0].epoch == w.epoch())
+            .await;
+        for i in 0..2000 {
+            assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+        }
+        assert!(w.wal_files(0).len() > 3);
+        w.kill(0).await;
+        w.lose_segments(0, kept);
+        for _ in 0..2 {
+            assert!(w.boot(0).await);
+            w.sleep(Duration::from_secs(300)).await;
+            let refused = w.read(0).await.unwrap_err();
+            assert_eq!(refused.code, ServiceErrorCode::NotCounting);
+            assert!(w.node(0).status().partitions[0].damaged);
+            w.crash(0).await;
+        }
+        assert!(w.boot(0).await);
+        // Writes go on.
+        assert!(w.write(&[("b", T0, 1.0)]).await);
+
+        w.accept_loss();
+        w.until("counts", |w| w.counts(0)).await;
+        let (found, _) = w.read(0).await.unwrap();
+        assert_eq!(found.len() > 1, kept > 0);
+        assert!(found.contains_key(&("b".to_owned(), T0)));
+        // It stays accepted.
+        w.crash(0).await;
+        w.boot(0).await;
+        w.until("counts", |w| w.counts(0)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

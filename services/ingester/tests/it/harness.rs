@@ -609,6 +609,34 @@ impl World {
     }
 }
 
+impl World {
+    /// Removes a member's log segments but for the first `kept`.
+    pub(crate) fn lose_segments(&self, i: usize, kept: usize) {
+        use koios_runtime::Disk;
+        let (disk, dir) = (&self.nodes[i].disk, Path::new("/data/wal"));
+        for name in self.wal_files(i).into_iter().skip(kept) {
+            disk.remove_file(&dir.join(name)).unwrap();
+        }
+        disk.sync_dir(dir).unwrap();
+    }
+
+    /// An operator accepts the loss of the partition.
+    pub(crate) fn accept_loss(&self) {
+        self.change_state(|s| {
+            let p = s.partitions.get_mut(&PARTITION).unwrap();
+            p.epoch += 1;
+            let loss = koios_control::AcceptedLoss {
+                partition: PARTITION,
+                epoch: p.epoch,
+                at_version: s.version + 1,
+                note: "test".into(),
+                lost: Vec::new(),
+            };
+            s.accepted_losses.push(loss);
+        });
+    }
+}
+
 fn put(all: &mut Samples, at: (String, i64), bits: u64) {
     let kept = all.entry(at).or_insert(bits);
     *kept = winner(f64::from_bits(*kept), f64::from_bits(bits)).to_bits();

@@ -75,6 +75,31 @@ async fn i11_damage_in_the_log_is_made_good_from_peers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i1_i11_a_lost_log_is_made_good_from_peers() {
+    let mut w = World::start(3).await;
+    for i in 0..100i64 {
+        // One of the three misses each batch.
+        let skip = (i % 3) as usize;
+        let to: Vec<usize> = (0..3).filter(|m| *m != skip).collect();
+        assert!(w.write_to(&to, &[("a", T0 + i, i as f64)]).await);
+    }
+    w.kill(0).await;
+    w.lose_segments(0, 0);
+    w.kill(1).await;
+    w.boot(0).await;
+    w.sleep(Duration::from_secs(120)).await;
+    assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+    w.boot(1).await;
+    w.until("repaired", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+    // It stays repaired.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.until("counts", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i11_a_batch_damaged_in_a_running_members_log_is_reported_and_the_others_served() {
     use futures::StreamExt;
     let mut w = World::start(1).await;
