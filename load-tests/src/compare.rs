@@ -143,7 +143,7 @@ async fn run(c: &Contender, fleet: &Fleet, concurrency: usize, runs: usize) -> R
         post(&format!("{}{}", c.base, c.flush[0])).await?;
     }
     let cpu = measure::cpu_seconds(pid)?;
-    let queries = bench::run(fleet, &c.base, runs).await?;
+    let queries = bench::run(fleet, &c.base, Some(pid), runs).await?;
     let query_cpu = measure::cpu_seconds(pid)? - cpu;
     for path in &c.flush {
         post(&format!("{}{path}", c.base)).await?;
@@ -208,9 +208,54 @@ fn print_table(outcomes: &[Outcome]) {
         format!("{:.2}", o.stored_per_sample)
     });
     row("CPU s of all queries", &|o| format!("{:.2}", o.query_cpu));
+    println!("\nEach query: median ms / CPU ms / MiB grown (results)\n");
+    row("", &|o| o.name.to_owned());
+    println!("|---|{}", "---|".repeat(outcomes.len()));
     for i in 0..outcomes.first().map_or(0, |o| o.queries.len()) {
-        row(&format!("{}, ms", outcomes[0].queries[i].name), &|o| {
-            format!("{:.1} ({} series)", o.queries[i].median_ms, o.queries[i].series)
+        row(&outcomes[0].queries[i].name, &|o| {
+            let q = &o.queries[i];
+            format!(
+                "{:.1} / {:.1} / {:.1} ({})",
+                q.median_ms,
+                q.cpu_ms.unwrap_or(f64::NAN),
+                q.growth_bytes.unwrap_or(0) as f64 / f64::from(1 << 20),
+                q.results
+            )
         });
+    }
+    print_ratios(outcomes);
+}
+
+/// The first contender's share of the others', as geometric mean over the queries that take the better of the others
+/// more than 5 ms.
+fn print_ratios(outcomes: &[Outcome]) {
+    let Some((ours, others)) = outcomes.split_first() else {
+        return;
+    };
+    let heavy: Vec<usize> = (0..ours.queries.len())
+        .filter(|&i| {
+            let best = others.iter().map(|o| o.queries[i].median_ms);
+            best.fold(f64::INFINITY, f64::min) > 5.0
+        })
+        .collect();
+    println!(
+        "\nOver the {} queries that take the better peer more than 5 ms:\n",
+        heavy.len()
+    );
+    for other in others {
+        let mean = |of: &dyn Fn(&Timing) -> f64| {
+            let sum: f64 = heavy
+                .iter()
+                .map(|&i| (of(&ours.queries[i]) / of(&other.queries[i])).ln())
+                .sum();
+            (sum / heavy.len() as f64).exp()
+        };
+        println!(
+            "- {} takes {:.2} of the time and {:.2} of the CPU of {}",
+            ours.name,
+            mean(&|t| t.median_ms),
+            mean(&|t| t.cpu_ms.unwrap_or(f64::NAN)),
+            other.name
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! A realistic fleet: every sample is a pure function of the seed, the series and the scrape.
 
 use koios_wire::pb::prometheus as pb;
+use prost::Message;
 
 /// A fleet and the stretch of time it is observed for.
 #[derive(Clone, Copy, Debug)]
@@ -127,27 +128,86 @@ impl Fleet {
         build.out
     }
 
-    /// One scrape of a host as remote-write series.
-    pub(crate) fn scrape(&self, host: u32, series: &[Series], scrape: u32) -> Vec<pb::TimeSeries> {
-        let timestamp = self.time(host, scrape);
-        series
-            .iter()
-            .map(|s| pb::TimeSeries {
-                labels: s
-                    .labels
-                    .iter()
-                    .map(|(name, value)| pb::Label {
-                        name: name.clone(),
-                        value: value.clone(),
-                    })
-                    .collect(),
-                samples: vec![pb::Sample {
-                    value: s.value(scrape),
-                    timestamp,
-                }],
-            })
-            .collect()
+    /// The requests of a host.
+    pub(crate) fn requests(&self, host: u32) -> HostRequests {
+        HostRequests::new(self, host)
     }
+}
+
+/// A host's remote-write request, encoded once: from one scrape to the next only fixed-width bytes of it change, so that
+/// sending costs the machine that also runs what is measured as little as it can.
+#[derive(Debug)]
+pub(crate) struct HostRequests {
+    host: u32,
+    series: Vec<Series>,
+    encoded: Vec<u8>,
+    /// Where each series' value stands (8 bytes, little endian); its time follows after a tag byte.
+    values: Vec<usize>,
+}
+
+impl HostRequests {
+    fn new(fleet: &Fleet, host: u32) -> Self {
+        let series = fleet.host(host);
+        let mut encoded = Vec::new();
+        let mut values = Vec::with_capacity(series.len());
+        for s in &series {
+            let message = pb::WriteRequest {
+                timeseries: vec![pb::TimeSeries {
+                    labels: s
+                        .labels
+                        .iter()
+                        .map(|(name, value)| pb::Label {
+                            name: name.clone(),
+                            value: value.clone(),
+                        })
+                        .collect(),
+                    samples: vec![pb::Sample {
+                        // Not zero, or protobuf would leave it out.
+                        value: 1.0,
+                        timestamp: TIME_WIDTH_MIN,
+                    }],
+                }],
+                metadata: Vec::new(),
+            };
+            encoded.extend(message.encode_to_vec());
+            values.push(encoded.len() - TIME_BYTES - 1 - 8);
+        }
+        Self {
+            host,
+            series,
+            encoded,
+            values,
+        }
+    }
+
+    /// How many samples a request holds.
+    pub(crate) fn samples(&self) -> u64 {
+        self.series.len() as u64
+    }
+
+    /// The message of one scrape.
+    pub(crate) fn scrape(&mut self, fleet: &Fleet, scrape: u32) -> &[u8] {
+        let time = varint(fleet.time(self.host, scrape));
+        for (series, &at) in self.series.iter().zip(&self.values) {
+            self.encoded[at..at + 8].copy_from_slice(&series.value(scrape).to_le_bytes());
+            self.encoded[at + 9..at + 9 + TIME_BYTES].copy_from_slice(&time);
+        }
+        &self.encoded
+    }
+}
+
+/// Bytes of a time as varint, for any time from 2005 to 2109.
+const TIME_BYTES: usize = 6;
+/// The least number whose varint is that long, 2005 as a time.
+const TIME_WIDTH_MIN: i64 = 1 << 40;
+
+fn varint(time: i64) -> [u8; TIME_BYTES] {
+    let mut bytes = [0; TIME_BYTES];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        let more = if i + 1 < TIME_BYTES { 0x80 } else { 0 };
+        *byte = ((time >> (7 * i)) & 0x7f) as u8 | more;
+    }
+    bytes
 }
 
 struct HostBuilder {
@@ -389,6 +449,27 @@ mod tests {
         assert!((900..1100).contains(&series.len()), "{}", series.len());
         let distinct: std::collections::BTreeSet<_> = series.iter().map(|s| s.labels.clone()).collect();
         assert_eq!(distinct.len(), series.len());
+    }
+
+    #[test]
+    fn a_request_holds_each_series_once_at_the_time_and_value_of_the_scrape() {
+        let fleet = Fleet {
+            start_ms: 1_700_000_000_000,
+            ..FLEET
+        };
+        let (mut requests, series) = (fleet.requests(1), fleet.host(1));
+        for scrape in [0, 3, 49] {
+            let message = pb::WriteRequest::decode(requests.scrape(&fleet, scrape));
+            let got = message.map(|m| m.timeseries).unwrap_or_default();
+            assert_eq!(got.len(), series.len());
+            for (got, sent) in got.iter().zip(&series) {
+                let labels = got.labels.iter().map(|l| (l.name.clone(), l.value.clone()));
+                assert_eq!(labels.collect::<Vec<_>>(), sent.labels);
+                assert_eq!(got.samples.len(), 1);
+                assert_eq!(got.samples[0].value.to_bits(), sent.value(scrape).to_bits());
+                assert_eq!(got.samples[0].timestamp, fleet.time(1, scrape));
+            }
+        }
     }
 
     #[test]

@@ -89,7 +89,10 @@ enum Command {
         /// Base URL of the query API.
         #[arg(long, default_value = "http://127.0.0.1:9009")]
         url: String,
-        /// Runs of each query; the median counts.
+        /// The server's process id, to count its CPU time and memory.
+        #[arg(long)]
+        pid: Option<u32>,
+        /// Runs of each query at least; the median counts.
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
@@ -151,11 +154,20 @@ async fn main() -> Result<()> {
             let checked = verify::verify(&fleet.fleet(), &url, &tenant).await?;
             println!("verified {checked} samples: each is there exactly once, bit for bit");
         }
-        Command::Queries { fleet, url, runs } => {
-            for timing in bench::run(&fleet.fleet(), &url, runs).await? {
+        Command::Queries {
+            fleet,
+            url,
+            pid,
+            runs,
+        } => {
+            for timing in bench::run(&fleet.fleet(), &url, pid, runs).await? {
                 println!(
-                    "{:<28} {:>9.2} ms  {} series",
-                    timing.name, timing.median_ms, timing.series
+                    "{:<28} {:>9.2} ms {:>9.2} CPU ms {:>8.1} MiB  {} results",
+                    timing.name,
+                    timing.median_ms,
+                    timing.cpu_ms.unwrap_or(f64::NAN),
+                    timing.growth_bytes.unwrap_or(0) as f64 / f64::from(1 << 20),
+                    timing.results
                 );
             }
         }

@@ -15,8 +15,23 @@ pub(crate) fn now_ms() -> i64 {
         .map_or(0, |d| d.as_millis() as i64)
 }
 
-/// User and system CPU seconds of a process so far.
+/// CPU seconds of a process so far, to the nanosecond; what threads that have ended used is counted in ticks.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))?;
+    let mut nanoseconds = 0.0;
+    for thread in threads {
+        // A thread may end between listing and reading.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let ran = text.split_whitespace().next().context("schedstat")?;
+        nanoseconds += ran.parse::<f64>()?;
+    }
+    Ok((nanoseconds / 1e9).max(cpu_ticks(pid)?))
+}
+
+/// User and system CPU seconds of a process so far, in steps of 10 ms.
+fn cpu_ticks(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat
         .rsplit(')')
@@ -35,11 +50,25 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// Resident bytes of a process.
 pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most bytes resident at once since [`forget_peak`].
+pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// Starts the peak anew, from what is resident now.
+pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("reset peak of {pid}"))
+}
+
+fn memory(pid: u32, field: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:"))
-        .context("VmRSS")?;
+        .find_map(|l| l.strip_prefix(field))
+        .with_context(|| field.to_owned())?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
     Ok(kib * 1024)
 }

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use koios_wire::pb::prometheus as pb;
-use prost::Message;
 
 use crate::fleet::Fleet;
 
@@ -25,13 +24,16 @@ pub(crate) async fn send(fleet: &Fleet, url: &str, tenant: &str, concurrency: us
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .build()?;
-    let hosts: Vec<_> = (0..fleet.hosts).map(|h| (h, fleet.host(h))).collect();
+    let mut hosts: Vec<_> = (0..fleet.hosts).map(|h| fleet.requests(h)).collect();
     let start = Instant::now();
     let mut sent = Sent::default();
     for scrape in 0..fleet.scrapes {
-        let requests = futures::stream::iter(hosts.iter().map(|(host, series)| {
+        let requests = futures::stream::iter(hosts.iter_mut().map(|host| {
             let client = &client;
-            async move { push(client, url, tenant, fleet.scrape(*host, series, scrape)).await }
+            async move {
+                let body = snap::raw::Encoder::new().compress_vec(host.scrape(fleet, scrape))?;
+                Ok::<_, anyhow::Error>((host.samples(), push(client, url, tenant, body.into()).await?))
+            }
         }));
         let done: Vec<(u64, u64)> = requests.buffer_unordered(concurrency).try_collect().await?;
         for (samples, retries) in done {
@@ -43,19 +45,8 @@ pub(crate) async fn send(fleet: &Fleet, url: &str, tenant: &str, concurrency: us
     Ok(sent)
 }
 
-async fn push(
-    client: &reqwest::Client,
-    url: &str,
-    tenant: &str,
-    series: Vec<pb::TimeSeries>,
-) -> Result<(u64, u64)> {
-    let samples = series.len() as u64;
-    let message = pb::WriteRequest {
-        timeseries: series,
-        metadata: Vec::new(),
-    }
-    .encode_to_vec();
-    let body = snap::raw::Encoder::new().compress_vec(&message)?;
+/// Pushes one request until it is acknowledged; returns how many attempts failed.
+async fn push(client: &reqwest::Client, url: &str, tenant: &str, body: Bytes) -> Result<u64> {
     for attempt in 0..ATTEMPTS_MAX {
         let answer = client
             .post(url)
@@ -67,7 +58,7 @@ async fn push(
             .send()
             .await;
         match answer {
-            Ok(a) if a.status().is_success() => return Ok((samples, u64::from(attempt))),
+            Ok(a) if a.status().is_success() => return Ok(u64::from(attempt)),
             Ok(a) if a.status().is_client_error() && a.status().as_u16() != 429 => {
                 bail!(
                     "push refused with {}: {}",
