@@ -11,7 +11,11 @@ use crate::bucket::Bucket;
 use crate::manifest::{Manifest, Writer};
 use crate::{Error, Result};
 
-/// Caches manifests. Cheap to clone; clones share the cache.
+/// Most tenants whose manifest is kept.
+const TENANTS_MAX: usize = 10_000;
+
+/// Caches manifests of tenants that have one: whoever asks may name any tenant, and a name alone costs no memory. Cheap
+/// to clone; clones share the cache.
 #[derive(Clone, Debug)]
 pub struct TenantManifests {
     bucket: Bucket,
@@ -115,9 +119,17 @@ impl TenantManifests {
         Ok(self.learn(committed, asked))
     }
 
-    /// Keeps the newer of what is known and what was found.
+    /// Keeps the newer of what is known and what was found, unless that is nothing.
     fn learn(&self, found: Arc<Manifest>, asked: Duration) -> Arc<Manifest> {
         let mut known = self.known.lock();
+        if !known.contains_key(&found.tenant) {
+            if found.version == 0 {
+                return found;
+            }
+            if known.len() >= TENANTS_MAX {
+                forget_oldest(&mut known);
+            }
+        }
         let entry = known.entry(found.tenant.clone()).or_insert_with(|| Known {
             manifest: Arc::clone(&found),
             asked,
@@ -127,5 +139,36 @@ impl TenantManifests {
             entry.manifest = found;
         }
         Arc::clone(&entry.manifest)
+    }
+}
+
+/// Makes room by forgetting the tenant that was asked for longest ago.
+fn forget_oldest(known: &mut BTreeMap<TenantId, Known>) {
+    let oldest = known.iter().min_by_key(|(_, k)| k.asked);
+    if let Some(tenant) = oldest.map(|(tenant, _)| tenant.clone()) {
+        known.remove(&tenant);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_runtime::{RealClock, RngHandle};
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn i12_of_too_many_tenants_those_asked_for_last_are_kept() {
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(store, "", Arc::new(RealClock::new()), RngHandle::from_seed(1));
+        let manifests = TenantManifests::new(bucket, Duration::ZERO);
+        let tenant = |n: usize| TenantId::new(&format!("team-{n}")).unwrap();
+        for n in 0..TENANTS_MAX + 2 {
+            let mut manifest = Manifest::empty(tenant(n));
+            manifest.version = 1;
+            manifests.learn(Arc::new(manifest), Duration::from_secs(n as u64));
+        }
+        assert_eq!(manifests.known.lock().len(), TENANTS_MAX);
+        assert!(manifests.known(&tenant(1)).is_none() && manifests.known(&tenant(2)).is_some());
     }
 }

@@ -289,26 +289,36 @@ async fn the_cache_asks_the_bucket_only_when_it_must() {
     let cache = TenantManifests::new(bucket.clone(), Duration::from_secs(3600));
     assert_eq!(cache.latest(&tenant()).await.unwrap().version, 0);
     add(&bucket, 1).await.unwrap();
-    assert_eq!(cache.latest(&tenant()).await.unwrap().version, 0);
-    assert_eq!(cache.at_least(&tenant(), 1).await.unwrap().version, 1);
     assert_eq!(cache.latest(&tenant()).await.unwrap().version, 1);
-    let e = cache.at_least(&tenant(), 2).await.unwrap_err();
+    add(&bucket, 2).await.unwrap();
+    assert_eq!(cache.latest(&tenant()).await.unwrap().version, 1);
+    assert_eq!(cache.at_least(&tenant(), 2).await.unwrap().version, 2);
+    assert_eq!(cache.latest(&tenant()).await.unwrap().version, 2);
+    let e = cache.at_least(&tenant(), 3).await.unwrap_err();
     assert!(
         matches!(
             e,
             Error::Behind {
-                found: 1,
-                wanted: 2,
+                found: 2,
+                wanted: 3,
                 ..
             }
         ),
         "{e}"
     );
     let committed = cache
-        .commit(&tenant(), &writer(1), |m| m.add_block(small_entry(2)))
+        .commit(&tenant(), &writer(1), |m| m.add_block(small_entry(3)))
         .await
         .unwrap();
     assert_eq!(cache.known(&tenant()).unwrap().version, committed.version);
+}
+
+#[tokio::test]
+async fn i12_tenants_that_are_only_named_cost_the_cache_nothing() {
+    let cache = TenantManifests::new(bucket(), Duration::from_secs(3600));
+    assert_eq!(cache.latest(&tenant()).await.unwrap().version, 0);
+    assert_eq!(cache.at_least(&tenant(), 0).await.unwrap().version, 0);
+    assert!(cache.known(&tenant()).is_none());
 }
 
 #[tokio::test]
