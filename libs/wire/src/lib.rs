@@ -11,7 +11,7 @@
 //! **Deliberately absent.** Routing, retries and quorum: those belong to the callers.
 //!
 //! **Failure behaviour.** Bytes from clients and peers never panic or allocate beyond their declared, bounded length
-//! (I12).
+//! (I12). A reader that stops reading loses its stream ([`watched()`]), so that it holds nothing for ever (I6).
 
 pub mod batch;
 pub mod compression;
@@ -19,6 +19,7 @@ mod error;
 pub mod grpc;
 pub mod remote_write;
 mod service;
+mod watched;
 
 pub use batch::{Batch, BatchError, BatchHeader};
 pub use error::{ServiceError, ServiceErrorCode};
@@ -28,6 +29,7 @@ pub use service::{
     ReadStream, SeriesChunks, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
     TenantHoldings,
 };
+pub use watched::{ReaderPace, Watched, watched};
 
 /// Generated protobuf types.
 #[expect(missing_docs, unused_qualifications, reason = "generated")]

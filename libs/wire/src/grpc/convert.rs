@@ -40,7 +40,7 @@ pub fn status_from_error(e: &ServiceError) -> Status {
     status
 }
 
-/// The error of a status from `addr`.
+/// The error of a status from `addr`. The peer's own words come first and literally: people and tests look for them.
 pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
     let header = |name| status.metadata().get(name).and_then(|v| v.to_str().ok());
     let code = match header(CODE_HEADER) {
@@ -57,10 +57,15 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
             _ => ServiceErrorCode::Unavailable,
         },
     };
+    let message = if header(CODE_HEADER).is_some() {
+        format!("{} (from {addr})", status.message())
+    } else {
+        format!("{addr}: {}", status.message())
+    };
     let state_version = header(STATE_HEADER).and_then(|v| v.parse().ok()).unwrap_or(0);
     ServiceError {
         code,
-        message: format!("{addr}: {}", status.message()),
+        message,
         state_version,
     }
 }
@@ -337,4 +342,20 @@ pub(super) fn store_labels_from_pb(r: v1::StoreLabelsRequest) -> Result<StoreLab
         name: r.name,
         limit: r.limit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i13_a_peers_words_arrive_literally_with_its_address_behind() {
+        let text = "block 01A failed checksum: part samples.parquet is corrupt";
+        let sent = ServiceError::new(ServiceErrorCode::Corruption, text).with_state_version(7);
+        let got = error_from_status(&status_from_error(&sent), "10.0.0.1:9095");
+        assert_eq!((got.code, got.state_version), (sent.code, 7));
+        assert_eq!(got.message, format!("{text} (from 10.0.0.1:9095)"));
+        let own = error_from_status(&Status::unavailable("connection refused"), "10.0.0.1:9095");
+        assert_eq!(own.to_string(), "10.0.0.1:9095: connection refused (unavailable)");
+    }
 }

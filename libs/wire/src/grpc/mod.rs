@@ -6,6 +6,7 @@
 mod channel;
 mod client;
 mod convert;
+mod replies;
 mod server;
 
 pub use channel::{PeerChannel, RpcSettings};

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use koios_model::PartitionId;
 use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
-    end_to_pb, holdings_to_pb, labels_from_pb, metadata_to_pb, read_from_pb, select_from_pb, series_to_pb,
-    set_from_pb, status_from_error, store_labels_from_pb, tenant_from_pb,
+    end_to_pb, holdings_to_pb, labels_from_pb, metadata_to_pb, read_from_pb, select_from_pb, set_from_pb,
+    status_from_error, store_labels_from_pb, tenant_from_pb,
 };
+use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
@@ -28,16 +29,23 @@ fn refuse(e: ServiceError) -> Status {
     status_from_error(&e)
 }
 
+/// A stream of one reply.
+fn one<T>(reply: Result<T, Status>) -> stream::Iter<std::array::IntoIter<Result<T, Status>, 1>> {
+    stream::iter([reply])
+}
+
 /// Serves an [`IngesterService`] over gRPC.
 #[derive(Clone, Debug)]
 pub struct IngesterRpc {
     service: Arc<dyn IngesterService>,
+    readers: Readers,
 }
 
 impl IngesterRpc {
     /// The tonic service.
     pub fn server(service: Arc<dyn IngesterService>) -> IngesterServer<Self> {
-        IngesterServer::new(Self { service })
+        let readers = Readers::new();
+        IngesterServer::new(Self { service, readers })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -70,17 +78,16 @@ impl Ingester for IngesterRpc {
     async fn read(&self, request: Request<v1::ReadRequest>) -> Reply<Self::ReadStream> {
         let request = read_from_pb(request.into_inner()).map_err(refuse)?;
         let stream = self.service.read(request).await.map_err(refuse)?;
-        let replies = stream.map(|item| match item.map_err(refuse)? {
-            ReadItem::Series(s) => Ok(v1::ReadReply {
-                series: s.into_iter().map(series_to_pb).collect(),
-                end: None,
-            }),
-            ReadItem::End(end) => Ok(v1::ReadReply {
-                series: Vec::new(),
-                end: Some(end_to_pb(&end)),
-            }),
+        let reply = |series, end| v1::ReadReply { series, end };
+        let replies = stream.flat_map(move |item| match item {
+            Ok(ReadItem::Series(series)) => {
+                let replies = runs(series).map(move |run| run.map(|series| reply(series, None)));
+                stream::iter(replies).left_stream()
+            }
+            Ok(ReadItem::End(end)) => one(Ok(reply(Vec::new(), Some(end_to_pb(&end))))).right_stream(),
+            Err(e) => one(Err(refuse(e))).right_stream(),
         });
-        Ok(Response::new(replies.boxed()))
+        Ok(Response::new(self.readers.watch(replies)))
     }
 
     async fn label_names(&self, request: Request<v1::LabelsRequest>) -> Reply<v1::LabelsReply> {
@@ -142,7 +149,7 @@ impl Ingester for IngesterRpc {
             }),
             Err(e) => Err(refuse(e)),
         });
-        Ok(Response::new(replies.boxed()))
+        Ok(Response::new(self.readers.watch(replies)))
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Reply<v1::FlushReply> {
@@ -167,12 +174,14 @@ impl Ingester for IngesterRpc {
 #[derive(Clone, Debug)]
 pub struct StoreRpc {
     service: Arc<dyn StoreService>,
+    readers: Readers,
 }
 
 impl StoreRpc {
     /// The tonic service.
     pub fn server(service: Arc<dyn StoreService>) -> StoreServer<Self> {
-        StoreServer::new(Self { service })
+        let readers = Readers::new();
+        StoreServer::new(Self { service, readers })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -185,17 +194,16 @@ impl Store for StoreRpc {
     async fn select(&self, request: Request<v1::StoreSelectRequest>) -> Reply<Self::SelectStream> {
         let request = select_from_pb(request.into_inner()).map_err(refuse)?;
         let stream = self.service.select(request).await.map_err(refuse)?;
-        let replies = stream.map(|item| match item.map_err(refuse)? {
-            StoreItem::Series(s) => Ok(v1::StoreSelectReply {
-                series: s.into_iter().map(series_to_pb).collect(),
-                end: false,
-            }),
-            StoreItem::End => Ok(v1::StoreSelectReply {
-                series: Vec::new(),
-                end: true,
-            }),
+        let reply = |series, end| v1::StoreSelectReply { series, end };
+        let replies = stream.flat_map(move |item| match item {
+            Ok(StoreItem::Series(series)) => {
+                let replies = runs(series).map(move |run| run.map(|series| reply(series, false)));
+                stream::iter(replies).left_stream()
+            }
+            Ok(StoreItem::End) => one(Ok(reply(Vec::new(), true))).right_stream(),
+            Err(e) => one(Err(refuse(e))).right_stream(),
         });
-        Ok(Response::new(replies.boxed()))
+        Ok(Response::new(self.readers.watch(replies)))
     }
 
     async fn label_names(&self, request: Request<v1::StoreLabelsRequest>) -> Reply<v1::StoreLabelsReply> {
@@ -208,5 +216,93 @@ impl Store for StoreRpc {
         let request = store_labels_from_pb(request.into_inner()).map_err(refuse)?;
         let names = self.service.label_values(request).await.map_err(refuse)?;
         Ok(Response::new(v1::StoreLabelsReply { names }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use koios_model::{Labels, Matchers, TimeRange};
+    use prost::Message;
+
+    use super::super::convert::select_to_pb;
+    use super::*;
+    use crate::{SeriesChunks, StoreLabelsRequest, StoreSelectRequest, StoreStream};
+
+    /// Sends ten series of a mebibyte each in one item, holding on to something.
+    #[derive(Debug, Default)]
+    struct Megabytes {
+        held: Arc<()>,
+    }
+
+    #[async_trait::async_trait]
+    impl StoreService for Megabytes {
+        async fn select(&self, _: StoreSelectRequest) -> Result<StoreStream, ServiceError> {
+            let series = |i: u32| SeriesChunks {
+                labels: Labels::from_pairs([("i", i.to_string())]),
+                chunks: vec![vec![0; 1 << 20].into()],
+            };
+            let held = Arc::clone(&self.held);
+            let items = [StoreItem::Series((0..10).map(series).collect()), StoreItem::End];
+            let items = items.into_iter().map(move |item| {
+                let _held = &held;
+                Ok(item)
+            });
+            Ok(stream::iter(items).boxed())
+        }
+
+        async fn label_names(&self, _: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
+            Ok(Vec::new())
+        }
+
+        async fn label_values(&self, _: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
+            Ok(Vec::new())
+        }
+    }
+
+    async fn select(service: &Arc<Megabytes>) -> StreamReply<v1::StoreSelectReply> {
+        let rpc = StoreRpc {
+            service: Arc::<Megabytes>::clone(service),
+            readers: Readers::new(),
+        };
+        let request = select_to_pb(&StoreSelectRequest {
+            tenant: koios_model::TenantId::anonymous(),
+            manifest_version: 1,
+            blocks: Vec::new(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            labels_only: false,
+            limit: 0,
+        });
+        rpc.select(Request::new(request)).await.unwrap().into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_one_item_becomes_several_messages() {
+        let mut replies = select(&Arc::default()).await;
+        let mut lengths = Vec::new();
+        while let Some(reply) = replies.next().await {
+            let reply = reply.unwrap();
+            assert!(reply.encoded_len() <= 4 << 20);
+            lengths.push((reply.series.len(), reply.end));
+        }
+        assert_eq!(
+            lengths,
+            [(3, false), (3, false), (3, false), (1, false), (0, true)]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i6_a_peer_that_stops_reading_frees_what_its_read_holds() {
+        let service = Arc::<Megabytes>::default();
+        let mut replies = select(&service).await;
+        replies.next().await.unwrap().unwrap();
+        assert_eq!(Arc::strong_count(&service.held), 2);
+        tokio::time::advance(Duration::from_secs(601)).await;
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&service.held), 1);
+        let status = replies.next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
     }
 }
