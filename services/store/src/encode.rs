@@ -5,7 +5,7 @@ use koios_block::SeriesSamples;
 use koios_chunk::Encoder;
 use koios_wire::{SeriesChunks, ServiceError};
 
-use crate::merge::Row;
+use crate::window::Row;
 
 /// Samples per chunk: long enough to compress, short enough to decode a part of a series.
 const CHUNK_SAMPLES: usize = 1024;

@@ -1,5 +1,6 @@
 //! What callers are told about the bucket's and the blocks' errors.
 
+use koios_block::BlockId;
 use koios_bucket::Error as BucketError;
 use koios_wire::{ServiceError, ServiceErrorCode};
 
@@ -13,6 +14,17 @@ pub(crate) fn from_bucket(e: &BucketError) -> ServiceError {
         _ => ServiceErrorCode::Internal,
     };
     ServiceError::new(code, e.to_string())
+}
+
+/// An error of opening a block, for a caller: damage names the block.
+pub(crate) fn from_open(block: BlockId, e: &BucketError) -> ServiceError {
+    match e {
+        BucketError::Corrupt { .. } => ServiceError::new(
+            ServiceErrorCode::Corruption,
+            format!("block {block} failed checksum: {e}"),
+        ),
+        e => from_bucket(e),
+    }
 }
 
 /// An error of a block, for a caller.

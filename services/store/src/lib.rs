@@ -1,21 +1,23 @@
 //! Long-term storage: serves reads of blocks as of one manifest version.
 //!
 //! **Data flow.** A querier pins a manifest version and asks [`BlockStore`] (a `koios_wire::StoreService`) for series of
-//! listed blocks. *Plan*: the blocks are looked up in the manifest. *Read*: each block streams its matching series and
-//! their samples, fetching only the pages they are in, through caches. *Merge*: the blocks' streams are united in label
-//! order, each sample once. *Encode*: batches of series leave as compressed chunks.
+//! listed blocks. *Plan*: the blocks are looked up in the manifest. *Merge*: the blocks' matching series are united in
+//! label order. *Read*: window by window, their samples are fetched, only the pages they are in, through caches, and
+//! united, each sample once. *Encode*: each window leaves as compressed chunks.
 //!
 //! **Invariants.** A read sees exactly the blocks it names or fails: it never shrinks (I4, I10). Of several values at
 //! one timestamp the one rule of `koios_model::merge` chooses (I2). No byte is used before its checksum (I11). What a
-//! read holds in memory does not grow with the number of series it returns.
+//! read holds in memory does not grow with the number of series it returns, and its samples not with the number of
+//! blocks either; labels that wait to be merged are bounded (I12).
 //!
 //! **Deliberately absent.** Compaction, retention and deletion; recent samples, which are the ingesters'; quorum and
 //! failover, which are the querier's.
 //!
 //! **Failure behaviour.** `Unavailable` when the bucket does not answer, `NotFound` when a version or a block is gone,
-//! `Corruption`, naming the block, when bytes are damaged: another store may still have good ones cached. A stream that
-//! fails ends with the error and without its end.
+//! `Corruption`, naming the block, when bytes are damaged: another store may still have good ones cached.
+//! `ResourceExhausted` when more would have to be held than a read may. A stream that fails ends with the error and without its end.
 
+mod bounds;
 mod encode;
 mod error;
 mod labels;
@@ -23,6 +25,7 @@ mod merge;
 mod metrics;
 mod plan;
 mod service;
+mod window;
 
 #[cfg(test)]
 mod service_test;

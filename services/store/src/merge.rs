@@ -1,148 +1,159 @@
-//! Unites the matching series of several blocks, in label order, each sample once.
+//! Unites the matching series of several blocks, in label order. No samples are read for it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use futures::future::try_join_all;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, SeriesSamples};
-use koios_model::merge::merge_sorted;
-use koios_model::{Labels, Matchers, Sample, TimeRange};
-use koios_wire::ServiceError;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use koios_block::{BlockReader, BlockSeries};
+use koios_model::{Labels, Matchers, TimeRange};
+use koios_wire::{ServiceError, ServiceErrorCode};
 
+use crate::bounds::ReadBounds;
 use crate::error::from_block;
 
-/// A series with its samples; none when only labels are read.
-pub(crate) type Row = (Labels, SeriesSamples);
-
-/// The matching series of one block with their samples in range; those without any are left out.
-pub(crate) fn rows(
-    block: BlockReader,
-    matchers: Matchers,
-    range: TimeRange,
-    labels_only: bool,
-) -> BoxStream<'static, Result<Row, ServiceError>> {
-    let batches = block.stream_series(matchers, range);
-    let rows = batches.map_ok(move |batch| {
-        let labels: Vec<_> = batch.iter().map(|s| s.labels.clone()).collect();
-        let labels = futures::stream::iter(labels);
-        if labels_only {
-            return labels.map(|l| Ok((l, SeriesSamples::default()))).boxed();
-        }
-        let samples = block.stream_samples(batch, range);
-        labels.zip(samples).map(|(l, s)| Ok((l, s?))).boxed()
-    });
-    rows.try_flatten()
-        .try_filter(move |(_, s)| std::future::ready(labels_only || !s.timestamps.is_empty()))
-        .map_err(|e| from_block(&e))
-        .boxed()
+/// A label set and where its samples are.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) labels: Labels,
+    /// The block, by its place in the read, and its series; ascending by place.
+    pub(crate) parts: Vec<(usize, BlockSeries)>,
 }
 
+/// The matching series of one block, a batch of them in memory.
 struct Source {
-    rows: BoxStream<'static, Result<Row, ServiceError>>,
-    next: Option<Row>,
+    batches: BoxStream<'static, koios_block::Result<Vec<BlockSeries>>>,
+    batch: std::vec::IntoIter<BlockSeries>,
+    batch_bytes: usize,
+    next: Option<BlockSeries>,
 }
 
-/// A k-way merge of blocks' rows.
+impl Source {
+    fn new(block: &BlockReader, matchers: &Matchers, range: TimeRange) -> Self {
+        Self {
+            batches: block.stream_series(matchers.clone(), range),
+            batch: Vec::new().into_iter(),
+            batch_bytes: 0,
+            next: None,
+        }
+    }
+
+    async fn advance(&mut self) -> Result<(), ServiceError> {
+        loop {
+            self.next = self.batch.next();
+            if self.next.is_some() {
+                return Ok(());
+            }
+            let batch = self.batches.try_next().await.map_err(|e| from_block(&e))?;
+            let Some(batch) = batch else {
+                self.batch_bytes = 0;
+                return Ok(());
+            };
+            self.batch_bytes = batch.iter().map(memory_of).sum();
+            self.batch = batch.into_iter();
+        }
+    }
+}
+
+/// What a series that waits to be merged takes.
+fn memory_of(series: &BlockSeries) -> usize {
+    series.labels.packed().len() + size_of::<BlockSeries>()
+}
+
+/// A k-way merge of blocks' series.
 pub(crate) struct Merge {
     sources: Vec<Source>,
     /// The next labels of each source that has any.
     heads: BinaryHeap<Reverse<(Labels, usize)>>,
+    bounds: ReadBounds,
     started: bool,
 }
 
 impl Merge {
-    pub(crate) fn new(rows: Vec<BoxStream<'static, Result<Row, ServiceError>>>) -> Self {
+    pub(crate) fn new(
+        blocks: &[BlockReader],
+        matchers: &Matchers,
+        range: TimeRange,
+        bounds: ReadBounds,
+    ) -> Self {
+        let source = |block| Source::new(block, matchers, range);
         Self {
-            sources: rows.into_iter().map(|rows| Source { rows, next: None }).collect(),
+            sources: blocks.iter().map(source).collect(),
             heads: BinaryHeap::new(),
+            bounds,
             started: false,
         }
     }
 
+    /// Reads the first series of every block, a few blocks at a time.
     async fn start(&mut self) -> Result<(), ServiceError> {
-        let first = try_join_all(self.sources.iter_mut().map(|s| s.rows.try_next())).await?;
-        for (i, (source, row)) in self.sources.iter_mut().zip(first).enumerate() {
-            if let Some((labels, _)) = &row {
-                self.heads.push(Reverse((labels.clone(), i)));
+        let waiting = std::mem::take(&mut self.sources);
+        let mut started = stream::iter(waiting)
+            .map(|mut source| async move { source.advance().await.map(|()| source) })
+            .buffered(self.bounds.blocks_at_once);
+        while let Some(source) = started.try_next().await? {
+            if let Some(next) = &source.next {
+                self.heads
+                    .push(Reverse((next.labels.clone(), self.sources.len())));
             }
-            source.next = row;
+            self.sources.push(source);
+            check_memory(&self.sources, self.bounds)?;
         }
         self.started = true;
         Ok(())
     }
 
-    /// The next label set with the samples of all blocks.
-    pub(crate) async fn next(&mut self) -> Result<Option<Row>, ServiceError> {
+    /// The next label set.
+    pub(crate) async fn next(&mut self) -> Result<Option<Found>, ServiceError> {
         if !self.started {
             self.start().await?;
         }
-        let mut merged: Option<Row> = None;
+        let mut found: Option<Found> = None;
         while let Some(Reverse((labels, i))) = self.heads.peek() {
-            if merged.as_ref().is_some_and(|(m, _)| m != labels) {
+            if found.as_ref().is_some_and(|f| f.labels != *labels) {
                 break;
             }
             let i = *i;
             self.heads.pop();
-            let Some(source) = self.sources.get_mut(i) else {
+            let Some(series) = self.advance(i).await? else {
                 continue;
             };
-            let Some((labels, samples)) = source.next.take() else {
-                continue;
-            };
-            source.next = source.rows.try_next().await?;
-            if let Some((next, _)) = &source.next {
-                self.heads.push(Reverse((next.clone(), i)));
-            }
-            match &mut merged {
-                Some((_, all)) => unite(all, samples),
-                None => merged = Some((labels, samples)),
-            }
+            let found = found.get_or_insert_with(|| Found {
+                labels: series.labels.clone(),
+                parts: Vec::new(),
+            });
+            found.parts.push((i, series));
         }
-        Ok(merged)
+        Ok(found)
+    }
+
+    /// Takes the next series of a source.
+    async fn advance(&mut self, i: usize) -> Result<Option<BlockSeries>, ServiceError> {
+        let Some(source) = self.sources.get_mut(i) else {
+            return Ok(None);
+        };
+        let series = source.next.take();
+        let before = source.batch_bytes;
+        source.advance().await?;
+        if let Some(next) = &source.next {
+            self.heads.push(Reverse((next.labels.clone(), i)));
+        }
+        if source.batch_bytes > before {
+            check_memory(&self.sources, self.bounds)?;
+        }
+        Ok(series)
     }
 }
 
-/// Adds the samples of another block.
-fn unite(all: &mut SeriesSamples, more: SeriesSamples) {
-    if all.timestamps.last() < more.timestamps.first() {
-        all.timestamps.extend(more.timestamps);
-        all.values.extend(more.values);
-        return;
+/// Every block needs its own place in label order, so many blocks with many series each are refused, not piled up.
+fn check_memory(sources: &[Source], bounds: ReadBounds) -> Result<(), ServiceError> {
+    let held: usize = sources.iter().map(|s| s.batch_bytes).sum();
+    if held <= bounds.label_bytes {
+        return Ok(());
     }
-    let samples = |s: &SeriesSamples| -> Vec<Sample> {
-        s.timestamps
-            .iter()
-            .zip(&s.values)
-            .map(|(&t, &v)| Sample { t, v })
-            .collect()
-    };
-    let mut merged = Vec::new();
-    merge_sorted(&samples(all), &samples(&more), &mut merged);
-    all.timestamps = merged.iter().map(|s| s.t).collect();
-    all.values = merged.iter().map(|s| s.v).collect();
-}
-
-#[cfg(test)]
-mod tests {
-    use koios_model::{STALE_NAN_BITS, stale_nan};
-
-    use super::*;
-
-    fn samples(pairs: &[(i64, f64)]) -> SeriesSamples {
-        SeriesSamples {
-            timestamps: pairs.iter().map(|p| p.0).collect(),
-            values: pairs.iter().map(|p| p.1).collect(),
-        }
-    }
-
-    #[test]
-    fn i2_overlapping_blocks_give_the_winner() {
-        let mut all = samples(&[(1, 1.0), (3, stale_nan()), (5, 2.0)]);
-        unite(&mut all, samples(&[(2, 9.0), (3, -1.0), (5, 1.0)]));
-        assert_eq!(all, samples(&[(1, 1.0), (2, 9.0), (3, -1.0), (5, 2.0)]));
-        unite(&mut all, samples(&[(6, stale_nan())]));
-        assert_eq!(all.timestamps, [1, 2, 3, 5, 6]);
-        assert_eq!(all.values[4].to_bits(), STALE_NAN_BITS);
-    }
+    let text = format!(
+        "the labels to merge of {} blocks exceed {} bytes: add matchers or ask for a shorter range",
+        sources.len(),
+        bounds.label_bytes
+    );
+    Err(ServiceError::new(ServiceErrorCode::ResourceExhausted, text))
 }

@@ -5,7 +5,7 @@ use koios_bucket::{Blocks, Manifest, ManifestBlock, TenantManifests};
 use koios_model::{TenantId, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
-use crate::error::from_bucket;
+use crate::error::{from_bucket, from_open};
 
 /// What a request says about blocks.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,10 @@ pub(crate) async fn open(
     use futures::stream::{self, StreamExt, TryStreamExt};
     const OPENED_AT_ONCE: usize = 16;
     stream::iter(listed)
-        .map(|block| async move { blocks.open(tenant, &block).await.map_err(|e| from_bucket(&e)) })
+        .map(|block| async move {
+            let opened = blocks.open(tenant, &block).await;
+            opened.map_err(|e| from_open(block.block, &e))
+        })
         .buffered(OPENED_AT_ONCE)
         .try_collect()
         .await

@@ -6,22 +6,20 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_block::{BlockCache, BlockReader};
 use koios_bucket::{Blocks, TenantManifests};
+use koios_model::TimeRange;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
-    ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    SeriesChunks, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
+use crate::bounds::{DecodedRows, ReadBounds};
 use crate::encode::encode;
 use crate::labels::labels;
-use crate::merge::{Merge, Row, rows};
+use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
 use crate::plan::{Wanted, listed, open};
-
-/// Most series in one item of a stream.
-const BATCH_SERIES: usize = 256;
-/// An item is sent once it holds this many samples.
-const BATCH_SAMPLES: usize = 64 << 10;
+use crate::window::{Window, Windows};
 
 /// Budgets of the store's caches, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +48,8 @@ pub struct BlockStore {
     manifests: TenantManifests,
     blocks: Blocks,
     cpu: Cpu,
+    pub(crate) bounds: ReadBounds,
+    decoded: DecodedRows,
     metrics: StoreMetrics,
 }
 
@@ -60,10 +60,13 @@ impl BlockStore {
             settings.cell_cache_bytes,
             settings.index_cache_bytes,
         ));
+        let blocks = Blocks::new(manifests.bucket().clone(), cache, settings.meta_cache_bytes);
         Self {
-            blocks: Blocks::new(manifests.bucket().clone(), cache, settings.meta_cache_bytes),
+            blocks: blocks.with_cpu(cpu.clone()),
             manifests,
             cpu,
+            bounds: ReadBounds::default(),
+            decoded: DecodedRows::new(),
             metrics: StoreMetrics::new(metrics),
         }
     }
@@ -90,34 +93,35 @@ impl BlockStore {
 
 /// A read on its way.
 struct Reading {
-    merge: Merge,
+    windows: Windows,
     /// Series that may still be sent.
     left: u64,
-    cpu: Cpu,
-    metrics: StoreMetrics,
+    reader: WindowReader,
+}
+
+/// Reads and encodes windows.
+struct WindowReader {
+    blocks: Vec<BlockReader>,
+    range: TimeRange,
+    labels_only: bool,
+    store: BlockStore,
 }
 
 impl Reading {
     /// The next batch, encoded; empty at the end.
     async fn next(&mut self) -> Result<StoreItem, ServiceError> {
-        let (mut batch, mut samples) = (Vec::<Row>::new(), 0);
-        while batch.len() < BATCH_SERIES && samples < BATCH_SAMPLES && self.left > 0 {
-            let Some(row) = self.merge.next().await? else {
-                break;
-            };
-            self.left -= 1;
-            samples += row.1.timestamps.len();
-            batch.push(row);
+        loop {
+            let window = self.windows.next(self.left).await?;
+            if window.found.is_empty() {
+                return Ok(StoreItem::End);
+            }
+            let series = self.reader.read(window).await?;
+            if !series.is_empty() {
+                self.left -= series.len() as u64;
+                self.reader.store.metrics.series.inc_by(series.len() as u64);
+                return Ok(StoreItem::Series(series));
+            }
         }
-        if batch.is_empty() {
-            return Ok(StoreItem::End);
-        }
-        self.metrics.series.inc_by(batch.len() as u64);
-        self.metrics.samples.inc_by(samples as u64);
-        let encoded = self.cpu.run(|| encode(batch)).await;
-        encoded
-            .map_err(|e| ServiceError::internal(e.to_string()))?
-            .map(StoreItem::Series)
     }
 
     fn into_stream(self) -> StoreStream {
@@ -126,10 +130,28 @@ impl Reading {
             match reading.next().await {
                 Ok(StoreItem::End) => Some((Ok(StoreItem::End), None)),
                 Ok(series) => Some((Ok(series), Some(reading))),
-                Err(e) => Some((Err(reading.metrics.failed(e)), None)),
+                Err(e) => Some((Err(reading.reader.store.metrics.failed(e)), None)),
             }
         })
         .boxed()
+    }
+}
+
+impl WindowReader {
+    /// The series of a window. Decoded samples are all gone when it is done.
+    async fn read(&self, window: Window) -> Result<Vec<SeriesChunks>, ServiceError> {
+        let store = &self.store;
+        let (rows, _decoded) = if self.labels_only {
+            (window.labels(), None)
+        } else {
+            let decoded = store.decoded.reserve(window.rows).await?;
+            let rows = window.read(&self.blocks, self.range, store.bounds).await?;
+            (rows, Some(decoded))
+        };
+        let samples: usize = rows.iter().map(|(_, s)| s.timestamps.len()).sum();
+        store.metrics.samples.inc_by(samples as u64);
+        let encoded = store.cpu.run(|| encode(rows)).await;
+        encoded.map_err(|e| ServiceError::internal(e.to_string()))?
     }
 }
 
@@ -144,23 +166,21 @@ impl StoreService for BlockStore {
             range: request.range,
         };
         let blocks = self.open(wanted).await.map_err(|e| self.metrics.failed(e))?;
-        let rows = |block| {
-            rows(
-                block,
-                request.matchers.clone(),
-                request.range,
-                request.labels_only,
-            )
-        };
+        let StoreSelectRequest { matchers, range, .. } = &request;
+        let merge = Merge::new(&blocks, matchers, *range, self.bounds);
         let reading = Reading {
-            merge: Merge::new(blocks.into_iter().map(rows).collect()),
+            windows: Windows::new(merge, self.bounds),
             left: if request.limit == 0 {
                 u64::MAX
             } else {
                 request.limit
             },
-            cpu: self.cpu.clone(),
-            metrics: self.metrics.clone(),
+            reader: WindowReader {
+                blocks,
+                range: *range,
+                labels_only: request.labels_only,
+                store: self.clone(),
+            },
         };
         Ok(reading.into_stream())
     }

@@ -17,6 +17,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
+use crate::bounds::ReadBounds;
 use crate::{BlockStore, StoreSettings};
 
 type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
@@ -81,10 +82,14 @@ impl World {
 
     /// A store with cold caches.
     fn store(&self) -> BlockStore {
+        self.store_on(Cpu::inline())
+    }
+
+    fn store_on(&self, cpu: Cpu) -> BlockStore {
         BlockStore::new(
             self.manifests.clone(),
             StoreSettings::default(),
-            Cpu::inline(),
+            cpu,
             &Metrics::new(),
         )
     }
@@ -278,7 +283,8 @@ async fn i11_a_damaged_block_is_named() {
             .await
             .unwrap_err();
         assert_eq!(e.code, ServiceErrorCode::Corruption, "{part}: {e}");
-        assert!(e.message.contains(&a.to_string()), "{part}: {e}");
+        let text = format!("block {a} failed checksum: ");
+        assert!(e.message.starts_with(&text), "{part}: {e}");
         world
             .objects
             .put(&path, PutPayload::from_bytes(good))
@@ -311,4 +317,87 @@ async fn i4_unknown_versions_and_blocks_are_errors() {
         read(&store, request).await.unwrap_err().code,
         ServiceErrorCode::InvalidArgument
     );
+}
+
+#[tokio::test]
+async fn i12_small_windows_and_few_blocks_at_once_give_the_same_answer() {
+    let mut world = World::new();
+    let (mut expected, mut version) = (Data::new(), 0);
+    for n in 0..20_usize {
+        let part = data(n..n + 10, 20 * n as i64..20 * n as i64 + 30);
+        version = world.upload(&part).await.1;
+        for (labels, samples) in part {
+            expected.entry(labels).or_default().extend(samples);
+        }
+    }
+    for (blocks_at_once, window_series, window_rows) in [(1, 1, 1), (3, 4, 100), (8, 256, 1000), (50, 3, 1)] {
+        let mut store = world.store();
+        store.bounds = ReadBounds {
+            blocks_at_once,
+            window_series,
+            window_rows,
+            ..ReadBounds::default()
+        };
+        let mut request = world.request(version, &[]);
+        assert_eq!(read(&store, request.clone()).await.unwrap(), expected);
+        // A limit counts series with samples in range, wherever windows end.
+        request.range = TimeRange::new(100, 110);
+        request.limit = 3;
+        let in_range = |s: BTreeMap<i64, f64>| -> BTreeMap<_, _> {
+            s.into_iter().filter(|(t, _)| (100..=110).contains(t)).collect()
+        };
+        let cut = expected.clone().into_iter().map(|(l, s)| (l, in_range(s)));
+        let cut: Data = cut.filter(|(_, s)| !s.is_empty()).take(3).collect();
+        assert_eq!(read(&store, request).await.unwrap(), cut);
+    }
+}
+
+#[tokio::test]
+async fn i12_labels_to_merge_are_bounded() {
+    let mut world = World::new();
+    let mut version = 0;
+    for _ in 0..10 {
+        version = world.upload(&data(0..100, 0..2)).await.1;
+    }
+    let mut store = world.store();
+    store.bounds.label_bytes = 40 << 10;
+    let e = read(&store, world.request(version, &[])).await.unwrap_err();
+    assert_eq!(e.code, ServiceErrorCode::ResourceExhausted);
+    assert!(
+        e.message.contains("blocks exceed 40960 bytes: add matchers"),
+        "{e}"
+    );
+    let mut narrow = world.request(version, &[]);
+    narrow.matchers.0.push(Matcher::equal("i", "0007"));
+    assert_eq!(read(&store, narrow).await.unwrap(), data(7..8, 0..2));
+}
+
+#[tokio::test]
+async fn pages_are_decoded_by_the_cpu_threads() {
+    let mut world = World::new();
+    let (_, version) = world.upload(&data(0..5, 0..5)).await;
+    let cpu = Cpu::threaded(1).unwrap();
+    let store = world.store_on(cpu.clone());
+    // Given that the only thread is busy.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let mut busy = Box::pin(cpu.run(move || held.recv()));
+    assert!(futures::poll!(&mut busy).is_pending());
+    // When labels are read, then no async thread decodes them.
+    let names = store.label_names(StoreLabelsRequest {
+        tenant: world.tenant.clone(),
+        manifest_version: version,
+        blocks: Vec::new(),
+        matchers: Matchers::default(),
+        range: TimeRange::ALL,
+        name: String::new(),
+        limit: 0,
+    });
+    let mut names = Box::pin(names);
+    for _ in 0..1000 {
+        assert!(futures::poll!(&mut names).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    assert_eq!(names.await.unwrap(), ["__name__", "i"]);
+    assert!(busy.await.unwrap().is_err());
 }

@@ -1,0 +1,51 @@
+//! What reads may hold in memory, whatever they ask for (I12).
+
+use std::sync::Arc;
+
+use koios_wire::ServiceError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bounds of one read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadBounds {
+    /// Blocks that are read, and decoded, at the same time.
+    pub(crate) blocks_at_once: usize,
+    /// Series whose samples are read together: enough to use each page once, few enough to be small.
+    pub(crate) window_series: usize,
+    /// Rows that are read together; a single series may have more.
+    pub(crate) window_rows: u64,
+    /// Labels that wait to be merged.
+    pub(crate) label_bytes: usize,
+}
+
+impl Default for ReadBounds {
+    fn default() -> Self {
+        Self {
+            blocks_at_once: 8,
+            window_series: 256,
+            window_rows: 2 << 20,
+            label_bytes: 512 << 20,
+        }
+    }
+}
+
+/// Rows that all reads of a process decode at the same time, about 40 bytes each while they are.
+const ROWS_MAX: u32 = 8 << 20;
+
+/// The memory that reads share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct DecodedRows(Arc<Semaphore>);
+
+impl DecodedRows {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(ROWS_MAX as usize)))
+    }
+
+    /// Waits until `rows` may be decoded. One read never holds this while it waits for its reader, nor twice.
+    pub(crate) async fn reserve(&self, rows: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
+        // A series with more rows than all reads may have gets its turn alone.
+        let rows = u32::try_from(rows).unwrap_or(ROWS_MAX).min(ROWS_MAX);
+        let permit = Arc::clone(&self.0).acquire_many_owned(rows).await;
+        permit.map_err(|_| ServiceError::unavailable("the store is stopping"))
+    }
+}

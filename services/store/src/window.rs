@@ -1,0 +1,244 @@
+//! Windows of series whose samples are read together, so that what a read holds depends neither on how many series it
+//! returns nor on how many blocks hold them.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use koios_block::{BlockReader, BlockSeries, SeriesSamples};
+use koios_model::merge::merge_sorted;
+use koios_model::{Labels, Sample, TimeRange};
+use koios_wire::ServiceError;
+
+use crate::bounds::ReadBounds;
+use crate::error::from_block;
+use crate::merge::{Found, Merge};
+
+/// A series with its samples; none when only labels are read.
+pub(crate) type Row = (Labels, SeriesSamples);
+
+/// Takes windows off a merge.
+pub(crate) struct Windows {
+    merge: Merge,
+    bounds: ReadBounds,
+    /// Found already, but one too many for the last window.
+    next: Option<Found>,
+}
+
+/// Some label sets, in order, and how many rows are decoded for them at most.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) found: Vec<Found>,
+    pub(crate) rows: u64,
+}
+
+impl Windows {
+    pub(crate) fn new(merge: Merge, bounds: ReadBounds) -> Self {
+        Self {
+            merge,
+            bounds,
+            next: None,
+        }
+    }
+
+    /// The next window of at most `series_max` label sets; empty at the end.
+    pub(crate) async fn next(&mut self, series_max: u64) -> Result<Window, ServiceError> {
+        let series_max = usize::try_from(series_max).unwrap_or(usize::MAX);
+        let series_max = series_max.min(self.bounds.window_series);
+        let mut window = Window::default();
+        while window.found.len() < series_max {
+            let found = match self.next.take() {
+                Some(found) => Some(found),
+                None => self.merge.next().await?,
+            };
+            let Some(found) = found else { break };
+            // All of a series' rows are decoded, even when few are in range.
+            let rows = found.parts.iter().map(|(_, s)| u64::from(s.row_count)).sum();
+            let total = window.rows.saturating_add(rows);
+            if total > self.bounds.window_rows && !window.found.is_empty() {
+                self.next = Some(found);
+                break;
+            }
+            window.rows = total;
+            window.found.push(found);
+        }
+        Ok(window)
+    }
+}
+
+impl Window {
+    /// Reads the samples, a few blocks at a time; label sets without any in range are left out.
+    pub(crate) async fn read(
+        self,
+        blocks: &[BlockReader],
+        range: TimeRange,
+        bounds: ReadBounds,
+    ) -> Result<Vec<Row>, ServiceError> {
+        let mut rows = Vec::with_capacity(self.found.len());
+        let mut wanted = BTreeMap::<usize, (Vec<usize>, Vec<BlockSeries>)>::new();
+        for (at, found) in self.found.into_iter().enumerate() {
+            rows.push((found.labels, SeriesSamples::default()));
+            for (block, series) in found.parts {
+                let of_block = wanted.entry(block).or_default();
+                of_block.0.push(at);
+                of_block.1.push(series);
+            }
+        }
+        let reads = wanted.into_iter().filter_map(|(block, (places, series))| {
+            let block = blocks.get(block)?;
+            Some(async move {
+                let samples = block.read_samples(&series, range).await;
+                samples
+                    .map(|samples| (places, samples))
+                    .map_err(|e| from_block(&e))
+            })
+        });
+        let mut reads = stream::iter(reads).buffered(bounds.blocks_at_once);
+        while let Some((places, samples)) = reads.try_next().await? {
+            for (at, samples) in places.into_iter().zip(samples) {
+                if let Some((_, all)) = rows.get_mut(at) {
+                    unite(all, samples);
+                }
+            }
+        }
+        rows.retain(|(_, samples)| !samples.timestamps.is_empty());
+        Ok(rows)
+    }
+
+    /// The label sets alone.
+    pub(crate) fn labels(self) -> Vec<Row> {
+        let row = |found: Found| (found.labels, SeriesSamples::default());
+        self.found.into_iter().map(row).collect()
+    }
+}
+
+/// Adds the samples of another block.
+fn unite(all: &mut SeriesSamples, more: SeriesSamples) {
+    if all.timestamps.is_empty() {
+        *all = more;
+        return;
+    }
+    if all.timestamps.last() < more.timestamps.first() {
+        all.timestamps.extend(more.timestamps);
+        all.values.extend(more.values);
+        return;
+    }
+    let samples = |s: &SeriesSamples| -> Vec<Sample> {
+        s.timestamps
+            .iter()
+            .zip(&s.values)
+            .map(|(&t, &v)| Sample { t, v })
+            .collect()
+    };
+    let mut merged = Vec::new();
+    merge_sorted(&samples(all), &samples(&more), &mut merged);
+    all.timestamps = merged.iter().map(|s| s.t).collect();
+    all.values = merged.iter().map(|s| s.v).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use koios_block::{BlockCache, BlockId, BlockOptions, BlockWriter, MemoryBlock, RangeRead};
+    use koios_model::{Matchers, STALE_NAN_BITS, TenantId, stale_nan};
+
+    use super::*;
+
+    /// Reads under way, and the most there were at once.
+    #[derive(Debug, Default)]
+    struct Busy {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    /// A block whose reads take a while.
+    #[derive(Debug)]
+    struct SlowBlock {
+        block: MemoryBlock,
+        busy: Arc<Busy>,
+    }
+
+    #[async_trait]
+    impl RangeRead for SlowBlock {
+        async fn read(&self, part: &str, ranges: &[Range<u64>]) -> koios_block::Result<Vec<Bytes>> {
+            let now = self.busy.now.fetch_add(1, Ordering::Relaxed) + 1;
+            self.busy.most.fetch_max(now, Ordering::Relaxed);
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            self.busy.now.fetch_sub(1, Ordering::Relaxed);
+            self.block.read(part, ranges).await
+        }
+    }
+
+    /// Blocks of the same series, each with its own times.
+    fn slow_blocks(count: u32, series: u32, busy: &Arc<Busy>) -> Vec<BlockReader> {
+        let block = |number: u32| {
+            let id = BlockId::new(1_000, u128::from(number));
+            let options = BlockOptions::new(id, TenantId::anonymous(), TimeRange::new(0, 1_000_000));
+            let mut writer = BlockWriter::new(options).unwrap();
+            for i in 0..series {
+                let labels = Labels::from_pairs([("i", format!("{i:04}"))]);
+                let times: Vec<i64> = (0..10).map(|t| i64::from(number) * 10 + t).collect();
+                writer.push_series(&labels, None, &times, &[1.0; 10]).unwrap();
+            }
+            let parts = writer.finish().unwrap().unwrap();
+            let source = SlowBlock {
+                block: MemoryBlock::new(&parts),
+                busy: Arc::clone(busy),
+            };
+            let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
+            BlockReader::open(Arc::new(source), Arc::new(parts.meta), cache).unwrap()
+        };
+        (0..count).map(block).collect()
+    }
+
+    #[tokio::test]
+    async fn i12_reading_ahead_grows_neither_with_blocks_nor_with_series() {
+        let busy = Arc::<Busy>::default();
+        let blocks = slow_blocks(30, 50, &busy);
+        let bounds = ReadBounds {
+            blocks_at_once: 4,
+            window_rows: 1000,
+            ..ReadBounds::default()
+        };
+        let merge = Merge::new(&blocks, &Matchers::default(), TimeRange::ALL, bounds);
+        let mut windows = Windows::new(merge, bounds);
+        let mut found = Vec::new();
+        loop {
+            let window = windows.next(u64::MAX).await.unwrap();
+            if window.found.is_empty() {
+                break;
+            }
+            assert!(window.rows <= 1000, "{} rows", window.rows);
+            let rows = window.read(&blocks, TimeRange::ALL, bounds).await.unwrap();
+            assert!(rows.iter().all(|(_, s)| s.timestamps.len() == 300));
+            found.extend(rows.into_iter().map(|(labels, _)| labels));
+        }
+        assert!(found.len() == 50 && found.is_sorted(), "{found:?}");
+        assert_eq!(busy.most.load(Ordering::Relaxed), 4);
+    }
+
+    fn samples(pairs: &[(i64, f64)]) -> SeriesSamples {
+        SeriesSamples {
+            timestamps: pairs.iter().map(|p| p.0).collect(),
+            values: pairs.iter().map(|p| p.1).collect(),
+        }
+    }
+
+    #[test]
+    fn i2_overlapping_blocks_give_the_winner() {
+        let mut all = SeriesSamples::default();
+        unite(&mut all, samples(&[(1, 1.0), (3, stale_nan()), (5, 2.0)]));
+        unite(&mut all, samples(&[(2, 9.0), (3, -1.0), (5, 1.0)]));
+        assert_eq!(all, samples(&[(1, 1.0), (2, 9.0), (3, -1.0), (5, 2.0)]));
+        unite(&mut all, samples(&[(6, stale_nan())]));
+        unite(&mut all, samples(&[]));
+        assert_eq!(all.timestamps, [1, 2, 3, 5, 6]);
+        assert_eq!(all.values[4].to_bits(), STALE_NAN_BITS);
+    }
+}
