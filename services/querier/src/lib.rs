@@ -16,7 +16,8 @@
 //!
 //! **Failure behaviour.** One lost member per partition, or one lost store, changes nothing but latency (I7). Fewer
 //! members, or a bucket that is away while old data is asked for, give 503; recent data needs no bucket (I9). A client
-//! that goes away cancels its query; a deadline ends it with 503 `timeout`.
+//! that goes away cancels its query; a deadline ends it with 503 `timeout`. A client that stops reading its answer, or
+//! crawls, loses it, and what it held is free for others (I6).
 
 mod cluster;
 mod http;

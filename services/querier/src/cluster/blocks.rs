@@ -176,6 +176,10 @@ impl BlockFeed {
                     self.last_given = Some(series.labels.clone());
                     return Ok(Some(series));
                 }
+                Err(SourceError::Service(e)) if e.code == ServiceErrorCode::ResourceExhausted => {
+                    // Every store has the same bounds: it is the query that asks for too much.
+                    return Err(QueryError::LimitExceeded(e.message).into());
+                }
                 Err(SourceError::Service(e)) if worth_another(&e) => self.next_store(&e)?,
                 Err(e) => return Err(e),
             }

@@ -439,16 +439,20 @@ async fn i4_label_reads_are_complete_or_fail() {
         .labels(&selections, "i", &Budget::new(1 << 20, 100))
         .await
         .unwrap();
-    assert_eq!(values.into_iter().collect::<Vec<_>>(), ["1", "2", "3"]);
+    assert_eq!(values.into_parts().0, ["1", "2", "3"]);
     let names = world
         .cluster
         .labels(&selections, "", &Budget::new(1 << 20, 100))
         .await
         .unwrap();
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["__name__", "i"]);
+    assert_eq!(names.into_parts().0, ["__name__", "i"]);
     let budget = Budget::new(1 << 20, 100);
     let series = world.cluster.series(&selections, 0, &budget).await.unwrap();
+    let (series, charge) = series.into_parts();
     assert_eq!(series.len(), 3);
+    assert!(budget.held() > 0, "what was found is charged until it was sent");
+    drop(charge);
+    assert_eq!(budget.held(), 0);
     world
         .stores
         .iter()
@@ -491,6 +495,45 @@ async fn i12_label_values_over_the_memory_limit_fail_with_the_limit() {
         "{e}"
     );
     assert_eq!(budget.held(), 0);
+}
+
+#[tokio::test]
+async fn i12_series_found_by_earlier_selectors_stay_charged() {
+    let world = World::new();
+    world.hold(&ten_series());
+    let selections: Vec<_> = (0..10)
+        .map(|i| {
+            let mut one = selection(true);
+            one.matchers.0.push(Matcher::equal("i", i.to_string()));
+            one
+        })
+        .collect();
+    // Any one of them needs less than that, all together more.
+    let budget = Budget::new(800, 100);
+    let one = world.cluster.series(&selections[..1], 0, &budget).await.unwrap();
+    drop(one);
+    let e = world.cluster.series(&selections, 0, &budget).await.unwrap_err();
+    assert!(
+        e.to_string().contains("query memory limit of 800 bytes exceeded"),
+        "{e}"
+    );
+    assert_eq!(budget.held(), 0);
+}
+
+#[tokio::test]
+async fn i13_what_no_store_may_hold_is_the_querys_fault() {
+    let world = World::new();
+    world.upload("01A", ten_series());
+    world.members.iter().for_each(|m| m.forget_below(1000, 1));
+    for s in &world.stores {
+        s.set(Mode::Fails(ServiceErrorCode::ResourceExhausted));
+    }
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert_eq!(
+        (e.kind().http_status(), e.to_string().as_str()),
+        (422, "injected")
+    );
+    assert_eq!(world.stores.iter().map(|s| s.calls()).sum::<u64>(), 1);
 }
 
 #[tokio::test]

@@ -9,38 +9,9 @@ use koios_promql::QueryError;
 use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd};
 
 use super::blocks::{self, BlockRequest};
+use super::collected::Collected;
 use super::seam::Seam;
-use super::{Budget, Charge, Cluster, Selection};
-
-/// What a name occupies beside its bytes.
-const NAME_BYTES: usize = 64;
-
-/// Names, their memory charged to the query.
-struct Names {
-    all: BTreeSet<String>,
-    charge: Charge,
-    budget: Arc<Budget>,
-}
-
-impl Names {
-    fn new(budget: &Arc<Budget>) -> Result<Self, QueryError> {
-        Ok(Self {
-            all: BTreeSet::new(),
-            charge: budget.charge(0)?,
-            budget: Arc::clone(budget),
-        })
-    }
-
-    fn add(&mut self, names: Vec<String>) -> Result<(), QueryError> {
-        for name in names {
-            if !self.all.contains(&name) {
-                self.charge.absorb(self.budget.charge(name.len() + NAME_BYTES)?);
-                self.all.insert(name);
-            }
-        }
-        Ok(())
-    }
-}
+use super::{Budget, Cluster, Selection};
 
 impl Cluster {
     /// Label names (`name` empty) or values of one label, sorted; those of several selections once.
@@ -49,19 +20,19 @@ impl Cluster {
         selections: &[Selection],
         name: &str,
         budget: &Arc<Budget>,
-    ) -> Result<BTreeSet<String>, QueryError> {
-        let mut found = Names::new(budget)?;
+    ) -> Result<Collected<String>, QueryError> {
+        let mut found = Collected::new(budget)?;
         for selection in selections {
             self.labels_of(selection, name, &mut found).await?;
         }
-        Ok(found.all)
+        Ok(found)
     }
 
     async fn labels_of(
         &self,
         selection: &Selection,
         name: &str,
-        found: &mut Names,
+        found: &mut Collected<String>,
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
         let seam = self.labels_of_heads(selection, name, found).await?;
@@ -82,14 +53,15 @@ impl Cluster {
         let answers = try_join_all(asked)
             .await
             .map_err(|e| self.blocks_failed(tenant, e))?;
-        answers.into_iter().try_for_each(|names| found.add(names))
+        let mut names = answers.into_iter().flatten();
+        names.try_for_each(|name| found.add(name))
     }
 
     async fn labels_of_heads(
         &self,
         selection: &Selection,
         name: &str,
-        found: &mut Names,
+        found: &mut Collected<String>,
     ) -> Result<Seam, QueryError> {
         let mut plans = self.plans(&selection.tenant);
         let reads = loop {
@@ -125,7 +97,7 @@ impl Cluster {
         for read in reads {
             for (names, end) in read.answers {
                 seam.add(read.partition, end);
-                found.add(names)?;
+                names.into_iter().try_for_each(|name| found.add(name))?;
             }
         }
         Ok(seam)

@@ -3,6 +3,7 @@
 mod blocks;
 mod bucket;
 mod budget;
+mod collected;
 mod heads;
 mod held;
 mod labels;
@@ -18,7 +19,6 @@ mod cluster_test;
 #[cfg(test)]
 pub(crate) mod mock;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use koios_model::{Labels, Matchers, PartitionId, TenantId, TimeRange};
@@ -35,6 +35,7 @@ pub use state::{ClusterTopology, Members};
 pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
 
 use blocks::{BlockFeed, BlockGroup, BlockRequest};
+pub(crate) use collected::{Collected, Footprint};
 use heads::{HeadError, HeadReader};
 use held::SourceError;
 use manifests::ManifestCache;
@@ -226,8 +227,8 @@ impl Cluster {
         selections: &[Selection],
         limit: usize,
         budget: &Arc<Budget>,
-    ) -> Result<BTreeSet<Labels>, QueryError> {
-        let mut found = BTreeSet::new();
+    ) -> Result<Collected<Labels>, QueryError> {
+        let mut found = Collected::new(budget)?;
         for selection in selections {
             let mut merge = self.select(selection, budget).await?;
             while let Some(series) = merge
@@ -235,12 +236,12 @@ impl Cluster {
                 .await
                 .map_err(|e| self.blocks_failed(&selection.tenant, e))?
             {
-                found.insert(series.labels);
+                found.add(series.labels)?;
             }
         }
         // One more than the limit tells the caller that there are more.
-        while limit != 0 && found.len() > limit + 1 {
-            found.pop_last();
+        if limit != 0 {
+            found.truncate(limit.saturating_add(1));
         }
         Ok(found)
     }

@@ -1,15 +1,19 @@
 //! Answers: Prometheus' envelope around data, large results in pieces as the client takes them.
 
-use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, header};
+use koios_runtime::{CancellationToken, ClockHandle, TaskGroup};
+use koios_wire::{ReaderPace, watched};
 
 use super::admission::Place;
 use super::json::{write_array, write_string};
+use crate::cluster::Charge;
 
 /// Bytes written before they are handed to the connection.
 const PIECE_BYTES: usize = 64 << 10;
@@ -17,18 +21,70 @@ const PIECE_BYTES: usize = 64 << 10;
 /// What a truncated answer's warning says.
 pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
+/// How slowly a client may read: it takes the next piece within half a minute, and 32 KiB a second on average.
+const PACE: ReaderPace = ReaderPace {
+    patience: Duration::from_secs(30),
+    per_item: Duration::from_secs(2),
+};
+
 /// What an answer occupies while it is sent, so that clients that read slowly cannot pile up results.
-pub(crate) type Held = Option<Place>;
+#[derive(Debug)]
+pub(crate) struct Held {
+    _place: Place,
+    /// The memory of what is sent, where it is still charged.
+    _charge: Option<Charge>,
+}
+
+impl Held {
+    pub(crate) fn new(place: Place, charge: Option<Charge>) -> Self {
+        Self {
+            _place: place,
+            _charge: charge,
+        }
+    }
+}
+
+/// Watches that clients read their answers, and frees what those hold that do not (I6).
+#[derive(Clone, Debug)]
+pub(crate) struct Clients {
+    clock: ClockHandle,
+    tasks: TaskGroup,
+}
+
+impl Clients {
+    pub(crate) fn new(clock: &ClockHandle) -> Self {
+        Self {
+            clock: Arc::clone(clock),
+            tasks: TaskGroup::new(CancellationToken::new()),
+        }
+    }
+
+    /// A body of pieces, broken off when its client is too slow.
+    fn body(&self, pieces: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
+        let pieces = stream::iter(pieces.map(Ok));
+        let too_slow = std::io::Error::new(std::io::ErrorKind::TimedOut, "the client reads too slowly");
+        let clock = Arc::clone(&self.clock);
+        Body::from_stream(watched(pieces, PACE, too_slow, clock, &self.tasks))
+    }
+}
+
+/// Where an answer goes, and what it occupies until it is there.
+#[derive(Debug)]
+pub(crate) struct Sending<'a> {
+    pub(crate) clients: &'a Clients,
+    pub(crate) held: Held,
+}
 
 /// An answer whose data is `prefix`, an array of `items`, and `suffix`. Items are written when the client is ready for
-/// them, so that an answer never exists in memory as a whole; `held` lives until the last one is.
+/// them, so that an answer never exists in memory as a whole; what is held lives until the last one is, or until the
+/// client was too slow.
 pub(crate) fn streamed<T: Send + 'static>(
     prefix: &[u8],
     items: Vec<T>,
     write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
     suffix: Vec<u8>,
     notes: &Notes,
-    held: Held,
+    sending: Sending<'_>,
 ) -> Response {
     let mut first = br#"{"status":"success","data":"#.to_vec();
     first.extend_from_slice(prefix);
@@ -44,14 +100,14 @@ pub(crate) fn streamed<T: Send + 'static>(
         last,
         started: false,
         done: false,
-        _held: held,
+        _held: sending.held,
     };
     let head = pieces.next().unwrap_or_default();
     if pieces.done {
         return json(Body::from(head));
     }
     let rest = std::iter::once(head).chain(pieces);
-    json(Body::from_stream(stream::iter(rest.map(Ok::<_, Infallible>))))
+    json(sending.clients.body(rest))
 }
 
 /// An answer whose data is small.
@@ -131,8 +187,11 @@ impl<T, W: FnMut(&mut Vec<u8>, T)> Iterator for Pieces<T, W> {
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use koios_model::TenantId;
+    use koios_runtime::RealClock;
 
     use super::*;
+    use crate::http::admission::Admission;
     use crate::http::json::write_integer;
 
     async fn text(response: Response) -> String {
@@ -142,7 +201,12 @@ mod tests {
 
     #[tokio::test]
     async fn large_and_small_answers_have_one_form() {
+        let admission = Admission::new(1, 1);
+        let clock: ClockHandle = Arc::new(RealClock::new());
+        let clients = Clients::new(&clock);
         for count in [0, 1, 2, 100_000] {
+            let place = admission.enter(&TenantId::anonymous(), 1).await.unwrap();
+            let held = Held::new(place, None);
             let numbers: Vec<i64> = (0..count).collect();
             let response = streamed(
                 b"",
@@ -150,7 +214,10 @@ mod tests {
                 write_integer,
                 Vec::new(),
                 &Notes::default(),
-                None,
+                Sending {
+                    clients: &clients,
+                    held,
+                },
             );
             let value: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
             assert_eq!(value, serde_json::json!({"status": "success", "data": numbers}));

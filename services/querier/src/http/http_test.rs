@@ -1,12 +1,14 @@
 //! Claims about the HTTP API: goldens, and what bad input gets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use koios_model::Labels;
-use koios_runtime::{Cpu, RealClock};
+use koios_runtime::{ClockHandle, Cpu, RealClock, TokioClock};
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
 use rstest::rstest;
@@ -23,13 +25,17 @@ struct Api {
 }
 
 fn api_with(limits: Limits) -> Api {
+    api_on(limits, Arc::new(RealClock::new()))
+}
+
+fn api_on(limits: Limits, clock: ClockHandle) -> Api {
     let world = World::new();
     let overrides = Overrides::new(limits, Default::default());
     let metrics = Metrics::new();
     let api = QuerierApi::new(
         Arc::clone(&world.cluster),
         overrides,
-        Arc::new(RealClock::new()),
+        clock,
         Cpu::inline(),
         8,
         &metrics,
@@ -297,6 +303,7 @@ const STEP: &str =
 #[case("label/../values", 400, "invalid label name")]
 #[case("label/%2e%2e/values", 400, "invalid label name")]
 #[case("label/a%0ab/values", 400, "invalid label name")]
+#[case("label/%ff/values", 400, "invalid label name: it is not valid UTF-8")]
 #[case("format_query?query=sum(", 400, r#"invalid parameter "query""#)]
 #[case("query?query=m%ff", 400, "not valid UTF-8")]
 #[tokio::test]
@@ -482,6 +489,27 @@ async fn a_client_that_leaves_frees_its_place_and_memory() {
         "{}",
         api.metrics.encode()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_client_that_stops_reading_frees_its_place_and_memory() {
+    let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+    let api = api_on(Limits::default(), Arc::clone(&clock));
+    let series = (0..4000).map(|i| (labels("m", i), vec![(1000, 1.0)]));
+    api.world.hold(&data(series));
+    for path in ["/api/v1/query?query=m&time=1", "/api/v1/series?match[]=m"] {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = api.router.clone().oneshot(request).await.unwrap();
+        let mut pieces = response.into_body().into_data_stream();
+        // Given a client that took the first piece and then nothing more.
+        pieces.next().await.unwrap().unwrap();
+        clock.sleep(Duration::from_secs(29)).await;
+        assert!(!api.querier.admission.is_idle(), "{path}: still being sent");
+        clock.sleep(Duration::from_secs(2)).await;
+        assert!(api.querier.admission.is_idle(), "{path}");
+        // Then what it got is broken off, not ended.
+        assert!(pieces.next().await.unwrap().is_err(), "{path}");
+    }
 }
 
 #[tokio::test]

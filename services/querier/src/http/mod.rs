@@ -31,6 +31,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::cluster::Cluster;
 use admission::Admission;
+use envelope::Clients;
 use error::ApiError;
 use metrics::QuerierMetrics;
 
@@ -48,6 +49,7 @@ pub struct QuerierApi {
     clock: ClockHandle,
     cpu: Cpu,
     admission: Arc<Admission>,
+    clients: Clients,
     metrics: QuerierMetrics,
 }
 
@@ -70,6 +72,7 @@ impl QuerierApi {
         Arc::new(Self {
             cluster,
             overrides,
+            clients: Clients::new(&clock),
             clock,
             cpu,
             admission: Admission::new(concurrent_max, threads),

@@ -18,6 +18,7 @@ use koios_tenancy::Limits;
 use super::QuerierApi;
 use super::admission::Place;
 use super::cost;
+use super::envelope::{Held, Sending};
 use super::error::ApiError;
 use super::metrics::Stage;
 use super::params::Params;
@@ -113,7 +114,11 @@ impl QuerierApi {
             timings,
             place,
         } = result?;
-        Ok(answer(output, limit, stats.then_some(timings), Some(place)))
+        let sending = Sending {
+            clients: &self.clients,
+            held: Held::new(place, None),
+        };
+        Ok(answer(output, limit, stats.then_some(timings), sending))
     }
 
     fn asked(&self, headers: &HeaderMap, params: &Params, when: When) -> Result<Asked, ApiError> {

@@ -7,7 +7,7 @@ use axum::response::Response;
 use koios_model::Histogram;
 use koios_promql::{MatrixSeries, QueryOutput, QueryStats, SampleValue, Value, VectorSample};
 
-use super::envelope::{Held, Notes, TRUNCATED, streamed};
+use super::envelope::{Notes, Sending, TRUNCATED, streamed};
 use super::histogram::write_histogram;
 use super::json::{write_array, write_labels, write_string, write_time, write_value};
 
@@ -21,7 +21,12 @@ pub(crate) struct Timings {
 }
 
 /// The answer to a query; at most `limit` series unless 0, and statistics if asked for.
-pub(crate) fn answer(output: QueryOutput, limit: usize, timings: Option<Timings>, held: Held) -> Response {
+pub(crate) fn answer(
+    output: QueryOutput,
+    limit: usize,
+    timings: Option<Timings>,
+    sending: Sending<'_>,
+) -> Response {
     let texts = output.annotation_texts();
     let mut notes = Notes {
         warnings: texts.warnings,
@@ -40,22 +45,22 @@ pub(crate) fn answer(output: QueryOutput, limit: usize, timings: Option<Timings>
     match output.value {
         Value::Scalar(at, v) => {
             let items = vec![Pair::Time(at), Pair::Value(v)];
-            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, held)
+            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, sending)
         }
         Value::String(at, text) => {
             let items = vec![Pair::Time(at), Pair::Text(text)];
-            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, held)
+            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, sending)
         }
         Value::Vector(at, mut samples) => {
             samples.truncate(truncate(samples.len()));
             let write = move |out: &mut Vec<u8>, sample| write_sample(out, at, &sample);
-            streamed(prefix.as_bytes(), samples, write, suffix, &notes, held)
+            streamed(prefix.as_bytes(), samples, write, suffix, &notes, sending)
         }
         Value::Matrix(mut series) => {
             series.retain(|s| !s.is_empty());
             series.truncate(truncate(series.len()));
             let write = |out: &mut Vec<u8>, series| write_series(out, &series);
-            streamed(prefix.as_bytes(), series, write, suffix, &notes, held)
+            streamed(prefix.as_bytes(), series, write, suffix, &notes, sending)
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, Request};
@@ -12,12 +13,13 @@ use koios_promql::QueryError;
 use koios_tenancy::Limits;
 
 use super::QuerierApi;
-use super::envelope::{Notes, streamed, whole};
+use super::admission::Place;
+use super::envelope::{Held, Notes, Sending, streamed, whole};
 use super::error::ApiError;
 use super::json::{write_array, write_labels, write_string};
 use super::params::Params;
 use super::query::panicked;
-use crate::cluster::{Budget, Selection, Wanted};
+use crate::cluster::{Budget, Collected, Footprint, Selection, Wanted};
 
 /// `/api/v1/labels`.
 pub(super) async fn label_names(
@@ -31,9 +33,11 @@ pub(super) async fn label_names(
 /// `/api/v1/label/<name>/values`.
 pub(super) async fn label_values(
     State(api): State<Arc<QuerierApi>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
+    // The only way to get no name is bytes that are no text.
+    let Path(name) = name.map_err(|_| ApiError::bad_data("invalid label name: it is not valid UTF-8"))?;
     let name = unescape(&name);
     let plain = name.chars().all(|c| !c.is_control());
     if name.is_empty() || name == "." || name == ".." || !plain {
@@ -55,10 +59,9 @@ pub(super) async fn series(
     }
     let budget = asked.budget();
     let read = api.cluster.series(&asked.selections, asked.limit, &budget);
-    let mut found: Vec<_> = api.within(&asked, read).await?.into_iter().collect();
-    let notes = asked.truncate(&mut found);
+    let (found, place) = api.within(&asked, read).await?;
     let write = |out: &mut Vec<u8>, labels: koios_model::Labels| write_labels(out, labels.as_ref());
-    Ok(streamed(b"", found, write, Vec::new(), &notes, None))
+    Ok(api.listing(&asked, found, place, write))
 }
 
 /// `/api/v1/metadata`.
@@ -72,7 +75,7 @@ pub(super) async fn metadata(
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
     let read = api.cluster.metadata(&tenant, &metric);
-    let found = api.within(&asked, read).await?;
+    let (found, _place) = api.within(&asked, read).await?;
     let wanted = |(m, _): &(String, BTreeSet<Metadata>)| metric.is_empty() || *m == metric;
     let found: BTreeMap<_, _> = found
         .into_iter()
@@ -140,13 +143,27 @@ impl QuerierApi {
     async fn labels(&self, headers: &HeaderMap, params: &Params, name: &str) -> Result<Response, ApiError> {
         let asked = self.selections(headers, params).await?;
         let budget = asked.budget();
-        let found = self
-            .within(&asked, self.cluster.labels(&asked.selections, name, &budget))
-            .await?;
-        let mut found: Vec<_> = found.into_iter().collect();
-        let notes = asked.truncate(&mut found);
+        let read = self.cluster.labels(&asked.selections, name, &budget);
+        let (found, place) = self.within(&asked, read).await?;
         let write = |out: &mut Vec<u8>, text: String| write_string(out, &text);
-        Ok(streamed(b"", found, write, Vec::new(), &notes, None))
+        Ok(self.listing(&asked, found, place, write))
+    }
+
+    /// The answer to a lookup. It keeps the place, and its memory charged, until it was sent.
+    fn listing<T: Footprint + Ord + Send + 'static>(
+        &self,
+        asked: &Asked,
+        found: Collected<T>,
+        place: Place,
+        write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
+    ) -> Response {
+        let (mut found, charge) = found.into_parts();
+        let notes = asked.truncate(&mut found);
+        let sending = Sending {
+            clients: &self.clients,
+            held: Held::new(place, Some(charge)),
+        };
+        streamed(b"", found, write, Vec::new(), &notes, sending)
     }
 
     /// One selection per `match[]`; one of everything without.
@@ -179,20 +196,20 @@ impl QuerierApi {
         })
     }
 
-    /// Reads with a place and within the tenant's query timeout.
+    /// Reads with a place, which comes with the answer, and within the tenant's query timeout.
     async fn within<T>(
         &self,
         asked: &Asked,
         read: impl Future<Output = Result<T, QueryError>>,
-    ) -> Result<T, ApiError> {
+    ) -> Result<(T, Place), ApiError> {
         let admitted = async {
             let tenant = asked.selections.first().map(|s| s.tenant.clone());
             let tenant = tenant.unwrap_or_else(koios_model::TenantId::anonymous);
-            let _place = self
+            let place = self
                 .admission
                 .enter(&tenant, asked.limits.max_concurrent_queries)
                 .await?;
-            read.await.map_err(ApiError::from)
+            Ok((read.await?, place))
         };
         match self.clock.timeout(asked.limits.query_timeout, admitted).await {
             Ok(result) => result,
