@@ -92,6 +92,9 @@ pub enum BatchError {
 }
 
 impl Batch {
+    /// Batches of fewer samples are best encoded on the caller's thread: handing them over costs more.
+    pub const ENCODE_INLINE_SAMPLES: usize = 512;
+
     /// A new batch.
     pub fn new(header: BatchHeader, columns: BatchColumns) -> Self {
         Self {

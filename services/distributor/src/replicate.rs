@@ -21,8 +21,6 @@ use crate::{Error, Members};
 const RESENDS_MAX: u32 = 5;
 /// First rest before a batch is sent again to members that have not adopted the state yet; doubles each time.
 const RESEND_REST: Duration = Duration::from_millis(50);
-/// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
-const ENCODE_INLINE_SAMPLES: usize = 512;
 /// KiB of batches that may still be on their way to slower members after their majority.
 const STRAGGLERS_KIB_MAX: usize = 64 << 10;
 
@@ -144,7 +142,7 @@ impl Replicator {
 
     /// Compresses a large batch off the async threads, once for all members.
     async fn encode(&self, batch: &Arc<Batch>) -> Result<(), Error> {
-        if batch.columns().sample_count() < ENCODE_INLINE_SAMPLES {
+        if batch.columns().sample_count() < Batch::ENCODE_INLINE_SAMPLES {
             return Ok(());
         }
         let batch = Arc::clone(batch);

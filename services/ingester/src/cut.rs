@@ -32,12 +32,7 @@ impl Inner {
         loop {
             let ok = self.cut_round().await;
             failures = if ok { 0 } else { failures.saturating_add(1) };
-            let wait = self.wait_after(failures);
-            tokio::select! {
-                biased;
-                () = self.wake_cut.notified() => {}
-                () = self.deps.runtime.clock.sleep(wait) => {}
-            }
+            self.deps.runtime.clock.sleep(self.wait_after(failures)).await;
         }
     }
 

@@ -48,7 +48,6 @@ pub(crate) struct Inner {
     phase: watch::Sender<Phase>,
     /// Ends the background tasks, not the committer.
     pub(crate) background: CancellationToken,
-    pub(crate) wake_cut: Notify,
     pub(crate) wake_repair: Notify,
     /// Segments are read one by one: each is held in memory whole.
     pub(crate) segment_reads: tokio::sync::Semaphore,
@@ -136,7 +135,6 @@ impl Ingester {
             gates: Mutex::default(),
             phase: watch::Sender::new(Phase::Replaying),
             pools: Pools::new(&deps.runtime.cpu),
-            wake_cut: Notify::new(),
             wake_repair: Notify::new(),
             segment_reads: tokio::sync::Semaphore::new(1),
             bucket_down: AtomicBool::new(false),
@@ -300,10 +298,7 @@ impl Inner {
 
     /// Appends one of the ingester's own records.
     pub(crate) async fn log(&self, entry: Entry) -> Result<Answer> {
-        let Some(wal) = self.wal.get() else {
-            self.wal()?;
-            return Ok(Answer::Done);
-        };
+        let wal = self.wal.get().ok_or_else(|| self.not_running())?;
         let append = Append {
             tenant: None,
             kind: entry.kind(),

@@ -16,9 +16,6 @@ use crate::{Error, Result};
 /// How old an answer about free disk space may be.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Batches of fewer samples are encoded on the caller's thread: handing them over costs more.
-const ENCODE_INLINE_SAMPLES: usize = 512;
-
 impl Inner {
     /// Logs, syncs and applies a batch. It is refused, as a whole, only before it is logged.
     pub(crate) async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
@@ -106,7 +103,7 @@ impl Inner {
     /// Logs a batch under its tenant's queue.
     pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
         let wal = self.wal()?;
-        let payload = if batch.columns().sample_count() < ENCODE_INLINE_SAMPLES {
+        let payload = if batch.columns().sample_count() < Batch::ENCODE_INLINE_SAMPLES {
             batch.encoded().clone()
         } else {
             let encode = Arc::clone(&batch);

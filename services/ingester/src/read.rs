@@ -49,14 +49,21 @@ impl Inner {
         }
         // Acknowledged writes of this epoch are here from its adoption on; nothing has to stay in place.
         drop(self.enter(partition, epoch).await?);
-        if !self.counts(partition) {
-            let message = format!(
-                "member {} does not count for reads of partition {partition} until it is repaired; read from others",
-                self.deps.member
-            );
-            return Err(self.refusal(ServiceErrorCode::NotCounting, message));
+        if self.counts(partition) {
+            return Ok(());
         }
-        Ok(())
+        let member = &self.deps.member;
+        let damaged = self.store.ledger.lock().is_unreconciled(partition);
+        let message = match damaged {
+            true => format!(
+                "the write-ahead log of member {member} is damaged: it does not count for reads of partition {partition} until \
+                 it has copied from the others, or an operator runs `koios ctl partition accept-loss {partition}`"
+            ),
+            false => format!(
+                "member {member} does not count for reads of partition {partition} until it is repaired; read from others"
+            ),
+        };
+        Err(self.refusal(ServiceErrorCode::NotCounting, message))
     }
 
     pub(crate) async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
