@@ -9,15 +9,10 @@ use parking_lot::Mutex;
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::peer::Peers;
+use crate::propose::{ATTEMPT_DEADLINE, Attempt, Decision, PAUSE_MAX, PAUSE_MIN, Proposal, refused};
 use crate::sync::{StateSync, jittered};
-use crate::{Command, Error, Member, Outcome, Rejection, StateKeeper};
+use crate::{Command, Error, Member, Outcome, StateKeeper};
 
-/// Longest one voter is waited for.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// How many leader hints are followed without a pause.
-const HINTS_MAX: usize = 3;
 /// How long a registration is tried before it is reported and tried again.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -36,13 +31,6 @@ struct Shared {
     peers: Peers,
     rng: RngHandle,
     hint: Mutex<Option<String>>,
-}
-
-/// What one attempt came to.
-enum Attempt {
-    Done(Outcome),
-    AskLeader(String),
-    Failed(String),
 }
 
 impl ControlClient {
@@ -73,24 +61,17 @@ impl ControlClient {
     /// # Errors
     /// [`Error::Rejected`], which is final, or [`Error::NoLeader`] after `deadline`.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, Error> {
-        let clock = Arc::clone(self.shared.peers.clock());
-        let last = Mutex::new("nobody was asked".to_owned());
-        let proposed = clock
-            .timeout(deadline, self.propose_until_done(&command, &last))
-            .await;
-        proposed.unwrap_or_else(|_| {
-            Err(Error::NoLeader {
-                waited: deadline,
-                last: last.into_inner(),
-            })
-        })
+        let proposal = Proposal::new(&self.shared.peers, &command);
+        let deciding = Box::pin(self.propose_until_done(&proposal));
+        proposal.within(deadline, deciding).await
     }
 
-    async fn propose_until_done(&self, command: &Command, last: &Mutex<String>) -> Result<Outcome, Error> {
+    async fn propose_until_done(&self, proposal: &Proposal<'_>) -> Result<Outcome, Error> {
         let mut pause = PAUSE_MIN;
         loop {
-            if let Some(outcome) = self.propose_round(command, last).await? {
-                return Ok(outcome);
+            if let Some(decision) = self.propose_round(proposal).await? {
+                self.learn_from(&decision).await;
+                return Ok(decision.outcome);
             }
             let clock = self.shared.peers.clock();
             clock.sleep(jittered(&self.shared.rng, pause)).await;
@@ -99,28 +80,12 @@ impl ControlClient {
     }
 
     /// Asks this process's own voter, the last known leader, then every voter once, following hints between.
-    async fn propose_round(&self, command: &Command, last: &Mutex<String>) -> Result<Option<Outcome>, Error> {
-        let mut candidates: VecDeque<String> = self.shared.voters.iter().cloned().collect();
+    async fn propose_round(&self, proposal: &Proposal<'_>) -> Result<Option<Decision>, Error> {
         let hint = self.shared.hint.lock().take();
-        candidates.extend(hint.iter().cloned());
-        candidates.rotate_right(hint.iter().len());
-        let mut hints_left = HINTS_MAX;
-        let mut attempt = self.propose_here(command).await?;
-        loop {
-            match attempt {
-                Attempt::Done(outcome) => return Ok(Some(outcome)),
-                Attempt::AskLeader(leader) if hints_left > 0 => {
-                    hints_left -= 1;
-                    candidates.push_front(leader);
-                }
-                Attempt::AskLeader(leader) => *last.lock() = format!("leader hints go on to {leader}"),
-                Attempt::Failed(why) => *last.lock() = why,
-            }
-            let Some(addr) = candidates.pop_front() else {
-                return Ok(None);
-            };
-            attempt = self.propose_at(&addr, command).await?;
-        }
+        let voters = self.shared.voters.iter().cloned();
+        let candidates: VecDeque<String> = hint.into_iter().chain(voters).collect();
+        let first = self.propose_here(proposal.command).await?;
+        proposal.round(first, candidates).await
     }
 
     async fn propose_here(&self, command: &Command) -> Result<Attempt, Error> {
@@ -132,7 +97,7 @@ impl ControlClient {
             .timeout(ATTEMPT_DEADLINE, voter.propose(command.clone()))
             .await
         {
-            Ok(Ok(outcome)) => Ok(Attempt::Done(outcome)),
+            Ok(Ok(outcome)) => Ok(Attempt::Done(Decision { outcome, by: None })),
             Ok(Err(ProposeError::Rejected(rejection))) => refused(rejection),
             Ok(Err(ProposeError::NotLeader { leader: Some(leader) })) => Ok(Attempt::AskLeader(leader)),
             Ok(Err(error)) => Ok(Attempt::Failed(error.to_string())),
@@ -140,30 +105,12 @@ impl ControlClient {
         }
     }
 
-    async fn propose_at(&self, addr: &str, command: &Command) -> Result<Attempt, Error> {
-        let reply = match self
-            .shared
-            .peers
-            .to(addr)
-            .propose(command, ATTEMPT_DEADLINE)
-            .await
-        {
-            Ok(reply) => reply,
-            Err(error) => return Ok(Attempt::Failed(error.to_string())),
-        };
-        if !reply.leader.is_empty() {
-            return Ok(Attempt::AskLeader(reply.leader));
-        }
-        *self.shared.hint.lock() = Some(addr.to_owned());
-        match serde_json::from_slice::<Result<Outcome, Rejection>>(&reply.result) {
-            Ok(Ok(outcome)) => {
-                if self.shared.keeper.handle().current().version < outcome.version {
-                    self.shared.sync.ask(addr).await;
-                }
-                Ok(Attempt::Done(outcome))
-            }
-            Ok(Err(rejection)) => refused(rejection),
-            Err(error) => Ok(Attempt::Failed(format!("{addr} answered {error}"))),
+    /// Whoever decided is asked first next time, and has the state that this process may not have yet.
+    async fn learn_from(&self, decision: &Decision) {
+        let Some(leader) = &decision.by else { return };
+        *self.shared.hint.lock() = Some(leader.clone());
+        if self.shared.keeper.handle().current().version < decision.outcome.version {
+            self.shared.sync.ask(leader).await;
         }
     }
 
@@ -217,13 +164,5 @@ impl ControlClient {
     fn is_registered(&self, member: &Member) -> bool {
         let state = self.shared.keeper.handle().current();
         state.members.get(&member.name) == Some(member)
-    }
-}
-
-/// A refusal is final, but for that of a cluster whose leader is just about to create it.
-fn refused(rejection: Rejection) -> Result<Attempt, Error> {
-    match rejection {
-        Rejection::NotCreated => Ok(Attempt::Failed(rejection.to_string())),
-        other => Err(other.into()),
     }
 }

@@ -141,7 +141,7 @@ impl Identity {
     }
 
     /// Gives the data directory free for another process, once nothing writes to it any more.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.lock.lock().take();
     }
 

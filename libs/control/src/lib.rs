@@ -29,6 +29,8 @@ mod keeper;
 mod partitions;
 mod peer;
 mod plane;
+mod propose;
+mod remote;
 mod ring;
 mod sealed;
 mod service;
@@ -45,6 +47,7 @@ pub use handle::StateHandle;
 pub use identity::Identity;
 pub use keeper::StateKeeper;
 pub use plane::{ControlOptions, ControlPlane};
+pub use remote::RemoteControl;
 pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};
 pub use service::ControlRpc;
 pub use state::{

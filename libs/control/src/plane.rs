@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use koios_runtime::{Runtime, TaskGroup};
 
@@ -40,6 +41,7 @@ pub struct ControlPlane {
     backup: Option<Arc<dyn StateBackup>>,
     consensus: Option<Arc<dyn Consensus>>,
     client: ControlClient,
+    vote_ended: AtomicBool,
     runtime: Runtime,
 }
 
@@ -88,6 +90,7 @@ impl ControlPlane {
             backup: options.backup,
             consensus,
             client,
+            vote_ended: AtomicBool::new(false),
             runtime: runtime.clone(),
         })
     }
@@ -128,13 +131,20 @@ impl ControlPlane {
         self.consensus.as_ref()
     }
 
-    /// Ends this process's vote and gives the data directory free. The last thing to be called, when all other users of the
-    /// data directory have stopped.
+    /// Ends this process's vote.
     pub async fn shutdown(&self) {
         if let Some(consensus) = &self.consensus {
             consensus.shutdown().await;
         }
-        self.identity.release();
+        self.vote_ended.store(true, Ordering::Release);
+    }
+
+    /// Gives the data directory free, for when every task that may write there has ended. As long as this process's vote
+    /// has not, the directory stays locked, at the longest until the process ends.
+    pub fn release(&self) {
+        if self.vote_ended.load(Ordering::Acquire) {
+            self.identity.release();
+        }
     }
 }
 

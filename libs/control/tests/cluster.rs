@@ -109,6 +109,49 @@ impl Cluster {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operator_reaches_the_leader_through_any_process() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.start_process("x", "10.0.1.1:9095", Vec::new()).await;
+    cluster.register("x", 1).await;
+    let leader = cluster.leader().unwrap();
+    let tool = cluster.net.node("10.0.9.9:1");
+    let mut last = 0;
+    for (i, process) in cluster.running.values().enumerate() {
+        let addr = match cluster.voters.get(&process.plane.identity().node()) {
+            Some(addr) => addr.as_str(),
+            None => "10.0.1.1:9095",
+        };
+        let clock = Arc::clone(&process.runtime.clock);
+        let remote = RemoteControl::new(tool.handle(), clock, addr);
+        let member = Member {
+            name: format!("control-{i}"),
+            role: Role::Control,
+            grpc_addr: cluster.voters[&leader].clone(),
+            ..ingester("x", i as u128)
+        };
+        last = remote.propose(&register(member), LONG).await.unwrap().version;
+        let refused = remote.propose(&register(ingester("", 1)), LONG).await;
+        assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
+        process.state_with(|state| state.version >= last).await;
+        let state = remote.state().await.unwrap().unwrap();
+        assert_eq!(state.version, last);
+    }
+    // Without a majority there is a deadline, and the error says what the last one asked answered.
+    for name in cluster.voters.clone().into_keys().filter(|n| *n != leader) {
+        cluster.kill(&name).await;
+    }
+    let clock = Arc::clone(&cluster.running[&leader].runtime.clock);
+    let remote = RemoteControl::new(tool.handle(), clock, &cluster.voters[&leader]);
+    let failed = remote
+        .propose(&register(ingester("y", 1)), Duration::from_secs(60))
+        .await;
+    let Err(Error::NoLeader { last: said, .. }) = failed else {
+        panic!("{failed:?} after version {last}");
+    };
+    assert_ne!(said, "nobody was asked");
+}
+
+#[tokio::test(start_paused = true)]
 async fn voters_form_partitions_and_survive_each_others_death() {
     let mut cluster = Cluster::start(1).await;
     let mut last = 0;

@@ -72,8 +72,14 @@ async fn one_process_alone_decides_at_once_and_after_a_restart() {
         let state = plane.state().current();
         assert!(state.partitions[&PartitionId(0)].counts("koios", member.incarnation));
         versions.push(state.version);
-        tasks.stop().await;
+        // Whoever still writes there does so alone until all have ended.
+        plane.release();
         plane.shutdown().await;
+        tasks.stop().await;
+        let other = TaskGroup::new(CancellationToken::new());
+        let refused = ControlPlane::start(&runtime, &other, options.clone()).await;
+        assert!(matches!(refused, Err(Error::Locked { .. })));
+        plane.release();
     }
     assert_eq!(versions[0], versions[1]);
 }

@@ -14,7 +14,7 @@ use koios_server::config::{self, Sources, Target};
 
 use crate::{Node, NodeError, NodeOptions, banner, ctl};
 
-/// Wrong settings, or a data directory that is not this process' own.
+/// Wrong settings, a data directory that is not this process' own, or a bucket that cannot be used.
 const EXIT_USAGE: u8 = 2;
 
 const ABOUT: &str = "A horizontally scalable, multi-tenant, Prometheus-compatible metrics cluster";
@@ -124,10 +124,7 @@ fn serve(target: Target, settings: Settings) -> ExitCode {
         wait_for_signal(&node).await;
         match node.stop().await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                eprintln!("koios: {e}");
-                ExitCode::FAILURE
-            }
+            Err(e) => refuse(&e),
         }
     })
 }

@@ -5,22 +5,23 @@
     reason = "the terminal is this module's business"
 )]
 
+mod standing;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use koios_control::{ClusterState, Command as ControlCommand, Outcome, Rejection};
+use koios_control::{ClusterState, Command as ControlCommand, RemoteControl};
 use koios_model::{PartitionId, TenantId};
 use koios_runtime::{RealClock, RealNet};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
-use koios_wire::pb::v1::control_client::ControlClient;
-use koios_wire::pb::v1::{ProposeRequest, StateRequest};
 use koios_wire::{FlushRequest, IngesterService};
+use standing::{Serving, standings};
 
-/// How many leader hints are followed.
-const HINTS_MAX: usize = 5;
+/// Longest a command is tried before nobody is taken to lead.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest a flush is waited for.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -44,11 +45,11 @@ pub(crate) fn command() -> Command {
         .about("Goes on without what a majority of a partition's members has lost")
         .long_about(
             "Goes on without what a majority of a partition's members has lost.\n\nReads of a partition fail while fewer \
-             members than needed can serve everything they acknowledged. If their disks are truly lost, this makes all \
-             current members count; samples that were in no block are gone. The decision is recorded.",
+             members than needed can serve everything they acknowledged. If their disks or logs are truly lost, this makes \
+             all current members count; samples that were in no block are gone. The decision is recorded.",
         )
         .arg(Arg::new("partition").required(true).help("The partition's number, or `all` for every unreadable one"))
-        .arg(Arg::new("note").long("note").default_value("").help("Why, for the record"));
+        .arg(Arg::new("note").long("note").required(true).help("Why, for the record"));
     let flush = Command::new("flush")
         .about("Cuts blocks of everything an ingester holds and waits until they are listed")
         .arg(
@@ -112,55 +113,13 @@ fn channel(addr: &str, deadline: Duration) -> PeerChannel {
     PeerChannel::new(Arc::new(RealNet), Arc::new(RealClock::new()), addr, settings)
 }
 
-async fn state(addr: &str) -> Result<ClusterState> {
-    let peer = channel(addr, RpcSettings::default().deadline);
-    let reply = peer
-        .call(|c| async move {
-            ControlClient::new(c)
-                .state(StateRequest { known_version: 0 })
-                .await
-        })
-        .await?
-        .into_inner();
-    if reply.state.is_empty() {
-        bail!("{addr} knows no cluster yet: it waits for the voters to create one");
-    }
-    serde_json::from_slice(&reply.state)
-        .with_context(|| format!("{addr} sent a state this version cannot read"))
+fn control(addr: &str) -> RemoteControl {
+    RemoteControl::new(Arc::new(RealNet), Arc::new(RealClock::new()), addr)
 }
 
-async fn propose(addr: &str, command: &ControlCommand) -> Result<Outcome> {
-    let state = state(addr).await?;
-    let command = bytes::Bytes::from(serde_json::to_vec(command)?);
-    let members = state.members.values().map(|m| m.grpc_addr.clone());
-    let mut candidates: Vec<String> = std::iter::once(addr.to_owned()).chain(members).collect();
-    candidates.reverse();
-    let mut hints = 0;
-    let mut problem = "nobody was asked".to_owned();
-    while let Some(candidate) = candidates.pop() {
-        let peer = channel(&candidate, RpcSettings::default().deadline);
-        let request = ProposeRequest {
-            command: command.clone(),
-        };
-        match peer
-            .call(|c| async move { ControlClient::new(c).propose(request).await })
-            .await
-        {
-            Ok(reply) => {
-                let reply = reply.into_inner();
-                if reply.leader.is_empty() {
-                    let outcome: Result<Outcome, Rejection> = serde_json::from_slice(&reply.result)?;
-                    return Ok(outcome?);
-                }
-                if hints < HINTS_MAX {
-                    hints += 1;
-                    candidates.push(reply.leader);
-                }
-            }
-            Err(e) => problem = e.message,
-        }
-    }
-    bail!("no voter took the command: {problem}")
+async fn state(addr: &str) -> Result<ClusterState> {
+    let known = control(addr).state().await?;
+    known.with_context(|| format!("{addr} knows no cluster yet: it waits for the voters to create one"))
 }
 
 async fn status(addr: &str, version_only: bool) -> Result<()> {
@@ -187,20 +146,16 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
         );
     }
     println!("\npartitions:");
-    for p in state.partitions.values() {
-        let readable = if p.is_readable() {
+    for standing in standings(&state).await {
+        let p = standing.partition;
+        let readable = if standing.is_readable() {
             "readable"
         } else {
             "NOT READABLE: too few members count"
         };
         println!("  partition {} epoch {} {readable}", p.id, p.epoch);
-        for r in &p.replicas {
-            println!(
-                "    {:<20} zone {:<8} {}",
-                r.member,
-                r.zone,
-                if r.counts { "counting" } else { "not counting" }
-            );
+        for (r, serving) in &standing.replicas {
+            println!("    {:<20} zone {:<8} {serving}", r.member, r.zone);
         }
     }
     for loss in &state.accepted_losses {
@@ -216,38 +171,44 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
     let addr = addr(matches);
     let which = matches.get_one::<String>("partition").map_or("", String::as_str);
     let note = matches.get_one::<String>("note").cloned().unwrap_or_default();
-    let partitions: Vec<PartitionId> = if which == "all" {
-        let state = state(&addr).await?;
-        state
-            .partitions
-            .values()
-            .filter(|p| !p.is_readable())
-            .map(|p| p.id)
-            .collect()
-    } else {
-        let number = which
-            .parse()
-            .with_context(|| format!("{which:?} is no partition: give its number, or `all`"))?;
-        vec![PartitionId(number)]
+    let partitions = match which {
+        "all" => unreadable(&state(&addr).await?).await,
+        number => {
+            let number = number
+                .parse()
+                .with_context(|| format!("{number:?} is no partition: give its number, or `all`"))?;
+            vec![PartitionId(number)]
+        }
     };
     if partitions.is_empty() {
         println!("every partition is readable: nothing to accept");
     }
     for partition in partitions {
-        let outcome = propose(
-            &addr,
-            &ControlCommand::AcceptLoss {
-                partition,
-                note: note.clone(),
-            },
-        )
-        .await?;
+        let note = note.clone();
+        let command = ControlCommand::AcceptLoss { partition, note };
+        let outcome = control(&addr).propose(&command, PROPOSE_DEADLINE).await?;
         println!(
             "partition {partition}: loss accepted, epoch {}, state version {}",
             outcome.epoch, outcome.version
         );
     }
     Ok(())
+}
+
+/// The partitions of which too few members can serve everything. Of the others no loss is to be accepted: that would
+/// make a member count that still copies what it lost.
+async fn unreadable(state: &ClusterState) -> Vec<PartitionId> {
+    let standings = standings(state).await;
+    for (replica, serving) in standings.iter().flat_map(|s| &s.replicas) {
+        if let Serving::Unknown(why) = serving {
+            println!(
+                "{} is taken as intact, for it was not asked: {why}",
+                replica.member
+            );
+        }
+    }
+    let unreadable = standings.iter().filter(|s| !s.is_readable());
+    unreadable.map(|s| s.partition.id).collect()
 }
 
 async fn flush(addr: &str, tenant: Option<&String>) -> Result<()> {

@@ -9,8 +9,8 @@
 //!
 //! **Deliberately absent.** Algorithms: what decides anything lives in the libraries and services.
 //!
-//! **Failure behaviour.** What a process was told wrongly, or a data directory that is not its own, ends it with exit code
-//! 2 and one sentence. A task that cannot go on ends the process with exit code 1; its supervisor starts it again.
+//! **Failure behaviour.** What a process was told wrongly, a data directory that is not its own, or a bucket that commits
+//! cannot rely on ends it with exit code 2 and one sentence. A task that cannot go on ends the process with exit code 1; its supervisor starts it again.
 
 mod adapters;
 mod banner;
@@ -19,6 +19,7 @@ mod ctl;
 mod late;
 mod members;
 mod node;
+mod operators;
 mod self_metrics;
 
 pub use node::{Node, NodeError, NodeOptions};

@@ -7,7 +7,7 @@ use koios_model::{Labels, Sample, TenantId};
 use koios_runtime::ClockHandle;
 use koios_server::Metrics;
 
-/// Longest wait of the first write for the process to be able to take it.
+/// How often the first write is tried until the process can take it.
 const FIRST_TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Writes every `interval`, for as long as it is polled.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use koios_testkit::process::pause;
-use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, eventually, now_ms};
+use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, all_in_one, eventually, now_ms};
 
 fn writer(cluster: &Cluster) -> Writer {
     Writer::new(
@@ -211,5 +211,37 @@ async fn i4_all_wiped_is_said_until_the_loss_is_accepted() -> Result<()> {
     assert_eq!(got, flushed);
     writer.push_acked(5).await?;
     writer.check(&addr).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn i11_a_deleted_log_is_said_until_the_loss_is_accepted() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut koios = all_in_one(dir.path(), &["--self-metrics.interval=0s"]).await?;
+    let client = support::client();
+    let mut writer = Writer::new(&client, &koios.http, "team-a", 5, now_ms() - 600_000);
+    writer.push_acked(10).await?;
+    let ctl = |args: &[&str]| support::ctl(args, &koios.grpc);
+    assert!(!ctl(&["status"])?.contains("DAMAGED"));
+    koios.process.kill();
+    std::fs::remove_dir_all(koios.data_dir.join("wal"))?;
+    koios.process.restart()?;
+    let ctl = |args: &[&str]| support::ctl(args, &koios.grpc);
+    eventually("the loss to be told", || async {
+        let status = ctl(&["status"])?;
+        if status.contains("DAMAGED") && status.contains("NOT READABLE") {
+            Ok(())
+        } else {
+            bail!("status: {status}")
+        }
+    })
+    .await?;
+    let asked = writer.read(&koios.http).await.unwrap_err();
+    assert!(format!("{asked:#}").contains("accept-loss"), "{asked:#}");
+    ctl(&["partition", "accept-loss", "all", "--note", "log deleted"])?;
+    koios.ready(&client).await?;
+    assert!(writer.read(&koios.http).await?.is_empty());
+    let ctl = |args: &[&str]| support::ctl(args, &koios.grpc);
+    assert!(ctl(&["partition", "accept-loss", "all", "--note", "again"])?.contains("nothing to accept"));
     Ok(())
 }

@@ -133,6 +133,7 @@ impl Process {
     pub async fn kill(self) {
         self.tasks.stop().await;
         self.plane.shutdown().await;
+        self.plane.release();
     }
 
     pub fn leads(&self) -> bool {

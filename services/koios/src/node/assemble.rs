@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use koios_control::{ClusterState, ControlPlane, Member, Role, StateHandle};
+use koios_control::{ClusterId, ClusterState, ControlPlane, Member, Role, StateHandle};
 use koios_distributor::Distributor;
 use koios_ingester::Ingester;
 use koios_model::TenantId;
@@ -20,8 +20,9 @@ use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
 use parking_lot::Mutex;
 
-use super::{NodeError, Shared, Storage};
+use super::{NodeError, Refusal, Shared, Storage};
 use crate::adapters::Proposer;
+use crate::operators::for_operators;
 use crate::self_metrics;
 
 /// How often an ingester looks whether it counts.
@@ -49,6 +50,7 @@ pub(super) struct Assembly {
     pub(super) storage: Storage,
     pub(super) plane: Arc<ControlPlane>,
     pub(super) services: Services,
+    pub(super) refusal: Refusal,
     pub(super) tasks: TaskGroup,
     pub(super) background: TaskGroup,
 }
@@ -69,15 +71,16 @@ impl Assembly {
     /// Joins the cluster and builds the services.
     pub(super) async fn run(self, joining: &Component) -> Result<Routers, NodeError> {
         self.plane.join(&self.tasks).await;
-        let state = self.plane.state().reached(1).await;
+        let cluster = self.cluster().await;
         joining.not_ready("registering with the control voters");
         self.keep_registered();
         if self.runs(Target::Ingester) {
-            self.storage.spawn_self_test(&self.shared.runtime, &self.tasks);
+            self.storage
+                .spawn_self_test(&self.shared.runtime, &self.tasks, &self.refusal);
         }
         let mut routers = Routers::default();
         if self.runs(Target::Ingester) {
-            self.add_ingester(&state, &mut routers)?;
+            self.add_ingester(cluster, &mut routers)?;
         }
         if self.runs(Target::Store) {
             self.add_store(&mut routers)?;
@@ -95,13 +98,24 @@ impl Assembly {
         Ok(routers)
     }
 
+    /// Waits, for ever if need be, until the cluster exists and is known here.
+    async fn cluster(&self) -> ClusterId {
+        let mut state = self.plane.state().clone();
+        loop {
+            if let Some(cluster) = state.current().cluster_id {
+                return cluster;
+            }
+            state.changed().await;
+        }
+    }
+
     fn member(&self) -> Member {
         let shared = &self.shared;
         let role = match shared.target {
             Target::All => Role::All,
             Target::Ingester => Role::Ingester,
             Target::Distributor => Role::Distributor,
-            Target::Querier | Target::Ruler => Role::Querier,
+            Target::Querier => Role::Querier,
             Target::Store => Role::Store,
             Target::Control => Role::Control,
         };
@@ -131,7 +145,7 @@ impl Assembly {
         });
     }
 
-    fn add_ingester(&self, state: &ClusterState, routers: &mut Routers) -> Result<(), NodeError> {
+    fn add_ingester(&self, cluster: ClusterId, routers: &mut Routers) -> Result<(), NodeError> {
         let (shared, identity) = (&self.shared, self.plane.identity());
         let from = &shared.settings;
         let mut settings = koios_ingester::Settings::new(from.data_dir.join("wal"));
@@ -142,7 +156,7 @@ impl Assembly {
             runtime: shared.runtime.clone(),
             member: shared.name.clone(),
             identity: WalIdentity {
-                cluster: state.cluster_id.map(|id| id.0).unwrap_or_default(),
+                cluster: cluster.0,
                 incarnation: identity.incarnation().0,
             },
             state: self.plane.state().clone(),
@@ -157,7 +171,7 @@ impl Assembly {
         let service: Arc<dyn IngesterService> = Arc::new(ingester.clone());
         shared.members.set_ingester(Arc::clone(&service));
         routers.merge_grpc(IngesterRpc::server(service));
-        routers.merge_http(koios_ingester::router(ingester.clone()));
+        routers.merge_http(for_operators(koios_ingester::router(ingester.clone())));
         let replaying = shared.readiness.component("ingester");
         replaying.not_ready("replaying the write-ahead log");
         let (clock, state) = (Arc::clone(&shared.runtime.clock), self.plane.state().clone());

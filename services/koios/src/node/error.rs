@@ -1,7 +1,10 @@
 //! Why a process cannot start or go on.
 
+use std::sync::Arc;
+
 use koios_control::Error as ControlError;
-use koios_runtime::{DiskError, TaskError};
+use koios_runtime::{DiskError, TaskError, TaskGroup};
+use parking_lot::Mutex;
 
 /// Why a process cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -23,19 +26,11 @@ pub enum NodeError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The bucket cannot be used.
-    #[error("bucket {url}: {source}")]
-    Bucket {
-        /// Its URL.
-        url: String,
-        /// Why.
-        source: Box<koios_bucket::Error>,
-    },
+    #[error(transparent)]
+    Bucket(Box<koios_bucket::Error>),
     /// The disk fails.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The write-ahead log or the heads refuse.
-    #[error("ingester: {0}")]
-    Ingester(Box<koios_ingester::Error>),
     /// A part of the running process failed.
     #[error("{0}")]
     Failed(TaskError),
@@ -46,7 +41,25 @@ impl NodeError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Settings(_) | Self::Listen { .. } | Self::Control(_) | Self::Bucket { .. } | Self::Disk(_)
+            Self::Settings(_) | Self::Listen { .. } | Self::Control(_) | Self::Bucket(_) | Self::Disk(_)
         )
+    }
+}
+
+/// What a part of the running process refused to go on with, for the process' end. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusal(Arc<Mutex<Option<NodeError>>>);
+
+impl Refusal {
+    /// Ends the process; the first refusal is the one that is told.
+    pub(super) fn fail(&self, tasks: &TaskGroup, task: &'static str, error: NodeError) {
+        let message = error.to_string();
+        self.0.lock().get_or_insert(error);
+        tasks.fail(TaskError::Failed { task, message });
+    }
+
+    /// Why the process ended, when its tasks ended with `failure`.
+    pub(super) fn or(&self, failure: TaskError) -> NodeError {
+        self.0.lock().take().unwrap_or(NodeError::Failed(failure))
     }
 }

@@ -22,6 +22,7 @@ use koios_server::{
 use koios_wire::grpc::RpcSettings;
 
 pub use error::NodeError;
+use error::Refusal;
 pub(crate) use storage::Storage;
 
 use crate::adapters::BucketBackup;
@@ -50,6 +51,7 @@ pub struct Node {
     servers: Servers,
     plane: Arc<ControlPlane>,
     services: assemble::Services,
+    refusal: Refusal,
     background: TaskGroup,
     tasks: TaskGroup,
 }
@@ -145,12 +147,13 @@ impl Node {
             grpc_listener,
         );
         let background = tasks.child();
-        let services = assemble::Services::default();
+        let (services, refusal) = (assemble::Services::default(), Refusal::default());
         let assembly = assemble::Assembly {
             shared,
             storage,
             plane: Arc::clone(&plane),
             services: services.clone(),
+            refusal: refusal.clone(),
             tasks: tasks.clone(),
             background: background.clone(),
         };
@@ -166,6 +169,7 @@ impl Node {
             servers,
             plane,
             services,
+            refusal,
             background,
             tasks,
         })
@@ -236,9 +240,11 @@ impl Node {
         .await;
         let failure = self.tasks.failure();
         self.tasks.stop().await;
+        // Only now does nothing write there any more.
+        self.plane.release();
         match failure {
             None => Ok(()),
-            Some(failure) => Err(NodeError::Failed(failure)),
+            Some(failure) => Err(self.refusal.or(failure)),
         }
     }
 }
@@ -313,7 +319,7 @@ fn start_assembly(
     http_late: LateRouter,
     grpc_late: LateRouter,
 ) {
-    let group = tasks.clone();
+    let (group, refusal) = (tasks.clone(), assembly.refusal.clone());
     tasks.spawn_cancelled("assembly", async move {
         match assembly.run(&joining).await {
             Ok(routers) => {
@@ -321,10 +327,7 @@ fn start_assembly(
                 grpc_late.set(routers.grpc);
                 joining.ready();
             }
-            Err(e) => group.fail(koios_runtime::TaskError::Failed {
-                task: "assembly",
-                message: e.to_string(),
-            }),
+            Err(e) => refusal.fail(&group, "assembly", e),
         }
     });
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_bucket::{Bucket, Error as BucketError, TenantManifests};
-use koios_runtime::{Runtime, TaskError, TaskGroup};
+use koios_runtime::{Runtime, TaskGroup};
 use koios_server::Settings;
 use koios_server::config::Target;
 
-use super::NodeError;
+use super::{NodeError, Refusal};
 
 /// A manifest is believed to be the newest for this long, unless a reply says otherwise.
 const MANIFEST_FRESH_FOR: Duration = Duration::from_secs(5);
@@ -52,12 +52,8 @@ impl Storage {
             "" => return Ok(Self { bucket: None }),
             url => url.to_owned(),
         };
-        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng).map_err(|source| {
-            NodeError::Bucket {
-                url,
-                source: Box::new(source),
-            }
-        })?;
+        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng)
+            .map_err(|e| NodeError::Bucket(Box::new(e)))?;
         Ok(Self { bucket: Some(bucket) })
     }
 
@@ -79,15 +75,15 @@ impl Storage {
 
     /// Tests what commits rely on. A bucket that answers wrongly ends the process; one that does not answer is tried
     /// until it does, for a process may start while object storage is away (I9).
-    pub(crate) fn spawn_self_test(&self, runtime: &Runtime, tasks: &TaskGroup) {
+    pub(super) fn spawn_self_test(&self, runtime: &Runtime, tasks: &TaskGroup, refusal: &Refusal) {
         let Some(bucket) = self.bucket.clone() else { return };
-        let (clock, group) = (Arc::clone(&runtime.clock), tasks.clone());
+        let (clock, group, refusal) = (Arc::clone(&runtime.clock), tasks.clone(), refusal.clone());
         tasks.spawn_cancelled("bucket-self-test", async move {
             loop {
                 match bucket.self_test(false).await {
                     Ok(()) => return tracing::info!(bucket = bucket.url(), "bucket passed its self-test"),
                     Err(e @ BucketError::Unsafe { .. }) => {
-                        return group.fail(TaskError::Failed { task: "bucket-self-test", message: e.to_string() });
+                        return refusal.fail(&group, "bucket-self-test", NodeError::Bucket(Box::new(e)));
                     }
                     Err(error) => {
                         tracing::warn!(bucket = bucket.url(), %error, "bucket cannot be tested yet, trying again");

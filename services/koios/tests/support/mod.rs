@@ -211,22 +211,25 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `koios ctl` with the first node's address.
+    /// Runs `koios ctl` with a node's address.
     pub fn ctl(&self, args: &[&str], via: &str) -> Result<String> {
-        let output = std::process::Command::new(program())
-            .arg("ctl")
-            .args(args)
-            .args(["--addr", &self.nodes[via].grpc])
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            bail!(
-                "koios ctl {args:?}: {text}{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(text)
+        ctl(args, &self.nodes[via].grpc)
     }
+}
+
+/// Runs `koios ctl`.
+pub fn ctl(args: &[&str], addr: &str) -> Result<String> {
+    let output = std::process::Command::new(program())
+        .arg("ctl")
+        .args(args)
+        .args(["--addr", addr])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let problem = String::from_utf8_lossy(&output.stderr);
+        bail!("koios ctl {args:?}: {text}{problem}");
+    }
+    Ok(text)
 }
 
 /// Writes numbered samples and remembers what was acknowledged.
