@@ -16,8 +16,6 @@ pub enum Target {
     Ingester,
     /// Answers queries.
     Querier,
-    /// Evaluates rules.
-    Ruler,
     /// Serves and tends blocks.
     Store,
     /// Votes on the cluster's state.
@@ -32,7 +30,6 @@ impl Target {
             Self::Distributor => "distributor",
             Self::Ingester => "ingester",
             Self::Querier => "querier",
-            Self::Ruler => "ruler",
             Self::Store => "store",
             Self::Control => "control",
         }
@@ -149,14 +146,8 @@ macro_rules! address {
 }
 
 const WRITE: &[Target] = &[Target::Distributor];
-const READ: &[Target] = &[Target::Querier, Target::Ruler];
-const BUCKET: &[Target] = &[
-    Target::Ingester,
-    Target::Querier,
-    Target::Ruler,
-    Target::Store,
-    Target::Control,
-];
+const READ: &[Target] = &[Target::Querier];
+const BUCKET: &[Target] = &[Target::Ingester, Target::Querier, Target::Store, Target::Control];
 const VOTE: &[Target] = &[Target::Ingester, Target::Control];
 const HEAD: &[Target] = &[Target::Ingester];
 
