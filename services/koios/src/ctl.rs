@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use koios_control::{ClusterState, Command as ControlCommand, RemoteControl};
 use koios_model::{PartitionId, TenantId};
-use koios_runtime::{RealClock, RealNet};
+use koios_runtime::{Clock as _, RealClock, RealNet};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
 use koios_wire::{FlushRequest, IngesterService};
 use standing::{Serving, standings};
@@ -48,8 +48,12 @@ pub(crate) fn command() -> Command {
              members than needed can serve everything they acknowledged. If their disks or logs are truly lost, this makes \
              all current members count; samples that were in no block are gone. The decision is recorded.",
         )
-        .arg(Arg::new("partition").required(true).help("The partition's number, or `all` for every unreadable one"))
-        .arg(Arg::new("note").long("note").required(true).help("Why, for the record"));
+        .arg(
+            Arg::new("partition")
+                .default_value("all")
+                .help("The partition's number, or `all` for every unreadable one"),
+        )
+        .arg(Arg::new("note").long("note").help("Why, for the record [default: the time]"));
     let flush = Command::new("flush")
         .about("Cuts blocks of everything an ingester holds and waits until they are listed")
         .arg(
@@ -170,7 +174,9 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
 async fn accept_loss(matches: &ArgMatches) -> Result<()> {
     let addr = addr(matches);
     let which = matches.get_one::<String>("partition").map_or("", String::as_str);
-    let note = matches.get_one::<String>("note").cloned().unwrap_or_default();
+    // Two acceptances with one note are taken for one, heard twice: without a reason the time tells them apart.
+    let note = matches.get_one::<String>("note").cloned();
+    let note = note.unwrap_or_else(|| format!("no reason given, at {} ms", RealClock::new().now_ms()));
     let partitions = match which {
         "all" => unreadable(&state(&addr).await?).await,
         number => {

@@ -203,10 +203,7 @@ async fn i4_all_wiped_is_said_until_the_loss_is_accepted() -> Result<()> {
         }
     })
     .await?;
-    cluster.ctl(
-        &["partition", "accept-loss", "all", "--note", "disks lost"],
-        "control-1",
-    )?;
+    cluster.ctl(&["partition", "accept-loss"], "control-1")?;
     let got = eventually("reads after accepting the loss", || writer.read(&addr)).await?;
     assert_eq!(got, flushed);
     writer.push_acked(5).await?;
