@@ -51,6 +51,35 @@ pub(crate) fn write(out: &mut Vec<u8>, values: &[i64], scratch: &mut Scratch) {
     }
 }
 
+/// Appends a column by the one plan that is rarely bad, without looking for a better one.
+pub(crate) fn write_fast(out: &mut Vec<u8>, values: &[i64]) {
+    let (Some(&first), Some(&last)) = (values.first(), values.last()) else {
+        return;
+    };
+    if values.iter().all(|&v| v == first) {
+        out.push(MODE_CONSTANT);
+        write_zigzag(out, first);
+        return;
+    }
+    let mean = last.wrapping_sub(first).wrapping_div(values.len() as i64 - 1);
+    out.push(MODE_DELTA_ZIGZAG);
+    write_zigzag(out, first);
+    write_zigzag(out, mean);
+    let mut residuals = [0u64; BLOCK];
+    let mut before = first;
+    for block in values.get(1..).unwrap_or_default().chunks(BLOCK) {
+        let mut any = 0;
+        for (r, &v) in residuals.iter_mut().zip(block) {
+            *r = zigzag(v.wrapping_sub(before).wrapping_sub(mean));
+            any |= *r;
+            before = v;
+        }
+        let width = bit_len(any);
+        out.push(width as u8);
+        pack(out, residuals.get(..block.len()).unwrap_or_default(), width);
+    }
+}
+
 /// Picks the cheapest plan and leaves its residuals in `scratch.best`.
 fn choose(values: &[i64], first: i64, scratch: &mut Scratch) -> Plan {
     scratch.deltas.clear();
@@ -246,6 +275,70 @@ impl Reader {
         Ok(r)
     }
 
+    /// The next values, at most [`BLOCK`] of them and at least one while any are left. The cursor is the one the column
+    /// was opened with.
+    pub(crate) fn run<'o>(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        out: &'o mut [i64; BLOCK],
+    ) -> Result<&'o [i64], Flaw> {
+        if self.free == 0 && self.at >= self.len {
+            self.fill(cursor)?;
+        }
+        let given = if self.free > 0 {
+            self.run_free(out)
+        } else {
+            self.run_block(out)
+        };
+        self.left = self.left.saturating_sub(given);
+        out.get(..given).ok_or(ENDS)
+    }
+
+    /// Values that come without residuals.
+    fn run_free(&mut self, out: &mut [i64; BLOCK]) -> usize {
+        let given = self.free.min(BLOCK);
+        self.free -= given;
+        let step = if self.mode == MODE_DELTA_OF_DELTA {
+            self.delta
+        } else {
+            0
+        };
+        for v in out.iter_mut().take(given) {
+            self.last = self.last.wrapping_add(step);
+            *v = self.last;
+        }
+        given
+    }
+
+    /// What is left of the block, one tight loop per mode.
+    fn run_block(&mut self, out: &mut [i64; BLOCK]) -> usize {
+        let residuals = self.block.get(self.at..self.len).unwrap_or_default();
+        let (b, mut last, mut delta) = (self.b, self.last, self.delta);
+        let each = out.iter_mut().zip(residuals);
+        match self.mode {
+            MODE_LINEAR => each.for_each(|(v, &r)| {
+                *v = last.wrapping_add(r as i64);
+                last = last.wrapping_add(b);
+            }),
+            MODE_DELTA => each.for_each(|(v, &r)| {
+                last = last.wrapping_add(b.wrapping_add(r as i64));
+                *v = last;
+            }),
+            MODE_DELTA_ZIGZAG => each.for_each(|(v, &r)| {
+                last = last.wrapping_add(b.wrapping_add(unzigzag(r)));
+                *v = last;
+            }),
+            _ => each.for_each(|(v, &r)| {
+                delta = delta.wrapping_add(unzigzag(r));
+                last = last.wrapping_add(delta);
+                *v = last;
+            }),
+        }
+        let given = residuals.len();
+        (self.last, self.delta, self.at) = (last, delta, self.len);
+        given
+    }
+
     /// Moves the cursor past the column without giving out its values.
     pub(crate) fn skip(mut self, cursor: &mut Cursor<'_>) -> Result<(), Flaw> {
         while self.left > self.free {
@@ -330,6 +423,19 @@ mod tests {
 
     use super::*;
 
+    fn in_runs(encoded: &[u8], count: usize) -> Vec<i64> {
+        let mut c = Cursor::new(encoded);
+        let mut r = Reader::open(&mut c, count).unwrap();
+        let (mut got, mut buffer) = (Vec::new(), [0; BLOCK]);
+        while got.len() < count {
+            let run = r.run(&mut c, &mut buffer).unwrap();
+            assert!(!run.is_empty());
+            got.extend_from_slice(run);
+        }
+        assert!(c.at_end());
+        got
+    }
+
     fn survives(values: &[i64]) -> usize {
         let mut out = Vec::new();
         write(&mut out, values, &mut Scratch::default());
@@ -338,6 +444,10 @@ mod tests {
         let got: Vec<i64> = values.iter().map(|_| r.next(&mut c).unwrap()).collect();
         assert_eq!(got, values);
         assert!(c.at_end(), "{} of {}", c.pos(), out.len());
+        assert_eq!(in_runs(&out, values.len()), values);
+        let mut fast = Vec::new();
+        write_fast(&mut fast, values);
+        assert_eq!(in_runs(&fast, values.len()), values, "fast");
         let mut c = Cursor::new(&out);
         Reader::open(&mut c, values.len()).unwrap().skip(&mut c).unwrap();
         assert!(c.at_end(), "skip: {} of {}", c.pos(), out.len());

@@ -1,10 +1,12 @@
 //! Reading a chunk.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use koios_model::TimeRange;
 
 use crate::bits::Cursor;
-use crate::column::{Flaw, Reader};
+use crate::column::{BLOCK, Flaw, Reader};
 use crate::decimal::{EXPONENT_MAX, from_mantissa};
 use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION};
 
@@ -127,33 +129,29 @@ impl Chunk {
         out: &mut Vec<i64>,
     ) -> Result<(usize, usize), Error> {
         let mut reader = Reader::open(cursor, self.count).map_err(|what| self.malformed(cursor, what))?;
-        let whole = range.min <= self.range.min && range.max >= self.range.max;
-        if whole {
-            out.reserve(self.count);
+        let had = out.len();
+        out.reserve(self.count);
+        let mut buffer = [0; BLOCK];
+        while out.len() - had < self.count {
+            let run = reader.run(cursor, &mut buffer);
+            let run = run.map_err(|what| self.malformed(cursor, what))?;
+            out.extend(run.iter().map(|offset| self.range.min.wrapping_add(*offset)));
         }
-        let (mut from, mut to) = (0, 0);
-        let mut previous = None;
-        for i in 0..self.count {
-            let offset = reader.next(cursor).map_err(|what| self.malformed(cursor, what))?;
-            let t = self.range.min.wrapping_add(offset);
-            if previous.is_some_and(|p| p >= t) {
-                return Err(Error::NotAscending { at: i });
-            }
-            previous = Some(t);
-            if t < range.min {
-                from = i + 1;
-            } else if t <= range.max {
-                out.push(t);
-                to = i + 1;
-            }
-            if i == 0 && t != self.range.min {
-                return Err(self.malformed(cursor, "first timestamp differs from the header's"));
-            }
+        let all = out.get(had..).unwrap_or_default();
+        if let Some(at) = all.iter().zip(all.iter().skip(1)).position(|(a, b)| a >= b) {
+            return Err(Error::NotAscending { at: at + 1 });
         }
-        if previous != Some(self.range.max) {
+        if all.first() != Some(&self.range.min) {
+            return Err(self.malformed(cursor, "first timestamp differs from the header's"));
+        }
+        if all.last() != Some(&self.range.max) {
             return Err(self.malformed(cursor, "last timestamp differs from the header's"));
         }
-        Ok((from, to.max(from)))
+        let from = all.partition_point(|t| *t < range.min);
+        let to = all.partition_point(|t| *t <= range.max).max(from);
+        out.truncate(had + to);
+        out.drain(had..had + from);
+        Ok((from, to))
     }
 
     /// Appends the values of samples `from..to`.
@@ -166,14 +164,10 @@ impl Chunk {
     ) -> Result<(), Flaw> {
         out.reserve(to - from);
         if !self.escapes {
-            let mut mantissas = Reader::open(cursor, self.count)?;
-            for i in 0..to {
-                let m = mantissas.next(cursor)?;
-                if i >= from {
-                    out.push(from_mantissa(m, self.exponent));
-                }
-            }
-            return Ok(());
+            let mantissas = Reader::open(cursor, self.count)?;
+            return extend(mantissas, cursor, from..to, out, |m| {
+                from_mantissa(m, self.exponent)
+            });
         }
         self.decode_escaped(cursor, from, to, out)
     }
@@ -193,6 +187,9 @@ impl Chunk {
         Reader::open(cursor, mantissa_count)?.skip(cursor)?;
         let mut mantissas = Reader::open(&mut mantissa_at, mantissa_count)?;
         let mut floats = Reader::open(cursor, float_count)?;
+        if mantissa_count == 0 {
+            return extend(floats, cursor, from..to, out, |bits| f64::from_bits(bits as u64));
+        }
         let (mut i, mut in_floats) = (0usize, false);
         while i < to {
             let end = i + runs.varint().unwrap_or(0) as usize;
@@ -218,6 +215,31 @@ impl Chunk {
             what,
         }
     }
+}
+
+/// Appends those values of a column that lie in `wanted`; what follows them is not read.
+fn extend(
+    mut column: Reader,
+    cursor: &mut Cursor<'_>,
+    wanted: Range<usize>,
+    out: &mut Vec<f64>,
+    value: impl Fn(i64) -> f64,
+) -> Result<(), Flaw> {
+    let mut buffer = [0; BLOCK];
+    let mut at = 0;
+    while at < wanted.end {
+        let run = column.run(cursor, &mut buffer)?;
+        let skipped = wanted.start.saturating_sub(at).min(run.len());
+        let taken = (wanted.end - at).min(run.len());
+        out.extend(
+            run.get(skipped..taken)
+                .unwrap_or_default()
+                .iter()
+                .map(|&v| value(v)),
+        );
+        at += run.len();
+    }
+    Ok(())
 }
 
 /// Reads the lengths of all runs, which must add up to `count`, and gives how many samples are floats.

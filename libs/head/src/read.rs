@@ -1,7 +1,7 @@
 //! Reading series: encoded chunks that may overlap, or merged samples.
 
 use bytes::Bytes;
-use koios_chunk::Chunk;
+use koios_chunk::{Chunk, Encoder};
 use koios_model::merge::sort_and_dedup;
 use koios_model::{Labels, Sample, TimeRange};
 
@@ -55,15 +55,16 @@ impl Head {
     /// Encodes open and late samples in range.
     fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Bytes>) -> Result<(), Error> {
         let (mut ts, mut vs) = (Vec::new(), Vec::new());
+        let mut encoder = Encoder::default();
         self.open_in(index, range, &mut ts, &mut vs);
         if !ts.is_empty() {
-            out.push(koios_chunk::encode(&ts, &vs)?.into());
+            out.push(encoder.encode_fast(&ts, &vs)?.into());
         }
         // A side buffer is sealed before it grows past one chunk.
         let side = in_range(self.series.cold[index as usize].side(), range);
         if !side.is_empty() {
             let (ts, vs): (Vec<i64>, Vec<f64>) = side.iter().map(|s| (s.t, s.v)).unzip();
-            out.push(koios_chunk::encode(&ts, &vs)?.into());
+            out.push(encoder.encode_fast(&ts, &vs)?.into());
         }
         Ok(())
     }

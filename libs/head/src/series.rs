@@ -172,10 +172,10 @@ impl SeriesTable {
 
     fn has_labels(&self, index: u32, labels: LabelsRef<'_>, symbols: &Symbols) -> bool {
         let mut ids = self.label_ids(index);
-        labels.iter().all(|(name, value)| {
-            ids.next()
-                .is_some_and(|p| symbols.resolve(p.name) == name && symbols.resolve(p.value) == value)
-        }) && ids.next().is_none()
+        let is = |id, bytes| symbols.resolve(id).as_bytes() == bytes;
+        let mut labels = labels.iter_bytes();
+        labels.all(|(name, value)| ids.next().is_some_and(|p| is(p.name, name) && is(p.value, value)))
+            && ids.next().is_none()
     }
 
     /// Adds a series.

@@ -53,39 +53,57 @@ pub struct LabelsRef<'a> {
 
 /// Appends one label in packed form. The caller keeps names ascending.
 pub fn write_packed_pair(out: &mut Vec<u8>, name: &str, value: &str) {
-    write_str(out, name);
-    write_str(out, value);
+    write_packed_bytes(out, name.as_bytes(), value.as_bytes());
 }
 
-fn write_str(out: &mut Vec<u8>, s: &str) {
+/// Appends one label whose bytes are known to be UTF-8 in packed form. The caller keeps names ascending.
+pub fn write_packed_bytes(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    write_bytes(out, name);
+    write_bytes(out, value);
+}
+
+fn write_bytes(out: &mut Vec<u8>, s: &[u8]) {
     let mut n = s.len();
     while n >= 0x80 {
         out.push((n as u8 & 0x7f) | 0x80);
         n >>= 7;
     }
     out.push(n as u8);
-    out.extend_from_slice(s.as_bytes());
+    out.extend_from_slice(s);
 }
 
+/// Whether bytes are UTF-8; fast for what labels mostly are, short and ASCII.
+#[inline]
+pub fn is_utf8(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()
+}
+
+#[inline]
 fn read_bytes<'a>(buf: &'a [u8], pos: &mut usize) -> Option<&'a [u8]> {
-    let mut len = 0usize;
-    let mut shift = 0;
-    loop {
-        let b = *buf.get(*pos)?;
-        *pos += 1;
-        len |= ((b & 0x7f) as usize) << shift;
-        if b < 0x80 {
-            break;
-        }
-        shift += 7;
-        if shift > 28 {
-            return None;
-        }
+    let mut len = usize::from(*buf.get(*pos)?);
+    *pos += 1;
+    if len >= 0x80 {
+        len = read_long(buf, pos, len & 0x7f)?;
     }
     let end = pos.checked_add(len)?;
     let s = buf.get(*pos..end)?;
     *pos = end;
     Some(s)
+}
+
+/// The rest of a length of more than seven bits.
+#[cold]
+fn read_long(buf: &[u8], pos: &mut usize, low: usize) -> Option<usize> {
+    let mut len = low;
+    for shift in [7, 14, 21, 28] {
+        let b = *buf.get(*pos)?;
+        *pos += 1;
+        len |= usize::from(b & 0x7f) << shift;
+        if b < 0x80 {
+            return Some(len);
+        }
+    }
+    None
 }
 
 impl<'a> LabelsRef<'a> {
@@ -109,7 +127,7 @@ impl<'a> LabelsRef<'a> {
             if name.is_empty() || value.is_empty() {
                 return Err(PackedError::Empty { at });
             }
-            if std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
+            if !is_utf8(name) || !is_utf8(value) {
                 return Err(PackedError::NotUtf8 { at });
             }
             if last.is_some_and(|l| l >= name) {
@@ -128,6 +146,13 @@ impl<'a> LabelsRef<'a> {
     /// The labels in ascending order of name.
     pub fn iter(&self) -> Iter<'a> {
         Iter {
+            bytes: self.iter_bytes(),
+        }
+    }
+
+    /// The labels in ascending order of name, as bytes: cheaper where they are only compared or copied.
+    pub fn iter_bytes(&self) -> IterBytes<'a> {
+        IterBytes {
             packed: self.packed,
             pos: 0,
         }
@@ -135,7 +160,8 @@ impl<'a> LabelsRef<'a> {
 
     /// The value of `name`, or `None` when the set lacks it.
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
+        let (_, value) = self.iter_bytes().find(|(n, _)| *n == name.as_bytes())?;
+        std::str::from_utf8(value).ok()
     }
 
     /// An owned copy.
@@ -147,7 +173,7 @@ impl<'a> LabelsRef<'a> {
 
     /// How many labels there are.
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.iter_bytes().count()
     }
 
     /// Whether the set is empty.
@@ -159,20 +185,36 @@ impl<'a> LabelsRef<'a> {
 /// Iterator over `(name, value)`.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
-    packed: &'a [u8],
-    pos: usize,
+    bytes: IterBytes<'a>,
 }
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = self.bytes.next()?;
+        Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+    }
+}
+
+/// Iterator over `(name, value)` as bytes.
+#[derive(Clone, Debug)]
+pub struct IterBytes<'a> {
+    packed: &'a [u8],
+    pos: usize,
+}
+
+impl<'a> Iterator for IterBytes<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
         if self.pos >= self.packed.len() {
             return None;
         }
         let name = read_bytes(self.packed, &mut self.pos)?;
         let value = read_bytes(self.packed, &mut self.pos)?;
-        Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
+        Some((name, value))
     }
 }
 
@@ -182,7 +224,7 @@ impl Ord for LabelsRef<'_> {
         if self.packed == other.packed {
             return Ordering::Equal;
         }
-        self.iter().cmp(other.iter())
+        self.iter_bytes().cmp(other.iter_bytes())
     }
 }
 
@@ -409,6 +451,16 @@ mod tests {
             Err(PackedError::Truncated { at: 0 })
         );
         assert!(LabelsRef::from_packed(&[0xff; 12]).is_err());
+    }
+
+    #[test]
+    fn lengths_of_more_than_one_byte_are_read() {
+        for len in [1, 127, 128, 16_383, 16_384, 70_000] {
+            let value = "v".repeat(len);
+            let l = Labels::from_pairs([("a", value.as_str()), ("b", "2")]);
+            assert_eq!(l.get("a"), Some(value.as_str()), "{len}");
+            assert_eq!((l.get("b"), l.len()), (Some("2"), 2), "{len}");
+        }
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub use columns::{BatchColumns, BatchSeries};
 pub use go_regex::from_go_regex;
 pub use hash::{HashPurpose, SeriesHash, TenantSeed};
 pub use histogram::{Histogram, ResetHint, Span};
-pub use labels::{Labels, LabelsBuilder, LabelsRef, METRIC_NAME, PackedError, write_packed_pair};
+pub use labels::{
+    Labels, LabelsBuilder, LabelsRef, METRIC_NAME, PackedError, is_utf8, write_packed_bytes,
+    write_packed_pair,
+};
 pub use matcher::{MatchOp, Matcher, MatcherError, Matchers};
 pub use sample::{STALE_NAN_BITS, Sample, is_stale, stale_nan};
 pub use tenant::{DEFAULT_TENANT, TenantId, TenantIdError};

@@ -119,6 +119,18 @@ impl Annotations {
         self.add(Level::Info, text, span, Detail::Plain);
     }
 
+    /// Takes in what came later.
+    pub(crate) fn merge(&mut self, later: Self) {
+        for (text, annotation) in later.by_text {
+            self.insert(text, annotation);
+        }
+        later
+            .storage
+            .into_iter()
+            .for_each(|text| self.add_from_storage(text));
+        self.omitted = self.omitted.saturating_add(later.omitted);
+    }
+
     /// A warning of storage's, shown as it is.
     pub(crate) fn add_from_storage(&mut self, text: String) {
         if self.storage.len() < KEPT_MAX && !self.storage.contains(&text) {

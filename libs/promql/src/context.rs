@@ -24,6 +24,17 @@ pub enum Interrupt {
 pub trait QueryContext: Send + Sync {
     /// Why to stop now, if so.
     fn interrupted(&self) -> Option<Interrupt>;
+
+    /// How many parts of an evaluation may run at once.
+    fn width(&self) -> usize {
+        1
+    }
+
+    /// Runs `part(0)` to `part(parts - 1)`, each once, in any order and at the same time if it can, and returns when all
+    /// have ended. What a query answers does not depend on how.
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        (0..parts).for_each(part);
+    }
 }
 
 /// Never interrupts.
@@ -144,6 +155,13 @@ impl Account {
         if now > self.max {
             return Err(QueryError::TooManySamples(PHASE_EXECUTION));
         }
+        Ok(())
+    }
+
+    /// Takes `n` samples into memory and gives them back.
+    pub(crate) fn hold_briefly(&self, n: usize) -> Result<(), QueryError> {
+        self.hold(n)?;
+        self.release(n);
         Ok(())
     }
 

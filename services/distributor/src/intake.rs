@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::{
-    BatchColumns, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed,
-    write_packed_pair,
+    BatchColumns, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed, is_utf8,
+    write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
 use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
@@ -60,7 +60,7 @@ pub(crate) struct Intake<'a> {
     label_bytes: u64,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
     /// The current series' labels, sorted.
-    labels: Vec<(&'a str, &'a str)>,
+    labels: Vec<RawLabel<'a>>,
     packed: Vec<u8>,
 }
 
@@ -81,7 +81,6 @@ impl<'a> Intake<'a> {
     /// What came together. Metadata goes where a series with nothing but the metric's name would go.
     pub(crate) fn finish(mut self) -> Taken {
         for (metric, raw) in std::mem::take(&mut self.metadata) {
-            let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             let metadata = Metadata {
                 kind: raw.kind.to_owned(),
                 help: text(raw.help),
@@ -121,7 +120,8 @@ impl<'a> Intake<'a> {
         self.labels.clear();
         let mut bytes = 0usize;
         for &label in series.labels {
-            let (name, value) = check_label(label, limits)?;
+            check_label(label, limits)?;
+            let (name, value) = label;
             bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
             if !value.is_empty() {
                 self.labels.push((name, value));
@@ -134,24 +134,22 @@ impl<'a> Intake<'a> {
             });
         }
         if !self.labels.is_sorted_by(|a, b| a.0 < b.0) {
-            self.labels.sort_by(|a, b| a.0.cmp(b.0));
+            self.labels.sort_by_key(|(name, _)| *name);
             let twice = self
                 .labels
                 .iter()
                 .zip(self.labels.iter().skip(1))
                 .find(|(a, b)| a.0 == b.0);
             if let Some(((name, _), _)) = twice {
-                return Err(Rejection::DuplicateName {
-                    name: (*name).to_owned(),
-                });
+                return Err(Rejection::DuplicateName { name: text(name) });
             }
         }
-        if !self.labels.iter().any(|(name, _)| *name == METRIC_NAME) {
+        if !self.labels.iter().any(|(name, _)| is_metric_name(name)) {
             return Err(Rejection::MissingMetricName);
         }
         self.packed.clear();
         for (name, value) in &self.labels {
-            write_packed_pair(&mut self.packed, name, value);
+            write_packed_bytes(&mut self.packed, name, value);
         }
         Ok(())
     }
@@ -228,12 +226,9 @@ impl<'a> Sink<'a> for Intake<'a> {
         }
         self.taken.report.series += u64::from(rejected > 0);
         if let Some(metadata) = series.metadata {
-            let metric = self.labels.iter().find(|(name, _)| *name == METRIC_NAME);
-            let metric = metric.map_or("", |(_, value)| *value);
-            self.metadata(RawMetadata {
-                metric: metric.as_bytes(),
-                ..metadata
-            });
+            let metric = self.labels.iter().find(|(name, _)| is_metric_name(name));
+            let metric = metric.map_or(&[][..], |(_, value)| *value);
+            self.metadata(RawMetadata { metric, ..metadata });
         }
     }
 
@@ -253,7 +248,15 @@ impl<'a> Sink<'a> for Intake<'a> {
     }
 }
 
-fn check_label<'a>((name, value): RawLabel<'a>, limits: &Limits) -> Result<(&'a str, &'a str), Rejection> {
+fn is_metric_name(name: &[u8]) -> bool {
+    name == METRIC_NAME.as_bytes()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn check_label((name, value): RawLabel<'_>, limits: &Limits) -> Result<(), Rejection> {
     if name.is_empty() {
         return Err(Rejection::EmptyName);
     }
@@ -263,23 +266,23 @@ fn check_label<'a>((name, value): RawLabel<'a>, limits: &Limits) -> Result<(&'a 
             limit: limits.max_label_name_bytes,
         });
     }
-    let name = std::str::from_utf8(name).map_err(|_| Rejection::NameNotUtf8)?;
+    if !is_utf8(name) {
+        return Err(Rejection::NameNotUtf8);
+    }
     if value.len() > limits.max_label_value_bytes {
         return Err(Rejection::ValueTooLong {
-            name: name.to_owned(),
+            name: text(name),
             actual: value.len(),
             limit: limits.max_label_value_bytes,
         });
     }
-    let value = std::str::from_utf8(value).map_err(|_| Rejection::ValueNotUtf8 {
-        name: name.to_owned(),
-    })?;
-    if RESERVED_NAMES.contains(&name) {
-        return Err(Rejection::Reserved {
-            name: name.to_owned(),
-        });
+    if !is_utf8(value) {
+        return Err(Rejection::ValueNotUtf8 { name: text(name) });
     }
-    Ok((name, value))
+    if name.starts_with(b"__") && RESERVED_NAMES.iter().any(|r| r.as_bytes() == name) {
+        return Err(Rejection::Reserved { name: text(name) });
+    }
+    Ok(())
 }
 
 fn check_time(t: i64, rules: &Rules) -> Result<(), Rejection> {

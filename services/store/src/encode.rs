@@ -26,6 +26,6 @@ fn chunks(encoder: &mut Encoder, samples: &SeriesSamples) -> Result<Vec<Bytes>, 
         .timestamps
         .chunks(CHUNK_SAMPLES)
         .zip(samples.values.chunks(CHUNK_SAMPLES));
-    runs.map(|(times, values)| encoder.encode(times, values).map(Bytes::from))
+    runs.map(|(times, values)| encoder.encode_fast(times, values).map(Bytes::from))
         .collect()
 }

@@ -31,10 +31,19 @@ pub(crate) fn extreme_of(values: impl IntoIterator<Item = f64>, wins: fn(f64, f6
     ))
 }
 
+/// The numbers of the floats that are less than the one before.
+pub(crate) fn falls(v: &[f64]) -> Vec<usize> {
+    let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(i + 1);
+    v.iter()
+        .zip(v.iter().skip(1))
+        .enumerate()
+        .filter_map(fell)
+        .collect()
+}
+
 impl Index {
     pub(crate) fn drops(v: &[f64]) -> Self {
-        let fell = |(i, pair): (usize, &[f64])| matches!(pair, [a, b] if b < a).then_some(i + 1);
-        Self::Drops(v.windows(2).enumerate().filter_map(fell).collect())
+        Self::Drops(falls(v))
     }
 
     pub(crate) fn extremes(v: &[f64], wins: fn(f64, f64) -> bool) -> Self {

@@ -2,6 +2,7 @@
 
 use super::index::Index;
 use super::matrix::{RangeInput, WindowSpec};
+use super::rate::RateKind;
 use super::row::{Point, Row, Scalars};
 use super::source::RowSource;
 use super::window::{SampleBuffer, Samples, Slider, StepInfo};
@@ -146,6 +147,15 @@ impl RangeFunction {
         } else {
             without_starts(samples)
         };
+        let plain = samples.ht.is_empty() && samples.st.is_empty() && self.spec.edges == RangeEdges::Plain;
+        if let Some(kind) = RateKind::of(self.function)
+            && plain
+        {
+            let spec = (&self.spec, steps);
+            let (seen, widest) = rate::slide_plain(samples, spec, kind, &mut row.values);
+            shared.account.looked_at(seen);
+            return shared.account.hold_briefly(widest);
+        }
         let index = self.index(samples, steps);
         let samples = Samples {
             index: index.as_ref(),
@@ -184,9 +194,7 @@ impl RangeFunction {
             row.set(i, (self.kernel)(window, &mut info)?);
         }
         shared.account.looked_at(seen);
-        shared.account.hold(widest)?;
-        shared.account.release(widest);
-        Ok(())
+        shared.account.hold_briefly(widest)
     }
 
     /// What helps with all windows of a series, if they overlap so much that it pays.
@@ -195,9 +203,7 @@ impl RangeFunction {
         let drops_tell = samples.st.is_empty() && samples.ht.is_empty();
         match self.function {
             _ if !overlap => None,
-            FunctionId::Rate | FunctionId::Increase | FunctionId::Resets if drops_tell => {
-                Some(Index::drops(samples.v))
-            }
+            FunctionId::Resets if drops_tell => Some(Index::drops(samples.v)),
             FunctionId::SumOverTime | FunctionId::AvgOverTime => {
                 Index::sums(samples.t, samples.v, self.spec.range_ms)
             }

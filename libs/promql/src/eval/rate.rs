@@ -2,11 +2,15 @@
 //!
 //! **Source:** Prometheus `promql/functions.go`: `extrapolatedRate`, `extendedRate`, `instantValue`. Bit for bit.
 
+use super::index;
+use super::matrix::WindowSpec;
 use super::rate_histogram;
 use super::row::Point;
-use super::window::{Samples, StepInfo};
+use super::window::{RangeTimes, Samples, StepInfo};
 use crate::ast::RangeEdges;
 use crate::error::QueryError;
+use crate::signatures::FunctionId;
+use crate::steps::Steps;
 
 /// What is computed from the difference over a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +19,19 @@ pub(super) struct RateKind {
     pub(super) counter: bool,
     /// Per second rather than over the whole range.
     pub(super) per_second: bool,
+}
+
+impl RateKind {
+    /// What a function of [`slide_plain`] computes.
+    pub(super) fn of(function: FunctionId) -> Option<Self> {
+        let (counter, per_second) = match function {
+            FunctionId::Rate => (true, true),
+            FunctionId::Increase => (true, false),
+            FunctionId::Delta => (false, false),
+            _ => return None,
+        };
+        Some(Self { counter, per_second })
+    }
 }
 
 pub(super) fn rate(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point, QueryError> {
@@ -63,6 +80,56 @@ fn over_range(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
     }
 }
 
+/// `rate`, `increase` or `delta` of a series' floats at all steps: as [`extrapolated`] computes them, without asking
+/// for each window what holds for all. Only where there are no histograms and no start timestamps, and the range is plain.
+/// Gives how many samples all windows hold together, and the most that one does.
+pub(super) fn slide_plain(
+    samples: Samples<'_>,
+    (spec, steps): (&WindowSpec, Steps),
+    kind: RateKind,
+    out: &mut [f64],
+) -> (usize, usize) {
+    let (t, v) = (samples.t, samples.v);
+    let resets = if kind.counter { index::falls(v) } else { Vec::new() };
+    let (mut lo, mut hi, mut reset) = (0, 0, 0);
+    let (mut seen, mut widest) = (0, 0);
+    for (i, out) in out.iter_mut().enumerate() {
+        let times = spec.at(steps.at(i));
+        while t.get(lo).is_some_and(|&t| t <= times.after) {
+            lo += 1;
+        }
+        hi = hi.max(lo);
+        while t.get(hi).is_some_and(|&t| t <= times.until) {
+            hi += 1;
+        }
+        seen += hi - lo;
+        widest = widest.max(hi - lo);
+        let window = (t.get(lo..hi), v.get(lo..hi));
+        let (Some(t), Some(v @ [first, .., last])) = window else {
+            continue;
+        };
+        let mut change = last - first;
+        // A fall right at the start of the window happened before it.
+        while resets.get(reset).is_some_and(|&at| at <= lo) {
+            reset += 1;
+        }
+        let within = resets.iter().skip(reset).take_while(|&&at| at < hi);
+        for &at in within {
+            change += v.get(at - lo - 1).copied().unwrap_or_default();
+        }
+        let zero_point = (kind.counter && change > 0.0 && *first >= 0.0).then(|| first / change);
+        let range = RangeTimes {
+            start: times.start,
+            end: times.end,
+            seconds: spec.range_ms as f64 / 1000.0,
+        };
+        if let Some(factor) = extrapolation_factor(t, None, zero_point, range, kind) {
+            *out = change * factor;
+        }
+    }
+    (seen, widest)
+}
+
 fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
     let (Some(&first), Some(&last)) = (w.v.first(), w.v.last()) else {
         return Point::Absent;
@@ -76,7 +143,13 @@ fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
         change += first;
     }
     let zero_point = (kind.counter && change > 0.0 && first >= 0.0).then(|| first / change);
-    match extrapolation_factor(w.t, from_start.then(|| w.start_of(0)), zero_point, s, kind) {
+    match extrapolation_factor(
+        w.t,
+        from_start.then(|| w.start_of(0)),
+        zero_point,
+        s.range(),
+        kind,
+    ) {
         Some(factor) => Point::Float(change * factor),
         None => Point::Absent,
     }
@@ -85,13 +158,6 @@ fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
 /// Adds to `change` what the counter had counted whenever it began anew, one reset after the other: the order of the
 /// additions is part of the result.
 fn corrected_for_resets(mut change: f64, w: Samples<'_>, s: &mut StepInfo<'_>) -> f64 {
-    if let Some(drops) = w.drops() {
-        // Most counters never fall: then there is nothing to add.
-        for i in drops {
-            change += w.v.get(i - 1).copied().unwrap_or_default();
-        }
-        return change;
-    }
     if w.st.is_empty() {
         for pair in w.v.windows(2) {
             if let [before, after] = pair
@@ -135,13 +201,13 @@ pub(super) fn extrapolation_factor(
     t: &[i64],
     known_start: Option<i64>,
     zero_point: Option<f64>,
-    s: &StepInfo<'_>,
+    range: RangeTimes,
     kind: RateKind,
 ) -> Option<f64> {
     let (&first, &last) = (t.first()?, t.last()?);
     let gaps = t.len() - 1;
-    let mut to_start = first.saturating_sub(s.start) as f64 / 1000.0;
-    let mut to_end = s.end.saturating_sub(last) as f64 / 1000.0;
+    let mut to_start = first.saturating_sub(range.start) as f64 / 1000.0;
+    let mut to_end = range.end.saturating_sub(last) as f64 / 1000.0;
     let mut sampled = last.saturating_sub(first) as f64 / 1000.0;
     let average_gap = if gaps > 0 { sampled / gaps as f64 } else { 0.0 };
     // A gap this much longer than usual means that the series begins or ends within the range.
@@ -170,7 +236,7 @@ pub(super) fn extrapolation_factor(
         factor = (sampled + to_start + to_end) / sampled;
     }
     if kind.per_second {
-        factor /= s.range_seconds();
+        factor /= range.seconds;
     }
     Some(factor)
 }
@@ -439,6 +505,62 @@ mod tests {
             (0, 200_000),
         );
         assert_eq!(far, Some(20.0));
+    }
+
+    #[test]
+    fn sliding_over_plain_floats_gives_what_each_window_gives() {
+        let t: Vec<i64> = (0..300)
+            .map(|i| i * 15_000 + (i * 7_919) % 11 + i64::from(i > 150) * 90_000)
+            .collect();
+        let mut v: Vec<f64> = (0..300).map(|i| f64::from((i * 37) % 101 + i)).collect();
+        v[40] = f64::NAN;
+        v[41] = f64::INFINITY;
+        let steps = Steps::range(0, 5_000_000, 40_000);
+        for (range_ms, offset_ms, at) in [
+            (60_000, 0, None),
+            (300_000, 15_000, None),
+            (20_000, 0, None),
+            (300_000, 0, Some(900_000)),
+        ] {
+            let spec = WindowSpec {
+                range_ms,
+                offset_ms,
+                at,
+                edges: RangeEdges::Plain,
+                lookback_ms: 300_000,
+                statistics_only: false,
+                span: Span::default(),
+            };
+            let all = Samples {
+                t: &t,
+                v: &v,
+                ..Samples::default()
+            };
+            for function in [FunctionId::Rate, FunctionId::Increase, FunctionId::Delta] {
+                let kind = RateKind::of(function).unwrap();
+                let mut out = vec![f64::MAX; steps.count()];
+                let (seen, widest) = slide_plain(all, (&spec, steps), kind, &mut out);
+                let (mut want_seen, mut want_widest) = (0, 0);
+                for (i, got) in out.iter().enumerate() {
+                    let times = spec.at(steps.at(i));
+                    let window = all.between(times.after, times.until);
+                    want_seen += window.t.len();
+                    want_widest = window.t.len().max(want_widest);
+                    let kernel = match function {
+                        FunctionId::Rate => rate,
+                        FunctionId::Increase => increase,
+                        _ => delta,
+                    };
+                    let want = run(kernel, window.t, window.v, &[], (times.start, times.end));
+                    assert_eq!(
+                        got.to_bits(),
+                        want.unwrap_or(f64::MAX).to_bits(),
+                        "{function:?} at step {i}"
+                    );
+                }
+                assert_eq!((seen, widest), (want_seen, want_widest));
+            }
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn extrapolated_rate(
     let zero_point =
         (kind.counter && result.count > 0.0 && first.count >= 0.0).then(|| first.count / result.count);
     let start = from_start.then(|| w.histogram_start_of(0));
-    let Some(factor) = extrapolation_factor(w.ht, start, zero_point, s, kind) else {
+    let Some(factor) = extrapolation_factor(w.ht, start, zero_point, s.range(), kind) else {
         return Ok(None);
     };
     histogram::scale(&mut result, factor);

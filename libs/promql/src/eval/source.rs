@@ -1,5 +1,8 @@
 //! Rows made one after the other, so that whoever folds them never holds them all.
 
+use std::ops::Range;
+use std::sync::OnceLock;
+
 use super::range_call::RangeFunction;
 use super::row::Row;
 use super::select::{SelectTimes, Take, instant_row, smoothed_row};
@@ -81,6 +84,100 @@ impl<'n> RowSource<'n> {
     }
 }
 
+/// Rows of consecutive series, made without looking at others.
+struct Made {
+    /// Those that have samples.
+    rows: Vec<Row>,
+    annotations: Annotations,
+    /// Why there are no more of them.
+    end: Result<(), QueryError>,
+}
+
+/// Points that one part of a round has at most, more than one series aside: some hundred microseconds of work, and little
+/// enough to hold for every core.
+const PART_POINTS: usize = 1 << 14;
+/// Fewer points than this are made in one go: starting threads would take longer.
+const PARALLEL_POINTS_MIN: usize = 1 << 17;
+/// Parts of a round for every core, so that none waits long for the last.
+const PARTS_PER_CORE: usize = 4;
+
+/// Divides series into parts, and those into rounds of parts that are made at the same time.
+struct Parts {
+    next: usize,
+    count: usize,
+    series_per_part: usize,
+    parts_per_round: usize,
+}
+
+impl Parts {
+    fn new(count: usize, steps: Steps, width: usize) -> Self {
+        let points = count.saturating_mul(steps.count());
+        let parallel = width > 1 && points >= PARALLEL_POINTS_MIN;
+        Self {
+            next: 0,
+            count,
+            series_per_part: (PART_POINTS / steps.count().max(1)).max(1),
+            parts_per_round: if parallel { width * PARTS_PER_CORE } else { 1 },
+        }
+    }
+
+    fn next_round(&mut self) -> Option<Vec<Range<usize>>> {
+        let mut round = Vec::with_capacity(self.parts_per_round);
+        while round.len() < self.parts_per_round && self.next < self.count {
+            let end = self.next.saturating_add(self.series_per_part).min(self.count);
+            round.push(self.next..end);
+            self.next = end;
+        }
+        (!round.is_empty()).then_some(round)
+    }
+}
+
+impl RowSource<'_> {
+    /// Makes the rows of some series.
+    fn make_part(&self, shared: &Shared<'_>, part: Range<usize>, steps: Steps) -> Made {
+        let mut made = Made {
+            rows: Vec::with_capacity(part.len()),
+            annotations: Annotations::default(),
+            end: Ok(()),
+        };
+        let mut buffer = SampleBuffer::default();
+        made.end = part.into_iter().try_for_each(|i| {
+            self.add_row(
+                shared,
+                i,
+                steps,
+                &mut buffer,
+                &mut made.rows,
+                &mut made.annotations,
+            )
+        });
+        made
+    }
+
+    fn add_row(
+        &self,
+        shared: &Shared<'_>,
+        i: usize,
+        steps: Steps,
+        buffer: &mut SampleBuffer,
+        rows: &mut Vec<Row>,
+        annotations: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        check(shared.ctx)?;
+        let Some(row) = self.make(shared, i, steps, buffer, annotations)? else {
+            return Ok(());
+        };
+        if row.is_empty() {
+            return Ok(());
+        }
+        if matches!(self, Self::Select { .. } | Self::Smoothed { .. }) {
+            shared.account.looked_at(row.samples());
+        }
+        rows.push(row);
+        Ok(())
+    }
+}
+
 impl<'a> Evaluator<'a> {
     /// The rows of a vector node: made on demand where they come right from storage, else evaluated here.
     pub(super) fn row_source<'n>(
@@ -117,29 +214,42 @@ impl<'a> Evaluator<'a> {
         steps: Steps,
         mut fold: impl FnMut(Row, &mut Annotations) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
-        let shared = self.shared();
-        let reads = matches!(source, RowSource::Select { .. } | RowSource::Smoothed { .. });
-        let mut buffer = SampleBuffer::default();
-        for i in 0..source.len(&shared) {
-            check(shared.ctx)?;
-            let Some(row) = source.make(&shared, i, steps, &mut buffer, &mut self.annotations)? else {
-                break;
-            };
-            if row.is_empty() {
-                continue;
-            }
-            let held = row.held();
-            shared.account.hold(held)?;
-            if reads {
-                shared.account.looked_at(row.samples());
-            }
-            fold(row, &mut self.annotations)?;
-            shared.account.release(held);
-        }
         if let RowSource::Rows(rows) = source {
             for row in rows {
-                check(shared.ctx)?;
+                check(self.ctx)?;
                 fold(row, &mut self.annotations)?;
+            }
+            return Ok(());
+        }
+        let shared = self.shared();
+        let count = source.len(&shared);
+        let mut parts = Parts::new(count, steps, shared.ctx.width());
+        while let Some(round) = parts.next_round() {
+            let made: Vec<OnceLock<Made>> = round.iter().map(|_| OnceLock::new()).collect();
+            let make = |i: usize| {
+                if let (Some(part), Some(slot)) = (round.get(i), made.get(i)) {
+                    // Each part is made once, so the slot is empty.
+                    let _ = slot.set(source.make_part(&shared, part.clone(), steps));
+                }
+            };
+            if round.len() == 1 {
+                make(0);
+            } else {
+                shared.ctx.each(round.len(), &make);
+            }
+            for slot in made {
+                let made = slot
+                    .into_inner()
+                    .ok_or_else(|| QueryError::internal("a part of the series was left out".to_owned()))?;
+                self.annotations.merge(made.annotations);
+                for row in made.rows {
+                    // What waits in parts is little and the same for every query: only what is folded counts.
+                    let held = row.held();
+                    shared.account.hold(held)?;
+                    fold(row, &mut self.annotations)?;
+                    shared.account.release(held);
+                }
+                made.end?;
             }
         }
         Ok(())

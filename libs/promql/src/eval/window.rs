@@ -209,6 +209,14 @@ fn forward(t: &[i64], (lo, hi): (usize, usize), after: i64, until: i64) -> (usiz
     (lo, skip(hi.max(lo), until))
 }
 
+/// The range `(start, end]` that a value is computed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RangeTimes {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) seconds: f64,
+}
+
 /// What a range function needs to know of the step beside the samples.
 pub(crate) struct StepInfo<'a> {
     /// The evaluation time.
@@ -230,6 +238,15 @@ pub(crate) struct StepInfo<'a> {
 }
 
 impl StepInfo<'_> {
+    /// The range.
+    pub(crate) fn range(&self) -> RangeTimes {
+        RangeTimes {
+            start: self.start,
+            end: self.end,
+            seconds: self.range_seconds(),
+        }
+    }
+
     /// The range in seconds.
     pub(crate) fn range_seconds(&self) -> f64 {
         self.range_ms as f64 / 1000.0

@@ -7,6 +7,9 @@ const GROUP_DEPTH_MAX: usize = 32;
 /// Most unknown fields in one message and its parts.
 const UNKNOWN_FIELDS_MAX: usize = 1 << 16;
 
+/// Most bytes of a number of 64 bits.
+const VARINT_BYTES_MAX: usize = 10;
+
 pub(super) const VARINT: u8 = 0;
 pub(super) const FIXED64: u8 = 1;
 pub(super) const BYTES: u8 = 2;
@@ -68,10 +71,8 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn byte(&mut self) -> Result<u8, DecodeError> {
-        if self.at >= self.end {
-            return Err(self.short());
-        }
-        let byte = self.bytes.get(self.at).copied().ok_or_else(|| self.short())?;
+        let rest = self.bytes.get(..self.end).unwrap_or_default();
+        let byte = rest.get(self.at).copied().ok_or_else(|| self.short())?;
         self.at += 1;
         Ok(byte)
     }
@@ -79,30 +80,36 @@ impl<'a> Reader<'a> {
     /// A number of at most ten bytes.
     #[inline]
     pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
-        let at = self.at;
         let first = self.byte()?;
         if first < 0x80 {
             return Ok(u64::from(first));
         }
-        let mut value = u64::from(first & 0x7f);
-        for shift in (7..70).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+        self.long_varint(u64::from(first & 0x7f))
+    }
+
+    /// The rest of a number whose first byte is not its last.
+    fn long_varint(&mut self, mut value: u64) -> Result<u64, DecodeError> {
+        let at = self.at - 1;
+        let rest = self.bytes.get(self.at..self.end).unwrap_or_default();
+        for (i, &byte) in rest.iter().take(VARINT_BYTES_MAX - 1).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * (i + 1));
             if byte < 0x80 {
+                self.at += i + 1;
                 return Ok(value);
             }
+        }
+        if rest.len() < VARINT_BYTES_MAX - 1 {
+            return Err(self.short());
         }
         Err(DecodeError::NumberTooLong { at })
     }
 
+    #[inline]
     fn take(&mut self, len: u64) -> Result<&'a [u8], DecodeError> {
-        let end = usize::try_from(len)
-            .ok()
-            .and_then(|len| self.at.checked_add(len))
-            .filter(|end| *end <= self.end)
-            .ok_or_else(|| self.short())?;
-        let taken = self.bytes.get(self.at..end).ok_or_else(|| self.short())?;
-        self.at = end;
+        let rest = self.bytes.get(self.at..self.end).unwrap_or_default();
+        let taken = usize::try_from(len).ok().and_then(|len| rest.get(..len));
+        let taken = taken.ok_or_else(|| self.short())?;
+        self.at += taken.len();
         Ok(taken)
     }
 

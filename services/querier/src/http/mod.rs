@@ -47,7 +47,10 @@ pub struct QuerierApi {
     cluster: Arc<Cluster>,
     overrides: Overrides,
     clock: ClockHandle,
+    /// Where queries are evaluated.
     cpu: Cpu,
+    /// As wide as one evaluation may spread.
+    cores: Cpu,
     admission: Arc<Admission>,
     clients: Clients,
     metrics: QuerierMetrics,
@@ -65,6 +68,7 @@ impl QuerierApi {
     ) -> Arc<Self> {
         // Evaluations last up to minutes; what receives samples must not wait behind them.
         let threads = cpu.parallelism().max(THREADS_MIN);
+        let cores = cpu.clone();
         let cpu = cpu.separate("koios-query", threads).unwrap_or_else(|error| {
             tracing::warn!(%error, "no threads of their own for queries, they share those of writes");
             cpu
@@ -75,6 +79,7 @@ impl QuerierApi {
             clients: Clients::new(&clock),
             clock,
             cpu,
+            cores,
             admission: Admission::new(concurrent_max, threads),
             metrics: QuerierMetrics::new(metrics),
         })

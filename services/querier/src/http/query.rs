@@ -9,9 +9,10 @@ use axum::response::Response;
 use http::{HeaderMap, Request};
 use koios_model::TenantId;
 use koios_promql::{
-    CancelContext, DurationContext, Engine, EngineOptions, ParseOptions, Prepared, Query, QueryError,
-    QueryOutput,
+    CancelContext, DurationContext, Engine, EngineOptions, Interrupt, ParseOptions, Prepared, Query,
+    QueryContext, QueryError, QueryOutput,
 };
+use koios_runtime::Cpu;
 use koios_server::ErrorType;
 use koios_tenancy::Limits;
 
@@ -53,6 +54,26 @@ struct Done {
     output: QueryOutput,
     timings: Timings,
     place: Place,
+}
+
+/// What surrounds an evaluation: who may stop it, and the cores it may use.
+struct Evaluation {
+    cancel: CancelContext,
+    cores: Cpu,
+}
+
+impl QueryContext for Evaluation {
+    fn interrupted(&self) -> Option<Interrupt> {
+        self.cancel.interrupted()
+    }
+
+    fn width(&self) -> usize {
+        self.cores.parallelism()
+    }
+
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        self.cores.each(parts, part);
+    }
 }
 
 /// Cancels the evaluation when the client is gone, which drops the request's future.
@@ -201,9 +222,13 @@ impl QuerierApi {
 
         let _evaluating = place.evaluate().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
+        let evaluation = Evaluation {
+            cancel: ctx,
+            cores: self.cores.clone(),
+        };
         let output = self
             .cpu
-            .run(move || fetched.evaluate(&ctx))
+            .run(move || fetched.evaluate(&evaluation))
             .await
             .map_err(|e| panicked(&e))??;
         timings.evaluate = stage.end();
