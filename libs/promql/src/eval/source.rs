@@ -95,9 +95,9 @@ struct Made {
 
 /// Points that one part of a round has at most, more than one series aside: some hundred microseconds of work, and little
 /// enough to hold for every core.
-const PART_POINTS: usize = 1 << 14;
+const PART_POINTS: usize = 1 << 13;
 /// Fewer points than this are made in one go: starting threads would take longer.
-const PARALLEL_POINTS_MIN: usize = 1 << 17;
+const PARALLEL_POINTS_MIN: usize = 1 << 15;
 /// Parts of a round for every core, so that none waits long for the last.
 const PARTS_PER_CORE: usize = 4;
 

@@ -120,6 +120,29 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
+    /// A message field of two strings, if it is written as most are: these tags in this order, nothing else, and every
+    /// length in one byte. Passes over it then, and leaves anything else for the general way.
+    #[inline]
+    pub(super) fn short_pair(&mut self, [outer, first, second]: [u8; 3]) -> Option<(&'a [u8], &'a [u8])> {
+        const LONG: u8 = 0x80;
+        let rest = self.bytes.get(self.at..self.end)?;
+        let [o, len, f, a, tail @ ..] = rest else {
+            return None;
+        };
+        if *o != outer || *f != first || (len | a) & LONG != 0 {
+            return None;
+        }
+        let (name, tail) = tail.split_at_checked(usize::from(*a))?;
+        let [s, b, tail @ ..] = tail else { return None };
+        let whole = usize::from(*a) + usize::from(*b) + 4;
+        if *s != second || b & LONG != 0 || usize::from(*len) != whole {
+            return None;
+        }
+        let value = tail.get(..usize::from(*b))?;
+        self.at += whole + 2;
+        Some((name, value))
+    }
+
     /// A message field's content as a reader of its own.
     #[inline]
     pub(super) fn message(&mut self) -> Result<Self, DecodeError> {

@@ -13,6 +13,9 @@ const SERIES_SAMPLES: u32 = 2;
 const SERIES_EXEMPLARS: u32 = 3;
 const SERIES_HISTOGRAMS: u32 = 4;
 
+/// The tags of a label as every sender writes it: the message, its name, its value.
+const SHORT_LABEL: [u8; 3] = [(SERIES_LABELS as u8) << 3 | BYTES, 1 << 3 | BYTES, 2 << 3 | BYTES];
+
 pub(super) fn decode<'a>(
     bytes: &'a [u8],
     limits: DecodeLimits,
@@ -47,6 +50,10 @@ pub(super) fn decode<'a>(
 
 fn series<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), DecodeError> {
     while !message.done() {
+        if let Some(label) = message.short_pair(SHORT_LABEL) {
+            scratch.push_label(label);
+            continue;
+        }
         let tag = message.tag()?;
         match tag.field {
             SERIES_LABELS => {
