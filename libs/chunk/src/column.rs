@@ -267,7 +267,8 @@ impl Reader {
             MODE_DELTA | MODE_DELTA_ZIGZAG => 1,
             MODE_DELTA_OF_DELTA => 2,
             _ => return Err("column has an unknown mode"),
-        };
+        }
+        .min(count);
         if r.mode == MODE_DELTA_OF_DELTA {
             r.delta = r.b;
             r.last = r.last.wrapping_sub(r.b);
@@ -466,6 +467,13 @@ mod tests {
             let values: Vec<i64> = steps.iter().map(|s| { v = v.wrapping_add(*s); v }).collect();
             survives(&values);
         }
+    }
+
+    #[test]
+    fn i12_a_column_never_gives_more_than_it_has() {
+        // One value in a mode that starts with two.
+        let bytes = [MODE_DELTA_OF_DELTA, 0, 2];
+        assert_eq!(in_runs(&bytes, 1), [-1 + 1]);
     }
 
     #[test]

@@ -192,7 +192,12 @@ impl Chunk {
         }
         let (mut i, mut in_floats) = (0usize, false);
         while i < to {
-            let end = i + runs.varint().unwrap_or(0) as usize;
+            // Counted before, so they add up; only the first may be empty.
+            let run = runs.varint().unwrap_or(0) as usize;
+            if run == 0 && in_floats {
+                return Err("runs end early");
+            }
+            let end = i.saturating_add(run);
             for at in i..end.min(to) {
                 let v = if in_floats {
                     f64::from_bits(floats.next(cursor)? as u64)

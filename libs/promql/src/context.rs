@@ -158,10 +158,14 @@ impl Account {
         Ok(())
     }
 
-    /// Takes `n` samples into memory and gives them back.
-    pub(crate) fn hold_briefly(&self, n: usize) -> Result<(), QueryError> {
-        self.hold(n)?;
-        self.release(n);
+    /// Fails if `n` samples more than are held now would be too many; takes none. What others make at the same time does
+    /// not count, so that the answer does not depend on them.
+    pub(crate) fn fits(&self, n: usize) -> Result<(), QueryError> {
+        let then = self.current().saturating_add(n);
+        self.peak.fetch_max(then, Ordering::Relaxed);
+        if then > self.max {
+            return Err(QueryError::TooManySamples(PHASE_EXECUTION));
+        }
         Ok(())
     }
 

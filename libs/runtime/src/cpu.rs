@@ -19,12 +19,17 @@ pub struct CpuPanicked(pub String);
 #[derive(Clone, Debug)]
 pub struct Cpu {
     threads: Option<Arc<Threads>>,
+    /// How many threads [`Cpu::each`] may still start, over all callers.
+    helpers: Arc<AtomicUsize>,
 }
 
 impl Cpu {
     /// Runs every closure at once on the calling thread.
     pub fn inline() -> Self {
-        Self { threads: None }
+        Self {
+            threads: None,
+            helpers: Arc::default(),
+        }
     }
 
     /// Runs closures on `count` threads, which end with the last handle.
@@ -34,6 +39,7 @@ impl Cpu {
     pub fn threaded(count: usize) -> std::io::Result<Self> {
         Ok(Self {
             threads: Some(Threads::start("koios-cpu", count)?),
+            helpers: Arc::new(AtomicUsize::new(count.saturating_sub(1))),
         })
     }
 
@@ -46,6 +52,7 @@ impl Cpu {
         let start = || Threads::start(name, count);
         Ok(Self {
             threads: self.threads.as_ref().map(|_| start()).transpose()?,
+            helpers: Arc::clone(&self.helpers),
         })
     }
 
@@ -68,8 +75,9 @@ impl Cpu {
 }
 
 impl Cpu {
-    /// Runs `part(0)` to `part(parts - 1)` on the calling thread and on as many others as there are in this pool, less
-    /// one; inline one after the other. The others are started for this: it pays from about a millisecond of work on.
+    /// Runs `part(0)` to `part(parts - 1)` on the calling thread and on as many others as are free: all callers together
+    /// get one less than this pool has, so that one has all cores and many have one each. Inline one after the other. The
+    /// others are started for this: it pays from about a millisecond of work on.
     ///
     /// # Panics
     /// When a part panics.
@@ -84,17 +92,41 @@ impl Cpu {
                 part(i);
             }
         };
-        let others = self.parallelism().min(parts).saturating_sub(1);
         std::thread::scope(|scope| {
-            for i in 0..others {
+            for i in 1..self.parallelism().min(parts) {
+                let Some(helper) = Helper::take(&self.helpers) else {
+                    break;
+                };
                 let named = std::thread::Builder::new().name(format!("koios-each-{i}"));
-                if let Err(e) = named.spawn_scoped(scope, work) {
+                let started = named.spawn_scoped(scope, move || {
+                    let _helper = helper;
+                    work();
+                });
+                if let Err(e) = started {
                     tracing::warn!(error = %e, "no thread for a part of a computation: going on with fewer");
                     break;
                 }
             }
             work();
         });
+    }
+}
+
+/// The right to one thread of [`Cpu::each`].
+struct Helper(Arc<AtomicUsize>);
+
+impl Helper {
+    fn take(left: &Arc<AtomicUsize>) -> Option<Self> {
+        let one_less = |n: usize| n.checked_sub(1);
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+            .then(|| Self(Arc::clone(left)))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -214,6 +246,25 @@ mod tests {
                 assert!(ran.iter().all(|n| n.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn i6_all_computations_together_use_the_cores_and_no_more() {
+        let cpu = Cpu::threaded(4).unwrap();
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let part = |_| {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            running.fetch_sub(1, Ordering::SeqCst);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(|| cpu.each(20, &part));
+            }
+        });
+        // Five callers and three helpers.
+        assert!(most.load(Ordering::SeqCst) <= 8, "{most:?}");
+        assert_eq!(cpu.helpers.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]

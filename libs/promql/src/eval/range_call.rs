@@ -152,9 +152,10 @@ impl RangeFunction {
             && plain
         {
             let spec = (&self.spec, steps);
-            let (seen, widest) = rate::slide_plain(samples, spec, kind, &mut row.values);
+            let go_on = || check(shared.ctx);
+            let (seen, widest) = rate::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
             shared.account.looked_at(seen);
-            return shared.account.hold_briefly(widest);
+            return shared.account.fits(widest);
         }
         let index = self.index(samples, steps);
         let samples = Samples {
@@ -194,7 +195,7 @@ impl RangeFunction {
             row.set(i, (self.kernel)(window, &mut info)?);
         }
         shared.account.looked_at(seen);
-        shared.account.hold_briefly(widest)
+        shared.account.fits(widest)
     }
 
     /// What helps with all windows of a series, if they overlap so much that it pays.

@@ -80,20 +80,28 @@ fn over_range(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
     }
 }
 
+/// After how many resets added up the caller is asked again whether to go on: about a millisecond of work.
+const ADDITIONS_PER_CHECK: usize = 1 << 18;
+
 /// `rate`, `increase` or `delta` of a series' floats at all steps: as [`extrapolated`] computes them, without asking
 /// for each window what holds for all. Only where there are no histograms and no start timestamps, and the range is plain.
-/// Gives how many samples all windows hold together, and the most that one does.
+/// Gives how many samples all windows hold together, and the most that one does. Calls `check` every so much work.
 pub(super) fn slide_plain(
     samples: Samples<'_>,
     (spec, steps): (&WindowSpec, Steps),
     kind: RateKind,
     out: &mut [f64],
-) -> (usize, usize) {
+    check: impl Fn() -> Result<(), QueryError>,
+) -> Result<(usize, usize), QueryError> {
     let (t, v) = (samples.t, samples.v);
     let resets = if kind.counter { index::falls(v) } else { Vec::new() };
     let (mut lo, mut hi, mut reset) = (0, 0, 0);
-    let (mut seen, mut widest) = (0, 0);
+    let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
     for (i, out) in out.iter_mut().enumerate() {
+        if unchecked >= ADDITIONS_PER_CHECK {
+            check()?;
+            unchecked = 0;
+        }
         let times = spec.at(steps.at(i));
         while t.get(lo).is_some_and(|&t| t <= times.after) {
             lo += 1;
@@ -116,6 +124,7 @@ pub(super) fn slide_plain(
         let within = resets.iter().skip(reset).take_while(|&&at| at < hi);
         for &at in within {
             change += v.get(at - lo - 1).copied().unwrap_or_default();
+            unchecked += 1;
         }
         let zero_point = (kind.counter && change > 0.0 && *first >= 0.0).then(|| first / change);
         let range = RangeTimes {
@@ -127,7 +136,7 @@ pub(super) fn slide_plain(
             *out = change * factor;
         }
     }
-    (seen, widest)
+    Ok((seen, widest))
 }
 
 fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
@@ -539,7 +548,7 @@ mod tests {
             for function in [FunctionId::Rate, FunctionId::Increase, FunctionId::Delta] {
                 let kind = RateKind::of(function).unwrap();
                 let mut out = vec![f64::MAX; steps.count()];
-                let (seen, widest) = slide_plain(all, (&spec, steps), kind, &mut out);
+                let (seen, widest) = slide_plain(all, (&spec, steps), kind, &mut out, || Ok(())).unwrap();
                 let (mut want_seen, mut want_widest) = (0, 0);
                 for (i, got) in out.iter().enumerate() {
                     let times = spec.at(steps.at(i));
@@ -561,6 +570,31 @@ mod tests {
                 assert_eq!((seen, widest), (want_seen, want_widest));
             }
         }
+    }
+
+    #[test]
+    fn i12_sliding_over_many_resets_can_be_stopped() {
+        let t: Vec<i64> = (0..4_000).collect();
+        let v: Vec<f64> = (0..4_000).map(|i| f64::from(i % 2)).collect();
+        let spec = WindowSpec {
+            range_ms: 4_000,
+            offset_ms: 0,
+            at: None,
+            edges: RangeEdges::Plain,
+            lookback_ms: 0,
+            statistics_only: false,
+            span: Span::default(),
+        };
+        let steps = Steps::range(0, 4_000, 1);
+        let all = Samples {
+            t: &t,
+            v: &v,
+            ..Samples::default()
+        };
+        let kind = RateKind::of(FunctionId::Rate).unwrap();
+        let stop = || Err(QueryError::Canceled("test"));
+        let mut out = vec![0.0; steps.count()];
+        assert!(slide_plain(all, (&spec, steps), kind, &mut out, stop).is_err());
     }
 
     #[test]

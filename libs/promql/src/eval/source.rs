@@ -93,9 +93,10 @@ struct Made {
     end: Result<(), QueryError>,
 }
 
-/// Points that one part of a round has at most, more than one series aside: some hundred microseconds of work, and little
-/// enough to hold for every core.
+/// Points that one part of a round has at most, unless one series has more: some hundred microseconds of work.
 const PART_POINTS: usize = 1 << 13;
+/// Points that a round has at most, unless one series has more: what is made ahead, and not counted before it is folded.
+const ROUND_POINTS: usize = 1 << 21;
 /// Fewer points than this are made in one go: starting threads would take longer.
 const PARALLEL_POINTS_MIN: usize = 1 << 15;
 /// Parts of a round for every core, so that none waits long for the last.
@@ -113,11 +114,14 @@ impl Parts {
     fn new(count: usize, steps: Steps, width: usize) -> Self {
         let points = count.saturating_mul(steps.count());
         let parallel = width > 1 && points >= PARALLEL_POINTS_MIN;
+        let series_per_part = (PART_POINTS / steps.count().max(1)).max(1);
+        let most = ROUND_POINTS / series_per_part.saturating_mul(steps.count()).max(1);
+        let wanted = if parallel { width * PARTS_PER_CORE } else { 1 };
         Self {
             next: 0,
             count,
-            series_per_part: (PART_POINTS / steps.count().max(1)).max(1),
-            parts_per_round: if parallel { width * PARTS_PER_CORE } else { 1 },
+            series_per_part,
+            parts_per_round: wanted.min(most).max(1),
         }
     }
 
@@ -265,5 +269,32 @@ impl<'a> Evaluator<'a> {
             Ok(())
         })?;
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rounds(series: usize, steps: usize, width: usize) -> Vec<Vec<Range<usize>>> {
+        let steps = Steps::range(0, steps as i64 - 1, 1);
+        let mut parts = Parts::new(series, steps, width);
+        std::iter::from_fn(|| parts.next_round()).collect()
+    }
+
+    #[test]
+    fn parts_do_not_depend_on_how_many_are_made_at_once() {
+        for (series, steps) in [(1, 1), (10_000, 1), (5_000, 240), (100, 11_000), (3, 1 << 22)] {
+            let flat = |width| rounds(series, steps, width).concat();
+            assert_eq!(flat(1), flat(16));
+            let all: Vec<usize> = flat(16).into_iter().flatten().collect();
+            assert_eq!(all, (0..series).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn i12_long_series_are_made_one_after_the_other() {
+        assert!(rounds(64, 31_000_000, 16).iter().all(|round| round.len() == 1));
+        assert!(rounds(640, 240, 16).iter().any(|round| round.len() > 1));
     }
 }
