@@ -56,7 +56,9 @@ pub(crate) struct CutBegun {
     pub(crate) partition: PartitionId,
     pub(crate) tenant: TenantId,
     pub(crate) window_start_ms: i64,
-    /// The window's width when it was cut; a replay under another width must not take more or less than was taken.
+    /// The window's width when it was cut; a replay under another width must not take more or less than was taken. 0 in
+    /// records of versions that did not note it: it equals no width, so their windows are cut again.
+    #[serde(default)]
     pub(crate) window_ms: i64,
     /// Names the cut, and its block if one is written.
     pub(crate) block: BlockId,
@@ -172,4 +174,29 @@ pub(crate) fn parse<T: DeserializeOwned>(lsn: Lsn, bytes: &[u8]) -> Result<T> {
         lsn,
         reason: e.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_earlier_versions_are_read() {
+        let block = serde_json::to_value(BlockId::new(1, 1)).unwrap();
+        let old = serde_json::json!({
+            "partition": 0,
+            "tenant": "anonymous",
+            "window_start_ms": 7_200_000,
+            "block": block,
+        });
+        let record = Record {
+            lsn: Lsn::new(1, 64),
+            kind: RecordKind::CutBegun,
+            payload: Bytes::from(old.to_string()),
+        };
+        let Some(Entry::CutBegun(cut)) = Entry::read(&record).unwrap() else {
+            panic!("a cut");
+        };
+        assert_eq!((cut.window_start_ms, cut.window_ms), (7_200_000, 0));
+    }
 }
