@@ -9,6 +9,7 @@ use crate::format::{
     GROUP_CODE, GROUP_PAYLOAD_BYTES, GroupHead, Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES,
     SegmentHeader,
 };
+use crate::mark::Mark;
 use crate::{Error, Identity, Lsn, RecordKind, Result, mark};
 
 const SUFFIX: &str = ".wal";
@@ -144,13 +145,14 @@ impl NewSegment {
         disk.sync_dir(&self.dir)?;
         match mark::write(disk, &self.dir, header) {
             Ok(()) => {}
-            Err(e) if e.is_full() => {
+            Err(e) if e.is_full() && !self.may_be_marked(disk) => {
                 // The segment before goes on. This one must not stay, for its checkpoint says less from then on.
                 disk.remove_file(&path)?;
                 disk.sync_dir(&self.dir)?;
                 return Err(self.classify(disk, e, capacity));
             }
-            // It stays, for the mark may name it by now. The process ends.
+            // It stays, for the mark may name it by now: without it the next start would report it missing. The
+            // process ends.
             Err(e) => return Err(e.into()),
         }
         Ok(Active {
@@ -160,6 +162,17 @@ impl NewSegment {
             at: bytes.len() as u32,
             capacity,
         })
+    }
+
+    /// Whether the mark may name this segment although writing it failed: the last step, which makes the new name
+    /// durable, can fail too. A mark that cannot be read may.
+    fn may_be_marked(&self, disk: &dyn Disk) -> bool {
+        match mark::read(disk, &self.dir, self.identity) {
+            Ok(Mark::Segment(newest)) => newest >= self.number,
+            // As it was before: a new mark is whole before it gets its name.
+            Ok(Mark::Absent | Mark::Damaged) => false,
+            Err(_) => true,
+        }
     }
 
     fn check_reserve(&self, disk: &dyn Disk, capacity: u64) -> Result<()> {

@@ -34,6 +34,8 @@ struct MemoryState {
     synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     fail_sync: bool,
     full: bool,
+    /// No room is left for this file, or for the names in this folder.
+    full_at: Option<PathBuf>,
 }
 
 /// Files in memory; a crash keeps what was synced under names that were synced.
@@ -80,6 +82,15 @@ impl MemoryDisk {
     }
 }
 
+impl MemoryState {
+    fn check_room(&self, path: &Path) -> Result<(), DiskError> {
+        match self.full_at.as_deref() == Some(path) {
+            true => Err(DiskError::io("grow", path, io::ErrorKind::StorageFull.into())),
+            false => Ok(()),
+        }
+    }
+}
+
 fn not_found(path: &Path) -> DiskError {
     DiskError::io("open", path, io::ErrorKind::NotFound.into())
 }
@@ -87,6 +98,7 @@ fn not_found(path: &Path) -> DiskError {
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn DiskFile>, DiskError> {
         let mut state = self.0.lock();
+        state.check_room(path)?;
         let known = state.files.get(path).cloned();
         let content = match (known, mode) {
             (Some(content), OpenMode::Read | OpenMode::ReadWrite | OpenMode::Create) => content,
@@ -137,6 +149,7 @@ impl Disk for MemoryDisk {
     }
     fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = self.0.lock();
+        state.check_room(path)?;
         let here: BTreeMap<_, _> = state
             .files
             .iter()
@@ -349,6 +362,37 @@ async fn a_full_disk_refuses_before_writing_and_recovers() {
     let applied: Vec<u32> = running.apply.0.lock().iter().map(|(_, n)| *n).collect();
     assert_eq!(batches(&contents), applied);
     assert!(contents.iter().all(|c| c.damage.is_empty()));
+}
+
+#[tokio::test]
+async fn i11_a_disk_that_fills_up_while_a_segment_is_marked_is_not_taken_for_damage() {
+    // Before the mark names the segment, when the log goes on; and after, when the process ends.
+    for (full_at, goes_on) in [("/wal.tmp", true), ("/", false)] {
+        let disk = MemoryDisk::default();
+        let running = run(open(&disk).await.0).await;
+        disk.0.lock().full_at = Some(full_at.into());
+        let mut refused = None;
+        for n in 0..20 {
+            if let Err(error) = running.wal.append(record(n, 500)).await {
+                refused = Some(error);
+                break;
+            }
+        }
+        let refused = refused.unwrap();
+        assert_eq!(matches!(refused, Error::Full { .. }), goes_on, "{refused}");
+        disk.0.lock().full_at = None;
+        assert_eq!(running.wal.append(record(99, 500)).await.is_ok(), goes_on);
+        running.wal.close();
+        assert_eq!(running.ended.await.unwrap().is_ok(), goes_on);
+        let applied: Vec<u32> = running.apply.0.lock().iter().map(|(_, n)| *n).collect();
+        // The process ends, or the power fails.
+        for disk in [disk.clone(), disk.crash(0)] {
+            let (replay, contents) = open(&disk).await;
+            assert_eq!(missing_end(&replay), None);
+            assert!(contents.iter().all(|c| c.damage.is_empty()), "{contents:?}");
+            assert_eq!(batches(&contents), applied);
+        }
+    }
 }
 
 #[tokio::test]
