@@ -22,8 +22,8 @@ const ABOUT: &str = "A horizontally scalable, multi-tenant, Prometheus-compatibl
 const LONG_ABOUT: &str = "\
 Koios takes metrics by Prometheus remote_write, keeps them as Parquet in object storage, and answers PromQL.
 
-Without a command it runs everything in one process, with no configuration needed: HTTP on 127.0.0.1:9009, gRPC on
-127.0.0.1:9095, data in ./koios-data. The commands below run one service each, for a cluster; `koios <command> --help`
+Without a command it runs everything in one process, with no configuration needed: HTTP on 127.0.0.1:9009, gRPC on \
+127.0.0.1:9095, data in ./koios-data. The commands below run one service each, for a cluster; `koios <command> --help` \
 lists what each can be told. Every setting is also an environment variable and a key of the YAML file given with --config.";
 
 /// The services that have a command of their own, with what `--help` says of them.

@@ -19,6 +19,8 @@ pub(crate) enum Index {
     Extremes(Vec<f64>),
     /// The sums of stretches of time.
     Sums(Vec<Stretch>),
+    /// Of integers: the sum of all floats before each, and of all.
+    Integers(Vec<i64>),
 }
 
 /// The value that wins over all before it; NaN loses against everything.
@@ -85,8 +87,33 @@ fn borders(t: &[i64], width: i64) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
+/// From this magnitude on a float may stand for several integers.
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+
+/// The sums of all values before each, and of all, if adding them up in any order is exact: then no compensated sum has
+/// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
+fn integer_sums(v: &[f64]) -> Option<Vec<i64>> {
+    let mut sums = Vec::with_capacity(v.len() + 1);
+    let (mut sum, mut magnitude) = (0i64, 0.0);
+    sums.push(sum);
+    for &v in v {
+        magnitude += v.abs();
+        // Not so for NaN either.
+        let exact = magnitude < EXACT_BELOW && v.trunc() == v && v.to_bits() != (-0.0f64).to_bits();
+        if !exact {
+            return None;
+        }
+        sum += v as i64;
+        sums.push(sum);
+    }
+    Some(sums)
+}
+
 impl Index {
     pub(crate) fn sums(t: &[i64], v: &[f64], range_ms: i64) -> Option<Self> {
+        if let Some(sums) = integer_sums(v) {
+            return Some(Self::Integers(sums));
+        }
         if t.len() < LARGE {
             return None;
         }
@@ -136,6 +163,14 @@ impl<'a> Samples<'a> {
 
     /// The compensated sum of all floats: one by one in a small window, by stretches of time in a large one.
     pub(crate) fn sum(&self, range_ms: i64) -> Kahan {
+        if let Some(Index::Integers(sums)) = self.index
+            && let (Some(before), Some(all)) = (
+                sums.get(self.first),
+                sums.get(self.first.saturating_add(self.v.len())),
+            )
+        {
+            return Kahan::new((all - before) as f64);
+        }
         if self.v.len() < LARGE {
             return sum_of(self.v);
         }
@@ -231,6 +266,39 @@ mod tests {
                 fell,
                 "{lo}..{hi}"
             );
+        }
+    }
+
+    #[test]
+    fn windows_of_integers_sum_up_to_the_same_bits_at_once() {
+        let t: Vec<i64> = (0..3_000).collect();
+        type Shape = fn(i64) -> f64;
+        let shapes: [(bool, Shape); 6] = [
+            (true, |i| (i * 7_919 % 1_009) as f64 - 500.0),
+            (true, |i| (i * 1_000_003) as f64),
+            (true, |_| 0.0),
+            (false, |i| if i == 77 { -0.0 } else { 1.0 }),
+            (false, |i| if i == 77 { f64::NAN } else { 1.0 }),
+            (false, |i| (1i64 << 44) as f64 + i as f64),
+        ];
+        for (exact, shape) in shapes {
+            let v: Vec<f64> = t.iter().map(|&i| shape(i)).collect();
+            let index = Index::sums(&t, &v, 2_000);
+            assert_eq!(matches!(index, Some(Index::Integers(_))), exact);
+            for (lo, hi) in [(0, 0), (0, 1), (3, 40), (100, 2_500), (0, 3_000)] {
+                let plain = Samples {
+                    t: &t,
+                    v: &v,
+                    ..Samples::default()
+                }
+                .slice(lo, hi, 0, 0);
+                let with = Samples {
+                    index: index.as_ref(),
+                    ..plain
+                };
+                let bits = |k: Kahan| (k.sum.to_bits(), k.lost.to_bits());
+                assert_eq!(bits(with.sum(2_000)), bits(plain.sum(2_000)), "{lo}..{hi}");
+            }
         }
     }
 
