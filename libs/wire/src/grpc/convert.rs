@@ -50,10 +50,11 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
                 ServiceErrorCode::InvalidArgument
             }
             Code::NotFound => ServiceErrorCode::NotFound,
-            Code::ResourceExhausted => ServiceErrorCode::ResourceExhausted,
             Code::DeadlineExceeded => ServiceErrorCode::DeadlineExceeded,
             Code::DataLoss => ServiceErrorCode::Corruption,
             Code::Internal => ServiceErrorCode::Internal,
+            // `ResourceExhausted` too: a peer's own refusal carries the header. Without it, the connection was told to
+            // calm down, which says nothing about the request: another peer may well answer it.
             _ => ServiceErrorCode::Unavailable,
         },
     };
@@ -357,5 +358,15 @@ mod tests {
         assert_eq!(got.message, format!("{text} (from 10.0.0.1:9095)"));
         let own = error_from_status(&Status::unavailable("connection refused"), "10.0.0.1:9095");
         assert_eq!(own.to_string(), "10.0.0.1:9095: connection refused (unavailable)");
+    }
+
+    #[test]
+    fn only_a_peer_itself_says_that_a_request_asks_for_too_much() {
+        let sent = ServiceError::new(ServiceErrorCode::ResourceExhausted, "add matchers");
+        let got = error_from_status(&status_from_error(&sent), "10.0.0.1:9095");
+        assert_eq!(got.code, ServiceErrorCode::ResourceExhausted);
+        let transport = Status::resource_exhausted("h2 protocol error: ENHANCE_YOUR_CALM");
+        let got = error_from_status(&transport, "10.0.0.1:9095");
+        assert_eq!(got.code, ServiceErrorCode::Unavailable);
     }
 }
