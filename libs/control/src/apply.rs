@@ -45,7 +45,7 @@ impl ClusterState {
                 member,
                 incarnation,
             } => self.set_counting(*partition, *epoch, member, *incarnation),
-            Command::AcceptLoss { partition, note } => self.accept_loss(*partition, note),
+            Command::AcceptLoss { partition, note, id } => self.accept_loss(*partition, note, *id),
             Command::ReplaceReplica {
                 partition,
                 epoch,

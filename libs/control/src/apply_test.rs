@@ -66,10 +66,11 @@ fn counting(state: &ClusterState) -> usize {
     state.partitions[&PartitionId(0)].counting().count()
 }
 
-fn accept_loss() -> Command {
+fn accept_loss(id: u128) -> Command {
     Command::AcceptLoss {
         partition: PartitionId(0),
         note: "both disks are gone".to_owned(),
+        id: LossId(id),
     }
 }
 
@@ -206,11 +207,43 @@ fn without_a_read_quorum_only_an_operator_makes_replicas_count() {
             ..
         })
     ));
-    let accepted = state.apply(&accept_loss()).unwrap();
+    let accepted = state.apply(&accept_loss(1)).unwrap();
     assert_eq!((accepted.epoch, counting(&state)), (4, 3));
     let recorded = &state.accepted_losses[0];
     assert_eq!((recorded.lost.len(), recorded.at_version), (2, state.version));
-    assert!(!state.apply(&accept_loss()).unwrap().changed);
+    assert!(!state.apply(&accept_loss(1)).unwrap().changed);
+}
+
+#[test]
+fn an_operator_accepts_each_loss_once_though_all_replicas_count() {
+    // As for logs that are damaged: the state knows nothing of it.
+    let mut state = formed(1);
+    for (id, epoch) in [(1, 2), (2, 3)] {
+        let accepted = state.apply(&accept_loss(id)).unwrap();
+        assert_eq!((accepted.changed, accepted.epoch), (true, epoch));
+        let again = state.apply(&accept_loss(id)).unwrap();
+        assert_eq!((again.changed, again.epoch), (false, epoch));
+    }
+    // Heard late, after another one.
+    assert!(!state.apply(&accept_loss(1)).unwrap().changed);
+    let ids: Vec<LossId> = state.accepted_losses.iter().map(|l| l.id).collect();
+    assert_eq!(ids, [LossId(1), LossId(2)]);
+}
+
+#[test]
+fn an_acceptance_without_an_id_means_what_it_meant_to_the_version_that_logged_it() {
+    let old = r#"{"accept_loss":{"partition":0,"note":"both disks are gone"}}"#;
+    let old: Command = serde_json::from_str(old).unwrap();
+    assert_eq!(old, accept_loss(0));
+    let mut state = formed(1);
+    assert!(!state.apply(&old).unwrap().changed, "nothing is lost");
+    register(&mut state, ingester(0, 0, 2)).unwrap();
+    assert!(state.apply(&old).unwrap().changed);
+    assert!(!state.apply(&old).unwrap().changed);
+    let text = serde_json::to_value(&state.accepted_losses).unwrap();
+    assert_eq!(text[0].get("id"), None, "as that version wrote it");
+    let read: Vec<AcceptedLoss> = serde_json::from_value(text).unwrap();
+    assert_eq!(read, state.accepted_losses);
 }
 
 #[test]
@@ -299,7 +332,7 @@ fn names_are_bounded() {
 fn states_and_commands_survive_json() {
     let mut state = formed(3);
     register(&mut state, ingester(0, 0, 2)).unwrap();
-    state.apply(&accept_loss()).unwrap();
+    state.apply(&accept_loss(1)).unwrap();
     let text = serde_json::to_vec(&state).unwrap();
     assert_eq!(serde_json::from_slice::<ClusterState>(&text).unwrap(), state);
     let command = Command::Create {
@@ -313,7 +346,7 @@ fn states_and_commands_survive_json() {
 enum Step {
     Register(u8, u8, u128),
     Count(u8, u64, u128),
-    AcceptLoss,
+    AcceptLoss(u128),
     Replace(u8, u64, u8),
 }
 
@@ -321,7 +354,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..4_u8, 0..2_u8, 0..5_u128).prop_map(|(z, n, i)| Step::Register(z, n, i)),
         (0..4_u8, 0..6_u64, 0..5_u128).prop_map(|(z, e, i)| Step::Count(z, e, i)),
-        Just(Step::AcceptLoss),
+        (0..4_u128).prop_map(Step::AcceptLoss),
         (0..4_u8, 0..6_u64, 0..4_u8).prop_map(|(z, e, to)| Step::Replace(z, e, to)),
     ]
 }
@@ -339,7 +372,7 @@ fn command(state: &ClusterState, step: &Step) -> Command {
             cluster_id: None,
         },
         Step::Count(zone, back, incarnation) => count(epoch(back), zone, incarnation),
-        Step::AcceptLoss => accept_loss(),
+        Step::AcceptLoss(id) => accept_loss(id),
         Step::Replace(zone, back, to) => Command::ReplaceReplica {
             partition: PartitionId(0),
             epoch: epoch(back),

@@ -5,7 +5,7 @@ use std::fmt;
 use koios_model::PartitionId;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, ClusterState, Incarnation, Member};
+use crate::{ClusterId, ClusterState, Incarnation, LossId, Member};
 
 /// A change of the state. Applying a command twice is harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub enum Command {
         partition: PartitionId,
         /// Why; recorded.
         note: String,
+        /// Drawn at random by who asks, so that the command heard twice is told from another one. Zero in commands of
+        /// versions that drew none.
+        #[serde(default)]
+        id: LossId,
     },
     /// Gives a replica to another member, which must copy it before it counts.
     ReplaceReplica {

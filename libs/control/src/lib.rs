@@ -51,7 +51,7 @@ pub use remote::RemoteControl;
 pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};
 pub use service::ControlRpc;
 pub use state::{
-    AcceptedLoss, Assignment, ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret,
-    Settings,
+    AcceptedLoss, Assignment, ClusterId, ClusterState, Incarnation, LossId, Member, Partition, Replica, Role,
+    Secret, Settings,
 };
 pub use sync::{StateBackup, StateSync};

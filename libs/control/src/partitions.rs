@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use koios_model::PartitionId;
 
 use crate::apply::{check_epoch, validate_text};
-use crate::{AcceptedLoss, ClusterState, Incarnation, Outcome, Partition, Rejection, Replica};
+use crate::{AcceptedLoss, ClusterState, Incarnation, LossId, Outcome, Partition, Rejection, Replica};
 
 /// Longest note of an operator, bytes.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -115,7 +115,12 @@ impl ClusterState {
         Ok(self.change(epoch))
     }
 
-    pub(crate) fn accept_loss(&mut self, id: PartitionId, note: &str) -> Result<Outcome, Rejection> {
+    pub(crate) fn accept_loss(
+        &mut self,
+        id: PartitionId,
+        note: &str,
+        loss: LossId,
+    ) -> Result<Outcome, Rejection> {
         validate_text("note", note, NOTE_BYTES_MAX)?;
         let at_version = self.version + 1;
         let partition = self
@@ -126,8 +131,15 @@ impl ClusterState {
         let epoch = partition.epoch;
         // A member whose log is damaged refuses reads though it counts here, and waits for the epoch to rise: the loss
         // is recorded then too. The same command again, from a proposer that did not hear the answer, changes nothing.
-        let last = self.accepted_losses.iter().rev().find(|l| l.partition == id);
-        if lost.is_empty() && last.is_some_and(|l| l.epoch == epoch && l.note == note) {
+        let known = match loss.is_none() {
+            // Entries of versions without ids mean what they meant there, or voters of two versions would part.
+            true => lost.is_empty(),
+            false => self
+                .accepted_losses
+                .iter()
+                .any(|l| l.partition == id && l.id == loss),
+        };
+        if known {
             return Ok(self.unchanged(epoch));
         }
         partition.epoch += 1;
@@ -142,6 +154,7 @@ impl ClusterState {
             at_version,
             note: note.to_owned(),
             lost,
+            id: loss,
         });
         Ok(self.change(epoch))
     }

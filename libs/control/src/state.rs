@@ -18,6 +18,18 @@ hex_id!(
     Incarnation
 );
 
+hex_id!(
+    /// An operator's acceptance of a loss, drawn at random with the command; zero when the command came without.
+    LossId
+);
+
+impl LossId {
+    /// Whether the command came without one.
+    pub fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// The cluster's secret, which keys the hashes of series. Never shown in logs.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
@@ -164,6 +176,9 @@ pub struct AcceptedLoss {
     pub note: String,
     /// The replicas that did not count before.
     pub lost: Vec<Replica>,
+    /// The command's. Not written when there is none, so that the state reads as versions without it wrote it.
+    #[serde(default, skip_serializing_if = "LossId::is_none")]
+    pub id: LossId,
 }
 
 /// Who does a task: a compaction owner, a rule group's evaluator, the elected replica of an HA pair.

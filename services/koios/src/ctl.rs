@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use koios_control::{ClusterState, Command as ControlCommand, RemoteControl};
+use koios_control::{ClusterState, Command as ControlCommand, LossId, RemoteControl};
 use koios_model::{PartitionId, TenantId};
-use koios_runtime::{Clock as _, RealClock, RealNet};
+use koios_runtime::{RealClock, RealNet, RngHandle};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
 use koios_wire::{FlushRequest, IngesterService};
 use standing::{Serving, standings};
@@ -53,7 +53,12 @@ pub(crate) fn command() -> Command {
                 .default_value("all")
                 .help("The partition's number, or `all` for every unreadable one"),
         )
-        .arg(Arg::new("note").long("note").help("Why, for the record [default: the time]"));
+        .arg(
+            Arg::new("note")
+                .long("note")
+                .default_value("no reason given")
+                .help("Why, for the record"),
+        );
     let flush = Command::new("flush")
         .about("Cuts blocks of everything an ingester holds and waits until they are listed")
         .arg(
@@ -174,9 +179,8 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
 async fn accept_loss(matches: &ArgMatches) -> Result<()> {
     let addr = addr(matches);
     let which = matches.get_one::<String>("partition").map_or("", String::as_str);
-    // Two acceptances with one note are taken for one, heard twice: without a reason the time tells them apart.
-    let note = matches.get_one::<String>("note").cloned();
-    let note = note.unwrap_or_else(|| format!("no reason given, at {} ms", RealClock::new().now_ms()));
+    let note = matches.get_one::<String>("note").cloned().unwrap_or_default();
+    let rng = RngHandle::from_entropy();
     let partitions = match which {
         "all" => unreadable(&state(&addr).await?).await,
         number => {
@@ -190,8 +194,12 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
         println!("every partition is readable: nothing to accept");
     }
     for partition in partitions {
-        let note = note.clone();
-        let command = ControlCommand::AcceptLoss { partition, note };
+        let command = ControlCommand::AcceptLoss {
+            partition,
+            note: note.clone(),
+            // Tells this command, heard twice, from another acceptance.
+            id: LossId(rng.u128()),
+        };
         let outcome = control(&addr).propose(&command, PROPOSE_DEADLINE).await?;
         println!(
             "partition {partition}: loss accepted, epoch {}, state version {}",

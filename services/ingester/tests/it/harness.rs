@@ -631,6 +631,7 @@ impl World {
                 at_version: s.version + 1,
                 note: "test".into(),
                 lost: Vec::new(),
+                id: koios_control::LossId(u128::from(s.version)),
             };
             s.accepted_losses.push(loss);
         });
