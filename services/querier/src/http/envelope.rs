@@ -15,7 +15,8 @@ use super::admission::Place;
 use super::json::{write_array, write_string};
 use crate::cluster::Charge;
 
-/// Bytes written before they are handed to the connection.
+/// Bytes that are handed to the connection at once, but for the last ones: what a client takes is counted in pieces, so
+/// they must be of one size.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// What a truncated answer's warning says.
@@ -100,10 +101,11 @@ pub(crate) fn streamed<T: Send + 'static>(
         last,
         started: false,
         done: false,
+        rest: Bytes::new(),
         _held: sending.held,
     };
     let head = pieces.next().unwrap_or_default();
-    if pieces.done {
+    if pieces.done && pieces.rest.is_empty() {
         return json(Body::from(head));
     }
     let rest = std::iter::once(head).chain(pieces);
@@ -157,7 +159,10 @@ struct Pieces<T, W> {
     write: W,
     last: Vec<u8>,
     started: bool,
+    /// Whether all is written.
     done: bool,
+    /// Written, but too much for the last piece.
+    rest: Bytes,
     _held: Held,
 }
 
@@ -165,30 +170,40 @@ impl<T, W: FnMut(&mut Vec<u8>, T)> Iterator for Pieces<T, W> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.done {
-            return None;
+        if self.rest.len() < PIECE_BYTES && !self.done {
+            self.write_more();
         }
-        let mut piece = std::mem::take(&mut self.first);
-        while piece.len() < PIECE_BYTES {
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        (!piece.is_empty()).then_some(piece)
+    }
+}
+
+impl<T, W: FnMut(&mut Vec<u8>, T)> Pieces<T, W> {
+    /// Writes until there is enough for a piece; a single item may be many.
+    fn write_more(&mut self) {
+        let mut written = std::mem::take(&mut self.first);
+        written.extend_from_slice(&self.rest);
+        while written.len() < PIECE_BYTES {
             let Some(item) = self.items.next() else {
                 self.done = true;
-                piece.append(&mut self.last);
+                written.append(&mut self.last);
                 break;
             };
             if std::mem::replace(&mut self.started, true) {
-                piece.push(b',');
+                written.push(b',');
             }
-            (self.write)(&mut piece, item);
+            (self.write)(&mut written, item);
         }
-        Some(piece.into())
+        self.rest = written.into();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use futures::StreamExt;
     use koios_model::TenantId;
-    use koios_runtime::RealClock;
+    use koios_runtime::{RealClock, TokioClock};
 
     use super::*;
     use crate::http::admission::Admission;
@@ -229,5 +244,50 @@ mod tests {
         let response = whole(|out| write_integer(out, 7), &Notes::truncated(true));
         let expected = r#"{"status":"success","data":7,"warnings":["results truncated due to limit"]}"#;
         assert_eq!(text(response).await, expected);
+    }
+
+    /// What a client gets of large items, each far more than a piece, that takes `rate` bytes a second.
+    async fn taken_at(rate: usize) -> Result<Vec<u8>, axum::Error> {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let clients = Clients::new(&clock);
+        let place = Admission::new(1, 1)
+            .enter(&TenantId::anonymous(), 1)
+            .await
+            .unwrap();
+        let sending = Sending {
+            clients: &clients,
+            held: Held::new(place, None),
+        };
+        let write = |out: &mut Vec<u8>, size: usize| out.resize(out.len() + size, b'1');
+        let response = streamed(
+            b"",
+            vec![300_000; 100],
+            write,
+            Vec::new(),
+            &Notes::default(),
+            sending,
+        );
+        let mut taken = Vec::new();
+        let mut pieces = response.into_body().into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece?;
+            assert!(piece.len() <= PIECE_BYTES, "{} bytes at once", piece.len());
+            clock
+                .sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64))
+                .await;
+            taken.extend_from_slice(&piece);
+        }
+        Ok(taken)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clients_pace_is_counted_in_bytes_however_large_a_series_is() {
+        let mut expected = br#"{"status":"success","data":["#.to_vec();
+        expected.extend(vec!["1".repeat(300_000); 100].join(",").into_bytes());
+        expected.extend_from_slice(b"]}");
+        for rate in [33 << 10, 125_000] {
+            assert!(taken_at(rate).await.unwrap() == expected, "{rate} bytes a second");
+        }
+        assert!(taken_at(24 << 10).await.is_err(), "slower than 32 KiB a second");
     }
 }
