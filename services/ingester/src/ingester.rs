@@ -142,11 +142,14 @@ impl Ingester {
             settings,
             deps,
         });
+        // Before the replay, which may take long: what an operator accepts meanwhile is accepted of what it finds.
+        let state = inner.deps.state.current();
+        let epochs = state.partitions.values().map(|p| (p.id, p.epoch)).collect();
         let starting = Arc::clone(&inner);
         inner
             .deps
             .tasks
-            .spawn("ingester start", async move { starting.run().await });
+            .spawn("ingester start", async move { starting.run(epochs).await });
         Self { inner }
     }
 
@@ -198,8 +201,8 @@ impl Ingester {
 }
 
 impl Inner {
-    async fn run(self: Arc<Self>) {
-        let (wal, committer) = match self.replay().await {
+    async fn run(self: Arc<Self>, epochs: BTreeMap<PartitionId, u64>) {
+        let (wal, committer) = match self.replay(&epochs).await {
             Ok(started) => started,
             Err(_) if self.background.is_cancelled() => {
                 self.phase.send_replace(Phase::Stopped);

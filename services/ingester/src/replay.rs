@@ -1,8 +1,10 @@
 //! Rebuilds the state from the log at start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{join, try_join_all};
+use koios_model::PartitionId;
 use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
 
 use koios_wire::{Batch, BatchHeader};
@@ -41,8 +43,11 @@ struct Progress {
 }
 
 impl Inner {
-    /// Replays all segments and starts the log.
-    pub(crate) async fn replay(&self) -> Result<(Wal<Store>, Committer<Store>)> {
+    /// Replays all segments and starts the log. `epochs` are those that were known when the ingester started.
+    pub(crate) async fn replay(
+        &self,
+        epochs: &BTreeMap<PartitionId, u64>,
+    ) -> Result<(Wal<Store>, Committer<Store>)> {
         let (runtime, started) = (&self.deps.runtime, self.deps.runtime.clock.elapsed());
         let mut replay = Replay::open(runtime.disk.clone(), self.wal_settings(), self.deps.identity).await?;
         let segments = replay.segments().to_vec();
@@ -60,7 +65,7 @@ impl Inner {
         }
         self.check_front(&segments);
         if let Some(damage) = replay.missing_end() {
-            self.note_missing_end(&damage);
+            self.note_missing_end(&damage, epochs);
         }
         for replica in self.store.replicas() {
             let mut state = replica.state.write();
@@ -188,7 +193,7 @@ impl Inner {
     }
 
     /// Notes that the log ends before its mark, or that the mark is damaged.
-    fn note_missing_end(&self, damage: &Damage) {
+    fn note_missing_end(&self, damage: &Damage, epochs: &BTreeMap<PartitionId, u64>) {
         self.store.metrics.damage.inc();
         let mut ledger = self.store.ledger.lock();
         ledger.damaged(damage);
@@ -203,11 +208,14 @@ impl Inner {
             "the last segments of the write-ahead log, or all, are missing: was the folder deleted, or put back from a copy? \
              Reads wait until what they held is copied from the other members or an operator accepts the loss"
         );
-        // The adopted epochs may have been lost too, but never are newer than the copy of the control state. Without
-        // them an operator's acceptance of an earlier loss would pass for one of this loss.
+        // The adopted epochs may have been lost too, but never are newer than the copy of the control state that the
+        // start found. Without them an operator's acceptance of an earlier loss would pass for one of this loss; with
+        // those known by now, one given since the start would pass for an earlier one.
         let state = self.deps.state.current();
         for p in state.partitions_of(&self.deps.member).filter(|p| self.is_mine(p)) {
-            ledger.adopt(p.id, p.epoch);
+            if let Some(&epoch) = epochs.get(&p.id) {
+                ledger.adopt(p.id, epoch);
+            }
         }
     }
 

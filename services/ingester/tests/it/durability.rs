@@ -248,6 +248,21 @@ async fn i1_i11_a_lost_log_of_a_single_member_stops_reads_until_an_operator_acce
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loss_accepted_during_the_replay_is_accepted() {
+    let mut w = World::start(1).await;
+    for i in 0..50 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    w.kill(0).await;
+    w.lose_segments(0, 0);
+    let booting = w.boot_only(0);
+    w.accept_loss();
+    assert!(booting.wait_running().await);
+    w.until("counts", |w| w.counts(0)).await;
+    assert!(w.read(0).await.unwrap().0.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_drains_what_was_pushed() {
     let mut w = World::start(1).await;
     let pushes: Vec<_> = (0..20)
