@@ -130,6 +130,12 @@ impl Inner {
     }
 }
 
+/// Memory that a batch takes in its tenant's queue, bytes; about, for the log adds a header. Encodes it unless it came
+/// encoded.
+pub(crate) fn queued_bytes(batch: &Batch) -> usize {
+    batch.encoded().len().saturating_add(memory_of(batch.columns()))
+}
+
 /// Memory that a decoded batch holds, bytes.
 fn memory_of(c: &BatchColumns) -> usize {
     const SERIES_BYTES: usize = size_of::<SeriesHash>() + 2 * size_of::<u32>();

@@ -2,22 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::try_join_all;
 use koios_control::{ClusterState, Command, Partition, Replica as Placement};
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_wire::{
-    Batch, BatchSetsRequest, FetchBatchesRequest, IngesterService, ServiceError, ServiceErrorCode,
-    TenantHoldings,
+    Batch, BatchSetsRequest, BatchStream, FetchBatchesRequest, IngesterService, ServiceError,
+    ServiceErrorCode, TenantHoldings,
 };
 
 use crate::ingester::Inner;
+use crate::push::queued_bytes;
 use crate::record::{Entry, TakenOver};
 use crate::segments::ReplicaKey;
+use crate::{Error, Result};
 
 /// Fetched batches that go to the log together, so that they share syncs.
 const APPENDS_AT_A_TIME: usize = 16;
+/// Part of a tenant's queue that they may take: the rest is for pushes.
+const QUEUE_SHARE: usize = 4;
+/// How often a full queue is tried again.
+const QUEUE_RETRY: Duration = Duration::from_millis(50);
 
 /// What each peer had that was missing here in the round before. A batch on its way to all members is missing for a
 /// moment; one that is missing twice is fetched.
@@ -128,6 +135,13 @@ impl Inner {
     }
 }
 
+/// Batches coming from a peer.
+struct Fetched {
+    stream: BatchStream,
+    /// What came last and has to wait for the next group.
+    next: Option<Result<Arc<Batch>, ServiceError>>,
+}
+
 /// How a copy from a peer ended.
 struct Copy {
     /// Everything the peer said it held is held here.
@@ -231,25 +245,51 @@ impl Round<'_> {
             tenant: tenant.clone(),
             wanted: wanted.clone(),
         };
-        let mut stream = self.within_deadline(service.fetch_batches(request)).await?;
+        let stream = self.within_deadline(service.fetch_batches(request)).await?;
+        let mut batches = Fetched { stream, next: None };
         let mut fetched = 0u64;
         loop {
-            let mut appends = Vec::with_capacity(APPENDS_AT_A_TIME);
-            while appends.len() < APPENDS_AT_A_TIME {
-                let Some(batch) = self.within_deadline(async { Ok(stream.next().await) }).await? else {
-                    break;
-                };
-                appends.push(self.append(batch?, tenant, &wanted));
-            }
-            if appends.is_empty() {
+            let group = self.next_group(&mut batches).await?;
+            if group.is_empty() {
                 break;
             }
+            let appends = group.into_iter().map(|b| self.append(b, tenant, &wanted));
             let appended = try_join_all(appends).await?;
             fetched += appended.into_iter().map(u64::from).sum::<u64>();
         }
         self.inner.store.metrics.batches_repaired.inc_by(fetched);
         tracing::info!(%partition, %tenant, peer, asked, fetched, "batches fetched from a peer");
         Ok(())
+    }
+
+    /// The next batches that go to the log together, at least one; none at the end. An error comes after the batches
+    /// before it, which a peer with a damaged log serves first.
+    async fn next_group(&self, batches: &mut Fetched) -> Result<Vec<Arc<Batch>>, ServiceError> {
+        let bytes_max = self.inner.wal_settings().tenant_queue_bytes_max / QUEUE_SHARE;
+        let (mut group, mut bytes) = (Vec::new(), 0usize);
+        while group.len() < APPENDS_AT_A_TIME {
+            let next = match batches.next.take() {
+                Some(next) => next,
+                None => {
+                    let next = self.within_deadline(async { Ok(batches.stream.next().await) });
+                    match next.await.transpose() {
+                        Some(next) => next.flatten(),
+                        None => break,
+                    }
+                }
+            };
+            let with_next = match &next {
+                Ok(batch) => bytes.saturating_add(queued_bytes(batch)),
+                Err(_) => usize::MAX,
+            };
+            if !group.is_empty() && with_next > bytes_max {
+                batches.next = Some(next);
+                break;
+            }
+            bytes = with_next;
+            group.push(next?);
+        }
+        Ok(group)
     }
 
     /// Logs a fetched batch as it is; false when it is not one that was asked for.
@@ -264,10 +304,24 @@ impl Round<'_> {
             && header.tenant == *tenant
             && wanted.contains(header.stream, header.sequence);
         if asked_for {
-            let logged = self.inner.log_batch(batch).await;
+            let logged = self.log_when_there_is_room(batch).await;
             logged.map_err(|e| self.inner.refuse(&e))?;
         }
         Ok(asked_for)
+    }
+
+    /// Waits while pushes fill the queue: a fetch that is given up begins anew, with as little room.
+    async fn log_when_there_is_room(&self, batch: Arc<Batch>) -> Result<()> {
+        let clock = &self.inner.deps.runtime.clock;
+        let give_up = clock.elapsed().saturating_add(self.inner.settings.peer_deadline);
+        loop {
+            match self.inner.log_batch(Arc::clone(&batch)).await {
+                Err(Error::Wal(koios_wal::Error::QueueFull { .. })) if clock.elapsed() < give_up => {
+                    clock.sleep(QUEUE_RETRY).await;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// Everything acknowledged is here now.

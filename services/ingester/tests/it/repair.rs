@@ -49,6 +49,49 @@ async fn i7_a_wiped_member_does_not_count_until_it_copied_from_a_read_quorum() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i7_large_batches_are_repaired_and_leave_room_for_pushes() {
+    // A tenant's queue takes a dozen of the batches.
+    let mut w = World::start_with(3, |s| s.push_queue_bytes = 64 << 10).await;
+    w.kill(2).await;
+    for i in 0..100i64 {
+        let samples: Vec<_> = (0..40)
+            .map(|k| ("a", T0 + i * 1000 + k, (i + k) as f64 * 0.1))
+            .collect();
+        assert!(w.write(&samples).await);
+    }
+    w.boot(2).await;
+    for i in 0..10_000i64 {
+        let push = w.batch(&[("b", T0 + i, 1.0)]);
+        for m in 0..3 {
+            w.node(m).push(Arc::clone(&push)).await.unwrap();
+        }
+        w.sleep(Duration::from_millis(10)).await;
+        if w.holdings(2).await.0 == w.holdings(0).await.0 {
+            break;
+        }
+    }
+    w.check(&w.read(2).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_what_a_peer_serves_before_it_reports_damage_is_kept() {
+    let mut w = World::start(3).await;
+    w.kill(2).await;
+    for i in 0..20 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    w.kill(1).await;
+    assert!(
+        w.nodes[0]
+            .disk
+            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
+    );
+    w.boot(2).await;
+    w.sleep(Duration::from_secs(120)).await;
+    assert_eq!(w.holdings(2).await.0.len(), 19);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i11_damage_in_the_log_is_made_good_from_peers() {
     let mut w = World::start(3).await;
     for i in 0..50 {
