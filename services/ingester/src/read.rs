@@ -1,11 +1,13 @@
 //! Reads of heads.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt;
 use futures::stream;
 use koios_head::SeriesId;
 use koios_model::{BatchSet, Metadata, PartitionId, TimeRange};
+use koios_runtime::Cpu;
 use koios_wire::{
     LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesChunks,
     ServiceError, ServiceErrorCode,
@@ -15,8 +17,10 @@ use crate::Error;
 use crate::ingester::Inner;
 use crate::replica::{Replica, ReplicaState};
 
-/// Series copied under one hold of the lock.
+/// Series of one item.
 const RUN: usize = 1024;
+/// Series copied under one hold of the lock: about a millisecond, for which writes may have to wait.
+const PART: usize = 128;
 
 /// What a member answers that never held anything of a tenant.
 fn nothing_held() -> ReadEnd {
@@ -37,7 +41,7 @@ struct Reading {
     left: usize,
     range: TimeRange,
     labels_only: bool,
-    cpu: koios_runtime::Cpu,
+    cpu: Cpu,
     ended: bool,
 }
 
@@ -155,7 +159,12 @@ impl Reading {
             let run: Vec<SeriesId> = self.ids.iter().skip(self.next).take(RUN).copied().collect();
             self.next += run.len();
             let (replica, range, labels_only) = (Arc::clone(&self.replica), self.range, self.labels_only);
-            let copy = move || copy_run(&replica, &run, range, labels_only);
+            let cores = self.cpu.clone();
+            let copy = move || {
+                copy_run(&cores, run.len(), |part| {
+                    copy_part(&replica, run.get(part).unwrap_or_default(), range, labels_only)
+                })
+            };
             let copied = self.cpu.run(copy).await;
             let mut series = copied.map_err(|e| Error::Panicked(e).to_service())??;
             series.truncate(self.left);
@@ -174,8 +183,29 @@ impl Reading {
     }
 }
 
-/// Copies some series. One that was forgotten meanwhile is left out: the end of the read says where it is.
+/// Copies the series of a run, its parts on all cores that are free.
 fn copy_run(
+    cores: &Cpu,
+    series: usize,
+    copy: impl Fn(Range<usize>) -> Result<Vec<SeriesChunks>, ServiceError> + Sync,
+) -> Result<Vec<SeriesChunks>, ServiceError> {
+    let parts: Vec<OnceLock<_>> = (0..series.div_ceil(PART)).map(|_| OnceLock::new()).collect();
+    cores.each(parts.len(), &|i| {
+        if let Some(slot) = parts.get(i) {
+            // Each part is copied once, so the slot is empty.
+            let _ = slot.set(copy(i * PART..series.min((i + 1) * PART)));
+        }
+    });
+    let mut out = Vec::with_capacity(series);
+    for part in parts {
+        let copied = part.into_inner();
+        out.extend(copied.unwrap_or_else(|| Err(ServiceError::internal("a part of a read was left out")))?);
+    }
+    Ok(out)
+}
+
+/// Copies some series. One that was forgotten meanwhile is left out: the end of the read says where it is.
+fn copy_part(
     replica: &Replica,
     ids: &[SeriesId],
     range: TimeRange,
