@@ -57,16 +57,28 @@ fn test(root: &Path, filter: Option<&str>) -> Result<()> {
     layers::check(root)?;
     deny(root)?;
     let nextest = succeeds(Command::new("cargo").args(["nextest", "--version"]));
-    let mut command = cargo(root);
-    if nextest {
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    // End-to-end tests start the binary themselves: the test runner has built it by then.
+    let suites: &[(&[&str], &[&str])] = if nextest {
+        &[(&["nextest", "run", "--workspace", "--no-fail-fast"], &[])]
     } else {
         println!("cargo-nextest is not installed: using cargo test");
-        command.args(["test", "--workspace", "--no-fail-fast"]);
+        // Tests that start several processes take the machine for themselves.
+        &[
+            (
+                &["test", "--workspace", "--exclude", "koios", "--no-fail-fast"],
+                &[],
+            ),
+            (
+                &["test", "--package", "koios", "--no-fail-fast"],
+                &["--", "--test-threads=1"],
+            ),
+        ]
+    };
+    for (arguments, of_tests) in suites {
+        let mut command = cargo(root);
+        command.args(*arguments).args(filter).args(*of_tests);
+        run(command.envs(environment.iter().map(|(k, v)| (k, v))))?;
     }
-    command.args(filter).envs(environment.iter().map(|(k, v)| (k, v)));
-    // End-to-end tests start the binary themselves: the test runner has built it by then.
-    run(&mut command)?;
     if nextest && filter.is_none() {
         run(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]))?;
     }
