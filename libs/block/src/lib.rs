@@ -38,7 +38,7 @@ pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, META_PART, PartMeta, PartSummary, SAMPLES_PART,
     SERIES_PART,
 };
-pub use reader::{BlockReader, BlockSeries};
+pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;
 pub use source::{MemoryBlock, RangeRead};
 pub use verify::{verify, verify_checksums};

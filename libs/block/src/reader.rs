@@ -12,7 +12,7 @@ use crate::cache::BlockCache;
 use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::samples::{self, SeriesSamples};
-use crate::series::SeriesTable;
+use crate::series::{GroupRows, SeriesTable};
 use crate::source::RangeRead;
 
 /// Row groups that are fetched and decoded at the same time by one reader.
@@ -110,6 +110,18 @@ impl BlockReader {
         .boxed()
     }
 
+    /// As [`Self::stream_series`], but in batches as small as their reader wants them and without reading ahead: for
+    /// those who read many blocks side by side.
+    pub fn series_cursor(&self, matchers: Matchers, range: TimeRange) -> SeriesCursor {
+        SeriesCursor {
+            table: self.series.clone(),
+            matchers,
+            range,
+            group: 0,
+            rows: None,
+        }
+    }
+
     /// The samples of `series` inside `range`, one entry per series in the order given, empty where there are none.
     /// All is in memory at once: [`Self::stream_samples`] is for more than a few series.
     ///
@@ -164,5 +176,51 @@ impl BlockReader {
                 .await?;
         }
         Ok(values)
+    }
+}
+
+/// A place among the matching series of a block. Between two batches it holds a bit for each row of one row group.
+#[derive(Debug)]
+pub struct SeriesCursor {
+    table: SeriesTable,
+    matchers: Matchers,
+    range: TimeRange,
+    /// The row group to begin after `rows`.
+    group: u32,
+    /// What is left of the row group before it.
+    rows: Option<GroupRows>,
+}
+
+impl SeriesCursor {
+    /// The next series, in label order: at least one and at most `series_max` (at least 1); `None` at the end.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    pub async fn next(&mut self, series_max: usize) -> Result<Option<Vec<BlockSeries>>> {
+        // Not held between batches: footers of many blocks are large, and cached.
+        let footer = self.table.footer().await?;
+        let groups = self.table.group_count(&footer)?;
+        loop {
+            if let Some(rows) = &mut self.rows {
+                let found = self
+                    .table
+                    .select_some(&footer, rows, series_max, &self.matchers)
+                    .await?;
+                if rows.done() {
+                    self.rows = None;
+                }
+                if !found.is_empty() {
+                    return Ok(Some(found));
+                }
+            } else if self.group < groups {
+                self.rows = self
+                    .table
+                    .group_rows(&footer, self.group, &self.matchers, self.range)
+                    .await?;
+                self.group += 1;
+            } else {
+                return Ok(None);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Reads `series.parquet`: label columns decide which rows to read, the MAP has the last word.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -40,6 +41,49 @@ pub(crate) struct SeriesTable {
     part: PartFile,
     /// First and last sample of the block.
     range: TimeRange,
+}
+
+/// The rows of a row group that may match, read in several steps: a bit for each, not series, is what waits.
+#[derive(Debug)]
+pub(crate) struct GroupRows {
+    group: u32,
+    /// Which rows may match; `None` for all.
+    mask: Option<BooleanArray>,
+    rows: usize,
+    /// The first row that was not read yet.
+    at: usize,
+    done: bool,
+}
+
+impl GroupRows {
+    /// Whether all were read.
+    pub(crate) fn done(&self) -> bool {
+        self.done
+    }
+
+    /// The next rows, at most `count`, as ascending runs, and the row after them: the end if no more may match.
+    fn runs(&self, count: usize) -> (Vec<Range<usize>>, usize) {
+        let (mut runs, mut left) = (Vec::new(), count);
+        let Some(mask) = &self.mask else {
+            let end = self.at.saturating_add(count).min(self.rows);
+            runs.push(self.at..end);
+            return (runs, end);
+        };
+        let rest = mask.slice(self.at, self.rows.saturating_sub(self.at));
+        for (from, to) in rest.values().set_slices() {
+            let (from, to) = (self.at + from, self.at + to);
+            if left == 0 {
+                return (runs, from);
+            }
+            let end = to.min(from.saturating_add(left));
+            runs.push(from..end);
+            left -= end - from;
+            if end < to {
+                return (runs, end);
+            }
+        }
+        (runs, self.rows)
+    }
 }
 
 /// Columns of strings are read as dictionaries, so that a matcher looks at each distinct value once.
@@ -98,6 +142,63 @@ impl SeriesTable {
         for batch in self.part.read_group(footer, read).await? {
             self.decode_series(&batch, matchers, &mut found)?;
         }
+        Ok(found)
+    }
+
+    /// Where to begin with the rows of a group that may match; `None` if there are none.
+    pub(crate) async fn group_rows(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+        matchers: &Matchers,
+        range: TimeRange,
+    ) -> Result<Option<GroupRows>> {
+        let Some(masks) = self.candidate_masks(footer, group, matchers, range).await? else {
+            return Ok(None);
+        };
+        let mask: Option<Vec<bool>> =
+            masks.map(|masks| masks.iter().flat_map(BooleanArray::values).collect());
+        let rows = match (&mask, footer.metadata().row_groups().get(group as usize)) {
+            (Some(mask), _) => mask.len(),
+            (None, Some(group)) => usize::try_from(group.num_rows()).unwrap_or(0),
+            (None, None) => 0,
+        };
+        Ok(Some(GroupRows {
+            group,
+            mask: mask.map(BooleanArray::from),
+            rows,
+            at: 0,
+            done: false,
+        }))
+    }
+
+    /// The matching series among the next `rows_max` rows that may match, in label order: maybe none of them does.
+    pub(crate) async fn select_some(
+        &self,
+        footer: &ArrowReaderMetadata,
+        rows: &mut GroupRows,
+        rows_max: usize,
+        matchers: &Matchers,
+    ) -> Result<Vec<BlockSeries>> {
+        let (runs, at) = rows.runs(rows_max.max(1));
+        let last = at >= rows.rows;
+        // All of a group at once needs no selection.
+        let all = rows.mask.is_none() && rows.at == 0 && last;
+        let total = rows.rows;
+        let selection = (!all).then(|| {
+            self.part
+                .guarded(|| Ok(RowSelection::from_consecutive_ranges(runs.into_iter(), total)))
+        });
+        let read = GroupRead {
+            group: rows.group,
+            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
+            selection: selection.transpose()?,
+        };
+        let mut found = Vec::new();
+        for batch in self.part.read_group(footer, read).await? {
+            self.decode_series(&batch, matchers, &mut found)?;
+        }
+        (rows.at, rows.done) = (at, last);
         Ok(found)
     }
 
@@ -169,6 +270,26 @@ impl SeriesTable {
         matchers: &Matchers,
         range: TimeRange,
     ) -> Result<Option<Option<RowSelection>>> {
+        Ok(
+            match self.candidate_masks(footer, group, matchers, range).await? {
+                None => None,
+                Some(None) => Some(None),
+                Some(Some(masks)) => {
+                    let selection = self.part.guarded(|| Ok(RowSelection::from_filters(&masks)))?;
+                    Some(Some(selection))
+                }
+            },
+        )
+    }
+
+    /// As [`Self::candidates`], a bit for each row.
+    async fn candidate_masks(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+        matchers: &Matchers,
+        range: TimeRange,
+    ) -> Result<Option<Option<Vec<BooleanArray>>>> {
         let mut by_column: BTreeMap<String, Vec<&Matcher>> = BTreeMap::new();
         for m in matchers.iter() {
             let column = format!("{LABEL_COLUMN_PREFIX}{}", m.name());
@@ -205,8 +326,7 @@ impl SeriesTable {
             masks.push(self.mask(&batch, &by_column, by_time.then_some(range))?);
         }
         let any = masks.iter().any(|m| m.true_count() > 0);
-        let selection = self.part.guarded(|| Ok(RowSelection::from_filters(&masks)))?;
-        Ok(any.then_some(Some(selection)))
+        Ok(any.then_some(Some(masks)))
     }
 
     fn mask(

@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Counting, Model, bits, open, open_over, options, read_all, tiny, write};
-use koios_block::{BlockWriter, Error, Layout, SAMPLES_PART, SERIES_PART, verify};
+use koios_block::{BlockReader, BlockSeries, BlockWriter, Error, Layout, SAMPLES_PART, SERIES_PART, verify};
 use koios_model::{Labels, MatchOp, Matcher, Matchers, Metadata, TimeRange, stale_nan};
 use proptest::prelude::*;
 
@@ -143,6 +143,63 @@ fn select_agrees_with_the_matchers_whatever_columns_there_are() {
             .map(|(n, _)| n.to_owned())
             .collect();
         assert_eq!(names, model);
+    }
+}
+
+/// All that a cursor gives, in batches of at most `series_max`.
+fn walk(block: &BlockReader, matchers: &Matchers, range: TimeRange, series_max: usize) -> Vec<BlockSeries> {
+    let mut cursor = block.series_cursor(matchers.clone(), range);
+    let mut all = Vec::new();
+    while let Some(batch) = run(cursor.next(series_max)).unwrap() {
+        assert!((1..=series_max.max(1)).contains(&batch.len()));
+        all.extend(batch);
+    }
+    assert_eq!(run(cursor.next(series_max)).unwrap(), None, "an end is an end");
+    all
+}
+
+#[test]
+fn a_cursor_gives_what_select_gives_however_small_its_batches() {
+    let m = |op, name: &str, value: &str| Matcher::new(op, name, value).unwrap();
+    let queries = [
+        vec![],
+        vec![m(MatchOp::Equal, "__name__", "metric_7")],
+        vec![m(MatchOp::NotEqual, "job", "job-3")],
+        vec![m(MatchOp::Equal, "label_299", "odd")],
+        vec![m(MatchOp::Equal, "__name__", "zzz")],
+    ];
+    let block = open(&write(1, Layout::default(), &wide()));
+    for matchers in queries.map(Matchers) {
+        for range in [TimeRange::ALL, TimeRange::new(100, 333)] {
+            let want = run(block.select(&matchers, range)).unwrap();
+            // Steps of one where few rows may match: each reads its page again.
+            let least = if want.len() < 20 { 1 } else { 37 };
+            for series_max in [least, 64, 599, usize::MAX] {
+                let got = walk(&block, &matchers, range, series_max);
+                assert!(got == want, "{series_max} of {matchers:?} in {range:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cursor_crosses_pages_and_row_groups() {
+    // A row group has 32 Ki series, a page 2 Ki.
+    let series = |i: i64| {
+        let pairs = [("i", format!("{i:05}")), ("odd", (i % 2).to_string())];
+        (Labels::from_pairs(pairs), BTreeMap::from([(i, 1.0)]))
+    };
+    let block = open(&write(1, Layout::default(), &(0..35_000).map(series).collect()));
+    let odd = Matchers(vec![Matcher::equal("odd", "1")]);
+    for (matchers, range) in [
+        (Matchers::default(), TimeRange::ALL),
+        (odd.clone(), TimeRange::ALL),
+        (odd, TimeRange::new(32_000, 33_500)),
+    ] {
+        let want = run(block.select(&matchers, range)).unwrap();
+        for series_max in [2048, 5000, 40_000] {
+            assert!(walk(&block, &matchers, range, series_max) == want, "{series_max}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct ReadBounds {
     pub(crate) window_series: usize,
     /// Rows that are read together; a single series may have more.
     pub(crate) window_rows: u64,
-    /// Labels that wait to be merged.
+    /// Labels that wait to be merged: batches are made to stay well below, a read beyond it is refused.
     pub(crate) label_bytes: usize,
 }
 

@@ -1,10 +1,12 @@
 //! Unites the matching series of several blocks, in label order. No samples are read for it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
+use std::ops::RangeInclusive;
 
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, BlockSeries};
+use futures::FutureExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use koios_block::{BlockReader, BlockSeries, SeriesCursor};
 use koios_model::{Labels, Matchers, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
@@ -19,39 +21,74 @@ pub(crate) struct Found {
     pub(crate) parts: Vec<(usize, BlockSeries)>,
 }
 
+/// Series that a block is asked for at once, at least and at most: fewer would decode the same pages over and over, more
+/// than a row group never come.
+const BATCH_SERIES: RangeInclusive<usize> = 32..=32 << 10;
+/// What a series is taken to hold before any was read.
+const SERIES_BYTES_GUESS: usize = 1 << 10;
+
+/// The next labels of a source, and its place.
+type Head = Reverse<(Labels, usize)>;
+
 /// The matching series of one block, a batch of them in memory.
 struct Source {
-    batches: BoxStream<'static, koios_block::Result<Vec<BlockSeries>>>,
-    batch: std::vec::IntoIter<BlockSeries>,
+    series: SeriesCursor,
+    batch: VecDeque<BlockSeries>,
     batch_bytes: usize,
-    next: Option<BlockSeries>,
+    /// How many series to ask for, so that a batch takes about this source's share.
+    batch_series: usize,
+    ended: bool,
 }
 
 impl Source {
-    fn new(block: &BlockReader, matchers: &Matchers, range: TimeRange) -> Self {
+    fn new(block: &BlockReader, matchers: &Matchers, range: TimeRange, share: usize) -> Self {
         Self {
-            batches: block.stream_series(matchers.clone(), range),
-            batch: Vec::new().into_iter(),
+            series: block.series_cursor(matchers.clone(), range),
+            batch: VecDeque::new(),
             batch_bytes: 0,
-            next: None,
+            batch_series: fitting(share, SERIES_BYTES_GUESS),
+            ended: false,
         }
     }
 
-    async fn advance(&mut self) -> Result<(), ServiceError> {
-        loop {
-            self.next = self.batch.next();
-            if self.next.is_some() {
-                return Ok(());
-            }
-            let batch = self.batches.try_next().await.map_err(|e| from_block(&e))?;
-            let Some(batch) = batch else {
-                self.batch_bytes = 0;
-                return Ok(());
-            };
-            self.batch_bytes = batch.iter().map(memory_of).sum();
-            self.batch = batch.into_iter();
-        }
+    /// Whether it has none left, or few enough to read more beside others.
+    fn is_low(&self) -> bool {
+        !self.ended && self.batch.len() <= self.batch_series / 4
     }
+
+    /// Reads the next batch.
+    async fn fill(&mut self, share: usize) -> Result<(), ServiceError> {
+        let batch = self.series.next(self.batch_series).await;
+        let Some(batch) = batch.map_err(|e| from_block(&e))? else {
+            self.ended = true;
+            return Ok(());
+        };
+        let bytes: usize = batch.iter().map(memory_of).sum();
+        self.batch_series = fitting(share, bytes / batch.len().max(1));
+        self.batch_bytes += bytes;
+        self.batch.extend(batch);
+        Ok(())
+    }
+
+    /// As [`Self::fill`], of the source at place `i`: tells its head, if it had none before, and by how many bytes it grew.
+    async fn fill_at(&mut self, i: usize, share: usize) -> Result<(Option<Head>, usize), ServiceError> {
+        let (before, was_empty) = (self.batch_bytes, self.batch.is_empty());
+        self.fill(share).await?;
+        let head = self.batch.front().filter(|_| was_empty);
+        let head = head.map(|series| Reverse((series.labels.clone(), i)));
+        Ok((head, self.batch_bytes.saturating_sub(before)))
+    }
+
+    fn take(&mut self) -> Option<BlockSeries> {
+        let series = self.batch.pop_front()?;
+        self.batch_bytes = self.batch_bytes.saturating_sub(memory_of(&series));
+        Some(series)
+    }
+}
+
+/// How many series of a size to ask for.
+fn fitting(share: usize, series_bytes: usize) -> usize {
+    (share / series_bytes.max(1)).clamp(*BATCH_SERIES.start(), *BATCH_SERIES.end())
 }
 
 /// What a series that waits to be merged takes.
@@ -63,7 +100,10 @@ fn memory_of(series: &BlockSeries) -> usize {
 pub(crate) struct Merge {
     sources: Vec<Source>,
     /// The next labels of each source that has any.
-    heads: BinaryHeap<Reverse<(Labels, usize)>>,
+    heads: BinaryHeap<Head>,
+    /// What each source should hold at most. All together it is a part of the bound, since batches come out larger where
+    /// labels become longer.
+    share: usize,
     bounds: ReadBounds,
     started: bool,
 }
@@ -75,85 +115,79 @@ impl Merge {
         range: TimeRange,
         bounds: ReadBounds,
     ) -> Self {
-        let source = |block| Source::new(block, matchers, range);
+        let share = bounds.label_bytes / 4 / blocks.len().max(1);
+        let source = |block| Source::new(block, matchers, range, share);
         Self {
             sources: blocks.iter().map(source).collect(),
             heads: BinaryHeap::new(),
+            share,
             bounds,
             started: false,
         }
     }
 
-    /// Reads the first series of every block, a few blocks at a time.
-    async fn start(&mut self) -> Result<(), ServiceError> {
-        let waiting = std::mem::take(&mut self.sources);
-        let mut started = stream::iter(waiting)
-            .map(|mut source| async move { source.advance().await.map(|()| source) })
-            .buffered(self.bounds.blocks_at_once);
-        while let Some(source) = started.try_next().await? {
-            if let Some(next) = &source.next {
-                self.heads
-                    .push(Reverse((next.labels.clone(), self.sources.len())));
+    /// Reads on in every block that has no series left, a few blocks at a time. Those that soon have none take part:
+    /// blocks mostly have the same series, and one after the other they would wait for the bucket as often.
+    async fn fill(&mut self) -> Result<(), ServiceError> {
+        let (share, blocks) = (self.share, self.sources.len());
+        let mut held: usize = self.sources.iter().map(|s| s.batch_bytes).sum();
+        let low = self.sources.iter_mut().enumerate().filter(|(_, s)| s.is_low());
+        let fills: Vec<_> = low.map(|(i, source)| source.fill_at(i, share).boxed()).collect();
+        let mut filled = stream::iter(fills).buffered(self.bounds.blocks_at_once);
+        while let Some((head, bytes)) = filled.try_next().await? {
+            self.heads.extend(head);
+            held += bytes;
+            if held > self.bounds.label_bytes {
+                return Err(too_many(blocks, self.bounds));
             }
-            self.sources.push(source);
-            check_memory(&self.sources, self.bounds)?;
         }
-        self.started = true;
         Ok(())
     }
 
     /// The next label set.
     pub(crate) async fn next(&mut self) -> Result<Option<Found>, ServiceError> {
         if !self.started {
-            self.start().await?;
+            self.fill().await?;
+            self.started = true;
         }
         let mut found: Option<Found> = None;
-        while let Some(Reverse((labels, i))) = self.heads.peek() {
-            if found.as_ref().is_some_and(|f| f.labels != *labels) {
-                break;
-            }
-            let i = *i;
-            self.heads.pop();
-            let Some(series) = self.advance(i).await? else {
+        let mut empty = false;
+        loop {
+            let next = self.heads.peek().map(|Reverse((labels, i))| (labels, *i));
+            let next = next.filter(|(labels, _)| found.as_ref().is_none_or(|f| f.labels == **labels));
+            let Some((_, i)) = next else {
+                // Only once all blocks are looked at, so that those that end together go on together.
+                if !std::mem::take(&mut empty) {
+                    return Ok(found);
+                }
+                self.fill().await?;
                 continue;
             };
+            self.heads.pop();
+            let Some(source) = self.sources.get_mut(i) else {
+                continue;
+            };
+            let Some(mut series) = source.take() else { continue };
+            match source.batch.front() {
+                Some(next) => self.heads.push(Reverse((next.labels.clone(), i))),
+                None => empty |= !source.ended,
+            }
             let found = found.get_or_insert_with(|| Found {
                 labels: series.labels.clone(),
                 parts: Vec::new(),
             });
+            // One copy for all blocks.
+            series.labels = found.labels.clone();
             found.parts.push((i, series));
         }
-        Ok(found)
-    }
-
-    /// Takes the next series of a source.
-    async fn advance(&mut self, i: usize) -> Result<Option<BlockSeries>, ServiceError> {
-        let Some(source) = self.sources.get_mut(i) else {
-            return Ok(None);
-        };
-        let series = source.next.take();
-        let before = source.batch_bytes;
-        source.advance().await?;
-        if let Some(next) = &source.next {
-            self.heads.push(Reverse((next.labels.clone(), i)));
-        }
-        if source.batch_bytes > before {
-            check_memory(&self.sources, self.bounds)?;
-        }
-        Ok(series)
     }
 }
 
-/// Every block needs its own place in label order, so many blocks with many series each are refused, not piled up.
-fn check_memory(sources: &[Source], bounds: ReadBounds) -> Result<(), ServiceError> {
-    let held: usize = sources.iter().map(|s| s.batch_bytes).sum();
-    if held <= bounds.label_bytes {
-        return Ok(());
-    }
+/// Every block needs its own place in label order, so very many blocks, or very long labels, are refused, not piled up.
+fn too_many(blocks: usize, bounds: ReadBounds) -> ServiceError {
     let text = format!(
-        "the labels to merge of {} blocks exceed {} bytes: add matchers or ask for a shorter range",
-        sources.len(),
+        "the labels to merge of {blocks} blocks exceed {} bytes: add matchers or ask for a shorter range",
         bounds.label_bytes
     );
-    Err(ServiceError::new(ServiceErrorCode::ResourceExhausted, text))
+    ServiceError::new(ServiceErrorCode::ResourceExhausted, text)
 }

@@ -360,16 +360,40 @@ async fn i12_labels_to_merge_are_bounded() {
         version = world.upload(&data(0..100, 0..2)).await.1;
     }
     let mut store = world.store();
-    store.bounds.label_bytes = 40 << 10;
+    // Not even the smallest batches of ten blocks.
+    store.bounds.label_bytes = 16 << 10;
     let e = read(&store, world.request(version, &[])).await.unwrap_err();
     assert_eq!(e.code, ServiceErrorCode::ResourceExhausted);
     assert!(
-        e.message.contains("blocks exceed 40960 bytes: add matchers"),
+        e.message.contains("blocks exceed 16384 bytes: add matchers"),
         "{e}"
     );
     let mut narrow = world.request(version, &[]);
     narrow.matchers.0.push(Matcher::equal("i", "0007"));
     assert_eq!(read(&store, narrow).await.unwrap(), data(7..8, 0..2));
+}
+
+#[tokio::test]
+async fn i12_many_blocks_with_many_series_are_merged_in_small_batches() {
+    let mut world = World::new();
+    let (mut expected, mut version) = (Data::new(), 0);
+    // Most series are in most blocks, so that batches end at different places.
+    for n in 0..40_usize {
+        let mut part = data(0..500, 2 * n as i64..2 * n as i64 + 2);
+        part.retain(|l, _| l.get("i").is_some_and(|i| !i.ends_with(&format!("{}", n % 10))));
+        version = world.upload(&part).await.1;
+        for (labels, samples) in part {
+            expected.entry(labels).or_default().extend(samples);
+        }
+    }
+    let mut store = world.store();
+    // All label sets of all blocks are over 1 MiB.
+    store.bounds.label_bytes = 256 << 10;
+    assert_eq!(read(&store, world.request(version, &[])).await.unwrap(), expected);
+    let mut first = world.request(version, &[]);
+    (first.labels_only, first.limit) = (true, 10);
+    let found = read(&store, first).await.unwrap();
+    assert!(found.keys().eq(expected.keys().take(10)));
 }
 
 #[tokio::test]
