@@ -257,10 +257,12 @@ impl Pool {
         }
         let mut entries = Entries {
             pool: self,
-            block: hot.head,
+            block: self.block(hot.head),
             at: 0,
         };
         let mut state = State::first(entries.u64() as i64, f64::from_bits(entries.u64()));
+        timestamps.reserve(usize::from(hot.count));
+        values.reserve(usize::from(hot.count));
         timestamps.push(state.t);
         values.push(state.v);
         for _ in 1..hot.count {
@@ -291,13 +293,14 @@ impl Pool {
 #[derive(Debug)]
 struct Entries<'a> {
     pool: &'a Pool,
-    block: u32,
+    block: &'a Block,
     at: usize,
 }
 
 impl Entries<'_> {
+    #[inline]
     fn byte(&mut self) -> u8 {
-        let b = self.pool.block(self.block).data[self.at];
+        let b = self.block.data[self.at];
         self.at += 1;
         b
     }
@@ -306,8 +309,13 @@ impl Entries<'_> {
         u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
     }
 
+    #[inline]
     fn zigzag(&mut self) -> i64 {
-        let (mut v, mut shift) = (0u64, 0);
+        let first = self.byte();
+        let (mut v, mut shift) = (u64::from(first & 0x7f), 7);
+        if first < 0x80 {
+            return ((v >> 1) as i64) ^ -((v & 1) as i64);
+        }
         loop {
             let b = self.byte();
             v |= u64::from(b & 0x7f) << shift;
@@ -319,9 +327,8 @@ impl Entries<'_> {
     }
 
     fn step(&mut self, state: &mut State) {
-        let block = self.pool.block(self.block);
-        if self.at >= usize::from(block.used) {
-            (self.block, self.at) = (block.next, 0);
+        if self.at >= usize::from(self.block.used) {
+            (self.block, self.at) = (self.pool.block(self.block.next), 0);
         }
         let control = self.byte();
         let change = if control & SAME_STEP != 0 {
