@@ -390,6 +390,17 @@ mod tests {
         Matcher::new(MatchOp::Regex, "l", p).unwrap()
     }
 
+    /// Matching is linear in the value: by backtracking, one of these values would outlast the universe.
+    #[test]
+    fn i12_nested_repetitions_over_long_values_are_decided_at_once() {
+        let m = re("(a+)+$");
+        for i in 0..200 {
+            let long = "a".repeat(10 << 10);
+            assert!(m.matches(&long));
+            assert!(!m.matches(&format!("{long}b{i}")));
+        }
+    }
+
     #[test]
     fn fast_paths_decide_as_the_regex_does() {
         let patterns = [

@@ -295,6 +295,7 @@ fn queries() -> Vec<Case> {
             400,
             "regex exceeds size limit",
         ),
+        q("54", "m{a=~\"(a+)+$\"}", 200, "success"),
         get(
             "55 time",
             "/api/v1/query?query=up&time=abc",
