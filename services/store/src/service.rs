@@ -10,11 +10,11 @@ use koios_model::TimeRange;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
-    SeriesChunks, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    SeriesRuns, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
 use crate::bounds::{DecodedRows, ReadBounds};
-use crate::encode::encode;
+use crate::encode::{encode, in_runs};
 use crate::labels::labels;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
@@ -104,6 +104,7 @@ struct WindowReader {
     blocks: Vec<BlockReader>,
     range: TimeRange,
     labels_only: bool,
+    encoded: bool,
     store: BlockStore,
 }
 
@@ -138,8 +139,8 @@ impl Reading {
 }
 
 impl WindowReader {
-    /// The series of a window. Decoded samples are all gone when it is done.
-    async fn read(&self, window: Window) -> Result<Vec<SeriesChunks>, ServiceError> {
+    /// The series of a window. What is decoded is all gone when it is done, or the reader's.
+    async fn read(&self, window: Window) -> Result<Vec<SeriesRuns>, ServiceError> {
         let store = &self.store;
         let (rows, _decoded) = if self.labels_only {
             (window.labels(), None)
@@ -150,7 +151,11 @@ impl WindowReader {
         };
         let samples: usize = rows.iter().map(|(_, s)| s.timestamps.len()).sum();
         store.metrics.samples.inc_by(samples as u64);
-        let encoded = store.cpu.run(|| encode(rows)).await;
+        let series = rows.into_iter().map(in_runs).collect::<Result<Vec<_>, _>>()?;
+        if !self.encoded {
+            return Ok(series);
+        }
+        let encoded = store.cpu.run(|| encode(series)).await;
         encoded.map_err(|e| ServiceError::internal(e.to_string()))?
     }
 }
@@ -179,6 +184,7 @@ impl StoreService for BlockStore {
                 blocks,
                 range: *range,
                 labels_only: request.labels_only,
+                encoded: request.encoded,
                 store: self.clone(),
             },
         };
