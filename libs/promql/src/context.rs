@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use futures::future::{BoxFuture, FutureExt};
+
 use crate::error::QueryError;
 
 /// Where the words of Prometheus' errors place an interruption or an exceeded limit.
@@ -35,6 +37,15 @@ pub trait QueryContext: Send + Sync {
     fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
         (0..parts).for_each(part);
     }
+
+    /// Itself, for work that outlives the borrow.
+    fn shared(&self) -> Arc<dyn QueryContext>;
+
+    /// Runs milliseconds of work where it keeps nobody waiting; ready when it is done.
+    fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        work();
+        futures::future::ready(()).boxed()
+    }
 }
 
 /// Never interrupts.
@@ -44,6 +55,10 @@ pub struct Uninterrupted;
 impl QueryContext for Uninterrupted {
     fn interrupted(&self) -> Option<Interrupt> {
         None
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(*self)
     }
 }
 
@@ -83,6 +98,10 @@ impl QueryContext for CancelContext {
             return Some(Interrupt::Canceled);
         }
         (self.expired)().then_some(Interrupt::Timeout)
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
     }
 }
 

@@ -9,9 +9,11 @@ use koios_model::{Labels, METRIC_NAME};
 use super::fold::Group;
 use super::quantile::quantile_of;
 use super::row::{Point, Row, RowSet, Scalars};
+use super::source::RowSource;
 use super::{Evaluator, is_absent, wrong_type};
+use crate::annotations::Annotations;
 use crate::ast::AggregateOp;
-use crate::context::check;
+use crate::context::{Account, check};
 use crate::error::QueryError;
 use crate::number::format_plain;
 use crate::plan::{AggregateNode, Node};
@@ -19,6 +21,48 @@ use crate::steps::Steps;
 
 /// After how many steps the caller is asked again whether to go on.
 const STEPS_PER_CHECK: usize = 64;
+
+/// The groups of an aggregation that folds.
+#[derive(Default)]
+pub(super) struct Groups {
+    by_labels: HashMap<Labels, usize>,
+    groups: Vec<Group>,
+}
+
+impl Groups {
+    fn push(
+        &mut self,
+        node: &AggregateNode,
+        row: &Row,
+        (steps, account): (Steps, &Account),
+        annotations: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        let labels = group_labels(&row.labels, &node.grouping, node.without);
+        let at = match self.by_labels.get(&labels) {
+            Some(&at) => at,
+            None => {
+                account.hold(steps.count())?;
+                account.make_labels(labels.packed().len())?;
+                let group = Group::new(labels.clone(), node.op, steps.count());
+                self.groups.push(group);
+                self.by_labels.insert(labels, self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+        };
+        if let Some(group) = self.groups.get_mut(at) {
+            group.push(row, annotations, node.expr.span());
+        }
+        Ok(())
+    }
+
+    /// One row of each group that has any.
+    pub(super) fn finish(self, node: &AggregateNode, annotations: &mut Annotations) -> Vec<Row> {
+        let rows = self.groups.into_iter();
+        rows.map(|group| group.finish(annotations, node.expr.span()))
+            .filter(|row| !row.is_empty())
+            .collect()
+    }
+}
 
 /// Which series belong to which group; groups in order of first appearance.
 pub(super) struct Grouped {
@@ -105,31 +149,24 @@ impl Evaluator<'_> {
 
     /// Folds each series into its group as soon as it is made.
     fn fold_groups(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let (account, span) = (self.account, node.expr.span());
-        let mut by_labels: HashMap<Labels, usize> = HashMap::new();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups = Groups::default();
         let source = self.row_source(&node.expr, steps)?;
+        self.fold_rows(node, source, steps, &mut groups)?;
+        Ok(groups.finish(node, &mut self.annotations))
+    }
+
+    /// Folds the rows of a source into groups.
+    pub(super) fn fold_rows(
+        &mut self,
+        node: &AggregateNode,
+        source: RowSource<'_>,
+        steps: Steps,
+        groups: &mut Groups,
+    ) -> Result<(), QueryError> {
+        let account = self.account;
         self.for_each_row(source, steps, |row, annotations| {
-            let labels = group_labels(&row.labels, &node.grouping, node.without);
-            let at = match by_labels.get(&labels) {
-                Some(&at) => at,
-                None => {
-                    account.hold(steps.count())?;
-                    account.make_labels(labels.packed().len())?;
-                    groups.push(Group::new(labels.clone(), node.op, steps.count()));
-                    by_labels.insert(labels, groups.len() - 1);
-                    groups.len() - 1
-                }
-            };
-            if let Some(group) = groups.get_mut(at) {
-                group.push(&row, annotations, span);
-            }
-            Ok(())
-        })?;
-        let rows = groups
-            .into_iter()
-            .map(|group| group.finish(&mut self.annotations, span));
-        Ok(rows.filter(|row| !row.is_empty()).collect())
+            groups.push(node, &row, (steps, account), annotations)
+        })
     }
 
     fn check_quantile(&mut self, node: &AggregateNode, param: &Scalars, steps: Steps) {

@@ -13,6 +13,7 @@ mod index;
 mod info;
 mod instant;
 mod labels;
+pub(crate) mod leaf;
 mod math;
 pub(crate) mod matrix;
 mod operators;
@@ -65,8 +66,10 @@ impl Evaluated {
 
 /// Evaluates the nodes of one plan.
 pub(crate) struct Evaluator<'a> {
-    /// The answers of storage, by source.
+    /// The answers of storage that are kept, by source.
     pub(crate) fetched: &'a [Vec<Series>],
+    /// What the plan's leaves gave, until it is used.
+    pub(crate) leaves: Vec<Option<Vec<Row>>>,
     /// What positions refer to.
     pub(crate) query: &'a str,
     pub(crate) options: &'a EngineOptions,
@@ -131,6 +134,10 @@ impl<'a> Evaluator<'a> {
             Node::Aggregate(aggregate) => self.aggregate(aggregate, steps).map(Evaluated::Vector),
             Node::Binary(binary) => self.binary(binary, steps),
             Node::Negate(inner, _) => self.negate(inner, steps),
+            Node::Leaf { leaf, .. } => {
+                let rows = self.leaves.get_mut(*leaf).and_then(Option::take);
+                rows.map(Evaluated::Vector).ok_or_else(leaf::no_such_leaf)
+            }
             Node::Invariant(inner) => {
                 let once = self.eval(inner, steps.first())?;
                 Ok(expand(once, steps.count()))

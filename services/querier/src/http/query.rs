@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use futures::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Request};
 use koios_model::TenantId;
 use koios_promql::{
@@ -57,9 +58,12 @@ struct Done {
 }
 
 /// What surrounds an evaluation: who may stop it, and the cores it may use.
+#[derive(Clone)]
 struct Evaluation {
     cancel: CancelContext,
     cores: Cpu,
+    /// Where evaluation runs.
+    threads: Cpu,
 }
 
 impl QueryContext for Evaluation {
@@ -73,6 +77,19 @@ impl QueryContext for Evaluation {
 
     fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
         self.cores.each(parts, part);
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
+    }
+
+    fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(e) = self.threads.run(work).await {
+                tracing::error!(error = %e, "a query panicked");
+            }
+        }
+        .boxed()
     }
 }
 
@@ -217,15 +234,16 @@ impl QuerierApi {
             as_size(limits.max_query_series),
         );
         let storage = ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget);
-        let fetched = prepared.fetch(&storage, &ctx).await?;
+        let evaluation = Evaluation {
+            cancel: ctx,
+            cores: self.cores.clone(),
+            threads: self.cpu.clone(),
+        };
+        let fetched = prepared.fetch(&storage, &evaluation).await?;
         timings.fetch = stage.end();
 
         let _evaluating = place.evaluate().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
-        let evaluation = Evaluation {
-            cancel: ctx,
-            cores: self.cores.clone(),
-        };
         let output = self
             .cpu
             .run(move || fetched.evaluate(&evaluation))
