@@ -156,10 +156,13 @@ impl Pool {
         }
     }
 
-    /// A copy of the open samples, if there are any.
-    pub(crate) fn run(&self, hot: &Hot) -> Option<OpenRun> {
+    /// A copy of the open samples, if any may be in a closed range.
+    pub(crate) fn run(&self, hot: &Hot, wanted: TimeRange) -> Option<OpenRun> {
         let first = (hot.count > 0).then(|| self.block(hot.head).data.first_chunk())??;
         let range = TimeRange::new(i64::from_le_bytes(*first), hot.last_t);
+        if !range.overlaps(&wanted) {
+            return None;
+        }
         // Some more than the usual three bytes per sample, so that it is allocated once.
         let mut bytes = Vec::with_capacity(16 + 4 * usize::from(hot.count));
         self.copy(hot, &mut bytes);

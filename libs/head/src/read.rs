@@ -52,11 +52,7 @@ impl Head {
 
     /// Copies open samples, if any may be in range, and the late ones that are.
     fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
-        let hot = &self.series.hot[index as usize];
-        let open = self
-            .pool
-            .run(hot)
-            .filter(|open| open.time_range().overlaps(&range));
+        let open = self.pool.run(&self.series.hot[index as usize], range);
         out.extend(open.map(Run::Open));
         let side = in_range(self.series.cold[index as usize].side(), range);
         if !side.is_empty() {
@@ -97,7 +93,7 @@ impl Head {
         for s in self.sealed(index, range) {
             Chunk::parse(s.bytes.clone())?.decode_range(range, &mut ts, &mut vs)?;
         }
-        if let Some(open) = self.pool.run(&self.series.hot[index as usize]) {
+        if let Some(open) = self.pool.run(&self.series.hot[index as usize], range) {
             open.decode_range(range, &mut ts, &mut vs)?;
         }
         out.extend(ts.iter().zip(&vs).map(|(&t, &v)| Sample { t, v }));
