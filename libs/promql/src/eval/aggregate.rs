@@ -229,11 +229,12 @@ impl Evaluator<'_> {
             return Err(wrong_type("string"));
         };
         if !super::labels::is_valid_name(label) {
+            // Between double quotes, whatever the query has. Its text still has the bytes that are no UTF-8.
             let written = self
                 .query
-                .get(span.start as usize..span.end as usize)
-                .unwrap_or(label);
-            return Err(QueryError::execution(format!("invalid label name {written}")));
+                .get(span.start as usize + 1..(span.end as usize).saturating_sub(1));
+            let written = written.unwrap_or(label);
+            return Err(QueryError::execution(format!("invalid label name \"{written}\"")));
         }
         let mut grouping = node.grouping.clone();
         if !node.without {

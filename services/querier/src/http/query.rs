@@ -10,8 +10,8 @@ use futures::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Request};
 use koios_model::TenantId;
 use koios_promql::{
-    CancelContext, DurationContext, Engine, EngineOptions, Interrupt, ParseOptions, Prepared, Query,
-    QueryContext, QueryError, QueryOutput,
+    CancelContext, DurationContext, Engine, EngineOptions, Interrupt, Prepared, Query, QueryContext,
+    QueryError, QueryOutput,
 };
 use koios_runtime::Cpu;
 use koios_server::ErrorType;
@@ -261,7 +261,7 @@ impl QuerierApi {
 
 fn prepare(asked: &Asked) -> Result<Prepared, ApiError> {
     let invalid = |e: &dyn std::fmt::Display| ApiError::invalid("query", e);
-    let query = Query::parse(&asked.text, &ParseOptions::default()).map_err(|e| invalid(&e))?;
+    let query = Query::parse(&asked.text, &super::language_of(&asked.limits)).map_err(|e| invalid(&e))?;
     let engine = Engine::new(EngineOptions {
         lookback_delta_ms: asked.lookback_ms,
         max_samples: as_size(asked.limits.max_query_samples),
