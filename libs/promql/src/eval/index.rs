@@ -33,14 +33,22 @@ pub(crate) fn extreme_of(values: impl IntoIterator<Item = f64>, wins: fn(f64, f6
     ))
 }
 
+/// How many floats are looked through for a fall at a time.
+const FALLS_BLOCK: usize = 64;
+
 /// The numbers of the floats that are less than the one before.
 pub(crate) fn falls(v: &[f64]) -> Vec<usize> {
-    let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(i + 1);
-    v.iter()
-        .zip(v.iter().skip(1))
-        .enumerate()
-        .filter_map(fell)
-        .collect()
+    let mut falls = Vec::new();
+    for from in (0..v.len().saturating_sub(1)).step_by(FALLS_BLOCK) {
+        let to = from.saturating_add(FALLS_BLOCK).min(v.len() - 1);
+        let pairs = || cut(v, from, to).iter().zip(cut(v, from + 1, to + 1));
+        // Falls are rare: most blocks are passed without a branch per float.
+        if pairs().fold(false, |any, (before, after)| any | (after < before)) {
+            let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(from + i + 1);
+            falls.extend(pairs().enumerate().filter_map(fell));
+        }
+    }
+    falls
 }
 
 impl Index {

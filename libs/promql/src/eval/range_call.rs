@@ -6,7 +6,7 @@ use super::rate::RateKind;
 use super::row::{Point, Row, Scalars};
 use super::source::RowSource;
 use super::window::{SampleBuffer, Samples, Slider, StepInfo};
-use super::{Evaluator, Shared, over_time, rate, trend};
+use super::{Evaluator, Shared, over_time, rate, rate_slide, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
@@ -153,7 +153,7 @@ impl RangeFunction {
         {
             let spec = (&self.spec, steps);
             let go_on = || check(shared.ctx);
-            let (seen, widest) = rate::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
+            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
             shared.account.looked_at(seen);
             return shared.account.fits(widest);
         }
