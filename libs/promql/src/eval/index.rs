@@ -81,6 +81,14 @@ fn stretch_ms(range_ms: i64) -> i64 {
     (range_ms / STRETCHES).max(1)
 }
 
+/// Whether so many samples may be in one window that it is summed up by stretches of time.
+pub(super) fn has_large_window(t: &[i64], range_ms: i64) -> bool {
+    let ends = t.iter().skip(LARGE - 1);
+    t.iter()
+        .zip(ends)
+        .any(|(first, last)| last.saturating_sub(*first) < range_ms)
+}
+
 fn sum_of(values: &[f64]) -> Kahan {
     values.iter().fold(Kahan::default(), |sum, &v| sum.plus(v))
 }
@@ -100,7 +108,7 @@ const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// The sums of all values before each, and of all, if adding them up in any order is exact: then no compensated sum has
 /// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
-fn integer_sums(v: &[f64]) -> Option<Vec<i64>> {
+pub(super) fn integer_sums(v: &[f64]) -> Option<Vec<i64>> {
     let mut sums = Vec::with_capacity(v.len() + 1);
     let (mut sum, mut magnitude) = (0i64, 0.0);
     sums.push(sum);
@@ -122,7 +130,7 @@ impl Index {
         if let Some(sums) = integer_sums(v) {
             return Some(Self::Integers(sums));
         }
-        if t.len() < LARGE {
+        if !has_large_window(t, range_ms) {
             return None;
         }
         let mut from = 0;
