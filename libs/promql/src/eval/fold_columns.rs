@@ -211,8 +211,8 @@ mod tests {
                     sum = sum.map(|k| k.plus(v));
                     mean.iter_mut().for_each(|m| m.push(v));
                 }
-                prop_assert_eq!(bits(got_sums[i]), bits(sum.map_or(absent(), Kahan::total)));
-                prop_assert_eq!(bits(got_means[i]), bits(mean.map_or(absent(), Mean::value)));
+                prop_assert_eq!(bits(got_sums[i]), bits(sum.map_or_else(absent, Kahan::total)));
+                prop_assert_eq!(bits(got_means[i]), bits(mean.map_or_else(absent, Mean::value)));
             }
         }
     }

@@ -135,9 +135,12 @@ impl Columns {
     /// does nothing, and says so, if that of any ends where a counter would be negative.
     fn write_alike(&self, t: &[i64], blocks: &Blocks<'_>, step: usize, out: &mut [f64]) -> bool {
         let ([lo, ..], [hi, ..]) = (blocks.lo, blocks.hi);
-        let Some(reach) = Reach::of(t, (lo, hi), blocks.windows().at(step)) else {
+        let Some(d) = Distances::of(t, (lo, hi), blocks.windows().at(step)) else {
             return true;
         };
+        let [to_start, sampled, to_end, gaps] =
+            [d.to_start, d.sampled, d.to_end, d.gaps].map(|distance| distance as f64);
+        let reach = Reach::new(to_start, sampled, to_end, gaps);
         let values = self.change.iter().zip(&self.first).take(out.len());
         let below = |any: bool, (&change, &first): (&f64, &f64)| any | reach.goes_below_zero(change, first);
         if self.kind.counter && values.fold(false, below) {
@@ -154,20 +157,31 @@ impl Columns {
     fn write_each(&self, t: &[i64], blocks: &Blocks<'_>, step: usize, out: &mut [f64]) {
         let (counter, divisor) = (self.kind.counter, self.divisor());
         let windows = blocks.windows();
-        let mut reaches = [Reach::default(); BLOCK];
-        for (i, (reach, bounds)) in reaches.iter_mut().zip(blocks.iter()).take(out.len()).enumerate() {
-            *reach = Reach::of(t, bounds, windows.at(step + i)).unwrap_or(Reach::NONE);
+        let mut distances = [[0.0; BLOCK]; 4];
+        let [to_start, sampled, to_end, gaps] = &mut distances;
+        let edges = to_start.iter_mut().zip(to_end);
+        let columns = edges.zip(sampled.iter_mut().zip(gaps)).take(out.len());
+        for (i, (((to_start, to_end), (sampled, gaps)), bounds)) in columns.zip(blocks.iter()).enumerate() {
+            if let Some(d) = Distances::of(t, bounds, windows.at(step + i)) {
+                (*to_start, *to_end) = (d.to_start as f64, d.to_end as f64);
+                (*sampled, *gaps) = (d.sampled as f64, d.gaps as f64);
+            }
         }
+        let [to_start, sampled, to_end, gaps] = &distances;
+        let edges = to_start.iter().zip(to_end).zip(sampled.iter().zip(gaps));
         let values = self.change.iter().zip(&self.first);
-        for ((out, reach), (&change, &first)) in out.iter_mut().zip(&reaches).zip(values) {
+        for ((out, ((to_start, to_end), (sampled, &gaps))), (&change, &first)) in
+            out.iter_mut().zip(edges).zip(values)
+        {
+            let reach = Reach::new(*to_start, *sampled, *to_end, gaps);
             let clipped = counter & reach.goes_below_zero(change, first);
             let to_zero = reach.to_zero(change, first);
             let reach = Reach {
                 to_start: if clipped { to_zero } else { reach.to_start },
-                ..*reach
+                ..reach
             };
             let value = change * (reach.factor() / divisor);
-            *out = if reach.sampled >= 0.0 { value } else { *out };
+            *out = if gaps > 0.0 { value } else { *out };
         }
     }
 
@@ -193,8 +207,31 @@ impl Columns {
     }
 }
 
+/// How a window lies around its samples, in milliseconds, and how many gaps are between these.
+struct Distances {
+    to_start: i64,
+    sampled: i64,
+    to_end: i64,
+    gaps: i64,
+}
+
+impl Distances {
+    /// `None` if there are too few samples.
+    #[inline]
+    fn of(t: &[i64], (lo, hi): (usize, usize), times: WindowTimes) -> Option<Self> {
+        let last = hi.checked_sub(1).filter(|&last| last > lo)?;
+        let (t0, t1) = (*t.get(lo)?, *t.get(last)?);
+        Some(Self {
+            to_start: t0.wrapping_sub(times.start),
+            sampled: t1.wrapping_sub(t0),
+            to_end: times.end.wrapping_sub(t1),
+            gaps: (last - lo) as i64,
+        })
+    }
+}
+
 /// How many seconds lie between the first and the last sample, and how far beyond them the change goes on.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Reach {
     to_start: f64,
     sampled: f64,
@@ -202,30 +239,19 @@ struct Reach {
 }
 
 impl Reach {
-    /// That of too few samples.
-    const NONE: Self = Self {
-        to_start: 0.0,
-        sampled: -1.0,
-        to_end: 0.0,
-    };
-
-    /// That of a window; `None` if it has too few samples.
+    /// From milliseconds.
     #[inline]
-    fn of(t: &[i64], (lo, hi): (usize, usize), times: WindowTimes) -> Option<Self> {
-        let last = hi.checked_sub(1).filter(|&last| last > lo)?;
-        let (t0, t1) = (*t.get(lo)?, *t.get(last)?);
-        let to_start = t0.wrapping_sub(times.start) as f64 / 1000.0;
-        let sampled = t1.wrapping_sub(t0) as f64 / 1000.0;
-        let to_end = times.end.wrapping_sub(t1) as f64 / 1000.0;
-        let average_gap = sampled / (last - lo) as i64 as f64;
+    fn new(to_start: f64, sampled: f64, to_end: f64, gaps: f64) -> Self {
+        let (to_start, sampled, to_end) = (to_start / 1000.0, sampled / 1000.0, to_end / 1000.0);
+        let average_gap = sampled / gaps;
         let half_gap = average_gap / 2.0;
         // A gap this much longer than usual means that the series begins or ends within the range.
         let threshold = average_gap * 1.1;
-        Some(Self {
+        Self {
             to_start: if to_start >= threshold { half_gap } else { to_start },
             sampled,
             to_end: if to_end >= threshold { half_gap } else { to_end },
-        })
+        }
     }
 
     /// How far before the first sample a counter would have been 0.
