@@ -25,7 +25,12 @@ pub(super) fn quantile_of(q: f64, values: &mut [f64]) -> f64 {
         return f64::INFINITY;
     }
     values.sort_unstable_by(nan_first);
-    let last = (values.len() - 1) as f64;
+    quantile_of_sorted(q, values)
+}
+
+/// The same of values that are sorted already, for `q` from 0 to 1.
+pub(super) fn quantile_of_sorted(q: f64, values: &[f64]) -> f64 {
+    let last = values.len().saturating_sub(1) as f64;
     let rank = q * last;
     let lower = rank.floor().max(0.0);
     let upper = (lower + 1.0).min(last);
