@@ -28,6 +28,10 @@ pub struct StoreSettings {
     pub cell_cache_bytes: u64,
     /// Parsed footers and page indexes. Default 64 MiB.
     pub index_cache_bytes: u64,
+    /// Decoded series: label indexes and label sets, about 200 bytes for each series of a block. Default 128 MiB.
+    pub table_cache_bytes: u64,
+    /// Decoded samples, 16 bytes each. Default 64 MiB.
+    pub sample_cache_bytes: u64,
     /// Blocks' metadata. Default 32 MiB.
     pub meta_cache_bytes: u64,
 }
@@ -37,6 +41,8 @@ impl Default for StoreSettings {
         Self {
             cell_cache_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
+            table_cache_bytes: 128 << 20,
+            sample_cache_bytes: 64 << 20,
             meta_cache_bytes: 32 << 20,
         }
     }
@@ -56,11 +62,10 @@ pub struct BlockStore {
 impl BlockStore {
     /// Reads the bucket below `manifests`.
     pub fn new(manifests: TenantManifests, settings: StoreSettings, cpu: Cpu, metrics: &Metrics) -> Self {
-        let cache = Arc::new(BlockCache::new(
-            settings.cell_cache_bytes,
-            settings.index_cache_bytes,
-        ));
-        let blocks = Blocks::new(manifests.bucket().clone(), cache, settings.meta_cache_bytes);
+        let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
+            .with_decoded(settings.table_cache_bytes, settings.sample_cache_bytes);
+        let bucket = manifests.bucket().clone();
+        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes);
         Self {
             blocks: blocks.with_cpu(cpu.clone()),
             manifests,
