@@ -164,7 +164,7 @@ mod tests {
                     all.extend(run.clone());
                 }
             }
-            rows.advance(found.last().map_or(rows.rows(), ChunkRows::end));
+            rows.advance(found.last().map_or_else(|| rows.rows(), ChunkRows::end));
         }
         all
     }

@@ -144,7 +144,7 @@ mod tests {
         ) {
             let times: Vec<i64> = samples.keys().copied().collect();
             let values: Vec<f64> = samples.values().map(|&b| f64::from_bits(b)).collect();
-            let plain = Run::Plain(PlainRun::new(times.clone(), values).unwrap());
+            let plain = Run::Plain(PlainRun::new(times, values).unwrap());
             let range = TimeRange::new(min, min + len);
             let mut chunks = Vec::new();
             plain.clone().into_chunks(&mut Encoder::default(), &mut chunks).unwrap();
@@ -155,7 +155,7 @@ mod tests {
             };
             let chunks: Vec<Run> = chunks.into_iter().map(Run::Chunk).collect();
             let wanted: Vec<_> = samples.range(min..=min + len).map(|(&t, &b)| (t, b)).collect();
-            prop_assert_eq!(decoded(&[plain]), wanted.clone());
+            prop_assert_eq!(&decoded(&[plain]), &wanted);
             prop_assert_eq!(decoded(&chunks), wanted);
         }
     }

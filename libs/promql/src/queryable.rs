@@ -300,7 +300,8 @@ mod tests {
         });
         assert!(failed.is_err() && c.len() == 5 && c.values().len() == 5);
         let filled = c.append_floats(|t, v| {
-            (t.push(6), v.push(5.0));
+            t.push(6);
+            v.push(5.0);
             Ok::<(), ()>(())
         });
         assert!(filled.is_ok() && c.histograms().map(<[_]>::len) == Some(6));

@@ -50,6 +50,7 @@ impl World {
             matchers: Matchers(matchers.to_vec()),
             range,
             labels_only,
+            encoded: false,
             limit: 0,
         };
         let mut stream = self.store.select(request).await.unwrap();
