@@ -18,6 +18,8 @@ use crate::series::{FoundRows, SeriesTable, label_column};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 
+/// Most rows of a read whose decoded samples are kept: about a mebibyte.
+const KEPT_ROWS: u64 = 1 << 16;
 /// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
@@ -148,7 +150,9 @@ impl BlockReader {
         let missing: Vec<BlockSeries> = missing.map(|(s, _)| s.clone()).collect();
         // A short series is on a page or two: all of it costs no more than a part.
         let whole = |s: &BlockSeries| s.row_count <= SHORT_SERIES_ROWS || covers(range, s.range);
-        let keep = missing.iter().all(whole);
+        // A scan would only push out what is asked for again and again.
+        let rows: u64 = missing.iter().map(|s| u64::from(s.row_count)).sum();
+        let keep = rows <= KEPT_ROWS && missing.iter().all(whole);
         let read_range = if keep { TimeRange::ALL } else { range };
         let mut read = self.stream_samples(missing, read_range);
         let mut all = Vec::with_capacity(series.len());

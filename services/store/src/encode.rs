@@ -1,5 +1,6 @@
 //! Rows as they travel: batches of series, plain within one process and as compressed chunks beyond it.
 
+use koios_block::SeriesSamples;
 use koios_chunk::{Encoder, PlainRun, Run};
 use koios_wire::{SeriesRuns, ServiceError, ServiceErrorCode};
 
@@ -7,14 +8,12 @@ use crate::window::Row;
 
 /// A row as it is.
 pub(crate) fn in_runs((labels, samples): Row) -> Result<SeriesRuns, ServiceError> {
-    let mut runs = Vec::new();
-    if !samples.timestamps.is_empty() {
-        let run = PlainRun::new(samples.timestamps, samples.values).map_err(|e| {
-            let text = format!("stored samples of series {labels}: {e}");
-            ServiceError::new(ServiceErrorCode::Corruption, text)
-        })?;
-        runs.push(Run::Plain(run));
-    }
+    let run = |samples: SeriesSamples| PlainRun::new(samples.timestamps, samples.values).map(Run::Plain);
+    let runs: Result<_, _> = samples.into_iter().map(run).collect();
+    let runs = runs.map_err(|e| {
+        let text = format!("stored samples of series {labels}: {e}");
+        ServiceError::new(ServiceErrorCode::Corruption, text)
+    })?;
     Ok(SeriesRuns { labels, runs })
 }
 

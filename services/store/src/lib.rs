@@ -2,11 +2,11 @@
 //!
 //! **Data flow.** A querier pins a manifest version and asks [`BlockStore`] (a `koios_wire::StoreService`) for series of
 //! listed blocks. *Plan*: the blocks are looked up in the manifest. *Merge*: the blocks' matching series are united in
-//! label order. *Read*: window by window, their samples are fetched, only the pages they are in, through caches, and
-//! united, each sample once. *Encode*: each window leaves as compressed chunks.
+//! label order. *Read*: window by window, their samples are fetched, only the pages they are in, through caches. They
+//! leave as one run per block: plain columns for who is in the same process, compressed chunks for others.
 //!
-//! **Invariants.** A read sees exactly the blocks it names or fails: it never shrinks (I4, I10). Of several values at
-//! one timestamp the one rule of `koios_model::merge` chooses (I2). No byte is used before its checksum (I11). What a
+//! **Invariants.** A read sees exactly the blocks it names or fails: it never shrinks (I4, I10). Runs of
+//! different blocks may overlap: whoever reads them merges (I2). No byte is used before its checksum (I11). What a
 //! read holds in memory does not grow with the number of series it returns, and its samples not with the number of
 //! blocks either; labels that wait to be merged are bounded (I12).
 //!

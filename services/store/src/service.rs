@@ -154,7 +154,7 @@ impl WindowReader {
             let rows = window.read(&self.blocks, self.range, store.bounds).await?;
             (rows, Some(decoded))
         };
-        let samples: usize = rows.iter().map(|(_, s)| s.timestamps.len()).sum();
+        let samples: usize = rows.iter().flat_map(|(_, s)| s).map(|s| s.timestamps.len()).sum();
         store.metrics.samples.inc_by(samples as u64);
         let series = rows.into_iter().map(in_runs).collect::<Result<Vec<_>, _>>()?;
         if !self.encoded {

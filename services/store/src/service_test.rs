@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use koios_block::{BlockId, BlockOptions, BlockWriter};
 use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
+use koios_model::merge::winner;
 use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
 use koios_runtime::{Cpu, RealClock, RngHandle};
 use koios_server::Metrics;
@@ -133,7 +134,10 @@ async fn read(store: &BlockStore, request: StoreSelectRequest) -> Result<Data, S
                 run.decode_range(TimeRange::ALL, &mut times, &mut values).unwrap();
             }
             last = Some(series.labels.clone());
-            found.insert(series.labels, times.into_iter().zip(values).collect());
+            let all = found.entry(series.labels).or_default();
+            for (t, v) in times.into_iter().zip(values) {
+                all.entry(t).and_modify(|w| *w = winner(*w, v)).or_insert(v);
+            }
         }
     }
     panic!("a stream ends with an end or an error");

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_block::{BlockReader, BlockSeries, SeriesSamples};
-use koios_model::merge::merge_sorted;
-use koios_model::{Labels, Sample, TimeRange};
+use koios_model::{Labels, TimeRange};
 use koios_wire::ServiceError;
 
 use crate::bounds::ReadBounds;
 use crate::error::from_block;
 use crate::merge::{Found, Merge};
 
-/// A series with its samples; none when only labels are read.
-pub(crate) type Row = (Labels, SeriesSamples);
+/// A series with its samples in each block that has any in range; none when only labels are read.
+pub(crate) type Row = (Labels, Vec<SeriesSamples>);
 
 /// Takes windows off a merge.
 pub(crate) struct Windows {
@@ -76,7 +75,7 @@ impl Window {
         let mut rows = Vec::with_capacity(self.found.len());
         let mut wanted = BTreeMap::<usize, (Vec<usize>, Vec<BlockSeries>)>::new();
         for (at, found) in self.found.into_iter().enumerate() {
-            rows.push((found.labels, SeriesSamples::default()));
+            rows.push((found.labels, Vec::with_capacity(found.parts.len())));
             for (block, series) in found.parts {
                 let of_block = wanted.entry(block).or_default();
                 of_block.0.push(at);
@@ -95,44 +94,22 @@ impl Window {
         let mut reads = stream::iter(reads).buffered(bounds.blocks_at_once);
         while let Some((places, samples)) = reads.try_next().await? {
             for (at, samples) in places.into_iter().zip(samples) {
-                if let Some((_, all)) = rows.get_mut(at) {
-                    unite(all, samples);
+                if let Some((_, all)) = rows.get_mut(at)
+                    && !samples.timestamps.is_empty()
+                {
+                    all.push(samples);
                 }
             }
         }
-        rows.retain(|(_, samples)| !samples.timestamps.is_empty());
+        rows.retain(|(_, samples)| !samples.is_empty());
         Ok(rows)
     }
 
     /// The label sets alone.
     pub(crate) fn labels(self) -> Vec<Row> {
-        let row = |found: Found| (found.labels, SeriesSamples::default());
+        let row = |found: Found| (found.labels, Vec::new());
         self.found.into_iter().map(row).collect()
     }
-}
-
-/// Adds the samples of another block.
-fn unite(all: &mut SeriesSamples, more: SeriesSamples) {
-    if all.timestamps.is_empty() {
-        *all = more;
-        return;
-    }
-    if all.timestamps.last() < more.timestamps.first() {
-        all.timestamps.extend(more.timestamps);
-        all.values.extend(more.values);
-        return;
-    }
-    let samples = |s: &SeriesSamples| -> Vec<Sample> {
-        s.timestamps
-            .iter()
-            .zip(&s.values)
-            .map(|(&t, &v)| Sample { t, v })
-            .collect()
-    };
-    let mut merged = Vec::new();
-    merge_sorted(&samples(all), &samples(&more), &mut merged);
-    all.timestamps = merged.iter().map(|s| s.t).collect();
-    all.values = merged.iter().map(|s| s.v).collect();
 }
 
 #[cfg(test)]
@@ -144,7 +121,7 @@ mod tests {
     use async_trait::async_trait;
     use bytes::Bytes;
     use koios_block::{BlockCache, BlockId, BlockOptions, BlockWriter, MemoryBlock, RangeRead};
-    use koios_model::{Matchers, STALE_NAN_BITS, TenantId, stale_nan};
+    use koios_model::{Matchers, TenantId};
 
     use super::*;
 
@@ -216,29 +193,11 @@ mod tests {
             }
             assert!(window.rows <= 1000, "{} rows", window.rows);
             let rows = window.read(&blocks, TimeRange::ALL, bounds).await.unwrap();
-            assert!(rows.iter().all(|(_, s)| s.timestamps.len() == 300));
+            let samples = |all: &[SeriesSamples]| all.iter().map(|s| s.timestamps.len()).sum::<usize>();
+            assert!(rows.iter().all(|(_, all)| samples(all) == 300));
             found.extend(rows.into_iter().map(|(labels, _)| labels));
         }
         assert!(found.len() == 50 && found.is_sorted(), "{found:?}");
         assert_eq!(busy.most.load(Ordering::Relaxed), 4);
-    }
-
-    fn samples(pairs: &[(i64, f64)]) -> SeriesSamples {
-        SeriesSamples {
-            timestamps: pairs.iter().map(|p| p.0).collect(),
-            values: pairs.iter().map(|p| p.1).collect(),
-        }
-    }
-
-    #[test]
-    fn i2_overlapping_blocks_give_the_winner() {
-        let mut all = SeriesSamples::default();
-        unite(&mut all, samples(&[(1, 1.0), (3, stale_nan()), (5, 2.0)]));
-        unite(&mut all, samples(&[(2, 9.0), (3, -1.0), (5, 1.0)]));
-        assert_eq!(all, samples(&[(1, 1.0), (2, 9.0), (3, -1.0), (5, 2.0)]));
-        unite(&mut all, samples(&[(6, stale_nan())]));
-        unite(&mut all, samples(&[]));
-        assert_eq!(all.timestamps, [1, 2, 3, 5, 6]);
-        assert_eq!(all.values[4].to_bits(), STALE_NAN_BITS);
     }
 }
