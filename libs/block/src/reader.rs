@@ -18,8 +18,8 @@ use crate::series::{FoundRows, SeriesTable, label_column};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 
-/// Most rows of a read whose decoded samples are kept: about a mebibyte.
-const KEPT_ROWS: u64 = 1 << 16;
+/// Most rows of a read whose decoded samples are kept, and looked for: some dozen series.
+const KEPT_ROWS: u64 = 1 << 13;
 /// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
@@ -132,8 +132,8 @@ impl BlockReader {
     }
 
     /// The samples of `series` inside `range`, one entry per series in the order given, which is the block's; empty where
-    /// there are none. They are kept in the cache where series were read whole.
-    /// All is in memory at once: [`Self::stream_samples`] is for more than a few series.
+    /// there are none. Those of few series
+    /// are kept in the cache where they were read whole. All is in memory at once: [`Self::stream_samples`] is for more than a few series.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
@@ -144,15 +144,23 @@ impl BlockReader {
             first_row: s.first_row,
             row_count: s.row_count,
         };
+        // A scan would only push out what is asked for again and again.
+        let rows: u64 = series.iter().map(|s| u64::from(s.row_count)).sum();
+        if rows > KEPT_ROWS {
+            let all: Vec<_> = self.stream_samples(series.to_vec(), range).try_collect().await?;
+            return if all.len() == series.len() {
+                Ok(all)
+            } else {
+                Err(self.samples.corrupt("it lacks samples of some series"))
+            };
+        }
         let found = series.iter().map(|s| cache.samples(&key(s)));
         let found: Vec<Option<Arc<SeriesSamples>>> = found.collect();
         let missing = series.iter().zip(&found).filter(|(_, found)| found.is_none());
         let missing: Vec<BlockSeries> = missing.map(|(s, _)| s.clone()).collect();
         // A short series is on a page or two: all of it costs no more than a part.
         let whole = |s: &BlockSeries| s.row_count <= SHORT_SERIES_ROWS || covers(range, s.range);
-        // A scan would only push out what is asked for again and again.
-        let rows: u64 = missing.iter().map(|s| u64::from(s.row_count)).sum();
-        let keep = rows <= KEPT_ROWS && missing.iter().all(whole);
+        let keep = missing.iter().all(whole);
         let read_range = if keep { TimeRange::ALL } else { range };
         let mut read = self.stream_samples(missing, read_range);
         let mut all = Vec::with_capacity(series.len());

@@ -3,8 +3,9 @@
 //! **Data flow.** A query is parsed and checked into a tree ([`Expr`]), each node of which knows its bytes of the text.
 //! [`Engine::prepare_range`] plans it: parentheses go, `@`, offsets and duration expressions become numbers, what is the
 //! same at every step is marked, and the selectors' needs are united into as few [`SelectRequest`]s as possible.
-//! [`Prepared::fetch`] reads these, asynchronously; samples stay encoded. [`Fetched::evaluate`] computes, synchronously:
-//! node by node, each for all steps at once, series by series. A series is decoded into reused [`Columns`], range
+//! [`Prepared::fetch`] reads these, asynchronously. Where one part of the query alone needs a selector's series, one after
+//! the other, it takes them in as they arrive, so that little is held; else they are kept. [`Fetched::evaluate`] computes
+//! the rest, synchronously: node by node, each for all steps at once, series by series. A series is decoded into reused [`Columns`], range
 //! functions slide a window over them, aggregations fold each series as it is made. Out comes a [`QueryOutput`]: a
 //! [`Value`], the annotations in Prometheus' words, statistics, and whether the data was complete.
 //!
