@@ -132,8 +132,8 @@ impl BlockReader {
     }
 
     /// The samples of `series` inside `range`, one entry per series in the order given, which is the block's; empty where
-    /// there are none. Those of few series
-    /// are kept in the cache where they were read whole. All is in memory at once: [`Self::stream_samples`] is for more than a few series.
+    /// there are none. Those of few series are kept in the cache where they were read whole. All is in memory at once:
+    /// [`Self::stream_samples`] is for very many series.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
