@@ -11,6 +11,7 @@
 
 #![expect(clippy::expect_used, reason = "a harness that cannot go on fails its test")]
 
+pub mod fuzz;
 pub mod http;
 pub mod moto;
 pub mod oracle;
@@ -20,6 +21,7 @@ pub mod promqltest;
 pub mod proxy;
 pub mod query;
 pub mod query_gen;
+pub mod random;
 pub mod remote_write;
 pub mod sim_disk;
 pub mod sim_net;
