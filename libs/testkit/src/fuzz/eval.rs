@@ -16,6 +16,8 @@ use crate::promqltest::MemoryStorage;
 
 /// Most samples a query may hold.
 const SAMPLES_MAX: usize = 20_000;
+/// Most bytes a query may hold.
+const MEMORY_BYTES_MAX: usize = 8 << 20;
 /// How often a query may ask whether to go on, which it does for every series of every node at least.
 const CHECKS_MAX: u64 = 200_000;
 /// Most steps of a range query.
@@ -68,6 +70,7 @@ pub fn promql_eval(bytes: &[u8]) {
         query,
         engine: Engine::new(EngineOptions {
             max_samples: SAMPLES_MAX,
+            max_memory_bytes: MEMORY_BYTES_MAX,
             ..EngineOptions::default()
         }),
     };
@@ -136,6 +139,11 @@ impl Run {
             Ok(output) => {
                 assert!(
                     output.stats.samples_peak <= SAMPLES_MAX as u64,
+                    "{text}: {:?}",
+                    output.stats
+                );
+                assert!(
+                    output.stats.bytes_peak <= MEMORY_BYTES_MAX as u64,
                     "{text}: {:?}",
                     output.stats
                 );
