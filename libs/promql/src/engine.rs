@@ -11,16 +11,18 @@ use koios_model::Labels;
 
 use crate::annotations::Annotations;
 use crate::ast::{Expr, ValueType};
-use crate::context::{Account, QueryContext, QueryStats, check};
+use crate::context::{Account, PHASE_PARSING, QueryContext, QueryStats, check, check_in};
 use crate::error::QueryError;
 use crate::eval::matrix::RangeSeries;
 use crate::eval::row::{Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
 use crate::eval::{Evaluated, Evaluator};
-use crate::parser::{ParseError, ParseOptions, parse_with};
+use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
+use crate::parser::{ParseError, ParseOptions, parse_with, parse_within};
 use crate::plan::{Plan, PlanContext, plan};
 use crate::queryable::{Completeness, Queryable, SelectRequest, Series, StreamItem};
 use crate::steps::Steps;
 use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
+use crate::work::Work;
 
 /// How many reads of storage one query runs at once.
 const READS_AT_ONCE: usize = 8;
@@ -36,8 +38,8 @@ pub struct EngineOptions {
     pub max_series_fetched: u64,
     /// Most encoded bytes a query may fetch; 0 for no limit.
     pub max_bytes_fetched: u64,
-    /// Most bytes of labels a query may make, by `label_replace` or in matching and grouping.
-    pub max_label_bytes: usize,
+    /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and the output.
+    pub max_memory_bytes: usize,
     /// The resolution of subqueries that do not name one, milliseconds.
     pub default_subquery_step_ms: i64,
     /// Whether start timestamps tell counter resets.
@@ -53,7 +55,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             max_series_fetched: 0,
             max_bytes_fetched: 0,
-            max_label_bytes: 512 << 20,
+            max_memory_bytes: 1 << 30,
             default_subquery_step_ms: 60_000,
             use_start_timestamps: true,
             type_and_unit_labels: false,
@@ -77,6 +79,23 @@ impl Query {
         Ok(Self {
             text: text.into(),
             expr: parse_with(text, options)?,
+        })
+    }
+
+    /// Parses a query, which may take long, unless `ctx` wants to stop.
+    ///
+    /// # Errors
+    /// [`QueryError::BadData`] with the text of a [`ParseError`], or why it was stopped.
+    pub fn parse_within(
+        text: &str,
+        options: &ParseOptions,
+        ctx: &dyn QueryContext,
+    ) -> Result<Self, QueryError> {
+        let parsed = parse_within(text, options, ctx);
+        check_in(ctx, PHASE_PARSING)?;
+        Ok(Self {
+            text: text.into(),
+            expr: parsed.map_err(|e| QueryError::BadData(e.to_string()))?,
         })
     }
 
@@ -398,7 +417,8 @@ impl Fetched {
             annotations,
             mut stats,
         } = self;
-        let account = Account::new(prepared.options.max_samples, prepared.options.max_label_bytes);
+        let account = Account::new(prepared.options.max_samples, prepared.options.max_memory_bytes);
+        account.memory.take(bytes_of(&answers))?;
         let mut evaluator = Evaluator {
             fetched: &answers,
             query: &prepared.text,
@@ -409,9 +429,11 @@ impl Fetched {
         };
         let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
         let annotations = evaluator.annotations;
+        drop(answers);
+        let value = finish(evaluated, &prepared, &account, ctx)?;
         stats.samples_total = account.total();
         stats.samples_peak = account.peak();
-        let value = finish(evaluated, &prepared)?;
+        stats.bytes_peak = account.memory.peak();
         Ok(QueryOutput {
             value,
             completeness,
@@ -423,35 +445,48 @@ impl Fetched {
 }
 
 /// The result as the client gets it: names dropped where they no longer hold, series in order.
-fn finish(evaluated: Evaluated, prepared: &Prepared) -> Result<Value, QueryError> {
+fn finish(
+    evaluated: Evaluated,
+    prepared: &Prepared,
+    account: &Account,
+    ctx: &dyn QueryContext,
+) -> Result<Value, QueryError> {
+    let mut work = Work::new(ctx, &account.memory);
     let steps = prepared.plan.steps;
     let at = steps.start();
     match evaluated {
         Evaluated::Scalar(s) if prepared.instant => Ok(Value::Scalar(at, s.at(0))),
         Evaluated::Scalar(s) => Ok(Value::Matrix(vec![scalar_series(s, steps)])),
         Evaluated::String(s) => Ok(Value::String(at, s)),
-        Evaluated::Matrix(series) => finish_ranges(series).map(Value::Matrix),
+        Evaluated::Matrix(series) => finish_ranges(series, &mut work).map(Value::Matrix),
         Evaluated::Vector(rows) => {
-            let mut rows = merge_equal_labels(rows.into_iter().map(named).collect())?;
+            let named = rows.into_iter().map(|row| named(row, &mut work));
+            let named = named.collect::<Result<_, _>>()?;
+            let mut rows = merge_equal_labels(named, &mut work)?;
             if prepared.instant && prepared.kind == ValueType::Vector {
-                return Ok(Value::Vector(
-                    at,
-                    rows.into_iter().filter_map(vector_sample).collect(),
-                ));
+                let samples = rows.into_iter().filter_map(|row| {
+                    let sample = work.spend(8).map(|()| vector_sample(row));
+                    sample.transpose()
+                });
+                return Ok(Value::Vector(at, samples.collect::<Result<_, _>>()?));
             }
-            rows.sort_by(|a, b| a.labels.cmp(&b.labels));
-            Ok(Value::Matrix(
-                rows.into_iter().map(|row| matrix_series(row, steps)).collect(),
-            ))
+            work.sort(&mut rows, |a, b| a.labels.cmp(&b.labels))?;
+            let series = rows.into_iter().map(|row| {
+                work.spend(8)?;
+                Ok(matrix_series(row, steps))
+            });
+            Ok(Value::Matrix(series.collect::<Result<_, QueryError>>()?))
         }
     }
 }
 
-fn named(mut row: Row) -> Row {
+fn named(mut row: Row, work: &mut Work<'_>) -> Result<Row, QueryError> {
+    work.spend(8)?;
     if row.drop_name {
+        work.hold(of_labels(&row.labels))?;
         row.labels = row.labels.without(is_metadata_label);
     }
-    row
+    Ok(row)
 }
 
 fn vector_sample(row: Row) -> Option<VectorSample> {
@@ -464,6 +499,12 @@ fn vector_sample(row: Row) -> Option<VectorSample> {
         labels: row.labels,
         value,
     })
+}
+
+/// What was fetched occupies in memory.
+fn bytes_of(answers: &[Vec<Series>]) -> usize {
+    let own = |s: &Series| size_of::<Series>() + of_labels(&s.labels) + s.data.encoded_bytes();
+    answers.iter().flatten().map(own).sum()
 }
 
 fn scalar_series(s: Scalars, steps: Steps) -> MatrixSeries {
@@ -490,15 +531,26 @@ fn matrix_series(row: Row, steps: Steps) -> MatrixSeries {
     }
 }
 
-fn finish_ranges(series: Vec<RangeSeries>) -> Result<Vec<MatrixSeries>, QueryError> {
+fn finish_ranges(series: Vec<RangeSeries>, work: &mut Work<'_>) -> Result<Vec<MatrixSeries>, QueryError> {
+    work.hold(
+        series
+            .len()
+            .saturating_mul(size_of::<RangeSeries>() + LABELS_ENTRY_BYTES),
+    )?;
     let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(series.len());
     let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
     for mut s in series {
+        work.spend(16)?;
         if s.drop_name {
+            work.hold(of_labels(&s.labels))?;
             s.labels = s.labels.without(is_metadata_label);
         }
         match by_labels.get(&s.labels).and_then(|&i| merged.get_mut(i)) {
             Some(kept) => {
+                // Both, sorted beside what they are made of.
+                let samples = kept.t.len() + s.t.len() + kept.ht.len() + s.ht.len();
+                work.spend(samples.saturating_mul(8))?;
+                work.hold(samples.saturating_mul(48))?;
                 merge_columns((&mut kept.t, &mut kept.v), (s.t, s.v))?;
                 merge_columns((&mut kept.ht, &mut kept.h), (s.ht, s.h))?;
             }
@@ -508,7 +560,7 @@ fn finish_ranges(series: Vec<RangeSeries>) -> Result<Vec<MatrixSeries>, QueryErr
             }
         }
     }
-    merged.sort_by(|a, b| a.labels.cmp(&b.labels));
+    work.sort(&mut merged, |a, b| a.labels.cmp(&b.labels))?;
     Ok(merged
         .into_iter()
         .map(|s| MatrixSeries {

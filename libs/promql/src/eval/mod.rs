@@ -39,6 +39,7 @@ use crate::error::QueryError;
 use crate::plan::Node;
 use crate::queryable::Series;
 use crate::steps::Steps;
+use crate::work::Work;
 use matrix::RangeSeries;
 use row::{Scalars, expand};
 
@@ -59,6 +60,16 @@ impl Evaluated {
             Self::String(_) => 0,
             Self::Vector(rows) => rows.iter().map(Row::held).sum(),
             Self::Matrix(series) => series.iter().map(RangeSeries::samples).sum(),
+        }
+    }
+
+    /// What it occupies in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Scalar(s) => s.bytes(),
+            Self::String(text) => text.capacity(),
+            Self::Vector(rows) => row::bytes_of(rows),
+            Self::Matrix(series) => series.iter().map(RangeSeries::bytes).sum(),
         }
     }
 }
@@ -85,6 +96,11 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// The work of a part of a node.
+    pub(crate) fn work(&self) -> Work<'a> {
+        Work::new(self.ctx, &self.account.memory)
+    }
+
     /// The fetched series of a source.
     pub(crate) fn series_of(&self, source: usize) -> Result<&'a [Series], QueryError> {
         self.fetched
@@ -105,15 +121,24 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// The work of one node.
+    pub(crate) fn work(&self) -> Work<'a> {
+        Work::new(self.ctx, &self.account.memory)
+    }
+
     /// Evaluates a node at some steps.
     pub(crate) fn eval(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
         check(self.ctx)?;
         if steps.count() > self.options.max_samples {
             return Err(QueryError::TooManySamples(PHASE_EXECUTION));
         }
-        let held_before = self.account.current();
+        let memory = &self.account.memory;
+        // No row can be shorter.
+        memory.fits(steps.count().saturating_mul(size_of::<f64>()))?;
+        let (held_before, bytes_before) = (self.account.current(), memory.held());
         let value = self.eval_node(node, steps)?;
         self.account.settle(held_before.saturating_add(value.held()))?;
+        memory.settle(bytes_before.saturating_add(value.bytes()))?;
         Ok(value)
     }
 
@@ -133,7 +158,7 @@ impl<'a> Evaluator<'a> {
             Node::Negate(inner, _) => self.negate(inner, steps),
             Node::Invariant(inner) => {
                 let once = self.eval(inner, steps.first())?;
-                Ok(expand(once, steps.count()))
+                expand(once, steps.count(), &mut self.work())
             }
         }
     }

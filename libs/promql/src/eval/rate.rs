@@ -80,7 +80,7 @@ fn over_range(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
     }
 }
 
-/// After how many resets added up the caller is asked again whether to go on: about a millisecond of work.
+/// After how many steps and resets added up the caller is asked again whether to go on: about a millisecond of work.
 const ADDITIONS_PER_CHECK: usize = 1 << 18;
 
 /// `rate`, `increase` or `delta` of a series' floats at all steps: as [`extrapolated`] computes them, without asking
@@ -102,6 +102,7 @@ pub(super) fn slide_plain(
             check()?;
             unchecked = 0;
         }
+        unchecked += 1;
         let times = spec.at(steps.at(i));
         while t.get(lo).is_some_and(|&t| t <= times.after) {
             lo += 1;

@@ -102,11 +102,7 @@ pub(crate) struct MergedData {
 impl MergedData {
     fn decode_chunks(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
         let (mut times, mut values) = (Vec::new(), Vec::new());
-        let wanted: Vec<&Chunk> = self
-            .chunks
-            .iter()
-            .filter(|c| c.time_range().overlaps(&range))
-            .collect();
+        let wanted: Vec<&Chunk> = self.overlapping(range).collect();
         let mut rest = wanted.as_slice();
         while let Some(first) = rest.first() {
             let mut end = first.time_range().max;
@@ -121,9 +117,17 @@ impl MergedData {
                 _ => merge_group(group, range, &mut times, &mut values)?,
             }
             rest = tail;
+            out.extend_floats(&times, &values);
+            times.clear();
+            values.clear();
         }
-        out.extend_floats(&times, &values);
         Ok(())
+    }
+
+    fn overlapping(&self, range: TimeRange) -> impl Iterator<Item = &Chunk> {
+        self.chunks
+            .iter()
+            .filter(move |c| c.time_range().overlaps(&range))
     }
 }
 
@@ -178,6 +182,10 @@ impl SeriesData for MergedData {
 
     fn encoded_bytes(&self) -> usize {
         self.chunks.iter().map(|c| c.bytes().len()).sum()
+    }
+
+    fn decoded_bytes(&self, range: TimeRange) -> usize {
+        self.overlapping(range).map(Chunk::count).sum::<usize>() * 16
     }
 }
 

@@ -6,14 +6,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::Request;
-use koios_promql::{ParseOptions, Query, pretty};
+use koios_promql::{CancelContext, ParseOptions, Query, QueryError, pretty};
 
 use super::QuerierApi;
 use super::envelope::{Notes, whole};
 use super::error::ApiError;
 use super::json::write_string;
 use super::params::Params;
-use super::query::panicked;
+use super::query::{CancelOnDrop, panicked};
 use super::tree::tree;
 
 /// The Prometheus release whose API and query language are served: clients enable features by it.
@@ -92,8 +92,13 @@ impl QuerierApi {
         let text = params.one("query")?.unwrap_or("");
         super::check_length(text, limits)?;
         let text = text.to_owned();
-        let parse = move || Query::parse(&text, &ParseOptions::default());
+        let ctx = CancelContext::new(|| false);
+        let _cancel = CancelOnDrop(ctx.clone());
+        let parse = move || Query::parse_within(&text, &ParseOptions::default(), &ctx);
         let parsed = self.cpu.run(parse).await.map_err(|e| panicked(&e))?;
-        parsed.map_err(|e| ApiError::invalid("query", e))
+        parsed.map_err(|e| match e {
+            QueryError::BadData(text) => ApiError::invalid("query", text),
+            e => e.into(),
+        })
     }
 }
