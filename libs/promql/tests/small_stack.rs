@@ -8,9 +8,9 @@ use koios_promql::{
 };
 use support::Memory;
 
-/// Less than any thread has that a query runs on. Code that is not optimised needs many times as much.
+/// Less than any thread has that a query runs on. Code that is not optimised needs several times as much.
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
-    4 << 20
+    2 << 20
 } else {
     256 << 10
 };
@@ -57,7 +57,7 @@ const SHAPES: &[Shape] = &[
         format!("{{__name__=~\"{}\"}}", nested("(", "a", ")", n))
     }),
     ("repetitions", |n| {
-        format!("{{__name__=~\"{}\"}}", nested("(?:", "a", ")?", n))
+        format!("{{__name__=~\"{}\"}}", nested("(?:", "a", ")?", n) + "a")
     }),
     ("replaced labels", |n| {
         format!(
@@ -95,7 +95,8 @@ fn i12_the_deepest_queries_need_little_stack() {
         println!("{name}");
         on_small_stack(move || {
             let (expr, text, refused) = deepest(shape);
-            let refused = refused.unwrap().to_string();
+            // A pattern within a string is looked at in evaluation only.
+            let refused = refused.map(|e| e.to_string()).unwrap_or_default();
             assert!(!refused.contains("unexpected"), "{name}: {refused}");
             assert_eq!(
                 parse(&expr.to_string()).unwrap().to_string(),
