@@ -46,7 +46,7 @@ pub(crate) async fn compare(fleet: &Fleet, koios: &Path, concurrency: usize, run
     );
     let dir = tempfile::tempdir()?;
     let mut outcomes = Vec::new();
-    for contender in contenders(dir.path(), koios)? {
+    for contender in contenders(dir.path(), koios, fleet)? {
         println!("running {}", contender.name);
         outcomes.push(run(&contender, fleet, concurrency, runs).await?);
     }
@@ -58,9 +58,11 @@ fn port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn contenders(dir: &Path, koios: &Path) -> Result<Vec<Contender>> {
+fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<Contender>> {
     let (k, g, p, v) = (port()?, port()?, port()?, port()?);
     let data = |name: &str| dir.join(name);
+    // The load is a part of the past; the others take samples of any age that come in order.
+    let age_hours = (fleet.end_ms() - fleet.start_ms) / 3_600_000 + 6;
     Ok(vec![
         Contender {
             name: "Koios",
@@ -70,6 +72,7 @@ fn contenders(dir: &Path, koios: &Path) -> Result<Vec<Contender>> {
                 format!("--grpc.listen=127.0.0.1:{g}"),
                 format!("--data-dir={}", data("koios").display()),
                 "--self-metrics.interval=0s".to_owned(),
+                format!("--limits.out-of-order-time-window={age_hours}h"),
             ],
             base: format!("http://127.0.0.1:{k}"),
             push: "/api/v1/push",

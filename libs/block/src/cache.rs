@@ -1,14 +1,19 @@
-//! Checked bytes and parsed indexes of blocks, shared by all readers of a process.
+//! Checked bytes, parsed indexes, and decoded tables and samples of blocks, shared by all readers of a process.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hash};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use moka::sync::Cache;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use crate::BlockId;
+use crate::label_column::LabelColumn;
+use crate::row_chunk::RowChunk;
+use crate::samples::SeriesSamples;
+use crate::strings::StringList;
 
 /// Fixed keys instead of random ones, so that a simulated run evicts the same entries every time. The keys hashed are
 /// names and offsets chosen here, never a client's bytes.
@@ -30,10 +35,70 @@ pub(crate) struct IndexKey {
     pub(crate) group: Option<u32>,
 }
 
-/// A cache of cells that passed their checksum, and of parsed footers and page indexes, each within a byte budget.
+/// A decoded piece of the table of series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TableKey {
+    pub(crate) block: BlockId,
+    /// The row group.
+    pub(crate) group: u32,
+    pub(crate) piece: TablePiece,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TablePiece {
+    /// The label column at this place of the schema.
+    Label(usize),
+    /// First and last times.
+    Times,
+    /// The chunk of neighbouring series with this number.
+    Chunk(usize),
+    /// The names of all labels.
+    Names,
+}
+
+/// What a [`TablePiece`] is decoded to.
+#[derive(Clone, Debug)]
+pub(crate) enum Table {
+    Label(Arc<LabelColumn>),
+    Times(Arc<SeriesTimes>),
+    /// `None` for a chunk that is too large to be kept.
+    Chunk(Option<Arc<RowChunk>>),
+    Names(StringList),
+}
+
+impl Table {
+    fn memory_size(&self) -> usize {
+        match self {
+            Self::Label(column) => column.memory_size(),
+            Self::Times(times) => (times.first.len() + times.last.len()) * size_of::<i64>(),
+            Self::Chunk(chunk) => chunk.as_ref().map_or(0, |c| c.memory_size()),
+            Self::Names(names) => names.memory_size(),
+        }
+    }
+}
+
+/// First and last sample time of each series of a row group.
+#[derive(Debug)]
+pub(crate) struct SeriesTimes {
+    pub(crate) first: Vec<i64>,
+    pub(crate) last: Vec<i64>,
+}
+
+/// All samples of one series of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SamplesKey {
+    pub(crate) block: BlockId,
+    pub(crate) first_row: u64,
+    pub(crate) row_count: u32,
+}
+
+/// A cache of cells that passed their checksum, of parsed footers and page indexes, and of what was decoded from them,
+/// each within a byte budget.
 pub struct BlockCache {
     cells: Cache<CellKey, Bytes, FixedHasher>,
     indexes: Cache<IndexKey, ArrowReaderMetadata, FixedHasher>,
+    tables: Cache<TableKey, Table, FixedHasher>,
+    samples: Cache<SamplesKey, Arc<SeriesSamples>, FixedHasher>,
 }
 
 impl fmt::Debug for BlockCache {
@@ -41,6 +106,8 @@ impl fmt::Debug for BlockCache {
         f.debug_struct("BlockCache")
             .field("cells", &self.cells.entry_count())
             .field("indexes", &self.indexes.entry_count())
+            .field("tables", &self.tables.entry_count())
+            .field("samples", &self.samples.entry_count())
             .finish()
     }
 }
@@ -50,19 +117,34 @@ fn weight(bytes: usize) -> u32 {
     u32::try_from(bytes.saturating_add(100)).unwrap_or(u32::MAX)
 }
 
+fn cache<K, V>(bytes_max: u64, size: fn(&V) -> usize) -> Cache<K, V, FixedHasher>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder()
+        .max_capacity(bytes_max)
+        .weigher(move |_, v| weight(size(v)))
+        .build_with_hasher(FixedHasher::default())
+}
+
 impl BlockCache {
-    /// With budgets in bytes for cells and for parsed indexes.
+    /// With budgets in bytes for cells and for parsed indexes; nothing decoded is kept.
     pub fn new(cell_bytes_max: u64, index_bytes_max: u64) -> Self {
         Self {
-            cells: Cache::builder()
-                .max_capacity(cell_bytes_max)
-                .weigher(|_, v: &Bytes| weight(v.len()))
-                .build_with_hasher(FixedHasher::default()),
-            indexes: Cache::builder()
-                .max_capacity(index_bytes_max)
-                .weigher(|_, v: &ArrowReaderMetadata| weight(v.metadata().memory_size()))
-                .build_with_hasher(FixedHasher::default()),
+            cells: cache(cell_bytes_max, Bytes::len),
+            indexes: cache(index_bytes_max, |v| v.metadata().memory_size()),
+            tables: cache(0, Table::memory_size),
+            samples: cache(0, samples_size),
         }
+    }
+
+    /// Keeps decoded series and samples too, with budgets in bytes.
+    #[must_use]
+    pub fn with_decoded(mut self, table_bytes_max: u64, sample_bytes_max: u64) -> Self {
+        self.tables = cache(table_bytes_max, Table::memory_size);
+        self.samples = cache(sample_bytes_max, samples_size);
+        self
     }
 
     pub(crate) fn cell(&self, key: &CellKey) -> Option<Bytes> {
@@ -81,8 +163,38 @@ impl BlockCache {
         self.indexes.insert(key, index);
     }
 
+    pub(crate) fn table(&self, key: &TableKey) -> Option<Table> {
+        self.tables.get(key)
+    }
+
+    pub(crate) fn put_table(&self, key: TableKey, table: Table) {
+        self.tables.insert(key, table);
+    }
+
+    pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<SeriesSamples>> {
+        self.samples.get(key)
+    }
+
+    pub(crate) fn put_samples(&self, key: SamplesKey, samples: Arc<SeriesSamples>) {
+        self.samples.insert(key, samples);
+    }
+
     /// Bytes held, for metrics.
     pub fn bytes(&self) -> u64 {
-        self.cells.weighted_size() + self.indexes.weighted_size()
+        settled(&self.cells) + settled(&self.indexes) + settled(&self.tables) + settled(&self.samples)
     }
+}
+
+/// What a cache holds once it has evicted what recent insertions left it to evict.
+fn settled<K, V>(cache: &Cache<K, V, FixedHasher>) -> u64
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    cache.run_pending_tasks();
+    cache.weighted_size()
+}
+
+fn samples_size(samples: &Arc<SeriesSamples>) -> usize {
+    samples.timestamps.len() * size_of::<i64>() + samples.values.len() * size_of::<f64>()
 }

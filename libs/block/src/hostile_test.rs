@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use koios_model::{Labels, Matchers, TenantId, TimeRange};
+use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use proptest::prelude::*;
 
 use crate::meta::PartMeta;
@@ -44,15 +44,22 @@ fn forge(parts: &BlockParts, part: usize, bytes: Vec<u8>) -> BlockParts {
 }
 
 fn read(parts: &BlockParts) -> Result<()> {
-    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
+    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20));
     let source = Arc::new(MemoryBlock::new(parts));
     let block = BlockReader::open(source, Arc::new(parts.meta.clone()), cache)?;
     block_on(async {
-        let series = block.select(&Matchers::default(), TimeRange::ALL).await?;
-        block.read_samples(&series, TimeRange::new(10, 20)).await?;
-        block
-            .label_values("i", &Matchers::default(), TimeRange::ALL)
-            .await?;
+        // Also out of the cache.
+        for _ in 0..2 {
+            for (matchers, range) in [
+                (Matchers::default(), TimeRange::ALL),
+                (Matchers(vec![Matcher::equal("i", "07")]), TimeRange::new(10, 20)),
+            ] {
+                let series = block.select(&matchers, range).await?;
+                block.read_samples(&series, TimeRange::new(10, 20)).await?;
+                block.label_values("i", &matchers, range).await?;
+                block.label_names(&matchers, range).await?;
+            }
+        }
         verify(&block).await
     })
 }

@@ -4,6 +4,9 @@
 //! the store opens blocks as [`BlockReader`]s over any [`RangeRead`], selects series, streams samples, and compacts by
 //! [`merge()`] and [`verify()`]. docs/formats/block.md describes the bytes for other readers: every part is a plain table.
 //!
+//! A reader keeps what it decodes in a shared [`BlockCache`], within budgets: label indexes, chunks of neighbouring
+//! series, samples of whole series. A repeated query decodes nothing, a first one reads only the pages it needs.
+//!
 //! **Invariants.** Series are in label order in both parts, a series' rows are contiguous, and row groups of samples end
 //! at series boundaries. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
 //! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`], never a panic (I12).
@@ -16,18 +19,22 @@
 
 mod cache;
 mod error;
+mod group_rows;
 #[cfg(test)]
 mod hostile_test;
+mod label_column;
 mod merge;
 mod meta;
 mod part;
 mod reader;
+mod row_chunk;
 mod samples;
 mod samples_table;
 mod schema;
 mod series;
 mod series_table;
 mod source;
+mod strings;
 mod verify;
 mod writer;
 
@@ -41,5 +48,6 @@ pub use meta::{
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;
 pub use source::{MemoryBlock, RangeRead};
+pub use strings::StringList;
 pub use verify::{verify, verify_checksums};
 pub use writer::{BlockOptions, BlockParts, BlockWriter, Layout};

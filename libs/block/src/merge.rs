@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use koios_model::merge::merge_sorted;
-use koios_model::{Labels, Matchers, Metadata, Sample, TimeRange};
+use koios_model::{Labels, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::reader::{BlockReader, BlockSeries};
@@ -154,7 +154,7 @@ impl Input {
     fn new(reader: &BlockReader) -> Self {
         Self {
             reader: reader.clone(),
-            batches: reader.stream_series(Matchers::default(), TimeRange::ALL),
+            batches: reader.scan_series(),
             pending: VecDeque::new(),
             samples: None,
             head: None,

@@ -21,7 +21,7 @@ use parquet::file::metadata::{
 use crate::cache::{BlockCache, CellKey, IndexKey};
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
-use crate::{Error, Result};
+use crate::{BlockId, Error, Result};
 
 /// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
 const GAP_CELLS_MAX: u64 = 4;
@@ -83,6 +83,16 @@ impl PartFile {
     ) -> Result<T> {
         let done = self.cpu.run(work).await;
         done.map_err(|panic| self.corrupt(format!("the Parquet decoder gave up on it: {panic}")))
+    }
+
+    /// The block it belongs to.
+    pub(crate) fn block(&self) -> BlockId {
+        self.meta.block
+    }
+
+    /// The cache it reads through.
+    pub(crate) fn cache(&self) -> &BlockCache {
+        &self.cache
     }
 
     pub(crate) fn part(&self) -> &PartMeta {
@@ -274,31 +284,65 @@ impl PartFile {
         Ok(index)
     }
 
-    /// The chosen rows of one row group as one batch per `batch_rows`.
+    /// The chosen rows of one row group as one batch.
     pub(crate) async fn read_group(
         &self,
         footer: &ArrowReaderMetadata,
         read: GroupRead,
     ) -> Result<Vec<RecordBatch>> {
+        self.fold_group(footer, read, usize::MAX, Vec::new(), |_, batches, batch| {
+            batches.push(batch);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Folds the chosen rows of one row group, in batches of at most `batch_rows`, into `state`. All of them are decoded
+    /// in one go on the decoding threads.
+    pub(crate) async fn fold_group<S: Send + 'static>(
+        &self,
+        footer: &ArrowReaderMetadata,
+        read: GroupRead,
+        batch_rows: usize,
+        mut state: S,
+        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
+    ) -> Result<S> {
         let index = self.group_index(footer, read.group).await?;
         let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
-        let mut decoder = self.guarded(|| build_decoder(index, read, rows))?;
-        let mut batches = Vec::new();
+        let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
+        // The first step only tells what to read.
+        let mut next = self.guarded(|| decoder.try_decode())?;
         loop {
-            let (next, step) = self
-                .compute(move || {
-                    let step = decoder.try_decode();
-                    (decoder, step)
-                })
-                .await?;
-            decoder = next;
-            match step.map_err(|e| self.corrupt(e))? {
+            match next {
                 DecodeResult::NeedsData(ranges) => {
                     let bytes = self.fetch(&ranges).await?;
                     self.guarded(|| decoder.push_ranges(ranges, bytes))?;
                 }
-                DecodeResult::Data(batch) => batches.push(batch),
-                DecodeResult::Finished => return Ok(batches),
+                DecodeResult::Data(batch) => step(self, &mut state, batch)?,
+                DecodeResult::Finished => return Ok(state),
+            }
+            let part = self.clone();
+            let decoding = self.compute(move || {
+                let next = part.decode_on(&mut decoder, &mut state, step);
+                (decoder, state, next)
+            });
+            let after;
+            (decoder, state, after) = decoding.await?;
+            next = after?;
+        }
+    }
+
+    /// Decodes until more bytes are needed or all is done.
+    fn decode_on<S>(
+        &self,
+        decoder: &mut ParquetPushDecoder,
+        state: &mut S,
+        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
+    ) -> Result<DecodeResult<RecordBatch>> {
+        loop {
+            match decoder.try_decode().map_err(|e| self.corrupt(e))? {
+                DecodeResult::Data(batch) => step(self, state, batch)?,
+                other => return Ok(other),
             }
         }
     }
@@ -307,11 +351,11 @@ impl PartFile {
 fn build_decoder(
     index: ArrowReaderMetadata,
     read: GroupRead,
-    rows: usize,
+    batch_rows: usize,
 ) -> Result<ParquetPushDecoder, ParquetError> {
     let mut builder = ParquetPushDecoderBuilder::new_with_metadata(index)
         .with_projection(read.columns)
-        .with_batch_size(rows.max(1));
+        .with_batch_size(batch_rows.max(1));
     if let Some(selection) = read.selection {
         builder = builder.with_row_selection(selection);
     }

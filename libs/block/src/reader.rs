@@ -8,15 +8,20 @@ use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
 
 use crate::Result;
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, SamplesKey};
+use crate::group_rows::GroupRows;
 use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
+use crate::row_chunk::RowChunk;
 use crate::samples::{self, SeriesSamples};
-use crate::series::{GroupRows, SeriesTable};
+use crate::series::{FoundRows, SeriesTable, label_column};
 use crate::source::RangeRead;
+use crate::strings::StringList;
 
 /// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
+/// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
+const SHORT_SERIES_ROWS: u32 = 1024;
 
 /// A series of a block: its labels and where its samples are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,23 +91,25 @@ impl BlockReader {
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
     pub async fn select(&self, matchers: &Matchers, range: TimeRange) -> Result<Vec<BlockSeries>> {
-        self.stream_series(matchers.clone(), range).try_concat().await
+        let mut cursor = self.series_cursor(matchers.clone(), range);
+        let mut all = Vec::new();
+        while let Some(batch) = cursor.next(usize::MAX).await? {
+            all.extend(batch);
+        }
+        Ok(all)
     }
 
-    /// As [`Self::select`], but in batches as they are read, never all at once in memory.
-    pub fn stream_series(
-        &self,
-        matchers: Matchers,
-        range: TimeRange,
-    ) -> BoxStream<'static, Result<Vec<BlockSeries>>> {
+    /// All series in batches as they are read, never all at once in memory, and none of them kept: for those who read
+    /// whole blocks, once.
+    pub fn scan_series(&self) -> BoxStream<'static, Result<Vec<BlockSeries>>> {
         let table = self.series.clone();
         stream::once(async move {
             let footer = table.footer().await?;
             let groups = stream::iter(0..table.group_count(&footer)?);
             Ok(groups
                 .map(move |group| {
-                    let (table, footer, matchers) = (table.clone(), footer.clone(), matchers.clone());
-                    async move { table.select_in_group(&footer, group, &matchers, range).await }
+                    let (table, footer) = (table.clone(), footer.clone());
+                    async move { table.scan_group(&footer, group).await }
                 })
                 .buffered(GROUPS_AHEAD))
         })
@@ -110,8 +117,8 @@ impl BlockReader {
         .boxed()
     }
 
-    /// As [`Self::stream_series`], but in batches as small as their reader wants them and without reading ahead: for
-    /// those who read many blocks side by side.
+    /// As [`Self::select`], but in batches as small as their reader wants them and without reading ahead: for those who
+    /// read many blocks side by side.
     pub fn series_cursor(&self, matchers: Matchers, range: TimeRange) -> SeriesCursor {
         SeriesCursor {
             table: self.series.clone(),
@@ -122,13 +129,48 @@ impl BlockReader {
         }
     }
 
-    /// The samples of `series` inside `range`, one entry per series in the order given, empty where there are none.
+    /// The samples of `series` inside `range`, one entry per series in the order given, which is the block's; empty where
+    /// there are none. They are kept in the cache where series were read whole.
     /// All is in memory at once: [`Self::stream_samples`] is for more than a few series.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
     pub async fn read_samples(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<SeriesSamples>> {
-        self.stream_samples(series.to_vec(), range).try_collect().await
+        let cache = self.samples.cache();
+        let key = |s: &BlockSeries| SamplesKey {
+            block: self.meta.block,
+            first_row: s.first_row,
+            row_count: s.row_count,
+        };
+        let found = series.iter().map(|s| cache.samples(&key(s)));
+        let found: Vec<Option<Arc<SeriesSamples>>> = found.collect();
+        let missing = series.iter().zip(&found).filter(|(_, found)| found.is_none());
+        let missing: Vec<BlockSeries> = missing.map(|(s, _)| s.clone()).collect();
+        // A short series is on a page or two: all of it costs no more than a part.
+        let whole = |s: &BlockSeries| s.row_count <= SHORT_SERIES_ROWS || covers(range, s.range);
+        let keep = missing.iter().all(whole);
+        let read_range = if keep { TimeRange::ALL } else { range };
+        let mut read = self.stream_samples(missing, read_range);
+        let mut all = Vec::with_capacity(series.len());
+        for (s, found) in series.iter().zip(found) {
+            if let Some(found) = found {
+                all.push(found.within(range));
+                continue;
+            }
+            let lost = || {
+                self.samples
+                    .corrupt(format!("it lacks the samples of {}", s.labels))
+            };
+            let samples = read.try_next().await?.ok_or_else(lost)?;
+            if !keep {
+                all.push(samples);
+                continue;
+            }
+            let samples = Arc::new(samples);
+            cache.put_samples(key(s), Arc::clone(&samples));
+            all.push(samples.within(range));
+        }
+        Ok(all)
     }
 
     /// The samples of `series`, which must be in the block's order, one item per series in the same order. Only pages
@@ -145,15 +187,21 @@ impl BlockReader {
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
-    pub async fn label_names(&self, matchers: &Matchers, range: TimeRange) -> Result<BTreeSet<String>> {
-        let mut names = BTreeSet::new();
-        let mut batches = self.stream_series(matchers.clone(), range);
-        while let Some(batch) = batches.try_next().await? {
-            for (name, _) in batch.iter().flat_map(|s| s.labels.iter()) {
-                if !names.contains(name) {
-                    names.insert(name.to_owned());
-                }
+    pub async fn label_names(&self, matchers: &Matchers, range: TimeRange) -> Result<StringList> {
+        let footer = self.series.footer().await?;
+        let groups = self.series.group_count(&footer)?;
+        if !matchers.0.is_empty() || self.series.is_cut_by(range) {
+            let mut names = BTreeSet::new();
+            let mut cursor = self.series_cursor(matchers.clone(), range);
+            while let Some(found) = cursor.next_matching(usize::MAX).await? {
+                let add = |(chunk, rows): &Matching| chunk.add_names(rows, &mut names);
+                found.iter().for_each(add);
             }
+            return Ok(StringList::from_sorted(names.iter().map(String::as_str)));
+        }
+        let mut names = StringList::default();
+        for group in 0..groups {
+            names = names.union(&self.series.names(&footer, group).await?);
         }
         Ok(names)
     }
@@ -167,16 +215,39 @@ impl BlockReader {
         name: &str,
         matchers: &Matchers,
         range: TimeRange,
-    ) -> Result<BTreeSet<String>> {
-        let mut values = BTreeSet::new();
+    ) -> Result<StringList> {
         let footer = self.series.footer().await?;
+        let in_columns = matchers.iter().all(|m| label_column(&footer, m.name()).is_some());
+        let Some(column) = label_column(&footer, name).filter(|_| in_columns) else {
+            let mut values = BTreeSet::new();
+            let mut cursor = self.series_cursor(matchers.clone(), range);
+            while let Some(found) = cursor.next_matching(usize::MAX).await? {
+                let add = |(chunk, rows): &Matching| chunk.add_values(name, rows, &mut values);
+                found.iter().for_each(add);
+            }
+            return Ok(StringList::from_sorted(values.iter().map(String::as_str)));
+        };
+        let mut values = StringList::default();
         for group in 0..self.series.group_count(&footer)? {
-            self.series
-                .label_values_in_group(&footer, group, name, matchers, range, &mut values)
-                .await?;
+            let rows = self.series.candidates(&footer, group, matchers, range).await?;
+            let Some(rows) = rows else { continue };
+            let column = self.series.column(&footer, group, column).await?;
+            let Some(column) = column else { continue };
+            let of_group = match rows.mask().cloned() {
+                None => column.values().clone(),
+                Some(mask) => {
+                    let work = move || column.values_of(&mask);
+                    self.series.look_up(rows.rows(), work).await?
+                }
+            };
+            values = values.union(&of_group);
         }
         Ok(values)
     }
+}
+
+fn covers(range: TimeRange, inner: TimeRange) -> bool {
+    range.min <= inner.min && inner.max <= range.max
 }
 
 /// A place among the matching series of a block. Between two batches it holds a bit for each row of one row group.
@@ -191,36 +262,69 @@ pub struct SeriesCursor {
     rows: Option<GroupRows>,
 }
 
+/// Rows of a chunk that match.
+type Matching = (Arc<RowChunk>, Vec<usize>);
+
 impl SeriesCursor {
     /// The next series, in label order: at least one and at most `series_max` (at least 1); `None` at the end.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
     pub async fn next(&mut self, series_max: usize) -> Result<Option<Vec<BlockSeries>>> {
+        let Some(found) = self.next_matching(series_max).await? else {
+            return Ok(None);
+        };
+        let count = found.iter().map(|(_, rows)| rows.len()).sum();
+        let series = move || {
+            let mut all = Vec::with_capacity(count);
+            let mut packed = Vec::new();
+            for (chunk, rows) in found {
+                all.extend(rows.into_iter().filter_map(|row| chunk.series(row, &mut packed)));
+            }
+            all
+        };
+        self.table.look_up(count, series).await.map(Some)
+    }
+
+    /// The next rows that match, none of the lists empty; `None` at the end.
+    async fn next_matching(&mut self, series_max: usize) -> Result<Option<Vec<Matching>>> {
         // Not held between batches: footers of many blocks are large, and cached.
         let footer = self.table.footer().await?;
         let groups = self.table.group_count(&footer)?;
         loop {
             if let Some(rows) = &mut self.rows {
-                let found = self
-                    .table
-                    .select_some(&footer, rows, series_max, &self.matchers)
-                    .await?;
+                let found = self.table.next_rows(&footer, rows, series_max).await?;
                 if rows.done() {
                     self.rows = None;
                 }
+                let found = self.matching(found).await?;
                 if !found.is_empty() {
                     return Ok(Some(found));
                 }
             } else if self.group < groups {
                 self.rows = self
                     .table
-                    .group_rows(&footer, self.group, &self.matchers, self.range)
+                    .candidates(&footer, self.group, &self.matchers, self.range)
                     .await?;
                 self.group += 1;
             } else {
                 return Ok(None);
             }
         }
+    }
+
+    /// Those rows whose labels match.
+    async fn matching(&self, found: Vec<FoundRows>) -> Result<Vec<Matching>> {
+        let rows = found.iter().flat_map(|f| &f.rows);
+        let count = rows.map(ExactSizeIterator::len).sum();
+        let matchers = self.matchers.clone();
+        let matching = move || {
+            let of_chunk = |FoundRows { chunk, rows }| {
+                let rows = RowChunk::matching(&chunk, &matchers, &rows);
+                (!rows.is_empty()).then_some((chunk, rows))
+            };
+            found.into_iter().filter_map(of_chunk).collect()
+        };
+        self.table.look_up(count, matching).await
     }
 }

@@ -34,6 +34,19 @@ pub struct SeriesSamples {
     pub values: Vec<f64>,
 }
 
+impl SeriesSamples {
+    /// Those inside `range`.
+    pub(crate) fn within(&self, range: TimeRange) -> Self {
+        let from = self.timestamps.partition_point(|&t| t < range.min);
+        let to = self.timestamps.partition_point(|&t| t <= range.max);
+        let inside = from..to.max(from);
+        Self {
+            timestamps: self.timestamps.get(inside.clone()).unwrap_or(&[]).to_vec(),
+            values: self.values.get(inside).unwrap_or(&[]).to_vec(),
+        }
+    }
+}
+
 /// What one row group holds of the series asked for.
 #[derive(Debug)]
 struct GroupPlan {

@@ -1,39 +1,46 @@
 //! Reads `series.parquet`: label columns decide which rows to read, the MAP has the last word.
+//!
+//! What is decoded is kept in the cache piece by piece, each made of the pages that a query reads anyway: the index of a
+//! label column, the times, chunks of neighbouring series. So a first query reads no more than it needs, and a later one
+//! decodes nothing. A chunk of very large label sets is never held whole: its rows are read a few at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, TimestampMillisecondType, UInt32Type, UInt64Type};
-use arrow_array::{Array, BooleanArray, DictionaryArray, RecordBatch, StringArray};
+use arrow_array::RecordBatch;
+use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use koios_model::{LabelsRef, Matcher, Matchers, Metadata, TimeRange, write_packed_pair};
+use koios_model::{Matcher, Matchers, TimeRange};
 use koios_runtime::Cpu;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use parquet::file::statistics::Statistics;
 
 use crate::Result;
+use crate::cache::{SeriesTimes, Table, TableKey, TablePiece};
+use crate::group_rows::{ChunkRows, GroupRows};
+use crate::label_column::LabelColumn;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
-use crate::schema::{
-    K_FIRST_ROW, K_FIRST_TIME, K_HELP, K_ID, K_LAST_TIME, K_ROW_COUNT, K_TYPE, K_UNIT, LABEL_COLUMN_PREFIX,
-    LABELS, dictionary_type, is_dictionary_column,
-};
+use crate::row_chunk::{ChunkBuilder, IDENTITY_COLUMNS, RowChunk, strings, times};
+use crate::schema::{K_FIRST_TIME, K_LAST_TIME, LABEL_COLUMN_PREFIX, dictionary_type, is_dictionary_column};
+use crate::strings::StringList;
 
-/// Columns that make a [`BlockSeries`].
-const IDENTITY_COLUMNS: [&str; 9] = [
-    K_ID,
-    K_FIRST_ROW,
-    K_ROW_COUNT,
-    K_FIRST_TIME,
-    K_LAST_TIME,
-    K_TYPE,
-    K_UNIT,
-    K_HELP,
-    LABELS,
-];
+/// Series in a chunk: as many as a page holds.
+pub(crate) const CHUNK_ROWS: usize = 2 * 1024;
+/// Largest chunk that is held whole, about a kilobyte for each series.
+const CHUNK_BYTES_MAX: usize = 2 << 20;
+/// Chunks that are read together.
+const CHUNKS_AT_ONCE: usize = 4;
+/// Series that are decoded together before they are packed into a chunk: label sets may be large.
+const BATCH_ROWS: usize = 256;
+/// Series that are read together of a chunk too large to be held.
+const FEW_ROWS: usize = 32;
+/// Most series in a row group that is read; writers end them at a thirty-second of it.
+const GROUP_ROWS_MAX: usize = 1 << 20;
+/// Values and rows whose look-up is not worth a change of threads.
+const LOOKED_UP_INLINE: usize = 1024;
 
 /// The series of a block.
 #[derive(Clone, Debug)]
@@ -41,49 +48,6 @@ pub(crate) struct SeriesTable {
     part: PartFile,
     /// First and last sample of the block.
     range: TimeRange,
-}
-
-/// The rows of a row group that may match, read in several steps: a bit for each, not series, is what waits.
-#[derive(Debug)]
-pub(crate) struct GroupRows {
-    group: u32,
-    /// Which rows may match; `None` for all.
-    mask: Option<BooleanArray>,
-    rows: usize,
-    /// The first row that was not read yet.
-    at: usize,
-    done: bool,
-}
-
-impl GroupRows {
-    /// Whether all were read.
-    pub(crate) fn done(&self) -> bool {
-        self.done
-    }
-
-    /// The next rows, at most `count`, as ascending runs, and the row after them: the end if no more may match.
-    fn runs(&self, count: usize) -> (Vec<Range<usize>>, usize) {
-        let (mut runs, mut left) = (Vec::new(), count);
-        let Some(mask) = &self.mask else {
-            let end = self.at.saturating_add(count).min(self.rows);
-            runs.push(self.at..end);
-            return (runs, end);
-        };
-        let rest = mask.slice(self.at, self.rows.saturating_sub(self.at));
-        for (from, to) in rest.values().set_slices() {
-            let (from, to) = (self.at + from, self.at + to);
-            if left == 0 {
-                return (runs, from);
-            }
-            let end = to.min(from.saturating_add(left));
-            runs.push(from..end);
-            left -= end - from;
-            if end < to {
-                return (runs, end);
-            }
-        }
-        (runs, self.rows)
-    }
 }
 
 /// Columns of strings are read as dictionaries, so that a matcher looks at each distinct value once.
@@ -100,6 +64,13 @@ fn with_dictionaries(schema: &SchemaRef) -> SchemaRef {
         })
         .collect();
     Arc::new(Schema::new(fields))
+}
+
+/// The place of the column of a label, if it has one.
+pub(crate) fn label_column(footer: &ArrowReaderMetadata, name: &str) -> Option<usize> {
+    let fields = footer.schema().fields().iter();
+    let is_it = |f: &Arc<Field>| f.name().strip_prefix(LABEL_COLUMN_PREFIX) == Some(name);
+    fields.clone().position(is_it)
 }
 
 impl SeriesTable {
@@ -121,129 +92,192 @@ impl SeriesTable {
             .map_err(|_| self.part.corrupt("it has over 2^32 row groups"))
     }
 
-    /// The matching series of one row group, in label order.
-    pub(crate) async fn select_in_group(
+    fn row_count(&self, footer: &ArrowReaderMetadata, group: u32) -> Result<usize> {
+        let group_meta = footer.metadata().row_groups().get(group as usize);
+        let rows = group_meta.map_or(0, |g| g.num_rows());
+        usize::try_from(rows)
+            .ok()
+            .filter(|&rows| rows <= GROUP_ROWS_MAX)
+            .ok_or_else(|| {
+                let text = format!("row group {group} claims {rows} rows, limit {GROUP_ROWS_MAX}");
+                self.part.corrupt(text)
+            })
+    }
+
+    /// All series of one row group, past the cache of decoded ones.
+    pub(crate) async fn scan_group(
         &self,
         footer: &ArrowReaderMetadata,
         group: u32,
-        matchers: &Matchers,
-        range: TimeRange,
     ) -> Result<Vec<BlockSeries>> {
-        let Some(selection) = self.candidates(footer, group, matchers, range).await? else {
-            return Ok(Vec::new());
-        };
-        let columns = self.projection(footer, IDENTITY_COLUMNS.into_iter())?;
         let read = GroupRead {
             group,
-            columns,
-            selection,
+            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
+            selection: None,
         };
-        let mut found = Vec::new();
-        for batch in self.part.read_group(footer, read).await? {
-            self.decode_series(&batch, matchers, &mut found)?;
-        }
-        Ok(found)
+        let fold = self
+            .part
+            .fold_group(footer, read, CHUNK_ROWS, Vec::new(), |part, all, batch| {
+                let mut chunk = ChunkBuilder::default();
+                chunk.add(part, &batch)?;
+                let (chunk, mut packed) = (chunk.finish(), Vec::new());
+                all.extend((0..chunk.len()).filter_map(|row| chunk.series(row, &mut packed)));
+                Ok(())
+            });
+        fold.await
     }
 
-    /// Where to begin with the rows of a group that may match; `None` if there are none.
-    pub(crate) async fn group_rows(
+    /// The rows of a group that label columns and times leave; `None` if there are none.
+    pub(crate) async fn candidates(
         &self,
         footer: &ArrowReaderMetadata,
         group: u32,
         matchers: &Matchers,
         range: TimeRange,
     ) -> Result<Option<GroupRows>> {
-        let Some(masks) = self.candidate_masks(footer, group, matchers, range).await? else {
-            return Ok(None);
-        };
-        let mask: Option<Vec<bool>> =
-            masks.map(|masks| masks.iter().flat_map(BooleanArray::values).collect());
-        let rows = match (&mask, footer.metadata().row_groups().get(group as usize)) {
-            (Some(mask), _) => mask.len(),
-            (None, Some(group)) => usize::try_from(group.num_rows()).unwrap_or(0),
-            (None, None) => 0,
-        };
-        Ok(Some(GroupRows {
-            group,
-            mask: mask.map(BooleanArray::from),
-            rows,
-            at: 0,
-            done: false,
-        }))
-    }
-
-    /// The matching series among the next `rows_max` rows that may match, in label order: maybe none of them does.
-    pub(crate) async fn select_some(
-        &self,
-        footer: &ArrowReaderMetadata,
-        rows: &mut GroupRows,
-        rows_max: usize,
-        matchers: &Matchers,
-    ) -> Result<Vec<BlockSeries>> {
-        let (runs, at) = rows.runs(rows_max.max(1));
-        let last = at >= rows.rows;
-        // All of a group at once needs no selection.
-        let all = rows.mask.is_none() && rows.at == 0 && last;
-        let total = rows.rows;
-        let selection = (!all).then(|| {
-            self.part
-                .guarded(|| Ok(RowSelection::from_consecutive_ranges(runs.into_iter(), total)))
-        });
-        let read = GroupRead {
-            group: rows.group,
-            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
-            selection: selection.transpose()?,
-        };
-        let mut found = Vec::new();
-        for batch in self.part.read_group(footer, read).await? {
-            self.decode_series(&batch, matchers, &mut found)?;
+        let mut by_column: BTreeMap<usize, Vec<Matcher>> = BTreeMap::new();
+        for m in matchers.iter() {
+            if let Some(column) = label_column(footer, m.name()) {
+                if excluded_by_statistics(footer, group, m) {
+                    return Ok(None);
+                }
+                by_column.entry(column).or_default().push(m.clone());
+            }
         }
-        (rows.at, rows.done) = (at, last);
-        Ok(found)
+        let rows = self.row_count(footer, group)?;
+        let by_time = self.is_cut_by(range);
+        let columns: Vec<usize> = by_column.keys().copied().collect();
+        let filters = self.filters(footer, group, &columns, by_time).await?;
+        let mut mask: Option<BooleanBuffer> = None;
+        for (column, matchers) in filters.columns.into_iter().zip(by_column.into_values()) {
+            let found = self.matching(column, matchers).await?;
+            mask = Some(mask.map_or_else(|| found.clone(), |mask| &mask & &found));
+        }
+        if let Some(times) = &filters.times {
+            let in_range = |row: usize| {
+                let (first, last) = (times.first.get(row), times.last.get(row));
+                first
+                    .zip(last)
+                    .is_some_and(|(&first, &last)| range.overlaps(&TimeRange::new(first, last)))
+            };
+            let found = BooleanBuffer::collect_bool(rows, in_range);
+            mask = Some(mask.map_or_else(|| found.clone(), |mask| &mask & &found));
+        }
+        let any = mask.as_ref().is_none_or(|mask| mask.count_set_bits() > 0);
+        Ok(any.then(|| GroupRows::new(group, rows, mask)))
     }
 
-    /// Adds the values of `name` among the matching series of one row group.
-    pub(crate) async fn label_values_in_group(
+    /// Whether some series may have no sample in a range.
+    pub(crate) fn is_cut_by(&self, range: TimeRange) -> bool {
+        range.min > self.range.min || range.max < self.range.max
+    }
+
+    async fn matching(&self, column: Arc<LabelColumn>, matchers: Vec<Matcher>) -> Result<BooleanBuffer> {
+        let count = column.values_to_look_at(&matchers);
+        self.look_up(count, move || column.matching(&matchers)).await
+    }
+
+    /// The index of one label column.
+    pub(crate) async fn column(
         &self,
         footer: &ArrowReaderMetadata,
         group: u32,
-        name: &str,
-        matchers: &Matchers,
-        range: TimeRange,
-        values: &mut BTreeSet<String>,
-    ) -> Result<()> {
-        let column = format!("{LABEL_COLUMN_PREFIX}{name}");
-        let in_column = footer.schema().index_of(&column).is_ok()
-            && matchers.iter().all(|m| {
-                footer
-                    .schema()
-                    .index_of(&format!("{LABEL_COLUMN_PREFIX}{}", m.name()))
-                    .is_ok()
-            });
-        if !in_column {
-            for series in self.select_in_group(footer, group, matchers, range).await? {
-                if let Some(value) = series.labels.get(name) {
-                    insert_new(values, value);
-                }
-            }
-            return Ok(());
-        }
-        let Some(selection) = self.candidates(footer, group, matchers, range).await? else {
-            return Ok(());
+        column: usize,
+    ) -> Result<Option<Arc<LabelColumn>>> {
+        let filters = self.filters(footer, group, &[column], false).await?;
+        Ok(filters.columns.into_iter().next())
+    }
+
+    /// Label columns and times, those that are not cached by one read.
+    async fn filters(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+        columns: &[usize],
+        by_time: bool,
+    ) -> Result<Filters> {
+        let cached = |piece| self.part.cache().table(&self.key(group, piece));
+        let mut found: Vec<Option<Arc<LabelColumn>>> = columns
+            .iter()
+            .map(|&column| match cached(TablePiece::Label(column)) {
+                Some(Table::Label(column)) => Some(column),
+                _ => None,
+            })
+            .collect();
+        let mut known_times = match by_time.then(|| cached(TablePiece::Times)).flatten() {
+            Some(Table::Times(times)) => Some(times),
+            _ => None,
         };
-        let columns = self.projection(footer, std::iter::once(column.as_str()))?;
+        let read_times = by_time && known_times.is_none();
+        let missing: Vec<usize> = (0..columns.len()).filter(|&i| found[i].is_none()).collect();
+        if !missing.is_empty() || read_times {
+            let names: Vec<String> = missing
+                .iter()
+                .filter_map(|&i| footer.schema().fields().get(columns[i]))
+                .map(|field| field.name().clone())
+                .collect();
+            let read = self.read_filters(footer, group, names, read_times).await?;
+            for (i, column) in missing.into_iter().zip(read.columns) {
+                let key = self.key(group, TablePiece::Label(columns[i]));
+                self.part
+                    .cache()
+                    .put_table(key, Table::Label(Arc::clone(&column)));
+                found[i] = Some(column);
+            }
+            if let Some(times) = read.times {
+                let key = self.key(group, TablePiece::Times);
+                self.part.cache().put_table(key, Table::Times(Arc::clone(&times)));
+                known_times = Some(times);
+            }
+        }
+        Ok(Filters {
+            columns: found.into_iter().flatten().collect(),
+            times: known_times,
+        })
+    }
+
+    async fn read_filters(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+        names: Vec<String>,
+        by_time: bool,
+    ) -> Result<Filters> {
+        let rows = self.row_count(footer, group)?;
+        let time_columns: &[&str] = if by_time {
+            &[K_FIRST_TIME, K_LAST_TIME]
+        } else {
+            &[]
+        };
+        let columns = names
+            .iter()
+            .map(String::as_str)
+            .chain(time_columns.iter().copied());
         let read = GroupRead {
             group,
-            columns,
-            selection,
+            columns: self.projection(footer, columns)?,
+            selection: None,
         };
-        for batch in self.part.read_group(footer, read).await? {
-            let strings = self.strings(&batch, &column)?;
-            for value in strings.rows().flatten() {
-                insert_new(values, value);
-            }
+        let batches = self.part.read_group(footer, read).await?;
+        let part = self.part.clone();
+        let filters = move || Filters::decode(&part, &batches, &names, by_time);
+        let filters = self.part.compute(filters).await??;
+        let columns = filters.columns.iter().map(|c| c.row_count());
+        let times = filters.times.iter().map(|t| t.first.len().min(t.last.len()));
+        if columns.chain(times).any(|len| len != rows) {
+            return Err(self
+                .part
+                .corrupt(format!("row group {group} does not have its {rows} rows")));
         }
-        Ok(())
+        Ok(filters)
+    }
+
+    fn key(&self, group: u32, piece: TablePiece) -> TableKey {
+        TableKey {
+            block: self.part.block(),
+            group,
+            piece,
+        }
     }
 
     fn projection<'a>(
@@ -262,189 +296,252 @@ impl SeriesTable {
         Ok(ProjectionMask::roots(footer.parquet_schema(), roots))
     }
 
-    /// The rows of a group that label columns and times leave: `None` for none, `Some(None)` for all.
-    async fn candidates(
+    /// The names of the labels of all series of a row group.
+    pub(crate) async fn names(&self, footer: &ArrowReaderMetadata, group: u32) -> Result<StringList> {
+        let key = self.key(group, TablePiece::Names);
+        if let Some(Table::Names(names)) = self.part.cache().table(&key) {
+            return Ok(names);
+        }
+        let mut rows = GroupRows::new(group, self.row_count(footer, group)?, None);
+        let mut names = BTreeSet::new();
+        while !rows.done() {
+            for found in self.next_rows(footer, &mut rows, usize::MAX).await? {
+                let all: Vec<usize> = found.rows.into_iter().flatten().collect();
+                found.chunk.add_names(&all, &mut names);
+            }
+        }
+        let names = StringList::from_sorted(names.iter().map(String::as_str));
+        self.part.cache().put_table(key, Table::Names(names.clone()));
+        Ok(names)
+    }
+
+    /// The next rows that may match, at most `rows_max`.
+    pub(crate) async fn next_rows(
         &self,
         footer: &ArrowReaderMetadata,
-        group: u32,
-        matchers: &Matchers,
-        range: TimeRange,
-    ) -> Result<Option<Option<RowSelection>>> {
-        Ok(
-            match self.candidate_masks(footer, group, matchers, range).await? {
-                None => None,
-                Some(None) => Some(None),
-                Some(Some(masks)) => {
-                    let selection = self.part.guarded(|| Ok(RowSelection::from_filters(&masks)))?;
-                    Some(Some(selection))
+        rows: &mut GroupRows,
+        rows_max: usize,
+    ) -> Result<Vec<FoundRows>> {
+        let wanted = rows.next_chunks(rows_max.max(1), CHUNK_ROWS, CHUNKS_AT_ONCE);
+        if wanted.is_empty() {
+            rows.advance(rows.rows());
+        }
+        let numbers: Vec<usize> = wanted.iter().map(|w| w.chunk).collect();
+        let chunks = self.chunks(footer, rows, &numbers).await?;
+        let mut found = Vec::with_capacity(wanted.len());
+        for (wanted, chunk) in wanted.into_iter().zip(chunks) {
+            match chunk {
+                Some(chunk) => {
+                    rows.advance(wanted.end());
+                    let rows = wanted.in_chunk(CHUNK_ROWS);
+                    found.push(FoundRows { chunk, rows });
                 }
-            },
-        )
+                None if found.is_empty() => {
+                    let few = wanted.first(rows_max.clamp(1, FEW_ROWS));
+                    found.push(self.few_rows(footer, rows, &few).await?);
+                    rows.advance(few.end());
+                    break;
+                }
+                None => break,
+            }
+        }
+        Ok(found)
     }
 
-    /// As [`Self::candidates`], a bit for each row.
-    async fn candidate_masks(
+    /// Chunks by their ascending numbers, those that are not cached by one read; `None` for those that are too large.
+    async fn chunks(
         &self,
         footer: &ArrowReaderMetadata,
-        group: u32,
-        matchers: &Matchers,
-        range: TimeRange,
-    ) -> Result<Option<Option<Vec<BooleanArray>>>> {
-        let mut by_column: BTreeMap<String, Vec<&Matcher>> = BTreeMap::new();
-        for m in matchers.iter() {
-            let column = format!("{LABEL_COLUMN_PREFIX}{}", m.name());
-            if footer.schema().index_of(&column).is_ok() {
-                by_column.entry(column).or_default().push(m);
+        rows: &mut GroupRows,
+        numbers: &[usize],
+    ) -> Result<Vec<Option<Arc<RowChunk>>>> {
+        let mut known = BTreeMap::new();
+        for &number in numbers {
+            let key = self.key(rows.group(), TablePiece::Chunk(number));
+            if rows.is_too_large(number) {
+                known.insert(number, None);
+            } else if let Some(Table::Chunk(chunk)) = self.part.cache().table(&key) {
+                known.insert(number, chunk);
             }
         }
-        if by_column.iter().any(|(column, ms)| {
-            ms.iter()
-                .any(|m| excluded_by_statistics(footer, group, column, m))
-        }) {
-            return Ok(None);
+        let missing: Vec<usize> = numbers
+            .iter()
+            .copied()
+            .filter(|n| !known.contains_key(n))
+            .collect();
+        if !missing.is_empty() {
+            for (number, chunk) in self.read_chunks(footer, rows, &missing).await? {
+                if chunk.is_none() {
+                    rows.set_too_large(number);
+                }
+                let key = self.key(rows.group(), TablePiece::Chunk(number));
+                self.part.cache().put_table(key, Table::Chunk(chunk.clone()));
+                known.insert(number, chunk);
+            }
         }
-        let by_time = range.min > self.range.min || range.max < self.range.max;
-        if by_column.is_empty() && !by_time {
-            return Ok(Some(None));
-        }
-        let times: &[&str] = if by_time {
-            &[K_FIRST_TIME, K_LAST_TIME]
-        } else {
-            &[]
-        };
-        let columns = self.projection(
-            footer,
-            by_column.keys().map(String::as_str).chain(times.iter().copied()),
-        )?;
-        let read = GroupRead {
-            group,
-            columns,
-            selection: None,
-        };
-        let mut masks = Vec::new();
-        for batch in self.part.read_group(footer, read).await? {
-            masks.push(self.mask(&batch, &by_column, by_time.then_some(range))?);
-        }
-        let any = masks.iter().any(|m| m.true_count() > 0);
-        Ok(any.then_some(Some(masks)))
+        Ok(numbers.iter().map(|n| known.get(n).cloned().flatten()).collect())
     }
 
-    fn mask(
+    async fn read_chunks(
         &self,
-        batch: &RecordBatch,
-        by_column: &BTreeMap<String, Vec<&Matcher>>,
-        range: Option<TimeRange>,
-    ) -> Result<BooleanArray> {
-        let mut keep = vec![true; batch.num_rows()];
-        for (column, matchers) in by_column {
-            let strings = self.strings(batch, column)?;
-            let verdicts: Vec<bool> = strings
-                .values
-                .iter()
-                .map(|v| matchers.iter().all(|m| m.matches(v.unwrap_or(""))))
-                .collect();
-            let absent = matchers.iter().all(|m| m.matches_empty());
-            for (keep, key) in keep.iter_mut().zip(strings.keys()) {
-                *keep &= key.map_or(absent, |k| verdicts.get(k).copied().unwrap_or(false));
-            }
-        }
-        if let Some(range) = range {
-            let (first, last) = (self.times(batch, K_FIRST_TIME)?, self.times(batch, K_LAST_TIME)?);
-            for ((keep, &first), &last) in keep.iter_mut().zip(first).zip(last) {
-                *keep &= range.overlaps(&TimeRange::new(first, last));
-            }
-        }
-        Ok(BooleanArray::from(keep))
-    }
-
-    fn column<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a Arc<dyn Array>> {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| self.part.corrupt(format!("it lacks column {name}")))
-    }
-
-    fn strings<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<Strings<'a>> {
-        self.column(batch, name)?
-            .as_dictionary_opt::<Int32Type>()
-            .and_then(Strings::new)
-            .ok_or_else(|| self.part.corrupt(format!("column {name} does not hold strings")))
-    }
-
-    fn times<'a>(&self, batch: &'a RecordBatch, name: &str) -> Result<&'a [i64]> {
-        self.column(batch, name)?
-            .as_primitive_opt::<TimestampMillisecondType>()
-            .filter(|a| a.null_count() == 0)
-            .map(|a| a.values().as_ref())
-            .ok_or_else(|| self.part.corrupt(format!("column {name} does not hold times")))
-    }
-
-    fn decode_series(
-        &self,
-        batch: &RecordBatch,
-        matchers: &Matchers,
-        out: &mut Vec<BlockSeries>,
-    ) -> Result<()> {
-        let wrong = |name: &str| self.part.corrupt(format!("column {name} has the wrong type"));
-        let ids = self.column(batch, K_ID)?;
-        let ids = ids.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong(K_ID))?;
-        let first_rows = self.column(batch, K_FIRST_ROW)?;
-        let first_rows = first_rows
-            .as_primitive_opt::<UInt64Type>()
-            .ok_or_else(|| wrong(K_FIRST_ROW))?;
-        let counts = self.column(batch, K_ROW_COUNT)?;
-        let counts = counts
-            .as_primitive_opt::<UInt32Type>()
-            .ok_or_else(|| wrong(K_ROW_COUNT))?;
-        let (first, last) = (self.times(batch, K_FIRST_TIME)?, self.times(batch, K_LAST_TIME)?);
-        let texts = [
-            self.strings(batch, K_TYPE)?,
-            self.strings(batch, K_HELP)?,
-            self.strings(batch, K_UNIT)?,
-        ];
-        let maps = LabelMaps::new(self.column(batch, LABELS)?).ok_or_else(|| wrong(LABELS))?;
-        let mut metadata: Option<Arc<Metadata>> = None;
-        let mut packed = Vec::new();
-        for row in 0..batch.num_rows() {
-            maps.pack(row, &mut packed);
-            let labels = LabelsRef::from_packed(&packed)
-                .map_err(|e| self.part.corrupt(format!("labels of a series: {e}")))?;
-            if !matchers.matches(labels) {
-                continue;
-            }
-            let [kind, help, unit] = texts.each_ref().map(|t| t.get(row).unwrap_or(""));
-            // Neighbours are mostly of one metric: they share its metadata.
-            if !metadata
-                .as_ref()
-                .is_some_and(|m| m.kind == kind && m.help == help && m.unit == unit)
-            {
-                metadata = Some(Arc::new(Metadata {
-                    kind: kind.to_owned(),
-                    help: help.to_owned(),
-                    unit: unit.to_owned(),
-                }));
-            }
-            let known = !(kind.is_empty() && help.is_empty() && unit.is_empty());
-            out.push(BlockSeries {
-                labels: labels.to_labels(),
-                id: ids.value(row),
-                first_row: first_rows.value(row),
-                row_count: counts.value(row),
-                range: TimeRange::new(first[row], last[row]),
-                metadata: metadata.clone().filter(|_| known),
+        footer: &ArrowReaderMetadata,
+        rows: &GroupRows,
+        numbers: &[usize],
+    ) -> Result<Vec<(usize, Option<Arc<RowChunk>>)>> {
+        let span = |&n: &usize| n * CHUNK_ROWS..((n + 1) * CHUNK_ROWS).min(rows.rows());
+        let spans: Vec<Range<usize>> = numbers.iter().map(span).collect();
+        let split = ChunkSplit {
+            left: spans.iter().map(ExactSizeIterator::len).collect(),
+            ..ChunkSplit::default()
+        };
+        let read = self.identity(footer, rows, spans)?;
+        let fold = self
+            .part
+            .fold_group(footer, read, BATCH_ROWS, split, |part, split, batch| {
+                split.add(part, &batch)
             });
+        let split = fold.await?;
+        if split.done.len() != numbers.len() {
+            let text = format!(
+                "row group {} does not have its {} rows",
+                rows.group(),
+                rows.rows()
+            );
+            return Err(self.part.corrupt(text));
+        }
+        Ok(numbers.iter().copied().zip(split.done).collect())
+    }
+
+    /// Reads some rows of a chunk that is too large to be held.
+    async fn few_rows(
+        &self,
+        footer: &ArrowReaderMetadata,
+        rows: &GroupRows,
+        few: &ChunkRows,
+    ) -> Result<FoundRows> {
+        let read = self.identity(footer, rows, few.runs.clone())?;
+        let builder = ChunkBuilder::default();
+        let fold = self
+            .part
+            .fold_group(footer, read, FEW_ROWS, builder, |part, builder, batch| {
+                builder.add(part, &batch)
+            });
+        let chunk = Arc::new(fold.await?.finish());
+        let rows = vec![0..chunk.len(); 1];
+        Ok(FoundRows { chunk, rows })
+    }
+
+    /// What makes series, for some rows of a group.
+    fn identity(
+        &self,
+        footer: &ArrowReaderMetadata,
+        rows: &GroupRows,
+        runs: Vec<Range<usize>>,
+    ) -> Result<GroupRead> {
+        let selection = || {
+            Ok(RowSelection::from_consecutive_ranges(
+                runs.into_iter(),
+                rows.rows(),
+            ))
+        };
+        Ok(GroupRead {
+            group: rows.group(),
+            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
+            selection: Some(self.part.guarded(selection)?),
+        })
+    }
+
+    /// Runs a look-up of `count` values or rows: a small one here, a large one on the decoding threads.
+    pub(crate) async fn look_up<T: Send + 'static>(
+        &self,
+        count: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        if count <= LOOKED_UP_INLINE {
+            return Ok(work());
+        }
+        self.part.compute(work).await
+    }
+}
+
+/// Rows that were found, and the chunk they are in.
+#[derive(Debug)]
+pub(crate) struct FoundRows {
+    pub(crate) chunk: Arc<RowChunk>,
+    /// Relative to the chunk, ascending.
+    pub(crate) rows: Vec<Range<usize>>,
+}
+
+/// What rows are chosen by.
+struct Filters {
+    columns: Vec<Arc<LabelColumn>>,
+    times: Option<Arc<SeriesTimes>>,
+}
+
+impl Filters {
+    fn decode(part: &PartFile, batches: &[RecordBatch], names: &[String], by_time: bool) -> Result<Self> {
+        let column = |name: &String| {
+            let pieces = batches.iter().map(|b| strings(part, b, name));
+            let pieces = pieces.collect::<Result<Vec<_>>>()?;
+            Ok(Arc::new(LabelColumn::new(&pieces)))
+        };
+        let all_times = |name: &str| {
+            let pieces = batches.iter().map(|b| times(part, b, name));
+            Ok(pieces.collect::<Result<Vec<_>>>()?.concat())
+        };
+        let decoded_times = || {
+            Ok(Arc::new(SeriesTimes {
+                first: all_times(K_FIRST_TIME)?,
+                last: all_times(K_LAST_TIME)?,
+            }))
+        };
+        Ok(Self {
+            columns: names.iter().map(column).collect::<Result<Vec<_>>>()?,
+            times: by_time.then(decoded_times).transpose()?,
+        })
+    }
+}
+
+/// Splits rows into chunks as they are decoded.
+#[derive(Default)]
+struct ChunkSplit {
+    /// How many rows the chunks that are not done still need.
+    left: VecDeque<usize>,
+    builder: ChunkBuilder,
+    too_large: bool,
+    done: Vec<Option<Arc<RowChunk>>>,
+}
+
+impl ChunkSplit {
+    fn add(&mut self, part: &PartFile, batch: &RecordBatch) -> Result<()> {
+        let mut at = 0;
+        while at < batch.num_rows() {
+            let Some(left) = self.left.front_mut() else {
+                return Err(part.corrupt("it has more rows than were asked for"));
+            };
+            let rows = (*left).min(batch.num_rows() - at);
+            if !self.too_large {
+                self.builder.add(part, &batch.slice(at, rows))?;
+                self.too_large = self.builder.memory_size() > CHUNK_BYTES_MAX;
+            }
+            if self.too_large {
+                self.builder = ChunkBuilder::default();
+            }
+            *left -= rows;
+            at += rows;
+            if *left == 0 {
+                self.left.pop_front();
+                let chunk = std::mem::take(&mut self.builder).finish();
+                let too_large = std::mem::take(&mut self.too_large);
+                self.done.push((!too_large).then(|| Arc::new(chunk)));
+            }
         }
         Ok(())
     }
 }
 
-fn insert_new(values: &mut BTreeSet<String>, value: &str) {
-    if !values.contains(value) {
-        values.insert(value.to_owned());
-    }
-}
-
 /// Whether the statistics of a row group rule out every value that a matcher accepts.
-fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, column: &str, matcher: &Matcher) -> bool {
+fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, matcher: &Matcher) -> bool {
     let Some(literals) = matcher.literals().filter(|_| !matcher.matches_empty()) else {
         return false;
     };
@@ -452,10 +549,11 @@ fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, column: &str
         return false;
     };
     // A path of one part: labels' names may contain dots.
-    let found = group
-        .columns()
-        .iter()
-        .find(|c| c.column_path().parts() == [column]);
+    let is_it = |path: &[String]| match path {
+        [column] => column.strip_prefix(LABEL_COLUMN_PREFIX) == Some(matcher.name()),
+        _ => false,
+    };
+    let found = group.columns().iter().find(|c| is_it(c.column_path().parts()));
     let Some(Statistics::ByteArray(s)) = found.and_then(|c| c.statistics()) else {
         return false;
     };
@@ -463,68 +561,4 @@ fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, column: &str
         return false;
     };
     literals.iter().all(|l| l.as_bytes() < min || l.as_bytes() > max)
-}
-
-/// A dictionary column, checked to be one of strings.
-struct Strings<'a> {
-    array: &'a DictionaryArray<Int32Type>,
-    values: &'a StringArray,
-}
-
-impl<'a> Strings<'a> {
-    fn new(array: &'a DictionaryArray<Int32Type>) -> Option<Self> {
-        let values = array.values().as_string_opt::<i32>()?;
-        Some(Self { array, values })
-    }
-
-    fn keys(&self) -> impl Iterator<Item = Option<usize>> + '_ {
-        self.array
-            .keys()
-            .iter()
-            .map(|k| k.and_then(|k| usize::try_from(k).ok()))
-    }
-
-    fn rows(&self) -> impl Iterator<Item = Option<&'a str>> + '_ {
-        (0..self.array.len()).map(|row| self.get(row))
-    }
-
-    fn get(&self, row: usize) -> Option<&'a str> {
-        let keys = self.array.keys();
-        if row >= keys.len() || keys.is_null(row) {
-            return None;
-        }
-        let key = usize::try_from(keys.value(row)).ok()?;
-        (key < self.values.len() && self.values.is_valid(key)).then(|| self.values.value(key))
-    }
-}
-
-/// The `labels` column.
-struct LabelMaps<'a> {
-    offsets: &'a [i32],
-    names: &'a StringArray,
-    values: &'a StringArray,
-}
-
-impl<'a> LabelMaps<'a> {
-    fn new(column: &'a Arc<dyn Array>) -> Option<Self> {
-        let map = column.as_map_opt()?;
-        Some(Self {
-            offsets: map.value_offsets(),
-            names: map.keys().as_string_opt::<i32>()?,
-            values: map.values().as_string_opt::<i32>()?,
-        })
-    }
-
-    /// Writes the packed labels of a row; whether they are in order is checked by the caller.
-    fn pack(&self, row: usize, packed: &mut Vec<u8>) {
-        packed.clear();
-        let (Some(&from), Some(&to)) = (self.offsets.get(row), self.offsets.get(row + 1)) else {
-            return;
-        };
-        for i in from.max(0) as usize..to.max(0) as usize {
-            if i < self.names.len() && i < self.values.len() {
-                write_packed_pair(packed, self.names.value(i), self.values.value(i));
-            }
-        }
-    }
 }

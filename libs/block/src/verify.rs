@@ -1,7 +1,7 @@
 //! Checks a whole block: every byte, and that the parts agree with each other and with `meta.json`.
 
 use futures::TryStreamExt;
-use koios_model::{Labels, Matchers, TimeRange};
+use koios_model::{Labels, TimeRange};
 
 use crate::meta::{CELL_BYTES, SAMPLES_PART, SERIES_PART};
 use crate::reader::BlockReader;
@@ -44,7 +44,7 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
     let (mut series_count, mut rows) = (0u64, 0u64);
     let mut range: Option<TimeRange> = None;
     let mut previous: Option<Labels> = None;
-    let mut batches = block.stream_series(Matchers::default(), TimeRange::ALL);
+    let mut batches = block.scan_series();
     while let Some(batch) = batches.try_next().await? {
         let mut samples = block.stream_samples(batch.clone(), TimeRange::ALL);
         for s in batch {

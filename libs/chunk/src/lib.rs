@@ -1,8 +1,9 @@
 //! Compressed sample chunks: a run of float samples of one series in its smallest exact form.
 //!
-//! **Data flow.** Heads seal runs of samples into chunks ([`encode`], or an [`Encoder`] that keeps its scratch memory);
-//! chunks travel to queriers as they are, and whoever needs the samples opens a [`Chunk`] over the bytes and decodes a
-//! time range into columns it reuses. Blocks scale values with the same [`decimal`] functions, so that what a chunk
+//! **Data flow.** Heads keep what still grows as open runs ([`OpenState`]) and seal them into chunks ([`encode`], or an
+//! [`Encoder`] that keeps its scratch memory). Samples travel to queriers as [`Run`]s: chunks as they are, and within one
+//! process copies of open runs and decoded columns, too. Whoever needs the samples decodes a time range into columns it
+//! reuses. Blocks scale values with the same [`decimal`] functions, so that what a chunk
 //! and what a block hold of one run agree. The bytes are described in `docs/formats/chunk.md`.
 //!
 //! **Invariants.** Decoding gives back the encoded timestamps and the bits of every value (NaN payloads, the sign of
@@ -10,7 +11,7 @@
 //! fixture per format version is decoded by the tests.
 //!
 //! **Deliberately absent.** I/O, labels, merging of overlapping chunks (`koios_model::merge` has the rule), appending
-//! to an encoded chunk (the head keeps its open samples in a form of its own).
+//! to an encoded chunk.
 //!
 //! **Failure behaviour.** A checksum guards every chunk and is checked before anything else is believed. Arbitrary
 //! bytes give an [`Error`], never a panic, and never more than [`SAMPLES_MAX`] decoded samples.
@@ -20,10 +21,14 @@ mod column;
 pub mod decimal;
 mod encode;
 mod error;
+mod open;
+mod run;
 mod view;
 
 pub use encode::{Encoder, encode};
 pub use error::Error;
+pub use open::{OpenEntry, OpenRun, OpenState, decode_open};
+pub use run::{PlainRun, Run};
 pub use view::Chunk;
 
 /// The most samples one chunk may hold: it bounds what a reader allocates for a chunk of a few bytes.

@@ -1,11 +1,12 @@
 //! Cutting windows into blocks, and forgetting what listed blocks hold.
 
 use bytes::Bytes;
+use koios_chunk::{Chunk, Run};
 use koios_model::{Labels, Sample, SeriesHash, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::head::Head;
-use crate::read::merge_chunks;
+use crate::read::merge_runs;
 use crate::series::{CutTag, UNCUT, UNRANKED};
 
 /// A cut of one head.
@@ -42,7 +43,11 @@ impl CutSeries {
     /// # Errors
     /// [`koios_chunk::Error`] when memory is damaged.
     pub fn samples(&self, out: &mut Vec<Sample>) -> Result<(), koios_chunk::Error> {
-        merge_chunks(&self.chunks, TimeRange::ALL, out)
+        let parsed = self
+            .chunks
+            .iter()
+            .map(|c| Chunk::parse(c.clone()).map(Run::Chunk));
+        merge_runs(&parsed.collect::<Result<Vec<_>, _>>()?, TimeRange::ALL, out)
     }
 }
 

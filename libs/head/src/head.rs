@@ -156,11 +156,16 @@ impl Head {
     }
 
     /// Seals the open samples of a series.
+    #[expect(
+        clippy::expect_used,
+        reason = "a failure here is a bug that would otherwise lose samples"
+    )]
     pub(crate) fn seal_open(&mut self, index: u32) {
         let i = index as usize;
         let (mut ts, mut vs) = self.take_columns();
         let hot = &mut self.series.hot[i];
-        self.pool.decode(hot, &mut ts, &mut vs);
+        let decoded = self.pool.decode(hot, &mut ts, &mut vs);
+        decoded.expect("the open samples of a series are the entries that were appended");
         self.pool.release(hot);
         self.seal_run(index, &ts, &vs);
         self.give_columns(ts, vs);

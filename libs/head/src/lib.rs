@@ -39,6 +39,6 @@ pub use apply::Applied;
 pub use cut::{Cut, CutId, CutSeries};
 pub use error::Error;
 pub use head::{Head, HeadOptions};
-pub use read::merge_chunks;
+pub use read::merge_runs;
 pub use series::SeriesId;
 pub use windows::WindowState;

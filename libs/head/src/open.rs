@@ -1,25 +1,13 @@
-//! The open samples of a series: a byte-packed run in a chain of small blocks, appended to with every sample.
-//!
-//! An entry is a control byte, the change of the time step when there is one, and the value as the difference of
-//! decimal mantissas, usually one or two bytes. It lives only in memory; sealing decodes it and encodes a chunk.
+//! The open samples of a series: the entries of an open run (`koios_chunk`) in a chain of small blocks. An entry never
+//! crosses a block. Sealing decodes them and encodes a chunk; reads copy their bytes.
 
-use koios_chunk::decimal::{EXPONENT_MAX, exponent_for_run, from_mantissa, to_mantissa};
+use koios_chunk::{OpenRun, OpenState, decode_open};
+use koios_model::TimeRange;
 
 const BLOCK_DATA_BYTES: usize = 59;
 /// Blocks allocated at a time: 256 KiB, so that growing never copies.
 const SEGMENT_BLOCKS: usize = 4096;
 const NO_BLOCK: u32 = u32::MAX;
-
-/// The value has the bits of the one before.
-const SAME: u8 = 0;
-/// The difference of mantissas follows.
-const DELTA: u8 = 1;
-/// A larger exponent and the mantissa follow.
-const RAISE: u8 = 2;
-/// The eight bytes of the float follow.
-const RAW: u8 = 3;
-/// Control bit: the time step is that of the sample before.
-const SAME_STEP: u8 = 0x80;
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -83,98 +71,6 @@ impl Default for Hot {
     }
 }
 
-/// What follows from one sample to the next; writer and reader step it alike.
-#[derive(Clone, Copy, Debug)]
-struct State {
-    t: i64,
-    v: f64,
-    step: u32,
-    exponent: u8,
-}
-
-impl State {
-    fn first(t: i64, v: f64) -> Self {
-        Self {
-            t,
-            v,
-            step: 0,
-            exponent: exponent_for_run(&[v]),
-        }
-    }
-
-    fn advance(&mut self, t: i64, v: f64) {
-        self.step = t.wrapping_sub(self.t).clamp(0, i64::from(u32::MAX)) as u32;
-        (self.t, self.v) = (t, v);
-    }
-
-    fn mantissa(&self) -> Option<i64> {
-        to_mantissa(self.v, self.exponent)
-    }
-}
-
-/// One entry under construction; the longest is 22 bytes.
-#[derive(Debug)]
-struct Entry {
-    bytes: [u8; 24],
-    len: usize,
-}
-
-impl Entry {
-    fn push(&mut self, b: u8) {
-        self.bytes[self.len] = b;
-        self.len += 1;
-    }
-
-    fn zigzag(&mut self, v: i64) {
-        let mut v = ((v << 1) ^ (v >> 63)) as u64;
-        while v >= 0x80 {
-            self.push((v as u8) | 0x80);
-            v >>= 7;
-        }
-        self.push(v as u8);
-    }
-
-    /// The entry for sample `(t, v)` after `state`, whose exponent it may raise.
-    fn new(state: &mut State, t: i64, v: f64) -> Self {
-        let mut e = Self {
-            bytes: [0; 24],
-            len: 1,
-        };
-        let change = t.wrapping_sub(state.t).wrapping_sub(i64::from(state.step));
-        if change != 0 {
-            e.zigzag(change);
-        }
-        let kind = e.push_value(state, v);
-        e.bytes[0] = kind | if change == 0 { SAME_STEP } else { 0 };
-        e
-    }
-
-    fn push_value(&mut self, state: &mut State, v: f64) -> u8 {
-        if v.to_bits() == state.v.to_bits() {
-            return SAME;
-        }
-        let before = state.mantissa();
-        if let Some(m) = to_mantissa(v, state.exponent) {
-            self.zigzag(m.wrapping_sub(before.unwrap_or(0)));
-            return DELTA;
-        }
-        // After a float no larger exponent is tried: series of full precision would pay for the search every time.
-        if before.is_some() && v.is_finite() {
-            let higher = (state.exponent + 1..=EXPONENT_MAX).find_map(|e| to_mantissa(v, e).map(|m| (e, m)));
-            if let Some((exponent, m)) = higher {
-                state.exponent = exponent;
-                self.push(exponent);
-                self.zigzag(m);
-                return RAISE;
-            }
-        }
-        for b in v.to_bits().to_le_bytes() {
-            self.push(b);
-        }
-        RAW
-    }
-}
-
 impl Pool {
     fn block(&self, id: u32) -> &Block {
         &self.segments[id as usize / SEGMENT_BLOCKS][id as usize % SEGMENT_BLOCKS]
@@ -213,27 +109,22 @@ impl Pool {
 
     /// Appends a sample later than all before; starts a run when none is open.
     pub(crate) fn append(&mut self, hot: &mut Hot, t: i64, v: f64) {
-        if hot.count == 0 {
-            let state = State::first(t, v);
+        let (state, entry) = if hot.count == 0 {
             hot.head = self.allocate();
             hot.tail = hot.head;
-            let block = self.block_mut(hot.head);
-            block.data[..8].copy_from_slice(&t.to_le_bytes());
-            block.data[8..16].copy_from_slice(&v.to_bits().to_le_bytes());
-            block.used = 16;
-            (hot.last_step, hot.exponent) = (0, state.exponent);
+            OpenState::first(t, v)
         } else {
-            let mut state = State {
+            let mut state = OpenState {
                 t: hot.last_t,
                 v: hot.last_v,
                 step: hot.last_step,
                 exponent: hot.exponent,
             };
-            let entry = Entry::new(&mut state, t, v);
-            state.advance(t, v);
-            (hot.last_step, hot.exponent) = (state.step, state.exponent);
-            self.write(hot, &entry.bytes[..entry.len]);
-        }
+            let entry = state.append(t, v);
+            (state, entry)
+        };
+        (hot.last_step, hot.exponent) = (state.step, state.exponent);
+        self.write(hot, entry.bytes());
         (hot.last_t, hot.last_v, hot.has_last) = (t, v, true);
         hot.count += 1;
     }
@@ -250,26 +141,47 @@ impl Pool {
         block.used = (used + entry.len()) as u8;
     }
 
-    /// Appends the open samples to columns.
-    pub(crate) fn decode(&self, hot: &Hot, timestamps: &mut Vec<i64>, values: &mut Vec<f64>) {
+    /// Appends the bytes of the open samples' entries.
+    fn copy(&self, hot: &Hot, out: &mut Vec<u8>) {
         if hot.count == 0 {
             return;
         }
-        let mut entries = Entries {
-            pool: self,
-            block: self.block(hot.head),
-            at: 0,
-        };
-        let mut state = State::first(entries.u64() as i64, f64::from_bits(entries.u64()));
-        timestamps.reserve(usize::from(hot.count));
-        values.reserve(usize::from(hot.count));
-        timestamps.push(state.t);
-        values.push(state.v);
-        for _ in 1..hot.count {
-            entries.step(&mut state);
-            timestamps.push(state.t);
-            values.push(state.v);
+        let mut block = self.block(hot.head);
+        loop {
+            out.extend_from_slice(&block.data[..usize::from(block.used)]);
+            if block.next == NO_BLOCK {
+                return;
+            }
+            block = self.block(block.next);
         }
+    }
+
+    /// A copy of the open samples, if any may be in a closed range.
+    pub(crate) fn run(&self, hot: &Hot, wanted: TimeRange) -> Option<OpenRun> {
+        let first = (hot.count > 0).then(|| self.block(hot.head).data.first_chunk())??;
+        let range = TimeRange::new(i64::from_le_bytes(*first), hot.last_t);
+        if !range.overlaps(&wanted) {
+            return None;
+        }
+        // Some more than the usual three bytes per sample, so that it is allocated once.
+        let mut bytes = Vec::with_capacity(16 + 4 * usize::from(hot.count));
+        self.copy(hot, &mut bytes);
+        Some(OpenRun::new(bytes.into(), usize::from(hot.count), range))
+    }
+
+    /// Appends the open samples to columns.
+    ///
+    /// # Errors
+    /// When memory is damaged.
+    pub(crate) fn decode(
+        &self,
+        hot: &Hot,
+        timestamps: &mut Vec<i64>,
+        values: &mut Vec<f64>,
+    ) -> Result<(), koios_chunk::Error> {
+        let mut bytes = Vec::new();
+        self.copy(hot, &mut bytes);
+        decode_open(&bytes, usize::from(hot.count), timestamps, values)
     }
 
     /// Ends the run: gives its blocks back. The last time and value stay.
@@ -286,70 +198,6 @@ impl Pool {
     /// Memory held, free blocks included.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.segments.len() * SEGMENT_BLOCKS * size_of::<Block>()
-    }
-}
-
-/// Reads entries along a chain; an entry never crosses a block.
-#[derive(Debug)]
-struct Entries<'a> {
-    pool: &'a Pool,
-    block: &'a Block,
-    at: usize,
-}
-
-impl Entries<'_> {
-    #[inline]
-    fn byte(&mut self) -> u8 {
-        let b = self.block.data[self.at];
-        self.at += 1;
-        b
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
-    }
-
-    #[inline]
-    fn zigzag(&mut self) -> i64 {
-        let first = self.byte();
-        let (mut v, mut shift) = (u64::from(first & 0x7f), 7);
-        if first < 0x80 {
-            return ((v >> 1) as i64) ^ -((v & 1) as i64);
-        }
-        loop {
-            let b = self.byte();
-            v |= u64::from(b & 0x7f) << shift;
-            if b < 0x80 {
-                return ((v >> 1) as i64) ^ -((v & 1) as i64);
-            }
-            shift += 7;
-        }
-    }
-
-    fn step(&mut self, state: &mut State) {
-        if self.at >= usize::from(self.block.used) {
-            (self.block, self.at) = (self.pool.block(self.block.next), 0);
-        }
-        let control = self.byte();
-        let change = if control & SAME_STEP != 0 {
-            0
-        } else {
-            self.zigzag()
-        };
-        let t = state.t.wrapping_add(i64::from(state.step)).wrapping_add(change);
-        let v = match control & !SAME_STEP {
-            SAME => state.v,
-            DELTA => {
-                let m = state.mantissa().unwrap_or(0).wrapping_add(self.zigzag());
-                from_mantissa(m, state.exponent)
-            }
-            RAISE => {
-                state.exponent = self.byte();
-                from_mantissa(self.zigzag(), state.exponent)
-            }
-            _ => f64::from_bits(self.u64()),
-        };
-        state.advance(t, v);
     }
 }
 
@@ -372,7 +220,7 @@ mod tests {
 
     fn open(pool: &Pool, hot: &Hot) -> Vec<(i64, u64)> {
         let (mut ts, mut vs) = (Vec::new(), Vec::new());
-        pool.decode(hot, &mut ts, &mut vs);
+        pool.decode(hot, &mut ts, &mut vs).unwrap();
         ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect()
     }
 

@@ -1,7 +1,6 @@
-//! Reading series: encoded chunks that may overlap, or merged samples.
+//! Reading series: runs that may overlap, or merged samples.
 
-use bytes::Bytes;
-use koios_chunk::{Chunk, Encoder};
+use koios_chunk::{Chunk, PlainRun, Run};
 use koios_model::merge::sort_and_dedup;
 use koios_model::{Labels, Sample, TimeRange};
 
@@ -24,47 +23,41 @@ impl Head {
             .then(|| self.series.hashes.get(id.index as usize).copied())?
     }
 
-    /// Appends the encoded chunks of a series that overlap a closed range. They may overlap each other and hold samples
-    /// outside the range; [`merge_chunks`] makes one run of them. Sealed chunks are shared, open and late samples are
-    /// encoded now, those in range only.
+    /// Appends the runs of a series that overlap a closed range. They may overlap each other and hold samples outside the
+    /// range; [`merge_runs`] makes one of them. Sealed chunks are shared, open and late samples are copied.
     ///
     /// # Errors
-    /// [`Error::SeriesForgotten`] when the id is no longer valid.
-    pub fn read(&self, id: SeriesId, range: TimeRange, out: &mut Vec<Bytes>) -> Result<(), Error> {
+    /// [`Error::SeriesForgotten`] when the id is no longer valid, [`Error::Chunk`] when memory is damaged.
+    pub fn read(&self, id: SeriesId, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
         self.check(id)?;
-        out.extend(self.sealed(id.index, range).map(|s| s.bytes.clone()));
+        for sealed in self.sealed(id.index, range) {
+            out.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
+        }
         self.read_unsealed(id.index, range, out)
     }
 
-    /// Appends the encoded chunks of a series that no listed cut holds: what a snapshot must keep. They may overlap each
-    /// other. See [`Self::restore`].
+    /// Appends the runs of a series that no listed cut holds: what a snapshot must keep. They may overlap each other. See
+    /// [`Self::restore`].
     ///
     /// # Errors
-    /// [`Error::SeriesForgotten`] when the id is no longer valid.
-    pub fn read_unlisted(&self, id: SeriesId, out: &mut Vec<Bytes>) -> Result<(), Error> {
+    /// As [`Self::read`].
+    pub fn read_unlisted(&self, id: SeriesId, out: &mut Vec<Run>) -> Result<(), Error> {
         self.check(id)?;
         let sealed = self.sealed(id.index, TimeRange::ALL);
-        out.extend(
-            sealed
-                .filter(|s| !self.windows.is_listed(s.cut))
-                .map(|s| s.bytes.clone()),
-        );
+        for sealed in sealed.filter(|s| !self.windows.is_listed(s.cut)) {
+            out.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
+        }
         self.read_unsealed(id.index, TimeRange::ALL, out)
     }
 
-    /// Encodes open and late samples in range.
-    fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Bytes>) -> Result<(), Error> {
-        let (mut ts, mut vs) = (Vec::new(), Vec::new());
-        let mut encoder = Encoder::default();
-        self.open_in(index, range, &mut ts, &mut vs);
-        if !ts.is_empty() {
-            out.push(encoder.encode_fast(&ts, &vs)?.into());
-        }
-        // A side buffer is sealed before it grows past one chunk.
+    /// Copies open samples, if any may be in range, and the late ones that are.
+    fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
+        let open = self.pool.run(&self.series.hot[index as usize], range);
+        out.extend(open.map(Run::Open));
         let side = in_range(self.series.cold[index as usize].side(), range);
         if !side.is_empty() {
             let (ts, vs): (Vec<i64>, Vec<f64>) = side.iter().map(|s| (s.t, s.v)).unzip();
-            out.push(encoder.encode_fast(&ts, &vs)?.into());
+            out.push(Run::Plain(PlainRun::new(ts, vs)?));
         }
         Ok(())
     }
@@ -93,21 +86,6 @@ impl Head {
             .filter(move |s| s.range.overlaps(&range))
     }
 
-    /// Appends the open samples in range.
-    fn open_in(&self, index: u32, range: TimeRange, ts: &mut Vec<i64>, vs: &mut Vec<f64>) {
-        let hot = &self.series.hot[index as usize];
-        if hot.count == 0 || hot.last_t < range.min || self.windows.range_of(hot.last_t).min > range.max {
-            return;
-        }
-        self.pool.decode(hot, ts, vs);
-        let to = ts.partition_point(|t| *t <= range.max);
-        let from = ts.partition_point(|t| *t < range.min).min(to);
-        ts.truncate(to);
-        vs.truncate(to);
-        ts.drain(..from);
-        vs.drain(..from);
-    }
-
     /// All samples of a series in range, merged.
     fn merged(&self, index: u32, range: TimeRange, out: &mut Vec<Sample>) -> Result<(), Error> {
         out.clear();
@@ -115,10 +93,9 @@ impl Head {
         for s in self.sealed(index, range) {
             Chunk::parse(s.bytes.clone())?.decode_range(range, &mut ts, &mut vs)?;
         }
-        out.extend(ts.iter().zip(&vs).map(|(&t, &v)| Sample { t, v }));
-        ts.clear();
-        vs.clear();
-        self.open_in(index, range, &mut ts, &mut vs);
+        if let Some(open) = self.pool.run(&self.series.hot[index as usize], range) {
+            open.decode_range(range, &mut ts, &mut vs)?;
+        }
         out.extend(ts.iter().zip(&vs).map(|(&t, &v)| Sample { t, v }));
         out.extend_from_slice(in_range(self.series.cold[index as usize].side(), range));
         settle(out);
@@ -148,19 +125,15 @@ fn settle(samples: &mut Vec<Sample>) {
     }
 }
 
-/// Replaces `out` by the samples of chunks in a closed range, each time once, ascending, whatever overlaps.
+/// Replaces `out` by the samples of runs in a closed range, each time once, ascending, whatever overlaps.
 ///
 /// # Errors
-/// [`koios_chunk::Error`] when a chunk is damaged.
-pub fn merge_chunks(
-    chunks: &[Bytes],
-    range: TimeRange,
-    out: &mut Vec<Sample>,
-) -> Result<(), koios_chunk::Error> {
+/// [`koios_chunk::Error`] when a run is damaged.
+pub fn merge_runs(runs: &[Run], range: TimeRange, out: &mut Vec<Sample>) -> Result<(), koios_chunk::Error> {
     out.clear();
     let (mut ts, mut vs) = (Vec::new(), Vec::new());
-    for bytes in chunks {
-        Chunk::parse(bytes.clone())?.decode_range(range, &mut ts, &mut vs)?;
+    for run in runs {
+        run.decode_range(range, &mut ts, &mut vs)?;
     }
     out.extend(ts.into_iter().zip(vs).map(|(t, v)| Sample { t, v }));
     settle(out);

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use koios_head::{Cut, Head, HeadOptions, merge_chunks};
+use koios_chunk::{Chunk, Encoder};
+use koios_head::{Cut, Head, HeadOptions, merge_runs};
 use koios_model::merge::winner;
 use koios_model::{BatchColumns, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
 use proptest::prelude::*;
@@ -132,10 +133,10 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
         );
         head.samples(id, range, &mut samples).unwrap();
         assert!(samples.windows(2).all(|w| w[0].t < w[1].t), "i2: each time once");
-        let mut chunks: Vec<Bytes> = Vec::new();
-        head.read(id, range, &mut chunks).unwrap();
-        merge_chunks(&chunks, range, &mut merged).unwrap();
-        assert_eq!(merged, samples, "chunks and samples agree");
+        let mut runs = Vec::new();
+        head.read(id, range, &mut runs).unwrap();
+        merge_runs(&runs, range, &mut merged).unwrap();
+        assert_eq!(merged, samples, "runs and samples agree");
         for s in &samples {
             assert!(range.contains(s.t));
             content.insert((labels.clone(), s.t), s.v);
@@ -215,8 +216,13 @@ impl World {
         let mut restored = Head::new(options());
         restored.mark_forgotten_below(self.head.listed_below_ms());
         for id in self.head.select(&Matchers::default(), TimeRange::ALL) {
-            let mut chunks = Vec::new();
-            self.head.read_unlisted(id, &mut chunks).unwrap();
+            let (mut runs, mut chunks) = (Vec::new(), Vec::new());
+            self.head.read_unlisted(id, &mut runs).unwrap();
+            let mut encoder = Encoder::default();
+            for run in runs {
+                run.into_chunks(&mut encoder, &mut chunks).unwrap();
+            }
+            let chunks: Vec<Bytes> = chunks.into_iter().map(Chunk::into_bytes).collect();
             let labels = self.head.labels(id).unwrap();
             restored
                 .restore(self.head.hash(id).unwrap(), labels.as_ref(), &chunks, 1)

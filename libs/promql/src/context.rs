@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use futures::future::{BoxFuture, FutureExt};
+
 use crate::error::QueryError;
 use crate::memory::Memory;
 
@@ -38,6 +40,15 @@ pub trait QueryContext: Send + Sync {
     fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
         (0..parts).for_each(part);
     }
+
+    /// Itself, for work that outlives the borrow.
+    fn shared(&self) -> Arc<dyn QueryContext>;
+
+    /// Runs milliseconds of work where it keeps nobody waiting; ready when it is done.
+    fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        work();
+        futures::future::ready(()).boxed()
+    }
 }
 
 /// Never interrupts.
@@ -47,6 +58,10 @@ pub struct Uninterrupted;
 impl QueryContext for Uninterrupted {
     fn interrupted(&self) -> Option<Interrupt> {
         None
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(*self)
     }
 }
 
@@ -86,6 +101,10 @@ impl QueryContext for CancelContext {
             return Some(Interrupt::Canceled);
         }
         (self.expired)().then_some(Interrupt::Timeout)
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
     }
 }
 
@@ -129,14 +148,14 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// With the limits on samples and on bytes held at once.
-    pub(crate) fn new(max: usize, max_bytes: usize) -> Self {
+    /// With the limit on samples held at once, and the account of bytes.
+    pub(crate) fn new(max: usize, memory: Arc<Memory>) -> Self {
         Self {
             current: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             max,
-            memory: Memory::new(max_bytes),
+            memory,
         }
     }
 
@@ -205,7 +224,7 @@ mod tests {
 
     #[test]
     fn holding_more_than_the_limit_fails() {
-        let a = Account::new(10, 0);
+        let a = Account::new(10, Memory::new(0));
         assert!(a.hold(10).is_ok());
         a.release(5);
         assert!(a.hold(5).is_ok() && a.hold(1).is_err());

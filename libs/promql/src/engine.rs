@@ -1,31 +1,27 @@
 //! The way of a query: plan, fetch, evaluate.
 //!
 //! The steps are apart so that the caller chooses where they run: planning and evaluation are synchronous CPU work,
-//! fetching is asynchronous and does nothing but wait for storage.
+//! fetching is asynchronous, waits for storage, and hands what can be computed meanwhile to the query's context.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_model::Labels;
 
-use crate::annotations::Annotations;
 use crate::ast::{Expr, ValueType};
-use crate::context::{Account, PHASE_PARSING, QueryContext, QueryStats, check, check_in};
+use crate::context::{Account, PHASE_PARSING, QueryContext, check_in};
 use crate::error::QueryError;
 use crate::eval::matrix::RangeSeries;
-use crate::eval::row::{Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
+use crate::eval::row::{self, Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
 use crate::eval::{Evaluated, Evaluator};
-use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
+use crate::fetch::{Answer, Fetched, bytes_of};
+use crate::memory::{LABELS_ENTRY_BYTES, Memory, of_labels};
 use crate::parser::{ParseError, ParseOptions, parse_with, parse_within};
-use crate::plan::{Plan, PlanContext, plan};
-use crate::queryable::{Completeness, Queryable, SelectRequest, Series, StreamItem};
+use crate::plan::{Leaf, Plan, PlanContext, plan};
+use crate::queryable::{Queryable, SelectRequest};
 use crate::steps::Steps;
 use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
 use crate::work::Work;
-
-/// How many reads of storage one query runs at once.
-const READS_AT_ONCE: usize = 8;
 
 /// How queries are evaluated, and their limits.
 #[derive(Clone, Debug)]
@@ -253,24 +249,6 @@ pub struct Prepared {
     options: EngineOptions,
 }
 
-/// A planned query with the data it needs; evaluating it needs nothing else.
-#[derive(Debug)]
-pub struct Fetched {
-    prepared: Prepared,
-    answers: Vec<Vec<Series>>,
-    completeness: Completeness,
-    annotations: Annotations,
-    stats: QueryStats,
-}
-
-/// What one read brought.
-#[derive(Default)]
-struct Answer {
-    series: Vec<Series>,
-    completeness: Completeness,
-    warnings: Vec<String>,
-}
-
 impl Prepared {
     /// What will be read from storage.
     pub fn selects(&self) -> &[SelectRequest] {
@@ -282,126 +260,22 @@ impl Prepared {
         self.plan.steps
     }
 
-    /// Reads everything the query needs.
-    ///
-    /// # Errors
-    /// What storage fails with, and the limits on what is fetched.
-    pub async fn fetch(
-        self,
-        queryable: &dyn Queryable,
-        ctx: &dyn QueryContext,
-    ) -> Result<Fetched, QueryError> {
-        check(ctx)?;
-        let meter = Meter::new(&self.options);
-        let answers: Vec<Answer> = stream::iter(self.plan.selects.clone())
-            .map(|request| read(queryable, request, &meter, ctx))
-            .buffered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
-        let mut fetched = Fetched {
-            prepared: self,
-            answers: Vec::with_capacity(answers.len()),
-            completeness: Completeness::Complete,
-            annotations: Annotations::default(),
-            stats: meter.stats(),
-        };
-        for answer in answers {
-            fetched.completeness.merge(answer.completeness);
-            answer
-                .warnings
-                .into_iter()
-                .for_each(|w| fetched.annotations.add_from_storage(w));
-            fetched.answers.push(answer.series);
-        }
-        Ok(fetched)
-    }
-}
-
-/// Counts what a query fetches, against its limits.
-struct Meter {
-    series: std::sync::atomic::AtomicU64,
-    bytes: std::sync::atomic::AtomicU64,
-    max_series: u64,
-    max_bytes: u64,
-}
-
-impl Meter {
-    fn new(options: &EngineOptions) -> Self {
-        Self {
-            series: 0.into(),
-            bytes: 0.into(),
-            max_series: options.max_series_fetched,
-            max_bytes: options.max_bytes_fetched,
-        }
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
-    fn count(&self, batch: &[Series]) -> Result<(), QueryError> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let more = batch.len() as u64;
-        let series = self.series.fetch_add(more, Relaxed) + more;
-        if self.max_series > 0 && series > self.max_series {
-            return Err(limit("series", self.max_series));
-        }
-        let more = batch.iter().map(|s| s.data.encoded_bytes() as u64).sum();
-        let bytes = self.bytes.fetch_add(more, Relaxed) + more;
-        if self.max_bytes > 0 && bytes > self.max_bytes {
-            return Err(limit("bytes", self.max_bytes));
-        }
-        Ok(())
+    pub(crate) fn options(&self) -> &EngineOptions {
+        &self.options
     }
 
-    fn stats(&self) -> QueryStats {
-        use std::sync::atomic::Ordering::Relaxed;
-        QueryStats {
-            series_fetched: self.series.load(Relaxed),
-            bytes_fetched: self.bytes.load(Relaxed),
-            ..QueryStats::default()
-        }
+    pub(crate) fn leaves(&self) -> &[Leaf] {
+        &self.plan.leaves
     }
-}
 
-fn limit(what: &str, max: u64) -> QueryError {
-    QueryError::LimitExceeded(format!(
-        "query fetched too many {what} (limit {max}): select fewer series or a shorter time range, or raise the limit"
-    ))
-}
-
-/// Reads one answer to its end, checking what storage promises.
-async fn read(
-    queryable: &dyn Queryable,
-    request: SelectRequest,
-    meter: &Meter,
-    ctx: &dyn QueryContext,
-) -> Result<Answer, QueryError> {
-    let mut stream = queryable.select(request).await?;
-    let mut answer = Answer::default();
-    while let Some(item) = stream.next().await {
-        check(ctx)?;
-        match item? {
-            StreamItem::Series(batch) => {
-                meter.count(&batch)?;
-                for series in batch {
-                    if answer
-                        .series
-                        .last()
-                        .is_some_and(|last| last.labels >= series.labels)
-                    {
-                        return Err(QueryError::internal(format!(
-                            "storage answered series {} out of order",
-                            series.labels
-                        )));
-                    }
-                    answer.series.push(series);
-                }
-            }
-            StreamItem::Warning(text) => answer.warnings.push(text),
-            StreamItem::End(completeness) => {
-                answer.completeness = completeness;
-                return Ok(answer);
-            }
-        }
+    /// A new account with the query's limit on samples, whose bytes are counted in `memory`.
+    pub(crate) fn account(&self, memory: Arc<Memory>) -> Account {
+        Account::new(self.options.max_samples, memory)
     }
-    Err(QueryError::unavailable("storage broke off its answer"))
 }
 
 impl Fetched {
@@ -414,13 +288,44 @@ impl Fetched {
             prepared,
             answers,
             completeness,
-            annotations,
+            mut annotations,
             mut stats,
+            memory,
         } = self;
-        let account = Account::new(prepared.options.max_samples, prepared.options.max_memory_bytes);
-        account.memory.take(bytes_of(&answers))?;
+        let account = prepared.account(memory);
+        let mut leaves: Vec<Option<Vec<Row>>> = Vec::new();
+        leaves.resize_with(prepared.plan.leaves.len(), || None);
+        let mut kept = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let (leaf, result) = match answer {
+                Answer::Kept(series) => {
+                    kept.push(series);
+                    continue;
+                }
+                Answer::Leaf(leaf, mut fold, rest) => {
+                    let waiting = bytes_of(&rest);
+                    fold.push(rest, ctx)?;
+                    account.memory.give(waiting);
+                    (leaf, fold.finish(ctx)?)
+                }
+            };
+            // Sources are known by their place.
+            kept.push(Vec::new());
+            // What leaves give counts to the end, though it may be gone before.
+            account.hold(result.rows.iter().map(Row::held).sum())?;
+            annotations.merge(result.annotations);
+            stats.samples_total += result.account.total();
+            stats.samples_peak = stats.samples_peak.max(result.account.peak());
+            // The rows are all that is left of the leaf.
+            drop(result.account);
+            account.memory.take(row::bytes_of(&result.rows))?;
+            if let Some(slot) = leaves.get_mut(leaf) {
+                *slot = Some(result.rows);
+            }
+        }
         let mut evaluator = Evaluator {
-            fetched: &answers,
+            fetched: &kept,
+            leaves,
             query: &prepared.text,
             options: &prepared.options,
             ctx,
@@ -429,17 +334,17 @@ impl Fetched {
         };
         let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
         let annotations = evaluator.annotations;
-        drop(answers);
+        drop(kept);
         let value = finish(evaluated, &prepared, &account, ctx)?;
-        stats.samples_total = account.total();
-        stats.samples_peak = account.peak();
+        stats.samples_total += account.total();
+        stats.samples_peak = stats.samples_peak.max(account.peak());
         stats.bytes_peak = account.memory.peak();
         Ok(QueryOutput {
             value,
             completeness,
             annotations,
             stats,
-            query: prepared.text,
+            query: Arc::clone(&prepared.text),
         })
     }
 }
@@ -491,20 +396,14 @@ fn named(mut row: Row, work: &mut Work<'_>) -> Result<Row, QueryError> {
 
 fn vector_sample(row: Row) -> Option<VectorSample> {
     let value = match row.point(0) {
-        crate::eval::row::Point::Absent => return None,
-        crate::eval::row::Point::Float(v) => SampleValue::Float(v),
-        crate::eval::row::Point::Histogram(h) => SampleValue::Histogram(h),
+        row::Point::Absent => return None,
+        row::Point::Float(v) => SampleValue::Float(v),
+        row::Point::Histogram(h) => SampleValue::Histogram(h),
     };
     Some(VectorSample {
         labels: row.labels,
         value,
     })
-}
-
-/// What was fetched occupies in memory.
-fn bytes_of(answers: &[Vec<Series>]) -> usize {
-    let own = |s: &Series| size_of::<Series>() + of_labels(&s.labels) + s.data.encoded_bytes();
-    answers.iter().flatten().map(own).sum()
 }
 
 fn scalar_series(s: Scalars, steps: Steps) -> MatrixSeries {

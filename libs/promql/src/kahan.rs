@@ -65,9 +65,12 @@ impl Kahan {
 /// A running mean: a plain compensated sum as long as it stays finite, an incremental mean from then on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mean {
-    acc: Kahan,
-    count: f64,
-    incremental: bool,
+    /// The sum, or the mean once that is kept instead.
+    pub(crate) acc: Kahan,
+    /// How many values there are.
+    pub(crate) count: f64,
+    /// Whether the mean is kept.
+    pub(crate) incremental: bool,
 }
 
 impl Mean {

@@ -29,6 +29,7 @@ mod duration;
 mod engine;
 mod error;
 mod eval;
+mod fetch;
 pub mod histogram;
 mod kahan;
 mod lexer;
@@ -52,8 +53,9 @@ pub use ast::{
 };
 pub use context::{CancelContext, Interrupt, QueryContext, QueryStats, Uninterrupted};
 pub use duration::{DurationContext, DurationError, parse_duration, resolve_durations};
-pub use engine::{Engine, EngineOptions, Fetched, Prepared, Query};
+pub use engine::{Engine, EngineOptions, Prepared, Query};
 pub use error::{ErrorKind, QueryError};
+pub use fetch::Fetched;
 pub use parser::{ParseError, ParseOptions, parse, parse_metric_selector, parse_with};
 pub use printer::pretty;
 pub use queryable::{

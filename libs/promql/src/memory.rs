@@ -11,57 +11,15 @@ use koios_model::{Histogram, Labels};
 
 use crate::error::QueryError;
 
-/// The bytes one query holds.
+/// The bytes one query holds in all.
 #[derive(Debug)]
-pub(crate) struct Memory {
+struct Total {
     held: AtomicUsize,
     peak: AtomicUsize,
     max: usize,
 }
 
-impl Memory {
-    /// An empty account with a limit.
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            held: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-            max,
-        })
-    }
-
-    /// Takes bytes; fails if they are too many, and has taken them all the same.
-    pub(crate) fn take(&self, bytes: usize) -> Result<(), QueryError> {
-        let held = self
-            .held
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        self.judge(held)
-    }
-
-    /// Fails if `bytes` more than are held now would be too many; takes none.
-    pub(crate) fn fits(&self, bytes: usize) -> Result<(), QueryError> {
-        self.judge(self.held().saturating_add(bytes))
-    }
-
-    /// Gives bytes back.
-    pub(crate) fn give(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// States what is held once a node's inputs are gone and only its result stays.
-    pub(crate) fn settle(&self, held: usize) -> Result<(), QueryError> {
-        self.held.store(held, Ordering::Relaxed);
-        self.judge(held)
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed) as u64
-    }
-
+impl Total {
     fn judge(&self, held: usize) -> Result<(), QueryError> {
         self.peak.fetch_max(held, Ordering::Relaxed);
         if held <= self.max {
@@ -72,6 +30,81 @@ impl Memory {
              larger steps, or raise the limit",
             self.max
         )))
+    }
+}
+
+/// The bytes one part of a query holds. Parts may run at the same time; the limit is on what all hold together. What a
+/// part holds is given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    held: AtomicUsize,
+    total: Arc<Total>,
+}
+
+impl Memory {
+    /// An empty account of a query with a limit.
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Self::with(Arc::new(Total {
+            held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            max,
+        }))
+    }
+
+    /// An empty account of another part of the same query.
+    pub(crate) fn part(&self) -> Arc<Self> {
+        Self::with(Arc::clone(&self.total))
+    }
+
+    fn with(total: Arc<Total>) -> Arc<Self> {
+        Arc::new(Self {
+            held: AtomicUsize::new(0),
+            total,
+        })
+    }
+
+    /// Takes bytes; fails if they are too many, and has taken them all the same.
+    pub(crate) fn take(&self, bytes: usize) -> Result<(), QueryError> {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        let total = self.total.held.fetch_add(bytes, Ordering::Relaxed);
+        self.total.judge(total.saturating_add(bytes))
+    }
+
+    /// Fails if `bytes` more than the query holds now would be too many; takes none.
+    pub(crate) fn fits(&self, bytes: usize) -> Result<(), QueryError> {
+        let total = self.total.held.load(Ordering::Relaxed);
+        self.total.judge(total.saturating_add(bytes))
+    }
+
+    /// Gives bytes back.
+    pub(crate) fn give(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.total.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// States what this part holds once a node's inputs are gone and only its result stays.
+    pub(crate) fn settle(&self, held: usize) -> Result<(), QueryError> {
+        let before = self.held();
+        if held < before {
+            self.give(before - held);
+        }
+        self.take(held.saturating_sub(before))
+    }
+
+    /// What this part holds.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The most that the query held.
+    pub(crate) fn peak(&self) -> u64 {
+        self.total.peak.load(Ordering::Relaxed) as u64
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.total.held.fetch_sub(self.held(), Ordering::Relaxed);
     }
 }
 
@@ -94,6 +127,11 @@ impl Lease {
             taken: 0,
             untaken: 0,
         }
+    }
+
+    /// What was taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
     }
 
     /// Takes so much that `bytes` are covered in all.
@@ -178,6 +216,23 @@ mod tests {
         assert!(lease.cover((1 << 20) + 1).is_err());
         drop(lease);
         assert_eq!((memory.held(), memory.peak()), (0, (1 << 20) + 1));
+    }
+
+    #[test]
+    fn parts_of_a_query_share_its_limit_and_settle_apart() {
+        let whole = Memory::new(100);
+        let (a, b) = (whole.part(), whole.part());
+        whole.take(10).unwrap();
+        a.take(40).unwrap();
+        b.take(50).unwrap();
+        assert!(a.fits(1).is_err());
+        a.settle(20).unwrap();
+        b.settle(60).unwrap();
+        assert_eq!((whole.held(), a.held(), b.held()), (10, 20, 60));
+        assert!(whole.take(11).is_err());
+        drop((a, b));
+        assert!(whole.fits(79).is_ok() && whole.fits(80).is_err());
+        assert_eq!(whole.peak(), 101);
     }
 
     #[test]

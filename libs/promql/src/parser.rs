@@ -54,6 +54,19 @@ impl Default for ParseOptions {
     }
 }
 
+impl ParseOptions {
+    /// Without what Prometheus keeps behind feature flags.
+    pub fn stable() -> Self {
+        Self {
+            experimental_functions: false,
+            duration_expressions: false,
+            extended_range_selectors: false,
+            fill_modifiers: false,
+            ..Self::default()
+        }
+    }
+}
+
 /// Why a query is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{position}: parse error: {message}")]

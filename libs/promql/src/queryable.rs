@@ -38,6 +38,9 @@ pub struct SelectHints {
     pub projection: Vec<String>,
     /// How to read `projection`.
     pub projection_include: bool,
+    /// All series of the answer will be held at once, so that their samples should be small; else each is gone once
+    /// looked at, and nothing should be done to make them smaller.
+    pub kept: bool,
 }
 
 /// What to fetch: the series that match, with their samples of a closed range of times.
@@ -217,6 +220,31 @@ impl Columns {
         }
     }
 
+    /// Lets `fill` append floats to the times and values; when it fails, nothing has been appended.
+    ///
+    /// # Errors
+    /// That of `fill`.
+    pub fn append_floats<E>(
+        &mut self,
+        fill: impl FnOnce(&mut Vec<i64>, &mut Vec<f64>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let had = self.timestamps.len();
+        let filled = fill(&mut self.timestamps, &mut self.values);
+        let n = match &filled {
+            Ok(()) => self.timestamps.len().min(self.values.len()),
+            Err(_) => had,
+        };
+        self.timestamps.truncate(n);
+        self.values.truncate(n);
+        if !self.start_timestamps.is_empty() {
+            self.start_timestamps.resize(n, 0);
+        }
+        if !self.histograms.is_empty() {
+            self.histograms.resize(n, None);
+        }
+        filled
+    }
+
     /// The times, strictly ascending.
     pub fn timestamps(&self) -> &[i64] {
         &self.timestamps
@@ -270,6 +298,16 @@ mod tests {
         c.extend_floats(&[4, 5], &[3.0, 4.0]);
         assert_eq!(c.histograms().map(<[_]>::len), Some(5));
         assert_eq!(c.start_timestamps(), Some(&[0, 1, 0, 0, 0][..]));
+        let failed = c.append_floats(|t, _| {
+            t.push(6);
+            Err(())
+        });
+        assert!(failed.is_err() && c.len() == 5 && c.values().len() == 5);
+        let filled = c.append_floats(|t, v| {
+            (t.push(6), v.push(5.0));
+            Ok::<(), ()>(())
+        });
+        assert!(filled.is_ok() && c.histograms().map(<[_]>::len) == Some(6));
         c.clear();
         assert!(c.is_empty() && c.histograms().is_none());
     }

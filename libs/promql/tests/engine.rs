@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use koios_promql::{Completeness, Engine, EngineOptions, Interrupt, QueryContext, QueryError};
@@ -234,13 +235,18 @@ fn fetching_more_than_allowed_names_the_limit() {
 }
 
 /// Interrupts after a number of questions.
-struct After(AtomicUsize, Interrupt);
+#[derive(Clone)]
+struct After(Arc<AtomicUsize>, Interrupt);
 
 impl QueryContext for After {
     fn interrupted(&self) -> Option<Interrupt> {
         let left = self.0.load(Ordering::Relaxed);
         self.0.store(left.saturating_sub(1), Ordering::Relaxed);
         (left == 0).then_some(self.1)
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
     }
 }
 
@@ -249,7 +255,7 @@ fn a_query_can_be_stopped_at_any_question() {
     let memory = Memory::load(HTTP);
     let mut stopped = 0;
     for n in 0.. {
-        let ctx = After(AtomicUsize::new(n), Interrupt::Canceled);
+        let ctx = After(Arc::new(AtomicUsize::new(n)), Interrupt::Canceled);
         let query = "sum by (job) (rate(http_total[30s]) * on (job) group_left () limit)";
         match memory.instant_with(&Engine::default(), query, 60, &ctx) {
             Ok(_) => break,
@@ -262,7 +268,7 @@ fn a_query_can_be_stopped_at_any_question() {
 
 #[test]
 fn a_deadline_is_a_timeout() {
-    let ctx = After(AtomicUsize::new(0), Interrupt::Timeout);
+    let ctx = After(Arc::new(AtomicUsize::new(0)), Interrupt::Timeout);
     let error = Memory::load(HTTP)
         .instant_with(&Engine::default(), "1", 60, &ctx)
         .unwrap_err();

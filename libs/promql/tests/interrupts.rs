@@ -2,15 +2,16 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use koios_promql::{Engine, EngineOptions, Interrupt, QueryContext, QueryError};
 use support::hostile::{Hostile, SAMPLES};
 
 /// Counts the questions, and answers one of them, and all after it, by a wish to stop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Counted {
-    asked: AtomicU64,
+    asked: Arc<AtomicU64>,
     stop_at: u64,
 }
 
@@ -18,6 +19,10 @@ impl QueryContext for Counted {
     fn interrupted(&self) -> Option<Interrupt> {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         (asked >= self.stop_at).then_some(Interrupt::Canceled)
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
     }
 }
 
@@ -29,7 +34,7 @@ fn run(text: &str, (start, end, step): (i64, i64, i64), stop_at: u64) -> (Option
         ..EngineOptions::default()
     });
     let ctx = Counted {
-        asked: AtomicU64::new(0),
+        asked: Arc::default(),
         stop_at,
     };
     let query = support::parsed(text);

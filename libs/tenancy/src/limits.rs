@@ -49,6 +49,9 @@ pub struct Limits {
     pub lookback_delta: Duration,
     /// Most queries of the tenant that run at once in one querier.
     pub max_concurrent_queries: usize,
+    /// Whether queries may use what Prometheus keeps behind feature flags: experimental functions and aggregations,
+    /// duration expressions, `anchored` and `smoothed`, `fill`.
+    pub experimental_promql: bool,
 }
 
 impl Default for Limits {
@@ -74,6 +77,7 @@ impl Default for Limits {
             query_timeout: Duration::from_secs(120),
             lookback_delta: Duration::from_secs(300),
             max_concurrent_queries: 20,
+            experimental_promql: true,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Runs scripts in Prometheus' promqltest language against the engine.
 //!
 //! **Data flow.** [`parse_script`] turns a text into [`Command`]s; [`run`] loads samples into a [`MemoryStorage`],
-//! evaluates, and compares. Each instant query is also evaluated with `@` on every selector at other times, and each of
-//! these again as the middle step of a range query: the answer must stay the same.
+//! or [`run_on`] into any other [`Storage`], evaluates, and compares. Each instant query is also evaluated with `@` on
+//! every selector at other times, and each of these again as the middle step of a range query: the answer must stay the
+//! same.
 //!
 //! **Invariants.** A failing command never hides the commands after it: [`Report`] lists every failure by line.
 //!
@@ -18,9 +19,11 @@ mod histogram;
 mod notation;
 mod runner;
 mod script;
+mod scripts;
 mod storage;
 
 pub use notation::{Sequence, SequencePoint, parse_series};
-pub use runner::{Failure, Report, run};
+pub use runner::{Failure, Report, run, run_on};
 pub use script::{Command, Eval, Load, ScriptError, parse_script};
-pub use storage::{MemoryStorage, Point};
+pub use scripts::{own_scripts, suite_scripts};
+pub use storage::{MemoryStorage, Point, Storage};

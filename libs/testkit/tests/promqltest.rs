@@ -6,25 +6,9 @@
     reason = "helpers of tests, too, fail by panicking and report by printing"
 )]
 
-use std::path::{Path, PathBuf};
-
 use futures::executor::block_on;
 use koios_promql::Engine;
-use koios_testkit::promqltest::{Report, run};
-
-/// The scripts of a folder, by name.
-fn scripts(dir: &Path) -> Vec<(String, String)> {
-    let mut scripts = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "test") {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            scripts.push((name, std::fs::read_to_string(&path).unwrap()));
-        }
-    }
-    scripts.sort();
-    scripts
-}
+use koios_testkit::promqltest::{Report, own_scripts, run, suite_scripts};
 
 fn report(name: &str, script: &str) -> Report {
     let report = block_on(run(script, &Engine::default())).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -44,27 +28,19 @@ fn report(name: &str, script: &str) -> Report {
 
 #[test]
 fn own_scripts_pass() {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("promqltest");
-    let scripts = scripts(&dir);
-    assert!(!scripts.is_empty());
-    for (name, script) in scripts {
+    for (name, script) in own_scripts() {
         let report = report(&name, &script);
         assert!(report.failures.is_empty() && report.passed > 0, "{name}");
     }
 }
 
-/// The suite is data kept beside the project, in the folder named by `KOIOS_PROMQLTEST_DIR` or a sibling of the project's.
-fn suite_dir() -> Option<PathBuf> {
-    let named = std::env::var_os("KOIOS_PROMQLTEST_DIR").map(PathBuf::from);
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest");
-    named.or(Some(beside)).filter(|dir| dir.is_dir())
-}
-
 #[test]
 fn the_acceptance_suite_passes() {
-    let Some(dir) = suite_dir() else { return };
+    let Some(scripts) = suite_scripts() else {
+        return println!("the acceptance suite is not at hand");
+    };
     let (mut passed, mut failed) = (0, Vec::new());
-    for (name, script) in scripts(&dir) {
+    for (name, script) in scripts {
         let report = report(&name, &script);
         passed += report.passed;
         failed.extend(

@@ -26,7 +26,7 @@ pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
     BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
     IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest,
-    ReadStream, SeriesChunks, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    ReadStream, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
     TenantHoldings,
 };
 pub use watched::{ReaderPace, Watched, watched};

@@ -7,11 +7,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
+use koios_chunk::{Encoder, Run};
 use koios_model::{BatchSet, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
 
-use crate::{Batch, ServiceError};
+use crate::{Batch, ServiceError, ServiceErrorCode};
 
 /// A member's answer to a durable push.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,19 +39,45 @@ pub struct ReadRequest {
     pub matchers: Matchers,
     /// Which samples.
     pub range: TimeRange,
-    /// Leave the chunks away.
+    /// Leave the samples away.
     pub labels_only: bool,
+    /// Chunks only: whoever asks is in another process, or keeps all of the answer.
+    pub encoded: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
 }
 
-/// A series with encoded chunks (see `koios_chunk`), which may overlap and may hold samples outside the asked range.
+/// A series with its samples in runs, which may overlap and may hold samples outside the asked range.
 #[derive(Clone, Debug)]
-pub struct SeriesChunks {
+pub struct SeriesRuns {
     /// The label set.
     pub labels: Labels,
-    /// Encoded chunks.
-    pub chunks: Vec<Bytes>,
+    /// Its samples, in the form they were kept or asked for in.
+    pub runs: Vec<Run>,
+}
+
+impl SeriesRuns {
+    /// Makes chunks of all runs.
+    ///
+    /// # Errors
+    /// `Corruption` when samples are damaged.
+    pub fn encode(self, encoder: &mut Encoder) -> Result<Self, ServiceError> {
+        let mut chunks = Vec::with_capacity(self.runs.len());
+        for run in self.runs {
+            run.into_chunks(encoder, &mut chunks)
+                .map_err(|e| damaged(&self.labels, &e))?;
+        }
+        Ok(Self {
+            labels: self.labels,
+            runs: chunks.into_iter().map(Run::Chunk).collect(),
+        })
+    }
+}
+
+/// What is said of a series whose samples cannot be decoded.
+pub(crate) fn damaged(labels: &Labels, e: &koios_chunk::Error) -> ServiceError {
+    let text = format!("a chunk of series {labels}: {e}");
+    ServiceError::new(ServiceErrorCode::Corruption, text)
 }
 
 /// What a member held when it had sent everything.
@@ -69,7 +95,7 @@ pub struct ReadEnd {
 #[derive(Clone, Debug)]
 pub enum ReadItem {
     /// Some series, in label order over the whole stream.
-    Series(Vec<SeriesChunks>),
+    Series(Vec<SeriesRuns>),
     /// The last item. A stream without it is incomplete and must count as failed.
     End(ReadEnd),
 }
@@ -252,8 +278,10 @@ pub struct StoreSelectRequest {
     pub matchers: Matchers,
     /// Which samples.
     pub range: TimeRange,
-    /// Leave the chunks away.
+    /// Leave the samples away.
     pub labels_only: bool,
+    /// Chunks only: whoever asks is in another process, or keeps all of the answer.
+    pub encoded: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
 }
@@ -281,7 +309,7 @@ pub struct StoreLabelsRequest {
 #[derive(Clone, Debug)]
 pub enum StoreItem {
     /// Some series, in label order over the whole stream, each label set once.
-    Series(Vec<SeriesChunks>),
+    Series(Vec<SeriesRuns>),
     /// The last item. A stream without it is incomplete and must count as failed.
     End,
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt;
 use futures::stream;
+use koios_chunk::Encoder;
 use koios_head::SeriesId;
 use koios_model::{BatchSet, Metadata, PartitionId, TimeRange};
 use koios_runtime::Cpu;
 use koios_wire::{
-    LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesChunks,
+    LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesRuns,
     ServiceError, ServiceErrorCode,
 };
 
@@ -30,6 +31,13 @@ fn nothing_held() -> ReadEnd {
     }
 }
 
+/// How series are wanted.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    labels_only: bool,
+    encoded: bool,
+}
+
 /// A read under way.
 struct Reading {
     replica: Arc<Replica>,
@@ -40,7 +48,7 @@ struct Reading {
     /// series more than it may have relies on getting it.
     left: usize,
     range: TimeRange,
-    labels_only: bool,
+    form: Form,
     cpu: Cpu,
     ended: bool,
 }
@@ -99,7 +107,10 @@ impl Inner {
                 limit => usize::try_from(limit).unwrap_or(usize::MAX),
             },
             range,
-            labels_only: request.labels_only,
+            form: Form {
+                labels_only: request.labels_only,
+                encoded: request.encoded,
+            },
             cpu,
             ended: false,
         };
@@ -158,11 +169,17 @@ impl Reading {
         while self.next < self.ids.len() && self.left > 0 {
             let run: Vec<SeriesId> = self.ids.iter().skip(self.next).take(RUN).copied().collect();
             self.next += run.len();
-            let (replica, range, labels_only) = (Arc::clone(&self.replica), self.range, self.labels_only);
+            let (replica, range, form) = (Arc::clone(&self.replica), self.range, self.form);
             let cores = self.cpu.clone();
             let copy = move || {
                 copy_run(&cores, run.len(), |part| {
-                    copy_part(&replica, run.get(part).unwrap_or_default(), range, labels_only)
+                    let series = copy_part(
+                        &replica,
+                        run.get(part).unwrap_or_default(),
+                        range,
+                        form.labels_only,
+                    )?;
+                    if form.encoded { encode(series) } else { Ok(series) }
                 })
             };
             let copied = self.cpu.run(copy).await;
@@ -187,8 +204,8 @@ impl Reading {
 fn copy_run(
     cores: &Cpu,
     series: usize,
-    copy: impl Fn(Range<usize>) -> Result<Vec<SeriesChunks>, ServiceError> + Sync,
-) -> Result<Vec<SeriesChunks>, ServiceError> {
+    copy: impl Fn(Range<usize>) -> Result<Vec<SeriesRuns>, ServiceError> + Sync,
+) -> Result<Vec<SeriesRuns>, ServiceError> {
     let parts: Vec<OnceLock<_>> = (0..series.div_ceil(PART)).map(|_| OnceLock::new()).collect();
     cores.each(parts.len(), &|i| {
         if let Some(slot) = parts.get(i) {
@@ -204,22 +221,28 @@ fn copy_run(
     Ok(out)
 }
 
+/// Makes chunks of what is not, without holding the head's lock.
+fn encode(series: Vec<SeriesRuns>) -> Result<Vec<SeriesRuns>, ServiceError> {
+    let mut encoder = Encoder::default();
+    series.into_iter().map(|s| s.encode(&mut encoder)).collect()
+}
+
 /// Copies some series. One that was forgotten meanwhile is left out: the end of the read says where it is.
 fn copy_part(
     replica: &Replica,
     ids: &[SeriesId],
     range: TimeRange,
     labels_only: bool,
-) -> Result<Vec<SeriesChunks>, ServiceError> {
+) -> Result<Vec<SeriesRuns>, ServiceError> {
     let state = replica.state.read();
     let mut out = Vec::with_capacity(ids.len());
     for &id in ids {
         let Some(labels) = state.head.labels(id) else {
             continue;
         };
-        let mut chunks = Vec::new();
+        let mut runs = Vec::new();
         if !labels_only {
-            match state.head.read(id, range, &mut chunks) {
+            match state.head.read(id, range, &mut runs) {
                 Ok(()) => {}
                 Err(koios_head::Error::SeriesForgotten { .. }) => continue,
                 Err(koios_head::Error::Chunk(source)) => {
@@ -232,11 +255,11 @@ fn copy_part(
                     return Err(damaged.to_service());
                 }
             }
-            if chunks.is_empty() {
+            if runs.is_empty() {
                 continue;
             }
         }
-        out.push(SeriesChunks { labels, chunks });
+        out.push(SeriesRuns { labels, runs });
     }
     Ok(out)
 }

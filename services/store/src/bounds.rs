@@ -23,7 +23,7 @@ impl Default for ReadBounds {
         Self {
             blocks_at_once: 8,
             window_series: 256,
-            window_rows: 2 << 20,
+            window_rows: 1 << 19,
             label_bytes: 512 << 20,
         }
     }

@@ -1,31 +1,25 @@
-//! Rows as they travel: batches of series with compressed chunks.
+//! Rows as they travel: batches of series, plain within one process and as compressed chunks beyond it.
 
-use bytes::Bytes;
-use koios_block::SeriesSamples;
-use koios_chunk::Encoder;
-use koios_wire::{SeriesChunks, ServiceError};
+use koios_chunk::{Encoder, PlainRun, Run};
+use koios_wire::{SeriesRuns, ServiceError, ServiceErrorCode};
 
 use crate::window::Row;
 
-/// Samples per chunk: long enough to compress, short enough to decode a part of a series.
-const CHUNK_SAMPLES: usize = 1024;
-
-/// Encodes a batch.
-pub(crate) fn encode(rows: Vec<Row>) -> Result<Vec<SeriesChunks>, ServiceError> {
-    let mut encoder = Encoder::default();
-    let one = |(labels, samples): Row| {
-        let chunks = chunks(&mut encoder, &samples)
-            .map_err(|e| ServiceError::internal(format!("series {labels} cannot be encoded: {e}")))?;
-        Ok(SeriesChunks { labels, chunks })
-    };
-    rows.into_iter().map(one).collect()
+/// A row as it is.
+pub(crate) fn in_runs((labels, samples): Row) -> Result<SeriesRuns, ServiceError> {
+    let mut runs = Vec::new();
+    if !samples.timestamps.is_empty() {
+        let run = PlainRun::new(samples.timestamps, samples.values).map_err(|e| {
+            let text = format!("stored samples of series {labels}: {e}");
+            ServiceError::new(ServiceErrorCode::Corruption, text)
+        })?;
+        runs.push(Run::Plain(run));
+    }
+    Ok(SeriesRuns { labels, runs })
 }
 
-fn chunks(encoder: &mut Encoder, samples: &SeriesSamples) -> Result<Vec<Bytes>, koios_chunk::Error> {
-    let runs = samples
-        .timestamps
-        .chunks(CHUNK_SAMPLES)
-        .zip(samples.values.chunks(CHUNK_SAMPLES));
-    runs.map(|(times, values)| encoder.encode_fast(times, values).map(Bytes::from))
-        .collect()
+/// Encodes a batch.
+pub(crate) fn encode(series: Vec<SeriesRuns>) -> Result<Vec<SeriesRuns>, ServiceError> {
+    let mut encoder = Encoder::default();
+    series.into_iter().map(|s| s.encode(&mut encoder)).collect()
 }

@@ -1,9 +1,7 @@
 //! Label names and values of blocks.
 
-use std::collections::BTreeSet;
-
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::BlockReader;
+use koios_block::{BlockReader, StringList};
 use koios_model::{Matchers, TimeRange};
 use koios_wire::ServiceError;
 
@@ -26,12 +24,11 @@ pub(crate) async fn labels(
             None => block.label_names(matchers, range).await,
         }
     };
-    let all: BTreeSet<String> = stream::iter(blocks)
+    let all = stream::iter(blocks)
         .map(read)
         .buffered(BLOCKS_AT_ONCE)
-        .try_fold(BTreeSet::new(), |mut all, more| {
-            all.extend(more);
-            std::future::ready(Ok(all))
+        .try_fold(StringList::default(), |all, more| {
+            std::future::ready(Ok(all.union(&more)))
         })
         .await
         .map_err(|e| from_block(&e))?;
@@ -40,5 +37,5 @@ pub(crate) async fn labels(
     } else {
         usize::try_from(limit).unwrap_or(usize::MAX)
     };
-    Ok(all.into_iter().take(limit).collect())
+    Ok(all.iter().take(limit).map(str::to_owned).collect())
 }

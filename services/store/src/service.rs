@@ -10,11 +10,11 @@ use koios_model::TimeRange;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
-    SeriesChunks, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    SeriesRuns, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
 use crate::bounds::{DecodedRows, ReadBounds};
-use crate::encode::encode;
+use crate::encode::{encode, in_runs};
 use crate::labels::labels;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
@@ -28,6 +28,10 @@ pub struct StoreSettings {
     pub cell_cache_bytes: u64,
     /// Parsed footers and page indexes. Default 64 MiB.
     pub index_cache_bytes: u64,
+    /// Decoded series: label indexes and label sets, about 200 bytes for each series of a block. Default 128 MiB.
+    pub table_cache_bytes: u64,
+    /// Decoded samples, 16 bytes each. Default 64 MiB.
+    pub sample_cache_bytes: u64,
     /// Blocks' metadata. Default 32 MiB.
     pub meta_cache_bytes: u64,
 }
@@ -37,6 +41,8 @@ impl Default for StoreSettings {
         Self {
             cell_cache_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
+            table_cache_bytes: 128 << 20,
+            sample_cache_bytes: 64 << 20,
             meta_cache_bytes: 32 << 20,
         }
     }
@@ -56,11 +62,10 @@ pub struct BlockStore {
 impl BlockStore {
     /// Reads the bucket below `manifests`.
     pub fn new(manifests: TenantManifests, settings: StoreSettings, cpu: Cpu, metrics: &Metrics) -> Self {
-        let cache = Arc::new(BlockCache::new(
-            settings.cell_cache_bytes,
-            settings.index_cache_bytes,
-        ));
-        let blocks = Blocks::new(manifests.bucket().clone(), cache, settings.meta_cache_bytes);
+        let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
+            .with_decoded(settings.table_cache_bytes, settings.sample_cache_bytes);
+        let bucket = manifests.bucket().clone();
+        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes);
         Self {
             blocks: blocks.with_cpu(cpu.clone()),
             manifests,
@@ -104,6 +109,7 @@ struct WindowReader {
     blocks: Vec<BlockReader>,
     range: TimeRange,
     labels_only: bool,
+    encoded: bool,
     store: BlockStore,
 }
 
@@ -138,8 +144,8 @@ impl Reading {
 }
 
 impl WindowReader {
-    /// The series of a window. Decoded samples are all gone when it is done.
-    async fn read(&self, window: Window) -> Result<Vec<SeriesChunks>, ServiceError> {
+    /// The series of a window. What is decoded is all gone when it is done, or the reader's.
+    async fn read(&self, window: Window) -> Result<Vec<SeriesRuns>, ServiceError> {
         let store = &self.store;
         let (rows, _decoded) = if self.labels_only {
             (window.labels(), None)
@@ -150,7 +156,11 @@ impl WindowReader {
         };
         let samples: usize = rows.iter().map(|(_, s)| s.timestamps.len()).sum();
         store.metrics.samples.inc_by(samples as u64);
-        let encoded = store.cpu.run(|| encode(rows)).await;
+        let series = rows.into_iter().map(in_runs).collect::<Result<Vec<_>, _>>()?;
+        if !self.encoded {
+            return Ok(series);
+        }
+        let encoded = store.cpu.run(|| encode(series)).await;
         encoded.map_err(|e| ServiceError::internal(e.to_string()))?
     }
 }
@@ -179,6 +189,7 @@ impl StoreService for BlockStore {
                 blocks,
                 range: *range,
                 labels_only: request.labels_only,
+                encoded: request.encoded,
                 store: self.clone(),
             },
         };

@@ -102,6 +102,7 @@ impl World {
             matchers: Matchers(vec![Matcher::equal("__name__", "m")]),
             range: TimeRange::ALL,
             labels_only: false,
+            encoded: true,
             limit: 0,
         }
     }
@@ -128,11 +129,8 @@ async fn read(store: &BlockStore, request: StoreSelectRequest) -> Result<Data, S
                 "label order, each once"
             );
             let (mut times, mut values) = (Vec::new(), Vec::new());
-            for chunk in series.chunks {
-                koios_chunk::Chunk::parse(chunk)
-                    .unwrap()
-                    .decode(&mut times, &mut values)
-                    .unwrap();
+            for run in series.runs {
+                run.decode_range(TimeRange::ALL, &mut times, &mut values).unwrap();
             }
             last = Some(series.labels.clone());
             found.insert(series.labels, times.into_iter().zip(values).collect());
@@ -192,19 +190,20 @@ async fn ranges_limits_and_labels_only_are_kept() {
 }
 
 #[tokio::test]
-async fn a_long_series_comes_in_several_chunks() {
+async fn a_long_series_comes_in_several_chunks_or_plain() {
     let mut world = World::new();
     let (a, version) = world.upload(&data(0..1, 0..5000)).await;
     let store = world.store();
-    assert_eq!(
-        read(&store, world.request(version, &[a])).await.unwrap(),
-        data(0..1, 0..5000)
-    );
-    let mut stream = store.select(world.request(version, &[a])).await.unwrap();
-    let Some(Ok(StoreItem::Series(batch))) = stream.next().await else {
-        panic!("series first")
-    };
-    assert_eq!(batch[0].chunks.len(), 5);
+    for (encoded, runs) in [(true, 5), (false, 1)] {
+        let mut request = world.request(version, &[a]);
+        request.encoded = encoded;
+        assert_eq!(read(&store, request.clone()).await.unwrap(), data(0..1, 0..5000));
+        let mut stream = store.select(request).await.unwrap();
+        let Some(Ok(StoreItem::Series(batch))) = stream.next().await else {
+            panic!("series first")
+        };
+        assert_eq!(batch[0].runs.len(), runs);
+    }
 }
 
 #[tokio::test]

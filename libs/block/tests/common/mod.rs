@@ -45,7 +45,7 @@ pub(crate) fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
 }
 
 pub(crate) fn cache() -> Arc<BlockCache> {
-    Arc::new(BlockCache::new(64 << 20, 16 << 20))
+    Arc::new(BlockCache::new(64 << 20, 16 << 20).with_decoded(16 << 20, 16 << 20))
 }
 
 pub(crate) fn open(parts: &BlockParts) -> BlockReader {
@@ -54,6 +54,12 @@ pub(crate) fn open(parts: &BlockParts) -> BlockReader {
 
 pub(crate) fn open_over(source: Arc<dyn RangeRead>, parts: &BlockParts) -> BlockReader {
     BlockReader::open(source, Arc::new(parts.meta.clone()), cache()).unwrap()
+}
+
+/// The block with a cache of its own.
+pub(crate) fn open_with(cache: BlockCache, parts: &BlockParts) -> BlockReader {
+    let source = Arc::new(MemoryBlock::new(parts));
+    BlockReader::open(source, Arc::new(parts.meta.clone()), Arc::new(cache)).unwrap()
 }
 
 pub(crate) async fn read_all(block: &BlockReader) -> Result<Model> {

@@ -3,20 +3,98 @@
 //! What only folds ([`Group`]) never holds more than one series beside the groups.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use koios_model::{Labels, METRIC_NAME};
 
 use super::fold::Group;
 use super::quantile::quantile_of;
 use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
+use super::source::RowSource;
 use super::{Evaluator, is_absent, wrong_type};
+use crate::annotations::Annotations;
 use crate::ast::AggregateOp;
+use crate::context::Account;
 use crate::error::QueryError;
-use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
+use crate::memory::{LABELS_ENTRY_BYTES, Lease, Memory, of_labels};
 use crate::number::format_plain;
 use crate::plan::{AggregateNode, Node};
 use crate::steps::Steps;
 use crate::work::Work;
+
+/// The groups of an aggregation that folds.
+pub(super) struct Groups {
+    by_labels: HashMap<Labels, usize>,
+    groups: Vec<Group>,
+    /// The memory of all of them.
+    lease: Lease,
+}
+
+impl Groups {
+    pub(super) fn new(memory: &Arc<Memory>) -> Self {
+        Self {
+            by_labels: HashMap::new(),
+            groups: Vec::new(),
+            lease: Lease::of(memory),
+        }
+    }
+
+    /// What was taken for them of the query's memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.lease.taken()
+    }
+
+    fn push(
+        &mut self,
+        node: &AggregateNode,
+        row: &Row,
+        (steps, account): (Steps, &Account),
+        annotations: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        let labels = group_labels(&row.labels, &node.grouping, node.without);
+        let at = match self.by_labels.get(&labels) {
+            Some(&at) => at,
+            None => {
+                account.hold(steps.count())?;
+                let own = Group::bytes(node.op, steps.count());
+                self.lease
+                    .grow(own.saturating_add(LABELS_ENTRY_BYTES + of_labels(&labels)))?;
+                let group = Group::new(labels.clone(), node.op, steps.count());
+                self.groups.push(group);
+                self.by_labels.insert(labels, self.groups.len() - 1);
+                self.groups.len() - 1
+            }
+        };
+        if let Some(group) = self.groups.get_mut(at) {
+            // Each looks at all steps, so only of rows with histograms, which take far longer than that.
+            let of_histograms = |g: &Group| match row.histograms.is_empty() {
+                true => 0,
+                false => g.histogram_bytes(),
+            };
+            let before = of_histograms(group);
+            group.push(row, annotations, node.expr.span());
+            self.lease.grow(of_histograms(group).saturating_sub(before))?;
+        }
+        Ok(())
+    }
+
+    /// One row of each group that has any.
+    pub(super) fn finish(
+        self,
+        node: &AggregateNode,
+        (steps, work): (Steps, &mut Work<'_>),
+        annotations: &mut Annotations,
+    ) -> Result<Vec<Row>, QueryError> {
+        let mut rows = Vec::with_capacity(self.groups.len());
+        for group in self.groups {
+            work.spend(steps.count())?;
+            work.hold(group.histogram_bytes())?;
+            let row = group.finish(annotations, node.expr.span());
+            rows.extend((!row.is_empty()).then_some(row));
+        }
+        Ok(rows)
+    }
+}
 
 /// Which series belong to which group; groups in order of first appearance.
 pub(super) struct Grouped {
@@ -115,43 +193,24 @@ impl Evaluator<'_> {
 
     /// Folds each series into its group as soon as it is made.
     fn fold_groups(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let (account, span, mut work) = (self.account, node.expr.span(), self.work());
-        let mut by_labels: HashMap<Labels, usize> = HashMap::new();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups = Groups::new(&self.account.memory);
         let source = self.row_source(&node.expr, steps)?;
+        self.fold_rows(node, source, steps, &mut groups)?;
+        groups.finish(node, (steps, &mut self.work()), &mut self.annotations)
+    }
+
+    /// Folds the rows of a source into groups.
+    pub(super) fn fold_rows(
+        &mut self,
+        node: &AggregateNode,
+        source: RowSource<'_>,
+        steps: Steps,
+        groups: &mut Groups,
+    ) -> Result<(), QueryError> {
+        let account = self.account;
         self.for_each_row(source, steps, |row, annotations| {
-            let labels = group_labels(&row.labels, &node.grouping, node.without);
-            let at = match by_labels.get(&labels) {
-                Some(&at) => at,
-                None => {
-                    account.hold(steps.count())?;
-                    let own = Group::bytes(node.op, steps.count());
-                    work.hold(own.saturating_add(LABELS_ENTRY_BYTES + of_labels(&labels)))?;
-                    groups.push(Group::new(labels.clone(), node.op, steps.count()));
-                    by_labels.insert(labels, groups.len() - 1);
-                    groups.len() - 1
-                }
-            };
-            if let Some(group) = groups.get_mut(at) {
-                // Each looks at all steps, so only of rows with histograms, which take far longer than that.
-                let of_histograms = |g: &Group| match row.histograms.is_empty() {
-                    true => 0,
-                    false => g.histogram_bytes(),
-                };
-                let before = of_histograms(group);
-                group.push(&row, annotations, span);
-                work.hold(of_histograms(group).saturating_sub(before))?;
-            }
-            Ok(())
-        })?;
-        let mut rows = Vec::with_capacity(groups.len());
-        for group in groups {
-            work.spend(steps.count())?;
-            work.hold(group.histogram_bytes())?;
-            let row = group.finish(&mut self.annotations, span);
-            rows.extend((!row.is_empty()).then_some(row));
-        }
-        Ok(rows)
+            groups.push(node, &row, (steps, account), annotations)
+        })
     }
 
     fn check_quantile(&mut self, node: &AggregateNode, param: &Scalars, steps: Steps) {
@@ -215,11 +274,12 @@ impl Evaluator<'_> {
             return Err(wrong_type("string"));
         };
         if !super::labels::is_valid_name(label) {
+            // Between double quotes, whatever the query has. Its text still has the bytes that are no UTF-8.
             let written = self
                 .query
-                .get(span.start as usize..span.end as usize)
-                .unwrap_or(label);
-            return Err(QueryError::execution(format!("invalid label name {written}")));
+                .get(span.start as usize + 1..(span.end as usize).saturating_sub(1));
+            let written = written.unwrap_or(label);
+            return Err(QueryError::execution(format!("invalid label name \"{written}\"")));
         }
         let mut grouping = node.grouping.clone();
         if !node.without {

@@ -6,7 +6,9 @@ use std::collections::hash_map::Entry;
 use koios_model::{Labels, LabelsBuilder};
 
 use super::operators::{Operand, arithmetic, changes_meaning, combine, compare, scalars};
-use super::row::{Point, Row, RowSet, Scalars, histogram_weight, is_metadata_label, merge_equal_labels};
+use super::row::{
+    Point, Row, RowSet, Scalars, histogram_weight, is_metadata_label, merge_equal_labels, same_labelset,
+};
 use super::{Evaluated, Evaluator, absent, is_absent, wrong_type};
 use crate::ast::{BinaryOp, Cardinality, VectorMatching};
 use crate::error::QueryError;
@@ -60,7 +62,7 @@ impl Evaluator<'_> {
             if row.histograms.is_empty() && !matches!(node.op, BinaryOp::TrimUpper | BinaryOp::TrimLower) {
                 work.each(&mut row.values, |i, v| {
                     if !is_absent(*v) {
-                        *v = float_with_scalar(node, *v, scalar.at(i), swapped);
+                        *v = float_with_float(node, *v, scalar.at(i), swapped);
                     }
                 })?;
             } else {
@@ -170,6 +172,13 @@ impl Evaluator<'_> {
         one: Side<'_>,
     ) -> Result<(), QueryError> {
         let node = join.node;
+        if let (Side::Row(many), Side::Row(one)) = (many, one)
+            && many.histograms.is_empty()
+            && one.histograms.is_empty()
+            && !matches!(node.op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+        {
+            return join.floats(group, many, one);
+        }
         let filled_left = matches!(many, Side::Missing { .. });
         join.work.spend(32)?;
         let already: Vec<bool> = if filled_left {
@@ -266,6 +275,56 @@ struct Join<'a> {
 }
 
 impl Join<'_> {
+    /// Combines two series that have floats only.
+    fn floats(&mut self, group: usize, many: &Row, one: &Row) -> Result<(), QueryError> {
+        let node = self.node;
+        self.work.spend(self.steps.saturating_add(32))?;
+        let both = |(m, o): (&f64, &f64)| !is_absent(*m) & !is_absent(*o);
+        if !many.values.iter().zip(&one.values).any(both) {
+            return Ok(());
+        }
+        let labels = result_labels(&many.labels, &one.labels, node.op, self.matching);
+        let out = self.out.row(&labels, node.return_bool || many.drop_name)?;
+        let one_to_one = self.matching.card == Cardinality::OneToOne;
+        let mut no_claims = Vec::new();
+        let claims = match one_to_one {
+            true => &mut no_claims,
+            false => self.claims.entry((group, out)).or_default(),
+        };
+        let (Some(used), Some(out)) = (self.used.get_mut(group), self.out.row_mut(out)) else {
+            return Ok(());
+        };
+        for flags in [&mut *used, &mut *claims] {
+            flag_steps(flags, self.steps, &mut self.work)?;
+        }
+        let values = many.values.iter().zip(&one.values).enumerate();
+        let flags = used.iter_mut().zip(claims);
+        for ((i, (&m, &o)), (used, claimed)) in values.zip(flags) {
+            if is_absent(m) | is_absent(o) {
+                continue;
+            }
+            let matched_before = std::mem::replace(used, true);
+            if one_to_one && matched_before {
+                return Err(many_to_one_must_be_explicit());
+            }
+            if !one_to_one && std::mem::replace(claimed, true) {
+                return Err(matches_must_be_unique());
+            }
+            let (l, r) = if self.swapped { (o, m) } else { (m, o) };
+            let value = float_with_float(node, l, r, false);
+            if is_absent(value) {
+                continue;
+            }
+            if out.has(i) {
+                return Err(same_labelset());
+            }
+            if let Some(slot) = out.values.get_mut(i) {
+                *slot = value;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes a match; fails if the "many" side turns out to be ambiguous.
     fn claim(&mut self, group: usize, out: usize, step: usize) -> Result<(), QueryError> {
         let steps = self.steps;
@@ -275,9 +334,7 @@ impl Join<'_> {
         };
         if self.matching.card == Cardinality::OneToOne {
             if matched_before {
-                return Err(QueryError::execution(
-                    "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
-                ));
+                return Err(many_to_one_must_be_explicit());
             }
         } else if mark(
             self.claims.entry((group, out)).or_default(),
@@ -285,9 +342,7 @@ impl Join<'_> {
             steps,
             &mut self.work,
         )? {
-            return Err(QueryError::execution(
-                "multiple matches for labels: grouping labels must ensure unique matches",
-            ));
+            return Err(matches_must_be_unique());
         }
         Ok(())
     }
@@ -296,12 +351,28 @@ impl Join<'_> {
 /// What a list of claims occupies beside its flags.
 const CLAIM_BYTES: usize = 80;
 
+fn many_to_one_must_be_explicit() -> QueryError {
+    QueryError::execution(
+        "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)",
+    )
+}
+
+fn matches_must_be_unique() -> QueryError {
+    QueryError::execution("multiple matches for labels: grouping labels must ensure unique matches")
+}
+
+/// Makes one flag per step where there are none.
+fn flag_steps(flags: &mut Vec<bool>, steps: usize, work: &mut Work<'_>) -> Result<(), QueryError> {
+    if flags.is_empty() {
+        work.hold(steps.saturating_add(CLAIM_BYTES))?;
+        flags.resize(steps, false);
+    }
+    Ok(())
+}
+
 /// Sets a flag; tells whether it was set.
 fn mark(flags: &mut Vec<bool>, at: usize, len: usize, work: &mut Work<'_>) -> Result<bool, QueryError> {
-    if flags.is_empty() {
-        work.hold(len.saturating_add(CLAIM_BYTES))?;
-        flags.resize(len, false);
-    }
+    flag_steps(flags, len, work)?;
     Ok(flags
         .get_mut(at)
         .is_some_and(|flag| std::mem::replace(flag, true)))
@@ -314,7 +385,10 @@ fn operand(row: &Row, i: usize) -> Option<Operand<'_>> {
     }
 }
 
-fn float_with_scalar(node: &BinaryNode, own: f64, scalar: f64, swapped: bool) -> f64 {
+/// An operation on two floats; absent if a comparison does not hold. `own` is on the right if `swapped`, and what a
+/// comparison gives back.
+#[inline]
+fn float_with_float(node: &BinaryNode, own: f64, scalar: f64, swapped: bool) -> f64 {
     let (l, r) = if swapped { (scalar, own) } else { (own, scalar) };
     if !node.op.is_comparison() {
         return arithmetic(node.op, l, r);

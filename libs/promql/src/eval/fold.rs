@@ -3,11 +3,11 @@
 use koios_model::{Histogram, Labels, ResetHint};
 
 use super::aggregate_histogram::{Accumulator, Combined};
+use super::fold_columns::{Means, Sums};
 use super::is_absent;
 use super::row::{Point, Row};
 use crate::annotations::{Annotations, HistogramOperation};
 use crate::ast::{AggregateOp, Span};
-use crate::kahan::{Kahan, Mean};
 
 /// One group: what it has seen of its series so far, at each step.
 pub(super) struct Group {
@@ -20,8 +20,8 @@ pub(super) struct Group {
 
 /// What is kept of floats, one slot per step.
 enum Floats {
-    Sum(Vec<Option<Kahan>>),
-    Mean(Vec<Option<Mean>>),
+    Sum(Sums),
+    Mean(Means),
     Variance(Vec<Option<Welford>>),
     /// The extreme itself; in the group's row.
     Extreme,
@@ -42,8 +42,8 @@ impl Group {
     /// A group without series.
     pub(super) fn new(labels: Labels, op: AggregateOp, steps: usize) -> Self {
         let floats = match op {
-            AggregateOp::Sum => Floats::Sum(vec![None; steps]),
-            AggregateOp::Avg => Floats::Mean(vec![None; steps]),
+            AggregateOp::Sum => Floats::Sum(Sums::default()),
+            AggregateOp::Avg => Floats::Mean(Means::default()),
             AggregateOp::Stddev | AggregateOp::Stdvar => Floats::Variance(vec![None; steps]),
             AggregateOp::Min | AggregateOp::Max => Floats::Extreme,
             _ => Floats::Count,
@@ -59,8 +59,8 @@ impl Group {
     /// What a group occupies in memory, but for histograms.
     pub(super) fn bytes(op: AggregateOp, steps: usize) -> usize {
         let state = match op {
-            AggregateOp::Sum => size_of::<Option<Kahan>>(),
-            AggregateOp::Avg => size_of::<Option<Mean>>(),
+            AggregateOp::Sum => Sums::STEP_BYTES,
+            AggregateOp::Avg => Means::STEP_BYTES,
             AggregateOp::Stddev | AggregateOp::Stdvar => size_of::<Option<Welford>>(),
             _ => 0,
         };
@@ -78,24 +78,15 @@ impl Group {
     pub(super) fn push(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
         self.row.drop_name |= row.drop_name;
         match &mut self.floats {
-            Floats::Sum(states) => fold(row, states, Kahan::new, |k, v| *k = k.plus(v)),
-            Floats::Mean(states) => fold(row, states, Mean::new, Mean::push),
+            Floats::Sum(sums) => sums.push(&row.values),
+            Floats::Mean(means) => means.push(&row.values),
             Floats::Variance(states) => fold(row, states, Welford::new, Welford::push),
             Floats::Extreme if self.op == AggregateOp::Min => {
                 extreme(row, &mut self.row.values, |v, best| v < best);
             }
             Floats::Extreme => extreme(row, &mut self.row.values, |v, best| v > best),
             Floats::Count => {
-                for (_, count) in self
-                    .row
-                    .values
-                    .iter_mut()
-                    .enumerate()
-                    .filter(|(i, _)| row.has(*i))
-                {
-                    let first = is_absent(*count) || self.op == AggregateOp::Group;
-                    *count = if first { 1.0 } else { *count + 1.0 };
-                }
+                count(row, &mut self.row.values, self.op == AggregateOp::Group);
                 return;
             }
         }
@@ -131,8 +122,8 @@ impl Group {
     pub(super) fn finish(mut self, annotations: &mut Annotations, span: Span) -> Row {
         let row = &mut self.row;
         match self.floats {
-            Floats::Sum(states) => write(row, states, Kahan::total),
-            Floats::Mean(states) => write(row, states, Mean::value),
+            Floats::Sum(sums) => sums.write(&mut row.values),
+            Floats::Mean(means) => means.write(&mut row.values),
             Floats::Variance(states) if self.op == AggregateOp::Stddev => {
                 write(row, states, |w| w.variance().sqrt());
             }
@@ -213,11 +204,28 @@ fn fold<S>(row: &Row, states: &mut [Option<S>], first: impl Fn(f64) -> S, next: 
 }
 
 /// Keeps the float that wins at each step; NaN loses against everything.
+#[inline]
 fn extreme(row: &Row, best: &mut [f64], wins: impl Fn(f64, f64) -> bool) {
     for (best, &v) in best.iter_mut().zip(&row.values) {
         // The mark for nothing is a NaN, too.
-        if !is_absent(v) && (best.is_nan() || wins(v, *best)) {
-            *best = v;
+        let better = wins(v, *best) | (best.is_nan() & !is_absent(v));
+        *best = if better { v } else { *best };
+    }
+}
+
+/// Counts one more at each step where the series has something; once only if that is all that matters.
+fn count(row: &Row, counts: &mut [f64], once: bool) {
+    let more = if once { 0.0 } else { 1.0 };
+    let counted = |count: f64| if is_absent(count) { 1.0 } else { count + more };
+    if row.histograms.is_empty() {
+        for (count, &v) in counts.iter_mut().zip(&row.values) {
+            *count = if is_absent(v) { *count } else { counted(*count) };
+        }
+        return;
+    }
+    for (i, count) in counts.iter_mut().enumerate() {
+        if row.has(i) {
+            *count = counted(*count);
         }
     }
 }

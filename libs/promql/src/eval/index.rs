@@ -33,14 +33,22 @@ pub(crate) fn extreme_of(values: impl IntoIterator<Item = f64>, wins: fn(f64, f6
     ))
 }
 
+/// How many floats are looked through for a fall at a time.
+const FALLS_BLOCK: usize = 64;
+
 /// The numbers of the floats that are less than the one before.
 pub(crate) fn falls(v: &[f64]) -> Vec<usize> {
-    let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(i + 1);
-    v.iter()
-        .zip(v.iter().skip(1))
-        .enumerate()
-        .filter_map(fell)
-        .collect()
+    let mut falls = Vec::new();
+    for from in (0..v.len().saturating_sub(1)).step_by(FALLS_BLOCK) {
+        let to = from.saturating_add(FALLS_BLOCK).min(v.len() - 1);
+        let pairs = || cut(v, from, to).iter().zip(cut(v, from + 1, to + 1));
+        // Falls are rare: most blocks are passed without a branch per float.
+        if pairs().fold(false, |any, (before, after)| any | (after < before)) {
+            let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(from + i + 1);
+            falls.extend(pairs().enumerate().filter_map(fell));
+        }
+    }
+    falls
 }
 
 impl Index {
@@ -73,6 +81,14 @@ fn stretch_ms(range_ms: i64) -> i64 {
     (range_ms / STRETCHES).max(1)
 }
 
+/// Whether so many samples may be in one window that it is summed up by stretches of time.
+pub(super) fn has_large_window(t: &[i64], range_ms: i64) -> bool {
+    let ends = t.iter().skip(LARGE - 1);
+    t.iter()
+        .zip(ends)
+        .any(|(first, last)| last.saturating_sub(*first) < range_ms)
+}
+
 fn sum_of(values: &[f64]) -> Kahan {
     values.iter().fold(Kahan::default(), |sum, &v| sum.plus(v))
 }
@@ -92,7 +108,7 @@ const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 
 /// The sums of all values before each, and of all, if adding them up in any order is exact: then no compensated sum has
 /// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
-fn integer_sums(v: &[f64]) -> Option<Vec<i64>> {
+pub(super) fn integer_sums(v: &[f64]) -> Option<Vec<i64>> {
     let mut sums = Vec::with_capacity(v.len() + 1);
     let (mut sum, mut magnitude) = (0i64, 0.0);
     sums.push(sum);
@@ -114,7 +130,7 @@ impl Index {
         if let Some(sums) = integer_sums(v) {
             return Some(Self::Integers(sums));
         }
-        if t.len() < LARGE {
+        if !has_large_window(t, range_ms) {
             return None;
         }
         let mut from = 0;

@@ -266,20 +266,7 @@ impl Evaluator<'_> {
         node: &SubqueryNode,
         steps: Steps,
     ) -> Result<(Vec<Row>, Steps), QueryError> {
-        let first = node
-            .at
-            .unwrap_or_else(|| steps.start())
-            .saturating_sub(node.offset_ms);
-        let end = node
-            .at
-            .unwrap_or_else(|| steps.end())
-            .saturating_sub(node.offset_ms);
-        let before = first.saturating_sub(node.range_ms);
-        let start = before
-            .div_euclid(node.step_ms)
-            .saturating_add(1)
-            .saturating_mul(node.step_ms);
-        let inner = Steps::range(start, end, node.step_ms);
+        let inner = node.steps(steps);
         if inner.count() == 0 {
             return Ok((Vec::new(), inner));
         }

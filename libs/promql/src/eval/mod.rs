@@ -8,11 +8,15 @@ mod aggregate_histogram;
 mod binary;
 mod call;
 mod classic;
+mod cursor;
+mod exact_sums;
 mod fold;
+mod fold_columns;
 mod index;
 mod info;
 mod instant;
 mod labels;
+pub(crate) mod leaf;
 mod math;
 pub(crate) mod matrix;
 mod operators;
@@ -21,10 +25,13 @@ mod quantile;
 mod range_call;
 mod rate;
 mod rate_histogram;
+mod rate_slide;
 mod ratio;
 pub(crate) mod row;
 mod select;
+mod slide;
 mod sort;
+mod sorted_window;
 mod source;
 mod topk;
 mod trend;
@@ -76,8 +83,10 @@ impl Evaluated {
 
 /// Evaluates the nodes of one plan.
 pub(crate) struct Evaluator<'a> {
-    /// The answers of storage, by source.
+    /// The answers of storage that are kept, by source.
     pub(crate) fetched: &'a [Vec<Series>],
+    /// What the plan's leaves gave, until it is used.
+    pub(crate) leaves: Vec<Option<Vec<Row>>>,
     /// What positions refer to.
     pub(crate) query: &'a str,
     pub(crate) options: &'a EngineOptions,
@@ -156,6 +165,10 @@ impl<'a> Evaluator<'a> {
             Node::Aggregate(aggregate) => self.aggregate(aggregate, steps).map(Evaluated::Vector),
             Node::Binary(binary) => self.binary(binary, steps),
             Node::Negate(inner, _) => self.negate(inner, steps),
+            Node::Leaf { leaf, .. } => {
+                let rows = self.leaves.get_mut(*leaf).and_then(Option::take);
+                rows.map(Evaluated::Vector).ok_or_else(leaf::no_such_leaf)
+            }
             Node::Invariant(inner) => {
                 let once = self.eval(inner, steps.first())?;
                 expand(once, steps.count(), &mut self.work())

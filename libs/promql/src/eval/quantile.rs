@@ -12,7 +12,7 @@ pub(super) fn nan_first(a: &f64, b: &f64) -> Ordering {
     }
 }
 
-/// The `q`-quantile, interpolated between the two nearest values; reorders the values. NaN for none, an infinity for `q`
+/// The `q`-quantile, interpolated between the two nearest values; sorts the values. NaN for none, an infinity for `q`
 /// outside 0 to 1.
 pub(super) fn quantile_of(q: f64, values: &mut [f64]) -> f64 {
     if values.is_empty() || q.is_nan() {
@@ -24,13 +24,19 @@ pub(super) fn quantile_of(q: f64, values: &mut [f64]) -> f64 {
     if q > 1.0 {
         return f64::INFINITY;
     }
-    let rank = q * (values.len() - 1) as f64;
+    values.sort_unstable_by(nan_first);
+    quantile_of_sorted(q, values)
+}
+
+/// The same of values that are sorted already, for `q` from 0 to 1.
+pub(super) fn quantile_of_sorted(q: f64, values: &[f64]) -> f64 {
+    let last = values.len().saturating_sub(1) as f64;
+    let rank = q * last;
+    let lower = rank.floor().max(0.0);
+    let upper = (lower + 1.0).min(last);
     let weight = rank - rank.floor();
-    // Two values are wanted, so the others need no order.
-    let lower = (rank.floor().max(0.0) as usize).min(values.len() - 1);
-    let (_, &mut at_lower, above) = values.select_nth_unstable_by(lower, nan_first);
-    let at_upper = above.iter().copied().min_by(nan_first).unwrap_or(at_lower);
-    at_lower * (1.0 - weight) + at_upper * weight
+    let at = |i: f64| values.get(i as usize).copied().unwrap_or(f64::NAN);
+    at(lower) * (1.0 - weight) + at(upper) * weight
 }
 
 #[cfg(test)]

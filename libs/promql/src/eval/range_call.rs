@@ -4,9 +4,10 @@ use super::index::Index;
 use super::matrix::{RangeInput, WindowSpec};
 use super::rate::RateKind;
 use super::row::{Point, Row, Scalars};
+use super::slide::Slide;
 use super::source::RowSource;
 use super::window::{SampleBuffer, Samples, Slider, StepInfo};
-use super::{Evaluator, Shared, over_time, rate, trend};
+use super::{Evaluator, Shared, over_time, rate, rate_slide, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
@@ -25,7 +26,7 @@ pub(super) type Kernel = fn(Samples<'_>, &mut StepInfo<'_>) -> Result<Point, Que
 /// After how many samples the caller is asked again whether to go on: a few milliseconds of work.
 const SAMPLES_PER_CHECK: usize = 1 << 18;
 
-fn kernel(function: FunctionId) -> Option<Kernel> {
+pub(super) fn kernel(function: FunctionId) -> Option<Kernel> {
     use FunctionId as F;
     Some(match function {
         F::AbsentOverTime | F::PresentOverTime => over_time::present,
@@ -154,9 +155,21 @@ impl RangeFunction {
         {
             let spec = (&self.spec, steps);
             let go_on = || check(shared.ctx);
-            let (seen, widest) = rate::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
+            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
             shared.account.looked_at(seen);
             return shared.account.fits(widest);
+        }
+        if plain {
+            let slide = Slide {
+                samples,
+                spec: &self.spec,
+                steps,
+                check: || check(shared.ctx),
+            };
+            if let Some((seen, widest)) = slide.function(self.function, &self.params, &mut row.values)? {
+                shared.account.looked_at(seen);
+                return shared.account.fits(widest);
+            }
         }
         let index = self.index(samples, steps);
         let samples = Samples {

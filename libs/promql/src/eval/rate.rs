@@ -2,15 +2,12 @@
 //!
 //! **Source:** Prometheus `promql/functions.go`: `extrapolatedRate`, `extendedRate`, `instantValue`. Bit for bit.
 
-use super::index;
-use super::matrix::WindowSpec;
 use super::rate_histogram;
 use super::row::Point;
 use super::window::{RangeTimes, Samples, StepInfo};
 use crate::ast::RangeEdges;
 use crate::error::QueryError;
 use crate::signatures::FunctionId;
-use crate::steps::Steps;
 
 /// What is computed from the difference over a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +19,7 @@ pub(super) struct RateKind {
 }
 
 impl RateKind {
-    /// What a function of [`slide_plain`] computes.
+    /// What a function of the family computes.
     pub(super) fn of(function: FunctionId) -> Option<Self> {
         let (counter, per_second) = match function {
             FunctionId::Rate => (true, true),
@@ -78,66 +75,6 @@ fn over_range(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
         (false, true) => between_edges(w, s, kind).map_or(Point::Absent, Point::Float),
         (false, false) => rate_histogram::between_edges(w, s, kind),
     }
-}
-
-/// After how many steps and resets added up the caller is asked again whether to go on: about a millisecond of work.
-const ADDITIONS_PER_CHECK: usize = 1 << 18;
-
-/// `rate`, `increase` or `delta` of a series' floats at all steps: as [`extrapolated`] computes them, without asking
-/// for each window what holds for all. Only where there are no histograms and no start timestamps, and the range is plain.
-/// Gives how many samples all windows hold together, and the most that one does. Calls `check` every so much work.
-pub(super) fn slide_plain(
-    samples: Samples<'_>,
-    (spec, steps): (&WindowSpec, Steps),
-    kind: RateKind,
-    out: &mut [f64],
-    check: impl Fn() -> Result<(), QueryError>,
-) -> Result<(usize, usize), QueryError> {
-    let (t, v) = (samples.t, samples.v);
-    let resets = if kind.counter { index::falls(v) } else { Vec::new() };
-    let (mut lo, mut hi, mut reset) = (0, 0, 0);
-    let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
-    for (i, out) in out.iter_mut().enumerate() {
-        if unchecked >= ADDITIONS_PER_CHECK {
-            check()?;
-            unchecked = 0;
-        }
-        unchecked += 1;
-        let times = spec.at(steps.at(i));
-        while t.get(lo).is_some_and(|&t| t <= times.after) {
-            lo += 1;
-        }
-        hi = hi.max(lo);
-        while t.get(hi).is_some_and(|&t| t <= times.until) {
-            hi += 1;
-        }
-        seen += hi - lo;
-        widest = widest.max(hi - lo);
-        let window = (t.get(lo..hi), v.get(lo..hi));
-        let (Some(t), Some(v @ [first, .., last])) = window else {
-            continue;
-        };
-        let mut change = last - first;
-        // A fall right at the start of the window happened before it.
-        while resets.get(reset).is_some_and(|&at| at <= lo) {
-            reset += 1;
-        }
-        let within = resets.iter().skip(reset).take_while(|&&at| at < hi);
-        for &at in within {
-            change += v.get(at - lo - 1).copied().unwrap_or_default();
-            unchecked += 1;
-        }
-        let zero_point = (kind.counter && change > 0.0 && *first >= 0.0).then(|| first / change);
-        let range = RangeTimes {
-            start: times.start,
-            end: times.end,
-            seconds: spec.range_ms as f64 / 1000.0,
-        };
-        if let Some(factor) = extrapolation_factor(t, None, zero_point, range, kind) {
-            *out = change * factor;
-        }
-    }
-    Ok((seen, widest))
 }
 
 fn extrapolated(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Point {
@@ -515,87 +452,6 @@ mod tests {
             (0, 200_000),
         );
         assert_eq!(far, Some(20.0));
-    }
-
-    #[test]
-    fn sliding_over_plain_floats_gives_what_each_window_gives() {
-        let t: Vec<i64> = (0..300)
-            .map(|i| i * 15_000 + (i * 7_919) % 11 + i64::from(i > 150) * 90_000)
-            .collect();
-        let mut v: Vec<f64> = (0..300).map(|i| f64::from((i * 37) % 101 + i)).collect();
-        v[40] = f64::NAN;
-        v[41] = f64::INFINITY;
-        let steps = Steps::range(0, 5_000_000, 40_000);
-        for (range_ms, offset_ms, at) in [
-            (60_000, 0, None),
-            (300_000, 15_000, None),
-            (20_000, 0, None),
-            (300_000, 0, Some(900_000)),
-        ] {
-            let spec = WindowSpec {
-                range_ms,
-                offset_ms,
-                at,
-                edges: RangeEdges::Plain,
-                lookback_ms: 300_000,
-                statistics_only: false,
-                span: Span::default(),
-            };
-            let all = Samples {
-                t: &t,
-                v: &v,
-                ..Samples::default()
-            };
-            for function in [FunctionId::Rate, FunctionId::Increase, FunctionId::Delta] {
-                let kind = RateKind::of(function).unwrap();
-                let mut out = vec![f64::MAX; steps.count()];
-                let (seen, widest) = slide_plain(all, (&spec, steps), kind, &mut out, || Ok(())).unwrap();
-                let (mut want_seen, mut want_widest) = (0, 0);
-                for (i, got) in out.iter().enumerate() {
-                    let times = spec.at(steps.at(i));
-                    let window = all.between(times.after, times.until);
-                    want_seen += window.t.len();
-                    want_widest = window.t.len().max(want_widest);
-                    let kernel = match function {
-                        FunctionId::Rate => rate,
-                        FunctionId::Increase => increase,
-                        _ => delta,
-                    };
-                    let want = run(kernel, window.t, window.v, &[], (times.start, times.end));
-                    assert_eq!(
-                        got.to_bits(),
-                        want.unwrap_or(f64::MAX).to_bits(),
-                        "{function:?} at step {i}"
-                    );
-                }
-                assert_eq!((seen, widest), (want_seen, want_widest));
-            }
-        }
-    }
-
-    #[test]
-    fn i12_sliding_over_many_resets_can_be_stopped() {
-        let t: Vec<i64> = (0..4_000).collect();
-        let v: Vec<f64> = (0..4_000).map(|i| f64::from(i % 2)).collect();
-        let spec = WindowSpec {
-            range_ms: 4_000,
-            offset_ms: 0,
-            at: None,
-            edges: RangeEdges::Plain,
-            lookback_ms: 0,
-            statistics_only: false,
-            span: Span::default(),
-        };
-        let steps = Steps::range(0, 4_000, 1);
-        let all = Samples {
-            t: &t,
-            v: &v,
-            ..Samples::default()
-        };
-        let kind = RateKind::of(FunctionId::Rate).unwrap();
-        let stop = || Err(QueryError::Canceled("test"));
-        let mut out = vec![0.0; steps.count()];
-        assert!(slide_plain(all, (&spec, steps), kind, &mut out, stop).is_err());
     }
 
     #[test]

@@ -315,6 +315,11 @@ impl<'a> RowSet<'a> {
         Ok(self.rows.len() - 1)
     }
 
+    /// Row number `row`.
+    pub(crate) fn row_mut(&mut self, row: usize) -> Option<&mut Row> {
+        self.rows.get_mut(row)
+    }
+
     /// Sets one point.
     ///
     /// Fails if the row has one at that step already.

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, ResetHint, TimeRange, is_stale};
 
+use super::cursor::{BLOCK, Blocks};
+use super::matrix::WindowSpec;
 use super::rate::interpolate;
 use super::rate_histogram::interpolate_histograms;
 use super::row::{Point, Row, histogram_weight};
 use super::window::{SampleBuffer, Samples, Slider};
 use super::{Evaluator, Shared};
 use crate::annotations::Annotations;
+use crate::ast::{RangeEdges, Span};
 use crate::context::{QueryContext, check};
 use crate::error::QueryError;
 use crate::histogram::StatisticsOnly;
@@ -99,6 +102,19 @@ impl SelectTimes {
         self.at
             .unwrap_or_else(|| self.steps.at(i))
             .saturating_sub(self.offset_ms)
+    }
+
+    /// The samples that matter to each step: of a window, the newest.
+    fn window(&self) -> WindowSpec {
+        WindowSpec {
+            range_ms: self.lookback_ms,
+            offset_ms: self.offset_ms,
+            at: self.at,
+            edges: RangeEdges::Plain,
+            lookback_ms: self.lookback_ms,
+            statistics_only: self.statistics_only,
+            span: Span::default(),
+        }
     }
 
     /// All sample times that can matter.
@@ -237,26 +253,39 @@ fn newest_within_lookback(
     take: Take,
 ) -> Result<Row, QueryError> {
     let mut row = Row::new(labels.clone(), false, times.steps.count());
-    let timestamps = columns.timestamps();
-    let mut next = 0;
-    for i in 0..times.steps.count() {
-        if i % UNITS_PER_CHECK == UNITS_PER_CHECK - 1 {
+    let (timestamps, values) = (columns.timestamps(), columns.values());
+    let spec = times.window();
+    let mut blocks = Blocks::new(timestamps, &spec, times.steps);
+    if take == Take::Value && columns.histograms().is_none() {
+        for out in row.values.chunks_mut(UNITS_PER_CHECK) {
+            check(ctx)?;
+            for out in out.chunks_mut(BLOCK) {
+                blocks.advance(out.len());
+                for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
+                    // The stale marker is what marks a step without a value, too.
+                    if let Some(&value) = values.get(hi.wrapping_sub(1)).filter(|_| lo < hi) {
+                        *out = value;
+                    }
+                }
+            }
+        }
+        return Ok(row);
+    }
+    let mut step = 0;
+    while step < times.steps.count() {
+        if step % UNITS_PER_CHECK < BLOCK {
             check(ctx)?;
         }
-        let reference = times.reference(i);
-        while timestamps.get(next).is_some_and(|&t| t <= reference) {
-            next += 1;
+        let len = (times.steps.count() - step).min(BLOCK);
+        blocks.advance(len);
+        for (lo, hi) in blocks.iter().take(len) {
+            if let Some(newest) = hi.checked_sub(1).filter(|_| lo < hi)
+                && let Some(&t) = timestamps.get(newest)
+            {
+                row.set(step, taken(labels, columns, newest, t, take)?);
+            }
+            step += 1;
         }
-        let Some(newest) = next.checked_sub(1) else {
-            continue;
-        };
-        let Some(&t) = timestamps.get(newest) else {
-            continue;
-        };
-        if t <= reference.saturating_sub(times.lookback_ms) {
-            continue;
-        }
-        row.set(i, taken(labels, columns, newest, t, take)?);
     }
     Ok(row)
 }

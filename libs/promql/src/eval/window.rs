@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, is_stale};
 
+use super::cursor::Bounds;
 use super::index::Index;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -197,33 +198,25 @@ impl<'a> Samples<'a> {
 #[derive(Debug)]
 pub(crate) struct Slider<'a> {
     samples: Samples<'a>,
-    float: (usize, usize),
-    histogram: (usize, usize),
+    floats: Bounds<'a>,
+    histograms: Bounds<'a>,
 }
 
 impl<'a> Slider<'a> {
     pub(crate) fn new(samples: Samples<'a>) -> Self {
         Self {
             samples,
-            float: (0, 0),
-            histogram: (0, 0),
+            floats: Bounds::new(samples.t),
+            histograms: Bounds::new(samples.ht),
         }
     }
 
     /// The samples in `(after, until]`; neither may be less than before.
     pub(crate) fn advance(&mut self, after: i64, until: i64) -> Samples<'a> {
-        let float = forward(self.samples.t, self.float, after, until);
-        let histogram = forward(self.samples.ht, self.histogram, after, until);
-        (self.float, self.histogram) = (float, histogram);
-        self.samples.slice(float.0, float.1, histogram.0, histogram.1)
+        let (lo, hi) = self.floats.advance(after, until);
+        let (hlo, hhi) = self.histograms.advance(after, until);
+        self.samples.slice(lo, hi, hlo, hhi)
     }
-}
-
-fn forward(t: &[i64], (lo, hi): (usize, usize), after: i64, until: i64) -> (usize, usize) {
-    let skip =
-        |from: usize, bound: i64| from + cut(t, from, t.len()).iter().take_while(|&&t| t <= bound).count();
-    let lo = skip(lo, after);
-    (lo, skip(hi.max(lo), until))
 }
 
 /// The range `(start, end]` that a value is computed over.

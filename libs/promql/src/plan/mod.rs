@@ -2,8 +2,10 @@
 //!
 //! The plan drops parentheses, resolves `start()`, `end()`, `@`, offsets and duration expressions, marks the parts that
 //! are the same at every step so that they are evaluated once, and collects what the selectors need into as few reads
-//! of storage as possible: equal selectors whose time ranges overlap share one.
+//! of storage as possible: equal selectors whose time ranges overlap share one. What can be computed while its series
+//! arrive is set apart as [`Leaf`]s.
 
+mod leaves;
 mod reads;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::queryable::SelectRequest;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
+pub(crate) use leaves::Leaf;
 pub(crate) use reads::info_name_matchers;
 
 /// A node of the plan.
@@ -42,6 +45,11 @@ pub(crate) enum Node {
     Negate(Box<Node>, Span),
     /// The same at every step: evaluated once.
     Invariant(Box<Node>),
+    /// What one of the plan's leaves gives.
+    Leaf {
+        leaf: usize,
+        span: Span,
+    },
 }
 
 #[derive(Debug)]
@@ -72,6 +80,26 @@ pub(crate) struct SubqueryNode {
     pub(crate) offset_ms: i64,
     pub(crate) at: Option<i64>,
     pub(crate) span: Span,
+}
+
+impl SubqueryNode {
+    /// The steps its expression is evaluated at, multiples of its resolution, when it is itself at `outer`.
+    pub(crate) fn steps(&self, outer: Steps) -> Steps {
+        let first = self
+            .at
+            .unwrap_or_else(|| outer.start())
+            .saturating_sub(self.offset_ms);
+        let end = self
+            .at
+            .unwrap_or_else(|| outer.end())
+            .saturating_sub(self.offset_ms);
+        let before = first.saturating_sub(self.range_ms);
+        let start = before
+            .div_euclid(self.step_ms)
+            .saturating_add(1)
+            .saturating_mul(self.step_ms);
+        Steps::range(start, end, self.step_ms)
+    }
 }
 
 #[derive(Debug)]
@@ -115,7 +143,10 @@ impl Node {
     /// The bytes of the query it came from, for positions.
     pub(crate) fn span(&self) -> Span {
         match self {
-            Self::Number { span, .. } | Self::String { span, .. } | Self::Negate(_, span) => *span,
+            Self::Number { span, .. }
+            | Self::String { span, .. }
+            | Self::Negate(_, span)
+            | Self::Leaf { span, .. } => *span,
             Self::Select(n) => n.span,
             Self::Range(n) => n.span,
             Self::Subquery(n) => n.span,
@@ -142,6 +173,8 @@ pub(crate) struct PlanContext {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) root: Node,
+    /// What is computed first, each as soon as its series are there.
+    pub(crate) leaves: Vec<Leaf>,
     pub(crate) selects: Vec<SelectRequest>,
     pub(crate) steps: Steps,
 }
@@ -164,14 +197,21 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
         grouping: None,
         buckets: Buckets::Needed,
     };
-    let root = planner.node(&expr, scope)?.wrapped();
+    let mut root = planner.node(&expr, scope)?.wrapped();
     let steps = if context.step_ms == 0 {
         Steps::instant(context.start_ms)
     } else {
         Steps::range(context.start_ms, context.end_ms, context.step_ms)
     };
+    let leaves = leaves::take_leaves(&mut root, steps, planner.selects.len());
+    for leaf in &leaves {
+        if let Some(select) = planner.selects.get_mut(leaf.source) {
+            select.hints.kept = false;
+        }
+    }
     Ok(Plan {
         root,
+        leaves,
         selects: planner.selects,
         steps,
     })

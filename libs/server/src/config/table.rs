@@ -530,4 +530,12 @@ pub const SETTINGS: &[Setting] = &[
         READ,
         "Queries of a tenant that run at once in one querier"
     ),
+    setting!(
+        "limits.experimental-promql",
+        "Limits on queries",
+        bool,
+        limits.experimental_promql,
+        READ,
+        "Whether queries may use experimental functions and aggregations, duration expressions, anchored, smoothed and fill"
+    ),
 ];

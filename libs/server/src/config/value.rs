@@ -177,6 +177,18 @@ macro_rules! numbers {
 }
 numbers!(u32, u64, usize);
 
+impl Value for bool {
+    const KIND: &'static str = "true|false";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "must be true or false".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for LogFormat {
     const KIND: &'static str = "text|json";
 

@@ -1,6 +1,7 @@
 //! The engine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use koios_model::{Histogram, Labels, ResetHint};
@@ -24,8 +25,8 @@ const CHECKS_MAX: u64 = 200_000;
 const STEPS_MAX: i64 = 12;
 
 /// Stops what takes too long.
-#[derive(Debug, Default)]
-struct Bounded(AtomicU64);
+#[derive(Clone, Debug, Default)]
+struct Bounded(Arc<AtomicU64>);
 
 impl QueryContext for Bounded {
     fn interrupted(&self) -> Option<Interrupt> {
@@ -35,6 +36,10 @@ impl QueryContext for Bounded {
             "the query goes on after it was told to stop"
         );
         (asked > CHECKS_MAX).then_some(Interrupt::Timeout)
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
     }
 }
 

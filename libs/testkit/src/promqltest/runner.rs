@@ -1,19 +1,22 @@
 //! Runs scripts.
 
+use koios_model::Labels;
 use koios_promql::{
-    At, Engine, Expr, FunctionId, MatrixSeries, ParseOptions, Query, QueryOutput, SampleValue, Uninterrupted,
-    Value, VectorSample,
+    At, Engine, Expr, FunctionId, MatrixSeries, ParseOptions, Query, QueryOutput, Queryable, SampleValue,
+    Uninterrupted, Value, VectorSample,
 };
 
 use super::compare::{annotations, compare, in_label_order, values};
 use super::script::{Command, Eval, Load, ScriptError, parse_script};
-use super::storage::MemoryStorage;
+use super::storage::{MemoryStorage, Storage, custom_of};
 
 /// What came of a script.
 #[derive(Debug, Default)]
 pub struct Report {
     /// How many evaluations gave what they should.
     pub passed: usize,
+    /// How many were left out because they read what the storage cannot keep.
+    pub skipped: usize,
     /// Those that did not, and loads that failed.
     pub failures: Vec<Failure>,
 }
@@ -29,60 +32,113 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// Runs a script.
+/// Runs a script over samples in memory.
 ///
 /// # Errors
 /// [`ScriptError`] if the text is not in the language.
 pub async fn run(script: &str, engine: &Engine) -> Result<Report, ScriptError> {
+    run_on(script, engine, &mut MemoryStorage::default()).await
+}
+
+/// Runs a script over a storage, which is cleared first.
+///
+/// # Errors
+/// [`ScriptError`] if the text is not in the language.
+pub async fn run_on(script: &str, engine: &Engine, storage: &mut dyn Storage) -> Result<Report, ScriptError> {
+    let mut session = Session {
+        engine,
+        storage,
+        left_out: Vec::new(),
+    };
     let mut report = Report::default();
-    let mut storage = MemoryStorage::default();
-    for command in parse_script(script)? {
-        match command {
-            Command::Clear => storage = MemoryStorage::default(),
-            Command::Load(line, load) => {
-                if let Err(reason) = insert(&mut storage, &load) {
-                    report.failures.push(Failure {
-                        line,
-                        query: String::new(),
-                        reason,
-                    });
-                }
-            }
-            Command::Eval(line, eval) => match (Run {
-                engine,
-                storage: &storage,
-                eval: &eval,
-            })
-            .all()
-            .await
-            {
-                Ok(()) => report.passed += 1,
-                Err(reason) => report.failures.push(Failure {
-                    line,
-                    query: eval.query.clone(),
-                    reason,
-                }),
-            },
+    let commands = parse_script(script)?;
+    for command in std::iter::once(&Command::Clear).chain(&commands) {
+        let (line, query, outcome) = match command {
+            Command::Clear => (0, "", session.clear().await.map(|()| None)),
+            Command::Load(line, load) => (*line, "", session.load(load).await.map(|()| None)),
+            Command::Eval(line, eval) => (*line, eval.query.as_str(), session.eval(eval).await.map(Some)),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(true)) => report.passed += 1,
+            Ok(Some(false)) => report.skipped += 1,
+            Err(reason) => report.failures.push(Failure {
+                line,
+                query: query.to_owned(),
+                reason,
+            }),
         }
     }
     Ok(report)
 }
 
-fn insert(storage: &mut MemoryStorage, load: &Load) -> Result<(), String> {
-    for (labels, points) in &load.series {
-        storage.insert(labels, points);
+/// A script while it runs.
+struct Session<'a> {
+    engine: &'a Engine,
+    storage: &'a mut dyn Storage,
+    /// The series that the storage cannot keep.
+    left_out: Vec<Labels>,
+}
+
+impl Session<'_> {
+    async fn clear(&mut self) -> Result<(), String> {
+        self.left_out.clear();
+        self.storage.clear().await
     }
-    if load.with_custom {
-        storage.insert_custom(&load.series)
-    } else {
-        Ok(())
+
+    async fn load(&mut self, load: &Load) -> Result<(), String> {
+        let mut series = load.series.clone();
+        if load.with_custom {
+            series.extend(custom_of(&load.series)?);
+        }
+        let left_out = &mut self.left_out;
+        series.retain(|labels, points| {
+            let keeps = points.iter().all(|point| self.storage.keeps(point));
+            if !keeps {
+                left_out.push(labels.clone());
+            }
+            keeps
+        });
+        self.storage.add(&series).await
+    }
+
+    /// Evaluates, unless it would read what was left out; whether it did.
+    async fn eval(&self, eval: &Eval) -> Result<bool, String> {
+        let expr = koios_promql::parse(&eval.query).ok();
+        if expr.is_some_and(|expr| self.reads_left_out(&expr)) {
+            return Ok(false);
+        }
+        let run = Run {
+            engine: self.engine,
+            storage: self.storage.queryable(),
+            eval,
+        };
+        run.all().await.map(|()| true)
+    }
+
+    fn reads_left_out(&self, expr: &Expr) -> bool {
+        let matchers = match expr {
+            Expr::Vector(selector) => &selector.matchers,
+            Expr::Matrix(matrix) => &matrix.selector.matchers,
+            // Reads series that it does not name.
+            Expr::Call(call) if call.function == FunctionId::Info && !self.left_out.is_empty() => {
+                return true;
+            }
+            _ => return expr.children().any(|child| self.reads_left_out(child)),
+        };
+        let matches = |labels: &&Labels| {
+            matchers
+                .iter()
+                .all(|m| m.matches(labels.get(m.name()).unwrap_or_default()))
+        };
+        self.left_out.iter().any(|labels| matches(&labels))
     }
 }
 
 /// One evaluation.
 struct Run<'a> {
     engine: &'a Engine,
-    storage: &'a MemoryStorage,
+    storage: &'a dyn Queryable,
     eval: &'a Eval,
 }
 
@@ -260,6 +316,9 @@ fn pin(expr: &mut Expr, at_ms: i64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::storage::Point;
     use super::*;
 
     #[test]
@@ -293,5 +352,52 @@ eval instant at 1m a +
         let report = futures::executor::block_on(run(script, &Engine::default())).unwrap();
         assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
         assert_eq!((report.passed, report.failures[0].line), (3, 8));
+    }
+    /// Keeps only floats.
+    #[derive(Default)]
+    struct FloatsOnly(MemoryStorage);
+
+    #[async_trait::async_trait]
+    impl Storage for FloatsOnly {
+        fn keeps(&self, point: &Point) -> bool {
+            matches!(point.value, SampleValue::Float(_))
+        }
+
+        async fn clear(&mut self) -> Result<(), String> {
+            self.0.clear().await
+        }
+
+        async fn add(&mut self, series: &BTreeMap<Labels, Vec<Point>>) -> Result<(), String> {
+            self.0.add(series).await
+        }
+
+        fn queryable(&self) -> &dyn Queryable {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn skips_what_reads_series_that_cannot_be_kept() {
+        let script = "
+load 1m
+  a 1 2 3
+  b 1 {{count:1}} 3
+
+eval instant at 1m a
+  a 2
+
+eval instant at 1m sum(b)
+  {} 1
+
+eval instant at 1m {__name__=~\"a|b\"}
+  a 2
+
+clear
+
+eval instant at 1m sum(b)
+";
+        let mut storage = FloatsOnly::default();
+        let report = futures::executor::block_on(run_on(script, &Engine::default(), &mut storage)).unwrap();
+        assert_eq!((report.passed, report.skipped), (2, 2), "{:?}", report.failures);
     }
 }

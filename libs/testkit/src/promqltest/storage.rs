@@ -1,4 +1,4 @@
-//! Samples in memory, behind the engine's own trait.
+//! Where a script's samples are kept: behind the engine's own trait, in memory unless a test brings a real storage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +23,30 @@ pub struct Point {
     pub value: SampleValue,
 }
 
+/// What a script loads its samples into, and reads them from.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// Whether a sample can be kept. Series with one that cannot are left out, and what selects them is skipped.
+    fn keeps(&self, _point: &Point) -> bool {
+        true
+    }
+
+    /// Forgets all samples.
+    ///
+    /// # Errors
+    /// What failed, for the report.
+    async fn clear(&mut self) -> Result<(), String>;
+
+    /// Adds samples to those that are there.
+    ///
+    /// # Errors
+    /// What failed, for the report.
+    async fn add(&mut self, series: &BTreeMap<Labels, Vec<Point>>) -> Result<(), String>;
+
+    /// What queries read.
+    fn queryable(&self) -> &dyn Queryable;
+}
+
 /// Series in memory.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStorage {
@@ -34,44 +58,6 @@ impl MemoryStorage {
     pub fn insert(&mut self, labels: &Labels, points: &[Point]) {
         let series = self.series.entry(labels.clone()).or_default();
         series.extend(points.iter().map(|point| (point.t_ms, point.clone())));
-    }
-
-    /// Adds, for every classic histogram among the loaded series, the same as a histogram with custom buckets.
-    ///
-    /// # Errors
-    /// What is wrong with a classic histogram.
-    pub fn insert_custom(&mut self, loaded: &BTreeMap<Labels, Vec<Point>>) -> Result<(), String> {
-        let mut classics: BTreeMap<Labels, BTreeMap<i64, Classic>> = BTreeMap::new();
-        for (labels, points) in loaded {
-            let Some((part, base)) = Part::of(labels) else {
-                continue;
-            };
-            let times = classics.entry(base).or_default();
-            for point in points {
-                let SampleValue::Float(value) = point.value else {
-                    continue;
-                };
-                let classic = times.entry(point.t_ms).or_default();
-                match part {
-                    Part::Bucket(bound) => classic.buckets.push((bound, value)),
-                    Part::Count => classic.count = Some(value),
-                    Part::Sum => classic.sum = value,
-                }
-            }
-        }
-        for (labels, times) in classics {
-            let point = |(t_ms, classic): (i64, Classic)| {
-                let value = SampleValue::Histogram(Arc::new(classic.into_custom()?));
-                Ok(Point {
-                    t_ms,
-                    start_ms: 0,
-                    value,
-                })
-            };
-            let points: Result<Vec<Point>, String> = times.into_iter().map(point).collect();
-            self.insert(&labels, &points?);
-        }
-        Ok(())
     }
 
     fn answer(&self, request: &SelectRequest) -> Vec<Series> {
@@ -90,6 +76,46 @@ impl MemoryStorage {
         });
         series.collect()
     }
+}
+
+/// For every classic histogram among the series, the same as a histogram with custom buckets.
+///
+/// # Errors
+/// What is wrong with a classic histogram.
+pub(super) fn custom_of(
+    loaded: &BTreeMap<Labels, Vec<Point>>,
+) -> Result<BTreeMap<Labels, Vec<Point>>, String> {
+    let mut classics: BTreeMap<Labels, BTreeMap<i64, Classic>> = BTreeMap::new();
+    for (labels, points) in loaded {
+        let Some((part, base)) = Part::of(labels) else {
+            continue;
+        };
+        let times = classics.entry(base).or_default();
+        for point in points {
+            let SampleValue::Float(value) = point.value else {
+                continue;
+            };
+            let classic = times.entry(point.t_ms).or_default();
+            match part {
+                Part::Bucket(bound) => classic.buckets.push((bound, value)),
+                Part::Count => classic.count = Some(value),
+                Part::Sum => classic.sum = value,
+            }
+        }
+    }
+    let point = |(t_ms, classic): (i64, Classic)| {
+        let value = SampleValue::Histogram(Arc::new(classic.into_custom()?));
+        Ok(Point {
+            t_ms,
+            start_ms: 0,
+            value,
+        })
+    };
+    let series = |(labels, times): (Labels, BTreeMap<i64, Classic>)| {
+        let points: Result<Vec<Point>, String> = times.into_iter().map(point).collect();
+        Ok((labels, points?))
+    };
+    classics.into_iter().map(series).collect()
 }
 
 /// Which part of a classic histogram a series holds.
@@ -147,6 +173,25 @@ fn with_reset_hints(series: &BTreeMap<i64, Point>) -> Vec<Point> {
         points.push(point_out);
     }
     points
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn clear(&mut self) -> Result<(), String> {
+        self.series.clear();
+        Ok(())
+    }
+
+    async fn add(&mut self, series: &BTreeMap<Labels, Vec<Point>>) -> Result<(), String> {
+        for (labels, points) in series {
+            self.insert(labels, points);
+        }
+        Ok(())
+    }
+
+    fn queryable(&self) -> &dyn Queryable {
+        self
+    }
 }
 
 #[async_trait]

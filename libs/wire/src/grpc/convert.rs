@@ -1,6 +1,7 @@
 //! Between the traits' own types and protobuf.
 
 use bytes::Bytes;
+use koios_chunk::{Chunk, Run};
 use koios_model::{
     BatchSet, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId, TimeRange,
 };
@@ -8,8 +9,9 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::pb::v1;
+use crate::service::damaged;
 use crate::{
-    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesChunks, ServiceError,
+    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesRuns, ServiceError,
     ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
 };
 
@@ -168,21 +170,32 @@ pub(super) fn end_from_pb(e: v1::ReadEnd) -> Result<ReadEnd, ServiceError> {
     })
 }
 
-pub(super) fn series_to_pb(s: SeriesChunks) -> v1::Series {
-    v1::Series {
+/// Fails when not all runs are chunks, which a request that came from another process asks for.
+pub(super) fn series_to_pb(s: SeriesRuns) -> Result<v1::Series, ServiceError> {
+    let chunk = |run| match run {
+        Run::Chunk(chunk) => Ok(chunk.into_bytes()),
+        Run::Open(_) | Run::Plain(_) => Err(ServiceError::internal(format!(
+            "samples of series {} were to be sent without being encoded",
+            s.labels
+        ))),
+    };
+    Ok(v1::Series {
         labels: Bytes::copy_from_slice(s.labels.packed()),
-        chunks: s.chunks,
-    }
+        chunks: s.runs.into_iter().map(chunk).collect::<Result<_, _>>()?,
+    })
 }
 
-pub(super) fn series_from_pb(s: v1::Series) -> Result<SeriesChunks, ServiceError> {
+/// Checks every chunk's checksum, so that a source that sends damaged bytes counts as failed and another one is read
+/// instead (I11).
+pub(super) fn series_from_pb(s: v1::Series) -> Result<SeriesRuns, ServiceError> {
     let labels = LabelsRef::from_packed(&s.labels)
         .map_err(|e| ServiceError::new(ServiceErrorCode::Corruption, e.to_string()))?
         .to_labels();
-    Ok(SeriesChunks {
-        labels,
-        chunks: s.chunks,
-    })
+    let parsed = s.chunks.into_iter().map(|c| Chunk::parse(c).map(Run::Chunk));
+    let runs = parsed
+        .collect::<Result<_, _>>()
+        .map_err(|e| damaged(&labels, &e))?;
+    Ok(SeriesRuns { labels, runs })
 }
 
 pub(super) fn read_to_pb(r: &ReadRequest) -> v1::ReadRequest {
@@ -205,6 +218,7 @@ pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceErr
         matchers: matchers_from_pb(r.matchers)?,
         range: range_from_pb(r.range)?,
         labels_only: r.labels_only,
+        encoded: true,
         limit: r.limit,
     })
 }
@@ -317,6 +331,7 @@ pub(super) fn select_from_pb(r: v1::StoreSelectRequest) -> Result<StoreSelectReq
         matchers: matchers_from_pb(r.matchers)?,
         range: range_from_pb(r.range)?,
         labels_only: r.labels_only,
+        encoded: true,
         limit: r.limit,
     })
 }
@@ -358,6 +373,20 @@ mod tests {
         assert_eq!(got.message, format!("{text} (from 10.0.0.1:9095)"));
         let own = error_from_status(&Status::unavailable("connection refused"), "10.0.0.1:9095");
         assert_eq!(own.to_string(), "10.0.0.1:9095: connection refused (unavailable)");
+    }
+
+    #[test]
+    fn i11_damaged_chunks_fail_the_source_before_use() {
+        let labels = koios_model::Labels::from_pairs([("a", "b")]);
+        let mut chunk = koios_chunk::encode(&[1], &[1.0]).unwrap();
+        chunk[3] ^= 1;
+        let damaged = series_from_pb(v1::Series {
+            labels: Bytes::copy_from_slice(labels.packed()),
+            chunks: vec![chunk.into()],
+        });
+        let e = damaged.unwrap_err();
+        assert_eq!(e.code, ServiceErrorCode::Corruption);
+        assert!(e.message.contains(r#"series {a="b"}"#), "{e}");
     }
 
     #[test]

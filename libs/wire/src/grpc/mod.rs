@@ -8,6 +8,8 @@ mod client;
 mod convert;
 mod replies;
 mod server;
+#[cfg(test)]
+mod test_runs;
 
 pub use channel::{PeerChannel, RpcSettings};
 pub use client::{IngesterClient, StoreClient};

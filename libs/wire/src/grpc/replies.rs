@@ -11,7 +11,7 @@ use tonic::Status;
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{series_to_pb, status_from_error};
 use crate::pb::v1;
-use crate::{ReaderPace, SeriesChunks, ServiceError, ServiceErrorCode, watched};
+use crate::{ReaderPace, SeriesRuns, ServiceError, ServiceErrorCode, watched};
 
 /// A message ends before it would be longer than this, so that neither side holds much at once; a single series may be.
 const REPLY_BYTES: usize = 4 << 20;
@@ -60,14 +60,14 @@ impl Readers {
 }
 
 /// Cuts series into messages.
-pub(super) fn runs(series: Vec<SeriesChunks>) -> impl Iterator<Item = Result<Vec<v1::Series>, Status>> {
+pub(super) fn runs(series: Vec<SeriesRuns>) -> impl Iterator<Item = Result<Vec<v1::Series>, Status>> {
     Runs {
         series: series.into_iter().peekable(),
     }
 }
 
 struct Runs {
-    series: Peekable<std::vec::IntoIter<SeriesChunks>>,
+    series: Peekable<std::vec::IntoIter<SeriesRuns>>,
 }
 
 impl Iterator for Runs {
@@ -79,22 +79,32 @@ impl Iterator for Runs {
             return Some(Err(too_long(&first)));
         }
         let mut bytes = wire_bytes(&first);
-        let mut run = vec![series_to_pb(first)];
+        let mut run = Vec::new();
+        if let Err(e) = push(&mut run, first) {
+            return Some(Err(e));
+        }
         while let Some(next) = self.series.next_if(|s| bytes + wire_bytes(s) <= REPLY_BYTES) {
             bytes += wire_bytes(&next);
-            run.push(series_to_pb(next));
+            if let Err(e) = push(&mut run, next) {
+                return Some(Err(e));
+            }
         }
         Some(Ok(run))
     }
 }
 
+fn push(run: &mut Vec<v1::Series>, series: SeriesRuns) -> Result<(), Status> {
+    run.push(series_to_pb(series).map_err(|e| status_from_error(&e))?);
+    Ok(())
+}
+
 /// What a series takes in a message, or a little more.
-fn wire_bytes(series: &SeriesChunks) -> usize {
-    let chunks = series.chunks.iter().map(|c| c.len() + FRAMING_BYTES);
+fn wire_bytes(series: &SeriesRuns) -> usize {
+    let chunks = series.runs.iter().map(|r| r.bytes() + FRAMING_BYTES);
     series.labels.packed().len() + 2 * FRAMING_BYTES + chunks.sum::<usize>()
 }
 
-fn too_long(series: &SeriesChunks) -> Status {
+fn too_long(series: &SeriesRuns) -> Status {
     let message = format!(
         "series {} has {} bytes in this time range, one message may have {MESSAGE_BYTES_MAX}: ask for a shorter range",
         series.labels,
@@ -105,16 +115,17 @@ fn too_long(series: &SeriesChunks) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use koios_model::Labels;
     use prost::Message;
 
+    use super::super::convert::series_to_pb;
+    use super::super::test_runs::runs_of;
     use super::*;
 
-    fn series(i: usize, bytes: usize) -> SeriesChunks {
-        SeriesChunks {
+    fn series(i: usize, bytes: usize) -> SeriesRuns {
+        SeriesRuns {
             labels: Labels::from_pairs([("i", i.to_string())]),
-            chunks: vec![Bytes::from(vec![0; bytes / 2]); 2],
+            runs: runs_of(bytes),
         }
     }
 
@@ -132,7 +143,12 @@ mod tests {
         }
         assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1, 3, 1, 1]);
         let sent: Vec<_> = runs.drain(..).flatten().collect();
-        assert_eq!(sent, all.into_iter().map(series_to_pb).collect::<Vec<_>>());
+        assert_eq!(
+            sent,
+            all.into_iter()
+                .map(|s| series_to_pb(s).unwrap())
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -227,8 +227,9 @@ mod tests {
     use prost::Message;
 
     use super::super::convert::select_to_pb;
+    use super::super::test_runs::runs_of;
     use super::*;
-    use crate::{SeriesChunks, StoreLabelsRequest, StoreSelectRequest, StoreStream};
+    use crate::{SeriesRuns, StoreLabelsRequest, StoreSelectRequest, StoreStream};
 
     /// Sends ten series of a mebibyte each in one item, holding on to something.
     #[derive(Debug, Default)]
@@ -239,9 +240,10 @@ mod tests {
     #[async_trait::async_trait]
     impl StoreService for Megabytes {
         async fn select(&self, _: StoreSelectRequest) -> Result<StoreStream, ServiceError> {
-            let series = |i: u32| SeriesChunks {
+            let runs = runs_of(1 << 20);
+            let series = |i: u32| SeriesRuns {
                 labels: Labels::from_pairs([("i", i.to_string())]),
-                chunks: vec![vec![0; 1 << 20].into()],
+                runs: runs.clone(),
             };
             let held = Arc::clone(&self.held);
             let items = [StoreItem::Series((0..10).map(series).collect()), StoreItem::End];
@@ -273,6 +275,7 @@ mod tests {
             matchers: Matchers::default(),
             range: TimeRange::ALL,
             labels_only: false,
+            encoded: true,
             limit: 0,
         });
         rpc.select(Request::new(request)).await.unwrap().into_inner()

@@ -191,6 +191,7 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
         matchers: koios_model::Matchers::default(),
         range: TimeRange::ALL,
         labels_only: false,
+        encoded: true,
         limit: 0,
     };
     let mut stream = w.node(0).read(request).await.unwrap();

@@ -14,7 +14,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use koios_block::BlockCache;
 use koios_bucket::{Blocks, Bucket, RetryPolicy, TenantManifests};
-use koios_chunk::Chunk;
 use koios_control::{
     ClusterId, ClusterState, Command, Incarnation, Member, Partition, Replica, Role, StateHandle,
 };
@@ -526,6 +525,7 @@ impl World {
             matchers: Matchers::default(),
             range: TimeRange::ALL,
             labels_only: false,
+            encoded: false,
             limit: 0,
         };
         collect(self.node(i).read(request).await?).await
@@ -655,9 +655,9 @@ pub(crate) async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd)
             ReadItem::Series(series) => {
                 for s in series {
                     assert!(last.as_ref().is_none_or(|l| *l < s.labels), "label order");
-                    for chunk in s.chunks {
+                    for run in s.runs {
                         let (mut ts, mut vs) = (Vec::new(), Vec::new());
-                        Chunk::parse(chunk).unwrap().decode(&mut ts, &mut vs).unwrap();
+                        run.decode_range(TimeRange::ALL, &mut ts, &mut vs).unwrap();
                         for (t, v) in ts.into_iter().zip(vs) {
                             put(&mut all, (s.labels.metric_name().to_owned(), t), v.to_bits());
                         }

@@ -59,6 +59,7 @@ async fn i5_every_read_has_what_was_acknowledged_before_it_while_all_goes_on_at_
                 matchers: Matchers::default(),
                 range: TimeRange::ALL,
                 labels_only: false,
+                encoded: true,
                 limit: 0,
             };
             let (found, _) = collect(m.read(request).await.unwrap()).await.unwrap();

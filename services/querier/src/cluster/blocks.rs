@@ -8,7 +8,7 @@ use koios_model::{Labels, Matchers, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::{
-    SeriesChunks, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest,
+    SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest,
     StoreService, StoreStream,
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -69,6 +69,7 @@ pub(crate) struct BlockRequest {
     pub(crate) matchers: Matchers,
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
+    pub(crate) encoded: bool,
     pub(crate) limit: u64,
 }
 
@@ -111,7 +112,7 @@ pub(crate) struct BlockFeed {
     /// Which store is read; those before have failed.
     at: usize,
     stream: Option<StoreStream>,
-    buffer: std::vec::IntoIter<SeriesChunks>,
+    buffer: std::vec::IntoIter<SeriesRuns>,
     /// The last series of the current stream.
     last_read: Option<Labels>,
     /// The last series given out.
@@ -143,6 +144,7 @@ impl BlockFeed {
             matchers: request.matchers,
             range: request.range,
             labels_only: request.labels_only,
+            encoded: request.encoded,
             limit: request.limit,
         };
         Self {

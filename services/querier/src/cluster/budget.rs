@@ -63,7 +63,7 @@ impl Budget {
 
     /// The most series any one source needs to send for the limit to be noticed.
     pub(crate) fn series_to_ask(&self) -> u64 {
-        self.series_max as u64 + 1
+        (self.series_max as u64).saturating_add(1)
     }
 
     /// Bytes held now.
@@ -115,5 +115,7 @@ mod tests {
             text.starts_with("query fetched too many series (limit 1)"),
             "{text}"
         );
+        // A limit that is none.
+        assert_eq!(Budget::new(0, usize::MAX).series_to_ask(), u64::MAX);
     }
 }

@@ -45,6 +45,7 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: *range,
             labels_only: true,
+            encoded: true,
             limit: selection.wanted.limit as u64,
         };
         let asked = groups

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 use koios_model::{HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
-use koios_promql::{Completeness, QueryError, Series, SeriesStream, StreamItem};
+use koios_promql::{Completeness, QueryError, Series, SeriesData, SeriesStream, StreamItem};
 
 use super::blocks::BlockFeed;
 use super::budget::Budget;
@@ -14,6 +14,8 @@ use super::held::{HeldSeries, SourceError};
 
 /// Series per item of the merged stream: enough to pay for a wake-up, few enough to be small.
 const BATCH_SERIES: usize = 256;
+/// Bytes of samples in a batch, unless one series has more.
+const BATCH_BYTES: usize = 2 << 20;
 
 /// Where series come from.
 #[derive(Debug)]
@@ -141,10 +143,13 @@ impl Merge {
 
     async fn batch(&mut self) -> Result<Vec<Series>, SourceError> {
         let mut batch = Vec::new();
+        let mut bytes = 0;
         while batch.len() < BATCH_SERIES
+            && bytes < BATCH_BYTES
             && let Some(series) = self.next().await?
         {
             let (labels, data) = series.into_parts();
+            bytes += data.encoded_bytes();
             batch.push(Series {
                 labels,
                 data: Box::new(data),

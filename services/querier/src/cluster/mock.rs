@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
+use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::RealClock;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
     IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest,
-    ReadStream, SeriesChunks, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
+    ReadStream, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
     StoreSelectRequest, StoreService, StoreStream,
 };
 use parking_lot::Mutex;
@@ -59,12 +60,13 @@ pub(crate) fn data(series: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) 
         .collect()
 }
 
-fn chunks_of(samples: &BTreeMap<i64, f64>, labels_only: bool) -> Vec<bytes::Bytes> {
+fn runs_of(samples: &BTreeMap<i64, f64>, labels_only: bool) -> Vec<Run> {
     let samples: Vec<_> = samples.iter().collect();
     let encode = |part: &[(&i64, &f64)]| {
         let times: Vec<_> = part.iter().map(|(t, _)| **t).collect();
         let values: Vec<_> = part.iter().map(|(_, v)| **v).collect();
-        koios_chunk::encode(&times, &values).unwrap().into()
+        let chunk = koios_chunk::encode(&times, &values).unwrap();
+        Run::Chunk(Chunk::parse(chunk.into()).unwrap())
     };
     if labels_only {
         Vec::new()
@@ -79,19 +81,19 @@ fn select(
     range: TimeRange,
     labels_only: bool,
     limit: u64,
-) -> Vec<SeriesChunks> {
+) -> Vec<SeriesRuns> {
     let limit = if limit == 0 { usize::MAX } else { limit as usize };
     data.iter()
         .filter(|(l, s)| matchers.matches(l.as_ref()) && s.keys().any(|t| range.contains(*t)))
         .take(limit)
-        .map(|(l, s)| SeriesChunks {
+        .map(|(l, s)| SeriesRuns {
             labels: l.clone(),
-            chunks: chunks_of(s, labels_only),
+            runs: runs_of(s, labels_only),
         })
         .collect()
 }
 
-fn names(series: &[SeriesChunks], name: &str) -> Vec<String> {
+fn names(series: &[SeriesRuns], name: &str) -> Vec<String> {
     let all: std::collections::BTreeSet<String> = series
         .iter()
         .flat_map(|s| s.labels.iter())
@@ -130,8 +132,8 @@ impl Faults {
 
     fn stream<T: Send + 'static>(
         mode: &Mode,
-        series: Vec<SeriesChunks>,
-        item: fn(Vec<SeriesChunks>) -> T,
+        series: Vec<SeriesRuns>,
+        item: fn(Vec<SeriesRuns>) -> T,
         end: T,
     ) -> stream::BoxStream<'static, Result<T, ServiceError>> {
         let one = move |s| Ok(item(vec![s]));

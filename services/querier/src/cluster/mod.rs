@@ -58,6 +58,8 @@ pub(crate) struct Selection {
     pub(crate) matchers: Matchers,
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
+    /// All of the answer will be kept, so that it should come in a small form.
+    pub(crate) kept: bool,
     pub(crate) wanted: Wanted,
 }
 
@@ -136,6 +138,7 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: selection.range,
             labels_only: selection.labels_only,
+            encoded: selection.kept,
             limit: limit_of(&selection.wanted, budget),
         };
         if let Some((version, groups)) = self.blocks_for(&selection.tenant, selection.range, &seam).await? {
@@ -163,6 +166,7 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: selection.range,
             labels_only: selection.labels_only,
+            encoded: selection.kept,
             limit: limit_of(&selection.wanted, budget),
         };
         let mut plans = self.plans(&selection.tenant);

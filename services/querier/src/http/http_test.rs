@@ -132,6 +132,71 @@ async fn answers_as_prometheus_does(#[case] path: &str, #[case] expected: &str) 
     assert_eq!(status, StatusCode::OK);
 }
 
+#[rstest]
+#[case::function("max_of(1, 2)", r#"1:1: parse error: function \"max_of\" is not enabled"#)]
+#[case::within(
+    "sum(mad_over_time(m[1m]))",
+    r#"1:5: parse error: function \"mad_over_time\" is not enabled"#
+)]
+#[case::aggregation(
+    "limitk(1, m)",
+    "1:1: parse error: limitk() is experimental and must be enabled with --enable-feature=promql-experimental-functions"
+)]
+#[case::duration(
+    "m offset (1m + 2m)",
+    "1:11: parse error: experimental duration expression is not enabled"
+)]
+#[case::anchored(
+    "rate(m[1m] anchored)",
+    "1:6: parse error: anchored modifier is experimental and not enabled"
+)]
+#[case::fill(
+    "m + fill(0) m",
+    "1:1: parse error: binop fill modifiers are experimental and not enabled"
+)]
+#[tokio::test]
+async fn what_is_experimental_can_be_switched_off(#[case] query: &str, #[case] expected: &str) {
+    let off = api_with(Limits {
+        experimental_promql: false,
+        ..Limits::default()
+    });
+    let form = format!("query={}", query.replace(' ', "%20").replace('+', "%2B"));
+    let expected = format!(
+        r#"{{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": {expected}"}}"#
+    );
+    for endpoint in ["query", "format_query", "parse_query"] {
+        let path = format!("/api/v1/{endpoint}");
+        assert_eq!(
+            off.post(&path, form.clone()).await,
+            (StatusCode::BAD_REQUEST, expected.clone())
+        );
+        let (status, body) = api().post(&path, form.clone()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+    }
+    let range = format!("{form}&start=0&end=1&step=1");
+    assert_eq!(
+        off.post("/api/v1/query_range", range).await,
+        (StatusCode::BAD_REQUEST, expected)
+    );
+}
+
+#[rstest]
+#[case::query("query=a%2B", "1:3: parse error: unexpected end of input")]
+#[case::times("query=a&start=5&end=1", "end timestamp must not be before start timestamp")]
+#[case::start(
+    "query=a&start=x",
+    r#"invalid parameter \"start\": cannot parse \"x\" to a valid timestamp"#
+)]
+#[tokio::test]
+async fn mistakes_in_queries_for_exemplars_are_told_as_prometheus_does(
+    #[case] query: &str,
+    #[case] expected: &str,
+) {
+    let (status, body) = api().get(&format!("/api/v1/query_exemplars?{query}")).await;
+    let expected = format!(r#"{{"status":"error","errorType":"bad_data","error":"{expected}"}}"#);
+    assert_eq!((status, body), (StatusCode::BAD_REQUEST, expected));
+}
+
 #[tokio::test]
 async fn a_series_longer_than_a_piece_is_written_whole() {
     let api = api_with(Limits::default());

@@ -24,6 +24,7 @@ use axum::Router;
 use axum::routing::{MethodRouter, get};
 use http::HeaderMap;
 use koios_model::TenantId;
+use koios_promql::ParseOptions;
 use koios_runtime::{ClockHandle, Cpu};
 use koios_server::{ErrorType, Metrics};
 use koios_tenancy::{Limits, Overrides, tenants_of_read};
@@ -133,6 +134,15 @@ fn tenant_of(headers: &HeaderMap) -> Result<TenantId, ApiError> {
             Err(ApiError::forbidden(text))
         }
         [] => Ok(TenantId::anonymous()),
+    }
+}
+
+/// The language as the tenant may use it.
+fn language_of(limits: &Limits) -> ParseOptions {
+    if limits.experimental_promql {
+        ParseOptions::default()
+    } else {
+        ParseOptions::stable()
     }
 }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use futures::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, Request};
 use koios_model::TenantId;
 use koios_promql::{
-    CancelContext, DurationContext, Engine, EngineOptions, Interrupt, ParseOptions, Prepared, Query,
-    QueryContext, QueryError, QueryOutput,
+    CancelContext, DurationContext, Engine, EngineOptions, Interrupt, Prepared, Query, QueryContext,
+    QueryError, QueryOutput,
 };
 use koios_runtime::Cpu;
 use koios_server::ErrorType;
@@ -57,9 +58,12 @@ struct Done {
 }
 
 /// What surrounds an evaluation: who may stop it, and the cores it may use.
+#[derive(Clone)]
 struct Evaluation {
     cancel: CancelContext,
     cores: Cpu,
+    /// Where evaluation runs.
+    threads: Cpu,
 }
 
 impl QueryContext for Evaluation {
@@ -73,6 +77,19 @@ impl QueryContext for Evaluation {
 
     fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
         self.cores.each(parts, part);
+    }
+
+    fn shared(&self) -> Arc<dyn QueryContext> {
+        Arc::new(self.clone())
+    }
+
+    fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(e) = self.threads.run(work).await {
+                tracing::error!(error = %e, "a query panicked");
+            }
+        }
+        .boxed()
     }
 }
 
@@ -218,15 +235,16 @@ impl QuerierApi {
             as_size(limits.max_query_series),
         );
         let storage = ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget);
-        let fetched = prepared.fetch(&storage, &ctx).await?;
+        let evaluation = Evaluation {
+            cancel: ctx,
+            cores: self.cores.clone(),
+            threads: self.cpu.clone(),
+        };
+        let fetched = prepared.fetch(&storage, &evaluation).await?;
         timings.fetch = stage.end();
 
         let _evaluating = place.evaluate().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
-        let evaluation = Evaluation {
-            cancel: ctx,
-            cores: self.cores.clone(),
-        };
         let output = self
             .cpu
             .run(move || fetched.evaluate(&evaluation))
@@ -247,7 +265,8 @@ fn prepare(asked: &Asked, ctx: &CancelContext) -> Result<Prepared, ApiError> {
         QueryError::BadData(text) => ApiError::invalid("query", text),
         e => e.into(),
     };
-    let query = Query::parse_within(&asked.text, &ParseOptions::default(), ctx).map_err(invalid)?;
+    let language = super::language_of(&asked.limits);
+    let query = Query::parse_within(&asked.text, &language, ctx).map_err(invalid)?;
     let engine = Engine::new(EngineOptions {
         lookback_delta_ms: asked.lookback_ms,
         max_samples: as_size(asked.limits.max_query_samples),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::Request;
-use koios_promql::{CancelContext, ParseOptions, Query, QueryError, pretty};
+use http::{HeaderMap, Request};
+use koios_promql::{CancelContext, Query, QueryError, pretty};
 
 use super::QuerierApi;
 use super::envelope::{Notes, whole};
@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::json::write_string;
 use super::params::Params;
 use super::query::{CancelOnDrop, panicked};
+use super::time::{MAX_TIME_MS, MIN_TIME_MS};
 use super::tree::tree;
 
 /// The Prometheus release whose API and query language are served: clients enable features by it.
@@ -42,7 +43,9 @@ pub(super) async fn format_query(
     State(api): State<Arc<QuerierApi>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let query = api.parsed(request).await?;
+    let (headers, params) = Params::read(request).await?;
+    let parsed = api.parsed(&headers, &params).await?;
+    let query = parsed.map_err(|e| ApiError::invalid("query", e))?;
     let text = pretty(query.expr());
     Ok(whole(|out| write_string(out, &text), &Notes::default()))
 }
@@ -52,7 +55,9 @@ pub(super) async fn parse_query(
     State(api): State<Arc<QuerierApi>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let query = api.parsed(request).await?;
+    let (headers, params) = Params::read(request).await?;
+    let parsed = api.parsed(&headers, &params).await?;
+    let query = parsed.map_err(|e| ApiError::invalid("query", e))?;
     let text = tree(query.expr()).to_string();
     Ok(whole(
         |out| out.extend_from_slice(text.as_bytes()),
@@ -60,12 +65,24 @@ pub(super) async fn parse_query(
     ))
 }
 
-/// `/api/v1/query_exemplars`: none are kept, so a valid query has none.
+/// `/api/v1/query_exemplars`: none are kept, so a valid query has none. Mistakes are told in this endpoint's words, which
+/// are not those of the others.
 pub(super) async fn exemplars(
     State(api): State<Arc<QuerierApi>>,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    api.parsed(request).await?;
+    let (headers, params) = Params::read(request).await?;
+    let (start, end) = (
+        params.time_or("start", MIN_TIME_MS)?,
+        params.time_or("end", MAX_TIME_MS)?,
+    );
+    if end < start {
+        return Err(ApiError::bad_data(
+            "end timestamp must not be before start timestamp",
+        ));
+    }
+    let parsed = api.parsed(&headers, &params).await?;
+    parsed.map_err(ApiError::bad_data)?;
     Ok(whole(|out| out.extend_from_slice(b"[]"), &Notes::default()))
 }
 
@@ -86,19 +103,20 @@ pub(super) async fn alerts() -> Response {
 }
 
 impl QuerierApi {
-    async fn parsed(&self, request: Request<Body>) -> Result<Query, ApiError> {
-        let (headers, params) = Params::read(request).await?;
-        let limits = self.overrides.of(&super::tenant_of(&headers)?);
+    /// The query, or what is wrong with its text.
+    async fn parsed(&self, headers: &HeaderMap, params: &Params) -> Result<Result<Query, String>, ApiError> {
+        let limits = self.overrides.of(&super::tenant_of(headers)?);
         let text = params.one("query")?.unwrap_or("");
         super::check_length(text, limits)?;
         let text = text.to_owned();
+        let options = super::language_of(limits);
         let ctx = CancelContext::new(|| false);
         let _cancel = CancelOnDrop(ctx.clone());
-        let parse = move || Query::parse_within(&text, &ParseOptions::default(), &ctx);
-        let parsed = self.cpu.run(parse).await.map_err(|e| panicked(&e))?;
-        parsed.map_err(|e| match e {
-            QueryError::BadData(text) => ApiError::invalid("query", text),
-            e => e.into(),
-        })
+        let parse = move || Query::parse_within(&text, &options, &ctx);
+        match self.cpu.run(parse).await.map_err(|e| panicked(&e))? {
+            Ok(query) => Ok(Ok(query)),
+            Err(QueryError::BadData(mistake)) => Ok(Err(mistake)),
+            Err(e) => Err(e.into()),
+        }
     }
 }

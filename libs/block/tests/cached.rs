@@ -1,0 +1,206 @@
+//! Answers do not depend on what is cached, and what is cached is bounded.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::{Counting, Model, open_over, open_with, tiny, write};
+use koios_block::{BlockCache, BlockReader, Layout};
+use koios_model::{Labels, MatchOp, Matcher, Matchers, TimeRange};
+use proptest::prelude::*;
+
+fn run<T>(f: impl Future<Output = T>) -> T {
+    futures::executor::block_on(f)
+}
+
+const NAMES: [&str; 5] = ["__name__", "a", "b", "zone", "missing"];
+
+fn labels() -> impl Strategy<Value = Labels> {
+    let value = prop_oneof![
+        Just("x"),
+        Just("xy"),
+        Just("y"),
+        Just("zé"),
+        "[a-c]{1,2}".prop_map(|_| "w")
+    ];
+    proptest::collection::vec((0usize..4, value), 1..4)
+        .prop_map(|pairs| Labels::from_pairs(pairs.into_iter().map(|(n, v)| (NAMES[n], v))))
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let samples = proptest::collection::btree_map(-1000i64..1000, -10.0..10.0, 1..20);
+    proptest::collection::btree_map(labels(), samples, 1..40)
+}
+
+fn matchers() -> impl Strategy<Value = Matchers> {
+    let literal = prop_oneof![Just(""), Just("x"), Just("y"), Just("zé"), Just("none")];
+    let pattern = prop_oneof![
+        Just("x|y"),
+        Just("x.*"),
+        Just(".+"),
+        Just(".*"),
+        Just("|x"),
+        Just("[xz].?")
+    ];
+    let by_literal = (0usize..5, any::<bool>(), literal).prop_map(|(n, equal, v)| {
+        let op = if equal { MatchOp::Equal } else { MatchOp::NotEqual };
+        Matcher::new(op, NAMES[n], v).unwrap()
+    });
+    let by_regex = (0usize..5, any::<bool>(), pattern).prop_map(|(n, holds, v)| {
+        let op = if holds { MatchOp::Regex } else { MatchOp::NotRegex };
+        Matcher::new(op, NAMES[n], v).unwrap()
+    });
+    proptest::collection::vec(prop_oneof![by_literal, by_regex], 0..4).prop_map(Matchers)
+}
+
+/// What a block tells of some series.
+#[derive(Debug, PartialEq)]
+struct Answers {
+    samples: BTreeMap<Labels, Vec<(i64, f64)>>,
+    names: Vec<String>,
+    values: Vec<Vec<String>>,
+}
+
+async fn ask(block: &BlockReader, matchers: &Matchers, range: TimeRange) -> koios_block::Result<Answers> {
+    let owned = |list: koios_block::StringList| list.iter().map(str::to_owned).collect();
+    let series = block.select(matchers, range).await?;
+    let samples = block.read_samples(&series, range).await?;
+    let rows = samples
+        .into_iter()
+        .map(|s| s.timestamps.into_iter().zip(s.values).collect());
+    let mut values = Vec::new();
+    for name in NAMES {
+        values.push(owned(block.label_values(name, matchers, range).await?));
+    }
+    Ok(Answers {
+        samples: series.into_iter().map(|s| s.labels).zip(rows).collect(),
+        names: owned(block.label_names(matchers, range).await?),
+        values,
+    })
+}
+
+fn expected(model: &Model, matchers: &Matchers, range: TimeRange) -> Answers {
+    let around = |samples: &BTreeMap<i64, f64>| {
+        let ends = samples.keys().next().zip(samples.keys().next_back());
+        ends.is_some_and(|(&first, &last)| range.overlaps(&TimeRange::new(first, last)))
+    };
+    let chosen = model
+        .iter()
+        .filter(|(l, s)| matchers.matches(l.as_ref()) && around(s));
+    let inside = |samples: &BTreeMap<i64, f64>| {
+        samples
+            .range(range.min..=range.max)
+            .map(|(&t, &v)| (t, v))
+            .collect()
+    };
+    let samples: BTreeMap<Labels, Vec<(i64, f64)>> = chosen.map(|(l, s)| (l.clone(), inside(s))).collect();
+    let sorted = |all: BTreeSet<&str>| all.into_iter().map(str::to_owned).collect();
+    let names = samples.keys().flat_map(Labels::iter).map(|(n, _)| n).collect();
+    let values = NAMES.map(|name| sorted(samples.keys().filter_map(|l| l.get(name)).collect()));
+    Answers {
+        names: sorted(names),
+        values: values.to_vec(),
+        samples,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn answers_are_those_of_the_model_whatever_is_cached(
+        model in model(),
+        queries in proptest::collection::vec((matchers(), -1200i64..1200, 0i64..1500, any::<bool>()), 1..6),
+    ) {
+        let parts = write(1, tiny(), &model);
+        let roomy = BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20);
+        let tight = BlockCache::new(1 << 20, 1 << 20).with_decoded(600, 600);
+        let blocks = [roomy, tight, BlockCache::new(0, 0)].map(|cache| open_with(cache, &parts));
+        for (matchers, from, width, all) in &queries {
+            let range = if *all { TimeRange::ALL } else { TimeRange::new(*from, from + width) };
+            let want = expected(&model, matchers, range);
+            for block in &blocks {
+                for _ in 0..2 {
+                    let got = run(ask(block, matchers, range)).unwrap();
+                    prop_assert_eq!(&got, &want, "{:?} in {:?}", matchers, range);
+                }
+            }
+        }
+    }
+}
+
+/// `count` series with a value of `value_bytes` of their own.
+fn series(count: i64, value_bytes: usize) -> Model {
+    let one = |i: i64| {
+        let own = format!("{i:0value_bytes$}");
+        let pairs = [("__name__", "m"), ("i", own.as_str())];
+        (
+            Labels::from_pairs(pairs),
+            BTreeMap::from([(i, i as f64), (i + 1, 0.5)]),
+        )
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn a_second_query_reads_nothing_even_when_the_bytes_are_gone() {
+    let parts = write(1, Layout::default(), &series(5000, 5));
+    let source = Counting::new(&parts);
+    let cache = BlockCache::new(0, 1 << 20).with_decoded(8 << 20, 1 << 20);
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::new(cache)).unwrap();
+    let matchers = Matchers(vec![Matcher::equal("i", "03333")]);
+    let first = run(ask(&block, &matchers, TimeRange::new(3000, 4000))).unwrap();
+    assert!(source.take().1 > 0);
+    assert_eq!(
+        run(ask(&block, &matchers, TimeRange::new(3000, 4000))).unwrap(),
+        first
+    );
+    assert_eq!(source.take(), (0, 0));
+}
+
+#[test]
+fn i12_what_is_kept_stays_within_its_budgets() {
+    let budget = 300_000;
+    let cache = Arc::new(BlockCache::new(0, 0).with_decoded(budget, budget));
+    for n in 0..4 {
+        let parts = write(n, Layout::default(), &series(5000, 20));
+        let source = Counting::new(&parts);
+        let meta = Arc::new(parts.meta);
+        let block = BlockReader::open(source, meta, Arc::clone(&cache)).unwrap();
+        let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+        assert_eq!(all.len(), 5000);
+        run(block.read_samples(&all, TimeRange::ALL)).unwrap();
+        run(ask(
+            &block,
+            &Matchers(vec![Matcher::equal("__name__", "m")]),
+            TimeRange::new(5, 9),
+        ))
+        .unwrap();
+        assert!(cache.bytes() <= 2 * budget, "{} of {budget}", cache.bytes());
+    }
+    assert!(cache.bytes() > 0);
+}
+
+#[test]
+fn i12_label_sets_too_large_to_be_held_together_are_read_all_the_same() {
+    // Two kilobytes each: a chunk of them would be four megabytes.
+    let model = series(2500, 2000);
+    let parts = write(1, Layout::default(), &model);
+    let block = open_over(Counting::new(&parts), &parts);
+    let mut cursor = block.series_cursor(Matchers::default(), TimeRange::ALL);
+    let mut got = Vec::new();
+    while let Some(batch) = run(cursor.next(usize::MAX)).unwrap() {
+        // The last chunk is small enough.
+        assert!(batch.len() <= 32 || got.len() >= 2048);
+        got.extend(batch.into_iter().map(|s| s.labels));
+    }
+    assert!(got.iter().eq(model.keys()));
+    let of_one = Matchers(vec![Matcher::equal("i", format!("{:02000}", 1234))]);
+    let found = run(block.select(&of_one, TimeRange::ALL)).unwrap();
+    assert_eq!(found.len(), 1);
+    let names = run(block.label_names(&Matchers::default(), TimeRange::ALL)).unwrap();
+    assert!(names.iter().eq(["__name__", "i"]));
+}

@@ -1,0 +1,336 @@
+//! A run of samples that still grows: byte-packed, appended to with every sample.
+//!
+//! The first sample is sixteen bytes, little-endian: time, bits of the value. Every other one is a control byte, the
+//! change of the time step when there is one, and the value as the difference of decimal mantissas, usually one or two
+//! bytes. The form lives only in memory; what is stored or sent to another process is encoded as a chunk.
+
+use koios_model::TimeRange;
+
+use crate::Error;
+use crate::bits::{Cursor, zigzag};
+use crate::decimal::{EXPONENT_MAX, exponent_for_run, from_mantissa, to_mantissa};
+
+/// The value has the bits of the one before.
+const SAME: u8 = 0;
+/// The difference of mantissas follows.
+const DELTA: u8 = 1;
+/// A larger exponent and the mantissa follow.
+const RAISE: u8 = 2;
+/// The eight bytes of the float follow.
+const RAW: u8 = 3;
+/// Control bit: the time step is that of the sample before.
+const SAME_STEP: u8 = 0x80;
+/// The most bytes of an entry, and a little.
+const ENTRY_BYTES: usize = 24;
+
+/// What a writer must remember of the samples so far to append the next.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenState {
+    /// Time of the newest sample.
+    pub t: i64,
+    /// Its value.
+    pub v: f64,
+    /// The time step before it, as far as it fits.
+    pub step: u32,
+    /// The decimal exponent of the mantissas that follow.
+    pub exponent: u8,
+}
+
+impl OpenState {
+    /// Starts a run.
+    pub fn first(t: i64, v: f64) -> (Self, OpenEntry) {
+        let state = Self {
+            t,
+            v,
+            step: 0,
+            exponent: exponent_for_run(&[v]),
+        };
+        let mut e = OpenEntry::default();
+        e.extend(&t.to_le_bytes());
+        e.extend(&v.to_bits().to_le_bytes());
+        (state, e)
+    }
+
+    /// Adds a later sample.
+    pub fn append(&mut self, t: i64, v: f64) -> OpenEntry {
+        let mut e = OpenEntry {
+            len: 1,
+            ..OpenEntry::default()
+        };
+        let change = t.wrapping_sub(self.t).wrapping_sub(i64::from(self.step));
+        if change != 0 {
+            e.zigzag(change);
+        }
+        let kind = self.push_value(&mut e, v);
+        e.bytes[0] = kind | if change == 0 { SAME_STEP } else { 0 };
+        self.step = step_between(self.t, t);
+        (self.t, self.v) = (t, v);
+        e
+    }
+
+    fn push_value(&mut self, e: &mut OpenEntry, v: f64) -> u8 {
+        if v.to_bits() == self.v.to_bits() {
+            return SAME;
+        }
+        let before = to_mantissa(self.v, self.exponent);
+        if let Some(m) = to_mantissa(v, self.exponent) {
+            e.zigzag(m.wrapping_sub(before.unwrap_or(0)));
+            return DELTA;
+        }
+        // After a float no larger exponent is tried: series of full precision would pay for the search every time.
+        if before.is_some() && v.is_finite() {
+            let higher = (self.exponent + 1..=EXPONENT_MAX).find_map(|e| to_mantissa(v, e).map(|m| (e, m)));
+            if let Some((exponent, m)) = higher {
+                self.exponent = exponent;
+                e.push(exponent);
+                e.zigzag(m);
+                return RAISE;
+            }
+        }
+        e.extend(&v.to_bits().to_le_bytes());
+        RAW
+    }
+}
+
+fn step_between(before: i64, t: i64) -> u32 {
+    t.wrapping_sub(before).clamp(0, i64::from(u32::MAX)) as u32
+}
+
+/// The bytes that one more sample adds to an open run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenEntry {
+    bytes: [u8; ENTRY_BYTES],
+    len: usize,
+}
+
+impl OpenEntry {
+    /// The bytes, at most 24.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn push(&mut self, b: u8) {
+        self.bytes[self.len] = b;
+        self.len += 1;
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.push(b));
+    }
+
+    fn zigzag(&mut self, v: i64) {
+        let mut v = zigzag(v);
+        while v >= 0x80 {
+            self.push((v as u8) | 0x80);
+            v >>= 7;
+        }
+        self.push(v as u8);
+    }
+}
+
+/// A copy of an open run, as it was at one time. Cheap to make and to keep: a few bytes per sample, decoded by whoever
+/// wants the samples.
+#[derive(Clone, Debug)]
+pub struct OpenRun {
+    bytes: Box<[u8]>,
+    count: usize,
+    range: TimeRange,
+}
+
+impl OpenRun {
+    /// Takes the bytes of all entries of a run, how many samples they are, and the times of the first and the last.
+    pub fn new(bytes: Box<[u8]>, count: usize, range: TimeRange) -> Self {
+        Self { bytes, count, range }
+    }
+
+    /// How many samples it holds.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Its first and last timestamp.
+    pub fn time_range(&self) -> TimeRange {
+        self.range
+    }
+
+    /// The bytes of its entries.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Appends the samples of a closed range, in strictly ascending time; both columns grow by the same count.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when memory is damaged; then nothing has been appended.
+    pub fn decode_range(
+        &self,
+        range: TimeRange,
+        timestamps: &mut Vec<i64>,
+        values: &mut Vec<f64>,
+    ) -> Result<(), Error> {
+        if !range.overlaps(&self.range) || range.min > range.max {
+            return Ok(());
+        }
+        let had = timestamps.len();
+        decode_open(&self.bytes, self.count, timestamps, values)?;
+        let all = timestamps.get(had..).unwrap_or_default();
+        let from = all.partition_point(|t| *t < range.min);
+        let to = all.partition_point(|t| *t <= range.max).max(from);
+        timestamps.truncate(had + to);
+        values.truncate(had + to);
+        if from > 0 {
+            timestamps.drain(had..had + from);
+            values.drain(had..had + from);
+        }
+        Ok(())
+    }
+}
+
+/// Appends all samples of an open run's entries. The columns must have the same length.
+///
+/// # Errors
+/// [`Error::Malformed`] when the bytes are not `count` entries; then nothing has been appended.
+pub fn decode_open(
+    bytes: &[u8],
+    count: usize,
+    timestamps: &mut Vec<i64>,
+    values: &mut Vec<f64>,
+) -> Result<(), Error> {
+    let had = timestamps.len();
+    timestamps.reserve(count);
+    values.reserve(count);
+    let mut cursor = Cursor::new(bytes);
+    if decode_entries(&mut cursor, count, timestamps, values).is_some() && cursor.at_end() {
+        return Ok(());
+    }
+    timestamps.truncate(had);
+    values.truncate(had);
+    Err(Error::Malformed {
+        len: bytes.len(),
+        at: cursor.pos(),
+        what: "the entries of an open run end early or go on too long",
+    })
+}
+
+fn decode_entries(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+    timestamps: &mut Vec<i64>,
+    values: &mut Vec<f64>,
+) -> Option<()> {
+    if count == 0 {
+        return Some(());
+    }
+    let mut t = i64::from_le_bytes(*cursor.take(8)?.first_chunk()?);
+    let mut v = float(cursor)?;
+    let mut step = 0u32;
+    let mut exponent = exponent_for_run(&[v]);
+    // The mantissa of `v`, once it is known: most entries follow one that told it.
+    let mut mantissa = None;
+    timestamps.push(t);
+    values.push(v);
+    for _ in 1..count {
+        let control = cursor.u8()?;
+        let change = if control & SAME_STEP != 0 {
+            0
+        } else {
+            cursor.zigzag()?
+        };
+        let next = t.wrapping_add(i64::from(step)).wrapping_add(change);
+        match control & !SAME_STEP {
+            SAME => {}
+            DELTA => {
+                let before = mantissa.or_else(|| to_mantissa(v, exponent)).unwrap_or(0);
+                let m = before.wrapping_add(cursor.zigzag()?);
+                v = from_mantissa(m, exponent);
+                mantissa = Some(m);
+            }
+            RAISE => {
+                exponent = cursor.u8()?;
+                let m = cursor.zigzag()?;
+                v = from_mantissa(m, exponent);
+                mantissa = Some(m);
+            }
+            _ => {
+                v = float(cursor)?;
+                mantissa = None;
+            }
+        }
+        step = step_between(t, next);
+        t = next;
+        timestamps.push(t);
+        values.push(v);
+    }
+    Some(())
+}
+
+fn float(cursor: &mut Cursor<'_>) -> Option<f64> {
+    let bits = u64::from_le_bytes(*cursor.take(8)?.first_chunk()?);
+    Some(f64::from_bits(bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::stale_nan;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_value() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            any::<u64>().prop_map(f64::from_bits),
+            (-100_000i64..100_000).prop_map(|m| m as f64 / 100.0),
+            (0i64..1000).prop_map(|m| m as f64),
+            Just(stale_nan()),
+            Just(-0.0),
+        ]
+    }
+
+    fn run(samples: &[(i64, f64)]) -> OpenRun {
+        let mut bytes = Vec::new();
+        let mut open: Option<OpenState> = None;
+        for &(t, v) in samples {
+            let entry = match &mut open {
+                Some(state) => state.append(t, v),
+                none => {
+                    let (state, entry) = OpenState::first(t, v);
+                    *none = Some(state);
+                    entry
+                }
+            };
+            bytes.extend_from_slice(entry.bytes());
+        }
+        let range = TimeRange::new(samples[0].0, samples[samples.len() - 1].0);
+        OpenRun::new(bytes.into(), samples.len(), range)
+    }
+
+    proptest! {
+        #[test]
+        fn open_samples_read_back_bit_for_bit(
+            samples in proptest::collection::btree_map(prop_oneof![any::<i64>(), 0i64..100_000], any_value(), 1..100),
+            min in 0i64..100_000, len in 0i64..100_000,
+        ) {
+            let samples: Vec<_> = samples.into_iter().collect();
+            let open = run(&samples);
+            for range in [TimeRange::ALL, TimeRange::new(min, min + len)] {
+                let (mut ts, mut vs) = (vec![7], vec![7.0]);
+                open.decode_range(range, &mut ts, &mut vs).unwrap();
+                let got: Vec<_> = ts.iter().zip(&vs).skip(1).map(|(t, v)| (*t, v.to_bits())).collect();
+                let wanted = samples.iter().filter(|(t, _)| range.contains(*t));
+                prop_assert_eq!(got, wanted.map(|(t, v)| (*t, v.to_bits())).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn i12_arbitrary_bytes_are_refused_or_give_as_many_samples(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), count in 0usize..50,
+        ) {
+            let (mut ts, mut vs) = (Vec::new(), Vec::new());
+            let all = match decode_open(&bytes, count, &mut ts, &mut vs) {
+                Ok(()) => count,
+                Err(_) => 0,
+            };
+            prop_assert_eq!((ts.len(), vs.len()), (all, all));
+        }
+    }
+}

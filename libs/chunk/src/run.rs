@@ -1,0 +1,184 @@
+//! Samples of one series in whatever form they are kept, so that nothing is encoded only to be decoded.
+
+use bytes::Bytes;
+use koios_model::TimeRange;
+
+use crate::{Chunk, Encoder, Error, OpenRun};
+
+/// Samples of a chunk made on the way: long enough to compress, short enough to decode a part of a series.
+const CHUNK_SAMPLES: usize = 1024;
+
+/// Decoded samples of one series: strictly ascending times in milliseconds, and as many values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlainRun {
+    timestamps: Vec<i64>,
+    values: Vec<f64>,
+}
+
+impl PlainRun {
+    /// Takes two columns.
+    ///
+    /// # Errors
+    /// [`Error::Lengths`], [`Error::Count`] when they are empty, [`Error::NotAscending`].
+    pub fn new(timestamps: Vec<i64>, values: Vec<f64>) -> Result<Self, Error> {
+        if timestamps.len() != values.len() {
+            return Err(Error::Lengths {
+                timestamps: timestamps.len(),
+                values: values.len(),
+            });
+        }
+        if timestamps.is_empty() {
+            return Err(Error::Count { count: 0 });
+        }
+        match timestamps.windows(2).position(|w| w[0] >= w[1]) {
+            Some(at) => Err(Error::NotAscending { at: at + 1 }),
+            None => Ok(Self { timestamps, values }),
+        }
+    }
+
+    /// The times.
+    pub fn timestamps(&self) -> &[i64] {
+        &self.timestamps
+    }
+
+    /// The values.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+}
+
+/// A run of samples on its way from where it is kept to where it is evaluated. Between processes only chunks travel.
+#[derive(Clone, Debug)]
+pub enum Run {
+    /// Encoded.
+    Chunk(Chunk),
+    /// The open samples of a head.
+    Open(OpenRun),
+    /// Decoded.
+    Plain(PlainRun),
+}
+
+impl Run {
+    /// Its first and last timestamp.
+    pub fn time_range(&self) -> TimeRange {
+        match self {
+            Self::Chunk(chunk) => chunk.time_range(),
+            Self::Open(open) => open.time_range(),
+            Self::Plain(plain) => match (plain.timestamps.first(), plain.timestamps.last()) {
+                (Some(&first), Some(&last)) => TimeRange::new(first, last),
+                _ => TimeRange { min: 1, max: 0 },
+            },
+        }
+    }
+
+    /// How many samples it has.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.count(),
+            Self::Open(open) => open.count(),
+            Self::Plain(plain) => plain.timestamps.len(),
+        }
+    }
+
+    /// Bytes its samples take in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.bytes().len(),
+            Self::Open(open) => open.bytes().len(),
+            Self::Plain(plain) => plain.timestamps.len() * (size_of::<i64>() + size_of::<f64>()),
+        }
+    }
+
+    /// Appends the samples of a closed range, in strictly ascending time; both columns grow by the same count.
+    ///
+    /// # Errors
+    /// [`Error`] when the samples are damaged; then nothing has been appended.
+    pub fn decode_range(
+        &self,
+        range: TimeRange,
+        timestamps: &mut Vec<i64>,
+        values: &mut Vec<f64>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Chunk(chunk) => chunk.decode_range(range, timestamps, values),
+            Self::Open(open) => open.decode_range(range, timestamps, values),
+            Self::Plain(plain) => {
+                let from = plain.timestamps.partition_point(|t| *t < range.min);
+                let to = plain.timestamps.partition_point(|t| *t <= range.max).max(from);
+                timestamps.extend_from_slice(plain.timestamps.get(from..to).unwrap_or_default());
+                values.extend_from_slice(plain.values.get(from..to).unwrap_or_default());
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends the run as chunks, for who is in another process: cheaply encoded, not in their smallest form.
+    ///
+    /// # Errors
+    /// As [`Self::decode_range`].
+    pub fn into_chunks(self, encoder: &mut Encoder, out: &mut Vec<Chunk>) -> Result<(), Error> {
+        let mut encode = |timestamps: &[i64], values: &[f64]| {
+            for (timestamps, values) in timestamps.chunks(CHUNK_SAMPLES).zip(values.chunks(CHUNK_SAMPLES)) {
+                let bytes = Bytes::from(encoder.encode_fast(timestamps, values)?);
+                out.push(Chunk::parse(bytes)?);
+            }
+            Ok(())
+        };
+        match self {
+            Self::Plain(plain) => encode(&plain.timestamps, &plain.values),
+            Self::Open(open) => {
+                let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+                open.decode_range(TimeRange::ALL, &mut timestamps, &mut values)?;
+                encode(&timestamps, &values)
+            }
+            Self::Chunk(chunk) => {
+                out.push(chunk);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_run_gives_the_same_samples_plain_and_as_chunks(
+            samples in proptest::collection::btree_map(0i64..1000, any::<u64>(), 1..100),
+            min in 0i64..1000, len in 0i64..1000,
+        ) {
+            let times: Vec<i64> = samples.keys().copied().collect();
+            let values: Vec<f64> = samples.values().map(|&b| f64::from_bits(b)).collect();
+            let plain = Run::Plain(PlainRun::new(times.clone(), values).unwrap());
+            let range = TimeRange::new(min, min + len);
+            let mut chunks = Vec::new();
+            plain.clone().into_chunks(&mut Encoder::default(), &mut chunks).unwrap();
+            let decoded = |runs: &[Run]| {
+                let (mut ts, mut vs) = (Vec::new(), Vec::new());
+                runs.iter().for_each(|r| r.decode_range(range, &mut ts, &mut vs).unwrap());
+                ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect::<Vec<_>>()
+            };
+            let chunks: Vec<Run> = chunks.into_iter().map(Run::Chunk).collect();
+            let wanted: Vec<_> = samples.range(min..=min + len).map(|(&t, &b)| (t, b)).collect();
+            prop_assert_eq!(decoded(&[plain]), wanted.clone());
+            prop_assert_eq!(decoded(&chunks), wanted);
+        }
+    }
+
+    #[test]
+    fn plain_columns_must_ascend() {
+        assert_eq!(
+            PlainRun::new(vec![1, 1], vec![0.0; 2]),
+            Err(Error::NotAscending { at: 1 })
+        );
+        assert_eq!(
+            PlainRun::new(Vec::new(), Vec::new()),
+            Err(Error::Count { count: 0 })
+        );
+        assert!(PlainRun::new(vec![1], Vec::new()).is_err());
+    }
+}

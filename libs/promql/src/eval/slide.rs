@@ -1,0 +1,403 @@
+//! `*_over_time`, `changes`, `resets`, `irate`, `idelta` of plain floats at all steps: as [`super::over_time`] and
+//! [`super::rate`] compute them window by window, to the bit, with what neighbouring windows share done once.
+
+use super::absent;
+use super::cursor::{BLOCK, Blocks};
+use super::exact_sums::ExactSums;
+use super::index::{has_large_window, integer_sums};
+use super::matrix::WindowSpec;
+use super::quantile::quantile_of_sorted;
+use super::row::Scalars;
+use super::sorted_window::SortedWindow;
+use super::window::{Samples, cut};
+use crate::error::QueryError;
+use crate::kahan::Kahan;
+use crate::signatures::FunctionId;
+use crate::steps::Steps;
+
+/// After how many samples the caller is asked again whether to go on: a few milliseconds of work.
+const SAMPLES_PER_CHECK: usize = 1 << 18;
+
+/// How many samples all windows hold together, and the most that one does.
+type Weight = (usize, usize);
+
+/// One series and the windows over it.
+pub(super) struct Slide<'a, C> {
+    pub(super) samples: Samples<'a>,
+    pub(super) spec: &'a WindowSpec,
+    pub(super) steps: Steps,
+    /// Asks whether to go on.
+    pub(super) check: C,
+}
+
+impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
+    /// Computes a function of all windows into `out`. `None`, with nothing written, if it is to be computed window by
+    /// window. Only where there are no histograms and no start timestamps, and the range is plain.
+    pub(super) fn function(
+        &self,
+        function: FunctionId,
+        params: &[Scalars],
+        out: &mut [f64],
+    ) -> Result<Option<Weight>, QueryError> {
+        use FunctionId as F;
+        let Samples { t, v, .. } = self.samples;
+        let time = |i: usize| t.get(i).map_or_else(absent, |&t| t as f64 / 1000.0);
+        let value = |i: usize| v.get(i).copied().unwrap_or_else(absent);
+        match function {
+            F::PresentOverTime => self.each(out, |_, _| 1.0),
+            F::CountOverTime => self.each(out, |lo, hi| (hi - lo) as f64),
+            F::FirstOverTime => self.each(out, |lo, _| value(lo)),
+            F::LastOverTime => self.each(out, |_, hi| value(hi - 1)),
+            F::TsOfFirstOverTime => self.each(out, |lo, _| time(lo)),
+            F::TsOfLastOverTime => self.each(out, |_, hi| time(hi - 1)),
+            F::SumOverTime => return self.sums(out),
+            F::AvgOverTime => return self.means(out),
+            F::MinOverTime if are_ordered(v) => self.extremes(out, |v, best| v < best),
+            F::MaxOverTime if are_ordered(v) => self.extremes(out, |v, best| v > best),
+            F::Irate => self.each(out, |lo, hi| between_last_two(t, v, (lo, hi), true)),
+            F::Idelta => self.each(out, |lo, hi| between_last_two(t, v, (lo, hi), false)),
+            F::Changes => {
+                let differ = |a: f64, b: f64| a != b && !(a.is_nan() && b.is_nan());
+                self.counts(out, &counts_up_to(v, differ))
+            }
+            F::Resets => self.counts(out, &counts_up_to(v, |before, after| after < before)),
+            F::QuantileOverTime => match params {
+                [q] if (0..self.steps.count()).all(|i| (0.0..=1.0).contains(&q.at(i))) => {
+                    self.quantiles(out, q)
+                }
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        }
+        .map(Some)
+    }
+
+    /// Computes each window that has samples from the numbers of its first and the one behind its last.
+    #[inline]
+    fn each(
+        &self,
+        out: &mut [f64],
+        mut value: impl FnMut(usize, usize) -> f64,
+    ) -> Result<Weight, QueryError> {
+        self.blocks(out, |bounds, out| {
+            for (out, (lo, hi)) in out.iter_mut().zip(bounds) {
+                if lo < hi {
+                    *out = value(lo, hi);
+                }
+            }
+        })
+    }
+
+    /// Computes windows a block at a time.
+    #[inline]
+    fn blocks(
+        &self,
+        out: &mut [f64],
+        mut write: impl FnMut(&mut dyn Iterator<Item = (usize, usize)>, &mut [f64]),
+    ) -> Result<Weight, QueryError> {
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut checked = 0;
+        for out in out.chunks_mut(BLOCK) {
+            blocks.advance(out.len());
+            write(&mut blocks.iter(), out);
+            let (seen, _) = blocks.weight();
+            if seen - checked >= SAMPLES_PER_CHECK {
+                (self.check)()?;
+                checked = seen;
+            }
+        }
+        Ok(blocks.weight())
+    }
+
+    /// From how many of something there are up to each sample, how many there are between those of each window.
+    fn counts(&self, out: &mut [f64], up_to: &[usize]) -> Result<Weight, QueryError> {
+        let at = |i: usize| up_to.get(i).copied().unwrap_or_default();
+        self.each(out, |lo, hi| (at(hi - 1) - at(lo)) as f64)
+    }
+
+    fn sums(&self, out: &mut [f64]) -> Result<Option<Weight>, QueryError> {
+        let v = self.samples.v;
+        if let Some(sums) = integer_sums(v) {
+            return self.each(out, |lo, hi| integer_sum(&sums, lo, hi)).map(Some);
+        }
+        match self.exact_sums() {
+            Some(sums) => self.each(out, |lo, hi| sums.total(lo, hi)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn means(&self, out: &mut [f64]) -> Result<Option<Weight>, QueryError> {
+        let v = self.samples.v;
+        if let Some(sums) = integer_sums(v) {
+            let mean = |lo, hi| {
+                Kahan::new(integer_sum(&sums, lo, hi))
+                    .over((hi - lo) as f64)
+                    .total()
+            };
+            return self.each(out, mean).map(Some);
+        }
+        // Large windows are not summed up one sample after the other.
+        if has_large_window(self.samples.t, self.spec.range_ms) {
+            return Ok(None);
+        }
+        let Some(sums) = self.exact_sums() else {
+            return Ok(None);
+        };
+        let mean = |lo: usize, hi: usize, sum| sums.compensated(lo, hi, sum).over((hi - lo) as f64).total();
+        let means = self.blocks(out, |bounds, out| {
+            for out in out.chunks_mut(LANES) {
+                let mut windows = [(0, 0); LANES];
+                let given = windows.iter_mut().zip(&mut *bounds).take(out.len());
+                given.for_each(|(window, bounds)| *window = bounds);
+                let plain = plain_sums(v, windows);
+                for (out, (&(lo, hi), sum)) in out.iter_mut().zip(windows.iter().zip(plain)) {
+                    if lo < hi {
+                        *out = mean(lo, hi, sum);
+                    }
+                }
+            }
+        });
+        means.map(Some)
+    }
+
+    /// Exact sums, if enough windows share each sample to pay for them.
+    fn exact_sums(&self) -> Option<ExactSums> {
+        let shared = self.spec.range_ms / self.steps.interval() >= SHARED_MIN;
+        (shared && self.steps.count() > 1)
+            .then(|| ExactSums::of(self.samples.v))
+            .flatten()
+    }
+
+    /// The values that win over all others in their windows: each sample is compared twice, however many windows it
+    /// is in.
+    fn extremes(&self, out: &mut [f64], wins: impl Fn(f64, f64) -> bool) -> Result<Weight, QueryError> {
+        let v = self.samples.v;
+        let better = |a: f64, b: f64| if wins(a, b) { a } else { b };
+        // The extreme of the samples from each up to `split`, and that of those from there up to `end`.
+        let mut before = vec![0.0; v.len()];
+        let (mut split, mut end, mut behind) = (0, 0, None);
+        self.each(out, |lo, hi| {
+            if lo >= split {
+                let suffixes = cut(v, lo, hi).iter().zip(before.iter_mut().skip(lo)).rev();
+                suffixes.fold(None, |best: Option<f64>, (&v, before)| {
+                    *before = best.map_or(v, |best| better(v, best));
+                    Some(*before)
+                });
+                (split, behind) = (hi, None);
+            } else {
+                for &v in cut(v, end, hi) {
+                    behind = Some(behind.map_or(v, |best| better(v, best)));
+                }
+            }
+            end = hi;
+            let first = before.get(lo).copied().unwrap_or_else(absent);
+            behind.map_or(first, |behind| better(behind, first))
+        })
+    }
+
+    fn quantiles(&self, out: &mut [f64], q: &Scalars) -> Result<Weight, QueryError> {
+        let v = self.samples.v;
+        let mut window = SortedWindow::default();
+        let mut step = 0;
+        self.blocks(out, |bounds, out| {
+            for (out, (lo, hi)) in out.iter_mut().zip(bounds) {
+                if lo < hi {
+                    *out = quantile_of_sorted(q.at(step), window.advance(v, lo, hi));
+                }
+                step += 1;
+            }
+        })
+    }
+}
+
+/// How many windows must share a sample for exact sums to pay.
+const SHARED_MIN: i64 = 3;
+
+/// How many windows are summed up at the same time, as each addition waits for the one before.
+const LANES: usize = 4;
+
+/// The sums of some windows, each one float after the other, without compensation.
+#[inline]
+fn plain_sums(v: &[f64], windows: [(usize, usize); LANES]) -> [f64; LANES] {
+    let [a, b, c, d] = windows.map(|(lo, hi)| cut(v, lo, hi));
+    let common = a.len().min(b.len()).min(c.len()).min(d.len());
+    let mut sums = [0.0; LANES];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (sum, v) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum += v;
+        }
+    }
+    for (sum, rest) in sums.iter_mut().zip([a, b, c, d]) {
+        *sum = cut(rest, common, rest.len()).iter().fold(*sum, |sum, v| sum + v);
+    }
+    sums
+}
+
+fn integer_sum(up_to: &[i64], lo: usize, hi: usize) -> f64 {
+    let at = |i: usize| up_to.get(i).copied().unwrap_or_default();
+    (at(hi) - at(lo)) as f64
+}
+
+/// Whether of any two floats one is greater unless they are the same to the bit.
+fn are_ordered(v: &[f64]) -> bool {
+    let negative_zero = (-0.0f64).to_bits();
+    v.iter()
+        .fold(true, |all, v| all & !v.is_nan() & (v.to_bits() != negative_zero))
+}
+
+/// How many floats up to each follow on one that `counts` together with them.
+fn counts_up_to(v: &[f64], counts: impl Fn(f64, f64) -> bool) -> Vec<usize> {
+    let mut up_to = Vec::with_capacity(v.len());
+    up_to.extend(v.first().map(|_| 0));
+    let pairs = v.iter().zip(v.iter().skip(1));
+    up_to.extend(pairs.scan(0, |sum, (&before, &after)| {
+        *sum += usize::from(counts(before, after));
+        Some(*sum)
+    }));
+    up_to
+}
+
+/// The change between the last two samples, per second for a counter; absent if there are not two.
+#[inline]
+fn between_last_two(t: &[i64], v: &[f64], (lo, hi): (usize, usize), counter: bool) -> f64 {
+    let (Some([t0, t1]), Some([v0, v1])) =
+        (cut(t, lo, hi).last_chunk::<2>(), cut(v, lo, hi).last_chunk::<2>())
+    else {
+        return absent();
+    };
+    let gap_ms = t1.saturating_sub(*t0);
+    if gap_ms == 0 {
+        return absent();
+    }
+    if !counter {
+        return v1 - v0;
+    }
+    let change = if v1 < v0 { *v1 } else { v1 - v0 };
+    change / (gap_ms as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::Labels;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::annotations::Annotations;
+    use crate::ast::{RangeEdges, Span};
+    use crate::eval::range_call::kernel;
+    use crate::eval::row::Point;
+    use crate::eval::window::StepInfo;
+
+    const FUNCTIONS: [FunctionId; 15] = [
+        FunctionId::PresentOverTime,
+        FunctionId::CountOverTime,
+        FunctionId::FirstOverTime,
+        FunctionId::LastOverTime,
+        FunctionId::TsOfFirstOverTime,
+        FunctionId::TsOfLastOverTime,
+        FunctionId::SumOverTime,
+        FunctionId::AvgOverTime,
+        FunctionId::MinOverTime,
+        FunctionId::MaxOverTime,
+        FunctionId::Irate,
+        FunctionId::Idelta,
+        FunctionId::Changes,
+        FunctionId::Resets,
+        FunctionId::QuantileOverTime,
+    ];
+
+    fn of_window(function: FunctionId, w: Samples<'_>, spec: &WindowSpec, q: f64, step: i64) -> f64 {
+        let (labels, mut annotations) = (Labels::empty(), Annotations::default());
+        let times = spec.at(step);
+        let mut info = StepInfo {
+            at: step,
+            start: times.start,
+            end: times.end,
+            range_ms: spec.range_ms,
+            edges: RangeEdges::Plain,
+            params: [q; 2],
+            labels: &labels,
+            span: Span::default(),
+            first_span: Span::default(),
+            annotations: &mut annotations,
+        };
+        match kernel(function).map(|kernel| kernel(w, &mut info)) {
+            Some(Ok(Point::Float(v))) => v,
+            _ => absent(),
+        }
+    }
+
+    fn values() -> impl Strategy<Value = Vec<f64>> {
+        let few = prop_oneof![Just(0.0), Just(1.0), Just(2.5)];
+        let wild = prop_oneof![
+            20 => -1e3..1e3,
+            1 => Just(f64::NAN),
+            1 => Just(f64::INFINITY),
+            1 => Just(f64::MAX),
+            1 => Just(-0.0),
+            1 => Just(1e-300),
+        ];
+        prop_oneof![
+            prop::collection::vec(-1e3..1e3, 1_500),
+            prop::collection::vec((-1_000i64..1_000).prop_map(|v| v as f64), 1_500),
+            prop::collection::vec((-1_000i64..1_000).prop_map(|v| v as f64 / 100.0), 1_500),
+            prop::collection::vec(few, 1_500),
+            prop::collection::vec(wild, 1_500),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn sliding_gives_what_each_window_gives(
+            gaps in prop::collection::vec(prop_oneof![60 => Just(15_000i64), 1 => 1i64..90_000], 0..1_500),
+            v in values(),
+            from in -1_000_000i64..3_000_000,
+            step in prop_oneof![Just(15_000i64), Just(60_000), Just(37_000)],
+            range_ms in prop_oneof![Just(300_000i64), Just(20_000), Just(1), Just(1_000_000), Just(20_000_000)],
+            offset_ms in prop_oneof![2 => Just(0i64), 1 => -400_000i64..400_000],
+            at in prop::option::weighted(0.1, 0i64..2_000_000),
+            q in 0.0..1.0,
+            count in 1i64..120,
+        ) {
+            let t: Vec<i64> = gaps.iter().scan(0, |t, gap| { *t += gap; Some(*t) }).collect();
+            let all = Samples { t: &t, v: &v[..t.len()], ..Samples::default() };
+            let spec = WindowSpec {
+                range_ms,
+                offset_ms,
+                at,
+                edges: RangeEdges::Plain,
+                lookback_ms: 300_000,
+                statistics_only: false,
+                span: Span::default(),
+            };
+            let steps = Steps::range(from, from + step * (count - 1), step);
+            let slide = Slide { samples: all, spec: &spec, steps, check: || Ok(()) };
+            for function in FUNCTIONS {
+                let mut out = vec![absent(); steps.count()];
+                let params = [Scalars::Const(q)];
+                let Some(weight) = slide.function(function, &params, &mut out).unwrap() else {
+                    prop_assert!(out.iter().all(|&v| crate::eval::is_absent(v)));
+                    continue;
+                };
+                let mut want_weight = (0, 0);
+                for (i, &got) in out.iter().enumerate() {
+                    let times = spec.at(steps.at(i));
+                    let window = all.between(times.after, times.until);
+                    want_weight = (want_weight.0 + window.t.len(), want_weight.1.max(window.t.len()));
+                    let want = if window.is_empty() {
+                        absent()
+                    } else {
+                        of_window(function, window, &spec, q, steps.at(i))
+                    };
+                    let nan = got.is_nan() && want.is_nan() && !crate::eval::is_absent(got);
+                    prop_assert!(
+                        got.to_bits() == want.to_bits() || nan,
+                        "{:?} at step {}: {} for {}", function, i, got, want
+                    );
+                }
+                prop_assert_eq!(weight, want_weight);
+            }
+        }
+    }
+}
