@@ -11,6 +11,7 @@ use koios_model::Labels;
 use crate::ast::{Expr, ValueType};
 use crate::context::{Account, PHASE_PARSING, QueryContext, check_in};
 use crate::error::QueryError;
+use crate::eval::leaf::LeafResult;
 use crate::eval::matrix::RangeSeries;
 use crate::eval::row::{self, Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
 use crate::eval::{Evaluated, Evaluator};
@@ -293,11 +294,11 @@ impl Fetched {
             memory,
         } = self;
         let account = prepared.account(memory);
-        let mut leaves: Vec<Option<Vec<Row>>> = Vec::new();
+        let mut leaves: Vec<Option<LeafResult>> = Vec::new();
         leaves.resize_with(prepared.plan.leaves.len(), || None);
         let mut kept = Vec::with_capacity(answers.len());
         for answer in answers {
-            let (leaf, result) = match answer {
+            let (leaf, mut result) = match answer {
                 Answer::Kept(series) => {
                     kept.push(series);
                     continue;
@@ -313,14 +314,11 @@ impl Fetched {
             kept.push(Vec::new());
             // What leaves give counts to the end, though it may be gone before.
             account.hold(result.rows.iter().map(Row::held).sum())?;
-            annotations.merge(result.annotations);
+            annotations.merge(std::mem::take(&mut result.annotations));
             stats.samples_total += result.account.total();
             stats.samples_peak = stats.samples_peak.max(result.account.peak());
-            // The rows are all that is left of the leaf.
-            drop(result.account);
-            account.memory.take(row::bytes_of(&result.rows))?;
             if let Some(slot) = leaves.get_mut(leaf) {
-                *slot = Some(result.rows);
+                *slot = Some(result);
             }
         }
         let mut evaluator = Evaluator {

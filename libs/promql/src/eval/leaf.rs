@@ -35,6 +35,7 @@ enum State {
 pub(crate) struct LeafResult {
     pub(crate) rows: Vec<Row>,
     pub(crate) annotations: Annotations,
+    /// Holds the rows' memory.
     pub(crate) account: Account,
 }
 
@@ -109,6 +110,7 @@ impl LeafFold {
             (State::Rows(rows, _), _) => rows,
             _ => return Err(wrong_type("aggregation")),
         };
+        self.account.memory.settle(bytes_of(&rows))?;
         Ok(LeafResult {
             rows,
             annotations: self.annotations,

@@ -47,6 +47,7 @@ use crate::plan::Node;
 use crate::queryable::Series;
 use crate::steps::Steps;
 use crate::work::Work;
+use leaf::LeafResult;
 use matrix::RangeSeries;
 use row::{Scalars, expand};
 
@@ -86,7 +87,7 @@ pub(crate) struct Evaluator<'a> {
     /// The answers of storage that are kept, by source.
     pub(crate) fetched: &'a [Vec<Series>],
     /// What the plan's leaves gave, until it is used.
-    pub(crate) leaves: Vec<Option<Vec<Row>>>,
+    pub(crate) leaves: Vec<Option<LeafResult>>,
     /// What positions refer to.
     pub(crate) query: &'a str,
     pub(crate) options: &'a EngineOptions,
@@ -166,8 +167,10 @@ impl<'a> Evaluator<'a> {
             Node::Binary(binary) => self.binary(binary, steps),
             Node::Negate(inner, _) => self.negate(inner, steps),
             Node::Leaf { leaf, .. } => {
-                let rows = self.leaves.get_mut(*leaf).and_then(Option::take);
-                rows.map(Evaluated::Vector).ok_or_else(leaf::no_such_leaf)
+                // What the leaf held goes with its account: from here on its rows count as the result of this node.
+                let result = self.leaves.get_mut(*leaf).and_then(Option::take);
+                let result = result.ok_or_else(leaf::no_such_leaf)?;
+                Ok(Evaluated::Vector(result.rows))
             }
             Node::Invariant(inner) => {
                 let once = self.eval(inner, steps.first())?;
