@@ -71,6 +71,15 @@ impl Run {
         }
     }
 
+    /// How many samples it has.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.count(),
+            Self::Open(open) => open.count(),
+            Self::Plain(plain) => plain.timestamps.len(),
+        }
+    }
+
     /// Bytes its samples take in memory.
     pub fn bytes(&self) -> usize {
         match self {

@@ -11,6 +11,8 @@ use crate::{LabelsRef, from_go_regex};
 const REGEX_BYTES_MAX: usize = 64 * 1024;
 /// Largest compiled regex, in bytes.
 const REGEX_PROGRAM_BYTES_MAX: usize = 4 << 20;
+/// Compiled regexes beyond this many bytes are large ([`Matcher::is_large`]).
+const REGEX_PROGRAM_BYTES_LARGE: usize = 256 << 10;
 /// Most literals an alternation may expand to before it stays a regex.
 const LITERALS_MAX: usize = 1024;
 
@@ -78,7 +80,7 @@ enum Compiled {
     /// `.*literal.*`.
     Contains(String),
     /// Anything else, anchored at both ends.
-    Regex(Arc<regex::Regex>),
+    Regex { regex: Arc<regex::Regex>, large: bool },
 }
 
 /// One label matcher. Regexes are anchored at both ends and `.` matches newlines, as in Prometheus.
@@ -152,9 +154,14 @@ impl Matcher {
                 value.ends_with(literal.as_str()) && (!more || value.len() > literal.len())
             }
             Compiled::Contains(literal) => value.contains(literal.as_str()),
-            Compiled::Regex(re) => re.is_match(value),
+            Compiled::Regex { regex, .. } => regex.is_match(value),
         };
         hit != matches!(self.op, MatchOp::NotEqual | MatchOp::NotRegex)
+    }
+
+    /// Whether its pattern may take megabytes: of such, a request should have few.
+    pub fn is_large(&self) -> bool {
+        matches!(self.compiled, Compiled::Regex { large: true, .. })
     }
 
     /// Whether a series without the label matches.
@@ -237,12 +244,21 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     if let Some(fast) = fast_path(&hir, pattern) {
         return Ok(fast);
     }
-    regex::RegexBuilder::new(&format!("^(?s:{translated})$"))
-        .size_limit(REGEX_PROGRAM_BYTES_MAX)
-        .dfa_size_limit(REGEX_PROGRAM_BYTES_MAX)
-        .nest_limit(130)
-        .build()
-        .map(|re| Compiled::Regex(Arc::new(re)))
+    let anchored = format!("^(?s:{translated})$");
+    let build = |bytes_max| {
+        regex::RegexBuilder::new(&anchored)
+            .size_limit(bytes_max)
+            .dfa_size_limit(REGEX_PROGRAM_BYTES_MAX)
+            .nest_limit(130)
+            .build()
+            .map(Arc::new)
+    };
+    let (built, large) = match build(REGEX_PROGRAM_BYTES_LARGE) {
+        Err(regex::Error::CompiledTooBig(_)) => (build(REGEX_PROGRAM_BYTES_MAX), true),
+        built => (built, false),
+    };
+    built
+        .map(|regex| Compiled::Regex { regex, large })
         .map_err(|e| match e {
             regex::Error::CompiledTooBig(limit) => too_large("compiled", limit),
             other => MatcherError::Parse {

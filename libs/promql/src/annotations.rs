@@ -52,6 +52,18 @@ pub struct Annotations {
 /// Most annotations that are kept: some name metrics, of which there may be any number.
 const KEPT_MAX: usize = 1_000;
 
+/// Longest text that is kept: names may be of any length.
+const TEXT_BYTES_MAX: usize = 2_048;
+
+/// Cuts a text that is too long.
+fn shorten(text: &mut String) {
+    if text.len() > TEXT_BYTES_MAX {
+        let end = (0..=TEXT_BYTES_MAX).rev().find(|&i| text.is_char_boundary(i));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+}
+
 /// Annotations as text, with positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnnotationTexts {
@@ -96,7 +108,8 @@ impl Annotations {
         } else {
             "PromQL info: "
         };
-        let text = format!("{prefix}{}", text.as_ref());
+        let mut text = format!("{prefix}{}", text.as_ref());
+        shorten(&mut text);
         self.insert(text, Annotation { level, span, detail });
     }
 
@@ -398,6 +411,13 @@ mod tests {
             ["PromQL warning: quantile value should be between 0 and 1, got 2 (1:5)"]
         );
         assert!(texts.infos.is_empty());
+    }
+
+    #[test]
+    fn i12_long_names_are_cut() {
+        let mut a = Annotations::default();
+        a.mixed_floats_histograms(&"é".repeat(1 << 20), Span::new(0, 1));
+        assert!(a.render("m").warnings[0].len() < TEXT_BYTES_MAX + 20);
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use futures::future::{BoxFuture, FutureExt};
 
 use crate::error::QueryError;
+use crate::memory::Memory;
 
 /// Where the words of Prometheus' errors place an interruption or an exceeded limit.
 pub(crate) const PHASE_EVALUATION: &str = "expression evaluation";
 /// See [`PHASE_EVALUATION`].
 pub(crate) const PHASE_EXECUTION: &str = "query execution";
+/// See [`PHASE_EVALUATION`].
+pub(crate) const PHASE_PARSING: &str = "query parsing";
 
 /// Why a query is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,10 +110,15 @@ impl QueryContext for CancelContext {
 
 /// Fails when the caller wants the query to stop.
 pub(crate) fn check(ctx: &dyn QueryContext) -> Result<(), QueryError> {
+    check_in(ctx, PHASE_EVALUATION)
+}
+
+/// The same, in another phase.
+pub(crate) fn check_in(ctx: &dyn QueryContext, phase: &'static str) -> Result<(), QueryError> {
     match ctx.interrupted() {
         None => Ok(()),
-        Some(Interrupt::Timeout) => Err(QueryError::Timeout(PHASE_EVALUATION)),
-        Some(Interrupt::Canceled) => Err(QueryError::Canceled(PHASE_EVALUATION)),
+        Some(Interrupt::Timeout) => Err(QueryError::Timeout(phase)),
+        Some(Interrupt::Canceled) => Err(QueryError::Canceled(phase)),
     }
 }
 
@@ -125,46 +133,30 @@ pub struct QueryStats {
     pub series_fetched: u64,
     /// Encoded bytes fetched.
     pub bytes_fetched: u64,
+    /// Most bytes held at once, what was fetched included.
+    pub bytes_peak: u64,
 }
 
-/// The samples a query holds, against its limit.
+/// The samples and bytes a query holds, against their limits.
 #[derive(Debug)]
 pub(crate) struct Account {
     current: AtomicUsize,
     peak: AtomicUsize,
     total: AtomicU64,
     max: usize,
-    label_bytes: AtomicUsize,
-    max_label_bytes: usize,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Account {
-    /// With the limits on samples held at once and on bytes of labels made.
-    pub(crate) fn new(max: usize, max_label_bytes: usize) -> Self {
+    /// With the limit on samples held at once, and the account of bytes.
+    pub(crate) fn new(max: usize, memory: Arc<Memory>) -> Self {
         Self {
             current: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             total: AtomicU64::new(0),
             max,
-            label_bytes: AtomicUsize::new(0),
-            max_label_bytes,
+            memory,
         }
-    }
-
-    /// Counts bytes of a label set that did not come from storage. They are never given back: a query makes each label
-    /// set once.
-    pub(crate) fn make_labels(&self, bytes: usize) -> Result<(), QueryError> {
-        let made = self
-            .label_bytes
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        if made > self.max_label_bytes {
-            return Err(QueryError::LimitExceeded(format!(
-                "query memory limit of {} bytes exceeded by labels: select fewer series or make shorter labels",
-                self.max_label_bytes
-            )));
-        }
-        Ok(())
     }
 
     /// Takes `n` more samples into memory.
@@ -232,7 +224,7 @@ mod tests {
 
     #[test]
     fn holding_more_than_the_limit_fails() {
-        let a = Account::new(10, 0);
+        let a = Account::new(10, Memory::new(0));
         assert!(a.hold(10).is_ok());
         a.release(5);
         assert!(a.hold(5).is_ok() && a.hold(1).is_err());

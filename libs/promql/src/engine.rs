@@ -9,17 +9,20 @@ use std::sync::Arc;
 use koios_model::Labels;
 
 use crate::ast::{Expr, ValueType};
-use crate::context::{Account, QueryContext};
+use crate::context::{Account, PHASE_PARSING, QueryContext, check_in};
 use crate::error::QueryError;
+use crate::eval::leaf::LeafResult;
 use crate::eval::matrix::RangeSeries;
-use crate::eval::row::{Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
+use crate::eval::row::{self, Row, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
 use crate::eval::{Evaluated, Evaluator};
-use crate::fetch::{Answer, Fetched};
-use crate::parser::{ParseError, ParseOptions, parse_with};
+use crate::fetch::{Answer, Fetched, bytes_of};
+use crate::memory::{LABELS_ENTRY_BYTES, Memory, of_labels};
+use crate::parser::{ParseError, ParseOptions, parse_with, parse_within};
 use crate::plan::{Leaf, Plan, PlanContext, plan};
 use crate::queryable::{Queryable, SelectRequest};
 use crate::steps::Steps;
 use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
+use crate::work::Work;
 
 /// How queries are evaluated, and their limits.
 #[derive(Clone, Debug)]
@@ -32,8 +35,8 @@ pub struct EngineOptions {
     pub max_series_fetched: u64,
     /// Most encoded bytes a query may fetch; 0 for no limit.
     pub max_bytes_fetched: u64,
-    /// Most bytes of labels a query may make, by `label_replace` or in matching and grouping.
-    pub max_label_bytes: usize,
+    /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and the output.
+    pub max_memory_bytes: usize,
     /// The resolution of subqueries that do not name one, milliseconds.
     pub default_subquery_step_ms: i64,
     /// Whether start timestamps tell counter resets.
@@ -49,7 +52,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             max_series_fetched: 0,
             max_bytes_fetched: 0,
-            max_label_bytes: 512 << 20,
+            max_memory_bytes: 1 << 30,
             default_subquery_step_ms: 60_000,
             use_start_timestamps: true,
             type_and_unit_labels: false,
@@ -73,6 +76,23 @@ impl Query {
         Ok(Self {
             text: text.into(),
             expr: parse_with(text, options)?,
+        })
+    }
+
+    /// Parses a query, which may take long, unless `ctx` wants to stop.
+    ///
+    /// # Errors
+    /// [`QueryError::BadData`] with the text of a [`ParseError`], or why it was stopped.
+    pub fn parse_within(
+        text: &str,
+        options: &ParseOptions,
+        ctx: &dyn QueryContext,
+    ) -> Result<Self, QueryError> {
+        let parsed = parse_within(text, options, ctx);
+        check_in(ctx, PHASE_PARSING)?;
+        Ok(Self {
+            text: text.into(),
+            expr: parsed.map_err(|e| QueryError::BadData(e.to_string()))?,
         })
     }
 
@@ -253,9 +273,9 @@ impl Prepared {
         &self.plan.leaves
     }
 
-    /// A new account with the query's limits.
-    pub(crate) fn account(&self) -> Account {
-        Account::new(self.options.max_samples, self.options.max_label_bytes)
+    /// A new account with the query's limit on samples, whose bytes are counted in `memory`.
+    pub(crate) fn account(&self, memory: Arc<Memory>) -> Account {
+        Account::new(self.options.max_samples, memory)
     }
 }
 
@@ -271,31 +291,34 @@ impl Fetched {
             completeness,
             mut annotations,
             mut stats,
+            memory,
         } = self;
-        let account = prepared.account();
-        let mut leaves: Vec<Option<Vec<Row>>> = Vec::new();
+        let account = prepared.account(memory);
+        let mut leaves: Vec<Option<LeafResult>> = Vec::new();
         leaves.resize_with(prepared.plan.leaves.len(), || None);
         let mut kept = Vec::with_capacity(answers.len());
         for answer in answers {
-            let (leaf, result) = match answer {
+            let (leaf, mut result) = match answer {
                 Answer::Kept(series) => {
                     kept.push(series);
                     continue;
                 }
                 Answer::Leaf(leaf, mut fold, rest) => {
+                    let waiting = bytes_of(&rest);
                     fold.push(rest, ctx)?;
-                    (leaf, fold.finish()?)
+                    account.memory.give(waiting);
+                    (leaf, fold.finish(ctx)?)
                 }
             };
             // Sources are known by their place.
             kept.push(Vec::new());
             // What leaves give counts to the end, though it may be gone before.
             account.hold(result.rows.iter().map(Row::held).sum())?;
-            annotations.merge(result.annotations);
+            annotations.merge(std::mem::take(&mut result.annotations));
             stats.samples_total += result.account.total();
             stats.samples_peak = stats.samples_peak.max(result.account.peak());
             if let Some(slot) = leaves.get_mut(leaf) {
-                *slot = Some(result.rows);
+                *slot = Some(result);
             }
         }
         let mut evaluator = Evaluator {
@@ -309,9 +332,11 @@ impl Fetched {
         };
         let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
         let annotations = evaluator.annotations;
+        drop(kept);
+        let value = finish(evaluated, &prepared, &account, ctx)?;
         stats.samples_total += account.total();
         stats.samples_peak = stats.samples_peak.max(account.peak());
-        let value = finish(evaluated, &prepared)?;
+        stats.bytes_peak = account.memory.peak();
         Ok(QueryOutput {
             value,
             completeness,
@@ -323,42 +348,55 @@ impl Fetched {
 }
 
 /// The result as the client gets it: names dropped where they no longer hold, series in order.
-fn finish(evaluated: Evaluated, prepared: &Prepared) -> Result<Value, QueryError> {
+fn finish(
+    evaluated: Evaluated,
+    prepared: &Prepared,
+    account: &Account,
+    ctx: &dyn QueryContext,
+) -> Result<Value, QueryError> {
+    let mut work = Work::new(ctx, &account.memory);
     let steps = prepared.plan.steps;
     let at = steps.start();
     match evaluated {
         Evaluated::Scalar(s) if prepared.instant => Ok(Value::Scalar(at, s.at(0))),
         Evaluated::Scalar(s) => Ok(Value::Matrix(vec![scalar_series(s, steps)])),
         Evaluated::String(s) => Ok(Value::String(at, s)),
-        Evaluated::Matrix(series) => finish_ranges(series).map(Value::Matrix),
+        Evaluated::Matrix(series) => finish_ranges(series, &mut work).map(Value::Matrix),
         Evaluated::Vector(rows) => {
-            let mut rows = merge_equal_labels(rows.into_iter().map(named).collect())?;
+            let named = rows.into_iter().map(|row| named(row, &mut work));
+            let named = named.collect::<Result<_, _>>()?;
+            let mut rows = merge_equal_labels(named, &mut work)?;
             if prepared.instant && prepared.kind == ValueType::Vector {
-                return Ok(Value::Vector(
-                    at,
-                    rows.into_iter().filter_map(vector_sample).collect(),
-                ));
+                let samples = rows.into_iter().filter_map(|row| {
+                    let sample = work.spend(8).map(|()| vector_sample(row));
+                    sample.transpose()
+                });
+                return Ok(Value::Vector(at, samples.collect::<Result<_, _>>()?));
             }
-            rows.sort_by(|a, b| a.labels.cmp(&b.labels));
-            Ok(Value::Matrix(
-                rows.into_iter().map(|row| matrix_series(row, steps)).collect(),
-            ))
+            work.sort(&mut rows, |a, b| a.labels.cmp(&b.labels))?;
+            let series = rows.into_iter().map(|row| {
+                work.spend(8)?;
+                Ok(matrix_series(row, steps))
+            });
+            Ok(Value::Matrix(series.collect::<Result<_, QueryError>>()?))
         }
     }
 }
 
-fn named(mut row: Row) -> Row {
+fn named(mut row: Row, work: &mut Work<'_>) -> Result<Row, QueryError> {
+    work.spend(8)?;
     if row.drop_name {
+        work.hold(of_labels(&row.labels))?;
         row.labels = row.labels.without(is_metadata_label);
     }
-    row
+    Ok(row)
 }
 
 fn vector_sample(row: Row) -> Option<VectorSample> {
     let value = match row.point(0) {
-        crate::eval::row::Point::Absent => return None,
-        crate::eval::row::Point::Float(v) => SampleValue::Float(v),
-        crate::eval::row::Point::Histogram(h) => SampleValue::Histogram(h),
+        row::Point::Absent => return None,
+        row::Point::Float(v) => SampleValue::Float(v),
+        row::Point::Histogram(h) => SampleValue::Histogram(h),
     };
     Some(VectorSample {
         labels: row.labels,
@@ -390,15 +428,26 @@ fn matrix_series(row: Row, steps: Steps) -> MatrixSeries {
     }
 }
 
-fn finish_ranges(series: Vec<RangeSeries>) -> Result<Vec<MatrixSeries>, QueryError> {
+fn finish_ranges(series: Vec<RangeSeries>, work: &mut Work<'_>) -> Result<Vec<MatrixSeries>, QueryError> {
+    work.hold(
+        series
+            .len()
+            .saturating_mul(size_of::<RangeSeries>() + LABELS_ENTRY_BYTES),
+    )?;
     let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(series.len());
     let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
     for mut s in series {
+        work.spend(16)?;
         if s.drop_name {
+            work.hold(of_labels(&s.labels))?;
             s.labels = s.labels.without(is_metadata_label);
         }
         match by_labels.get(&s.labels).and_then(|&i| merged.get_mut(i)) {
             Some(kept) => {
+                // Both, sorted beside what they are made of.
+                let samples = kept.t.len() + s.t.len() + kept.ht.len() + s.ht.len();
+                work.spend(samples.saturating_mul(8))?;
+                work.hold(samples.saturating_mul(48))?;
                 merge_columns((&mut kept.t, &mut kept.v), (s.t, s.v))?;
                 merge_columns((&mut kept.ht, &mut kept.h), (s.ht, s.h))?;
             }
@@ -408,7 +457,7 @@ fn finish_ranges(series: Vec<RangeSeries>) -> Result<Vec<MatrixSeries>, QueryErr
             }
         }
     }
-    merged.sort_by(|a, b| a.labels.cmp(&b.labels));
+    work.sort(&mut merged, |a, b| a.labels.cmp(&b.labels))?;
     Ok(merged
         .into_iter()
         .map(|s| MatrixSeries {

@@ -14,6 +14,7 @@ use crate::context::{QueryContext, QueryStats, check};
 use crate::engine::{EngineOptions, Prepared};
 use crate::error::QueryError;
 use crate::eval::leaf::LeafFold;
+use crate::memory::{Memory, of_labels};
 use crate::queryable::{Completeness, Queryable, SelectRequest, Series, StreamItem};
 
 /// How many reads of storage one query runs at once.
@@ -29,6 +30,8 @@ pub struct Fetched {
     pub(crate) completeness: Completeness,
     pub(crate) annotations: Annotations,
     pub(crate) stats: QueryStats,
+    /// What is held, the series included.
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl fmt::Debug for Fetched {
@@ -67,11 +70,12 @@ impl Prepared {
     ) -> Result<Fetched, QueryError> {
         check(ctx)?;
         let prepared = Arc::new(self);
-        let meter = Meter::new(prepared.options());
+        let memory = Memory::new(prepared.options().max_memory_bytes);
+        let meter = Meter::new(prepared.options(), &memory);
         let selects: Vec<(usize, SelectRequest)> = prepared.selects().iter().cloned().enumerate().collect();
         let reads: Vec<Read> = stream::iter(selects)
             .map(|(source, request)| {
-                let answer = Answer::empty(&prepared, source);
+                let answer = Answer::empty(&prepared, source, &memory);
                 let meter = &meter;
                 async move { read(queryable, request, answer?, meter, ctx).await }
             })
@@ -84,6 +88,7 @@ impl Prepared {
             completeness: Completeness::Complete,
             annotations: Annotations::default(),
             stats: meter.stats(),
+            memory: Arc::clone(&memory),
         };
         for read in reads {
             fetched.completeness.merge(read.completeness);
@@ -97,11 +102,11 @@ impl Prepared {
 }
 
 impl Answer {
-    fn empty(prepared: &Arc<Prepared>, source: usize) -> Result<Self, QueryError> {
+    fn empty(prepared: &Arc<Prepared>, source: usize, memory: &Memory) -> Result<Self, QueryError> {
         let leaf = prepared.leaves().iter().position(|leaf| leaf.source == source);
         Ok(match leaf {
             Some(leaf) => {
-                let fold = LeafFold::new(Arc::clone(prepared), leaf)?;
+                let fold = LeafFold::new(Arc::clone(prepared), leaf, memory)?;
                 Self::Leaf(leaf, Box::new(fold), Vec::new())
             }
             None => Self::Kept(Vec::new()),
@@ -115,10 +120,11 @@ impl Answer {
     }
 
     /// Computes what waits, if it is a leaf.
-    async fn compute(self, ctx: &dyn QueryContext) -> Result<Self, QueryError> {
+    async fn compute(self, ctx: &dyn QueryContext, memory: &Memory) -> Result<Self, QueryError> {
         let Self::Leaf(leaf, mut fold, batch) = self else {
             return Ok(self);
         };
+        let waited = bytes_of(&batch);
         let (done, result) = oneshot::channel();
         let shared = ctx.shared();
         let job = move || {
@@ -130,6 +136,7 @@ impl Answer {
         let fold = result
             .await
             .map_err(|_| QueryError::internal("a part of the query was not computed".to_owned()))??;
+        memory.give(waited);
         Ok(Self::Leaf(leaf, fold, Vec::new()))
     }
 }
@@ -139,7 +146,7 @@ async fn read(
     queryable: &dyn Queryable,
     request: SelectRequest,
     mut answer: Answer,
-    meter: &Meter,
+    meter: &Meter<'_>,
     ctx: &dyn QueryContext,
 ) -> Result<Read, QueryError> {
     let mut stream = queryable.select(request).await?;
@@ -164,7 +171,7 @@ async fn read(
                 last = previous.cloned();
                 answer.waiting().extend(batch);
                 if waiting_bytes >= WAITING_BYTES {
-                    answer = answer.compute(ctx).await?;
+                    answer = answer.compute(ctx, meter.memory).await?;
                     waiting_bytes = 0;
                 }
             }
@@ -182,16 +189,18 @@ async fn read(
 }
 
 /// Counts what a query fetches, against its limits.
-struct Meter {
+struct Meter<'a> {
+    memory: &'a Memory,
     series: AtomicU64,
     bytes: AtomicU64,
     max_series: u64,
     max_bytes: u64,
 }
 
-impl Meter {
-    fn new(options: &EngineOptions) -> Self {
+impl<'a> Meter<'a> {
+    fn new(options: &EngineOptions, memory: &'a Memory) -> Self {
         Self {
+            memory,
             series: 0.into(),
             bytes: 0.into(),
             max_series: options.max_series_fetched,
@@ -211,6 +220,7 @@ impl Meter {
         if self.max_bytes > 0 && bytes > self.max_bytes {
             return Err(limit("bytes", self.max_bytes));
         }
+        self.memory.take(bytes_of(batch))?;
         Ok(more)
     }
 
@@ -221,6 +231,12 @@ impl Meter {
             ..QueryStats::default()
         }
     }
+}
+
+/// What fetched series occupy in memory.
+pub(crate) fn bytes_of(series: &[Series]) -> usize {
+    let own = |s: &Series| size_of::<Series>() + of_labels(&s.labels) + s.data.encoded_bytes();
+    series.iter().map(own).sum()
 }
 
 fn limit(what: &str, max: u64) -> QueryError {

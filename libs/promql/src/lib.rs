@@ -12,8 +12,9 @@
 //! **Invariants.** The values are Prometheus' own, bit for bit where it computes them in a fixed order: a window's value
 //! comes from the window's samples alone, in time order, and an aggregation folds series in label order. A range query is
 //! its instant queries side by side. An answer that may lack data is told apart by its type ([`Completeness`], I4).
-//! Nothing a query or a sample says makes the engine panic, recurse beyond the parser's bounds, or hold more samples than
-//! [`EngineOptions::max_samples`] (I12).
+//! Nothing a query or a sample says makes the engine panic, recurse beyond the parser's bounds, hold more samples than
+//! [`EngineOptions::max_samples`] or much more bytes than [`EngineOptions::max_memory_bytes`], or go on for more than some
+//! milliseconds without asking whether to (I12).
 //!
 //! **Deliberately absent.** Storage, clocks, threads and async beside [`Prepared::fetch`]: a deadline is the caller's
 //! [`QueryContext`], asked every few milliseconds of work. Caching, splitting and sharding, which are the querier's.
@@ -33,6 +34,7 @@ mod fetch;
 pub mod histogram;
 mod kahan;
 mod lexer;
+mod memory;
 mod number;
 mod parser;
 mod plan;
@@ -42,6 +44,7 @@ mod signatures;
 mod steps;
 mod string_literal;
 mod value;
+mod work;
 
 pub use annotations::{AnnotationTexts, Annotations};
 pub use ast::{

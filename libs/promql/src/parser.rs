@@ -12,6 +12,7 @@ mod selector;
 use koios_model::Matcher;
 
 use crate::ast::{BinaryExpr, BinaryOp, Cardinality, Expr, FillValues, Span, UnaryExpr, VectorMatching};
+use crate::context::{QueryContext, Uninterrupted};
 use crate::lexer::{Keyword, LexError, Lexed, Lexer, Token};
 
 /// What to accept.
@@ -31,8 +32,10 @@ pub struct ParseOptions {
     pub depth_max: usize,
     /// Most levels of parentheses, calls, signs and right operands within each other.
     pub nesting_max: usize,
-    /// Most regular expressions in a query: each may take megabytes.
+    /// Most regular expressions in a query: each takes up to some hundred kilobytes.
     pub regexes_max: usize,
+    /// Most regular expressions that take megabytes.
+    pub large_regexes_max: usize,
 }
 
 impl Default for ParseOptions {
@@ -46,6 +49,7 @@ impl Default for ParseOptions {
             depth_max: 256,
             nesting_max: 128,
             regexes_max: 200,
+            large_regexes_max: 8,
         }
     }
 }
@@ -90,7 +94,12 @@ pub fn parse(query: &str) -> Result<Expr> {
 /// # Errors
 /// [`ParseError`] with the first mistake.
 pub fn parse_with(query: &str, options: &ParseOptions) -> Result<Expr> {
-    let mut parser = Parser::new(query, options);
+    parse_within(query, options, &Uninterrupted)
+}
+
+/// Parses and checks a query; gives up with some error once `ctx` wants to stop.
+pub(crate) fn parse_within(query: &str, options: &ParseOptions, ctx: &dyn QueryContext) -> Result<Expr> {
+    let mut parser = Parser::new(query, options, ctx);
     if parser.peek()?.token == Token::Eof {
         return Err(parser.error(Span::default(), "no expression found in input"));
     }
@@ -106,7 +115,7 @@ pub fn parse_with(query: &str, options: &ParseOptions) -> Result<Expr> {
 /// [`ParseError`] with the first mistake. That all matchers match the empty string is none.
 pub fn parse_metric_selector(selector: &str) -> Result<Vec<Matcher>> {
     let options = ParseOptions::default();
-    let mut parser = Parser::new(selector, &options);
+    let mut parser = Parser::new(selector, &options, &Uninterrupted);
     let selector = parser.vector_selector_only()?;
     parser.expect_end()?;
     Ok(selector.matchers.to_vec())
@@ -149,6 +158,7 @@ impl Context {
 struct Parser<'a> {
     query: &'a str,
     options: &'a ParseOptions,
+    ctx: &'a dyn QueryContext,
     lexer: Lexer<'a>,
     /// Read lazily: a token that cannot be read is a mistake only once it is needed.
     ahead: Option<Lexed<'a>>,
@@ -158,6 +168,7 @@ struct Parser<'a> {
     nesting: usize,
     nodes: usize,
     regexes: usize,
+    large_regexes: usize,
 }
 
 /// Binds tighter than any binary operator but `^`.
@@ -191,10 +202,11 @@ fn right_power(op: BinaryOp) -> u8 {
 }
 
 impl<'a> Parser<'a> {
-    fn new(query: &'a str, options: &'a ParseOptions) -> Self {
+    fn new(query: &'a str, options: &'a ParseOptions, ctx: &'a dyn QueryContext) -> Self {
         Self {
             query,
             options,
+            ctx,
             lexer: Lexer::new(query),
             ahead: None,
             last: Span::default(),
@@ -202,6 +214,7 @@ impl<'a> Parser<'a> {
             nesting: 0,
             nodes: 0,
             regexes: 0,
+            large_regexes: 0,
         }
     }
 
@@ -299,6 +312,9 @@ impl<'a> Parser<'a> {
 
     fn count_node(&mut self) -> Result<()> {
         self.nodes += 1;
+        if self.ctx.interrupted().is_some() {
+            return Err(self.error(Span::default(), "interrupted"));
+        }
         if self.nodes > self.options.nodes_max {
             let limit = self.options.nodes_max;
             return Err(self.too_complex(&format!("more than {limit} nodes")));

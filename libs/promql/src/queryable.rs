@@ -131,6 +131,10 @@ pub trait SeriesData: Send + Sync + fmt::Debug {
 
     /// How many bytes the encoded samples hold in memory.
     fn encoded_bytes(&self) -> usize;
+
+    /// At most how many bytes [`Self::decode`] appends for a closed range: 16 for a float, all of a histogram unless it
+    /// is shared. A query is refused before it decodes more than it may hold, and decodes a long range in pieces.
+    fn decoded_bytes(&self, range: TimeRange) -> usize;
 }
 
 /// Decoded samples, column by column. Cleared and reused from series to series.

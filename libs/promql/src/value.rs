@@ -56,43 +56,54 @@ pub(crate) enum Points {
 impl MatrixSeries {
     /// The float samples, ascending in time (milliseconds).
     pub fn floats(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
-        let (steps, timestamps, values) = match &self.points {
-            Points::Steps { steps, values, .. } => (Some(*steps), &[][..], values),
-            Points::Samples {
-                timestamps, values, ..
-            } => (None, timestamps.as_slice(), values),
-        };
-        values.iter().enumerate().filter_map(move |(i, &v)| match steps {
-            Some(steps) => (!crate::eval::is_absent(v)).then(|| (steps.at(i), v)),
-            None => timestamps.get(i).map(|&t| (t, v)),
-        })
+        (0..self.float_slots()).filter_map(|slot| self.float_at(slot))
     }
 
     /// The histogram samples, ascending in time (milliseconds).
     pub fn histograms(&self) -> impl Iterator<Item = (i64, &Arc<Histogram>)> + '_ {
-        let of_steps = match &self.points {
+        (0..self.histogram_slots()).filter_map(|slot| self.histogram_at(slot))
+    }
+
+    /// How many slots for floats there are; some may be empty.
+    pub fn float_slots(&self) -> usize {
+        match &self.points {
+            Points::Steps { values, .. } | Points::Samples { values, .. } => values.len(),
+        }
+    }
+
+    /// The float in a slot; slots ascend in time (milliseconds).
+    pub fn float_at(&self, slot: usize) -> Option<(i64, f64)> {
+        match &self.points {
+            Points::Steps { steps, values, .. } => {
+                let v = *values.get(slot)?;
+                (!crate::eval::is_absent(v)).then(|| (steps.at(slot), v))
+            }
+            Points::Samples {
+                timestamps, values, ..
+            } => timestamps.get(slot).copied().zip(values.get(slot).copied()),
+        }
+    }
+
+    /// How many slots for histograms there are; some may be empty.
+    pub fn histogram_slots(&self) -> usize {
+        match &self.points {
+            Points::Steps { histograms, .. } => histograms.len(),
+            Points::Samples { histograms, .. } => histograms.len(),
+        }
+    }
+
+    /// The histogram in a slot; slots ascend in time (milliseconds).
+    pub fn histogram_at(&self, slot: usize) -> Option<(i64, &Arc<Histogram>)> {
+        match &self.points {
             Points::Steps {
                 steps, histograms, ..
-            } => Some(
-                histograms
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(i, h)| Some((steps.at(i), h.as_ref()?))),
-            ),
-            Points::Samples { .. } => None,
-        };
-        let of_samples = match &self.points {
+            } => Some((steps.at(slot), histograms.get(slot)?.as_ref()?)),
             Points::Samples {
                 histogram_timestamps,
                 histograms,
                 ..
-            } => Some(histogram_timestamps.iter().copied().zip(histograms)),
-            Points::Steps { .. } => None,
-        };
-        of_steps
-            .into_iter()
-            .flatten()
-            .chain(of_samples.into_iter().flatten())
+            } => histogram_timestamps.get(slot).copied().zip(histograms.get(slot)),
+        }
     }
 
     /// How many samples there are.

@@ -67,6 +67,10 @@ impl SeriesData for Samples {
     fn encoded_bytes(&self) -> usize {
         0
     }
+
+    fn decoded_bytes(&self, _: TimeRange) -> usize {
+        self.0.len() * 24
+    }
 }
 
 struct Memory(Vec<Arc<Histogram>>);

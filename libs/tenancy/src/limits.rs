@@ -39,7 +39,7 @@ pub struct Limits {
     pub max_query_samples: u64,
     /// Most series a query may fetch.
     pub max_query_series: u64,
-    /// Most bytes a query may hold at once.
+    /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and output.
     pub max_query_memory_bytes: u64,
     /// Most points per series of a range query.
     pub max_query_points: u64,
@@ -72,7 +72,7 @@ impl Default for Limits {
             max_query_bytes: 1536 << 10,
             max_query_samples: 50_000_000,
             max_query_series: 500_000,
-            max_query_memory_bytes: 512 << 20,
+            max_query_memory_bytes: 1 << 30,
             max_query_points: 11_000,
             query_timeout: Duration::from_secs(120),
             lookback_delta: Duration::from_secs(300),

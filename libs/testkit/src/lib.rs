@@ -11,15 +11,27 @@
 
 #![expect(clippy::expect_used, reason = "a harness that cannot go on fails its test")]
 
+pub mod fuzz;
+#[cfg(feature = "cluster")]
 pub mod http;
+#[cfg(feature = "cluster")]
 pub mod moto;
+#[cfg(feature = "cluster")]
 pub mod oracle;
+#[cfg(feature = "cluster")]
 pub mod peers;
+#[cfg(feature = "cluster")]
 pub mod process;
 pub mod promqltest;
+#[cfg(feature = "cluster")]
 pub mod proxy;
+#[cfg(feature = "cluster")]
 pub mod query;
 pub mod query_gen;
+pub mod random;
+#[cfg(feature = "cluster")]
 pub mod remote_write;
+#[cfg(feature = "cluster")]
 pub mod sim_disk;
+#[cfg(feature = "cluster")]
 pub mod sim_net;

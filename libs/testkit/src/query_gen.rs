@@ -6,6 +6,8 @@
 
 use koios_model::Labels;
 
+use crate::random::Random;
+
 /// Where the samples of [`fleet`] start, milliseconds.
 pub const FLEET_START_MS: i64 = 1_700_000_000_000;
 /// How long they go on, milliseconds.
@@ -14,38 +16,12 @@ const INTERVAL_MS: i64 = 15_000;
 /// No sample lies on a whole second, so that none lies on the edge of a range.
 const SAMPLE_OFFSET_MS: i64 = 7;
 
-/// A small generator of random numbers (SplitMix64): results must not depend on a library's version.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
-        let at = usize::try_from(self.below(items.len() as u64)).unwrap_or(0);
-        items.get(at).copied().unwrap_or_default()
-    }
-}
-
 /// A series and its samples, times in milliseconds.
 pub type FleetSeries = (Labels, Vec<(i64, f64)>);
 
 /// Counters with resets, gauges and classic histograms of a few jobs, with gaps.
 pub fn fleet() -> Vec<FleetSeries> {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let mut series = Vec::new();
     for job in ["api", "db", "web"] {
         for instance in ["a", "b"] {
@@ -136,7 +112,9 @@ const BY: [&str; 6] = [
 impl QueryGenerator {
     /// A generator whose queries depend on the seed alone.
     pub fn new(seed: u64) -> Self {
-        Self { random: Random(seed) }
+        Self {
+            random: Random::new(seed),
+        }
     }
 
     /// A time to evaluate at, milliseconds: neither a sample's nor a subquery's.

@@ -48,6 +48,10 @@ impl SeriesData for Plain {
     fn encoded_bytes(&self) -> usize {
         self.t.len() * 16
     }
+
+    fn decoded_bytes(&self, _: TimeRange) -> usize {
+        self.t.len() * 24
+    }
 }
 
 /// Series in label order.

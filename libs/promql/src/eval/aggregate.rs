@@ -3,33 +3,47 @@
 //! What only folds ([`Group`]) never holds more than one series beside the groups.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use koios_model::{Labels, METRIC_NAME};
 
 use super::fold::Group;
 use super::quantile::quantile_of;
-use super::row::{Point, Row, RowSet, Scalars};
+use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
 use super::source::RowSource;
 use super::{Evaluator, is_absent, wrong_type};
 use crate::annotations::Annotations;
 use crate::ast::AggregateOp;
-use crate::context::{Account, check};
+use crate::context::Account;
 use crate::error::QueryError;
+use crate::memory::{LABELS_ENTRY_BYTES, Lease, Memory, of_labels};
 use crate::number::format_plain;
 use crate::plan::{AggregateNode, Node};
 use crate::steps::Steps;
-
-/// After how many steps the caller is asked again whether to go on.
-const STEPS_PER_CHECK: usize = 64;
+use crate::work::Work;
 
 /// The groups of an aggregation that folds.
-#[derive(Default)]
 pub(super) struct Groups {
     by_labels: HashMap<Labels, usize>,
     groups: Vec<Group>,
+    /// The memory of all of them.
+    lease: Lease,
 }
 
 impl Groups {
+    pub(super) fn new(memory: &Arc<Memory>) -> Self {
+        Self {
+            by_labels: HashMap::new(),
+            groups: Vec::new(),
+            lease: Lease::of(memory),
+        }
+    }
+
+    /// What was taken for them of the query's memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.lease.taken()
+    }
+
     fn push(
         &mut self,
         node: &AggregateNode,
@@ -42,7 +56,9 @@ impl Groups {
             Some(&at) => at,
             None => {
                 account.hold(steps.count())?;
-                account.make_labels(labels.packed().len())?;
+                let own = Group::bytes(node.op, steps.count());
+                self.lease
+                    .grow(own.saturating_add(LABELS_ENTRY_BYTES + of_labels(&labels)))?;
                 let group = Group::new(labels.clone(), node.op, steps.count());
                 self.groups.push(group);
                 self.by_labels.insert(labels, self.groups.len() - 1);
@@ -50,17 +66,33 @@ impl Groups {
             }
         };
         if let Some(group) = self.groups.get_mut(at) {
+            // Each looks at all steps, so only of rows with histograms, which take far longer than that.
+            let of_histograms = |g: &Group| match row.histograms.is_empty() {
+                true => 0,
+                false => g.histogram_bytes(),
+            };
+            let before = of_histograms(group);
             group.push(row, annotations, node.expr.span());
+            self.lease.grow(of_histograms(group).saturating_sub(before))?;
         }
         Ok(())
     }
 
     /// One row of each group that has any.
-    pub(super) fn finish(self, node: &AggregateNode, annotations: &mut Annotations) -> Vec<Row> {
-        let rows = self.groups.into_iter();
-        rows.map(|group| group.finish(annotations, node.expr.span()))
-            .filter(|row| !row.is_empty())
-            .collect()
+    pub(super) fn finish(
+        self,
+        node: &AggregateNode,
+        (steps, work): (Steps, &mut Work<'_>),
+        annotations: &mut Annotations,
+    ) -> Result<Vec<Row>, QueryError> {
+        let mut rows = Vec::with_capacity(self.groups.len());
+        for group in self.groups {
+            work.spend(steps.count())?;
+            work.hold(group.histogram_bytes())?;
+            let row = group.finish(annotations, node.expr.span());
+            rows.extend((!row.is_empty()).then_some(row));
+        }
+        Ok(rows)
     }
 }
 
@@ -85,7 +117,13 @@ fn group_labels(labels: &Labels, grouping: &[String], without: bool) -> Labels {
 }
 
 impl Grouped {
-    pub(super) fn new(rows: &[Row], grouping: &[String], without: bool) -> Self {
+    pub(super) fn new(
+        rows: &[Row],
+        grouping: &[String],
+        without: bool,
+        work: &mut Work<'_>,
+    ) -> Result<Self, QueryError> {
+        work.hold(rows.len().saturating_mul(3 * size_of::<usize>()))?;
         let mut by_labels: HashMap<Labels, usize> = HashMap::new();
         let mut grouped = Self {
             of_row: Vec::with_capacity(rows.len()),
@@ -93,18 +131,24 @@ impl Grouped {
             drop_name: Vec::new(),
         };
         for row in rows {
+            work.spend(16)?;
             let labels = group_labels(&row.labels, grouping, without);
-            let group = *by_labels.entry(labels).or_insert_with_key(|labels| {
-                grouped.labels.push(labels.clone());
-                grouped.drop_name.push(false);
-                grouped.labels.len() - 1
-            });
+            let group = match by_labels.get(&labels) {
+                Some(&group) => group,
+                None => {
+                    work.hold(2 * LABELS_ENTRY_BYTES + of_labels(&labels))?;
+                    grouped.labels.push(labels.clone());
+                    grouped.drop_name.push(false);
+                    by_labels.insert(labels, grouped.labels.len() - 1);
+                    grouped.labels.len() - 1
+                }
+            };
             grouped.of_row.push(group);
             if let Some(drop_name) = grouped.drop_name.get_mut(group) {
                 *drop_name |= row.drop_name;
             }
         }
-        grouped
+        Ok(grouped)
     }
 
     /// The series of each group.
@@ -149,10 +193,10 @@ impl Evaluator<'_> {
 
     /// Folds each series into its group as soon as it is made.
     fn fold_groups(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let mut groups = Groups::default();
+        let mut groups = Groups::new(&self.account.memory);
         let source = self.row_source(&node.expr, steps)?;
         self.fold_rows(node, source, steps, &mut groups)?;
-        Ok(groups.finish(node, &mut self.annotations))
+        groups.finish(node, (steps, &mut self.work()), &mut self.annotations)
     }
 
     /// Folds the rows of a source into groups.
@@ -196,7 +240,8 @@ impl Evaluator<'_> {
             self.annotations
                 .histogram_ignored_in_aggregation(node.op.as_str(), node.expr.span());
         }
-        let grouped = Grouped::new(rows, &node.grouping, node.without);
+        let mut work = self.work();
+        let grouped = Grouped::new(rows, &node.grouping, node.without, &mut work)?;
         let mut out = Vec::with_capacity(grouped.labels.len());
         for ((labels, &drop_name), members) in grouped
             .labels
@@ -204,12 +249,12 @@ impl Evaluator<'_> {
             .zip(&grouped.drop_name)
             .zip(grouped.members(rows))
         {
+            work.hold(size_of::<Row>().saturating_add((steps.count() + members.len()).saturating_mul(8)))?;
             let mut row = Row::new(labels.clone(), drop_name, steps.count());
             let mut values = Vec::with_capacity(members.len());
             for (i, v) in row.values.iter_mut().enumerate() {
-                if i % STEPS_PER_CHECK == 0 {
-                    check(self.ctx)?;
-                }
+                // Sorting is what takes long.
+                work.spend(1 + members.len() * 4)?;
                 values.clear();
                 let at_step = members.iter().filter_map(|r| r.values.get(i).copied());
                 values.extend(at_step.filter(|&v| !is_absent(v)));
@@ -240,11 +285,12 @@ impl Evaluator<'_> {
         if !node.without {
             grouping.push(label.clone());
         }
-        let mut set = RowSet::new(steps.count(), self.account);
-        for row in self.vector(&node.expr, steps)? {
-            check(self.ctx)?;
+        let rows = self.vector(&node.expr, steps)?;
+        let mut set = RowSet::new(steps.count(), self.account, self.work());
+        for row in rows {
             let mut last: Option<(u64, usize)> = None;
             for i in 0..steps.count() {
+                set.spend(1 + row.histogram(i).map_or(0, |h| 16 * histogram_weight(h)))?;
                 let (text, bits) = match row.point(i) {
                     Point::Absent => continue,
                     Point::Float(v) => (format_plain(v), Some(v.to_bits())),
@@ -253,6 +299,7 @@ impl Evaluator<'_> {
                 let out = match (bits, last) {
                     (Some(bits), Some((same, out))) if bits == same => out,
                     _ => {
+                        set.spend(32)?;
                         let mut labels = row.labels.to_builder();
                         labels.set(label, &text);
                         set.row(&group_labels(&labels.build(), &grouping, node.without), false)?

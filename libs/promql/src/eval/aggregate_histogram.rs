@@ -5,12 +5,14 @@ use std::sync::Arc;
 use koios_model::{Histogram, ResetHint};
 
 use super::instant::non_empty;
-use super::row::{Point, Row};
+use super::row::{Point, Row, histogram_weight};
 use super::window::StepInfo;
 use crate::annotations::{Annotations, HistogramOperation};
 use crate::ast::{BinaryOp, Span};
+use crate::error::QueryError;
 use crate::histogram::{self, HistogramMean, HistogramSum, Incompatible, Reconciled};
 use crate::signatures::FunctionId;
+use crate::work::Work;
 
 /// How histograms are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,14 @@ impl Accumulator {
         match self {
             Self::Sum(s) => s.push(h),
             Self::Mean(m) => m.push(h),
+        }
+    }
+
+    /// What it occupies in memory.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Sum(s) => s.bytes(),
+            Self::Mean(m) => m.bytes(),
         }
     }
 
@@ -92,7 +102,11 @@ pub(super) fn avg_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Poi
 }
 
 /// A number that says something about each histogram.
-pub(super) fn statistic(function: FunctionId, rows: Vec<Row>) -> Vec<Row> {
+pub(super) fn statistic(
+    function: FunctionId,
+    rows: Vec<Row>,
+    work: &mut Work<'_>,
+) -> Result<Vec<Row>, QueryError> {
     let of = |h: &Histogram| match function {
         FunctionId::HistogramCount => h.count,
         FunctionId::HistogramSum => h.sum,
@@ -103,9 +117,10 @@ pub(super) fn statistic(function: FunctionId, rows: Vec<Row>) -> Vec<Row> {
     non_empty(rows.into_iter().map(|row| {
         let mut out = Row::new(row.labels.clone(), true, row.values.len());
         for (i, h) in row.histograms.iter().enumerate() {
+            work.spend(1 + h.as_ref().map_or(0, |h| histogram_weight(h)))?;
             out.set(i, h.as_ref().map_or(Point::Absent, |h| Point::Float(of(h))));
         }
-        out
+        Ok(out)
     }))
 }
 

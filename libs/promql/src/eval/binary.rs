@@ -1,17 +1,21 @@
 //! Binary operations: scalars, set operators, vector matching.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use koios_model::{Labels, LabelsBuilder};
 
 use super::operators::{Operand, arithmetic, changes_meaning, combine, compare, scalars};
-use super::row::{Point, Row, RowSet, Scalars, is_metadata_label, merge_equal_labels, same_labelset};
+use super::row::{
+    Point, Row, RowSet, Scalars, histogram_weight, is_metadata_label, merge_equal_labels, same_labelset,
+};
 use super::{Evaluated, Evaluator, absent, is_absent, wrong_type};
 use crate::ast::{BinaryOp, Cardinality, VectorMatching};
-use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::{LABELS_ENTRY_BYTES, of_histogram, of_labels};
 use crate::plan::BinaryNode;
 use crate::steps::Steps;
+use crate::work::Work;
 
 impl Evaluator<'_> {
     /// Evaluates a binary operation.
@@ -21,7 +25,7 @@ impl Evaluator<'_> {
         let n = steps.count();
         Ok(match (lhs, rhs) {
             (Evaluated::Scalar(l), Evaluated::Scalar(r)) => {
-                Evaluated::Scalar(l.zip(&r, n, |a, b| scalars(node.op, a, b)))
+                Evaluated::Scalar(l.zip(&r, n, &mut self.work(), |a, b| scalars(node.op, a, b))?)
             }
             (Evaluated::Vector(rows), Evaluated::Scalar(s)) => {
                 Evaluated::Vector(self.with_scalar(node, rows, &s, false)?)
@@ -35,7 +39,7 @@ impl Evaluator<'_> {
                     .as_ref()
                     .ok_or_else(|| wrong_type("vector matching"))?;
                 Evaluated::Vector(if node.op.is_set() {
-                    set_operation(node.op, l, r, matching, n)?
+                    set_operation(node.op, l, r, matching, n, &mut self.work())?
                 } else {
                     self.matched(node, matching, l, r, n)?
                 })
@@ -52,17 +56,17 @@ impl Evaluator<'_> {
         scalar: &Scalars,
         swapped: bool,
     ) -> Result<Vec<Row>, QueryError> {
+        let mut work = self.work();
         let mut out = Vec::with_capacity(rows.len());
         for mut row in rows {
-            check(self.ctx)?;
             if row.histograms.is_empty() && !matches!(node.op, BinaryOp::TrimUpper | BinaryOp::TrimLower) {
-                for (i, v) in row.values.iter_mut().enumerate() {
+                work.each(&mut row.values, |i, v| {
                     if !is_absent(*v) {
                         *v = float_with_float(node, *v, scalar.at(i), swapped);
                     }
-                }
+                })?;
             } else {
-                row = self.any_with_scalar(node, &row, scalar, swapped);
+                row = self.any_with_scalar(node, &row, scalar, swapped, &mut work)?;
             }
             row.drop_name |= changes_meaning(node.op) || node.return_bool;
             if !row.is_empty() {
@@ -72,15 +76,26 @@ impl Evaluator<'_> {
         Ok(out)
     }
 
-    fn any_with_scalar(&mut self, node: &BinaryNode, row: &Row, scalar: &Scalars, swapped: bool) -> Row {
+    fn any_with_scalar(
+        &mut self,
+        node: &BinaryNode,
+        row: &Row,
+        scalar: &Scalars,
+        swapped: bool,
+        work: &mut Work<'_>,
+    ) -> Result<Row, QueryError> {
         let mut out = Row::new(row.labels.clone(), row.drop_name, row.values.len());
         for i in 0..row.values.len() {
+            work.spend(1 + row.histogram(i).map_or(0, |h| 4 * histogram_weight(h)))?;
             let Some(own) = operand(row, i) else { continue };
             let other = Operand::Float(scalar.at(i));
             let (l, r) = if swapped { (other, own) } else { (own, other) };
             let Some((point, keep)) = combine(node.op, l, r, &mut self.annotations, node.span) else {
                 continue;
             };
+            if let Point::Histogram(h) = &point {
+                work.hold(of_histogram(h))?;
+            }
             if node.return_bool {
                 out.set(i, Point::Float(f64::from(u8::from(keep))));
             } else if keep {
@@ -94,7 +109,7 @@ impl Evaluator<'_> {
                 );
             }
         }
-        out
+        Ok(out)
     }
 
     /// One-to-one, many-to-one and one-to-many operations.
@@ -108,16 +123,18 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Row>, QueryError> {
         let swapped = matching.card == Cardinality::OneToMany;
         let (many, one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
-        let groups = Groups::new(&many, &one, matching);
-        groups.check_one_side(&many, &one, matching, steps)?;
+        let mut work = self.work();
+        let groups = Groups::new(&many, &one, matching, &mut work)?;
+        groups.check_one_side(&many, &one, matching, steps, &mut work)?;
         let mut join = Join {
             node,
             matching,
             swapped,
-            out: RowSet::new(steps, self.account),
+            out: RowSet::new(steps, self.account, self.work()),
             used: vec![Vec::new(); groups.keys.len()],
             claims: HashMap::new(),
             steps,
+            work,
         };
         for (row, &group) in many.iter().zip(&groups.of_many) {
             let partners = groups.partners(group, &one);
@@ -154,7 +171,6 @@ impl Evaluator<'_> {
         many: Side<'_>,
         one: Side<'_>,
     ) -> Result<(), QueryError> {
-        check(self.ctx)?;
         let node = join.node;
         if let (Side::Row(many), Side::Row(one)) = (many, one)
             && many.histograms.is_empty()
@@ -164,6 +180,7 @@ impl Evaluator<'_> {
             return join.floats(group, many, one);
         }
         let filled_left = matches!(many, Side::Missing { .. });
+        join.work.spend(32)?;
         let already: Vec<bool> = if filled_left {
             join.used.get(group).cloned().unwrap_or_default()
         } else {
@@ -171,6 +188,7 @@ impl Evaluator<'_> {
         };
         let mut target = None;
         for i in 0..join.steps {
+            join.work.spend(1 + many.weight(i) + one.weight(i))?;
             let (Some(m), Some(o)) = (many.at(i), one.at(i)) else {
                 continue;
             };
@@ -221,6 +239,14 @@ impl<'a> Side<'a> {
         }
     }
 
+    /// How much there is to look at.
+    fn weight(&self, i: usize) -> usize {
+        match *self {
+            Self::Row(row) => row.histogram(i).map_or(0, |h| 4 * histogram_weight(h)),
+            Self::Missing { unless, .. } => unless.len(),
+        }
+    }
+
     /// Whether the series is to lose its name: a comparison does not give it back.
     fn drops_name(&self) -> bool {
         matches!(self, Self::Row(row) if row.drop_name)
@@ -245,12 +271,14 @@ struct Join<'a> {
     /// Per group and result row: at which steps it has been made.
     claims: HashMap<(usize, usize), Vec<bool>>,
     steps: usize,
+    work: Work<'a>,
 }
 
 impl Join<'_> {
     /// Combines two series that have floats only.
     fn floats(&mut self, group: usize, many: &Row, one: &Row) -> Result<(), QueryError> {
         let node = self.node;
+        self.work.spend(self.steps.saturating_add(32))?;
         let both = |(m, o): (&f64, &f64)| !is_absent(*m) & !is_absent(*o);
         if !many.values.iter().zip(&one.values).any(both) {
             return Ok(());
@@ -266,8 +294,9 @@ impl Join<'_> {
         let (Some(used), Some(out)) = (self.used.get_mut(group), self.out.row_mut(out)) else {
             return Ok(());
         };
-        used.resize(self.steps, false);
-        claims.resize(self.steps, false);
+        for flags in [&mut *used, &mut *claims] {
+            flag_steps(flags, self.steps, &mut self.work)?;
+        }
         let values = many.values.iter().zip(&one.values).enumerate();
         let flags = used.iter_mut().zip(claims);
         for ((i, (&m, &o)), (used, claimed)) in values.zip(flags) {
@@ -299,20 +328,28 @@ impl Join<'_> {
     /// Notes a match; fails if the "many" side turns out to be ambiguous.
     fn claim(&mut self, group: usize, out: usize, step: usize) -> Result<(), QueryError> {
         let steps = self.steps;
-        let matched_before = self
-            .used
-            .get_mut(group)
-            .is_some_and(|used| mark(used, step, steps));
+        let matched_before = match self.used.get_mut(group) {
+            Some(used) => mark(used, step, steps, &mut self.work)?,
+            None => false,
+        };
         if self.matching.card == Cardinality::OneToOne {
             if matched_before {
                 return Err(many_to_one_must_be_explicit());
             }
-        } else if mark(self.claims.entry((group, out)).or_default(), step, steps) {
+        } else if mark(
+            self.claims.entry((group, out)).or_default(),
+            step,
+            steps,
+            &mut self.work,
+        )? {
             return Err(matches_must_be_unique());
         }
         Ok(())
     }
 }
+
+/// What a list of claims occupies beside its flags.
+const CLAIM_BYTES: usize = 80;
 
 fn many_to_one_must_be_explicit() -> QueryError {
     QueryError::execution(
@@ -324,14 +361,21 @@ fn matches_must_be_unique() -> QueryError {
     QueryError::execution("multiple matches for labels: grouping labels must ensure unique matches")
 }
 
-/// Sets a flag; tells whether it was set.
-fn mark(flags: &mut Vec<bool>, at: usize, len: usize) -> bool {
+/// Makes one flag per step where there are none.
+fn flag_steps(flags: &mut Vec<bool>, steps: usize, work: &mut Work<'_>) -> Result<(), QueryError> {
     if flags.is_empty() {
-        flags.resize(len, false);
+        work.hold(steps.saturating_add(CLAIM_BYTES))?;
+        flags.resize(steps, false);
     }
-    flags
+    Ok(())
+}
+
+/// Sets a flag; tells whether it was set.
+fn mark(flags: &mut Vec<bool>, at: usize, len: usize, work: &mut Work<'_>) -> Result<bool, QueryError> {
+    flag_steps(flags, len, work)?;
+    Ok(flags
         .get_mut(at)
-        .is_some_and(|flag| std::mem::replace(flag, true))
+        .is_some_and(|flag| std::mem::replace(flag, true)))
 }
 
 fn operand(row: &Row, i: usize) -> Option<Operand<'_>> {
@@ -379,30 +423,46 @@ struct Groups {
 }
 
 impl Groups {
-    fn new(many: &[Row], one: &[Row], matching: &VectorMatching) -> Self {
+    fn new(
+        many: &[Row],
+        one: &[Row],
+        matching: &VectorMatching,
+        work: &mut Work<'_>,
+    ) -> Result<Self, QueryError> {
+        work.hold((many.len() + one.len()).saturating_mul(4 * size_of::<usize>()))?;
         let mut by_key: HashMap<Labels, usize> = HashMap::new();
         let mut keys = Vec::new();
         let mut group = |row: &Row| {
+            work.spend(16)?;
             let key = match_key(&row.labels, matching);
-            *by_key.entry(key).or_insert_with_key(|key| {
-                keys.push(key.clone());
-                keys.len() - 1
-            })
+            if let Some(&group) = by_key.get(&key) {
+                return Ok(group);
+            }
+            work.hold(3 * LABELS_ENTRY_BYTES + of_labels(&key))?;
+            keys.push(key.clone());
+            by_key.insert(key, keys.len() - 1);
+            Ok(keys.len() - 1)
         };
-        let of_many: Vec<usize> = many.iter().map(&mut group).collect();
-        let of_one: Vec<usize> = one.iter().map(&mut group).collect();
+        let of_many = many
+            .iter()
+            .map(&mut group)
+            .collect::<Result<Vec<usize>, QueryError>>()?;
+        let of_one = one
+            .iter()
+            .map(&mut group)
+            .collect::<Result<Vec<usize>, QueryError>>()?;
         let mut ones = vec![Vec::new(); keys.len()];
         for (i, &g) in of_one.iter().enumerate() {
             if let Some(members) = ones.get_mut(g) {
                 members.push(i);
             }
         }
-        Self {
+        Ok(Self {
             keys,
             of_many,
             of_one,
             ones,
-        }
+        })
     }
 
     /// The series of the "one" side in a group.
@@ -418,17 +478,22 @@ impl Groups {
         one: &[Row],
         matching: &VectorMatching,
         steps: usize,
+        work: &mut Work<'_>,
     ) -> Result<(), QueryError> {
         let fills = matching.fill.lhs.is_some() || matching.fill.rhs.is_some();
-        let shared = self.ones.iter().any(|members| members.len() > 1);
-        let wanted: Vec<bool> = match shared {
-            true => (0..steps)
-                .map(|i| fills || many.iter().any(|r| r.has(i)))
-                .collect(),
-            false => return Ok(()),
-        };
+        if !self.ones.iter().any(|members| members.len() > 1) {
+            return Ok(());
+        }
+        work.hold(steps)?;
+        let mut wanted = vec![fills; steps];
+        for (i, wanted) in wanted.iter_mut().enumerate().filter(|(_, wanted)| !**wanted) {
+            let first = many.iter().position(|r| r.has(i));
+            work.spend(1 + first.unwrap_or(many.len()))?;
+            *wanted = first.is_some();
+        }
         for (key, members) in self.keys.iter().zip(&self.ones).filter(|(_, m)| m.len() > 1) {
             for i in 0..steps {
+                work.spend(1 + members.len())?;
                 let mut present = members.iter().filter_map(|&o| one.get(o)).filter(|r| r.has(i));
                 let (Some(a), Some(b)) = (present.next(), present.next()) else {
                     continue;
@@ -485,32 +550,49 @@ fn set_operation(
     rhs: Vec<Row>,
     matching: &VectorMatching,
     steps: usize,
+    work: &mut Work<'_>,
 ) -> Result<Vec<Row>, QueryError> {
     let rows = match op {
-        BinaryOp::And => masked(lhs, &presence(&rhs, matching, steps), matching, true),
-        BinaryOp::Unless => masked(lhs, &presence(&rhs, matching, steps), matching, false),
+        BinaryOp::And => masked(lhs, &presence(&rhs, matching, steps, work)?, matching, true, work)?,
+        BinaryOp::Unless => masked(
+            lhs,
+            &presence(&rhs, matching, steps, work)?,
+            matching,
+            false,
+            work,
+        )?,
         _ => {
-            let present = presence(&lhs, matching, steps);
+            let present = presence(&lhs, matching, steps, work)?;
             let mut rows = lhs;
-            rows.extend(masked(rhs, &present, matching, false));
+            rows.extend(masked(rhs, &present, matching, false, work)?);
             rows
         }
     };
-    merge_equal_labels(rows)
+    merge_equal_labels(rows, work)
 }
 
 /// Per key, the steps at which any series has something.
-fn presence(rows: &[Row], matching: &VectorMatching, steps: usize) -> HashMap<Labels, Vec<bool>> {
+fn presence(
+    rows: &[Row],
+    matching: &VectorMatching,
+    steps: usize,
+    work: &mut Work<'_>,
+) -> Result<HashMap<Labels, Vec<bool>>, QueryError> {
     let mut present: HashMap<Labels, Vec<bool>> = HashMap::new();
     for row in rows {
-        let flags = present
-            .entry(match_key(&row.labels, matching))
-            .or_insert_with(|| vec![false; steps]);
-        for (i, flag) in flags.iter_mut().enumerate() {
-            *flag |= row.has(i);
-        }
+        work.spend(16)?;
+        let key = match_key(&row.labels, matching);
+        let flags = match present.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let own = LABELS_ENTRY_BYTES + of_labels(entry.key());
+                work.hold(own.saturating_add(steps))?;
+                entry.insert(vec![false; steps])
+            }
+        };
+        work.each(flags, |i, flag| *flag |= row.has(i))?;
     }
-    present
+    Ok(present)
 }
 
 /// The rows with only the steps at which their key is present, or is not.
@@ -519,21 +601,22 @@ fn masked(
     present: &HashMap<Labels, Vec<bool>>,
     matching: &VectorMatching,
     wanted: bool,
-) -> Vec<Row> {
-    let mask = |mut row: Row| {
+    work: &mut Work<'_>,
+) -> Result<Vec<Row>, QueryError> {
+    super::instant::non_empty(rows.into_iter().map(|mut row| {
+        work.spend(16)?;
         let flags = present.get(&match_key(&row.labels, matching));
         let at = |i: usize| flags.and_then(|f| f.get(i)).copied().unwrap_or(false) == wanted;
-        for (i, v) in row.values.iter_mut().enumerate() {
+        work.each(&mut row.values, |i, v| {
             if !at(i) {
                 *v = absent();
             }
-        }
-        for (i, h) in row.histograms.iter_mut().enumerate() {
+        })?;
+        work.each(&mut row.histograms, |i, h| {
             if !at(i) {
                 *h = None;
             }
-        }
-        row
-    };
-    super::instant::non_empty(rows.into_iter().map(mask))
+        })?;
+        Ok(row)
+    }))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use koios_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
-use super::row::{Point, Row};
+use super::row::Row;
 use super::select::Take;
 use super::source::RowSource;
 use super::{Evaluated, Evaluator};
@@ -13,6 +13,7 @@ use crate::error::QueryError;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+use crate::work::Work;
 
 impl Evaluator<'_> {
     /// Evaluates a function call.
@@ -21,7 +22,7 @@ impl Evaluator<'_> {
             let rows = self.collect(source, steps)?;
             if node.function == FunctionId::AbsentOverTime {
                 let labels = absent_labels(node.args.first());
-                return Ok(Evaluated::Vector(absent_rows(&rows, labels, steps)));
+                return absent_rows(&rows, labels, steps, &mut self.work()).map(Evaluated::Vector);
             }
             return Ok(Evaluated::Vector(rows));
         }
@@ -56,14 +57,21 @@ fn without_names(mut rows: Vec<Row>) -> Vec<Row> {
 }
 
 /// One row that is 1 wherever no row has anything.
-pub(super) fn absent_rows(rows: &[Row], labels: Labels, steps: Steps) -> Vec<Row> {
+pub(super) fn absent_rows(
+    rows: &[Row],
+    labels: Labels,
+    steps: Steps,
+    work: &mut Work<'_>,
+) -> Result<Vec<Row>, QueryError> {
     let mut out = Row::new(labels, true, steps.count());
-    for i in 0..steps.count() {
-        if !rows.iter().any(|r| r.has(i)) {
-            out.set(i, Point::Float(1.0));
+    for (i, v) in out.values.iter_mut().enumerate() {
+        let present = rows.iter().position(|r| r.has(i));
+        work.spend(1 + present.unwrap_or(rows.len()))?;
+        if present.is_none() {
+            *v = 1.0;
         }
     }
-    if out.is_empty() { Vec::new() } else { vec![out] }
+    Ok(if out.is_empty() { Vec::new() } else { vec![out] })
 }
 
 /// The labels that a selector pins to one value.

@@ -2,20 +2,21 @@
 //!
 //! **Source:** Prometheus `promql/quantile.go`: `BucketQuantile`, `BucketFraction`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use koios_model::{Histogram, Labels};
 
-use super::row::{Point, Row, RowSet, Scalars};
+use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
 use super::{Evaluator, is_absent, wrong_type};
 use crate::ast::Span;
-use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
 use crate::number::{almost_equal, format_open_metrics, parse_bound};
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+use crate::work::Work;
 
 /// The label that holds a bucket's upper bound.
 const BUCKET_LABEL: &str = "le";
@@ -32,13 +33,21 @@ struct Bucket {
 /// What is asked of each histogram.
 enum Question {
     Quantile {
-        q: Scalars,
-        label: Option<(String, String)>,
+        q: Arc<Scalars>,
+        label: Option<QuantileLabel>,
     },
     Fraction {
         lower: Scalars,
         upper: Scalars,
     },
+}
+
+/// The label that tells the answer to one of several quantiles.
+struct QuantileLabel {
+    name: String,
+    value: String,
+    /// The quantile itself.
+    bits: u64,
 }
 
 /// The series of one classic histogram.
@@ -58,20 +67,20 @@ impl Evaluator<'_> {
         let rows = self.vector_arg(node, at, steps)?;
         let span = node.args.get(at).map_or(node.span, Node::span);
         let questions = self.questions(node, steps)?;
-        let classics = self.classics(&rows, span);
+        let classics = self.classics(&rows, span)?;
         let natives: Vec<&Row> = rows.iter().filter(|r| !r.histograms.is_empty()).collect();
         // A native and a classic histogram of one name rival each other wherever both have something.
         let classic_of: HashMap<&Labels, &Classic<'_>> = classics.iter().map(|c| (&c.labels, c)).collect();
         let native_of: HashMap<&Labels, &Row> = natives.iter().map(|r| (&r.labels, *r)).collect();
-        let mut out = RowSet::new(steps.count(), self.account);
+        let mut out = RowSet::new(steps.count(), self.account, self.work());
         for question in &questions {
             for row in &natives {
-                check(self.ctx)?;
+                out.spend(32)?;
                 let rival = classic_of.get(&row.labels).copied();
                 self.answer_native(row, rival, question, span, &mut out)?;
             }
             for classic in &classics {
-                check(self.ctx)?;
+                out.spend(32)?;
                 let rival = native_of.get(&classic.labels).copied();
                 self.answer_classic(classic, rival, question, steps, span, &mut out)?;
             }
@@ -88,7 +97,10 @@ impl Evaluator<'_> {
             FunctionId::HistogramQuantile => {
                 let q = self.scalar_arg(node, 0, steps)?;
                 self.check_quantiles(&q, node.args.first(), steps);
-                Ok(vec![Question::Quantile { q, label: None }])
+                Ok(vec![Question::Quantile {
+                    q: Arc::new(q),
+                    label: None,
+                }])
             }
             _ => {
                 let Some(Node::String { value: name, .. }) = node.args.get(1) else {
@@ -98,7 +110,7 @@ impl Evaluator<'_> {
                 for i in 2..node.args.len() {
                     let q = self.scalar_arg(node, i, steps)?;
                     self.check_quantiles(&q, node.args.get(i), steps);
-                    questions.extend(labelled_quantiles(name, &q, steps));
+                    questions.extend(labelled_quantiles(name, q, steps, &mut self.work())?);
                 }
                 Ok(questions)
             }
@@ -117,10 +129,14 @@ impl Evaluator<'_> {
     }
 
     /// Groups the bucket series by all labels but the bound.
-    fn classics<'r>(&mut self, rows: &'r [Row], span: Span) -> Vec<Classic<'r>> {
+    fn classics<'r>(&mut self, rows: &'r [Row], span: Span) -> Result<Vec<Classic<'r>>, QueryError> {
+        let mut work = self.work();
         let mut by_labels: HashMap<Labels, usize> = HashMap::new();
         let mut classics: Vec<Classic<'r>> = Vec::new();
         for row in rows.iter().filter(|r| r.values.iter().any(|&v| !is_absent(v))) {
+            work.spend(16)?;
+            // Every bucket may be a histogram of its own.
+            work.hold(2 * LABELS_ENTRY_BYTES + of_labels(&row.labels))?;
             let text = row.labels.get(BUCKET_LABEL).unwrap_or("");
             let Some(bound) = parse_bound(text) else {
                 self.annotations.bad_bucket_label(row.metric_name(), text, span);
@@ -138,7 +154,7 @@ impl Evaluator<'_> {
                 classic.rows.push((bound, row));
             }
         }
-        classics
+        Ok(classics)
     }
 
     fn answer_native(
@@ -151,7 +167,9 @@ impl Evaluator<'_> {
     ) -> Result<(), QueryError> {
         let target = out.row(&question.labels(&row.labels), true)?;
         for (i, h) in row.histograms.iter().enumerate() {
+            out.spend(1)?;
             let Some(h) = h else { continue };
+            out.spend(16 * histogram_weight(h) + rival.map_or(0, |c| c.rows.len()))?;
             if rival.is_some_and(|c| {
                 c.rows
                     .iter()
@@ -199,6 +217,7 @@ impl Evaluator<'_> {
         let target = out.row(&question.labels(&classic.labels), true)?;
         let mut buckets = Vec::with_capacity(classic.rows.len());
         for i in 0..steps.count() {
+            out.spend(1 + 4 * classic.rows.len())?;
             buckets.clear();
             buckets.extend(classic.rows.iter().filter_map(|&(bound, row)| {
                 let count = row.values.get(i).copied().filter(|&v| !is_absent(v))?;
@@ -231,21 +250,36 @@ impl Evaluator<'_> {
 }
 
 /// One question per value that a quantile takes over the steps, as each has its own label.
-fn labelled_quantiles(name: &str, q: &Scalars, steps: Steps) -> Vec<Question> {
-    let mut values: Vec<f64> = Vec::new();
-    for v in (0..steps.count()).map(|i| q.at(i)) {
-        if !values.iter().any(|seen| seen.to_bits() == v.to_bits()) {
-            values.push(v);
-        }
-        if matches!(q, Scalars::Const(_)) {
-            break;
-        }
-    }
-    let question = |v: f64| Question::Quantile {
-        q: q.clone(),
-        label: Some((name.to_owned(), format_open_metrics(v))),
+fn labelled_quantiles(
+    name: &str,
+    q: Scalars,
+    steps: Steps,
+    work: &mut Work<'_>,
+) -> Result<Vec<Question>, QueryError> {
+    let q = Arc::new(q);
+    let looked_at = match *q {
+        Scalars::Const(_) => steps.count().min(1),
+        Scalars::Steps(_) => steps.count(),
     };
-    values.into_iter().map(question).collect()
+    let mut seen = HashSet::new();
+    let mut questions = Vec::new();
+    for v in (0..looked_at).map(|i| q.at(i)) {
+        work.spend(1)?;
+        if !seen.insert(v.to_bits()) {
+            continue;
+        }
+        work.spend(16)?;
+        work.hold(size_of::<Question>() + 2 * LABELS_ENTRY_BYTES + name.len())?;
+        questions.push(Question::Quantile {
+            q: Arc::clone(&q),
+            label: Some(QuantileLabel {
+                name: name.to_owned(),
+                value: format_open_metrics(v),
+                bits: v.to_bits(),
+            }),
+        });
+    }
+    Ok(questions)
 }
 
 impl Question {
@@ -253,7 +287,7 @@ impl Question {
     fn labels(&self, labels: &Labels) -> Labels {
         match self {
             Self::Quantile {
-                label: Some((name, value)),
+                label: Some(QuantileLabel { name, value, .. }),
                 ..
             } => {
                 let mut builder = labels.to_builder();
@@ -269,9 +303,9 @@ impl Question {
         let q = q.at(i);
         match self {
             Self::Quantile {
-                label: Some((_, value)),
+                label: Some(QuantileLabel { bits, .. }),
                 ..
-            } if *value != format_open_metrics(q) => None,
+            } if *bits != q.to_bits() => None,
             _ => Some(q),
         }
     }

@@ -56,6 +56,24 @@ impl Group {
         }
     }
 
+    /// What a group occupies in memory, but for histograms.
+    pub(super) fn bytes(op: AggregateOp, steps: usize) -> usize {
+        let state = match op {
+            AggregateOp::Sum => Sums::STEP_BYTES,
+            AggregateOp::Avg => Means::STEP_BYTES,
+            AggregateOp::Stddev | AggregateOp::Stdvar => size_of::<Option<Welford>>(),
+            _ => 0,
+        };
+        size_of::<Self>().saturating_add(steps.saturating_mul(size_of::<f64>() + state))
+    }
+
+    /// What its histograms occupy in memory.
+    pub(super) fn histogram_bytes(&self) -> usize {
+        let states = self.histograms.iter().flatten();
+        self.histograms.capacity() * size_of::<Option<Histograms>>()
+            + states.map(|state| state.acc.bytes()).sum::<usize>()
+    }
+
     /// Takes in one series.
     pub(super) fn push(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
         self.row.drop_name |= row.drop_name;

@@ -15,6 +15,9 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// What they occupy in memory per step.
+    pub(super) const STEP_BYTES: usize = 2 * size_of::<f64>();
+
     /// Adds the floats of a series.
     pub(super) fn push(&mut self, values: &[f64]) {
         if self.sum.is_empty() {
@@ -88,6 +91,9 @@ pub(super) struct Means {
 }
 
 impl Means {
+    /// What they occupy in memory per step.
+    pub(super) const STEP_BYTES: usize = 3 * size_of::<f64>() + size_of::<bool>();
+
     /// Takes in the floats of a series.
     pub(super) fn push(&mut self, values: &[f64]) {
         if self.sum.is_empty() {

@@ -10,10 +10,11 @@ use super::row::{Row, RowSet};
 use super::select::{SelectTimes, Take};
 use super::source::RowSource;
 use super::{Evaluator, is_absent, wrong_type};
-use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
 use crate::plan::{CallNode, Node, info_name_matchers};
 use crate::steps::Steps;
+use crate::work::Work;
 
 /// What identifies the target that an info metric is about.
 const IDENTIFYING: [&str; 2] = ["instance", "job"];
@@ -59,13 +60,18 @@ impl Evaluator<'_> {
         let source = node.info.ok_or_else(|| wrong_type("info source"))?;
         let base = self.vector_arg(node, 0, steps)?;
         let wanted = DataLabels::of(node)?;
-        let plain: Vec<bool> = base.iter().map(|row| wanted.is_info(&row.labels)).collect();
+        let mut work = self.work();
+        let plain = base.iter().map(|row| {
+            work.spend(16)?;
+            Ok(wanted.is_info(&row.labels))
+        });
+        let plain: Vec<bool> = plain.collect::<Result<_, QueryError>>()?;
         let enriched = base
             .iter()
             .zip(&plain)
             .filter(|(_, plain)| !**plain)
             .map(|(row, _)| row);
-        let targets = Targets::of(enriched);
+        let targets = Targets::of(enriched, &mut work)?;
         let infos = if targets.is_empty() {
             Vec::new()
         } else {
@@ -87,17 +93,17 @@ impl Evaluator<'_> {
             rows.retain(|row| targets.has(&row.labels));
             rows
         };
-        let by_target = by_target(&infos);
-        let mut out = RowSet::new(steps.count(), self.account);
+        let by_target = by_target(&infos, &mut work)?;
+        let mut out = RowSet::new(steps.count(), self.account, self.work());
         for (row, plain) in base.iter().zip(plain) {
-            check(self.ctx)?;
+            out.spend(16)?;
             if plain {
                 copy(row, &mut out)?;
             } else {
                 enrich(row, &by_target, &infos, &wanted, &mut out)?;
             }
         }
-        check_unique(&by_target, &infos, &base, steps)?;
+        check_unique(&by_target, &infos, &base, steps, &mut work)?;
         Ok(out.into_rows())
     }
 }
@@ -106,16 +112,22 @@ impl Evaluator<'_> {
 struct Targets(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Targets {
-    fn of<'r>(rows: impl Iterator<Item = &'r Row>) -> Self {
+    fn of<'r>(rows: impl Iterator<Item = &'r Row>, work: &mut Work<'_>) -> Result<Self, QueryError> {
         let mut values: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
         for row in rows {
             for name in IDENTIFYING {
-                if let Some(value) = row.labels.get(name) {
-                    values.entry(name).or_default().insert(value.to_owned());
+                let Some(value) = row.labels.get(name) else {
+                    continue;
+                };
+                let known = values.entry(name).or_default();
+                work.spend(16)?;
+                if !known.contains(value) {
+                    work.hold(LABELS_ENTRY_BYTES + value.len())?;
+                    known.insert(value.to_owned());
                 }
             }
         }
-        Self(values)
+        Ok(Self(values))
     }
 
     fn is_empty(&self) -> bool {
@@ -136,16 +148,19 @@ fn target(labels: &Labels) -> Labels {
 /// Info series by target, then by metric name.
 type ByTarget<'a> = HashMap<Labels, BTreeMap<&'a str, Vec<usize>>>;
 
-fn by_target(infos: &[Row]) -> ByTarget<'_> {
+fn by_target<'r>(infos: &'r [Row], work: &mut Work<'_>) -> Result<ByTarget<'r>, QueryError> {
     let mut map: ByTarget<'_> = HashMap::new();
     for (i, row) in infos.iter().enumerate() {
+        work.spend(16)?;
+        // Every target may be a new one, with a tree of names.
+        work.hold(4 * LABELS_ENTRY_BYTES + of_labels(&row.labels))?;
         map.entry(target(&row.labels))
             .or_default()
             .entry(row.metric_name())
             .or_default()
             .push(i);
     }
-    map
+    Ok(map)
 }
 
 /// The newest of some info series at a step.
@@ -173,13 +188,20 @@ fn check_unique(
     infos: &[Row],
     base: &[Row],
     steps: Steps,
+    work: &mut Work<'_>,
 ) -> Result<(), QueryError> {
+    let mut enriched = None;
     let shared = by_target
         .values()
         .flat_map(BTreeMap::values)
         .filter(|c| c.len() > 1);
     for candidates in shared {
-        for step in (0..steps.count()).filter(|&s| base.iter().any(|r| r.has(s))) {
+        let enriched = match &mut enriched {
+            Some(known) => known,
+            unknown => unknown.insert(steps_with_any(base, steps, work)?),
+        };
+        for &step in enriched.iter() {
+            work.spend(1 + candidates.len())?;
             let Some(best) = newest(candidates, infos, step).and_then(|i| infos.get(i)) else {
                 continue;
             };
@@ -199,9 +221,24 @@ fn check_unique(
     Ok(())
 }
 
+/// The steps at which any row has something.
+fn steps_with_any(rows: &[Row], steps: Steps, work: &mut Work<'_>) -> Result<Vec<usize>, QueryError> {
+    let mut found = Vec::new();
+    for i in 0..steps.count() {
+        let first = rows.iter().position(|r| r.has(i));
+        work.spend(1 + first.unwrap_or(rows.len()))?;
+        work.hold(2 * size_of::<usize>())?;
+        found.extend(first.map(|_| i));
+    }
+    Ok(found)
+}
+
 fn copy(row: &Row, out: &mut RowSet<'_>) -> Result<(), QueryError> {
     let target = out.row(&row.labels, row.drop_name)?;
-    (0..row.values.len()).try_for_each(|i| out.set(target, i, row.point(i)))
+    (0..row.values.len()).try_for_each(|i| {
+        out.spend(1)?;
+        out.set(target, i, row.point(i))
+    })
 }
 
 fn enrich(
@@ -214,6 +251,8 @@ fn enrich(
     let names = by_target.get(&target(&row.labels));
     let mut last: Option<(Vec<usize>, usize)> = None;
     for step in (0..row.values.len()).filter(|&i| row.has(i)) {
+        let candidates = names.into_iter().flat_map(BTreeMap::values).map(Vec::len);
+        out.spend(2 + candidates.sum::<usize>())?;
         let found: Vec<usize> = names
             .into_iter()
             .flat_map(BTreeMap::values)

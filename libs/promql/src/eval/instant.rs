@@ -4,13 +4,15 @@ use koios_model::Labels;
 
 use super::call::{absent_labels, absent_rows};
 use super::math::{date_function, float_function, round_to};
-use super::row::{Point, Row, Scalars};
+use super::row::{Row, Scalars, histogram_weight};
 use super::{Evaluated, Evaluator, is_absent, wrong_type};
 use crate::error::QueryError;
+use crate::memory::of_histogram;
 use crate::number;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+use crate::work::Work;
 
 impl Evaluator<'_> {
     /// Evaluates a call of a function without range vectors.
@@ -29,10 +31,8 @@ impl Evaluator<'_> {
             | F::HistogramStddev
             | F::HistogramStdvar => {
                 let rows = self.vector_arg(node, 0, steps)?;
-                Ok(Evaluated::Vector(super::aggregate_histogram::statistic(
-                    node.function,
-                    rows,
-                )))
+                let mut work = self.work();
+                super::aggregate_histogram::statistic(node.function, rows, &mut work).map(Evaluated::Vector)
             }
             F::Sort | F::SortDesc | F::SortByLabel | F::SortByLabelDesc => {
                 self.sort_call(node, steps).map(Evaluated::Vector)
@@ -43,13 +43,15 @@ impl Evaluator<'_> {
             }
             F::Absent => {
                 let rows = self.vector_arg(node, 0, steps)?;
-                let mut absent = absent_rows(&rows, absent_labels(node.args.first()), steps);
+                let labels = absent_labels(node.args.first());
+                let mut absent = absent_rows(&rows, labels, steps, &mut self.work())?;
                 absent.iter_mut().for_each(|r| r.drop_name = false);
                 Ok(Evaluated::Vector(absent))
             }
-            F::Timestamp => self
-                .vector_arg(node, 0, steps)
-                .map(|rows| Evaluated::Vector(step_times(rows, steps))),
+            F::Timestamp => {
+                let rows = self.vector_arg(node, 0, steps)?;
+                step_times(rows, steps, &mut self.work()).map(Evaluated::Vector)
+            }
             F::StartTimestamp => {
                 // Only samples right from storage have start timestamps.
                 self.vector_arg(node, 0, steps)?;
@@ -85,12 +87,17 @@ impl Evaluator<'_> {
     fn scalar_call(&mut self, node: &CallNode, steps: Steps) -> Result<Scalars, QueryError> {
         match node.function {
             FunctionId::Pi => Ok(Scalars::Const(std::f64::consts::PI)),
-            FunctionId::Time => Ok(Scalars::Steps(steps.iter().map(|t| t as f64 / 1000.0).collect())),
+            FunctionId::Time => {
+                Scalars::of_steps(steps.count(), &mut self.work(), |i| steps.at(i) as f64 / 1000.0)
+            }
             FunctionId::Scalar => {
                 let rows = self.vector_arg(node, 0, steps)?;
-                Ok(Scalars::Steps(
-                    (0..steps.count()).map(|i| only_float(&rows, i)).collect(),
-                ))
+                let (mut work, mut values) = (self.work(), vec![f64::NAN; steps.count()]);
+                for (i, v) in values.iter_mut().enumerate() {
+                    work.spend(1 + rows.len())?;
+                    *v = only_float(&rows, i);
+                }
+                Ok(Scalars::Steps(values))
             }
             function => {
                 let (a, b) = (self.scalar_arg(node, 0, steps)?, self.scalar_arg(node, 1, steps)?);
@@ -99,7 +106,7 @@ impl Evaluator<'_> {
                 } else {
                     number::min
                 };
-                Ok(a.zip(&b, steps.count(), f))
+                a.zip(&b, steps.count(), &mut self.work(), f)
             }
         }
     }
@@ -109,12 +116,18 @@ impl Evaluator<'_> {
             let Some(f) = date_function(node.function) else {
                 return Err(unknown(node.function));
             };
-            let values = steps.iter().map(|t| f((t / 1000) as f64)).collect();
-            return Ok(vec![row_of(Scalars::Steps(values), steps)]);
+            let values =
+                Scalars::of_steps(
+                    steps.count(),
+                    &mut self.work(),
+                    |i| f((steps.at(i) / 1000) as f64),
+                )?;
+            return Ok(vec![row_of(values, steps)]);
         }
         let f = float_function(node.function).ok_or_else(|| unknown(node.function))?;
         let rows = self.vector_arg(node, 0, steps)?;
-        Ok(non_empty(rows.into_iter().map(|row| row.map_floats(f))))
+        let mut work = self.work();
+        non_empty(rows.into_iter().map(|row| row.map_floats(&mut work, f)))
     }
 
     fn bounded_call(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
@@ -129,24 +142,29 @@ impl Evaluator<'_> {
             FunctionId::ClampMin => (bound(self, 1, 0.0)?, Scalars::Const(f64::INFINITY)),
             _ => {
                 let nearest = bound(self, 1, 1.0)?;
-                return Ok(map_by_step(rows, |v, i| Some(round_to(v, nearest.at(i)))));
+                return map_by_step(rows, &mut self.work(), |v, i| Some(round_to(v, nearest.at(i))));
             }
         };
-        Ok(map_by_step(rows, |v, i| {
+        map_by_step(rows, &mut self.work(), |v, i| {
             let (low, high) = (low.at(i), high.at(i));
             let inverted = high < low;
             (!inverted).then(|| number::max(low, number::min(high, v)))
-        }))
+        })
     }
 
     /// Evaluates `-x`.
     pub(super) fn negate(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
         Ok(match self.eval(node, steps)? {
             Evaluated::Scalar(Scalars::Const(v)) => Evaluated::Scalar(Scalars::Const(-v)),
-            Evaluated::Scalar(Scalars::Steps(vs)) => {
-                Evaluated::Scalar(Scalars::Steps(vs.into_iter().map(|v| -v).collect()))
+            Evaluated::Scalar(Scalars::Steps(mut vs)) => {
+                self.work().each(&mut vs, |_, v| *v = -*v)?;
+                Evaluated::Scalar(Scalars::Steps(vs))
             }
-            Evaluated::Vector(rows) => Evaluated::Vector(rows.into_iter().map(negated).collect()),
+            Evaluated::Vector(rows) => {
+                let mut work = self.work();
+                let rows = rows.into_iter().map(|row| negated(row, &mut work));
+                Evaluated::Vector(rows.collect::<Result<_, _>>()?)
+            }
             _ => return Err(wrong_type("scalar or instant vector")),
         })
     }
@@ -156,14 +174,16 @@ fn unknown(function: FunctionId) -> QueryError {
     QueryError::internal(format!("function {} has no implementation", function.name()))
 }
 
-fn negated(mut row: Row) -> Row {
+fn negated(mut row: Row, work: &mut Work<'_>) -> Result<Row, QueryError> {
     let histograms = std::mem::take(&mut row.histograms);
-    let mut row = row.map_floats(|v| -v);
+    let mut row = row.map_floats(work, |v| -v)?;
     row.histograms = histograms;
     for h in row.histograms.iter_mut().flatten() {
+        work.spend(histogram_weight(h))?;
+        work.hold(of_histogram(h))?;
         *h = std::sync::Arc::new(super::aggregate_histogram::scaled(h, -1.0));
     }
-    row
+    Ok(row)
 }
 
 /// One series without labels.
@@ -186,31 +206,39 @@ fn only_float(rows: &[Row], i: usize) -> f64 {
     }
 }
 
-fn step_times(rows: Vec<Row>, steps: Steps) -> Vec<Row> {
-    let of = |row: Row| {
+fn step_times(rows: Vec<Row>, steps: Steps, work: &mut Work<'_>) -> Result<Vec<Row>, QueryError> {
+    let mut of = |row: Row| {
         let mut out = Row::new(row.labels.clone(), true, steps.count());
-        for i in (0..steps.count()).filter(|&i| row.has(i)) {
-            out.set(i, Point::Float(steps.at(i) as f64 / 1000.0));
-        }
-        out
+        work.each(&mut out.values, |i, v| {
+            if row.has(i) {
+                *v = steps.at(i) as f64 / 1000.0;
+            }
+        })?;
+        Ok(out)
     };
-    rows.into_iter().map(of).collect()
+    rows.into_iter().map(&mut of).collect()
 }
 
 /// Applies a function of value and step to all floats; `None` drops the value.
-fn map_by_step(rows: Vec<Row>, f: impl Fn(f64, usize) -> Option<f64>) -> Vec<Row> {
+fn map_by_step(
+    rows: Vec<Row>,
+    work: &mut Work<'_>,
+    f: impl Fn(f64, usize) -> Option<f64>,
+) -> Result<Vec<Row>, QueryError> {
     non_empty(rows.into_iter().map(|mut row| {
-        for (i, v) in row.values.iter_mut().enumerate() {
+        work.each(&mut row.values, |i, v| {
             if !is_absent(*v) {
                 *v = f(*v, i).unwrap_or_else(super::absent);
             }
-        }
+        })?;
         row.histograms = Vec::new();
         row.drop_name = true;
-        row
+        Ok(row)
     }))
 }
 
-pub(super) fn non_empty(rows: impl Iterator<Item = Row>) -> Vec<Row> {
-    rows.filter(|r| !r.is_empty()).collect()
+/// The rows that have any sample.
+pub(super) fn non_empty(rows: impl Iterator<Item = Result<Row, QueryError>>) -> Result<Vec<Row>, QueryError> {
+    rows.filter(|row| !row.as_ref().is_ok_and(Row::is_empty))
+        .collect()
 }

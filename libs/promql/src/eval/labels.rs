@@ -5,8 +5,8 @@ use regex::{Captures, Regex, RegexBuilder};
 
 use super::row::{Row, merge_equal_labels};
 use super::{Evaluator, wrong_type};
-use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::of_labels;
 use crate::plan::{CallNode, Node};
 use crate::steps::Steps;
 
@@ -20,23 +20,61 @@ fn text(node: &CallNode, i: usize) -> Result<&str, QueryError> {
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, QueryError> {
-    RegexBuilder::new(&format!("^(?s:{})$", from_go_regex(pattern)))
-        .size_limit(REGEX_BYTES_MAX)
-        .nest_limit(130)
-        .build()
-        .map_err(|e| match e {
-            regex::Error::CompiledTooBig(limit) => {
-                let error = MatcherError::TooLarge {
-                    what: "compiled",
-                    limit,
-                };
-                QueryError::execution(format!("label_replace(): {error}"))
+/// The sizes that a compiled pattern is tried to fit into, in order.
+const REGEX_SIZES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, REGEX_BYTES_MAX];
+/// What a state of a compiled pattern occupies, about.
+const STATE_BYTES: usize = 64;
+/// Most work that matching one value may be: it cannot be interrupted.
+const MATCH_UNITS_MAX: usize = 1 << 24;
+/// How many bytes are copied in a unit of work.
+const BYTES_PER_UNIT: usize = 16;
+
+/// A compiled pattern, and how large it is at most.
+struct Pattern {
+    regex: Regex,
+    bytes: usize,
+}
+
+impl Pattern {
+    fn compile(pattern: &str) -> Result<Self, QueryError> {
+        let anchored = format!("^(?s:{})$", from_go_regex(pattern));
+        for bytes in REGEX_SIZES {
+            let compiled = RegexBuilder::new(&anchored)
+                .size_limit(bytes)
+                .nest_limit(130)
+                .build();
+            match compiled {
+                Ok(regex) => return Ok(Self { regex, bytes }),
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                Err(_) => {
+                    return Err(QueryError::execution(format!(
+                        "invalid regular expression in label_replace(): {pattern}"
+                    )));
+                }
             }
-            _ => QueryError::execution(format!(
-                "invalid regular expression in label_replace(): {pattern}"
-            )),
-        })
+        }
+        let error = MatcherError::TooLarge {
+            what: "compiled",
+            limit: REGEX_BYTES_MAX,
+        };
+        Err(QueryError::execution(format!("label_replace(): {error}")))
+    }
+
+    /// The work that matching a value is at most: in the worst case all states are visited for each of its bytes.
+    ///
+    /// Fails if that is too much.
+    fn units(&self, value: &str) -> Result<usize, QueryError> {
+        let units = value.len().saturating_mul(self.bytes / STATE_BYTES);
+        if units <= MATCH_UNITS_MAX {
+            return Ok(16 + units);
+        }
+        let longest = MATCH_UNITS_MAX / (self.bytes / STATE_BYTES);
+        Err(QueryError::LimitExceeded(format!(
+            "label_replace(): a label value of {} bytes is too long for its regular expression (limit: {longest} bytes): \
+             match shorter values or write a simpler expression",
+            value.len()
+        )))
+    }
 }
 
 /// Sets one label; if it is the name, the name stays.
@@ -66,26 +104,27 @@ fn check_name(name: &str, which: &str, function: &str) -> Result<(), QueryError>
 impl Evaluator<'_> {
     pub(super) fn label_replace(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
         let (target, replacement) = (text(node, 1)?, text(node, 2)?);
-        let (source, pattern) = (text(node, 3)?, compile(text(node, 4)?)?);
+        let (source, pattern) = (text(node, 3)?, Pattern::compile(text(node, 4)?)?);
         check_name(target, "destination", "label_replace")?;
         let references = replacement.matches('$').count();
         let mut rows = self.vector_arg(node, 0, steps)?;
+        let mut work = self.work();
         for row in &mut rows {
-            check(self.ctx)?;
             let value = row.labels.get(source).unwrap_or("");
-            let Some(captures) = pattern.captures(value) else {
+            work.spend(pattern.units(value)?)?;
+            let Some(captures) = pattern.regex.captures(value) else {
                 continue;
             };
             // Counted before it is made: the longest that it can become.
             let longest = references
                 .saturating_mul(value.len())
                 .saturating_add(replacement.len());
-            self.account
-                .make_labels(row.labels.packed().len().saturating_add(longest))?;
+            work.hold(of_labels(&row.labels).saturating_add(longest.saturating_mul(2)))?;
+            work.spend(longest / BYTES_PER_UNIT)?;
             let value = expanded(&captures, replacement);
             set(row, target, &value);
         }
-        merge_equal_labels(rows)
+        merge_equal_labels(rows, &mut work)
     }
 
     pub(super) fn label_join(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
@@ -98,19 +137,20 @@ impl Evaluator<'_> {
         }
         check_name(target, "destination", "label_join")?;
         let mut rows = self.vector_arg(node, 0, steps)?;
+        let mut work = self.work();
         for row in &mut rows {
-            check(self.ctx)?;
+            work.spend(sources.len().saturating_mul(8))?;
             let values: Vec<_> = sources.iter().map(|s| row.labels.get(s).unwrap_or("")).collect();
             let separators = separator.len().saturating_mul(values.len());
             let length = values
                 .iter()
                 .fold(separators, |sum, v| sum.saturating_add(v.len()));
-            self.account
-                .make_labels(row.labels.packed().len().saturating_add(length))?;
+            work.hold(of_labels(&row.labels).saturating_add(length.saturating_mul(2)))?;
+            work.spend(length / BYTES_PER_UNIT)?;
             let joined = values.join(separator);
             set(row, target, &joined);
         }
-        merge_equal_labels(rows)
+        merge_equal_labels(rows, &mut work)
     }
 }
 

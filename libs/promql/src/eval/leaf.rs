@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use super::aggregate::Groups;
-use super::row::Row;
+use super::row::{Row, bytes_of};
 use super::{Evaluator, wrong_type};
 use crate::annotations::Annotations;
 use crate::context::{Account, PHASE_EXECUTION, QueryContext, check};
 use crate::engine::Prepared;
 use crate::error::QueryError;
+use crate::memory::Memory;
 use crate::plan::{Leaf, Node};
 use crate::queryable::Series;
+use crate::work::Work;
 
 /// A leaf under way.
 pub(crate) struct LeafFold {
@@ -24,7 +26,8 @@ pub(crate) struct LeafFold {
 
 /// What there is of the result.
 enum State {
-    Rows(Vec<Row>),
+    /// With what they occupy in memory.
+    Rows(Vec<Row>, usize),
     Groups(Groups),
 }
 
@@ -32,19 +35,21 @@ enum State {
 pub(crate) struct LeafResult {
     pub(crate) rows: Vec<Row>,
     pub(crate) annotations: Annotations,
+    /// Holds the rows' memory.
     pub(crate) account: Account,
 }
 
 impl LeafFold {
-    /// Starts a leaf of a plan.
-    pub(crate) fn new(prepared: Arc<Prepared>, leaf: usize) -> Result<Self, QueryError> {
+    /// Starts a leaf of a plan; `memory` is the query's.
+    pub(crate) fn new(prepared: Arc<Prepared>, leaf: usize, memory: &Memory) -> Result<Self, QueryError> {
+        let account = prepared.account(memory.part());
         let node = &leaf_of(&prepared, leaf)?.node;
         let state = match node {
-            Node::Aggregate(_) => State::Groups(Groups::default()),
-            _ => State::Rows(Vec::new()),
+            Node::Aggregate(_) => State::Groups(Groups::new(&account.memory)),
+            _ => State::Rows(Vec::new(), 0),
         };
         Ok(Self {
-            account: prepared.account(),
+            account,
             prepared,
             leaf,
             annotations: Annotations::default(),
@@ -77,26 +82,35 @@ impl LeafFold {
             (State::Groups(groups), Node::Aggregate(aggregate)) => evaluator
                 .row_source(&aggregate.expr, *steps)
                 .and_then(|rows| evaluator.fold_rows(aggregate, rows, *steps, groups)),
-            (State::Rows(all), node) => evaluator
+            (State::Rows(all, bytes), node) => evaluator
                 .row_source(node, *steps)
                 .and_then(|rows| evaluator.collect(rows, *steps))
-                .map(|rows| all.extend(rows)),
+                .map(|rows| {
+                    *bytes = bytes.saturating_add(bytes_of(&rows));
+                    all.extend(rows);
+                }),
             _ => Err(wrong_type("aggregation")),
         };
         self.annotations = evaluator.annotations;
-        result
+        result?;
+        self.account.memory.settle(match &self.state {
+            State::Groups(groups) => groups.bytes(),
+            State::Rows(_, bytes) => *bytes,
+        })
     }
 
     /// The result, once all series were taken in.
-    pub(crate) fn finish(mut self) -> Result<LeafResult, QueryError> {
-        let node = &leaf_of(&self.prepared, self.leaf)?.node;
+    pub(crate) fn finish(mut self, ctx: &dyn QueryContext) -> Result<LeafResult, QueryError> {
+        let Leaf { node, steps, .. } = leaf_of(&self.prepared, self.leaf)?;
         let rows = match (self.state, node) {
             (State::Groups(groups), Node::Aggregate(aggregate)) => {
-                groups.finish(aggregate, &mut self.annotations)
+                let mut work = Work::new(ctx, &self.account.memory);
+                groups.finish(aggregate, (*steps, &mut work), &mut self.annotations)?
             }
-            (State::Rows(rows), _) => rows,
+            (State::Rows(rows, _), _) => rows,
             _ => return Err(wrong_type("aggregation")),
         };
+        self.account.memory.settle(bytes_of(&rows))?;
         Ok(LeafResult {
             rows,
             annotations: self.annotations,

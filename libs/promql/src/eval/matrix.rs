@@ -5,13 +5,14 @@ use std::sync::Arc;
 use koios_model::{Histogram, Labels, ResetHint, TimeRange};
 
 use super::rate::extend_to_edges;
-use super::row::Row;
+use super::row::{Row, histogram_weight};
 use super::select::decode;
 use super::window::{SampleBuffer, Samples};
 use super::{Evaluator, Shared};
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::{of_column, of_labels};
 use crate::plan::{Node, RangeNode, SubqueryNode};
 use crate::steps::Steps;
 
@@ -27,13 +28,14 @@ pub(crate) struct RangeSeries {
 }
 
 impl RangeSeries {
+    /// What it occupies in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let columns = self.t.capacity() + self.v.capacity() + self.ht.capacity() + self.h.capacity();
+        size_of::<Self>() + of_labels(&self.labels) + columns * 8 + of_column(&self.h)
+    }
+
     pub(crate) fn samples(&self) -> usize {
-        self.t.len()
-            + self
-                .h
-                .iter()
-                .map(|h| super::row::histogram_weight(h))
-                .sum::<usize>()
+        self.t.len() + self.h.iter().map(|h| histogram_weight(h)).sum::<usize>()
     }
 }
 
@@ -121,17 +123,13 @@ impl RangeInput {
                 let Some(series) = shared.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
-                decode(
-                    series,
-                    spec.touched(steps),
-                    spec.statistics_only,
-                    &mut buffer.columns,
-                )?;
+                let range = spec.touched(steps);
+                decode(shared.ctx, series, range, spec.statistics_only, buffer)?;
                 Ok(Some((series.labels.clone(), false, buffer.samples())))
             }
             Self::Rows(rows, inner) => {
                 let Some(row) = rows.get(i) else { return Ok(None) };
-                fill_from_row(row, *inner, buffer);
+                fill_from_row(shared, row, *inner, buffer)?;
                 Ok(Some((row.labels.clone(), row.drop_name, buffer.view())))
             }
         }
@@ -139,15 +137,29 @@ impl RangeInput {
 }
 
 /// Turns values at steps into samples.
-fn fill_from_row(row: &Row, steps: Steps, buffer: &mut SampleBuffer) {
+fn fill_from_row(
+    shared: &Shared<'_>,
+    row: &Row,
+    steps: Steps,
+    buffer: &mut SampleBuffer,
+) -> Result<(), QueryError> {
     buffer.clear();
+    // Histograms may be copied.
+    let histograms = of_column(row.histograms.iter().flatten());
+    buffer.cover(row.values.len().saturating_mul(16).saturating_add(histograms))?;
+    let mut work = shared.work();
     for i in 0..steps.count() {
+        work.spend(1)?;
         match row.point(i) {
             super::row::Point::Absent => {}
             super::row::Point::Float(v) => buffer.push_float(steps.at(i), v),
-            super::row::Point::Histogram(h) => buffer.push_histogram(steps.at(i), without_reset_hint(h)),
+            super::row::Point::Histogram(h) => {
+                work.spend(histogram_weight(&h))?;
+                buffer.push_histogram(steps.at(i), without_reset_hint(h));
+            }
         }
     }
+    Ok(())
 }
 
 /// What a subquery samples need not be neighbours, so that what a histogram says about the one before it means nothing.
@@ -170,11 +182,11 @@ impl Evaluator<'_> {
         let spec = self.range_spec(node);
         let window = spec.at(steps.start());
         let range = TimeRange::new(window.after.saturating_add(1), window.until);
-        let mut buffer = SampleBuffer::default();
+        let mut buffer = SampleBuffer::of(&self.account.memory);
         let mut out = Vec::new();
         for series in self.shared().series_of(node.select.source)? {
             check(self.ctx)?;
-            decode(series, range, spec.statistics_only, &mut buffer.columns)?;
+            decode(self.ctx, series, range, spec.statistics_only, &mut buffer)?;
             let samples = buffer.samples();
             if samples.is_empty() {
                 continue;
@@ -196,6 +208,9 @@ impl Evaluator<'_> {
                     continue;
                 }
             }
+            self.account
+                .memory
+                .take(size_of::<RangeSeries>() + (samples.t.len() + samples.ht.len()) * 16)?;
             let weight = samples.weight();
             self.account.hold(weight)?;
             self.account.looked_at(weight);
@@ -218,9 +233,11 @@ impl Evaluator<'_> {
         steps: Steps,
     ) -> Result<Vec<RangeSeries>, QueryError> {
         let (rows, inner) = self.subquery_rows(node, steps)?;
-        Ok(rows
-            .into_iter()
+        let mut work = self.work();
+        rows.into_iter()
             .map(|row| {
+                work.spend(row.values.len())?;
+                work.hold(size_of::<RangeSeries>() + row.values.len().saturating_mul(16))?;
                 let floats = row
                     .values
                     .iter()
@@ -231,16 +248,16 @@ impl Evaluator<'_> {
                 let (ht, h) = histograms
                     .filter_map(|(i, h)| Some((inner.at(i), h.clone()?)))
                     .unzip();
-                RangeSeries {
+                Ok(RangeSeries {
                     labels: row.labels,
                     drop_name: row.drop_name,
                     t,
                     v,
                     ht,
                     h,
-                }
+                })
             })
-            .collect())
+            .collect()
     }
 
     /// Evaluates a subquery's expression at all of its own steps, which are multiples of its resolution.

@@ -46,6 +46,8 @@ use crate::error::QueryError;
 use crate::plan::Node;
 use crate::queryable::Series;
 use crate::steps::Steps;
+use crate::work::Work;
+use leaf::LeafResult;
 use matrix::RangeSeries;
 use row::{Scalars, expand};
 
@@ -68,6 +70,16 @@ impl Evaluated {
             Self::Matrix(series) => series.iter().map(RangeSeries::samples).sum(),
         }
     }
+
+    /// What it occupies in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Scalar(s) => s.bytes(),
+            Self::String(text) => text.capacity(),
+            Self::Vector(rows) => row::bytes_of(rows),
+            Self::Matrix(series) => series.iter().map(RangeSeries::bytes).sum(),
+        }
+    }
 }
 
 /// Evaluates the nodes of one plan.
@@ -75,7 +87,7 @@ pub(crate) struct Evaluator<'a> {
     /// The answers of storage that are kept, by source.
     pub(crate) fetched: &'a [Vec<Series>],
     /// What the plan's leaves gave, until it is used.
-    pub(crate) leaves: Vec<Option<Vec<Row>>>,
+    pub(crate) leaves: Vec<Option<LeafResult>>,
     /// What positions refer to.
     pub(crate) query: &'a str,
     pub(crate) options: &'a EngineOptions,
@@ -94,6 +106,11 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
+    /// The work of a part of a node.
+    pub(crate) fn work(&self) -> Work<'a> {
+        Work::new(self.ctx, &self.account.memory)
+    }
+
     /// The fetched series of a source.
     pub(crate) fn series_of(&self, source: usize) -> Result<&'a [Series], QueryError> {
         self.fetched
@@ -114,15 +131,24 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// The work of one node.
+    pub(crate) fn work(&self) -> Work<'a> {
+        Work::new(self.ctx, &self.account.memory)
+    }
+
     /// Evaluates a node at some steps.
     pub(crate) fn eval(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
         check(self.ctx)?;
         if steps.count() > self.options.max_samples {
             return Err(QueryError::TooManySamples(PHASE_EXECUTION));
         }
-        let held_before = self.account.current();
+        let memory = &self.account.memory;
+        // No row can be shorter.
+        memory.fits(steps.count().saturating_mul(size_of::<f64>()))?;
+        let (held_before, bytes_before) = (self.account.current(), memory.held());
         let value = self.eval_node(node, steps)?;
         self.account.settle(held_before.saturating_add(value.held()))?;
+        memory.settle(bytes_before.saturating_add(value.bytes()))?;
         Ok(value)
     }
 
@@ -141,12 +167,14 @@ impl<'a> Evaluator<'a> {
             Node::Binary(binary) => self.binary(binary, steps),
             Node::Negate(inner, _) => self.negate(inner, steps),
             Node::Leaf { leaf, .. } => {
-                let rows = self.leaves.get_mut(*leaf).and_then(Option::take);
-                rows.map(Evaluated::Vector).ok_or_else(leaf::no_such_leaf)
+                // What the leaf held goes with its account: from here on its rows count as the result of this node.
+                let result = self.leaves.get_mut(*leaf).and_then(Option::take);
+                let result = result.ok_or_else(leaf::no_such_leaf)?;
+                Ok(Evaluated::Vector(result.rows))
             }
             Node::Invariant(inner) => {
                 let once = self.eval(inner, steps.first())?;
-                Ok(expand(once, steps.count()))
+                expand(once, steps.count(), &mut self.work())
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::context::check;
 use crate::error::QueryError;
+use crate::memory::of_histogram;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
@@ -178,6 +179,7 @@ impl RangeFunction {
         let labels = row.labels.clone();
         let mut slider = Slider::new(samples);
         let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
+        let mut work = shared.work();
         for i in 0..steps.count() {
             if unchecked >= SAMPLES_PER_CHECK {
                 check(shared.ctx)?;
@@ -186,12 +188,13 @@ impl RangeFunction {
             let at = steps.at(i);
             let times = self.spec.at(at);
             let window = slider.advance(times.after, times.until);
+            unchecked += 1;
             if window.is_empty() {
                 continue;
             }
             let weight = window.weight();
             seen += weight;
-            unchecked += weight + 1;
+            unchecked += weight;
             widest = widest.max(weight);
             let mut info = StepInfo {
                 at,
@@ -205,7 +208,11 @@ impl RangeFunction {
                 first_span: self.first_span,
                 annotations,
             };
-            row.set(i, (self.kernel)(window, &mut info)?);
+            let point = (self.kernel)(window, &mut info)?;
+            if let Point::Histogram(h) = &point {
+                work.hold(of_histogram(h))?;
+            }
+            row.set(i, point);
         }
         shared.account.looked_at(seen);
         shared.account.fits(widest)

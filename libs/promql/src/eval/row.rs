@@ -8,6 +8,8 @@ use koios_model::{Histogram, Labels, METRIC_NAME, is_stale, stale_nan};
 use super::Evaluated;
 use crate::context::Account;
 use crate::error::QueryError;
+use crate::memory::{LABELS_ENTRY_BYTES, of_column, of_histogram, of_labels};
+use crate::work::Work;
 
 /// Marks a step without a float. It is the stale marker, which no selector lets through and no arithmetic yields.
 #[inline]
@@ -131,22 +133,38 @@ impl Row {
         floats + histograms
     }
 
+    /// What it occupies in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let slots = self.values.capacity() + self.histograms.capacity();
+        size_of::<Self>() + of_labels(&self.labels) + slots * 8 + of_column(self.histograms.iter().flatten())
+    }
+
     /// The metric's name, or "".
     pub(crate) fn metric_name(&self) -> &str {
         self.labels.metric_name()
     }
 
     /// Applies `f` to every float and drops the histograms.
-    pub(crate) fn map_floats(mut self, f: impl Fn(f64) -> f64) -> Self {
-        for v in &mut self.values {
+    pub(crate) fn map_floats(
+        mut self,
+        work: &mut Work<'_>,
+        f: impl Fn(f64) -> f64,
+    ) -> Result<Self, QueryError> {
+        work.each(&mut self.values, |_, v| {
             if !is_absent(*v) {
                 *v = f(*v);
             }
-        }
+        })?;
         self.histograms = Vec::new();
         self.drop_name = true;
-        self
+        Ok(self)
     }
+}
+
+/// What rows occupy in memory.
+pub(crate) fn bytes_of(rows: &[Row]) -> usize {
+    rows.iter()
+        .fold(0, |bytes, row| row.bytes().saturating_add(bytes))
 }
 
 /// Whether a label says what a metric is rather than which series it is; operations that change the meaning of a value
@@ -180,11 +198,29 @@ impl Scalars {
     }
 
     /// Combines two, step by step.
-    pub(crate) fn zip(&self, other: &Self, count: usize, f: impl Fn(f64, f64) -> f64) -> Self {
-        match (self, other) {
-            (Self::Const(a), Self::Const(b)) => Self::Const(f(*a, *b)),
-            _ => Self::Steps((0..count).map(|i| f(self.at(i), other.at(i))).collect()),
+    pub(crate) fn zip(
+        &self,
+        other: &Self,
+        count: usize,
+        work: &mut Work<'_>,
+        f: impl Fn(f64, f64) -> f64,
+    ) -> Result<Self, QueryError> {
+        if let (Self::Const(a), Self::Const(b)) = (self, other) {
+            return Ok(Self::Const(f(*a, *b)));
         }
+        Self::of_steps(count, work, |i| f(self.at(i), other.at(i)))
+    }
+
+    /// One number per step.
+    pub(crate) fn of_steps(
+        count: usize,
+        work: &mut Work<'_>,
+        f: impl Fn(usize) -> f64,
+    ) -> Result<Self, QueryError> {
+        work.hold(count.saturating_mul(8))?;
+        let mut values = vec![0.0; count];
+        work.each(&mut values, |i, v| *v = f(i))?;
+        Ok(Self::Steps(values))
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -193,32 +229,46 @@ impl Scalars {
             Self::Steps(vs) => vs.len(),
         }
     }
+
+    /// What they occupy in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Const(_) => size_of::<Self>(),
+            Self::Steps(vs) => vs.capacity() * 8,
+        }
+    }
 }
 
 /// Repeats what was evaluated at one step for all steps.
-pub(crate) fn expand(once: Evaluated, count: usize) -> Evaluated {
+pub(crate) fn expand(once: Evaluated, count: usize, work: &mut Work<'_>) -> Result<Evaluated, QueryError> {
     match once {
-        Evaluated::Scalar(Scalars::Steps(vs)) => {
-            Evaluated::Scalar(Scalars::Const(vs.first().copied().unwrap_or(f64::NAN)))
+        Evaluated::Scalar(Scalars::Steps(vs)) => Ok(Evaluated::Scalar(Scalars::Const(
+            vs.first().copied().unwrap_or(f64::NAN),
+        ))),
+        Evaluated::Vector(rows) => {
+            let mut expanded = Vec::with_capacity(rows.len());
+            for row in rows {
+                work.spend(count)?;
+                expanded.push(repeated(row, count, work)?);
+            }
+            Ok(Evaluated::Vector(expanded))
         }
-        Evaluated::Vector(rows) => Evaluated::Vector(
-            rows.into_iter()
-                .map(|row| {
-                    let value = row.values.first().copied().unwrap_or_else(absent);
-                    let histograms = match row.histogram(0) {
-                        Some(h) => vec![Some(Arc::clone(h)); count],
-                        None => Vec::new(),
-                    };
-                    Row {
-                        values: vec![value; count],
-                        histograms,
-                        ..row
-                    }
-                })
-                .collect(),
-        ),
-        other => other,
+        other => Ok(other),
     }
+}
+
+/// A row of one step for all steps.
+fn repeated(row: Row, count: usize, work: &mut Work<'_>) -> Result<Row, QueryError> {
+    let value = row.values.first().copied().unwrap_or_else(absent);
+    let histogram = row.histogram(0);
+    let columns = 1 + usize::from(histogram.is_some());
+    work.hold(count.saturating_mul(8 * columns))?;
+    let histograms = histogram.map_or_else(Vec::new, |h| vec![Some(Arc::clone(h)); count]);
+    Ok(Row {
+        values: vec![value; count],
+        histograms,
+        ..row
+    })
 }
 
 /// The error for two samples of one series at one time.
@@ -233,21 +283,22 @@ fn held_by_slots(steps: usize) -> usize {
 }
 
 /// Collects points into rows by label set, in order of first appearance.
-#[derive(Debug)]
 pub(crate) struct RowSet<'a> {
     rows: Vec<Row>,
     by_labels: HashMap<Labels, usize>,
     steps: usize,
     account: &'a Account,
+    work: Work<'a>,
 }
 
 impl<'a> RowSet<'a> {
-    pub(crate) fn new(steps: usize, account: &'a Account) -> Self {
+    pub(crate) fn new(steps: usize, account: &'a Account, work: Work<'a>) -> Self {
         Self {
             rows: Vec::new(),
             by_labels: HashMap::new(),
             steps,
             account,
+            work,
         }
     }
 
@@ -257,7 +308,8 @@ impl<'a> RowSet<'a> {
             return Ok(i);
         }
         self.account.hold(held_by_slots(self.steps))?;
-        self.account.make_labels(labels.packed().len())?;
+        let own = 2 * size_of::<Row>() + LABELS_ENTRY_BYTES + of_labels(labels);
+        self.work.hold(own.saturating_add(self.steps.saturating_mul(8)))?;
         self.rows.push(Row::new(labels.clone(), drop_name, self.steps));
         self.by_labels.insert(labels.clone(), self.rows.len() - 1);
         Ok(self.rows.len() - 1)
@@ -281,8 +333,18 @@ impl<'a> RowSet<'a> {
         if row.has(step) {
             return Err(same_labelset());
         }
+        if let Point::Histogram(h) = &point {
+            let slots = if row.histograms.is_empty() { self.steps } else { 0 };
+            self.work.hold(of_histogram(h).saturating_add(slots * 8))?;
+        }
         row.set(step, point);
         Ok(())
+    }
+
+    /// Counts work on what goes into it.
+    #[inline]
+    pub(crate) fn spend(&mut self, units: usize) -> Result<(), QueryError> {
+        self.work.spend(units)
     }
 
     /// Counts one more at a step.
@@ -300,11 +362,16 @@ impl<'a> RowSet<'a> {
     }
 }
 
+/// What a table of rows by labels occupies per row.
+const TABLE_ROW_BYTES: usize = size_of::<Row>() + LABELS_ENTRY_BYTES;
+
 /// Unites rows with equal labels; fails if two have a sample at the same step.
-pub(crate) fn merge_equal_labels(rows: Vec<Row>) -> Result<Vec<Row>, QueryError> {
+pub(crate) fn merge_equal_labels(rows: Vec<Row>, work: &mut Work<'_>) -> Result<Vec<Row>, QueryError> {
+    work.hold(rows.len().saturating_mul(TABLE_ROW_BYTES))?;
     let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(rows.len());
     let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
     for row in rows {
+        work.spend(16)?;
         let Some(&at) = by_labels.get(&row.labels) else {
             by_labels.insert(row.labels.clone(), merged.len());
             merged.push(row);
@@ -312,6 +379,7 @@ pub(crate) fn merge_equal_labels(rows: Vec<Row>) -> Result<Vec<Row>, QueryError>
         };
         let Some(kept) = merged.get_mut(at) else { continue };
         for i in 0..row.values.len() {
+            work.spend(1)?;
             let point = row.point(i);
             if point.is_absent() {
                 continue;
@@ -328,6 +396,12 @@ pub(crate) fn merge_equal_labels(rows: Vec<Row>) -> Result<Vec<Row>, QueryError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Uninterrupted;
+    use crate::memory::Memory;
+
+    fn merge(rows: Vec<Row>) -> Result<Vec<Row>, QueryError> {
+        merge_equal_labels(rows, &mut Work::new(&Uninterrupted, &Memory::new(usize::MAX)))
+    }
 
     fn row(name: &str, values: &[f64]) -> Row {
         Row {
@@ -340,9 +414,9 @@ mod tests {
     fn rows_of_one_series_unite_unless_they_overlap() {
         let a = row("a", &[1.0, absent()]);
         let b = row("a", &[absent(), 2.0]);
-        let merged = merge_equal_labels(vec![a.clone(), b]).unwrap();
+        let merged = merge(vec![a.clone(), b]).unwrap();
         assert_eq!((merged.len(), merged[0].values.as_slice()), (1, &[1.0, 2.0][..]));
-        let e = merge_equal_labels(vec![a.clone(), a]).unwrap_err();
+        let e = merge(vec![a.clone(), a]).unwrap_err();
         assert_eq!(
             e.to_string(),
             "vector cannot contain metrics with the same labelset"

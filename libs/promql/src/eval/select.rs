@@ -4,20 +4,23 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, ResetHint, TimeRange, is_stale};
 
-use super::Evaluator;
 use super::cursor::{BLOCK, Blocks};
 use super::matrix::WindowSpec;
 use super::rate::interpolate;
 use super::rate_histogram::interpolate_histograms;
-use super::row::{Point, Row};
+use super::row::{Point, Row, histogram_weight};
 use super::window::{SampleBuffer, Samples, Slider};
+use super::{Evaluator, Shared};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
+use crate::context::{QueryContext, check};
 use crate::error::QueryError;
 use crate::histogram::StatisticsOnly;
+use crate::memory::of_histogram;
 use crate::plan::SelectNode;
 use crate::queryable::{Columns, Series};
 use crate::steps::Steps;
+use crate::work::UNITS_PER_CHECK;
 
 /// What of a selected sample becomes the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +47,53 @@ pub(crate) struct SelectTimes {
 }
 
 /// Decodes a series' samples of a closed range into `columns`, replacing what was there.
+///
+/// Takes the memory first, and asks in between whether to go on.
 pub(crate) fn decode(
+    ctx: &dyn QueryContext,
     series: &Series,
     range: TimeRange,
     statistics_only: bool,
-    columns: &mut Columns,
+    buffer: &mut SampleBuffer,
 ) -> Result<(), QueryError> {
-    columns.clear();
-    series.data.decode(range, columns)?;
-    if statistics_only && columns.histograms().is_some() {
+    buffer.columns.clear();
+    let bytes = series.data.decoded_bytes(range);
+    buffer.cover(bytes)?;
+    if bytes <= DECODED_BYTES_PER_CHECK {
+        series.data.decode(range, &mut buffer.columns)?;
+    } else {
+        decode_in_pieces(ctx, series, range, &mut buffer.columns)?;
+    }
+    if statistics_only && buffer.columns.histograms().is_some() {
         let mut statistics = StatisticsOnly::default();
-        columns.map_histograms(|h| statistics.reduce(h));
+        buffer.columns.map_histograms(|h| statistics.reduce(h));
     }
     Ok(())
+}
+
+/// Ranges that decode to no more than this are decoded at once: some milliseconds of work.
+const DECODED_BYTES_PER_CHECK: usize = 16 << 20;
+
+/// Decodes a range piece by piece, each as long as it may be.
+fn decode_in_pieces(
+    ctx: &dyn QueryContext,
+    series: &Series,
+    range: TimeRange,
+    columns: &mut Columns,
+) -> Result<(), QueryError> {
+    let mut min = range.min;
+    loop {
+        check(ctx)?;
+        let mut max = range.max;
+        while max > min && series.data.decoded_bytes(TimeRange::new(min, max)) > DECODED_BYTES_PER_CHECK {
+            max = min.saturating_add(max.saturating_sub(min) / 2);
+        }
+        series.data.decode(TimeRange::new(min, max), columns)?;
+        if max >= range.max {
+            return Ok(());
+        }
+        min = max.saturating_add(1);
+    }
 }
 
 impl SelectTimes {
@@ -106,17 +143,19 @@ impl Evaluator<'_> {
 
 /// One series at all steps, `take` of each newest sample.
 pub(super) fn instant_row(
+    ctx: &dyn QueryContext,
     series: &Series,
     times: SelectTimes,
     take: Take,
-    columns: &mut Columns,
+    buffer: &mut SampleBuffer,
 ) -> Result<Row, QueryError> {
-    decode(series, times.range(), times.statistics_only, columns)?;
-    newest_within_lookback(&series.labels, columns, times, take)
+    decode(ctx, series, times.range(), times.statistics_only, buffer)?;
+    newest_within_lookback(ctx, &series.labels, &buffer.columns, times, take)
 }
 
 /// One series at all steps, interpolated between the samples around each.
 pub(super) fn smoothed_row(
+    shared: &Shared<'_>,
     series: &Series,
     node: &SelectNode,
     times: SelectTimes,
@@ -126,13 +165,20 @@ pub(super) fn smoothed_row(
     let lookback = times.lookback_ms;
     let base = times.range();
     let range = TimeRange::new(base.min, base.max.saturating_add(lookback));
-    decode(series, range, times.statistics_only, &mut buffer.columns)?;
+    decode(shared.ctx, series, range, times.statistics_only, buffer)?;
+    let mut work = shared.work();
     let mut row = Row::new(series.labels.clone(), false, times.steps.count());
     let mut slider = Slider::new(buffer.samples());
     for i in 0..times.steps.count() {
         let t = times.reference(i);
         let near = slider.advance(t.saturating_sub(lookback), t.saturating_add(lookback));
-        row.set(i, smooth(near, t, &series.labels, node, annotations));
+        let point = smooth(near, t, &series.labels, node, annotations);
+        if let Point::Histogram(h) = &point {
+            work.spend(histogram_weight(h))?;
+            work.hold(of_histogram(h))?;
+        }
+        work.spend(1)?;
+        row.set(i, point);
     }
     Ok(row)
 }
@@ -200,6 +246,7 @@ fn smooth_float(near: Samples<'_>, t: i64) -> Point {
 
 /// One pass over a series' samples that fills one row.
 fn newest_within_lookback(
+    ctx: &dyn QueryContext,
     labels: &Labels,
     columns: &Columns,
     times: SelectTimes,
@@ -210,12 +257,15 @@ fn newest_within_lookback(
     let spec = times.window();
     let mut blocks = Blocks::new(timestamps, &spec, times.steps);
     if take == Take::Value && columns.histograms().is_none() {
-        for out in row.values.chunks_mut(BLOCK) {
-            blocks.advance(out.len());
-            for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
-                // The stale marker is what marks a step without a value, too.
-                if let Some(&value) = values.get(hi.wrapping_sub(1)).filter(|_| lo < hi) {
-                    *out = value;
+        for out in row.values.chunks_mut(UNITS_PER_CHECK) {
+            check(ctx)?;
+            for out in out.chunks_mut(BLOCK) {
+                blocks.advance(out.len());
+                for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
+                    // The stale marker is what marks a step without a value, too.
+                    if let Some(&value) = values.get(hi.wrapping_sub(1)).filter(|_| lo < hi) {
+                        *out = value;
+                    }
                 }
             }
         }
@@ -223,6 +273,9 @@ fn newest_within_lookback(
     }
     let mut step = 0;
     while step < times.steps.count() {
+        if step % UNITS_PER_CHECK < BLOCK {
+            check(ctx)?;
+        }
         let len = (times.steps.count() - step).min(BLOCK);
         blocks.advance(len);
         for (lo, hi) in blocks.iter().take(len) {

@@ -28,14 +28,15 @@ impl Evaluator<'_> {
         }
         let descending = matches!(node.function, FunctionId::SortDesc | FunctionId::SortByLabelDesc);
         if by_value {
-            rows.sort_by(|a, b| nan_last(first(a), first(b), descending));
+            self.work()
+                .sort(&mut rows, |a, b| nan_last(first(a), first(b), descending))?;
             return Ok(rows);
         }
         let labels = sort_labels(node)?;
-        rows.sort_by(|a, b| {
+        self.work().sort(&mut rows, |a, b| {
             let order = by_labels(a, b, &labels);
             if descending { order.reverse() } else { order }
-        });
+        })?;
         Ok(rows)
     }
 }

@@ -70,13 +70,13 @@ impl<'n> RowSource<'n> {
                 let Some(series) = shared.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
-                instant_row(series, *times, *take, &mut buffer.columns).map(Some)
+                instant_row(shared.ctx, series, *times, *take, buffer).map(Some)
             }
             Self::Smoothed { node, times } => {
                 let Some(series) = shared.series_of(node.source)?.get(i) else {
                     return Ok(None);
                 };
-                smoothed_row(series, node, *times, buffer, annotations).map(Some)
+                smoothed_row(shared, series, node, *times, buffer, annotations).map(Some)
             }
             Self::Range(function) => function.row(shared, i, steps, buffer, annotations),
             Self::Rows(_) => Ok(None),
@@ -144,7 +144,7 @@ impl RowSource<'_> {
             annotations: Annotations::default(),
             end: Ok(()),
         };
-        let mut buffer = SampleBuffer::default();
+        let mut buffer = SampleBuffer::of(&shared.account.memory);
         made.end = part.into_iter().try_for_each(|i| {
             self.add_row(
                 shared,
@@ -168,12 +168,16 @@ impl RowSource<'_> {
         annotations: &mut Annotations,
     ) -> Result<(), QueryError> {
         check(shared.ctx)?;
-        let Some(row) = self.make(shared, i, steps, buffer, annotations)? else {
+        // Taken before the row is made; what has histograms turns out larger.
+        let memory = &shared.account.memory;
+        let slots = steps.count().saturating_mul(size_of::<f64>());
+        memory.take(slots)?;
+        let made = self.make(shared, i, steps, buffer, annotations)?;
+        let Some(row) = made.filter(|row| !row.is_empty()) else {
+            memory.give(slots);
             return Ok(());
         };
-        if row.is_empty() {
-            return Ok(());
-        }
+        memory.take(row.bytes().saturating_sub(slots))?;
         if matches!(self, Self::Select { .. } | Self::Smoothed { .. }) {
             shared.account.looked_at(row.samples());
         }
@@ -250,6 +254,7 @@ impl<'a> Evaluator<'a> {
                     // What waits in parts is little and the same for every query: only what is folded counts.
                     let held = row.held();
                     shared.account.hold(held)?;
+                    shared.account.memory.give(row.bytes());
                     fold(row, &mut self.annotations)?;
                     shared.account.release(held);
                 }
@@ -265,6 +270,7 @@ impl<'a> Evaluator<'a> {
         let mut rows = Vec::new();
         self.for_each_row(source, steps, |row, _| {
             account.hold(row.held())?;
+            account.memory.take(row.bytes())?;
             rows.push(row);
             Ok(())
         })?;

@@ -7,11 +7,11 @@ use super::ratio::sample_offset;
 use super::row::{Point, Row, Scalars};
 use super::sort::nan_last;
 use crate::ast::AggregateOp;
-use crate::context::check;
 use crate::error::QueryError;
 use crate::number::format_g;
 use crate::plan::{AggregateNode, Node};
 use crate::steps::Steps;
+use crate::work::Work;
 
 /// 2^63: the least float an `i64` cannot hold.
 const I64_LIMIT: f64 = 9_223_372_036_854_775_808.0;
@@ -28,15 +28,18 @@ impl Evaluator<'_> {
         if !any_k(param, steps)? {
             return Ok(Vec::new());
         }
-        let grouped = Grouped::new(rows, &node.grouping, node.without);
+        let mut work = self.work();
+        let grouped = Grouped::new(rows, &node.grouping, node.without, &mut work)?;
         let by_value = node.op != AggregateOp::Limitk;
         if by_value && rows.iter().any(|r| !r.histograms.is_empty()) {
             self.annotations
                 .histogram_ignored_in_aggregation(node.op.as_str(), node.span);
         }
-        let mut picked = Picked::new(rows);
+        let mut picked = Picked::new(rows, &mut work)?;
+        // Every series is in one heap at most.
+        work.hold(rows.len().saturating_mul(2 * size_of::<(f64, usize)>()))?;
         for i in 0..steps.count() {
-            check(self.ctx)?;
+            work.spend(1 + rows.len().saturating_mul(4))?;
             let k = (param.at(i) as i64).min(rows.len() as i64);
             let Some(k) = usize::try_from(k).ok().filter(|&k| k > 0) else {
                 continue;
@@ -50,7 +53,7 @@ impl Evaluator<'_> {
                 }
             }
             for r in heaps.iter_mut().flat_map(KHeap::take_ordered) {
-                picked.take(rows, r, i);
+                picked.take(rows, r, i, &mut work)?;
             }
         }
         Ok(picked.into_rows(steps.is_single()))
@@ -79,11 +82,13 @@ impl Evaluator<'_> {
                 self.annotations.invalid_ratio(low, -1.0, span);
             }
         }
-        let mut picked = Picked::new(rows);
+        let mut work = self.work();
+        let mut picked = Picked::new(rows, &mut work)?;
         for (r, row) in rows.iter().enumerate() {
-            check(self.ctx)?;
+            work.spend(16)?;
             let offset = sample_offset(&row.labels);
             for i in 0..steps.count() {
+                work.spend(1)?;
                 let ratio = param.at(i).clamp(-1.0, 1.0);
                 let chosen = if ratio >= 0.0 {
                     offset < ratio
@@ -91,7 +96,7 @@ impl Evaluator<'_> {
                     offset >= 1.0 + ratio
                 };
                 if chosen {
-                    picked.take(rows, r, i);
+                    picked.take(rows, r, i, &mut work)?;
                 }
             }
         }
@@ -130,26 +135,36 @@ struct Picked {
 }
 
 impl Picked {
-    fn new(rows: &[Row]) -> Self {
-        Self {
+    fn new(rows: &[Row], work: &mut Work<'_>) -> Result<Self, QueryError> {
+        work.hold(
+            rows.len()
+                .saturating_mul(size_of::<Option<Row>>() + size_of::<usize>()),
+        )?;
+        Ok(Self {
             rows: rows.iter().map(|_| None).collect(),
             order: Vec::new(),
-        }
+        })
     }
 
-    fn take(&mut self, rows: &[Row], r: usize, step: usize) {
+    fn take(&mut self, rows: &[Row], r: usize, step: usize, work: &mut Work<'_>) -> Result<(), QueryError> {
         let (Some(from), Some(to)) = (rows.get(r), self.rows.get_mut(r)) else {
-            return;
+            return Ok(());
         };
         let point = from.point(step);
         if matches!(point, Point::Absent) {
-            return;
+            return Ok(());
         }
-        let to = to.get_or_insert_with(|| {
-            self.order.push(r);
-            Row::new(from.labels.clone(), from.drop_name, from.values.len())
-        });
+        let to = match to {
+            Some(to) => to,
+            None => {
+                let slots = from.values.len() + from.histograms.len();
+                work.hold(slots.saturating_mul(8))?;
+                self.order.push(r);
+                to.insert(Row::new(from.labels.clone(), from.drop_name, from.values.len()))
+            }
+        };
         to.set(step, point);
+        Ok(())
     }
 
     /// In order of choice if that is what the result shows, else in order of input.

@@ -8,6 +8,8 @@ use super::cursor::Bounds;
 use super::index::Index;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
+use crate::error::QueryError;
+use crate::memory::{Lease, Memory};
 use crate::queryable::Columns;
 
 /// Samples of one series without stale markers, floats and histograms apart, each ascending in time.
@@ -37,9 +39,24 @@ pub(crate) struct SampleBuffer {
     ht: Vec<i64>,
     h: Vec<Arc<Histogram>>,
     hst: Vec<i64>,
+    lease: Lease,
 }
 
 impl SampleBuffer {
+    /// An empty buffer whose memory is a query's.
+    pub(crate) fn of(memory: &Arc<Memory>) -> Self {
+        Self {
+            lease: Lease::of(memory),
+            ..Self::default()
+        }
+    }
+
+    /// Takes the memory for samples that decode to so many bytes, for what decoding needs meanwhile, and for what is
+    /// made of them: floats and histograms apart, an index.
+    pub(crate) fn cover(&mut self, decoded_bytes: usize) -> Result<(), QueryError> {
+        self.lease.cover(decoded_bytes.saturating_mul(3))
+    }
+
     /// The decoded columns without stale markers. In the common case, floats without stale markers, nothing is copied.
     pub(crate) fn samples(&mut self) -> Samples<'_> {
         let clean =

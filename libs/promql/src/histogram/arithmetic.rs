@@ -64,6 +64,12 @@ impl<C: Cell> Parts<C> {
         self.schema == CUSTOM_SCHEMA
     }
 
+    /// What it occupies in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let cells = self.positive.capacity() + self.negative.capacity();
+        size_of::<Self>() + cells * size_of::<(i32, C)>() + self.custom_bounds.capacity() * 8
+    }
+
     /// The histogram, with `value` of each cell.
     pub(super) fn histogram(self, value: impl Fn(C) -> f64) -> Histogram {
         let side = |side: Side<C>| write(side.into_iter().map(|(i, c)| (i, value(c))));

@@ -18,6 +18,11 @@ impl HistogramSum {
         self.0.add(Parts::of(h))
     }
 
+    /// What it occupies in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
     pub(crate) fn value(self) -> Histogram {
         self.0.histogram(Kahan::total)
     }
@@ -59,6 +64,11 @@ impl HistogramMean {
         let count = self.count;
         share.map(|c: Kahan| c.over(count));
         self.acc.add(share)
+    }
+
+    /// What it occupies in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.acc.bytes()
     }
 
     pub(crate) fn value(mut self) -> Histogram {

@@ -109,6 +109,13 @@ impl<'a> Parser<'a> {
             }
         }
         let text = self.unquoted(value)?.value;
-        Matcher::new(op, name, text).map_err(|error| self.error(label.span.to(value.span), error.to_string()))
+        let matcher = Matcher::new(op, name, text)
+            .map_err(|error| self.error(label.span.to(value.span), error.to_string()))?;
+        self.large_regexes += usize::from(matcher.is_large());
+        let limit = self.options.large_regexes_max;
+        if self.large_regexes > limit {
+            return Err(self.too_complex(&format!("more than {limit} large regular expressions")));
+        }
+        Ok(matcher)
     }
 }

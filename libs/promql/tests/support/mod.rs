@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
+pub(crate) mod hostile;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -39,6 +41,10 @@ impl SeriesData for Samples {
     }
 
     fn encoded_bytes(&self) -> usize {
+        self.0.len() * 16
+    }
+
+    fn decoded_bytes(&self, _: TimeRange) -> usize {
         self.0.len() * 16
     }
 }

@@ -496,7 +496,7 @@ pub const SETTINGS: &[Setting] = &[
         "Limits on queries",
         limits.max_query_memory_bytes,
         READ,
-        "Most memory a query may hold"
+        "Most memory a query may hold, its result included"
     ),
     setting!(
         "limits.max-query-points",

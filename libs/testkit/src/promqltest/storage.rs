@@ -220,4 +220,8 @@ impl SeriesData for Points {
     fn encoded_bytes(&self) -> usize {
         self.0.len() * size_of::<Point>()
     }
+
+    fn decoded_bytes(&self, _: TimeRange) -> usize {
+        self.0.len() * 32
+    }
 }

@@ -178,6 +178,11 @@ impl SeriesData for MergedData {
     fn encoded_bytes(&self) -> usize {
         self.runs.iter().map(Run::bytes).sum()
     }
+
+    fn decoded_bytes(&self, range: TimeRange) -> usize {
+        let overlapping = self.runs.iter().filter(|r| r.time_range().overlaps(&range));
+        overlapping.map(Run::count).sum::<usize>() * 16
+    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,24 @@ pub(crate) struct Sending<'a> {
 pub(crate) fn streamed<T: Send + 'static>(
     prefix: &[u8],
     items: Vec<T>,
-    write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
+    mut write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
+    suffix: Vec<u8>,
+    notes: &Notes,
+    sending: Sending<'_>,
+) -> Response {
+    let whole = move |out: &mut Vec<u8>, item| {
+        write(out, item);
+        None
+    };
+    streamed_in_parts(prefix, items, whole, suffix, notes, sending)
+}
+
+/// The same of items that may be long: `write` writes until there is enough for a piece ([`is_enough`]) and gives back
+/// what is left of the item, so that the text of no item exists in memory as a whole either.
+pub(crate) fn streamed_in_parts<T: Send + 'static>(
+    prefix: &[u8],
+    items: Vec<T>,
+    write: impl FnMut(&mut Vec<u8>, T) -> Option<T> + Send + 'static,
     suffix: Vec<u8>,
     notes: &Notes,
     sending: Sending<'_>,
@@ -97,6 +114,7 @@ pub(crate) fn streamed<T: Send + 'static>(
     let mut pieces = Pieces {
         first,
         items: items.into_iter(),
+        current: None,
         write,
         last,
         started: false,
@@ -110,6 +128,11 @@ pub(crate) fn streamed<T: Send + 'static>(
     }
     let rest = std::iter::once(head).chain(pieces);
     json(sending.clients.body(rest))
+}
+
+/// Whether there is enough text for a piece.
+pub(crate) fn is_enough(written: &[u8]) -> bool {
+    written.len() >= PIECE_BYTES
 }
 
 /// An answer whose data is small.
@@ -156,6 +179,8 @@ impl Notes {
 struct Pieces<T, W> {
     first: Vec<u8>,
     items: std::vec::IntoIter<T>,
+    /// What is left of the item that was begun.
+    current: Option<T>,
     write: W,
     last: Vec<u8>,
     started: bool,
@@ -166,7 +191,7 @@ struct Pieces<T, W> {
     _held: Held,
 }
 
-impl<T, W: FnMut(&mut Vec<u8>, T)> Iterator for Pieces<T, W> {
+impl<T, W: FnMut(&mut Vec<u8>, T) -> Option<T>> Iterator for Pieces<T, W> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
@@ -178,23 +203,29 @@ impl<T, W: FnMut(&mut Vec<u8>, T)> Iterator for Pieces<T, W> {
     }
 }
 
-impl<T, W: FnMut(&mut Vec<u8>, T)> Pieces<T, W> {
-    /// Writes until there is enough for a piece; a single item may be many.
+impl<T, W: FnMut(&mut Vec<u8>, T) -> Option<T>> Pieces<T, W> {
+    /// Writes until there is enough for a piece; a single item may be more.
     fn write_more(&mut self) {
         let mut written = std::mem::take(&mut self.first);
         written.extend_from_slice(&self.rest);
-        while written.len() < PIECE_BYTES {
-            let Some(item) = self.items.next() else {
+        while !is_enough(&written) {
+            let Some(item) = self.current.take().or_else(|| self.begin(&mut written)) else {
                 self.done = true;
                 written.append(&mut self.last);
                 break;
             };
-            if std::mem::replace(&mut self.started, true) {
-                written.push(b',');
-            }
-            (self.write)(&mut written, item);
+            self.current = (self.write)(&mut written, item);
         }
         self.rest = written.into();
+    }
+
+    /// The next item, and the comma before it.
+    fn begin(&mut self, written: &mut Vec<u8>) -> Option<T> {
+        let item = self.items.next()?;
+        if std::mem::replace(&mut self.started, true) {
+            written.push(b',');
+        }
+        Some(item)
     }
 }
 

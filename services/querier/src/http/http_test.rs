@@ -198,6 +198,31 @@ async fn mistakes_in_queries_for_exemplars_are_told_as_prometheus_does(
 }
 
 #[tokio::test]
+async fn a_series_longer_than_a_piece_is_written_whole() {
+    let api = api_with(Limits::default());
+    let samples = |i: u32| {
+        (0..30_000)
+            .map(move |t| (t, f64::from(i) + t as f64 / 2.0))
+            .collect()
+    };
+    api.world
+        .hold(&data((0..2).map(|i| (labels("m", i), samples(i)))));
+    let (_, body) = api.get("/api/v1/query?query=m%5B1y%5D&time=30").await;
+    let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+    for (i, series) in answer["data"]["result"].as_array().unwrap().iter().enumerate() {
+        let values = series["values"].as_array().unwrap();
+        assert_eq!(values.len(), 30_000);
+        for (t, value) in values.iter().enumerate() {
+            let expected = (i as f64 + t as f64 / 2.0).to_string();
+            assert_eq!(
+                (value[0].as_f64(), value[1].as_str()),
+                (Some(t as f64 / 1000.0), Some(expected.as_str()))
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn forms_and_query_strings_are_the_same() {
     let api = api();
     let (_, by_get) = api.get("/api/v1/query_range?query=m&start=0&end=9&step=3").await;

@@ -15,8 +15,10 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 const FIELDS_MAX: usize = 50_000;
 /// Most matchers of all `match[]` selectors together.
 const MATCHERS_MAX: usize = 1000;
-/// Most regular expressions among them: each may take megabytes and milliseconds.
+/// Most regular expressions among them: each may take hundreds of kilobytes and a millisecond.
 const REGEXES_MAX: usize = 200;
+/// Most regular expressions that take megabytes.
+const LARGE_REGEXES_MAX: usize = 8;
 
 /// The parameters of a request, in order.
 #[derive(Clone, Debug, Default)]
@@ -131,7 +133,7 @@ impl Params {
     /// The `match[]` selectors, each checked to match something specific. Takes CPU.
     pub(crate) fn selectors(&self) -> Result<Vec<Matchers>, ApiError> {
         let mut selectors = Vec::new();
-        let (mut matchers, mut regexes) = (0, 0);
+        let (mut matchers, mut regexes, mut large) = (0, 0, 0);
         for text in self.all("match[]") {
             let selector = parse_metric_selector(text).map_err(|e| ApiError::invalid("match[]", e))?;
             matchers += selector.len();
@@ -139,9 +141,11 @@ impl Params {
                 .iter()
                 .filter(|m| matches!(m.op(), MatchOp::Regex | MatchOp::NotRegex))
                 .count();
+            large += selector.iter().filter(|m| m.is_large()).count();
             for (count, what, limit) in [
                 (matchers, "matchers", MATCHERS_MAX),
                 (regexes, "regular expression matchers", REGEXES_MAX),
+                (large, "large regular expression matchers", LARGE_REGEXES_MAX),
             ] {
                 if count > limit {
                     return Err(ApiError::bad_data(format!("too many {what} (limit: {limit})")));

@@ -94,7 +94,7 @@ impl QueryContext for Evaluation {
 }
 
 /// Cancels the evaluation when the client is gone, which drops the request's future.
-struct CancelOnDrop(CancelContext);
+pub(super) struct CancelOnDrop(pub(super) CancelContext);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -212,10 +212,11 @@ impl QuerierApi {
         let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
         let quick = asked.text.len() <= SHORT_QUERY_BYTES && !asked.text.contains('~');
         let prepared = if quick {
-            prepare(&asked)?
+            prepare(&asked, &ctx)?
         } else {
+            let ctx = ctx.clone();
             self.cpu
-                .run(move || prepare(&asked))
+                .run(move || prepare(&asked, &ctx))
                 .await
                 .map_err(|e| panicked(&e))??
         };
@@ -259,12 +260,17 @@ impl QuerierApi {
     }
 }
 
-fn prepare(asked: &Asked) -> Result<Prepared, ApiError> {
-    let invalid = |e: &dyn std::fmt::Display| ApiError::invalid("query", e);
-    let query = Query::parse(&asked.text, &super::language_of(&asked.limits)).map_err(|e| invalid(&e))?;
+fn prepare(asked: &Asked, ctx: &CancelContext) -> Result<Prepared, ApiError> {
+    let invalid = |e| match e {
+        QueryError::BadData(text) => ApiError::invalid("query", text),
+        e => e.into(),
+    };
+    let language = super::language_of(&asked.limits);
+    let query = Query::parse_within(&asked.text, &language, ctx).map_err(invalid)?;
     let engine = Engine::new(EngineOptions {
         lookback_delta_ms: asked.lookback_ms,
         max_samples: as_size(asked.limits.max_query_samples),
+        max_memory_bytes: as_size(asked.limits.max_query_memory_bytes),
         ..EngineOptions::default()
     });
     let (step_ms, range_ms) = match asked.when {
@@ -277,10 +283,7 @@ fn prepare(asked: &Asked) -> Result<Prepared, ApiError> {
         When::At(at) => engine.prepare_instant(&query, at),
         When::Range { start, end, step } => engine.prepare_range(&query, start, end, step),
     });
-    prepared.map_err(|e| match e {
-        QueryError::BadData(text) => invalid(&text),
-        e => e.into(),
-    })
+    prepared.map_err(invalid)
 }
 
 /// A duration parameter that must not be negative; zero counts as absent.

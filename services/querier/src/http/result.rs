@@ -7,9 +7,9 @@ use axum::response::Response;
 use koios_model::Histogram;
 use koios_promql::{MatrixSeries, QueryOutput, QueryStats, SampleValue, Value, VectorSample};
 
-use super::envelope::{Notes, Sending, TRUNCATED, streamed};
+use super::envelope::{Notes, Sending, TRUNCATED, is_enough, streamed, streamed_in_parts};
 use super::histogram::write_histogram;
-use super::json::{write_array, write_labels, write_string, write_time, write_value};
+use super::json::{write_labels, write_string, write_time, write_value};
 
 /// How long the stages of a query took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,8 +59,9 @@ pub(crate) fn answer(
         Value::Matrix(mut series) => {
             series.retain(|s| !s.is_empty());
             series.truncate(truncate(series.len()));
-            let write = |out: &mut Vec<u8>, series| write_series(out, &series);
-            streamed(prefix.as_bytes(), series, write, suffix, &notes, sending)
+            let items = series.into_iter().map(SeriesText::of).collect();
+            let write = |out: &mut Vec<u8>, text: SeriesText| text.write(out);
+            streamed_in_parts(prefix.as_bytes(), items, write, suffix, &notes, sending)
         }
     }
 }
@@ -96,20 +97,88 @@ fn write_sample(out: &mut Vec<u8>, at: i64, sample: &VectorSample) {
     out.push(b'}');
 }
 
-fn write_series(out: &mut Vec<u8>, series: &MatrixSeries) {
-    out.extend_from_slice(br#"{"metric":"#);
-    write_labels(out, series.labels.as_ref());
-    let mut floats = series.floats().peekable();
-    if floats.peek().is_some() {
-        out.extend_from_slice(br#","values":"#);
-        write_array(out, floats, |out, (t, v)| write_point(out, t, v));
+/// A series, and how far it is written.
+struct SeriesText {
+    series: MatrixSeries,
+    part: Part,
+    /// The next slot to look at.
+    slot: usize,
+    /// Whether the list of the current part has begun.
+    begun: bool,
+}
+
+/// What of a series is written next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Labels,
+    Floats,
+    Histograms,
+}
+
+impl SeriesText {
+    fn of(series: MatrixSeries) -> Self {
+        Self {
+            series,
+            part: Part::Labels,
+            slot: 0,
+            begun: false,
+        }
     }
-    let mut histograms = series.histograms().peekable();
-    if histograms.peek().is_some() {
-        out.extend_from_slice(br#","histograms":"#);
-        write_array(out, histograms, |out, (t, h)| write_histogram_point(out, t, h));
+
+    /// Writes until there is enough or nothing left; gives back what is.
+    fn write(mut self, out: &mut Vec<u8>) -> Option<Self> {
+        if self.part == Part::Labels {
+            out.extend_from_slice(br#"{"metric":"#);
+            write_labels(out, self.series.labels.as_ref());
+            self.part = Part::Floats;
+        }
+        if self.part == Part::Floats {
+            while self.slot < self.series.float_slots() {
+                if is_enough(out) {
+                    return Some(self);
+                }
+                if let Some((t, v)) = self.series.float_at(self.slot) {
+                    self.separate(out, br#","values":["#);
+                    write_point(out, t, v);
+                }
+                self.slot += 1;
+            }
+            self.end(out);
+            self.part = Part::Histograms;
+        }
+        while self.slot < self.series.histogram_slots() {
+            if is_enough(out) {
+                return Some(self);
+            }
+            if let Some((t, h)) = self.series.histogram_at(self.slot) {
+                // Borrowed from the series, which does not change.
+                let h = Arc::clone(h);
+                self.separate(out, br#","histograms":["#);
+                write_histogram_point(out, t, &h);
+            }
+            self.slot += 1;
+        }
+        self.end(out);
+        out.push(b'}');
+        None
     }
-    out.push(b'}');
+
+    /// What stands before a point.
+    fn separate(&mut self, out: &mut Vec<u8>, first: &[u8]) {
+        if std::mem::replace(&mut self.begun, true) {
+            out.push(b',');
+        } else {
+            out.extend_from_slice(first);
+        }
+    }
+
+    /// Ends a list, if there is one.
+    fn end(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.begun) {
+            out.push(b']');
+        }
+        self.slot = 0;
+    }
 }
 
 fn write_point(out: &mut Vec<u8>, t: i64, v: f64) {
@@ -147,6 +216,7 @@ fn stats_json(t: &Timings, stats: &QueryStats) -> String {
         "samples": samples,
         "seriesFetched": stats.series_fetched,
         "bytesFetched": stats.bytes_fetched,
+        "peakBytes": stats.bytes_peak,
     });
     format!(",\"stats\":{stats}")
 }

@@ -6,14 +6,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Request};
-use koios_promql::{ParseError, Query, pretty};
+use koios_promql::{CancelContext, Query, QueryError, pretty};
 
 use super::QuerierApi;
 use super::envelope::{Notes, whole};
 use super::error::ApiError;
 use super::json::write_string;
 use super::params::Params;
-use super::query::panicked;
+use super::query::{CancelOnDrop, panicked};
 use super::time::{MAX_TIME_MS, MIN_TIME_MS};
 use super::tree::tree;
 
@@ -82,7 +82,7 @@ pub(super) async fn exemplars(
         ));
     }
     let parsed = api.parsed(&headers, &params).await?;
-    parsed.map_err(|e| ApiError::bad_data(e.to_string()))?;
+    parsed.map_err(ApiError::bad_data)?;
     Ok(whole(|out| out.extend_from_slice(b"[]"), &Notes::default()))
 }
 
@@ -103,17 +103,20 @@ pub(super) async fn alerts() -> Response {
 }
 
 impl QuerierApi {
-    async fn parsed(
-        &self,
-        headers: &HeaderMap,
-        params: &Params,
-    ) -> Result<Result<Query, ParseError>, ApiError> {
+    /// The query, or what is wrong with its text.
+    async fn parsed(&self, headers: &HeaderMap, params: &Params) -> Result<Result<Query, String>, ApiError> {
         let limits = self.overrides.of(&super::tenant_of(headers)?);
         let text = params.one("query")?.unwrap_or("");
         super::check_length(text, limits)?;
         let text = text.to_owned();
         let options = super::language_of(limits);
-        let parse = move || Query::parse(&text, &options);
-        self.cpu.run(parse).await.map_err(|e| panicked(&e))
+        let ctx = CancelContext::new(|| false);
+        let _cancel = CancelOnDrop(ctx.clone());
+        let parse = move || Query::parse_within(&text, &options, &ctx);
+        match self.cpu.run(parse).await.map_err(|e| panicked(&e))? {
+            Ok(query) => Ok(Ok(query)),
+            Err(QueryError::BadData(mistake)) => Ok(Err(mistake)),
+            Err(e) => Err(e.into()),
+        }
     }
 }

@@ -1,0 +1,15 @@
+//! The bodies of the fuzz targets: what must hold of any bytes. `fuzz/` feeds them without end, a test feeds them the
+//! seeds there and mutations of these.
+//!
+//! A body panics when something does not hold; the bytes replay it.
+
+mod choices;
+mod data;
+mod eval;
+mod expression;
+mod mutate;
+mod parse;
+
+pub use eval::promql_eval;
+pub use mutate::Mutator;
+pub use parse::promql_parse;

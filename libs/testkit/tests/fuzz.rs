@@ -1,0 +1,51 @@
+//! A short run of every fuzz target: the seeds, and the same mutations of them each time.
+
+use std::path::Path;
+
+use koios_testkit::fuzz::{Mutator, promql_eval, promql_parse};
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/seeds")
+        .join(target);
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+fn run(target: &str, mutations: usize, body: fn(&[u8])) {
+    let seeds = seeds(target);
+    assert!(seeds.len() > 20, "{target} has seeds");
+    for seed in &seeds {
+        body(seed);
+    }
+    let mut mutator = Mutator::new(1);
+    for _ in 0..mutations {
+        body(&mutator.mutated(&seeds));
+    }
+}
+
+#[test]
+fn i12_parser_and_printers_hold_for_mutated_queries() {
+    run("promql_parse", 20_000, promql_parse);
+}
+
+#[test]
+fn i12_the_engine_holds_for_mutated_queries() {
+    run("promql_eval", 4_000, promql_eval);
+}
+
+#[test]
+fn i12_the_engine_holds_for_queries_made_of_random_decisions() {
+    let mut mutator = Mutator::new(2);
+    let mut input = |_| mutator.mutated(&[vec![0, 2, 7, 5, 0], vec![1, 80, 40, 3, 0, 9, 9, 9, 9, 9, 9]]);
+    for mut bytes in (0..200).map(&mut input) {
+        for round in 0..20u8 {
+            bytes.extend([round.wrapping_mul(97), round.wrapping_mul(31) ^ 5, round]);
+            promql_eval(&bytes);
+        }
+    }
+}
