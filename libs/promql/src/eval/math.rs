@@ -1,5 +1,7 @@
 //! Functions from number to number.
 
+mod hyperbolic;
+
 use crate::date::Date;
 use crate::signatures::FunctionId;
 
@@ -12,11 +14,11 @@ pub(super) fn float_function(function: FunctionId) -> Option<FloatFunction> {
     Some(match function {
         F::Abs => f64::abs,
         F::Acos => f64::acos,
-        F::Acosh => f64::acosh,
+        F::Acosh => hyperbolic::acosh,
         F::Asin => f64::asin,
-        F::Asinh => f64::asinh,
+        F::Asinh => hyperbolic::asinh,
         F::Atan => f64::atan,
-        F::Atanh => f64::atanh,
+        F::Atanh => hyperbolic::atanh,
         F::Ceil => f64::ceil,
         F::Cos => f64::cos,
         F::Cosh => f64::cosh,
