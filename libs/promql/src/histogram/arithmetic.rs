@@ -2,7 +2,8 @@
 
 use koios_model::{Histogram, ResetHint};
 
-use super::buckets::{Cell, Side, exponential_bound, read, write};
+use super::bounds::exponential_bound;
+use super::buckets::{Cell, Side, read, write};
 
 /// The schema number of custom buckets.
 const CUSTOM_SCHEMA: i32 = -53;

@@ -3,6 +3,7 @@
 use koios_model::{Histogram, Span};
 
 use super::arithmetic::uses_custom_buckets;
+use super::bounds::exponential_bound;
 use crate::kahan::Kahan;
 
 /// A count, plain or compensated.
@@ -93,24 +94,6 @@ pub fn compact(h: &mut Histogram) {
     (h.negative_spans, h.negative_buckets) = keep(&h.negative_spans, &h.negative_buckets);
 }
 
-/// Where bucket `index` ends in an exponential schema, away from zero.
-pub(super) fn exponential_bound(index: i32, schema: i32) -> f64 {
-    let index = i64::from(index);
-    let (exponent, fraction) = if schema <= 0 {
-        (index << schema.unsigned_abs().min(31), 0.0)
-    } else {
-        let schema = schema.min(31);
-        let within = index & ((1 << schema) - 1);
-        (index >> schema, within as f64 / (1u64 << schema) as f64)
-    };
-    // The bucket of the greatest finite number ends there, so that the next one holds infinity alone.
-    match exponent {
-        1024 if fraction == 0.0 => f64::MAX,
-        1024.. => f64::INFINITY,
-        _ => fraction.exp2() * (exponent.max(-2000) as f64).exp2(),
-    }
-}
-
 /// Where bucket `index` ends; -1 is below the first custom bucket.
 fn bound(h: &Histogram, index: i32) -> f64 {
     if !uses_custom_buckets(h) {
@@ -124,12 +107,17 @@ fn bound(h: &Histogram, index: i32) -> f64 {
 
 /// A bucket with its bounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Bucket {
-    pub(crate) lower: f64,
-    pub(crate) upper: f64,
-    pub(crate) lower_inclusive: bool,
-    pub(crate) upper_inclusive: bool,
-    pub(crate) count: f64,
+pub struct Bucket {
+    /// Where it begins.
+    pub lower: f64,
+    /// Where it ends.
+    pub upper: f64,
+    /// Whether `lower` belongs to it.
+    pub lower_inclusive: bool,
+    /// Whether `upper` belongs to it.
+    pub upper_inclusive: bool,
+    /// Its observations.
+    pub count: f64,
 }
 
 impl Bucket {
@@ -220,20 +208,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn bounds_are_powers_of_two_with_even_steps_between() {
-        assert_eq!(exponential_bound(0, 0), 1.0);
-        assert_eq!(exponential_bound(-1, 0), 0.5);
-        assert_eq!(exponential_bound(3, -1), 64.0);
-        assert!((exponential_bound(1, 1) - 2f64.sqrt()).abs() < 1e-15);
-        assert_eq!(
-            (exponential_bound(1024, 0), exponential_bound(1025, 0)),
-            (f64::MAX, f64::INFINITY)
-        );
-        assert_eq!(exponential_bound(i32::MIN, -4), 0.0);
-        assert_eq!(exponential_bound(i32::MAX, -4), f64::INFINITY);
-    }
 
     #[test]
     fn spans_without_buckets_and_buckets_without_spans_are_ignored() {

@@ -6,6 +6,7 @@
 //! **Source:** Prometheus `model/histogram/float_histogram.go`.
 
 mod arithmetic;
+mod bounds;
 mod buckets;
 mod quantile;
 mod reset;
@@ -15,7 +16,7 @@ mod trim;
 pub(crate) use arithmetic::{Incompatible, equal, reduced, uses_custom_buckets};
 pub use arithmetic::{Reconciled, add, divide, scale, sub};
 pub(crate) use buckets::all_buckets;
-pub use buckets::compact;
+pub use buckets::{Bucket, compact};
 pub(crate) use quantile::{fraction, quantile, variance};
 pub(crate) use reset::StatisticsOnly;
 pub use reset::is_reset;
@@ -25,6 +26,11 @@ pub(crate) use trim::trim;
 use koios_model::Histogram;
 
 use crate::number::format_g;
+
+/// All buckets, ascending; those without observations between them included.
+pub fn buckets(h: &Histogram) -> Vec<Bucket> {
+    all_buckets(h, false)
+}
 
 /// As text: `{count:3, sum:4.5, [-0.5,0.5]:1, (0.5,1]:2}`, without empty buckets.
 pub fn format(h: &Histogram) -> String {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use koios_model::{Histogram, ResetHint, is_stale};
 
 use super::arithmetic::{Parts, coarser, uses_custom_buckets};
-use super::buckets::{Side, exponential_bound, positive};
+use super::bounds::exponential_bound;
+use super::buckets::{Side, positive};
 
 /// Whether the counters began anew between `before` and `h`: some count fell, or the buckets became finer.
 pub fn is_reset(h: &Histogram, before: &Histogram) -> bool {
