@@ -1,4 +1,5 @@
-//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask layers`, `cargo xtask setup`.
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask fuzz-queries`, `cargo xtask layers`,
+//! `cargo xtask setup`.
 #![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
 
 mod layers;
@@ -33,6 +34,13 @@ enum Task {
         #[arg(long, default_value_t = 20)]
         seeds: u64,
     },
+    /// Compares Koios with the installed Prometheus by random queries; takes --seed N, --queries M or --minutes M.
+    #[command(disable_help_flag = true)]
+    FuzzQueries {
+        /// Handed on; --help lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Checks that dependencies between crates point down only.
     Layers,
     /// Installs what tests need.
@@ -47,6 +55,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Task::Test { filter } => test(&root, filter.as_deref()),
         Task::Sim { seed, seeds } => simulate(&root, seed, seeds),
+        Task::FuzzQueries { arguments } => fuzz_queries(&root, &arguments),
         Task::Layers => layers::check(&root),
         Task::Setup => setup::run(&root).map(|_| ()),
     }
@@ -104,6 +113,28 @@ fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
     run(&mut command)
 }
 
+/// Asks the program that `KOIOS_PROGRAM` names, or builds one.
+fn fuzz_queries(root: &Path, arguments: &[String]) -> Result<()> {
+    let koios = match std::env::var_os("KOIOS_PROGRAM") {
+        Some(program) => PathBuf::from(program),
+        None => {
+            run(cargo(root).args(["build", "--release", "--package", "koios"]))?;
+            target_dir(root).join("release").join("koios")
+        }
+    };
+    let mut command = cargo(root);
+    command.args([
+        "run",
+        "--release",
+        "--package",
+        "koios-testkit",
+        "--bin",
+        "fuzz-queries",
+        "--",
+    ]);
+    run(command.arg("--koios").arg(koios).args(arguments))
+}
+
 fn deny(root: &Path) -> Result<()> {
     if !succeeds(Command::new("cargo").args(["deny", "--version"])) {
         println!("cargo-deny is not installed: deny.toml is not checked here");
@@ -133,6 +164,9 @@ fn run(command: &mut Command) -> Result<()> {
 
 /// Where tools of the test environment live.
 fn environment_dir(root: &Path) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    target.join("testenv")
+    target_dir(root).join("testenv")
+}
+
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -11,6 +11,8 @@
 
 #![expect(clippy::expect_used, reason = "a harness that cannot go on fails its test")]
 
+#[cfg(feature = "cluster")]
+pub mod differential;
 pub mod fuzz;
 #[cfg(feature = "cluster")]
 pub mod http;

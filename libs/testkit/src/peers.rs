@@ -59,16 +59,36 @@ impl Prometheus {
                  \x20   max_backoff: 1s\n    retry_on_http_429: true\n"
             ));
         }
+        Self::start_with(dir, &program, addr, &config, &[])
+    }
+
+    /// Starts it in `dir` as a receiver of remote write that scrapes nothing and keeps what it gets, however old.
+    ///
+    /// # Errors
+    /// When it is not installed or cannot be started.
+    pub fn receiver(dir: &Path) -> Result<Self> {
+        let program = find("prometheus")?;
+        let addr = format!("127.0.0.1:{}", free_port());
+        let flags = [
+            "--web.enable-remote-write-receiver",
+            "--enable-feature=native-histograms,promql-at-modifier,promql-negative-offset",
+            "--storage.tsdb.retention.time=100y",
+        ];
+        Self::start_with(dir, &program, addr, "global: {}\n", &flags)
+    }
+
+    fn start_with(dir: &Path, program: &Path, addr: String, config: &str, flags: &[&str]) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let file = dir.join("prometheus.yml");
         fs::write(&file, config)?;
-        let args = [
+        let mut args = vec![
             format!("--config.file={}", file.display()),
             format!("--storage.tsdb.path={}", dir.join("prometheus-data").display()),
             format!("--web.listen-address={addr}"),
             "--log.level=warn".to_owned(),
         ];
-        let process = Process::start("prometheus", &program, &args, dir)?;
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let process = Process::start("prometheus", program, &args, dir)?;
         Ok(Self { process, addr })
     }
 }

@@ -33,8 +33,18 @@ impl Random {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// One of some texts.
-    pub fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
+    /// A number of milliseconds or the like, from 0 to below `n`.
+    pub fn below_i64(&mut self, n: i64) -> i64 {
+        i64::try_from(self.below(n.unsigned_abs())).unwrap_or(0)
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn percent(&mut self, of_hundred: u64) -> bool {
+        self.below(100) < of_hundred
+    }
+
+    /// One of the items; the default when there is none.
+    pub fn pick<T: Copy + Default>(&mut self, items: &[T]) -> T {
         let at = self.index(items.len());
         items.get(at).copied().unwrap_or_default()
     }

@@ -1,0 +1,106 @@
+//! Names, labels and matching.
+
+use std::collections::BTreeMap;
+
+use koios_model::{Labels, METRIC_NAME, MatchOp, Matcher};
+use koios_promql::{BinaryOp, Expr, FunctionId};
+
+use super::super::answer::{Answer, Success};
+use super::super::site::Site;
+use super::{binary_op, fails_with, function};
+use crate::query_gen::Times;
+
+const SAME_LABELSET: &str = "vector cannot contain metrics with the same labelset";
+
+/// The operand fails on both sides when asked by itself, as its result then stands at the end.
+pub(super) fn removed_late(site: &Site) -> bool {
+    fails_with(&site.prometheus, SAME_LABELSET)
+        && site
+            .operands
+            .iter()
+            .any(|o| fails_with(&o.prometheus, SAME_LABELSET) && fails_with(&o.koios, SAME_LABELSET))
+}
+
+/// No single time shows the difference, or the site would be about that time.
+pub(super) fn equal_at_different_times(site: &Site) -> bool {
+    fails_with(&site.prometheus, SAME_LABELSET)
+        && site.koios.success().is_some()
+        && matches!(site.asked.times, Times::Range { .. })
+}
+
+pub(super) fn kept_by_atan2(site: &Site) -> bool {
+    if binary_op(site) != Some(BinaryOp::Atan2) {
+        return false;
+    }
+    match site.prometheus.success().map(without_names) {
+        Some(Some(theirs)) => Answer::difference(&Answer::Success(theirs), &site.koios, false).is_none(),
+        Some(None) => {
+            fails_with(&site.koios, SAME_LABELSET) || fails_with(&site.koios, "multiple matches for labels")
+        }
+        None => false,
+    }
+}
+
+/// The result without metric names; nothing when labels are equal then.
+fn without_names(success: &Success) -> Option<Success> {
+    let mut series = BTreeMap::new();
+    for (labels, points) in &success.series {
+        let labels = labels.without(|name| name == METRIC_NAME);
+        if series.insert(labels, points.clone()).is_some() {
+            return None;
+        }
+    }
+    Some(Success {
+        series,
+        ..success.clone()
+    })
+}
+
+pub(super) fn filtered_matches(site: &Site) -> bool {
+    let filters = matches!(&site.expr, Some(Expr::Binary(e)) if e.op.is_comparison() && !e.return_bool);
+    filters && site.prometheus.success().is_some() && fails_with(&site.koios, "multiple matches for labels")
+}
+
+pub(super) fn dots_match_line_breaks(site: &Site) -> bool {
+    let (Some(theirs), Some(ours)) = (site.prometheus.success(), site.koios.success()) else {
+        return false;
+    };
+    let one_sided = |a: &Success, b: &Success| -> Vec<Labels> {
+        a.series
+            .keys()
+            .filter(|labels| !b.series.contains_key(*labels))
+            .cloned()
+            .collect()
+    };
+    let mut differing = one_sided(theirs, ours);
+    // What label_replace made of a line break does not show it any more.
+    if function(site) != Some(FunctionId::LabelReplace) {
+        differing.extend(one_sided(ours, theirs));
+    }
+    let broken = |name: &str| {
+        !differing.is_empty()
+            && differing
+                .iter()
+                .all(|labels| labels.get(name).is_some_and(|value| value.contains('\n')))
+    };
+    match &site.expr {
+        Some(Expr::Vector(selector)) => selector.matchers.iter().any(|m| has_dot(m) && broken(m.name())),
+        Some(Expr::Matrix(matrix)) => matrix
+            .selector
+            .matchers
+            .iter()
+            .any(|m| has_dot(m) && broken(m.name())),
+        Some(Expr::Call(call)) if function(site) == Some(FunctionId::LabelReplace) => {
+            let text = |i: usize| match call.args.get(i) {
+                Some(Expr::String(text)) => text.value.as_str(),
+                _ => "",
+            };
+            text(4).contains('.') && broken(text(3))
+        }
+        _ => false,
+    }
+}
+
+fn has_dot(matcher: &Matcher) -> bool {
+    matches!(matcher.op(), MatchOp::Regex | MatchOp::NotRegex) && matcher.value().contains('.')
+}

@@ -1,0 +1,71 @@
+//! What Prometheus 2.42 can do with native histograms.
+
+use super::QueryGenerator;
+
+impl QueryGenerator {
+    /// A query over native histograms of up to `depth` levels.
+    pub(super) fn of_histograms(&mut self, depth: u32) -> String {
+        match self.random.index(5) {
+            0 => self.histogram(depth),
+            _ => {
+                let inner = self.histogram(depth);
+                match self.random.index(8) {
+                    0 => format!(
+                        "histogram_quantile({}, {inner})",
+                        self.random.pick(&["-1", "2", "NaN"])
+                    ),
+                    1 => format!(
+                        "histogram_fraction({}, {}, {inner})",
+                        self.random.pick(&["-Inf", "0", "NaN"]),
+                        "+Inf"
+                    ),
+                    2..=4 => format!("histogram_count({inner})"),
+                    _ => format!("histogram_sum({inner})"),
+                }
+            }
+        }
+    }
+
+    fn histogram(&mut self, depth: u32) -> String {
+        let Some(depth) = depth.checked_sub(1) else {
+            let modifier = self.modifier();
+            return format!("{}{modifier}", self.native_selector());
+        };
+        match self.random.index(8) {
+            0..=2 => {
+                let function = self.random.pick(&["rate", "rate", "increase", "delta"]);
+                let (selector, range) = (self.native_selector(), self.duration());
+                let modifier = self.modifier();
+                format!("{function}({selector}[{range}]{modifier})")
+            }
+            3 => {
+                // Results of rates are gauges since 3.0, whose resets are none.
+                let selector = self.native_selector();
+                format!("increase({})", self.subquery(selector))
+            }
+            4..=6 => {
+                let grouping = self
+                    .random
+                    .pick(&["", "by (job)", "without (instance)", "by (instance)"]);
+                format!("sum {grouping} ({})", self.histogram(depth))
+            }
+            _ => {
+                // The same on both sides: 3.14 does not add what was reset to what was not.
+                let inner = self.histogram(depth);
+                let matching = self.random.pick(&["", " on (job, instance)"]);
+                format!("({inner}) +{matching} ({inner})")
+            }
+        }
+    }
+
+    fn native_selector(&mut self) -> &'static str {
+        self.random.pick(&[
+            "nh",
+            "nh",
+            "nh{job=\"api\"}",
+            "nh{instance!=\"a\"}",
+            "nh{job=~\"a.*|db\"}",
+            "{__name__=~\"nh|flt\"}",
+        ])
+    }
+}
