@@ -1,4 +1,5 @@
 //! A short run of every fuzz target: the seeds, and the same mutations of them each time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
 use std::path::Path;
 
