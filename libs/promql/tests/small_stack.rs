@@ -1,4 +1,5 @@
 //! The deepest queries that are accepted need little stack: to parse, check, print, format, plan, evaluate and drop (I12).
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
 mod support;
 
