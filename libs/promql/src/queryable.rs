@@ -1,8 +1,8 @@
 //! The seam between the engine and storage: what the engine asks and how storage answers.
 //!
 //! A selector is fetched once, for the whole time range a query needs. Storage answers with a stream of series in
-//! ascending label order, each label set once, whose samples stay encoded until the engine decodes them into reused
-//! [`Columns`]. The stream's last item says whether the data is complete; a stream without it is an error.
+//! ascending label order, each label set once, whose samples stay as they are kept until the engine decodes them into
+//! reused [`Columns`]. The stream's last item says whether the data is complete; a stream without it is an error.
 
 use std::fmt;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! **Data flow.** [`QuerierApi::router`] takes a request. *Prepare*: parameters are checked, the query is parsed and
 //! planned. *Queue*: it waits for one of the process' places. *Fetch*: for each selector [`Cluster`] reads heads — every
 //! partition from a majority of its counting members — and then, of a pinned manifest, the blocks that hold what the
-//! heads may have forgotten; all sources are merged in label order, still encoded. *Evaluate*: the engine computes the
-//! result on the CPU pool. The answer is written as the client takes it.
+//! heads may have forgotten; all sources are merged in label order, their samples still as they were
+//! kept. What can be computed meanwhile is. *Evaluate*: the engine computes the result on the CPU pool. The answer is written as the client takes it.
 //!
 //! **Invariants.** An answer is complete or an error that names what is missing (I4): every read of a partition meets
 //! every acknowledged batch, and blocks are read as of a manifest that lists all that any read head forgot. Each sample

@@ -114,7 +114,7 @@ struct WindowReader {
 }
 
 impl Reading {
-    /// The next batch, encoded; empty at the end.
+    /// The next batch, in the form asked for, or the end.
     async fn next(&mut self) -> Result<StoreItem, ServiceError> {
         loop {
             let window = self.windows.next(self.left).await?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use koios_promql::QueryError;
 
-/// A query's memory: encoded samples and labels that it holds at once. Shared by all reads of the query.
+/// A query's memory: samples, in the form they came in, and labels that it holds at once. Shared by all reads of the query.
 #[derive(Debug)]
 pub struct Budget {
     bytes_max: usize,
