@@ -1,4 +1,4 @@
-//! Checked bytes, parsed indexes, and decoded tables and samples of blocks, shared by all readers of a process.
+//! Checked bytes, parsed indexes, and decoded tables and re-encoded samples of blocks, shared by all readers of a process.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
@@ -6,13 +6,13 @@ use std::hash::{BuildHasherDefault, Hash};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use koios_chunk::Chunk;
 use moka::sync::Cache;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use crate::BlockId;
 use crate::label_column::LabelColumn;
 use crate::row_chunk::RowChunk;
-use crate::samples::SeriesSamples;
 use crate::strings::StringList;
 
 /// Fixed keys instead of random ones, so that a simulated run evicts the same entries every time. The keys hashed are
@@ -84,7 +84,7 @@ pub(crate) struct SeriesTimes {
     pub(crate) last: Vec<i64>,
 }
 
-/// All samples of one series of a block.
+/// All samples of one series of a block, as chunks: a tenth of their size decoded, and decoded many times as fast as pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SamplesKey {
     pub(crate) block: BlockId,
@@ -92,13 +92,13 @@ pub(crate) struct SamplesKey {
     pub(crate) row_count: u32,
 }
 
-/// A cache of cells that passed their checksum, of parsed footers and page indexes, and of what was decoded from them,
-/// each within a byte budget.
+/// A cache of cells that passed their checksum, of parsed footers and page indexes, and of the series and samples read
+/// from them, each within a byte budget.
 pub struct BlockCache {
     cells: Cache<CellKey, Bytes, FixedHasher>,
     indexes: Cache<IndexKey, ArrowReaderMetadata, FixedHasher>,
     tables: Cache<TableKey, Table, FixedHasher>,
-    samples: Cache<SamplesKey, Arc<SeriesSamples>, FixedHasher>,
+    samples: Cache<SamplesKey, Arc<[Chunk]>, FixedHasher>,
 }
 
 impl fmt::Debug for BlockCache {
@@ -129,7 +129,7 @@ where
 }
 
 impl BlockCache {
-    /// With budgets in bytes for cells and for parsed indexes; nothing decoded is kept.
+    /// With budgets in bytes for cells and for parsed indexes; no series or samples are kept.
     pub fn new(cell_bytes_max: u64, index_bytes_max: u64) -> Self {
         Self {
             cells: cache(cell_bytes_max, Bytes::len),
@@ -139,7 +139,7 @@ impl BlockCache {
         }
     }
 
-    /// Keeps decoded series and samples too, with budgets in bytes.
+    /// Keeps series and samples too, with budgets in bytes.
     #[must_use]
     pub fn with_decoded(mut self, table_bytes_max: u64, sample_bytes_max: u64) -> Self {
         self.tables = cache(table_bytes_max, Table::memory_size);
@@ -171,11 +171,11 @@ impl BlockCache {
         self.tables.insert(key, table);
     }
 
-    pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<SeriesSamples>> {
+    pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<[Chunk]>> {
         self.samples.get(key)
     }
 
-    pub(crate) fn put_samples(&self, key: SamplesKey, samples: Arc<SeriesSamples>) {
+    pub(crate) fn put_samples(&self, key: SamplesKey, samples: Arc<[Chunk]>) {
         self.samples.insert(key, samples);
     }
 
@@ -195,6 +195,7 @@ where
     cache.weighted_size()
 }
 
-fn samples_size(samples: &Arc<SeriesSamples>) -> usize {
-    samples.timestamps.len() * size_of::<i64>() + samples.values.len() * size_of::<f64>()
+fn samples_size(chunks: &Arc<[Chunk]>) -> usize {
+    let encoded: usize = chunks.iter().map(|c| c.bytes().len()).sum();
+    encoded + size_of_val(&**chunks)
 }

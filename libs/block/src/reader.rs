@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use koios_chunk::Chunk;
 use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
 
@@ -13,17 +14,15 @@ use crate::group_rows::GroupRows;
 use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
-use crate::samples::{self, SeriesSamples};
+use crate::samples::{self, SeriesSamples, Wanted};
 use crate::series::{FoundRows, SeriesTable, label_column};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 
-/// Most rows of a read whose decoded samples are kept, and looked for: some dozen series.
-const KEPT_ROWS: u64 = 1 << 13;
 /// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
-const SHORT_SERIES_ROWS: u32 = 1024;
+const SHORT_SERIES_ROWS: u32 = 1 << 13;
 
 /// A series of a block: its labels and where its samples are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,58 +130,70 @@ impl BlockReader {
         }
     }
 
-    /// The samples of `series` inside `range`, one entry per series in the order given, which is the block's; empty where
-    /// there are none. Those of few series are kept in the cache where they were read whole. All is in memory at once:
-    /// [`Self::stream_samples`] is for very many series.
+    /// The samples of `series` around `range`, one entry per series in the order given, which is the block's: chunks that
+    /// overlap the range, ascending and disjoint, none where there are none. What was read whole is kept in the cache. All
+    /// is in memory at once: [`Self::stream_samples`] is for very many series.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
-    pub async fn read_samples(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<SeriesSamples>> {
+    pub async fn read_chunks(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<Vec<Chunk>>> {
         let cache = self.samples.cache();
         let key = |s: &BlockSeries| SamplesKey {
             block: self.meta.block,
             first_row: s.first_row,
             row_count: s.row_count,
         };
-        // A scan would only push out what is asked for again and again.
-        let rows: u64 = series.iter().map(|s| u64::from(s.row_count)).sum();
-        if rows > KEPT_ROWS {
-            let all: Vec<_> = self.stream_samples(series.to_vec(), range).try_collect().await?;
-            return if all.len() == series.len() {
-                Ok(all)
-            } else {
-                Err(self.samples.corrupt("it lacks samples of some series"))
-            };
+        let around = |chunks: &[Chunk]| {
+            let around = chunks.iter().filter(|c| c.time_range().overlaps(&range));
+            around.cloned().collect::<Vec<_>>()
+        };
+        let (mut all, mut missing) = (Vec::with_capacity(series.len()), Vec::new());
+        for (place, series) in series.iter().enumerate() {
+            if let Some(chunks) = cache.samples(&key(series)) {
+                all.push(around(&chunks));
+                continue;
+            }
+            all.push(Vec::new());
+            // A short series is on a page or two: all of it costs little more than a part.
+            let whole = series.row_count <= SHORT_SERIES_ROWS || covers(range, series.range);
+            missing.push((place, Wanted { series, whole }));
         }
-        let found = series.iter().map(|s| cache.samples(&key(s)));
-        let found: Vec<Option<Arc<SeriesSamples>>> = found.collect();
-        let missing = series.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let missing: Vec<BlockSeries> = missing.map(|(s, _)| s.clone()).collect();
-        // A short series is on a page or two: all of it costs no more than a part.
-        let whole = |s: &BlockSeries| s.row_count <= SHORT_SERIES_ROWS || covers(range, s.range);
-        let keep = missing.iter().all(whole);
-        let read_range = if keep { TimeRange::ALL } else { range };
-        let mut read = self.stream_samples(missing, read_range);
-        let mut all = Vec::with_capacity(series.len());
-        for (s, found) in series.iter().zip(found) {
-            if let Some(found) = found {
-                all.push(found.within(range));
-                continue;
-            }
+        if missing.is_empty() {
+            return Ok(all);
+        }
+        let wanted = missing.iter().map(|(_, wanted)| *wanted);
+        let mut read = samples::read::<Vec<Chunk>>(self.samples.clone(), wanted, range, GROUPS_AHEAD).await?;
+        for &(place, Wanted { series, whole }) in &missing {
             let lost = || {
-                self.samples
-                    .corrupt(format!("it lacks the samples of {}", s.labels))
+                let reason = format!("it lacks the samples of {}", series.labels);
+                self.samples.corrupt(reason)
             };
-            let samples = read.try_next().await?.ok_or_else(lost)?;
-            if !keep {
-                all.push(samples);
-                continue;
+            let chunks: Arc<[Chunk]> = read.try_next().await?.ok_or_else(lost)?.into();
+            if let Some(slot) = all.get_mut(place) {
+                *slot = around(&chunks);
             }
-            let samples = Arc::new(samples);
-            cache.put_samples(key(s), Arc::clone(&samples));
-            all.push(samples.within(range));
+            if whole {
+                cache.put_samples(key(series), chunks);
+            }
         }
         Ok(all)
+    }
+
+    /// As [`Self::read_chunks`], decoded, and only what lies inside `range`.
+    ///
+    /// # Errors
+    /// As [`Self::read_chunks`].
+    pub async fn read_samples(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<SeriesSamples>> {
+        let chunks = self.read_chunks(series, range).await?;
+        let decode = |chunks: Vec<Chunk>| {
+            let mut samples = SeriesSamples::default();
+            for chunk in chunks {
+                let decoded = chunk.decode_range(range, &mut samples.timestamps, &mut samples.values);
+                decoded.map_err(|e| self.samples.corrupt(e))?;
+            }
+            Ok(samples)
+        };
+        chunks.into_iter().map(decode).collect()
     }
 
     /// The samples of `series`, which must be in the block's order, one item per series in the same order. Only pages

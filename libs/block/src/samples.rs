@@ -8,8 +8,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::Schema;
+use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use koios_chunk::decimal;
+use koios_chunk::{Chunk, Encoder, decimal};
 use koios_model::TimeRange;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
@@ -34,17 +35,45 @@ pub struct SeriesSamples {
     pub values: Vec<f64>,
 }
 
-impl SeriesSamples {
-    /// Those inside `range`.
-    pub(crate) fn within(&self, range: TimeRange) -> Self {
-        let from = self.timestamps.partition_point(|&t| t < range.min);
-        let to = self.timestamps.partition_point(|&t| t <= range.max);
-        let inside = from..to.max(from);
-        Self {
-            timestamps: self.timestamps.get(inside.clone()).unwrap_or(&[]).to_vec(),
-            values: self.values.get(inside).unwrap_or(&[]).to_vec(),
-        }
+/// A form that the rows of a series are given in.
+pub(crate) trait Form: Send + Sized + 'static {
+    /// From samples, ascending in time; they may be none.
+    fn new(samples: SeriesSamples, encoder: &mut Encoder) -> Result<Self, koios_chunk::Error>;
+
+    /// Puts what comes before it in time in front.
+    fn prepend(&mut self, earlier: Self);
+}
+
+impl Form for SeriesSamples {
+    fn new(samples: SeriesSamples, _: &mut Encoder) -> Result<Self, koios_chunk::Error> {
+        Ok(samples)
     }
+
+    fn prepend(&mut self, mut earlier: Self) {
+        earlier.timestamps.append(&mut self.timestamps);
+        earlier.values.append(&mut self.values);
+        *self = earlier;
+    }
+}
+
+impl Form for Vec<Chunk> {
+    fn new(samples: SeriesSamples, encoder: &mut Encoder) -> Result<Self, koios_chunk::Error> {
+        let mut chunks = Self::new();
+        encoder.encode_run(&samples.timestamps, &samples.values, &mut chunks)?;
+        Ok(chunks)
+    }
+
+    fn prepend(&mut self, mut earlier: Self) {
+        earlier.append(self);
+        *self = earlier;
+    }
+}
+
+/// A series to read, and whether all of it or what lies on pages around a range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) series: &'a BlockSeries,
+    pub(crate) whole: bool,
 }
 
 /// What one row group holds of the series asked for.
@@ -61,9 +90,11 @@ struct Piece {
     rows: Range<u64>,
     /// Whether the series ends here.
     last: bool,
+    /// Whether all of it is read, whatever the range.
+    whole: bool,
 }
 
-/// Streams the samples of series that are in the block's order.
+/// Streams the samples inside `range` of series that are in the block's order.
 pub(crate) fn stream(
     part: PartFile,
     series: Vec<BlockSeries>,
@@ -71,51 +102,59 @@ pub(crate) fn stream(
     groups_ahead: usize,
 ) -> BoxStream<'static, Result<SeriesSamples>> {
     stream::once(async move {
-        let footer = part.footer(Arc::<Schema>::clone).await?;
-        let plans = plan(&part, &footer, &series)?;
-        let pieces = stream::iter(plans)
-            .map(move |plan| {
-                let (part, footer) = (part.clone(), footer.clone());
-                async move { read_group(&part, &footer, plan, range).await }
-            })
-            .buffered(groups_ahead)
-            .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
-            .try_flatten();
-        Ok(join_pieces(pieces.boxed()))
+        let wanted = series.iter().map(|series| Wanted { series, whole: false });
+        read(part, wanted, range, groups_ahead).await
     })
     .try_flatten()
     .boxed()
 }
 
-/// A series split over row groups becomes one item again, ascending in time.
-fn join_pieces(
-    pieces: BoxStream<'static, Result<(SeriesSamples, bool)>>,
-) -> impl futures::Stream<Item = Result<SeriesSamples>> + Send {
+/// Reads series that are in the block's order, in either form; one item for each.
+pub(crate) async fn read<'a, F: Form>(
+    part: PartFile,
+    wanted: impl Iterator<Item = Wanted<'a>>,
+    range: TimeRange,
+    groups_ahead: usize,
+) -> Result<BoxStream<'static, Result<F>>> {
+    let footer = part.footer(Arc::<Schema>::clone).await?;
+    let plans = plan(&part, &footer, wanted)?;
+    let pieces = stream::iter(plans)
+        .map(move |plan| {
+            let (part, footer) = (part.clone(), footer.clone());
+            async move { read_group(&part, &footer, plan, range).await }
+        })
+        .buffered(groups_ahead)
+        .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+        .try_flatten();
+    Ok(join_pieces(pieces.boxed()).boxed())
+}
+
+/// A series split over row groups becomes one item again.
+fn join_pieces<F: Form>(
+    pieces: BoxStream<'static, Result<(F, bool)>>,
+) -> impl Stream<Item = Result<F>> + Send + use<F> {
     stream::try_unfold(pieces, |mut pieces| async move {
-        let mut whole: Option<SeriesSamples> = None;
+        let mut whole: Option<F> = None;
         while let Some((piece, last)) = pieces.try_next().await? {
             match &mut whole {
                 None => whole = Some(piece),
-                Some(whole) => {
-                    whole.timestamps.extend_from_slice(&piece.timestamps);
-                    whole.values.extend_from_slice(&piece.values);
-                }
+                // Rows descend in time.
+                Some(whole) => whole.prepend(piece),
             }
             if last {
                 break;
             }
         }
-        Ok(whole.map(|mut whole| {
-            // Rows descend in time.
-            whole.timestamps.reverse();
-            whole.values.reverse();
-            (whole, pieces)
-        }))
+        Ok(whole.map(|whole| (whole, pieces)))
     })
 }
 
 /// Splits the series' spans by row group.
-fn plan(part: &PartFile, footer: &ArrowReaderMetadata, series: &[BlockSeries]) -> Result<Vec<GroupPlan>> {
+fn plan<'a>(
+    part: &PartFile,
+    footer: &ArrowReaderMetadata,
+    wanted: impl Iterator<Item = Wanted<'a>>,
+) -> Result<Vec<GroupPlan>> {
     let mut groups = VecDeque::new();
     let mut end = 0u64;
     for (i, group) in footer.metadata().row_groups().iter().enumerate() {
@@ -130,7 +169,7 @@ fn plan(part: &PartFile, footer: &ArrowReaderMetadata, series: &[BlockSeries]) -
     }
     let mut plans: Vec<GroupPlan> = Vec::new();
     let mut at = 0u64;
-    for s in series {
+    for Wanted { series: s, whole } in wanted {
         let span = s.first_row..s.first_row.saturating_add(u64::from(s.row_count));
         if span.start < at || span.end > end || span.is_empty() {
             return Err(part.corrupt(format!(
@@ -147,6 +186,7 @@ fn plan(part: &PartFile, footer: &ArrowReaderMetadata, series: &[BlockSeries]) -
             let piece = Piece {
                 rows: span.start.max(rows.start) - rows.start..span.end.min(rows.end) - rows.start,
                 last: span.end <= rows.end,
+                whole,
             };
             let last = piece.last;
             match plans.last_mut() {
@@ -165,40 +205,54 @@ fn plan(part: &PartFile, footer: &ArrowReaderMetadata, series: &[BlockSeries]) -
     Ok(plans)
 }
 
-async fn read_group(
+async fn read_group<F: Form>(
     part: &PartFile,
     footer: &ArrowReaderMetadata,
     plan: GroupPlan,
     range: TimeRange,
-) -> Result<Vec<(SeriesSamples, bool)>> {
+) -> Result<Vec<(F, bool)>> {
     let index = part.group_index(footer, plan.group).await?;
     let kept = pages_in_range(part, &index, range)?;
-    let chosen: Vec<Vec<Range<u64>>> = plan.pieces.iter().map(|p| intersect(&p.rows, &kept)).collect();
-    let mut out: Vec<(SeriesSamples, bool)> = plan
-        .pieces
-        .iter()
-        .map(|p| (SeriesSamples::default(), p.last))
-        .collect();
+    let chosen = |piece: &Piece| match piece.whole {
+        true => vec![piece.rows.clone(); 1],
+        false => intersect(&piece.rows, &kept),
+    };
+    let chosen: Vec<Vec<Range<u64>>> = plan.pieces.iter().map(chosen).collect();
     let total = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
     let ranges = chosen.iter().flatten().map(|r| r.start as usize..r.end as usize);
     let selection = RowSelection::from_consecutive_ranges(ranges, total);
-    if !selection.selects_any() {
-        return Ok(out);
+    let mut batches = Vec::new();
+    if selection.selects_any() {
+        let schema = footer.parquet_schema();
+        let read = GroupRead {
+            group: plan.group,
+            columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT]),
+            selection: Some(selection),
+        };
+        batches = part.read_group(footer, read).await?;
     }
-    let schema = footer.parquet_schema();
-    let read = GroupRead {
-        group: plan.group,
-        columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT]),
-        selection: Some(selection),
-    };
-    let batches = part.read_group(footer, read).await?;
     let owned = part.clone();
     part.compute(move || {
-        let mut rows = SampleRows::new(&owned, &batches)?;
-        for (ranges, (samples, _)) in chosen.iter().zip(&mut out) {
+        let mut rows = match batches.as_slice() {
+            [] => None,
+            batches => Some(SampleRows::new(&owned, batches)?),
+        };
+        let mut encoder = Encoder::default();
+        let mut out = Vec::with_capacity(plan.pieces.len());
+        for (piece, ranges) in plan.pieces.iter().zip(&chosen) {
+            let wanted = if piece.whole { TimeRange::ALL } else { range };
+            let mut samples = SeriesSamples::default();
             for r in ranges {
-                rows.take((r.end - r.start) as usize, range, samples)?;
+                if let Some(rows) = &mut rows {
+                    rows.take((r.end - r.start) as usize, wanted, &mut samples)?;
+                }
             }
+            // Rows descend in time.
+            samples.timestamps.reverse();
+            samples.values.reverse();
+            let piece_of = F::new(samples, &mut encoder);
+            let piece_of = piece_of.map_err(|e| owned.corrupt(format!("the samples of a series: {e}")))?;
+            out.push((piece_of, piece.last));
         }
         Ok(out)
     })

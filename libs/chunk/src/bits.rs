@@ -117,32 +117,76 @@ pub(crate) fn pack(out: &mut Vec<u8>, values: &[u64], width: u32) {
     out.extend(rest.iter().take(used.div_ceil(8) as usize));
 }
 
-/// Fills `out` with values of `width` (0 to 64) bits from `packed`; bytes that are missing read as zero.
+/// Most values unpacked at once.
+pub(crate) const UNPACKED_MAX: usize = 64;
+/// Most bytes of [`UNPACKED_MAX`] values, and as many more as the last value's word may reach beyond them.
+const PADDED_BYTES: usize = UNPACKED_MAX * 8 + 8;
+
+/// Values that are unpacked together: they begin and end at whole bytes, whatever their width.
+const GROUP: usize = 8;
+
+/// Fills `out`, at most [`UNPACKED_MAX`], with values of `width` (0 to 64) bits from `packed`; bytes that are missing read
+/// as zero.
 pub(crate) fn unpack(packed: &[u8], width: u32, out: &mut [u64]) {
-    if width == 0 {
-        out.fill(0);
-        return;
+    let out = out.split_at_mut(out.len().min(UNPACKED_MAX)).0;
+    let mut padded = [0u8; PADDED_BYTES];
+    let len = packed_len(out.len(), width).min(packed.len());
+    let (to, from) = (padded.get_mut(..len), packed.get(..len));
+    if let (Some(to), Some(from)) = (to, from) {
+        to.copy_from_slice(from);
     }
+    // A loop for each width: places and shifts of a group's values are then constants.
+    macro_rules! widths {
+        ($($width:literal)*) => {
+            match width {
+                0 => out.fill(0),
+                $($width => unpack_groups::<$width>(&padded, out),)*
+                _ => unpack_wide(&padded, width, out),
+            }
+        };
+    }
+    widths!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40);
+}
+
+/// Values of up to 57 bits, each of which lies within eight bytes.
+fn unpack_groups<const WIDTH: usize>(padded: &[u8; PADDED_BYTES], out: &mut [u64]) {
+    let mask = u64::MAX >> (64 - WIDTH);
+    let value = |group: &[u8], i: usize| {
+        let bit = i * WIDTH;
+        let word = group.get(bit / 8..).and_then(<[u8]>::first_chunk::<8>);
+        word.map_or(0, |w| u64::from_le_bytes(*w) >> (bit % 8) & mask)
+    };
+    let (groups, rest) = out.as_chunks_mut::<GROUP>();
+    let mut at = 0;
+    for values in groups {
+        let Some(group) = padded.get(at..at + WIDTH + 8) else {
+            return;
+        };
+        for (i, v) in values.iter_mut().enumerate() {
+            *v = value(group, i);
+        }
+        at += WIDTH;
+    }
+    let group = padded.get(at..).unwrap_or_default();
+    for (i, v) in rest.iter_mut().enumerate() {
+        *v = value(group, i);
+    }
+}
+
+/// Values of any width.
+fn unpack_wide(padded: &[u8; PADDED_BYTES], width: u32, out: &mut [u64]) {
     let mask = u64::MAX >> (64 - width);
-    let mut words = packed.chunks(8);
+    let mut words = padded.as_chunks::<8>().0.iter();
     let (mut acc, mut have) = (0u128, 0u32);
     for v in out {
         if have < width {
-            acc |= u128::from(words.next().map_or(0, load)) << have;
+            acc |= u128::from(words.next().map_or(0, |w| u64::from_le_bytes(*w))) << have;
             have += 64;
         }
         *v = acc as u64 & mask;
         acc >>= width;
         have -= width;
     }
-}
-
-fn load(word: &[u8]) -> u64 {
-    let mut b = [0u8; 8];
-    for (to, from) in b.iter_mut().zip(word) {
-        *to = *from;
-    }
-    u64::from_le_bytes(b)
 }
 
 #[cfg(test)]
@@ -153,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packing_survives(width in 0u32..=64, values in proptest::collection::vec(any::<u64>(), 0..70)) {
+        fn packing_survives(width in 0u32..=64, values in proptest::collection::vec(any::<u64>(), 0..=64)) {
             let mask = if width == 0 { 0 } else { u64::MAX >> (64 - width) };
             let values: Vec<u64> = values.into_iter().map(|v| v & mask).collect();
             let mut packed = Vec::new();

@@ -3,11 +3,12 @@
 //! All arithmetic wraps, so every sequence of 64-bit integers survives, however wild.
 
 use crate::bits::{
-    Cursor, bit_len, pack, packed_len, unpack, unzigzag, varint_len, write_varint, write_zigzag, zigzag,
+    Cursor, UNPACKED_MAX, bit_len, pack, packed_len, unpack, unzigzag, varint_len, write_varint,
+    write_zigzag, zigzag,
 };
 
 /// Residuals per block.
-pub(crate) const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = UNPACKED_MAX;
 /// Bit of a block's width byte: exceptions follow.
 const HAS_EXCEPTIONS: u8 = 0x80;
 

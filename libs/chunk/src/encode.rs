@@ -1,7 +1,12 @@
 //! From columns of samples to the bytes of a chunk.
 
+use bytes::Bytes;
+
 use crate::bits::{write_varint, write_zigzag};
-use crate::{Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, column, decimal};
+use crate::{Chunk, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, column, decimal};
+
+/// Samples of a chunk of a long run: enough to compress, few enough to decode a part of the run.
+const RUN_CHUNK_SAMPLES: usize = 1024;
 
 /// Encodes runs of samples and keeps its scratch memory from one to the next.
 #[derive(Debug, Default)]
@@ -48,6 +53,39 @@ impl Encoder {
         let mut out = self.start(timestamps, values, |encoder| encoder.encode_values_fast(values))?;
         column::write_fast(&mut out, &self.offsets);
         Ok(self.end(out))
+    }
+
+    /// Appends a run of any length, none included, as chunks by [`Self::encode_fast`].
+    ///
+    /// # Errors
+    /// As [`encode`], and [`Error::NotAscending`] too where one chunk would meet the next.
+    pub fn encode_run(
+        &mut self,
+        timestamps: &[i64],
+        values: &[f64],
+        out: &mut Vec<Chunk>,
+    ) -> Result<(), Error> {
+        if timestamps.len() != values.len() {
+            return Err(Error::Lengths {
+                timestamps: timestamps.len(),
+                values: values.len(),
+            });
+        }
+        let mut before = None;
+        let columns = timestamps
+            .chunks(RUN_CHUNK_SAMPLES)
+            .zip(values.chunks(RUN_CHUNK_SAMPLES));
+        for (i, (timestamps, values)) in columns.enumerate() {
+            if before >= timestamps.first() && before.is_some() {
+                return Err(Error::NotAscending {
+                    at: i * RUN_CHUNK_SAMPLES,
+                });
+            }
+            before = timestamps.last();
+            let bytes = Bytes::from(self.encode_fast(timestamps, values)?);
+            out.push(Chunk::parse(bytes)?);
+        }
+        Ok(())
     }
 
     /// Leaves the encoded values in `body` and the times in `offsets`; gives a chunk that ends before its times.

@@ -1,12 +1,8 @@
 //! Samples of one series in whatever form they are kept, so that nothing is encoded only to be decoded.
 
-use bytes::Bytes;
 use koios_model::TimeRange;
 
 use crate::{Chunk, Encoder, Error, OpenRun};
-
-/// Samples of a chunk made on the way: long enough to compress, short enough to decode a part of a series.
-const CHUNK_SAMPLES: usize = 1024;
 
 /// Decoded samples of one series: strictly ascending times in milliseconds, and as many values.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,19 +113,12 @@ impl Run {
     /// # Errors
     /// As [`Self::decode_range`].
     pub fn into_chunks(self, encoder: &mut Encoder, out: &mut Vec<Chunk>) -> Result<(), Error> {
-        let mut encode = |timestamps: &[i64], values: &[f64]| {
-            for (timestamps, values) in timestamps.chunks(CHUNK_SAMPLES).zip(values.chunks(CHUNK_SAMPLES)) {
-                let bytes = Bytes::from(encoder.encode_fast(timestamps, values)?);
-                out.push(Chunk::parse(bytes)?);
-            }
-            Ok(())
-        };
         match self {
-            Self::Plain(plain) => encode(&plain.timestamps, &plain.values),
+            Self::Plain(plain) => encoder.encode_run(&plain.timestamps, &plain.values, out),
             Self::Open(open) => {
                 let (mut timestamps, mut values) = (Vec::new(), Vec::new());
                 open.decode_range(TimeRange::ALL, &mut timestamps, &mut values)?;
-                encode(&timestamps, &values)
+                encoder.encode_run(&timestamps, &values, out)
             }
             Self::Chunk(chunk) => {
                 out.push(chunk);

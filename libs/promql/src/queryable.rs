@@ -38,9 +38,6 @@ pub struct SelectHints {
     pub projection: Vec<String>,
     /// How to read `projection`.
     pub projection_include: bool,
-    /// All series of the answer will be held at once, so that their samples should be small; else each is gone once
-    /// looked at, and nothing should be done to make them smaller.
-    pub kept: bool,
 }
 
 /// What to fetch: the series that match, with their samples of a closed range of times.

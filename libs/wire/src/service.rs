@@ -41,7 +41,7 @@ pub struct ReadRequest {
     pub range: TimeRange,
     /// Leave the samples away.
     pub labels_only: bool,
-    /// Chunks only: whoever asks is in another process, or keeps all of the answer.
+    /// Chunks only: whoever asks is in another process.
     pub encoded: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
@@ -280,8 +280,6 @@ pub struct StoreSelectRequest {
     pub range: TimeRange,
     /// Leave the samples away.
     pub labels_only: bool,
-    /// Chunks only: whoever asks is in another process, or keeps all of the answer.
-    pub encoded: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
 }

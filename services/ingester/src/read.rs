@@ -44,7 +44,7 @@ struct Reading {
     held: BatchSet,
     ids: Vec<SeriesId>,
     next: usize,
-    /// How many series may still be sent. Candidates without samples in the range do not count: whoever asks for one
+    /// How many series may still be sent. Candidates without runs around the range do not count: whoever asks for one
     /// series more than it may have relies on getting it.
     left: usize,
     range: TimeRange,

@@ -50,7 +50,6 @@ impl World {
             matchers: Matchers(matchers.to_vec()),
             range,
             labels_only,
-            encoded: false,
             limit: 0,
         };
         let mut stream = self.store.select(request).await.unwrap();

@@ -18,7 +18,6 @@
 //! `ResourceExhausted` when more would have to be held than a read may. A stream that fails ends with the error and without its end.
 
 mod bounds;
-mod encode;
 mod error;
 mod labels;
 mod merge;

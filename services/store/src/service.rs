@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_block::{BlockCache, BlockReader};
 use koios_bucket::{Blocks, TenantManifests};
+use koios_chunk::Run;
 use koios_model::TimeRange;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
@@ -14,7 +15,6 @@ use koios_wire::{
 };
 
 use crate::bounds::{DecodedRows, ReadBounds};
-use crate::encode::{encode, in_runs};
 use crate::labels::labels;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
@@ -30,7 +30,7 @@ pub struct StoreSettings {
     pub index_cache_bytes: u64,
     /// Decoded series: label indexes and label sets, about 200 bytes for each series of a block. Default 128 MiB.
     pub table_cache_bytes: u64,
-    /// Decoded samples, 16 bytes each. Default 64 MiB.
+    /// Samples as chunks, about two bytes each. Default 128 MiB.
     pub sample_cache_bytes: u64,
     /// Blocks' metadata. Default 32 MiB.
     pub meta_cache_bytes: u64,
@@ -42,7 +42,7 @@ impl Default for StoreSettings {
             cell_cache_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
             table_cache_bytes: 128 << 20,
-            sample_cache_bytes: 64 << 20,
+            sample_cache_bytes: 128 << 20,
             meta_cache_bytes: 32 << 20,
         }
     }
@@ -53,7 +53,6 @@ impl Default for StoreSettings {
 pub struct BlockStore {
     manifests: TenantManifests,
     blocks: Blocks,
-    cpu: Cpu,
     pub(crate) bounds: ReadBounds,
     decoded: DecodedRows,
     metrics: StoreMetrics,
@@ -67,9 +66,8 @@ impl BlockStore {
         let bucket = manifests.bucket().clone();
         let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes);
         Self {
-            blocks: blocks.with_cpu(cpu.clone()),
+            blocks: blocks.with_cpu(cpu),
             manifests,
-            cpu,
             bounds: ReadBounds::default(),
             decoded: DecodedRows::new(),
             metrics: StoreMetrics::new(metrics),
@@ -104,17 +102,16 @@ struct Reading {
     reader: WindowReader,
 }
 
-/// Reads and encodes windows.
+/// Reads windows.
 struct WindowReader {
     blocks: Vec<BlockReader>,
     range: TimeRange,
     labels_only: bool,
-    encoded: bool,
     store: BlockStore,
 }
 
 impl Reading {
-    /// The next batch, in the form asked for, or the end.
+    /// The next batch, or the end.
     async fn next(&mut self) -> Result<StoreItem, ServiceError> {
         loop {
             let window = self.windows.next(self.left).await?;
@@ -147,21 +144,14 @@ impl WindowReader {
     /// The series of a window. What is decoded is all gone when it is done, or the reader's.
     async fn read(&self, window: Window) -> Result<Vec<SeriesRuns>, ServiceError> {
         let store = &self.store;
-        let (rows, _decoded) = if self.labels_only {
-            (window.labels(), None)
-        } else {
-            let decoded = store.decoded.reserve(window.rows).await?;
-            let rows = window.read(&self.blocks, self.range, store.bounds).await?;
-            (rows, Some(decoded))
-        };
-        let samples: usize = rows.iter().flat_map(|(_, s)| s).map(|s| s.timestamps.len()).sum();
-        store.metrics.samples.inc_by(samples as u64);
-        let series = rows.into_iter().map(in_runs).collect::<Result<Vec<_>, _>>()?;
-        if !self.encoded {
-            return Ok(series);
+        if self.labels_only {
+            return Ok(window.labels());
         }
-        let encoded = store.cpu.run(|| encode(series)).await;
-        encoded.map_err(|e| ServiceError::internal(e.to_string()))?
+        let _decoded = store.decoded.reserve(window.rows).await?;
+        let series = window.read(&self.blocks, self.range, store.bounds).await?;
+        let samples: usize = series.iter().flat_map(|s| &s.runs).map(Run::count).sum();
+        store.metrics.samples.inc_by(samples as u64);
+        Ok(series)
     }
 }
 
@@ -189,7 +179,6 @@ impl StoreService for BlockStore {
                 blocks,
                 range: *range,
                 labels_only: request.labels_only,
-                encoded: request.encoded,
                 store: self.clone(),
             },
         };

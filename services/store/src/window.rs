@@ -4,16 +4,14 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, BlockSeries, SeriesSamples};
-use koios_model::{Labels, TimeRange};
-use koios_wire::ServiceError;
+use koios_block::{BlockReader, BlockSeries};
+use koios_chunk::Run;
+use koios_model::TimeRange;
+use koios_wire::{SeriesRuns, ServiceError};
 
 use crate::bounds::ReadBounds;
 use crate::error::from_block;
 use crate::merge::{Found, Merge};
-
-/// A series with its samples in each block that has any in range; none when only labels are read.
-pub(crate) type Row = (Labels, Vec<SeriesSamples>);
 
 /// Takes windows off a merge.
 pub(crate) struct Windows {
@@ -65,17 +63,21 @@ impl Windows {
 }
 
 impl Window {
-    /// Reads the samples, a few blocks at a time; label sets without any in range are left out.
+    /// Reads the samples, a few blocks at a time; label sets without any around the range are left out. What one block
+    /// holds of a series is not united with what others do.
     pub(crate) async fn read(
         self,
         blocks: &[BlockReader],
         range: TimeRange,
         bounds: ReadBounds,
-    ) -> Result<Vec<Row>, ServiceError> {
-        let mut rows = Vec::with_capacity(self.found.len());
+    ) -> Result<Vec<SeriesRuns>, ServiceError> {
+        let mut all = Vec::with_capacity(self.found.len());
         let mut wanted = BTreeMap::<usize, (Vec<usize>, Vec<BlockSeries>)>::new();
         for (at, found) in self.found.into_iter().enumerate() {
-            rows.push((found.labels, Vec::with_capacity(found.parts.len())));
+            all.push(SeriesRuns {
+                labels: found.labels,
+                runs: Vec::with_capacity(found.parts.len()),
+            });
             for (block, series) in found.parts {
                 let of_block = wanted.entry(block).or_default();
                 of_block.0.push(at);
@@ -85,30 +87,29 @@ impl Window {
         let reads = wanted.into_iter().filter_map(|(block, (places, series))| {
             let block = blocks.get(block)?;
             Some(async move {
-                let samples = block.read_samples(&series, range).await;
-                samples
-                    .map(|samples| (places, samples))
-                    .map_err(|e| from_block(&e))
+                let chunks = block.read_chunks(&series, range).await;
+                chunks.map(|chunks| (places, chunks)).map_err(|e| from_block(&e))
             })
         });
         let mut reads = stream::iter(reads).buffered(bounds.blocks_at_once);
-        while let Some((places, samples)) = reads.try_next().await? {
-            for (at, samples) in places.into_iter().zip(samples) {
-                if let Some((_, all)) = rows.get_mut(at)
-                    && !samples.timestamps.is_empty()
-                {
-                    all.push(samples);
+        while let Some((places, chunks)) = reads.try_next().await? {
+            for (at, chunks) in places.into_iter().zip(chunks) {
+                if let Some(series) = all.get_mut(at) {
+                    series.runs.extend(chunks.into_iter().map(Run::Chunk));
                 }
             }
         }
-        rows.retain(|(_, samples)| !samples.is_empty());
-        Ok(rows)
+        all.retain(|series: &SeriesRuns| !series.runs.is_empty());
+        Ok(all)
     }
 
     /// The label sets alone.
-    pub(crate) fn labels(self) -> Vec<Row> {
-        let row = |found: Found| (found.labels, Vec::new());
-        self.found.into_iter().map(row).collect()
+    pub(crate) fn labels(self) -> Vec<SeriesRuns> {
+        let alone = |found: Found| SeriesRuns {
+            labels: found.labels,
+            runs: Vec::new(),
+        };
+        self.found.into_iter().map(alone).collect()
     }
 }
 
@@ -121,7 +122,7 @@ mod tests {
     use async_trait::async_trait;
     use bytes::Bytes;
     use koios_block::{BlockCache, BlockId, BlockOptions, BlockWriter, MemoryBlock, RangeRead};
-    use koios_model::{Matchers, TenantId};
+    use koios_model::{Labels, Matchers, TenantId};
 
     use super::*;
 
@@ -193,9 +194,9 @@ mod tests {
             }
             assert!(window.rows <= 1000, "{} rows", window.rows);
             let rows = window.read(&blocks, TimeRange::ALL, bounds).await.unwrap();
-            let samples = |all: &[SeriesSamples]| all.iter().map(|s| s.timestamps.len()).sum::<usize>();
-            assert!(rows.iter().all(|(_, all)| samples(all) == 300));
-            found.extend(rows.into_iter().map(|(labels, _)| labels));
+            let samples = |all: &[Run]| all.iter().map(Run::count).sum::<usize>();
+            assert!(rows.iter().all(|s| samples(&s.runs) == 300));
+            found.extend(rows.into_iter().map(|s| s.labels));
         }
         assert!(found.len() == 50 && found.is_sorted(), "{found:?}");
         assert_eq!(busy.most.load(Ordering::Relaxed), 4);

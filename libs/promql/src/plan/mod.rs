@@ -204,11 +204,6 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
         Steps::range(context.start_ms, context.end_ms, context.step_ms)
     };
     let leaves = leaves::take_leaves(&mut root, steps, planner.selects.len());
-    for leaf in &leaves {
-        if let Some(select) = planner.selects.get_mut(leaf.source) {
-            select.hints.kept = false;
-        }
-    }
     Ok(Plan {
         root,
         leaves,

@@ -77,7 +77,6 @@ impl Planner {
             function: scope.function,
             grouping: grouping.to_vec(),
             by,
-            kept: true,
             ..SelectHints::default()
         };
         let shared = |r: &SelectRequest| r.matchers == matchers && r.range.overlaps(&range);

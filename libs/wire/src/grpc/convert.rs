@@ -331,7 +331,6 @@ pub(super) fn select_from_pb(r: v1::StoreSelectRequest) -> Result<StoreSelectReq
         matchers: matchers_from_pb(r.matchers)?,
         range: range_from_pb(r.range)?,
         labels_only: r.labels_only,
-        encoded: true,
         limit: r.limit,
     })
 }

@@ -275,7 +275,6 @@ mod tests {
             matchers: Matchers::default(),
             range: TimeRange::ALL,
             labels_only: false,
-            encoded: true,
             limit: 0,
         });
         rpc.select(Request::new(request)).await.unwrap().into_inner()

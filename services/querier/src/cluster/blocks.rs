@@ -69,7 +69,6 @@ pub(crate) struct BlockRequest {
     pub(crate) matchers: Matchers,
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
-    pub(crate) encoded: bool,
     pub(crate) limit: u64,
 }
 
@@ -144,7 +143,6 @@ impl BlockFeed {
             matchers: request.matchers,
             range: request.range,
             labels_only: request.labels_only,
-            encoded: request.encoded,
             limit: request.limit,
         };
         Self {

@@ -421,7 +421,6 @@ fn selection(labels_only: bool) -> Selection {
         matchers: matchers(),
         range: TimeRange::new(0, 100),
         labels_only,
-        kept: true,
         wanted: Wanted::default(),
     }
 }

@@ -45,7 +45,6 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: *range,
             labels_only: true,
-            encoded: true,
             limit: selection.wanted.limit as u64,
         };
         let asked = groups

@@ -58,8 +58,6 @@ pub(crate) struct Selection {
     pub(crate) matchers: Matchers,
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
-    /// All of the answer will be kept, so that it should come in a small form.
-    pub(crate) kept: bool,
     pub(crate) wanted: Wanted,
 }
 
@@ -138,7 +136,6 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: selection.range,
             labels_only: selection.labels_only,
-            encoded: selection.kept,
             limit: limit_of(&selection.wanted, budget),
         };
         if let Some((version, groups)) = self.blocks_for(&selection.tenant, selection.range, &seam).await? {
@@ -166,7 +163,7 @@ impl Cluster {
             matchers: selection.matchers.clone(),
             range: selection.range,
             labels_only: selection.labels_only,
-            encoded: selection.kept,
+            encoded: false,
             limit: limit_of(&selection.wanted, budget),
         };
         let mut plans = self.plans(&selection.tenant);

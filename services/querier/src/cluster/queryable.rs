@@ -36,7 +36,6 @@ impl Queryable for ClusterQueryable {
             matchers: req.matchers,
             range: req.range,
             labels_only: false,
-            kept: req.hints.kept,
             wanted: Wanted {
                 limit: req.hints.limit,
                 shard: req.hints.shard,

@@ -183,7 +183,6 @@ impl QuerierApi {
             matchers,
             range,
             labels_only: true,
-            kept: true,
             wanted: Wanted {
                 // One more tells that there are more.
                 limit: if limit == 0 { 0 } else { limit.saturating_add(1) },
