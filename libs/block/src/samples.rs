@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType};
 use arrow_array::{Array, RecordBatch};
+use arrow_buffer::NullBuffer;
 use arrow_schema::Schema;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -36,16 +37,30 @@ pub struct SeriesSamples {
 }
 
 /// A form that the rows of a series are given in.
-pub(crate) trait Form: Send + Sized + 'static {
-    /// From samples, ascending in time; they may be none.
-    fn new(samples: SeriesSamples, encoder: &mut Encoder) -> Result<Self, koios_chunk::Error>;
+pub(crate) trait Form: Default + Send + Sized + 'static {
+    /// From neighbouring rows, which descend in time.
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, scratch: &mut Scratch) -> Result<Self>;
 
     /// Puts what comes before it in time in front.
     fn prepend(&mut self, earlier: Self);
 }
 
+/// What forms are made with, kept from one series to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    encoder: Encoder,
+    timestamps: Vec<i64>,
+    mantissas: Vec<i64>,
+}
+
 impl Form for SeriesSamples {
-    fn new(samples: SeriesSamples, _: &mut Encoder) -> Result<Self, koios_chunk::Error> {
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, _: &mut Scratch) -> Result<Self> {
+        let mut samples = Self {
+            timestamps: rows.timestamps_of(at.clone()).rev().collect(),
+            values: Vec::with_capacity(at.len()),
+        };
+        rows.append_values(at, &mut samples.values)?;
+        samples.values.reverse();
         Ok(samples)
     }
 
@@ -57,9 +72,25 @@ impl Form for SeriesSamples {
 }
 
 impl Form for Vec<Chunk> {
-    fn new(samples: SeriesSamples, encoder: &mut Encoder) -> Result<Self, koios_chunk::Error> {
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, scratch: &mut Scratch) -> Result<Self> {
         let mut chunks = Self::new();
-        encoder.encode_run(&samples.timestamps, &samples.values, &mut chunks)?;
+        let encoded = if let Some((mantissas, exponent)) = rows.decimals(&at)? {
+            scratch.timestamps.clear();
+            scratch.timestamps.extend(rows.timestamps_of(at).rev());
+            scratch.mantissas.clear();
+            scratch.mantissas.extend(mantissas.iter().rev());
+            let Scratch {
+                encoder,
+                timestamps,
+                mantissas,
+            } = scratch;
+            encoder.encode_decimals(timestamps, mantissas, exponent, &mut chunks)
+        } else {
+            let samples = <SeriesSamples as Form>::new(rows, at, scratch)?;
+            let encoder = &mut scratch.encoder;
+            encoder.encode_run(&samples.timestamps, &samples.values, &mut chunks)
+        };
+        encoded.map_err(|e| rows.part.corrupt(format!("the samples of a series: {e}")))?;
         Ok(chunks)
     }
 
@@ -237,22 +268,19 @@ async fn read_group<F: Form>(
             [] => None,
             batches => Some(SampleRows::new(&owned, batches)?),
         };
-        let mut encoder = Encoder::default();
+        let mut scratch = Scratch::default();
         let mut out = Vec::with_capacity(plan.pieces.len());
         for (piece, ranges) in plan.pieces.iter().zip(&chosen) {
             let wanted = if piece.whole { TimeRange::ALL } else { range };
-            let mut samples = SeriesSamples::default();
-            for r in ranges {
-                if let Some(rows) = &mut rows {
-                    rows.take((r.end - r.start) as usize, wanted, &mut samples)?;
+            let count: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+            let form = match &mut rows {
+                Some(rows) if count > 0 => {
+                    let at = rows.take(count as usize, wanted)?;
+                    F::new(rows, at, &mut scratch)?
                 }
-            }
-            // Rows descend in time.
-            samples.timestamps.reverse();
-            samples.values.reverse();
-            let piece_of = F::new(samples, &mut encoder);
-            let piece_of = piece_of.map_err(|e| owned.corrupt(format!("the samples of a series: {e}")))?;
-            out.push((piece_of, piece.last));
+                _ => F::default(),
+            };
+            out.push((form, piece.last));
         }
         Ok(out)
     })
@@ -309,8 +337,9 @@ fn intersect(span: &Range<u64>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Decoded columns, consumed row by row.
-struct SampleRows<'a> {
+/// Decoded columns, consumed series by series.
+#[derive(Debug)]
+pub(crate) struct SampleRows<'a> {
     part: &'a PartFile,
     timestamps: &'a [i64],
     exponents: &'a [i8],
@@ -353,8 +382,8 @@ impl<'a> SampleRows<'a> {
         })
     }
 
-    /// Appends those of the next `n` rows that lie in `range`.
-    fn take(&mut self, n: usize, range: TimeRange, out: &mut SeriesSamples) -> Result<()> {
+    /// Goes on by `n` rows, all of one series: tells which of them lie in `range`.
+    fn take(&mut self, n: usize, range: TimeRange) -> Result<Range<usize>> {
         let end = self.at + n;
         let Some(times) = self.timestamps.get(self.at..end) else {
             return Err(self.part.corrupt("a page holds fewer rows than its index says"));
@@ -362,30 +391,38 @@ impl<'a> SampleRows<'a> {
         // Rows of a series descend in time.
         let from = self.at + times.partition_point(|&t| t > range.max);
         let to = self.at + times.partition_point(|&t| t >= range.min);
-        self.append_values(from..to, &mut out.values)?;
-        out.timestamps.extend_from_slice(&self.timestamps[from..to]);
         self.at = end;
-        Ok(())
+        Ok(from..to.max(from))
+    }
+
+    fn timestamps_of(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = i64> + ExactSizeIterator {
+        self.timestamps.get(rows).unwrap_or_default().iter().copied()
+    }
+
+    /// The mantissas of the rows and their one exponent, where they are all decimals of the same. Most series are.
+    fn decimals(&self, rows: &Range<usize>) -> Result<Option<(&'a [i64], u8)>> {
+        let exponents = self.exponents.get(rows.clone()).unwrap_or_default();
+        let Some(&exponent) = exponents.first() else {
+            return Ok(None);
+        };
+        let has_nulls = |nulls: &NullBuffer| nulls.slice(rows.start, rows.len()).null_count() > 0;
+        if exponents.iter().any(|&e| e != exponent) || self.mantissas.nulls().is_some_and(has_nulls) {
+            return Ok(None);
+        }
+        let mantissas = self.mantissas.values().get(rows.clone()).unwrap_or_default();
+        Ok(Some((mantissas, self.checked_exponent(exponent)?)))
     }
 
     /// Most runs are all decimals of one exponent or all floats, and then need no look at single rows.
     fn append_values(&self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<()> {
-        let Some(&exponent) = self.exponents.get(rows.start) else {
-            return Ok(());
-        };
-        let (mantissas, floats) = (
-            self.mantissas.slice(rows.start, rows.len()),
-            self.floats.slice(rows.start, rows.len()),
-        );
-        if floats.null_count() == 0 {
-            out.extend_from_slice(floats.values());
+        if let Some((mantissas, exponent)) = self.decimals(&rows)? {
+            let decimals = mantissas.iter();
+            out.extend(decimals.map(|&m| decimal::from_mantissa(m, exponent)));
             return Ok(());
         }
-        let one_exponent = self.exponents[rows.clone()].iter().all(|&e| e == exponent);
-        if floats.null_count() == rows.len() && mantissas.null_count() == 0 && one_exponent {
-            let exponent = self.checked_exponent(exponent)?;
-            let decimals = mantissas.values().iter();
-            out.extend(decimals.map(|&m| decimal::from_mantissa(m, exponent)));
+        let floats = self.floats.slice(rows.start, rows.len());
+        if floats.null_count() == 0 {
+            out.extend_from_slice(floats.values());
             return Ok(());
         }
         for row in rows {

@@ -2,6 +2,8 @@
 //!
 //! All arithmetic wraps, so every sequence of 64-bit integers survives, however wild.
 
+use std::ops::Range;
+
 use crate::bits::{
     Cursor, UNPACKED_MAX, bit_len, pack, packed_len, unpack, unzigzag, varint_len, write_varint,
     write_zigzag, zigzag,
@@ -230,7 +232,8 @@ pub(crate) struct Reader {
     left: usize,
     /// How many of the next values come without a residual.
     free: usize,
-    block: [u64; BLOCK],
+    /// Residuals not yet looked at, or the values last given out.
+    block: [i64; BLOCK],
     at: usize,
     len: usize,
 }
@@ -279,25 +282,21 @@ impl Reader {
 
     /// The next values, at most [`BLOCK`] of them and at least one while any are left. The cursor is the one the column
     /// was opened with.
-    pub(crate) fn run<'o>(
-        &mut self,
-        cursor: &mut Cursor<'_>,
-        out: &'o mut [i64; BLOCK],
-    ) -> Result<&'o [i64], Flaw> {
+    pub(crate) fn run(&mut self, cursor: &mut Cursor<'_>) -> Result<&[i64], Flaw> {
         if self.free == 0 && self.at >= self.len {
             self.fill(cursor)?;
         }
         let given = if self.free > 0 {
-            self.run_free(out)
+            self.run_free()
         } else {
-            self.run_block(out)
+            self.run_block()
         };
-        self.left = self.left.saturating_sub(given);
-        out.get(..given).ok_or(ENDS)
+        self.left = self.left.saturating_sub(given.len());
+        self.block.get(given).ok_or(ENDS)
     }
 
     /// Values that come without residuals.
-    fn run_free(&mut self, out: &mut [i64; BLOCK]) -> usize {
+    fn run_free(&mut self) -> Range<usize> {
         let given = self.free.min(BLOCK);
         self.free -= given;
         let step = if self.mode == MODE_DELTA_OF_DELTA {
@@ -305,38 +304,37 @@ impl Reader {
         } else {
             0
         };
-        for v in out.iter_mut().take(given) {
+        for v in self.block.iter_mut().take(given) {
             self.last = self.last.wrapping_add(step);
             *v = self.last;
         }
-        given
+        0..given
     }
 
     /// What is left of the block, one tight loop per mode.
-    fn run_block(&mut self, out: &mut [i64; BLOCK]) -> usize {
-        let residuals = self.block.get(self.at..self.len).unwrap_or_default();
+    fn run_block(&mut self) -> Range<usize> {
+        let given = self.at..self.len;
+        let each = self.block.get_mut(given.clone()).unwrap_or_default().iter_mut();
         let (b, mut last, mut delta) = (self.b, self.last, self.delta);
-        let each = out.iter_mut().zip(residuals);
         match self.mode {
-            MODE_LINEAR => each.for_each(|(v, &r)| {
-                *v = last.wrapping_add(r as i64);
+            MODE_LINEAR => each.for_each(|v| {
+                *v = last.wrapping_add(*v);
                 last = last.wrapping_add(b);
             }),
-            MODE_DELTA => each.for_each(|(v, &r)| {
-                last = last.wrapping_add(b.wrapping_add(r as i64));
+            MODE_DELTA => each.for_each(|v| {
+                last = last.wrapping_add(b.wrapping_add(*v));
                 *v = last;
             }),
-            MODE_DELTA_ZIGZAG => each.for_each(|(v, &r)| {
-                last = last.wrapping_add(b.wrapping_add(unzigzag(r)));
+            MODE_DELTA_ZIGZAG => each.for_each(|v| {
+                last = last.wrapping_add(b.wrapping_add(unzigzag(*v as u64)));
                 *v = last;
             }),
-            _ => each.for_each(|(v, &r)| {
-                delta = delta.wrapping_add(unzigzag(r));
+            _ => each.for_each(|v| {
+                delta = delta.wrapping_add(unzigzag(*v as u64));
                 last = last.wrapping_add(delta);
                 *v = last;
             }),
         }
-        let given = residuals.len();
         (self.last, self.delta, self.at) = (last, delta, self.len);
         given
     }
@@ -373,16 +371,16 @@ impl Reader {
     }
 
     #[inline]
-    fn apply(&mut self, r: u64) -> i64 {
+    fn apply(&mut self, r: i64) -> i64 {
         match self.mode {
             MODE_LINEAR => {
-                let v = self.last.wrapping_add(r as i64);
+                let v = self.last.wrapping_add(r);
                 self.last = self.last.wrapping_add(self.b);
                 return v;
             }
-            MODE_DELTA => self.delta = self.b.wrapping_add(r as i64),
-            MODE_DELTA_ZIGZAG => self.delta = self.b.wrapping_add(unzigzag(r)),
-            _ => self.delta = self.delta.wrapping_add(unzigzag(r)),
+            MODE_DELTA => self.delta = self.b.wrapping_add(r),
+            MODE_DELTA_ZIGZAG => self.delta = self.b.wrapping_add(unzigzag(r as u64)),
+            _ => self.delta = self.delta.wrapping_add(unzigzag(r as u64)),
         }
         self.last = self.last.wrapping_add(self.delta);
         self.last
@@ -411,9 +409,10 @@ impl Reader {
             let slot = block
                 .get_mut(usize::from(at))
                 .ok_or("exception lies outside its block")?;
-            *slot |= high
+            let high = high
                 .checked_shl(width)
                 .ok_or("exception in a block of full width")?;
+            *slot |= high as i64;
         }
         Ok(())
     }
@@ -428,9 +427,9 @@ mod tests {
     fn in_runs(encoded: &[u8], count: usize) -> Vec<i64> {
         let mut c = Cursor::new(encoded);
         let mut r = Reader::open(&mut c, count).unwrap();
-        let (mut got, mut buffer) = (Vec::new(), [0; BLOCK]);
+        let mut got = Vec::new();
         while got.len() < count {
-            let run = r.run(&mut c, &mut buffer).unwrap();
+            let run = r.run(&mut c).unwrap();
             assert!(!run.is_empty());
             got.extend_from_slice(run);
         }

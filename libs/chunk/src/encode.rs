@@ -38,7 +38,7 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values, |encoder| encoder.encode_values(values))?;
+        let mut out = self.start(timestamps, values.len(), |encoder| encoder.encode_values(values))?;
         column::write(&mut out, &self.offsets, &mut self.scratch);
         let mut out = self.end(out);
         out.shrink_to_fit();
@@ -50,7 +50,9 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode_fast(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values, |encoder| encoder.encode_values_fast(values))?;
+        let mut out = self.start(timestamps, values.len(), |encoder| {
+            encoder.encode_values_fast(values)
+        })?;
         column::write_fast(&mut out, &self.offsets);
         Ok(self.end(out))
     }
@@ -58,32 +60,66 @@ impl Encoder {
     /// Appends a run of any length, none included, as chunks by [`Self::encode_fast`].
     ///
     /// # Errors
-    /// As [`encode`], and [`Error::NotAscending`] too where one chunk would meet the next.
+    /// As [`encode`].
     pub fn encode_run(
         &mut self,
         timestamps: &[i64],
         values: &[f64],
         out: &mut Vec<Chunk>,
     ) -> Result<(), Error> {
-        if timestamps.len() != values.len() {
-            return Err(Error::Lengths {
-                timestamps: timestamps.len(),
-                values: values.len(),
-            });
+        self.each_chunk(timestamps, values, out, Self::encode_fast)
+    }
+
+    /// As [`Self::encode_run`], of values that are known to be `mantissas` divided by ten to the `exponent`.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode_decimals(
+        &mut self,
+        timestamps: &[i64],
+        mantissas: &[i64],
+        exponent: u8,
+        out: &mut Vec<Chunk>,
+    ) -> Result<(), Error> {
+        if exponent > decimal::EXPONENT_MAX {
+            let values = mantissas.iter().map(|&m| decimal::from_mantissa(m, exponent));
+            let values: Vec<f64> = values.collect();
+            return self.encode_run(timestamps, &values, out);
         }
+        self.each_chunk(timestamps, mantissas, out, |encoder, timestamps, mantissas| {
+            let mut out = encoder.start(timestamps, mantissas.len(), |encoder| {
+                encoder.body.clear();
+                column::write_fast(&mut encoder.body, mantissas);
+                exponent
+            })?;
+            column::write_fast(&mut out, &encoder.offsets);
+            Ok(encoder.end(out))
+        })
+    }
+
+    /// Encodes a run chunk by chunk.
+    fn each_chunk<T>(
+        &mut self,
+        timestamps: &[i64],
+        values: &[T],
+        out: &mut Vec<Chunk>,
+        mut encode: impl FnMut(&mut Self, &[i64], &[T]) -> Result<Vec<u8>, Error>,
+    ) -> Result<(), Error> {
+        same_length(timestamps, values.len())?;
         let mut before = None;
         let columns = timestamps
             .chunks(RUN_CHUNK_SAMPLES)
             .zip(values.chunks(RUN_CHUNK_SAMPLES));
         for (i, (timestamps, values)) in columns.enumerate() {
-            if before >= timestamps.first() && before.is_some() {
+            if before.is_some() && before >= timestamps.first() {
                 return Err(Error::NotAscending {
                     at: i * RUN_CHUNK_SAMPLES,
                 });
             }
             before = timestamps.last();
-            let bytes = Bytes::from(self.encode_fast(timestamps, values)?);
-            out.push(Chunk::parse(bytes)?);
+            let mut bytes = encode(self, timestamps, values)?;
+            bytes.shrink_to_fit();
+            out.push(Chunk::parse(Bytes::from(bytes))?);
         }
         Ok(())
     }
@@ -92,18 +128,18 @@ impl Encoder {
     fn start(
         &mut self,
         timestamps: &[i64],
-        values: &[f64],
+        count: usize,
         encode_values: impl FnOnce(&mut Self) -> u8,
     ) -> Result<Vec<u8>, Error> {
-        let (first, last) = check(timestamps, values)?;
+        let (first, last) = check(timestamps, count)?;
         let flags = encode_values(self);
         self.offsets.clear();
         self.offsets
             .extend(timestamps.iter().map(|t| t.wrapping_sub(first)));
-        let mut out = Vec::with_capacity(64 + self.body.len() + values.len());
+        let mut out = Vec::with_capacity(64 + self.body.len() + count);
         out.push(VERSION);
         out.push(flags);
-        write_varint(&mut out, values.len() as u64);
+        write_varint(&mut out, count as u64);
         write_zigzag(&mut out, first);
         write_varint(&mut out, last.wrapping_sub(first) as u64);
         Ok(out)
@@ -187,14 +223,19 @@ impl Encoder {
     }
 }
 
-/// The first and last timestamp of a run that can be encoded.
-fn check(timestamps: &[i64], values: &[f64]) -> Result<(i64, i64), Error> {
-    if timestamps.len() != values.len() {
-        return Err(Error::Lengths {
-            timestamps: timestamps.len(),
-            values: values.len(),
-        });
+fn same_length(timestamps: &[i64], values: usize) -> Result<(), Error> {
+    if timestamps.len() == values {
+        return Ok(());
     }
+    Err(Error::Lengths {
+        timestamps: timestamps.len(),
+        values,
+    })
+}
+
+/// The first and last timestamp of a run that can be encoded.
+fn check(timestamps: &[i64], values: usize) -> Result<(i64, i64), Error> {
+    same_length(timestamps, values)?;
     let (Some(&first), Some(&last)) = (timestamps.first(), timestamps.last()) else {
         return Err(Error::Count { count: 0 });
     };
@@ -206,5 +247,53 @@ fn check(timestamps: &[i64], values: &[f64]) -> Result<(i64, i64), Error> {
     match timestamps.windows(2).position(|w| w[0] >= w[1]) {
         Some(i) => Err(Error::NotAscending { at: i + 1 }),
         None => Ok((first, last)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoded(chunks: &[Chunk]) -> (Vec<i64>, Vec<u64>) {
+        let (mut times, mut values) = (Vec::new(), Vec::new());
+        for chunk in chunks {
+            chunk.decode(&mut times, &mut values).unwrap();
+        }
+        (times, values.into_iter().map(f64::to_bits).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn decimals_and_their_values_decode_to_the_same_bits(
+            mantissas in proptest::collection::vec(any::<i64>().prop_map(|m| m >> (m & 63)), 0..3000),
+            exponent in 0u8..=22,
+            step in 1i64..100_000,
+        ) {
+            let times: Vec<i64> = (0..mantissas.len() as i64).map(|i| i * step).collect();
+            let values: Vec<f64> = mantissas.iter().map(|&m| decimal::from_mantissa(m, exponent)).collect();
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            let mut encoder = Encoder::default();
+            encoder.encode_decimals(&times, &mantissas, exponent, &mut a).unwrap();
+            encoder.encode_run(&times, &values, &mut b).unwrap();
+            let bits: Vec<u64> = values.iter().map(|v| v.to_bits()).collect();
+            prop_assert_eq!(decoded(&a), (times.clone(), bits.clone()));
+            prop_assert_eq!(decoded(&b), (times, bits));
+        }
+    }
+
+    #[test]
+    fn long_runs_must_ascend_from_chunk_to_chunk() {
+        let mut times: Vec<i64> = (0..2000).collect();
+        times[RUN_CHUNK_SAMPLES..].iter_mut().for_each(|t| *t -= 1);
+        let mut out = Vec::new();
+        let e = Encoder::default().encode_run(&times, &[1.0; 2000], &mut out);
+        assert_eq!(
+            e,
+            Err(Error::NotAscending {
+                at: RUN_CHUNK_SAMPLES
+            })
+        );
     }
 }

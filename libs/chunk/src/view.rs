@@ -6,7 +6,7 @@ use bytes::Bytes;
 use koios_model::TimeRange;
 
 use crate::bits::Cursor;
-use crate::column::{BLOCK, Flaw, Reader};
+use crate::column::{Flaw, Reader};
 use crate::decimal::{EXPONENT_MAX, from_mantissa};
 use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION};
 
@@ -131,10 +131,8 @@ impl Chunk {
         let mut reader = Reader::open(cursor, self.count).map_err(|what| self.malformed(cursor, what))?;
         let had = out.len();
         out.reserve(self.count);
-        let mut buffer = [0; BLOCK];
         while out.len() - had < self.count {
-            let run = reader.run(cursor, &mut buffer);
-            let run = run.map_err(|what| self.malformed(cursor, what))?;
+            let run = reader.run(cursor).map_err(|what| self.malformed(cursor, what))?;
             out.extend(run.iter().map(|offset| self.range.min.wrapping_add(*offset)));
         }
         let all = out.get(had..).unwrap_or_default();
@@ -236,10 +234,9 @@ fn extend(
     out: &mut Vec<f64>,
     value: impl Fn(i64) -> f64,
 ) -> Result<(), Flaw> {
-    let mut buffer = [0; BLOCK];
     let mut at = 0;
     while at < wanted.end {
-        let run = column.run(cursor, &mut buffer)?;
+        let run = column.run(cursor)?;
         let skipped = wanted.start.saturating_sub(at).min(run.len());
         let taken = (wanted.end - at).min(run.len());
         out.extend(
