@@ -7,6 +7,7 @@ use arrow_array::{Array, DictionaryArray, StringArray};
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder};
 use koios_model::Matcher;
 
+use crate::series::VALUE_BYTES;
 use crate::strings::StringList;
 
 /// The distinct values of a label and the rows of each, so that a matcher looks at a value once, however many rows have
@@ -60,12 +61,17 @@ impl LabelColumn {
         StringList::from_sorted(found.map(|i| self.values.get(i)))
     }
 
-    /// How many values have to be looked at to tell which of them match.
-    pub(crate) fn values_to_look_at(&self, matchers: &[Matcher]) -> usize {
-        match matchers.iter().find_map(Matcher::literals) {
-            Some(literals) => literals.len(),
-            None => self.with_prefixes(matchers).len(),
-        }
+    /// How many bytes have to be looked at to tell which values match, a few for each value included.
+    pub(crate) fn bytes_to_look_at(&self, matchers: &[Matcher]) -> usize {
+        let (values, bytes) = match matchers.iter().find_map(Matcher::literals) {
+            Some(literals) => (literals.len(), literals.iter().map(|l| l.len()).sum()),
+            None => {
+                let places = self.with_prefixes(matchers);
+                (places.len(), self.values.bytes_of(places))
+            }
+        };
+        let each = values.saturating_mul(VALUE_BYTES).saturating_add(bytes);
+        each.saturating_mul(matchers.len())
     }
 
     /// The rows on which all of `matchers`, which are about this label, hold.

@@ -15,12 +15,14 @@ use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
 use crate::samples::{self, SeriesSamples, Wanted};
-use crate::series::{FoundRows, SeriesTable, label_column};
+use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 
 /// Row groups that are fetched and decoded at the same time by one reader.
 const GROUPS_AHEAD: usize = 4;
+/// What making a series of a row costs, as bytes looked up.
+const BUILT_SERIES_BYTES: usize = 64;
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
 const SHORT_SERIES_ROWS: u32 = 1 << 13;
 
@@ -260,7 +262,7 @@ impl BlockReader {
                 None => column.values().clone(),
                 Some(mask) => {
                     let work = move || column.values_of(&mask);
-                    self.series.look_up(rows.rows(), work).await?
+                    self.series.look_up(rows.rows() * VALUE_BYTES, work).await?
                 }
             };
             values = values.union(&of_group);
@@ -306,7 +308,8 @@ impl SeriesCursor {
             }
             all
         };
-        self.table.look_up(count, series).await.map(Some)
+        let bytes = count * BUILT_SERIES_BYTES;
+        self.table.look_up(bytes, series).await.map(Some)
     }
 
     /// The next rows that match, none of the lists empty; `None` at the end.
@@ -338,8 +341,12 @@ impl SeriesCursor {
 
     /// Those rows whose labels match.
     async fn matching(&self, found: Vec<FoundRows>) -> Result<Vec<Matching>> {
-        let rows = found.iter().flat_map(|f| &f.rows);
-        let count = rows.map(ExactSizeIterator::len).sum();
+        let bytes_of = |f: &FoundRows| {
+            let rows: usize = f.rows.iter().map(ExactSizeIterator::len).sum();
+            rows * VALUE_BYTES + f.chunk.bytes_to_look_at(rows)
+        };
+        let bytes: usize = found.iter().map(bytes_of).sum();
+        let bytes = bytes.saturating_mul(self.matchers.0.len());
         let matchers = self.matchers.clone();
         let matching = move || {
             let of_chunk = |FoundRows { chunk, rows }| {
@@ -348,6 +355,6 @@ impl SeriesCursor {
             };
             found.into_iter().filter_map(of_chunk).collect()
         };
-        self.table.look_up(count, matching).await
+        self.table.look_up(bytes, matching).await
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct RowChunk {
     names: Vec<Box<str>>,
     /// Label pairs in packed form, one after the other.
     pairs: Vec<u8>,
+    /// Bytes of the longest of them.
+    longest_pair: usize,
     /// Where each pair's value begins in `pairs`, and where it ends with its pair.
     pair_values: Vec<Range<u32>>,
     /// Sets of names, ascending, as places in `names`.
@@ -147,6 +149,11 @@ impl RowChunk {
         std::str::from_utf8(bytes.unwrap_or(&[])).unwrap_or("")
     }
 
+    /// Most bytes of values that a matcher may have to look at for so many series: each distinct one once.
+    pub(crate) fn bytes_to_look_at(&self, series: usize) -> usize {
+        self.pairs.len().min(series.saturating_mul(self.longest_pair))
+    }
+
     /// Bytes held.
     pub(crate) fn memory_size(&self) -> usize {
         let names: usize = self.names.iter().map(|n| n.len() + size_of::<Box<str>>()).sum();
@@ -247,6 +254,9 @@ impl ChunkBuilder {
         chunk.pair_values.shrink_to_fit();
         chunk.series_pairs.shrink_to_fit();
         chunk.rows.shrink_to_fit();
+        chunk.names.shrink_to_fit();
+        chunk.shapes.shrink_to_fit();
+        chunk.metadata.shrink_to_fit();
         chunk
     }
 
@@ -324,6 +334,7 @@ impl ChunkBuilder {
         };
         let place = u32::try_from(chunk.pair_values.len()).ok()?;
         chunk.pairs.extend_from_slice(packed);
+        chunk.longest_pair = chunk.longest_pair.max(packed.len());
         let end = u32::try_from(chunk.pairs.len()).ok()?;
         let value = end.checked_sub(u32::try_from(value.len()).ok()?)?;
         chunk.pair_values.push(value..end);

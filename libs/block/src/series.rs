@@ -39,8 +39,10 @@ const BATCH_ROWS: usize = 256;
 const FEW_ROWS: usize = 32;
 /// Most series in a row group that is read; writers end them at a thirty-second of it.
 const GROUP_ROWS_MAX: usize = 1 << 20;
-/// Values and rows whose look-up is not worth a change of threads.
-const LOOKED_UP_INLINE: usize = 1024;
+/// What looking at a value or at a row costs beside its bytes, in bytes.
+pub(crate) const VALUE_BYTES: usize = 16;
+/// Bytes whose look-up is not worth a change of threads: some ten microseconds' work, for a regular expression a hundred.
+const LOOKED_UP_INLINE: usize = 16 << 10;
 
 /// The series of a block.
 #[derive(Clone, Debug)]
@@ -173,8 +175,8 @@ impl SeriesTable {
     }
 
     async fn matching(&self, column: Arc<LabelColumn>, matchers: Vec<Matcher>) -> Result<BooleanBuffer> {
-        let count = column.values_to_look_at(&matchers);
-        self.look_up(count, move || column.matching(&matchers)).await
+        let bytes = column.bytes_to_look_at(&matchers);
+        self.look_up(bytes, move || column.matching(&matchers)).await
     }
 
     /// The index of one label column.
@@ -322,7 +324,11 @@ impl SeriesTable {
         rows: &mut GroupRows,
         rows_max: usize,
     ) -> Result<Vec<FoundRows>> {
-        let wanted = rows.next_chunks(rows_max.max(1), CHUNK_ROWS, CHUNKS_AT_ONCE);
+        let mut wanted = rows.next_chunks(rows_max.max(1), CHUNK_ROWS, CHUNKS_AT_ONCE);
+        // Of a chunk too large to be held a few rows are read, and those after it not yet.
+        if wanted.first().is_some_and(|first| rows.is_too_large(first.chunk)) {
+            wanted.truncate(1);
+        }
         if wanted.is_empty() {
             rows.advance(rows.rows());
         }
@@ -451,13 +457,14 @@ impl SeriesTable {
         })
     }
 
-    /// Runs a look-up of `count` values or rows: a small one here, a large one on the decoding threads.
+    /// Runs a look-up of so many bytes, [`VALUE_BYTES`] for each value or row included: a small one here, a large one on the
+    /// decoding threads.
     pub(crate) async fn look_up<T: Send + 'static>(
         &self,
-        count: usize,
+        bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        if count <= LOOKED_UP_INLINE {
+        if bytes <= LOOKED_UP_INLINE {
             return Ok(work());
         }
         self.part.compute(work).await

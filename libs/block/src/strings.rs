@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Strings in ascending order of bytes, each once. Cheap to clone: clones share the memory.
@@ -82,6 +83,15 @@ impl StringList {
     /// The string at place `i`, "" past the end.
     pub(crate) fn get(&self, i: usize) -> &str {
         self.shared.get(i).unwrap_or("")
+    }
+
+    /// How many bytes the strings at these places have together.
+    pub(crate) fn bytes_of(&self, places: Range<usize>) -> usize {
+        let ends = |i: usize| {
+            let before = i.checked_sub(1).and_then(|i| self.shared.ends.get(i));
+            before.copied().unwrap_or(0)
+        };
+        ends(places.end).saturating_sub(ends(places.start))
     }
 
     /// Where `string` is, or where it would be.

@@ -4,6 +4,8 @@
 //! change of the time step when there is one, and the value as the difference of decimal mantissas, usually one or two
 //! bytes. The form lives only in memory; what is stored or sent to another process is encoded as a chunk.
 
+use std::ops::Range;
+
 use koios_model::TimeRange;
 
 use crate::Error;
@@ -174,8 +176,7 @@ impl OpenRun {
         let had = timestamps.len();
         decode_open(&self.bytes, self.count, timestamps, values)?;
         let all = timestamps.get(had..).unwrap_or_default();
-        let from = all.partition_point(|t| *t < range.min);
-        let to = all.partition_point(|t| *t <= range.max).max(from);
+        let Range { start: from, end: to } = range.places_in(all);
         timestamps.truncate(had + to);
         values.truncate(had + to);
         if from > 0 {

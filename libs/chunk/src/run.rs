@@ -99,10 +99,9 @@ impl Run {
             Self::Chunk(chunk) => chunk.decode_range(range, timestamps, values),
             Self::Open(open) => open.decode_range(range, timestamps, values),
             Self::Plain(plain) => {
-                let from = plain.timestamps.partition_point(|t| *t < range.min);
-                let to = plain.timestamps.partition_point(|t| *t <= range.max).max(from);
-                timestamps.extend_from_slice(plain.timestamps.get(from..to).unwrap_or_default());
-                values.extend_from_slice(plain.values.get(from..to).unwrap_or_default());
+                let inside = range.places_in(&plain.timestamps);
+                timestamps.extend_from_slice(plain.timestamps.get(inside.clone()).unwrap_or_default());
+                values.extend_from_slice(plain.values.get(inside).unwrap_or_default());
                 Ok(())
             }
         }

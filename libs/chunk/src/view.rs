@@ -148,8 +148,7 @@ impl Chunk {
         if all.last() != Some(&self.range.max) {
             return Err(self.malformed(cursor, "last timestamp differs from the header's"));
         }
-        let from = all.partition_point(|t| *t < range.min);
-        let to = all.partition_point(|t| *t <= range.max).max(from);
+        let Range { start: from, end: to } = range.places_in(all);
         out.truncate(had + to);
         out.drain(had..had + from);
         Ok((from, to))

@@ -141,19 +141,17 @@ impl Pool {
         block.used = (used + entry.len()) as u8;
     }
 
-    /// Appends the bytes of the open samples' entries.
-    fn copy(&self, hot: &Hot, out: &mut Vec<u8>) {
-        if hot.count == 0 {
-            return;
-        }
-        let mut block = self.block(hot.head);
-        loop {
-            out.extend_from_slice(&block.data[..usize::from(block.used)]);
-            if block.next == NO_BLOCK {
-                return;
-            }
-            block = self.block(block.next);
-        }
+    /// The bytes of the open samples' entries, in the memory they need.
+    fn copy(&self, hot: &Hot) -> Vec<u8> {
+        let blocks = || {
+            let head = (hot.count > 0).then(|| self.block(hot.head));
+            std::iter::successors(head, |block| {
+                (block.next != NO_BLOCK).then(|| self.block(block.next))
+            })
+        };
+        let mut out = Vec::with_capacity(blocks().map(|b| usize::from(b.used)).sum());
+        blocks().for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
+        out
     }
 
     /// A copy of the open samples, if any may be in a closed range.
@@ -163,10 +161,7 @@ impl Pool {
         if !range.overlaps(&wanted) {
             return None;
         }
-        // Some more than the usual three bytes per sample, so that it is allocated once.
-        let mut bytes = Vec::with_capacity(16 + 4 * usize::from(hot.count));
-        self.copy(hot, &mut bytes);
-        Some(OpenRun::new(bytes.into(), usize::from(hot.count), range))
+        Some(OpenRun::new(self.copy(hot).into(), usize::from(hot.count), range))
     }
 
     /// Appends the open samples to columns.
@@ -179,9 +174,7 @@ impl Pool {
         timestamps: &mut Vec<i64>,
         values: &mut Vec<f64>,
     ) -> Result<(), koios_chunk::Error> {
-        let mut bytes = Vec::new();
-        self.copy(hot, &mut bytes);
-        decode_open(&bytes, usize::from(hot.count), timestamps, values)
+        decode_open(&self.copy(hot), usize::from(hot.count), timestamps, values)
     }
 
     /// Ends the run: gives its blocks back. The last time and value stay.

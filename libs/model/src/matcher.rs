@@ -248,7 +248,7 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     let build = |bytes_max| {
         regex::RegexBuilder::new(&anchored)
             .size_limit(bytes_max)
-            .dfa_size_limit(REGEX_PROGRAM_BYTES_MAX)
+            .dfa_size_limit(bytes_max)
             .nest_limit(130)
             .build()
             .map(Arc::new)

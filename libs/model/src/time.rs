@@ -1,5 +1,7 @@
 //! Time ranges in milliseconds.
 
+use std::ops::Range;
+
 /// A closed range of times: both ends belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct TimeRange {
@@ -29,6 +31,12 @@ impl TimeRange {
     /// Whether the two share a time.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.min <= other.max && other.min <= self.max
+    }
+
+    /// Which of some ascending times are in it.
+    pub fn places_in(&self, times: &[i64]) -> Range<usize> {
+        let from = times.partition_point(|t| *t < self.min);
+        from..times.partition_point(|t| *t <= self.max).max(from)
     }
 
     /// The smallest range that holds both.

@@ -32,6 +32,8 @@ pub struct Settings {
     pub blocks: BlockSettings,
     /// Heads and write-ahead log.
     pub ingester: IngesterSettings,
+    /// Reads of blocks.
+    pub store: StoreSettings,
     /// Object storage by the S3 protocol.
     pub s3: S3Settings,
     /// Logging.
@@ -109,6 +111,13 @@ pub struct IngesterSettings {
     pub head_retention: Duration,
     /// Free bytes on the disk below which writes are refused.
     pub disk_reserve_bytes: u64,
+}
+
+/// See [`Settings::store`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreSettings {
+    /// Bytes of memory for what was read of blocks, all caches together.
+    pub cache_bytes: u64,
 }
 
 /// See [`Settings::s3`].
@@ -195,6 +204,9 @@ impl Default for Settings {
             ingester: IngesterSettings {
                 head_retention: HOUR * 3,
                 disk_reserve_bytes: 256 << 20,
+            },
+            store: StoreSettings {
+                cache_bytes: 640 << 20,
             },
             s3: S3Settings::default(),
             log: LogSettings {

@@ -39,7 +39,8 @@ pub struct Limits {
     pub max_query_samples: u64,
     /// Most series a query may fetch.
     pub max_query_series: u64,
-    /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and output.
+    /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and output. What
+    /// has come from sources and waits to be merged is counted apart, by the same limit.
     pub max_query_memory_bytes: u64,
     /// Most points per series of a range query.
     pub max_query_points: u64,

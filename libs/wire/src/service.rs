@@ -76,7 +76,7 @@ impl SeriesRuns {
 
 /// What is said of a series whose samples cannot be decoded.
 pub(crate) fn damaged(labels: &Labels, e: &koios_chunk::Error) -> ServiceError {
-    let text = format!("a chunk of series {labels}: {e}");
+    let text = format!("the samples of series {labels}: {e}");
     ServiceError::new(ServiceErrorCode::Corruption, text)
 }
 

@@ -1,7 +1,7 @@
 //! What the store tells about itself.
 
 use koios_server::Metrics;
-use koios_server::metrics::{ByWord, Counter, Family};
+use koios_server::metrics::{ByWord, Counter, Family, Gauge};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
 /// The store's counters.
@@ -11,6 +11,8 @@ pub(crate) struct StoreMetrics {
     pub(crate) blocks: Counter,
     pub(crate) series: Counter,
     pub(crate) samples: Counter,
+    /// As of the last read.
+    pub(crate) cache_bytes: Gauge,
     failures: ByWord<Counter>,
 }
 
@@ -22,6 +24,10 @@ impl StoreMetrics {
             blocks: metrics.counter("koios_store_blocks_read_total", "Blocks opened for reads"),
             series: metrics.counter("koios_store_series_read_total", "Series sent to queriers"),
             samples: metrics.counter("koios_store_samples_read_total", "Samples sent to queriers"),
+            cache_bytes: metrics.gauge(
+                "koios_store_cache_bytes",
+                "Memory that what was read of blocks takes in caches",
+            ),
             failures: metrics.register(
                 "koios_store_read_failures_total",
                 "Reads that failed, by what the caller must do",

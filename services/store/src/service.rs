@@ -24,27 +24,35 @@ use crate::window::{Window, Windows};
 /// Budgets of the store's caches, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// Checked bytes of blocks. Default 256 MiB.
+    /// Checked bytes of blocks.
     pub cell_cache_bytes: u64,
-    /// Parsed footers and page indexes. Default 64 MiB.
+    /// Parsed footers and page indexes.
     pub index_cache_bytes: u64,
-    /// Decoded series: label indexes and label sets, about 200 bytes for each series of a block. Default 128 MiB.
+    /// Decoded series: label indexes and label sets, about 200 bytes for each series of a block.
     pub table_cache_bytes: u64,
-    /// Samples as chunks, about two bytes each. Default 128 MiB.
+    /// Samples as chunks, about two bytes each.
     pub sample_cache_bytes: u64,
-    /// Blocks' metadata. Default 32 MiB.
+    /// Blocks' metadata.
     pub meta_cache_bytes: u64,
+}
+
+impl StoreSettings {
+    /// Divides so many bytes among the caches.
+    pub fn within(bytes: u64) -> Self {
+        let twentieth = bytes / 20;
+        Self {
+            cell_cache_bytes: twentieth * 7,
+            index_cache_bytes: twentieth * 2,
+            table_cache_bytes: twentieth * 4,
+            sample_cache_bytes: twentieth * 6,
+            meta_cache_bytes: twentieth,
+        }
+    }
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self {
-            cell_cache_bytes: 256 << 20,
-            index_cache_bytes: 64 << 20,
-            table_cache_bytes: 128 << 20,
-            sample_cache_bytes: 128 << 20,
-            meta_cache_bytes: 32 << 20,
-        }
+        Self::within(640 << 20)
     }
 }
 
@@ -55,6 +63,7 @@ pub struct BlockStore {
     blocks: Blocks,
     pub(crate) bounds: ReadBounds,
     decoded: DecodedRows,
+    cache: Arc<BlockCache>,
     metrics: StoreMetrics,
 }
 
@@ -63,19 +72,22 @@ impl BlockStore {
     pub fn new(manifests: TenantManifests, settings: StoreSettings, cpu: Cpu, metrics: &Metrics) -> Self {
         let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
             .with_decoded(settings.table_cache_bytes, settings.sample_cache_bytes);
+        let cache = Arc::new(cache);
         let bucket = manifests.bucket().clone();
-        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes);
+        let blocks = Blocks::new(bucket, Arc::clone(&cache), settings.meta_cache_bytes);
         Self {
             blocks: blocks.with_cpu(cpu),
             manifests,
             bounds: ReadBounds::default(),
             decoded: DecodedRows::new(),
+            cache,
             metrics: StoreMetrics::new(metrics),
         }
     }
 
     async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<BlockReader>, ServiceError> {
         self.metrics.reads.inc();
+        self.metrics.cache_bytes.set(self.cache.bytes() as i64);
         let found = listed(&self.manifests, wanted).await?;
         self.metrics.blocks.inc_by(found.len() as u64);
         open(&self.blocks, wanted.tenant, found).await

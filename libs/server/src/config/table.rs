@@ -150,6 +150,7 @@ const READ: &[Target] = &[Target::Querier];
 const BUCKET: &[Target] = &[Target::Ingester, Target::Querier, Target::Store, Target::Control];
 const VOTE: &[Target] = &[Target::Ingester, Target::Control];
 const HEAD: &[Target] = &[Target::Ingester];
+const STORE: &[Target] = &[Target::Store];
 
 /// Every setting, grouped.
 pub const SETTINGS: &[Setting] = &[
@@ -300,6 +301,13 @@ pub const SETTINGS: &[Setting] = &[
         ingester.disk_reserve_bytes,
         HEAD,
         "Free bytes on the disk below which writes get 503"
+    ),
+    bytes!(
+        "store.cache-bytes",
+        "Storage",
+        store.cache_bytes,
+        STORE,
+        "Memory for what was read of blocks, all caches of it together"
     ),
     setting!(
         "s3.endpoint",
@@ -496,7 +504,7 @@ pub const SETTINGS: &[Setting] = &[
         "Limits on queries",
         limits.max_query_memory_bytes,
         READ,
-        "Most memory a query may hold, its result included"
+        "Most memory a query may hold, its result included; series that wait to be merged may take as much again"
     ),
     setting!(
         "limits.max-query-points",

@@ -186,7 +186,8 @@ impl Assembly {
     fn add_store(&self, routers: &mut Routers) -> Result<(), NodeError> {
         let shared = &self.shared;
         let (manifests, cpu) = (self.storage.manifests()?, shared.runtime.cpu.clone());
-        let store = BlockStore::new(manifests, StoreSettings::default(), cpu, &shared.metrics);
+        let settings = StoreSettings::within(shared.settings.store.cache_bytes);
+        let store = BlockStore::new(manifests, settings, cpu, &shared.metrics);
         let service: Arc<dyn StoreService> = Arc::new(store);
         shared.members.set_store(Arc::clone(&service));
         routers.merge_grpc(StoreRpc::server(service));

@@ -111,7 +111,7 @@ pub(crate) struct BlockFeed {
     /// Which store is read; those before have failed.
     at: usize,
     stream: Option<StoreStream>,
-    buffer: std::vec::IntoIter<SeriesRuns>,
+    buffer: std::vec::IntoIter<HeldSeries>,
     /// The last series of the current stream.
     last_read: Option<Labels>,
     /// The last series given out.
@@ -203,18 +203,30 @@ impl BlockFeed {
     async fn next_of_store(&mut self) -> Result<Option<HeldSeries>, SourceError> {
         loop {
             if let Some(series) = self.buffer.next() {
-                let held = hold(series, self.last_read.as_ref(), &self.budget)?;
-                self.last_read = Some(held.labels.clone());
-                return Ok(Some(held));
+                return Ok(Some(series));
             }
             if self.done {
                 return Ok(None);
             }
             match self.next_item().await? {
-                StoreItem::Series(batch) => self.buffer = batch.into_iter(),
+                StoreItem::Series(batch) => self.buffer = self.hold_all(batch)?.into_iter(),
                 StoreItem::End => self.done = true,
             }
         }
+    }
+
+    /// Charges a batch as it arrives: it may wait here for long.
+    fn hold_all(&mut self, batch: Vec<SeriesRuns>) -> Result<Vec<HeldSeries>, SourceError> {
+        let mut held = Vec::<HeldSeries>::with_capacity(batch.len());
+        for series in batch {
+            let last = held.last().map(|s| &s.labels).or(self.last_read.as_ref());
+            let series = hold(series, last, &self.budget)?;
+            held.push(series);
+        }
+        if let Some(last) = held.last() {
+            self.last_read = Some(last.labels.clone());
+        }
+        Ok(held)
     }
 
     async fn next_item(&mut self) -> Result<StoreItem, ServiceError> {

@@ -1,4 +1,4 @@
-//! Series of one source, checked as they arrive and held until they are merged.
+//! Series of one source: their order is checked as they arrive, and they are held until they are merged.
 
 use std::sync::Arc;
 
@@ -189,21 +189,32 @@ impl SeriesData for MergedData {
 mod tests {
     use std::collections::BTreeMap;
 
-    use koios_chunk::{Chunk, PlainRun};
+    use koios_chunk::{Chunk, OpenRun, OpenState, PlainRun};
     use koios_model::merge::winner;
     use proptest::prelude::*;
 
     use super::*;
 
-    /// As a chunk or as plain columns.
-    fn run(samples: &BTreeMap<i64, f64>, plain: bool) -> Run {
+    /// As a chunk, as plain columns, or as the open samples of a head.
+    fn run(samples: &BTreeMap<i64, f64>, form: usize) -> Run {
         let times: Vec<_> = samples.keys().copied().collect();
         let values: Vec<_> = samples.values().copied().collect();
-        if plain {
-            return Run::Plain(PlainRun::new(times, values).unwrap());
+        match form % 3 {
+            0 => Run::Plain(PlainRun::new(times, values).unwrap()),
+            1 => {
+                let chunk = koios_chunk::encode(&times, &values).unwrap();
+                Run::Chunk(Chunk::parse(chunk.into()).unwrap())
+            }
+            _ => {
+                let range = TimeRange::new(times[0], times[times.len() - 1]);
+                let (mut state, first) = OpenState::first(times[0], values[0]);
+                let mut bytes = first.bytes().to_vec();
+                for (&t, &v) in times.iter().zip(&values).skip(1) {
+                    bytes.extend_from_slice(state.append(t, v).bytes());
+                }
+                Run::Open(OpenRun::new(bytes.into(), times.len(), range))
+            }
         }
-        let chunk = koios_chunk::encode(&times, &values).unwrap();
-        Run::Chunk(Chunk::parse(chunk.into()).unwrap())
     }
 
     fn series(runs: Vec<Run>) -> SeriesRuns {
@@ -228,7 +239,7 @@ mod tests {
             let budget = Budget::new(1 << 20, 10);
             let mut all: Option<HeldSeries> = None;
             for (i, s) in sources.iter().enumerate() {
-                let held = hold(series(vec![run(s, i % 2 == 0)]), None, &budget).unwrap();
+                let held = hold(series(vec![run(s, i)]), None, &budget).unwrap();
                 match &mut all {
                     Some(all) => all.absorb(held),
                     None => all = Some(held),

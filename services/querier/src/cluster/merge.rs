@@ -1,4 +1,4 @@
-//! The k-way merge of sources by label order: each label set once, with the chunks of all sources that have it.
+//! The k-way merge of sources by label order: each label set once, with the runs of all sources that have it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

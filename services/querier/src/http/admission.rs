@@ -35,7 +35,7 @@ struct Share {
 #[derive(Clone, Debug)]
 struct Semaphores {
     places: Arc<Semaphore>,
-    evaluating: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// A query's place, given back on drop.
@@ -44,13 +44,24 @@ pub(crate) struct Place {
     _tenant: OwnedSemaphorePermit,
     _process: OwnedSemaphorePermit,
     _entry: Entry,
-    evaluating: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Place {
-    /// Waits until the tenant may evaluate one more query.
-    pub(crate) async fn evaluate(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.evaluating).acquire_owned().await.map_err(closed)
+    /// The tenant's share of the threads that evaluate.
+    pub(crate) fn turns(&self) -> Turns {
+        self.turns.clone()
+    }
+}
+
+/// How many parts of a tenant's queries may be evaluated at once. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// Waits until the tenant may evaluate one more. Whoever holds a turn must not wait for another.
+    pub(crate) async fn take(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.0).acquire_owned().await.map_err(closed)
     }
 }
 
@@ -91,14 +102,14 @@ impl Admission {
     /// Waits for a place; the tenant's own limit comes first, so that its queue does not block others.
     pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantId, limit: usize) -> Result<Place, ApiError> {
         let (entry, share) = self.queue(tenant, limit)?;
-        let Semaphores { places, evaluating } = share;
+        let Semaphores { places, turns } = share;
         let of_tenant = places.acquire_owned().await.map_err(closed)?;
         let of_process = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
         Ok(Place {
             _tenant: of_tenant,
             _process: of_process,
             _entry: entry,
-            evaluating,
+            turns,
         })
     }
 
@@ -114,7 +125,7 @@ impl Admission {
         let share = tenants.entry(tenant.clone()).or_insert_with(|| Share {
             semaphores: Semaphores {
                 places: Arc::new(Semaphore::new(limit)),
-                evaluating: Arc::new(Semaphore::new(self.evaluating_max)),
+                turns: Turns(Arc::new(Semaphore::new(self.evaluating_max))),
             },
             queries: 0,
         });
@@ -150,7 +161,8 @@ mod tests {
             held.push(place.unwrap());
         }
         assert_eq!(held.len(), 3);
-        let evaluating: Vec<_> = held.iter().filter_map(|p| p.evaluate().now_or_never()).collect();
+        let turns: Vec<_> = held.iter().map(Place::turns).collect();
+        let evaluating: Vec<_> = turns.iter().filter_map(|t| t.take().now_or_never()).collect();
         assert_eq!(evaluating.len(), 2, "half of the threads");
         let place = admission
             .enter(&other, 100)

@@ -209,7 +209,9 @@ async fn a_series_longer_than_a_piece_is_written_whole() {
         .hold(&data((0..2).map(|i| (labels("m", i), samples(i)))));
     let (_, body) = api.get("/api/v1/query?query=m%5B1y%5D&time=30").await;
     let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
-    for (i, series) in answer["data"]["result"].as_array().unwrap().iter().enumerate() {
+    let result = answer["data"]["result"].as_array().unwrap();
+    assert_eq!(result.len(), 2);
+    for (i, series) in result.iter().enumerate() {
         let values = series["values"].as_array().unwrap();
         assert_eq!(values.len(), 30_000);
         for (t, value) in values.iter().enumerate() {

@@ -18,7 +18,7 @@ use koios_server::ErrorType;
 use koios_tenancy::Limits;
 
 use super::QuerierApi;
-use super::admission::Place;
+use super::admission::{Place, Turns};
 use super::cost;
 use super::envelope::{Held, Sending};
 use super::error::ApiError;
@@ -64,6 +64,8 @@ struct Evaluation {
     cores: Cpu,
     /// Where evaluation runs.
     threads: Cpu,
+    /// What the tenant's queries wait for before they use a thread.
+    turns: Turns,
 }
 
 impl QueryContext for Evaluation {
@@ -85,6 +87,9 @@ impl QueryContext for Evaluation {
 
     fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
         async move {
+            let Ok(_turn) = self.turns.take().await else {
+                return;
+            };
             if let Err(e) = self.threads.run(work).await {
                 tracing::error!(error = %e, "a query panicked");
             }
@@ -239,11 +244,12 @@ impl QuerierApi {
             cancel: ctx,
             cores: self.cores.clone(),
             threads: self.cpu.clone(),
+            turns: place.turns(),
         };
         let fetched = prepared.fetch(&storage, &evaluation).await?;
         timings.fetch = stage.end();
 
-        let _evaluating = place.evaluate().await?;
+        let _turn = evaluation.turns.take().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
         let output = self
             .cpu
@@ -317,7 +323,30 @@ fn with_commas(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::admission::Admission;
     use super::*;
+
+    #[tokio::test]
+    async fn i6_parts_computed_while_fetching_wait_for_a_turn() {
+        let admission = Admission::new(4, 2);
+        let place = admission.enter(&TenantId::anonymous(), 4).await.unwrap();
+        let evaluation = Evaluation {
+            cancel: CancelContext::new(|| false),
+            cores: Cpu::inline(),
+            threads: Cpu::inline(),
+            turns: place.turns(),
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&done);
+        let turn = evaluation.turns.take().await.unwrap();
+        let mut part = evaluation.offload(Box::new(move || tell.store(true, Ordering::Relaxed)));
+        assert!((&mut part).now_or_never().is_none() && !done.load(Ordering::Relaxed));
+        drop(turn);
+        part.await;
+        assert!(done.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn thousands_are_told_apart() {

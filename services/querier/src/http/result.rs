@@ -151,7 +151,7 @@ impl SeriesText {
                 return Some(self);
             }
             if let Some((t, h)) = self.series.histogram_at(self.slot) {
-                // Borrowed from the series, which does not change.
+                // Another handle on it: the writer itself is changed meanwhile.
                 let h = Arc::clone(h);
                 self.separate(out, br#","histograms":["#);
                 write_histogram_point(out, t, &h);
