@@ -35,10 +35,15 @@ pub fn request(series: &[(Labels, Vec<Sample>)]) -> pb::WriteRequest {
 }
 
 /// The compressed body.
+pub fn body(message: &pb::WriteRequest) -> Bytes {
+    compressed(message)
+}
+
+/// The compressed body of any message.
 ///
 /// # Panics
 /// Never: compression to memory does not fail below 4 GiB.
-pub fn body(message: &pb::WriteRequest) -> Bytes {
+pub(crate) fn compressed(message: &impl Message) -> Bytes {
     let raw = message.encode_to_vec();
     snap::raw::Encoder::new()
         .compress_vec(&raw)

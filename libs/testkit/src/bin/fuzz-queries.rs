@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use koios_runtime::{Clock, RealClock};
-use koios_testkit::differential::{Peers, Report, Spelled, Wrong, judge, run};
+use koios_testkit::differential::{Peers, Report, Wrong, judge, run};
 use koios_testkit::query_gen::data::{floats, histograms};
 use koios_testkit::query_gen::{Asked, QueryGenerator, Subject, Times};
 
@@ -137,7 +137,7 @@ async fn fuzz(args: &Args, dir: &Path, subject: Subject) -> Result<Report> {
 
 /// Prints a difference, and the command that shows it again.
 fn tell(args: &Args, subject: Subject, wrong: &Wrong) {
-    let smallest = wrong.site.as_ref().map_or(&wrong.found_in, |site| &site.asked);
+    let smallest = wrong.smallest();
     let native = match subject {
         Subject::Floats => "",
         Subject::NativeHistograms => " --native",
@@ -145,7 +145,7 @@ fn tell(args: &Args, subject: Subject, wrong: &Wrong) {
     println!(
         "different:\n{wrong}\n  replay:     cargo xtask fuzz-queries --seed {}{native} --at {} --query {}\n",
         args.seed,
-        Spelled(smallest.times),
+        smallest.times,
         quoted(&smallest.query)
     );
 }

@@ -1,16 +1,16 @@
 //! Answers of the query API in comparable form, and how two of them differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use koios_model::Labels;
-use koios_promql::{MatrixSeries, QueryError, QueryOutput, SampleValue, Value};
+use koios_promql::{MatrixSeries, QueryError, SampleValue, Value};
 
 use super::histogram::HistogramValue;
 
 /// Relative difference between values that is none: engines add up in different orders.
-pub const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-9;
 
 /// What one side answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,8 @@ pub struct Success {
 /// An error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// The status of the response; none where nothing went over HTTP.
+    pub status: Option<u16>,
     /// The API's `errorType`.
     pub kind: String,
     /// The message.
@@ -89,7 +91,7 @@ impl PointValue {
 }
 
 /// Whether two numbers differ by rounding at most.
-pub fn close(a: f64, b: f64) -> bool {
+pub(super) fn close(a: f64, b: f64) -> bool {
     a == b
         || (a.is_nan() && b.is_nan())
         || (a.is_finite() && b.is_finite() && (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()))
@@ -102,6 +104,8 @@ pub enum Difference {
     Failure,
     /// Both fail with different error types.
     ErrorType,
+    /// Both fail alike, but the statuses of the responses differ.
+    Status,
     /// The results are of different types.
     Kind,
     /// Series, times or the types of samples differ.
@@ -161,18 +165,20 @@ impl Answer {
         }
     }
 
-    /// Reads a body of the query API.
+    /// Reads the status and the body of a response of the query API.
     ///
     /// # Errors
     /// When it is none.
-    pub fn from_json(json: &serde_json::Value) -> Result<Self> {
+    pub fn from_json(status: u16, json: &serde_json::Value) -> Result<Self> {
         if json["status"] == "error" {
             let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
             return Ok(Self::Failure(Failure {
+                status: Some(status),
                 kind: text("errorType"),
                 message: text("error"),
             }));
         }
+        ensure!(status == 200, "status {status} with a result");
         let data = &json["data"];
         let (kind, result) = (data["resultType"].as_str(), &data["result"]);
         let mut success = Success {
@@ -196,14 +202,18 @@ impl Answer {
     }
 
     /// An answer of the engine in this process.
-    pub fn from_engine(result: Result<QueryOutput, QueryError>) -> Self {
+    ///
+    /// # Errors
+    /// When a series is there twice.
+    pub fn from_engine(result: Result<Value, QueryError>) -> Result<Self> {
         let value = match result {
-            Ok(output) => output.value,
+            Ok(value) => value,
             Err(e) => {
-                return Self::Failure(Failure {
+                return Ok(Self::Failure(Failure {
+                    status: None,
                     kind: e.kind().error_type().to_owned(),
                     message: e.to_string(),
-                });
+                }));
             }
         };
         let point = |t_ms, value: &SampleValue| Point {
@@ -228,21 +238,48 @@ impl Answer {
                 ("matrix", String::new(), series.collect())
             }
         };
-        Self::Success(Success {
+        let mut success = Success {
             kind: kind.to_owned(),
-            order: series.iter().map(|(labels, _)| labels.clone()).collect(),
-            series: series.into_iter().collect(),
+            series: BTreeMap::new(),
+            order: Vec::new(),
             text,
-        })
+        };
+        for (labels, points) in series {
+            success.insert(labels, points)?;
+        }
+        Ok(Self::Success(success))
     }
 
     /// How Koios' answer differs from Prometheus'.
     pub fn difference(prometheus: &Self, koios: &Self, ordered: bool) -> Option<Difference> {
         match (prometheus, koios) {
-            (Self::Failure(a), Self::Failure(b)) => (a.kind != b.kind).then_some(Difference::ErrorType),
+            (Self::Failure(a), Self::Failure(b)) if a.kind != b.kind => Some(Difference::ErrorType),
+            (Self::Failure(a), Self::Failure(b)) => {
+                let both = a.status.zip(b.status);
+                both.is_some_and(|(a, b)| a != b).then_some(Difference::Status)
+            }
             (Self::Success(a), Self::Success(b)) => difference(a, b, ordered),
             _ => Some(Difference::Failure),
         }
+    }
+
+    /// The times at which two results differ; `None` where one is none, or they are of different types.
+    pub(super) fn times_of_difference(&self, other: &Self) -> Option<BTreeSet<i64>> {
+        let (a, b) = (self.success()?, other.success()?);
+        let at_time = |success: &Success| -> BTreeMap<(i64, Labels), PointValue> {
+            let series = success.series.iter();
+            let points = series.flat_map(|(labels, points)| points.iter().map(move |p| (labels, p)));
+            points
+                .map(|(labels, p)| ((p.t_ms, labels.clone()), p.value.clone()))
+                .collect()
+        };
+        let (of_a, of_b) = (at_time(a), at_time(b));
+        let keys = of_a.keys().chain(of_b.keys());
+        let differs = |key: &&(i64, Labels)| match (of_a.get(*key), of_b.get(*key)) {
+            (Some(a), Some(b)) => !a.close(b),
+            _ => true,
+        };
+        (a.kind == b.kind).then(|| keys.filter(differs).map(|(t, _)| *t).collect())
     }
 
     /// Whether both say the same to the last bit.
@@ -278,9 +315,13 @@ impl Success {
             });
         }
         points.sort_by_key(|point| point.t_ms);
+        self.insert(labels, points)
+    }
+
+    fn insert(&mut self, labels: Labels, points: Vec<Point>) -> Result<()> {
         self.order.push(labels.clone());
-        if self.series.insert(labels, points).is_some() {
-            bail!("series {} is there twice", json["metric"]);
+        if self.series.insert(labels.clone(), points).is_some() {
+            bail!("series {labels} is there twice");
         }
         Ok(())
     }
@@ -355,7 +396,12 @@ impl fmt::Display for Answer {
         const SERIES: usize = 8;
         const POINTS: usize = 6;
         match self {
-            Self::Failure(e) => write!(f, "{}: {}", e.kind, e.message),
+            Self::Failure(e) => {
+                if let Some(status) = e.status {
+                    write!(f, "{status} ")?;
+                }
+                write!(f, "{}: {}", e.kind, e.message)
+            }
             Self::Success(success) => {
                 write!(f, "{} of {} series", success.kind, success.series.len())?;
                 if !success.text.is_empty() {
@@ -394,6 +440,7 @@ impl fmt::Display for Difference {
         match self {
             Self::Failure => f.write_str("one of them fails"),
             Self::ErrorType => f.write_str("the error types differ"),
+            Self::Status => f.write_str("the statuses differ"),
             Self::Kind => f.write_str("the results are of different types"),
             Self::Shape(what) => f.write_str(what),
             Self::Value {
@@ -409,11 +456,13 @@ impl fmt::Display for Difference {
 
 #[cfg(test)]
 mod tests {
+    use koios_promql::VectorSample;
+
     use super::*;
 
     fn answer(json: &serde_json::Value) -> Answer {
         let body = serde_json::json!({"status": "success", "data": {"resultType": "vector", "result": json}});
-        Answer::from_json(&body).unwrap()
+        Answer::from_json(200, &body).unwrap()
     }
 
     #[test]
@@ -434,13 +483,41 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_compared_by_their_type() {
-        let error = |kind: &str| {
-            Answer::from_json(&serde_json::json!({"status": "error", "errorType": kind, "error": "why"}))
-                .unwrap()
+    fn a_series_that_is_there_twice_is_no_answer() {
+        let sample = VectorSample {
+            labels: Labels::empty(),
+            value: SampleValue::Float(1.0),
         };
-        let (bad, execution) = (error("bad_data"), error("execution"));
+        let value = Value::Vector(0, vec![sample.clone(), sample]);
+        assert!(Answer::from_engine(Ok(value)).is_err());
+    }
+
+    #[test]
+    fn a_range_differs_where_samples_are_missing_or_different() {
+        let matrix = |values: &[(i64, &str)]| {
+            let values: Vec<_> = values.iter().map(|(t, v)| serde_json::json!([t, v])).collect();
+            let result = serde_json::json!([{"metric": {}, "values": values}]);
+            let data = serde_json::json!({"resultType": "matrix", "result": result});
+            Answer::from_json(200, &serde_json::json!({"status": "success", "data": data})).unwrap()
+        };
+        let a = matrix(&[(1, "1"), (2, "2"), (3, "3")]);
+        let b = matrix(&[(1, "1"), (3, "4"), (5, "5")]);
+        let times = a.times_of_difference(&b).unwrap();
+        assert_eq!(times.into_iter().collect::<Vec<_>>(), [2_000, 3_000, 5_000]);
+    }
+
+    #[test]
+    fn errors_are_compared_by_their_type() {
+        let error = |status, kind: &str| {
+            let body = serde_json::json!({"status": "error", "errorType": kind, "error": "why"});
+            Answer::from_json(status, &body).unwrap()
+        };
+        let (bad, execution) = (error(400, "bad_data"), error(422, "execution"));
         assert_eq!(Answer::difference(&bad, &bad.clone(), false), None);
+        assert_eq!(
+            Answer::difference(&bad, &error(422, "bad_data"), false),
+            Some(Difference::Status)
+        );
         assert_eq!(
             Answer::difference(&bad, &execution, false),
             Some(Difference::ErrorType)

@@ -1,4 +1,4 @@
-//! Native histograms as the query API shows them, and as remote write 1.0 carries them.
+//! Native histograms as the query API shows them.
 
 use std::fmt;
 
@@ -13,15 +13,38 @@ use super::answer::{close, number};
 pub struct HistogramValue {
     count: f64,
     sum: f64,
-    /// Lower bound, upper bound and count of each bucket that is not empty, ascending.
-    buckets: Vec<(f64, f64, f64)>,
+    /// Each bucket that is not empty, ascending.
+    buckets: Vec<Bucket>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Bucket {
+    /// Which bounds belong to it, as the API numbers it: 0 the upper, 1 the lower, 2 none, 3 both.
+    bounds: u8,
+    lower: f64,
+    upper: f64,
+    count: f64,
+}
+
+impl Bucket {
+    fn close(&self, other: &Self) -> bool {
+        self.bounds == other.bounds
+            && close(self.lower, other.lower)
+            && close(self.upper, other.upper)
+            && close(self.count, other.count)
+    }
 }
 
 impl HistogramValue {
     pub(super) fn from_json(json: &serde_json::Value) -> Result<Self> {
         let buckets = json["buckets"].as_array().into_iter().flatten().map(|bucket| {
             let field = |i: usize| bucket.get(i).context("bucket").and_then(number);
-            Ok((field(1)?, field(2)?, field(3)?))
+            Ok(Bucket {
+                bounds: bucket[0].as_u64().context("bounds")?.try_into()?,
+                lower: field(1)?,
+                upper: field(2)?,
+                count: field(3)?,
+            })
         });
         Ok(Self {
             count: number(&json["count"])?,
@@ -43,7 +66,10 @@ impl HistogramValue {
             buckets: self
                 .buckets
                 .iter()
-                .map(|(l, u, count)| (*l, *u, count * factor))
+                .map(|bucket| Bucket {
+                    count: bucket.count * factor,
+                    ..*bucket
+                })
                 .collect(),
         }
     }
@@ -53,11 +79,7 @@ impl HistogramValue {
         close(self.count, other.count)
             && close(self.sum, other.sum)
             && self.buckets.len() == other.buckets.len()
-            && self
-                .buckets
-                .iter()
-                .zip(&other.buckets)
-                .all(|(a, b)| close(a.0, b.0) && close(a.1, b.1) && close(a.2, b.2))
+            && self.buckets.iter().zip(&other.buckets).all(|(a, b)| a.close(b))
     }
 }
 
@@ -67,7 +89,19 @@ impl From<&Histogram> for HistogramValue {
         Self {
             count: h.count,
             sum: h.sum,
-            buckets: populated.map(|b| (b.lower, b.upper, b.count)).collect(),
+            buckets: populated
+                .map(|b| Bucket {
+                    bounds: match (b.lower_inclusive, b.upper_inclusive) {
+                        (false, true) => 0,
+                        (true, false) => 1,
+                        (false, false) => 2,
+                        (true, true) => 3,
+                    },
+                    lower: b.lower,
+                    upper: b.upper,
+                    count: b.count,
+                })
+                .collect(),
         }
     }
 }
@@ -75,8 +109,18 @@ impl From<&Histogram> for HistogramValue {
 impl fmt::Display for HistogramValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{count:{} sum:{}", self.count, self.sum)?;
-        for (lower, upper, count) in &self.buckets {
-            write!(f, " [{lower},{upper}]:{count}")?;
+        for bucket in &self.buckets {
+            let (open, close) = match bucket.bounds {
+                0 => ('(', ']'),
+                1 => ('[', ')'),
+                2 => ('(', ')'),
+                _ => ('[', ']'),
+            };
+            write!(
+                f,
+                " {open}{},{}{close}:{}",
+                bucket.lower, bucket.upper, bucket.count
+            )?;
         }
         f.write_str("}")
     }

@@ -1,13 +1,16 @@
-//! What Prometheus 2.42 answers differently from 3.14 on purpose, or by mistakes since repaired.
+//! What may differ between Prometheus 2.42 and Koios.
 //!
-//! An entry is asked about the smallest part of a query that differs, with the equal answers of its operands at hand, so
+//! Most is what 2.42 answers differently from 3.14, on purpose or by mistakes since repaired. Some is where Koios departs
+//! from 3.14 itself, and some is up to neither. An entry is asked about the smallest part of a query that differs, with the equal answers of its operands at hand, so
 //! that it can be as narrow as the change it stands for. docs/promql-differences.md lists the same for people.
 
+mod choices;
 mod extrapolation;
 mod language;
 mod names;
 mod numbers;
 mod ranges;
+mod rounding;
 
 use koios_model::Labels;
 use koios_promql::{AggregateOp, BinaryOp, Expr, FunctionId};
@@ -15,142 +18,170 @@ use koios_promql::{AggregateOp, BinaryOp, Expr, FunctionId};
 use super::answer::{Answer, PointValue};
 use super::site::Site;
 
+pub(super) use choices::chooses;
+
+/// Who or what a difference is up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// 2.42: what 3.14 answers, Koios answers.
+    Version,
+    /// Koios: 3.14 answers as 2.42 does, or would.
+    Departure,
+    /// Nobody: an answer is as good as another.
+    Open,
+}
+
 /// A known difference.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// What it is called in reports and in the documentation.
     pub name: &'static str,
-    /// Why it is none of ours.
+    /// Why it is none that matters.
     pub reason: &'static str,
+    /// Who or what it is up to.
+    pub nature: Nature,
     applies: fn(&Site) -> bool,
 }
 
 /// The entry that explains a site.
-pub fn known(site: &Site) -> Option<&'static Known> {
+pub(super) fn known(site: &Site) -> Option<&'static Known> {
     KNOWN.iter().find(|known| (known.applies)(site))
 }
 
 /// The name of the one that is seen by asking again, too.
 pub(super) const TIES: &str = "ties";
 
-/// Whether there is a choice among series in an expression.
-pub(super) fn chooses(expr: &Expr) -> bool {
-    let mut found = false;
-    expr.visit(&mut |e, _| {
-        found |= matches!(e, Expr::Aggregate(e) if matches!(e.op, AggregateOp::Topk | AggregateOp::Bottomk));
-    });
-    found
-}
-
 /// All of them.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "durations are numbers",
         reason: "since 3.0 a duration can be written as a number of seconds, and the other way round; an offset may be 0",
+        nature: Nature::Version,
         applies: language::durations_are_numbers,
     },
     Known {
         name: "any label name",
         reason: "since 3.0 a label name is any text",
+        nature: Nature::Version,
         applies: language::any_label_name,
     },
     Known {
         name: "late name removal",
         reason: "2.42 fails as soon as dropped names make labels equal; since 3.0 names go at the end, and only what is \
                  left then counts",
+        nature: Nature::Version,
         applies: names::removed_late,
     },
     Known {
         name: "equal labels at different times",
         reason: "2.42 fails when labels are equal anywhere in a range; 3.14 only when they are at one time",
+        nature: Nature::Version,
         applies: names::equal_at_different_times,
     },
     Known {
         name: "atan2 keeps names",
         reason: "2.42 does not drop metric names after atan2",
+        nature: Nature::Version,
         applies: names::kept_by_atan2,
     },
     Known {
         name: "filtered matches",
         reason: "2.42 does not see a second match that a comparison filters out",
+        nature: Nature::Version,
         applies: names::filtered_matches,
     },
     Known {
         name: "dots and line breaks",
         reason: "since 3.0 a dot in a regular expression matches a line break",
+        nature: Nature::Version,
         applies: names::dots_match_line_breaks,
     },
     Known {
         name: "extrapolation towards zero",
         reason: "3.14 asks first whether the range begins long before the first sample, and only then where a counter \
                  was zero; 2.42 does not ask that of native histograms at all",
+        nature: Nature::Version,
         applies: extrapolation::towards_zero,
     },
     Known {
         name: "left-open ranges",
         reason: "since 3.0 a sample at the very start of a range is not in it",
+        nature: Nature::Version,
         applies: ranges::left_open,
     },
     Known {
         name: "subqueries without points",
         reason: "where a subquery has no point within its range, Prometheus evaluates what @ fixes all the same, at a \
                  time after the range",
+        nature: Nature::Departure,
         applies: ranges::subquery_without_points,
     },
     Known {
         name: "moving ranges with @",
         reason: "2.42 moves a range fixed by @ when another argument is different at each step",
+        nature: Nature::Version,
         applies: ranges::moved_in_spite_of_at,
     },
     Known {
         name: "timestamp forgets the offset",
         reason: "timestamp of a selector with @ and an offset leaves the offset out, in 3.14, too",
+        nature: Nature::Version,
         applies: ranges::offset_forgotten_by_timestamp,
     },
     Known {
         name: "deviation of no number",
         reason: "2.42 says that a single NaN or infinity deviates by 0; 3.14 by NaN",
+        nature: Nature::Version,
         applies: numbers::deviation_of_no_number,
     },
     Known {
         name: "overflow with compensation",
         reason: "2.42 makes NaN of a sum that overflows, 3.14 infinity",
+        nature: Nature::Version,
         applies: numbers::overflow_with_compensation,
     },
     Known {
         name: "k below integers",
         reason: "topk and bottomk with a k below the least integer are an error in 2.42, and nothing in 3.14",
-        applies: numbers::k_below_integers,
+        nature: Nature::Version,
+        applies: choices::k_below_integers,
     },
     Known {
         name: "parameters of nothing",
         reason: "2.42 does not look at k where no series is there to choose from",
-        applies: numbers::parameter_of_nothing,
+        nature: Nature::Version,
+        applies: choices::parameter_of_nothing,
     },
     Known {
         name: "edges of floats",
         reason: "Go 1.19 takes logarithms of subnormal numbers wrongly and lets exp overflow a little early",
+        nature: Nature::Version,
         applies: numbers::edges_of_floats,
     },
     Known {
         name: TIES,
         reason: "topk and bottomk may choose any of equal values",
-        applies: numbers::ties,
+        nature: Nature::Open,
+        applies: choices::ties,
     },
     Known {
         name: "dates of no number",
-        reason: "Go leaves open what NaN, infinity and numbers too large for it are as a time",
+        reason: "Go leaves open what NaN, infinity and numbers beyond 64-bit integers are as a time",
+        nature: Nature::Departure,
         applies: numbers::dates_of_no_number,
     },
     Known {
         name: "sums without compensation",
-        reason: "2.42 adds up without compensation: what it loses is small beside the numbers added",
-        applies: numbers::sums_without_compensation,
+        reason: "2.42 adds up series without compensation: what it loses is small beside the numbers added",
+        nature: Nature::Version,
+        applies: rounding::sums_without_compensation,
     },
     Known {
         name: "amplified rounding",
-        reason: "the operands differ by rounding, and this part makes much of little: a comparison, a difference, a step",
-        applies: numbers::amplified_rounding,
+        reason: "the operands differ by rounding, and this part makes much of little: what each side answers follows \
+                 from its own operands",
+        nature: Nature::Open,
+        applies: rounding::amplified_rounding,
     },
 ];
 
@@ -227,4 +258,40 @@ fn differing(site: &Site) -> Option<Vec<Pair<'_>>> {
 /// Whether there are values that differ, all of them in a way that `explained` says.
 fn all_differing(site: &Site, explained: impl FnMut(&Pair<'_>) -> bool) -> bool {
     differing(site).is_some_and(|pairs| !pairs.is_empty() && pairs.iter().all(explained))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names and reasons of a section's table.
+    fn documented(section: &str) -> Vec<(String, String)> {
+        let text = include_str!("../../../../docs/promql-differences.md");
+        let (_, rest) = text.split_once(&format!("## {section}\n")).unwrap();
+        let rows = rest
+            .lines()
+            .take_while(|line| !line.starts_with("## "))
+            .filter(|line| line.starts_with('|'));
+        let cells =
+            |row: &str| -> Vec<String> { row.split('|').map(|cell| cell.trim().to_owned()).collect() };
+        rows.skip(2)
+            .map(|row| (cells(row)[1].clone(), cells(row)[2].clone()))
+            .collect()
+    }
+
+    #[test]
+    fn the_documentation_has_all_of_them_and_no_others() {
+        let sections = [
+            ("Between 2.42 and 3.14", Nature::Version),
+            ("Between 3.14 and Koios", Nature::Departure),
+            ("Left open", Nature::Open),
+        ];
+        for (section, nature) in sections {
+            let of_nature = KNOWN.iter().filter(|known| known.nature == nature);
+            let listed: Vec<_> = of_nature
+                .map(|known| (known.name.to_owned(), known.reason.to_owned()))
+                .collect();
+            assert_eq!(documented(section), listed, "{section}");
+        }
+    }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use koios_promql::{Engine, ParseOptions, Query, SampleValue, Uninterrupted};
+use koios_promql::{Engine, ParseOptions, Query, Uninterrupted};
 use koios_runtime::{RealClock, RealNet};
 
 use super::answer::{Answer, Failure};
@@ -65,6 +65,7 @@ impl Peers {
             .process
             .wait_ready(&client, &addr, "/-/ready", PATIENCE);
         ready.await?;
+        check_version(&client, &addr).await?;
         feed(&client, &addr, "/api/v1/write", series).await?;
         let koios = match koios {
             Some(program) => serve(&client, dir, program, series).await?,
@@ -83,16 +84,26 @@ impl Peers {
     /// Both answers, Prometheus' first.
     ///
     /// # Errors
-    /// When one gives no answer that is one.
+    /// When one gives no answer that is one, as after a crash; names the query.
     pub async fn ask(&self, asked: &Asked) -> Result<(Answer, Answer)> {
+        let koios = async {
+            let answer = self.ask_koios(asked).await;
+            answer.with_context(|| format!("Koios is asked {asked}"))
+        };
+        futures::try_join!(self.ask_prometheus(asked), koios)
+    }
+
+    /// Prometheus' answer alone.
+    ///
+    /// # Errors
+    /// When it gives no answer that is one; names the query.
+    pub(super) async fn ask_prometheus(&self, asked: &Asked) -> Result<Answer> {
         let theirs = Asked {
             query: in_their_words(&asked.query),
             times: asked.times,
         };
-        futures::try_join!(
-            over_http(&self.client, &self.prometheus.addr, &theirs),
-            self.ask_koios(asked)
-        )
+        let answer = over_http(&self.client, &self.prometheus.addr, &theirs).await;
+        answer.with_context(|| format!("Prometheus is asked {asked}"))
     }
 
     async fn ask_koios(&self, asked: &Asked) -> Result<Answer> {
@@ -104,9 +115,20 @@ impl Peers {
                 };
                 over_http(&self.client, addr, &ours).await
             }
-            Koios::Engine { engine, storage } => Ok(in_process(engine, storage, asked).await),
+            Koios::Engine { engine, storage } => in_process(engine, storage, asked).await,
         }
     }
+}
+
+/// The list of known differences is about this version alone.
+async fn check_version(client: &HttpClient, addr: &str) -> Result<()> {
+    let answer = client.get(addr, "/api/v1/status/buildinfo").await?.json()?;
+    let version = answer["data"]["version"].as_str().context("buildinfo")?;
+    ensure!(
+        version.starts_with("2.42."),
+        "this Prometheus is {version}: queries are compared with 2.42, which Debian 12 packages"
+    );
+    Ok(())
 }
 
 /// The one function that was renamed since.
@@ -148,7 +170,7 @@ async fn feed(client: &HttpClient, addr: &str, path: &str, series: &[SentSeries]
     ];
     for slice in 0..=SPAN_MS / SLICE_MS {
         let from = START_MS + slice * SLICE_MS;
-        let Some(body) = wire::body(series, from, from + SLICE_MS - 1)? else {
+        let Some(body) = wire::body(series, from, from + SLICE_MS - 1) else {
             continue;
         };
         let answer = client.send("POST", addr, path, &headers, body).await?;
@@ -168,11 +190,7 @@ fn storage(series: &[SentSeries]) -> MemoryStorage {
         let points = series.samples.iter().map(|(t_ms, value)| Point {
             t_ms: *t_ms,
             start_ms: 0,
-            // The wire format leaves zeros out, negative ones too.
-            value: match value {
-                SampleValue::Float(v) if *v == 0.0 => SampleValue::Float(0.0),
-                value => value.clone(),
-            },
+            value: value.clone(),
         });
         storage.insert(&series.stored_labels(), &points.collect::<Vec<_>>());
     }
@@ -192,25 +210,27 @@ async fn over_http(client: &HttpClient, addr: &str, asked: &Asked) -> Result<Ans
         ),
     };
     let answer = client.send("GET", addr, &path, &[], Bytes::new()).await?;
-    Answer::from_json(&answer.json()?)
+    Answer::from_json(answer.status, &answer.json()?)
 }
 
-async fn in_process(engine: &Engine, storage: &MemoryStorage, asked: &Asked) -> Answer {
+async fn in_process(engine: &Engine, storage: &MemoryStorage, asked: &Asked) -> Result<Answer> {
     let query = match Query::parse(&in_our_words(&asked.query), &ParseOptions::default()) {
         Ok(query) => query,
         Err(e) => {
-            return Answer::Failure(Failure {
+            return Ok(Answer::Failure(Failure {
+                status: None,
                 kind: "bad_data".to_owned(),
                 message: e.to_string(),
-            });
+            }));
         }
     };
-    Answer::from_engine(match asked.times {
+    let output = match asked.times {
         Times::At(t) => engine.instant(storage, &query, t, &Uninterrupted).await,
         Times::Range { start, end, step } => {
             engine
                 .range(storage, &query, (start, end, step), &Uninterrupted)
                 .await
         }
-    })
+    };
+    Answer::from_engine(output.map(|output| output.value))
 }

@@ -1,16 +1,17 @@
 //! A run: ask, compare, explain, count.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures::stream::{self, StreamExt};
 
-use super::answer::Answer;
 use super::known::{KNOWN, TIES, chooses, known};
 use super::peers::{Peers, in_our_words};
-use super::site::{Site, as_site, is_ordered, sites, smaller};
-use crate::query_gen::{Asked, Times};
+use super::shrink::smaller;
+use super::site::{Site, as_site, difference, sites};
+use crate::query_gen::Asked;
 
 /// How many queries are under way at once.
 const AT_ONCE: usize = 4;
@@ -22,14 +23,16 @@ const SHRINK_TRIES: usize = 400;
 pub struct Report {
     /// How many queries were asked.
     pub queries: usize,
-    /// How many of Prometheus' answers held samples.
+    /// How many of Prometheus' answers held samples or a text.
     pub telling: usize,
-    /// How many queries both refused or failed at.
+    /// How many queries both refused or failed at alike.
     pub failed_alike: usize,
     /// How many queries differed by known differences alone.
     pub excused: usize,
-    /// How often each known difference explained one.
+    /// How many queries each known difference had a part in.
     pub by_known: BTreeMap<&'static str, usize>,
+    /// How many parts of queries that differ were not looked at because there were too many.
+    pub left: usize,
     /// Everything else.
     pub wrong: Vec<Wrong>,
 }
@@ -38,43 +41,49 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct Wrong {
     /// The query it was found in.
-    pub found_in: Asked,
+    found_in: Asked,
     /// The smallest part that shows it; none when asking again shows no difference.
-    pub site: Option<Box<Site>>,
+    site: Option<Box<Site>>,
 }
 
 /// What became of one query.
-#[derive(Clone, Debug)]
-enum Outcome {
-    Same {
-        telling: bool,
-        failed: bool,
-    },
-    Different {
-        known: Vec<&'static str>,
-        wrong: Vec<Wrong>,
-    },
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    telling: bool,
+    failed_alike: bool,
+    known: BTreeSet<&'static str>,
+    left: usize,
+    wrong: Vec<Wrong>,
 }
 
 /// Asks queries until there are none left, or until `go_on`, which is told how things stand, says no.
 ///
 /// # Errors
-/// When one side gives no answer that is one.
+/// When a side gives no answer that is one, as after a crash: names all queries that were under way then.
 pub async fn run(
     peers: &Peers,
     queries: impl Iterator<Item = Asked>,
     mut go_on: impl FnMut(&Report) -> bool,
 ) -> Result<Report> {
     let mut report = Report::default();
-    let mut outcomes = stream::iter(queries)
+    let failed = Cell::new(false);
+    let mut failures = Vec::new();
+    let mut outcomes = stream::iter(queries.take_while(|_| !failed.get()))
         .map(|asked| outcome(peers, asked))
         .buffered(AT_ONCE);
     while let Some(outcome) = outcomes.next().await {
-        report.add(outcome?);
-        if !go_on(&report) {
+        match outcome {
+            Ok(outcome) => report.add(outcome),
+            Err(e) => {
+                failed.set(true);
+                failures.push(format!("{e:#}"));
+            }
+        }
+        if !failed.get() && !go_on(&report) {
             break;
         }
     }
+    ensure!(failures.is_empty(), "no answer:\n{}", failures.join("\n"));
     Ok(report)
 }
 
@@ -89,34 +98,39 @@ pub async fn judge(peers: &Peers, asked: Asked) -> Result<Report> {
 async fn outcome(peers: &Peers, asked: Asked) -> Result<Outcome> {
     let (prometheus, koios) = peers.ask(&asked).await?;
     let expr = koios_promql::parse(&in_our_words(&asked.query)).ok();
-    let ordered = expr.as_ref().is_some_and(|e| is_ordered(e.unwrap_parens()));
-    if Answer::difference(&prometheus, &koios, ordered).is_none() {
-        return Ok(Outcome::Same {
-            telling: prometheus.success().is_some_and(super::Success::is_telling),
-            failed: prometheus.failure().is_some(),
-        });
+    let differs = difference(&prometheus, &koios, expr.as_ref()).is_some();
+    let mut outcome = Outcome {
+        telling: prometheus.success().is_some_and(super::Success::is_telling),
+        failed_alike: !differs && prometheus.failure().is_some(),
+        ..Outcome::default()
+    };
+    if !differs {
+        return Ok(outcome);
     }
-    let (mut names, mut wrong) = (Vec::new(), Vec::new());
-    let found = sites(peers, &asked).await?;
-    if found.is_empty() && expr.as_ref().is_some_and(chooses) {
+    let sites = sites(peers, &asked).await?;
+    outcome.left = sites.left;
+    if sites.found.is_empty() && expr.as_ref().is_some_and(chooses) {
         // Prometheus chose differently this time.
-        names.push(TIES);
-    } else if found.is_empty() {
-        wrong.push(Wrong {
+        outcome.known.insert(TIES);
+    } else if sites.found.is_empty() {
+        outcome.wrong.push(Wrong {
             found_in: asked.clone(),
             site: None,
         });
     }
-    for site in found {
-        match known(&site) {
-            Some(known) => names.push(known.name),
-            None => wrong.push(Wrong {
+    // What differs at many times is told once.
+    let mut told = HashSet::new();
+    for site in sites.found {
+        if let Some(known) = known(&site) {
+            outcome.known.insert(known.name);
+        } else if told.insert(site.asked.query.clone()) {
+            outcome.wrong.push(Wrong {
                 found_in: asked.clone(),
                 site: Some(Box::new(smallest(peers, site).await?)),
-            }),
+            });
         }
     }
-    Ok(Outcome::Different { known: names, wrong })
+    Ok(outcome)
 }
 
 /// The smallest expression found that still differs, by itself and for no known reason.
@@ -154,19 +168,33 @@ async fn smallest(peers: &Peers, mut site: Site) -> Result<Site> {
 impl Report {
     fn add(&mut self, outcome: Outcome) {
         self.queries += 1;
-        match outcome {
-            Outcome::Same { telling, failed } => {
-                self.telling += usize::from(telling);
-                self.failed_alike += usize::from(failed);
-            }
-            Outcome::Different { known, wrong } => {
-                self.excused += usize::from(wrong.is_empty());
-                for name in known {
-                    *self.by_known.entry(name).or_default() += 1;
-                }
-                self.wrong.extend(wrong);
-            }
+        self.telling += usize::from(outcome.telling);
+        self.failed_alike += usize::from(outcome.failed_alike);
+        self.excused += usize::from(outcome.wrong.is_empty() && !outcome.known.is_empty());
+        for name in outcome.known {
+            *self.by_known.entry(name).or_default() += 1;
         }
+        self.left += outcome.left;
+        self.wrong.extend(outcome.wrong);
+    }
+
+    /// Whether a run shows that both agree: nothing is wrong, much was compared, and little was excused.
+    ///
+    /// # Errors
+    /// Which of these it is not.
+    pub fn check(&self) -> Result<()> {
+        let wrong: Vec<String> = self.wrong.iter().map(ToString::to_string).collect();
+        ensure!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+        ensure!(
+            self.telling * 3 > self.queries,
+            "too few answers hold samples: {self}"
+        );
+        ensure!(self.excused * 10 < self.queries, "too much is excused: {self}");
+        ensure!(
+            self.left * 10 <= self.queries,
+            "too much was not looked at: {self}"
+        );
+        Ok(())
     }
 
     /// Adds what another run found.
@@ -175,6 +203,7 @@ impl Report {
         self.telling += other.telling;
         self.failed_alike += other.failed_alike;
         self.excused += other.excused;
+        self.left += other.left;
         for (name, count) in other.by_known {
             *self.by_known.entry(name).or_default() += count;
         }
@@ -184,11 +213,12 @@ impl Report {
     /// How things stand, in a line.
     pub fn summary(&self) -> String {
         format!(
-            "{} queries: {} telling answers, {} failed alike, {} excused, {} wrong",
+            "{} queries: {} telling answers, {} failed alike, {} excused, {} parts not looked at, {} wrong",
             self.queries,
             self.telling,
             self.failed_alike,
             self.excused,
+            self.left,
             self.wrong.len()
         )
     }
@@ -206,12 +236,19 @@ impl fmt::Display for Report {
     }
 }
 
+impl Wrong {
+    /// The smallest query that shows it.
+    pub fn smallest(&self) -> &Asked {
+        self.site.as_ref().map_or(&self.found_in, |site| &site.asked)
+    }
+}
+
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.site {
             Some(site) => {
                 writeln!(f, "  query:      {}", site.asked.query)?;
-                writeln!(f, "  at:         {}", Spelled(site.asked.times))?;
+                writeln!(f, "  at:         {}", site.asked.times)?;
                 writeln!(f, "  difference: {}", site.difference)?;
                 writeln!(f, "  Prometheus: {}", site.prometheus)?;
                 writeln!(f, "  Koios:      {}", site.koios)?;
@@ -225,24 +262,6 @@ impl fmt::Display for Wrong {
             }
             None => writeln!(f, "  asked again, the difference is gone")?,
         }
-        write!(
-            f,
-            "  found in:   {} at {}",
-            self.found_in.query,
-            Spelled(self.found_in.times)
-        )
-    }
-}
-
-/// Times as the command line takes them.
-#[derive(Clone, Copy, Debug)]
-pub struct Spelled(pub Times);
-
-impl fmt::Display for Spelled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Times::At(t) => write!(f, "{t}"),
-            Times::Range { start, end, step } => write!(f, "{start}..{end}/{step}"),
-        }
+        write!(f, "  found in:   {}", self.found_in)
     }
 }

@@ -1,45 +1,69 @@
 //! Where a difference comes from: the parts of a query that differ although nothing below them does.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
-use koios_promql::{At, Expr, ParenExpr, SubqueryExpr, ValueType, VectorSelector, parse};
+use koios_promql::{At, Expr, SubqueryExpr, ValueType, parse};
 
 use super::answer::{Answer, Difference};
+use super::known::chooses;
 use super::peers::{Peers, in_our_words};
 use crate::query_gen::{Asked, Times};
 
 /// The default resolution of subqueries, on both sides.
 const DEFAULT_SUBQUERY_STEP_MS: i64 = 60_000;
+/// How many parts of one query are compared, all steps of all subqueries taken together.
+const COMPARISONS_MAX: usize = 1_000;
+/// How often Prometheus is asked again whether it chooses as Koios did.
+const CHOICES_MAX: usize = 32;
 
 /// A part of a query that differs although its operands do not.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub(super) struct Site {
     /// The part as a query of its own.
-    pub asked: Asked,
+    pub(super) asked: Asked,
     /// As Koios parses it, if it does.
-    pub expr: Option<Expr>,
+    pub(super) expr: Option<Expr>,
     /// What Prometheus answers.
-    pub prometheus: Answer,
+    pub(super) prometheus: Answer,
     /// What Koios answers.
-    pub koios: Answer,
+    pub(super) koios: Answer,
     /// How these differ.
-    pub difference: Difference,
-    /// Whether Prometheus answers this differently from one time to the next.
-    pub wavers: bool,
+    pub(super) difference: Difference,
+    /// Whether there is a choice in it, and Prometheus, asked again, chooses as Koios did.
+    pub(super) chosen_alike: bool,
+    /// What Prometheus, where it refuses the query, answers to it as Koios prints it.
+    pub(super) respelled: Option<Answer>,
     /// The operands; those that can not be asked by themselves at these times are left out.
-    pub operands: Vec<Operand>,
+    pub(super) operands: Vec<Operand>,
 }
 
-/// An operand with the equal answers of both sides.
+/// An operand with the answers of both sides, which differ by rounding at most.
 #[derive(Clone, Debug)]
-pub struct Operand {
+pub(super) struct Operand {
     /// As a query of its own.
-    pub asked: Asked,
-    /// The tree.
-    pub expr: Expr,
+    pub(super) asked: Asked,
     /// What Prometheus answers.
-    pub prometheus: Answer,
+    pub(super) prometheus: Answer,
     /// What Koios answers.
-    pub koios: Answer,
+    pub(super) koios: Answer,
+}
+
+impl Site {
+    /// The answers to an operand, if it could be asked.
+    pub(super) fn operand(&self, expr: &Expr) -> Option<&Operand> {
+        let text = expr.unwrap_parens().to_string();
+        self.operands.iter().find(|operand| operand.asked.query == text)
+    }
+}
+
+/// What came of taking a query apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sites {
+    /// The sites; none when asking again shows no difference.
+    pub(super) found: Vec<Site>,
+    /// How many parts were not looked at because there were too many.
+    pub(super) left: usize,
 }
 
 /// A query with both answers.
@@ -51,26 +75,103 @@ struct Compared {
     difference: Option<Difference>,
 }
 
-/// All sites of a query that differs; empty when asking again shows no difference.
+/// All sites of a query that differs: every step of a range at which it does is taken apart by itself, and the range as
+/// a whole where its steps do not account for all that is different.
 ///
 /// # Errors
 /// When one side gives no answer that is one.
-pub async fn sites(peers: &Peers, asked: &Asked) -> Result<Vec<Site>> {
-    let (mut sites, mut left) = (Vec::new(), vec![asked.clone()]);
-    while let Some(asked) = left.pop() {
-        let compared = at_one_time(peers, pinned(peers, compare(peers, asked).await?).await?).await?;
-        let (below, site) = split(peers, compared).await?;
-        left.extend(below);
-        sites.extend(site);
+pub(super) async fn sites(peers: &Peers, asked: &Asked) -> Result<Sites> {
+    let mut search = Search {
+        peers,
+        seen: HashSet::new(),
+        left: vec![asked.clone()],
+        sites: Vec::new(),
+    };
+    while search.seen.len() < COMPARISONS_MAX {
+        let Some(asked) = search.left.pop() else { break };
+        search.judge(asked).await?;
     }
-    Ok(sites)
+    Ok(Sites {
+        found: search.sites,
+        left: search.left.len(),
+    })
+}
+
+struct Search<'a> {
+    peers: &'a Peers,
+    seen: HashSet<Asked>,
+    left: Vec<Asked>,
+    sites: Vec<Site>,
+}
+
+impl Search<'_> {
+    async fn judge(&mut self, asked: Asked) -> Result<()> {
+        if !self.seen.insert(asked.clone()) {
+            return Ok(());
+        }
+        let compared = compare(self.peers, asked).await?;
+        if compared.difference.is_none() {
+            return Ok(());
+        }
+        let compared = pinned(self.peers, compared).await?;
+        if self.steps_account_for(&compared).await? {
+            return Ok(());
+        }
+        self.split(compared).await
+    }
+
+    async fn split(&mut self, compared: Compared) -> Result<()> {
+        let (below, site) = split(self.peers, compared).await?;
+        self.left.extend(below);
+        self.sites.extend(site);
+        Ok(())
+    }
+
+    /// Takes the query apart at every single time at which it differs; whether that is all there is to it.
+    async fn steps_account_for(&mut self, compared: &Compared) -> Result<bool> {
+        let times @ Times::Range { .. } = compared.asked.times else {
+            return Ok(false);
+        };
+        let of_difference = compared.prometheus.times_of_difference(&compared.koios);
+        let mut steps = times.steps();
+        if let Some(differing) = &of_difference {
+            steps.retain(|t| differing.contains(t));
+        }
+        let mut differing = 0;
+        let of_steps = steps.len();
+        for t in steps {
+            let asked = Asked {
+                query: compared.asked.query.clone(),
+                times: Times::At(t),
+            };
+            if !self.seen.insert(asked.clone()) {
+                differing += 1;
+                continue;
+            }
+            let one = compare(self.peers, asked).await?;
+            let alike = match (&one.difference, &of_difference) {
+                (None, _) => false,
+                (Some(_), Some(_)) => true,
+                // The range fails as this step does.
+                (Some(difference), None) => Some(difference) == compared.difference.as_ref(),
+            };
+            differing += usize::from(alike);
+            if one.difference.is_some() {
+                self.split(one).await?;
+            }
+        }
+        Ok(match of_difference {
+            Some(_) => of_steps > 0 && differing == of_steps,
+            None => differing > 0,
+        })
+    }
 }
 
 /// The query as a site, if it is one: it differs and its operands do not.
 ///
 /// # Errors
 /// When one side gives no answer that is one.
-pub async fn as_site(peers: &Peers, asked: Asked) -> Result<Option<Site>> {
+pub(super) async fn as_site(peers: &Peers, asked: Asked) -> Result<Option<Site>> {
     let compared = compare(peers, asked).await?;
     Ok(split(peers, compared).await?.1)
 }
@@ -87,22 +188,21 @@ async fn split(peers: &Peers, compared: Compared) -> Result<(Vec<Asked>, Option<
         .flat_map(|expr| operands_of(expr, compared.asked.times))
     {
         let operand = compare(peers, asked).await?;
-        match (operand.difference, operand.expr) {
-            (None, Some(expr)) => operands.push(Operand {
+        match operand.difference {
+            None => operands.push(Operand {
                 asked: operand.asked,
-                expr,
                 prometheus: operand.prometheus,
                 koios: operand.koios,
             }),
-            (None, None) => {}
-            (Some(_), _) => differing.push(operand.asked),
+            Some(_) => differing.push(operand.asked),
         }
     }
     if !differing.is_empty() {
         return Ok((differing, None));
     }
     let site = Site {
-        wavers: wavers(peers, &compared).await?,
+        chosen_alike: chosen_alike(peers, &compared).await?,
+        respelled: respelled(peers, &compared).await?,
         asked: compared.asked,
         expr: compared.expr,
         prometheus: compared.prometheus,
@@ -113,21 +213,37 @@ async fn split(peers: &Peers, compared: Compared) -> Result<(Vec<Asked>, Option<
     Ok((Vec::new(), Some(site)))
 }
 
-/// Whether Prometheus gives another answer when asked a few times more.
-async fn wavers(peers: &Peers, compared: &Compared) -> Result<bool> {
-    for _ in 0..4 {
-        let (again, _) = peers.ask(&compared.asked).await?;
-        if !again.identical(&compared.prometheus) {
+async fn chosen_alike(peers: &Peers, compared: &Compared) -> Result<bool> {
+    if !compared.expr.as_ref().is_some_and(chooses) {
+        return Ok(false);
+    }
+    for _ in 0..CHOICES_MAX {
+        let again = peers.ask_prometheus(&compared.asked).await?;
+        if difference(&again, &compared.koios, compared.expr.as_ref()).is_none() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
+async fn respelled(peers: &Peers, compared: &Compared) -> Result<Option<Answer>> {
+    let (Some(_), Some(expr)) = (compared.prometheus.failure(), &compared.expr) else {
+        return Ok(None);
+    };
+    let asked = Asked {
+        query: expr.to_string(),
+        times: compared.asked.times,
+    };
+    if asked.query == compared.asked.query {
+        return Ok(None);
+    }
+    peers.ask_prometheus(&asked).await.map(Some)
+}
+
 async fn compare(peers: &Peers, asked: Asked) -> Result<Compared> {
     let expr = parse(&in_our_words(&asked.query)).ok().map(without_parens);
     let (prometheus, koios) = peers.ask(&asked).await?;
-    let difference = Answer::difference(&prometheus, &koios, expr.as_ref().is_some_and(is_ordered));
+    let difference = difference(&prometheus, &koios, expr.as_ref());
     Ok(Compared {
         asked,
         expr,
@@ -137,10 +253,15 @@ async fn compare(peers: &Peers, asked: Asked) -> Result<Compared> {
     })
 }
 
+/// How answers to an expression differ.
+pub(super) fn difference(prometheus: &Answer, koios: &Answer, expr: Option<&Expr>) -> Option<Difference> {
+    Answer::difference(prometheus, koios, expr.is_some_and(is_ordered))
+}
+
 /// Whether the order of an instant query's result means something.
-pub(super) fn is_ordered(expr: &Expr) -> bool {
+fn is_ordered(expr: &Expr) -> bool {
     use koios_promql::{AggregateOp, FunctionId};
-    match expr {
+    match expr.unwrap_parens() {
         Expr::Aggregate(e) => {
             matches!(e.op, AggregateOp::Topk | AggregateOp::Bottomk) && e.grouping.is_empty() && !e.without
         }
@@ -238,129 +359,4 @@ fn pin(expr: &mut Expr, times: Times) -> bool {
         pinned |= pin(child, times);
     }
     pinned
-}
-
-/// The query at a single time, if it differs at one.
-async fn at_one_time(peers: &Peers, compared: Compared) -> Result<Compared> {
-    let mut steps = match compared.asked.times {
-        Times::At(_) => return Ok(compared),
-        times @ Times::Range { .. } => times.steps(),
-    };
-    if let Some(Difference::Value { t_ms, .. }) = &compared.difference {
-        // Where it was seen is where to look first.
-        steps.sort_by_key(|t| t != t_ms);
-    }
-    for t in steps {
-        let asked = Asked {
-            query: compared.asked.query.clone(),
-            times: Times::At(t),
-        };
-        let one = compare(peers, asked).await?;
-        if one.difference.is_some() {
-            return Ok(one);
-        }
-    }
-    Ok(compared)
-}
-
-/// Expressions that are like this one but smaller; some may not be valid.
-pub(super) fn smaller(expr: &Expr) -> Vec<Expr> {
-    let mut found = stripped(expr);
-    for (i, child) in expr.children().enumerate() {
-        let same_type = below(child)
-            .filter(|e| e.value_type() == child.value_type())
-            .cloned();
-        for replacement in same_type.chain(smaller(child)) {
-            let mut copy = expr.clone();
-            if let Some(place) = copy.children_mut().nth(i) {
-                *place = in_parens(replacement);
-            }
-            found.push(copy);
-        }
-    }
-    found
-}
-
-fn in_parens(expr: Expr) -> Expr {
-    match expr {
-        Expr::Binary(_) | Expr::Unary(_) | Expr::Number(_) => Expr::Paren(Box::new(ParenExpr {
-            span: expr.span(),
-            expr,
-        })),
-        expr => expr,
-    }
-}
-
-/// All expressions below one.
-fn below(expr: &Expr) -> impl Iterator<Item = &Expr> {
-    let mut all = Vec::new();
-    expr.visit(&mut |e, path| {
-        if !path.is_empty() {
-            all.push(e);
-        }
-    });
-    all.into_iter()
-}
-
-/// The expression with a modifier, a matcher or a label less.
-fn stripped(expr: &Expr) -> Vec<Expr> {
-    let mut found = Vec::new();
-    match expr {
-        Expr::Vector(selector) => {
-            found.extend(
-                stripped_selectors(selector)
-                    .into_iter()
-                    .map(|s| Expr::Vector(Box::new(s))),
-            );
-        }
-        Expr::Matrix(matrix) => {
-            found.extend(stripped_selectors(&matrix.selector).into_iter().map(|selector| {
-                let mut copy = matrix.clone();
-                copy.selector = selector;
-                Expr::Matrix(copy)
-            }));
-        }
-        Expr::Subquery(subquery) => {
-            let mut copy = subquery.clone();
-            (copy.at, copy.offset) = (None, Default::default());
-            found.push(Expr::Subquery(copy));
-        }
-        Expr::Aggregate(aggregate) => {
-            for i in 0..aggregate.grouping.len() {
-                let mut copy = aggregate.clone();
-                copy.grouping.remove(i);
-                found.push(Expr::Aggregate(copy));
-            }
-        }
-        Expr::Binary(binary) => {
-            let mut copy = binary.clone();
-            if let Some(matching) = &mut copy.matching
-                && matching.include.pop().is_some()
-            {
-                found.push(Expr::Binary(copy));
-            }
-        }
-        Expr::Paren(paren) => found.push(paren.expr.clone()),
-        Expr::Call(_) | Expr::Number(_) | Expr::String(_) | Expr::Unary(_) => {}
-    }
-    found.retain(|e| e != expr);
-    found
-}
-
-fn stripped_selectors(selector: &VectorSelector) -> Vec<VectorSelector> {
-    let mut found = Vec::new();
-    if selector.at.is_some() || !selector.offset.is_zero() {
-        let mut copy = selector.clone();
-        (copy.at, copy.offset) = (None, Default::default());
-        found.push(copy);
-    }
-    for i in 0..selector.matchers.len() {
-        let mut copy = selector.clone();
-        let mut matchers = selector.matchers.to_vec();
-        if matchers.remove(i).name() != koios_model::METRIC_NAME {
-            copy.matchers = matchers.into();
-            found.push(copy);
-        }
-    }
-    found
 }

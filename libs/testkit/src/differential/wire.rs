@@ -1,11 +1,13 @@
-//! Remote write 1.0 with native histograms, which the project's own messages for tests leave out.
+//! Remote write 1.0 with what the project's own messages leave out: native histograms, and negative zeros.
 
 use bytes::Bytes;
-use koios_model::{Histogram, ResetHint};
+use koios_model::{Histogram, ResetHint, Span};
 use koios_promql::SampleValue;
+use koios_wire::pb::prometheus::Label;
 use prost::Message;
 
 use crate::query_gen::data::SentSeries;
+use crate::remote_write::compressed;
 
 #[derive(Clone, PartialEq, Message)]
 struct WriteRequest {
@@ -24,17 +26,10 @@ struct TimeSeries {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Label {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
 struct Sample {
-    #[prost(double, tag = "1")]
-    value: f64,
+    /// Always written: a negative zero would be left out like any zero, and read as a positive one.
+    #[prost(double, optional, tag = "1")]
+    value: Option<f64>,
     #[prost(int64, tag = "2")]
     timestamp: i64,
 }
@@ -52,6 +47,10 @@ struct FloatHistogram {
     zero_threshold: f64,
     #[prost(double, optional, tag = "7")]
     zero_count: Option<f64>,
+    #[prost(message, repeated, tag = "8")]
+    negative_spans: Vec<BucketSpan>,
+    #[prost(double, repeated, tag = "10")]
+    negative_counts: Vec<f64>,
     #[prost(message, repeated, tag = "11")]
     positive_spans: Vec<BucketSpan>,
     #[prost(double, repeated, tag = "13")]
@@ -71,17 +70,13 @@ struct BucketSpan {
 }
 
 /// The compressed body of a request with the samples of a time range, both ends included; nothing when there are none.
-pub(super) fn body(series: &[SentSeries], from_ms: i64, to_ms: i64) -> anyhow::Result<Option<Bytes>> {
+pub(super) fn body(series: &[SentSeries], from_ms: i64, to_ms: i64) -> Option<Bytes> {
     let timeseries: Vec<TimeSeries> = series
         .iter()
         .map(|series| time_series(series, from_ms, to_ms))
         .filter(|series| !series.samples.is_empty() || !series.histograms.is_empty())
         .collect();
-    if timeseries.is_empty() {
-        return Ok(None);
-    }
-    let raw = WriteRequest { timeseries }.encode_to_vec();
-    Ok(Some(snap::raw::Encoder::new().compress_vec(&raw)?.into()))
+    (!timeseries.is_empty()).then(|| compressed(&WriteRequest { timeseries }))
 }
 
 fn time_series(series: &SentSeries, from_ms: i64, to_ms: i64) -> TimeSeries {
@@ -105,7 +100,7 @@ fn time_series(series: &SentSeries, from_ms: i64, to_ms: i64) -> TimeSeries {
     for (timestamp, value) in within {
         match value {
             SampleValue::Float(value) => out.samples.push(Sample {
-                value: *value,
+                value: Some(*value),
                 timestamp: *timestamp,
             }),
             SampleValue::Histogram(h) => out.histograms.push(float_histogram(h, *timestamp)),
@@ -114,7 +109,14 @@ fn time_series(series: &SentSeries, from_ms: i64, to_ms: i64) -> TimeSeries {
     out
 }
 
-/// Only positive buckets: the data has no others.
+fn spans(spans: &[Span]) -> Vec<BucketSpan> {
+    let span = |span: &Span| BucketSpan {
+        offset: span.offset,
+        length: span.length,
+    };
+    spans.iter().map(span).collect()
+}
+
 fn float_histogram(h: &Histogram, timestamp: i64) -> FloatHistogram {
     FloatHistogram {
         count: Some(h.count),
@@ -122,14 +124,9 @@ fn float_histogram(h: &Histogram, timestamp: i64) -> FloatHistogram {
         schema: h.schema,
         zero_threshold: h.zero_threshold,
         zero_count: Some(h.zero_count),
-        positive_spans: h
-            .positive_spans
-            .iter()
-            .map(|span| BucketSpan {
-                offset: span.offset,
-                length: span.length,
-            })
-            .collect(),
+        negative_spans: spans(&h.negative_spans),
+        negative_counts: h.negative_buckets.clone(),
+        positive_spans: spans(&h.positive_spans),
         positive_counts: h.positive_buckets.clone(),
         reset_hint: match h.reset_hint {
             ResetHint::Unknown => 0,

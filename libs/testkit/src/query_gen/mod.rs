@@ -18,6 +18,8 @@ mod literal;
 mod native;
 mod selector;
 
+use std::fmt;
+
 use crate::random::Random;
 
 /// When a query is evaluated, milliseconds.
@@ -60,6 +62,22 @@ impl Times {
         match self {
             Self::At(t) | Self::Range { end: t, .. } => t,
         }
+    }
+}
+
+/// As the command line takes them.
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(t) => write!(f, "{t}"),
+            Self::Range { start, end, step } => write!(f, "{start}..{end}/{step}"),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.query, self.times)
     }
 }
 

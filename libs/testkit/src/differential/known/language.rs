@@ -1,20 +1,24 @@
 //! What can be written.
 
-use super::super::site::Site;
+use super::super::site::{Site, difference};
 use super::fails_with;
 
-/// Numbers where durations were, durations where numbers were, and an offset of nothing.
+/// Numbers where durations were, durations where numbers were, and an offset of nothing: written in the old way, it gives
+/// what Koios answers.
 pub(super) fn durations_are_numbers(site: &Site) -> bool {
     let refused = [
-        "unexpected duration",
         "expected duration",
+        "unexpected duration",
         "missing unit character in duration",
         "duration must be greater than 0",
     ];
     refused
         .iter()
         .any(|message| fails_with(&site.prometheus, message))
-        && site.expr.is_some()
+        && site
+            .respelled
+            .as_ref()
+            .is_some_and(|answer| difference(answer, &site.koios, site.expr.as_ref()).is_none())
 }
 
 /// Label names made by functions and aggregations.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use koios_model::{Labels, METRIC_NAME, MatchOp, Matcher};
-use koios_promql::{BinaryOp, Expr, FunctionId};
+use koios_promql::{BinaryOp, Cardinality, Expr, FunctionId, VectorMatching};
 
 use super::super::answer::{Answer, Success};
 use super::super::site::Site;
@@ -56,15 +56,93 @@ fn without_names(success: &Success) -> Option<Success> {
     })
 }
 
+/// Several series match the same one at a time, and at most one of these pairs passes.
 pub(super) fn filtered_matches(site: &Site) -> bool {
-    let filters = matches!(&site.expr, Some(Expr::Binary(e)) if e.op.is_comparison() && !e.return_bool);
-    filters && site.prometheus.success().is_some() && fails_with(&site.koios, "multiple matches for labels")
+    let Some(Expr::Binary(binary)) = &site.expr else {
+        return false;
+    };
+    let (Some(matching), true) = (&binary.matching, binary.op.is_comparison() && !binary.return_bool) else {
+        return false;
+    };
+    let operand = |expr| site.operand(expr).and_then(|o| o.prometheus.success());
+    let (Some(left), Some(right)) = (operand(&binary.lhs), operand(&binary.rhs)) else {
+        return false;
+    };
+    let mut pairs: BTreeMap<(i64, Labels), (usize, usize)> = BTreeMap::new();
+    for (t_ms, l, a) in floats(left) {
+        for (_, r, b) in floats(right).filter(|(t, r, _)| *t == t_ms && matches_in(matching, l, r)) {
+            let key = (t_ms, result_labels(matching, l, r));
+            let (matched, passed) = pairs.entry(key).or_default();
+            *matched += 1;
+            *passed += usize::from(compares(binary.op, a, b));
+        }
+    }
+    site.prometheus.success().is_some()
+        && fails_with(&site.koios, "multiple matches for labels")
+        && pairs.values().any(|(matched, _)| *matched > 1)
+        && pairs.values().all(|(_, passed)| *passed <= 1)
+}
+
+fn floats(success: &Success) -> impl Iterator<Item = (i64, &Labels, f64)> {
+    success
+        .series
+        .iter()
+        .flat_map(|(labels, points)| points.iter().map(move |p| (p.t_ms, labels, p.value.counted())))
+}
+
+fn signature(matching: &VectorMatching, labels: &Labels) -> Labels {
+    let named = |name: &str| matching.labels.iter().any(|n| n == name);
+    if matching.on {
+        labels.without(|name| !named(name))
+    } else {
+        labels.without(|name| named(name) || name == METRIC_NAME)
+    }
+}
+
+fn matches_in(matching: &VectorMatching, left: &Labels, right: &Labels) -> bool {
+    signature(matching, left) == signature(matching, right)
+}
+
+/// What may be there once only: the labels that are compared, or those of the result where one matches many.
+fn result_labels(matching: &VectorMatching, left: &Labels, right: &Labels) -> Labels {
+    let (many, one) = match matching.card {
+        Cardinality::ManyToOne => (left, right),
+        Cardinality::OneToMany => (right, left),
+        _ => return signature(matching, left),
+    };
+    let mut labels = many.to_builder();
+    for name in &matching.include {
+        labels.set(name, one.get(name).unwrap_or_default());
+    }
+    labels.build()
+}
+
+fn compares(op: BinaryOp, l: f64, r: f64) -> bool {
+    match op {
+        BinaryOp::Eq => l == r,
+        BinaryOp::Ne => l != r,
+        BinaryOp::Gt => l > r,
+        BinaryOp::Lt => l < r,
+        BinaryOp::Ge => l >= r,
+        _ => l <= r,
+    }
 }
 
 pub(super) fn dots_match_line_breaks(site: &Site) -> bool {
     let (Some(theirs), Some(ours)) = (site.prometheus.success(), site.koios.success()) else {
         return false;
     };
+    // What both have is the same.
+    let shared = |success: &Success, other: &Success| {
+        let mut success = success.clone();
+        success
+            .series
+            .retain(|labels, _| other.series.contains_key(labels));
+        Answer::Success(success)
+    };
+    if Answer::difference(&shared(theirs, ours), &shared(ours, theirs), false).is_some() {
+        return false;
+    }
     let one_sided = |a: &Success, b: &Success| -> Vec<Labels> {
         a.series
             .keys()

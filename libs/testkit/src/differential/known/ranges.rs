@@ -101,5 +101,18 @@ pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
         success.series.retain(|_, points| !points.is_empty());
         Answer::Success(success)
     };
-    several && fixed && Answer::difference(&at_start(theirs), &at_start(ours), false).is_none()
+    // Only then does 2.42 evaluate the range anew at each step.
+    let moves = site.operands.iter().any(|operand| {
+        let series = operand
+            .prometheus
+            .success()
+            .into_iter()
+            .flat_map(|s| s.series.values());
+        series.into_iter().any(|points| {
+            points
+                .windows(2)
+                .any(|pair| matches!(pair, [a, b] if a.value != b.value))
+        })
+    });
+    several && fixed && moves && Answer::difference(&at_start(theirs), &at_start(ours), false).is_none()
 }
