@@ -1,31 +1,75 @@
 //! Go's regular expression syntax in terms of the regex crate's.
 //!
 //! The two differ where users notice: in Go a brace that starts no repetition is a literal (`/users/{id}`), a bracket
-//! within brackets is one, too (`[[(]`), `\d`, `\s` and `\w` are ASCII, and `\Q…\E` quotes. Whatever is wrong in Go's
-//! syntax stays as it is and is refused by the regex crate.
+//! within brackets is one, too (`[[(]`), `\d`, `\s` and `\w` are ASCII, and `\Q…\E` quotes. What is wrong in Go's syntax
+//! alone is refused here; whatever is wrong in both stays as it is and is refused by the regex crate.
 //!
 //! **Source:** Go `regexp/syntax`.
 
 use std::borrow::Cow;
 
+/// Why a pattern is none to Go, although the regex crate would take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GoRegexError {
+    /// A repetition of a repetition, as in `a+*`; `(a+)*` is one that Go takes.
+    #[error("invalid nested repetition operator")]
+    NestedRepetition,
+    /// A repetition of more than 1,000 times.
+    #[error("invalid repeat count")]
+    RepeatCount,
+    /// Flags that Go does not know.
+    #[error("invalid or unsupported Perl syntax")]
+    Flags,
+}
+
+/// Go's bound on repetitions.
+const REPEAT_MAX: u32 = 1_000;
+
 /// The pattern, so that the regex crate reads it as Go would.
-pub fn from_go_regex(pattern: &str) -> Cow<'_, str> {
-    if !pattern.contains(['\\', '{', '[']) {
-        return Cow::Borrowed(pattern);
+///
+/// # Errors
+/// [`GoRegexError`] for what only the regex crate would take.
+pub fn from_go_regex(pattern: &str) -> Result<Cow<'_, str>, GoRegexError> {
+    if !pattern.contains(['\\', '{', '[', '(', '*', '+', '?']) {
+        return Ok(Cow::Borrowed(pattern));
     }
     let mut translator = Translator {
         rest: pattern,
         out: String::with_capacity(pattern.len() + 16),
     };
+    let mut repeated = false;
     while let Some(c) = translator.bump() {
+        let was_repeated = std::mem::take(&mut repeated);
         match c {
             '\\' => translator.escape(),
             '{' if !starts_repetition(translator.rest) => translator.out.push_str("\\{"),
+            '{' => {
+                translator.counted()?;
+                repeated = true;
+            }
+            '*' | '+' | '?' => {
+                translator.out.push(c);
+                repeated = true;
+            }
             '[' => translator.class(),
+            '(' if translator.rest.starts_with('?') => translator.flags()?,
             _ => translator.out.push(c),
         }
+        if repeated {
+            // A question mark after a repetition makes it lazy.
+            if translator.accept("?") {
+                translator.out.push('?');
+            }
+            if was_repeated {
+                return Err(GoRegexError::NestedRepetition);
+            }
+        }
     }
-    Cow::Owned(translator.out)
+    Ok(if translator.out == pattern {
+        Cow::Borrowed(pattern)
+    } else {
+        Cow::Owned(translator.out)
+    })
 }
 
 /// Whether what follows a brace makes it a repetition: `3}`, `3,}` or `3,5}`.
@@ -66,6 +110,39 @@ impl Translator<'_> {
         let rest = self.rest.strip_prefix(prefix);
         self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
+    }
+
+    /// `{` was taken, and begins a repetition.
+    fn counted(&mut self) -> Result<(), GoRegexError> {
+        let (counts, rest) = self.rest.split_once('}').unwrap_or((self.rest, ""));
+        let too_many = |count: &str| !count.is_empty() && count.parse().map_or(true, |n: u32| n > REPEAT_MAX);
+        if counts.split(',').any(too_many) {
+            return Err(GoRegexError::RepeatCount);
+        }
+        self.rest = rest;
+        self.out.push('{');
+        self.out.push_str(counts);
+        self.out.push('}');
+        Ok(())
+    }
+
+    /// `(` was taken, and a question mark follows.
+    fn flags(&mut self) -> Result<(), GoRegexError> {
+        // Flags that are none change nothing, which the regex crate takes for a mistake.
+        if self.accept("?)") {
+            return Ok(());
+        }
+        self.out.push('(');
+        let is_name = self.rest.starts_with("?P") || self.rest.starts_with("?<");
+        let letters = |c: char| c.is_ascii_alphabetic() && !"imsU".contains(c);
+        let flags = self.rest.trim_start_matches('?');
+        let flags = flags.split([':', ')']).next().unwrap_or_default();
+        if !is_name && flags.contains(letters) {
+            return Err(GoRegexError::Flags);
+        }
+        self.accept("?");
+        self.out.push('?');
+        Ok(())
     }
 
     /// What follows a backslash, outside brackets.
@@ -234,7 +311,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: &str) -> bool {
-        let translated = from_go_regex(pattern);
+        let translated = from_go_regex(pattern).unwrap();
         let regex = regex::Regex::new(&format!("^(?s:{translated})$"));
         regex
             .unwrap_or_else(|e| panic!("{pattern} -> {translated}: {e}"))
@@ -270,6 +347,10 @@ mod tests {
             ("a\\{b\\}\\.\\-\\/", "a{b}.-/", "a"),
             (".*\\bfoo\\b.*", "a foo b", "afoob"),
             ("(?i)abc|x", "ABC", "ab"),
+            ("(?)x(?)", "x", "(?)x"),
+            ("a*?b??(c+)*d{2}?", "accdd", "add?"),
+            ("(?P<name>a)(?:b)(?i-s:c)(?U)d", "abCd", "abc"),
+            ("a{x*", "a{xx", "ax"),
         ] {
             assert!(matches(pattern, yes), "{pattern} on {yes}");
             assert!(!matches(pattern, no), "{pattern} on {no}");
@@ -279,14 +360,33 @@ mod tests {
     #[test]
     fn leaves_mistakes_to_the_regex_crate() {
         for pattern in [
-            "(", "[a", "a**", "\\", "[\\", "x{2}{3}{", "[z-a]", "\\1", "a)", "[[:alpha",
+            "(", "[a", "\\", "[\\", "[z-a]", "\\1", "a)", "[[:alpha", "(?", "(?P", "(?-)", "*",
         ] {
-            let _ = regex::Regex::new(&from_go_regex(pattern));
+            let translated = from_go_regex(pattern).unwrap();
+            assert!(
+                regex::Regex::new(&translated).is_err(),
+                "{pattern} -> {translated}"
+            );
         }
-        for pattern in ["(", "[a", "\\", "[z-a]", "\\1", "a)"] {
-            assert!(regex::Regex::new(&from_go_regex(pattern)).is_err(), "{pattern}");
+        assert!(matches!(from_go_regex("a.*|b+c?"), Ok(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn refuses_what_only_go_refuses() {
+        for (pattern, why) in [
+            ("a**", GoRegexError::NestedRepetition),
+            ("[x]+*", GoRegexError::NestedRepetition),
+            ("a?+", GoRegexError::NestedRepetition),
+            ("a*?*", GoRegexError::NestedRepetition),
+            ("x{2}{3}", GoRegexError::NestedRepetition),
+            ("x{2,3}+", GoRegexError::NestedRepetition),
+            ("x{1001}", GoRegexError::RepeatCount),
+            ("x{2,9999999999}", GoRegexError::RepeatCount),
+            ("(?x)a", GoRegexError::Flags),
+            ("(?u:a)", GoRegexError::Flags),
+        ] {
+            assert_eq!(from_go_regex(pattern), Err(why), "{pattern}");
         }
-        assert!(matches!(from_go_regex("a.*|b+c?"), Cow::Borrowed(_)));
     }
 
     proptest! {
@@ -300,7 +400,7 @@ mod tests {
 
         #[test]
         fn i12_any_text_is_translated(text in "\\PC{0,40}") {
-            let _ = regex::Regex::new(&from_go_regex(&text));
+            let _ = from_go_regex(&text).map(|pattern| regex::Regex::new(&pattern));
         }
     }
 }

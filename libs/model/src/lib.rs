@@ -23,7 +23,7 @@ mod time;
 
 pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchSeries};
-pub use go_regex::from_go_regex;
+pub use go_regex::{GoRegexError, from_go_regex};
 pub use hash::{HashPurpose, SeriesHash, TenantSeed};
 pub use histogram::{Histogram, ResetHint, Span};
 pub use labels::{

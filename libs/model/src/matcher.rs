@@ -234,7 +234,10 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     if pattern.len() > REGEX_BYTES_MAX {
         return Err(too_large("pattern", REGEX_BYTES_MAX));
     }
-    let translated = from_go_regex(pattern);
+    let translated = from_go_regex(pattern).map_err(|e| MatcherError::Parse {
+        pattern: shortened(pattern),
+        reason: e.to_string(),
+    })?;
     let hir = regex_syntax::ParserBuilder::new()
         .dot_matches_new_line(true)
         .nest_limit(128)
@@ -469,7 +472,7 @@ mod tests {
     fn i12_bounds_pattern_and_program() {
         let bad = |p: &str| Matcher::new(MatchOp::Regex, "l", p).unwrap_err().to_string();
         assert!(bad("(").contains("regex parse error"), "{}", bad("("));
-        assert!(bad("(x{1000}){1000}{1000}").contains("regex exceeds size limit"));
+        assert!(bad("((x{1000}){1000}){1000}").contains("regex exceeds size limit"));
         assert!(bad(&"a".repeat(1 << 20)).contains("regex exceeds size limit"));
         let deep = format!("{}a{}", "(".repeat(5000), ")".repeat(5000));
         assert!(bad(&deep).contains("regex parse error"));

@@ -50,8 +50,11 @@ pub async fn range(
     ask(client, addr, tenant, &path).await
 }
 
-fn seconds(ms: i64) -> String {
-    format!("{}.{:03}", ms.div_euclid(1000), ms.rem_euclid(1000))
+/// Milliseconds as the API takes times and durations.
+pub(crate) fn seconds(ms: i64) -> String {
+    let sign = if ms < 0 { "-" } else { "" };
+    let ms = ms.unsigned_abs();
+    format!("{sign}{}.{:03}", ms / 1000, ms % 1000)
 }
 
 async fn ask(client: &HttpClient, addr: &str, tenant: &str, path: &str) -> Result<SeriesMap> {

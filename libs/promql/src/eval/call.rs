@@ -30,8 +30,14 @@ impl Evaluator<'_> {
             (FunctionId::Timestamp, Some(Node::Select(select))) if select.edges == RangeEdges::Plain => {
                 let mut times = self.select_times(select, steps);
                 if times.at.is_some() {
-                    // Prometheus ignores the offset here.
-                    times.offset_ms = 0;
+                    // Prometheus forgets the offset when it looks back from the time of @, but not when it reads: the
+                    // sample has to be within both windows.
+                    let offset_ms = times.offset_ms;
+                    times.offset_ms = offset_ms.max(0);
+                    times.lookback_ms = times.lookback_ms.saturating_sub(offset_ms.saturating_abs());
+                    if times.lookback_ms <= 0 {
+                        return Ok(Evaluated::Vector(Vec::new()));
+                    }
                 }
                 let rows = self.collect(RowSource::select(select, times, Take::Time), steps)?;
                 Ok(Evaluated::Vector(without_names(rows)))

@@ -37,7 +37,13 @@ struct Pattern {
 
 impl Pattern {
     fn compile(pattern: &str) -> Result<Self, QueryError> {
-        let anchored = format!("^(?s:{})$", from_go_regex(pattern));
+        let refused = || {
+            QueryError::execution(format!(
+                "invalid regular expression in label_replace(): {pattern}"
+            ))
+        };
+        let translated = from_go_regex(pattern).map_err(|_| refused())?;
+        let anchored = format!("^(?s:{translated})$");
         for bytes in REGEX_SIZES {
             let compiled = RegexBuilder::new(&anchored)
                 .size_limit(bytes)
@@ -46,11 +52,7 @@ impl Pattern {
             match compiled {
                 Ok(regex) => return Ok(Self { regex, bytes }),
                 Err(regex::Error::CompiledTooBig(_)) => {}
-                Err(_) => {
-                    return Err(QueryError::execution(format!(
-                        "invalid regular expression in label_replace(): {pattern}"
-                    )));
-                }
+                Err(_) => return Err(refused()),
             }
         }
         let error = MatcherError::TooLarge {

@@ -61,7 +61,7 @@ fn count_uses(node: &Node, uses: &mut [usize]) {
             count_uses(&binary.lhs, uses);
             count_uses(&binary.rhs, uses);
         }
-        Node::Negate(inner, _) | Node::Invariant(inner) => count_uses(inner, uses),
+        Node::Negate(inner, _) | Node::Plus(inner) | Node::Invariant(inner) => count_uses(inner, uses),
     }
 }
 
@@ -101,7 +101,7 @@ impl Taker {
                 self.visit(&mut binary.lhs, steps);
                 self.visit(&mut binary.rhs, steps);
             }
-            Node::Negate(inner, _) => self.visit(inner, steps),
+            Node::Negate(inner, _) | Node::Plus(inner) => self.visit(inner, steps),
             Node::Invariant(inner) => self.visit(inner, steps.first()),
         }
     }

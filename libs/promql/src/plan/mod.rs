@@ -43,6 +43,8 @@ pub(crate) enum Node {
     Aggregate(Box<AggregateNode>),
     Binary(Box<BinaryNode>),
     Negate(Box<Node>, Span),
+    /// A sign that changes nothing, but hides a selector from functions that look at how their argument is written.
+    Plus(Box<Node>),
     /// The same at every step: evaluated once.
     Invariant(Box<Node>),
     /// What one of the plan's leaves gives.
@@ -153,7 +155,7 @@ impl Node {
             Self::Call(n) => n.span,
             Self::Aggregate(n) => n.span,
             Self::Binary(n) => n.span,
-            Self::Invariant(n) => n.span(),
+            Self::Plus(n) | Self::Invariant(n) => n.span(),
         }
     }
 }
@@ -317,13 +319,12 @@ impl Planner {
             Expr::Paren(p) => self.node(&p.expr, scope),
             Expr::Unary(u) => {
                 let inner = self.node(&u.expr, scope)?;
-                if !u.negate {
-                    return Ok(inner);
-                }
-                Ok(Planned {
-                    node: Node::Negate(Box::new(inner.node), u.span),
-                    ..inner
-                })
+                let node = match inner.node {
+                    node if u.negate => Node::Negate(Box::new(node), u.span),
+                    node @ Node::Select(_) => Node::Plus(Box::new(node)),
+                    node => node,
+                };
+                Ok(Planned { node, ..inner })
             }
             Expr::Vector(v) => {
                 let select = self.select(v, scope, 0)?;

@@ -74,6 +74,22 @@ impl HistogramValue {
         }
     }
 
+    /// Whether the other is the same in smaller buckets.
+    pub(super) fn is_refined_by(&self, other: &Self) -> bool {
+        let within = |bucket: &Bucket| -> f64 {
+            let finer = other.buckets.iter();
+            let finer = finer.filter(|b| bucket.lower <= b.lower && b.upper <= bucket.upper);
+            finer.map(|b| b.count).sum()
+        };
+        close(self.count, other.count)
+            && close(self.sum, other.sum)
+            && self.buckets.len() < other.buckets.len()
+            && self
+                .buckets
+                .iter()
+                .all(|bucket| close(bucket.count, within(bucket)))
+    }
+
     /// Whether both differ by rounding at most.
     pub(super) fn close(&self, other: &Self) -> bool {
         close(self.count, other.count)

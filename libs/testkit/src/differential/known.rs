@@ -73,6 +73,12 @@ pub const KNOWN: &[Known] = &[
         applies: names::removed_late,
     },
     Known {
+        name: "names not yet removed",
+        reason: "2.42 matches and groups by the names that are left; since 3.0 by those that go at the end, too",
+        nature: Nature::Version,
+        applies: names::matched_before_removal,
+    },
+    Known {
         name: "equal labels at different times",
         reason: "2.42 fails when labels are equal anywhere in a range; 3.14 only when they are at one time",
         nature: Nature::Version,
@@ -104,6 +110,12 @@ pub const KNOWN: &[Known] = &[
         applies: extrapolation::towards_zero,
     },
     Known {
+        name: "resolution before a reset",
+        reason: "2.42 makes a rate as coarse as a first sample that it does not use because of a reset",
+        nature: Nature::Version,
+        applies: extrapolation::resolution_before_a_reset,
+    },
+    Known {
         name: "left-open ranges",
         reason: "since 3.0 a sample at the very start of a range is not in it",
         nature: Nature::Version,
@@ -118,15 +130,9 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "moving ranges with @",
-        reason: "2.42 moves a range fixed by @ when another argument is different at each step",
+        reason: "2.42 moves a range fixed by @ below what is different at each step all the same",
         nature: Nature::Version,
         applies: ranges::moved_in_spite_of_at,
-    },
-    Known {
-        name: "timestamp forgets the offset",
-        reason: "timestamp of a selector with @ and an offset leaves the offset out, in 3.14, too",
-        nature: Nature::Version,
-        applies: ranges::offset_forgotten_by_timestamp,
     },
     Known {
         name: "deviation of no number",

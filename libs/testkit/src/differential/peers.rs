@@ -15,7 +15,7 @@ use crate::http::HttpClient;
 use crate::peers::Prometheus;
 use crate::process::{Process, free_port};
 use crate::promqltest::{MemoryStorage, Point};
-use crate::query::encode;
+use crate::query::{encode, seconds};
 use crate::query_gen::data::{SPAN_MS, START_MS, SentSeries};
 use crate::query_gen::{Asked, Times};
 
@@ -198,7 +198,6 @@ fn storage(series: &[SentSeries]) -> MemoryStorage {
 }
 
 async fn over_http(client: &HttpClient, addr: &str, asked: &Asked) -> Result<Answer> {
-    let seconds = |ms: i64| format!("{}.{:03}", ms.div_euclid(1_000), ms.rem_euclid(1_000));
     let query = encode(&asked.query);
     let path = match asked.times {
         Times::At(t) => format!("/api/v1/query?query={query}&time={}", seconds(t)),

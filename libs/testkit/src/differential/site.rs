@@ -32,7 +32,7 @@ pub(super) struct Site {
     pub(super) difference: Difference,
     /// Whether there is a choice in it, and Prometheus, asked again, chooses as Koios did.
     pub(super) chosen_alike: bool,
-    /// What Prometheus, where it refuses the query, answers to it as Koios prints it.
+    /// What Prometheus, where it refuses the query, answers to it as Koios prints it, without durations for numbers.
     pub(super) respelled: Option<Answer>,
     /// The operands; those that can not be asked by themselves at these times are left out.
     pub(super) operands: Vec<Operand>,
@@ -230,6 +230,8 @@ async fn respelled(peers: &Peers, compared: &Compared) -> Result<Option<Answer>>
     let (Some(_), Some(expr)) = (compared.prometheus.failure(), &compared.expr) else {
         return Ok(None);
     };
+    let mut expr = expr.clone();
+    durations_to_numbers(&mut expr);
     let asked = Asked {
         query: expr.to_string(),
         times: compared.asked.times,
@@ -238,6 +240,13 @@ async fn respelled(peers: &Peers, compared: &Compared) -> Result<Option<Answer>>
         return Ok(None);
     }
     peers.ask_prometheus(&asked).await.map(Some)
+}
+
+fn durations_to_numbers(expr: &mut Expr) {
+    if let Expr::Number(number) = expr {
+        number.duration = false;
+    }
+    expr.children_mut().for_each(durations_to_numbers);
 }
 
 async fn compare(peers: &Peers, asked: Asked) -> Result<Compared> {

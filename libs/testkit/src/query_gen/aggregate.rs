@@ -65,6 +65,7 @@ impl QueryGenerator {
         let grouping = match self.random.index(60) {
             0 => "by (__name__)",
             1 => "without (__name__)",
+            2 => "by (__name__, job)",
             _ => self.random.pick(&GROUPINGS),
         };
         if self.random.percent(50) {

@@ -24,7 +24,7 @@ impl QueryGenerator {
     /// An operator between two vectors, made so that most find each other.
     pub(super) fn joined(&mut self, depth: u32) -> String {
         let (left, right, op) = (self.vector(depth), self.vector(depth), self.operator());
-        let (left, matching, right) = match self.random.index(10) {
+        let (left, matching, right) = match self.random.index(13) {
             0 => (left, "", right),
             1 => (left, " on (job, instance)", right),
             2 => (left, " ignoring (instance)", right),
@@ -80,6 +80,29 @@ impl QueryGenerator {
                 "",
                 format!("max by (job) ({right})"),
             ),
+            9 => {
+                let matching = self.random.pick(&[
+                    " ignoring (__name__)",
+                    " on (__name__, job, instance)",
+                    " on (__name__)",
+                ]);
+                (left, matching, right)
+            }
+            10 => {
+                let grouping = self.random.pick(&["", " group_left ()", " group_right (job)"]);
+                let (op, on) = (self.operator(), " on ()");
+                return format!("({left}) {op}{on}{grouping} (sum({right}))");
+            }
+            11 => {
+                // A label that is in both is a mistake.
+                let one = self.one_per_job(&right);
+                (
+                    left,
+                    self.random
+                        .pick(&[" on (job) group_left (job)", " on (job) group_left (job, tier)"]),
+                    one,
+                )
+            }
             _ => {
                 let name = self.random.pick(&["reqs_total", "mem", "temp", "level"]);
                 (left, "", self.named_selector(name))
@@ -91,6 +114,30 @@ impl QueryGenerator {
     fn one_per_job(&mut self, inner: &str) -> String {
         let op = self.random.pick(&["sum", "avg", "min", "max", "count"]);
         format!("{op} by (job) ({inner})")
+    }
+
+    /// A chain of operators without a parenthesis: what belongs together is up to precedence and associativity.
+    pub(super) fn chain(&mut self) -> String {
+        let mut text = self.chained();
+        for _ in 0..2 + self.random.index(3) {
+            let op = self.random.pick(&[
+                "+", "-", "*", "/", "%", "^", "^", "atan2", "==", "!=", ">", "<", ">= bool", "<= bool",
+                "and", "or", "unless",
+            ]);
+            let next = self.chained();
+            text = format!("{text} {op} {next}");
+        }
+        text
+    }
+
+    /// A selector or a number, signed or not: series of these find each other.
+    fn chained(&mut self) -> String {
+        let sign = self.random.pick(&["", "", "", "-", "+"]);
+        let operand = match self.random.index(4) {
+            0 => self.random.pick(&["2", "3", "0.5", "10"]),
+            _ => self.random.pick(&["reqs_total", "mem", "temp", "level", "level"]),
+        };
+        format!("{sign}{operand}")
     }
 
     pub(super) fn set_operation(&mut self, depth: u32) -> String {

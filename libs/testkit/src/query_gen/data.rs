@@ -82,6 +82,15 @@ pub fn floats(seed: u64) -> Vec<SentSeries> {
         let labels = [("__name__", "quota"), ("job", job), ("tier", tier)];
         series.push(SentSeries::new(&labels, times().map(|t| (t, value))));
     }
+    // A name with colons, and labels named like keywords.
+    let keywords = [
+        ("__name__", "app:temp:avg5m"),
+        ("job", "api"),
+        ("by", "x"),
+        ("on", "y"),
+        ("offset", "z"),
+    ];
+    series.push(SentSeries::new(&keywords, times().map(|t| (t, 0.25))));
     series.extend(special_labels(&mut random));
     series.extend(special_values(&mut random));
     series
@@ -201,14 +210,14 @@ fn special_values(random: &mut Random) -> Vec<SentSeries> {
     series
 }
 
-/// Native histograms: counters with resets, gaps and a change of resolution.
+/// Native histograms: counters with resets, gaps and changes of resolution, some with negative buckets; and floats.
 pub fn histograms(seed: u64) -> Vec<SentSeries> {
     let mut random = Random::new(seed);
     let mut series = Vec::new();
     for job in JOBS {
         for instance in INSTANCES {
             let labels = owned(&[("__name__", "nh"), ("job", job), ("instance", instance)]);
-            let samples = native_histogram(&mut random);
+            let samples = native_histogram(&mut random, instance == "b");
             series.push(SentSeries { labels, samples });
         }
         let labels = owned(&[("__name__", "flt"), ("job", job)]);
@@ -219,13 +228,17 @@ pub fn histograms(seed: u64) -> Vec<SentSeries> {
     series
 }
 
-fn native_histogram(random: &mut Random) -> Vec<(i64, SampleValue)> {
+/// Positive and negative buckets, counted up; the resolution and the width of the zero bucket change with a reset.
+fn native_histogram(random: &mut Random, negative: bool) -> Vec<(i64, SampleValue)> {
     const BUCKETS: usize = 6;
-    let (mut counts, mut zero, mut sum) = ([1e4; BUCKETS], 1e4, 1e6);
+    let (mut counts, mut below, mut zero, mut sum) = ([1e4; BUCKETS], [1e3; BUCKETS], 1e4, 1e6);
+    let (mut schema, mut zero_threshold) = (1, 0.001);
     let (mut skip, mut samples) = (0, Vec::new());
     for t in times() {
         if random.index(150) == 0 {
-            (counts, zero, sum) = ([0.0; BUCKETS], 0.0, 0.0);
+            (counts, below, zero, sum) = ([0.0; BUCKETS], [0.0; BUCKETS], 0.0, 0.0);
+            schema = random.pick(&[0, 1, 2, 3]);
+            zero_threshold = random.pick(&[0.001, 0.125]);
         }
         for _ in 0..1 + random.index(6) {
             let bucket = random.index(BUCKETS + 1);
@@ -234,6 +247,9 @@ fn native_histogram(random: &mut Random) -> Vec<(i64, SampleValue)> {
                 None => zero += 1.0,
             }
             sum += bucket as f64 / 4.0;
+            if let Some(count) = below.get_mut(random.index(BUCKETS)) {
+                *count += 1.0;
+            }
         }
         if skip > 0 {
             skip -= 1;
@@ -249,15 +265,22 @@ fn native_histogram(random: &mut Random) -> Vec<(i64, SampleValue)> {
             },
             Span { offset: 1, length: 4 },
         ];
+        let (negative_spans, negative_buckets) = if negative {
+            (spans.clone(), below.to_vec())
+        } else {
+            (Vec::new(), Vec::new())
+        };
         let histogram = Histogram {
             reset_hint: ResetHint::Unknown,
-            schema: 1,
-            zero_threshold: 0.001,
+            schema,
+            zero_threshold,
             zero_count: zero,
-            count: zero + counts.iter().sum::<f64>(),
+            count: zero + counts.iter().chain(&negative_buckets).sum::<f64>(),
             sum,
             positive_spans: spans,
             positive_buckets: counts.to_vec(),
+            negative_spans,
+            negative_buckets,
             ..Histogram::default()
         };
         samples.push((t, SampleValue::Histogram(Arc::new(histogram))));

@@ -6,8 +6,8 @@
 //!
 //! **Invariants.** No sample and no point of a subquery lies on the edge of a range or of the lookback, where Prometheus
 //! 2 and 3 differ: samples are 7 ms past a whole second, queries are evaluated 3 ms past one, `@` names such times too,
-//! and the ranges of subqueries are a millisecond longer than whole seconds. All operands are in parentheses, so that
-//! the text of one is a query by itself.
+//! and the ranges of subqueries are a millisecond longer than whole seconds. Operands are in parentheses, so that the
+//! text of one is a query by itself; chains of operators without any are there to compare precedence.
 
 mod aggregate;
 mod binary;
@@ -39,13 +39,13 @@ pub enum Times {
 }
 
 impl Times {
-    /// Every time of evaluation.
+    /// Every time of evaluation; none where the step is none.
     pub fn steps(self) -> Vec<i64> {
         match self {
             Self::At(t) => vec![t],
             Self::Range { start, end, step } => {
-                let step = usize::try_from(step).unwrap_or(1).max(1);
-                (start..=end).step_by(step).collect()
+                let step = usize::try_from(step).ok().filter(|step| *step > 0);
+                step.map_or_else(Vec::new, |step| (start..=end).step_by(step).collect())
             }
         }
     }
@@ -125,25 +125,71 @@ impl QueryGenerator {
                 times: self.times(),
             };
         }
-        match self.random.index(40) {
+        match self.random.index(44) {
             0 => self.at_once(Self::text),
             1 | 2 => self.at_once(|g| g.range_vector(depth)),
             3..=5 => {
                 let query = self.scalar(depth);
-                let times = self.times();
-                Asked { query, times }
+                self.at_some_time(query)
             }
             6..=8 => {
                 let query = self.vector(depth);
                 let query = self.with_a_mistake(&query);
-                let times = self.times();
+                self.at_some_time(query)
+            }
+            9 | 10 => {
+                let query = self.chain();
+                self.at_some_time(query)
+            }
+            11 => {
+                let query = self.vector(depth);
+                let query = self.written_otherwise(&query);
+                self.at_some_time(query)
+            }
+            12 => {
+                let query = self.vector(depth);
+                let times = self.odd_times();
                 Asked { query, times }
+            }
+            13 => {
+                let query = format!("count({})", self.refused_selector());
+                self.at_some_time(query)
             }
             _ => {
                 let query = self.vector(depth);
-                let times = self.times();
-                Asked { query, times }
+                self.at_some_time(query)
             }
+        }
+    }
+
+    fn at_some_time(&mut self, query: String) -> Asked {
+        let times = self.times();
+        Asked { query, times }
+    }
+
+    /// Before or after all samples, or no times at all.
+    fn odd_times(&mut self) -> Times {
+        let start = self.time_ms();
+        let day = 24 * 3_600_000;
+        match self.random.index(6) {
+            0 => Times::At(start - day),
+            1 => Times::At(start + day),
+            2 => Times::At(-3),
+            3 => Times::Range {
+                start,
+                end: start + 1_000,
+                step: 0,
+            },
+            4 => Times::Range {
+                start,
+                end: start - 1_000,
+                step: 1_000,
+            },
+            _ => Times::Range {
+                start,
+                end: start + 60_000,
+                step: -1_000,
+            },
         }
     }
 

@@ -9,18 +9,36 @@ impl QueryGenerator {
             0 => self.histogram(depth),
             _ => {
                 let inner = self.histogram(depth);
-                match self.random.index(8) {
+                match self.random.index(14) {
                     0 => format!(
                         "histogram_quantile({}, {inner})",
-                        self.random.pick(&["-1", "2", "NaN"])
+                        self.random.pick(&["-1", "2", "NaN", "0", "1"])
                     ),
                     1 => format!(
                         "histogram_fraction({}, {}, {inner})",
-                        self.random.pick(&["-Inf", "0", "NaN"]),
-                        "+Inf"
+                        self.random.pick(&["-Inf", "0", "NaN", "-1"]),
+                        self.random.pick(&["+Inf", "+Inf", "-2", "NaN"])
                     ),
                     2..=4 => format!("histogram_count({inner})"),
-                    _ => format!("histogram_sum({inner})"),
+                    5 | 6 => format!("histogram_sum({inner})"),
+                    7 => {
+                        let op = self.random.pick(&["count", "group"]);
+                        let grouping = self.random.pick(&["", " by (job)", " without (job)"]);
+                        format!("{op}{grouping} ({inner})")
+                    }
+                    8 => format!("absent({inner})"),
+                    9 => {
+                        let function = self.random.pick(&["present_over_time", "count_over_time"]);
+                        let (selector, range) = (self.native_selector(), self.duration());
+                        let modifier = self.modifier();
+                        format!("{function}({selector}[{range}]{modifier})")
+                    }
+                    10 => format!("timestamp({inner})"),
+                    _ => {
+                        let (right, op) = (self.histogram(depth), self.random.pick(&["and", "or", "unless"]));
+                        let matching = self.random.pick(&["", " on (job)", " ignoring (instance)"]);
+                        format!("({inner}) {op}{matching} ({right})")
+                    }
                 }
             }
         }

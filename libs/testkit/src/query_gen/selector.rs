@@ -2,7 +2,7 @@
 
 use super::QueryGenerator;
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "reqs_total",
     "reqs_total",
     "errs_total",
@@ -19,9 +19,10 @@ const NAMES: [&str; 16] = [
     "odd",
     "special",
     "nosuch",
+    "app:temp:avg5m",
 ];
 
-const MATCHERS: [&str; 28] = [
+const MATCHERS: [&str; 33] = [
     r#"job="api""#,
     r#"job="api""#,
     r#"job=~"a.*|db""#,
@@ -50,6 +51,25 @@ const MATCHERS: [&str; 28] = [
     r#"kind=~"n?inf|zero""#,
     r#"kind!~"nan|.*inf|huge""#,
     r#"__name__!~"temp|odd""#,
+    r#"job=~"(?)a(p+i)*?""#,
+    r#"job=~"a{1,2}.{0,3}|d\\w""#,
+    r#"on="""#,
+    r#"offset!~"x""#,
+    r#"by="",sum="""#,
+];
+
+/// Regular expressions that are none, and selectors that select everything: both are refused.
+const REFUSED: [&str; 10] = [
+    r#"mem{job=~"("}"#,
+    r#"mem{job=~"a**"}"#,
+    r#"mem{job!~"[b-a]"}"#,
+    r#"mem{job=~"a{2,1}"}"#,
+    r#"mem{job=~"*"}"#,
+    r#"mem{job=~"(?z)"}"#,
+    r#"mem{job=~"\\8"}"#,
+    r#"{nope=""}"#,
+    r#"{job=~".*"}"#,
+    "{}",
 ];
 
 /// Selectors of several names, whose series have equal labels otherwise.
@@ -71,6 +91,11 @@ impl QueryGenerator {
     pub(super) fn selector(&mut self) -> String {
         let modifier = self.modifier();
         format!("{}{modifier}", self.bare_selector())
+    }
+
+    /// A selector that is refused.
+    pub(super) fn refused_selector(&mut self) -> &'static str {
+        self.random.pick(&REFUSED)
     }
 
     fn bare_selector(&mut self) -> String {
@@ -110,7 +135,10 @@ impl QueryGenerator {
             1 => " @ end()".to_owned(),
             _ => {
                 let ms = self.time_ms();
-                format!(" @ {}.{:03}", ms / 1_000, ms % 1_000)
+                match self.random.index(12) {
+                    0 => " @ -17.25".to_owned(),
+                    _ => format!(" @ {}.{:03}", ms / 1_000, ms % 1_000),
+                }
             }
         };
         match self.random.index(20) {

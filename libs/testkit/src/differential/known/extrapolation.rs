@@ -21,14 +21,34 @@ pub(super) fn towards_zero(site: &Site) -> bool {
         && all_differing(site, |pair| explained(site, &window, pair))
 }
 
-fn explained(site: &Site, window: &Window, pair: &Pair<'_>) -> bool {
-    let samples = site
-        .operands
+/// The values are the same but for the resolution, and there is a reset after the first sample.
+pub(super) fn resolution_before_a_reset(site: &Site) -> bool {
+    let reset_first = |pair: &Pair<'_>| {
+        let samples = samples_of(site, pair);
+        let counts = samples.and_then(|points| Some((points.first()?.value.counted(), points.get(1)?)));
+        counts.is_some_and(|(first, second)| second.value.counted() < first)
+    };
+    matches!(function(site), Some(FunctionId::Rate | FunctionId::Increase))
+        && all_differing(site, |pair| match (pair.prometheus, pair.koios) {
+            (PointValue::Histogram(theirs), PointValue::Histogram(ours)) => {
+                theirs.is_refined_by(ours) && reset_first(pair)
+            }
+            _ => false,
+        })
+}
+
+/// The samples that a value was made of.
+fn samples_of<'a>(site: &'a Site, pair: &Pair<'_>) -> Option<&'a Vec<Point>> {
+    site.operands
         .iter()
         .filter_map(|operand| operand.prometheus.success())
         .flat_map(|success| &success.series)
-        .find(|(labels, _)| labels.without(|name| name == METRIC_NAME) == *pair.labels);
-    let Some(interval) = samples.and_then(|(_, points)| Interval::of(points, window)) else {
+        .find(|(labels, _)| labels.without(|name| name == METRIC_NAME) == *pair.labels)
+        .map(|(_, points)| points)
+}
+
+fn explained(site: &Site, window: &Window, pair: &Pair<'_>) -> bool {
+    let Some(interval) = samples_of(site, pair).and_then(|points| Interval::of(points, window)) else {
         return false;
     };
     match (pair.prometheus, pair.koios) {
@@ -41,7 +61,8 @@ fn explained(site: &Site, window: &Window, pair: &Pair<'_>) -> bool {
         }
         (PointValue::Histogram(theirs), PointValue::Histogram(ours)) => {
             let scale = interval.covered_3(interval.to_zero()) / interval.covered_2(f64::INFINITY);
-            theirs.scaled(scale).close(ours)
+            let theirs = theirs.scaled(scale);
+            theirs.close(ours) || theirs.is_refined_by(ours)
         }
         _ => false,
     }

@@ -21,6 +21,29 @@ pub(super) fn removed_late(site: &Site) -> bool {
             .any(|o| fails_with(&o.prometheus, SAME_LABELSET) && fails_with(&o.koios, SAME_LABELSET))
 }
 
+/// By or on names, of what drops them: these are still there in 3.14, where 2.42 has none any more.
+pub(super) fn matched_before_removal(site: &Site) -> bool {
+    let by_names = |labels: &[String]| labels.iter().any(|name| name == METRIC_NAME);
+    match &site.expr {
+        Some(Expr::Aggregate(e)) => !e.without && by_names(&e.grouping) && calculates(&e.expr),
+        Some(Expr::Binary(e)) => e.matching.as_ref().is_some_and(|matching| {
+            let on_names = matching.on && by_names(&matching.labels);
+            let many = matches!(matching.card, Cardinality::ManyToOne | Cardinality::OneToMany);
+            let unlike = many && fails_with(&site.prometheus, "grouping labels must ensure unique matches");
+            (on_names || unlike && site.koios.success().is_some())
+                && (e.return_bool || calculates(&e.lhs) || calculates(&e.rhs))
+        }),
+        _ => false,
+    }
+}
+
+/// Whether there is more to an expression than selectors.
+fn calculates(expr: &Expr) -> bool {
+    let mut found = false;
+    expr.visit(&mut |e, _| found |= matches!(e, Expr::Call(_) | Expr::Binary(_) | Expr::Unary(_)));
+    found
+}
+
 /// No single time shows the difference, or the site would be about that time.
 pub(super) fn equal_at_different_times(site: &Site) -> bool {
     fails_with(&site.prometheus, SAME_LABELSET)

@@ -1,10 +1,9 @@
 //! What belongs to a range.
 
-use koios_promql::{At, DurationArg, Expr, FunctionId};
+use koios_promql::{At, Call, DurationArg, Expr, FunctionId};
 
 use super::super::answer::Answer;
 use super::super::site::{Site, grid};
-use super::function;
 use crate::query_gen::Times;
 
 /// A range selector or subquery with its times.
@@ -61,32 +60,12 @@ pub(super) fn subquery_without_points(site: &Site) -> bool {
     grid(subquery, t).is_none() && site.koios.success().is_some_and(|s| s.series.is_empty())
 }
 
-/// The selector has both.
-pub(super) fn offset_forgotten_by_timestamp(site: &Site) -> bool {
-    let Some(Expr::Call(call)) = &site.expr else {
-        return false;
-    };
-    let both =
-        |arg: &Expr| matches!(arg.unwrap_parens(), Expr::Vector(v) if v.at.is_some() && !v.offset.is_zero());
-    function(site) == Some(FunctionId::Timestamp) && call.args.iter().any(both)
-}
-
-/// Only over time, and not at its start.
+/// Only over time, and not at its start; of the function itself, or of what is above it.
 pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
-    let several = matches!(
-        function(site),
-        Some(
-            FunctionId::PredictLinear | FunctionId::QuantileOverTime | FunctionId::DoubleExponentialSmoothing
-        )
-    );
-    let Some(Expr::Call(call)) = &site.expr else {
-        return false;
-    };
-    let fixed = call
-        .args
-        .iter()
-        .filter_map(|arg| times_of(arg.unwrap_parens()))
-        .any(|(at, ..)| at.is_some());
+    let mut moves = false;
+    if let Some(expr) = &site.expr {
+        expr.visit(&mut |e, _| moves |= matches!(e, Expr::Call(call) if moves_with_steps(call)));
+    }
     let (Times::Range { start, .. }, Some(theirs), Some(ours)) =
         (site.asked.times, site.prometheus.success(), site.koios.success())
     else {
@@ -101,18 +80,26 @@ pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
         success.series.retain(|_, points| !points.is_empty());
         Answer::Success(success)
     };
-    // Only then does 2.42 evaluate the range anew at each step.
-    let moves = site.operands.iter().any(|operand| {
-        let series = operand
-            .prometheus
-            .success()
-            .into_iter()
-            .flat_map(|s| s.series.values());
-        series.into_iter().any(|points| {
-            points
-                .windows(2)
-                .any(|pair| matches!(pair, [a, b] if a.value != b.value))
-        })
-    });
-    several && fixed && moves && Answer::difference(&at_start(theirs), &at_start(ours), false).is_none()
+    moves && Answer::difference(&at_start(theirs), &at_start(ours), false).is_none()
+}
+
+/// Whether a function of a range fixed by @ gives something else at each step all the same: by what it is, or by an
+/// argument that is no constant.
+fn moves_with_steps(call: &Call) -> bool {
+    let fixed = call
+        .args
+        .iter()
+        .filter_map(|arg| times_of(arg.unwrap_parens()))
+        .any(|(at, ..)| at.is_some());
+    let constants = call
+        .args
+        .iter()
+        .map(Expr::unwrap_parens)
+        .all(|arg| times_of(arg).is_some() || matches!(arg, Expr::Number(_)));
+    fixed
+        && match call.function {
+            FunctionId::PredictLinear => true,
+            FunctionId::QuantileOverTime | FunctionId::DoubleExponentialSmoothing => !constants,
+            _ => false,
+        }
 }
