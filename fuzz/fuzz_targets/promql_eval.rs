@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| koios_testkit::fuzz::promql_eval(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    koios_testkit::fuzz::promql_eval(bytes);
+});

@@ -21,7 +21,7 @@ struct Contender {
     ready: &'static str,
     /// Asked after the load, so that everything is on disk in its final form.
     flush: Vec<&'static str>,
-    /// Where the final form lies; `None` for what the flush answers.
+    /// Where the final form lies.
     stored: PathBuf,
 }
 
@@ -61,8 +61,9 @@ fn port() -> Result<u16> {
 fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<Contender>> {
     let (k, g, p, v) = (port()?, port()?, port()?, port()?);
     let data = |name: &str| dir.join(name);
-    // The load is a part of the past; the others take samples of any age that come in order.
-    let age_hours = (fleet.end_ms() - fleet.start_ms) / 3_600_000 + 6;
+    // The load is a part of the past, and the run takes hours at most; the others take samples of any age that come in
+    // order.
+    let age_hours = (measure::now_ms() - fleet.start_ms) / 3_600_000 + 6;
     Ok(vec![
         Contender {
             name: "Koios",

@@ -62,7 +62,8 @@ fn main() -> Result<()> {
 }
 
 fn test(root: &Path, filter: Option<&str>) -> Result<()> {
-    let environment = setup::run(root)?;
+    let mut environment = setup::run(root)?;
+    environment.extend(suite(root));
     layers::check(root)?;
     deny(root)?;
     let nextest = succeeds(Command::new("cargo").args(["nextest", "--version"]));
@@ -92,6 +93,24 @@ fn test(root: &Path, filter: Option<&str>) -> Result<()> {
         run(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]))?;
     }
     Ok(())
+}
+
+/// Prometheus' acceptance suite is data that is no part of the project: a folder beside the checkout, unless the
+/// variable names another already.
+fn suite(root: &Path) -> Option<(String, String)> {
+    const SUITE_DIR: &str = "KOIOS_PROMQLTEST_DIR";
+    if std::env::var_os(SUITE_DIR).is_some() {
+        return None;
+    }
+    let beside = root.parent()?.join("shared").join("promqltest");
+    if beside.is_dir() {
+        return Some((SUITE_DIR.to_owned(), beside.display().to_string()));
+    }
+    println!(
+        "there is no acceptance suite at {}: its tests test nothing",
+        beside.display()
+    );
+    None
 }
 
 fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {

@@ -10,6 +10,6 @@ mod expression;
 mod mutate;
 mod parse;
 
-pub use eval::promql_eval;
+pub use eval::{Evaluated, promql_eval};
 pub use mutate::Mutator;
 pub use parse::promql_parse;

@@ -1,7 +1,9 @@
-//! Test tools: simulated disk and network, an oracle, process and peer harnesses, the promqltest runner.
+//! Test tools: simulated disk and network, an oracle, process and peer harnesses, the promqltest runner, the bodies of
+//! fuzz targets, and comparison with a real Prometheus by random queries.
 //!
 //! **Data flow.** Tests build requests with [`remote_write`], send them with [`http::HttpClient`] over a real or
 //! simulated network, tell the [`oracle::Oracle`] what was sent and acknowledged, and let it judge what queries return.
+//! [`promqltest`] runs scripts, [`fuzz`] any bytes, and [`differential`] the queries of [`query_gen`] against the engine.
 //!
 //! **Invariants.** Nothing here is linked into a product. Simulated parts draw every decision from the run's seed.
 //!

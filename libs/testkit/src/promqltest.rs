@@ -25,5 +25,5 @@ mod storage;
 pub use notation::{Sequence, SequencePoint, parse_series};
 pub use runner::{Failure, Report, run, run_on};
 pub use script::{Command, Eval, Load, ScriptError, parse_script};
-pub use scripts::{own_scripts, suite_scripts};
+pub use scripts::{evaluations, own_scripts, suite_scripts};
 pub use storage::{MemoryStorage, Point, Storage};

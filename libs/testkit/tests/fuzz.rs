@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use koios_testkit::fuzz::{Mutator, promql_eval, promql_parse};
+use koios_testkit::fuzz::{Evaluated, Mutator, promql_eval, promql_parse};
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -17,7 +17,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
-fn run(target: &str, mutations: usize, body: fn(&[u8])) {
+fn run(target: &str, mutations: usize, mut body: impl FnMut(&[u8])) {
     let seeds = seeds(target);
     assert!(seeds.len() > 20, "{target} has seeds");
     for seed in &seeds {
@@ -36,17 +36,25 @@ fn i12_parser_and_printers_hold_for_mutated_queries() {
 
 #[test]
 fn i12_the_engine_holds_for_mutated_queries() {
-    run("promql_eval", 4_000, promql_eval);
+    let (mut inputs, mut with_samples) = (0, 0);
+    run("promql_eval", 4_000, |input| {
+        inputs += 1;
+        with_samples += usize::from(promql_eval(input) == Evaluated::Samples);
+    });
+    assert!(with_samples * 15 > inputs, "{with_samples} of {inputs}");
 }
 
 #[test]
 fn i12_the_engine_holds_for_queries_made_of_random_decisions() {
     let mut mutator = Mutator::new(2);
     let mut input = |_| mutator.mutated(&[vec![0, 2, 7, 5, 0], vec![1, 80, 40, 3, 0, 9, 9, 9, 9, 9, 9]]);
+    let (mut inputs, mut with_samples) = (0, 0);
     for mut bytes in (0..200).map(&mut input) {
         for round in 0..20u8 {
             bytes.extend([round.wrapping_mul(97), round.wrapping_mul(31) ^ 5, round]);
-            promql_eval(&bytes);
+            inputs += 1;
+            with_samples += usize::from(promql_eval(&bytes) == Evaluated::Samples);
         }
     }
+    assert!(with_samples * 5 > inputs, "{with_samples} of {inputs}");
 }

@@ -81,7 +81,7 @@ async fn i2_own_scripts_pass_over_heads_and_blocks() {
 
 async fn suite_passes(layout: Layout) {
     let Some(scripts) = suite_scripts() else {
-        return println!("the acceptance suite is not at hand");
+        return;
     };
     let (passed, skipped) = run_all(&scripts, layout).await;
     assert!(passed > 1000 && passed + skipped > 2000, "{passed} {skipped}");

@@ -64,10 +64,10 @@ pub enum PointValue {
 }
 
 impl PointValue {
-    /// Whether both are the same to the last bit; one NaN is as good as another.
+    /// Whether both are the same to the last bit, the sign of zero included; one NaN is as good as another.
     fn identical(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Float(a), Self::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
+            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()),
             (a, b) => a == b,
         }
     }

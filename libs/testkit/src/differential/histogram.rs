@@ -74,7 +74,7 @@ impl HistogramValue {
         }
     }
 
-    /// Whether the other is the same in smaller buckets.
+    /// Whether the other is the same in smaller buckets, the zero bucket included.
     pub(super) fn is_refined_by(&self, other: &Self) -> bool {
         let within = |bucket: &Bucket| -> f64 {
             let finer = other.buckets.iter();
@@ -83,7 +83,7 @@ impl HistogramValue {
         };
         close(self.count, other.count)
             && close(self.sum, other.sum)
-            && self.buckets.len() < other.buckets.len()
+            && self.buckets.len() <= other.buckets.len()
             && self
                 .buckets
                 .iter()

@@ -160,7 +160,7 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "edges of floats",
-        reason: "Go 1.19 takes logarithms of subnormal numbers wrongly and lets exp overflow a little early",
+        reason: "Go 1.19 takes logarithms and powers of subnormal numbers wrongly and lets exp overflow a little early",
         nature: Nature::Version,
         applies: numbers::edges_of_floats,
     },

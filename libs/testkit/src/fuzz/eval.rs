@@ -46,9 +46,9 @@ impl QueryContext for Bounded {
 /// Any query on any data is answered or refused within its limits, and a range query is its instant queries side by
 /// side.
 ///
-/// The first byte chooses the data, the next four the times; the rest is either a text (if the fifth byte is odd) or
+/// The first byte chooses the data, the next three the times; the rest is either a text (if the fifth byte is odd) or
 /// decisions that make up a type-correct expression.
-pub fn promql_eval(bytes: &[u8]) {
+pub fn promql_eval(bytes: &[u8]) -> Evaluated {
     let mut choices = Choices::new(bytes);
     let storage = storage(&mut choices);
     let start = SPAN_MS * i64::from(choices.byte()) / 256;
@@ -57,7 +57,7 @@ pub fn promql_eval(bytes: &[u8]) {
     let text = if choices.byte() % 2 == 1 {
         match std::str::from_utf8(choices.rest()) {
             Ok(text) if text.len() < 2_000 => text.to_owned(),
-            _ => return,
+            _ => return Evaluated::Refused,
         }
     } else {
         expression(&mut choices)
@@ -68,7 +68,7 @@ pub fn promql_eval(bytes: &[u8]) {
         ..ParseOptions::default()
     };
     let Ok(query) = Query::parse(&text, &options) else {
-        return;
+        return Evaluated::Refused;
     };
     let run = Run {
         storage,
@@ -79,7 +79,20 @@ pub fn promql_eval(bytes: &[u8]) {
             ..EngineOptions::default()
         }),
     };
-    run.compare((start, start + step * count, step));
+    run.compare((start, start + step * count, step))
+}
+
+/// What became of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaluated {
+    /// It is no query.
+    Refused,
+    /// The query fails, at some time at least.
+    Failed,
+    /// The query is answered, with nothing.
+    Empty,
+    /// The query is answered with samples.
+    Samples,
 }
 
 struct Run {
@@ -89,7 +102,7 @@ struct Run {
 }
 
 impl Run {
-    fn compare(&self, (start, end, step): (i64, i64, i64)) {
+    fn compare(&self, (start, end, step): (i64, i64, i64)) -> Evaluated {
         let mut instants = Ok(Points::new());
         for at in (start..=end).step_by(usize::try_from(step).unwrap_or(1)) {
             let answered = self.checked(block_on(self.engine.instant(
@@ -104,11 +117,16 @@ impl Run {
                 (Err(_), Ok(_)) => {}
             }
         }
+        let outcome = match &instants {
+            Err(_) => Evaluated::Failed,
+            Ok(points) if points.is_empty() => Evaluated::Empty,
+            Ok(_) => Evaluated::Samples,
+        };
         if !matches!(
             self.query.expr().value_type(),
             ValueType::Scalar | ValueType::Vector
         ) {
-            return;
+            return outcome;
         }
         let times = (start, end, step);
         let range = self.checked(block_on(self.engine.range(
@@ -118,7 +136,7 @@ impl Run {
             &Bounded::default(),
         )));
         if depends_on_request(self.query.expr()) {
-            return;
+            return outcome;
         }
         let text = self.query.text();
         match (range, instants) {
@@ -135,6 +153,7 @@ impl Run {
                 "{text} at {times:?}: range {range:?}, instants {instants:?}"
             ),
         }
+        outcome
     }
 
     /// Whatever comes is no bug by the engine's own account.

@@ -61,7 +61,7 @@ fn selector(c: &mut Choices<'_>) -> String {
             "{instance=\"\"}",
         ])
     };
-    let edges = c.pick(&["", "", "", " smoothed", " anchored"]);
+    let edges = c.pick(&["", "", "", " smoothed"]);
     format!("{name}{matchers}{edges}{}", modifier(c))
 }
 
@@ -82,14 +82,24 @@ fn duration(c: &mut Choices<'_>) -> &'static str {
     c.pick(&["1m", "40s", "15s", "1ms", "5m", "(1m + 7s)", "1h"])
 }
 
-fn matrix(c: &mut Choices<'_>, depth: usize) -> String {
+/// The modifiers of range selectors that a function takes.
+fn edges_of(function: FunctionId) -> &'static [&'static str] {
+    use FunctionId as F;
+    match function {
+        F::Rate | F::Increase | F::Delta => &["", "", "", " smoothed", " anchored"],
+        F::Changes | F::Resets => &["", "", "", " anchored"],
+        _ => &[""],
+    }
+}
+
+fn matrix(c: &mut Choices<'_>, depth: usize, function: FunctionId) -> String {
     if let Some(depth) = depth.checked_sub(1).filter(|_| c.below(3) == 0) {
         let step = c.pick(&["", "10s", "7s", "1m", "3m"]);
         let range = c.pick(&["1m", "2m", "30s", "5m"]);
         return format!("({})[{range}:{step}]{}", vector(c, depth), modifier(c));
     }
     let name = c.pick(&["a_total", "b", "h", "m", "c_bucket", "b{job=\"x\"}"]);
-    let edges = c.pick(&["", "", "", " smoothed", " anchored"]);
+    let edges = c.pick(edges_of(function));
     format!("{name}[{}]{edges}{}", duration(c), modifier(c))
 }
 
@@ -134,7 +144,7 @@ fn call(c: &mut Choices<'_>, returns: ValueType, depth: usize) -> String {
                     .pick(&["{version=~\".+\"}", "{version=\"7\"}", "{__name__=~\".*_info\"}"])
                     .to_owned(),
                 ValueType::Vector => vector(c, depth),
-                ValueType::Matrix => matrix(c, depth),
+                ValueType::Matrix => matrix(c, depth, function),
                 ValueType::Scalar => scalar(c, depth),
                 ValueType::String => c
                     .pick(&[

@@ -89,7 +89,9 @@ impl Session<'_> {
     async fn load(&mut self, load: &Load) -> Result<(), String> {
         let mut series = load.series.clone();
         if load.with_custom {
-            series.extend(custom_of(&load.series)?);
+            for (labels, points) in custom_of(&load.series)? {
+                series.entry(labels).or_default().extend(points);
+            }
         }
         let left_out = &mut self.left_out;
         series.retain(|labels, points| {
@@ -178,6 +180,7 @@ impl Run<'_> {
             return Ok(());
         };
         compare(self.eval, &output.value)?;
+        // As Prometheus' own runner decides it.
         let depends_on_range = ["start()", "end()", "range()", "step()"]
             .iter()
             .any(|f| query.contains(f));
@@ -329,6 +332,24 @@ mod tests {
             "rate(a[5m] @ 1.500) + b @ 3.000 + max_over_time(c[5m:] @ 1.500) + d @ 1.500"
         );
         assert_eq!(pinned("time() + a"), None);
+    }
+
+    #[test]
+    fn a_series_named_like_a_histogram_stays_beside_what_is_made_of_it() {
+        let script = "
+load_with_nhcb 1m
+  w 5 _ _
+  w_bucket{le=\"1\"} _ 2 4
+  w_bucket{le=\"+Inf\"} _ 2 4
+
+eval instant at 0m w
+  w 5
+
+eval instant at 2m histogram_count(w)
+  {} 4
+";
+        let report = futures::executor::block_on(run(script, &Engine::default())).unwrap();
+        assert_eq!(report.passed, 2, "{:?}", report.failures);
     }
 
     #[test]

@@ -6,19 +6,19 @@ use koios_model::{Labels, METRIC_NAME, MatchOp, Matcher};
 use koios_promql::{BinaryOp, Cardinality, Expr, FunctionId, VectorMatching};
 
 use super::super::answer::{Answer, Success};
-use super::super::site::Site;
+use super::super::site::{Operand, Site};
 use super::{binary_op, fails_with, function};
 use crate::query_gen::Times;
 
 const SAME_LABELSET: &str = "vector cannot contain metrics with the same labelset";
+const NOT_UNIQUE: &str = "grouping labels must ensure unique matches";
 
 /// The operand fails on both sides when asked by itself, as its result then stands at the end.
 pub(super) fn removed_late(site: &Site) -> bool {
-    fails_with(&site.prometheus, SAME_LABELSET)
-        && site
-            .operands
-            .iter()
-            .any(|o| fails_with(&o.prometheus, SAME_LABELSET) && fails_with(&o.koios, SAME_LABELSET))
+    [SAME_LABELSET, NOT_UNIQUE].iter().any(|message| {
+        let fails = |o: &Operand| fails_with(&o.prometheus, message) && fails_with(&o.koios, SAME_LABELSET);
+        fails_with(&site.prometheus, message) && site.operands.iter().any(fails)
+    })
 }
 
 /// By or on names, of what drops them: these are still there in 3.14, where 2.42 has none any more.
@@ -29,7 +29,7 @@ pub(super) fn matched_before_removal(site: &Site) -> bool {
         Some(Expr::Binary(e)) => e.matching.as_ref().is_some_and(|matching| {
             let on_names = matching.on && by_names(&matching.labels);
             let many = matches!(matching.card, Cardinality::ManyToOne | Cardinality::OneToMany);
-            let unlike = many && fails_with(&site.prometheus, "grouping labels must ensure unique matches");
+            let unlike = many && fails_with(&site.prometheus, NOT_UNIQUE);
             (on_names || unlike && site.koios.success().is_some())
                 && (e.return_bool || calculates(&e.lhs) || calculates(&e.rhs))
         }),

@@ -1,7 +1,7 @@
 //! Values at the edges of what floats can be.
 
 use koios_model::METRIC_NAME;
-use koios_promql::{AggregateOp, Expr, FunctionId};
+use koios_promql::{AggregateOp, BinaryOp, Expr, FunctionId};
 
 use super::super::answer::{Answer, PointValue, close};
 use super::super::site::Site;
@@ -48,6 +48,15 @@ pub(super) fn overflow_with_compensation(site: &Site) -> bool {
 
 /// Koios' answer is the right one here: the operand is a subnormal number, or the result nearly overflows.
 pub(super) fn edges_of_floats(site: &Site) -> bool {
+    if let Some(Expr::Binary(binary)) = &site.expr
+        && binary.op == BinaryOp::Pow
+        && let Expr::Number(exponent) = binary.rhs.unwrap_parens()
+    {
+        return all_differing(site, |pair| {
+            let koios = pair.koios.counted();
+            operand_values(site, pair).any(|v| v.is_subnormal() && close(v.powf(exponent.value), koios))
+        });
+    }
     let nearly_too_large = |v: f64| (709.0..711.0).contains(&v.abs());
     let (is_edge, right): (fn(f64) -> bool, fn(f64) -> f64) = match function(site) {
         Some(FunctionId::Ln) => (f64::is_subnormal, f64::ln),

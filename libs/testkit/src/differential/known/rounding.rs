@@ -18,7 +18,8 @@ struct Sample {
 
 impl Sample {
     fn is_rounded(&self) -> bool {
-        !(self.prometheus == self.koios || (self.prometheus.is_nan() && self.koios.is_nan()))
+        self.prometheus.to_bits() != self.koios.to_bits()
+            && !(self.prometheus.is_nan() && self.koios.is_nan())
     }
 
     fn error(&self) -> f64 {
@@ -63,16 +64,37 @@ fn samples(site: &Site, expr: &Expr) -> Vec<Sample> {
     all
 }
 
-/// What both sides made of the same numbers differs by no more than adding them up one by one may lose.
+/// What both sides made of the numbers differs by no more than these do, and what adding them up one by one may lose.
 pub(super) fn sums_without_compensation(site: &Site) -> bool {
-    let Some(Expr::Aggregate(aggregate)) = &site.expr else {
-        return false;
-    };
-    let samples = samples(site, &aggregate.expr);
-    all_differing(site, |pair| {
-        let members: Vec<&Sample> = members(aggregate, &samples, pair).collect();
-        members.iter().all(|s| s.prometheus.is_finite()) && within_loss(aggregate.op, pair, &members)
-    })
+    match &site.expr {
+        Some(Expr::Aggregate(aggregate)) => {
+            let samples = samples(site, &aggregate.expr);
+            all_differing(site, |pair| {
+                let members: Vec<&Sample> = members(aggregate, &samples, pair).collect();
+                within_loss(aggregate.op, pair, &members)
+            })
+        }
+        // The one function that 2.42 compensates in part only.
+        Some(Expr::Call(call)) if call.function == FunctionId::AvgOverTime => {
+            let samples = call
+                .args
+                .first()
+                .map(|arg| samples(site, arg))
+                .unwrap_or_default();
+            all_differing(site, |pair| {
+                let series: Vec<&Sample> = series(&samples, pair).collect();
+                within_loss(AggregateOp::Avg, pair, &series)
+            })
+        }
+        _ => false,
+    }
+}
+
+/// The samples of the series that a function made a value of.
+fn series<'a>(samples: &'a [Sample], pair: &'a Pair<'_>) -> impl Iterator<Item = &'a Sample> + 'a {
+    samples
+        .iter()
+        .filter(|s| s.labels.without(|name| name == METRIC_NAME) == *pair.labels)
 }
 
 fn members<'a>(
@@ -88,6 +110,9 @@ fn members<'a>(
 /// Whether the values differ by no more than the operands do, and what summing these up one by one may lose.
 fn within_loss(op: AggregateOp, pair: &Pair<'_>, members: &[&Sample]) -> bool {
     let Some((a, b)) = pair.floats() else { return false };
+    if members.iter().any(|s| !s.prometheus.is_finite()) {
+        return false;
+    }
     let n = members.len() as f64;
     let total: f64 = members.iter().map(|s| s.prometheus.abs()).sum();
     let error: f64 = members.iter().map(|s| s.error()).sum();
@@ -123,13 +148,6 @@ pub(super) fn amplified_rounding(site: &Site) -> bool {
         Some(Expr::Call(call)) => called(site, call),
         Some(Expr::Aggregate(aggregate)) if aggregate.op == AggregateOp::CountValues => {
             counted(site, aggregate)
-        }
-        Some(Expr::Aggregate(aggregate)) => {
-            let samples = samples(site, &aggregate.expr);
-            all_differing(site, |pair| {
-                let members: Vec<&Sample> = members(aggregate, &samples, pair).collect();
-                within_loss(aggregate.op, pair, &members)
-            })
         }
         _ => false,
     }
@@ -265,10 +283,7 @@ fn called(site: &Site, call: &Call) -> bool {
         _ => None,
     });
     all_differing(site, |pair| {
-        let series: Vec<&Sample> = samples
-            .iter()
-            .filter(|s| s.labels.without(|name| name == METRIC_NAME) == *pair.labels)
-            .collect();
+        let series: Vec<&Sample> = series(&samples, pair).collect();
         pair.floats().is_some_and(|floats| {
             follows_each(call.function, step, floats, pair.t_ms, &series)
                 || follows_range(call.function, floats, &series)
