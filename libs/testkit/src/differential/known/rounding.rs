@@ -347,10 +347,10 @@ fn follows_range(function: FunctionId, (a, b): (f64, f64), series: &[&Sample]) -
     match function {
         FunctionId::Changes => counted(|a, b| a != b && !(a.is_nan() && b.is_nan())),
         FunctionId::Resets => counted(|a, b| b < a),
-        // A fall by rounding is a reset.
+        // A fall by rounding is a reset; all else is extrapolated as below.
         FunctionId::Rate | FunctionId::Increase | FunctionId::Irate => {
             let falls = steps(|s| s.prometheus, |a, b| b < a) != steps(|s| s.koios, |a, b| b < a);
-            falls && series.iter().any(|s| s.is_rounded())
+            falls || (a - b).abs() <= 4.0 * error
         }
         // Extrapolated to both sides by at most as much again.
         FunctionId::Delta => (a - b).abs() <= 4.0 * error,
