@@ -319,10 +319,10 @@ impl Success {
     }
 
     fn insert(&mut self, labels: Labels, points: Vec<Point>) -> Result<()> {
-        self.order.push(labels.clone());
         if self.series.insert(labels.clone(), points).is_some() {
             bail!("series {labels} is there twice");
         }
+        self.order.push(labels);
         Ok(())
     }
 }

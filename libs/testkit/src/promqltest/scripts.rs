@@ -18,6 +18,7 @@ pub fn own_scripts() -> Vec<(String, String)> {
 ///
 /// # Panics
 /// When the folder cannot be read, or holds no scripts.
+#[expect(clippy::print_stdout, reason = "a test that tests nothing has to say so")]
 pub fn suite_scripts() -> Option<Vec<(String, String)>> {
     match std::env::var_os(SUITE_DIR) {
         Some(dir) => Some(in_folder(Path::new(&dir))),

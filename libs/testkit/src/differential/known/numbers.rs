@@ -46,6 +46,8 @@ pub(super) fn overflow_with_compensation(site: &Site) -> bool {
         .any(|o| floats(&o.prometheus).any(|v| v.abs() > f64::MAX.sqrt()))
 }
 
+type OfFloat<T> = fn(f64) -> T;
+
 /// Koios' answer is the right one here: the operand is a subnormal number, or the result nearly overflows.
 pub(super) fn edges_of_floats(site: &Site) -> bool {
     if let Some(Expr::Binary(binary)) = &site.expr
@@ -58,7 +60,7 @@ pub(super) fn edges_of_floats(site: &Site) -> bool {
         });
     }
     let nearly_too_large = |v: f64| (709.0..711.0).contains(&v.abs());
-    let (is_edge, right): (fn(f64) -> bool, fn(f64) -> f64) = match function(site) {
+    let (is_edge, right): (OfFloat<bool>, OfFloat<f64>) = match function(site) {
         Some(FunctionId::Ln) => (f64::is_subnormal, f64::ln),
         Some(FunctionId::Log10) => (f64::is_subnormal, f64::log10),
         Some(FunctionId::Log2) => (f64::is_subnormal, f64::log2),
