@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use crate::ast::Span;
 use crate::number::{format_g, format_g2};
 
-/// How much an annotation matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much an annotation matters, most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Warning,
     Info,
@@ -34,7 +34,6 @@ enum Detail {
 
 #[derive(Clone, Copy, Debug)]
 struct Annotation {
-    level: Level,
     span: Span,
     detail: Detail,
 }
@@ -42,14 +41,15 @@ struct Annotation {
 /// A set of annotations: equal texts count once, the latest position is kept.
 #[derive(Clone, Debug, Default)]
 pub struct Annotations {
-    by_text: BTreeMap<String, Annotation>,
+    by_text: BTreeMap<(Level, String), Annotation>,
     /// What storage wants to be told, without a position.
     storage: Vec<String>,
-    /// How many more came than are kept.
-    omitted: u64,
+    /// Whether more came than are kept.
+    omitted: bool,
 }
 
-/// Most annotations that are kept: some name metrics, of which there may be any number.
+/// Most annotations that are kept: some name metrics, of which there may be any number. These are the first in order, of
+/// level and then text, of all that came: so it does not matter in which pieces, or after which others, they came.
 const KEPT_MAX: usize = 1_000;
 
 /// Longest text that is kept: names may be of any length.
@@ -110,18 +110,22 @@ impl Annotations {
         };
         let mut text = format!("{prefix}{}", text.as_ref());
         shorten(&mut text);
-        self.insert(text, Annotation { level, span, detail });
+        self.insert((level, text), Annotation { span, detail });
     }
 
-    fn insert(&mut self, text: String, new: Annotation) {
-        let full = self.by_text.len() >= KEPT_MAX;
-        match self.by_text.get_mut(&text) {
-            Some(old) => old.absorb(new),
-            None if full => self.omitted += 1,
-            None => {
-                self.by_text.insert(text, new);
-            }
+    fn insert(&mut self, key: (Level, String), new: Annotation) {
+        if let Some(old) = self.by_text.get_mut(&key) {
+            old.absorb(new);
+            return;
         }
+        if self.by_text.len() >= KEPT_MAX {
+            self.omitted = true;
+            match self.by_text.last_entry() {
+                Some(last) if *last.key() > key => last.remove(),
+                _ => return,
+            };
+        }
+        self.by_text.insert(key, new);
     }
 
     fn warn(&mut self, text: impl AsRef<str>, span: Span) {
@@ -134,14 +138,14 @@ impl Annotations {
 
     /// Takes in what came later.
     pub(crate) fn merge(&mut self, later: Self) {
-        for (text, annotation) in later.by_text {
-            self.insert(text, annotation);
+        for (key, annotation) in later.by_text {
+            self.insert(key, annotation);
         }
         later
             .storage
             .into_iter()
             .for_each(|text| self.add_from_storage(text));
-        self.omitted = self.omitted.saturating_add(later.omitted);
+        self.omitted |= later.omitted;
     }
 
     /// A warning of storage's, shown as it is.
@@ -162,16 +166,17 @@ impl Annotations {
             warnings: self.storage.clone(),
             infos: Vec::new(),
         };
-        for (text, annotation) in &self.by_text {
+        for ((level, text), annotation) in &self.by_text {
             let text = annotation.render(text, query);
-            match annotation.level {
+            match level {
                 Level::Warning => out.warnings.push(text),
                 Level::Info => out.infos.push(text),
             }
         }
-        if self.omitted > 0 {
-            out.warnings
-                .push(format!("{} more annotations omitted", self.omitted));
+        if self.omitted {
+            out.warnings.push(format!(
+                "more than {KEPT_MAX} annotations, the others are omitted"
+            ));
         }
         out
     }
@@ -411,6 +416,28 @@ mod tests {
             ["PromQL warning: quantile value should be between 0 and 1, got 2 (1:5)"]
         );
         assert!(texts.infos.is_empty());
+    }
+
+    #[test]
+    fn which_annotations_are_kept_depends_on_no_order_or_pieces() {
+        let metrics: Vec<String> = (0..3 * KEPT_MAX)
+            .map(|i| format!("m{}", i * 7_919 % 100_003))
+            .collect();
+        let note = |a: &mut Annotations, metric: &String| {
+            a.possible_non_counter(metric, Span::new(0, 1));
+            a.mixed_floats_histograms(metric, Span::new(0, 1));
+        };
+        let mut whole = Annotations::default();
+        metrics.iter().for_each(|m| note(&mut whole, m));
+        let mut pieces = Annotations::default();
+        for chunk in metrics.rchunks(KEPT_MAX + 77) {
+            let mut piece = Annotations::default();
+            chunk.iter().for_each(|m| note(&mut piece, m));
+            pieces.merge(piece);
+        }
+        let texts = whole.render("m");
+        assert_eq!(texts, pieces.render("m"));
+        assert_eq!((texts.warnings.len(), texts.infos.len()), (KEPT_MAX + 1, 0));
     }
 
     #[test]

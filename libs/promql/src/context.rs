@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::future::{BoxFuture, FutureExt};
 
@@ -131,7 +131,7 @@ pub struct QueryStats {
     pub samples_peak: u64,
     /// Series fetched.
     pub series_fetched: u64,
-    /// Encoded bytes fetched.
+    /// Bytes fetched, as storage keeps them in memory.
     pub bytes_fetched: u64,
     /// Most bytes held at once, what was fetched included.
     pub bytes_peak: u64,
@@ -141,8 +141,10 @@ pub struct QueryStats {
 #[derive(Debug)]
 pub(crate) struct Account {
     current: AtomicUsize,
+    /// Samples of leaves that no node has asked for yet.
+    aside: AtomicUsize,
     peak: AtomicUsize,
-    total: AtomicU64,
+    total: AtomicUsize,
     max: usize,
     pub(crate) memory: Arc<Memory>,
 }
@@ -152,8 +154,9 @@ impl Account {
     pub(crate) fn new(max: usize, memory: Arc<Memory>) -> Self {
         Self {
             current: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            total: AtomicU64::new(0),
+            total: AtomicUsize::new(0),
             max,
             memory,
         }
@@ -161,18 +164,25 @@ impl Account {
 
     /// Takes `n` more samples into memory.
     pub(crate) fn hold(&self, n: usize) -> Result<(), QueryError> {
-        let now = self.current.fetch_add(n, Ordering::Relaxed).saturating_add(n);
-        self.peak.fetch_max(now, Ordering::Relaxed);
-        if now > self.max {
-            return Err(QueryError::TooManySamples(PHASE_EXECUTION));
-        }
-        Ok(())
+        self.current.fetch_add(n, Ordering::Relaxed);
+        self.fits(0)
     }
 
-    /// Fails if `n` samples more than are held now would be too many; takes none. What others make at the same time does
-    /// not count, so that the answer does not depend on them.
+    /// Takes the samples of a leaf into memory, until [`Self::take_up`].
+    pub(crate) fn set_aside(&self, n: usize) -> Result<(), QueryError> {
+        self.aside.fetch_add(n, Ordering::Relaxed);
+        self.fits(0)
+    }
+
+    /// The samples of a leaf become those of a node, which counts them when it is done.
+    pub(crate) fn take_up(&self, n: usize) {
+        self.aside.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Fails if `n` samples more than are held now would be too many; takes none.
     pub(crate) fn fits(&self, n: usize) -> Result<(), QueryError> {
-        let then = self.current().saturating_add(n);
+        let held = self.current().saturating_add(self.aside.load(Ordering::Relaxed));
+        let then = held.saturating_add(n);
         self.peak.fetch_max(then, Ordering::Relaxed);
         if then > self.max {
             return Err(QueryError::TooManySamples(PHASE_EXECUTION));
@@ -197,15 +207,17 @@ impl Account {
 
     /// Counts samples looked at.
     pub(crate) fn looked_at(&self, n: usize) {
-        self.total.fetch_add(n as u64, Ordering::Relaxed);
+        self.total.fetch_add(n, Ordering::Relaxed);
     }
 
-    pub(crate) fn total(&self) -> u64 {
+    /// How many samples were looked at.
+    pub(crate) fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed) as u64
+    /// The most samples that were held.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -229,5 +241,9 @@ mod tests {
         a.release(5);
         assert!(a.hold(5).is_ok() && a.hold(1).is_err());
         assert_eq!(a.peak(), 11);
+        a.release(6);
+        assert!(a.set_aside(5).is_ok() && a.settle(5).is_ok() && a.fits(1).is_err());
+        a.take_up(5);
+        assert!(a.settle(10).is_ok());
     }
 }

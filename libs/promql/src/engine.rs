@@ -33,7 +33,7 @@ pub struct EngineOptions {
     pub max_samples: usize,
     /// Most series a query may fetch; 0 for no limit.
     pub max_series_fetched: u64,
-    /// Most encoded bytes a query may fetch; 0 for no limit.
+    /// Most bytes a query may fetch, as storage keeps them in memory; 0 for no limit.
     pub max_bytes_fetched: u64,
     /// Most bytes a query may hold at once: what it fetched, decoded samples, labels, intermediate results and the output.
     pub max_memory_bytes: usize,
@@ -289,7 +289,7 @@ impl Fetched {
             prepared,
             answers,
             completeness,
-            mut annotations,
+            annotations,
             mut stats,
             memory,
         } = self;
@@ -298,7 +298,7 @@ impl Fetched {
         leaves.resize_with(prepared.plan.leaves.len(), || None);
         let mut kept = Vec::with_capacity(answers.len());
         for answer in answers {
-            let (leaf, mut result) = match answer {
+            let (leaf, result) = match answer {
                 Answer::Kept(series) => {
                     kept.push(series);
                     continue;
@@ -312,11 +312,10 @@ impl Fetched {
             };
             // Sources are known by their place.
             kept.push(Vec::new());
-            // What leaves give counts to the end, though it may be gone before.
-            account.hold(result.rows.iter().map(Row::held).sum())?;
-            annotations.merge(std::mem::take(&mut result.annotations));
-            stats.samples_total += result.account.total();
-            stats.samples_peak = stats.samples_peak.max(result.account.peak());
+            // Until the node that uses it.
+            account.set_aside(result.held)?;
+            stats.samples_total += result.account.total() as u64;
+            stats.samples_peak = stats.samples_peak.max(result.account.peak() as u64);
             if let Some(slot) = leaves.get_mut(leaf) {
                 *slot = Some(result);
             }
@@ -331,11 +330,15 @@ impl Fetched {
             annotations,
         };
         let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
-        let annotations = evaluator.annotations;
+        let mut annotations = evaluator.annotations;
+        // Those of leaves that no node asked for.
+        for unused in evaluator.leaves.into_iter().flatten() {
+            annotations.merge(unused.annotations);
+        }
         drop(kept);
         let value = finish(evaluated, &prepared, &account, ctx)?;
-        stats.samples_total += account.total();
-        stats.samples_peak = stats.samples_peak.max(account.peak());
+        stats.samples_total += account.total() as u64;
+        stats.samples_peak = stats.samples_peak.max(account.peak() as u64);
         stats.bytes_peak = account.memory.peak();
         Ok(QueryOutput {
             value,
@@ -428,35 +431,28 @@ fn matrix_series(row: Row, steps: Steps) -> MatrixSeries {
     }
 }
 
+/// Unites series that are the same once their names are gone, and sorts them.
 fn finish_ranges(series: Vec<RangeSeries>, work: &mut Work<'_>) -> Result<Vec<MatrixSeries>, QueryError> {
-    work.hold(
-        series
-            .len()
-            .saturating_mul(size_of::<RangeSeries>() + LABELS_ENTRY_BYTES),
-    )?;
+    let own = 2 * size_of::<RangeSeries>() + LABELS_ENTRY_BYTES;
+    work.hold(series.len().saturating_mul(own))?;
     let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(series.len());
-    let mut merged: Vec<RangeSeries> = Vec::with_capacity(series.len());
+    let mut groups: Vec<Vec<RangeSeries>> = Vec::with_capacity(series.len());
     for mut s in series {
         work.spend(16)?;
         if s.drop_name {
             work.hold(of_labels(&s.labels))?;
             s.labels = s.labels.without(is_metadata_label);
         }
-        match by_labels.get(&s.labels).and_then(|&i| merged.get_mut(i)) {
-            Some(kept) => {
-                // Both, sorted beside what they are made of.
-                let samples = kept.t.len() + s.t.len() + kept.ht.len() + s.ht.len();
-                work.spend(samples.saturating_mul(8))?;
-                work.hold(samples.saturating_mul(48))?;
-                merge_columns((&mut kept.t, &mut kept.v), (s.t, s.v))?;
-                merge_columns((&mut kept.ht, &mut kept.h), (s.ht, s.h))?;
-            }
+        match by_labels.get(&s.labels).and_then(|&i| groups.get_mut(i)) {
+            Some(group) => group.push(s),
             None => {
-                by_labels.insert(s.labels.clone(), merged.len());
-                merged.push(s);
+                by_labels.insert(s.labels.clone(), groups.len());
+                groups.push(vec![s]);
             }
         }
     }
+    let united = groups.into_iter().map(|group| united(group, work));
+    let mut merged = united.collect::<Result<Vec<_>, QueryError>>()?;
     work.sort(&mut merged, |a, b| a.labels.cmp(&b.labels))?;
     Ok(merged
         .into_iter()
@@ -472,20 +468,41 @@ fn finish_ranges(series: Vec<RangeSeries>, work: &mut Work<'_>) -> Result<Vec<Ma
         .collect())
 }
 
-/// Unites two columns of samples in time order; fails if they share a time.
-fn merge_columns<T: Clone>(
-    (t, v): (&mut Vec<i64>, &mut Vec<T>),
-    (more_t, more_v): (Vec<i64>, Vec<T>),
-) -> Result<(), QueryError> {
-    let mut all: Vec<(i64, T)> = t
-        .drain(..)
-        .chain(more_t)
-        .zip(v.drain(..).chain(more_v).collect::<Vec<_>>())
-        .collect();
-    all.sort_by_key(|(t, _)| *t);
+/// One series of several with the same labels.
+fn united(mut group: Vec<RangeSeries>, work: &mut Work<'_>) -> Result<RangeSeries, QueryError> {
+    if group.len() == 1
+        && let Some(only) = group.pop()
+    {
+        return Ok(only);
+    }
+    let mut all = RangeSeries::empty();
+    let (mut floats, mut histograms) = (Vec::new(), Vec::new());
+    for s in group {
+        all.labels = s.labels;
+        floats.push((s.t, s.v));
+        histograms.push((s.ht, s.h));
+    }
+    (all.t, all.v) = in_time_order(floats, work)?;
+    (all.ht, all.h) = in_time_order(histograms, work)?;
+    Ok(all)
+}
+
+/// Unites columns of samples in time order; fails if two share a time.
+fn in_time_order<T>(
+    columns: Vec<(Vec<i64>, Vec<T>)>,
+    work: &mut Work<'_>,
+) -> Result<(Vec<i64>, Vec<T>), QueryError> {
+    let count = columns.iter().map(|(t, _)| t.len()).sum::<usize>();
+    // As pairs and as columns, beside what they are made of.
+    work.hold(count.saturating_mul(4 * size_of::<(i64, T)>()))?;
+    let mut all: Vec<(i64, T)> = Vec::with_capacity(count);
+    for (t, v) in columns {
+        work.spend(t.len())?;
+        all.extend(t.into_iter().zip(v));
+    }
+    work.sort(&mut all, |a, b| a.0.cmp(&b.0))?;
     if all.windows(2).any(|p| matches!(p, [a, b] if a.0 == b.0)) {
         return Err(same_labelset());
     }
-    (*t, *v) = all.into_iter().unzip();
-    Ok(())
+    Ok(all.into_iter().unzip())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::channel::oneshot;
+use futures::lock::Mutex;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_model::Labels;
 
@@ -120,10 +121,11 @@ impl Answer {
     }
 
     /// Computes what waits, if it is a leaf.
-    async fn compute(self, ctx: &dyn QueryContext, memory: &Memory) -> Result<Self, QueryError> {
+    async fn compute(self, ctx: &dyn QueryContext, meter: &Meter<'_>) -> Result<Self, QueryError> {
         let Self::Leaf(leaf, mut fold, batch) = self else {
             return Ok(self);
         };
+        let _turn = meter.computing.lock().await;
         let waited = bytes_of(&batch);
         let (done, result) = oneshot::channel();
         let shared = ctx.shared();
@@ -136,7 +138,7 @@ impl Answer {
         let fold = result
             .await
             .map_err(|_| QueryError::internal("a part of the query was not computed".to_owned()))??;
-        memory.give(waited);
+        meter.memory.give(waited);
         Ok(Self::Leaf(leaf, fold, Vec::new()))
     }
 }
@@ -171,7 +173,7 @@ async fn read(
                 last = previous.cloned();
                 answer.waiting().extend(batch);
                 if waiting_bytes >= WAITING_BYTES {
-                    answer = answer.compute(ctx, meter.memory).await?;
+                    answer = answer.compute(ctx, meter).await?;
                     waiting_bytes = 0;
                 }
             }
@@ -191,6 +193,9 @@ async fn read(
 /// Counts what a query fetches, against its limits.
 struct Meter<'a> {
     memory: &'a Memory,
+    /// Held by the part of the query that is computed: one at a time, so that what they need meanwhile does not add up
+    /// as it happens. Each runs on as many cores as there are.
+    computing: Mutex<()>,
     series: AtomicU64,
     bytes: AtomicU64,
     max_series: u64,
@@ -201,6 +206,7 @@ impl<'a> Meter<'a> {
     fn new(options: &EngineOptions, memory: &'a Memory) -> Self {
         Self {
             memory,
+            computing: Mutex::new(()),
             series: 0.into(),
             bytes: 0.into(),
             max_series: options.max_series_fetched,

@@ -3,33 +3,57 @@
 //! The account follows evaluation: while a node is evaluated, what it makes is taken series by series (or, within a long
 //! series, every so many bytes) and before it is made where its size is known; when the node is done, only its result
 //! stays ([`Memory::settle`]). So the account costs nothing per sample.
+//!
+//! Whether a query is refused does not depend on how many cores it runs on: what is made ahead of its turn, at the same
+//! time as other things, counts apart ([`Memory::ahead`]), and is made again in its turn if there is no room for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use koios_model::{Histogram, Labels};
 
 use crate::error::QueryError;
 
+/// The part of the limit that may be held beyond it by what is made ahead of its turn: one over this.
+const AHEAD_SHARE: usize = 4;
+
 /// The bytes one query holds in all.
 #[derive(Debug)]
 struct Total {
     held: AtomicUsize,
+    /// What was made ahead of its turn.
+    ahead: AtomicUsize,
     peak: AtomicUsize,
     max: usize,
 }
 
 impl Total {
+    /// Fails if `held` is too much.
     fn judge(&self, held: usize) -> Result<(), QueryError> {
-        self.peak.fetch_max(held, Ordering::Relaxed);
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        self.peak.fetch_max(held.saturating_add(ahead), Ordering::Relaxed);
         if held <= self.max {
             return Ok(());
         }
-        Err(QueryError::LimitExceeded(format!(
+        Err(self.exceeded())
+    }
+
+    /// Fails if there is no room for `ahead` beside what is held.
+    fn judge_ahead(&self, ahead: usize) -> Result<(), QueryError> {
+        let all = self.held.load(Ordering::Relaxed).saturating_add(ahead);
+        self.peak.fetch_max(all, Ordering::Relaxed);
+        if all <= self.max && ahead <= self.max / AHEAD_SHARE {
+            return Ok(());
+        }
+        Err(self.exceeded())
+    }
+
+    fn exceeded(&self) -> QueryError {
+        QueryError::LimitExceeded(format!(
             "query memory limit of {} bytes exceeded: select fewer series or a shorter range, make shorter labels or \
              larger steps, or raise the limit",
             self.max
-        )))
+        ))
     }
 }
 
@@ -38,48 +62,106 @@ impl Total {
 #[derive(Debug)]
 pub(crate) struct Memory {
     held: AtomicUsize,
+    /// The most it held, or was asked to have room for.
+    peak: AtomicUsize,
+    /// Whether it is ahead of its turn.
+    ahead: AtomicBool,
+    /// Whether there was no room for it ahead of its turn.
+    refused: AtomicBool,
     total: Arc<Total>,
 }
 
 impl Memory {
     /// An empty account of a query with a limit.
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Self::with(Arc::new(Total {
+        let total = Total {
             held: AtomicUsize::new(0),
+            ahead: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             max,
-        }))
+        };
+        Self::with(Arc::new(total), false)
     }
 
     /// An empty account of another part of the same query.
     pub(crate) fn part(&self) -> Arc<Self> {
-        Self::with(Arc::clone(&self.total))
+        Self::with(Arc::clone(&self.total), false)
     }
 
-    fn with(total: Arc<Total>) -> Arc<Self> {
+    /// An empty account of a part that is made ahead of its turn. It takes no room from others; what it holds counts from
+    /// [`Self::in_turn`] on.
+    pub(crate) fn ahead(&self) -> Arc<Self> {
+        Self::with(Arc::clone(&self.total), true)
+    }
+
+    fn with(total: Arc<Total>, ahead: bool) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            ahead: AtomicBool::new(ahead),
+            refused: AtomicBool::new(false),
             total,
         })
     }
 
     /// Takes bytes; fails if they are too many, and has taken them all the same.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), QueryError> {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        let total = self.total.held.fetch_add(bytes, Ordering::Relaxed);
-        self.total.judge(total.saturating_add(bytes))
+        let own = self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.peak.fetch_max(own.saturating_add(bytes), Ordering::Relaxed);
+        let all = self.counter().fetch_add(bytes, Ordering::Relaxed);
+        self.judge(all.saturating_add(bytes))
     }
 
     /// Fails if `bytes` more than the query holds now would be too many; takes none.
     pub(crate) fn fits(&self, bytes: usize) -> Result<(), QueryError> {
-        let total = self.total.held.load(Ordering::Relaxed);
-        self.total.judge(total.saturating_add(bytes))
+        self.peak
+            .fetch_max(self.held().saturating_add(bytes), Ordering::Relaxed);
+        let all = self.counter().load(Ordering::Relaxed);
+        self.judge(all.saturating_add(bytes))
+    }
+
+    /// Where its bytes are counted.
+    fn counter(&self) -> &AtomicUsize {
+        match self.ahead.load(Ordering::Relaxed) {
+            true => &self.total.ahead,
+            false => &self.total.held,
+        }
+    }
+
+    fn judge(&self, all: usize) -> Result<(), QueryError> {
+        if !self.ahead.load(Ordering::Relaxed) {
+            return self.total.judge(all);
+        }
+        let judged = self.total.judge_ahead(all);
+        if judged.is_err() {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        judged
+    }
+
+    /// Whether there was no room for it ahead of its turn.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts what was made ahead of its turn like anything else, now that it is its turn.
+    ///
+    /// Fails if it would have failed to be made now. Only while nobody takes or gives.
+    pub(crate) fn in_turn(&self) -> Result<(), QueryError> {
+        if !self.ahead.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let held = self.held();
+        self.total.ahead.fetch_sub(held, Ordering::Relaxed);
+        let most = self.peak.load(Ordering::Relaxed);
+        let before = self.total.held.fetch_add(held, Ordering::Relaxed);
+        self.total.judge(before.saturating_add(most))
     }
 
     /// Gives bytes back.
     pub(crate) fn give(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.total.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.counter().fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// States what this part holds once a node's inputs are gone and only its result stays.
@@ -104,7 +186,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.total.held.fetch_sub(self.held(), Ordering::Relaxed);
+        self.counter().fetch_sub(self.held(), Ordering::Relaxed);
     }
 }
 
@@ -126,6 +208,14 @@ impl Lease {
             memory: Some(Arc::clone(memory)),
             taken: 0,
             untaken: 0,
+        }
+    }
+
+    /// An empty lease of the same memory.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            ..Self::default()
         }
     }
 
@@ -233,6 +323,28 @@ mod tests {
         drop((a, b));
         assert!(whole.fits(79).is_ok() && whole.fits(80).is_err());
         assert_eq!(whole.peak(), 101);
+    }
+
+    #[test]
+    fn what_is_made_ahead_of_its_turn_is_judged_as_if_it_were_made_in_turn() {
+        let whole = Memory::new(100);
+        let (a, b) = (whole.ahead(), whole.ahead());
+        a.take(20).unwrap();
+        a.give(15);
+        b.take(5).unwrap();
+        assert!(b.take(16).is_err() && b.was_refused() && !a.was_refused());
+        drop(b);
+        // None of that takes room from what is made in turn.
+        whole.take(80).unwrap();
+        a.in_turn().unwrap();
+        assert!(whole.fits(15).is_ok() && whole.fits(16).is_err());
+        let c = whole.ahead();
+        c.take(15).unwrap();
+        c.give(10);
+        whole.take(1).unwrap();
+        assert!(c.in_turn().is_err());
+        drop((a, c));
+        assert!(whole.fits(19).is_ok());
     }
 
     #[test]

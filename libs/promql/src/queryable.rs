@@ -12,6 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use koios_model::{Histogram, Labels, Matchers, TimeRange};
 
 use crate::error::QueryError;
+use crate::memory::of_column;
 
 /// What storage may use to read less. Every hint may be ignored, except `shard`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,19 +115,19 @@ impl Completeness {
 pub struct Series {
     /// Its labels, `__name__` included.
     pub labels: Labels,
-    /// Its samples, encoded.
+    /// Its samples, as storage keeps them.
     pub data: Box<dyn SeriesData>,
 }
 
-/// The encoded samples of one series.
+/// The samples of one series, as storage keeps them: encoded, or decoded by someone before.
 pub trait SeriesData: Send + Sync + fmt::Debug {
     /// Appends the samples of a closed range to `out`, in strictly ascending time. Stale markers are samples.
     ///
     /// # Errors
-    /// [`QueryError::Internal`] when the encoded bytes are corrupt.
+    /// [`QueryError::Internal`] when what is kept is corrupt.
     fn decode(&self, range: TimeRange, out: &mut Columns) -> Result<(), QueryError>;
 
-    /// How many bytes the encoded samples hold in memory.
+    /// How many bytes this holds in memory as long as it lives, encoded or not.
     fn encoded_bytes(&self) -> usize;
 
     /// At most how many bytes [`Self::decode`] appends for a closed range: 16 for a float, all of a histogram unless it
@@ -269,9 +270,11 @@ impl Columns {
         }
     }
 
-    /// Roughly the bytes the samples occupy.
+    /// The bytes the columns occupy. Of histograms, one that repeats counts once.
     pub fn bytes(&self) -> usize {
-        self.timestamps.len() * 16 + self.start_timestamps.len() * 8 + self.histograms.len() * 64
+        let times = self.timestamps.capacity() + self.start_timestamps.capacity();
+        let slots = times + self.values.capacity() + self.histograms.capacity();
+        slots * 8 + of_column(self.histograms.iter().flatten())
     }
 }
 

@@ -44,6 +44,11 @@ impl<'a> Work<'a> {
         self.lease.grow(bytes)
     }
 
+    /// An empty lease of the same memory, for what is given back before this work is done.
+    pub(crate) fn lease(&self) -> Lease {
+        self.lease.another()
+    }
+
     /// Applies `f` to each value and its number, asking in between whether to go on.
     pub(crate) fn each<T>(
         &mut self,
@@ -72,7 +77,8 @@ impl<'a> Work<'a> {
             items.sort_by(order);
             return Ok(());
         }
-        self.hold(items.len().saturating_mul(2 * size_of::<T>()))?;
+        let mut lease = self.lease();
+        lease.cover(items.len().saturating_mul(2 * size_of::<T>()))?;
         let mut runs: Vec<Vec<T>> = Vec::new();
         let mut rest = std::mem::take(items).into_iter();
         loop {

@@ -218,6 +218,53 @@ fn too_many_samples_fail_in_prometheus_words() {
 }
 
 #[test]
+fn samples_count_once_on_their_way() {
+    let memory = Memory::load(HTTP);
+    for (max_samples, query) in [
+        // What a leaf gave, and the node that asks for it.
+        (5, "http_total"),
+        (3, "http_total"),
+        (3, "-http_total"),
+        // With the number.
+        (6, "http_total + 0 or limit"),
+        // The one row, while it is made and when it is there.
+        (6, "count_over_time(counter_total[1m])"),
+    ] {
+        let engine = Engine::new(EngineOptions {
+            max_samples,
+            ..EngineOptions::default()
+        });
+        let output = memory.instant_with(&engine, query, 60, &koios_promql::Uninterrupted);
+        assert!(output.is_ok(), "{query}: {output:?}");
+    }
+}
+
+#[test]
+fn of_equal_annotations_the_position_of_the_last_evaluation_is_told() {
+    let minutes = 3_000;
+    let mut memory = Memory::default();
+    let samples = (0..minutes).map(|i| koios_model::Sample {
+        t: i * 60_000,
+        v: i as f64,
+    });
+    memory.series.insert(support::labels("a"), samples.collect());
+    let start = 25 * 3_600;
+    for (query, position) in [
+        // Parts that read by themselves and parts that share what is read.
+        ("rate(a[2m]) + rate(a[3m]) + rate(a[2m] offset 1d)", "(1:34)"),
+        ("rate(a[2m] offset 1d) + rate(a[3m]) + rate(a[2m])", "(1:44)"),
+        ("rate(a[2m] offset 1d)", "(1:6)"),
+    ] {
+        let output = memory.range(query, start, start + 300, 60).unwrap();
+        let texts = output.annotation_texts();
+        assert!(
+            matches!(&texts.infos[..], [only] if only.ends_with(position)),
+            "{query}: {texts:?}"
+        );
+    }
+}
+
+#[test]
 fn fetching_more_than_allowed_names_the_limit() {
     let engine = Engine::new(EngineOptions {
         max_series_fetched: 2,

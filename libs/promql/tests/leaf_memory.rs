@@ -79,6 +79,14 @@ fn i12_the_rows_of_a_leaf_count_once() {
 }
 
 #[test]
+fn i12_the_samples_of_a_leaf_count_once() {
+    let peak = run("avg_over_time(x[1m])").unwrap().stats.samples_peak;
+    // Of the one sample each has, 60,000 ms long; a row of few samples costs a quarter of a full one.
+    let rows = (SERIES * STEPS as usize) as u64;
+    assert!((rows / 4..rows + rows / 2).contains(&peak), "{peak} of {rows}");
+}
+
+#[test]
 fn i12_series_that_are_kept_and_what_leaves_make_count_to_the_end() {
     // The series of the first are needed twice, the groups of the second are many.
     for text in ["x @ 0 + x @ 0", "sum by (i) (x)"] {

@@ -3,6 +3,7 @@
 //! What only folds ([`Group`]) never holds more than one series beside the groups.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use koios_model::{Labels, METRIC_NAME};
@@ -10,7 +11,7 @@ use koios_model::{Labels, METRIC_NAME};
 use super::fold::Group;
 use super::quantile::quantile_of;
 use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
-use super::source::RowSource;
+use super::source::{RowSource, RowThen};
 use super::{Evaluator, is_absent, wrong_type};
 use crate::annotations::Annotations;
 use crate::ast::AggregateOp;
@@ -20,7 +21,21 @@ use crate::memory::{LABELS_ENTRY_BYTES, Lease, Memory, of_labels};
 use crate::number::format_plain;
 use crate::plan::{AggregateNode, Node};
 use crate::steps::Steps;
-use crate::work::Work;
+use crate::work::{UNITS_PER_CHECK, Work};
+
+/// What a group occupies beside its columns: in the table, by labels and in the list of all.
+const GROUP_BYTES: usize = LABELS_ENTRY_BYTES + size_of::<Group>();
+
+/// How many steps of a series of floats are folded before the caller is asked whether to go on.
+const FLOATS_AT_ONCE: usize = UNITS_PER_CHECK;
+/// The same of a series that has histograms: what these need is taken for so many at a time.
+const HISTOGRAMS_AT_ONCE: usize = 256;
+
+/// Cuts numbers up to `count` into ranges.
+fn ranges(count: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = (0..count).step_by(at_once);
+    starts.map(move |from| from..from.saturating_add(at_once).min(count))
+}
 
 /// The groups of an aggregation that folds.
 pub(super) struct Groups {
@@ -50,7 +65,9 @@ impl Groups {
         row: &Row,
         (steps, account): (Steps, &Account),
         annotations: &mut Annotations,
+        work: &mut Work<'_>,
     ) -> Result<(), QueryError> {
+        work.spend(16)?;
         let labels = group_labels(&row.labels, &node.grouping, node.without);
         let at = match self.by_labels.get(&labels) {
             Some(&at) => at,
@@ -58,22 +75,34 @@ impl Groups {
                 account.hold(steps.count())?;
                 let own = Group::bytes(node.op, steps.count());
                 self.lease
-                    .grow(own.saturating_add(LABELS_ENTRY_BYTES + of_labels(&labels)))?;
+                    .grow(own.saturating_add(GROUP_BYTES + of_labels(&labels)))?;
                 let group = Group::new(labels.clone(), node.op, steps.count());
                 self.groups.push(group);
                 self.by_labels.insert(labels, self.groups.len() - 1);
                 self.groups.len() - 1
             }
         };
-        if let Some(group) = self.groups.get_mut(at) {
-            // Each looks at all steps, so only of rows with histograms, which take far longer than that.
-            let of_histograms = |g: &Group| match row.histograms.is_empty() {
-                true => 0,
-                false => g.histogram_bytes(),
-            };
-            let before = of_histograms(group);
-            group.push(row, annotations, node.expr.span());
-            self.lease.grow(of_histograms(group).saturating_sub(before))?;
+        let Some(group) = self.groups.get_mut(at) else {
+            return Ok(());
+        };
+        if row.histograms.is_empty() {
+            for steps in ranges(steps.count(), FLOATS_AT_ONCE) {
+                work.spend(steps.len())?;
+                group.push(row, steps, annotations, node.expr.span());
+            }
+            return Ok(());
+        }
+        for steps in ranges(steps.count(), HISTOGRAMS_AT_ONCE) {
+            let histograms = row.histograms.get(steps.clone()).unwrap_or_default();
+            let weight: usize = histograms.iter().flatten().map(|h| histogram_weight(h)).sum();
+            work.spend(steps.len() + weight.saturating_mul(4))?;
+            account
+                .memory
+                .fits(group.histogram_bytes_to_come(&steps, histograms))?;
+            let before = group.histogram_bytes(&steps);
+            group.push(row, steps.clone(), annotations, node.expr.span());
+            self.lease
+                .grow(group.histogram_bytes(&steps).saturating_sub(before))?;
         }
         Ok(())
     }
@@ -88,7 +117,8 @@ impl Groups {
         let mut rows = Vec::with_capacity(self.groups.len());
         for group in self.groups {
             work.spend(steps.count())?;
-            work.hold(group.histogram_bytes())?;
+            // Results are made beside what they are made of.
+            work.hold(group.histogram_bytes(&(0..steps.count())))?;
             let row = group.finish(annotations, node.expr.span());
             rows.extend((!row.is_empty()).then_some(row));
         }
@@ -208,8 +238,10 @@ impl Evaluator<'_> {
         groups: &mut Groups,
     ) -> Result<(), QueryError> {
         let account = self.account;
+        let mut work = self.work();
         self.for_each_row(source, steps, |row, annotations| {
-            groups.push(node, &row, (steps, account), annotations)
+            groups.push(node, &row, (steps, account), annotations, &mut work)?;
+            Ok(RowThen::Gone)
         })
     }
 

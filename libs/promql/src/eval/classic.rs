@@ -22,6 +22,8 @@ use crate::work::Work;
 const BUCKET_LABEL: &str = "le";
 /// Relative differences between buckets up to this are rounding errors.
 const SMALL_DELTA: f64 = 1e-12;
+/// What an annotation costs: its text is made before it is known whether there is one like it.
+const ANNOTATION_UNITS: usize = 64;
 
 /// A bucket of a classic histogram: its upper bound and all observations up to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,8 +68,14 @@ impl Evaluator<'_> {
         };
         let rows = self.vector_arg(node, at, steps)?;
         let span = node.args.get(at).map_or(node.span, Node::span);
-        let questions = self.questions(node, steps)?;
-        let classics = self.classics(&rows, span)?;
+        // Questions and classic histograms live as long as this, which holds their memory.
+        let mut work = self.work();
+        let questions = self.questions(node, steps, &mut work)?;
+        let classics = self.classics(&rows, span, &mut work)?;
+        work.hold(
+            rows.len()
+                .saturating_mul(size_of::<&Row>() + 2 * LABELS_ENTRY_BYTES),
+        )?;
         let natives: Vec<&Row> = rows.iter().filter(|r| !r.histograms.is_empty()).collect();
         // A native and a classic histogram of one name rival each other wherever both have something.
         let classic_of: HashMap<&Labels, &Classic<'_>> = classics.iter().map(|c| (&c.labels, c)).collect();
@@ -88,7 +96,12 @@ impl Evaluator<'_> {
         Ok(out.into_rows())
     }
 
-    fn questions(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Question>, QueryError> {
+    fn questions(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+        work: &mut Work<'_>,
+    ) -> Result<Vec<Question>, QueryError> {
         match node.function {
             FunctionId::HistogramFraction => Ok(vec![Question::Fraction {
                 lower: self.scalar_arg(node, 0, steps)?,
@@ -96,7 +109,7 @@ impl Evaluator<'_> {
             }]),
             FunctionId::HistogramQuantile => {
                 let q = self.scalar_arg(node, 0, steps)?;
-                self.check_quantiles(&q, node.args.first(), steps);
+                self.check_quantiles(&q, node.args.first(), steps, work)?;
                 Ok(vec![Question::Quantile {
                     q: Arc::new(q),
                     label: None,
@@ -109,28 +122,43 @@ impl Evaluator<'_> {
                 let mut questions = Vec::new();
                 for i in 2..node.args.len() {
                     let q = self.scalar_arg(node, i, steps)?;
-                    self.check_quantiles(&q, node.args.get(i), steps);
-                    questions.extend(labelled_quantiles(name, q, steps, &mut self.work())?);
+                    self.check_quantiles(&q, node.args.get(i), steps, work)?;
+                    questions.extend(labelled_quantiles(name, q, steps, work)?);
                 }
                 Ok(questions)
             }
         }
     }
 
-    fn check_quantiles(&mut self, q: &Scalars, arg: Option<&Node>, steps: Steps) {
-        let Some(span) = arg.map(Node::span) else { return };
+    fn check_quantiles(
+        &mut self,
+        q: &Scalars,
+        arg: Option<&Node>,
+        steps: Steps,
+        work: &mut Work<'_>,
+    ) -> Result<(), QueryError> {
+        let Some(span) = arg.map(Node::span) else {
+            return Ok(());
+        };
         let mut last = None;
         for q in (0..steps.count()).map(|i| q.at(i)) {
+            work.spend(1)?;
             if !(0.0..=1.0).contains(&q) && last != Some(q.to_bits()) {
+                work.spend(ANNOTATION_UNITS)?;
                 self.annotations.invalid_quantile(q, span);
                 last = Some(q.to_bits());
             }
         }
+        Ok(())
     }
 
     /// Groups the bucket series by all labels but the bound.
-    fn classics<'r>(&mut self, rows: &'r [Row], span: Span) -> Result<Vec<Classic<'r>>, QueryError> {
-        let mut work = self.work();
+    fn classics<'r>(
+        &mut self,
+        rows: &'r [Row],
+        span: Span,
+        work: &mut Work<'_>,
+    ) -> Result<Vec<Classic<'r>>, QueryError> {
         let mut by_labels: HashMap<Labels, usize> = HashMap::new();
         let mut classics: Vec<Classic<'r>> = Vec::new();
         for row in rows.iter().filter(|r| r.values.iter().any(|&v| !is_absent(v))) {

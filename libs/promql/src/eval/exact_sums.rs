@@ -49,6 +49,11 @@ fn power_of_two(exponent: i32) -> f64 {
 }
 
 impl ExactSums {
+    /// What the sums of so many floats occupy in memory.
+    pub(super) fn bytes(floats: usize) -> usize {
+        floats.saturating_add(1).saturating_mul(size_of::<i128>())
+    }
+
     /// The sums of some floats, if compensated sums of them are exact.
     pub(super) fn of(v: &[f64]) -> Option<Self> {
         let (mut unit_exponent, mut magnitude) = (i32::MAX, 0.0);

@@ -1,5 +1,8 @@
 //! The running columns of one group of an aggregation.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use koios_model::{Histogram, Labels, ResetHint};
 
 use super::aggregate_histogram::{Accumulator, Combined};
@@ -8,6 +11,7 @@ use super::is_absent;
 use super::row::{Point, Row};
 use crate::annotations::{Annotations, HistogramOperation};
 use crate::ast::{AggregateOp, Span};
+use crate::memory::of_histogram;
 
 /// One group: what it has seen of its series so far, at each step.
 pub(super) struct Group {
@@ -67,26 +71,44 @@ impl Group {
         size_of::<Self>().saturating_add(steps.saturating_mul(size_of::<f64>() + state))
     }
 
-    /// What its histograms occupy in memory.
-    pub(super) fn histogram_bytes(&self) -> usize {
-        let states = self.histograms.iter().flatten();
-        self.histograms.capacity() * size_of::<Option<Histograms>>()
-            + states.map(|state| state.acc.bytes()).sum::<usize>()
+    /// What its histograms of some steps occupy in memory.
+    pub(super) fn histogram_bytes(&self, steps: &Range<usize>) -> usize {
+        let states = self.histograms.get(steps.clone()).unwrap_or_default();
+        let own: usize = states.iter().flatten().map(|state| state.acc.bytes()).sum();
+        size_of_val(states) + own
     }
 
-    /// Takes in one series.
-    pub(super) fn push(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
+    /// What taking in histograms of a series at some steps may need: for a first one a state, for another one the sum of
+    /// both beside the state there is.
+    pub(super) fn histogram_bytes_to_come(
+        &self,
+        steps: &Range<usize>,
+        more: &[Option<Arc<Histogram>>],
+    ) -> usize {
+        let slots = more.len().saturating_mul(size_of::<Option<Histograms>>());
+        // Sums are kept in twice the bits.
+        let states = more.iter().flatten().map(|h| of_histogram(h).saturating_mul(2));
+        let sums = self.histogram_bytes(steps);
+        states.fold(slots.saturating_add(sums), usize::saturating_add)
+    }
+
+    /// Takes in some steps of one series: one range after the other, none left out.
+    pub(super) fn push(&mut self, row: &Row, steps: Range<usize>, annotations: &mut Annotations, span: Span) {
         self.row.drop_name |= row.drop_name;
+        let values = row.values.get(steps.clone()).unwrap_or_default();
+        let best = self.row.values.get_mut(steps.clone()).unwrap_or_default();
         match &mut self.floats {
-            Floats::Sum(sums) => sums.push(&row.values),
-            Floats::Mean(means) => means.push(&row.values),
-            Floats::Variance(states) => fold(row, states, Welford::new, Welford::push),
-            Floats::Extreme if self.op == AggregateOp::Min => {
-                extreme(row, &mut self.row.values, |v, best| v < best);
+            Floats::Sum(sums) => sums.push(values, steps.start),
+            Floats::Mean(means) => means.push(values, steps.start),
+            Floats::Variance(states) => {
+                let states = states.get_mut(steps.clone()).unwrap_or_default();
+                fold(values, states, Welford::new, Welford::push);
             }
-            Floats::Extreme => extreme(row, &mut self.row.values, |v, best| v > best),
+            Floats::Extreme if self.op == AggregateOp::Min => extreme(values, best, |v, best| v < best),
+            Floats::Extreme => extreme(values, best, |v, best| v > best),
             Floats::Count => {
-                count(row, &mut self.row.values, self.op == AggregateOp::Group);
+                let histograms = row.histograms.get(steps).unwrap_or_default();
+                count(values, histograms, best, self.op == AggregateOp::Group);
                 return;
             }
         }
@@ -94,22 +116,27 @@ impl Group {
             return;
         }
         if matches!(self.op, AggregateOp::Sum | AggregateOp::Avg) {
-            self.push_histograms(row, annotations, span);
+            self.push_histograms(row, steps, annotations, span);
         } else {
             annotations.histogram_ignored_in_aggregation(self.op.as_str(), span);
         }
     }
 
-    fn push_histograms(&mut self, row: &Row, annotations: &mut Annotations, span: Span) {
+    fn push_histograms(&mut self, row: &Row, steps: Range<usize>, annotations: &mut Annotations, span: Span) {
         let how = if self.op == AggregateOp::Sum {
             Combined::Sum
         } else {
             Combined::Mean
         };
-        if self.histograms.is_empty() {
-            self.histograms.resize_with(row.values.len(), || None);
+        // Slots are made range after range, too.
+        if self.histograms.len() < steps.end {
+            self.histograms.resize_with(steps.end, || None);
         }
-        for (state, h) in self.histograms.iter_mut().zip(&row.histograms) {
+        let states = self.histograms.get_mut(steps.clone()).unwrap_or_default();
+        for (state, h) in states
+            .iter_mut()
+            .zip(row.histograms.get(steps).unwrap_or_default())
+        {
             let Some(h) = h else { continue };
             match state {
                 Some(state) => state.push(h, row.metric_name(), annotations, span),
@@ -186,13 +213,13 @@ impl Histograms {
         }
         let mut h = self.acc.value();
         crate::histogram::compact(&mut h);
-        Point::Histogram(std::sync::Arc::new(h))
+        Point::Histogram(Arc::new(h))
     }
 }
 
 /// Folds the floats of a series into one state per step.
-fn fold<S>(row: &Row, states: &mut [Option<S>], first: impl Fn(f64) -> S, next: impl Fn(&mut S, f64)) {
-    for (state, &v) in states.iter_mut().zip(&row.values) {
+fn fold<S>(values: &[f64], states: &mut [Option<S>], first: impl Fn(f64) -> S, next: impl Fn(&mut S, f64)) {
+    for (state, &v) in states.iter_mut().zip(values) {
         if is_absent(v) {
             continue;
         }
@@ -205,8 +232,8 @@ fn fold<S>(row: &Row, states: &mut [Option<S>], first: impl Fn(f64) -> S, next: 
 
 /// Keeps the float that wins at each step; NaN loses against everything.
 #[inline]
-fn extreme(row: &Row, best: &mut [f64], wins: impl Fn(f64, f64) -> bool) {
-    for (best, &v) in best.iter_mut().zip(&row.values) {
+fn extreme(values: &[f64], best: &mut [f64], wins: impl Fn(f64, f64) -> bool) {
+    for (best, &v) in best.iter_mut().zip(values) {
         // The mark for nothing is a NaN, too.
         let better = wins(v, *best) | (best.is_nan() & !is_absent(v));
         *best = if better { v } else { *best };
@@ -214,17 +241,17 @@ fn extreme(row: &Row, best: &mut [f64], wins: impl Fn(f64, f64) -> bool) {
 }
 
 /// Counts one more at each step where the series has something; once only if that is all that matters.
-fn count(row: &Row, counts: &mut [f64], once: bool) {
+fn count(values: &[f64], histograms: &[Option<Arc<Histogram>>], counts: &mut [f64], once: bool) {
     let more = if once { 0.0 } else { 1.0 };
     let counted = |count: f64| if is_absent(count) { 1.0 } else { count + more };
-    if row.histograms.is_empty() {
-        for (count, &v) in counts.iter_mut().zip(&row.values) {
+    if histograms.is_empty() {
+        for (count, &v) in counts.iter_mut().zip(values) {
             *count = if is_absent(v) { *count } else { counted(*count) };
         }
         return;
     }
-    for (i, count) in counts.iter_mut().enumerate() {
-        if row.has(i) {
+    for (count, (&v, h)) in counts.iter_mut().zip(values.iter().zip(histograms)) {
+        if !is_absent(v) || h.is_some() {
             *count = counted(*count);
         }
     }
@@ -280,7 +307,9 @@ mod tests {
                 values: values.to_vec(),
                 ..Row::new(Labels::empty(), false, 0)
             };
-            group.push(&row, &mut annotations, Span::default());
+            for from in 0..steps {
+                group.push(&row, from..from + 1, &mut annotations, Span::default());
+            }
         }
         group.finish(&mut annotations, Span::default()).values
     }

@@ -18,14 +18,15 @@ impl Sums {
     /// What they occupy in memory per step.
     pub(super) const STEP_BYTES: usize = 2 * size_of::<f64>();
 
-    /// Adds the floats of a series.
-    pub(super) fn push(&mut self, values: &[f64]) {
-        if self.sum.is_empty() {
+    /// Adds the floats of a series at the steps from `at` on, of which those before were added.
+    pub(super) fn push(&mut self, values: &[f64], at: usize) {
+        if self.sum.len() <= at {
             self.sum.extend_from_slice(values);
-            self.lost.resize(values.len(), 0.0);
+            self.lost.resize(self.sum.len(), 0.0);
             return;
         }
-        let sums = self.sum.chunks_mut(BLOCK).zip(self.lost.chunks_mut(BLOCK));
+        let (sum, lost) = (behind(&mut self.sum, at), behind(&mut self.lost, at));
+        let sums = sum.chunks_mut(BLOCK).zip(lost.chunks_mut(BLOCK));
         for ((sum, lost), values) in sums.zip(values.chunks(BLOCK)) {
             if sum.len() == values.len() && all_finite(sum, values) {
                 for ((sum, lost), &v) in sum.iter_mut().zip(lost).zip(values) {
@@ -63,6 +64,11 @@ impl Sums {
     }
 }
 
+/// What there is from `at` on.
+fn behind<T>(all: &mut [T], at: usize) -> &mut [T] {
+    all.get_mut(at..).unwrap_or_default()
+}
+
 impl Kahan {
     #[inline]
     fn put(self, sum: &mut f64, lost: &mut f64) {
@@ -94,20 +100,19 @@ impl Means {
     /// What they occupy in memory per step.
     pub(super) const STEP_BYTES: usize = 3 * size_of::<f64>() + size_of::<bool>();
 
-    /// Takes in the floats of a series.
-    pub(super) fn push(&mut self, values: &[f64]) {
-        if self.sum.is_empty() {
+    /// Takes in the floats of a series at the steps from `at` on, of which those before were taken in.
+    pub(super) fn push(&mut self, values: &[f64], at: usize) {
+        if self.sum.len() <= at {
             self.sum.extend_from_slice(values);
-            self.lost.resize(values.len(), 0.0);
-            self.count.resize(values.len(), 1.0);
-            self.incremental.resize(values.len(), false);
+            self.lost.resize(self.sum.len(), 0.0);
+            self.count.resize(self.sum.len(), 1.0);
+            self.incremental.resize(self.sum.len(), false);
             return;
         }
-        let sums = self.sum.chunks_mut(BLOCK).zip(self.lost.chunks_mut(BLOCK));
-        let kinds = self
-            .count
-            .chunks_mut(BLOCK)
-            .zip(self.incremental.chunks_mut(BLOCK));
+        let (sum, lost) = (behind(&mut self.sum, at), behind(&mut self.lost, at));
+        let sums = sum.chunks_mut(BLOCK).zip(lost.chunks_mut(BLOCK));
+        let (count, incremental) = (behind(&mut self.count, at), behind(&mut self.incremental, at));
+        let kinds = count.chunks_mut(BLOCK).zip(incremental.chunks_mut(BLOCK));
         for (((sum, lost), (count, incremental)), values) in sums.zip(kinds).zip(values.chunks(BLOCK)) {
             if all_finite(sum, values) && !incremental.contains(&true) {
                 for (((sum, lost), count), &v) in sum.iter_mut().zip(lost).zip(count).zip(values) {
@@ -202,8 +207,10 @@ mod tests {
             let (mut sums, mut means) = (Sums::default(), Means::default());
             let rows: Vec<Vec<f64>> = tame.into_iter().chain(rows).collect();
             for row in &rows {
-                sums.push(row);
-                means.push(row);
+                for (i, values) in row.chunks(19).enumerate() {
+                    sums.push(values, i * 19);
+                    means.push(values, i * 19);
+                }
             }
             let steps = rows[0].len();
             let (mut got_sums, mut got_means) = (vec![absent(); steps], vec![absent(); steps]);

@@ -34,6 +34,8 @@ enum State {
 /// What a leaf gave.
 pub(crate) struct LeafResult {
     pub(crate) rows: Vec<Row>,
+    /// What the query's limit on samples counts for the rows.
+    pub(crate) held: usize,
     pub(crate) annotations: Annotations,
     /// Holds the rows' memory.
     pub(crate) account: Account,
@@ -112,6 +114,7 @@ impl LeafFold {
         };
         self.account.memory.settle(bytes_of(&rows))?;
         Ok(LeafResult {
+            held: rows.iter().map(Row::held).sum(),
             rows,
             annotations: self.annotations,
             account: self.account,

@@ -28,10 +28,28 @@ pub(crate) struct RangeSeries {
 }
 
 impl RangeSeries {
+    /// Without labels and samples.
+    pub(crate) fn empty() -> Self {
+        Self {
+            labels: Labels::empty(),
+            drop_name: false,
+            t: Vec::new(),
+            v: Vec::new(),
+            ht: Vec::new(),
+            h: Vec::new(),
+        }
+    }
+
     /// What it occupies in memory.
     pub(crate) fn bytes(&self) -> usize {
         let columns = self.t.capacity() + self.v.capacity() + self.ht.capacity() + self.h.capacity();
         size_of::<Self>() + of_labels(&self.labels) + columns * 8 + of_column(&self.h)
+    }
+
+    /// What samples will occupy as a result.
+    fn bytes_of(labels: &Labels, samples: &Samples<'_>) -> usize {
+        let slots = 2 * (samples.t.len() + samples.ht.len());
+        size_of::<Self>() + of_labels(labels) + slots * 8 + of_column(samples.h)
     }
 
     pub(crate) fn samples(&self) -> usize {
@@ -125,7 +143,7 @@ impl RangeInput {
                 };
                 let range = spec.touched(steps);
                 decode(shared.ctx, series, range, spec.statistics_only, buffer)?;
-                Ok(Some((series.labels.clone(), false, buffer.samples())))
+                Ok(Some((series.labels.clone(), false, buffer.samples()?)))
             }
             Self::Rows(rows, inner) => {
                 let Some(row) = rows.get(i) else { return Ok(None) };
@@ -187,7 +205,7 @@ impl Evaluator<'_> {
         for series in self.shared().series_of(node.select.source)? {
             check(self.ctx)?;
             decode(self.ctx, series, range, spec.statistics_only, &mut buffer)?;
-            let samples = buffer.samples();
+            let samples = buffer.samples()?;
             if samples.is_empty() {
                 continue;
             }
@@ -210,7 +228,7 @@ impl Evaluator<'_> {
             }
             self.account
                 .memory
-                .take(size_of::<RangeSeries>() + (samples.t.len() + samples.ht.len()) * 16)?;
+                .take(RangeSeries::bytes_of(&series.labels, &samples))?;
             let weight = samples.weight();
             self.account.hold(weight)?;
             self.account.looked_at(weight);

@@ -12,9 +12,9 @@ mod cursor;
 mod exact_sums;
 mod fold;
 mod fold_columns;
-mod index;
 mod info;
 mod instant;
+mod join;
 mod labels;
 pub(crate) mod leaf;
 mod math;
@@ -29,10 +29,12 @@ mod rate_slide;
 mod ratio;
 pub(crate) mod row;
 mod select;
+mod sets;
 mod slide;
 mod sort;
 mod sorted_window;
 mod source;
+mod stretches;
 mod topk;
 mod trend;
 mod window;
@@ -171,6 +173,9 @@ impl<'a> Evaluator<'a> {
                 // What the leaf held goes with its account: from here on its rows count as the result of this node.
                 let result = self.leaves.get_mut(*leaf).and_then(Option::take);
                 let result = result.ok_or_else(leaf::no_such_leaf)?;
+                // As if the leaf had been evaluated here: of equal annotations the last one's position is told.
+                self.annotations.merge(result.annotations);
+                self.account.take_up(result.held);
                 Ok(Evaluated::Vector(result.rows))
             }
             Node::Invariant(inner) => {

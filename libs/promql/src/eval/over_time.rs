@@ -107,29 +107,16 @@ fn time(best: Option<(i64, f64)>) -> Result<Point> {
     Ok(best.map_or(Point::Absent, |(t, _)| Point::Float(t as f64 / 1000.0)))
 }
 
-/// Whether a value is a new maximum.
-pub(super) fn is_above(v: f64, best: f64) -> bool {
-    v > best
-}
-
-/// Whether a value is a new minimum.
-pub(super) fn is_below(v: f64, best: f64) -> bool {
-    v < best
-}
-
-fn value(w: Samples<'_>, s: &mut StepInfo<'_>, wins: fn(f64, f64) -> bool) -> Result<Point> {
-    if w.is_mixed() {
-        s.histograms_ignored();
-    }
-    Ok(w.extreme(wins).map_or(Point::Absent, Point::Float))
+fn value(best: Option<(i64, f64)>) -> Result<Point> {
+    Ok(best.map_or(Point::Absent, |(_, v)| Point::Float(v)))
 }
 
 pub(super) fn max(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
-    value(w, s, is_above)
+    value(extreme(w, s, |v, best| v > best))
 }
 
 pub(super) fn min(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
-    value(w, s, is_below)
+    value(extreme(w, s, |v, best| v < best))
 }
 
 pub(super) fn ts_of_max(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
@@ -240,9 +227,6 @@ pub(super) fn resets(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
     };
     if !w.ht.is_empty() {
         return Ok(Point::Float(rate_histogram::resets(w) as f64));
-    }
-    if let Some(drops) = w.drops() {
-        return Ok(Point::Float(drops.count() as f64));
     }
     let fell = |i: usize| w.v.get(i - 1).zip(w.v.get(i)).is_some_and(|(a, b)| b < a);
     let restarted = |i: usize| {

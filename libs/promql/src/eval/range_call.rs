@@ -1,30 +1,26 @@
 //! Range functions: a kernel slid over the samples of each series.
 
-use super::index::Index;
 use super::matrix::{RangeInput, WindowSpec};
 use super::rate::RateKind;
 use super::row::{Point, Row, Scalars};
-use super::slide::Slide;
+use super::slide::{SAMPLES_PER_UNIT, Slide};
 use super::source::RowSource;
+use super::stretches::Stretches;
 use super::window::{SampleBuffer, Samples, Slider, StepInfo};
 use super::{Evaluator, Shared, over_time, rate, rate_slide, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
-use crate::context::check;
 use crate::error::QueryError;
 use crate::memory::of_histogram;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
-/// How many windows must share a sample for an [`Index`] to pay.
+/// How many windows must share a sample for [`Stretches`] to pay.
 const OVERLAP_MIN: i64 = 3;
 
 /// Computes one value of a range function from one window. Windows are never empty.
 pub(super) type Kernel = fn(Samples<'_>, &mut StepInfo<'_>) -> Result<Point, QueryError>;
-
-/// After how many samples the caller is asked again whether to go on: a few milliseconds of work.
-const SAMPLES_PER_CHECK: usize = 1 << 18;
 
 pub(super) fn kernel(function: FunctionId) -> Option<Kernel> {
     use FunctionId as F;
@@ -144,18 +140,18 @@ impl RangeFunction {
         row: &mut Row,
         annotations: &mut Annotations,
     ) -> Result<(), QueryError> {
-        let samples = if shared.options.use_start_timestamps {
-            samples
-        } else {
-            without_starts(samples)
+        let use_starts = shared.options.use_start_timestamps && starts_matter(self.function, samples);
+        let samples = match use_starts {
+            true => samples,
+            false => without_starts(samples),
         };
+        let mut work = shared.work();
         let plain = samples.ht.is_empty() && samples.st.is_empty() && self.spec.edges == RangeEdges::Plain;
         if let Some(kind) = RateKind::of(self.function)
             && plain
         {
             let spec = (&self.spec, steps);
-            let go_on = || check(shared.ctx);
-            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, go_on)?;
+            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, &mut work)?;
             shared.account.looked_at(seen);
             return shared.account.fits(widest);
         }
@@ -164,37 +160,35 @@ impl RangeFunction {
                 samples,
                 spec: &self.spec,
                 steps,
-                check: || check(shared.ctx),
             };
-            if let Some((seen, widest)) = slide.function(self.function, &self.params, &mut row.values)? {
+            let values = &mut row.values;
+            if let Some((seen, widest)) = slide.function(self.function, &self.params, values, &mut work)? {
                 shared.account.looked_at(seen);
                 return shared.account.fits(widest);
             }
         }
-        let index = self.index(samples, steps);
+        let stretches = self.stretches(samples, steps);
+        work.hold(stretches.as_ref().map_or(0, Stretches::bytes))?;
         let samples = Samples {
-            index: index.as_ref(),
+            stretches: stretches.as_ref(),
             ..samples
         };
         let labels = row.labels.clone();
         let mut slider = Slider::new(samples);
-        let (mut seen, mut widest, mut unchecked) = (0, 0, 0);
-        let mut work = shared.work();
+        let (mut seen, mut widest) = (0, 0);
         for i in 0..steps.count() {
-            if unchecked >= SAMPLES_PER_CHECK {
-                check(shared.ctx)?;
-                unchecked = 0;
-            }
+            work.spend(1)?;
             let at = steps.at(i);
             let times = self.spec.at(at);
             let window = slider.advance(times.after, times.until);
-            unchecked += 1;
             if window.is_empty() {
                 continue;
             }
             let weight = window.weight();
             seen += weight;
-            unchecked += weight;
+            work.spend(weight / SAMPLES_PER_UNIT)?;
+            // Some sort a copy of the window.
+            work.hold(weight.saturating_sub(widest) * size_of::<f64>())?;
             widest = widest.max(weight);
             let mut info = StepInfo {
                 at,
@@ -218,20 +212,13 @@ impl RangeFunction {
         shared.account.fits(widest)
     }
 
-    /// What helps with all windows of a series, if they overlap so much that it pays.
-    fn index(&self, samples: Samples<'_>, steps: Steps) -> Option<Index> {
+    /// What helps to sum up all windows of a series, if they overlap so much that it pays.
+    fn stretches(&self, samples: Samples<'_>, steps: Steps) -> Option<Stretches> {
         let overlap = steps.count() > 1 && self.spec.range_ms / steps.interval() >= OVERLAP_MIN;
-        let drops_tell = samples.st.is_empty() && samples.ht.is_empty();
-        match self.function {
-            _ if !overlap => None,
-            FunctionId::Resets if drops_tell => Some(Index::drops(samples.v)),
-            FunctionId::SumOverTime | FunctionId::AvgOverTime => {
-                Index::sums(samples.t, samples.v, self.spec.range_ms)
-            }
-            FunctionId::MaxOverTime => Some(Index::extremes(samples.v, over_time::is_above)),
-            FunctionId::MinOverTime => Some(Index::extremes(samples.v, over_time::is_below)),
-            _ => None,
-        }
+        let sums = matches!(self.function, FunctionId::SumOverTime | FunctionId::AvgOverTime);
+        (overlap && sums)
+            .then(|| Stretches::of(samples.t, samples.v, self.spec.range_ms))
+            .flatten()
     }
 
     fn note_possible_non_counter(&self, shared: &Shared<'_>, row: &Row, annotations: &mut Annotations) {
@@ -251,6 +238,16 @@ impl RangeFunction {
             annotations.possible_non_counter(name, self.spec.span);
         }
     }
+}
+
+/// Whether start timestamps make a difference.
+fn starts_matter(function: FunctionId, samples: Samples<'_>) -> bool {
+    use FunctionId as F;
+    let counters = matches!(
+        function,
+        F::Rate | F::Increase | F::Delta | F::Irate | F::Idelta | F::Resets
+    );
+    counters || !samples.ht.is_empty()
 }
 
 fn without_starts(samples: Samples<'_>) -> Samples<'_> {

@@ -4,43 +4,39 @@
 //! Each value is made by the very operations of [`super::rate`], in their order; only what they are done for differs.
 
 use super::cursor::{BLOCK, Blocks};
-use super::index;
 use super::matrix::{WindowSpec, WindowTimes};
 use super::rate::{RateKind, extrapolation_factor};
 use super::window::{RangeTimes, Samples, cut};
 use crate::error::QueryError;
 use crate::steps::Steps;
+use crate::work::Work;
 
-/// After how many resets added up the caller is asked again whether to go on: about a millisecond of work.
-const ADDITIONS_PER_CHECK: usize = 1 << 18;
+/// How many resets are added up in one unit of work.
+const ADDITIONS_PER_UNIT: usize = 4;
 
 /// `rate`, `increase` or `delta` of a series' floats at all steps. Only where there are no histograms and no start
 /// timestamps, and the range is plain. Gives how many samples all windows hold together, and the most that one does.
-/// Calls `check` every so much work.
 pub(super) fn slide_plain(
     samples: Samples<'_>,
     (spec, steps): (&WindowSpec, Steps),
     kind: RateKind,
     out: &mut [f64],
-    check: impl Fn() -> Result<(), QueryError>,
+    work: &mut Work<'_>,
 ) -> Result<(usize, usize), QueryError> {
     let mut blocks = Blocks::new(samples.t, spec, steps);
     let mut resets = Resets::new(if kind.counter { samples.v } else { &[] });
+    work.hold(resets.at.capacity() * size_of::<usize>())?;
     let near = blocks.windows().are_near(samples.t);
     let mut columns = Columns::new(kind, spec.range_ms as f64 / 1000.0);
-    let mut added = 0;
     for out in out.chunks_mut(BLOCK) {
+        work.spend(out.len())?;
         let first = blocks.advance(out.len());
         columns.take_values(samples.v, &blocks);
         if resets.any_left() {
             for (change, (lo, hi)) in columns.change.iter_mut().zip(blocks.iter()).take(out.len()) {
                 let within = resets.within(lo, hi);
                 *change = with_lost(*change, samples.v, within);
-                added += within.len();
-                if added >= ADDITIONS_PER_CHECK {
-                    check()?;
-                    added = 0;
-                }
+                work.spend(within.len() / ADDITIONS_PER_UNIT)?;
             }
         }
         if !near {
@@ -59,6 +55,24 @@ fn with_lost(change: f64, v: &[f64], falls: &[usize]) -> f64 {
     lost.fold(change, |change, lost| change + lost)
 }
 
+/// How many floats are looked through for a fall at a time.
+const FALLS_BLOCK: usize = 64;
+
+/// The numbers of the floats that are less than the one before.
+fn falls(v: &[f64]) -> Vec<usize> {
+    let mut falls = Vec::new();
+    for from in (0..v.len().saturating_sub(1)).step_by(FALLS_BLOCK) {
+        let to = from.saturating_add(FALLS_BLOCK).min(v.len() - 1);
+        let pairs = || cut(v, from, to).iter().zip(cut(v, from + 1, to + 1));
+        // Falls are rare: most blocks are passed without a branch per float.
+        if pairs().fold(false, |any, (before, after)| any | (after < before)) {
+            let fell = |(i, (before, after)): (usize, (&f64, &f64))| (after < before).then_some(from + i + 1);
+            falls.extend(pairs().enumerate().filter_map(fell));
+        }
+    }
+    falls
+}
+
 /// The falls of a counter, from window to window.
 struct Resets {
     /// The numbers of the floats that are less than the one before.
@@ -70,7 +84,7 @@ struct Resets {
 impl Resets {
     fn new(v: &[f64]) -> Self {
         Self {
-            at: index::falls(v),
+            at: falls(v),
             next: 0,
         }
     }
@@ -282,9 +296,11 @@ mod tests {
     use super::*;
     use crate::annotations::Annotations;
     use crate::ast::{RangeEdges, Span};
+    use crate::context::{CancelContext, Uninterrupted};
     use crate::eval::rate::{delta, increase, rate};
     use crate::eval::row::Point;
     use crate::eval::window::StepInfo;
+    use crate::memory::Memory;
     use crate::signatures::FunctionId;
 
     fn spec(range_ms: i64, offset_ms: i64, at: Option<i64>) -> WindowSpec {
@@ -332,10 +348,11 @@ mod tests {
             v,
             ..Samples::default()
         };
+        let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
         for function in [FunctionId::Rate, FunctionId::Increase, FunctionId::Delta] {
             let kind = RateKind::of(function).unwrap();
             let mut out = vec![f64::MAX; steps.count()];
-            let weight = slide_plain(all, (spec, steps), kind, &mut out, || Ok(())).unwrap();
+            let weight = slide_plain(all, (spec, steps), kind, &mut out, &mut work).unwrap();
             let mut want_weight = (0, 0);
             for (i, got) in out.iter().enumerate() {
                 let times = spec.at(steps.at(i));
@@ -402,19 +419,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn i12_sliding_over_many_resets_can_be_stopped() {
-        let t: Vec<i64> = (0..4_000).collect();
-        let v: Vec<f64> = (0..4_000).map(|i| f64::from(i % 2)).collect();
-        let steps = Steps::range(0, 4_000, 1);
+    /// Slides `rate` over the whole of a series at each of so many steps; tells whether it could be stopped meanwhile.
+    fn stops(v: &[f64], steps: i64) -> bool {
+        let t: Vec<i64> = (0..v.len() as i64).collect();
         let all = Samples {
             t: &t,
-            v: &v,
+            v,
             ..Samples::default()
         };
+        let ctx = CancelContext::new(|| false);
+        ctx.cancel();
+        let mut work = Work::new(&ctx, &Memory::new(usize::MAX));
         let kind = RateKind::of(FunctionId::Rate).unwrap();
-        let stop = || Err(QueryError::Canceled("test"));
+        let steps = Steps::range(0, steps - 1, 1);
         let mut out = vec![0.0; steps.count()];
-        assert!(slide_plain(all, (&spec(4_000, 0, None), steps), kind, &mut out, stop).is_err());
+        slide_plain(all, (&spec(4_000, 0, None), steps), kind, &mut out, &mut work).is_err()
+    }
+
+    #[test]
+    fn i12_sliding_can_be_stopped_by_resets_and_by_windows() {
+        let resetting: Vec<f64> = (0..4_000).map(|i| f64::from(i % 2)).collect();
+        assert!(stops(&resetting, 4_000));
+        assert!(stops(&[1.0, 2.0], 100_000) && !stops(&[1.0, 2.0], 4_000));
     }
 }

@@ -18,7 +18,7 @@ use crate::error::QueryError;
 use crate::histogram::StatisticsOnly;
 use crate::memory::of_histogram;
 use crate::plan::SelectNode;
-use crate::queryable::{Columns, Series};
+use crate::queryable::{Columns, Series, SeriesData};
 use crate::steps::Steps;
 use crate::work::UNITS_PER_CHECK;
 
@@ -64,6 +64,7 @@ pub(crate) fn decode(
     } else {
         decode_in_pieces(ctx, series, range, &mut buffer.columns)?;
     }
+    buffer.cover_decoded()?;
     if statistics_only && buffer.columns.histograms().is_some() {
         let mut statistics = StatisticsOnly::default();
         buffer.columns.map_histograms(|h| statistics.reduce(h));
@@ -84,16 +85,30 @@ fn decode_in_pieces(
     let mut min = range.min;
     loop {
         check(ctx)?;
-        let mut max = range.max;
-        while max > min && series.data.decoded_bytes(TimeRange::new(min, max)) > DECODED_BYTES_PER_CHECK {
-            max = min.saturating_add(max.saturating_sub(min) / 2);
-        }
-        series.data.decode(TimeRange::new(min, max), columns)?;
-        if max >= range.max {
+        let piece = piece_of(series.data.as_ref(), TimeRange::new(min, range.max));
+        series.data.decode(piece, columns)?;
+        if piece.max >= range.max {
             return Ok(());
         }
-        min = max.saturating_add(1);
+        min = piece.max.saturating_add(1);
     }
+}
+
+/// The beginning of a range that is decoded at once: halved as long as that helps. Storage tells no more than a bound, so
+/// that a range may seem to hold as much as one half of it; then both are decoded together.
+fn piece_of(data: &dyn SeriesData, range: TimeRange) -> TimeRange {
+    let mut piece = range;
+    let mut bytes = data.decoded_bytes(piece);
+    while bytes > DECODED_BYTES_PER_CHECK && piece.max > piece.min {
+        let middle = piece.min.saturating_add(piece.max.saturating_sub(piece.min) / 2);
+        let half = TimeRange::new(piece.min, middle);
+        let bytes_of_half = data.decoded_bytes(half);
+        if bytes_of_half >= bytes {
+            break;
+        }
+        (piece, bytes) = (half, bytes_of_half);
+    }
+    piece
 }
 
 impl SelectTimes {
@@ -168,7 +183,7 @@ pub(super) fn smoothed_row(
     decode(shared.ctx, series, range, times.statistics_only, buffer)?;
     let mut work = shared.work();
     let mut row = Row::new(series.labels.clone(), false, times.steps.count());
-    let mut slider = Slider::new(buffer.samples());
+    let mut slider = Slider::new(buffer.samples()?);
     for i in 0..times.steps.count() {
         let t = times.reference(i);
         let near = slider.advance(t.saturating_sub(lookback), t.saturating_add(lookback));
@@ -319,4 +334,39 @@ fn taken(labels: &Labels, columns: &Columns, i: usize, t: i64, take: Take) -> Re
             Point::Float(start as f64 / 1000.0)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Data that says of any range that it may decode to this.
+    #[derive(Debug)]
+    struct Bound(fn(TimeRange) -> usize);
+
+    impl SeriesData for Bound {
+        fn decode(&self, _: TimeRange, _: &mut Columns) -> Result<(), QueryError> {
+            Ok(())
+        }
+
+        fn encoded_bytes(&self) -> usize {
+            0
+        }
+
+        fn decoded_bytes(&self, range: TimeRange) -> usize {
+            (self.0)(range)
+        }
+    }
+
+    #[test]
+    fn ranges_are_halved_as_long_as_that_makes_less_to_decode() {
+        let all = TimeRange::new(0, 1 << 40);
+        let of = |bound| piece_of(&Bound(bound), all).max;
+        assert_eq!(of(|_| DECODED_BYTES_PER_CHECK), 1 << 40);
+        assert_eq!(of(|_| 2 * DECODED_BYTES_PER_CHECK), 1 << 40);
+        assert_eq!(of(|r| (r.max - r.min) as usize), DECODED_BYTES_PER_CHECK as i64);
+        // What is less than an hour is told as an hour.
+        let hour = |r: TimeRange| ((r.max - r.min) as usize * 100).max(360_000_000);
+        assert!((1_800_000..=3_600_000).contains(&of(hour)));
+    }
 }

@@ -4,33 +4,32 @@
 use super::absent;
 use super::cursor::{BLOCK, Blocks};
 use super::exact_sums::ExactSums;
-use super::index::{has_large_window, integer_sums};
 use super::matrix::WindowSpec;
 use super::quantile::quantile_of_sorted;
 use super::row::Scalars;
 use super::sorted_window::SortedWindow;
+use super::stretches::has_large_window;
 use super::window::{Samples, cut};
 use crate::error::QueryError;
 use crate::kahan::Kahan;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+use crate::work::Work;
 
-/// After how many samples the caller is asked again whether to go on: a few milliseconds of work.
-const SAMPLES_PER_CHECK: usize = 1 << 18;
+/// How many samples of a window are looked at in one unit of work.
+pub(super) const SAMPLES_PER_UNIT: usize = 4;
 
 /// How many samples all windows hold together, and the most that one does.
 type Weight = (usize, usize);
 
 /// One series and the windows over it.
-pub(super) struct Slide<'a, C> {
+pub(super) struct Slide<'a> {
     pub(super) samples: Samples<'a>,
     pub(super) spec: &'a WindowSpec,
     pub(super) steps: Steps,
-    /// Asks whether to go on.
-    pub(super) check: C,
 }
 
-impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
+impl Slide<'_> {
     /// Computes a function of all windows into `out`. `None`, with nothing written, if it is to be computed window by
     /// window. Only where there are no histograms and no start timestamps, and the range is plain.
     pub(super) fn function(
@@ -38,32 +37,33 @@ impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
         function: FunctionId,
         params: &[Scalars],
         out: &mut [f64],
+        work: &mut Work<'_>,
     ) -> Result<Option<Weight>, QueryError> {
         use FunctionId as F;
         let Samples { t, v, .. } = self.samples;
         let time = |i: usize| t.get(i).map_or_else(absent, |&t| t as f64 / 1000.0);
         let value = |i: usize| v.get(i).copied().unwrap_or_else(absent);
         match function {
-            F::PresentOverTime => self.each(out, |_, _| 1.0),
-            F::CountOverTime => self.each(out, |lo, hi| (hi - lo) as f64),
-            F::FirstOverTime => self.each(out, |lo, _| value(lo)),
-            F::LastOverTime => self.each(out, |_, hi| value(hi - 1)),
-            F::TsOfFirstOverTime => self.each(out, |lo, _| time(lo)),
-            F::TsOfLastOverTime => self.each(out, |_, hi| time(hi - 1)),
-            F::SumOverTime => return self.sums(out),
-            F::AvgOverTime => return self.means(out),
-            F::MinOverTime if are_ordered(v) => self.extremes(out, |v, best| v < best),
-            F::MaxOverTime if are_ordered(v) => self.extremes(out, |v, best| v > best),
-            F::Irate => self.each(out, |lo, hi| between_last_two(t, v, (lo, hi), true)),
-            F::Idelta => self.each(out, |lo, hi| between_last_two(t, v, (lo, hi), false)),
+            F::PresentOverTime => self.each(out, work, |_, _| 1.0),
+            F::CountOverTime => self.each(out, work, |lo, hi| (hi - lo) as f64),
+            F::FirstOverTime => self.each(out, work, |lo, _| value(lo)),
+            F::LastOverTime => self.each(out, work, |_, hi| value(hi - 1)),
+            F::TsOfFirstOverTime => self.each(out, work, |lo, _| time(lo)),
+            F::TsOfLastOverTime => self.each(out, work, |_, hi| time(hi - 1)),
+            F::SumOverTime => return self.sums(out, work),
+            F::AvgOverTime => return self.means(out, work),
+            F::MinOverTime => self.extremes(out, work, |v, best| v < best),
+            F::MaxOverTime => self.extremes(out, work, |v, best| v > best),
+            F::Irate => self.each(out, work, |lo, hi| between_last_two(t, v, (lo, hi), true)),
+            F::Idelta => self.each(out, work, |lo, hi| between_last_two(t, v, (lo, hi), false)),
             F::Changes => {
                 let differ = |a: f64, b: f64| a != b && !(a.is_nan() && b.is_nan());
-                self.counts(out, &counts_up_to(v, differ))
+                self.counts(out, work, differ)
             }
-            F::Resets => self.counts(out, &counts_up_to(v, |before, after| after < before)),
+            F::Resets => self.counts(out, work, |before, after| after < before),
             F::QuantileOverTime => match params {
                 [q] if (0..self.steps.count()).all(|i| (0.0..=1.0).contains(&q.at(i))) => {
-                    self.quantiles(out, q)
+                    self.quantiles(out, q, work)
                 }
                 _ => return Ok(None),
             },
@@ -77,9 +77,10 @@ impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
     fn each(
         &self,
         out: &mut [f64],
+        work: &mut Work<'_>,
         mut value: impl FnMut(usize, usize) -> f64,
     ) -> Result<Weight, QueryError> {
-        self.blocks(out, |bounds, out| {
+        self.blocks(out, work, |bounds, out| {
             for (out, (lo, hi)) in out.iter_mut().zip(bounds) {
                 if lo < hi {
                     *out = value(lo, hi);
@@ -93,58 +94,67 @@ impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
     fn blocks(
         &self,
         out: &mut [f64],
+        work: &mut Work<'_>,
         mut write: impl FnMut(&mut dyn Iterator<Item = (usize, usize)>, &mut [f64]),
     ) -> Result<Weight, QueryError> {
         let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
-        let mut checked = 0;
+        let mut counted = 0;
         for out in out.chunks_mut(BLOCK) {
             blocks.advance(out.len());
             write(&mut blocks.iter(), out);
             let (seen, _) = blocks.weight();
-            if seen - checked >= SAMPLES_PER_CHECK {
-                (self.check)()?;
-                checked = seen;
-            }
+            work.spend(out.len() + (seen - counted) / SAMPLES_PER_UNIT)?;
+            counted = seen;
         }
         Ok(blocks.weight())
     }
 
-    /// From how many of something there are up to each sample, how many there are between those of each window.
-    fn counts(&self, out: &mut [f64], up_to: &[usize]) -> Result<Weight, QueryError> {
+    /// How many samples of each window follow on one within that `counts` together with them.
+    fn counts(
+        &self,
+        out: &mut [f64],
+        work: &mut Work<'_>,
+        counts: impl Fn(f64, f64) -> bool,
+    ) -> Result<Weight, QueryError> {
+        let v = self.samples.v;
+        work.hold(size_of_val(v))?;
+        let up_to = counts_up_to(v, counts);
         let at = |i: usize| up_to.get(i).copied().unwrap_or_default();
-        self.each(out, |lo, hi| (at(hi - 1) - at(lo)) as f64)
+        self.each(out, work, |lo, hi| (at(hi - 1) - at(lo)) as f64)
     }
 
-    fn sums(&self, out: &mut [f64]) -> Result<Option<Weight>, QueryError> {
+    fn sums(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
         let v = self.samples.v;
-        if let Some(sums) = integer_sums(v) {
-            return self.each(out, |lo, hi| integer_sum(&sums, lo, hi)).map(Some);
+        if let Some(sums) = integer_sums(v, work)? {
+            return self
+                .each(out, work, |lo, hi| integer_sum(&sums, lo, hi))
+                .map(Some);
         }
-        match self.exact_sums() {
-            Some(sums) => self.each(out, |lo, hi| sums.total(lo, hi)).map(Some),
+        match self.exact_sums(work)? {
+            Some(sums) => self.each(out, work, |lo, hi| sums.total(lo, hi)).map(Some),
             None => Ok(None),
         }
     }
 
-    fn means(&self, out: &mut [f64]) -> Result<Option<Weight>, QueryError> {
+    fn means(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
         let v = self.samples.v;
-        if let Some(sums) = integer_sums(v) {
+        if let Some(sums) = integer_sums(v, work)? {
             let mean = |lo, hi| {
                 Kahan::new(integer_sum(&sums, lo, hi))
                     .over((hi - lo) as f64)
                     .total()
             };
-            return self.each(out, mean).map(Some);
+            return self.each(out, work, mean).map(Some);
         }
         // Large windows are not summed up one sample after the other.
         if has_large_window(self.samples.t, self.spec.range_ms) {
             return Ok(None);
         }
-        let Some(sums) = self.exact_sums() else {
+        let Some(sums) = self.exact_sums(work)? else {
             return Ok(None);
         };
         let mean = |lo: usize, hi: usize, sum| sums.compensated(lo, hi, sum).over((hi - lo) as f64).total();
-        let means = self.blocks(out, |bounds, out| {
+        let means = self.blocks(out, work, |bounds, out| {
             for out in out.chunks_mut(LANES) {
                 let mut windows = [(0, 0); LANES];
                 let given = windows.iter_mut().zip(&mut *bounds).take(out.len());
@@ -161,22 +171,35 @@ impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
     }
 
     /// Exact sums, if enough windows share each sample to pay for them.
-    fn exact_sums(&self) -> Option<ExactSums> {
+    fn exact_sums(&self, work: &mut Work<'_>) -> Result<Option<ExactSums>, QueryError> {
         let shared = self.spec.range_ms / self.steps.interval() >= SHARED_MIN;
-        (shared && self.steps.count() > 1)
-            .then(|| ExactSums::of(self.samples.v))
-            .flatten()
+        if !shared || self.steps.count() <= 1 {
+            return Ok(None);
+        }
+        let v = self.samples.v;
+        work.hold(ExactSums::bytes(v.len()))?;
+        work.spend(v.len())?;
+        Ok(ExactSums::of(v))
     }
 
     /// The values that win over all others in their windows: each sample is compared twice, however many windows it
-    /// is in.
-    fn extremes(&self, out: &mut [f64], wins: impl Fn(f64, f64) -> bool) -> Result<Weight, QueryError> {
+    /// is in. NaN loses against everything; of equal values the first wins.
+    fn extremes(
+        &self,
+        out: &mut [f64],
+        work: &mut Work<'_>,
+        wins: impl Fn(f64, f64) -> bool,
+    ) -> Result<Weight, QueryError> {
         let v = self.samples.v;
-        let better = |a: f64, b: f64| if wins(a, b) { a } else { b };
+        work.hold(size_of_val(v))?;
+        let better = |older: f64, newer: f64| match wins(newer, older) | older.is_nan() {
+            true => newer,
+            false => older,
+        };
         // The extreme of the samples from each up to `split`, and that of those from there up to `end`.
         let mut before = vec![0.0; v.len()];
         let (mut split, mut end, mut behind) = (0, 0, None);
-        self.each(out, |lo, hi| {
+        self.each(out, work, |lo, hi| {
             if lo >= split {
                 let suffixes = cut(v, lo, hi).iter().zip(before.iter_mut().skip(lo)).rev();
                 suffixes.fold(None, |best: Option<f64>, (&v, before)| {
@@ -186,27 +209,29 @@ impl<C: Fn() -> Result<(), QueryError>> Slide<'_, C> {
                 (split, behind) = (hi, None);
             } else {
                 for &v in cut(v, end, hi) {
-                    behind = Some(behind.map_or(v, |best| better(v, best)));
+                    behind = Some(behind.map_or(v, |best| better(best, v)));
                 }
             }
             end = hi;
             let first = before.get(lo).copied().unwrap_or_else(absent);
-            behind.map_or(first, |behind| better(behind, first))
+            behind.map_or(first, |behind| better(first, behind))
         })
     }
 
-    fn quantiles(&self, out: &mut [f64], q: &Scalars) -> Result<Weight, QueryError> {
+    fn quantiles(&self, out: &mut [f64], q: &Scalars, work: &mut Work<'_>) -> Result<Weight, QueryError> {
         let v = self.samples.v;
-        let mut window = SortedWindow::default();
-        let mut step = 0;
-        self.blocks(out, |bounds, out| {
-            for (out, (lo, hi)) in out.iter_mut().zip(bounds) {
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut window = SortedWindow::new(work);
+        for out in out.chunks_mut(BLOCK) {
+            let first = blocks.advance(out.len());
+            work.spend(out.len())?;
+            for (i, (out, (lo, hi))) in out.iter_mut().zip(blocks.iter()).enumerate() {
                 if lo < hi {
-                    *out = quantile_of_sorted(q.at(step), window.advance(v, lo, hi));
+                    *out = quantile_of_sorted(q.at(first + i), window.advance(v, (lo, hi), work)?);
                 }
-                step += 1;
             }
-        })
+        }
+        Ok(blocks.weight())
     }
 }
 
@@ -238,11 +263,28 @@ fn integer_sum(up_to: &[i64], lo: usize, hi: usize) -> f64 {
     (at(hi) - at(lo)) as f64
 }
 
-/// Whether of any two floats one is greater unless they are the same to the bit.
-fn are_ordered(v: &[f64]) -> bool {
-    let negative_zero = (-0.0f64).to_bits();
-    v.iter()
-        .fold(true, |all, v| all & !v.is_nan() & (v.to_bits() != negative_zero))
+/// From this magnitude on a float may stand for several integers.
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+
+/// The sums of all values before each, and of all, if adding them up in any order is exact: then no compensated sum has
+/// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
+fn integer_sums(v: &[f64], work: &mut Work<'_>) -> Result<Option<Vec<i64>>, QueryError> {
+    work.hold(size_of_val(v))?;
+    work.spend(v.len() / SAMPLES_PER_UNIT)?;
+    let mut sums = Vec::with_capacity(v.len() + 1);
+    let (mut sum, mut magnitude) = (0i64, 0.0);
+    sums.push(sum);
+    for &v in v {
+        magnitude += v.abs();
+        // Not so for NaN either.
+        let exact = magnitude < EXACT_BELOW && v.trunc() == v && v.to_bits() != (-0.0f64).to_bits();
+        if !exact {
+            return Ok(None);
+        }
+        sum += v as i64;
+        sums.push(sum);
+    }
+    Ok(Some(sums))
 }
 
 /// How many floats up to each follow on one that `counts` together with them.
@@ -284,9 +326,11 @@ mod tests {
     use super::*;
     use crate::annotations::Annotations;
     use crate::ast::{RangeEdges, Span};
+    use crate::context::Uninterrupted;
     use crate::eval::range_call::kernel;
     use crate::eval::row::Point;
     use crate::eval::window::StepInfo;
+    use crate::memory::Memory;
 
     const FUNCTIONS: [FunctionId; 15] = [
         FunctionId::PresentOverTime,
@@ -372,11 +416,12 @@ mod tests {
                 span: Span::default(),
             };
             let steps = Steps::range(from, from + step * (count - 1), step);
-            let slide = Slide { samples: all, spec: &spec, steps, check: || Ok(()) };
+            let slide = Slide { samples: all, spec: &spec, steps };
+            let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
             for function in FUNCTIONS {
                 let mut out = vec![absent(); steps.count()];
                 let params = [Scalars::Const(q)];
-                let Some(weight) = slide.function(function, &params, &mut out).unwrap() else {
+                let Some(weight) = slide.function(function, &params, &mut out, &mut work).unwrap() else {
                     prop_assert!(out.iter().all(|&v| crate::eval::is_absent(v)));
                     continue;
                 };

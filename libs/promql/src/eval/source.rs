@@ -1,7 +1,7 @@
 //! Rows made one after the other, so that whoever folds them never holds them all.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::range_call::RangeFunction;
 use super::row::Row;
@@ -10,8 +10,9 @@ use super::window::SampleBuffer;
 use super::{Evaluator, Shared};
 use crate::annotations::Annotations;
 use crate::ast::RangeEdges;
-use crate::context::check;
+use crate::context::{Account, check};
 use crate::error::QueryError;
+use crate::memory::Memory;
 use crate::plan::{Node, SelectNode};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
@@ -89,13 +90,24 @@ struct Made {
     /// Those that have samples.
     rows: Vec<Row>,
     annotations: Annotations,
+    /// What making them looked at and held, and what the rows hold.
+    account: Account,
     /// Why there are no more of them.
     end: Result<(), QueryError>,
 }
 
+/// What becomes of a row that was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowThen {
+    /// It is gone.
+    Gone,
+    /// It is kept, and its samples and bytes stay held.
+    Kept,
+}
+
 /// Points that one part of a round has at most, unless one series has more: some hundred microseconds of work.
 const PART_POINTS: usize = 1 << 13;
-/// Points that a round has at most, unless one series has more: what is made ahead, and not counted before it is folded.
+/// Points that a round has at most, unless one series has more: what is made ahead of its turn.
 const ROUND_POINTS: usize = 1 << 21;
 /// Fewer points than this are made in one go: starting threads would take longer.
 const PARALLEL_POINTS_MIN: usize = 1 << 15;
@@ -137,37 +149,40 @@ impl Parts {
 }
 
 impl RowSource<'_> {
-    /// Makes the rows of some series.
-    fn make_part(&self, shared: &Shared<'_>, part: Range<usize>, steps: Steps) -> Made {
-        let mut made = Made {
-            rows: Vec::with_capacity(part.len()),
-            annotations: Annotations::default(),
-            end: Ok(()),
+    /// Makes the rows of some series, with memory of their own.
+    fn make_part(&self, shared: &Shared<'_>, part: Range<usize>, steps: Steps, memory: Arc<Memory>) -> Made {
+        let account = Account::new(shared.options.max_samples, memory);
+        let shared = Shared {
+            account: &account,
+            ..*shared
         };
-        let mut buffer = SampleBuffer::of(&shared.account.memory);
-        made.end = part.into_iter().try_for_each(|i| {
-            self.add_row(
-                shared,
-                i,
-                steps,
-                &mut buffer,
-                &mut made.rows,
-                &mut made.annotations,
-            )
+        let mut rows = Vec::with_capacity(part.len());
+        let mut annotations = Annotations::default();
+        let mut buffer = SampleBuffer::of(&account.memory);
+        let end = part.into_iter().try_for_each(|i| {
+            check(shared.ctx)?;
+            let row = self.make_counted(&shared, i, steps, &mut buffer, &mut annotations)?;
+            rows.extend(row);
+            Ok(())
         });
-        made
+        drop(buffer);
+        Made {
+            rows,
+            annotations,
+            account,
+            end,
+        }
     }
 
-    fn add_row(
+    /// Makes row number `i` and takes its memory; `None` if it is empty.
+    fn make_counted(
         &self,
         shared: &Shared<'_>,
         i: usize,
         steps: Steps,
         buffer: &mut SampleBuffer,
-        rows: &mut Vec<Row>,
         annotations: &mut Annotations,
-    ) -> Result<(), QueryError> {
-        check(shared.ctx)?;
+    ) -> Result<Option<Row>, QueryError> {
         // Taken before the row is made; what has histograms turns out larger.
         let memory = &shared.account.memory;
         let slots = steps.count().saturating_mul(size_of::<f64>());
@@ -175,14 +190,13 @@ impl RowSource<'_> {
         let made = self.make(shared, i, steps, buffer, annotations)?;
         let Some(row) = made.filter(|row| !row.is_empty()) else {
             memory.give(slots);
-            return Ok(());
+            return Ok(None);
         };
         memory.take(row.bytes().saturating_sub(slots))?;
         if matches!(self, Self::Select { .. } | Self::Smoothed { .. }) {
             shared.account.looked_at(row.samples());
         }
-        rows.push(row);
-        Ok(())
+        Ok(Some(row))
     }
 }
 
@@ -220,9 +234,10 @@ impl<'a> Evaluator<'a> {
         &mut self,
         source: RowSource<'_>,
         steps: Steps,
-        mut fold: impl FnMut(Row, &mut Annotations) -> Result<(), QueryError>,
+        mut fold: impl FnMut(Row, &mut Annotations) -> Result<RowThen, QueryError>,
     ) -> Result<(), QueryError> {
         if let RowSource::Rows(rows) = source {
+            // Held already.
             for row in rows {
                 check(self.ctx)?;
                 fold(row, &mut self.annotations)?;
@@ -230,49 +245,70 @@ impl<'a> Evaluator<'a> {
             return Ok(());
         }
         let shared = self.shared();
+        let memory = &shared.account.memory;
         let count = source.len(&shared);
         let mut parts = Parts::new(count, steps, shared.ctx.width());
         while let Some(round) = parts.next_round() {
+            if let [part] = &round[..] {
+                let made = source.make_part(&shared, part.clone(), steps, memory.part());
+                self.fold_part(made, &mut fold)?;
+                continue;
+            }
             let made: Vec<OnceLock<Made>> = round.iter().map(|_| OnceLock::new()).collect();
-            let make = |i: usize| {
+            shared.ctx.each(round.len(), &|i: usize| {
                 if let (Some(part), Some(slot)) = (round.get(i), made.get(i)) {
                     // Each part is made once, so the slot is empty.
-                    let _ = slot.set(source.make_part(&shared, part.clone(), steps));
+                    let _ = slot.set(source.make_part(&shared, part.clone(), steps, memory.ahead()));
                 }
-            };
-            if round.len() == 1 {
-                make(0);
-            } else {
-                shared.ctx.each(round.len(), &make);
-            }
-            for slot in made {
-                let made = slot
+            });
+            for (part, slot) in round.into_iter().zip(made) {
+                let mut made = slot
                     .into_inner()
                     .ok_or_else(|| QueryError::internal("a part of the series was left out".to_owned()))?;
-                self.annotations.merge(made.annotations);
-                for row in made.rows {
-                    // What waits in parts is little and the same for every query: only what is folded counts.
-                    let held = row.held();
-                    shared.account.hold(held)?;
-                    shared.account.memory.give(row.bytes());
-                    fold(row, &mut self.annotations)?;
-                    shared.account.release(held);
+                if made.account.memory.was_refused() {
+                    drop(made);
+                    made = source.make_part(&shared, part, steps, memory.part());
                 }
-                made.end?;
+                self.fold_part(made, &mut fold)?;
             }
         }
         Ok(())
     }
 
+    /// Hands the rows of one part to `fold`. Fails as if they were made just now, however long they have waited.
+    fn fold_part(
+        &mut self,
+        made: Made,
+        fold: &mut impl FnMut(Row, &mut Annotations) -> Result<RowThen, QueryError>,
+    ) -> Result<(), QueryError> {
+        let account = self.account;
+        made.account.memory.in_turn()?;
+        account.fits(made.account.peak())?;
+        account.looked_at(made.account.total());
+        self.annotations.merge(made.annotations);
+        for row in made.rows {
+            let (held, bytes) = (row.held(), row.bytes());
+            made.account.memory.give(bytes);
+            account.memory.take(bytes)?;
+            // What waits in parts is little and the same for every query: only what is folded counts.
+            account.hold(held)?;
+            if fold(row, &mut self.annotations)? == RowThen::Gone {
+                account.release(held);
+                account.memory.give(bytes);
+            }
+        }
+        made.end
+    }
+
     /// All rows that have samples.
     pub(super) fn collect(&mut self, source: RowSource<'_>, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let account = self.account;
+        if let RowSource::Rows(rows) = source {
+            return Ok(rows);
+        }
         let mut rows = Vec::new();
         self.for_each_row(source, steps, |row, _| {
-            account.hold(row.held())?;
-            account.memory.take(row.bytes())?;
             rows.push(row);
-            Ok(())
+            Ok(RowThen::Kept)
         })?;
         Ok(rows)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use koios_model::{Histogram, Labels, is_stale};
 
 use super::cursor::Bounds;
-use super::index::Index;
+use super::stretches::Stretches;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::error::QueryError;
@@ -23,8 +23,8 @@ pub(crate) struct Samples<'a> {
     pub(crate) h: &'a [Arc<Histogram>],
     /// Start timestamps of the histograms; empty if there are none.
     pub(crate) hst: &'a [i64],
-    /// What is known of the whole series, if that helps.
-    pub(crate) index: Option<&'a Index>,
+    /// The sums of the whole series by stretches of time, if that helps.
+    pub(crate) stretches: Option<&'a Stretches>,
     /// The number of the first float within the whole series.
     pub(crate) first: usize,
 }
@@ -51,31 +51,57 @@ impl SampleBuffer {
         }
     }
 
-    /// Takes the memory for samples that decode to so many bytes, for what decoding needs meanwhile, and for what is
-    /// made of them: floats and histograms apart, an index.
-    pub(crate) fn cover(&mut self, decoded_bytes: usize) -> Result<(), QueryError> {
-        self.lease.cover(decoded_bytes.saturating_mul(3))
+    /// Takes the memory for samples that are to be decoded or pushed and have so many bytes.
+    pub(crate) fn cover(&mut self, more_bytes: usize) -> Result<(), QueryError> {
+        let copies = self.copies_bytes();
+        self.lease.cover(copies.saturating_add(more_bytes))
+    }
+
+    /// Takes the memory of what was decoded, now that it is known how much that is.
+    pub(crate) fn cover_decoded(&mut self) -> Result<(), QueryError> {
+        self.cover(self.columns.bytes())
+    }
+
+    /// What samples without stale markers occupy, but for histograms.
+    fn copies_bytes(&self) -> usize {
+        let times = [&self.t, &self.st, &self.ht, &self.hst];
+        let times: usize = times.into_iter().map(Vec::capacity).sum();
+        (times + self.v.capacity() + self.h.capacity()) * 8
     }
 
     /// The decoded columns without stale markers. In the common case, floats without stale markers, nothing is copied.
-    pub(crate) fn samples(&mut self) -> Samples<'_> {
+    pub(crate) fn samples(&mut self) -> Result<Samples<'_>, QueryError> {
         let clean =
             self.columns.histograms().is_none() && !self.columns.values().iter().any(|&v| is_stale(v));
         if clean {
-            return Samples {
+            return Ok(Samples {
                 t: self.columns.timestamps(),
                 v: self.columns.values(),
                 st: self.columns.start_timestamps().unwrap_or_default(),
                 ..Samples::default()
-            };
+            });
         }
-        self.split();
-        self.view()
+        self.split()?;
+        Ok(self.view())
     }
 
     /// Sorts the decoded samples into floats and histograms.
-    fn split(&mut self) {
+    fn split(&mut self) -> Result<(), QueryError> {
         self.clear();
+        let histograms = self.columns.histograms().unwrap_or_default();
+        let histograms = histograms.iter().filter(|h| h.is_some()).count();
+        let floats = self.columns.len() - histograms;
+        let starts = self.columns.start_timestamps().is_some();
+        let slots = self.columns.len() * if starts { 3 } else { 2 };
+        self.cover(self.columns.bytes().saturating_add(slots * 8))?;
+        self.t.reserve_exact(floats);
+        self.v.reserve_exact(floats);
+        self.ht.reserve_exact(histograms);
+        self.h.reserve_exact(histograms);
+        if starts {
+            self.st.reserve_exact(floats);
+            self.hst.reserve_exact(histograms);
+        }
         let columns = &self.columns;
         let starts = columns.start_timestamps();
         for (i, (&t, &v)) in columns.timestamps().iter().zip(columns.values()).enumerate() {
@@ -98,6 +124,7 @@ impl SampleBuffer {
                 _ => {}
             }
         }
+        Ok(())
     }
 
     pub(crate) fn clear(&mut self) {
@@ -159,7 +186,7 @@ impl<'a> Samples<'a> {
             ht: cut(self.ht, hlo, hhi),
             h: cut(self.h, hlo, hhi),
             hst: cut(self.hst, hlo, hhi),
-            index: self.index,
+            stretches: self.stretches,
             first: self.first.saturating_add(lo),
         }
     }
@@ -307,7 +334,7 @@ mod tests {
         b.columns.push_float(1, 1.0);
         b.columns.push_float(2, koios_model::stale_nan());
         b.columns.push_histogram(3, Arc::new(Histogram::default()));
-        let s = b.samples();
+        let s = b.samples().unwrap();
         assert_eq!((s.t, s.ht), (&[1][..], &[3][..]));
     }
 }
