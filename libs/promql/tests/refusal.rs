@@ -3,45 +3,14 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use koios_model::{Histogram, Labels, Span, TimeRange};
 use koios_promql::{
-    Columns, Completeness, Engine, EngineOptions, Interrupt, QueryContext, QueryError, Queryable,
-    SelectRequest, Series, SeriesData, SeriesStream, stream_of,
+    Columns, Completeness, Engine, EngineOptions, QueryError, Queryable, SelectRequest, Series, SeriesData,
+    SeriesStream, stream_of,
 };
-
-/// Runs parts on some threads.
-#[derive(Clone, Copy, Debug)]
-struct Threads(usize);
-
-impl QueryContext for Threads {
-    fn interrupted(&self) -> Option<Interrupt> {
-        None
-    }
-
-    fn width(&self) -> usize {
-        self.0
-    }
-
-    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
-        let next = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..self.0 {
-                scope.spawn(|| {
-                    while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < parts) {
-                        part(i);
-                    }
-                });
-            }
-        });
-    }
-
-    fn shared(&self) -> Arc<dyn QueryContext> {
-        Arc::new(*self)
-    }
-}
+use support::threads::Threads;
 
 const SERIES: i64 = 64;
 const STEPS: i64 = 600;

@@ -8,8 +8,8 @@ use koios_promql::{
     Columns, Completeness, QueryError, Queryable, SelectRequest, Series, SeriesData, SeriesStream, stream_of,
 };
 
-/// Floats `m{i,j}` of 200 series, histograms `h{i}` of 4 series with 200 buckets each, one long series `long` and a
-/// classic histogram `c_bucket{le}`; a sample every second for twenty minutes.
+/// Floats `m{i,j}` of 200 series, histograms `h{i}` of 4 series with 200 buckets each, one long series `long`, a
+/// classic histogram `c_bucket{le}`, and `nothing_lately`, which ended early; a sample every second for twenty minutes.
 #[derive(Debug, Default)]
 pub(crate) struct Hostile;
 
@@ -80,11 +80,45 @@ pub(crate) const QUERIES: &[&str] = &[
     "exp(ln(abs(m)))",
 ];
 
+/// Queries that take seconds, each in another part of the engine.
+pub(crate) const HEAVY: &[&str] = &[
+    "max_over_time(rate(long[5m])[5h:1ms])",
+    "max_over_time(count_over_time(nothing_lately[5m])[5h:1ms])",
+    "sum_over_time(vector(time())[5h:1ms])",
+    "sum_over_time((vector(time()) * 0.1)[5h:1ms])",
+    "stddev_over_time(vector(time())[5h:1ms])",
+    "mad_over_time(vector(time())[5h:1ms])",
+    "quantile_over_time(0.5, (vector(time()) % 1000)[5h:1ms])",
+    "quantile_over_time(0.5, (long % 997)[15m:1ms])",
+    "last_over_time(stddev(vector(time()))[5h:1ms])",
+    "last_over_time(count_values(\"v\", vector(time() % 1000))[1h:1ms])",
+    "last_over_time(histogram_quantile(time(), vector(1))[5h:1ms])",
+    "last_over_time(topk(1, vector(time()))[5h:1ms])",
+    "last_over_time((vector(time()) + vector(time()))[5h:1ms])",
+    "last_over_time((vector(time()) or vector(time() + 1))[5h:1ms])",
+    "absent_over_time((vector(time()) < 0)[5h:1ms])",
+    "sum_over_time(sum(h)[15m:1s])",
+    "rate(h[15m])",
+    "avg_over_time(h[15m])",
+    "sum(rate(h[15m]))",
+    "histogram_quantiles(h, \"q\", time() / 1e7)",
+    "sum by (pad) (max_over_time(m[15m:10ms]))",
+    "label_replace(m, \"x\", \"$1$1$1$1\", \"pad\", \"(0*)(.*)\") or m",
+    "count_values(\"v\", max_over_time(m[10m:10ms]))",
+    "quantile by (i) (0.5, max_over_time(m[10m:10ms]))",
+];
+
 #[async_trait]
 impl Queryable for Hostile {
     async fn select(&self, req: SelectRequest) -> Result<SeriesStream, QueryError> {
         let mut series = Vec::new();
-        for (name, count) in [("c_bucket", 40), ("h", 4), ("long", 1), ("m", 200)] {
+        for (name, count) in [
+            ("c_bucket", 40),
+            ("h", 4),
+            ("long", 1),
+            ("m", 200),
+            ("nothing_lately", 1),
+        ] {
             let labels = (0..count).map(|n| (n, labels_of(name, n)));
             let wanted = labels.filter(|(_, labels)| req.matchers.matches(labels.as_ref()));
             series.extend(wanted.map(|(n, labels)| Series {
@@ -121,10 +155,10 @@ struct Made {
 impl Made {
     /// The times of the samples in a closed range.
     fn times(&self, range: TimeRange) -> impl ExactSizeIterator<Item = i64> {
-        let (interval, count) = if self.name == "long" {
-            (1, LONG_SAMPLES)
-        } else {
-            (1_000, SAMPLES)
+        let (interval, count) = match self.name {
+            "long" => (1, LONG_SAMPLES),
+            "nothing_lately" => (1_000, 1),
+            _ => (1_000, SAMPLES),
         };
         let first = range.min.clamp(0, count * interval).div_ceil_to(interval);
         let last = (range.max.clamp(-1, count * interval - 1)).div_euclid(interval);

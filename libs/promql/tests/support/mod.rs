@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
+pub(crate) mod cancel;
 pub(crate) mod hostile;
+pub(crate) mod threads;
 
 use std::collections::BTreeMap;
 
