@@ -362,7 +362,7 @@ fn finish(
     let at = steps.start();
     match evaluated {
         Evaluated::Scalar(s) if prepared.instant => Ok(Value::Scalar(at, s.at(0))),
-        Evaluated::Scalar(s) => Ok(Value::Matrix(vec![scalar_series(s, steps)])),
+        Evaluated::Scalar(s) => Ok(Value::Matrix(vec![scalar_series(s, steps, &mut work)?])),
         Evaluated::String(s) => Ok(Value::String(at, s)),
         Evaluated::Matrix(series) => finish_ranges(series, &mut work).map(Value::Matrix),
         Evaluated::Vector(rows) => {
@@ -407,16 +407,16 @@ fn vector_sample(row: Row) -> Option<VectorSample> {
     })
 }
 
-fn scalar_series(s: Scalars, steps: Steps) -> MatrixSeries {
-    let values = s.into_steps(steps.count());
-    MatrixSeries {
+fn scalar_series(s: Scalars, steps: Steps, work: &mut Work<'_>) -> Result<MatrixSeries, QueryError> {
+    let values = s.into_steps(steps.count(), work)?;
+    Ok(MatrixSeries {
         labels: Labels::empty(),
         points: Points::Steps {
             steps,
             values,
             histograms: Vec::new(),
         },
-    }
+    })
 }
 
 fn matrix_series(row: Row, steps: Steps) -> MatrixSeries {

@@ -49,6 +49,17 @@ impl<'a> Work<'a> {
         self.lease.another()
     }
 
+    /// So many of a value, asking in between whether to go on: memory that is used for the first time is slow.
+    pub(crate) fn filled<T: Clone>(&mut self, value: &T, count: usize) -> Result<Vec<T>, QueryError> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let more = UNITS_PER_CHECK.min(count - all.len());
+            self.spend(more)?;
+            all.resize(all.len() + more, value.clone());
+        }
+        Ok(all)
+    }
+
     /// Applies `f` to each value and its number, asking in between whether to go on.
     pub(crate) fn each<T>(
         &mut self,

@@ -71,7 +71,7 @@ fn run(text: &str, max_memory_bytes: usize, threads: usize) -> (Result<QueryOutp
     let result = if text.ends_with(']') {
         futures::executor::block_on(engine.instant(&Hostile, &query, 1_190_000, &ctx))
     } else {
-        let times = (1_000_000, 1_190_000, 1_000);
+        let times = (1_090_000, 1_190_000, 1_000);
         futures::executor::block_on(engine.range(&Hostile, &query, times, &ctx))
     };
     (result, PEAK.load(Ordering::Relaxed).saturating_sub(before))

@@ -76,7 +76,7 @@ impl Groups {
                 let own = Group::bytes(node.op, steps.count());
                 self.lease
                     .grow(own.saturating_add(GROUP_BYTES + of_labels(&labels)))?;
-                let group = Group::new(labels.clone(), node.op, steps.count());
+                let group = Group::new(labels.clone(), node.op, steps.count(), work)?;
                 self.groups.push(group);
                 self.by_labels.insert(labels, self.groups.len() - 1);
                 self.groups.len() - 1
@@ -116,10 +116,9 @@ impl Groups {
     ) -> Result<Vec<Row>, QueryError> {
         let mut rows = Vec::with_capacity(self.groups.len());
         for group in self.groups {
-            work.spend(steps.count())?;
             // Results are made beside what they are made of.
             work.hold(group.histogram_bytes(&(0..steps.count())))?;
-            let row = group.finish(annotations, node.expr.span());
+            let row = group.finish(annotations, node.expr.span(), work)?;
             rows.extend((!row.is_empty()).then_some(row));
         }
         Ok(rows)
@@ -282,7 +281,7 @@ impl Evaluator<'_> {
             .zip(grouped.members(rows))
         {
             work.hold(size_of::<Row>().saturating_add((steps.count() + members.len()).saturating_mul(8)))?;
-            let mut row = Row::new(labels.clone(), drop_name, steps.count());
+            let mut row = Row::blank(labels.clone(), drop_name, steps.count(), &mut work)?;
             let mut values = Vec::with_capacity(members.len());
             for (i, v) in row.values.iter_mut().enumerate() {
                 // Sorting is what takes long.

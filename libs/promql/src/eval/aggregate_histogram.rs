@@ -115,7 +115,7 @@ pub(super) fn statistic(
         _ => histogram::variance(h),
     };
     non_empty(rows.into_iter().map(|row| {
-        let mut out = Row::new(row.labels.clone(), true, row.values.len());
+        let mut out = Row::blank(row.labels.clone(), true, row.values.len(), work)?;
         for (i, h) in row.histograms.iter().enumerate() {
             work.spend(1 + h.as_ref().map_or(0, |h| histogram_weight(h)))?;
             out.set(i, h.as_ref().map_or(Point::Absent, |h| Point::Float(of(h))));

@@ -78,7 +78,7 @@ impl Evaluator<'_> {
         swapped: bool,
         work: &mut Work<'_>,
     ) -> Result<Row, QueryError> {
-        let mut out = Row::new(row.labels.clone(), row.drop_name, row.values.len());
+        let mut out = Row::blank(row.labels.clone(), row.drop_name, row.values.len(), work)?;
         for i in 0..row.values.len() {
             work.spend(1 + row.histogram(i).map_or(0, |h| 4 * histogram_weight(h)))?;
             let Some(own) = operand(row, i) else { continue };

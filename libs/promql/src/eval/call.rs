@@ -69,7 +69,7 @@ pub(super) fn absent_rows(
     steps: Steps,
     work: &mut Work<'_>,
 ) -> Result<Vec<Row>, QueryError> {
-    let mut out = Row::new(labels, true, steps.count());
+    let mut out = Row::blank(labels, true, steps.count(), work)?;
     for (i, v) in out.values.iter_mut().enumerate() {
         let present = rows.iter().position(|r| r.has(i));
         work.spend(1 + present.unwrap_or(rows.len()))?;

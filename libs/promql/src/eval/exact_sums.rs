@@ -5,7 +5,9 @@
 //! once. So it may as well be taken from exact sums, which are integers: multiples of the least bit that any float of
 //! the series has. Nothing is lost when two of those are subtracted from each other.
 
+use crate::error::QueryError;
 use crate::kahan::Kahan;
+use crate::work::{UNITS_PER_CHECK, Work};
 
 /// The exact sums of a series' floats up to each.
 #[derive(Debug)]
@@ -49,24 +51,22 @@ fn power_of_two(exponent: i32) -> f64 {
 }
 
 impl ExactSums {
-    /// What the sums of so many floats occupy in memory.
-    pub(super) fn bytes(floats: usize) -> usize {
-        floats.saturating_add(1).saturating_mul(size_of::<i128>())
-    }
-
     /// The sums of some floats, if compensated sums of them are exact.
-    pub(super) fn of(v: &[f64]) -> Option<Self> {
+    pub(super) fn of(v: &[f64], work: &mut Work<'_>) -> Result<Option<Self>, QueryError> {
         let (mut unit_exponent, mut magnitude) = (i32::MAX, 0.0);
-        for &v in v {
-            magnitude += v.abs();
-            let (mantissa, exponent) = split(v);
-            if mantissa != 0 {
-                unit_exponent = unit_exponent.min(exponent + mantissa.trailing_zeros() as i32);
+        for v in v.chunks(UNITS_PER_CHECK) {
+            work.spend(v.len())?;
+            for &v in v {
+                magnitude += v.abs();
+                let (mantissa, exponent) = split(v);
+                if mantissa != 0 {
+                    unit_exponent = unit_exponent.min(exponent + mantissa.trailing_zeros() as i32);
+                }
             }
         }
         // Up to half of the largest float no sum comes near infinity.
         if magnitude.is_nan() || magnitude >= f64::MAX / 2.0 {
-            return None;
+            return Ok(None);
         }
         if magnitude == 0.0 {
             unit_exponent = 0;
@@ -74,8 +74,9 @@ impl ExactSums {
         let magnitude_exponent = split(magnitude).1 + MANTISSA_BITS as i32 + 1;
         let count_bits = (usize::BITS - v.len().leading_zeros()) as i32;
         if magnitude_exponent - unit_exponent + count_bits > SUM_BITS {
-            return None;
+            return Ok(None);
         }
+        work.hold(v.len().saturating_add(1).saturating_mul(size_of::<i128>()))?;
         let mut sums = Self {
             unit_exponent,
             unit: power_of_two(unit_exponent),
@@ -83,11 +84,14 @@ impl ExactSums {
         };
         let mut sum = 0;
         sums.before.push(sum);
-        for &v in v {
-            sum += sums.in_units(v);
-            sums.before.push(sum);
+        for v in v.chunks(UNITS_PER_CHECK) {
+            work.spend(v.len())?;
+            for &v in v {
+                sum += sums.in_units(v);
+                sums.before.push(sum);
+            }
         }
-        Some(sums)
+        Ok(Some(sums))
     }
 
     /// A float as a multiple of the unit.
@@ -131,6 +135,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::context::Uninterrupted;
+    use crate::memory::Memory;
+
+    fn exact_sums(v: &[f64]) -> Option<ExactSums> {
+        let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
+        ExactSums::of(v, &mut work).unwrap()
+    }
 
     fn number() -> impl Strategy<Value = f64> {
         let any_bits = any::<f64>().prop_filter("finite", |v| v.is_finite());
@@ -162,7 +173,7 @@ mod tests {
         fn sums_are_those_of_one_float_after_the_other(v in numbers(), at in any::<(prop::sample::Index, prop::sample::Index)>()) {
             let (a, b) = (at.0.index(v.len() + 1), at.1.index(v.len() + 1));
             let (lo, hi) = (a.min(b), a.max(b));
-            if let Some(sums) = ExactSums::of(&v) {
+            if let Some(sums) = exact_sums(&v) {
                 let one_by_one = v[lo..hi].iter().fold(Kahan::default(), |sum, &v| sum.plus(v));
                 prop_assert_eq!(sums.total(lo, hi).to_bits(), one_by_one.total().to_bits());
                 let plain = v[lo..hi].iter().fold(0.0, |sum, v| sum + v);
@@ -176,11 +187,11 @@ mod tests {
     #[test]
     fn usual_numbers_have_exact_sums_and_wild_ones_have_none() {
         let usual: Vec<f64> = (0..10_000).map(|i| f64::from(i) * 1e-3 + 20.0).collect();
-        assert!(ExactSums::of(&usual).is_some());
-        assert!(ExactSums::of(&[]).is_some());
-        assert!(ExactSums::of(&[0.0, -0.0]).is_some());
+        assert!(exact_sums(&usual).is_some());
+        assert!(exact_sums(&[]).is_some());
+        assert!(exact_sums(&[0.0, -0.0]).is_some());
         for wild in [f64::NAN, f64::INFINITY, f64::MAX, 1e40] {
-            assert!(ExactSums::of(&[0.1, wild]).is_none(), "{wild}");
+            assert!(exact_sums(&[0.1, wild]).is_none(), "{wild}");
         }
     }
 }

@@ -11,7 +11,9 @@ use super::is_absent;
 use super::row::{Point, Row};
 use crate::annotations::{Annotations, HistogramOperation};
 use crate::ast::{AggregateOp, Span};
+use crate::error::QueryError;
 use crate::memory::of_histogram;
+use crate::work::{UNITS_PER_CHECK, Work};
 
 /// One group: what it has seen of its series so far, at each step.
 pub(super) struct Group {
@@ -26,6 +28,7 @@ pub(super) struct Group {
 enum Floats {
     Sum(Sums),
     Mean(Means),
+    /// Made as the first series comes.
     Variance(Vec<Option<Welford>>),
     /// The extreme itself; in the group's row.
     Extreme,
@@ -44,20 +47,25 @@ struct Histograms {
 
 impl Group {
     /// A group without series.
-    pub(super) fn new(labels: Labels, op: AggregateOp, steps: usize) -> Self {
+    pub(super) fn new(
+        labels: Labels,
+        op: AggregateOp,
+        steps: usize,
+        work: &mut Work<'_>,
+    ) -> Result<Self, QueryError> {
         let floats = match op {
             AggregateOp::Sum => Floats::Sum(Sums::default()),
             AggregateOp::Avg => Floats::Mean(Means::default()),
-            AggregateOp::Stddev | AggregateOp::Stdvar => Floats::Variance(vec![None; steps]),
+            AggregateOp::Stddev | AggregateOp::Stdvar => Floats::Variance(Vec::new()),
             AggregateOp::Min | AggregateOp::Max => Floats::Extreme,
             _ => Floats::Count,
         };
-        Self {
+        Ok(Self {
             op,
-            row: Row::new(labels, false, steps),
+            row: Row::blank(labels, false, steps, work)?,
             floats,
             histograms: Vec::new(),
-        }
+        })
     }
 
     /// What a group occupies in memory, but for histograms.
@@ -101,6 +109,10 @@ impl Group {
             Floats::Sum(sums) => sums.push(values, steps.start),
             Floats::Mean(means) => means.push(values, steps.start),
             Floats::Variance(states) => {
+                if states.len() < steps.end {
+                    states.reserve_exact(self.row.values.len() - states.len());
+                    states.resize(steps.end, None);
+                }
                 let states = states.get_mut(steps.clone()).unwrap_or_default();
                 fold(values, states, Welford::new, Welford::push);
             }
@@ -146,19 +158,28 @@ impl Group {
     }
 
     /// The result.
-    pub(super) fn finish(mut self, annotations: &mut Annotations, span: Span) -> Row {
+    pub(super) fn finish(
+        mut self,
+        annotations: &mut Annotations,
+        span: Span,
+        work: &mut Work<'_>,
+    ) -> Result<Row, QueryError> {
         let row = &mut self.row;
-        match self.floats {
-            Floats::Sum(sums) => sums.write(&mut row.values),
-            Floats::Mean(means) => means.write(&mut row.values),
-            Floats::Variance(states) if self.op == AggregateOp::Stddev => {
-                write(row, states, |w| w.variance().sqrt());
+        let root = self.op == AggregateOp::Stddev;
+        for (n, out) in row.values.chunks_mut(UNITS_PER_CHECK).enumerate() {
+            work.spend(out.len())?;
+            let at = n * UNITS_PER_CHECK;
+            match &self.floats {
+                Floats::Sum(sums) => sums.write(out, at),
+                Floats::Mean(means) => means.write(out, at),
+                Floats::Variance(states) if root => write(out, states, at, |w| w.variance().sqrt()),
+                Floats::Variance(states) => write(out, states, at, Welford::variance),
+                Floats::Extreme | Floats::Count => {}
             }
-            Floats::Variance(states) => write(row, states, Welford::variance),
-            Floats::Extreme | Floats::Count => {}
         }
         for (i, state) in self.histograms.into_iter().enumerate() {
             let Some(state) = state else { continue };
+            work.spend(64)?;
             if row.values.get(i).is_some_and(|&v| !is_absent(v)) {
                 annotations.mixed_floats_histograms_in_aggregation(span);
                 row.set(i, Point::Float(super::absent()));
@@ -166,7 +187,7 @@ impl Group {
                 row.set(i, state.finish(annotations, span));
             }
         }
-        self.row
+        Ok(self.row)
     }
 }
 
@@ -257,9 +278,10 @@ fn count(values: &[f64], histograms: &[Option<Arc<Histogram>>], counts: &mut [f6
     }
 }
 
-fn write<S>(row: &mut Row, states: Vec<Option<S>>, value: impl Fn(S) -> f64) {
-    for (out, state) in row.values.iter_mut().zip(states) {
-        if let Some(state) = state {
+/// Writes the values of those steps from `at` on that have one.
+fn write<S: Copy>(out: &mut [f64], states: &[Option<S>], at: usize, value: impl Fn(S) -> f64) {
+    for (out, state) in out.iter_mut().zip(states.get(at..).unwrap_or_default()) {
+        if let Some(state) = *state {
             *out = value(state);
         }
     }
@@ -297,11 +319,14 @@ impl Welford {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Uninterrupted;
+    use crate::memory::Memory;
 
     fn folded(op: AggregateOp, rows: &[&[f64]]) -> Vec<f64> {
         let mut annotations = Annotations::default();
         let steps = rows.first().map_or(0, |r| r.len());
-        let mut group = Group::new(Labels::empty(), op, steps);
+        let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
+        let mut group = Group::new(Labels::empty(), op, steps, &mut work).unwrap();
         for values in rows {
             let row = Row {
                 values: values.to_vec(),
@@ -311,7 +336,10 @@ mod tests {
                 group.push(&row, from..from + 1, &mut annotations, Span::default());
             }
         }
-        group.finish(&mut annotations, Span::default()).values
+        group
+            .finish(&mut annotations, Span::default(), &mut work)
+            .unwrap()
+            .values
     }
 
     #[test]

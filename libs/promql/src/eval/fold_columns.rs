@@ -54,9 +54,10 @@ impl Sums {
         }
     }
 
-    /// Writes the sums of those steps that have one.
-    pub(super) fn write(&self, out: &mut [f64]) {
-        for (out, (&sum, &lost)) in out.iter_mut().zip(self.sum.iter().zip(&self.lost)) {
+    /// Writes the sums of those steps from `at` on that have one.
+    pub(super) fn write(&self, out: &mut [f64], at: usize) {
+        let sums = self.sum.iter().zip(&self.lost).skip(at);
+        for (out, (&sum, &lost)) in out.iter_mut().zip(sums) {
             if !is_absent(sum) {
                 *out = Kahan { sum, lost }.total();
             }
@@ -148,10 +149,10 @@ impl Means {
         }
     }
 
-    /// Writes the means of those steps that have one.
-    pub(super) fn write(&self, out: &mut [f64]) {
-        let sums = self.sum.iter().zip(&self.lost);
-        let kinds = self.count.iter().zip(&self.incremental);
+    /// Writes the means of those steps from `at` on that have one.
+    pub(super) fn write(&self, out: &mut [f64], at: usize) {
+        let sums = self.sum.iter().zip(&self.lost).skip(at);
+        let kinds = self.count.iter().zip(&self.incremental).skip(at);
         for (out, ((&sum, &lost), (&count, &incremental))) in out.iter_mut().zip(sums.zip(kinds)) {
             if !is_absent(sum) {
                 let acc = Kahan { sum, lost };
@@ -214,8 +215,8 @@ mod tests {
             }
             let steps = rows[0].len();
             let (mut got_sums, mut got_means) = (vec![absent(); steps], vec![absent(); steps]);
-            sums.write(&mut got_sums);
-            means.write(&mut got_means);
+            sums.write(&mut got_sums, 0);
+            means.write(&mut got_means, 0);
             for i in 0..steps {
                 let mut floats = rows.iter().map(|row| row[i]).filter(|&v| !is_absent(v));
                 let first = floats.next();

@@ -39,7 +39,7 @@ impl Evaluator<'_> {
             }
             F::Vector => {
                 let scalars = self.scalar_arg(node, 0, steps)?;
-                Ok(Evaluated::Vector(vec![row_of(scalars, steps)]))
+                Ok(Evaluated::Vector(vec![row_of(scalars, steps, &mut self.work())?]))
             }
             F::Absent => {
                 let rows = self.vector_arg(node, 0, steps)?;
@@ -92,7 +92,9 @@ impl Evaluator<'_> {
             }
             FunctionId::Scalar => {
                 let rows = self.vector_arg(node, 0, steps)?;
-                let (mut work, mut values) = (self.work(), vec![f64::NAN; steps.count()]);
+                let mut work = self.work();
+                work.hold(steps.count().saturating_mul(size_of::<f64>()))?;
+                let mut values = work.filled(&f64::NAN, steps.count())?;
                 for (i, v) in values.iter_mut().enumerate() {
                     work.spend(1 + rows.len())?;
                     *v = only_float(&rows, i);
@@ -122,7 +124,7 @@ impl Evaluator<'_> {
                     &mut self.work(),
                     |i| f((steps.at(i) / 1000) as f64),
                 )?;
-            return Ok(vec![row_of(values, steps)]);
+            return Ok(vec![row_of(values, steps, &mut self.work())?]);
         }
         let f = float_function(node.function).ok_or_else(|| unknown(node.function))?;
         let rows = self.vector_arg(node, 0, steps)?;
@@ -187,11 +189,11 @@ fn negated(mut row: Row, work: &mut Work<'_>) -> Result<Row, QueryError> {
 }
 
 /// One series without labels.
-fn row_of(scalars: Scalars, steps: Steps) -> Row {
-    Row {
-        values: scalars.into_steps(steps.count()),
+fn row_of(scalars: Scalars, steps: Steps, work: &mut Work<'_>) -> Result<Row, QueryError> {
+    Ok(Row {
+        values: scalars.into_steps(steps.count(), work)?,
         ..Row::new(Labels::empty(), false, 0)
-    }
+    })
 }
 
 /// The value of the only float at a step; NaN if there is none or more than one.
@@ -208,7 +210,7 @@ fn only_float(rows: &[Row], i: usize) -> f64 {
 
 fn step_times(rows: Vec<Row>, steps: Steps, work: &mut Work<'_>) -> Result<Vec<Row>, QueryError> {
     let mut of = |row: Row| {
-        let mut out = Row::new(row.labels.clone(), true, steps.count());
+        let mut out = Row::blank(row.labels.clone(), true, steps.count(), work)?;
         work.each(&mut out.values, |i, v| {
             if row.has(i) {
                 *v = steps.at(i) as f64 / 1000.0;

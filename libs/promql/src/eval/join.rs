@@ -181,7 +181,7 @@ impl Join<'_> {
     /// Combines two series that have floats only.
     fn floats(&mut self, group: usize, many: &Row, one: &Row) -> Result<(), QueryError> {
         let node = self.node;
-        self.work.spend(self.steps.saturating_add(32))?;
+        self.work.spend(32)?;
         let both = |(m, o): (&f64, &f64)| !is_absent(*m) & !is_absent(*o);
         if !many.values.iter().zip(&one.values).any(both) {
             return Ok(());
@@ -194,14 +194,16 @@ impl Join<'_> {
         flag_steps(used, self.steps, &mut self.work)?;
         let pairs = (&many.values[..], &one.values[..]);
         if self.matching.card == Cardinality::OneToOne {
-            return write_pairs(node, self.swapped, pairs, out, |i| match set(used, i) {
-                true => Err(many_to_one_must_be_explicit()),
-                false => Ok(()),
+            return write_pairs(node, self.swapped, pairs, (out, &mut self.work), |i| {
+                match set(used, i) {
+                    true => Err(many_to_one_must_be_explicit()),
+                    false => Ok(()),
+                }
             });
         }
         let claims = self.claims.entry((group, place)).or_default();
         flag_steps(claims, self.steps, &mut self.work)?;
-        write_pairs(node, self.swapped, pairs, out, |i| {
+        write_pairs(node, self.swapped, pairs, (out, &mut self.work), |i| {
             set(used, i);
             match set(claims, i) {
                 true => Err(matches_must_be_unique()),
@@ -239,10 +241,11 @@ fn write_pairs(
     node: &BinaryNode,
     swapped: bool,
     (many, one): (&[f64], &[f64]),
-    out: &mut Row,
+    (out, work): (&mut Row, &mut Work<'_>),
     mut claim: impl FnMut(usize) -> Result<(), QueryError>,
 ) -> Result<(), QueryError> {
     for (i, (&m, &o)) in many.iter().zip(one).enumerate() {
+        work.spend(1)?;
         if is_absent(m) | is_absent(o) {
             continue;
         }
@@ -279,7 +282,7 @@ fn matches_must_be_unique() -> QueryError {
 fn flag_steps(flags: &mut Vec<bool>, steps: usize, work: &mut Work<'_>) -> Result<(), QueryError> {
     if flags.is_empty() {
         work.hold(steps.saturating_add(CLAIM_BYTES))?;
-        flags.resize(steps, false);
+        *flags = work.filled(&false, steps)?;
     }
     Ok(())
 }

@@ -291,7 +291,7 @@ impl Evaluator<'_> {
         let rows = match self.eval(&node.expr, inner)? {
             super::Evaluated::Vector(rows) => rows,
             super::Evaluated::Scalar(s) => vec![Row {
-                values: s.into_steps(inner.count()),
+                values: s.into_steps(inner.count(), &mut self.work())?,
                 ..Row::new(Labels::empty(), false, 0)
             }],
             _ => return Err(super::wrong_type("instant vector")),

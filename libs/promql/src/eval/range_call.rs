@@ -15,6 +15,7 @@ use crate::memory::of_histogram;
 use crate::plan::{CallNode, Node};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
+use crate::work::Work;
 
 /// How many windows must share a sample for [`Stretches`] to pay.
 const OVERLAP_MIN: i64 = 3;
@@ -123,8 +124,9 @@ impl RangeFunction {
             self.function,
             FunctionId::LastOverTime | FunctionId::FirstOverTime
         );
-        let mut row = Row::new(labels, name_gone || !keeps_name, steps.count());
-        self.slide(shared, samples, steps, &mut row, annotations)?;
+        let mut work = shared.work();
+        let mut row = Row::blank(labels, name_gone || !keeps_name, steps.count(), &mut work)?;
+        self.slide(shared, samples, steps, (&mut row, &mut work), annotations)?;
         if matches!(self.function, FunctionId::Rate | FunctionId::Increase) {
             self.note_possible_non_counter(shared, &row, annotations);
         }
@@ -137,7 +139,7 @@ impl RangeFunction {
         shared: &Shared<'_>,
         samples: Samples<'_>,
         steps: Steps,
-        row: &mut Row,
+        (row, work): (&mut Row, &mut Work<'_>),
         annotations: &mut Annotations,
     ) -> Result<(), QueryError> {
         let use_starts = shared.options.use_start_timestamps && starts_matter(self.function, samples);
@@ -145,13 +147,12 @@ impl RangeFunction {
             true => samples,
             false => without_starts(samples),
         };
-        let mut work = shared.work();
         let plain = samples.ht.is_empty() && samples.st.is_empty() && self.spec.edges == RangeEdges::Plain;
         if let Some(kind) = RateKind::of(self.function)
             && plain
         {
             let spec = (&self.spec, steps);
-            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, &mut work)?;
+            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, work)?;
             shared.account.looked_at(seen);
             return shared.account.fits(widest);
         }
@@ -162,7 +163,7 @@ impl RangeFunction {
                 steps,
             };
             let values = &mut row.values;
-            if let Some((seen, widest)) = slide.function(self.function, &self.params, values, &mut work)? {
+            if let Some((seen, widest)) = slide.function(self.function, &self.params, values, work)? {
                 shared.account.looked_at(seen);
                 return shared.account.fits(widest);
             }

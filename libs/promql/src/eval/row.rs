@@ -9,7 +9,7 @@ use super::Evaluated;
 use crate::context::Account;
 use crate::error::QueryError;
 use crate::memory::{LABELS_ENTRY_BYTES, of_column, of_histogram, of_labels};
-use crate::work::Work;
+use crate::work::{UNITS_PER_CHECK, Work};
 
 /// Marks a step without a float. It is the stale marker, which no selector lets through and no arithmetic yields.
 #[inline]
@@ -66,6 +66,19 @@ impl Row {
             values: vec![absent(); steps],
             histograms: Vec::new(),
         }
+    }
+
+    /// The same, asking in between whether to go on. Takes no memory.
+    pub(crate) fn blank(
+        labels: Labels,
+        drop_name: bool,
+        steps: usize,
+        work: &mut Work<'_>,
+    ) -> Result<Self, QueryError> {
+        Ok(Self {
+            values: work.filled(&absent(), steps)?,
+            ..Self::new(labels, drop_name, 0)
+        })
     }
 
     /// What it has at step `i`.
@@ -190,10 +203,10 @@ impl Scalars {
     }
 
     /// All of them.
-    pub(crate) fn into_steps(self, count: usize) -> Vec<f64> {
+    pub(crate) fn into_steps(self, count: usize, work: &mut Work<'_>) -> Result<Vec<f64>, QueryError> {
         match self {
-            Self::Const(v) => vec![v; count],
-            Self::Steps(vs) => vs,
+            Self::Const(v) => work.filled(&v, count),
+            Self::Steps(vs) => Ok(vs),
         }
     }
 
@@ -218,8 +231,12 @@ impl Scalars {
         f: impl Fn(usize) -> f64,
     ) -> Result<Self, QueryError> {
         work.hold(count.saturating_mul(8))?;
-        let mut values = vec![0.0; count];
-        work.each(&mut values, |i, v| *v = f(i))?;
+        let mut values = Vec::with_capacity(count);
+        while values.len() < count {
+            let next = count.min(values.len() + UNITS_PER_CHECK);
+            work.spend(next - values.len())?;
+            values.extend((values.len()..next).map(&f));
+        }
         Ok(Self::Steps(values))
     }
 
@@ -248,7 +265,6 @@ pub(crate) fn expand(once: Evaluated, count: usize, work: &mut Work<'_>) -> Resu
         Evaluated::Vector(rows) => {
             let mut expanded = Vec::with_capacity(rows.len());
             for row in rows {
-                work.spend(count)?;
                 expanded.push(repeated(row, count, work)?);
             }
             Ok(Evaluated::Vector(expanded))
@@ -263,9 +279,12 @@ fn repeated(row: Row, count: usize, work: &mut Work<'_>) -> Result<Row, QueryErr
     let histogram = row.histogram(0);
     let columns = 1 + usize::from(histogram.is_some());
     work.hold(count.saturating_mul(8 * columns))?;
-    let histograms = histogram.map_or_else(Vec::new, |h| vec![Some(Arc::clone(h)); count]);
+    let histograms = match histogram {
+        Some(h) => work.filled(&Some(Arc::clone(h)), count)?,
+        None => Vec::new(),
+    };
     Ok(Row {
-        values: vec![value; count],
+        values: work.filled(&value, count)?,
         histograms,
         ..row
     })
@@ -310,7 +329,8 @@ impl<'a> RowSet<'a> {
         self.account.hold(held_by_slots(self.steps))?;
         let own = 2 * size_of::<Row>() + LABELS_ENTRY_BYTES + of_labels(labels);
         self.work.hold(own.saturating_add(self.steps.saturating_mul(8)))?;
-        self.rows.push(Row::new(labels.clone(), drop_name, self.steps));
+        let row = Row::blank(labels.clone(), drop_name, self.steps, &mut self.work)?;
+        self.rows.push(row);
         self.by_labels.insert(labels.clone(), self.rows.len() - 1);
         Ok(self.rows.len() - 1)
     }

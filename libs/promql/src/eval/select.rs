@@ -20,7 +20,7 @@ use crate::memory::of_histogram;
 use crate::plan::SelectNode;
 use crate::queryable::{Columns, Series, SeriesData};
 use crate::steps::Steps;
-use crate::work::UNITS_PER_CHECK;
+use crate::work::Work;
 
 /// What of a selected sample becomes the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,14 +158,14 @@ impl Evaluator<'_> {
 
 /// One series at all steps, `take` of each newest sample.
 pub(super) fn instant_row(
-    ctx: &dyn QueryContext,
+    shared: &Shared<'_>,
     series: &Series,
     times: SelectTimes,
     take: Take,
     buffer: &mut SampleBuffer,
 ) -> Result<Row, QueryError> {
-    decode(ctx, series, times.range(), times.statistics_only, buffer)?;
-    newest_within_lookback(ctx, &series.labels, &buffer.columns, times, take)
+    decode(shared.ctx, series, times.range(), times.statistics_only, buffer)?;
+    newest_within_lookback(&mut shared.work(), &series.labels, &buffer.columns, times, take)
 }
 
 /// One series at all steps, interpolated between the samples around each.
@@ -182,7 +182,7 @@ pub(super) fn smoothed_row(
     let range = TimeRange::new(base.min, base.max.saturating_add(lookback));
     decode(shared.ctx, series, range, times.statistics_only, buffer)?;
     let mut work = shared.work();
-    let mut row = Row::new(series.labels.clone(), false, times.steps.count());
+    let mut row = Row::blank(series.labels.clone(), false, times.steps.count(), &mut work)?;
     let mut slider = Slider::new(buffer.samples()?);
     for i in 0..times.steps.count() {
         let t = times.reference(i);
@@ -261,26 +261,24 @@ fn smooth_float(near: Samples<'_>, t: i64) -> Point {
 
 /// One pass over a series' samples that fills one row.
 fn newest_within_lookback(
-    ctx: &dyn QueryContext,
+    work: &mut Work<'_>,
     labels: &Labels,
     columns: &Columns,
     times: SelectTimes,
     take: Take,
 ) -> Result<Row, QueryError> {
-    let mut row = Row::new(labels.clone(), false, times.steps.count());
+    let mut row = Row::blank(labels.clone(), false, times.steps.count(), work)?;
     let (timestamps, values) = (columns.timestamps(), columns.values());
     let spec = times.window();
     let mut blocks = Blocks::new(timestamps, &spec, times.steps);
     if take == Take::Value && columns.histograms().is_none() {
-        for out in row.values.chunks_mut(UNITS_PER_CHECK) {
-            check(ctx)?;
-            for out in out.chunks_mut(BLOCK) {
-                blocks.advance(out.len());
-                for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
-                    // The stale marker is what marks a step without a value, too.
-                    if let Some(&value) = values.get(hi.wrapping_sub(1)).filter(|_| lo < hi) {
-                        *out = value;
-                    }
+        for out in row.values.chunks_mut(BLOCK) {
+            work.spend(out.len())?;
+            blocks.advance(out.len());
+            for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
+                // The stale marker is what marks a step without a value, too.
+                if let Some(&value) = values.get(hi.wrapping_sub(1)).filter(|_| lo < hi) {
+                    *out = value;
                 }
             }
         }
@@ -288,10 +286,8 @@ fn newest_within_lookback(
     }
     let mut step = 0;
     while step < times.steps.count() {
-        if step % UNITS_PER_CHECK < BLOCK {
-            check(ctx)?;
-        }
         let len = (times.steps.count() - step).min(BLOCK);
+        work.spend(len)?;
         blocks.advance(len);
         for (lo, hi) in blocks.iter().take(len) {
             if let Some(newest) = hi.checked_sub(1).filter(|_| lo < hi)

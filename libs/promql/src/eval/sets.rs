@@ -57,7 +57,7 @@ fn presence(
             Entry::Vacant(entry) => {
                 let own = LABELS_ENTRY_BYTES + of_labels(entry.key());
                 work.hold(own.saturating_add(steps))?;
-                entry.insert(vec![false; steps])
+                entry.insert(work.filled(&false, steps)?)
             }
         };
         work.each(flags, |i, flag| *flag |= row.has(i))?;

@@ -5,7 +5,7 @@ use super::absent;
 use super::cursor::{BLOCK, Blocks};
 use super::exact_sums::ExactSums;
 use super::matrix::WindowSpec;
-use super::quantile::quantile_of_sorted;
+use super::quantile::{nan_first, quantile_of_sorted};
 use super::row::Scalars;
 use super::sorted_window::SortedWindow;
 use super::stretches::has_large_window;
@@ -14,7 +14,7 @@ use crate::error::QueryError;
 use crate::kahan::Kahan;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
-use crate::work::Work;
+use crate::work::{UNITS_PER_CHECK, Work};
 
 /// How many samples of a window are looked at in one unit of work.
 pub(super) const SAMPLES_PER_UNIT: usize = 4;
@@ -54,6 +54,7 @@ impl Slide<'_> {
             F::AvgOverTime => return self.means(out, work),
             F::MinOverTime => self.extremes(out, work, |v, best| v < best),
             F::MaxOverTime => self.extremes(out, work, |v, best| v > best),
+            F::MadOverTime => self.deviations(out, work),
             F::Irate => self.each(out, work, |lo, hi| between_last_two(t, v, (lo, hi), true)),
             F::Idelta => self.each(out, work, |lo, hi| between_last_two(t, v, (lo, hi), false)),
             F::Changes => {
@@ -176,10 +177,7 @@ impl Slide<'_> {
         if !shared || self.steps.count() <= 1 {
             return Ok(None);
         }
-        let v = self.samples.v;
-        work.hold(ExactSums::bytes(v.len()))?;
-        work.spend(v.len())?;
-        Ok(ExactSums::of(v))
+        ExactSums::of(self.samples.v, work)
     }
 
     /// The values that win over all others in their windows: each sample is compared twice, however many windows it
@@ -197,25 +195,73 @@ impl Slide<'_> {
             false => older,
         };
         // The extreme of the samples from each up to `split`, and that of those from there up to `end`.
-        let mut before = vec![0.0; v.len()];
+        let mut before = work.filled(&0.0, v.len())?;
         let (mut split, mut end, mut behind) = (0, 0, None);
-        self.each(out, work, |lo, hi| {
-            if lo >= split {
-                let suffixes = cut(v, lo, hi).iter().zip(before.iter_mut().skip(lo)).rev();
-                suffixes.fold(None, |best: Option<f64>, (&v, before)| {
-                    *before = best.map_or(v, |best| better(v, best));
-                    Some(*before)
-                });
-                (split, behind) = (hi, None);
-            } else {
-                for &v in cut(v, end, hi) {
-                    behind = Some(behind.map_or(v, |best| better(best, v)));
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        for out in out.chunks_mut(BLOCK) {
+            blocks.advance(out.len());
+            work.spend(out.len())?;
+            for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
+                if lo >= hi {
+                    continue;
                 }
+                if lo >= split {
+                    let (v, before) = (cut(v, lo, hi), before.get_mut(lo..hi).unwrap_or_default());
+                    let mut best: Option<f64> = None;
+                    for (v, before) in v
+                        .rchunks(UNITS_PER_CHECK)
+                        .zip(before.rchunks_mut(UNITS_PER_CHECK))
+                    {
+                        work.spend(v.len())?;
+                        for (&v, before) in v.iter().zip(before).rev() {
+                            *before = best.map_or(v, |best| better(v, best));
+                            best = Some(*before);
+                        }
+                    }
+                    (split, behind) = (hi, None);
+                } else {
+                    for v in cut(v, end, hi).chunks(UNITS_PER_CHECK) {
+                        work.spend(v.len())?;
+                        for &v in v {
+                            behind = Some(behind.map_or(v, |best| better(best, v)));
+                        }
+                    }
+                }
+                end = hi;
+                let first = before.get(lo).copied().unwrap_or_else(absent);
+                *out = behind.map_or(first, |behind| better(first, behind));
             }
-            end = hi;
-            let first = before.get(lo).copied().unwrap_or_else(absent);
-            behind.map_or(first, |behind| better(first, behind))
-        })
+        }
+        Ok(blocks.weight())
+    }
+
+    /// The median of the distances from the median.
+    fn deviations(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Weight, QueryError> {
+        let v = self.samples.v;
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut window = SortedWindow::new(work);
+        let (mut distances, mut lease) = (Vec::new(), work.lease());
+        for out in out.chunks_mut(BLOCK) {
+            blocks.advance(out.len());
+            work.spend(out.len())?;
+            for (out, (lo, hi)) in out.iter_mut().zip(blocks.iter()) {
+                if lo >= hi {
+                    continue;
+                }
+                let sorted = window.advance(v, (lo, hi), work)?;
+                if sorted.first().is_some_and(|v| v.is_nan()) {
+                    *out = f64::NAN;
+                    continue;
+                }
+                let median = quantile_of_sorted(0.5, sorted);
+                lease.cover(size_of_val(sorted))?;
+                distances.clear();
+                distances.extend(sorted.iter().map(|v| (v - median).abs()));
+                work.sort(&mut distances, nan_first)?;
+                *out = quantile_of_sorted(0.5, &distances);
+            }
+        }
+        Ok(blocks.weight())
     }
 
     fn quantiles(&self, out: &mut [f64], q: &Scalars, work: &mut Work<'_>) -> Result<Weight, QueryError> {
@@ -270,19 +316,21 @@ const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 /// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
 fn integer_sums(v: &[f64], work: &mut Work<'_>) -> Result<Option<Vec<i64>>, QueryError> {
     work.hold(size_of_val(v))?;
-    work.spend(v.len() / SAMPLES_PER_UNIT)?;
     let mut sums = Vec::with_capacity(v.len() + 1);
     let (mut sum, mut magnitude) = (0i64, 0.0);
     sums.push(sum);
-    for &v in v {
-        magnitude += v.abs();
-        // Not so for NaN either.
-        let exact = magnitude < EXACT_BELOW && v.trunc() == v && v.to_bits() != (-0.0f64).to_bits();
-        if !exact {
-            return Ok(None);
+    for v in v.chunks(UNITS_PER_CHECK) {
+        work.spend(v.len())?;
+        for &v in v {
+            magnitude += v.abs();
+            // Not so for NaN either.
+            let exact = magnitude < EXACT_BELOW && v.trunc() == v && v.to_bits() != (-0.0f64).to_bits();
+            if !exact {
+                return Ok(None);
+            }
+            sum += v as i64;
+            sums.push(sum);
         }
-        sum += v as i64;
-        sums.push(sum);
     }
     Ok(Some(sums))
 }
@@ -332,7 +380,8 @@ mod tests {
     use crate::eval::window::StepInfo;
     use crate::memory::Memory;
 
-    const FUNCTIONS: [FunctionId; 15] = [
+    const FUNCTIONS: [FunctionId; 16] = [
+        FunctionId::MadOverTime,
         FunctionId::PresentOverTime,
         FunctionId::CountOverTime,
         FunctionId::FirstOverTime,

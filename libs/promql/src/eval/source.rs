@@ -71,7 +71,7 @@ impl<'n> RowSource<'n> {
                 let Some(series) = shared.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
-                instant_row(shared.ctx, series, *times, *take, buffer).map(Some)
+                instant_row(shared, series, *times, *take, buffer).map(Some)
             }
             Self::Smoothed { node, times } => {
                 let Some(series) = shared.series_of(node.source)?.get(i) else {

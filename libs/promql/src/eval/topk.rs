@@ -160,7 +160,8 @@ impl Picked {
                 let slots = from.values.len() + from.histograms.len();
                 work.hold(slots.saturating_mul(8))?;
                 self.order.push(r);
-                to.insert(Row::new(from.labels.clone(), from.drop_name, from.values.len()))
+                let (labels, steps) = (from.labels.clone(), from.values.len());
+                to.insert(Row::blank(labels, from.drop_name, steps, work)?)
             }
         };
         to.set(step, point);

@@ -1,9 +1,13 @@
 //! Tells a query to stop while it runs, and measures how long it goes on.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what is measured is a thread and the time that passes"
+)]
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koios_promql::{CancelContext, Engine, EngineOptions, ParseOptions, Query};
+use koios_promql::{CancelContext, Engine, EngineOptions};
 
 use super::hostile::Hostile;
 
@@ -18,7 +22,7 @@ pub(crate) struct Ended {
 
 /// Runs a query at the end of [`Hostile`]'s data and tells it to stop after some time.
 pub(crate) fn after(text: &str, delay: Duration) -> Ended {
-    let query = Query::parse(text, &ParseOptions::default()).expect("the queries of tests are PromQL");
+    let query = super::parsed(text);
     let ctx = CancelContext::new(|| false);
     let running = ctx.clone();
     let runs = thread::spawn(move || {
@@ -35,7 +39,7 @@ pub(crate) fn after(text: &str, delay: Duration) -> Ended {
     thread::sleep(delay);
     let told = Instant::now();
     ctx.cancel();
-    let (ended, stopped) = runs.join().expect("a query does not panic");
+    let (ended, stopped) = runs.join().unwrap();
     Ended {
         latency: ended.saturating_duration_since(told),
         stopped,
