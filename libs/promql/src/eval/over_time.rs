@@ -9,7 +9,7 @@ use super::quantile::quantile_of;
 use super::rate::is_start_reset;
 use super::rate_histogram;
 use super::row::Point;
-use super::window::{Samples, StepInfo};
+use super::window::{Samples, StepInfo, WINDOW_PIECE};
 use crate::ast::RangeEdges;
 use crate::error::QueryError;
 use crate::kahan::{Kahan, Mean};
@@ -160,29 +160,32 @@ pub(super) fn mad(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
 }
 
 /// The variance by Welford's method with compensated sums.
-fn variance(w: Samples<'_>, s: &mut StepInfo<'_>) -> Option<f64> {
+fn variance(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Option<f64>> {
     if w.t.is_empty() {
-        return None;
+        return Ok(None);
     }
     if !w.ht.is_empty() {
         s.histograms_ignored();
     }
     let (mut count, mut mean, mut squares) = (0.0, Kahan::default(), Kahan::default());
-    for &v in w.v {
-        count += 1.0;
-        let delta = v - mean.total();
-        mean = mean.plus(delta / count);
-        squares = squares.plus(delta * (v - mean.total()));
+    for (piece, v) in w.v.chunks(WINDOW_PIECE).enumerate() {
+        s.go_on(piece)?;
+        for &v in v {
+            count += 1.0;
+            let delta = v - mean.total();
+            mean = mean.plus(delta / count);
+            squares = squares.plus(delta * (v - mean.total()));
+        }
     }
-    Some(squares.total() / count)
+    Ok(Some(squares.total() / count))
 }
 
 pub(super) fn stdvar(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
-    Ok(variance(w, s).map_or(Point::Absent, Point::Float))
+    Ok(variance(w, s)?.map_or(Point::Absent, Point::Float))
 }
 
 pub(super) fn stddev(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point> {
-    Ok(variance(w, s).map_or(Point::Absent, |v| Point::Float(v.sqrt())))
+    Ok(variance(w, s)?.map_or(Point::Absent, |v| Point::Float(v.sqrt())))
 }
 
 /// The samples to compare: in an anchored range, the newest one at or before the start and all after it; `None` if

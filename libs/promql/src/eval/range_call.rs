@@ -202,6 +202,7 @@ impl RangeFunction {
                 span: self.spec.span,
                 first_span: self.first_span,
                 annotations,
+                ctx: shared.ctx,
             };
             let point = (self.kernel)(window, &mut info)?;
             if let Point::Histogram(h) = &point {

@@ -398,6 +398,7 @@ mod tests {
     use super::*;
     use crate::annotations::Annotations;
     use crate::ast::Span;
+    use crate::context::Uninterrupted;
 
     fn run(
         f: super::super::range_call::Kernel,
@@ -419,6 +420,7 @@ mod tests {
             span: Span::default(),
             first_span: Span::default(),
             annotations: &mut annotations,
+            ctx: &Uninterrupted,
         };
         match f(
             Samples {

@@ -330,6 +330,7 @@ mod tests {
             span: Span::default(),
             first_span: Span::default(),
             annotations: &mut annotations,
+            ctx: &Uninterrupted,
         };
         let kernel = match function {
             FunctionId::Rate => rate,

@@ -413,6 +413,7 @@ mod tests {
             span: Span::default(),
             first_span: Span::default(),
             annotations: &mut annotations,
+            ctx: &Uninterrupted,
         };
         match kernel(function).map(|kernel| kernel(w, &mut info)) {
             Some(Ok(Point::Float(v))) => v,

@@ -1,34 +1,38 @@
 //! `deriv`, `predict_linear`, `double_exponential_smoothing`.
 
 use super::row::Point;
-use super::window::{Samples, StepInfo};
+use super::window::{Samples, StepInfo, WINDOW_PIECE};
 use crate::error::QueryError;
 use crate::kahan::Kahan;
 
 /// Slope per second and value at `origin` of the line through some samples that fits best (least squares).
-fn linear_regression(w: Samples<'_>, origin: i64) -> (f64, f64) {
+fn linear_regression(w: Samples<'_>, origin: i64, s: &StepInfo<'_>) -> Result<(f64, f64), QueryError> {
     let Some(&first) = w.v.first() else {
-        return (f64::NAN, f64::NAN);
+        return Ok((f64::NAN, f64::NAN));
     };
     if w.v.iter().all(|&v| v == first) {
-        return if first.is_infinite() {
+        return Ok(if first.is_infinite() {
             (f64::NAN, f64::NAN)
         } else {
             (0.0, first)
-        };
+        });
     }
     let (mut x1, mut y1, mut xy, mut x2) = Default::default();
-    for (&t, &y) in w.t.iter().zip(w.v) {
-        let x = t.saturating_sub(origin) as f64 / 1e3;
-        x1 = Kahan::plus(x1, x);
-        y1 = Kahan::plus(y1, y);
-        xy = Kahan::plus(xy, x * y);
-        x2 = Kahan::plus(x2, x * x);
+    let pieces = w.t.chunks(WINDOW_PIECE).zip(w.v.chunks(WINDOW_PIECE));
+    for (piece, (t, y)) in pieces.enumerate() {
+        s.go_on(piece)?;
+        for (&t, &y) in t.iter().zip(y) {
+            let x = t.saturating_sub(origin) as f64 / 1e3;
+            x1 = Kahan::plus(x1, x);
+            y1 = Kahan::plus(y1, y);
+            xy = Kahan::plus(xy, x * y);
+            x2 = Kahan::plus(x2, x * x);
+        }
     }
     let n = w.v.len() as f64;
     let (x1, y1, xy, x2) = (x1.total(), y1.total(), xy.total(), x2.total());
     let slope = (xy - x1 * y1 / n) / (x2 - x1 * x1 / n);
-    (slope, y1 / n - slope * x1 / n)
+    Ok((slope, y1 / n - slope * x1 / n))
 }
 
 /// Whether there are two floats at least; histograms beside floats are noted.
@@ -45,14 +49,14 @@ pub(super) fn deriv(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point, Query
     }
     // A time near the samples keeps the numbers small.
     let origin = w.t.first().copied().unwrap_or(s.at);
-    Ok(Point::Float(linear_regression(w, origin).0))
+    Ok(Point::Float(linear_regression(w, origin, s)?.0))
 }
 
 pub(super) fn predict_linear(w: Samples<'_>, s: &mut StepInfo<'_>) -> Result<Point, QueryError> {
     if !enough(w, s) {
         return Ok(Point::Absent);
     }
-    let (slope, now) = linear_regression(w, s.at);
+    let (slope, now) = linear_regression(w, s.at, s)?;
     let [ahead, _] = s.params;
     Ok(Point::Float(slope * ahead + now))
 }

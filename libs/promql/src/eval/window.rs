@@ -8,6 +8,7 @@ use super::cursor::Bounds;
 use super::stretches::Stretches;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
+use crate::context::{QueryContext, check};
 use crate::error::QueryError;
 use crate::memory::{Lease, Memory};
 use crate::queryable::Columns;
@@ -272,9 +273,19 @@ pub(crate) struct StepInfo<'a> {
     /// Where the function's first argument stands.
     pub(crate) first_span: Span,
     pub(crate) annotations: &'a mut Annotations,
+    pub(crate) ctx: &'a dyn QueryContext,
 }
 
+/// How many samples of one window are looked at before the caller is asked whether to go on.
+pub(super) const WINDOW_PIECE: usize = 1 << 17;
+
 impl StepInfo<'_> {
+    /// Asks whether to go on, before piece number `piece` of a window: most windows have but one.
+    #[inline]
+    pub(crate) fn go_on(&self, piece: usize) -> Result<(), QueryError> {
+        if piece == 0 { Ok(()) } else { check(self.ctx) }
+    }
+
     /// The range.
     pub(crate) fn range(&self) -> RangeTimes {
         RangeTimes {

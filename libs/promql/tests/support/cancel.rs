@@ -7,7 +7,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use koios_promql::{CancelContext, Engine, EngineOptions};
+use koios_promql::{CancelContext, Engine};
 
 use super::hostile::Hostile;
 
@@ -26,11 +26,7 @@ pub(crate) fn after(text: &str, delay: Duration) -> Ended {
     let ctx = CancelContext::new(|| false);
     let running = ctx.clone();
     let runs = thread::spawn(move || {
-        let engine = Engine::new(EngineOptions {
-            max_samples: usize::MAX,
-            max_memory_bytes: 4 << 30,
-            ..EngineOptions::default()
-        });
+        let engine = Engine::default();
         let times = (900_000, 1_000_000, 1_000);
         let range = engine.range(&Hostile, &query, times, &running);
         let result = futures::executor::block_on(range);
