@@ -5,7 +5,13 @@
 //! stays ([`Memory::settle`]). So the account costs nothing per sample.
 //!
 //! Whether a query is refused does not depend on how many cores it runs on: what is made ahead of its turn, at the same
-//! time as other things, counts apart ([`Memory::ahead`]), and is made again in its turn if there is no room for it.
+//! time as other things, counts apart ([`Memory::ahead`]), and is made again in its turn if there is no room for it. It does
+//! depend on how storage answers: series that several parts of a query wait for at the same time, some megabytes each,
+//! count while they wait.
+//!
+//! What is allocated while a query runs is at most one and a half times the account's peak, and half a megabyte beside
+//! (columns grow by doubling; patterns are compiled), storage's own data not counted: `tests/memory_proof.rs` counts every
+//! byte. A query that is refused never had more than that of its limit, and of the quarter for what is made ahead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
