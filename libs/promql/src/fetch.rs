@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::channel::oneshot;
+use futures::channel::{mpsc, oneshot};
+use futures::future::try_join;
 use futures::lock::Mutex;
+use futures::sink::SinkExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_model::Labels;
 
@@ -16,13 +18,13 @@ use crate::engine::{EngineOptions, Prepared};
 use crate::error::QueryError;
 use crate::eval::leaf::LeafFold;
 use crate::memory::{Memory, of_labels};
-use crate::queryable::{Completeness, Queryable, SelectRequest, Series, StreamItem};
+use crate::queryable::{Completeness, Queryable, SelectRequest, Series, SeriesStream, StreamItem};
 
 /// How many reads of storage one query runs at once.
 const READS_AT_ONCE: usize = 8;
-/// Bytes of series that wait for each part of a query before they are computed, while more arrive: enough to keep all
-/// cores busy for some milliseconds. Less than that is computed when all is there.
-const WAITING_BYTES: usize = 8 << 20;
+/// Bytes of series that are computed together, while more arrive: enough to keep all cores busy for a millisecond or two.
+/// Less than that is computed when all is there. A few times as much waits at most.
+const COMPUTED_BYTES: usize = 512 << 10;
 
 /// A planned query with the data it needs; evaluating it needs nothing else.
 pub struct Fetched {
@@ -120,10 +122,19 @@ impl Answer {
         }
     }
 
-    /// Computes what waits, if it is a leaf.
-    async fn compute(self, ctx: &dyn QueryContext, meter: &Meter<'_>) -> Result<Self, QueryError> {
-        let Self::Leaf(leaf, mut fold, batch) = self else {
-            return Ok(self);
+    /// Computes a batch, if it is a leaf.
+    async fn compute(
+        mut self,
+        mut batch: Vec<Series>,
+        ctx: &dyn QueryContext,
+        meter: &Meter<'_>,
+    ) -> Result<Self, QueryError> {
+        let (leaf, mut fold, waiting) = match self {
+            Self::Leaf(leaf, fold, waiting) => (leaf, fold, waiting),
+            Self::Kept(ref mut series) => {
+                series.append(&mut batch);
+                return Ok(self);
+            }
         };
         let _turn = meter.computing.lock().await;
         let waited = bytes_of(&batch);
@@ -139,11 +150,11 @@ impl Answer {
             .await
             .map_err(|_| QueryError::internal("a part of the query was not computed".to_owned()))??;
         meter.memory.give(waited);
-        Ok(Self::Leaf(leaf, fold, Vec::new()))
+        Ok(Self::Leaf(leaf, fold, waiting))
     }
 }
 
-/// Reads one answer to its end, checking what storage promises.
+/// Reads one answer to its end; while series arrive, those before them are computed.
 async fn read(
     queryable: &dyn Queryable,
     request: SelectRequest,
@@ -151,9 +162,41 @@ async fn read(
     meter: &Meter<'_>,
     ctx: &dyn QueryContext,
 ) -> Result<Read, QueryError> {
-    let mut stream = queryable.select(request).await?;
+    let stream = queryable.select(request).await?;
+    let (sender, mut batches) = mpsc::channel(0);
+    let sender = matches!(answer, Answer::Leaf(..)).then_some(sender);
+    let compute = async {
+        while let Some(batch) = batches.next().await {
+            answer = answer.compute(batch, ctx, meter).await?;
+        }
+        Ok(answer)
+    };
+    let (arrived, mut answer) = try_join(arrive(stream, sender, meter, ctx), compute).await?;
+    answer.waiting().extend(arrived.rest);
+    Ok(Read {
+        answer,
+        completeness: arrived.completeness,
+        warnings: arrived.warnings,
+    })
+}
+
+/// What a stream of series came to.
+struct Arrived {
+    /// Series that were not passed on.
+    rest: Vec<Series>,
+    completeness: Completeness,
+    warnings: Vec<String>,
+}
+
+/// Reads a stream to its end, checking what storage promises. Passes series on, a batch at a time, if anyone takes them.
+async fn arrive(
+    mut stream: SeriesStream,
+    mut sender: Option<mpsc::Sender<Vec<Series>>>,
+    meter: &Meter<'_>,
+    ctx: &dyn QueryContext,
+) -> Result<Arrived, QueryError> {
+    let (mut waiting, mut waiting_bytes) = (Vec::<Series>::new(), 0);
     let mut warnings = Vec::new();
-    let mut waiting_bytes = 0;
     let mut last: Option<Labels> = None;
     while let Some(item) = stream.next().await {
         check(ctx)?;
@@ -171,16 +214,19 @@ async fn read(
                     previous = Some(&series.labels);
                 }
                 last = previous.cloned();
-                answer.waiting().extend(batch);
-                if waiting_bytes >= WAITING_BYTES {
-                    answer = answer.compute(ctx, meter).await?;
+                waiting.extend(batch);
+                if waiting_bytes >= COMPUTED_BYTES
+                    && let Some(sender) = &mut sender
+                {
+                    // It fails only where computing has failed, whose error is then the answer.
+                    let _ = sender.send(std::mem::take(&mut waiting)).await;
                     waiting_bytes = 0;
                 }
             }
             StreamItem::Warning(text) => warnings.push(text),
             StreamItem::End(completeness) => {
-                return Ok(Read {
-                    answer,
+                return Ok(Arrived {
+                    rest: waiting,
                     completeness,
                     warnings,
                 });

@@ -110,7 +110,7 @@ const PART_POINTS: usize = 1 << 13;
 /// Points that a round has at most, unless one series has more: what is made ahead of its turn.
 const ROUND_POINTS: usize = 1 << 21;
 /// Fewer points than this are made in one go: starting threads would take longer.
-const PARALLEL_POINTS_MIN: usize = 1 << 15;
+const PARALLEL_POINTS_MIN: usize = 1 << 14;
 /// Parts of a round for every core, so that none waits long for the last.
 const PARTS_PER_CORE: usize = 4;
 

@@ -15,7 +15,7 @@ use super::held::{HeldSeries, SourceError};
 /// Series per item of the merged stream: enough to pay for a wake-up, few enough to be small.
 const BATCH_SERIES: usize = 256;
 /// Bytes of samples in a batch, unless one series has more.
-const BATCH_BYTES: usize = 2 << 20;
+const BATCH_BYTES: usize = 512 << 10;
 
 /// Where series come from.
 #[derive(Debug)]
