@@ -17,6 +17,9 @@ pub enum GoRegexError {
     /// A repetition of more than 1,000 times.
     #[error("invalid repeat count")]
     RepeatCount,
+    /// A counted repetition of a counted one, of more than 1,000 times together: beyond any size, whatever the syntax.
+    #[error("too many repetitions of repetitions")]
+    NestedCount,
     /// Flags that Go does not know.
     #[error("invalid or unsupported Perl syntax")]
     Flags,
@@ -37,31 +40,35 @@ pub fn from_go_regex(pattern: &str) -> Result<Cow<'_, str>, GoRegexError> {
         rest: pattern,
         out: String::with_capacity(pattern.len() + 16),
     };
-    let mut repeated = false;
+    // How often the last thing is repeated, at most; once where that is not counted.
+    let mut repeated: Option<u32> = None;
     while let Some(c) = translator.bump() {
-        let was_repeated = std::mem::take(&mut repeated);
+        let was_repeated = repeated.take();
         match c {
             '\\' => translator.escape(),
             '{' if !starts_repetition(translator.rest) => translator.out.push_str("\\{"),
             '{' => {
-                translator.counted()?;
-                repeated = true;
+                repeated = Some(translator.counted()?);
             }
             '*' | '+' | '?' => {
                 translator.out.push(c);
-                repeated = true;
+                repeated = Some(1);
             }
             '[' => translator.class(),
             '(' if translator.rest.starts_with('?') => translator.flags()?,
             _ => translator.out.push(c),
         }
-        if repeated {
+        if let Some(times) = repeated {
             // A question mark after a repetition makes it lazy.
             if translator.accept("?") {
                 translator.out.push('?');
             }
-            if was_repeated {
-                return Err(GoRegexError::NestedRepetition);
+            match was_repeated {
+                Some(before) if before.saturating_mul(times) > REPEAT_MAX => {
+                    return Err(GoRegexError::NestedCount);
+                }
+                Some(_) => return Err(GoRegexError::NestedRepetition),
+                None => {}
             }
         }
     }
@@ -112,18 +119,21 @@ impl Translator<'_> {
         rest.is_some()
     }
 
-    /// `{` was taken, and begins a repetition.
-    fn counted(&mut self) -> Result<(), GoRegexError> {
+    /// `{` was taken, and begins a repetition: gives its larger count.
+    fn counted(&mut self) -> Result<u32, GoRegexError> {
         let (counts, rest) = self.rest.split_once('}').unwrap_or((self.rest, ""));
-        let too_many = |count: &str| !count.is_empty() && count.parse().map_or(true, |n: u32| n > REPEAT_MAX);
-        if counts.split(',').any(too_many) {
+        let mut most = 1;
+        for count in counts.split(',').filter(|c| !c.is_empty()) {
+            most = most.max(count.parse().unwrap_or(u32::MAX));
+        }
+        if most > REPEAT_MAX {
             return Err(GoRegexError::RepeatCount);
         }
         self.rest = rest;
         self.out.push('{');
         self.out.push_str(counts);
         self.out.push('}');
-        Ok(())
+        Ok(most)
     }
 
     /// `(` was taken, and a question mark follows.
@@ -380,6 +390,7 @@ mod tests {
             ("a*?*", GoRegexError::NestedRepetition),
             ("x{2}{3}", GoRegexError::NestedRepetition),
             ("x{2,3}+", GoRegexError::NestedRepetition),
+            ("(x{1000}){1000}{1000}", GoRegexError::NestedCount),
             ("x{1001}", GoRegexError::RepeatCount),
             ("x{2,9999999999}", GoRegexError::RepeatCount),
             ("(?x)a", GoRegexError::Flags),

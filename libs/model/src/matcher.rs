@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use regex_syntax::hir::{Hir, HirKind};
 
-use crate::{LabelsRef, from_go_regex};
+use crate::{GoRegexError, LabelsRef, from_go_regex};
 
 /// Longest regex source, in bytes.
 const REGEX_BYTES_MAX: usize = 64 * 1024;
@@ -234,9 +234,12 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     if pattern.len() > REGEX_BYTES_MAX {
         return Err(too_large("pattern", REGEX_BYTES_MAX));
     }
-    let translated = from_go_regex(pattern).map_err(|e| MatcherError::Parse {
-        pattern: shortened(pattern),
-        reason: e.to_string(),
+    let translated = from_go_regex(pattern).map_err(|e| match e {
+        GoRegexError::NestedCount => too_large("compiled", REGEX_PROGRAM_BYTES_MAX),
+        e => MatcherError::Parse {
+            pattern: shortened(pattern),
+            reason: e.to_string(),
+        },
     })?;
     let hir = regex_syntax::ParserBuilder::new()
         .dot_matches_new_line(true)
@@ -473,6 +476,7 @@ mod tests {
         let bad = |p: &str| Matcher::new(MatchOp::Regex, "l", p).unwrap_err().to_string();
         assert!(bad("(").contains("regex parse error"), "{}", bad("("));
         assert!(bad("((x{1000}){1000}){1000}").contains("regex exceeds size limit"));
+        assert!(bad("(x{1000}){1000}{1000}").contains("regex exceeds size limit"));
         assert!(bad(&"a".repeat(1 << 20)).contains("regex exceeds size limit"));
         let deep = format!("{}a{}", "(".repeat(5000), ")".repeat(5000));
         assert!(bad(&deep).contains("regex parse error"));

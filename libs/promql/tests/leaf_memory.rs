@@ -67,8 +67,9 @@ fn run(text: &str) -> Result<QueryOutput, QueryError> {
 #[test]
 fn i12_series_are_given_back_once_a_leaf_has_taken_them_in() {
     let peak = run("sum(x)").unwrap().stats.bytes_peak;
-    let waiting = 8 * SERIES_BYTES as u64;
-    assert!((waiting..2 * waiting).contains(&peak), "{peak}");
+    // One that is computed, one that waits for it, and one that arrives.
+    let one = SERIES_BYTES as u64;
+    assert!((one..4 * one).contains(&peak), "{peak}");
 }
 
 #[test]

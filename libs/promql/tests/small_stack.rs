@@ -13,7 +13,7 @@ use support::Memory;
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
     2 << 20
 } else {
-    256 << 10
+    512 << 10
 };
 
 fn nested(open: &str, inner: &str, close: &str, depth: usize) -> String {
