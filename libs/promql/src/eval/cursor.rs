@@ -1,8 +1,11 @@
 //! Where the windows of all steps begin and end among the samples of a series.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::matrix::{WindowSpec, WindowTimes};
+use crate::error::QueryError;
+use crate::memory::{Lease, Memory};
 use crate::steps::Steps;
 
 /// A place among ascending times that only ever moves forward.
@@ -119,9 +122,9 @@ pub(super) struct Bounds<'a> {
     lo: Cursor,
     hi: Cursor,
     /// How many floats all windows hold together.
-    pub(super) seen: usize,
+    seen: usize,
     /// The most that one window holds.
-    pub(super) widest: usize,
+    widest: usize,
 }
 
 impl<'a> Bounds<'a> {
@@ -149,63 +152,131 @@ impl<'a> Bounds<'a> {
 /// How many windows are found at a time.
 pub(super) const BLOCK: usize = 32;
 
+/// Up to so many steps, and so many times, are windows kept for the next series: more is not found that often.
+const KEPT_STEPS_MAX: usize = 1 << 12;
+/// See [`KEPT_STEPS_MAX`].
+const KEPT_TIMES_MAX: usize = 1 << 15;
+
+/// Where the windows of some consecutive steps begin and end.
+#[derive(Debug)]
+struct Block {
+    lo: [usize; BLOCK],
+    hi: [usize; BLOCK],
+    alike: bool,
+    /// How many floats all windows up to here hold together, and the most that one does.
+    weight: (usize, usize),
+}
+
+impl Block {
+    const EMPTY: Self = Self {
+        lo: [0; BLOCK],
+        hi: [0; BLOCK],
+        alike: false,
+        weight: (0, 0),
+    };
+}
+
+/// The windows of one series, for the next: the series of one target are mostly scraped at the same times, so that their
+/// windows begin and end in the same places. For one selector or function at some steps.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The times they were found among; none while they are not all found.
+    t: Vec<i64>,
+    /// All of them, or the last.
+    blocks: Vec<Block>,
+    /// How often they were found anew.
+    finds: u64,
+    lease: Lease,
+}
+
+impl Found {
+    /// None yet; their memory is a query's.
+    pub(super) fn of(memory: &Arc<Memory>) -> Self {
+        Self {
+            lease: Lease::of(memory),
+            ..Self::default()
+        }
+    }
+
+    /// Starts anew, unless those of series at times `t` are here. Whether those found now are to be kept.
+    fn start(&mut self, t: &[i64], steps: usize) -> Result<bool, QueryError> {
+        self.finds += 1;
+        self.t.clear();
+        self.blocks.clear();
+        let keep = (BLOCK..=KEPT_STEPS_MAX).contains(&steps) && t.len() <= KEPT_TIMES_MAX;
+        if keep {
+            let blocks = steps.div_ceil(BLOCK);
+            self.lease.cover(blocks * size_of::<Block>() + size_of_val(t))?;
+            self.blocks.reserve_exact(blocks);
+            self.t.reserve_exact(t.len());
+        }
+        Ok(keep)
+    }
+}
+
 /// The floats in the windows of all steps, a block of steps at a time.
 #[derive(Debug)]
 pub(super) struct Blocks<'a> {
     bounds: Bounds<'a>,
     windows: WindowSteps<'a>,
     pace: Option<Pace>,
+    found: &'a mut Found,
+    /// Whether the windows are found already.
+    known: bool,
+    keep: bool,
+    /// The number of the next step.
     next: usize,
-    /// The number of each window's first float.
-    pub(super) lo: [usize; BLOCK],
-    /// The number of the float behind each window's last.
-    pub(super) hi: [usize; BLOCK],
-    /// Whether all windows of the block lie the same way around their floats.
-    pub(super) alike: bool,
+    /// The number of the block found last.
+    block: usize,
 }
 
 impl<'a> Blocks<'a> {
-    /// For floats at these times; nothing is found yet.
-    pub(super) fn new(t: &'a [i64], spec: &'a WindowSpec, steps: Steps) -> Self {
+    /// For floats at these times; nothing is found yet, but what was `found` for the series before.
+    pub(super) fn new(
+        t: &'a [i64],
+        spec: &'a WindowSpec,
+        steps: Steps,
+        found: &'a mut Found,
+    ) -> Result<Self, QueryError> {
         let windows = WindowSteps::new(spec, steps);
-        let pace = if steps.count() >= BLOCK {
+        let known = !t.is_empty() && found.t == t;
+        let keep = !known && found.start(t, steps.count())?;
+        let pace = if !known && steps.count() >= BLOCK {
             windows.regular.and_then(|(_, stride)| Pace::of(t, stride))
         } else {
             None
         };
-        Self {
+        Ok(Self {
             bounds: Bounds::new(t),
             windows,
             pace,
+            found,
+            known,
+            keep,
             next: 0,
-            lo: [0; BLOCK],
-            hi: [0; BLOCK],
-            alike: false,
-        }
+            block: 0,
+        })
     }
 
-    /// Finds the floats of the next `len` windows, of [`BLOCK`] at most; gives the number of their first step.
+    /// Finds the floats of the next `len` windows, [`BLOCK`] but for the last; gives the number of their first step.
     #[inline]
     pub(super) fn advance(&mut self, len: usize) -> usize {
         let first = self.next;
         self.next = first.saturating_add(len);
-        let times = self.windows.at(first);
-        let (lo, hi) = self.bounds.advance(times.after, times.until);
-        let rest = len.saturating_sub(1);
-        let stride = self.pace.as_mut().and_then(|pace| pace.holds(lo, hi, rest));
-        self.alike = stride.is_some();
-        if let Some(stride) = stride {
-            let slots = self.lo.iter_mut().zip(&mut self.hi);
-            slots.fold((lo, hi), |at, slot| {
-                (*slot.0, *slot.1) = at;
-                (at.0.wrapping_add(stride), at.1.wrapping_add(stride))
-            });
-            self.bounds.skip(rest, stride);
-        } else {
-            let steps = first.saturating_add(1)..self.next;
-            let ([lo_first, lo_rest @ ..], [hi_first, hi_rest @ ..]) = (&mut self.lo, &mut self.hi);
-            (*lo_first, *hi_first) = (lo, hi);
-            self.bounds.fill(self.windows, steps, lo_rest, hi_rest);
+        if self.known {
+            self.block = first / BLOCK;
+            return first;
+        }
+        if self.keep || self.found.blocks.is_empty() {
+            self.found.blocks.push(Block::EMPTY);
+        }
+        self.block = self.found.blocks.len().saturating_sub(1);
+        if let Some(block) = self.found.blocks.last_mut() {
+            self.bounds
+                .find(self.windows, first..self.next, self.pace.as_mut(), block);
+        }
+        if self.keep && self.next >= self.windows.steps.count() {
+            self.found.t.extend_from_slice(self.bounds.t);
         }
         first
     }
@@ -215,18 +286,67 @@ impl<'a> Blocks<'a> {
         self.windows
     }
 
+    /// How often windows were found: while it stays the same, they do.
+    pub(super) fn finds(&self) -> u64 {
+        self.found.finds
+    }
+
+    /// Whether what is found is there for the next series, too.
+    pub(super) fn are_kept(&self) -> bool {
+        self.known || self.keep
+    }
+
+    fn current(&self) -> &Block {
+        self.found.blocks.get(self.block).unwrap_or(&Block::EMPTY)
+    }
+
+    /// Whether all windows of the block lie the same way around their floats.
+    pub(super) fn alike(&self) -> bool {
+        self.current().alike
+    }
+
     /// The first float and the one behind the last of each window found last.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.lo.iter().copied().zip(self.hi.iter().copied())
+        let Block { lo, hi, .. } = self.current();
+        lo.iter().copied().zip(hi.iter().copied())
     }
 
     /// How many floats all windows found so far hold together, and the most that one does.
     pub(super) fn weight(&self) -> (usize, usize) {
-        (self.bounds.seen, self.bounds.widest)
+        self.current().weight
     }
 }
 
 impl Bounds<'_> {
+    /// Finds the floats of the windows of a block of steps.
+    fn find(
+        &mut self,
+        windows: WindowSteps<'_>,
+        steps: Range<usize>,
+        pace: Option<&mut Pace>,
+        block: &mut Block,
+    ) {
+        let times = windows.at(steps.start);
+        let (lo, hi) = self.advance(times.after, times.until);
+        let rest = steps.len().saturating_sub(1);
+        let stride = pace.and_then(|pace| pace.holds(lo, hi, rest));
+        block.alike = stride.is_some();
+        if let Some(stride) = stride {
+            let slots = block.lo.iter_mut().zip(&mut block.hi);
+            slots.fold((lo, hi), |at, slot| {
+                (*slot.0, *slot.1) = at;
+                (at.0.wrapping_add(stride), at.1.wrapping_add(stride))
+            });
+            self.skip(rest, stride);
+        } else {
+            let ([lo_first, lo_rest @ ..], [hi_first, hi_rest @ ..]) = (&mut block.lo, &mut block.hi);
+            (*lo_first, *hi_first) = (lo, hi);
+            let steps = steps.start.saturating_add(1)..steps.end;
+            self.fill(windows, steps, lo_rest, hi_rest);
+        }
+        block.weight = (self.seen, self.widest);
+    }
+
     /// Finds the floats of the windows of some steps.
     fn fill(&mut self, windows: WindowSteps<'_>, steps: Range<usize>, lo: &mut [usize], hi: &mut [usize]) {
         self.lo
@@ -355,20 +475,25 @@ mod tests {
                 span: Span::default(),
             };
             let steps = Steps::range(begin, begin + step_ms * (count - 1), step_ms);
-            let mut blocks = Blocks::new(&t, &spec, steps);
-            let (mut found, mut weight) = (Vec::new(), (0, 0));
-            while found.len() < steps.count() {
-                let len = (steps.count() - found.len()).min(BLOCK);
-                prop_assert_eq!(blocks.advance(len), found.len());
-                found.extend(blocks.iter().take(len));
+            // Some series at the same times, and one at others.
+            let later: Vec<i64> = t.iter().map(|t| t + 1).collect();
+            let mut kept = Found::default();
+            for t in [&t, &t, &later, &t] {
+                let mut blocks = Blocks::new(t, &spec, steps, &mut kept).unwrap();
+                let (mut found, mut weight) = (Vec::new(), (0, 0));
+                while found.len() < steps.count() {
+                    let len = (steps.count() - found.len()).min(BLOCK);
+                    prop_assert_eq!(blocks.advance(len), found.len());
+                    found.extend(blocks.iter().take(len));
+                }
+                for (i, &(lo, hi)) in found.iter().enumerate() {
+                    let times = spec.at(steps.at(i));
+                    let behind = |bound: i64| t.partition_point(|&t| t <= bound);
+                    prop_assert_eq!((lo, hi), (behind(times.after), behind(times.until)));
+                    weight = (weight.0 + hi - lo, weight.1.max(hi - lo));
+                }
+                prop_assert_eq!(blocks.weight(), weight);
             }
-            for (i, &(lo, hi)) in found.iter().enumerate() {
-                let times = spec.at(steps.at(i));
-                let behind = |bound: i64| t.partition_point(|&t| t <= bound);
-                prop_assert_eq!((lo, hi), (behind(times.after), behind(times.until)));
-                weight = (weight.0 + hi - lo, weight.1.max(hi - lo));
-            }
-            prop_assert_eq!(blocks.weight(), weight);
         }
 
         #[test]

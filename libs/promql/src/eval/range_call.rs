@@ -1,12 +1,14 @@
 //! Range functions: a kernel slid over the samples of each series.
 
+use super::cursor::Found;
 use super::matrix::{RangeInput, WindowSpec};
 use super::rate::RateKind;
+use super::rate_slide::Reaches;
 use super::row::{Point, Row, Scalars};
 use super::slide::{SAMPLES_PER_UNIT, Slide};
 use super::source::RowSource;
 use super::stretches::Stretches;
-use super::window::{SampleBuffer, Samples, Slider, StepInfo};
+use super::window::{Samples, Scratch, Slider, StepInfo};
 use super::{Evaluator, Shared, over_time, rate, rate_slide, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -113,9 +115,14 @@ impl RangeFunction {
         shared: &Shared<'_>,
         i: usize,
         steps: Steps,
-        buffer: &mut SampleBuffer,
+        scratch: &mut Scratch,
         annotations: &mut Annotations,
     ) -> Result<Option<Row>, QueryError> {
+        let Scratch {
+            buffer,
+            found,
+            reaches,
+        } = scratch;
         let loaded = self.input.load(shared, i, (self.spec, steps), buffer)?;
         let Some((labels, name_gone, samples)) = loaded else {
             return Ok(None);
@@ -126,7 +133,8 @@ impl RangeFunction {
         );
         let mut work = shared.work();
         let mut row = Row::blank(labels, name_gone || !keeps_name, steps.count(), &mut work)?;
-        self.slide(shared, samples, steps, (&mut row, &mut work), annotations)?;
+        let found = (found, reaches);
+        self.slide(shared, samples, steps, found, (&mut row, &mut work), annotations)?;
         if matches!(self.function, FunctionId::Rate | FunctionId::Increase) {
             self.note_possible_non_counter(shared, &row, annotations);
         }
@@ -139,6 +147,7 @@ impl RangeFunction {
         shared: &Shared<'_>,
         samples: Samples<'_>,
         steps: Steps,
+        (found, reaches): (&mut Found, &mut Reaches),
         (row, work): (&mut Row, &mut Work<'_>),
         annotations: &mut Annotations,
     ) -> Result<(), QueryError> {
@@ -151,16 +160,17 @@ impl RangeFunction {
         if let Some(kind) = RateKind::of(self.function)
             && plain
         {
-            let spec = (&self.spec, steps);
-            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, &mut row.values, work)?;
+            let (spec, found) = ((&self.spec, steps), (found, reaches));
+            let (seen, widest) = rate_slide::slide_plain(samples, spec, kind, found, &mut row.values, work)?;
             shared.account.looked_at(seen);
             return shared.account.fits(widest);
         }
         if plain {
-            let slide = Slide {
+            let mut slide = Slide {
                 samples,
                 spec: &self.spec,
                 steps,
+                found,
             };
             let values = &mut row.values;
             if let Some((seen, widest)) = slide.function(self.function, &self.params, values, work)? {

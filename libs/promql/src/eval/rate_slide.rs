@@ -3,11 +3,14 @@
 //!
 //! Each value is made by the very operations of [`super::rate`], in their order; only what they are done for differs.
 
-use super::cursor::{BLOCK, Blocks};
+use std::sync::Arc;
+
+use super::cursor::{BLOCK, Blocks, Found};
 use super::matrix::{WindowSpec, WindowTimes};
 use super::rate::{RateKind, extrapolation_factor};
 use super::window::{RangeTimes, Samples, cut};
 use crate::error::QueryError;
+use crate::memory::{Lease, Memory};
 use crate::steps::Steps;
 use crate::work::Work;
 
@@ -20,13 +23,15 @@ pub(super) fn slide_plain(
     samples: Samples<'_>,
     (spec, steps): (&WindowSpec, Steps),
     kind: RateKind,
+    (found, reaches): (&mut Found, &mut Reaches),
     out: &mut [f64],
     work: &mut Work<'_>,
 ) -> Result<(usize, usize), QueryError> {
-    let mut blocks = Blocks::new(samples.t, spec, steps);
+    let mut blocks = Blocks::new(samples.t, spec, steps, found)?;
     let mut resets = Resets::new(if kind.counter { samples.v } else { &[] });
     work.hold(resets.at.capacity() * size_of::<usize>())?;
     let near = blocks.windows().are_near(samples.t);
+    reaches.start(&blocks, steps)?;
     let mut columns = Columns::new(kind, spec.range_ms as f64 / 1000.0);
     for out in out.chunks_mut(BLOCK) {
         work.spend(out.len())?;
@@ -41,9 +46,12 @@ pub(super) fn slide_plain(
         }
         if !near {
             columns.write_far(samples.t, &blocks, first, out);
-        } else if !(blocks.alike && columns.write_alike(samples.t, &blocks, first, out)) {
-            columns.write_each(samples.t, &blocks, first, out);
+        } else if let Some(reach) = reaches.block(samples.t, &blocks, first, columns.divisor()) {
+            columns.write(reach, out);
         }
+    }
+    if near && blocks.are_kept() {
+        reaches.find = blocks.finds();
     }
     Ok(blocks.weight())
 }
@@ -145,57 +153,29 @@ impl Columns {
         if self.kind.per_second { self.seconds } else { 1.0 }
     }
 
-    /// Writes the values of windows that all lie the same way around their samples, so that one factor makes them all;
-    /// does nothing, and says so, if that of any ends where a counter would be negative.
-    fn write_alike(&self, t: &[i64], blocks: &Blocks<'_>, step: usize, out: &mut [f64]) -> bool {
-        let ([lo, ..], [hi, ..]) = (blocks.lo, blocks.hi);
-        let Some(d) = Distances::of(t, (lo, hi), blocks.windows().at(step)) else {
-            return true;
-        };
-        let [to_start, sampled, to_end, gaps] =
-            [d.to_start, d.sampled, d.to_end, d.gaps].map(|distance| distance as f64);
-        let reach = Reach::new(to_start, sampled, to_end, gaps);
-        let values = self.change.iter().zip(&self.first).take(out.len());
-        let below = |any: bool, (&change, &first): (&f64, &f64)| any | reach.goes_below_zero(change, first);
-        if self.kind.counter && values.fold(false, below) {
-            return false;
+    /// Writes the values of those windows that have any.
+    fn write(&self, reach: &ReachBlock, out: &mut [f64]) {
+        let enough = reach.enough.iter().fold(true, |all, enough| all & enough);
+        if !enough || self.kind.counter && reach.may_go_below_zero(&self.change, &self.first) {
+            self.write_each(reach, out);
+            return;
         }
-        let factor = reach.factor() / self.divisor();
-        for (out, change) in out.iter_mut().zip(&self.change) {
+        for ((out, change), factor) in out.iter_mut().zip(&self.change).zip(&reach.factor) {
             *out = change * factor;
         }
-        true
     }
 
-    /// Writes the values of those windows that have any.
-    fn write_each(&self, t: &[i64], blocks: &Blocks<'_>, step: usize, out: &mut [f64]) {
+    /// The same, looking at each by itself.
+    fn write_each(&self, reaches: &ReachBlock, out: &mut [f64]) {
         let (counter, divisor) = (self.kind.counter, self.divisor());
-        let windows = blocks.windows();
-        let mut distances = [[0.0; BLOCK]; 4];
-        let [to_start, sampled, to_end, gaps] = &mut distances;
-        let edges = to_start.iter_mut().zip(to_end);
-        let columns = edges.zip(sampled.iter_mut().zip(gaps)).take(out.len());
-        for (i, (((to_start, to_end), (sampled, gaps)), bounds)) in columns.zip(blocks.iter()).enumerate() {
-            if let Some(d) = Distances::of(t, bounds, windows.at(step + i)) {
-                (*to_start, *to_end) = (d.to_start as f64, d.to_end as f64);
-                (*sampled, *gaps) = (d.sampled as f64, d.gaps as f64);
-            }
-        }
-        let [to_start, sampled, to_end, gaps] = &distances;
-        let edges = to_start.iter().zip(to_end).zip(sampled.iter().zip(gaps));
-        let values = self.change.iter().zip(&self.first);
-        for ((out, ((to_start, to_end), (sampled, &gaps))), (&change, &first)) in
-            out.iter_mut().zip(edges).zip(values)
-        {
-            let reach = Reach::new(*to_start, *sampled, *to_end, gaps);
+        let values = self.change.iter().zip(&self.first).zip(&reaches.factor);
+        for (i, (out, ((&change, &first), factor))) in out.iter_mut().zip(values).enumerate() {
+            let Some(reach) = reaches.get(i) else { continue };
             let clipped = counter & reach.goes_below_zero(change, first);
-            let to_zero = reach.to_zero(change, first);
-            let reach = Reach {
-                to_start: if clipped { to_zero } else { reach.to_start },
-                ..reach
+            *out = match clipped {
+                true => change * (reach.reaching_zero(change, first).factor() / divisor),
+                false => change * factor,
             };
-            let value = change * (reach.factor() / divisor);
-            *out = if gaps > 0.0 { value } else { *out };
         }
     }
 
@@ -244,8 +224,135 @@ impl Distances {
     }
 }
 
+/// How the windows of some consecutive steps lie around their samples, in seconds.
+#[derive(Debug)]
+struct ReachBlock {
+    to_start: [f64; BLOCK],
+    sampled: [f64; BLOCK],
+    to_end: [f64; BLOCK],
+    /// By what the change of each is multiplied.
+    factor: [f64; BLOCK],
+    /// Whether there are samples enough. Where not, the rest is 0.
+    enough: [bool; BLOCK],
+}
+
+impl ReachBlock {
+    fn find(t: &[i64], blocks: &Blocks<'_>, step: usize, divisor: f64) -> Self {
+        let windows = blocks.windows();
+        let of = |i: usize, bounds| Distances::of(t, bounds, windows.at(step + i)).map(|d| Reach::of(&d));
+        let mut bounds = blocks.iter().enumerate();
+        let mut found = Self::same(None, divisor);
+        if blocks.alike() {
+            let (i, first) = bounds.next().unwrap_or_default();
+            return Self::same(of(i, first), divisor);
+        }
+        for (i, bounds) in bounds {
+            if let Some(reach) = of(i, bounds) {
+                found.set(i, reach, divisor);
+            }
+        }
+        found
+    }
+
+    /// All windows lie that way.
+    fn same(reach: Option<Reach>, divisor: f64) -> Self {
+        let column = |of: fn(Reach) -> f64| [reach.map_or(0.0, of); BLOCK];
+        Self {
+            to_start: column(|r| r.to_start),
+            sampled: column(|r| r.sampled),
+            to_end: column(|r| r.to_end),
+            factor: [reach.map_or(0.0, |r| r.factor() / divisor); BLOCK],
+            enough: [reach.is_some(); BLOCK],
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, i: usize, reach: Reach, divisor: f64) {
+        let slots = self.to_start.get_mut(i).zip(self.sampled.get_mut(i));
+        let more = self.to_end.get_mut(i).zip(self.factor.get_mut(i));
+        if let (Some((to_start, sampled)), Some((to_end, factor)), Some(enough)) =
+            (slots, more, self.enough.get_mut(i))
+        {
+            (*to_start, *sampled, *to_end) = (reach.to_start, reach.sampled, reach.to_end);
+            (*factor, *enough) = (reach.factor() / divisor, true);
+        }
+    }
+
+    fn get(&self, i: usize) -> Option<Reach> {
+        self.enough.get(i).filter(|enough| **enough)?;
+        Some(Reach {
+            to_start: *self.to_start.get(i)?,
+            sampled: *self.sampled.get(i)?,
+            to_end: *self.to_end.get(i)?,
+        })
+    }
+
+    /// Whether any change may be drawn out to where a counter would be negative: as [`Reach::goes_below_zero`], without
+    /// dividing, and rather once too often.
+    fn may_go_below_zero(&self, change: &[f64; BLOCK], first: &[f64; BLOCK]) -> bool {
+        const SLACK: f64 = 1.0 + 1e-9;
+        let columns = change
+            .iter()
+            .zip(first)
+            .zip(self.sampled.iter().zip(&self.to_start));
+        columns.fold(false, |any, ((&change, &first), (&sampled, &to_start))| {
+            let near_zero = sampled * first <= to_start * change * SLACK;
+            any | ((change > 0.0) & (first >= 0.0) & near_zero)
+        })
+    }
+}
+
+/// How all windows of one series lie around their samples, for the next that has the same.
+#[derive(Debug, Default)]
+pub(super) struct Reaches {
+    /// All of them, or the last.
+    blocks: Vec<ReachBlock>,
+    /// The number of the find of windows that these belong to; 0 if they are not all here.
+    find: u64,
+    lease: Lease,
+}
+
+impl Reaches {
+    /// None yet; their memory is a query's.
+    pub(super) fn of(memory: &Arc<Memory>) -> Self {
+        Self {
+            lease: Lease::of(memory),
+            ..Self::default()
+        }
+    }
+
+    /// Starts anew, unless those of that find are here.
+    fn start(&mut self, blocks: &Blocks<'_>, steps: Steps) -> Result<(), QueryError> {
+        if self.find == blocks.finds() {
+            return Ok(());
+        }
+        (self.find, self.blocks) = (0, Vec::new());
+        let count = if blocks.are_kept() {
+            steps.count().div_ceil(BLOCK)
+        } else {
+            1
+        };
+        self.lease.cover(count.saturating_mul(size_of::<ReachBlock>()))?;
+        self.blocks.reserve_exact(count);
+        Ok(())
+    }
+
+    /// That of the block found last.
+    #[inline]
+    fn block(&mut self, t: &[i64], blocks: &Blocks<'_>, step: usize, divisor: f64) -> Option<&ReachBlock> {
+        if self.find == blocks.finds() {
+            return self.blocks.get(step / BLOCK);
+        }
+        if !blocks.are_kept() {
+            self.blocks.clear();
+        }
+        self.blocks.push(ReachBlock::find(t, blocks, step, divisor));
+        self.blocks.last()
+    }
+}
+
 /// How many seconds lie between the first and the last sample, and how far beyond them the change goes on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Reach {
     to_start: f64,
     sampled: f64,
@@ -253,9 +360,16 @@ struct Reach {
 }
 
 impl Reach {
-    /// From milliseconds.
     #[inline]
-    fn new(to_start: f64, sampled: f64, to_end: f64, gaps: f64) -> Self {
+    fn of(distances: &Distances) -> Self {
+        let Distances {
+            to_start,
+            sampled,
+            to_end,
+            gaps,
+        } = *distances;
+        let [to_start, sampled, to_end, gaps] =
+            [to_start, sampled, to_end, gaps].map(|distance| distance as f64);
         let (to_start, sampled, to_end) = (to_start / 1000.0, sampled / 1000.0, to_end / 1000.0);
         let average_gap = sampled / gaps;
         let half_gap = average_gap / 2.0;
@@ -265,6 +379,15 @@ impl Reach {
             to_start: if to_start >= threshold { half_gap } else { to_start },
             sampled,
             to_end: if to_end >= threshold { half_gap } else { to_end },
+        }
+    }
+
+    /// The same, but from where a counter would have been 0.
+    #[inline]
+    fn reaching_zero(self, change: f64, first: f64) -> Self {
+        Self {
+            to_start: self.to_zero(change, first),
+            ..self
         }
     }
 
@@ -343,17 +466,27 @@ mod tests {
         }
     }
 
-    fn assert_as_window_by_window(t: &[i64], v: &[f64], spec: &WindowSpec, steps: Steps) {
+    fn assert_as_window_by_window(t: &[i64], v: &[f64], spec: &WindowSpec, steps: Steps, before: usize) {
         let all = Samples {
             t,
             v,
             ..Samples::default()
         };
         let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
+        let other: Vec<i64> = t.iter().map(|t| t ^ 1).collect();
+        let other = Samples { t: &other, ..all };
         for function in [FunctionId::Rate, FunctionId::Increase, FunctionId::Delta] {
             let kind = RateKind::of(function).unwrap();
+            let mut found = (Found::default(), Reaches::default());
             let mut out = vec![f64::MAX; steps.count()];
-            let weight = slide_plain(all, (spec, steps), kind, &mut out, &mut work).unwrap();
+            // Series before it, at the same times or at others, leave no trace.
+            for before in [other, all, other, all].into_iter().take(before) {
+                let (found, reaches) = (&mut found.0, &mut found.1);
+                slide_plain(before, (spec, steps), kind, (found, reaches), &mut out, &mut work).unwrap();
+            }
+            out.fill(f64::MAX);
+            let found = (&mut found.0, &mut found.1);
+            let weight = slide_plain(all, (spec, steps), kind, found, &mut out, &mut work).unwrap();
             let mut want_weight = (0, 0);
             for (i, got) in out.iter().enumerate() {
                 let times = spec.at(steps.at(i));
@@ -411,12 +544,13 @@ mod tests {
             offset_ms in prop_oneof![4 => Just(0i64), 1 => -400_000i64..400_000, 1 => Just(i64::MIN + 1)],
             at in prop::option::weighted(0.1, 0i64..2_000_000),
             count in 1i64..120,
+            before in 0usize..4,
         ) {
             let times = gaps.iter().scan(begin, |t, gap| { *t = t.checked_add(*gap)?; Some(*t) });
             let t: Vec<i64> = times.collect();
             let from = begin.saturating_add(from);
             let steps = Steps::range(from, from.saturating_add(step * (count - 1)), step);
-            assert_as_window_by_window(&t, &v[..t.len()], &spec(range_ms, offset_ms, at), steps);
+            assert_as_window_by_window(&t, &v[..t.len()], &spec(range_ms, offset_ms, at), steps, before);
         }
     }
 
@@ -434,7 +568,16 @@ mod tests {
         let kind = RateKind::of(FunctionId::Rate).unwrap();
         let steps = Steps::range(0, steps - 1, 1);
         let mut out = vec![0.0; steps.count()];
-        slide_plain(all, (&spec(4_000, 0, None), steps), kind, &mut out, &mut work).is_err()
+        let found = (&mut Found::default(), &mut Reaches::default());
+        slide_plain(
+            all,
+            (&spec(4_000, 0, None), steps),
+            kind,
+            found,
+            &mut out,
+            &mut work,
+        )
+        .is_err()
     }
 
     #[test]

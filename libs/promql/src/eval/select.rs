@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, ResetHint, TimeRange, is_stale};
 
-use super::cursor::{BLOCK, Blocks};
+use super::cursor::{BLOCK, Blocks, Found};
 use super::matrix::WindowSpec;
 use super::rate::interpolate;
 use super::rate_histogram::interpolate_histograms;
 use super::row::{Point, Row, histogram_weight};
-use super::window::{SampleBuffer, Samples, Slider};
+use super::window::{SampleBuffer, Samples, Scratch, Slider};
 use super::{Evaluator, Shared};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -162,10 +162,18 @@ pub(super) fn instant_row(
     series: &Series,
     times: SelectTimes,
     take: Take,
-    buffer: &mut SampleBuffer,
+    scratch: &mut Scratch,
 ) -> Result<Row, QueryError> {
+    let Scratch { buffer, found, .. } = scratch;
     decode(shared.ctx, series, times.range(), times.statistics_only, buffer)?;
-    newest_within_lookback(&mut shared.work(), &series.labels, &buffer.columns, times, take)
+    newest_within_lookback(
+        &mut shared.work(),
+        &series.labels,
+        &buffer.columns,
+        times,
+        take,
+        found,
+    )
 }
 
 /// One series at all steps, interpolated between the samples around each.
@@ -266,11 +274,12 @@ fn newest_within_lookback(
     columns: &Columns,
     times: SelectTimes,
     take: Take,
+    found: &mut Found,
 ) -> Result<Row, QueryError> {
     let mut row = Row::blank(labels.clone(), false, times.steps.count(), work)?;
     let (timestamps, values) = (columns.timestamps(), columns.values());
     let spec = times.window();
-    let mut blocks = Blocks::new(timestamps, &spec, times.steps);
+    let mut blocks = Blocks::new(timestamps, &spec, times.steps, found)?;
     if take == Take::Value && columns.histograms().is_none() {
         for out in row.values.chunks_mut(BLOCK) {
             work.spend(out.len())?;

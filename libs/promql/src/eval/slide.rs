@@ -2,7 +2,7 @@
 //! [`super::rate`] compute them window by window, to the bit, with what neighbouring windows share done once.
 
 use super::absent;
-use super::cursor::{BLOCK, Blocks};
+use super::cursor::{BLOCK, Blocks, Found};
 use super::exact_sums::ExactSums;
 use super::matrix::WindowSpec;
 use super::quantile::{nan_first, quantile_of_sorted};
@@ -27,13 +27,15 @@ pub(super) struct Slide<'a> {
     pub(super) samples: Samples<'a>,
     pub(super) spec: &'a WindowSpec,
     pub(super) steps: Steps,
+    /// The windows of the series before.
+    pub(super) found: &'a mut Found,
 }
 
 impl Slide<'_> {
     /// Computes a function of all windows into `out`. `None`, with nothing written, if it is to be computed window by
     /// window. Only where there are no histograms and no start timestamps, and the range is plain.
     pub(super) fn function(
-        &self,
+        &mut self,
         function: FunctionId,
         params: &[Scalars],
         out: &mut [f64],
@@ -76,7 +78,7 @@ impl Slide<'_> {
     /// Computes each window that has samples from the numbers of its first and the one behind its last.
     #[inline]
     fn each(
-        &self,
+        &mut self,
         out: &mut [f64],
         work: &mut Work<'_>,
         mut value: impl FnMut(usize, usize) -> f64,
@@ -93,12 +95,12 @@ impl Slide<'_> {
     /// Computes windows a block at a time.
     #[inline]
     fn blocks(
-        &self,
+        &mut self,
         out: &mut [f64],
         work: &mut Work<'_>,
         mut write: impl FnMut(&mut dyn Iterator<Item = (usize, usize)>, &mut [f64]),
     ) -> Result<Weight, QueryError> {
-        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps, self.found)?;
         let mut counted = 0;
         for out in out.chunks_mut(BLOCK) {
             blocks.advance(out.len());
@@ -112,7 +114,7 @@ impl Slide<'_> {
 
     /// How many samples of each window follow on one within that `counts` together with them.
     fn counts(
-        &self,
+        &mut self,
         out: &mut [f64],
         work: &mut Work<'_>,
         counts: impl Fn(f64, f64) -> bool,
@@ -124,7 +126,7 @@ impl Slide<'_> {
         self.each(out, work, |lo, hi| (at(hi - 1) - at(lo)) as f64)
     }
 
-    fn sums(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
+    fn sums(&mut self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
         let v = self.samples.v;
         if let Some(sums) = integer_sums(v, work)? {
             return self
@@ -137,7 +139,7 @@ impl Slide<'_> {
         }
     }
 
-    fn means(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
+    fn means(&mut self, out: &mut [f64], work: &mut Work<'_>) -> Result<Option<Weight>, QueryError> {
         let v = self.samples.v;
         if let Some(sums) = integer_sums(v, work)? {
             let mean = |lo, hi| {
@@ -183,7 +185,7 @@ impl Slide<'_> {
     /// The values that win over all others in their windows: each sample is compared twice, however many windows it
     /// is in. NaN loses against everything; of equal values the first wins.
     fn extremes(
-        &self,
+        &mut self,
         out: &mut [f64],
         work: &mut Work<'_>,
         wins: impl Fn(f64, f64) -> bool,
@@ -197,7 +199,7 @@ impl Slide<'_> {
         // The extreme of the samples from each up to `split`, and that of those from there up to `end`.
         let mut before = work.filled(&0.0, v.len())?;
         let (mut split, mut end, mut behind) = (0, 0, None);
-        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps, self.found)?;
         for out in out.chunks_mut(BLOCK) {
             blocks.advance(out.len());
             work.spend(out.len())?;
@@ -236,9 +238,9 @@ impl Slide<'_> {
     }
 
     /// The median of the distances from the median.
-    fn deviations(&self, out: &mut [f64], work: &mut Work<'_>) -> Result<Weight, QueryError> {
+    fn deviations(&mut self, out: &mut [f64], work: &mut Work<'_>) -> Result<Weight, QueryError> {
         let v = self.samples.v;
-        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps, self.found)?;
         let mut window = SortedWindow::new(work);
         let (mut distances, mut lease) = (Vec::new(), work.lease());
         for out in out.chunks_mut(BLOCK) {
@@ -264,9 +266,9 @@ impl Slide<'_> {
         Ok(blocks.weight())
     }
 
-    fn quantiles(&self, out: &mut [f64], q: &Scalars, work: &mut Work<'_>) -> Result<Weight, QueryError> {
+    fn quantiles(&mut self, out: &mut [f64], q: &Scalars, work: &mut Work<'_>) -> Result<Weight, QueryError> {
         let v = self.samples.v;
-        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps);
+        let mut blocks = Blocks::new(self.samples.t, self.spec, self.steps, self.found)?;
         let mut window = SortedWindow::new(work);
         for out in out.chunks_mut(BLOCK) {
             let first = blocks.advance(out.len());
@@ -466,7 +468,8 @@ mod tests {
                 span: Span::default(),
             };
             let steps = Steps::range(from, from + step * (count - 1), step);
-            let slide = Slide { samples: all, spec: &spec, steps };
+            let found = &mut Found::default();
+            let mut slide = Slide { samples: all, spec: &spec, steps, found };
             let mut work = Work::new(&Uninterrupted, &Memory::new(usize::MAX));
             for function in FUNCTIONS {
                 let mut out = vec![absent(); steps.count()];

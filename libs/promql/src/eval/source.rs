@@ -1,12 +1,15 @@
 //! Rows made one after the other, so that whoever folds them never holds them all.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use super::range_call::RangeFunction;
 use super::row::Row;
 use super::select::{SelectTimes, Take, instant_row, smoothed_row};
-use super::window::SampleBuffer;
+use super::window::Scratch;
 use super::{Evaluator, Shared};
 use crate::annotations::Annotations;
 use crate::ast::RangeEdges;
@@ -63,7 +66,7 @@ impl<'n> RowSource<'n> {
         shared: &Shared<'_>,
         i: usize,
         steps: Steps,
-        buffer: &mut SampleBuffer,
+        scratch: &mut Scratch,
         annotations: &mut Annotations,
     ) -> Result<Option<Row>, QueryError> {
         match self {
@@ -71,15 +74,15 @@ impl<'n> RowSource<'n> {
                 let Some(series) = shared.series_of(*source)?.get(i) else {
                     return Ok(None);
                 };
-                instant_row(shared, series, *times, *take, buffer).map(Some)
+                instant_row(shared, series, *times, *take, scratch).map(Some)
             }
             Self::Smoothed { node, times } => {
                 let Some(series) = shared.series_of(node.source)?.get(i) else {
                     return Ok(None);
                 };
-                smoothed_row(shared, series, node, *times, buffer, annotations).map(Some)
+                smoothed_row(shared, series, node, *times, &mut scratch.buffer, annotations).map(Some)
             }
-            Self::Range(function) => function.row(shared, i, steps, buffer, annotations),
+            Self::Range(function) => function.row(shared, i, steps, scratch, annotations),
             Self::Rows(_) => Ok(None),
         }
     }
@@ -105,14 +108,75 @@ pub(super) enum RowThen {
     Kept,
 }
 
+/// A part of a round, and what was made of it until that is folded.
+struct Slot {
+    part: Range<usize>,
+    made: Mutex<Option<Made>>,
+}
+
+impl Slot {
+    fn new(part: Range<usize>) -> Self {
+        Self {
+            part,
+            made: Mutex::new(None),
+        }
+    }
+}
+
+/// The parts of a round on their way to whoever folds them: in order, whichever was made first.
+struct Folding<'e, 'a, F, M> {
+    evaluator: &'e mut Evaluator<'a>,
+    fold: &'e mut F,
+    /// Makes a part for which there was no memory ahead of its turn.
+    again: M,
+    /// How many parts were folded.
+    folded: usize,
+    /// Why there are no more of them.
+    end: Result<(), QueryError>,
+}
+
+impl<F, M> Folding<'_, '_, F, M>
+where
+    F: FnMut(Row, &mut Annotations) -> Result<RowThen, QueryError>,
+    M: Fn(&Range<usize>) -> Made,
+{
+    /// Folds the parts whose turn it is, up to the first that is not made yet. Whether to go on.
+    fn fold_ready(&mut self, slots: &[Slot]) -> bool {
+        while self.end.is_ok()
+            && let Some(slot) = slots.get(self.folded)
+            && let Some(mut made) = slot.made.lock().take()
+        {
+            if made.account.memory.was_refused() {
+                drop(made);
+                made = (self.again)(&slot.part);
+            }
+            self.folded += 1;
+            self.end = self.evaluator.fold_part(made, self.fold);
+        }
+        self.end.is_ok()
+    }
+
+    /// The end of a round whose parts were all made.
+    fn finish(self, slots: &[Slot]) -> Result<(), QueryError> {
+        self.end?;
+        if self.folded < slots.len() {
+            return Err(QueryError::internal(
+                "a part of the series was left out".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Points that one part of a round has at most, unless one series has more: some hundred microseconds of work.
 const PART_POINTS: usize = 1 << 13;
 /// Points that a round has at most, unless one series has more: what is made ahead of its turn.
 const ROUND_POINTS: usize = 1 << 21;
 /// Fewer points than this are made in one go: starting threads would take longer.
 const PARALLEL_POINTS_MIN: usize = 1 << 14;
-/// Parts of a round for every core, so that none waits long for the last.
-const PARTS_PER_CORE: usize = 4;
+/// Parts of a round for every core: enough that starting threads for them is worth it and none waits long for the last,
+/// few enough that what is made ahead is small, should folding be slow.
+const PARTS_PER_CORE: usize = 16;
 
 /// Divides series into parts, and those into rounds of parts that are made at the same time.
 struct Parts {
@@ -158,14 +222,14 @@ impl RowSource<'_> {
         };
         let mut rows = Vec::with_capacity(part.len());
         let mut annotations = Annotations::default();
-        let mut buffer = SampleBuffer::of(&account.memory);
+        let mut scratch = Scratch::of(&account.memory);
         let end = part.into_iter().try_for_each(|i| {
             check(shared.ctx)?;
-            let row = self.make_counted(&shared, i, steps, &mut buffer, &mut annotations)?;
+            let row = self.make_counted(&shared, i, steps, &mut scratch, &mut annotations)?;
             rows.extend(row);
             Ok(())
         });
-        drop(buffer);
+        drop(scratch);
         Made {
             rows,
             annotations,
@@ -180,14 +244,14 @@ impl RowSource<'_> {
         shared: &Shared<'_>,
         i: usize,
         steps: Steps,
-        buffer: &mut SampleBuffer,
+        scratch: &mut Scratch,
         annotations: &mut Annotations,
     ) -> Result<Option<Row>, QueryError> {
         // Taken before the row is made; what has histograms turns out larger.
         let memory = &shared.account.memory;
         let slots = steps.count().saturating_mul(size_of::<f64>());
         memory.take(slots)?;
-        let made = self.make(shared, i, steps, buffer, annotations)?;
+        let made = self.make(shared, i, steps, scratch, annotations)?;
         let Some(row) = made.filter(|row| !row.is_empty()) else {
             memory.give(slots);
             return Ok(None);
@@ -234,7 +298,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         source: RowSource<'_>,
         steps: Steps,
-        mut fold: impl FnMut(Row, &mut Annotations) -> Result<RowThen, QueryError>,
+        mut fold: impl FnMut(Row, &mut Annotations) -> Result<RowThen, QueryError> + Send,
     ) -> Result<(), QueryError> {
         if let RowSource::Rows(rows) = source {
             // Held already.
@@ -254,23 +318,30 @@ impl<'a> Evaluator<'a> {
                 self.fold_part(made, &mut fold)?;
                 continue;
             }
-            let made: Vec<OnceLock<Made>> = round.iter().map(|_| OnceLock::new()).collect();
-            shared.ctx.each(round.len(), &|i: usize| {
-                if let (Some(part), Some(slot)) = (round.get(i), made.get(i)) {
-                    // Each part is made once, so the slot is empty.
-                    let _ = slot.set(source.make_part(&shared, part.clone(), steps, memory.ahead()));
+            let folding = Folding {
+                evaluator: self,
+                fold: &mut fold,
+                again: |part: &Range<usize>| source.make_part(&shared, part.clone(), steps, memory.part()),
+                folded: 0,
+                end: Ok(()),
+            };
+            let slots: Vec<Slot> = round.into_iter().map(Slot::new).collect();
+            let folding = Mutex::new(folding);
+            let given_up = AtomicBool::new(false);
+            shared.ctx.each(slots.len(), &|i: usize| {
+                let Some(slot) = slots.get(i).filter(|_| !given_up.load(Ordering::Relaxed)) else {
+                    return;
+                };
+                let made = source.make_part(&shared, slot.part.clone(), steps, memory.ahead());
+                *slot.made.lock() = Some(made);
+                // Whoever is there folds what is ready; everyone else goes on making.
+                if let Some(mut folding) = folding.try_lock() {
+                    given_up.store(!folding.fold_ready(&slots), Ordering::Relaxed);
                 }
             });
-            for (part, slot) in round.into_iter().zip(made) {
-                let mut made = slot
-                    .into_inner()
-                    .ok_or_else(|| QueryError::internal("a part of the series was left out".to_owned()))?;
-                if made.account.memory.was_refused() {
-                    drop(made);
-                    made = source.make_part(&shared, part, steps, memory.part());
-                }
-                self.fold_part(made, &mut fold)?;
-            }
+            let mut folding = folding.into_inner();
+            folding.fold_ready(&slots);
+            folding.finish(&slots)?;
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, is_stale};
 
-use super::cursor::Bounds;
+use super::cursor::{Bounds, Found};
+use super::rate_slide::Reaches;
 use super::stretches::Stretches;
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
@@ -41,6 +42,25 @@ pub(crate) struct SampleBuffer {
     h: Vec<Arc<Histogram>>,
     hst: Vec<i64>,
     lease: Lease,
+}
+
+/// What the rows of some series are made in, one after the other.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    pub(super) buffer: SampleBuffer,
+    pub(super) found: Found,
+    pub(super) reaches: Reaches,
+}
+
+impl Scratch {
+    /// Empty; its memory is a query's.
+    pub(super) fn of(memory: &Arc<Memory>) -> Self {
+        Self {
+            buffer: SampleBuffer::of(memory),
+            found: Found::of(memory),
+            reaches: Reaches::of(memory),
+        }
+    }
 }
 
 impl SampleBuffer {
