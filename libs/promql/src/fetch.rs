@@ -122,19 +122,17 @@ impl Answer {
         }
     }
 
-    /// Computes a batch, if it is a leaf.
+    /// Computes a batch of a leaf.
     async fn compute(
-        mut self,
-        mut batch: Vec<Series>,
+        self,
+        batch: Vec<Series>,
         ctx: &dyn QueryContext,
         meter: &Meter<'_>,
     ) -> Result<Self, QueryError> {
-        let (leaf, mut fold, waiting) = match self {
-            Self::Leaf(leaf, fold, waiting) => (leaf, fold, waiting),
-            Self::Kept(ref mut series) => {
-                series.append(&mut batch);
-                return Ok(self);
-            }
+        let Self::Leaf(leaf, mut fold, waiting) = self else {
+            return Err(QueryError::internal(
+                "series were passed on to no leaf".to_owned(),
+            ));
         };
         let _turn = meter.computing.lock().await;
         let waited = bytes_of(&batch);

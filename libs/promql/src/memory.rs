@@ -6,7 +6,7 @@
 //!
 //! Whether a query is refused does not depend on how many cores it runs on: what is made ahead of its turn, at the same
 //! time as other things, counts apart ([`Memory::ahead`]), and is made again in its turn if there is no room for it. It does
-//! depend on how storage answers: series that several parts of a query wait for at the same time, some megabytes each,
+//! depend on how storage answers: series that several parts of a query wait for at the same time, half a megabyte each,
 //! count while they wait.
 //!
 //! What is allocated while a query runs is at most one and a half times the account's peak, and half a megabyte beside

@@ -130,10 +130,18 @@ pub trait SeriesData: Send + Sync + fmt::Debug {
     /// How many bytes this holds in memory as long as it lives, encoded or not.
     fn encoded_bytes(&self) -> usize;
 
-    /// At most how many bytes [`Self::decode`] appends for a closed range: 16 for a float, all of a histogram unless it
-    /// is shared. A query is refused before it decodes more than it may hold, and decodes a long range in pieces.
+    /// At most how many bytes [`Self::decode`] appends for a closed range, and needs for it: 16 for a float, all of a
+    /// histogram unless it is shared. A query is refused before it decodes more than it may hold, and decodes a long range in pieces.
     fn decoded_bytes(&self, range: TimeRange) -> usize;
+
+    /// At most how many samples [`Self::decode`] appends for a closed range.
+    fn samples_max(&self, range: TimeRange) -> usize {
+        self.decoded_bytes(range) / FLOAT_BYTES
+    }
 }
+
+/// What a decoded float occupies: its time and its value.
+const FLOAT_BYTES: usize = size_of::<i64>() + size_of::<f64>();
 
 /// Decoded samples, column by column. Cleared and reused from series to series.
 ///
@@ -154,6 +162,12 @@ impl Columns {
         self.values.clear();
         self.start_timestamps.clear();
         self.histograms.clear();
+    }
+
+    /// Makes room for so many samples, and no more.
+    pub(crate) fn reserve(&mut self, samples: usize) {
+        self.timestamps.reserve_exact(samples);
+        self.values.reserve_exact(samples);
     }
 
     /// How many samples there are.

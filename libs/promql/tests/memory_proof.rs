@@ -94,6 +94,12 @@ const MORE: &[&str] = &[
     "sum_over_time((long * 0.1)[5m:1ms])",
     "changes(long[5m])",
     "rate(long[5m])",
+    // More steps than are folded at a time.
+    "max_over_time(sum by (i) (m % 7)[70001ms:1ms] @ 1000)",
+    "max_over_time(avg by (i) (m % 7)[70001ms:1ms] @ 1000)",
+    "last_over_time(sum(h)[9001ms:1ms] @ 1000)",
+    "quantile_over_time(scalar(nothing), m[5m])",
+    "m == on () group_left () (vector(time()) > 1100)",
     "{__name__=~\"m|h\"}",
 ];
 

@@ -54,8 +54,8 @@ impl Group {
         work: &mut Work<'_>,
     ) -> Result<Self, QueryError> {
         let floats = match op {
-            AggregateOp::Sum => Floats::Sum(Sums::default()),
-            AggregateOp::Avg => Floats::Mean(Means::default()),
+            AggregateOp::Sum => Floats::Sum(Sums::new(steps)),
+            AggregateOp::Avg => Floats::Mean(Means::new(steps)),
             AggregateOp::Stddev | AggregateOp::Stdvar => Floats::Variance(Vec::new()),
             AggregateOp::Min | AggregateOp::Max => Floats::Extreme,
             _ => Floats::Count,
@@ -79,11 +79,18 @@ impl Group {
         size_of::<Self>().saturating_add(steps.saturating_mul(size_of::<f64>() + state))
     }
 
-    /// What its histograms of some steps occupy in memory.
+    /// What its histograms of some steps occupy in memory; the slots of all steps count with the first.
     pub(super) fn histogram_bytes(&self, steps: &Range<usize>) -> usize {
         let states = self.histograms.get(steps.clone()).unwrap_or_default();
         let own: usize = states.iter().flatten().map(|state| state.acc.bytes()).sum();
-        size_of_val(states) + own
+        let slots = if steps.start == 0 {
+            self.histograms.capacity()
+        } else {
+            0
+        };
+        slots
+            .saturating_mul(size_of::<Option<Histograms>>())
+            .saturating_add(own)
     }
 
     /// What taking in histograms of a series at some steps may need: for a first one a state, for another one the sum of
@@ -93,7 +100,12 @@ impl Group {
         steps: &Range<usize>,
         more: &[Option<Arc<Histogram>>],
     ) -> usize {
-        let slots = more.len().saturating_mul(size_of::<Option<Histograms>>());
+        let slots = if steps.start == 0 {
+            self.row.values.len()
+        } else {
+            0
+        };
+        let slots = slots.saturating_mul(size_of::<Option<Histograms>>());
         // Sums are kept in twice the bits.
         let states = more.iter().flatten().map(|h| of_histogram(h).saturating_mul(2));
         let sums = self.histogram_bytes(steps);
@@ -129,7 +141,7 @@ impl Group {
         }
         if matches!(self.op, AggregateOp::Sum | AggregateOp::Avg) {
             self.push_histograms(row, steps, annotations, span);
-        } else {
+        } else if steps.start == 0 {
             annotations.histogram_ignored_in_aggregation(self.op.as_str(), span);
         }
     }
@@ -140,8 +152,11 @@ impl Group {
         } else {
             Combined::Mean
         };
-        // Slots are made range after range, too.
+        // Slots are made range after range, too, in memory that is taken once.
         if self.histograms.len() < steps.end {
+            let all = self.row.values.len();
+            self.histograms
+                .reserve_exact(all - self.histograms.len().min(all));
             self.histograms.resize_with(steps.end, || None);
         }
         let states = self.histograms.get_mut(steps.clone()).unwrap_or_default();

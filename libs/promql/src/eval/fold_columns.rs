@@ -12,15 +12,27 @@ pub(super) struct Sums {
     /// Empty until there is a series; absent where none had a float. No sum ever yields the mark for absent.
     sum: Vec<f64>,
     lost: Vec<f64>,
+    steps: usize,
 }
 
 impl Sums {
+    /// None yet, for so many steps.
+    pub(super) fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            ..Self::default()
+        }
+    }
+
     /// What they occupy in memory per step.
     pub(super) const STEP_BYTES: usize = 2 * size_of::<f64>();
 
     /// Adds the floats of a series at the steps from `at` on, of which those before were added.
     pub(super) fn push(&mut self, values: &[f64], at: usize) {
         if self.sum.len() <= at {
+            let more = self.steps.saturating_sub(at);
+            self.sum.reserve_exact(more);
+            self.lost.reserve_exact(more);
             self.sum.extend_from_slice(values);
             self.lost.resize(self.sum.len(), 0.0);
             return;
@@ -95,15 +107,29 @@ pub(super) struct Means {
     count: Vec<f64>,
     /// Where means are kept instead of sums.
     incremental: Vec<bool>,
+    steps: usize,
 }
 
 impl Means {
+    /// None yet, for so many steps.
+    pub(super) fn new(steps: usize) -> Self {
+        Self {
+            steps,
+            ..Self::default()
+        }
+    }
+
     /// What they occupy in memory per step.
     pub(super) const STEP_BYTES: usize = 3 * size_of::<f64>() + size_of::<bool>();
 
     /// Takes in the floats of a series at the steps from `at` on, of which those before were taken in.
     pub(super) fn push(&mut self, values: &[f64], at: usize) {
         if self.sum.len() <= at {
+            let more = self.steps.saturating_sub(at);
+            self.sum.reserve_exact(more);
+            self.lost.reserve_exact(more);
+            self.count.reserve_exact(more);
+            self.incremental.reserve_exact(more);
             self.sum.extend_from_slice(values);
             self.lost.resize(self.sum.len(), 0.0);
             self.count.resize(self.sum.len(), 1.0);
@@ -205,8 +231,8 @@ mod tests {
                 prop::collection::vec(prop::collection::vec(value(), steps), 1..6),
             )),
         ) {
-            let (mut sums, mut means) = (Sums::default(), Means::default());
             let rows: Vec<Vec<f64>> = tame.into_iter().chain(rows).collect();
+            let (mut sums, mut means) = (Sums::new(rows[0].len()), Means::new(rows[0].len()));
             for row in &rows {
                 for (i, values) in row.chunks(19).enumerate() {
                     sums.push(values, i * 19);

@@ -183,8 +183,10 @@ impl Join<'_> {
         let node = self.node;
         self.work.spend(32)?;
         let both = |(m, o): (&f64, &f64)| !is_absent(*m) & !is_absent(*o);
-        if !many.values.iter().zip(&one.values).any(both) {
-            return Ok(());
+        let mut pairs = many.values.iter().zip(&one.values);
+        match pairs.position(both) {
+            Some(at) => self.work.spend(at / LOOKS_PER_UNIT)?,
+            None => return self.work.spend(self.steps / LOOKS_PER_UNIT),
         }
         let labels = result_labels(&many.labels, &one.labels, node.op, self.matching);
         let place = self.out.row(&labels, node.return_bool || many.drop_name)?;
@@ -264,6 +266,9 @@ fn write_pairs(
     }
     Ok(())
 }
+
+/// How many steps are looked at for a pair in one unit of work.
+const LOOKS_PER_UNIT: usize = 4;
 
 /// What a list of claims occupies beside its flags.
 const CLAIM_BYTES: usize = 80;

@@ -168,7 +168,7 @@ impl<'a> Evaluator<'a> {
             Node::Aggregate(aggregate) => self.aggregate(aggregate, steps).map(Evaluated::Vector),
             Node::Binary(binary) => self.binary(binary, steps),
             Node::Negate(inner, _) => self.negate(inner, steps),
-            Node::Plus(inner) => self.eval_node(inner, steps),
+            Node::Plus(inner, _) => self.eval_node(inner, steps),
             Node::Leaf { leaf, .. } => {
                 // What the leaf held goes with its account: from here on its rows count as the result of this node.
                 let result = self.leaves.get_mut(*leaf).and_then(Option::take);

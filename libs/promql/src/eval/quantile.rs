@@ -15,17 +15,25 @@ pub(super) fn nan_first(a: &f64, b: &f64) -> Ordering {
 /// The `q`-quantile, interpolated between the two nearest values; sorts the values. NaN for none, an infinity for `q`
 /// outside 0 to 1.
 pub(super) fn quantile_of(q: f64, values: &mut [f64]) -> f64 {
-    if values.is_empty() || q.is_nan() {
+    if values.is_empty() {
         return f64::NAN;
     }
-    if q < 0.0 {
-        return f64::NEG_INFINITY;
-    }
-    if q > 1.0 {
-        return f64::INFINITY;
+    if let Some(value) = quantile_beyond(q) {
+        return value;
     }
     values.sort_unstable_by(nan_first);
     quantile_of_sorted(q, values)
+}
+
+/// The quantile of any numbers for a `q` that is not from 0 to 1.
+pub(super) fn quantile_beyond(q: f64) -> Option<f64> {
+    if q.is_nan() {
+        Some(f64::NAN)
+    } else if q < 0.0 {
+        Some(f64::NEG_INFINITY)
+    } else {
+        (q > 1.0).then_some(f64::INFINITY)
+    }
 }
 
 /// The same of values that are sorted already, for `q` from 0 to 1.

@@ -175,6 +175,7 @@ impl RangeFunction {
             let values = &mut row.values;
             if let Some((seen, widest)) = slide.function(self.function, &self.params, values, work)? {
                 shared.account.looked_at(seen);
+                self.note_invalid_quantiles(&row.values, annotations);
                 return shared.account.fits(widest);
             }
         }
@@ -231,6 +232,22 @@ impl RangeFunction {
         (overlap && sums)
             .then(|| Stretches::of(samples.t, samples.v, self.spec.range_ms))
             .flatten()
+    }
+
+    /// Notes each `q` that is none, where there is a value.
+    fn note_invalid_quantiles(&self, values: &[f64], annotations: &mut Annotations) {
+        let [q] = &self.params[..] else { return };
+        if self.function != FunctionId::QuantileOverTime {
+            return;
+        }
+        let mut noted = None;
+        for (i, _) in values.iter().enumerate().filter(|(_, v)| !super::is_absent(**v)) {
+            let q = q.at(i);
+            if !(0.0..=1.0).contains(&q) && noted != Some(q.to_bits()) {
+                annotations.invalid_quantile(q, self.first_span);
+                noted = Some(q.to_bits());
+            }
+        }
     }
 
     fn note_possible_non_counter(&self, shared: &Shared<'_>, row: &Row, annotations: &mut Annotations) {

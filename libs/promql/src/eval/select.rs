@@ -59,6 +59,8 @@ pub(crate) fn decode(
     buffer.columns.clear();
     let bytes = series.data.decoded_bytes(range);
     buffer.cover(bytes)?;
+    // Columns that grow as they are filled would take up to twice what they hold.
+    buffer.columns.reserve(series.data.samples_max(range));
     if bytes <= DECODED_BYTES_PER_CHECK {
         series.data.decode(range, &mut buffer.columns)?;
     } else {
@@ -102,8 +104,9 @@ fn piece_of(data: &dyn SeriesData, range: TimeRange) -> TimeRange {
     while bytes > DECODED_BYTES_PER_CHECK && piece.max > piece.min {
         let middle = piece.min.saturating_add(piece.max.saturating_sub(piece.min) / 2);
         let half = TimeRange::new(piece.min, middle);
+        let other = TimeRange::new(middle.saturating_add(1), piece.max);
         let bytes_of_half = data.decoded_bytes(half);
-        if bytes_of_half >= bytes {
+        if bytes_of_half >= bytes && data.decoded_bytes(other) >= bytes {
             break;
         }
         (piece, bytes) = (half, bytes_of_half);
@@ -373,5 +376,8 @@ mod tests {
         // What is less than an hour is told as an hour.
         let hour = |r: TimeRange| ((r.max - r.min) as usize * 100).max(360_000_000);
         assert!((1_800_000..=3_600_000).contains(&of(hour)));
+        // All there is lies at the beginning.
+        let early = |r: TimeRange| (r.max.min(1 << 30) - r.min.min(1 << 30)) as usize;
+        assert_eq!(of(early), DECODED_BYTES_PER_CHECK as i64);
     }
 }

@@ -5,7 +5,7 @@ use super::absent;
 use super::cursor::{BLOCK, Blocks, Found};
 use super::exact_sums::ExactSums;
 use super::matrix::WindowSpec;
-use super::quantile::{nan_first, quantile_of_sorted};
+use super::quantile::{nan_first, quantile_beyond, quantile_of_sorted};
 use super::row::Scalars;
 use super::sorted_window::SortedWindow;
 use super::stretches::has_large_window;
@@ -65,9 +65,7 @@ impl Slide<'_> {
             }
             F::Resets => self.counts(out, work, |before, after| after < before),
             F::QuantileOverTime => match params {
-                [q] if (0..self.steps.count()).all(|i| (0.0..=1.0).contains(&q.at(i))) => {
-                    self.quantiles(out, q, work)
-                }
+                [q] => self.quantiles(out, q, work),
                 _ => return Ok(None),
             },
             _ => return Ok(None),
@@ -274,9 +272,14 @@ impl Slide<'_> {
             let first = blocks.advance(out.len());
             work.spend(out.len())?;
             for (i, (out, (lo, hi))) in out.iter_mut().zip(blocks.iter()).enumerate() {
-                if lo < hi {
-                    *out = quantile_of_sorted(q.at(first + i), window.advance(v, (lo, hi), work)?);
+                if lo >= hi {
+                    continue;
                 }
+                let q = q.at(first + i);
+                *out = match quantile_beyond(q) {
+                    Some(value) => value,
+                    None => quantile_of_sorted(q, window.advance(v, (lo, hi), work)?),
+                };
             }
         }
         Ok(blocks.weight())
@@ -317,7 +320,9 @@ const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 /// The sums of all values before each, and of all, if adding them up in any order is exact: then no compensated sum has
 /// anything to compensate, and the difference of two of these is the sum of a window, to the bit.
 fn integer_sums(v: &[f64], work: &mut Work<'_>) -> Result<Option<Vec<i64>>, QueryError> {
-    work.hold(size_of_val(v))?;
+    // Held only if there are sums.
+    let mut lease = work.lease();
+    lease.cover(size_of_val(v))?;
     let mut sums = Vec::with_capacity(v.len() + 1);
     let (mut sum, mut magnitude) = (0i64, 0.0);
     sums.push(sum);
@@ -334,6 +339,8 @@ fn integer_sums(v: &[f64], work: &mut Work<'_>) -> Result<Option<Vec<i64>>, Quer
             sums.push(sum);
         }
     }
+    drop(lease);
+    work.hold(size_of_val(v))?;
     Ok(Some(sums))
 }
 

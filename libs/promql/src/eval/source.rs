@@ -273,6 +273,7 @@ impl<'a> Evaluator<'a> {
     ) -> Result<RowSource<'n>, QueryError> {
         match node {
             Node::Select(select) => Ok(self.select_source(select, steps)),
+            Node::Plus(inner, _) => self.row_source(inner, steps),
             Node::Call(call) if call.function != FunctionId::AbsentOverTime => {
                 match self.range_source(call, steps)? {
                     Some(source) => Ok(source),

@@ -61,7 +61,7 @@ fn count_uses(node: &Node, uses: &mut [usize]) {
             count_uses(&binary.lhs, uses);
             count_uses(&binary.rhs, uses);
         }
-        Node::Negate(inner, _) | Node::Plus(inner) | Node::Invariant(inner) => count_uses(inner, uses),
+        Node::Negate(inner, _) | Node::Plus(inner, _) | Node::Invariant(inner) => count_uses(inner, uses),
     }
 }
 
@@ -101,7 +101,7 @@ impl Taker {
                 self.visit(&mut binary.lhs, steps);
                 self.visit(&mut binary.rhs, steps);
             }
-            Node::Negate(inner, _) | Node::Plus(inner) => self.visit(inner, steps),
+            Node::Negate(inner, _) | Node::Plus(inner, _) => self.visit(inner, steps),
             Node::Invariant(inner) => self.visit(inner, steps.first()),
         }
     }
@@ -136,6 +136,7 @@ fn folds(aggregate: &AggregateNode) -> bool {
 /// The source of a node that makes one row of each series.
 fn row_source(node: &Node) -> Option<usize> {
     match node {
+        Node::Plus(inner, _) => row_source(inner),
         Node::Select(select) => Some(select.source),
         Node::Call(call) if !looks_at_its_argument(call) => {
             let mut source = None;
@@ -177,6 +178,7 @@ mod tests {
             "rate(x[5m])",
             "sum by (a) (rate(x[5m]))",
             "max(x)",
+            "sum(+x)",
             "quantile_over_time(0.5, x[5m])",
         ] {
             assert_eq!(leaves(query), (1, true), "{query}");

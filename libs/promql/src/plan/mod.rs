@@ -44,7 +44,7 @@ pub(crate) enum Node {
     Binary(Box<BinaryNode>),
     Negate(Box<Node>, Span),
     /// A sign that changes nothing, but hides a selector from functions that look at how their argument is written.
-    Plus(Box<Node>),
+    Plus(Box<Node>, Span),
     /// The same at every step: evaluated once.
     Invariant(Box<Node>),
     /// What one of the plan's leaves gives.
@@ -148,6 +148,7 @@ impl Node {
             Self::Number { span, .. }
             | Self::String { span, .. }
             | Self::Negate(_, span)
+            | Self::Plus(_, span)
             | Self::Leaf { span, .. } => *span,
             Self::Select(n) => n.span,
             Self::Range(n) => n.span,
@@ -155,7 +156,7 @@ impl Node {
             Self::Call(n) => n.span,
             Self::Aggregate(n) => n.span,
             Self::Binary(n) => n.span,
-            Self::Plus(n) | Self::Invariant(n) => n.span(),
+            Self::Invariant(n) => n.span(),
         }
     }
 }
@@ -321,7 +322,7 @@ impl Planner {
                 let inner = self.node(&u.expr, scope)?;
                 let node = match inner.node {
                     node if u.negate => Node::Negate(Box::new(node), u.span),
-                    node @ Node::Select(_) => Node::Plus(Box::new(node)),
+                    node @ Node::Select(_) => Node::Plus(Box::new(node), u.span),
                     node => node,
                 };
                 Ok(Planned { node, ..inner })

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use koios_promql::{CancelContext, Engine};
+use koios_promql::{CancelContext, Engine, QueryError};
 
 use super::hostile::Hostile;
 
@@ -37,7 +37,11 @@ pub(crate) fn after(text: &str, delay: Duration) -> Ended {
         let times = (900_000, 1_000_000, 1_000);
         let range = engine.range(&Hostile, &query, times, &running);
         let result = futures::executor::block_on(range);
-        (Instant::now(), busy(own.as_deref()), result.is_err())
+        (
+            Instant::now(),
+            busy(own.as_deref()),
+            matches!(result, Err(QueryError::Canceled(_))),
+        )
     });
     let own = placed.recv().unwrap();
     thread::sleep(delay);

@@ -14,7 +14,7 @@ use koios_promql::{
 pub(crate) struct Hostile;
 
 pub(crate) const SAMPLES: i64 = 1_200;
-const LONG_SAMPLES: i64 = 1_000_000;
+const LONG_SAMPLES: i64 = (1 << 20) + 1;
 
 /// Queries on [`Hostile`] that hold or do as much as they can.
 pub(crate) const QUERIES: &[&str] = &[
@@ -107,6 +107,8 @@ pub(crate) const HEAVY: &[&str] = &[
     "label_replace(m, \"x\", \"$1$1$1$1\", \"pad\", \"(0*)(.*)\") or m",
     "count_values(\"v\", max_over_time(m[10m:10ms]))",
     "quantile by (i) (0.5, max_over_time(m[10m:10ms]))",
+    "quantile_over_time(scalar(nothing), (long % 997)[15m:1ms])",
+    "max_over_time(((m % 3) * on () group_left () (vector(time()) > 1e9))[10m:10ms])",
 ];
 
 #[async_trait]

@@ -106,23 +106,38 @@ impl MergedData {
         times: &mut Vec<i64>,
         values: &mut Vec<f64>,
     ) -> Result<(), koios_chunk::Error> {
-        let mut rest = self.runs.as_slice();
-        while let Some(first) = rest.first() {
-            let mut end = first.time_range().max;
-            let mut n = 1;
-            while let Some(run) = rest.get(n).filter(|run| run.time_range().min <= end) {
-                end = end.max(run.time_range().max);
-                n += 1;
-            }
-            let (group, tail) = rest.split_at(n);
+        for group in groups(&self.runs) {
             match group {
                 [alone] => alone.decode_range(range, times, values)?,
                 _ => merge_group(group, range, times, values)?,
             }
-            rest = tail;
         }
         Ok(())
     }
+}
+
+/// What a decoded sample occupies.
+const SAMPLE_BYTES: usize = size_of::<Sample>();
+
+/// How many samples runs that overlap a range have.
+fn samples_in(runs: &[Run], range: TimeRange) -> usize {
+    let overlapping = runs.iter().filter(|run| run.time_range().overlaps(&range));
+    overlapping.map(Run::count).sum()
+}
+
+/// Runs by first time, in groups that do not overlap each other.
+fn groups(mut runs: &[Run]) -> impl Iterator<Item = &[Run]> {
+    std::iter::from_fn(move || {
+        let mut end = runs.first()?.time_range().max;
+        let mut n = 1;
+        while let Some(run) = runs.get(n).filter(|run| run.time_range().min <= end) {
+            end = end.max(run.time_range().max);
+            n += 1;
+        }
+        let (group, rest) = runs.split_at(n);
+        runs = rest;
+        Some(group)
+    })
 }
 
 /// Merges runs that overlap: first into as few ascending lanes as they need, then lane by lane.
@@ -143,8 +158,9 @@ fn merge_group(
             None => lanes.push((span.max, vec![run])),
         }
     }
-    let (mut merged, mut buffer, mut samples) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut lane_times, mut lane_values) = (Vec::new(), Vec::new());
+    let all = samples_in(runs, range);
+    let (mut merged, mut buffer) = (Vec::with_capacity(all), Vec::with_capacity(all));
+    let (mut samples, mut lane_times, mut lane_values) = (Vec::new(), Vec::new(), Vec::new());
     for (_, lane) in lanes {
         lane_times.clear();
         lane_values.clear();
@@ -180,8 +196,16 @@ impl SeriesData for MergedData {
     }
 
     fn decoded_bytes(&self, range: TimeRange) -> usize {
-        let overlapping = self.runs.iter().filter(|r| r.time_range().overlaps(&range));
-        overlapping.map(Run::count).sum::<usize>() * 16
+        let bytes = |group: &[Run]| {
+            // Merging needs a lane, its samples, and what is merged twice, beside the result.
+            let copies = if group.len() > 1 { 5 } else { 1 };
+            samples_in(group, range) * SAMPLE_BYTES * copies
+        };
+        groups(&self.runs).map(bytes).sum()
+    }
+
+    fn samples_max(&self, range: TimeRange) -> usize {
+        samples_in(&self.runs, range)
     }
 }
 
