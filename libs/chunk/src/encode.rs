@@ -45,7 +45,7 @@ impl Encoder {
         Ok(out)
     }
 
-    /// As [`encode`], for who decodes at once and keeps nothing: larger, and several times cheaper.
+    /// As [`encode`], for what is encoded on demand: larger, and several times cheaper.
     ///
     /// # Errors
     /// As [`encode`].
@@ -117,7 +117,12 @@ impl Encoder {
                 });
             }
             before = timestamps.last();
-            let mut bytes = encode(self, timestamps, values)?;
+            let mut bytes = encode(self, timestamps, values).map_err(|e| match e {
+                Error::NotAscending { at } => Error::NotAscending {
+                    at: i * RUN_CHUNK_SAMPLES + at,
+                },
+                e => e,
+            })?;
             bytes.shrink_to_fit();
             out.push(Chunk::parse(Bytes::from(bytes))?);
         }
@@ -295,5 +300,26 @@ mod tests {
                 at: RUN_CHUNK_SAMPLES
             })
         );
+    }
+
+    #[test]
+    fn a_fall_is_told_by_its_place_in_the_whole_run() {
+        for at in [
+            3,
+            RUN_CHUNK_SAMPLES - 1,
+            RUN_CHUNK_SAMPLES,
+            RUN_CHUNK_SAMPLES + 5,
+            1999,
+        ] {
+            let mut times: Vec<i64> = (0..2000).collect();
+            times[at] = times[at - 1];
+            let mut encoder = Encoder::default();
+            let e = Err(Error::NotAscending { at });
+            assert_eq!(encoder.encode_run(&times, &[1.5; 2000], &mut Vec::new()), e);
+            assert_eq!(
+                encoder.encode_decimals(&times, &[15; 2000], 1, &mut Vec::new()),
+                e
+            );
+        }
     }
 }
