@@ -13,8 +13,30 @@ const REGEX_BYTES_MAX: usize = 64 * 1024;
 const REGEX_PROGRAM_BYTES_MAX: usize = 4 << 20;
 /// Compiled regexes beyond this many bytes are large ([`Matcher::is_large`]).
 const REGEX_PROGRAM_BYTES_LARGE: usize = 256 << 10;
+/// The sizes of compiled regexes, and what one of that size may keep of its automaton for each thread. With too little it
+/// falls back to another engine, hundreds of times slower; small ones that fill any memory gain nothing by more.
+const REGEX_SIZES: [RegexSize; 3] = [
+    RegexSize {
+        program_bytes_max: 64 << 10,
+        automaton_bytes_max: 256 << 10,
+    },
+    RegexSize {
+        program_bytes_max: REGEX_PROGRAM_BYTES_LARGE,
+        automaton_bytes_max: 1 << 20,
+    },
+    RegexSize {
+        program_bytes_max: REGEX_PROGRAM_BYTES_MAX,
+        automaton_bytes_max: REGEX_PROGRAM_BYTES_MAX,
+    },
+];
 /// Most literals an alternation may expand to before it stays a regex.
 const LITERALS_MAX: usize = 1024;
+
+/// What a compiled regex may take.
+struct RegexSize {
+    program_bytes_max: usize,
+    automaton_bytes_max: usize,
+}
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -251,27 +273,29 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
         return Ok(fast);
     }
     let anchored = format!("^(?s:{translated})$");
-    let build = |bytes_max| {
-        regex::RegexBuilder::new(&anchored)
-            .size_limit(bytes_max)
-            .dfa_size_limit(bytes_max)
+    for size in REGEX_SIZES {
+        let built = regex::RegexBuilder::new(&anchored)
+            .size_limit(size.program_bytes_max)
+            .dfa_size_limit(size.automaton_bytes_max)
             .nest_limit(130)
-            .build()
-            .map(Arc::new)
-    };
-    let (built, large) = match build(REGEX_PROGRAM_BYTES_LARGE) {
-        Err(regex::Error::CompiledTooBig(_)) => (build(REGEX_PROGRAM_BYTES_MAX), true),
-        built => (built, false),
-    };
-    built
-        .map(|regex| Compiled::Regex { regex, large })
-        .map_err(|e| match e {
-            regex::Error::CompiledTooBig(limit) => too_large("compiled", limit),
-            other => MatcherError::Parse {
-                pattern: shortened(pattern),
-                reason: last_line(&other.to_string()),
-            },
-        })
+            .build();
+        match built {
+            Ok(regex) => {
+                return Ok(Compiled::Regex {
+                    regex: Arc::new(regex),
+                    large: size.program_bytes_max > REGEX_PROGRAM_BYTES_LARGE,
+                });
+            }
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(other) => {
+                return Err(MatcherError::Parse {
+                    pattern: shortened(pattern),
+                    reason: last_line(&other.to_string()),
+                });
+            }
+        }
+    }
+    Err(too_large("compiled", REGEX_PROGRAM_BYTES_MAX))
 }
 
 fn parse_error(pattern: &str, e: &regex_syntax::Error) -> MatcherError {
