@@ -1,10 +1,7 @@
 //! Every query of the acceptance suite parses, prints and formats. The suite is data kept beside the project: without
 //! it, there is nothing to test.
-#![allow(
-    clippy::print_stdout,
-    reason = "who runs the tests should see that one has nothing to do"
-)]
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use koios_promql::{parse, pretty};
@@ -13,7 +10,9 @@ use koios_promql::{parse, pretty};
 fn suite_dir() -> Option<PathBuf> {
     let named = std::env::var_os("KOIOS_PROMQLTEST_DIR").map(PathBuf::from);
     if named.is_none() {
-        println!("NOT TESTED: KOIOS_PROMQLTEST_DIR names no acceptance suite");
+        // Not by a macro, whose output a test that passes does not show.
+        let word = "NOT TESTED: KOIOS_PROMQLTEST_DIR names no acceptance suite";
+        let _ = writeln!(std::io::stderr(), "{word}");
     }
     named
 }

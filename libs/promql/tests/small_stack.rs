@@ -9,7 +9,8 @@ use koios_promql::{
 };
 use support::Memory;
 
-/// Less than any thread has that a query runs on. Code that is not optimised needs several times as much.
+/// Less than any thread has that a query runs on: up to 340 KiB were seen (docs/decisions/0008). Code that is not optimised
+/// needs several times as much.
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
     2 << 20
 } else {

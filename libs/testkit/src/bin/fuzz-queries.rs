@@ -35,10 +35,10 @@ struct Args {
     #[arg(long, requires = "at")]
     query: Option<String>,
     /// When to ask it, milliseconds: a time, or START..END/STEP.
-    #[arg(long, value_parser = parse_times)]
+    #[arg(long, value_parser = parse_times, requires = "query")]
     at: Option<Times>,
     /// Ask it of the native histograms.
-    #[arg(long)]
+    #[arg(long, requires = "query")]
     native: bool,
 }
 
@@ -143,7 +143,7 @@ fn tell(args: &Args, subject: Subject, wrong: &Wrong) {
         Subject::NativeHistograms => " --native",
     };
     println!(
-        "different:\n{wrong}\n  replay:     cargo xtask fuzz-queries --seed {}{native} --at {} --query {}\n",
+        "different:\n{wrong}\n  replay:     cargo xtask fuzz-queries --seed {}{native} --at={} --query={}\n",
         args.seed,
         smallest.times,
         quoted(&smallest.query)

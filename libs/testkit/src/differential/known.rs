@@ -1,8 +1,9 @@
 //! What may differ between Prometheus 2.42 and Koios.
 //!
 //! Most is what 2.42 answers differently from 3.14, on purpose or by mistakes since repaired. Some is where Koios departs
-//! from 3.14 itself, and some is up to neither. An entry is asked about the smallest part of a query that differs, with the equal answers of its operands at hand, so
-//! that it can be as narrow as the change it stands for. docs/promql-differences.md lists the same for people.
+//! from 3.14 itself, and some is up to neither. An entry is asked about the smallest part of a query that differs, with
+//! the equal answers of its operands at hand, so that it can be as narrow as the change it stands for.
+//! docs/promql-differences.md lists the same for people.
 
 mod choices;
 mod extrapolation;

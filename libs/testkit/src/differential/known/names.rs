@@ -7,6 +7,7 @@ use koios_promql::{BinaryOp, Cardinality, Expr, FunctionId, VectorMatching};
 
 use super::super::answer::{Answer, Success};
 use super::super::site::{Operand, Site};
+use super::numbers::apply;
 use super::{binary_op, fails_with, function};
 use crate::query_gen::Times;
 
@@ -97,7 +98,7 @@ pub(super) fn filtered_matches(site: &Site) -> bool {
             let key = (t_ms, result_labels(matching, l, r));
             let (matched, passed) = pairs.entry(key).or_default();
             *matched += 1;
-            *passed += usize::from(compares(binary.op, a, b));
+            *passed += usize::from(apply(binary.op, a, b) != 0.0);
         }
     }
     site.prometheus.success().is_some()
@@ -138,17 +139,6 @@ fn result_labels(matching: &VectorMatching, left: &Labels, right: &Labels) -> La
         labels.set(name, one.get(name).unwrap_or_default());
     }
     labels.build()
-}
-
-fn compares(op: BinaryOp, l: f64, r: f64) -> bool {
-    match op {
-        BinaryOp::Eq => l == r,
-        BinaryOp::Ne => l != r,
-        BinaryOp::Gt => l > r,
-        BinaryOp::Lt => l < r,
-        BinaryOp::Ge => l >= r,
-        _ => l <= r,
-    }
 }
 
 pub(super) fn dots_match_line_breaks(site: &Site) -> bool {

@@ -113,3 +113,24 @@ fn operand_values<'a>(site: &'a Site, pair: &'a Pair<'_>) -> impl Iterator<Item 
 fn floats(answer: &Answer) -> impl Iterator<Item = f64> + '_ {
     answer.success().into_iter().flat_map(|success| success.floats())
 }
+
+/// What an operator makes of two numbers; of a comparison 1 or 0.
+pub(super) fn apply(op: BinaryOp, l: f64, r: f64) -> f64 {
+    let truth = |v| f64::from(u8::from(v));
+    match op {
+        BinaryOp::Add => l + r,
+        BinaryOp::Sub => l - r,
+        BinaryOp::Mul => l * r,
+        BinaryOp::Div => l / r,
+        BinaryOp::Mod => l % r,
+        BinaryOp::Pow => l.powf(r),
+        BinaryOp::Atan2 => l.atan2(r),
+        BinaryOp::Eq => truth(l == r),
+        BinaryOp::Ne => truth(l != r),
+        BinaryOp::Gt => truth(l > r),
+        BinaryOp::Lt => truth(l < r),
+        BinaryOp::Ge => truth(l >= r),
+        BinaryOp::Le => truth(l <= r),
+        _ => f64::NAN,
+    }
+}

@@ -1,11 +1,12 @@
 //! What is a matter of rounding: sums that lose digits, and whatever makes much of the digits its operands lost.
 
 use koios_model::{Labels, METRIC_NAME};
-use koios_promql::{AggregateExpr, AggregateOp, BinaryExpr, BinaryOp, Call, Expr, FunctionId};
+use koios_promql::{AggregateExpr, AggregateOp, BinaryExpr, Call, Expr, FunctionId};
 
 use super::super::answer::{Answer, PointValue, close};
 use super::super::site::Site;
 use super::choices::group;
+use super::numbers::apply;
 use super::{Pair, all_differing};
 
 /// A sample of an operand, as both sides have it.
@@ -150,26 +151,6 @@ pub(super) fn amplified_rounding(site: &Site) -> bool {
             counted(site, aggregate)
         }
         _ => false,
-    }
-}
-
-fn apply(op: BinaryOp, l: f64, r: f64) -> f64 {
-    let truth = |v| f64::from(u8::from(v));
-    match op {
-        BinaryOp::Add => l + r,
-        BinaryOp::Sub => l - r,
-        BinaryOp::Mul => l * r,
-        BinaryOp::Div => l / r,
-        BinaryOp::Mod => l % r,
-        BinaryOp::Pow => l.powf(r),
-        BinaryOp::Atan2 => l.atan2(r),
-        BinaryOp::Eq => truth(l == r),
-        BinaryOp::Ne => truth(l != r),
-        BinaryOp::Gt => truth(l > r),
-        BinaryOp::Lt => truth(l < r),
-        BinaryOp::Ge => truth(l >= r),
-        BinaryOp::Le => truth(l <= r),
-        _ => f64::NAN,
     }
 }
 
