@@ -87,8 +87,13 @@ impl QueryContext for Evaluation {
 
     fn offload(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'_, ()> {
         async move {
-            let Ok(_turn) = self.turns.take().await else {
+            let Ok(turn) = self.turns.take().await else {
                 return;
+            };
+            // The turn ends with the work, which goes on for a while when nobody waits for it any more.
+            let work = move || {
+                work();
+                drop(turn);
             };
             if let Err(e) = self.threads.run(work).await {
                 tracing::error!(error = %e, "a query panicked");
@@ -249,13 +254,13 @@ impl QuerierApi {
         let fetched = prepared.fetch(&storage, &evaluation).await?;
         timings.fetch = stage.end();
 
-        let _turn = evaluation.turns.take().await?;
+        let turn = evaluation.turns.take().await?;
         stage = self.metrics.stage(Stage::Evaluate, &self.clock);
-        let output = self
-            .cpu
-            .run(move || fetched.evaluate(&evaluation))
-            .await
-            .map_err(|e| panicked(&e))??;
+        let evaluate = move || {
+            let _turn = turn;
+            fetched.evaluate(&evaluation)
+        };
+        let output = self.cpu.run(evaluate).await.map_err(|e| panicked(&e))??;
         timings.evaluate = stage.end();
         self.metrics.samples.inc_by(output.stats.samples_total);
         Ok(Done {
@@ -346,6 +351,34 @@ mod tests {
         drop(turn);
         part.await;
         assert!(done.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn i6_work_that_nobody_waits_for_keeps_its_turn_until_it_ends() {
+        let admission = Admission::new(4, 2);
+        let place = admission.enter(&TenantId::anonymous(), 4).await.unwrap();
+        let evaluation = Evaluation {
+            cancel: CancelContext::new(|| false),
+            cores: Cpu::inline(),
+            threads: Cpu::threaded(1).unwrap(),
+            turns: place.turns(),
+        };
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let _ = began.send(());
+            let _ = held.recv();
+        };
+        let mut part = evaluation.offload(Box::new(work));
+        assert!((&mut part).now_or_never().is_none());
+        begun.await.unwrap();
+        drop(part);
+        assert!(
+            evaluation.turns.take().now_or_never().is_none(),
+            "given back early"
+        );
+        drop(release);
+        evaluation.turns.take().await.unwrap();
     }
 
     #[test]
