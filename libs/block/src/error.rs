@@ -1,5 +1,7 @@
 //! What can go wrong with a block.
 
+use koios_model::Labels;
+
 use crate::BlockId;
 
 /// The result of block operations.
@@ -17,6 +19,19 @@ pub enum Error {
         part: String,
         /// What does not fit.
         reason: String,
+    },
+    /// The samples of a series are not what a series may have: as [`Self::Corrupt`].
+    #[error("block {block} part {part} is corrupt: samples of series {series}")]
+    Samples {
+        /// The block.
+        block: BlockId,
+        /// The part.
+        part: String,
+        /// Whose samples.
+        series: Labels,
+        /// What does not fit.
+        #[source]
+        source: koios_chunk::Error,
     },
     /// The bytes could not be fetched; nothing is known about whether they are good.
     #[error("block {block} part {part} cannot be read")]
@@ -65,7 +80,7 @@ pub enum Error {
 impl Error {
     /// Whether the block's bytes are damaged (else they could not be had, or the call was wrong).
     pub fn is_corrupt(&self) -> bool {
-        matches!(self, Self::Corrupt { .. })
+        matches!(self, Self::Corrupt { .. } | Self::Samples { .. })
     }
 
     pub(crate) fn corrupt(block: BlockId, part: &str, reason: impl std::fmt::Display) -> Self {

@@ -2,25 +2,40 @@
 
 use std::sync::Arc;
 
+use arrow_array::{
+    ArrayRef, Float64Array, Int8Array, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
+};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::executor::block_on;
 use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
+use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::meta::PartMeta;
+use crate::meta::{PartMeta, SAMPLES_PART};
+use crate::samples_table::SamplesWriter;
+use crate::schema::samples_schema;
 use crate::{
     BlockCache, BlockId, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Error, Layout,
     MemoryBlock, Result, verify,
 };
 
-fn block() -> BlockParts {
+fn writer() -> BlockWriter {
     let mut options = BlockOptions::new(BlockId::new(1, 1), TenantId::anonymous(), TimeRange::ALL);
-    options.layout = Layout {
+    options.layout = layout();
+    BlockWriter::new(options).unwrap()
+}
+
+fn layout() -> Layout {
+    Layout {
         page_rows: 64,
         group_rows: 128,
         ..Layout::default()
-    };
-    let mut writer = BlockWriter::new(options).unwrap();
+    }
+}
+
+fn block() -> BlockParts {
+    let mut writer = writer();
     for i in 0..12 {
         let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:02}"))]);
         let t: Vec<i64> = (0..50).collect();
@@ -138,6 +153,116 @@ fn a_part_that_ends_early_is_corrupt_at_every_length() {
         for len in (0..whole.len()).step_by(13) {
             let e = read(&forge(&good, part, whole[..len].to_vec())).unwrap_err();
             assert!(e.is_corrupt(), "{len}: {e}");
+        }
+    }
+}
+
+/// A block of one series of so many samples, to have its samples replaced.
+fn block_of_one(samples: i64) -> (Labels, BlockParts) {
+    let labels = Labels::from_pairs([("__name__", "forged")]);
+    let mut writer = writer();
+    let times: Vec<i64> = (0..samples).collect();
+    let values = vec![1.5; times.len()];
+    writer.push_series(&labels, None, &times, &values).unwrap();
+    (labels, writer.finish().unwrap().unwrap())
+}
+
+fn forge_samples(parts: &BlockParts, bytes: Vec<u8>) -> BlockParts {
+    let part = parts.parts.iter().position(|(name, _)| name == SAMPLES_PART);
+    forge(parts, part.unwrap(), bytes)
+}
+
+/// What each way of reading samples says of a block, and the check of all of it.
+fn answers(parts: &BlockParts) -> [Result<()>; 3] {
+    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20));
+    let source = Arc::new(MemoryBlock::new(parts));
+    let block = BlockReader::open(source, Arc::new(parts.meta.clone()), cache).unwrap();
+    block_on(async {
+        let series = block.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
+        let chunks = block.read_chunks(&series, TimeRange::ALL).await.map(|_| ());
+        let stream = block.stream_samples(series, TimeRange::ALL);
+        let streamed = stream.try_collect::<Vec<_>>().await.map(|_| ());
+        [chunks, streamed, verify(&block).await]
+    })
+}
+
+#[test]
+fn i11_times_that_do_not_ascend_from_one_row_group_to_the_next_are_corrupt() {
+    let (labels, good) = block_of_one(200);
+    let forged = |times: &[i64]| {
+        let mut samples = SamplesWriter::new(good.meta.block, layout()).unwrap();
+        samples.push(0, times, &[1.5; 200]).unwrap();
+        forge_samples(&good, samples.finish().unwrap().to_vec())
+    };
+    let sound: Vec<i64> = (0..200).collect();
+    for answer in answers(&forged(&sound)) {
+        answer.unwrap();
+    }
+    // The newest 128 samples are the first row group, the others the second.
+    for step in [1, 2, 100] {
+        let mut times = sound.clone();
+        times[72..].iter_mut().for_each(|t| *t -= step);
+        for answer in answers(&forged(&times)) {
+            let e = answer.unwrap_err();
+            assert!(e.is_corrupt(), "{e}");
+            let Error::Samples {
+                part, series, source, ..
+            } = e
+            else {
+                panic!("{e}")
+            };
+            assert_eq!((part.as_str(), &series), (SAMPLES_PART, &labels));
+            assert_eq!(source, koios_chunk::Error::NotAscending { at: 72 });
+        }
+    }
+    // Inside a row group.
+    let mut times = sound;
+    times[150] = times[149];
+    let [chunks, _, checked] = answers(&forged(&times));
+    assert!(matches!(chunks.unwrap_err(), Error::Samples { series, .. } if series == labels));
+    assert!(checked.unwrap_err().is_corrupt());
+}
+
+#[test]
+fn i11_a_row_with_two_values_or_none_is_corrupt() {
+    let (_, good) = block_of_one(3);
+    let forged = |mantissas: [Option<i64>; 3], floats: [Option<f64>; 3]| {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![0; 3])),
+            Arc::new(TimestampMillisecondArray::from(vec![2, 1, 0]).with_timezone("UTC")),
+            Arc::new(Int8Array::from(vec![1; 3])),
+            Arc::new(Int64Array::from(mantissas.to_vec())),
+            Arc::new(Float64Array::from(floats.to_vec())),
+        ];
+        let batch = RecordBatch::try_new(samples_schema(), columns).unwrap();
+        let mut file = ArrowWriter::try_new(Vec::new(), samples_schema(), None).unwrap();
+        file.write(&batch).unwrap();
+        forge_samples(&good, file.into_inner().unwrap())
+    };
+    let (m, f) = (Some(15), Some(0.1));
+    for (mantissas, floats) in [
+        ([m; 3], [None; 3]),
+        ([None; 3], [f; 3]),
+        ([m, None, m], [None, f, None]),
+    ] {
+        for answer in answers(&forged(mantissas, floats)) {
+            answer.unwrap();
+        }
+    }
+    for (mantissas, floats) in [
+        ([m; 3], [f; 3]),
+        ([m; 3], [None, f, None]),
+        ([None, None, m], [f; 3]),
+        ([m, m, None], [None, f, None]),
+        ([m, None, None], [f, None, f]),
+        ([None; 3], [f, f, None]),
+    ] {
+        for answer in answers(&forged(mantissas, floats)) {
+            let e = answer.unwrap_err();
+            assert!(
+                matches!(e, Error::Corrupt { .. }),
+                "{mantissas:?} {floats:?}: {e}"
+            );
         }
     }
 }

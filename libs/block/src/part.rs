@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::{Bytes, BytesMut};
+use koios_model::Labels;
 use koios_runtime::Cpu;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
@@ -102,6 +103,15 @@ impl PartFile {
 
     pub(crate) fn corrupt(&self, reason: impl std::fmt::Display) -> Error {
         Error::corrupt(self.meta.block, &self.part().name, reason)
+    }
+
+    pub(crate) fn corrupt_samples(&self, series: &Labels, source: koios_chunk::Error) -> Error {
+        Error::Samples {
+            block: self.meta.block,
+            part: self.part().name.clone(),
+            series: series.clone(),
+            source,
+        }
     }
 
     /// Runs the Parquet decoder, which on bytes nobody wrote may panic as well as fail: both mean corruption.

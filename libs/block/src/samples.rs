@@ -12,7 +12,7 @@ use arrow_schema::Schema;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::{Chunk, Encoder, decimal};
-use koios_model::TimeRange;
+use koios_model::{Labels, TimeRange};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
@@ -26,6 +26,8 @@ use crate::schema::{EXPONENT, FLOAT, MANTISSA, TIMESTAMP};
 const GROUP_ROWS_MAX: i64 = 4 << 20;
 /// The largest power of ten that is exact in a float.
 const EXPONENT_MAX: u8 = 22;
+/// Why a row with two values is refused.
+const BOTH_SET: &str = "a sample has both a mantissa and a float";
 
 /// The samples of one series.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,11 +40,17 @@ pub struct SeriesSamples {
 
 /// A form that the rows of a series are given in.
 pub(crate) trait Form: Default + Send + Sized + 'static {
-    /// From neighbouring rows, which descend in time.
-    fn new(rows: &SampleRows<'_>, at: Range<usize>, scratch: &mut Scratch) -> Result<Self>;
+    /// From neighbouring rows of a series, which descend in time.
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, series: &Labels, scratch: &mut Scratch) -> Result<Self>;
 
-    /// Puts what comes before it in time in front.
-    fn prepend(&mut self, earlier: Self);
+    /// How many samples it has.
+    fn count(&self) -> usize;
+
+    /// Its first and last time, if it has any samples.
+    fn ends(&self) -> Option<TimeRange>;
+
+    /// Moves what comes after it in time to its end.
+    fn append(&mut self, later: &mut Self);
 }
 
 /// What forms are made with, kept from one series to the next.
@@ -54,7 +62,7 @@ pub(crate) struct Scratch {
 }
 
 impl Form for SeriesSamples {
-    fn new(rows: &SampleRows<'_>, at: Range<usize>, _: &mut Scratch) -> Result<Self> {
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, _: &Labels, _: &mut Scratch) -> Result<Self> {
         let mut samples = Self {
             timestamps: rows.timestamps_of(at.clone()).rev().collect(),
             values: Vec::with_capacity(at.len()),
@@ -64,15 +72,23 @@ impl Form for SeriesSamples {
         Ok(samples)
     }
 
-    fn prepend(&mut self, mut earlier: Self) {
-        earlier.timestamps.append(&mut self.timestamps);
-        earlier.values.append(&mut self.values);
-        *self = earlier;
+    fn count(&self) -> usize {
+        self.timestamps.len()
+    }
+
+    fn ends(&self) -> Option<TimeRange> {
+        let ends = self.timestamps.first().zip(self.timestamps.last());
+        ends.map(|(&first, &last)| TimeRange::new(first, last))
+    }
+
+    fn append(&mut self, later: &mut Self) {
+        self.timestamps.append(&mut later.timestamps);
+        self.values.append(&mut later.values);
     }
 }
 
 impl Form for Vec<Chunk> {
-    fn new(rows: &SampleRows<'_>, at: Range<usize>, scratch: &mut Scratch) -> Result<Self> {
+    fn new(rows: &SampleRows<'_>, at: Range<usize>, series: &Labels, scratch: &mut Scratch) -> Result<Self> {
         let mut chunks = Self::new();
         let encoded = if let Some((mantissas, exponent)) = rows.decimals(&at)? {
             scratch.timestamps.clear();
@@ -86,17 +102,25 @@ impl Form for Vec<Chunk> {
             } = scratch;
             encoder.encode_decimals(timestamps, mantissas, exponent, &mut chunks)
         } else {
-            let samples = <SeriesSamples as Form>::new(rows, at, scratch)?;
+            let samples = <SeriesSamples as Form>::new(rows, at, series, scratch)?;
             let encoder = &mut scratch.encoder;
             encoder.encode_run(&samples.timestamps, &samples.values, &mut chunks)
         };
-        encoded.map_err(|e| rows.part.corrupt(format!("the samples of a series: {e}")))?;
+        encoded.map_err(|e| rows.part.corrupt_samples(series, e))?;
         Ok(chunks)
     }
 
-    fn prepend(&mut self, mut earlier: Self) {
-        earlier.append(self);
-        *self = earlier;
+    fn count(&self) -> usize {
+        self.iter().map(Chunk::count).sum()
+    }
+
+    fn ends(&self) -> Option<TimeRange> {
+        let (first, last) = self.first().zip(self.last())?;
+        Some(first.time_range().union(&last.time_range()))
+    }
+
+    fn append(&mut self, later: &mut Self) {
+        Self::append(self, later);
     }
 }
 
@@ -117,12 +141,20 @@ struct GroupPlan {
 /// Rows of one series in one row group.
 #[derive(Debug)]
 struct Piece {
+    series: Labels,
     /// Relative to the row group.
     rows: Range<u64>,
     /// Whether the series ends here.
     last: bool,
     /// Whether all of it is read, whatever the range.
     whole: bool,
+}
+
+/// What the rows of a piece became.
+#[derive(Debug)]
+struct Made<F> {
+    form: F,
+    piece: Piece,
 }
 
 /// Streams the samples inside `range` of series that are in the block's order.
@@ -149,35 +181,48 @@ pub(crate) async fn read<'a, F: Form>(
 ) -> Result<BoxStream<'static, Result<F>>> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
     let plans = plan(&part, &footer, wanted)?;
+    let of_groups = part.clone();
     let pieces = stream::iter(plans)
         .map(move |plan| {
-            let (part, footer) = (part.clone(), footer.clone());
+            let (part, footer) = (of_groups.clone(), footer.clone());
             async move { read_group(&part, &footer, plan, range).await }
         })
         .buffered(groups_ahead)
         .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
         .try_flatten();
-    Ok(join_pieces(pieces.boxed()).boxed())
+    Ok(join_pieces(part, pieces.boxed()).boxed())
 }
 
 /// A series split over row groups becomes one item again.
 fn join_pieces<F: Form>(
-    pieces: BoxStream<'static, Result<(F, bool)>>,
+    part: PartFile,
+    pieces: BoxStream<'static, Result<Made<F>>>,
 ) -> impl Stream<Item = Result<F>> + Send + use<F> {
-    stream::try_unfold(pieces, |mut pieces| async move {
-        let mut whole: Option<F> = None;
-        while let Some((piece, last)) = pieces.try_next().await? {
-            match &mut whole {
-                None => whole = Some(piece),
-                // Rows descend in time.
-                Some(whole) => whole.prepend(piece),
-            }
-            if last {
-                break;
+    stream::try_unfold((part, pieces), |(part, mut pieces)| async move {
+        let mut of_series = Vec::new();
+        while let Some(Made { form, piece }) = pieces.try_next().await? {
+            of_series.push(form);
+            if piece.last {
+                let whole = join(of_series).map_err(|e| part.corrupt_samples(&piece.series, e))?;
+                return Ok(Some((whole, (part, pieces))));
             }
         }
-        Ok(whole.map(|whole| (whole, pieces)))
+        Ok(None)
     })
+}
+
+/// Joins what row groups hold of a series, in their order: rows descend in time, also from one row group to the next.
+fn join<F: Form>(mut newest_first: Vec<F>) -> Result<F, koios_chunk::Error> {
+    let mut whole = newest_first.pop().unwrap_or_default();
+    while let Some(mut later) = newest_first.pop() {
+        if let Some((before, after)) = whole.ends().zip(later.ends())
+            && before.max >= after.min
+        {
+            return Err(koios_chunk::Error::NotAscending { at: whole.count() });
+        }
+        whole.append(&mut later);
+    }
+    Ok(whole)
 }
 
 /// Splits the series' spans by row group.
@@ -215,6 +260,7 @@ fn plan<'a>(
                 continue;
             }
             let piece = Piece {
+                series: s.labels.clone(),
                 rows: span.start.max(rows.start) - rows.start..span.end.min(rows.end) - rows.start,
                 last: span.end <= rows.end,
                 whole,
@@ -241,7 +287,7 @@ async fn read_group<F: Form>(
     footer: &ArrowReaderMetadata,
     plan: GroupPlan,
     range: TimeRange,
-) -> Result<Vec<(F, bool)>> {
+) -> Result<Vec<Made<F>>> {
     let index = part.group_index(footer, plan.group).await?;
     let kept = pages_in_range(part, &index, range)?;
     let chosen = |piece: &Piece| match piece.whole {
@@ -270,17 +316,17 @@ async fn read_group<F: Form>(
         };
         let mut scratch = Scratch::default();
         let mut out = Vec::with_capacity(plan.pieces.len());
-        for (piece, ranges) in plan.pieces.iter().zip(&chosen) {
+        for (piece, ranges) in plan.pieces.into_iter().zip(&chosen) {
             let wanted = if piece.whole { TimeRange::ALL } else { range };
             let count: u64 = ranges.iter().map(|r| r.end - r.start).sum();
             let form = match &mut rows {
                 Some(rows) if count > 0 => {
                     let at = rows.take(count as usize, wanted)?;
-                    F::new(rows, at, &mut scratch)?
+                    F::new(rows, at, &piece.series, &mut scratch)?
                 }
                 _ => F::default(),
             };
-            out.push((form, piece.last));
+            out.push(Made { form, piece });
         }
         Ok(out)
     })
@@ -405,8 +451,15 @@ impl<'a> SampleRows<'a> {
         let Some(&exponent) = exponents.first() else {
             return Ok(None);
         };
-        let has_nulls = |nulls: &NullBuffer| nulls.slice(rows.start, rows.len()).null_count() > 0;
-        if exponents.iter().any(|&e| e != exponent) || self.mantissas.nulls().is_some_and(has_nulls) {
+        let set = |nulls: Option<&NullBuffer>| {
+            let nulls = nulls.map_or(0, |n| n.slice(rows.start, rows.len()).null_count());
+            rows.len() - nulls
+        };
+        let (mantissas, floats) = (set(self.mantissas.nulls()), set(self.floats.nulls()));
+        if mantissas + floats > rows.len() {
+            return Err(self.part.corrupt(BOTH_SET));
+        }
+        if mantissas < rows.len() || exponents.iter().any(|&e| e != exponent) {
             return Ok(None);
         }
         let mantissas = self.mantissas.values().get(rows.clone()).unwrap_or_default();
@@ -439,13 +492,14 @@ impl<'a> SampleRows<'a> {
     }
 
     fn value(&self, row: usize) -> Result<f64> {
-        if self.floats.is_valid(row) {
-            return Ok(self.floats.value(row));
+        match (self.mantissas.is_valid(row), self.floats.is_valid(row)) {
+            (true, false) => {
+                let exponent = self.checked_exponent(self.exponents[row])?;
+                Ok(decimal::from_mantissa(self.mantissas.value(row), exponent))
+            }
+            (false, true) => Ok(self.floats.value(row)),
+            (true, true) => Err(self.part.corrupt(BOTH_SET)),
+            (false, false) => Err(self.part.corrupt("a sample has neither a mantissa nor a float")),
         }
-        if self.mantissas.is_null(row) {
-            return Err(self.part.corrupt("a sample has neither a mantissa nor a float"));
-        }
-        let exponent = self.checked_exponent(self.exponents[row])?;
-        Ok(decimal::from_mantissa(self.mantissas.value(row), exponent))
     }
 }

@@ -34,6 +34,17 @@ pub(crate) fn from_block(e: &koios_block::Error) -> ServiceError {
             ServiceErrorCode::Corruption,
             format!("block {block} failed checksum: part {part} is corrupt: {reason}"),
         ),
+        koios_block::Error::Samples {
+            block,
+            part,
+            series,
+            source,
+        } => ServiceError::new(
+            ServiceErrorCode::Corruption,
+            format!(
+                "block {block} failed checksum: part {part} is corrupt: samples of series {series}: {source}"
+            ),
+        ),
         koios_block::Error::Read { source, .. } => {
             let below = source.downcast_ref::<BucketError>().map(from_bucket);
             let code = below.map_or(ServiceErrorCode::Unavailable, |b| b.code);
