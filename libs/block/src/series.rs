@@ -175,7 +175,7 @@ impl SeriesTable {
     }
 
     async fn matching(&self, column: Arc<LabelColumn>, matchers: Vec<Matcher>) -> Result<BooleanBuffer> {
-        let bytes = column.bytes_to_look_at(&matchers);
+        let bytes = looked_up(column.bytes_to_look_at(&matchers), &matchers);
         self.look_up(bytes, move || column.matching(&matchers)).await
     }
 
@@ -367,6 +367,9 @@ impl SeriesTable {
             if rows.is_too_large(number) {
                 known.insert(number, None);
             } else if let Some(Table::Chunk(chunk)) = self.part.cache().table(&key) {
+                if chunk.is_none() {
+                    rows.set_too_large(number);
+                }
                 known.insert(number, chunk);
             }
         }
@@ -469,6 +472,15 @@ impl SeriesTable {
         }
         self.part.compute(work).await
     }
+}
+
+/// What looking at so many bytes with matchers costs, as bytes looked up: with a large pattern, even a few cost too much to
+/// be looked at on an async thread.
+pub(crate) fn looked_up(bytes: usize, matchers: &[Matcher]) -> usize {
+    if matchers.iter().any(Matcher::is_large) {
+        return usize::MAX;
+    }
+    bytes
 }
 
 /// Rows that were found, and the chunk they are in.
