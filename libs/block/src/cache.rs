@@ -84,7 +84,8 @@ pub(crate) struct SeriesTimes {
     pub(crate) last: Vec<i64>,
 }
 
-/// All samples of one series of a block, as chunks: a tenth of their size decoded, and decoded many times as fast as pages.
+/// All samples of one series of a block, as chunks: an eighth of their size decoded at best, and decoded many times as fast
+/// as pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SamplesKey {
     pub(crate) block: BlockId,
@@ -99,6 +100,26 @@ pub struct BlockCache {
     indexes: Cache<IndexKey, ArrowReaderMetadata, FixedHasher>,
     tables: Cache<TableKey, Table, FixedHasher>,
     samples: Cache<SamplesKey, Arc<[Chunk]>, FixedHasher>,
+}
+
+/// Bytes that a [`BlockCache`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBytes {
+    /// Checked bytes of blocks.
+    pub cells: u64,
+    /// Parsed footers and page indexes.
+    pub indexes: u64,
+    /// Decoded series.
+    pub tables: u64,
+    /// Samples as chunks.
+    pub samples: u64,
+}
+
+impl CacheBytes {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.cells + self.indexes + self.tables + self.samples
+    }
 }
 
 impl fmt::Debug for BlockCache {
@@ -139,9 +160,9 @@ impl BlockCache {
         }
     }
 
-    /// Keeps series and samples too, with budgets in bytes.
+    /// Keeps series (decoded) and samples (as chunks) too, with budgets in bytes.
     #[must_use]
-    pub fn with_decoded(mut self, table_bytes_max: u64, sample_bytes_max: u64) -> Self {
+    pub fn with_series_and_samples(mut self, table_bytes_max: u64, sample_bytes_max: u64) -> Self {
         self.tables = cache(table_bytes_max, Table::memory_size);
         self.samples = cache(sample_bytes_max, samples_size);
         self
@@ -179,9 +200,14 @@ impl BlockCache {
         self.samples.insert(key, samples);
     }
 
-    /// Bytes held, for metrics.
-    pub fn bytes(&self) -> u64 {
-        settled(&self.cells) + settled(&self.indexes) + settled(&self.tables) + settled(&self.samples)
+    /// Bytes held. It does what recent insertions left to be done first: not for every read.
+    pub fn bytes(&self) -> CacheBytes {
+        CacheBytes {
+            cells: settled(&self.cells),
+            indexes: settled(&self.indexes),
+            tables: settled(&self.tables),
+            samples: settled(&self.samples),
+        }
     }
 }
 

@@ -59,7 +59,7 @@ fn forge(parts: &BlockParts, part: usize, bytes: Vec<u8>) -> BlockParts {
 }
 
 fn read(parts: &BlockParts) -> Result<()> {
-    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20));
+    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20));
     let source = Arc::new(MemoryBlock::new(parts));
     let block = BlockReader::open(source, Arc::new(parts.meta.clone()), cache)?;
     block_on(async {
@@ -174,7 +174,7 @@ fn forge_samples(parts: &BlockParts, bytes: Vec<u8>) -> BlockParts {
 
 /// What each way of reading samples says of a block, and the check of all of it.
 fn answers(parts: &BlockParts) -> [Result<()>; 3] {
-    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20));
+    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20));
     let source = Arc::new(MemoryBlock::new(parts));
     let block = BlockReader::open(source, Arc::new(parts.meta.clone()), cache).unwrap();
     block_on(async {

@@ -5,19 +5,20 @@
 //! [`merge()`] and [`verify()`]. docs/formats/block.md describes the bytes for other readers: every part is a plain table.
 //!
 //! A reader keeps what it decodes in a shared [`BlockCache`], within budgets: label indexes, chunks of neighbouring
-//! series, samples of whole series. A repeated query decodes nothing, a first one reads only the pages it needs.
+//! series, samples of whole series. A repeated query decodes nothing, a first one reads only pages with series it needs.
 //!
 //! **Invariants.** Series are in label order in both parts, a series' rows are contiguous, and row groups of samples end
 //! at series boundaries. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
-//! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`], never a panic (I12).
+//! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`] or [`Error::Samples`], never a panic (I12).
 //!
 //! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
 //! service); native histograms and exemplars, whose parts are named in the format and not written yet.
 //!
-//! **Failure behaviour.** An error names block and part. [`Error::Corrupt`] is about the bytes and lasts until they are
-//! repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
+//! **Failure behaviour.** An error names block and part. [`Error::Corrupt`] and [`Error::Samples`] are about the bytes and last
+//! until they are repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
 
 mod cache;
+mod chunk_read;
 mod error;
 mod group_rows;
 #[cfg(test)]
@@ -38,7 +39,8 @@ mod strings;
 mod verify;
 mod writer;
 
-pub use cache::BlockCache;
+pub use cache::{BlockCache, CacheBytes};
+pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
 pub use merge::{BlockMerge, MergeStats, MergedSeries, merge};
 pub use meta::{

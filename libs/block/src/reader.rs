@@ -9,22 +9,21 @@ use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
 
 use crate::Result;
-use crate::cache::{BlockCache, SamplesKey};
+use crate::cache::BlockCache;
+use crate::chunk_read::ChunkRead;
 use crate::group_rows::GroupRows;
 use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
-use crate::samples::{self, SeriesSamples, Wanted};
-use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column};
+use crate::samples::{self, SeriesSamples};
+use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column, looked_up};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 
 /// Row groups that are fetched and decoded at the same time by one reader.
-const GROUPS_AHEAD: usize = 4;
+pub(crate) const GROUPS_AHEAD: usize = 4;
 /// What making a series of a row costs, as bytes looked up.
 const BUILT_SERIES_BYTES: usize = 64;
-/// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
-const SHORT_SERIES_ROWS: u32 = 1 << 13;
 
 /// A series of a block: its labels and where its samples are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,52 +132,19 @@ impl BlockReader {
     }
 
     /// The samples of `series` around `range`, one entry per series in the order given, which is the block's: chunks that
-    /// overlap the range, ascending and disjoint, none where there are none. What was read whole is kept in the cache. All
-    /// is in memory at once: [`Self::stream_samples`] is for very many series.
+    /// overlap the range, ascending and disjoint, none where there are none. Of a chunk that is mostly outside only what
+    /// is in range is given. What was read whole is kept in the cache. All is in memory at once: [`Self::stream_samples`]
+    /// is for very many series.
     ///
     /// # Errors
-    /// [`crate::Error::Corrupt`] or [`crate::Error::Read`].
+    /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
     pub async fn read_chunks(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<Vec<Chunk>>> {
-        let cache = self.samples.cache();
-        let key = |s: &BlockSeries| SamplesKey {
-            block: self.meta.block,
-            first_row: s.first_row,
-            row_count: s.row_count,
-        };
-        let around = |chunks: &[Chunk]| {
-            let around = chunks.iter().filter(|c| c.time_range().overlaps(&range));
-            around.cloned().collect::<Vec<_>>()
-        };
-        let (mut all, mut missing) = (Vec::with_capacity(series.len()), Vec::new());
-        for (place, series) in series.iter().enumerate() {
-            if let Some(chunks) = cache.samples(&key(series)) {
-                all.push(around(&chunks));
-                continue;
-            }
-            all.push(Vec::new());
-            // A short series is on a page or two: all of it costs little more than a part.
-            let whole = series.row_count <= SHORT_SERIES_ROWS || covers(range, series.range);
-            missing.push((place, Wanted { series, whole }));
-        }
-        if missing.is_empty() {
-            return Ok(all);
-        }
-        let wanted = missing.iter().map(|(_, wanted)| *wanted);
-        let mut read = samples::read::<Vec<Chunk>>(self.samples.clone(), wanted, range, GROUPS_AHEAD).await?;
-        for &(place, Wanted { series, whole }) in &missing {
-            let lost = || {
-                let reason = format!("it lacks the samples of {}", series.labels);
-                self.samples.corrupt(reason)
-            };
-            let chunks: Arc<[Chunk]> = read.try_next().await?.ok_or_else(lost)?.into();
-            if let Some(slot) = all.get_mut(place) {
-                *slot = around(&chunks);
-            }
-            if whole {
-                cache.put_samples(key(series), chunks);
-            }
-        }
-        Ok(all)
+        self.look_up_chunks(series, range).finish().await
+    }
+
+    /// As [`Self::read_chunks`], up to what is cached: for those who want to know how much is still to be read before it is.
+    pub fn look_up_chunks(&self, series: &[BlockSeries], range: TimeRange) -> ChunkRead {
+        ChunkRead::new(self.samples.clone(), series, range)
     }
 
     /// As [`Self::read_chunks`], decoded, and only what lies inside `range`.
@@ -187,15 +153,15 @@ impl BlockReader {
     /// As [`Self::read_chunks`].
     pub async fn read_samples(&self, series: &[BlockSeries], range: TimeRange) -> Result<Vec<SeriesSamples>> {
         let chunks = self.read_chunks(series, range).await?;
-        let decode = |chunks: Vec<Chunk>| {
+        let decode = |(series, chunks): (&BlockSeries, Vec<Chunk>)| {
             let mut samples = SeriesSamples::default();
             for chunk in chunks {
                 let decoded = chunk.decode_range(range, &mut samples.timestamps, &mut samples.values);
-                decoded.map_err(|e| self.samples.corrupt(e))?;
+                decoded.map_err(|e| self.samples.corrupt_samples(&series.labels, e))?;
             }
             Ok(samples)
         };
-        chunks.into_iter().map(decode).collect()
+        series.iter().zip(chunks).map(decode).collect()
     }
 
     /// The samples of `series`, which must be in the block's order, one item per series in the same order. Only pages
@@ -271,10 +237,6 @@ impl BlockReader {
     }
 }
 
-fn covers(range: TimeRange, inner: TimeRange) -> bool {
-    range.min <= inner.min && inner.max <= range.max
-}
-
 /// A place among the matching series of a block. Between two batches it holds a bit for each row of one row group.
 #[derive(Debug)]
 pub struct SeriesCursor {
@@ -346,7 +308,7 @@ impl SeriesCursor {
             rows * VALUE_BYTES + f.chunk.bytes_to_look_at(rows)
         };
         let bytes: usize = found.iter().map(bytes_of).sum();
-        let bytes = bytes.saturating_mul(self.matchers.0.len());
+        let bytes = looked_up(bytes.saturating_mul(self.matchers.0.len()), &self.matchers.0);
         let matchers = self.matchers.clone();
         let matching = move || {
             let of_chunk = |FoundRows { chunk, rows }| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use common::{Counting, Model, open_over, open_with, tiny, write};
 use koios_block::{BlockCache, BlockReader, Layout};
 use koios_model::{Labels, MatchOp, Matcher, Matchers, TimeRange};
+use koios_runtime::Cpu;
 use proptest::prelude::*;
 
 fn run<T>(f: impl Future<Output = T>) -> T {
@@ -115,8 +116,8 @@ proptest! {
         queries in proptest::collection::vec((matchers(), -1200i64..1200, 0i64..1500, any::<bool>()), 1..6),
     ) {
         let parts = write(1, tiny(), &model);
-        let roomy = BlockCache::new(1 << 20, 1 << 20).with_decoded(1 << 20, 1 << 20);
-        let tight = BlockCache::new(1 << 20, 1 << 20).with_decoded(600, 600);
+        let roomy = BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20);
+        let tight = BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(600, 600);
         let blocks = [roomy, tight, BlockCache::new(0, 0)].map(|cache| open_with(cache, &parts));
         for (matchers, from, width, all) in &queries {
             let range = if *all { TimeRange::ALL } else { TimeRange::new(*from, from + width) };
@@ -148,7 +149,7 @@ fn series(count: i64, value_bytes: usize) -> Model {
 fn a_second_query_reads_nothing_even_when_the_bytes_are_gone() {
     let parts = write(1, Layout::default(), &series(5000, 5));
     let source = Counting::new(&parts);
-    let cache = BlockCache::new(0, 1 << 20).with_decoded(8 << 20, 1 << 20);
+    let cache = BlockCache::new(0, 1 << 20).with_series_and_samples(8 << 20, 1 << 20);
     let meta = Arc::new(parts.meta);
     let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::new(cache)).unwrap();
     let matchers = Matchers(vec![Matcher::equal("i", "03333")]);
@@ -164,7 +165,7 @@ fn a_second_query_reads_nothing_even_when_the_bytes_are_gone() {
 #[test]
 fn i12_what_is_kept_stays_within_its_budgets() {
     let budget = 300_000;
-    let cache = Arc::new(BlockCache::new(0, 0).with_decoded(budget, budget));
+    let cache = Arc::new(BlockCache::new(0, 0).with_series_and_samples(budget, budget));
     for n in 0..4 {
         let parts = write(n, Layout::default(), &series(5000, 20));
         let source = Counting::new(&parts);
@@ -179,9 +180,15 @@ fn i12_what_is_kept_stays_within_its_budgets() {
             TimeRange::new(5, 9),
         ))
         .unwrap();
-        assert!(cache.bytes() <= 2 * budget, "{} of {budget}", cache.bytes());
+        let bytes = cache.bytes();
+        assert!(
+            bytes.tables <= budget && bytes.samples <= budget,
+            "{bytes:?} of {budget}"
+        );
     }
-    assert!(cache.bytes() > 0);
+    let bytes = cache.bytes();
+    assert!(bytes.tables > 0 && bytes.samples > budget / 2, "{bytes:?}");
+    assert_eq!((bytes.cells, bytes.indexes), (0, 0));
 }
 
 #[test]
@@ -203,4 +210,147 @@ fn i12_label_sets_too_large_to_be_held_together_are_read_all_the_same() {
     assert_eq!(found.len(), 1);
     let names = run(block.label_names(&Matchers::default(), TimeRange::ALL)).unwrap();
     assert!(names.iter().eq(["__name__", "i"]));
+}
+
+#[test]
+fn a_chunk_of_series_known_to_be_too_large_is_not_read_around_again_and_again() {
+    let parts = write(1, Layout::default(), &series(2500, 2000));
+    let source = Counting::new(&parts);
+    // That the first chunk is too large fits in, the second chunk does not.
+    let cache = Arc::new(BlockCache::new(0, 1 << 20).with_series_and_samples(100_000, 0));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::clone(&cache)).unwrap();
+    let read_bytes = || {
+        let mut cursor = block.series_cursor(Matchers::default(), TimeRange::ALL);
+        let mut count = 0;
+        while let Some(batch) = run(cursor.next(usize::MAX)).unwrap() {
+            count += batch.len();
+            // So that it evicts now.
+            assert!(cache.bytes().tables <= 100_000);
+        }
+        assert_eq!(count, 2500);
+        source.take().1
+    };
+    let first = read_bytes();
+    let second = read_bytes();
+    assert!(second <= first, "{first} bytes, then {second}");
+}
+
+/// Lengths around those of a chunk and of a series that is read whole.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        1usize..100,
+        1_020usize..1_030,
+        2_040usize..2_060,
+        8_185usize..8_200,
+        9_000usize..10_000
+    ]
+}
+
+/// Samples at about every `step`, of values that are decimals but for each `floats`th.
+fn samples((length, step, floats, seed): (usize, i64, usize, i64)) -> BTreeMap<i64, f64> {
+    let sample = |i: usize| {
+        let noise = (i as i64 * 7_919 + seed) % 13;
+        let value = if i.is_multiple_of(floats) { 1.0 / 3.0 } else { 0.5 };
+        (i as i64 * step + noise % step, value + noise as f64)
+    };
+    (0..length).map(sample).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_range_of_a_series_is_the_same_read_and_cached(
+        shapes in proptest::collection::vec((length(), 1i64..20, 1usize..3_000, 0i64..1000), 1..4),
+        group_rows in 200usize..4_000,
+        page_rows in 50usize..1_000,
+        ranges in proptest::collection::vec((-0.1..1.0f64, 0.0..1.0f64, 0i32..4), 1..8),
+    ) {
+        let named = |(i, shape)| (Labels::from_pairs([("i", format!("{i}"))]), samples(shape));
+        let model: Model = shapes.iter().copied().enumerate().map(named).collect();
+        let layout = Layout { page_rows, group_rows, ..Layout::default() };
+        let parts = write(1, layout, &model);
+        let span = model.values().filter_map(|s| s.keys().next_back()).max().copied().unwrap_or(0) as f64;
+        for (from, width, narrower) in ranges {
+            let (from, width) = (from * span, width * span / 10f64.powi(narrower));
+            let range = TimeRange::new(from as i64, (from + width) as i64);
+            let block = open_with(BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20), &parts);
+            let series = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+            for asked in 0..2 {
+                let missing = block.look_up_chunks(&series, range).rows_missing();
+                let kept = |s: &&koios_block::BlockSeries| asked == 1 && s.row_count <= 8_192;
+                let long = series.iter().filter(|s| !kept(s)).map(|s| u64::from(s.row_count));
+                prop_assert!(missing <= long.sum());
+                let chunks = run(block.read_chunks(&series, range)).unwrap();
+                for chunks in &chunks {
+                    prop_assert!(chunks.iter().all(|c| c.time_range().overlaps(&range)));
+                    prop_assert!(chunks.is_sorted_by(|a, b| a.time_range().max < b.time_range().min));
+                }
+                let found = run(block.read_samples(&series, range)).unwrap();
+                for (found, all) in found.into_iter().zip(model.values()) {
+                    let found: Vec<(i64, f64)> = found.timestamps.into_iter().zip(found.values).collect();
+                    let want: Vec<(i64, f64)> = all.range(range.min..=range.max).map(|(&t, &v)| (t, v)).collect();
+                    prop_assert_eq!(found, want);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_few_minutes_of_a_day_are_a_few_bytes() {
+    let labels = Labels::from_pairs([("__name__", "m")]);
+    let day: BTreeMap<i64, f64> = (0..5_760i64)
+        .map(|i| (i * 15_000 + i * 31 % 7, (i * 7 % 100) as f64 / 10.0))
+        .collect();
+    let block = open_with(
+        BlockCache::new(0, 0).with_series_and_samples(1 << 20, 1 << 20),
+        &write(1, Layout::default(), &Model::from([(labels, day)])),
+    );
+    let series = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    let sent = |minutes: i64| {
+        let from = 9 * 3_600_000;
+        let chunks = run(block.read_chunks(&series, TimeRange::new(from, from + minutes * 60_000))).unwrap();
+        let bytes: usize = chunks[0].iter().map(|c| c.bytes().len()).sum();
+        let samples: usize = chunks[0].iter().map(koios_chunk::Chunk::count).sum();
+        (samples, bytes)
+    };
+    for _ in 0..2 {
+        let (samples, bytes) = sent(5);
+        assert!(samples <= 21 && bytes < 100, "{samples} samples in {bytes} bytes");
+    }
+    // What is mostly in range is sent as it is kept.
+    assert_eq!(sent(200).0, 1_024);
+}
+
+#[tokio::test]
+async fn large_patterns_are_tried_on_the_decoding_threads() {
+    let parts = write(1, Layout::default(), &series(10, 5));
+    let cpu = Cpu::threaded(1).unwrap();
+    let block = open_over(Counting::new(&parts), &parts).with_cpu(cpu.clone());
+    let branches: Vec<String> = (0..1000).map(|i| format!("{i:05}[0-9a-f]*")).collect();
+    let [small, large] = ["0000[0-9]x?", &branches.join("|")].map(|pattern| {
+        let matcher = Matcher::new(MatchOp::Regex, "i", pattern).unwrap();
+        Matchers(vec![matcher])
+    });
+    assert!(!small.0[0].is_large() && large.0[0].is_large());
+    // Given that all is cached, and that the only thread is busy.
+    for matchers in [&small, &large] {
+        assert_eq!(block.select(matchers, TimeRange::ALL).await.unwrap().len(), 10);
+    }
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let mut busy = Box::pin(cpu.run(move || held.recv()));
+    assert!(futures::poll!(&mut busy).is_pending());
+    // Then a small pattern is tried at once, a large one when there is a thread.
+    let mut at_once = Box::pin(block.select(&small, TimeRange::ALL));
+    assert!(futures::poll!(&mut at_once).is_ready());
+    let mut waits = Box::pin(block.select(&large, TimeRange::ALL));
+    for _ in 0..100 {
+        assert!(futures::poll!(&mut waits).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    assert_eq!(waits.await.unwrap().len(), 10);
+    assert!(busy.await.unwrap().is_err());
 }

@@ -221,6 +221,12 @@ impl Blocks {
         &self.bucket
     }
 
+    /// Bytes held in memory of blocks: by the cache, and of metadata. As [`BlockCache::bytes`], not for every read.
+    pub fn bytes(&self) -> u64 {
+        self.metas.run_pending_tasks();
+        self.cache.bytes().total() + self.metas.weighted_size()
+    }
+
     /// Opens a listed block; its metadata is fetched unless it is known.
     ///
     /// # Errors

@@ -29,19 +29,19 @@ impl Default for ReadBounds {
     }
 }
 
-/// Rows that all reads of a process decode at the same time, about 40 bytes each while they are.
+/// Rows that all reads of a process decode at the same time, to encode them as chunks: about 40 bytes each while they are.
 const ROWS_MAX: u32 = 8 << 20;
 
 /// The memory that reads share. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct DecodedRows(Arc<Semaphore>);
+pub(crate) struct RowsInWork(Arc<Semaphore>);
 
-impl DecodedRows {
+impl RowsInWork {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(ROWS_MAX as usize)))
     }
 
-    /// Waits until `rows` may be decoded. One read never holds this while it waits for its reader, nor twice.
+    /// Waits until `rows` may be read from pages. One read never holds this while it waits for its reader, nor twice.
     pub(crate) async fn reserve(&self, rows: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
         // A series with more rows than all reads may have gets its turn alone.
         let rows = u32::try_from(rows).unwrap_or(ROWS_MAX).min(ROWS_MAX);

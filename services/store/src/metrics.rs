@@ -1,8 +1,25 @@
 //! What the store tells about itself.
 
+use koios_bucket::Blocks;
 use koios_server::Metrics;
-use koios_server::metrics::{ByWord, Counter, Family, Gauge};
+use koios_server::metrics::{ByWord, Counter, Family};
 use koios_wire::{ServiceError, ServiceErrorCode};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+
+/// What the caches hold when metrics are gathered: to find out is work that no read should wait for.
+#[derive(Clone, Debug)]
+struct CacheBytes(Blocks);
+
+impl EncodeMetric for CacheBytes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_gauge(&i64::try_from(self.0.bytes()).unwrap_or(i64::MAX))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
 
 /// The store's counters.
 #[derive(Clone, Debug)]
@@ -11,23 +28,22 @@ pub(crate) struct StoreMetrics {
     pub(crate) blocks: Counter,
     pub(crate) series: Counter,
     pub(crate) samples: Counter,
-    /// As of the last read.
-    pub(crate) cache_bytes: Gauge,
     failures: ByWord<Counter>,
 }
 
 impl StoreMetrics {
-    pub(crate) fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics, blocks: &Blocks) -> Self {
         let failures = Family::default();
+        metrics.register(
+            "koios_store_cache_bytes",
+            "Memory that what was read of blocks takes in caches",
+            CacheBytes(blocks.clone()),
+        );
         Self {
             reads: metrics.counter("koios_store_reads_total", "Reads of blocks that were asked for"),
             blocks: metrics.counter("koios_store_blocks_read_total", "Blocks opened for reads"),
             series: metrics.counter("koios_store_series_read_total", "Series sent to queriers"),
             samples: metrics.counter("koios_store_samples_read_total", "Samples sent to queriers"),
-            cache_bytes: metrics.gauge(
-                "koios_store_cache_bytes",
-                "Memory that what was read of blocks takes in caches",
-            ),
             failures: metrics.register(
                 "koios_store_read_failures_total",
                 "Reads that failed, by what the caller must do",

@@ -14,7 +14,7 @@ use koios_wire::{
     SeriesRuns, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
-use crate::bounds::{DecodedRows, ReadBounds};
+use crate::bounds::{ReadBounds, RowsInWork};
 use crate::labels::labels;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
@@ -62,8 +62,7 @@ pub struct BlockStore {
     manifests: TenantManifests,
     blocks: Blocks,
     pub(crate) bounds: ReadBounds,
-    decoded: DecodedRows,
-    cache: Arc<BlockCache>,
+    pub(crate) rows: RowsInWork,
     metrics: StoreMetrics,
 }
 
@@ -71,23 +70,20 @@ impl BlockStore {
     /// Reads the bucket below `manifests`.
     pub fn new(manifests: TenantManifests, settings: StoreSettings, cpu: Cpu, metrics: &Metrics) -> Self {
         let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
-            .with_decoded(settings.table_cache_bytes, settings.sample_cache_bytes);
-        let cache = Arc::new(cache);
+            .with_series_and_samples(settings.table_cache_bytes, settings.sample_cache_bytes);
         let bucket = manifests.bucket().clone();
-        let blocks = Blocks::new(bucket, Arc::clone(&cache), settings.meta_cache_bytes);
+        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes).with_cpu(cpu);
         Self {
-            blocks: blocks.with_cpu(cpu),
             manifests,
             bounds: ReadBounds::default(),
-            decoded: DecodedRows::new(),
-            cache,
-            metrics: StoreMetrics::new(metrics),
+            rows: RowsInWork::new(),
+            metrics: StoreMetrics::new(metrics, &blocks),
+            blocks,
         }
     }
 
     async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<BlockReader>, ServiceError> {
         self.metrics.reads.inc();
-        self.metrics.cache_bytes.set(self.cache.bytes() as i64);
         let found = listed(&self.manifests, wanted).await?;
         self.metrics.blocks.inc_by(found.len() as u64);
         open(&self.blocks, wanted.tenant, found).await
@@ -153,14 +149,18 @@ impl Reading {
 }
 
 impl WindowReader {
-    /// The series of a window. What is decoded is all gone when it is done, or the reader's.
+    /// The series of a window. What is decoded is all gone when it is done; what is cached waits for nobody who decodes.
     async fn read(&self, window: Window) -> Result<Vec<SeriesRuns>, ServiceError> {
         let store = &self.store;
         if self.labels_only {
             return Ok(window.labels());
         }
-        let _decoded = store.decoded.reserve(window.rows).await?;
-        let series = window.read(&self.blocks, self.range, store.bounds).await?;
+        let read = window.look_up(&self.blocks, self.range);
+        let _in_work = match read.rows_missing() {
+            0 => None,
+            rows => Some(store.rows.reserve(rows).await?),
+        };
+        let series = read.finish(store.bounds).await?;
         let samples: usize = series.iter().flat_map(|s| &s.runs).map(Run::count).sum();
         store.metrics.samples.inc_by(samples as u64);
         Ok(series)

@@ -87,12 +87,8 @@ impl World {
     }
 
     fn store_on(&self, cpu: Cpu) -> BlockStore {
-        BlockStore::new(
-            self.manifests.clone(),
-            StoreSettings::default(),
-            cpu,
-            &Metrics::new(),
-        )
+        let settings = StoreSettings::default();
+        BlockStore::new(self.manifests.clone(), settings, cpu, &Metrics::new())
     }
 
     fn request(&self, version: u64, blocks: &[BlockId]) -> StoreSelectRequest {
@@ -425,4 +421,61 @@ async fn pages_are_decoded_by_the_cpu_threads() {
     drop(release);
     assert_eq!(names.await.unwrap(), ["__name__", "i"]);
     assert!(busy.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn i6_what_is_cached_waits_for_no_read_that_decodes() {
+    let mut world = World::new();
+    let (warm, _) = world.upload(&data(0..5, 0..100)).await;
+    let (cold, version) = world.upload(&data(5..10, 0..100)).await;
+    let store = world.store();
+    // Given a block whose samples are cached, and reads that decode as much as all may.
+    let request = world.request(version, &[warm]);
+    read(&store, request.clone()).await.unwrap();
+    let busy = store.rows.reserve(u64::MAX).await.unwrap();
+    // Then it is read, whatever the range, and what is not cached waits.
+    assert_eq!(read(&store, request.clone()).await.unwrap(), data(0..5, 0..100));
+    let mut part = request;
+    part.range = TimeRange::new(10, 12);
+    assert_eq!(read(&store, part).await.unwrap(), data(0..5, 10..13));
+    let mut waits = Box::pin(read(&store, world.request(version, &[warm, cold])));
+    for _ in 0..1000 {
+        assert!(futures::poll!(&mut waits).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(busy);
+    assert_eq!(waits.await.unwrap(), data(0..10, 0..100));
+}
+
+#[tokio::test]
+async fn all_caches_are_counted_when_metrics_are_gathered() {
+    let mut world = World::new();
+    let (_, version) = world.upload(&data(0..50, 0..100)).await;
+    let gathered = |settings: StoreSettings| {
+        let (metrics, request) = (Metrics::new(), world.request(version, &[]));
+        let store = BlockStore::new(world.manifests.clone(), settings, Cpu::inline(), &metrics);
+        async move {
+            read(&store, request).await.unwrap();
+            let all = metrics.gather();
+            let is_it = |l: &Labels| l.get("__name__") == Some("koios_store_cache_bytes");
+            all.into_iter().find(|(l, _)| is_it(l)).unwrap().1
+        }
+    };
+    let none = StoreSettings::within(0);
+    assert_eq!(gathered(none).await, 0.0);
+    let mut total = 0.0;
+    for cache in 0..5 {
+        let mut settings = none;
+        *[
+            &mut settings.cell_cache_bytes,
+            &mut settings.index_cache_bytes,
+            &mut settings.table_cache_bytes,
+            &mut settings.sample_cache_bytes,
+            &mut settings.meta_cache_bytes,
+        ][cache] = 1 << 20;
+        let bytes = gathered(settings).await;
+        assert!(bytes > 0.0, "cache {cache}");
+        total += bytes;
+    }
+    assert_eq!(gathered(StoreSettings::default()).await, total);
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, BlockSeries};
+use koios_block::{BlockReader, BlockSeries, ChunkRead};
 use koios_chunk::Run;
 use koios_model::TimeRange;
 use koios_wire::{SeriesRuns, ServiceError};
@@ -26,6 +26,14 @@ pub(crate) struct Windows {
 pub(crate) struct Window {
     pub(crate) found: Vec<Found>,
     pub(crate) rows: u64,
+}
+
+/// A window on its way.
+#[derive(Debug)]
+pub(crate) struct WindowRead {
+    all: Vec<SeriesRuns>,
+    /// What blocks hold, and the places in `all` of their series.
+    reads: Vec<(Vec<usize>, ChunkRead)>,
 }
 
 impl Windows {
@@ -63,14 +71,8 @@ impl Windows {
 }
 
 impl Window {
-    /// Reads the samples, a few blocks at a time; label sets without any around the range are left out. What one block
-    /// holds of a series is not united with what others do.
-    pub(crate) async fn read(
-        self,
-        blocks: &[BlockReader],
-        range: TimeRange,
-        bounds: ReadBounds,
-    ) -> Result<Vec<SeriesRuns>, ServiceError> {
+    /// Looks up which samples are cached.
+    pub(crate) fn look_up(self, blocks: &[BlockReader], range: TimeRange) -> WindowRead {
         let mut all = Vec::with_capacity(self.found.len());
         let mut wanted = BTreeMap::<usize, (Vec<usize>, Vec<BlockSeries>)>::new();
         for (at, found) in self.found.into_iter().enumerate() {
@@ -86,10 +88,37 @@ impl Window {
         }
         let reads = wanted.into_iter().filter_map(|(block, (places, series))| {
             let block = blocks.get(block)?;
-            Some(async move {
-                let chunks = block.read_chunks(&series, range).await;
-                chunks.map(|chunks| (places, chunks)).map_err(|e| from_block(&e))
-            })
+            Some((places, block.look_up_chunks(&series, range)))
+        });
+        WindowRead {
+            reads: reads.collect(),
+            all,
+        }
+    }
+
+    /// The label sets alone.
+    pub(crate) fn labels(self) -> Vec<SeriesRuns> {
+        let alone = |found: Found| SeriesRuns {
+            labels: found.labels,
+            runs: Vec::new(),
+        };
+        self.found.into_iter().map(alone).collect()
+    }
+}
+
+impl WindowRead {
+    /// How many rows are still to be decoded, at most.
+    pub(crate) fn rows_missing(&self) -> u64 {
+        self.reads.iter().map(|(_, read)| read.rows_missing()).sum()
+    }
+
+    /// Reads the samples, a few blocks at a time; label sets without any around the range are left out. What one block
+    /// holds of a series is not united with what others do.
+    pub(crate) async fn finish(self, bounds: ReadBounds) -> Result<Vec<SeriesRuns>, ServiceError> {
+        let mut all = self.all;
+        let reads = self.reads.into_iter().map(|(places, read)| async move {
+            let chunks = read.finish().await;
+            chunks.map(|chunks| (places, chunks)).map_err(|e| from_block(&e))
         });
         let mut reads = stream::iter(reads).buffered(bounds.blocks_at_once);
         while let Some((places, chunks)) = reads.try_next().await? {
@@ -101,15 +130,6 @@ impl Window {
         }
         all.retain(|series: &SeriesRuns| !series.runs.is_empty());
         Ok(all)
-    }
-
-    /// The label sets alone.
-    pub(crate) fn labels(self) -> Vec<SeriesRuns> {
-        let alone = |found: Found| SeriesRuns {
-            labels: found.labels,
-            runs: Vec::new(),
-        };
-        self.found.into_iter().map(alone).collect()
     }
 }
 
@@ -193,7 +213,8 @@ mod tests {
                 break;
             }
             assert!(window.rows <= 1000, "{} rows", window.rows);
-            let rows = window.read(&blocks, TimeRange::ALL, bounds).await.unwrap();
+            let read = window.look_up(&blocks, TimeRange::ALL);
+            let rows = read.finish(bounds).await.unwrap();
             let samples = |all: &[Run]| all.iter().map(Run::count).sum::<usize>();
             assert!(rows.iter().all(|s| samples(&s.runs) == 300));
             found.extend(rows.into_iter().map(|s| s.labels));

@@ -45,7 +45,7 @@ pub(crate) fn write(n: u128, layout: Layout, model: &Model) -> BlockParts {
 }
 
 pub(crate) fn cache() -> Arc<BlockCache> {
-    Arc::new(BlockCache::new(64 << 20, 16 << 20).with_decoded(16 << 20, 16 << 20))
+    Arc::new(BlockCache::new(64 << 20, 16 << 20).with_series_and_samples(16 << 20, 16 << 20))
 }
 
 pub(crate) fn open(parts: &BlockParts) -> BlockReader {

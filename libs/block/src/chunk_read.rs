@@ -1,0 +1,169 @@
+//! Reads samples as chunks: those of cached series at once, the others from pages.
+
+use futures::TryStreamExt;
+use koios_chunk::{Chunk, Encoder};
+use koios_model::{Labels, TimeRange};
+
+use crate::Result;
+use crate::cache::SamplesKey;
+use crate::part::PartFile;
+use crate::reader::{BlockSeries, GROUPS_AHEAD};
+use crate::samples::{self, Wanted};
+
+/// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
+const SHORT_SERIES_ROWS: u32 = 1 << 13;
+/// Smallest chunk that is trimmed: of a smaller one little is to be saved.
+const TRIMMED_SAMPLES_MIN: usize = 128;
+/// Chunks whose trimming is not worth a change of threads: a few microseconds each.
+const TRIMMED_INLINE: usize = 64;
+
+/// A read of samples that has looked up what is cached and has read nothing yet.
+#[derive(Debug)]
+pub struct ChunkRead {
+    part: PartFile,
+    range: TimeRange,
+    /// What is known of each series, in the order asked for.
+    found: Vec<SeriesChunks>,
+    /// The places in `found` of the series that are not cached.
+    missing: Vec<(usize, BlockSeries)>,
+}
+
+/// Chunks of a series that overlap the range.
+#[derive(Debug)]
+struct SeriesChunks {
+    series: Labels,
+    chunks: Vec<Chunk>,
+}
+
+impl ChunkRead {
+    pub(crate) fn new(part: PartFile, series: &[BlockSeries], range: TimeRange) -> Self {
+        let mut missing = Vec::new();
+        let look_up = |(place, series): (usize, &BlockSeries)| {
+            let cached = part.cache().samples(&key(&part, series));
+            if cached.is_none() {
+                missing.push((place, series.clone()));
+            }
+            SeriesChunks {
+                series: series.labels.clone(),
+                chunks: cached.map_or_else(Vec::new, |chunks| around(&chunks, range)),
+            }
+        };
+        let found = series.iter().enumerate().map(look_up).collect();
+        Self {
+            part,
+            range,
+            found,
+            missing,
+        }
+    }
+
+    /// How many rows the series have that are not cached: [`Self::finish`] decodes no more.
+    pub fn rows_missing(&self) -> u64 {
+        self.missing.iter().map(|(_, s)| u64::from(s.row_count)).sum()
+    }
+
+    /// Reads what is missing: see [`crate::BlockReader::read_chunks`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
+    pub async fn finish(mut self) -> Result<Vec<Vec<Chunk>>> {
+        self.read_missing().await?;
+        let range = self.range;
+        let edges = self.found.iter().flat_map(|found| &found.chunks);
+        let edges = edges.filter(|chunk| is_trimmed(chunk, range)).count();
+        if edges > 0 {
+            self = self.trim(edges).await?;
+        }
+        Ok(self.found.into_iter().map(|found| found.chunks).collect())
+    }
+
+    async fn read_missing(&mut self) -> Result<()> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let (part, range) = (&self.part, self.range);
+        let wanted = |series| Wanted {
+            series,
+            whole: is_read_whole(series, range),
+        };
+        let wanted = self.missing.iter().map(|(_, series)| wanted(series));
+        let mut read = samples::read::<Vec<Chunk>>(part.clone(), wanted, range, GROUPS_AHEAD).await?;
+        for (place, series) in &self.missing {
+            let chunks = read.try_next().await?;
+            let lost = || part.corrupt(format!("it lacks the samples of {}", series.labels));
+            let chunks = chunks.ok_or_else(lost)?;
+            if let Some(found) = self.found.get_mut(*place) {
+                found.chunks = around(&chunks, range);
+            }
+            if is_read_whole(series, range) {
+                part.cache().put_samples(key(part, series), chunks.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves only what is in range of chunks that are mostly outside, so that little asked for is little sent.
+    async fn trim(mut self, edges: usize) -> Result<Self> {
+        let part = self.part.clone();
+        let trim = move || {
+            let mut encoder = Encoder::default();
+            for SeriesChunks { series, chunks } in &mut self.found {
+                if chunks.iter().any(|chunk| is_trimmed(chunk, self.range)) {
+                    let trimmed = trimmed(chunks, self.range, &mut encoder);
+                    *chunks = trimmed.map_err(|e| self.part.corrupt_samples(series, e))?;
+                }
+            }
+            Ok(self)
+        };
+        if edges <= TRIMMED_INLINE {
+            return trim();
+        }
+        part.compute(trim).await?
+    }
+}
+
+fn key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
+    SamplesKey {
+        block: part.block(),
+        first_row: series.first_row,
+        row_count: series.row_count,
+    }
+}
+
+/// Whether all of a series is read: a short one is on a page or two, and all of it costs little more than a part.
+fn is_read_whole(series: &BlockSeries, range: TimeRange) -> bool {
+    let covered = range.min <= series.range.min && series.range.max <= range.max;
+    covered || series.row_count <= SHORT_SERIES_ROWS
+}
+
+fn around(chunks: &[Chunk], range: TimeRange) -> Vec<Chunk> {
+    let around = chunks.iter().filter(|c| c.time_range().overlaps(&range));
+    around.cloned().collect()
+}
+
+/// Whether the range covers less than a quarter of a chunk's time.
+fn is_trimmed(chunk: &Chunk, range: TimeRange) -> bool {
+    let all = chunk.time_range();
+    let (from, to) = (all.min.max(range.min), all.max.min(range.max));
+    chunk.count() >= TRIMMED_SAMPLES_MIN && to.abs_diff(from) < all.max.abs_diff(all.min) / 4
+}
+
+fn trimmed(
+    chunks: &[Chunk],
+    range: TimeRange,
+    encoder: &mut Encoder,
+) -> Result<Vec<Chunk>, koios_chunk::Error> {
+    let mut out = Vec::with_capacity(chunks.len());
+    let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+    for chunk in chunks {
+        if !is_trimmed(chunk, range) {
+            out.push(chunk.clone());
+            continue;
+        }
+        timestamps.clear();
+        values.clear();
+        chunk.decode_range(range, &mut timestamps, &mut values)?;
+        encoder.encode_run(&timestamps, &values, &mut out)?;
+    }
+    Ok(out)
+}
