@@ -53,6 +53,7 @@ impl Runtime {
     /// When threads cannot be started.
     pub fn real() -> std::io::Result<Self> {
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        process::bound_arenas(cpus);
         Ok(Self {
             clock: Arc::new(RealClock::new()),
             rng: RngHandle::from_entropy(),
