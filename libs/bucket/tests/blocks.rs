@@ -217,7 +217,7 @@ async fn i10_a_damaged_backup_gives_way_to_the_one_before() {
 async fn what_does_not_answer_is_given_up_at_the_deadline() {
     let store = Arc::new(InMemory::new());
     let bucket = bucket_over(Faulty::over(&store, Fault::Down), 1).with_retry(koios_bucket::RetryPolicy {
-        deadline: Duration::from_millis(2),
+        deadline: Duration::from_millis(50),
         backoff_min: Duration::from_micros(100),
         ..Default::default()
     });

@@ -23,7 +23,7 @@ impl Default for ReadBounds {
         Self {
             blocks_at_once: 8,
             window_series: 256,
-            window_rows: 1 << 19,
+            window_rows: 1 << 18,
             label_bytes: 512 << 20,
         }
     }
