@@ -40,8 +40,13 @@ pub fn to_mantissa(v: f64, exponent: u8) -> Option<i64> {
 /// The value of a mantissa. Exponents above 22 count as 22; a reader refuses them before.
 #[inline]
 pub fn from_mantissa(mantissa: i64, exponent: u8) -> f64 {
-    let p = POW10.get(usize::from(exponent)).copied().unwrap_or(1e22);
-    mantissa as f64 / p
+    mantissa as f64 / power_of_ten(exponent)
+}
+
+/// What mantissas are divided by.
+#[inline]
+pub(crate) fn power_of_ten(exponent: u8) -> f64 {
+    POW10.get(usize::from(exponent)).copied().unwrap_or(1e22)
 }
 
 /// The exponent to store a run with: the smallest at which every value that has a mantissa at some exponent has one.

@@ -22,6 +22,7 @@ pub mod decimal;
 mod encode;
 mod error;
 mod open;
+mod recent_times;
 mod run;
 mod view;
 

@@ -7,7 +7,8 @@ use koios_model::TimeRange;
 
 use crate::bits::Cursor;
 use crate::column::{Flaw, Reader};
-use crate::decimal::{EXPONENT_MAX, from_mantissa};
+use crate::decimal::{EXPONENT_MAX, from_mantissa, power_of_ten};
+use crate::recent_times::RecentTimes;
 use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION};
 
 /// An encoded chunk whose checksum and header have been checked. Cloning shares the bytes.
@@ -106,7 +107,7 @@ impl Chunk {
         let mut cursor = Cursor::new(content);
         let result = (|| {
             cursor.take(self.body);
-            let (from, to) = self.decode_timestamps(&mut cursor, range, timestamps)?;
+            let (from, to) = self.decode_timestamps(content, &mut cursor, range, timestamps)?;
             self.decode_values(&mut cursor, from, to, values)
                 .map_err(|what| self.malformed(&cursor, what))?;
             if to == self.count && !cursor.at_end() {
@@ -124,18 +125,36 @@ impl Chunk {
     /// Appends the timestamps in range and says which samples they are, `from..to`.
     fn decode_timestamps(
         &self,
+        content: &[u8],
         cursor: &mut Cursor<'_>,
         range: TimeRange,
         out: &mut Vec<i64>,
     ) -> Result<(usize, usize), Error> {
+        RecentTimes::with(self.range, |recent| {
+            let rest = content.get(cursor.pos()..).unwrap_or_default();
+            if let Some(len) = recent.holds(self.count, self.range, rest) {
+                cursor.take(len);
+            } else {
+                recent.clear();
+                let start = cursor.pos();
+                self.decode_all_timestamps(cursor, &mut recent.times)?;
+                let column = content.get(start..cursor.pos()).unwrap_or_default();
+                recent.were_decoded_from(self.range, column);
+            }
+            let Range { start: from, end: to } = range.places_in(&recent.times);
+            out.extend_from_slice(recent.times.get(from..to).unwrap_or_default());
+            Ok((from, to))
+        })
+    }
+
+    /// Decodes all timestamps into an empty column.
+    fn decode_all_timestamps(&self, cursor: &mut Cursor<'_>, all: &mut Vec<i64>) -> Result<(), Error> {
         let mut reader = Reader::open(cursor, self.count).map_err(|what| self.malformed(cursor, what))?;
-        let had = out.len();
-        out.reserve(self.count);
-        while out.len() - had < self.count {
+        all.reserve(self.count);
+        while all.len() < self.count {
             let run = reader.run(cursor).map_err(|what| self.malformed(cursor, what))?;
-            out.extend(run.iter().map(|offset| self.range.min.wrapping_add(*offset)));
+            all.extend(run.iter().map(|offset| self.range.min.wrapping_add(*offset)));
         }
-        let all = out.get(had..).unwrap_or_default();
         let falls = || all.iter().zip(all.iter().skip(1)).map(|(a, b)| a >= b);
         // Counting has no branch to mispredict and is faster than looking for the first.
         if falls().map(usize::from).sum::<usize>() > 0 {
@@ -148,10 +167,7 @@ impl Chunk {
         if all.last() != Some(&self.range.max) {
             return Err(self.malformed(cursor, "last timestamp differs from the header's"));
         }
-        let Range { start: from, end: to } = range.places_in(all);
-        out.truncate(had + to);
-        out.drain(had..had + from);
-        Ok((from, to))
+        Ok(())
     }
 
     /// Appends the values of samples `from..to`.
@@ -168,8 +184,13 @@ impl Chunk {
             let wanted = from..to;
             return match self.exponent {
                 // Dividing by one is exact, and costs as much as the rest.
-                0 => extend(mantissas, cursor, wanted, out, |m| m as f64),
-                exponent => extend(mantissas, cursor, wanted, out, |m| from_mantissa(m, exponent)),
+                0 => extend(mantissas, cursor, wanted, out, extend_integers),
+                exponent => extend(mantissas, cursor, wanted, out, |out, run| {
+                    let had = out.len();
+                    extend_integers(out, run);
+                    let power = power_of_ten(exponent);
+                    out.iter_mut().skip(had).for_each(|v| *v /= power);
+                }),
             };
         }
         self.decode_escaped(cursor, from, to, out)
@@ -191,7 +212,9 @@ impl Chunk {
         let mut mantissas = Reader::open(&mut mantissa_at, mantissa_count)?;
         let mut floats = Reader::open(cursor, float_count)?;
         if mantissa_count == 0 {
-            return extend(floats, cursor, from..to, out, |bits| f64::from_bits(bits as u64));
+            return extend(floats, cursor, from..to, out, |out, run| {
+                out.extend(run.iter().map(|&bits| f64::from_bits(bits as u64)));
+            });
         }
         let (mut i, mut in_floats) = (0usize, false);
         while i < to {
@@ -231,22 +254,34 @@ fn extend(
     cursor: &mut Cursor<'_>,
     wanted: Range<usize>,
     out: &mut Vec<f64>,
-    value: impl Fn(i64) -> f64,
+    extend: impl Fn(&mut Vec<f64>, &[i64]),
 ) -> Result<(), Flaw> {
     let mut at = 0;
     while at < wanted.end {
         let run = column.run(cursor)?;
         let skipped = wanted.start.saturating_sub(at).min(run.len());
         let taken = (wanted.end - at).min(run.len());
-        out.extend(
-            run.get(skipped..taken)
-                .unwrap_or_default()
-                .iter()
-                .map(|&v| value(v)),
-        );
+        extend(out, run.get(skipped..taken).unwrap_or_default());
         at += run.len();
     }
     Ok(())
+}
+
+/// Appends integers as floats. Those below 2^51 are exact when they are put among the bits of 1.5 * 2^52 and that is
+/// taken away again, which processors do for several at once, unlike conversions.
+fn extend_integers(out: &mut Vec<f64>, run: &[i64]) {
+    const BOUND: i64 = 1 << 51;
+    const BASE: f64 = 6_755_399_441_055_744.0;
+    let beyond = run.iter().fold(0, |any, m| any | m.wrapping_add(BOUND) as u64);
+    if beyond >= 2 * BOUND as u64 {
+        out.extend(run.iter().map(|&m| m as f64));
+        return;
+    }
+    let base = BASE.to_bits() as i64;
+    out.extend(
+        run.iter()
+            .map(|&m| f64::from_bits(base.wrapping_add(m) as u64) - BASE),
+    );
 }
 
 /// Reads the lengths of all runs, which must add up to `count`, and gives how many samples are floats.

@@ -175,6 +175,56 @@ fn fixture_runs() -> Vec<(Vec<i64>, Vec<f64>)> {
     ]
 }
 
+proptest! {
+    /// What is kept of the chunk before, whose times may or may not be the same, changes nothing.
+    #[test]
+    fn chunks_decode_alike_whatever_was_decoded_before(
+        jitters in proptest::collection::vec(proptest::collection::vec(0i64..5, 40), 1..4),
+        order in proptest::collection::vec((any::<prop::sample::Index>(), 0i64..45, 0i64..45, any::<bool>()), 1..30),
+    ) {
+        // All begin and end at the same times.
+        let times = |jitter: &Vec<i64>| -> Vec<i64> {
+            let inner = jitter.iter().enumerate().map(|(i, j)| 10 * (i as i64 + 1) + j);
+            std::iter::once(0).chain(inner).chain([1_000]).collect()
+        };
+        let all: Vec<Vec<i64>> = jitters.iter().map(times).collect();
+        for (which, from, to, cut) in order {
+            let times = which.get(&all);
+            let values: Vec<f64> = (0..times.len()).map(|i| i as f64 / 4.0).collect();
+            let mut bytes = encode(times, &values).unwrap();
+            let range = TimeRange::new(from * 25, to * 25);
+            if cut {
+                // The last column ends early, behind times that are good.
+                bytes.truncate(bytes.len() - 6);
+                let sum = crc32c::crc32c(&bytes);
+                bytes.extend_from_slice(&sum.to_le_bytes());
+                prop_assert!(decode(bytes, TimeRange::ALL).is_err());
+                continue;
+            }
+            let samples = times.iter().zip(&values).filter(|(t, _)| range.contains(**t));
+            let expected: Vec<_> = samples.map(|(&t, v)| (t, v.to_bits())).collect();
+            prop_assert_eq!(decode(bytes, range).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn integers_of_any_size_survive(
+        ms in proptest::collection::vec(prop_oneof![
+            -5i64..5,
+            (1i64 << 51) - 3..(1i64 << 51) + 3,
+            -(1i64 << 51) - 3..-(1i64 << 51) + 3,
+            -(1i64 << 53)..(1i64 << 53),
+        ], 1..200),
+        exponent in 0u8..3,
+    ) {
+        let times: Vec<i64> = (0..ms.len() as i64).collect();
+        let power = [1.0, 10.0, 100.0][usize::from(exponent)];
+        let values: Vec<f64> = ms.iter().map(|&m| m as f64 / power).collect();
+        let expected: Vec<_> = times.iter().copied().zip(values.iter().map(|v| v.to_bits())).collect();
+        prop_assert_eq!(decode(encode(&times, &values).unwrap(), TimeRange::ALL).unwrap(), expected);
+    }
+}
+
 const FIXTURE: &str = include_str!("fixtures/v1.hex");
 
 #[test]
