@@ -55,7 +55,10 @@ pub(crate) fn bound_arenas(cores: usize) {
         #[expect(unsafe_code, reason = "the C library has no other interface for it")]
         let done = unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
         if done == 0 {
-            tracing::warn!(arenas, "the allocator did not take a bound on its arenas: more memory may be used");
+            tracing::warn!(
+                arenas,
+                "the allocator did not take a bound on its arenas: more memory may be used"
+            );
         }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
