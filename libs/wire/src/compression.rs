@@ -67,17 +67,18 @@ const SNAPPY_GROWTH_MAX: u64 = 22;
 const ZSTD_WINDOW_LOG_MAX: u32 = 25;
 
 impl Compression {
-    /// From a `Content-Encoding` header; snappy when there is none, as Prometheus assumes.
+    /// From a `Content-Encoding` header; `absent` when it says nothing.
     ///
     /// # Errors
     /// [`DecompressError::Unsupported`].
-    pub fn from_header(header: Option<&HeaderValue>) -> Result<Self, DecompressError> {
+    pub fn from_header(header: Option<&HeaderValue>, absent: Self) -> Result<Self, DecompressError> {
         let Some(value) = header else {
-            return Ok(Self::Snappy);
+            return Ok(absent);
         };
         let text = String::from_utf8_lossy(value.as_bytes());
         match text.trim().to_ascii_lowercase().as_str() {
-            "snappy" | "" => Ok(Self::Snappy),
+            "" => Ok(absent),
+            "snappy" => Ok(Self::Snappy),
             "zstd" => Ok(Self::Zstd),
             "gzip" => Ok(Self::Gzip),
             "identity" => Ok(Self::Identity),
@@ -245,8 +246,17 @@ mod tests {
 
     #[test]
     fn headers_name_what_is_supported() {
-        let of = |v: &'static str| Compression::from_header(Some(&HeaderValue::from_static(v)));
-        assert_eq!(Compression::from_header(None), Ok(Compression::Snappy));
+        let of = |v: &'static str| {
+            Compression::from_header(Some(&HeaderValue::from_static(v)), Compression::Snappy)
+        };
+        assert_eq!(
+            Compression::from_header(None, Compression::Snappy),
+            Ok(Compression::Snappy)
+        );
+        assert_eq!(
+            Compression::from_header(None, Compression::Identity),
+            Ok(Compression::Identity)
+        );
         assert_eq!(of("Snappy"), Ok(Compression::Snappy));
         assert_eq!(
             of("br").unwrap_err().to_string(),

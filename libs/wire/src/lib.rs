@@ -16,6 +16,7 @@
 pub mod batch;
 pub mod compression;
 mod error;
+pub mod exposition;
 pub mod grpc;
 pub mod remote_write;
 mod service;

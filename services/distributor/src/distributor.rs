@@ -12,13 +12,12 @@ use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 use koios_wire::compression::Compression;
-use koios_wire::remote_write::Version;
 use parking_lot::Mutex;
 
 use crate::active_series::ActiveSeries;
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken};
-use crate::message::Message;
+use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome};
 use crate::replicate::Replicator;
@@ -125,7 +124,7 @@ impl Distributor {
         }
     }
 
-    /// `POST /api/v1/push` and `/api/v1/write`, also below `/prometheus`.
+    /// `POST /api/v1/push`, `/api/v1/write`, `/api/v1/import/prometheus` and Pushgateway's paths, also below `/prometheus`.
     pub fn router(&self) -> Router {
         crate::http_api::router(self.clone())
     }
@@ -145,11 +144,11 @@ impl Distributor {
         written.map_err(|failure| failure.error)
     }
 
-    /// Writes a compressed remote write message, whose bytes `held` accounts for.
+    /// Writes a compressed message, whose bytes `held` accounts for.
     pub(crate) async fn push_message(
         &self,
         tenant: &TenantId,
-        version: Version,
+        format: Format,
         compression: Compression,
         body: Bytes,
         held: HeldBytes,
@@ -162,7 +161,7 @@ impl Distributor {
         let limit = rules.limits.max_series;
         let message = Message {
             gate: shared.active.gate(tenant, limit, now),
-            version,
+            format,
             compression,
             body,
             held,

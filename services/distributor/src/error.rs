@@ -8,6 +8,7 @@ use koios_model::PartitionId;
 use koios_server::config::format_duration;
 use koios_server::{plain_error, with_retry_after};
 use koios_wire::compression::DecompressError;
+use koios_wire::exposition::TextError;
 use koios_wire::remote_write::DecodeError;
 
 /// Why nothing, or not everything, of a request was acknowledged.
@@ -21,6 +22,22 @@ pub enum Error {
     ContentType {
         /// As sent.
         sent: String,
+    },
+    /// Not text.
+    #[error("unsupported content type {sent:?}, use text/plain or application/openmetrics-text")]
+    TextContentType {
+        /// As sent.
+        sent: String,
+    },
+    /// A part of the URL that does not say what it should.
+    #[error("invalid {name} {sent:?}: expected {wanted}")]
+    Parameter {
+        /// Which.
+        name: &'static str,
+        /// As sent.
+        sent: String,
+        /// What it should say.
+        wanted: &'static str,
     },
     /// A message this version does not know.
     #[error(
@@ -54,6 +71,9 @@ pub enum Error {
     /// The body is no such message.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The body is no such text.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// Labels that refer to one long symbol many times.
     #[error("labels of the request take more than {limit} bytes: send smaller batches")]
     LabelBytes {
@@ -105,8 +125,14 @@ impl Error {
     /// The status code: 4xx when a retry cannot help, 429 and 5xx when it may (I13).
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Tenant(_) | Self::Decode(_) | Self::Body { .. } => StatusCode::BAD_REQUEST,
-            Self::ContentType { .. } | Self::Message { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Tenant(_)
+            | Self::Parameter { .. }
+            | Self::Decode(_)
+            | Self::Text(_)
+            | Self::Body { .. } => StatusCode::BAD_REQUEST,
+            Self::ContentType { .. } | Self::TextContentType { .. } | Self::Message { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
@@ -124,7 +150,9 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
-            Self::ContentType { .. } | Self::Message { .. } => "content_type",
+            Self::ContentType { .. } | Self::TextContentType { .. } | Self::Message { .. } => "content_type",
+            Self::Parameter { .. } => "parameter",
+            Self::Text(_) => "text",
             Self::Decompress(_) => "compression",
             Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => "too_large",
             Self::Body { .. } | Self::BodyStalled { .. } => "body",

@@ -18,6 +18,8 @@ use koios_wire::remote_write::Version;
 use tracing::Instrument as _;
 
 use crate::admission::HeldBytes;
+use crate::import;
+use crate::message::Format;
 use crate::outcome::Failure;
 use crate::{Distributor, Error, Outcome};
 
@@ -42,36 +44,41 @@ pub(crate) fn router(distributor: Distributor) -> Router {
     ] {
         router = router.route(path, post(push));
     }
-    router.with_state(distributor)
+    import::routes(router).with_state(distributor)
 }
 
 async fn push(State(distributor): State<Distributor>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    match receive_and_push(&distributor, &parts.headers, body).await {
+    match receive_and_push(&distributor, &parts.headers, body, Form::of_remote_write).await {
         Ok(outcome) => answer(&outcome),
-        Err(failure) => {
-            distributor.shared.metrics.refused(failure.error.reason());
-            distributor.shared.log_failure(&failure.error);
-            with_counts(failure.error.response(), failure.samples_written)
-        }
+        Err(failure) => refused(&distributor, &failure),
     }
 }
 
-/// What the headers say about the body.
-struct Form {
-    tenant: TenantId,
-    version: Version,
-    compression: Compression,
+/// Notes a request that was not taken, and answers it.
+pub(crate) fn refused(distributor: &Distributor, failure: &Failure) -> Response {
+    distributor.shared.metrics.refused(failure.error.reason());
+    distributor.shared.log_failure(&failure.error);
+    with_counts(failure.error.response(), failure.samples_written)
 }
 
-async fn receive_and_push(
+/// What a request says about its body.
+pub(crate) struct Form {
+    pub(crate) tenant: TenantId,
+    pub(crate) format: Format,
+    pub(crate) compression: Compression,
+}
+
+/// Takes a request whose body has the form that `form` finds in its headers.
+pub(crate) async fn receive_and_push(
     distributor: &Distributor,
     headers: &HeaderMap,
     mut body: Body,
+    form: impl FnOnce(&HeaderMap) -> Result<Form, Error>,
 ) -> Result<Outcome, Failure> {
     let shared = &distributor.shared;
     let started = shared.clock().elapsed();
-    let form = match Form::from_headers(headers) {
+    let form = match form(headers) {
         Ok(form) => form,
         Err(error) => {
             discard(&mut body, shared.limits.default_limits().max_request_bytes).await;
@@ -92,17 +99,19 @@ async fn receive_and_push(
     shared.stage("receive", started);
     let span = tracing::debug_span!("push", tenant = %form.tenant, bytes = body.len());
     distributor
-        .push_message(&form.tenant, form.version, form.compression, body, held)
+        .push_message(&form.tenant, form.format, form.compression, body, held)
         .instrument(span)
         .await
 }
 
 impl Form {
-    fn from_headers(headers: &HeaderMap) -> Result<Self, Error> {
+    /// Snappy is what Prometheus means when it says nothing.
+    fn of_remote_write(headers: &HeaderMap) -> Result<Self, Error> {
+        let encoding = headers.get(header::CONTENT_ENCODING);
         Ok(Self {
             tenant: koios_tenancy::tenant_of_write(headers)?,
-            version: version(headers.get(header::CONTENT_TYPE))?,
-            compression: Compression::from_header(headers.get(header::CONTENT_ENCODING))?,
+            format: Format::RemoteWrite(version(headers.get(header::CONTENT_TYPE))?),
+            compression: Compression::from_header(encoding, Compression::Snappy)?,
         })
     }
 }
@@ -187,7 +196,7 @@ async fn discard(body: &mut Body, limit: u64) {
     }
 }
 
-fn answer(outcome: &Outcome) -> Response {
+pub(crate) fn answer(outcome: &Outcome) -> Response {
     let mut response = match outcome.complaint() {
         None => StatusCode::NO_CONTENT.into_response(),
         Some(complaint) => {

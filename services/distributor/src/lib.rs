@@ -1,6 +1,6 @@
 //! Ingestion: receive, validate, limit, shard, replicate.
 //!
-//! **Data flow.** [`Distributor::router`] takes remote write requests: *receive* (tenant, admission of bytes, body),
+//! **Data flow.** [`Distributor::router`] takes remote write requests and text: *receive* (tenant, admission of bytes, body),
 //! *decode* (decompress, walk the message, validate each series, hash and pack it into its partition's columns),
 //! *replicate* (one batch per partition to all its members, done when a majority has synced it). The three stages have
 //! the same names in `koios_distributor_stage_duration_seconds`.
@@ -19,7 +19,9 @@ mod active_series;
 mod admission;
 mod distributor;
 mod error;
+mod extra_labels;
 mod http_api;
+mod import;
 mod intake;
 mod members;
 mod message;

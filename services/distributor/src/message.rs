@@ -3,12 +3,15 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use koios_model::{METRIC_NAME, Sample};
 use koios_wire::compression::Compression;
-use koios_wire::remote_write::{DecodeLimits, Version, decode};
+use koios_wire::exposition::{self, Dialect, Unescaped};
+use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink as _, Version, decode};
 
 use crate::Error;
 use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
+use crate::extra_labels::WithLabels;
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
 
 /// Largest decompression buffer that a thread keeps for its next request.
@@ -19,10 +22,27 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// What a message is.
+pub(crate) enum Format {
+    RemoteWrite(Version),
+    Exposition(Exposition),
+}
+
+/// What to know of a text beside what it says.
+pub(crate) struct Exposition {
+    pub(crate) dialect: Dialect,
+    /// The time of samples that come without one.
+    pub(crate) now_ms: i64,
+    /// What all series get, over labels of the same names.
+    pub(crate) labels: Vec<(String, String)>,
+    /// The name of a series to add, whose value is the time in seconds.
+    pub(crate) push_time: Option<&'static str>,
+}
+
 /// A message before it is decoded.
 pub(crate) struct Message {
     pub(crate) gate: Option<SeriesGate>,
-    pub(crate) version: Version,
+    pub(crate) format: Format,
     pub(crate) compression: Compression,
     pub(crate) body: Bytes,
     pub(crate) held: HeldBytes,
@@ -49,13 +69,55 @@ impl Message {
             samples: limits.max_samples_per_request,
             labels_per_series: limits.max_labels_per_series,
         };
-        let mut intake = Intake::new(rules, self.gate.take());
-        decode(self.version, message, decode_limits, &mut intake)?;
-        let taken = intake.finish();
+        let gate = self.gate.take();
+        let taken = match &self.format {
+            Format::RemoteWrite(version) => {
+                let mut intake = Intake::new(rules, gate);
+                decode(*version, message, decode_limits, &mut intake)?;
+                intake.finish()
+            }
+            Format::Exposition(text) => {
+                let unescaped = Unescaped::of(message);
+                self.held.grow(unescaped.bytes() as u64)?;
+                let mut intake = Intake::new(rules, gate);
+                text.take_in(message, &unescaped, decode_limits, &mut intake)?;
+                intake.finish()
+            }
+        };
         if taken.label_bytes_exceeded {
             let limit = label_bytes_max(limits);
             return Err(Error::LabelBytes { limit });
         }
         Ok(taken)
+    }
+}
+
+impl Exposition {
+    fn take_in<'a>(
+        &'a self,
+        text: &'a [u8],
+        unescaped: &'a Unescaped,
+        limits: DecodeLimits,
+        intake: &mut Intake<'a>,
+    ) -> Result<(), Error> {
+        let mut sink = WithLabels::new(intake, &self.labels);
+        exposition::decode(text, unescaped, (self.dialect, self.now_ms), limits, &mut sink)?;
+        if let Some(name) = self.push_time {
+            let time = Sample {
+                t: self.now_ms,
+                v: self.now_ms as f64 / 1000.0,
+            };
+            sink.series(RawSeries {
+                labels: &[(METRIC_NAME.as_bytes(), name.as_bytes())],
+                label_count: 1,
+                samples: &[time],
+                histograms: 0,
+                histogram_fault: None,
+                exemplars: 0,
+                metadata: None,
+                fault: None,
+            });
+        }
+        Ok(())
     }
 }

@@ -233,9 +233,20 @@ impl Rig {
         Self::new(state(1, 1, 3, 1), Limits::default())
     }
 
-    /// Sends a request with just these headers.
+    /// Sends a remote write request with just these headers.
     pub(crate) async fn send(&self, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
-        let mut request = http::Request::post("/api/v1/push");
+        self.request("POST", "/api/v1/push", headers, body).await
+    }
+
+    /// Sends any request.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -378,7 +378,7 @@ mod tests {
             "given back early"
         );
         drop(release);
-        evaluation.turns.take().await.unwrap();
+        drop(evaluation.turns.take().await.unwrap());
     }
 
     #[test]

@@ -1,0 +1,535 @@
+//! Prometheus' text format and `OpenMetrics`, line by line, borrowed from the request like remote write.
+//!
+//! Strings with escapes are the only ones that are not in the request as they are meant: they are written out first
+//! ([`Unescaped`]), one after the other, and taken in the same order while lines are read.
+//! **Source**: Prometheus `model/textparse/promparse.l`, `openmetricsparse.l`; the `OpenMetrics` specification.
+
+use koios_model::Sample;
+
+use crate::remote_write::{DecodeLimits, RawLabel, RawMetadata, RawSeries, Sink};
+
+/// The name of the label that holds a metric's name.
+const NAME: &[u8] = b"__name__";
+
+/// Which text a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Times are milliseconds.
+    Prometheus,
+    /// Times are seconds; samples may have exemplars; it ends with `# EOF`.
+    OpenMetrics,
+}
+
+/// Why text is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// A line that cannot be read.
+    #[error("invalid exposition text at line {line}: {reason}")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What was expected.
+        reason: String,
+    },
+    /// More samples than allowed.
+    #[error("too many samples in request (limit: {limit})")]
+    TooManySamples {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// What the strings with escapes of a text mean.
+#[derive(Debug, Default)]
+pub struct Unescaped {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Unescaped {
+    /// Writes out the strings of a text that have escapes. What it occupies is no more than the text.
+    pub fn of(text: &[u8]) -> Self {
+        let mut all = Self::default();
+        if !text.contains(&b'\\') {
+            return all;
+        }
+        for line in lines(text) {
+            let mut line = Line::new(line);
+            if line.accept(b'#') {
+                if line.word() == b"HELP" {
+                    line.skip_blanks();
+                    // The name may be quoted; then the rest is text.
+                    if let Some(quoted) = line.quoted() {
+                        all.add(quoted, true);
+                    } else {
+                        line.word();
+                    }
+                    line.skip_blanks();
+                    all.add(line.rest(), false);
+                } else {
+                    line.skip_blanks();
+                    if let Some(quoted) = line.quoted() {
+                        all.add(quoted, true);
+                    }
+                }
+                continue;
+            }
+            while let Some(at) = line.rest().iter().position(|b| *b == b'"') {
+                line.skip(at);
+                match line.quoted() {
+                    Some(quoted) => all.add(quoted, true),
+                    None => break,
+                }
+            }
+        }
+        all
+    }
+
+    /// What it occupies.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len() + size_of_val(self.ends.as_slice())
+    }
+
+    /// Writes out a string, if it has escapes. Quotes are escaped only between quotes; what is no escape stays.
+    fn add(&mut self, raw: &[u8], quotes: bool) {
+        if !raw.contains(&b'\\') {
+            return;
+        }
+        let mut bytes = raw.iter();
+        while let Some(&b) = bytes.next() {
+            if b != b'\\' {
+                self.bytes.push(b);
+                continue;
+            }
+            match bytes.next() {
+                Some(b'n') => self.bytes.push(b'\n'),
+                Some(b'\\') => self.bytes.push(b'\\'),
+                Some(b'"') if quotes => self.bytes.push(b'"'),
+                Some(&other) => self.bytes.extend_from_slice(&[b'\\', other]),
+                None => self.bytes.push(b'\\'),
+            }
+        }
+        self.ends.push(self.bytes.len());
+    }
+}
+
+/// Takes what was written out, in order.
+struct Taken<'a> {
+    from: &'a Unescaped,
+    next: usize,
+}
+
+impl<'a> Taken<'a> {
+    /// What a string means.
+    fn meaning(&mut self, raw: &'a [u8]) -> &'a [u8] {
+        if !raw.contains(&b'\\') {
+            return raw;
+        }
+        let ends = &self.from.ends;
+        let start = self.next.checked_sub(1).and_then(|before| ends.get(before));
+        let end = ends.get(self.next).copied().unwrap_or(0);
+        self.next += 1;
+        self.from
+            .bytes
+            .get(start.copied().unwrap_or(0)..end)
+            .unwrap_or(raw)
+    }
+}
+
+/// Reads a text, whose [`Unescaped`] strings were written out. Samples without a time are of `now_ms`.
+///
+/// # Errors
+/// [`TextError`] names the first line that cannot be read. The sink may have been handed series before that; its owner
+/// must throw them away.
+pub fn decode<'a>(
+    text: &'a [u8],
+    unescaped: &'a Unescaped,
+    (dialect, now_ms): (Dialect, i64),
+    limits: DecodeLimits,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), TextError> {
+    let mut decoder = Decoder {
+        dialect,
+        now_ms,
+        limits,
+        strings: Taken {
+            from: unescaped,
+            next: 0,
+        },
+        labels: Vec::new(),
+        label_count: 0,
+        samples: 0,
+        family: RawMetadata::default(),
+    };
+    let mut ended = false;
+    for (number, line) in lines(text).enumerate() {
+        let read = match ended && !line.is_empty() {
+            true => Err("there is text after # EOF".to_owned()),
+            false => decoder.line(line, sink),
+        };
+        match read {
+            Ok(Read::Line) => {}
+            Ok(Read::End) => ended = true,
+            Ok(Read::TooMany) => {
+                let limit = limits.samples.min(limits.series);
+                return Err(TextError::TooManySamples { limit });
+            }
+            Err(reason) => {
+                let line = number + 1;
+                return Err(TextError::Line { line, reason });
+            }
+        }
+    }
+    decoder.end_family(sink);
+    Ok(())
+}
+
+/// What a line was.
+enum Read {
+    Line,
+    End,
+    TooMany,
+}
+
+type Result<T, E = String> = std::result::Result<T, E>;
+
+struct Decoder<'a> {
+    dialect: Dialect,
+    now_ms: i64,
+    limits: DecodeLimits,
+    strings: Taken<'a>,
+    labels: Vec<RawLabel<'a>>,
+    label_count: usize,
+    samples: usize,
+    /// What was said of the current metric.
+    family: RawMetadata<'a>,
+}
+
+impl<'a> Decoder<'a> {
+    fn line(&mut self, text: &'a [u8], sink: &mut impl Sink<'a>) -> Result<Read> {
+        let mut line = Line::new(text);
+        if line.is_empty() {
+            return Ok(Read::Line);
+        }
+        if line.accept(b'#') {
+            return self.comment(line, sink);
+        }
+        self.samples += 1;
+        if self.samples > self.limits.samples.min(self.limits.series) {
+            return Ok(Read::TooMany);
+        }
+        self.labels.clear();
+        self.label_count = 0;
+        self.series(&mut line)?;
+        let v = value(line.word())?;
+        let t = match line.peek() {
+            None => self.now_ms,
+            Some(b'#') if self.dialect == Dialect::OpenMetrics => self.now_ms,
+            Some(_) => self.time(line.word())?,
+        };
+        let mut exemplars = 0;
+        if self.dialect == Dialect::OpenMetrics && line.accept(b'#') {
+            self.skip_exemplar(&mut line)?;
+            exemplars = 1;
+        }
+        if !line.is_empty() {
+            return Err(format!(
+                "expected the end of the line, got {}",
+                shown(line.rest())
+            ));
+        }
+        sink.series(RawSeries {
+            labels: &self.labels,
+            label_count: self.label_count,
+            samples: &[Sample { t, v }],
+            histograms: 0,
+            histogram_fault: None,
+            exemplars,
+            metadata: None,
+            fault: None,
+        });
+        Ok(Read::Line)
+    }
+
+    /// A name, labels, or both.
+    fn series(&mut self, line: &mut Line<'a>) -> Result<()> {
+        let name = line.name(true);
+        if !name.is_empty() {
+            self.push((NAME, name));
+        }
+        if line.accept(b'{') {
+            self.labels_of(line)?;
+        } else if name.is_empty() {
+            return Err(format!("expected a metric name, got {}", shown(line.rest())));
+        }
+        Ok(())
+    }
+
+    /// Labels up to the closing brace; a string without a value is the metric's name.
+    fn labels_of(&mut self, line: &mut Line<'a>) -> Result<()> {
+        while !line.accept(b'}') {
+            let quoted = line.quoted();
+            let name = match quoted {
+                Some(raw) => self.strings.meaning(raw),
+                None => line.name(false),
+            };
+            if name.is_empty() && quoted.is_none() {
+                return Err(format!(
+                    "expected a label name or \"}}\", got {}",
+                    shown(line.rest())
+                ));
+            }
+            if line.accept(b'=') {
+                let raw = line.quoted().ok_or_else(|| {
+                    format!(
+                        "expected a quoted value of label {}, got {}",
+                        shown(name),
+                        shown(line.rest())
+                    )
+                })?;
+                let value = self.strings.meaning(raw);
+                self.push((name, value));
+            } else if quoted.is_some() {
+                self.push((NAME, name));
+            } else {
+                return Err(format!(
+                    "expected \"=\" after label {}, got {}",
+                    shown(name),
+                    shown(line.rest())
+                ));
+            }
+            if !line.accept(b',') && line.peek() != Some(b'}') {
+                return Err(format!("expected \",\" or \"}}\", got {}", shown(line.rest())));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, label: RawLabel<'a>) {
+        self.label_count += 1;
+        if self.labels.len() < self.limits.labels_per_series {
+            self.labels.push(label);
+        }
+    }
+
+    fn time(&self, word: &[u8]) -> Result<i64> {
+        let text = std::str::from_utf8(word).unwrap_or_default();
+        let bad = || format!("expected a timestamp, got {}", shown(word));
+        match self.dialect {
+            Dialect::Prometheus => text.parse().map_err(|_| bad()),
+            Dialect::OpenMetrics => {
+                let seconds: f64 = text.parse().map_err(|_| bad())?;
+                let ms = (seconds * 1000.0).round();
+                let fits = ms.is_finite() && ms.abs() < i64::MAX as f64;
+                fits.then_some(ms as i64).ok_or_else(bad)
+            }
+        }
+    }
+
+    /// Labels, a value and perhaps a time.
+    fn skip_exemplar(&mut self, line: &mut Line<'a>) -> Result<()> {
+        if !line.accept(b'{') {
+            return Err(format!(
+                "expected the labels of an exemplar, got {}",
+                shown(line.rest())
+            ));
+        }
+        let (labels, count) = (std::mem::take(&mut self.labels), self.label_count);
+        let read = self.labels_of(line);
+        (self.labels, self.label_count) = (labels, count);
+        read?;
+        value(line.word())?;
+        if !line.is_empty() {
+            self.time(line.word())?;
+        }
+        Ok(())
+    }
+
+    /// `# HELP`, `# TYPE`, `# UNIT`, `# EOF`, or anything.
+    fn comment(&mut self, mut line: Line<'a>, sink: &mut impl Sink<'a>) -> Result<Read> {
+        let keyword = line.word();
+        if self.dialect == Dialect::OpenMetrics && keyword == b"EOF" {
+            return Ok(Read::End);
+        }
+        if !matches!(keyword, b"HELP" | b"TYPE" | b"UNIT") {
+            // Only what looks like a string was written out.
+            line.skip_blanks();
+            if let Some(raw) = line.quoted() {
+                self.strings.meaning(raw);
+            }
+            return Ok(Read::Line);
+        }
+        line.skip_blanks();
+        let metric = match line.quoted() {
+            Some(raw) => self.strings.meaning(raw),
+            None => line.word(),
+        };
+        if metric != self.family.metric {
+            self.end_family(sink);
+            self.family.metric = metric;
+        }
+        line.skip_blanks();
+        let rest = line.rest();
+        match keyword {
+            b"HELP" => self.family.help = self.strings.meaning(rest),
+            b"UNIT" => self.family.unit = rest.trim_ascii_end(),
+            _ => self.family.kind = kind(rest.trim_ascii_end())?,
+        }
+        Ok(Read::Line)
+    }
+
+    fn end_family(&mut self, sink: &mut impl Sink<'a>) {
+        let family = std::mem::take(&mut self.family);
+        if !family.metric.is_empty() {
+            let kind = if family.kind.is_empty() {
+                "unknown"
+            } else {
+                family.kind
+            };
+            sink.metadata(RawMetadata { kind, ..family });
+        }
+    }
+}
+
+fn kind(word: &[u8]) -> Result<&'static str> {
+    const KINDS: [&str; 8] = [
+        "counter",
+        "gauge",
+        "histogram",
+        "gaugehistogram",
+        "summary",
+        "info",
+        "stateset",
+        "unknown",
+    ];
+    if word == b"untyped" {
+        return Ok("unknown");
+    }
+    let kind = KINDS.into_iter().find(|kind| kind.as_bytes() == word);
+    kind.ok_or_else(|| {
+        format!(
+            "{} is no metric type: use one of untyped, {}",
+            shown(word),
+            KINDS.join(", ")
+        )
+    })
+}
+
+fn value(word: &[u8]) -> Result<f64> {
+    let text = std::str::from_utf8(word).unwrap_or_default();
+    text.parse().map_err(|_| match word {
+        b"" => "expected a value, got the end of the line".to_owned(),
+        _ => format!("expected a value, got {}", shown(word)),
+    })
+}
+
+/// The beginning of some text, for messages.
+fn shown(text: &[u8]) -> String {
+    const SHOWN_CHARS: usize = 40;
+    if text.is_empty() {
+        return "the end of the line".to_owned();
+    }
+    let text = String::from_utf8_lossy(text);
+    let begin: String = text.chars().take(SHOWN_CHARS).collect();
+    let more = if begin.len() < text.len() { "…" } else { "" };
+    format!("{begin:?}{more}")
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|b| *b == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+/// What is left of a line.
+struct Line<'a>(&'a [u8]);
+
+impl<'a> Line<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        let mut line = Self(text);
+        line.skip_blanks();
+        line
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.0 = self.0.get(bytes..).unwrap_or_default();
+    }
+
+    fn skip_blanks(&mut self) {
+        let blanks = self.0.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        self.skip(blanks);
+    }
+
+    /// Takes a byte and the blanks behind it, if it is next.
+    fn accept(&mut self, wanted: u8) -> bool {
+        if self.peek() != Some(wanted) {
+            return false;
+        }
+        self.skip(1);
+        self.skip_blanks();
+        true
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, _) = self.0.split_at(len.min(self.0.len()));
+        self.skip(len);
+        self.skip_blanks();
+        taken
+    }
+
+    /// What comes before the next blank.
+    fn word(&mut self) -> &'a [u8] {
+        let len = self.0.iter().take_while(|b| !matches!(b, b' ' | b'\t')).count();
+        self.take(len)
+    }
+
+    /// A name without quotes; of a metric it may have colons.
+    fn name(&mut self, colons: bool) -> &'a [u8] {
+        let begins = |b: &u8| b.is_ascii_alphabetic() || *b == b'_' || colons && *b == b':';
+        if !self.0.first().is_some_and(begins) {
+            return &[];
+        }
+        let len = self
+            .0
+            .iter()
+            .take_while(|b| begins(b) || b.is_ascii_digit())
+            .count();
+        self.take(len)
+    }
+
+    /// What stands between quotes, as it is written; nothing is taken if none do.
+    fn quoted(&mut self) -> Option<&'a [u8]> {
+        let text = self.0.strip_prefix(b"\"")?;
+        let mut escaped = false;
+        let len = text.iter().position(|b| match (escaped, b) {
+            (true, _) => {
+                escaped = false;
+                false
+            }
+            (false, b'\\') => {
+                escaped = true;
+                false
+            }
+            (false, b) => *b == b'"',
+        })?;
+        let (string, _) = text.split_at(len);
+        self.skip(len + 2);
+        self.skip_blanks();
+        Some(string)
+    }
+}
+
+#[cfg(test)]
+#[path = "exposition_test.rs"]
+mod tests;

@@ -1,0 +1,43 @@
+//! Labels that whoever sends a request wants all its series to have.
+
+use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
+
+/// Hands series on with some labels more, which win over labels of the same names.
+pub(crate) struct WithLabels<'a, 's, S> {
+    sink: &'s mut S,
+    more: &'a [(String, String)],
+    labels: Vec<RawLabel<'a>>,
+}
+
+impl<'a, 's, S: Sink<'a>> WithLabels<'a, 's, S> {
+    pub(crate) fn new(sink: &'s mut S, more: &'a [(String, String)]) -> Self {
+        Self {
+            sink,
+            more,
+            labels: Vec::new(),
+        }
+    }
+}
+
+impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
+    fn series(&mut self, series: RawSeries<'a, '_>) {
+        let own = |label: &&RawLabel<'a>| !self.more.iter().any(|(name, _)| name.as_bytes() == label.0);
+        self.labels.clear();
+        self.labels.extend(series.labels.iter().filter(own));
+        let replaced = series.labels.len() - self.labels.len();
+        let more = self
+            .more
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        self.labels.extend(more);
+        self.sink.series(RawSeries {
+            labels: &self.labels,
+            label_count: series.label_count - replaced + self.more.len(),
+            ..series
+        });
+    }
+
+    fn metadata(&mut self, metadata: RawMetadata<'a>) {
+        self.sink.metadata(metadata);
+    }
+}

@@ -1,0 +1,146 @@
+//! Text by HTTP, and Pushgateway's paths.
+
+use std::io::Write as _;
+
+use crate::rig::{NOW, Rig};
+
+fn stored(rig: &Rig) -> Vec<String> {
+    let all = rig.stored();
+    all.into_iter()
+        .map(|(labels, t, v)| format!("{labels} {v} {t}"))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_is_written_at_its_times_or_now() {
+    let rig = Rig::single();
+    let text = format!(
+        "# TYPE jobs gauge\n# HELP jobs How many.\njobs{{queue=\"a\\\"b\"}} 3\njobs{{queue=\"c\"}} 4 {}\n",
+        NOW - 5
+    );
+    rig.request("POST", "/api/v1/import/prometheus", &[], text)
+        .await
+        .assert(204, "");
+    assert_eq!(
+        stored(&rig),
+        [
+            format!("{{__name__=\"jobs\", queue=\"a\\\"b\"}} 3 {NOW}"),
+            format!("{{__name__=\"jobs\", queue=\"c\"}} 4 {}", NOW - 5),
+        ]
+    );
+    let metadata = rig.members[0].metadata();
+    assert_eq!(
+        (metadata[0].0.as_str(), metadata[0].1.help.as_str()),
+        ("jobs", "How many.")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn parameters_add_labels_and_a_time() {
+    let rig = Rig::single();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"x{a=\"1\",b=\"2\"} 1").unwrap();
+    let path = format!(
+        "/prometheus/api/v1/import/prometheus?extra_label=b%3D3&extra_label=c=d+e&timestamp={}",
+        NOW - 1
+    );
+    let headers = [
+        ("content-encoding", "gzip"),
+        ("content-type", "text/plain; version=0.0.4"),
+    ];
+    rig.request("POST", &path, &headers, gzip.finish().unwrap())
+        .await
+        .assert(204, "");
+    assert_eq!(
+        stored(&rig),
+        [format!(
+            "{{__name__=\"x\", a=\"1\", b=\"3\", c=\"d e\"}} 1 {}",
+            NOW - 1
+        )]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_are_pushed_with_their_labels_and_the_time() {
+    let rig = Rig::single();
+    for method in ["PUT", "POST"] {
+        let path = "/metrics/job/batch/instance@base64/YS9i";
+        rig.request(method, path, &[], "done{instance=\"x\"} 1\n")
+            .await
+            .assert(200, "");
+    }
+    assert_eq!(
+        stored(&rig),
+        [
+            format!("{{__name__=\"done\", instance=\"a/b\", job=\"batch\"}} 1 {NOW}"),
+            format!(
+                "{{__name__=\"push_time_seconds\", instance=\"a/b\", job=\"batch\"}} {} {NOW}",
+                NOW / 1000
+            ),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_text_is_refused_whole_with_its_line() {
+    let rig = Rig::single();
+    let path = "/api/v1/import/prometheus";
+    for (path, headers, body, code, message) in [
+        (
+            path,
+            &[][..],
+            "ok 1\nx{a=b} 1",
+            400,
+            "invalid exposition text at line 2: expected a quoted value of label \"a\"",
+        ),
+        (
+            path,
+            &[("content-type", "application/json")][..],
+            "{}",
+            415,
+            "use text/plain or application/openmetrics-text",
+        ),
+        (
+            path,
+            &[("content-encoding", "br")][..],
+            "x 1",
+            415,
+            "unsupported content encoding \"br\"",
+        ),
+        (
+            "/api/v1/import/prometheus?timestamp=now",
+            &[][..],
+            "x 1",
+            400,
+            "invalid timestamp \"now\": expected milliseconds",
+        ),
+        (
+            "/api/v1/import/prometheus?extra_label=a",
+            &[][..],
+            "x 1",
+            400,
+            "invalid extra_label \"a\": expected name=value",
+        ),
+        (
+            "/metrics/job/a/b",
+            &[][..],
+            "x 1",
+            400,
+            "invalid path \"b\": expected pairs of /<label>/<value>",
+        ),
+    ] {
+        rig.request("POST", path, headers, body)
+            .await
+            .assert(code, message);
+    }
+    assert!(stored(&rig).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_that_are_not_good_are_left_out_of_text_too() {
+    let rig = Rig::single();
+    let text = "good 1\nbad{__tenant__=\"x\"} 1\nold 1 1\n";
+    let answer = rig.request("POST", "/api/v1/import/prometheus", &[], text).await;
+    answer.assert(400, "");
+    assert_eq!(stored(&rig), [format!("{{__name__=\"good\"}} 1 {NOW}")]);
+}
