@@ -5,8 +5,10 @@ use std::cell::RefCell;
 
 use koios_model::TimeRange;
 
-/// As many as a series over several days has chunks, mostly: each takes up to some 10 KiB.
+/// As many as a series over several days has chunks, mostly.
 const SLOTS: usize = 64;
+/// Longer columns are not kept, so that one takes up to some 30 KiB: those of our own chunks are half as long.
+const TIMES_MAX: usize = 2_048;
 
 thread_local! {
     /// Of each thread, as decoders have no other place that outlives a series.
@@ -23,8 +25,11 @@ pub(crate) struct RecentTimes {
 }
 
 impl RecentTimes {
-    /// Hands the one that may be of a range to `f`.
-    pub(crate) fn with<T>(range: TimeRange, f: impl FnOnce(&mut Self) -> T) -> T {
+    /// Hands the one that may be of `count` times in a range to `f`.
+    pub(crate) fn with<T>(count: usize, range: TimeRange, f: impl FnOnce(&mut Self) -> T) -> T {
+        if count > TIMES_MAX {
+            return f(&mut Self::default());
+        }
         RECENT.with_borrow_mut(|slots| {
             if slots.is_empty() {
                 slots.resize(SLOTS, Self::default());

@@ -130,7 +130,7 @@ impl Chunk {
         range: TimeRange,
         out: &mut Vec<i64>,
     ) -> Result<(usize, usize), Error> {
-        RecentTimes::with(self.range, |recent| {
+        RecentTimes::with(self.count, self.range, |recent| {
             let rest = content.get(cursor.pos()..).unwrap_or_default();
             if let Some(len) = recent.holds(self.count, self.range, rest) {
                 cursor.take(len);

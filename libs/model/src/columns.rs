@@ -63,6 +63,13 @@ impl BatchColumns {
         self.timestamps.len()
     }
 
+    /// What it occupies, spare room and metadata left out.
+    pub fn memory_bytes(&self) -> usize {
+        let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>();
+        let per_sample = size_of::<i64>() + size_of::<f64>();
+        self.label_bytes.len() + self.hashes.len() * per_series + self.timestamps.len() * per_sample
+    }
+
     /// Whether it carries nothing.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty() && self.metadata.is_empty()

@@ -31,9 +31,18 @@ pub enum TextError {
         /// What was expected.
         reason: String,
     },
+    /// It ends before it says so.
+    #[error("invalid exposition text: it ends without # EOF")]
+    Cut,
     /// More samples than allowed.
     #[error("too many samples in request (limit: {limit})")]
     TooManySamples {
+        /// The limit.
+        limit: usize,
+    },
+    /// More metrics that something is said of than allowed.
+    #[error("too many metrics with metadata in request (limit: {limit})")]
+    TooManyMetrics {
         /// The limit.
         limit: usize,
     },
@@ -43,16 +52,28 @@ pub enum TextError {
 #[derive(Debug, Default)]
 pub struct Unescaped {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    ends: Vec<u32>,
 }
 
 impl Unescaped {
-    /// Writes out the strings of a text that have escapes. What it occupies is no more than the text.
-    pub fn of(text: &[u8]) -> Self {
+    /// The most that those of a text may occupy: nothing without escapes; else as much as the text, and an end for each
+    /// string, which has four bytes at least.
+    pub fn bytes_max(text: &[u8]) -> usize {
+        if text.contains(&b'\\') {
+            text.len().saturating_mul(3)
+        } else {
+            0
+        }
+    }
+
+    /// Writes out the strings of a text that have escapes.
+    pub fn of(text: &[u8], dialect: Dialect) -> Self {
         let mut all = Self::default();
         if !text.contains(&b'\\') {
             return all;
         }
+        let quotes_in_help = dialect == Dialect::OpenMetrics;
+        all.bytes.reserve_exact(text.len());
         for line in lines(text) {
             let mut line = Line::new(line);
             if line.accept(b'#') {
@@ -65,7 +86,7 @@ impl Unescaped {
                         line.word();
                     }
                     line.skip_blanks();
-                    all.add(line.rest(), false);
+                    all.add(line.rest(), quotes_in_help);
                 } else {
                     line.skip_blanks();
                     if let Some(quoted) = line.quoted() {
@@ -109,7 +130,9 @@ impl Unescaped {
                 None => self.bytes.push(b'\\'),
             }
         }
-        self.ends.push(self.bytes.len());
+        // Requests are far smaller than 4 GiB; what would be beyond reads as nothing.
+        self.ends
+            .push(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
     }
 }
 
@@ -125,14 +148,13 @@ impl<'a> Taken<'a> {
         if !raw.contains(&b'\\') {
             return raw;
         }
-        let ends = &self.from.ends;
-        let start = self.next.checked_sub(1).and_then(|before| ends.get(before));
-        let end = ends.get(self.next).copied().unwrap_or(0);
+        let end = |i: usize| self.from.ends.get(i).map(|end| *end as usize);
+        let start = self.next.checked_sub(1).map_or(Some(0), end);
+        let meaning = start
+            .zip(end(self.next))
+            .and_then(|(start, end)| self.from.bytes.get(start..end));
         self.next += 1;
-        self.from
-            .bytes
-            .get(start.copied().unwrap_or(0)..end)
-            .unwrap_or(raw)
+        meaning.unwrap_or(raw)
     }
 }
 
@@ -159,6 +181,7 @@ pub fn decode<'a>(
         labels: Vec::new(),
         label_count: 0,
         samples: 0,
+        metrics: 0,
         family: RawMetadata::default(),
     };
     let mut ended = false;
@@ -170,15 +193,19 @@ pub fn decode<'a>(
         match read {
             Ok(Read::Line) => {}
             Ok(Read::End) => ended = true,
-            Ok(Read::TooMany) => {
+            Ok(Read::TooManySamples) => {
                 let limit = limits.samples.min(limits.series);
                 return Err(TextError::TooManySamples { limit });
             }
+            Ok(Read::TooManyMetrics) => return Err(TextError::TooManyMetrics { limit: limits.series }),
             Err(reason) => {
                 let line = number + 1;
                 return Err(TextError::Line { line, reason });
             }
         }
+    }
+    if dialect == Dialect::OpenMetrics && !ended {
+        return Err(TextError::Cut);
     }
     decoder.end_family(sink);
     Ok(())
@@ -188,7 +215,8 @@ pub fn decode<'a>(
 enum Read {
     Line,
     End,
-    TooMany,
+    TooManySamples,
+    TooManyMetrics,
 }
 
 type Result<T, E = String> = std::result::Result<T, E>;
@@ -201,6 +229,7 @@ struct Decoder<'a> {
     labels: Vec<RawLabel<'a>>,
     label_count: usize,
     samples: usize,
+    metrics: usize,
     /// What was said of the current metric.
     family: RawMetadata<'a>,
 }
@@ -216,7 +245,7 @@ impl<'a> Decoder<'a> {
         }
         self.samples += 1;
         if self.samples > self.limits.samples.min(self.limits.series) {
-            return Ok(Read::TooMany);
+            return Ok(Read::TooManySamples);
         }
         self.labels.clear();
         self.label_count = 0;
@@ -367,6 +396,10 @@ impl<'a> Decoder<'a> {
         if metric != self.family.metric {
             self.end_family(sink);
             self.family.metric = metric;
+            self.metrics += 1;
+            if self.metrics > self.limits.series {
+                return Ok(Read::TooManyMetrics);
+            }
         }
         line.skip_blanks();
         let rest = line.rest();
@@ -429,8 +462,9 @@ fn shown(text: &[u8]) -> String {
     if text.is_empty() {
         return "the end of the line".to_owned();
     }
-    let text = String::from_utf8_lossy(text);
-    let begin: String = text.chars().take(SHOWN_CHARS).collect();
+    // A character has four bytes at most; lines may have megabytes.
+    let begin = text.get(..SHOWN_CHARS * 4).unwrap_or(text);
+    let begin: String = String::from_utf8_lossy(begin).chars().take(SHOWN_CHARS).collect();
     let more = if begin.len() < text.len() { "…" } else { "" };
     format!("{begin:?}{more}")
 }

@@ -42,7 +42,7 @@ impl<'a> Sink<'a> for Seen {
 }
 
 fn read(text: &str, dialect: Dialect) -> Result<Seen, TextError> {
-    let unescaped = Unescaped::of(text.as_bytes());
+    let unescaped = Unescaped::of(text.as_bytes(), dialect);
     let mut seen = Seen::default();
     decode(text.as_bytes(), &unescaped, (dialect, NOW), LIMITS, &mut seen)?;
     Ok(seen)
@@ -118,6 +118,9 @@ fn open_metrics_has_seconds_units_exemplars_and_an_end() {
         (seen.exemplars, seen.metadata),
         (1, vec!["a|counter||seconds".to_owned()])
     );
+    let seen = read("# HELP a \\\"b\\\"\n# EOF", Dialect::OpenMetrics).unwrap();
+    assert_eq!(seen.metadata, ["a|unknown|\"b\"|"]);
+    assert_eq!(read("x 12", Dialect::OpenMetrics).unwrap_err(), TextError::Cut);
     let error = read("# EOF\nx 1", Dialect::OpenMetrics).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -136,6 +139,18 @@ fn i12_labels_are_counted_beyond_what_is_kept_and_samples_are_bounded() {
     );
     let error = read(&"x 1\n".repeat(1_001), Dialect::Prometheus).unwrap_err();
     assert_eq!(error, TextError::TooManySamples { limit: 1_000 });
+    let metrics: Vec<String> = (0..1_001).map(|i| format!("# UNIT m{i}\n")).collect();
+    let error = read(&metrics.concat(), Dialect::Prometheus).unwrap_err();
+    assert_eq!(error, TextError::TooManyMetrics { limit: 1_000 });
+    let strings = "x{a=\"\\n\"} 1\n# HELP \"\\n\"\n".repeat(1_000);
+    let unescaped = Unescaped::of(strings.as_bytes(), Dialect::Prometheus);
+    assert!(unescaped.bytes() <= Unescaped::bytes_max(strings.as_bytes()));
+    let error = read(
+        &format!("x 1 {}", "\u{1F600}".repeat(1 << 20)),
+        Dialect::Prometheus,
+    )
+    .unwrap_err();
+    assert!(error.to_string().len() < 300);
 }
 
 fn label() -> impl Strategy<Value = (String, String)> {
@@ -168,9 +183,9 @@ proptest! {
 
     #[test]
     fn i12_arbitrary_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let unescaped = Unescaped::of(&bytes);
-        prop_assert!(unescaped.bytes() <= 9 * bytes.len());
         for dialect in [Dialect::Prometheus, Dialect::OpenMetrics] {
+            let unescaped = Unescaped::of(&bytes, dialect);
+            prop_assert!(unescaped.bytes() <= Unescaped::bytes_max(&bytes));
             let _ = decode(&bytes, &unescaped, (dialect, NOW), LIMITS, &mut Seen::default());
         }
     }

@@ -166,7 +166,7 @@ impl Distributor {
             body,
             held,
         };
-        // Held to the end: the columns are no larger than what they were decoded from.
+        // Held to the end: what it accounts for covers the columns.
         let (taken, _held) = shared
             .runtime
             .cpu

@@ -24,7 +24,13 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
         let own = |label: &&RawLabel<'a>| !self.more.iter().any(|(name, _)| name.as_bytes() == label.0);
         self.labels.clear();
         self.labels.extend(series.labels.iter().filter(own));
-        let replaced = series.labels.len() - self.labels.len();
+        // Where labels were left out for their number, that number is too many whatever was replaced.
+        let all = series.label_count == series.labels.len();
+        let replaced = if all {
+            series.labels.len() - self.labels.len()
+        } else {
+            0
+        };
         let more = self
             .more
             .iter()
@@ -32,7 +38,10 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
         self.labels.extend(more);
         self.sink.series(RawSeries {
             labels: &self.labels,
-            label_count: series.label_count - replaced + self.more.len(),
+            label_count: series
+                .label_count
+                .saturating_sub(replaced)
+                .saturating_add(self.more.len()),
             ..series
         });
     }

@@ -20,6 +20,8 @@ use crate::{Distributor, Error, Outcome};
 
 /// Ends the name of a label whose value is written in base64.
 const BASE64: &str = "@base64";
+/// Most labels that a URL may add.
+const LABELS_MAX: usize = 64;
 /// The series that Pushgateway adds to each group.
 const PUSH_TIME: &str = "push_time_seconds";
 
@@ -120,6 +122,9 @@ impl Exposition {
                     let Some((name, value)) = value.split_once('=') else {
                         return Err(parameter("extra_label", &value, "name=value"));
                     };
+                    if self.labels.len() >= LABELS_MAX {
+                        return Err(parameter("extra_label", &value, "at most 64 of them"));
+                    }
                     self.labels.push((name.to_owned(), value.to_owned()));
                 }
                 "timestamp" => {
@@ -174,6 +179,9 @@ fn group(job: &str, rest: &str) -> Result<Vec<(String, String)>, Error> {
                 name,
                 "labels that do not begin with \"__\", each once",
             ));
+        }
+        if labels.len() >= LABELS_MAX {
+            return Err(parameter("path", name, "at most 64 labels"));
         }
         labels.push((name.to_owned(), value));
     }

@@ -45,6 +45,11 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
+    /// What the columns occupy.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.batches.values().map(|b| b.memory_bytes() as u64).sum()
+    }
+
     /// Samples that were taken.
     pub(crate) fn samples(&self) -> u64 {
         self.batches.values().map(|b| b.sample_count() as u64).sum()

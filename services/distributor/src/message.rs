@@ -77,13 +77,16 @@ impl Message {
                 intake.finish()
             }
             Format::Exposition(text) => {
-                let unescaped = Unescaped::of(message);
-                self.held.grow(unescaped.bytes() as u64)?;
+                self.held.grow(Unescaped::bytes_max(message) as u64)?;
+                let unescaped = Unescaped::of(message, text.dialect);
                 let mut intake = Intake::new(rules, gate);
                 text.take_in(message, &unescaped, decode_limits, &mut intake)?;
                 intake.finish()
             }
         };
+        // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
+        self.held
+            .grow(taken.bytes().saturating_sub(message.len() as u64))?;
         if taken.label_bytes_exceeded {
             let limit = label_bytes_max(limits);
             return Err(Error::LabelBytes { limit });

@@ -296,7 +296,8 @@ impl ReachBlock {
             .zip(first)
             .zip(self.sampled.iter().zip(&self.to_start));
         columns.fold(false, |any, ((&change, &first), (&sampled, &to_start))| {
-            let near_zero = sampled * first <= to_start * change * SLACK;
+            // The least normal number: what is below has no such precision.
+            let near_zero = sampled * first <= to_start * change * SLACK + f64::MIN_POSITIVE;
             any | ((change > 0.0) & (first >= 0.0) & near_zero)
         })
     }

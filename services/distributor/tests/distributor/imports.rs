@@ -144,3 +144,31 @@ async fn series_that_are_not_good_are_left_out_of_text_too() {
     answer.assert(400, "");
     assert_eq!(stored(&rig), [format!("{{__name__=\"good\"}} 1 {NOW}")]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn i12_added_labels_are_bounded_and_counted() {
+    let rig = Rig::single();
+    let path = "/api/v1/import/prometheus";
+    let many = vec!["extra_label=a=b"; 65].join("&");
+    rig.request("POST", &format!("{path}?{many}"), &[], "x 1")
+        .await
+        .assert(400, "at most 64 of them");
+    let group = "/a/b".repeat(65);
+    rig.request("PUT", &format!("/metrics/job/x{group}"), &[], "x 1")
+        .await
+        .assert(400, "invalid path");
+
+    // What is left out for its number is not made up for by labels that are replaced.
+    let limit = koios_tenancy::Limits::default().max_labels_per_series;
+    let labels: Vec<String> = (3..limit).map(|i| format!(",l{i}=\"v\"")).collect();
+    let text = format!("m{{a=\"1\",a=\"2\"{},z=\"lost\"}} 1", labels.concat());
+    rig.request("POST", &format!("{path}?extra_label=a=0"), &[], text)
+        .await
+        .assert(400, "labels");
+    assert!(stored(&rig).is_empty());
+
+    // Columns larger than the request are held, and given back.
+    let text: String = (0..3_000).map(|i| format!("m{i} 1\n")).collect();
+    let path = format!("{path}?extra_label=a={}", "v".repeat(2_000));
+    rig.request("POST", &path, &[], text).await.assert(204, "");
+}
