@@ -123,7 +123,7 @@ impl Exposition {
                         return Err(parameter("extra_label", &value, "name=value"));
                     };
                     if self.labels.len() >= LABELS_MAX {
-                        return Err(parameter("extra_label", &value, "at most 64 of them"));
+                        return Err(parameter("extra_label", value, "at most 64 of them"));
                     }
                     self.labels.push((name.to_owned(), value.to_owned()));
                 }
