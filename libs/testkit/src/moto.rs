@@ -14,6 +14,9 @@ use crate::process::{Process, pause};
 /// How long starting may take on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// Runs moto so that conditions on objects hold.
+const ONE_AT_A_TIME: &str = include_str!("moto_one_at_a_time.py");
+
 /// A running server with one empty bucket; killed when dropped.
 #[derive(Debug)]
 pub struct Moto {
@@ -31,9 +34,11 @@ impl Moto {
     /// # Errors
     /// When there is none (`cargo xtask test` installs it), or it does not answer.
     pub async fn start(dir: &Path) -> Result<Self> {
-        let program = find_program()?;
-        let args = ["-H", "127.0.0.1", "-p", "0"].map(str::to_owned);
-        let mut process = Process::start("moto", &program, &args, dir)?;
+        let python = interpreter_of(&find_program()?)?;
+        let script = dir.join("moto_one_at_a_time.py");
+        std::fs::write(&script, ONE_AT_A_TIME).with_context(|| script.display().to_string())?;
+        let args = [&script.display().to_string(), "-H", "127.0.0.1", "-p", "0"].map(str::to_owned);
+        let mut process = Process::start("moto", &python, &args, dir)?;
         let addr = wait_for_addr(&mut process).await?;
         let client = HttpClient::new(
             Arc::new(RealNet),
@@ -99,6 +104,16 @@ async fn wait_for_addr(process: &mut Process) -> Result<String> {
         pause(Duration::from_millis(50)).await;
     }
     bail!("moto did not start within {START_LIMIT:?}: {}", process.log())
+}
+
+/// The Python that a script of moto's names in its first line: the one that has moto.
+fn interpreter_of(program: &Path) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(program).with_context(|| program.display().to_string())?;
+    let first = text.lines().next().and_then(|line| line.strip_prefix("#!"));
+    let python = first.and_then(|command| command.split_whitespace().next());
+    let python =
+        python.with_context(|| format!("{} is no script that names its Python", program.display()))?;
+    Ok(PathBuf::from(python))
 }
 
 fn find_program() -> Result<PathBuf> {
