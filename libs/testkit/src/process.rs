@@ -4,22 +4,38 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::http::HttpClient;
 
-/// A free port of 127.0.0.1. Another process could take it before it is used; tests that must not race pass port 0.
+/// A free port of 127.0.0.1, another one each time. Another process could take it before it is used; tests that must not race
+/// pass port 0.
 ///
 /// # Panics
 /// When the machine has no free port.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    // Tests that run at the same time are processes of their own, and begin at different places.
+    let begin = std::process::id().wrapping_mul(PORTS_PER_PROCESS);
+    (0..PORTS)
+        .find_map(|_| {
+            let next = begin.wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+            let port = u16::try_from(u32::from(FIRST_PORT) + next % PORTS).ok()?;
+            TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
+        })
         .expect("a free port")
-        .port()
 }
+
+/// Ports from here on are handed out: below those that systems give to connections that go out, which would take one
+/// before its server listens.
+const FIRST_PORT: u16 = 10_240;
+/// How many there are.
+const PORTS: u32 = 20_000;
+/// More than most tests need.
+const PORTS_PER_PROCESS: u32 = 41;
 
 /// A started process; killed when dropped.
 #[derive(Debug)]
