@@ -489,7 +489,8 @@ impl Planner {
             ..scope
         };
         let expr = self.node(&a.expr, inside)?;
-        let invariant = expr.invariant && param.as_ref().is_none_or(|p| p.invariant);
+        // Whatever the parameter is: Prometheus takes that of the first step for all.
+        let invariant = expr.invariant;
         let keep = |p: Planned| if invariant { p.node } else { p.wrapped() };
         let node = AggregateNode {
             op: a.op,

@@ -86,6 +86,13 @@ pub const KNOWN: &[Known] = &[
         applies: names::equal_at_different_times,
     },
     Known {
+        name: "united by a name",
+        reason: "in 2.42 a series that loses its name and one that keeps it are two; in 3.14 they are one where their \
+                 labels are equal before the end",
+        nature: Nature::Version,
+        applies: names::united_by_a_name,
+    },
+    Known {
         name: "atan2 keeps names",
         reason: "2.42 does not drop metric names after atan2",
         nature: Nature::Version,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koios_model::{Labels, METRIC_NAME, MatchOp, Matcher};
 use koios_promql::{BinaryOp, Cardinality, Expr, FunctionId, VectorMatching};
 
-use super::super::answer::{Answer, Success};
+use super::super::answer::{Answer, Point, Success};
 use super::super::site::{Operand, Site};
 use super::numbers::apply;
 use super::{binary_op, fails_with, function};
@@ -78,6 +78,34 @@ fn without_names(success: &Success) -> Option<Success> {
         series,
         ..success.clone()
     })
+}
+
+/// Of set operators, which leave series as they are: without names both sides have the same samples.
+pub(super) fn united_by_a_name(site: &Site) -> bool {
+    let takes_whole = matches!(
+        binary_op(site),
+        Some(BinaryOp::And | BinaryOp::Or | BinaryOp::Unless)
+    );
+    let (true, Some(theirs), Some(ours)) = (takes_whole, site.prometheus.success(), site.koios.success()) else {
+        return false;
+    };
+    let joined = |success: &Success| {
+        let mut series: BTreeMap<Labels, Vec<Point>> = BTreeMap::new();
+        for (labels, points) in &success.series {
+            let labels = labels.without(|name| name == METRIC_NAME);
+            series.entry(labels).or_default().extend_from_slice(points);
+        }
+        for points in series.values_mut() {
+            points.sort_by_key(|point| point.t_ms);
+        }
+        Answer::Success(Success {
+            series,
+            ..success.clone()
+        })
+    };
+    matches!(site.asked.times, Times::Range { .. })
+        && theirs.series.len() > ours.series.len()
+        && Answer::difference(&joined(theirs), &joined(ours), false).is_none()
 }
 
 /// Several series match the same one at a time, and at most one of these pairs passes.

@@ -32,14 +32,15 @@ pub(super) fn deviation_of_no_number(site: &Site) -> bool {
         })
 }
 
-/// Of the functions that subtract the mean; others look out for infinity in 2.42, too.
+/// Of the functions that multiply what they add up; others look out for infinity in 2.42, too.
 pub(super) fn overflow_with_compensation(site: &Site) -> bool {
-    matches!(
-        function(site),
-        Some(FunctionId::StddevOverTime | FunctionId::StdvarOverTime)
-    ) && all_differing(site, |pair| {
-        pair.floats()
-            .is_some_and(|(a, b)| a.is_nan() && b == f64::INFINITY)
+    let overflows = |v: f64| match function(site) {
+        Some(FunctionId::StddevOverTime | FunctionId::StdvarOverTime) => v == f64::INFINITY,
+        Some(FunctionId::Deriv | FunctionId::PredictLinear) => v.is_infinite(),
+        _ => false,
+    };
+    all_differing(site, |pair| {
+        pair.floats().is_some_and(|(a, b)| a.is_nan() && overflows(b))
     }) && site
         .operands
         .iter()
