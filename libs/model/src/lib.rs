@@ -25,7 +25,7 @@ pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchSeries};
 pub use go_regex::{GoRegexError, from_go_regex};
 pub use hash::{HashPurpose, SeriesHash, TenantSeed};
-pub use histogram::{Histogram, ResetHint, Span};
+pub use histogram::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, Span, spans_of};
 pub use labels::{
     Labels, LabelsBuilder, LabelsRef, METRIC_NAME, PackedError, is_utf8, write_packed_bytes,
     write_packed_pair,

@@ -3,7 +3,7 @@
 //! Every head, read, merge and compaction uses it, so replicas converge whatever order they saw things in: the rule is
 //! commutative, associative and idempotent.
 
-use crate::{Sample, is_stale};
+use crate::{Histogram, Sample, is_stale};
 
 /// The winner of two float values at one timestamp: not stale before stale, then the larger bit pattern.
 pub fn winner(a: f64, b: f64) -> f64 {
@@ -13,6 +13,21 @@ pub fn winner(a: f64, b: f64) -> f64 {
         _ if a.to_bits() >= b.to_bits() => a,
         _ => b,
     }
+}
+
+/// The winner of two histograms at one timestamp: not stale before stale, then the larger by all bits.
+pub fn histogram_winner<'a>(a: &'a Histogram, b: &'a Histogram) -> &'a Histogram {
+    match (a.is_stale(), b.is_stale()) {
+        (false, true) => a,
+        (true, false) => b,
+        _ if a.bits_cmp(b).is_ge() => a,
+        _ => b,
+    }
+}
+
+/// Whether a float wins over a histogram at the same timestamp: not stale before stale, then the float.
+pub fn float_wins(v: f64, h: &Histogram) -> bool {
+    !is_stale(v) || h.is_stale()
 }
 
 /// Merges two runs, each strictly ascending in time, into `out` (cleared first), strictly ascending.

@@ -163,7 +163,7 @@ proptest! {
         let _ = histogram::sub(&mut sum, &b);
         histogram::scale(&mut sum, 0.5);
         histogram::divide(&mut sum, 0.0);
-        histogram::compact(&mut sum);
+        sum.compact();
         let _ = (histogram::is_reset(&a, &b), histogram::format(&a));
     }
 }

@@ -6,7 +6,7 @@
 
 use koios_model::Sample;
 
-use crate::remote_write::{DecodeLimits, RawLabel, RawMetadata, RawSeries, Sink};
+use crate::remote_write::{DecodeLimits, RawExemplar, RawLabel, RawMetadata, RawSeries, Sink};
 
 /// The name of the label that holds a metric's name.
 const NAME: &[u8] = b"__name__";
@@ -180,6 +180,7 @@ pub fn decode<'a>(
         },
         labels: Vec::new(),
         label_count: 0,
+        exemplar_labels: Vec::new(),
         samples: 0,
         metrics: 0,
         family: RawMetadata::default(),
@@ -228,6 +229,7 @@ struct Decoder<'a> {
     strings: Taken<'a>,
     labels: Vec<RawLabel<'a>>,
     label_count: usize,
+    exemplar_labels: Vec<RawLabel<'a>>,
     samples: usize,
     metrics: usize,
     /// What was said of the current metric.
@@ -256,10 +258,9 @@ impl<'a> Decoder<'a> {
             Some(b'#') if self.dialect == Dialect::OpenMetrics => self.now_ms,
             Some(_) => self.time(line.word())?,
         };
-        let mut exemplars = 0;
+        let mut exemplar = None;
         if self.dialect == Dialect::OpenMetrics && line.accept(b'#') {
-            self.skip_exemplar(&mut line)?;
-            exemplars = 1;
+            exemplar = Some(self.exemplar(&mut line, t)?);
         }
         if !line.is_empty() {
             return Err(format!(
@@ -271,11 +272,9 @@ impl<'a> Decoder<'a> {
             labels: &self.labels,
             label_count: self.label_count,
             samples: &[Sample { t, v }],
-            histograms: 0,
-            histogram_fault: None,
-            exemplars,
-            metadata: None,
-            fault: None,
+            exemplars: exemplar.as_slice(),
+            exemplar_labels: &self.exemplar_labels,
+            ..RawSeries::default()
         });
         Ok(Read::Line)
     }
@@ -355,8 +354,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Labels, a value and perhaps a time.
-    fn skip_exemplar(&mut self, line: &mut Line<'a>) -> Result<()> {
+    /// Labels, a value and perhaps a time; without one it is that of its sample.
+    fn exemplar(&mut self, line: &mut Line<'a>, sampled_at: i64) -> Result<RawExemplar> {
         if !line.accept(b'{') {
             return Err(format!(
                 "expected the labels of an exemplar, got {}",
@@ -365,13 +364,17 @@ impl<'a> Decoder<'a> {
         }
         let (labels, count) = (std::mem::take(&mut self.labels), self.label_count);
         let read = self.labels_of(line);
-        (self.labels, self.label_count) = (labels, count);
+        self.exemplar_labels = std::mem::replace(&mut self.labels, labels);
+        self.label_count = count;
         read?;
-        value(line.word())?;
-        if !line.is_empty() {
-            self.time(line.word())?;
-        }
-        Ok(())
+        let v = value(line.word())?;
+        let t = if line.is_empty() {
+            sampled_at
+        } else {
+            self.time(line.word())?
+        };
+        let labels = 0..self.exemplar_labels.len();
+        Ok(RawExemplar { t, v, labels })
     }
 
     /// `# HELP`, `# TYPE`, `# UNIT`, `# EOF`, or anything.

@@ -32,7 +32,7 @@ impl<'a> Sink<'a> for Seen {
             self.series
                 .push(format!("{} {} {}", labels.join(","), sample.v, sample.t));
         }
-        self.exemplars += series.exemplars;
+        self.exemplars += series.exemplars.len();
     }
 
     fn metadata(&mut self, m: RawMetadata<'a>) {

@@ -12,7 +12,9 @@ mod v2;
 
 pub use histogram::HistogramFault;
 
-use koios_model::Sample;
+use std::ops::Range;
+
+use koios_model::{Histogram, Sample};
 
 /// Which message a request holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +124,7 @@ pub enum SeriesFault {
 pub type RawLabel<'a> = (&'a [u8], &'a [u8]);
 
 /// One series as sent; valid until the next one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RawSeries<'a, 's> {
     /// In the order sent; at most [`DecodeLimits::labels_per_series`] of them.
     pub labels: &'s [RawLabel<'a>],
@@ -130,16 +132,36 @@ pub struct RawSeries<'a, 's> {
     pub label_count: usize,
     /// In the order sent.
     pub samples: &'s [Sample],
-    /// How many native histograms were sent.
-    pub histograms: usize,
-    /// What is wrong with the first wrong one.
-    pub histogram_fault: Option<&'s HistogramFault>,
-    /// How many exemplars were sent.
-    pub exemplars: usize,
+    /// In the order sent.
+    pub histograms: &'s [RawHistogram],
+    /// In the order sent.
+    pub exemplars: &'s [RawExemplar],
+    /// The labels of the exemplars, one after the other.
+    pub exemplar_labels: &'s [RawLabel<'a>],
     /// Metadata, which remote write 2.0 sends with each series.
     pub metadata: Option<RawMetadata<'a>>,
     /// Why the series cannot be taken at all.
     pub fault: Option<&'s SeriesFault>,
+}
+
+/// A native histogram as sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawHistogram {
+    /// Milliseconds since the Unix epoch.
+    pub t: i64,
+    /// In canonical form ([`Histogram::make_canonical`]), or why it cannot be taken.
+    pub histogram: Result<Histogram, HistogramFault>,
+}
+
+/// An exemplar as sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawExemplar {
+    /// Milliseconds since the Unix epoch.
+    pub t: i64,
+    /// Its value.
+    pub v: f64,
+    /// Where its labels are among [`RawSeries::exemplar_labels`].
+    pub labels: Range<usize>,
 }
 
 /// Metadata as sent.
@@ -203,10 +225,11 @@ struct Scratch<'a> {
     labels: Vec<RawLabel<'a>>,
     label_count: usize,
     samples: Vec<Sample>,
-    histograms: usize,
-    histogram_fault: Option<HistogramFault>,
+    histograms: Vec<RawHistogram>,
     histogram: histogram::Scratch,
-    exemplars: usize,
+    exemplars_seen: usize,
+    exemplars: Vec<RawExemplar>,
+    exemplar_labels: Vec<RawLabel<'a>>,
     metadata: Option<RawMetadata<'a>>,
     fault: Option<SeriesFault>,
 }
@@ -220,10 +243,11 @@ impl<'a> Scratch<'a> {
             labels: Vec::new(),
             label_count: 0,
             samples: Vec::new(),
-            histograms: 0,
-            histogram_fault: None,
+            histograms: Vec::new(),
             histogram: histogram::Scratch::default(),
-            exemplars: 0,
+            exemplars_seen: 0,
+            exemplars: Vec::new(),
+            exemplar_labels: Vec::new(),
             metadata: None,
             fault: None,
         }
@@ -238,9 +262,9 @@ impl<'a> Scratch<'a> {
         self.labels.clear();
         self.label_count = 0;
         self.samples.clear();
-        self.histograms = 0;
-        self.histogram_fault = None;
-        self.exemplars = 0;
+        self.histograms.clear();
+        self.exemplars.clear();
+        self.exemplar_labels.clear();
         self.metadata = None;
         self.fault = None;
         Ok(())
@@ -259,14 +283,23 @@ impl<'a> Scratch<'a> {
         Ok(())
     }
 
-    /// Decodes and checks a native histogram, of which only the verdict is kept.
+    /// Decodes and checks a native histogram.
     fn push_histogram(&mut self, message: reader::Reader<'a>) -> Result<(), DecodeError> {
         self.count_sample()?;
-        self.histograms += 1;
         self.histogram.decode(message)?;
-        if self.histogram_fault.is_none() {
-            self.histogram_fault = self.histogram.check().err();
+        self.histograms.push(self.histogram.raw());
+        Ok(())
+    }
+
+    /// Adds an exemplar whose labels are those from `first_label` on.
+    fn push_exemplar(&mut self, (t, v): (i64, f64), first_label: usize) -> Result<(), DecodeError> {
+        self.exemplars_seen += 1;
+        if self.exemplars_seen > self.limits.samples {
+            let limit = self.limits.samples;
+            return Err(DecodeError::TooManySamples { limit });
         }
+        let labels = first_label..self.exemplar_labels.len();
+        self.exemplars.push(RawExemplar { t, v, labels });
         Ok(())
     }
 
@@ -284,9 +317,9 @@ impl<'a> Scratch<'a> {
             labels: &self.labels,
             label_count: self.label_count,
             samples: &self.samples,
-            histograms: self.histograms,
-            histogram_fault: self.histogram_fault.as_ref(),
-            exemplars: self.exemplars,
+            histograms: &self.histograms,
+            exemplars: &self.exemplars,
+            exemplar_labels: &self.exemplar_labels,
             metadata: self.metadata,
             fault: self.fault.as_ref(),
         }

@@ -210,8 +210,8 @@ impl<'a> Sink<'a> for Intake<'a> {
         if self.taken.label_bytes_exceeded {
             return;
         }
-        self.taken.exemplars += series.exemplars as u64;
-        let histograms = series.histograms as u64;
+        self.taken.exemplars += series.exemplars.len() as u64;
+        let histograms = series.histograms.len() as u64;
         if let Err(rejection) = self.pack(&series) {
             let samples = series.samples.len() as u64 + histograms;
             self.taken.report.series += 1;
@@ -222,7 +222,10 @@ impl<'a> Sink<'a> for Intake<'a> {
         }
         let mut rejected = self.append(series.samples, series.labels);
         if histograms > 0 {
-            let fault = series.histogram_fault.cloned();
+            let fault = series
+                .histograms
+                .iter()
+                .find_map(|h| h.histogram.as_ref().err().cloned());
             let rejection = fault.map_or(Rejection::HistogramNotStored, Rejection::Histogram);
             self.taken
                 .report

@@ -114,11 +114,7 @@ impl Exposition {
                 labels: &[(METRIC_NAME.as_bytes(), name.as_bytes())],
                 label_count: 1,
                 samples: &[time],
-                histograms: 0,
-                histogram_fault: None,
-                exemplars: 0,
-                metadata: None,
-                fault: None,
+                ..RawSeries::default()
             });
         }
         Ok(())

@@ -134,7 +134,7 @@ pub(super) fn scaled(h: &Histogram, factor: f64) -> Histogram {
 /// A multiple without empty buckets.
 pub(super) fn scaled_compact(h: &Histogram, factor: f64) -> Histogram {
     let mut out = scaled(h, factor);
-    histogram::compact(&mut out);
+    out.compact();
     out
 }
 
@@ -150,7 +150,7 @@ pub(super) fn with_float(op: BinaryOp, h: &Histogram, v: f64) -> Option<Histogra
         }
         _ => return None,
     }
-    histogram::compact(&mut out);
+    out.compact();
     Some(out)
 }
 
@@ -182,6 +182,6 @@ pub(super) fn added(
     if reconciled.bounds {
         annotations.mismatched_custom_buckets(name, span);
     }
-    histogram::compact(&mut out);
+    out.compact();
     Some(out)
 }

@@ -248,7 +248,7 @@ impl Histograms {
             annotations.counter_reset_collision(HistogramOperation::Aggregation, span);
         }
         let mut h = self.acc.value();
-        crate::histogram::compact(&mut h);
+        h.compact();
         Point::Histogram(Arc::new(h))
     }
 }

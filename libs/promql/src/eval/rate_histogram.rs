@@ -127,7 +127,7 @@ fn change(w: Samples<'_>, s: &mut StepInfo<'_>, kind: RateKind) -> Result<Histog
         s.annotations.histogram_not_gauge(name, s.span);
     }
     result.reset_hint = ResetHint::Gauge;
-    histogram::compact(&mut result);
+    result.compact();
     Ok(result)
 }
 
@@ -246,7 +246,7 @@ fn extended_rate(
         histogram::divide(&mut result, s.range_seconds());
     }
     result.reset_hint = ResetHint::Gauge;
-    histogram::compact(&mut result);
+    result.compact();
     Ok(Some(result))
 }
 
@@ -328,7 +328,7 @@ pub(super) fn between(
         }
     }
     result.reset_hint = ResetHint::Gauge;
-    histogram::compact(&mut result);
+    result.compact();
     if let Some(seconds) = seconds {
         histogram::divide(&mut result, seconds);
     }

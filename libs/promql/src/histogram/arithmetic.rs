@@ -1,9 +1,9 @@
 //! Sums, differences and multiples.
 
-use koios_model::{Histogram, ResetHint};
+use koios_model::{Histogram, ResetHint, spans_of};
 
 use super::bounds::exponential_bound;
-use super::buckets::{Cell, Side, read, write};
+use super::buckets::{Cell, Side, read};
 
 /// The schema number of custom buckets.
 const CUSTOM_SCHEMA: i32 = -53;
@@ -73,7 +73,7 @@ impl<C: Cell> Parts<C> {
 
     /// The histogram, with `value` of each cell.
     pub(super) fn histogram(self, value: impl Fn(C) -> f64) -> Histogram {
-        let side = |side: Side<C>| write(side.into_iter().map(|(i, c)| (i, value(c))));
+        let side = |side: Side<C>| spans_of(side.into_iter().map(|(i, c)| (i, value(c))));
         let (positive_spans, positive_buckets) = side(self.positive);
         let (negative_spans, negative_buckets) = side(self.negative);
         Histogram {

@@ -63,37 +63,6 @@ pub(super) fn read<C: Cell>(spans: &[Span], buckets: &[f64]) -> Side<C> {
     side
 }
 
-/// Turns a list into spans and buckets.
-pub(super) fn write(side: impl IntoIterator<Item = (i32, f64)>) -> (Vec<Span>, Vec<f64>) {
-    let (mut spans, mut buckets): (Vec<Span>, Vec<f64>) = (Vec::new(), Vec::new());
-    let mut next = 0i32;
-    for (index, count) in side {
-        match spans.last_mut() {
-            Some(span) if index == next => span.length += 1,
-            _ => spans.push(Span {
-                offset: index.wrapping_sub(next),
-                length: 1,
-            }),
-        }
-        buckets.push(count);
-        next = index.wrapping_add(1);
-    }
-    (spans, buckets)
-}
-
-/// Removes empty buckets.
-pub fn compact(h: &mut Histogram) {
-    let keep = |spans: &[Span], buckets: &[f64]| {
-        write(
-            read::<f64>(spans, buckets)
-                .into_iter()
-                .filter(|(_, count)| *count != 0.0),
-        )
-    };
-    (h.positive_spans, h.positive_buckets) = keep(&h.positive_spans, &h.positive_buckets);
-    (h.negative_spans, h.negative_buckets) = keep(&h.negative_spans, &h.negative_buckets);
-}
-
 /// Where bucket `index` ends; -1 is below the first custom bucket.
 fn bound(h: &Histogram, index: i32) -> f64 {
     if !uses_custom_buckets(h) {
@@ -225,7 +194,7 @@ mod tests {
             side in proptest::collection::btree_map(-1000i32..1000, 0.0f64..10.0, 0..20)
         ) {
             let side: Side<f64> = side.into_iter().collect();
-            let (spans, buckets) = write(side.clone());
+            let (spans, buckets) = spans_of(side.clone());
             prop_assert!(spans.iter().skip(1).all(|s| s.offset > 0));
             prop_assert_eq!(read::<f64>(&spans, &buckets), side);
         }

@@ -15,8 +15,8 @@ mod trim;
 
 pub(crate) use arithmetic::{Incompatible, equal, reduced, uses_custom_buckets};
 pub use arithmetic::{Reconciled, add, divide, scale, sub};
+pub use buckets::Bucket;
 pub(crate) use buckets::all_buckets;
-pub use buckets::{Bucket, compact};
 pub(crate) use quantile::{fraction, quantile, variance};
 pub(crate) use reset::StatisticsOnly;
 pub use reset::is_reset;

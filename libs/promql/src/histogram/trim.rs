@@ -5,7 +5,7 @@
 use koios_model::Histogram;
 
 use super::arithmetic::uses_custom_buckets;
-use super::buckets::{Bucket, compact, negative, positive, zero};
+use super::buckets::{Bucket, negative, positive, zero};
 
 /// What stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) fn trim(h: &mut Histogram, at: f64, keep_below: bool) {
     if changed {
         h.count = count;
         h.sum = sum;
-        compact(h);
+        h.compact();
     }
 }
 

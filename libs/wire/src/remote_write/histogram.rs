@@ -1,22 +1,21 @@
-//! Native histograms: decoded to be checked.
+//! Native histograms: decoded, checked, and turned into the float form.
 //!
 //! **Source**: Prometheus `model/histogram` `Histogram.Validate`, `FloatHistogram.Validate`.
 
-use super::DecodeError;
+use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, STALE_NAN_BITS, Span, spans_of};
+
 use super::reader::{BYTES, FIXED64, Reader, VARINT, unzigzag};
+use super::{DecodeError, RawHistogram};
 
 /// Most buckets of one sign, and most spans and custom bounds.
 const BUCKETS_MAX: usize = 4096;
-/// The schema with bounds of its own.
-const CUSTOM_SCHEMA: i64 = -53;
-const STALE_NAN_BITS: u64 = koios_model::STALE_NAN_BITS;
 
 /// What is wrong with a native histogram.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HistogramFault {
     /// No such resolution.
     #[error("invalid native histogram: schema {0} is unknown, must be -4 to 8 or -53")]
-    Schema(i64),
+    Schema(i32),
     /// More buckets or bounds than any histogram has.
     #[error("invalid native histogram: more than {BUCKETS_MAX} {0}")]
     TooMany(&'static str),
@@ -95,7 +94,7 @@ pub enum HistogramFault {
     CustomSides,
     /// Bounds of its own with a schema that has none.
     #[error("invalid native histogram: schema {0} allows no custom bounds")]
-    UnexpectedBounds(i64),
+    UnexpectedBounds(i32),
 }
 
 /// One sign's buckets.
@@ -110,7 +109,9 @@ struct Side {
 /// A histogram's fields, kept between histograms for their space.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    schema: i64,
+    t: i64,
+    hint: u64,
+    schema: i32,
     count_int: u64,
     count_float: Option<f64>,
     sum: f64,
@@ -153,7 +154,7 @@ impl Scratch {
                 1 => self.count_int = m.varint()?,
                 2 => self.count_float = Some(m.double()?),
                 3 => self.sum = m.double()?,
-                4 => self.schema = i64::from(unzigzag(m.varint()?) as i32),
+                4 => self.schema = unzigzag(m.varint()?) as i32,
                 5 => self.zero_threshold = m.double()?,
                 6 => self.zero_int = m.varint()?,
                 7 => self.zero_float = Some(m.double()?),
@@ -163,7 +164,8 @@ impl Scratch {
                 11 => self.positive.span(m.message()?)?,
                 12 => m.numbers(tag, VARINT, |r| self.positive.delta(r))?,
                 13 => m.numbers(tag, FIXED64, |r| self.positive.count(r))?,
-                14 | 15 => drop(m.varint()?),
+                14 => self.hint = m.varint()?,
+                15 => self.t = m.varint()? as i64,
                 16 => m.numbers(tag, FIXED64, |r| {
                     let bound = r.double()?;
                     if self.bounds.len() < BUCKETS_MAX {
@@ -179,13 +181,55 @@ impl Scratch {
         Ok(())
     }
 
+    /// What was decoded.
+    pub(super) fn raw(&self) -> RawHistogram {
+        RawHistogram {
+            t: self.t,
+            histogram: self.check().map(|()| self.histogram()),
+        }
+    }
+
+    /// The float form of what was found good.
+    fn histogram(&self) -> Histogram {
+        let is_float = self.count_float.is_some();
+        if self.sum.to_bits() == STALE_NAN_BITS {
+            return Histogram::stale();
+        }
+        let (positive_spans, positive_buckets) = self.positive.absolute(is_float);
+        let (negative_spans, negative_buckets) = self.negative.absolute(is_float);
+        let mut histogram = Histogram {
+            reset_hint: match self.hint {
+                1 => ResetHint::Reset,
+                2 => ResetHint::NotReset,
+                3 => ResetHint::Gauge,
+                _ => ResetHint::Unknown,
+            },
+            schema: self.schema,
+            zero_threshold: self.zero_threshold,
+            zero_count: if is_float {
+                self.zero_float.unwrap_or(0.0)
+            } else {
+                self.zero_int as f64
+            },
+            count: self.count_float.unwrap_or(self.count_int as f64),
+            sum: self.sum,
+            positive_spans,
+            negative_spans,
+            positive_buckets,
+            negative_buckets,
+            custom_bounds: self.bounds.clone(),
+        };
+        histogram.make_canonical();
+        histogram
+    }
+
     /// Checks what was decoded.
-    pub(super) fn check(&self) -> Result<(), HistogramFault> {
+    fn check(&self) -> Result<(), HistogramFault> {
         if self.too_many_bounds {
             return Err(HistogramFault::TooMany("custom bounds"));
         }
         match self.schema {
-            CUSTOM_SCHEMA => self.check_custom()?,
+            CUSTOM_BOUNDS_SCHEMA => self.check_custom()?,
             -4..=8 if self.bounds.is_empty() => {}
             -4..=8 => return Err(HistogramFault::UnexpectedBounds(self.schema)),
             other => return Err(HistogramFault::Schema(other)),
@@ -356,6 +400,29 @@ impl Side {
             total += u128::from(count);
         }
         Ok(total)
+    }
+
+    /// Spans and absolute counts.
+    fn absolute(&self, is_float: bool) -> (Vec<Span>, Vec<f64>) {
+        let mut current = 0i64;
+        let counts = (0..).map_while(|i| {
+            if is_float {
+                return self.counts.get(i).copied();
+            }
+            current = current.wrapping_add(*self.deltas.get(i)?);
+            Some(current as f64)
+        });
+        let mut next = 0i64;
+        let indices = self.spans.iter().flat_map(|&(offset, length)| {
+            let first = next.wrapping_add(offset);
+            next = first.wrapping_add(length.cast_signed());
+            first..next
+        });
+        let filled = indices
+            .map(|index| index as i32)
+            .zip(counts)
+            .filter(|(_, count)| *count != 0.0);
+        spans_of(filled)
     }
 
     fn float_total(&self, sign: &'static str) -> Result<f64, HistogramFault> {

@@ -1,3 +1,4 @@
+use koios_model::{ResetHint, Span};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -25,7 +26,7 @@ struct SeenSeries {
     labels: Vec<(Vec<u8>, Vec<u8>)>,
     label_count: usize,
     samples: Vec<Sample>,
-    histograms: usize,
+    histograms: Vec<Histogram>,
     histogram_fault: Option<String>,
     exemplars: usize,
     fault: Option<String>,
@@ -38,9 +39,16 @@ impl<'a> Sink<'a> for Seen {
             labels: s.labels.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
             label_count: s.label_count,
             samples: s.samples.to_vec(),
-            histograms: s.histograms,
-            histogram_fault: s.histogram_fault.map(ToString::to_string),
-            exemplars: s.exemplars,
+            histograms: s
+                .histograms
+                .iter()
+                .filter_map(|h| h.histogram.clone().ok())
+                .collect(),
+            histogram_fault: s
+                .histograms
+                .iter()
+                .find_map(|h| h.histogram.as_ref().err().map(ToString::to_string)),
+            exemplars: s.exemplars.len(),
             fault: s.fault.map(ToString::to_string),
             help: s.metadata.map(|m| m.help.to_vec()),
         });
@@ -328,7 +336,14 @@ fn verdict(histogram: Message) -> Option<String> {
     let first = see(Version::V1, &v1.0).unwrap();
     let second = see(Version::V2, &v2.0).unwrap();
     assert_eq!(first.series[0].histogram_fault, second.series[0].histogram_fault);
-    assert_eq!((first.series[0].histograms, second.series[0].histograms), (1, 1));
+    let [first_kept, second_kept] = [&first, &second].map(|seen| &seen.series[0].histograms);
+    assert_eq!(first_kept.len(), second_kept.len());
+    assert!(
+        first_kept
+            .iter()
+            .zip(second_kept)
+            .all(|(a, b)| a.bits_cmp(b).is_eq())
+    );
     first.series[0].histogram_fault.clone()
 }
 
@@ -422,4 +437,99 @@ fn bad_histograms_are_named() {
             "{want}: {got}"
         );
     }
+}
+
+fn decoded(histogram: Message) -> Histogram {
+    let v1 = Message::default().message(1, Message::default().message(4, histogram));
+    see(Version::V1, &v1.0)
+        .unwrap()
+        .series
+        .remove(0)
+        .histograms
+        .remove(0)
+}
+
+#[test]
+fn histograms_are_taken_as_floats_without_empty_buckets() {
+    let span = |offset, length| Span { offset, length };
+    let integer = good_integer()
+        .number(1, 9)
+        .number(14, 1)
+        .span(11, 1, 3)
+        .deltas(12, &[4, -5, 1])
+        .span(8, 7, 0);
+    let want = Histogram {
+        reset_hint: ResetHint::Reset,
+        schema: 3,
+        zero_threshold: 0.001,
+        zero_count: 2.0,
+        count: 9.0,
+        sum: 1.5,
+        positive_spans: vec![span(-2, 1), span(1, 1), span(1, 1)],
+        positive_buckets: vec![1.0, 5.0, 1.0],
+        ..Histogram::default()
+    };
+    assert_eq!(decoded(integer), want);
+    let float = Message::default()
+        .double(2, 1.5)
+        .double(7, 0.5)
+        .number(14, 3)
+        .span(8, 3, 2)
+        .bytes(10, [0.25f64, 0.75].map(f64::to_le_bytes).concat());
+    let want = Histogram {
+        reset_hint: ResetHint::Gauge,
+        zero_count: 0.5,
+        count: 1.5,
+        negative_spans: vec![span(3, 2)],
+        negative_buckets: vec![0.25, 0.75],
+        ..Histogram::default()
+    };
+    assert_eq!(decoded(float), want);
+    let stale = decoded(good_integer().double(3, koios_model::stale_nan()));
+    assert!(stale.is_stale() && stale.positive_buckets.is_empty());
+}
+
+/// The exemplars of the first series: labels, value, time.
+#[derive(Default)]
+struct Exemplars(Vec<(Vec<(String, String)>, f64, i64)>);
+
+impl<'a> Sink<'a> for Exemplars {
+    fn series(&mut self, s: RawSeries<'a, '_>) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for e in s.exemplars {
+            let labels = s.exemplar_labels[e.labels.clone()].iter();
+            let labels = labels.map(|(n, v)| (text(n), text(v))).collect();
+            self.0.push((labels, e.v, e.t));
+        }
+    }
+
+    fn metadata(&mut self, _: RawMetadata<'a>) {}
+}
+
+#[test]
+fn exemplars_keep_their_labels_apart() {
+    let label = |n: &str, v: &str| Message::default().bytes(1, n).bytes(2, v);
+    let one = Message::default()
+        .message(1, label("trace_id", "a"))
+        .double(2, 0.5)
+        .number(3, 7);
+    let two = Message::default()
+        .message(1, label("trace_id", "b"))
+        .message(1, label("span_id", "c"));
+    let v1 = Message::default().message(1, Message::default().message(3, one).message(3, two));
+    let mut first = Exemplars::default();
+    decode(Version::V1, &v1.0, LIMITS, &mut first).unwrap();
+    let one = Message::default().packed(1, &[1, 2]).double(2, 0.5).number(3, 7);
+    let two = Message::default().packed(1, &[1, 3, 4, 5]);
+    let series = Message::default().message(4, one).message(4, two);
+    let mut second = Exemplars::default();
+    let symbols = ["", "trace_id", "a", "b", "span_id", "c"];
+    decode(Version::V2, &v2(&symbols, series), LIMITS, &mut second).unwrap();
+    let pair = |n: &str, v: &str| (n.to_owned(), v.to_owned());
+    let want = [
+        (vec![pair("trace_id", "a")], 0.5, 7),
+        (vec![pair("trace_id", "b"), pair("span_id", "c")], 0.0, 0),
+    ];
+    assert_eq!(first.0, want);
+    assert_eq!(second.0, want);
 }

@@ -66,8 +66,7 @@ fn series<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), 
             }
             SERIES_EXEMPLARS => {
                 tag.expect(BYTES)?;
-                message.bytes()?;
-                scratch.exemplars += 1;
+                exemplar(message.message()?, scratch)?;
             }
             SERIES_HISTOGRAMS => {
                 tag.expect(BYTES)?;
@@ -96,6 +95,30 @@ fn label<'a>(mut message: Reader<'a>) -> Result<RawLabel<'a>, DecodeError> {
         }
     }
     Ok((name, value))
+}
+
+fn exemplar<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), DecodeError> {
+    let first_label = scratch.exemplar_labels.len();
+    let (mut t, mut v) = (0, 0.0);
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => {
+                tag.expect(BYTES)?;
+                scratch.exemplar_labels.push(label(message.message()?)?);
+            }
+            2 => {
+                tag.expect(FIXED64)?;
+                v = message.double()?;
+            }
+            3 => {
+                tag.expect(VARINT)?;
+                t = message.varint()? as i64;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    scratch.push_exemplar((t, v), first_label)
 }
 
 /// A sample; remote write 2.0 has the same fields and a start timestamp, which is passed over.

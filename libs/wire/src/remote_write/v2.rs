@@ -1,7 +1,7 @@
 //! `io.prometheus.write.v2.Request`: strings stand once in a table and are referred to by number.
 
-use super::reader::{BYTES, Reader, VARINT};
-use super::{DecodeError, DecodeLimits, RawMetadata, Scratch, SeriesFault, Sink, kind_word, v1};
+use super::reader::{BYTES, FIXED64, Reader, VARINT};
+use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, SeriesFault, Sink, kind_word, v1};
 
 const REQUEST_SYMBOLS: u32 = 4;
 const REQUEST_TIMESERIES: u32 = 5;
@@ -81,7 +81,9 @@ fn series<'a>(
         let tag = message.tag()?;
         match tag.field {
             SERIES_LABEL_REFS => message.numbers(tag, VARINT, |r| {
-                refs.push(r.varint()?, scratch);
+                if let Some(label) = refs.next(r.varint()?, &mut scratch.fault) {
+                    scratch.push_label(label);
+                }
                 Ok(())
             })?,
             SERIES_SAMPLES => {
@@ -94,8 +96,7 @@ fn series<'a>(
             }
             SERIES_EXEMPLARS => {
                 tag.expect(BYTES)?;
-                message.bytes()?;
-                scratch.exemplars += 1;
+                exemplar(message.message()?, symbols, scratch)?;
             }
             SERIES_METADATA => {
                 tag.expect(BYTES)?;
@@ -104,11 +105,44 @@ fn series<'a>(
             _ => message.skip(tag)?,
         }
     }
-    if refs.name.is_some() {
-        let count = refs.count;
-        scratch.fault.get_or_insert(SeriesFault::OddReferences { count });
-    }
+    refs.end(&mut scratch.fault);
     Ok(())
+}
+
+fn exemplar<'a>(
+    mut message: Reader<'a>,
+    symbols: &[&'a [u8]],
+    scratch: &mut Scratch<'a>,
+) -> Result<(), DecodeError> {
+    let first_label = scratch.exemplar_labels.len();
+    let mut refs = References {
+        symbols,
+        name: None,
+        count: 0,
+    };
+    let (mut t, mut v) = (0, 0.0);
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => message.numbers(tag, VARINT, |r| {
+                if let Some(label) = refs.next(r.varint()?, &mut scratch.fault) {
+                    scratch.exemplar_labels.push(label);
+                }
+                Ok(())
+            })?,
+            2 => {
+                tag.expect(FIXED64)?;
+                v = message.double()?;
+            }
+            3 => {
+                tag.expect(VARINT)?;
+                t = message.varint()? as i64;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    refs.end(&mut scratch.fault);
+    scratch.push_exemplar((t, v), first_label)
 }
 
 struct References<'a, 's> {
@@ -128,12 +162,24 @@ impl<'a> References<'a, '_> {
         })
     }
 
-    fn push(&mut self, reference: u64, scratch: &mut Scratch<'a>) {
+    /// The label that a reference completes.
+    fn next(&mut self, reference: u64, fault: &mut Option<SeriesFault>) -> Option<RawLabel<'a>> {
         self.count += 1;
-        let symbol = self.resolve(reference, &mut scratch.fault);
+        let symbol = self.resolve(reference, fault);
         match self.name.take() {
-            None => self.name = Some(symbol),
-            Some(name) => scratch.push_label((name, symbol)),
+            None => {
+                self.name = Some(symbol);
+                None
+            }
+            Some(name) => Some((name, symbol)),
+        }
+    }
+
+    /// Notes a name that got no value.
+    fn end(&self, fault: &mut Option<SeriesFault>) {
+        if self.name.is_some() {
+            let count = self.count;
+            fault.get_or_insert(SeriesFault::OddReferences { count });
         }
     }
 }

@@ -86,7 +86,8 @@ pub(super) fn united_by_a_name(site: &Site) -> bool {
         binary_op(site),
         Some(BinaryOp::And | BinaryOp::Or | BinaryOp::Unless)
     );
-    let (true, Some(theirs), Some(ours)) = (takes_whole, site.prometheus.success(), site.koios.success()) else {
+    let (true, Some(theirs), Some(ours)) = (takes_whole, site.prometheus.success(), site.koios.success())
+    else {
         return false;
     };
     let joined = |success: &Success| {
