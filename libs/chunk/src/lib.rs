@@ -1,4 +1,4 @@
-//! Compressed sample chunks: a run of float samples of one series in its smallest exact form.
+//! Compressed sample chunks: a run of float samples, or of native histograms, of one series in a small exact form.
 //!
 //! **Data flow.** Heads keep what still grows as open runs ([`OpenState`]) and seal them into chunks ([`encode`], or an
 //! [`Encoder`] that keeps its scratch memory). Samples travel to queriers as [`Run`]s: chunks as they are, and within one
@@ -21,6 +21,7 @@ mod column;
 pub mod decimal;
 mod encode;
 mod error;
+mod histogram;
 mod open;
 mod recent_times;
 mod run;
@@ -28,6 +29,7 @@ mod view;
 
 pub use encode::{Encoder, encode};
 pub use error::Error;
+pub use histogram::{OpenHistograms, encode_histograms, pack_histograms, unpack_histograms};
 pub use open::{OpenEntry, OpenRun, OpenState, decode_open};
 pub use run::{PlainRun, Run};
 pub use view::Chunk;
@@ -35,8 +37,10 @@ pub use view::Chunk;
 /// The most samples one chunk may hold: it bounds what a reader allocates for a chunk of a few bytes.
 pub const SAMPLES_MAX: usize = 1 << 16;
 
-/// The version byte of the only format so far.
+/// The version byte of chunks of floats.
 pub(crate) const VERSION: u8 = 1;
+/// The version byte of chunks of native histograms.
+pub(crate) const VERSION_HISTOGRAMS: u8 = 2;
 /// Bit of the second byte that says that some samples are not mantissas.
 pub(crate) const FLAG_ESCAPES: u8 = 0x80;
 /// Bits of the second byte that hold the decimal exponent.

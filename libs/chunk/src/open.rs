@@ -222,50 +222,79 @@ fn decode_entries(
     if count == 0 {
         return Some(());
     }
-    let mut t = i64::from_le_bytes(*cursor.take(8)?.first_chunk()?);
-    let mut v = float(cursor)?;
-    let mut step = 0u32;
-    let mut exponent = exponent_for_run(&[v]);
-    // The mantissa of `v`, once it is known: most entries follow one that told it.
-    let mut mantissa = None;
-    timestamps.push(t);
-    values.push(v);
+    let mut reader = EntryReader::first(cursor)?;
+    timestamps.push(reader.t);
+    values.push(reader.v);
     for _ in 1..count {
+        reader.next(cursor)?;
+        timestamps.push(reader.t);
+        values.push(reader.v);
+    }
+    Some(())
+}
+
+/// Reads the entries of a run, one after the other.
+pub(crate) struct EntryReader {
+    /// Time of the newest sample read.
+    pub(crate) t: i64,
+    /// Its value.
+    pub(crate) v: f64,
+    step: u32,
+    exponent: u8,
+    /// The mantissa of `v`, once it is known: most entries follow one that told it.
+    mantissa: Option<i64>,
+}
+
+impl EntryReader {
+    /// Reads the first entry.
+    pub(crate) fn first(cursor: &mut Cursor<'_>) -> Option<Self> {
+        let t = i64::from_le_bytes(*cursor.take(8)?.first_chunk()?);
+        let v = float(cursor)?;
+        Some(Self {
+            t,
+            v,
+            step: 0,
+            exponent: exponent_for_run(&[v]),
+            mantissa: None,
+        })
+    }
+
+    /// Reads the next.
+    #[inline]
+    pub(crate) fn next(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         let control = cursor.u8()?;
         let change = if control & SAME_STEP != 0 {
             0
         } else {
             cursor.zigzag()?
         };
-        let next = t.wrapping_add(i64::from(step)).wrapping_add(change);
+        let next = self.t.wrapping_add(i64::from(self.step)).wrapping_add(change);
         match control & !SAME_STEP {
             SAME => {}
             DELTA => {
-                let before = mantissa.or_else(|| to_mantissa(v, exponent)).unwrap_or(0);
-                let m = before.wrapping_add(cursor.zigzag()?);
-                v = from_mantissa(m, exponent);
-                mantissa = Some(m);
+                let before = self.mantissa.or_else(|| to_mantissa(self.v, self.exponent));
+                let m = before.unwrap_or(0).wrapping_add(cursor.zigzag()?);
+                self.v = from_mantissa(m, self.exponent);
+                self.mantissa = Some(m);
             }
             RAISE => {
-                exponent = cursor.u8()?;
+                self.exponent = cursor.u8()?;
                 let m = cursor.zigzag()?;
-                v = from_mantissa(m, exponent);
-                mantissa = Some(m);
+                self.v = from_mantissa(m, self.exponent);
+                self.mantissa = Some(m);
             }
             _ => {
-                v = float(cursor)?;
-                mantissa = None;
+                self.v = float(cursor)?;
+                self.mantissa = None;
             }
         }
-        step = step_between(t, next);
-        t = next;
-        timestamps.push(t);
-        values.push(v);
+        self.step = step_between(self.t, next);
+        self.t = next;
+        Some(())
     }
-    Some(())
 }
 
-fn float(cursor: &mut Cursor<'_>) -> Option<f64> {
+pub(crate) fn float(cursor: &mut Cursor<'_>) -> Option<f64> {
     let bits = u64::from_le_bytes(*cursor.take(8)?.first_chunk()?);
     Some(f64::from_bits(bits))
 }

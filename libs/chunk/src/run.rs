@@ -1,6 +1,8 @@
 //! Samples of one series in whatever form they are kept, so that nothing is encoded only to be decoded.
 
-use koios_model::TimeRange;
+use std::sync::Arc;
+
+use koios_model::{Histogram, TimeRange};
 
 use crate::{Chunk, Encoder, Error, OpenRun};
 
@@ -43,7 +45,7 @@ impl PlainRun {
     }
 }
 
-/// A run of samples on its way from where it is kept to where it is evaluated. Between processes only chunks travel.
+/// A run of samples of one kind on its way from where it is kept to where it is evaluated. Between processes only chunks travel.
 #[derive(Clone, Debug)]
 pub enum Run {
     /// Encoded.
@@ -85,7 +87,27 @@ impl Run {
         }
     }
 
-    /// Appends the samples of a closed range, in strictly ascending time; both columns grow by the same count.
+    /// Whether its samples are native histograms, and none are floats.
+    pub fn has_histograms(&self) -> bool {
+        matches!(self, Self::Chunk(chunk) if chunk.has_histograms())
+    }
+
+    /// Appends the histograms of a closed range, in strictly ascending time.
+    ///
+    /// # Errors
+    /// [`Error`] when they are damaged; then nothing has been appended.
+    pub fn decode_histograms(
+        &self,
+        range: TimeRange,
+        out: &mut Vec<(i64, Arc<Histogram>)>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Chunk(chunk) => chunk.decode_histograms(range, out),
+            Self::Open(_) | Self::Plain(_) => Ok(()),
+        }
+    }
+
+    /// Appends the floats of a closed range, in strictly ascending time; both columns grow by the same count.
     ///
     /// # Errors
     /// [`Error`] when the samples are damaged; then nothing has been appended.

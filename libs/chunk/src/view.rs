@@ -1,15 +1,20 @@
 //! Reading a chunk.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use koios_model::TimeRange;
+use koios_model::{Histogram, TimeRange};
 
 use crate::bits::Cursor;
 use crate::column::{Flaw, Reader};
 use crate::decimal::{EXPONENT_MAX, from_mantissa, power_of_ten};
+use crate::histogram::{Described, decoded_bytes as histogram_bytes, read_cells};
 use crate::recent_times::RecentTimes;
-use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION};
+use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, VERSION_HISTOGRAMS};
+
+/// What a decoded float occupies.
+const FLOAT_BYTES: usize = size_of::<i64>() + size_of::<f64>();
 
 /// An encoded chunk whose checksum and header have been checked. Cloning shares the bytes.
 #[derive(Clone, Debug)]
@@ -21,6 +26,8 @@ pub struct Chunk {
     escapes: bool,
     /// Where the columns start.
     body: usize,
+    /// Of histograms: the most cells that one of them has.
+    cells: Option<usize>,
 }
 
 impl Chunk {
@@ -42,10 +49,15 @@ impl Chunk {
         }
         let mut c = Cursor::new(content);
         let version = c.u8().ok_or_else(|| malformed(0, "empty"))?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_HISTOGRAMS {
             return Err(Error::Version { version });
         }
         let header = read_header(&mut c).map_err(|what| malformed(c.pos(), what))?;
+        let cells = if version == VERSION_HISTOGRAMS {
+            Some(read_cells(&mut c).ok_or_else(|| malformed(c.pos(), "header of histograms"))?)
+        } else {
+            None
+        };
         if header.count == 0 || header.count > SAMPLES_MAX as u64 {
             return Err(Error::Count { count: header.count });
         }
@@ -56,6 +68,7 @@ impl Chunk {
             exponent: header.flags & EXPONENT_MASK,
             escapes: header.flags & FLAG_ESCAPES != 0,
             body,
+            cells,
             bytes,
         })
     }
@@ -80,7 +93,41 @@ impl Chunk {
         self.bytes
     }
 
-    /// Appends all samples, in strictly ascending time.
+    /// Whether its samples are native histograms, and none are floats.
+    pub fn has_histograms(&self) -> bool {
+        self.cells.is_some()
+    }
+
+    /// At most how many bytes its samples take, decoded.
+    pub fn decoded_bytes(&self) -> usize {
+        let each = self.cells.map_or(FLOAT_BYTES, histogram_bytes);
+        self.count.saturating_mul(each)
+    }
+
+    /// Appends the histograms of a closed range, in strictly ascending time. A chunk of floats has none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the chunk holds something impossible; then nothing has been appended.
+    pub fn decode_histograms(
+        &self,
+        range: TimeRange,
+        out: &mut Vec<(i64, Arc<Histogram>)>,
+    ) -> Result<(), Error> {
+        let Some(cells) = self.cells else { return Ok(()) };
+        if !range.overlaps(&self.range) || range.min > range.max {
+            return Ok(());
+        }
+        let described = Described {
+            bytes: &self.bytes,
+            body: self.body,
+            count: self.count,
+            range: self.range,
+            cells,
+        };
+        described.decode(range, out)
+    }
+
+    /// Appends all floats, in strictly ascending time. A chunk of histograms has none.
     ///
     /// # Errors
     /// As [`Self::decode_range`].
@@ -88,7 +135,7 @@ impl Chunk {
         self.decode_range(TimeRange::ALL, timestamps, values)
     }
 
-    /// Appends the samples of a closed range, in strictly ascending time; both columns grow by the same count.
+    /// Appends the floats of a closed range, in strictly ascending time; both columns grow by the same count.
     ///
     /// # Errors
     /// [`Error::Malformed`] or [`Error::NotAscending`] when the columns hold something impossible; then nothing has
@@ -99,7 +146,7 @@ impl Chunk {
         timestamps: &mut Vec<i64>,
         values: &mut Vec<f64>,
     ) -> Result<(), Error> {
-        if !range.overlaps(&self.range) || range.min > range.max {
+        if self.cells.is_some() || !range.overlaps(&self.range) || range.min > range.max {
             return Ok(());
         }
         let (had_timestamps, had_values) = (timestamps.len(), values.len());

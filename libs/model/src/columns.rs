@@ -1,6 +1,6 @@
 //! The content of a batch as columns: what travels from distributor to ingester, is logged, and is applied to heads.
 
-use crate::{LabelsRef, Metadata, SeriesHash};
+use crate::{Histogram, Labels, LabelsRef, Metadata, SeriesHash};
 
 /// Series and samples as columns. `hashes`, `sample_counts` and (when labels travel) `label_ends` have one entry per
 /// series; `timestamps` and `values` hold the samples of series 0, then of series 1, and so on.
@@ -18,8 +18,50 @@ pub struct BatchColumns {
     pub timestamps: Vec<i64>,
     /// Values, bit-exact.
     pub values: Vec<f64>,
+    /// Native histograms, by series.
+    pub histograms: Vec<BatchHistogram>,
+    /// Exemplars, by series.
+    pub exemplars: Vec<BatchExemplar>,
     /// Metadata by metric name.
     pub metadata: Vec<(String, Metadata)>,
+}
+
+/// A native histogram of a series of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchHistogram {
+    /// The place of its series in the batch.
+    pub series: u32,
+    /// Milliseconds since the Unix epoch.
+    pub t: i64,
+    /// The histogram, in canonical form.
+    pub histogram: Histogram,
+}
+
+/// An exemplar of a series of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchExemplar {
+    /// The place of its series in the batch.
+    pub series: u32,
+    /// What it was observed with.
+    pub exemplar: Exemplar,
+}
+
+/// A sample of what a series counted, with what it was observed with: most often the id of a trace.
+#[derive(Clone, Debug)]
+pub struct Exemplar {
+    /// Milliseconds since the Unix epoch.
+    pub t: i64,
+    /// The value observed, bit-exact.
+    pub v: f64,
+    /// Its own labels, those of its series left out.
+    pub labels: Labels,
+}
+
+impl PartialEq for Exemplar {
+    /// Bit equality.
+    fn eq(&self, other: &Self) -> bool {
+        self.t == other.t && self.v.to_bits() == other.v.to_bits() && self.labels == other.labels
+    }
 }
 
 /// One series of a batch.
@@ -53,21 +95,43 @@ impl BatchColumns {
         }
     }
 
+    /// Appends a histogram to the last series; nothing happens when there is none.
+    pub fn push_histogram(&mut self, t: i64, histogram: Histogram) {
+        if let Some(series) = self.last_series() {
+            self.histograms.push(BatchHistogram { series, t, histogram });
+        }
+    }
+
+    /// Appends an exemplar to the last series; nothing happens when there is none.
+    pub fn push_exemplar(&mut self, exemplar: Exemplar) {
+        if let Some(series) = self.last_series() {
+            self.exemplars.push(BatchExemplar { series, exemplar });
+        }
+    }
+
+    fn last_series(&self) -> Option<u32> {
+        self.hashes.len().checked_sub(1).map(|last| last as u32)
+    }
+
     /// How many series.
     pub fn series_count(&self) -> usize {
         self.hashes.len()
     }
 
-    /// How many samples.
+    /// How many samples, histograms included.
     pub fn sample_count(&self) -> usize {
-        self.timestamps.len()
+        self.timestamps.len() + self.histograms.len()
     }
 
     /// What it occupies, spare room and metadata left out.
     pub fn memory_bytes(&self) -> usize {
         let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>();
         let per_sample = size_of::<i64>() + size_of::<f64>();
-        self.label_bytes.len() + self.hashes.len() * per_series + self.timestamps.len() * per_sample
+        let histogram = |h: &BatchHistogram| size_of::<BatchHistogram>() + h.histogram.heap_bytes();
+        let exemplar = |e: &BatchExemplar| size_of::<BatchExemplar>() + e.exemplar.labels.packed().len();
+        let rare = self.histograms.iter().map(histogram).sum::<usize>()
+            + self.exemplars.iter().map(exemplar).sum::<usize>();
+        self.label_bytes.len() + self.hashes.len() * per_series + self.timestamps.len() * per_sample + rare
     }
 
     /// Whether it carries nothing.

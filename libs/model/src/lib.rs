@@ -22,7 +22,7 @@ mod tenant;
 mod time;
 
 pub use batch_set::{BatchSet, SequenceSet, StreamId};
-pub use columns::{BatchColumns, BatchSeries};
+pub use columns::{BatchColumns, BatchExemplar, BatchHistogram, BatchSeries, Exemplar};
 pub use go_regex::{GoRegexError, from_go_regex};
 pub use hash::{HashPurpose, SeriesHash, TenantSeed};
 pub use histogram::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, Span, spans_of};

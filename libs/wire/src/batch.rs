@@ -8,7 +8,10 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use koios_model::{BatchColumns, LabelsRef, Metadata, PartitionId, SeriesHash, StreamId, TenantId};
+use koios_model::{
+    BatchColumns, BatchExemplar, BatchHistogram, Exemplar, LabelsRef, Metadata, PartitionId, SeriesHash,
+    StreamId, TenantId,
+};
 
 /// Largest decoded batch, bytes.
 pub const DECODED_BYTES_MAX: usize = 128 << 20;
@@ -24,6 +27,9 @@ const TAG_SAMPLE_COUNTS: u8 = 4;
 const TAG_TIMESTAMPS: u8 = 5;
 const TAG_VALUES: u8 = 6;
 const TAG_METADATA: u8 = 7;
+const TAG_HISTOGRAM_SERIES: u8 = 8;
+const TAG_HISTOGRAMS: u8 = 9;
+const TAG_EXEMPLARS: u8 = 10;
 
 /// What identifies a batch and the circumstances it was admitted under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,6 +214,26 @@ fn encode_sections(c: &BatchColumns) -> Vec<u8> {
             .iter()
             .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
     });
+    if !c.histograms.is_empty() {
+        section(&mut out, TAG_HISTOGRAM_SERIES, |o| {
+            c.histograms
+                .iter()
+                .for_each(|h| write_varint(o, u64::from(h.series)))
+        });
+        let packed = koios_chunk::pack_histograms(c.histograms.iter().map(|h| (h.t, &h.histogram)));
+        section(&mut out, TAG_HISTOGRAMS, |o| o.extend_from_slice(&packed));
+    }
+    if !c.exemplars.is_empty() {
+        section(&mut out, TAG_EXEMPLARS, |o| {
+            for BatchExemplar { series, exemplar } in &c.exemplars {
+                write_varint(o, u64::from(*series));
+                write_varint(o, zigzag(exemplar.t));
+                o.extend_from_slice(&exemplar.v.to_bits().to_le_bytes());
+                write_varint(o, exemplar.labels.packed().len() as u64);
+                o.extend_from_slice(exemplar.labels.packed());
+            }
+        });
+    }
     if !c.metadata.is_empty() {
         section(&mut out, TAG_METADATA, |o| {
             for (metric, m) in &c.metadata {
@@ -290,6 +316,27 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// The place of a series.
+    fn place(&mut self) -> Result<u32, BatchError> {
+        let place = self.varint()?;
+        u32::try_from(place).map_err(|_| BatchError::Truncated { at: self.at })
+    }
+
+    fn exemplar(&mut self) -> Result<BatchExemplar, BatchError> {
+        let series = self.place()?;
+        let (t, v) = (unzigzag(self.varint()?), f64::from_bits(self.u64()?));
+        let len = usize::try_from(self.varint()?).map_err(|_| BatchError::Truncated { at: self.at })?;
+        let labels = LabelsRef::from_packed(self.take(len)?).map_err(|e| BatchError::Column {
+            column: "exemplars",
+            reason: e.to_string(),
+        })?;
+        let labels = labels.to_labels();
+        Ok(BatchExemplar {
+            series,
+            exemplar: Exemplar { t, v, labels },
+        })
+    }
+
     fn done(&self) -> bool {
         self.at >= self.bytes.len()
     }
@@ -351,6 +398,7 @@ fn decode(bytes: &[u8]) -> Result<(BatchHeader, BatchColumns), BatchError> {
 
 fn decode_sections(raw: &[u8]) -> Result<BatchColumns, BatchError> {
     let mut c = BatchColumns::default();
+    let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
     let mut r = Reader { bytes: raw, at: 0 };
     while !r.done() {
         let [tag] = r.array()?;
@@ -404,6 +452,17 @@ fn decode_sections(raw: &[u8]) -> Result<BatchColumns, BatchError> {
                     c.metadata.push((metric, Metadata { kind, help, unit }));
                 }
             }
+            TAG_HISTOGRAM_SERIES => {
+                while !s.done() {
+                    histogram_series.push(s.place()?);
+                }
+            }
+            TAG_HISTOGRAMS => histograms = s.bytes,
+            TAG_EXEMPLARS => {
+                while !s.done() {
+                    c.exemplars.push(s.exemplar()?);
+                }
+            }
             // A section this version does not know holds samples it would lose: refuse.
             other => {
                 return Err(BatchError::Column {
@@ -413,6 +472,15 @@ fn decode_sections(raw: &[u8]) -> Result<BatchColumns, BatchError> {
             }
         }
     }
+    let unpacked = koios_chunk::unpack_histograms(histograms, histogram_series.len());
+    let unpacked = unpacked.map_err(|e| BatchError::Column {
+        column: "histograms",
+        reason: e.to_string(),
+    })?;
+    let placed = histogram_series.into_iter().zip(unpacked);
+    c.histograms = placed
+        .map(|(series, (t, histogram))| BatchHistogram { series, t, histogram })
+        .collect();
     Ok(c)
 }
 
@@ -432,6 +500,17 @@ fn check(c: &BatchColumns) -> Result<(), BatchError> {
             c.values.len()
         );
         return fail("samples", reason);
+    }
+    let places = |places: &mut dyn Iterator<Item = u32>| {
+        let places: Vec<u32> = places.collect();
+        places.is_sorted() && places.last().is_none_or(|last| (*last as usize) < c.hashes.len())
+    };
+    let of_histograms = places(&mut c.histograms.iter().map(|h| h.series));
+    if !of_histograms || !places(&mut c.exemplars.iter().map(|e| e.series)) {
+        return fail(
+            "series of histograms and exemplars",
+            "out of order, or beyond the last".to_owned(),
+        );
     }
     if !c.label_ends.is_empty() {
         if c.label_ends.len() != c.hashes.len() {
@@ -457,7 +536,7 @@ fn check(c: &BatchColumns) -> Result<(), BatchError> {
 
 #[cfg(test)]
 mod tests {
-    use koios_model::Labels;
+    use koios_model::{Histogram, Labels};
     use proptest::prelude::*;
 
     use super::*;
@@ -482,6 +561,11 @@ mod tests {
             for (i, (n, v, samples)) in series.iter().enumerate() {
                 c.push_series(SeriesHash(i as u128), Labels::from_pairs([(n, v)]).as_ref());
                 samples.iter().for_each(|&(t, bits)| c.push_sample(t, f64::from_bits(bits)));
+                for &(t, bits) in samples.iter().skip(2) {
+                    c.push_histogram(t, Histogram { count: f64::from_bits(bits), ..Histogram::default() });
+                }
+                let labels = Labels::from_pairs([("trace_id", v)]);
+                c.push_exemplar(Exemplar { t: i as i64, v: 0.5, labels });
             }
             c.metadata.push(("up".into(), Metadata { kind: "gauge".into(), ..Metadata::default() }));
             let batch = Batch::new(header(), c);
@@ -492,6 +576,13 @@ mod tests {
             prop_assert_eq!(&back.columns().timestamps, &batch.columns().timestamps);
             prop_assert_eq!(&back.columns().label_bytes, &batch.columns().label_bytes);
             prop_assert_eq!(&back.columns().metadata, &batch.columns().metadata);
+            prop_assert_eq!(&back.columns().exemplars, &batch.columns().exemplars);
+            let [got, sent] = [&back, &batch].map(|b| &b.columns().histograms);
+            prop_assert_eq!(got.len(), sent.len());
+            let same = |(a, b): (&BatchHistogram, &BatchHistogram)| {
+                (a.series, a.t) == (b.series, b.t) && a.histogram.bits_cmp(&b.histogram).is_eq()
+            };
+            prop_assert!(got.iter().zip(sent).all(same));
         }
 
         #[test]
