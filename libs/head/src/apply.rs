@@ -46,6 +46,7 @@ impl Head {
         let mut applied = Applied::default();
         let indices = self.resolve(batch, &mut applied);
         self.append(batch, &indices, lsn, &mut applied);
+        self.append_histograms(&batch.histograms, &indices, lsn, &mut applied);
         self.scratch.indices = indices;
         self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
@@ -57,8 +58,13 @@ impl Head {
     fn resolve(&mut self, batch: &BatchColumns, applied: &mut Applied) -> Vec<u32> {
         let mut indices = std::mem::take(&mut self.scratch.indices);
         indices.clear();
-        for s in batch.series() {
-            if s.timestamps.is_empty() {
+        let mut with_histograms = batch.histograms.iter().map(|h| h.series).peekable();
+        for (place, s) in batch.series().enumerate() {
+            let mut has_histograms = false;
+            while with_histograms.next_if_eq(&(place as u32)).is_some() {
+                has_histograms = true;
+            }
+            if s.timestamps.is_empty() && !has_histograms {
                 indices.push(SKIPPED);
                 continue;
             }
@@ -100,7 +106,7 @@ impl Head {
         for strip in indices.chunks(STRIP) {
             self.touch(strip);
             for (&index, s) in strip.iter().zip(series.by_ref()) {
-                if index != SKIPPED {
+                if index != SKIPPED && !s.timestamps.is_empty() {
                     self.append_batch_series(index, &s, &mut tally, applied);
                 }
             }

@@ -1,11 +1,14 @@
 //! Cutting windows into blocks, and forgetting what listed blocks hold.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use koios_chunk::{Chunk, Run};
-use koios_model::{Labels, Sample, SeriesHash, TimeRange};
+use koios_model::{Histogram, Labels, Sample, SeriesHash, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::head::Head;
+use crate::histograms::merge_histogram_runs;
 use crate::read::merge_runs;
 use crate::series::{CutTag, UNCUT, UNRANKED};
 
@@ -38,16 +41,28 @@ pub struct CutSeries {
 }
 
 impl CutSeries {
-    /// Replaces `out` by the samples, each time once, ascending.
+    /// Replaces `out` by the floats, each time once, ascending.
     ///
     /// # Errors
     /// [`koios_chunk::Error`] when memory is damaged.
     pub fn samples(&self, out: &mut Vec<Sample>) -> Result<(), koios_chunk::Error> {
+        merge_runs(&self.runs()?, TimeRange::ALL, out)
+    }
+
+    /// Replaces `out` by the native histograms, each time once, ascending.
+    ///
+    /// # Errors
+    /// [`koios_chunk::Error`] when memory is damaged.
+    pub fn histograms(&self, out: &mut Vec<(i64, Arc<Histogram>)>) -> Result<(), koios_chunk::Error> {
+        merge_histogram_runs(&self.runs()?, TimeRange::ALL, out)
+    }
+
+    fn runs(&self) -> Result<Vec<Run>, koios_chunk::Error> {
         let parsed = self
             .chunks
             .iter()
             .map(|c| Chunk::parse(c.clone()).map(Run::Chunk));
-        merge_runs(&parsed.collect::<Result<Vec<_>, _>>()?, TimeRange::ALL, out)
+        parsed.collect()
     }
 }
 
@@ -84,6 +99,7 @@ impl Head {
         if !self.series.cold[index as usize].side().is_empty() {
             self.seal_side(index, window);
         }
+        self.seal_histograms(index, window);
         let mut any = false;
         for s in &mut self.series.cold[index as usize].sealed {
             if s.cut == UNCUT && window.contains(s.range.min) {
@@ -171,7 +187,7 @@ impl Head {
             dropped += self.drop_chunks(index, &cuts);
             let i = index as usize;
             let cold = &self.series.cold[i];
-            if self.series.hot[i].count == 0 && cold.sealed.is_empty() && cold.side().is_empty() {
+            if self.series.hot[i].count == 0 && cold.is_empty() {
                 dead.insert(index);
             }
         }
@@ -208,6 +224,7 @@ impl Head {
             .collect();
         self.index.remove(dead, pairs, &mut self.symbols);
         for index in dead {
+            self.forget_histograms(index);
             self.series.remove(index);
         }
     }

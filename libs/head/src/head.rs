@@ -45,6 +45,8 @@ pub struct Head {
     pub(crate) applied_lsn: Option<u64>,
     sealed_bytes: usize,
     pub(crate) side_samples: usize,
+    /// What unsealed histograms occupy.
+    pub(crate) histogram_bytes: usize,
     encoder: Encoder,
     pub(crate) scratch: Scratch,
 }
@@ -76,6 +78,7 @@ impl Head {
             applied_lsn: None,
             sealed_bytes: 0,
             side_samples: 0,
+            histogram_bytes: 0,
             encoder: Encoder::default(),
             scratch: Scratch::default(),
         }
@@ -152,6 +155,7 @@ impl Head {
             + self.pool.memory_bytes()
             + self.sealed_bytes
             + self.side_samples * size_of::<Sample>()
+            + self.histogram_bytes
             + self.metadata.len() * METADATA_BYTES
     }
 
@@ -182,7 +186,7 @@ impl Head {
                 ts.push(s.t);
                 vs.push(s.v);
             }
-            if side.samples.is_empty() {
+            if side.holds_no_sample() && side.histograms.last_t().is_none() {
                 cold.side = None;
             }
         }

@@ -1,4 +1,4 @@
-//! Reading series: runs that may overlap, or merged samples.
+//! Reading series: runs that may overlap, or merged floats.
 
 use koios_chunk::{Chunk, PlainRun, Run};
 use koios_model::merge::sort_and_dedup;
@@ -59,10 +59,10 @@ impl Head {
             let (ts, vs): (Vec<i64>, Vec<f64>) = side.iter().map(|s| (s.t, s.v)).unzip();
             out.push(Run::Plain(PlainRun::new(ts, vs)?));
         }
-        Ok(())
+        self.read_unsealed_histograms(index, range, out)
     }
 
-    /// Replaces `out` by the samples of a series in a closed range, each time once, ascending.
+    /// Replaces `out` by the floats of a series in a closed range, each time once, ascending.
     ///
     /// # Errors
     /// [`Error::SeriesForgotten`] when the id is no longer valid, [`Error::Chunk`] when memory is damaged.
@@ -79,7 +79,7 @@ impl Head {
         }
     }
 
-    fn sealed(&self, index: u32, range: TimeRange) -> impl Iterator<Item = &Sealed> {
+    pub(crate) fn sealed(&self, index: u32, range: TimeRange) -> impl Iterator<Item = &Sealed> {
         self.series.cold[index as usize]
             .sealed
             .iter()
@@ -125,7 +125,7 @@ fn settle(samples: &mut Vec<Sample>) {
     }
 }
 
-/// Replaces `out` by the samples of runs in a closed range, each time once, ascending, whatever overlaps.
+/// Replaces `out` by the floats of runs in a closed range, each time once, ascending, whatever overlaps.
 ///
 /// # Errors
 /// [`koios_chunk::Error`] when a run is damaged.

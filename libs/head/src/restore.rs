@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use koios_chunk::Chunk;
-use koios_model::{LabelsRef, Sample, SeriesHash};
+use koios_model::{LabelsRef, Sample, SeriesHash, TimeRange};
 
 use crate::apply::{Applied, Tally};
 use crate::error::Error;
 use crate::head::Head;
+use crate::histograms::At;
 
 impl Head {
     /// Adds the samples of encoded chunks to a series, new or not, by the same merge as [`Self::apply`]. `lsn` is the log
@@ -27,7 +28,9 @@ impl Head {
             let chunk = Chunk::parse(bytes.clone())?;
             let (mut ts, mut vs) = (Vec::new(), Vec::new());
             chunk.decode(&mut ts, &mut vs)?;
-            decoded.push((chunk, ts, vs));
+            let mut histograms = Vec::new();
+            chunk.decode_histograms(TimeRange::ALL, &mut histograms)?;
+            decoded.push((chunk, ts, vs, histograms));
         }
         if decoded.is_empty() {
             return Ok(applied);
@@ -40,7 +43,11 @@ impl Head {
                 self.create(hash, labels)
             });
         let mut tally = Tally::new(lsn);
-        for (chunk, ts, vs) in decoded {
+        for (chunk, ts, vs, histograms) in decoded {
+            if chunk.has_histograms() {
+                self.restore_histograms(index, &chunk, histograms, &mut tally, &mut applied);
+                continue;
+            }
             if !self.take_over(index, &chunk, &vs, &mut tally) {
                 let samples = ts.into_iter().zip(vs).map(|(t, v)| Sample { t, v });
                 self.append_series(index, samples, &mut tally, &mut applied);
@@ -51,6 +58,31 @@ impl Head {
         self.settle(&mut tally);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
         Ok(applied)
+    }
+
+    fn restore_histograms(
+        &mut self,
+        index: u32,
+        chunk: &Chunk,
+        histograms: Vec<At>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        let range = chunk.time_range();
+        let cold = self.series.cold.get(index as usize);
+        let newest = cold.and_then(|cold| cold.histograms()?.last_t());
+        let after = newest.is_none_or(|newest| newest < range.min);
+        match histograms.last() {
+            Some(last) if after && self.windows.range_of(range.min).contains(range.max) => {
+                let last = last.clone();
+                self.enter_window(range.min, tally);
+                tally.add_run(chunk.count() as u64, range);
+                self.sealed_through(index, last);
+                self.insert_sealed(index, Bytes::copy_from_slice(chunk.bytes()), range, chunk.count());
+                applied.samples += chunk.count() as u64;
+            }
+            _ => self.append_histogram_series(index, histograms, tally, applied),
+        }
     }
 
     /// Takes a chunk as it is when it lies within one window and after all the series has.

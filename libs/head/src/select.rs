@@ -4,6 +4,7 @@ use koios_model::{MatchOp, Matcher, Matchers, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::head::Head;
+use crate::histograms::HistogramSeries;
 use crate::index::{NameIndex, Pair};
 use crate::series::SeriesId;
 
@@ -77,13 +78,16 @@ impl Head {
     /// Whether a series may have samples in the range; never wrongly false.
     fn may_have(&self, index: u32, range: TimeRange) -> bool {
         let hot = &self.series.hot[index as usize];
-        if hot.last_t < range.min {
+        let cold = &self.series.cold[index as usize];
+        let histograms = cold.histograms();
+        let newest = histograms.and_then(HistogramSeries::last_t).max(Some(hot.last_t));
+        if newest < Some(range.min) {
             return false;
         }
-        let cold = &self.series.cold[index as usize];
         let open = hot.count > 0 && self.windows.range_of(hot.last_t).min <= range.max;
         open || cold.sealed.iter().any(|s| s.range.overlaps(&range))
             || cold.side().iter().any(|s| range.contains(s.t))
+            || histograms.is_some_and(|h| h.may_have(range))
     }
 
     fn matching(&self, matchers: &Matchers) -> RoaringBitmap {

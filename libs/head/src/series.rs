@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange, write_packed_pair};
 
+use crate::histograms::HistogramSeries;
 use crate::index::Pair;
 use crate::open::Hot;
 use crate::symbols::Symbols;
@@ -41,20 +42,40 @@ pub(crate) struct Cold {
     labels: Box<[u8]>,
     /// Sealed chunks by first time; those sealed from side buffers may overlap others.
     pub(crate) sealed: Vec<Sealed>,
-    /// Samples that came late, by time.
+    /// What few series have.
     pub(crate) side: Option<Box<Side>>,
 }
 
-/// Late samples of a series that are not sealed yet: strictly ascending in time.
+/// What is not sealed yet of a series, beside floats in order.
 #[derive(Debug, Default)]
 pub(crate) struct Side {
+    /// Floats that came late, strictly ascending in time.
     pub(crate) samples: Vec<Sample>,
+    /// Native histograms.
+    pub(crate) histograms: HistogramSeries,
+}
+
+impl Side {
+    /// Whether it holds no sample, even if it remembers one that is sealed.
+    pub(crate) fn holds_no_sample(&self) -> bool {
+        self.samples.is_empty() && self.histograms.is_empty()
+    }
 }
 
 impl Cold {
     /// The late samples, ascending.
     pub(crate) fn side(&self) -> &[Sample] {
         self.side.as_ref().map_or(&[], |s| &s.samples)
+    }
+
+    /// The native histograms that are not sealed, if there ever were any.
+    pub(crate) fn histograms(&self) -> Option<&HistogramSeries> {
+        self.side.as_ref().map(|s| &s.histograms)
+    }
+
+    /// Whether no sample is held, open floats left out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.side.as_ref().is_none_or(|s| s.holds_no_sample())
     }
 
     /// Adds a sealed chunk in its place.

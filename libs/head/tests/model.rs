@@ -3,31 +3,56 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_chunk::{Chunk, Encoder};
-use koios_head::{Cut, Head, HeadOptions, merge_runs};
+use koios_head::{Cut, CutSeries, Head, HeadOptions, merge_histogram_runs, merge_runs};
 use koios_model::merge::winner;
-use koios_model::{BatchColumns, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
+use koios_model::{BatchColumns, Histogram, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
 use proptest::prelude::*;
 
 const WINDOW_MS: i64 = 100;
 
-/// What was accepted, or what listed blocks hold: (labels, time) -> value.
-type Content = BTreeMap<(Labels, i64), f64>;
+/// Indices of series from here on mean the native histograms of the series so much below.
+const HISTOGRAMS: usize = 7;
 
-fn put(content: &mut Content, labels: &Labels, s: Sample) {
+/// Labels, whether of its histograms, time.
+type Key = (Labels, bool, i64);
+/// What was accepted, or what listed blocks hold: values, and sums of histograms.
+type Content = BTreeMap<Key, f64>;
+
+/// Of histograms that differ in their sum only, the winner is that of the sums.
+fn put(content: &mut Content, key: Key, new: f64) {
     content
-        .entry((labels.clone(), s.t))
-        .and_modify(|v| *v = winner(*v, s.v))
-        .or_insert(s.v);
+        .entry(key)
+        .and_modify(|v| *v = winner(*v, new))
+        .or_insert(new);
 }
 
-fn bits(content: &Content) -> BTreeMap<(Labels, i64), u64> {
+fn put_cut(content: &mut Content, cut: &CutSeries) {
+    for (t, v, is_histogram) in samples_of(cut) {
+        put(content, (cut.labels.clone(), is_histogram, t), v);
+    }
+}
+
+/// Time, value or sum, and whether it is that.
+fn samples_of(cut: &CutSeries) -> Vec<(i64, f64, bool)> {
+    let (mut samples, mut histograms) = (Vec::new(), Vec::new());
+    cut.samples(&mut samples).unwrap();
+    cut.histograms(&mut histograms).unwrap();
+    let floats = samples.iter().map(|s| (s.t, s.v, false));
+    floats
+        .chain(histograms.iter().map(|(t, h)| (*t, h.sum, true)))
+        .collect()
+}
+
+fn bits(content: &Content) -> BTreeMap<Key, u64> {
     content.iter().map(|(k, v)| (k.clone(), v.to_bits())).collect()
 }
 
 fn series(i: usize) -> (SeriesHash, Labels) {
+    let i = i % HISTOGRAMS;
     let labels = Labels::from_pairs([
         ("__name__", format!("metric_{}", i % 2)),
         ("instance", format!("host-{i}")),
@@ -64,9 +89,13 @@ fn value() -> impl Strategy<Value = f64> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let samples = proptest::collection::vec((0usize..7, -150i64..450, value()), 1..40);
-    let orderly =
-        (0usize..7, -150i64..400, proptest::collection::vec(value(), 1..30)).prop_map(|(s, t, vs)| {
+    let samples = proptest::collection::vec((0usize..14, -150i64..450, value()), 1..40);
+    let orderly = (
+        0usize..14,
+        -150i64..400,
+        proptest::collection::vec(value(), 1..30),
+    )
+        .prop_map(|(s, t, vs)| {
             vs.into_iter()
                 .enumerate()
                 .map(|(i, v)| (s, t + 3 * i as i64, v))
@@ -82,16 +111,25 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn batch(samples: &[(usize, i64, f64)]) -> BatchColumns {
-    let mut by_series: BTreeMap<usize, Vec<Sample>> = BTreeMap::new();
+    let mut by_series: BTreeMap<usize, Vec<(bool, Sample)>> = BTreeMap::new();
     for &(s, t, v) in samples {
-        by_series.entry(s).or_default().push(Sample { t, v });
+        let of_series = by_series.entry(s % HISTOGRAMS).or_default();
+        of_series.push((s >= HISTOGRAMS, Sample { t, v }));
     }
     let mut columns = BatchColumns::default();
     for (s, samples) in by_series {
         let (hash, labels) = series(s);
         columns.push_series(hash, labels.as_ref());
-        for s in samples {
-            columns.push_sample(s.t, s.v);
+        for (is_histogram, s) in samples {
+            if is_histogram {
+                let histogram = Histogram {
+                    sum: s.v,
+                    ..Histogram::default()
+                };
+                columns.push_histogram(s.t, histogram);
+            } else {
+                columns.push_sample(s.t, s.v);
+            }
         }
     }
     columns
@@ -124,6 +162,7 @@ fn options() -> HeadOptions {
 fn content_of(head: &Head, range: TimeRange) -> Content {
     let mut content = Content::new();
     let (mut samples, mut merged) = (Vec::new(), Vec::new());
+    let (mut histograms, mut merged_histograms) = (Vec::new(), Vec::new());
     let mut last: Option<Labels> = None;
     for id in head.select(&Matchers::default(), range) {
         let labels = head.labels(id).unwrap();
@@ -139,7 +178,25 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
         assert_eq!(merged, samples, "runs and samples agree");
         for s in &samples {
             assert!(range.contains(s.t));
-            content.insert((labels.clone(), s.t), s.v);
+            content.insert((labels.clone(), false, s.t), s.v);
+        }
+        head.histograms(id, range, &mut histograms).unwrap();
+        assert!(
+            histograms.windows(2).all(|w| w[0].0 < w[1].0),
+            "i2: each time once"
+        );
+        merge_histogram_runs(&runs, range, &mut merged_histograms).unwrap();
+        let same = |(a, b): (&(i64, Arc<Histogram>), &(i64, Arc<Histogram>))| {
+            a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq()
+        };
+        assert_eq!(histograms.len(), merged_histograms.len());
+        assert!(
+            histograms.iter().zip(&merged_histograms).all(same),
+            "runs and histograms agree"
+        );
+        for (t, h) in &histograms {
+            assert!(range.contains(*t));
+            content.insert((labels.clone(), true, *t), h.sum);
         }
         last = Some(labels);
     }
@@ -161,11 +218,7 @@ impl World {
             Op::Cut(window) => self.cut(window),
             Op::List(i) if !self.pending.is_empty() => {
                 let cut = self.pending.swap_remove(i % self.pending.len());
-                let mut samples = Vec::new();
-                for s in &cut.series {
-                    s.samples(&mut samples).unwrap();
-                    samples.iter().for_each(|x| put(&mut self.listed, &s.labels, *x));
-                }
+                cut.series.iter().for_each(|s| put_cut(&mut self.listed, s));
                 self.head.cut_listed(cut.id);
             }
             Op::Abandon(i) if !self.pending.is_empty() => {
@@ -190,16 +243,15 @@ impl World {
         let applied = self.head.apply(&columns, 0, 1);
         assert_eq!(applied.unknown_series, 0);
         for &(s, t, v) in samples {
-            put(&mut self.accepted, &series(s).1, Sample { t, v });
+            put(&mut self.accepted, (series(s).1, s >= HISTOGRAMS, t), v);
         }
     }
 
     fn cut(&mut self, window: i64) {
         let cut = self.head.cut(window);
-        let mut samples = Vec::new();
         for s in &cut.series {
-            s.samples(&mut samples).unwrap();
-            assert!(!samples.is_empty() && samples.iter().all(|x| cut.window.contains(x.t)));
+            let samples = samples_of(s);
+            assert!(!samples.is_empty() && samples.iter().all(|(t, ..)| cut.window.contains(*t)));
         }
         assert!(cut.series.windows(2).all(|w| w[0].labels < w[1].labels));
         if cut.series.is_empty() {
@@ -234,8 +286,8 @@ impl World {
     fn check(&self) {
         let held = content_of(&self.head, TimeRange::ALL);
         let mut all = self.listed.clone();
-        for ((labels, t), v) in &held {
-            put(&mut all, labels, Sample { t: *t, v: *v });
+        for (key, v) in &held {
+            put(&mut all, key.clone(), *v);
         }
         assert_eq!(
             bits(&all),
@@ -244,7 +296,7 @@ impl World {
         );
         let below = self.head.forgotten_below_ms();
         let late = |c: &Content| -> BTreeMap<_, _> {
-            bits(c).into_iter().filter(|((_, t), _)| *t >= below).collect()
+            bits(c).into_iter().filter(|((.., t), _)| *t >= below).collect()
         };
         assert_eq!(
             late(&held),
@@ -254,8 +306,8 @@ impl World {
         let restored = self.restored();
         assert_eq!(restored.forgotten_below_ms(), self.head.listed_below_ms());
         let mut all = self.listed.clone();
-        for ((labels, t), v) in content_of(&restored, TimeRange::ALL) {
-            put(&mut all, &labels, Sample { t, v });
+        for (key, v) in content_of(&restored, TimeRange::ALL) {
+            put(&mut all, key, v);
         }
         assert_eq!(
             bits(&all),
@@ -266,7 +318,7 @@ impl World {
         let within = |c: &Content| -> BTreeMap<_, _> {
             bits(c)
                 .into_iter()
-                .filter(|((_, t), _)| some.contains(*t))
+                .filter(|((.., t), _)| some.contains(*t))
                 .collect()
         };
         assert_eq!(
@@ -291,7 +343,7 @@ proptest! {
 
     #[test]
     fn i2_content_depends_on_the_set_of_batches_only(
-        batches in proptest::collection::vec(proptest::collection::vec((0usize..7, -50i64..250, value()), 1..30), 1..12),
+        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value()), 1..30), 1..12),
         order in any::<u64>(),
     ) {
         let mut shuffled = batches.clone();
@@ -317,7 +369,9 @@ proptest! {
 fn everything_forgotten_leaves_nothing_behind() {
     let mut head = Head::new(options());
     for round in 0..50i64 {
-        let samples: Vec<_> = (0..7).map(|s| (s, round * WINDOW_MS + s as i64, 1.0)).collect();
+        let samples: Vec<_> = (0..7)
+            .map(|s| (s + s % 2 * HISTOGRAMS, round * WINDOW_MS + s as i64, 1.0))
+            .collect();
         assert_eq!(head.apply(&batch(&samples), 0, round as u64).series_created, 7);
         let cut = head.cut(round * WINDOW_MS);
         assert_eq!((cut.series.len(), cut.samples), (7, 7));

@@ -1,0 +1,370 @@
+//! Native histograms of a head: as floats are, but kept apart, so that series of floats don't pay for them.
+//!
+//! A series may have both; where both are at one time, reads choose (`koios_model::merge`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_chunk::{Chunk, OpenHistograms, Run, encode_histograms};
+use koios_model::merge::histogram_winner;
+use koios_model::{BatchHistogram, Histogram, TimeRange};
+
+use crate::apply::{Applied, Tally};
+use crate::error::Error;
+use crate::head::Head;
+use crate::series::{Cold, SeriesId};
+
+/// A histogram and its time.
+pub(crate) type At = (i64, Arc<Histogram>);
+
+/// Histograms of a series that are not sealed.
+#[derive(Debug, Default)]
+pub(crate) struct HistogramSeries {
+    /// In order.
+    open: Option<OpenHistograms>,
+    /// The newest ever in order, when it is sealed.
+    sealed_last: Option<At>,
+    /// Those that came late, strictly ascending in time.
+    late: Vec<At>,
+}
+
+impl HistogramSeries {
+    /// Whether all are sealed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_none() && self.late.is_empty()
+    }
+
+    /// Time of the newest ever appended in order, and the newest.
+    fn last(&self) -> Option<(i64, &Histogram)> {
+        match &self.open {
+            Some(open) => Some(open.last()),
+            None => self.sealed_last.as_ref().map(|(t, h)| (*t, h.as_ref())),
+        }
+    }
+
+    /// Time of the newest ever appended in order.
+    pub(crate) fn last_t(&self) -> Option<i64> {
+        self.last().map(|(t, _)| t)
+    }
+
+    /// Whether an unsealed one may be in a closed range.
+    pub(crate) fn may_have(&self, range: TimeRange) -> bool {
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.time_range().overlaps(&range))
+            || self.late.iter().any(|(t, _)| range.contains(*t))
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let late = |(_, h): &At| size_of::<At>() + size_of::<Histogram>() + h.heap_bytes();
+        self.open.as_ref().map_or(0, OpenHistograms::heap_bytes)
+            + self.late.iter().chain(&self.sealed_last).map(late).sum::<usize>()
+    }
+
+    /// The late ones of a closed range.
+    fn late_in(&self, range: TimeRange) -> &[At] {
+        let to = self.late.partition_point(|(t, _)| *t <= range.max);
+        let from = self.late.partition_point(|(t, _)| *t < range.min);
+        self.late.get(from..to).unwrap_or(&[])
+    }
+}
+
+impl Head {
+    /// Third pass of applying a batch: its histograms.
+    pub(crate) fn append_histograms(
+        &mut self,
+        histograms: &[BatchHistogram],
+        indices: &[u32],
+        lsn: u64,
+        applied: &mut Applied,
+    ) {
+        let mut tally = Tally::new(lsn);
+        for of_series in histograms.chunk_by(|a, b| a.series == b.series) {
+            let place = of_series.first().map_or(0, |h| h.series);
+            let Some(&index) = indices.get(place as usize) else {
+                continue;
+            };
+            let run = of_series.iter().map(|h| (h.t, Arc::new(h.histogram.clone())));
+            self.append_histogram_series(index, run.collect(), &mut tally, applied);
+        }
+        self.settle(&mut tally);
+    }
+
+    /// Appends what is later than the series' newest histogram; the rest is late. Any index that is no series is
+    /// skipped.
+    pub(crate) fn append_histogram_series(
+        &mut self,
+        index: u32,
+        mut histograms: Vec<At>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        if self.series.cold.get(index as usize).is_none() {
+            return;
+        }
+        histograms.sort_by_key(|(t, _)| *t);
+        let before = self.histograms_mut(index).heap_bytes();
+        let mut late = Vec::new();
+        for (t, histogram) in histograms {
+            if let Some((last_t, last)) = self.histograms_mut(index).last()
+                && t <= last_t
+            {
+                if t == last_t && histogram.bits_cmp(last).is_eq() {
+                    applied.duplicates += 1;
+                } else {
+                    late.push((t, histogram));
+                }
+                continue;
+            }
+            self.enter_window(t, tally);
+            let most = usize::from(self.samples_per_chunk);
+            let held = self.histograms_mut(index);
+            if held
+                .open
+                .as_ref()
+                .is_some_and(|open| open.count() >= most || open.time_range().max < tally.window.min)
+            {
+                self.seal_open_histograms(index);
+            }
+            let held = self.histograms_mut(index);
+            let histogram = Arc::unwrap_or_clone(histogram);
+            match &mut held.open {
+                Some(open) => open.append(t, histogram),
+                none => *none = Some(OpenHistograms::first(t, histogram)),
+            }
+            held.sealed_last = None;
+            tally.add_run(1, TimeRange::new(t, t));
+            applied.samples += 1;
+        }
+        if !late.is_empty() {
+            self.append_late_histograms(index, late, tally, applied);
+        }
+        let after = self.histograms_mut(index).heap_bytes();
+        self.count_histogram_bytes(before, after);
+    }
+
+    /// Keeps of the late histograms those that change what a read gives.
+    fn append_late_histograms(
+        &mut self,
+        index: u32,
+        late: Vec<At>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        let (Some((first, _)), Some((last, _))) = (late.first(), late.last()) else {
+            return;
+        };
+        let mut held = Vec::new();
+        // What does not decode counts as nothing, which can only make a repetition look new; reads merge it.
+        if self
+            .merged_histograms(index, TimeRange::new(*first, *last), &mut held)
+            .is_err()
+        {
+            held.clear();
+        }
+        let newest = self.histograms_mut(index).last_t();
+        for (t, histogram) in late {
+            let place = held.binary_search_by_key(&t, |(t, _)| *t);
+            let existing = place.ok().and_then(|at| held.get_mut(at));
+            match &existing {
+                Some((_, existing)) if existing.bits_cmp(&histogram).is_eq() => {
+                    applied.duplicates += 1;
+                    continue;
+                }
+                Some(_) if newest == Some(t) => applied.conflicts += 1,
+                _ => applied.out_of_order += 1,
+            }
+            match existing {
+                Some((_, existing)) => {
+                    if histogram_winner(existing, &histogram).bits_cmp(existing).is_eq() {
+                        continue;
+                    }
+                    existing.clone_from(&histogram);
+                }
+                None => held.insert(place.unwrap_or_else(|at| at), (t, Arc::clone(&histogram))),
+            }
+            self.insert_late(index, (t, histogram), tally);
+            applied.samples += 1;
+        }
+        while self.histograms_mut(index).late.len() >= usize::from(self.samples_per_chunk) {
+            let Some(&(first, _)) = self.histograms_mut(index).late.first() else {
+                break;
+            };
+            let window = self.windows.range_of(first);
+            self.seal_late_histograms(index, window);
+        }
+    }
+
+    fn insert_late(&mut self, index: u32, (t, histogram): At, tally: &mut Tally) {
+        let late = &mut self.histograms_mut(index).late;
+        match late.binary_search_by_key(&t, |(t, _)| *t) {
+            Ok(at) => {
+                if let Some(place) = late.get_mut(at) {
+                    place.1 = histogram;
+                }
+            }
+            Err(at) => {
+                late.insert(at, (t, histogram));
+                self.enter_window(t, tally);
+                tally.add_run(1, TimeRange::new(t, t));
+            }
+        }
+    }
+
+    /// Seals what a series has in a window.
+    pub(crate) fn seal_histograms(&mut self, index: u32, window: TimeRange) {
+        let Some(held) = self.cold(index).and_then(Cold::histograms) else {
+            return;
+        };
+        if held.is_empty() {
+            return;
+        }
+        let before = held.heap_bytes();
+        if held
+            .open
+            .as_ref()
+            .is_some_and(|open| window.contains(open.time_range().max))
+        {
+            self.seal_open_histograms(index);
+        }
+        self.seal_late_histograms(index, window);
+        let after = self.histograms_mut(index).heap_bytes();
+        self.count_histogram_bytes(before, after);
+    }
+
+    fn seal_open_histograms(&mut self, index: u32) {
+        let held = self.histograms_mut(index);
+        let Some(open) = held.open.take() else { return };
+        let (t, last) = open.last();
+        held.sealed_last = Some((t, Arc::new(last.clone())));
+        self.insert_sealed(index, open.chunk(), open.time_range(), open.count());
+    }
+
+    /// Seals the late ones that lie in `range`, which is within one window.
+    fn seal_late_histograms(&mut self, index: u32, range: TimeRange) {
+        let held = self.histograms_mut(index);
+        let from = held.late.partition_point(|(t, _)| *t < range.min);
+        let to = held.late.partition_point(|(t, _)| *t <= range.max);
+        let sealed: Vec<At> = held.late.drain(from..to).collect();
+        let most = usize::from(self.samples_per_chunk) * 2;
+        for run in sealed.chunks(most) {
+            let mut run = run.iter().map(|(t, h)| (*t, h.as_ref().clone()));
+            let Some((t, first)) = run.next() else { continue };
+            let mut open = OpenHistograms::first(t, first);
+            run.for_each(|(t, h)| open.append(t, h));
+            self.insert_sealed(index, open.chunk(), open.time_range(), open.count());
+        }
+    }
+
+    /// Notes the newest histogram of a chunk taken over as it is.
+    pub(crate) fn sealed_through(&mut self, index: u32, last: At) {
+        let before = self.histograms_mut(index).heap_bytes();
+        self.seal_open_histograms(index);
+        self.histograms_mut(index).sealed_last = Some(last);
+        let after = self.histograms_mut(index).heap_bytes();
+        self.count_histogram_bytes(before, after);
+    }
+
+    /// Appends the unsealed histograms that may be in a closed range, as chunks.
+    pub(crate) fn read_unsealed_histograms(
+        &self,
+        index: u32,
+        range: TimeRange,
+        out: &mut Vec<Run>,
+    ) -> Result<(), Error> {
+        let Some(held) = self.cold(index).and_then(Cold::histograms) else {
+            return Ok(());
+        };
+        let open = held
+            .open
+            .as_ref()
+            .filter(|open| open.time_range().overlaps(&range));
+        let mut chunks: Vec<Bytes> = open.map(OpenHistograms::chunk).into_iter().collect();
+        let late = held.late_in(range).iter();
+        let most = usize::from(self.samples_per_chunk);
+        chunks.extend(encode_histograms(
+            late.map(|(t, h)| (*t, h.as_ref().clone())),
+            most,
+        )?);
+        for chunk in chunks {
+            out.push(Run::Chunk(Chunk::parse(chunk)?));
+        }
+        Ok(())
+    }
+
+    /// Replaces `out` by the histograms of a series in a closed range, each time once, ascending.
+    ///
+    /// # Errors
+    /// [`Error::SeriesForgotten`] when the id is no longer valid, [`Error::Chunk`] when memory is damaged.
+    pub fn histograms(&self, id: SeriesId, range: TimeRange, out: &mut Vec<At>) -> Result<(), Error> {
+        if !self.series.is_current(id) {
+            return Err(Error::SeriesForgotten { index: id.index });
+        }
+        self.merged_histograms(id.index, range, out)
+    }
+
+    fn merged_histograms(&self, index: u32, range: TimeRange, out: &mut Vec<At>) -> Result<(), Error> {
+        let mut runs = Vec::new();
+        for sealed in self.sealed(index, range) {
+            runs.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
+        }
+        self.read_unsealed_histograms(index, range, &mut runs)?;
+        merge_histogram_runs(&runs, range, out)?;
+        Ok(())
+    }
+
+    fn cold(&self, index: u32) -> Option<&Cold> {
+        self.series.cold.get(index as usize)
+    }
+
+    /// The unsealed histograms of a series that exists.
+    fn histograms_mut(&mut self, index: u32) -> &mut HistogramSeries {
+        let cold = &mut self.series.cold[index as usize];
+        &mut cold.side.get_or_insert_default().histograms
+    }
+
+    fn count_histogram_bytes(&mut self, before: usize, after: usize) {
+        self.histogram_bytes = (self.histogram_bytes + after).saturating_sub(before);
+    }
+
+    /// Drops what is remembered of a series' sealed histograms, with the series.
+    pub(crate) fn forget_histograms(&mut self, index: u32) {
+        let held = self
+            .cold(index)
+            .and_then(Cold::histograms)
+            .map(HistogramSeries::heap_bytes);
+        self.count_histogram_bytes(held.unwrap_or(0), 0);
+    }
+}
+
+/// Replaces `out` by the histograms of runs in a closed range, each time once, ascending, whatever overlaps.
+///
+/// # Errors
+/// [`koios_chunk::Error`] when a run is damaged.
+pub fn merge_histogram_runs(
+    runs: &[Run],
+    range: TimeRange,
+    out: &mut Vec<(i64, Arc<Histogram>)>,
+) -> Result<(), koios_chunk::Error> {
+    out.clear();
+    for run in runs {
+        run.decode_histograms(range, out)?;
+    }
+    settle_histograms(out);
+    Ok(())
+}
+
+/// Sorts histograms by time and keeps the winner of each time.
+pub fn settle_histograms(out: &mut Vec<(i64, Arc<Histogram>)>) {
+    if out.windows(2).all(|w| w[0].0 < w[1].0) {
+        return;
+    }
+    out.sort_by_key(|(t, _)| *t);
+    out.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same && histogram_winner(&kept.1, &later.1).bits_cmp(&kept.1).is_ne() {
+            std::mem::swap(&mut kept.1, &mut later.1);
+        }
+        same
+    });
+}
