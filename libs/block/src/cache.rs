@@ -91,6 +91,8 @@ pub(crate) struct SamplesKey {
     pub(crate) block: BlockId,
     pub(crate) first_row: u64,
     pub(crate) row_count: u32,
+    /// Whether the rows are native histograms.
+    pub(crate) histograms: bool,
 }
 
 /// A cache of cells that passed their checksum, of parsed footers and page indexes, and of the series and samples read

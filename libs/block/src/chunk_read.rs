@@ -6,6 +6,7 @@ use koios_model::{Labels, TimeRange};
 
 use crate::Result;
 use crate::cache::SamplesKey;
+use crate::histogram_rows::read_histograms;
 use crate::part::PartFile;
 use crate::reader::{BlockSeries, GROUPS_AHEAD};
 use crate::samples::{self, Wanted};
@@ -14,6 +15,8 @@ use crate::samples::{self, Wanted};
 const SHORT_SERIES_ROWS: u32 = 1 << 13;
 /// Smallest chunk that is trimmed: of a smaller one little is to be saved.
 const TRIMMED_SAMPLES_MIN: usize = 128;
+/// Floats that take about the memory of a histogram.
+pub(crate) const HISTOGRAM_ROWS: u64 = 16;
 /// Chunks whose trimming is not worth a change of threads: a few microseconds each.
 const TRIMMED_INLINE: usize = 64;
 
@@ -21,11 +24,14 @@ const TRIMMED_INLINE: usize = 64;
 #[derive(Debug)]
 pub struct ChunkRead {
     part: PartFile,
+    histograms: Option<PartFile>,
     range: TimeRange,
     /// What is known of each series, in the order asked for.
     found: Vec<SeriesChunks>,
-    /// The places in `found` of the series that are not cached.
+    /// The places in `found` of the series whose floats are not cached.
     missing: Vec<(usize, BlockSeries)>,
+    /// The places in `found` of the series whose histograms are not cached.
+    missing_histograms: Vec<(usize, BlockSeries)>,
 }
 
 /// Chunks of a series that overlap the range.
@@ -36,30 +42,48 @@ struct SeriesChunks {
 }
 
 impl ChunkRead {
-    pub(crate) fn new(part: PartFile, series: &[BlockSeries], range: TimeRange) -> Self {
-        let mut missing = Vec::new();
+    pub(crate) fn new(
+        part: PartFile,
+        histograms: Option<PartFile>,
+        series: &[BlockSeries],
+        range: TimeRange,
+    ) -> Self {
+        let (mut missing, mut missing_histograms) = (Vec::new(), Vec::new());
         let look_up = |(place, series): (usize, &BlockSeries)| {
-            let cached = part.cache().samples(&key(&part, series));
-            if cached.is_none() {
-                missing.push((place, series.clone()));
+            let mut chunks = Vec::new();
+            let mut look_up = |key, missing: &mut Vec<_>| match part.cache().samples(&key) {
+                Some(cached) => chunks.extend(around(&cached, range)),
+                None => missing.push((place, series.clone())),
+            };
+            if series.row_count > 0 {
+                look_up(key(&part, series), &mut missing);
+            }
+            if series.histogram_count > 0 {
+                look_up(histograms_key(&part, series), &mut missing_histograms);
             }
             SeriesChunks {
                 series: series.labels.clone(),
-                chunks: cached.map_or_else(Vec::new, |chunks| around(&chunks, range)),
+                chunks,
             }
         };
         let found = series.iter().enumerate().map(look_up).collect();
         Self {
             part,
+            histograms,
             range,
             found,
             missing,
+            missing_histograms,
         }
     }
 
-    /// How many rows the series have that are not cached: [`Self::finish`] decodes no more.
+    /// How many rows the series have that are not cached: [`Self::finish`] decodes no more. A histogram counts as the
+    /// floats that take as much memory.
     pub fn rows_missing(&self) -> u64 {
-        self.missing.iter().map(|(_, s)| u64::from(s.row_count)).sum()
+        let floats = self.missing.iter().map(|(_, s)| u64::from(s.row_count));
+        let histograms = self.missing_histograms.iter();
+        let histograms = histograms.map(|(_, s)| u64::from(s.histogram_count) * HISTOGRAM_ROWS);
+        floats.chain(histograms).sum()
     }
 
     /// Reads what is missing: see [`crate::BlockReader::read_chunks`].
@@ -68,6 +92,7 @@ impl ChunkRead {
     /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
     pub async fn finish(mut self) -> Result<Vec<Vec<Chunk>>> {
         self.read_missing().await?;
+        self.read_missing_histograms().await?;
         let range = self.range;
         let edges = self.found.iter().flat_map(|found| &found.chunks);
         let edges = edges.filter(|chunk| is_trimmed(chunk, range)).count();
@@ -93,11 +118,32 @@ impl ChunkRead {
             let lost = || part.corrupt(format!("it lacks the samples of {}", series.labels));
             let chunks = chunks.ok_or_else(lost)?;
             if let Some(found) = self.found.get_mut(*place) {
-                found.chunks = around(&chunks, range);
+                found.chunks.splice(0..0, around(&chunks, range));
             }
             if is_read_whole(series, range) {
                 part.cache().put_samples(key(part, series), chunks.into());
             }
+        }
+        Ok(())
+    }
+
+    async fn read_missing_histograms(&mut self) -> Result<()> {
+        if self.missing_histograms.is_empty() {
+            return Ok(());
+        }
+        let series: Vec<BlockSeries> = self.missing_histograms.iter().map(|(_, s)| s.clone()).collect();
+        let Some(part) = &self.histograms else {
+            return Err(self
+                .part
+                .corrupt("its series announce histograms, which it has none of"));
+        };
+        let read = read_histograms(part, &series).await?;
+        for ((place, series), chunks) in self.missing_histograms.iter().zip(read) {
+            if let Some(found) = self.found.get_mut(*place) {
+                found.chunks.extend(around(&chunks, self.range));
+            }
+            let key = histograms_key(&self.part, series);
+            self.part.cache().put_samples(key, chunks.into());
         }
         Ok(())
     }
@@ -127,6 +173,16 @@ fn key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
         block: part.block(),
         first_row: series.first_row,
         row_count: series.row_count,
+        histograms: false,
+    }
+}
+
+fn histograms_key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
+    SamplesKey {
+        block: part.block(),
+        first_row: series.histogram_first_row,
+        row_count: series.histogram_count,
+        histograms: true,
     }
 }
 
@@ -145,7 +201,9 @@ fn around(chunks: &[Chunk], range: TimeRange) -> Vec<Chunk> {
 fn is_trimmed(chunk: &Chunk, range: TimeRange) -> bool {
     let all = chunk.time_range();
     let (from, to) = (all.min.max(range.min), all.max.min(range.max));
-    chunk.count() >= TRIMMED_SAMPLES_MIN && to.abs_diff(from) < all.max.abs_diff(all.min) / 4
+    !chunk.has_histograms()
+        && chunk.count() >= TRIMMED_SAMPLES_MIN
+        && to.abs_diff(from) < all.max.abs_diff(all.min) / 4
 }
 
 fn trimmed(

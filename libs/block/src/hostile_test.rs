@@ -12,7 +12,7 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::meta::{PartMeta, SAMPLES_PART};
+use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART};
 use crate::samples_table::SamplesWriter;
 use crate::schema::samples_schema;
 use crate::{
@@ -121,7 +121,7 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
     let other = BlockId::new(1, 2);
     assert!(BlockMeta::from_json(other, &json).unwrap_err().is_corrupt());
     let newer = BlockMeta {
-        format: 2,
+        format: FORMAT_VERSION + 1,
         ..meta.clone()
     };
     let e = BlockMeta::from_json(meta.block, &newer.to_json()).unwrap_err();

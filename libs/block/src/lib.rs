@@ -12,7 +12,7 @@
 //! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`] or [`Error::Samples`], never a panic (I12).
 //!
 //! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
-//! service); native histograms and exemplars, whose parts are named in the format and not written yet.
+//! service); exemplars, whose part is named in the format and not written.
 //!
 //! **Failure behaviour.** An error names block and part. [`Error::Corrupt`] and [`Error::Samples`] are about the bytes and last
 //! until they are repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
@@ -21,6 +21,8 @@ mod cache;
 mod chunk_read;
 mod error;
 mod group_rows;
+mod histogram_rows;
+mod histograms_table;
 #[cfg(test)]
 mod hostile_test;
 mod label_column;
@@ -44,8 +46,8 @@ pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
 pub use merge::{BlockMerge, MergeStats, MergedSeries, merge};
 pub use meta::{
-    BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, META_PART, PartMeta, PartSummary, SAMPLES_PART,
-    SERIES_PART,
+    BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta, PartSummary,
+    SAMPLES_PART, SERIES_PART,
 };
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;

@@ -5,13 +5,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use koios_model::merge::merge_sorted;
-use koios_model::{Labels, Metadata, Sample, TimeRange};
+use koios_chunk::Chunk;
+use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms};
+use koios_model::{Histogram, Labels, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::reader::{BlockReader, BlockSeries};
 use crate::samples::SeriesSamples;
 use crate::writer::BlockWriter;
+
+/// Most histograms that are read ahead, unless one series has more.
+const HISTOGRAMS_AHEAD: u32 = 16 * 1024;
 
 /// One series of a merge.
 #[derive(Debug)]
@@ -20,8 +24,10 @@ pub struct MergedSeries {
     pub labels: Labels,
     /// What is known of the metric: of several inputs the greatest, so that the order of inputs does not matter.
     pub metadata: Option<Arc<Metadata>>,
-    /// Strictly ascending in time; the winner of each timestamp.
+    /// Floats, strictly ascending in time; the winner of each timestamp.
     pub samples: Vec<Sample>,
+    /// Native histograms, strictly ascending in time; none where a float is.
+    pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
 /// What a merge took in and gave out.
@@ -75,6 +81,7 @@ impl BlockMerge {
             labels,
             metadata: None,
             samples: Vec::new(),
+            histograms: Vec::new(),
         };
         let mut buffer = Vec::new();
         for input in &mut self.inputs {
@@ -83,8 +90,10 @@ impl BlockMerge {
             }
             let Some(series) = input.head.take() else { continue };
             let samples = input.samples(&series).await?;
+            let histograms = input.histograms(&series).await?;
             self.stats.series_in += 1;
-            self.stats.samples_in += samples.len() as u64;
+            self.stats.samples_in += (samples.len() + histograms.len()) as u64;
+            merged.histograms.extend(histograms);
             merged.metadata = merged.metadata.max(series.metadata);
             if merged.samples.is_empty() {
                 merged.samples = samples;
@@ -93,8 +102,10 @@ impl BlockMerge {
                 std::mem::swap(&mut merged.samples, &mut buffer);
             }
         }
+        sort_and_dedup_histograms(&mut merged.histograms);
+        settle_kinds(&mut merged.samples, &mut merged.histograms);
         self.stats.series_out += 1;
-        self.stats.samples_out += merged.samples.len() as u64;
+        self.stats.samples_out += (merged.samples.len() + merged.histograms.len()) as u64;
         Ok(Some(merged))
     }
 
@@ -105,26 +116,31 @@ impl BlockMerge {
 }
 
 /// Merges `inputs` into `out`. `edit` sees each merged series before it is written and may drop samples (tombstones,
-/// retention) or, by emptying it, the series.
+/// retention) or, by emptying both, the series.
 ///
 /// # Errors
 /// Those of [`BlockMerge::next`] and [`BlockWriter::push_series`].
 pub async fn merge(
     inputs: &[BlockReader],
     out: &mut BlockWriter,
-    mut edit: impl FnMut(&Labels, &mut Vec<Sample>),
+    mut edit: impl FnMut(&mut MergedSeries),
 ) -> Result<MergeStats> {
     let mut merge = BlockMerge::new(inputs);
     let mut written = 0u64;
     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
     while let Some(mut series) = merge.next().await? {
-        edit(&series.labels, &mut series.samples);
+        edit(&mut series);
         timestamps.clear();
         values.clear();
         timestamps.extend(series.samples.iter().map(|s| s.t));
         values.extend(series.samples.iter().map(|s| s.v));
-        written += series.samples.len() as u64;
-        out.push_series(&series.labels, series.metadata.as_deref(), &timestamps, &values)?;
+        written += (series.samples.len() + series.histograms.len()) as u64;
+        out.push_both(
+            &series.labels,
+            series.metadata.as_deref(),
+            (&timestamps, &values),
+            &series.histograms,
+        )?;
     }
     Ok(MergeStats {
         samples_out: written,
@@ -138,7 +154,40 @@ struct Input {
     batches: BoxStream<'static, Result<Vec<BlockSeries>>>,
     pending: VecDeque<BlockSeries>,
     samples: Option<BoxStream<'static, Result<SeriesSamples>>>,
+    histograms: HistogramsAhead,
     head: Option<BlockSeries>,
+}
+
+/// The histograms of the next series of a block.
+#[derive(Default)]
+struct HistogramsAhead {
+    /// Series that have some, in order.
+    waiting: VecDeque<BlockSeries>,
+    read: VecDeque<Vec<Chunk>>,
+}
+
+impl HistogramsAhead {
+    fn new(series: &[BlockSeries]) -> Self {
+        Self {
+            waiting: series.iter().filter(|s| s.histogram_count > 0).cloned().collect(),
+            read: VecDeque::new(),
+        }
+    }
+
+    /// Those of the next series that has some.
+    async fn next(&mut self, reader: &BlockReader) -> Result<Vec<Chunk>> {
+        if self.read.is_empty() {
+            let (mut batch, mut rows) = (Vec::new(), 0);
+            while let Some(series) = self.waiting.front()
+                && (batch.is_empty() || rows + series.histogram_count <= HISTOGRAMS_AHEAD)
+            {
+                rows += series.histogram_count;
+                batch.extend(self.waiting.pop_front());
+            }
+            self.read = reader.read_histograms(&batch).await?.into();
+        }
+        Ok(self.read.pop_front().unwrap_or_default())
+    }
 }
 
 impl std::fmt::Debug for Input {
@@ -157,6 +206,7 @@ impl Input {
             batches: reader.scan_series(),
             pending: VecDeque::new(),
             samples: None,
+            histograms: HistogramsAhead::default(),
             head: None,
         }
     }
@@ -181,13 +231,29 @@ impl Input {
                     .corrupt("its series are not in label order"));
             }
             // Samples follow in the same order, so one stream per batch serves all its series.
-            self.samples = Some(self.reader.stream_samples(batch.clone(), TimeRange::ALL));
+            let with_floats = batch.iter().filter(|s| s.row_count > 0).cloned().collect();
+            self.samples = Some(self.reader.stream_samples(with_floats, TimeRange::ALL));
+            self.histograms = HistogramsAhead::new(&batch);
             self.pending = batch.into();
         }
         Ok(())
     }
 
+    async fn histograms(&mut self, series: &BlockSeries) -> Result<Vec<(i64, Arc<Histogram>)>> {
+        let mut histograms = Vec::new();
+        if series.histogram_count > 0 {
+            for chunk in self.histograms.next(&self.reader).await? {
+                let decoded = chunk.decode_histograms(TimeRange::ALL, &mut histograms);
+                decoded.map_err(|e| self.reader.samples_part().corrupt_samples(&series.labels, e))?;
+            }
+        }
+        Ok(histograms)
+    }
+
     async fn samples(&mut self, series: &BlockSeries) -> Result<Vec<Sample>> {
+        if series.row_count == 0 {
+            return Ok(Vec::new());
+        }
         let lost = || {
             self.reader
                 .samples_part()

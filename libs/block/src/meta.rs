@@ -9,14 +9,19 @@ use ulid::Ulid;
 
 use crate::{Error, Result};
 
-/// The newest format version, which this crate writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest format version this crate writes: that of blocks with histograms, which older readers would miss.
+pub const FORMAT_VERSION: u32 = 2;
+/// The version of blocks of floats alone.
+pub(crate) const FORMAT_FLOATS: u32 = 1;
 /// Name of the metadata part.
 pub const META_PART: &str = "meta.json";
 /// Name of the part with one row per series.
 pub const SERIES_PART: &str = "series.parquet";
 /// Name of the part with one row per sample.
 pub const SAMPLES_PART: &str = "samples.parquet";
+
+/// Name of the part with one row per native histogram; only where there are any.
+pub const HISTOGRAMS_PART: &str = "histograms.parquet";
 
 /// Size of the cells that are checksummed one by one: small enough that a query for one series reads little beside its
 /// pages, large enough that the checksums of a block stay in the kilobytes.

@@ -10,9 +10,10 @@ use koios_runtime::Cpu;
 
 use crate::Result;
 use crate::cache::BlockCache;
-use crate::chunk_read::ChunkRead;
+use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
 use crate::group_rows::GroupRows;
-use crate::meta::{BlockMeta, SAMPLES_PART, SERIES_PART};
+use crate::histogram_rows::read_histograms;
+use crate::meta::{BlockMeta, HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
 use crate::samples::{self, SeriesSamples};
@@ -34,12 +35,23 @@ pub struct BlockSeries {
     pub id: u32,
     /// The row of its first sample.
     pub first_row: u64,
-    /// How many samples it has.
+    /// How many floats it has.
     pub row_count: u32,
+    /// The row of its first native histogram.
+    pub histogram_first_row: u64,
+    /// How many native histograms it has.
+    pub histogram_count: u32,
     /// Its first and last sample time.
     pub range: TimeRange,
     /// What is known of the metric, if anything.
     pub metadata: Option<Arc<Metadata>>,
+}
+
+impl BlockSeries {
+    /// How many floats would take as much memory as all its samples.
+    pub fn rows_as_floats(&self) -> u64 {
+        u64::from(self.row_count) + u64::from(self.histogram_count) * HISTOGRAM_ROWS
+    }
 }
 
 /// An open block. Cheap to clone; nothing is read before it is asked for.
@@ -48,6 +60,8 @@ pub struct BlockReader {
     meta: Arc<BlockMeta>,
     series: SeriesTable,
     samples: PartFile,
+    /// Where there are any.
+    histograms: Option<PartFile>,
 }
 
 impl BlockReader {
@@ -63,10 +77,14 @@ impl BlockReader {
             Arc::clone(&meta),
             SERIES_PART,
         )?;
-        let samples = PartFile::new(source, cache, Arc::clone(&meta), SAMPLES_PART)?;
+        let part = |name| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
+        let samples = part(SAMPLES_PART)?;
+        let has_histograms = meta.parts.iter().any(|p| p.name == HISTOGRAMS_PART);
+        let histograms = has_histograms.then(|| part(HISTOGRAMS_PART)).transpose()?;
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,
+            histograms,
             meta,
         })
     }
@@ -75,6 +93,9 @@ impl BlockReader {
     #[must_use]
     pub fn with_cpu(mut self, cpu: Cpu) -> Self {
         self.series.set_cpu(cpu.clone());
+        if let Some(histograms) = &mut self.histograms {
+            histograms.set_cpu(cpu.clone());
+        }
         self.samples.set_cpu(cpu);
         self
     }
@@ -144,10 +165,36 @@ impl BlockReader {
 
     /// As [`Self::read_chunks`], up to what is cached: for those who want to know how much is still to be read before it is.
     pub fn look_up_chunks(&self, series: &[BlockSeries], range: TimeRange) -> ChunkRead {
-        ChunkRead::new(self.samples.clone(), series, range)
+        ChunkRead::new(self.samples.clone(), self.histograms.clone(), series, range)
     }
 
-    /// As [`Self::read_chunks`], decoded, and only what lies inside `range`.
+    /// All native histograms of series in the block's order, as chunks, one entry for each series.
+    ///
+    /// # Errors
+    /// As [`Self::read_chunks`].
+    pub async fn read_histograms(&self, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
+        let with: Vec<BlockSeries> = series.iter().filter(|s| s.histogram_count > 0).cloned().collect();
+        let mut read = Vec::new();
+        if let Some(first) = with.first() {
+            read = read_histograms(self.histograms_part(first)?, &with).await?;
+        }
+        let mut read = read.into_iter();
+        let of = |s: &BlockSeries| match s.histogram_count {
+            0 => Vec::new(),
+            _ => read.next().unwrap_or_default(),
+        };
+        Ok(series.iter().map(of).collect())
+    }
+
+    /// The part that holds the histograms of a series.
+    fn histograms_part(&self, series: &BlockSeries) -> Result<&PartFile> {
+        self.histograms.as_ref().ok_or_else(|| {
+            self.samples
+                .corrupt(format!("{} has histograms, the block has none", series.labels))
+        })
+    }
+
+    /// As [`Self::read_chunks`], decoded, floats only, and only what lies inside `range`.
     ///
     /// # Errors
     /// As [`Self::read_chunks`].
@@ -164,7 +211,7 @@ impl BlockReader {
         series.iter().zip(chunks).map(decode).collect()
     }
 
-    /// The samples of `series`, which must be in the block's order, one item per series in the same order. Only pages
+    /// The floats of `series`, which must have some and be in the block's order, one item per series in the same order. Only pages
     /// with rows of the series inside the range are fetched; a few row groups are in memory at a time.
     pub fn stream_samples(
         &self,

@@ -14,14 +14,17 @@ use crate::label_column::Strings;
 use crate::part::PartFile;
 use crate::reader::BlockSeries;
 use crate::schema::{
-    K_FIRST_ROW, K_FIRST_TIME, K_HELP, K_ID, K_LAST_TIME, K_ROW_COUNT, K_TYPE, K_UNIT, LABELS,
+    K_FIRST_ROW, K_FIRST_TIME, K_HELP, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
+    K_ROW_COUNT, K_TYPE, K_UNIT, LABELS,
 };
 
-/// Columns that make a [`BlockSeries`].
-pub(crate) const IDENTITY_COLUMNS: [&str; 9] = [
+/// Columns that make a [`BlockSeries`]; those of histograms are there where there are any.
+pub(crate) const IDENTITY_COLUMNS: [&str; 11] = [
     K_ID,
     K_FIRST_ROW,
     K_ROW_COUNT,
+    K_HISTOGRAM_FIRST_ROW,
+    K_HISTOGRAM_COUNT,
     K_FIRST_TIME,
     K_LAST_TIME,
     K_TYPE,
@@ -54,6 +57,8 @@ struct Row {
     id: u32,
     first_row: u64,
     row_count: u32,
+    histogram_first_row: u64,
+    histogram_count: u32,
     range: TimeRange,
     shape: u32,
     /// Its first in `series_pairs`.
@@ -88,6 +93,8 @@ impl RowChunk {
             id: r.id,
             first_row: r.first_row,
             row_count: r.row_count,
+            histogram_first_row: r.histogram_first_row,
+            histogram_count: r.histogram_count,
             range: r.range,
             metadata: self.metadata.get(r.metadata as usize).cloned().flatten(),
         })
@@ -280,6 +287,8 @@ impl ChunkBuilder {
                 id: columns.ids[row],
                 first_row: columns.first_rows[row],
                 row_count: columns.row_counts[row],
+                histogram_first_row: columns.histogram_first_rows.map_or(0, |rows| rows[row]),
+                histogram_count: columns.histogram_counts.map_or(0, |counts| counts[row]),
                 range: TimeRange::new(columns.first_times[row], columns.last_times[row]),
                 shape,
                 first_pair,
@@ -381,6 +390,8 @@ struct Identity<'a> {
     ids: &'a [u32],
     first_rows: &'a [u64],
     row_counts: &'a [u32],
+    histogram_first_rows: Option<&'a [u64]>,
+    histogram_counts: Option<&'a [u32]>,
     first_times: &'a [i64],
     last_times: &'a [i64],
     /// Kind, help and unit.
@@ -395,13 +406,17 @@ impl<'a> Identity<'a> {
             let column = column(part, batch, name)?.as_primitive_opt::<UInt32Type>();
             column.map(|c| c.values().as_ref()).ok_or_else(|| wrong(name))
         };
-        let first_rows = column(part, batch, K_FIRST_ROW)?.as_primitive_opt::<UInt64Type>();
+        let rows = |name: &str| -> Result<&'a [u64]> {
+            let column = column(part, batch, name)?.as_primitive_opt::<UInt64Type>();
+            column.map(|c| c.values().as_ref()).ok_or_else(|| wrong(name))
+        };
+        let has_histograms = batch.column_by_name(K_HISTOGRAM_COUNT).is_some();
         Ok(Self {
             ids: counts(K_ID)?,
-            first_rows: first_rows
-                .map(|c| c.values().as_ref())
-                .ok_or_else(|| wrong(K_FIRST_ROW))?,
+            first_rows: rows(K_FIRST_ROW)?,
             row_counts: counts(K_ROW_COUNT)?,
+            histogram_first_rows: has_histograms.then(|| rows(K_HISTOGRAM_FIRST_ROW)).transpose()?,
+            histogram_counts: has_histograms.then(|| counts(K_HISTOGRAM_COUNT)).transpose()?,
             first_times: times(part, batch, K_FIRST_TIME)?,
             last_times: times(part, batch, K_LAST_TIME)?,
             texts: [

@@ -131,21 +131,31 @@ pub(crate) struct Wanted<'a> {
     pub(crate) whole: bool,
 }
 
+/// The rows of a series in a part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) series: &'a Labels,
+    pub(crate) first_row: u64,
+    /// Not 0.
+    pub(crate) row_count: u32,
+    pub(crate) whole: bool,
+}
+
 /// What one row group holds of the series asked for.
 #[derive(Debug)]
-struct GroupPlan {
-    group: u32,
-    pieces: Vec<Piece>,
+pub(crate) struct GroupPlan {
+    pub(crate) group: u32,
+    pub(crate) pieces: Vec<Piece>,
 }
 
 /// Rows of one series in one row group.
 #[derive(Debug)]
-struct Piece {
-    series: Labels,
+pub(crate) struct Piece {
+    pub(crate) series: Labels,
     /// Relative to the row group.
-    rows: Range<u64>,
+    pub(crate) rows: Range<u64>,
     /// Whether the series ends here.
-    last: bool,
+    pub(crate) last: bool,
     /// Whether all of it is read, whatever the range.
     whole: bool,
 }
@@ -180,7 +190,13 @@ pub(crate) async fn read<'a, F: Form>(
     groups_ahead: usize,
 ) -> Result<BoxStream<'static, Result<F>>> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
-    let plans = plan(&part, &footer, wanted)?;
+    let spans = wanted.map(|Wanted { series, whole }| Span {
+        series: &series.labels,
+        first_row: series.first_row,
+        row_count: series.row_count,
+        whole,
+    });
+    let plans = plan(&part, &footer, spans)?;
     let of_groups = part.clone();
     let pieces = stream::iter(plans)
         .map(move |plan| {
@@ -226,10 +242,10 @@ fn join<F: Form>(mut newest_first: Vec<F>) -> Result<F, koios_chunk::Error> {
 }
 
 /// Splits the series' spans by row group.
-fn plan<'a>(
+pub(crate) fn plan<'a>(
     part: &PartFile,
     footer: &ArrowReaderMetadata,
-    wanted: impl Iterator<Item = Wanted<'a>>,
+    spans: impl Iterator<Item = Span<'a>>,
 ) -> Result<Vec<GroupPlan>> {
     let mut groups = VecDeque::new();
     let mut end = 0u64;
@@ -245,12 +261,12 @@ fn plan<'a>(
     }
     let mut plans: Vec<GroupPlan> = Vec::new();
     let mut at = 0u64;
-    for Wanted { series: s, whole } in wanted {
+    for s in spans {
         let span = s.first_row..s.first_row.saturating_add(u64::from(s.row_count));
         if span.start < at || span.end > end || span.is_empty() {
             return Err(part.corrupt(format!(
                 "series {} claims rows {span:?}, which overlap another's or exceed the {end} there are",
-                s.labels
+                s.series
             )));
         }
         at = span.end;
@@ -260,10 +276,10 @@ fn plan<'a>(
                 continue;
             }
             let piece = Piece {
-                series: s.labels.clone(),
+                series: s.series.clone(),
                 rows: span.start.max(rows.start) - rows.start..span.end.min(rows.end) - rows.start,
                 last: span.end <= rows.end,
-                whole,
+                whole: s.whole,
             };
             let last = piece.last;
             match plans.last_mut() {

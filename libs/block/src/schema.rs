@@ -12,6 +12,8 @@ pub(crate) const LABEL_COLUMNS_MAX: usize = 256;
 pub(crate) const K_ID: &str = "k_id";
 pub(crate) const K_FIRST_ROW: &str = "k_first_row";
 pub(crate) const K_ROW_COUNT: &str = "k_row_count";
+pub(crate) const K_HISTOGRAM_FIRST_ROW: &str = "k_histogram_first_row";
+pub(crate) const K_HISTOGRAM_COUNT: &str = "k_histogram_row_count";
 pub(crate) const K_FIRST_TIME: &str = "k_first_time";
 pub(crate) const K_LAST_TIME: &str = "k_last_time";
 pub(crate) const K_COUNT: &str = "k_count";
@@ -25,6 +27,18 @@ pub(crate) const TIMESTAMP: &str = "timestamp";
 pub(crate) const EXPONENT: &str = "exponent";
 pub(crate) const MANTISSA: &str = "mantissa";
 pub(crate) const FLOAT: &str = "float";
+
+pub(crate) const RESET_HINT: &str = "reset_hint";
+pub(crate) const SCHEMA: &str = "schema";
+pub(crate) const SUM: &str = "sum";
+pub(crate) const COUNT: &str = "count";
+pub(crate) const ZERO_COUNT: &str = "zero_count";
+pub(crate) const ZERO_THRESHOLD: &str = "zero_threshold";
+pub(crate) const POSITIVE: &str = "positive";
+pub(crate) const POSITIVE_COUNTS: &str = "positive_counts";
+pub(crate) const NEGATIVE: &str = "negative";
+pub(crate) const NEGATIVE_COUNTS: &str = "negative_counts";
+pub(crate) const CUSTOM_BOUNDS: &str = "custom_bounds";
 
 /// Names of the MAP's inner groups, as the Parquet specification has them.
 pub(crate) const MAP_ENTRY: &str = "key_value";
@@ -52,6 +66,30 @@ pub(crate) fn samples_schema() -> SchemaRef {
     ]))
 }
 
+/// The entries of lists of buckets: an index, and a count.
+pub(crate) fn bucket_fields() -> [Field; 2] {
+    [DataType::Int32, DataType::Float64].map(|entry| Field::new("element", entry, false))
+}
+
+/// Columns of `histograms.parquet`.
+pub(crate) fn histograms_schema() -> SchemaRef {
+    let [indices, counts] = bucket_fields().map(|field| DataType::List(Arc::new(field)));
+    let column = |name, kind: &DataType| Field::new(name, kind.clone(), false);
+    let mut fields = vec![
+        column(SERIES, &DataType::UInt32),
+        column(TIMESTAMP, &time_type()),
+        column(RESET_HINT, &DataType::Int8),
+        column(SCHEMA, &DataType::Int8),
+    ];
+    fields.extend([SUM, COUNT, ZERO_COUNT, ZERO_THRESHOLD].map(|name| column(name, &DataType::Float64)));
+    for (name, name_of_counts) in [(POSITIVE, POSITIVE_COUNTS), (NEGATIVE, NEGATIVE_COUNTS)] {
+        fields.push(column(name, &indices));
+        fields.push(column(name_of_counts, &counts));
+    }
+    fields.push(column(CUSTOM_BOUNDS, &counts));
+    Arc::new(Schema::new(fields))
+}
+
 /// The `labels` MAP.
 pub(crate) fn labels_field() -> Field {
     let entries = Field::new_struct(
@@ -65,8 +103,8 @@ pub(crate) fn labels_field() -> Field {
     Field::new(LABELS, DataType::Map(Arc::new(entries), false), false)
 }
 
-/// Columns of `series.parquet` with a column for each of `frequent`.
-pub(crate) fn series_schema(frequent: &[String]) -> SchemaRef {
+/// Columns of `series.parquet` with a column for each of `frequent`, and where histograms are if there are any.
+pub(crate) fn series_schema(frequent: &[String], histograms: bool) -> SchemaRef {
     let mut fields = vec![
         Field::new(K_ID, DataType::UInt32, false),
         Field::new(K_FIRST_ROW, DataType::UInt64, false),
@@ -79,6 +117,10 @@ pub(crate) fn series_schema(frequent: &[String]) -> SchemaRef {
         Field::new(K_HELP, dictionary_type(), true),
         labels_field(),
     ];
+    if histograms {
+        fields.push(Field::new(K_HISTOGRAM_FIRST_ROW, DataType::UInt64, false));
+        fields.push(Field::new(K_HISTOGRAM_COUNT, DataType::UInt32, false));
+    }
     for name in frequent {
         fields.push(Field::new(
             format!("{LABEL_COLUMN_PREFIX}{name}"),

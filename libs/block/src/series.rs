@@ -24,7 +24,10 @@ use crate::label_column::LabelColumn;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_chunk::{ChunkBuilder, IDENTITY_COLUMNS, RowChunk, strings, times};
-use crate::schema::{K_FIRST_TIME, K_LAST_TIME, LABEL_COLUMN_PREFIX, dictionary_type, is_dictionary_column};
+use crate::schema::{
+    K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_LAST_TIME, LABEL_COLUMN_PREFIX,
+    dictionary_type, is_dictionary_column,
+};
 use crate::strings::StringList;
 
 /// Series in a chunk: as many as a page holds.
@@ -114,7 +117,7 @@ impl SeriesTable {
     ) -> Result<Vec<BlockSeries>> {
         let read = GroupRead {
             group,
-            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
+            columns: self.identity_columns(footer)?,
             selection: None,
         };
         let fold = self
@@ -280,6 +283,14 @@ impl SeriesTable {
             group,
             piece,
         }
+    }
+
+    /// The columns that make a series.
+    fn identity_columns(&self, footer: &ArrowReaderMetadata) -> Result<ProjectionMask> {
+        let there = |name: &&str| footer.schema().column_with_name(name).is_some();
+        let of_histograms = |name: &&str| matches!(*name, K_HISTOGRAM_FIRST_ROW | K_HISTOGRAM_COUNT);
+        let columns = IDENTITY_COLUMNS.into_iter();
+        self.projection(footer, columns.filter(|name| !of_histograms(name) || there(name)))
     }
 
     fn projection<'a>(
@@ -455,7 +466,7 @@ impl SeriesTable {
         };
         Ok(GroupRead {
             group: rows.group(),
-            columns: self.projection(footer, IDENTITY_COLUMNS.into_iter())?,
+            columns: self.identity_columns(footer)?,
             selection: Some(self.part.guarded(selection)?),
         })
     }

@@ -17,8 +17,8 @@ use parquet::schema::types::ColumnPath;
 use crate::meta::SERIES_PART;
 use crate::samples_table::{base_properties, encode_error};
 use crate::schema::{
-    K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_ID, K_LAST_TIME, K_ROW_COUNT, LABEL_COLUMN_PREFIX,
-    LABEL_COLUMNS_MAX, MAP_ENTRY, MAP_KEY, MAP_VALUE, series_schema,
+    K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
+    K_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, MAP_ENTRY, MAP_KEY, MAP_VALUE, series_schema,
 };
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -35,13 +35,16 @@ pub(crate) struct SeriesRow {
     pub(crate) metadata: Option<Metadata>,
     pub(crate) first_row: u64,
     pub(crate) count: u32,
+    pub(crate) histogram_first_row: u64,
+    pub(crate) histogram_count: u32,
     pub(crate) range: TimeRange,
 }
 
 /// The part's bytes.
 pub(crate) fn encode_series(block: BlockId, rows: &[SeriesRow], layout: Layout) -> Result<Bytes> {
     let frequent = frequent_names(rows);
-    let schema = series_schema(&frequent);
+    let histograms = rows.iter().any(|row| row.histogram_count > 0);
+    let schema = series_schema(&frequent, histograms);
     let options = ArrowWriterOptions::new()
         .with_properties(properties(block, layout, &frequent)?)
         .with_skip_arrow_metadata(true);
@@ -77,7 +80,16 @@ fn frequent_names(rows: &[SeriesRow]) -> Vec<String> {
 fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
     let mut builder = base_properties(block, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
-    for name in [K_ID, K_FIRST_ROW, K_ROW_COUNT, K_FIRST_TIME, K_LAST_TIME, K_COUNT] {
+    for name in [
+        K_ID,
+        K_FIRST_ROW,
+        K_ROW_COUNT,
+        K_FIRST_TIME,
+        K_LAST_TIME,
+        K_COUNT,
+        K_HISTOGRAM_FIRST_ROW,
+        K_HISTOGRAM_COUNT,
+    ] {
         builder = builder.set_column_dictionary_enabled(path(name), false);
     }
     for name in [K_FIRST_TIME, K_LAST_TIME] {
@@ -108,13 +120,20 @@ fn batch_of(
         times(|r| r.range.min),
         times(|r| r.range.max),
         Arc::new(UInt64Array::from_iter_values(
-            rows.iter().map(|r| u64::from(r.count)),
+            rows.iter()
+                .map(|r| u64::from(r.count) + u64::from(r.histogram_count)),
         )),
         text(|m| &m.kind)?,
         text(|m| &m.unit)?,
         text(|m| &m.help)?,
         label_map(rows)?,
     ];
+    if schema.column_with_name(K_HISTOGRAM_COUNT).is_some() {
+        let first_rows = rows.iter().map(|r| r.histogram_first_row);
+        columns.push(Arc::new(UInt64Array::from_iter_values(first_rows)));
+        let counts = rows.iter().map(|r| r.histogram_count);
+        columns.push(Arc::new(UInt32Array::from_iter_values(counts)));
+    }
     for name in frequent {
         columns.push(dictionary(rows.iter().map(|r| r.labels.get(name)))?);
     }

@@ -5,6 +5,7 @@ use koios_model::{Labels, TimeRange};
 
 use crate::meta::{CELL_BYTES, SAMPLES_PART, SERIES_PART};
 use crate::reader::BlockReader;
+use crate::samples::SeriesSamples;
 use crate::source::RangeRead;
 use crate::{BlockMeta, Error, Result};
 
@@ -41,28 +42,49 @@ pub async fn verify_checksums(source: &dyn RangeRead, meta: &BlockMeta) -> Resul
 pub async fn verify(block: &BlockReader) -> Result<()> {
     let meta = block.meta();
     let corrupt = |part: &str, reason: String| Err(Error::corrupt(meta.block, part, reason));
-    let (mut series_count, mut rows) = (0u64, 0u64);
+    let (mut series_count, mut rows, mut histogram_rows) = (0u64, 0u64, 0u64);
     let mut range: Option<TimeRange> = None;
     let mut previous: Option<Labels> = None;
     let mut batches = block.scan_series();
     while let Some(batch) = batches.try_next().await? {
-        let mut samples = block.stream_samples(batch.clone(), TimeRange::ALL);
+        let with_floats = batch.iter().filter(|s| s.row_count > 0).cloned().collect();
+        let mut samples = block.stream_samples(with_floats, TimeRange::ALL);
         for s in batch {
             if previous.as_ref().is_some_and(|p| *p >= s.labels) {
                 return corrupt(SERIES_PART, format!("series {} is out of label order", s.labels));
             }
-            if u64::from(s.id) != series_count || s.first_row != rows {
+            let has_histograms = s.histogram_count > 0;
+            if u64::from(s.id) != series_count
+                || s.first_row != rows
+                || has_histograms && s.histogram_first_row != histogram_rows
+            {
                 return corrupt(
                     SERIES_PART,
                     format!("series {} has a wrong number or span", s.labels),
                 );
             }
-            let Some(columns) = samples.try_next().await? else {
-                return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels));
+            let columns = match s.row_count {
+                0 => SeriesSamples::default(),
+                _ => match samples.try_next().await? {
+                    Some(columns) => columns,
+                    None => return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels)),
+                },
             };
             let t = &columns.timestamps;
-            let ends = t.first().zip(t.last()).map(|(&a, &b)| TimeRange::new(a, b));
+            let mut ends = t.first().zip(t.last()).map(|(&a, &b)| TimeRange::new(a, b));
+            let mut histograms = 0;
+            // Decoding checks that times ascend.
+            for chunk in block
+                .read_histograms(std::slice::from_ref(&s))
+                .await?
+                .iter()
+                .flatten()
+            {
+                histograms += chunk.count();
+                ends = Some(ends.map_or(chunk.time_range(), |e| e.union(&chunk.time_range())));
+            }
             if t.len() as u64 != u64::from(s.row_count)
+                || histograms as u64 != u64::from(s.histogram_count)
                 || ends != Some(s.range)
                 || !t.is_sorted_by(|a, b| a < b)
             {
@@ -74,9 +96,11 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
             range = Some(range.map_or(s.range, |r| r.union(&s.range)));
             series_count += 1;
             rows += u64::from(s.row_count);
+            histogram_rows += u64::from(s.histogram_count);
             previous = Some(s.labels);
         }
     }
+    let rows = rows + histogram_rows;
     if series_count != meta.series || rows != meta.samples || range.is_some_and(|r| r != meta.range) {
         return corrupt(
             SERIES_PART,

@@ -1,9 +1,12 @@
 //! Writes a block, series by series, in label order.
 
-use bytes::Bytes;
-use koios_model::{Labels, Metadata, PartitionId, TenantId, TimeRange};
+use std::sync::Arc;
 
-use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART};
+use bytes::Bytes;
+use koios_model::{Histogram, Labels, Metadata, PartitionId, TenantId, TimeRange};
+
+use crate::histograms_table::HistogramsWriter;
+use crate::meta::{FORMAT_FLOATS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART};
 use crate::samples_table::SamplesWriter;
 use crate::series_table::{SeriesRow, encode_series};
 use crate::{BlockId, BlockMeta, Error, Result};
@@ -97,6 +100,8 @@ pub struct BlockWriter {
     options: BlockOptions,
     rows: Vec<SeriesRow>,
     samples: SamplesWriter,
+    /// From the first histogram on.
+    histograms: Option<HistogramsWriter>,
     range: Option<TimeRange>,
 }
 
@@ -111,6 +116,7 @@ impl BlockWriter {
             options,
             rows: Vec::new(),
             samples,
+            histograms: None,
             range: None,
         })
     }
@@ -126,22 +132,54 @@ impl BlockWriter {
         timestamps: &[i64],
         values: &[f64],
     ) -> Result<()> {
-        let (Some(&first), Some(&last)) = (timestamps.first(), timestamps.last()) else {
+        self.push_both(labels, metadata, (timestamps, values), &[])
+    }
+
+    /// Appends a series with its floats, as times and values, and its native histograms; at no time both. One without
+    /// either is left out.
+    ///
+    /// # Errors
+    /// As [`Self::push_series`].
+    pub fn push_both(
+        &mut self,
+        labels: &Labels,
+        metadata: Option<&Metadata>,
+        (timestamps, values): (&[i64], &[f64]),
+        histograms: &[(i64, Arc<Histogram>)],
+    ) -> Result<()> {
+        let ends = |first: Option<i64>, last: Option<i64>| first.zip(last).map(|(a, b)| TimeRange::new(a, b));
+        let of_floats = ends(timestamps.first().copied(), timestamps.last().copied());
+        let of_histograms = ends(histograms.first().map(|h| h.0), histograms.last().map(|h| h.0));
+        let both = of_floats.zip(of_histograms).map(|(a, b)| a.union(&b));
+        let Some(range) = both.or(of_floats).or(of_histograms) else {
             return Ok(());
         };
-        self.check(labels, timestamps, values, TimeRange::new(first, last))?;
+        self.check(labels, timestamps, values, range)?;
+        if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
+        }
         let id =
             u32::try_from(self.rows.len()).map_err(|_| self.refused(labels, "the block has 2^32 series"))?;
-        let count =
-            u32::try_from(timestamps.len()).map_err(|_| self.refused(labels, "it has over 2^32 samples"))?;
+        let number =
+            |len: usize| u32::try_from(len).map_err(|_| self.refused(labels, "it has over 2^32 samples"));
+        let (count, histogram_count) = (number(timestamps.len())?, number(histograms.len())?);
         let first_row = self.samples.push(id, timestamps, values)?;
-        let range = TimeRange::new(first, last);
+        let histogram_first_row = match &mut self.histograms {
+            Some(writer) => writer.push(id, histograms)?,
+            None if histograms.is_empty() => 0,
+            none => {
+                let writer = HistogramsWriter::new(self.options.block, self.options.layout)?;
+                none.insert(writer).push(id, histograms)?
+            }
+        };
         self.range = Some(self.range.map_or(range, |r| r.union(&range)));
         self.rows.push(SeriesRow {
             labels: labels.clone(),
             metadata: metadata.filter(|m| **m != Metadata::default()).cloned(),
             first_row,
             count,
+            histogram_first_row,
+            histogram_count,
             range,
         });
         Ok(())
@@ -177,14 +215,18 @@ impl BlockWriter {
         self.rows.len()
     }
 
-    /// How many samples were taken.
+    /// How many samples were taken, histograms included.
     pub fn sample_count(&self) -> u64 {
-        self.samples.rows()
+        self.samples.rows() + self.histograms.as_ref().map_or(0, HistogramsWriter::rows)
     }
 
     /// Roughly the encoded size so far, so that the caller can end the block and start another.
     pub fn encoded_bytes(&self) -> usize {
         self.samples.encoded_bytes()
+            + self
+                .histograms
+                .as_ref()
+                .map_or(0, HistogramsWriter::encoded_bytes)
     }
 
     /// Finishes the block; `None` when no sample was pushed.
@@ -195,12 +237,29 @@ impl BlockWriter {
         let Some(range) = self.range else {
             return Ok(None);
         };
+        let samples_in_all = self.sample_count();
         let options = self.options;
         let sample_rows = self.samples.rows();
         let samples = self.samples.finish()?;
         let series = encode_series(options.block, &self.rows, options.layout)?;
+        let mut part_metas = vec![
+            PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
+            PartMeta::of(SAMPLES_PART, sample_rows, &samples),
+        ];
+        let mut parts = vec![
+            (SERIES_PART.to_owned(), series),
+            (SAMPLES_PART.to_owned(), samples),
+        ];
+        let mut format = FORMAT_FLOATS;
+        if let Some(histograms) = self.histograms {
+            let rows = histograms.rows();
+            let bytes = histograms.finish()?;
+            part_metas.push(PartMeta::of(HISTOGRAMS_PART, rows, &bytes));
+            parts.push((HISTOGRAMS_PART.to_owned(), bytes));
+            format = FORMAT_VERSION;
+        }
         let meta = BlockMeta {
-            format: FORMAT_VERSION,
+            format,
             block: options.block,
             tenant: options.tenant,
             partitions: options.partitions,
@@ -211,21 +270,12 @@ impl BlockWriter {
             level: options.level,
             split: options.split,
             series: self.rows.len() as u64,
-            samples: sample_rows,
-            parts: vec![
-                PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
-                PartMeta::of(SAMPLES_PART, sample_rows, &samples),
-            ],
+            samples: samples_in_all,
+            parts: part_metas,
             sources: options.sources,
             clean_up_to: options.clean_up_to,
             writer: concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        Ok(Some(BlockParts {
-            meta,
-            parts: vec![
-                (SERIES_PART.to_owned(), series),
-                (SAMPLES_PART.to_owned(), samples),
-            ],
-        }))
+        Ok(Some(BlockParts { meta, parts }))
     }
 }

@@ -40,8 +40,8 @@ proptest! {
     fn i10_a_merge_is_the_map_of_winners(inputs in proptest::collection::vec(model(), 1..4), drop_before in 0i64..30) {
         let blocks: Vec<_> = inputs.iter().enumerate().map(|(i, m)| open(&write(i as u128, tiny(), m))).collect();
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
-        let stats = futures::executor::block_on(merge(&blocks, &mut out, |_, samples| {
-            samples.retain(|s| s.t >= drop_before);
+        let stats = futures::executor::block_on(merge(&blocks, &mut out, |series| {
+            series.samples.retain(|s| s.t >= drop_before);
         })).unwrap();
         let mut want = merged_by_map(&inputs);
         for samples in want.values_mut() {

@@ -92,6 +92,14 @@ impl Run {
         matches!(self, Self::Chunk(chunk) if chunk.has_histograms())
     }
 
+    /// At most how many bytes its samples take, decoded.
+    pub fn decoded_bytes(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.decoded_bytes(),
+            Self::Open(_) | Self::Plain(_) => self.count() * (size_of::<i64>() + size_of::<f64>()),
+        }
+    }
+
     /// Appends the histograms of a closed range, in strictly ascending time.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ impl Head {
         let indices = self.resolve(batch, &mut applied);
         self.append(batch, &indices, lsn, &mut applied);
         self.append_histograms(&batch.histograms, &indices, lsn, &mut applied);
+        self.keep_exemplars(batch, &indices);
         self.scratch.indices = indices;
         self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));

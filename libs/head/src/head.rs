@@ -6,6 +6,7 @@ use bytes::Bytes;
 use koios_chunk::{Encoder, SAMPLES_MAX};
 use koios_model::{BatchColumns, Metadata, Sample, SeriesHash, TimeRange};
 
+use crate::exemplars::Exemplars;
 use crate::index::Index;
 use crate::open::Pool;
 use crate::series::{Found, Sealed, SeriesTable, UNCUT};
@@ -20,6 +21,8 @@ pub struct HeadOptions {
     /// Samples after which a chunk is sealed. Default 120: larger chunks save a little in the sealed part and cost as
     /// much in the open one.
     pub samples_per_chunk: usize,
+    /// How many exemplars are kept; the newest. Default 20,000, about 6 MB.
+    pub exemplars_max: usize,
 }
 
 impl Default for HeadOptions {
@@ -27,6 +30,7 @@ impl Default for HeadOptions {
         Self {
             window_ms: 2 * 3600 * 1000,
             samples_per_chunk: 120,
+            exemplars_max: 20_000,
         }
     }
 }
@@ -47,6 +51,8 @@ pub struct Head {
     pub(crate) side_samples: usize,
     /// What unsealed histograms occupy.
     pub(crate) histogram_bytes: usize,
+    pub(crate) exemplars: Exemplars,
+    pub(crate) exemplars_max: usize,
     encoder: Encoder,
     pub(crate) scratch: Scratch,
 }
@@ -79,6 +85,8 @@ impl Head {
             sealed_bytes: 0,
             side_samples: 0,
             histogram_bytes: 0,
+            exemplars: Exemplars::default(),
+            exemplars_max: options.exemplars_max,
             encoder: Encoder::default(),
             scratch: Scratch::default(),
         }
@@ -156,6 +164,7 @@ impl Head {
             + self.sealed_bytes
             + self.side_samples * size_of::<Sample>()
             + self.histogram_bytes
+            + self.exemplars.memory_bytes()
             + self.metadata.len() * METADATA_BYTES
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_chunk::{Chunk, OpenHistograms, Run, encode_histograms};
-use koios_model::merge::histogram_winner;
+use koios_model::merge::{histogram_winner, sort_and_dedup_histograms};
 use koios_model::{BatchHistogram, Histogram, TimeRange};
 
 use crate::apply::{Applied, Tally};
@@ -350,21 +350,6 @@ pub fn merge_histogram_runs(
     for run in runs {
         run.decode_histograms(range, out)?;
     }
-    settle_histograms(out);
+    sort_and_dedup_histograms(out);
     Ok(())
-}
-
-/// Sorts histograms by time and keeps the winner of each time.
-pub fn settle_histograms(out: &mut Vec<(i64, Arc<Histogram>)>) {
-    if out.windows(2).all(|w| w[0].0 < w[1].0) {
-        return;
-    }
-    out.sort_by_key(|(t, _)| *t);
-    out.dedup_by(|later, kept| {
-        let same = later.0 == kept.0;
-        if same && histogram_winner(&kept.1, &later.1).bits_cmp(&kept.1).is_ne() {
-            std::mem::swap(&mut kept.1, &mut later.1);
-        }
-        same
-    });
 }

@@ -25,6 +25,7 @@
 mod apply;
 mod cut;
 mod error;
+mod exemplars;
 mod head;
 mod histograms;
 mod index;
@@ -40,7 +41,7 @@ pub use apply::Applied;
 pub use cut::{Cut, CutId, CutSeries};
 pub use error::Error;
 pub use head::{Head, HeadOptions};
-pub use histograms::{merge_histogram_runs, settle_histograms};
+pub use histograms::merge_histogram_runs;
 pub use read::merge_runs;
 pub use series::SeriesId;
 pub use windows::WindowState;

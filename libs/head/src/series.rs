@@ -260,6 +260,13 @@ impl SeriesTable {
         self.generations.get(id.index as usize) == Some(&id.generation)
     }
 
+    /// Whether there is a series of this index.
+    pub(crate) fn is_used(&self, index: u32) -> bool {
+        self.cold
+            .get(index as usize)
+            .is_some_and(|c| !c.labels.is_empty())
+    }
+
     /// The labels of a series as symbol ids.
     pub(crate) fn label_ids(&self, index: u32) -> LabelIds<'_> {
         self.cold[index as usize].label_ids()

@@ -156,6 +156,7 @@ fn options() -> HeadOptions {
     HeadOptions {
         window_ms: WINDOW_MS,
         samples_per_chunk: 5,
+        ..HeadOptions::default()
     }
 }
 

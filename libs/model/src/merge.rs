@@ -3,6 +3,8 @@
 //! Every head, read, merge and compaction uses it, so replicas converge whatever order they saw things in: the rule is
 //! commutative, associative and idempotent.
 
+use std::sync::Arc;
+
 use crate::{Histogram, Sample, is_stale};
 
 /// The winner of two float values at one timestamp: not stale before stale, then the larger bit pattern.
@@ -28,6 +30,38 @@ pub fn histogram_winner<'a>(a: &'a Histogram, b: &'a Histogram) -> &'a Histogram
 /// Whether a float wins over a histogram at the same timestamp: not stale before stale, then the float.
 pub fn float_wins(v: f64, h: &Histogram) -> bool {
     !is_stale(v) || h.is_stale()
+}
+
+/// Sorts histograms by time and keeps the winner of each timestamp.
+pub fn sort_and_dedup_histograms(histograms: &mut Vec<(i64, Arc<Histogram>)>) {
+    if histograms.is_sorted_by(|a, b| a.0 < b.0) {
+        return;
+    }
+    histograms.sort_by_key(|(t, _)| *t);
+    histograms.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same && histogram_winner(&kept.1, &later.1).bits_cmp(&kept.1).is_ne() {
+            std::mem::swap(&mut kept.1, &mut later.1);
+        }
+        same
+    });
+}
+
+/// Drops, where a float and a histogram are at one time, the one that loses. Both must ascend strictly.
+pub fn settle_kinds(floats: &mut Vec<Sample>, histograms: &mut Vec<(i64, Arc<Histogram>)>) {
+    if floats.is_empty() || histograms.is_empty() {
+        return;
+    }
+    histograms.retain(|(t, h)| {
+        let Ok(at) = floats.binary_search_by_key(t, |s| s.t) else {
+            return true;
+        };
+        if floats.get(at).is_some_and(|s| float_wins(s.v, h)) {
+            return false;
+        }
+        floats.remove(at);
+        true
+    });
 }
 
 /// Merges two runs, each strictly ascending in time, into `out` (cleared first), strictly ascending.

@@ -25,10 +25,10 @@ mod watched;
 pub use batch::{Batch, BatchError, BatchHeader};
 pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
-    BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
-    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest,
-    ReadStream, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
-    TenantHoldings,
+    BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
+    ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest,
+    StoreService, StoreStream, TenantHoldings,
 };
 pub use watched::{ReaderPace, Watched, watched};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use koios_chunk::{Encoder, Run};
-use koios_model::{BatchSet, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, Exemplar, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
 
 use crate::{Batch, ServiceError, ServiceErrorCode};
 
@@ -144,6 +144,24 @@ pub struct MetadataRequest {
     pub metric: String,
 }
 
+/// Exemplars of one (partition, tenant).
+#[derive(Clone, Debug)]
+pub struct ExemplarsRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its epoch as the caller knows it.
+    pub epoch: u64,
+    /// Of which series.
+    pub matchers: Matchers,
+    /// From when, both ends included.
+    pub range: TimeRange,
+}
+
+/// The labels of a series, and its exemplars.
+pub type SeriesExemplars = (Labels, Vec<Exemplar>);
+
 /// What a peer holds of a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSetsRequest {
@@ -245,6 +263,12 @@ pub trait IngesterService: Send + Sync + Debug + 'static {
     /// # Errors
     /// As [`Self::read`].
     async fn metadata(&self, request: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError>;
+
+    /// Exemplars by series, in label order, each series' ascending in time.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError>;
 
     /// What this member holds of a partition.
     ///

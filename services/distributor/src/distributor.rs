@@ -19,7 +19,7 @@ use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken};
 use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, Written};
 use crate::replicate::Replicator;
 use crate::routes::Routes;
 use crate::streams::Streams;
@@ -242,36 +242,37 @@ impl Shared {
     ) -> Result<Outcome, Failure> {
         let started = self.runtime.clock.elapsed();
         let parts = taken.batches.into_iter().map(|(partition, columns)| async move {
-            let samples = columns.sample_count() as u64;
+            let part = Written::of(&columns);
             let sent = self
                 .replicator
                 .replicate(tenant, partition, admission_ms, columns);
             let acknowledged = sent.await?;
             self.active.note(tenant, partition, acknowledged.series);
-            Ok((samples, acknowledged))
+            Ok((part, acknowledged))
         });
         let parts = join_all(parts).await;
         self.stage("replicate", started);
         let mut outcome = Outcome {
-            exemplars_dropped: taken.exemplars,
+            exemplars_dropped: taken.exemplars_dropped,
             rejected: taken.report,
             ..Outcome::default()
         };
         let mut failure = None;
         for part in parts {
             match part {
-                Ok((samples, acknowledged)) => outcome.add(samples, &acknowledged, &self.metrics),
+                Ok((part, acknowledged)) => outcome.add(part, &acknowledged, &self.metrics),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
-        self.metrics.samples_written.inc_by(outcome.samples_written);
+        let samples = outcome.written.samples + outcome.written.histograms;
+        self.metrics.samples_written.inc_by(samples);
         self.metrics.exemplars_dropped.inc_by(outcome.exemplars_dropped);
         self.metrics.rejected(&outcome.rejected);
         match failure {
             None => Ok(outcome),
             Some(error) => Err(Failure {
                 error,
-                samples_written: outcome.samples_written,
+                written: outcome.written,
             }),
         }
     }

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 use crate::admission::HeldBytes;
 use crate::import;
 use crate::message::Format;
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Written};
 use crate::{Distributor, Error, Outcome};
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
@@ -59,7 +59,7 @@ async fn push(State(distributor): State<Distributor>, request: Request) -> Respo
 pub(crate) fn refused(distributor: &Distributor, failure: &Failure) -> Response {
     distributor.shared.metrics.refused(failure.error.reason());
     distributor.shared.log_failure(&failure.error);
-    with_counts(failure.error.response(), failure.samples_written)
+    with_counts(failure.error.response(), failure.written)
 }
 
 /// What a request says about its body.
@@ -206,19 +206,21 @@ pub(crate) fn answer(outcome: &Outcome) -> Response {
     };
     if outcome.exemplars_dropped > 0 {
         let dropped = outcome.exemplars_dropped;
-        let text = format!("299 koios \"exemplars are not stored by this version (dropped: {dropped})\"");
+        let text = format!(
+            "299 koios \"exemplars were dropped for their time or their labels (dropped: {dropped})\""
+        );
         if let Ok(value) = HeaderValue::from_str(&text) {
             response.headers_mut().insert(header::WARNING, value);
         }
     }
-    with_counts(response, outcome.samples_written)
+    with_counts(response, outcome.written)
 }
 
 /// Remote write 2.0 wants to know what was written, whatever the status; 1.0 ignores it.
-fn with_counts(mut response: Response, samples: u64) -> Response {
+fn with_counts(mut response: Response, written: Written) -> Response {
     let headers = response.headers_mut();
-    headers.insert(SAMPLES_WRITTEN, HeaderValue::from(samples));
-    headers.insert(HISTOGRAMS_WRITTEN, HeaderValue::from(0));
-    headers.insert(EXEMPLARS_WRITTEN, HeaderValue::from(0));
+    headers.insert(SAMPLES_WRITTEN, HeaderValue::from(written.samples));
+    headers.insert(HISTOGRAMS_WRITTEN, HeaderValue::from(written.histograms));
+    headers.insert(EXEMPLARS_WRITTEN, HeaderValue::from(written.exemplars));
     response
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::{
-    BatchColumns, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed, is_utf8,
-    write_packed_bytes, write_packed_pair,
+    BatchColumns, Exemplar, Labels, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash,
+    TenantSeed, is_utf8, write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
-use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
+use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
 
 use crate::active_series::SeriesGate;
 use crate::rejection::{Rejection, RejectionReport, describe};
@@ -21,6 +21,8 @@ use crate::routes::RouteTable;
 const RESERVED_NAMES: [&str; 3] = ["__tenant__", "__tenant_id__", "__shard__"];
 /// Times in milliseconds between 1973 and 5138; what lies outside is most likely in another unit.
 const PLAUSIBLE_MS: std::ops::Range<i64> = 100_000_000_000..100_000_000_000_000;
+/// Most characters of all labels of an exemplar together, as in `OpenMetrics`.
+const EXEMPLAR_CHARACTERS_MAX: usize = 128;
 /// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -39,7 +41,8 @@ pub(crate) struct Rules {
 pub(crate) struct Taken {
     pub(crate) batches: BTreeMap<PartitionId, BatchColumns>,
     pub(crate) report: RejectionReport,
-    pub(crate) exemplars: u64,
+    /// Exemplars that were not taken.
+    pub(crate) exemplars_dropped: u64,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }
@@ -50,7 +53,7 @@ impl Taken {
         self.batches.values().map(|b| b.memory_bytes() as u64).sum()
     }
 
-    /// Samples that were taken.
+    /// Samples that were taken, histograms included.
     pub(crate) fn samples(&self) -> u64 {
         self.batches.values().map(|b| b.sample_count() as u64).sum()
     }
@@ -107,7 +110,11 @@ impl<'a> Intake<'a> {
     pub(crate) fn trusted(&mut self, labels: LabelsRef<'_>, samples: &[Sample]) {
         self.packed.clear();
         self.packed.extend_from_slice(labels.packed());
-        self.append(samples, &[]);
+        let series = RawSeries {
+            samples,
+            ..RawSeries::default()
+        };
+        self.append(&series);
     }
 
     /// Checks, sorts and packs labels; empty values are dropped.
@@ -159,8 +166,8 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Adds the packed series with those of its samples whose times are good. Gives how many were not.
-    fn append(&mut self, samples: &[Sample], raw: &[RawLabel<'_>]) -> u64 {
+    /// Adds the packed series with those of its samples that are good. Gives how many were not.
+    fn append(&mut self, series: &RawSeries<'_, '_>) -> u64 {
         let labels = LabelsRef::from_trusted(&self.packed);
         let hash = SeriesHash::new(self.rules.seed, labels);
         let Some(partition) = self.rules.table.ring.route(hash) else {
@@ -169,24 +176,49 @@ impl<'a> Intake<'a> {
         if let Some(gate) = &mut self.gate
             && let Err(rejection) = gate.admit(hash)
         {
-            let rejected = samples.len() as u64;
-            self.taken.report.add(rejection, rejected, || describe(raw));
+            let rejected = (series.samples.len() + series.histograms.len()) as u64;
+            self.taken
+                .report
+                .add(rejection, rejected, || describe(series.labels));
+            self.taken.exemplars_dropped += series.exemplars.len() as u64;
             return rejected;
         }
-        let batch = self.taken.batches.entry(partition).or_default();
-        let (mut started, mut rejected) = (false, 0);
-        for sample in samples {
-            if let Err(rejection) = check_time(sample.t, self.rules) {
-                rejected += 1;
-                self.taken.report.add(rejection, 1, || describe(raw));
-                continue;
+        let mut adding = Adding {
+            batch: self.taken.batches.entry(partition).or_default(),
+            report: &mut self.taken.report,
+            series: (hash, labels),
+            started: false,
+        };
+        let mut rejected = 0;
+        for sample in series.samples {
+            match check_time(sample.t, self.rules) {
+                Ok(()) => adding.started().push_sample(sample.t, sample.v),
+                Err(rejection) => rejected += adding.reject(rejection, series.labels),
             }
-            if !started {
-                started = true;
-                self.label_bytes += self.packed.len() as u64;
-                batch.push_series(hash, labels);
+        }
+        for RawHistogram { t, histogram } in series.histograms {
+            let histogram = histogram
+                .as_ref()
+                .map_err(|fault| Rejection::Histogram(fault.clone()));
+            match histogram.and_then(|h| check_time(*t, self.rules).map(|()| h)) {
+                Ok(histogram) => adding.started().push_histogram(*t, histogram.clone()),
+                Err(rejection) => rejected += adding.reject(rejection, series.labels),
             }
-            batch.push_sample(sample.t, sample.v);
+        }
+        for raw in series.exemplars {
+            let labels = series.exemplar_labels.get(raw.labels.clone());
+            let labels = labels.and_then(exemplar_labels);
+            match labels.filter(|_| check_time(raw.t, self.rules).is_ok()) {
+                Some(labels) => adding.started().push_exemplar(Exemplar {
+                    t: raw.t,
+                    v: raw.v,
+                    labels,
+                }),
+                None => self.taken.exemplars_dropped += 1,
+            }
+        }
+        if adding.started {
+            self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
         rejected
@@ -197,6 +229,48 @@ impl<'a> Intake<'a> {
             self.taken.label_bytes_exceeded = true;
         }
     }
+}
+
+/// A series on its way into a batch, which it gets into with its first good sample.
+struct Adding<'a> {
+    batch: &'a mut BatchColumns,
+    report: &'a mut RejectionReport,
+    series: (SeriesHash, LabelsRef<'a>),
+    started: bool,
+}
+
+impl Adding<'_> {
+    fn started(&mut self) -> &mut BatchColumns {
+        if !self.started {
+            self.started = true;
+            let (hash, labels) = self.series;
+            self.batch.push_series(hash, labels);
+        }
+        self.batch
+    }
+
+    /// Gives how many samples that are.
+    fn reject(&mut self, rejection: Rejection, labels: &[RawLabel<'_>]) -> u64 {
+        self.report.add(rejection, 1, || describe(labels));
+        1
+    }
+}
+
+/// The labels of an exemplar; none when it is not to be kept. Prometheus keeps as many characters.
+fn exemplar_labels(raw: &[RawLabel<'_>]) -> Option<Labels> {
+    let mut pairs = Vec::with_capacity(raw.len());
+    let mut characters = 0;
+    for (name, value) in raw {
+        let (name, value) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?);
+        characters += name.chars().count() + value.chars().count();
+        if name.is_empty() || characters > EXEMPLAR_CHARACTERS_MAX {
+            return None;
+        }
+        pairs.push((name, value));
+    }
+    pairs.sort_unstable();
+    let distinct = pairs.windows(2).all(|pair| pair[0].0 != pair[1].0);
+    distinct.then(|| Labels::from_pairs(pairs))
 }
 
 /// Most bytes that the labels and metadata of one request may take when written out: what a request without a symbol
@@ -210,28 +284,16 @@ impl<'a> Sink<'a> for Intake<'a> {
         if self.taken.label_bytes_exceeded {
             return;
         }
-        self.taken.exemplars += series.exemplars.len() as u64;
-        let histograms = series.histograms.len() as u64;
         if let Err(rejection) = self.pack(&series) {
-            let samples = series.samples.len() as u64 + histograms;
+            let samples = (series.samples.len() + series.histograms.len()) as u64;
+            self.taken.exemplars_dropped += series.exemplars.len() as u64;
             self.taken.report.series += 1;
             self.taken
                 .report
                 .add(rejection, samples, || describe(series.labels));
             return;
         }
-        let mut rejected = self.append(series.samples, series.labels);
-        if histograms > 0 {
-            let fault = series
-                .histograms
-                .iter()
-                .find_map(|h| h.histogram.as_ref().err().cloned());
-            let rejection = fault.map_or(Rejection::HistogramNotStored, Rejection::Histogram);
-            self.taken
-                .report
-                .add(rejection, histograms, || describe(series.labels));
-            rejected += histograms;
-        }
+        let rejected = self.append(&series);
         self.taken.report.series += u64::from(rejected > 0);
         if let Some(metadata) = series.metadata {
             let metric = self.labels.iter().find(|(name, _)| is_metric_name(name));

@@ -1,14 +1,38 @@
 //! What a request came to.
 
+use koios_model::BatchColumns;
+
 use crate::metrics::DistributorMetrics;
 use crate::replicate::Acknowledged;
 use crate::{Error, RejectionReport};
 
+/// How much of what was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Floats.
+    pub samples: u64,
+    /// Native histograms.
+    pub histograms: u64,
+    /// Exemplars.
+    pub exemplars: u64,
+}
+
+impl Written {
+    /// What a batch carries.
+    pub(crate) fn of(columns: &BatchColumns) -> Self {
+        Self {
+            samples: columns.timestamps.len() as u64,
+            histograms: columns.histograms.len() as u64,
+            exemplars: columns.exemplars.len() as u64,
+        }
+    }
+}
+
 /// What was written of a request, and what was not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Samples that a majority has synced.
-    pub samples_written: u64,
+    /// What a majority has synced.
+    pub written: Written,
     /// Exemplars that were dropped.
     pub exemplars_dropped: u64,
     /// What was rejected.
@@ -21,7 +45,7 @@ impl Outcome {
     /// The sentence for the sender, when not everything was written as sent.
     pub fn complaint(&self) -> Option<String> {
         self.rejected
-            .message(self.samples_written)
+            .message(self.written.samples + self.written.histograms)
             .or_else(|| self.conflict.clone())
     }
 }
@@ -30,24 +54,27 @@ impl Outcome {
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    pub(crate) samples_written: u64,
+    pub(crate) written: Written,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self {
             error,
-            samples_written: 0,
+            written: Written::default(),
         }
     }
 }
 
 impl Outcome {
-    /// Adds an acknowledged part of `samples` samples.
-    pub(crate) fn add(&mut self, samples: u64, acknowledged: &Acknowledged, metrics: &DistributorMetrics) {
-        let conflicts = acknowledged.conflicts.min(samples);
+    /// Adds an acknowledged part. Which of its samples were in conflict with others is not told by kind: floats come first.
+    pub(crate) fn add(&mut self, part: Written, acknowledged: &Acknowledged, metrics: &DistributorMetrics) {
+        let conflicts = acknowledged.conflicts.min(part.samples + part.histograms);
         metrics.conflicts.inc_by(conflicts);
-        self.samples_written += samples - conflicts;
+        let of_floats = conflicts.min(part.samples);
+        self.written.samples += part.samples - of_floats;
+        self.written.histograms += part.histograms - (conflicts - of_floats);
+        self.written.exemplars += part.exemplars;
         if acknowledged.conflicts > 0 && self.conflict.is_none() {
             self.conflict = Some(conflict_message(acknowledged));
         }

@@ -115,9 +115,6 @@ pub enum Rejection {
     /// A wrong native histogram.
     #[error(transparent)]
     Histogram(HistogramFault),
-    /// A good native histogram.
-    #[error("native histogram samples are not stored by this version: disable sending them")]
-    HistogramNotStored,
 }
 
 impl Rejection {
@@ -138,7 +135,6 @@ impl Rejection {
             Self::Implausible { .. } | Self::TooOld { .. } => "too_old",
             Self::TooFarAhead { .. } => "too_far_in_future",
             Self::Histogram(_) => "invalid_histogram",
-            Self::HistogramNotStored => "histogram_not_stored",
         }
     }
 }

@@ -10,6 +10,7 @@ use futures::stream;
 use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter};
 use koios_bucket::{ManifestBlock, Writer};
 use koios_head::WindowState;
+use koios_model::merge::settle_kinds;
 use koios_model::{PartitionId, Sample};
 use koios_wire::{FlushReply, FlushRequest, ServiceError};
 
@@ -371,10 +372,12 @@ impl EncodeError {
 
 fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>, EncodeError> {
     let mut writer = BlockWriter::new(options).map_err(EncodeError::Block)?;
-    let mut samples: Vec<Sample> = Vec::new();
+    let (mut samples, mut histograms): (Vec<Sample>, Vec<_>) = (Vec::new(), Vec::new());
     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
     for series in &begun.cut.series {
         series.samples(&mut samples).map_err(EncodeError::Chunk)?;
+        series.histograms(&mut histograms).map_err(EncodeError::Chunk)?;
+        settle_kinds(&mut samples, &mut histograms);
         timestamps.clear();
         values.clear();
         for s in &samples {
@@ -383,7 +386,7 @@ fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>,
         }
         let metadata = begun.metadata.get(series.labels.metric_name());
         writer
-            .push_series(&series.labels, metadata, &timestamps, &values)
+            .push_both(&series.labels, metadata, (&timestamps, &values), &histograms)
             .map_err(EncodeError::Block)?;
     }
     writer.finish().map_err(EncodeError::Block)

@@ -10,8 +10,8 @@ use koios_head::SeriesId;
 use koios_model::{BatchSet, Metadata, PartitionId, TimeRange};
 use koios_runtime::Cpu;
 use koios_wire::{
-    LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesRuns,
-    ServiceError, ServiceErrorCode,
+    ExemplarsRequest, LabelsReply, LabelsRequest, MetadataRequest, ReadEnd, ReadItem, ReadRequest,
+    ReadStream, SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode,
 };
 
 use crate::Error;
@@ -142,6 +142,22 @@ impl Inner {
         };
         let reply = self.deps.runtime.cpu.run(collect).await;
         reply.map_err(|e| self.refuse(&Error::Panicked(e)))
+    }
+
+    pub(crate) async fn exemplars(
+        &self,
+        request: ExemplarsRequest,
+    ) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        self.admit_read(request.partition, request.epoch).await?;
+        let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
+            return Ok(Vec::new());
+        };
+        let collect = move || {
+            let state = replica.state.read();
+            state.head.exemplars(&request.matchers, request.range)
+        };
+        let found = self.deps.runtime.cpu.run(collect).await;
+        found.map_err(|e| self.refuse(&Error::Panicked(e)))
     }
 
     pub(crate) async fn metadata(

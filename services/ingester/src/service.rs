@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use koios_model::Metadata;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
-    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream,
-    ServiceError,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest,
+    ReadStream, SeriesExemplars, ServiceError,
 };
 
 use crate::Ingester;
@@ -33,6 +33,10 @@ impl IngesterService for Ingester {
             s.head.label_values(&r.name, &r.matchers, r.range)
         };
         self.inner.labels(request, values).await
+    }
+
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        self.inner.exemplars(request).await
     }
 
     async fn metadata(&self, request: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {

@@ -57,7 +57,7 @@ impl Windows {
             };
             let Some(found) = found else { break };
             // All of a series' rows are decoded, even when few are in range.
-            let rows = found.parts.iter().map(|(_, s)| u64::from(s.row_count)).sum();
+            let rows = found.parts.iter().map(|(_, s)| s.rows_as_floats()).sum();
             let total = window.rows.saturating_add(rows);
             if total > self.bounds.window_rows && !window.found.is_empty() {
                 self.next = Some(found);

@@ -176,6 +176,8 @@ pub(crate) fn all_buckets(h: &Histogram, clipped: bool) -> Vec<Bucket> {
 mod tests {
     use proptest::prelude::*;
 
+    use koios_model::spans_of;
+
     use super::*;
 
     #[test]

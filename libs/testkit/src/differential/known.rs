@@ -155,6 +155,12 @@ pub const KNOWN: &[Known] = &[
         applies: numbers::overflow_with_compensation,
     },
     Known {
+        name: "quantiles of empty buckets",
+        reason: "2.42 takes an empty bucket that comes first for that of the least observation, and makes NaN of it",
+        nature: Nature::Version,
+        applies: rounding::quantile_of_an_empty_bucket,
+    },
+    Known {
         name: "k below integers",
         reason: "topk and bottomk with a k below the least integer are an error in 2.42, and nothing in 3.14",
         nature: Nature::Version,

@@ -10,18 +10,19 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::convert::{
-    end_from_pb, error_from_status, holdings_from_pb, labels_reply_from_pb, labels_to_pb, metadata_from_pb,
-    read_to_pb, select_to_pb, series_from_pb, set_to_pb, store_labels_to_pb,
+    end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb, labels_to_pb,
+    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_to_pb,
+    store_labels_to_pb,
 };
 use super::{MESSAGE_BYTES_MAX, PeerChannel};
 use crate::pb::v1;
 use crate::pb::v1::ingester_client::IngesterClient as GrpcIngester;
 use crate::pb::v1::store_client::StoreClient as GrpcStore;
 use crate::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
-    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadItem, ReadRequest, ReadStream,
-    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
-    StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadItem,
+    ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
+    StoreSelectRequest, StoreService, StoreStream,
 };
 
 /// An ingester in another process.
@@ -158,6 +159,26 @@ impl IngesterService for IngesterClient {
             .into_iter()
             .map(metadata_from_pb)
             .collect())
+    }
+
+    async fn exemplars(&self, request: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        let request = v1::ExemplarsRequest {
+            tenant: request.tenant.to_string(),
+            partition: request.partition.0,
+            epoch: request.epoch,
+            matchers: matchers_to_pb(&request.matchers),
+            range: Some(range_to_pb(request.range)),
+        };
+        let reply = self
+            .channel
+            .call(|c| async move { ingester(c).exemplars(request).await })
+            .await?;
+        reply
+            .into_inner()
+            .series
+            .into_iter()
+            .map(exemplars_from_pb)
+            .collect()
     }
 
     async fn batch_sets(&self, request: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use koios_chunk::{Chunk, Run};
 use koios_model::{
-    BatchSet, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId, TimeRange,
+    BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId,
+    TimeRange,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -11,8 +12,8 @@ use tonic::{Code, Status};
 use crate::pb::v1;
 use crate::service::damaged;
 use crate::{
-    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesRuns, ServiceError,
-    ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
+    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesExemplars, SeriesRuns,
+    ServiceError, ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
 };
 
 const CODE_HEADER: &str = "koios-code";
@@ -252,6 +253,36 @@ pub(super) fn labels_reply_from_pb(r: v1::LabelsReply) -> Result<LabelsReply, Se
         names: r.names,
         end: end_from_pb(r.end.unwrap_or_default())?,
     })
+}
+
+pub(super) fn exemplars_to_pb((labels, exemplars): SeriesExemplars) -> v1::SeriesExemplars {
+    let exemplar = |e: Exemplar| v1::Exemplar {
+        time_ms: e.t,
+        value: e.v.to_bits(),
+        labels: Bytes::copy_from_slice(e.labels.packed()),
+    };
+    v1::SeriesExemplars {
+        labels: Bytes::copy_from_slice(labels.packed()),
+        exemplars: exemplars.into_iter().map(exemplar).collect(),
+    }
+}
+
+pub(super) fn exemplars_from_pb(s: v1::SeriesExemplars) -> Result<SeriesExemplars, ServiceError> {
+    let labels = |packed: &[u8]| {
+        let labels = LabelsRef::from_packed(packed);
+        labels
+            .map(|labels| labels.to_labels())
+            .map_err(|e| ServiceError::new(ServiceErrorCode::Corruption, e.to_string()))
+    };
+    let exemplar = |e: v1::Exemplar| {
+        Ok(Exemplar {
+            t: e.time_ms,
+            v: f64::from_bits(e.value),
+            labels: labels(&e.labels)?,
+        })
+    };
+    let exemplars: Result<_, ServiceError> = s.exemplars.into_iter().map(exemplar).collect();
+    Ok((labels(&s.labels)?, exemplars?))
 }
 
 pub(super) fn metadata_to_pb((metric, m): (String, Metadata)) -> v1::MetricMetadata {

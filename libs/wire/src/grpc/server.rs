@@ -9,16 +9,17 @@ use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
-    end_to_pb, holdings_to_pb, labels_from_pb, metadata_to_pb, read_from_pb, select_from_pb, set_from_pb,
-    status_from_error, store_labels_from_pb, tenant_from_pb,
+    end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
+    range_from_pb, read_from_pb, select_from_pb, set_from_pb, status_from_error, store_labels_from_pb,
+    tenant_from_pb,
 };
 use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
 use crate::{
-    Batch, BatchSetsRequest, FetchBatchesRequest, FlushRequest, IngesterService, LabelsReply,
-    MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
+    Batch, BatchSetsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest, IngesterService,
+    LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
 };
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -119,6 +120,21 @@ impl Ingester for IngesterRpc {
         let metadata = self.service.metadata(request).await.map_err(refuse)?;
         Ok(Response::new(v1::MetadataReply {
             metadata: metadata.into_iter().map(metadata_to_pb).collect(),
+        }))
+    }
+
+    async fn exemplars(&self, request: Request<v1::ExemplarsRequest>) -> Reply<v1::ExemplarsReply> {
+        let r = request.into_inner();
+        let request = ExemplarsRequest {
+            tenant: tenant_from_pb(&r.tenant).map_err(refuse)?,
+            partition: PartitionId(r.partition),
+            epoch: r.epoch,
+            matchers: matchers_from_pb(r.matchers).map_err(refuse)?,
+            range: range_from_pb(r.range).map_err(refuse)?,
+        };
+        let series = self.service.exemplars(request).await.map_err(refuse)?;
+        Ok(Response::new(v1::ExemplarsReply {
+            series: series.into_iter().map(exemplars_to_pb).collect(),
         }))
     }
 

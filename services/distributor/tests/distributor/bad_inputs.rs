@@ -255,9 +255,8 @@ fn histogram() -> Message {
 #[case::count(histogram().number(1, 5), "invalid native histogram: 1 observations in buckets, but the count is 5")]
 #[case::bounds(histogram().signed(4, -53).double(16, 2.0).double(16, 1.0), "custom bounds must be strictly increasing")]
 #[case::nan_bounds(histogram().signed(4, -53).double(16, f64::NAN), "custom bounds must be strictly increasing")]
-#[case::good(histogram(), "native histogram samples are not stored by this version")]
 #[tokio::test(start_paused = true)]
-async fn native_histograms_are_checked_and_not_stored(#[case] histogram: Message, #[case] message: &str) {
+async fn native_histograms_are_checked(#[case] histogram: Message, #[case] message: &str) {
     let rig = Rig::single();
     let with_histogram = series(&[NAME, (b"a", b"b")], &[(NOW, 1.0)]).message(4, &histogram);
     let answer = rig
@@ -265,6 +264,29 @@ async fn native_histograms_are_checked_and_not_stored(#[case] histogram: Message
         .await;
     answer.assert(400, message);
     assert_eq!(rig.stored().len(), 2, "float samples are stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_native_histograms_and_exemplars_are_written() {
+    let rig = Rig::single();
+    let exemplar = Message::default()
+        .packed(1, &[3, 4])
+        .double(2, 0.5)
+        .number(3, NOW as u64);
+    let both = series_v2(&[1, 2], &[(NOW, 1.0)])
+        .message(3, &histogram())
+        .message(4, &exemplar);
+    let symbols = ["", "__name__", "up", "trace_id", "abc"];
+    let answer = rig.push_v2(&request_v2(&symbols, &[both])).await;
+    answer.assert(204, "");
+    for kind in ["samples", "histograms", "exemplars"] {
+        let header = format!("x-prometheus-remote-write-{kind}-written");
+        assert_eq!(answer.header(&header), "1", "{kind}");
+    }
+    let batches = rig.members[0].batches.lock();
+    let columns = batches[0].columns();
+    assert_eq!(columns.histograms[0].histogram.positive_buckets, [1.0]);
+    assert_eq!(columns.exemplars[0].exemplar.labels.get("trace_id"), Some("abc"));
 }
 
 // Rows 29 and 30.
@@ -304,9 +326,10 @@ async fn version_2_says_exactly_what_was_written() {
 
 // Row 31.
 #[tokio::test(start_paused = true)]
-async fn exemplars_are_dropped_with_a_warning() {
+async fn bad_exemplars_are_dropped_with_a_warning() {
     let rig = Rig::single();
-    let with_exemplar = series(&[NAME], &[(NOW, 1.0)]).message(3, &Message::default().double(2, 1.0));
+    let too_old = Message::default().double(2, 1.0);
+    let with_exemplar = series(&[NAME], &[(NOW, 1.0)]).message(3, &too_old);
     let answer = rig.push(&request(&[with_exemplar])).await;
     answer.assert(204, "");
     assert!(answer.header("warning").contains("dropped: 1"), "{answer:?}");

@@ -190,7 +190,7 @@ async fn the_process_writes_its_own_series() {
         .push(&TenantId::anonymous(), &series)
         .await
         .unwrap();
-    assert_eq!((outcome.samples_written, outcome.complaint()), (1, None));
+    assert_eq!((outcome.written.samples, outcome.complaint()), (1, None));
     assert_eq!(rig.stored(), [("{__name__=\"koios_up\"}".to_owned(), NOW, 1.0)]);
 }
 

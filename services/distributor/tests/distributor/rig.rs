@@ -20,9 +20,9 @@ use koios_runtime::{
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
-    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream,
-    ServiceError, ServiceErrorCode,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest,
+    ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode,
 };
 use parking_lot::Mutex;
 use tower::ServiceExt as _;
@@ -119,6 +119,9 @@ impl IngesterService for MockMember {
         unused()
     }
 
+    async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        unused()
+    }
     async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
         unused()
     }

@@ -31,9 +31,9 @@ use koios_server::Metrics;
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{
-    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
-    ReadRequest, ReadStream, ServiceError,
+    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest,
+    FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd,
+    ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -165,6 +165,9 @@ impl IngesterService for Down {
         down()
     }
     async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        down()
+    }
+    async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
         down()
     }
     async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {

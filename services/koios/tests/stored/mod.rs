@@ -164,7 +164,7 @@ impl Stored {
         status.partitions.iter().map(|p| p.series).sum()
     }
 
-    async fn push(&mut self, samples: &[(&Labels, i64, f64)]) -> Result<(), ServiceError> {
+    async fn push(&mut self, samples: &[(&Labels, i64, &SampleValue)]) -> Result<(), ServiceError> {
         let tenant = tenant(self.tenants);
         let seed = TenantSeed::new(b"", &tenant);
         let mut columns = BatchColumns::default();
@@ -174,7 +174,14 @@ impl Stored {
                 columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
                 last = Some(labels);
             }
-            columns.push_sample(t, v);
+            match v {
+                SampleValue::Float(v) => columns.push_sample(t, *v),
+                SampleValue::Histogram(h) => {
+                    let mut histogram = h.as_ref().clone();
+                    histogram.make_canonical();
+                    columns.push_histogram(t, histogram);
+                }
+            }
         }
         let header = BatchHeader {
             tenant,
@@ -252,7 +259,7 @@ fn permille(t: i64, min: i64, max: i64) -> i64 {
 #[async_trait]
 impl Storage for Stored {
     fn keeps(&self, point: &Point) -> bool {
-        point.start_ms == 0 && matches!(point.value, SampleValue::Float(_))
+        point.start_ms == 0
     }
 
     async fn clear(&mut self) -> Result<(), String> {
@@ -266,19 +273,16 @@ impl Storage for Stored {
         let (Some(min), Some(max)) = (times().min(), times().max()) else {
             return Ok(());
         };
-        let mut steps: [Vec<(&Labels, i64, f64)>; STEPS_MAX] = Default::default();
+        let mut steps: [Vec<(&Labels, i64, &SampleValue)>; STEPS_MAX] = Default::default();
         for (i, (labels, points)) in series.iter().enumerate() {
             for (sample, point) in points.iter().enumerate() {
-                let SampleValue::Float(value) = point.value else {
-                    continue;
-                };
                 let place = Place {
                     series: i,
                     sample,
                     permille: permille(point.t_ms, min, max),
                 };
                 for &step in (self.layout.steps_of)(place) {
-                    steps[step].push((labels, point.t_ms, value));
+                    steps[step].push((labels, point.t_ms, &point.value));
                 }
             }
         }

@@ -14,8 +14,10 @@ pub(crate) struct Twin<M, R> {
     pub(crate) real: R,
 }
 
-/// A series' labels and its samples, values as bits.
-type Samples = (Labels, Vec<(i64, u64)>);
+/// A sample: its time, the bits of its value, and its histogram in words.
+type Sample = (i64, u64, Option<String>);
+/// A series' labels and its samples.
+type Samples = (Labels, Vec<Sample>);
 
 #[async_trait]
 impl<M: Queryable, R: Queryable> Queryable for Twin<M, R> {
@@ -61,8 +63,13 @@ fn decode(series: &[Series], range: TimeRange) -> Result<Vec<Samples>, QueryErro
     for series in series {
         let mut columns = Columns::default();
         series.data.decode(range, &mut columns)?;
-        let bits = columns.values().iter().map(|v| v.to_bits());
-        let samples: Vec<_> = columns.timestamps().iter().copied().zip(bits).collect();
+        let told = |at: usize| {
+            let mut histogram = columns.histograms()?.get(at)?.as_deref()?.clone();
+            histogram.make_canonical();
+            Some(format!("{histogram:?}"))
+        };
+        let samples = columns.timestamps().iter().zip(columns.values()).enumerate();
+        let samples: Vec<Sample> = samples.map(|(at, (t, v))| (*t, v.to_bits(), told(at))).collect();
         if !samples.is_empty() {
             all.push((series.labels.clone(), samples));
         }
@@ -76,9 +83,9 @@ fn difference(want: &[Samples], got: &[Samples]) -> String {
             return format!("expected series {}, read {}", want.0, got.0);
         }
         let pair = want.1.iter().zip(&got.1).find(|(want, got)| want != got);
-        if let Some(((t, v), (read_t, read_v))) = pair {
+        if let Some(((t, v, h), (read_t, read_v, read_h))) = pair {
             return format!(
-                "{}: expected {:e} ({v:#x}) at {t}, read {:e} ({read_v:#x}) at {read_t}",
+                "{}: expected {:e} ({v:#x}) {h:?} at {t}, read {:e} ({read_v:#x}) {read_h:?} at {read_t}",
                 want.0,
                 f64::from_bits(*v),
                 f64::from_bits(*read_v)

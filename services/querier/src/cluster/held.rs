@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use koios_chunk::Run;
-use koios_model::merge::merge_sorted;
+use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms};
 use koios_model::{Labels, Sample, TimeRange};
 use koios_promql::{Columns, QueryError, SeriesData};
 use koios_wire::{SeriesRuns, ServiceError};
@@ -71,8 +71,10 @@ impl HeldSeries {
         runs.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| bytes(a).cmp(&bytes(b))));
         // Replicas that saw the same batches often hold the very same chunks.
         runs.dedup_by(|a, b| bytes(a).is_some() && bytes(a) == bytes(b));
+        let (histograms, runs) = runs.into_iter().partition(Run::has_histograms);
         let data = MergedData {
             runs,
+            histograms,
             _charge: self.charge,
         };
         (self.labels, data)
@@ -94,8 +96,10 @@ fn bytes(run: &Run) -> Option<&[u8]> {
 /// The runs of one series from all sources; samples are merged exactly once when decoded (I2).
 #[derive(Debug)]
 pub(crate) struct MergedData {
-    /// Ascending by first, then last time.
+    /// Floats, ascending by first, then last time.
     runs: Vec<Run>,
+    /// Native histograms, in the same order.
+    histograms: Vec<Run>,
     _charge: Charge,
 }
 
@@ -114,6 +118,39 @@ impl MergedData {
         }
         Ok(())
     }
+}
+
+impl MergedData {
+    /// Both kinds, for a series that has histograms: of which there is one at a time, too.
+    fn decode_both(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
+        let (mut times, mut values, mut histograms) = (Vec::new(), Vec::new(), Vec::new());
+        self.decode_runs(range, &mut times, &mut values)?;
+        for run in &self.histograms {
+            run.decode_histograms(range, &mut histograms)?;
+        }
+        sort_and_dedup_histograms(&mut histograms);
+        let mut floats: Vec<Sample> = times
+            .into_iter()
+            .zip(values)
+            .map(|(t, v)| Sample { t, v })
+            .collect();
+        settle_kinds(&mut floats, &mut histograms);
+        let (mut floats, mut histograms) = (floats.into_iter().peekable(), histograms.into_iter().peekable());
+        while let Some(at) = next_time(floats.peek(), histograms.peek()) {
+            if let Some(float) = floats.next_if(|s| s.t == at) {
+                out.push_float(float.t, float.v);
+            }
+            if let Some((t, histogram)) = histograms.next_if(|(t, _)| *t == at) {
+                out.push_histogram(t, histogram);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn next_time<T>(float: Option<&Sample>, histogram: Option<&(i64, T)>) -> Option<i64> {
+    let times = float.map(|s| s.t).into_iter().chain(histogram.map(|h| h.0));
+    times.min()
 }
 
 /// What a decoded sample occupies.
@@ -184,15 +221,19 @@ fn merge_group(
 
 impl SeriesData for MergedData {
     fn decode(&self, range: TimeRange, out: &mut Columns) -> Result<(), QueryError> {
-        out.append_floats(|times, values| self.decode_runs(range, times, values))
-            .map_err(|e| QueryError::Internal {
-                message: format!("stored samples cannot be decoded: {e}"),
-                source: Some(Arc::new(e)),
-            })
+        let decoded = if self.histograms.is_empty() {
+            out.append_floats(|times, values| self.decode_runs(range, times, values))
+        } else {
+            self.decode_both(range, out)
+        };
+        decoded.map_err(|e| QueryError::Internal {
+            message: format!("stored samples cannot be decoded: {e}"),
+            source: Some(Arc::new(e)),
+        })
     }
 
     fn encoded_bytes(&self) -> usize {
-        self.runs.iter().map(Run::bytes).sum()
+        self.runs.iter().chain(&self.histograms).map(Run::bytes).sum()
     }
 
     fn decoded_bytes(&self, range: TimeRange) -> usize {
@@ -201,11 +242,18 @@ impl SeriesData for MergedData {
             let copies = if group.len() > 1 { 5 } else { 1 };
             samples_in(group, range) * SAMPLE_BYTES * copies
         };
-        groups(&self.runs).map(bytes).sum()
+        let floats: usize = groups(&self.runs).map(bytes).sum();
+        // Where there are histograms, floats are decoded beside them first.
+        let copies = if self.histograms.is_empty() { 1 } else { 3 };
+        let histograms = self
+            .histograms
+            .iter()
+            .filter(|run| run.time_range().overlaps(&range));
+        floats * copies + histograms.map(Run::decoded_bytes).sum::<usize>()
     }
 
     fn samples_max(&self, range: TimeRange) -> usize {
-        samples_in(&self.runs, range)
+        samples_in(&self.runs, range) + samples_in(&self.histograms, range)
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use koios_model::{Metadata, TenantId};
+use koios_model::{Exemplar, Labels, Matchers, Metadata, TenantId, TimeRange};
 use koios_promql::QueryError;
-use koios_wire::{LabelsRequest, MetadataRequest, ReadEnd};
+use koios_wire::{ExemplarsRequest, LabelsRequest, MetadataRequest, ReadEnd};
 
 use super::blocks::{self, BlockRequest};
 use super::collected::Collected;
@@ -101,6 +101,48 @@ impl Cluster {
             }
         }
         Ok(seam)
+    }
+
+    /// Exemplars of the series that any of the selections matches, by series; each once, ascending in time.
+    pub(crate) async fn exemplars(
+        &self,
+        tenant: &TenantId,
+        selections: &[Matchers],
+        range: TimeRange,
+    ) -> Result<BTreeMap<Labels, Vec<Exemplar>>, QueryError> {
+        let mut found = BTreeMap::<Labels, Vec<Exemplar>>::new();
+        for matchers in selections {
+            let mut plans = self.plans(tenant);
+            let reads = loop {
+                let plan = plans.next()?;
+                let read = self.heads.all_partitions(&plan, |target| {
+                    let request = ExemplarsRequest {
+                        tenant: tenant.clone(),
+                        partition: target.partition,
+                        epoch: target.epoch,
+                        matchers: matchers.clone(),
+                        range,
+                    };
+                    self.heads.ask_partition(target, move |client| {
+                        let request = request.clone();
+                        async move { Ok((client.exemplars(request).await?, ReadEnd::default())) }
+                    })
+                });
+                match read.await {
+                    Ok(reads) => break reads,
+                    Err(e) => plans.failed(&plan, e).await?,
+                }
+            };
+            for (labels, exemplars) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
+                found.entry(labels).or_default().extend(exemplars);
+            }
+        }
+        for exemplars in found.values_mut() {
+            let key = |e: &Exemplar| (e.t, e.v.to_bits(), e.labels.clone());
+            exemplars.sort_by_cached_key(key);
+            exemplars.dedup();
+        }
+        Ok(found)
     }
 
     /// Metadata by metric; a metric may have several entries.

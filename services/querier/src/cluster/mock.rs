@@ -11,10 +11,10 @@ use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::RealClock;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, FlushReply, FlushRequest,
-    IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest,
-    ReadStream, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
-    StoreSelectRequest, StoreService, StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
+    ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem,
+    StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 use parking_lot::Mutex;
 
@@ -161,6 +161,7 @@ pub(crate) struct MockIngester {
     data: Mutex<Data>,
     end: Mutex<ReadEnd>,
     metadata: Mutex<Vec<(String, Metadata)>>,
+    exemplars: Mutex<Vec<SeriesExemplars>>,
     faults: Faults,
 }
 
@@ -176,6 +177,7 @@ impl Default for MockIngester {
             data: Mutex::default(),
             end: Mutex::new(end),
             metadata: Mutex::default(),
+            exemplars: Mutex::default(),
             faults: Faults::default(),
         }
     }
@@ -261,6 +263,11 @@ impl IngesterService for MockIngester {
     async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
         self.faults.enter().await?;
         Ok(self.metadata.lock().clone())
+    }
+
+    async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        self.faults.enter().await?;
+        Ok(self.exemplars.lock().clone())
     }
 
     async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {

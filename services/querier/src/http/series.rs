@@ -112,7 +112,7 @@ fn write_metadata(out: &mut Vec<u8>, found: &BTreeMap<String, BTreeSet<Metadata>
 }
 
 /// What to read, and within which bounds.
-struct Asked {
+pub(super) struct Asked {
     selections: Vec<Selection>,
     limits: Arc<Limits>,
     limit: usize,
@@ -167,7 +167,7 @@ impl QuerierApi {
     }
 
     /// One selection per `match[]`; one of everything without.
-    async fn selections(&self, headers: &HeaderMap, params: &Params) -> Result<Asked, ApiError> {
+    pub(super) async fn selections(&self, headers: &HeaderMap, params: &Params) -> Result<Asked, ApiError> {
         let tenant = super::tenant_of(headers)?;
         let range = params.range()?;
         let limit = params.count("limit")?;
@@ -197,7 +197,7 @@ impl QuerierApi {
     }
 
     /// Reads with a place, which comes with the answer, and within the tenant's query timeout.
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         asked: &Asked,
         read: impl Future<Output = Result<T, QueryError>>,

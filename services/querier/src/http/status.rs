@@ -1,17 +1,19 @@
 //! What clients ask before they query: who answers, and how a query reads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Request};
+use koios_model::{Exemplar, Labels, Matchers, TimeRange};
 use koios_promql::{CancelContext, Query, QueryError, pretty};
 
 use super::QuerierApi;
 use super::envelope::{Notes, whole};
 use super::error::ApiError;
-use super::json::write_string;
+use super::json::{write_array, write_labels, write_string, write_time, write_value};
 use super::params::Params;
 use super::query::{CancelOnDrop, panicked};
 use super::time::{MAX_TIME_MS, MIN_TIME_MS};
@@ -65,8 +67,8 @@ pub(super) async fn parse_query(
     ))
 }
 
-/// `/api/v1/query_exemplars`: none are kept, so a valid query has none. Mistakes are told in this endpoint's words, which
-/// are not those of the others.
+/// `/api/v1/query_exemplars`: those of the series that the query's selectors match. Mistakes are told in this endpoint's
+/// words, which are not those of the others.
 pub(super) async fn exemplars(
     State(api): State<Arc<QuerierApi>>,
     request: Request<Body>,
@@ -82,8 +84,39 @@ pub(super) async fn exemplars(
         ));
     }
     let parsed = api.parsed(&headers, &params).await?;
-    parsed.map_err(ApiError::bad_data)?;
-    Ok(whole(|out| out.extend_from_slice(b"[]"), &Notes::default()))
+    let query = parsed.map_err(ApiError::bad_data)?;
+    let mut selections: Vec<Matchers> = Vec::new();
+    for (selector, _) in query.expr().selectors() {
+        let matchers = Matchers(selector.matchers.to_vec());
+        if !selections.contains(&matchers) {
+            selections.push(matchers);
+        }
+    }
+    let asked = api.selections(&headers, &Params::default()).await?;
+    let tenant = super::tenant_of(&headers)?;
+    let read = api
+        .cluster
+        .exemplars(&tenant, &selections, TimeRange::new(start, end));
+    let (found, _place) = api.within(&asked, read).await?;
+    Ok(whole(|out| write_exemplars(out, &found), &Notes::default()))
+}
+
+fn write_exemplars(out: &mut Vec<u8>, found: &BTreeMap<Labels, Vec<Exemplar>>) {
+    write_array(out, found.iter(), |out, (labels, exemplars)| {
+        out.extend_from_slice(br#"{"seriesLabels":"#);
+        write_labels(out, labels.as_ref());
+        out.extend_from_slice(br#","exemplars":"#);
+        write_array(out, exemplars.iter(), |out, exemplar| {
+            out.extend_from_slice(br#"{"labels":"#);
+            write_labels(out, exemplar.labels.as_ref());
+            out.extend_from_slice(br#","value":"#);
+            write_value(out, exemplar.v);
+            out.extend_from_slice(br#","timestamp":"#);
+            write_time(out, exemplar.t);
+            out.push(b'}');
+        });
+        out.push(b'}');
+    });
 }
 
 /// `/api/v1/rules`: there are none.

@@ -34,8 +34,21 @@ pub(super) fn matched_before_removal(site: &Site) -> bool {
             (on_names || unlike && site.koios.success().is_some())
                 && (e.return_bool || calculates(&e.lhs) || calculates(&e.rhs))
         }),
+        // Over time, what `or` unites has names that make series of it which are equal at the end.
+        Some(Expr::Call(e)) => {
+            let unites = |arg: &Expr| matches!(arg.unwrap_parens(), Expr::Subquery(s) if unites(&s.expr) && calculates(&s.expr));
+            fails_with(&site.koios, SAME_LABELSET)
+                && site.prometheus.success().is_some()
+                && e.args.iter().any(unites)
+        }
         _ => false,
     }
+}
+
+fn unites(expr: &Expr) -> bool {
+    let mut found = false;
+    expr.visit(&mut |e, _| found |= matches!(e, Expr::Binary(b) if b.op == BinaryOp::Or));
+    found
 }
 
 /// Whether there is more to an expression than selectors.

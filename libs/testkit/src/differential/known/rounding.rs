@@ -65,6 +65,22 @@ fn samples(site: &Site, expr: &Expr) -> Vec<Sample> {
     all
 }
 
+/// 2.42 divides nothing by nothing in an empty bucket that comes first.
+pub(super) fn quantile_of_an_empty_bucket(site: &Site) -> bool {
+    let is_lowest = |call: &Call| match call.args.first().map(Expr::unwrap_parens) {
+        Some(Expr::Number(q)) => q.value == 0.0 || q.value == 1.0,
+        _ => false,
+    };
+    let call = match &site.expr {
+        Some(Expr::Call(call)) if call.function == FunctionId::HistogramQuantile => call,
+        _ => return false,
+    };
+    is_lowest(call)
+        && all_differing(site, |pair| {
+            pair.floats().is_some_and(|(a, b)| a.is_nan() && b.is_finite())
+        })
+}
+
 /// What both sides made of the numbers differs by no more than these do, and what adding them up one by one may lose.
 pub(super) fn sums_without_compensation(site: &Site) -> bool {
     match &site.expr {
@@ -117,7 +133,8 @@ fn within_loss(op: AggregateOp, pair: &Pair<'_>, members: &[&Sample]) -> bool {
     let n = members.len() as f64;
     let total: f64 = members.iter().map(|s| s.prometheus.abs()).sum();
     let error: f64 = members.iter().map(|s| s.error()).sum();
-    let lost = n * f64::EPSILON * total;
+    // The smallest number is what each addition may lose near zero.
+    let lost = n * (f64::EPSILON * total + f64::from_bits(1));
     // The larger one, as the smaller may be all that is left of a large one.
     let variance = |a: f64, b: f64| a.max(b);
     let deviates = |variance: f64, difference: f64| {

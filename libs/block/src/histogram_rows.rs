@@ -1,0 +1,245 @@
+//! Reads `histograms.parquet`: all histograms of chosen series.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int8Type, Int32Type, TimestampMillisecondType};
+use arrow_array::{Array, ListArray, RecordBatch};
+use arrow_schema::Schema;
+use koios_chunk::{Chunk, encode_histograms};
+use koios_model::{Histogram, Labels, ResetHint, spans_of};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::RowSelection;
+
+use crate::Result;
+use crate::part::{GroupRead, PartFile};
+use crate::reader::BlockSeries;
+use crate::samples::{Piece, Span, plan};
+use crate::schema::{
+    COUNT, CUSTOM_BOUNDS, NEGATIVE, NEGATIVE_COUNTS, POSITIVE, POSITIVE_COUNTS, RESET_HINT, SCHEMA, SUM,
+    TIMESTAMP, ZERO_COUNT, ZERO_THRESHOLD,
+};
+
+/// Histograms in a chunk: enough that what a chunk costs is little beside them.
+const CHUNK_HISTOGRAMS: usize = 240;
+/// Decoded at a time.
+const BATCH_ROWS: usize = 4096;
+
+/// All histograms of series that are in the block's order and have some, as chunks, one entry for each.
+pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
+    let footer = part.footer(Arc::<Schema>::clone).await?;
+    let spans = series.iter().map(|s| Span {
+        series: &s.labels,
+        first_row: s.histogram_first_row,
+        row_count: s.histogram_count,
+        whole: true,
+    });
+    let mut all: Vec<Vec<Chunk>> = Vec::with_capacity(series.len());
+    let mut current = Series::default();
+    for group in plan(part, &footer, spans)? {
+        let total = footer.metadata().row_groups().get(group.group as usize);
+        let total = total.map_or(0, |g| usize::try_from(g.num_rows()).unwrap_or(0));
+        let rows = group
+            .pieces
+            .iter()
+            .map(|p| p.rows.start as usize..p.rows.end as usize);
+        let read = GroupRead {
+            group: group.group,
+            columns: ProjectionMask::all(),
+            selection: Some(RowSelection::from_consecutive_ranges(rows, total)),
+        };
+        let reading = Reading {
+            pieces: group.pieces.into_iter(),
+            left: 0,
+            current,
+            all,
+        };
+        let mut done = part
+            .fold_group(&footer, read, BATCH_ROWS, reading, Reading::add)
+            .await?;
+        done.close_finished(part)?;
+        (all, current) = (done.all, done.current);
+    }
+    if all.len() != series.len() {
+        return Err(part.corrupt("it lacks histograms that its series announce"));
+    }
+    Ok(all)
+}
+
+/// What is known of the series that is being read.
+#[derive(Debug, Default)]
+struct Series {
+    labels: Option<Labels>,
+    last: bool,
+    histograms: Vec<(i64, Histogram)>,
+}
+
+/// Rows of a row group on their way into chunks.
+#[derive(Debug)]
+struct Reading {
+    pieces: std::vec::IntoIter<Piece>,
+    /// Rows of the current piece that have not come yet.
+    left: usize,
+    current: Series,
+    all: Vec<Vec<Chunk>>,
+}
+
+impl Reading {
+    fn add(part: &PartFile, reading: &mut Self, batch: RecordBatch) -> Result<()> {
+        let rows = Rows::new(part, &batch)?;
+        for row in 0..batch.num_rows() {
+            if reading.left == 0 {
+                reading.close_finished(part)?;
+                let Some(piece) = reading.pieces.next() else {
+                    return Err(part.corrupt("it has more histograms than its series announce"));
+                };
+                reading.left = usize::try_from(piece.rows.end - piece.rows.start).unwrap_or(0);
+                reading.current.labels = Some(piece.series);
+                reading.current.last = piece.last;
+            }
+            reading.left = reading.left.saturating_sub(1);
+            reading.current.histograms.push(rows.histogram(row)?);
+        }
+        Ok(())
+    }
+
+    /// Encodes the current series if all of it has come.
+    fn close_finished(&mut self, part: &PartFile) -> Result<()> {
+        if self.left > 0 || !self.current.last {
+            return Ok(());
+        }
+        let Series {
+            labels, histograms, ..
+        } = std::mem::take(&mut self.current);
+        let labels = labels.unwrap_or_else(Labels::empty);
+        let chunks = encode_histograms(histograms, CHUNK_HISTOGRAMS);
+        let chunks = chunks.and_then(|chunks| chunks.into_iter().map(Chunk::parse).collect());
+        self.all
+            .push(chunks.map_err(|e| part.corrupt_samples(&labels, e))?);
+        Ok(())
+    }
+}
+
+/// The columns of a batch.
+struct Rows<'a> {
+    part: &'a PartFile,
+    timestamps: &'a [i64],
+    hints: &'a [i8],
+    schemas: &'a [i8],
+    sums: &'a [f64],
+    counts: &'a [f64],
+    zero_counts: &'a [f64],
+    zero_thresholds: &'a [f64],
+    positive: Lists<'a>,
+    negative: Lists<'a>,
+    bounds: &'a ListArray,
+}
+
+/// Indices of buckets and their counts.
+struct Lists<'a> {
+    indices: &'a ListArray,
+    counts: &'a ListArray,
+}
+
+impl<'a> Rows<'a> {
+    fn new(part: &'a PartFile, batch: &'a RecordBatch) -> Result<Self> {
+        let wrong = |name: &str| {
+            part.corrupt(format!(
+                "column {name} is missing, of the wrong type, or has nulls"
+            ))
+        };
+        let dense = |name: &str| {
+            let column = batch.column_by_name(name).filter(|c| c.null_count() == 0);
+            column.ok_or_else(|| wrong(name))
+        };
+        let small = |name: &str| -> Result<&'a [i8]> {
+            let column = dense(name)?.as_primitive_opt::<Int8Type>();
+            column.map(|a| a.values().as_ref()).ok_or_else(|| wrong(name))
+        };
+        let floats = |name: &str| -> Result<&'a [f64]> {
+            let column = dense(name)?.as_primitive_opt::<Float64Type>();
+            column.map(|a| a.values().as_ref()).ok_or_else(|| wrong(name))
+        };
+        let list = |name: &str| -> Result<&'a ListArray> {
+            let column = dense(name)?.as_list_opt::<i32>();
+            column
+                .filter(|l| l.values().null_count() == 0)
+                .ok_or_else(|| wrong(name))
+        };
+        let times = dense(TIMESTAMP)?.as_primitive_opt::<TimestampMillisecondType>();
+        Ok(Self {
+            part,
+            timestamps: times
+                .map(|a| a.values().as_ref())
+                .ok_or_else(|| wrong(TIMESTAMP))?,
+            hints: small(RESET_HINT)?,
+            schemas: small(SCHEMA)?,
+            sums: floats(SUM)?,
+            counts: floats(COUNT)?,
+            zero_counts: floats(ZERO_COUNT)?,
+            zero_thresholds: floats(ZERO_THRESHOLD)?,
+            positive: Lists {
+                indices: list(POSITIVE)?,
+                counts: list(POSITIVE_COUNTS)?,
+            },
+            negative: Lists {
+                indices: list(NEGATIVE)?,
+                counts: list(NEGATIVE_COUNTS)?,
+            },
+            bounds: list(CUSTOM_BOUNDS)?,
+        })
+    }
+
+    fn histogram(&self, row: usize) -> Result<(i64, Histogram)> {
+        let (positive_spans, positive_buckets) = spans_of(self.positive.buckets(self.part, row)?);
+        let (negative_spans, negative_buckets) = spans_of(self.negative.buckets(self.part, row)?);
+        let histogram = Histogram {
+            reset_hint: match self.hints[row] {
+                1 => ResetHint::Reset,
+                2 => ResetHint::NotReset,
+                3 => ResetHint::Gauge,
+                _ => ResetHint::Unknown,
+            },
+            schema: i32::from(self.schemas[row]),
+            zero_threshold: self.zero_thresholds[row],
+            zero_count: self.zero_counts[row],
+            count: self.counts[row],
+            sum: self.sums[row],
+            positive_spans,
+            negative_spans,
+            positive_buckets,
+            negative_buckets,
+            custom_bounds: floats_of(self.bounds, row).unwrap_or_default(),
+        };
+        Ok((self.timestamps[row], histogram))
+    }
+}
+
+impl Lists<'_> {
+    /// The buckets of a row, which ascend.
+    fn buckets(&self, part: &PartFile, row: usize) -> Result<Vec<(i32, f64)>> {
+        let wrong =
+            || part.corrupt("the buckets of a histogram are not as many as their counts, or not in order");
+        let range = range_of(self.indices, row).ok_or_else(wrong)?;
+        let indices = self.indices.values().as_primitive_opt::<Int32Type>();
+        let indices = indices.and_then(|i| i.values().get(range)).ok_or_else(wrong)?;
+        let counts = floats_of(self.counts, row).ok_or_else(wrong)?;
+        if indices.len() != counts.len() || !indices.is_sorted_by(|a, b| a < b) {
+            return Err(wrong());
+        }
+        Ok(indices.iter().copied().zip(counts).collect())
+    }
+}
+
+fn range_of(list: &ListArray, row: usize) -> Option<Range<usize>> {
+    let offsets = list.value_offsets();
+    let (from, to) = (offsets.get(row)?, offsets.get(row + 1)?);
+    Some(usize::try_from(*from).ok()?..usize::try_from(*to).ok()?)
+}
+
+fn floats_of(list: &ListArray, row: usize) -> Option<Vec<f64>> {
+    let range = range_of(list, row)?;
+    let values = list.values().as_primitive_opt::<Float64Type>()?;
+    values.values().get(range).map(<[f64]>::to_vec)
+}

@@ -1,0 +1,206 @@
+//! Encodes `histograms.parquet`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::builder::{ArrayBuilder, Float64Builder, Int32Builder, ListBuilder};
+use arrow_array::{ArrayRef, Float64Array, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use bytes::Bytes;
+use koios_model::{Histogram, ResetHint};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Encoding;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+
+use crate::meta::HISTOGRAMS_PART;
+use crate::samples_table::{base_properties, encode_error};
+use crate::schema::{SERIES, TIMESTAMP, bucket_fields, histograms_schema};
+use crate::writer::Layout;
+use crate::{BlockId, Result};
+
+/// Rows of a row group; its pages have fewer, as histograms are large.
+const GROUP_ROWS: usize = 32 * 1024;
+const PAGE_ROWS: usize = 1024;
+
+/// Collects histograms as columns and encodes them.
+pub(crate) struct HistogramsWriter {
+    block: BlockId,
+    file: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    columns: Columns,
+}
+
+#[derive(Default)]
+struct Columns {
+    series: Vec<u32>,
+    timestamps: Vec<i64>,
+    hints: Vec<i8>,
+    schemas: Vec<i8>,
+    sums: Vec<f64>,
+    counts: Vec<f64>,
+    zero_counts: Vec<f64>,
+    zero_thresholds: Vec<f64>,
+    positive: Buckets,
+    negative: Buckets,
+    bounds: Option<ListBuilder<Float64Builder>>,
+}
+
+/// Indices and counts, as lists of one length.
+#[derive(Default)]
+struct Buckets {
+    lists: Option<(ListBuilder<Int32Builder>, ListBuilder<Float64Builder>)>,
+}
+
+impl fmt::Debug for HistogramsWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HistogramsWriter")
+            .field("block", &self.block)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HistogramsWriter {
+    pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties(block, layout)?)
+            .with_skip_arrow_metadata(true);
+        let file = ArrowWriter::try_new_with_options(Vec::new(), histograms_schema(), options)
+            .map_err(|e| encode_error(block, HISTOGRAMS_PART, e))?;
+        Ok(Self {
+            block,
+            file,
+            rows: 0,
+            columns: Columns::default(),
+        })
+    }
+
+    /// Appends the histograms of a series, ascending in time, and returns its first row.
+    pub(crate) fn push(&mut self, id: u32, histograms: &[(i64, Arc<Histogram>)]) -> Result<u64> {
+        let first_row = self.rows;
+        for (t, histogram) in histograms {
+            self.columns.push(id, *t, histogram);
+            if self.columns.series.len() >= GROUP_ROWS {
+                self.end_group()?;
+            }
+        }
+        self.rows += histograms.len() as u64;
+        Ok(first_row)
+    }
+
+    fn end_group(&mut self) -> Result<()> {
+        if self.columns.series.is_empty() {
+            return Ok(());
+        }
+        let columns = std::mem::take(&mut self.columns).finish();
+        let encode = |e| encode_error(self.block, HISTOGRAMS_PART, e);
+        let batch = RecordBatch::try_new(histograms_schema(), columns)
+            .map_err(|e| encode_error(self.block, HISTOGRAMS_PART, e))?;
+        self.file.write(&batch).map_err(encode)?;
+        self.file.flush().map_err(encode)
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        self.file.bytes_written() + self.columns.series.len() * size_of::<Histogram>()
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Bytes> {
+        self.end_group()?;
+        let block = self.block;
+        self.file
+            .into_inner()
+            .map(Bytes::from)
+            .map_err(|e| encode_error(block, HISTOGRAMS_PART, e))
+    }
+}
+
+impl Columns {
+    fn push(&mut self, id: u32, t: i64, h: &Histogram) {
+        self.series.push(id);
+        self.timestamps.push(t);
+        self.hints.push(hint_number(h.reset_hint));
+        // Of schemas only these few exist.
+        self.schemas.push(h.schema as i8);
+        self.sums.push(h.sum);
+        self.counts.push(h.count);
+        self.zero_counts.push(h.zero_count);
+        self.zero_thresholds.push(h.zero_threshold);
+        self.positive.push(h.positive());
+        self.negative.push(h.negative());
+        let bounds = self.bounds.get_or_insert_with(|| {
+            let [_, item] = bucket_fields();
+            ListBuilder::new(Float64Builder::new()).with_field(item)
+        });
+        bounds.values().append_slice(&h.custom_bounds);
+        bounds.append(true);
+    }
+
+    fn finish(self) -> Vec<ArrayRef> {
+        let floats = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+        let times = TimestampMillisecondArray::from(self.timestamps).with_timezone("UTC");
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(self.series)),
+            Arc::new(times),
+            Arc::new(Int8Array::from(self.hints)),
+            Arc::new(Int8Array::from(self.schemas)),
+            floats(self.sums),
+            floats(self.counts),
+            floats(self.zero_counts),
+            floats(self.zero_thresholds),
+        ];
+        columns.extend(self.positive.finish());
+        columns.extend(self.negative.finish());
+        columns.extend(self.bounds.map(|mut b| ArrayBuilder::finish(&mut b)));
+        columns
+    }
+}
+
+impl Buckets {
+    fn push(&mut self, buckets: impl Iterator<Item = (i32, f64)>) {
+        let (indices, counts) = self.lists.get_or_insert_with(|| {
+            let [index, count] = bucket_fields();
+            (
+                ListBuilder::new(Int32Builder::new()).with_field(index),
+                ListBuilder::new(Float64Builder::new()).with_field(count),
+            )
+        });
+        for (index, count) in buckets {
+            indices.values().append_value(index);
+            counts.values().append_value(count);
+        }
+        indices.append(true);
+        counts.append(true);
+    }
+
+    fn finish(self) -> impl Iterator<Item = ArrayRef> {
+        let lists = self.lists.map(|(mut indices, mut counts)| -> [ArrayRef; 2] {
+            [Arc::new(indices.finish()), Arc::new(counts.finish())]
+        });
+        lists.into_iter().flatten()
+    }
+}
+
+/// The number of a reset hint, as Prometheus numbers them.
+fn hint_number(hint: ResetHint) -> i8 {
+    match hint {
+        ResetHint::Unknown => 0,
+        ResetHint::Reset => 1,
+        ResetHint::NotReset => 2,
+        ResetHint::Gauge => 3,
+    }
+}
+
+fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
+    let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
+    Ok(base_properties(block, layout)?
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_column_encoding(path(TIMESTAMP), Encoding::DELTA_BINARY_PACKED)
+        .set_column_dictionary_enabled(path(TIMESTAMP), false)
+        .set_column_dictionary_enabled(path(SERIES), true)
+        .build())
+}
