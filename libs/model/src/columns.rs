@@ -123,6 +123,12 @@ impl BatchColumns {
         self.timestamps.len() + self.histograms.len()
     }
 
+    /// The times of all samples, those of histograms last.
+    pub fn sample_times(&self) -> impl Iterator<Item = i64> + '_ {
+        let histograms = self.histograms.iter().map(|h| h.t);
+        self.timestamps.iter().copied().chain(histograms)
+    }
+
     /// What it occupies, spare room and metadata left out.
     pub fn memory_bytes(&self) -> usize {
         let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>();

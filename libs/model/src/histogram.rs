@@ -74,11 +74,11 @@ impl Histogram {
         is_stale(self.sum)
     }
 
-    /// Brings it to the one form it is kept in: no empty buckets, no spans that touch, and no word of a reset that did not
-    /// happen, which is only true beside the very histogram the sender saw before it.
+    /// Brings it to the one form it is kept in: no empty buckets, no spans that touch, and nothing said of resets, which
+    /// would only be true beside the very histogram the sender saw before it. Readers compare, as those of Prometheus do.
     pub fn make_canonical(&mut self) {
         self.compact();
-        if self.reset_hint == ResetHint::NotReset {
+        if self.reset_hint != ResetHint::Gauge {
             self.reset_hint = ResetHint::Unknown;
         }
     }
@@ -108,6 +108,20 @@ impl Histogram {
             && bits_cmp(&self.custom_bounds, &other.custom_bounds).is_eq()
     }
 
+    /// Whether it can follow another in one run without a reset: the same buckets or more, and no count fell.
+    ///
+    /// **Source**: Prometheus `tsdb/chunkenc` `appendable`.
+    pub fn continues(&self, before: &Self) -> bool {
+        self.reset_hint != ResetHint::Reset
+            && self.count >= before.count
+            && self.schema == before.schema
+            && self.zero_threshold == before.zero_threshold
+            && self.custom_bounds == before.custom_bounds
+            && self.zero_count >= before.zero_count
+            && grows(before.positive(), self.positive())
+            && grows(before.negative(), self.negative())
+    }
+
     /// A total order by all bits: equal only when everything is the same.
     pub fn bits_cmp(&self, other: &Self) -> Ordering {
         let numbers = |h: &Self| [h.sum, h.count, h.zero_count, h.zero_threshold].map(f64::to_bits);
@@ -129,6 +143,15 @@ impl Histogram {
         let buckets = self.positive_buckets.len() + self.negative_buckets.len() + self.custom_bounds.len();
         spans + buckets * size_of::<f64>()
     }
+}
+
+/// Whether every bucket that is not empty is there later, too, and has not fewer observations.
+fn grows(before: impl Iterator<Item = (i32, f64)>, mut after: impl Iterator<Item = (i32, f64)>) -> bool {
+    let mut filled = before.filter(|(_, count)| *count != 0.0);
+    filled.all(|(index, count)| {
+        let same = after.find(|(later, _)| *later >= index);
+        same.is_some_and(|(later, more)| later == index && more >= count)
+    })
 }
 
 fn bits_cmp(a: &[f64], b: &[f64]) -> Ordering {
@@ -200,5 +223,20 @@ mod tests {
         assert_eq!(a, b);
         assert!(a.bits_cmp(&b).is_eq() && a.same_layout(&b));
         assert_eq!(a.positive().collect::<Vec<_>>(), [(-3, 1.0), (-1, 2.0), (0, 3.0)]);
+    }
+
+    #[test]
+    fn a_run_goes_on_while_no_bucket_falls_or_goes() {
+        let before = histogram(&[(0, 3)], &[1.0, 0.0, 2.0]);
+        for (spans, buckets, goes_on) in [
+            (&[(0, 3)][..], &[1.0, 0.0, 2.0][..], true),
+            (&[(-1, 5)], &[1.0, 1.0, 1.0, 2.0, 4.0], true),
+            (&[(0, 1), (1, 1)], &[1.0, 2.0], true),
+            (&[(0, 3)], &[1.0, 5.0, 1.0], false),
+            (&[(0, 2)], &[1.0, 5.0], false),
+            (&[(1, 2)], &[1.0, 2.0], false),
+        ] {
+            assert_eq!(histogram(spans, buckets).continues(&before), goes_on, "{spans:?}");
+        }
     }
 }

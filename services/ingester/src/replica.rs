@@ -240,14 +240,14 @@ impl ReplicaState {
 
 /// The newest sample of a batch.
 pub(crate) fn newest(batch: &Batch) -> Option<i64> {
-    batch.columns().timestamps.iter().copied().max()
+    batch.columns().sample_times().max()
 }
 
 /// The starts of the windows that a batch has samples of, ascending.
 pub(crate) fn windows_of(batch: &Batch, window_ms: i64) -> Vec<i64> {
     let mut starts = Vec::new();
     let mut current: Option<i64> = None;
-    for &t in &batch.columns().timestamps {
+    for t in batch.columns().sample_times() {
         let inside = current.is_some_and(|s| t >= s && t.saturating_sub(s) < window_ms);
         if !inside {
             let start = window_start(t, window_ms);

@@ -193,22 +193,6 @@ fn same_buckets(mut a: Buckets, mut b: Buckets) -> bool {
             .all(|((i, x), (j, y))| i == j && almost_equal(*x, *y))
 }
 
-/// Whether a histogram can follow another in one run without a reset.
-pub(super) fn continues(previous: &Histogram, next: &Histogram) -> bool {
-    let grows = |a: Buckets, b: Buckets| {
-        a.iter()
-            .all(|(i, x)| *x == 0.0 || b.get(i).is_some_and(|y| y >= x))
-    };
-    next.reset_hint != ResetHint::Reset
-        && next.count >= previous.count
-        && next.schema == previous.schema
-        && next.zero_threshold == previous.zero_threshold
-        && next.custom_bounds == previous.custom_bounds
-        && next.zero_count >= previous.zero_count
-        && grows(positive(previous), positive(next))
-        && grows(negative(previous), negative(next))
-}
-
 /// The parts of a classic histogram at one time.
 #[derive(Debug, Default)]
 pub(super) struct Classic {

@@ -10,7 +10,7 @@ use koios_promql::{
     SeriesStream, stream_of,
 };
 
-use super::histogram::{Classic, continues};
+use super::histogram::Classic;
 
 /// One sample.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ fn with_reset_hints(series: &BTreeMap<i64, Point>) -> Vec<Point> {
         let mut point_out = point.clone();
         match &point.value {
             SampleValue::Histogram(h) if h.reset_hint != ResetHint::Gauge => {
-                let goes_on = previous.is_some_and(|previous| continues(previous, h));
+                let goes_on = previous.is_some_and(|previous| h.continues(previous));
                 let hint = if goes_on {
                     ResetHint::NotReset
                 } else {

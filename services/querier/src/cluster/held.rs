@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use koios_chunk::Run;
-use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms};
-use koios_model::{Labels, Sample, TimeRange};
+use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup, sort_and_dedup_histograms};
+use koios_model::{Histogram, Labels, ResetHint, Sample, TimeRange};
 use koios_promql::{Columns, QueryError, SeriesData};
 use koios_wire::{SeriesRuns, ServiceError};
 
@@ -124,9 +124,17 @@ impl MergedData {
     /// Both kinds, for a series that has histograms: of which there is one at a time, too.
     fn decode_both(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
         let (mut times, mut values, mut histograms) = (Vec::new(), Vec::new(), Vec::new());
-        self.decode_runs(range, &mut times, &mut values)?;
-        for run in &self.histograms {
-            run.decode_histograms(range, &mut histograms)?;
+        // From where the runs begin: whether a histogram goes on from the one before must not depend on the range.
+        let all = TimeRange::new(i64::MIN, range.max);
+        for run in self.runs.iter().filter(|run| run.time_range().overlaps(&range)) {
+            run.decode_range(all, &mut times, &mut values)?;
+        }
+        for run in self
+            .histograms
+            .iter()
+            .filter(|run| run.time_range().overlaps(&range))
+        {
+            run.decode_histograms(all, &mut histograms)?;
         }
         sort_and_dedup_histograms(&mut histograms);
         let mut floats: Vec<Sample> = times
@@ -134,14 +142,27 @@ impl MergedData {
             .zip(values)
             .map(|(t, v)| Sample { t, v })
             .collect();
+        sort_and_dedup(&mut floats);
         settle_kinds(&mut floats, &mut histograms);
         let (mut floats, mut histograms) = (floats.into_iter().peekable(), histograms.into_iter().peekable());
+        let mut before: Option<Arc<Histogram>> = None;
         while let Some(at) = next_time(floats.peek(), histograms.peek()) {
             if let Some(float) = floats.next_if(|s| s.t == at) {
-                out.push_float(float.t, float.v);
+                before = None;
+                if range.contains(at) {
+                    out.push_float(at, float.v);
+                }
             }
-            if let Some((t, histogram)) = histograms.next_if(|(t, _)| *t == at) {
-                out.push_histogram(t, histogram);
+            if let Some((_, mut histogram)) = histograms.next_if(|(t, _)| *t == at) {
+                let goes_on = before.is_some_and(|before| histogram.continues(&before));
+                if goes_on && histogram.reset_hint == ResetHint::Unknown {
+                    Arc::make_mut(&mut histogram).reset_hint = ResetHint::NotReset;
+                }
+                let is_gauge = histogram.reset_hint == ResetHint::Gauge;
+                before = (!is_gauge).then(|| Arc::clone(&histogram));
+                if range.contains(at) {
+                    out.push_histogram(at, histogram);
+                }
             }
         }
         Ok(())
