@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 
+use crate::pace::PaceHandle;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The computation panicked: a bug.
@@ -15,10 +17,10 @@ type Job = Box<dyn FnOnce() + Send>;
 #[error("computation panicked: {0}")]
 pub struct CpuPanicked(pub String);
 
-/// Runs closures on a fixed set of threads, or inline in simulation. Cheap to clone.
+/// Runs closures on a fixed set of threads, or on the calling one in simulation. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Cpu {
-    threads: Option<Arc<Threads>>,
+    workers: Workers,
     /// How many threads [`Cpu::each`] may still start, over all callers.
     helpers: Arc<AtomicUsize>,
 }
@@ -27,7 +29,15 @@ impl Cpu {
     /// Runs every closure at once on the calling thread.
     pub fn inline() -> Self {
         Self {
-            threads: None,
+            workers: Workers::Inline,
+            helpers: Arc::default(),
+        }
+    }
+
+    /// Runs every closure on the calling thread, when and as late as `pace` says: for simulation.
+    pub fn paced(pace: PaceHandle) -> Self {
+        Self {
+            workers: Workers::Paced(pace),
             helpers: Arc::default(),
         }
     }
@@ -38,27 +48,32 @@ impl Cpu {
     /// When a thread cannot be started.
     pub fn threaded(count: usize) -> std::io::Result<Self> {
         Ok(Self {
-            threads: Some(Threads::start("koios-cpu", count)?),
+            workers: Workers::Threads(Threads::start("koios-cpu", count)?),
             helpers: Arc::new(AtomicUsize::new(count.saturating_sub(1))),
         })
     }
 
-    /// A pool of its own of `count` threads, for long work that must not keep that of others waiting; inline where this
-    /// one is.
+    /// A pool of its own of `count` threads, for long work that must not keep that of others waiting; without threads
+    /// where this one has none.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn separate(&self, name: &str, count: usize) -> std::io::Result<Self> {
-        let start = || Threads::start(name, count);
         Ok(Self {
-            threads: self.threads.as_ref().map(|_| start()).transpose()?,
+            workers: match &self.workers {
+                Workers::Threads(_) => Workers::Threads(Threads::start(name, count)?),
+                without => without.clone(),
+            },
             helpers: Arc::clone(&self.helpers),
         })
     }
 
     /// How many closures may run at once.
     pub fn parallelism(&self) -> usize {
-        self.threads.as_ref().map_or(1, |t| t.count)
+        match &self.workers {
+            Workers::Threads(threads) => threads.count,
+            Workers::Inline | Workers::Paced(_) => 1,
+        }
     }
 
     /// Runs `job` and waits for it without blocking the async thread. The job runs to its end even when the future is
@@ -70,7 +85,7 @@ impl Cpu {
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CpuPanicked> {
-        run_on(self.threads.as_deref(), job).await
+        self.workers.run(job).await
     }
 }
 
@@ -130,18 +145,51 @@ impl Drop for Helper {
     }
 }
 
-pub(crate) async fn run_on<T: Send + 'static>(
-    threads: Option<&Threads>,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CpuPanicked> {
-    let Some(threads) = threads else { return catch(job) };
-    let (tx, rx) = tokio::sync::oneshot::channel();
-    threads.submit(Box::new(move || {
-        // The receiver may have been dropped: then nobody wants the result.
-        let _ = tx.send(catch(job));
-    }));
-    rx.await
-        .unwrap_or_else(|_| Err(CpuPanicked("the worker thread ended".to_owned())))
+/// Where submitted work runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Workers {
+    /// At once, on the calling thread.
+    Inline,
+    Threads(Arc<Threads>),
+    /// On the calling thread, later.
+    Paced(PaceHandle),
+}
+
+impl Workers {
+    /// Runs `job`; it runs to its end even when the future is dropped.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CpuPanicked> {
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let work = move |job| {
+            // The receiver may have been dropped: then nobody wants the result.
+            let _ = tx.send(catch(job));
+        };
+        match self {
+            Self::Inline => return catch(job),
+            Self::Threads(threads) => threads.submit(Box::new(move || work(job))),
+            Self::Paced(pace) => run_later(pace, move || work(job)).await,
+        }
+        rx.await
+            .unwrap_or_else(|_| Err(CpuPanicked("the worker thread ended".to_owned())))
+    }
+}
+
+/// Runs `work` between two pauses, in a task of its own: who submitted it may give up, as with threads.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "stands in for a thread, which ends with its work and belongs to no task group either"
+)]
+async fn run_later(pace: &PaceHandle, work: impl FnOnce() + Send + 'static) {
+    let working = Arc::clone(pace);
+    let done = tokio::spawn(async move {
+        working.pause().await;
+        work();
+        working.pause().await;
+    });
+    // It cannot panic, for the job is caught; cancelled it is only when the runtime ends.
+    let _ = done.await;
 }
 
 fn catch<T>(job: impl FnOnce() -> T) -> Result<T, CpuPanicked> {
@@ -219,6 +267,7 @@ fn work(queue: &(Mutex<Queue>, Condvar)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Pace;
 
     #[tokio::test]
     async fn a_separate_pool_goes_on_while_the_other_is_busy() {
@@ -269,11 +318,40 @@ mod tests {
 
     #[tokio::test]
     async fn answers_and_reports_panics() {
-        for cpu in [Cpu::inline(), Cpu::threaded(2).unwrap()] {
+        for cpu in [
+            Cpu::inline(),
+            Cpu::paced(Arc::new(Yields)),
+            Cpu::threaded(2).unwrap(),
+        ] {
             assert_eq!(cpu.run(|| 1 + 1).await, Ok(2));
             let failed: Result<(), _> = cpu.run(|| panic!("boom")).await;
             assert_eq!(failed, Err(CpuPanicked("boom".to_owned())));
             assert_eq!(cpu.run(|| 3).await, Ok(3));
         }
+    }
+
+    /// One turn of everybody else.
+    #[derive(Debug)]
+    struct Yields;
+
+    impl Pace for Yields {
+        fn pause(&self) -> futures::future::BoxFuture<'static, ()> {
+            Box::pin(tokio::task::yield_now())
+        }
+    }
+
+    #[tokio::test]
+    async fn paced_work_is_done_although_its_submitter_gave_up() {
+        let cpu = Cpu::paced(Arc::new(Yields));
+        let ran = Arc::new(AtomicUsize::new(0));
+        let running = Arc::clone(&ran);
+        let mut submitted = Box::pin(cpu.run(move || running.fetch_add(1, Ordering::Relaxed)));
+        assert!(futures::poll!(submitted.as_mut()).is_pending());
+        drop(submitted);
+        assert_eq!(ran.load(Ordering::Relaxed), 0);
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
     }
 }

@@ -15,7 +15,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cpu::{CpuPanicked, Threads, run_on};
+use crate::cpu::{CpuPanicked, Threads, Workers};
+use crate::pace::PaceHandle;
 
 /// A disk operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +167,7 @@ pub trait Disk: Send + Sync + Debug + 'static {
 #[derive(Clone, Debug)]
 pub struct DiskHandle {
     disk: Arc<dyn Disk>,
-    threads: Option<Arc<Threads>>,
+    workers: Workers,
 }
 
 impl DiskHandle {
@@ -177,13 +178,24 @@ impl DiskHandle {
     pub fn threaded(disk: Arc<dyn Disk>, threads: usize) -> io::Result<Self> {
         Ok(Self {
             disk,
-            threads: Some(Threads::start("koios-disk", threads)?),
+            workers: Workers::Threads(Threads::start("koios-disk", threads)?),
         })
     }
 
     /// Work runs inline: for simulation, and for start-up code that may block.
     pub fn inline(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, threads: None }
+        Self {
+            disk,
+            workers: Workers::Inline,
+        }
+    }
+
+    /// Work runs on the calling thread, when and as late as `pace` says: for simulation.
+    pub fn paced(disk: Arc<dyn Disk>, pace: PaceHandle) -> Self {
+        Self {
+            disk,
+            workers: Workers::Paced(pace),
+        }
     }
 
     /// The disk itself, for code that runs where blocking is allowed.
@@ -204,7 +216,7 @@ impl DiskHandle {
         E: From<DiskError> + Send + 'static,
     {
         let disk = Arc::clone(&self.disk);
-        match run_on(self.threads.as_deref(), move || work(disk.as_ref())).await {
+        match self.workers.run(move || work(disk.as_ref())).await {
             Ok(result) => result,
             Err(panicked) => Err(E::from(DiskError::Panicked(panicked))),
         }
