@@ -39,3 +39,5 @@ pub mod remote_write;
 pub mod sim_disk;
 #[cfg(feature = "cluster")]
 pub mod sim_net;
+#[cfg(feature = "cluster")]
+pub mod sim_pace;

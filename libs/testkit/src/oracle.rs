@@ -1,6 +1,6 @@
 //! Judges what queries return by what was sent and what was acknowledged: acknowledged ⊆ returned ⊆ sent, each once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use koios_model::{Labels, Sample, merge};
 
@@ -13,6 +13,18 @@ struct Fate {
     sent: Vec<u64>,
     /// The winner among the acknowledged ones.
     acknowledged: Option<f64>,
+    /// What was read last, where a read proves that the value stays.
+    read: Option<f64>,
+}
+
+impl Fate {
+    /// What must be returned, or a winner over it.
+    fn due(&self) -> Option<f64> {
+        match (self.acknowledged, self.read) {
+            (Some(a), Some(b)) => Some(merge::winner(a, b)),
+            (a, b) => a.or(b),
+        }
+    }
 }
 
 /// What was sent and acknowledged for one tenant.
@@ -32,6 +44,18 @@ pub enum Violation {
         labels: Labels,
         /// Its time in milliseconds.
         t: i64,
+    },
+    /// I2: a value is returned that another one, acknowledged or returned before, wins over.
+    #[error("sample {labels} @{t} is {got}, but {due} was acknowledged or read before and wins")]
+    Loser {
+        /// The series.
+        labels: Labels,
+        /// Its time in milliseconds.
+        t: i64,
+        /// What was returned.
+        got: String,
+        /// What should have won.
+        due: String,
     },
     /// I2: another value is returned than was sent.
     #[error("sample {labels} @{t} is {got}, not one of the values sent")]
@@ -86,6 +110,34 @@ impl Oracle {
         }
     }
 
+    /// Tells it what was read and must stay from then on: where what is read is known to be durable (I3).
+    pub fn read(&mut self, returned: &SeriesMap) {
+        for (labels, samples) in returned {
+            let Some(fates) = self.series.get_mut(labels) else {
+                continue;
+            };
+            for s in samples {
+                if let Some(fate) = fates.get_mut(&s.t) {
+                    fate.read = Some(s.v);
+                }
+            }
+        }
+    }
+
+    /// Tells it that what was acknowledged of these is reported as lost.
+    pub fn lost(&mut self, series: &[(Labels, Vec<Sample>)]) {
+        for (labels, samples) in series {
+            let Some(fates) = self.series.get_mut(labels) else {
+                continue;
+            };
+            for s in samples {
+                if let Some(fate) = fates.get_mut(&s.t) {
+                    (fate.acknowledged, fate.read) = (None, None);
+                }
+            }
+        }
+    }
+
     /// How many samples were acknowledged.
     pub fn acknowledged_count(&self) -> u64 {
         self.acknowledged
@@ -116,19 +168,25 @@ impl Oracle {
             .try_for_each(|(labels, samples)| self.check_returned(labels, samples))
     }
 
-    /// Checks that everything acknowledged is returned (I1).
+    /// Checks that everything acknowledged is returned (I1), or a value that wins over it (I2).
     ///
     /// # Errors
     /// The first broken promise.
     pub fn check_complete(&self, returned: &SeriesMap) -> Result<(), Violation> {
+        self.check_complete_from(returned, i64::MIN)
+    }
+
+    /// The same for what is not older than a time.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn check_complete_from(&self, returned: &SeriesMap, from_ms: i64) -> Result<(), Violation> {
         for (labels, fates) in &self.series {
-            let got: BTreeSet<i64> = returned.get(labels).into_iter().flatten().map(|s| s.t).collect();
-            for (&t, fate) in fates {
-                if fate.acknowledged.is_some() && !got.contains(&t) {
-                    return Err(Violation::Missing {
-                        labels: labels.clone(),
-                        t,
-                    });
+            let samples = returned.get(labels).into_iter().flatten();
+            let got: BTreeMap<i64, f64> = samples.map(|s| (s.t, s.v)).collect();
+            for (&t, fate) in fates.range(from_ms..) {
+                if let Some(due) = fate.due() {
+                    check_due(labels, t, due, got.get(&t).copied())?;
                 }
             }
         }
@@ -153,16 +211,38 @@ impl Oracle {
                 });
             };
             if !fate.sent.contains(&s.v.to_bits()) {
-                let got = format!("{} ({:016x})", s.v, s.v.to_bits());
                 return Err(Violation::WrongValue {
                     labels: labels.clone(),
                     t: s.t,
-                    got,
+                    got: bits(s.v),
                 });
             }
         }
         Ok(())
     }
+}
+
+fn check_due(labels: &Labels, t: i64, due: f64, got: Option<f64>) -> Result<(), Violation> {
+    let Some(got) = got else {
+        return Err(Violation::Missing {
+            labels: labels.clone(),
+            t,
+        });
+    };
+    if merge::winner(got, due).to_bits() == got.to_bits() {
+        return Ok(());
+    }
+    Err(Violation::Loser {
+        labels: labels.clone(),
+        t,
+        got: bits(got),
+        due: bits(due),
+    })
+}
+
+/// A value for people, and exactly.
+fn bits(v: f64) -> String {
+    format!("{v} ({:016x})", v.to_bits())
 }
 
 #[cfg(test)]
@@ -204,5 +284,40 @@ mod tests {
             oracle.check(&answer(vec![one(1, 1.0), one(9, 1.0)])),
             Err(Violation::Phantom { .. })
         ));
+    }
+
+    fn map(answer: Vec<(Labels, Vec<Sample>)>) -> SeriesMap {
+        answer.into_iter().collect()
+    }
+
+    #[test]
+    fn i2_the_winner_of_what_was_acknowledged_is_due_and_one_over_it_is_allowed() {
+        let mut oracle = Oracle::default();
+        for v in [1.0, 2.0, 3.0] {
+            oracle.sent(&one(1, v));
+        }
+        oracle.acknowledged(&one(1, 2.0));
+        oracle.acknowledged(&one(1, 1.0));
+        assert!(matches!(
+            oracle.check(&map(one(1, 1.0))),
+            Err(Violation::Loser { t: 1, .. })
+        ));
+        assert_eq!(oracle.check(&map(one(1, 2.0))), Ok(()));
+        assert_eq!(oracle.check(&map(one(1, 3.0))), Ok(()));
+    }
+
+    #[test]
+    fn i3_what_was_read_stays_until_it_is_reported_as_lost() {
+        let mut oracle = Oracle::default();
+        oracle.sent(&one(1, 1.0));
+        assert_eq!(oracle.check(&map(Vec::new())), Ok(()));
+        oracle.read(&map(one(1, 1.0)));
+        assert!(matches!(
+            oracle.check(&map(Vec::new())),
+            Err(Violation::Missing { t: 1, .. })
+        ));
+        assert_eq!(oracle.check_complete_from(&map(Vec::new()), 2), Ok(()));
+        oracle.lost(&one(1, 1.0));
+        assert_eq!(oracle.check(&map(Vec::new())), Ok(()));
     }
 }

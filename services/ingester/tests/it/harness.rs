@@ -235,6 +235,14 @@ pub(crate) fn tenant() -> TenantId {
     TenantId::anonymous()
 }
 
+/// A data directory that stays.
+fn with_data_dir(disk: SimDisk) -> SimDisk {
+    use koios_runtime::Disk;
+    disk.create_dir_all(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
 pub(crate) fn name_of(node: usize) -> String {
     format!("m{node}")
 }
@@ -266,7 +274,7 @@ impl World {
         });
         let nodes = (0..members)
             .map(|i| Node {
-                disk: SimDisk::new(rng.fork()),
+                disk: with_data_dir(SimDisk::new(rng.fork())),
                 incarnation: 1000 + i as u128,
                 ingester: None,
                 tasks: TaskGroup::new(CancellationToken::new()),
@@ -415,6 +423,7 @@ impl World {
     pub(crate) async fn wipe(&mut self, i: usize) {
         self.halt(i).await;
         self.nodes[i].disk.wipe();
+        with_data_dir(self.nodes[i].disk.clone());
         self.nodes[i].incarnation += 1000;
         let incarnation = Incarnation(self.nodes[i].incarnation);
         self.change_state(|s| {
