@@ -21,6 +21,8 @@
 
 mod committer;
 mod error;
+#[cfg(test)]
+mod fault_test;
 mod format;
 mod lsn;
 mod mark;

@@ -1,5 +1,6 @@
 //! Reads a log back, from start-up on.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,12 +43,14 @@ pub struct Replay {
 }
 
 /// What was found of the last segment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct LastSegment {
     /// Up to where it is known to have been synced: damage at its end may never have been.
     synced: u32,
     /// Where its unused space begins; unset when that is not sure.
     unused_from: Option<u32>,
+    /// Its last intact bytes, from where on nothing proves that they were synced.
+    unproven: Bytes,
 }
 
 impl Replay {
@@ -110,6 +113,7 @@ impl Replay {
             records,
             mut damage,
             end,
+            synced: proven,
         } = found;
         let at = self.segments.iter().position(|&n| n == number);
         let synced = at.and_then(|i| self.synced.get(i).copied()).unwrap_or(0);
@@ -130,9 +134,13 @@ impl Replay {
         }
         if Some(&number) == self.segments.last() {
             let tail = damage.iter().find(|d| d.kind == DamageKind::Tail);
+            let intact = tail.map_or(end, |d| d.lsn.offset());
+            let unproven = bytes.get(proven.min(intact) as usize..intact as usize);
             self.last = LastSegment {
-                synced: tail.map_or(end, |d| d.lsn.offset()),
+                synced: intact,
                 unused_from: damage.is_empty().then_some(end),
+                // A copy, so that it does not keep the whole segment in memory.
+                unproven: Bytes::copy_from_slice(unproven.unwrap_or_default()),
             };
         }
         Ok(SegmentContent {
@@ -214,7 +222,7 @@ impl Replay {
 
     /// Settles the last segment and creates the next one.
     async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<Active> {
-        let new = NewSegment {
+        let mut new = NewSegment {
             dir: self.settings.dir.clone(),
             identity: self.identity,
             number,
@@ -226,10 +234,10 @@ impl Replay {
             reserve_bytes: 0,
         };
         let last = self.segments.last().map(|&n| path_of(&self.settings.dir, n));
-        let unused_from = self.last.unused_from;
+        let settling = self.last.clone();
         let begin = move |d: &dyn Disk| {
             if let Some(path) = last {
-                settle(d, &path, unused_from)?;
+                new.previous_end = settle(d, &path, &settling)?;
             }
             match new.clone().create(d) {
                 // Enough to start, answer reads and upload; appends wait for space.
@@ -245,14 +253,26 @@ impl Replay {
     }
 }
 
-/// Syncs a replayed segment and gives its unused space back.
-fn settle(disk: &dyn Disk, path: &Path, unused_from: Option<u32>) -> Result<(), DiskError> {
+/// Syncs a replayed segment, gives its unused space back, and says up to where it is synced.
+///
+/// Its last group is written again first: if the process ended because its sync failed, the bytes that were just replayed
+/// are in memory only, and no later sync would store them, for the system takes them for stored.
+fn settle(disk: &dyn Disk, path: &Path, last: &LastSegment) -> Result<u32, DiskError> {
     let file = disk.open(path, OpenMode::ReadWrite)?;
-    if let Some(end) = unused_from {
+    let from = last.synced.saturating_sub(last.unproven.len() as u32);
+    let synced = match file.write_at(u64::from(from), &last.unproven) {
+        Ok(()) => last.synced,
+        // A file system that writes nothing in place. A start must be possible on a full disk, so that the backlog can
+        // drain; what was answered is on disk, and the rest is not said to be.
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => from,
+        Err(e) => return Err(DiskError::io("write", path, e)),
+    };
+    if let Some(end) = last.unused_from {
         file.set_len(u64::from(end))
             .map_err(|e| DiskError::io("trim", path, e))?;
     }
-    file.sync_data().map_err(|e| DiskError::io("sync", path, e))
+    file.sync_data().map_err(|e| DiskError::io("sync", path, e))?;
+    Ok(synced)
 }
 
 /// Reports that a segment ends before the place up to which it is known to have been synced.

@@ -49,6 +49,8 @@ pub(crate) struct Scan {
     pub(crate) damage: Vec<Damage>,
     /// Where the last record or damage ends.
     pub(crate) end: u32,
+    /// Up to where the segment itself proves that it was synced.
+    pub(crate) synced: u32,
 }
 
 struct Scanner<'a> {
@@ -73,10 +75,10 @@ pub(crate) fn scan(keys: &Keys, number: u32, bytes: &Bytes) -> Scan {
         synced: Lsn::default(),
         out: Scan::default(),
     };
+    // Header and checkpoint, the first group, are synced before the segment gets its name.
+    s.synced = s.lsn(s.at + 1);
     if !matches!(SegmentHeader::read(bytes), HeaderRead::Ok(_)) {
-        // The header is synced before the segment gets its name.
         s.damaged(0, s.at);
-        s.synced = Lsn::new(number, s.at as u32);
     }
     while s.step() {}
     s.finish()
@@ -129,6 +131,9 @@ impl Scanner<'_> {
             if let Some(head) = GroupHead::from_bytes(&payload) {
                 self.synced = self.synced.max(head.synced);
                 self.group_end = end.saturating_add(head.body_bytes as usize);
+                if self.at == SEGMENT_HEADER_BYTES {
+                    self.synced = self.synced.max(self.lsn(self.group_end));
+                }
             }
         } else {
             self.out.records.push(Record {
@@ -166,12 +171,20 @@ impl Scanner<'_> {
     }
 
     fn finish(mut self) -> Scan {
+        if self.out.records.is_empty() && self.out.damage.is_empty() {
+            // Not even the checkpoint is left.
+            self.damaged(self.at, self.at);
+        }
         for d in &mut self.out.damage {
             if self.synced > d.lsn {
                 d.kind = DamageKind::Middle;
             }
         }
         self.out.end = u32::try_from(self.at).unwrap_or(u32::MAX);
+        self.out.synced = match self.synced.segment() == self.number {
+            true => self.synced.offset().min(self.out.end),
+            false => self.out.end,
+        };
         self.out
     }
 }

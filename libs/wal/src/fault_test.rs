@@ -1,0 +1,69 @@
+//! The log on a disk that fails single operations and lies about failed syncs. Each test was a seed of the simulation.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use koios_runtime::{DiskHandle, RngHandle};
+use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
+
+use crate::wal_test::{append_all, batches, open_on, record, run};
+use crate::{DamageKind, Replay, SegmentContent};
+
+const SEEDS: u64 = 40;
+
+fn disk(seed: u64) -> SimDisk {
+    SimDisk::new(RngHandle::from_seed(seed))
+}
+
+/// A process starts on what is there.
+async fn open(disk: &SimDisk) -> (Replay, Vec<SegmentContent>) {
+    open_on(DiskHandle::inline(Arc::new(disk.mount()))).await
+}
+
+fn damage(contents: &[SegmentContent]) -> Vec<DamageKind> {
+    contents.iter().flat_map(|c| &c.damage).map(|d| d.kind).collect()
+}
+
+#[tokio::test]
+async fn i1_i3_a_group_whose_sync_failed_is_not_taken_for_durable_by_the_next_start() {
+    for seed in 0..SEEDS {
+        let disk = disk(seed);
+        let running = run(open(&disk).await.0).await;
+        append_all(&running.wal, 0..3, 100).await;
+        // The kernel reports the failure once, keeps the pages, and calls them clean.
+        disk.set_faults(FaultPlan::default().with(1, Fault::SyncError));
+        assert!(running.wal.append(record(3, 100)).await.is_err());
+        assert!(running.ended.await.unwrap().is_err());
+        disk.kill();
+
+        let (replay, contents) = open(&disk).await;
+        let replayed = batches(&contents);
+        let running = run(replay).await;
+        append_all(&running.wal, 4..5, 100).await;
+        disk.crash();
+
+        // What was replayed was served, so it stays; and nothing that was never durable counts as lost.
+        let (_, contents) = open(&disk).await;
+        let expected: Vec<u32> = replayed.into_iter().chain([4]).collect();
+        assert_eq!(batches(&contents), expected, "seed {seed}");
+        assert!(damage(&contents).iter().all(|k| *k == DamageKind::Tail), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn i11_a_damaged_checkpoint_is_a_loss_although_nothing_follows_it() {
+    let disk = disk(1);
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..3, 100).await;
+    disk.kill();
+    // A start makes a segment that holds a checkpoint only.
+    let (replay, _) = open(&disk).await;
+    run(replay).await;
+    disk.kill();
+    assert!(disk.flip_bit(Path::new("/wal/0000000002.wal"), 64 + 29 + 13, 1));
+
+    let (_, contents) = open(&disk).await;
+
+    assert_eq!(damage(&contents), [DamageKind::Middle]);
+    assert_eq!(batches(&contents), [0, 1, 2]);
+}
