@@ -100,7 +100,7 @@ impl SimDisk {
         self.platter.lock().boots()
     }
 
-    /// The files whose syncs failed, in order, as they were called when they were opened.
+    /// The files whose syncs failed, in order, as they were called then.
     pub fn failed_syncs(&self) -> Vec<PathBuf> {
         self.platter.lock().faults.failed_syncs()
     }

@@ -88,7 +88,8 @@ impl DiskFile for SimFile {
             platter.sync(self.inode)
         };
         let fail = |platter: &mut Platter| {
-            platter.faults.sync_failed(&self.path);
+            let name = platter.name_of(self.inode);
+            platter.faults.sync_failed(name.as_deref().unwrap_or(&self.path));
             platter.fail_sync(self.inode);
         };
         self.operate(Operation::Sync, sync, fail)

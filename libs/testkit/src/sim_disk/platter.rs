@@ -289,6 +289,12 @@ impl Platter {
         self.capacity.unwrap_or(1 << 40).saturating_sub(self.used())
     }
 
+    /// What a file is called now.
+    pub(super) fn name_of(&self, inode: u64) -> Option<PathBuf> {
+        let named = self.names.files.iter().find(|(_, i)| **i == inode);
+        named.map(|(path, _)| path.clone())
+    }
+
     fn used(&self) -> u64 {
         let inodes = self.names.files.values().filter_map(|i| self.inodes.get(i));
         inodes.map(|i| i.current.len() as u64).sum()

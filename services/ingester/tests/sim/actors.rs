@@ -1,0 +1,273 @@
+//! Who uses the ingester while it runs: senders, a reader, and the weather.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use koios_model::merge::sort_and_dedup;
+use koios_model::{Labels, Matchers, Sample, TimeRange};
+use koios_testkit::query::SeriesMap;
+use koios_wire::{
+    Batch, FlushRequest, IngesterService, ReadEnd, ReadItem, ReadRequest, ReadStream, ServiceError,
+    ServiceErrorCode,
+};
+
+use crate::judge::{Answer, is_needed, merge};
+use crate::traffic::{Place, Sent, places};
+use crate::world::{Process, World};
+
+/// Batches that are sent again later, at most.
+const PENDING_MAX: usize = 12;
+
+impl World {
+    pub(crate) async fn sleep_ms(&self, ms: u64) {
+        self.clock.sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Sends batches, some of them again, some at once.
+    pub(crate) async fn send_forever(self: Arc<Self>, process: Arc<Process>) {
+        loop {
+            self.sleep_ms(self.rng.below(60)).await;
+            let pushes = (0..=self.rng.below(3)).map(|_| self.send(&process, self.next_batch()));
+            join_all(pushes).await;
+        }
+    }
+
+    fn next_batch(&self) -> Sent {
+        let mut pending = self.pending.lock();
+        if !pending.is_empty() && self.rng.below(3) == 0 {
+            let at = self.rng.below(pending.len() as u64) as usize;
+            let again = pending.swap_remove(at);
+            return self.renewed(again);
+        }
+        drop(pending);
+        let now = self.clock.now_ms();
+        self.traffic.lock().batch(|p| self.epoch(p), now)
+    }
+
+    /// The same batch under today's epoch.
+    pub(crate) fn renewed(&self, sent: Sent) -> Sent {
+        let mut header = sent.batch.header().clone();
+        let epoch = self.epoch(header.partition);
+        if header.epoch == epoch {
+            return sent;
+        }
+        header.epoch = epoch;
+        let batch = Arc::new(Batch::new(header, sent.batch.columns().clone()));
+        Sent { batch, ..sent }
+    }
+
+    /// Pushes a batch; what is not acknowledged is kept for later.
+    pub(crate) async fn send(&self, process: &Process, sent: Sent) -> bool {
+        self.judge.lock().sent(&sent);
+        {
+            // Before the answer, which may never come.
+            let mut pending = self.pending.lock();
+            if pending.len() >= PENDING_MAX {
+                pending.remove(0);
+            }
+            pending.push(sent.clone());
+        }
+        let header = sent.batch.header();
+        let name = format!("push {} {} #{}", header.partition, header.tenant, header.sequence);
+        let sync_had_failed = self.failed_syncs() > process.failed_syncs_before && process.ingester.is_running();
+        let answer = process.ingester.push(Arc::clone(&sent.batch)).await;
+        match answer {
+            Ok(_) => {
+                self.trace.note(format!("{name} acknowledged"));
+                if sync_had_failed {
+                    self.trace
+                        .violated(format!("{name} was acknowledged after a sync had failed (I1)"));
+                }
+                let same = |s: &Sent| Arc::ptr_eq(&s.batch, &sent.batch);
+                self.pending.lock().retain(|s| !same(s));
+                self.judge.lock().acknowledged(&sent);
+                true
+            }
+            Err(e) => {
+                self.judge.lock().totals.refused += 1;
+                self.trace.note(format!("{name} refused: {}", e.code.as_str()));
+                self.check_refusal(&name, &e);
+                false
+            }
+        }
+    }
+
+    /// A retry must be able to help (I13).
+    fn check_refusal(&self, name: &str, e: &ServiceError) {
+        use ServiceErrorCode::{Behind, ResourceExhausted, Stale, Unavailable};
+        if !matches!(e.code, Behind | ResourceExhausted | Stale | Unavailable) {
+            self.trace.violated(format!("{name} was refused for good: {e}"));
+        }
+    }
+
+    /// Reads places in turn.
+    pub(crate) async fn read_forever(self: Arc<Self>, process: Arc<Process>) {
+        let places = places();
+        loop {
+            self.sleep_ms(5 + self.rng.below(60)).await;
+            let place = &places[self.rng.below(places.len() as u64) as usize];
+            let with_blocks = self.rng.below(3) == 0;
+            if let Err(e) = self.read(&process, place, with_blocks).await {
+                self.trace
+                    .note(format!("read {} {} refused: {}", place.0, place.1, e.code.as_str()));
+                use ServiceErrorCode::{Behind, NotCounting, Stale, Unavailable};
+                if !matches!(e.code, Behind | NotCounting | Stale | Unavailable) {
+                    self.trace.violated(format!("a read was refused for good: {e}"));
+                }
+            }
+        }
+    }
+
+    /// Reads a place whole and judges the answer. Without blocks only what the head has not forgotten.
+    pub(crate) async fn read(
+        &self,
+        process: &Process,
+        place: &Place,
+        with_blocks: bool,
+    ) -> Result<(), ServiceError> {
+        let before = self.judge.lock().oracle(place);
+        let request = ReadRequest {
+            tenant: place.1.clone(),
+            partition: place.0,
+            epoch: self.epoch(place.0),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            labels_only: false,
+            encoded: self.rng.below(2) == 0,
+            limit: 0,
+        };
+        let stream = process.ingester.read(request).await?;
+        let (mut series, end) = self.collect(stream).await?;
+        let mut complete_from = end.forgotten_below_ms;
+        if with_blocks {
+            complete_from = i64::MIN;
+            for block in self.listed(&place.1, end.manifest_floor).await {
+                if is_needed(&block, &end, place.0) {
+                    merge(&mut series, &*self.block(&place.1, &block).await, place.0);
+                }
+            }
+        }
+        let samples: usize = series.values().map(Vec::len).sum();
+        let answer = Answer {
+            series,
+            complete_from,
+        };
+        let name = format!("read {} {}", place.0, place.1);
+        self.trace.note(format!("{name}: {samples} samples"));
+        let judged = self
+            .judge
+            .lock()
+            .read(place, &before, &answer, process.damage());
+        match judged {
+            Ok(None) => {}
+            Ok(Some(lost)) => self.trace.note(format!("{name}: {lost} was lost with a flipped bit")),
+            Err(violation) => self.trace.violated(format!("{name}: {violation}")),
+        }
+        Ok(())
+    }
+
+    /// The samples of a head: its series once each, in order.
+    async fn collect(&self, mut stream: ReadStream) -> Result<(SeriesMap, ReadEnd), ServiceError> {
+        let mut all = SeriesMap::new();
+        let mut last: Option<Labels> = None;
+        while let Some(item) = stream.next().await {
+            let series = match item? {
+                ReadItem::Series(series) => series,
+                ReadItem::End(end) => return Ok((all, end)),
+            };
+            for s in series {
+                if last.as_ref().is_some_and(|l| *l >= s.labels) {
+                    self.trace
+                        .violated(format!("series {} is returned out of order (I2)", s.labels));
+                }
+                let mut samples: Vec<Sample> = Vec::new();
+                for run in &s.runs {
+                    let (mut ts, mut vs) = (Vec::new(), Vec::new());
+                    run.decode_range(TimeRange::ALL, &mut ts, &mut vs).unwrap();
+                    if ts.windows(2).any(|w| w[0] >= w[1]) {
+                        self.trace
+                            .violated(format!("a run of {} goes back in time (I2)", s.labels));
+                    }
+                    samples.extend(ts.into_iter().zip(vs).map(|(t, v)| Sample { t, v }));
+                }
+                sort_and_dedup(&mut samples);
+                all.insert(s.labels.clone(), samples);
+                last = Some(s.labels);
+            }
+        }
+        self.trace.violated("a read ended without its end");
+        Ok((all, ReadEnd::default()))
+    }
+
+    /// Disks fill up, the bucket goes away, operators flush, epochs change.
+    pub(crate) async fn weather_forever(self: Arc<Self>, process: Arc<Process>) {
+        loop {
+            self.sleep_ms(20 + self.rng.below(200)).await;
+            match self.rng.below(8) {
+                0 => self.fill_disk().await,
+                1 => {
+                    let down = self.rng.below(2) == 0;
+                    process.bucket.down.store(down, Ordering::Relaxed);
+                    self.trace
+                        .note(format!("the bucket is {}", if down { "away" } else { "back" }));
+                }
+                2..5 => {
+                    let flushed = self.flush(&process).await;
+                    self.trace.note(format!("flush: {flushed:?}"));
+                }
+                5 => {
+                    let (partition, _) = places()[self.rng.below(4) as usize].clone();
+                    self.raise_epoch(partition);
+                    self.trace
+                        .note(format!("partition {partition} has epoch {}", self.epoch(partition)));
+                }
+                _ => {
+                    if process.is_damaged() && self.judge.lock().was_flipped() {
+                        self.accept_losses();
+                        self.trace.note("an operator accepts the loss");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn fill_disk(&self) {
+        use koios_runtime::Disk;
+        let used: usize = self
+            .disk
+            .files_under("/".as_ref())
+            .iter()
+            .map(|(_, len)| len)
+            .sum();
+        let free = self.rng.below(24 << 10);
+        self.disk.set_capacity(Some(used as u64 + free));
+        self.trace.note(format!("{free} bytes are free on the disk"));
+        self.sleep_ms(self.rng.below(600)).await;
+        self.disk.set_capacity(None);
+        let free = self.disk.free_bytes("/".as_ref());
+        self.trace.note(format!("the disk has room again: {}", free.is_ok()));
+    }
+
+    pub(crate) async fn flush(&self, process: &Process) -> Result<u64, ServiceErrorCode> {
+        self.judge.lock().totals.flushes += 1;
+        let request = FlushRequest {
+            tenant: None,
+            wait: true,
+        };
+        let flushed = process.ingester.flush(request).await;
+        flushed.map(|f| f.samples).map_err(|e| e.code)
+    }
+
+    /// All listed blocks of a place, and what they cover.
+    pub(crate) async fn in_blocks(&self, place: &Place) -> SeriesMap {
+        let mut all: SeriesMap = BTreeMap::new();
+        for block in self.listed(&place.1, 0).await {
+            merge(&mut all, &*self.block(&place.1, &block).await, place.0);
+        }
+        all
+    }
+}

@@ -1,0 +1,164 @@
+//! What must be returned, per place; what a flipped bit may cost.
+
+use std::collections::BTreeMap;
+
+use koios_bucket::ManifestBlock;
+use koios_model::merge::sort_and_dedup;
+use koios_model::{PartitionId, Sample};
+use koios_testkit::oracle::{Oracle, Violation};
+use koios_testkit::query::SeriesMap;
+use koios_wire::ReadEnd;
+
+use crate::traffic::{Place, Sent, is_of};
+
+/// What was promised so far.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    oracles: BTreeMap<Place, Oracle>,
+    acknowledged: Vec<Sent>,
+    /// Flipped bits that have cost nothing yet. One costs a record at most, which is reported.
+    flips: usize,
+    pub(crate) totals: Totals,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) acknowledged: u64,
+    pub(crate) refused: u64,
+    pub(crate) reads: u64,
+    pub(crate) lives: u64,
+    pub(crate) faults: u64,
+    pub(crate) flips: u64,
+    pub(crate) lost_to_flips: u64,
+    pub(crate) flushes: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.reads += other.reads;
+        self.lives += other.lives;
+        self.faults += other.faults;
+        self.flips += other.flips;
+        self.lost_to_flips += other.lost_to_flips;
+        self.flushes += other.flushes;
+    }
+
+    /// That enough happened for the runs to mean something.
+    pub(crate) fn check(&self) {
+        let each = [
+            self.acknowledged / 1000,
+            self.refused / 100,
+            self.reads / 1000,
+            self.faults / 50,
+            self.flips / 10,
+            self.lost_to_flips,
+            self.flushes / 100,
+        ];
+        assert!(each.iter().all(|n| *n > 0), "too little happened: {self:?}");
+    }
+}
+
+impl Judge {
+    pub(crate) fn sent(&mut self, sent: &Sent) {
+        self.oracles
+            .entry(sent.place.clone())
+            .or_default()
+            .sent(&sent.series);
+    }
+
+    pub(crate) fn acknowledged(&mut self, sent: &Sent) {
+        self.oracles
+            .entry(sent.place.clone())
+            .or_default()
+            .acknowledged(&sent.series);
+        self.totals.acknowledged += 1;
+        self.acknowledged.push(sent.clone());
+    }
+
+    pub(crate) fn flipped(&mut self) {
+        self.flips += 1;
+        self.totals.flips += 1;
+    }
+
+    /// Whether an operator may be needed: only when a disk has lied.
+    pub(crate) fn was_flipped(&self) -> bool {
+        self.totals.flips > 0
+    }
+
+    pub(crate) fn oracle(&self, place: &Place) -> Oracle {
+        self.oracles.get(place).cloned().unwrap_or_default()
+    }
+
+    /// Judges what was read by what was acknowledged before, and notes it. Says which batch was lost to a flipped bit.
+    pub(crate) fn read(
+        &mut self,
+        place: &Place,
+        before: &Oracle,
+        got: &Answer,
+        damage: u64,
+    ) -> Result<Option<String>, Violation> {
+        self.totals.reads += 1;
+        let now = self.oracles.entry(place.clone()).or_default();
+        now.check_genuine(&got.series)?;
+        let mut excused = None;
+        if let Err(violation) = before.check_complete_from(&got.series, got.complete_from) {
+            let lost = self.lost_to_a_flip(place, before, got, damage).ok_or(violation)?;
+            excused = Some(format!(
+                "sequence {} of stream {}",
+                lost.batch.header().sequence,
+                lost.batch.header().stream
+            ));
+        }
+        let now = self.oracles.entry(place.clone()).or_default();
+        now.read(&got.series);
+        Ok(excused)
+    }
+
+    /// The one acknowledged batch without which the answer is complete, when a bit was flipped and damage reported.
+    fn lost_to_a_flip(&mut self, place: &Place, before: &Oracle, got: &Answer, damage: u64) -> Option<Sent> {
+        self.flips = self.flips.checked_sub(usize::from(damage > 0)).filter(|_| damage > 0)?;
+        let complete_without = |sent: &&Sent| {
+            let mut oracle = before.clone();
+            oracle.lost(&sent.series);
+            sent.place == *place
+                && oracle
+                    .check_complete_from(&got.series, got.complete_from)
+                    .is_ok()
+        };
+        let lost = self.acknowledged.iter().find(complete_without)?.clone();
+        self.oracles
+            .entry(place.clone())
+            .or_default()
+            .lost(&lost.series);
+        self.totals.lost_to_flips += 1;
+        Some(lost)
+    }
+}
+
+/// What a read gave.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) series: SeriesMap,
+    /// Older samples are not asked for here.
+    pub(crate) complete_from: i64,
+}
+
+/// Adds a partition's series, keeping the winner of each timestamp.
+pub(crate) fn merge(all: &mut SeriesMap, more: &SeriesMap, partition: PartitionId) {
+    for (labels, samples) in more.iter().filter(|(l, _)| is_of(l, partition)) {
+        let kept: &mut Vec<Sample> = all.entry(labels.clone()).or_default();
+        kept.extend_from_slice(samples);
+        sort_and_dedup(kept);
+    }
+}
+
+/// Whether a querier reads a block beside a head: unless the head has forgotten nothing of its time and held every batch
+/// that it covers.
+pub(crate) fn is_needed(block: &ManifestBlock, end: &ReadEnd, partition: PartitionId) -> bool {
+    let covers = block.covers.get(&partition).filter(|c| !c.is_empty());
+    let held = covers.is_some_and(|c| end.held.includes(c));
+    block.range.min < end.forgotten_below_ms || !held
+}
