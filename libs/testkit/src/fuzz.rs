@@ -9,7 +9,9 @@ mod eval;
 mod expression;
 mod mutate;
 mod parse;
+mod wal;
 
 pub use eval::{Evaluated, promql_eval};
 pub use mutate::Mutator;
 pub use parse::promql_parse;
+pub use wal::{WalRead, wal_read};

@@ -35,7 +35,6 @@ pub mod query_gen;
 pub mod random;
 #[cfg(feature = "cluster")]
 pub mod remote_write;
-#[cfg(feature = "cluster")]
 pub mod sim_disk;
 #[cfg(feature = "cluster")]
 pub mod sim_net;

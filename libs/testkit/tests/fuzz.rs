@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use koios_testkit::fuzz::{Evaluated, Mutator, promql_eval, promql_parse};
+use koios_testkit::fuzz::{Evaluated, Mutator, promql_eval, promql_parse, wal_read};
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,6 +32,17 @@ fn run(target: &str, mutations: usize, mut body: impl FnMut(&[u8])) {
 #[test]
 fn i12_parser_and_printers_hold_for_mutated_queries() {
     run("promql_parse", 20_000, promql_parse);
+}
+
+#[test]
+fn i11_i12_the_logs_reader_holds_for_any_bytes_and_recovers_what_is_intact() {
+    let (mut records, mut damage) = (0, 0);
+    run("wal_read", 4_000, |input| {
+        let read = wal_read(input);
+        records += read.records;
+        damage += read.damage;
+    });
+    assert!(records > 4_000 && damage > 1_000, "{records} records, {damage} damaged places");
 }
 
 #[test]

@@ -57,6 +57,8 @@ struct Scanner<'a> {
     keys: &'a Keys,
     number: u32,
     bytes: &'a Bytes,
+    /// Where the trailing zeros of the reserved space begin.
+    written: usize,
     at: usize,
     group_end: usize,
     /// The largest position a group says was synced before it.
@@ -70,6 +72,7 @@ pub(crate) fn scan(keys: &Keys, number: u32, bytes: &Bytes) -> Scan {
         keys,
         number,
         bytes,
+        written: bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1),
         at: SEGMENT_HEADER_BYTES.min(bytes.len()),
         group_end: 0,
         synced: Lsn::default(),
@@ -103,7 +106,7 @@ impl Scanner<'_> {
             self.take(code, len);
             return true;
         }
-        let written = self.written_end();
+        let written = self.written.max(self.at);
         if self.at >= written && self.at >= self.group_end {
             return false;
         }
@@ -143,12 +146,6 @@ impl Scanner<'_> {
             });
         }
         self.at = end;
-    }
-
-    /// Where the trailing zeros of the reserved space begin.
-    fn written_end(&self) -> usize {
-        let rest = self.rest(self.at);
-        self.at + rest.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1)
     }
 
     /// The next place after the current one where an intact record stands.
