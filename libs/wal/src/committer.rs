@@ -230,8 +230,11 @@ impl<A: Apply> Wal<A> {
                 .reader
                 .disk
                 .run(move |d| {
-                    d.remove_file(&path_of(&dir, segment))?;
-                    d.sync_dir(&dir)
+                    match d.remove_file(&path_of(&dir, segment)) {
+                        // By a call before, whose sync failed.
+                        Err(e) if !e.is_not_found() => return Err(e),
+                        _ => d.sync_dir(&dir),
+                    }
                 })
                 .await?;
             self.shared.state.lock().segments.retain(|&s| s != segment);

@@ -67,3 +67,21 @@ async fn i11_a_damaged_checkpoint_is_a_loss_although_nothing_follows_it() {
     assert_eq!(damage(&contents), [DamageKind::Middle]);
     assert_eq!(batches(&contents), [0, 1, 2]);
 }
+
+#[tokio::test]
+async fn segments_whose_removal_was_not_synced_do_not_stop_later_removals() {
+    let disk = disk(1);
+    let running = run(open(&disk).await.0).await;
+    append_all(&running.wal, 0..60, 300).await;
+    assert!(running.wal.segments().len() > 4);
+    // The first removal is done; that it is durable is not said.
+    disk.set_faults(FaultPlan::default().with(2, Fault::SyncError));
+    assert!(running.wal.remove_below(3).await.is_err());
+
+    assert_eq!(running.wal.remove_below(4).await.unwrap(), 3);
+
+    disk.crash();
+    let (replay, contents) = open(&disk).await;
+    assert_eq!(replay.segments().first(), Some(&4));
+    assert_eq!(damage(&contents), []);
+}
