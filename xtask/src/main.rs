@@ -1,5 +1,5 @@
-//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask fuzz-queries`, `cargo xtask layers`,
-//! `cargo xtask setup`.
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask fuzz-queries`,
+//! `cargo xtask layers`, `cargo xtask setup`.
 #![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
 
 mod layers;
@@ -34,6 +34,21 @@ enum Task {
         #[arg(long, default_value_t = 20)]
         seeds: u64,
     },
+    /// Runs the ingester on a simulated disk that tears, reorders, fails and loses power: a range of seeds, or one.
+    SimDisk {
+        /// The seed to replay; its schedule is printed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds to run.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Builds with optimisation first: worth it from some thousand seeds on.
+        #[arg(long)]
+        release: bool,
+    },
     /// Compares Koios with the installed Prometheus by random queries; takes --seed N, --queries M or --minutes M.
     #[command(disable_help_flag = true)]
     FuzzQueries {
@@ -55,6 +70,12 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Task::Test { filter } => test(&root, filter.as_deref()),
         Task::Sim { seed, seeds } => simulate(&root, seed, seeds),
+        Task::SimDisk {
+            seed,
+            seeds,
+            from,
+            release,
+        } => simulate_disk(&root, seed, from, seeds, release),
         Task::FuzzQueries { arguments } => fuzz_queries(&root, &arguments),
         Task::Layers => layers::check(&root),
         Task::Setup => setup::run(&root).map(|_| ()),
@@ -114,22 +135,32 @@ fn suite(root: &Path) -> Option<(String, String)> {
 }
 
 fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
-    let mut command = cargo(root);
-    command.args([
-        "test",
-        "--package",
-        "koios",
-        "--test",
-        "simulation",
-        "--",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
+    let mut command = simulation(root, "koios", "simulation", false);
     match seed {
         Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
         None => command.env("KOIOS_SIM_SEEDS", seeds.to_string()),
     };
     run(&mut command)
+}
+
+fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
+    let mut command = simulation(root, "koios-ingester", "sim", release);
+    match seed {
+        Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
+        None => command
+            .env("KOIOS_SIM_FROM", from.to_string())
+            .env("KOIOS_SIM_SEEDS", seeds.to_string()),
+    };
+    run(&mut command)
+}
+
+/// The command that runs a simulation, which tells what it does.
+fn simulation(root: &Path, package: &str, test: &str, release: bool) -> Command {
+    let mut command = cargo(root);
+    command.args(["test", "--package", package, "--test", test]);
+    command.args(release.then_some("--release"));
+    command.args(["--", "--nocapture", "--test-threads=1"]);
+    command
 }
 
 /// Asks the program that `KOIOS_PROGRAM` names, or builds one.

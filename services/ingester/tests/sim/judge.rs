@@ -32,6 +32,7 @@ pub(crate) struct Totals {
     pub(crate) flips: u64,
     pub(crate) lost_to_flips: u64,
     pub(crate) flushes: u64,
+    pub(crate) truncated: u64,
 }
 
 impl Totals {
@@ -44,6 +45,7 @@ impl Totals {
         self.flips += other.flips;
         self.lost_to_flips += other.lost_to_flips;
         self.flushes += other.flushes;
+        self.truncated += other.truncated;
     }
 
     /// That enough happened for the runs to mean something.
@@ -56,6 +58,7 @@ impl Totals {
             self.flips / 10,
             self.lost_to_flips,
             self.flushes / 100,
+            self.truncated / 100,
         ];
         assert!(each.iter().all(|n| *n > 0), "too little happened: {self:?}");
     }
@@ -105,36 +108,42 @@ impl Judge {
         now.check_genuine(&got.series)?;
         let mut excused = None;
         if let Err(violation) = before.check_complete_from(&got.series, got.complete_from) {
-            let lost = self.lost_to_a_flip(place, before, got, damage).ok_or(violation)?;
-            excused = Some(format!(
-                "sequence {} of stream {}",
-                lost.batch.header().sequence,
-                lost.batch.header().stream
-            ));
+            let lost = match damage {
+                0 => None,
+                _ => self.lost_to_flips(place, before, got, self.flips),
+            };
+            let lost = lost.ok_or(violation)?;
+            let now = self.oracles.entry(place.clone()).or_default();
+            lost.iter().for_each(|l| now.lost(&l.series));
+            self.flips -= lost.len();
+            self.totals.lost_to_flips += lost.len() as u64;
+            let name = |l: &Sent| format!("#{}", l.batch.header().sequence);
+            excused = Some(lost.iter().map(name).collect::<Vec<_>>().join(", "));
         }
         let now = self.oracles.entry(place.clone()).or_default();
         now.read(&got.series);
         Ok(excused)
     }
 
-    /// The one acknowledged batch without which the answer is complete, when a bit was flipped and damage reported.
-    fn lost_to_a_flip(&mut self, place: &Place, before: &Oracle, got: &Answer, damage: u64) -> Option<Sent> {
-        self.flips = self.flips.checked_sub(usize::from(damage > 0)).filter(|_| damage > 0)?;
-        let complete_without = |sent: &&Sent| {
-            let mut oracle = before.clone();
-            oracle.lost(&sent.series);
-            sent.place == *place
-                && oracle
-                    .check_complete_from(&got.series, got.complete_from)
-                    .is_ok()
+    /// The acknowledged batches, at most so many, without which the answer is complete.
+    fn lost_to_flips(&self, place: &Place, before: &Oracle, got: &Answer, flips: usize) -> Option<Vec<Sent>> {
+        let (labels, t) = match before.check_complete_from(&got.series, got.complete_from) {
+            Ok(()) => return Some(Vec::new()),
+            Err(Violation::Missing { labels, t } | Violation::Loser { labels, t, .. }) => (labels, t),
+            Err(_) => return None,
         };
-        let lost = self.acknowledged.iter().find(complete_without)?.clone();
-        self.oracles
-            .entry(place.clone())
-            .or_default()
-            .lost(&lost.series);
-        self.totals.lost_to_flips += 1;
-        Some(lost)
+        let left = flips.checked_sub(1)?;
+        let has_it = |sent: &&Sent| {
+            let mut series = sent.series.iter().filter(|(l, _)| *l == labels);
+            sent.place == *place && series.any(|(_, samples)| samples.iter().any(|s| s.t == t))
+        };
+        self.acknowledged.iter().filter(has_it).find_map(|sent| {
+            let mut without = before.clone();
+            without.lost(&sent.series);
+            let mut lost = self.lost_to_flips(place, &without, got, left)?;
+            lost.push(sent.clone());
+            Some(lost)
+        })
     }
 }
 

@@ -44,12 +44,13 @@ impl World {
     }
 
     fn faults(&self) -> FaultPlan {
-        let (count, operations) = match self.rng.below(4) {
+        let (count, operations) = match self.rng.below(6) {
             0 => (0, 1),
             // In the replay.
             1 => (1, 40),
-            2 => (1, 150),
-            _ => (3, 250),
+            2 => (2, 60),
+            3 => (1, 150),
+            _ => (3, 150),
         };
         // What ends the process is not all there is.
         let kinds: &[Fault] = match self.rng.below(3) {

@@ -83,6 +83,9 @@ impl World {
         }
         self.cut_off(true);
         process.tasks.stop().await;
+        let first = self.first_segment();
+        self.trace.note(format!("the log begins with segment {first}"));
+        self.judge.lock().totals.truncated += first - 1;
     }
 
     /// Waits until the process answers for everything; an operator helps where a disk has lied, and only there.

@@ -105,8 +105,8 @@ impl Traffic {
     /// Time goes on: mostly by seconds, at times by so much that windows pass.
     fn advance(&mut self, place: &Place) {
         let by = match self.rng.below(12) {
-            0 => 20 * MINUTE + self.rng.below(80 * MINUTE as u64) as i64,
-            1..4 => self.rng.below(4 * MINUTE as u64) as i64,
+            0..2 => 20 * MINUTE + self.rng.below(120 * MINUTE as u64) as i64,
+            2..4 => self.rng.below(4 * MINUTE as u64) as i64,
             _ => 1 + self.rng.below(15_000) as i64,
         };
         if let Some(newest) = self.newest.get_mut(place) {

@@ -55,7 +55,6 @@ pub(crate) struct World {
     pub(crate) pending: Mutex<Vec<Sent>>,
     reader: Blocks,
     blocks: Mutex<BTreeMap<BlockId, Arc<SeriesMap>>>,
-    pub(crate) settings: Settings,
 }
 
 /// A process that runs.
@@ -125,10 +124,12 @@ fn first_state() -> ClusterState {
 fn settings(rng: &RngHandle) -> Settings {
     let second = Duration::from_secs(1);
     Settings {
+        // One log is replayed under different ones.
+        block_window: [7200 * second, 7200 * second, 7200 * second, 3600 * second][rng.below(4) as usize],
         wal_segment_bytes: [4 << 10, 16 << 10, 64 << 10][rng.below(3) as usize],
         disk_reserve_bytes: [0, 0, 8 << 10][rng.below(3) as usize],
         push_queue_bytes: [8 << 10, 128 << 20][rng.below(2) as usize],
-        head_keep: [1800 * second, 2 * 3600 * second][rng.below(2) as usize],
+        head_keep: [600 * second, 2 * 3600 * second][rng.below(2) as usize],
         quiet_after: 2 * second,
         cut_interval: second / 4,
         late_cut_interval: second,
@@ -172,7 +173,6 @@ impl World {
             traffic: Mutex::new(Traffic::new(rng.fork())),
             pending: Mutex::default(),
             blocks: Mutex::default(),
-            settings: settings(&rng),
             clock,
             rng,
         }
@@ -213,13 +213,20 @@ impl World {
         };
         self.judge.lock().totals.lives += 1;
         Process {
-            ingester: Ingester::start(self.settings.clone(), deps),
+            ingester: Ingester::start(settings(&self.rng), deps),
             tasks,
             metrics,
             bucket: switches,
             boot: self.disk.boots(),
             failed_syncs_before: self.failed_syncs(),
         }
+    }
+
+    /// The first segment of the log.
+    pub(crate) fn first_segment(&self) -> u64 {
+        let files = self.disk.files_under(Path::new(WAL_DIR));
+        let number = |p: &PathBuf| p.file_name()?.to_str()?.strip_suffix(".wal")?.parse().ok();
+        files.iter().find_map(|(p, _)| number(p)).unwrap_or(1)
     }
 
     /// Failed syncs of log segments. One that has no name yet is thrown away; nothing was promised of it.
