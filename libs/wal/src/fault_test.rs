@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use koios_runtime::{DiskHandle, RngHandle};
+use koios_runtime::{Cpu, DiskHandle, RealClock, RngHandle};
 use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 
-use crate::wal_test::{append_all, batches, open_on, record, run};
+use crate::wal_test::{Collect, ID, append_all, batches, open_on, record, run, settings};
 use crate::{DamageKind, Replay, SegmentContent};
 
 const SEEDS: u64 = 40;
@@ -84,4 +84,24 @@ async fn segments_whose_removal_was_not_synced_do_not_stop_later_removals() {
     let (replay, contents) = open(&disk).await;
     assert_eq!(replay.segments().first(), Some(&4));
     assert_eq!(damage(&contents), []);
+}
+
+#[tokio::test]
+async fn a_first_start_that_is_cut_off_anywhere_leaves_nothing_that_counts_as_lost() {
+    for (seed, n) in (0..SEEDS).flat_map(|seed| (1..30).map(move |n| (seed, n))) {
+        let disk = disk(seed);
+        disk.set_faults(FaultPlan::default().with(n, Fault::PowerLoss));
+        let handle = DiskHandle::inline(Arc::new(disk.mount()));
+        if let Ok(replay) = Replay::open(handle, settings(), ID).await {
+            let clock = Arc::new(RealClock::new());
+            let _ = replay.start(Arc::new(Collect::default()), Cpu::inline(), clock).await;
+        }
+        disk.set_faults(FaultPlan::default());
+        disk.crash();
+
+        let (replay, contents) = open(&disk).await;
+
+        assert_eq!(replay.missing_end(), None, "seed {seed}, operation {n}");
+        assert_eq!(damage(&contents), [], "seed {seed}, operation {n}");
+    }
 }
