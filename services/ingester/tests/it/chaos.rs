@@ -7,7 +7,7 @@ use std::time::Duration;
 use koios_ingester::Settings;
 use koios_model::TimeRange;
 use koios_runtime::{Disk, RngHandle};
-use koios_testkit::sim_disk::SimDisk;
+use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 use koios_wire::ReadEnd;
 
 use crate::harness::{HOUR, MINUTE, Samples, World, merge};
@@ -26,6 +26,11 @@ fn long_logs(s: &mut Settings) {
     short_logs(s);
     s.wal_keep = Duration::from_secs(8 * 3600);
     s.head_keep = Duration::from_secs(1800);
+}
+
+/// The power goes at the `n`-th operation of a disk from now on.
+fn lose_power_at(disk: &SimDisk, n: u64) {
+    disk.set_faults(FaultPlan::default().with(n, Fault::PowerLoss));
 }
 
 struct Chaos {
@@ -113,15 +118,21 @@ impl Chaos {
         let to: Vec<usize> = (0..MEMBERS).filter(up).collect();
         let hit: Vec<usize> = to.iter().copied().filter(|i| all || *i == one).collect();
         let disks: Vec<_> = hit.iter().map(|&i| self.w.nodes[i].disk.clone()).collect();
-        let after = self.rng.below(12);
+        let (after, at_operation) = (self.rng.below(12), self.rng.below(2) == 0);
         let crash = async {
-            for _ in 0..after {
-                tokio::task::yield_now().await;
+            if !at_operation {
+                for _ in 0..after {
+                    tokio::task::yield_now().await;
+                }
+                disks.iter().for_each(SimDisk::crash);
             }
-            disks.iter().for_each(SimDisk::crash);
         };
+        if at_operation {
+            disks.iter().for_each(|d| lose_power_at(d, 1 + after % 4));
+        }
         self.w.write_while(&to, &samples, crash).await;
         for i in hit {
+            self.lost_power(i);
             assert!(self.w.reboot(i).await);
         }
     }
@@ -133,19 +144,26 @@ impl Chaos {
             return;
         }
         let (disk, after) = (self.w.nodes[i].disk.clone(), self.rng.below(200));
+        let at_operation = self.rng.below(2) == 0;
         let crash = async {
-            for _ in 0..after {
-                tokio::task::yield_now().await;
+            if !at_operation {
+                for _ in 0..after {
+                    tokio::task::yield_now().await;
+                }
+                disk.crash();
             }
-            disk.crash();
         };
+        if at_operation {
+            lose_power_at(&disk, 1 + after % 40);
+        }
         let _ = futures::join!(self.w.flush(i), crash);
+        self.lost_power(i);
         assert!(self.w.reboot(i).await);
     }
 
     async fn fault_or_boot(&mut self) {
         if let Some(i) = self.down.take() {
-            assert!(self.w.boot(i).await);
+            self.boot_through_power_losses(i).await;
             return;
         }
         let i = self.pick();
@@ -155,6 +173,28 @@ impl Chaos {
             self.w.kill(i).await;
         }
         self.down = Some(i);
+    }
+
+    /// The power may go while the log is replayed, and again while that is.
+    async fn boot_through_power_losses(&mut self, i: usize) {
+        for _ in 0..self.rng.below(4) {
+            lose_power_at(&self.w.nodes[i].disk, 1 + self.rng.below(60));
+            let booted = self.w.boot(i).await;
+            let struck = !self.w.nodes[i].disk.take_struck().is_empty();
+            assert!(booted || struck, "a start fails without a fault");
+            self.w.nodes[i].disk.set_faults(FaultPlan::default());
+            self.w.crash(i).await;
+        }
+        assert!(self.w.boot(i).await);
+    }
+
+    /// The power is lost now unless a disk operation has lost it.
+    fn lost_power(&self, i: usize) {
+        let disk = &self.w.nodes[i].disk;
+        disk.set_faults(FaultPlan::default());
+        if disk.take_struck().is_empty() {
+            disk.crash();
+        }
     }
 
     async fn power_loss_of_all(&mut self) {

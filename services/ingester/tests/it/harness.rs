@@ -367,7 +367,7 @@ impl World {
                 rng: self.rng.fork(),
                 disk: match &self.machine {
                     Some(_) => DiskHandle::threaded(Arc::new(RealDisk), 2).unwrap(),
-                    None => DiskHandle::inline(Arc::new(node.disk.clone())),
+                    None => DiskHandle::inline(Arc::new(node.disk.mount())),
                 },
                 cpu: match &self.machine {
                     Some(_) => Cpu::threaded(3).unwrap(),
