@@ -18,6 +18,7 @@ pub mod compression;
 mod error;
 pub mod exposition;
 pub mod grpc;
+mod protobuf;
 pub mod remote_write;
 mod service;
 mod watched;

@@ -6,7 +6,6 @@
 //! **Source**: Prometheus `prompb/types.proto`, `prompb/io/prometheus/write/v2/types.proto`.
 
 mod histogram;
-mod reader;
 mod v1;
 mod v2;
 
@@ -15,6 +14,8 @@ pub use histogram::HistogramFault;
 use std::ops::Range;
 
 use koios_model::{Histogram, Sample};
+
+use crate::protobuf::Reader;
 
 /// Which message a request holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +185,11 @@ pub trait Sink<'a> {
 
     /// Metadata of a metric.
     fn metadata(&mut self, metadata: RawMetadata<'a>);
+
+    /// How many series were not taken, or not whole, so far: for formats that make several series of one thing.
+    fn refused(&self) -> u64 {
+        0
+    }
 }
 
 /// Decodes a decompressed request.
@@ -284,7 +290,7 @@ impl<'a> Scratch<'a> {
     }
 
     /// Decodes and checks a native histogram.
-    fn push_histogram(&mut self, message: reader::Reader<'a>) -> Result<(), DecodeError> {
+    fn push_histogram(&mut self, message: Reader<'a>) -> Result<(), DecodeError> {
         self.count_sample()?;
         self.histogram.decode(message)?;
         self.histograms.push(self.histogram.raw());

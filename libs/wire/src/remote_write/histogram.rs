@@ -4,8 +4,8 @@
 
 use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, STALE_NAN_BITS, Span, spans_of};
 
-use super::reader::{BYTES, FIXED64, Reader, VARINT, unzigzag};
 use super::{DecodeError, RawHistogram};
+use crate::protobuf::{BYTES, FIXED64, Reader, VARINT, unzigzag};
 
 /// Most buckets of one sign, and most spans and custom bounds.
 const BUCKETS_MAX: usize = 4096;

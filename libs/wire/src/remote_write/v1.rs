@@ -2,8 +2,8 @@
 
 use koios_model::Sample;
 
-use super::reader::{BYTES, FIXED64, Reader, VARINT};
 use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, Sink, kind_word};
+use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 
 const REQUEST_TIMESERIES: u32 = 1;
 const REQUEST_METADATA: u32 = 3;

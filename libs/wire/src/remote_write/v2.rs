@@ -1,7 +1,7 @@
 //! `io.prometheus.write.v2.Request`: strings stand once in a table and are referred to by number.
 
-use super::reader::{BYTES, FIXED64, Reader, VARINT};
 use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, SeriesFault, Sink, kind_word, v1};
+use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 
 const REQUEST_SYMBOLS: u32 = 4;
 const REQUEST_TIMESERIES: u32 = 5;

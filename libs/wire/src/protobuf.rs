@@ -1,6 +1,6 @@
 //! Protobuf's wire format, read in place.
 
-use super::DecodeError;
+use crate::remote_write::DecodeError;
 
 /// Deepest nesting of unknown groups.
 const GROUP_DEPTH_MAX: usize = 32;
@@ -10,16 +10,16 @@ const UNKNOWN_FIELDS_MAX: usize = 1 << 16;
 /// Most bytes of a number of 64 bits.
 const VARINT_BYTES_MAX: usize = 10;
 
-pub(super) const VARINT: u8 = 0;
-pub(super) const FIXED64: u8 = 1;
-pub(super) const BYTES: u8 = 2;
+pub(crate) const VARINT: u8 = 0;
+pub(crate) const FIXED64: u8 = 1;
+pub(crate) const BYTES: u8 = 2;
 const GROUP_START: u8 = 3;
 const GROUP_END: u8 = 4;
 const FIXED32: u8 = 5;
 
 /// A cursor over one message within the request; offsets count from the request's start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     end: usize,
@@ -28,15 +28,15 @@ pub(super) struct Reader<'a> {
 
 /// A field's number and wire type.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tag {
-    pub(super) field: u32,
-    pub(super) wire_type: u8,
+pub(crate) struct Tag {
+    pub(crate) field: u32,
+    pub(crate) wire_type: u8,
     at: usize,
 }
 
 impl Tag {
     /// Whether it is of the type it must be.
-    pub(super) fn expect(self, wire_type: u8) -> Result<(), DecodeError> {
+    pub(crate) fn expect(self, wire_type: u8) -> Result<(), DecodeError> {
         if self.wire_type == wire_type {
             return Ok(());
         }
@@ -50,7 +50,7 @@ impl Tag {
 
 impl<'a> Reader<'a> {
     /// Over a whole request.
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             at: 0,
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
 
     /// Whether the message has ended.
     #[inline]
-    pub(super) fn done(&self) -> bool {
+    pub(crate) fn done(&self) -> bool {
         self.at >= self.end
     }
 
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
 
     /// A number of at most ten bytes.
     #[inline]
-    pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
         let first = self.byte()?;
         if first < 0x80 {
             return Ok(u64::from(first));
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
 
     /// A string or bytes field's content.
     #[inline]
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.varint()?;
         self.take(len)
     }
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
     /// A message field of two strings, if it is written as most are: these tags in this order, nothing else, and every
     /// length in one byte. Passes over it then, and leaves anything else for the general way.
     #[inline]
-    pub(super) fn short_pair(&mut self, [outer, first, second]: [u8; 3]) -> Option<(&'a [u8], &'a [u8])> {
+    pub(crate) fn short_pair(&mut self, [outer, first, second]: [u8; 3]) -> Option<(&'a [u8], &'a [u8])> {
         const LONG: u8 = 0x80;
         let rest = self.bytes.get(self.at..self.end)?;
         let [o, len, f, a, tail @ ..] = rest else {
@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
 
     /// A message field's content as a reader of its own.
     #[inline]
-    pub(super) fn message(&mut self) -> Result<Self, DecodeError> {
+    pub(crate) fn message(&mut self) -> Result<Self, DecodeError> {
         let content = self.bytes()?;
         Ok(Self {
             bytes: self.bytes,
@@ -157,15 +157,21 @@ impl<'a> Reader<'a> {
 
     /// A double.
     #[inline]
-    pub(super) fn double(&mut self) -> Result<f64, DecodeError> {
+    pub(crate) fn double(&mut self) -> Result<f64, DecodeError> {
+        Ok(f64::from_bits(self.fixed64()?))
+    }
+
+    /// Eight bytes as a number.
+    #[inline]
+    pub(crate) fn fixed64(&mut self) -> Result<u64, DecodeError> {
         let bytes = self.take(8)?;
-        let bits = bytes.try_into().map_err(|_| self.short())?;
-        Ok(f64::from_bits(u64::from_le_bytes(bits)))
+        let bytes = bytes.try_into().map_err(|_| self.short())?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     /// The next field's tag.
     #[inline]
-    pub(super) fn tag(&mut self) -> Result<Tag, DecodeError> {
+    pub(crate) fn tag(&mut self) -> Result<Tag, DecodeError> {
         let at = self.at;
         let tag = self.varint()?;
         let wire_type = (tag & 7) as u8;
@@ -176,7 +182,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Calls `each` for every number of a repeated field, packed or not.
-    pub(super) fn numbers(
+    pub(crate) fn numbers(
         &mut self,
         tag: Tag,
         unpacked: u8,
@@ -194,7 +200,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over a field that this version does not know.
-    pub(super) fn skip(&mut self, tag: Tag) -> Result<(), DecodeError> {
+    pub(crate) fn skip(&mut self, tag: Tag) -> Result<(), DecodeError> {
         let (mut tag, mut depth) = (tag, 0usize);
         loop {
             self.unknown_left = self
@@ -225,6 +231,6 @@ impl<'a> Reader<'a> {
 }
 
 /// Undoes protobuf's zigzag of signed numbers.
-pub(super) fn unzigzag(n: u64) -> i64 {
+pub(crate) fn unzigzag(n: u64) -> i64 {
     (n >> 1) as i64 ^ -((n & 1) as i64)
 }
