@@ -1,9 +1,9 @@
 //! What services say to each other and what clients send: batches, service traits, gRPC, hot-path decoders.
 //!
-//! **Data flow.** A distributor decodes a request ([`remote_write`]), builds [`Batch`]es and calls
-//! [`IngesterService::push`] on each member; a querier calls [`IngesterService::read`] and [`StoreService::select`]. In
-//! one process these traits are the service itself and batches go by reference; across processes they are the clients
-//! in [`grpc`], where protobuf exists.
+//! **Data flow.** A distributor decodes a request ([`remote_write`], [`exposition`], [`otlp`]),
+//! builds [`Batch`]es and calls [`IngesterService::push`] on each member; a querier calls [`IngesterService::read`] and
+//! [`StoreService::select`]. In one process these traits are the service itself and batches go by reference; across
+//! processes they are the clients in [`grpc`], where protobuf exists.
 //!
 //! **Invariants.** A batch is encoded at most once and checked by its checksum wherever it arrives (I11). Every call
 //! has a deadline. Every error is a [`ServiceError`] whose code says what the caller must do (I13).
@@ -18,9 +18,11 @@ pub mod compression;
 mod error;
 pub mod exposition;
 pub mod grpc;
+pub mod otlp;
 mod protobuf;
 pub mod remote_write;
 mod service;
+mod strings;
 mod watched;
 
 pub use batch::{Batch, BatchError, BatchHeader};
@@ -31,6 +33,7 @@ pub use service::{
     ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest,
     StoreService, StoreStream, TenantHoldings,
 };
+pub use strings::Strings;
 pub use watched::{ReaderPace, Watched, watched};
 
 /// Generated protobuf types.
