@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::TenantId;
+use koios_wire::otlp;
 
 /// Limits of one tenant. A limit of 0 means "no limit" where the field says so.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +54,8 @@ pub struct Limits {
     /// Whether queries may use what Prometheus keeps behind feature flags: experimental functions and aggregations,
     /// duration expressions, `anchored` and `smoothed`, `fill`.
     pub experimental_promql: bool,
+    /// How OTLP becomes Prometheus' model.
+    pub otlp: otlp::Settings,
 }
 
 impl Default for Limits {
@@ -79,6 +82,7 @@ impl Default for Limits {
             lookback_delta: Duration::from_secs(300),
             max_concurrent_queries: 20,
             experimental_promql: true,
+            otlp: otlp::Settings::default(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use koios_wire::otlp::TranslationStrategy;
+
 use super::value::{self, Value};
 use crate::settings::Settings;
 
@@ -125,6 +127,22 @@ macro_rules! bytes {
                 Ok(())
             },
             show: |s| value::format_bytes(s.$($field).+ as u64),
+        }
+    };
+}
+
+/// A row of names.
+macro_rules! names {
+    ($key:literal, $group:literal, $($field:ident).+, $targets:expr, $help:expr) => {
+        Setting {
+            key: $key,
+            group: $group,
+            kind: "NAME,…",
+            help: $help,
+            targets: $targets,
+            secret: false,
+            set: |s, text| { s.$($field).+ = value::parse_names(text); Ok(()) },
+            show: |s| s.$($field).+.join(","),
         }
     };
 }
@@ -475,6 +493,76 @@ pub const SETTINGS: &[Setting] = &[
         limits.ingestion_burst,
         WRITE,
         "Samples that may come at once above limits.ingestion-rate"
+    ),
+    setting!(
+        "limits.otlp-translation-strategy",
+        "OpenTelemetry",
+        TranslationStrategy,
+        limits.otlp.translation_strategy,
+        WRITE,
+        "What becomes of the names of metrics and attributes; as Prometheus' otlp.translation_strategy, and so on below"
+    ),
+    names!(
+        "limits.otlp-promote-resource-attributes",
+        "OpenTelemetry",
+        limits.otlp.promote_resource_attributes,
+        WRITE,
+        "Resource attributes that become labels of every series"
+    ),
+    setting!(
+        "limits.otlp-promote-all-resource-attributes",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.promote_all_resource_attributes,
+        WRITE,
+        "Whether all resource attributes become labels of every series"
+    ),
+    names!(
+        "limits.otlp-ignore-resource-attributes",
+        "OpenTelemetry",
+        limits.otlp.ignore_resource_attributes,
+        WRITE,
+        "Resource attributes that do not, when all others do"
+    ),
+    setting!(
+        "limits.otlp-keep-identifying-resource-attributes",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.keep_identifying_resource_attributes,
+        WRITE,
+        "Whether target_info also has service.name, service.namespace and service.instance.id"
+    ),
+    setting!(
+        "limits.otlp-convert-histograms-to-nhcb",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.convert_histograms_to_nhcb,
+        WRITE,
+        "Whether explicit histograms become native ones with custom buckets instead of classic ones"
+    ),
+    setting!(
+        "limits.otlp-promote-scope-metadata",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.promote_scope_metadata,
+        WRITE,
+        "Whether name, version, schema and attributes of the scope become labels otel_scope_…"
+    ),
+    setting!(
+        "limits.otlp-label-name-underscore-sanitization",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.label_name_underscore_sanitization,
+        WRITE,
+        "Whether label names that begin with one underscore get `key` before it, where names are escaped"
+    ),
+    setting!(
+        "limits.otlp-label-name-preserve-multiple-underscores",
+        "OpenTelemetry",
+        bool,
+        limits.otlp.label_name_preserve_multiple_underscores,
+        WRITE,
+        "Whether several underscores in a row stay in label names, where names are escaped"
     ),
     bytes!(
         "limits.max-query-bytes",

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use koios_wire::otlp::TranslationStrategy;
+
 use crate::settings::LogFormat;
 
 /// A type that settings may have.
@@ -187,6 +189,24 @@ impl Value for bool {
     fn show(&self) -> String {
         self.to_string()
     }
+}
+
+impl Value for TranslationStrategy {
+    const KIND: &'static str = "STRATEGY";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+/// Names with commas between them.
+pub(super) fn parse_names(text: &str) -> Vec<String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 impl Value for LogFormat {
