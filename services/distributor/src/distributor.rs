@@ -12,6 +12,7 @@ use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 use koios_wire::compression::Compression;
+use koios_wire::otlp::Deltas;
 use parking_lot::Mutex;
 
 use crate::active_series::ActiveSeries;
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     bytes: BytesInFlight,
     rates: Rates,
     active: ActiveSeries,
+    deltas: Deltas,
     routes: Arc<Routes>,
     replicator: Replicator,
     failure_log: Mutex<FailureLog>,
@@ -112,6 +114,7 @@ impl Distributor {
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
             active: ActiveSeries::starting_at(deps.runtime.clock.elapsed()),
+            deltas: Deltas::default(),
             runtime: deps.runtime,
             limits: deps.limits,
             metrics,
@@ -124,9 +127,15 @@ impl Distributor {
         }
     }
 
-    /// `POST /api/v1/push`, `/api/v1/write`, `/api/v1/import/prometheus` and Pushgateway's paths, also below `/prometheus`.
+    /// `POST /api/v1/push`, `/api/v1/write`, `/api/v1/import/prometheus`, Pushgateway's paths, OTLP's and Influx', also below
+    /// `/prometheus`.
     pub fn router(&self) -> Router {
         crate::http_api::router(self.clone())
+    }
+
+    /// OTLP's `MetricsService`, for a gRPC listener.
+    pub fn grpc_router(&self) -> Router {
+        crate::otlp::grpc_router(self.clone())
     }
 
     /// Writes series from within the process, such as its own metrics. Limits on rate and bytes do not apply.
@@ -161,6 +170,7 @@ impl Distributor {
         let limit = rules.limits.max_series;
         let message = Message {
             gate: shared.active.gate(tenant, limit, now),
+            deltas: matches!(format, Format::Otlp(_)).then(|| shared.deltas.of(tenant, now)),
             format,
             compression,
             body,
@@ -254,6 +264,7 @@ impl Shared {
         self.stage("replicate", started);
         let mut outcome = Outcome {
             exemplars_dropped: taken.exemplars_dropped,
+            points_rejected: taken.points_rejected,
             rejected: taken.report,
             ..Outcome::default()
         };

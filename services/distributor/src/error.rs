@@ -9,6 +9,8 @@ use koios_server::config::format_duration;
 use koios_server::{plain_error, with_retry_after};
 use koios_wire::compression::DecompressError;
 use koios_wire::exposition::TextError;
+use koios_wire::influx::InfluxError;
+use koios_wire::otlp::OtlpError;
 use koios_wire::remote_write::DecodeError;
 
 /// Why nothing, or not everything, of a request was acknowledged.
@@ -74,6 +76,21 @@ pub enum Error {
     /// The body is no such text.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The body is no line protocol.
+    #[error(transparent)]
+    Influx(#[from] InfluxError),
+    /// The body is no request of OTLP.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
+    /// Not one message as gRPC frames it.
+    #[error("request is not one message as gRPC frames it")]
+    Framing,
+    /// Neither of OTLP's encodings.
+    #[error("unsupported content type {sent:?}, use application/x-protobuf or application/json")]
+    OtlpContentType {
+        /// As sent.
+        sent: String,
+    },
     /// Labels that refer to one long symbol many times.
     #[error("labels of the request take more than {limit} bytes: send smaller batches")]
     LabelBytes {
@@ -129,10 +146,15 @@ impl Error {
             | Self::Parameter { .. }
             | Self::Decode(_)
             | Self::Text(_)
+            | Self::Framing
             | Self::Body { .. } => StatusCode::BAD_REQUEST,
-            Self::ContentType { .. } | Self::TextContentType { .. } | Self::Message { .. } => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
+            Self::ContentType { .. }
+            | Self::TextContentType { .. }
+            | Self::OtlpContentType { .. }
+            | Self::Message { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
+            | Self::Influx(InfluxError::Strings) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Otlp(_) | Self::Influx(_) => StatusCode::BAD_REQUEST,
             Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
@@ -150,12 +172,20 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
-            Self::ContentType { .. } | Self::TextContentType { .. } | Self::Message { .. } => "content_type",
+            Self::ContentType { .. }
+            | Self::TextContentType { .. }
+            | Self::OtlpContentType { .. }
+            | Self::Message { .. } => "content_type",
+            Self::Otlp(OtlpError::Decode(_)) => "protobuf",
+            Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
+            | Self::Influx(InfluxError::Strings) => "too_large",
+            Self::Influx(_) => "line_protocol",
+            Self::Otlp(_) => "otlp",
             Self::Parameter { .. } => "parameter",
             Self::Text(_) => "text",
             Self::Decompress(_) => "compression",
             Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => "too_large",
-            Self::Body { .. } | Self::BodyStalled { .. } => "body",
+            Self::Body { .. } | Self::BodyStalled { .. } | Self::Framing => "body",
             Self::Decode(_) => "protobuf",
             Self::Busy { .. } => "busy",
             Self::RateLimited { .. } => "rate_limit",
@@ -165,15 +195,21 @@ impl Error {
         }
     }
 
+    /// When to try again, where that may help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => Some(RETRY_SOON),
+            _ => None,
+        }
+    }
+
     /// The answer to the sender.
     pub fn response(&self) -> Response {
         let response = plain_error(self.status(), self.to_string());
-        match self {
-            Self::RateLimited { retry_after, .. } => with_retry_after(response, *retry_after),
-            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
-                with_retry_after(response, RETRY_SOON)
-            }
-            _ => response,
+        match self.retry_after() {
+            Some(retry_after) => with_retry_after(response, retry_after),
+            None => response,
         }
     }
 }

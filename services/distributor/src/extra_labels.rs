@@ -49,4 +49,50 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
     fn metadata(&mut self, metadata: RawMetadata<'a>) {
         self.sink.metadata(metadata);
     }
+
+    fn refused(&self) -> u64 {
+        self.sink.refused()
+    }
+}
+
+/// Hands series on with one label more where they do not have it.
+pub(crate) struct WithDefault<'a, 's, S> {
+    sink: &'s mut S,
+    label: Option<RawLabel<'a>>,
+    labels: Vec<RawLabel<'a>>,
+}
+
+impl<'a, 's, S: Sink<'a>> WithDefault<'a, 's, S> {
+    pub(crate) fn new(sink: &'s mut S, label: Option<RawLabel<'a>>) -> Self {
+        Self {
+            sink,
+            label,
+            labels: Vec::new(),
+        }
+    }
+}
+
+impl<'a, S: Sink<'a>> Sink<'a> for WithDefault<'a, '_, S> {
+    fn series(&mut self, series: RawSeries<'a, '_>) {
+        let missing = |label: &RawLabel<'a>| !series.labels.iter().any(|own| own.0 == label.0);
+        let Some(label) = self.label.filter(missing) else {
+            return self.sink.series(series);
+        };
+        self.labels.clear();
+        self.labels.extend_from_slice(series.labels);
+        self.labels.push(label);
+        self.sink.series(RawSeries {
+            labels: &self.labels,
+            label_count: series.label_count.saturating_add(1),
+            ..series
+        });
+    }
+
+    fn metadata(&mut self, metadata: RawMetadata<'a>) {
+        self.sink.metadata(metadata);
+    }
+
+    fn refused(&self) -> u64 {
+        self.sink.refused()
+    }
 }

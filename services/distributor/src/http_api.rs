@@ -18,10 +18,10 @@ use koios_wire::remote_write::Version;
 use tracing::Instrument as _;
 
 use crate::admission::HeldBytes;
-use crate::import;
 use crate::message::Format;
 use crate::outcome::{Failure, Written};
 use crate::{Distributor, Error, Outcome};
+use crate::{import, influx, otlp};
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
 const HISTOGRAMS_WRITTEN: HeaderName =
@@ -44,7 +44,7 @@ pub(crate) fn router(distributor: Distributor) -> Router {
     ] {
         router = router.route(path, post(push));
     }
-    import::routes(router).with_state(distributor)
+    influx::routes(otlp::routes(import::routes(router))).with_state(distributor)
 }
 
 async fn push(State(distributor): State<Distributor>, request: Request) -> Response {
@@ -57,9 +57,14 @@ async fn push(State(distributor): State<Distributor>, request: Request) -> Respo
 
 /// Notes a request that was not taken, and answers it.
 pub(crate) fn refused(distributor: &Distributor, failure: &Failure) -> Response {
-    distributor.shared.metrics.refused(failure.error.reason());
-    distributor.shared.log_failure(&failure.error);
+    note_refusal(distributor, &failure.error);
     with_counts(failure.error.response(), failure.written)
+}
+
+/// Counts and logs a request that was not taken.
+pub(crate) fn note_refusal(distributor: &Distributor, error: &Error) {
+    distributor.shared.metrics.refused(error.reason());
+    distributor.shared.log_failure(error);
 }
 
 /// What a request says about its body.
@@ -67,6 +72,8 @@ pub(crate) struct Form {
     pub(crate) tenant: TenantId,
     pub(crate) format: Format,
     pub(crate) compression: Compression,
+    /// Whether the message comes as gRPC frames it.
+    pub(crate) framed: bool,
 }
 
 /// Takes a request whose body has the form that `form` finds in its headers.
@@ -96,10 +103,14 @@ pub(crate) async fn receive_and_push(
             return Err(error.into());
         }
     };
+    let (body, compression) = match form.framed {
+        true => otlp::unframe(body, form.compression)?,
+        false => (body, form.compression),
+    };
     shared.stage("receive", started);
     let span = tracing::debug_span!("push", tenant = %form.tenant, bytes = body.len());
     distributor
-        .push_message(&form.tenant, form.format, form.compression, body, held)
+        .push_message(&form.tenant, form.format, compression, body, held)
         .instrument(span)
         .await
 }
@@ -112,6 +123,7 @@ impl Form {
             tenant: koios_tenancy::tenant_of_write(headers)?,
             format: Format::RemoteWrite(version(headers.get(header::CONTENT_TYPE))?),
             compression: Compression::from_header(encoding, Compression::Snappy)?,
+            framed: false,
         })
     }
 }
@@ -167,9 +179,7 @@ async fn read(
         let Some(frame) = clock.timeout(STALL_MAX, body.frame()).await.map_err(stalled)? else {
             break;
         };
-        let frame = frame.map_err(|e| Error::Body {
-            reason: e.to_string(),
-        })?;
+        let frame = frame.map_err(|e| body_error(&e, limit))?;
         let Ok(data) = frame.into_data() else { continue };
         let total = bytes.len() as u64 + data.len() as u64;
         if total > limit {
@@ -182,6 +192,18 @@ async fn read(
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// What a listener refuses for its size is too large here, too.
+fn body_error(error: &axum::Error, limit: u64) -> Error {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let mut chain = std::iter::successors(Some(first), |e| e.source());
+    match chain.find_map(|e| e.downcast_ref::<tonic::Status>()) {
+        Some(status) if status.code() == tonic::Code::ResourceExhausted => Error::BodyTooLarge { limit },
+        _ => Error::Body {
+            reason: error.to_string(),
+        },
+    }
 }
 
 /// Reads a refused body to its end, within reason: closing while the sender still sends would take the answer with it.

@@ -95,6 +95,7 @@ fn form(headers: &HeaderMap, text: Exposition) -> Result<Form, Error> {
         tenant: koios_tenancy::tenant_of_write(headers)?,
         format: Format::Exposition(text),
         compression: Compression::from_header(headers.get(header::CONTENT_ENCODING), Compression::Identity)?,
+        framed: false,
     })
 }
 
@@ -115,8 +116,7 @@ fn dialect(content_type: Option<&HeaderValue>) -> Result<Dialect, Error> {
 impl Exposition {
     /// Takes `extra_label=name=value`, as often as it comes, and `timestamp`, in milliseconds.
     fn read_parameters(&mut self, query: &str) -> Result<(), Error> {
-        for (name, value) in query.split('&').filter_map(|field| field.split_once('=')) {
-            let value = decoded(value);
+        for (name, value) in parameters(query) {
             match name {
                 "extra_label" => {
                     let Some((name, value)) = value.split_once('=') else {
@@ -139,6 +139,12 @@ impl Exposition {
     }
 }
 
+/// The parameters of a URL that have a value.
+pub(crate) fn parameters(query: &str) -> impl Iterator<Item = (&str, String)> {
+    let fields = query.split('&').filter_map(|field| field.split_once('='));
+    fields.map(|(name, value)| (name, decoded(value)))
+}
+
 fn decoded(value: &str) -> String {
     let spaced = value.replace('+', " ");
     percent_encoding::percent_decode_str(&spaced)
@@ -146,7 +152,7 @@ fn decoded(value: &str) -> String {
         .into_owned()
 }
 
-fn parameter(name: &'static str, sent: &str, wanted: &'static str) -> Error {
+pub(crate) fn parameter(name: &'static str, sent: &str, wanted: &'static str) -> Error {
     Error::Parameter {
         name,
         sent: sent.chars().take(128).collect(),

@@ -3,6 +3,7 @@
 //! **Source**: Prometheus `storage/remote/write_handler.go`; limits of our own.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use koios_model::{
     TenantSeed, is_utf8, write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
+use koios_wire::otlp;
 use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
 
 use crate::active_series::SeriesGate;
@@ -36,6 +38,20 @@ pub(crate) struct Rules {
     pub(crate) admission_ms: i64,
 }
 
+impl Rules {
+    /// Times that are neither too old nor too far ahead.
+    pub(crate) fn accepted_ms(&self) -> RangeInclusive<i64> {
+        let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        let oldest = self
+            .admission_ms
+            .saturating_sub(millis(self.limits.out_of_order_time_window));
+        let newest = self
+            .admission_ms
+            .saturating_add(millis(self.limits.too_far_in_future));
+        oldest..=newest
+    }
+}
+
 /// What a request came to.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -43,6 +59,8 @@ pub(crate) struct Taken {
     pub(crate) report: RejectionReport,
     /// Exemplars that were not taken.
     pub(crate) exemplars_dropped: u64,
+    /// Data points of OTLP that were not taken, or not whole.
+    pub(crate) points_rejected: u64,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }
@@ -51,6 +69,17 @@ impl Taken {
     /// What the columns occupy.
     pub(crate) fn bytes(&self) -> u64 {
         self.batches.values().map(|b| b.memory_bytes() as u64).sum()
+    }
+
+    /// Adds what OTLP's translation said of its data points.
+    pub(crate) fn add_report(&mut self, report: otlp::Report) {
+        self.points_rejected += report.rejected;
+        if let Some((fault, metric)) = report.first {
+            self.report.series += report.faults;
+            self.report.add(Rejection::Point(fault), report.faults, || {
+                describe(&[(METRIC_NAME.as_bytes(), metric.as_bytes())])
+            });
+        }
     }
 
     /// Samples that were taken, histograms included.
@@ -315,6 +344,10 @@ impl<'a> Sink<'a> for Intake<'a> {
             self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
             self.check_label_bytes();
         }
+    }
+
+    fn refused(&self) -> u64 {
+        self.taken.report.series
     }
 }
 

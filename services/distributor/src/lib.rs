@@ -1,8 +1,8 @@
 //! Ingestion: receive, validate, limit, shard, replicate.
 //!
-//! **Data flow.** [`Distributor::router`] takes remote write requests and text: *receive* (tenant, admission of bytes, body),
-//! *decode* (decompress, walk the message, validate each series, hash and pack it into its partition's columns),
-//! *replicate* (one batch per partition to all its members, done when a majority has synced it). The three stages have
+//! **Data flow.** [`Distributor::router`] takes remote write requests, text, OTLP and line protocol: *receive* (tenant,
+//! admission of bytes, body), *decode* (decompress, walk the message, validate each series, hash and pack it into its
+//! partition's columns), *replicate* (one batch per partition to all its members, done when a majority has synced it). The three stages have
 //! the same names in `koios_distributor_stage_duration_seconds`.
 //!
 //! **Invariants.** A 2xx means that a majority of every partition's members synced its part under one epoch (I1, I14).
@@ -22,10 +22,12 @@ mod error;
 mod extra_labels;
 mod http_api;
 mod import;
+mod influx;
 mod intake;
 mod members;
 mod message;
 mod metrics;
+mod otlp;
 mod outcome;
 mod rejection;
 mod replicate;

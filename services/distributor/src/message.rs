@@ -4,14 +4,17 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use koios_model::{METRIC_NAME, Sample};
+use koios_wire::Strings;
 use koios_wire::compression::Compression;
 use koios_wire::exposition::{self, Dialect, Unescaped};
+use koios_wire::influx::{self, Precision};
+use koios_wire::otlp::{self, TenantDeltas};
 use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink as _, Version, decode};
 
 use crate::Error;
 use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
-use crate::extra_labels::WithLabels;
+use crate::extra_labels::{WithDefault, WithLabels};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
 
 /// Largest decompression buffer that a thread keeps for its next request.
@@ -26,6 +29,8 @@ thread_local! {
 pub(crate) enum Format {
     RemoteWrite(Version),
     Exposition(Exposition),
+    Otlp(otlp::Encoding),
+    Influx(LineProtocol),
 }
 
 /// What to know of a text beside what it says.
@@ -39,11 +44,22 @@ pub(crate) struct Exposition {
     pub(crate) push_time: Option<&'static str>,
 }
 
+/// What to know of line protocol beside what it says.
+pub(crate) struct LineProtocol {
+    pub(crate) precision: Precision,
+    /// The time of lines that come without one.
+    pub(crate) now_ms: i64,
+    /// The label `db` of series that have no such tag.
+    pub(crate) database: Option<String>,
+}
+
 /// A message before it is decoded.
 pub(crate) struct Message {
     pub(crate) gate: Option<SeriesGate>,
     pub(crate) format: Format,
     pub(crate) compression: Compression,
+    /// The tenant's totals, for formats that may bring deltas.
+    pub(crate) deltas: Option<TenantDeltas>,
     pub(crate) body: Bytes,
     pub(crate) held: HeldBytes,
 }
@@ -82,6 +98,46 @@ impl Message {
                 let mut intake = Intake::new(rules, gate);
                 text.take_in(message, &unescaped, decode_limits, &mut intake)?;
                 intake.finish()
+            }
+            Format::Otlp(encoding) => {
+                if *encoding == otlp::Encoding::Json {
+                    let limit = otlp::json::bytes_max(message).min(bytes_max);
+                    self.held.grow(limit as u64)?;
+                    *message = otlp::json::to_protobuf(message, limit)?;
+                }
+                let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
+                let strings = Strings::new(strings_max);
+                let context = otlp::Context {
+                    settings: &limits.otlp,
+                    strings: &strings,
+                    limits: decode_limits,
+                    accepted_ms: rules.accepted_ms(),
+                    lookback_ms: i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX),
+                    deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
+                };
+                let mut intake = Intake::new(rules, gate);
+                let report = otlp::decode(message, &context, &mut intake)?;
+                let mut taken = intake.finish();
+                taken.add_report(report);
+                self.held.grow(strings.bytes() as u64)?;
+                taken
+            }
+            Format::Influx(text) => {
+                let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
+                let strings = Strings::new(strings_max);
+                let context = influx::Context {
+                    strings: &strings,
+                    precision: text.precision,
+                    now_ms: text.now_ms,
+                    limits: decode_limits,
+                };
+                let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
+                let mut intake = Intake::new(rules, gate);
+                let mut sink = WithDefault::new(&mut intake, database);
+                influx::decode(message, context, &mut sink)?;
+                let taken = intake.finish();
+                self.held.grow(strings.bytes() as u64)?;
+                taken
             }
         };
         // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.

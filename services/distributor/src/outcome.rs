@@ -35,6 +35,10 @@ pub struct Outcome {
     pub written: Written,
     /// Exemplars that were dropped.
     pub exemplars_dropped: u64,
+    /// Data points of OTLP that were not taken, or not whole.
+    pub points_rejected: u64,
+    /// Samples whose time had another value already.
+    pub conflicts: u64,
     /// What was rejected.
     pub rejected: RejectionReport,
     /// A sample had another value at its timestamp already, in words.
@@ -75,6 +79,7 @@ impl Outcome {
         self.written.samples += part.samples - of_floats;
         self.written.histograms += part.histograms - (conflicts - of_floats);
         self.written.exemplars += part.exemplars;
+        self.conflicts += conflicts;
         if acknowledged.conflicts > 0 && self.conflict.is_none() {
             self.conflict = Some(conflict_message(acknowledged));
         }

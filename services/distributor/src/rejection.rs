@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use koios_server::config::format_duration;
+use koios_wire::otlp::PointFault;
 use koios_wire::remote_write::{HistogramFault, RawLabel, SeriesFault};
 
 /// What is wrong with a series or a sample. A retry cannot help.
@@ -115,6 +116,9 @@ pub enum Rejection {
     /// A wrong native histogram.
     #[error(transparent)]
     Histogram(HistogramFault),
+    /// A data point of OTLP that makes no series.
+    #[error(transparent)]
+    Point(PointFault),
 }
 
 impl Rejection {
@@ -135,6 +139,7 @@ impl Rejection {
             Self::Implausible { .. } | Self::TooOld { .. } => "too_old",
             Self::TooFarAhead { .. } => "too_far_in_future",
             Self::Histogram(_) => "invalid_histogram",
+            Self::Point(_) => "otlp",
         }
     }
 }

@@ -54,7 +54,9 @@ impl LateRouter {
 
 /// Senders of samples get text as it is; whoever else speaks HTTP reads errors as JSON, whatever their status.
 async fn in_the_callers_form(path: &str, refusal: Response) -> Response {
-    let sends_samples = path.ends_with("/api/v1/push") || path.ends_with("/api/v1/write");
+    let sends_samples = ["/api/v1/push", "/write", "/v1/metrics"]
+        .iter()
+        .any(|end| path.ends_with(end));
     let kind = refusal.headers().get(header::CONTENT_TYPE);
     if sends_samples || !kind.is_some_and(|k| k.as_bytes().starts_with(b"text/plain")) {
         return refusal;
@@ -114,6 +116,11 @@ mod tests {
             ),
             (
                 "/prometheus/api/v1/write",
+                "text/plain; charset=utf-8",
+                "starting: see /ready\n",
+            ),
+            (
+                "/otlp/v1/metrics",
                 "text/plain; charset=utf-8",
                 "starting: see /ready\n",
             ),

@@ -4,7 +4,9 @@
 
 mod bad_inputs;
 mod imports;
+mod influx;
 mod messages;
 mod network;
+mod otlp;
 mod quorum;
 mod rig;

@@ -26,9 +26,13 @@ impl Message {
         self.number(field, ((n << 1) ^ (n >> 63)) as u64)
     }
 
-    pub(crate) fn double(mut self, field: u32, v: f64) -> Self {
+    pub(crate) fn double(self, field: u32, v: f64) -> Self {
+        self.fixed(field, v.to_bits())
+    }
+
+    pub(crate) fn fixed(mut self, field: u32, n: u64) -> Self {
         varint(&mut self.0, u64::from(field) << 3 | 1);
-        self.0.extend_from_slice(&v.to_le_bytes());
+        self.0.extend_from_slice(&n.to_le_bytes());
         self
     }
 

@@ -209,6 +209,7 @@ impl Assembly {
             },
         });
         routers.merge_http(distributor.router());
+        routers.grpc = std::mem::take(&mut routers.grpc).merge(distributor.grpc_router());
         let own = &shared.settings.self_metrics;
         let tenant = TenantId::new(&own.tenant);
         if shared.target == Target::All

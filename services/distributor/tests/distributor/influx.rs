@@ -1,0 +1,105 @@
+//! Influx' line protocol by HTTP.
+
+use std::io::Write as _;
+
+use rstest::rstest;
+
+use crate::rig::{NOW, Rig};
+
+fn stored(rig: &Rig) -> Vec<String> {
+    let all = rig.stored();
+    all.into_iter()
+        .map(|(labels, t, v)| format!("{labels} {v} {t}"))
+        .collect()
+}
+
+#[rstest]
+#[case("/write?precision=ms")]
+#[case("/api/v2/write?org=o&bucket=b&precision=ms")]
+#[case("/api/v1/push/influx/write?precision=ms")]
+#[case("/prometheus/api/v1/push/influx/write?precision=ms")]
+#[tokio::test(start_paused = true)]
+async fn lines_are_written_at_their_times_or_now(#[case] path: &str) {
+    let rig = Rig::single();
+    let text = format!(
+        "cpu,host=a usage=0.5,mode=\"x\" {}\ncpu,host=b usage=1i\n",
+        NOW - 5
+    );
+    let answer = rig
+        .request("POST", path, &[("content-type", "text/plain")], text)
+        .await;
+    answer.assert(204, "");
+    assert_eq!(
+        stored(&rig),
+        [
+            format!("{{__name__=\"cpu_usage\", host=\"a\"}} 0.5 {}", NOW - 5),
+            format!("{{__name__=\"cpu_usage\", host=\"b\"}} 1 {NOW}"),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_becomes_a_label_where_it_is_no_tag() {
+    let rig = Rig::single();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"m a=1\nm,db=own a=2").unwrap();
+    let headers = [("content-encoding", "gzip"), ("x-scope-orgid", "team")];
+    let body = gzip.finish().unwrap();
+    rig.request("POST", "/write?db=tele%20graf", &headers, body)
+        .await
+        .assert(204, "");
+    assert_eq!(
+        stored(&rig),
+        [
+            format!("{{__name__=\"m_a\", db=\"own\"}} 2 {NOW}"),
+            format!("{{__name__=\"m_a\", db=\"tele graf\"}} 1 {NOW}"),
+        ]
+    );
+    assert!(
+        rig.members[0]
+            .head
+            .lock()
+            .keys()
+            .all(|(tenant, ..)| tenant == "team")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_may_ask_whether_there_is_anyone() {
+    let rig = Rig::single();
+    for method in ["GET", "HEAD"] {
+        let answer = rig.request(method, "/ping", &[], "").await;
+        answer.assert(204, "");
+        assert_eq!(answer.header("x-influxdb-version"), "koios");
+    }
+}
+
+#[rstest]
+#[case("/write", &[], "ok a=1\nm a", 400, "invalid line protocol at line 2: expected \"=\" after a field's key")]
+#[case("/write?precision=d", &[], "m a=1", 400, "invalid precision \"d\": expected one of ns, us, ms, s, m, h")]
+#[case("/write", &[("content-encoding", "br")], "m a=1", 415, "unsupported content encoding \"br\"")]
+#[case("/write", &[("x-scope-orgid", "a/b")], "m a=1", 400, "tenant ID")]
+#[tokio::test(start_paused = true)]
+async fn bad_text_is_refused_whole_with_its_line(
+    #[case] path: &str,
+    #[case] headers: &[(&str, &str)],
+    #[case] body: &'static str,
+    #[case] code: u16,
+    #[case] message: &str,
+) {
+    let rig = Rig::single();
+    rig.request("POST", path, headers, body)
+        .await
+        .assert(code, message);
+    assert!(stored(&rig).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_that_are_not_good_are_left_out() {
+    let rig = Rig::single();
+    let answer = rig
+        .request("POST", "/write?precision=s", &[], "m a=1 1\nm a=2\n")
+        .await;
+    answer.assert(400, "too old");
+    assert_eq!(stored(&rig), [format!("{{__name__=\"m_a\"}} 2 {NOW}")]);
+}
