@@ -7,11 +7,13 @@ mod choices;
 mod data;
 mod eval;
 mod expression;
+mod ingest;
 mod mutate;
 mod parse;
 mod wal;
 
 pub use eval::{Evaluated, promql_eval};
+pub use ingest::{decompress, exposition, influx, otlp_json, otlp_protobuf, remote_write};
 pub use mutate::Mutator;
 pub use parse::promql_parse;
 pub use wal::{WalRead, wal_read};
