@@ -1,4 +1,4 @@
-//! What tests need beside Rust: Debian's Prometheus and `node_exporter`, and two pinned Python packages.
+//! What tests need beside Rust: Debian's Prometheus and `node_exporter`, and pinned Python packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +12,14 @@ const PACKAGES: [(&str, &str); 2] = [
     ("prometheus", "prometheus"),
     ("prometheus-node-exporter", "prometheus-node-exporter"),
 ];
-/// An S3 server and an independent Parquet reader, pinned.
-const PYTHON_PACKAGES: [&str; 2] = ["moto[server]==5.2.5", "pyarrow==26.0.1"];
+/// An S3 server, an independent Parquet reader, and OpenTelemetry's SDK with its exporters, pinned.
+const PYTHON_PACKAGES: [&str; 5] = [
+    "moto[server]==5.2.5",
+    "pyarrow==26.0.1",
+    "opentelemetry-sdk==1.45.2",
+    "opentelemetry-exporter-otlp-proto-http==1.45.2",
+    "opentelemetry-exporter-otlp-proto-grpc==1.45.2",
+];
 
 /// Installs what is missing where it may, and returns the environment variables that tests find it by.
 ///
