@@ -56,7 +56,9 @@ pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> 
             all,
         };
         let mut done = part
-            .fold_group(&footer, read, BATCH_ROWS, reading, Reading::add)
+            .fold_group(&footer, read, BATCH_ROWS, reading, |part, reading, batch| {
+                reading.add(part, &batch)
+            })
             .await?;
         done.close_finished(part)?;
         (all, current) = (done.all, done.current);
@@ -86,20 +88,20 @@ struct Reading {
 }
 
 impl Reading {
-    fn add(part: &PartFile, reading: &mut Self, batch: RecordBatch) -> Result<()> {
-        let rows = Rows::new(part, &batch)?;
+    fn add(&mut self, part: &PartFile, batch: &RecordBatch) -> Result<()> {
+        let rows = Rows::new(part, batch)?;
         for row in 0..batch.num_rows() {
-            if reading.left == 0 {
-                reading.close_finished(part)?;
-                let Some(piece) = reading.pieces.next() else {
+            if self.left == 0 {
+                self.close_finished(part)?;
+                let Some(piece) = self.pieces.next() else {
                     return Err(part.corrupt("it has more histograms than its series announce"));
                 };
-                reading.left = usize::try_from(piece.rows.end - piece.rows.start).unwrap_or(0);
-                reading.current.labels = Some(piece.series);
-                reading.current.last = piece.last;
+                self.left = usize::try_from(piece.rows.end - piece.rows.start).unwrap_or(0);
+                self.current.labels = Some(piece.series);
+                self.current.last = piece.last;
             }
-            reading.left = reading.left.saturating_sub(1);
-            reading.current.histograms.push(rows.histogram(row)?);
+            self.left = self.left.saturating_sub(1);
+            self.current.histograms.push(rows.histogram(row)?);
         }
         Ok(())
     }

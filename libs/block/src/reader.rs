@@ -71,16 +71,14 @@ impl BlockReader {
     /// # Errors
     /// [`crate::Error::Corrupt`] when the metadata lacks a part.
     pub fn open(source: Arc<dyn RangeRead>, meta: Arc<BlockMeta>, cache: Arc<BlockCache>) -> Result<Self> {
-        let series = PartFile::new(
-            Arc::clone(&source),
-            Arc::clone(&cache),
-            Arc::clone(&meta),
-            SERIES_PART,
-        )?;
         let part = |name| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
-        let samples = part(SAMPLES_PART)?;
+        let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
         let has_histograms = meta.parts.iter().any(|p| p.name == HISTOGRAMS_PART);
-        let histograms = has_histograms.then(|| part(HISTOGRAMS_PART)).transpose()?;
+        let histograms = if has_histograms {
+            Some(PartFile::new(source, cache, Arc::clone(&meta), HISTOGRAMS_PART)?)
+        } else {
+            None
+        };
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,

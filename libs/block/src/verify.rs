@@ -81,7 +81,8 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                 .flatten()
             {
                 histograms += chunk.count();
-                ends = Some(ends.map_or(chunk.time_range(), |e| e.union(&chunk.time_range())));
+                let range = chunk.time_range();
+                ends = Some(ends.map_or(range, |e| e.union(&range)));
             }
             if t.len() as u64 != u64::from(s.row_count)
                 || histograms as u64 != u64::from(s.histogram_count)

@@ -70,7 +70,8 @@ impl OpenHistograms {
             ResetHint::Gauge => 3,
         };
         let out = &mut self.bytes;
-        out.push(u8::from(same) * SAME_LAYOUT | u8::from(whole) * WHOLE | hint << HINT_SHIFT);
+        let layout = if same { SAME_LAYOUT } else { 0 };
+        out.push(layout | if whole { WHOLE } else { 0 } | (hint << HINT_SHIFT));
         if !same {
             write_layout(out, &histogram);
         }
@@ -319,7 +320,7 @@ fn read_entries(
         }
         was_whole = whole;
         h.sum = entry.v;
-        h.reset_hint = match flags >> HINT_SHIFT & 3 {
+        h.reset_hint = match (flags >> HINT_SHIFT) & 3 {
             0 => ResetHint::Unknown,
             1 => ResetHint::Reset,
             2 => ResetHint::NotReset,

@@ -17,6 +17,8 @@ const WINDOW_MS: i64 = 100;
 /// Indices of series from here on mean the native histograms of the series so much below.
 const HISTOGRAMS: usize = 7;
 
+/// A histogram and its time.
+type At = (i64, Arc<Histogram>);
 /// Labels, whether of its histograms, time.
 type Key = (Labels, bool, i64);
 /// What was accepted, or what listed blocks hold: values, and sums of histograms.
@@ -187,9 +189,7 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
             "i2: each time once"
         );
         merge_histogram_runs(&runs, range, &mut merged_histograms).unwrap();
-        let same = |(a, b): (&(i64, Arc<Histogram>), &(i64, Arc<Histogram>))| {
-            a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq()
-        };
+        let same = |(a, b): (&At, &At)| a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq();
         assert_eq!(histograms.len(), merged_histograms.len());
         assert!(
             histograms.iter().zip(&merged_histograms).all(same),

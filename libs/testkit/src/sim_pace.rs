@@ -32,7 +32,9 @@ impl Pace for SimPace {
                     tokio::task::yield_now().await;
                 }
             }),
-            _ => self.clock.sleep(Duration::from_millis(1 + self.rng.below(LONGEST_MS))),
+            _ => self
+                .clock
+                .sleep(Duration::from_millis(1 + self.rng.below(LONGEST_MS))),
         }
     }
 }

@@ -45,7 +45,10 @@ fn i11_i12_the_logs_reader_holds_for_any_bytes_and_recovers_what_is_intact() {
         records += read.records;
         damage += read.damage;
     });
-    assert!(records > 4_000 && damage > 1_000, "{records} records, {damage} damaged places");
+    assert!(
+        records > 4_000 && damage > 1_000,
+        "{records} records, {damage} damaged places"
+    );
 }
 
 #[test]

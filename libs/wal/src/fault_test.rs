@@ -46,7 +46,10 @@ async fn i1_i3_a_group_whose_sync_failed_is_not_taken_for_durable_by_the_next_st
         let (_, contents) = open(&disk).await;
         let expected: Vec<u32> = replayed.into_iter().chain([4]).collect();
         assert_eq!(batches(&contents), expected, "seed {seed}");
-        assert!(damage(&contents).iter().all(|k| *k == DamageKind::Tail), "seed {seed}");
+        assert!(
+            damage(&contents).iter().all(|k| *k == DamageKind::Tail),
+            "seed {seed}"
+        );
     }
 }
 
@@ -94,7 +97,9 @@ async fn a_first_start_that_is_cut_off_anywhere_leaves_nothing_that_counts_as_lo
         let handle = DiskHandle::inline(Arc::new(disk.mount()));
         if let Ok(replay) = Replay::open(handle, settings(), ID).await {
             let clock = Arc::new(RealClock::new());
-            let _ = replay.start(Arc::new(Collect::default()), Cpu::inline(), clock).await;
+            let _ = replay
+                .start(Arc::new(Collect::default()), Cpu::inline(), clock)
+                .await;
         }
         disk.set_faults(FaultPlan::default());
         disk.crash();

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::{join, join_all};
 use koios_model::TenantId;
-use koios_runtime::{
-    CancellationToken, Cpu, Disk, DiskHandle, OpenMode, RealClock, RngHandle,
-};
+use koios_runtime::{CancellationToken, Cpu, Disk, DiskHandle, OpenMode, RealClock, RngHandle};
 use koios_wal::{Append, Apply, Identity, Lsn, RecordKind, Replay, SegmentContent, WalSettings};
 
 use super::choices::Choices;
@@ -113,10 +111,7 @@ fn check_budget(content: &SegmentContent, len: usize) {
         .iter()
         .map(|r| HEADER_BYTES + r.payload.len())
         .sum();
-    assert!(
-        held <= len,
-        "{held} bytes of records in a segment of {len} bytes"
-    );
+    assert!(held <= len, "{held} bytes of records in a segment of {len} bytes");
     let damaged = content.damage.len();
     assert!(
         damaged <= len + 2,
@@ -179,7 +174,11 @@ fn read_damaged(choices: &mut Choices<'_>) -> WalRead {
     let Ok((_, whole)) = block_on(open(&disk)) else {
         panic!("an intact log cannot be read");
     };
-    assert_eq!(seen(&whole).damage, 0, "an intact log counts as damaged: {whole:?}");
+    assert_eq!(
+        seen(&whole).damage,
+        0,
+        "an intact log counts as damaged: {whole:?}"
+    );
     let records = whole.iter().flat_map(|c| &c.records);
     let logged: Logged = records.map(|r| (r.lsn, (r.kind, r.payload.clone()))).collect();
     let mut changed: Vec<Lsn> = Vec::new();

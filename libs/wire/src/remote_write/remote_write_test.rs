@@ -491,7 +491,10 @@ fn histograms_are_taken_as_floats_without_empty_buckets() {
 
 /// The exemplars of the first series: labels, value, time.
 #[derive(Default)]
-struct Exemplars(Vec<(Vec<(String, String)>, f64, i64)>);
+struct Exemplars(Vec<SeenExemplar>);
+
+/// Labels, value, time.
+type SeenExemplar = (Vec<(String, String)>, f64, i64);
 
 impl<'a> Sink<'a> for Exemplars {
     fn series(&mut self, s: RawSeries<'a, '_>) {

@@ -73,7 +73,8 @@ impl World {
         }
         let header = sent.batch.header();
         let name = format!("push {} {} #{}", header.partition, header.tenant, header.sequence);
-        let sync_had_failed = self.failed_syncs() > process.failed_syncs_before && process.ingester.is_running();
+        let sync_had_failed =
+            self.failed_syncs() > process.failed_syncs_before && process.ingester.is_running();
         let answer = process.ingester.push(Arc::clone(&sent.batch)).await;
         match answer {
             Ok(_) => {
@@ -112,8 +113,12 @@ impl World {
             let place = &places[self.rng.below(places.len() as u64) as usize];
             let with_blocks = self.rng.below(3) == 0;
             if let Err(e) = self.read(&process, place, with_blocks).await {
-                self.trace
-                    .note(format!("read {} {} refused: {}", place.0, place.1, e.code.as_str()));
+                self.trace.note(format!(
+                    "read {} {} refused: {}",
+                    place.0,
+                    place.1,
+                    e.code.as_str()
+                ));
                 use ServiceErrorCode::{Behind, NotCounting, Stale, Unavailable};
                 if !matches!(e.code, Behind | NotCounting | Stale | Unavailable) {
                     self.trace.violated(format!("a read was refused for good: {e}"));
@@ -158,13 +163,12 @@ impl World {
         };
         let name = format!("read {} {}", place.0, place.1);
         self.trace.note(format!("{name}: {samples} samples"));
-        let judged = self
-            .judge
-            .lock()
-            .read(place, &before, &answer, process.damage());
+        let judged = self.judge.lock().read(place, &before, &answer, process.damage());
         match judged {
             Ok(None) => {}
-            Ok(Some(lost)) => self.trace.note(format!("{name}: {lost} was lost with a flipped bit")),
+            Ok(Some(lost)) => self
+                .trace
+                .note(format!("{name}: {lost} was lost with a flipped bit")),
             Err(violation) => self.trace.violated(format!("{name}: {violation}")),
         }
         Ok(())
@@ -222,8 +226,10 @@ impl World {
                 5 => {
                     let (partition, _) = places()[self.rng.below(4) as usize].clone();
                     self.raise_epoch(partition);
-                    self.trace
-                        .note(format!("partition {partition} has epoch {}", self.epoch(partition)));
+                    self.trace.note(format!(
+                        "partition {partition} has epoch {}",
+                        self.epoch(partition)
+                    ));
                 }
                 _ => {
                     if process.is_damaged() && self.judge.lock().was_flipped() {
@@ -249,7 +255,8 @@ impl World {
         self.sleep_ms(self.rng.below(600)).await;
         self.disk.set_capacity(None);
         let free = self.disk.free_bytes("/".as_ref());
-        self.trace.note(format!("the disk has room again: {}", free.is_ok()));
+        self.trace
+            .note(format!("the disk has room again: {}", free.is_ok()));
     }
 
     pub(crate) async fn flush(&self, process: &Process) -> Result<u64, ServiceErrorCode> {

@@ -114,7 +114,8 @@ impl World {
     async fn check_all(&self, process: &Process) {
         for place in places() {
             if let Err(e) = self.read(process, &place, true).await {
-                self.trace.violated(format!("a healed process refuses reads: {e}"));
+                self.trace
+                    .violated(format!("a healed process refuses reads: {e}"));
             }
         }
     }

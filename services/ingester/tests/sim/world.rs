@@ -289,10 +289,7 @@ impl World {
             return known;
         }
         let reader = self.reader.open(tenant, block).await.unwrap();
-        let series = reader
-            .select(&Matchers::default(), TimeRange::ALL)
-            .await
-            .unwrap();
+        let series = reader.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
         let columns = reader.read_samples(&series, TimeRange::ALL).await.unwrap();
         let mut all = SeriesMap::new();
         for (s, c) in series.iter().zip(columns) {
