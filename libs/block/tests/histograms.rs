@@ -1,5 +1,9 @@
 //! Native histograms of a block, beside floats and alone.
-#![allow(clippy::unwrap_used, clippy::type_complexity, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 

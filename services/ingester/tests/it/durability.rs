@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use koios_wire::{IngesterService, ServiceErrorCode};
+use koios_model::{Matchers, TimeRange};
+use koios_wire::{ExemplarsRequest, IngesterService, ServiceErrorCode};
 
-use crate::harness::{MINUTE, T0, World};
+use crate::harness::{MINUTE, PARTITION, T0, World, merge, tenant};
 
 #[tokio::test(start_paused = true)]
 async fn i1_i5_acknowledged_samples_are_read_at_once_and_after_power_loss() {
@@ -25,6 +26,59 @@ async fn i1_i5_acknowledged_samples_are_read_at_once_and_after_power_loss() {
         w.check(&w.read(0).await.unwrap().0);
         assert!(w.write(&[("c", T0 + w.acked.len() as i64, 3.0)]).await);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_histograms_and_exemplars_survive_power_loss_flushes_and_repair() {
+    let mut w = World::start(3).await;
+    for round in 0..6 {
+        for i in 0..20 {
+            let t = T0 + round * 100_000 + i * 1000;
+            assert!(w.write(&[("hist", t, i as f64), ("float", t, 1.0)]).await);
+            // Late ones, and others at a time that is taken.
+            assert!(
+                w.write_to(&[0, 1], &[("hist", t - 500, 7.5), ("hist_b", t, 2.0)])
+                    .await
+            );
+            assert!(w.write_to(&[0, 2], &[("hist", t, 3.0)]).await);
+        }
+        let member = round as usize % 3;
+        match round {
+            1 | 4 => drop(w.flush(0).await.unwrap()),
+            2 => {
+                w.wipe(member).await;
+                assert!(w.boot(member).await);
+            }
+            _ => {
+                w.crash(member).await;
+                assert!(w.boot(member).await);
+            }
+        }
+        w.until("all count", |w| (0..3).all(|i| w.counts(i))).await;
+        // What one member was not sent, another has: a query reads two of them.
+        for pair in [[0, 1], [1, 2], [2, 0]] {
+            let mut found = w.query(pair[0]).await;
+            merge(&mut found, w.query(pair[1]).await);
+            w.check(&found);
+        }
+    }
+    let request = ExemplarsRequest {
+        tenant: tenant(),
+        partition: PARTITION,
+        epoch: w.epoch(),
+        matchers: Matchers::default(),
+        range: TimeRange::ALL,
+    };
+    let found = w.node(0).exemplars(request).await.unwrap();
+    let names: Vec<_> = found.iter().map(|(labels, _)| labels.metric_name()).collect();
+    assert_eq!(names, ["hist", "hist_b"]);
+    assert!(
+        found
+            .iter()
+            .flat_map(|(_, all)| all)
+            .all(|e| e.labels.get("trace_id") == Some("a"))
+    );
+    assert!(found[1].1.is_sorted_by(|a, b| a.t < b.t) && found[1].1.len() > 20);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,8 +20,8 @@ use koios_control::{
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
 use koios_model::merge::winner;
 use koios_model::{
-    BatchColumns, BatchSet, Labels, Matchers, Metadata, PartitionId, SeriesHash, StreamId, TenantId,
-    TenantSeed, TimeRange,
+    BatchColumns, BatchSet, Exemplar, Histogram, Labels, Matchers, Metadata, PartitionId, SeriesHash,
+    StreamId, TenantId, TenantSeed, TimeRange,
 };
 use koios_runtime::{
     CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
@@ -443,7 +443,8 @@ impl World {
         self.state.current().partition(PARTITION).unwrap().epoch
     }
 
-    /// A batch of samples under the current epoch, each of its own stream.
+    /// A batch of samples under the current epoch, each of its own stream. Series that begin with "hist" are of histograms
+    /// with such sums, and an exemplar for each.
     pub(crate) fn batch(&mut self, samples: &[(&str, i64, f64)]) -> Arc<Batch> {
         self.next += 1;
         let seed = TenantSeed::new(b"", &tenant());
@@ -451,7 +452,19 @@ impl World {
         for &(series, t, v) in samples {
             let labels = Labels::from_pairs([("__name__", series)]);
             columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
-            columns.push_sample(t, v);
+            if series.starts_with("hist") {
+                columns.push_histogram(
+                    t,
+                    Histogram {
+                        sum: v,
+                        ..Histogram::default()
+                    },
+                );
+                let labels = Labels::from_pairs([("trace_id", "a")]);
+                columns.push_exemplar(Exemplar { t, v, labels });
+            } else {
+                columns.push_sample(t, v);
+            }
             self.sent
                 .entry((series.to_owned(), t))
                 .or_default()
@@ -569,8 +582,16 @@ impl World {
             let reader = blocks.open(&tenant(), block).await.unwrap();
             let series = reader.select(&Matchers::default(), range).await.unwrap();
             let samples = reader.read_samples(&series, range).await.unwrap();
-            for (s, columns) in series.iter().zip(samples) {
+            let histograms = reader.read_histograms(&series).await.unwrap();
+            for ((s, columns), chunks) in series.iter().zip(samples).zip(histograms) {
                 let name = s.labels.metric_name().to_owned();
+                let mut decoded = Vec::new();
+                for chunk in chunks {
+                    chunk.decode_histograms(range, &mut decoded).unwrap();
+                }
+                for (t, h) in decoded {
+                    put(&mut all, (name.clone(), t), h.sum.to_bits());
+                }
                 for (&t, v) in columns.timestamps.iter().zip(&columns.values) {
                     if range.contains(t) {
                         put(&mut all, (name.clone(), t), v.to_bits());
@@ -670,7 +691,10 @@ pub(crate) async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd)
                     for run in s.runs {
                         let (mut ts, mut vs) = (Vec::new(), Vec::new());
                         run.decode_range(TimeRange::ALL, &mut ts, &mut vs).unwrap();
-                        for (t, v) in ts.into_iter().zip(vs) {
+                        let mut histograms = Vec::new();
+                        run.decode_histograms(TimeRange::ALL, &mut histograms).unwrap();
+                        let sums = histograms.into_iter().map(|(t, h)| (t, h.sum));
+                        for (t, v) in ts.into_iter().zip(vs).chain(sums) {
                             put(&mut all, (s.labels.metric_name().to_owned(), t), v.to_bits());
                         }
                     }
