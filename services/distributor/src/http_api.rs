@@ -226,6 +226,12 @@ pub(crate) fn answer(outcome: &Outcome) -> Response {
             plain_error(StatusCode::BAD_REQUEST, complaint)
         }
     };
+    warn_of_exemplars(&mut response, outcome);
+    with_counts(response, outcome.written)
+}
+
+/// Says how many exemplars were dropped, which is no reason to refuse anything.
+pub(crate) fn warn_of_exemplars(response: &mut Response, outcome: &Outcome) {
     if outcome.exemplars_dropped > 0 {
         let dropped = outcome.exemplars_dropped;
         let text = format!(
@@ -235,7 +241,6 @@ pub(crate) fn answer(outcome: &Outcome) -> Response {
             response.headers_mut().insert(header::WARNING, value);
         }
     }
-    with_counts(response, outcome.written)
 }
 
 /// Remote write 2.0 wants to know what was written, whatever the status; 1.0 ignores it.

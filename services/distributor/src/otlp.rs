@@ -18,7 +18,7 @@ use koios_wire::compression::{Compression, DecompressError};
 use koios_wire::otlp::Encoding;
 use tonic::{Code, Status};
 
-use crate::http_api::{Form, note_refusal, receive_and_push};
+use crate::http_api::{Form, note_refusal, receive_and_push, warn_of_exemplars};
 use crate::message::Format;
 use crate::outcome::Failure;
 use crate::{Distributor, Error, Outcome};
@@ -69,7 +69,9 @@ async fn export(State(distributor): State<Distributor>, request: Request) -> Res
     match receive_and_push(&distributor, &parts.headers, body, form).await {
         Ok(outcome) => {
             let body = answer(&outcome, answer_in);
-            with_type(StatusCode::OK, answer_in, body)
+            let mut response = with_type(StatusCode::OK, answer_in, body);
+            warn_of_exemplars(&mut response, &outcome);
+            response
         }
         Err(Failure { error, .. }) => {
             note_refusal(&distributor, &error);

@@ -7,6 +7,10 @@ from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     PeriodicExportingMetricReader,
 )
+from opentelemetry.sdk.metrics.view import (
+    ExponentialBucketHistogramAggregation,
+    View,
+)
 from opentelemetry.sdk.resources import Resource
 
 protocol, temporality, address = sys.argv[1:]
@@ -48,15 +52,20 @@ resource = Resource.create(
         "deployment.environment": "test",
     }
 )
-provider = MeterProvider(metric_readers=[reader], resource=resource)
+views = [
+    View(instrument_name="sizes", aggregation=ExponentialBucketHistogramAggregation())
+]
+provider = MeterProvider(metric_readers=[reader], resource=resource, views=views)
 meter = provider.get_meter("with_opentelemetry", "1.0")
 
 orders = meter.create_counter("shop.orders", unit="{order}", description="Orders.")
 duration = meter.create_histogram("request.duration", unit="s")
+sizes = meter.create_histogram("sizes", unit="By")
 basket = meter.create_up_down_counter("basket.items")
 for _ in range(3):
     orders.add(2, {"payment.kind": "card"})
     duration.record(0.3)
+    sizes.record(1000.0)
     basket.add(-1)
     if not provider.force_flush():
         sys.exit("not exported")

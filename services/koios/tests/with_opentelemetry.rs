@@ -49,9 +49,14 @@ async fn an_sdk_exports_by_http_and_by_grpc() -> Result<()> {
             ("request_duration_seconds_bucket", "le=\"5\"", 3.0),
             ("request_duration_seconds_bucket", "le=\"0\"", 0.0),
             ("basket_items", "", -3.0),
+            ("sizes_bytes", "job=\"shop/cart\"", 3.0),
             ("target_info", "deployment_environment=\"test\"", 1.0),
         ] {
-            let expr = format!("last_over_time({wanted}{{{instance}, {of}}}[5m])");
+            let last = format!("last_over_time({wanted}{{{instance}, {of}}}[5m])");
+            let expr = match wanted {
+                "sizes_bytes" => format!("histogram_count({last})"),
+                _ => last,
+            };
             eventually(&expr, || async {
                 let got = query::instant(&client, &koios.http, "team", &expr, now_ms()).await?;
                 let values: Vec<f64> = got.values().flatten().map(|s| s.v).collect();

@@ -328,3 +328,32 @@ async fn i2_a_delta_whose_request_failed_is_counted_once_when_it_comes_again() {
     let stored: Vec<_> = rig.stored().into_iter().map(|(_, t, v)| (t - NOW, v)).collect();
     assert_eq!(stored, [(-1_999, 0.0), (-1_000, 3.0), (0, 7.0)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn native_histograms_and_exemplars_are_written() {
+    let rig = Rig::single();
+    let time = NOW as u64 * 1_000_000;
+    let exemplar = |trace: &[u8], time: u64| Message::default().double(3, 1.5).fixed(2, time).bytes(5, trace);
+    let point = Message::default()
+        .fixed(3, time)
+        .fixed(4, 3)
+        .double(5, 4.5)
+        .message(8, &Message::default().packed(2, &[1, 2]))
+        .message(11, &exemplar(&[0xab; 16], time))
+        .message(11, &exemplar(&[0xcd; 16], 1_000_000));
+    let data = Message::default().message(1, &point).number(2, 2);
+    let body = request(&[Message::default().bytes(1, "sizes").message(10, &data)]);
+    let answer = rig.request("POST", PATH, &[PROTOBUF], body).await;
+    answer.assert(200, "");
+    assert_eq!(answer.body, "");
+    assert!(answer.header("warning").contains("(dropped: 1)"), "{answer:?}");
+    let batches = rig.members[0].batches.lock();
+    let columns = batches[0].columns();
+    assert_eq!(columns.histograms[0].histogram.positive_buckets, [1.0, 2.0]);
+    let trace = "ab".repeat(16);
+    assert_eq!(columns.exemplars.len(), 1);
+    assert_eq!(
+        columns.exemplars[0].exemplar.labels.get("trace_id"),
+        Some(trace.as_str())
+    );
+}
