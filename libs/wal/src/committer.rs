@@ -232,7 +232,7 @@ impl<A: Apply> Wal<A> {
                 .run(move |d| {
                     match d.remove_file(&path_of(&dir, segment)) {
                         // By a call before, whose sync failed.
-                        Err(e) if !e.is_not_found() => return Err(e),
+                        Err(e) if !e.is_not_found() => Err(e),
                         _ => d.sync_dir(&dir),
                     }
                 })

@@ -147,7 +147,11 @@ impl World {
         };
         let stream = process.ingester.read(request).await?;
         let (mut series, end) = self.collect(stream).await?;
-        let mut complete_from = end.forgotten_below_ms;
+        // A head that lost a record is complete with the blocks that cover it only.
+        let mut complete_from = match self.judge.lock().was_flipped() {
+            true => i64::MAX,
+            false => end.forgotten_below_ms,
+        };
         if with_blocks {
             complete_from = i64::MIN;
             for block in self.listed(&place.1, end.manifest_floor).await {

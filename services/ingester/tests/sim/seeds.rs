@@ -43,7 +43,7 @@ fn run_all(seeds: Range<u64>, twice_every: u64) -> Totals {
             let mut all = all.lock();
             all.add(&outcome.totals);
             let done = seed + 1 - seeds.start;
-            if done % 500 == 0 {
+            if done.is_multiple_of(500) {
                 println!("{done} seeds, {} violations; {all:?}", failures.lock().len());
             }
         }
@@ -63,7 +63,7 @@ fn judged(seed: u64, outcome: &Outcome, twice_every: u64) -> Option<String> {
     if let Some(violation) = &outcome.violation {
         return Some(format!("seed {seed}: {violation}; {}", replay_with(seed)));
     }
-    if seed % twice_every != 0 {
+    if !seed.is_multiple_of(twice_every) {
         return None;
     }
     let again = std::thread::scope(|scope| scope.spawn(|| run(seed)).join().unwrap());
