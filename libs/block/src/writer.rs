@@ -158,6 +158,15 @@ impl BlockWriter {
         if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
         }
+        let ascend = |h: &Histogram| {
+            h.positive().is_sorted_by(|a, b| a.0 < b.0) && h.negative().is_sorted_by(|a, b| a.0 < b.0)
+        };
+        if !histograms
+            .iter()
+            .all(|(_, h)| ascend(h) && i8::try_from(h.schema).is_ok())
+        {
+            return Err(self.refused(labels, "it has a histogram of no such buckets"));
+        }
         let id =
             u32::try_from(self.rows.len()).map_err(|_| self.refused(labels, "the block has 2^32 series"))?;
         let number =

@@ -22,6 +22,8 @@ const WHOLE: u8 = 2;
 const HINT_SHIFT: u8 = 2;
 /// Most buckets, spans and bounds that a list of a histogram may have: what bounds the memory of a reader.
 const LIST_MAX: u64 = 1 << 16;
+/// Most memory of histograms that are unpacked at once.
+const UNPACKED_BYTES_MAX: usize = 1 << 30;
 /// Counts beyond are not told apart by floats.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
@@ -169,7 +171,12 @@ pub fn pack_histograms<'a>(histograms: impl IntoIterator<Item = (i64, &'a Histog
 pub fn unpack_histograms(bytes: &[u8], count: usize) -> Result<Vec<(i64, Histogram)>, Error> {
     let mut cursor = Cursor::new(bytes);
     let mut out = Vec::new();
+    let mut total = 0;
     let read = read_entries(&mut cursor, count, 8 * LIST_MAX, |t, h| {
+        total += decoded_bytes(cells(h));
+        if total > UNPACKED_BYTES_MAX {
+            return Err("the histograms take more memory than they may");
+        }
         out.push((t, h.clone()));
         Ok(())
     });

@@ -6,6 +6,8 @@ use koios_model::{BatchColumns, Exemplar, Labels, Matchers, TimeRange};
 
 use crate::head::Head;
 
+/// Longest labels, in packed form, of a series whose exemplars are kept: what bounds the memory of all.
+const SERIES_LABELS_MAX: usize = 2 << 10;
 /// What an exemplar occupies beside its labels, roughly.
 const ENTRY_BYTES: usize = 96;
 
@@ -59,11 +61,16 @@ impl Head {
         }
         let mut exemplars = batch.exemplars.iter().peekable();
         for (place, series) in batch.series().enumerate() {
+            if exemplars.peek().is_none_or(|e| e.series as usize != place) {
+                continue;
+            }
+            let known = indices.get(place).filter(|i| self.series.is_used(**i));
+            let labels = series.labels.map(|l| l.to_labels());
+            let labels = labels.or_else(|| known.map(|i| self.series.labels(*i, &self.symbols)));
+            let labels = labels.filter(|l| l.packed().len() <= SERIES_LABELS_MAX);
             while let Some(e) = exemplars.next_if(|e| e.series as usize == place) {
-                let known = indices.get(place).filter(|i| self.series.is_used(**i));
-                let labels = series.labels.map(|l| l.to_labels());
-                let labels = labels.or_else(|| known.map(|i| self.series.labels(*i, &self.symbols)));
-                let Some(series) = labels else { continue };
+                // One copy for all of the batch.
+                let Some(series) = labels.clone() else { continue };
                 let Exemplar { t, v, labels } = e.exemplar.clone();
                 let entry = Entry {
                     t,

@@ -147,10 +147,13 @@ impl Head {
     fn append_late_histograms(
         &mut self,
         index: u32,
-        late: Vec<At>,
+        mut late: Vec<At>,
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
+        let came = late.len();
+        sort_and_dedup_histograms(&mut late);
+        applied.duplicates += (came - late.len()) as u64;
         let (Some((first, _)), Some((last, _))) = (late.first(), late.last()) else {
             return;
         };
@@ -165,8 +168,8 @@ impl Head {
         let newest = self.histograms_mut(index).last_t();
         for (t, histogram) in late {
             let place = held.binary_search_by_key(&t, |(t, _)| *t);
-            let existing = place.ok().and_then(|at| held.get_mut(at));
-            match &existing {
+            let existing = place.ok().and_then(|at| held.get(at));
+            match existing {
                 Some((_, existing)) if existing.bits_cmp(&histogram).is_eq() => {
                     applied.duplicates += 1;
                     continue;
@@ -174,14 +177,10 @@ impl Head {
                 Some(_) if newest == Some(t) => applied.conflicts += 1,
                 _ => applied.out_of_order += 1,
             }
-            match existing {
-                Some((_, existing)) => {
-                    if histogram_winner(existing, &histogram).bits_cmp(existing).is_eq() {
-                        continue;
-                    }
-                    existing.clone_from(&histogram);
-                }
-                None => held.insert(place.unwrap_or_else(|at| at), (t, Arc::clone(&histogram))),
+            let loses =
+                |(_, existing): &At| histogram_winner(existing, &histogram).bits_cmp(existing).is_eq();
+            if existing.is_some_and(loses) {
+                continue;
             }
             self.insert_late(index, (t, histogram), tally);
             applied.samples += 1;

@@ -52,16 +52,20 @@ pub fn settle_kinds(floats: &mut Vec<Sample>, histograms: &mut Vec<(i64, Arc<His
     if floats.is_empty() || histograms.is_empty() {
         return;
     }
+    let (mut at, mut lost) = (0, Vec::new());
     histograms.retain(|(t, h)| {
-        let Ok(at) = floats.binary_search_by_key(t, |s| s.t) else {
-            return true;
-        };
-        if floats.get(at).is_some_and(|s| float_wins(s.v, h)) {
-            return false;
+        while floats.get(at).is_some_and(|s| s.t < *t) {
+            at += 1;
         }
-        floats.remove(at);
-        true
+        let float = floats.get(at).filter(|s| s.t == *t);
+        let Some(float) = float else { return true };
+        let loses = float_wins(float.v, h);
+        if !loses {
+            lost.push(*t);
+        }
+        !loses
     });
+    floats.retain(|s| lost.binary_search(&s.t).is_err());
 }
 
 /// Merges two runs, each strictly ascending in time, into `out` (cleared first), strictly ascending.
@@ -148,6 +152,29 @@ mod tests {
             let model: Vec<_> = model.into_iter().map(|(t, v)| Sample { t, v }).collect();
             prop_assert_eq!(out, model);
         }
+    }
+
+    #[test]
+    fn i2_at_one_time_there_is_a_float_or_a_histogram() {
+        let float = |t, v| Sample { t, v };
+        let mut floats = vec![
+            float(1, 1.0),
+            float(2, stale_nan()),
+            float(3, stale_nan()),
+            float(5, 2.0),
+        ];
+        let value = Arc::new(Histogram::default());
+        let stale = Arc::new(Histogram::stale());
+        let mut histograms = vec![
+            (0, Arc::clone(&value)),
+            (1, Arc::clone(&value)),
+            (2, Arc::clone(&value)),
+            (3, stale),
+            (4, value),
+        ];
+        settle_kinds(&mut floats, &mut histograms);
+        assert_eq!(floats.iter().map(|s| s.t).collect::<Vec<_>>(), [1, 3, 5]);
+        assert_eq!(histograms.iter().map(|h| h.0).collect::<Vec<_>>(), [0, 2, 4]);
     }
 
     #[test]

@@ -98,8 +98,13 @@ pub enum BatchError {
 }
 
 impl Batch {
-    /// Batches of fewer samples are best encoded on the caller's thread: handing them over costs more.
-    pub const ENCODE_INLINE_SAMPLES: usize = 512;
+    /// Whether it is best encoded on the caller's thread: handing a small one over costs more.
+    pub fn is_encoded_inline(&self) -> bool {
+        const SAMPLES_MAX: usize = 512;
+        const HISTOGRAMS_MAX: usize = 32;
+        let c = &self.columns;
+        c.timestamps.len() + c.exemplars.len() < SAMPLES_MAX && c.histograms.len() < HISTOGRAMS_MAX
+    }
 
     /// A new batch.
     pub fn new(header: BatchHeader, columns: BatchColumns) -> Self {

@@ -223,6 +223,9 @@ fn kind_word(kind: u64) -> &'static str {
     }
 }
 
+/// More labels than an exemplar can have: each has a character at least, and all together 128.
+const EXEMPLAR_LABELS_MAX: usize = 128;
+
 /// The parts of one series while it is decoded, and what has been counted so far.
 struct Scratch<'a> {
     limits: DecodeLimits,
@@ -295,6 +298,14 @@ impl<'a> Scratch<'a> {
         self.histogram.decode(message)?;
         self.histograms.push(self.histogram.raw());
         Ok(())
+    }
+
+    /// Adds a label to the exemplar whose labels begin at `first_label`. Of more than any exemplar may have only so many
+    /// are kept that this shows.
+    fn push_exemplar_label(&mut self, label: RawLabel<'a>, first_label: usize) {
+        if self.exemplar_labels.len() - first_label.min(self.exemplar_labels.len()) <= EXEMPLAR_LABELS_MAX {
+            self.exemplar_labels.push(label);
+        }
     }
 
     /// Adds an exemplar whose labels are those from `first_label` on.

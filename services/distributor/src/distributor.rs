@@ -186,7 +186,8 @@ impl Distributor {
         shared.stage("decode", started);
         let limits = shared.limits.of(tenant);
         let now = shared.runtime.clock.elapsed();
-        shared.rates.admit(tenant, limits, taken.samples(), now)?;
+        let written = taken.samples() + taken.exemplars();
+        shared.rates.admit(tenant, limits, written, now)?;
         shared.replicate(tenant, admission_ms, taken).await
     }
 }

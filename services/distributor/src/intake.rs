@@ -82,6 +82,11 @@ impl Taken {
         }
     }
 
+    /// Exemplars that were taken.
+    pub(crate) fn exemplars(&self) -> u64 {
+        self.batches.values().map(|b| b.exemplars.len() as u64).sum()
+    }
+
     /// Samples that were taken, histograms included.
     pub(crate) fn samples(&self) -> u64 {
         self.batches.values().map(|b| b.sample_count() as u64).sum()

@@ -142,7 +142,7 @@ impl Replicator {
 
     /// Compresses a large batch off the async threads, once for all members.
     async fn encode(&self, batch: &Arc<Batch>) -> Result<(), Error> {
-        if batch.columns().sample_count() < Batch::ENCODE_INLINE_SAMPLES {
+        if batch.is_encoded_inline() {
             return Ok(());
         }
         let batch = Arc::clone(batch);
@@ -250,8 +250,7 @@ impl Replicator {
 
 /// What a batch takes in memory, roughly: its columns and its encoded form.
 fn held_kib(batch: &Batch) -> u32 {
-    let columns = batch.columns();
-    let bytes = columns.label_bytes.len() + columns.hashes.len() * 24 + columns.values.len() * 16;
+    let bytes = batch.columns().memory_bytes();
     let with_encoded = bytes + bytes / 2;
     u32::try_from(with_encoded >> 10)
         .unwrap_or(u32::MAX)

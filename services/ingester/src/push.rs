@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_model::{BatchColumns, SeriesHash};
 use koios_wal::Append;
 use koios_wire::{Batch, PushAck, ServiceError, ServiceErrorCode};
 
@@ -103,7 +102,7 @@ impl Inner {
     /// Logs a batch under its tenant's queue.
     pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
         let wal = self.wal()?;
-        let payload = if batch.columns().sample_count() < Batch::ENCODE_INLINE_SAMPLES {
+        let payload = if batch.is_encoded_inline() {
             batch.encoded().clone()
         } else {
             let encode = Arc::clone(&batch);
@@ -115,7 +114,7 @@ impl Inner {
             tenant: Some(batch.header().tenant.clone()),
             kind: entry.kind(),
             payload,
-            weight: memory_of(batch.columns()),
+            weight: batch.columns().memory_bytes(),
             entry,
         });
         let answer = append.await.map_err(Error::Wal);
@@ -133,12 +132,8 @@ impl Inner {
 /// Memory that a batch takes in its tenant's queue, bytes; about, for the log adds a header. Encodes it unless it came
 /// encoded.
 pub(crate) fn queued_bytes(batch: &Batch) -> usize {
-    batch.encoded().len().saturating_add(memory_of(batch.columns()))
-}
-
-/// Memory that a decoded batch holds, bytes.
-fn memory_of(c: &BatchColumns) -> usize {
-    const SERIES_BYTES: usize = size_of::<SeriesHash>() + 2 * size_of::<u32>();
-    const SAMPLE_BYTES: usize = size_of::<i64>() + size_of::<f64>();
-    c.label_bytes.len() + c.series_count() * SERIES_BYTES + c.sample_count() * SAMPLE_BYTES
+    batch
+        .encoded()
+        .len()
+        .saturating_add(batch.columns().memory_bytes())
 }

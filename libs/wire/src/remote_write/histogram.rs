@@ -39,6 +39,14 @@ pub enum HistogramFault {
         /// As sent.
         offset: i64,
     },
+    /// Buckets at indices that there are none of.
+    #[error("invalid native histogram: {sign} span number {span} is at an index out of range")]
+    BucketIndex {
+        /// Positive or negative.
+        sign: &'static str,
+        /// From 1.
+        span: usize,
+    },
     /// A bucket's count is below zero or not a number.
     #[error("invalid native histogram: {sign} bucket number {bucket} has a count of {count}")]
     BucketCount {
@@ -264,6 +272,12 @@ impl Scratch {
         {
             return Err(HistogramFault::CustomSides);
         }
+        if self.positive.spans.first().is_some_and(|(offset, _)| *offset < 0) {
+            return Err(HistogramFault::BucketIndex {
+                sign: "positive",
+                span: 1,
+            });
+        }
         let spans = self.positive.spans.iter();
         let reach = spans.fold(0i64, |at, (offset, len)| {
             at.saturating_add(*offset)
@@ -382,6 +396,15 @@ impl Side {
         let spans: u64 = self.spans.iter().map(|(_, len)| *len).sum();
         if spans != buckets as u64 {
             return Err(HistogramFault::SpanLength { sign, spans, buckets });
+        }
+        let indices = i64::from(i32::MIN)..=i64::from(i32::MAX);
+        let mut next = 0i64;
+        for (i, &(offset, length)) in self.spans.iter().enumerate() {
+            let first = next.saturating_add(offset);
+            next = first.saturating_add_unsigned(length);
+            if !indices.contains(&first) || !indices.contains(&next.saturating_sub(1)) {
+                return Err(HistogramFault::BucketIndex { sign, span: i + 1 });
+            }
         }
         Ok(())
     }

@@ -394,6 +394,14 @@ fn bad_histograms_are_named() {
             good_integer().span(8, 0, 2).deltas(9, &[i64::MAX, 1]),
             "negative bucket number 2 overflows",
         ),
+        (
+            good_integer()
+                .number(1, 5)
+                .span(11, i64::from(i32::MAX), 1)
+                .deltas(12, &[1])
+                .span(11, i64::from(i32::MAX), 0),
+            "positive span number 3 is at an index out of range",
+        ),
         (good_integer().double(5, f64::NAN), "zero threshold is NaN"),
         (
             good_integer().bytes(16, bounds(&[1.0])),
@@ -424,6 +432,10 @@ fn bad_histograms_are_named() {
         (
             custom(&[1.0, f64::INFINITY]),
             "custom bounds must be strictly increasing",
+        ),
+        (
+            custom(&[1.0]).number(1, 1).span(11, -1, 1).deltas(12, &[1]),
+            "positive span number 1 is at an index out of range",
         ),
         (custom(&[1.0]).number(6, 1), "custom buckets allow no zero bucket"),
         (

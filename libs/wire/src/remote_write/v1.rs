@@ -105,7 +105,8 @@ fn exemplar<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<()
         match tag.field {
             1 => {
                 tag.expect(BYTES)?;
-                scratch.exemplar_labels.push(label(message.message()?)?);
+                let label = label(message.message()?)?;
+                scratch.push_exemplar_label(label, first_label);
             }
             2 => {
                 tag.expect(FIXED64)?;

@@ -120,13 +120,13 @@ fn exemplar<'a>(
         name: None,
         count: 0,
     };
-    let (mut t, mut v) = (0, 0.0);
+    let (mut t, mut v, mut fault) = (0, 0.0, None);
     while !message.done() {
         let tag = message.tag()?;
         match tag.field {
             1 => message.numbers(tag, VARINT, |r| {
-                if let Some(label) = refs.next(r.varint()?, &mut scratch.fault) {
-                    scratch.exemplar_labels.push(label);
+                if let Some(label) = refs.next(r.varint()?, &mut fault) {
+                    scratch.push_exemplar_label(label, first_label);
                 }
                 Ok(())
             })?,
@@ -141,7 +141,11 @@ fn exemplar<'a>(
             _ => message.skip(tag)?,
         }
     }
-    refs.end(&mut scratch.fault);
+    refs.end(&mut fault);
+    if fault.is_some() {
+        // A label without a name: the exemplar is dropped, and its series is not.
+        scratch.exemplar_labels.push((&[], &[]));
+    }
     scratch.push_exemplar((t, v), first_label)
 }
 

@@ -110,7 +110,7 @@ impl Cluster {
         selections: &[Matchers],
         range: TimeRange,
     ) -> Result<BTreeMap<Labels, Vec<Exemplar>>, QueryError> {
-        let mut found = BTreeMap::<Labels, Vec<Exemplar>>::new();
+        let mut found = BTreeMap::<Labels, BTreeSet<(i64, u64, Labels)>>::new();
         for matchers in selections {
             let mut plans = self.plans(tenant);
             let reads = loop {
@@ -134,15 +134,19 @@ impl Cluster {
                 }
             };
             for (labels, exemplars) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
-                found.entry(labels).or_default().extend(exemplars);
+                let keys = exemplars.into_iter().map(|e| (e.t, e.v.to_bits(), e.labels));
+                found.entry(labels).or_default().extend(keys);
             }
         }
-        for exemplars in found.values_mut() {
-            let key = |e: &Exemplar| (e.t, e.v.to_bits(), e.labels.clone());
-            exemplars.sort_by_cached_key(key);
-            exemplars.dedup();
-        }
-        Ok(found)
+        let exemplar = |(t, bits, labels)| Exemplar {
+            t,
+            v: f64::from_bits(bits),
+            labels,
+        };
+        let all = found.into_iter();
+        Ok(all
+            .map(|(labels, keys)| (labels, keys.into_iter().map(exemplar).collect()))
+            .collect())
     }
 
     /// Metadata by metric; a metric may have several entries.

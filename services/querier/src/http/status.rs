@@ -67,6 +67,9 @@ pub(super) async fn parse_query(
     ))
 }
 
+/// Most different selectors in a query for exemplars: each is asked of every partition.
+const EXEMPLAR_SELECTORS_MAX: usize = 32;
+
 /// `/api/v1/query_exemplars`: those of the series that the query's selectors match. Mistakes are told in this endpoint's
 /// words, which are not those of the others.
 pub(super) async fn exemplars(
@@ -91,6 +94,12 @@ pub(super) async fn exemplars(
         if !selections.contains(&matchers) {
             selections.push(matchers);
         }
+    }
+    if selections.len() > EXEMPLAR_SELECTORS_MAX {
+        return Err(ApiError::bad_data(format!(
+            "the query has {} different selectors, limit {EXEMPLAR_SELECTORS_MAX}: ask for fewer at a time",
+            selections.len()
+        )));
     }
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
