@@ -23,6 +23,7 @@ pub(crate) struct DistributorMetrics {
     pub(crate) stragglers_dropped: Counter,
     send_failures: ByWord<Counter>,
     pub(crate) resends: Counter,
+    pub(crate) sent_with_labels: Counter,
 }
 
 impl DistributorMetrics {
@@ -72,6 +73,10 @@ impl DistributorMetrics {
             resends: m.counter(
                 "koios_distributor_resends_total",
                 "Batches sent again under a newer state",
+            ),
+            sent_with_labels: m.counter(
+                "koios_distributor_sent_with_labels_total",
+                "Batches sent again with all labels, as a member did not know a series",
             ),
         }
     }
