@@ -13,3 +13,8 @@ pub enum Error {
     #[error("chunk of a series cannot be decoded")]
     Chunk(#[from] koios_chunk::Error),
 }
+
+/// Bytes are no snapshot of a head, or one of another layout: the head that was loading them is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes are no snapshot of a head")]
+pub struct SnapshotError;

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use koios_model::{BatchColumns, Exemplar, Labels, Matchers, TimeRange};
 
+use crate::error::SnapshotError;
 use crate::head::Head;
+use crate::snapshot::{Reader, put_bytes};
 
 /// Longest labels, in packed form, of a series whose exemplars are kept: what bounds the memory of all.
 const SERIES_LABELS_MAX: usize = 2 << 10;
@@ -50,6 +52,35 @@ impl Exemplars {
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Appends them all.
+    pub(crate) fn copy_out(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.all.len() as u32).to_le_bytes());
+        for e in &self.all {
+            out.extend_from_slice(&e.t.to_le_bytes());
+            out.extend_from_slice(&e.bits.to_le_bytes());
+            put_bytes(out, e.series.packed());
+            put_bytes(out, e.labels.packed());
+        }
+    }
+
+    /// Adds what [`Self::copy_out`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when it is malformed.
+    pub(crate) fn copy_in(&mut self, r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        let count = r.u32()?;
+        for _ in 0..count {
+            let entry = Entry {
+                t: r.i64()?,
+                bits: r.u64()?,
+                series: r.labels()?,
+                labels: r.labels()?,
+            };
+            self.add(entry, count as usize);
+        }
+        Ok(())
     }
 }
 

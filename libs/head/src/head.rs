@@ -119,13 +119,6 @@ impl Head {
         self.forgotten_below_ms = self.forgotten_below_ms.max(ms);
     }
 
-    /// What [`Self::forgotten_below_ms`] would be if everything listed were forgotten: what a head restored from
-    /// [`Self::read_unlisted`] must be marked with.
-    pub fn listed_below_ms(&self) -> i64 {
-        self.forgotten_below_ms
-            .max(self.windows.listed_below().unwrap_or(i64::MIN))
-    }
-
     /// The greatest log position applied.
     pub fn applied_lsn(&self) -> Option<u64> {
         self.applied_lsn
@@ -217,13 +210,18 @@ impl Head {
 
     /// Adds a sealed chunk that no cut has taken.
     pub(crate) fn insert_sealed(&mut self, index: u32, bytes: Bytes, range: TimeRange, samples: usize) {
-        self.sealed_bytes += bytes.len() + SEALED_OVERHEAD_BYTES;
+        self.count_sealed(bytes.len());
         self.series.cold[index as usize].insert_sealed(Sealed {
             bytes,
             range,
             samples: samples as u32,
             cut: UNCUT,
         });
+    }
+
+    /// Notes a sealed chunk.
+    pub(crate) fn count_sealed(&mut self, bytes: usize) {
+        self.sealed_bytes += bytes + SEALED_OVERHEAD_BYTES;
     }
 
     /// Notes that sealed chunks went.

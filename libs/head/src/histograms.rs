@@ -312,6 +312,11 @@ impl Head {
         Ok(())
     }
 
+    /// The newest histogram in order of a series, when it is sealed.
+    pub(crate) fn sealed_last_histogram(&self, index: u32) -> Option<At> {
+        self.cold(index)?.histograms()?.sealed_last.clone()
+    }
+
     fn cold(&self, index: u32) -> Option<&Cold> {
         self.series.cold.get(index as usize)
     }

@@ -4,6 +4,9 @@
 use koios_chunk::{OpenRun, OpenState, decode_open};
 use koios_model::TimeRange;
 
+use crate::error::SnapshotError;
+use crate::snapshot::Reader;
+
 const BLOCK_DATA_BYTES: usize = 59;
 /// Blocks allocated at a time: 256 KiB, so that growing never copies.
 const SEGMENT_BLOCKS: usize = 4096;
@@ -175,6 +178,59 @@ impl Pool {
         values: &mut Vec<f64>,
     ) -> Result<(), koios_chunk::Error> {
         decode_open(&self.copy(hot), usize::from(hot.count), timestamps, values)
+    }
+
+    /// Appends the state of a series and its open samples, block by block, so that no entry crosses one when they are read
+    /// back.
+    pub(crate) fn copy_out(&self, hot: &Hot, out: &mut Vec<u8>) {
+        out.extend_from_slice(&hot.last_t.to_le_bytes());
+        out.extend_from_slice(&hot.last_v.to_bits().to_le_bytes());
+        out.extend_from_slice(&hot.last_step.to_le_bytes());
+        out.extend_from_slice(&hot.count.to_le_bytes());
+        out.extend_from_slice(&[hot.exponent, u8::from(hot.has_last)]);
+        let mut next = if hot.count > 0 { hot.head } else { NO_BLOCK };
+        while next != NO_BLOCK {
+            let block = self.block(next);
+            out.push(block.used);
+            out.extend_from_slice(&block.data[..usize::from(block.used)]);
+            next = block.next;
+        }
+        out.push(0);
+    }
+
+    /// Reads what [`Self::copy_out`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when it is malformed.
+    pub(crate) fn copy_in(&mut self, r: &mut Reader<'_>) -> Result<Hot, SnapshotError> {
+        let mut hot = Hot {
+            last_t: r.i64()?,
+            last_v: f64::from_bits(r.u64()?),
+            last_step: r.u32()?,
+            count: u16::from_le_bytes(r.array()?),
+            ..Hot::default()
+        };
+        let [exponent, has_last] = r.array()?;
+        (hot.exponent, hot.has_last) = (exponent, has_last != 0);
+        loop {
+            let [used] = r.array()?;
+            if used == 0 {
+                break;
+            }
+            let data = r.take(usize::from(used))?;
+            let id = self.allocate();
+            match hot.head {
+                NO_BLOCK => hot.head = id,
+                _ => self.block_mut(hot.tail).next = id,
+            }
+            hot.tail = id;
+            let block = self.block_mut(id);
+            block.used = used;
+            let room = block.data.get_mut(..data.len()).ok_or(SnapshotError)?;
+            room.copy_from_slice(data);
+        }
+        let is_whole = (hot.count == 0) == (hot.head == NO_BLOCK);
+        is_whole.then_some(hot).ok_or(SnapshotError)
     }
 
     /// Ends the run: gives its blocks back. The last time and value stay.

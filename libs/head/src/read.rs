@@ -36,20 +36,6 @@ impl Head {
         self.read_unsealed(id.index, range, out)
     }
 
-    /// Appends the runs of a series that no listed cut holds: what a snapshot must keep. They may overlap each other. See
-    /// [`Self::restore`].
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub fn read_unlisted(&self, id: SeriesId, out: &mut Vec<Run>) -> Result<(), Error> {
-        self.check(id)?;
-        let sealed = self.sealed(id.index, TimeRange::ALL);
-        for sealed in sealed.filter(|s| !self.windows.is_listed(s.cut)) {
-            out.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
-        }
-        self.read_unsealed(id.index, TimeRange::ALL, out)
-    }
-
     /// Copies open samples, if any may be in range, and the late ones that are.
     fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
         let open = self.pool.run(&self.series.hot[index as usize], range);

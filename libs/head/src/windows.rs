@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use koios_model::{TimeRange, window_start};
 
+use crate::error::SnapshotError;
 use crate::series::{CutTag, UNCUT};
+use crate::snapshot::{Reader, put_range};
 
 /// What a head holds of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub struct WindowState {
     pub unlisted_from_lsn: Option<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Window {
     range: TimeRange,
     uncut: u64,
@@ -35,7 +37,7 @@ struct Window {
     seen: TimeRange,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct CutRecord {
     window: i64,
     samples: u64,
@@ -152,15 +154,6 @@ impl Windows {
         self.cuts.get(&cut).is_some_and(|c| c.listed)
     }
 
-    /// The end of the last window with a listed cut.
-    pub(crate) fn listed_below(&self) -> Option<i64> {
-        let listed = self.cuts.values().filter(|c| c.listed);
-        listed
-            .filter_map(|c| self.get(c.window))
-            .map(|r| r.max.saturating_add(1))
-            .max()
-    }
-
     /// The listed cuts of windows that end at or before `keep_from_ms`, ascending.
     pub(crate) fn forgettable(&self, keep_from_ms: i64) -> Vec<CutTag> {
         self.cuts
@@ -186,6 +179,70 @@ impl Windows {
             }
         }
         end
+    }
+
+    /// Appends the accounts; those of cuts that are not listed are given back to their windows.
+    pub(crate) fn copy_out(&self, out: &mut Vec<u8>) {
+        let mut copy = Self {
+            windows: self.windows.clone(),
+            cuts: self.cuts.clone(),
+            ..*self
+        };
+        for tag in self.cuts.keys() {
+            copy.abandon(*tag);
+        }
+        let lsn = |lsn: Option<u64>| lsn.map_or(0, |l| l.saturating_add(1)).to_le_bytes();
+        out.extend_from_slice(&copy.width_ms.to_le_bytes());
+        out.extend_from_slice(&copy.last_cut.to_le_bytes());
+        out.extend_from_slice(&(copy.windows.len() as u32).to_le_bytes());
+        for w in copy.windows.values() {
+            put_range(out, w.range);
+            out.extend_from_slice(&w.uncut.to_le_bytes());
+            out.extend_from_slice(&lsn(w.uncut_from_lsn));
+            put_range(out, w.seen);
+        }
+        out.extend_from_slice(&(copy.cuts.len() as u32).to_le_bytes());
+        for (tag, cut) in &copy.cuts {
+            out.extend_from_slice(&tag.to_le_bytes());
+            out.extend_from_slice(&cut.window.to_le_bytes());
+            out.extend_from_slice(&cut.samples.to_le_bytes());
+        }
+    }
+
+    /// Replaces the accounts by what [`Self::copy_out`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when it is malformed, or of windows of another width.
+    pub(crate) fn copy_in(&mut self, r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        let (width_ms, last_cut) = (r.i64()?, r.u32()?);
+        if width_ms != self.width_ms {
+            return Err(SnapshotError);
+        }
+        let mut new = Self::new(width_ms);
+        new.last_cut = last_cut;
+        for _ in 0..r.u32()? {
+            let (range, uncut) = (r.range()?, r.u64()?);
+            let (uncut_from_lsn, seen) = (r.u64()?.checked_sub(1), r.range()?);
+            let window = Window {
+                range,
+                uncut,
+                uncut_from_lsn,
+                seen,
+            };
+            new.windows.insert(range.min, window);
+        }
+        for _ in 0..r.u32()? {
+            let (tag, window, samples) = (r.u32()?, r.i64()?, r.u64()?);
+            let record = CutRecord {
+                window,
+                samples,
+                from_lsn: None,
+                listed: true,
+            };
+            new.cuts.insert(tag, record);
+        }
+        *self = new;
+        Ok(())
     }
 
     /// The range that all samples held lie in.

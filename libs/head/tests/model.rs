@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use koios_chunk::{Chunk, Encoder};
-use koios_head::{Cut, CutSeries, Head, HeadOptions, merge_histogram_runs, merge_runs};
+use koios_head::{Cut, CutSeries, Head, HeadOptions, Strip, merge_histogram_runs, merge_runs};
 use koios_model::merge::winner;
 use koios_model::{BatchColumns, Histogram, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
 use proptest::prelude::*;
@@ -79,6 +77,7 @@ enum Op {
     List(usize),
     Abandon(usize),
     Forget(i64),
+    Restart,
 }
 
 fn value() -> impl Strategy<Value = f64> {
@@ -109,6 +108,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(Op::List),
         1 => any::<usize>().prop_map(Op::Abandon),
         2 => (-150i64..600).prop_map(Op::Forget),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -203,6 +203,27 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
     content
 }
 
+/// A copy of a head in strips of a series each, between which something happens, and its accounts.
+fn snapshot(head: &mut Head, mut between: impl FnMut(&mut Head)) -> (Vec<Strip>, Vec<u8>) {
+    let (mut strips, mut next) = (Vec::new(), Some(0));
+    while let Some(from) = next {
+        let (strip, after) = head.snapshot(from, 1).unwrap();
+        strips.push(strip);
+        next = after;
+        between(head);
+    }
+    (strips, head.snapshot_accounts())
+}
+
+fn loaded((strips, accounts): &(Vec<Strip>, Vec<u8>)) -> Head {
+    let mut head = Head::new(options());
+    for strip in strips {
+        head.load(strip).unwrap();
+    }
+    head.load_accounts(accounts).unwrap();
+    head
+}
+
 /// A head with what a world around it would know.
 struct World {
     head: Head,
@@ -230,6 +251,11 @@ impl World {
                 let dropped = self.head.forget(keep_from);
                 assert!(self.head.forgotten_below_ms() >= below);
                 assert!(self.head.forgotten_below_ms() <= keep_from.max(below) || dropped == 0);
+            }
+            // Cuts that are under way are given back.
+            Op::Restart => {
+                self.head = loaded(&snapshot(&mut self.head, |_| {}));
+                self.pending.clear();
             }
             Op::List(_) | Op::Abandon(_) => {}
         }
@@ -263,27 +289,7 @@ impl World {
         assert!(left.is_none_or(|w| w.uncut_samples == 0));
     }
 
-    /// A head restored from a snapshot of what is not listed.
-    fn restored(&self) -> Head {
-        let mut restored = Head::new(options());
-        restored.mark_forgotten_below(self.head.listed_below_ms());
-        for id in self.head.select(&Matchers::default(), TimeRange::ALL) {
-            let (mut runs, mut chunks) = (Vec::new(), Vec::new());
-            self.head.read_unlisted(id, &mut runs).unwrap();
-            let mut encoder = Encoder::default();
-            for run in runs {
-                run.into_chunks(&mut encoder, &mut chunks).unwrap();
-            }
-            let chunks: Vec<Bytes> = chunks.into_iter().map(Chunk::into_bytes).collect();
-            let labels = self.head.labels(id).unwrap();
-            restored
-                .restore(self.head.hash(id).unwrap(), labels.as_ref(), &chunks, 1)
-                .unwrap();
-        }
-        restored
-    }
-
-    fn check(&self) {
+    fn check(&mut self) {
         let held = content_of(&self.head, TimeRange::ALL);
         let mut all = self.listed.clone();
         for (key, v) in &held {
@@ -303,17 +309,20 @@ impl World {
             late(&self.accepted),
             "nothing from forgotten_below on is missing"
         );
-        let restored = self.restored();
-        assert_eq!(restored.forgotten_below_ms(), self.head.listed_below_ms());
-        let mut all = self.listed.clone();
-        for (key, v) in content_of(&restored, TimeRange::ALL) {
-            put(&mut all, key, v);
-        }
+        let restored = loaded(&snapshot(&mut self.head, |_| {}));
+        assert_eq!(restored.forgotten_below_ms(), self.head.forgotten_below_ms());
         assert_eq!(
-            bits(&all),
-            bits(&self.accepted),
-            "i10: listed and a snapshot add up to what was accepted"
+            bits(&content_of(&restored, TimeRange::ALL)),
+            bits(&held),
+            "i10: a snapshot holds what its head holds"
         );
+        let given_back = |head: &Head| -> Vec<_> {
+            let windows = head.windows().into_iter();
+            let sums = windows.map(|w| (w.start, w.uncut_samples + w.cutting_samples, w.listed_samples));
+            sums.collect()
+        };
+        assert_eq!(given_back(&restored), given_back(&self.head));
+        assert_eq!(restored.unlisted_from_lsn(), self.head.unlisted_from_lsn());
         let some = TimeRange::new(20, 130);
         let within = |c: &Content| -> BTreeMap<_, _> {
             bits(c)
@@ -362,6 +371,48 @@ proptest! {
             bits(&content_of(&head, TimeRange::ALL))
         };
         prop_assert_eq!(fill(&batches), fill(&shuffled));
+    }
+
+    #[test]
+    fn i2_batches_applied_while_a_snapshot_is_made_are_applied_again_after_it(
+        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value()), 1..30), 1..20),
+        before in 0usize..10,
+    ) {
+        let mut head = Head::new(options());
+        let before = before.min(batches.len());
+        for b in &batches[..before] {
+            head.apply(&batch(b), 0, 1);
+        }
+        let mut later = batches[before..].iter();
+        let copy = snapshot(&mut head, |head| {
+            if let Some(b) = later.next() {
+                head.apply(&batch(b), 0, 2);
+            }
+        });
+        for b in later {
+            head.apply(&batch(b), 0, 2);
+        }
+        let mut restarted = loaded(&copy);
+        for b in &batches[before..] {
+            restarted.apply(&batch(b), 0, 2);
+        }
+        let all = |head: &Head| bits(&content_of(head, TimeRange::ALL));
+        prop_assert_eq!(all(&restarted), all(&head));
+        // What is not in a block must be cut.
+        let starts: Vec<i64> = restarted.windows().iter().map(|w| w.start).collect();
+        let mut cut = Content::new();
+        for start in starts {
+            restarted.cut(start).series.iter().for_each(|s| put_cut(&mut cut, s));
+        }
+        prop_assert_eq!(bits(&cut), all(&head));
+    }
+
+    #[test]
+    fn i12_arbitrary_bytes_are_no_snapshot(bytes in proptest::collection::vec(any::<u8>(), 1..200), series in 0u32..4) {
+        let mut head = Head::new(options());
+        let strip = Strip { series, labels: bytes.clone(), data: bytes.clone() };
+        prop_assert!(head.load(&strip).is_err());
+        prop_assert!(head.load_accounts(&bytes).is_err());
     }
 }
 

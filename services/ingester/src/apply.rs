@@ -35,8 +35,13 @@ impl Store {
             Entry::CutBegun(r) if r.window_ms != self.window_ms => {}
             Entry::CutBegun(r) => {
                 let replica = self.replica_or_new(&(r.partition, r.tenant.clone()));
-                let begun = replica.state.write().begin_cut(r.window_start_ms, r.block);
-                return Answer::Cut(Box::new(begun));
+                let mut state = replica.state.write();
+                // A replay's snapshot was made after this cut: its head has later samples, which the cut must not take.
+                if lsn > state.cut_through {
+                    state.cut_through = lsn;
+                    let begun = state.begin_cut(r.window_start_ms, r.block);
+                    return Answer::Cut(Box::new(begun));
+                }
             }
             Entry::CutListed(r) => {
                 let replica = self.replica_or_new(&(r.partition, r.tenant.clone()));
@@ -187,6 +192,7 @@ impl Apply for Store {
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8> {
         let checkpoint = self.make_checkpoint(lsn);
         self.segments.lock().begin(lsn.segment(), checkpoint.at_ms);
+        self.begun.send_replace(lsn.segment());
         json(&checkpoint).to_vec()
     }
 

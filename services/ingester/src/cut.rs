@@ -220,6 +220,10 @@ impl Inner {
 
     /// Forgets listed samples that are older than the newest ones by the head's keep.
     fn forget(&self, replica: &Replica) {
+        // A snapshot is being written, or a cut: the next round forgets.
+        let Ok(_no_cut) = replica.cutting.try_lock() else {
+            return;
+        };
         let keep = millis(self.settings.head_keep);
         let now = self.deps.runtime.clock.now_ms();
         let mut state = replica.state.write();
@@ -306,6 +310,9 @@ fn is_shared(error: &Error) -> bool {
         | Error::Record { .. }
         | Error::Batch { .. }
         | Error::UnknownSeries { .. }
+        | Error::Head { .. }
+        | Error::Snapshot { .. }
+        | Error::Disk(_)
         | Error::Panicked(_) => false,
     }
 }

@@ -56,6 +56,28 @@ pub enum Error {
         #[source]
         source: BatchError,
     },
+    /// A head could not be copied into a snapshot.
+    #[error("copying the head of tenant {tenant}, partition {partition}")]
+    Head {
+        /// The tenant.
+        tenant: TenantId,
+        /// The partition.
+        partition: PartitionId,
+        /// Why.
+        #[source]
+        source: koios_head::Error,
+    },
+    /// A snapshot cannot be used.
+    #[error("snapshot {path} {what}")]
+    Snapshot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] koios_runtime::DiskError),
     /// A batch speaks of series that this member does not know; nothing of it was logged.
     #[error(
         "batch {sequence} of stream {stream} speaks of {unknown} series by references that this member does not know; send it \
@@ -97,7 +119,12 @@ impl Error {
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
             Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
             Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,
-            Self::Chunk { .. } | Self::Record { .. } | Self::Batch { .. } => ServiceErrorCode::Corruption,
+            Self::Chunk { .. }
+            | Self::Record { .. }
+            | Self::Batch { .. }
+            | Self::Head { .. }
+            | Self::Snapshot { .. } => ServiceErrorCode::Corruption,
+            Self::Disk(_) => ServiceErrorCode::Unavailable,
             Self::Block { .. } | Self::Panicked(_) => ServiceErrorCode::Internal,
         };
         ServiceError::new(code, with_sources(self))

@@ -18,6 +18,7 @@ use crate::epochs::Gate;
 use crate::error::with_sources;
 use crate::metrics::IngesterMetrics;
 use crate::record::{Entry, Reconciled};
+use crate::snapshot::Kept;
 use crate::store::Store;
 use crate::{Error, Result, Settings};
 
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) segment_reads: tokio::sync::Semaphore,
     pub(crate) bucket_down: AtomicBool,
     pub(crate) disk: Mutex<DiskSpace>,
+    pub(crate) kept_snapshot: Mutex<Kept>,
 }
 
 /// What was last seen of the log's disk.
@@ -139,6 +141,7 @@ impl Ingester {
             segment_reads: tokio::sync::Semaphore::new(1),
             bucket_down: AtomicBool::new(false),
             disk: Mutex::default(),
+            kept_snapshot: Mutex::default(),
             settings,
             deps,
         });
@@ -233,6 +236,7 @@ impl Inner {
         self.spawn("ingester epochs", Self::follow_state);
         self.spawn("ingester repair", Self::repair_forever);
         self.spawn("ingester cut", Self::cut_forever);
+        self.spawn("ingester snapshot", Self::snapshot_forever);
     }
 
     fn spawn<F>(self: &Arc<Self>, name: &'static str, task: impl FnOnce(Arc<Self>) -> F)

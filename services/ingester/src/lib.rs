@@ -39,6 +39,7 @@ mod replica;
 mod segments;
 mod service;
 mod settings;
+mod snapshot;
 mod store;
 mod truncate;
 

@@ -36,6 +36,8 @@ pub(crate) struct IngesterMetrics {
     pub(crate) repair_failures: Counter,
     pub(crate) replay_seconds: Histogram,
     pub(crate) reads: Histogram,
+    pub(crate) snapshot_failures: Counter,
+    pub(crate) snapshot_seconds: Histogram,
 }
 
 impl IngesterMetrics {
@@ -86,6 +88,11 @@ impl IngesterMetrics {
                 "Calls to peers that failed during repair",
             ),
             replay_seconds: durations("replay_duration_seconds", "Replay of the log at start"),
+            snapshot_failures: counter(
+                "snapshot_failures_total",
+                "Snapshots that could not be written or used",
+            ),
+            snapshot_seconds: durations("snapshot_duration_seconds", "Writing of a snapshot of the heads"),
             reads: durations("read_select_duration_seconds", "Selection of a read's series"),
         }
     }

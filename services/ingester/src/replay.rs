@@ -40,6 +40,8 @@ struct Progress {
     load_from: u32,
     /// The checkpoint that said so, until the one of that segment was restored.
     said_so: Option<Checkpoint>,
+    /// A snapshot has what is not loaded.
+    from_snapshot: bool,
 }
 
 impl Inner {
@@ -52,6 +54,11 @@ impl Inner {
         let mut replay = Replay::open(runtime.disk.clone(), self.wal_settings(), self.deps.identity).await?;
         let segments = replay.segments().to_vec();
         let mut progress = plan(&mut replay, &segments).await?;
+        if let Some(snapshot) = self.load_snapshot(&segments, progress.load_from).await? {
+            progress.load_from = snapshot.segment;
+            (progress.said_so, progress.from_snapshot) = (None, true);
+            self.install(snapshot);
+        }
         for &number in &segments {
             if self.background.is_cancelled() {
                 return Err(self.not_running());
@@ -138,7 +145,7 @@ impl Inner {
         if !progress.restored {
             progress.restored = true;
             self.restore(c, number == progress.first);
-        } else if number == progress.load_from {
+        } else if number == progress.load_from && !progress.from_snapshot {
             self.restore(c, false);
         }
         if number == progress.load_from {
@@ -263,6 +270,7 @@ async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
         restored: false,
         load_from,
         said_so: newest.filter(|_| load_from > first),
+        from_snapshot: false,
     })
 }
 

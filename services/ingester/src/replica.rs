@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use crate::record::{PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
+use crate::snapshot::ReplicaAccounts;
 
 /// One (partition, tenant). The lock is held briefly and never across an await.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct ReplicaState {
     /// Per window: the batches with samples that no cut has taken.
     uncut: BTreeMap<i64, BatchSet>,
     pending: BTreeMap<BlockId, Pending>,
+    /// Cuts that were begun up to here in the log are in the state.
+    pub(crate) cut_through: Lsn,
     /// Per window: when it was cut last, by the monotonic clock.
     pub(crate) cut_at: BTreeMap<i64, std::time::Duration>,
     /// Per window that could be cut: since when, by the monotonic clock.
@@ -68,14 +71,10 @@ pub(crate) struct ReplicaState {
 
 impl Replica {
     pub(crate) fn new(key: ReplicaKey, window_ms: i64) -> Self {
-        let options = HeadOptions {
-            window_ms,
-            ..HeadOptions::default()
-        };
         Self {
             key,
             state: RwLock::new(ReplicaState {
-                head: Head::new(options),
+                head: Head::new(head_options(window_ms)),
                 log_ids: LogIds::default(),
                 window_ms,
                 held: BatchSet::default(),
@@ -85,12 +84,21 @@ impl Replica {
                 listed_version: 0,
                 uncut: BTreeMap::new(),
                 pending: BTreeMap::new(),
+                cut_through: Lsn(0),
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
                 applied_at: std::time::Duration::ZERO,
             }),
             cutting: tokio::sync::Mutex::new(()),
         }
+    }
+}
+
+/// The options of a replica's head.
+pub(crate) fn head_options(window_ms: i64) -> HeadOptions {
+    HeadOptions {
+        window_ms,
+        ..HeadOptions::default()
     }
 }
 
@@ -276,6 +284,36 @@ impl ReplicaState {
         let below = c.log_forgotten_below_ms.max(gone);
         self.listed_version = self.listed_version.max(c.listed_version);
         self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(below);
+        self.restore_metadata(c);
+    }
+
+    /// Per window: the batches with samples that no listed cut holds.
+    pub(crate) fn uncut(&self) -> Vec<(i64, BatchSet)> {
+        let mut all = self.uncut.clone();
+        for p in self.pending.values() {
+            all.entry(p.window_start_ms).or_default().union_with(&p.batches);
+        }
+        all.into_iter().collect()
+    }
+
+    /// Takes a head from a snapshot.
+    pub(crate) fn install(&mut self, head: Head, accounts: ReplicaAccounts) {
+        self.head = head;
+        self.uncut = accounts.uncut.into_iter().collect();
+        self.manifest_floor = accounts.manifest_floor;
+        self.cut_through = Lsn(accounts.cut_through);
+        self.restore_beside(&accounts.checkpoint);
+    }
+
+    /// Takes over what a head from a snapshot does not tell. The batches it has are read from the log.
+    fn restore_beside(&mut self, c: &ReplicaCheckpoint) {
+        self.newest_ms = self.newest_ms.max(c.newest_ms);
+        self.listed_version = self.listed_version.max(c.listed_version);
+        self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(c.log_forgotten_below_ms);
+        self.restore_metadata(c);
+    }
+
+    fn restore_metadata(&mut self, c: &ReplicaCheckpoint) {
         for (name, at, m) in &c.metadata {
             let columns = BatchColumns {
                 metadata: vec![(name.clone(), m.clone())],

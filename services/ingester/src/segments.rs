@@ -117,6 +117,30 @@ impl SegmentIndex {
         found.map(|(&n, _)| n)
     }
 
+    /// The newest samples of what each segment below `number` holds.
+    pub(crate) fn newest_of_each(&self, number: u32) -> Vec<(u32, PartitionId, TenantId, i64)> {
+        let shares = self.segments.range(..number);
+        let shares = shares.flat_map(|(n, s)| s.shares.iter().map(move |(key, share)| (*n, key, share)));
+        shares
+            .filter_map(|(n, key, share)| Some((n, key.0, key.1.clone(), share.newest_ms?)))
+            .collect()
+    }
+
+    /// Notes the newest sample of a segment that is not read.
+    pub(crate) fn note_newest(&mut self, number: u32, key: &ReplicaKey, newest_ms: i64) {
+        let segment = self.segments.entry(number).or_default();
+        let share = segment.shares.entry(key.clone()).or_default();
+        share.newest_ms = share.newest_ms.max(Some(newest_ms));
+    }
+
+    /// Bytes of the batches in some segments.
+    pub(crate) fn bytes_within(&self, numbers: std::ops::Range<u32>) -> u64 {
+        if numbers.is_empty() {
+            return 0;
+        }
+        self.segments.range(numbers).map(|(_, s)| s.bytes).sum()
+    }
+
     /// Drops the segments below `number`.
     pub(crate) fn remove_below(&mut self, number: u32) {
         self.segments = self.segments.split_off(&number);

@@ -7,6 +7,7 @@ use koios_model::{PartitionId, TenantId};
 use koios_runtime::ClockHandle;
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::Settings;
 use crate::metrics::IngesterMetrics;
@@ -87,6 +88,8 @@ pub(crate) struct Store {
     pub(crate) head_keep_ms: i64,
     pub(crate) segments: Mutex<SegmentIndex>,
     pub(crate) ledger: Mutex<Ledger>,
+    /// The newest segment of the log that was begun.
+    pub(crate) begun: watch::Sender<u32>,
     replicas: RwLock<BTreeMap<ReplicaKey, Arc<Replica>>>,
 }
 
@@ -99,6 +102,7 @@ impl Store {
             head_keep_ms: millis(settings.head_keep),
             segments: Mutex::default(),
             ledger: Mutex::default(),
+            begun: watch::Sender::new(0),
             replicas: RwLock::default(),
         }
     }

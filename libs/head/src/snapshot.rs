@@ -1,0 +1,277 @@
+//! A head as bytes, so that a restart need not apply the whole log again.
+//!
+//! A head is copied in strips of series while batches go on being applied between them, and its accounts last. A strip may
+//! therefore hold samples of batches that others lack. That is harmless to whoever then applies every batch again that
+//! came after the copy began, for applying is idempotent (I2). Only cuts must stand still meanwhile: a copy that had
+//! some series before a cut and some after it could pass uncut samples for cut ones.
+//!
+//! The bytes are laid out as the head keeps them, little endian, and are checked for lengths only: their keeper has the
+//! checksums.
+
+use bytes::Bytes;
+use koios_chunk::{Chunk, encode_histograms};
+use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange};
+
+use crate::apply::{Applied, Tally};
+use crate::error::{Error, SnapshotError};
+use crate::head::Head;
+use crate::histograms::At;
+use crate::series::{Sealed, Side, UNCUT};
+
+/// Some series of a head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strip {
+    /// How many.
+    pub series: u32,
+    /// Their labels, which compress well.
+    pub labels: Vec<u8>,
+    /// All else of them, which does not.
+    pub data: Vec<u8>,
+}
+
+/// An unsealed run of histograms.
+const HISTOGRAMS_OPEN: u8 = 0;
+/// The newest histogram in order, which a sealed chunk holds.
+const HISTOGRAM_LAST: u8 = 1;
+
+impl Head {
+    /// Copies series from a place on until `bytes_max` is reached; the first place is 0. Gives the place to go on from,
+    /// none at the end.
+    ///
+    /// # Errors
+    /// [`Error::Chunk`] when histograms in memory are damaged.
+    pub fn snapshot(&self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
+        let mut out = Strip::default();
+        for index in self.index.all.iter().skip_while(|i| *i < from) {
+            if out.data.len() + out.labels.len() >= bytes_max {
+                return Ok((out, Some(index)));
+            }
+            self.copy_series(index, &mut out)?;
+        }
+        Ok((out, None))
+    }
+
+    fn copy_series(&self, index: u32, strip: &mut Strip) -> Result<(), Error> {
+        let (i, out) = (index as usize, &mut strip.data);
+        let from = strip.labels.len();
+        strip.labels.extend_from_slice(&[0; 4]);
+        self.series.write_labels(index, &self.symbols, &mut strip.labels);
+        let len = (strip.labels.len() - from - 4) as u32;
+        strip.labels[from..from + 4].copy_from_slice(&len.to_le_bytes());
+        strip.series += 1;
+        out.extend_from_slice(&self.series.hashes[i].0.to_le_bytes());
+        self.pool.copy_out(&self.series.hot[i], out);
+        let cold = &self.series.cold[i];
+        put_len(out, cold.sealed.len());
+        for s in &cold.sealed {
+            out.extend_from_slice(&s.cut.to_le_bytes());
+            out.extend_from_slice(&s.samples.to_le_bytes());
+            put_range(out, s.range);
+            put_bytes(out, &s.bytes);
+        }
+        put_len(out, cold.side().len());
+        for s in cold.side() {
+            put_sample(out, *s);
+        }
+        let histograms = self.copied_histograms(index)?;
+        put_len(out, histograms.len());
+        for (kind, chunk) in histograms {
+            out.push(kind);
+            put_bytes(out, &chunk);
+        }
+        Ok(())
+    }
+
+    fn copied_histograms(&self, index: u32) -> Result<Vec<(u8, Bytes)>, Error> {
+        let mut runs = Vec::new();
+        self.read_unsealed_histograms(index, TimeRange::ALL, &mut runs)?;
+        let mut out = Vec::new();
+        if let Some((t, last)) = self.sealed_last_histogram(index) {
+            let chunks = encode_histograms([(t, last.as_ref().clone())].into_iter(), 1)?;
+            out.extend(chunks.into_iter().map(|chunk| (HISTOGRAM_LAST, chunk)));
+        }
+        for run in runs {
+            if let koios_chunk::Run::Chunk(chunk) = run {
+                out.push((HISTOGRAMS_OPEN, Bytes::copy_from_slice(chunk.bytes())));
+            }
+        }
+        Ok(out)
+    }
+
+    /// What a head knows beside its series: to be taken after all strips, and loaded after them.
+    pub fn snapshot_accounts(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.forgotten_below_ms.to_le_bytes());
+        self.windows.copy_out(&mut out);
+        self.exemplars.copy_out(&mut out);
+        out
+    }
+
+    /// Adds the series of a strip to a head that has none of them.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when the bytes are no strip; the head is of no use then.
+    pub fn load(&mut self, strip: &Strip) -> Result<(), SnapshotError> {
+        let (mut labels, mut data) = (Reader::new(&strip.labels), Reader::new(&strip.data));
+        for _ in 0..strip.series {
+            let packed = LabelsRef::from_packed(labels.bytes()?).map_err(|_| SnapshotError)?;
+            self.load_series(packed, &mut data)?;
+        }
+        (labels.is_done() && data.is_done())
+            .then_some(())
+            .ok_or(SnapshotError)
+    }
+
+    fn load_series(&mut self, labels: LabelsRef<'_>, data: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        let hash = SeriesHash(u128::from_le_bytes(data.array()?));
+        if labels.is_empty() || self.series.find_labels(hash, labels, &self.symbols).is_some() {
+            return Err(SnapshotError);
+        }
+        let index = self.create(hash, labels);
+        let i = index as usize;
+        self.series.hot[i] = self.pool.copy_in(data)?;
+        let sealed = data.u32()?;
+        for _ in 0..sealed {
+            let (cut, samples, range) = (data.u32()?, data.u32()?, data.range()?);
+            // A copy: the bytes are a small part of a large buffer.
+            let bytes = Bytes::copy_from_slice(data.bytes()?);
+            self.count_sealed(bytes.len());
+            self.series.cold[i].sealed.push(Sealed {
+                bytes,
+                range,
+                samples,
+                cut,
+            });
+        }
+        self.series.cold[i].sealed.shrink_to_fit();
+        let late = data.u32()?;
+        if late > 0 {
+            let samples = (0..late).map(|_| data.sample());
+            let samples = samples.collect::<Result<Vec<Sample>, SnapshotError>>()?;
+            self.side_samples += samples.len();
+            let side = Side {
+                samples,
+                ..Side::default()
+            };
+            self.series.cold[i].side = Some(Box::new(side));
+        }
+        let runs = data.u32()?;
+        for _ in 0..runs {
+            let [kind] = data.array()?;
+            let chunk = Chunk::parse(Bytes::copy_from_slice(data.bytes()?)).map_err(|_| SnapshotError)?;
+            let mut histograms: Vec<At> = Vec::new();
+            chunk
+                .decode_histograms(TimeRange::ALL, &mut histograms)
+                .map_err(|_| SnapshotError)?;
+            match (kind, histograms.pop()) {
+                (HISTOGRAM_LAST, Some(last)) => self.sealed_through(index, last),
+                (HISTOGRAMS_OPEN, last) => {
+                    histograms.extend(last);
+                    let (mut tally, mut applied) = (Tally::new(0), Applied::default());
+                    self.append_histogram_series(index, histograms, &mut tally, &mut applied);
+                }
+                _ => return Err(SnapshotError),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what a head knew beside its series; after all strips were loaded.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when the bytes are no accounts; the head is of no use then.
+    pub fn load_accounts(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut r = Reader::new(bytes);
+        self.forgotten_below_ms = i64::from_le_bytes(r.array()?);
+        self.windows.copy_in(&mut r)?;
+        self.exemplars.copy_in(&mut r)?;
+        if !r.is_done() {
+            return Err(SnapshotError);
+        }
+        for index in &self.index.all {
+            for s in &mut self.series.cold[index as usize].sealed {
+                if !self.windows.is_listed(s.cut) {
+                    s.cut = UNCUT;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+}
+
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_len(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+pub(crate) fn put_range(out: &mut Vec<u8>, range: TimeRange) {
+    out.extend_from_slice(&range.min.to_le_bytes());
+    out.extend_from_slice(&range.max.to_le_bytes());
+}
+
+fn put_sample(out: &mut Vec<u8>, s: Sample) {
+    out.extend_from_slice(&s.t.to_le_bytes());
+    out.extend_from_slice(&s.v.to_bits().to_le_bytes());
+}
+
+/// Reads what was put, from the front.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], SnapshotError> {
+        let (taken, rest) = self.rest.split_at_checked(n).ok_or(SnapshotError)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], SnapshotError> {
+        self.take(N)?.try_into().map_err(|_| SnapshotError)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, SnapshotError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, SnapshotError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, SnapshotError> {
+        Ok(i64::from_le_bytes(self.array()?))
+    }
+
+    /// What [`put_bytes`] wrote.
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], SnapshotError> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+
+    pub(crate) fn range(&mut self) -> Result<TimeRange, SnapshotError> {
+        let (min, max) = (self.i64()?, self.i64()?);
+        Ok(TimeRange { min, max })
+    }
+
+    fn sample(&mut self) -> Result<Sample, SnapshotError> {
+        let (t, v) = (self.i64()?, f64::from_bits(self.u64()?));
+        Ok(Sample { t, v })
+    }
+
+    pub(crate) fn labels(&mut self) -> Result<Labels, SnapshotError> {
+        let packed = LabelsRef::from_packed(self.bytes()?).map_err(|_| SnapshotError)?;
+        Ok(packed.to_labels())
+    }
+}

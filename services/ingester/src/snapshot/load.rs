@@ -1,0 +1,197 @@
+//! Loading a snapshot at start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::join;
+use koios_head::{Head, Strip};
+use koios_runtime::{DiskError, DiskFile, OpenMode};
+
+use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, header, unpack};
+use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, dir};
+use crate::ingester::Inner;
+use crate::replica::head_options;
+use crate::segments::ReplicaKey;
+use crate::{Error, Result};
+
+/// The heads of a snapshot.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// Everything before it is in them.
+    pub(crate) segment: u32,
+    bytes: u64,
+    replicas: BTreeMap<ReplicaKey, (Head, ReplicaAccounts)>,
+    times: SegmentTimes,
+}
+
+/// A snapshot being read.
+struct Reading {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    at: u64,
+}
+
+impl Inner {
+    /// Loads the newest snapshot of a segment that the log has, after the first that a replay would load; none when there is
+    /// none that is whole.
+    pub(crate) async fn load_snapshot(&self, segments: &[u32], load_from: u32) -> Result<Option<Loaded>> {
+        let dir = dir(&self.settings);
+        let names = self.deps.runtime.disk.run(move |d| match d.list(&dir) {
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            names => names,
+        });
+        let names: Vec<String> = names.await.map_err(Error::Disk)?;
+        let numbers = names.iter().filter_map(|n| n.strip_suffix(SUFFIX)?.parse().ok());
+        let mut numbers: Vec<u32> = numbers
+            .filter(|n| *n > load_from && segments.contains(n))
+            .collect();
+        numbers.sort_unstable();
+        while let Some(segment) = numbers.pop() {
+            match self.load_file(segment).await {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(e @ (Error::Snapshot { .. } | Error::Disk(_))) => {
+                    self.store.metrics.snapshot_failures.inc();
+                    let error = crate::error::with_sources(&e);
+                    tracing::warn!(
+                        segment,
+                        error,
+                        "a snapshot is not used: more of the log is replayed"
+                    );
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn load_file(&self, segment: u32) -> Result<Loaded> {
+        let path = dir(&self.settings).join(super::name_of(segment));
+        let identity = self.deps.identity;
+        let opened = self.deps.runtime.disk.run(move |d| {
+            let file = d.open(&path, OpenMode::Read)?;
+            let mut start = [0; HEADER_BYTES];
+            let got = file
+                .read_at(0, &mut start)
+                .map_err(|e| DiskError::io("read", &path, e))?;
+            let reading = Reading {
+                file,
+                path,
+                at: HEADER_BYTES as u64,
+            };
+            Ok::<_, DiskError>((got == start.len() && start == header(identity, segment), reading))
+        });
+        let (ours, mut reading) = opened.await.map_err(Error::Disk)?;
+        if !ours {
+            return Err(reading.damaged("is of another data directory or version"));
+        }
+        let mut loaded = Loaded {
+            segment,
+            bytes: 0,
+            replicas: BTreeMap::new(),
+            times: SegmentTimes::default(),
+        };
+        let options = head_options(self.store.window_ms);
+        let mut head = Head::new(options);
+        let (mut kind, mut payload);
+        (reading, kind, payload) = self.read_frame(reading).await?;
+        loop {
+            match kind {
+                FrameKind::Strip => {
+                    let strip = unpack(&payload).ok_or_else(|| reading.damaged("has a malformed strip"))?;
+                    // The next one is read while this one is loaded.
+                    let (next, with) = join(self.read_frame(reading), self.load_strip(head, strip)).await;
+                    (reading, kind, payload) = next?;
+                    head = with?.map_err(|_| reading.damaged("has a malformed strip"))?;
+                    continue;
+                }
+                FrameKind::Accounts => {
+                    let accounts = finish(&mut head, &payload);
+                    let accounts = accounts.ok_or_else(|| reading.damaged("has malformed accounts"))?;
+                    let c = &accounts.checkpoint;
+                    let key = (c.partition, c.tenant.clone());
+                    let whole = std::mem::replace(&mut head, Head::new(options));
+                    loaded.replicas.insert(key, (whole, accounts));
+                }
+                FrameKind::Segments => {
+                    let times = serde_json::from_slice(&payload);
+                    loaded.times = times.map_err(|_| reading.damaged("has malformed segments"))?;
+                }
+                FrameKind::End => {
+                    loaded.bytes = reading.at;
+                    return Ok(loaded);
+                }
+            }
+            (reading, kind, payload) = self.read_frame(reading).await?;
+        }
+    }
+
+    async fn load_strip(
+        &self,
+        mut head: Head,
+        strip: Strip,
+    ) -> Result<std::result::Result<Head, koios_head::SnapshotError>> {
+        let load = move || head.load(&strip).map(|()| head);
+        Ok(self.pools.apply.run(load).await?)
+    }
+
+    async fn read_frame(&self, mut reading: Reading) -> Result<(Reading, FrameKind, Vec<u8>)> {
+        let identity = self.deps.identity;
+        let read = self.deps.runtime.disk.run(move |_| {
+            let failed = |e| Error::Disk(DiskError::io("read", &reading.path, e));
+            let mut start = [0; FRAME_HEADER_BYTES];
+            let got = reading.file.read_at(reading.at, &mut start).map_err(failed)?;
+            let head = FrameHeader::read(&start[..got]);
+            // Before as much memory is taken as a damaged length says.
+            let end = reading.file.len().map_err(failed)?;
+            let payload_at = reading.at + FRAME_HEADER_BYTES as u64;
+            let head = head.filter(|h| payload_at.saturating_add(h.len as u64) <= end);
+            let head = head.ok_or_else(|| reading.damaged("ends early"))?;
+            let mut payload = vec![0; head.len];
+            let failed = |e| Error::Disk(DiskError::io("read", &reading.path, e));
+            reading.file.read_at(payload_at, &mut payload).map_err(failed)?;
+            let kind = head.check(identity, reading.at, &payload);
+            let kind = kind.ok_or_else(|| reading.damaged("has a damaged frame"))?;
+            reading.at = payload_at + head.len as u64;
+            Ok((reading, kind, payload))
+        });
+        read.await
+    }
+
+    /// Takes a snapshot's heads as the state.
+    pub(crate) fn install(&self, loaded: Loaded) {
+        let Loaded {
+            segment,
+            bytes,
+            replicas,
+            times,
+        } = loaded;
+        for (key, (head, accounts)) in replicas {
+            let replica = self.store.replica_or_new(&key);
+            replica.state.write().install(head, accounts);
+        }
+        let mut index = self.store.segments.lock();
+        for (number, partition, tenant, newest_ms) in times.segments {
+            index.note_newest(number, &(partition, tenant), newest_ms);
+        }
+        drop(index);
+        *self.kept_snapshot.lock() = Kept { segment, bytes };
+    }
+}
+
+impl Reading {
+    fn damaged(&self, what: &'static str) -> Error {
+        Error::Snapshot {
+            path: self.path.clone(),
+            what,
+        }
+    }
+}
+
+/// Reads the accounts of a replica into its head; none when they are malformed.
+fn finish(head: &mut Head, payload: &[u8]) -> Option<ReplicaAccounts> {
+    let (len, rest) = payload.split_first_chunk()?;
+    let (accounts, of_head) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    head.load_accounts(of_head).ok()?;
+    serde_json::from_slice(accounts).ok()
+}

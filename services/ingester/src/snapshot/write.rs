@@ -1,0 +1,186 @@
+//! Writing a snapshot beside the work.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use koios_runtime::{DiskError, DiskFile, OpenMode};
+
+use super::file::{FrameKind, frame, header, pack};
+use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, UNFINISHED_SUFFIX, dir, name_of};
+use crate::error::with_sources;
+use crate::ingester::Inner;
+use crate::record::json;
+use crate::replica::Replica;
+use crate::{Error, Result};
+
+/// Bytes copied at a time, while nothing is applied to that head: a millisecond or so.
+const STRIP_BYTES: usize = 1 << 20;
+/// A snapshot is due when the log has grown by this part of the last one's size: what bounds the bytes written.
+const LOG_SHARE: u64 = 2;
+
+/// A snapshot being written.
+struct Writing {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    at: u64,
+}
+
+impl Inner {
+    /// Writes a snapshot whenever the log has begun a new segment and has grown enough, for ever.
+    pub(crate) async fn snapshot_forever(self: Arc<Self>) {
+        let mut begun = self.store.begun.subscribe();
+        loop {
+            let segment = *begun.borrow_and_update();
+            if self.is_snapshot_due(segment)
+                && let Err(e) = self.snapshot(segment).await
+            {
+                self.store.metrics.snapshot_failures.inc();
+                tracing::warn!(
+                    segment,
+                    error = with_sources(&e),
+                    "no snapshot was written: the next start replays more of the log"
+                );
+            }
+            // The sender lives in the store.
+            if begun.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_snapshot_due(&self, segment: u32) -> bool {
+        let kept = *self.kept_snapshot.lock();
+        let grown = self.store.segments.lock().bytes_within(kept.segment..segment);
+        segment > kept.segment && grown > kept.bytes / LOG_SHARE
+    }
+
+    /// Writes a snapshot of everything before a segment, which the log has begun.
+    async fn snapshot(&self, segment: u32) -> Result<()> {
+        let started = self.deps.runtime.clock.elapsed();
+        let dir = dir(&self.settings);
+        let heads: usize = self
+            .store
+            .replicas()
+            .iter()
+            .map(|r| r.state.read().head.memory_bytes())
+            .sum();
+        let needed = (heads as u64).saturating_add(self.settings.disk_reserve_bytes);
+        let (identity, disk) = (self.deps.identity, &self.deps.runtime.disk);
+        let path = dir.join(format!("{segment:010}{UNFINISHED_SUFFIX}"));
+        let created = disk.run(move |d| -> Result<_, DiskError> {
+            d.create_dir_all(&dir)?;
+            // The log's reserve must not go to what is dispensable.
+            if d.free_bytes(&dir)? < needed {
+                return Ok(None);
+            }
+            remove_others(d, &dir, None, UNFINISHED_SUFFIX)?;
+            let file = d.open(&path, OpenMode::CreateNew)?;
+            let head = header(identity, segment);
+            file.write_at(0, &head)
+                .map_err(|e| DiskError::io("write", &path, e))?;
+            let at = head.len() as u64;
+            Ok(Some(Writing { file, path, at }))
+        });
+        let Some(mut writing) = created.await.map_err(Error::Disk)? else {
+            tracing::debug!(segment, "no snapshot: too little space is free");
+            return Ok(());
+        };
+        for replica in self.store.replicas() {
+            self.write_replica(&replica, &mut writing).await?;
+        }
+        let newest = SegmentTimes {
+            segments: self.store.segments.lock().newest_of_each(segment),
+        };
+        self.write_frame(&mut writing, FrameKind::Segments, json(&newest).to_vec())
+            .await?;
+        self.write_frame(&mut writing, FrameKind::End, Vec::new()).await?;
+        let bytes = writing.at;
+        self.finish(writing, segment).await?;
+        *self.kept_snapshot.lock() = Kept { segment, bytes };
+        let took = self.deps.runtime.clock.elapsed().saturating_sub(started);
+        self.store.metrics.snapshot_seconds.observe(took.as_secs_f64());
+        tracing::debug!(segment, bytes, ?took, "snapshot written");
+        Ok(())
+    }
+
+    async fn write_replica(&self, replica: &Arc<Replica>, writing: &mut Writing) -> Result<()> {
+        // No cut may begin, end or be forgotten between strips.
+        let _no_cut = replica.cutting.lock().await;
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let copied = Arc::clone(replica);
+            let copy = move || {
+                let (strip, next) = copied.state.read().head.snapshot(from, STRIP_BYTES)?;
+                Ok::<_, koios_head::Error>((pack(&strip), next))
+            };
+            let (partition, tenant) = &replica.key;
+            let damaged = |source| Error::Head {
+                tenant: tenant.clone(),
+                partition: *partition,
+                source,
+            };
+            let (packed, after) = self.pools.long.run(copy).await?.map_err(damaged)?;
+            let path = &writing.path;
+            let packed = packed.map_err(|e| Error::Disk(DiskError::io("compress", path, e)))?;
+            self.write_frame(writing, FrameKind::Strip, packed).await?;
+            next = after;
+        }
+        let payload = {
+            let state = replica.state.read();
+            let accounts = ReplicaAccounts {
+                checkpoint: state.checkpoint(&replica.key),
+                uncut: state.uncut(),
+                manifest_floor: state.end().manifest_floor,
+                cut_through: state.cut_through.0,
+            };
+            let accounts = json(&accounts);
+            let mut out = (accounts.len() as u32).to_le_bytes().to_vec();
+            out.extend_from_slice(&accounts);
+            out.extend_from_slice(&state.head.snapshot_accounts());
+            out
+        };
+        self.write_frame(writing, FrameKind::Accounts, payload).await
+    }
+
+    async fn write_frame(&self, writing: &mut Writing, kind: FrameKind, payload: Vec<u8>) -> Result<()> {
+        let (at, identity) = (writing.at, self.deps.identity);
+        let (file, path) = (Arc::clone(&writing.file), writing.path.clone());
+        let len = self.deps.runtime.disk.run(move |_| {
+            let bytes = frame(identity, at, kind, &payload);
+            file.write_at(at, &bytes)
+                .map_err(|e| DiskError::io("write", &path, e))?;
+            Ok::<_, DiskError>(bytes.len() as u64)
+        });
+        writing.at += len.await.map_err(Error::Disk)?;
+        Ok(())
+    }
+
+    /// Gives a whole snapshot its name and removes the others.
+    async fn finish(&self, writing: Writing, segment: u32) -> Result<()> {
+        let dir = dir(&self.settings);
+        let finished = self.deps.runtime.disk.run(move |d| {
+            let synced = writing.file.sync_data();
+            synced.map_err(|e| DiskError::io("sync", &writing.path, e))?;
+            let name = name_of(segment);
+            d.rename(&writing.path, &dir.join(&name))?;
+            d.sync_dir(&dir)?;
+            remove_others(d, &dir, Some(&name), SUFFIX)
+        });
+        finished.await.map_err(Error::Disk)
+    }
+}
+
+/// Removes the files of a kind but for one.
+fn remove_others(
+    disk: &dyn koios_runtime::Disk,
+    dir: &Path,
+    kept: Option<&str>,
+    suffix: &str,
+) -> Result<(), DiskError> {
+    for name in disk.list(dir)? {
+        if name.ends_with(suffix) && Some(name.as_str()) != kept {
+            disk.remove_file(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}
