@@ -11,4 +11,6 @@ mod harness;
 #[cfg(test)]
 mod repair;
 #[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod threads;
