@@ -78,12 +78,12 @@ impl Head {
     /// Finds the series of a batch. One that its sender takes for known, or that has no labels, is found by its reference
     /// alone if that is bound to one series only. The batch must then be applied or given up.
     pub fn resolve(&mut self, batch: &BatchColumns) -> Resolved {
-        self.resolve_by(batch, |head, _, hash| head.known(hash))
+        self.resolve_by(batch, |head, _, hash, expected| head.known(hash, expected))
     }
 
     /// The same for series without labels that are named by their places, as [`Resolved::places`] gave them.
     pub fn resolve_at(&mut self, batch: &BatchColumns, places: &[Option<u32>]) -> Resolved {
-        self.resolve_by(batch, |head, at, _| {
+        self.resolve_by(batch, |head, at, _, _| {
             let place = places.get(at).copied().flatten();
             place.filter(|index| head.series.is_used(*index))
         })
@@ -92,10 +92,11 @@ impl Head {
     fn resolve_by(
         &mut self,
         batch: &BatchColumns,
-        reference: impl Fn(&Self, usize, SeriesHash) -> Option<u32>,
+        reference: impl Fn(&Self, usize, SeriesHash, u32) -> Option<u32>,
     ) -> Resolved {
         let mut out = self.resolutions.begin(batch.hashes.len());
         let mut with_histograms = batch.histograms.iter().map(|h| h.series).peekable();
+        let mut expected = 0;
         for (at, s) in batch.series().enumerate() {
             let mut has_samples = !s.timestamps.is_empty();
             while with_histograms.next_if_eq(&(at as u32)).is_some() {
@@ -103,7 +104,7 @@ impl Head {
             }
             let by_reference = match (s.known, s.labels) {
                 (false, Some(_)) => None,
-                _ => reference(self, at, s.hash),
+                _ => reference(self, at, s.hash, expected),
             };
             let index = match (by_reference, s.labels) {
                 (Some(index), _) => index,
@@ -117,6 +118,9 @@ impl Head {
                     SKIPPED
                 }
             };
+            if index < NEW {
+                expected = index + 1;
+            }
             out.push(index);
         }
         out
@@ -133,8 +137,8 @@ impl Head {
     }
 
     /// The series of a reference that stands for one only.
-    fn known(&self, hash: SeriesHash) -> Option<u32> {
-        match self.series.find(hash) {
+    fn known(&self, hash: SeriesHash, expected: u32) -> Option<u32> {
+        match self.series.find_at(hash, expected) {
             Found::One(index) if !self.resolutions.doomed.contains(index) => Some(index),
             _ => None,
         }

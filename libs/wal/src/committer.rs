@@ -448,7 +448,6 @@ impl<A: Apply> Committer<A> {
     }
 
     /// Prepares a group for the active segment and writes it if it fits.
-    #[expect(clippy::type_complexity, reason = "the group and where it was written")]
     async fn write_here(
         &self,
         group: Vec<Waiting<A>>,

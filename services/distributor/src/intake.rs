@@ -16,7 +16,7 @@ use koios_wire::otlp;
 use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
 
 use crate::active_series::SeriesGate;
-use crate::known_series::KnownSet;
+use crate::known_series::{Cursor, KnownSet};
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 
@@ -100,6 +100,7 @@ pub(crate) struct Intake<'a> {
     rules: &'a Rules,
     gate: Option<SeriesGate>,
     known: &'a KnownSet,
+    cursor: Cursor,
     taken: Taken,
     label_bytes: u64,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
@@ -116,6 +117,7 @@ impl<'a> Intake<'a> {
             rules,
             gate,
             known,
+            cursor: Cursor::default(),
             taken: Taken::default(),
             label_bytes: 0,
             metadata: BTreeMap::new(),
@@ -153,7 +155,8 @@ impl<'a> Intake<'a> {
             ..RawSeries::default()
         };
         let hash = self.hash();
-        self.append(&series, hash, self.known.contains(hash));
+        let known = self.known.contains(hash, &mut self.cursor);
+        self.append(&series, hash, known);
     }
 
     /// The reference of the packed labels.
@@ -171,7 +174,7 @@ impl<'a> Intake<'a> {
             write_packed_bytes(&mut self.packed, name, value);
         }
         let hash = self.hash();
-        self.known.contains(hash).then_some(hash)
+        self.known.contains(hash, &mut self.cursor).then_some(hash)
     }
 
     /// Checks, sorts and packs labels; empty values are dropped.
