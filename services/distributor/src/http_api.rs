@@ -220,6 +220,8 @@ async fn discard(body: &mut Body, limit: u64) {
 
 pub(crate) fn answer(outcome: &Outcome) -> Response {
     let mut response = match outcome.complaint() {
+        // As Mimir tells a sender that it is not the elected one. Senders take it for success like any 2xx.
+        None if outcome.is_deduplicated() => StatusCode::ACCEPTED.into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
         Some(complaint) => {
             tracing::debug!(?complaint, "write request accepted in part");

@@ -16,6 +16,7 @@ use koios_wire::otlp;
 use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
 
 use crate::active_series::SeriesGate;
+use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 
@@ -61,6 +62,8 @@ pub(crate) struct Taken {
     pub(crate) exemplars_dropped: u64,
     /// Data points of OTLP that were not taken, or not whole.
     pub(crate) points_rejected: u64,
+    /// What it had to do with HA pairs.
+    pub(crate) pairs: PairsSeen,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }

@@ -10,7 +10,7 @@
 //! contiguous per (stream, partition, tenant). Bytes held for requests are bounded, and one tenant gets at most half of
 //! them (I6, I12).
 //!
-//! **Deliberately absent.** Start timestamps are not stored; HA deduplication; references without labels.
+//! **Deliberately absent.** Start timestamps are not stored; references without labels.
 //!
 //! **Failure behaviour.** Good series of a request are written, bad ones are reported with 400, which a retry cannot
 //! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13).
@@ -29,6 +29,7 @@ mod message;
 mod metrics;
 mod otlp;
 mod outcome;
+mod pairs;
 mod rejection;
 mod replicate;
 mod routes;
@@ -38,4 +39,5 @@ pub use distributor::{Deps, Distributor, Settings};
 pub use error::Error;
 pub use members::Members;
 pub use outcome::{Outcome, Written};
+pub use pairs::Referee;
 pub use rejection::{Rejection, RejectionReport};

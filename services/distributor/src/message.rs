@@ -16,6 +16,7 @@ use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
+use crate::pairs::{Deduplicated, Gate};
 
 /// Largest decompression buffer that a thread keeps for its next request.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -60,6 +61,8 @@ pub(crate) struct Message {
     pub(crate) compression: Compression,
     /// The tenant's totals, for formats that may bring deltas.
     pub(crate) deltas: Option<TenantDeltas>,
+    /// Decides between the replicas of HA pairs; none where the tenant wants all of them.
+    pub(crate) pairs: Option<Gate>,
     pub(crate) body: Bytes,
     pub(crate) held: HeldBytes,
 }
@@ -83,14 +86,28 @@ impl Message {
         let decode_limits = DecodeLimits {
             series: limits.max_series_per_request,
             samples: limits.max_samples_per_request,
-            labels_per_series: limits.max_labels_per_series,
+            // One more comes, and is taken off, with series of HA pairs.
+            labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
         let gate = self.gate.take();
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
                 let mut intake = Intake::new(rules, gate);
-                decode(*version, message, decode_limits, &mut intake)?;
-                intake.finish()
+                match &self.pairs {
+                    None => {
+                        decode(*version, message, decode_limits, &mut intake)?;
+                        intake.finish()
+                    }
+                    Some(pairs) => {
+                        let mut sink = Deduplicated::new(&mut intake, pairs);
+                        decode(*version, message, decode_limits, &mut sink)?;
+                        let pairs = sink.finish();
+                        Taken {
+                            pairs,
+                            ..intake.finish()
+                        }
+                    }
+                }
             }
             Format::Exposition(text) => {
                 self.held.grow(Unescaped::bytes_max(message) as u64)?;
