@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use koios_control::{Assignment, ClusterState, Ruling, Sighting, Span, election_task};
 use koios_model::TenantId;
-use koios_runtime::Clock as _;
 use koios_tenancy::Limits;
 
 use crate::messages::{Message, request, request_v2, series, series_v2};
@@ -92,7 +91,7 @@ async fn samples_of_the_replica_that_is_not_elected_are_dropped_and_answered_wit
         answer.assert(202, "");
         assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "0");
     }
-    assert_eq!(pair.stored_of("b"), []);
+    assert!(pair.stored_of("b").is_empty());
     assert_eq!(pair.stored_of("a").len(), 12);
     assert!(pair.metric("koios_distributor_ha_samples_deduplicated_total{tenant=\"anonymous\"} 10"));
     assert!(pair.metric("koios_distributor_ha_pairs 1"));
