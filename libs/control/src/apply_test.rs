@@ -328,10 +328,7 @@ fn a_task_ends_only_under_the_epoch_that_the_caller_saw() {
     assert!(!state.apply(&unassign(1)).unwrap().changed);
     state.apply(&assign("x", 0)).unwrap();
     state.apply(&assign("y", 1)).unwrap();
-    assert!(matches!(
-        state.apply(&unassign(1)),
-        Err(Rejection::Fenced { .. })
-    ));
+    assert!(matches!(state.apply(&unassign(1)), Err(Rejection::Fenced { .. })));
     let version = state.version;
     assert!(state.apply(&unassign(2)).unwrap().changed);
     assert_eq!((state.version, state.assignments.len()), (version + 1, 0));

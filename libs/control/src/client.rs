@@ -8,12 +8,12 @@ use koios_runtime::{RngHandle, TaskGroup};
 use parking_lot::Mutex;
 
 use crate::consensus::{Consensus, ProposeError};
+use crate::pairs::{NotLeading, Referee};
 use crate::peer::Peers;
 use crate::propose::{
     ATTEMPT_DEADLINE, Attempt, Decision, HINTS_MAX, PAUSE_MAX, PAUSE_MIN, Proposal, refused,
 };
 use crate::sync::{StateSync, jittered};
-use crate::pairs::{NotLeading, Referee};
 use crate::{Command, Error, Member, Outcome, PairReport, Report, Ruling, StateKeeper};
 
 /// How long a registration is tried before it is reported and tried again.
@@ -124,13 +124,20 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`Error::NoLeader`] when none of them does, or `deadline` passes first.
-    pub async fn report_pairs(&self, pairs: Vec<PairReport>, deadline: Duration) -> Result<Vec<Ruling>, Error> {
+    pub async fn report_pairs(
+        &self,
+        pairs: Vec<PairReport>,
+        deadline: Duration,
+    ) -> Result<Vec<Ruling>, Error> {
         let report = Report {
             reporter: self.shared.keeper.identity().node(),
             pairs,
         };
         let clock = self.shared.peers.clock();
-        let failed = |last| Error::NoLeader { waited: deadline, last };
+        let failed = |last| Error::NoLeader {
+            waited: deadline,
+            last,
+        };
         match clock.timeout(deadline, self.report_round(&report)).await {
             Ok(answer) => answer.map_err(failed),
             Err(elapsed) => Err(failed(elapsed.to_string())),

@@ -49,8 +49,8 @@ pub use handle::StateHandle;
 pub use identity::Identity;
 pub use keeper::StateKeeper;
 pub use pairs::{
-    PAIR_IDLE, PAIR_LABEL_BYTES_MAX, PAIRS_PER_REPORT_MAX, PairReport, REPLICAS_MAX, Referee, Report, Ruling, Sighting,
-    Span, election_task, names_a_pair,
+    PAIR_IDLE, PAIR_LABEL_BYTES_MAX, PAIRS_PER_REPORT_MAX, PairReport, REPLICAS_MAX, Referee, Report, Ruling,
+    Sighting, Span, election_task, names_a_pair,
 };
 pub use plane::{ControlOptions, ControlPlane};
 pub use remote::RemoteControl;

@@ -150,11 +150,17 @@ impl Control for ControlRpc {
 
     async fn pairs(&self, request: Request<PairsRequest>) -> Result<Response<PairsReply>, Status> {
         self.voter()?;
-        let report: Report = serde_json::from_slice(&request.into_inner().report)
-            .map_err(|e| self.refuse(ServiceErrorCode::InvalidArgument, format!("report of HA pairs: {e}")))?;
+        let report: Report = serde_json::from_slice(&request.into_inner().report).map_err(|e| {
+            self.refuse(
+                ServiceErrorCode::InvalidArgument,
+                format!("report of HA pairs: {e}"),
+            )
+        })?;
         let heard = match &self.referee {
             Some(referee) => referee.hear(&report).await,
-            None => return Err(self.refuse(ServiceErrorCode::Unavailable, "this process hears of no HA pairs")),
+            None => {
+                return Err(self.refuse(ServiceErrorCode::Unavailable, "this process hears of no HA pairs"));
+            }
         };
         match heard {
             Ok(rulings) => {

@@ -170,7 +170,11 @@ impl Limits {
             ("ha-replica-label", &self.ha_replica_label),
         ] {
             if name.is_empty() || name == METRIC_NAME {
-                return wrong(key, &format!("{name:?}"), format!("a label name other than {METRIC_NAME}"));
+                return wrong(
+                    key,
+                    &format!("{name:?}"),
+                    format!("a label name other than {METRIC_NAME}"),
+                );
             }
         }
         if self.ha_cluster_label == self.ha_replica_label {

@@ -177,7 +177,7 @@ impl Distributor {
     ) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let rules = shared.rules(tenant)?;
-        let admission_ms = rules.admission_ms;
+        let (admission_ms, state) = (rules.admission_ms, Arc::clone(&rules.table.state));
         let started = shared.runtime.clock.elapsed();
         let now = started;
         let limit = rules.limits.max_series;
@@ -205,7 +205,7 @@ impl Distributor {
         let pairs = std::mem::take(&mut taken.pairs);
         let mut outcome = shared.replicate(tenant, admission_ms, taken).await?;
         // Only now may others rely on what a replica brought.
-        shared.pairs.note(tenant, &pairs.brought, now);
+        shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
         shared.metrics.pairs(tenant, &pairs);
         outcome.deduplicated = pairs.deduplicated;
         Ok(outcome)

@@ -140,7 +140,9 @@ impl DistributorMetrics {
                 .inc_by(pairs.deduplicated);
         }
         for (reason, samples) in &pairs.undecided {
-            self.undecided.get_or_create(&[("reason", reason)]).inc_by(*samples);
+            self.undecided
+                .get_or_create(&[("reason", reason)])
+                .inc_by(*samples);
         }
     }
 

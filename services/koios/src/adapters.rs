@@ -6,9 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use koios_bucket::Bucket;
-use koios_control::{
-    Command, ControlClient, Error as ControlError, Member, PairReport, Ruling, StateBackup,
-};
+use koios_control::{Command, ControlClient, Error as ControlError, Member, PairReport, Ruling, StateBackup};
 use koios_ingester::ControlProposer;
 use koios_wire::{IngesterService, ServiceError, ServiceErrorCode, StoreService};
 

@@ -124,7 +124,8 @@ impl Memory {
     pub(super) fn sweep(&mut self, now: Duration) {
         let recent = |at: Duration| now.saturating_sub(at) <= PAIR_IDLE;
         self.reporters.retain(|_, at| recent(*at));
-        self.pairs.retain(|_, pair| pair.replicas.values().any(|seen| recent(seen.at)));
+        self.pairs
+            .retain(|_, pair| pair.replicas.values().any(|seen| recent(seen.at)));
     }
 
     /// Whether this process has led for so long that who was not heard of is idle.
@@ -146,7 +147,10 @@ impl Pair {
             for seen in self.replicas.values_mut() {
                 seen.span = None;
             }
-            self.last_live = self.replicas.get(&current.0).map_or(leading_since, |seen| seen.at);
+            self.last_live = self
+                .replicas
+                .get(&current.0)
+                .map_or(leading_since, |seen| seen.at);
             self.elected = current;
         }
     }
@@ -173,7 +177,9 @@ impl Pair {
     fn make_room(&mut self) {
         while self.replicas.len() >= REPLICAS_MAX {
             let others = self.replicas.iter().filter(|(name, _)| **name != self.elected.0);
-            let oldest = others.min_by_key(|(_, seen)| seen.at).map(|(name, _)| name.clone());
+            let oldest = others
+                .min_by_key(|(_, seen)| seen.at)
+                .map(|(name, _)| name.clone());
             let Some(oldest) = oldest else { return };
             self.replicas.remove(&oldest);
         }
@@ -184,8 +190,16 @@ impl Pair {
         let Some(elected) = self.replicas.get(&self.elected.0) else {
             return;
         };
-        let now = self.replicas.values().map(|seen| seen.at).max().unwrap_or(elected.at);
-        let lately = self.replicas.values().filter(|seen| now.saturating_sub(seen.at) <= self.failover);
+        let now = self
+            .replicas
+            .values()
+            .map(|seen| seen.at)
+            .max()
+            .unwrap_or(elected.at);
+        let lately = self
+            .replicas
+            .values()
+            .filter(|seen| now.saturating_sub(seen.at) <= self.failover);
         let best = lately.map(|seen| seen.newest_ms).max().unwrap_or(i64::MIN);
         if best.saturating_sub(elected.newest_ms) <= gap_ms {
             self.last_live = self.last_live.max(elected.at);
@@ -194,9 +208,10 @@ impl Pair {
 
     /// Of the replicas seen within the timeout, the one with the newest sample; the first by name of several.
     fn best_other(&self, elected: &str, now: Duration) -> Option<&str> {
-        let lately = self.replicas.iter().filter(|(name, seen)| {
-            name.as_str() != elected && now.saturating_sub(seen.at) <= self.failover
-        });
+        let lately = self
+            .replicas
+            .iter()
+            .filter(|(name, seen)| name.as_str() != elected && now.saturating_sub(seen.at) <= self.failover);
         lately
             .max_by(|(a, x), (b, y)| x.newest_ms.cmp(&y.newest_ms).then_with(|| b.cmp(a)))
             .map(|(name, _)| name.as_str())

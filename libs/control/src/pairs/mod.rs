@@ -17,8 +17,8 @@ mod span;
 use koios_model::TenantId;
 use serde::{Deserialize, Serialize};
 
-pub use referee::Referee;
 pub(crate) use referee::NotLeading;
+pub use referee::Referee;
 pub use span::Span;
 
 use crate::{Assignment, ClusterState};

@@ -220,10 +220,15 @@ fn decide(
 fn check_room(pair: &PairReport, state: &ClusterState) -> Result<(), String> {
     let known = state.elections_of(&pair.tenant).count() as u64;
     if known >= pair.pairs_max {
-        return Err(format!("the tenant has {known} HA pairs, limit {}", pair.pairs_max));
+        return Err(format!(
+            "the tenant has {known} HA pairs, limit {}",
+            pair.pairs_max
+        ));
     }
     if state.elections().count() >= ELECTIONS_MAX {
-        return Err(format!("the cluster has {ELECTIONS_MAX} HA pairs, which is the limit"));
+        return Err(format!(
+            "the cluster has {ELECTIONS_MAX} HA pairs, which is the limit"
+        ));
     }
     Ok(())
 }
@@ -240,3 +245,7 @@ fn ruling(pair: &PairReport, state: &ClusterState, memory: Option<&Memory>, now:
         refused: None,
     }
 }
+
+#[cfg(test)]
+#[path = "referee_test.rs"]
+mod tests;

@@ -88,7 +88,10 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         };
         let (cluster, replica) = (value(&limits.ha_cluster_label)?, value(&limits.ha_replica_label)?);
         self.labels.clear();
-        let others = series.labels.iter().filter(|label| label.0 != limits.ha_replica_label.as_bytes());
+        let others = series
+            .labels
+            .iter()
+            .filter(|label| label.0 != limits.ha_replica_label.as_bytes());
         self.labels.extend(others);
         let once = self.labels.len() + 1 == series.labels.len();
         once.then_some((cluster, replica))
@@ -127,7 +130,8 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
     fn hand_on_outside(&mut self, series: RawSeries<'a, '_>, inside: impl Fn(i64) -> bool) -> u64 {
         let all = series.samples.len() + series.histograms.len();
         self.samples.clear();
-        self.samples.extend(series.samples.iter().filter(|s| !inside(s.t)));
+        self.samples
+            .extend(series.samples.iter().filter(|s| !inside(s.t)));
         self.histograms.clear();
         self.histograms
             .extend(series.histograms.iter().filter(|h| !inside(h.t)).cloned());
@@ -156,7 +160,9 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         };
         let all = (series.samples.len() + series.histograms.len()) as u64;
         let found = self.replica(cluster, name);
-        let verdict = found.and_then(|at| self.replicas.get(at)).map(|replica| replica.verdict);
+        let verdict = found
+            .and_then(|at| self.replicas.get(at))
+            .map(|replica| replica.verdict);
         let admission_ms = self.gate.admission_ms;
         let dropped = match verdict {
             Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {

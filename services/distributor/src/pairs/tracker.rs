@@ -15,16 +15,16 @@ use tokio::sync::Notify;
 /// them drop for different replicas.
 pub(crate) const SETTLING: Duration = Duration::from_secs(5);
 
+/// Most pairs of all tenants together.
+const PAIRS_MAX: usize = 20_000;
+
 /// What becomes of the samples of one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is the elected one.
     Elected,
     /// Samples with times in this range, both ends included, are dropped; others are taken.
-    Drop {
-        from_ms: i64,
-        until_ms: i64,
-    },
+    Drop { from_ms: i64, until_ms: i64 },
     /// Nothing is dropped, for this reason.
     Undecided(&'static str),
 }
@@ -58,6 +58,8 @@ struct TenantPairs {
 #[derive(Debug)]
 struct Pair {
     task: String,
+    /// The newest state that was looked at: requests may end out of order.
+    version: u64,
     election: Option<Election>,
     /// What this process saw itself.
     seen: BTreeMap<String, Seen>,
@@ -93,29 +95,49 @@ impl Tracker {
             return Verdict::Undecided("invalid_label");
         }
         let mut tenants = self.tenants.lock();
-        let of_tenant = tenants.entry(tenant.clone()).or_default();
-        of_tenant.failover = limits.ha_failover_timeout;
-        of_tenant.pairs_max = limits.ha_max_clusters;
-        let Some(pair) = of_tenant.pair(tenant, cluster) else {
+        let known = tenants.get_mut(tenant).and_then(|t| t.pairs.get_mut(cluster));
+        if let Some(pair) = known {
+            pair.follow(state, now);
+            return pair.verdict(replica, limits.ha_failover_timeout, now);
+        }
+        if !has_room(&mut tenants, tenant, limits) {
             return Verdict::Undecided("too_many_pairs");
-        };
+        }
+        // It is remembered when the request is acknowledged.
+        let mut pair = Pair::new(tenant, cluster);
         pair.follow(state, now);
         pair.verdict(replica, limits.ha_failover_timeout, now)
     }
 
     /// Takes down what an acknowledged request brought.
-    pub(crate) fn note(&self, tenant: &TenantId, brought: &[Brought], now: Duration) {
-        let mut tenants = self.tenants.lock();
-        let Some(of_tenant) = tenants.get_mut(tenant) else {
-            return;
-        };
-        let gap_ms = millis(of_tenant.failover);
+    pub(crate) fn note(
+        &self,
+        (tenant, limits): (&TenantId, &Limits),
+        brought: &[Brought],
+        state: &ClusterState,
+        now: Duration,
+    ) {
         let mut news = false;
+        let mut tenants = self.tenants.lock();
         for one in brought {
-            if let Some(pair) = of_tenant.pairs.get_mut(&one.cluster) {
-                news |= pair.note(one, gap_ms, now);
+            if !names_a_pair(&one.cluster) || !names_a_pair(&one.replica) {
+                continue;
             }
+            let known = tenants
+                .get(tenant)
+                .is_some_and(|t| t.pairs.contains_key(&one.cluster));
+            if !known && !has_room(&mut tenants, tenant, limits) {
+                continue;
+            }
+            let of_tenant = tenants.entry(tenant.clone()).or_default();
+            of_tenant.failover = limits.ha_failover_timeout;
+            of_tenant.pairs_max = limits.ha_max_clusters;
+            let pair = of_tenant.pairs.entry(one.cluster.clone());
+            let pair = pair.or_insert_with(|| Pair::new(tenant, &one.cluster));
+            pair.follow(state, now);
+            news |= pair.note(one, millis(limits.ha_failover_timeout), now);
         }
+        drop(tenants);
         if news {
             self.news.notify_one();
         }
@@ -177,34 +199,42 @@ impl Tracker {
     }
 }
 
-impl TenantPairs {
-    fn pair(&mut self, tenant: &TenantId, cluster: &str) -> Option<&mut Pair> {
-        if !self.pairs.contains_key(cluster) {
-            if self.pairs.len() >= self.pairs_max {
-                if !std::mem::replace(&mut self.full, true) {
-                    let limit = self.pairs_max;
-                    tracing::warn!(
-                        %tenant, cluster, limit,
-                        "too many HA pairs: the samples of all replicas of further ones are kept; raise limits.ha-max-clusters"
-                    );
-                }
-                return None;
-            }
-            let pair = Pair {
-                task: election_task(tenant, cluster),
-                election: None,
-                seen: BTreeMap::new(),
-                heard: None,
-            };
-            self.pairs.insert(cluster.to_owned(), pair);
-        }
-        self.pairs.get_mut(cluster)
+/// Whether a further pair of the tenant may be remembered; what lacks room is logged once.
+fn has_room(tenants: &mut BTreeMap<TenantId, TenantPairs>, tenant: &TenantId, limits: &Limits) -> bool {
+    let all: usize = tenants.values().map(|t| t.pairs.len()).sum();
+    let Some(of_tenant) = tenants.get_mut(tenant) else {
+        return all < PAIRS_MAX;
+    };
+    if of_tenant.pairs.len() < limits.ha_max_clusters && all < PAIRS_MAX {
+        return true;
     }
+    if !std::mem::replace(&mut of_tenant.full, true) {
+        let (limit, pairs) = (limits.ha_max_clusters, of_tenant.pairs.len());
+        tracing::warn!(
+            %tenant, pairs, limit,
+            "too many HA pairs: of further ones the samples of all replicas are kept; raise limits.ha-max-clusters"
+        );
+    }
+    false
 }
 
 impl Pair {
+    fn new(tenant: &TenantId, cluster: &str) -> Self {
+        Self {
+            task: election_task(tenant, cluster),
+            version: 0,
+            election: None,
+            seen: BTreeMap::new(),
+            heard: None,
+        }
+    }
+
     /// Goes on with the election that the state has.
     fn follow(&mut self, state: &ClusterState, now: Duration) {
+        if state.version < self.version {
+            return;
+        }
+        self.version = state.version;
         let current = state.assignments.get(&self.task);
         let known = self.election.as_ref().map(|e| (e.replica.as_str(), e.epoch));
         if known == current.map(|a| (a.holder.as_str(), a.epoch)) {
@@ -249,9 +279,8 @@ impl Pair {
 
     /// Gives whether the leader should hear of it at once.
     fn note(&mut self, brought: &Brought, gap_ms: i64, now: Duration) -> bool {
-        let settled = |e: &&mut Election| {
-            e.replica == brought.replica && now.saturating_sub(e.known_since) >= SETTLING
-        };
+        let settled =
+            |e: &&mut Election| e.replica == brought.replica && now.saturating_sub(e.known_since) >= SETTLING;
         if let Some(election) = self.election.as_mut().filter(settled) {
             let t = brought.newest_ms;
             election.span = Some(election.span.map_or(Span::at(t), |span| span.extended(t, gap_ms)));
@@ -275,20 +304,32 @@ impl Pair {
         if self.seen.len() < REPLICAS_MAX {
             return;
         }
-        let others = self.seen.iter().filter(|(name, _)| Some(name.as_str()) != elected);
-        let oldest = others.min_by_key(|(_, seen)| seen.at).map(|(name, _)| name.clone());
+        let others = self
+            .seen
+            .iter()
+            .filter(|(name, _)| Some(name.as_str()) != elected);
+        let oldest = others
+            .min_by_key(|(_, seen)| seen.at)
+            .map(|(name, _)| name.clone());
         if let Some(oldest) = oldest {
             self.seen.remove(&oldest);
         }
     }
 
     fn sightings(&self, within: Duration, now: Duration) -> Vec<Sighting> {
-        let lately = self.seen.iter().filter(|(_, seen)| now.saturating_sub(seen.at) <= within);
+        let lately = self
+            .seen
+            .iter()
+            .filter(|(_, seen)| now.saturating_sub(seen.at) <= within);
         let sighting = |(replica, seen): (&String, &Seen)| Sighting {
             replica: replica.clone(),
             newest_ms: seen.newest_ms,
             age_ms: u64::try_from(millis(now.saturating_sub(seen.at))).unwrap_or(0),
-            span: self.election.as_ref().filter(|e| e.replica == *replica).and_then(|e| e.span),
+            span: self
+                .election
+                .as_ref()
+                .filter(|e| e.replica == *replica)
+                .and_then(|e| e.span),
         };
         lately.map(sighting).collect()
     }

@@ -49,13 +49,19 @@ impl World {
 
     /// A request of `replica` arrives and is acknowledged; its newest sample is at `t`, in seconds.
     fn arrives(&self, replica: &str, now: u64, t: i64) {
-        self.decide(replica, now);
+        self.arrives_in("eu", replica, now, t);
+    }
+
+    fn arrives_in(&self, cluster: &str, replica: &str, now: u64, t: i64) {
+        self.decide_in(cluster, replica, now);
         let brought = Brought {
-            cluster: "eu".to_owned(),
+            cluster: cluster.to_owned(),
             replica: replica.to_owned(),
             newest_ms: t * 1000,
         };
-        self.tracker.note(&TenantId::anonymous(), &[brought], secs(now));
+        let (tenant, limits) = (TenantId::anonymous(), limits());
+        self.tracker
+            .note((&tenant, &limits), &[brought], &self.state, secs(now));
     }
 
     /// The leader says that others saw the elected one `age` seconds before `now`.
@@ -130,7 +136,11 @@ fn an_elected_one_that_catches_up_drops_only_what_it_has_caught_up_with() {
     // Its connection is back after ten minutes, its queue comes in order.
     world.arrives(A, 610, 1011);
     world.arrives(A, 612, 1030);
-    assert_eq!(world.decide(B, 612), drops(1010, 1060), "live samples of the other are taken");
+    assert_eq!(
+        world.decide(B, 612),
+        drops(1010, 1060),
+        "live samples of the other are taken"
+    );
 }
 
 #[test]
@@ -156,7 +166,11 @@ fn what_the_leader_said_is_not_reported_back_to_it() {
     world.arrives(B, 1, 1001);
     world.ruled((A, 3), 2, (900, 1008), 10);
     let report = world.tracker.report(secs(11));
-    let replicas: Vec<_> = report[0].replicas.iter().map(|s| (s.replica.as_str(), s.age_ms)).collect();
+    let replicas: Vec<_> = report[0]
+        .replicas
+        .iter()
+        .map(|s| (s.replica.as_str(), s.age_ms))
+        .collect();
     assert_eq!(replicas, [(B, 10_000)]);
     assert!(world.tracker.report(secs(62)).is_empty());
 }
@@ -178,6 +192,17 @@ fn after_a_takeover_the_new_one_is_taken_at_once_and_nobody_dropped_for_a_while(
 }
 
 #[test]
+fn a_request_that_was_admitted_under_an_older_state_changes_nothing() {
+    let mut world = World::default();
+    world.state = elected(B, 2);
+    world.arrives(B, 1, 1001);
+    world.arrives(B, 10, 1010);
+    world.state = elected(A, 1);
+    world.arrives(A, 11, 1011);
+    assert_eq!(world.decide(A, 12), drops(1010, 1040));
+}
+
+#[test]
 fn i12_pairs_and_replicas_are_bounded_and_idle_ones_forgotten() {
     let world = World::default();
     let long = "x".repeat(254);
@@ -190,10 +215,22 @@ fn i12_pairs_and_replicas_are_bounded_and_idle_ones_forgotten() {
     }
     let report = world.tracker.report(secs(100));
     assert!(report[0].replicas.len() <= REPLICAS_MAX);
-    for (cluster, wanted) in [("us", "no_election"), ("ap", "no_election"), ("sa", "too_many_pairs")] {
-        assert_eq!(world.decide_in(cluster, A, 100), Verdict::Undecided(wanted));
+    for i in 0..10 {
+        // What is not acknowledged takes no room.
+        assert_eq!(
+            world.decide_in(&format!("c{i}"), A, 100),
+            Verdict::Undecided("no_election")
+        );
     }
-    assert_eq!(world.tracker.sweep(secs(100)), 1, "those without an acknowledged sample are forgotten");
+    for (cluster, wanted) in [
+        ("us", "no_election"),
+        ("ap", "no_election"),
+        ("sa", "too_many_pairs"),
+    ] {
+        assert_eq!(world.decide_in(cluster, A, 100), Verdict::Undecided(wanted));
+        world.arrives_in(cluster, A, 100, 1100);
+    }
+    assert_eq!(world.tracker.sweep(secs(100)), 3);
     assert_eq!(world.tracker.sweep(secs(200) + PAIR_IDLE), 0);
     assert!(world.tracker.tenants.lock().is_empty());
 }

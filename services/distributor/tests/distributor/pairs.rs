@@ -61,7 +61,9 @@ impl Pair {
         let value = if replica == "a" { 1.0 } else { 2.0 };
         // Two Prometheis do not scrape at the same instant.
         let t = NOW + at * 1000 + if replica == "a" { 0 } else { 100 };
-        self.0.push(&request(&[of_replica("up", replica, &[(t, value)])])).await
+        self.0
+            .push(&request(&[of_replica("up", replica, &[(t, value)])]))
+            .await
     }
 
     /// The seconds of which the replica's samples were stored.
@@ -101,7 +103,12 @@ async fn samples_of_the_replica_that_is_not_elected_are_dropped_and_answered_wit
 async fn i8_without_a_leader_the_last_election_holds_while_the_elected_one_is_seen_here() {
     let pair = Pair::settled().await;
     // The rig's leader never answers.
-    assert!(pair.0.metrics.encode().contains("koios_distributor_ha_report_failures_total"));
+    assert!(
+        pair.0
+            .metrics
+            .encode()
+            .contains("koios_distributor_ha_report_failures_total")
+    );
     pair.push("b", pair.now()).await.assert(202, "");
     // The elected one goes away: until the timeout passes it may be back at any moment.
     pair.0.clock.sleep(Duration::from_secs(29)).await;
@@ -183,8 +190,14 @@ async fn a_request_may_mix_pairs_and_other_series() {
         of_replica("m1", "b", &[(t, 2.0)]),
         of_replica("m2", "a", &[(t, 1.0)]),
         series(&[(b"__name__", b"m3"), (b"__replica__", b"b")], &[(t, 3.0)]),
-        series(&[(b"__name__", b"m4"), (b"cluster", b"eu"), (b"__replica__", b"")], &[(t, 4.0)]),
-        series(&[(b"__name__", b"m5"), (b"__replica__", b"b"), (b"cluster", b"us")], &[(t, 5.0)]),
+        series(
+            &[(b"__name__", b"m4"), (b"cluster", b"eu"), (b"__replica__", b"")],
+            &[(t, 4.0)],
+        ),
+        series(
+            &[(b"__name__", b"m5"), (b"__replica__", b"b"), (b"cluster", b"us")],
+            &[(t, 5.0)],
+        ),
         of_replica("m6", "b", &[(t, 6.0), (t - 3_600_000, 6.5)]),
     ]);
     let answer = pair.0.push(&mixed).await;
@@ -247,7 +260,10 @@ async fn the_leader_hears_what_was_seen_and_tells_what_others_saw() {
     pair.push("b", 0).await.assert(204, "");
     pair.0.clock.sleep(SETTLED).await;
     let heard = pair.0.referee.heard.lock().clone();
-    assert_eq!((heard[0].cluster.as_str(), heard[0].replicas[0].replica.as_str()), ("eu", "b"));
+    assert_eq!(
+        (heard[0].cluster.as_str(), heard[0].replicas[0].replica.as_str()),
+        ("eu", "b")
+    );
     assert_eq!((heard[0].failover_ms, heard[0].pairs_max), (30_000, 100));
     pair.push("b", pair.now()).await.assert(202, "");
     // The leader goes away: what it said is good for as long as the timeout.
@@ -265,7 +281,10 @@ async fn i12_further_pairs_than_allowed_keep_all_replicas() {
     let pair = Pair(Rig::new(with_elected("a", 1), limits));
     pair.push("a", 0).await.assert(204, "");
     let t = NOW + 100;
-    let other = series(&[(b"__name__", b"up"), (b"__replica__", b"b"), (b"cluster", b"us")], &[(t, 5.0)]);
+    let other = series(
+        &[(b"__name__", b"up"), (b"__replica__", b"b"), (b"cluster", b"us")],
+        &[(t, 5.0)],
+    );
     pair.0.push(&request(&[other])).await.assert(204, "");
     assert!(pair.metric("koios_distributor_ha_samples_undecided_total{reason=\"too_many_pairs\"} 1"));
 }
@@ -275,8 +294,10 @@ async fn what_was_not_acknowledged_is_not_relied_on() {
     let pair = Pair(Rig::new(with_elected("a", 1), limits()));
     pair.push("b", 0).await.assert(204, "");
     pair.0.clock.sleep(SETTLED).await;
-    *pair.0.members[0].always.lock() =
-        Some(crate::rig::Next::Refuse(koios_wire::ServiceErrorCode::Unavailable, 0));
+    *pair.0.members[0].always.lock() = Some(crate::rig::Next::Refuse(
+        koios_wire::ServiceErrorCode::Unavailable,
+        0,
+    ));
     pair.push("a", pair.now()).await.assert(503, "");
     *pair.0.members[0].always.lock() = None;
     pair.push("b", pair.now()).await.assert(204, "");
