@@ -198,7 +198,10 @@ async fn the_elected_replica_is_kept_until_it_goes_away() -> Result<()> {
 async fn i8_without_any_voter_nothing_is_lost() -> Result<()> {
     let mut cluster = Cluster::start(Plan {
         separate_control: true,
-        flags: FLAGS.iter().map(|f| (*f).to_owned()).collect(),
+        env: vec![
+            ("KOIOS_LIMITS_HA_DEDUP".to_owned(), "true".to_owned()),
+            ("KOIOS_LIMITS_HA_FAILOVER_TIMEOUT".to_owned(), "6s".to_owned()),
+        ],
         ..Plan::default()
     })
     .await?;
