@@ -50,7 +50,14 @@ pub(crate) fn router(distributor: Distributor) -> Router {
 async fn push(State(distributor): State<Distributor>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     match receive_and_push(&distributor, &parts.headers, body, Form::of_remote_write).await {
-        Ok(outcome) => answer(&outcome),
+        Ok(outcome) => {
+            let mut response = answer(&outcome);
+            if outcome.is_deduplicated() && response.status() == StatusCode::NO_CONTENT {
+                // So Mimir tells a sender that it is not the elected one. Senders take it for success like any 2xx.
+                *response.status_mut() = StatusCode::ACCEPTED;
+            }
+            response
+        }
         Err(failure) => refused(&distributor, &failure),
     }
 }
@@ -220,8 +227,6 @@ async fn discard(body: &mut Body, limit: u64) {
 
 pub(crate) fn answer(outcome: &Outcome) -> Response {
     let mut response = match outcome.complaint() {
-        // As Mimir tells a sender that it is not the elected one. Senders take it for success like any 2xx.
-        None if outcome.is_deduplicated() => StatusCode::ACCEPTED.into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
         Some(complaint) => {
             tracing::debug!(?complaint, "write request accepted in part");

@@ -69,6 +69,11 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
+    /// With what the request had to do with HA pairs.
+    pub(crate) fn with_pairs(self, pairs: PairsSeen) -> Self {
+        Self { pairs, ..self }
+    }
+
     /// What the columns occupy.
     pub(crate) fn bytes(&self) -> u64 {
         self.batches.values().map(|b| b.memory_bytes() as u64).sum()

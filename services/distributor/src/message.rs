@@ -9,7 +9,7 @@ use koios_wire::compression::Compression;
 use koios_wire::exposition::{self, Dialect, Unescaped};
 use koios_wire::influx::{self, Precision};
 use koios_wire::otlp::{self, TenantDeltas};
-use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink as _, Version, decode};
+use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
 
 use crate::Error;
 use crate::active_series::SeriesGate;
@@ -89,32 +89,23 @@ impl Message {
             // One more comes, and is taken off, with series of HA pairs.
             labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
-        let gate = self.gate.take();
+        let (gate, pairs) = (self.gate.take(), self.pairs.as_ref());
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
                 let mut intake = Intake::new(rules, gate);
-                match &self.pairs {
-                    None => {
-                        decode(*version, message, decode_limits, &mut intake)?;
-                        intake.finish()
-                    }
-                    Some(pairs) => {
-                        let mut sink = Deduplicated::new(&mut intake, pairs);
-                        decode(*version, message, decode_limits, &mut sink)?;
-                        let pairs = sink.finish();
-                        Taken {
-                            pairs,
-                            ..intake.finish()
-                        }
-                    }
-                }
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                decode(*version, message, decode_limits, &mut sink)?;
+                let pairs = sink.finish();
+                intake.finish().with_pairs(pairs)
             }
             Format::Exposition(text) => {
                 self.held.grow(Unescaped::bytes_max(message) as u64)?;
                 let unescaped = Unescaped::of(message, text.dialect);
                 let mut intake = Intake::new(rules, gate);
-                text.take_in(message, &unescaped, decode_limits, &mut intake)?;
-                intake.finish()
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                text.take_in(message, &unescaped, decode_limits, &mut sink)?;
+                let pairs = sink.finish();
+                intake.finish().with_pairs(pairs)
             }
             Format::Otlp(encoding) => {
                 if *encoding == otlp::Encoding::Json {
@@ -133,8 +124,10 @@ impl Message {
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
                 };
                 let mut intake = Intake::new(rules, gate);
-                let report = otlp::decode(message, &context, &mut intake)?;
-                let mut taken = intake.finish();
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                let report = otlp::decode(message, &context, &mut sink)?;
+                let pairs = sink.finish();
+                let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_report(report);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
@@ -150,9 +143,10 @@ impl Message {
                 };
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
                 let mut intake = Intake::new(rules, gate);
-                let mut sink = WithDefault::new(&mut intake, database);
-                influx::decode(message, context, &mut sink)?;
-                let taken = intake.finish();
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                influx::decode(message, context, &mut WithDefault::new(&mut sink, database))?;
+                let pairs = sink.finish();
+                let taken = intake.finish().with_pairs(pairs);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
             }
@@ -174,9 +168,9 @@ impl Exposition {
         text: &'a [u8],
         unescaped: &'a Unescaped,
         limits: DecodeLimits,
-        intake: &mut Intake<'a>,
+        sink: &mut impl Sink<'a>,
     ) -> Result<(), Error> {
-        let mut sink = WithLabels::new(intake, &self.labels);
+        let mut sink = WithLabels::new(sink, &self.labels);
         exposition::decode(text, unescaped, (self.dialect, self.now_ms), limits, &mut sink)?;
         if let Some(name) = self.push_time {
             let time = Sample {

@@ -14,7 +14,7 @@ const REPLICAS_PER_REQUEST_MAX: usize = 64;
 /// Series that lack either label are handed on as they are, and so are faulty ones, which the next sink rejects.
 pub(crate) struct Deduplicated<'a, 's, S> {
     sink: &'s mut S,
-    gate: &'s Gate,
+    gate: Option<&'s Gate>,
     replicas: Vec<Replica<'a>>,
     /// Where the last series' replica is among them.
     last: usize,
@@ -36,7 +36,8 @@ struct Replica<'a> {
 }
 
 impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
-    pub(crate) fn new(sink: &'s mut S, gate: &'s Gate) -> Self {
+    /// Without a gate everything is handed on as it is.
+    pub(crate) fn new(sink: &'s mut S, gate: Option<&'s Gate>) -> Self {
         Self {
             sink,
             gate,
@@ -77,11 +78,11 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
 
     /// The values of the two labels, and the other labels in `self.labels`; none when the series is not of a pair, or is
     /// for the next sink to reject.
-    fn split(&mut self, series: &RawSeries<'a, '_>) -> Option<(&'a [u8], &'a [u8])> {
+    fn split(&mut self, gate: &Gate, series: &RawSeries<'a, '_>) -> Option<(&'a [u8], &'a [u8])> {
         if series.fault.is_some() || series.label_count != series.labels.len() {
             return None;
         }
-        let limits = &self.gate.limits;
+        let limits = &gate.limits;
         let value = |name: &str| {
             let found = series.labels.iter().find(|label| label.0 == name.as_bytes());
             found.map(|label| label.1).filter(|value| !value.is_empty())
@@ -98,7 +99,7 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
     }
 
     /// The replica's place in `self.replicas`; none for one too many.
-    fn replica(&mut self, cluster: &'a [u8], name: &'a [u8]) -> Option<usize> {
+    fn replica(&mut self, gate: &Gate, cluster: &'a [u8], name: &'a [u8]) -> Option<usize> {
         let is_it = |r: &Replica<'_>| r.name == name && r.cluster == cluster;
         if self.replicas.get(self.last).is_some_and(is_it) {
             return Some(self.last);
@@ -111,7 +112,7 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
             return None;
         }
         let verdict = match (std::str::from_utf8(cluster), std::str::from_utf8(name)) {
-            (Ok(cluster), Ok(name)) => self.gate.decide(cluster, name),
+            (Ok(cluster), Ok(name)) => gate.decide(cluster, name),
             _ => Verdict::Undecided("invalid_label"),
         };
         self.last = self.replicas.len();
@@ -155,15 +156,18 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
 
 impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
     fn series(&mut self, series: RawSeries<'a, '_>) {
-        let Some((cluster, name)) = self.split(&series) else {
+        let Some(gate) = self.gate else {
+            return self.sink.series(series);
+        };
+        let Some((cluster, name)) = self.split(gate, &series) else {
             return self.sink.series(series);
         };
         let all = (series.samples.len() + series.histograms.len()) as u64;
-        let found = self.replica(cluster, name);
+        let found = self.replica(gate, cluster, name);
         let verdict = found
             .and_then(|at| self.replicas.get(at))
             .map(|replica| replica.verdict);
-        let admission_ms = self.gate.admission_ms;
+        let admission_ms = gate.admission_ms;
         let dropped = match verdict {
             Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {
                 let range = from_ms..=until_ms;
@@ -184,7 +188,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         };
         let times = series.samples.iter().map(|s| s.t);
         let times = times.chain(series.histograms.iter().map(|h| h.t));
-        let accepted = times.filter(|t| self.gate.accepted_ms.contains(t));
+        let accepted = times.filter(|t| gate.accepted_ms.contains(t));
         let newest_ms = accepted.map(|t| t.min(admission_ms)).max();
         replica.newest_ms = replica.newest_ms.max(newest_ms);
         replica.dropped += dropped;

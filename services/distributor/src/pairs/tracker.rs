@@ -283,7 +283,8 @@ impl Pair {
             |e: &&mut Election| e.replica == brought.replica && now.saturating_sub(e.known_since) >= SETTLING;
         if let Some(election) = self.election.as_mut().filter(settled) {
             let t = brought.newest_ms;
-            election.span = Some(election.span.map_or(Span::at(t), |span| span.extended(t, gap_ms)));
+            let span = election.span.unwrap_or_else(|| Span::at(t));
+            election.span = Some(span.extended(t, gap_ms));
         }
         let known = self.seen.contains_key(&brought.replica);
         if !known {

@@ -37,6 +37,13 @@ struct World {
 }
 
 impl World {
+    fn new(replica: &str, epoch: u64) -> Self {
+        Self {
+            state: elected(replica, epoch),
+            ..Self::default()
+        }
+    }
+
     fn decide(&self, replica: &str, now: u64) -> Verdict {
         self.decide_in("eu", replica, now)
     }
@@ -101,8 +108,7 @@ fn without_an_election_everything_is_taken() {
 
 #[test]
 fn what_the_elected_one_covers_is_dropped_from_others_and_nothing_else() {
-    let mut world = World::default();
-    world.state = elected(A, 1);
+    let world = World::new(A, 1);
     world.arrives(A, 1, 1001);
     assert_eq!(world.decide(B, 2), Verdict::Undecided("new_election"));
     // It has settled, but what came before is not known to have been taken everywhere.
@@ -116,8 +122,7 @@ fn what_the_elected_one_covers_is_dropped_from_others_and_nothing_else() {
 
 #[test]
 fn an_election_drops_only_while_the_elected_one_is_seen() {
-    let mut world = World::default();
-    world.state = elected(A, 1);
+    let world = World::new(A, 1);
     world.arrives(A, 1, 1001);
     world.arrives(A, 10, 1010);
     assert_eq!(world.decide(B, 40), drops(1010, 1040));
@@ -129,8 +134,7 @@ fn an_election_drops_only_while_the_elected_one_is_seen() {
 
 #[test]
 fn an_elected_one_that_catches_up_drops_only_what_it_has_caught_up_with() {
-    let mut world = World::default();
-    world.state = elected(A, 1);
+    let world = World::new(A, 1);
     world.arrives(A, 1, 1001);
     world.arrives(A, 10, 1010);
     // Its connection is back after ten minutes, its queue comes in order.
@@ -145,8 +149,7 @@ fn an_elected_one_that_catches_up_drops_only_what_it_has_caught_up_with() {
 
 #[test]
 fn what_other_distributors_saw_counts_as_long_as_it_is_fresh() {
-    let mut world = World::default();
-    world.state = elected(A, 3);
+    let world = World::new(A, 3);
     world.arrives(B, 1, 1001);
     world.arrives(B, 10, 1010);
     assert_eq!(world.decide(B, 10), Verdict::Undecided("elected_away"));
@@ -161,8 +164,7 @@ fn what_other_distributors_saw_counts_as_long_as_it_is_fresh() {
 
 #[test]
 fn what_the_leader_said_is_not_reported_back_to_it() {
-    let mut world = World::default();
-    world.state = elected(A, 3);
+    let world = World::new(A, 3);
     world.arrives(B, 1, 1001);
     world.ruled((A, 3), 2, (900, 1008), 10);
     let report = world.tracker.report(secs(11));
@@ -177,8 +179,7 @@ fn what_the_leader_said_is_not_reported_back_to_it() {
 
 #[test]
 fn after_a_takeover_the_new_one_is_taken_at_once_and_nobody_dropped_for_a_while() {
-    let mut world = World::default();
-    world.state = elected(A, 1);
+    let mut world = World::new(A, 1);
     world.arrives(A, 1, 1001);
     world.arrives(A, 10, 1010);
     world.arrives(B, 60, 1060);
@@ -193,8 +194,7 @@ fn after_a_takeover_the_new_one_is_taken_at_once_and_nobody_dropped_for_a_while(
 
 #[test]
 fn a_request_that_was_admitted_under_an_older_state_changes_nothing() {
-    let mut world = World::default();
-    world.state = elected(B, 2);
+    let mut world = World::new(B, 2);
     world.arrives(B, 1, 1001);
     world.arrives(B, 10, 1010);
     world.state = elected(A, 1);

@@ -221,12 +221,40 @@ async fn version_2_is_deduplicated_and_says_what_was_written() {
     let symbols = ["", "__name__", "up", "__replica__", "b", "cluster", "eu", "a"];
     let of_b = series_v2(&[1, 2, 3, 4, 5, 6], &[(t, 2.0), (t + 1, 2.0)]);
     let of_a = series_v2(&[1, 2, 3, 7, 5, 6], &[(t, 1.0)]);
-    let answer = pair.0.push_v2(&request_v2(&symbols, &[of_b.clone()])).await;
+    let answer = pair
+        .0
+        .push_v2(&request_v2(&symbols, std::slice::from_ref(&of_b)))
+        .await;
     answer.assert(202, "");
     assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "0");
     let answer = pair.0.push_v2(&request_v2(&symbols, &[of_b, of_a])).await;
     answer.assert(204, "");
     assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_formats_are_deduplicated_with_the_answers_that_their_clients_know() {
+    let pair = Pair::settled().await;
+    let before = pair.0.stored().len();
+    for (path, code, body) in [
+        (
+            "/api/v1/import/prometheus",
+            204,
+            "up{cluster=\"eu\",__replica__=\"b\"} 2\n",
+        ),
+        ("/metrics/job/x/cluster/eu", 200, "up{__replica__=\"b\"} 2\n"),
+        ("/write", 204, "up,cluster=eu,__replica__=b value=2\n"),
+    ] {
+        pair.0.request("POST", path, &[], body).await.assert(code, "");
+    }
+    let after = pair.0.stored();
+    // The path's own series has no replica.
+    assert_eq!(after.len(), before + 1, "{after:?}");
+    assert!(
+        after
+            .iter()
+            .any(|(labels, _, _)| labels.contains("push_time_seconds"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
