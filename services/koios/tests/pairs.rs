@@ -174,7 +174,7 @@ async fn the_elected_replica_is_kept_until_it_goes_away() -> Result<()> {
     pair.tick_until_elected("b", &koios.grpc).await?;
 
     // It is back with its queue, which fills the gap, and is not kept any more.
-    for t in pair.ticks[away_since..].to_vec() {
+    for t in pair.ticks[away_since..].iter().copied() {
         pair.push("a", t).await?;
     }
     pair.check_none_lost(0).await?;

@@ -1,4 +1,5 @@
 use koios_control::Assignment;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -233,4 +234,66 @@ fn i12_pairs_and_replicas_are_bounded_and_idle_ones_forgotten() {
     assert_eq!(world.tracker.sweep(secs(100)), 3);
     assert_eq!(world.tracker.sweep(secs(200) + PAIR_IDLE), 0);
     assert!(world.tracker.tenants.lock().is_empty());
+}
+
+/// One thing that happens, `dt` seconds after the one before.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A request with samples of `lag` seconds ago.
+    Arrives {
+        replica: &'static str,
+        lag: i64,
+    },
+    Elected {
+        replica: &'static str,
+    },
+}
+
+fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let replica = prop::sample::select(vec![A, B]);
+    let arrives = (replica.clone(), prop_oneof![Just(0_i64), 0_i64..100])
+        .prop_map(|(replica, lag)| Event::Arrives { replica, lag });
+    let elected = replica.prop_map(|replica| Event::Elected { replica });
+    let dt = prop_oneof![4 => 0_u64..5, 1 => 0_u64..60];
+    prop::collection::vec((dt, prop_oneof![12 => arrives, 1 => elected]), 0..120)
+}
+
+proptest! {
+    #[test]
+    fn a_time_is_dropped_only_if_the_elected_one_is_seen_and_brought_samples_a_timeout_before_at_most(events in events()) {
+        let mut world = World::new(A, 1);
+        let failover = limits().ha_failover_timeout.as_secs() as i64;
+        let (mut now, mut elected_now) = (1_000_u64, A);
+        // What this election's replica brought: when, and which sample time.
+        let mut brought: Vec<(u64, i64)> = Vec::new();
+        for (dt, event) in events {
+            now += dt;
+            match event {
+                Event::Elected { replica } => {
+                    if replica != elected_now {
+                        brought.clear();
+                        elected_now = replica;
+                    }
+                    let epoch = world.state.version + 1;
+                    world.state = elected(replica, epoch);
+                }
+                Event::Arrives { replica, lag } => {
+                    let t = now as i64 - lag;
+                    world.arrives(replica, now, t);
+                    if replica == elected_now {
+                        brought.push((now, t));
+                    }
+                }
+            }
+            prop_assert_eq!(world.decide(elected_now, now), Verdict::Elected);
+            let other = if elected_now == A { B } else { A };
+            if let Verdict::Drop { from_ms, until_ms } = world.decide(other, now) {
+                prop_assert!(brought.iter().any(|(at, _)| (now - at) as i64 <= failover));
+                for t in from_ms / 1000..=until_ms / 1000 {
+                    let covered = brought.iter().any(|(_, e)| *e <= t && t - e <= failover);
+                    prop_assert!(covered, "second {t} of {from_ms}..={until_ms} at {now}: {brought:?}");
+                }
+            }
+        }
+    }
 }
