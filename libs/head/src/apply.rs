@@ -4,11 +4,9 @@ use koios_model::merge::{sort_and_dedup, winner};
 use koios_model::{BatchColumns, BatchSeries, LabelsRef, Sample, SeriesHash, TimeRange};
 
 use crate::head::Head;
-use crate::series::Found;
+use crate::resolve::{NEW, Resolved};
 use crate::windows::{Added, NOTHING};
 
-/// Place of a series that could not be resolved.
-const SKIPPED: u32 = u32::MAX;
 /// Series whose memory is touched ahead at a time: few enough to stay in the first-level cache.
 const STRIP: usize = 128;
 
@@ -25,8 +23,7 @@ pub struct Applied {
     pub duplicates: u64,
     /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
     pub conflicts: u64,
-    /// Series skipped because they came without labels under a reference that could not be resolved. 0 after
-    /// [`Head::unknown`] found none.
+    /// Series skipped because they came without labels under a reference that could not be resolved.
     pub unknown_series: u64,
 }
 
@@ -43,53 +40,46 @@ impl Head {
     /// Applies a batch entirely. `lsn` is its position in the log, `admission_ms` the time it was admitted at, which
     /// decides between different metadata. Samples may be in any order; batches too, and any number of times.
     pub fn apply(&mut self, batch: &BatchColumns, admission_ms: i64, lsn: u64) -> Applied {
+        let mut resolved = self.resolve(batch);
+        self.apply_resolved(batch, &mut resolved, admission_ms, lsn)
+    }
+
+    /// The same for a batch that was resolved before, by this head; each once, in that order.
+    pub fn apply_resolved(
+        &mut self,
+        batch: &BatchColumns,
+        resolved: &mut Resolved,
+        admission_ms: i64,
+        lsn: u64,
+    ) -> Applied {
         let mut applied = Applied::default();
-        let indices = self.resolve(batch, &mut applied);
-        self.append(batch, &indices, lsn, &mut applied);
-        self.append_histograms(&batch.histograms, &indices, lsn, &mut applied);
-        self.keep_exemplars(batch, &indices);
-        self.scratch.indices = indices;
+        self.create_new(batch, resolved, &mut applied);
+        self.append(batch, &resolved.indices, lsn, &mut applied);
+        self.append_histograms(&batch.histograms, &resolved.indices, lsn, &mut applied);
+        self.keep_exemplars(batch, &resolved.indices);
         self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
+        self.resolution_ended(resolved);
         applied
     }
 
-    /// First pass: the index of every series of the batch, new ones created. Probes don't depend on each other, so
-    /// their cache misses overlap.
-    fn resolve(&mut self, batch: &BatchColumns, applied: &mut Applied) -> Vec<u32> {
-        let mut indices = std::mem::take(&mut self.scratch.indices);
-        indices.clear();
-        let mut with_histograms = batch.histograms.iter().map(|h| h.series).peekable();
-        for (place, s) in batch.series().enumerate() {
-            let mut has_histograms = false;
-            while with_histograms.next_if_eq(&(place as u32)).is_some() {
-                has_histograms = true;
-            }
-            if s.timestamps.is_empty() && !has_histograms {
-                indices.push(SKIPPED);
+    /// First pass: the series of the batch that resolving did not find. A batch before may have brought them since.
+    fn create_new(&mut self, batch: &BatchColumns, resolved: &mut Resolved, applied: &mut Applied) {
+        applied.unknown_series += resolved.unknown;
+        if resolved.new == 0 {
+            return;
+        }
+        for (index, s) in resolved.indices.iter_mut().zip(batch.series()) {
+            if *index != NEW {
                 continue;
             }
-            let found = match s.labels {
-                Some(labels) => self.series.find_labels(s.hash, labels, &self.symbols),
-                None => match self.series.find(s.hash) {
-                    Found::One(index) => Some(index),
-                    Found::Ambiguous | Found::None => None,
-                },
-            };
-            let index = match (found, s.labels) {
-                (Some(index), _) => index,
-                (None, Some(labels)) => {
-                    applied.series_created += 1;
-                    self.create(s.hash, labels)
-                }
-                (None, None) => {
-                    applied.unknown_series += 1;
-                    SKIPPED
-                }
-            };
-            indices.push(index);
+            let Some(labels) = s.labels else { continue };
+            let found = self.series.find_labels(s.hash, labels, &self.symbols);
+            *index = found.unwrap_or_else(|| {
+                applied.series_created += 1;
+                self.create(s.hash, labels)
+            });
         }
-        indices
     }
 
     /// Adds a series, which must get a sample right away.
@@ -107,7 +97,7 @@ impl Head {
         for strip in indices.chunks(STRIP) {
             self.touch(strip);
             for (&index, s) in strip.iter().zip(series.by_ref()) {
-                if index != SKIPPED && !s.timestamps.is_empty() {
+                if index < NEW && !s.timestamps.is_empty() {
                     self.append_batch_series(index, &s, &mut tally, applied);
                 }
             }

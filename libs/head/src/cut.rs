@@ -174,7 +174,8 @@ impl Head {
         }
     }
 
-    /// Drops the samples of listed cuts whose window ends at or before `keep_from_ms`, then series without samples.
+    /// Drops the samples of listed cuts whose window ends at or before `keep_from_ms`, then series without samples that no
+    /// resolved batch may speak of.
     /// Gives how many samples were dropped.
     pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
         let cuts = self.windows.forgettable(keep_from_ms);
@@ -191,7 +192,7 @@ impl Head {
                 dead.insert(index);
             }
         }
-        self.drop_series(&dead);
+        self.doom(&dead);
         if let Some(end) = self.windows.forget(&cuts) {
             self.mark_forgotten_below(end);
         }
@@ -217,7 +218,7 @@ impl Head {
         samples
     }
 
-    fn drop_series(&mut self, dead: &RoaringBitmap) {
+    pub(crate) fn drop_series(&mut self, dead: &RoaringBitmap) {
         let pairs = dead
             .iter()
             .flat_map(|index| self.series.label_ids(index))

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use koios_chunk::{Encoder, SAMPLES_MAX};
-use koios_model::{BatchColumns, Metadata, Sample, SeriesHash, TimeRange};
+use koios_model::{Metadata, Sample, TimeRange};
 
 use crate::exemplars::Exemplars;
 use crate::index::Index;
 use crate::open::Pool;
-use crate::series::{Found, Sealed, SeriesTable, UNCUT};
+use crate::resolve::Resolutions;
+use crate::series::{Sealed, SeriesTable, UNCUT};
 use crate::symbols::Symbols;
 use crate::windows::{WindowState, Windows};
 
@@ -54,13 +55,13 @@ pub struct Head {
     pub(crate) exemplars: Exemplars,
     pub(crate) exemplars_max: usize,
     encoder: Encoder,
+    pub(crate) resolutions: Resolutions,
     pub(crate) scratch: Scratch,
 }
 
 /// Memory reused from batch to batch.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    pub(crate) indices: Vec<u32>,
     pub(crate) late: Vec<Sample>,
     pub(crate) existing: Vec<Sample>,
     pub(crate) timestamps: Vec<i64>,
@@ -88,18 +89,9 @@ impl Head {
             exemplars: Exemplars::default(),
             exemplars_max: options.exemplars_max,
             encoder: Encoder::default(),
+            resolutions: Resolutions::default(),
             scratch: Scratch::default(),
         }
-    }
-
-    /// The references of a batch that come without labels and that this head cannot resolve: unknown ones, and the few
-    /// that several label sets share. A batch with any must come again with labels.
-    pub fn unknown(&self, batch: &BatchColumns) -> Vec<SeriesHash> {
-        batch
-            .series()
-            .filter(|s| s.labels.is_none() && !matches!(self.series.find(s.hash), Found::One(_)))
-            .map(|s| s.hash)
-            .collect()
     }
 
     /// How many series have samples here.

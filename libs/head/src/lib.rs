@@ -1,7 +1,7 @@
 //! The ingester's in-memory series: one [`Head`] holds the recent samples of one tenant in one partition.
 //!
-//! **Data flow.** The ingester's committer hands every logged batch to [`Head::apply`]: *resolve* finds or creates its
-//! series, *append* writes the samples. Queries call [`Head::select`] and then [`Head::read`] or [`Head::samples`] per
+//! **Data flow.** The ingester's committer asks which series a batch speaks of ([`Head::resolve`]), logs it, and has it
+//! applied ([`Head::apply_resolved`]): new series are created, samples appended. Queries call [`Head::select`] and then [`Head::read`] or [`Head::samples`] per
 //! series. Window by window the ingester calls [`Head::cut`], writes the block from the result, and reports
 //! [`Head::cut_listed`] or [`Head::cut_abandoned`]; [`Head::forget`] then drops what listed blocks hold.
 //!
@@ -14,13 +14,14 @@
 //! set of batches applied, not on their order or number (I2): `koios_model::merge::winner` decides between values. A
 //! chunk lies within one window and belongs to at most one cut that is not abandoned, so the listed cuts and what the
 //! head holds always add up to what it accepted (I10), and a read gives every sample once, whatever cut is under way.
-//! Every live series has at least one sample.
+//! Every live series has at least one sample, but for those that wait for batches that may speak of them.
 //!
 //! **Deliberately absent.** Locks, I/O, clocks, limits (the distributor's), admission (the batch was logged), the WAL.
 //! A head has one owner; readers go through it.
 //!
-//! **Failure behaviour.** [`Head::apply`] cannot fail: what was logged is applied entirely. Series that come without
-//! labels under a reference that the head does not know are skipped and counted; [`Head::unknown`] tells beforehand.
+//! **Failure behaviour.** [`Head::apply_resolved`] cannot fail: what was logged is applied entirely. Series that come
+//! without labels under a reference that the head does not know are skipped and counted; [`Resolved::unknown`] tells
+//! beforehand.
 
 mod apply;
 mod cut;
@@ -31,6 +32,7 @@ mod histograms;
 mod index;
 mod open;
 mod read;
+mod resolve;
 mod restore;
 mod select;
 mod series;
@@ -43,5 +45,6 @@ pub use error::Error;
 pub use head::{Head, HeadOptions};
 pub use histograms::merge_histogram_runs;
 pub use read::merge_runs;
+pub use resolve::Resolved;
 pub use series::SeriesId;
 pub use windows::WindowState;

@@ -140,6 +140,8 @@ pub(crate) struct SeriesTable {
     pub(crate) hot: Vec<Hot>,
     pub(crate) cold: Vec<Cold>,
     generations: Vec<u32>,
+    /// What whoever logs the series keeps beside it.
+    pub(crate) marks: Vec<u64>,
     /// Place in label order among the series ranked together.
     pub(crate) ranks: Vec<u32>,
     lookup: HashTable<u32>,
@@ -226,6 +228,7 @@ impl SeriesTable {
         self.hot.push(Hot::default());
         self.cold.push(Cold::default());
         self.generations.push(0);
+        self.marks.push(0);
         self.ranks.push(UNRANKED);
         (self.hashes.len() - 1) as u32
     }
@@ -244,6 +247,7 @@ impl SeriesTable {
         self.cold[i] = Cold::default();
         self.generations[i] = self.generations[i].wrapping_add(1);
         self.ranks[i] = UNRANKED;
+        self.marks[i] = 0;
         self.free.push(index);
     }
 
@@ -275,10 +279,15 @@ impl SeriesTable {
     /// The labels of a series.
     pub(crate) fn labels(&self, index: u32, symbols: &Symbols) -> Labels {
         let mut packed = Vec::new();
-        for p in self.label_ids(index) {
-            write_packed_pair(&mut packed, symbols.resolve(p.name), symbols.resolve(p.value));
-        }
+        self.write_labels(index, symbols, &mut packed);
         LabelsRef::from_trusted(&packed).to_labels()
+    }
+
+    /// Appends the packed labels of a series.
+    pub(crate) fn write_labels(&self, index: u32, symbols: &Symbols, out: &mut Vec<u8>) {
+        for p in self.label_ids(index) {
+            write_packed_pair(out, symbols.resolve(p.name), symbols.resolve(p.value));
+        }
     }
 
     /// Compares two series by label order.
@@ -308,7 +317,7 @@ impl SeriesTable {
 
     /// Estimate of the memory held, chunks and open samples excluded.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let per_slot = size_of::<SeriesHash>() + size_of::<Hot>() + size_of::<Cold>() + 4 + 4 + 16;
+        let per_slot = size_of::<SeriesHash>() + size_of::<Hot>() + size_of::<Cold>() + 8 + 4 + 4 + 16;
         self.hashes.capacity() * per_slot + self.lookup.capacity() * 5 + self.label_bytes
     }
 }

@@ -138,7 +138,7 @@ fn batch(samples: &[(usize, i64, f64)]) -> BatchColumns {
 }
 
 /// The same batch by references, if the head can resolve them all. Series that share a hash always travel with labels.
-fn by_reference(head: &Head, columns: BatchColumns) -> BatchColumns {
+fn by_reference(head: &mut Head, columns: BatchColumns) -> BatchColumns {
     if columns.hashes.contains(&SeriesHash(4)) {
         return columns;
     }
@@ -147,11 +147,10 @@ fn by_reference(head: &Head, columns: BatchColumns) -> BatchColumns {
         label_bytes: Vec::new(),
         ..columns.clone()
     };
-    if head.unknown(&bare).is_empty() {
-        bare
-    } else {
-        columns
-    }
+    let resolved = head.resolve(&bare);
+    let unknown = resolved.unknown();
+    head.give_up(resolved);
+    if unknown == 0 { bare } else { columns }
 }
 
 fn options() -> HeadOptions {
@@ -239,7 +238,7 @@ impl World {
     fn apply(&mut self, samples: &[(usize, i64, f64)], by_ref: bool) {
         let mut columns = batch(samples);
         if by_ref {
-            columns = by_reference(&self.head, columns);
+            columns = by_reference(&mut self.head, columns);
         }
         let applied = self.head.apply(&columns, 0, 1);
         assert_eq!(applied.unknown_series, 0);

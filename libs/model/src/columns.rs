@@ -3,15 +3,20 @@
 use crate::{Histogram, Labels, LabelsRef, Metadata, SeriesHash};
 
 /// Series and samples as columns. `hashes`, `sample_counts` and (when labels travel) `label_ends` have one entry per
-/// series; `timestamps` and `values` hold the samples of series 0, then of series 1, and so on.
+/// series; `timestamps` and `values` hold the samples of series 0, then of series 1, and so on. A series without labels
+/// stands for the one that its receiver knows under the reference.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchColumns {
     /// The reference of each series.
     pub hashes: Vec<SeriesHash>,
-    /// End of each series' packed labels in `label_bytes`; empty when only references travel.
+    /// End of each series' packed labels in `label_bytes`, that of the series before where it has none; empty when no
+    /// series has.
     pub label_ends: Vec<u32>,
     /// The packed label sets, one after the other.
     pub label_bytes: Vec<u8>,
+    /// Whether the sender takes each series for known to the receiver, so that its labels need not travel; empty when none
+    /// is.
+    pub known: Vec<bool>,
     /// How many samples each series has.
     pub sample_counts: Vec<u32>,
     /// Milliseconds since the Unix epoch.
@@ -69,8 +74,10 @@ impl PartialEq for Exemplar {
 pub struct BatchSeries<'a> {
     /// The reference.
     pub hash: SeriesHash,
-    /// The labels; `None` when only the reference travels.
+    /// The labels; `None` when only the reference travelled.
     pub labels: Option<LabelsRef<'a>>,
+    /// Whether the sender takes it for known to the receiver.
+    pub known: bool,
     /// Milliseconds, in the order sent, `values.len()` of them.
     pub timestamps: &'a [i64],
     /// Values.
@@ -80,6 +87,20 @@ pub struct BatchSeries<'a> {
 impl BatchColumns {
     /// Appends a series without samples; samples follow by [`Self::push_sample`].
     pub fn push_series(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) {
+        self.push(hash, labels);
+        if !self.known.is_empty() {
+            self.known.push(false);
+        }
+    }
+
+    /// The same for a series that the receiver is taken to know.
+    pub fn push_known_series(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) {
+        self.known.resize(self.hashes.len(), false);
+        self.known.push(true);
+        self.push(hash, labels);
+    }
+
+    fn push(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) {
         self.hashes.push(hash);
         self.label_bytes.extend_from_slice(labels.packed());
         self.label_ends.push(self.label_bytes.len() as u32);
@@ -131,13 +152,25 @@ impl BatchColumns {
 
     /// What it occupies, spare room and metadata left out.
     pub fn memory_bytes(&self) -> usize {
-        let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>();
+        let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>() + size_of::<bool>();
         let per_sample = size_of::<i64>() + size_of::<f64>();
         let histogram = |h: &BatchHistogram| size_of::<BatchHistogram>() + h.histogram.heap_bytes();
         let exemplar = |e: &BatchExemplar| size_of::<BatchExemplar>() + e.exemplar.labels.packed().len();
         let rare = self.histograms.iter().map(histogram).sum::<usize>()
             + self.exemplars.iter().map(exemplar).sum::<usize>();
         self.label_bytes.len() + self.hashes.len() * per_series + self.timestamps.len() * per_sample + rare
+    }
+
+    /// The labels of the series at a place, if they are here.
+    pub fn labels_at(&self, place: usize) -> Option<LabelsRef<'_>> {
+        let start = match place.checked_sub(1) {
+            Some(before) => *self.label_ends.get(before)? as usize,
+            None => 0,
+        };
+        let packed = self
+            .label_bytes
+            .get(start..*self.label_ends.get(place)? as usize)?;
+        (!packed.is_empty()).then(|| LabelsRef::from_trusted(packed))
     }
 
     /// Whether it carries nothing.
@@ -159,7 +192,7 @@ impl BatchColumns {
                     let end = *self.label_ends.get(i)? as usize;
                     let packed = self.label_bytes.get(label_start..end)?;
                     label_start = end;
-                    Some(LabelsRef::from_trusted(packed))
+                    (!packed.is_empty()).then(|| LabelsRef::from_trusted(packed))
                 };
                 let sample_end = sample_start.checked_add(n as usize)?;
                 let timestamps = self.timestamps.get(sample_start..sample_end)?;
@@ -168,6 +201,7 @@ impl BatchColumns {
                 Some(BatchSeries {
                     hash,
                     labels,
+                    known: self.known.get(i).is_some_and(|known| *known),
                     timestamps,
                     values,
                 })
@@ -193,6 +227,10 @@ mod tests {
             .series()
             .map(|s| (s.labels.unwrap().to_labels(), s.timestamps.to_vec()))
             .collect();
+        for (place, (labels, _)) in got.iter().enumerate() {
+            assert_eq!(c.labels_at(place).map(|l| l.to_labels()).as_ref(), Some(labels));
+        }
+        assert_eq!(c.labels_at(2), None);
         assert_eq!(got, [(a, vec![10, 20]), (b, vec![30])]);
         c.sample_counts[1] = 9;
         assert_eq!(c.series().count(), 1);

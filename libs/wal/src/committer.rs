@@ -26,12 +26,25 @@ pub struct GroupStats {
     pub records: usize,
 }
 
-/// What is done with durable records. Called by the committer only, so never concurrently.
+/// What is done with records. Called by the committer only; records are prepared while those before them are applied.
 pub trait Apply: Send + Sync + 'static {
     /// What an append carries beside its bytes.
     type Entry: Send + 'static;
     /// What an append is answered with.
     type Answer: Send + 'static;
+    /// Why a record is not written.
+    type Refusal: Send + 'static;
+
+    /// Gives what stands in the record before its payload, which may depend on the segment it is written to; called in log
+    /// order, again when it is written to a later segment after all. Records of segments before are durable then, and
+    /// those of this one come before it.
+    ///
+    /// # Errors
+    /// The refusal, upon which nothing of the record is written.
+    fn prepare(&self, segment: u32, entry: &mut Self::Entry) -> Result<Vec<u8>, Self::Refusal>;
+
+    /// A prepared record is not written.
+    fn give_up(&self, entry: Self::Entry);
 
     /// Applies a durable record; called in log order. Its append is answered at once.
     fn apply(&self, lsn: Lsn, entry: Self::Entry) -> Self::Answer;
@@ -50,7 +63,7 @@ pub struct Append<E> {
     pub tenant: Option<TenantId>,
     /// What it holds.
     pub kind: RecordKind,
-    /// Its content.
+    /// Its content, or the end of it, before which [`Apply::prepare`] puts the rest.
     pub payload: Bytes,
     /// Memory that the entry holds beside the payload, bytes: counted while it waits.
     pub weight: usize,
@@ -67,9 +80,30 @@ pub struct QueueStats {
     pub bytes: usize,
 }
 
+/// What an append is answered with: the refusal stands beside the log's own errors.
+type Reply<A> = Result<Result<<A as Apply>::Answer, <A as Apply>::Refusal>>;
+
 struct Waiting<A: Apply> {
     append: Append<A::Entry>,
-    reply: oneshot::Sender<Result<A::Answer>>,
+    reply: oneshot::Sender<Reply<A>>,
+}
+
+/// A record that is ready for a segment.
+struct Prepared<A: Apply> {
+    prefix: Vec<u8>,
+    waiting: Waiting<A>,
+}
+
+impl<A: Apply> Prepared<A> {
+    fn len(&self) -> usize {
+        self.prefix
+            .len()
+            .saturating_add(self.waiting.append.payload.len())
+    }
+
+    fn parts(&self) -> [&[u8]; 2] {
+        [&self.prefix, &self.waiting.append.payload]
+    }
 }
 
 enum Gate {
@@ -122,7 +156,7 @@ impl<A: Apply> std::fmt::Debug for Wal<A> {
 }
 
 impl<A: Apply> Wal<A> {
-    /// Appends a record: `Ok` when it is durable and applied.
+    /// Appends a record: `Ok` of an answer when it is durable and applied, of a refusal when it was refused.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::QueueFull`] and [`Error::TooLarge`] when it was not written; [`Error::Poisoned`] and
@@ -130,12 +164,12 @@ impl<A: Apply> Wal<A> {
     ///
     /// # Cancel safety
     /// A dropped future does not take the record back.
-    pub async fn append(&self, append: Append<A::Entry>) -> Result<A::Answer> {
+    pub async fn append(&self, append: Append<A::Entry>) -> Result<Result<A::Answer, A::Refusal>> {
         let reply = self.enqueue(append)?;
         reply.await.unwrap_or(Err(Error::Closed))
     }
 
-    fn enqueue(&self, append: Append<A::Entry>) -> Result<oneshot::Receiver<Result<A::Answer>>> {
+    fn enqueue(&self, append: Append<A::Entry>) -> Result<oneshot::Receiver<Reply<A>>> {
         let bytes = append.payload.len().saturating_add(RECORD_HEADER_BYTES);
         if bytes > RECORD_BYTES_MAX {
             return Err(Error::TooLarge { bytes });
@@ -275,11 +309,11 @@ impl<A: Apply> std::fmt::Debug for Committer<A> {
 /// A durable group that is not applied yet.
 struct Durable<A: Apply> {
     lsns: Vec<Lsn>,
-    waiting: Vec<Waiting<A>>,
+    records: Vec<Prepared<A>>,
 }
 
-fn size_of<A: Apply>(group: &[Waiting<A>]) -> usize {
-    GroupBuffer::size(group.iter().map(|w| w.append.payload.len()))
+fn size_of<A: Apply>(group: &[Prepared<A>]) -> usize {
+    GroupBuffer::size(group.iter().map(Prepared::len))
 }
 
 pub(crate) fn start<A: Apply>(
@@ -388,20 +422,21 @@ impl<A: Apply> Committer<A> {
         group: Vec<Waiting<A>>,
         before: Option<Durable<A>>,
     ) -> Result<Option<Durable<A>>> {
-        let (written, group) = if self.active.fits(size_of(&group)) {
-            let (written, applied) =
-                futures::future::join(self.write(&group), self.apply_if_any(before)).await;
-            applied?;
-            (written?, group)
-        } else {
-            // The checkpoint of a new segment states what was applied, so that comes first.
-            self.apply_if_any(before).await?;
-            let group = self.roll(group).await?;
+        let (written, applied) =
+            futures::future::join(self.write_here(group), self.apply_if_any(before)).await;
+        applied?;
+        let (mut group, mut written) = written?;
+        if group.is_empty() {
+            return Ok(None);
+        }
+        if written.is_none() && !self.active.fits(size_of(&group)) {
+            // The checkpoint of a new segment states what was applied, so that came first.
+            group = self.roll(group).await?;
             if group.is_empty() {
                 return Ok(None);
             }
-            (self.write(&group).await?, group)
-        };
+            written = self.write(&group).await?;
+        }
         let Some((lsns, bytes)) = written else {
             let needed = size_of(&group) as u64;
             self.refuse(group, 0, needed);
@@ -409,7 +444,49 @@ impl<A: Apply> Committer<A> {
         };
         self.active.advance(bytes);
         self.shared.state.lock().synced = self.active.position();
-        Ok(Some(Durable { lsns, waiting: group }))
+        Ok(Some(Durable { lsns, records: group }))
+    }
+
+    /// Prepares a group for the active segment and writes it if it fits.
+    #[expect(clippy::type_complexity, reason = "the group and where it was written")]
+    async fn write_here(
+        &self,
+        group: Vec<Waiting<A>>,
+    ) -> Result<(Vec<Prepared<A>>, Option<(Vec<Lsn>, usize)>)> {
+        let group = self.prepare(group, self.active.number()).await?;
+        if group.is_empty() || !self.active.fits(size_of(&group)) {
+            return Ok((group, None));
+        }
+        let written = self.write(&group).await?;
+        Ok((group, written))
+    }
+
+    /// Gives every record its beginning; those that are refused are answered and left out.
+    async fn prepare(&self, group: Vec<Waiting<A>>, segment: u32) -> Result<Vec<Prepared<A>>> {
+        let apply = Arc::clone(&self.apply);
+        let work = move || {
+            let mut out = Vec::with_capacity(group.len());
+            for mut waiting in group {
+                let answer = match apply.prepare(segment, &mut waiting.append.entry) {
+                    Ok(prefix) => {
+                        let prepared = Prepared { prefix, waiting };
+                        let bytes = prepared.len().saturating_add(RECORD_HEADER_BYTES);
+                        if bytes <= RECORD_BYTES_MAX {
+                            out.push(prepared);
+                            continue;
+                        }
+                        waiting = prepared.waiting;
+                        apply.give_up(waiting.append.entry);
+                        Err(Error::TooLarge { bytes })
+                    }
+                    Err(refusal) => Ok(Err(refusal)),
+                };
+                // The caller may have gone.
+                let _ = waiting.reply.send(answer);
+            }
+            out
+        };
+        Ok(self.cpu.run(work).await?)
     }
 
     async fn apply_if_any(&self, durable: Option<Durable<A>>) -> Result<()> {
@@ -421,8 +498,8 @@ impl<A: Apply> Committer<A> {
 
     /// Writes and syncs a group that fits; `None` when the disk had no room after all (file systems that cannot
     /// reserve), in which case the same place is written again by the next group.
-    async fn write(&self, group: &[Waiting<A>]) -> Result<Option<(Vec<Lsn>, usize)>> {
-        let records = group.iter().map(|w| (w.append.kind, w.append.payload.as_ref()));
+    async fn write(&self, group: &[Prepared<A>]) -> Result<Option<(Vec<Lsn>, usize)>> {
+        let records = group.iter().map(|p| (p.waiting.append.kind, p.parts()));
         let buffer = GroupBuffer::build(&self.keys, self.active.position(), records);
         let (active, bytes, started) = (self.active.clone(), buffer.bytes, self.clock.elapsed());
         let len = bytes.len();
@@ -438,13 +515,17 @@ impl<A: Apply> Committer<A> {
         Ok(Some((buffer.lsns, len)))
     }
 
-    /// Begins a new segment for `group` and returns what of it may be written there.
-    async fn roll(&mut self, mut group: Vec<Waiting<A>>) -> Result<Vec<Waiting<A>>> {
+    /// Begins a new segment for `group` and returns what of it may be written there, prepared for it.
+    async fn roll(&mut self, group: Vec<Prepared<A>>) -> Result<Vec<Prepared<A>>> {
         let reserve = self.shared.settings.reserve_bytes;
-        if group.iter().any(|w| w.append.tenant.is_some()) {
+        let next = self.active.number().saturating_add(1);
+        let again = group.into_iter().map(|p| p.waiting).collect();
+        let mut group = self.prepare(again, next).await?;
+        if group.iter().any(|p| p.waiting.append.tenant.is_some()) {
             match self.new_segment(size_of(&group), reserve).await {
                 Err(Error::Full { free, needed, .. }) => {
-                    let (tenants, system) = group.into_iter().partition(|w| w.append.tenant.is_some());
+                    let of_tenant = |p: &Prepared<A>| p.waiting.append.tenant.is_some();
+                    let (tenants, system) = group.into_iter().partition(of_tenant);
                     self.refuse(tenants, free, needed);
                     group = system;
                 }
@@ -505,15 +586,16 @@ impl<A: Apply> Committer<A> {
     }
 
     /// Answers that the disk is full.
-    fn refuse(&self, group: Vec<Waiting<A>>, free: u64, needed: u64) {
+    fn refuse(&self, group: Vec<Prepared<A>>, free: u64, needed: u64) {
         tracing::warn!(free, needed, records = group.len(), "write-ahead log is full");
-        for waiting in group {
+        for Prepared { waiting, .. } in group {
             let full = Error::Full {
                 dir: self.shared.settings.dir.clone(),
                 free,
                 needed,
                 reserve: self.shared.settings.reserve_bytes,
             };
+            self.apply.give_up(waiting.append.entry);
             // The caller may have gone.
             let _ = waiting.reply.send(Err(full));
         }
@@ -524,10 +606,10 @@ impl<A: Apply> Committer<A> {
     async fn apply_and_answer(&self, durable: Durable<A>) -> Result<()> {
         let apply = Arc::clone(&self.apply);
         let work = move || {
-            for (lsn, waiting) in durable.lsns.into_iter().zip(durable.waiting) {
+            for (lsn, Prepared { waiting, .. }) in durable.lsns.into_iter().zip(durable.records) {
                 let answer = apply.apply(lsn, waiting.append.entry);
                 // The caller may have gone; the record stays.
-                let _ = waiting.reply.send(Ok(answer));
+                let _ = waiting.reply.send(Ok(Ok(answer)));
             }
         };
         Ok(self.cpu.run(work).await?)

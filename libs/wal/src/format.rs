@@ -91,14 +91,16 @@ impl Keys {
         crc32c::crc32c_append(crc, payload)
     }
 
-    /// Appends a record that will stand at `lsn`.
-    pub(crate) fn write_record(&self, out: &mut Vec<u8>, lsn: Lsn, code: u8, payload: &[u8]) {
-        let len = (payload.len() as u32).to_le_bytes();
+    /// Appends a record that will stand at `lsn`, its payload in two parts.
+    pub(crate) fn write_record(&self, out: &mut Vec<u8>, lsn: Lsn, code: u8, [start, end]: [&[u8]; 2]) {
+        let len = ((start.len() + end.len()) as u32).to_le_bytes();
         out.extend_from_slice(&self.marker);
         out.extend_from_slice(&len);
-        out.extend_from_slice(&self.checksum(lsn, len, code, payload).to_le_bytes());
+        let crc = crc32c::crc32c_append(self.checksum(lsn, len, code, start), end);
+        out.extend_from_slice(&crc.to_le_bytes());
         out.push(code);
-        out.extend_from_slice(payload);
+        out.extend_from_slice(start);
+        out.extend_from_slice(end);
     }
 
     /// The record that stands at the start of `bytes`, which is at `lsn`: its code and payload length. `None` when

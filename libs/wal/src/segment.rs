@@ -52,13 +52,13 @@ impl GroupBuffer {
         })
     }
 
-    /// Lays out records at `at`, before which everything is synced.
+    /// Lays out records, each in two parts, at `at`, before which everything is synced.
     pub(crate) fn build<'a>(
         keys: &Keys,
         at: Lsn,
-        records: impl ExactSizeIterator<Item = (RecordKind, &'a [u8])> + Clone,
+        records: impl ExactSizeIterator<Item = (RecordKind, [&'a [u8]; 2])> + Clone,
     ) -> Self {
-        let size = Self::size(records.clone().map(|(_, p)| p.len()));
+        let size = Self::size(records.clone().map(|(_, p)| p[0].len() + p[1].len()));
         let mut out = Self {
             bytes: Vec::with_capacity(size),
             lsns: Vec::with_capacity(records.len()),
@@ -68,7 +68,7 @@ impl GroupBuffer {
             body_bytes: (size - GROUP_HEAD_BYTES) as u32,
             records: records.len() as u32,
         };
-        keys.write_record(&mut out.bytes, at, GROUP_CODE, &head.to_bytes());
+        keys.write_record(&mut out.bytes, at, GROUP_CODE, [&head.to_bytes(), &[]]);
         for (kind, payload) in records {
             let lsn = Lsn::new(at.segment(), at.offset() + out.bytes.len() as u32);
             keys.write_record(&mut out.bytes, lsn, kind.code(), payload);
@@ -114,7 +114,7 @@ impl NewSegment {
             previous_end: self.previous_end,
         };
         let start = Lsn::new(self.number, SEGMENT_HEADER_BYTES as u32);
-        let checkpoint = [(RecordKind::Checkpoint, self.checkpoint.as_slice())];
+        let checkpoint = [(RecordKind::Checkpoint, [self.checkpoint.as_slice(), &[]])];
         let group = GroupBuffer::build(&keys, start, checkpoint.into_iter());
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend_from_slice(&group.bytes);

@@ -215,9 +215,26 @@ impl DiskFile for MemoryFile {
 #[derive(Debug, Default)]
 pub(crate) struct Collect(Mutex<Vec<(Lsn, u32)>>);
 
+/// An entry that is refused.
+const REFUSED: u32 = u32::MAX;
+/// Entries whose records begin with the number of their segment.
+const TAGGED: std::ops::Range<u32> = 1_000_000..2_000_000;
+
 impl Apply for Collect {
     type Entry = u32;
     type Answer = Lsn;
+    type Refusal = String;
+
+    fn prepare(&self, segment: u32, entry: &mut u32) -> Result<Vec<u8>, String> {
+        match *entry {
+            REFUSED => Err(format!("refused in segment {segment}")),
+            tagged if TAGGED.contains(&tagged) => Ok(segment.to_le_bytes().to_vec()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn give_up(&self, _: u32) {}
+
     fn apply(&self, lsn: Lsn, entry: u32) -> Lsn {
         self.0.lock().push((lsn, entry));
         lsn
@@ -289,7 +306,7 @@ pub(crate) fn record(n: u32, size: usize) -> Append<u32> {
 
 pub(crate) async fn append_all(wal: &Wal<Collect>, range: std::ops::Range<u32>, size: usize) {
     for n in range {
-        wal.append(record(n, size)).await.unwrap();
+        wal.append(record(n, size)).await.unwrap().unwrap();
     }
 }
 
@@ -344,6 +361,48 @@ async fn i1_a_failed_sync_poisons_the_log_and_answers_everybody() {
 }
 
 #[tokio::test]
+async fn a_record_is_prepared_for_the_segment_it_stands_in() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    for group in 0..12 {
+        let entries = TAGGED.skip(group * 5).take(5);
+        let appends = entries.map(|n| running.wal.append(record(n, 300)));
+        for answer in futures::future::join_all(appends).await {
+            answer.unwrap().unwrap();
+        }
+    }
+    let segments = running.wal.segments();
+    assert!(segments.len() > 3);
+    let mut seen = 0;
+    for number in segments {
+        let content = running.wal.read_segment(number).await.unwrap().unwrap();
+        for record in content.records.iter().filter(|r| r.kind == RecordKind::Batch) {
+            assert_eq!(record.payload[..4], number.to_le_bytes());
+            assert_eq!(record.payload.len(), 304);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 60);
+}
+
+#[tokio::test]
+async fn a_refused_record_is_not_written_and_holds_nothing_up() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    let appends = [1, REFUSED, 2].map(|n| running.wal.append(record(n, 10)));
+    let answers = futures::future::join_all(appends).await;
+    assert!(answers[0].as_ref().unwrap().is_ok() && answers[2].as_ref().unwrap().is_ok());
+    assert_eq!(
+        answers[1].as_ref().unwrap(),
+        &Err("refused in segment 1".to_owned())
+    );
+    let alone = running.wal.append(record(REFUSED, 10)).await.unwrap();
+    assert!(alone.is_err());
+    let content = running.wal.read_segment(1).await.unwrap().unwrap();
+    assert_eq!(batches(&[content]), [1, 2]);
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_before_writing_and_recovers() {
     let disk = MemoryDisk::default();
     let running = run(open(&disk).await.0).await;
@@ -358,7 +417,7 @@ async fn a_full_disk_refuses_before_writing_and_recovers() {
     }
     assert!(refused > 10, "{refused}");
     disk.0.lock().full = false;
-    running.wal.append(record(99, 500)).await.unwrap();
+    running.wal.append(record(99, 500)).await.unwrap().unwrap();
     running.wal.close();
     running.ended.await.unwrap().unwrap();
     let (_, contents) = open(&disk.crash(0)).await;
@@ -609,7 +668,9 @@ fn segment_of(groups: &[Vec<Vec<u8>>]) -> (Vec<u8>, Vec<Lsn>) {
     let (mut bytes, mut lsns) = (header.to_bytes().to_vec(), Vec::new());
     for group in groups {
         let at = Lsn::new(7, bytes.len() as u32);
-        let records = group.iter().map(|p| (RecordKind::Batch, p.as_slice()));
+        let records = group
+            .iter()
+            .map(|p| (RecordKind::Batch, p.split_at(p.len() / 3).into()));
         let group = GroupBuffer::build(&Keys::new(ID), at, records);
         bytes.extend(group.bytes);
         lsns.extend(group.lsns);

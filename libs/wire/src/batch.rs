@@ -1,35 +1,28 @@
-//! The batch: header and columns, encoded once for the wire and the write-ahead log alike.
+//! The batch: header and columns, and how they travel and are logged.
 //!
-//! Layout (docs/formats/batch.md), little endian:
-//! `"KB" version:u8=1 flags:u8=0 | stream:u128 sequence:u64 settled_below:u64 partition:u32 epoch:u64 admission_ms:i64 |
-//! tenant_len:u8 tenant | raw_len:u32 zstd_len:u32 zstd | crc32c:u32` where zstd holds the sections
-//! `tag:u8 len:u32 bytes` and the checksum covers everything before it.
+//! Layout on the wire (docs/formats/batch.md), little endian:
+//! `"KB" version:u8=2 flags:u8=0 | stream:u128 sequence:u64 settled_below:u64 partition:u32 epoch:u64 admission_ms:i64 |
+//! tenant_len:u8 tenant | series:u32 references:u128* | frame of labels | frame of the content | crc32c:u32` where a frame is
+//! `raw_len:u32 zstd_len:u32 zstd` of sections `tag:u8 len:u32 bytes`, and the checksum covers everything before it.
 
-use std::sync::OnceLock;
+mod bytes;
+mod content;
+mod labels;
+mod logged;
 
-use bytes::Bytes;
-use koios_model::{
-    BatchColumns, BatchExemplar, BatchHistogram, Exemplar, LabelsRef, Metadata, PartitionId, SeriesHash,
-    StreamId, TenantId,
-};
+use std::sync::{Arc, OnceLock};
+
+use ::bytes::Bytes;
+use koios_model::{BatchColumns, BatchExemplar, PartitionId, SeriesHash, StreamId, TenantId};
+
+use self::bytes::{Reader, write_frame};
+pub use self::logged::{BoundSeries, LoggedBatch, LoggedSeries};
 
 /// Largest decoded batch, bytes.
 pub const DECODED_BYTES_MAX: usize = 128 << 20;
 
 const MAGIC: [u8; 2] = *b"KB";
-const VERSION: u8 = 1;
-const ZSTD_LEVEL: i32 = 1;
-
-const TAG_HASHES: u8 = 1;
-const TAG_LABEL_LENS: u8 = 2;
-const TAG_LABEL_BYTES: u8 = 3;
-const TAG_SAMPLE_COUNTS: u8 = 4;
-const TAG_TIMESTAMPS: u8 = 5;
-const TAG_VALUES: u8 = 6;
-const TAG_METADATA: u8 = 7;
-const TAG_HISTOGRAM_SERIES: u8 = 8;
-const TAG_HISTOGRAMS: u8 = 9;
-const TAG_EXEMPLARS: u8 = 10;
+const VERSION: u8 = 2;
 
 /// What identifies a batch and the circumstances it was admitted under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +43,14 @@ pub struct BatchHeader {
     pub admission_ms: i64,
 }
 
-/// A batch with its encoded form, made at most once.
-#[derive(Debug)]
+/// A batch with its encoded forms, each made at most once. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Batch {
     header: BatchHeader,
-    columns: BatchColumns,
+    columns: Arc<BatchColumns>,
+    /// Whether labels of known series are left out of the encoded form.
+    by_reference: bool,
+    content: Arc<OnceLock<Bytes>>,
     encoded: OnceLock<Bytes>,
 }
 
@@ -97,7 +93,42 @@ pub enum BatchError {
     },
 }
 
+impl BatchError {
+    fn unknown_section(tag: u8) -> Self {
+        Self::Column {
+            column: "section",
+            reason: format!("unknown tag {tag}"),
+        }
+    }
+}
+
 impl Batch {
+    /// A new batch. Encoded, it leaves out the labels of series that the receiver is taken to know.
+    pub fn new(header: BatchHeader, columns: BatchColumns) -> Self {
+        Self {
+            header,
+            columns: Arc::new(columns),
+            by_reference: true,
+            content: Arc::default(),
+            encoded: OnceLock::new(),
+        }
+    }
+
+    /// The same batch with all labels it has, for a receiver that does not know a series.
+    #[must_use]
+    pub fn with_labels(&self) -> Self {
+        Self {
+            by_reference: false,
+            encoded: OnceLock::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the encoded form lacks labels that [`Self::with_labels`] has.
+    pub fn leaves_labels_out(&self) -> bool {
+        self.by_reference && self.columns.known.contains(&true)
+    }
+
     /// Whether it is best encoded on the caller's thread: handing a small one over costs more.
     pub fn is_encoded_inline(&self) -> bool {
         const SAMPLES_MAX: usize = 512;
@@ -106,60 +137,122 @@ impl Batch {
         c.timestamps.len() + c.exemplars.len() < SAMPLES_MAX && c.histograms.len() < HISTOGRAMS_MAX
     }
 
-    /// A new batch.
-    pub fn new(header: BatchHeader, columns: BatchColumns) -> Self {
-        Self {
-            header,
-            columns,
-            encoded: OnceLock::new(),
-        }
-    }
-
     /// The header.
     pub fn header(&self) -> &BatchHeader {
         &self.header
     }
 
-    /// The content.
+    /// What it holds.
     pub fn columns(&self) -> &BatchColumns {
         &self.columns
     }
 
-    /// The encoded form; made on first use, shared afterwards.
+    /// The content's frame, which all encodings end with; made on first use, shared afterwards.
+    pub fn content(&self) -> &Bytes {
+        self.content.get_or_init(|| {
+            let mut out = Vec::new();
+            write_frame(&mut out, &content::encode(&self.columns));
+            out.into()
+        })
+    }
+
+    /// The form on the wire; made on first use, shared afterwards.
     pub fn encoded(&self) -> &Bytes {
-        self.encoded.get_or_init(|| encode(&self.header, &self.columns))
+        self.encoded.get_or_init(|| self.encode())
+    }
+
+    /// What stands before [`Self::content`] in the record that a log keeps.
+    pub fn log_prefix(&self, series: &LoggedSeries) -> Vec<u8> {
+        series.encode(&self.header)
+    }
+
+    fn encode(&self) -> Bytes {
+        let (c, content) = (&self.columns, self.content());
+        let mut raw = Vec::new();
+        let travelling = c.series().map(|s| match s.labels {
+            Some(labels) if !(self.by_reference && s.known) => labels.packed(),
+            _ => &[],
+        });
+        labels::encode(travelling.collect::<Vec<_>>().into_iter(), &mut raw);
+        let mut out = Vec::with_capacity(content.len() + c.hashes.len() * size_of::<SeriesHash>() + 192);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[VERSION, 0]);
+        write_header(&mut out, &self.header);
+        out.extend_from_slice(&(c.hashes.len() as u32).to_le_bytes());
+        c.hashes
+            .iter()
+            .for_each(|h| out.extend_from_slice(&h.0.to_le_bytes()));
+        write_frame(&mut out, &raw);
+        out.extend_from_slice(content);
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.into()
     }
 
     /// Decodes and checks a batch.
     ///
     /// # Errors
     /// [`BatchError`]; arbitrary bytes are safe.
-    pub fn decode(bytes: Bytes) -> Result<Self, BatchError> {
-        let (header, columns) = decode(&bytes)?;
+    pub fn decode(encoded: Bytes) -> Result<Self, BatchError> {
+        let body = check_sum(&encoded)?;
+        let mut r = Reader::new(body);
+        let header = read_start(&mut r)?;
+        let series = r.u32()? as usize;
+        let (hashes, _) = r
+            .take(series.saturating_mul(size_of::<SeriesHash>()))?
+            .as_chunks();
+        let hashes = hashes.iter().map(|h| SeriesHash(u128::from_le_bytes(*h)));
+        let hashes: Vec<SeriesHash> = hashes.collect();
+        let (label_ends, label_bytes) = labels::decode(&r.frame()?)?;
+        if !label_ends.is_empty() && label_ends.len() != hashes.len() {
+            return Err(BatchError::Column {
+                column: "labels",
+                reason: format!("{} for {} series", label_ends.len(), hashes.len()),
+            });
+        }
+        let from = r.at();
+        let raw = r.frame()?;
+        let packed = encoded.slice(from..r.at());
+        let columns = BatchColumns {
+            hashes,
+            label_ends,
+            label_bytes,
+            ..content::decode(&raw, series)?
+        };
         Ok(Self {
             header,
-            columns,
-            encoded: OnceLock::from(bytes),
+            columns: Arc::new(columns),
+            by_reference: true,
+            content: Arc::new(OnceLock::from(packed)),
+            encoded: OnceLock::from(encoded),
         })
-    }
-
-    /// Reads the header alone, without checking the checksum or decompressing.
-    ///
-    /// # Errors
-    /// [`BatchError`] when the header is cut or of another format.
-    pub fn peek_header(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
-        read_header(&mut Reader { bytes, at: 0 })
     }
 }
 
-fn encode(h: &BatchHeader, c: &BatchColumns) -> Bytes {
-    let raw = encode_sections(c);
-    // Compression to memory fails only for lack of memory; storing raw bytes as one incompressible frame is then moot.
-    let packed = zstd::bulk::compress(&raw, ZSTD_LEVEL).unwrap_or_default();
+/// The bytes before a valid checksum.
+fn check_sum(encoded: &[u8]) -> Result<&[u8], BatchError> {
+    let (body, crc) = encoded
+        .split_last_chunk()
+        .ok_or(BatchError::Truncated { at: encoded.len() })?;
+    let (want, got) = (u32::from_le_bytes(*crc), crc32c::crc32c(body));
+    if got != want {
+        return Err(BatchError::Checksum { got, want });
+    }
+    Ok(body)
+}
+
+fn read_start(r: &mut Reader<'_>) -> Result<BatchHeader, BatchError> {
+    let start: [u8; 4] = r.array()?;
+    if start[..2] != MAGIC || start[2] != VERSION {
+        return Err(BatchError::Format {
+            start: start.to_vec(),
+        });
+    }
+    read_header(r)
+}
+
+fn write_header(out: &mut Vec<u8>, h: &BatchHeader) {
     let tenant = h.tenant.as_str().as_bytes();
-    let mut out = Vec::with_capacity(packed.len() + tenant.len() + 72);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, 0]);
     out.extend_from_slice(&h.stream.0.to_le_bytes());
     out.extend_from_slice(&h.sequence.to_le_bytes());
     out.extend_from_slice(&h.settled_below.to_le_bytes());
@@ -168,192 +261,9 @@ fn encode(h: &BatchHeader, c: &BatchColumns) -> Bytes {
     out.extend_from_slice(&h.admission_ms.to_le_bytes());
     out.push(tenant.len() as u8);
     out.extend_from_slice(tenant);
-    out.extend_from_slice(&(raw.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(packed.len() as u32).to_le_bytes());
-    out.extend_from_slice(&packed);
-    let crc = crc32c::crc32c(&out);
-    out.extend_from_slice(&crc.to_le_bytes());
-    out.into()
-}
-
-fn section(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
-    out.push(tag);
-    let at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    write(out);
-    let len = (out.len() - at - 4) as u32;
-    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
-}
-
-fn encode_sections(c: &BatchColumns) -> Vec<u8> {
-    let mut out = Vec::with_capacity(c.hashes.len() * 18 + c.label_bytes.len() + c.values.len() * 10 + 64);
-    section(&mut out, TAG_HASHES, |o| {
-        c.hashes
-            .iter()
-            .for_each(|h| o.extend_from_slice(&h.0.to_le_bytes()))
-    });
-    if !c.label_ends.is_empty() {
-        section(&mut out, TAG_LABEL_LENS, |o| {
-            let mut start = 0;
-            for &end in &c.label_ends {
-                write_varint(o, u64::from(end.saturating_sub(start)));
-                start = end;
-            }
-        });
-        section(&mut out, TAG_LABEL_BYTES, |o| o.extend_from_slice(&c.label_bytes));
-    }
-    section(&mut out, TAG_SAMPLE_COUNTS, |o| {
-        c.sample_counts
-            .iter()
-            .for_each(|&n| write_varint(o, u64::from(n)))
-    });
-    section(&mut out, TAG_TIMESTAMPS, |o| {
-        let mut last = 0i64;
-        for &t in &c.timestamps {
-            write_varint(o, zigzag(t.wrapping_sub(last)));
-            last = t;
-        }
-    });
-    section(&mut out, TAG_VALUES, |o| {
-        c.values
-            .iter()
-            .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
-    });
-    if !c.histograms.is_empty() {
-        section(&mut out, TAG_HISTOGRAM_SERIES, |o| {
-            c.histograms
-                .iter()
-                .for_each(|h| write_varint(o, u64::from(h.series)))
-        });
-        let packed = koios_chunk::pack_histograms(c.histograms.iter().map(|h| (h.t, &h.histogram)));
-        section(&mut out, TAG_HISTOGRAMS, |o| o.extend_from_slice(&packed));
-    }
-    if !c.exemplars.is_empty() {
-        section(&mut out, TAG_EXEMPLARS, |o| {
-            for BatchExemplar { series, exemplar } in &c.exemplars {
-                write_varint(o, u64::from(*series));
-                write_varint(o, zigzag(exemplar.t));
-                o.extend_from_slice(&exemplar.v.to_bits().to_le_bytes());
-                write_varint(o, exemplar.labels.packed().len() as u64);
-                o.extend_from_slice(exemplar.labels.packed());
-            }
-        });
-    }
-    if !c.metadata.is_empty() {
-        section(&mut out, TAG_METADATA, |o| {
-            for (metric, m) in &c.metadata {
-                for s in [metric, &m.kind, &m.help, &m.unit] {
-                    write_varint(o, s.len() as u64);
-                    o.extend_from_slice(s.as_bytes());
-                }
-            }
-        });
-    }
-    out
-}
-
-fn zigzag(v: i64) -> u64 {
-    ((v << 1) ^ (v >> 63)) as u64
-}
-
-fn unzigzag(v: u64) -> i64 {
-    ((v >> 1) as i64) ^ -((v & 1) as i64)
-}
-
-fn write_varint(out: &mut Vec<u8>, mut v: u64) {
-    while v >= 0x80 {
-        out.push((v as u8) | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], BatchError> {
-        let end = self
-            .at
-            .checked_add(n)
-            .ok_or(BatchError::Truncated { at: self.at })?;
-        let out = self
-            .bytes
-            .get(self.at..end)
-            .ok_or(BatchError::Truncated { at: self.at })?;
-        self.at = end;
-        Ok(out)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], BatchError> {
-        let at = self.at;
-        self.take(N)?.try_into().map_err(|_| BatchError::Truncated { at })
-    }
-
-    fn u32(&mut self) -> Result<u32, BatchError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, BatchError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn varint(&mut self) -> Result<u64, BatchError> {
-        let mut v = 0u64;
-        for shift in (0..64).step_by(7) {
-            let [b] = self.array()?;
-            v |= u64::from(b & 0x7f) << shift;
-            if b < 0x80 {
-                return Ok(v);
-            }
-        }
-        Err(BatchError::Truncated { at: self.at })
-    }
-
-    fn string(&mut self, column: &'static str) -> Result<String, BatchError> {
-        let len = usize::try_from(self.varint()?).map_err(|_| BatchError::Truncated { at: self.at })?;
-        let bytes = self.take(len)?;
-        String::from_utf8(bytes.to_vec()).map_err(|e| BatchError::Column {
-            column,
-            reason: e.to_string(),
-        })
-    }
-
-    /// The place of a series.
-    fn place(&mut self) -> Result<u32, BatchError> {
-        let place = self.varint()?;
-        u32::try_from(place).map_err(|_| BatchError::Truncated { at: self.at })
-    }
-
-    fn exemplar(&mut self) -> Result<BatchExemplar, BatchError> {
-        let series = self.place()?;
-        let (t, v) = (unzigzag(self.varint()?), f64::from_bits(self.u64()?));
-        let len = usize::try_from(self.varint()?).map_err(|_| BatchError::Truncated { at: self.at })?;
-        let labels = LabelsRef::from_packed(self.take(len)?).map_err(|e| BatchError::Column {
-            column: "exemplars",
-            reason: e.to_string(),
-        })?;
-        let labels = labels.to_labels();
-        Ok(BatchExemplar {
-            series,
-            exemplar: Exemplar { t, v, labels },
-        })
-    }
-
-    fn done(&self) -> bool {
-        self.at >= self.bytes.len()
-    }
 }
 
 fn read_header(r: &mut Reader<'_>) -> Result<BatchHeader, BatchError> {
-    let start: [u8; 4] = r.array()?;
-    if start[..2] != MAGIC || start[2] != VERSION {
-        return Err(BatchError::Format {
-            start: start.to_vec(),
-        });
-    }
     let stream = StreamId(u128::from_le_bytes(r.array()?));
     let (sequence, settled_below) = (r.u64()?, r.u64()?);
     let partition = PartitionId(r.u32()?);
@@ -375,173 +285,9 @@ fn read_header(r: &mut Reader<'_>) -> Result<BatchHeader, BatchError> {
     })
 }
 
-fn decode(bytes: &[u8]) -> Result<(BatchHeader, BatchColumns), BatchError> {
-    let body_len = bytes
-        .len()
-        .checked_sub(4)
-        .ok_or(BatchError::Truncated { at: bytes.len() })?;
-    let (body, crc) = bytes.split_at(body_len);
-    let want = Reader { bytes: crc, at: 0 }.u32()?;
-    let got = crc32c::crc32c(body);
-    if got != want {
-        return Err(BatchError::Checksum { got, want });
-    }
-    let mut r = Reader { bytes: body, at: 0 };
-    let header = read_header(&mut r)?;
-    let (raw_len, packed_len) = (r.u32()? as usize, r.u32()? as usize);
-    if raw_len > DECODED_BYTES_MAX {
-        return Err(BatchError::TooLarge { declared: raw_len });
-    }
-    let raw = zstd::bulk::decompress(r.take(packed_len)?, raw_len).map_err(|e| BatchError::Column {
-        column: "zstd",
-        reason: e.to_string(),
-    })?;
-    let columns = decode_sections(&raw)?;
-    check(&columns)?;
-    Ok((header, columns))
-}
-
-fn decode_sections(raw: &[u8]) -> Result<BatchColumns, BatchError> {
-    let mut c = BatchColumns::default();
-    let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
-    let mut r = Reader { bytes: raw, at: 0 };
-    while !r.done() {
-        let [tag] = r.array()?;
-        let len = r.u32()? as usize;
-        let mut s = Reader {
-            bytes: r.take(len)?,
-            at: 0,
-        };
-        match tag {
-            TAG_HASHES => {
-                while !s.done() {
-                    c.hashes.push(SeriesHash(u128::from_le_bytes(s.array()?)));
-                }
-            }
-            TAG_LABEL_LENS => {
-                let mut end = 0u64;
-                while !s.done() {
-                    end = end.saturating_add(s.varint()?);
-                    c.label_ends
-                        .push(u32::try_from(end).map_err(|_| BatchError::Truncated { at: s.at })?);
-                }
-            }
-            TAG_LABEL_BYTES => c.label_bytes = s.bytes.to_vec(),
-            TAG_SAMPLE_COUNTS => {
-                while !s.done() {
-                    let n = s.varint()?;
-                    c.sample_counts
-                        .push(u32::try_from(n).map_err(|_| BatchError::Truncated { at: s.at })?);
-                }
-            }
-            TAG_TIMESTAMPS => {
-                let mut t = 0i64;
-                while !s.done() {
-                    t = t.wrapping_add(unzigzag(s.varint()?));
-                    c.timestamps.push(t);
-                }
-            }
-            TAG_VALUES => {
-                while !s.done() {
-                    c.values.push(f64::from_bits(s.u64()?));
-                }
-            }
-            TAG_METADATA => {
-                while !s.done() {
-                    let metric = s.string("metadata")?;
-                    let (kind, help, unit) = (
-                        s.string("metadata")?,
-                        s.string("metadata")?,
-                        s.string("metadata")?,
-                    );
-                    c.metadata.push((metric, Metadata { kind, help, unit }));
-                }
-            }
-            TAG_HISTOGRAM_SERIES => {
-                while !s.done() {
-                    histogram_series.push(s.place()?);
-                }
-            }
-            TAG_HISTOGRAMS => histograms = s.bytes,
-            TAG_EXEMPLARS => {
-                while !s.done() {
-                    c.exemplars.push(s.exemplar()?);
-                }
-            }
-            // A section this version does not know holds samples it would lose: refuse.
-            other => {
-                return Err(BatchError::Column {
-                    column: "section",
-                    reason: format!("unknown tag {other}"),
-                });
-            }
-        }
-    }
-    let unpacked = koios_chunk::unpack_histograms(histograms, histogram_series.len());
-    let unpacked = unpacked.map_err(|e| BatchError::Column {
-        column: "histograms",
-        reason: e.to_string(),
-    })?;
-    let placed = histogram_series.into_iter().zip(unpacked);
-    c.histograms = placed
-        .map(|(series, (t, histogram))| BatchHistogram { series, t, histogram })
-        .collect();
-    Ok(c)
-}
-
-fn check(c: &BatchColumns) -> Result<(), BatchError> {
-    let fail = |column, reason: String| Err(BatchError::Column { column, reason });
-    if c.sample_counts.len() != c.hashes.len() {
-        return fail(
-            "sample counts",
-            format!("{} for {} series", c.sample_counts.len(), c.hashes.len()),
-        );
-    }
-    let samples: u64 = c.sample_counts.iter().map(|&n| u64::from(n)).sum();
-    if samples != c.timestamps.len() as u64 || samples != c.values.len() as u64 {
-        let reason = format!(
-            "{} timestamps, {} values, counts say {samples}",
-            c.timestamps.len(),
-            c.values.len()
-        );
-        return fail("samples", reason);
-    }
-    let places = |places: &mut dyn Iterator<Item = u32>| {
-        let places: Vec<u32> = places.collect();
-        places.is_sorted() && places.last().is_none_or(|last| (*last as usize) < c.hashes.len())
-    };
-    let of_histograms = places(&mut c.histograms.iter().map(|h| h.series));
-    if !of_histograms || !places(&mut c.exemplars.iter().map(|e| e.series)) {
-        return fail(
-            "series of histograms and exemplars",
-            "out of order, or beyond the last".to_owned(),
-        );
-    }
-    if !c.label_ends.is_empty() {
-        if c.label_ends.len() != c.hashes.len() {
-            return fail(
-                "labels",
-                format!("{} for {} series", c.label_ends.len(), c.hashes.len()),
-            );
-        }
-        let mut start = 0usize;
-        for &end in &c.label_ends {
-            let packed = c.label_bytes.get(start..end as usize);
-            let checked = packed
-                .ok_or_else(|| "lengths pass the end".to_owned())
-                .and_then(|p| LabelsRef::from_packed(p).map_err(|e| e.to_string()));
-            if let Err(reason) = checked {
-                return fail("labels", reason);
-            }
-            start = end as usize;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use koios_model::{Histogram, Labels};
+    use koios_model::{BatchHistogram, Exemplar, Histogram, Labels, Metadata};
     use proptest::prelude::*;
 
     use super::*;
@@ -588,6 +334,63 @@ mod tests {
                 (a.series, a.t) == (b.series, b.t) && a.histogram.bits_cmp(&b.histogram).is_eq()
             };
             prop_assert!(got.iter().zip(sent).all(same));
+        }
+
+        #[test]
+        fn known_series_travel_without_labels_and_come_with_them_when_asked(known in proptest::collection::vec(any::<bool>(), 0..20)) {
+            let mut c = BatchColumns::default();
+            for (i, known) in known.iter().enumerate() {
+                let labels = Labels::from_pairs([("__name__", format!("m{i}"))]);
+                match known {
+                    true => c.push_known_series(SeriesHash(i as u128), labels.as_ref()),
+                    false => c.push_series(SeriesHash(i as u128), labels.as_ref()),
+                }
+                c.push_sample(i as i64, 1.0);
+            }
+            let batch = Batch::new(header(), c);
+            prop_assert_eq!(batch.leaves_labels_out(), known.contains(&true));
+            let travelled = |batch: &Batch| {
+                let back = Batch::decode(batch.encoded().clone()).unwrap();
+                back.columns().series().map(|s| s.labels.is_some()).collect::<Vec<_>>()
+            };
+            let unknown: Vec<bool> = known.iter().map(|known| !known).collect();
+            prop_assert_eq!(travelled(&batch), unknown);
+            prop_assert!(travelled(&batch.with_labels()).into_iter().all(|labels| labels));
+        }
+
+        #[test]
+        fn logged_batches_read_back(ids in proptest::collection::vec((any::<u32>(), any::<bool>()), 0..30), runs in 0u32..100) {
+            let mut ids: Vec<(u32, bool)> = ids;
+            ids.extend((0..runs).map(|i| (i + 7, false)));
+            let (mut c, mut logged) = (BatchColumns::default(), LoggedSeries::default());
+            for (place, &(id, bound)) in ids.iter().enumerate() {
+                let labels = Labels::from_pairs([("__name__", format!("m{id}"))]);
+                c.push_series(SeriesHash(place as u128), labels.as_ref());
+                c.push_sample(place as i64, f64::from(id));
+                logged.ids.push(id);
+                if bound {
+                    logged.bind(place, SeriesHash(place as u128), |out| out.extend_from_slice(labels.packed()));
+                }
+            }
+            let batch = Batch::new(header(), c);
+            let record = [&batch.log_prefix(&logged)[..], batch.content()].concat().into();
+            let back = LoggedBatch::decode(&record).unwrap();
+            prop_assert_eq!(&back.header, batch.header());
+            prop_assert_eq!(LoggedBatch::peek_header(&record).unwrap(), back.header.clone());
+            prop_assert_eq!(&back.series, &logged);
+            let columns = back.columns().unwrap();
+            prop_assert_eq!(&columns.values, &batch.columns().values);
+            prop_assert_eq!(&columns.timestamps, &batch.columns().timestamps);
+        }
+
+        #[test]
+        fn i12_arbitrary_log_records_are_safe(mut bytes in proptest::collection::vec(any::<u8>(), 80..300)) {
+            bytes[..4].copy_from_slice(&[b'K', b'L', VERSION, 0]);
+            bytes[56] = 1;
+            bytes[57] = b'a';
+            if let Ok(batch) = LoggedBatch::decode(&bytes.into()) {
+                let _ = batch.columns();
+            }
         }
 
         #[test]

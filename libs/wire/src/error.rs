@@ -9,6 +9,8 @@ pub enum ServiceErrorCode {
     InvalidArgument,
     /// The thing asked for does not exist: do not retry.
     NotFound,
+    /// The batch speaks of a series by a reference that the callee does not know: send it with labels.
+    UnknownSeries,
     /// The request was made under an older state or epoch: fetch the state and try again.
     Stale,
     /// The callee has not adopted the request's state yet: try again shortly.
@@ -33,6 +35,7 @@ impl ServiceErrorCode {
         match self {
             Self::InvalidArgument => "invalid_argument",
             Self::NotFound => "not_found",
+            Self::UnknownSeries => "unknown_series",
             Self::Stale => "stale",
             Self::Behind => "behind",
             Self::NotCounting => "not_counting",
@@ -49,6 +52,7 @@ impl ServiceErrorCode {
         [
             Self::InvalidArgument,
             Self::NotFound,
+            Self::UnknownSeries,
             Self::Stale,
             Self::Behind,
             Self::NotCounting,

@@ -26,7 +26,7 @@ mod service;
 mod strings;
 mod watched;
 
-pub use batch::{Batch, BatchError, BatchHeader};
+pub use batch::{Batch, BatchError, BatchHeader, BoundSeries, LoggedBatch, LoggedSeries};
 pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
     BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,

@@ -7,7 +7,7 @@ use axum::Router;
 use bytes::Bytes;
 use futures::future::join_all;
 use koios_control::StateHandle;
-use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
+use koios_model::{Labels, Sample, SeriesHash, StreamId, TenantId, TenantSeed};
 use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::active_series::ActiveSeries;
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken};
+use crate::known_series::{KnownSeries, TenantKnown};
 use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome, Written};
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     bytes: BytesInFlight,
     rates: Rates,
     active: ActiveSeries,
+    known: KnownSeries,
     deltas: Deltas,
     pairs: Arc<Tracker>,
     routes: Arc<Routes>,
@@ -127,6 +129,7 @@ impl Distributor {
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
             active: ActiveSeries::starting_at(deps.runtime.clock.elapsed()),
+            known: KnownSeries::default(),
             deltas: Deltas::default(),
             runtime: deps.runtime,
             limits: deps.limits,
@@ -157,12 +160,19 @@ impl Distributor {
     /// [`Error::NoPartitions`], [`Error::NotEnoughReplicas`].
     pub async fn push(&self, tenant: &TenantId, series: &[(Labels, Vec<Sample>)]) -> Result<Outcome, Error> {
         let rules = self.shared.rules(tenant)?;
-        let mut intake = Intake::new(&rules, None);
-        for (labels, samples) in series {
-            intake.trusted(labels.as_ref(), samples);
-        }
-        let taken = intake.finish();
-        let written = self.shared.replicate(tenant, rules.admission_ms, taken).await;
+        let known = self.shared.known.of(tenant, &rules.limits);
+        let taken = {
+            let known = known.read();
+            let mut intake = Intake::new(&rules, None, &known);
+            for (labels, samples) in series {
+                intake.trusted(labels.as_ref(), samples);
+            }
+            intake.finish()
+        };
+        let written = self
+            .shared
+            .replicate(tenant, rules.admission_ms, taken, &known)
+            .await;
         written.map_err(|failure| failure.error)
     }
 
@@ -181,7 +191,9 @@ impl Distributor {
         let started = shared.runtime.clock.elapsed();
         let now = started;
         let limit = rules.limits.max_series;
+        let known = shared.known.of(tenant, &rules.limits);
         let message = Message {
+            known: Arc::clone(&known),
             gate: shared.active.gate(tenant, limit, now),
             deltas: matches!(format, Format::Otlp(_)).then(|| shared.deltas.of(tenant, now)),
             format,
@@ -203,7 +215,7 @@ impl Distributor {
         let written = taken.samples() + taken.exemplars();
         shared.rates.admit(tenant, limits, written, now)?;
         let pairs = std::mem::take(&mut taken.pairs);
-        let mut outcome = shared.replicate(tenant, admission_ms, taken).await?;
+        let mut outcome = shared.replicate(tenant, admission_ms, taken, &known).await?;
         // Only now may others rely on what a replica brought.
         shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
         shared.metrics.pairs(tenant, &pairs);
@@ -280,14 +292,17 @@ impl Shared {
         tenant: &TenantId,
         admission_ms: i64,
         taken: Taken,
+        known: &TenantKnown,
     ) -> Result<Outcome, Failure> {
         let started = self.runtime.clock.elapsed();
         let parts = taken.batches.into_iter().map(|(partition, columns)| async move {
             let part = Written::of(&columns);
+            let new: Vec<SeriesHash> = columns.series().filter(|s| !s.known).map(|s| s.hash).collect();
             let sent = self
                 .replicator
                 .replicate(tenant, partition, admission_ms, columns);
             let acknowledged = sent.await?;
+            known.learn(&new);
             self.active.note(tenant, partition, acknowledged.series);
             Ok((part, acknowledged))
         });

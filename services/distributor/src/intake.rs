@@ -16,6 +16,7 @@ use koios_wire::otlp;
 use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
 
 use crate::active_series::SeriesGate;
+use crate::known_series::KnownSet;
 use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
@@ -106,6 +107,7 @@ impl Taken {
 pub(crate) struct Intake<'a> {
     rules: &'a Rules,
     gate: Option<SeriesGate>,
+    known: &'a KnownSet,
     taken: Taken,
     label_bytes: u64,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
@@ -115,11 +117,13 @@ pub(crate) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// `gate` lets new series in while the tenant may have more; none for no limit.
-    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>) -> Self {
+    /// `gate` lets new series in while the tenant may have more; none for no limit. `known` series were checked under the
+    /// same rules.
+    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>, known: &'a KnownSet) -> Self {
         Self {
             rules,
             gate,
+            known,
             taken: Taken::default(),
             label_bytes: 0,
             metadata: BTreeMap::new(),
@@ -156,7 +160,26 @@ impl<'a> Intake<'a> {
             samples,
             ..RawSeries::default()
         };
-        self.append(&series);
+        let hash = self.hash();
+        self.append(&series, hash, self.known.contains(hash));
+    }
+
+    /// The reference of the packed labels.
+    fn hash(&self) -> SeriesHash {
+        SeriesHash::new(self.rules.seed, LabelsRef::from_trusted(&self.packed))
+    }
+
+    /// The reference of a series that is known: labels that pack to the same bytes were found good and in order before.
+    fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<SeriesHash> {
+        if series.fault.is_some() || series.label_count != series.labels.len() {
+            return None;
+        }
+        self.packed.clear();
+        for (name, value) in series.labels {
+            write_packed_bytes(&mut self.packed, name, value);
+        }
+        let hash = self.hash();
+        self.known.contains(hash).then_some(hash)
     }
 
     /// Checks, sorts and packs labels; empty values are dropped.
@@ -209,9 +232,8 @@ impl<'a> Intake<'a> {
     }
 
     /// Adds the packed series with those of its samples that are good. Gives how many were not.
-    fn append(&mut self, series: &RawSeries<'_, '_>) -> u64 {
+    fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, known: bool) -> u64 {
         let labels = LabelsRef::from_trusted(&self.packed);
-        let hash = SeriesHash::new(self.rules.seed, labels);
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
@@ -229,6 +251,7 @@ impl<'a> Intake<'a> {
             batch: self.taken.batches.entry(partition).or_default(),
             report: &mut self.taken.report,
             series: (hash, labels),
+            known,
             started: false,
         };
         let mut rejected = 0;
@@ -278,6 +301,7 @@ struct Adding<'a> {
     batch: &'a mut BatchColumns,
     report: &'a mut RejectionReport,
     series: (SeriesHash, LabelsRef<'a>),
+    known: bool,
     started: bool,
 }
 
@@ -286,7 +310,10 @@ impl Adding<'_> {
         if !self.started {
             self.started = true;
             let (hash, labels) = self.series;
-            self.batch.push_series(hash, labels);
+            match self.known {
+                true => self.batch.push_known_series(hash, labels),
+                false => self.batch.push_series(hash, labels),
+            }
         }
         self.batch
     }
@@ -326,7 +353,12 @@ impl<'a> Sink<'a> for Intake<'a> {
         if self.taken.label_bytes_exceeded {
             return;
         }
-        if let Err(rejection) = self.pack(&series) {
+        let known = self.find_known(&series);
+        let packed = match known {
+            Some(_) => Ok(()),
+            None => self.pack(&series),
+        };
+        if let Err(rejection) = packed {
             let samples = (series.samples.len() + series.histograms.len()) as u64;
             self.taken.exemplars_dropped += series.exemplars.len() as u64;
             self.taken.report.series += 1;
@@ -335,10 +367,11 @@ impl<'a> Sink<'a> for Intake<'a> {
                 .add(rejection, samples, || describe(series.labels));
             return;
         }
-        let rejected = self.append(&series);
+        let hash = known.unwrap_or_else(|| self.hash());
+        let rejected = self.append(&series, hash, known.is_some());
         self.taken.report.series += u64::from(rejected > 0);
         if let Some(metadata) = series.metadata {
-            let metric = self.labels.iter().find(|(name, _)| is_metric_name(name));
+            let metric = series.labels.iter().find(|(name, _)| is_metric_name(name));
             let metric = metric.map_or(&[][..], |(_, value)| *value);
             self.metadata(RawMetadata { metric, ..metadata });
         }

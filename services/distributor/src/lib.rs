@@ -26,6 +26,7 @@ mod http_api;
 mod import;
 mod influx;
 mod intake;
+mod known_series;
 mod members;
 mod message;
 mod metrics;

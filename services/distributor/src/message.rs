@@ -1,6 +1,7 @@
 //! From a request's body to what is taken of it, on a CPU thread.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_model::{METRIC_NAME, Sample};
@@ -16,6 +17,7 @@ use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
+use crate::known_series::TenantKnown;
 use crate::pairs::{Deduplicated, Gate};
 
 /// Largest decompression buffer that a thread keeps for its next request.
@@ -57,6 +59,7 @@ pub(crate) struct LineProtocol {
 /// A message before it is decoded.
 pub(crate) struct Message {
     pub(crate) gate: Option<SeriesGate>,
+    pub(crate) known: Arc<TenantKnown>,
     pub(crate) format: Format,
     pub(crate) compression: Compression,
     /// The tenant's totals, for formats that may bring deltas.
@@ -90,9 +93,10 @@ impl Message {
             labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
         let (gate, pairs) = (self.gate.take(), self.pairs.as_ref());
+        let known = self.known.read();
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
-                let mut intake = Intake::new(rules, gate);
+                let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 decode(*version, message, decode_limits, &mut sink)?;
                 let pairs = sink.finish();
@@ -101,7 +105,7 @@ impl Message {
             Format::Exposition(text) => {
                 self.held.grow(Unescaped::bytes_max(message) as u64)?;
                 let unescaped = Unescaped::of(message, text.dialect);
-                let mut intake = Intake::new(rules, gate);
+                let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 text.take_in(message, &unescaped, decode_limits, &mut sink)?;
                 let pairs = sink.finish();
@@ -123,7 +127,7 @@ impl Message {
                     lookback_ms: i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX),
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
                 };
-                let mut intake = Intake::new(rules, gate);
+                let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let report = otlp::decode(message, &context, &mut sink)?;
                 let pairs = sink.finish();
@@ -142,7 +146,7 @@ impl Message {
                     limits: decode_limits,
                 };
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
-                let mut intake = Intake::new(rules, gate);
+                let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 influx::decode(message, context, &mut WithDefault::new(&mut sink, database))?;
                 let pairs = sink.finish();

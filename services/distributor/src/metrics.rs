@@ -33,6 +33,7 @@ pub(crate) struct DistributorMetrics {
     pub(crate) stragglers_dropped: Counter,
     send_failures: ByWord<Counter>,
     pub(crate) resends: Counter,
+    pub(crate) sent_with_labels: Counter,
     deduplicated: Family<[(&'static str, String); 1], Counter>,
     deduplicated_tenants: Arc<Mutex<BTreeSet<TenantId>>>,
     undecided: ByWord<Counter>,
@@ -87,6 +88,10 @@ impl DistributorMetrics {
             resends: m.counter(
                 "koios_distributor_resends_total",
                 "Batches sent again under a newer state",
+            ),
+            sent_with_labels: m.counter(
+                "koios_distributor_sent_with_labels_total",
+                "Batches sent again with all labels, as a member did not know a series",
             ),
             deduplicated: m.register(
                 "koios_distributor_ha_samples_deduplicated_total",

@@ -140,13 +140,13 @@ impl Replicator {
         Err(Error::Internal("resent beyond the bound".to_owned()))
     }
 
-    /// Compresses a large batch off the async threads, once for all members.
+    /// Compresses the content of a large batch off the async threads, once for all members.
     async fn encode(&self, batch: &Arc<Batch>) -> Result<(), Error> {
         if batch.is_encoded_inline() {
             return Ok(());
         }
         let batch = Arc::clone(batch);
-        let encoded = self.cpu.run(move || batch.encoded().len()).await;
+        let encoded = self.cpu.run(move || batch.content().len()).await;
         encoded
             .map(drop)
             .map_err(|panic| Error::Internal(panic.to_string()))
@@ -195,8 +195,18 @@ impl Replicator {
     fn send(&self, name: &str, addr: &str, batch: &Arc<Batch>, limit: Duration) -> Send {
         let (name, ingester) = (name.to_owned(), self.members.ingester(name, addr));
         let (clock, batch) = (Arc::clone(&self.clock), Arc::clone(batch));
+        let labelled = self.metrics.sent_with_labels.clone();
         Box::pin(async move {
-            let answer = clock.timeout(limit, ingester.push(batch)).await;
+            let push = async {
+                match ingester.push(Arc::clone(&batch)).await {
+                    Err(e) if e.code == ServiceErrorCode::UnknownSeries && batch.leaves_labels_out() => {
+                        labelled.inc();
+                        ingester.push(Arc::new(batch.with_labels())).await
+                    }
+                    answer => answer,
+                }
+            };
+            let answer = clock.timeout(limit, push).await;
             let answer = answer.unwrap_or_else(|late| {
                 let message = format!("no answer within {:?}", late.0);
                 Err(ServiceError::new(ServiceErrorCode::DeadlineExceeded, message))

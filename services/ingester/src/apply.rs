@@ -2,11 +2,12 @@
 
 use koios_head::Applied;
 use koios_wal::{Apply, GroupStats, Lsn};
-use koios_wire::{Batch, BatchHeader};
+use koios_wire::BatchHeader;
 
-use crate::record::{Checkpoint, Entry, json};
+use crate::record::{Checkpoint, Entry, Pending, PreparedBatch, Replayed, json};
 use crate::replica::{BegunCut, newest, windows_of};
 use crate::store::Store;
+use crate::{Error, Result};
 
 /// What a push learns from its batch's application.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,9 +27,10 @@ pub(crate) enum Answer {
 
 impl Store {
     /// Applies one record.
-    pub(crate) fn apply_entry(&self, lsn: Lsn, entry: &Entry) -> Answer {
+    pub(crate) fn apply_entry(&self, lsn: Lsn, entry: Entry) -> Answer {
         match entry {
-            Entry::Batch(batch) => return Answer::Pushed(self.apply_batch(lsn, batch)),
+            Entry::Batch(pending) => return Answer::Pushed(self.apply_batch(lsn, *pending)),
+            Entry::Replayed(replayed) => self.replay_batch(lsn, *replayed),
             // Its samples stay uncut, and its listing finds no cut to end: they are cut again, as the merge allows.
             Entry::CutBegun(r) if r.window_ms != self.window_ms => {}
             Entry::CutBegun(r) => {
@@ -42,7 +44,7 @@ impl Store {
             }
             Entry::TakenOver(r) => {
                 let replica = self.replica_or_new(&(r.partition, r.tenant.clone()));
-                replica.state.write().take_over(r);
+                replica.state.write().take_over(&r);
             }
             Entry::Reconciled(r) => self.ledger.lock().reconcile(r.partition, lsn),
             Entry::Adopted(r) => self.ledger.lock().adopt(r.partition, r.epoch),
@@ -54,21 +56,41 @@ impl Store {
         Answer::Done
     }
 
-    fn apply_batch(&self, lsn: Lsn, batch: &Batch) -> Pushed {
-        let header = batch.header();
-        let key = (header.partition, header.tenant.clone());
-        let replica = self.replica_or_new(&key);
-        // Before the batch shows as held: what is held and not logged passes for being in listed blocks.
-        self.segments.lock().add(
-            lsn.segment(),
-            &key,
-            (header.stream, header.sequence),
-            newest(batch),
-            batch.encoded().len() as u64,
-        );
-        let windows = windows_of(batch, self.window_ms);
+    /// Finds and names the series of a batch before it is logged. Gives the beginning of its record.
+    fn prepare_batch(&self, segment: u32, pending: &mut Pending) -> Result<Vec<u8>> {
+        let (header, columns) = (pending.batch.header(), pending.batch.columns());
+        let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
         let mut state = replica.state.write();
-        let applied = state.apply(batch, lsn, &windows);
+        if let Some(before) = pending.prepared.take() {
+            state.head.give_up(before.resolved);
+        }
+        let named = state.name(segment, columns);
+        drop(state);
+        let (resolved, series) = named.map_err(|unknown| Error::UnknownSeries {
+            stream: header.stream,
+            sequence: header.sequence,
+            unknown,
+        })?;
+        let prefix = pending.batch.log_prefix(&series);
+        pending.prepared = Some(PreparedBatch {
+            resolved,
+            series,
+            bytes: (prefix.len() + pending.batch.content().len()) as u64,
+        });
+        Ok(prefix)
+    }
+
+    fn apply_batch(&self, lsn: Lsn, pending: Pending) -> Pushed {
+        // The committer applies only what it has prepared.
+        let Some(prepared) = pending.prepared else {
+            return Pushed::default();
+        };
+        let (header, columns) = (pending.batch.header(), pending.batch.columns());
+        let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        self.note_logged(lsn, header, newest(columns), prepared.bytes);
+        let windows = windows_of(columns, self.window_ms);
+        let mut state = replica.state.write();
+        let applied = state.apply_prepared(header, columns, prepared, lsn, &windows);
         state.applied_at = self.clock.elapsed();
         let series = state.head.series_count() as u64;
         drop(state);
@@ -76,12 +98,44 @@ impl Store {
         Pushed { applied, series }
     }
 
+    /// Applies a batch from the log. One of whose series some cannot be told, for damage took what bound their ids, is
+    /// applied without them and does not count as held.
+    fn replay_batch(&self, lsn: Lsn, replayed: Replayed) {
+        let Replayed { batch, mut columns } = replayed;
+        let header = &batch.header;
+        let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        let windows = windows_of(&columns, self.window_ms);
+        let mut state = replica.state.write();
+        let applied = state.replay(&batch, &mut columns, lsn, &windows);
+        drop(state);
+        self.metrics.applied(&applied);
+        if applied.unknown_series == 0 {
+            self.note_logged(lsn, header, newest(&columns), batch.len as u64);
+            return;
+        }
+        tracing::error!(
+            %lsn,
+            series = applied.unknown_series,
+            "a logged batch has samples of series whose labels were in a damaged part of the log"
+        );
+        self.metrics.damage.inc();
+        self.ledger.lock().lost(lsn);
+    }
+
+    /// Notes where a batch is logged; before it shows as held: what is held and not logged passes for being in listed
+    /// blocks.
+    fn note_logged(&self, lsn: Lsn, header: &BatchHeader, newest_ms: Option<i64>, bytes: u64) {
+        let key = (header.partition, header.tenant.clone());
+        let id = (header.stream, header.sequence);
+        self.segments
+            .lock()
+            .add(lsn.segment(), &key, id, newest_ms, bytes);
+    }
+
     /// Notes a batch of a segment that a replay does not load: listed blocks hold its samples.
     pub(crate) fn note_batch(&self, lsn: Lsn, header: &BatchHeader, bytes: u64) {
-        let key = (header.partition, header.tenant.clone());
-        let replica = self.replica_or_new(&key);
-        let id = (header.stream, header.sequence);
-        self.segments.lock().add(lsn.segment(), &key, id, None, bytes);
+        let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        self.note_logged(lsn, header, None, bytes);
         replica.state.write().held.insert(header.stream, header.sequence);
     }
 
@@ -108,9 +162,26 @@ impl Store {
 impl Apply for Store {
     type Entry = Entry;
     type Answer = Answer;
+    type Refusal = Error;
+
+    fn prepare(&self, segment: u32, entry: &mut Entry) -> Result<Vec<u8>> {
+        match entry {
+            Entry::Batch(pending) => self.prepare_batch(segment, pending),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn give_up(&self, entry: Entry) {
+        let Entry::Batch(pending) = entry else { return };
+        let header = pending.batch.header();
+        let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        if let Some(prepared) = pending.prepared {
+            replica.state.write().head.give_up(prepared.resolved);
+        }
+    }
 
     fn apply(&self, lsn: Lsn, entry: Entry) -> Answer {
-        self.apply_entry(lsn, &entry)
+        self.apply_entry(lsn, entry)
     }
 
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8> {

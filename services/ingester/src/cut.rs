@@ -305,6 +305,7 @@ fn is_shared(error: &Error) -> bool {
         | Error::Chunk { .. }
         | Error::Record { .. }
         | Error::Batch { .. }
+        | Error::UnknownSeries { .. }
         | Error::Panicked(_) => false,
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong in an ingester, and what callers are told.
 
-use koios_model::{PartitionId, TenantId};
+use koios_model::{PartitionId, StreamId, TenantId};
 use koios_wire::{BatchError, ServiceError, ServiceErrorCode};
 
 /// The result of ingester operations.
@@ -56,6 +56,19 @@ pub enum Error {
         #[source]
         source: BatchError,
     },
+    /// A batch speaks of series that this member does not know; nothing of it was logged.
+    #[error(
+        "batch {sequence} of stream {stream} speaks of {unknown} series by references that this member does not know; send it \
+         with labels"
+    )]
+    UnknownSeries {
+        /// The stream.
+        stream: StreamId,
+        /// The batch's number in it.
+        sequence: u64,
+        /// How many.
+        unknown: u64,
+    },
     /// Computation panicked: a bug.
     #[error(transparent)]
     Panicked(#[from] koios_runtime::CpuPanicked),
@@ -78,6 +91,7 @@ impl Error {
                 let message = format!("storage is read-only: low disk space ({self})");
                 return ServiceError::unavailable(message);
             }
+            Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,
             Self::Wal(Wal::QueueFull { .. }) => ServiceErrorCode::ResourceExhausted,
             Self::Wal(Wal::TooLarge { .. }) => ServiceErrorCode::InvalidArgument,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,

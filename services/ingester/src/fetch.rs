@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use koios_model::BatchSet;
-use koios_wal::{Record, RecordKind};
+use koios_wal::{Lsn, RecordKind};
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, ServiceError,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, LoggedBatch, ServiceError,
     ServiceErrorCode, TenantHoldings,
 };
 
 use crate::ingester::Inner;
+use crate::references::Bindings;
 use crate::replica::Replica;
 use crate::segments::ReplicaKey;
 use crate::{Error, Result};
@@ -23,7 +24,9 @@ struct Fetching {
     key: ReplicaKey,
     /// Segments to read, with the batches wanted from each.
     segments: VecDeque<(u32, BatchSet)>,
-    ready: VecDeque<Record>,
+    /// Batches of the segment read last, with what tells their series.
+    ready: VecDeque<(Lsn, LoggedBatch)>,
+    bindings: Arc<Bindings>,
     /// Said once everything intact is served.
     damaged: Option<Error>,
 }
@@ -70,6 +73,7 @@ impl Inner {
             key,
             segments: segments.into(),
             ready: VecDeque::new(),
+            bindings: Arc::default(),
             damaged: None,
         };
         Ok(stream::try_unfold(fetching, Fetching::step).boxed())
@@ -80,13 +84,18 @@ impl Fetching {
     /// The next batch. Records wait encoded: decoded they are many times as large.
     async fn step(mut self) -> Result<Option<(Arc<Batch>, Self)>, ServiceError> {
         loop {
-            if let Some(record) = self.ready.pop_front() {
-                let lsn = record.lsn;
-                let decode = move || Batch::decode(record.payload);
+            if let Some((lsn, logged)) = self.ready.pop_front() {
+                let bindings = Arc::clone(&self.bindings);
+                let decode = move || bindings.batch(logged);
                 let decoded = self.inner.pools.long.run(decode).await;
                 let decoded = decoded.map_err(|e| self.inner.refuse(&Error::Panicked(e)))?;
                 let batch = decoded.map_err(|source| self.inner.refuse(&Error::Batch { lsn, source }))?;
-                return Ok(Some((Arc::new(batch), self)));
+                if let Some(batch) = batch {
+                    return Ok(Some((Arc::new(batch), self)));
+                }
+                let reason = "the labels of some series were in a damaged part of the segment".to_owned();
+                self.damaged.get_or_insert(Error::Record { lsn, reason });
+                continue;
             }
             if let Some(damaged) = self.damaged.take() {
                 return Err(self.inner.refuse(&damaged));
@@ -108,21 +117,26 @@ impl Fetching {
         let Some(content) = self.inner.wal()?.read_segment(number).await? else {
             return Ok(());
         };
-        let mut had = BatchSet::default();
+        let (mut had, mut bindings) = (BatchSet::default(), Bindings::default());
         for record in content
             .records
             .into_iter()
             .filter(|r| r.kind == RecordKind::Batch)
         {
             let lsn = record.lsn;
-            let header =
-                Batch::peek_header(&record.payload).map_err(|source| Error::Batch { lsn, source })?;
-            let here = header.partition == self.key.0 && header.tenant == self.key.1;
-            if here && wanted.contains(header.stream, header.sequence) {
+            let failed = |source| Error::Batch { lsn, source };
+            let header = LoggedBatch::peek_header(&record.payload).map_err(failed)?;
+            if header.partition != self.key.0 || header.tenant != self.key.1 {
+                continue;
+            }
+            let logged = LoggedBatch::decode(&record.payload).map_err(failed)?;
+            bindings.add(&logged.series);
+            if wanted.contains(header.stream, header.sequence) {
                 had.insert(header.stream, header.sequence);
-                self.ready.push_back(record);
+                self.ready.push_back((lsn, logged));
             }
         }
+        self.bindings = Arc::new(bindings);
         // What is intact is served first.
         self.damaged = content
             .damage

@@ -68,6 +68,7 @@ fn refused(error: &ServiceError) -> Response {
         ServiceErrorCode::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         ServiceErrorCode::Corruption | ServiceErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         ServiceErrorCode::Stale
+        | ServiceErrorCode::UnknownSeries
         | ServiceErrorCode::Behind
         | ServiceErrorCode::NotCounting
         | ServiceErrorCode::Unavailable

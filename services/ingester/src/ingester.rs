@@ -309,7 +309,7 @@ impl Inner {
             weight: 0,
             entry,
         };
-        Ok(wal.append(append).await?)
+        wal.append(append).await?
     }
 
     /// Notes that damage found so far is made good for a partition.

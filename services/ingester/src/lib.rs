@@ -32,6 +32,7 @@ mod metrics;
 mod push;
 mod read;
 mod record;
+mod references;
 mod repair;
 mod replay;
 mod replica;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_wal::Append;
-use koios_wire::{Batch, PushAck, ServiceError, ServiceErrorCode};
+use koios_wire::{Batch, PushAck, ServiceError};
 
 use crate::apply::{Answer, Pushed};
 use crate::ingester::Inner;
 use crate::metrics::gauge_value;
-use crate::record::Entry;
+use crate::record::{Entry, Pending};
 use crate::{Error, Result};
 
 /// How old an answer about free disk space may be.
@@ -30,7 +30,6 @@ impl Inner {
 
     async fn try_push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
         self.wal().map_err(|e| self.refuse(&e))?;
-        self.check_labels(&batch)?;
         self.check_disk().await?;
         let header = batch.header();
         // Held until the answer, so that an adoption waits for it.
@@ -51,20 +50,6 @@ impl Inner {
             conflicts,
             conflict,
         })
-    }
-
-    /// What is logged must be readable without any other state.
-    fn check_labels(&self, batch: &Batch) -> Result<(), ServiceError> {
-        let columns = batch.columns();
-        if columns.hashes.is_empty() || columns.label_ends.len() == columns.hashes.len() {
-            return Ok(());
-        }
-        let message = format!(
-            "batch {} of stream {} comes with references only; send it again with labels",
-            batch.header().sequence,
-            batch.header().stream
-        );
-        Err(self.refusal(ServiceErrorCode::NotFound, message))
     }
 
     /// Refuses pushes while less than the reserve is free; looks at the disk once a second at most. The log itself checks
@@ -102,19 +87,21 @@ impl Inner {
     /// Logs a batch under its tenant's queue.
     pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
         let wal = self.wal()?;
-        let payload = if batch.is_encoded_inline() {
-            batch.encoded().clone()
-        } else {
+        if !batch.is_encoded_inline() {
             let encode = Arc::clone(&batch);
             let cpu = &self.deps.runtime.cpu;
-            cpu.run(move || encode.encoded().clone()).await?
-        };
-        let entry = Entry::Batch(Arc::clone(&batch));
+            cpu.run(move || encode.content().len()).await?;
+        }
+        let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
+        let entry = Entry::Batch(Box::new(Pending {
+            batch,
+            prepared: None,
+        }));
         let append = wal.append(Append {
-            tenant: Some(batch.header().tenant.clone()),
+            tenant: Some(tenant),
             kind: entry.kind(),
-            payload,
-            weight: batch.columns().memory_bytes(),
+            payload: entry.payload(),
+            weight,
             entry,
         });
         let answer = append.await.map_err(Error::Wal);
@@ -122,18 +109,18 @@ impl Inner {
         let metrics = &self.store.metrics;
         metrics.queue_records.set(gauge_value(queue.records));
         metrics.queue_bytes.set(gauge_value(queue.bytes));
-        Ok(match answer? {
+        Ok(match answer?? {
             Answer::Pushed(pushed) => pushed,
             Answer::Cut(_) | Answer::Done => Pushed::default(),
         })
     }
 }
 
-/// Memory that a batch takes in its tenant's queue, bytes; about, for the log adds a header. Encodes it unless it came
-/// encoded.
+/// Memory that a batch takes in its tenant's queue, bytes; about, for the log adds a header. Encodes its content unless it
+/// came encoded.
 pub(crate) fn queued_bytes(batch: &Batch) -> usize {
     batch
-        .encoded()
+        .content()
         .len()
         .saturating_add(batch.columns().memory_bytes())
 }

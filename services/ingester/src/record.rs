@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_block::BlockId;
-use koios_model::{BatchSet, Metadata, PartitionId, TenantId};
+use koios_head::Resolved;
+use koios_model::{BatchColumns, BatchSet, Metadata, PartitionId, TenantId};
 use koios_wal::{Lsn, Record, RecordKind};
-use koios_wire::Batch;
+use koios_wire::{Batch, LoggedBatch, LoggedSeries};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -104,10 +105,36 @@ pub(crate) struct Truncated {
     pub(crate) below: u32,
 }
 
+/// A batch on its way into the log.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) batch: Arc<Batch>,
+    /// Once it is prepared for a segment.
+    pub(crate) prepared: Option<PreparedBatch>,
+}
+
+/// A batch whose series are found and named.
+#[derive(Debug)]
+pub(crate) struct PreparedBatch {
+    pub(crate) resolved: Resolved,
+    pub(crate) series: LoggedSeries,
+    /// Bytes of its record.
+    pub(crate) bytes: u64,
+}
+
+/// A batch read back from the log.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) batch: LoggedBatch,
+    /// Whose series are not told yet.
+    pub(crate) columns: BatchColumns,
+}
+
 /// What a log record asks the state to do.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Entry {
-    Batch(Arc<Batch>),
+    Batch(Box<Pending>),
+    Replayed(Box<Replayed>),
     CutBegun(CutBegun),
     CutListed(CutListed),
     TakenOver(TakenOver),
@@ -119,7 +146,7 @@ pub(crate) enum Entry {
 impl Entry {
     pub(crate) fn kind(&self) -> RecordKind {
         match self {
-            Self::Batch(_) => RecordKind::Batch,
+            Self::Batch(_) | Self::Replayed(_) => RecordKind::Batch,
             Self::CutBegun(_) => RecordKind::CutBegun,
             Self::CutListed(_) => RecordKind::CutListed,
             Self::TakenOver(_) => RecordKind::TakenOver,
@@ -129,9 +156,11 @@ impl Entry {
         }
     }
 
+    /// What stands in its record, for a batch the end of it.
     pub(crate) fn payload(&self) -> Bytes {
         match self {
-            Self::Batch(b) => b.encoded().clone(),
+            Self::Batch(pending) => pending.batch.content().clone(),
+            Self::Replayed(_) => Bytes::new(),
             Self::CutBegun(r) => json(r),
             Self::CutListed(r) => json(r),
             Self::TakenOver(r) => json(r),
@@ -147,8 +176,10 @@ impl Entry {
         Ok(Some(match record.kind {
             RecordKind::Checkpoint => return Ok(None),
             RecordKind::Batch => {
-                let batch = Batch::decode(bytes.clone()).map_err(|source| Error::Batch { lsn, source })?;
-                Self::Batch(Arc::new(batch))
+                let failed = |source| Error::Batch { lsn, source };
+                let batch = LoggedBatch::decode(bytes).map_err(failed)?;
+                let columns = batch.columns().map_err(failed)?;
+                Self::Replayed(Box::new(Replayed { batch, columns }))
             }
             RecordKind::CutBegun => Self::CutBegun(parse(lsn, bytes)?),
             RecordKind::CutListed => Self::CutListed(parse(lsn, bytes)?),

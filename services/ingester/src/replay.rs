@@ -7,7 +7,7 @@ use futures::future::{join, try_join_all};
 use koios_model::PartitionId;
 use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
 
-use koios_wire::{Batch, BatchHeader};
+use koios_wire::{BatchHeader, LoggedBatch};
 
 use crate::error::with_sources;
 use crate::ingester::Inner;
@@ -125,8 +125,8 @@ impl Inner {
             for (lsn, header, bytes) in &decoded.noted {
                 store.note_batch(*lsn, header, *bytes);
             }
-            for (lsn, entry) in &decoded.entries {
-                store.apply_entry(*lsn, entry);
+            for (lsn, entry) in decoded.entries {
+                store.apply_entry(lsn, entry);
             }
         };
         Ok(self.pools.apply.run(apply).await?)
@@ -276,7 +276,7 @@ fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
                 continue;
             }
             RecordKind::CutBegun if !load => continue,
-            RecordKind::Batch if !load => Batch::peek_header(&record.payload)
+            RecordKind::Batch if !load => LoggedBatch::peek_header(&record.payload)
                 .map(|header| out.noted.push((lsn, header, record.payload.len() as u64)))
                 .map_err(|source| Error::Batch { lsn, source }),
             _ => Entry::read(record).map(|entry| out.entries.extend(entry.map(|e| (lsn, e)))),

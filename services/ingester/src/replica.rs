@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use koios_block::BlockId;
-use koios_head::{Applied, Cut, CutId, Head, HeadOptions};
-use koios_model::{BatchSet, Metadata, window_start};
+use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved};
+use koios_model::{BatchColumns, BatchSet, Metadata, window_start};
 use koios_wal::Lsn;
-use koios_wire::{Batch, ReadEnd};
+use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::RwLock;
 
-use crate::record::{ReplicaCheckpoint, TakenOver};
+use crate::record::{PreparedBatch, ReplicaCheckpoint, TakenOver};
+use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 
 /// One (partition, tenant). The lock is held briefly and never across an await.
@@ -45,6 +46,7 @@ pub(crate) struct BegunCut {
 #[derive(Debug)]
 pub(crate) struct ReplicaState {
     pub(crate) head: Head,
+    log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
     /// The newest sample logged.
@@ -74,6 +76,7 @@ impl Replica {
             key,
             state: RwLock::new(ReplicaState {
                 head: Head::new(options),
+                log_ids: LogIds::default(),
                 window_ms,
                 held: BatchSet::default(),
                 newest_ms: None,
@@ -92,18 +95,75 @@ impl Replica {
 }
 
 impl ReplicaState {
-    pub(crate) fn apply(&mut self, batch: &Batch, lsn: Lsn, windows: &[i64]) -> Applied {
-        let (header, columns) = (batch.header(), batch.columns());
-        let applied = self.head.apply(columns, header.admission_ms, lsn.0);
+    /// Finds the series of a batch and names them for a log segment.
+    ///
+    /// # Errors
+    /// How many series came without labels and are not known.
+    pub(crate) fn name(
+        &mut self,
+        segment: u32,
+        columns: &BatchColumns,
+    ) -> Result<(Resolved, LoggedSeries), u64> {
+        let resolved = self.head.resolve(columns);
+        if resolved.unknown() > 0 {
+            let unknown = resolved.unknown();
+            self.head.give_up(resolved);
+            return Err(unknown);
+        }
+        let series = self.log_ids.name(segment, &self.head, columns, &resolved);
+        Ok((resolved, series))
+    }
+
+    /// Applies a batch that was named.
+    pub(crate) fn apply_prepared(
+        &mut self,
+        header: &BatchHeader,
+        columns: &BatchColumns,
+        prepared: PreparedBatch,
+        lsn: Lsn,
+        windows: &[i64],
+    ) -> Applied {
+        let PreparedBatch {
+            mut resolved, series, ..
+        } = prepared;
+        let applied = self
+            .head
+            .apply_resolved(columns, &mut resolved, header.admission_ms, lsn.0);
+        references::mark(lsn.segment(), &mut self.head, &series, &resolved);
+        self.note_held(header, columns, windows);
+        applied
+    }
+
+    /// Applies a batch read from the log.
+    pub(crate) fn replay(
+        &mut self,
+        batch: &LoggedBatch,
+        columns: &mut BatchColumns,
+        lsn: Lsn,
+        windows: &[i64],
+    ) -> Applied {
+        let segment = lsn.segment();
+        let mut resolved = self.log_ids.resolve(segment, &mut self.head, batch, columns);
+        let admission_ms = batch.header.admission_ms;
+        let applied = self
+            .head
+            .apply_resolved(columns, &mut resolved, admission_ms, lsn.0);
+        self.log_ids.replayed(batch, &resolved);
+        if applied.unknown_series == 0 {
+            self.note_held(&batch.header, columns, windows);
+        }
+        applied
+    }
+
+    fn note_held(&mut self, header: &BatchHeader, columns: &BatchColumns, windows: &[i64]) {
         self.held.insert(header.stream, header.sequence);
-        self.newest_ms = self.newest_ms.max(newest(batch));
+        self.newest_ms = self.newest_ms.max(newest(columns));
         for &start in windows {
             self.uncut
                 .entry(start)
                 .or_default()
                 .insert(header.stream, header.sequence);
         }
-        applied
     }
 
     pub(crate) fn begin_cut(&mut self, window_start_ms: i64, block: BlockId) -> BegunCut {
@@ -217,9 +277,9 @@ impl ReplicaState {
         self.listed_version = self.listed_version.max(c.listed_version);
         self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(below);
         for (name, at, m) in &c.metadata {
-            let columns = koios_model::BatchColumns {
+            let columns = BatchColumns {
                 metadata: vec![(name.clone(), m.clone())],
-                ..koios_model::BatchColumns::default()
+                ..BatchColumns::default()
             };
             self.head.apply(&columns, *at, 0);
         }
@@ -228,6 +288,7 @@ impl ReplicaState {
     /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
     pub(crate) fn replayed(&mut self) {
         self.abandon_all();
+        self.log_ids.replay_ended();
         if self.log_forgotten_below_ms > i64::MIN {
             self.raise_floors(self.log_forgotten_below_ms, self.listed_version);
         }
@@ -239,15 +300,15 @@ impl ReplicaState {
 }
 
 /// The newest sample of a batch.
-pub(crate) fn newest(batch: &Batch) -> Option<i64> {
-    batch.columns().sample_times().max()
+pub(crate) fn newest(columns: &BatchColumns) -> Option<i64> {
+    columns.sample_times().max()
 }
 
 /// The starts of the windows that a batch has samples of, ascending.
-pub(crate) fn windows_of(batch: &Batch, window_ms: i64) -> Vec<i64> {
+pub(crate) fn windows_of(columns: &BatchColumns, window_ms: i64) -> Vec<i64> {
     let mut starts = Vec::new();
     let mut current: Option<i64> = None;
-    for t in batch.columns().sample_times() {
+    for t in columns.sample_times() {
         let inside = current.is_some_and(|s| t >= s && t.saturating_sub(s) < window_ms);
         if !inside {
             let start = window_start(t, window_ms);

@@ -52,6 +52,13 @@ struct Ignore;
 impl Apply for Ignore {
     type Entry = ();
     type Answer = Lsn;
+    type Refusal = std::convert::Infallible;
+
+    fn prepare(&self, _: u32, (): &mut ()) -> Result<Vec<u8>, Self::Refusal> {
+        Ok(Vec::new())
+    }
+
+    fn give_up(&self, (): ()) {}
 
     fn apply(&self, lsn: Lsn, (): ()) -> Lsn {
         lsn

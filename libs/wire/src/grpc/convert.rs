@@ -24,9 +24,10 @@ pub fn status_from_error(e: &ServiceError) -> Status {
     let code = match e.code {
         ServiceErrorCode::InvalidArgument => Code::InvalidArgument,
         ServiceErrorCode::NotFound => Code::NotFound,
-        ServiceErrorCode::Stale | ServiceErrorCode::Behind | ServiceErrorCode::NotCounting => {
-            Code::FailedPrecondition
-        }
+        ServiceErrorCode::Stale
+        | ServiceErrorCode::Behind
+        | ServiceErrorCode::NotCounting
+        | ServiceErrorCode::UnknownSeries => Code::FailedPrecondition,
         ServiceErrorCode::ResourceExhausted => Code::ResourceExhausted,
         ServiceErrorCode::Unavailable => Code::Unavailable,
         ServiceErrorCode::DeadlineExceeded => Code::DeadlineExceeded,

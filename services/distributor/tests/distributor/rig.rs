@@ -13,7 +13,7 @@ use koios_control::{
     StateHandle,
 };
 use koios_distributor::{Deps, Distributor, Members, Referee, Settings};
-use koios_model::{Metadata, PartitionId};
+use koios_model::{Metadata, PartitionId, SeriesHash};
 use koios_runtime::{
     CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
     TokioClock,
@@ -47,20 +47,37 @@ pub(crate) struct MockMember {
     /// What it does when `next` is empty; takes the batch when unset.
     pub(crate) always: Mutex<Option<Next>>,
     pub(crate) batches: Mutex<Vec<Arc<Batch>>>,
+    /// Labels by tenant and reference.
+    pub(crate) known: Mutex<BTreeMap<(String, SeriesHash), String>>,
     /// Bits by (tenant, labels, time).
     pub(crate) head: Mutex<BTreeMap<(String, String, i64), u64>>,
 }
 
 impl MockMember {
-    fn apply(&self, batch: &Arc<Batch>) -> PushAck {
+    fn apply(&self, batch: &Arc<Batch>) -> Result<PushAck, ServiceError> {
         // What arrives must be what could have come over the network.
         let decoded = Batch::decode(batch.encoded().clone()).unwrap();
+        let tenant = decoded.header().tenant.to_string();
+        let mut known = self.known.lock();
+        for series in decoded.columns().series() {
+            let reference = (tenant.clone(), series.hash);
+            match series.labels {
+                Some(labels) => drop(known.insert(reference, labels.to_string())),
+                None if known.contains_key(&reference) => {}
+                None => {
+                    return Err(ServiceError::new(
+                        ServiceErrorCode::UnknownSeries,
+                        "send it with labels",
+                    ));
+                }
+            }
+        }
         let mut head = self.head.lock();
         let mut ack = PushAck::default();
         for series in decoded.columns().series() {
-            let labels = series.labels.unwrap().to_string();
+            let labels = known[&(tenant.clone(), series.hash)].clone();
             for (t, v) in series.timestamps.iter().zip(series.values) {
-                let key = (decoded.header().tenant.to_string(), labels.clone(), *t);
+                let key = (tenant.clone(), labels.clone(), *t);
                 let old = head.insert(key, v.to_bits());
                 if old.is_some_and(|old| old != v.to_bits()) {
                     ack.conflicts += 1;
@@ -71,7 +88,7 @@ impl MockMember {
         let series: std::collections::BTreeSet<&String> = head.keys().map(|(_, labels, _)| labels).collect();
         ack.partition_series = series.len() as u64;
         self.batches.lock().push(Arc::clone(batch));
-        ack
+        Ok(ack)
     }
 
     pub(crate) fn metadata(&self) -> Vec<(String, Metadata)> {
@@ -96,7 +113,7 @@ impl IngesterService for MockMember {
             .pop_front()
             .or_else(|| self.always.lock().clone());
         match next {
-            None => Ok(self.apply(&batch)),
+            None => self.apply(&batch),
             Some(Next::Refuse(code, version)) => {
                 Err(ServiceError::new(code, "refused by the test").with_state_version(version))
             }

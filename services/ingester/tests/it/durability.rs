@@ -222,11 +222,7 @@ async fn i11_lost_records_of_a_single_member_stop_reads_until_an_operator_accept
         assert!(w.write(&[("a", T0 + i, 1.0)]).await);
     }
     w.kill(0).await;
-    assert!(
-        w.nodes[0]
-            .disk
-            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
-    );
+    w.damage_batch(0, 9);
     assert!(w.boot(0).await);
     w.sleep(Duration::from_secs(300)).await;
     let refused = w.read(0).await.unwrap_err();
@@ -242,6 +238,48 @@ async fn i11_lost_records_of_a_single_member_stop_reads_until_an_operator_accept
     w.crash(0).await;
     w.boot(0).await;
     w.until("counts", |w| w.counts(0)).await;
+}
+
+/// What the log says once needs no second look: a damaged batch costs its own samples only, though it told what later ones
+/// are of.
+#[tokio::test(start_paused = true)]
+async fn i11_damage_to_a_batch_that_names_series_costs_no_other() {
+    for nth in [0, 1] {
+        let mut w = World::start(1).await;
+        for i in 0..50 {
+            assert!(w.write(&[("a", T0 + i, 1.0), ("b", T0 + i, 1.0)]).await);
+        }
+        w.kill(0).await;
+        w.damage_batch(0, nth);
+        assert!(w.boot(0).await);
+        w.accept_loss();
+        w.until("counts", |w| w.counts(0)).await;
+        let (found, _) = w.read(0).await.unwrap();
+        assert_eq!(found.len(), 2 * 49, "batch {nth}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_batches_whose_series_cannot_be_told_are_reported() {
+    let mut w = World::start(1).await;
+    for i in 0..50 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    // From here on both are named.
+    for i in 50..60 {
+        assert!(w.write(&[("b", T0 + i, 1.0), ("a", T0 + i, 1.0)]).await);
+    }
+    w.kill(0).await;
+    w.damage_batch(0, 0);
+    w.damage_batch(0, 1);
+    assert!(w.boot(0).await);
+    w.sleep(Duration::from_secs(300)).await;
+    assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+    w.accept_loss();
+    w.until("counts", |w| w.counts(0)).await;
+    let (found, _) = w.read(0).await.unwrap();
+    assert_eq!(found.len(), 10, "what is known of a batch is kept");
+    assert_eq!(w.holdings(0).await.0.len(), 0, "but it is not held");
 }
 
 #[tokio::test(start_paused = true)]

@@ -643,6 +643,16 @@ impl World {
 }
 
 impl World {
+    /// Flips a bit in the nth batch of a member's first log segment, from 0.
+    pub(crate) fn damage_batch(&self, i: usize, nth: usize) {
+        use koios_runtime::Disk;
+        let (disk, path) = (&self.nodes[i].disk, Path::new("/data/wal/0000000001.wal"));
+        let bytes = disk.read(path).unwrap();
+        let starts = bytes.windows(4).enumerate().filter(|(_, w)| *w == b"KL\x02\0");
+        let at = starts.map(|(at, _)| at).nth(nth).unwrap();
+        assert!(disk.flip_bit(path, at + 20, 3));
+    }
+
     /// Removes a member's log segments but for the first `kept`.
     pub(crate) fn lose_segments(&self, i: usize, kept: usize) {
         use koios_runtime::Disk;

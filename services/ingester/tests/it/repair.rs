@@ -1,6 +1,5 @@
 //! Members make each other whole.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,11 +80,7 @@ async fn i7_what_a_peer_serves_before_it_reports_damage_is_kept() {
         assert!(w.write(&[("a", T0 + i, 1.0)]).await);
     }
     w.kill(1).await;
-    assert!(
-        w.nodes[0]
-            .disk
-            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
-    );
+    w.damage_batch(0, 9);
     w.boot(2).await;
     w.sleep(Duration::from_secs(120)).await;
     assert_eq!(w.holdings(2).await.0.len(), 19);
@@ -98,11 +93,7 @@ async fn i11_damage_in_the_log_is_made_good_from_peers() {
         assert!(w.write(&[("a", T0 + i, i as f64)]).await);
     }
     w.kill(0).await;
-    assert!(
-        w.nodes[0]
-            .disk
-            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
-    );
+    w.damage_batch(0, 9);
     w.kill(1).await;
     w.boot(0).await;
     w.sleep(Duration::from_secs(120)).await;
@@ -149,11 +140,7 @@ async fn i11_a_batch_damaged_in_a_running_members_log_is_reported_and_the_others
     for i in 0..20 {
         assert!(w.write(&[("a", T0 + i, 1.0)]).await);
     }
-    assert!(
-        w.nodes[0]
-            .disk
-            .flip_bit(Path::new("/data/wal/0000000001.wal"), 2000, 3)
-    );
+    w.damage_batch(0, 9);
     let request = koios_wire::FetchBatchesRequest {
         partition: PARTITION,
         tenant: crate::harness::tenant(),
@@ -164,6 +151,22 @@ async fn i11_a_batch_damaged_in_a_running_members_log_is_reported_and_the_others
     assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 19);
     let error = answers.last().unwrap().as_ref().unwrap_err();
     assert_eq!(error.code, ServiceErrorCode::Corruption);
+}
+
+/// A batch whose series cannot be told is not held, so that a peer gives it.
+#[tokio::test(start_paused = true)]
+async fn i11_batches_whose_series_cannot_be_told_are_made_good_from_peers() {
+    let mut w = World::start(3).await;
+    for i in 0..50 {
+        assert!(w.write(&[("a", T0 + i, i as f64)]).await);
+    }
+    w.kill(0).await;
+    w.damage_batch(0, 0);
+    w.damage_batch(0, 1);
+    w.boot(0).await;
+    w.until("repaired", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+    assert_eq!(w.holdings(0).await.0.len(), 50);
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,7 +75,15 @@ impl World {
         let name = format!("push {} {} #{}", header.partition, header.tenant, header.sequence);
         let sync_had_failed =
             self.failed_syncs() > process.failed_syncs_before && process.ingester.is_running();
-        let answer = process.ingester.push(Arc::clone(&sent.batch)).await;
+        let mut answer = process.ingester.push(self.travelled(&sent.batch)).await;
+        if let Err(e) = &answer
+            && e.code == ServiceErrorCode::UnknownSeries
+        {
+            self.trace.note(format!("{name} comes again with labels"));
+            self.judge.lock().totals.labelled += 1;
+            let labelled = Arc::new(sent.batch.with_labels());
+            answer = process.ingester.push(self.travelled(&labelled)).await;
+        }
         match answer {
             Ok(_) => {
                 self.trace.note(format!("{name} acknowledged"));
@@ -94,6 +102,14 @@ impl World {
                 self.check_refusal(&name, &e);
                 false
             }
+        }
+    }
+
+    /// A batch as it arrives: from this process, or over the network, where labels of known series don't travel.
+    fn travelled(&self, batch: &Arc<Batch>) -> Arc<Batch> {
+        match self.rng.below(2) {
+            0 => Arc::clone(batch),
+            _ => Arc::new(Batch::decode(batch.encoded().clone()).unwrap()),
         }
     }
 

@@ -155,7 +155,11 @@ impl Traffic {
         let (mut columns, mut series) = (BatchColumns::default(), Series::new());
         for (number, samples) in by_series {
             let labels = labels(partition, number);
-            columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
+            let hash = SeriesHash::new(seed, labels.as_ref());
+            match self.rng.below(3) {
+                0 => columns.push_series(hash, labels.as_ref()),
+                _ => columns.push_known_series(hash, labels.as_ref()),
+            }
             let samples: Vec<Sample> = samples.into_iter().map(|(t, v)| Sample { t, v }).collect();
             samples.iter().for_each(|s| columns.push_sample(s.t, s.v));
             series.push((labels, samples));

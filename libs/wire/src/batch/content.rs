@@ -1,0 +1,167 @@
+//! The content of a batch, who it is of left out: samples, histograms, exemplars, metadata. The same bytes travel and are
+//! logged, so they are compressed once.
+
+use koios_model::{BatchColumns, BatchExemplar, BatchHistogram, Metadata};
+
+use super::BatchError;
+use super::bytes::{Reader, section, unzigzag, write_varint, zigzag};
+
+const TAG_SAMPLE_COUNTS: u8 = 4;
+const TAG_TIMESTAMPS: u8 = 5;
+const TAG_VALUES: u8 = 6;
+const TAG_METADATA: u8 = 7;
+const TAG_HISTOGRAM_SERIES: u8 = 8;
+const TAG_HISTOGRAMS: u8 = 9;
+const TAG_EXEMPLARS: u8 = 10;
+
+/// The sections, not compressed yet.
+pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
+    let mut out = Vec::with_capacity(c.sample_counts.len() + c.values.len() * 10 + 64);
+    section(&mut out, TAG_SAMPLE_COUNTS, |o| {
+        c.sample_counts
+            .iter()
+            .for_each(|&n| write_varint(o, u64::from(n)))
+    });
+    section(&mut out, TAG_TIMESTAMPS, |o| {
+        let mut last = 0i64;
+        for &t in &c.timestamps {
+            write_varint(o, zigzag(t.wrapping_sub(last)));
+            last = t;
+        }
+    });
+    section(&mut out, TAG_VALUES, |o| {
+        c.values
+            .iter()
+            .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
+    });
+    if !c.histograms.is_empty() {
+        section(&mut out, TAG_HISTOGRAM_SERIES, |o| {
+            c.histograms
+                .iter()
+                .for_each(|h| write_varint(o, u64::from(h.series)))
+        });
+        let packed = koios_chunk::pack_histograms(c.histograms.iter().map(|h| (h.t, &h.histogram)));
+        section(&mut out, TAG_HISTOGRAMS, |o| o.extend_from_slice(&packed));
+    }
+    if !c.exemplars.is_empty() {
+        section(&mut out, TAG_EXEMPLARS, |o| {
+            for BatchExemplar { series, exemplar } in &c.exemplars {
+                write_varint(o, u64::from(*series));
+                write_varint(o, zigzag(exemplar.t));
+                o.extend_from_slice(&exemplar.v.to_bits().to_le_bytes());
+                write_varint(o, exemplar.labels.packed().len() as u64);
+                o.extend_from_slice(exemplar.labels.packed());
+            }
+        });
+    }
+    if !c.metadata.is_empty() {
+        section(&mut out, TAG_METADATA, |o| {
+            for (metric, m) in &c.metadata {
+                for s in [metric, &m.kind, &m.help, &m.unit] {
+                    write_varint(o, s.len() as u64);
+                    o.extend_from_slice(s.as_bytes());
+                }
+            }
+        });
+    }
+    out
+}
+
+/// The columns of the sections, for as many series; those of identity stay empty.
+pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchError> {
+    let mut c = BatchColumns::default();
+    let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
+    let mut r = Reader::new(raw);
+    while !r.done() {
+        let (tag, mut s) = r.section()?;
+        match tag {
+            TAG_SAMPLE_COUNTS => {
+                c.sample_counts.reserve(series.min(raw.len()));
+                while !s.done() {
+                    c.sample_counts.push(s.varint_u32()?);
+                }
+            }
+            TAG_TIMESTAMPS => {
+                let mut t = 0i64;
+                while !s.done() {
+                    t = t.wrapping_add(unzigzag(s.varint()?));
+                    c.timestamps.push(t);
+                }
+            }
+            TAG_VALUES => {
+                let (values, rest) = s.rest().as_chunks();
+                if !rest.is_empty() {
+                    return Err(BatchError::Truncated { at: raw.len() });
+                }
+                c.values = values
+                    .iter()
+                    .map(|v| f64::from_bits(u64::from_le_bytes(*v)))
+                    .collect();
+            }
+            TAG_METADATA => {
+                while !s.done() {
+                    let metric = s.string("metadata")?;
+                    let (kind, help, unit) = (
+                        s.string("metadata")?,
+                        s.string("metadata")?,
+                        s.string("metadata")?,
+                    );
+                    c.metadata.push((metric, Metadata { kind, help, unit }));
+                }
+            }
+            TAG_HISTOGRAM_SERIES => {
+                while !s.done() {
+                    histogram_series.push(s.varint_u32()?);
+                }
+            }
+            TAG_HISTOGRAMS => histograms = s.rest(),
+            TAG_EXEMPLARS => {
+                while !s.done() {
+                    c.exemplars.push(s.exemplar()?);
+                }
+            }
+            // A section this version does not know holds samples it would lose: refuse.
+            other => return Err(BatchError::unknown_section(other)),
+        }
+    }
+    let unpacked = koios_chunk::unpack_histograms(histograms, histogram_series.len());
+    let unpacked = unpacked.map_err(|e| BatchError::Column {
+        column: "histograms",
+        reason: e.to_string(),
+    })?;
+    let placed = histogram_series.into_iter().zip(unpacked);
+    c.histograms = placed
+        .map(|(series, (t, histogram))| BatchHistogram { series, t, histogram })
+        .collect();
+    check(&c, series)?;
+    Ok(c)
+}
+
+fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
+    let fail = |column, reason: String| Err(BatchError::Column { column, reason });
+    if c.sample_counts.len() != series {
+        return fail(
+            "sample counts",
+            format!("{} for {series} series", c.sample_counts.len()),
+        );
+    }
+    let samples: u64 = c.sample_counts.iter().map(|&n| u64::from(n)).sum();
+    if samples != c.timestamps.len() as u64 || samples != c.values.len() as u64 {
+        let reason = format!(
+            "{} timestamps, {} values, counts say {samples}",
+            c.timestamps.len(),
+            c.values.len()
+        );
+        return fail("samples", reason);
+    }
+    let mut of_histograms = c.histograms.iter().map(|h| h.series as usize);
+    let mut of_exemplars = c.exemplars.iter().map(|e| e.series as usize);
+    let ascending = of_histograms.clone().is_sorted() && of_exemplars.clone().is_sorted();
+    if !ascending || of_histograms.any(|place| place >= series) || of_exemplars.any(|place| place >= series) {
+        return fail(
+            "series of histograms and exemplars",
+            "out of order, or beyond the last".to_owned(),
+        );
+    }
+    Ok(())
+}
