@@ -177,28 +177,43 @@ fn residuals(plan: Plan, values: &[i64], deltas: &[i64], out: &mut Vec<u64>) {
     }
 }
 
-/// The width at which a block is smallest, and its size in bytes then.
+/// The width at which a block is smallest, and its size in bytes then; of widths that give the same the smallest.
 fn best_width(block: &[u64]) -> (u32, usize) {
-    let mut lens = [0u8; 65];
+    let mut counts = [0u8; 65];
+    let mut present = 0u128;
     for &r in block {
-        if let Some(n) = lens.get_mut(bit_len(r) as usize) {
+        let bits = bit_len(r);
+        present |= 1 << bits;
+        if let Some(n) = counts.get_mut(bits as usize) {
             *n += 1;
         }
     }
-    let used = || {
-        lens.iter()
-            .enumerate()
-            .filter(|(_, n)| **n > 0)
-            .map(|(bits, &n)| (bits as u32, n))
-    };
+    // The widths that occur, descending, and how often each does.
+    let mut used = [(0u32, 0usize); 65];
+    let mut len = 0;
+    while present != 0 {
+        let bits = 127 - present.leading_zeros();
+        present ^= 1 << bits;
+        if let (Some(slot), Some(n)) = (used.get_mut(len), counts.get(bits as usize)) {
+            *slot = (bits, usize::from(*n));
+            len += 1;
+        }
+    }
+    let used = used.get(..len).unwrap_or_default();
     let mut best = (64, usize::MAX);
-    for width in std::iter::once(0).chain(used().map(|(bits, _)| bits)) {
-        let exceptions: usize = used()
-            .filter(|(bits, _)| *bits > width)
-            .map(|(bits, n)| usize::from(n) * (1 + varint_len(bits - width) as usize))
+    let with_zero = used.last().is_none_or(|(bits, _)| *bits > 0).then_some(0);
+    for (wider, width) in used.iter().map(|(bits, _)| *bits).chain(with_zero).enumerate() {
+        let exceptions: usize = used
+            .iter()
+            .take(wider)
+            .map(|&(bits, n)| n * (1 + varint_len(bits - width) as usize))
             .sum();
+        // They only get more from here on.
+        if exceptions >= best.1 {
+            break;
+        }
         let size = 1 + packed_len(block.len(), width) + exceptions + usize::from(exceptions > 0);
-        if size < best.1 {
+        if size <= best.1 {
             best = (width, size);
         }
     }

@@ -53,6 +53,7 @@ impl ClusterState {
                 with,
             } => self.replace_replica(*partition, *epoch, member, with),
             Command::Assign { task, holder, epoch } => self.assign(task, holder, *epoch),
+            Command::Unassign { task, epoch } => self.unassign(task, *epoch),
         }
     }
 
@@ -170,6 +171,15 @@ impl ClusterState {
         };
         self.assignments.insert(task.to_owned(), assignment);
         Ok(self.change(taken))
+    }
+
+    fn unassign(&mut self, task: &str, epoch: u64) -> Result<Outcome, Rejection> {
+        let Some(assignment) = self.assignments.get(task) else {
+            return Ok(self.unchanged(0));
+        };
+        check_epoch(|| format!("task {task}"), epoch, assignment.epoch)?;
+        self.assignments.remove(task);
+        Ok(self.change(0))
     }
 
     pub(crate) fn change(&mut self, epoch: u64) -> Outcome {

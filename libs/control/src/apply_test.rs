@@ -314,6 +314,29 @@ fn i14_a_task_has_one_holder_per_epoch() {
 }
 
 #[test]
+fn a_task_ends_only_under_the_epoch_that_the_caller_saw() {
+    let mut state = created(Settings::default());
+    let assign = |holder: &str, epoch| Command::Assign {
+        task: "ha/a/eu".to_owned(),
+        holder: holder.to_owned(),
+        epoch,
+    };
+    let unassign = |epoch| Command::Unassign {
+        task: "ha/a/eu".to_owned(),
+        epoch,
+    };
+    assert!(!state.apply(&unassign(1)).unwrap().changed);
+    state.apply(&assign("x", 0)).unwrap();
+    state.apply(&assign("y", 1)).unwrap();
+    assert!(matches!(state.apply(&unassign(1)), Err(Rejection::Fenced { .. })));
+    let version = state.version;
+    assert!(state.apply(&unassign(2)).unwrap().changed);
+    assert_eq!((state.version, state.assignments.len()), (version + 1, 0));
+    assert!(!state.apply(&unassign(2)).unwrap().changed);
+    assert_eq!(state.apply(&assign("x", 0)).unwrap().epoch, 1);
+}
+
+#[test]
 fn names_are_bounded() {
     let mut state = created(Settings::default());
     for name in ["", "a\nb", &"x".repeat(254)] {

@@ -8,10 +8,13 @@ use koios_runtime::{RngHandle, TaskGroup};
 use parking_lot::Mutex;
 
 use crate::consensus::{Consensus, ProposeError};
+use crate::pairs::{NotLeading, Referee};
 use crate::peer::Peers;
-use crate::propose::{ATTEMPT_DEADLINE, Attempt, Decision, PAUSE_MAX, PAUSE_MIN, Proposal, refused};
+use crate::propose::{
+    ATTEMPT_DEADLINE, Attempt, Decision, HINTS_MAX, PAUSE_MAX, PAUSE_MIN, Proposal, refused,
+};
 use crate::sync::{StateSync, jittered};
-use crate::{Command, Error, Member, Outcome, StateKeeper};
+use crate::{Command, Error, Member, Outcome, PairReport, Report, Ruling, StateKeeper};
 
 /// How long a registration is tried before it is reported and tried again.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(30);
@@ -31,13 +34,14 @@ struct Shared {
     peers: Peers,
     rng: RngHandle,
     hint: Mutex<Option<String>>,
+    referee: Option<Arc<Referee>>,
 }
 
 impl ControlClient {
     pub(crate) fn new(
         keeper: StateKeeper,
         sync: StateSync,
-        consensus: Option<Arc<dyn Consensus>>,
+        (consensus, referee): (Option<Arc<dyn Consensus>>, Option<Arc<Referee>>),
         voters: Vec<String>,
         peers: Peers,
         rng: RngHandle,
@@ -51,6 +55,7 @@ impl ControlClient {
                 peers,
                 rng,
                 hint: Mutex::default(),
+                referee,
             }),
         }
     }
@@ -112,6 +117,60 @@ impl ControlClient {
         if self.shared.keeper.handle().current().version < decision.outcome.version {
             self.shared.sync.ask(leader).await;
         }
+    }
+
+    /// Tells the leader which replicas of HA pairs this process saw; gives a ruling for each pair, in their order. Asks
+    /// everyone who may lead once.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] when none of them does, or `deadline` passes first.
+    pub async fn report_pairs(
+        &self,
+        pairs: Vec<PairReport>,
+        deadline: Duration,
+    ) -> Result<Vec<Ruling>, Error> {
+        let report = Report {
+            reporter: self.shared.keeper.identity().node(),
+            pairs,
+        };
+        let clock = self.shared.peers.clock();
+        let failed = |last| Error::NoLeader {
+            waited: deadline,
+            last,
+        };
+        match clock.timeout(deadline, self.report_round(&report)).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(elapsed) => Err(failed(elapsed.to_string())),
+        }
+    }
+
+    /// The rulings, or the last answer that did not help.
+    async fn report_round(&self, report: &Report) -> Result<Vec<Ruling>, String> {
+        let mut last = "nobody was asked".to_owned();
+        let mut candidates: VecDeque<String> = self.shared.hint.lock().iter().cloned().collect();
+        candidates.extend(self.shared.voters.iter().cloned());
+        if let Some(referee) = &self.shared.referee {
+            match referee.hear(report).await {
+                Ok(rulings) => return Ok(rulings),
+                Err(NotLeading { leader }) => leader.into_iter().for_each(|l| candidates.push_front(l)),
+            }
+        }
+        let mut hints_left = HINTS_MAX;
+        while let Some(addr) = candidates.pop_front() {
+            match self.shared.peers.to(&addr).pairs(report, ATTEMPT_DEADLINE).await {
+                Ok(Ok(rulings)) => {
+                    *self.shared.hint.lock() = Some(addr);
+                    return Ok(rulings);
+                }
+                Ok(Err(leader)) if hints_left > 0 => {
+                    hints_left -= 1;
+                    candidates.push_front(leader);
+                }
+                Ok(Err(leader)) => last = format!("leader hints go on to {leader}"),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
     }
 
     /// Registers this process as the newest known state has it, or makes it so. A process that is registered as it is

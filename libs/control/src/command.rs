@@ -71,6 +71,14 @@ pub enum Command {
         /// The epoch the caller saw.
         epoch: u64,
     },
+    /// Nobody shall do a task any more. Its epochs begin again when it is assigned once more, so only tasks that their epoch
+    /// fences nowhere may end so.
+    Unassign {
+        /// The task.
+        task: String,
+        /// The epoch the caller saw.
+        epoch: u64,
+    },
 }
 
 impl fmt::Display for Command {
@@ -93,6 +101,7 @@ impl fmt::Display for Command {
                 ..
             } => write!(f, "replace {member} by {with} in partition {partition}"),
             Self::Assign { task, holder, .. } => write!(f, "assign {task} to {holder}"),
+            Self::Unassign { task, .. } => write!(f, "unassign {task}"),
         }
     }
 }

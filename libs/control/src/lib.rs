@@ -10,7 +10,8 @@
 //! (I14). Only states of one cluster are ever accepted by one process. What is acknowledged by a voter is durable on its
 //! disk. Applying is deterministic: no clock, no randomness, no hash order.
 //!
-//! **Deliberately absent.** Samples, series and anything large or fast; heartbeats; time-based leases.
+//! **Deliberately absent.** Samples, series and anything large or fast; time-based leases. Heartbeats are in the leader's
+//! memory only: which replicas of HA pairs were seen ([`Referee`]).
 //!
 //! **Failure behaviour.** Without voters every process goes on with its last state (I8) and [`ControlClient::propose`] fails
 //! with [`Error::NoLeader`]. A damaged copy or log is detected by checksum and reported, never used (I11).
@@ -26,6 +27,7 @@ mod handle;
 mod hex;
 mod identity;
 mod keeper;
+mod pairs;
 mod partitions;
 mod peer;
 mod plane;
@@ -46,6 +48,10 @@ pub use error::Error;
 pub use handle::StateHandle;
 pub use identity::Identity;
 pub use keeper::StateKeeper;
+pub use pairs::{
+    PAIR_IDLE, PAIR_LABEL_BYTES_MAX, PAIRS_PER_REPORT_MAX, PairReport, REPLICAS_MAX, Referee, Report, Ruling,
+    Sighting, Span, election_task, names_a_pair,
+};
 pub use plane::{ControlOptions, ControlPlane};
 pub use remote::RemoteControl;
 pub use ring::{Ring, TOKENS_PER_PARTITION, tenant_shard};

@@ -9,11 +9,13 @@ use koios_runtime::{ClockHandle, NetHandle};
 use koios_wire::ServiceError;
 use koios_wire::grpc::{MESSAGE_BYTES_MAX, PeerChannel, RpcSettings};
 use koios_wire::pb::v1::control_client::ControlClient as Stub;
-use koios_wire::pb::v1::{ProposeReply, ProposeRequest, RaftRequest, StateReply, StateRequest};
+use koios_wire::pb::v1::{
+    PairsReply, PairsRequest, ProposeReply, ProposeRequest, RaftRequest, StateReply, StateRequest,
+};
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 
-use crate::{ClusterState, Command, Error};
+use crate::{ClusterState, Command, Error, Report, Ruling};
 
 /// Longest a unary call takes when the caller sets no shorter limit.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -112,6 +114,28 @@ impl Peer {
             stub(channel).propose(ProposeRequest { command }).await
         })
         .await
+    }
+
+    /// Tells the peer which replicas of HA pairs were seen; gives its rulings, or where the leader is.
+    pub(crate) async fn pairs(
+        &self,
+        report: &Report,
+        limit: Duration,
+    ) -> Result<Result<Vec<Ruling>, String>, Error> {
+        let report = serde_json::to_vec(report)
+            .map(Bytes::from)
+            .map_err(|e| self.failed(e))?;
+        let reply: PairsReply = self
+            .limited(limit, |channel| async move {
+                stub(channel).pairs(PairsRequest { report }).await
+            })
+            .await?;
+        if !reply.leader.is_empty() {
+            return Ok(Err(reply.leader));
+        }
+        serde_json::from_slice(&reply.rulings)
+            .map(Ok)
+            .map_err(|e| self.failed(e))
     }
 
     /// Sends a message between voters.

@@ -8,6 +8,7 @@ use koios_runtime::{Runtime, TaskGroup};
 
 use crate::client::ControlClient;
 use crate::consensus::{Consensus, LocalConsensus, RaftConsensus, RaftOptions, Voters};
+use crate::pairs::Referee;
 use crate::peer::Peers;
 use crate::service::ControlRpc;
 use crate::sync::{StateBackup, StateSync, back_up_for_ever};
@@ -40,6 +41,7 @@ pub struct ControlPlane {
     sync: StateSync,
     backup: Option<Arc<dyn StateBackup>>,
     consensus: Option<Arc<dyn Consensus>>,
+    referee: Option<Arc<Referee>>,
     client: ControlClient,
     vote_ended: AtomicBool,
     runtime: Runtime,
@@ -70,10 +72,17 @@ impl ControlPlane {
             options.own_addr,
             runtime.rng.fork(),
         );
+        let referee = consensus.as_ref().map(|consensus| {
+            let (state, clock) = (keeper.handle().clone(), Arc::clone(&runtime.clock));
+            Referee::new(Arc::clone(consensus), state, clock)
+        });
+        if let Some(referee) = &referee {
+            referee.spawn(tasks);
+        }
         let client = ControlClient::new(
             keeper.clone(),
             sync.clone(),
-            consensus.clone(),
+            (consensus.clone(), referee.clone()),
             voters,
             peers.clone(),
             runtime.rng.fork(),
@@ -89,6 +98,7 @@ impl ControlPlane {
             sync,
             backup: options.backup,
             consensus,
+            referee,
             client,
             vote_ended: AtomicBool::new(false),
             runtime: runtime.clone(),
@@ -102,6 +112,7 @@ impl ControlPlane {
             Arc::clone(&self.runtime.clock),
             self.consensus.clone(),
         )
+        .with_referee(self.referee.clone())
     }
 
     /// Learns the newest state there is and follows it from then on. Afterwards the state may still be empty, when no

@@ -14,7 +14,7 @@ pub(crate) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How many leader hints are followed in a round.
-const HINTS_MAX: usize = 3;
+pub(crate) const HINTS_MAX: usize = 3;
 
 /// What one attempt came to.
 pub(crate) enum Attempt {

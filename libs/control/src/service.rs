@@ -9,11 +9,14 @@ use futures::stream::{self, BoxStream};
 use koios_runtime::ClockHandle;
 use koios_wire::grpc::{MESSAGE_BYTES_MAX, status_from_error};
 use koios_wire::pb::v1::control_server::{Control, ControlServer};
-use koios_wire::pb::v1::{ProposeReply, ProposeRequest, RaftReply, RaftRequest, StateReply, StateRequest};
+use koios_wire::pb::v1::{
+    PairsReply, PairsRequest, ProposeReply, ProposeRequest, RaftReply, RaftRequest, StateReply, StateRequest,
+};
 use koios_wire::{ServiceError, ServiceErrorCode};
 use tonic::{Request, Response, Status};
 
-use crate::{ClusterState, Command, Consensus, Error, Outcome, ProposeError, Rejection, StateHandle};
+use crate::pairs::{NotLeading, Referee};
+use crate::{ClusterState, Command, Consensus, Error, Outcome, ProposeError, Rejection, Report, StateHandle};
 
 /// A watcher hears this often that nothing has changed, so that it can tell a quiet peer from a lost one.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -26,6 +29,7 @@ pub struct ControlRpc {
     state: StateHandle,
     clock: ClockHandle,
     consensus: Option<Arc<dyn Consensus>>,
+    referee: Option<Arc<Referee>>,
 }
 
 impl ControlRpc {
@@ -35,7 +39,15 @@ impl ControlRpc {
             state,
             clock,
             consensus,
+            referee: None,
         }
+    }
+
+    /// Also hears of HA pairs.
+    #[must_use]
+    pub fn with_referee(mut self, referee: Option<Arc<Referee>>) -> Self {
+        self.referee = referee;
+        self
     }
 
     /// The tonic service, to be added to the process's gRPC server.
@@ -134,6 +146,39 @@ impl Control for ControlRpc {
             }
         };
         Ok(Response::new(reply))
+    }
+
+    async fn pairs(&self, request: Request<PairsRequest>) -> Result<Response<PairsReply>, Status> {
+        self.voter()?;
+        let report: Report = serde_json::from_slice(&request.into_inner().report).map_err(|e| {
+            self.refuse(
+                ServiceErrorCode::InvalidArgument,
+                format!("report of HA pairs: {e}"),
+            )
+        })?;
+        let heard = match &self.referee {
+            Some(referee) => referee.hear(&report).await,
+            None => {
+                return Err(self.refuse(ServiceErrorCode::Unavailable, "this process hears of no HA pairs"));
+            }
+        };
+        match heard {
+            Ok(rulings) => {
+                let rulings = serde_json::to_vec(&rulings)
+                    .map_err(|e| self.refuse(ServiceErrorCode::Internal, e.to_string()))?;
+                Ok(Response::new(PairsReply {
+                    rulings: rulings.into(),
+                    leader: String::new(),
+                }))
+            }
+            Err(NotLeading { leader: Some(leader) }) => Ok(Response::new(PairsReply {
+                leader,
+                ..PairsReply::default()
+            })),
+            Err(NotLeading { leader: None }) => {
+                Err(self.refuse(ServiceErrorCode::Unavailable, "no control leader is known"))
+            }
+        }
     }
 
     async fn raft(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {

@@ -231,7 +231,7 @@ pub struct ClusterState {
     pub partitions: BTreeMap<PartitionId, Partition>,
     /// Oldest first.
     pub accepted_losses: Vec<AcceptedLoss>,
-    /// By task, for example `compact/<tenant>`.
+    /// By task, for example `compact/<tenant>` or `ha/<tenant>/<cluster label>`.
     pub assignments: BTreeMap<String, Assignment>,
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_control::*;
-use koios_model::PartitionId;
+use koios_model::{PartitionId, TenantId};
 use koios_runtime::Net as _;
 use support::memory_net::{MemoryNet, Node};
 use support::{LONG, MemoryBackup, Process, Running, ingester, options, paused_runtime, register};
@@ -373,4 +373,127 @@ fn i15_one_seed_gives_one_run() {
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+}
+
+/// Tells the leader, through the process `from`, what it sees of a pair: replicas with their newest sample times.
+async fn report(cluster: &Cluster, from: &str, replicas: &[(&str, i64)]) -> Result<Ruling, Error> {
+    let sightings = replicas.iter().map(|(replica, newest_ms)| Sighting {
+        replica: (*replica).to_owned(),
+        newest_ms: *newest_ms,
+        age_ms: 0,
+        span: Some(Span::at(*newest_ms)),
+    });
+    let pair = PairReport {
+        tenant: TenantId::anonymous(),
+        cluster: "eu".to_owned(),
+        failover_ms: 30_000,
+        pairs_max: 1,
+        replicas: sightings.collect(),
+    };
+    let client = cluster.running[from].plane.client();
+    let rulings = client.report_pairs(vec![pair], Duration::from_secs(10)).await?;
+    Ok(rulings.into_iter().next().unwrap())
+}
+
+/// Three voters, and two distributors that send reports.
+async fn with_distributors(seed: u64) -> Cluster {
+    let mut cluster = Cluster::start(seed).await;
+    cluster.start_process("d1", "10.0.1.1:9095", Vec::new()).await;
+    cluster.start_process("d2", "10.0.1.2:9095", Vec::new()).await;
+    cluster.register("x", 1).await;
+    cluster
+}
+
+async fn elected(cluster: &Cluster, replica: &str) {
+    let task = election_task(&TenantId::anonymous(), "eu");
+    for process in cluster.running.values() {
+        let is_it = |state: &ClusterState| state.assignments.get(&task).is_some_and(|a| a.holder == replica);
+        process.state_with(is_it).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_has_one_elected_replica_until_no_distributor_sees_it() {
+    let cluster = with_distributors(11).await;
+    let clock = Arc::clone(&cluster.running["d1"].runtime.clock);
+    let ruling = report(&cluster, "d1", &[("a", clock.now_ms())]).await.unwrap();
+    assert_eq!((ruling.elected.as_deref(), ruling.epoch), (Some("a"), 1));
+    elected(&cluster, "a").await;
+    // One distributor sees the one, the other one the other.
+    for _ in 0..30 {
+        clock.sleep(Duration::from_secs(2)).await;
+        report(&cluster, "d1", &[("a", clock.now_ms())]).await.unwrap();
+        let ruling = report(&cluster, "d2", &[("b", clock.now_ms())]).await.unwrap();
+        assert_eq!(ruling.elected.as_deref(), Some("a"));
+        let sighting = ruling.sighting.unwrap();
+        assert!(sighting.age_ms < 1_000 && sighting.span.is_some(), "{sighting:?}");
+    }
+    let last_seen = clock.elapsed();
+    loop {
+        clock.sleep(Duration::from_secs(2)).await;
+        report(&cluster, "d1", &[]).await.unwrap();
+        let ruling = report(&cluster, "d2", &[("b", clock.now_ms())]).await.unwrap();
+        let away = clock.elapsed() - last_seen;
+        if ruling.elected.as_deref() == Some("b") {
+            assert_eq!(ruling.epoch, 2);
+            assert!(away > Duration::from_secs(29), "{away:?}");
+            break;
+        }
+        assert!(away < Duration::from_secs(40), "{away:?}");
+    }
+    elected(&cluster, "b").await;
+    // The tenant may have one pair.
+    let other = PairReport {
+        tenant: TenantId::anonymous(),
+        cluster: "us".to_owned(),
+        failover_ms: 30_000,
+        pairs_max: 1,
+        replicas: vec![Sighting {
+            replica: "a".to_owned(),
+            newest_ms: 0,
+            age_ms: 0,
+            span: None,
+        }],
+    };
+    let client = cluster.running["d1"].plane.client();
+    let rulings = client.report_pairs(vec![other], LONG).await.unwrap();
+    assert_eq!(rulings[0].elected, None);
+    assert_eq!(
+        rulings[0].refused.as_deref(),
+        Some("the tenant has 1 HA pairs, limit 1")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_waits_one_failover_timeout_before_it_elects_another_replica() {
+    let mut cluster = with_distributors(12).await;
+    let clock = Arc::clone(&cluster.running["d1"].runtime.clock);
+    report(&cluster, "d1", &[("a", clock.now_ms())]).await.unwrap();
+    elected(&cluster, "a").await;
+    clock.sleep(Duration::from_secs(20)).await;
+    let leader = cluster.leader().unwrap();
+    cluster.kill(&leader).await;
+    // Without a majority of voters there is nobody to tell.
+    let other = ["a", "b", "c"].into_iter().find(|n| *n != leader).unwrap();
+    cluster.kill(other).await;
+    clock.sleep(Duration::from_secs(20)).await;
+    let refused = report(&cluster, "d1", &[("b", clock.now_ms())]).await;
+    assert!(matches!(refused, Err(Error::NoLeader { .. })), "{refused:?}");
+    cluster.start_voter(other).await;
+    let heard_first = loop {
+        clock.sleep(Duration::from_secs(1)).await;
+        if report(&cluster, "d1", &[("b", clock.now_ms())]).await.is_ok() {
+            break clock.elapsed();
+        }
+    };
+    loop {
+        clock.sleep(Duration::from_secs(2)).await;
+        let ruling = report(&cluster, "d1", &[("b", clock.now_ms())]).await.unwrap();
+        let waited = clock.elapsed() - heard_first;
+        if ruling.elected.as_deref() == Some("b") {
+            assert!(waited >= Duration::from_secs(30), "{waited:?}");
+            return;
+        }
+        assert!(waited < Duration::from_secs(40), "{waited:?}");
+    }
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_model::TenantId;
+use koios_model::{METRIC_NAME, TenantId};
 use koios_wire::otlp;
+
+/// Shortest failover timeout: distributors tell each other only every few seconds whom they saw.
+const HA_FAILOVER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 
 /// Limits of one tenant. A limit of 0 means "no limit" where the field says so.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,16 @@ pub struct Limits {
     pub ingestion_rate: u64,
     /// Samples that may come at once above the rate.
     pub ingestion_burst: u64,
+    /// Whether of several replicas that send the same series one is kept, told by the next two labels.
+    pub ha_dedup: bool,
+    /// The label that tells which senders are replicas of each other.
+    pub ha_cluster_label: String,
+    /// The label that tells a replica from the others; taken off the series.
+    pub ha_replica_label: String,
+    /// How long the elected replica may be away, or behind the others, before another one is elected.
+    pub ha_failover_timeout: Duration,
+    /// Most values of [`Self::ha_cluster_label`]; of further ones all replicas are kept.
+    pub ha_max_clusters: usize,
     /// Longest query text, bytes. Room for the longest pattern that is refused as such, and some.
     pub max_query_bytes: u64,
     /// Most samples a query may hold at once.
@@ -73,6 +86,11 @@ impl Default for Limits {
             max_series: 0,
             ingestion_rate: 0,
             ingestion_burst: 1_000_000,
+            ha_dedup: false,
+            ha_cluster_label: "cluster".to_owned(),
+            ha_replica_label: "__replica__".to_owned(),
+            ha_failover_timeout: Duration::from_secs(30),
+            ha_max_clusters: 100,
             max_query_bytes: 1536 << 10,
             max_query_samples: 50_000_000,
             max_query_series: 500_000,
@@ -112,6 +130,7 @@ impl Limits {
             ("max-series-per-request", self.max_series_per_request as u64),
             ("max-samples-per-request", self.max_samples_per_request as u64),
             ("max-request-bytes", self.max_request_bytes),
+            ("ha-max-clusters", self.ha_max_clusters as u64),
             ("max-query-bytes", self.max_query_bytes),
             ("max-query-samples", self.max_query_samples),
             ("max-query-series", self.max_query_series),
@@ -137,6 +156,35 @@ impl Limits {
                     self.max_label_value_bytes
                 ),
             });
+        }
+        self.validate_ha()
+    }
+
+    fn validate_ha(&self) -> Result<(), LimitError> {
+        let wrong = |key, value: &str, rule: String| {
+            let value = value.to_owned();
+            Err(LimitError { key, value, rule })
+        };
+        for (key, name) in [
+            ("ha-cluster-label", &self.ha_cluster_label),
+            ("ha-replica-label", &self.ha_replica_label),
+        ] {
+            if name.is_empty() || name == METRIC_NAME {
+                return wrong(
+                    key,
+                    &format!("{name:?}"),
+                    format!("a label name other than {METRIC_NAME}"),
+                );
+            }
+        }
+        if self.ha_cluster_label == self.ha_replica_label {
+            let rule = "another label than limits.ha-cluster-label".to_owned();
+            return wrong("ha-replica-label", &self.ha_replica_label, rule);
+        }
+        if self.ha_failover_timeout < HA_FAILOVER_TIMEOUT_MIN {
+            let value = format!("{:?}", self.ha_failover_timeout);
+            let rule = format!("at least {HA_FAILOVER_TIMEOUT_MIN:?}");
+            return wrong("ha-failover-timeout", &value, rule);
         }
         Ok(())
     }
@@ -187,6 +235,31 @@ mod tests {
         assert_eq!(
             limits.validate().unwrap_err().to_string(),
             "limits.max-label-set-bytes is 10, must be at least limits.max-label-value-bytes (65536)"
+        );
+    }
+
+    #[test]
+    fn refuses_labels_and_timeouts_that_cannot_tell_replicas_apart() {
+        let refused = |change: fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            limits.validate().unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(|l| l.ha_replica_label = "cluster".to_owned()),
+            "limits.ha-replica-label is cluster, must be another label than limits.ha-cluster-label"
+        );
+        assert_eq!(
+            refused(|l| l.ha_cluster_label.clear()),
+            "limits.ha-cluster-label is \"\", must be a label name other than __name__"
+        );
+        assert_eq!(
+            refused(|l| l.ha_failover_timeout = Duration::from_secs(1)),
+            "limits.ha-failover-timeout is 1s, must be at least 5s"
+        );
+        assert_eq!(
+            refused(|l| l.ha_max_clusters = 0),
+            "limits.ha-max-clusters is 0, must be positive"
         );
     }
 

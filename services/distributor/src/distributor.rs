@@ -22,6 +22,7 @@ use crate::known_series::{KnownSeries, TenantKnown};
 use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome, Written};
+use crate::pairs::{Gate, Referee, Tracker, report_for_ever};
 use crate::replicate::Replicator;
 use crate::routes::Routes;
 use crate::streams::Streams;
@@ -60,6 +61,8 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Sends to slower members run here; ends with the process.
     pub tasks: TaskGroup,
+    /// Who elects replicas of HA pairs.
+    pub referee: Arc<dyn Referee>,
     /// Behaviour.
     pub settings: Settings,
 }
@@ -80,6 +83,7 @@ pub(crate) struct Shared {
     active: ActiveSeries,
     known: KnownSeries,
     deltas: Deltas,
+    pairs: Arc<Tracker>,
     routes: Arc<Routes>,
     replicator: Replicator,
     failure_log: Mutex<FailureLog>,
@@ -112,7 +116,16 @@ impl Distributor {
             stragglers: Replicator::straggler_permits(),
             deadline: deps.settings.push_deadline,
         };
+        let pairs = Arc::<Tracker>::default();
+        let reporting = report_for_ever(
+            Arc::clone(&pairs),
+            deps.referee,
+            Arc::clone(&deps.runtime.clock),
+            metrics.clone(),
+        );
+        replicator.tasks.spawn_cancelled("ha reports", reporting);
         let shared = Shared {
+            pairs,
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
             active: ActiveSeries::starting_at(deps.runtime.clock.elapsed()),
@@ -174,7 +187,7 @@ impl Distributor {
     ) -> Result<Outcome, Failure> {
         let shared = &self.shared;
         let rules = shared.rules(tenant)?;
-        let admission_ms = rules.admission_ms;
+        let (admission_ms, state) = (rules.admission_ms, Arc::clone(&rules.table.state));
         let started = shared.runtime.clock.elapsed();
         let now = started;
         let limit = rules.limits.max_series;
@@ -185,11 +198,12 @@ impl Distributor {
             deltas: matches!(format, Format::Otlp(_)).then(|| shared.deltas.of(tenant, now)),
             format,
             compression,
+            pairs: rules.limits.ha_dedup.then(|| shared.gate(tenant, &rules, now)),
             body,
             held,
         };
         // Held to the end: what it accounts for covers the columns.
-        let (taken, _held) = shared
+        let (mut taken, _held) = shared
             .runtime
             .cpu
             .run(move || message.take_in(&rules))
@@ -200,7 +214,13 @@ impl Distributor {
         let now = shared.runtime.clock.elapsed();
         let written = taken.samples() + taken.exemplars();
         shared.rates.admit(tenant, limits, written, now)?;
-        shared.replicate(tenant, admission_ms, taken, &known).await
+        let pairs = std::mem::take(&mut taken.pairs);
+        let mut outcome = shared.replicate(tenant, admission_ms, taken, &known).await?;
+        // Only now may others rely on what a replica brought.
+        shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
+        shared.metrics.pairs(tenant, &pairs);
+        outcome.deduplicated = pairs.deduplicated;
+        Ok(outcome)
     }
 }
 
@@ -254,6 +274,16 @@ impl Shared {
             table,
             admission_ms: self.runtime.clock.now_ms(),
         })
+    }
+
+    fn gate(&self, tenant: &TenantId, rules: &Rules, now: Duration) -> Gate {
+        Gate::new(
+            &self.pairs,
+            (tenant, &rules.limits),
+            &rules.table.state,
+            rules.accepted_ms(),
+            (now, rules.admission_ms),
+        )
     }
 
     /// Sends every partition's part and waits for all majorities.

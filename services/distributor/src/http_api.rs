@@ -50,7 +50,14 @@ pub(crate) fn router(distributor: Distributor) -> Router {
 async fn push(State(distributor): State<Distributor>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     match receive_and_push(&distributor, &parts.headers, body, Form::of_remote_write).await {
-        Ok(outcome) => answer(&outcome),
+        Ok(outcome) => {
+            let mut response = answer(&outcome);
+            if outcome.is_deduplicated() && response.status() == StatusCode::NO_CONTENT {
+                // So Mimir tells a sender that it is not the elected one. Senders take it for success like any 2xx.
+                *response.status_mut() = StatusCode::ACCEPTED;
+            }
+            response
+        }
         Err(failure) => refused(&distributor, &failure),
     }
 }

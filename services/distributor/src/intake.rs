@@ -17,6 +17,7 @@ use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, S
 
 use crate::active_series::SeriesGate;
 use crate::known_series::{Cursor, KnownSet};
+use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 
@@ -62,11 +63,18 @@ pub(crate) struct Taken {
     pub(crate) exemplars_dropped: u64,
     /// Data points of OTLP that were not taken, or not whole.
     pub(crate) points_rejected: u64,
+    /// What it had to do with HA pairs.
+    pub(crate) pairs: PairsSeen,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }
 
 impl Taken {
+    /// With what the request had to do with HA pairs.
+    pub(crate) fn with_pairs(self, pairs: PairsSeen) -> Self {
+        Self { pairs, ..self }
+    }
+
     /// What the columns occupy.
     pub(crate) fn bytes(&self) -> u64 {
         self.batches.values().map(|b| b.memory_bytes() as u64).sum()

@@ -10,7 +10,7 @@ use koios_wire::compression::Compression;
 use koios_wire::exposition::{self, Dialect, Unescaped};
 use koios_wire::influx::{self, Precision};
 use koios_wire::otlp::{self, TenantDeltas};
-use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink as _, Version, decode};
+use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
 
 use crate::Error;
 use crate::active_series::SeriesGate;
@@ -18,6 +18,7 @@ use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
 use crate::intake::{Intake, Rules, Taken, label_bytes_max};
 use crate::known_series::TenantKnown;
+use crate::pairs::{Deduplicated, Gate};
 
 /// Largest decompression buffer that a thread keeps for its next request.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -63,6 +64,8 @@ pub(crate) struct Message {
     pub(crate) compression: Compression,
     /// The tenant's totals, for formats that may bring deltas.
     pub(crate) deltas: Option<TenantDeltas>,
+    /// Decides between the replicas of HA pairs; none where the tenant wants all of them.
+    pub(crate) pairs: Option<Gate>,
     pub(crate) body: Bytes,
     pub(crate) held: HeldBytes,
 }
@@ -86,22 +89,27 @@ impl Message {
         let decode_limits = DecodeLimits {
             series: limits.max_series_per_request,
             samples: limits.max_samples_per_request,
-            labels_per_series: limits.max_labels_per_series,
+            // One more comes, and is taken off, with series of HA pairs.
+            labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
-        let gate = self.gate.take();
+        let (gate, pairs) = (self.gate.take(), self.pairs.as_ref());
         let known = self.known.read();
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
                 let mut intake = Intake::new(rules, gate, &known);
-                decode(*version, message, decode_limits, &mut intake)?;
-                intake.finish()
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                decode(*version, message, decode_limits, &mut sink)?;
+                let pairs = sink.finish();
+                intake.finish().with_pairs(pairs)
             }
             Format::Exposition(text) => {
                 self.held.grow(Unescaped::bytes_max(message) as u64)?;
                 let unescaped = Unescaped::of(message, text.dialect);
                 let mut intake = Intake::new(rules, gate, &known);
-                text.take_in(message, &unescaped, decode_limits, &mut intake)?;
-                intake.finish()
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                text.take_in(message, &unescaped, decode_limits, &mut sink)?;
+                let pairs = sink.finish();
+                intake.finish().with_pairs(pairs)
             }
             Format::Otlp(encoding) => {
                 if *encoding == otlp::Encoding::Json {
@@ -120,8 +128,10 @@ impl Message {
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
                 };
                 let mut intake = Intake::new(rules, gate, &known);
-                let report = otlp::decode(message, &context, &mut intake)?;
-                let mut taken = intake.finish();
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                let report = otlp::decode(message, &context, &mut sink)?;
+                let pairs = sink.finish();
+                let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_report(report);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
@@ -137,9 +147,10 @@ impl Message {
                 };
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
                 let mut intake = Intake::new(rules, gate, &known);
-                let mut sink = WithDefault::new(&mut intake, database);
-                influx::decode(message, context, &mut sink)?;
-                let taken = intake.finish();
+                let mut sink = Deduplicated::new(&mut intake, pairs);
+                influx::decode(message, context, &mut WithDefault::new(&mut sink, database))?;
+                let pairs = sink.finish();
+                let taken = intake.finish().with_pairs(pairs);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
             }
@@ -161,9 +172,9 @@ impl Exposition {
         text: &'a [u8],
         unescaped: &'a Unescaped,
         limits: DecodeLimits,
-        intake: &mut Intake<'a>,
+        sink: &mut impl Sink<'a>,
     ) -> Result<(), Error> {
-        let mut sink = WithLabels::new(intake, &self.labels);
+        let mut sink = WithLabels::new(sink, &self.labels);
         exposition::decode(text, unescaped, (self.dialect, self.now_ms), limits, &mut sink)?;
         if let Some(name) = self.push_time {
             let time = Sample {

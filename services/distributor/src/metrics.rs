@@ -1,11 +1,21 @@
 //! What the distributor tells about itself.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use koios_model::TenantId;
 use koios_server::metrics::{ByWord, Counter, Family, Gauge, Metrics, duration_histogram};
+use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::RejectionReport;
+use crate::pairs::PairsSeen;
+
+/// Most tenants that a metric names.
+const TENANTS_MAX: usize = 1_000;
+/// Stands for the others; no tenant can be called so.
+const OTHER_TENANTS: &str = "__other__";
 
 type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
@@ -24,6 +34,11 @@ pub(crate) struct DistributorMetrics {
     send_failures: ByWord<Counter>,
     pub(crate) resends: Counter,
     pub(crate) sent_with_labels: Counter,
+    deduplicated: Family<[(&'static str, String); 1], Counter>,
+    deduplicated_tenants: Arc<Mutex<BTreeSet<TenantId>>>,
+    undecided: ByWord<Counter>,
+    pub(crate) ha_pairs: Gauge,
+    pub(crate) ha_report_failures: Counter,
 }
 
 impl DistributorMetrics {
@@ -78,6 +93,22 @@ impl DistributorMetrics {
                 "koios_distributor_sent_with_labels_total",
                 "Batches sent again with all labels, as a member did not know a series",
             ),
+            deduplicated: m.register(
+                "koios_distributor_ha_samples_deduplicated_total",
+                "Samples dropped because another replica of their HA pair is elected",
+                Family::default(),
+            ),
+            deduplicated_tenants: Arc::default(),
+            undecided: m.register(
+                "koios_distributor_ha_samples_undecided_total",
+                "Samples of HA pairs taken because it was not known whether another replica brings them",
+                Family::default(),
+            ),
+            ha_pairs: m.gauge("koios_distributor_ha_pairs", "HA pairs that send to this process"),
+            ha_report_failures: m.counter(
+                "koios_distributor_ha_report_failures_total",
+                "Reports of HA pairs that no control leader answered",
+            ),
         }
     }
 
@@ -94,6 +125,27 @@ impl DistributorMetrics {
     pub(crate) fn rejected(&self, report: &RejectionReport) {
         for (reason, samples) in &report.by_reason {
             self.samples_rejected
+                .get_or_create(&[("reason", reason)])
+                .inc_by(*samples);
+        }
+    }
+
+    /// Counts what became of the samples of HA pairs.
+    pub(crate) fn pairs(&self, tenant: &TenantId, pairs: &PairsSeen) {
+        if pairs.deduplicated > 0 {
+            let mut named = self.deduplicated_tenants.lock();
+            let tenant = if named.len() < TENANTS_MAX || named.contains(tenant) {
+                named.insert(tenant.clone());
+                tenant.to_string()
+            } else {
+                OTHER_TENANTS.to_owned()
+            };
+            self.deduplicated
+                .get_or_create(&[("tenant", tenant)])
+                .inc_by(pairs.deduplicated);
+        }
+        for (reason, samples) in &pairs.undecided {
+            self.undecided
                 .get_or_create(&[("reason", reason)])
                 .inc_by(*samples);
         }

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub exemplars_dropped: u64,
     /// Data points of OTLP that were not taken, or not whole.
     pub points_rejected: u64,
+    /// Samples that were dropped because another replica of their HA pair is elected.
+    pub deduplicated: u64,
     /// Samples whose time had another value already.
     pub conflicts: u64,
     /// What was rejected.
@@ -46,6 +48,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether there was nothing to write, because another replica of an HA pair is elected.
+    pub fn is_deduplicated(&self) -> bool {
+        self.deduplicated > 0 && self.written == Written::default()
+    }
+
     /// The sentence for the sender, when not everything was written as sent.
     pub fn complaint(&self) -> Option<String> {
         self.rejected

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use koios_bucket::Bucket;
-use koios_control::{Command, ControlClient, Error as ControlError, Member, StateBackup};
+use koios_control::{Command, ControlClient, Error as ControlError, Member, PairReport, Ruling, StateBackup};
 use koios_ingester::ControlProposer;
 use koios_wire::{IngesterService, ServiceError, ServiceErrorCode, StoreService};
 
@@ -38,7 +38,7 @@ impl StateBackup for BucketBackup {
     }
 }
 
-/// The ingester's way to the control plane.
+/// The services' way to the control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct Proposer(pub(crate) ControlClient);
 
@@ -53,6 +53,17 @@ impl ControlProposer for Proposer {
             )),
             Err(e) => Err(ServiceError::unavailable(e.to_string())),
         }
+    }
+}
+
+/// Longest a report of HA pairs is tried: the next one follows in seconds.
+const REPORT_DEADLINE: Duration = Duration::from_secs(3);
+
+#[async_trait]
+impl koios_distributor::Referee for Proposer {
+    async fn report(&self, pairs: Vec<PairReport>) -> Result<Vec<Ruling>, ServiceError> {
+        let answer = self.0.report_pairs(pairs, REPORT_DEADLINE).await;
+        answer.map_err(|e| ServiceError::unavailable(e.to_string()))
     }
 }
 

@@ -64,6 +64,11 @@ pub trait Consensus: Send + Sync + Debug + 'static {
     /// Whether this process leads, as far as it knows.
     fn is_leader(&self) -> bool;
 
+    /// Whether this process leads and a majority has confirmed it lately: no other process has led for long.
+    fn leads_surely(&self) -> bool {
+        self.is_leader()
+    }
+
     /// The leader's address, as far as this process knows.
     fn leader_addr(&self) -> Option<String>;
 

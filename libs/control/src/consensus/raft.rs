@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use koios_runtime::{ClockHandle, Runtime, TaskGroup};
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use serde::de::DeserializeOwned;
@@ -30,6 +30,8 @@ const HEARTBEAT_MS: u64 = 250;
 const ELECTION_MS: std::ops::Range<u64> = 1_000..2_000;
 /// How long a snapshot may take to arrive, milliseconds.
 const SNAPSHOT_MS: u64 = 20_000;
+/// A leader whom no majority answered for this long may not be the leader any more.
+const CONFIRMED_WITHIN: Duration = Duration::from_millis(ELECTION_MS.end);
 /// Entries after which the log is replaced by a snapshot.
 const SNAPSHOT_EVERY: u64 = 1_000;
 /// Entries kept behind a snapshot for followers that lag a little.
@@ -268,6 +270,13 @@ impl Consensus for RaftConsensus {
 
     fn is_leader(&self) -> bool {
         self.raft.is_leader()
+    }
+
+    fn leads_surely(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let confirmed = metrics.last_quorum_acked.as_ref();
+        self.raft.is_leader() && confirmed.is_some_and(|at| at.elapsed() < CONFIRMED_WITHIN)
     }
 
     fn leader_addr(&self) -> Option<String> {

@@ -8,5 +8,6 @@ mod influx;
 mod messages;
 mod network;
 mod otlp;
+mod pairs;
 mod quorum;
 mod rig;

@@ -9,9 +9,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, StatusCode};
 use koios_control::{
-    ClusterId, ClusterState, Incarnation, Member, Partition, Replica, Role, Secret, StateHandle,
+    ClusterId, ClusterState, Incarnation, Member, PairReport, Partition, Replica, Role, Ruling, Secret,
+    StateHandle,
 };
-use koios_distributor::{Deps, Distributor, Members, Settings};
+use koios_distributor::{Deps, Distributor, Members, Referee, Settings};
 use koios_model::{Metadata, PartitionId, SeriesHash};
 use koios_runtime::{
     CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
@@ -162,6 +163,23 @@ impl Members for MockMembers {
     }
 }
 
+/// A control leader that is away unless it is told what to say.
+#[derive(Debug, Default)]
+pub(crate) struct MockReferee {
+    pub(crate) ruling: Mutex<Option<Ruling>>,
+    pub(crate) heard: Mutex<Vec<PairReport>>,
+}
+
+#[async_trait]
+impl Referee for MockReferee {
+    async fn report(&self, pairs: Vec<PairReport>) -> Result<Vec<Ruling>, ServiceError> {
+        self.heard.lock().clone_from(&pairs);
+        let ruling = self.ruling.lock().clone();
+        let ruling = ruling.ok_or_else(|| ServiceError::unavailable("away"))?;
+        Ok(pairs.iter().map(|_| ruling.clone()).collect())
+    }
+}
+
 /// A state with `partitions` of one replica in each of `zones`.
 pub(crate) fn state(version: u64, epoch: u64, zones: usize, partitions: u32) -> ClusterState {
     let name = |zone: usize| format!("m{zone}");
@@ -204,6 +222,7 @@ pub(crate) struct Rig {
     pub(crate) metrics: Metrics,
     pub(crate) tasks: TaskGroup,
     pub(crate) clock: ClockHandle,
+    pub(crate) referee: Arc<MockReferee>,
 }
 
 impl Rig {
@@ -214,6 +233,7 @@ impl Rig {
         let (state, metrics) = (StateHandle::new(initial), Metrics::new());
         let tasks = TaskGroup::new(CancellationToken::new());
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(NOW));
+        let referee: Arc<MockReferee> = Arc::new(MockReferee::default());
         let distributor = Distributor::new(Deps {
             runtime: Runtime {
                 clock: Arc::clone(&clock),
@@ -227,6 +247,7 @@ impl Rig {
             limits: Overrides::new(limits, BTreeMap::new()),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            referee: Arc::clone(&referee) as Arc<dyn Referee>,
             settings: Settings {
                 push_deadline: Duration::from_secs(10),
                 ..Settings::default()
@@ -235,6 +256,7 @@ impl Rig {
         Self {
             router: distributor.router(),
             distributor,
+            referee,
             members,
             state,
             metrics,

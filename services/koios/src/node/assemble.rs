@@ -203,6 +203,7 @@ impl Assembly {
             limits: shared.settings.tenant_limits(),
             metrics: shared.metrics.clone(),
             tasks: self.background.clone(),
+            referee: Arc::new(Proposer(self.plane.client().clone())),
             settings: koios_distributor::Settings {
                 bytes_in_flight_max: shared.settings.http.max_write_bytes_in_flight,
                 ..koios_distributor::Settings::default()

@@ -1,0 +1,207 @@
+//! Takes the replica's label off, and drops what the elected replica brings, too.
+
+use koios_model::Sample;
+use koios_wire::remote_write::{RawExemplar, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
+
+use super::tracker::{Brought, Verdict};
+use super::{Gate, PairsSeen};
+
+/// Most replicas that one request may mix; samples of further ones are taken undecided.
+const REPLICAS_PER_REQUEST_MAX: usize = 64;
+
+/// Hands series of HA pairs on without the replica's label, and only with samples that are to be kept.
+///
+/// Series that lack either label are handed on as they are, and so are faulty ones, which the next sink rejects.
+pub(crate) struct Deduplicated<'a, 's, S> {
+    sink: &'s mut S,
+    gate: Option<&'s Gate>,
+    replicas: Vec<Replica<'a>>,
+    /// Where the last series' replica is among them.
+    last: usize,
+    undecided_beyond: u64,
+    labels: Vec<RawLabel<'a>>,
+    samples: Vec<Sample>,
+    histograms: Vec<RawHistogram>,
+    exemplars: Vec<RawExemplar>,
+}
+
+/// A replica that the request brings samples of.
+struct Replica<'a> {
+    cluster: &'a [u8],
+    name: &'a [u8],
+    verdict: Verdict,
+    newest_ms: Option<i64>,
+    dropped: u64,
+    undecided: u64,
+}
+
+impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
+    /// Without a gate everything is handed on as it is.
+    pub(crate) fn new(sink: &'s mut S, gate: Option<&'s Gate>) -> Self {
+        Self {
+            sink,
+            gate,
+            replicas: Vec::new(),
+            last: 0,
+            undecided_beyond: 0,
+            labels: Vec::new(),
+            samples: Vec::new(),
+            histograms: Vec::new(),
+            exemplars: Vec::new(),
+        }
+    }
+
+    /// What the request had to do with HA pairs.
+    pub(crate) fn finish(self) -> PairsSeen {
+        let mut seen = PairsSeen::default();
+        for replica in &self.replicas {
+            seen.deduplicated += replica.dropped;
+            if let (Verdict::Undecided(reason), 1..) = (replica.verdict, replica.undecided) {
+                *seen.undecided.entry(reason).or_default() += replica.undecided;
+            }
+            if let (Verdict::Drop { .. }, 1..) = (replica.verdict, replica.undecided) {
+                *seen.undecided.entry("not_covered").or_default() += replica.undecided;
+            }
+            if let Some(newest_ms) = replica.newest_ms {
+                seen.brought.push(Brought {
+                    cluster: String::from_utf8_lossy(replica.cluster).into_owned(),
+                    replica: String::from_utf8_lossy(replica.name).into_owned(),
+                    newest_ms,
+                });
+            }
+        }
+        if self.undecided_beyond > 0 {
+            seen.undecided.insert("too_many_replicas", self.undecided_beyond);
+        }
+        seen
+    }
+
+    /// The values of the two labels, and the other labels in `self.labels`; none when the series is not of a pair, or is
+    /// for the next sink to reject.
+    fn split(&mut self, gate: &Gate, series: &RawSeries<'a, '_>) -> Option<(&'a [u8], &'a [u8])> {
+        if series.fault.is_some() || series.label_count != series.labels.len() {
+            return None;
+        }
+        let limits = &gate.limits;
+        let value = |name: &str| {
+            let found = series.labels.iter().find(|label| label.0 == name.as_bytes());
+            found.map(|label| label.1).filter(|value| !value.is_empty())
+        };
+        let (cluster, replica) = (value(&limits.ha_cluster_label)?, value(&limits.ha_replica_label)?);
+        self.labels.clear();
+        let others = series
+            .labels
+            .iter()
+            .filter(|label| label.0 != limits.ha_replica_label.as_bytes());
+        self.labels.extend(others);
+        let once = self.labels.len() + 1 == series.labels.len();
+        once.then_some((cluster, replica))
+    }
+
+    /// The replica's place in `self.replicas`; none for one too many.
+    fn replica(&mut self, gate: &Gate, cluster: &'a [u8], name: &'a [u8]) -> Option<usize> {
+        let is_it = |r: &Replica<'_>| r.name == name && r.cluster == cluster;
+        if self.replicas.get(self.last).is_some_and(is_it) {
+            return Some(self.last);
+        }
+        if let Some(at) = self.replicas.iter().position(is_it) {
+            self.last = at;
+            return Some(at);
+        }
+        if self.replicas.len() >= REPLICAS_PER_REQUEST_MAX {
+            return None;
+        }
+        let verdict = match (std::str::from_utf8(cluster), std::str::from_utf8(name)) {
+            (Ok(cluster), Ok(name)) => gate.decide(cluster, name),
+            _ => Verdict::Undecided("invalid_label"),
+        };
+        self.last = self.replicas.len();
+        self.replicas.push(Replica {
+            cluster,
+            name,
+            verdict,
+            newest_ms: None,
+            dropped: 0,
+            undecided: 0,
+        });
+        Some(self.last)
+    }
+
+    /// Hands on what lies outside of the range; gives how many samples lay inside.
+    fn hand_on_outside(&mut self, series: RawSeries<'a, '_>, inside: impl Fn(i64) -> bool) -> u64 {
+        let all = series.samples.len() + series.histograms.len();
+        self.samples.clear();
+        self.samples
+            .extend(series.samples.iter().filter(|s| !inside(s.t)));
+        self.histograms.clear();
+        self.histograms
+            .extend(series.histograms.iter().filter(|h| !inside(h.t)).cloned());
+        self.exemplars.clear();
+        self.exemplars
+            .extend(series.exemplars.iter().filter(|e| !inside(e.t)).cloned());
+        let kept = self.samples.len() + self.histograms.len();
+        if kept + self.exemplars.len() > 0 {
+            self.sink.series(RawSeries {
+                labels: &self.labels,
+                label_count: self.labels.len(),
+                samples: &self.samples,
+                histograms: &self.histograms,
+                exemplars: &self.exemplars,
+                ..series
+            });
+        }
+        (all - kept) as u64
+    }
+}
+
+impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
+    fn series(&mut self, series: RawSeries<'a, '_>) {
+        let Some(gate) = self.gate else {
+            return self.sink.series(series);
+        };
+        let Some((cluster, name)) = self.split(gate, &series) else {
+            return self.sink.series(series);
+        };
+        let all = (series.samples.len() + series.histograms.len()) as u64;
+        let found = self.replica(gate, cluster, name);
+        let verdict = found
+            .and_then(|at| self.replicas.get(at))
+            .map(|replica| replica.verdict);
+        let admission_ms = gate.admission_ms;
+        let dropped = match verdict {
+            Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {
+                let range = from_ms..=until_ms;
+                self.hand_on_outside(series, |t| range.contains(&t.min(admission_ms)))
+            }
+            _ => {
+                self.sink.series(RawSeries {
+                    labels: &self.labels,
+                    label_count: self.labels.len(),
+                    ..series
+                });
+                0
+            }
+        };
+        let Some(replica) = found.and_then(|at| self.replicas.get_mut(at)) else {
+            self.undecided_beyond += all;
+            return;
+        };
+        let times = series.samples.iter().map(|s| s.t);
+        let times = times.chain(series.histograms.iter().map(|h| h.t));
+        let accepted = times.filter(|t| gate.accepted_ms.contains(t));
+        let newest_ms = accepted.map(|t| t.min(admission_ms)).max();
+        replica.newest_ms = replica.newest_ms.max(newest_ms);
+        replica.dropped += dropped;
+        if replica.verdict != Verdict::Elected {
+            replica.undecided += all - dropped;
+        }
+    }
+
+    fn metadata(&mut self, metadata: RawMetadata<'a>) {
+        self.sink.metadata(metadata);
+    }
+
+    fn refused(&self) -> u64 {
+        self.sink.refused()
+    }
+}
