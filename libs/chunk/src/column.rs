@@ -121,22 +121,34 @@ fn choose(values: &[i64], first: i64, scratch: &mut Scratch) -> Plan {
             b: first_delta,
         },
     ];
-    let (mut chosen, mut cost) = (plans[0], usize::MAX);
-    for plan in plans {
+    // The most promising first: a residual never takes fewer bits than it has, so most plans need no closer look.
+    let mut promise = [(0usize, 0usize); 6];
+    for (at, (promise, plan)) in promise.iter_mut().zip(plans).enumerate() {
         residuals(plan, values, &scratch.deltas, &mut scratch.residuals);
-        let parameters = varint_len(bit_len(zigzag(plan.a))) + varint_len(bit_len(zigzag(plan.b)));
-        let c = parameters as usize
-            + scratch
-                .residuals
-                .chunks(BLOCK)
-                .map(|b| best_width(b).1)
-                .sum::<usize>();
-        if c < cost {
-            (chosen, cost) = (plan, c);
+        let bits: usize = scratch.residuals.iter().map(|r| bit_len(*r) as usize).sum();
+        *promise = (parameter_bytes(plan) + bits / 8, at);
+    }
+    promise.sort_unstable();
+    // Of equally small ones the first.
+    let mut best = (usize::MAX, usize::MAX);
+    for (least, at) in promise {
+        let Some(&plan) = plans.get(at).filter(|_| (least, at) < best) else {
+            continue;
+        };
+        residuals(plan, values, &scratch.deltas, &mut scratch.residuals);
+        let blocks = scratch.residuals.chunks(BLOCK);
+        let size = parameter_bytes(plan) + blocks.map(|b| best_width(b).1).sum::<usize>();
+        if (size, at) < best {
+            best = (size, at);
             std::mem::swap(&mut scratch.residuals, &mut scratch.best);
         }
     }
-    chosen
+    plans.get(best.1).copied().unwrap_or(plans[0])
+}
+
+fn parameter_bytes(plan: Plan) -> usize {
+    let bytes = varint_len(bit_len(zigzag(plan.a))) + varint_len(bit_len(zigzag(plan.b)));
+    bytes as usize
 }
 
 /// A line of slope `step` under all values.

@@ -72,13 +72,13 @@ pub struct WalSettings {
 }
 
 impl WalSettings {
-    /// The defaults for a log in `dir`: 64 MiB segments, 1 GiB reserve, 128 MiB of queue of which one tenant may take
+    /// The defaults for a log in `dir`: 32 MiB segments, 1 GiB reserve, 128 MiB of queue of which one tenant may take
     /// half, groups of 2 MiB: enough to use a disk's bandwidth, little enough that applying
     /// one group doesn't keep the next waiting for long.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
             reserve_bytes: 1 << 30,
             queue_bytes_max: 128 << 20,
             tenant_queue_bytes_max: 64 << 20,

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Settings {
     /// Folder of the write-ahead log.
     pub wal_dir: PathBuf,
-    /// Size of a log segment, bytes. Default 64 MiB.
+    /// Size of a log segment, bytes. Default 32 MiB: some eight million samples, which a restart applies in about two seconds.
     pub wal_segment_bytes: u64,
     /// Segments whose samples are all in listed blocks are kept this long for peers' repair. Default 6 h.
     pub wal_keep: Duration,
@@ -49,7 +49,7 @@ impl Settings {
         const HOUR: Duration = Duration::from_secs(3600);
         Self {
             wal_dir: wal_dir.into(),
-            wal_segment_bytes: 64 << 20,
+            wal_segment_bytes: 32 << 20,
             wal_keep: 6 * HOUR,
             wal_keep_bytes: 8 << 30,
             disk_reserve_bytes: 1 << 30,
