@@ -85,6 +85,16 @@ impl Head {
                 taken.push(index);
             }
         }
+        if taken.is_empty() {
+            // The account was too high, as that of a snapshot may be.
+            self.windows.forget(&[tag]);
+            return Cut {
+                id: CutId(UNCUT),
+                window,
+                series: Vec::new(),
+                samples: 0,
+            };
+        }
         self.rank(all);
         taken.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
         self.collect(CutId(tag), window, &taken)

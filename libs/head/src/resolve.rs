@@ -111,7 +111,9 @@ impl Head {
                 (None, Some(_)) if !has_samples => SKIPPED,
                 (None, Some(labels)) => {
                     let found = self.series.find_labels(s.hash, labels, &self.symbols);
-                    found.unwrap_or(NEW)
+                    // A doomed one may be gone when the batch is applied; it is looked for again then.
+                    let stays = found.filter(|index| !self.resolutions.doomed.contains(*index));
+                    stays.unwrap_or(NEW)
                 }
                 (None, None) => {
                     out.unknown += 1;

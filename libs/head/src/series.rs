@@ -236,6 +236,9 @@ impl SeriesTable {
 
     fn slot(&mut self) -> u32 {
         if let Some(index) = self.free.pop() {
+            // Whatever was written there since it was freed belongs to no series.
+            self.hot[index as usize] = Hot::default();
+            self.marks[index as usize] = 0;
             return index;
         }
         self.hashes.push(SeriesHash(0));

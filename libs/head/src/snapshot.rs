@@ -42,7 +42,14 @@ impl Head {
     /// [`Error::Chunk`] when histograms in memory are damaged.
     pub fn snapshot(&self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
         let mut out = Strip::default();
-        for index in self.index.all.iter().skip_while(|i| *i < from) {
+        let mut series = self.index.all.iter();
+        series.advance_to(from);
+        for index in series {
+            let i = index as usize;
+            // One that waits to be given up may come again under another place.
+            if self.series.hot[i].count == 0 && self.series.cold[i].is_empty() {
+                continue;
+            }
             if out.data.len() + out.labels.len() >= bytes_max {
                 return Ok((out, Some(index)));
             }
@@ -129,7 +136,11 @@ impl Head {
         }
         let index = self.create(hash, labels);
         let i = index as usize;
-        self.series.hot[i] = self.pool.copy_in(data)?;
+        let hot = self.pool.copy_in(data)?;
+        let (mut ts, mut vs) = (Vec::new(), Vec::new());
+        let open = self.pool.decode(&hot, &mut ts, &mut vs);
+        open.map_err(|_| SnapshotError)?;
+        self.series.hot[i] = hot;
         let sealed = data.u32()?;
         for _ in 0..sealed {
             let (cut, samples, range) = (data.u32()?, data.u32()?, data.range()?);

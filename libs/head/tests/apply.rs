@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use koios_head::{Applied, Head, HeadOptions};
+use koios_head::{Applied, Head, HeadOptions, SeriesId};
 use koios_model::{BatchColumns, Labels, Matchers, Metadata, Sample, SeriesHash, TimeRange, stale_nan};
 
 fn labels(i: u32) -> Labels {
@@ -119,6 +119,35 @@ fn a_series_that_a_logged_batch_speaks_of_is_not_given_up_before_it_is_applied()
     assert_eq!((applied.samples, applied.unknown_series), (1, 0));
     assert_eq!((head.series_count(), samples(&head).len()), (2, 1));
     assert_eq!(unknown(&mut head, &bare), 0, "it has a sample again");
+}
+
+#[test]
+fn a_series_that_comes_back_while_it_is_given_up_keeps_its_samples() {
+    let mut head = Head::new(HeadOptions::default());
+    head.apply(&batch(1, &[(10, 1.0)]), 0, 1);
+    let open = head.resolve(&batch(1, &[(20_000_000, 1.0)]));
+    let cut = head.cut(0);
+    head.cut_listed(cut.id);
+    head.forget(i64::MAX);
+    // It comes with its labels, once more taken for known, before the first is applied.
+    let (with_labels, mut known) = (batch(1, &[(30_000_000, 2.0)]), BatchColumns::default());
+    known.push_known_series(SeriesHash(1), labels(1).as_ref());
+    known.push_sample(40_000_000, 3.0);
+    let mut second = head.resolve(&with_labels);
+    let mut third = head.resolve(&known);
+    head.give_up(open);
+    head.apply(&batch(2, &[(30_000_000, 9.0)]), 0, 2);
+    head.apply_resolved(&with_labels, &mut second, 0, 3);
+    head.apply_resolved(&known, &mut third, 0, 4);
+    let found = |value: &str| {
+        let ids = head.select(&Matchers::default(), TimeRange::ALL);
+        let is = |id: &&SeriesId| head.labels(**id).unwrap().get("instance") == Some(value);
+        let mut out = Vec::new();
+        head.samples(*ids.iter().find(is).unwrap(), TimeRange::ALL, &mut out)
+            .unwrap();
+        out.iter().map(|s| s.v).collect::<Vec<_>>()
+    };
+    assert_eq!((found("host-1"), found("host-2")), (vec![2.0, 3.0], vec![9.0]));
 }
 
 #[test]

@@ -52,6 +52,14 @@ pub trait Apply: Send + Sync + 'static {
     /// The state after everything applied so far, to be carried into a new segment, whose checkpoint stands at `lsn`.
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8>;
 
+    /// The log has begun a segment: everything applied so far is before it.
+    fn begun(&self, _segment: u32) {}
+
+    /// Least size of the next segment, bytes, beside what the settings say.
+    fn segment_bytes(&self) -> u64 {
+        0
+    }
+
     /// A group is durable.
     fn synced(&self, _stats: GroupStats) {}
 }
@@ -326,6 +334,7 @@ pub(crate) fn start<A: Apply>(
     clock: ClockHandle,
 ) -> (Wal<A>, Committer<A>) {
     segments.push(active.number());
+    apply.begun(active.number());
     let (disk, keys) = (reader.disk.clone(), Keys::new(reader.identity));
     let shared = Arc::new(Shared {
         settings,
@@ -562,7 +571,7 @@ impl<A: Apply> Committer<A> {
             previous_end: self.active.position().offset(),
             checkpoint: self.cpu.run(move || apply.checkpoint(start)).await?,
             group_bytes: group_bytes as u64,
-            segment_bytes: settings.segment_bytes,
+            segment_bytes: settings.segment_bytes.max(self.apply.segment_bytes()),
             reserve_bytes,
         };
         let old = self.active.clone();
@@ -581,6 +590,7 @@ impl<A: Apply> Committer<A> {
         state.synced = active.position();
         drop(state);
         self.active = active;
+        self.apply.begun(number);
         Ok(())
     }
 

@@ -156,6 +156,13 @@ impl Batch {
         })
     }
 
+    /// Bytes of the content before compression, of which a reader takes [`DECODED_BYTES_MAX`] at most.
+    pub fn content_bytes(&self) -> usize {
+        self.content()
+            .first_chunk()
+            .map_or(0, |len| u32::from_le_bytes(*len) as usize)
+    }
+
     /// The form on the wire; made on first use, shared afterwards.
     pub fn encoded(&self) -> &Bytes {
         self.encoded.get_or_init(|| self.encode())

@@ -292,7 +292,7 @@ impl Shared {
         tenant: &TenantId,
         admission_ms: i64,
         taken: Taken,
-        known: &TenantKnown,
+        known: &Arc<TenantKnown>,
     ) -> Result<Outcome, Failure> {
         let started = self.runtime.clock.elapsed();
         let parts = taken.batches.into_iter().map(|(partition, columns)| async move {
@@ -302,7 +302,12 @@ impl Shared {
                 .replicator
                 .replicate(tenant, partition, admission_ms, columns);
             let acknowledged = sent.await?;
-            known.learn(&new);
+            if !new.is_empty() {
+                let known = Arc::clone(known);
+                let learn = move || known.learn(&new);
+                // A panic there costs what was to be learnt.
+                let _ = self.runtime.cpu.run(learn).await;
+            }
             self.active.note(tenant, partition, acknowledged.series);
             Ok((part, acknowledged))
         });

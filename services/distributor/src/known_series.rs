@@ -7,19 +7,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use koios_model::{SeriesHash, TenantId};
 use koios_tenancy::Limits;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-/// Most series kept of one tenant, some 22 bytes each; with more it starts anew.
+/// Most series kept of all tenants, some 22 to 45 bytes each; with more all is learnt anew.
 const SERIES_MAX: usize = 4_000_000;
 
 /// The known series of all tenants.
 #[derive(Debug, Default)]
 pub(crate) struct KnownSeries {
-    tenants: Mutex<BTreeMap<TenantId, Arc<TenantKnown>>>,
+    generation: Mutex<Generation>,
+}
+
+/// What was learnt since all was forgotten.
+#[derive(Debug, Default)]
+struct Generation {
+    tenants: BTreeMap<TenantId, Arc<TenantKnown>>,
+    /// Series of all of them, those of limits before included.
+    series: Arc<AtomicUsize>,
 }
 
 /// The known series of one tenant, checked under the same limits.
@@ -27,6 +36,8 @@ pub(crate) struct KnownSeries {
 pub(crate) struct TenantKnown {
     limits: Arc<Limits>,
     set: RwLock<KnownSet>,
+    /// Of all tenants.
+    series: Arc<AtomicUsize>,
 }
 
 /// References of known series, in the order they became known. Requests name series in much the same order every time, so
@@ -52,8 +63,11 @@ fn key(hash: &SeriesHash) -> u64 {
 impl KnownSeries {
     /// Those of a tenant. With other limits than before nothing counts as checked.
     pub(crate) fn of(&self, tenant: &TenantId, limits: &Arc<Limits>) -> Arc<TenantKnown> {
-        let mut tenants = self.tenants.lock();
-        if let Some(known) = tenants.get(tenant)
+        let mut generation = self.generation.lock();
+        if generation.series.load(Ordering::Relaxed) > SERIES_MAX {
+            *generation = Generation::default();
+        }
+        if let Some(known) = generation.tenants.get(tenant)
             && Arc::ptr_eq(&known.limits, limits)
         {
             return Arc::clone(known);
@@ -61,8 +75,9 @@ impl KnownSeries {
         let new = Arc::new(TenantKnown {
             limits: Arc::clone(limits),
             set: RwLock::default(),
+            series: Arc::clone(&generation.series),
         });
-        tenants.insert(tenant.clone(), Arc::clone(&new));
+        generation.tenants.insert(tenant.clone(), Arc::clone(&new));
         new
     }
 }
@@ -73,18 +88,15 @@ impl TenantKnown {
         self.set.read()
     }
 
-    /// Notes series that a majority has acknowledged with labels.
+    /// Notes series that a majority has acknowledged with labels. Waits for requests that are being decoded.
     pub(crate) fn learn(&self, series: &[SeriesHash]) {
-        if series.is_empty() {
-            return;
-        }
         let mut set = self.set.write();
-        if set.order.len().saturating_add(series.len()) > SERIES_MAX {
-            *set = KnownSet::default();
-        }
+        let before = set.order.len();
         for hash in series {
             set.insert(*hash);
         }
+        let learnt = set.order.len() - before;
+        self.series.fetch_add(learnt, Ordering::Relaxed);
     }
 }
 

@@ -124,7 +124,7 @@ impl Replicator {
                 admission_ms,
             };
             let batch = Arc::new(Batch::new(header, columns));
-            self.encode(&batch).await?;
+            self.encode(&batch, placed.replicas.len() > 1).await?;
             let tally = self.round(state, placed, &batch, sequence, left).await;
             let needed = placed.write_quorum();
             if tally.acknowledged >= needed {
@@ -141,12 +141,17 @@ impl Replicator {
     }
 
     /// Compresses the content of a large batch off the async threads, once for all members.
-    async fn encode(&self, batch: &Arc<Batch>) -> Result<(), Error> {
+    /// Where it surely travels, the rest too.
+    async fn encode(&self, batch: &Arc<Batch>, travels: bool) -> Result<(), Error> {
         if batch.is_encoded_inline() {
             return Ok(());
         }
         let batch = Arc::clone(batch);
-        let encoded = self.cpu.run(move || batch.content().len()).await;
+        let encode = move || match travels {
+            true => batch.encoded().len(),
+            false => batch.content().len(),
+        };
+        let encoded = self.cpu.run(encode).await;
         encoded
             .map(drop)
             .map_err(|panic| Error::Internal(panic.to_string()))
@@ -195,13 +200,17 @@ impl Replicator {
     fn send(&self, name: &str, addr: &str, batch: &Arc<Batch>, limit: Duration) -> Send {
         let (name, ingester) = (name.to_owned(), self.members.ingester(name, addr));
         let (clock, batch) = (Arc::clone(&self.clock), Arc::clone(batch));
-        let labelled = self.metrics.sent_with_labels.clone();
+        let (sent_with_labels, cpu) = (self.metrics.sent_with_labels.clone(), self.cpu.clone());
         Box::pin(async move {
             let push = async {
                 match ingester.push(Arc::clone(&batch)).await {
                     Err(e) if e.code == ServiceErrorCode::UnknownSeries && batch.leaves_labels_out() => {
-                        labelled.inc();
-                        ingester.push(Arc::new(batch.with_labels())).await
+                        sent_with_labels.inc();
+                        let labelled = Arc::new(batch.with_labels());
+                        let encoding = Arc::clone(&labelled);
+                        // A panic there is one in the call below.
+                        let _ = cpu.run(move || encoding.encoded().len()).await;
+                        ingester.push(labelled).await
                     }
                     answer => answer,
                 }

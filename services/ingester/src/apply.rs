@@ -1,13 +1,20 @@
 //! Applies durable records to the state: the only way it changes, while running and on replay alike.
 
+use std::sync::Arc;
+
 use koios_head::Applied;
 use koios_wal::{Apply, GroupStats, Lsn};
 use koios_wire::BatchHeader;
+use koios_wire::batch::DECODED_BYTES_MAX;
 
 use crate::record::{Checkpoint, Entry, Pending, PreparedBatch, Replayed, json};
-use crate::replica::{BegunCut, newest, windows_of};
+use crate::replica::{BegunCut, Replica, newest, windows_of};
 use crate::store::Store;
 use crate::{Error, Result};
+
+/// Least bytes of a segment per series: twice what binding a series twice takes, so that no more than half of a segment says
+/// who its samples are of.
+const SEGMENT_BYTES_PER_SERIES: u64 = 108;
 
 /// What a push learns from its batch's application.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +83,11 @@ impl Store {
             sequence: header.sequence,
             unknown,
         })?;
+        let bound = series.memory_bytes();
+        if bound > DECODED_BYTES_MAX {
+            replica.state.write().head.give_up(resolved);
+            return Err(Error::BatchTooLarge { bytes: bound });
+        }
         let prefix = pending.batch.log_prefix(&series);
         pending.prepared = Some(PreparedBatch {
             resolved,
@@ -140,8 +152,18 @@ impl Store {
     /// Notes a batch of a segment that a replay does not load: listed blocks hold its samples.
     pub(crate) fn note_batch(&self, lsn: Lsn, header: &BatchHeader, bytes: u64) {
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        let mut state = replica.state.write();
+        // A snapshot lacks what could not be read when it was made: a peer has it, or it is lost.
+        let (stream, sequence) = (header.stream, header.sequence);
+        if state
+            .in_snapshot
+            .as_ref()
+            .is_some_and(|has| !has.contains(stream, sequence))
+        {
+            return;
+        }
         self.note_logged(lsn, header, None, bytes);
-        replica.state.write().held.insert(header.stream, header.sequence);
+        state.held.insert(stream, sequence);
     }
 
     /// The state as it is carried into a new segment.
@@ -192,8 +214,16 @@ impl Apply for Store {
     fn checkpoint(&self, lsn: Lsn) -> Vec<u8> {
         let checkpoint = self.make_checkpoint(lsn);
         self.segments.lock().begin(lsn.segment(), checkpoint.at_ms);
-        self.begun.send_replace(lsn.segment());
         json(&checkpoint).to_vec()
+    }
+
+    fn begun(&self, segment: u32) {
+        self.begun.send_replace(segment);
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        let series = |r: &Arc<Replica>| r.state.read().head.series_count() as u64;
+        self.replicas().iter().map(series).sum::<u64>() * SEGMENT_BYTES_PER_SERIES
     }
 
     fn synced(&self, stats: GroupStats) {

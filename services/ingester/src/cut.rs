@@ -310,6 +310,7 @@ fn is_shared(error: &Error) -> bool {
         | Error::Record { .. }
         | Error::Batch { .. }
         | Error::UnknownSeries { .. }
+        | Error::BatchTooLarge { .. }
         | Error::Head { .. }
         | Error::Snapshot { .. }
         | Error::Disk(_)

@@ -78,6 +78,15 @@ pub enum Error {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] koios_runtime::DiskError),
+    /// A batch could be logged and not be read back.
+    #[error(
+        "a batch of {bytes} bytes before compression cannot be logged, limit {}: send smaller requests",
+        koios_wire::batch::DECODED_BYTES_MAX
+    )]
+    BatchTooLarge {
+        /// Its labels, or its content.
+        bytes: usize,
+    },
     /// A batch speaks of series that this member does not know; nothing of it was logged.
     #[error(
         "batch {sequence} of stream {stream} speaks of {unknown} series by references that this member does not know; send it \
@@ -115,7 +124,7 @@ impl Error {
             }
             Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,
             Self::Wal(Wal::QueueFull { .. }) => ServiceErrorCode::ResourceExhausted,
-            Self::Wal(Wal::TooLarge { .. }) => ServiceErrorCode::InvalidArgument,
+            Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::InvalidArgument,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
             Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
             Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use koios_model::BatchSet;
-use koios_wal::{Lsn, RecordKind};
+use koios_wal::{Record, RecordKind};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, LoggedBatch, ServiceError,
     ServiceErrorCode, TenantHoldings,
@@ -25,7 +25,7 @@ struct Fetching {
     /// Segments to read, with the batches wanted from each.
     segments: VecDeque<(u32, BatchSet)>,
     /// Batches of the segment read last, with what tells their series.
-    ready: VecDeque<(Lsn, LoggedBatch)>,
+    ready: VecDeque<Record>,
     bindings: Arc<Bindings>,
     /// Said once everything intact is served.
     damaged: Option<Error>,
@@ -84,9 +84,9 @@ impl Fetching {
     /// The next batch. Records wait encoded: decoded they are many times as large.
     async fn step(mut self) -> Result<Option<(Arc<Batch>, Self)>, ServiceError> {
         loop {
-            if let Some((lsn, logged)) = self.ready.pop_front() {
-                let bindings = Arc::clone(&self.bindings);
-                let decode = move || bindings.batch(logged);
+            if let Some(record) = self.ready.pop_front() {
+                let (lsn, bindings) = (record.lsn, Arc::clone(&self.bindings));
+                let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
                 let decoded = self.inner.pools.long.run(decode).await;
                 let decoded = decoded.map_err(|e| self.inner.refuse(&Error::Panicked(e)))?;
                 let batch = decoded.map_err(|source| self.inner.refuse(&Error::Batch { lsn, source }))?;
@@ -117,29 +117,14 @@ impl Fetching {
         let Some(content) = self.inner.wal()?.read_segment(number).await? else {
             return Ok(());
         };
-        let (mut had, mut bindings) = (BatchSet::default(), Bindings::default());
-        for record in content
-            .records
-            .into_iter()
-            .filter(|r| r.kind == RecordKind::Batch)
-        {
-            let lsn = record.lsn;
-            let failed = |source| Error::Batch { lsn, source };
-            let header = LoggedBatch::peek_header(&record.payload).map_err(failed)?;
-            if header.partition != self.key.0 || header.tenant != self.key.1 {
-                continue;
-            }
-            let logged = LoggedBatch::decode(&record.payload).map_err(failed)?;
-            bindings.add(&logged.series);
-            if wanted.contains(header.stream, header.sequence) {
-                had.insert(header.stream, header.sequence);
-                self.ready.push_back((lsn, logged));
-            }
-        }
+        let damage = content.damage.clone();
+        let (key, all) = (self.key.clone(), wanted.clone());
+        let select = move || select(content.records, &key, &all);
+        let (ready, had, bindings) = self.inner.pools.long.run(select).await?;
+        self.ready = ready.into();
         self.bindings = Arc::new(bindings);
         // What is intact is served first.
-        self.damaged = content
-            .damage
+        self.damaged = damage
             .first()
             .filter(|_| !had.includes(wanted))
             .map(|d| Error::Record {
@@ -148,4 +133,27 @@ impl Fetching {
             });
         Ok(())
     }
+}
+
+/// The wanted batches of a segment, encoded still, which they are, and what their ids are bound to. What cannot be read is
+/// left out, and so not among those that are there.
+fn select(records: Vec<Record>, key: &ReplicaKey, wanted: &BatchSet) -> (Vec<Record>, BatchSet, Bindings) {
+    let (mut ready, mut had, mut bindings) = (Vec::new(), BatchSet::default(), Bindings::default());
+    for record in records.into_iter().filter(|r| r.kind == RecordKind::Batch) {
+        let of_key = LoggedBatch::peek_header(&record.payload)
+            .is_ok_and(|header| header.partition == key.0 && header.tenant == key.1);
+        let Some(logged) = of_key
+            .then(|| LoggedBatch::decode(&record.payload).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        bindings.add(&logged.series);
+        let header = logged.header;
+        if wanted.contains(header.stream, header.sequence) {
+            had.insert(header.stream, header.sequence);
+            ready.push(record);
+        }
+    }
+    (ready, had, bindings)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_wal::Append;
+use koios_wire::batch::DECODED_BYTES_MAX;
 use koios_wire::{Batch, PushAck, ServiceError};
 
 use crate::apply::{Answer, Pushed};
@@ -91,6 +92,10 @@ impl Inner {
             let encode = Arc::clone(&batch);
             let cpu = &self.deps.runtime.cpu;
             cpu.run(move || encode.content().len()).await?;
+        }
+        let bytes = batch.content_bytes();
+        if bytes > DECODED_BYTES_MAX {
+            return Err(Error::BatchTooLarge { bytes });
         }
         let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
         let entry = Entry::Batch(Box::new(Pending {

@@ -43,16 +43,24 @@ impl Mark {
 pub(crate) struct LogIds {
     segment: u32,
     next: u32,
+    /// The same of the segment before: a group that was prepared for a new one may be refused, and the log stays.
+    before: (u32, u32),
     /// By id, while replaying: the series it is bound to in the head.
     bound: Vec<u32>,
 }
 
 impl LogIds {
     fn enter(&mut self, segment: u32) {
-        if self.segment != segment {
-            (self.segment, self.next) = (segment, 0);
-            self.bound.clear();
+        if self.segment == segment {
+            return;
         }
+        let now = (self.segment, self.next);
+        (self.segment, self.next) = match self.before {
+            (before, next) if before == segment => (segment, next),
+            _ => (segment, 0),
+        };
+        self.before = now;
+        self.bound.clear();
     }
 
     /// Names the series of a batch that will stand in `segment`, and binds what is not bound there twice.
@@ -250,6 +258,20 @@ mod tests {
             log(&mut ids, &mut head, 2, &batch(&[1, 4, 3], 8)),
             (vec![2, 0, 1], 0)
         );
+    }
+
+    #[test]
+    fn ids_go_on_in_a_segment_that_the_log_did_not_leave() {
+        let (mut ids, mut head) = (LogIds::default(), Head::new(HeadOptions::default()));
+        log(&mut ids, &mut head, 1, &batch(&[1, 2], 1));
+        log(&mut ids, &mut head, 1, &batch(&[1, 2], 2));
+        // A group is prepared for the next segment, for which the disk has no room.
+        let columns = batch(&[1, 7], 3);
+        let resolved = head.resolve(&columns);
+        assert_eq!(ids.name(2, &head, &columns, &resolved).ids, [0, 1]);
+        head.give_up(resolved);
+        assert_eq!(log(&mut ids, &mut head, 1, &batch(&[1, 8], 4)), (vec![0, 2], 1));
+        assert_eq!(log(&mut ids, &mut head, 2, &batch(&[8, 1], 5)), (vec![2, 3], 2));
     }
 
     #[test]

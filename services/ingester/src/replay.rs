@@ -57,7 +57,7 @@ impl Inner {
         if let Some(snapshot) = self.load_snapshot(&segments, progress.load_from).await? {
             progress.load_from = snapshot.segment;
             (progress.said_so, progress.from_snapshot) = (None, true);
-            self.install(snapshot);
+            self.install(snapshot, &segments);
         }
         for &number in &segments {
             if self.background.is_cancelled() {

@@ -50,6 +50,8 @@ pub(crate) struct ReplicaState {
     log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
+    /// While a start from a snapshot replays: the batches it has.
+    pub(crate) in_snapshot: Option<BatchSet>,
     /// The newest sample logged.
     pub(crate) newest_ms: Option<i64>,
     /// Samples below it may be in no live log segment; listed blocks hold them.
@@ -78,6 +80,7 @@ impl Replica {
                 log_ids: LogIds::default(),
                 window_ms,
                 held: BatchSet::default(),
+                in_snapshot: None,
                 newest_ms: None,
                 log_forgotten_below_ms: i64::MIN,
                 manifest_floor: 0,
@@ -302,6 +305,7 @@ impl ReplicaState {
         self.uncut = accounts.uncut.into_iter().collect();
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
+        self.in_snapshot = Some(accounts.checkpoint.held.clone());
         self.restore_beside(&accounts.checkpoint);
     }
 
@@ -327,6 +331,7 @@ impl ReplicaState {
     pub(crate) fn replayed(&mut self) {
         self.abandon_all();
         self.log_ids.replay_ended();
+        self.in_snapshot = None;
         if self.log_forgotten_below_ms > i64::MIN {
             self.raise_floors(self.log_forgotten_below_ms, self.listed_version);
         }

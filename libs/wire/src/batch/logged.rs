@@ -53,6 +53,11 @@ impl LoggedSeries {
         self.label_ends.push(self.label_bytes.len() as u32);
     }
 
+    /// Bytes of what is bound, before compression.
+    pub fn memory_bytes(&self) -> usize {
+        self.label_bytes.len() + self.places.len() * (size_of::<SeriesHash>() + 2 * size_of::<u64>())
+    }
+
     /// What is bound, by place.
     pub fn bound(&self) -> impl Iterator<Item = BoundSeries<'_>> + '_ {
         let mut start = 0usize;

@@ -41,16 +41,27 @@ impl Inner {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             names => names,
         });
-        let names: Vec<String> = names.await.map_err(Error::Disk)?;
+        let names: Vec<String> = match names.await {
+            Ok(names) => names,
+            Err(error) => {
+                let error: DiskError = error;
+                tracing::warn!(%error, "snapshots cannot be looked for: the whole log is replayed");
+                Vec::new()
+            }
+        };
         let numbers = names.iter().filter_map(|n| n.strip_suffix(SUFFIX)?.parse().ok());
+        let mut numbers: Vec<u32> = numbers.collect();
+        self.remove_stale(&mut numbers, segments).await;
         let mut numbers: Vec<u32> = numbers
+            .into_iter()
             .filter(|n| *n > load_from && segments.contains(n))
             .collect();
         numbers.sort_unstable();
         while let Some(segment) = numbers.pop() {
             match self.load_file(segment).await {
                 Ok(loaded) => return Ok(Some(loaded)),
-                Err(e @ (Error::Snapshot { .. } | Error::Disk(_))) => {
+                // Whatever is wrong with it: the log is enough.
+                Err(e) => {
                     self.store.metrics.snapshot_failures.inc();
                     let error = crate::error::with_sources(&e);
                     tracing::warn!(
@@ -59,10 +70,23 @@ impl Inner {
                         "a snapshot is not used: more of the log is replayed"
                     );
                 }
-                Err(e) => return Err(e),
             }
         }
         Ok(None)
+    }
+
+    /// Removes snapshots of segments that the log has not begun: when it begins them they are others.
+    async fn remove_stale(&self, numbers: &mut Vec<u32>, segments: &[u32]) {
+        let last = segments.last().copied().unwrap_or(0);
+        for stale in numbers.extract_if(.., |n| *n > last) {
+            let path = dir(&self.settings).join(super::name_of(stale));
+            let removed = self.deps.runtime.disk.run(move |d| d.remove_file(&path)).await;
+            tracing::warn!(
+                segment = stale,
+                removed = removed.is_ok(),
+                "a snapshot is of a log that is not here"
+            );
+        }
     }
 
     async fn load_file(&self, segment: u32) -> Result<Loaded> {
@@ -159,7 +183,7 @@ impl Inner {
     }
 
     /// Takes a snapshot's heads as the state.
-    pub(crate) fn install(&self, loaded: Loaded) {
+    pub(crate) fn install(&self, loaded: Loaded, segments: &[u32]) {
         let Loaded {
             segment,
             bytes,
@@ -171,7 +195,8 @@ impl Inner {
             replica.state.write().install(head, accounts);
         }
         let mut index = self.store.segments.lock();
-        for (number, partition, tenant, newest_ms) in times.segments {
+        let times = times.segments.into_iter().filter(|(n, ..)| segments.contains(n));
+        for (number, partition, tenant, newest_ms) in times {
             index.note_newest(number, &(partition, tenant), newest_ms);
         }
         drop(index);

@@ -18,6 +18,9 @@ const STRIP_BYTES: usize = 1 << 20;
 /// A snapshot is due when the log has grown by this part of the last one's size: what bounds the bytes written.
 const LOG_SHARE: u64 = 2;
 
+/// Log segments that must have room beside a snapshot.
+const SEGMENTS_SPARED: u64 = 4;
+
 /// A snapshot being written.
 struct Writing {
     file: Arc<dyn DiskFile>,
@@ -34,6 +37,9 @@ impl Inner {
             if self.is_snapshot_due(segment)
                 && let Err(e) = self.snapshot(segment).await
             {
+                // Not again before the log has grown as much once more.
+                self.kept_snapshot.lock().segment = segment;
+                self.discard_unfinished().await;
                 self.store.metrics.snapshot_failures.inc();
                 tracing::warn!(
                     segment,
@@ -50,8 +56,10 @@ impl Inner {
 
     fn is_snapshot_due(&self, segment: u32) -> bool {
         let kept = *self.kept_snapshot.lock();
-        let grown = self.store.segments.lock().bytes_within(kept.segment..segment);
-        segment > kept.segment && grown > kept.bytes / LOG_SHARE
+        let segments = self.store.segments.lock();
+        let grown = segments.bytes_within(kept.segment..segment);
+        let is_gone = segments.first().is_some_and(|first| first > kept.segment);
+        segment > kept.segment && (is_gone || grown > kept.bytes / LOG_SHARE)
     }
 
     /// Writes a snapshot of everything before a segment, which the log has begun.
@@ -64,16 +72,20 @@ impl Inner {
             .iter()
             .map(|r| r.state.read().head.memory_bytes())
             .sum();
-        let needed = (heads as u64).saturating_add(self.settings.disk_reserve_bytes);
+        let log = self.settings.wal_segment_bytes.saturating_mul(SEGMENTS_SPARED);
+        let needed = (heads as u64)
+            .saturating_add(self.settings.disk_reserve_bytes)
+            .saturating_add(log);
         let (identity, disk) = (self.deps.identity, &self.deps.runtime.disk);
         let path = dir.join(format!("{segment:010}{UNFINISHED_SUFFIX}"));
         let created = disk.run(move |d| -> Result<_, DiskError> {
             d.create_dir_all(&dir)?;
-            // The log's reserve must not go to what is dispensable.
+            remove_others(d, &dir, None, UNFINISHED_SUFFIX)?;
+            // The log's room must not go to what is dispensable, and an old snapshot is that too.
             if d.free_bytes(&dir)? < needed {
+                remove_others(d, &dir, None, SUFFIX)?;
                 return Ok(None);
             }
-            remove_others(d, &dir, None, UNFINISHED_SUFFIX)?;
             let file = d.open(&path, OpenMode::CreateNew)?;
             let head = header(identity, segment);
             file.write_at(0, &head)
@@ -83,6 +95,7 @@ impl Inner {
         });
         let Some(mut writing) = created.await.map_err(Error::Disk)? else {
             tracing::debug!(segment, "no snapshot: too little space is free");
+            *self.kept_snapshot.lock() = Kept { segment, bytes: 0 };
             return Ok(());
         };
         for replica in self.store.replicas() {
@@ -125,20 +138,24 @@ impl Inner {
             self.write_frame(writing, FrameKind::Strip, packed).await?;
             next = after;
         }
-        let payload = {
-            let state = replica.state.read();
+        let counted = Arc::clone(replica);
+        let account = move || {
+            let state = counted.state.read();
             let accounts = ReplicaAccounts {
-                checkpoint: state.checkpoint(&replica.key),
+                checkpoint: state.checkpoint(&counted.key),
                 uncut: state.uncut(),
                 manifest_floor: state.end().manifest_floor,
                 cut_through: state.cut_through.0,
             };
+            let of_head = state.head.snapshot_accounts();
+            drop(state);
             let accounts = json(&accounts);
             let mut out = (accounts.len() as u32).to_le_bytes().to_vec();
             out.extend_from_slice(&accounts);
-            out.extend_from_slice(&state.head.snapshot_accounts());
+            out.extend_from_slice(&of_head);
             out
         };
+        let payload = self.pools.long.run(account).await?;
         self.write_frame(writing, FrameKind::Accounts, payload).await
     }
 
@@ -153,6 +170,19 @@ impl Inner {
         });
         writing.at += len.await.map_err(Error::Disk)?;
         Ok(())
+    }
+
+    /// Removes what a failure left; the next attempt would too.
+    async fn discard_unfinished(&self) {
+        let dir = dir(&self.settings);
+        let removed = self
+            .deps
+            .runtime
+            .disk
+            .run(move |d| remove_others(d, &dir, None, UNFINISHED_SUFFIX));
+        if let Err(error) = removed.await {
+            tracing::debug!(%error, "what a snapshot left could not be removed");
+        }
     }
 
     /// Gives a whole snapshot its name and removes the others.

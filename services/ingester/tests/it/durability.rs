@@ -280,6 +280,15 @@ async fn i11_batches_whose_series_cannot_be_told_are_reported() {
     let (found, _) = w.read(0).await.unwrap();
     assert_eq!(found.len(), 10, "what is known of a batch is kept");
     assert_eq!(w.holdings(0).await.0.len(), 0, "but it is not held");
+    // Nor after starts from snapshots, which don't read those batches again.
+    assert!(w.write(&[("b", T0 + 100, 1.0)]).await);
+    for _ in 0..3 {
+        w.kill(0).await;
+        w.boot(0).await;
+        w.sleep(Duration::from_secs(5)).await;
+        assert_eq!(w.holdings(0).await.0.len(), 1);
+        assert_eq!(w.read(0).await.unwrap().0.len(), 11);
+    }
 }
 
 #[tokio::test(start_paused = true)]
