@@ -129,6 +129,7 @@ impl Head {
     }
 
     /// Ends a resolution whose batch is not applied.
+    #[expect(clippy::needless_pass_by_value, reason = "it must not be used again")]
     pub fn give_up(&mut self, resolved: Resolved) {
         self.resolution_ended(&resolved);
     }

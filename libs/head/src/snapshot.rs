@@ -94,7 +94,7 @@ impl Head {
         self.read_unsealed_histograms(index, TimeRange::ALL, &mut runs)?;
         let mut out = Vec::new();
         if let Some((t, last)) = self.sealed_last_histogram(index) {
-            let chunks = encode_histograms([(t, last.as_ref().clone())].into_iter(), 1)?;
+            let chunks = encode_histograms([(t, last.as_ref().clone())], 1)?;
             out.extend(chunks.into_iter().map(|chunk| (HISTOGRAM_LAST, chunk)));
         }
         for run in runs {

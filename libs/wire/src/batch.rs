@@ -383,7 +383,7 @@ mod tests {
             let record = [&batch.log_prefix(&logged)[..], batch.content()].concat().into();
             let back = LoggedBatch::decode(&record).unwrap();
             prop_assert_eq!(&back.header, batch.header());
-            prop_assert_eq!(LoggedBatch::peek_header(&record).unwrap(), back.header.clone());
+            prop_assert_eq!(&LoggedBatch::peek_header(&record).unwrap(), &back.header);
             prop_assert_eq!(&back.series, &logged);
             let columns = back.columns().unwrap();
             prop_assert_eq!(&columns.values, &batch.columns().values);
