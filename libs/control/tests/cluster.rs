@@ -497,3 +497,30 @@ async fn a_new_leader_waits_one_failover_timeout_before_it_elects_another_replic
         assert!(waited < Duration::from_secs(40), "{waited:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_does_not_answer_silences_no_reports() {
+    let mut cluster = with_distributors(13).await;
+    let clock = Arc::clone(&cluster.running["d1"].runtime.clock);
+    report(&cluster, "d1", &[("a", clock.now_ms())]).await.unwrap();
+    elected(&cluster, "a").await;
+    for name in ["a", "b", "c"] {
+        // The network swallows what is sent to it; the others elect a leader among them.
+        let addr = cluster.voters[name].clone();
+        cluster.net.cut_off(&addr);
+        clock.sleep(Duration::from_secs(20)).await;
+        for round in 0..4 {
+            let client = cluster.running["d1"].plane.client();
+            let asked_at = clock.elapsed();
+            let answer = client.report_pairs(Vec::new(), Duration::from_secs(3)).await;
+            let took = clock.elapsed() - asked_at;
+            assert!(round == 0 || answer.is_ok(), "{name}, round {round}: {answer:?}");
+            assert!(took <= Duration::from_secs(3), "{name}: {took:?}");
+            clock.sleep(Duration::from_secs(2)).await;
+        }
+        cluster.net.heal(&addr);
+        cluster.kill(name).await;
+        cluster.start_voter(name).await;
+        clock.sleep(Duration::from_secs(20)).await;
+    }
+}

@@ -22,8 +22,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const ELECTIONS_PER_REPORT_MAX: usize = 50;
 /// Most elections that one sweep ends.
 const ENDED_PER_SWEEP_MAX: usize = 50;
-/// Longest all elections of one report are waited for.
-const ELECTING_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest all elections of one report are waited for, so that the answer comes before the reporter gives up.
+const ELECTING_DEADLINE: Duration = Duration::from_millis(700);
 
 /// Decides who is elected while this process leads.
 #[derive(Debug)]

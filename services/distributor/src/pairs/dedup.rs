@@ -168,6 +168,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
             .and_then(|at| self.replicas.get(at))
             .map(|replica| replica.verdict);
         let admission_ms = gate.admission_ms;
+        let refused_before = self.sink.refused();
         let dropped = match verdict {
             Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {
                 let range = from_ms..=until_ms;
@@ -190,7 +191,10 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         let times = times.chain(series.histograms.iter().map(|h| h.t));
         let accepted = times.filter(|t| gate.accepted_ms.contains(t));
         let newest_ms = accepted.map(|t| t.min(admission_ms)).max();
-        replica.newest_ms = replica.newest_ms.max(newest_ms);
+        // Of a series that was not taken whole nothing counts: nobody may rely on what was rejected.
+        if self.sink.refused() == refused_before {
+            replica.newest_ms = replica.newest_ms.max(newest_ms);
+        }
         replica.dropped += dropped;
         if replica.verdict != Verdict::Elected {
             replica.undecided += all - dropped;

@@ -117,6 +117,10 @@ impl Tracker {
         state: &ClusterState,
         now: Duration,
     ) {
+        if brought.is_empty() {
+            // Most requests bring nothing of pairs, and none do where pairs are not wanted: they do not wait for others.
+            return;
+        }
         let mut news = false;
         let mut tenants = self.tenants.lock();
         for one in brought {

@@ -258,6 +258,16 @@ fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
     prop::collection::vec((dt, prop_oneof![12 => arrives, 1 => elected]), 0..120)
 }
 
+#[test]
+fn a_request_without_pairs_takes_no_lock() {
+    let world = World::new(A, 1);
+    let _held = world.tracker.tenants.lock();
+    let (tenant, limits) = (TenantId::anonymous(), limits());
+    world
+        .tracker
+        .note((&tenant, &limits), &[], &world.state, secs(1));
+}
+
 proptest! {
     #[test]
     fn a_time_is_dropped_only_if_the_elected_one_is_seen_and_brought_samples_a_timeout_before_at_most(events in events()) {

@@ -332,3 +332,46 @@ async fn what_was_not_acknowledged_is_not_relied_on() {
     pair.push("a", pair.now()).await.assert(204, "");
     pair.push("b", pair.now()).await.assert(202, "");
 }
+
+#[tokio::test(start_paused = true)]
+async fn rejected_samples_of_the_elected_replica_do_not_hold_back_the_others() {
+    let pair = Pair::settled().await;
+    let since = pair.now();
+    for _ in 0..50 {
+        pair.0.clock.sleep(Duration::from_secs(1)).await;
+        let t = pair.0.clock.now_ms();
+        // Series of A have a label too many, each sample a name that is not allowed.
+        let labels: [(&[u8], &[u8]); 4] = [
+            (b"__name__", b"up"),
+            (b"__replica__", b"a"),
+            (b"cluster", b"eu"),
+            (b"__tenant__", b"x"),
+        ];
+        let bad = request(&[series(&labels, &[(t, 1.0)])]);
+        assert_eq!(pair.0.push(&bad).await.status, 400);
+        pair.push("b", pair.now()).await;
+    }
+    assert!(pair.stored_of("b").contains(&pair.now()));
+    assert_eq!(pair.stored_of("a").last(), Some(&since));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_series_that_is_not_taken_whole_counts_for_nothing() {
+    let pair = Pair::settled().await;
+    pair.0.clock.sleep(Duration::from_secs(31)).await;
+    let t = pair.0.clock.now_ms();
+    let partly = request(&[of_replica("up", "a", &[(t, 1.0), (t + 365 * 86_400_000, 1.0)])]);
+    assert_eq!(pair.0.push(&partly).await.status, 400);
+    pair.push("b", pair.now()).await.assert(204, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_rejected_as_a_whole_makes_no_pair() {
+    let pair = Pair(Rig::new(state(1, 1, 1, 1), limits()));
+    let labels: [(&[u8], &[u8]); 2] = [(b"__replica__", b"a"), (b"cluster", b"eu")];
+    let nameless = request(&[series(&labels, &[(NOW, 1.0)])]);
+    assert_eq!(pair.0.push(&nameless).await.status, 400);
+    // A pair would have been reported by now.
+    pair.0.clock.sleep(Duration::from_secs(10)).await;
+    assert!(pair.0.referee.heard.lock().is_empty());
+}
