@@ -112,7 +112,10 @@ impl Referee {
         }
         let memory = memory.get_or_insert_with(|| Memory::new(now));
         memory.look(now);
-        memory.hear_of(&report.reporter, now);
+        // A full report has a continuation: only with the last one it has told everything.
+        if report.pairs.len() < PAIRS_PER_REPORT_MAX {
+            memory.hear_of(&report.reporter, now);
+        }
         let mut commands = Vec::new();
         let mut refused = Vec::with_capacity(pairs.len());
         for pair in pairs {
@@ -200,7 +203,7 @@ fn decide(
     }
     let task = election_task(&pair.tenant, &pair.cluster);
     let current = state.assignments.get(&task);
-    if !memory.hear(pair, current, now) {
+    if !memory.hear(pair, (state.version, current), now) {
         return Err("too many HA pairs in the cluster".to_owned());
     }
     let key = (pair.tenant.clone(), pair.cluster.clone());

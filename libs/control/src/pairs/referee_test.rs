@@ -41,11 +41,13 @@ impl Alone {
             cluster: (*cluster).to_owned(),
             failover_ms: 30_000,
             pairs_max,
+            epoch: 1,
             replicas: vec![Sighting {
                 replica: "a".to_owned(),
                 newest_ms: self.clock.now_ms(),
                 age_ms: 0,
                 span: None,
+                lost_ms: None,
             }],
         };
         let report = Report {

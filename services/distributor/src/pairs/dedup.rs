@@ -51,8 +51,28 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         }
     }
 
+    /// What the request had to do with HA pairs. When it could not be decoded to its end nobody knows what it would have
+    /// brought: of the replicas that it named all samples until now are taken for lost.
+    ///
+    /// # Errors
+    /// The decoder's.
+    pub(crate) fn finish_after<T, E>(mut self, decoded: Result<T, E>) -> Result<(T, PairsSeen), E> {
+        match decoded {
+            Ok(report) => Ok((report, self.finish())),
+            Err(error) => {
+                if let Some(gate) = self.gate {
+                    for replica in &mut self.replicas {
+                        replica.newest_ms = Some(gate.admission_ms);
+                    }
+                    gate.lose(&self.finish().brought);
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// What the request had to do with HA pairs.
-    pub(crate) fn finish(self) -> PairsSeen {
+    fn finish(self) -> PairsSeen {
         let mut seen = PairsSeen::default();
         for replica in &self.replicas {
             seen.deduplicated += replica.dropped;

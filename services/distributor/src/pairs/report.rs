@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_control::PAIRS_PER_REPORT_MAX;
+use koios_control::{PAIRS_PER_REPORT_MAX, PairReport};
 use koios_runtime::ClockHandle;
 
 use super::{Referee, Tracker};
@@ -42,11 +42,17 @@ async fn report_once(
     referee: &dyn Referee,
     clock: &ClockHandle,
 ) -> Result<(), koios_wire::ServiceError> {
-    let reports = tracker.report(clock.elapsed());
-    for chunk in reports.chunks(PAIRS_PER_REPORT_MAX) {
+    let seen_at = clock.elapsed();
+    let reports = tracker.report(seen_at);
+    // Always ends with one that is not full, maybe with an empty one: only then has this process told all.
+    for at in 0..=reports.len() / PAIRS_PER_REPORT_MAX {
+        let chunk = reports.iter().skip(at * PAIRS_PER_REPORT_MAX);
+        let chunk: Vec<&PairReport> = chunk.take(PAIRS_PER_REPORT_MAX).collect();
         // The leader's ages count from when it answers, which is later.
         let asked_at = clock.elapsed();
-        let rulings = referee.report(chunk.to_vec()).await?;
+        let older = asked_at.saturating_sub(seen_at);
+        let aged = chunk.iter().map(|report| aged(report, older)).collect();
+        let rulings = referee.report(aged).await?;
         for (report, ruling) in chunk.iter().zip(&rulings) {
             if let Some(refused) = &ruling.refused {
                 let (tenant, cluster) = (&report.tenant, &report.cluster);
@@ -56,4 +62,14 @@ async fn report_once(
         }
     }
     Ok(())
+}
+
+/// The report as it is told a while after it was made.
+fn aged(report: &PairReport, older: Duration) -> PairReport {
+    let mut report = report.clone();
+    let older_ms = u64::try_from(older.as_millis()).unwrap_or(u64::MAX);
+    for sighting in &mut report.replicas {
+        sighting.age_ms = sighting.age_ms.saturating_add(older_ms);
+    }
+    report
 }
