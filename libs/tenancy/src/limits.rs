@@ -262,6 +262,10 @@ mod tests {
             "limits.ha-failover-timeout is 1s, must be at least 5s and at most 600s"
         );
         assert_eq!(
+            refused(|l| l.ha_failover_timeout = Duration::from_secs(601)),
+            "limits.ha-failover-timeout is 601s, must be at least 5s and at most 600s"
+        );
+        assert_eq!(
             refused(|l| l.ha_max_clusters = 0),
             "limits.ha-max-clusters is 0, must be positive"
         );

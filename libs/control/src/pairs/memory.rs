@@ -75,6 +75,11 @@ impl Memory {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn has_heard_of(&self, reporter: &str) -> bool {
+        self.reporters.contains_key(reporter)
+    }
+
     /// Takes down what a distributor says of a pair, which the state of this version has elected somebody for. False when
     /// no more pairs can be remembered.
     pub(super) fn hear(

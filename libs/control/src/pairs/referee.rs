@@ -170,7 +170,7 @@ impl Referee {
             return Vec::new();
         };
         memory.sweep(now);
-        if !memory.knows_who_is_idle(now) {
+        if !memory.knows_who_is_idle(now) || !self.all_voters_are_new_enough(state) {
             return Vec::new();
         }
         let idle = state.elections().filter(|(task, _)| {
@@ -182,6 +182,16 @@ impl Referee {
             epoch: assignment.epoch,
         });
         ended.take(ENDED_PER_SWEEP_MAX).collect()
+    }
+
+    /// Whether all voters run this version: an older one may not know `Command::Unassign`, and would take no entries of the
+    /// log from there on.
+    fn all_voters_are_new_enough(&self, state: &ClusterState) -> bool {
+        let version = |name: &String| state.members.get(name).map(|member| member.version.as_str());
+        let voters = self.consensus.voters();
+        voters
+            .iter()
+            .all(|voter| version(&voter.name) == Some(env!("CARGO_PKG_VERSION")))
     }
 }
 

@@ -73,3 +73,66 @@ fn aged(report: &PairReport, older: Duration) -> PairReport {
     }
     report
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use koios_control::{ClusterState, Ruling};
+    use koios_model::TenantId;
+    use koios_runtime::TokioClock;
+    use koios_tenancy::Limits;
+    use koios_wire::ServiceError;
+    use parking_lot::Mutex;
+
+    use super::super::tracker::Brought;
+    use super::*;
+
+    /// A leader that takes a second for each report.
+    #[derive(Debug)]
+    struct Slow {
+        clock: ClockHandle,
+        /// How many pairs, and the age of the first.
+        heard: Mutex<Vec<(usize, Option<u64>)>>,
+    }
+
+    #[async_trait]
+    impl Referee for Slow {
+        async fn report(&self, pairs: Vec<PairReport>) -> Result<Vec<Ruling>, ServiceError> {
+            let age = pairs.first().map(|pair| pair.replicas[0].age_ms);
+            self.heard.lock().push((pairs.len(), age));
+            self.clock.sleep(Duration::from_secs(1)).await;
+            Ok(pairs.iter().map(|_| Ruling::default()).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_are_those_of_when_a_part_is_told_and_the_last_part_is_not_full() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let tracker = Tracker::default();
+        let limits = Limits {
+            ha_max_clusters: 10_000,
+            ..Limits::default()
+        };
+        let brought = (0..2 * PAIRS_PER_REPORT_MAX).map(|i| Brought {
+            cluster: format!("c{i}"),
+            replica: "a".to_owned(),
+            newest_ms: 0,
+        });
+        let brought: Vec<Brought> = brought.collect();
+        let state = ClusterState::default();
+        tracker.note(
+            (&TenantId::anonymous(), &limits),
+            &brought,
+            &state,
+            clock.elapsed(),
+        );
+        let slow = Slow {
+            clock: Arc::clone(&clock),
+            heard: Mutex::default(),
+        };
+        report_once(&tracker, &slow, &clock).await.unwrap();
+        let full = PAIRS_PER_REPORT_MAX;
+        let heard = slow.heard.lock().clone();
+        assert_eq!(heard, [(full, Some(0)), (full, Some(1000)), (0, None)]);
+    }
+}
