@@ -421,3 +421,22 @@ async fn what_ingesters_of_a_newer_state_took_is_not_relied_on() {
     pair.push("a", pair.now()).await.assert(204, "");
     pair.push("b", pair.now()).await.assert(202, "");
 }
+
+#[tokio::test(start_paused = true)]
+async fn otlp_that_is_deduplicated_as_a_whole_is_a_full_success() {
+    let pair = Pair::settled().await;
+    let before = pair.0.stored().len();
+    let attribute =
+        |key: &str, value: &str| format!(r#"{{"key":"{key}","value":{{"stringValue":"{value}"}}}}"#);
+    let body = format!(
+        r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"up","gauge":{{"dataPoints":[
+            {{"timeUnixNano":"{}000000","asDouble":2,"attributes":[{},{}]}}]}}}}]}}]}}]}}"#,
+        pair.0.clock.now_ms(),
+        attribute("cluster", "eu"),
+        attribute("__replica__", "b"),
+    );
+    let headers = [("content-type", "application/json")];
+    let answer = pair.0.request("POST", "/otlp/v1/metrics", &headers, body).await;
+    answer.assert(200, "{}");
+    assert_eq!(pair.0.stored().len(), before, "{:?}", pair.0.stored());
+}
