@@ -1,6 +1,6 @@
 //! Proposing from anywhere: follows leader hints until the deadline.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::{Command, Error, Member, Outcome, PairReport, Report, Ruling, StateKe
 
 /// How long a registration is tried before it is reported and tried again.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest one process is waited for with a report of HA pairs: several are asked within a report's deadline.
+const REPORT_ATTEMPT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Proposes commands. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ struct Shared {
     peers: Peers,
     rng: RngHandle,
     hint: Mutex<Option<String>>,
+    /// At which of the voters the next report begins.
+    report_start: Mutex<usize>,
     referee: Option<Arc<Referee>>,
 }
 
@@ -55,6 +59,7 @@ impl ControlClient {
                 peers,
                 rng,
                 hint: Mutex::default(),
+                report_start: Mutex::default(),
                 referee,
             }),
         }
@@ -120,7 +125,7 @@ impl ControlClient {
     }
 
     /// Tells the leader which replicas of HA pairs this process saw; gives a ruling for each pair, in their order. Asks
-    /// everyone who may lead once.
+    /// everyone who may lead once, as far as there is time.
     ///
     /// # Errors
     /// [`Error::NoLeader`] when none of them does, or `deadline` passes first.
@@ -134,30 +139,39 @@ impl ControlClient {
             pairs,
         };
         let clock = self.shared.peers.clock();
+        let until = clock.elapsed().saturating_add(deadline);
         let failed = |last| Error::NoLeader {
             waited: deadline,
             last,
         };
-        match clock.timeout(deadline, self.report_round(&report)).await {
+        match clock.timeout(deadline, self.report_round(&report, until)).await {
             Ok(answer) => answer.map_err(failed),
             Err(elapsed) => Err(failed(elapsed.to_string())),
         }
     }
 
-    /// The rulings, or the last answer that did not help.
-    async fn report_round(&self, report: &Report) -> Result<Vec<Ruling>, String> {
+    /// The rulings, or the last answer that did not help. Who does not answer is given up before the round ends, and the
+    /// next round begins behind it, so that one silent voter silences nobody.
+    async fn report_round(&self, report: &Report, until: Duration) -> Result<Vec<Ruling>, String> {
         let mut last = "nobody was asked".to_owned();
-        let mut candidates: VecDeque<String> = self.shared.hint.lock().iter().cloned().collect();
-        candidates.extend(self.shared.voters.iter().cloned());
+        let mut candidates: VecDeque<String> = self.shared.hint.lock().take().into_iter().collect();
+        candidates.extend(self.voters_in_turn());
         if let Some(referee) = &self.shared.referee {
             match referee.hear(report).await {
                 Ok(rulings) => return Ok(rulings),
                 Err(NotLeading { leader }) => leader.into_iter().for_each(|l| candidates.push_front(l)),
             }
         }
+        let clock = self.shared.peers.clock();
+        let mut failed = BTreeSet::new();
         let mut hints_left = HINTS_MAX;
         while let Some(addr) = candidates.pop_front() {
-            match self.shared.peers.to(&addr).pairs(report, ATTEMPT_DEADLINE).await {
+            let left = until.saturating_sub(clock.elapsed());
+            if failed.contains(&addr) || left.is_zero() {
+                continue;
+            }
+            let limit = REPORT_ATTEMPT_DEADLINE.min(left);
+            match self.shared.peers.to(&addr).pairs(report, limit).await {
                 Ok(Ok(rulings)) => {
                     *self.shared.hint.lock() = Some(addr);
                     return Ok(rulings);
@@ -167,10 +181,30 @@ impl ControlClient {
                     candidates.push_front(leader);
                 }
                 Ok(Err(leader)) => last = format!("leader hints go on to {leader}"),
-                Err(error) => last = error.to_string(),
+                Err(error) => {
+                    last = error.to_string();
+                    self.start_after(&addr);
+                    failed.insert(addr);
+                }
             }
         }
         Err(last)
+    }
+
+    /// All voters, beginning with the one whose turn it is.
+    fn voters_in_turn(&self) -> impl Iterator<Item = String> {
+        let voters = &self.shared.voters;
+        let start = *self.shared.report_start.lock();
+        let turned = voters.iter().cycle().skip(start).take(voters.len());
+        turned.cloned().collect::<Vec<_>>().into_iter()
+    }
+
+    /// Makes the next round of reports begin behind a voter that failed.
+    fn start_after(&self, addr: &str) {
+        let voters = &self.shared.voters;
+        if let Some(at) = voters.iter().position(|voter| voter == addr) {
+            *self.shared.report_start.lock() = (at + 1) % voters.len();
+        }
     }
 
     /// Registers this process as the newest known state has it, or makes it so. A process that is registered as it is

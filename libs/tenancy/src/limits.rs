@@ -9,6 +9,8 @@ use koios_wire::otlp;
 
 /// Shortest failover timeout: distributors tell each other only every few seconds whom they saw.
 const HA_FAILOVER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
+/// Longest failover timeout: what the elected replica may lack for good, and how long a gap of it goes unnoticed.
+const HA_FAILOVER_TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Limits of one tenant. A limit of 0 means "no limit" where the field says so.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,9 +183,11 @@ impl Limits {
             let rule = "another label than limits.ha-cluster-label".to_owned();
             return wrong("ha-replica-label", &self.ha_replica_label, rule);
         }
-        if self.ha_failover_timeout < HA_FAILOVER_TIMEOUT_MIN {
+        let range = HA_FAILOVER_TIMEOUT_MIN..=HA_FAILOVER_TIMEOUT_MAX;
+        if !range.contains(&self.ha_failover_timeout) {
             let value = format!("{:?}", self.ha_failover_timeout);
-            let rule = format!("at least {HA_FAILOVER_TIMEOUT_MIN:?}");
+            let rule =
+                format!("at least {HA_FAILOVER_TIMEOUT_MIN:?} and at most {HA_FAILOVER_TIMEOUT_MAX:?}");
             return wrong("ha-failover-timeout", &value, rule);
         }
         Ok(())
@@ -255,7 +259,11 @@ mod tests {
         );
         assert_eq!(
             refused(|l| l.ha_failover_timeout = Duration::from_secs(1)),
-            "limits.ha-failover-timeout is 1s, must be at least 5s"
+            "limits.ha-failover-timeout is 1s, must be at least 5s and at most 600s"
+        );
+        assert_eq!(
+            refused(|l| l.ha_failover_timeout = Duration::from_secs(601)),
+            "limits.ha-failover-timeout is 601s, must be at least 5s and at most 600s"
         );
         assert_eq!(
             refused(|l| l.ha_max_clusters = 0),

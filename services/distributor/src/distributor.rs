@@ -213,11 +213,24 @@ impl Distributor {
         let limits = shared.limits.of(tenant);
         let now = shared.runtime.clock.elapsed();
         let written = taken.samples() + taken.exemplars();
-        shared.rates.admit(tenant, limits, written, now)?;
         let pairs = std::mem::take(&mut taken.pairs);
-        let mut outcome = shared.replicate(tenant, admission_ms, taken, &known).await?;
-        // Only now may others rely on what a replica brought.
-        shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
+        let lose = |error: &Error| {
+            if error.status().is_client_error() {
+                shared.pairs.lose(tenant, &pairs.brought, &state, now);
+            }
+        };
+        let admitted = shared.rates.admit(tenant, limits, written, now);
+        admitted.inspect_err(lose)?;
+        let written = shared.replicate(tenant, admission_ms, taken, &known).await;
+        let mut outcome = written.inspect_err(|failure| lose(&failure.error))?;
+        // Only now may others rely on what a replica brought, and only if it is certain whom they know to be elected.
+        if !pairs.brought.is_empty() {
+            let state = Arc::clone(&shared.routes.current().state);
+            let now = shared.runtime.clock.elapsed();
+            if outcome.state_version <= state.version {
+                shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
+            }
+        }
         shared.metrics.pairs(tenant, &pairs);
         outcome.deduplicated = pairs.deduplicated;
         Ok(outcome)

@@ -98,8 +98,8 @@ impl Message {
             Format::RemoteWrite(version) => {
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                decode(*version, message, decode_limits, &mut sink)?;
-                let pairs = sink.finish();
+                let decoded = decode(*version, message, decode_limits, &mut sink);
+                let ((), pairs) = sink.finish_after(decoded)?;
                 intake.finish().with_pairs(pairs)
             }
             Format::Exposition(text) => {
@@ -107,8 +107,8 @@ impl Message {
                 let unescaped = Unescaped::of(message, text.dialect);
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                text.take_in(message, &unescaped, decode_limits, &mut sink)?;
-                let pairs = sink.finish();
+                let decoded = text.take_in(message, &unescaped, decode_limits, &mut sink);
+                let ((), pairs) = sink.finish_after(decoded)?;
                 intake.finish().with_pairs(pairs)
             }
             Format::Otlp(encoding) => {
@@ -129,8 +129,8 @@ impl Message {
                 };
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                let report = otlp::decode(message, &context, &mut sink)?;
-                let pairs = sink.finish();
+                let decoded = otlp::decode(message, &context, &mut sink);
+                let (report, pairs) = sink.finish_after(decoded)?;
                 let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_report(report);
                 self.held.grow(strings.bytes() as u64)?;
@@ -148,8 +148,8 @@ impl Message {
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                influx::decode(message, context, &mut WithDefault::new(&mut sink, database))?;
-                let pairs = sink.finish();
+                let decoded = influx::decode(message, context, &mut WithDefault::new(&mut sink, database));
+                let (_, pairs) = sink.finish_after(decoded)?;
                 let taken = intake.finish().with_pairs(pairs);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
@@ -159,6 +159,9 @@ impl Message {
         self.held
             .grow(taken.bytes().saturating_sub(message.len() as u64))?;
         if taken.label_bytes_exceeded {
+            if let Some(gate) = pairs {
+                gate.lose(&taken.pairs.brought);
+            }
             let limit = label_bytes_max(limits);
             return Err(Error::LabelBytes { limit });
         }

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub rejected: RejectionReport,
     /// A sample had another value at its timestamp already, in words.
     pub conflict: Option<String>,
+    /// The newest version of the control state that an ingester spoke of.
+    pub(crate) state_version: u64,
 }
 
 impl Outcome {
@@ -87,6 +89,7 @@ impl Outcome {
         self.written.histograms += part.histograms - (conflicts - of_floats);
         self.written.exemplars += part.exemplars;
         self.conflicts += conflicts;
+        self.state_version = self.state_version.max(acknowledged.state_version);
         if acknowledged.conflicts > 0 && self.conflict.is_none() {
             self.conflict = Some(conflict_message(acknowledged));
         }

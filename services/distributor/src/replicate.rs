@@ -48,6 +48,8 @@ pub(crate) struct Acknowledged {
     pub(crate) conflicts: u64,
     /// The first conflict in words; empty when there was none.
     pub(crate) conflict: String,
+    /// The newest state version that a member spoke of.
+    pub(crate) state_version: u64,
 }
 
 type Send = BoxFuture<'static, (String, Result<PushAck, ServiceError>)>;
@@ -128,7 +130,10 @@ impl Replicator {
             let tally = self.round(state, placed, &batch, sequence, left).await;
             let needed = placed.write_quorum();
             if tally.acknowledged >= needed {
-                return Ok(tally.result);
+                return Ok(Acknowledged {
+                    state_version: tally.newest_version,
+                    ..tally.result
+                });
             }
             let again = tally.superseded && round < RESENDS_MAX;
             if !again || !self.newer_state(state, &tally, round, started).await {

@@ -33,6 +33,8 @@ pub(super) struct Memory {
 #[derive(Debug, Default)]
 struct Pair {
     failover: Duration,
+    /// The newest state that was looked at: reports may be taken down out of order.
+    version: u64,
     replicas: BTreeMap<String, Seen>,
     /// Whose liveness `last_live` tells, by name and epoch.
     elected: (String, u64),
@@ -45,6 +47,7 @@ struct Seen {
     at: Duration,
     newest_ms: i64,
     span: Option<Span>,
+    lost_ms: Option<i64>,
 }
 
 impl Memory {
@@ -72,8 +75,19 @@ impl Memory {
         }
     }
 
-    /// Takes down what a distributor says of a pair. False when no more pairs can be remembered.
-    pub(super) fn hear(&mut self, report: &PairReport, elected: Option<&Assignment>, now: Duration) -> bool {
+    #[cfg(test)]
+    pub(super) fn has_heard_of(&self, reporter: &str) -> bool {
+        self.reporters.contains_key(reporter)
+    }
+
+    /// Takes down what a distributor says of a pair, which the state of this version has elected somebody for. False when
+    /// no more pairs can be remembered.
+    pub(super) fn hear(
+        &mut self,
+        report: &PairReport,
+        (version, elected): (u64, Option<&Assignment>),
+        now: Duration,
+    ) -> bool {
         let key = (report.tenant.clone(), report.cluster.clone());
         if !self.pairs.contains_key(&key) && self.pairs.len() >= PAIRS_MAX {
             return false;
@@ -81,11 +95,14 @@ impl Memory {
         let leading_since = self.leading_since;
         let pair = self.pairs.entry(key).or_default();
         pair.failover = Duration::from_millis(report.failover_ms);
-        pair.follow(elected, leading_since);
+        if version >= pair.version {
+            pair.version = version;
+            pair.follow(elected, leading_since);
+        }
         let gap_ms = i64::try_from(report.failover_ms).unwrap_or(i64::MAX);
         for sighting in report.replicas.iter().take(REPLICAS_MAX) {
             if names_a_pair(&sighting.replica) {
-                pair.note(sighting, gap_ms, now);
+                pair.note(sighting, report.epoch, gap_ms, now);
             }
         }
         pair.note_liveness(gap_ms);
@@ -102,9 +119,11 @@ impl Memory {
         pair.best_other(elected, now)
     }
 
-    /// Whether every distributor said so a timeout after the elected one was last seen.
+    /// Whether every distributor said so a timeout after the elected one was last seen. A new leader does not know whom it
+    /// has to hear before all who would be waited for have had the time to speak.
     fn is_away(&self, pair: &Pair, now: Duration) -> bool {
-        let due = pair.last_live.max(self.leading_since) + pair.failover;
+        let all_known = self.leading_since + pair.failover.max(PATIENCE);
+        let due = all_known.max(pair.last_live + pair.failover);
         let mut heard = self.reporters.values();
         now >= due && heard.all(|at| *at >= due || now.saturating_sub(*at) > PATIENCE)
     }
@@ -116,7 +135,8 @@ impl Memory {
             replica: replica.to_owned(),
             newest_ms: seen.newest_ms,
             age_ms: u64::try_from(now.saturating_sub(seen.at).as_millis()).unwrap_or(u64::MAX),
-            span: seen.span,
+            span: seen.span.and_then(|span| span.after(seen.lost_ms)),
+            lost_ms: seen.lost_ms,
         })
     }
 
@@ -146,6 +166,7 @@ impl Pair {
         if self.elected != current {
             for seen in self.replicas.values_mut() {
                 seen.span = None;
+                seen.lost_ms = None;
             }
             self.last_live = self
                 .replicas
@@ -155,9 +176,10 @@ impl Pair {
         }
     }
 
-    fn note(&mut self, sighting: &Sighting, gap_ms: i64, now: Duration) {
+    fn note(&mut self, sighting: &Sighting, epoch: u64, gap_ms: i64, now: Duration) {
         let at = now.saturating_sub(Duration::from_millis(sighting.age_ms));
-        let is_elected = self.elected.0 == sighting.replica;
+        // What was brought under another election does not count for this one.
+        let is_elected = self.elected.0 == sighting.replica && self.elected.1 == epoch;
         if !self.replicas.contains_key(&sighting.replica) {
             self.make_room();
         }
@@ -165,9 +187,13 @@ impl Pair {
             at,
             newest_ms: sighting.newest_ms,
             span: None,
+            lost_ms: None,
         });
         seen.at = seen.at.max(at);
         seen.newest_ms = seen.newest_ms.max(sighting.newest_ms);
+        if is_elected {
+            seen.lost_ms = seen.lost_ms.max(sighting.lost_ms);
+        }
         if let Some(span) = sighting.span.filter(|_| is_elected) {
             seen.span = Some(seen.span.map_or(span, |known| known.united(span, gap_ms)));
         }

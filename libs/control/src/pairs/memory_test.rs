@@ -14,6 +14,7 @@ fn key() -> PairKey {
 struct World {
     memory: Memory,
     elected: Option<Assignment>,
+    version: u64,
 }
 
 impl World {
@@ -25,28 +26,40 @@ impl World {
         Self {
             memory: Memory::new(Duration::ZERO),
             elected,
+            version: 1,
         }
     }
 
     /// `from` says at `now` that it has just seen these replicas with these newest samples, in seconds.
     fn report(&mut self, from: &str, now: u64, replicas: &[(&str, i64)]) {
+        // As the process looks every half second.
+        self.memory.looked_at = secs(now);
+        let report = self.made(replicas);
+        self.hear(from, now, &report);
+    }
+
+    fn made(&self, replicas: &[(&str, i64)]) -> PairReport {
         let replicas = replicas.iter().map(|(replica, newest)| Sighting {
             replica: (*replica).to_owned(),
             newest_ms: newest * 1000,
             age_ms: 0,
             span: Some(Span::at(newest * 1000)),
+            lost_ms: None,
         });
-        let report = PairReport {
+        PairReport {
             tenant: key().0,
             cluster: key().1,
             failover_ms: FAILOVER.as_millis() as u64,
             pairs_max: 100,
+            epoch: self.elected.as_ref().map_or(0, |e| e.epoch),
             replicas: replicas.collect(),
-        };
-        // As the process looks every half second.
-        self.memory.looked_at = secs(now);
+        }
+    }
+
+    fn hear(&mut self, from: &str, now: u64, report: &PairReport) {
         self.memory.hear_of(from, secs(now));
-        assert!(self.memory.hear(&report, self.elected.as_ref(), secs(now)));
+        let elected = (self.version, self.elected.as_ref());
+        assert!(self.memory.hear(report, elected, secs(now)));
     }
 
     fn choice(&self, now: u64) -> Option<&str> {
@@ -90,25 +103,78 @@ fn a_distributor_that_is_silent_for_long_is_not_waited_for() {
 }
 
 #[test]
-fn a_new_leader_waits_one_whole_timeout() {
+fn a_new_leader_waits_until_all_who_would_be_waited_for_had_time_to_speak() {
     let mut world = World::new(Some("a"));
-    world.report("d1", 1, &[("b", 1)]);
-    assert_eq!(world.choice(29), None);
-    world.report("d1", 29, &[("b", 29)]);
-    assert_eq!(world.choice(29), None);
-    world.report("d1", 30, &[("b", 30)]);
-    assert_eq!(world.choice(30), Some("b"));
+    for now in [1, 29, 30, 59] {
+        world.report("d1", now, &[("b", now as i64)]);
+        assert_eq!(world.choice(now), None, "{now}");
+    }
+    world.report("d1", 60, &[("b", 60)]);
+    assert_eq!(world.choice(60), Some("b"));
 }
 
 #[test]
 fn a_leader_that_may_not_have_led_all_the_time_begins_anew() {
     let mut world = World::new(Some("a"));
-    world.report("d1", 50, &[("b", 50)]);
-    assert_eq!(world.choice(50), Some("b"));
-    world.memory.look(secs(53));
-    assert_eq!(world.choice(53), None);
-    world.report("d1", 54, &[("b", 54)]);
-    assert_eq!(world.choice(54), None, "one timeout more");
+    world.report("d1", 70, &[("b", 70)]);
+    assert_eq!(world.choice(70), Some("b"));
+    world.memory.look(secs(73));
+    assert_eq!(world.choice(73), None);
+    world.report("d1", 74, &[("b", 74)]);
+    assert_eq!(world.choice(74), None, "once more");
+}
+
+#[test]
+fn a_report_that_was_taken_down_under_an_older_state_brings_no_old_election_back() {
+    let mut world = World::new(Some("a"));
+    world.report("d1", 40, &[("a", 40), ("b", 40)]);
+    let old = world.elected.replace(Assignment {
+        holder: "b".to_owned(),
+        epoch: 2,
+    });
+    world.version = 2;
+    world.report("d1", 41, &[("a", 41), ("b", 41)]);
+    (world.elected, world.version) = (old, 1);
+    world.report("d2", 42, &[("a", 42)]);
+    assert_eq!(world.memory.pairs[&key()].elected, ("b".to_owned(), 2));
+    assert_eq!(
+        world.memory.sighting(&key(), "b", secs(42)).unwrap().span,
+        Some(Span::at(41_000))
+    );
+}
+
+#[test]
+fn what_was_brought_under_another_election_does_not_count() {
+    let mut world = World::new(Some("a"));
+    let mut report = world.made(&[("a", 40)]);
+    report.epoch = 7;
+    world.hear("d1", 40, &report);
+    assert_eq!(world.memory.sighting(&key(), "a", secs(40)).unwrap().span, None);
+    report.epoch = 1;
+    world.hear("d1", 41, &report);
+    assert!(
+        world
+            .memory
+            .sighting(&key(), "a", secs(41))
+            .unwrap()
+            .span
+            .is_some()
+    );
+}
+
+#[test]
+fn what_the_elected_one_lost_at_one_distributor_all_hear_of() {
+    let mut world = World::new(Some("a"));
+    world.report("d1", 40, &[("a", 40)]);
+    let mut report = world.made(&[("a", 60)]);
+    report.replicas[0].lost_ms = Some(50_000);
+    world.hear("d2", 60, &report);
+    let told = world.memory.sighting(&key(), "a", secs(60)).unwrap();
+    let span = Span {
+        from_ms: 50_001,
+        newest_ms: 60_000,
+    };
+    assert_eq!((told.lost_ms, told.span), (Some(50_000), Some(span)));
 }
 
 #[test]

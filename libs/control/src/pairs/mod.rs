@@ -5,7 +5,7 @@
 //! [`Ruling`]s, which tell a distributor what the others saw.
 //!
 //! **Invariants.** Only who is elected is in the control state; who was seen when is in the leader's memory, and a new
-//! leader waits a whole failover timeout before it elects anyone else. Another replica is elected only when every
+//! leader waits a whole failover timeout, and a minute at least, before it elects anyone else. Another replica is elected only when every
 //! distributor heard from has said, a failover timeout after the elected one was last seen, that it has not seen it.
 //!
 //! `docs/decisions/0009-ha-pairs.md` has the reasons.
@@ -74,6 +74,9 @@ pub struct PairReport {
     pub failover_ms: u64,
     /// How many pairs the tenant may have: its limit.
     pub pairs_max: u64,
+    /// The epoch of the election that the spans belong to; 0 for none.
+    #[serde(default)]
+    pub epoch: u64,
     /// The replicas it saw lately; at most [`REPLICAS_MAX`] count.
     pub replicas: Vec<Sighting>,
 }
@@ -90,6 +93,10 @@ pub struct Sighting {
     /// What it has brought as the elected one; none when it is not or has only just been elected.
     #[serde(default)]
     pub span: Option<Span>,
+    /// Up to which time the elected one sent samples that were not taken and will not come again, milliseconds since the
+    /// Unix epoch: nothing so old counts as brought.
+    #[serde(default)]
+    pub lost_ms: Option<i64>,
 }
 
 /// A report of one distributor.
@@ -97,7 +104,7 @@ pub struct Sighting {
 pub struct Report {
     /// The process that saw it.
     pub reporter: String,
-    /// At most [`PAIRS_PER_REPORT_MAX`].
+    /// At most [`PAIRS_PER_REPORT_MAX`]. Who has more to tell sends several reports, the last of which is not full.
     pub pairs: Vec<PairReport>,
 }
 

@@ -22,8 +22,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const ELECTIONS_PER_REPORT_MAX: usize = 50;
 /// Most elections that one sweep ends.
 const ENDED_PER_SWEEP_MAX: usize = 50;
-/// Longest all elections of one report are waited for.
-const ELECTING_DEADLINE: Duration = Duration::from_secs(2);
+/// Longest all elections of one report are waited for, so that the answer comes before the reporter gives up.
+const ELECTING_DEADLINE: Duration = Duration::from_millis(700);
 
 /// Decides who is elected while this process leads.
 #[derive(Debug)]
@@ -112,7 +112,10 @@ impl Referee {
         }
         let memory = memory.get_or_insert_with(|| Memory::new(now));
         memory.look(now);
-        memory.hear_of(&report.reporter, now);
+        // A full report has a continuation: only with the last one it has told everything.
+        if report.pairs.len() < PAIRS_PER_REPORT_MAX {
+            memory.hear_of(&report.reporter, now);
+        }
         let mut commands = Vec::new();
         let mut refused = Vec::with_capacity(pairs.len());
         for pair in pairs {
@@ -167,7 +170,7 @@ impl Referee {
             return Vec::new();
         };
         memory.sweep(now);
-        if !memory.knows_who_is_idle(now) {
+        if !memory.knows_who_is_idle(now) || !self.all_voters_are_new_enough(state) {
             return Vec::new();
         }
         let idle = state.elections().filter(|(task, _)| {
@@ -179,6 +182,16 @@ impl Referee {
             epoch: assignment.epoch,
         });
         ended.take(ENDED_PER_SWEEP_MAX).collect()
+    }
+
+    /// Whether all voters run this version: an older one may not know `Command::Unassign`, and would take no entries of the
+    /// log from there on.
+    fn all_voters_are_new_enough(&self, state: &ClusterState) -> bool {
+        let version = |name: &String| state.members.get(name).map(|member| member.version.as_str());
+        let voters = self.consensus.voters();
+        voters
+            .iter()
+            .all(|voter| version(&voter.name) == Some(env!("CARGO_PKG_VERSION")))
     }
 }
 
@@ -200,7 +213,7 @@ fn decide(
     }
     let task = election_task(&pair.tenant, &pair.cluster);
     let current = state.assignments.get(&task);
-    if !memory.hear(pair, current, now) {
+    if !memory.hear(pair, (state.version, current), now) {
         return Err("too many HA pairs in the cluster".to_owned());
     }
     let key = (pair.tenant.clone(), pair.cluster.clone());

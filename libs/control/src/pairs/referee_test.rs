@@ -2,7 +2,7 @@ use koios_runtime::{CancellationToken, DiskHandle, RealDisk, RngHandle, TokioClo
 
 use super::*;
 use crate::pairs::{PAIR_IDLE, Sighting};
-use crate::{Identity, LocalConsensus, Settings, StateKeeper};
+use crate::{Identity, Incarnation, LocalConsensus, Member, Role, Settings, StateKeeper};
 
 /// A process that decides alone, as all-in-one does.
 struct Alone {
@@ -41,11 +41,13 @@ impl Alone {
             cluster: (*cluster).to_owned(),
             failover_ms: 30_000,
             pairs_max,
+            epoch: 1,
             replicas: vec![Sighting {
                 replica: "a".to_owned(),
                 newest_ms: self.clock.now_ms(),
                 age_ms: 0,
                 span: None,
+                lost_ms: None,
             }],
         };
         let report = Report {
@@ -53,6 +55,23 @@ impl Alone {
             pairs: clusters.iter().map(pair).collect(),
         };
         self.referee.hear(&report).await.unwrap()
+    }
+
+    async fn registers_as(&self, version: &str) {
+        let member = Member {
+            name: "koios".to_owned(),
+            role: Role::All,
+            zone: "z".to_owned(),
+            grpc_addr: "koios:9095".to_owned(),
+            http_addr: "koios:9009".to_owned(),
+            incarnation: Incarnation(1),
+            version: version.to_owned(),
+        };
+        let command = Command::Register {
+            member,
+            cluster_id: self.state.current().cluster_id,
+        };
+        self.referee.consensus.propose(command).await.unwrap();
     }
 
     fn tasks_held(&self) -> Vec<String> {
@@ -70,9 +89,31 @@ async fn a_pair_that_nobody_sends_for_is_forgotten() {
         alone.clock.sleep(PAIR_IDLE / 30).await;
         alone.report("t", &["us"], 10).await;
     }
+    // A voter of another version may not understand that it ends.
+    alone.registers_as("0.0.1").await;
+    alone.clock.sleep(SWEEP_EVERY * 2).await;
+    assert_eq!(alone.tasks_held(), ["ha/t/eu", "ha/t/us"]);
+    alone.registers_as(env!("CARGO_PKG_VERSION")).await;
     alone.clock.sleep(SWEEP_EVERY * 2).await;
     assert_eq!(alone.tasks_held(), ["ha/t/us"]);
     alone.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distributor_has_told_all_only_with_a_report_that_is_not_full() {
+    let alone = Alone::start().await;
+    let heard_of = || {
+        alone
+            .referee
+            .memory
+            .lock()
+            .as_ref()
+            .is_some_and(|m| m.has_heard_of("koios"))
+    };
+    alone.report("t", &["eu"; PAIRS_PER_REPORT_MAX], 10).await;
+    assert!(!heard_of());
+    alone.report("t", &[], 10).await;
+    assert!(heard_of());
 }
 
 #[tokio::test(start_paused = true)]

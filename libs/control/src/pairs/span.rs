@@ -33,6 +33,14 @@ impl Span {
         }
     }
 
+    /// What of it lies after a time of which not everything was taken; none when nothing does.
+    #[must_use]
+    pub fn after(self, lost_ms: Option<i64>) -> Option<Self> {
+        let Some(lost_ms) = lost_ms else { return Some(self) };
+        let from_ms = self.from_ms.max(lost_ms.saturating_add(1));
+        (from_ms <= self.newest_ms).then_some(Self { from_ms, ..self })
+    }
+
     /// What two distributors saw together; the later one where there is a gap between.
     #[must_use]
     pub fn united(self, other: Self, gap_ms: i64) -> Self {
@@ -67,6 +75,14 @@ mod tests {
         assert_eq!(span(100, 200).extended(50, 30), span(100, 200));
         assert_eq!(span(100, 200).united(span(230, 300), 30), span(100, 300));
         assert_eq!(span(100, 200).united(span(231, 300), 30), span(231, 300));
+    }
+
+    #[test]
+    fn what_was_lost_is_cut_off() {
+        assert_eq!(span(100, 200).after(None), Some(span(100, 200)));
+        assert_eq!(span(100, 200).after(Some(50)), Some(span(100, 200)));
+        assert_eq!(span(100, 200).after(Some(150)), Some(span(151, 200)));
+        assert_eq!(span(100, 200).after(Some(200)), None);
     }
 
     proptest! {

@@ -524,7 +524,7 @@ pub const SETTINGS: &[Setting] = &[
         Duration,
         limits.ha_failover_timeout,
         WRITE,
-        "How long the elected replica may be away, or its newest samples behind the others', before another one is elected; longer than the longest scrape interval, at least 5s"
+        "How long the elected replica may be away, or its newest samples behind the others', before another one is elected; longer than the longest scrape interval, 5s to 10m"
     ),
     setting!(
         "limits.ha-max-clusters",

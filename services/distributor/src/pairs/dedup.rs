@@ -51,8 +51,28 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         }
     }
 
+    /// What the request had to do with HA pairs. When it could not be decoded to its end nobody knows what it would have
+    /// brought: of the replicas that it named all samples until now are taken for lost.
+    ///
+    /// # Errors
+    /// The decoder's.
+    pub(crate) fn finish_after<T, E>(mut self, decoded: Result<T, E>) -> Result<(T, PairsSeen), E> {
+        match decoded {
+            Ok(report) => Ok((report, self.finish())),
+            Err(error) => {
+                if let Some(gate) = self.gate {
+                    for replica in &mut self.replicas {
+                        replica.newest_ms = Some(gate.admission_ms);
+                    }
+                    gate.lose(&self.finish().brought);
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// What the request had to do with HA pairs.
-    pub(crate) fn finish(self) -> PairsSeen {
+    fn finish(self) -> PairsSeen {
         let mut seen = PairsSeen::default();
         for replica in &self.replicas {
             seen.deduplicated += replica.dropped;
@@ -168,6 +188,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
             .and_then(|at| self.replicas.get(at))
             .map(|replica| replica.verdict);
         let admission_ms = gate.admission_ms;
+        let refused_before = self.sink.refused();
         let dropped = match verdict {
             Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {
                 let range = from_ms..=until_ms;
@@ -190,7 +211,10 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         let times = times.chain(series.histograms.iter().map(|h| h.t));
         let accepted = times.filter(|t| gate.accepted_ms.contains(t));
         let newest_ms = accepted.map(|t| t.min(admission_ms)).max();
-        replica.newest_ms = replica.newest_ms.max(newest_ms);
+        // Of a series that was not taken whole nothing counts: nobody may rely on what was rejected.
+        if self.sink.refused() == refused_before {
+            replica.newest_ms = replica.newest_ms.max(newest_ms);
+        }
         replica.dropped += dropped;
         if replica.verdict != Verdict::Elected {
             replica.undecided += all - dropped;

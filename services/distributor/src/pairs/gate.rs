@@ -54,6 +54,13 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// Notes that what a request brought is lost: it was refused, and is not sent again.
+    pub(crate) fn lose(&self, lost: &[Brought]) {
+        self.tracker.lose(&self.tenant, lost, &self.state, self.now);
+    }
+}
+
 /// What a request had to do with HA pairs.
 #[derive(Debug, Default)]
 pub(crate) struct PairsSeen {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_control::PAIRS_PER_REPORT_MAX;
+use koios_control::{PAIRS_PER_REPORT_MAX, PairReport};
 use koios_runtime::ClockHandle;
 
 use super::{Referee, Tracker};
@@ -42,11 +42,17 @@ async fn report_once(
     referee: &dyn Referee,
     clock: &ClockHandle,
 ) -> Result<(), koios_wire::ServiceError> {
-    let reports = tracker.report(clock.elapsed());
-    for chunk in reports.chunks(PAIRS_PER_REPORT_MAX) {
+    let seen_at = clock.elapsed();
+    let reports = tracker.report(seen_at);
+    // Always ends with one that is not full, maybe with an empty one: only then has this process told all.
+    for at in 0..=reports.len() / PAIRS_PER_REPORT_MAX {
+        let chunk = reports.iter().skip(at * PAIRS_PER_REPORT_MAX);
+        let chunk: Vec<&PairReport> = chunk.take(PAIRS_PER_REPORT_MAX).collect();
         // The leader's ages count from when it answers, which is later.
         let asked_at = clock.elapsed();
-        let rulings = referee.report(chunk.to_vec()).await?;
+        let older = asked_at.saturating_sub(seen_at);
+        let aged = chunk.iter().map(|report| aged(report, older)).collect();
+        let rulings = referee.report(aged).await?;
         for (report, ruling) in chunk.iter().zip(&rulings) {
             if let Some(refused) = &ruling.refused {
                 let (tenant, cluster) = (&report.tenant, &report.cluster);
@@ -56,4 +62,77 @@ async fn report_once(
         }
     }
     Ok(())
+}
+
+/// The report as it is told a while after it was made.
+fn aged(report: &PairReport, older: Duration) -> PairReport {
+    let mut report = report.clone();
+    let older_ms = u64::try_from(older.as_millis()).unwrap_or(u64::MAX);
+    for sighting in &mut report.replicas {
+        sighting.age_ms = sighting.age_ms.saturating_add(older_ms);
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use koios_control::{ClusterState, Ruling};
+    use koios_model::TenantId;
+    use koios_runtime::TokioClock;
+    use koios_tenancy::Limits;
+    use koios_wire::ServiceError;
+    use parking_lot::Mutex;
+
+    use super::super::tracker::Brought;
+    use super::*;
+
+    /// A leader that takes a second for each report.
+    #[derive(Debug)]
+    struct Slow {
+        clock: ClockHandle,
+        /// How many pairs, and the age of the first.
+        heard: Mutex<Vec<(usize, Option<u64>)>>,
+    }
+
+    #[async_trait]
+    impl Referee for Slow {
+        async fn report(&self, pairs: Vec<PairReport>) -> Result<Vec<Ruling>, ServiceError> {
+            let age = pairs.first().map(|pair| pair.replicas[0].age_ms);
+            self.heard.lock().push((pairs.len(), age));
+            self.clock.sleep(Duration::from_secs(1)).await;
+            Ok(pairs.iter().map(|_| Ruling::default()).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_are_those_of_when_a_part_is_told_and_the_last_part_is_not_full() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let tracker = Tracker::default();
+        let limits = Limits {
+            ha_max_clusters: 10_000,
+            ..Limits::default()
+        };
+        let brought = (0..2 * PAIRS_PER_REPORT_MAX).map(|i| Brought {
+            cluster: format!("c{i}"),
+            replica: "a".to_owned(),
+            newest_ms: 0,
+        });
+        let brought: Vec<Brought> = brought.collect();
+        let state = ClusterState::default();
+        tracker.note(
+            (&TenantId::anonymous(), &limits),
+            &brought,
+            &state,
+            clock.elapsed(),
+        );
+        let slow = Slow {
+            clock: Arc::clone(&clock),
+            heard: Mutex::default(),
+        };
+        report_once(&tracker, &slow, &clock).await.unwrap();
+        let full = PAIRS_PER_REPORT_MAX;
+        let heard = slow.heard.lock().clone();
+        assert_eq!(heard, [(full, Some(0)), (full, Some(1000)), (0, None)]);
+    }
 }

@@ -11,9 +11,10 @@ use koios_tenancy::Limits;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// An election drops nothing until it has been known for this long: by then all distributors know it, so that no two of
-/// them drop for different replicas.
-pub(crate) const SETTLING: Duration = Duration::from_secs(5);
+/// An election drops nothing until it has been known for this long: by then all distributors that can reach a voter know
+/// it, so that no two of them drop for different replicas. A connection to a voter that went silent is noticed
+/// after 15 s (`koios_control`'s `SILENCE_MAX`), and another one is made after that.
+pub(crate) const SETTLING: Duration = Duration::from_secs(20);
 
 /// Most pairs of all tenants together.
 const PAIRS_MAX: usize = 20_000;
@@ -64,7 +65,16 @@ struct Pair {
     /// What this process saw itself.
     seen: BTreeMap<String, Seen>,
     /// What the leader says of the elected one.
-    heard: Option<(Duration, Option<Span>)>,
+    heard: Option<Heard>,
+    /// The leader knows another election than this process, which drops nothing until it knows it, too.
+    superseded: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Duration,
+    span: Option<Span>,
+    lost_ms: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -74,6 +84,8 @@ struct Election {
     known_since: Duration,
     /// What this process saw of it since it settled.
     span: Option<Span>,
+    /// Up to here it sent samples that were not taken and will not come again.
+    lost_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +129,10 @@ impl Tracker {
         state: &ClusterState,
         now: Duration,
     ) {
+        if brought.is_empty() {
+            // Most requests bring nothing of pairs, and none do where pairs are not wanted: they do not wait for others.
+            return;
+        }
         let mut news = false;
         let mut tenants = self.tenants.lock();
         for one in brought {
@@ -143,6 +159,24 @@ impl Tracker {
         }
     }
 
+    /// Takes down what a request would have brought whose sender does not send it again: of the elected replica nothing so
+    /// old counts as brought, so that others' copies are taken.
+    pub(crate) fn lose(&self, tenant: &TenantId, lost: &[Brought], state: &ClusterState, now: Duration) {
+        if lost.is_empty() {
+            return;
+        }
+        let mut tenants = self.tenants.lock();
+        let Some(of_tenant) = tenants.get_mut(tenant) else {
+            return;
+        };
+        for one in lost {
+            if let Some(pair) = of_tenant.pairs.get_mut(&one.cluster) {
+                pair.follow(state, now);
+                pair.lose(one);
+            }
+        }
+    }
+
     /// Waits until a replica comes that the leader has not heard of.
     pub(crate) async fn news(&self) {
         self.news.notified().await;
@@ -160,6 +194,7 @@ impl Tracker {
                     cluster: cluster.clone(),
                     failover_ms: u64::try_from(millis(of_tenant.failover)).unwrap_or(0),
                     pairs_max: of_tenant.pairs_max as u64,
+                    epoch: pair.election.as_ref().map_or(0, |e| e.epoch),
                     replicas,
                 })
             })
@@ -176,10 +211,16 @@ impl Tracker {
         };
         let Some(election) = &pair.election else { return };
         let same = ruling.elected.as_ref() == Some(&election.replica) && ruling.epoch == election.epoch;
-        // Of an election that this process does not know yet it learns by the state.
+        // Of an election that this process does not know yet it learns by the state; until then it must not drop for
+        // another one.
+        pair.superseded = !same;
         if let Some(sighting) = ruling.sighting.as_ref().filter(|_| same) {
             let at = asked_at.checked_sub(Duration::from_millis(sighting.age_ms));
-            pair.heard = at.map(|at| (at, sighting.span));
+            pair.heard = at.map(|at| Heard {
+                at,
+                span: sighting.span,
+                lost_ms: sighting.lost_ms,
+            });
         }
     }
 
@@ -226,6 +267,7 @@ impl Pair {
             election: None,
             seen: BTreeMap::new(),
             heard: None,
+            superseded: false,
         }
     }
 
@@ -241,11 +283,13 @@ impl Pair {
             return;
         }
         self.heard = None;
+        self.superseded = false;
         self.election = current.map(|a| Election {
             replica: a.holder.clone(),
             epoch: a.epoch,
             known_since: now,
             span: None,
+            lost_ms: None,
         });
     }
 
@@ -256,24 +300,33 @@ impl Pair {
         if election.replica == replica {
             return Verdict::Elected;
         }
-        if now.saturating_sub(election.known_since) < SETTLING {
+        if self.superseded || now.saturating_sub(election.known_since) < SETTLING {
             return Verdict::Undecided("new_election");
         }
         let own = self.seen.get(&election.replica).map(|seen| seen.at);
-        let at = own.max(self.heard.map(|(at, _)| at));
+        let at = own.max(self.heard.map(|heard| heard.at));
         if at.is_none_or(|at| now.saturating_sub(at) > failover) {
             return Verdict::Undecided("elected_away");
         }
         let gap_ms = millis(failover);
-        let heard = self.heard.and_then(|(_, span)| span);
-        let covered = match (election.span, heard) {
-            (Some(own), Some(heard)) => own.united(heard, gap_ms),
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => return Verdict::Undecided("elected_away"),
+        let covered = match (election.span, self.heard.and_then(|heard| heard.span)) {
+            (Some(own), Some(heard)) => Some(own.united(heard, gap_ms)),
+            (one, other) => one.or(other),
+        };
+        let lost_ms = election.lost_ms.max(self.heard.and_then(|heard| heard.lost_ms));
+        let Some(covered) = covered.and_then(|span| span.after(lost_ms)) else {
+            return Verdict::Undecided("elected_away");
         };
         Verdict::Drop {
             from_ms: covered.from_ms,
             until_ms: covered.newest_ms.saturating_add(gap_ms),
+        }
+    }
+
+    fn lose(&mut self, lost: &Brought) {
+        let elected = self.election.as_mut();
+        if let Some(election) = elected.filter(|e| e.replica == lost.replica) {
+            election.lost_ms = election.lost_ms.max(Some(lost.newest_ms));
         }
     }
 
@@ -322,15 +375,15 @@ impl Pair {
             .seen
             .iter()
             .filter(|(_, seen)| now.saturating_sub(seen.at) <= within);
-        let sighting = |(replica, seen): (&String, &Seen)| Sighting {
-            replica: replica.clone(),
-            newest_ms: seen.newest_ms,
-            age_ms: u64::try_from(millis(now.saturating_sub(seen.at))).unwrap_or(0),
-            span: self
-                .election
-                .as_ref()
-                .filter(|e| e.replica == *replica)
-                .and_then(|e| e.span),
+        let sighting = |(replica, seen): (&String, &Seen)| {
+            let elected = self.election.as_ref().filter(|e| e.replica == *replica);
+            Sighting {
+                replica: replica.clone(),
+                newest_ms: seen.newest_ms,
+                age_ms: u64::try_from(millis(now.saturating_sub(seen.at))).unwrap_or(0),
+                span: elected.and_then(|e| e.span),
+                lost_ms: elected.and_then(|e| e.lost_ms),
+            }
         };
         lately.map(sighting).collect()
     }

@@ -6,8 +6,9 @@ use super::*;
 const A: &str = "prometheus-0";
 const B: &str = "prometheus-1";
 
+/// When first samples come, an election that was known before has settled at second 5.
 fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
+    Duration::from_secs(n) + SETTLING - Duration::from_secs(5)
 }
 
 fn elected(replica: &str, epoch: u64) -> ClusterState {
@@ -60,8 +61,17 @@ impl World {
         self.arrives_in("eu", replica, now, t);
     }
 
+    /// The first request that this process sees, at its start.
+    fn begins(&self, replica: &str) {
+        self.note("eu", replica, 1001, Duration::ZERO);
+    }
+
     fn arrives_in(&self, cluster: &str, replica: &str, now: u64, t: i64) {
         self.decide_in(cluster, replica, now);
+        self.note(cluster, replica, t, secs(now));
+    }
+
+    fn note(&self, cluster: &str, replica: &str, t: i64, now: Duration) {
         let brought = Brought {
             cluster: cluster.to_owned(),
             replica: replica.to_owned(),
@@ -69,7 +79,7 @@ impl World {
         };
         let (tenant, limits) = (TenantId::anonymous(), limits());
         self.tracker
-            .note((&tenant, &limits), &[brought], &self.state, secs(now));
+            .note((&tenant, &limits), &[brought], &self.state, now);
     }
 
     /// The leader says that others saw the elected one `age` seconds before `now`.
@@ -86,6 +96,7 @@ impl World {
                     from_ms: span.0 * 1000,
                     newest_ms: span.1 * 1000,
                 }),
+                lost_ms: None,
             }),
             refused: None,
         };
@@ -103,14 +114,14 @@ fn drops(from: i64, until: i64) -> Verdict {
 #[test]
 fn without_an_election_everything_is_taken() {
     let world = World::default();
-    world.arrives(A, 1, 1001);
+    world.begins(A);
     assert_eq!(world.decide(B, 1), Verdict::Undecided("no_election"));
 }
 
 #[test]
 fn what_the_elected_one_covers_is_dropped_from_others_and_nothing_else() {
     let world = World::new(A, 1);
-    world.arrives(A, 1, 1001);
+    world.begins(A);
     assert_eq!(world.decide(B, 2), Verdict::Undecided("new_election"));
     // It has settled, but what came before is not known to have been taken everywhere.
     assert_eq!(world.decide(B, 7), Verdict::Undecided("elected_away"));
@@ -124,7 +135,7 @@ fn what_the_elected_one_covers_is_dropped_from_others_and_nothing_else() {
 #[test]
 fn an_election_drops_only_while_the_elected_one_is_seen() {
     let world = World::new(A, 1);
-    world.arrives(A, 1, 1001);
+    world.begins(A);
     world.arrives(A, 10, 1010);
     assert_eq!(world.decide(B, 40), drops(1010, 1040));
     assert_eq!(world.decide(B, 41), Verdict::Undecided("elected_away"));
@@ -136,7 +147,7 @@ fn an_election_drops_only_while_the_elected_one_is_seen() {
 #[test]
 fn an_elected_one_that_catches_up_drops_only_what_it_has_caught_up_with() {
     let world = World::new(A, 1);
-    world.arrives(A, 1, 1001);
+    world.begins(A);
     world.arrives(A, 10, 1010);
     // Its connection is back after ten minutes, its queue comes in order.
     world.arrives(A, 610, 1011);
@@ -151,7 +162,7 @@ fn an_elected_one_that_catches_up_drops_only_what_it_has_caught_up_with() {
 #[test]
 fn what_other_distributors_saw_counts_as_long_as_it_is_fresh() {
     let world = World::new(A, 3);
-    world.arrives(B, 1, 1001);
+    world.begins(B);
     world.arrives(B, 10, 1010);
     assert_eq!(world.decide(B, 10), Verdict::Undecided("elected_away"));
     world.ruled((A, 3), 2, (900, 1008), 10);
@@ -160,13 +171,13 @@ fn what_other_distributors_saw_counts_as_long_as_it_is_fresh() {
     assert_eq!(world.decide(B, 39), Verdict::Undecided("elected_away"));
     // Of another election than the one in the state nothing is believed.
     world.ruled((A, 4), 0, (900, 1040), 40);
-    assert_eq!(world.decide(B, 40), Verdict::Undecided("elected_away"));
+    assert_eq!(world.decide(B, 40), Verdict::Undecided("new_election"));
 }
 
 #[test]
 fn what_the_leader_said_is_not_reported_back_to_it() {
     let world = World::new(A, 3);
-    world.arrives(B, 1, 1001);
+    world.begins(B);
     world.ruled((A, 3), 2, (900, 1008), 10);
     let report = world.tracker.report(secs(11));
     let replicas: Vec<_> = report[0]
@@ -174,29 +185,29 @@ fn what_the_leader_said_is_not_reported_back_to_it() {
         .iter()
         .map(|s| (s.replica.as_str(), s.age_ms))
         .collect();
-    assert_eq!(replicas, [(B, 10_000)]);
+    assert_eq!(replicas, [(B, 26_000)]);
     assert!(world.tracker.report(secs(62)).is_empty());
 }
 
 #[test]
 fn after_a_takeover_the_new_one_is_taken_at_once_and_nobody_dropped_for_a_while() {
     let mut world = World::new(A, 1);
-    world.arrives(A, 1, 1001);
+    world.begins(A);
     world.arrives(A, 10, 1010);
     world.arrives(B, 60, 1060);
     world.state = elected(B, 2);
     assert_eq!(world.decide(B, 61), Verdict::Elected);
     // The old one comes back with its queue.
     assert_eq!(world.decide(A, 62), Verdict::Undecided("new_election"));
-    world.arrives(B, 70, 1070);
+    world.arrives(B, 85, 1085);
     // What lies before the takeover fills the gap that the failover left.
-    assert_eq!(world.decide(A, 71), drops(1070, 1100));
+    assert_eq!(world.decide(A, 86), drops(1085, 1115));
 }
 
 #[test]
 fn a_request_that_was_admitted_under_an_older_state_changes_nothing() {
     let mut world = World::new(B, 2);
-    world.arrives(B, 1, 1001);
+    world.begins(B);
     world.arrives(B, 10, 1010);
     world.state = elected(A, 1);
     world.arrives(A, 11, 1011);
@@ -256,6 +267,80 @@ fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
     let elected = replica.prop_map(|replica| Event::Elected { replica });
     let dt = prop_oneof![4 => 0_u64..5, 1 => 0_u64..60];
     prop::collection::vec((dt, prop_oneof![12 => arrives, 1 => elected]), 0..120)
+}
+
+#[test]
+fn while_the_leader_knows_another_election_nothing_is_dropped() {
+    let mut world = World::new(A, 1);
+    world.begins(A);
+    world.arrives(A, 10, 1010);
+    assert_eq!(world.decide(B, 10), drops(1010, 1040));
+    for other in [(B, 2), (A, 2), (B, 1)] {
+        world.ruled(other, 0, (900, 1010), 11);
+        assert_eq!(
+            world.decide(B, 11),
+            Verdict::Undecided("new_election"),
+            "{other:?}"
+        );
+        world.ruled((A, 1), 0, (1010, 1010), 12);
+        assert_eq!(world.decide(B, 12), drops(1010, 1040));
+    }
+    world.ruled((B, 2), 0, (900, 1010), 13);
+    world.state = elected(B, 2);
+    assert_eq!(world.decide(B, 14), Verdict::Elected);
+    assert_eq!(world.decide(A, 14 + 19), Verdict::Undecided("new_election"));
+    world.arrives(B, 14 + 20, 1034);
+    assert_eq!(world.decide(A, 14 + 21), drops(1034, 1064));
+}
+
+#[test]
+fn what_the_elected_one_lost_is_taken_from_others() {
+    let world = World::new(A, 1);
+    world.begins(A);
+    world.arrives(A, 10, 1010);
+    world.arrives(A, 20, 1020);
+    let lost = Brought {
+        cluster: "eu".to_owned(),
+        replica: A.to_owned(),
+        newest_ms: 1_025_000,
+    };
+    let tenant = TenantId::anonymous();
+    world
+        .tracker
+        .lose(&tenant, std::slice::from_ref(&lost), &world.state, secs(21));
+    assert_eq!(world.decide(B, 21), Verdict::Undecided("elected_away"));
+    let told = &world.tracker.report(secs(21))[0];
+    assert_eq!((told.epoch, told.replicas[0].lost_ms), (1, Some(1_025_000)));
+    world.arrives(A, 26, 1030);
+    let from_ms = 1_025_001;
+    assert_eq!(
+        world.decide(B, 27),
+        Verdict::Drop {
+            from_ms,
+            until_ms: 1_060_000
+        }
+    );
+    // What the other one lost says nothing.
+    let lost = Brought {
+        replica: B.to_owned(),
+        ..lost
+    };
+    world.tracker.lose(&tenant, &[lost], &world.state, secs(27));
+    assert_eq!(
+        world.decide(B, 27),
+        Verdict::Drop {
+            from_ms,
+            until_ms: 1_060_000
+        }
+    );
+}
+
+#[test]
+fn a_request_without_pairs_takes_no_lock() {
+    let world = World::new(A, 1);
+    let _held = world.tracker.tenants.lock();
+    let (tenant, limits) = (TenantId::anonymous(), limits());
+    world.tracker.note((&tenant, &limits), &[], &world.state, secs(1));
 }
 
 proptest! {

@@ -47,6 +47,8 @@ pub(crate) struct MockMember {
     /// What it does when `next` is empty; takes the batch when unset.
     pub(crate) always: Mutex<Option<Next>>,
     pub(crate) batches: Mutex<Vec<Arc<Batch>>>,
+    /// The version of the control state that it knows.
+    pub(crate) state_version: Mutex<u64>,
     /// Labels by tenant and reference.
     pub(crate) known: Mutex<BTreeMap<(String, SeriesHash), String>>,
     /// Bits by (tenant, labels, time).
@@ -73,7 +75,10 @@ impl MockMember {
             }
         }
         let mut head = self.head.lock();
-        let mut ack = PushAck::default();
+        let mut ack = PushAck {
+            state_version: *self.state_version.lock(),
+            ..PushAck::default()
+        };
         for series in decoded.columns().series() {
             let labels = known[&(tenant.clone(), series.hash)].clone();
             for (t, v) in series.timestamps.iter().zip(series.values) {
