@@ -203,7 +203,7 @@ impl Batch {
     pub fn decode(encoded: Bytes) -> Result<Self, BatchError> {
         let body = check_sum(&encoded)?;
         let mut r = Reader::new(body);
-        let header = read_start(&mut r)?;
+        let header = read_start(&mut r, MAGIC)?;
         let series = r.u32()? as usize;
         let (hashes, _) = r
             .take(series.saturating_mul(size_of::<SeriesHash>()))?
@@ -248,9 +248,10 @@ fn check_sum(encoded: &[u8]) -> Result<&[u8], BatchError> {
     Ok(body)
 }
 
-fn read_start(r: &mut Reader<'_>) -> Result<BatchHeader, BatchError> {
+/// Reads the header of an encoding.
+fn read_start(r: &mut Reader<'_>, magic: [u8; 2]) -> Result<BatchHeader, BatchError> {
     let start: [u8; 4] = r.array()?;
-    if start[..2] != MAGIC || start[2] != VERSION {
+    if start[..2] != magic || start[2] != VERSION {
         return Err(BatchError::Format {
             start: start.to_vec(),
         });

@@ -62,7 +62,7 @@ impl DistributorMetrics {
             ),
             exemplars_dropped: m.counter(
                 "koios_distributor_exemplars_dropped_total",
-                "Exemplars dropped, as they are not stored",
+                "Exemplars that were not taken",
             ),
             conflicts: m.counter(
                 "koios_distributor_conflicting_samples_total",

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use koios_model::{BatchColumns, LabelsRef, SeriesHash};
 
 use super::bytes::{Reader, section, unzigzag, write_frame, write_varint, zigzag};
-use super::{BatchError, BatchHeader, VERSION, content, labels, read_header, write_header};
+use super::{BatchError, BatchHeader, VERSION, content, labels, read_start, write_header};
 
 const MAGIC: [u8; 2] = *b"KL";
 const TAG_PLACES: u8 = 3;
@@ -202,7 +202,7 @@ impl LoggedBatch {
     /// [`BatchError`]; arbitrary bytes are safe. There is no checksum of its own: log records have one.
     pub fn decode(record: &Bytes) -> Result<Self, BatchError> {
         let mut r = Reader::new(record);
-        let header = read_start(&mut r)?;
+        let header = read_start(&mut r, MAGIC)?;
         let series = LoggedSeries::decode(&mut r)?;
         let from = r.at();
         r.frame_bytes()?;
@@ -219,7 +219,7 @@ impl LoggedBatch {
     /// # Errors
     /// [`BatchError`] when it is cut or of another format.
     pub fn peek_header(record: &[u8]) -> Result<BatchHeader, BatchError> {
-        read_start(&mut Reader::new(record))
+        read_start(&mut Reader::new(record), MAGIC)
     }
 
     /// The content: columns whose series have neither references nor labels yet.
@@ -230,14 +230,4 @@ impl LoggedBatch {
         let raw = Reader::new(&self.content).frame()?;
         content::decode(&raw, self.series.ids.len())
     }
-}
-
-fn read_start(r: &mut Reader<'_>) -> Result<BatchHeader, BatchError> {
-    let start: [u8; 4] = r.array()?;
-    if start[..2] != MAGIC || start[2] != VERSION {
-        return Err(BatchError::Format {
-            start: start.to_vec(),
-        });
-    }
-    read_header(r)
 }
