@@ -167,7 +167,7 @@ fn table_hash(hash: SeriesHash) -> u64 {
 }
 
 impl SeriesTable {
-    /// The same for a hash that is expected at a place: series mostly come in the order in which they were created, and then
+    /// The series under a hash that is expected at a place: series mostly come in the order in which they were created, and then
     /// nothing but the dense array of hashes is touched.
     pub(crate) fn find_at(&self, hash: SeriesHash, expected: u32) -> Found {
         // A free place has the hash 0, and two series under one hash are told apart by their labels only.

@@ -149,7 +149,7 @@ impl Store {
             .add(lsn.segment(), &key, id, newest_ms, bytes);
     }
 
-    /// Notes a batch of a segment that a replay does not load: listed blocks hold its samples.
+    /// Notes a batch of a segment that a replay does not load: listed blocks or a snapshot hold its samples.
     pub(crate) fn note_batch(&self, lsn: Lsn, header: &BatchHeader, bytes: u64) {
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
         let mut state = replica.state.write();

@@ -23,7 +23,7 @@ const PART_BYTES: usize = 2 << 20;
 struct Decoded {
     checkpoint: Option<Checkpoint>,
     entries: Vec<(Lsn, Entry)>,
-    /// Batches that need not be loaded, with their size.
+    /// Batches that need not be loaded, with their size: listed blocks or a snapshot hold them.
     noted: Vec<(Lsn, BatchHeader, u64)>,
     /// Records that cannot be read although their checksums hold.
     unreadable: Vec<Lsn>,
