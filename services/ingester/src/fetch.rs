@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use koios_model::BatchSet;
-use koios_wal::{Record, RecordKind};
+use koios_wal::{Lsn, Record, RecordKind};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, LoggedBatch, ServiceError,
     ServiceErrorCode, TenantHoldings,
@@ -123,14 +123,17 @@ impl Fetching {
         let (ready, had, bindings) = self.inner.pools.long.run(select).await?;
         self.ready = ready.into();
         self.bindings = Arc::new(bindings);
-        // What is intact is served first.
-        self.damaged = damage
-            .first()
-            .filter(|_| !had.includes(wanted))
-            .map(|d| Error::Record {
+        // What is intact is served first. Without damage a record is lacking that cannot be decoded.
+        self.damaged = (!had.includes(wanted)).then(|| match damage.first() {
+            Some(d) => Error::Record {
                 lsn: d.lsn,
                 reason: format!("{} bytes of the segment are damaged", d.bytes),
-            });
+            },
+            None => Error::Record {
+                lsn: Lsn::new(number, 0),
+                reason: "a batch of the segment that begins there cannot be decoded".to_owned(),
+            },
+        });
         Ok(())
     }
 }
