@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_runtime::Clock;
-use tokio::sync::watch;
+use koios_runtime::{Clock, watch};
 
 use crate::{ClusterState, Error};
 

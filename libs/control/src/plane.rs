@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use koios_runtime::{Runtime, TaskGroup};
+use koios_runtime::{CancellationToken, Runtime, TaskGroup};
 
 use crate::client::ControlClient;
 use crate::consensus::{Consensus, LocalConsensus, RaftConsensus, RaftOptions, Voters};
@@ -44,6 +44,7 @@ pub struct ControlPlane {
     referee: Option<Arc<Referee>>,
     client: ControlClient,
     vote_ended: AtomicBool,
+    stopping: CancellationToken,
     runtime: Runtime,
 }
 
@@ -101,6 +102,7 @@ impl ControlPlane {
             referee,
             client,
             vote_ended: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             runtime: runtime.clone(),
         })
     }
@@ -113,6 +115,7 @@ impl ControlPlane {
             self.consensus.clone(),
         )
         .with_referee(self.referee.clone())
+        .until(self.stopping.clone())
     }
 
     /// Learns the newest state there is and follows it from then on. Afterwards the state may still be empty, when no
@@ -142,8 +145,9 @@ impl ControlPlane {
         self.consensus.as_ref()
     }
 
-    /// Ends this process's vote.
+    /// Ends this process's vote, and lets go who watches its state.
     pub async fn shutdown(&self) {
+        self.stopping.cancel();
         if let Some(consensus) = &self.consensus {
             consensus.shutdown().await;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use koios_runtime::ClockHandle;
+use koios_runtime::{CancellationToken, ClockHandle};
 use koios_wire::grpc::{MESSAGE_BYTES_MAX, status_from_error};
 use koios_wire::pb::v1::control_server::{Control, ControlServer};
 use koios_wire::pb::v1::{
@@ -30,6 +30,8 @@ pub struct ControlRpc {
     clock: ClockHandle,
     consensus: Option<Arc<dyn Consensus>>,
     referee: Option<Arc<Referee>>,
+    /// Ends what would never end by itself.
+    stopping: CancellationToken,
 }
 
 impl ControlRpc {
@@ -40,7 +42,15 @@ impl ControlRpc {
             clock,
             consensus,
             referee: None,
+            stopping: CancellationToken::new(),
         }
+    }
+
+    /// Watchers are let go at `stopping`: a server that waits for its calls to end would wait for them for ever.
+    #[must_use]
+    pub fn until(mut self, stopping: CancellationToken) -> Self {
+        self.stopping = stopping;
+        self
     }
 
     /// Also hears of HA pairs.
@@ -120,7 +130,8 @@ impl Control for ControlRpc {
             let known = known.max(state.version);
             Some((reply, (handle, clock, known)))
         });
-        Ok(Response::new(states.boxed()))
+        let stopped = self.stopping.clone().cancelled_owned();
+        Ok(Response::new(states.take_until(stopped).boxed()))
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
@@ -190,5 +201,33 @@ impl Control for ControlRpc {
             }
             Err(error) => Err(self.refuse(ServiceErrorCode::Unavailable, error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_runtime::TokioClock;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn watchers_hear_of_the_state_until_the_process_stops() {
+        let state = StateHandle::new(ClusterState {
+            version: 3,
+            ..ClusterState::default()
+        });
+        let stopping = CancellationToken::new();
+        let rpc = ControlRpc::new(state, Arc::new(TokioClock::starting_at(0)), None).until(stopping.clone());
+        let watch = async || {
+            let request = Request::new(StateRequest { known_version: 0 });
+            rpc.watch(request).await.unwrap().into_inner()
+        };
+        let mut states = watch().await;
+        for _ in 0..3 {
+            assert_eq!(states.next().await.unwrap().unwrap().version, 3);
+        }
+        stopping.cancel();
+        assert!(states.next().await.is_none());
+        assert!(watch().await.next().await.is_none());
     }
 }

@@ -15,17 +15,20 @@
 mod clock;
 mod cpu;
 mod disk;
+mod memory;
 mod net;
 mod pace;
 mod process;
 mod rng;
 mod tasks;
+pub mod watch;
 
 use std::sync::Arc;
 
 pub use clock::{Clock, ClockHandle, Elapsed, RealClock, TokioClock};
 pub use cpu::{Cpu, CpuPanicked};
 pub use disk::{Disk, DiskError, DiskFile, DiskHandle, OpenMode, RealDisk};
+pub use memory::{Memory, MemoryShort, MemoryWatch};
 pub use net::{BoxedIo, Io, Listener, Net, NetHandle, RealNet};
 pub use pace::{Pace, PaceHandle};
 pub use process::ProcessStats;
@@ -46,10 +49,12 @@ pub struct Runtime {
     pub cpu: Cpu,
     /// Sockets.
     pub net: NetHandle,
+    /// Whether memory is short.
+    pub memory: MemoryWatch,
 }
 
 impl Runtime {
-    /// The real machine: system clock, OS entropy, real files on `disk_threads` threads, TCP.
+    /// The real machine: system clock, OS entropy, real files, TCP. Memory is not watched yet.
     ///
     /// # Errors
     /// When threads cannot be started.
@@ -62,6 +67,7 @@ impl Runtime {
             disk: DiskHandle::threaded(Arc::new(RealDisk), 4)?,
             cpu: Cpu::threaded(cpus)?,
             net: Arc::new(RealNet),
+            memory: MemoryWatch::default(),
         })
     }
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 use koios_model::TenantId;
 use koios_tenancy::{Limits, Overrides};
 
+/// Less memory than a process needs to start, bytes.
+const MEMORY_LIMIT_MIN: u64 = 64 << 20;
+
 /// Everything configurable. Each field's meaning, unit and default stand in the table of [`crate::config`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -77,6 +80,8 @@ pub struct NodeSettings {
     pub name: String,
     /// How long a stop may take before connections are cut.
     pub shutdown_timeout: Duration,
+    /// Bytes of memory that the process may use; 0 for what its cgroup or the machine gives it. Near it, work is refused.
+    pub memory_limit_bytes: u64,
 }
 
 /// See [`Settings::cluster`].
@@ -193,6 +198,7 @@ impl Default for Settings {
             node: NodeSettings {
                 name: String::new(),
                 shutdown_timeout: Duration::from_secs(30),
+                memory_limit_bytes: 0,
             },
             cluster: ClusterSettings::default(),
             control: ControlSettings {
@@ -243,6 +249,10 @@ impl Settings {
                 &self.control.replication_factor,
                 "1 or 3 (or 0 to choose by target)",
             );
+        }
+        if (1..MEMORY_LIMIT_MIN).contains(&self.node.memory_limit_bytes) {
+            let rule = format!("0, or at least {MEMORY_LIMIT_MIN}");
+            return wrong("node.memory-limit-bytes", &self.node.memory_limit_bytes, &rule);
         }
         if self.blocks.range < Duration::from_secs(1) {
             return wrong(

@@ -100,6 +100,9 @@ pub enum Error {
         /// How many.
         unknown: u64,
     },
+    /// The process is about to run out of memory; nothing of the batch was logged.
+    #[error(transparent)]
+    Memory(#[from] koios_runtime::MemoryShort),
     /// Computation panicked: a bug.
     #[error(transparent)]
     Panicked(#[from] koios_runtime::CpuPanicked),
@@ -123,7 +126,7 @@ impl Error {
                 return ServiceError::unavailable(message);
             }
             Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,
-            Self::Wal(Wal::QueueFull { .. }) => ServiceErrorCode::ResourceExhausted,
+            Self::Wal(Wal::QueueFull { .. }) | Self::Memory(_) => ServiceErrorCode::ResourceExhausted,
             Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::InvalidArgument,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
             Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,

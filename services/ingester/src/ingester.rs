@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use koios_model::PartitionId;
-use koios_runtime::{CancellationToken, Cpu, TaskError};
+use koios_runtime::{CancellationToken, Cpu, TaskError, watch};
 use koios_wal::{Append, Committer, Wal, WalSettings};
 use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::apply::Answer;
 use crate::deps::Deps;

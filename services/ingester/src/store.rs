@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use koios_model::{PartitionId, TenantId};
-use koios_runtime::ClockHandle;
+use koios_runtime::{ClockHandle, watch};
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
 
 use crate::Settings;
 use crate::metrics::IngesterMetrics;

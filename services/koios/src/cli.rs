@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use koios_runtime::Runtime;
+use koios_runtime::{MemoryWatch, Runtime};
 use koios_server::Settings;
 use koios_server::config::{self, Sources, Target};
 
@@ -109,8 +109,9 @@ fn serve(target: Target, settings: Settings) -> ExitCode {
         }
     };
     threads.block_on(async {
+        let memory = MemoryWatch::of_process(settings.node.memory_limit_bytes);
         let runtime = match Runtime::real() {
-            Ok(runtime) => runtime,
+            Ok(runtime) => Runtime { memory, ..runtime },
             Err(e) => {
                 eprintln!("koios: cannot start threads: {e}");
                 return ExitCode::FAILURE;

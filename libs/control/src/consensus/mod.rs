@@ -6,6 +6,7 @@ mod local;
 mod log_store;
 mod messages;
 mod network;
+mod ordered;
 mod raft;
 mod snapshot;
 mod state_machine;

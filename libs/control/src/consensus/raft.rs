@@ -17,9 +17,10 @@ use super::bootstrap::Bootstrap;
 use super::log_store::LogStore;
 use super::messages::{Envelope, Hello, Join, JoinReply, SnapshotMessage, decode, encode, kind};
 use super::network::{NetworkFactory, addr_of};
+use super::ordered::Ordered;
 use super::snapshot::SnapshotFile;
 use super::state_machine::StateMachine;
-use super::types::{Async, Raft, Snapshot, VoterNode, node_id};
+use super::types::{Raft, Snapshot, VoterNode, node_id};
 use super::{Consensus, ProposeError, VoterStatus, Voters};
 use crate::peer::Peers;
 use crate::{Command, Error, Outcome, Settings, StateBackup, StateHandle, StateKeeper};
@@ -372,7 +373,7 @@ async fn open_raft(
     let id = node_id(&keeper.identity().node(), log.nonce());
     let machine = StateMachine::new(SnapshotFile::new(runtime.disk.clone(), &dir), published);
     let opening = Raft::new(id, config()?, network, log, machine);
-    let raft = Async::scope(runtime.rng.u64(), opening).await;
+    let raft = Ordered::scope(runtime.rng.u64(), opening).await;
     Ok((id, raft.map_err(|e| Error::Storage(e.to_string()))?))
 }
 

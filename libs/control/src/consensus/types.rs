@@ -1,13 +1,9 @@
 //! The types that parametrise Raft.
 
-use openraft::impls::TokioRuntime;
-use openraft::rt::deterministic_rng::DeterministicRng;
 use serde::{Deserialize, Serialize};
 
+use super::ordered::Ordered;
 use crate::{Command, Outcome, Rejection};
-
-/// Election timeouts and ticks are drawn from a seed, so that simulation can repeat them.
-pub(crate) type Async = DeterministicRng<TokioRuntime>;
 
 openraft::declare_raft_types!(
     /// Commands in, outcomes out.
@@ -16,7 +12,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = VoterNode,
-        AsyncRuntime = Async,
+        AsyncRuntime = Ordered,
 );
 
 /// A voter's name and address.

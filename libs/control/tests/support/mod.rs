@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use koios_control::*;
 use koios_runtime::{
-    BoxedIo, CancellationToken, Cpu, DiskHandle, Listener, NetHandle, RealClock, RealDisk, RngHandle,
-    Runtime, TaskGroup, TokioClock,
+    BoxedIo, CancellationToken, Cpu, DiskHandle, Listener, MemoryWatch, NetHandle, RealClock, RealDisk,
+    RngHandle, Runtime, TaskGroup, TokioClock,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -65,6 +65,7 @@ pub fn real_runtime(seed: u64, net: NetHandle) -> Runtime {
         disk: DiskHandle::threaded(Arc::new(RealDisk), 1).unwrap(),
         cpu: Cpu::inline(),
         net,
+        memory: MemoryWatch::default(),
     }
 }
 
@@ -76,6 +77,7 @@ pub fn paused_runtime(seed: u64, net: NetHandle) -> Runtime {
         disk: DiskHandle::inline(Arc::new(RealDisk)),
         cpu: Cpu::inline(),
         net,
+        memory: MemoryWatch::default(),
     }
 }
 

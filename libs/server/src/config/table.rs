@@ -220,6 +220,13 @@ pub const SETTINGS: &[Setting] = &[
         &[],
         "How long a stop waits for requests in flight before it cuts them"
     ),
+    bytes!(
+        "node.memory-limit-bytes",
+        "General",
+        node.memory_limit_bytes,
+        &[],
+        "Memory the process may use, 0 for all that its cgroup or machine has; from 90% of it writes and queries get 503"
+    ),
     address!("http.listen", "Listeners", http.listen, "Address of the HTTP API"),
     address!(
         "grpc.listen",

@@ -246,6 +246,7 @@ impl Assembly {
             shared.settings.tenant_limits(),
             clock,
             shared.runtime.cpu.clone(),
+            shared.runtime.memory.clone(),
             CONCURRENT_QUERIES_DEFAULT,
             &shared.metrics,
         );

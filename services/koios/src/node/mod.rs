@@ -92,6 +92,10 @@ impl Node {
         let tasks = TaskGroup::new(CancellationToken::new());
         let metrics = Metrics::new();
         metrics.register_process(runtime.clock.now_ms());
+        if let Some(limit) = runtime.memory.limit_bytes() {
+            let gauge = metrics.gauge("koios_memory_limit_bytes", "Memory that this process may use");
+            gauge.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        }
         let readiness = Readiness::default();
         let joining = readiness.component("cluster");
         joining.not_ready("waiting for the cluster's state from the control voters");

@@ -6,13 +6,17 @@
     reason = "each test file uses its part"
 )]
 
+pub mod chance;
+pub mod load;
+pub mod small_disk;
+
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use koios_model::{Labels, Sample};
 use koios_runtime::{Clock, ClockHandle, RealClock, RealNet};
 use koios_testkit::http::{Answer, HttpClient};
@@ -20,12 +24,20 @@ use koios_testkit::oracle::Oracle;
 use koios_testkit::process::{Process, free_port, pause};
 use koios_testkit::query::{self, SeriesMap};
 use koios_testkit::remote_write;
+use small_disk::SmallDisk;
 
 /// Longest wait for anything to come up on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_koios"))
+}
+
+/// The Python of the test environment.
+pub fn python() -> String {
+    std::env::var("KOIOS_PYTHON").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/testenv/bin/python").to_owned()
+    })
 }
 
 pub fn clock() -> ClockHandle {
@@ -56,6 +68,26 @@ impl Koios {
             .await
     }
 
+    /// The end of what it logged, for whoever looks into a failure; an error when it panicked.
+    pub fn log_end(&self) -> Result<String> {
+        let log = self.process.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(40)..].join("\n");
+        ensure!(!log.contains("panicked at"), "the process panicked: {end}");
+        Ok(end)
+    }
+
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, client: &HttpClient, name: &str) -> Result<f64> {
+        let text = client.get(&self.http, "/metrics").await?.text();
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{'])
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        });
+        Ok(values.sum())
+    }
+
     /// kill -9 and an empty disk.
     pub fn wipe(&mut self) -> Result<()> {
         self.process.kill();
@@ -66,26 +98,39 @@ impl Koios {
 
 /// Starts all-in-one in `dir`.
 pub async fn all_in_one(dir: &Path, flags: &[&str]) -> Result<Koios> {
+    let mut koios = starting_all_in_one(dir, flags, None)?;
+    koios.ready(&client()).await?;
+    Ok(koios)
+}
+
+/// Starts all-in-one in `dir`, or with its data on a disk of its own, and waits for nothing.
+pub fn starting_all_in_one(dir: &Path, flags: &[&str], disk: Option<&SmallDisk>) -> Result<Koios> {
     let (http, grpc) = (
         format!("127.0.0.1:{}", free_port()),
         format!("127.0.0.1:{}", free_port()),
     );
-    let data_dir = dir.join("data");
+    let data_dir = disk.map_or(dir, SmallDisk::path).join("data");
     let mut args = vec![
         format!("--http.listen={http}"),
         format!("--grpc.listen={grpc}"),
         format!("--data-dir={}", data_dir.display()),
     ];
     args.extend(flags.iter().map(|f| (*f).to_owned()));
-    let process = Process::start("koios", &program(), &args, dir)?;
-    let mut koios = Koios {
-        process,
+    let (program, args) = command(disk, args);
+    Ok(Koios {
+        process: Process::start("koios", &program, &args, dir)?,
         http,
         grpc,
         data_dir,
-    };
-    koios.ready(&client()).await?;
-    Ok(koios)
+    })
+}
+
+/// What starts Koios where its disk is seen.
+fn command(disk: Option<&SmallDisk>, args: Vec<String>) -> (PathBuf, Vec<String>) {
+    match disk {
+        Some(disk) => disk.command(&program(), args),
+        None => (program(), args),
+    }
 }
 
 /// How a cluster is built.
@@ -99,6 +144,8 @@ pub struct Plan {
     pub flags: Vec<String>,
     /// Environment of every process.
     pub env: Vec<(String, String)>,
+    /// A process whose data is on a disk of its own.
+    pub small_disk: Option<(&'static str, Arc<SmallDisk>)>,
 }
 
 /// Ingesters a, b and c in three zones, a distributor, a querier, a store, and where asked for three voters.
@@ -132,7 +179,9 @@ impl Cluster {
         let mut nodes = BTreeMap::new();
         for name in names {
             let http = format!("127.0.0.1:{}", free_port());
-            let data_dir = dir.path().join(name);
+            let disk = plan.small_disk.as_ref().filter(|(of, _)| *of == name);
+            let disk = disk.map(|(_, disk)| disk.as_ref());
+            let data_dir = disk.map_or_else(|| dir.path(), SmallDisk::path).join(name);
             let service = name.split('-').next().unwrap_or(name);
             let mut args = vec![
                 service.to_owned(),
@@ -149,7 +198,8 @@ impl Cluster {
                 args.push(format!("--zone={zone}"));
             }
             args.extend(plan.flags.iter().cloned());
-            let process = Process::start_with_env(name, &program(), &args, dir.path(), &plan.env)?;
+            let (program, args) = command(disk, args);
+            let process = Process::start_with_env(name, &program, &args, dir.path(), &plan.env)?;
             nodes.insert(
                 name.to_owned(),
                 Koios {
@@ -208,6 +258,22 @@ impl Cluster {
                 bail!("flush of {name}: {}: {}", answer.status, answer.text());
             }
         }
+        Ok(())
+    }
+
+    /// Whether all three have applied the same number of samples: where none of them was restarted, and there is one partition.
+    pub async fn hold_the_same(&self) -> Result<()> {
+        let mut held = Vec::new();
+        for name in INGESTERS {
+            let koios = &self.nodes[name];
+            held.push(
+                koios
+                    .metric(&self.client, "koios_ingester_samples_applied_total")
+                    .await?,
+            );
+        }
+        ensure!(held[0] > 0.0, "no samples are counted");
+        ensure!(held.iter().all(|n| *n == held[0]), "samples applied: {held:?}");
         Ok(())
     }
 
@@ -280,8 +346,13 @@ impl Writer {
 
     /// Sends the next step once; the oracle learns of it either way.
     pub async fn push(&mut self) -> Result<Answer> {
-        let batch = self.batch(self.next);
         self.next += 1;
+        self.push_again().await
+    }
+
+    /// Sends the last step once more, as a sender does that got no answer.
+    pub async fn push_again(&mut self) -> Result<Answer> {
+        let batch = self.batch(self.next - 1);
         self.oracle.sent(&batch);
         let answer = remote_write::push(&self.client, &self.addr, &self.tenant, &batch).await?;
         if answer.status < 300 {
@@ -310,10 +381,15 @@ impl Writer {
 
     /// All samples of all series.
     pub async fn read(&self, query_addr: &str) -> Result<SeriesMap> {
+        self.read_by(&self.client, query_addr).await
+    }
+
+    /// The same with another client than the one that writes.
+    pub async fn read_by(&self, client: &HttpClient, query_addr: &str) -> Result<SeriesMap> {
         let (start, end) = self.oracle.range().context("nothing was sent")?;
         let window_s = (end - start) / 1000 + 10;
         let expr = format!("oracle_total[{window_s}s]");
-        query::instant(&self.client, query_addr, &self.tenant, &expr, end + 1).await
+        query::instant(client, query_addr, &self.tenant, &expr, end + 1).await
     }
 }
 

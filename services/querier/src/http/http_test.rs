@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use futures::StreamExt;
 use http::{Request, StatusCode};
 use koios_model::Labels;
-use koios_runtime::{ClockHandle, Cpu, RealClock, TokioClock};
+use koios_runtime::{ClockHandle, Cpu, MemoryWatch, RealClock, TokioClock};
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
 use rstest::rstest;
@@ -29,6 +29,10 @@ fn api_with(limits: Limits) -> Api {
 }
 
 fn api_on(limits: Limits, clock: ClockHandle) -> Api {
+    api_within(limits, clock, MemoryWatch::default())
+}
+
+fn api_within(limits: Limits, clock: ClockHandle, memory: MemoryWatch) -> Api {
     let world = World::new();
     let overrides = Overrides::new(limits, Default::default());
     let metrics = Metrics::new();
@@ -37,6 +41,7 @@ fn api_on(limits: Limits, clock: ClockHandle) -> Api {
         overrides,
         clock,
         Cpu::inline(),
+        memory,
         8,
         &metrics,
     );

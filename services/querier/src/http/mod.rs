@@ -25,13 +25,13 @@ use axum::routing::{MethodRouter, get};
 use http::HeaderMap;
 use koios_model::TenantId;
 use koios_promql::ParseOptions;
-use koios_runtime::{ClockHandle, Cpu};
+use koios_runtime::{ClockHandle, Cpu, MemoryWatch};
 use koios_server::{ErrorType, Metrics};
 use koios_tenancy::{Limits, Overrides, tenants_of_read};
 use tower_http::compression::CompressionLayer;
 
 use crate::cluster::Cluster;
-use admission::Admission;
+use admission::{Admission, Place};
 use envelope::Clients;
 use error::ApiError;
 use metrics::QuerierMetrics;
@@ -52,6 +52,7 @@ pub struct QuerierApi {
     cpu: Cpu,
     /// As wide as one evaluation may spread.
     cores: Cpu,
+    memory: MemoryWatch,
     admission: Arc<Admission>,
     clients: Clients,
     metrics: QuerierMetrics,
@@ -64,6 +65,7 @@ impl QuerierApi {
         overrides: Overrides,
         clock: ClockHandle,
         cpu: Cpu,
+        memory: MemoryWatch,
         concurrent_max: usize,
         metrics: &Metrics,
     ) -> Arc<Self> {
@@ -81,9 +83,19 @@ impl QuerierApi {
             clock,
             cpu,
             cores,
+            memory,
             admission: Admission::new(concurrent_max, threads),
             metrics: QuerierMetrics::new(metrics),
         })
+    }
+
+    /// Waits until a query of `tenant` may start; refuses it while memory is short.
+    async fn admit(&self, tenant: &TenantId, limit: usize) -> Result<Place, ApiError> {
+        let place = self.admission.enter(tenant, limit).await?;
+        self.memory
+            .check(self.clock.elapsed())
+            .map_err(|short| ApiError::new(ErrorType::Unavailable, short.to_string()))?;
+        Ok(place)
     }
 
     /// The endpoints, at `/` and under `/prometheus`; answers are compressed when the client accepts it.

@@ -233,10 +233,7 @@ impl QuerierApi {
         timings.prepare = stage.end();
 
         stage = self.metrics.stage(Stage::Queue, &self.clock);
-        let place = self
-            .admission
-            .enter(&tenant, limits.max_concurrent_queries)
-            .await?;
+        let place = self.admit(&tenant, limits.max_concurrent_queries).await?;
         timings.queue = stage.end();
 
         stage = self.metrics.stage(Stage::Fetch, &self.clock);

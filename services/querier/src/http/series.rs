@@ -205,10 +205,7 @@ impl QuerierApi {
         let admitted = async {
             let tenant = asked.selections.first().map(|s| s.tenant.clone());
             let tenant = tenant.unwrap_or_else(koios_model::TenantId::anonymous);
-            let place = self
-                .admission
-                .enter(&tenant, asked.limits.max_concurrent_queries)
-                .await?;
+            let place = self.admit(&tenant, asked.limits.max_concurrent_queries).await?;
             Ok((read.await?, place))
         };
         match self.clock.timeout(asked.limits.query_timeout, admitted).await {
