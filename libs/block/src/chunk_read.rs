@@ -221,7 +221,7 @@ fn trimmed(
         timestamps.clear();
         values.clear();
         chunk.decode_range(range, &mut timestamps, &mut values)?;
-        encoder.encode_run(&timestamps, &values, &mut out)?;
+        encoder.encode_started_run(&timestamps, &values, &chunk.starts()?, &mut out)?;
     }
     Ok(out)
 }

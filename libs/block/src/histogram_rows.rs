@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int32Type, TimestampMillisecondType};
-use arrow_array::{Array, ListArray, RecordBatch};
+use arrow_array::{Array, ListArray, RecordBatch, TimestampMillisecondArray};
 use arrow_schema::Schema;
-use koios_chunk::{Chunk, encode_histograms};
+use koios_chunk::{Chunk, Starts, encode_histograms};
 use koios_model::{Histogram, Labels, ResetHint, spans_of};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowSelection;
@@ -17,8 +17,8 @@ use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::samples::{Piece, Span, plan};
 use crate::schema::{
-    COUNT, CUSTOM_BOUNDS, NEGATIVE, NEGATIVE_COUNTS, POSITIVE, POSITIVE_COUNTS, RESET_HINT, SCHEMA, SUM,
-    TIMESTAMP, ZERO_COUNT, ZERO_THRESHOLD,
+    COUNT, CUSTOM_BOUNDS, NEGATIVE, NEGATIVE_COUNTS, POSITIVE, POSITIVE_COUNTS, RESET_HINT, SCHEMA,
+    START_TIMESTAMP, SUM, TIMESTAMP, ZERO_COUNT, ZERO_THRESHOLD,
 };
 
 /// Histograms in a chunk: enough that what a chunk costs is little beside them.
@@ -75,6 +75,7 @@ struct Series {
     labels: Option<Labels>,
     last: bool,
     histograms: Vec<(i64, Histogram)>,
+    starts: Starts,
 }
 
 /// Rows of a row group on their way into chunks.
@@ -101,7 +102,9 @@ impl Reading {
                 self.current.last = piece.last;
             }
             self.left = self.left.saturating_sub(1);
-            self.current.histograms.push(rows.histogram(row)?);
+            let (t, histogram) = rows.histogram(row)?;
+            self.current.starts.push(t, rows.start(row));
+            self.current.histograms.push((t, histogram));
         }
         Ok(())
     }
@@ -112,11 +115,15 @@ impl Reading {
             return Ok(());
         }
         let Series {
-            labels, histograms, ..
+            labels,
+            histograms,
+            starts,
+            ..
         } = std::mem::take(&mut self.current);
         let labels = labels.unwrap_or_else(Labels::empty);
         let chunks = encode_histograms(histograms, CHUNK_HISTOGRAMS);
-        let chunks = chunks.and_then(|chunks| chunks.into_iter().map(Chunk::parse).collect());
+        let chunk = |bytes| Chunk::parse(bytes)?.with_starts(&starts);
+        let chunks = chunks.and_then(|chunks| chunks.into_iter().map(chunk).collect());
         self.all
             .push(chunks.map_err(|e| part.corrupt_samples(&labels, e))?);
         Ok(())
@@ -136,6 +143,8 @@ struct Rows<'a> {
     positive: Lists<'a>,
     negative: Lists<'a>,
     bounds: &'a ListArray,
+    /// None where no sample of the block has one.
+    starts: Option<&'a TimestampMillisecondArray>,
 }
 
 /// Indices of buckets and their counts.
@@ -190,7 +199,20 @@ impl<'a> Rows<'a> {
                 counts: list(NEGATIVE_COUNTS)?,
             },
             bounds: list(CUSTOM_BOUNDS)?,
+            starts: match batch.column_by_name(START_TIMESTAMP) {
+                None => None,
+                Some(c) => Some(
+                    c.as_primitive_opt::<TimestampMillisecondType>()
+                        .ok_or_else(|| wrong(START_TIMESTAMP))?,
+                ),
+            },
         })
+    }
+
+    /// The start timestamp of a row; 0 for none.
+    fn start(&self, row: usize) -> i64 {
+        let starts = self.starts.filter(|starts| starts.is_valid(row));
+        starts.map_or(0, |starts| starts.value(row))
     }
 
     fn histogram(&self, row: usize) -> Result<(i64, Histogram)> {

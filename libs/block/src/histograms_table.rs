@@ -14,7 +14,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::HISTOGRAMS_PART;
-use crate::samples_table::{base_properties, encode_error};
+use crate::samples_table::{StartsColumn, base_properties, encode_error};
 use crate::schema::{SERIES, TIMESTAMP, bucket_fields, histograms_schema};
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -29,6 +29,8 @@ pub(crate) struct HistogramsWriter {
     file: ArrowWriter<Vec<u8>>,
     rows: u64,
     columns: Columns,
+    /// None where the block has no such column.
+    starts: Option<StartsColumn>,
 }
 
 #[derive(Default)]
@@ -62,25 +64,34 @@ impl fmt::Debug for HistogramsWriter {
 }
 
 impl HistogramsWriter {
-    pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
+    pub(crate) fn new(block: BlockId, layout: Layout, starts: bool) -> Result<Self> {
         let options = ArrowWriterOptions::new()
             .with_properties(properties(block, layout)?)
             .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), histograms_schema(), options)
+        let file = ArrowWriter::try_new_with_options(Vec::new(), histograms_schema(starts), options)
             .map_err(|e| encode_error(block, HISTOGRAMS_PART, e))?;
         Ok(Self {
             block,
             file,
             rows: 0,
             columns: Columns::default(),
+            starts: starts.then(StartsColumn::default),
         })
     }
 
     /// Appends the histograms of a series, ascending in time, and returns its first row.
-    pub(crate) fn push(&mut self, id: u32, histograms: &[(i64, Arc<Histogram>)]) -> Result<u64> {
+    pub(crate) fn push(
+        &mut self,
+        id: u32,
+        histograms: &[(i64, Arc<Histogram>)],
+        starts: &[(i64, i64)],
+    ) -> Result<u64> {
         let first_row = self.rows;
         for (t, histogram) in histograms {
             self.columns.push(id, *t, histogram);
+            if let Some(column) = &mut self.starts {
+                column.push(*t, starts);
+            }
             if self.columns.series.len() >= GROUP_ROWS {
                 self.end_group()?;
             }
@@ -93,9 +104,10 @@ impl HistogramsWriter {
         if self.columns.series.is_empty() {
             return Ok(());
         }
-        let columns = std::mem::take(&mut self.columns).finish();
+        let mut columns = std::mem::take(&mut self.columns).finish();
+        columns.extend(self.starts.as_mut().map(StartsColumn::finish));
         let encode = |e| encode_error(self.block, HISTOGRAMS_PART, e);
-        let batch = RecordBatch::try_new(histograms_schema(), columns)
+        let batch = RecordBatch::try_new(histograms_schema(self.starts.is_some()), columns)
             .map_err(|e| encode_error(self.block, HISTOGRAMS_PART, e))?;
         self.file.write(&batch).map_err(encode)?;
         self.file.flush().map_err(encode)

@@ -129,8 +129,8 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
         matches!(
             e,
             Error::Version {
-                found: 3,
-                supported: 2,
+                found: 4,
+                supported: 3,
                 ..
             }
         ),
@@ -190,8 +190,8 @@ fn answers(parts: &BlockParts) -> [Result<()>; 3] {
 fn i11_times_that_do_not_ascend_from_one_row_group_to_the_next_are_corrupt() {
     let (labels, good) = block_of_one(200);
     let forged = |times: &[i64]| {
-        let mut samples = SamplesWriter::new(good.meta.block, layout()).unwrap();
-        samples.push(0, times, &[1.5; 200]).unwrap();
+        let mut samples = SamplesWriter::new(good.meta.block, layout(), false).unwrap();
+        samples.push(0, times, &[1.5; 200], &[]).unwrap();
         forge_samples(&good, samples.finish().unwrap().to_vec())
     };
     let sound: Vec<i64> = (0..200).collect();
@@ -234,8 +234,8 @@ fn i11_a_row_with_two_values_or_none_is_corrupt() {
             Arc::new(Int64Array::from(mantissas.to_vec())),
             Arc::new(Float64Array::from(floats.to_vec())),
         ];
-        let batch = RecordBatch::try_new(samples_schema(), columns).unwrap();
-        let mut file = ArrowWriter::try_new(Vec::new(), samples_schema(), None).unwrap();
+        let batch = RecordBatch::try_new(samples_schema(false), columns).unwrap();
+        let mut file = ArrowWriter::try_new(Vec::new(), samples_schema(false), None).unwrap();
         file.write(&batch).unwrap();
         forge_samples(&good, file.into_inner().unwrap())
     };

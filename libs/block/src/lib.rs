@@ -54,4 +54,4 @@ pub use samples::SeriesSamples;
 pub use source::{MemoryBlock, RangeRead};
 pub use strings::StringList;
 pub use verify::{verify, verify_checksums};
-pub use writer::{BlockOptions, BlockParts, BlockWriter, Layout};
+pub use writer::{BlockOptions, BlockParts, BlockWriter, Layout, SeriesColumns};

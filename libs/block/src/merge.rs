@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::Chunk;
-use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms};
+use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, sort_and_dedup_starts};
 use koios_model::{Histogram, Labels, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::reader::{BlockReader, BlockSeries};
 use crate::samples::SeriesSamples;
-use crate::writer::BlockWriter;
+use crate::writer::{BlockWriter, SeriesColumns};
 
 /// Most histograms that are read ahead, unless one series has more.
 const HISTOGRAMS_AHEAD: u32 = 16 * 1024;
@@ -28,6 +28,9 @@ pub struct MergedSeries {
     pub samples: Vec<Sample>,
     /// Native histograms, strictly ascending in time; none where a float is.
     pub histograms: Vec<(i64, Arc<Histogram>)>,
+    /// Start timestamps, each with the time of its sample, strictly ascending; the largest of each time. There may be some
+    /// of samples that `edit` dropped.
+    pub starts: Vec<(i64, i64)>,
 }
 
 /// What a merge took in and gave out.
@@ -82,6 +85,7 @@ impl BlockMerge {
             metadata: None,
             samples: Vec::new(),
             histograms: Vec::new(),
+            starts: Vec::new(),
         };
         let mut buffer = Vec::new();
         for input in &mut self.inputs {
@@ -89,8 +93,8 @@ impl BlockMerge {
                 continue;
             }
             let Some(series) = input.head.take() else { continue };
-            let samples = input.samples(&series).await?;
-            let histograms = input.histograms(&series).await?;
+            let samples = input.samples(&series, &mut merged.starts).await?;
+            let histograms = input.histograms(&series, &mut merged.starts).await?;
             self.stats.series_in += 1;
             self.stats.samples_in += (samples.len() + histograms.len()) as u64;
             merged.histograms.extend(histograms);
@@ -104,6 +108,7 @@ impl BlockMerge {
         }
         sort_and_dedup_histograms(&mut merged.histograms);
         settle_kinds(&mut merged.samples, &mut merged.histograms);
+        sort_and_dedup_starts(&mut merged.starts);
         self.stats.series_out += 1;
         self.stats.samples_out += (merged.samples.len() + merged.histograms.len()) as u64;
         Ok(Some(merged))
@@ -116,7 +121,7 @@ impl BlockMerge {
 }
 
 /// Merges `inputs` into `out`. `edit` sees each merged series before it is written and may drop samples (tombstones,
-/// retention) or, by emptying both, the series.
+/// retention) or, by emptying both, the series. Where an input may have start timestamps, so must the output.
 ///
 /// # Errors
 /// Those of [`BlockMerge::next`] and [`BlockWriter::push_series`].
@@ -135,12 +140,13 @@ pub async fn merge(
         timestamps.extend(series.samples.iter().map(|s| s.t));
         values.extend(series.samples.iter().map(|s| s.v));
         written += (series.samples.len() + series.histograms.len()) as u64;
-        out.push_both(
-            &series.labels,
-            series.metadata.as_deref(),
-            (&timestamps, &values),
-            &series.histograms,
-        )?;
+        let columns = SeriesColumns {
+            timestamps: &timestamps,
+            values: &values,
+            histograms: &series.histograms,
+            starts: &series.starts,
+        };
+        out.push_columns(&series.labels, series.metadata.as_deref(), columns)?;
     }
     Ok(MergeStats {
         samples_out: written,
@@ -239,18 +245,23 @@ impl Input {
         Ok(())
     }
 
-    async fn histograms(&mut self, series: &BlockSeries) -> Result<Vec<(i64, Arc<Histogram>)>> {
+    async fn histograms(
+        &mut self,
+        series: &BlockSeries,
+        starts: &mut Vec<(i64, i64)>,
+    ) -> Result<Vec<(i64, Arc<Histogram>)>> {
         let mut histograms = Vec::new();
         if series.histogram_count > 0 {
             for chunk in self.histograms.next(&self.reader).await? {
                 let decoded = chunk.decode_histograms(TimeRange::ALL, &mut histograms);
+                let decoded = decoded.and_then(|()| chunk.decode_starts(TimeRange::ALL, starts));
                 decoded.map_err(|e| self.reader.samples_part().corrupt_samples(&series.labels, e))?;
             }
         }
         Ok(histograms)
     }
 
-    async fn samples(&mut self, series: &BlockSeries) -> Result<Vec<Sample>> {
+    async fn samples(&mut self, series: &BlockSeries, starts: &mut Vec<(i64, i64)>) -> Result<Vec<Sample>> {
         if series.row_count == 0 {
             return Ok(Vec::new());
         }
@@ -264,6 +275,7 @@ impl Input {
             None => None,
         };
         let columns = next.ok_or_else(lost)??;
+        starts.extend_from_slice(&columns.starts);
         Ok(columns
             .timestamps
             .iter()

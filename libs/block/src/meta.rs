@@ -9,8 +9,12 @@ use ulid::Ulid;
 
 use crate::{Error, Result};
 
-/// The newest format version this crate writes: that of blocks with histograms, which older readers would miss.
-pub const FORMAT_VERSION: u32 = 2;
+/// The newest format version this crate writes.
+pub const FORMAT_VERSION: u32 = FORMAT_STARTS;
+/// The version of blocks that may have start timestamps, which older readers would lose.
+const FORMAT_STARTS: u32 = 3;
+/// The version of blocks with histograms, which older readers would miss.
+pub(crate) const FORMAT_HISTOGRAMS: u32 = 2;
 /// The version of blocks of floats alone.
 pub(crate) const FORMAT_FLOATS: u32 = 1;
 /// Name of the metadata part.
@@ -161,6 +165,11 @@ impl BlockMeta {
     pub fn to_json(&self) -> Bytes {
         // The types hold nothing JSON cannot; an empty document would be refused by every reader.
         Bytes::from(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Whether samples may have start timestamps; a block that this one is merged into must be able to, too.
+    pub fn may_have_starts(&self) -> bool {
+        self.format >= FORMAT_STARTS
     }
 
     /// Reads `meta.json` of the block `expected`.

@@ -200,8 +200,9 @@ impl BlockReader {
         let chunks = self.read_chunks(series, range).await?;
         let decode = |(series, chunks): (&BlockSeries, Vec<Chunk>)| {
             let mut samples = SeriesSamples::default();
-            for chunk in chunks {
+            for chunk in chunks.into_iter().filter(|chunk| !chunk.has_histograms()) {
                 let decoded = chunk.decode_range(range, &mut samples.timestamps, &mut samples.values);
+                let decoded = decoded.and_then(|()| chunk.decode_starts(range, &mut samples.starts));
                 decoded.map_err(|e| self.samples.corrupt_samples(&series.labels, e))?;
             }
             Ok(samples)

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, RecordBatch, TimestampMillisecondArray};
 use arrow_buffer::NullBuffer;
 use arrow_schema::Schema;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use koios_chunk::{Chunk, Encoder, decimal};
+use koios_chunk::{Chunk, Encoder, Starts, decimal};
 use koios_model::{Labels, TimeRange};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
@@ -20,7 +20,7 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use crate::Result;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
-use crate::schema::{EXPONENT, FLOAT, MANTISSA, TIMESTAMP};
+use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TIMESTAMP};
 
 /// Most rows in a row group that is read; writers end them at an eighth of it.
 const GROUP_ROWS_MAX: i64 = 4 << 20;
@@ -36,6 +36,8 @@ pub struct SeriesSamples {
     pub timestamps: Vec<i64>,
     /// Values, bit-exact, as many as timestamps.
     pub values: Vec<f64>,
+    /// Start timestamps of those that have one, each with the time of its sample, strictly ascending.
+    pub starts: Vec<(i64, i64)>,
 }
 
 /// A form that the rows of a series are given in.
@@ -66,7 +68,10 @@ impl Form for SeriesSamples {
         let mut samples = Self {
             timestamps: rows.timestamps_of(at.clone()).rev().collect(),
             values: Vec::with_capacity(at.len()),
+            starts: Vec::new(),
         };
+        rows.starts(at.clone())
+            .append_at(&samples.timestamps, &mut samples.starts);
         rows.append_values(at, &mut samples.values)?;
         samples.values.reverse();
         Ok(samples)
@@ -84,12 +89,14 @@ impl Form for SeriesSamples {
     fn append(&mut self, later: &mut Self) {
         self.timestamps.append(&mut later.timestamps);
         self.values.append(&mut later.values);
+        self.starts.append(&mut later.starts);
     }
 }
 
 impl Form for Vec<Chunk> {
     fn new(rows: &SampleRows<'_>, at: Range<usize>, series: &Labels, scratch: &mut Scratch) -> Result<Self> {
         let mut chunks = Self::new();
+        let starts = rows.starts(at.clone());
         let encoded = if let Some((mantissas, exponent)) = rows.decimals(&at)? {
             scratch.timestamps.clear();
             scratch.timestamps.extend(rows.timestamps_of(at).rev());
@@ -106,8 +113,11 @@ impl Form for Vec<Chunk> {
             let encoder = &mut scratch.encoder;
             encoder.encode_run(&samples.timestamps, &samples.values, &mut chunks)
         };
-        encoded.map_err(|e| rows.part.corrupt_samples(series, e))?;
-        Ok(chunks)
+        let started = encoded.and_then(|()| match starts.is_empty() {
+            true => Ok(chunks),
+            false => chunks.into_iter().map(|c| c.with_starts(&starts)).collect(),
+        });
+        started.map_err(|e| rows.part.corrupt_samples(series, e))
     }
 
     fn count(&self) -> usize {
@@ -319,7 +329,7 @@ async fn read_group<F: Form>(
         let schema = footer.parquet_schema();
         let read = GroupRead {
             group: plan.group,
-            columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT]),
+            columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP]),
             selection: Some(selection),
         };
         batches = part.read_group(footer, read).await?;
@@ -407,6 +417,8 @@ pub(crate) struct SampleRows<'a> {
     exponents: &'a [i8],
     mantissas: &'a arrow_array::Int64Array,
     floats: &'a arrow_array::Float64Array,
+    /// None where no sample of the block has one.
+    starts: Option<&'a TimestampMillisecondArray>,
     at: usize,
 }
 
@@ -440,6 +452,13 @@ impl<'a> SampleRows<'a> {
                 .column_by_name(FLOAT)
                 .and_then(|c| c.as_primitive_opt::<Float64Type>())
                 .ok_or_else(|| wrong(FLOAT))?,
+            starts: match batch.column_by_name(START_TIMESTAMP) {
+                None => None,
+                Some(c) => Some(
+                    c.as_primitive_opt::<TimestampMillisecondType>()
+                        .ok_or_else(|| wrong(START_TIMESTAMP))?,
+                ),
+            },
             at: 0,
         })
     }
@@ -459,6 +478,25 @@ impl<'a> SampleRows<'a> {
 
     fn timestamps_of(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = i64> + ExactSizeIterator {
         self.timestamps.get(rows).unwrap_or_default().iter().copied()
+    }
+
+    /// The start timestamps of the rows.
+    fn starts(&self, rows: Range<usize>) -> Starts {
+        let mut out = Starts::default();
+        if let Some(starts) = self.starts {
+            for row in rows.rev() {
+                let t = self.timestamps.get(row).copied().unwrap_or(0);
+                out.push(
+                    t,
+                    if starts.is_valid(row) {
+                        starts.value(row)
+                    } else {
+                        0
+                    },
+                );
+            }
+        }
+        out
     }
 
     /// The mantissas of the rows and their one exponent, where they are all decimals of the same. Most series are.

@@ -7,6 +7,7 @@ use arrow_array::builder::{Float64Builder, Int64Builder};
 use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
 use koios_chunk::decimal;
+use koios_model::merge::start_at;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -17,7 +18,7 @@ use parquet::file::properties::{
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
-use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, TIMESTAMP, samples_schema};
+use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, START_TIMESTAMP, TIMESTAMP, samples_schema};
 use crate::writer::Layout;
 use crate::{BlockId, Error, Result};
 
@@ -36,6 +37,28 @@ pub(crate) struct SamplesWriter {
     exponents: Vec<i8>,
     mantissas: Int64Builder,
     floats: Float64Builder,
+    /// None where the block has no such column.
+    starts: Option<StartsColumn>,
+}
+
+/// A column of start timestamps on its way into a file.
+#[derive(Debug, Default)]
+pub(crate) struct StartsColumn {
+    starts: Vec<Option<i64>>,
+}
+
+impl StartsColumn {
+    /// Appends that of the sample at `t`, out of ascending ones.
+    pub(crate) fn push(&mut self, t: i64, starts: &[(i64, i64)]) {
+        let start = start_at(starts, t);
+        self.starts.push((start != 0).then_some(start));
+    }
+
+    /// What was appended since the last time.
+    pub(crate) fn finish(&mut self) -> ArrayRef {
+        let starts = std::mem::take(&mut self.starts);
+        Arc::new(TimestampMillisecondArray::from(starts).with_timezone("UTC"))
+    }
 }
 
 impl fmt::Debug for SamplesWriter {
@@ -48,11 +71,11 @@ impl fmt::Debug for SamplesWriter {
 }
 
 impl SamplesWriter {
-    pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
+    pub(crate) fn new(block: BlockId, layout: Layout, starts: bool) -> Result<Self> {
         let options = ArrowWriterOptions::new()
             .with_properties(properties(block, layout)?)
             .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(), options)
+        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(starts), options)
             .map_err(|e| encode_error(block, SAMPLES_PART, e))?;
         Ok(Self {
             block,
@@ -65,13 +88,20 @@ impl SamplesWriter {
             exponents: Vec::new(),
             mantissas: Int64Builder::new(),
             floats: Float64Builder::new(),
+            starts: starts.then(StartsColumn::default),
         })
     }
 
     /// Appends the samples of a series, as long as each other and ascending in time, and returns its first row. Rows
     /// descend in time: the step to the next series is then a large positive delta, which widens 32 values of the delta
     /// encoding, where a negative one would widen all 128 of its block. It halves what timestamps cost.
-    pub(crate) fn push(&mut self, id: u32, timestamps: &[i64], values: &[f64]) -> Result<u64> {
+    pub(crate) fn push(
+        &mut self,
+        id: u32,
+        timestamps: &[i64],
+        values: &[f64],
+        starts: &[(i64, i64)],
+    ) -> Result<u64> {
         if self.group > 0 && self.group + timestamps.len() > self.group_rows {
             self.end_group()?;
         }
@@ -84,6 +114,9 @@ impl SamplesWriter {
                 self.end_group()?;
             }
             self.append(id, t, v);
+            if let Some(column) = &mut self.starts {
+                t.iter().rev().for_each(|&t| column.push(t, starts));
+            }
             if self.series.len() >= BATCH_ROWS {
                 self.write_batch()?;
             }
@@ -119,14 +152,15 @@ impl SamplesWriter {
         }
         let times =
             TimestampMillisecondArray::from(std::mem::take(&mut self.timestamps)).with_timezone("UTC");
-        let columns: Vec<ArrayRef> = vec![
+        let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(std::mem::take(&mut self.series))),
             Arc::new(times),
             Arc::new(Int8Array::from(std::mem::take(&mut self.exponents))),
             Arc::new(self.mantissas.finish()),
             Arc::new(self.floats.finish()),
         ];
-        RecordBatch::try_new(samples_schema(), columns)
+        columns.extend(self.starts.as_mut().map(StartsColumn::finish));
+        RecordBatch::try_new(samples_schema(self.starts.is_some()), columns)
             .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
             .and_then(|batch| {
                 self.file
@@ -191,7 +225,8 @@ fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
         .set_sorting_columns(Some(vec![sorted(0, false), sorted(1, true)]))
         .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
         .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
-    for name in [TIMESTAMP, MANTISSA] {
+    // Start timestamps have it where they are too many for a dictionary.
+    for name in [TIMESTAMP, MANTISSA, START_TIMESTAMP] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
     for name in [TIMESTAMP, MANTISSA, FLOAT] {
@@ -199,6 +234,7 @@ fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
     }
     Ok(builder
         .set_column_dictionary_enabled(path(EXPONENT), true)
+        .set_column_dictionary_enabled(path(START_TIMESTAMP), true)
         .build())
 }
 

@@ -27,6 +27,8 @@ pub(crate) const TIMESTAMP: &str = "timestamp";
 pub(crate) const EXPONENT: &str = "exponent";
 pub(crate) const MANTISSA: &str = "mantissa";
 pub(crate) const FLOAT: &str = "float";
+/// Of samples and histograms, where any has one.
+pub(crate) const START_TIMESTAMP: &str = "start_timestamp";
 
 pub(crate) const RESET_HINT: &str = "reset_hint";
 pub(crate) const SCHEMA: &str = "schema";
@@ -55,15 +57,22 @@ pub(crate) fn dictionary_type() -> DataType {
     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
 }
 
+/// The column of start timestamps, if there is one.
+fn start_field(starts: bool) -> Option<Field> {
+    starts.then(|| Field::new(START_TIMESTAMP, time_type(), true))
+}
+
 /// Columns of `samples.parquet`.
-pub(crate) fn samples_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+pub(crate) fn samples_schema(starts: bool) -> SchemaRef {
+    let mut fields = vec![
         Field::new(SERIES, DataType::UInt32, false),
         Field::new(TIMESTAMP, time_type(), false),
         Field::new(EXPONENT, DataType::Int8, false),
         Field::new(MANTISSA, DataType::Int64, true),
         Field::new(FLOAT, DataType::Float64, true),
-    ]))
+    ];
+    fields.extend(start_field(starts));
+    Arc::new(Schema::new(fields))
 }
 
 /// The entries of lists of buckets: an index, and a count.
@@ -72,7 +81,7 @@ pub(crate) fn bucket_fields() -> [Field; 2] {
 }
 
 /// Columns of `histograms.parquet`.
-pub(crate) fn histograms_schema() -> SchemaRef {
+pub(crate) fn histograms_schema(starts: bool) -> SchemaRef {
     let [indices, counts] = bucket_fields().map(|field| DataType::List(Arc::new(field)));
     let column = |name, kind: &DataType| Field::new(name, kind.clone(), false);
     let mut fields = vec![
@@ -87,6 +96,7 @@ pub(crate) fn histograms_schema() -> SchemaRef {
         fields.push(column(name_of_counts, &counts));
     }
     fields.push(column(CUSTOM_BOUNDS, &counts));
+    fields.extend(start_field(starts));
     Arc::new(Schema::new(fields))
 }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use koios_model::{Histogram, Labels, Metadata, PartitionId, TenantId, TimeRange};
 
 use crate::histograms_table::HistogramsWriter;
-use crate::meta::{FORMAT_FLOATS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART};
+use crate::meta::{
+    FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART,
+};
 use crate::samples_table::SamplesWriter;
 use crate::series_table::{SeriesRow, encode_series};
 use crate::{BlockId, BlockMeta, Error, Result};
@@ -32,6 +34,8 @@ pub struct BlockOptions {
     pub sources: Vec<BlockId>,
     /// The manifest version up to which tombstones are applied.
     pub clean_up_to: u64,
+    /// Whether samples may come with start timestamps; if none can, the block has no column for them.
+    pub starts: bool,
     /// How it is laid out.
     pub layout: Layout,
 }
@@ -49,6 +53,7 @@ impl BlockOptions {
             split: (0, 1),
             sources: Vec::new(),
             clean_up_to: 0,
+            starts: false,
             layout: Layout::default(),
         }
     }
@@ -94,6 +99,20 @@ pub struct BlockParts {
     pub parts: Vec<(String, Bytes)>,
 }
 
+/// The samples of one series, as a [`BlockWriter`] takes them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SeriesColumns<'a> {
+    /// Times of floats, strictly ascending.
+    pub timestamps: &'a [i64],
+    /// The floats, as many.
+    pub values: &'a [f64],
+    /// Native histograms with their times, strictly ascending; at none of them is there a float.
+    pub histograms: &'a [(i64, Arc<Histogram>)],
+    /// Start timestamps, each with the time of its sample of either kind, strictly ascending; those of other times are left
+    /// out. Only where the block was said to have some.
+    pub starts: &'a [(i64, i64)],
+}
+
 /// Writes one block.
 #[derive(Debug)]
 pub struct BlockWriter {
@@ -111,7 +130,7 @@ impl BlockWriter {
     /// # Errors
     /// [`Error::Encode`] when the layout is impossible.
     pub fn new(options: BlockOptions) -> Result<Self> {
-        let samples = SamplesWriter::new(options.block, options.layout)?;
+        let samples = SamplesWriter::new(options.block, options.layout, options.starts)?;
         Ok(Self {
             options,
             rows: Vec::new(),
@@ -132,21 +151,30 @@ impl BlockWriter {
         timestamps: &[i64],
         values: &[f64],
     ) -> Result<()> {
-        self.push_both(labels, metadata, (timestamps, values), &[])
+        let columns = SeriesColumns {
+            timestamps,
+            values,
+            ..SeriesColumns::default()
+        };
+        self.push_columns(labels, metadata, columns)
     }
 
-    /// Appends a series with its floats, as times and values, and its native histograms; at no time both. One without
-    /// either is left out.
+    /// Appends a series with all that is known of its samples. One without any is left out.
     ///
     /// # Errors
-    /// As [`Self::push_series`].
-    pub fn push_both(
+    /// As [`Self::push_series`], and when there are starts that the block was not said to have.
+    pub fn push_columns(
         &mut self,
         labels: &Labels,
         metadata: Option<&Metadata>,
-        (timestamps, values): (&[i64], &[f64]),
-        histograms: &[(i64, Arc<Histogram>)],
+        columns: SeriesColumns<'_>,
     ) -> Result<()> {
+        let SeriesColumns {
+            timestamps,
+            values,
+            histograms,
+            starts,
+        } = columns;
         let ends = |first: Option<i64>, last: Option<i64>| first.zip(last).map(|(a, b)| TimeRange::new(a, b));
         let of_floats = ends(timestamps.first().copied(), timestamps.last().copied());
         let of_histograms = ends(histograms.first().map(|h| h.0), histograms.last().map(|h| h.0));
@@ -155,6 +183,15 @@ impl BlockWriter {
             return Ok(());
         };
         self.check(labels, timestamps, values, range)?;
+        if !starts.is_empty() && !self.options.starts {
+            return Err(self.refused(
+                labels,
+                "it has start timestamps, for which the block has no column",
+            ));
+        }
+        if !starts.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(self.refused(labels, "the times of its start timestamps must strictly ascend"));
+        }
         if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
         }
@@ -172,13 +209,19 @@ impl BlockWriter {
         let number =
             |len: usize| u32::try_from(len).map_err(|_| self.refused(labels, "it has over 2^32 samples"));
         let (count, histogram_count) = (number(timestamps.len())?, number(histograms.len())?);
-        let first_row = self.samples.push(id, timestamps, values)?;
+        let first_row = self.samples.push(id, timestamps, values, starts)?;
         let histogram_first_row = match &mut self.histograms {
-            Some(writer) => writer.push(id, histograms)?,
+            Some(writer) => writer.push(id, histograms, starts)?,
             None if histograms.is_empty() => 0,
             none => {
-                let writer = HistogramsWriter::new(self.options.block, self.options.layout)?;
-                none.insert(writer).push(id, histograms)?
+                let BlockOptions {
+                    block,
+                    layout,
+                    starts: has_starts,
+                    ..
+                } = self.options;
+                let writer = HistogramsWriter::new(block, layout, has_starts)?;
+                none.insert(writer).push(id, histograms, starts)?
             }
         };
         self.range = Some(self.range.map_or(range, |r| r.union(&range)));
@@ -265,6 +308,9 @@ impl BlockWriter {
             let bytes = histograms.finish()?;
             part_metas.push(PartMeta::of(HISTOGRAMS_PART, rows, &bytes));
             parts.push((HISTOGRAMS_PART.to_owned(), bytes));
+            format = FORMAT_HISTOGRAMS;
+        }
+        if options.starts {
             format = FORMAT_VERSION;
         }
         let meta = BlockMeta {

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{open, options, tiny};
-use koios_block::{BlockOptions, BlockParts, BlockReader, BlockWriter, HISTOGRAMS_PART, merge, verify};
+use koios_block::{
+    BlockOptions, BlockParts, BlockReader, BlockWriter, HISTOGRAMS_PART, SeriesColumns, merge, verify,
+};
 use koios_chunk::Chunk;
 use koios_model::merge::{histogram_winner, settle_kinds, winner};
 use koios_model::{Histogram, Labels, Matchers, ResetHint, Sample, TimeRange, spans_of, stale_nan};
@@ -73,7 +75,13 @@ fn write(n: u128, both: &Both) -> Option<BlockParts> {
     let mut writer = BlockWriter::new(BlockOptions { layout, ..options(n) }).unwrap();
     for (labels, (floats, histograms)) in settled(both) {
         let (t, v): (Vec<i64>, Vec<f64>) = floats.iter().map(|s| (s.t, s.v)).unzip();
-        writer.push_both(&labels, None, (&t, &v), &histograms).unwrap();
+        let columns = SeriesColumns {
+            timestamps: &t,
+            values: &v,
+            histograms: &histograms,
+            ..SeriesColumns::default()
+        };
+        writer.push_columns(&labels, None, columns).unwrap();
     }
     writer.finish().unwrap()
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::bits::{write_varint, write_zigzag};
-use crate::{Chunk, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, column, decimal};
+use crate::{Chunk, Error, FLAG_ESCAPES, SAMPLES_MAX, Starts, VERSION, column, decimal};
 
 /// Samples of a chunk of a long run: enough to compress, few enough to decode a part of the run.
 const RUN_CHUNK_SAMPLES: usize = 1024;
@@ -68,6 +68,28 @@ impl Encoder {
         out: &mut Vec<Chunk>,
     ) -> Result<(), Error> {
         self.each_chunk(timestamps, values, out, Self::encode_fast)
+    }
+
+    /// As [`Self::encode_run`], of samples that may have start timestamps.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode_started_run(
+        &mut self,
+        timestamps: &[i64],
+        values: &[f64],
+        starts: &Starts,
+        out: &mut Vec<Chunk>,
+    ) -> Result<(), Error> {
+        let had = out.len();
+        self.encode_run(timestamps, values, out)?;
+        if !starts.is_empty() {
+            let chunks = out.split_off(had);
+            for chunk in chunks {
+                out.push(chunk.with_starts(starts)?);
+            }
+        }
+        Ok(())
     }
 
     /// As [`Self::encode_run`], of values that are known to be `mantissas` divided by ten to the `exponent`.

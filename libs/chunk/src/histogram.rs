@@ -12,7 +12,7 @@ use koios_model::{Histogram, ResetHint, Span, TimeRange};
 use crate::bits::{Cursor, write_varint, write_zigzag};
 use crate::column::Flaw;
 use crate::open::{EntryReader, OpenState, float};
-use crate::{CHECKSUM_BYTES, Error, SAMPLES_MAX, VERSION_HISTOGRAMS};
+use crate::{CHECKSUM_BYTES, Error, SAMPLES_MAX, Starts, VERSION_HISTOGRAMS, VERSION_STARTS};
 
 /// The buckets are those of the histogram before.
 const SAME_LAYOUT: u8 = 1;
@@ -36,6 +36,7 @@ pub struct OpenHistograms {
     count: usize,
     first_t: i64,
     cells: usize,
+    starts: Starts,
 }
 
 impl OpenHistograms {
@@ -49,6 +50,7 @@ impl OpenHistograms {
             count: 1,
             first_t: t,
             cells: 0,
+            starts: Starts::default(),
         };
         open.push(histogram, false);
         open
@@ -90,6 +92,16 @@ impl OpenHistograms {
         self.last = histogram;
     }
 
+    /// Gives the newest a start timestamp, 0 for none; of each at most once.
+    pub fn set_last_start(&mut self, start: i64) {
+        self.starts.push(self.state.t, start);
+    }
+
+    /// The start timestamps.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count
@@ -107,17 +119,22 @@ impl OpenHistograms {
 
     /// What it occupies on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.capacity() + self.last.heap_bytes()
+        self.bytes.capacity() + self.last.heap_bytes() + self.starts.heap_bytes()
     }
 
     /// The run as a chunk.
     pub fn chunk(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.bytes.len() + 32);
-        out.extend_from_slice(&[VERSION_HISTOGRAMS, 0]);
+        let is_started = !self.starts.is_empty();
+        let version = VERSION_HISTOGRAMS + if is_started { VERSION_STARTS } else { 0 };
+        out.extend_from_slice(&[version, 0]);
         write_varint(&mut out, self.count as u64);
         write_zigzag(&mut out, self.first_t);
         write_varint(&mut out, self.state.t.wrapping_sub(self.first_t) as u64);
         write_varint(&mut out, self.cells as u64);
+        if is_started {
+            self.starts.write(self.first_t, &mut out);
+        }
         out.extend_from_slice(&self.bytes);
         let sum = crc32c::crc32c(&out);
         out.extend_from_slice(&sum.to_le_bytes());
@@ -467,6 +484,34 @@ mod tests {
                     prop_assert!(h.bits_cmp(want).is_eq(), "{h:?} {want:?}");
                 }
             }
+        }
+
+        #[test]
+        fn histograms_keep_their_starts(run in any_run(), min in -10i64..500_000, len in 0i64..500_000) {
+            let mut open: Option<OpenHistograms> = None;
+            for (t, histogram) in &run {
+                match &mut open {
+                    Some(open) => open.append(*t, histogram.clone()),
+                    none => *none = Some(OpenHistograms::first(*t, histogram.clone())),
+                }
+                open.iter_mut().for_each(|open| open.set_last_start(t % 3));
+            }
+            let bytes = open.map(|open| open.chunk()).unwrap();
+            let range = TimeRange::new(min, min + len);
+            let mut starts = Vec::new();
+            let chunk = Chunk::parse(bytes.clone()).unwrap();
+            chunk.decode_starts(range, &mut starts).unwrap();
+            let times = run.iter().map(|(t, _)| *t).filter(|t| range.contains(*t));
+            let wanted: Vec<_> = times.map(|t| (t, t % 3)).filter(|s| s.1 != 0).collect();
+            prop_assert_eq!(starts, wanted);
+            let (mut got, mut bare) = (Vec::new(), Vec::new());
+            chunk.decode_histograms(range, &mut got).unwrap();
+            let plain = encode_histograms(run, SAMPLES_MAX).unwrap().remove(0);
+            let plain = Chunk::parse(plain).unwrap();
+            plain.decode_histograms(range, &mut bare).unwrap();
+            prop_assert_eq!(format!("{got:?}"), format!("{bare:?}"));
+            let again = plain.with_starts(&chunk.starts().unwrap()).unwrap();
+            prop_assert_eq!(again.bytes(), &bytes);
         }
 
         #[test]

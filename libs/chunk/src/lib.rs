@@ -7,7 +7,7 @@
 //! and what a block hold of one run agree. The bytes are described in `docs/formats/chunk.md`.
 //!
 //! **Invariants.** Decoding gives back the encoded timestamps and the bits of every value (NaN payloads, the sign of
-//! zero and the stale marker included). Timestamps are strictly ascending. A chunk never changes once written; a
+//! zero and the stale marker included), and the start timestamps that samples were given ([`Starts`]). Timestamps are strictly ascending. A chunk never changes once written; a
 //! fixture per format version is decoded by the tests.
 //!
 //! **Deliberately absent.** I/O, labels, merging of overlapping chunks (`koios_model::merge` has the rule), appending
@@ -25,6 +25,7 @@ mod histogram;
 mod open;
 mod recent_times;
 mod run;
+mod starts;
 mod view;
 
 pub use encode::{Encoder, encode};
@@ -32,6 +33,7 @@ pub use error::Error;
 pub use histogram::{OpenHistograms, encode_histograms, pack_histograms, unpack_histograms};
 pub use open::{OpenEntry, OpenRun, OpenState, decode_open};
 pub use run::{PlainRun, Run};
+pub use starts::Starts;
 pub use view::Chunk;
 
 /// The most samples one chunk may hold: it bounds what a reader allocates for a chunk of a few bytes.
@@ -41,6 +43,8 @@ pub const SAMPLES_MAX: usize = 1 << 16;
 pub(crate) const VERSION: u8 = 1;
 /// The version byte of chunks of native histograms.
 pub(crate) const VERSION_HISTOGRAMS: u8 = 2;
+/// What either version byte is higher by where samples have start timestamps.
+pub(crate) const VERSION_STARTS: u8 = 2;
 /// Bit of the second byte that says that some samples are not mantissas.
 pub(crate) const FLAG_ESCAPES: u8 = 0x80;
 /// Bits of the second byte that hold the decimal exponent.

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use koios_model::TimeRange;
 
-use crate::Error;
 use crate::bits::{Cursor, zigzag};
 use crate::decimal::{EXPONENT_MAX, exponent_for_run, from_mantissa, to_mantissa};
+use crate::{Error, Starts};
 
 /// The value has the bits of the one before.
 const SAME: u8 = 0;
@@ -137,12 +137,30 @@ pub struct OpenRun {
     bytes: Box<[u8]>,
     count: usize,
     range: TimeRange,
+    starts: Starts,
 }
 
 impl OpenRun {
     /// Takes the bytes of all entries of a run, how many samples they are, and the times of the first and the last.
     pub fn new(bytes: Box<[u8]>, count: usize, range: TimeRange) -> Self {
-        Self { bytes, count, range }
+        Self {
+            bytes,
+            count,
+            range,
+            starts: Starts::default(),
+        }
+    }
+
+    /// Gives the samples start timestamps.
+    #[must_use]
+    pub fn with_starts(mut self, starts: Starts) -> Self {
+        self.starts = starts;
+        self
+    }
+
+    /// The start timestamps of its samples.
+    pub fn starts(&self) -> &Starts {
+        &self.starts
     }
 
     /// How many samples it holds.

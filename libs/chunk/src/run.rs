@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, TimeRange};
 
-use crate::{Chunk, Encoder, Error, OpenRun};
+use crate::view::{FLOAT_BYTES, START_BYTES};
+use crate::{Chunk, Encoder, Error, OpenRun, Starts};
 
 /// Decoded samples of one series: strictly ascending times in milliseconds, and as many values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PlainRun {
     timestamps: Vec<i64>,
     values: Vec<f64>,
+    starts: Starts,
 }
 
 impl PlainRun {
@@ -30,8 +32,19 @@ impl PlainRun {
         }
         match timestamps.windows(2).position(|w| w[0] >= w[1]) {
             Some(at) => Err(Error::NotAscending { at: at + 1 }),
-            None => Ok(Self { timestamps, values }),
+            None => Ok(Self {
+                timestamps,
+                values,
+                starts: Starts::default(),
+            }),
         }
+    }
+
+    /// Gives the samples start timestamps.
+    #[must_use]
+    pub fn with_starts(mut self, starts: Starts) -> Self {
+        self.starts = starts;
+        self
     }
 
     /// The times.
@@ -82,9 +95,45 @@ impl Run {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Chunk(chunk) => chunk.bytes().len(),
-            Self::Open(open) => open.bytes().len(),
-            Self::Plain(plain) => plain.timestamps.len() * (size_of::<i64>() + size_of::<f64>()),
+            Self::Open(open) => open.bytes().len() + open.starts().heap_bytes(),
+            Self::Plain(plain) => {
+                plain.timestamps.len() * (size_of::<i64>() + size_of::<f64>()) + plain.starts.heap_bytes()
+            }
         }
+    }
+
+    /// Whether any of its samples has a start timestamp.
+    pub fn has_starts(&self) -> bool {
+        match self {
+            Self::Chunk(chunk) => chunk.has_starts(),
+            Self::Open(open) => !open.starts().is_empty(),
+            Self::Plain(plain) => !plain.starts.is_empty(),
+        }
+    }
+
+    /// Appends the start timestamps of the samples of a closed range that have one, each with the time of its sample, in
+    /// strictly ascending time.
+    ///
+    /// # Errors
+    /// [`Error`] when they are damaged.
+    pub fn decode_starts(&self, range: TimeRange, out: &mut Vec<(i64, i64)>) -> Result<(), Error> {
+        if !self.has_starts() {
+            return Ok(());
+        }
+        match self {
+            Self::Chunk(chunk) => chunk.decode_starts(range, out)?,
+            Self::Open(open) => {
+                let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+                open.decode_range(range, &mut timestamps, &mut values)?;
+                open.starts().append_at(&timestamps, out);
+            }
+            Self::Plain(plain) => {
+                let inside = range.places_in(&plain.timestamps);
+                let timestamps = plain.timestamps.get(inside).unwrap_or_default();
+                plain.starts.append_at(timestamps, out);
+            }
+        }
+        Ok(())
     }
 
     /// Whether its samples are native histograms, and none are floats.
@@ -96,7 +145,10 @@ impl Run {
     pub fn decoded_bytes(&self) -> usize {
         match self {
             Self::Chunk(chunk) => chunk.decoded_bytes(),
-            Self::Open(_) | Self::Plain(_) => self.count() * (size_of::<i64>() + size_of::<f64>()),
+            Self::Open(_) | Self::Plain(_) => {
+                let starts = if self.has_starts() { START_BYTES } else { 0 };
+                self.count() * (FLOAT_BYTES + starts)
+            }
         }
     }
 
@@ -143,11 +195,13 @@ impl Run {
     /// As [`Self::decode_range`].
     pub fn into_chunks(self, encoder: &mut Encoder, out: &mut Vec<Chunk>) -> Result<(), Error> {
         match self {
-            Self::Plain(plain) => encoder.encode_run(&plain.timestamps, &plain.values, out),
+            Self::Plain(plain) => {
+                encoder.encode_started_run(&plain.timestamps, &plain.values, &plain.starts, out)
+            }
             Self::Open(open) => {
                 let (mut timestamps, mut values) = (Vec::new(), Vec::new());
                 open.decode_range(TimeRange::ALL, &mut timestamps, &mut values)?;
-                encoder.encode_run(&timestamps, &values, out)
+                encoder.encode_started_run(&timestamps, &values, open.starts(), out)
             }
             Self::Chunk(chunk) => {
                 out.push(chunk);
@@ -171,7 +225,10 @@ mod tests {
         ) {
             let times: Vec<i64> = samples.keys().copied().collect();
             let values: Vec<f64> = samples.values().map(|&b| f64::from_bits(b)).collect();
-            let plain = Run::Plain(PlainRun::new(times, values).unwrap());
+            // Some have no start, neighbours share one.
+            let starts: Vec<(i64, i64)> = samples.iter().filter(|(_, b)| **b % 3 > 0).map(|(&t, b)| (t, (*b % 3) as i64)).collect();
+            let plain = PlainRun::new(times.clone(), values).unwrap();
+            let plain = Run::Plain(plain.with_starts(Starts::of(&times, &starts)));
             let range = TimeRange::new(min, min + len);
             let mut chunks = Vec::new();
             plain.clone().into_chunks(&mut Encoder::default(), &mut chunks).unwrap();
@@ -181,6 +238,12 @@ mod tests {
                 ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect::<Vec<_>>()
             };
             let chunks: Vec<Run> = chunks.into_iter().map(Run::Chunk).collect();
+            for runs in [std::slice::from_ref(&plain), &chunks] {
+                let mut back = Vec::new();
+                runs.iter().for_each(|r| r.decode_starts(range, &mut back).unwrap());
+                let wanted: Vec<_> = starts.iter().copied().filter(|s| range.contains(s.0)).collect();
+                prop_assert_eq!(back, wanted);
+            }
             let wanted: Vec<_> = samples.range(min..=min + len).map(|(&t, &b)| (t, b)).collect();
             prop_assert_eq!(&decoded(&[plain]), &wanted);
             prop_assert_eq!(decoded(&chunks), wanted);

@@ -11,10 +11,19 @@ use crate::column::{Flaw, Reader};
 use crate::decimal::{EXPONENT_MAX, from_mantissa, power_of_ten};
 use crate::histogram::{Described, decoded_bytes as histogram_bytes, read_cells};
 use crate::recent_times::RecentTimes;
-use crate::{CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, VERSION, VERSION_HISTOGRAMS};
+use crate::{
+    CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, Starts, VERSION, VERSION_HISTOGRAMS,
+    VERSION_STARTS,
+};
 
 /// What a decoded float occupies.
-const FLOAT_BYTES: usize = size_of::<i64>() + size_of::<f64>();
+pub(crate) const FLOAT_BYTES: usize = size_of::<i64>() + size_of::<f64>();
+/// What a decoded start timestamp occupies: with the time of its sample, and among those of the series.
+pub(crate) const START_BYTES: usize = size_of::<(i64, i64)>() + size_of::<i64>();
+/// The versions of chunks whose samples have start timestamps.
+const STARTED: u8 = VERSION + VERSION_STARTS;
+const STARTED_HISTOGRAMS: u8 = VERSION_HISTOGRAMS + VERSION_STARTS;
+const STARTS_FLAW: Flaw = "start timestamps end early, or are out of order or range";
 
 /// An encoded chunk whose checksum and header have been checked. Cloning shares the bytes.
 #[derive(Clone, Debug)]
@@ -26,6 +35,8 @@ pub struct Chunk {
     escapes: bool,
     /// Where the columns start.
     body: usize,
+    /// How many bytes before them hold start timestamps; none when no sample has one.
+    starts: Option<usize>,
     /// Of histograms: the most cells that one of them has.
     cells: Option<usize>,
 }
@@ -49,11 +60,13 @@ impl Chunk {
         }
         let mut c = Cursor::new(content);
         let version = c.u8().ok_or_else(|| malformed(0, "empty"))?;
-        if version != VERSION && version != VERSION_HISTOGRAMS {
-            return Err(Error::Version { version });
-        }
+        let (is_started, kind) = match version {
+            VERSION | VERSION_HISTOGRAMS => (false, version),
+            STARTED | STARTED_HISTOGRAMS => (true, version - VERSION_STARTS),
+            _ => return Err(Error::Version { version }),
+        };
         let header = read_header(&mut c).map_err(|what| malformed(c.pos(), what))?;
-        let cells = if version == VERSION_HISTOGRAMS {
+        let cells = if kind == VERSION_HISTOGRAMS {
             Some(read_cells(&mut c).ok_or_else(|| malformed(c.pos(), "header of histograms"))?)
         } else {
             None
@@ -61,8 +74,13 @@ impl Chunk {
         if header.count == 0 || header.count > SAMPLES_MAX as u64 {
             return Err(Error::Count { count: header.count });
         }
+        let starts = match is_started {
+            true => Some(read_starts_len(&mut c).ok_or_else(|| malformed(c.pos(), STARTS_FLAW))?),
+            false => None,
+        };
         let body = c.pos();
         Ok(Self {
+            starts,
             count: header.count as usize,
             range: header.range,
             exponent: header.flags & EXPONENT_MASK,
@@ -71,6 +89,11 @@ impl Chunk {
             cells,
             bytes,
         })
+    }
+
+    /// Whether samples of an encoded chunk have start timestamps, told by its first byte alone.
+    pub fn is_started(encoded: &[u8]) -> bool {
+        matches!(encoded.first(), Some(&(STARTED | STARTED_HISTOGRAMS)))
     }
 
     /// How many samples it holds, at least 1.
@@ -101,7 +124,85 @@ impl Chunk {
     /// At most how many bytes its samples take, decoded.
     pub fn decoded_bytes(&self) -> usize {
         let each = self.cells.map_or(FLOAT_BYTES, histogram_bytes);
-        self.count.saturating_mul(each)
+        let starts = self.starts.map_or(0, |_| START_BYTES);
+        self.count.saturating_mul(each.saturating_add(starts))
+    }
+
+    /// Whether any sample has a start timestamp.
+    pub fn has_starts(&self) -> bool {
+        self.starts.is_some()
+    }
+
+    /// The start timestamps of its samples.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn starts(&self) -> Result<Starts, Error> {
+        let Some(len) = self.starts else {
+            return Ok(Starts::default());
+        };
+        let section = self.bytes.get(self.body.saturating_sub(len)..self.body);
+        let starts = Starts::read(section.unwrap_or_default(), self.range, self.count());
+        starts.ok_or(Error::Malformed {
+            len: self.bytes.len(),
+            at: self.body,
+            what: STARTS_FLAW,
+        })
+    }
+
+    /// The same samples with start timestamps, which may be those of a longer run. A chunk that has some keeps them.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], never of a chunk that was parsed.
+    pub fn with_starts(self, starts: &Starts) -> Result<Self, Error> {
+        let starts = match self.starts {
+            Some(_) => Starts::default(),
+            None => starts.within(self.range),
+        };
+        if starts.is_empty() {
+            return Ok(self);
+        }
+        let (header, columns) = self.bytes.split_at_checked(self.body).unwrap_or_default();
+        let mut out = Vec::with_capacity(self.bytes.len() + 16);
+        out.extend_from_slice(header);
+        if let Some(version) = out.first_mut() {
+            *version += VERSION_STARTS;
+        }
+        starts.write(self.range.min, &mut out);
+        let end = columns.len().saturating_sub(CHECKSUM_BYTES);
+        out.extend_from_slice(columns.get(..end).unwrap_or_default());
+        let sum = crc32c::crc32c(&out);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out.shrink_to_fit();
+        Self::parse(Bytes::from(out))
+    }
+
+    /// Appends the start timestamps of the samples of a closed range that have one, each with the time of its sample.
+    ///
+    /// # Errors
+    /// As [`Self::decode_range`] and [`Self::decode_histograms`].
+    pub fn decode_starts(&self, range: TimeRange, out: &mut Vec<(i64, i64)>) -> Result<(), Error> {
+        if self.starts.is_none() || !range.overlaps(&self.range) || range.min > range.max {
+            return Ok(());
+        }
+        let starts = self.starts()?;
+        let mut times = Vec::new();
+        if self.cells.is_some() {
+            let mut histograms = Vec::new();
+            self.decode_histograms(range, &mut histograms)?;
+            times.extend(histograms.iter().map(|(t, _)| *t));
+        } else {
+            let content = self.content();
+            let mut cursor = Cursor::new(content);
+            cursor.take(self.body);
+            self.decode_timestamps(content, &mut cursor, range, &mut times)?;
+        }
+        starts.append_at(&times, out);
+        Ok(())
+    }
+
+    fn content(&self) -> &[u8] {
+        self.bytes.get(..self.bytes.len() - CHECKSUM_BYTES).unwrap_or(&[])
     }
 
     /// Appends the histograms of a closed range, in strictly ascending time. A chunk of floats has none.
@@ -150,7 +251,7 @@ impl Chunk {
             return Ok(());
         }
         let (had_timestamps, had_values) = (timestamps.len(), values.len());
-        let content = self.bytes.get(..self.bytes.len() - CHECKSUM_BYTES).unwrap_or(&[]);
+        let content = self.content();
         let mut cursor = Cursor::new(content);
         let result = (|| {
             cursor.take(self.body);
@@ -347,6 +448,13 @@ fn count_floats(cursor: &mut Cursor<'_>, count: usize) -> Result<usize, Flaw> {
         (in_floats, first) = (!in_floats, false);
     }
     Ok(floats)
+}
+
+/// Passes over the start timestamps and tells how many bytes they are.
+fn read_starts_len(c: &mut Cursor<'_>) -> Option<usize> {
+    let len = usize::try_from(c.varint()?).ok()?;
+    c.take(len)?;
+    Some(len)
 }
 
 struct Header {

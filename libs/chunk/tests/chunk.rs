@@ -1,8 +1,9 @@
 //! Chunks give back what was put in, and nothing that was not a chunk is believed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use koios_chunk::{Chunk, Encoder, Error, SAMPLES_MAX, encode};
-use koios_model::{STALE_NAN_BITS, TimeRange};
+use koios_chunk::{Chunk, Encoder, Error, OpenHistograms, SAMPLES_MAX, Starts, encode};
+use koios_model::{Histogram, STALE_NAN_BITS, TimeRange};
 use proptest::prelude::*;
 
 fn decode(bytes: Vec<u8>, range: TimeRange) -> Result<Vec<(i64, u64)>, Error> {
@@ -131,13 +132,13 @@ fn i12_a_few_bytes_cannot_claim_more_samples_than_the_limit() {
 
 #[test]
 fn a_later_version_is_named() {
-    let mut bytes = vec![3, 0, 1, 0, 0];
+    let mut bytes = vec![5, 0, 1, 0, 0];
     let sum = koios_sum(&bytes);
     bytes.extend_from_slice(&sum);
     let e = decode(bytes, TimeRange::ALL).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "chunk has format version 3, this program reads versions 1 and 2: upgrade it"
+        "chunk has format version 5, this program reads versions 1 to 4: upgrade it"
     );
 }
 
@@ -256,5 +257,111 @@ fn version_1_stays_readable_and_is_written_byte_for_byte() {
             .collect();
         let expected: Vec<_> = ts.into_iter().zip(vs.into_iter().map(f64::to_bits)).collect();
         assert_eq!(decode(bytes, TimeRange::ALL).unwrap(), expected);
+    }
+}
+
+/// A counter that begins anew once, one that says when only now and then, and histograms.
+fn started_fixture_chunks() -> Vec<Chunk> {
+    let first = 1_700_000_000_000;
+    let times: Vec<i64> = (0..40).map(|i| first + i * 15_000).collect();
+    let values: Vec<f64> = (0..40).map(|i| f64::from(i % 25)).collect();
+    let floats = |start_of: &dyn Fn(i64) -> i64| {
+        let mut starts = Starts::default();
+        times
+            .iter()
+            .zip(0..)
+            .for_each(|(&t, i)| starts.push(t, start_of(i)));
+        let chunk = Chunk::parse(encode(&times, &values).unwrap().into()).unwrap();
+        chunk.with_starts(&starts).unwrap()
+    };
+    let histogram = |count| Histogram {
+        count,
+        sum: 0.5,
+        ..Histogram::default()
+    };
+    let mut open = OpenHistograms::first(first, histogram(1.0));
+    open.set_last_start(0);
+    for i in 1..5i64 {
+        open.append(first + i * 15_000, histogram(i as f64));
+        open.set_last_start(first + i / 3 * 15_000);
+    }
+    vec![
+        floats(&|i| first + if i < 25 { -86_400_000 } else { 375_000 }),
+        floats(&|i| if i % 7 < 2 { 0 } else { first + i * 15_000 - 1 }),
+        Chunk::parse(open.chunk()).unwrap(),
+    ]
+}
+
+const STARTED_FIXTURE: &str = include_str!("fixtures/v3-v4.hex");
+
+#[test]
+fn versions_3_and_4_stay_readable_and_are_written_byte_for_byte() {
+    let chunks = started_fixture_chunks();
+    let hex = |chunk: &Chunk| -> String { chunk.bytes().iter().map(|b| format!("{b:02x}")).collect() };
+    let written: Vec<String> = chunks.iter().map(hex).collect();
+    let lines: Vec<&str> = STARTED_FIXTURE.lines().collect();
+    assert_eq!(
+        written,
+        lines,
+        "fixtures/v3-v4.hex should hold:\n{}",
+        written.join("\n")
+    );
+    let starts: Vec<Vec<(i64, i64)>> = chunks.iter().map(starts_of).collect();
+    let first = 1_700_000_000_000;
+    assert_eq!(starts[0].len(), 40);
+    assert_eq!(starts[0][24], (first + 24 * 15_000, first - 86_400_000));
+    assert_eq!(starts[0][25], (first + 25 * 15_000, first + 375_000));
+    assert_eq!(starts[1].len(), 28);
+    assert_eq!(starts[2].len(), 4);
+    assert_eq!(starts[2][2], (first + 45_000, first + 15_000));
+}
+
+fn starts_of(chunk: &Chunk) -> Vec<(i64, i64)> {
+    let mut starts = Vec::new();
+    chunk.decode_starts(TimeRange::ALL, &mut starts).unwrap();
+    starts
+}
+
+proptest! {
+    #[test]
+    fn starts_come_back_and_change_nothing_else(
+        samples in proptest::collection::btree_map(-50i64..50, (any::<u64>(), prop_oneof![Just(0), Just(7), any::<i64>()]), 1..60),
+        min in -60i64..60, len in 0i64..120,
+    ) {
+        let times: Vec<i64> = samples.keys().copied().collect();
+        let values: Vec<f64> = samples.values().map(|s| f64::from_bits(s.0)).collect();
+        let all: Vec<(i64, i64)> = samples.iter().map(|(&t, s)| (t, s.1)).filter(|s| s.1 != 0).collect();
+        let bare = Chunk::parse(encode(&times, &values).unwrap().into()).unwrap();
+        let chunk = bare.clone().with_starts(&Starts::of(&times, &all)).unwrap();
+        prop_assert_eq!(chunk.has_starts(), !all.is_empty());
+        prop_assert_eq!((chunk.count(), chunk.time_range()), (bare.count(), bare.time_range()));
+        let range = TimeRange::new(min, min + len);
+        let mut starts = Vec::new();
+        chunk.decode_starts(range, &mut starts).unwrap();
+        let wanted: Vec<_> = all.iter().copied().filter(|s| range.contains(s.0)).collect();
+        prop_assert_eq!(starts, wanted);
+        let decoded = |chunk: &Chunk| decode(chunk.bytes().to_vec(), range).unwrap();
+        prop_assert_eq!(decoded(&chunk), decoded(&bare));
+        let kept = chunk.clone().with_starts(&Starts::of(&times, &[(times[0], 99)])).unwrap();
+        prop_assert_eq!(kept.bytes(), if all.is_empty() { kept.bytes() } else { chunk.bytes() });
+    }
+
+    #[test]
+    fn i11_i12_damaged_starts_are_an_error_or_starts(
+        bytes in proptest::collection::vec(any::<u8>(), 0..30), at in 5usize..12,
+    ) {
+        let mut all = started_fixture_chunks()[0].bytes().to_vec();
+        all.truncate(all.len() - 4);
+        let from = at.min(all.len());
+        let to = (from + bytes.len()).min(all.len());
+        all.splice(from..to, bytes);
+        let sum = crc32c::crc32c(&all);
+        all.extend_from_slice(&sum.to_le_bytes());
+        if let Ok(chunk) = Chunk::parse(all.into()) {
+            let mut starts = Vec::new();
+            let decoded = chunk.decode_starts(TimeRange::ALL, &mut starts);
+            prop_assert!(decoded.is_ok() || starts.is_empty());
+            prop_assert!(starts.len() <= chunk.count());
+        }
     }
 }

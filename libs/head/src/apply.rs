@@ -1,10 +1,11 @@
 //! Applying a batch: resolve its series, then append its samples.
 
-use koios_model::merge::{sort_and_dedup, winner};
+use koios_model::merge::{sort_and_dedup, start_at, winner};
 use koios_model::{BatchColumns, BatchSeries, LabelsRef, Sample, SeriesHash, TimeRange};
 
 use crate::head::Head;
 use crate::resolve::{NEW, Resolved};
+use crate::starts::{StartOf, gained};
 use crate::windows::{Added, NOTHING};
 
 /// Series whose memory is touched ahead at a time: few enough to stay in the first-level cache.
@@ -19,7 +20,7 @@ pub struct Applied {
     pub series_created: u64,
     /// Samples that came after a later one of their series, exact repetitions excluded.
     pub out_of_order: u64,
-    /// Samples that repeat one already held.
+    /// Samples that repeat one already held, and tell no later start of it.
     pub duplicates: u64,
     /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
     pub conflicts: u64,
@@ -133,25 +134,30 @@ impl Head {
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
+        if self.has_starts(index) || series.starts.iter().any(|start| *start != 0) {
+            return self.append_started_series(index, series, tally, applied);
+        }
         let samples = series
             .timestamps
             .iter()
             .zip(series.values)
             .map(|(&t, &v)| Sample { t, v });
         if series.timestamps.windows(2).all(|w| w[0] <= w[1]) {
-            self.append_series(index, samples, tally, applied);
+            self.append_series::<false>(index, samples, &[], tally, applied);
         } else {
             let mut samples: Vec<Sample> = samples.collect();
             samples.sort_by_key(|s| s.t);
-            self.append_series(index, samples.into_iter(), tally, applied);
+            self.append_series::<false>(index, samples.into_iter(), &[], tally, applied);
         }
     }
 
-    /// Appends what is later than the series' newest sample; the rest is late.
-    pub(crate) fn append_series(
+    /// Appends what is later than the series' newest sample; the rest is late. Where the series has `STARTED`, `starts` are
+    /// those of the samples that come with one, strictly ascending in time; else it is empty.
+    pub(crate) fn append_series<const STARTED: bool>(
         &mut self,
         index: u32,
         samples: impl Iterator<Item = Sample>,
+        starts: &[StartOf],
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
@@ -160,8 +166,10 @@ impl Head {
         late.clear();
         for s in samples {
             let hot = &self.series.hot[i];
-            if hot.has_last && s.t <= hot.last_t {
-                if s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits() {
+            let start = if STARTED { start_at(starts, s.t) } else { 0 };
+            if hot.has_last() && s.t <= hot.last_t {
+                let same = s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits();
+                if same && (start == 0 || self.newest_start(index) == Some(start)) {
                     applied.duplicates += 1;
                 } else {
                     late.push(s);
@@ -173,18 +181,28 @@ impl Head {
             if hot.count > 0 && (hot.count >= self.samples_per_chunk || hot.last_t < tally.window.min) {
                 self.seal_open(index);
             }
+            if STARTED {
+                self.note_start(index, s.t, start);
+            }
             self.pool.append(&mut self.series.hot[i], s.t, s.v);
             tally.add(s.t);
             applied.samples += 1;
         }
         if !late.is_empty() {
-            self.append_late(index, &mut late, tally, applied);
+            self.append_late(index, &mut late, starts, tally, applied);
         }
         self.scratch.late = late;
     }
 
     /// Keeps of the late samples those that change what a read gives.
-    fn append_late(&mut self, index: u32, late: &mut Vec<Sample>, tally: &mut Tally, applied: &mut Applied) {
+    fn append_late(
+        &mut self,
+        index: u32,
+        late: &mut Vec<Sample>,
+        starts: &[StartOf],
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
         let came = late.len();
         sort_and_dedup(late);
         applied.duplicates += (came - late.len()) as u64;
@@ -192,7 +210,12 @@ impl Head {
             return;
         };
         let mut existing = std::mem::take(&mut self.scratch.existing);
-        self.held(index, TimeRange::new(first.t, last.t), &mut existing);
+        let range = TimeRange::new(first.t, last.t);
+        self.held(index, range, &mut existing);
+        let held_starts = match starts.is_empty() {
+            true => Vec::new(),
+            false => self.held_starts(index, range),
+        };
         let newest = self.series.hot[index as usize].last_t;
         let mut at = 0;
         for s in late.iter() {
@@ -200,18 +223,25 @@ impl Head {
                 at += 1;
             }
             let held = existing.get(at).filter(|e| e.t == s.t);
-            if held.is_some_and(|e| e == s) {
+            let start = gained(starts, &held_starts, s.t);
+            let repeats = held.is_some_and(|e| e == s);
+            if repeats && start.is_none() {
                 applied.duplicates += 1;
                 continue;
             }
             match held {
+                _ if repeats => {}
                 Some(_) if s.t == newest => applied.conflicts += 1,
                 _ => applied.out_of_order += 1,
             }
-            if held.is_some_and(|e| winner(e.v, s.v).to_bits() == e.v.to_bits()) {
+            let v = held.map_or(s.v, |e| winner(e.v, s.v));
+            if held.is_some_and(|e| v.to_bits() == e.v.to_bits()) && start.is_none() {
                 continue;
             }
-            self.insert_side(index, *s, tally);
+            self.insert_side(index, Sample { t: s.t, v }, tally);
+            if let Some(start) = start {
+                self.note_late_start(index, s.t, start);
+            }
             applied.samples += 1;
         }
         self.scratch.existing = existing;

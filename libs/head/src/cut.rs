@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use crate::head::Head;
 use crate::histograms::merge_histogram_runs;
-use crate::read::merge_runs;
+use crate::read::{merge_runs, merge_starts};
 use crate::series::{CutTag, UNCUT, UNRANKED};
 
 /// A cut of one head.
@@ -55,6 +55,23 @@ impl CutSeries {
     /// [`koios_chunk::Error`] when memory is damaged.
     pub fn histograms(&self, out: &mut Vec<(i64, Arc<Histogram>)>) -> Result<(), koios_chunk::Error> {
         merge_histogram_runs(&self.runs()?, TimeRange::ALL, out)
+    }
+
+    /// Replaces `out` by the start timestamps, each with the time of its sample, each time once, ascending.
+    ///
+    /// # Errors
+    /// [`koios_chunk::Error`] when memory is damaged.
+    pub fn starts(&self, out: &mut Vec<(i64, i64)>) -> Result<(), koios_chunk::Error> {
+        if !self.has_starts() {
+            out.clear();
+            return Ok(());
+        }
+        merge_starts(&self.runs()?, TimeRange::ALL, out)
+    }
+
+    /// Whether any sample has a start timestamp.
+    pub fn has_starts(&self) -> bool {
+        self.chunks.iter().any(|chunk| Chunk::is_started(chunk))
     }
 
     fn runs(&self) -> Result<Vec<Run>, koios_chunk::Error> {
@@ -236,6 +253,7 @@ impl Head {
         self.index.remove(dead, pairs, &mut self.symbols);
         for index in dead {
             self.forget_histograms(index);
+            self.forget_starts(index);
             self.series.remove(index);
         }
     }

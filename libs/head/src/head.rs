@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use koios_chunk::{Encoder, SAMPLES_MAX};
+use koios_chunk::{Chunk, Encoder, SAMPLES_MAX, Starts};
 use koios_model::{Metadata, Sample, TimeRange};
 
 use crate::exemplars::Exemplars;
@@ -11,6 +11,7 @@ use crate::index::Index;
 use crate::open::Pool;
 use crate::resolve::Resolutions;
 use crate::series::{Sealed, SeriesTable, UNCUT};
+use crate::starts::{StartOf, StartsTable};
 use crate::symbols::Symbols;
 use crate::windows::{WindowState, Windows};
 
@@ -52,6 +53,7 @@ pub struct Head {
     pub(crate) side_samples: usize,
     /// What unsealed histograms occupy.
     pub(crate) histogram_bytes: usize,
+    pub(crate) starts: StartsTable,
     pub(crate) exemplars: Exemplars,
     pub(crate) exemplars_max: usize,
     encoder: Encoder,
@@ -64,6 +66,8 @@ pub struct Head {
 pub(crate) struct Scratch {
     pub(crate) late: Vec<Sample>,
     pub(crate) existing: Vec<Sample>,
+    pub(crate) started: Vec<Sample>,
+    pub(crate) starts: Vec<StartOf>,
     pub(crate) timestamps: Vec<i64>,
     pub(crate) values: Vec<f64>,
 }
@@ -86,6 +90,7 @@ impl Head {
             sealed_bytes: 0,
             side_samples: 0,
             histogram_bytes: 0,
+            starts: StartsTable::default(),
             exemplars: Exemplars::default(),
             exemplars_max: options.exemplars_max,
             encoder: Encoder::default(),
@@ -149,6 +154,7 @@ impl Head {
             + self.sealed_bytes
             + self.side_samples * size_of::<Sample>()
             + self.histogram_bytes
+            + self.starts.memory_bytes()
             + self.exemplars.memory_bytes()
             + self.metadata.len() * METADATA_BYTES
     }
@@ -165,7 +171,8 @@ impl Head {
         let decoded = self.pool.decode(hot, &mut ts, &mut vs);
         decoded.expect("the open samples of a series are the entries that were appended");
         self.pool.release(hot);
-        self.seal_run(index, &ts, &vs);
+        let starts = self.take_open_starts(index);
+        self.seal_run(index, &ts, &vs, &starts);
         self.give_columns(ts, vs);
     }
 
@@ -185,7 +192,9 @@ impl Head {
             }
         }
         self.side_samples = self.side_samples.saturating_sub(ts.len());
-        self.seal_run(index, &ts, &vs);
+        let starts = Starts::of(&ts, self.late_starts(index));
+        self.seal_run(index, &ts, &vs, &starts);
+        self.prune_late_starts(index);
         self.give_columns(ts, vs);
     }
 
@@ -193,7 +202,7 @@ impl Head {
         clippy::expect_used,
         reason = "a failure here is a bug that would otherwise lose samples"
     )]
-    fn seal_run(&mut self, index: u32, timestamps: &[i64], values: &[f64]) {
+    fn seal_run(&mut self, index: u32, timestamps: &[i64], values: &[f64], starts: &Starts) {
         // Side buffers may hold more than one chunk's worth when a batch brought much at once.
         let most = usize::from(self.samples_per_chunk) * 2;
         for (ts, vs) in timestamps.chunks(most).zip(values.chunks(most)) {
@@ -204,7 +213,12 @@ impl Head {
                 .encoder
                 .encode(ts, vs)
                 .expect("open and late samples are kept in strictly ascending time");
-            self.insert_sealed(index, Bytes::from(bytes), TimeRange::new(min, max), ts.len());
+            let mut bytes = Bytes::from(bytes);
+            if !starts.is_empty() {
+                let started = Chunk::parse(bytes).and_then(|chunk| chunk.with_starts(starts));
+                bytes = started.expect("what was just encoded is a chunk").into_bytes();
+            }
+            self.insert_sealed(index, bytes, TimeRange::new(min, max), ts.len());
         }
     }
 

@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use koios_chunk::{Chunk, OpenHistograms, Run, encode_histograms};
-use koios_model::merge::{histogram_winner, sort_and_dedup_histograms};
+use koios_chunk::{Chunk, OpenHistograms, Run, Starts, encode_histograms};
+use koios_model::merge::{histogram_winner, sort_and_dedup_histograms, start_at};
 use koios_model::{BatchHistogram, Histogram, TimeRange};
 
 use crate::apply::{Applied, Tally};
 use crate::error::Error;
 use crate::head::Head;
 use crate::series::{Cold, SeriesId};
+use crate::starts::{StartOf, gained, starts_of};
 
 /// A histogram and its time.
 pub(crate) type At = (i64, Arc<Histogram>);
@@ -35,6 +35,12 @@ impl HistogramSeries {
     }
 
     /// Time of the newest ever appended in order, and the newest.
+    /// The start of the newest histogram in order, if that is open.
+    fn newest_start(&self) -> Option<i64> {
+        let steps = self.open.as_ref()?.starts().steps();
+        steps.last().map(|step| step.1)
+    }
+
     fn last(&self) -> Option<(i64, &Histogram)> {
         match &self.open {
             Some(open) => Some(open.last()),
@@ -53,6 +59,11 @@ impl HistogramSeries {
             .as_ref()
             .is_some_and(|open| open.time_range().overlaps(&range))
             || self.late.iter().any(|(t, _)| range.contains(*t))
+    }
+
+    /// Whether one of a time came late and is not sealed.
+    pub(crate) fn has_late(&self, t: i64) -> bool {
+        self.late.binary_search_by_key(&t, |(t, _)| *t).is_ok()
     }
 
     fn heap_bytes(&self) -> usize {
@@ -85,17 +96,18 @@ impl Head {
                 continue;
             };
             let run = of_series.iter().map(|h| (h.t, Arc::new(h.histogram.clone())));
-            self.append_histogram_series(index, run.collect(), &mut tally, applied);
+            self.append_histogram_series(index, run.collect(), &starts_of(of_series), &mut tally, applied);
         }
         self.settle(&mut tally);
     }
 
     /// Appends what is later than the series' newest histogram; the rest is late. Any index that is no series is
-    /// skipped.
+    /// skipped. `starts` are those of the histograms that come with one, strictly ascending in time.
     pub(crate) fn append_histogram_series(
         &mut self,
         index: u32,
         mut histograms: Vec<At>,
+        starts: &[StartOf],
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
@@ -106,10 +118,12 @@ impl Head {
         let before = self.histograms_mut(index).heap_bytes();
         let mut late = Vec::new();
         for (t, histogram) in histograms {
+            let start = start_at(starts, t);
             if let Some((last_t, last)) = self.histograms_mut(index).last()
                 && t <= last_t
             {
-                if t == last_t && histogram.bits_cmp(last).is_eq() {
+                let same = t == last_t && histogram.bits_cmp(last).is_eq();
+                if same && (start == 0 || self.histograms_mut(index).newest_start() == Some(start)) {
                     applied.duplicates += 1;
                 } else {
                     late.push((t, histogram));
@@ -129,15 +143,20 @@ impl Head {
             let held = self.histograms_mut(index);
             let histogram = Arc::unwrap_or_clone(histogram);
             match &mut held.open {
-                Some(open) => open.append(t, histogram),
-                none => *none = Some(OpenHistograms::first(t, histogram)),
+                Some(open) => {
+                    open.append(t, histogram);
+                    open.set_last_start(start);
+                }
+                none => none
+                    .insert(OpenHistograms::first(t, histogram))
+                    .set_last_start(start),
             }
             held.sealed_last = None;
             tally.add_run(1, TimeRange::new(t, t));
             applied.samples += 1;
         }
         if !late.is_empty() {
-            self.append_late_histograms(index, late, tally, applied);
+            self.append_late_histograms(index, late, starts, tally, applied);
         }
         let after = self.histograms_mut(index).heap_bytes();
         self.count_histogram_bytes(before, after);
@@ -148,6 +167,7 @@ impl Head {
         &mut self,
         index: u32,
         mut late: Vec<At>,
+        starts: &[StartOf],
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
@@ -157,32 +177,42 @@ impl Head {
         let (Some((first, _)), Some((last, _))) = (late.first(), late.last()) else {
             return;
         };
+        let range = TimeRange::new(*first, *last);
+        let held_starts = match starts.is_empty() {
+            true => Vec::new(),
+            false => self.held_starts(index, range),
+        };
         let mut held = Vec::new();
         // What does not decode counts as nothing, which can only make a repetition look new; reads merge it.
-        if self
-            .merged_histograms(index, TimeRange::new(*first, *last), &mut held)
-            .is_err()
-        {
+        if self.merged_histograms(index, range, &mut held).is_err() {
             held.clear();
         }
         let newest = self.histograms_mut(index).last_t();
         for (t, histogram) in late {
             let place = held.binary_search_by_key(&t, |(t, _)| *t);
             let existing = place.ok().and_then(|at| held.get(at));
+            let start = gained(starts, &held_starts, t);
             match existing {
                 Some((_, existing)) if existing.bits_cmp(&histogram).is_eq() => {
-                    applied.duplicates += 1;
-                    continue;
+                    if start.is_none() {
+                        applied.duplicates += 1;
+                        continue;
+                    }
                 }
                 Some(_) if newest == Some(t) => applied.conflicts += 1,
                 _ => applied.out_of_order += 1,
             }
             let loses =
                 |(_, existing): &At| histogram_winner(existing, &histogram).bits_cmp(existing).is_eq();
-            if existing.is_some_and(loses) {
+            let loser = existing.filter(|existing| loses(existing));
+            if loser.is_some() && start.is_none() {
                 continue;
             }
-            self.insert_late(index, (t, histogram), tally);
+            let winner = loser.map_or(histogram, |(_, existing)| Arc::clone(existing));
+            self.insert_late(index, (t, winner), tally);
+            if let Some(start) = start {
+                self.note_late_start(index, t, start);
+            }
             applied.samples += 1;
         }
         while self.histograms_mut(index).late.len() >= usize::from(self.samples_per_chunk) {
@@ -241,6 +271,7 @@ impl Head {
 
     /// Seals the late ones that lie in `range`, which is within one window.
     fn seal_late_histograms(&mut self, index: u32, range: TimeRange) {
+        let late_starts = self.late_starts(index).to_vec();
         let held = self.histograms_mut(index);
         let from = held.late.partition_point(|(t, _)| *t < range.min);
         let to = held.late.partition_point(|(t, _)| *t <= range.max);
@@ -250,9 +281,14 @@ impl Head {
             let mut run = run.iter().map(|(t, h)| (*t, h.as_ref().clone()));
             let Some((t, first)) = run.next() else { continue };
             let mut open = OpenHistograms::first(t, first);
-            run.for_each(|(t, h)| open.append(t, h));
+            open.set_last_start(start_at(&late_starts, t));
+            for (t, histogram) in run {
+                open.append(t, histogram);
+                open.set_last_start(start_at(&late_starts, t));
+            }
             self.insert_sealed(index, open.chunk(), open.time_range(), open.count());
         }
+        self.prune_late_starts(index);
     }
 
     /// Notes the newest histogram of a chunk taken over as it is.
@@ -278,15 +314,16 @@ impl Head {
             .open
             .as_ref()
             .filter(|open| open.time_range().overlaps(&range));
-        let mut chunks: Vec<Bytes> = open.map(OpenHistograms::chunk).into_iter().collect();
-        let late = held.late_in(range).iter();
+        if let Some(open) = open {
+            out.push(Run::Chunk(Chunk::parse(open.chunk())?));
+        }
+        let late = held.late_in(range);
+        let times: Vec<i64> = late.iter().map(|(t, _)| *t).collect();
+        let starts = Starts::of(&times, self.late_starts(index));
         let most = usize::from(self.samples_per_chunk);
-        chunks.extend(encode_histograms(
-            late.map(|(t, h)| (*t, h.as_ref().clone())),
-            most,
-        )?);
-        for chunk in chunks {
-            out.push(Run::Chunk(Chunk::parse(chunk)?));
+        let late = late.iter().map(|(t, h)| (*t, h.as_ref().clone()));
+        for chunk in encode_histograms(late, most)? {
+            out.push(Run::Chunk(Chunk::parse(chunk)?.with_starts(&starts)?));
         }
         Ok(())
     }

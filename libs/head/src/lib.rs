@@ -8,7 +8,7 @@
 //! **Layout.** A series is a `u32`, the index into dense arrays. What every sample touches (last time, last value, write
 //! position) is 32 bytes per series; its open samples lie in a chain of 64-byte blocks from a slab; full runs are
 //! sealed as `koios_chunk` chunks, which reads and cuts share. Label sets are packed symbol ids; symbols are interned
-//! per head; postings are compressed bitmaps per (name, value).
+//! per head; postings are compressed bitmaps per (name, value). Start timestamps of open samples lie in a table of their own.
 //!
 //! **Invariants.** A series' identity is its label set; its hash only finds it. The content of a head depends on the
 //! set of batches applied, not on their order or number (I2): `koios_model::merge::winner` decides between values. A
@@ -36,6 +36,7 @@ mod resolve;
 mod select;
 mod series;
 mod snapshot;
+mod starts;
 mod symbols;
 mod windows;
 
@@ -44,7 +45,7 @@ pub use cut::{Cut, CutId, CutSeries};
 pub use error::{Error, SnapshotError};
 pub use head::{Head, HeadOptions};
 pub use histograms::merge_histogram_runs;
-pub use read::merge_runs;
+pub use read::{merge_runs, merge_starts};
 pub use resolve::Resolved;
 pub use series::SeriesId;
 pub use snapshot::Strip;

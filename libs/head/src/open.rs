@@ -55,8 +55,29 @@ pub(crate) struct Hot {
     /// Open samples.
     pub(crate) count: u16,
     exponent: u8,
+    /// [`HAS_LAST`] and [`HAS_STARTS`].
+    flags: u8,
+}
+
+/// `last_t` and `last_v` mean something.
+const HAS_LAST: u8 = 1;
+/// There are, or were, start timestamps beside the open samples.
+const HAS_STARTS: u8 = 2;
+
+impl Hot {
     /// Whether `last_t` and `last_v` mean anything.
-    pub(crate) has_last: bool,
+    pub(crate) fn has_last(&self) -> bool {
+        self.flags & HAS_LAST != 0
+    }
+
+    /// Whether the series may have start timestamps that are not sealed.
+    pub(crate) fn has_starts(&self) -> bool {
+        self.flags & HAS_STARTS != 0
+    }
+
+    pub(crate) fn set_has_starts(&mut self) {
+        self.flags |= HAS_STARTS;
+    }
 }
 
 impl Default for Hot {
@@ -69,7 +90,7 @@ impl Default for Hot {
             tail: NO_BLOCK,
             count: 0,
             exponent: 0,
-            has_last: false,
+            flags: 0,
         }
     }
 }
@@ -128,7 +149,8 @@ impl Pool {
         };
         (hot.last_step, hot.exponent) = (state.step, state.exponent);
         self.write(hot, entry.bytes());
-        (hot.last_t, hot.last_v, hot.has_last) = (t, v, true);
+        (hot.last_t, hot.last_v) = (t, v);
+        hot.flags |= HAS_LAST;
         hot.count += 1;
     }
 
@@ -187,7 +209,7 @@ impl Pool {
         out.extend_from_slice(&hot.last_v.to_bits().to_le_bytes());
         out.extend_from_slice(&hot.last_step.to_le_bytes());
         out.extend_from_slice(&hot.count.to_le_bytes());
-        out.extend_from_slice(&[hot.exponent, u8::from(hot.has_last)]);
+        out.extend_from_slice(&[hot.exponent, u8::from(hot.has_last())]);
         let mut next = if hot.count > 0 { hot.head } else { NO_BLOCK };
         while next != NO_BLOCK {
             let block = self.block(next);
@@ -211,7 +233,7 @@ impl Pool {
             ..Hot::default()
         };
         let [exponent, has_last] = r.array()?;
-        (hot.exponent, hot.has_last) = (exponent, has_last != 0);
+        (hot.exponent, hot.flags) = (exponent, if has_last != 0 { HAS_LAST } else { 0 });
         loop {
             let [used] = r.array()?;
             if used == 0 {

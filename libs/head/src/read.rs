@@ -1,7 +1,7 @@
 //! Reading series: runs that may overlap, or merged floats.
 
-use koios_chunk::{Chunk, PlainRun, Run};
-use koios_model::merge::sort_and_dedup;
+use koios_chunk::{Chunk, OpenRun, PlainRun, Run, Starts};
+use koios_model::merge::{sort_and_dedup, sort_and_dedup_starts};
 use koios_model::{Labels, Sample, TimeRange};
 
 use crate::error::Error;
@@ -37,15 +37,29 @@ impl Head {
     }
 
     /// Copies open samples, if any may be in range, and the late ones that are.
-    fn read_unsealed(&self, index: u32, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
-        let open = self.pool.run(&self.series.hot[index as usize], range);
-        out.extend(open.map(Run::Open));
+    pub(crate) fn read_unsealed(
+        &self,
+        index: u32,
+        range: TimeRange,
+        out: &mut Vec<Run>,
+    ) -> Result<(), Error> {
+        out.extend(self.open_run(index, range).map(Run::Open));
         let side = in_range(self.series.cold[index as usize].side(), range);
         if !side.is_empty() {
             let (ts, vs): (Vec<i64>, Vec<f64>) = side.iter().map(|s| (s.t, s.v)).unzip();
-            out.push(Run::Plain(PlainRun::new(ts, vs)?));
+            let starts = Starts::of(&ts, self.late_starts(index));
+            out.push(Run::Plain(PlainRun::new(ts, vs)?.with_starts(starts)));
         }
         self.read_unsealed_histograms(index, range, out)
+    }
+
+    /// A copy of the open samples, if any may be in a closed range.
+    fn open_run(&self, index: u32, range: TimeRange) -> Option<OpenRun> {
+        let run = self.pool.run(&self.series.hot[index as usize], range)?;
+        Some(match self.open_starts(index) {
+            Some(starts) => run.with_starts(starts.clone()),
+            None => run,
+        })
     }
 
     /// Replaces `out` by the floats of a series in a closed range, each time once, ascending.
@@ -109,6 +123,24 @@ fn settle(samples: &mut Vec<Sample>) {
     if samples.windows(2).any(|w| w[0].t >= w[1].t) {
         sort_and_dedup(samples);
     }
+}
+
+/// Replaces `out` by the start timestamps of runs in a closed range, each with the time of its sample, each time once,
+/// ascending. Samples without one are left out.
+///
+/// # Errors
+/// [`koios_chunk::Error`] when a run is damaged.
+pub fn merge_starts(
+    runs: &[Run],
+    range: TimeRange,
+    out: &mut Vec<(i64, i64)>,
+) -> Result<(), koios_chunk::Error> {
+    out.clear();
+    for run in runs {
+        run.decode_starts(range, out)?;
+    }
+    sort_and_dedup_starts(out);
+    Ok(())
 }
 
 /// Replaces `out` by the floats of runs in a closed range, each time once, ascending, whatever overlaps.

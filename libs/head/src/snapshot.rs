@@ -17,6 +17,7 @@ use crate::error::{Error, SnapshotError};
 use crate::head::Head;
 use crate::histograms::At;
 use crate::series::{Sealed, Side, UNCUT};
+use crate::starts::StartOf;
 
 /// Some series of a head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Strip {
 const HISTOGRAMS_OPEN: u8 = 0;
 /// The newest histogram in order, which a sealed chunk holds.
 const HISTOGRAM_LAST: u8 = 1;
+/// No histograms, but the start timestamps of unsealed floats.
+const STARTS: u8 = 2;
 
 impl Head {
     /// Copies series from a place on until `bytes_max` is reached; the first place is 0. Gives the place to go on from,
@@ -102,7 +105,45 @@ impl Head {
                 out.push((HISTOGRAMS_OPEN, Bytes::copy_from_slice(chunk.bytes())));
             }
         }
+        out.extend(self.copied_starts(index).map(|starts| (STARTS, starts)));
         Ok(out)
+    }
+
+    fn copied_starts(&self, index: u32) -> Option<Bytes> {
+        let (open, late) = (self.open_starts(index)?.steps(), self.late_starts(index));
+        let mut out = Vec::new();
+        for starts in [open, late] {
+            put_len(&mut out, starts.len());
+            for (t, start) in starts {
+                out.extend_from_slice(&t.to_le_bytes());
+                out.extend_from_slice(&start.to_le_bytes());
+            }
+        }
+        (open.len() + late.len() > 0).then(|| out.into())
+    }
+
+    fn load_starts(&mut self, index: u32, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut r = Reader::new(bytes);
+        let hot = self.series.hot.get(index as usize).ok_or(SnapshotError)?;
+        let newest_open = (hot.count > 0).then_some(hot.last_t);
+        if self.open_starts(index).is_some_and(|starts| !starts.is_empty()) {
+            return Err(SnapshotError);
+        }
+        for is_open in [true, false] {
+            let mut before = None;
+            for _ in 0..r.u32()? {
+                let (t, start) = (r.i64()?, r.i64()?);
+                if before >= Some(t) || (is_open && newest_open < Some(t)) {
+                    return Err(SnapshotError);
+                }
+                before = Some(t);
+                match is_open {
+                    true => self.note_start(index, t, start),
+                    false => self.note_late_start(index, t, start),
+                }
+            }
+        }
+        r.is_done().then_some(()).ok_or(SnapshotError)
     }
 
     /// What a head knows beside its series: to be taken after all strips, and loaded after them.
@@ -168,9 +209,16 @@ impl Head {
         }
         let runs = data.u32()?;
         for _ in 0..runs {
-            let [kind] = data.array()?;
-            let chunk = Chunk::parse(Bytes::copy_from_slice(data.bytes()?)).map_err(|_| SnapshotError)?;
-            let mut histograms: Vec<At> = Vec::new();
+            let ([kind], bytes) = (data.array()?, data.bytes()?);
+            if kind == STARTS {
+                self.load_starts(index, bytes)?;
+                continue;
+            }
+            let chunk = Chunk::parse(Bytes::copy_from_slice(bytes)).map_err(|_| SnapshotError)?;
+            let (mut histograms, mut starts): (Vec<At>, Vec<StartOf>) = (Vec::new(), Vec::new());
+            chunk
+                .decode_starts(TimeRange::ALL, &mut starts)
+                .map_err(|_| SnapshotError)?;
             chunk
                 .decode_histograms(TimeRange::ALL, &mut histograms)
                 .map_err(|_| SnapshotError)?;
@@ -179,7 +227,7 @@ impl Head {
                 (HISTOGRAMS_OPEN, last) => {
                     histograms.extend(last);
                     let (mut tally, mut applied) = (Tally::new(0), Applied::default());
-                    self.append_histogram_series(index, histograms, &mut tally, &mut applied);
+                    self.append_histogram_series(index, histograms, &starts, &mut tally, &mut applied);
                 }
                 _ => return Err(SnapshotError),
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use koios_head::{Cut, CutSeries, Head, HeadOptions, Strip, merge_histogram_runs, merge_runs};
+use koios_head::{Cut, CutSeries, Head, HeadOptions, Strip, merge_histogram_runs, merge_runs, merge_starts};
 use koios_model::merge::winner;
 use koios_model::{BatchColumns, Histogram, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
 use proptest::prelude::*;
@@ -17,9 +17,19 @@ const HISTOGRAMS: usize = 7;
 
 /// A histogram and its time.
 type At = (i64, Arc<Histogram>);
-/// Labels, whether of its histograms, time.
-type Key = (Labels, bool, i64);
-/// What was accepted, or what listed blocks hold: values, and sums of histograms.
+/// Series, time, value, start.
+type Sent = (usize, i64, f64, i64);
+/// What of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Float,
+    Histogram,
+    Start,
+}
+use Kind::{Float, Histogram as Native, Start};
+/// Labels, what of it, time.
+type Key = (Labels, Kind, i64);
+/// What was accepted, or what listed blocks hold: values, sums of histograms, and starts, of which the larger wins, too.
 type Content = BTreeMap<Key, f64>;
 
 /// Of histograms that differ in their sum only, the winner is that of the sums.
@@ -31,19 +41,27 @@ fn put(content: &mut Content, key: Key, new: f64) {
 }
 
 fn put_cut(content: &mut Content, cut: &CutSeries) {
-    for (t, v, is_histogram) in samples_of(cut) {
-        put(content, (cut.labels.clone(), is_histogram, t), v);
+    for (t, v, kind) in samples_of(cut) {
+        put(content, (cut.labels.clone(), kind, t), v);
     }
 }
 
-/// Time, value or sum, and whether it is that.
-fn samples_of(cut: &CutSeries) -> Vec<(i64, f64, bool)> {
+fn kind_of(series: usize) -> Kind {
+    if series >= HISTOGRAMS { Native } else { Float }
+}
+
+/// Time, value, and what it is.
+fn samples_of(cut: &CutSeries) -> Vec<(i64, f64, Kind)> {
     let (mut samples, mut histograms) = (Vec::new(), Vec::new());
     cut.samples(&mut samples).unwrap();
     cut.histograms(&mut histograms).unwrap();
-    let floats = samples.iter().map(|s| (s.t, s.v, false));
+    let mut starts = Vec::new();
+    cut.starts(&mut starts).unwrap();
+    assert_eq!(cut.has_starts(), !starts.is_empty());
+    let floats = samples.iter().map(|s| (s.t, s.v, Float));
     floats
-        .chain(histograms.iter().map(|(t, h)| (*t, h.sum, true)))
+        .chain(histograms.iter().map(|(t, h)| (*t, h.sum, Native)))
+        .chain(starts.iter().map(|(t, start)| (*t, *start as f64, Start)))
         .collect()
 }
 
@@ -71,8 +89,8 @@ fn series(i: usize) -> (SeriesHash, Labels) {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Samples as (series, time, value); without labels where the head knows the reference.
-    Apply(Vec<(usize, i64, f64)>, bool),
+    /// Samples; without labels where the head knows the reference.
+    Apply(Vec<Sent>, bool),
     Cut(i64),
     List(usize),
     Abandon(usize),
@@ -89,17 +107,22 @@ fn value() -> impl Strategy<Value = f64> {
     ]
 }
 
+/// Most samples have none.
+fn start() -> impl Strategy<Value = i64> {
+    prop_oneof![6 => Just(0i64), 2 => Just(5i64), 2 => 1i64..9]
+}
+
 fn op() -> impl Strategy<Value = Op> {
-    let samples = proptest::collection::vec((0usize..14, -150i64..450, value()), 1..40);
+    let samples = proptest::collection::vec((0usize..14, -150i64..450, value(), start()), 1..40);
     let orderly = (
         0usize..14,
         -150i64..400,
-        proptest::collection::vec(value(), 1..30),
+        proptest::collection::vec((value(), start()), 1..30),
     )
         .prop_map(|(s, t, vs)| {
             vs.into_iter()
                 .enumerate()
-                .map(|(i, v)| (s, t + 3 * i as i64, v))
+                .map(|(i, (v, start))| (s, t + 3 * i as i64, v, start))
                 .collect()
         });
     prop_oneof![
@@ -112,25 +135,26 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn batch(samples: &[(usize, i64, f64)]) -> BatchColumns {
-    let mut by_series: BTreeMap<usize, Vec<(bool, Sample)>> = BTreeMap::new();
-    for &(s, t, v) in samples {
+fn batch(samples: &[Sent]) -> BatchColumns {
+    let mut by_series: BTreeMap<usize, Vec<(Kind, Sample, i64)>> = BTreeMap::new();
+    for &(s, t, v, start) in samples {
         let of_series = by_series.entry(s % HISTOGRAMS).or_default();
-        of_series.push((s >= HISTOGRAMS, Sample { t, v }));
+        of_series.push((kind_of(s), Sample { t, v }, start));
     }
     let mut columns = BatchColumns::default();
     for (s, samples) in by_series {
         let (hash, labels) = series(s);
         columns.push_series(hash, labels.as_ref());
-        for (is_histogram, s) in samples {
-            if is_histogram {
+        for (kind, s, start) in samples {
+            if kind == Native {
                 let histogram = Histogram {
                     sum: s.v,
                     ..Histogram::default()
                 };
-                columns.push_histogram(s.t, histogram);
+                columns.push_started_histogram(s.t, start, histogram);
             } else {
                 columns.push_sample(s.t, s.v);
+                columns.set_last_start(start);
             }
         }
     }
@@ -165,6 +189,7 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
     let mut content = Content::new();
     let (mut samples, mut merged) = (Vec::new(), Vec::new());
     let (mut histograms, mut merged_histograms) = (Vec::new(), Vec::new());
+    let mut starts = Vec::new();
     let mut last: Option<Labels> = None;
     for id in head.select(&Matchers::default(), range) {
         let labels = head.labels(id).unwrap();
@@ -180,7 +205,7 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
         assert_eq!(merged, samples, "runs and samples agree");
         for s in &samples {
             assert!(range.contains(s.t));
-            content.insert((labels.clone(), false, s.t), s.v);
+            content.insert((labels.clone(), Float, s.t), s.v);
         }
         head.histograms(id, range, &mut histograms).unwrap();
         assert!(
@@ -196,7 +221,12 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
         );
         for (t, h) in &histograms {
             assert!(range.contains(*t));
-            content.insert((labels.clone(), true, *t), h.sum);
+            content.insert((labels.clone(), Native, *t), h.sum);
+        }
+        merge_starts(&runs, range, &mut starts).unwrap();
+        for (t, start) in &starts {
+            assert!(range.contains(*t));
+            content.insert((labels.clone(), Start, *t), *start as f64);
         }
         last = Some(labels);
     }
@@ -261,15 +291,18 @@ impl World {
         }
     }
 
-    fn apply(&mut self, samples: &[(usize, i64, f64)], by_ref: bool) {
+    fn apply(&mut self, samples: &[Sent], by_ref: bool) {
         let mut columns = batch(samples);
         if by_ref {
             columns = by_reference(&mut self.head, columns);
         }
         let applied = self.head.apply(&columns, 0, 1);
         assert_eq!(applied.unknown_series, 0);
-        for &(s, t, v) in samples {
-            put(&mut self.accepted, (series(s).1, s >= HISTOGRAMS, t), v);
+        for &(s, t, v, start) in samples {
+            put(&mut self.accepted, (series(s).1, kind_of(s), t), v);
+            if start != 0 {
+                put(&mut self.accepted, (series(s).1, Start, t), start as f64);
+            }
         }
     }
 
@@ -352,7 +385,7 @@ proptest! {
 
     #[test]
     fn i2_content_depends_on_the_set_of_batches_only(
-        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value()), 1..30), 1..12),
+        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value(), start()), 1..30), 1..12),
         order in any::<u64>(),
     ) {
         let mut shuffled = batches.clone();
@@ -375,7 +408,7 @@ proptest! {
 
     #[test]
     fn i2_batches_applied_while_a_snapshot_is_made_are_applied_again_after_it(
-        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value()), 1..30), 1..20),
+        batches in proptest::collection::vec(proptest::collection::vec((0usize..14, -50i64..250, value(), start()), 1..30), 1..20),
         before in 0usize..10,
     ) {
         let mut head = Head::new(options());
@@ -421,7 +454,14 @@ fn everything_forgotten_leaves_nothing_behind() {
     let mut head = Head::new(options());
     for round in 0..50i64 {
         let samples: Vec<_> = (0..7)
-            .map(|s| (s + s % 2 * HISTOGRAMS, round * WINDOW_MS + s as i64, 1.0))
+            .map(|s| {
+                (
+                    s + s % 2 * HISTOGRAMS,
+                    round * WINDOW_MS + s as i64,
+                    1.0,
+                    s as i64,
+                )
+            })
             .collect();
         assert_eq!(head.apply(&batch(&samples), 0, round as u64).series_created, 7);
         let cut = head.cut(round * WINDOW_MS);
@@ -444,9 +484,13 @@ fn everything_forgotten_leaves_nothing_behind() {
 #[test]
 fn i10_times_at_the_ends_of_time_are_cut_and_forgotten_like_others() {
     let mut head = Head::new(options());
-    let samples = [(0, i64::MIN, 1.0), (0, i64::MAX, 2.0), (1, i64::MIN + 1, 3.0)];
+    let samples = [
+        (0, i64::MIN, 1.0, 0),
+        (0, i64::MAX, 2.0, 7),
+        (1, i64::MIN + 1, 3.0, 7),
+    ];
     head.apply(&batch(&samples), 0, 1);
-    assert_eq!(content_of(&head, TimeRange::ALL).len(), 3);
+    assert_eq!(content_of(&head, TimeRange::ALL).len(), 3 + 2);
     let taken: u64 = head
         .windows()
         .iter()

@@ -23,6 +23,8 @@ pub struct BatchColumns {
     pub timestamps: Vec<i64>,
     /// Values, bit-exact.
     pub values: Vec<f64>,
+    /// The start timestamps of the first samples, milliseconds, 0 where none is known; those beyond have none.
+    pub starts: Vec<i64>,
     /// Native histograms, by series.
     pub histograms: Vec<BatchHistogram>,
     /// Exemplars, by series.
@@ -38,6 +40,8 @@ pub struct BatchHistogram {
     pub series: u32,
     /// Milliseconds since the Unix epoch.
     pub t: i64,
+    /// Its start timestamp, milliseconds; 0 when none is known.
+    pub start: i64,
     /// The histogram, in canonical form.
     pub histogram: Histogram,
 }
@@ -82,6 +86,8 @@ pub struct BatchSeries<'a> {
     pub timestamps: &'a [i64],
     /// Values.
     pub values: &'a [f64],
+    /// Start timestamps of the first samples, 0 where none is known; those beyond have none.
+    pub starts: &'a [i64],
 }
 
 impl BatchColumns {
@@ -100,7 +106,20 @@ impl BatchColumns {
         self.push(hash, labels);
     }
 
+    /// The same for a known series whose labels are not here.
+    pub fn push_reference(&mut self, hash: SeriesHash) {
+        self.known.resize(self.hashes.len(), false);
+        self.known.push(true);
+        self.hashes.push(hash);
+        if !self.label_ends.is_empty() {
+            self.label_ends.push(self.label_bytes.len() as u32);
+        }
+        self.sample_counts.push(0);
+    }
+
     fn push(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) {
+        // Those before it have none, where none has been put down.
+        self.label_ends.resize(self.hashes.len(), 0);
         self.hashes.push(hash);
         self.label_bytes.extend_from_slice(labels.packed());
         self.label_ends.push(self.label_bytes.len() as u32);
@@ -116,10 +135,29 @@ impl BatchColumns {
         }
     }
 
+    /// Sets the start timestamp of the sample appended last; 0, for none, is what it has.
+    pub fn set_last_start(&mut self, start: i64) {
+        if start != 0 && !self.timestamps.is_empty() {
+            self.starts.resize(self.timestamps.len() - 1, 0);
+            self.starts.push(start);
+        }
+    }
+
     /// Appends a histogram to the last series; nothing happens when there is none.
     pub fn push_histogram(&mut self, t: i64, histogram: Histogram) {
+        self.push_started_histogram(t, 0, histogram);
+    }
+
+    /// The same for a histogram with a start timestamp; 0 for none.
+    pub fn push_started_histogram(&mut self, t: i64, start: i64, histogram: Histogram) {
         if let Some(series) = self.last_series() {
-            self.histograms.push(BatchHistogram { series, t, histogram });
+            let histogram = BatchHistogram {
+                series,
+                t,
+                start,
+                histogram,
+            };
+            self.histograms.push(histogram);
         }
     }
 
@@ -158,7 +196,8 @@ impl BatchColumns {
         let exemplar = |e: &BatchExemplar| size_of::<BatchExemplar>() + e.exemplar.labels.packed().len();
         let rare = self.histograms.iter().map(histogram).sum::<usize>()
             + self.exemplars.iter().map(exemplar).sum::<usize>();
-        self.label_bytes.len() + self.hashes.len() * per_series + self.timestamps.len() * per_sample + rare
+        let samples = self.timestamps.len() * per_sample + self.starts.len() * size_of::<i64>();
+        self.label_bytes.len() + self.hashes.len() * per_series + samples + rare
     }
 
     /// The labels of the series at a place, if they are here.
@@ -197,6 +236,10 @@ impl BatchColumns {
                 let sample_end = sample_start.checked_add(n as usize)?;
                 let timestamps = self.timestamps.get(sample_start..sample_end)?;
                 let values = self.values.get(sample_start..sample_end)?;
+                let started = self.starts.len();
+                let starts = self
+                    .starts
+                    .get(sample_start.min(started)..sample_end.min(started))?;
                 sample_start = sample_end;
                 Some(BatchSeries {
                     hash,
@@ -204,6 +247,7 @@ impl BatchColumns {
                     known: self.known.get(i).is_some_and(|known| *known),
                     timestamps,
                     values,
+                    starts,
                 })
             })
     }
@@ -213,6 +257,51 @@ impl BatchColumns {
 mod tests {
     use super::*;
     use crate::Labels;
+
+    #[test]
+    fn starts_take_room_only_once_one_is_set() {
+        let mut c = BatchColumns::default();
+        let labels = Labels::from_pairs([("a", "1")]);
+        c.push_series(SeriesHash(1), labels.as_ref());
+        c.push_sample(10, 1.0);
+        c.set_last_start(0);
+        assert!(c.starts.is_empty() && c.series().all(|s| s.starts.is_empty()));
+        c.push_series(SeriesHash(2), labels.as_ref());
+        c.push_sample(10, 1.0);
+        c.set_last_start(7);
+        c.push_sample(20, 1.0);
+        let starts: Vec<_> = c.series().map(|s| s.starts.to_vec()).collect();
+        assert_eq!(starts, [vec![0], vec![7]]);
+    }
+
+    #[test]
+    fn labels_stand_beside_series_that_have_none_here() {
+        let labels = Labels::from_pairs([("a", "1")]);
+        let mut c = BatchColumns::default();
+        c.push_reference(SeriesHash(1));
+        assert!(c.label_ends.is_empty());
+        c.push_series(SeriesHash(2), labels.as_ref());
+        c.push_reference(SeriesHash(3));
+        c.push_known_series(SeriesHash(4), labels.as_ref());
+        let got: Vec<(u128, bool, bool)> = c
+            .series()
+            .map(|s| (s.hash.0, s.known, s.labels.is_some()))
+            .collect();
+        assert_eq!(
+            got,
+            [
+                (1, true, false),
+                (2, false, true),
+                (3, true, false),
+                (4, true, true)
+            ]
+        );
+        let at = |place| c.labels_at(place).map(|l| l.to_labels());
+        assert_eq!(
+            [at(0), at(1), at(2), at(3)],
+            [None, Some(labels.clone()), None, Some(labels)]
+        );
+    }
 
     #[test]
     fn yields_each_series_with_its_own_samples() {

@@ -1,7 +1,8 @@
 //! The one rule that chooses between different values at one timestamp (I2).
 //!
 //! Every head, read, merge and compaction uses it, so replicas converge whatever order they saw things in: the rule is
-//! commutative, associative and idempotent.
+//! commutative, associative and idempotent. Start timestamps are chosen by themselves: of different ones at one timestamp
+//! the largest stays, and one that is set before one that is not.
 
 use std::sync::Arc;
 
@@ -30,6 +31,28 @@ pub fn histogram_winner<'a>(a: &'a Histogram, b: &'a Histogram) -> &'a Histogram
 /// Whether a float wins over a histogram at the same timestamp: not stale before stale, then the float.
 pub fn float_wins(v: f64, h: &Histogram) -> bool {
     !is_stale(v) || h.is_stale()
+}
+
+/// Sorts start timestamps, each with the time of its sample, by that time and keeps the largest of each: a start belongs
+/// to its time, whichever value wins there, so that values and starts may be merged apart.
+pub fn sort_and_dedup_starts(starts: &mut Vec<(i64, i64)>) {
+    if starts.is_sorted_by(|a, b| a.0 < b.0) {
+        return;
+    }
+    starts.sort_unstable();
+    starts.dedup_by(|larger, kept| {
+        let same = larger.0 == kept.0;
+        if same {
+            kept.1 = larger.1;
+        }
+        same
+    });
+}
+
+/// The start timestamp among ascending ones that belongs to a time; 0 when none does.
+pub fn start_at(starts: &[(i64, i64)], t: i64) -> i64 {
+    let found = starts.binary_search_by_key(&t, |start| start.0).ok();
+    found.and_then(|at| starts.get(at)).map_or(0, |start| start.1)
 }
 
 /// Sorts histograms by time and keeps the winner of each timestamp.
@@ -151,6 +174,26 @@ mod tests {
             merge_sorted(&sorted(&xs), &sorted(&ys), &mut out);
             let model: Vec<_> = model.into_iter().map(|(t, v)| Sample { t, v }).collect();
             prop_assert_eq!(out, model);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn i2_the_largest_start_of_a_time_stays_whatever_the_order(
+            mut starts in proptest::collection::vec((0i64..9, -3i64..5), 0..30), turn in any::<prop::sample::Index>(),
+        ) {
+            let mut model = std::collections::BTreeMap::<i64, i64>::new();
+            for &(t, start) in &starts {
+                model.entry(t).and_modify(|s| *s = start.max(*s)).or_insert(start);
+            }
+            let turned = turn.index(starts.len() + 1);
+            let mut again = [&starts[turned..], &starts[..turned], &starts[..]].concat();
+            sort_and_dedup_starts(&mut starts);
+            sort_and_dedup_starts(&mut again);
+            prop_assert_eq!(&starts, &again);
+            for t in -1..10 {
+                prop_assert_eq!(start_at(&starts, t), model.get(&t).copied().unwrap_or(0));
+            }
         }
     }
 

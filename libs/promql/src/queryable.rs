@@ -219,6 +219,23 @@ impl Columns {
         }
     }
 
+    /// Sets the start timestamps of samples from the place `from` on: each given with the time of its sample, ascending;
+    /// those of other times are left out.
+    pub fn set_starts(&mut self, from: usize, starts: &[(i64, i64)]) {
+        if starts.is_empty() {
+            return;
+        }
+        self.start_timestamps.resize(self.timestamps.len(), 0);
+        let times = self.timestamps.iter().zip(&mut self.start_timestamps).skip(from);
+        let mut starts = starts.iter().peekable();
+        for (t, set) in times {
+            while starts.next_if(|start| start.0 < *t).is_some() {}
+            if let Some(start) = starts.next_if(|start| start.0 == *t) {
+                *set = start.1;
+            }
+        }
+    }
+
     /// Appends a run of floats at once; of unequal columns the longer one is cut.
     pub fn extend_floats(&mut self, timestamps: &[i64], values: &[f64]) {
         let n = timestamps.len().min(values.len());
@@ -312,6 +329,8 @@ mod tests {
         c.extend_floats(&[4, 5], &[3.0, 4.0]);
         assert_eq!(c.histograms().map(<[_]>::len), Some(5));
         assert_eq!(c.start_timestamps(), Some(&[0, 1, 0, 0, 0][..]));
+        c.set_starts(2, &[(1, 7), (3, 8), (5, 9), (6, 1)]);
+        assert_eq!(c.start_timestamps(), Some(&[0, 1, 8, 0, 9][..]));
         let failed = c.append_floats(|t, _| {
             t.push(6);
             Err(())

@@ -18,6 +18,7 @@ pub mod differential;
 pub mod fuzz;
 #[cfg(feature = "cluster")]
 pub mod http;
+pub mod memory;
 #[cfg(feature = "cluster")]
 pub mod moto;
 #[cfg(feature = "cluster")]

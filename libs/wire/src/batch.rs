@@ -114,6 +114,15 @@ impl Batch {
         }
     }
 
+    /// The same with its content encoded before, by [`encode_content`] from the same columns.
+    #[must_use]
+    pub fn with_content(self, content: Bytes) -> Self {
+        Self {
+            content: Arc::new(OnceLock::from(content)),
+            ..self
+        }
+    }
+
     /// The same batch with all labels it has, for a receiver that does not know a series.
     #[must_use]
     pub fn with_labels(&self) -> Self {
@@ -129,11 +138,17 @@ impl Batch {
         self.by_reference && self.columns.known.contains(&true)
     }
 
-    /// Whether it is best encoded on the caller's thread: handing a small one over costs more.
+    /// Whether it is best encoded on the caller's thread: most of it is encoded already, or it is small and handing it over
+    /// costs more.
     pub fn is_encoded_inline(&self) -> bool {
         const SAMPLES_MAX: usize = 512;
         const HISTOGRAMS_MAX: usize = 32;
+        const BYTES_MAX: usize = 64 << 10;
         let c = &self.columns;
+        if let Some(content) = self.content.get() {
+            let rest = c.label_bytes.len() + size_of_val(&c.hashes[..]);
+            return content.len() + rest < BYTES_MAX;
+        }
         c.timestamps.len() + c.exemplars.len() < SAMPLES_MAX && c.histograms.len() < HISTOGRAMS_MAX
     }
 
@@ -149,11 +164,7 @@ impl Batch {
 
     /// The content's frame, which all encodings end with; made on first use, shared afterwards.
     pub fn content(&self) -> &Bytes {
-        self.content.get_or_init(|| {
-            let mut out = Vec::new();
-            write_frame(&mut out, &content::encode(&self.columns));
-            out.into()
-        })
+        self.content.get_or_init(|| encode_content(&self.columns))
     }
 
     /// Bytes of the content before compression, of which a reader takes [`DECODED_BYTES_MAX`] at most.
@@ -166,6 +177,16 @@ impl Batch {
     /// The form on the wire; made on first use, shared afterwards.
     pub fn encoded(&self) -> &Bytes {
         self.encoded.get_or_init(|| self.encode())
+    }
+
+    /// Whether [`Self::content`] costs nothing.
+    pub fn has_content(&self) -> bool {
+        self.content.get().is_some()
+    }
+
+    /// The length of [`Self::encoded`], once that was made.
+    pub fn encoded_len(&self) -> Option<usize> {
+        self.encoded.get().map(Bytes::len)
     }
 
     /// What stands before [`Self::content`] in the record that a log keeps.
@@ -234,6 +255,13 @@ impl Batch {
             encoded: OnceLock::from(encoded),
         })
     }
+}
+
+/// The content's frame of a batch of these columns.
+pub fn encode_content(columns: &BatchColumns) -> Bytes {
+    let mut out = Vec::new();
+    write_frame(&mut out, &content::encode(columns));
+    out.into()
 }
 
 /// The bytes before a valid checksum.
@@ -314,14 +342,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips_bit_exact(series in proptest::collection::vec(
-            ("[a-z]{1,5}", "\\PC{1,9}", proptest::collection::vec((any::<i64>(), any::<u64>()), 0..5)), 0..8)) {
+        fn round_trips_bit_exact(
+            series in proptest::collection::vec(
+                ("[a-z]{1,5}", "\\PC{1,9}", proptest::collection::vec((any::<i64>(), any::<u64>()), 0..5)), 0..8),
+            starts in proptest::collection::vec(prop_oneof![3 => Just(0i64), 1 => Just(1_700_000_000_000), 1 => any::<i64>()], 1..9),
+        ) {
+            let mut starts = starts.into_iter().cycle();
+            let mut next = || starts.next().unwrap_or(0);
             let mut c = BatchColumns::default();
             for (i, (n, v, samples)) in series.iter().enumerate() {
                 c.push_series(SeriesHash(i as u128), Labels::from_pairs([(n, v)]).as_ref());
-                samples.iter().for_each(|&(t, bits)| c.push_sample(t, f64::from_bits(bits)));
+                for &(t, bits) in samples {
+                    c.push_sample(t, f64::from_bits(bits));
+                    c.set_last_start(next());
+                }
                 for &(t, bits) in samples.iter().skip(2) {
-                    c.push_histogram(t, Histogram { count: f64::from_bits(bits), ..Histogram::default() });
+                    c.push_started_histogram(t, next(), Histogram { count: f64::from_bits(bits), ..Histogram::default() });
                 }
                 let labels = Labels::from_pairs([("trace_id", v)]);
                 c.push_exemplar(Exemplar { t: i as i64, v: 0.5, labels });
@@ -333,13 +369,14 @@ mod tests {
             let bits = |b: &Batch| b.columns().values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&back), bits(&batch));
             prop_assert_eq!(&back.columns().timestamps, &batch.columns().timestamps);
+            prop_assert_eq!(&back.columns().starts, &batch.columns().starts);
             prop_assert_eq!(&back.columns().label_bytes, &batch.columns().label_bytes);
             prop_assert_eq!(&back.columns().metadata, &batch.columns().metadata);
             prop_assert_eq!(&back.columns().exemplars, &batch.columns().exemplars);
             let [got, sent] = [&back, &batch].map(|b| &b.columns().histograms);
             prop_assert_eq!(got.len(), sent.len());
             let same = |(a, b): (&BatchHistogram, &BatchHistogram)| {
-                (a.series, a.t) == (b.series, b.t) && a.histogram.bits_cmp(&b.histogram).is_eq()
+                (a.series, a.t, a.start) == (b.series, b.t, b.start) && a.histogram.bits_cmp(&b.histogram).is_eq()
             };
             prop_assert!(got.iter().zip(sent).all(same));
         }

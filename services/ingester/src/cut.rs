@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter};
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
 use koios_bucket::{ManifestBlock, Writer};
-use koios_head::WindowState;
+use koios_head::{CutSeries, WindowState};
 use koios_model::merge::settle_kinds;
 use koios_model::{PartitionId, Sample};
 use koios_wire::{FlushReply, FlushRequest, ServiceError};
@@ -178,6 +178,7 @@ impl Inner {
         let options = BlockOptions {
             partitions: vec![partition],
             epoch,
+            starts: begun.cut.series.iter().any(CutSeries::has_starts),
             ..BlockOptions::new(block, tenant.clone(), begun.cut.window)
         };
         let key = replica.key.clone();
@@ -304,7 +305,7 @@ impl Inner {
 fn is_shared(error: &Error) -> bool {
     match error {
         Error::Bucket(e) => e.is_transient(),
-        Error::Wal(_) | Error::NotRunning { .. } => true,
+        Error::Wal(_) | Error::Memory(_) | Error::NotRunning { .. } => true,
         Error::Block { .. }
         | Error::Chunk { .. }
         | Error::Record { .. }
@@ -383,9 +384,11 @@ fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>,
     let mut writer = BlockWriter::new(options).map_err(EncodeError::Block)?;
     let (mut samples, mut histograms): (Vec<Sample>, Vec<_>) = (Vec::new(), Vec::new());
     let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+    let mut starts = Vec::new();
     for series in &begun.cut.series {
         series.samples(&mut samples).map_err(EncodeError::Chunk)?;
         series.histograms(&mut histograms).map_err(EncodeError::Chunk)?;
+        series.starts(&mut starts).map_err(EncodeError::Chunk)?;
         settle_kinds(&mut samples, &mut histograms);
         timestamps.clear();
         values.clear();
@@ -394,8 +397,14 @@ fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>,
             values.push(s.v);
         }
         let metadata = begun.metadata.get(series.labels.metric_name());
+        let columns = SeriesColumns {
+            timestamps: &timestamps,
+            values: &values,
+            histograms: &histograms,
+            starts: &starts,
+        };
         writer
-            .push_both(&series.labels, metadata, (&timestamps, &values), &histograms)
+            .push_columns(&series.labels, metadata, columns)
             .map_err(EncodeError::Block)?;
     }
     writer.finish().map_err(EncodeError::Block)

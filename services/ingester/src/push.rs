@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koios_runtime::MemoryShort;
 use koios_wal::Append;
 use koios_wire::batch::DECODED_BYTES_MAX;
 use koios_wire::{Batch, PushAck, ServiceError};
@@ -31,6 +32,7 @@ impl Inner {
 
     async fn try_push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
         self.wal().map_err(|e| self.refuse(&e))?;
+        self.check_memory().map_err(|e| self.refuse(&e.into()))?;
         self.check_disk().await?;
         let header = batch.header();
         // Held until the answer, so that an adoption waits for it.
@@ -51,6 +53,12 @@ impl Inner {
             conflicts,
             conflict,
         })
+    }
+
+    /// Whether the process has memory for another batch.
+    pub(crate) fn check_memory(&self) -> Result<(), MemoryShort> {
+        let runtime = &self.deps.runtime;
+        runtime.memory.check(runtime.clock.elapsed())
     }
 
     /// Refuses pushes while less than the reserve is free; looks at the disk once a second at most. The log itself checks
@@ -88,7 +96,7 @@ impl Inner {
     /// Logs a batch under its tenant's queue.
     pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
         let wal = self.wal()?;
-        if !batch.is_encoded_inline() {
+        if !batch.has_content() && !batch.is_encoded_inline() {
             let encode = Arc::clone(&batch);
             let cpu = &self.deps.runtime.cpu;
             cpu.run(move || encode.content().len()).await?;

@@ -249,6 +249,9 @@ impl Round<'_> {
         let mut batches = Fetched { stream, next: None };
         let mut fetched = 0u64;
         loop {
+            // What is left is fetched when there is room for it.
+            let memory = self.inner.check_memory();
+            memory.map_err(|e| self.inner.refuse(&e.into()))?;
             let group = self.next_group(&mut batches).await?;
             if group.is_empty() {
                 break;

@@ -1,6 +1,5 @@
 //! Runs scripts.
 
-use koios_model::Labels;
 use koios_promql::{
     At, Engine, Expr, FunctionId, MatrixSeries, ParseOptions, Query, QueryOutput, Queryable, SampleValue,
     Uninterrupted, Value, VectorSample,
@@ -15,8 +14,6 @@ use super::storage::{MemoryStorage, Storage, custom_of};
 pub struct Report {
     /// How many evaluations gave what they should.
     pub passed: usize,
-    /// How many were left out because they read what the storage cannot keep.
-    pub skipped: usize,
     /// Those that did not, and loads that failed.
     pub failures: Vec<Failure>,
 }
@@ -45,23 +42,17 @@ pub async fn run(script: &str, engine: &Engine) -> Result<Report, ScriptError> {
 /// # Errors
 /// [`ScriptError`] if the text is not in the language.
 pub async fn run_on(script: &str, engine: &Engine, storage: &mut dyn Storage) -> Result<Report, ScriptError> {
-    let mut session = Session {
-        engine,
-        storage,
-        left_out: Vec::new(),
-    };
+    let mut session = Session { engine, storage };
     let mut report = Report::default();
     let commands = parse_script(script)?;
     for command in std::iter::once(&Command::Clear).chain(&commands) {
         let (line, query, outcome) = match command {
-            Command::Clear => (0, "", session.clear().await.map(|()| None)),
-            Command::Load(line, load) => (*line, "", session.load(load).await.map(|()| None)),
-            Command::Eval(line, eval) => (*line, eval.query.as_str(), session.eval(eval).await.map(Some)),
+            Command::Clear => (0, "", session.storage.clear().await.map(|()| 0)),
+            Command::Load(line, load) => (*line, "", session.load(load).await.map(|()| 0)),
+            Command::Eval(line, eval) => (*line, eval.query.as_str(), session.eval(eval).await.map(|()| 1)),
         };
         match outcome {
-            Ok(None) => {}
-            Ok(Some(true)) => report.passed += 1,
-            Ok(Some(false)) => report.skipped += 1,
+            Ok(evaluations) => report.passed += evaluations,
             Err(reason) => report.failures.push(Failure {
                 line,
                 query: query.to_owned(),
@@ -76,16 +67,9 @@ pub async fn run_on(script: &str, engine: &Engine, storage: &mut dyn Storage) ->
 struct Session<'a> {
     engine: &'a Engine,
     storage: &'a mut dyn Storage,
-    /// The series that the storage cannot keep.
-    left_out: Vec<Labels>,
 }
 
 impl Session<'_> {
-    async fn clear(&mut self) -> Result<(), String> {
-        self.left_out.clear();
-        self.storage.clear().await
-    }
-
     async fn load(&mut self, load: &Load) -> Result<(), String> {
         let mut series = load.series.clone();
         if load.with_custom {
@@ -93,47 +77,16 @@ impl Session<'_> {
                 series.entry(labels).or_default().extend(points);
             }
         }
-        let left_out = &mut self.left_out;
-        series.retain(|labels, points| {
-            let keeps = points.iter().all(|point| self.storage.keeps(point));
-            if !keeps {
-                left_out.push(labels.clone());
-            }
-            keeps
-        });
         self.storage.add(&series).await
     }
 
-    /// Evaluates, unless it would read what was left out; whether it did.
-    async fn eval(&self, eval: &Eval) -> Result<bool, String> {
-        let expr = koios_promql::parse(&eval.query).ok();
-        if expr.is_some_and(|expr| self.reads_left_out(&expr)) {
-            return Ok(false);
-        }
+    async fn eval(&self, eval: &Eval) -> Result<(), String> {
         let run = Run {
             engine: self.engine,
             storage: self.storage.queryable(),
             eval,
         };
-        run.all().await.map(|()| true)
-    }
-
-    fn reads_left_out(&self, expr: &Expr) -> bool {
-        let matchers = match expr {
-            Expr::Vector(selector) => &selector.matchers,
-            Expr::Matrix(matrix) => &matrix.selector.matchers,
-            // Reads series that it does not name.
-            Expr::Call(call) if call.function == FunctionId::Info && !self.left_out.is_empty() => {
-                return true;
-            }
-            _ => return expr.children().any(|child| self.reads_left_out(child)),
-        };
-        let matches = |labels: &&Labels| {
-            matchers
-                .iter()
-                .all(|m| m.matches(labels.get(m.name()).unwrap_or_default()))
-        };
-        self.left_out.iter().any(|labels| matches(&labels))
+        run.all().await
     }
 }
 
@@ -319,9 +272,7 @@ fn pin(expr: &mut Expr, at_ms: i64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
-    use super::super::storage::Point;
     use super::*;
 
     #[test]
@@ -373,52 +324,5 @@ eval instant at 1m a +
         let report = futures::executor::block_on(run(script, &Engine::default())).unwrap();
         assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
         assert_eq!((report.passed, report.failures[0].line), (3, 8));
-    }
-    /// Keeps only floats.
-    #[derive(Default)]
-    struct FloatsOnly(MemoryStorage);
-
-    #[async_trait::async_trait]
-    impl Storage for FloatsOnly {
-        fn keeps(&self, point: &Point) -> bool {
-            matches!(point.value, SampleValue::Float(_))
-        }
-
-        async fn clear(&mut self) -> Result<(), String> {
-            self.0.clear().await
-        }
-
-        async fn add(&mut self, series: &BTreeMap<Labels, Vec<Point>>) -> Result<(), String> {
-            self.0.add(series).await
-        }
-
-        fn queryable(&self) -> &dyn Queryable {
-            &self.0
-        }
-    }
-
-    #[test]
-    fn skips_what_reads_series_that_cannot_be_kept() {
-        let script = "
-load 1m
-  a 1 2 3
-  b 1 {{count:1}} 3
-
-eval instant at 1m a
-  a 2
-
-eval instant at 1m sum(b)
-  {} 1
-
-eval instant at 1m {__name__=~\"a|b\"}
-  a 2
-
-clear
-
-eval instant at 1m sum(b)
-";
-        let mut storage = FloatsOnly::default();
-        let report = futures::executor::block_on(run_on(script, &Engine::default(), &mut storage)).unwrap();
-        assert_eq!((report.passed, report.skipped), (2, 2), "{:?}", report.failures);
     }
 }

@@ -26,11 +26,6 @@ pub struct Point {
 /// What a script loads its samples into, and reads them from.
 #[async_trait]
 pub trait Storage: Send + Sync {
-    /// Whether a sample can be kept. Series with one that cannot are left out, and what selects them is skipped.
-    fn keeps(&self, _point: &Point) -> bool {
-        true
-    }
-
     /// Forgets all samples.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ const TAG_METADATA: u8 = 7;
 const TAG_HISTOGRAM_SERIES: u8 = 8;
 const TAG_HISTOGRAMS: u8 = 9;
 const TAG_EXEMPLARS: u8 = 10;
+const TAG_STARTS: u8 = 11;
+const TAG_HISTOGRAM_STARTS: u8 = 12;
 
 /// The sections, not compressed yet.
 pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
@@ -34,6 +36,11 @@ pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
             .iter()
             .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
     });
+    if !c.starts.is_empty() {
+        section(&mut out, TAG_STARTS, |o| {
+            write_starts(o, c.starts.iter().copied())
+        });
+    }
     if !c.histograms.is_empty() {
         section(&mut out, TAG_HISTOGRAM_SERIES, |o| {
             c.histograms
@@ -42,6 +49,10 @@ pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
         });
         let packed = koios_chunk::pack_histograms(c.histograms.iter().map(|h| (h.t, &h.histogram)));
         section(&mut out, TAG_HISTOGRAMS, |o| o.extend_from_slice(&packed));
+        let starts = c.histograms.iter().map(|h| h.start);
+        if starts.clone().any(|start| start != 0) {
+            section(&mut out, TAG_HISTOGRAM_STARTS, |o| write_starts(o, starts));
+        }
     }
     if !c.exemplars.is_empty() {
         section(&mut out, TAG_EXEMPLARS, |o| {
@@ -67,10 +78,41 @@ pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
     out
 }
 
+/// Start timestamps: 0 for none, else the zigzag form of the difference to the one set before. That of a start of 0 is
+/// not needed, so those below it are written one larger.
+fn write_starts(out: &mut Vec<u8>, starts: impl Iterator<Item = i64>) {
+    let mut last = 0i64;
+    for start in starts {
+        if start == 0 {
+            write_varint(out, 0);
+            continue;
+        }
+        let (difference, unused) = (zigzag(start.wrapping_sub(last)), zigzag(last.wrapping_neg()));
+        write_varint(out, difference + u64::from(difference < unused));
+        last = start;
+    }
+}
+
+fn read_starts(s: &mut Reader<'_>) -> Result<Vec<i64>, BatchError> {
+    let (mut starts, mut last) = (Vec::new(), 0i64);
+    while !s.done() {
+        let written = s.varint()?;
+        if written == 0 {
+            starts.push(0);
+            continue;
+        }
+        let unused = zigzag(last.wrapping_neg());
+        last = last.wrapping_add(unzigzag(written - u64::from(written <= unused)));
+        starts.push(last);
+    }
+    Ok(starts)
+}
+
 /// The columns of the sections, for as many series; those of identity stay empty.
 pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchError> {
     let mut c = BatchColumns::default();
     let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
+    let mut histogram_starts = Vec::new();
     let mut r = Reader::new(raw);
     while !r.done() {
         let (tag, mut s) = r.section()?;
@@ -115,6 +157,8 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
                 }
             }
             TAG_HISTOGRAMS => histograms = s.rest(),
+            TAG_STARTS => c.starts = read_starts(&mut s)?,
+            TAG_HISTOGRAM_STARTS => histogram_starts = read_starts(&mut s)?,
             TAG_EXEMPLARS => {
                 while !s.done() {
                     c.exemplars.push(s.exemplar()?);
@@ -129,9 +173,20 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
         column: "histograms",
         reason: e.to_string(),
     })?;
-    let placed = histogram_series.into_iter().zip(unpacked);
+    if !histogram_starts.is_empty() && histogram_starts.len() != unpacked.len() {
+        return Err(BatchError::Column {
+            column: "starts of histograms",
+            reason: format!("{} for {} histograms", histogram_starts.len(), unpacked.len()),
+        });
+    }
+    let placed = histogram_series.into_iter().zip(unpacked).enumerate();
     c.histograms = placed
-        .map(|(series, (t, histogram))| BatchHistogram { series, t, histogram })
+        .map(|(at, (series, (t, histogram)))| BatchHistogram {
+            series,
+            t,
+            start: histogram_starts.get(at).copied().unwrap_or(0),
+            histogram,
+        })
         .collect();
     check(&c, series)?;
     Ok(c)
@@ -153,6 +208,10 @@ fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
             c.values.len()
         );
         return fail("samples", reason);
+    }
+    if c.starts.len() > c.values.len() {
+        let reason = format!("{} for {samples} samples", c.starts.len());
+        return fail("starts", reason);
     }
     let mut of_histograms = c.histograms.iter().map(|h| h.series as usize);
     let mut of_exemplars = c.exemplars.iter().map(|e| e.series as usize);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use koios_model::TimeRange;
 use koios_wire::ServiceErrorCode;
 
-use crate::harness::{HOUR, MINUTE, Samples, T0, World, merge, tenant};
+use crate::harness::{HOUR, MINUTE, Samples, T0, World, merge, tenant, without_starts};
 
 /// Samples of `hours` hours, one a minute.
 async fn fill(w: &mut World, from: i64, hours: i64) {
@@ -79,7 +79,8 @@ async fn i9_a_bucket_outage_of_a_day_loses_nothing_and_drains() {
     w.check(&w.query(0).await);
     w.sleep(Duration::from_secs(600)).await;
     let (head, _) = w.read(0).await.unwrap();
-    assert!(head.len() < 2 * 6 * 60, "the backlog drained: {}", head.len());
+    let left = without_starts(&head);
+    assert!(left < 2 * 6 * 60, "the backlog drained: {left}");
     w.check(&w.query(0).await);
 }
 
@@ -109,7 +110,7 @@ async fn i9_segments_go_only_after_the_proof_of_their_upload() {
     assert!(w.counts(0));
     // What was listed is not uploaded again.
     let held = w.holdings(0).await.0;
-    assert_eq!(held.len(), w.acked.len() as u64 / 2);
+    assert_eq!(held.len(), without_starts(&w.acked) as u64 / 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,6 +28,7 @@ use koios_runtime::{
     TokioClock,
 };
 use koios_server::Metrics;
+use koios_testkit::memory::PretendedMemory;
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{
@@ -227,6 +228,8 @@ pub(crate) struct World {
     pub(crate) acked: Samples,
     pub(crate) sent: BTreeMap<(String, i64), Vec<u64>>,
     pub(crate) tune: fn(&mut Settings),
+    /// Of all members.
+    pub(crate) memory: PretendedMemory,
     machine: Option<PathBuf>,
     next: u64,
 }
@@ -291,6 +294,7 @@ impl World {
             acked: Samples::new(),
             sent: BTreeMap::new(),
             tune,
+            memory: PretendedMemory::default(),
             machine,
             next: 0,
         };
@@ -374,6 +378,7 @@ impl World {
                     None => Cpu::inline(),
                 },
                 net: Arc::new(RealNet),
+                memory: self.memory.watch(),
             },
             member: name_of(i),
             identity: Identity {
@@ -453,8 +458,9 @@ impl World {
             let labels = Labels::from_pairs([("__name__", series)]);
             columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
             if series.starts_with("hist") {
-                columns.push_histogram(
+                columns.push_started_histogram(
                     t,
+                    start_of(series, t),
                     Histogram {
                         sum: v,
                         ..Histogram::default()
@@ -464,6 +470,14 @@ impl World {
                 columns.push_exemplar(Exemplar { t, v, labels });
             } else {
                 columns.push_sample(t, v);
+                columns.set_last_start(start_of(series, t));
+            }
+            if start_of(series, t) != 0 {
+                let bits = start_of(series, t).cast_unsigned();
+                self.sent
+                    .entry((format!("{series} start"), t))
+                    .or_default()
+                    .push(bits);
             }
             self.sent
                 .entry((series.to_owned(), t))
@@ -516,6 +530,7 @@ impl World {
                     .entry((series.to_owned(), t))
                     .or_insert_with(|| v.to_bits());
                 *kept = winner(f64::from_bits(*kept), v).to_bits();
+                put_start(&mut self.acked, series, (t, start_of(series, t)));
             }
         }
         acked
@@ -585,10 +600,15 @@ impl World {
             let histograms = reader.read_histograms(&series).await.unwrap();
             for ((s, columns), chunks) in series.iter().zip(samples).zip(histograms) {
                 let name = s.labels.metric_name().to_owned();
-                let mut decoded = Vec::new();
+                let (mut decoded, mut starts) = (Vec::new(), columns.starts.clone());
                 for chunk in chunks {
                     chunk.decode_histograms(range, &mut decoded).unwrap();
+                    chunk.decode_starts(range, &mut starts).unwrap();
                 }
+                starts.retain(|start| range.contains(start.0));
+                starts
+                    .into_iter()
+                    .for_each(|start| put_start(&mut all, &name, start));
                 for (t, h) in decoded {
                     put(&mut all, (name.clone(), t), h.sum.to_bits());
                 }
@@ -686,6 +706,26 @@ fn put(all: &mut Samples, at: (String, i64), bits: u64) {
     *kept = winner(f64::from_bits(*kept), f64::from_bits(bits)).to_bits();
 }
 
+/// What a sample is sent with as its start timestamp; 0 for none.
+fn start_of(series: &str, t: i64) -> i64 {
+    match series {
+        "a" | "b" | "hist" => (t.div_euclid(64) * 64 - 1).max(1),
+        _ => 0,
+    }
+}
+
+/// Puts a start timestamp among samples, as one of a series of its own; of several the largest stays, as of values.
+fn put_start(all: &mut Samples, series: &str, (t, start): (i64, i64)) {
+    if start != 0 {
+        put(all, (format!("{series} start"), t), start.cast_unsigned());
+    }
+}
+
+/// How many there are, start timestamps not counted.
+pub(crate) fn without_starts(all: &Samples) -> usize {
+    all.keys().filter(|(name, _)| !name.ends_with(" start")).count()
+}
+
 pub(crate) fn merge(all: &mut Samples, more: Samples) {
     more.into_iter().for_each(|(at, bits)| put(all, at, bits));
 }
@@ -703,6 +743,12 @@ pub(crate) async fn collect(mut stream: ReadStream) -> Result<(Samples, ReadEnd)
                         run.decode_range(TimeRange::ALL, &mut ts, &mut vs).unwrap();
                         let mut histograms = Vec::new();
                         run.decode_histograms(TimeRange::ALL, &mut histograms).unwrap();
+                        let mut starts = Vec::new();
+                        run.decode_starts(TimeRange::ALL, &mut starts).unwrap();
+                        let name = s.labels.metric_name();
+                        starts
+                            .into_iter()
+                            .for_each(|start| put_start(&mut all, name, start));
                         let sums = histograms.into_iter().map(|(t, h)| (t, h.sum));
                         for (t, v) in ts.into_iter().zip(vs).chain(sums) {
                             put(&mut all, (s.labels.metric_name().to_owned(), t), v.to_bits());

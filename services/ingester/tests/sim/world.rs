@@ -15,7 +15,8 @@ use koios_control::{
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
 use koios_model::{Matchers, PartitionId, Sample, TenantId, TimeRange};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, Disk, DiskHandle, RealNet, RngHandle, Runtime, TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, Disk, DiskHandle, MemoryWatch, RealNet, RngHandle, Runtime,
+    TaskGroup, TokioClock,
 };
 use koios_server::Metrics;
 use koios_testkit::query::SeriesMap;
@@ -198,6 +199,7 @@ impl World {
                 disk: DiskHandle::paced(Arc::new(mount), Arc::clone(&pace) as _),
                 cpu: Cpu::paced(pace),
                 net: Arc::new(RealNet),
+                memory: MemoryWatch::default(),
             },
             member: MEMBER.to_owned(),
             identity: Identity {

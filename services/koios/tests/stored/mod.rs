@@ -17,7 +17,8 @@ use koios_model::{BatchColumns, Labels, PartitionId, SeriesHash, StreamId, Tenan
 use koios_promql::{Queryable, SampleValue};
 use koios_querier::{BucketManifests, Budget, Cluster, ClusterQueryable, ClusterTopology, Members, Patience};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, RealNet, RngHandle, Runtime, TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, MemoryWatch, RealNet, RngHandle, Runtime, TaskGroup,
+    TokioClock,
 };
 use koios_server::Metrics;
 use koios_store::{BlockStore, StoreSettings};
@@ -114,6 +115,7 @@ impl Stored {
                     rng,
                     cpu: Cpu::inline(),
                     net: Arc::new(RealNet),
+                    memory: MemoryWatch::default(),
                 },
                 member: MEMBER.to_owned(),
                 identity: Identity {
@@ -164,22 +166,25 @@ impl Stored {
         status.partitions.iter().map(|p| p.series).sum()
     }
 
-    async fn push(&mut self, samples: &[(&Labels, i64, &SampleValue)]) -> Result<(), ServiceError> {
+    async fn push(&mut self, samples: &[(&Labels, &Point)]) -> Result<(), ServiceError> {
         let tenant = tenant(self.tenants);
         let seed = TenantSeed::new(b"", &tenant);
         let mut columns = BatchColumns::default();
         let mut last = None;
-        for &(labels, t, v) in samples {
+        for &(labels, point) in samples {
             if last != Some(labels) {
                 columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
                 last = Some(labels);
             }
-            match v {
-                SampleValue::Float(v) => columns.push_sample(t, *v),
+            match &point.value {
+                SampleValue::Float(v) => {
+                    columns.push_sample(point.t_ms, *v);
+                    columns.set_last_start(point.start_ms);
+                }
                 SampleValue::Histogram(h) => {
                     let mut histogram = h.as_ref().clone();
                     histogram.make_canonical();
-                    columns.push_histogram(t, histogram);
+                    columns.push_started_histogram(point.t_ms, point.start_ms, histogram);
                 }
             }
         }
@@ -258,10 +263,6 @@ fn permille(t: i64, min: i64, max: i64) -> i64 {
 
 #[async_trait]
 impl Storage for Stored {
-    fn keeps(&self, point: &Point) -> bool {
-        point.start_ms == 0
-    }
-
     async fn clear(&mut self) -> Result<(), String> {
         self.tenants += 1;
         self.twin = twin_of(&self.cluster, self.tenants);
@@ -273,7 +274,7 @@ impl Storage for Stored {
         let (Some(min), Some(max)) = (times().min(), times().max()) else {
             return Ok(());
         };
-        let mut steps: [Vec<(&Labels, i64, &SampleValue)>; STEPS_MAX] = Default::default();
+        let mut steps: [Vec<(&Labels, &Point)>; STEPS_MAX] = Default::default();
         for (i, (labels, points)) in series.iter().enumerate() {
             for (sample, point) in points.iter().enumerate() {
                 let place = Place {
@@ -282,7 +283,7 @@ impl Storage for Stored {
                     permille: permille(point.t_ms, min, max),
                 };
                 for &step in (self.layout.steps_of)(place) {
-                    steps[step].push((labels, point.t_ms, &point.value));
+                    steps[step].push((labels, point));
                 }
             }
         }

@@ -14,7 +14,7 @@ pub(crate) struct Twin<M, R> {
     pub(crate) real: R,
 }
 
-/// A sample: its time, the bits of its value, and its histogram in words.
+/// A sample: its time, the bits of its value, and its histogram and its start in words.
 type Sample = (i64, u64, Option<String>);
 /// A series' labels and its samples.
 type Samples = (Labels, Vec<Sample>);
@@ -63,10 +63,19 @@ fn decode(series: &[Series], range: TimeRange) -> Result<Vec<Samples>, QueryErro
     for series in series {
         let mut columns = Columns::default();
         series.data.decode(range, &mut columns)?;
-        let told = |at: usize| {
+        let histogram = |at: usize| {
             let mut histogram = columns.histograms()?.get(at)?.as_deref()?.clone();
             histogram.make_canonical();
             Some(format!("{histogram:?}"))
+        };
+        let start = |at: usize| {
+            let start = columns.start_timestamps()?.get(at).filter(|start| **start != 0)?;
+            Some(format!("since {start}"))
+        };
+        let told = |at: usize| {
+            let words = [histogram(at), start(at)];
+            let words: Vec<String> = words.into_iter().flatten().collect();
+            (!words.is_empty()).then(|| words.join(" "))
         };
         let samples = columns.timestamps().iter().zip(columns.values()).enumerate();
         let samples: Vec<Sample> = samples.map(|(at, (t, v))| (*t, v.to_bits(), told(at))).collect();

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use koios_chunk::Run;
-use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup, sort_and_dedup_histograms};
+use koios_model::merge::{
+    merge_sorted, settle_kinds, sort_and_dedup, sort_and_dedup_histograms, sort_and_dedup_starts,
+};
 use koios_model::{Histogram, Labels, ResetHint, Sample, TimeRange};
 use koios_promql::{Columns, QueryError, SeriesData};
 use koios_wire::{SeriesRuns, ServiceError};
@@ -71,10 +73,12 @@ impl HeldSeries {
         runs.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| bytes(a).cmp(&bytes(b))));
         // Replicas that saw the same batches often hold the very same chunks.
         runs.dedup_by(|a, b| bytes(a).is_some() && bytes(a) == bytes(b));
+        let has_starts = runs.iter().any(Run::has_starts);
         let (histograms, runs) = runs.into_iter().partition(Run::has_histograms);
         let data = MergedData {
             runs,
             histograms,
+            has_starts,
             _charge: self.charge,
         };
         (self.labels, data)
@@ -100,6 +104,8 @@ pub(crate) struct MergedData {
     runs: Vec<Run>,
     /// Native histograms, in the same order.
     histograms: Vec<Run>,
+    /// Whether any sample has a start timestamp.
+    has_starts: bool,
     _charge: Charge,
 }
 
@@ -176,6 +182,8 @@ fn next_time<T>(float: Option<&Sample>, histogram: Option<&(i64, T)>) -> Option<
 
 /// What a decoded sample occupies.
 const SAMPLE_BYTES: usize = size_of::<Sample>();
+/// What a decoded start timestamp occupies: with its time, the times it is told by, and in its column.
+const START_BYTES: usize = 2 * size_of::<(i64, i64)>() + size_of::<i64>();
 
 /// How many samples runs that overlap a range have.
 fn samples_in(runs: &[Run], range: TimeRange) -> usize {
@@ -240,14 +248,34 @@ fn merge_group(
     Ok(())
 }
 
+impl MergedData {
+    /// The start timestamps of a closed range, each with the time of its sample: of each time the largest.
+    fn decode_starts(&self, range: TimeRange) -> Result<Vec<(i64, i64)>, koios_chunk::Error> {
+        let mut starts = Vec::new();
+        if self.has_starts {
+            for run in self.runs.iter().chain(&self.histograms) {
+                run.decode_starts(range, &mut starts)?;
+            }
+            sort_and_dedup_starts(&mut starts);
+        }
+        Ok(starts)
+    }
+
+    fn decode_all(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
+        let (from, starts) = (out.len(), self.decode_starts(range)?);
+        if self.histograms.is_empty() {
+            out.append_floats(|times, values| self.decode_runs(range, times, values))?;
+        } else {
+            self.decode_both(range, out)?;
+        }
+        out.set_starts(from, &starts);
+        Ok(())
+    }
+}
+
 impl SeriesData for MergedData {
     fn decode(&self, range: TimeRange, out: &mut Columns) -> Result<(), QueryError> {
-        let decoded = if self.histograms.is_empty() {
-            out.append_floats(|times, values| self.decode_runs(range, times, values))
-        } else {
-            self.decode_both(range, out)
-        };
-        decoded.map_err(|e| QueryError::Internal {
+        self.decode_all(range, out).map_err(|e| QueryError::Internal {
             message: format!("stored samples cannot be decoded: {e}"),
             source: Some(Arc::new(e)),
         })
@@ -270,7 +298,8 @@ impl SeriesData for MergedData {
             .histograms
             .iter()
             .filter(|run| run.time_range().overlaps(&range));
-        floats * copies + histograms.map(Run::decoded_bytes).sum::<usize>()
+        let starts = if self.has_starts { START_BYTES } else { 0 };
+        floats * copies + histograms.map(Run::decoded_bytes).sum::<usize>() + starts * self.samples_max(range)
     }
 
     fn samples_max(&self, range: TimeRange) -> usize {
@@ -282,21 +311,24 @@ impl SeriesData for MergedData {
 mod tests {
     use std::collections::BTreeMap;
 
-    use koios_chunk::{Chunk, OpenRun, OpenState, PlainRun};
+    use koios_chunk::{Chunk, OpenRun, OpenState, PlainRun, Starts};
     use koios_model::merge::winner;
     use proptest::prelude::*;
 
     use super::*;
 
     /// As a chunk, as plain columns, or as the open samples of a head.
-    fn run(samples: &BTreeMap<i64, f64>, form: usize) -> Run {
+    fn run(samples: &BTreeMap<i64, (f64, i64)>, form: usize) -> Run {
         let times: Vec<_> = samples.keys().copied().collect();
-        let values: Vec<_> = samples.values().copied().collect();
+        let values: Vec<_> = samples.values().map(|s| s.0).collect();
+        let mut starts = Starts::default();
+        samples.iter().for_each(|(&t, s)| starts.push(t, s.1));
         match form % 3 {
-            0 => Run::Plain(PlainRun::new(times, values).unwrap()),
+            0 => Run::Plain(PlainRun::new(times, values).unwrap().with_starts(starts)),
             1 => {
                 let chunk = koios_chunk::encode(&times, &values).unwrap();
-                Run::Chunk(Chunk::parse(chunk.into()).unwrap())
+                let chunk = Chunk::parse(chunk.into()).unwrap();
+                Run::Chunk(chunk.with_starts(&starts).unwrap())
             }
             _ => {
                 let range = TimeRange::new(times[0], times[times.len() - 1]);
@@ -305,7 +337,7 @@ mod tests {
                 for (&t, &v) in times.iter().zip(&values).skip(1) {
                     bytes.extend_from_slice(state.append(t, v).bytes());
                 }
-                Run::Open(OpenRun::new(bytes.into(), times.len(), range))
+                Run::Open(OpenRun::new(bytes.into(), times.len(), range).with_starts(starts))
             }
         }
     }
@@ -321,13 +353,16 @@ mod tests {
         #[test]
         fn i2_overlapping_runs_decode_to_one_winner_per_time(
             sources in proptest::collection::vec(
-                proptest::collection::btree_map(0i64..60, prop_oneof![Just(1.0), Just(2.0), Just(f64::NAN)], 1..12), 1..7),
+                proptest::collection::btree_map(
+                    0i64..60, (prop_oneof![Just(1.0), Just(2.0), Just(f64::NAN)], prop_oneof![2 => Just(0i64), 1 => 1i64..4]), 1..12), 1..7),
             min in 0i64..60, len in 0i64..60,
         ) {
             let range = TimeRange::new(min, min + len);
             let mut model = BTreeMap::<i64, f64>::new();
-            for (&t, &v) in sources.iter().flatten().filter(|(t, _)| range.contains(**t)) {
+            let mut starts = BTreeMap::<i64, i64>::new();
+            for (&t, &(v, start)) in sources.iter().flatten().filter(|(t, _)| range.contains(**t)) {
                 model.entry(t).and_modify(|w| *w = winner(*w, v)).or_insert(v);
+                starts.entry(t).and_modify(|s| *s = start.max(*s)).or_insert(start);
             }
             let budget = Budget::new(1 << 20, 10);
             let mut all: Option<HeldSeries> = None;
@@ -344,6 +379,9 @@ mod tests {
             let bits = |v: &[f64]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(out.timestamps(), model.keys().copied().collect::<Vec<_>>());
             prop_assert_eq!(bits(out.values()), bits(&model.values().copied().collect::<Vec<_>>()));
+            let starts: Vec<i64> = starts.into_values().collect();
+            let any = starts.iter().any(|start| *start != 0);
+            prop_assert_eq!(out.start_timestamps(), any.then_some(&starts[..]));
             drop(data);
             prop_assert_eq!(budget.held(), 0);
         }
