@@ -1,6 +1,6 @@
 //! Protobuf's wire format, read in place.
 
-use crate::remote_write::DecodeError;
+use crate::remote_write::{DecodeError, EncodedLabels};
 
 /// Deepest nesting of unknown groups.
 const GROUP_DEPTH_MAX: usize = 32;
@@ -141,6 +141,41 @@ impl<'a> Reader<'a> {
         let value = tail.get(..usize::from(*b))?;
         self.at += whole + 2;
         Some((name, value))
+    }
+
+    /// A reader over the fields that stand next, all begin with this tag, and are shorter than 16 KiB; passes over them.
+    #[inline]
+    pub(crate) fn leading(&mut self, tag: u8) -> Self {
+        let rest = self.bytes.get(self.at..self.end).unwrap_or_default();
+        let mut len = 0;
+        while let Some([t, first, tail @ ..]) = rest.get(len..)
+            && *t == tag
+        {
+            let (head, content) = match (*first, tail) {
+                (short @ ..0x80, _) => (2, usize::from(short)),
+                (low, [high @ ..0x80, ..]) => (3, usize::from(low & 0x7f) | usize::from(*high) << 7),
+                _ => break,
+            };
+            if rest.len() - len < head + content {
+                break;
+            }
+            len += head + content;
+        }
+        let fields = Self {
+            end: self.at + len,
+            ..*self
+        };
+        self.at += len;
+        fields
+    }
+
+    /// What is left of the message, if it stands within the first 4 GiB of the request; else as if nothing were.
+    pub(crate) fn encoded(&self) -> EncodedLabels<'a> {
+        let bytes = self.bytes.get(self.at..self.end).unwrap_or_default();
+        match (u32::try_from(self.at), u32::try_from(self.end)) {
+            (Ok(at), Ok(_)) => EncodedLabels { at, bytes },
+            _ => EncodedLabels::default(),
+        }
     }
 
     /// A message field's content as a reader of its own.

@@ -13,7 +13,7 @@ pub use histogram::HistogramFault;
 
 use std::ops::Range;
 
-use koios_model::{Histogram, Sample};
+use koios_model::{Histogram, Sample, SeriesHash};
 
 use crate::protobuf::Reader;
 
@@ -129,10 +129,16 @@ pub type RawLabel<'a> = (&'a [u8], &'a [u8]);
 pub struct RawSeries<'a, 's> {
     /// In the order sent; at most [`DecodeLimits::labels_per_series`] of them.
     pub labels: &'s [RawLabel<'a>],
-    /// How many labels were sent.
+    /// How many labels were sent; 0 when they were left out.
     pub label_count: usize,
+    /// All labels as the message has them, where they stand together at the series' beginning; else empty.
+    pub encoded_labels: EncodedLabels<'a>,
+    /// What [`Sink::known`] said of them; the labels above are left out then.
+    pub known: Option<SeriesHash>,
     /// In the order sent.
     pub samples: &'s [Sample],
+    /// Start timestamps of the first samples, milliseconds, 0 for none; those beyond have none.
+    pub starts: &'s [i64],
     /// In the order sent.
     pub histograms: &'s [RawHistogram],
     /// In the order sent.
@@ -145,11 +151,32 @@ pub struct RawSeries<'a, 's> {
     pub fault: Option<&'s SeriesFault>,
 }
 
+/// Labels as a message has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EncodedLabels<'a> {
+    /// Where they stand in the message.
+    pub at: u32,
+    /// What stands there, for [`decode_labels`].
+    pub bytes: &'a [u8],
+}
+
+impl EncodedLabels<'_> {
+    /// Where they stand in the message.
+    pub fn range(&self) -> Range<u32> {
+        self.at
+            ..self
+                .at
+                .saturating_add(u32::try_from(self.bytes.len()).unwrap_or(u32::MAX))
+    }
+}
+
 /// A native histogram as sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawHistogram {
     /// Milliseconds since the Unix epoch.
     pub t: i64,
+    /// When what it counts began, milliseconds; 0 for unknown.
+    pub start: i64,
     /// In canonical form ([`Histogram::make_canonical`]), or why it cannot be taken.
     pub histogram: Result<Histogram, HistogramFault>,
 }
@@ -183,6 +210,11 @@ pub trait Sink<'a> {
     /// A series.
     fn series(&mut self, series: RawSeries<'a, '_>);
 
+    /// The series that labels in the message's encoding belong to, if it is known: its labels then need not be decoded.
+    fn known(&mut self, _encoded_labels: EncodedLabels<'a>) -> Option<SeriesHash> {
+        None
+    }
+
     /// Metadata of a metric.
     fn metadata(&mut self, metadata: RawMetadata<'a>);
 
@@ -209,6 +241,16 @@ pub fn decode<'a>(
     }
 }
 
+/// Decodes what [`EncodedLabels`] holds.
+///
+/// # Errors
+/// [`DecodeError`] when a label is malformed.
+pub fn decode_labels(encoded: &[u8]) -> Result<Vec<RawLabel<'_>>, DecodeError> {
+    let mut labels = Vec::new();
+    v1::each_label(Reader::new(encoded), |label| labels.push(label))?;
+    Ok(labels)
+}
+
 /// The words for the metadata types, which both versions number alike.
 fn kind_word(kind: u64) -> &'static str {
     match kind {
@@ -233,7 +275,10 @@ struct Scratch<'a> {
     samples_seen: usize,
     labels: Vec<RawLabel<'a>>,
     label_count: usize,
+    encoded_labels: EncodedLabels<'a>,
+    known: Option<SeriesHash>,
     samples: Vec<Sample>,
+    starts: Vec<i64>,
     histograms: Vec<RawHistogram>,
     histogram: histogram::Scratch,
     exemplars_seen: usize,
@@ -251,7 +296,10 @@ impl<'a> Scratch<'a> {
             samples_seen: 0,
             labels: Vec::new(),
             label_count: 0,
+            encoded_labels: EncodedLabels::default(),
+            known: None,
             samples: Vec::new(),
+            starts: Vec::new(),
             histograms: Vec::new(),
             histogram: histogram::Scratch::default(),
             exemplars_seen: 0,
@@ -270,7 +318,10 @@ impl<'a> Scratch<'a> {
         }
         self.labels.clear();
         self.label_count = 0;
+        self.encoded_labels = EncodedLabels::default();
+        self.known = None;
         self.samples.clear();
+        self.starts.clear();
         self.histograms.clear();
         self.exemplars.clear();
         self.exemplar_labels.clear();
@@ -290,6 +341,14 @@ impl<'a> Scratch<'a> {
         self.count_sample()?;
         self.samples.push(sample);
         Ok(())
+    }
+
+    /// Notes the start timestamp of the newest sample; 0 is none.
+    fn push_start(&mut self, start: i64) {
+        if start != 0 && !self.samples.is_empty() {
+            self.starts.resize(self.samples.len() - 1, 0);
+            self.starts.push(start);
+        }
     }
 
     /// Decodes and checks a native histogram.
@@ -333,7 +392,10 @@ impl<'a> Scratch<'a> {
         RawSeries {
             labels: &self.labels,
             label_count: self.label_count,
+            encoded_labels: self.encoded_labels,
+            known: self.known,
             samples: &self.samples,
+            starts: &self.starts,
             histograms: &self.histograms,
             exemplars: &self.exemplars,
             exemplar_labels: &self.exemplar_labels,

@@ -7,7 +7,7 @@ use axum::Router;
 use bytes::Bytes;
 use futures::future::join_all;
 use koios_control::StateHandle;
-use koios_model::{Labels, Sample, SeriesHash, StreamId, TenantId, TenantSeed};
+use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
 use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
@@ -19,11 +19,12 @@ use crate::active_series::ActiveSeries;
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken};
 use crate::known_series::{KnownSeries, TenantKnown};
+use crate::left_out::{LeftOut, SentMessage};
 use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome, Written};
 use crate::pairs::{Gate, Referee, Tracker, report_for_ever};
-use crate::replicate::Replicator;
+use crate::replicate::{Content, Replicator};
 use crate::routes::Routes;
 use crate::streams::Streams;
 use crate::{Error, Members};
@@ -171,7 +172,7 @@ impl Distributor {
         };
         let written = self
             .shared
-            .replicate(tenant, rules.admission_ms, taken, &known)
+            .replicate(tenant, rules.admission_ms, taken, None, &known)
             .await;
         written.map_err(|failure| failure.error)
     }
@@ -203,7 +204,7 @@ impl Distributor {
             held,
         };
         // Held to the end: what it accounts for covers the columns.
-        let (mut taken, _held) = shared
+        let (mut taken, sent, _held) = shared
             .runtime
             .cpu
             .run(move || message.take_in(&rules))
@@ -221,7 +222,9 @@ impl Distributor {
         };
         let admitted = shared.rates.admit(tenant, limits, written, now);
         admitted.inspect_err(lose)?;
-        let written = shared.replicate(tenant, admission_ms, taken, &known).await;
+        let written = shared
+            .replicate(tenant, admission_ms, taken, Some(Arc::new(sent)), &known)
+            .await;
         let mut outcome = written.inspect_err(|failure| lose(&failure.error))?;
         // Only now may others rely on what a replica brought, and only if it is certain whom they know to be elected.
         if !pairs.brought.is_empty() {
@@ -243,6 +246,11 @@ impl Shared {
             .bytes_in_flight
             .set(i64::try_from(self.bytes.total()).unwrap_or(i64::MAX));
         self.bytes.open(tenant)
+    }
+
+    /// Whether the process has memory for another request.
+    pub(crate) fn check_memory(&self) -> Result<(), Error> {
+        Ok(self.runtime.memory.check(self.runtime.clock.elapsed())?)
     }
 
     pub(crate) fn clock(&self) -> &ClockHandle {
@@ -299,21 +307,29 @@ impl Shared {
         )
     }
 
-    /// Sends every partition's part and waits for all majorities.
+    /// Sends every partition's part and waits for all majorities. `message` is where labels were left.
     async fn replicate(
         &self,
         tenant: &TenantId,
         admission_ms: i64,
         taken: Taken,
+        message: Option<Arc<SentMessage>>,
         known: &Arc<TenantKnown>,
     ) -> Result<Outcome, Failure> {
         let started = self.runtime.clock.elapsed();
-        let parts = taken.batches.into_iter().map(|(partition, columns)| async move {
-            let part = Written::of(&columns);
-            let new: Vec<SeriesHash> = columns.series().filter(|s| !s.known).map(|s| s.hash).collect();
+        let message = message.as_ref();
+        let parts = taken.parts.into_iter().map(|(partition, part)| async move {
+            let new = part.new;
+            let left_out = message.map(|message| LeftOut::new(message, part.left_out));
+            let content = Content {
+                columns: part.columns,
+                encoded: part.content,
+                left_out: Arc::new(left_out.unwrap_or_default()),
+            };
+            let part = Written::of(&content.columns);
             let sent = self
                 .replicator
-                .replicate(tenant, partition, admission_ms, columns);
+                .replicate(tenant, partition, admission_ms, content);
             let acknowledged = sent.await?;
             if !new.is_empty() {
                 let known = Arc::clone(known);

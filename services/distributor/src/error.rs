@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::Response;
 use http::StatusCode;
 use koios_model::PartitionId;
+use koios_runtime::MemoryShort;
 use koios_server::config::format_duration;
 use koios_server::{plain_error, with_retry_after};
 use koios_wire::compression::DecompressError;
@@ -103,6 +104,9 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// The process is about to run out of memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryShort),
     /// The tenant sends too fast.
     #[error(
         "ingestion rate limit ({rate}/s) exceeded by {samples} samples: slow down or raise limits.ingestion-rate"
@@ -137,6 +141,8 @@ pub enum Error {
 
 /// When to try again after a lack of replicas or room.
 const RETRY_SOON: Duration = Duration::from_secs(1);
+/// When to try again while memory is short, which lasts longer.
+const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl Error {
     /// The status code: 4xx when a retry cannot help, 429 and 5xx when it may (I13).
@@ -161,7 +167,7 @@ impl Error {
             Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
+            Self::Busy { .. } | Self::Memory(_) | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -188,6 +194,7 @@ impl Error {
             Self::Body { .. } | Self::BodyStalled { .. } | Self::Framing => "body",
             Self::Decode(_) => "protobuf",
             Self::Busy { .. } => "busy",
+            Self::Memory(_) => "memory",
             Self::RateLimited { .. } => "rate_limit",
             Self::NoPartitions => "no_partitions",
             Self::NotEnoughReplicas { .. } => "replicas",
@@ -200,6 +207,7 @@ impl Error {
         match self {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
             Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => Some(RETRY_SOON),
+            Self::Memory(_) => Some(RETRY_LATER),
             _ => None,
         }
     }

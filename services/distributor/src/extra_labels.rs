@@ -1,6 +1,6 @@
 //! Labels that whoever sends a request wants all its series to have.
 
-use koios_wire::remote_write::{RawLabel, RawMetadata, RawSeries, Sink};
+use koios_wire::remote_write::{EncodedLabels, RawLabel, RawMetadata, RawSeries, Sink};
 
 /// Hands series on with some labels more, which win over labels of the same names.
 pub(crate) struct WithLabels<'a, 's, S> {
@@ -37,6 +37,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         self.labels.extend(more);
         self.sink.series(RawSeries {
+            encoded_labels: EncodedLabels::default(),
             labels: &self.labels,
             label_count: series
                 .label_count
@@ -82,6 +83,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithDefault<'a, '_, S> {
         self.labels.extend_from_slice(series.labels);
         self.labels.push(label);
         self.sink.series(RawSeries {
+            encoded_labels: EncodedLabels::default(),
             labels: &self.labels,
             label_count: series.label_count.saturating_add(1),
             ..series

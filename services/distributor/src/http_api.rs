@@ -92,10 +92,11 @@ pub(crate) async fn receive_and_push(
 ) -> Result<Outcome, Failure> {
     let shared = &distributor.shared;
     let started = shared.clock().elapsed();
-    let form = match form(headers) {
+    let form = match form(headers).and_then(|form| shared.check_memory().map(|()| form)) {
         Ok(form) => form,
         Err(error) => {
-            discard(&mut body, shared.limits.default_limits().max_request_bytes).await;
+            let limit = shared.limits.default_limits().max_request_bytes;
+            discard(&mut body, limit, shared.clock()).await;
             return Err(error.into());
         }
     };
@@ -105,7 +106,7 @@ pub(crate) async fn receive_and_push(
         Ok(body) => body,
         Err(error) => {
             if !matches!(error, Error::BodyStalled { .. }) {
-                discard(&mut body, limit).await;
+                discard(&mut body, limit, shared.clock()).await;
             }
             return Err(error.into());
         }
@@ -214,9 +215,9 @@ fn body_error(error: &axum::Error, limit: u64) -> Error {
 }
 
 /// Reads a refused body to its end, within reason: closing while the sender still sends would take the answer with it.
-async fn discard(body: &mut Body, limit: u64) {
+async fn discard(body: &mut Body, limit: u64, clock: &ClockHandle) {
     let mut left = limit.saturating_mul(DISCARD_FACTOR);
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = clock.timeout(STALL_MAX, body.frame()).await {
         let read = frame.data_ref().map_or(0, Bytes::len) as u64;
         match left.checked_sub(read) {
             Some(rest) => left = rest,

@@ -3,20 +3,25 @@
 //! **Source**: Prometheus `storage/remote/write_handler.go`; limits of our own.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use koios_model::{
     BatchColumns, Exemplar, Labels, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash,
     TenantSeed, is_utf8, write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
+use koios_wire::batch::encode_content;
 use koios_wire::otlp;
-use koios_wire::remote_write::{RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
+use koios_wire::remote_write::{
+    EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
+};
 
 use crate::active_series::SeriesGate;
-use crate::known_series::{Cursor, KnownSet};
+use crate::known_series::{Cursor, KnownSet, NOT_ENCODED, NewSeries};
+use crate::left_out;
 use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
@@ -24,9 +29,11 @@ use crate::routes::RouteTable;
 /// Label names that Koios gives meaning to itself.
 const RESERVED_NAMES: [&str; 3] = ["__tenant__", "__tenant_id__", "__shard__"];
 /// Times in milliseconds between 1973 and 5138; what lies outside is most likely in another unit.
-const PLAUSIBLE_MS: std::ops::Range<i64> = 100_000_000_000..100_000_000_000_000;
+const PLAUSIBLE_MS: Range<i64> = 100_000_000_000..100_000_000_000_000;
 /// Most characters of all labels of an exemplar together, as in `OpenMetrics`.
 const EXEMPLAR_CHARACTERS_MAX: usize = 128;
+/// Samples from which a part's content is encoded where it was decoded.
+const ENCODED_SAMPLES_MIN: usize = 64;
 /// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -57,7 +64,7 @@ impl Rules {
 /// What a request came to.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    pub(crate) batches: BTreeMap<PartitionId, BatchColumns>,
+    pub(crate) parts: BTreeMap<PartitionId, Part>,
     pub(crate) report: RejectionReport,
     /// Exemplars that were not taken.
     pub(crate) exemplars_dropped: u64,
@@ -77,7 +84,7 @@ impl Taken {
 
     /// What the columns occupy.
     pub(crate) fn bytes(&self) -> u64 {
-        self.batches.values().map(|b| b.memory_bytes() as u64).sum()
+        self.parts.values().map(|p| p.columns.memory_bytes() as u64).sum()
     }
 
     /// Adds what OTLP's translation said of its data points.
@@ -93,13 +100,39 @@ impl Taken {
 
     /// Exemplars that were taken.
     pub(crate) fn exemplars(&self) -> u64 {
-        self.batches.values().map(|b| b.exemplars.len() as u64).sum()
+        let exemplars = self.parts.values().map(|p| p.columns.exemplars.len());
+        exemplars.sum::<usize>() as u64
     }
 
     /// Samples that were taken, histograms included.
     pub(crate) fn samples(&self) -> u64 {
-        self.batches.values().map(|b| b.sample_count() as u64).sum()
+        self.parts.values().map(|p| p.columns.sample_count() as u64).sum()
     }
+}
+
+/// A partition's part of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) columns: BatchColumns,
+    /// Their content, encoded, where there is much of it.
+    pub(crate) content: Option<Bytes>,
+    /// Where labels that were left out stand in the message, by series; empty for one whose labels are here, and for all
+    /// after the last that has not.
+    pub(crate) left_out: Vec<Range<u32>>,
+    /// Series to learn once they are acknowledged.
+    pub(crate) new: Vec<NewSeries>,
+}
+
+/// What is known of a series' labels.
+enum LabelsAre {
+    /// Nothing; they are packed, and this recognises them when they come again.
+    New(SeriesHash),
+    /// They are known, and packed.
+    Known,
+    /// The same, and in an encoding that this recognises from now on.
+    NewlyEncoded(SeriesHash),
+    /// They are known and were not decoded; they stand there in the message.
+    LeftOut(Range<u32>),
 }
 
 /// Takes series in, one after the other.
@@ -146,11 +179,11 @@ impl<'a> Intake<'a> {
             write_packed_pair(&mut self.packed, METRIC_NAME, metric);
             let hash = SeriesHash::new(self.rules.seed, LabelsRef::from_trusted(&self.packed));
             if let Some(partition) = self.rules.table.ring.route(hash) {
-                let batch = self.taken.batches.entry(partition).or_default();
-                batch.metadata.push((metric.to_owned(), metadata));
+                let part = self.taken.parts.entry(partition).or_default();
+                part.columns.metadata.push((metric.to_owned(), metadata));
             }
         }
-        self.taken.batches.retain(|_, batch| !batch.is_empty());
+        self.taken.parts.retain(|_, part| !part.columns.is_empty());
         self.taken
     }
 
@@ -163,8 +196,11 @@ impl<'a> Intake<'a> {
             ..RawSeries::default()
         };
         let hash = self.hash();
-        let known = self.known.contains(hash, &mut self.cursor);
-        self.append(&series, hash, known);
+        let labels = match self.known.find(hash, &mut self.cursor) {
+            Some(_) => LabelsAre::Known,
+            None => LabelsAre::New(NOT_ENCODED),
+        };
+        self.append(&series, hash, labels);
     }
 
     /// The reference of the packed labels.
@@ -173,7 +209,7 @@ impl<'a> Intake<'a> {
     }
 
     /// The reference of a series that is known: labels that pack to the same bytes were found good and in order before.
-    fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<SeriesHash> {
+    fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<(SeriesHash, LabelsAre)> {
         if series.fault.is_some() || series.label_count != series.labels.len() {
             return None;
         }
@@ -182,7 +218,21 @@ impl<'a> Intake<'a> {
             write_packed_bytes(&mut self.packed, name, value);
         }
         let hash = self.hash();
-        self.known.contains(hash, &mut self.cursor).then_some(hash)
+        let known = self.known.find(hash, &mut self.cursor)?;
+        let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
+        let labels = match known.encoded == NOT_ENCODED && encoded != NOT_ENCODED {
+            true => LabelsAre::NewlyEncoded(encoded),
+            false => LabelsAre::Known,
+        };
+        Some((hash, labels))
+    }
+
+    /// What recognises labels that are encoded so.
+    fn hash_of_encoded(&self, labels: &[u8]) -> SeriesHash {
+        match labels {
+            [] => NOT_ENCODED,
+            labels => SeriesHash::of_encoded(self.rules.seed, labels),
+        }
     }
 
     /// Checks, sorts and packs labels; empty values are dropped.
@@ -234,9 +284,9 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Adds the packed series with those of its samples that are good. Gives how many were not.
-    fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, known: bool) -> u64 {
-        let labels = LabelsRef::from_trusted(&self.packed);
+    /// Adds a series with those of its samples that are good. Gives how many were not.
+    fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, labels: LabelsAre) -> u64 {
+        let packed = LabelsRef::from_trusted(&self.packed);
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
@@ -246,38 +296,45 @@ impl<'a> Intake<'a> {
             let rejected = (series.samples.len() + series.histograms.len()) as u64;
             self.taken
                 .report
-                .add(rejection, rejected, || describe(series.labels));
+                .add(rejection, rejected, || describe_series(series));
             self.taken.exemplars_dropped += series.exemplars.len() as u64;
             return rejected;
         }
         let mut adding = Adding {
-            batch: self.taken.batches.entry(partition).or_default(),
+            part: self.taken.parts.entry(partition).or_default(),
             report: &mut self.taken.report,
-            series: (hash, labels),
-            known,
-            started: false,
+            series: (hash, packed),
+            labels: Some(labels),
         };
         let mut rejected = 0;
-        for sample in series.samples {
+        for (at, sample) in series.samples.iter().enumerate() {
             match check_time(sample.t, self.rules) {
-                Ok(()) => adding.started().push_sample(sample.t, sample.v),
-                Err(rejection) => rejected += adding.reject(rejection, series.labels),
+                Ok(()) => {
+                    let batch = adding.started();
+                    batch.push_sample(sample.t, sample.v);
+                    if let Some(start) = series.starts.get(at) {
+                        batch.set_last_start(*start);
+                    }
+                }
+                Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
-        for RawHistogram { t, histogram } in series.histograms {
+        for RawHistogram { t, start, histogram } in series.histograms {
             let histogram = histogram
                 .as_ref()
                 .map_err(|fault| Rejection::Histogram(fault.clone()));
             match histogram.and_then(|h| check_time(*t, self.rules).map(|()| h)) {
-                Ok(histogram) => adding.started().push_histogram(*t, histogram.clone()),
-                Err(rejection) => rejected += adding.reject(rejection, series.labels),
+                Ok(histogram) => adding
+                    .started()
+                    .push_started_histogram(*t, *start, histogram.clone()),
+                Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
         for raw in series.exemplars {
             let labels = series.exemplar_labels.get(raw.labels.clone());
             let labels = labels.and_then(exemplar_labels);
             match labels.filter(|_| check_time(raw.t, self.rules).is_ok()) {
-                Some(labels) => adding.started().push_exemplar(Exemplar {
+                Some(labels) => adding.started_without_samples(series).push_exemplar(Exemplar {
                     t: raw.t,
                     v: raw.v,
                     labels,
@@ -285,11 +342,21 @@ impl<'a> Intake<'a> {
                 None => self.taken.exemplars_dropped += 1,
             }
         }
-        if adding.started {
+        if adding.labels.is_none() && series.known.is_none() {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
         rejected
+    }
+
+    /// Notes a series that is not taken at all.
+    fn reject(&mut self, series: &RawSeries<'_, '_>, rejection: Rejection) {
+        let samples = (series.samples.len() + series.histograms.len()) as u64;
+        self.taken.exemplars_dropped += series.exemplars.len() as u64;
+        self.taken.report.series += 1;
+        self.taken
+            .report
+            .add(rejection, samples, || describe(series.labels));
     }
 
     fn check_label_bytes(&mut self) {
@@ -301,30 +368,76 @@ impl<'a> Intake<'a> {
 
 /// A series on its way into a batch, which it gets into with its first good sample.
 struct Adding<'a> {
-    batch: &'a mut BatchColumns,
+    part: &'a mut Part,
     report: &'a mut RejectionReport,
     series: (SeriesHash, LabelsRef<'a>),
-    known: bool,
-    started: bool,
+    /// None once it is in the batch.
+    labels: Option<LabelsAre>,
 }
 
 impl Adding<'_> {
     fn started(&mut self) -> &mut BatchColumns {
-        if !self.started {
-            self.started = true;
-            let (hash, labels) = self.series;
-            match self.known {
-                true => self.batch.push_known_series(hash, labels),
-                false => self.batch.push_series(hash, labels),
-            }
+        if let Some(labels) = self.labels.take() {
+            let (hash, packed) = self.series;
+            self.part.push(hash, packed, labels);
         }
-        self.batch
+        &mut self.part.columns
+    }
+
+    /// The same for a series that has brought no sample. Members keep no such series, so that it always comes with labels.
+    fn started_without_samples(&mut self, series: &RawSeries<'_, '_>) -> &mut BatchColumns {
+        let (hash, packed) = self.series;
+        let columns = &mut self.part.columns;
+        match self.labels.take() {
+            None => {}
+            Some(LabelsAre::LeftOut(_)) => {
+                let mut own = Vec::new();
+                left_out::pack(series.encoded_labels.bytes, &mut own);
+                columns.push_series(hash, LabelsRef::from_trusted(&own));
+            }
+            Some(_) => columns.push_series(hash, packed),
+        }
+        columns
     }
 
     /// Gives how many samples that are.
-    fn reject(&mut self, rejection: Rejection, labels: &[RawLabel<'_>]) -> u64 {
-        self.report.add(rejection, 1, || describe(labels));
+    fn reject(&mut self, rejection: Rejection, series: &RawSeries<'_, '_>) -> u64 {
+        self.report.add(rejection, 1, || describe_series(series));
         1
+    }
+}
+
+impl Part {
+    /// Encodes the content while the columns are in the caches of this thread.
+    pub(crate) fn encode(&mut self) {
+        if self.columns.sample_count() >= ENCODED_SAMPLES_MIN {
+            self.content = Some(encode_content(&self.columns));
+        }
+    }
+
+    fn push(&mut self, hash: SeriesHash, packed: LabelsRef<'_>, labels: LabelsAre) {
+        let columns = &mut self.columns;
+        match labels {
+            LabelsAre::New(_) => columns.push_series(hash, packed),
+            LabelsAre::Known | LabelsAre::NewlyEncoded(_) => columns.push_known_series(hash, packed),
+            LabelsAre::LeftOut(range) => {
+                self.left_out.resize(columns.series_count(), 0..0);
+                self.left_out.push(range);
+                columns.push_reference(hash);
+                return;
+            }
+        }
+        if let LabelsAre::New(encoded) | LabelsAre::NewlyEncoded(encoded) = labels {
+            self.new.push(NewSeries { hash, encoded });
+        }
+    }
+}
+
+/// A series in words, whose labels may have been left out.
+fn describe_series(series: &RawSeries<'_, '_>) -> String {
+    match series.known {
+        Some(_) => describe(&decode_labels(series.encoded_labels.bytes).unwrap_or_default()),
+        None => describe(series.labels),
     }
 }
 
@@ -356,28 +469,37 @@ impl<'a> Sink<'a> for Intake<'a> {
         if self.taken.label_bytes_exceeded {
             return;
         }
-        let known = self.find_known(&series);
-        let packed = match known {
-            Some(_) => Ok(()),
-            None => self.pack(&series),
-        };
-        if let Err(rejection) = packed {
-            let samples = (series.samples.len() + series.histograms.len()) as u64;
-            self.taken.exemplars_dropped += series.exemplars.len() as u64;
-            self.taken.report.series += 1;
-            self.taken
-                .report
-                .add(rejection, samples, || describe(series.labels));
+        if let Some(hash) = series.known {
+            let rejected = self.append(&series, hash, LabelsAre::LeftOut(series.encoded_labels.range()));
+            self.taken.report.series += u64::from(rejected > 0);
             return;
         }
-        let hash = known.unwrap_or_else(|| self.hash());
-        let rejected = self.append(&series, hash, known.is_some());
+        let found = match self.find_known(&series) {
+            Some(known) => Ok(known),
+            None => self.pack(&series).map(|()| {
+                let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
+                (self.hash(), LabelsAre::New(encoded))
+            }),
+        };
+        let (hash, labels) = match found {
+            Ok(found) => found,
+            Err(rejection) => return self.reject(&series, rejection),
+        };
+        let rejected = self.append(&series, hash, labels);
         self.taken.report.series += u64::from(rejected > 0);
         if let Some(metadata) = series.metadata {
             let metric = series.labels.iter().find(|(name, _)| is_metric_name(name));
             let metric = metric.map_or(&[][..], |(_, value)| *value);
             self.metadata(RawMetadata { metric, ..metadata });
         }
+    }
+
+    fn known(&mut self, encoded_labels: EncodedLabels<'a>) -> Option<SeriesHash> {
+        if encoded_labels.bytes.is_empty() {
+            return None;
+        }
+        let encoded = self.hash_of_encoded(encoded_labels.bytes);
+        self.known.recognise(encoded, &mut self.cursor)
     }
 
     fn metadata(&mut self, metadata: RawMetadata<'a>) {

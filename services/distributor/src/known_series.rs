@@ -4,17 +4,22 @@
 //! reference alone; a member that does not know it, for it started anew or forgot it, says so and gets the labels. The
 //! reference is a keyed hash of the labels, so that one that is known belongs to labels that were checked. Losing the
 //! set, or a part of it, costs work and never correctness.
+//!
+//! Senders encode a series' labels the same way every time. The same keyed hash of these bytes recognises them, so that
+//! labels of a known series are not even decoded. One encoding is kept for each series, the first; labels that come in
+//! another one are decoded and then found by their reference.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use koios_model::{SeriesHash, TenantId};
 use koios_tenancy::Limits;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-/// Most series kept of all tenants, some 22 to 45 bytes each; with more all is learnt anew.
+/// Most series kept of all tenants, some 45 to 90 bytes each; with more all is learnt anew.
 const SERIES_MAX: usize = 4_000_000;
 
 /// The known series of all tenants.
@@ -40,13 +45,27 @@ pub(crate) struct TenantKnown {
     series: Arc<AtomicUsize>,
 }
 
-/// References of known series, in the order they became known. Requests name series in much the same order every time, so
-/// the next one is mostly found beside the last, without a look into a table that no cache holds.
+/// A series, and how it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NewSeries {
+    /// Its reference.
+    pub(crate) hash: SeriesHash,
+    /// The hash of its labels as they were encoded; [`NOT_ENCODED`] when they did not come so.
+    pub(crate) encoded: SeriesHash,
+}
+
+/// Stands for no hash of encoded labels: in 2^128 label sets one is never recognised for it.
+pub(crate) const NOT_ENCODED: SeriesHash = SeriesHash(0);
+
+/// Known series, in the order they became known. Requests name series in much the same order every time, so the next one is
+/// mostly found beside the last, without a look into a table that no cache holds.
 #[derive(Debug, Default)]
 pub(crate) struct KnownSet {
-    order: Vec<SeriesHash>,
-    /// Places in `order`.
+    order: Vec<NewSeries>,
+    /// Places in `order`, by reference.
     table: HashTable<u32>,
+    /// The same by encoded labels.
+    encoded: HashTable<u32>,
 }
 
 /// Where a request is in a [`KnownSet`].
@@ -89,11 +108,11 @@ impl TenantKnown {
     }
 
     /// Notes series that a majority has acknowledged with labels. Waits for requests that are being decoded.
-    pub(crate) fn learn(&self, series: &[SeriesHash]) {
+    pub(crate) fn learn(&self, series: &[NewSeries]) {
         let mut set = self.set.write();
         let before = set.order.len();
-        for hash in series {
-            set.insert(*hash);
+        for new in series {
+            set.insert(*new);
         }
         let learnt = set.order.len() - before;
         self.series.fetch_add(learnt, Ordering::Relaxed);
@@ -101,31 +120,58 @@ impl TenantKnown {
 }
 
 impl KnownSet {
-    /// Whether a series is known.
-    pub(crate) fn contains(&self, hash: SeriesHash, cursor: &mut Cursor) -> bool {
-        if self.order.get(cursor.next) == Some(&hash) {
+    /// The known series whose labels are encoded so, by the hash of the bytes.
+    pub(crate) fn recognise(&self, encoded: SeriesHash, cursor: &mut Cursor) -> Option<SeriesHash> {
+        if encoded == NOT_ENCODED {
+            return None;
+        }
+        let is_it = |place: usize| self.order.get(place).filter(|s| s.encoded == encoded);
+        if let Some(series) = is_it(cursor.next) {
             cursor.next += 1;
-            return true;
+            return Some(series.hash);
         }
-        let place = self.table.find(key(&hash), |at| self.at(*at) == Some(hash));
-        if let Some(place) = place {
-            cursor.next = *place as usize + 1;
-        }
-        place.is_some()
+        let place = self
+            .encoded
+            .find(key(&encoded), |at| is_it(*at as usize).is_some())?;
+        cursor.next = *place as usize + 1;
+        is_it(*place as usize).map(|series| series.hash)
     }
 
-    fn at(&self, place: u32) -> Option<SeriesHash> {
-        self.order.get(place as usize).copied()
+    /// A known series by its reference.
+    pub(crate) fn find(&self, hash: SeriesHash, cursor: &mut Cursor) -> Option<&NewSeries> {
+        let is_it = |place: usize| self.order.get(place).filter(|s| s.hash == hash);
+        if let Some(series) = is_it(cursor.next) {
+            cursor.next += 1;
+            return Some(series);
+        }
+        let place = self.table.find(key(&hash), |at| is_it(*at as usize).is_some())?;
+        cursor.next = *place as usize + 1;
+        is_it(*place as usize)
     }
 
-    fn insert(&mut self, hash: SeriesHash) {
-        let order = &self.order;
-        let hash_at = |place: &u32| order.get(*place as usize).map_or(0, key);
-        let same = |place: &u32| order.get(*place as usize) == Some(&hash);
-        let entry = self.table.entry(key(&hash), same, hash_at);
-        if let hashbrown::hash_table::Entry::Vacant(free) = entry {
-            free.insert(order.len() as u32);
-            self.order.push(hash);
+    fn insert(&mut self, new: NewSeries) {
+        let order = &mut self.order;
+        let hash_at = |place: &u32| order.get(*place as usize).map_or(0, |s| key(&s.hash));
+        let same = |place: &u32| order.get(*place as usize).is_some_and(|s| s.hash == new.hash);
+        let place = match self.table.entry(key(&new.hash), same, hash_at) {
+            Entry::Occupied(found) => *found.get(),
+            Entry::Vacant(free) => {
+                let place = order.len() as u32;
+                free.insert(place);
+                order.push(NewSeries {
+                    encoded: NOT_ENCODED,
+                    ..new
+                });
+                place
+            }
+        };
+        let Some(series) = order.get_mut(place as usize) else {
+            return;
+        };
+        if series.encoded == NOT_ENCODED && new.encoded != NOT_ENCODED {
+            series.encoded = new.encoded;
+            let hash_at = |place: &u32| order.get(*place as usize).map_or(0, |s| key(&s.encoded));
+            self.encoded.insert_unique(key(&new.encoded), place, hash_at);
         }
     }
 }
@@ -134,17 +180,23 @@ impl KnownSet {
 mod tests {
     use super::*;
 
+    fn new(hash: u128, encoded: Option<u128>) -> NewSeries {
+        NewSeries {
+            hash: SeriesHash(hash),
+            encoded: encoded.map_or(NOT_ENCODED, SeriesHash),
+        }
+    }
+
     #[test]
     fn other_limits_make_every_series_unknown() {
         let (known, tenant) = (KnownSeries::default(), TenantId::anonymous());
         let limits = Arc::new(Limits::default());
-        known
-            .of(&tenant, &limits)
-            .learn(&[SeriesHash(1), SeriesHash(2), SeriesHash(1)]);
+        let series = [new(1, None), new(2, None), new(1, None)];
+        known.of(&tenant, &limits).learn(&series);
         let has = |limits, hash| {
             let known = known.of(&tenant, limits);
             let set = known.read();
-            set.contains(SeriesHash(hash), &mut Cursor::default())
+            set.find(SeriesHash(hash), &mut Cursor::default()).is_some()
         };
         assert!(has(&limits, 1) && has(&limits, 2) && !has(&limits, 3));
         // The same low bits are another series.
@@ -156,11 +208,28 @@ mod tests {
     #[test]
     fn series_are_found_in_any_order() {
         let mut set = KnownSet::default();
-        (0..100).for_each(|n| set.insert(SeriesHash(n * n)));
+        (0..100).for_each(|n| set.insert(new(n * n, Some(n * n + 7))));
         let mut cursor = Cursor::default();
         for n in (0..100).chain([7, 8, 3, 3, 99, 0, 1]) {
-            assert!(set.contains(SeriesHash(n * n), &mut cursor));
-            assert!(!set.contains(SeriesHash(n * n + 100_000), &mut cursor));
+            assert!(set.find(SeriesHash(n * n), &mut cursor).is_some());
+            assert!(set.find(SeriesHash(n * n + 100_000), &mut cursor).is_none());
+            let (here, there) = (SeriesHash(n * n + 7), SeriesHash(n * n + 100_007));
+            assert_eq!(set.recognise(here, &mut cursor), Some(SeriesHash(n * n)));
+            assert_eq!(set.recognise(there, &mut cursor), None);
         }
+    }
+
+    #[test]
+    fn the_first_encoding_of_a_series_is_the_one_that_is_recognised() {
+        let mut set = KnownSet::default();
+        set.insert(new(1, None));
+        let recognised = |set: &KnownSet, encoded| set.recognise(SeriesHash(encoded), &mut Cursor::default());
+        assert_eq!(recognised(&set, 0), None);
+        set.insert(new(1, Some(10)));
+        set.insert(new(1, Some(11)));
+        set.insert(new(1, None));
+        assert_eq!(recognised(&set, 10), Some(SeriesHash(1)));
+        assert_eq!(recognised(&set, 11), None);
+        assert_eq!(set.order.len(), 1);
     }
 }

@@ -11,7 +11,7 @@
 //! contiguous per (stream, partition, tenant). Bytes held for requests are bounded, and one tenant gets at most half of
 //! them (I6, I12).
 //!
-//! **Deliberately absent.** Start timestamps are not stored; references without labels.
+//! **Deliberately absent.** References without labels.
 //!
 //! **Failure behaviour.** Good series of a request are written, bad ones are reported with 400, which a retry cannot
 //! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13). Whenever it is
@@ -27,6 +27,7 @@ mod import;
 mod influx;
 mod intake;
 mod known_series;
+mod left_out;
 mod members;
 mod message;
 mod metrics;

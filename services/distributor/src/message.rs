@@ -16,8 +16,9 @@ use crate::Error;
 use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
-use crate::intake::{Intake, Rules, Taken, label_bytes_max};
+use crate::intake::{Intake, Part, Rules, Taken, label_bytes_max};
 use crate::known_series::TenantKnown;
+use crate::left_out::SentMessage;
 use crate::pairs::{Deduplicated, Gate};
 
 /// Largest decompression buffer that a thread keeps for its next request.
@@ -71,19 +72,27 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Decompresses, decodes, validates and routes.
-    pub(crate) fn take_in(mut self, rules: &Rules) -> Result<(Taken, HeldBytes), Error> {
+    /// Decompresses, decodes, validates and routes. Gives the message back, in which labels may have been left.
+    pub(crate) fn take_in(mut self, rules: &Rules) -> Result<(Taken, SentMessage, HeldBytes), Error> {
         let mut message = BUFFER.take();
         let taken = self.decode_into(rules, &mut message);
         if message.capacity() <= BUFFER_BYTES_MAX {
             BUFFER.set(message);
         }
-        Ok((taken?, self.held))
+        let sent = SentMessage {
+            body: self.body,
+            compression: self.compression,
+            bytes_max: bytes_max(rules),
+            seed: rules.seed,
+        };
+        let mut taken = taken?;
+        taken.parts.values_mut().for_each(Part::encode);
+        Ok((taken, sent, self.held))
     }
 
     fn decode_into(&mut self, rules: &Rules, message: &mut Vec<u8>) -> Result<Taken, Error> {
         let limits = &rules.limits;
-        let bytes_max = usize::try_from(limits.max_request_bytes).unwrap_or(usize::MAX);
+        let bytes_max = bytes_max(rules);
         self.compression.decompress(&self.body, bytes_max, message)?;
         self.held.grow(message.len() as u64)?;
         let decode_limits = DecodeLimits {
@@ -167,6 +176,11 @@ impl Message {
         }
         Ok(taken)
     }
+}
+
+/// Largest message, decompressed.
+fn bytes_max(rules: &Rules) -> usize {
+    usize::try_from(rules.limits.max_request_bytes).unwrap_or(usize::MAX)
 }
 
 impl Exposition {

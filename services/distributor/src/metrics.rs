@@ -33,6 +33,8 @@ pub(crate) struct DistributorMetrics {
     pub(crate) stragglers_dropped: Counter,
     send_failures: ByWord<Counter>,
     pub(crate) resends: Counter,
+    /// A member in this process counts, too, when the batch was encoded for others.
+    pub(crate) sent_bytes: Counter,
     pub(crate) sent_with_labels: Counter,
     deduplicated: Family<[(&'static str, String); 1], Counter>,
     deduplicated_tenants: Arc<Mutex<BTreeSet<TenantId>>>,
@@ -88,6 +90,10 @@ impl DistributorMetrics {
             resends: m.counter(
                 "koios_distributor_resends_total",
                 "Batches sent again under a newer state",
+            ),
+            sent_bytes: m.counter(
+                "koios_distributor_sent_bytes_total",
+                "Bytes of encoded batches, once for each member that they were sent to",
             ),
             sent_with_labels: m.counter(
                 "koios_distributor_sent_with_labels_total",

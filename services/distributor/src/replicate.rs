@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -10,8 +11,9 @@ use koios_control::{ClusterState, Partition};
 use koios_model::{BatchColumns, PartitionId, TenantId};
 use koios_runtime::{ClockHandle, Cpu, RngHandle, TaskGroup};
 use koios_wire::{Batch, BatchHeader, PushAck, ServiceError, ServiceErrorCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
+use crate::left_out::LeftOut;
 use crate::metrics::DistributorMetrics;
 use crate::routes::Routes;
 use crate::streams::{Sequence, Streams};
@@ -40,6 +42,16 @@ pub(crate) struct Replicator {
     pub(crate) deadline: Duration,
 }
 
+/// What is sent to a partition.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) columns: BatchColumns,
+    /// Of the same columns, if that was done before.
+    pub(crate) encoded: Option<Bytes>,
+    /// Labels that the columns lack.
+    pub(crate) left_out: Arc<LeftOut>,
+}
+
 /// What a majority said.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledged {
@@ -51,6 +63,9 @@ pub(crate) struct Acknowledged {
     /// The newest state version that a member spoke of.
     pub(crate) state_version: u64,
 }
+
+/// A batch with all labels, made when a member asks for them.
+type Labelled = OnceCell<Arc<Batch>>;
 
 type Send = BoxFuture<'static, (String, Result<PushAck, ServiceError>)>;
 
@@ -96,17 +111,23 @@ impl Replicator {
         Arc::new(Semaphore::new(STRAGGLERS_KIB_MAX))
     }
 
-    /// Sends `columns` until a majority of the partition's members has synced them under one epoch (I1, I14).
+    /// Sends `content` until a majority of the partition's members has synced it under one epoch (I1, I14).
     ///
-    /// When members know another epoch, the same content goes out again as a new batch under the newer state: merging
-    /// makes the earlier one harmless (I2).
+    /// A member that does not know a series gets the labels, those included that were left out. When members know another
+    /// epoch, the same content goes out again as a new batch under the newer state: merging makes the earlier one harmless
+    /// (I2).
     pub(crate) async fn replicate(
         &self,
         tenant: &TenantId,
         partition: PartitionId,
         admission_ms: i64,
-        mut columns: BatchColumns,
+        content: Content,
     ) -> Result<Acknowledged, Error> {
+        let Content {
+            mut columns,
+            mut encoded,
+            left_out,
+        } = content;
         let started = self.clock.elapsed();
         for round in 0..=RESENDS_MAX {
             let table = self.routes.current();
@@ -125,9 +146,15 @@ impl Replicator {
                 epoch: placed.epoch,
                 admission_ms,
             };
-            let batch = Arc::new(Batch::new(header, columns));
+            let mut batch = Batch::new(header, columns);
+            if let Some(encoded) = encoded.take() {
+                batch = batch.with_content(encoded);
+            }
+            let batch = Arc::new(batch);
             self.encode(&batch, placed.replicas.len() > 1).await?;
-            let tally = self.round(state, placed, &batch, sequence, left).await;
+            let tally = self
+                .round(state, placed, (&batch, &left_out), sequence, left)
+                .await;
             let needed = placed.write_quorum();
             if tally.acknowledged >= needed {
                 return Ok(Acknowledged {
@@ -141,6 +168,7 @@ impl Replicator {
             }
             self.metrics.resends.inc();
             columns = batch.columns().clone();
+            encoded = Some(batch.content().clone());
         }
         Err(Error::Internal("resent beyond the bound".to_owned()))
     }
@@ -148,7 +176,7 @@ impl Replicator {
     /// Compresses the content of a large batch off the async threads, once for all members.
     /// Where it surely travels, the rest too.
     async fn encode(&self, batch: &Arc<Batch>, travels: bool) -> Result<(), Error> {
-        if batch.is_encoded_inline() {
+        if batch.is_encoded_inline() || (batch.has_content() && !travels) {
             return Ok(());
         }
         let batch = Arc::clone(batch);
@@ -172,15 +200,18 @@ impl Replicator {
         &self,
         state: &ClusterState,
         placed: &Partition,
-        batch: &Arc<Batch>,
+        (batch, left_out): (&Arc<Batch>, &Arc<LeftOut>),
         sequence: Sequence,
         limit: Duration,
     ) -> Tally {
         let mut tally = Tally::default();
+        let content = (batch, left_out, &Arc::default());
         let mut sends = FuturesUnordered::new();
         for replica in &placed.replicas {
             match state.members.get(&replica.member) {
-                Some(member) => sends.push(self.send(&member.name, &member.grpc_addr, batch, limit)),
+                Some(member) => {
+                    sends.push(self.send((&member.name, &member.grpc_addr), content, limit));
+                }
                 None => tally.add(
                     &replica.member,
                     Err(ServiceError::unavailable("it is not registered")),
@@ -198,29 +229,44 @@ impl Replicator {
             }
             tally.add(&member, answer);
         }
-        self.finish_in_background(sends, sequence, held_kib(batch));
+        self.finish_in_background(sends, sequence, held_kib(batch, left_out));
         tally
     }
 
-    fn send(&self, name: &str, addr: &str, batch: &Arc<Batch>, limit: Duration) -> Send {
+    fn send(
+        &self,
+        (name, addr): (&str, &str),
+        (batch, left_out, labelled): (&Arc<Batch>, &Arc<LeftOut>, &Arc<Labelled>),
+        limit: Duration,
+    ) -> Send {
+        let (left_out, labelled) = (Arc::clone(left_out), Arc::clone(labelled));
         let (name, ingester) = (name.to_owned(), self.members.ingester(name, addr));
         let (clock, batch) = (Arc::clone(&self.clock), Arc::clone(batch));
         let (sent_with_labels, cpu) = (self.metrics.sent_with_labels.clone(), self.cpu.clone());
+        let sent_bytes = self.metrics.sent_bytes.clone();
         Box::pin(async move {
             let push = async {
                 match ingester.push(Arc::clone(&batch)).await {
                     Err(e) if e.code == ServiceErrorCode::UnknownSeries && batch.leaves_labels_out() => {
                         sent_with_labels.inc();
-                        let labelled = Arc::new(batch.with_labels());
-                        let encoding = Arc::clone(&labelled);
-                        // A panic there is one in the call below.
-                        let _ = cpu.run(move || encoding.encoded().len()).await;
-                        ingester.push(labelled).await
+                        // Once for all members that ask.
+                        let labelled = labelled.get_or_try_init(|| async {
+                            let batch = Arc::clone(&batch);
+                            let labelled = cpu.run(move || with_labels(&batch, &left_out)).await;
+                            labelled
+                                .map_err(|panic| internal(&panic))?
+                                .map_err(|e| internal(&e))
+                        });
+                        let labelled = labelled.await?;
+                        let answer = ingester.push(Arc::clone(labelled)).await;
+                        sent_bytes.inc_by(labelled.encoded_len().unwrap_or(0) as u64);
+                        answer
                     }
                     answer => answer,
                 }
             };
             let answer = clock.timeout(limit, push).await;
+            sent_bytes.inc_by(batch.encoded_len().unwrap_or(0) as u64);
             let answer = answer.unwrap_or_else(|late| {
                 let message = format!("no answer within {:?}", late.0);
                 Err(ServiceError::new(ServiceErrorCode::DeadlineExceeded, message))
@@ -272,10 +318,26 @@ impl Replicator {
     }
 }
 
-/// What a batch takes in memory, roughly: its columns and its encoded form.
-fn held_kib(batch: &Batch) -> u32 {
+/// The batch with all labels, encoded.
+fn with_labels(batch: &Batch, left_out: &LeftOut) -> Result<Arc<Batch>, Error> {
+    let labelled = match left_out.put_back(batch.columns())? {
+        Some(columns) => Batch::new(batch.header().clone(), columns)
+            .with_content(batch.content().clone())
+            .with_labels(),
+        None => batch.with_labels(),
+    };
+    labelled.encoded();
+    Ok(Arc::new(labelled))
+}
+
+fn internal(error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::new(ServiceErrorCode::Internal, error.to_string())
+}
+
+/// What a batch takes in memory, roughly: its columns, its encoded form, and the message that labels were left in.
+fn held_kib(batch: &Batch, left_out: &LeftOut) -> u32 {
     let bytes = batch.columns().memory_bytes();
-    let with_encoded = bytes + bytes / 2;
+    let with_encoded = bytes + bytes / 2 + left_out.bytes();
     u32::try_from(with_encoded >> 10)
         .unwrap_or(u32::MAX)
         .saturating_add(1)

@@ -16,7 +16,7 @@ const LIMITS: DecodeLimits = DecodeLimits {
 };
 const SECOND: u64 = 1_000_000_000;
 
-/// Takes series as text: labels in order, the value, `@` and seconds.
+/// Takes series as text: labels in order, the value, `@` and seconds, and since when if that is known.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Seen {
     pub(super) series: Vec<String>,
@@ -37,13 +37,18 @@ impl<'a> Sink<'a> for Seen {
         let labels: Vec<_> = labels.into_iter().map(shown).collect();
         let of = format!("{name}{{{}}}", labels.join(","));
         let seconds = |t: i64| t as f64 / 1000.0;
-        for s in series.samples {
+        let since = |start: i64| match start {
+            0 => String::new(),
+            start => format!(" since {}", seconds(start)),
+        };
+        for (at, s) in series.samples.iter().enumerate() {
+            let start = since(series.starts.get(at).copied().unwrap_or(0));
             let v = if koios_model::is_stale(s.v) {
                 "stale".to_owned()
             } else {
                 s.v.to_string()
             };
-            self.series.push(format!("{of} {v} @{}", seconds(s.t)));
+            self.series.push(format!("{of} {v} @{}{start}", seconds(s.t)));
         }
         for h in series.histograms {
             let v = match &h.histogram {
@@ -59,7 +64,8 @@ impl<'a> Sink<'a> for Seen {
                 ),
                 Err(e) => e.to_string(),
             };
-            self.series.push(format!("{of} {v} @{}", seconds(h.t)));
+            self.series
+                .push(format!("{of} {v} @{}{}", seconds(h.t), since(h.start)));
         }
         for e in series.exemplars {
             let labels = series.exemplar_labels[e.labels.clone()].iter();
@@ -496,6 +502,20 @@ fn labels_beyond_the_limit_are_counted() {
 
 fn tenant() -> TenantDeltas {
     Deltas::default().of(&TenantId::anonymous(), std::time::Duration::ZERO)
+}
+
+#[test]
+fn starts_come_with_what_is_no_delta() {
+    let tenant = tenant();
+    let point = message().fixed(2, 10 * SECOND).fixed(3, 20 * SECOND).fixed(6, 3);
+    let sum = |temporality| {
+        let sum = message().message(1, &point).number(2, temporality).number(3, 1);
+        metric("m", "", 7, &sum)
+    };
+    let (seen, _) = add_up(&tenant, &Settings::default(), &sum(2));
+    assert_eq!(seen.series, ["m_total{} 3 @20 since 10"]);
+    let (seen, _) = add_up(&tenant, &Settings::default(), &sum(1));
+    assert_eq!(seen.series, ["m_total{} 0 @10.001", "m_total{} 3 @20"]);
 }
 
 fn delta_of(kind: u32, point: &Message) -> Message {

@@ -108,6 +108,11 @@ impl<'a> Point<'a> {
         millis(self.time)
     }
 
+    /// When what it counts began, milliseconds since the Unix epoch; 0 when unknown.
+    pub(super) fn start_ms(&self) -> i64 {
+        millis(self.start)
+    }
+
     fn clear(&mut self) {
         self.attributes.clear();
         self.exemplars.clear();

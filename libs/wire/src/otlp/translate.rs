@@ -481,7 +481,9 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             self.labels.set(name, value);
         }
         self.labels.set(NAME, name);
-        let t = self.point.time_ms();
+        let (t, start) = (self.point.time_ms(), self.point.start_ms());
+        let starts = [start];
+        let starts: &[i64] = if start == 0 { &[] } else { &starts };
         let (samples, histograms);
         let (samples, histograms): (&[Sample], &[RawHistogram]) = match value {
             Emitted::Float(v) => {
@@ -489,7 +491,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
                 (&samples, &[])
             }
             Emitted::Native(histogram) => {
-                histograms = [RawHistogram { t, histogram }];
+                histograms = [RawHistogram { t, start, histogram }];
                 (&[], &histograms)
             }
         };
@@ -498,6 +500,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             labels: self.labels.labels(),
             label_count: self.labels.count(),
             samples,
+            starts,
             histograms,
             exemplars,
             exemplar_labels: self.exemplars.labels(),

@@ -118,6 +118,7 @@ struct Side {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     t: i64,
+    start: i64,
     hint: u64,
     schema: i32,
     count_int: u64,
@@ -147,13 +148,13 @@ impl Scratch {
         self.bounds = old.bounds;
     }
 
-    /// Reads the fields; both versions number them alike.
+    /// Reads the fields; both versions number them alike, and only 2.0 has the last.
     pub(super) fn decode(&mut self, mut m: Reader<'_>) -> Result<(), DecodeError> {
         self.clear();
         while !m.done() {
             let tag = m.tag()?;
             match tag.field {
-                1 | 4 | 6 | 14 | 15 => tag.expect(VARINT)?,
+                1 | 4 | 6 | 14 | 15 | 17 => tag.expect(VARINT)?,
                 2 | 3 | 5 | 7 => tag.expect(FIXED64)?,
                 8 | 11 => tag.expect(BYTES)?,
                 _ => {}
@@ -183,6 +184,7 @@ impl Scratch {
                     }
                     Ok(())
                 })?,
+                17 => self.start = m.varint()? as i64,
                 _ => m.skip(tag)?,
             }
         }
@@ -193,6 +195,7 @@ impl Scratch {
     pub(super) fn raw(&self) -> RawHistogram {
         RawHistogram {
             t: self.t,
+            start: self.start,
             histogram: self.check().map(|()| self.histogram()),
         }
     }

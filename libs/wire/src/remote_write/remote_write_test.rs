@@ -26,6 +26,7 @@ struct SeenSeries {
     labels: Vec<(Vec<u8>, Vec<u8>)>,
     label_count: usize,
     samples: Vec<Sample>,
+    starts: Vec<i64>,
     histograms: Vec<Histogram>,
     histogram_fault: Option<String>,
     exemplars: usize,
@@ -39,6 +40,12 @@ impl<'a> Sink<'a> for Seen {
             labels: s.labels.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect(),
             label_count: s.label_count,
             samples: s.samples.to_vec(),
+            starts: s
+                .starts
+                .iter()
+                .copied()
+                .chain(s.histograms.iter().map(|h| h.start))
+                .collect(),
             histograms: s
                 .histograms
                 .iter()
@@ -288,6 +295,7 @@ fn version_2_resolves_symbols() {
             labels: vec![(text("__name__"), text("up")), (text("job"), text("node"))],
             label_count: 2,
             samples: vec![Sample { t: 77, v: 2.5 }],
+            starts: vec![1],
             exemplars: 1,
             help: Some(text("node")),
             ..SeenSeries::default()
@@ -547,4 +555,36 @@ fn exemplars_keep_their_labels_apart() {
     ];
     assert_eq!(first.0, want);
     assert_eq!(second.0, want);
+}
+
+#[test]
+fn start_timestamps_of_2_0_come_with_their_samples() {
+    let sample = |t: u64| Message::default().double(1, 1.0).number(2, t);
+    let histogram = || Message::default().number(1, 0).number(15, 40);
+    let series = Message::default()
+        .packed(1, &[1, 2])
+        .message(2, sample(10))
+        .message(2, sample(20).number(3, 5))
+        .message(2, sample(30).number(3, (-7i64) as u64))
+        .message(2, sample(35).number(3, 0))
+        .message(3, histogram())
+        .message(3, histogram().number(17, 9));
+    let bare = Message::default().packed(1, &[1, 2]).message(2, sample(10));
+    let request = Message::default()
+        .bytes(4, "")
+        .bytes(4, "__name__")
+        .bytes(4, "up")
+        .message(5, series)
+        .message(5, bare);
+    let seen = see(Version::V2, &request.0).unwrap();
+    let starts: Vec<_> = seen.series.iter().map(|s| s.starts.clone()).collect();
+    assert_eq!(starts, [vec![0, 5, -7, 0, 9], vec![]]);
+    assert_eq!(seen.series[0].samples.len(), 4);
+    // Remote write 1.0 knows no such field of samples.
+    let series = Message::default().message(2, sample(10).number(3, 5));
+    let seen = see(Version::V1, &Message::default().message(1, series).0).unwrap();
+    assert_eq!(
+        (seen.series[0].samples.len(), seen.series[0].starts.len()),
+        (1, 0)
+    );
 }

@@ -2,7 +2,7 @@
 
 use koios_model::Sample;
 
-use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, Sink, kind_word};
+use super::{DecodeError, DecodeLimits, EncodedLabels, RawLabel, RawMetadata, Scratch, Sink, kind_word};
 use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 
 const REQUEST_TIMESERIES: u32 = 1;
@@ -31,7 +31,7 @@ pub(super) fn decode<'a>(
                 tag.expect(BYTES)?;
                 let message = request.message()?;
                 scratch.start_series()?;
-                series(message, &mut scratch)?;
+                series(message, &mut scratch, sink)?;
                 sink.series(scratch.raw());
             }
             REQUEST_METADATA => {
@@ -48,16 +48,28 @@ pub(super) fn decode<'a>(
     Ok(())
 }
 
-fn series<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), DecodeError> {
+fn series<'a>(
+    mut message: Reader<'a>,
+    scratch: &mut Scratch<'a>,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
+    let labels = message.leading(SHORT_LABEL[0]);
+    scratch.encoded_labels = labels.encoded();
+    scratch.known = sink.known(scratch.encoded_labels);
+    if scratch.known.is_none() {
+        each_label(labels, |label| scratch.push_label(label))?;
+    }
     while !message.done() {
-        if let Some(label) = message.short_pair(SHORT_LABEL) {
-            scratch.push_label(label);
-            continue;
-        }
         let tag = message.tag()?;
         match tag.field {
             SERIES_LABELS => {
                 tag.expect(BYTES)?;
+                // One that does not stand with the others, so that those were not all.
+                if scratch.known.take().is_some() {
+                    let left_out = Reader::new(scratch.encoded_labels.bytes);
+                    each_label(left_out, |label| scratch.push_label(label))?;
+                }
+                scratch.encoded_labels = EncodedLabels::default();
                 scratch.push_label(label(message.message()?)?);
             }
             SERIES_SAMPLES => {
@@ -74,6 +86,23 @@ fn series<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), 
             }
             _ => message.skip(tag)?,
         }
+    }
+    Ok(())
+}
+
+/// Decodes fields that are all labels.
+pub(super) fn each_label<'a>(
+    mut labels: Reader<'a>,
+    mut each: impl FnMut(RawLabel<'a>),
+) -> Result<(), DecodeError> {
+    while !labels.done() {
+        if let Some(label) = labels.short_pair(SHORT_LABEL) {
+            each(label);
+            continue;
+        }
+        let tag = labels.tag()?;
+        tag.expect(BYTES)?;
+        each(label(labels.message()?)?);
     }
     Ok(())
 }
@@ -122,8 +151,8 @@ fn exemplar<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<()
     scratch.push_exemplar((t, v), first_label)
 }
 
-/// A sample; remote write 2.0 has the same fields and a start timestamp, which is passed over.
-pub(super) fn sample(mut message: Reader<'_>) -> Result<Sample, DecodeError> {
+/// A sample; remote write 2.0 has the same fields and a start timestamp.
+fn sample(mut message: Reader<'_>) -> Result<Sample, DecodeError> {
     let mut sample = Sample { t: 0, v: 0.0 };
     while !message.done() {
         let tag = message.tag()?;

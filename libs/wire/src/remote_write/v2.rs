@@ -1,6 +1,8 @@
 //! `io.prometheus.write.v2.Request`: strings stand once in a table and are referred to by number.
 
-use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, SeriesFault, Sink, kind_word, v1};
+use koios_model::Sample;
+
+use super::{DecodeError, DecodeLimits, RawLabel, RawMetadata, Scratch, SeriesFault, Sink, kind_word};
 use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 
 const REQUEST_SYMBOLS: u32 = 4;
@@ -88,7 +90,9 @@ fn series<'a>(
             })?,
             SERIES_SAMPLES => {
                 tag.expect(BYTES)?;
-                scratch.push_sample(v1::sample(message.message()?)?)?;
+                let (sample, start) = sample(message.message()?)?;
+                scratch.push_sample(sample)?;
+                scratch.push_start(start);
             }
             SERIES_HISTOGRAMS => {
                 tag.expect(BYTES)?;
@@ -107,6 +111,30 @@ fn series<'a>(
     }
     refs.end(&mut scratch.fault);
     Ok(())
+}
+
+/// A sample and its start timestamp.
+fn sample(mut message: Reader<'_>) -> Result<(Sample, i64), DecodeError> {
+    let (mut sample, mut start) = (Sample { t: 0, v: 0.0 }, 0);
+    while !message.done() {
+        let tag = message.tag()?;
+        match tag.field {
+            1 => {
+                tag.expect(FIXED64)?;
+                sample.v = message.double()?;
+            }
+            2 => {
+                tag.expect(VARINT)?;
+                sample.t = message.varint()? as i64;
+            }
+            3 => {
+                tag.expect(VARINT)?;
+                start = message.varint()? as i64;
+            }
+            _ => message.skip(tag)?,
+        }
+    }
+    Ok((sample, start))
 }
 
 fn exemplar<'a>(

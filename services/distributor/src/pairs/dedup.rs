@@ -1,7 +1,9 @@
 //! Takes the replica's label off, and drops what the elected replica brings, too.
 
-use koios_model::Sample;
-use koios_wire::remote_write::{RawExemplar, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink};
+use koios_model::{Sample, SeriesHash};
+use koios_wire::remote_write::{
+    EncodedLabels, RawExemplar, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink,
+};
 
 use super::tracker::{Brought, Verdict};
 use super::{Gate, PairsSeen};
@@ -21,6 +23,7 @@ pub(crate) struct Deduplicated<'a, 's, S> {
     undecided_beyond: u64,
     labels: Vec<RawLabel<'a>>,
     samples: Vec<Sample>,
+    starts: Vec<i64>,
     histograms: Vec<RawHistogram>,
     exemplars: Vec<RawExemplar>,
 }
@@ -46,6 +49,7 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
             undecided_beyond: 0,
             labels: Vec::new(),
             samples: Vec::new(),
+            starts: Vec::new(),
             histograms: Vec::new(),
             exemplars: Vec::new(),
         }
@@ -153,6 +157,10 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         self.samples.clear();
         self.samples
             .extend(series.samples.iter().filter(|s| !inside(s.t)));
+        let started = series.samples.iter().zip(series.starts);
+        let started = started.filter(|(s, _)| !inside(s.t));
+        self.starts.clear();
+        self.starts.extend(started.map(|(_, start)| *start));
         self.histograms.clear();
         self.histograms
             .extend(series.histograms.iter().filter(|h| !inside(h.t)).cloned());
@@ -164,7 +172,9 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
             self.sink.series(RawSeries {
                 labels: &self.labels,
                 label_count: self.labels.len(),
+                encoded_labels: EncodedLabels::default(),
                 samples: &self.samples,
+                starts: &self.starts,
                 histograms: &self.histograms,
                 exemplars: &self.exemplars,
                 ..series
@@ -198,6 +208,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
                 self.sink.series(RawSeries {
                     labels: &self.labels,
                     label_count: self.labels.len(),
+                    encoded_labels: EncodedLabels::default(),
                     ..series
                 });
                 0
@@ -218,6 +229,14 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         replica.dropped += dropped;
         if replica.verdict != Verdict::Elected {
             replica.undecided += all - dropped;
+        }
+    }
+
+    fn known(&mut self, encoded_labels: EncodedLabels<'a>) -> Option<SeriesHash> {
+        // With a gate the replica's label has to be looked for.
+        match self.gate {
+            None => self.sink.known(encoded_labels),
+            Some(_) => None,
         }
     }
 

@@ -5,6 +5,7 @@
 mod bad_inputs;
 mod imports;
 mod influx;
+mod known;
 mod messages;
 mod network;
 mod otlp;

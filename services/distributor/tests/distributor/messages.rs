@@ -4,7 +4,7 @@ use koios_wire::pb::prometheus as pb;
 use prost::Message as _;
 
 /// A protobuf message under construction.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Message(pub(crate) Vec<u8>);
 
 fn varint(out: &mut Vec<u8>, mut n: u64) {

@@ -15,8 +15,8 @@ use koios_control::{
 use koios_distributor::{Deps, Distributor, Members, Referee, Settings};
 use koios_model::{Metadata, PartitionId, SeriesHash};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
-    TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, RngHandle, Runtime,
+    TaskGroup, TokioClock,
 };
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
@@ -246,6 +246,7 @@ impl Rig {
                 disk: DiskHandle::inline(Arc::new(RealDisk)),
                 cpu: Cpu::inline(),
                 net: Arc::new(RealNet),
+                memory: MemoryWatch::default(),
             },
             state: state.clone(),
             members: Arc::new(MockMembers(by_name)),

@@ -15,6 +15,8 @@ const NANOS: u64 = 1_000_000;
 impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
     /// Makes the current data point the total of its series. Where that starts anew, a zero is handed on first.
     pub(super) fn accumulate(&mut self, metric: &Metric<'a, '_>) -> Result<(), Stop> {
+        // The total began before this interval did, and where it begins anew a zero says so.
+        let start = std::mem::take(&mut self.point.start);
         // What will be refused for its time, or as no histogram, is no part of any total.
         if !self.context.accepted_ms.contains(&self.point.time_ms()) || !self.is_good_delta(metric.shape) {
             return Ok(());
@@ -28,7 +30,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             return Ok(());
         }
         let interval = Interval {
-            start: self.point.start,
+            start,
             end: self.point.time,
         };
         let delta = self.delta(metric.shape)?;
