@@ -1,29 +1,14 @@
 //! The same load on Koios, Prometheus and VictoriaMetrics, one after the other, side by side.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::bench::{self, Timing};
+use crate::contender::{Contender, contenders};
 use crate::fleet::Fleet;
 use crate::{measure, send};
-
-/// One contender.
-struct Contender {
-    name: &'static str,
-    program: PathBuf,
-    args: Vec<String>,
-    base: String,
-    push: &'static str,
-    ready: &'static str,
-    /// Asked after the load, so that everything is on disk in its final form.
-    flush: Vec<&'static str>,
-    /// Where the final form lies.
-    stored: PathBuf,
-}
 
 /// What one contender took.
 struct Outcome {
@@ -54,92 +39,13 @@ pub(crate) async fn compare(fleet: &Fleet, koios: &Path, concurrency: usize, run
     Ok(())
 }
 
-fn port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<Contender>> {
-    let (k, g, p, v) = (port()?, port()?, port()?, port()?);
-    let data = |name: &str| dir.join(name);
-    // The load is a part of the past, and the run takes hours at most; the others take samples of any age that come in
-    // order.
-    let age_hours = (measure::now_ms() - fleet.start_ms) / 3_600_000 + 6;
-    Ok(vec![
-        Contender {
-            name: "Koios",
-            program: koios.to_owned(),
-            args: vec![
-                format!("--http.listen=127.0.0.1:{k}"),
-                format!("--grpc.listen=127.0.0.1:{g}"),
-                format!("--data-dir={}", data("koios").display()),
-                "--self-metrics.interval=0s".to_owned(),
-                format!("--limits.out-of-order-time-window={age_hours}h"),
-            ],
-            base: format!("http://127.0.0.1:{k}"),
-            push: "/api/v1/push",
-            ready: "/ready",
-            flush: vec!["/ingester/flush?wait=true"],
-            stored: data("koios").join("bucket"),
-        },
-        Contender {
-            name: "Prometheus",
-            program: "prometheus".into(),
-            args: vec![
-                "--config.file=/dev/null".to_owned(),
-                format!("--web.listen-address=127.0.0.1:{p}"),
-                format!("--storage.tsdb.path={}", data("prometheus").display()),
-                "--web.enable-remote-write-receiver".to_owned(),
-                "--web.enable-admin-api".to_owned(),
-                "--log.level=error".to_owned(),
-            ],
-            base: format!("http://127.0.0.1:{p}"),
-            push: "/api/v1/write",
-            ready: "/-/ready",
-            flush: vec!["/api/v1/admin/tsdb/snapshot"],
-            stored: data("prometheus").join("snapshots"),
-        },
-        Contender {
-            name: "VictoriaMetrics",
-            program: "victoria-metrics".into(),
-            args: vec![
-                format!("-httpListenAddr=127.0.0.1:{v}"),
-                format!("-storageDataPath={}", data("victoria").display()),
-                "-retentionPeriod=100y".to_owned(),
-                "-search.disableCache".to_owned(),
-                "-loggerLevel=ERROR".to_owned(),
-            ],
-            base: format!("http://127.0.0.1:{v}"),
-            push: "/api/v1/write",
-            ready: "/health",
-            flush: vec!["/internal/force_flush", "/internal/force_merge"],
-            stored: data("victoria").join("data"),
-        },
-    ])
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 async fn run(c: &Contender, fleet: &Fleet, concurrency: usize, runs: usize) -> Result<Outcome> {
-    let child = Command::new(&c.program)
-        .args(&c.args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("start {}", c.program.display()))?;
-    let child = Running(child);
-    let pid = child.0.id();
-    wait_ready(c).await?;
+    let process = c.start()?;
+    let pid = process.pid();
+    c.wait_ready().await?;
     let idle_bytes = measure::resident_bytes(pid)?;
     let cpu = measure::cpu_seconds(pid)?;
-    let sent = send::send(fleet, &format!("{}{}", c.base, c.push), "anonymous", concurrency).await?;
+    let sent = send::send(fleet, &c.push_url(), "anonymous", concurrency).await?;
     let cpu_ingest = measure::cpu_seconds(pid)? - cpu;
     let resident = measure::resident_bytes(pid)?.saturating_sub(idle_bytes);
     if c.name == "VictoriaMetrics" {
@@ -166,20 +72,6 @@ async fn run(c: &Contender, fleet: &Fleet, concurrency: usize, runs: usize) -> R
         queries,
         query_cpu,
     })
-}
-
-async fn wait_ready(c: &Contender) -> Result<()> {
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(60) {
-        if reqwest::get(format!("{}{}", c.base, c.ready))
-            .await
-            .is_ok_and(|a| a.status().is_success())
-        {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    bail!("{} is not ready after 60 s", c.name)
 }
 
 async fn post(url: &str) -> Result<()> {

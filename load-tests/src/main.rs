@@ -2,7 +2,8 @@
 //!
 //! **Data flow.** [`fleet`] computes any sample of a realistic fleet from a seed; `generate` sends it by remote write;
 //! `verify` reads it back and compares bit for bit; `queries` times queries; `compare` does all of that to Koios,
-//! Prometheus and VictoriaMetrics one after the other and prints them side by side.
+//! Prometheus and VictoriaMetrics one after the other and prints them side by side; `latency`, `restart` and `cluster` do
+//! one thing more each.
 //!
 //! **Invariants.** The same seed gives the same samples, so a verifier needs nothing from the generator's run.
 //!
@@ -17,9 +18,13 @@
 )]
 
 mod bench;
+mod cluster;
 mod compare;
+mod contender;
 mod fleet;
+mod latency;
 mod measure;
+mod restart;
 mod send;
 mod verify;
 
@@ -110,6 +115,34 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// Measures how long writes take at half of the rate that each of the three can take.
+    Latency {
+        #[command(flatten)]
+        side: SideBySide,
+    },
+    /// Kills each of the three right after a load, and measures how long it takes to be ready again.
+    Restart {
+        #[command(flatten)]
+        side: SideBySide,
+    },
+    /// Compares what a sample costs in one process and in three zones.
+    Cluster {
+        #[command(flatten)]
+        side: SideBySide,
+    },
+}
+
+/// A load for several programs.
+#[derive(Args, Clone, Debug)]
+struct SideBySide {
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// The koios program.
+    #[arg(long, default_value = "target/release/koios")]
+    koios: PathBuf,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 4)]
+    concurrency: usize,
 }
 
 impl FleetArgs {
@@ -178,6 +211,15 @@ async fn main() -> Result<()> {
             runs,
         } => {
             compare::compare(&fleet.fleet(), &koios, concurrency, runs).await?;
+        }
+        Command::Latency { side } => {
+            latency::latency(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+        }
+        Command::Restart { side } => {
+            restart::restart(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+        }
+        Command::Cluster { side } => {
+            cluster::cluster(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Sends a fleet by remote write 1.0, each host's scrapes in order.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,35 +13,74 @@ use crate::fleet::Fleet;
 const ATTEMPTS_MAX: u32 = 30;
 
 /// What sending took.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) samples: u64,
     pub(crate) retries: u64,
     pub(crate) seconds: f64,
+    /// How long each request took until its acknowledgement, milliseconds, shortest first.
+    pub(crate) latencies_ms: Vec<f64>,
 }
 
-/// Sends everything; every sample is acknowledged when this returns.
+impl Sent {
+    /// Samples per second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.samples as f64 / self.seconds
+    }
+
+    /// The latency that a share of the requests did not exceed, milliseconds.
+    pub(crate) fn latency_ms(&self, share: f64) -> f64 {
+        let last = self.latencies_ms.len().saturating_sub(1);
+        let at = (last as f64 * share).round() as usize;
+        self.latencies_ms.get(at).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Sends everything as fast as it is taken; every sample is acknowledged when this returns.
 pub(crate) async fn send(fleet: &Fleet, url: &str, tenant: &str, concurrency: usize) -> Result<Sent> {
+    send_part(fleet, 0..fleet.scrapes, None, url, tenant, concurrency).await
+}
+
+/// Sends some scrapes, at most `rate` samples per second, with pauses spread evenly over the requests.
+pub(crate) async fn send_part(
+    fleet: &Fleet,
+    scrapes: Range<u32>,
+    rate: Option<f64>,
+    url: &str,
+    tenant: &str,
+    concurrency: usize,
+) -> Result<Sent> {
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .build()?;
     let mut hosts: Vec<_> = (0..fleet.hosts).map(|h| fleet.requests(h)).collect();
     let start = Instant::now();
     let mut sent = Sent::default();
-    for scrape in 0..fleet.scrapes {
+    let mut due = start;
+    for scrape in scrapes {
         let requests = futures::stream::iter(hosts.iter_mut().map(|host| {
             let client = &client;
+            let body = snap::raw::Encoder::new().compress_vec(host.scrape(fleet, scrape));
+            let (samples, at) = (host.samples(), due);
+            if let Some(rate) = rate {
+                due += Duration::from_secs_f64(samples as f64 / rate);
+            }
             async move {
-                let body = snap::raw::Encoder::new().compress_vec(host.scrape(fleet, scrape))?;
-                Ok::<_, anyhow::Error>((host.samples(), push(client, url, tenant, body.into()).await?))
+                // Late ones go at once, and count as late: a sender that waits its turn hides what it waits for.
+                tokio::time::sleep_until(at.into()).await;
+                let begin = if rate.is_some() { at } else { Instant::now() };
+                let retries = push(client, url, tenant, body?.into()).await?;
+                Ok::<_, anyhow::Error>((samples, retries, begin.elapsed()))
             }
         }));
-        let done: Vec<(u64, u64)> = requests.buffer_unordered(concurrency).try_collect().await?;
-        for (samples, retries) in done {
+        let done: Vec<(u64, u64, Duration)> = requests.buffer_unordered(concurrency).try_collect().await?;
+        for (samples, retries, took) in done {
             sent.samples += samples;
             sent.retries += retries;
+            sent.latencies_ms.push(took.as_secs_f64() * 1e3);
         }
     }
+    sent.latencies_ms.sort_unstable_by(f64::total_cmp);
     sent.seconds = start.elapsed().as_secs_f64();
     Ok(sent)
 }

@@ -1,5 +1,5 @@
-//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask fuzz-queries`,
-//! `cargo xtask layers`, `cargo xtask setup`.
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask faults`,
+//! `cargo xtask fuzz-queries`, `cargo xtask layers`, `cargo xtask setup`.
 #![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
 
 mod layers;
@@ -49,6 +49,20 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Kills and stops real processes at random moments under load, and fills their disk: many times.
+    Faults {
+        /// What faults are drawn from; another one each time when not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many faults each test injects.
+        #[arg(long, default_value_t = 50)]
+        rounds: u64,
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+        /// Builds with optimisation first: more load, and more of it in flight when a process dies.
+        #[arg(long)]
+        release: bool,
+    },
     /// Compares Koios with the installed Prometheus by random queries; takes --seed N, --queries M or --minutes M.
     #[command(disable_help_flag = true)]
     FuzzQueries {
@@ -76,6 +90,12 @@ fn main() -> Result<()> {
             from,
             release,
         } => simulate_disk(&root, seed, from, seeds, release),
+        Task::Faults {
+            seed,
+            rounds,
+            filter,
+            release,
+        } => inject_faults(&root, seed, rounds, filter.as_deref(), release),
         Task::FuzzQueries { arguments } => fuzz_queries(&root, &arguments),
         Task::Layers => layers::check(&root),
         Task::Setup => setup::run(&root).map(|_| ()),
@@ -135,7 +155,7 @@ fn suite(root: &Path) -> Option<(String, String)> {
 }
 
 fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
-    let mut command = simulation(root, "koios", "simulation", false);
+    let mut command = tests_aloud(root, "koios", &["simulation"], false);
     match seed {
         Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
         None => command.env("KOIOS_SIM_SEEDS", seeds.to_string()),
@@ -144,7 +164,7 @@ fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
 }
 
 fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
-    let mut command = simulation(root, "koios-ingester", "sim", release);
+    let mut command = tests_aloud(root, "koios-ingester", &["sim"], release);
     match seed {
         Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
         None => command
@@ -154,10 +174,30 @@ fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release:
     run(&mut command)
 }
 
-/// The command that runs a simulation, which tells what it does.
-fn simulation(root: &Path, package: &str, test: &str, release: bool) -> Command {
+fn inject_faults(
+    root: &Path,
+    seed: Option<u64>,
+    rounds: u64,
+    filter: Option<&str>,
+    release: bool,
+) -> Result<()> {
+    let mut command = tests_aloud(root, "koios", &["kills", "stops", "full_disk"], release);
+    command
+        .args(filter)
+        .env("KOIOS_FAULTS_ROUNDS", rounds.to_string());
+    if let Some(seed) = seed {
+        command.env("KOIOS_FAULTS_SEED", seed.to_string());
+    }
+    run(&mut command)
+}
+
+/// The command that runs tests one after the other and lets them tell what they do.
+fn tests_aloud(root: &Path, package: &str, tests: &[&str], release: bool) -> Command {
     let mut command = cargo(root);
-    command.args(["test", "--package", package, "--test", test]);
+    command.args(["test", "--package", package]);
+    for test in tests {
+        command.args(["--test", test]);
+    }
     command.args(release.then_some("--release"));
     command.args(["--", "--nocapture", "--test-threads=1"]);
     command

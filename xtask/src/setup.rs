@@ -1,4 +1,4 @@
-//! What tests need beside Rust: Debian's Prometheus and `node_exporter`, and pinned Python packages.
+//! What tests need beside Rust: Debian's Prometheus, `node_exporter` and vmagent, and pinned Python packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,17 +8,19 @@ use anyhow::{Result, bail};
 use crate::{environment_dir, succeeds};
 
 /// Programs and the Debian packages that hold them.
-const PACKAGES: [(&str, &str); 2] = [
+const PACKAGES: [(&str, &str); 3] = [
     ("prometheus", "prometheus"),
     ("prometheus-node-exporter", "prometheus-node-exporter"),
+    ("vmagent", "victoria-metrics"),
 ];
-/// An S3 server, an independent Parquet reader, and OpenTelemetry's SDK with its exporters, pinned.
-const PYTHON_PACKAGES: [&str; 5] = [
+/// An S3 server, an independent Parquet reader, OpenTelemetry's SDK with its exporters, and Google's protobuf, pinned.
+const PYTHON_PACKAGES: [&str; 6] = [
     "moto[server]==5.2.5",
     "pyarrow==26.0.1",
     "opentelemetry-sdk==1.45.2",
     "opentelemetry-exporter-otlp-proto-http==1.45.2",
     "opentelemetry-exporter-otlp-proto-grpc==1.45.2",
+    "protobuf==7.36.2",
 ];
 
 /// Installs what is missing where it may, and returns the environment variables that tests find it by.

@@ -116,9 +116,7 @@ async fn i10_another_parquet_reader_finds_what_promql_returns() -> Result<()> {
 
 /// Reads a block with pyarrow.
 fn read_block(block: &std::path::Path, into: &mut query::SeriesMap) -> Result<()> {
-    let python = std::env::var("KOIOS_PYTHON").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/testenv/bin/python").to_owned()
-    });
+    let python = support::python();
     let script = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../libs/block/tests/read_block.py"

@@ -11,9 +11,7 @@ use support::{all_in_one, client, eventually, now_ms};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/with_opentelemetry.py");
 
 fn export(protocol: &str, temporality: &str, address: &str) -> Result<()> {
-    let python = std::env::var("KOIOS_PYTHON").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/testenv/bin/python").to_owned()
-    });
+    let python = support::python();
     let done = Command::new(&python)
         .args([SCRIPT, protocol, temporality, address])
         .output()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use koios::{Node, NodeOptions};
 use koios_model::{Labels, Sample};
-use koios_runtime::{ClockHandle, Cpu, DiskHandle, RngHandle, Runtime, TokioClock};
+use koios_runtime::{ClockHandle, Cpu, DiskHandle, MemoryWatch, RngHandle, Runtime, TokioClock};
 use koios_server::Settings;
 use koios_server::config::Target;
 use koios_testkit::http::HttpClient;
@@ -177,6 +177,7 @@ impl Simulation {
                     disk: DiskHandle::inline(Arc::new(disk)),
                     cpu: Cpu::inline(),
                     net: Arc::new(SimNet),
+                    memory: MemoryWatch::default(),
                 };
                 let rpc = RpcSettings {
                     deadline: Duration::from_secs(2),
