@@ -194,6 +194,11 @@ impl BlockCache {
         self.tables.insert(key, table);
     }
 
+    /// Whether it has a budget for samples.
+    pub(crate) fn keeps_samples(&self) -> bool {
+        self.samples.policy().max_capacity() != Some(0)
+    }
+
     pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<[Chunk]>> {
         self.samples.get(key)
     }

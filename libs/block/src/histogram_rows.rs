@@ -26,7 +26,8 @@ const CHUNK_HISTOGRAMS: usize = 240;
 /// Decoded at a time.
 const BATCH_ROWS: usize = 4096;
 
-/// All histograms of series that are in the block's order and have some, as chunks, one entry for each.
+/// All histograms of series that are in the block's order and have some, as chunks, one entry for each, for a reader that
+/// keeps them.
 pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
     let spans = series.iter().map(|s| Span {
@@ -44,10 +45,12 @@ pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> 
             .pieces
             .iter()
             .map(|p| p.rows.start as usize..p.rows.end as usize);
+        let index = part.group_index(&footer, group.group).await?;
         let read = GroupRead {
             group: group.group,
             columns: ProjectionMask::all(),
             selection: Some(RowSelection::from_consecutive_ranges(rows, total)),
+            used_up: part.used_up(&index, group.pieces.iter().map(|p| p.rows.clone())),
         };
         let reading = Reading {
             pieces: group.pieces.into_iter(),

@@ -38,6 +38,7 @@ mod series;
 mod series_table;
 mod source;
 mod strings;
+mod used_up;
 mod verify;
 mod writer;
 

@@ -9,6 +9,7 @@ use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondT
 use arrow_array::{Array, RecordBatch, TimestampMillisecondArray};
 use arrow_buffer::NullBuffer;
 use arrow_schema::Schema;
+use arrow_select::concat::concat_batches;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::{Chunk, Encoder, Starts, decimal};
@@ -24,6 +25,8 @@ use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TIMESTAMP};
 
 /// Most rows in a row group that is read; writers end them at an eighth of it.
 const GROUP_ROWS_MAX: i64 = 4 << 20;
+/// Decoded at a time: a row is 25 bytes then, and several row groups are decoded at once.
+const BATCH_ROWS: usize = 1 << 15;
 /// The largest power of ten that is exact in a float.
 const EXPONENT_MAX: u8 = 22;
 /// Why a row with two values is refused.
@@ -134,7 +137,7 @@ impl Form for Vec<Chunk> {
     }
 }
 
-/// A series to read, and whether all of it or what lies on pages around a range.
+/// A series to read, and whether all of it (and kept by the reader) or what lies on pages around a range.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) series: &'a BlockSeries,
@@ -166,7 +169,7 @@ pub(crate) struct Piece {
     pub(crate) rows: Range<u64>,
     /// Whether the series ends here.
     pub(crate) last: bool,
-    /// Whether all of it is read, whatever the range.
+    /// Whether all of it is read, whatever the range, and kept by the reader.
     whole: bool,
 }
 
@@ -324,39 +327,103 @@ async fn read_group<F: Form>(
     let total = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
     let ranges = chosen.iter().flatten().map(|r| r.start as usize..r.end as usize);
     let selection = RowSelection::from_consecutive_ranges(ranges, total);
-    let mut batches = Vec::new();
-    if selection.selects_any() {
-        let schema = footer.parquet_schema();
-        let read = GroupRead {
-            group: plan.group,
-            columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP]),
-            selection: Some(selection),
-        };
-        batches = part.read_group(footer, read).await?;
+    let selects_any = selection.selects_any();
+    let kept_by_reader = plan.pieces.iter().filter(|p| p.whole).map(|p| p.rows.clone());
+    let schema = footer.parquet_schema();
+    let read = GroupRead {
+        group: plan.group,
+        columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP]),
+        selection: Some(selection),
+        used_up: part.used_up(&index, kept_by_reader),
+    };
+    let counts = chosen
+        .iter()
+        .map(|ranges| ranges.iter().map(|r| r.end - r.start).sum());
+    let counts = counts.map(|count: u64| usize::try_from(count).unwrap_or(usize::MAX));
+    let mut reading = Reading {
+        range,
+        pieces: plan.pieces.into_iter().zip(counts).collect(),
+        carried: Vec::new(),
+        carried_rows: 0,
+        scratch: Scratch::default(),
+        made: Vec::new(),
+    };
+    if selects_any {
+        let fold = part.fold_group(footer, read, BATCH_ROWS, reading, |part, reading, batch| {
+            reading.add(part, &batch)
+        });
+        reading = fold.await?;
     }
-    let owned = part.clone();
-    part.compute(move || {
-        let mut rows = match batches.as_slice() {
-            [] => None,
-            batches => Some(SampleRows::new(&owned, batches)?),
-        };
-        let mut scratch = Scratch::default();
-        let mut out = Vec::with_capacity(plan.pieces.len());
-        for (piece, ranges) in plan.pieces.into_iter().zip(&chosen) {
-            let wanted = if piece.whole { TimeRange::ALL } else { range };
-            let count: u64 = ranges.iter().map(|r| r.end - r.start).sum();
-            let form = match &mut rows {
-                Some(rows) if count > 0 => {
-                    let at = rows.take(count as usize, wanted)?;
-                    F::new(rows, at, &piece.series, &mut scratch)?
-                }
-                _ => F::default(),
+    reading.finish(part)
+}
+
+/// The rows of a group on their way to what is made of them.
+#[derive(Debug)]
+struct Reading<F> {
+    range: TimeRange,
+    /// What is still to be made, each with its number of rows.
+    pieces: VecDeque<(Piece, usize)>,
+    /// Rows of the first of them from batches before.
+    carried: Vec<RecordBatch>,
+    carried_rows: usize,
+    scratch: Scratch,
+    made: Vec<Made<F>>,
+}
+
+impl<F: Form> Reading<F> {
+    /// Takes the next rows.
+    fn add(&mut self, part: &PartFile, batch: &RecordBatch) -> Result<()> {
+        let rows = SampleRows::new(part, batch)?;
+        let mut at = 0;
+        while at < batch.num_rows() {
+            self.make_empty_ones();
+            let Some((piece, count)) = self.pieces.pop_front() else {
+                return Err(part.corrupt("a page holds more rows than its index says"));
             };
-            out.push(Made { form, piece });
+            let needed = count - self.carried_rows;
+            let here = needed.min(batch.num_rows() - at);
+            if here == count {
+                self.make(&rows, at..at + here, piece)?;
+            } else {
+                self.carried.push(batch.slice(at, here));
+                self.carried_rows += here;
+                if here < needed {
+                    self.pieces.push_front((piece, count));
+                } else {
+                    let joined = concat_batches(batch.schema_ref(), &std::mem::take(&mut self.carried));
+                    let joined = joined.map_err(|e| part.corrupt(e))?;
+                    self.carried_rows = 0;
+                    self.make(&SampleRows::new(part, &joined)?, 0..count, piece)?;
+                }
+            }
+            at += here;
         }
-        Ok(out)
-    })
-    .await?
+        Ok(())
+    }
+
+    fn make(&mut self, rows: &SampleRows<'_>, at: Range<usize>, piece: Piece) -> Result<()> {
+        let wanted = if piece.whole { TimeRange::ALL } else { self.range };
+        let at = rows.within(at, wanted);
+        let form = F::new(rows, at, &piece.series, &mut self.scratch)?;
+        self.made.push(Made { form, piece });
+        Ok(())
+    }
+
+    /// Pieces of which no page is in range.
+    fn make_empty_ones(&mut self) {
+        while let Some((piece, _)) = self.pieces.pop_front_if(|(_, count)| *count == 0) {
+            let form = F::default();
+            self.made.push(Made { form, piece });
+        }
+    }
+
+    fn finish(mut self, part: &PartFile) -> Result<Vec<Made<F>>> {
+        self.make_empty_ones();
+        match self.pieces.is_empty() {
+            true => Ok(self.made),
+            false => Err(part.corrupt("a page holds fewer rows than its index says")),
+        }
+    }
 }
 
 /// The rows of a group on pages whose times overlap the range, ascending.
@@ -409,7 +476,7 @@ fn intersect(span: &Range<u64>, kept: &[Range<u64>]) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Decoded columns, consumed series by series.
+/// Decoded columns of some rows.
 #[derive(Debug)]
 pub(crate) struct SampleRows<'a> {
     part: &'a PartFile,
@@ -419,15 +486,10 @@ pub(crate) struct SampleRows<'a> {
     floats: &'a arrow_array::Float64Array,
     /// None where no sample of the block has one.
     starts: Option<&'a TimestampMillisecondArray>,
-    at: usize,
 }
 
 impl<'a> SampleRows<'a> {
-    fn new(part: &'a PartFile, batches: &'a [RecordBatch]) -> Result<Self> {
-        // The batch size is the row group's, so there is one batch.
-        let [batch] = batches else {
-            return Err(part.corrupt(format!("a row group came in {} pieces", batches.len())));
-        };
+    fn new(part: &'a PartFile, batch: &'a RecordBatch) -> Result<Self> {
         let wrong = |name: &str| {
             part.corrupt(format!(
                 "column {name} is missing, of the wrong type, or has nulls"
@@ -459,21 +521,16 @@ impl<'a> SampleRows<'a> {
                         .ok_or_else(|| wrong(START_TIMESTAMP))?,
                 ),
             },
-            at: 0,
         })
     }
 
-    /// Goes on by `n` rows, all of one series: tells which of them lie in `range`.
-    fn take(&mut self, n: usize, range: TimeRange) -> Result<Range<usize>> {
-        let end = self.at + n;
-        let Some(times) = self.timestamps.get(self.at..end) else {
-            return Err(self.part.corrupt("a page holds fewer rows than its index says"));
-        };
+    /// Which of the rows of one series lie in `range`.
+    fn within(&self, rows: Range<usize>, range: TimeRange) -> Range<usize> {
         // Rows of a series descend in time.
-        let from = self.at + times.partition_point(|&t| t > range.max);
-        let to = self.at + times.partition_point(|&t| t >= range.min);
-        self.at = end;
-        Ok(from..to.max(from))
+        let times = self.timestamps.get(rows.clone()).unwrap_or_default();
+        let from = rows.start + times.partition_point(|&t| t > range.max);
+        let to = rows.start + times.partition_point(|&t| t >= range.min);
+        from..to.max(from)
     }
 
     fn timestamps_of(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = i64> + ExactSizeIterator {

@@ -236,6 +236,82 @@ fn a_chunk_of_series_known_to_be_too_large_is_not_read_around_again_and_again() 
     assert!(second <= first, "{first} bytes, then {second}");
 }
 
+/// `count` series of `length` samples whose values do not compress.
+fn noise(count: i64, length: i64) -> Model {
+    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
+    let one = |series: i64| {
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", format!("{series:05}").as_str())]);
+        let samples = (0..length).map(|i| (i * 15_000, value(series * length + i)));
+        (labels, samples.collect())
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn bytes_of_samples_that_are_kept_as_chunks_are_not_kept_as_well() {
+    let parts = write(1, Layout::default(), &noise(60, 4000));
+    let source = Counting::new(&parts);
+    let cache = Arc::new(BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 8 << 20));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::clone(&cache)).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    let read = || {
+        let chunks = run(block.read_chunks(&all, TimeRange::ALL)).unwrap();
+        let chunks = chunks.iter().flatten().map(|chunk| chunk.bytes().to_vec());
+        chunks.collect::<Vec<_>>()
+    };
+    let first = read();
+    let (bytes, fetched) = (cache.bytes(), source.take().1);
+    assert!(fetched > 60 * 4000 * 7, "{fetched}");
+    assert!(bytes.cells < fetched / 4, "{bytes:?} of {fetched}");
+    assert_eq!(read(), first);
+    assert_eq!(source.take(), (0, 0));
+}
+
+#[test]
+fn bytes_that_other_series_share_are_kept() {
+    let parts = write(1, Layout::default(), &noise(6000, 40));
+    let source = Counting::new(&parts);
+    let cache = BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 8 << 20);
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::new(cache)).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    let each_second = |from: usize| all.iter().skip(from).step_by(2).cloned().collect::<Vec<_>>();
+    run(block.read_chunks(&each_second(0), TimeRange::ALL)).unwrap();
+    assert!(source.take().1 > 6000 * 40 * 7);
+    run(block.read_chunks(&each_second(1), TimeRange::ALL)).unwrap();
+    assert_eq!(source.take(), (0, 0));
+}
+
+/// Rows are decoded some ten thousand at a time, and series end where they like.
+#[test]
+fn series_across_what_is_decoded_at_a_time_are_whole() {
+    let model = noise(23, 7_001);
+    let parts = write(1, Layout::default(), &model);
+    let block = open_with(BlockCache::new(64 << 20, 1 << 20), &parts);
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    for range in [TimeRange::ALL, TimeRange::new(15_000 * 3_000, 15_000 * 6_500)] {
+        let inside = |samples: &BTreeMap<i64, f64>| {
+            let inside = samples.range(range.min..=range.max);
+            inside.map(|(&t, &v)| (t, v.to_bits())).collect::<Vec<_>>()
+        };
+        let want: Vec<_> = model.values().map(inside).collect();
+        let read = run(block.read_samples(&all, range)).unwrap();
+        let rows = |t: &[i64], v: &[f64]| t.iter().copied().zip(v.iter().map(|v| v.to_bits())).collect();
+        let got: Vec<Vec<_>> = read.iter().map(|s| rows(&s.timestamps, &s.values)).collect();
+        assert!(got == want);
+        let chunks = run(block.read_chunks(&all, range)).unwrap();
+        let decoded = chunks.iter().map(|chunks| {
+            let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+            for chunk in chunks {
+                chunk.decode_range(range, &mut timestamps, &mut values).unwrap();
+            }
+            rows(&timestamps, &values)
+        });
+        assert!(decoded.collect::<Vec<_>>() == want);
+    }
+}
+
 /// Lengths around those of a chunk and of a series that is read whole.
 fn length() -> impl Strategy<Value = usize> {
     prop_oneof![
