@@ -117,13 +117,6 @@ pub struct CacheBytes {
     pub samples: u64,
 }
 
-impl CacheBytes {
-    /// All together.
-    pub fn total(&self) -> u64 {
-        self.cells + self.indexes + self.tables + self.samples
-    }
-}
-
 impl fmt::Debug for BlockCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockCache")

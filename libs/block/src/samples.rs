@@ -411,9 +411,10 @@ impl<F: Form> Reading<F> {
 
     /// Pieces of which no page is in range.
     fn make_empty_ones(&mut self) {
-        while let Some((piece, _)) = self.pieces.pop_front_if(|(_, count)| *count == 0) {
+        while self.pieces.front().is_some_and(|(_, count)| *count == 0) {
             let form = F::default();
-            self.made.push(Made { form, piece });
+            let made = self.pieces.pop_front().map(|(piece, _)| Made { form, piece });
+            self.made.extend(made);
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 /// The bytes, of all columns of the one row group of `index`, of pages whose rows all are among the ascending, disjoint
-/// `rows`. Dictionaries are not: pages that are left need them.
+/// `rows`; of a column whose pages all are such its dictionary too, which no page that is left needs.
 pub(crate) fn used_up(
     index: &ArrowReaderMetadata,
     rows: impl Iterator<Item = Range<u64>>,
@@ -16,9 +16,17 @@ pub(crate) fn used_up(
         return Vec::new();
     };
     let row_count = u64::try_from(group.num_rows()).unwrap_or(0);
+    let whole_group = is_within(&(0..row_count), &runs);
     let mut bytes = Vec::new();
-    for column in 0..group.num_columns() {
-        let pages = provider.offset_index(0, column).map(|o| o.page_locations());
+    for (number, column) in group.columns().iter().enumerate() {
+        if whole_group {
+            let at = column
+                .dictionary_page_offset()
+                .unwrap_or_else(|| column.data_page_offset());
+            bytes.extend(range_of(at, column.compressed_size()));
+            continue;
+        }
+        let pages = provider.offset_index(0, number).map(|o| o.page_locations());
         let pages = pages.map_or(&[][..], |pages| pages);
         for (i, page) in pages.iter().enumerate() {
             let first = |page: i64| u64::try_from(page).unwrap_or(u64::MAX);
@@ -26,16 +34,16 @@ pub(crate) fn used_up(
             if !is_within(&(first(page.first_row_index)..end), &runs) {
                 continue;
             }
-            if let (Ok(at), Ok(size)) = (
-                u64::try_from(page.offset),
-                u64::try_from(page.compressed_page_size),
-            ) {
-                bytes.push(at..at.saturating_add(size));
-            }
+            bytes.extend(range_of(page.offset, page.compressed_page_size.into()));
         }
     }
     bytes.sort_by_key(|range| range.start);
     joined(bytes.into_iter())
+}
+
+fn range_of(at: i64, size: i64) -> Option<Range<u64>> {
+    let (at, size) = u64::try_from(at).ok().zip(u64::try_from(size).ok())?;
+    Some(at..at.saturating_add(size))
 }
 
 /// Whether one of the ascending, disjoint `ranges` contains all of `inner`.

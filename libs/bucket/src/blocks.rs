@@ -221,10 +221,17 @@ impl Blocks {
         &self.bucket
     }
 
-    /// Bytes held in memory of blocks: by the cache, and of metadata. As [`BlockCache::bytes`], not for every read.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes held in memory of blocks, by what they are. As [`BlockCache::bytes`], not for every read.
+    pub fn bytes(&self) -> [(&'static str, u64); 5] {
         self.metas.run_pending_tasks();
-        self.cache.bytes().total() + self.metas.weighted_size()
+        let cache = self.cache.bytes();
+        [
+            ("cells", cache.cells),
+            ("indexes", cache.indexes),
+            ("series", cache.tables),
+            ("samples", cache.samples),
+            ("metadata", self.metas.weighted_size()),
+        ]
     }
 
     /// Opens a listed block; its metadata is fetched unless it is known.

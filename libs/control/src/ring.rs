@@ -17,7 +17,16 @@ pub const TOKENS_PER_PARTITION: u32 = 64;
 pub struct Ring {
     ring: HashRing<Token, Identity>,
     partitions: usize,
+    /// By the first [`Self::slot_bits`] bits of a position: where all of them lead that begin so. `None` where a token lies
+    /// between them, and the ring itself must be asked: for one series in about [`SLOTS_PER_TOKEN`].
+    slots: Vec<Option<PartitionId>>,
+    slot_bits: u32,
 }
+
+/// How many times as many slots as tokens there are.
+const SLOTS_PER_TOKEN: usize = 8;
+/// Bits of the most slots: half a megabyte of them.
+const SLOT_BITS_MAX: u32 = 16;
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,19 +52,46 @@ impl Ring {
         // Equal tokens (one chance in 2^64 per pair) keep this order, so that the ring never depends on the order of adding.
         tokens.sort_unstable_by_key(|t| (t.token, t.partition));
         tokens.dedup_by_key(|t| t.token);
+        let slot_bits = (tokens.len() * SLOTS_PER_TOKEN)
+            .next_power_of_two()
+            .ilog2()
+            .clamp(1, SLOT_BITS_MAX);
+        let mut with_tokens = vec![false; 1 << slot_bits];
+        for token in &tokens {
+            with_tokens[slot(token.token, slot_bits)] = true;
+        }
         ring.batch_add(tokens);
-        Self {
+        let mut this = Self {
             ring,
             partitions: count,
-        }
+            slots: Vec::new(),
+            slot_bits,
+        };
+        let leads = |(i, has_token): (usize, bool)| match has_token {
+            true => None,
+            false => this.look_up((i as u64) << (u64::BITS - slot_bits)),
+        };
+        this.slots = with_tokens.into_iter().enumerate().map(leads).collect();
+        this
     }
 
     /// The partition that takes a series; `None` when no partition has been formed.
     pub fn route(&self, series: SeriesHash) -> Option<PartitionId> {
-        self.ring
-            .get(&Position(series.mixed(HashPurpose::Routing)))
-            .map(|t| t.partition)
+        let position = series.mixed(HashPurpose::Routing);
+        match self.slots[slot(position, self.slot_bits)] {
+            Some(partition) => Some(partition),
+            None => self.look_up(position),
+        }
     }
+
+    fn look_up(&self, position: u64) -> Option<PartitionId> {
+        self.ring.get(&Position(position)).map(|t| t.partition)
+    }
+}
+
+/// The slot of a position.
+fn slot(position: u64, bits: u32) -> usize {
+    (position >> (u64::BITS - bits)) as usize
 }
 
 /// The `size` partitions that take a tenant's series, ascending: those with the highest random weight for it, so that a
@@ -178,6 +214,27 @@ mod tests {
         let mut load = [0_usize; 12];
         keys(120_000).for_each(|key| load[ring.route(key).unwrap().0 as usize] += 1);
         assert!(load.iter().all(|n| (5_000..15_000).contains(n)), "{load:?}");
+    }
+
+    #[test]
+    fn slots_lead_where_the_ring_leads() {
+        for partitions in [1, 2, 7, 40, 300] {
+            let ring = ring(partitions);
+            for key in keys(20_000) {
+                let position = key.mixed(HashPurpose::Routing);
+                assert_eq!(ring.route(key), ring.look_up(position));
+            }
+            // Around every token and at the ends of every slot.
+            let tokens = (0..partitions)
+                .flat_map(|p| (0..TOKENS_PER_PARTITION).map(move |i| Token::new(PartitionId(p), i).token));
+            let starts = (0..ring.slots.len() as u64).map(|i| i << (u64::BITS - ring.slot_bits));
+            for at in tokens.chain(starts) {
+                for position in [at.wrapping_sub(1), at, at.wrapping_add(1)] {
+                    let found = ring.slots[slot(position, ring.slot_bits)];
+                    assert!(found.is_none() || found == ring.look_up(position));
+                }
+            }
+        }
     }
 
     #[test]

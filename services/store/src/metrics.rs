@@ -13,7 +13,12 @@ struct CacheBytes(Blocks);
 
 impl EncodeMetric for CacheBytes {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        encoder.encode_gauge(&i64::try_from(self.0.bytes()).unwrap_or(i64::MAX))
+        for (cache, bytes) in self.0.bytes() {
+            let label = [("cache", cache)];
+            let mut of_cache = encoder.encode_family(&label)?;
+            of_cache.encode_gauge(&i64::try_from(bytes).unwrap_or(i64::MAX))?;
+        }
+        Ok(())
     }
 
     fn metric_type(&self) -> MetricType {
@@ -36,7 +41,7 @@ impl StoreMetrics {
         let failures = Family::default();
         metrics.register(
             "koios_store_cache_bytes",
-            "Memory that what was read of blocks takes in caches",
+            "Memory that what was read of blocks takes, by cache: cells are checked bytes, samples are chunks",
             CacheBytes(blocks.clone()),
         );
         Self {
