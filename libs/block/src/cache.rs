@@ -171,6 +171,10 @@ impl BlockCache {
         self.cells.insert(key, bytes);
     }
 
+    pub(crate) fn forget_cell(&self, key: &CellKey) {
+        self.cells.invalidate(key);
+    }
+
     pub(crate) fn index(&self, key: &IndexKey) -> Option<ArrowReaderMetadata> {
         self.indexes.get(key)
     }
@@ -187,9 +191,11 @@ impl BlockCache {
         self.tables.insert(key, table);
     }
 
-    /// Whether it has a budget for samples.
-    pub(crate) fn keeps_samples(&self) -> bool {
-        self.samples.policy().max_capacity() != Some(0)
+    /// Whether there is room for more samples: a cache that is full may not take them.
+    pub(crate) fn takes_samples(&self) -> bool {
+        let max = self.samples.policy().max_capacity().unwrap_or(u64::MAX);
+        // What it holds is not counted at once.
+        self.samples.weighted_size() < max - max / 8
     }
 
     pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<[Chunk]>> {

@@ -91,6 +91,7 @@ impl ChunkRead {
     /// # Errors
     /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
     pub async fn finish(mut self) -> Result<Vec<Vec<Chunk>>> {
+        self.look_again();
         self.read_missing().await?;
         self.read_missing_histograms().await?;
         let range = self.range;
@@ -100,6 +101,29 @@ impl ChunkRead {
             self = self.trim(edges).await?;
         }
         Ok(self.found.into_iter().map(|found| found.chunks).collect())
+    }
+
+    /// Others may have read what was missing while this waited for its turn.
+    fn look_again(&mut self) {
+        let (part, found, range) = (&self.part, &mut self.found, self.range);
+        self.missing.retain(|(place, series)| {
+            let Some(cached) = part.cache().samples(&key(part, series)) else {
+                return true;
+            };
+            if let Some(found) = found.get_mut(*place) {
+                found.chunks.splice(0..0, around(&cached, range));
+            }
+            false
+        });
+        self.missing_histograms.retain(|(place, series)| {
+            let Some(cached) = part.cache().samples(&histograms_key(part, series)) else {
+                return true;
+            };
+            if let Some(found) = found.get_mut(*place) {
+                found.chunks.extend(around(&cached, range));
+            }
+            false
+        });
     }
 
     async fn read_missing(&mut self) -> Result<()> {
@@ -137,7 +161,7 @@ impl ChunkRead {
                 .part
                 .corrupt("its series announce histograms, which it has none of"));
         };
-        let read = read_histograms(part, &series).await?;
+        let read = read_histograms(part, &series, true).await?;
         for ((place, series), chunks) in self.missing_histograms.iter().zip(read) {
             if let Some(found) = self.found.get_mut(*place) {
                 found.chunks.extend(around(&chunks, self.range));

@@ -26,15 +26,19 @@ const CHUNK_HISTOGRAMS: usize = 240;
 /// Decoded at a time.
 const BATCH_ROWS: usize = 4096;
 
-/// All histograms of series that are in the block's order and have some, as chunks, one entry for each, for a reader that
-/// keeps them.
-pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
+/// All histograms of series that are in the block's order and have some, as chunks, one entry for each. Whether the reader
+/// keeps them is `kept`.
+pub(crate) async fn read_histograms(
+    part: &PartFile,
+    series: &[BlockSeries],
+    kept: bool,
+) -> Result<Vec<Vec<Chunk>>> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
     let spans = series.iter().map(|s| Span {
         series: &s.labels,
         first_row: s.histogram_first_row,
         row_count: s.histogram_count,
-        whole: true,
+        whole: kept,
     });
     let mut all: Vec<Vec<Chunk>> = Vec::with_capacity(series.len());
     let mut current = Series::default();
@@ -45,12 +49,11 @@ pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> 
             .pieces
             .iter()
             .map(|p| p.rows.start as usize..p.rows.end as usize);
-        let index = part.group_index(&footer, group.group).await?;
+        let all_rows: Vec<Range<u64>> = group.pieces.iter().map(|p| p.rows.clone()).collect();
         let read = GroupRead {
             group: group.group,
             columns: ProjectionMask::all(),
             selection: Some(RowSelection::from_consecutive_ranges(rows, total)),
-            used_up: part.used_up(&index, group.pieces.iter().map(|p| p.rows.clone())),
         };
         let reading = Reading {
             pieces: group.pieces.into_iter(),
@@ -64,6 +67,13 @@ pub(crate) async fn read_histograms(part: &PartFile, series: &[BlockSeries]) -> 
             })
             .await?;
         done.close_finished(part)?;
+        if done.left > 0 || done.pieces.len() > 0 {
+            return Err(part.corrupt("a page holds fewer histograms than its index says"));
+        }
+        if kept {
+            let index = part.group_index(&footer, group.group).await?;
+            part.forget_used_up(&index, all_rows.into_iter());
+        }
         (all, current) = (done.all, done.current);
     }
     if all.len() != series.len() {

@@ -22,7 +22,7 @@ use parquet::file::metadata::{
 use crate::cache::{BlockCache, CellKey, IndexKey};
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
-use crate::used_up::{is_within, used_up};
+use crate::used_up::used_up;
 use crate::{BlockId, Error, Result};
 
 /// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
@@ -49,9 +49,6 @@ pub(crate) struct GroupRead {
     pub(crate) columns: ProjectionMask,
     /// Relative to the row group; `None` for all rows.
     pub(crate) selection: Option<RowSelection>,
-    /// Bytes of the part that nobody will ask for again, because the reader keeps what they say in another form. Sorted
-    /// and disjoint.
-    pub(crate) used_up: Vec<Range<u64>>,
 }
 
 impl PartFile {
@@ -127,8 +124,8 @@ impl PartFile {
         }
     }
 
-    /// The bytes of each range, from cells whose checksums were verified. Cells inside of what is `used_up` are not kept.
-    async fn fetch(&self, ranges: &[Range<u64>], used_up: &[Range<u64>]) -> Result<Vec<Bytes>> {
+    /// The bytes of each range, from cells whose checksums were verified.
+    pub(crate) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let size = self.part().bytes;
         let mut total = 0u64;
         let mut cells: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
@@ -151,19 +148,25 @@ impl PartFile {
             .filter(|(_, bytes)| bytes.is_none())
             .map(|(&cell, _)| cell)
             .collect();
-        self.fetch_cells(&missing, used_up, &mut cells).await?;
+        self.fetch_cells(&missing, &mut cells).await?;
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
     }
 
-    /// The bytes of a row group that nobody asks for again once all samples in `rows` are cached as chunks.
-    pub(crate) fn used_up(
-        &self,
-        index: &ArrowReaderMetadata,
-        rows: impl Iterator<Item = Range<u64>>,
-    ) -> Vec<Range<u64>> {
-        match self.cache.keeps_samples() {
-            true => used_up(index, rows),
-            false => Vec::new(),
+    /// Lets cells go of which nobody needs a byte once all samples in `rows` of a row group are cached as chunks. While the
+    /// cache of those is full they stay: it may not take the chunks.
+    pub(crate) fn forget_used_up(&self, index: &ArrowReaderMetadata, rows: impl Iterator<Item = Range<u64>>) {
+        if !self.cache.takes_samples() {
+            return;
+        }
+        let size = self.part().bytes;
+        for bytes in used_up(index, rows) {
+            let end = match bytes.end >= size {
+                true => size.div_ceil(CELL_BYTES),
+                false => bytes.end / CELL_BYTES,
+            };
+            for cell in bytes.start.div_ceil(CELL_BYTES)..end {
+                self.cache.forget_cell(&self.key(cell));
+            }
         }
     }
 
@@ -175,12 +178,7 @@ impl PartFile {
         }
     }
 
-    async fn fetch_cells(
-        &self,
-        missing: &[u64],
-        used_up: &[Range<u64>],
-        cells: &mut BTreeMap<u64, Option<Bytes>>,
-    ) -> Result<()> {
+    async fn fetch_cells(&self, missing: &[u64], cells: &mut BTreeMap<u64, Option<Bytes>>) -> Result<()> {
         if missing.is_empty() {
             return Ok(());
         }
@@ -200,10 +198,6 @@ impl PartFile {
             }
             for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
                 let checked = self.check_cell(cell, chunk)?;
-                let at = cell * CELL_BYTES;
-                if !is_within(&(at..at + checked.len() as u64), used_up) {
-                    self.cache.put_cell(self.key(cell), checked.clone());
-                }
                 if let Some(slot) = cells.get_mut(&cell) {
                     *slot = Some(checked);
                 }
@@ -212,7 +206,7 @@ impl PartFile {
         Ok(())
     }
 
-    /// Verifies a cell and gives a copy of its own, so that the large buffer it came in can go.
+    /// Verifies a cell and caches a copy of its own, so that the large buffer it came in can go.
     fn check_cell(&self, cell: u64, bytes: &[u8]) -> Result<Bytes> {
         let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
         let got = crc32c::crc32c(bytes);
@@ -222,7 +216,9 @@ impl PartFile {
                 cell * CELL_BYTES
             )));
         }
-        Ok(Bytes::copy_from_slice(bytes))
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.cache.put_cell(self.key(cell), bytes.clone());
+        Ok(bytes)
     }
 
     fn assemble(&self, range: &Range<u64>, cells: &BTreeMap<u64, Option<Bytes>>) -> Result<Bytes> {
@@ -278,7 +274,7 @@ impl PartFile {
         loop {
             match self.guarded(|| decoder.try_decode())? {
                 DecodeResult::NeedsData(ranges) => {
-                    let bytes = self.fetch(&ranges, &[]).await?;
+                    let bytes = self.fetch(&ranges).await?;
                     self.guarded(|| decoder.push_ranges(ranges, bytes))?;
                 }
                 DecodeResult::Data(metadata) => return Ok(metadata),
@@ -335,12 +331,11 @@ impl PartFile {
     pub(crate) async fn fold_group<S: Send + 'static>(
         &self,
         footer: &ArrowReaderMetadata,
-        mut read: GroupRead,
+        read: GroupRead,
         batch_rows: usize,
         mut state: S,
         step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
     ) -> Result<S> {
-        let used_up = std::mem::take(&mut read.used_up);
         let index = self.group_index(footer, read.group).await?;
         let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
         let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
@@ -349,7 +344,7 @@ impl PartFile {
         loop {
             match next {
                 DecodeResult::NeedsData(ranges) => {
-                    let bytes = self.fetch(&ranges, &used_up).await?;
+                    let bytes = self.fetch(&ranges).await?;
                     self.guarded(|| decoder.push_ranges(ranges, bytes))?;
                 }
                 DecodeResult::Data(batch) => step(self, &mut state, batch)?,

@@ -174,7 +174,7 @@ impl BlockReader {
         let with: Vec<BlockSeries> = series.iter().filter(|s| s.histogram_count > 0).cloned().collect();
         let mut read = Vec::new();
         if let Some(first) = with.first() {
-            read = read_histograms(self.histograms_part(first)?, &with).await?;
+            read = read_histograms(self.histograms_part(first)?, &with, false).await?;
         }
         let mut read = read.into_iter();
         let of = |s: &BlockSeries| match s.histogram_count {

@@ -26,7 +26,7 @@ use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TIMESTAMP};
 /// Most rows in a row group that is read; writers end them at an eighth of it.
 const GROUP_ROWS_MAX: i64 = 4 << 20;
 /// Decoded at a time: a row is 25 bytes then, and several row groups are decoded at once.
-const BATCH_ROWS: usize = 1 << 15;
+const BATCH_ROWS: usize = 1 << 14;
 /// The largest power of ten that is exact in a float.
 const EXPONENT_MAX: u8 = 22;
 /// Why a row with two values is refused.
@@ -329,12 +329,12 @@ async fn read_group<F: Form>(
     let selection = RowSelection::from_consecutive_ranges(ranges, total);
     let selects_any = selection.selects_any();
     let kept_by_reader = plan.pieces.iter().filter(|p| p.whole).map(|p| p.rows.clone());
+    let kept_by_reader: Vec<Range<u64>> = kept_by_reader.collect();
     let schema = footer.parquet_schema();
     let read = GroupRead {
         group: plan.group,
         columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP]),
         selection: Some(selection),
-        used_up: part.used_up(&index, kept_by_reader),
     };
     let counts = chosen
         .iter()
@@ -354,7 +354,9 @@ async fn read_group<F: Form>(
         });
         reading = fold.await?;
     }
-    reading.finish(part)
+    let made = reading.finish(part)?;
+    part.forget_used_up(&index, kept_by_reader.into_iter());
+    Ok(made)
 }
 
 /// The rows of a group on their way to what is made of them.
@@ -450,6 +452,9 @@ fn pages_in_range(part: &PartFile, index: &ArrowReaderMetadata, range: TimeRange
         .iter()
         .map(|p| u64::try_from(p.first_row_index).unwrap_or(u64::MAX))
         .collect();
+    if !starts.is_sorted_by(|a, b| a < b) {
+        return Err(part.corrupt(format!("the pages of {TIMESTAMP} are out of order")));
+    }
     let mut kept: Vec<Range<u64>> = Vec::new();
     for (page, &start) in starts.iter().enumerate() {
         let end = starts.get(page + 1).copied().unwrap_or(rows).min(rows);

@@ -119,7 +119,6 @@ impl SeriesTable {
             group,
             columns: self.identity_columns(footer)?,
             selection: None,
-            used_up: Vec::new(),
         };
         let fold = self
             .part
@@ -263,7 +262,6 @@ impl SeriesTable {
             group,
             columns: self.projection(footer, columns)?,
             selection: None,
-            used_up: Vec::new(),
         };
         let batches = self.part.read_group(footer, read).await?;
         let part = self.part.clone();
@@ -470,7 +468,6 @@ impl SeriesTable {
             group: rows.group(),
             columns: self.identity_columns(footer)?,
             selection: Some(self.part.guarded(selection)?),
-            used_up: Vec::new(),
         })
     }
 

@@ -47,7 +47,7 @@ fn range_of(at: i64, size: i64) -> Option<Range<u64>> {
 }
 
 /// Whether one of the ascending, disjoint `ranges` contains all of `inner`.
-pub(crate) fn is_within(inner: &Range<u64>, ranges: &[Range<u64>]) -> bool {
+fn is_within(inner: &Range<u64>, ranges: &[Range<u64>]) -> bool {
     let after = ranges.partition_point(|r| r.start <= inner.start);
     let around = after.checked_sub(1).and_then(|i| ranges.get(i));
     around.is_some_and(|r| inner.end <= r.end)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use common::{Counting, Model, open_over, open_with, tiny, write};
 use koios_block::{BlockCache, BlockReader, Layout};
+use koios_chunk::Chunk;
 use koios_model::{Labels, MatchOp, Matcher, Matchers, TimeRange};
 use koios_runtime::Cpu;
 use proptest::prelude::*;
@@ -268,6 +269,41 @@ fn bytes_of_samples_that_are_kept_as_chunks_are_not_kept_as_well() {
     assert_eq!(source.take(), (0, 0));
 }
 
+/// A cache that is full may not take what is read; then the bytes are kept, lest every query fetch them.
+#[test]
+fn bytes_are_kept_where_the_cache_of_samples_is_full() {
+    let parts = write(1, Layout::default(), &noise(60, 4000));
+    let source = Counting::new(&parts);
+    let cache = Arc::new(BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 1 << 20));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::clone(&cache)).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    let fetched = (0..8).map(|_| {
+        run(block.read_chunks(&all, TimeRange::ALL)).unwrap();
+        assert!(cache.bytes().samples <= 1 << 20);
+        source.take().1
+    });
+    let fetched: Vec<u64> = fetched.collect();
+    assert_eq!(fetched.last(), Some(&0), "{fetched:?}");
+}
+
+#[test]
+fn what_was_read_while_a_read_waited_is_not_read_again() {
+    let parts = write(1, Layout::default(), &noise(60, 4000));
+    let source = Counting::new(&parts);
+    let cache = Arc::new(BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 8 << 20));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, cache).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    let waits = block.look_up_chunks(&all, TimeRange::ALL);
+    let first = run(block.read_chunks(&all, TimeRange::ALL)).unwrap();
+    source.take();
+    let second = run(waits.finish()).unwrap();
+    assert_eq!(source.take(), (0, 0));
+    let bytes = |all: &[Vec<Chunk>]| -> Vec<_> { all.iter().flatten().map(|c| c.bytes().to_vec()).collect() };
+    assert_eq!(bytes(&first), bytes(&second));
+}
+
 #[test]
 fn bytes_that_other_series_share_are_kept() {
     let parts = write(1, Layout::default(), &noise(6000, 40));
@@ -389,7 +425,7 @@ fn a_few_minutes_of_a_day_are_a_few_bytes() {
         let from = 9 * 3_600_000;
         let chunks = run(block.read_chunks(&series, TimeRange::new(from, from + minutes * 60_000))).unwrap();
         let bytes: usize = chunks[0].iter().map(|c| c.bytes().len()).sum();
-        let samples: usize = chunks[0].iter().map(koios_chunk::Chunk::count).sum();
+        let samples: usize = chunks[0].iter().map(Chunk::count).sum();
         (samples, bytes)
     };
     for _ in 0..2 {

@@ -43,14 +43,44 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
+    /// Whoever holds one may take another: a sender that waits does not come between them.
+    fn lock(&self) -> RwLockReadGuard<'_, Versioned<T>> {
+        self.newest.read_recursive()
+    }
+
     fn borrow(&self) -> Ref<'_, T> {
-        Ref(RwLockReadGuard::map(self.newest.read(), |newest| &newest.value))
+        Ref::new(self.lock())
+    }
+
+    /// Waits for a version other than `seen`.
+    async fn changed(&self, seen: &mut u64) -> Result<(), Closed> {
+        loop {
+            // Made before the look at the value: whatever changes after that look wakes it.
+            let changed = self.changed.notified();
+            // Before it too: what the last sender sent is there once it is gone.
+            let closed = self.senders.load(Ordering::Acquire) == 0;
+            let version = self.lock().version;
+            if version != *seen {
+                *seen = version;
+                return Ok(());
+            }
+            if closed {
+                return Err(Closed);
+            }
+            changed.await;
+        }
     }
 }
 
 /// The value, locked against changes: keep it short, and never across an await.
 #[derive(Debug)]
 pub struct Ref<'a, T>(MappedRwLockReadGuard<'a, T>);
+
+impl<'a, T> Ref<'a, T> {
+    fn new(newest: RwLockReadGuard<'a, Versioned<T>>) -> Self {
+        Self(RwLockReadGuard::map(newest, |newest| &newest.value))
+    }
+}
 
 impl<T> Deref for Ref<'_, T> {
     type Target = T;
@@ -121,7 +151,7 @@ impl<T> Sender<T> {
 
     /// A receiver that has seen the value of now.
     pub fn subscribe(&self) -> Receiver<T> {
-        Receiver::new(&self.shared, self.shared.newest.read().version)
+        Receiver::new(&self.shared, self.shared.lock().version)
     }
 }
 
@@ -166,22 +196,10 @@ impl<T> Receiver<T> {
     /// # Cancel safety
     /// Cancel safe: a change is not lost.
     pub async fn changed(&mut self) -> Result<(), Closed> {
-        loop {
-            // Made before the look at the value: whatever changes after that look wakes it.
-            let changed = self.shared.changed.notified();
-            let version = self.shared.newest.read().version;
-            if version != self.seen {
-                self.seen = version;
-                return Ok(());
-            }
-            if self.shared.senders.load(Ordering::Acquire) == 0 {
-                return Err(Closed);
-            }
-            changed.await;
-        }
+        self.shared.changed(&mut self.seen).await
     }
 
-    /// Waits until the value is as `wanted`, which it may be at once.
+    /// Waits until the value is as `wanted`, which it may be at once, and takes it for seen.
     ///
     /// # Errors
     /// [`Closed`] when it is not and there is no sender any more.
@@ -189,13 +207,17 @@ impl<T> Receiver<T> {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_for(&mut self, wanted: impl Fn(&T) -> bool) -> Result<Ref<'_, T>, Closed> {
+        let Self { shared, seen } = self;
         loop {
-            if wanted(&self.borrow_and_update()) {
-                break;
+            {
+                let newest = shared.lock();
+                *seen = newest.version;
+                if wanted(&newest.value) {
+                    return Ok(Ref::new(newest));
+                }
             }
-            self.changed().await?;
+            shared.changed(seen).await?;
         }
-        Ok(self.borrow())
     }
 
     /// The newest value.
@@ -205,9 +227,9 @@ impl<T> Receiver<T> {
 
     /// The newest value, which is seen by that.
     pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
-        let newest = self.shared.newest.read();
+        let newest = self.shared.lock();
         self.seen = newest.version;
-        Ref(RwLockReadGuard::map(newest, |newest| &newest.value))
+        Ref::new(newest)
     }
 }
 
@@ -280,6 +302,37 @@ mod tests {
         drop(other);
         assert!(receiver.wait_for(|v| *v == 9).await.is_err());
         assert_eq!(*receiver.wait_for(|v| *v == 1).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_last_sender_sent_is_seen_after_it_is_gone() {
+        for _ in 0..200 {
+            let (sender, mut receiver) = channel(0);
+            let sending = std::thread::scope(|scope| {
+                let sending = scope.spawn(move || {
+                    sender.send_replace(1);
+                });
+                let seen = futures::executor::block_on(receiver.changed());
+                assert_eq!((seen, *receiver.borrow()), (Ok(()), 1));
+                sending.join()
+            });
+            sending.unwrap();
+            assert_eq!(receiver.changed().await, Err(Closed));
+        }
+    }
+
+    #[test]
+    fn a_value_may_be_borrowed_twice_while_a_sender_waits() {
+        let (sender, receiver) = channel(0);
+        std::thread::scope(|scope| {
+            let first = receiver.borrow();
+            let sending = scope.spawn(|| sender.send_replace(1));
+            // Long enough for it to wait for the first.
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!((*first, *receiver.borrow()), (0, 0));
+            drop(first);
+            assert_eq!(sending.join().unwrap(), 0);
+        });
     }
 
     /// One order, and always the same: that of the waiting.

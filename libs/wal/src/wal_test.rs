@@ -211,9 +211,16 @@ impl DiskFile for MemoryFile {
     }
 }
 
-/// Collects what is applied; its checkpoint says how much that is.
+/// Collects what is applied, and what else it hears of; its checkpoint says how much was applied.
 #[derive(Debug, Default)]
-pub(crate) struct Collect(Mutex<Vec<(Lsn, u32)>>);
+pub(crate) struct Collect(Mutex<Vec<(Lsn, u32)>>, Mutex<Heard>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// Entries that were prepared and are not in the log.
+    given_up: Vec<u32>,
+    begun: Vec<u32>,
+}
 
 /// An entry that is refused.
 const REFUSED: u32 = u32::MAX;
@@ -233,7 +240,9 @@ impl Apply for Collect {
         }
     }
 
-    fn give_up(&self, _: u32) {}
+    fn give_up(&self, entry: u32) {
+        self.1.lock().given_up.push(entry);
+    }
 
     fn apply(&self, lsn: Lsn, entry: u32) -> Lsn {
         self.0.lock().push((lsn, entry));
@@ -241,6 +250,9 @@ impl Apply for Collect {
     }
     fn checkpoint(&self, _: Lsn) -> Vec<u8> {
         self.0.lock().len().to_string().into_bytes()
+    }
+    fn begun(&self, segment: u32) {
+        self.1.lock().begun.push(segment);
     }
 }
 
@@ -383,6 +395,42 @@ async fn a_record_is_prepared_for_the_segment_it_stands_in() {
         }
     }
     assert_eq!(seen, 60);
+}
+
+/// What was prepared for a segment that could not be had is given up, the segment is announced to nobody, and the log goes
+/// on in the old one, with records that were prepared for that.
+#[tokio::test]
+async fn a_segment_that_cannot_be_had_leaves_the_one_before_in_use() {
+    let disk = MemoryDisk::default();
+    let running = run(open(&disk).await.0).await;
+    let mut entries = TAGGED;
+    let mut append = |size| running.wal.append(record(entries.next().unwrap(), size));
+    disk.0.lock().full = true;
+    let mut written = 0;
+    let refused = loop {
+        match append(700).await {
+            Ok(answer) => drop(answer.unwrap()),
+            Err(error) => break error,
+        }
+        written += 1;
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused}");
+    let heard = || {
+        let heard = running.apply.1.lock();
+        (heard.given_up.clone(), heard.begun.clone())
+    };
+    let given_up = vec![TAGGED.start + written];
+    assert_eq!(heard(), (given_up.clone(), vec![1]));
+    append(20).await.unwrap().unwrap();
+    disk.0.lock().full = false;
+    append(700).await.unwrap().unwrap();
+    assert_eq!(heard(), (given_up, vec![1, 2]));
+    for (segment, records) in [(1_u32, written + 1), (2, 1)] {
+        let content = running.wal.read_segment(segment).await.unwrap().unwrap();
+        let batches = content.records.iter().filter(|r| r.kind == RecordKind::Batch);
+        let tags: Vec<_> = batches.map(|r| r.payload[..4].to_vec()).collect();
+        assert_eq!(tags, vec![segment.to_le_bytes().to_vec(); records as usize]);
+    }
 }
 
 #[tokio::test]

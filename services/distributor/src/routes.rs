@@ -9,17 +9,28 @@ use parking_lot::RwLock;
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     pub(crate) state: Arc<ClusterState>,
-    pub(crate) ring: Ring,
+    pub(crate) ring: Arc<Ring>,
 }
 
 impl RouteTable {
     fn new(state: Arc<ClusterState>) -> Self {
-        let ring = Ring::from_state(&state);
+        let ring = Arc::new(Ring::from_state(&state));
         Self { state, ring }
+    }
+
+    /// The table of a newer state. Most states differ in something else than their partitions.
+    fn after(&self, state: Arc<ClusterState>) -> Self {
+        match state.partitions.keys().eq(self.state.partitions.keys()) {
+            true => Self {
+                state,
+                ring: Arc::clone(&self.ring),
+            },
+            false => Self::new(state),
+        }
     }
 }
 
-/// The newest route table, built once per state version.
+/// The newest route table.
 #[derive(Debug)]
 pub(crate) struct Routes {
     handle: StateHandle,
@@ -42,7 +53,7 @@ impl Routes {
         if known.state.version == state.version {
             return known;
         }
-        let newer = Arc::new(RouteTable::new(state));
+        let newer = Arc::new(known.after(state));
         let mut table = self.table.write();
         if table.state.version < newer.state.version {
             *table = newer;

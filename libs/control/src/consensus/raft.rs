@@ -274,10 +274,12 @@ impl Consensus for RaftConsensus {
     }
 
     fn leads_surely(&self) -> bool {
+        // Before the metrics are borrowed: it borrows them too.
+        let leads = self.raft.is_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let confirmed = metrics.last_quorum_acked.as_ref();
-        self.raft.is_leader() && confirmed.is_some_and(|at| at.elapsed() < CONFIRMED_WITHIN)
+        leads && confirmed.is_some_and(|at| at.elapsed() < CONFIRMED_WITHIN)
     }
 
     fn leader_addr(&self) -> Option<String> {
