@@ -137,6 +137,13 @@ pub const KNOWN: &[Known] = &[
         applies: ranges::subquery_without_points,
     },
     Known {
+        name: "parameters with @",
+        reason: "what @ fixes in the parameter of an aggregation Prometheus moves with each step all the same, and start() \
+                 and end() it does not heed there",
+        nature: Nature::Departure,
+        applies: ranges::parameter_moved_in_spite_of_at,
+    },
+    Known {
         name: "moving ranges with @",
         reason: "2.42 moves a range fixed by @ below what is different at each step all the same",
         nature: Nature::Version,

@@ -60,6 +60,30 @@ pub(super) fn subquery_without_points(site: &Site) -> bool {
     grid(subquery, t).is_none() && site.koios.success().is_some_and(|s| s.series.is_empty())
 }
 
+/// Only where there are several steps.
+pub(super) fn parameter_moved_in_spite_of_at(site: &Site) -> bool {
+    let mut steps = matches!(site.asked.times, Times::Range { .. });
+    let mut moves = false;
+    if let Some(expr) = &site.expr {
+        expr.visit(&mut |e, _| {
+            steps |= matches!(e, Expr::Subquery(_));
+            if let Expr::Aggregate(aggregate) = e
+                && let Some(param) = &aggregate.param
+            {
+                param.visit(&mut |e, _| moves |= is_fixed(e));
+            }
+        });
+    }
+    steps && moves
+}
+
+fn is_fixed(expr: &Expr) -> bool {
+    match expr {
+        Expr::Vector(selector) => selector.at.is_some(),
+        other => times_of(other).is_some_and(|(at, ..)| at.is_some()),
+    }
+}
+
 /// Only over time, and not at its start; of the function itself, or of what is above it.
 pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
     let mut moves = false;
