@@ -8,7 +8,7 @@ use std::time::Duration;
 use koios_model::PartitionId;
 use koios_runtime::{CancellationToken, Cpu, TaskError, watch};
 use koios_wal::{Append, Committer, Wal, WalSettings};
-use koios_wire::{ServiceError, ServiceErrorCode};
+use koios_wire::{Batch, ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     wal: OnceLock<Wal<Store>>,
     pub(crate) gates: Mutex<BTreeMap<PartitionId, Arc<Gate>>>,
     phase: watch::Sender<Phase>,
+    /// KiB of batches that may wait for the replay of the log.
+    waiting_kib: tokio::sync::Semaphore,
     /// Ends the background tasks, not the committer.
     pub(crate) background: CancellationToken,
     pub(crate) wake_repair: Notify,
@@ -136,6 +138,7 @@ impl Ingester {
             wal: OnceLock::new(),
             gates: Mutex::default(),
             phase: watch::Sender::new(Phase::Replaying),
+            waiting_kib: tokio::sync::Semaphore::new(settings.push_queue_bytes >> 10),
             pools: Pools::new(&deps.runtime.cpu),
             wake_repair: Notify::new(),
             segment_reads: tokio::sync::Semaphore::new(1),
@@ -301,6 +304,31 @@ impl Inner {
             return Err(self.not_running());
         }
         self.wal.get().ok_or_else(|| self.not_running())
+    }
+
+    /// Waits, for a bounded time, while the log is replayed: who is refused would only come again.
+    pub(crate) async fn replayed(&self) {
+        let mut phase = self.phase.subscribe();
+        let replayed = phase.wait_for(|p| *p != Phase::Replaying);
+        // What came of it is seen by the phase.
+        let _ = self
+            .deps
+            .runtime
+            .clock
+            .timeout(self.settings.replay_patience, replayed)
+            .await;
+    }
+
+    /// The same with a batch, as long as not too many wait already.
+    pub(crate) async fn replayed_with(&self, batch: &Batch) {
+        if self.phase() != Phase::Replaying {
+            return;
+        }
+        let kib = batch.columns().memory_bytes().div_ceil(1 << 10);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        if let Ok(_held) = self.waiting_kib.try_acquire_many(kib) {
+            self.replayed().await;
+        }
     }
 
     /// Appends one of the ingester's own records.

@@ -54,8 +54,18 @@ struct Reading {
 }
 
 impl Inner {
+    /// Whether a partition has no replica but this member's.
+    fn is_sole_member(&self, partition: PartitionId) -> bool {
+        let state = self.deps.state.current();
+        state.partition(partition).is_some_and(|p| p.replicas.len() == 1)
+    }
+
     /// Refuses reads that this member could answer incompletely.
     async fn admit_read(&self, partition: PartitionId, epoch: u64) -> Result<(), ServiceError> {
+        // Where there are other members, they answer sooner.
+        if self.is_sole_member(partition) {
+            self.replayed().await;
+        }
         if let Err(e) = self.wal() {
             return Err(self.refusal(ServiceErrorCode::NotCounting, e.to_string()));
         }

@@ -38,6 +38,9 @@ pub struct Settings {
     pub repair_retry: Duration,
     /// Deadline of a call to a peer. Default 10 s.
     pub peer_deadline: Duration,
+    /// How long a request waits for the replay of the log. Less than the deadline of a call to a member, so that it is the
+    /// ingester that says why. Default 8 s.
+    pub replay_patience: Duration,
     /// How long a request under a newer epoch waits for that epoch to arrive here. Default 2 s.
     pub adopt_deadline: Duration,
 }
@@ -64,6 +67,7 @@ impl Settings {
             repair_interval: Duration::from_secs(30),
             repair_retry: Duration::from_secs(1),
             peer_deadline: Duration::from_secs(10),
+            replay_patience: Duration::from_secs(8),
             adopt_deadline: Duration::from_secs(2),
         }
     }

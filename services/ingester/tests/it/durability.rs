@@ -413,3 +413,56 @@ async fn i12_pushes_and_repair_wait_while_memory_is_short() {
     assert!(w.write(&[("a", T0 + 2, 1.0)]).await);
     w.check(&w.read(0).await.unwrap().0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_while_the_log_is_replayed() {
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.kill(0).await;
+    let booting = w.boot_only(0);
+    assert!(!booting.is_running());
+    w.check(&w.read(0).await.unwrap().0);
+
+    w.kill(0).await;
+    assert!(!w.boot_only(0).is_running());
+    assert!(w.write(&[("a", T0 + 1, 2.0)]).await);
+    w.check(&w.read(0).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waited_long_enough_for_the_replay_is_told_why() {
+    let mut w = World::start_with(1, |s| s.replay_patience = Duration::ZERO).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.kill(0).await;
+    let batch = w.batch(&[("a", T0 + 1, 2.0)]);
+    let booting = w.boot_only(0);
+    let refused = booting.push(batch).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::Unavailable);
+    assert!(
+        refused.message.contains("replays its log; retry shortly"),
+        "{refused}"
+    );
+    let refused = w.read(0).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::NotCounting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_to_other_members_while_the_log_is_replayed() {
+    let mut w = World::start(3).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.kill(0).await;
+    assert!(!w.boot_only(0).is_running());
+    let refused = w.read(0).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::NotCounting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_no_more_than_the_queue_waits_for_the_replay() {
+    let mut w = World::start_with(1, |s| s.push_queue_bytes = 1 << 10).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.kill(0).await;
+    let many: Vec<_> = (0..100).map(|i| ("a", T0 + 1 + i, 2.0)).collect();
+    let batch = w.batch(&many);
+    let refused = w.boot_only(0).push(batch).await.unwrap_err();
+    assert_eq!(refused.code, ServiceErrorCode::Unavailable);
+}
