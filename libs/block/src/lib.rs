@@ -45,7 +45,7 @@ mod writer;
 pub use cache::{BlockCache, CacheBytes};
 pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
-pub use merge::{BlockMerge, MergeStats, MergedSeries, merge};
+pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta, PartSummary,
     SAMPLES_PART, SERIES_PART,

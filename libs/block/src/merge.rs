@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::Chunk;
 use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, sort_and_dedup_starts};
-use koios_model::{Histogram, Labels, Metadata, Sample, TimeRange};
+use koios_model::{Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::reader::{BlockReader, BlockSeries};
@@ -16,6 +16,33 @@ use crate::writer::{BlockWriter, SeriesColumns};
 
 /// Most histograms that are read ahead, unless one series has more.
 const HISTOGRAMS_AHEAD: u32 = 16 * 1024;
+
+/// Samples of a block that count no more: those of matching series in a range of time.
+#[derive(Clone, Debug)]
+pub struct Deletion {
+    /// All must hold.
+    pub matchers: Matchers,
+    /// Sample times, closed.
+    pub range: TimeRange,
+}
+
+/// A block that is merged.
+#[derive(Clone, Debug)]
+pub struct MergeInput {
+    /// The block.
+    pub block: BlockReader,
+    /// What of it is left out.
+    pub deletions: Vec<Deletion>,
+}
+
+impl From<BlockReader> for MergeInput {
+    fn from(block: BlockReader) -> Self {
+        Self {
+            block,
+            deletions: Vec::new(),
+        }
+    }
+}
 
 /// One series of a merge.
 #[derive(Debug)]
@@ -28,8 +55,7 @@ pub struct MergedSeries {
     pub samples: Vec<Sample>,
     /// Native histograms, strictly ascending in time; none where a float is.
     pub histograms: Vec<(i64, Arc<Histogram>)>,
-    /// Start timestamps, each with the time of its sample, strictly ascending; the largest of each time. There may be some
-    /// of samples that `edit` dropped.
+    /// Start timestamps, each with the time of its sample, strictly ascending; the largest of each time.
     pub starts: Vec<(i64, i64)>,
 }
 
@@ -42,7 +68,7 @@ pub struct MergeStats {
     pub samples_in: u64,
     /// Different series.
     pub series_out: u64,
-    /// Samples after merging and after the caller's edits.
+    /// Samples after deletions and merging.
     pub samples_out: u64,
 }
 
@@ -55,9 +81,9 @@ pub struct BlockMerge {
 
 impl BlockMerge {
     /// Starts a merge.
-    pub fn new(inputs: &[BlockReader]) -> Self {
+    pub fn new(inputs: impl IntoIterator<Item = MergeInput>) -> Self {
         Self {
-            inputs: inputs.iter().map(Input::new).collect(),
+            inputs: inputs.into_iter().map(Input::new).collect(),
             stats: MergeStats::default(),
         }
     }
@@ -87,17 +113,24 @@ impl BlockMerge {
             histograms: Vec::new(),
             starts: Vec::new(),
         };
-        let mut buffer = Vec::new();
+        let (mut buffer, mut starts) = (Vec::new(), Vec::new());
         for input in &mut self.inputs {
             if input.head.as_ref().is_none_or(|h| h.labels != merged.labels) {
                 continue;
             }
             let Some(series) = input.head.take() else { continue };
-            let samples = input.samples(&series, &mut merged.starts).await?;
-            let histograms = input.histograms(&series, &mut merged.starts).await?;
+            starts.clear();
+            let mut samples = input.samples(&series, &mut starts).await?;
+            let mut histograms = input.histograms(&series, &mut starts).await?;
             self.stats.series_in += 1;
             self.stats.samples_in += (samples.len() + histograms.len()) as u64;
+            for range in input.deleted(&series) {
+                samples.retain(|s| !range.contains(s.t));
+                histograms.retain(|(t, _)| !range.contains(*t));
+                starts.retain(|(t, _)| !range.contains(*t));
+            }
             merged.histograms.extend(histograms);
+            merged.starts.append(&mut starts);
             merged.metadata = merged.metadata.max(series.metadata);
             if merged.samples.is_empty() {
                 merged.samples = samples;
@@ -120,43 +153,52 @@ impl BlockMerge {
     }
 }
 
-/// Merges `inputs` into `out`. `edit` sees each merged series before it is written and may drop samples (tombstones,
-/// retention) or, by emptying both, the series. Where an input may have start timestamps, so must the output.
-///
-/// # Errors
-/// Those of [`BlockMerge::next`] and [`BlockWriter::push_series`].
-pub async fn merge(
-    inputs: &[BlockReader],
-    out: &mut BlockWriter,
-    mut edit: impl FnMut(&mut MergedSeries),
-) -> Result<MergeStats> {
-    let mut merge = BlockMerge::new(inputs);
-    let mut written = 0u64;
-    let (mut timestamps, mut values) = (Vec::new(), Vec::new());
-    while let Some(mut series) = merge.next().await? {
-        edit(&mut series);
-        timestamps.clear();
-        values.clear();
-        timestamps.extend(series.samples.iter().map(|s| s.t));
-        values.extend(series.samples.iter().map(|s| s.v));
-        written += (series.samples.len() + series.histograms.len()) as u64;
+/// Writes merged series; keeps its columns from one to the next.
+#[derive(Debug, Default)]
+pub struct MergedWriter {
+    timestamps: Vec<i64>,
+    values: Vec<f64>,
+}
+
+impl MergedWriter {
+    /// Writes a series to `out`; one without samples is left out.
+    ///
+    /// # Errors
+    /// Those of [`BlockWriter::push_columns`].
+    pub fn push(&mut self, series: &MergedSeries, out: &mut BlockWriter) -> Result<()> {
+        self.timestamps.clear();
+        self.values.clear();
+        self.timestamps.extend(series.samples.iter().map(|s| s.t));
+        self.values.extend(series.samples.iter().map(|s| s.v));
         let columns = SeriesColumns {
-            timestamps: &timestamps,
-            values: &values,
+            timestamps: &self.timestamps,
+            values: &self.values,
             histograms: &series.histograms,
             starts: &series.starts,
         };
-        out.push_columns(&series.labels, series.metadata.as_deref(), columns)?;
+        out.push_columns(&series.labels, series.metadata.as_deref(), columns)
     }
-    Ok(MergeStats {
-        samples_out: written,
-        ..merge.stats()
-    })
+}
+
+/// Merges `inputs` into `out`. Where an input may have start timestamps, so must the output.
+///
+/// # Errors
+/// Those of [`BlockMerge::next`] and [`MergedWriter::push`].
+pub async fn merge(
+    inputs: impl IntoIterator<Item = MergeInput>,
+    out: &mut BlockWriter,
+) -> Result<MergeStats> {
+    let (mut merge, mut writer) = (BlockMerge::new(inputs), MergedWriter::default());
+    while let Some(series) = merge.next().await? {
+        writer.push(&series, out)?;
+    }
+    Ok(merge.stats())
 }
 
 /// One block being read from start to end.
 struct Input {
     reader: BlockReader,
+    deletions: Vec<Deletion>,
     batches: BoxStream<'static, Result<Vec<BlockSeries>>>,
     pending: VecDeque<BlockSeries>,
     samples: Option<BoxStream<'static, Result<SeriesSamples>>>,
@@ -206,15 +248,27 @@ impl std::fmt::Debug for Input {
 }
 
 impl Input {
-    fn new(reader: &BlockReader) -> Self {
+    fn new(input: MergeInput) -> Self {
+        let MergeInput {
+            block: reader,
+            deletions,
+        } = input;
         Self {
-            reader: reader.clone(),
             batches: reader.scan_series(),
+            reader,
+            deletions,
             pending: VecDeque::new(),
             samples: None,
             histograms: HistogramsAhead::default(),
             head: None,
         }
+    }
+
+    /// When samples of a series are deleted.
+    fn deleted<'a>(&'a self, series: &'a BlockSeries) -> impl Iterator<Item = TimeRange> + 'a {
+        let of_series =
+            |d: &&Deletion| d.range.overlaps(&series.range) && d.matchers.matches(series.labels.as_ref());
+        self.deletions.iter().filter(of_series).map(|d| d.range)
     }
 
     /// Makes `head` the next series, unless the block is at its end.

@@ -170,7 +170,7 @@ proptest! {
             }
         }
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
-        futures::executor::block_on(merge(&blocks, &mut out, |_| {})).unwrap();
+        futures::executor::block_on(merge(blocks.iter().cloned().map(Into::into), &mut out)).unwrap();
         if let Some(parts) = out.finish().unwrap() {
             let block = open(&parts);
             futures::executor::block_on(verify(&block)).unwrap();

@@ -4,9 +4,9 @@
 mod common;
 
 use common::{Model, bits, open, options, read_all, tiny, write};
-use koios_block::{BlockOptions, BlockWriter, merge, verify};
+use koios_block::{BlockOptions, BlockWriter, Deletion, MergeInput, merge, verify};
 use koios_model::merge::winner;
-use koios_model::{Labels, stale_nan};
+use koios_model::{Labels, Matcher, Matchers, TimeRange, stale_nan};
 use proptest::prelude::*;
 
 fn model() -> impl Strategy<Value = Model> {
@@ -40,13 +40,21 @@ proptest! {
     fn i10_a_merge_is_the_map_of_winners(inputs in proptest::collection::vec(model(), 1..4), drop_before in 0i64..30) {
         let blocks: Vec<_> = inputs.iter().enumerate().map(|(i, m)| open(&write(i as u128, tiny(), m))).collect();
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
-        let stats = futures::executor::block_on(merge(&blocks, &mut out, |series| {
-            series.samples.retain(|s| s.t >= drop_before);
-        })).unwrap();
-        let mut want = merged_by_map(&inputs);
-        for samples in want.values_mut() {
-            samples.retain(|&t, _| t >= drop_before);
+        // Of the first block what is old and of one name; whoever else has it keeps it.
+        let deletion = Deletion {
+            matchers: Matchers(vec![Matcher::equal("__name__", "m1")]),
+            range: TimeRange::new(0, drop_before - 1),
+        };
+        let inputs_with = blocks.into_iter().enumerate().map(|(i, block)| MergeInput {
+            block,
+            deletions: if i == 0 { vec![deletion.clone()] } else { Vec::new() },
+        });
+        let stats = futures::executor::block_on(merge(inputs_with, &mut out)).unwrap();
+        let mut left = inputs.clone();
+        for (labels, samples) in left.iter_mut().take(1).flatten() {
+            samples.retain(|&t, _| labels.get("__name__") != Some("m1") || t >= drop_before);
         }
+        let mut want = merged_by_map(&left);
         want.retain(|_, s| !s.is_empty());
         let got = match out.finish().unwrap() {
             Some(parts) => {

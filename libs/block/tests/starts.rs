@@ -136,7 +136,7 @@ proptest! {
         }
         let starts = blocks.iter().any(|block| block.meta().may_have_starts());
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), starts, ..options(99) }).unwrap();
-        block_on(merge(&blocks, &mut out, |_| {})).unwrap();
+        block_on(merge(blocks.iter().cloned().map(Into::into), &mut out)).unwrap();
         let want: Starts = want.into_iter().map(|(labels, starts)| (labels, starts.into_iter().collect())).collect();
         if let Some(parts) = out.finish().unwrap() {
             let block = open(&parts);

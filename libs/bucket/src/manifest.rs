@@ -8,8 +8,13 @@ use koios_model::{BatchSet, MatchOp, Matcher, MatcherError, Matchers, PartitionI
 
 use crate::{Error, Result};
 
-/// The newest manifest format, which this crate writes.
-pub const MANIFEST_FORMAT: u32 = 1;
+/// The newest manifest format that this crate reads.
+pub const MANIFEST_FORMAT: u32 = FORMAT_WINDOWS;
+/// The format of manifests whose blocks are all as cut.
+const FORMAT_AS_CUT: u32 = 1;
+/// The format of manifests with blocks that say per window what they cover: older readers would take them for covering
+/// more than they do.
+const FORMAT_WINDOWS: u32 = 2;
 
 /// Random bits that tell one commit from another, so that a writer whose answer was lost recognises its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +78,15 @@ impl Writer {
     }
 }
 
+/// What a merged block holds of the window of one of its sources.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Coverage {
+    /// The window.
+    pub window: TimeRange,
+    /// The batches whose samples of this window listed blocks hold, per partition.
+    pub covers: BTreeMap<PartitionId, BatchSet>,
+}
+
 /// A live block.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ManifestBlock {
@@ -96,8 +110,12 @@ pub struct ManifestBlock {
     pub series: u64,
     /// How many samples.
     pub samples: u64,
-    /// The batches whose samples of the window it holds, per partition: a head that holds no other may forget them.
+    /// The batches that it has samples of, per partition. With a block as cut, listed blocks hold all their samples of its
+    /// window: a head that holds no other may forget them. Of a merged block `windows` says that.
     pub covers: BTreeMap<PartitionId, BatchSet>,
+    /// Of a merged block, per window of its sources: what they covered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Coverage>,
     /// The blocks it replaced.
     pub sources: Vec<BlockId>,
     /// Tombstones made at this manifest version or before are applied in it.
@@ -121,15 +139,49 @@ impl ManifestBlock {
             series: meta.series,
             samples: meta.samples,
             covers,
+            windows: Vec::new(),
             sources: meta.sources.clone(),
             clean_up_to: meta.clean_up_to,
             parts: meta.summaries(),
         }
     }
 
+    /// The entry of a block merged from `sources`: it covers what they did.
+    pub fn merged<'a>(meta: &BlockMeta, sources: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all: BTreeMap<PartitionId, BatchSet> = BTreeMap::new();
+        let mut windows: BTreeMap<(i64, i64), BTreeMap<PartitionId, BatchSet>> = BTreeMap::new();
+        for source in sources {
+            unite(&mut all, &source.covers);
+            for (window, covers) in source.coverage() {
+                unite(windows.entry((window.min, window.max)).or_default(), covers);
+            }
+        }
+        let windows = windows.into_iter().map(|((min, max), covers)| Coverage {
+            window: TimeRange::new(min, max),
+            covers,
+        });
+        Self {
+            windows: windows.collect(),
+            ..Self::new(meta, all)
+        }
+    }
+
+    /// Per window: the batches whose samples of it listed blocks hold.
+    fn coverage(&self) -> impl Iterator<Item = (TimeRange, &BTreeMap<PartitionId, BatchSet>)> {
+        let as_cut = self.windows.is_empty().then_some((self.window, &self.covers));
+        let merged = self.windows.iter().map(|c| (c.window, &c.covers));
+        as_cut.into_iter().chain(merged)
+    }
+
     /// Size of all parts in bytes.
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(|p| p.bytes).sum()
+    }
+}
+
+fn unite(all: &mut BTreeMap<PartitionId, BatchSet>, more: &BTreeMap<PartitionId, BatchSet>) {
+    for (&partition, set) in more {
+        all.entry(partition).or_default().union_with(set);
     }
 }
 
@@ -228,7 +280,7 @@ impl Manifest {
     /// What a tenant without a manifest has.
     pub fn empty(tenant: TenantId) -> Self {
         Self {
-            format: MANIFEST_FORMAT,
+            format: FORMAT_AS_CUT,
             tenant,
             version: 0,
             writer: String::new(),
@@ -259,14 +311,12 @@ impl Manifest {
     /// The union of the batch sets that blocks of a partition cover for a window.
     pub fn covered(&self, partition: PartitionId, window: TimeRange) -> BatchSet {
         let mut all = BatchSet::default();
-        let whole = |b: &&ManifestBlock| b.window.min <= window.min && b.window.max >= window.max;
-        for set in self
-            .blocks
-            .iter()
-            .filter(whole)
-            .filter_map(|b| b.covers.get(&partition))
-        {
-            all.union_with(set);
+        let whole = |found: &TimeRange| found.min <= window.min && found.max >= window.max;
+        let coverage = self.blocks.iter().flat_map(ManifestBlock::coverage);
+        for (_, covers) in coverage.filter(|(found, _)| whole(found)) {
+            if let Some(set) = covers.get(&partition) {
+                all.union_with(set);
+            }
         }
         all
     }
@@ -351,7 +401,8 @@ impl Manifest {
             });
         }
         self.blocks.sort_unstable_by_key(|b| b.block);
-        self.format = MANIFEST_FORMAT;
+        let merged = self.blocks.iter().any(|b| !b.windows.is_empty());
+        self.format = if merged { FORMAT_WINDOWS } else { FORMAT_AS_CUT };
         self.tenant = base.tenant.clone();
         self.version = base.version + 1;
         self.writer = writer.name.clone();

@@ -22,6 +22,16 @@ impl TenantSeed {
     }
 }
 
+/// How much a candidate is wanted for a key: whoever has the highest weight of all takes it, so that one that comes or goes moves
+/// only keys of its own (highest random weight).
+pub fn random_weight(candidate: &str, key: &str) -> u64 {
+    let mut bytes = Vec::with_capacity(candidate.len() + key.len() + 1);
+    bytes.extend_from_slice(candidate.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(key.as_bytes());
+    xxh3_64(&bytes)
+}
+
 /// The 128-bit hash of (tenant, labels): a series' reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]

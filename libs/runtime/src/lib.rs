@@ -20,6 +20,7 @@ mod net;
 mod pace;
 mod process;
 mod rng;
+mod sources;
 mod tasks;
 pub mod watch;
 
@@ -33,6 +34,7 @@ pub use net::{BoxedIo, Io, Listener, Net, NetHandle, RealNet};
 pub use pace::{Pace, PaceHandle};
 pub use process::ProcessStats;
 pub use rng::{Rng, RngHandle};
+pub use sources::with_sources;
 pub use tasks::{TaskError, TaskGroup};
 pub use tokio_util::sync::CancellationToken;
 

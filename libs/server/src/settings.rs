@@ -107,6 +107,8 @@ pub struct ControlSettings {
 pub struct BlockSettings {
     /// Time range of a freshly cut block.
     pub range: Duration,
+    /// How long samples are kept; zero for ever.
+    pub retention: Duration,
 }
 
 /// See [`Settings::ingester`].
@@ -123,6 +125,14 @@ pub struct IngesterSettings {
 pub struct StoreSettings {
     /// Bytes of memory for what was read of blocks, all caches together.
     pub cache_bytes: u64,
+    /// Whether the process compacts blocks and deletes old ones.
+    pub compaction: bool,
+    /// How long after the end of a window its blocks are merged.
+    pub compaction_delay: Duration,
+    /// How often tenants are looked at.
+    pub compaction_interval: Duration,
+    /// How long bytes of deleted blocks stay.
+    pub deletion_delay: Duration,
 }
 
 /// See [`Settings::s3`].
@@ -206,13 +216,20 @@ impl Default for Settings {
                 replication_factor: 0,
                 partitions: 0,
             },
-            blocks: BlockSettings { range: HOUR * 2 },
+            blocks: BlockSettings {
+                range: HOUR * 2,
+                retention: HOUR * 24 * 150,
+            },
             ingester: IngesterSettings {
                 head_retention: HOUR * 3,
                 disk_reserve_bytes: 256 << 20,
             },
             store: StoreSettings {
                 cache_bytes: 640 << 20,
+                compaction: true,
+                compaction_delay: Duration::from_secs(45 * 60),
+                compaction_interval: Duration::from_secs(60),
+                deletion_delay: HOUR,
             },
             s3: S3Settings::default(),
             log: LogSettings {

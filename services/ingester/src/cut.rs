@@ -15,13 +15,13 @@ use koios_model::{PartitionId, Sample};
 use koios_wire::{FlushReply, FlushRequest, ServiceError};
 
 use crate::apply::Answer;
-use crate::error::with_sources;
 use crate::ingester::Inner;
 use crate::metrics::gauge_value;
 use crate::record::{CutBegun, CutListed, Entry};
 use crate::replica::{BegunCut, Replica, ReplicaState};
 use crate::settings::millis;
 use crate::{Error, Result, Settings};
+use koios_runtime::with_sources;
 
 /// Tenants cut at a time.
 const CUTS_AT_A_TIME: usize = 2;

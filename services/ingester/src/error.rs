@@ -1,6 +1,7 @@
 //! What can go wrong in an ingester, and what callers are told.
 
 use koios_model::{PartitionId, StreamId, TenantId};
+use koios_runtime::with_sources;
 use koios_wire::{BatchError, ServiceError, ServiceErrorCode};
 
 /// The result of ingester operations.
@@ -147,19 +148,4 @@ impl From<koios_bucket::Error> for Error {
     fn from(e: koios_bucket::Error) -> Self {
         Self::Bucket(Box::new(e))
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        let cause = e.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = e.source();
-    }
-    text
 }

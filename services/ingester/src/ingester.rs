@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use crate::apply::Answer;
 use crate::deps::Deps;
 use crate::epochs::Gate;
-use crate::error::with_sources;
 use crate::metrics::IngesterMetrics;
 use crate::record::{Entry, Reconciled};
 use crate::snapshot::Kept;
 use crate::store::Store;
 use crate::{Error, Result, Settings};
+use koios_runtime::with_sources;
 
 /// Where an ingester is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, 
 
 use koios_wire::{BatchHeader, LoggedBatch};
 
-use crate::error::with_sources;
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
 use crate::store::Store;
 use crate::{Error, Result};
+use koios_runtime::with_sources;
 
 /// Bytes of records that are decoded at a time.
 const PART_BYTES: usize = 2 << 20;

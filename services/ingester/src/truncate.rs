@@ -1,9 +1,9 @@
 //! Lets log segments go, once listed blocks hold everything in them.
 
-use crate::error::with_sources;
 use crate::ingester::Inner;
 use crate::record::{Entry, Truncated};
 use crate::settings::millis;
+use koios_runtime::with_sources;
 
 impl Inner {
     /// Removes the segments that nothing needs. Failures are logged; the next round tries again.

@@ -16,6 +16,7 @@ mod adapters;
 mod banner;
 pub mod cli;
 mod ctl;
+mod duty;
 mod late;
 mod members;
 mod node;

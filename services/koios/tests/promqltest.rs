@@ -17,7 +17,7 @@ use koios_promql::{Engine, SampleValue, SelectHints, SelectRequest};
 use koios_runtime::RngHandle;
 use koios_testkit::promqltest::{Point, Storage};
 use koios_testkit::promqltest::{evaluations, own_scripts, run_on, suite_scripts};
-use stored::{ALL, BLOCKS, HEAD, Layout, MIDDLE, Stored};
+use stored::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE, Stored};
 
 /// Runs scripts in a layout; gives how many evaluations passed, which are all.
 async fn run_all(scripts: &[(String, String)], layout: Layout) -> usize {
@@ -49,6 +49,20 @@ async fn a_layout_puts_samples_where_it_says() {
         let report = run_on(script, &Engine::default(), &mut storage).await.unwrap();
         assert_eq!((report.passed, report.failures.len()), (1, 0));
         assert_eq!(storage.head_series(), in_heads, "{}", layout.name);
+        storage.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_compacted_layout_has_one_block_for_each_window() {
+    // Ten hours from midnight on, in three cuts of five windows each.
+    let script =
+        "load 10m\n  a 0+1x59\n  b 0+1x59\n\neval instant at 9h50m sum(count_over_time(a[10h]))\n  {} 60\n";
+    for (layout, blocks) in [(COMPACTED, 1), (BLOCKS, 5)] {
+        let mut storage = Stored::start(layout).await;
+        let report = run_on(script, &Engine::default(), &mut storage).await.unwrap();
+        assert_eq!((report.passed, report.failures.len()), (1, 0));
+        assert_eq!(storage.blocks().await, blocks, "{}", layout.name);
         storage.stop().await;
     }
 }
@@ -90,7 +104,7 @@ async fn i2_scripts_about_seams_pass_wherever_the_seam_is() {
 #[tokio::test(start_paused = true)]
 async fn i2_own_scripts_pass_over_heads_and_blocks() {
     let scripts = own(false);
-    for layout in [HEAD, BLOCKS, MIDDLE] {
+    for layout in [HEAD, BLOCKS, MIDDLE, COMPACTED] {
         let passed = run_all(&scripts, layout).await;
         assert!(passed > 100, "{passed}");
     }
@@ -102,6 +116,11 @@ async fn suite_passes(layout: Layout) {
     };
     let passed = run_all(&scripts, layout).await;
     assert!(passed > 1000, "{passed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_the_acceptance_suite_passes_over_compacted_blocks() {
+    suite_passes(COMPACTED).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,9 @@
 //! read holds in memory does not grow with the number of series it returns, and its samples not with the number of
 //! blocks either; labels that wait to be merged are bounded (I12).
 //!
-//! **Deliberately absent.** Compaction, retention and deletion; recent samples, which are the ingesters'; quorum and
+//! Beside the reads, and apart from them, a [`Compactor`] merges blocks and removes old ones: see its module.
+//!
+//! **Deliberately absent.** Recent samples, which are the ingesters'; quorum and
 //! failover, which are the querier's.
 //!
 //! **Failure behaviour.** `Unavailable` when the bucket does not answer, `NotFound` when a version or a block is gone,
@@ -20,6 +22,7 @@
 //! `ResourceExhausted` when more would have to be held than a read may. A stream that fails ends with the error and without its end.
 
 mod bounds;
+mod compact;
 mod error;
 mod labels;
 mod merge;
@@ -31,4 +34,5 @@ mod window;
 #[cfg(test)]
 mod service_test;
 
+pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor};
 pub use service::{BlockStore, StoreSettings};

@@ -21,7 +21,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use crate::bounds::ReadBounds;
 use crate::{BlockStore, StoreSettings};
 
-type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
+pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
 
 struct World {
     objects: Arc<InMemory>,
@@ -112,7 +112,7 @@ impl World {
 }
 
 /// The samples in range: runs may hold others, too.
-async fn read(store: &BlockStore, request: StoreSelectRequest) -> Result<Data, ServiceError> {
+pub(crate) async fn read(store: &BlockStore, request: StoreSelectRequest) -> Result<Data, ServiceError> {
     let range = request.range;
     let mut stream = store.select(request).await?;
     let (mut found, mut last) = (Data::new(), None::<Labels>);

@@ -310,7 +310,15 @@ pub const SETTINGS: &[Setting] = &[
         Duration,
         blocks.range,
         HEAD,
-        "Time range of a block when it is cut from the heads"
+        "Time range of a block when it is cut from the heads; stores merge blocks to 6 and 12 times as much"
+    ),
+    setting!(
+        "blocks.retention",
+        "Storage",
+        Duration,
+        blocks.retention,
+        STORE,
+        "How long samples are kept in object storage; 0 for ever"
     ),
     setting!(
         "ingester.head-retention",
@@ -333,6 +341,38 @@ pub const SETTINGS: &[Setting] = &[
         store.cache_bytes,
         STORE,
         "Memory for what was read of blocks, all caches of it together"
+    ),
+    setting!(
+        "store.compaction",
+        "Storage",
+        bool,
+        store.compaction,
+        STORE,
+        "Whether the process merges blocks and deletes those that are replaced or older than blocks.retention"
+    ),
+    setting!(
+        "store.compaction-delay",
+        "Storage",
+        Duration,
+        store.compaction_delay,
+        STORE,
+        "How long after the end of a window its blocks are merged: late blocks should be there"
+    ),
+    setting!(
+        "store.compaction-interval",
+        "Storage",
+        Duration,
+        store.compaction_interval,
+        STORE,
+        "How often it is looked for blocks to merge"
+    ),
+    setting!(
+        "store.deletion-delay",
+        "Storage",
+        Duration,
+        store.deletion_delay,
+        STORE,
+        "How long bytes of deleted blocks stay: longer than any query takes"
     ),
     setting!(
         "s3.endpoint",

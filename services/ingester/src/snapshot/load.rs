@@ -63,7 +63,7 @@ impl Inner {
                 // Whatever is wrong with it: the log is enough.
                 Err(e) => {
                     self.store.metrics.snapshot_failures.inc();
-                    let error = crate::error::with_sources(&e);
+                    let error = koios_runtime::with_sources(&e);
                     tracing::warn!(
                         segment,
                         error,

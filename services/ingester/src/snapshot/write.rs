@@ -7,11 +7,11 @@ use koios_runtime::{DiskError, DiskFile, OpenMode};
 
 use super::file::{FrameKind, frame, header, pack};
 use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, UNFINISHED_SUFFIX, dir, name_of};
-use crate::error::with_sources;
 use crate::ingester::Inner;
 use crate::record::json;
 use crate::replica::Replica;
 use crate::{Error, Result};
+use koios_runtime::with_sources;
 
 /// Bytes copied at a time, while nothing is applied to that head: a millisecond or so.
 const STRIP_BYTES: usize = 1 << 20;

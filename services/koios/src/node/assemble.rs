@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use koios_bucket::TenantManifests;
 use koios_control::{ClusterId, ClusterState, ControlPlane, Member, Role, StateHandle};
 use koios_distributor::Distributor;
 use koios_ingester::Ingester;
@@ -14,7 +15,7 @@ use koios_querier::{
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
 use koios_server::{Component, with_edge};
-use koios_store::{BlockStore, StoreSettings};
+use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, StoreSettings};
 use koios_wal::Identity as WalIdentity;
 use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::{NodeError, Refusal, Shared, Storage};
 use crate::adapters::Proposer;
+use crate::duty::AssignedCompaction;
 use crate::operators::for_operators;
 use crate::self_metrics;
 
@@ -74,7 +76,7 @@ impl Assembly {
         let cluster = self.cluster().await;
         joining.not_ready("registering with the control voters");
         self.keep_registered();
-        if self.runs(Target::Ingester) {
+        if self.runs(Target::Ingester) || self.runs(Target::Store) {
             self.storage
                 .spawn_self_test(&self.shared.runtime, &self.tasks, &self.refusal);
         }
@@ -187,11 +189,42 @@ impl Assembly {
         let shared = &self.shared;
         let (manifests, cpu) = (self.storage.manifests()?, shared.runtime.cpu.clone());
         let settings = StoreSettings::within(shared.settings.store.cache_bytes);
-        let store = BlockStore::new(manifests, settings, cpu, &shared.metrics);
+        let store = BlockStore::new(manifests.clone(), settings, cpu, &shared.metrics);
+        self.compact(manifests);
         let service: Arc<dyn StoreService> = Arc::new(store);
         shared.members.set_store(Arc::clone(&service));
         routers.merge_grpc(StoreRpc::server(service));
         Ok(())
+    }
+
+    /// Compacts blocks in the background, unless the settings say otherwise.
+    fn compact(&self, manifests: TenantManifests) {
+        let shared = &self.shared;
+        let from = &shared.settings;
+        if !from.store.compaction {
+            return;
+        }
+        let settings = CompactionSettings {
+            block_range: from.blocks.range,
+            settle: from.store.compaction_delay,
+            interval: from.store.compaction_interval,
+            retention: from.blocks.retention,
+            dead_grace: from.store.deletion_delay,
+            ..CompactionSettings::default()
+        };
+        let deps = CompactionDeps {
+            runtime: shared.runtime.clone(),
+            member: shared.name.clone(),
+            manifests,
+            duty: Arc::new(AssignedCompaction {
+                member: shared.name.clone(),
+                state: self.plane.state().clone(),
+                control: self.plane.client().clone(),
+            }),
+            metrics: shared.metrics.clone(),
+        };
+        let compactor = Compactor::new(settings, deps);
+        self.background.spawn_cancelled("compaction", compactor.run());
     }
 
     fn add_distributor(&self, routers: &mut Routers) {

@@ -19,6 +19,8 @@ pub(crate) struct Layout {
     pub(crate) name: &'static str,
     /// Whether the last step is cut, too.
     pub(crate) all_cut: bool,
+    /// Whether blocks are then compacted as far as they can be.
+    pub(crate) compacted: bool,
     /// The steps in which a sample is written, ascending.
     pub(crate) steps_of: fn(Place) -> &'static [usize],
 }
@@ -34,6 +36,7 @@ const fn head_and_blocks(name: &'static str, steps_of: fn(Place) -> &'static [us
     Layout {
         name,
         all_cut: false,
+        compacted: false,
         steps_of,
     }
 }
@@ -45,14 +48,41 @@ pub(crate) const HEAD: Layout = head_and_blocks("head only", |_| &[0]);
 pub(crate) const BLOCKS: Layout = Layout {
     name: "blocks only",
     all_cut: true,
+    compacted: false,
     steps_of: |_| &[0],
 };
 
 /// One border in the middle.
 pub(crate) const MIDDLE: Layout = head_and_blocks("cut in the middle", |p| first_if(p.permille <= 500));
 
+/// The oldest in blocks that are compacted, the rest in a head.
+const COMPACTED_AND_HEAD: Layout = Layout {
+    compacted: true,
+    ..head_and_blocks("three compacted blocks and a head", |p| match p.permille {
+        ..250 => &[0],
+        250..510 => &[1],
+        510..760 => &[2],
+        _ => &[3],
+    })
+};
+
+/// Overlapping blocks, some samples in several, all compacted.
+pub(crate) const COMPACTED: Layout = Layout {
+    name: "compacted blocks only",
+    all_cut: true,
+    compacted: true,
+    steps_of: |p| match (p.sample + p.series) % 4 {
+        0 => &[0],
+        1 => &[1],
+        2 => &[0, 1, 2],
+        _ => &[2],
+    },
+};
+
 /// All layouts.
-pub(crate) const ALL: [Layout; 10] = [
+pub(crate) const ALL: [Layout; 12] = [
+    COMPACTED,
+    COMPACTED_AND_HEAD,
     HEAD,
     BLOCKS,
     MIDDLE,

@@ -21,14 +21,15 @@ use koios_runtime::{
     TokioClock,
 };
 use koios_server::Metrics;
-use koios_store::{BlockStore, StoreSettings};
+use koios_store::{BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, StoreSettings};
 use koios_testkit::promqltest::{MemoryStorage, Point, Storage};
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{Batch, BatchHeader, FlushRequest, IngesterService, ServiceError, StoreService};
 use object_store::memory::InMemory;
+use parking_lot::Mutex;
 
-pub(crate) use layout::{ALL, BLOCKS, HEAD, Layout, MIDDLE};
+pub(crate) use layout::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE};
 use layout::{Place, STEPS_MAX};
 use twin::Twin;
 
@@ -86,6 +87,9 @@ pub(crate) struct Stored {
     tasks: TaskGroup,
     tenants: u64,
     batches: u64,
+    manifests: TenantManifests,
+    compactor: Compactor,
+    compacted: Arc<Mutex<TenantId>>,
     twin: Twin<MemoryStorage, ClusterQueryable>,
 }
 
@@ -106,17 +110,18 @@ impl Stored {
         settings.head_keep = Duration::ZERO;
         // Cuts happen when the layout says so.
         settings.cut_interval = YEAR;
+        let runtime = Runtime {
+            clock: Arc::clone(&clock),
+            disk: DiskHandle::inline(Arc::new(SimDisk::new(rng.fork()))),
+            rng,
+            cpu: Cpu::inline(),
+            net: Arc::new(RealNet),
+            memory: MemoryWatch::default(),
+        };
         let ingester = Ingester::start(
             settings,
             Deps {
-                runtime: Runtime {
-                    clock: Arc::clone(&clock),
-                    disk: DiskHandle::inline(Arc::new(SimDisk::new(rng.fork()))),
-                    rng,
-                    cpu: Cpu::inline(),
-                    net: Arc::new(RealNet),
-                    memory: MemoryWatch::default(),
-                },
+                runtime: runtime.clone(),
                 member: MEMBER.to_owned(),
                 identity: Identity {
                     cluster: CLUSTER,
@@ -144,7 +149,23 @@ impl Stored {
             Patience::default(),
         );
         let twin = twin_of(&cluster, 0);
+        let compacted = Arc::new(Mutex::new(tenant(0)));
+        let deps = CompactionDeps {
+            runtime: runtime.clone(),
+            member: MEMBER.to_owned(),
+            manifests: manifests(),
+            duty: Arc::new(OneTenant(Arc::clone(&compacted))),
+            metrics,
+        };
+        let settings = CompactionSettings {
+            retention: Duration::ZERO,
+            tenants_interval: Duration::ZERO,
+            ..CompactionSettings::default()
+        };
         Self {
+            manifests: manifests(),
+            compactor: Compactor::new(settings, deps),
+            compacted,
             layout,
             clock,
             ingester,
@@ -164,6 +185,12 @@ impl Stored {
     pub(crate) fn head_series(&self) -> usize {
         let status = self.ingester.status();
         status.partitions.iter().map(|p| p.series).sum()
+    }
+
+    /// Live blocks of the current script.
+    pub(crate) async fn blocks(&self) -> usize {
+        let manifest = self.manifests.probe(&tenant(self.tenants)).await;
+        manifest.expect("a bucket in memory").blocks.len()
     }
 
     async fn push(&mut self, samples: &[(&Labels, &Point)]) -> Result<(), ServiceError> {
@@ -210,6 +237,23 @@ impl Stored {
             wait: true,
         };
         self.ingester.flush(request).await.map(|_| ())
+    }
+
+    /// Compacts until nothing is due.
+    async fn compact(&mut self) {
+        *self.compacted.lock() = tenant(self.tenants);
+        while self.compactor.visit_all().await {}
+    }
+}
+
+/// Nobody else compacts, and scripts that are over are of no interest.
+#[derive(Debug)]
+struct OneTenant(Arc<Mutex<TenantId>>);
+
+#[async_trait]
+impl CompactionDuty for OneTenant {
+    async fn epoch(&self, tenant: &TenantId, _: bool) -> Option<u64> {
+        (*self.0.lock() == *tenant).then_some(1)
     }
 }
 
@@ -294,6 +338,9 @@ impl Storage for Stored {
             if at < last || self.layout.all_cut {
                 self.cut().await.map_err(|e| e.to_string())?;
             }
+        }
+        if self.layout.compacted {
+            self.compact().await;
         }
         self.twin.model.add(series).await
     }

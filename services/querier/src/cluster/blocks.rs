@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::StreamExt;
-use koios_model::{Labels, Matchers, TenantId, TimeRange};
+use koios_model::{Labels, Matchers, TenantId, TimeRange, random_weight};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::{
     SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest,
     StoreService, StoreStream,
 };
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::budget::Budget;
 use super::held::{HeldSeries, SourceError, hold};
@@ -36,7 +35,10 @@ pub(crate) fn assign(blocks: Vec<String>, stores: &[StoreMember]) -> Result<Vec<
     }
     let mut groups: Vec<BlockGroup> = Vec::new();
     for block in blocks {
-        let mut ranked: Vec<_> = stores.iter().map(|s| (weight(&s.name, &block), s)).collect();
+        let mut ranked: Vec<_> = stores
+            .iter()
+            .map(|s| (random_weight(&s.name, &block), s))
+            .collect();
         ranked.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
         let first = ranked.first().map(|(_, s)| s.name.clone());
         match groups
@@ -51,14 +53,6 @@ pub(crate) fn assign(blocks: Vec<String>, stores: &[StoreMember]) -> Result<Vec<
         }
     }
     Ok(groups)
-}
-
-fn weight(store: &str, block: &str) -> u64 {
-    let mut bytes = Vec::with_capacity(store.len() + block.len() + 1);
-    bytes.extend_from_slice(store.as_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(block.as_bytes());
-    xxh3_64(&bytes)
 }
 
 /// What to read from blocks, as of a pinned manifest.

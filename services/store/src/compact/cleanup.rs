@@ -1,0 +1,151 @@
+//! What nobody needs any more goes: samples past the retention, bytes of dead blocks, uploads that were never listed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use koios_block::BlockId;
+use koios_bucket::{Manifest, TenantManifests, Writer};
+use koios_model::TenantId;
+
+use super::CompactionSettings;
+use super::error::CompactError;
+use super::plan::expired;
+use super::settings::millis;
+
+/// Versions of a manifest whose content is kept, for reads that pinned them.
+const HISTORY_KEPT: u64 = 128;
+/// History is dropped when so many versions more have come.
+const HISTORY_SLACK: u64 = 32;
+
+/// What was seen dead, and when first, by this process' own clock: nobody else's clock decides when bytes go.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SeenDead(BTreeMap<BlockId, Duration>);
+
+impl SeenDead {
+    /// The dead blocks that have bytes and were seen dead for a grace.
+    fn ripe(&mut self, manifest: &Manifest, now: Duration, grace: Duration) -> Vec<(BlockId, Vec<String>)> {
+        let with_bytes = || manifest.dead.iter().filter(|d| !d.parts.is_empty());
+        let mut seen = BTreeMap::new();
+        for dead in with_bytes() {
+            let since = self.0.get(&dead.block).copied().unwrap_or(now);
+            seen.insert(dead.block, since);
+        }
+        self.0 = seen;
+        let is_ripe = |block: &BlockId| {
+            self.0
+                .get(block)
+                .is_some_and(|at| now.saturating_sub(*at) >= grace)
+        };
+        with_bytes()
+            .filter(|d| is_ripe(&d.block))
+            .map(|d| (d.block, d.parts.clone()))
+            .collect()
+    }
+}
+
+/// Takes blocks off the list whose samples are all older than what is kept. Gives how many.
+pub(crate) async fn retire(
+    manifests: &TenantManifests,
+    manifest: &Manifest,
+    now_ms: i64,
+    settings: &CompactionSettings,
+    writer: &Writer,
+) -> Result<usize, CompactError> {
+    let old: Vec<BlockId> = expired(manifest, now_ms, settings).map(|b| b.block).collect();
+    if old.is_empty() {
+        return Ok(0);
+    }
+    let remove = |m: &mut Manifest| {
+        for block in &old {
+            m.remove_block(*block);
+        }
+        Ok(())
+    };
+    manifests.commit(&manifest.tenant, writer, remove).await?;
+    tracing::info!(tenant = %manifest.tenant, blocks = old.len(), "blocks older than the retention are deleted");
+    Ok(old.len())
+}
+
+/// Deletes the bytes of blocks that have been dead for the grace. Gives how many.
+pub(crate) async fn delete_dead(
+    manifests: &TenantManifests,
+    manifest: &Manifest,
+    seen: &mut SeenDead,
+    now: Duration,
+    settings: &CompactionSettings,
+    writer: &Writer,
+) -> Result<usize, CompactError> {
+    let ripe = seen.ripe(manifest, now, settings.dead_grace);
+    if ripe.is_empty() {
+        return Ok(0);
+    }
+    for (block, parts) in &ripe {
+        manifests
+            .bucket()
+            .delete_parts(&manifest.tenant, *block, parts)
+            .await?;
+    }
+    // The names stay, so that nobody lists them again.
+    let forget = |m: &mut Manifest| {
+        for dead in &mut m.dead {
+            if ripe.iter().any(|(block, _)| *block == dead.block) {
+                dead.parts.clear();
+            }
+        }
+        Ok(())
+    };
+    manifests.commit(&manifest.tenant, writer, forget).await?;
+    Ok(ripe.len())
+}
+
+/// Declares uploads dead that are old and were never listed: whoever made them has ended, or will be refused. Lists. Gives how
+/// many.
+pub(crate) async fn bury_orphans(
+    manifests: &TenantManifests,
+    tenant: &TenantId,
+    now_ms: i64,
+    settings: &CompactionSettings,
+    writer: &Writer,
+) -> Result<usize, CompactError> {
+    // Listed first: what is uploaded and listed after it is not found, what is listed before the manifest is read is there.
+    let uploaded = manifests.bucket().uploaded_blocks(tenant).await?;
+    let manifest = manifests.probe(tenant).await?;
+    let before = now_ms.saturating_sub(millis(settings.orphan_age));
+    let unknown = |block: &BlockId| manifest.block(*block).is_none() && !manifest.is_dead(*block);
+    let orphans: Vec<_> = uploaded
+        .into_iter()
+        .filter(|(block, _)| block.time_ms() < before && unknown(block))
+        .collect();
+    if orphans.is_empty() {
+        return Ok(0);
+    }
+    let bury = |m: &mut Manifest| {
+        for (block, parts) in &orphans {
+            if m.block(*block).is_none() {
+                m.bury(*block, parts.clone());
+            }
+        }
+        Ok(())
+    };
+    manifests.commit(tenant, writer, bury).await?;
+    tracing::info!(%tenant, blocks = orphans.len(), "uploads that were never listed are deleted");
+    Ok(orphans.len())
+}
+
+/// Drops the content of old manifest versions.
+pub(crate) async fn drop_history(
+    manifests: &TenantManifests,
+    manifest: &Manifest,
+    dropped_below: &mut u64,
+) -> Result<(), CompactError> {
+    let keep_from = manifest.version.saturating_sub(HISTORY_KEPT);
+    if keep_from < dropped_below.saturating_add(HISTORY_SLACK) {
+        return Ok(());
+    }
+    manifests
+        .bucket()
+        .drop_history(&manifest.tenant, keep_from)
+        .await?;
+    *dropped_below = keep_from;
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! One merge: read, write, verify, upload, commit.
+
+use std::sync::Arc;
+
+use koios_block::{
+    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Deletion,
+    Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
+};
+use koios_bucket::{Blocks, Error as BucketError, Manifest, ManifestBlock, TenantManifests, Writer};
+use koios_model::TenantId;
+use koios_runtime::{ClockHandle, Cpu, RngHandle};
+
+use super::CompactionSettings;
+use super::error::CompactError;
+use super::plan::MergeJob;
+
+/// Samples that go to the writer at a time.
+const BATCH_SAMPLES: usize = 64 * 1024;
+/// Bytes of the blocks being read that are kept: each input is read from its start to its end once.
+const INPUT_CELLS_BYTES: u64 = 48 << 20;
+/// The same for footers and page indexes.
+const INPUT_INDEX_BYTES: u64 = 16 << 20;
+
+/// What merges blocks. What it reads stays out of the caches of reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Merger {
+    pub(crate) manifests: TenantManifests,
+    pub(crate) settings: CompactionSettings,
+    pub(crate) clock: ClockHandle,
+    pub(crate) rng: RngHandle,
+    pub(crate) cpu: Cpu,
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merged {
+    pub(crate) stats: MergeStats,
+    pub(crate) blocks: usize,
+    /// Bytes of the new blocks.
+    pub(crate) bytes: u64,
+}
+
+impl Merger {
+    /// Merges a job's blocks into new ones, and lists these in their place.
+    pub(crate) async fn run(
+        &self,
+        manifest: &Manifest,
+        job: &MergeJob,
+        writer: &Writer,
+    ) -> Result<Merged, CompactError> {
+        let mut uploaded = Vec::new();
+        let done = self.merge(manifest, job, writer, &mut uploaded).await;
+        match &done {
+            // Whether they are listed is not known: if not, their age tells.
+            Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
+            Err(_) if uploaded.is_empty() => {}
+            Err(_) => self.bury(&manifest.tenant, writer, &uploaded).await,
+        }
+        done
+    }
+
+    async fn merge(
+        &self,
+        manifest: &Manifest,
+        job: &MergeJob,
+        writer: &Writer,
+        uploaded: &mut Vec<BlockMeta>,
+    ) -> Result<Merged, CompactError> {
+        let inputs = self.open(manifest, job).await?;
+        let options = self.options(manifest, job, &inputs, writer.epoch);
+        let mut merge = BlockMerge::new(inputs);
+        let mut open: Option<BlockWriter> = None;
+        loop {
+            let room = self.room(open.as_ref());
+            let batch = next_batch(&mut merge, room).await?;
+            if batch.is_empty() {
+                break;
+            }
+            let out = match open.take() {
+                Some(out) => out,
+                None => BlockWriter::new(BlockOptions {
+                    block: self.name(),
+                    ..options.clone()
+                })?,
+            };
+            let out = self.cpu.run(move || push_all(out, &batch)).await??;
+            if self.is_full(&out) {
+                uploaded.extend(self.finish(&manifest.tenant, out).await?);
+            } else {
+                open = Some(out);
+            }
+        }
+        if let Some(out) = open {
+            uploaded.extend(self.finish(&manifest.tenant, out).await?);
+        }
+        let stats = merge.stats();
+        let written = uploaded.iter().map(|m| m.samples).sum();
+        if written != stats.samples_out {
+            return Err(CompactError::Differs {
+                merged: stats.samples_out,
+                written,
+            });
+        }
+        let entries: Vec<_> = uploaded
+            .iter()
+            .map(|meta| ManifestBlock::merged(meta, &job.inputs))
+            .collect();
+        self.commit(&manifest.tenant, job, writer, &entries).await?;
+        Ok(Merged {
+            stats,
+            blocks: entries.len(),
+            bytes: entries.iter().map(ManifestBlock::bytes).sum(),
+        })
+    }
+
+    async fn open(&self, manifest: &Manifest, job: &MergeJob) -> Result<Vec<MergeInput>, CompactError> {
+        let cache = Arc::new(BlockCache::new(INPUT_CELLS_BYTES, INPUT_INDEX_BYTES));
+        let blocks = Blocks::new(self.manifests.bucket().clone(), cache, 0).with_cpu(self.cpu.clone());
+        let mut inputs = Vec::with_capacity(job.inputs.len());
+        for listed in &job.inputs {
+            let block = blocks.open(&manifest.tenant, listed).await?;
+            inputs.push(MergeInput {
+                block,
+                deletions: deletions(manifest, listed)?,
+            });
+        }
+        Ok(inputs)
+    }
+
+    /// What all new blocks have in common.
+    fn options(
+        &self,
+        manifest: &Manifest,
+        job: &MergeJob,
+        inputs: &[MergeInput],
+        epoch: u64,
+    ) -> BlockOptions {
+        let mut partitions: Vec<_> = job
+            .inputs
+            .iter()
+            .flat_map(|b| b.partitions.iter().copied())
+            .collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        BlockOptions {
+            partitions,
+            epoch,
+            level: job.level,
+            sources: job.inputs.iter().map(|b| b.block).collect(),
+            clean_up_to: manifest.version,
+            starts: inputs.iter().any(|i| i.block.meta().may_have_starts()),
+            layout: Layout::compacted(),
+            ..BlockOptions::new(self.name(), manifest.tenant.clone(), job.window)
+        }
+    }
+
+    fn name(&self) -> BlockId {
+        BlockId::new(self.clock.now_ms(), self.rng.u128())
+    }
+
+    fn is_full(&self, out: &BlockWriter) -> bool {
+        out.encoded_bytes() >= self.settings.block_bytes || out.series_count() >= self.settings.block_series
+    }
+
+    /// Series that a block may still take.
+    fn room(&self, out: Option<&BlockWriter>) -> usize {
+        let taken = out.map_or(0, BlockWriter::series_count);
+        self.settings.block_series.saturating_sub(taken).max(1)
+    }
+
+    /// Ends a block, reads all of it back, and uploads it.
+    async fn finish(&self, tenant: &TenantId, out: BlockWriter) -> Result<Option<BlockMeta>, CompactError> {
+        let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
+            return Ok(None);
+        };
+        self.verify(&parts).await?;
+        self.manifests.bucket().upload_block(tenant, &parts).await?;
+        Ok(Some(parts.meta))
+    }
+
+    async fn verify(&self, parts: &BlockParts) -> Result<(), CompactError> {
+        let cache = Arc::new(BlockCache::new(INPUT_CELLS_BYTES, INPUT_INDEX_BYTES));
+        let source = Arc::new(MemoryBlock::new(parts));
+        let reader = BlockReader::open(source, Arc::new(parts.meta.clone()), cache)?;
+        Ok(verify(&reader.with_cpu(self.cpu.clone())).await?)
+    }
+
+    /// Lists the new blocks in place of the old ones, unless one of these went meanwhile.
+    async fn commit(
+        &self,
+        tenant: &TenantId,
+        job: &MergeJob,
+        writer: &Writer,
+        entries: &[ManifestBlock],
+    ) -> Result<(), CompactError> {
+        let replace = |m: &mut Manifest| {
+            for input in &job.inputs {
+                if !m.remove_block(input.block) {
+                    let reason = format!("block {} was replaced while it was merged", input.block);
+                    return Err(BucketError::Refused {
+                        tenant: m.tenant.clone(),
+                        reason,
+                    });
+                }
+            }
+            entries.iter().try_for_each(|entry| m.add_block(entry.clone()))
+        };
+        self.manifests.commit(tenant, writer, replace).await?;
+        Ok(())
+    }
+
+    /// Declares blocks dead that were uploaded in vain; what cannot be said now their age tells later.
+    async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
+        let bury = |m: &mut Manifest| {
+            for meta in uploaded
+                .iter()
+                .filter(|meta| m.block(meta.block).is_none())
+                .collect::<Vec<_>>()
+            {
+                let parts = meta.summaries().into_iter().map(|p| p.name).collect();
+                m.bury(meta.block, parts);
+            }
+            Ok(())
+        };
+        if let Err(error) = self.manifests.commit(tenant, writer, bury).await {
+            tracing::debug!(%tenant, %error, "blocks uploaded in vain stay until they are old");
+        }
+    }
+}
+
+/// What of a block is deleted.
+fn deletions(manifest: &Manifest, block: &ManifestBlock) -> Result<Vec<Deletion>, CompactError> {
+    let compile = |t: &koios_bucket::Tombstone| match t.matchers() {
+        Ok(matchers) => Ok(Deletion {
+            matchers,
+            range: t.range,
+        }),
+        Err(e) => Err(CompactError::Bucket(BucketError::Refused {
+            tenant: manifest.tenant.clone(),
+            reason: format!("deletion {} cannot be read: {e}", t.id),
+        })),
+    };
+    manifest.masking(block).map(compile).collect()
+}
+
+/// The next series, at most so many.
+async fn next_batch(merge: &mut BlockMerge, series_max: usize) -> Result<Vec<MergedSeries>, CompactError> {
+    let (mut batch, mut samples) = (Vec::new(), 0);
+    while samples < BATCH_SAMPLES
+        && batch.len() < series_max
+        && let Some(series) = merge.next().await?
+    {
+        samples += series.samples.len() + series.histograms.len() + 1;
+        batch.push(series);
+    }
+    Ok(batch)
+}
+
+fn push_all(mut out: BlockWriter, batch: &[MergedSeries]) -> koios_block::Result<BlockWriter> {
+    let mut writer = MergedWriter::default();
+    for series in batch {
+        writer.push(series, &mut out)?;
+    }
+    Ok(out)
+}

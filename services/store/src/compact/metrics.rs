@@ -1,0 +1,89 @@
+//! What compaction tells about itself.
+
+use std::time::Duration;
+
+use koios_model::TenantId;
+use koios_server::Metrics;
+use koios_server::metrics::{Counter, Family, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::job::Merged;
+
+type ByTenant = Family<Vec<(&'static str, String)>, Gauge>;
+
+/// `koios_compaction_*`.
+#[derive(Clone, Debug)]
+pub(crate) struct CompactionMetrics {
+    merges: Counter,
+    pub(crate) failures: Counter,
+    samples: Counter,
+    bytes: Counter,
+    seconds: Histogram,
+    pub(crate) retired: Counter,
+    pub(crate) deleted: Counter,
+    blocks: ByTenant,
+    due: ByTenant,
+    due_seconds: ByTenant,
+    bad: ByTenant,
+}
+
+/// How a tenant stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) blocks: usize,
+    pub(crate) due: usize,
+    pub(crate) due_for: Duration,
+    pub(crate) bad: usize,
+}
+
+impl CompactionMetrics {
+    pub(crate) fn new(m: &Metrics) -> Self {
+        let name = |n: &str| format!("koios_compaction_{n}");
+        let counter = |n, help| m.counter(&name(n), help);
+        let gauge = |n, help| m.register(&name(n), help, ByTenant::default());
+        Self {
+            merges: counter("merges_total", "Merges whose blocks are listed"),
+            failures: counter(
+                "failures_total",
+                "Merges and clean-ups that failed and will be tried again",
+            ),
+            samples: counter("samples_total", "Samples that merges read"),
+            bytes: counter("written_bytes_total", "Bytes of blocks that merges wrote"),
+            seconds: m.durations(&name("merge_seconds"), "What a merge took"),
+            retired: counter("blocks_expired_total", "Blocks deleted because of their age"),
+            deleted: counter("blocks_deleted_total", "Dead blocks whose bytes were deleted"),
+            blocks: gauge("blocks", "Live blocks"),
+            due: gauge("due_merges", "Merges that are due"),
+            due_seconds: gauge(
+                "due_seconds",
+                "How long merges have been due without one being done",
+            ),
+            bad: gauge("bad_blocks", "Damaged blocks that are left alone: see the log"),
+        }
+    }
+
+    pub(crate) fn merged(&self, merged: &Merged, took: Duration) {
+        self.merges.inc();
+        self.samples.inc_by(merged.stats.samples_in);
+        self.bytes.inc_by(merged.bytes);
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn stands(&self, tenant: &TenantId, standing: &Standing) {
+        let label = vec![("tenant", tenant.to_string())];
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.blocks.get_or_create(&label).set(number(standing.blocks));
+        self.due.get_or_create(&label).set(number(standing.due));
+        self.bad.get_or_create(&label).set(number(standing.bad));
+        let seconds = i64::try_from(standing.due_for.as_secs()).unwrap_or(i64::MAX);
+        self.due_seconds.get_or_create(&label).set(seconds);
+    }
+
+    /// Another process looks after the tenant.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        let label = vec![("tenant", tenant.to_string())];
+        for family in [&self.blocks, &self.due, &self.bad, &self.due_seconds] {
+            family.remove(&label);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Compaction: merges a tenant's blocks into fewer and larger ones, and removes what nobody needs any more.
+//!
+//! **Data flow.** A [`Compactor`] visits the tenants that it is on duty for. *Plan* (pure) reads the manifest and says which
+//! blocks to merge; *job* streams them through the merge into new blocks, verifies and uploads these, and lists them in place of
+//! the old ones in one commit; *cleanup* takes blocks past the retention off the list, deletes bytes of dead blocks after a grace, and
+//! buries uploads that were never listed.
+//!
+//! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
+//! gone does nothing, so that two processes at once waste work and nothing else; duty is only there to avoid that (I14). A merge
+//! begins again from nothing after any crash. What a merge holds in memory does not grow with its input: the blocks it
+//! writes are bounded, and split where they would grow beyond. A damaged block is left alone and reported, the rest goes on (I11).
+//!
+//! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
+
+mod cleanup;
+mod error;
+mod job;
+mod metrics;
+mod plan;
+mod settings;
+
+#[cfg(test)]
+mod compact_test;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use koios_block::BlockId;
+use koios_bucket::{Manifest, TenantManifests, Writer};
+use koios_model::TenantId;
+use koios_runtime::{Runtime, with_sources};
+use koios_server::Metrics;
+
+use cleanup::SeenDead;
+use error::CompactError;
+use job::Merger;
+use metrics::{CompactionMetrics, Standing};
+use plan::{MergeJob, due_merges};
+pub use settings::CompactionSettings;
+
+/// Merges of one tenant before others have their turn.
+const MERGES_PER_VISIT: usize = 4;
+/// How often uploads that were never listed are looked for.
+const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How long a damaged block is left alone.
+const BAD_FOR: Duration = Duration::from_secs(3600);
+
+/// Who compacts which tenant.
+#[async_trait]
+pub trait CompactionDuty: Send + Sync + Debug + 'static {
+    /// The epoch under which this process compacts a tenant; `None` when another one does. `overdue` says that something has been
+    /// due for long that nobody did.
+    async fn epoch(&self, tenant: &TenantId, overdue: bool) -> Option<u64>;
+}
+
+/// Everything compaction needs from outside.
+#[derive(Clone, Debug)]
+pub struct CompactionDeps {
+    /// Clock, randomness, CPU and memory.
+    pub runtime: Runtime,
+    /// This process' name, for manifests.
+    pub member: String,
+    /// Manifests and blocks.
+    pub manifests: TenantManifests,
+    /// Who compacts which tenant.
+    pub duty: Arc<dyn CompactionDuty>,
+    /// Where metrics go.
+    pub metrics: Metrics,
+}
+
+/// Compacts the tenants that it is on duty for.
+#[derive(Debug)]
+pub struct Compactor {
+    deps: CompactionDeps,
+    settings: CompactionSettings,
+    merger: Merger,
+    metrics: CompactionMetrics,
+    tenants: BTreeMap<TenantId, TenantStanding>,
+    /// When the bucket was last asked for its tenants.
+    listed_at: Option<Duration>,
+}
+
+/// What is remembered of a tenant.
+#[derive(Debug, Default)]
+struct TenantStanding {
+    /// Damaged blocks, and when they are tried again.
+    bad: BTreeMap<BlockId, Duration>,
+    /// What is due first, and since when.
+    due: Option<(MergeJob, Duration)>,
+    dead: SeenDead,
+    history_dropped_below: u64,
+    orphans_looked_at: Option<Duration>,
+}
+
+impl TenantStanding {
+    fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
+        self.bad.retain(|_, until| *until > now);
+        self.bad.keys().copied().collect()
+    }
+
+    /// Notes what is due first; gives for how long it has been.
+    fn note_due(&mut self, first: Option<&MergeJob>, now: Duration) -> Duration {
+        let since = match (&self.due, first) {
+            (Some((before, since)), Some(first)) if before == first => *since,
+            _ => now,
+        };
+        self.due = first.map(|job| (job.clone(), since));
+        now.saturating_sub(since)
+    }
+}
+
+impl Compactor {
+    /// A compactor that has not begun.
+    pub fn new(settings: CompactionSettings, deps: CompactionDeps) -> Self {
+        let runtime = &deps.runtime;
+        let cpu = runtime.cpu.separate("koios-compact", 1).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no thread of its own for compaction; sharing");
+            runtime.cpu.clone()
+        });
+        let merger = Merger {
+            manifests: deps.manifests.clone(),
+            settings: settings.clone(),
+            clock: Arc::clone(&runtime.clock),
+            rng: runtime.rng.fork(),
+            cpu,
+        };
+        Self {
+            metrics: CompactionMetrics::new(&deps.metrics),
+            merger,
+            settings,
+            deps,
+            tenants: BTreeMap::new(),
+            listed_at: None,
+        }
+    }
+
+    /// Visits all tenants, for ever.
+    pub async fn run(mut self) {
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        loop {
+            if !self.visit_all().await {
+                clock.sleep(self.settings.interval).await;
+            }
+        }
+    }
+
+    /// Visits every tenant once; whether there is more to do at once.
+    pub async fn visit_all(&mut self) -> bool {
+        if let Err(error) = self.learn_tenants().await {
+            tracing::warn!(%error, "tenants cannot be listed, trying again");
+        }
+        let mut more = false;
+        for tenant in self.tenants.keys().cloned().collect::<Vec<_>>() {
+            let runtime = &self.deps.runtime;
+            if let Err(short) = runtime.memory.check(runtime.clock.elapsed()) {
+                tracing::info!(%short, "nothing is compacted meanwhile");
+                return false;
+            }
+            match self.visit(&tenant).await {
+                Ok(left) => more |= left,
+                Err(error) => {
+                    self.metrics.failures.inc();
+                    let error = with_sources(&error);
+                    tracing::warn!(%tenant, error, "compaction failed, trying again");
+                }
+            }
+        }
+        more
+    }
+
+    async fn learn_tenants(&mut self) -> Result<(), CompactError> {
+        let now = self.deps.runtime.clock.elapsed();
+        let fresh = |at| now.saturating_sub(at) < self.settings.tenants_interval;
+        if self.listed_at.is_some_and(fresh) {
+            return Ok(());
+        }
+        let listed = self.deps.manifests.bucket().tenants().await?;
+        self.listed_at = Some(now);
+        let gone: Vec<_> = self
+            .tenants
+            .keys()
+            .filter(|t| !listed.contains(t))
+            .cloned()
+            .collect();
+        for tenant in gone {
+            self.tenants.remove(&tenant);
+            self.metrics.forget(&tenant);
+        }
+        for tenant in listed {
+            self.tenants.entry(tenant).or_default();
+        }
+        Ok(())
+    }
+
+    /// Does what is due for a tenant, a few merges at most; whether there is more.
+    async fn visit(&mut self, tenant: &TenantId) -> Result<bool, CompactError> {
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        let (jobs, standing) = self.stand(&manifest);
+        let patience = jobs
+            .first()
+            .map_or(Duration::ZERO, |job| self.settings.patience(job.bytes()));
+        let overdue = !jobs.is_empty() && standing.due_for >= patience;
+        let Some(epoch) = self.deps.duty.epoch(tenant, overdue).await else {
+            self.metrics.forget(tenant);
+            return Ok(false);
+        };
+        self.metrics.stands(tenant, &standing);
+        let writer = Writer::compaction(&self.deps.member, epoch);
+        if !jobs.is_empty() {
+            self.deps.manifests.bucket().claim(tenant, &writer).await?;
+        }
+        let more = self.merge_due(tenant, &writer).await?;
+        self.clean_up(tenant, &writer).await?;
+        Ok(more)
+    }
+
+    /// What is due, and how the tenant stands.
+    fn stand(&mut self, manifest: &Manifest) -> (Vec<MergeJob>, Standing) {
+        let clock = &self.deps.runtime.clock;
+        let (now, now_ms) = (clock.elapsed(), clock.now_ms());
+        let known = self.tenants.entry(manifest.tenant.clone()).or_default();
+        let bad = known.bad(now);
+        let jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        let standing = Standing {
+            blocks: manifest.blocks.len(),
+            due: jobs.len(),
+            due_for: known.note_due(jobs.first(), now),
+            bad: bad.len(),
+        };
+        (jobs, standing)
+    }
+
+    async fn merge_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+        for _ in 0..MERGES_PER_VISIT {
+            let manifest = self.deps.manifests.probe(tenant).await?;
+            let (jobs, standing) = self.stand(&manifest);
+            self.metrics.stands(tenant, &standing);
+            let Some(job) = jobs.first() else {
+                return Ok(false);
+            };
+            self.merge_one(&manifest, job, writer).await?;
+        }
+        Ok(true)
+    }
+
+    async fn merge_one(
+        &mut self,
+        manifest: &Manifest,
+        job: &MergeJob,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let (tenant, started) = (&manifest.tenant, clock.elapsed());
+        let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
+        tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
+        let merged = match self.merger.run(manifest, job, writer).await {
+            Ok(merged) => merged,
+            Err(error) => {
+                let Some(block) = error.bad_block() else {
+                    return Err(error);
+                };
+                self.metrics.failures.inc();
+                let error = with_sources(&error);
+                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
+                let until = clock.elapsed().saturating_add(BAD_FOR);
+                self.tenants
+                    .entry(tenant.clone())
+                    .or_default()
+                    .bad
+                    .insert(block, until);
+                return Ok(());
+            }
+        };
+        let took = clock.elapsed().saturating_sub(started);
+        self.metrics.merged(&merged, took);
+        let (into, bytes_out, samples_out) = (merged.blocks, merged.bytes, merged.stats.samples_out);
+        tracing::info!(%tenant, blocks, into, bytes, bytes_out, samples, samples_out, ?took, "blocks merged");
+        Ok(())
+    }
+
+    async fn clean_up(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {
+        let (manifests, settings) = (&self.deps.manifests, &self.settings);
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let manifest = manifests.probe(tenant).await?;
+        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        self.metrics.retired.inc_by(retired as u64);
+        let looked = known.orphans_looked_at;
+        if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
+            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), settings, writer).await?;
+            known.orphans_looked_at = Some(clock.elapsed());
+        }
+        let manifest = manifests.probe(tenant).await?;
+        let now = clock.elapsed();
+        let deleted =
+            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, settings, writer).await?;
+        self.metrics.deleted.inc_by(deleted as u64);
+        cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
+    }
+}

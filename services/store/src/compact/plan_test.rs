@@ -1,0 +1,140 @@
+//! Claims about what is merged when.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use koios_block::PartSummary;
+use koios_model::{PartitionId, TenantId};
+
+use super::*;
+
+const HOUR: i64 = 3_600_000;
+
+fn id(n: u128) -> BlockId {
+    BlockId::new(1, n)
+}
+
+/// A block of some kilobytes over hours of the day.
+fn block(n: u128, hours: std::ops::Range<i64>, kib: u64) -> ManifestBlock {
+    let window = TimeRange::new(hours.start * HOUR, hours.end * HOUR - 1);
+    ManifestBlock {
+        block: id(n),
+        partitions: vec![PartitionId(0)],
+        epoch: 1,
+        range: window,
+        window,
+        resolution_ms: 0,
+        level: 0,
+        split: (0, 1),
+        series: 1,
+        samples: 1,
+        covers: BTreeMap::new(),
+        windows: Vec::new(),
+        sources: Vec::new(),
+        clean_up_to: 0,
+        parts: vec![PartSummary {
+            name: "samples.parquet".to_owned(),
+            bytes: kib << 10,
+            crc32c: 0,
+        }],
+    }
+}
+
+fn merged(n: u128, hours: std::ops::Range<i64>, kib: u64, sources: &[u128]) -> ManifestBlock {
+    ManifestBlock {
+        level: 1,
+        sources: sources.iter().map(|n| id(*n)).collect(),
+        ..block(n, hours, kib)
+    }
+}
+
+fn due(blocks: Vec<ManifestBlock>, now_hours: i64) -> Vec<(Vec<u128>, std::ops::Range<i64>)> {
+    due_without(blocks, now_hours, &[])
+}
+
+fn due_without(
+    blocks: Vec<ManifestBlock>,
+    now_hours: i64,
+    bad: &[u128],
+) -> Vec<(Vec<u128>, std::ops::Range<i64>)> {
+    let mut manifest = Manifest::empty(TenantId::anonymous());
+    manifest.blocks = blocks;
+    let bad = bad.iter().map(|n| id(*n)).collect();
+    let jobs = due_merges(&manifest, now_hours * HOUR, &CompactionSettings::default(), &bad);
+    let number = |b: &ManifestBlock| (0..100).find(|n| id(*n) == b.block).unwrap();
+    jobs.iter()
+        .map(|j| {
+            let hours = j.window.min / HOUR..(j.window.max + 1) / HOUR;
+            (j.inputs.iter().map(number).collect(), hours)
+        })
+        .collect()
+}
+
+#[test]
+fn blocks_of_one_window_are_merged_once_it_has_settled() {
+    let two = vec![block(1, 0..2, 10), block(2, 0..2, 10)];
+    assert_eq!(due(two.clone(), 2), []);
+    assert_eq!(due(two, 3), [(vec![1, 2], 0..2)]);
+    assert_eq!(due(vec![block(1, 0..2, 10)], 3), []);
+}
+
+#[test]
+fn windows_widen_when_the_wider_one_has_passed() {
+    let day: Vec<_> = (0..12)
+        .map(|i| block(1 + i, i as i64 * 2..i as i64 * 2 + 2, 10))
+        .collect();
+    assert_eq!(due(day[..6].to_vec(), 12), []);
+    assert_eq!(due(day[..6].to_vec(), 13), [(vec![1, 2, 3, 4, 5, 6], 0..12)]);
+    // A store that was away finds the narrower windows first.
+    let all = due(day, 25);
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[0].1, 0..12);
+    assert_eq!(all[1].1, 12..24);
+    let halves = vec![merged(20, 0..12, 60, &[1, 2]), merged(21, 12..24, 60, &[7, 8])];
+    assert_eq!(due(halves, 25), [(vec![20, 21], 0..24)]);
+}
+
+#[test]
+fn what_is_done_is_not_done_again() {
+    let day = vec![merged(20, 0..24, 60, &[1, 2]), merged(21, 0..24, 60, &[1, 2])];
+    assert_eq!(due(day, 99), []);
+    let half = vec![merged(20, 0..12, 60, &[1, 2])];
+    assert_eq!(due(half, 99), []);
+}
+
+#[test]
+fn a_little_that_comes_late_waits_for_more() {
+    let day = |late: Vec<ManifestBlock>| [vec![merged(20, 0..24, 800, &[1, 2])], late].concat();
+    assert_eq!(due(day(vec![block(30, 2..4, 10)]), 99), []);
+    // Late ones of the same window go together meanwhile.
+    let two = due(day(vec![block(30, 2..4, 10), block(31, 2..4, 10)]), 99);
+    assert_eq!(two, [(vec![30, 31], 2..4), (vec![30, 31], 0..12)]);
+    assert_eq!(due(day(vec![block(30, 2..4, 100)]), 99), [(vec![20, 30], 0..24)]);
+    let many = (0..7)
+        .map(|i| block(30 + i, i as i64 * 2..i as i64 * 2 + 2, 1))
+        .collect();
+    assert_eq!(due(day(many), 99).last().unwrap().1, 0..24);
+}
+
+#[test]
+fn i11_a_bad_block_is_left_alone_and_the_rest_goes_on() {
+    let three = vec![block(1, 0..2, 10), block(2, 0..2, 10), block(3, 0..2, 10)];
+    assert_eq!(due_without(three.clone(), 3, &[2]), [(vec![1, 3], 0..2)]);
+    assert_eq!(due_without(three, 3, &[2, 3]), []);
+}
+
+#[test]
+fn what_is_older_than_the_retention_goes() {
+    let mut manifest = Manifest::empty(TenantId::anonymous());
+    manifest.blocks = vec![block(1, 0..2, 10), block(2, 2..4, 10)];
+    let kept = |hours: u64| CompactionSettings {
+        retention: std::time::Duration::from_secs(hours * 3600),
+        ..CompactionSettings::default()
+    };
+    let gone = |now: i64, hours| {
+        expired(&manifest, now * HOUR, &kept(hours))
+            .map(|b| b.block)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(gone(12, 10), [id(1)]);
+    assert_eq!(gone(11, 10), []);
+    assert_eq!(gone(1_000_000, 0), []);
+}
