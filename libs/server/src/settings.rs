@@ -278,6 +278,13 @@ impl Settings {
                 "at least 1s",
             );
         }
+        if self.store.compaction_interval < Duration::from_millis(100) {
+            return wrong(
+                "store.compaction-interval",
+                &format_args!("{:?}", self.store.compaction_interval),
+                "at least 100ms",
+            );
+        }
         if self.s3.access_key_id.is_empty() != self.s3.secret_access_key.is_empty() {
             let (has, lacks) = if self.s3.access_key_id.is_empty() {
                 ("s3.secret-access-key", "s3.access-key-id")

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use koios_testkit::moto::Moto;
 use koios_testkit::process::pause;
 use koios_testkit::proxy::Proxy;
@@ -111,6 +111,59 @@ async fn i10_another_parquet_reader_finds_what_promql_returns() -> Result<()> {
         samples.sort_by_key(|s| s.t);
     }
     assert_eq!(read, returned);
+    Ok(())
+}
+
+#[tokio::test]
+async fn i10_blocks_are_compacted_in_the_background_and_hold_the_same_samples() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let flags = [
+        "--self-metrics.interval=0s",
+        "--blocks.range=1m",
+        "--store.compaction-delay=0s",
+        "--store.compaction-interval=200ms",
+        "--store.deletion-delay=1s",
+    ];
+    let koios = all_in_one(dir.path(), &flags).await?;
+    let client = support::client();
+    let mut writer = Writer::new(&client, &koios.http, "team-a", 7, now_ms() - 3_600_000);
+    for _ in 0..3 {
+        writer.push_acked(200).await?;
+        let flush = "/ingester/flush?wait=true";
+        let answer = client
+            .send("POST", &koios.http, flush, &[], Default::default())
+            .await?;
+        assert!(answer.status < 300, "{}", answer.text());
+    }
+    let returned = writer.read(&koios.http).await?;
+    let blocks = koios.data_dir.join("bucket/team-a/blocks");
+    let of_blocks = || -> Result<(usize, query::SeriesMap)> {
+        let (mut count, mut read) = (0, query::SeriesMap::new());
+        for block in std::fs::read_dir(&blocks).with_context(|| blocks.display().to_string())? {
+            let folder = block?.path();
+            if std::fs::read_dir(&folder)?.next().is_some() {
+                count += 1;
+                read_block(&folder, &mut read)?;
+            }
+        }
+        read.values_mut().for_each(|samples| samples.sort_by_key(|s| s.t));
+        Ok((count, read))
+    };
+    // Of the bytes of the blocks that were merged nothing stays.
+    let found = eventually("few blocks", || async {
+        let (count, read) = of_blocks()?;
+        ensure!(count <= 4, "{count} blocks");
+        Ok(read)
+    })
+    .await?;
+    assert!(koios.metric(&client, "koios_compaction_merges_total").await? > 0.0);
+    assert_eq!(
+        koios.metric(&client, "koios_compaction_failures_total").await?,
+        0.0
+    );
+    assert_eq!(found, returned);
+    writer.check(&koios.http).await?;
+    koios.log_end()?;
     Ok(())
 }
 

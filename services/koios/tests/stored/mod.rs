@@ -159,7 +159,7 @@ impl Stored {
         };
         let settings = CompactionSettings {
             retention: Duration::ZERO,
-            tenants_interval: Duration::ZERO,
+            interval: Duration::ZERO,
             ..CompactionSettings::default()
         };
         Self {

@@ -43,6 +43,8 @@ pub use settings::CompactionSettings;
 
 /// Merges of one tenant before others have their turn.
 const MERGES_PER_VISIT: usize = 4;
+/// How many visits of all tenants make do with one list of them.
+const VISITS_PER_LISTING: u32 = 5;
 /// How often uploads that were never listed are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long a damaged block is left alone.
@@ -173,7 +175,8 @@ impl Compactor {
 
     async fn learn_tenants(&mut self) -> Result<(), CompactError> {
         let now = self.deps.runtime.clock.elapsed();
-        let fresh = |at| now.saturating_sub(at) < self.settings.tenants_interval;
+        let fresh_for = self.settings.interval.saturating_mul(VISITS_PER_LISTING);
+        let fresh = |at| now.saturating_sub(at) < fresh_for;
         if self.listed_at.is_some_and(fresh) {
             return Ok(());
         }

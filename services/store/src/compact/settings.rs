@@ -9,10 +9,8 @@ pub struct CompactionSettings {
     pub block_range: Duration,
     /// A window is compacted this long after its end, so that the blocks of all members and late ones are there. Default 45 min.
     pub settle: Duration,
-    /// How often tenants are looked at. Default 1 min.
+    /// How often tenants are looked at; every fifth time the bucket is asked which there are. Default 1 min.
     pub interval: Duration,
-    /// How often the bucket is asked which tenants there are. Default 5 min.
-    pub tenants_interval: Duration,
     /// Samples older than this go; zero keeps them for ever. Default 150 days.
     pub retention: Duration,
     /// Bytes of a block that was replaced go this long after: longer than any query takes. Default 1 h.
@@ -35,7 +33,6 @@ impl Default for CompactionSettings {
             block_range: 2 * HOUR,
             settle: 45 * MINUTE,
             interval: MINUTE,
-            tenants_interval: 5 * MINUTE,
             retention: 150 * 24 * HOUR,
             dead_grace: HOUR,
             orphan_age: 24 * HOUR,
