@@ -12,7 +12,7 @@
 //! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`] or [`Error::Samples`], never a panic (I12).
 //!
 //! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
-//! service); exemplars, whose part is named in the format and not written.
+//! service).
 //!
 //! **Failure behaviour.** An error names block and part. [`Error::Corrupt`] and [`Error::Samples`] are about the bytes and last
 //! until they are repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
@@ -20,6 +20,8 @@
 mod cache;
 mod chunk_read;
 mod error;
+mod exemplar_merge;
+mod exemplars;
 mod group_rows;
 mod histogram_rows;
 mod histograms_table;
@@ -45,10 +47,12 @@ mod writer;
 pub use cache::{BlockCache, CacheBytes};
 pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
+pub use exemplar_merge::ExemplarMerge;
+pub use exemplars::SeriesExemplars;
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
-    BlockId, BlockMeta, CELL_BYTES, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta, PartSummary,
-    SAMPLES_PART, SERIES_PART,
+    BlockId, BlockMeta, CELL_BYTES, EXEMPLARS_PART, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta,
+    PartSummary, SAMPLES_PART, SERIES_PART,
 };
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;

@@ -10,6 +10,7 @@ use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, 
 use koios_model::{Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
 
 use crate::Result;
+use crate::exemplar_merge::ExemplarMerge;
 use crate::reader::{BlockReader, BlockSeries};
 use crate::samples::SeriesSamples;
 use crate::writer::{BlockWriter, SeriesColumns};
@@ -188,9 +189,14 @@ pub async fn merge(
     inputs: impl IntoIterator<Item = MergeInput>,
     out: &mut BlockWriter,
 ) -> Result<MergeStats> {
+    let inputs: Vec<MergeInput> = inputs.into_iter().collect();
+    let mut exemplars = ExemplarMerge::new(&inputs);
     let (mut merge, mut writer) = (BlockMerge::new(inputs), MergedWriter::default());
     while let Some(series) = merge.next().await? {
         writer.push(&series, out)?;
+    }
+    while let Some((labels, of_series)) = exemplars.next(None).await? {
+        out.push_exemplars(&labels, &of_series)?;
     }
     Ok(merge.stats())
 }

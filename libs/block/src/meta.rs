@@ -26,6 +26,8 @@ pub const SAMPLES_PART: &str = "samples.parquet";
 
 /// Name of the part with one row per native histogram; only where there are any.
 pub const HISTOGRAMS_PART: &str = "histograms.parquet";
+/// Name of the part with one row per exemplar; only where there are any.
+pub const EXEMPLARS_PART: &str = "exemplars.parquet";
 
 /// Size of the cells that are checksummed one by one: small enough that a query for one series reads little beside its
 /// pages, large enough that the checksums of a block stay in the kilobytes.

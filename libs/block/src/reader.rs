@@ -11,9 +11,10 @@ use koios_runtime::Cpu;
 use crate::Result;
 use crate::cache::BlockCache;
 use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
+use crate::exemplars::{self, SeriesExemplars};
 use crate::group_rows::GroupRows;
 use crate::histogram_rows::read_histograms;
-use crate::meta::{BlockMeta, HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART};
+use crate::meta::{BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
 use crate::samples::{self, SeriesSamples};
@@ -62,6 +63,8 @@ pub struct BlockReader {
     samples: PartFile,
     /// Where there are any.
     histograms: Option<PartFile>,
+    /// Where there are any.
+    exemplars: Option<PartFile>,
 }
 
 impl BlockReader {
@@ -73,16 +76,14 @@ impl BlockReader {
     pub fn open(source: Arc<dyn RangeRead>, meta: Arc<BlockMeta>, cache: Arc<BlockCache>) -> Result<Self> {
         let part = |name| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
         let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
-        let has_histograms = meta.parts.iter().any(|p| p.name == HISTOGRAMS_PART);
-        let histograms = if has_histograms {
-            Some(PartFile::new(source, cache, Arc::clone(&meta), HISTOGRAMS_PART)?)
-        } else {
-            None
-        };
+        let there = |name: &str| meta.parts.iter().any(|p| p.name == name);
+        let if_there = |name| there(name).then(|| part(name)).transpose();
+        let (histograms, exemplars) = (if_there(HISTOGRAMS_PART)?, if_there(EXEMPLARS_PART)?);
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,
             histograms,
+            exemplars,
             meta,
         })
     }
@@ -93,6 +94,9 @@ impl BlockReader {
         self.series.set_cpu(cpu.clone());
         if let Some(histograms) = &mut self.histograms {
             histograms.set_cpu(cpu.clone());
+        }
+        if let Some(exemplars) = &mut self.exemplars {
+            exemplars.set_cpu(cpu.clone());
         }
         self.samples.set_cpu(cpu);
         self
@@ -182,6 +186,19 @@ impl BlockReader {
             _ => read.next().unwrap_or_default(),
         };
         Ok(series.iter().map(of).collect())
+    }
+
+    /// The exemplars of matching series in a closed range of time, in label order and ascending in time, some thousands at a
+    /// time: a series may go on in the next item.
+    pub fn scan_exemplars(
+        &self,
+        matchers: Matchers,
+        range: TimeRange,
+    ) -> BoxStream<'static, Result<Vec<SeriesExemplars>>> {
+        match self.exemplars.clone() {
+            Some(part) => exemplars::scan(part, matchers, range),
+            None => stream::empty().boxed(),
+        }
     }
 
     /// The part that holds the histograms of a series.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, TimestampMillisecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch, StringArray};
-use koios_model::{LabelsRef, Matcher, Matchers, Metadata, TimeRange, write_packed_pair};
+use koios_model::{Labels, LabelsRef, Matcher, Matchers, Metadata, TimeRange, write_packed_pair};
 
 use crate::Result;
 use crate::label_column::Strings;
@@ -429,7 +429,8 @@ impl<'a> Identity<'a> {
     }
 }
 
-fn column<'a>(part: &PartFile, batch: &'a RecordBatch, name: &str) -> Result<&'a Arc<dyn Array>> {
+/// A column.
+pub(crate) fn column<'a>(part: &PartFile, batch: &'a RecordBatch, name: &str) -> Result<&'a Arc<dyn Array>> {
     batch
         .column_by_name(name)
         .ok_or_else(|| part.corrupt(format!("it lacks column {name}")))
@@ -452,15 +453,15 @@ pub(crate) fn times<'a>(part: &PartFile, batch: &'a RecordBatch, name: &str) -> 
         .ok_or_else(|| part.corrupt(format!("column {name} does not hold times")))
 }
 
-/// The `labels` column.
-struct LabelMaps<'a> {
+/// A column of label sets.
+pub(crate) struct LabelMaps<'a> {
     offsets: &'a [i32],
     names: &'a StringArray,
     values: &'a StringArray,
 }
 
 impl<'a> LabelMaps<'a> {
-    fn new(column: &'a Arc<dyn Array>) -> Option<Self> {
+    pub(crate) fn new(column: &'a Arc<dyn Array>) -> Option<Self> {
         let map = column.as_map_opt()?;
         Some(Self {
             offsets: map.value_offsets(),
@@ -469,18 +470,42 @@ impl<'a> LabelMaps<'a> {
         })
     }
 
+    /// The places of a row's names and values.
+    fn places(&self, row: usize) -> Range<usize> {
+        let (Some(&from), Some(&to)) = (self.offsets.get(row), self.offsets.get(row + 1)) else {
+            return 0..0;
+        };
+        let end = self.names.len().min(self.values.len());
+        (from.max(0) as usize).min(end)..(to.max(0) as usize).min(end)
+    }
+
+    /// Whether a row has these labels.
+    pub(crate) fn are(&self, row: usize, labels: &Labels) -> bool {
+        let places = self.places(row);
+        places.len() == labels.iter().count()
+            && places
+                .zip(labels.iter())
+                .all(|(i, pair)| (self.name(i), self.value(i)) == pair)
+    }
+
+    /// The labels of a row; `None` when they are not what labels can be.
+    pub(crate) fn labels(&self, row: usize) -> Option<Labels> {
+        let mut packed = Vec::new();
+        for i in self.places(row) {
+            write_packed_pair(&mut packed, self.name(i), self.value(i));
+        }
+        LabelsRef::from_packed(&packed)
+            .ok()
+            .map(|labels| labels.to_labels())
+    }
+
     /// Writes the labels of a row; whether they are in order is checked by the caller.
     fn pack(&self, row: usize, packed: &mut PackedRow) {
         packed.bytes.clear();
         packed.pairs.clear();
-        let (Some(&from), Some(&to)) = (self.offsets.get(row), self.offsets.get(row + 1)) else {
-            return;
-        };
-        for i in from.max(0) as usize..to.max(0) as usize {
-            if i < self.names.len() && i < self.values.len() {
-                write_packed_pair(&mut packed.bytes, self.name(i), self.value(i));
-                packed.pairs.push((packed.bytes.len(), i));
-            }
+        for i in self.places(row) {
+            write_packed_pair(&mut packed.bytes, self.name(i), self.value(i));
+            packed.pairs.push((packed.bytes.len(), i));
         }
     }
 

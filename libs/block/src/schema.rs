@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow_array::builder::MapFieldNames;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 /// Prefix of the columns that hold one frequent label each.
@@ -42,10 +43,15 @@ pub(crate) const NEGATIVE: &str = "negative";
 pub(crate) const NEGATIVE_COUNTS: &str = "negative_counts";
 pub(crate) const CUSTOM_BOUNDS: &str = "custom_bounds";
 
+pub(crate) const EXEMPLAR_VALUE: &str = "value";
+pub(crate) const EXEMPLAR_LABELS: &str = "exemplar_labels";
+/// The column of the metric's name.
+pub(crate) const METRIC_COLUMN: &str = "l___name__";
+
 /// Names of the MAP's inner groups, as the Parquet specification has them.
-pub(crate) const MAP_ENTRY: &str = "key_value";
-pub(crate) const MAP_KEY: &str = "key";
-pub(crate) const MAP_VALUE: &str = "value";
+const MAP_ENTRY: &str = "key_value";
+const MAP_KEY: &str = "key";
+const MAP_VALUE: &str = "value";
 
 /// An instant: milliseconds since the epoch, UTC.
 pub(crate) fn time_type() -> DataType {
@@ -100,17 +106,36 @@ pub(crate) fn histograms_schema(starts: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The `labels` MAP.
-pub(crate) fn labels_field() -> Field {
-    let entries = Field::new_struct(
-        MAP_ENTRY,
-        vec![
-            Field::new(MAP_KEY, DataType::Utf8, false),
-            Field::new(MAP_VALUE, DataType::Utf8, false),
-        ],
-        false,
-    );
-    Field::new(LABELS, DataType::Map(Arc::new(entries), false), false)
+/// A MAP of labels.
+fn map_field(name: &str) -> Field {
+    let key = Field::new(MAP_KEY, DataType::Utf8, false);
+    let entries = Field::new_struct(MAP_ENTRY, vec![key, map_value_field()], false);
+    Field::new(name, DataType::Map(Arc::new(entries), false), false)
+}
+
+/// The values of a MAP of labels.
+pub(crate) fn map_value_field() -> Field {
+    Field::new(MAP_VALUE, DataType::Utf8, false)
+}
+
+/// The names within a MAP of labels.
+pub(crate) fn map_field_names() -> MapFieldNames {
+    MapFieldNames {
+        entry: MAP_ENTRY.to_owned(),
+        key: MAP_KEY.to_owned(),
+        value: MAP_VALUE.to_owned(),
+    }
+}
+
+/// Columns of `exemplars.parquet`.
+pub(crate) fn exemplars_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(TIMESTAMP, time_type(), false),
+        Field::new(EXEMPLAR_VALUE, DataType::Float64, false),
+        map_field(EXEMPLAR_LABELS),
+        map_field(LABELS),
+        Field::new(METRIC_COLUMN, dictionary_type(), true),
+    ]))
 }
 
 /// Columns of `series.parquet` with a column for each of `frequent`, and where histograms are if there are any.
@@ -125,7 +150,7 @@ pub(crate) fn series_schema(frequent: &[String], histograms: bool) -> SchemaRef 
         Field::new(K_TYPE, dictionary_type(), true),
         Field::new(K_UNIT, dictionary_type(), true),
         Field::new(K_HELP, dictionary_type(), true),
-        labels_field(),
+        map_field(LABELS),
     ];
     if histograms {
         fields.push(Field::new(K_HISTOGRAM_FIRST_ROW, DataType::UInt64, false));

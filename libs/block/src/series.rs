@@ -571,7 +571,7 @@ impl ChunkSplit {
 }
 
 /// Whether the statistics of a row group rule out every value that a matcher accepts.
-fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, matcher: &Matcher) -> bool {
+pub(crate) fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, matcher: &Matcher) -> bool {
     let Some(literals) = matcher.literals().filter(|_| !matcher.matches_empty()) else {
         return false;
     };

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{MapBuilder, MapFieldNames, StringBuilder, StringDictionaryBuilder};
+use arrow_array::builder::StringDictionaryBuilder;
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, Field, SchemaRef};
+use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use koios_model::{Labels, Metadata, TimeRange};
 use parquet::arrow::ArrowWriter;
@@ -14,11 +14,12 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::exemplars::label_map;
 use crate::meta::SERIES_PART;
 use crate::samples_table::{base_properties, encode_error};
 use crate::schema::{
     K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
-    K_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, MAP_ENTRY, MAP_KEY, MAP_VALUE, series_schema,
+    K_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, series_schema,
 };
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -126,7 +127,7 @@ fn batch_of(
         text(|m| &m.kind)?,
         text(|m| &m.unit)?,
         text(|m| &m.help)?,
-        label_map(rows)?,
+        label_map(rows.iter().map(|r| &r.labels))?,
     ];
     if schema.column_with_name(K_HISTOGRAM_COUNT).is_some() {
         let first_rows = rows.iter().map(|r| r.histogram_first_row);
@@ -151,24 +152,6 @@ fn dictionary<'a>(
             }
             None => builder.append_null(),
         }
-    }
-    Ok(Arc::new(builder.finish()))
-}
-
-fn label_map(rows: &[SeriesRow]) -> Result<ArrayRef, arrow_schema::ArrowError> {
-    let names = MapFieldNames {
-        entry: MAP_ENTRY.to_owned(),
-        key: MAP_KEY.to_owned(),
-        value: MAP_VALUE.to_owned(),
-    };
-    let mut builder = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
-        .with_values_field(Field::new(MAP_VALUE, DataType::Utf8, false));
-    for row in rows {
-        for (name, value) in row.labels.iter() {
-            builder.keys().append_value(name);
-            builder.values().append_value(value);
-        }
-        builder.append(true)?;
     }
     Ok(Arc::new(builder.finish()))
 }

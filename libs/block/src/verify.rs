@@ -1,9 +1,9 @@
 //! Checks a whole block: every byte, and that the parts agree with each other and with `meta.json`.
 
 use futures::TryStreamExt;
-use koios_model::{Labels, TimeRange};
+use koios_model::{Labels, Matchers, TimeRange};
 
-use crate::meta::{CELL_BYTES, SAMPLES_PART, SERIES_PART};
+use crate::meta::{CELL_BYTES, EXEMPLARS_PART, SAMPLES_PART, SERIES_PART};
 use crate::reader::BlockReader;
 use crate::samples::SeriesSamples;
 use crate::source::RangeRead;
@@ -110,6 +110,30 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                 meta.series, meta.samples, meta.range
             ),
         );
+    }
+    verify_exemplars(block).await
+}
+
+/// Series in label order, each one's exemplars ascending in time, and as many as announced.
+async fn verify_exemplars(block: &BlockReader) -> Result<()> {
+    let corrupt = |reason: &str| Err(Error::corrupt(block.meta().block, EXEMPLARS_PART, reason));
+    let (mut rows, mut last) = (0u64, None::<(Labels, i64)>);
+    let mut batches = block.scan_exemplars(Matchers::default(), TimeRange::ALL);
+    while let Some(batch) = batches.try_next().await? {
+        for (labels, exemplars) in batch {
+            for exemplar in exemplars {
+                let here = (labels.clone(), exemplar.t);
+                if last.as_ref().is_some_and(|last| *last > here) {
+                    return corrupt("its exemplars are out of order");
+                }
+                last = Some(here);
+                rows += 1;
+            }
+        }
+    }
+    let part = block.meta().parts.iter().find(|p| p.name == EXEMPLARS_PART);
+    if rows != part.map_or(0, |p| p.rows) {
+        return corrupt("it has another number of exemplars than meta.json says");
     }
     Ok(())
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use koios_model::{Histogram, Labels, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{Exemplar, Histogram, Labels, Metadata, PartitionId, TenantId, TimeRange};
 
+use crate::exemplars::ExemplarsWriter;
 use crate::histograms_table::HistogramsWriter;
 use crate::meta::{
-    FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART,
+    EXEMPLARS_PART, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta,
+    SAMPLES_PART, SERIES_PART,
 };
 use crate::samples_table::SamplesWriter;
 use crate::series_table::{SeriesRow, encode_series};
@@ -121,6 +123,8 @@ pub struct BlockWriter {
     samples: SamplesWriter,
     /// From the first histogram on.
     histograms: Option<HistogramsWriter>,
+    /// From the first exemplar on.
+    exemplars: Option<ExemplarsWriter>,
     range: Option<TimeRange>,
 }
 
@@ -136,6 +140,7 @@ impl BlockWriter {
             rows: Vec::new(),
             samples,
             histograms: None,
+            exemplars: None,
             range: None,
         })
     }
@@ -237,6 +242,35 @@ impl BlockWriter {
         Ok(())
     }
 
+    /// Appends exemplars of a series, whether it has samples here or not. A block without any sample is not written.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless series come in strictly ascending label order, apart from those that have samples.
+    pub fn push_exemplars(&mut self, labels: &Labels, exemplars: &[Exemplar]) -> Result<()> {
+        if exemplars.is_empty() {
+            return Ok(());
+        }
+        let last = self.exemplars.as_ref().and_then(ExemplarsWriter::last);
+        if last.is_some_and(|last| last >= labels) {
+            return Err(self.refused(
+                labels,
+                "exemplars must come in strictly ascending label order of their series",
+            ));
+        }
+        match &mut self.exemplars {
+            Some(writer) => writer.push(labels, exemplars),
+            none => {
+                let writer = ExemplarsWriter::new(self.options.block, self.options.layout)?;
+                none.insert(writer).push(labels, exemplars)
+            }
+        }
+    }
+
+    /// The last series that was taken.
+    pub fn last_series(&self) -> Option<&Labels> {
+        self.rows.last().map(|row| &row.labels)
+    }
+
     fn check(&self, labels: &Labels, timestamps: &[i64], values: &[f64], range: TimeRange) -> Result<()> {
         if self.rows.last().is_some_and(|last| last.labels >= *labels) {
             return Err(self.refused(labels, "series must come in strictly ascending label order"));
@@ -279,6 +313,7 @@ impl BlockWriter {
                 .histograms
                 .as_ref()
                 .map_or(0, HistogramsWriter::encoded_bytes)
+            + self.exemplars.as_ref().map_or(0, ExemplarsWriter::encoded_bytes)
     }
 
     /// Finishes the block; `None` when no sample was pushed.
@@ -309,6 +344,12 @@ impl BlockWriter {
             part_metas.push(PartMeta::of(HISTOGRAMS_PART, rows, &bytes));
             parts.push((HISTOGRAMS_PART.to_owned(), bytes));
             format = FORMAT_HISTOGRAMS;
+        }
+        if let Some(exemplars) = self.exemplars {
+            let rows = exemplars.rows();
+            let bytes = exemplars.finish()?;
+            part_metas.push(PartMeta::of(EXEMPLARS_PART, rows, &bytes));
+            parts.push((EXEMPLARS_PART.to_owned(), bytes));
         }
         if options.starts {
             format = FORMAT_VERSION;

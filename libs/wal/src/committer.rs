@@ -136,6 +136,7 @@ struct Shared<A: Apply> {
     settings: WalSettings,
     reader: Reader,
     state: Mutex<State<A>>,
+    settled: bool,
     wake: Notify,
 }
 
@@ -242,6 +243,12 @@ impl<A: Apply> Wal<A> {
         self.shared.state.lock().segments.clone()
     }
 
+    /// Whether all that was replayed is known to be durable. The disk had no room to store the last group again otherwise: if a
+    /// sync of it had failed, it is in memory only. It was never answered then.
+    pub fn is_settled(&self) -> bool {
+        self.shared.settled
+    }
+
     /// Everything before it is durable.
     pub fn synced(&self) -> Lsn {
         self.shared.state.lock().synced
@@ -329,6 +336,7 @@ pub(crate) fn start<A: Apply>(
     reader: Reader,
     mut segments: Vec<u32>,
     active: Active,
+    settled: bool,
     apply: Arc<A>,
     cpu: Cpu,
     clock: ClockHandle,
@@ -345,6 +353,7 @@ pub(crate) fn start<A: Apply>(
             segments,
             synced: active.position(),
         }),
+        settled,
         wake: Notify::new(),
     });
     let wal = Wal {

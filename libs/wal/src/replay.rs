@@ -199,7 +199,7 @@ impl Replay {
             what: "segment number",
         })?;
         let checkpoint = apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32));
-        let active = self.begin(number, checkpoint).await?;
+        let (active, settled) = self.begin(number, checkpoint).await?;
         let reader = Reader {
             disk: self.disk.clone(),
             dir: self.settings.dir.clone(),
@@ -210,6 +210,7 @@ impl Replay {
             reader,
             self.segments,
             active,
+            settled,
             apply,
             cpu,
             clock,
@@ -223,7 +224,7 @@ impl Replay {
     }
 
     /// Settles the last segment and creates the next one.
-    async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<Active> {
+    async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<(Active, bool)> {
         let mut new = NewSegment {
             dir: self.settings.dir.clone(),
             identity: self.identity,
@@ -241,7 +242,8 @@ impl Replay {
             if let Some(path) = last {
                 new.previous_end = settle(d, &path, &settling)?;
             }
-            match new.clone().create(d) {
+            let settled = new.previous_end == settling.synced;
+            let active = match new.clone().create(d) {
                 // Enough to start, answer reads and upload; appends wait for space.
                 Err(Error::Full { .. }) => NewSegment {
                     segment_bytes: 0,
@@ -249,7 +251,8 @@ impl Replay {
                 }
                 .create(d),
                 other => other,
-            }
+            };
+            Ok((active?, settled))
         };
         self.disk.run(begin).await
     }

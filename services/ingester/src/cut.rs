@@ -126,7 +126,8 @@ impl Inner {
             return Ok(FlushReply::default());
         }
         let covered = manifest.covered(replica.key.0, begun.cut.window);
-        let listed = if covered.includes(&begun.batches) {
+        let is_covered = begun.batches.as_ref().is_some_and(|b| covered.includes(b));
+        let listed = if is_covered {
             Ok((manifest.version, FlushReply::default()))
         } else {
             self.upload(replica, block, begun).await
@@ -405,6 +406,11 @@ fn encode(options: BlockOptions, begun: &BegunCut) -> Result<Option<BlockParts>,
         };
         writer
             .push_columns(&series.labels, metadata, columns)
+            .map_err(EncodeError::Block)?;
+    }
+    for (labels, exemplars) in &begun.exemplars {
+        writer
+            .push_exemplars(labels, exemplars)
             .map_err(EncodeError::Block)?;
     }
     writer.finish().map_err(EncodeError::Block)

@@ -120,6 +120,9 @@ pub struct IngesterStatus {
     pub segments: usize,
     /// Bytes of batches in them.
     pub log_bytes: u64,
+    /// Whether all that the last start found in the log is known to be on disk. Only a disk so full that nothing can be
+    /// written in place leaves doubt, about a last group that was never answered.
+    pub log_settled: bool,
     /// Whether the bucket failed last time.
     pub bucket_down: bool,
     /// Hosted partitions, ascending.
@@ -216,6 +219,10 @@ impl Inner {
             }
             Err(e) => return self.fail("ingester replay", &e),
         };
+        if !wal.is_settled() {
+            let dir = self.settings.wal_dir.display();
+            tracing::warn!(%dir, "the disk has no room to store the log's last group again; if a sync had failed before, it is lost with the power");
+        }
         let _ = self.wal.set(wal.clone());
         // Looked at after the log is in place: a stop either finds it there or is seen here.
         if self.background.is_cancelled() {
@@ -396,6 +403,7 @@ impl Inner {
             running: self.phase() == Phase::Running,
             segments: self.wal.get().map_or(0, |w| w.segments().len()),
             log_bytes: self.store.segments.lock().bytes(),
+            log_settled: self.wal.get().is_none_or(Wal::is_settled),
             bucket_down: self.bucket_down.load(Ordering::Relaxed),
             partitions: ledger.adopted.iter().map(partition).collect(),
         }

@@ -42,6 +42,8 @@ struct Progress {
     said_so: Option<Checkpoint>,
     /// A snapshot has what is not loaded.
     from_snapshot: bool,
+    /// Records are missing or cannot be read.
+    damaged: bool,
 }
 
 impl Inner {
@@ -72,11 +74,12 @@ impl Inner {
         }
         self.check_front(&segments);
         if let Some(damage) = replay.missing_end() {
+            progress.damaged = true;
             self.note_missing_end(&damage, epochs);
         }
         for replica in self.store.replicas() {
             let mut state = replica.state.write();
-            state.replayed();
+            state.replayed(progress.damaged);
             state.applied_at = runtime.clock.elapsed();
         }
         let took = runtime.clock.elapsed().saturating_sub(started);
@@ -91,6 +94,7 @@ impl Inner {
     /// are many times as large.
     async fn replay_segment(&self, content: SegmentContent, progress: &mut Progress) -> Result<()> {
         let number = content.number;
+        progress.damaged |= !content.damage.is_empty();
         for damage in &content.damage {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
@@ -117,7 +121,14 @@ impl Inner {
         decoded: Option<Decoded>,
         progress: &mut Progress,
     ) -> Result<()> {
-        let Some(decoded) = decoded else { return Ok(()) };
+        let Some(mut decoded) = decoded else { return Ok(()) };
+        progress.damaged |= !decoded.unreadable.is_empty();
+        if progress.from_snapshot && progress.damaged {
+            // A start that could not use the snapshot may have made them, of less than it has. What they took is cut again.
+            decoded
+                .entries
+                .retain(|(_, entry)| !matches!(entry, Entry::CutBegun(_)));
+        }
         for &lsn in &decoded.unreadable {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().lost(lsn);
@@ -271,6 +282,7 @@ async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
         load_from,
         said_so: newest.filter(|_| load_from > first),
         from_snapshot: false,
+        damaged: false,
     })
 }
 

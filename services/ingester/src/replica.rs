@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use koios_block::BlockId;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved};
-use koios_model::{BatchColumns, BatchSet, Metadata, window_start};
+use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::RwLock;
@@ -35,12 +35,14 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct BegunCut {
     pub(crate) cut: Cut,
-    /// The batches with samples of the window that no listed cut holds.
-    pub(crate) batches: BatchSet,
+    /// The batches with samples of the window that no listed cut holds; `None` when there may be samples of others.
+    pub(crate) batches: Option<BatchSet>,
     /// All batches held when the cut was made: with its block listed, listed blocks hold all their samples of the
     /// window.
     pub(crate) held: BatchSet,
     pub(crate) metadata: BTreeMap<String, Metadata>,
+    /// All that the head has of the window, in blocks already or not: a merge keeps each once.
+    pub(crate) exemplars: Vec<(Labels, Vec<Exemplar>)>,
 }
 
 /// The mutable part of a [`Replica`].
@@ -50,6 +52,8 @@ pub(crate) struct ReplicaState {
     log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
+    /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
+    pub(crate) has_unaccounted: bool,
     /// While a start from a snapshot replays: the batches it has.
     pub(crate) in_snapshot: Option<BatchSet>,
     /// The newest sample logged.
@@ -80,6 +84,7 @@ impl Replica {
                 log_ids: LogIds::default(),
                 window_ms,
                 held: BatchSet::default(),
+                has_unaccounted: false,
                 in_snapshot: None,
                 newest_ms: None,
                 log_forgotten_below_ms: i64::MIN,
@@ -189,9 +194,14 @@ impl ReplicaState {
             self.pending.insert(block, pending);
         }
         let metadata = self.head.metadata();
+        let exemplars = match cut.samples {
+            0 => Vec::new(),
+            _ => self.head.exemplars(&Matchers::default(), cut.window),
+        };
         BegunCut {
+            exemplars,
             cut,
-            batches,
+            batches: (!self.has_unaccounted).then_some(batches),
             held: self.held.clone(),
             metadata: metadata
                 .map(|(name, _, m)| (name.to_owned(), m.clone()))
@@ -328,7 +338,8 @@ impl ReplicaState {
     }
 
     /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
-    pub(crate) fn replayed(&mut self) {
+    pub(crate) fn replayed(&mut self, damaged: bool) {
+        self.has_unaccounted = damaged && self.in_snapshot.is_some();
         self.abandon_all();
         self.log_ids.replay_ended();
         self.in_snapshot = None;

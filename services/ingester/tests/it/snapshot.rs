@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use koios_model::TimeRange;
 use koios_runtime::{Disk, OpenMode};
 
 use crate::harness::{T0, World};
@@ -70,6 +71,33 @@ async fn segments_before_a_snapshot_are_not_applied() {
     w.accept_loss();
     w.until("counts", |w| w.counts(0)).await;
     w.check(&w.read(0).await.unwrap().0);
+}
+
+/// A start that could not read the snapshot cuts what is left in the log; the next one, from the snapshot, must not take these
+/// cuts for ones of what it has.
+#[tokio::test(start_paused = true)]
+async fn i3_what_only_a_snapshot_has_stays() {
+    let mut w = with_snapshot().await;
+    w.kill(0).await;
+    w.damage_batch(0, 9);
+    let disk = w.nodes[0].disk.clone();
+    let (snapshot, aside) = (snapshots(&w, 0).remove(0), Path::new("/data/aside"));
+    disk.rename(&snapshot, aside).unwrap();
+    w.boot(0).await;
+    w.accept_loss();
+    w.until("counts", |w| w.counts(0)).await;
+    w.flush(0).await.unwrap();
+    w.kill(0).await;
+    for other in snapshots(&w, 0) {
+        disk.remove_file(&other).unwrap();
+    }
+    disk.rename(aside, &snapshot).unwrap();
+
+    w.boot(0).await;
+    w.until("counts", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+    w.flush(0).await.unwrap();
+    w.check(&w.blocks(0, TimeRange::ALL).await);
 }
 
 /// Starts without the snapshot, from which a part was taken, and waits for the next.

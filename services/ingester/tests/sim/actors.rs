@@ -183,7 +183,11 @@ impl World {
         };
         let name = format!("read {} {}", place.0, place.1);
         self.trace.note(format!("{name}: {samples} samples"));
-        let judged = self.judge.lock().read(place, &before, &answer, process.damage());
+        let durable = process.ingester.status().log_settled;
+        let judged = self
+            .judge
+            .lock()
+            .read(place, &before, &answer, process.damage(), durable);
         match judged {
             Ok(None) => {}
             Ok(Some(lost)) => self

@@ -15,7 +15,7 @@ use crate::traffic::{Place, Sent, is_of};
 #[derive(Debug, Default)]
 pub(crate) struct Judge {
     oracles: BTreeMap<Place, Oracle>,
-    acknowledged: Vec<Sent>,
+    sent: Vec<Sent>,
     /// Flipped bits that have cost nothing yet. One costs a record at most, which is reported.
     flips: usize,
     pub(crate) totals: Totals,
@@ -74,6 +74,7 @@ impl Judge {
             .entry(sent.place.clone())
             .or_default()
             .sent(&sent.series);
+        self.sent.push(sent.clone());
     }
 
     pub(crate) fn acknowledged(&mut self, sent: &Sent) {
@@ -82,7 +83,6 @@ impl Judge {
             .or_default()
             .acknowledged(&sent.series);
         self.totals.acknowledged += 1;
-        self.acknowledged.push(sent.clone());
     }
 
     pub(crate) fn flipped(&mut self) {
@@ -106,6 +106,7 @@ impl Judge {
         before: &Oracle,
         got: &Answer,
         damage: u64,
+        durable: bool,
     ) -> Result<Option<String>, Violation> {
         self.totals.reads += 1;
         let now = self.oracles.entry(place.clone()).or_default();
@@ -127,12 +128,14 @@ impl Judge {
             let name = |l: &Sent| format!("#{}", l.batch.header().sequence);
             excused = Some(lost.iter().map(name).collect::<Vec<_>>().join(", "));
         }
-        let now = self.oracles.entry(place.clone()).or_default();
-        now.read(&got.series);
+        if durable {
+            let now = self.oracles.entry(place.clone()).or_default();
+            now.read(&got.series);
+        }
         Ok(excused)
     }
 
-    /// The acknowledged batches, at most so many, without which the answer is complete.
+    /// The batches, at most so many, without which the answer is complete. What was not acknowledged may have been read.
     fn lost_to_flips(&self, place: &Place, before: &Oracle, got: &Answer, flips: usize) -> Option<Vec<Sent>> {
         let (labels, t) = match before.check_complete_from(&got.series, got.complete_from) {
             Ok(()) => return Some(Vec::new()),
@@ -144,7 +147,7 @@ impl Judge {
             let mut series = sent.series.iter().filter(|(l, _)| *l == labels);
             sent.place == *place && series.any(|(_, samples)| samples.iter().any(|s| s.t == t))
         };
-        self.acknowledged.iter().filter(has_it).find_map(|sent| {
+        self.sent.iter().filter(has_it).find_map(|sent| {
             let mut without = before.clone();
             without.lost(&sent.series);
             let mut lost = self.lost_to_flips(place, &without, got, left)?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use koios_block::{
     BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Deletion,
-    Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
+    ExemplarMerge, Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
 };
 use koios_bucket::{Blocks, Error as BucketError, Manifest, ManifestBlock, TenantManifests, Writer};
-use koios_model::TenantId;
+use koios_model::{Labels, TenantId};
 use koios_runtime::{ClockHandle, Cpu, RngHandle};
 
 use super::CompactionSettings;
@@ -68,6 +68,7 @@ impl Merger {
     ) -> Result<Merged, CompactError> {
         let inputs = self.open(manifest, job).await?;
         let options = self.options(manifest, job, &inputs, writer.epoch);
+        let mut exemplars = ExemplarMerge::new(&inputs);
         let mut merge = BlockMerge::new(inputs);
         let mut open: Option<BlockWriter> = None;
         loop {
@@ -83,14 +84,17 @@ impl Merger {
                     ..options.clone()
                 })?,
             };
-            let out = self.cpu.run(move || push_all(out, &batch)).await??;
+            let mut out = self.cpu.run(move || push_all(out, &batch)).await??;
             if self.is_full(&out) {
+                let last = out.last_series().cloned();
+                push_exemplars(&mut exemplars, &mut out, last.as_ref()).await?;
                 uploaded.extend(self.finish(&manifest.tenant, out).await?);
             } else {
                 open = Some(out);
             }
         }
-        if let Some(out) = open {
+        if let Some(mut out) = open {
+            push_exemplars(&mut exemplars, &mut out, None).await?;
             uploaded.extend(self.finish(&manifest.tenant, out).await?);
         }
         let stats = merge.stats();
@@ -254,6 +258,18 @@ async fn next_batch(merge: &mut BlockMerge, series_max: usize) -> Result<Vec<Mer
         batch.push(series);
     }
     Ok(batch)
+}
+
+/// Pushes the exemplars of series up to one, or all that are left.
+async fn push_exemplars(
+    exemplars: &mut ExemplarMerge,
+    out: &mut BlockWriter,
+    up_to: Option<&Labels>,
+) -> Result<(), CompactError> {
+    while let Some((labels, of_series)) = exemplars.next(up_to).await? {
+        out.push_exemplars(&labels, &of_series)?;
+    }
+    Ok(())
 }
 
 fn push_all(mut out: BlockWriter, batch: &[MergedSeries]) -> koios_block::Result<BlockWriter> {
