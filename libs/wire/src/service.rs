@@ -360,4 +360,11 @@ pub trait StoreService: Send + Sync + Debug + 'static {
     /// # Errors
     /// As [`Self::select`].
     async fn label_values(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError>;
+
+    /// Exemplars of matching series, by series in label order, each series' ascending in time; name and limit are of no
+    /// meaning.
+    ///
+    /// # Errors
+    /// As [`Self::select`], and `ResourceExhausted` when there are too many for an answer.
+    async fn exemplars(&self, request: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError>;
 }

@@ -24,6 +24,7 @@
 mod bounds;
 mod compact;
 mod error;
+mod exemplars;
 mod labels;
 mod merge;
 mod metrics;

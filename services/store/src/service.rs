@@ -11,10 +11,12 @@ use koios_model::TimeRange;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
-    SeriesRuns, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    SeriesExemplars, SeriesRuns, ServiceError, StoreItem, StoreLabelsRequest, StoreSelectRequest,
+    StoreService, StoreStream,
 };
 
 use crate::bounds::{ReadBounds, RowsInWork};
+use crate::exemplars::exemplars;
 use crate::labels::labels;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
@@ -90,15 +92,19 @@ impl BlockStore {
     }
 
     async fn labels(&self, request: StoreLabelsRequest, values: bool) -> Result<Vec<String>, ServiceError> {
-        let wanted = Wanted {
-            tenant: &request.tenant,
-            version: request.manifest_version,
-            blocks: &request.blocks,
-            range: request.range,
-        };
-        let blocks = self.open(wanted).await?;
+        let blocks = self.open(wanted(&request)).await?;
         let name = values.then_some(request.name.as_str());
         labels(blocks, name, &request.matchers, request.range, request.limit).await
+    }
+}
+
+/// What a request for labels, or for exemplars, says about blocks.
+fn wanted(request: &StoreLabelsRequest) -> Wanted<'_> {
+    Wanted {
+        tenant: &request.tenant,
+        version: request.manifest_version,
+        blocks: &request.blocks,
+        range: request.range,
     }
 }
 
@@ -207,5 +213,13 @@ impl StoreService for BlockStore {
         self.labels(request, true)
             .await
             .map_err(|e| self.metrics.failed(e))
+    }
+
+    async fn exemplars(&self, request: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        let found = async {
+            let blocks = self.open(wanted(&request)).await?;
+            exemplars(blocks, &request.matchers, request.range, self.bounds).await
+        };
+        found.await.map_err(|e| self.metrics.failed(e))
     }
 }

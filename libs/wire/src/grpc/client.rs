@@ -287,4 +287,14 @@ impl StoreService for StoreClient {
             .await?;
         Ok(reply.into_inner().names)
     }
+
+    async fn exemplars(&self, request: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        let request = store_labels_to_pb(request);
+        let reply = self
+            .channel
+            .call(|c| async move { store(c).exemplars(request).await })
+            .await?;
+        let series = reply.into_inner().series.into_iter();
+        series.map(exemplars_from_pb).collect()
+    }
 }

@@ -233,6 +233,14 @@ impl Store for StoreRpc {
         let names = self.service.label_values(request).await.map_err(refuse)?;
         Ok(Response::new(v1::StoreLabelsReply { names }))
     }
+
+    async fn exemplars(&self, request: Request<v1::StoreLabelsRequest>) -> Reply<v1::ExemplarsReply> {
+        let request = store_labels_from_pb(request.into_inner()).map_err(refuse)?;
+        let series = self.service.exemplars(request).await.map_err(refuse)?;
+        Ok(Response::new(v1::ExemplarsReply {
+            series: series.into_iter().map(exemplars_to_pb).collect(),
+        }))
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +253,7 @@ mod tests {
     use super::super::convert::select_to_pb;
     use super::super::test_runs::runs_of;
     use super::*;
-    use crate::{SeriesRuns, StoreLabelsRequest, StoreSelectRequest, StoreStream};
+    use crate::{SeriesExemplars, SeriesRuns, StoreLabelsRequest, StoreSelectRequest, StoreStream};
 
     /// Sends ten series of a mebibyte each in one item, holding on to something.
     #[derive(Debug, Default)]
@@ -275,6 +283,10 @@ mod tests {
         }
 
         async fn label_values(&self, _: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
+            Ok(Vec::new())
+        }
+
+        async fn exemplars(&self, _: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
             Ok(Vec::new())
         }
     }

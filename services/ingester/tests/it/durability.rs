@@ -79,6 +79,18 @@ async fn i1_histograms_and_exemplars_survive_power_loss_flushes_and_repair() {
             .all(|e| e.labels.get("trace_id") == Some("a"))
     );
     assert!(found[1].1.is_sorted_by(|a, b| a.t < b.t) && found[1].1.len() > 20);
+    // Blocks have them, too.
+    w.flush(0).await.unwrap();
+    let in_blocks = w.exemplars_of_blocks().await;
+    for (labels, all) in &found {
+        for e in all {
+            assert!(
+                in_blocks.contains(&(labels.metric_name().to_owned(), e.t)),
+                "{labels} @{}",
+                e.t
+            );
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! A partition of ingesters, and an oracle of what was acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use koios_block::BlockCache;
 use koios_bucket::{Blocks, Bucket, RetryPolicy, TenantManifests};
 use koios_control::{
@@ -620,6 +620,23 @@ impl World {
             }
         }
         all
+    }
+
+    /// Metrics and times of all exemplars in listed blocks.
+    pub(crate) async fn exemplars_of_blocks(&self) -> BTreeSet<(String, i64)> {
+        let manifest = self.manifests.probe(&tenant()).await.unwrap();
+        let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
+        let blocks = Blocks::new(self.manifests.bucket().clone(), cache, 1 << 20);
+        let mut found = BTreeSet::new();
+        for block in &manifest.blocks {
+            let reader = blocks.open(&tenant(), block).await.unwrap();
+            let scan = reader.scan_exemplars(Matchers::default(), TimeRange::ALL);
+            let batches: Vec<_> = scan.try_collect().await.unwrap();
+            for (labels, all) in batches.into_iter().flatten() {
+                found.extend(all.iter().map(|e| (labels.metric_name().to_owned(), e.t)));
+            }
+        }
+        found
     }
 
     pub(crate) async fn flush(&self, i: usize) -> Result<FlushReply, ServiceError> {

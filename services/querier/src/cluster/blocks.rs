@@ -8,8 +8,8 @@ use koios_model::{Labels, Matchers, TenantId, TimeRange, random_weight};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::{
-    SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest,
-    StoreService, StoreStream,
+    SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
+    StoreSelectRequest, StoreService, StoreStream,
 };
 
 use super::budget::Budget;
@@ -245,6 +245,39 @@ pub(crate) async fn labels(
     name: &str,
     clock: &ClockHandle,
 ) -> Result<Vec<String>, SourceError> {
+    ask_any(group, request, name, clock, |store, ask| async move {
+        if ask.name.is_empty() {
+            store.label_names(ask).await
+        } else {
+            store.label_values(ask).await
+        }
+    })
+    .await
+}
+
+/// Exemplars of a group's blocks, from the first store that can tell.
+pub(crate) async fn exemplars(
+    group: &BlockGroup,
+    request: &BlockRequest,
+    clock: &ClockHandle,
+) -> Result<Vec<SeriesExemplars>, SourceError> {
+    ask_any(group, request, "", clock, |store, ask| async move {
+        store.exemplars(ask).await
+    })
+    .await
+}
+
+/// What the first store answers that can.
+async fn ask_any<T, F>(
+    group: &BlockGroup,
+    request: &BlockRequest,
+    name: &str,
+    clock: &ClockHandle,
+    ask_one: impl Fn(Arc<dyn StoreService>, StoreLabelsRequest) -> F,
+) -> Result<T, SourceError>
+where
+    F: Future<Output = Result<T, ServiceError>>,
+{
     let ask = StoreLabelsRequest {
         tenant: request.tenant.clone(),
         manifest_version: request.manifest_version,
@@ -256,27 +289,20 @@ pub(crate) async fn labels(
     };
     let mut failures = Vec::new();
     for store in &group.stores {
-        match within(clock, ask_labels(&store.client, ask.clone()))
+        match within(clock, ask_one(Arc::clone(&store.client), ask.clone()))
             .await
             .and_then(|r| r)
         {
-            Ok(names) => return Ok(names),
+            Ok(answer) => return Ok(answer),
+            // Every store has the same bounds: it is the query that asks for too much.
+            Err(e) if e.code == ServiceErrorCode::ResourceExhausted => {
+                return Err(QueryError::LimitExceeded(e.message).into());
+            }
             Err(e) if worth_another(&e) => failures.push((store.name.clone(), e)),
             Err(e) => return Err(e.into()),
         }
     }
     Err(failed(group, &failures).into())
-}
-
-async fn ask_labels(
-    client: &Arc<dyn StoreService>,
-    ask: StoreLabelsRequest,
-) -> Result<Vec<String>, ServiceError> {
-    if ask.name.is_empty() {
-        client.label_names(ask).await
-    } else {
-        client.label_values(ask).await
-    }
 }
 
 async fn within<T>(clock: &ClockHandle, future: impl Future<Output = T>) -> Result<T, ServiceError> {

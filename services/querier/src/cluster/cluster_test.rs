@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
-use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
+use koios_model::{Exemplar, Labels, Matcher, Matchers, TenantId, TimeRange};
 use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
 use koios_wire::ServiceErrorCode;
 
@@ -544,4 +544,43 @@ async fn metadata_is_the_union_of_a_majority() {
     world.members[2].set(Mode::Fails(ServiceErrorCode::Unavailable));
     let found = world.cluster.metadata(&TenantId::anonymous(), "").await.unwrap();
     assert_eq!(found["a"].len(), 2);
+}
+
+#[tokio::test]
+async fn exemplars_are_those_of_heads_and_of_blocks_each_once() {
+    let exemplar = |t: i64| Exemplar {
+        t,
+        v: 0.5,
+        labels: Labels::empty(),
+    };
+    let of = |times: &[i64]| {
+        vec![(
+            Labels::from_pairs([("__name__", "m")]),
+            times.iter().map(|t| exemplar(*t)).collect(),
+        )]
+    };
+    let world = World::new();
+    world.upload("01A", ten_series());
+    world
+        .members
+        .iter()
+        .for_each(|m| *m.exemplars.lock() = of(&[50, 60]));
+    world
+        .stores
+        .iter()
+        .for_each(|s| *s.exemplars.lock() = of(&[40, 50]));
+    let (tenant, all) = (TenantId::anonymous(), [Matchers::default()]);
+    let ask = || world.cluster.exemplars(&tenant, &all, TimeRange::new(0, 100));
+    let found = ask().await.unwrap();
+    let times: Vec<_> = found.values().flatten().map(|e| e.t).collect();
+    assert_eq!(times, [40, 50, 60]);
+    // One store may fail; too many are the query's fault.
+    world.stores[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    assert_eq!(ask().await.unwrap(), found);
+    for s in &world.stores {
+        s.set(Mode::Fails(ServiceErrorCode::ResourceExhausted));
+    }
+    let e = ask().await.unwrap_err();
+    assert_eq!(e.to_string(), "injected");
+    assert!((400..500).contains(&e.kind().http_status()), "{e:?}");
 }

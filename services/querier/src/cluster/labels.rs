@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use koios_model::{Exemplar, Labels, Matchers, Metadata, TenantId, TimeRange};
 use koios_promql::QueryError;
-use koios_wire::{ExemplarsRequest, LabelsRequest, MetadataRequest, ReadEnd};
+use koios_wire::{ExemplarsRequest, LabelsRequest, MetadataRequest, ReadEnd, SeriesExemplars};
 
 use super::blocks::{self, BlockRequest};
 use super::collected::Collected;
@@ -133,7 +133,9 @@ impl Cluster {
                     Err(e) => plans.failed(&plan, e).await?,
                 }
             };
-            for (labels, exemplars) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
+            let of_heads = reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all);
+            let of_blocks = self.exemplars_of_blocks(tenant, matchers, range).await?;
+            for (labels, exemplars) in of_heads.chain(of_blocks) {
                 let keys = exemplars.into_iter().map(|e| (e.t, e.v.to_bits(), e.labels));
                 found.entry(labels).or_default().extend(keys);
             }
@@ -147,6 +149,33 @@ impl Cluster {
         Ok(all
             .map(|(labels, keys)| (labels, keys.into_iter().map(exemplar).collect()))
             .collect())
+    }
+
+    /// Those of blocks: heads keep the newest only, whatever they say to have forgotten of samples.
+    async fn exemplars_of_blocks(
+        &self,
+        tenant: &TenantId,
+        matchers: &Matchers,
+        range: TimeRange,
+    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+        let every_block = Seam::default();
+        let Some((manifest_version, groups)) = self.blocks_for(tenant, range, &every_block).await? else {
+            return Ok(Vec::new());
+        };
+        let request = BlockRequest {
+            tenant: tenant.clone(),
+            manifest_version,
+            matchers: matchers.clone(),
+            range,
+            labels_only: true,
+            limit: 0,
+        };
+        let asked = groups
+            .iter()
+            .map(|group| blocks::exemplars(group, &request, &self.heads.clock));
+        let answers = try_join_all(asked).await;
+        let answers = answers.map_err(|e| self.blocks_failed(tenant, e))?;
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Metadata by metric; a metric may have several entries.

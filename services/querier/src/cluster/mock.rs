@@ -161,7 +161,7 @@ pub(crate) struct MockIngester {
     data: Mutex<Data>,
     end: Mutex<ReadEnd>,
     metadata: Mutex<Vec<(String, Metadata)>>,
-    exemplars: Mutex<Vec<SeriesExemplars>>,
+    pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
     faults: Faults,
 }
 
@@ -290,6 +290,7 @@ pub(crate) type Blocks = Arc<Mutex<BTreeMap<String, Data>>>;
 pub(crate) struct MockStore {
     blocks: Blocks,
     faults: Faults,
+    pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
 }
 
 impl MockStore {
@@ -344,6 +345,11 @@ impl StoreService for MockStore {
             0,
         );
         Ok(names(&series, &request.name))
+    }
+
+    async fn exemplars(&self, _: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+        self.faults.enter().await?;
+        Ok(self.exemplars.lock().clone())
     }
 }
 

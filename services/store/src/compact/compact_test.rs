@@ -7,9 +7,9 @@ use futures::StreamExt;
 use koios_block::{BlockOptions, BlockWriter};
 use koios_bucket::{Bucket, ManifestBlock, Nonce, Tombstone, TombstoneMatcher};
 use koios_model::merge::winner;
-use koios_model::{BatchSet, Labels, MatchOp, Matchers, PartitionId, StreamId, TimeRange};
+use koios_model::{BatchSet, Exemplar, Labels, MatchOp, Matchers, PartitionId, StreamId, TimeRange};
 use koios_runtime::{ClockHandle, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, RngHandle, TokioClock};
-use koios_wire::StoreSelectRequest;
+use koios_wire::{SeriesExemplars, StoreLabelsRequest, StoreSelectRequest, StoreService};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -110,6 +110,8 @@ impl World {
         for (labels, samples) in data {
             let (times, values): (Vec<_>, Vec<_>) = samples.iter().unzip();
             writer.push_series(labels, None, &times, &values).unwrap();
+            let exemplars: Vec<_> = times.iter().map(|&t| exemplar(t)).collect();
+            writer.push_exemplars(labels, &exemplars).unwrap();
             let all = self.expected.entry(labels.clone()).or_default();
             for (&t, &v) in samples {
                 all.entry(t).and_modify(|w| *w = winner(*w, v)).or_insert(v);
@@ -178,8 +180,35 @@ impl World {
         read(&store, request).await.unwrap()
     }
 
+    /// The samples are all there, and an exemplar for each.
     async fn check(&self, what: &str) {
         assert_eq!(self.found().await, self.expected, "{what}");
+        let exemplars = self.expected.iter().map(|(labels, samples)| {
+            let all: Vec<_> = samples.keys().map(|&t| exemplar(t)).collect();
+            (labels.clone(), all)
+        });
+        assert_eq!(self.exemplars().await, exemplars.collect::<Vec<_>>(), "{what}");
+    }
+
+    async fn exemplars(&self) -> Vec<SeriesExemplars> {
+        let manifests = self.manifests();
+        let manifest_version = manifests.probe(&self.tenant).await.unwrap().version;
+        let store = BlockStore::new(
+            manifests,
+            StoreSettings::default(),
+            Cpu::inline(),
+            &Metrics::new(),
+        );
+        let request = StoreLabelsRequest {
+            tenant: self.tenant.clone(),
+            manifest_version,
+            blocks: Vec::new(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            name: String::new(),
+            limit: 0,
+        };
+        store.exemplars(request).await.unwrap()
     }
 
     async fn objects(&self) -> Vec<Path> {
@@ -190,6 +219,14 @@ impl World {
     async fn blocks_with_bytes(&self) -> BTreeSet<BlockId> {
         let uploaded = self.manifests().bucket().uploaded_blocks(&self.tenant).await;
         uploaded.unwrap().into_iter().map(|(block, _)| block).collect()
+    }
+}
+
+fn exemplar(t: i64) -> Exemplar {
+    Exemplar {
+        t,
+        v: 0.5,
+        labels: Labels::from_pairs([("trace_id", t.to_string())]),
     }
 }
 
