@@ -18,7 +18,7 @@ use crate::eval::{Evaluated, Evaluator};
 use crate::fetch::{Answer, Fetched, bytes_of};
 use crate::memory::{LABELS_ENTRY_BYTES, Memory, of_labels};
 use crate::parser::{ParseError, ParseOptions, parse_with, parse_within};
-use crate::plan::{Leaf, Plan, PlanContext, plan};
+use crate::plan::{Leaf, Nodes, Plan, PlanContext, plan};
 use crate::queryable::{Queryable, SelectRequest};
 use crate::steps::Steps;
 use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
@@ -269,6 +269,10 @@ impl Prepared {
         &self.options
     }
 
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.plan.nodes
+    }
+
     pub(crate) fn leaves(&self) -> &[Leaf] {
         &self.plan.leaves
     }
@@ -321,6 +325,7 @@ impl Fetched {
             }
         }
         let mut evaluator = Evaluator {
+            nodes: &prepared.plan.nodes,
             fetched: &kept,
             leaves,
             query: &prepared.text,
@@ -329,7 +334,7 @@ impl Fetched {
             account: &account,
             annotations,
         };
-        let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
+        let evaluated = evaluator.value(prepared.plan.root, prepared.plan.steps)?;
         let mut annotations = evaluator.annotations;
         // Those of leaves that no node asked for.
         for unused in evaluator.leaves.into_iter().flatten() {

@@ -119,24 +119,27 @@ impl Planner {
 
     /// The `@` time and the offset that hold for the first selector inside `expr`.
     fn reference_time(&self, expr: &Expr) -> Result<Option<(Option<i64>, i64)>, QueryError> {
-        if let Expr::Vector(v) = expr {
-            return Ok(Some((self.at(v.at), millis(&v.offset)?)));
+        let mut path: Vec<&Expr> = Vec::new();
+        let mut found = None;
+        expr.visit(&mut |expr, above| {
+            if found.is_none() && matches!(expr, Expr::Vector(_) | Expr::Matrix(_)) {
+                path.extend(above);
+                found = Some(expr);
+            }
+        });
+        let (mut at, mut offset_ms) = match found {
+            Some(Expr::Vector(v)) => (self.at(v.at), millis(&v.offset)?),
+            Some(Expr::Matrix(m)) => (self.at(m.selector.at), millis(&m.selector.offset)?),
+            _ => return Ok(None),
+        };
+        for around in path.into_iter().rev() {
+            if let Expr::Subquery(s) = around
+                && at.is_none()
+            {
+                (at, offset_ms) = (self.at(s.at), offset_ms.saturating_add(millis(&s.offset)?));
+            }
         }
-        if let Expr::Matrix(m) = expr {
-            return Ok(Some((self.at(m.selector.at), millis(&m.selector.offset)?)));
-        }
-        for child in expr.children() {
-            let Some((at, offset_ms)) = self.reference_time(child)? else {
-                continue;
-            };
-            return Ok(Some(match expr {
-                Expr::Subquery(s) if at.is_none() => {
-                    (self.at(s.at), offset_ms.saturating_add(millis(&s.offset)?))
-                }
-                _ => (at, offset_ms),
-            }));
-        }
-        Ok(None)
+        Ok(Some((at, offset_ms)))
     }
 }
 
