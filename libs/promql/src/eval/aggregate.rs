@@ -199,7 +199,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         node: &'a AggregateNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         if node.op == AggregateOp::CountValues {
             return self.count_values(node, steps, inputs);
@@ -231,7 +231,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         node: &'a AggregateNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         let mut groups = Groups::new(&self.account.memory);
         let source = self.row_source(self.nodes.get(node.expr)?, steps, inputs)?;
@@ -332,7 +332,7 @@ impl<'a> Evaluator<'a> {
         &self,
         node: &AggregateNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         let label = self.counted_label(node)?;
         let mut grouping = node.grouping.clone();

@@ -18,7 +18,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &BinaryNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Evaluated, QueryError> {
         let (lhs, rhs) = (inputs.any()?, inputs.any()?);
         let n = steps.count();

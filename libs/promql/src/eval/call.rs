@@ -22,7 +22,7 @@ impl<'a> Evaluator<'a> {
         &mut self,
         node: &'a CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Evaluated, QueryError> {
         if let Some(source) = self.range_source(node, steps, inputs)? {
             let rows = self.collect(source, steps)?;

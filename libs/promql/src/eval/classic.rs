@@ -65,7 +65,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         let at = match node.function {
             FunctionId::HistogramQuantile => 1,
@@ -105,7 +105,7 @@ impl Evaluator<'_> {
     fn questions(
         &mut self,
         node: &CallNode,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
         (steps, work): (Steps, &mut Work<'_>),
     ) -> Result<Vec<Question>, QueryError> {
         match node.function {

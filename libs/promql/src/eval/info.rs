@@ -57,7 +57,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         let source = node.info.ok_or_else(|| wrong_type("info source"))?;
         let base = inputs.vector()?;

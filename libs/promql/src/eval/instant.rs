@@ -21,7 +21,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Evaluated, QueryError> {
         use FunctionId as F;
         match node.function {
@@ -70,7 +70,12 @@ impl Evaluator<'_> {
         }
     }
 
-    fn scalar_call(&self, node: &CallNode, steps: Steps, inputs: &mut Inputs) -> Result<Scalars, QueryError> {
+    fn scalar_call(
+        &self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Scalars, QueryError> {
         match node.function {
             FunctionId::Pi => Ok(Scalars::Const(std::f64::consts::PI)),
             FunctionId::Time => {
@@ -99,7 +104,12 @@ impl Evaluator<'_> {
         }
     }
 
-    fn float_call(&self, node: &CallNode, steps: Steps, inputs: &mut Inputs) -> Result<Vec<Row>, QueryError> {
+    fn float_call(
+        &self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         if node.args.is_empty() {
             let Some(f) = date_function(node.function) else {
                 return Err(unknown(node.function));
@@ -118,7 +128,7 @@ impl Evaluator<'_> {
         non_empty(rows.into_iter().map(|row| row.map_floats(&mut work, f)))
     }
 
-    fn bounded_call(&self, node: &CallNode, inputs: &mut Inputs) -> Result<Vec<Row>, QueryError> {
+    fn bounded_call(&self, node: &CallNode, inputs: &mut Inputs<'_>) -> Result<Vec<Row>, QueryError> {
         let rows = inputs.vector()?;
         let mut bound = |i: usize, default: f64| match node.args.get(i) {
             Some(_) => inputs.scalar(),
@@ -141,7 +151,7 @@ impl Evaluator<'_> {
     }
 
     /// Evaluates `-x`.
-    pub(super) fn negate(&self, inputs: &mut Inputs) -> Result<Evaluated, QueryError> {
+    pub(super) fn negate(&self, inputs: &mut Inputs<'_>) -> Result<Evaluated, QueryError> {
         Ok(match inputs.any()? {
             Evaluated::Scalar(Scalars::Const(v)) => Evaluated::Scalar(Scalars::Const(-v)),
             Evaluated::Scalar(Scalars::Steps(mut vs)) => {

@@ -3,9 +3,9 @@
 use koios_model::{METRIC_NAME, MatcherError, from_go_regex};
 use regex::{Captures, Regex, RegexBuilder};
 
+use super::Evaluator;
 use super::inputs::Inputs;
 use super::row::{Row, merge_equal_labels};
-use super::{Evaluator, wrong_type};
 use crate::error::QueryError;
 use crate::memory::of_labels;
 use crate::plan::CallNode;
@@ -53,6 +53,11 @@ impl Pattern {
             limit: REGEX_BYTES_MAX,
         };
         Err(QueryError::execution(format!("label_replace(): {error}")))
+    }
+
+    /// How large it is at most.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The work that matching a value is at most: in the worst case all states are visited for each of its bytes.
@@ -104,9 +109,16 @@ impl<'a> Evaluator<'a> {
         Ok(pattern)
     }
 
-    pub(super) fn label_replace(&self, node: &CallNode, inputs: &mut Inputs) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn label_replace(
+        &self,
+        node: &CallNode,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let (target, replacement, source) = (self.text(node, 1)?, self.text(node, 2)?, self.text(node, 3)?);
-        let pattern = inputs.pattern.take().ok_or_else(|| wrong_type("pattern"))?;
+        let pattern = match inputs.pattern.take() {
+            Some(kept) => *kept,
+            None => self.replaced_pattern(node)?,
+        };
         let references = replacement.matches('$').count();
         let mut rows = inputs.vector()?;
         let mut work = self.work();
@@ -140,7 +152,11 @@ impl<'a> Evaluator<'a> {
         Ok(sources)
     }
 
-    pub(super) fn label_join(&self, node: &CallNode, inputs: &mut Inputs) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn label_join(
+        &self,
+        node: &CallNode,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let sources = self.joined_labels(node)?;
         let (target, separator) = (self.text(node, 1)?, self.text(node, 2)?);
         let mut rows = inputs.vector()?;

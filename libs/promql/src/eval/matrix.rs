@@ -250,7 +250,7 @@ impl Evaluator<'_> {
         &self,
         node: &SubqueryNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<RangeSeries>, QueryError> {
         let (rows, inner) = self.subquery_rows(node, steps, inputs)?;
         let mut work = self.work();
@@ -285,7 +285,7 @@ impl Evaluator<'_> {
         &self,
         node: &SubqueryNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<(Vec<Row>, Steps), QueryError> {
         let inner = node.times.steps(steps);
         if inner.count() == 0 {
@@ -307,7 +307,7 @@ impl Evaluator<'_> {
         &self,
         node: &Node,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Option<(RangeInput, WindowSpec)>, QueryError> {
         match node {
             Node::Range(range) => Ok(Some((

@@ -144,8 +144,12 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Computes a node from what it needs.
-    fn compute(&mut self, node: &'a Node, steps: Steps, mut inputs: Inputs) -> Result<Evaluated, QueryError> {
-        let inputs = &mut inputs;
+    fn compute(
+        &mut self,
+        node: &'a Node,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Evaluated, QueryError> {
         match node {
             Node::Number { value, .. } => Ok(Evaluated::Scalar(Scalars::Const(*value))),
             Node::String { value, .. } => Ok(Evaluated::String(value.clone())),

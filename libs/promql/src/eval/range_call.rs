@@ -77,7 +77,7 @@ impl Evaluator<'_> {
         &self,
         node: &CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Option<RowSource<'n>>, QueryError> {
         let Some(kernel) = kernel(node.function) else {
             return Ok(None);

@@ -15,7 +15,7 @@ impl Evaluator<'_> {
         &mut self,
         node: &CallNode,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<Row>, QueryError> {
         let by_value = matches!(node.function, FunctionId::Sort | FunctionId::SortDesc);
         let mut rows = inputs.vector()?;

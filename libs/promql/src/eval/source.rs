@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::inputs::{Inputs, is_row_function};
+use super::inputs::{Inputs, Needs, is_row_function};
 use super::range_call::RangeFunction;
 use super::row::Row;
 use super::select::{SelectTimes, Take, instant_row, smoothed_row};
@@ -270,7 +270,7 @@ impl<'a> Evaluator<'a> {
         &self,
         node: &'n Node,
         steps: Steps,
-        inputs: &mut Inputs,
+        inputs: &mut Inputs<'_>,
     ) -> Result<RowSource<'n>, QueryError> {
         let made = match node {
             Node::Select(select) | Node::Plus(select, _) => Some(self.select_source(select, steps)),
@@ -289,9 +289,12 @@ impl<'a> Evaluator<'a> {
         node: &'n Node,
         steps: Steps,
     ) -> Result<RowSource<'n>, QueryError> {
-        let needs = self.row_needs(node, steps)?.ok_or_else(|| wrong_type("leaf"))?;
-        let mut inputs = self.evaluate(needs)?;
-        self.row_source(node, steps, &mut inputs)
+        let mut needs = Needs::new();
+        if !self.row_needs(node, steps, &mut needs)? {
+            return Err(wrong_type("leaf"));
+        }
+        let mut values = self.evaluate(needs)?;
+        self.row_source(node, steps, &mut Inputs::of(values.drain(..), None))
     }
 
     /// The rows of an instant selector.

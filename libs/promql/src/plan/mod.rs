@@ -14,8 +14,8 @@ use std::sync::Arc;
 use koios_model::TimeRange;
 
 use crate::ast::{
-    AggregateExpr, At, BinaryExpr, BinaryOp, Call, DurationArg, Expr, MatrixSelector, RangeEdges,
-    SubqueryExpr, UnaryExpr, VectorSelector,
+    AggregateExpr, Ast, At, BinaryExpr, BinaryOp, Call, DurationArg, Expr, ExprRef, MatrixSelector,
+    RangeEdges, SubqueryExpr, UnaryExpr, VectorSelector,
 };
 use crate::duration::{DurationContext, resolve_durations};
 use crate::error::QueryError;
@@ -29,6 +29,8 @@ pub(crate) use nodes::{
     SubqueryTimes,
 };
 pub(crate) use reads::info_name_matchers;
+
+use reads::ReferenceTime;
 
 /// What planning needs to know of the engine and the request.
 #[derive(Clone, Copy, Debug)]
@@ -53,16 +55,17 @@ pub(crate) struct Plan {
 }
 
 /// Plans a query.
-pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryError> {
+pub(crate) fn plan(mut ast: Ast, context: PlanContext) -> Result<Plan, QueryError> {
     let durations = DurationContext {
         step_ms: context.step_ms,
         range_ms: context.end_ms.saturating_sub(context.start_ms),
     };
-    resolve_durations(&mut expr, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
+    resolve_durations(&mut ast, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
     let mut planner = Planner {
         context,
         selects: Vec::new(),
-        nodes: Nodes::default(),
+        nodes: Nodes::with_capacity(ast.len()),
+        reference_times: Vec::new(),
     };
     let scope = Scope {
         times: TimeRange::new(context.start_ms, context.end_ms),
@@ -71,7 +74,7 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
         grouping: None,
         buckets: Buckets::Needed,
     };
-    let root = planner.expr(&expr, scope)?;
+    let root = planner.expr(ast.root(), scope)?;
     let root = planner.wrapped(root);
     let steps = if context.step_ms == 0 {
         Steps::instant(context.start_ms)
@@ -147,11 +150,11 @@ struct Planned {
 /// What is left to do for an expression.
 enum Task<'e> {
     /// All of it.
-    Plan(&'e Expr, Scope<'e>),
+    Plan(ExprRef<'e>, Scope<'e>),
     /// Making its node: what it needs is planned.
     Sign(&'e UnaryExpr),
     Subquery(&'e SubqueryExpr, SubqueryTimes),
-    Call(&'e Call, Option<InfoSource>),
+    Call(ExprRef<'e>, &'e Call, Option<InfoSource>),
     Aggregate(&'e AggregateExpr),
     Binary(&'e BinaryExpr),
 }
@@ -160,30 +163,33 @@ struct Planner {
     context: PlanContext,
     selects: Vec<SelectRequest>,
     nodes: Nodes,
+    /// For `info()`: of each expression, what it tells of time; known once it is needed.
+    reference_times: Vec<Option<ReferenceTime>>,
 }
 
 impl Planner {
     /// Plans an expression and all below it: first what it needs, in the order of the text, then itself.
-    fn expr(&mut self, expr: &Expr, scope: Scope<'_>) -> Result<Planned, QueryError> {
-        let mut tasks = vec![Task::Plan(expr, scope)];
-        let mut planned: Vec<Planned> = Vec::new();
+    fn expr(&mut self, expr: ExprRef<'_>, scope: Scope<'_>) -> Result<Planned, QueryError> {
+        let mut tasks = Vec::with_capacity(8);
+        tasks.push(Task::Plan(expr, scope));
+        let mut planned: Vec<Planned> = Vec::with_capacity(8);
         while let Some(task) = tasks.pop() {
             let done = match task {
                 Task::Plan(expr, scope) => self.begin(expr, scope, &mut tasks)?,
                 Task::Sign(u) => Some(self.sign(u, planned.pop())?),
                 Task::Subquery(s, times) => Some(self.subquery(s, times, planned.pop())?),
-                Task::Call(c, info) => {
+                Task::Call(expr, c, info) => {
                     let args = if info.is_some() {
                         c.args.len().min(1)
                     } else {
                         c.args.len()
                     };
                     let args = planned.split_off(planned.len().saturating_sub(args));
-                    Some(self.call(c, info, args)?)
+                    Some(self.call(expr, c, info, args)?)
                 }
                 Task::Aggregate(a) => {
                     let expr = planned.pop();
-                    let param = a.param.as_ref().and_then(|_| planned.pop());
+                    let param = a.param.and_then(|_| planned.pop());
                     Some(self.aggregate(a, param, expr)?)
                 }
                 Task::Binary(b) => {
@@ -199,11 +205,11 @@ impl Planner {
     /// Plans an expression that needs no others; of any other, notes what is to be done.
     fn begin<'e>(
         &mut self,
-        expr: &'e Expr,
+        expr: ExprRef<'e>,
         scope: Scope<'e>,
         tasks: &mut Vec<Task<'e>>,
     ) -> Result<Option<Planned>, QueryError> {
-        match expr {
+        match expr.expr() {
             Expr::Number(n) => {
                 let (value, span) = (n.value, n.span);
                 return Ok(Some(self.constant(Node::Number { value, span })));
@@ -214,16 +220,16 @@ impl Planner {
             }
             Expr::Vector(v) => return self.vector(v, scope).map(Some),
             Expr::Matrix(m) => return self.range(m, scope).map(Some),
-            Expr::Call(c) => return self.begin_call(c, scope, tasks),
-            Expr::Paren(p) => tasks.push(Task::Plan(&p.expr, scope)),
+            Expr::Call(c) => return self.begin_call(expr, c, scope, tasks),
+            Expr::Paren(p) => tasks.push(Task::Plan(expr.at(p.expr), scope)),
             Expr::Unary(u) => {
                 tasks.push(Task::Sign(u));
-                tasks.push(Task::Plan(&u.expr, scope));
+                tasks.push(Task::Plan(expr.at(u.expr), scope));
             }
             Expr::Subquery(s) => {
                 let (times, inside) = self.subquery_times(s, scope)?;
                 tasks.push(Task::Subquery(s, times));
-                tasks.push(Task::Plan(&s.expr, inside));
+                tasks.push(Task::Plan(expr.at(s.expr), inside));
             }
             Expr::Aggregate(a) => {
                 let inside = Scope {
@@ -232,8 +238,8 @@ impl Planner {
                     ..scope
                 };
                 tasks.push(Task::Aggregate(a));
-                tasks.push(Task::Plan(&a.expr, inside));
-                tasks.extend(a.param.as_ref().map(|p| Task::Plan(p, scope.inside(None))));
+                tasks.push(Task::Plan(expr.at(a.expr), inside));
+                tasks.extend(a.param.map(|p| Task::Plan(expr.at(p), scope.inside(None))));
             }
             Expr::Binary(b) => {
                 let trims = matches!(b.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
@@ -243,8 +249,8 @@ impl Planner {
                     ..scope.inside(None)
                 };
                 tasks.push(Task::Binary(b));
-                tasks.push(Task::Plan(&b.rhs, inside));
-                tasks.push(Task::Plan(&b.lhs, inside));
+                tasks.push(Task::Plan(expr.at(b.rhs), inside));
+                tasks.push(Task::Plan(expr.at(b.lhs), inside));
             }
         }
         Ok(None)
@@ -281,18 +287,18 @@ impl Planner {
     fn vector(&mut self, v: &VectorSelector, scope: Scope<'_>) -> Result<Planned, QueryError> {
         let select = self.select(v, scope, 0)?;
         let invariant = select.at.is_some();
-        Ok(self.planned(Node::Select(select), invariant, invariant))
+        Ok(self.planned(Node::Select(Box::new(select)), invariant, invariant))
     }
 
     fn range(&mut self, m: &MatrixSelector, scope: Scope<'_>) -> Result<Planned, QueryError> {
         let range_ms = millis(&m.range)?;
         let select = self.select(&m.selector, scope, range_ms)?;
         let invariant = select.at.is_some();
-        let node = Node::Range(RangeNode {
+        let node = Node::Range(Box::new(RangeNode {
             select,
             range_ms,
             span: m.span,
-        });
+        }));
         Ok(self.planned(node, invariant, false))
     }
 
@@ -359,16 +365,17 @@ impl Planner {
         } else {
             inner.node
         };
-        let node = Node::Subquery(SubqueryNode {
+        let node = Node::Subquery(Box::new(SubqueryNode {
             expr,
             times,
             span: s.span,
-        });
+        }));
         Ok(self.planned(node, times.at.is_some(), false))
     }
 
     fn begin_call<'e>(
         &mut self,
+        expr: ExprRef<'e>,
         c: &'e Call,
         scope: Scope<'e>,
         tasks: &mut Vec<Task<'e>>,
@@ -383,23 +390,24 @@ impl Planner {
         let mut args = c.args.as_slice();
         let mut info = None;
         if c.function == FunctionId::Info {
-            info = Some(self.info(c, scope)?);
+            info = Some(self.info(expr, scope)?);
             // The second argument only carries matchers.
             args = args.get(..1).unwrap_or(args);
         }
-        tasks.push(Task::Call(c, info));
-        tasks.extend(args.iter().rev().map(|arg| Task::Plan(arg, inside)));
+        tasks.push(Task::Call(expr, c, info));
+        tasks.extend(args.iter().rev().map(|arg| Task::Plan(expr.at(*arg), inside)));
         Ok(None)
     }
 
     fn call(
         &mut self,
+        expr: ExprRef<'_>,
         c: &Call,
         info: Option<InfoSource>,
         mut args: Vec<Planned>,
     ) -> Result<Planned, QueryError> {
-        if let (Some(info), Some(Expr::Vector(labels))) = (info, c.args.get(1).map(Expr::unwrap_parens)) {
-            args.push(self.constant(Node::Select(SelectNode {
+        if let (Some(info), Some(Expr::Vector(labels))) = (info, nth_argument(expr, 1)) {
+            args.push(self.constant(Node::Select(Box::new(SelectNode {
                 source: info.source,
                 matchers: Arc::clone(&labels.matchers),
                 offset_ms: 0,
@@ -407,7 +415,7 @@ impl Planner {
                 edges: RangeEdges::Plain,
                 statistics_only: false,
                 span: labels.span,
-            })));
+            }))));
         }
         let all_invariant = args.iter().all(|a| a.invariant);
         let is_select = |a: &Planned| matches!(self.nodes.get(a.node), Ok(Node::Select(_)));
@@ -415,12 +423,12 @@ impl Planner {
         let invariant = all_invariant
             && (!depends_on_time(c.function) || (c.function == FunctionId::Timestamp && of_selectors));
         let args = args.into_iter().map(|a| self.kept(a, invariant)).collect();
-        let node = Node::Call(CallNode {
+        let node = Node::Call(Box::new(CallNode {
             function: c.function,
             args,
             info,
             span: c.span,
-        });
+        }));
         Ok(self.planned(node, invariant, invariant))
     }
 
@@ -467,7 +475,7 @@ impl Planner {
             without: a.without,
             span: a.span,
         };
-        Ok(self.planned(Node::Aggregate(node), invariant, invariant))
+        Ok(self.planned(Node::Aggregate(Box::new(node)), invariant, invariant))
     }
 
     fn binary(
@@ -486,13 +494,18 @@ impl Planner {
             return_bool: b.return_bool,
             span: b.span,
         };
-        Ok(self.planned(Node::Binary(node), invariant, invariant))
+        Ok(self.planned(Node::Binary(Box::new(node)), invariant, invariant))
     }
 }
 
 /// A node without what it needs: the tree is not what the parser makes.
 fn incomplete() -> QueryError {
     QueryError::internal("a part of the query was left out by planning")
+}
+
+/// An argument, without parentheses around it.
+fn nth_argument(call: ExprRef<'_>, i: usize) -> Option<&Expr> {
+    call.children().nth(i).map(|arg| arg.unwrap_parens().expr())
 }
 
 /// Whether a function's result depends on the evaluation time even if its arguments do not.

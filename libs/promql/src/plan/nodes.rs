@@ -10,7 +10,7 @@ use crate::error::QueryError;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
-/// A node of the plan.
+/// A node of the plan; what is large of it lies elsewhere, so that the list is short.
 #[derive(Debug)]
 pub(crate) enum Node {
     Number {
@@ -21,15 +21,15 @@ pub(crate) enum Node {
         value: String,
         span: Span,
     },
-    Select(SelectNode),
+    Select(Box<SelectNode>),
     /// A selector with a sign that changes nothing, but hides it from functions that look at how their argument is
     /// written.
-    Plus(SelectNode, Span),
-    Range(RangeNode),
-    Subquery(SubqueryNode),
-    Call(CallNode),
-    Aggregate(AggregateNode),
-    Binary(BinaryNode),
+    Plus(Box<SelectNode>, Span),
+    Range(Box<RangeNode>),
+    Subquery(Box<SubqueryNode>),
+    Call(Box<CallNode>),
+    Aggregate(Box<AggregateNode>),
+    Binary(Box<BinaryNode>),
     Negate(Child, Span),
     /// The same at every step: evaluated once.
     Invariant(Child),
@@ -50,10 +50,15 @@ pub(crate) struct Child {
 }
 
 /// All nodes of a plan: what a node needs stands before it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Nodes(Vec<Node>);
 
 impl Nodes {
+    /// Room for so many.
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
     /// Adds a node, whose children are there already.
     pub(super) fn push(&mut self, node: Node) -> Child {
         let span = node.span();
