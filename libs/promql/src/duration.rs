@@ -1,5 +1,6 @@
 //! Durations and numbers: literals, their printed form, and the value of duration expressions.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::ast::{
@@ -195,15 +196,26 @@ pub struct DurationContext {
     pub range_ms: i64,
 }
 
+/// The tree with every duration expression replaced by its value, see [`resolve_durations`]; the same tree where there is
+/// none.
+///
+/// # Errors
+/// [`DurationError`] as of [`resolve_durations`].
+pub fn with_durations(ast: &Ast, context: DurationContext) -> Result<Cow<'_, Ast>, DurationError> {
+    if !ast.exprs().any(has_durations) {
+        return Ok(Cow::Borrowed(ast));
+    }
+    let mut resolved = ast.clone();
+    resolve_durations(&mut resolved, context)?;
+    Ok(Cow::Owned(resolved))
+}
+
 /// Replaces every duration expression in a tree by its value, so that each [`DurationArg`] is
 /// [`DurationArg::Millis`].
 ///
 /// # Errors
 /// [`DurationError`] for ranges and steps that are not positive and for values that are no durations.
 pub fn resolve_durations(ast: &mut Ast, context: DurationContext) -> Result<(), DurationError> {
-    if !ast.exprs().any(has_durations) {
-        return Ok(());
-    }
     // Of several mistakes, that of the outermost expression is told.
     let places: Vec<ExprId> = ast
         .root()

@@ -197,7 +197,7 @@ impl Engine {
             default_subquery_step_ms: self.options.default_subquery_step_ms,
         };
         Ok(Prepared {
-            plan: plan(query.ast.clone(), context)?,
+            plan: plan(&query.ast, context)?,
             kind: query.ast.value_type(),
             instant: step_ms == 0,
             text: Arc::clone(&query.text),

@@ -54,7 +54,7 @@ pub use ast::{
     VectorSelector,
 };
 pub use context::{CancelContext, Interrupt, QueryContext, QueryStats, Uninterrupted};
-pub use duration::{DurationContext, DurationError, parse_duration, resolve_durations};
+pub use duration::{DurationContext, DurationError, parse_duration, resolve_durations, with_durations};
 pub use engine::{Engine, EngineOptions, Prepared, Query};
 pub use error::{ErrorKind, QueryError};
 pub use fetch::Fetched;

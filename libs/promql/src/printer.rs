@@ -213,9 +213,8 @@ impl Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = |place: usize| self.nodes.get(place).map(|node| &node.kind);
         let mut way = Way::from(self.nodes.len().saturating_sub(1));
-        while let Some((place, done)) = way.next(|place, i| kind(place)?.child(i).map(|id| id.0)) {
+        while let Some((place, done, last)) = way.next(|place, i| kind(place)?.child(i).map(|id| id.0)) {
             let Some(kind) = kind(place) else { continue };
-            let last = kind.child(done).is_none();
             match kind {
                 DurationKind::Number(number) => write!(f, "{number}")?,
                 DurationKind::Step => f.write_str("step()")?,

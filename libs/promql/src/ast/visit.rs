@@ -125,24 +125,26 @@ pub(crate) struct Way {
 impl Way {
     /// Begins at a node.
     pub(crate) fn from(place: usize) -> Self {
-        Self {
-            open: vec![(place, 0)],
-        }
+        let mut open = Vec::with_capacity(8);
+        open.push((place, 0));
+        Self { open }
     }
 
-    /// The next node it comes by, and how many of its children are done; `child` gives the child of a number.
+    /// The next node it comes by, how many of its children are done, and whether these are all; `child` gives the child
+    /// of a number.
     pub(crate) fn next(
         &mut self,
         child: impl FnOnce(usize, usize) -> Option<usize>,
-    ) -> Option<(usize, usize)> {
+    ) -> Option<(usize, usize, bool)> {
         let (place, done) = self.open.last_mut()?;
         let at = (*place, *done);
         *done += 1;
-        match child(at.0, at.1) {
+        let next = child(at.0, at.1);
+        match next {
             Some(child) => self.open.push((child, 0)),
             None => _ = self.open.pop(),
         }
-        Some(at)
+        Some((at.0, at.1, next.is_none()))
     }
 }
 
@@ -162,7 +164,7 @@ impl<'a> ExprRef<'a> {
         let mut way = Way::from(self.id().place());
         std::iter::from_fn(move || {
             let child = |place, i| child(self.at(ExprId::at(place)).expr(), i).map(ExprId::place);
-            let (place, done) = way.next(child)?;
+            let (place, done, _) = way.next(child)?;
             Some((self.at(ExprId::at(place)), done))
         })
     }

@@ -15,7 +15,7 @@ use crate::string_literal::Quoted;
 pub(super) fn check(query: &str, ast: &mut Ast) -> Result<()> {
     let checker = Checker { query };
     let mut way = Way::from(ast.root().id().place());
-    while let Some((place, done)) = way.next(|place, i| {
+    while let Some((place, done, last)) = way.next(|place, i| {
         let child = ast[ExprId::at(place)].child(i);
         child.map(ExprId::place)
     }) {
@@ -24,7 +24,7 @@ pub(super) fn check(query: &str, ast: &mut Ast) -> Result<()> {
             None => checker.before(ast, id)?,
             Some(i) => checker.child(ast, id, i)?,
         }
-        if ast[id].child(done).is_none() {
+        if last {
             checker.after(ast, id)?;
         }
     }

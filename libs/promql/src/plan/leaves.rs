@@ -145,7 +145,7 @@ mod tests {
             lookback_ms: 300_000,
             default_subquery_step_ms: 60_000,
         };
-        let plan = plan(parse(query).unwrap(), context).unwrap();
+        let plan = plan(&parse(query).unwrap(), context).unwrap();
         let root = plan.nodes.get(plan.root).unwrap();
         (plan.leaves.len(), matches!(root, super::Node::Leaf { .. }))
     }

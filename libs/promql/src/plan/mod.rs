@@ -17,7 +17,7 @@ use crate::ast::{
     AggregateExpr, Ast, At, BinaryExpr, BinaryOp, Call, DurationArg, Expr, ExprRef, MatrixSelector,
     RangeEdges, SubqueryExpr, UnaryExpr, VectorSelector,
 };
-use crate::duration::{DurationContext, resolve_durations};
+use crate::duration::{DurationContext, with_durations};
 use crate::error::QueryError;
 use crate::queryable::SelectRequest;
 use crate::signatures::FunctionId;
@@ -55,12 +55,12 @@ pub(crate) struct Plan {
 }
 
 /// Plans a query.
-pub(crate) fn plan(mut ast: Ast, context: PlanContext) -> Result<Plan, QueryError> {
+pub(crate) fn plan(ast: &Ast, context: PlanContext) -> Result<Plan, QueryError> {
     let durations = DurationContext {
         step_ms: context.step_ms,
         range_ms: context.end_ms.saturating_sub(context.start_ms),
     };
-    resolve_durations(&mut ast, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
+    let ast = with_durations(ast, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
     let mut planner = Planner {
         context,
         selects: Vec::new(),

@@ -1,14 +1,13 @@
 //! What a query will hold at least, told from its text alone, so that the worst are refused before anything is read.
 
-use koios_promql::{Ast, DurationArg, DurationContext, Expr, QueryError, resolve_durations};
+use koios_promql::{Ast, DurationArg, DurationContext, Expr, QueryError, with_durations};
 
 /// The resolution of subqueries that do not name one, milliseconds; the engine's default.
 const SUBQUERY_STEP_MS: i128 = 60_000;
 
 /// Refuses a query whose subqueries have more than `samples_max` points even if they select a single series.
 pub(crate) fn check(ast: &Ast, context: DurationContext, samples_max: u64) -> Result<(), QueryError> {
-    let mut ast = ast.clone();
-    resolve_durations(&mut ast, context).map_err(|e| QueryError::BadData(e.to_string()))?;
+    let ast = with_durations(ast, context).map_err(|e| QueryError::BadData(e.to_string()))?;
     let points = subquery_points(&ast, i128::from(context.range_ms));
     if points <= i128::from(samples_max) {
         return Ok(());
