@@ -7,7 +7,11 @@ use koios_model::Matcher;
 
 use crate::signatures::FunctionId;
 
+mod tree;
 mod visit;
+
+pub use tree::{Ast, ExprId, ExprRef};
+pub(crate) use visit::Way;
 
 /// A half-open range of byte offsets into the query text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -85,7 +89,7 @@ impl ValueType {
     }
 }
 
-/// An expression. Its depth is bounded by the parser, so recursion over it is safe.
+/// An expression of an [`Ast`]; what is directly below it is named by its place there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expr {
     /// `sum by (a) (…)`
@@ -101,7 +105,7 @@ pub enum Expr {
     /// `(…)`
     Paren(Box<ParenExpr>),
     /// `"…"`
-    String(StringLiteral),
+    String(Box<StringLiteral>),
     /// `…[5m:1m]`
     Subquery(Box<SubqueryExpr>),
     /// `-…`
@@ -125,32 +129,6 @@ impl Expr {
             Self::Unary(e) => e.span,
             Self::Vector(e) => e.span,
         }
-    }
-
-    /// What it evaluates to.
-    pub fn value_type(&self) -> ValueType {
-        match self {
-            Self::Aggregate(_) | Self::Vector(_) => ValueType::Vector,
-            Self::Binary(e) => match (e.lhs.value_type(), e.rhs.value_type()) {
-                (ValueType::Scalar, ValueType::Scalar) => ValueType::Scalar,
-                _ => ValueType::Vector,
-            },
-            Self::Call(e) => e.function.signature().returns,
-            Self::Matrix(_) | Self::Subquery(_) => ValueType::Matrix,
-            Self::Number(_) => ValueType::Scalar,
-            Self::Paren(e) => e.expr.value_type(),
-            Self::String(_) => ValueType::String,
-            Self::Unary(e) => e.expr.value_type(),
-        }
-    }
-
-    /// The expression inside any parentheses around it.
-    pub fn unwrap_parens(&self) -> &Self {
-        let mut e = self;
-        while let Self::Paren(p) = e {
-            e = &p.expr;
-        }
-        e
     }
 }
 
@@ -230,9 +208,9 @@ pub struct AggregateExpr {
     /// The operator.
     pub op: AggregateOp,
     /// What is aggregated.
-    pub expr: Expr,
+    pub expr: ExprId,
     /// The parameter; present exactly if [`AggregateOp::has_param`].
-    pub param: Option<Expr>,
+    pub param: Option<ExprId>,
     /// The labels of `by` or `without`, in written order.
     pub grouping: Vec<String>,
     /// Whether `grouping` names the labels to drop instead of those to keep.
@@ -377,9 +355,9 @@ pub struct BinaryExpr {
     /// The operator.
     pub op: BinaryOp,
     /// The left operand.
-    pub lhs: Expr,
+    pub lhs: ExprId,
     /// The right operand.
-    pub rhs: Expr,
+    pub rhs: ExprId,
     /// Present exactly if both operands are vectors.
     pub matching: Option<VectorMatching>,
     /// Whether a comparison answers 0 or 1 instead of filtering.
@@ -394,7 +372,7 @@ pub struct Call {
     /// The function.
     pub function: FunctionId,
     /// The arguments; number and types were checked.
-    pub args: Vec<Expr>,
+    pub args: Vec<ExprId>,
 }
 
 /// The evaluation time a selector is pinned to by `@`.
@@ -414,7 +392,7 @@ pub enum DurationArg {
     /// Milliseconds.
     Millis(i64),
     /// An expression, see `resolve_durations`.
-    Expr(Box<DurationExpr>),
+    Expr(DurationExpr),
 }
 
 impl DurationArg {
@@ -438,9 +416,27 @@ impl Default for DurationArg {
     }
 }
 
-/// Arithmetic on durations, in seconds.
-#[derive(Clone, Debug, PartialEq)]
+/// Arithmetic on durations, in seconds: a tree whose nodes lie in one list, as those of an [`Ast`] do.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DurationExpr {
+    /// In the order of the text, each after those below it; the whole is the last one.
+    pub nodes: Vec<DurationNode>,
+}
+
+impl DurationExpr {
+    /// The bytes it came from.
+    pub fn span(&self) -> Span {
+        self.nodes.last().map_or_else(Span::default, |node| node.span)
+    }
+}
+
+/// Where a part of a [`DurationExpr`] stands among its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurationId(pub usize);
+
+/// A part of a [`DurationExpr`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DurationNode {
     /// The bytes it came from.
     pub span: Span,
     /// What it is.
@@ -457,15 +453,27 @@ pub enum DurationKind {
     /// `range()`
     Range,
     /// `-…`
-    Negate(Box<DurationExpr>),
+    Negate(DurationId),
     /// `(…)`
-    Paren(Box<DurationExpr>),
+    Paren(DurationId),
     /// `min_of(…, …)`
-    MinOf(Box<DurationExpr>, Box<DurationExpr>),
+    MinOf(DurationId, DurationId),
     /// `max_of(…, …)`
-    MaxOf(Box<DurationExpr>, Box<DurationExpr>),
+    MaxOf(DurationId, DurationId),
     /// `… + …`; only `+ - * / % ^` occur.
-    Binary(BinaryOp, Box<DurationExpr>, Box<DurationExpr>),
+    Binary(BinaryOp, DurationId, DurationId),
+}
+
+impl DurationKind {
+    /// The part directly below that is number `i`.
+    pub(crate) fn child(&self, i: usize) -> Option<DurationId> {
+        match (self, i) {
+            (Self::Negate(a) | Self::Paren(a), 0) => Some(*a),
+            (Self::MinOf(a, _) | Self::MaxOf(a, _) | Self::Binary(_, a, _), 0) => Some(*a),
+            (Self::MinOf(_, b) | Self::MaxOf(_, b) | Self::Binary(_, _, b), 1) => Some(*b),
+            _ => None,
+        }
+    }
 }
 
 /// How a range selector treats its edges.
@@ -516,7 +524,7 @@ pub struct SubqueryExpr {
     /// Expression, brackets and modifiers.
     pub span: Span,
     /// What is evaluated.
-    pub expr: Expr,
+    pub expr: ExprId,
     /// The length of the range.
     pub range: DurationArg,
     /// The resolution; `None` means the engine's default.
@@ -544,7 +552,7 @@ pub struct ParenExpr {
     /// From `(` to `)`.
     pub span: Span,
     /// What is inside.
-    pub expr: Expr,
+    pub expr: ExprId,
 }
 
 /// A string.
@@ -566,5 +574,5 @@ pub struct UnaryExpr {
     /// Whether the sign is `-`; `+` changes nothing.
     pub negate: bool,
     /// The operand.
-    pub expr: Expr,
+    pub expr: ExprId,
 }

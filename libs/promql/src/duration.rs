@@ -1,9 +1,11 @@
 //! Durations and numbers: literals, their printed form, and the value of duration expressions.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::ast::{
-    BinaryOp, DurationArg, DurationExpr, DurationKind, Expr, Span, SubqueryExpr, VectorSelector,
+    Ast, BinaryOp, DurationArg, DurationExpr, DurationId, DurationKind, Expr, ExprId, Span, SubqueryExpr,
+    VectorSelector,
 };
 use crate::string_literal::Quoted;
 
@@ -194,23 +196,53 @@ pub struct DurationContext {
     pub range_ms: i64,
 }
 
+/// The tree with every duration expression replaced by its value, see [`resolve_durations`]; the same tree where there is
+/// none.
+///
+/// # Errors
+/// [`DurationError`] as of [`resolve_durations`].
+pub fn with_durations(ast: &Ast, context: DurationContext) -> Result<Cow<'_, Ast>, DurationError> {
+    if !ast.exprs().any(has_durations) {
+        return Ok(Cow::Borrowed(ast));
+    }
+    let mut resolved = ast.clone();
+    resolve_durations(&mut resolved, context)?;
+    Ok(Cow::Owned(resolved))
+}
+
 /// Replaces every duration expression in a tree by its value, so that each [`DurationArg`] is
 /// [`DurationArg::Millis`].
 ///
 /// # Errors
 /// [`DurationError`] for ranges and steps that are not positive and for values that are no durations.
-pub fn resolve_durations(expr: &mut Expr, context: DurationContext) -> Result<(), DurationError> {
-    match expr {
-        Expr::Vector(selector) => resolve_selector(selector, context)?,
+pub fn resolve_durations(ast: &mut Ast, context: DurationContext) -> Result<(), DurationError> {
+    // Of several mistakes, that of the outermost expression is told.
+    let places: Vec<ExprId> = ast
+        .root()
+        .walk()
+        .filter(|(expr, done)| *done == 0 && has_durations(expr.expr()))
+        .map(|(expr, _)| expr.id())
+        .collect();
+    places.into_iter().try_for_each(|id| match ast.expr_mut(id) {
+        Expr::Vector(selector) => resolve_selector(selector, context),
         Expr::Matrix(matrix) => {
             context.resolve(&mut matrix.range, false)?;
-            resolve_selector(&mut matrix.selector, context)?;
+            resolve_selector(&mut matrix.selector, context)
         }
-        Expr::Subquery(subquery) => resolve_subquery(subquery, context)?,
-        _ => {}
+        Expr::Subquery(subquery) => resolve_subquery(subquery, context),
+        _ => Ok(()),
+    })
+}
+
+/// Whether an expression has durations of which the milliseconds are not known.
+fn has_durations(expr: &Expr) -> bool {
+    let unknown = |arg: &DurationArg| arg.millis().is_none();
+    match expr {
+        Expr::Vector(e) => unknown(&e.offset),
+        Expr::Matrix(e) => unknown(&e.range) || unknown(&e.selector.offset),
+        Expr::Subquery(e) => unknown(&e.range) || unknown(&e.offset) || e.step.as_ref().is_some_and(unknown),
+        _ => false,
     }
-    expr.children_mut()
-        .try_for_each(|child| resolve_durations(child, context))
 }
 
 fn resolve_selector(selector: &mut VectorSelector, context: DurationContext) -> Result<(), DurationError> {
@@ -232,7 +264,7 @@ impl DurationContext {
         };
         let error = |reason| {
             Err(DurationError {
-                span: expr.span,
+                span: expr.span(),
                 reason,
             })
         };
@@ -250,23 +282,29 @@ impl DurationContext {
         Ok(())
     }
 
-    /// The value of an expression in seconds. Depth is bounded by the parser.
+    /// The value of an expression in seconds: that of each part, from those below it.
     fn seconds(self, expr: &DurationExpr) -> Result<f64, DurationError> {
-        Ok(match &expr.kind {
-            DurationKind::Number(number) => number.value,
-            DurationKind::Step => self.step_ms as f64 / 1000.0,
-            DurationKind::Range => self.range_ms as f64 / 1000.0,
-            DurationKind::Negate(inner) => -self.seconds(inner)?,
-            DurationKind::Paren(inner) => self.seconds(inner)?,
-            DurationKind::MinOf(a, b) => go_min(self.seconds(a)?, self.seconds(b)?),
-            DurationKind::MaxOf(a, b) => -go_min(-self.seconds(a)?, -self.seconds(b)?),
-            DurationKind::Binary(op, a, b) => {
-                return binary(*op, self.seconds(a)?, self.seconds(b)?).map_err(|reason| DurationError {
-                    span: expr.span,
-                    reason,
-                });
-            }
-        })
+        let mut values: Vec<f64> = Vec::with_capacity(expr.nodes.len());
+        for node in &expr.nodes {
+            let of = |id: DurationId| values.get(id.0).copied().unwrap_or(f64::NAN);
+            let value = match node.kind {
+                DurationKind::Number(number) => number.value,
+                DurationKind::Step => self.step_ms as f64 / 1000.0,
+                DurationKind::Range => self.range_ms as f64 / 1000.0,
+                DurationKind::Negate(inner) => -of(inner),
+                DurationKind::Paren(inner) => of(inner),
+                DurationKind::MinOf(a, b) => go_min(of(a), of(b)),
+                DurationKind::MaxOf(a, b) => -go_min(-of(a), -of(b)),
+                DurationKind::Binary(op, a, b) => {
+                    binary(op, of(a), of(b)).map_err(|reason| DurationError {
+                        span: node.span,
+                        reason,
+                    })?
+                }
+            };
+            values.push(value);
+        }
+        Ok(values.last().copied().unwrap_or(f64::NAN))
     }
 }
 

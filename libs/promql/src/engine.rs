@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use koios_model::Labels;
 
-use crate::ast::{Expr, ValueType};
+use crate::ast::{Ast, ValueType};
 use crate::context::{Account, PHASE_PARSING, QueryContext, check_in};
 use crate::error::QueryError;
 use crate::eval::leaf::LeafResult;
@@ -18,7 +18,7 @@ use crate::eval::{Evaluated, Evaluator};
 use crate::fetch::{Answer, Fetched, bytes_of};
 use crate::memory::{LABELS_ENTRY_BYTES, Memory, of_labels};
 use crate::parser::{ParseError, ParseOptions, parse_with, parse_within};
-use crate::plan::{Leaf, Plan, PlanContext, plan};
+use crate::plan::{Leaf, Nodes, Plan, PlanContext, plan};
 use crate::queryable::{Queryable, SelectRequest};
 use crate::steps::Steps;
 use crate::value::{MatrixSeries, Points, QueryOutput, SampleValue, Value, VectorSample};
@@ -64,7 +64,7 @@ impl Default for EngineOptions {
 #[derive(Clone, Debug)]
 pub struct Query {
     text: Arc<str>,
-    expr: Expr,
+    ast: Ast,
 }
 
 impl Query {
@@ -75,7 +75,7 @@ impl Query {
     pub fn parse(text: &str, options: &ParseOptions) -> Result<Self, ParseError> {
         Ok(Self {
             text: text.into(),
-            expr: parse_with(text, options)?,
+            ast: parse_with(text, options)?,
         })
     }
 
@@ -92,15 +92,15 @@ impl Query {
         check_in(ctx, PHASE_PARSING)?;
         Ok(Self {
             text: text.into(),
-            expr: parsed.map_err(|e| QueryError::BadData(e.to_string()))?,
+            ast: parsed.map_err(|e| QueryError::BadData(e.to_string()))?,
         })
     }
 
     /// A query from a tree; `text` is what its positions refer to.
-    pub fn new(text: &str, expr: Expr) -> Self {
+    pub fn new(text: &str, ast: Ast) -> Self {
         Self {
             text: text.into(),
-            expr,
+            ast,
         }
     }
 
@@ -110,8 +110,8 @@ impl Query {
     }
 
     /// The tree.
-    pub fn expr(&self) -> &Expr {
-        &self.expr
+    pub fn ast(&self) -> &Ast {
+        &self.ast
     }
 }
 
@@ -172,7 +172,7 @@ impl Engine {
                 "end timestamp must not be before start time".to_owned(),
             ));
         }
-        let kind = query.expr.value_type();
+        let kind = query.ast.value_type();
         if !matches!(kind, ValueType::Scalar | ValueType::Vector) {
             return Err(QueryError::BadData(format!(
                 "invalid expression type {:?} for range query, must be Scalar or instant Vector",
@@ -197,8 +197,8 @@ impl Engine {
             default_subquery_step_ms: self.options.default_subquery_step_ms,
         };
         Ok(Prepared {
-            plan: plan(query.expr.clone(), context)?,
-            kind: query.expr.value_type(),
+            plan: plan(&query.ast, context)?,
+            kind: query.ast.value_type(),
             instant: step_ms == 0,
             text: Arc::clone(&query.text),
             options: self.options.clone(),
@@ -269,6 +269,10 @@ impl Prepared {
         &self.options
     }
 
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.plan.nodes
+    }
+
     pub(crate) fn leaves(&self) -> &[Leaf] {
         &self.plan.leaves
     }
@@ -321,6 +325,7 @@ impl Fetched {
             }
         }
         let mut evaluator = Evaluator {
+            nodes: &prepared.plan.nodes,
             fetched: &kept,
             leaves,
             query: &prepared.text,
@@ -329,7 +334,7 @@ impl Fetched {
             account: &account,
             annotations,
         };
-        let evaluated = evaluator.eval(&prepared.plan.root, prepared.plan.steps)?;
+        let evaluated = evaluator.value(prepared.plan.root, prepared.plan.steps)?;
         let mut annotations = evaluator.annotations;
         // Those of leaves that no node asked for.
         for unused in evaluator.leaves.into_iter().flatten() {

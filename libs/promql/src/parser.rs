@@ -1,17 +1,18 @@
-//! The parser: a Pratt parser over the lexer's tokens, then the type check.
+//! The parser: by the power of operators, over the lexer's tokens; then the type check.
 //!
-//! The first mistake ends the parse. Recursion is bounded by [`ParseOptions::nesting_max`] and the height of the tree by
-//! [`ParseOptions::depth_max`], so that neither parsing, nor walking, nor dropping a tree can exhaust the stack.
+//! The first mistake ends the parse. Nothing here recurses over a query: what waits for its operands lies in lists of
+//! frames, which [`ParseOptions::depth_max`] bounds, and the tree is a list, too ([`Ast`]).
 
 mod check;
 mod durations;
+mod expr;
 mod modifiers;
 mod primary;
 mod selector;
 
 use koios_model::Matcher;
 
-use crate::ast::{BinaryExpr, BinaryOp, Cardinality, Expr, FillValues, Span, UnaryExpr, VectorMatching};
+use crate::ast::{Ast, DurationExpr, Expr, ExprId, Span};
 use crate::context::{QueryContext, Uninterrupted};
 use crate::lexer::{Keyword, LexError, Lexed, Lexer, Token};
 
@@ -26,12 +27,10 @@ pub struct ParseOptions {
     pub extended_range_selectors: bool,
     /// `fill`, `fill_left` and `fill_right`. On by default.
     pub fill_modifiers: bool,
-    /// Most nodes and matchers in a query.
+    /// Most expressions, parts of durations and matchers in braces in a query.
     pub nodes_max: usize,
-    /// Most levels of a query; each operand of a chain such as `1+1+1` is a level.
-    pub depth_max: usize,
     /// Most levels of parentheses, calls, signs and right operands within each other.
-    pub nesting_max: usize,
+    pub depth_max: usize,
     /// Most regular expressions in a query: each takes up to some hundred kilobytes.
     pub regexes_max: usize,
     /// Most regular expressions that take megabytes.
@@ -46,8 +45,7 @@ impl Default for ParseOptions {
             extended_range_selectors: true,
             fill_modifiers: true,
             nodes_max: 10_000,
-            depth_max: 256,
-            nesting_max: 128,
+            depth_max: 10_000,
             regexes_max: 200,
             large_regexes_max: 8,
         }
@@ -85,7 +83,7 @@ type Result<T> = std::result::Result<T, ParseError>;
 ///
 /// # Errors
 /// [`ParseError`] with the first mistake.
-pub fn parse(query: &str) -> Result<Expr> {
+pub fn parse(query: &str) -> Result<Ast> {
     parse_with(query, &ParseOptions::default())
 }
 
@@ -93,20 +91,20 @@ pub fn parse(query: &str) -> Result<Expr> {
 ///
 /// # Errors
 /// [`ParseError`] with the first mistake.
-pub fn parse_with(query: &str, options: &ParseOptions) -> Result<Expr> {
+pub fn parse_with(query: &str, options: &ParseOptions) -> Result<Ast> {
     parse_within(query, options, &Uninterrupted)
 }
 
 /// Parses and checks a query; gives up with some error once `ctx` wants to stop.
-pub(crate) fn parse_within(query: &str, options: &ParseOptions, ctx: &dyn QueryContext) -> Result<Expr> {
+pub(crate) fn parse_within(query: &str, options: &ParseOptions, ctx: &dyn QueryContext) -> Result<Ast> {
     let mut parser = Parser::new(query, options, ctx);
     if parser.peek()?.token == Token::Eof {
         return Err(parser.error(Span::default(), "no expression found in input"));
     }
-    let mut parsed = parser.expr(0)?;
+    parser.expr()?;
     parser.expect_end()?;
-    check::Checker { query }.check(&mut parsed.expr)?;
-    Ok(parsed.expr)
+    check::check(query, &mut parser.ast)?;
+    Ok(parser.ast)
 }
 
 /// Parses a series selector such as `up{job="a"}`, as `match[]` has it.
@@ -119,12 +117,6 @@ pub fn parse_metric_selector(selector: &str) -> Result<Vec<Matcher>> {
     let selector = parser.vector_selector_only()?;
     parser.expect_end()?;
     Ok(selector.matchers.to_vec())
-}
-
-/// An expression and the height of its tree.
-struct Parsed {
-    expr: Expr,
-    height: usize,
 }
 
 /// The innermost construct that names itself in messages about unexpected tokens.
@@ -165,41 +157,19 @@ struct Parser<'a> {
     /// The token taken last.
     last: Span,
     context: Context,
+    /// What was read so far.
+    ast: Ast,
+    /// What was read so far of a duration expression.
+    duration: DurationExpr,
     nesting: usize,
     nodes: usize,
     regexes: usize,
     large_regexes: usize,
 }
 
-/// Binds tighter than any binary operator but `^`.
-const UNARY_POWER: u8 = 6;
-
-fn power(op: BinaryOp) -> u8 {
-    match op {
-        BinaryOp::Or => 1,
-        BinaryOp::And | BinaryOp::Unless => 2,
-        BinaryOp::Eq
-        | BinaryOp::Ne
-        | BinaryOp::Gt
-        | BinaryOp::Lt
-        | BinaryOp::Ge
-        | BinaryOp::Le
-        | BinaryOp::TrimUpper
-        | BinaryOp::TrimLower => 3,
-        BinaryOp::Add | BinaryOp::Sub => 4,
-        BinaryOp::Mul | BinaryOp::Div | BinaryOp::Mod | BinaryOp::Atan2 => 5,
-        BinaryOp::Pow => 6,
-    }
-}
-
-/// The least power the right operand's operators must have.
-fn right_power(op: BinaryOp) -> u8 {
-    if op == BinaryOp::Pow {
-        power(op)
-    } else {
-        power(op) + 1
-    }
-}
+/// How long an expression is, about: for so many there is room from the start, up to some.
+const BYTES_PER_EXPR: usize = 8;
+const FORESEEN_EXPRS_MAX: usize = 24;
 
 impl<'a> Parser<'a> {
     fn new(query: &'a str, options: &'a ParseOptions, ctx: &'a dyn QueryContext) -> Self {
@@ -211,6 +181,8 @@ impl<'a> Parser<'a> {
             ahead: None,
             last: Span::default(),
             context: Context::Query,
+            ast: Ast::with_capacity((query.len() / BYTES_PER_EXPR).min(FORESEEN_EXPRS_MAX)),
+            duration: DurationExpr::default(),
             nesting: 0,
             nodes: 0,
             regexes: 0,
@@ -289,25 +261,20 @@ impl<'a> Parser<'a> {
         parsed
     }
 
-    /// Runs one level of recursion.
-    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    /// Goes one level deeper.
+    fn nest(&mut self) -> Result<()> {
         self.nesting += 1;
-        if self.nesting > self.options.nesting_max {
-            return Err(self.too_deep(self.options.nesting_max));
+        let limit = self.options.depth_max;
+        if self.nesting > limit {
+            return Err(self.too_complex(&format!("more than {limit} levels")));
         }
-        let parsed = parse(self);
-        self.nesting -= 1;
-        parsed
+        Ok(())
     }
 
-    /// Counts a node and bounds the tree's height, given the heights of its children.
-    fn grow(&mut self, children: usize) -> Result<usize> {
+    /// Adds an expression to the tree.
+    fn grow(&mut self, expr: Expr) -> Result<ExprId> {
         self.count_node()?;
-        let height = children + 1;
-        if height > self.options.depth_max {
-            return Err(self.too_deep(self.options.depth_max));
-        }
-        Ok(height)
+        Ok(self.ast.push(expr))
     }
 
     fn count_node(&mut self) -> Result<()> {
@@ -322,144 +289,11 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn too_deep(&self, limit: usize) -> ParseError {
-        self.too_complex(&format!("more than {limit} levels"))
-    }
-
     fn too_complex(&self, what: &str) -> ParseError {
         let at = self.ahead.map_or_else(Span::default, |token| token.span);
         self.error(
             at,
             format!("query too complex (depth/nodes): {what}; split it, for instance by recording rules"),
         )
-    }
-
-    /// An expression whose binary operators all bind at least as tight as `power_min`.
-    fn expr(&mut self, power_min: u8) -> Result<Parsed> {
-        self.nested(|parser| {
-            let mut left = parser.operand()?;
-            while let Token::Op(op) = parser.peek()?.token {
-                if power(op) < power_min {
-                    break;
-                }
-                left = parser.binary(left, op)?;
-            }
-            Ok(left)
-        })
-    }
-
-    /// An operand with its signs; a sign binds less than `^` and than any modifier.
-    fn operand(&mut self) -> Result<Parsed> {
-        let sign = self.peek()?;
-        let negate = match sign.token {
-            Token::Op(BinaryOp::Add) => false,
-            Token::Op(BinaryOp::Sub) => true,
-            _ => {
-                let primary = self.primary()?;
-                return self.modifiers(primary);
-            }
-        };
-        self.bump()?;
-        let Parsed { expr, height } = self.expr(UNARY_POWER)?;
-        let span = sign.span.to(expr.span());
-        if let Expr::Number(mut number) = expr {
-            number.value = if negate { -number.value } else { number.value };
-            number.span = span;
-            return Ok(Parsed {
-                expr: Expr::Number(number),
-                height,
-            });
-        }
-        let height = self.grow(height)?;
-        Ok(Parsed {
-            expr: Expr::Unary(Box::new(UnaryExpr { span, negate, expr })),
-            height,
-        })
-    }
-
-    fn binary(&mut self, left: Parsed, op: BinaryOp) -> Result<Parsed> {
-        let op_token = self.bump()?;
-        let return_bool = self.accept_keyword(Keyword::Bool)?.is_some();
-        let matching = self.vector_matching()?;
-        // The end of the operator with its modifiers is where the next operand starts.
-        let op_end = self.peek()?.span.start;
-        let right = self.expr(right_power(op))?;
-        let height = self.grow(left.height.max(right.height))?;
-        let span = left.expr.span().to(right.expr.span());
-        if !self.options.fill_modifiers && matching.fill != FillValues::default() {
-            return Err(self.error(span, "binop fill modifiers are experimental and not enabled"));
-        }
-        let op_span = Span {
-            start: op_token.span.start,
-            end: op_end,
-        };
-        let expr = BinaryExpr {
-            span,
-            op_span,
-            op,
-            lhs: left.expr,
-            rhs: right.expr,
-            matching: Some(matching),
-            return_bool,
-        };
-        Ok(Parsed {
-            expr: Expr::Binary(Box::new(expr)),
-            height,
-        })
-    }
-
-    /// `on`, `ignoring`, `group_left`, `group_right` and the `fill` modifiers.
-    fn vector_matching(&mut self) -> Result<VectorMatching> {
-        let mut matching = VectorMatching {
-            card: Cardinality::OneToOne,
-            labels: Vec::new(),
-            on: false,
-            include: Vec::new(),
-            fill: FillValues::default(),
-        };
-        let on = self.accept_keyword(Keyword::On)?.is_some();
-        if on || self.accept_keyword(Keyword::Ignoring)?.is_some() {
-            matching.on = on;
-            matching.labels = self.grouping_labels()?;
-            matching.card = match self.peek()?.token {
-                Token::Keyword(Keyword::GroupLeft) => Cardinality::ManyToOne,
-                Token::Keyword(Keyword::GroupRight) => Cardinality::OneToMany,
-                _ => Cardinality::OneToOne,
-            };
-            if matching.card != Cardinality::OneToOne {
-                self.bump()?;
-                if self.peek()?.token == Token::LeftParen {
-                    matching.include = self.grouping_labels()?;
-                }
-            }
-        }
-        matching.fill = self.fill_values()?;
-        Ok(matching)
-    }
-
-    fn fill_values(&mut self) -> Result<FillValues> {
-        let mut fill = FillValues::default();
-        if self.accept_keyword(Keyword::Fill)?.is_some() {
-            let value = Some(self.fill_value()?);
-            return Ok(FillValues {
-                lhs: value,
-                rhs: value,
-            });
-        }
-        for _ in 0..2 {
-            if fill.lhs.is_none() && self.accept_keyword(Keyword::FillLeft)?.is_some() {
-                fill.lhs = Some(self.fill_value()?);
-            } else if fill.rhs.is_none() && self.accept_keyword(Keyword::FillRight)?.is_some() {
-                fill.rhs = Some(self.fill_value()?);
-            }
-        }
-        Ok(fill)
-    }
-
-    fn fill_value(&mut self) -> Result<f64> {
-        self.expect(Token::LeftParen)?;
-        let value = self.signed_number()?;
-        self.expect(Token::RightParen)?;
-        Ok(value)
     }
 }

@@ -5,8 +5,8 @@ use std::fmt::{self, Display, Write};
 use koios_model::{METRIC_NAME, MatchOp, Matcher};
 
 use crate::ast::{
-    AggregateExpr, At, BinaryExpr, Cardinality, DurationArg, DurationExpr, DurationKind, Expr, FillValues,
-    MatrixSelector, NumberLiteral, RangeEdges, SubqueryExpr, VectorMatching, VectorSelector,
+    AggregateExpr, Ast, At, BinaryExpr, Cardinality, DurationArg, DurationExpr, DurationKind, Expr, ExprRef,
+    FillValues, MatrixSelector, NumberLiteral, RangeEdges, SubqueryExpr, VectorMatching, VectorSelector, Way,
 };
 use crate::duration::Millis;
 use crate::string_literal::Quoted;
@@ -15,33 +15,39 @@ mod pretty;
 
 pub use pretty::pretty;
 
-impl Display for Expr {
+impl Display for Ast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Aggregate(e) => {
-                write!(f, "{}(", AggregateHead(e))?;
-                if let Some(param) = &e.param {
-                    write!(f, "{param}, ")?;
-                }
-                write!(f, "{})", e.expr)
-            }
-            Self::Binary(e) => write!(f, "{} {} {}", e.lhs, Operator(e), e.rhs),
-            Self::Call(e) => {
-                write!(f, "{}(", e.function)?;
-                write_list(f, &e.args, ", ")?;
-                f.write_char(')')
-            }
-            Self::Matrix(e) => write!(f, "{e}"),
-            Self::Number(e) => write!(f, "{e}"),
-            Self::Paren(e) => write!(f, "({})", e.expr),
-            Self::String(e) => match &e.not_utf8 {
-                Some(quoted) => f.write_str(quoted),
-                None => write!(f, "{}", Quoted(&e.value)),
-            },
-            Self::Subquery(e) => write!(f, "{}{}", e.expr, SubquerySuffix(e)),
-            Self::Unary(e) => write!(f, "{}{}", sign(e.negate), e.expr),
-            Self::Vector(e) => write!(f, "{e}"),
-        }
+        write!(f, "{}", self.root())
+    }
+}
+
+impl Display for ExprRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.walk_written()
+            .try_for_each(|(expr, done)| write_piece(f, expr.expr(), done))
+    }
+}
+
+/// Writes what of an expression stands after its first `done` operands, in the order of the text, and before the next.
+fn write_piece(out: &mut dyn Write, expr: &Expr, done: usize) -> fmt::Result {
+    let last = expr.written(done).is_none();
+    match expr {
+        Expr::Aggregate(e) if done == 0 => write!(out, "{}(", AggregateHead(e)),
+        Expr::Call(e) if done == 0 => write!(out, "{}({}", e.function, if last { ")" } else { "" }),
+        Expr::Aggregate(_) | Expr::Call(_) => out.write_str(if last { ")" } else { ", " }),
+        Expr::Binary(e) if done == 1 => write!(out, " {} ", Operator(e)),
+        Expr::Binary(_) => Ok(()),
+        Expr::Matrix(e) => write!(out, "{e}"),
+        Expr::Number(e) => write!(out, "{e}"),
+        Expr::Paren(_) => out.write_str(if last { ")" } else { "(" }),
+        Expr::String(e) => match &e.not_utf8 {
+            Some(quoted) => out.write_str(quoted),
+            None => write!(out, "{}", Quoted(&e.value)),
+        },
+        Expr::Subquery(e) if last => write!(out, "{}", SubquerySuffix(e)),
+        Expr::Unary(e) if !last => out.write_str(sign(e.negate)),
+        Expr::Subquery(_) | Expr::Unary(_) => Ok(()),
+        Expr::Vector(e) => write!(out, "{e}"),
     }
 }
 
@@ -205,16 +211,26 @@ impl Display for DurationArg {
 
 impl Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            DurationKind::Number(number) => write!(f, "{number}"),
-            DurationKind::Step => f.write_str("step()"),
-            DurationKind::Range => f.write_str("range()"),
-            DurationKind::Negate(inner) => write!(f, "-{inner}"),
-            DurationKind::Paren(inner) => write!(f, "({inner})"),
-            DurationKind::MinOf(a, b) => write!(f, "min_of({a}, {b})"),
-            DurationKind::MaxOf(a, b) => write!(f, "max_of({a}, {b})"),
-            DurationKind::Binary(op, a, b) => write!(f, "{a} {} {b}", op.as_str()),
+        let kind = |place: usize| self.nodes.get(place).map(|node| &node.kind);
+        let mut way = Way::from(self.nodes.len().saturating_sub(1));
+        while let Some((place, done, last)) = way.next(|place, i| kind(place)?.child(i).map(|id| id.0)) {
+            let Some(kind) = kind(place) else { continue };
+            match kind {
+                DurationKind::Number(number) => write!(f, "{number}")?,
+                DurationKind::Step => f.write_str("step()")?,
+                DurationKind::Range => f.write_str("range()")?,
+                DurationKind::Negate(_) => f.write_str(if last { "" } else { "-" })?,
+                DurationKind::Paren(_) => f.write_str(if last { ")" } else { "(" })?,
+                DurationKind::MinOf(..) if done == 0 => f.write_str("min_of(")?,
+                DurationKind::MaxOf(..) if done == 0 => f.write_str("max_of(")?,
+                DurationKind::MinOf(..) | DurationKind::MaxOf(..) => {
+                    f.write_str(if last { ")" } else { ", " })?;
+                }
+                DurationKind::Binary(op, ..) if done == 1 => write!(f, " {} ", op.as_str())?,
+                DurationKind::Binary(..) => {}
+            }
         }
+        Ok(())
     }
 }
 

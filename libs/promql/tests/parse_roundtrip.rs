@@ -1,6 +1,6 @@
 //! Printing a tree and reading it again gives the same tree; formatting twice gives the same text.
 
-use koios_promql::{Expr, parse, pretty};
+use koios_promql::{Ast, parse, pretty};
 use proptest::prelude::*;
 
 fn label() -> impl Strategy<Value = String> {
@@ -120,9 +120,9 @@ fn vector() -> BoxedStrategy<String> {
     .boxed()
 }
 
-fn bare(mut expr: Expr) -> Expr {
-    expr.clear_spans();
-    expr
+fn bare(mut ast: Ast) -> Ast {
+    ast.clear_spans();
+    ast
 }
 
 proptest! {

@@ -1,14 +1,25 @@
 //! What is accepted, and what it means: queries beside their printed form, with the grouping made visible.
 
-use koios_promql::{At, DurationArg, DurationContext, Expr, RangeEdges, ValueType, parse, resolve_durations};
+use koios_promql::{
+    At, DurationArg, DurationContext, Expr, ExprRef, RangeEdges, ValueType, parse, resolve_durations,
+};
 use rstest::rstest;
 
 /// Prints a query with parentheses around every operation.
-fn grouped(expr: &Expr) -> String {
-    match expr {
-        Expr::Binary(e) => format!("<{} {} {}>", grouped(&e.lhs), e.op.as_str(), grouped(&e.rhs)),
-        Expr::Unary(e) => format!("<{}{}>", if e.negate { "-" } else { "+" }, grouped(&e.expr)),
-        other => other.to_string(),
+fn grouped(expr: ExprRef<'_>) -> String {
+    match expr.expr() {
+        Expr::Binary(e) => format!(
+            "<{} {} {}>",
+            grouped(expr.at(e.lhs)),
+            e.op.as_str(),
+            grouped(expr.at(e.rhs))
+        ),
+        Expr::Unary(e) => format!(
+            "<{}{}>",
+            if e.negate { "-" } else { "+" },
+            grouped(expr.at(e.expr))
+        ),
+        _ => expr.to_string(),
     }
 }
 
@@ -28,7 +39,7 @@ fn grouped(expr: &Expr) -> String {
 #[case("a offset -2^2", "<a offset -2s ^ 2>")]
 #[case("a offset 5m + b", "<a offset 5m + b>")]
 fn operators_bind(#[case] query: &str, #[case] want: &str) {
-    assert_eq!(grouped(&parse(query).unwrap()), want);
+    assert_eq!(grouped(parse(query).unwrap().root()), want);
 }
 
 #[rstest]
@@ -126,23 +137,20 @@ fn selectors_hold_what_was_written() {
 fn nodes_know_where_they_stand() {
     let query = "sum by (x) (rate(up[5m] offset 1m)) + on(x) (vector(3))";
     let expr = parse(query).unwrap();
-    let mut seen = Vec::new();
-    expr.visit(&mut |e, _| {
-        let span = e.span();
-        seen.push(&query[span.start as usize..span.end as usize]);
-    });
+    let text = |e: &Expr| &query[e.span().start as usize..e.span().end as usize];
+    let seen: Vec<&str> = expr.exprs().map(text).collect();
     let sum = "sum by (x) (rate(up[5m] offset 1m))";
     let rate = "rate(up[5m] offset 1m)";
     assert_eq!(
         seen,
         [
-            query,
-            sum,
-            rate,
             "up[5m] offset 1m",
-            "(vector(3))",
+            rate,
+            sum,
+            "3",
             "vector(3)",
-            "3"
+            "(vector(3))",
+            query,
         ]
     );
     assert_eq!(expr.span().position_in("\n\nxy"), "1:1");

@@ -1,21 +1,32 @@
-//! The deepest queries that are accepted need little stack: to parse, check, print, format, plan, evaluate and drop (I12).
+//! Queries may be deep, and need little stack all the same: to parse, check, print, format, copy, compare, plan, evaluate
+//! and drop (I12).
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
 mod support;
 
+use futures::executor::block_on;
 use koios_promql::{
-    DurationContext, Engine, Expr, ParseError, ParseOptions, Query, Uninterrupted, parse, pretty,
+    Ast, DurationContext, Engine, ParseError, ParseOptions, Query, Uninterrupted, Value, parse, pretty,
     resolve_durations,
 };
 use support::Memory;
 
-/// Less than any thread has that a query runs on: up to 340 KiB were seen (docs/decisions/0008). Code that is not optimised
-/// needs several times as much.
+/// Less than any thread has that a query runs on. What is needed does not depend on how deep a query is.
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
+    256 << 10
+} else {
+    128 << 10
+};
+
+/// Patterns are compiled by recursion; how deep they may be is limited apart, to little.
+const STACK_BYTES_OF_PATTERNS: usize = if cfg!(debug_assertions) {
     2 << 20
 } else {
     512 << 10
 };
+
+/// How deep every shape of queries may be at least.
+const DEPTH_MIN: usize = 750;
 
 fn nested(open: &str, inner: &str, close: &str, depth: usize) -> String {
     open.repeat(depth) + inner + &close.repeat(depth)
@@ -55,6 +66,9 @@ const SHAPES: &[Shape] = &[
     ("duration choices", |n| {
         format!("rate(a[{}])", nested("max_of(1m, ", "1m", ")", n))
     }),
+];
+
+const PATTERNS: &[Shape] = &[
     ("regular expressions", |n| {
         format!("{{__name__=~\"{}\"}}", nested("(", "a", ")", n))
     }),
@@ -69,9 +83,9 @@ const SHAPES: &[Shape] = &[
     }),
 ];
 
-/// The deepest query of a shape that is accepted, and why the next one is not.
-fn deepest(shape: fn(usize) -> String) -> (Expr, String, Option<ParseError>) {
-    let (mut good, mut bad) = (1, 100_000);
+/// The deepest query of a shape that is accepted, how deep it is, and why the next one is not.
+fn deepest(shape: fn(usize) -> String) -> (Ast, String, usize, Option<ParseError>) {
+    let (mut good, mut bad) = (1, 10_001);
     while bad - good > 1 {
         let depth = usize::midpoint(good, bad);
         match parse(&shape(depth)) {
@@ -80,49 +94,81 @@ fn deepest(shape: fn(usize) -> String) -> (Expr, String, Option<ParseError>) {
         }
     }
     let text = shape(good);
-    (parse(&text).unwrap(), text, parse(&shape(bad)).err())
+    (parse(&text).unwrap(), text, good, parse(&shape(bad)).err())
 }
 
-fn on_small_stack(work: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(work)
-        .unwrap();
+fn on_stack(bytes: usize, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().stack_size(bytes).spawn(work).unwrap();
     thread.join().unwrap();
+}
+
+/// Everything that is done to a query before it is evaluated.
+fn look_at(name: &str, shape: fn(usize) -> String, depth_min: usize) {
+    let (ast, text, depth, refused) = deepest(shape);
+    // A pattern within a string is looked at in evaluation only.
+    let refused = refused.map(|e| e.to_string()).unwrap_or_default();
+    assert!(!refused.contains("unexpected"), "{name}: {refused}");
+    assert!(depth >= depth_min, "{name}: {depth}, {refused}");
+    let printed = ast.to_string();
+    assert_eq!(parse(&printed).unwrap().to_string(), printed, "{name}");
+    let formatted = pretty(&ast);
+    assert_eq!(pretty(&parse(&formatted).unwrap()), formatted, "{name}");
+    let mut copy = ast.clone();
+    copy.clear_spans();
+    assert!(format!("{ast:?}") != format!("{copy:?}"), "{name}");
+    assert_eq!(ast.selectors().is_empty(), !text.contains('a'), "{name}");
+    let context = DurationContext {
+        step_ms: 0,
+        range_ms: 0,
+    };
+    let _ = resolve_durations(&mut copy, context);
+    let _ = copy == ast;
+}
+
+fn evaluate(shape: fn(usize) -> String) {
+    let (ast, text, ..) = deepest(shape);
+    let query = Query::new(&text, ast);
+    let memory = Memory::load("a 1 2 3 4 5 6 7");
+    let run = Engine::default();
+    // Some are no query over time, or have patterns that are refused.
+    let _ = block_on(run.instant(&memory, &query, 60_000, &Uninterrupted));
+    let _ = block_on(run.range(&memory, &query, (0, 60_000, 10_000), &Uninterrupted));
 }
 
 #[test]
 fn i12_the_deepest_queries_need_little_stack() {
     for &(name, shape) in SHAPES {
-        println!("{name}");
-        on_small_stack(move || {
-            let (expr, text, refused) = deepest(shape);
-            // A pattern within a string is looked at in evaluation only.
-            let refused = refused.map(|e| e.to_string()).unwrap_or_default();
-            assert!(!refused.contains("unexpected"), "{name}: {refused}");
-            assert_eq!(
-                parse(&expr.to_string()).unwrap().to_string(),
-                expr.to_string(),
-                "{name}"
-            );
-            let formatted = pretty(&expr);
-            assert_eq!(pretty(&parse(&formatted).unwrap()), formatted, "{name}");
-            let mut copy = expr.clone();
-            copy.clear_spans();
-            assert!(format!("{expr:?}") != format!("{copy:?}"), "{name}");
-            assert_eq!(expr.selectors().is_empty(), !text.contains('a'), "{name}");
-            let context = DurationContext {
-                step_ms: 0,
-                range_ms: 0,
-            };
-            let _ = resolve_durations(&mut copy, context);
-            let _ = copy == expr;
-            let query = Query::parse(&text, &ParseOptions::default()).unwrap();
-            let memory = Memory::load("a 1 2 3 4 5 6 7");
-            let run = Engine::default();
-            let _ = futures::executor::block_on(run.instant(&memory, &query, 60_000, &Uninterrupted));
-            let _ =
-                futures::executor::block_on(run.range(&memory, &query, (0, 60_000, 10_000), &Uninterrupted));
+        on_stack(STACK_BYTES, move || look_at(name, shape, DEPTH_MIN));
+    }
+}
+
+#[test]
+fn i12_evaluating_the_deepest_queries_needs_little_stack() {
+    for &(_, shape) in SHAPES {
+        on_stack(STACK_BYTES, move || evaluate(shape));
+    }
+}
+
+#[test]
+fn i12_the_deepest_patterns_need_little_stack() {
+    for &(name, shape) in PATTERNS {
+        on_stack(STACK_BYTES_OF_PATTERNS, move || {
+            look_at(name, shape, 1);
+            evaluate(shape);
         });
     }
+}
+
+#[test]
+fn i12_a_chain_of_thousands_of_operands_is_evaluated() {
+    on_stack(STACK_BYTES, || {
+        let text = vec!["a"; 5_000].join(" or ");
+        let query = Query::parse(&text, &ParseOptions::default()).unwrap();
+        let memory = Memory::load("a 1 2 3 4 5 6 7");
+        let answer = block_on(Engine::default().instant(&memory, &query, 60_000, &Uninterrupted)).unwrap();
+        let Value::Vector(_, samples) = answer.value else {
+            panic!("no vector")
+        };
+        assert_eq!(samples.len(), 1);
+    });
 }

@@ -1,60 +1,63 @@
-//! Walking the tree.
+//! Going through a tree.
 
-use super::{DurationArg, DurationExpr, DurationKind, Expr, MatrixSelector, Span, VectorSelector};
+use super::{Ast, DurationArg, DurationExpr, DurationKind, DurationNode, Expr, ExprId, ExprRef, Span};
 
 impl Expr {
     /// The expressions directly below, in Prometheus' order: an aggregation's vector comes before its parameter.
-    pub fn children(&self) -> impl Iterator<Item = &Self> {
-        let (first, second, rest): (Option<&Self>, Option<&Self>, &[Self]) = match self {
-            Self::Aggregate(e) => (Some(&e.expr), e.param.as_ref(), &[]),
-            Self::Binary(e) => (Some(&e.lhs), Some(&e.rhs), &[]),
-            Self::Call(e) => (None, None, &e.args),
-            Self::Paren(e) => (Some(&e.expr), None, &[]),
-            Self::Subquery(e) => (Some(&e.expr), None, &[]),
-            Self::Unary(e) => (Some(&e.expr), None, &[]),
-            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => (None, None, &[]),
-        };
-        first.into_iter().chain(second).chain(rest)
+    pub fn children(&self) -> impl Iterator<Item = ExprId> {
+        (0..).map_while(|i| self.child(i))
     }
 
-    /// The expressions directly below, to change them.
-    pub fn children_mut(&mut self) -> impl Iterator<Item = &mut Self> {
-        let (first, second, rest): (Option<&mut Self>, Option<&mut Self>, &mut [Self]) = match self {
-            Self::Aggregate(e) => (Some(&mut e.expr), e.param.as_mut(), &mut []),
-            Self::Binary(e) => (Some(&mut e.lhs), Some(&mut e.rhs), &mut []),
-            Self::Call(e) => (None, None, &mut e.args),
-            Self::Paren(e) => (Some(&mut e.expr), None, &mut []),
-            Self::Subquery(e) => (Some(&mut e.expr), None, &mut []),
-            Self::Unary(e) => (Some(&mut e.expr), None, &mut []),
-            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => (None, None, &mut []),
+    /// The expression directly below that is number `i` in Prometheus' order.
+    pub(crate) fn child(&self, i: usize) -> Option<ExprId> {
+        let (first, second) = match self {
+            Self::Aggregate(e) => (e.expr, e.param),
+            Self::Binary(e) => (e.lhs, Some(e.rhs)),
+            Self::Call(e) => return e.args.get(i).copied(),
+            Self::Paren(e) => (e.expr, None),
+            Self::Subquery(e) => (e.expr, None),
+            Self::Unary(e) => (e.expr, None),
+            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => return None,
         };
-        first.into_iter().chain(second).chain(rest)
-    }
-
-    /// Visits the expression and all below it, parents first, with the path of expressions that leads there.
-    pub fn visit<'e>(&'e self, visitor: &mut impl FnMut(&'e Self, &[&'e Self])) {
-        fn go<'e>(expr: &'e Expr, path: &mut Vec<&'e Expr>, visitor: &mut impl FnMut(&'e Expr, &[&'e Expr])) {
-            visitor(expr, path);
-            path.push(expr);
-            expr.children().for_each(|child| go(child, path, visitor));
-            path.pop();
+        match i {
+            0 => Some(first),
+            1 => second,
+            _ => None,
         }
-        go(self, &mut Vec::new(), visitor);
     }
 
-    /// All selectors from left to right, each with the range selector it belongs to.
-    pub fn selectors(&self) -> Vec<(&VectorSelector, Option<&MatrixSelector>)> {
-        let mut found = Vec::new();
-        self.visit(&mut |expr, _| match expr {
-            Self::Vector(selector) => found.push((selector.as_ref(), None)),
-            Self::Matrix(matrix) => found.push((&matrix.selector, Some(matrix.as_ref()))),
-            _ => {}
-        });
-        found
+    /// The same in the order of the text: an aggregation's parameter comes before its vector.
+    pub(crate) fn written(&self, i: usize) -> Option<ExprId> {
+        match (self, i) {
+            (Self::Aggregate(e), 0) => e.param.or(Some(e.expr)),
+            (Self::Aggregate(e), 1) => e.param.map(|_| e.expr),
+            _ => self.child(i),
+        }
     }
 
-    /// Forgets where expressions came from, so that two trees can be compared by meaning.
-    pub fn clear_spans(&mut self) {
+    /// A copy whose children stand elsewhere: `moved` says where, of where they stand now.
+    pub(super) fn with_children(&self, moved: impl Fn(usize) -> usize) -> Self {
+        let moved = |id: &mut ExprId| *id = ExprId::at(moved(id.place()));
+        let mut copy = self.clone();
+        match &mut copy {
+            Self::Aggregate(e) => {
+                moved(&mut e.expr);
+                e.param.iter_mut().for_each(moved);
+            }
+            Self::Binary(e) => {
+                moved(&mut e.lhs);
+                moved(&mut e.rhs);
+            }
+            Self::Call(e) => e.args.iter_mut().for_each(moved),
+            Self::Paren(e) => moved(&mut e.expr),
+            Self::Subquery(e) => moved(&mut e.expr),
+            Self::Unary(e) => moved(&mut e.expr),
+            Self::Matrix(_) | Self::Number(_) | Self::String(_) | Self::Vector(_) => {}
+        }
+        copy
+    }
+
+    fn clear_spans(&mut self) {
         let span = match self {
             Self::Aggregate(e) => &mut e.span,
             Self::Binary(e) => {
@@ -84,29 +87,85 @@ impl Expr {
             }
         };
         *span = Span::default();
-        self.children_mut().for_each(Self::clear_spans);
+    }
+}
+
+impl Ast {
+    /// Forgets where expressions came from, so that two trees can be compared by meaning.
+    pub fn clear_spans(&mut self) {
+        self.exprs_mut().for_each(Expr::clear_spans);
     }
 }
 
 impl DurationArg {
     fn clear_spans(&mut self) {
-        if let Self::Expr(expr) = self {
-            expr.clear_spans();
+        if let Self::Expr(DurationExpr { nodes }) = self {
+            nodes.iter_mut().for_each(DurationNode::clear_spans);
         }
     }
 }
 
-impl DurationExpr {
+impl DurationNode {
     fn clear_spans(&mut self) {
         self.span = Span::default();
-        match &mut self.kind {
-            DurationKind::Number(number) => number.span = Span::default(),
-            DurationKind::Step | DurationKind::Range => {}
-            DurationKind::Negate(inner) | DurationKind::Paren(inner) => inner.clear_spans(),
-            DurationKind::MinOf(a, b) | DurationKind::MaxOf(a, b) | DurationKind::Binary(_, a, b) => {
-                a.clear_spans();
-                b.clear_spans();
-            }
+        if let DurationKind::Number(number) = &mut self.kind {
+            number.span = Span::default();
         }
+    }
+}
+
+/// The way through a tree whose nodes are known by their places: it comes by each node before its first child, and after
+/// each child. What is under way lies in a list instead of on the stack.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// The nodes around where it is, each with how many of its children are done.
+    open: Vec<(usize, usize)>,
+}
+
+impl Way {
+    /// Begins at a node.
+    pub(crate) fn from(place: usize) -> Self {
+        let mut open = Vec::with_capacity(8);
+        open.push((place, 0));
+        Self { open }
+    }
+
+    /// The next node it comes by, how many of its children are done, and whether these are all; `child` gives the child
+    /// of a number.
+    pub(crate) fn next(
+        &mut self,
+        child: impl FnOnce(usize, usize) -> Option<usize>,
+    ) -> Option<(usize, usize, bool)> {
+        let (place, done) = self.open.last_mut()?;
+        let at = (*place, *done);
+        *done += 1;
+        let next = child(at.0, at.1);
+        match next {
+            Some(child) => self.open.push((child, 0)),
+            None => _ = self.open.pop(),
+        }
+        Some((at.0, at.1, next.is_none()))
+    }
+}
+
+impl<'a> ExprRef<'a> {
+    /// Goes through the expression and all below it in Prometheus' order: comes by each before its first child and after
+    /// each child. Gives how many children are done, too.
+    pub fn walk(self) -> impl Iterator<Item = (Self, usize)> {
+        self.walk_by(Expr::child)
+    }
+
+    /// The same in the order of the text.
+    pub(crate) fn walk_written(self) -> impl Iterator<Item = (Self, usize)> {
+        self.walk_by(Expr::written)
+    }
+
+    fn walk_by(self, child: fn(&Expr, usize) -> Option<ExprId>) -> impl Iterator<Item = (Self, usize)> {
+        let mut way = Way::from(self.id().place());
+        std::iter::from_fn(move || {
+            let child = |place, i| child(self.at(ExprId::at(place)).expr(), i).map(ExprId::place);
+            let (place, done, _) = way.next(child)?;
+            Some((self.at(ExprId::at(place)), done))
+        })
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use koios_model::{Labels, METRIC_NAME};
 
 use super::fold::Group;
+use super::inputs::Inputs;
 use super::quantile::quantile_of;
 use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
 use super::source::{RowSource, RowThen};
@@ -88,7 +89,7 @@ impl Groups {
         if row.histograms.is_empty() {
             for steps in ranges(steps.count(), FLOATS_AT_ONCE) {
                 work.spend(steps.len())?;
-                group.push(row, steps, annotations, node.expr.span());
+                group.push(row, steps, annotations, node.expr.span);
             }
             return Ok(());
         }
@@ -100,7 +101,7 @@ impl Groups {
                 .memory
                 .fits(group.histogram_bytes_to_come(&steps, histograms))?;
             let before = group.histogram_bytes(&steps);
-            group.push(row, steps.clone(), annotations, node.expr.span());
+            group.push(row, steps.clone(), annotations, node.expr.span);
             self.lease
                 .grow(group.histogram_bytes(&steps).saturating_sub(before))?;
         }
@@ -118,7 +119,7 @@ impl Groups {
         for group in self.groups {
             // Results are made beside what they are made of.
             work.hold(group.histogram_bytes(&(0..steps.count())))?;
-            let row = group.finish(annotations, node.expr.span(), work)?;
+            let row = group.finish(annotations, node.expr.span, work)?;
             rows.extend((!row.is_empty()).then_some(row));
         }
         Ok(rows)
@@ -192,38 +193,48 @@ impl Grouped {
     }
 }
 
-impl Evaluator<'_> {
+impl<'a> Evaluator<'a> {
     /// Evaluates an aggregation.
-    pub(super) fn aggregate(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn aggregate(
+        &mut self,
+        node: &'a AggregateNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         if node.op == AggregateOp::CountValues {
-            return self.count_values(node, steps);
+            return self.count_values(node, steps, inputs);
         }
-        let param = match &node.param {
-            Some(param) => self.scalar(param, steps)?,
+        let param = match node.param {
+            Some(_) => inputs.scalar()?,
             None => Scalars::Const(0.0),
         };
         match node.op {
             AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk => {
-                let rows = self.vector(&node.expr, steps)?;
+                let rows = inputs.vector()?;
                 self.select_k(node, &param, &rows, steps)
             }
             AggregateOp::LimitRatio => {
-                let rows = self.vector(&node.expr, steps)?;
+                let rows = inputs.vector()?;
                 self.limit_ratio(node, &param, &rows, steps)
             }
             AggregateOp::Quantile => {
-                let rows = self.vector(&node.expr, steps)?;
+                let rows = inputs.vector()?;
                 self.check_quantile(node, &param, steps);
                 self.quantiles(node, &rows, &param, steps)
             }
-            _ => self.fold_groups(node, steps),
+            _ => self.fold_groups(node, steps, inputs),
         }
     }
 
     /// Folds each series into its group as soon as it is made.
-    fn fold_groups(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    fn fold_groups(
+        &mut self,
+        node: &'a AggregateNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let mut groups = Groups::new(&self.account.memory);
-        let source = self.row_source(&node.expr, steps)?;
+        let source = self.row_source(self.nodes.get(node.expr)?, steps, inputs)?;
         self.fold_rows(node, source, steps, &mut groups)?;
         groups.finish(node, (steps, &mut self.work()), &mut self.annotations)
     }
@@ -245,7 +256,7 @@ impl Evaluator<'_> {
     }
 
     fn check_quantile(&mut self, node: &AggregateNode, param: &Scalars, steps: Steps) {
-        let Some(span) = node.param.as_ref().map(Node::span) else {
+        let Some(span) = node.param.map(|param| param.span) else {
             return;
         };
         let (low, high, nan) = extent(param, steps);
@@ -269,7 +280,7 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Row>, QueryError> {
         if rows.iter().any(|r| !r.histograms.is_empty()) {
             self.annotations
-                .histogram_ignored_in_aggregation(node.op.as_str(), node.expr.span());
+                .histogram_ignored_in_aggregation(node.op.as_str(), node.expr.span);
         }
         let mut work = self.work();
         let grouped = Grouped::new(rows, &node.grouping, node.without, &mut work)?;
@@ -300,8 +311,10 @@ impl Evaluator<'_> {
         Ok(out)
     }
 
-    fn count_values(&mut self, node: &AggregateNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let Some(Node::String { value: label, span }) = &node.param else {
+    /// The label that `count_values` sets.
+    pub(super) fn counted_label(&self, node: &AggregateNode) -> Result<&'a str, QueryError> {
+        let param = node.param.map(|param| self.nodes.get(param)).transpose()?;
+        let Some(Node::String { value: label, span }) = param else {
             return Err(wrong_type("string"));
         };
         if !super::labels::is_valid_name(label) {
@@ -312,11 +325,21 @@ impl Evaluator<'_> {
             let written = written.unwrap_or(label);
             return Err(QueryError::execution(format!("invalid label name \"{written}\"")));
         }
+        Ok(label)
+    }
+
+    fn count_values(
+        &self,
+        node: &AggregateNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
+        let label = self.counted_label(node)?;
         let mut grouping = node.grouping.clone();
         if !node.without {
-            grouping.push(label.clone());
+            grouping.push(label.to_owned());
         }
-        let rows = self.vector(&node.expr, steps)?;
+        let rows = inputs.vector()?;
         let mut set = RowSet::new(steps.count(), self.account, self.work());
         for row in rows {
             let mut last: Option<(u64, usize)> = None;

@@ -1,5 +1,6 @@
 //! Binary operations; those of a vector with a scalar.
 
+use super::inputs::Inputs;
 use super::operators::{Operand, arithmetic, changes_meaning, combine, compare, scalars};
 use super::row::{Point, Row, Scalars, histogram_weight};
 use super::sets::set_operation;
@@ -13,9 +14,13 @@ use crate::work::Work;
 
 impl Evaluator<'_> {
     /// Evaluates a binary operation.
-    pub(super) fn binary(&mut self, node: &BinaryNode, steps: Steps) -> Result<Evaluated, QueryError> {
-        let lhs = self.eval(&node.lhs, steps)?;
-        let rhs = self.eval(&node.rhs, steps)?;
+    pub(super) fn binary(
+        &mut self,
+        node: &BinaryNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Evaluated, QueryError> {
+        let (lhs, rhs) = (inputs.any()?, inputs.any()?);
         let n = steps.count();
         Ok(match (lhs, rhs) {
             (Evaluated::Scalar(l), Evaluated::Scalar(r)) => {

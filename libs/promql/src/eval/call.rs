@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use koios_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
+use super::inputs::Inputs;
 use super::row::Row;
 use super::select::Take;
 use super::source::RowSource;
@@ -15,18 +16,24 @@ use crate::signatures::FunctionId;
 use crate::steps::Steps;
 use crate::work::Work;
 
-impl Evaluator<'_> {
+impl<'a> Evaluator<'a> {
     /// Evaluates a function call.
-    pub(super) fn call(&mut self, node: &CallNode, steps: Steps) -> Result<Evaluated, QueryError> {
-        if let Some(source) = self.range_source(node, steps)? {
+    pub(super) fn call(
+        &mut self,
+        node: &'a CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Evaluated, QueryError> {
+        if let Some(source) = self.range_source(node, steps, inputs)? {
             let rows = self.collect(source, steps)?;
             if node.function == FunctionId::AbsentOverTime {
-                let labels = absent_labels(node.args.first());
+                let labels = self.absent_labels(node)?;
                 return absent_rows(&rows, labels, steps, &mut self.work()).map(Evaluated::Vector);
             }
             return Ok(Evaluated::Vector(rows));
         }
-        match (node.function, node.args.first()) {
+        let arg = node.args.first().map(|arg| self.nodes.get(*arg)).transpose()?;
+        match (node.function, arg) {
             (FunctionId::Timestamp, Some(Node::Select(select))) if select.edges == RangeEdges::Plain => {
                 let mut times = self.select_times(select, steps);
                 if times.at.is_some() {
@@ -47,11 +54,24 @@ impl Evaluator<'_> {
                 let rows = self.collect(RowSource::select(select, times, Take::Start), steps)?;
                 Ok(Evaluated::Vector(without_names(rows)))
             }
-            (FunctionId::LabelReplace, _) => self.label_replace(node, steps).map(Evaluated::Vector),
-            (FunctionId::LabelJoin, _) => self.label_join(node, steps).map(Evaluated::Vector),
-            (FunctionId::Info, _) => self.info(node, steps).map(Evaluated::Vector),
-            _ => self.instant_call(node, steps),
+            (FunctionId::LabelReplace, _) => self.label_replace(node, inputs).map(Evaluated::Vector),
+            (FunctionId::LabelJoin, _) => self.label_join(node, inputs).map(Evaluated::Vector),
+            (FunctionId::Info, _) => self.info(node, steps, inputs).map(Evaluated::Vector),
+            _ => self.instant_call(node, steps, inputs),
         }
+    }
+
+    /// The labels of the answer of `absent` and its kin: those that a selector as argument pins to one value.
+    pub(super) fn absent_labels(&self, node: &CallNode) -> Result<Labels, QueryError> {
+        let mut arg = node.args.first().map(|arg| self.nodes.get(*arg)).transpose()?;
+        if let Some(Node::Invariant(inner)) = arg {
+            arg = Some(self.nodes.get(*inner)?);
+        }
+        Ok(pinned_labels(match arg {
+            Some(Node::Select(s)) => &s.matchers,
+            Some(Node::Range(r)) => &r.select.matchers,
+            _ => &[],
+        }))
     }
 }
 
@@ -80,14 +100,8 @@ pub(super) fn absent_rows(
     Ok(if out.is_empty() { Vec::new() } else { vec![out] })
 }
 
-/// The labels that a selector pins to one value.
-pub(super) fn absent_labels(arg: Option<&Node>) -> Labels {
-    let matchers: &[Matcher] = match arg {
-        Some(Node::Select(s)) => &s.matchers,
-        Some(Node::Range(r)) => &r.select.matchers,
-        Some(Node::Invariant(inner)) => return absent_labels(Some(inner)),
-        _ => &[],
-    };
+/// The labels that matchers pin to one value.
+fn pinned_labels(matchers: &[Matcher]) -> Labels {
     // A label named again after an equality is left out, even if both agree: so it was always done.
     let mut pinned: BTreeMap<&str, (Option<&str>, bool)> = BTreeMap::new();
     for m in matchers.iter().filter(|m| m.name() != METRIC_NAME) {

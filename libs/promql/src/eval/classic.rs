@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels};
 
+use super::inputs::Inputs;
 use super::row::{Point, Row, RowSet, Scalars, histogram_weight};
-use super::{Evaluator, is_absent, wrong_type};
+use super::{Evaluator, is_absent};
 use crate::ast::Span;
 use crate::error::QueryError;
 use crate::memory::{LABELS_ENTRY_BYTES, of_labels};
 use crate::number::{almost_equal, format_open_metrics, parse_bound};
-use crate::plan::{CallNode, Node};
+use crate::plan::{CallNode, Child};
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 use crate::work::Work;
@@ -60,17 +61,22 @@ struct Classic<'a> {
 
 impl Evaluator<'_> {
     /// Evaluates one of the functions that look into buckets.
-    pub(super) fn bucket_call(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn bucket_call(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let at = match node.function {
             FunctionId::HistogramQuantile => 1,
             FunctionId::HistogramFraction => 2,
             _ => 0,
         };
-        let rows = self.vector_arg(node, at, steps)?;
-        let span = node.args.get(at).map_or(node.span, Node::span);
+        let rows = inputs.vector()?;
+        let span = node.args.get(at).map_or(node.span, |arg| arg.span);
         // Questions and classic histograms live as long as this, which holds their memory.
         let mut work = self.work();
-        let questions = self.questions(node, steps, &mut work)?;
+        let questions = self.questions(node, inputs, (steps, &mut work))?;
         let classics = self.classics(&rows, span, &mut work)?;
         work.hold(
             rows.len()
@@ -99,16 +105,16 @@ impl Evaluator<'_> {
     fn questions(
         &mut self,
         node: &CallNode,
-        steps: Steps,
-        work: &mut Work<'_>,
+        inputs: &mut Inputs<'_>,
+        (steps, work): (Steps, &mut Work<'_>),
     ) -> Result<Vec<Question>, QueryError> {
         match node.function {
             FunctionId::HistogramFraction => Ok(vec![Question::Fraction {
-                lower: self.scalar_arg(node, 0, steps)?,
-                upper: self.scalar_arg(node, 1, steps)?,
+                lower: inputs.scalar()?,
+                upper: inputs.scalar()?,
             }]),
             FunctionId::HistogramQuantile => {
-                let q = self.scalar_arg(node, 0, steps)?;
+                let q = inputs.scalar()?;
                 self.check_quantiles(&q, node.args.first(), steps, work)?;
                 Ok(vec![Question::Quantile {
                     q: Arc::new(q),
@@ -116,13 +122,11 @@ impl Evaluator<'_> {
                 }])
             }
             _ => {
-                let Some(Node::String { value: name, .. }) = node.args.get(1) else {
-                    return Err(wrong_type("string"));
-                };
+                let name = self.text(node, 1)?;
                 let mut questions = Vec::new();
-                for i in 2..node.args.len() {
-                    let q = self.scalar_arg(node, i, steps)?;
-                    self.check_quantiles(&q, node.args.get(i), steps, work)?;
+                for arg in node.args.iter().skip(2) {
+                    let q = inputs.scalar()?;
+                    self.check_quantiles(&q, Some(arg), steps, work)?;
                     questions.extend(labelled_quantiles(name, q, steps, work)?);
                 }
                 Ok(questions)
@@ -133,11 +137,11 @@ impl Evaluator<'_> {
     fn check_quantiles(
         &mut self,
         q: &Scalars,
-        arg: Option<&Node>,
+        arg: Option<&Child>,
         steps: Steps,
         work: &mut Work<'_>,
     ) -> Result<(), QueryError> {
-        let Some(span) = arg.map(Node::span) else {
+        let Some(span) = arg.map(|arg| arg.span) else {
             return Ok(());
         };
         let mut last = None;

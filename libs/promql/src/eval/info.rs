@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use koios_model::{Labels, LabelsBuilder, METRIC_NAME, Matcher};
 
+use super::inputs::Inputs;
 use super::row::{Row, RowSet};
 use super::select::{SelectTimes, Take};
 use super::source::RowSource;
@@ -26,11 +27,7 @@ struct DataLabels {
 }
 
 impl DataLabels {
-    fn of(node: &CallNode) -> Result<Self, QueryError> {
-        let written: &[Matcher] = match node.args.get(1) {
-            Some(Node::Select(s)) => &s.matchers,
-            _ => &[],
-        };
+    fn of(written: &[Matcher]) -> Result<Self, QueryError> {
         let (names, labels): (Vec<_>, Vec<_>) =
             written.iter().cloned().partition(|m| m.name() == METRIC_NAME);
         Ok(Self {
@@ -56,10 +53,19 @@ impl DataLabels {
 }
 
 impl Evaluator<'_> {
-    pub(super) fn info(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn info(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let source = node.info.ok_or_else(|| wrong_type("info source"))?;
-        let base = self.vector_arg(node, 0, steps)?;
-        let wanted = DataLabels::of(node)?;
+        let base = inputs.vector()?;
+        let labels = node.args.get(1).map(|arg| self.nodes.get(*arg)).transpose()?;
+        let wanted = DataLabels::of(match labels {
+            Some(Node::Select(s)) => &s.matchers,
+            _ => &[],
+        })?;
         let mut work = self.work();
         let plain = base.iter().map(|row| {
             work.spend(16)?;

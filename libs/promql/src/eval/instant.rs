@@ -2,96 +2,87 @@
 
 use koios_model::Labels;
 
-use super::call::{absent_labels, absent_rows};
+use super::call::absent_rows;
+use super::inputs::Inputs;
 use super::math::{date_function, float_function, round_to};
 use super::row::{Row, Scalars, histogram_weight};
 use super::{Evaluated, Evaluator, is_absent, wrong_type};
 use crate::error::QueryError;
 use crate::memory::of_histogram;
 use crate::number;
-use crate::plan::{CallNode, Node};
+use crate::plan::CallNode;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 use crate::work::Work;
 
 impl Evaluator<'_> {
     /// Evaluates a call of a function without range vectors.
-    pub(super) fn instant_call(&mut self, node: &CallNode, steps: Steps) -> Result<Evaluated, QueryError> {
+    pub(super) fn instant_call(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Evaluated, QueryError> {
         use FunctionId as F;
         match node.function {
             F::Time | F::Pi | F::Scalar | F::MaxOf | F::MinOf => {
-                self.scalar_call(node, steps).map(Evaluated::Scalar)
+                self.scalar_call(node, steps, inputs).map(Evaluated::Scalar)
             }
             F::HistogramQuantile | F::HistogramQuantiles | F::HistogramFraction => {
-                self.bucket_call(node, steps).map(Evaluated::Vector)
+                self.bucket_call(node, steps, inputs).map(Evaluated::Vector)
             }
             F::HistogramAvg
             | F::HistogramCount
             | F::HistogramSum
             | F::HistogramStddev
             | F::HistogramStdvar => {
-                let rows = self.vector_arg(node, 0, steps)?;
+                let rows = inputs.vector()?;
                 let mut work = self.work();
                 super::aggregate_histogram::statistic(node.function, rows, &mut work).map(Evaluated::Vector)
             }
             F::Sort | F::SortDesc | F::SortByLabel | F::SortByLabelDesc => {
-                self.sort_call(node, steps).map(Evaluated::Vector)
+                self.sort_call(node, steps, inputs).map(Evaluated::Vector)
             }
             F::Vector => {
-                let scalars = self.scalar_arg(node, 0, steps)?;
+                let scalars = inputs.scalar()?;
                 Ok(Evaluated::Vector(vec![row_of(scalars, steps, &mut self.work())?]))
             }
             F::Absent => {
-                let rows = self.vector_arg(node, 0, steps)?;
-                let labels = absent_labels(node.args.first());
+                let rows = inputs.vector()?;
+                let labels = self.absent_labels(node)?;
                 let mut absent = absent_rows(&rows, labels, steps, &mut self.work())?;
                 absent.iter_mut().for_each(|r| r.drop_name = false);
                 Ok(Evaluated::Vector(absent))
             }
             F::Timestamp => {
-                let rows = self.vector_arg(node, 0, steps)?;
+                let rows = inputs.vector()?;
                 step_times(rows, steps, &mut self.work()).map(Evaluated::Vector)
             }
             F::StartTimestamp => {
                 // Only samples right from storage have start timestamps.
-                self.vector_arg(node, 0, steps)?;
+                inputs.vector()?;
                 Ok(Evaluated::Vector(Vec::new()))
             }
             F::Clamp | F::ClampMax | F::ClampMin | F::Round => {
-                self.bounded_call(node, steps).map(Evaluated::Vector)
+                self.bounded_call(node, inputs).map(Evaluated::Vector)
             }
-            _ => self.float_call(node, steps).map(Evaluated::Vector),
+            _ => self.float_call(node, steps, inputs).map(Evaluated::Vector),
         }
     }
 
-    pub(super) fn vector_arg(
-        &mut self,
+    fn scalar_call(
+        &self,
         node: &CallNode,
-        i: usize,
         steps: Steps,
-    ) -> Result<Vec<Row>, QueryError> {
-        let arg = node.args.get(i).ok_or_else(|| wrong_type("argument"))?;
-        self.vector(arg, steps)
-    }
-
-    pub(super) fn scalar_arg(
-        &mut self,
-        node: &CallNode,
-        i: usize,
-        steps: Steps,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Scalars, QueryError> {
-        let arg = node.args.get(i).ok_or_else(|| wrong_type("argument"))?;
-        self.scalar(arg, steps)
-    }
-
-    fn scalar_call(&mut self, node: &CallNode, steps: Steps) -> Result<Scalars, QueryError> {
         match node.function {
             FunctionId::Pi => Ok(Scalars::Const(std::f64::consts::PI)),
             FunctionId::Time => {
                 Scalars::of_steps(steps.count(), &mut self.work(), |i| steps.at(i) as f64 / 1000.0)
             }
             FunctionId::Scalar => {
-                let rows = self.vector_arg(node, 0, steps)?;
+                let rows = inputs.vector()?;
                 let mut work = self.work();
                 work.hold(steps.count().saturating_mul(size_of::<f64>()))?;
                 let mut values = work.filled(&f64::NAN, steps.count())?;
@@ -102,7 +93,7 @@ impl Evaluator<'_> {
                 Ok(Scalars::Steps(values))
             }
             function => {
-                let (a, b) = (self.scalar_arg(node, 0, steps)?, self.scalar_arg(node, 1, steps)?);
+                let (a, b) = (inputs.scalar()?, inputs.scalar()?);
                 let f = if function == FunctionId::MaxOf {
                     number::max
                 } else {
@@ -113,7 +104,12 @@ impl Evaluator<'_> {
         }
     }
 
-    fn float_call(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    fn float_call(
+        &self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         if node.args.is_empty() {
             let Some(f) = date_function(node.function) else {
                 return Err(unknown(node.function));
@@ -127,23 +123,23 @@ impl Evaluator<'_> {
             return Ok(vec![row_of(values, steps, &mut self.work())?]);
         }
         let f = float_function(node.function).ok_or_else(|| unknown(node.function))?;
-        let rows = self.vector_arg(node, 0, steps)?;
+        let rows = inputs.vector()?;
         let mut work = self.work();
         non_empty(rows.into_iter().map(|row| row.map_floats(&mut work, f)))
     }
 
-    fn bounded_call(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let rows = self.vector_arg(node, 0, steps)?;
-        let bound = |ev: &mut Self, i: usize, default: f64| match node.args.get(i) {
-            Some(arg) => ev.scalar(arg, steps),
+    fn bounded_call(&self, node: &CallNode, inputs: &mut Inputs<'_>) -> Result<Vec<Row>, QueryError> {
+        let rows = inputs.vector()?;
+        let mut bound = |i: usize, default: f64| match node.args.get(i) {
+            Some(_) => inputs.scalar(),
             None => Ok(Scalars::Const(default)),
         };
         let (low, high) = match node.function {
-            FunctionId::Clamp => (bound(self, 1, 0.0)?, bound(self, 2, 0.0)?),
-            FunctionId::ClampMax => (Scalars::Const(f64::NEG_INFINITY), bound(self, 1, 0.0)?),
-            FunctionId::ClampMin => (bound(self, 1, 0.0)?, Scalars::Const(f64::INFINITY)),
+            FunctionId::Clamp => (bound(1, 0.0)?, bound(2, 0.0)?),
+            FunctionId::ClampMax => (Scalars::Const(f64::NEG_INFINITY), bound(1, 0.0)?),
+            FunctionId::ClampMin => (bound(1, 0.0)?, Scalars::Const(f64::INFINITY)),
             _ => {
-                let nearest = bound(self, 1, 1.0)?;
+                let nearest = bound(1, 1.0)?;
                 return map_by_step(rows, &mut self.work(), |v, i| Some(round_to(v, nearest.at(i))));
             }
         };
@@ -155,8 +151,8 @@ impl Evaluator<'_> {
     }
 
     /// Evaluates `-x`.
-    pub(super) fn negate(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
-        Ok(match self.eval(node, steps)? {
+    pub(super) fn negate(&self, inputs: &mut Inputs<'_>) -> Result<Evaluated, QueryError> {
+        Ok(match inputs.any()? {
             Evaluated::Scalar(Scalars::Const(v)) => Evaluated::Scalar(Scalars::Const(-v)),
             Evaluated::Scalar(Scalars::Steps(mut vs)) => {
                 self.work().each(&mut vs, |_, v| *v = -*v)?;

@@ -3,22 +3,15 @@
 use koios_model::{METRIC_NAME, MatcherError, from_go_regex};
 use regex::{Captures, Regex, RegexBuilder};
 
+use super::Evaluator;
+use super::inputs::Inputs;
 use super::row::{Row, merge_equal_labels};
-use super::{Evaluator, wrong_type};
 use crate::error::QueryError;
 use crate::memory::of_labels;
-use crate::plan::{CallNode, Node};
-use crate::steps::Steps;
+use crate::plan::CallNode;
 
 /// Largest compiled pattern.
 const REGEX_BYTES_MAX: usize = 4 << 20;
-
-fn text(node: &CallNode, i: usize) -> Result<&str, QueryError> {
-    match node.args.get(i) {
-        Some(Node::String { value, .. }) => Ok(value),
-        _ => Err(wrong_type("string")),
-    }
-}
 
 /// The sizes that a compiled pattern is tried to fit into, in order.
 const REGEX_SIZES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, REGEX_BYTES_MAX];
@@ -30,7 +23,7 @@ const MATCH_UNITS_MAX: usize = 1 << 24;
 const BYTES_PER_UNIT: usize = 16;
 
 /// A compiled pattern, and how large it is at most.
-struct Pattern {
+pub(super) struct Pattern {
     regex: Regex,
     bytes: usize,
 }
@@ -60,6 +53,11 @@ impl Pattern {
             limit: REGEX_BYTES_MAX,
         };
         Err(QueryError::execution(format!("label_replace(): {error}")))
+    }
+
+    /// How large it is at most.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The work that matching a value is at most: in the worst case all states are visited for each of its bytes.
@@ -103,13 +101,26 @@ fn check_name(name: &str, which: &str, function: &str) -> Result<(), QueryError>
     Ok(())
 }
 
-impl Evaluator<'_> {
-    pub(super) fn label_replace(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let (target, replacement) = (text(node, 1)?, text(node, 2)?);
-        let (source, pattern) = (text(node, 3)?, Pattern::compile(text(node, 4)?)?);
-        check_name(target, "destination", "label_replace")?;
+impl<'a> Evaluator<'a> {
+    /// The pattern of `label_replace`, whose other strings are checked, too.
+    pub(super) fn replaced_pattern(&self, node: &CallNode) -> Result<Pattern, QueryError> {
+        let pattern = Pattern::compile(self.text(node, 4)?)?;
+        check_name(self.text(node, 1)?, "destination", "label_replace")?;
+        Ok(pattern)
+    }
+
+    pub(super) fn label_replace(
+        &self,
+        node: &CallNode,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
+        let (target, replacement, source) = (self.text(node, 1)?, self.text(node, 2)?, self.text(node, 3)?);
+        let pattern = match inputs.pattern.take() {
+            Some(kept) => *kept,
+            None => self.replaced_pattern(node)?,
+        };
         let references = replacement.matches('$').count();
-        let mut rows = self.vector_arg(node, 0, steps)?;
+        let mut rows = inputs.vector()?;
         let mut work = self.work();
         for row in &mut rows {
             let value = row.labels.get(source).unwrap_or("");
@@ -129,16 +140,26 @@ impl Evaluator<'_> {
         merge_equal_labels(rows, &mut work)
     }
 
-    pub(super) fn label_join(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        let (target, separator) = (text(node, 1)?, text(node, 2)?);
+    /// The labels that `label_join` joins.
+    pub(super) fn joined_labels(&self, node: &CallNode) -> Result<Vec<&'a str>, QueryError> {
         let sources = (3..node.args.len())
-            .map(|i| text(node, i))
+            .map(|i| self.text(node, i))
             .collect::<Result<Vec<_>, _>>()?;
         for source in &sources {
             check_name(source, "source", "label_join")?;
         }
-        check_name(target, "destination", "label_join")?;
-        let mut rows = self.vector_arg(node, 0, steps)?;
+        check_name(self.text(node, 1)?, "destination", "label_join")?;
+        Ok(sources)
+    }
+
+    pub(super) fn label_join(
+        &self,
+        node: &CallNode,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
+        let sources = self.joined_labels(node)?;
+        let (target, separator) = (self.text(node, 1)?, self.text(node, 2)?);
+        let mut rows = inputs.vector()?;
         let mut work = self.work();
         for row in &mut rows {
             work.spend(sources.len().saturating_mul(8))?;

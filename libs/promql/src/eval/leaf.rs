@@ -72,6 +72,7 @@ impl LeafFold {
         fetched.resize_with(*source, Vec::new);
         fetched.push(batch);
         let mut evaluator = Evaluator {
+            nodes: prepared.nodes(),
             fetched: &fetched,
             leaves: Vec::new(),
             query: prepared.text(),
@@ -82,10 +83,10 @@ impl LeafFold {
         };
         let result = match (&mut self.state, node) {
             (State::Groups(groups), Node::Aggregate(aggregate)) => evaluator
-                .row_source(&aggregate.expr, *steps)
+                .leaf_source(prepared.nodes().get(aggregate.expr)?, *steps)
                 .and_then(|rows| evaluator.fold_rows(aggregate, rows, *steps, groups)),
             (State::Rows(all, bytes), node) => evaluator
-                .row_source(node, *steps)
+                .leaf_source(node, *steps)
                 .and_then(|rows| evaluator.collect(rows, *steps))
                 .map(|rows| {
                     *bytes = bytes.saturating_add(bytes_of(&rows));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, Labels, ResetHint, TimeRange};
 
+use super::inputs::Inputs;
 use super::rate::extend_to_edges;
 use super::row::{Row, histogram_weight};
 use super::select::decode;
@@ -244,13 +245,14 @@ impl Evaluator<'_> {
         Ok(out)
     }
 
-    /// Evaluates a subquery whose samples are the result.
+    /// A subquery whose samples are the result.
     pub(super) fn subquery_matrix(
-        &mut self,
+        &self,
         node: &SubqueryNode,
         steps: Steps,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Vec<RangeSeries>, QueryError> {
-        let (rows, inner) = self.subquery_rows(node, steps)?;
+        let (rows, inner) = self.subquery_rows(node, steps, inputs)?;
         let mut work = self.work();
         rows.into_iter()
             .map(|row| {
@@ -278,17 +280,18 @@ impl Evaluator<'_> {
             .collect()
     }
 
-    /// Evaluates a subquery's expression at all of its own steps, which are multiples of its resolution.
-    pub(super) fn subquery_rows(
-        &mut self,
+    /// The rows of a subquery's expression at all of its own steps, which are multiples of its resolution.
+    fn subquery_rows(
+        &self,
         node: &SubqueryNode,
         steps: Steps,
+        inputs: &mut Inputs<'_>,
     ) -> Result<(Vec<Row>, Steps), QueryError> {
-        let inner = node.steps(steps);
+        let inner = node.times.steps(steps);
         if inner.count() == 0 {
             return Ok((Vec::new(), inner));
         }
-        let rows = match self.eval(&node.expr, inner)? {
+        let rows = match inputs.any()? {
             super::Evaluated::Vector(rows) => rows,
             super::Evaluated::Scalar(s) => vec![Row {
                 values: s.into_steps(inner.count(), &mut self.work())?,
@@ -301,9 +304,10 @@ impl Evaluator<'_> {
 
     /// The samples and windows of a range function's argument.
     pub(super) fn range_input(
-        &mut self,
+        &self,
         node: &Node,
         steps: Steps,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Option<(RangeInput, WindowSpec)>, QueryError> {
         match node {
             Node::Range(range) => Ok(Some((
@@ -311,11 +315,11 @@ impl Evaluator<'_> {
                 self.range_spec(range),
             ))),
             Node::Subquery(subquery) => {
-                let (rows, inner) = self.subquery_rows(subquery, steps)?;
+                let (rows, inner) = self.subquery_rows(subquery, steps, inputs)?;
                 let spec = WindowSpec {
-                    range_ms: subquery.range_ms,
-                    offset_ms: subquery.offset_ms,
-                    at: subquery.at,
+                    range_ms: subquery.times.range_ms,
+                    offset_ms: subquery.times.offset_ms,
+                    at: subquery.times.at,
                     edges: RangeEdges::Plain,
                     lookback_ms: self.options.lookback_delta_ms,
                     statistics_only: false,

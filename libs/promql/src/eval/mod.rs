@@ -1,7 +1,8 @@
 //! Evaluation: synchronous, on columns, one node at a time.
 //!
 //! A vector is a list of [`Row`]s: one series each, with one value per step. Every node is evaluated for all steps at
-//! once and its inputs are gone when it is done, so that what is in memory is bounded by the plan's width.
+//! once and its inputs are gone when it is done, so that what is in memory is bounded by the plan's width. What is half
+//! done lies on a stack of the evaluator's own ([`Evaluator::evaluate`]).
 
 mod aggregate;
 mod aggregate_histogram;
@@ -13,6 +14,7 @@ mod exact_sums;
 mod fold;
 mod fold_columns;
 mod info;
+mod inputs;
 mod instant;
 mod join;
 mod labels;
@@ -42,13 +44,14 @@ mod window;
 pub(crate) use row::{Row, absent, is_absent};
 
 use crate::annotations::Annotations;
-use crate::context::{Account, PHASE_EXECUTION, QueryContext, check};
+use crate::context::{Account, QueryContext};
 use crate::engine::EngineOptions;
 use crate::error::QueryError;
-use crate::plan::Node;
+use crate::plan::{Node, Nodes};
 use crate::queryable::Series;
 use crate::steps::Steps;
 use crate::work::Work;
+use inputs::Inputs;
 use leaf::LeafResult;
 use matrix::RangeSeries;
 use row::{Scalars, expand};
@@ -86,6 +89,8 @@ impl Evaluated {
 
 /// Evaluates the nodes of one plan.
 pub(crate) struct Evaluator<'a> {
+    /// The plan's nodes.
+    pub(crate) nodes: &'a Nodes,
     /// The answers of storage that are kept, by source.
     pub(crate) fetched: &'a [Vec<Series>],
     /// What the plan's leaves gave, until it is used.
@@ -138,37 +143,28 @@ impl<'a> Evaluator<'a> {
         Work::new(self.ctx, &self.account.memory)
     }
 
-    /// Evaluates a node at some steps.
-    pub(crate) fn eval(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
-        check(self.ctx)?;
-        if steps.count() > self.options.max_samples {
-            return Err(QueryError::TooManySamples(PHASE_EXECUTION));
-        }
-        let memory = &self.account.memory;
-        // No row can be shorter.
-        memory.fits(steps.count().saturating_mul(size_of::<f64>()))?;
-        let (held_before, bytes_before) = (self.account.current(), memory.held());
-        let value = self.eval_node(node, steps)?;
-        self.account.settle(held_before.saturating_add(value.held()))?;
-        memory.settle(bytes_before.saturating_add(value.bytes()))?;
-        Ok(value)
-    }
-
-    fn eval_node(&mut self, node: &Node, steps: Steps) -> Result<Evaluated, QueryError> {
+    /// Computes a node from what it needs.
+    fn compute(
+        &mut self,
+        node: &'a Node,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Evaluated, QueryError> {
         match node {
             Node::Number { value, .. } => Ok(Evaluated::Scalar(Scalars::Const(*value))),
             Node::String { value, .. } => Ok(Evaluated::String(value.clone())),
-            Node::Select(select) => {
+            Node::Select(select) | Node::Plus(select, _) => {
                 let source = self.select_source(select, steps);
                 self.collect(source, steps).map(Evaluated::Vector)
             }
             Node::Range(range) => self.range_selector(range, steps).map(Evaluated::Matrix),
-            Node::Subquery(subquery) => self.subquery_matrix(subquery, steps).map(Evaluated::Matrix),
-            Node::Call(call) => self.call(call, steps),
-            Node::Aggregate(aggregate) => self.aggregate(aggregate, steps).map(Evaluated::Vector),
-            Node::Binary(binary) => self.binary(binary, steps),
-            Node::Negate(inner, _) => self.negate(inner, steps),
-            Node::Plus(inner, _) => self.eval_node(inner, steps),
+            Node::Subquery(subquery) => self
+                .subquery_matrix(subquery, steps, inputs)
+                .map(Evaluated::Matrix),
+            Node::Call(call) => self.call(call, steps, inputs),
+            Node::Aggregate(aggregate) => self.aggregate(aggregate, steps, inputs).map(Evaluated::Vector),
+            Node::Binary(binary) => self.binary(binary, steps, inputs),
+            Node::Negate(..) => self.negate(inputs),
             Node::Leaf { leaf, .. } => {
                 // What the leaf held goes with its account: from here on its rows count as the result of this node.
                 let result = self.leaves.get_mut(*leaf).and_then(Option::take);
@@ -178,26 +174,7 @@ impl<'a> Evaluator<'a> {
                 self.account.take_up(result.held);
                 Ok(Evaluated::Vector(result.rows))
             }
-            Node::Invariant(inner) => {
-                let once = self.eval(inner, steps.first())?;
-                expand(once, steps.count(), &mut self.work())
-            }
-        }
-    }
-
-    /// Evaluates a node the parser knows to be a scalar.
-    fn scalar(&mut self, node: &Node, steps: Steps) -> Result<Scalars, QueryError> {
-        match self.eval(node, steps)? {
-            Evaluated::Scalar(s) => Ok(s),
-            _ => Err(wrong_type("scalar")),
-        }
-    }
-
-    /// Evaluates a node the parser knows to be an instant vector.
-    fn vector(&mut self, node: &Node, steps: Steps) -> Result<Vec<Row>, QueryError> {
-        match self.eval(node, steps)? {
-            Evaluated::Vector(rows) => Ok(rows),
-            _ => Err(wrong_type("instant vector")),
+            Node::Invariant(_) => expand(inputs.any()?, steps.count(), &mut self.work()),
         }
     }
 }

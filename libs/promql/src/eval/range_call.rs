@@ -1,6 +1,7 @@
 //! Range functions: a kernel slid over the samples of each series.
 
 use super::cursor::Found;
+use super::inputs::Inputs;
 use super::matrix::{RangeInput, WindowSpec};
 use super::rate::RateKind;
 use super::rate_slide::Reaches;
@@ -14,7 +15,7 @@ use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::error::QueryError;
 use crate::memory::of_histogram;
-use crate::plan::{CallNode, Node};
+use crate::plan::CallNode;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 use crate::work::Work;
@@ -71,11 +72,12 @@ pub(super) struct RangeFunction {
 }
 
 impl Evaluator<'_> {
-    /// The range function that a call is, if it is one; its other arguments and its subquery are evaluated here.
+    /// The range function that a call is, if it is one.
     pub(super) fn range_source<'n>(
-        &mut self,
+        &self,
         node: &CallNode,
         steps: Steps,
+        inputs: &mut Inputs<'_>,
     ) -> Result<Option<RowSource<'n>>, QueryError> {
         let Some(kernel) = kernel(node.function) else {
             return Ok(None);
@@ -83,14 +85,14 @@ impl Evaluator<'_> {
         let mut input = None;
         let mut params = Vec::new();
         for arg in &node.args {
-            match self.range_input(arg, steps)? {
+            match self.range_input(self.nodes.get(*arg)?, steps, inputs)? {
                 Some(range) => input = Some(range),
-                None => params.push(self.scalar(arg, steps)?),
+                None => params.push(inputs.scalar()?),
             }
         }
         let (input, spec) = input.ok_or_else(|| super::wrong_type("range vector"))?;
         check_edges(node.function, spec.edges)?;
-        let first_span = node.args.first().map_or(node.span, Node::span);
+        let first_span = node.args.first().map_or(node.span, |arg| arg.span);
         let function = RangeFunction {
             function: node.function,
             kernel,

@@ -2,17 +2,23 @@
 
 use std::cmp::Ordering;
 
+use super::inputs::Inputs;
 use super::row::Row;
-use super::{Evaluator, is_absent, wrong_type};
+use super::{Evaluator, is_absent};
 use crate::error::QueryError;
-use crate::plan::{CallNode, Node};
+use crate::plan::CallNode;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
 impl Evaluator<'_> {
-    pub(super) fn sort_call(&mut self, node: &CallNode, steps: Steps) -> Result<Vec<Row>, QueryError> {
+    pub(super) fn sort_call(
+        &mut self,
+        node: &CallNode,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let by_value = matches!(node.function, FunctionId::Sort | FunctionId::SortDesc);
-        let mut rows = self.vector_arg(node, 0, steps)?;
+        let mut rows = inputs.vector()?;
         if !steps.is_single() {
             self.annotations.sort_in_range_query(node.span);
         }
@@ -32,7 +38,8 @@ impl Evaluator<'_> {
                 .sort(&mut rows, |a, b| nan_last(first(a), first(b), descending))?;
             return Ok(rows);
         }
-        let labels = sort_labels(node)?;
+        let labels = (1..node.args.len()).map(|i| self.text(node, i));
+        let labels = labels.collect::<Result<Vec<_>, _>>()?;
         self.work().sort(&mut rows, |a, b| {
             let order = by_labels(a, b, &labels);
             if descending { order.reverse() } else { order }
@@ -59,17 +66,6 @@ pub(super) fn nan_last(a: f64, b: f64, descending: bool) -> Ordering {
             if descending { order.reverse() } else { order }
         }
     }
-}
-
-fn sort_labels(node: &CallNode) -> Result<Vec<&str>, QueryError> {
-    let mut labels = Vec::new();
-    for arg in node.args.iter().skip(1) {
-        let Node::String { value, .. } = arg else {
-            return Err(wrong_type("string"));
-        };
-        labels.push(value.as_str());
-    }
-    Ok(labels)
 }
 
 fn by_labels(a: &Row, b: &Row, labels: &[&str]) -> Ordering {

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::inputs::{Inputs, Needs, is_row_function};
 use super::range_call::RangeFunction;
 use super::row::Row;
 use super::select::{SelectTimes, Take, instant_row, smoothed_row};
 use super::window::Scratch;
-use super::{Evaluator, Shared};
+use super::{Evaluator, Shared, wrong_type};
 use crate::annotations::Annotations;
 use crate::ast::RangeEdges;
 use crate::context::{Account, check};
 use crate::error::QueryError;
 use crate::memory::Memory;
 use crate::plan::{Node, SelectNode};
-use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
 /// Where rows come from. Making one row depends on no other, and on nothing that changes.
@@ -265,23 +265,36 @@ impl RowSource<'_> {
 }
 
 impl<'a> Evaluator<'a> {
-    /// The rows of a vector node: made on demand where they come right from storage, else evaluated here.
+    /// The rows of a vector node: made on demand where they come right from storage, else it was evaluated.
     pub(super) fn row_source<'n>(
+        &self,
+        node: &'n Node,
+        steps: Steps,
+        inputs: &mut Inputs<'_>,
+    ) -> Result<RowSource<'n>, QueryError> {
+        let made = match node {
+            Node::Select(select) | Node::Plus(select, _) => Some(self.select_source(select, steps)),
+            Node::Call(call) if is_row_function(call) => self.range_source(call, steps, inputs)?,
+            _ => None,
+        };
+        match made {
+            Some(source) => Ok(source),
+            None => inputs.vector().map(RowSource::Rows),
+        }
+    }
+
+    /// The rows of a node that makes them on demand.
+    pub(super) fn leaf_source<'n>(
         &mut self,
         node: &'n Node,
         steps: Steps,
     ) -> Result<RowSource<'n>, QueryError> {
-        match node {
-            Node::Select(select) => Ok(self.select_source(select, steps)),
-            Node::Plus(inner, _) => self.row_source(inner, steps),
-            Node::Call(call) if call.function != FunctionId::AbsentOverTime => {
-                match self.range_source(call, steps)? {
-                    Some(source) => Ok(source),
-                    None => self.vector(node, steps).map(RowSource::Rows),
-                }
-            }
-            _ => self.vector(node, steps).map(RowSource::Rows),
+        let mut needs = Needs::new();
+        if !self.row_needs(node, steps, &mut needs)? {
+            return Err(wrong_type("leaf"));
         }
+        let mut values = self.evaluate(needs)?;
+        self.row_source(node, steps, &mut Inputs::of(values.drain(..), None))
     }
 
     /// The rows of an instant selector.

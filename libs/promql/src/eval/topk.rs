@@ -9,7 +9,7 @@ use super::sort::nan_last;
 use crate::ast::AggregateOp;
 use crate::error::QueryError;
 use crate::number::format_g;
-use crate::plan::{AggregateNode, Node};
+use crate::plan::AggregateNode;
 use crate::steps::Steps;
 use crate::work::Work;
 
@@ -74,7 +74,7 @@ impl Evaluator<'_> {
         if nan {
             return Err(QueryError::execution("Ratio value is NaN"));
         }
-        if let Some(span) = node.param.as_ref().map(Node::span) {
+        if let Some(span) = node.param.map(|param| param.span) {
             if high > 1.0 {
                 self.annotations.invalid_ratio(high, 1.0, span);
             }

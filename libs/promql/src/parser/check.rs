@@ -4,31 +4,91 @@ use koios_model::METRIC_NAME;
 
 use super::{ParseError, Result};
 use crate::ast::{
-    AggregateExpr, AggregateOp, BinaryExpr, Call, Cardinality, Expr, FillValues, Span, SubqueryExpr,
-    UnaryExpr, ValueType, VectorMatching, VectorSelector,
+    AggregateOp, Ast, BinaryExpr, Call, Cardinality, Expr, ExprId, ExprRef, FillValues, Span, SubqueryExpr,
+    UnaryExpr, ValueType, VectorMatching, VectorSelector, Way,
 };
 use crate::signatures::FunctionId;
 use crate::string_literal::Quoted;
 
-/// Checks a tree whose depth the parser has bounded.
-pub(super) struct Checker<'a> {
-    pub(super) query: &'a str,
+/// Checks a tree: each expression in part before and in part after what is below it, as Prometheus does, so that of
+/// several mistakes the same is told.
+pub(super) fn check(query: &str, ast: &mut Ast) -> Result<()> {
+    let checker = Checker { query };
+    let mut way = Way::from(ast.root().id().place());
+    while let Some((place, done, last)) = way.next(|place, i| {
+        let child = ast[ExprId::at(place)].child(i);
+        child.map(ExprId::place)
+    }) {
+        let id = ExprId::at(place);
+        match done.checked_sub(1) {
+            None => checker.before(ast, id)?,
+            Some(i) => checker.child(ast, id, i)?,
+        }
+        if last {
+            checker.after(ast, id)?;
+        }
+    }
+    Ok(())
+}
+
+struct Checker<'a> {
+    query: &'a str,
 }
 
 impl Checker<'_> {
-    /// Checks an expression and what is below it; answers its type.
-    pub(super) fn check(&self, expr: &mut Expr) -> Result<ValueType> {
-        match expr {
-            Expr::Aggregate(e) => self.aggregate(e),
-            Expr::Binary(e) => self.binary(e),
-            Expr::Call(e) => self.call(e),
-            Expr::Matrix(e) => self.selector(&e.selector).map(|()| ValueType::Matrix),
-            Expr::Number(_) => Ok(ValueType::Scalar),
-            Expr::Paren(e) => self.check(&mut e.expr),
-            Expr::String(_) => Ok(ValueType::String),
-            Expr::Subquery(e) => self.subquery(e),
-            Expr::Unary(e) => self.unary(e),
-            Expr::Vector(e) => self.selector(e).map(|()| ValueType::Vector),
+    /// What is told before anything about what is below an expression.
+    fn before(&self, ast: &mut Ast, id: ExprId) -> Result<()> {
+        match &ast[id] {
+            Expr::Matrix(e) => self.selector(&e.selector),
+            Expr::Vector(e) => self.selector(e),
+            Expr::Call(e) => {
+                self.arg_count(e)?;
+                if e.function != FunctionId::Info {
+                    return Ok(());
+                }
+                match (e.span, e.args.get(1).copied()) {
+                    (span, Some(labels)) => self.info_selector(ast, span, labels),
+                    (_, None) => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The type of a child, which is itself in order: number `i` in Prometheus' order.
+    fn child(&self, ast: &Ast, id: ExprId, i: usize) -> Result<()> {
+        let Some(child) = ast[id].child(i) else {
+            return Ok(());
+        };
+        let child = ast.at(child);
+        match &ast[id] {
+            Expr::Aggregate(_) if i == 0 => self.expect(child, ValueType::Vector, "aggregation expression"),
+            Expr::Aggregate(e) => {
+                let want = if e.op == AggregateOp::CountValues {
+                    ValueType::String
+                } else {
+                    ValueType::Scalar
+                };
+                self.expect(child, want, "aggregation parameter")
+            }
+            Expr::Call(e) => {
+                let signature = e.function.signature();
+                let Some(want) = signature.arg(i) else {
+                    return Ok(());
+                };
+                self.expect(child, want, &format!("call to function {:?}", signature.name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is told once all below an expression is in order.
+    fn after(&self, ast: &mut Ast, id: ExprId) -> Result<()> {
+        match &ast[id] {
+            Expr::Binary(_) => self.binary(ast, id),
+            Expr::Subquery(e) => self.subquery(e, ast.at(e.expr).value_type()),
+            Expr::Unary(e) => self.unary(e, ast.at(e.expr).value_type()),
+            _ => Ok(()),
         }
     }
 
@@ -40,34 +100,22 @@ impl Checker<'_> {
         })
     }
 
-    fn expect(&self, expr: &mut Expr, want: ValueType, context: &str) -> Result<()> {
-        let got = self.check(expr)?;
+    fn expect(&self, expr: ExprRef<'_>, want: ValueType, context: &str) -> Result<()> {
+        let got = expr.value_type();
         if got == want {
             return Ok(());
         }
         let (want, got) = (want.documented(), got.documented());
         self.error(
-            expr.span(),
+            expr.expr().span(),
             format!("expected type {want} in {context}, got {got}"),
         )
     }
 
-    fn aggregate(&self, e: &mut AggregateExpr) -> Result<ValueType> {
-        self.expect(&mut e.expr, ValueType::Vector, "aggregation expression")?;
-        if let Some(param) = &mut e.param {
-            let want = if e.op == AggregateOp::CountValues {
-                ValueType::String
-            } else {
-                ValueType::Scalar
-            };
-            self.expect(param, want, "aggregation parameter")?;
-        }
-        Ok(ValueType::Vector)
-    }
-
-    fn binary(&self, e: &mut BinaryExpr) -> Result<ValueType> {
-        let left = self.check(&mut e.lhs)?;
-        let right = self.check(&mut e.rhs)?;
+    fn binary(&self, ast: &mut Ast, id: ExprId) -> Result<()> {
+        let Expr::Binary(e) = &ast[id] else { return Ok(()) };
+        let operands = [e.lhs, e.rhs].map(|operand| ast.at(operand));
+        let [left, right] = operands.map(ExprRef::value_type);
         let scalars = left == ValueType::Scalar && right == ValueType::Scalar;
         if e.return_bool && !e.op.is_comparison() {
             return self.error(
@@ -81,22 +129,20 @@ impl Checker<'_> {
         if let Some(matching) = &e.matching {
             self.groups_apart_from_matching(matching, e.op_span)?;
         }
-        for (side, operand) in [(left, &e.lhs), (right, &e.rhs)] {
-            if !matches!(side, ValueType::Scalar | ValueType::Vector) {
+        for operand in operands {
+            if !matches!(operand.value_type(), ValueType::Scalar | ValueType::Vector) {
                 let message = "binary expression must contain only scalar and instant vector types";
-                return self.error(operand.span(), message);
+                return self.error(operand.expr().span(), message);
             }
         }
+        let Expr::Binary(e) = ast.expr_mut(id) else {
+            return Ok(());
+        };
         if left == ValueType::Vector && right == ValueType::Vector {
-            self.vectors(e)?;
+            self.vectors(e)
         } else {
-            self.with_scalar(e)?;
+            self.with_scalar(e)
         }
-        Ok(if scalars {
-            ValueType::Scalar
-        } else {
-            ValueType::Vector
-        })
     }
 
     fn groups_apart_from_matching(&self, matching: &VectorMatching, op: Span) -> Result<()> {
@@ -158,20 +204,6 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn call(&self, e: &mut Call) -> Result<ValueType> {
-        self.arg_count(e)?;
-        if e.function == FunctionId::Info {
-            self.info_selector(e)?;
-        }
-        let signature = e.function.signature();
-        let context = format!("call to function {:?}", signature.name);
-        for (i, arg) in e.args.iter_mut().enumerate() {
-            let Some(want) = signature.arg(i) else { break };
-            self.expect(arg, want, &context)?;
-        }
-        Ok(signature.returns)
-    }
-
     fn arg_count(&self, e: &Call) -> Result<()> {
         let signature = e.function.signature();
         let (got, name) = (e.args.len(), signature.name);
@@ -191,18 +223,14 @@ impl Checker<'_> {
     }
 
     /// `info`'s second argument selects labels, not series: no name, and any matcher may match the empty string.
-    fn info_selector(&self, e: &mut Call) -> Result<()> {
-        let span = e.span;
-        let Some(arg) = e.args.get_mut(1) else {
-            return Ok(());
-        };
-        let got = arg.value_type();
+    fn info_selector(&self, ast: &mut Ast, call: Span, labels: ExprId) -> Result<()> {
+        let got = ast.at(labels).value_type();
         if got != ValueType::Vector {
             let (want, got) = (ValueType::Vector.documented(), got.documented());
             let message = format!("expected type {want} in call to function \"info\", got {got}");
-            return self.error(span, message);
+            return self.error(call, message);
         }
-        match arg {
+        match ast.expr_mut(labels) {
             Expr::Vector(selector) if selector.name.is_some() => self.error(
                 selector.span,
                 "expected label selectors only, got vector selector instead",
@@ -215,19 +243,17 @@ impl Checker<'_> {
         }
     }
 
-    fn unary(&self, e: &mut UnaryExpr) -> Result<ValueType> {
-        let got = self.check(&mut e.expr)?;
+    fn unary(&self, e: &UnaryExpr, got: ValueType) -> Result<()> {
         if matches!(got, ValueType::Scalar | ValueType::Vector) {
-            return Ok(got);
+            return Ok(());
         }
         let message = "unary expression only allowed on expressions of type scalar or instant vector";
         self.error(e.span, format!("{message}, got {:?}", got.documented()))
     }
 
-    fn subquery(&self, e: &mut SubqueryExpr) -> Result<ValueType> {
-        let got = self.check(&mut e.expr)?;
+    fn subquery(&self, e: &SubqueryExpr, got: ValueType) -> Result<()> {
         if got == ValueType::Vector {
-            return Ok(ValueType::Matrix);
+            return Ok(());
         }
         let got = got.as_str();
         self.error(

@@ -1,44 +1,43 @@
 //! What may follow an operand: ranges, subqueries, `offset`, `@`, `anchored`, `smoothed`.
 
-use super::{Context, ParseError, Parsed, Parser, Result};
-use crate::ast::{At, DurationArg, Expr, MatrixSelector, RangeEdges, Span, SubqueryExpr, VectorSelector};
+use super::{Context, ParseError, Parser, Result};
+use crate::ast::{
+    At, DurationArg, Expr, ExprId, MatrixSelector, RangeEdges, Span, SubqueryExpr, VectorSelector,
+};
 use crate::lexer::{Keyword, Lexed, Preprocessor, Token};
 
 impl Parser<'_> {
-    pub(super) fn modifiers(&mut self, mut parsed: Parsed) -> Result<Parsed> {
+    /// The expression that was read last, with what follows it.
+    pub(super) fn modifiers(&mut self, mut expr: ExprId) -> Result<ExprId> {
         loop {
-            parsed = match self.peek()?.token {
-                Token::LeftBracket => self.bracket(parsed)?,
+            match self.peek()?.token {
+                Token::LeftBracket => expr = self.bracket(expr)?,
                 Token::Keyword(Keyword::Offset) => {
                     self.bump()?;
-                    self.within(Context::Offset, |parser| parser.offset(&mut parsed.expr))?;
-                    parsed
+                    self.within(Context::Offset, |parser| parser.offset(expr))?;
                 }
                 Token::At => {
                     self.bump()?;
-                    self.within(Context::At, |parser| parser.at(&mut parsed.expr))?;
-                    parsed
+                    self.within(Context::At, |parser| parser.at(expr))?;
                 }
                 Token::Keyword(Keyword::Anchored) => {
                     self.bump()?;
-                    self.edges(&mut parsed.expr, RangeEdges::Anchored)?;
-                    parsed
+                    self.edges(expr, RangeEdges::Anchored)?;
                 }
                 Token::Keyword(Keyword::Smoothed) => {
                     self.bump()?;
-                    self.edges(&mut parsed.expr, RangeEdges::Smoothed)?;
-                    parsed
+                    self.edges(expr, RangeEdges::Smoothed)?;
                 }
-                _ => return Ok(parsed),
-            };
+                _ => return Ok(expr),
+            }
         }
     }
 
-    fn bracket(&mut self, parsed: Parsed) -> Result<Parsed> {
+    fn bracket(&mut self, expr: ExprId) -> Result<ExprId> {
         let open = self.bump()?;
         let range = self.within(Context::Range, Self::positive_duration)?;
         if let Some(close) = self.accept(Token::RightBracket)? {
-            return self.matrix(parsed, range, open, close);
+            return self.matrix(range, open, close);
         }
         self.within(Context::RangeEnd, |parser| parser.expect(Token::Colon))?;
         let mut step = None;
@@ -47,32 +46,22 @@ impl Parser<'_> {
             step = Some(self.within(Context::Step, Self::positive_duration)?);
             close = Some(self.within(Context::StepEnd, |parser| parser.expect(Token::RightBracket))?);
         }
-        let Parsed { expr, height } = parsed;
-        let span = close.map_or_else(|| expr.span(), |close| expr.span().to(close.span));
-        let height = self.grow(height)?;
-        let subquery = SubqueryExpr {
+        let span = self.ast[expr].span();
+        let span = close.map_or(span, |close| span.to(close.span));
+        self.grow(Expr::Subquery(Box::new(SubqueryExpr {
             span,
             expr,
             range,
             step,
             offset: DurationArg::default(),
             at: None,
-        };
-        Ok(Parsed {
-            expr: Expr::Subquery(Box::new(subquery)),
-            height,
-        })
+        })))
     }
 
-    fn matrix(
-        &mut self,
-        parsed: Parsed,
-        range: DurationArg,
-        open: Lexed<'_>,
-        close: Lexed<'_>,
-    ) -> Result<Parsed> {
+    /// The selector that was read last becomes a range selector.
+    fn matrix(&mut self, range: DurationArg, open: Lexed<'_>, close: Lexed<'_>) -> Result<ExprId> {
         let wrong = |parser: &Self, message| Err(parser.error(open.span.to(close.span), message));
-        let Expr::Vector(selector) = parsed.expr else {
+        let Some(Expr::Vector(selector)) = self.ast.pop() else {
             return wrong(self, "ranges only allowed for vector selectors");
         };
         if !selector.offset.is_zero() {
@@ -81,35 +70,29 @@ impl Parser<'_> {
         if selector.at.is_some() {
             return wrong(self, "no @ modifiers allowed before range");
         }
-        let span = selector.span.to(close.span);
-        let height = self.grow(parsed.height)?;
-        let matrix = MatrixSelector {
-            span,
+        self.grow(Expr::Matrix(Box::new(MatrixSelector {
+            span: selector.span.to(close.span),
             selector: *selector,
             range,
-        };
-        Ok(Parsed {
-            expr: Expr::Matrix(Box::new(matrix)),
-            height,
-        })
+        })))
     }
 
-    fn offset(&mut self, expr: &mut Expr) -> Result<()> {
+    fn offset(&mut self, expr: ExprId) -> Result<()> {
         let offset = self.offset_duration()?;
-        let span = expr.span();
-        let Some(target) = Target::of(expr) else {
+        let (span, end) = (self.ast[expr].span(), self.last.end);
+        let Some(target) = Target::of(self.ast.expr_mut(expr)) else {
             return Err(self.not_a_selector(span, "offset modifier"));
         };
         if !target.offset.is_zero() {
             return Err(self.error(span, "offset may not be set multiple times"));
         }
         *target.offset = offset;
-        target.span.end = self.last.end;
+        target.span.end = end;
         Ok(())
     }
 
-    fn at(&mut self, expr: &mut Expr) -> Result<()> {
-        let span = expr.span();
+    fn at(&mut self, expr: ExprId) -> Result<()> {
+        let span = self.ast[expr].span();
         let at = match self.peek()?.token {
             Token::Preprocessor(at @ (Preprocessor::Start | Preprocessor::End)) => {
                 self.bump()?;
@@ -126,14 +109,15 @@ impl Parser<'_> {
                 At::Timestamp(self.timestamp(seconds, span)?)
             }
         };
-        let Some(target) = Target::of(expr) else {
+        let end = self.last.end;
+        let Some(target) = Target::of(self.ast.expr_mut(expr)) else {
             return Err(self.not_a_selector(span, "@ modifier"));
         };
         if target.at.is_some() {
             return Err(self.error(span, "@ <timestamp> may not be set multiple times"));
         }
         *target.at = Some(at);
-        target.span.end = self.last.end;
+        target.span.end = end;
         Ok(())
     }
 
@@ -158,17 +142,17 @@ impl Parser<'_> {
         self.error(span, message)
     }
 
-    fn edges(&self, expr: &mut Expr, edges: RangeEdges) -> Result<()> {
+    fn edges(&mut self, expr: ExprId, edges: RangeEdges) -> Result<()> {
         let name = if edges == RangeEdges::Anchored {
             "anchored"
         } else {
             "smoothed"
         };
-        let span = expr.span();
+        let span = self.ast[expr].span();
         if !self.options.extended_range_selectors {
             return Err(self.error(span, format!("{name} modifier is experimental and not enabled")));
         }
-        let selector: &mut VectorSelector = match expr {
+        let selector: &mut VectorSelector = match self.ast.expr_mut(expr) {
             Expr::Vector(selector) => selector,
             Expr::Matrix(matrix) => &mut matrix.selector,
             Expr::Subquery(_) => {

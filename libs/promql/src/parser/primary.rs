@@ -1,73 +1,79 @@
 //! Literals, parentheses, function calls, aggregations.
 
-use super::{Context, ParseError, Parsed, Parser, Result};
+use super::expr::Frame;
+use super::{Context, ParseError, Parser, Result};
 use crate::ast::{
-    AggregateExpr, AggregateOp, BinaryOp, Call, Expr, NumberLiteral, ParenExpr, Span, StringLiteral,
+    AggregateExpr, AggregateOp, BinaryOp, Call, Expr, ExprId, NumberLiteral, Span, StringLiteral,
 };
 use crate::duration::{nanos_to_seconds, parse_duration, parse_number};
 use crate::lexer::{Keyword, Lexed, Token};
 use crate::signatures::FunctionId;
 use crate::string_literal::{Quoted, Unquoted, unquote};
 
-impl Parser<'_> {
-    pub(super) fn primary(&mut self) -> Result<Parsed> {
+/// The arguments of a call so far.
+pub(super) type Arguments = Vec<ExprId>;
+
+/// A grouping: whether it is `without`, its labels, where it ends.
+type Grouping = (bool, Vec<String>, Span);
+
+/// An aggregation whose arguments are read.
+pub(super) struct OpenAggregate<'a> {
+    name: Lexed<'a>,
+    op: AggregateOp,
+    /// The grouping before the arguments.
+    grouping: Option<Grouping>,
+    args: Arguments,
+    /// What is around it.
+    outside: Context,
+}
+
+impl<'a> Parser<'a> {
+    /// An operand without a sign; `None` if one has begun that waits for another.
+    pub(super) fn primary(&mut self, frames: &mut Vec<Frame<'a>>) -> Result<Option<ExprId>> {
         let token = self.peek()?;
-        match token.token {
-            Token::LeftParen => self.paren(),
-            Token::String => self.string_literal(),
+        let leaf = match token.token {
+            Token::LeftParen => {
+                self.bump()?;
+                frames.push(Frame::Paren(token.span));
+                self.begin(frames, 0)?;
+                return Ok(None);
+            }
+            Token::String => self.string_literal()?,
             Token::Number | Token::Duration => {
                 let number = self.number_literal()?;
-                self.leaf(Expr::Number(number))
+                self.grow(Expr::Number(number))?
             }
-            Token::LeftBrace => self.vector_selector(),
+            Token::LeftBrace => self.vector_selector()?,
             Token::Aggregate(op) => {
                 self.bump()?;
                 match self.peek()?.token {
                     Token::LeftParen | Token::Keyword(Keyword::By | Keyword::Without) => {
-                        self.within(Context::Aggregation, |parser| parser.aggregate(token, op))
+                        return self.begin_aggregate(token, op, frames);
                     }
-                    _ => self.named_selector(token),
+                    _ => self.named_selector(token)?,
                 }
             }
             Token::Identifier | Token::Preprocessor(_) => {
                 self.bump()?;
                 match self.peek()?.token {
-                    Token::LeftParen => self.call(token),
-                    _ => self.named_selector(token),
+                    Token::LeftParen => return self.begin_call(token, frames),
+                    _ => self.named_selector(token)?,
                 }
             }
-            _ if is_metric_name(token.token) => self.vector_selector(),
-            _ => Err(self.unexpected()),
-        }
+            _ if is_metric_name(token.token) => self.vector_selector()?,
+            _ => return Err(self.unexpected()),
+        };
+        self.modifiers(leaf).map(Some)
     }
 
-    pub(super) fn leaf(&mut self, expr: Expr) -> Result<Parsed> {
-        Ok(Parsed {
-            height: self.grow(0)?,
-            expr,
-        })
-    }
-
-    fn paren(&mut self) -> Result<Parsed> {
-        let open = self.bump()?;
-        let Parsed { expr, height } = self.expr(0)?;
-        let close = self.expect(Token::RightParen)?;
-        let height = self.grow(height)?;
-        let span = open.span.to(close.span);
-        Ok(Parsed {
-            expr: Expr::Paren(Box::new(ParenExpr { span, expr })),
-            height,
-        })
-    }
-
-    fn string_literal(&mut self) -> Result<Parsed> {
+    fn string_literal(&mut self) -> Result<ExprId> {
         let token = self.bump()?;
         let Unquoted { value, not_utf8 } = self.unquoted(token)?;
-        self.leaf(Expr::String(StringLiteral {
+        self.grow(Expr::String(Box::new(StringLiteral {
             span: token.span,
             value,
             not_utf8,
-        }))
+        })))
     }
 
     pub(super) fn unquoted(&self, token: Lexed<'_>) -> Result<Unquoted> {
@@ -108,8 +114,36 @@ impl Parser<'_> {
         Ok(if negate == Some(true) { -value } else { value })
     }
 
-    fn call(&mut self, name: Lexed<'_>) -> Result<Parsed> {
-        let (args, close, height) = self.call_body()?;
+    fn begin_call(&mut self, name: Lexed<'a>, frames: &mut Vec<Frame<'a>>) -> Result<Option<ExprId>> {
+        self.expect(Token::LeftParen)?;
+        if let Some(close) = self.accept(Token::RightParen)? {
+            return self.finish_call(name, Arguments::new(), close.span).map(Some);
+        }
+        frames.push(Frame::Call(name, Arguments::new()));
+        self.begin(frames, 0)?;
+        Ok(None)
+    }
+
+    /// Goes on with a call after an argument.
+    pub(super) fn call(
+        &mut self,
+        name: Lexed<'a>,
+        mut args: Arguments,
+        arg: ExprId,
+        frames: &mut Vec<Frame<'a>>,
+    ) -> Result<Option<ExprId>> {
+        args.push(arg);
+        match self.end_of_args()? {
+            Some(close) => self.finish_call(name, args, close).map(Some),
+            None => {
+                frames.push(Frame::Call(name, args));
+                self.begin(frames, 0)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn finish_call(&mut self, name: Lexed<'_>, args: Arguments, close: Span) -> Result<ExprId> {
         let Some(function) = FunctionId::from_name(name.text) else {
             let message = format!("unknown function with name {}", Quoted(name.text));
             return Err(self.error(name.span, message));
@@ -118,73 +152,95 @@ impl Parser<'_> {
             let message = format!("function {} is not enabled", Quoted(name.text));
             return Err(self.error(name.span, message));
         }
-        let height = self.grow(height)?;
-        let call = Call {
+        let call = self.grow(Expr::Call(Box::new(Call {
             span: name.span.to(close),
             function,
             args,
-        };
-        Ok(Parsed {
-            expr: Expr::Call(Box::new(call)),
-            height,
-        })
+        })))?;
+        self.modifiers(call)
     }
 
-    /// The arguments, where their closing parenthesis is, and the height of the highest.
-    fn call_body(&mut self) -> Result<(Vec<Expr>, Span, usize)> {
-        self.expect(Token::LeftParen)?;
-        let (mut args, mut height) = (Vec::new(), 0);
-        if let Some(close) = self.accept(Token::RightParen)? {
-            return Ok((args, close.span, height));
+    /// Where the parenthesis after the last argument is; `None` if another argument follows.
+    fn end_of_args(&mut self) -> Result<Option<Span>> {
+        let Some(comma) = self.accept(Token::Comma)? else {
+            return self.expect(Token::RightParen).map(|close| Some(close.span));
+        };
+        if !starts_expr(self.peek()?.token) {
+            return Err(self.error(comma.span, "trailing commas not allowed in function call args"));
         }
-        loop {
-            let arg = self.expr(0)?;
-            height = height.max(arg.height);
-            args.push(arg.expr);
-            let Some(comma) = self.accept(Token::Comma)? else {
-                break;
-            };
-            if !starts_expr(self.peek()?.token) {
-                return Err(self.error(comma.span, "trailing commas not allowed in function call args"));
+        Ok(None)
+    }
+
+    fn begin_aggregate(
+        &mut self,
+        name: Lexed<'a>,
+        op: AggregateOp,
+        frames: &mut Vec<Frame<'a>>,
+    ) -> Result<Option<ExprId>> {
+        let outside = std::mem::replace(&mut self.context, Context::Aggregation);
+        let open = OpenAggregate {
+            name,
+            op,
+            grouping: self.aggregate_modifier()?,
+            args: Arguments::new(),
+            outside,
+        };
+        self.expect(Token::LeftParen)?;
+        if let Some(close) = self.accept(Token::RightParen)? {
+            return self.finish_aggregate(open, close.span).map(Some);
+        }
+        frames.push(Frame::Aggregate(Box::new(open)));
+        self.begin(frames, 0)?;
+        Ok(None)
+    }
+
+    /// Goes on with an aggregation after an argument.
+    pub(super) fn aggregate(
+        &mut self,
+        mut open: Box<OpenAggregate<'a>>,
+        arg: ExprId,
+        frames: &mut Vec<Frame<'a>>,
+    ) -> Result<Option<ExprId>> {
+        open.args.push(arg);
+        match self.end_of_args()? {
+            Some(close) => self.finish_aggregate(*open, close).map(Some),
+            None => {
+                frames.push(Frame::Aggregate(open));
+                self.begin(frames, 0)?;
+                Ok(None)
             }
         }
-        let close = self.expect(Token::RightParen)?;
-        Ok((args, close.span, height))
     }
 
-    fn aggregate(&mut self, name: Lexed<'_>, op: AggregateOp) -> Result<Parsed> {
-        let mut modifier = self.aggregate_modifier()?;
-        let (args, close, height) = self.call_body()?;
-        let mut span = name.span.to(close);
-        if modifier.is_none() {
-            modifier = self.aggregate_modifier()?;
-            if let Some((.., end)) = &modifier {
+    fn finish_aggregate(&mut self, open: OpenAggregate<'_>, close: Span) -> Result<ExprId> {
+        let mut grouping = open.grouping;
+        let mut span = open.name.span.to(close);
+        if grouping.is_none() {
+            grouping = self.aggregate_modifier()?;
+            if let Some((.., end)) = &grouping {
                 span = span.to(*end);
             }
         }
-        let (without, grouping, _) = modifier.unwrap_or_default();
-        let (param, expr) = self.aggregate_args(op, span, args)?;
-        let height = self.grow(height)?;
-        let aggregate = AggregateExpr {
+        let (without, grouping, _) = grouping.unwrap_or_default();
+        let (param, expr) = self.aggregate_args(open.op, span, open.args)?;
+        let aggregate = self.grow(Expr::Aggregate(Box::new(AggregateExpr {
             span,
-            op,
+            op: open.op,
             expr,
             param,
             grouping,
             without,
-        };
-        Ok(Parsed {
-            expr: Expr::Aggregate(Box::new(aggregate)),
-            height,
-        })
+        })))?;
+        self.context = open.outside;
+        self.modifiers(aggregate)
     }
 
     fn aggregate_args(
         &self,
         op: AggregateOp,
         span: Span,
-        mut args: Vec<Expr>,
-    ) -> Result<(Option<Expr>, Expr)> {
+        mut args: Arguments,
+    ) -> Result<(Option<ExprId>, ExprId)> {
         let wrong_number = |parser: &Self, got: usize| -> ParseError {
             let want = if op.has_param() { 2 } else { 1 };
             let message = format!(
@@ -210,8 +266,8 @@ impl Parser<'_> {
         Ok((args.pop(), expr))
     }
 
-    /// `by (…)` or `without (…)`: whether it is the latter, the labels, where it ends.
-    fn aggregate_modifier(&mut self) -> Result<Option<(bool, Vec<String>, Span)>> {
+    /// `by (…)` or `without (…)`.
+    fn aggregate_modifier(&mut self) -> Result<Option<Grouping>> {
         let without = match self.peek()?.token {
             Token::Keyword(Keyword::By) => false,
             Token::Keyword(Keyword::Without) => true,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use koios_model::{METRIC_NAME, MatchOp, Matcher};
 
 use super::primary::is_metric_name;
-use super::{Parsed, Parser, Result};
-use crate::ast::{BinaryOp, DurationArg, Expr, RangeEdges, Span, VectorSelector};
+use super::{Parser, Result};
+use crate::ast::{BinaryOp, DurationArg, Expr, ExprId, RangeEdges, Span, VectorSelector};
 use crate::lexer::{Lexed, Token};
 
 const EXPECTED_NAME: &str = " in label matching, expected identifier or \"}\"";
@@ -15,15 +15,15 @@ const EXPECTED_STRING: &str = " in label matching, expected string";
 const EXPECTED_END: &str = " in label matching, expected \",\" or \"}\"";
 
 impl<'a> Parser<'a> {
-    pub(super) fn vector_selector(&mut self) -> Result<Parsed> {
+    pub(super) fn vector_selector(&mut self) -> Result<ExprId> {
         let selector = self.vector_selector_only()?;
-        self.leaf(Expr::Vector(Box::new(selector)))
+        self.grow(Expr::Vector(Box::new(selector)))
     }
 
     /// A selector whose name was taken.
-    pub(super) fn named_selector(&mut self, name: Lexed<'a>) -> Result<Parsed> {
+    pub(super) fn named_selector(&mut self, name: Lexed<'a>) -> Result<ExprId> {
         let selector = self.selector_after(Some(name))?;
-        self.leaf(Expr::Vector(Box::new(selector)))
+        self.grow(Expr::Vector(Box::new(selector)))
     }
 
     pub(super) fn vector_selector_only(&mut self) -> Result<VectorSelector> {
@@ -46,7 +46,6 @@ impl<'a> Parser<'a> {
         }
         let name = name.map(|name| name.text.to_owned());
         if let Some(name) = &name {
-            self.count_node()?;
             matchers.push(Matcher::equal(METRIC_NAME, name.as_str()));
         }
         Ok(VectorSelector {

@@ -5,10 +5,11 @@
 //! little of it at once.
 
 use crate::ast::AggregateOp;
+use crate::error::QueryError;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
-use super::{AggregateNode, CallNode, Node};
+use super::{AggregateNode, CallNode, Child, Node, Nodes};
 
 /// A part of a plan that needs the series of one source, one after the other, and nothing else.
 #[derive(Debug)]
@@ -22,88 +23,66 @@ pub(crate) struct Leaf {
 }
 
 /// Takes the leaves out of a plan; in their place it refers to what they give. `sources` is how many there are.
-pub(super) fn take_leaves(root: &mut Node, steps: Steps, sources: usize) -> Vec<Leaf> {
-    let mut uses = vec![0; sources];
-    count_uses(root, &mut uses);
-    let mut taker = Taker {
-        uses,
-        leaves: Vec::new(),
-    };
-    taker.visit(root, steps);
-    taker.leaves
+pub(super) fn take_leaves(
+    nodes: &mut Nodes,
+    root: Child,
+    steps: Steps,
+    sources: usize,
+) -> Result<Vec<Leaf>, QueryError> {
+    let uses = count_uses(nodes, sources);
+    let mut leaves = Vec::new();
+    let mut waiting = vec![(root, steps)];
+    while let Some((child, steps)) = waiting.pop() {
+        let alone = leaf_source(nodes, nodes.get(child)?)?.filter(|source| uses.get(*source) == Some(&1));
+        let Some(source) = alone else {
+            // The first of them is looked at first.
+            let before = waiting.len();
+            add_children(nodes.get(child)?, steps, &mut waiting);
+            waiting.get_mut(before..).unwrap_or_default().reverse();
+            continue;
+        };
+        let reference = Node::Leaf {
+            leaf: leaves.len(),
+            span: child.span,
+        };
+        let node = nodes.replace(child, reference)?;
+        leaves.push(Leaf { node, steps, source });
+    }
+    Ok(leaves)
 }
 
 /// Counts how many nodes need each source.
-fn count_uses(node: &Node, uses: &mut [usize]) {
-    let mut count = |source: usize| {
-        if let Some(n) = uses.get_mut(source) {
+fn count_uses(nodes: &Nodes, sources: usize) -> Vec<usize> {
+    let mut uses = vec![0; sources];
+    for node in nodes.iter() {
+        let source = match node {
+            Node::Select(select) | Node::Plus(select, _) => Some(select.source),
+            Node::Range(range) => Some(range.select.source),
+            Node::Call(call) => call.info.map(|info| info.source),
+            _ => None,
+        };
+        if let Some(n) = source.and_then(|source| uses.get_mut(source)) {
             *n += 1;
         }
-    };
+    }
+    uses
+}
+
+/// The children that a leaf may be below, each with the steps it is evaluated at.
+fn add_children(node: &Node, steps: Steps, children: &mut Vec<(Child, Steps)>) {
     match node {
         Node::Number { .. } | Node::String { .. } | Node::Leaf { .. } => {}
-        Node::Select(select) => count(select.source),
-        Node::Range(range) => count(range.select.source),
-        Node::Subquery(subquery) => count_uses(&subquery.expr, uses),
-        Node::Call(call) => {
-            if let Some(info) = call.info {
-                count(info.source);
-            }
-            call.args.iter().for_each(|arg| count_uses(arg, uses));
-        }
+        Node::Select(_) | Node::Plus(..) | Node::Range(_) => {}
+        Node::Subquery(subquery) => children.push((subquery.expr, subquery.times.steps(steps))),
+        Node::Call(call) if looks_at_its_argument(call) => {}
+        Node::Call(call) => children.extend(call.args.iter().map(|arg| (*arg, steps))),
         Node::Aggregate(aggregate) => {
-            count_uses(&aggregate.expr, uses);
-            if let Some(param) = &aggregate.param {
-                count_uses(param, uses);
-            }
+            children.push((aggregate.expr, steps));
+            children.extend(aggregate.param.map(|param| (param, steps)));
         }
-        Node::Binary(binary) => {
-            count_uses(&binary.lhs, uses);
-            count_uses(&binary.rhs, uses);
-        }
-        Node::Negate(inner, _) | Node::Plus(inner, _) | Node::Invariant(inner) => count_uses(inner, uses),
-    }
-}
-
-struct Taker {
-    uses: Vec<usize>,
-    leaves: Vec<Leaf>,
-}
-
-impl Taker {
-    fn visit(&mut self, node: &mut Node, steps: Steps) {
-        let alone = leaf_source(node).filter(|source| self.uses.get(*source) == Some(&1));
-        if let Some(source) = alone {
-            let reference = Node::Leaf {
-                leaf: self.leaves.len(),
-                span: node.span(),
-            };
-            let node = std::mem::replace(node, reference);
-            self.leaves.push(Leaf { node, steps, source });
-            return;
-        }
-        match node {
-            Node::Number { .. } | Node::String { .. } | Node::Leaf { .. } => {}
-            Node::Select(_) | Node::Range(_) => {}
-            Node::Subquery(subquery) => {
-                let inner = subquery.steps(steps);
-                self.visit(&mut subquery.expr, inner);
-            }
-            Node::Call(call) if looks_at_its_argument(call) => {}
-            Node::Call(call) => call.args.iter_mut().for_each(|arg| self.visit(arg, steps)),
-            Node::Aggregate(aggregate) => {
-                self.visit(&mut aggregate.expr, steps);
-                if let Some(param) = &mut aggregate.param {
-                    self.visit(param, steps);
-                }
-            }
-            Node::Binary(binary) => {
-                self.visit(&mut binary.lhs, steps);
-                self.visit(&mut binary.rhs, steps);
-            }
-            Node::Negate(inner, _) | Node::Plus(inner, _) => self.visit(inner, steps),
-            Node::Invariant(inner) => self.visit(inner, steps.first()),
-        }
+        Node::Binary(binary) => children.extend([(binary.lhs, steps), (binary.rhs, steps)]),
+        Node::Negate(inner, _) => children.push((*inner, steps)),
+        Node::Invariant(inner) => children.push((*inner, steps.first())),
     }
 }
 
@@ -117,10 +96,10 @@ fn looks_at_its_argument(call: &CallNode) -> bool {
 }
 
 /// The source of a leaf; `None` for every other node.
-fn leaf_source(node: &Node) -> Option<usize> {
+fn leaf_source(nodes: &Nodes, node: &Node) -> Result<Option<usize>, QueryError> {
     match node {
-        Node::Aggregate(aggregate) if folds(aggregate) => row_source(&aggregate.expr),
-        node => row_source(node),
+        Node::Aggregate(aggregate) if folds(aggregate) => row_source(nodes, nodes.get(aggregate.expr)?),
+        node => row_source(nodes, node),
     }
 }
 
@@ -134,22 +113,21 @@ fn folds(aggregate: &AggregateNode) -> bool {
 }
 
 /// The source of a node that makes one row of each series.
-fn row_source(node: &Node) -> Option<usize> {
+fn row_source(nodes: &Nodes, node: &Node) -> Result<Option<usize>, QueryError> {
     match node {
-        Node::Plus(inner, _) => row_source(inner),
-        Node::Select(select) => Some(select.source),
+        Node::Select(select) | Node::Plus(select, _) => Ok(Some(select.source)),
         Node::Call(call) if !looks_at_its_argument(call) => {
             let mut source = None;
             for arg in &call.args {
-                match arg {
+                match nodes.get(*arg)? {
                     Node::Range(range) if source.is_none() => source = Some(range.select.source),
                     Node::Number { .. } => {}
-                    _ => return None,
+                    _ => return Ok(None),
                 }
             }
-            source
+            Ok(source)
         }
-        _ => None,
+        _ => Ok(None),
     }
 }
 
@@ -167,8 +145,9 @@ mod tests {
             lookback_ms: 300_000,
             default_subquery_step_ms: 60_000,
         };
-        let plan = plan(parse(query).unwrap(), context).unwrap();
-        (plan.leaves.len(), matches!(plan.root, super::Node::Leaf { .. }))
+        let plan = plan(&parse(query).unwrap(), context).unwrap();
+        let root = plan.nodes.get(plan.root).unwrap();
+        (plan.leaves.len(), matches!(root, super::Node::Leaf { .. }))
     }
 
     #[test]

@@ -6,160 +6,31 @@
 //! arrive is set apart as [`Leaf`]s.
 
 mod leaves;
+mod nodes;
 mod reads;
 
 use std::sync::Arc;
 
-use koios_model::{Matcher, TimeRange};
+use koios_model::TimeRange;
 
 use crate::ast::{
-    AggregateExpr, AggregateOp, At, BinaryExpr, BinaryOp, Call, DurationArg, Expr, MatrixSelector,
-    RangeEdges, Span, SubqueryExpr, VectorMatching,
+    AggregateExpr, Ast, At, BinaryExpr, BinaryOp, Call, DurationArg, Expr, ExprRef, MatrixSelector,
+    RangeEdges, SubqueryExpr, UnaryExpr, VectorSelector,
 };
-use crate::duration::{DurationContext, resolve_durations};
+use crate::duration::{DurationContext, with_durations};
 use crate::error::QueryError;
 use crate::queryable::SelectRequest;
 use crate::signatures::FunctionId;
 use crate::steps::Steps;
 
 pub(crate) use leaves::Leaf;
+pub(crate) use nodes::{
+    AggregateNode, BinaryNode, CallNode, Child, InfoSource, Node, Nodes, RangeNode, SelectNode, SubqueryNode,
+    SubqueryTimes,
+};
 pub(crate) use reads::info_name_matchers;
 
-/// A node of the plan.
-#[derive(Debug)]
-pub(crate) enum Node {
-    Number {
-        value: f64,
-        span: Span,
-    },
-    String {
-        value: String,
-        span: Span,
-    },
-    Select(SelectNode),
-    Range(RangeNode),
-    Subquery(Box<SubqueryNode>),
-    Call(Box<CallNode>),
-    Aggregate(Box<AggregateNode>),
-    Binary(Box<BinaryNode>),
-    Negate(Box<Node>, Span),
-    /// A sign that changes nothing, but hides a selector from functions that look at how their argument is written.
-    Plus(Box<Node>, Span),
-    /// The same at every step: evaluated once.
-    Invariant(Box<Node>),
-    /// What one of the plan's leaves gives.
-    Leaf {
-        leaf: usize,
-        span: Span,
-    },
-}
-
-#[derive(Debug)]
-pub(crate) struct SelectNode {
-    /// Which fetched answer holds its series.
-    pub(crate) source: usize,
-    pub(crate) matchers: Arc<[Matcher]>,
-    pub(crate) offset_ms: i64,
-    pub(crate) at: Option<i64>,
-    pub(crate) edges: RangeEdges,
-    /// Only counts and sums of histograms matter.
-    pub(crate) statistics_only: bool,
-    pub(crate) span: Span,
-}
-
-#[derive(Debug)]
-pub(crate) struct RangeNode {
-    pub(crate) select: SelectNode,
-    pub(crate) range_ms: i64,
-    pub(crate) span: Span,
-}
-
-#[derive(Debug)]
-pub(crate) struct SubqueryNode {
-    pub(crate) expr: Node,
-    pub(crate) range_ms: i64,
-    pub(crate) step_ms: i64,
-    pub(crate) offset_ms: i64,
-    pub(crate) at: Option<i64>,
-    pub(crate) span: Span,
-}
-
-impl SubqueryNode {
-    /// The steps its expression is evaluated at, multiples of its resolution, when it is itself at `outer`.
-    pub(crate) fn steps(&self, outer: Steps) -> Steps {
-        let first = self
-            .at
-            .unwrap_or_else(|| outer.start())
-            .saturating_sub(self.offset_ms);
-        let end = self
-            .at
-            .unwrap_or_else(|| outer.end())
-            .saturating_sub(self.offset_ms);
-        let before = first.saturating_sub(self.range_ms);
-        let start = before
-            .div_euclid(self.step_ms)
-            .saturating_add(1)
-            .saturating_mul(self.step_ms);
-        Steps::range(start, end, self.step_ms)
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct CallNode {
-    pub(crate) function: FunctionId,
-    pub(crate) args: Vec<Node>,
-    /// For `info`: where the info series are.
-    pub(crate) info: Option<InfoSource>,
-    pub(crate) span: Span,
-}
-
-/// Where `info` finds its info series and at which times.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct InfoSource {
-    pub(crate) source: usize,
-    pub(crate) offset_ms: i64,
-    pub(crate) at: Option<i64>,
-}
-
-#[derive(Debug)]
-pub(crate) struct AggregateNode {
-    pub(crate) op: AggregateOp,
-    pub(crate) expr: Node,
-    pub(crate) param: Option<Node>,
-    pub(crate) grouping: Vec<String>,
-    pub(crate) without: bool,
-    pub(crate) span: Span,
-}
-
-#[derive(Debug)]
-pub(crate) struct BinaryNode {
-    pub(crate) op: BinaryOp,
-    pub(crate) lhs: Node,
-    pub(crate) rhs: Node,
-    pub(crate) matching: Option<VectorMatching>,
-    pub(crate) return_bool: bool,
-    pub(crate) span: Span,
-}
-
-impl Node {
-    /// The bytes of the query it came from, for positions.
-    pub(crate) fn span(&self) -> Span {
-        match self {
-            Self::Number { span, .. }
-            | Self::String { span, .. }
-            | Self::Negate(_, span)
-            | Self::Plus(_, span)
-            | Self::Leaf { span, .. } => *span,
-            Self::Select(n) => n.span,
-            Self::Range(n) => n.span,
-            Self::Subquery(n) => n.span,
-            Self::Call(n) => n.span,
-            Self::Aggregate(n) => n.span,
-            Self::Binary(n) => n.span,
-            Self::Invariant(n) => n.span(),
-        }
-    }
-}
+use reads::ReferenceTime;
 
 /// What planning needs to know of the engine and the request.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +46,8 @@ pub(crate) struct PlanContext {
 /// What to fetch, and what to compute from it.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) root: Node,
+    pub(crate) nodes: Nodes,
+    pub(crate) root: Child,
     /// What is computed first, each as soon as its series are there.
     pub(crate) leaves: Vec<Leaf>,
     pub(crate) selects: Vec<SelectRequest>,
@@ -183,15 +55,17 @@ pub(crate) struct Plan {
 }
 
 /// Plans a query.
-pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryError> {
+pub(crate) fn plan(ast: &Ast, context: PlanContext) -> Result<Plan, QueryError> {
     let durations = DurationContext {
         step_ms: context.step_ms,
         range_ms: context.end_ms.saturating_sub(context.start_ms),
     };
-    resolve_durations(&mut expr, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
+    let ast = with_durations(ast, durations).map_err(|e| QueryError::BadData(e.to_string()))?;
     let mut planner = Planner {
         context,
         selects: Vec::new(),
+        nodes: Nodes::with_capacity(ast.len()),
+        reference_times: Vec::new(),
     };
     let scope = Scope {
         times: TimeRange::new(context.start_ms, context.end_ms),
@@ -200,17 +74,22 @@ pub(crate) fn plan(mut expr: Expr, context: PlanContext) -> Result<Plan, QueryEr
         grouping: None,
         buckets: Buckets::Needed,
     };
-    let mut root = planner.node(&expr, scope)?.wrapped();
+    let root = planner.expr(ast.root(), scope)?;
+    let root = planner.wrapped(root);
     let steps = if context.step_ms == 0 {
         Steps::instant(context.start_ms)
     } else {
         Steps::range(context.start_ms, context.end_ms, context.step_ms)
     };
-    let leaves = leaves::take_leaves(&mut root, steps, planner.selects.len());
+    let Planner {
+        mut nodes, selects, ..
+    } = planner;
+    let leaves = leaves::take_leaves(&mut nodes, root, steps, selects.len())?;
     Ok(Plan {
+        nodes,
         root,
         leaves,
-        selects: planner.selects,
+        selects,
         steps,
     })
 }
@@ -261,82 +140,139 @@ impl Scope<'_> {
 }
 
 /// A planned node; `invariant`: the same at every step; `wrap`: worth evaluating once as it is.
+#[derive(Clone, Copy)]
 struct Planned {
-    node: Node,
+    node: Child,
     invariant: bool,
     wrap: bool,
 }
 
-impl Planned {
-    fn leaf(node: Node) -> Self {
-        Self {
-            node,
-            invariant: true,
-            wrap: false,
-        }
-    }
-
-    fn varying(node: Node) -> Self {
-        Self {
-            node,
-            invariant: false,
-            wrap: false,
-        }
-    }
-
-    fn all(node: Node, invariant: bool) -> Self {
-        Self {
-            node,
-            invariant,
-            wrap: invariant,
-        }
-    }
-
-    fn wrapped(self) -> Node {
-        if self.wrap {
-            Node::Invariant(Box::new(self.node))
-        } else {
-            self.node
-        }
-    }
+/// What is left to do for an expression.
+enum Task<'e> {
+    /// All of it.
+    Plan(ExprRef<'e>, Scope<'e>),
+    /// Making its node: what it needs is planned.
+    Sign(&'e UnaryExpr),
+    Subquery(&'e SubqueryExpr, SubqueryTimes),
+    Call(ExprRef<'e>, &'e Call, Option<InfoSource>),
+    Aggregate(&'e AggregateExpr),
+    Binary(&'e BinaryExpr),
 }
 
 struct Planner {
     context: PlanContext,
     selects: Vec<SelectRequest>,
+    nodes: Nodes,
+    /// For `info()`: of each expression, what it tells of time; known once it is needed.
+    reference_times: Vec<Option<ReferenceTime>>,
 }
 
 impl Planner {
-    fn node(&mut self, expr: &Expr, scope: Scope<'_>) -> Result<Planned, QueryError> {
-        match expr {
-            Expr::Number(n) => Ok(Planned::leaf(Node::Number {
-                value: n.value,
-                span: n.span,
-            })),
-            Expr::String(s) => Ok(Planned::leaf(Node::String {
-                value: s.value.clone(),
-                span: s.span,
-            })),
-            Expr::Paren(p) => self.node(&p.expr, scope),
+    /// Plans an expression and all below it: first what it needs, in the order of the text, then itself.
+    fn expr(&mut self, expr: ExprRef<'_>, scope: Scope<'_>) -> Result<Planned, QueryError> {
+        let mut tasks = Vec::with_capacity(8);
+        tasks.push(Task::Plan(expr, scope));
+        let mut planned: Vec<Planned> = Vec::with_capacity(8);
+        while let Some(task) = tasks.pop() {
+            let done = match task {
+                Task::Plan(expr, scope) => self.begin(expr, scope, &mut tasks)?,
+                Task::Sign(u) => Some(self.sign(u, planned.pop())?),
+                Task::Subquery(s, times) => Some(self.subquery(s, times, planned.pop())?),
+                Task::Call(expr, c, info) => {
+                    let args = if info.is_some() {
+                        c.args.len().min(1)
+                    } else {
+                        c.args.len()
+                    };
+                    let args = planned.split_off(planned.len().saturating_sub(args));
+                    Some(self.call(expr, c, info, args)?)
+                }
+                Task::Aggregate(a) => {
+                    let expr = planned.pop();
+                    let param = a.param.and_then(|_| planned.pop());
+                    Some(self.aggregate(a, param, expr)?)
+                }
+                Task::Binary(b) => {
+                    let rhs = planned.pop();
+                    Some(self.binary(b, planned.pop(), rhs)?)
+                }
+            };
+            planned.extend(done);
+        }
+        planned.pop().ok_or_else(incomplete)
+    }
+
+    /// Plans an expression that needs no others; of any other, notes what is to be done.
+    fn begin<'e>(
+        &mut self,
+        expr: ExprRef<'e>,
+        scope: Scope<'e>,
+        tasks: &mut Vec<Task<'e>>,
+    ) -> Result<Option<Planned>, QueryError> {
+        match expr.expr() {
+            Expr::Number(n) => {
+                let (value, span) = (n.value, n.span);
+                return Ok(Some(self.constant(Node::Number { value, span })));
+            }
+            Expr::String(s) => {
+                let (value, span) = (s.value.clone(), s.span);
+                return Ok(Some(self.constant(Node::String { value, span })));
+            }
+            Expr::Vector(v) => return self.vector(v, scope).map(Some),
+            Expr::Matrix(m) => return self.range(m, scope).map(Some),
+            Expr::Call(c) => return self.begin_call(expr, c, scope, tasks),
+            Expr::Paren(p) => tasks.push(Task::Plan(expr.at(p.expr), scope)),
             Expr::Unary(u) => {
-                let inner = self.node(&u.expr, scope)?;
-                let node = match inner.node {
-                    node if u.negate => Node::Negate(Box::new(node), u.span),
-                    node @ Node::Select(_) => Node::Plus(Box::new(node), u.span),
-                    node => node,
+                tasks.push(Task::Sign(u));
+                tasks.push(Task::Plan(expr.at(u.expr), scope));
+            }
+            Expr::Subquery(s) => {
+                let (times, inside) = self.subquery_times(s, scope)?;
+                tasks.push(Task::Subquery(s, times));
+                tasks.push(Task::Plan(expr.at(s.expr), inside));
+            }
+            Expr::Aggregate(a) => {
+                let inside = Scope {
+                    function: Some(a.op.as_str()),
+                    grouping: Some((&a.grouping, !a.without)),
+                    ..scope
                 };
-                Ok(Planned { node, ..inner })
+                tasks.push(Task::Aggregate(a));
+                tasks.push(Task::Plan(expr.at(a.expr), inside));
+                tasks.extend(a.param.map(|p| Task::Plan(expr.at(p), scope.inside(None))));
             }
-            Expr::Vector(v) => {
-                let select = self.select(v, scope, 0)?;
-                let invariant = select.at.is_some();
-                Ok(Planned::all(Node::Select(select), invariant))
+            Expr::Binary(b) => {
+                let trims = matches!(b.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
+                let buckets = if trims { Buckets::Always } else { scope.buckets };
+                let inside = Scope {
+                    buckets,
+                    ..scope.inside(None)
+                };
+                tasks.push(Task::Binary(b));
+                tasks.push(Task::Plan(expr.at(b.rhs), inside));
+                tasks.push(Task::Plan(expr.at(b.lhs), inside));
             }
-            Expr::Matrix(m) => self.range(m, scope),
-            Expr::Subquery(s) => self.subquery(s, scope),
-            Expr::Call(c) => self.call(c, scope),
-            Expr::Aggregate(a) => self.aggregate(a, scope),
-            Expr::Binary(b) => self.binary(b, scope),
+        }
+        Ok(None)
+    }
+
+    fn planned(&mut self, node: Node, invariant: bool, wrap: bool) -> Planned {
+        Planned {
+            node: self.nodes.push(node),
+            invariant,
+            wrap,
+        }
+    }
+
+    fn constant(&mut self, node: Node) -> Planned {
+        self.planned(node, true, false)
+    }
+
+    /// The node as it is evaluated where what is around it is not the same at every step.
+    fn wrapped(&mut self, planned: Planned) -> Child {
+        match planned.wrap {
+            true => self.nodes.push(Node::Invariant(planned.node)),
+            false => planned.node,
         }
     }
 
@@ -348,22 +284,43 @@ impl Planner {
         })
     }
 
+    fn vector(&mut self, v: &VectorSelector, scope: Scope<'_>) -> Result<Planned, QueryError> {
+        let select = self.select(v, scope, 0)?;
+        let invariant = select.at.is_some();
+        Ok(self.planned(Node::Select(Box::new(select)), invariant, invariant))
+    }
+
     fn range(&mut self, m: &MatrixSelector, scope: Scope<'_>) -> Result<Planned, QueryError> {
         let range_ms = millis(&m.range)?;
         let select = self.select(&m.selector, scope, range_ms)?;
         let invariant = select.at.is_some();
-        Ok(Planned {
-            node: Node::Range(RangeNode {
-                select,
-                range_ms,
-                span: m.span,
-            }),
-            invariant,
-            wrap: false,
-        })
+        let node = Node::Range(Box::new(RangeNode {
+            select,
+            range_ms,
+            span: m.span,
+        }));
+        Ok(self.planned(node, invariant, false))
     }
 
-    fn subquery(&mut self, s: &SubqueryExpr, scope: Scope<'_>) -> Result<Planned, QueryError> {
+    fn sign(&mut self, u: &UnaryExpr, inner: Option<Planned>) -> Result<Planned, QueryError> {
+        let inner = inner.ok_or_else(incomplete)?;
+        if u.negate {
+            let node = self.nodes.push(Node::Negate(inner.node, u.span));
+            return Ok(Planned { node, ..inner });
+        }
+        let node = match self.nodes.pop().ok_or_else(incomplete)? {
+            Node::Select(select) => Node::Plus(select, u.span),
+            other => other,
+        };
+        let node = self.nodes.push(node);
+        Ok(Planned { node, ..inner })
+    }
+
+    fn subquery_times<'e>(
+        &self,
+        s: &SubqueryExpr,
+        scope: Scope<'e>,
+    ) -> Result<(SubqueryTimes, Scope<'e>), QueryError> {
         let (range_ms, offset_ms, at) = (millis(&s.range)?, millis(&s.offset)?, self.at(s.at));
         let step_ms = match &s.step {
             Some(step) => millis(step)?,
@@ -379,60 +336,78 @@ impl Planner {
             base.min.saturating_sub(offset_ms).saturating_sub(range_ms),
             base.max.saturating_sub(offset_ms),
         );
-        let inner = self.node(
-            &s.expr,
-            Scope {
-                times,
-                step_ms,
-                grouping: None,
-                // Resets between its samples must be found by comparing.
-                buckets: Buckets::Always,
-                ..scope
-            },
-        )?;
-        let expr = if inner.invariant {
-            Node::Invariant(Box::new(inner.node))
-        } else {
-            inner.node
+        let inside = Scope {
+            times,
+            step_ms,
+            grouping: None,
+            // Resets between its samples must be found by comparing.
+            buckets: Buckets::Always,
+            ..scope
         };
-        let node = SubqueryNode {
-            expr,
+        let times = SubqueryTimes {
             range_ms,
             step_ms,
             offset_ms,
             at,
-            span: s.span,
         };
-        Ok(Planned {
-            node: Node::Subquery(Box::new(node)),
-            invariant: at.is_some(),
-            wrap: false,
-        })
+        Ok((times, inside))
     }
 
-    fn call(&mut self, c: &Call, scope: Scope<'_>) -> Result<Planned, QueryError> {
+    fn subquery(
+        &mut self,
+        s: &SubqueryExpr,
+        times: SubqueryTimes,
+        inner: Option<Planned>,
+    ) -> Result<Planned, QueryError> {
+        let inner = inner.ok_or_else(incomplete)?;
+        let expr = if inner.invariant {
+            self.nodes.push(Node::Invariant(inner.node))
+        } else {
+            inner.node
+        };
+        let node = Node::Subquery(Box::new(SubqueryNode {
+            expr,
+            times,
+            span: s.span,
+        }));
+        Ok(self.planned(node, times.at.is_some(), false))
+    }
+
+    fn begin_call<'e>(
+        &mut self,
+        expr: ExprRef<'e>,
+        c: &'e Call,
+        scope: Scope<'e>,
+        tasks: &mut Vec<Task<'e>>,
+    ) -> Result<Option<Planned>, QueryError> {
         if let Some(value) = self.query_constant(c.function) {
-            return Ok(Planned::leaf(Node::Number { value, span: c.span }));
+            return Ok(Some(self.constant(Node::Number { value, span: c.span })));
         }
         let inside = Scope {
             buckets: scope.buckets.within(c.function),
             ..scope.inside(Some(c.function.name()))
         };
-        let mut args = Vec::with_capacity(c.args.len());
-        let info = if c.function == FunctionId::Info {
-            Some(self.info(c, scope)?)
-        } else {
-            None
-        };
-        for (i, arg) in c.args.iter().enumerate() {
-            // The second argument of info() only carries matchers.
-            if i == 1 && info.is_some() {
-                break;
-            }
-            args.push(self.node(arg, inside)?);
+        let mut args = c.args.as_slice();
+        let mut info = None;
+        if c.function == FunctionId::Info {
+            info = Some(self.info(expr, scope)?);
+            // The second argument only carries matchers.
+            args = args.get(..1).unwrap_or(args);
         }
-        if let (Some(info), Some(Expr::Vector(labels))) = (info, c.args.get(1).map(Expr::unwrap_parens)) {
-            args.push(Planned::leaf(Node::Select(SelectNode {
+        tasks.push(Task::Call(expr, c, info));
+        tasks.extend(args.iter().rev().map(|arg| Task::Plan(expr.at(*arg), inside)));
+        Ok(None)
+    }
+
+    fn call(
+        &mut self,
+        expr: ExprRef<'_>,
+        c: &Call,
+        info: Option<InfoSource>,
+        mut args: Vec<Planned>,
+    ) -> Result<Planned, QueryError> {
+        if let (Some(info), Some(Expr::Vector(labels))) = (info, nth_argument(expr, 1)) {
+            args.push(self.constant(Node::Select(Box::new(SelectNode {
                 source: info.source,
                 matchers: Arc::clone(&labels.matchers),
                 offset_ms: 0,
@@ -440,23 +415,29 @@ impl Planner {
                 edges: RangeEdges::Plain,
                 statistics_only: false,
                 span: labels.span,
-            })));
+            }))));
         }
         let all_invariant = args.iter().all(|a| a.invariant);
-        let of_selectors = !args.is_empty() && args.iter().all(|a| matches!(a.node, Node::Select(_)));
+        let is_select = |a: &Planned| matches!(self.nodes.get(a.node), Ok(Node::Select(_)));
+        let of_selectors = !args.is_empty() && args.iter().all(is_select);
         let invariant = all_invariant
             && (!depends_on_time(c.function) || (c.function == FunctionId::Timestamp && of_selectors));
-        let args = args
-            .into_iter()
-            .map(|a| if invariant { a.node } else { a.wrapped() })
-            .collect();
+        let args = args.into_iter().map(|a| self.kept(a, invariant)).collect();
         let node = Node::Call(Box::new(CallNode {
             function: c.function,
             args,
             info,
             span: c.span,
         }));
-        Ok(Planned::all(node, invariant))
+        Ok(self.planned(node, invariant, invariant))
+    }
+
+    /// A node as a child: wrapped unless all around it is evaluated once.
+    fn kept(&mut self, planned: Planned, invariant: bool) -> Child {
+        match invariant {
+            true => planned.node,
+            false => self.wrapped(planned),
+        }
     }
 
     /// The functions that are constants of the request.
@@ -477,62 +458,54 @@ impl Planner {
         }
     }
 
-    fn aggregate(&mut self, a: &AggregateExpr, scope: Scope<'_>) -> Result<Planned, QueryError> {
-        let param = a
-            .param
-            .as_ref()
-            .map(|p| self.node(p, scope.inside(None)))
-            .transpose()?;
-        let inside = Scope {
-            function: Some(a.op.as_str()),
-            grouping: Some((&a.grouping, !a.without)),
-            ..scope
-        };
-        let expr = self.node(&a.expr, inside)?;
+    fn aggregate(
+        &mut self,
+        a: &AggregateExpr,
+        param: Option<Planned>,
+        expr: Option<Planned>,
+    ) -> Result<Planned, QueryError> {
+        let expr = expr.ok_or_else(incomplete)?;
         // Whatever the parameter is: Prometheus takes that of the first step for all.
         let invariant = expr.invariant;
-        let keep = |p: Planned| if invariant { p.node } else { p.wrapped() };
         let node = AggregateNode {
             op: a.op,
-            expr: keep(expr),
-            param: param.map(keep),
+            expr: self.kept(expr, invariant),
+            param: param.map(|p| self.kept(p, invariant)),
             grouping: a.grouping.clone(),
             without: a.without,
             span: a.span,
         };
-        Ok(Planned::all(Node::Aggregate(Box::new(node)), invariant))
+        Ok(self.planned(Node::Aggregate(Box::new(node)), invariant, invariant))
     }
 
-    fn binary(&mut self, b: &BinaryExpr, scope: Scope<'_>) -> Result<Planned, QueryError> {
-        let trims = matches!(b.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
-        let buckets = if trims { Buckets::Always } else { scope.buckets };
-        let inside = Scope {
-            buckets,
-            ..scope.inside(None)
-        };
-        let lhs = self.node(&b.lhs, inside)?;
-        let rhs = self.node(&b.rhs, inside)?;
+    fn binary(
+        &mut self,
+        b: &BinaryExpr,
+        lhs: Option<Planned>,
+        rhs: Option<Planned>,
+    ) -> Result<Planned, QueryError> {
+        let (lhs, rhs) = lhs.zip(rhs).ok_or_else(incomplete)?;
         let invariant = lhs.invariant && rhs.invariant;
-        let (lhs, rhs) = if invariant {
-            (lhs.node, rhs.node)
-        } else {
-            (lhs.wrapped(), rhs.wrapped())
-        };
         let node = BinaryNode {
             op: b.op,
-            lhs,
-            rhs,
+            lhs: self.kept(lhs, invariant),
+            rhs: self.kept(rhs, invariant),
             matching: b.matching.clone(),
             return_bool: b.return_bool,
             span: b.span,
         };
-        let node = Node::Binary(Box::new(node));
-        if invariant {
-            Ok(Planned::all(node, true))
-        } else {
-            Ok(Planned::varying(node))
-        }
+        Ok(self.planned(Node::Binary(Box::new(node)), invariant, invariant))
     }
+}
+
+/// A node without what it needs: the tree is not what the parser makes.
+fn incomplete() -> QueryError {
+    QueryError::internal("a part of the query was left out by planning")
+}
+
+/// An argument, without parentheses around it.
+fn nth_argument(call: ExprRef<'_>, i: usize) -> Option<&Expr> {
+    call.children().nth(i).map(|arg| arg.unwrap_parens().expr())
 }
 
 /// Whether a function's result depends on the evaluation time even if its arguments do not.

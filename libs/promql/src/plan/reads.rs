@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use koios_model::{METRIC_NAME, MatchOp, Matcher, Matchers, TimeRange};
 
-use super::{Buckets, InfoSource, Planner, Scope, SelectNode, millis};
-use crate::ast::{Call, Expr, RangeEdges, VectorSelector};
+use super::{Buckets, InfoSource, Planner, Scope, SelectNode, millis, nth_argument};
+use crate::ast::{Ast, Expr, ExprRef, RangeEdges, VectorSelector};
 use crate::error::QueryError;
 use crate::queryable::{SelectHints, SelectRequest};
 
@@ -96,12 +96,14 @@ impl Planner {
 
     /// The read for the info series of `info()`: those the second argument names, at the times of the first selector
     /// in the first argument.
-    pub(super) fn info(&mut self, c: &Call, scope: Scope<'_>) -> Result<InfoSource, QueryError> {
-        let (at, offset_ms) = match c.args.first() {
-            Some(arg) => self.reference_time(arg)?.unwrap_or((None, 0)),
-            None => (None, 0),
-        };
-        let written = match c.args.get(1).map(Expr::unwrap_parens) {
+    pub(super) fn info(&mut self, call: ExprRef<'_>, scope: Scope<'_>) -> Result<InfoSource, QueryError> {
+        if self.reference_times.is_empty() {
+            self.reference_times = self.reference_times_of(call.ast())?;
+        }
+        let base = call.children().next();
+        let reference = base.and_then(|arg| *self.reference_times.get(arg.id().place())?);
+        let ReferenceTime { at, offset_ms } = reference.unwrap_or_default();
+        let written = match nth_argument(call, 1) {
             Some(Expr::Vector(v)) => v.matchers.to_vec(),
             _ => vec![Matcher::equal(METRIC_NAME, TARGET_INFO)],
         };
@@ -117,27 +119,39 @@ impl Planner {
         })
     }
 
-    /// The `@` time and the offset that hold for the first selector inside `expr`.
-    fn reference_time(&self, expr: &Expr) -> Result<Option<(Option<i64>, i64)>, QueryError> {
-        if let Expr::Vector(v) = expr {
-            return Ok(Some((self.at(v.at), millis(&v.offset)?)));
-        }
-        if let Expr::Matrix(m) = expr {
-            return Ok(Some((self.at(m.selector.at), millis(&m.selector.offset)?)));
-        }
-        for child in expr.children() {
-            let Some((at, offset_ms)) = self.reference_time(child)? else {
-                continue;
+    /// For each expression what holds for the first selector inside it, if there is one.
+    fn reference_times_of(&self, ast: &Ast) -> Result<Vec<Option<ReferenceTime>>, QueryError> {
+        let mut times: Vec<Option<ReferenceTime>> = Vec::with_capacity(ast.len());
+        for expr in ast.exprs() {
+            let time = match expr {
+                Expr::Vector(v) => Some(self.reference_time(v)?),
+                Expr::Matrix(m) => Some(self.reference_time(&m.selector)?),
+                other => other.children().find_map(|child| *times.get(child.place())?),
             };
-            return Ok(Some(match expr {
-                Expr::Subquery(s) if at.is_none() => {
-                    (self.at(s.at), offset_ms.saturating_add(millis(&s.offset)?))
-                }
-                _ => (at, offset_ms),
-            }));
+            times.push(match (expr, time) {
+                (Expr::Subquery(s), Some(ReferenceTime { at: None, offset_ms })) => Some(ReferenceTime {
+                    at: self.at(s.at),
+                    offset_ms: offset_ms.saturating_add(millis(&s.offset)?),
+                }),
+                (_, time) => time,
+            });
         }
-        Ok(None)
+        Ok(times)
     }
+
+    fn reference_time(&self, selector: &VectorSelector) -> Result<ReferenceTime, QueryError> {
+        Ok(ReferenceTime {
+            at: self.at(selector.at),
+            offset_ms: millis(&selector.offset)?,
+        })
+    }
+}
+
+/// The `@` time and the offset that hold for a selector.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReferenceTime {
+    at: Option<i64>,
+    offset_ms: i64,
 }
 
 /// The info metric `info()` uses unless told otherwise.

@@ -213,21 +213,21 @@ pub const KNOWN: &[Known] = &[
 ];
 
 fn function(site: &Site) -> Option<FunctionId> {
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Call(e)) => Some(e.function),
         _ => None,
     }
 }
 
 fn aggregation(site: &Site) -> Option<AggregateOp> {
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Aggregate(e)) => Some(e.op),
         _ => None,
     }
 }
 
 fn binary_op(site: &Site) -> Option<BinaryOp> {
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Binary(e)) => Some(e.op),
         _ => None,
     }

@@ -97,8 +97,8 @@ pub async fn judge(peers: &Peers, asked: Asked) -> Result<Report> {
 
 async fn outcome(peers: &Peers, asked: Asked) -> Result<Outcome> {
     let (prometheus, koios) = peers.ask(&asked).await?;
-    let expr = koios_promql::parse(&in_our_words(&asked.query)).ok();
-    let differs = difference(&prometheus, &koios, expr.as_ref()).is_some();
+    let ast = koios_promql::parse(&in_our_words(&asked.query)).ok();
+    let differs = difference(&prometheus, &koios, ast.as_ref()).is_some();
     let mut outcome = Outcome {
         telling: prometheus.success().is_some_and(super::Success::is_telling),
         failed_alike: !differs && prometheus.failure().is_some(),
@@ -109,7 +109,7 @@ async fn outcome(peers: &Peers, asked: Asked) -> Result<Outcome> {
     }
     let sites = sites(peers, &asked).await?;
     outcome.left = sites.left;
-    if sites.found.is_empty() && expr.as_ref().is_some_and(chooses) {
+    if sites.found.is_empty() && ast.as_ref().is_some_and(chooses) {
         // Prometheus chose differently this time.
         outcome.known.insert(TIES);
     } else if sites.found.is_empty() {
@@ -137,12 +137,7 @@ async fn outcome(peers: &Peers, asked: Asked) -> Result<Outcome> {
 async fn smallest(peers: &Peers, mut site: Site) -> Result<Site> {
     let mut tried: HashSet<Asked> = HashSet::new();
     'smaller: loop {
-        let mut candidates: Vec<String> = site
-            .expr
-            .iter()
-            .flat_map(smaller)
-            .map(|e| e.to_string())
-            .collect();
+        let mut candidates: Vec<String> = site.ast.iter().flat_map(smaller).map(|e| e.to_string()).collect();
         candidates.retain(|query| query.len() < site.asked.query.len());
         candidates.sort_by_key(String::len);
         for query in candidates {
@@ -154,7 +149,7 @@ async fn smallest(peers: &Peers, mut site: Site) -> Result<Site> {
                 continue;
             }
             if let Some(less) = as_site(peers, asked).await?
-                && less.expr.is_some()
+                && less.ast.is_some()
                 && known(&less).is_none()
             {
                 site = less;

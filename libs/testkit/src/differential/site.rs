@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
-use koios_promql::{At, Expr, SubqueryExpr, ValueType, parse};
+use koios_promql::{Ast, At, Expr, ExprId, ExprRef, SubqueryExpr, ValueType, parse};
 
 use super::answer::{Answer, Difference};
 use super::known::chooses;
@@ -23,7 +23,7 @@ pub(super) struct Site {
     /// The part as a query of its own.
     pub(super) asked: Asked,
     /// As Koios parses it, if it does.
-    pub(super) expr: Option<Expr>,
+    pub(super) ast: Option<Ast>,
     /// What Prometheus answers.
     pub(super) prometheus: Answer,
     /// What Koios answers.
@@ -50,9 +50,19 @@ pub(super) struct Operand {
 }
 
 impl Site {
+    /// What the part is, if Koios parses it.
+    pub(super) fn expr(&self) -> Option<&Expr> {
+        self.ast.as_ref().map(|ast| ast.root().expr())
+    }
+
+    /// An expression within it, without parentheses around it.
+    pub(super) fn within(&self, id: ExprId) -> Option<ExprRef<'_>> {
+        self.ast.as_ref().map(|ast| ast.at(id).unwrap_parens())
+    }
+
     /// The answers to an operand, if it could be asked.
-    pub(super) fn operand(&self, expr: &Expr) -> Option<&Operand> {
-        let text = expr.unwrap_parens().to_string();
+    pub(super) fn operand(&self, id: ExprId) -> Option<&Operand> {
+        let text = self.within(id)?.to_string();
         self.operands.iter().find(|operand| operand.asked.query == text)
     }
 }
@@ -69,7 +79,7 @@ pub(super) struct Sites {
 /// A query with both answers.
 struct Compared {
     asked: Asked,
-    expr: Option<Expr>,
+    ast: Option<Ast>,
     prometheus: Answer,
     koios: Answer,
     difference: Option<Difference>,
@@ -183,9 +193,9 @@ async fn split(peers: &Peers, compared: Compared) -> Result<(Vec<Asked>, Option<
     };
     let (mut differing, mut operands) = (Vec::new(), Vec::new());
     for asked in compared
-        .expr
+        .ast
         .iter()
-        .flat_map(|expr| operands_of(expr, compared.asked.times))
+        .flat_map(|ast| operands_of(ast.root(), compared.asked.times))
     {
         let operand = compare(peers, asked).await?;
         match operand.difference {
@@ -204,7 +214,7 @@ async fn split(peers: &Peers, compared: Compared) -> Result<(Vec<Asked>, Option<
         chosen_alike: chosen_alike(peers, &compared).await?,
         respelled: respelled(peers, &compared).await?,
         asked: compared.asked,
-        expr: compared.expr,
+        ast: compared.ast,
         prometheus: compared.prometheus,
         koios: compared.koios,
         difference,
@@ -214,12 +224,12 @@ async fn split(peers: &Peers, compared: Compared) -> Result<(Vec<Asked>, Option<
 }
 
 async fn chosen_alike(peers: &Peers, compared: &Compared) -> Result<bool> {
-    if !compared.expr.as_ref().is_some_and(chooses) {
+    if !compared.ast.as_ref().is_some_and(chooses) {
         return Ok(false);
     }
     for _ in 0..CHOICES_MAX {
         let again = peers.ask_prometheus(&compared.asked).await?;
-        if difference(&again, &compared.koios, compared.expr.as_ref()).is_none() {
+        if difference(&again, &compared.koios, compared.ast.as_ref()).is_none() {
             return Ok(true);
         }
     }
@@ -227,13 +237,13 @@ async fn chosen_alike(peers: &Peers, compared: &Compared) -> Result<bool> {
 }
 
 async fn respelled(peers: &Peers, compared: &Compared) -> Result<Option<Answer>> {
-    let (Some(_), Some(expr)) = (compared.prometheus.failure(), &compared.expr) else {
+    let (Some(_), Some(ast)) = (compared.prometheus.failure(), &compared.ast) else {
         return Ok(None);
     };
-    let mut expr = expr.clone();
-    durations_to_numbers(&mut expr);
+    let mut ast = ast.clone();
+    durations_to_numbers(&mut ast);
     let asked = Asked {
-        query: expr.to_string(),
+        query: ast.to_string(),
         times: compared.asked.times,
     };
     if asked.query == compared.asked.query {
@@ -242,20 +252,22 @@ async fn respelled(peers: &Peers, compared: &Compared) -> Result<Option<Answer>>
     peers.ask_prometheus(&asked).await.map(Some)
 }
 
-fn durations_to_numbers(expr: &mut Expr) {
-    if let Expr::Number(number) = expr {
-        number.duration = false;
+fn durations_to_numbers(ast: &mut Ast) {
+    for expr in ast.exprs_mut() {
+        if let Expr::Number(number) = expr {
+            number.duration = false;
+        }
     }
-    expr.children_mut().for_each(durations_to_numbers);
 }
 
 async fn compare(peers: &Peers, asked: Asked) -> Result<Compared> {
-    let expr = parse(&in_our_words(&asked.query)).ok().map(without_parens);
+    let ast = parse(&in_our_words(&asked.query)).ok();
+    let ast = ast.map(|ast| ast.root().unwrap_parens().to_ast());
     let (prometheus, koios) = peers.ask(&asked).await?;
-    let difference = difference(&prometheus, &koios, expr.as_ref());
+    let difference = difference(&prometheus, &koios, ast.as_ref());
     Ok(Compared {
         asked,
-        expr,
+        ast,
         prometheus,
         koios,
         difference,
@@ -263,14 +275,15 @@ async fn compare(peers: &Peers, asked: Asked) -> Result<Compared> {
 }
 
 /// How answers to an expression differ.
-pub(super) fn difference(prometheus: &Answer, koios: &Answer, expr: Option<&Expr>) -> Option<Difference> {
-    Answer::difference(prometheus, koios, expr.is_some_and(is_ordered))
+pub(super) fn difference(prometheus: &Answer, koios: &Answer, ast: Option<&Ast>) -> Option<Difference> {
+    let ordered = ast.is_some_and(|ast| is_ordered(ast.root().unwrap_parens().expr()));
+    Answer::difference(prometheus, koios, ordered)
 }
 
 /// Whether the order of an instant query's result means something.
 fn is_ordered(expr: &Expr) -> bool {
     use koios_promql::{AggregateOp, FunctionId};
-    match expr.unwrap_parens() {
+    match expr {
         Expr::Aggregate(e) => {
             matches!(e.op, AggregateOp::Topk | AggregateOp::Bottomk) && e.grouping.is_empty() && !e.without
         }
@@ -279,30 +292,23 @@ fn is_ordered(expr: &Expr) -> bool {
     }
 }
 
-fn without_parens(expr: Expr) -> Expr {
-    match expr {
-        Expr::Paren(paren) => without_parens(paren.expr),
-        expr => expr,
-    }
-}
-
 /// The operands as queries; range vectors have no value over time, numbers and strings do not differ.
-fn operands_of(expr: &Expr, times: Times) -> Vec<Asked> {
+fn operands_of(expr: ExprRef<'_>, times: Times) -> Vec<Asked> {
     let at = match times {
         Times::At(t) => Some(t),
         Times::Range { .. } => None,
     };
-    if let Expr::Subquery(subquery) = expr {
+    if let Expr::Subquery(subquery) = expr.expr() {
         let times = at.and_then(|t| grid(subquery, t));
         let asked = |times| Asked {
-            query: subquery.expr.unwrap_parens().to_string(),
+            query: expr.at(subquery.expr).unwrap_parens().to_string(),
             times,
         };
         return times.map(asked).into_iter().collect();
     }
     expr.children()
-        .map(Expr::unwrap_parens)
-        .filter(|child| !matches!(child, Expr::Number(_) | Expr::String(_)))
+        .map(ExprRef::unwrap_parens)
+        .filter(|child| !matches!(child.expr(), Expr::Number(_) | Expr::String(_)))
         .filter(|child| at.is_some() || child.value_type() != ValueType::Matrix)
         .map(|child| Asked {
             query: child.to_string(),
@@ -329,14 +335,14 @@ pub(super) fn grid(subquery: &SubqueryExpr, t: i64) -> Option<Times> {
 
 /// The query with `start()` and `end()` as numbers, so that parts of it can be asked at other times.
 async fn pinned(peers: &Peers, compared: Compared) -> Result<Compared> {
-    let Some(mut expr) = compared.expr.clone() else {
+    let Some(mut ast) = compared.ast.clone() else {
         return Ok(compared);
     };
-    if !pin(&mut expr, compared.asked.times) {
+    if !pin(&mut ast, compared.asked.times) {
         return Ok(compared);
     }
     let asked = Asked {
-        query: expr.to_string(),
+        query: ast.to_string(),
         times: compared.asked.times,
     };
     let pinned = compare(peers, asked).await?;
@@ -348,7 +354,7 @@ async fn pinned(peers: &Peers, compared: Compared) -> Result<Compared> {
 }
 
 /// Whether there was anything to pin.
-fn pin(expr: &mut Expr, times: Times) -> bool {
+fn pin(ast: &mut Ast, times: Times) -> bool {
     let pin_one = |at: &mut Option<At>| {
         let ms = match at {
             Some(At::Start) => times.start(),
@@ -358,14 +364,14 @@ fn pin(expr: &mut Expr, times: Times) -> bool {
         *at = Some(At::Timestamp(ms));
         true
     };
-    let mut pinned = match expr {
-        Expr::Vector(selector) => pin_one(&mut selector.at),
-        Expr::Matrix(matrix) => pin_one(&mut matrix.selector.at),
-        Expr::Subquery(subquery) => pin_one(&mut subquery.at),
-        _ => false,
-    };
-    for child in expr.children_mut() {
-        pinned |= pin(child, times);
+    let mut pinned = false;
+    for expr in ast.exprs_mut() {
+        pinned |= match expr {
+            Expr::Vector(selector) => pin_one(&mut selector.at),
+            Expr::Matrix(matrix) => pin_one(&mut matrix.selector.at),
+            Expr::Subquery(subquery) => pin_one(&mut subquery.at),
+            _ => false,
+        };
     }
     pinned
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use koios_model::{Histogram, Labels, ResetHint};
 use koios_promql::{
-    Engine, EngineOptions, Expr, FunctionId, Interrupt, ParseOptions, Query, QueryContext, QueryError,
+    Ast, Engine, EngineOptions, Expr, FunctionId, Interrupt, ParseOptions, Query, QueryContext, QueryError,
     QueryOutput, SampleValue, Value, ValueType,
 };
 
@@ -123,7 +123,7 @@ impl Run {
             Ok(_) => Evaluated::Samples,
         };
         if !matches!(
-            self.query.expr().value_type(),
+            self.query.ast().value_type(),
             ValueType::Scalar | ValueType::Vector
         ) {
             return outcome;
@@ -135,7 +135,7 @@ impl Run {
             times,
             &Bounded::default(),
         )));
-        if depends_on_request(self.query.expr()) {
+        if depends_on_request(self.query.ast()) {
             return outcome;
         }
         let text = self.query.text();
@@ -190,23 +190,20 @@ fn is_limit(e: &QueryError) -> bool {
     )
 }
 
-/// Whether an expression means something else in an instant query than in a range query.
-fn depends_on_request(expr: &Expr) -> bool {
+/// Whether a query means something else in an instant query than in a range query.
+fn depends_on_request(ast: &Ast) -> bool {
     use FunctionId as F;
     // `@ start()`, `start()`, and `step()` within durations alike.
-    let text = expr.to_string();
+    let text = ast.to_string();
     if ["start()", "end()", "step()", "range()"]
         .iter()
         .any(|word| text.contains(word))
     {
         return true;
     }
-    let mut found = false;
-    expr.visit(&mut |e, _| {
-        found |=
-            matches!(e, Expr::Call(call) if matches!(call.function, F::Start | F::End | F::Range | F::Step));
-    });
-    found
+    ast.exprs().any(
+        |e| matches!(e, Expr::Call(call) if matches!(call.function, F::Start | F::End | F::Range | F::Step)),
+    )
 }
 
 /// Samples by series and time, as text: NaNs are all alike.

@@ -1,6 +1,6 @@
 //! Parser and printers.
 
-use koios_promql::{Expr, ParseOptions, parse, parse_metric_selector, parse_with, pretty};
+use koios_promql::{Ast, ParseOptions, parse, parse_metric_selector, parse_with, pretty};
 
 /// Longest text that is tried: what matters fits into less.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -46,16 +46,16 @@ pub fn promql_parse(bytes: &[u8]) {
     assert_eq!(pretty(&again), formatted, "formatted again, of {text:?}");
 }
 
-fn reread(printed: &str, text: &str) -> Expr {
+fn reread(printed: &str, text: &str) -> Ast {
     match parse(printed) {
-        Ok(expr) => expr,
+        Ok(ast) => ast,
         Err(e) => panic!("{printed:?}, printed for {text:?}, does not parse: {e}"),
     }
 }
 
 /// A tree without positions. As text, since NaN does not equal itself.
-fn bare(expr: &Expr) -> String {
-    let mut expr = expr.clone();
-    expr.clear_spans();
-    format!("{expr:?}")
+fn bare(ast: &Ast) -> String {
+    let mut ast = ast.clone();
+    ast.clear_spans();
+    format!("{ast:?}")
 }

@@ -1,8 +1,8 @@
 //! Runs scripts.
 
 use koios_promql::{
-    At, Engine, Expr, FunctionId, MatrixSeries, ParseOptions, Query, QueryOutput, Queryable, SampleValue,
-    Uninterrupted, Value, VectorSample,
+    Ast, At, Engine, Expr, FunctionId, MatrixSeries, ParseOptions, Query, QueryOutput, Queryable,
+    SampleValue, Uninterrupted, Value, VectorSample,
 };
 
 use super::compare::{annotations, compare, in_label_order, values};
@@ -219,16 +219,16 @@ impl Run<'_> {
 /// The query with `@ <t>` on every selector and subquery that has none, so that it gives the same at any time; `None` if
 /// a function in it depends on the time even so.
 fn pinned(query: &str, at_ms: i64) -> Option<String> {
-    let mut expr = koios_promql::parse(query).ok()?;
-    if depends_on_time(&expr) {
+    let mut ast = koios_promql::parse(query).ok()?;
+    if ast.exprs().any(depends_on_time) {
         return None;
     }
-    pin(&mut expr, at_ms);
-    Some(expr.to_string())
+    pin(&mut ast, at_ms);
+    Some(ast.to_string())
 }
 
 fn depends_on_time(expr: &Expr) -> bool {
-    let here = match expr {
+    match expr {
         Expr::Call(call) => matches!(
             call.function,
             FunctionId::DaysInMonth
@@ -248,26 +248,27 @@ fn depends_on_time(expr: &Expr) -> bool {
                 | FunctionId::Timestamp
         ),
         _ => false,
-    };
-    here || expr.children().any(depends_on_time)
+    }
 }
 
-fn pin(expr: &mut Expr, at_ms: i64) {
-    let at = match expr {
-        Expr::Vector(selector) => Some(&mut selector.at),
-        Expr::Matrix(matrix) => Some(&mut matrix.selector.at),
-        Expr::Subquery(subquery) => Some(&mut subquery.at),
-        _ => None,
-    };
-    if let Some(at) = at {
+fn pin(ast: &mut Ast, at_ms: i64) {
+    let mut left = vec![ast.root().id()];
+    while let Some(id) = left.pop() {
+        let at = match ast.expr_mut(id) {
+            Expr::Vector(selector) => &mut selector.at,
+            Expr::Matrix(matrix) => &mut matrix.selector.at,
+            // What is below a pinned subquery already gives the same at any time.
+            Expr::Subquery(subquery) => &mut subquery.at,
+            other => {
+                left.extend(other.children());
+                continue;
+            }
+        };
         // A written timestamp stays; `start()` and `end()` mean another time once the query runs at another.
         if !matches!(at, Some(At::Timestamp(_))) {
             *at = Some(At::Timestamp(at_ms));
         }
-        // What is below a pinned subquery already gives the same at any time.
-        return;
     }
-    expr.children_mut().for_each(|child| pin(child, at_ms));
 }
 
 #[cfg(test)]

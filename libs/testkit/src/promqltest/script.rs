@@ -338,8 +338,9 @@ impl Eval {
 
 /// A string literal of PromQL.
 fn unquote(text: &str) -> Result<String, String> {
-    match koios_promql::parse(text) {
-        Ok(koios_promql::Expr::String(literal)) => Ok(literal.value),
+    let parsed = koios_promql::parse(text);
+    match parsed.as_ref().map(|ast| ast.root().expr()) {
+        Ok(koios_promql::Expr::String(literal)) => Ok(literal.value.clone()),
         _ => Err(format!("{text:?} is no quoted string")),
     }
 }

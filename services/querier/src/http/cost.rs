@@ -1,15 +1,14 @@
 //! What a query will hold at least, told from its text alone, so that the worst are refused before anything is read.
 
-use koios_promql::{DurationArg, DurationContext, Expr, QueryError, resolve_durations};
+use koios_promql::{Ast, DurationArg, DurationContext, Expr, QueryError, with_durations};
 
 /// The resolution of subqueries that do not name one, milliseconds; the engine's default.
 const SUBQUERY_STEP_MS: i128 = 60_000;
 
 /// Refuses a query whose subqueries have more than `samples_max` points even if they select a single series.
-pub(crate) fn check(expr: &Expr, context: DurationContext, samples_max: u64) -> Result<(), QueryError> {
-    let mut expr = expr.clone();
-    resolve_durations(&mut expr, context).map_err(|e| QueryError::BadData(e.to_string()))?;
-    let points = subquery_points(&expr, i128::from(context.range_ms));
+pub(crate) fn check(ast: &Ast, context: DurationContext, samples_max: u64) -> Result<(), QueryError> {
+    let ast = with_durations(ast, context).map_err(|e| QueryError::BadData(e.to_string()))?;
+    let points = subquery_points(&ast, i128::from(context.range_ms));
     if points <= i128::from(samples_max) {
         return Ok(());
     }
@@ -18,15 +17,21 @@ pub(crate) fn check(expr: &Expr, context: DurationContext, samples_max: u64) -> 
     )))
 }
 
-/// The points of all subqueries for one series each, when evaluated over `span_ms`. The depth is bounded by the parser.
-fn subquery_points(expr: &Expr, span_ms: i128) -> i128 {
-    let Expr::Subquery(s) = expr else {
-        return expr.children().map(|child| subquery_points(child, span_ms)).sum();
-    };
-    let millis = |d: &DurationArg| i128::from(d.millis().unwrap_or(0));
-    let span_ms = if s.at.is_some() { 0 } else { span_ms } + millis(&s.range);
-    let step_ms = s.step.as_ref().map_or(SUBQUERY_STEP_MS, millis).max(1);
-    span_ms / step_ms + 1 + subquery_points(&s.expr, span_ms)
+/// The points of all subqueries for one series each, when evaluated over `span_ms`.
+fn subquery_points(ast: &Ast, span_ms: i128) -> i128 {
+    let mut points = 0;
+    let mut left = vec![(ast.root(), span_ms)];
+    while let Some((expr, span_ms)) = left.pop() {
+        let mut inner_span_ms = span_ms;
+        if let Expr::Subquery(s) = expr.expr() {
+            let millis = |d: &DurationArg| i128::from(d.millis().unwrap_or(0));
+            inner_span_ms = if s.at.is_some() { 0 } else { span_ms } + millis(&s.range);
+            let step_ms = s.step.as_ref().map_or(SUBQUERY_STEP_MS, millis).max(1);
+            points += inner_span_ms / step_ms + 1;
+        }
+        left.extend(expr.children().map(|child| (child, inner_span_ms)));
+    }
+    points
 }
 
 #[cfg(test)]

@@ -286,7 +286,7 @@ fn prepare(asked: &Asked, ctx: &CancelContext) -> Result<Prepared, ApiError> {
         When::Range { start, end, step } => (step, end.saturating_sub(start)),
     };
     let context = DurationContext { step_ms, range_ms };
-    let checked = cost::check(query.expr(), context, asked.limits.max_query_samples);
+    let checked = cost::check(query.ast(), context, asked.limits.max_query_samples);
     let prepared = checked.and_then(|()| match asked.when {
         When::At(at) => engine.prepare_instant(&query, at),
         When::Range { start, end, step } => engine.prepare_range(&query, start, end, step),

@@ -17,7 +17,7 @@ use super::json::{write_array, write_labels, write_string, write_time, write_val
 use super::params::Params;
 use super::query::{CancelOnDrop, panicked};
 use super::time::{MAX_TIME_MS, MIN_TIME_MS};
-use super::tree::tree;
+use super::tree::write_tree;
 
 /// The Prometheus release whose API and query language are served: clients enable features by it.
 const PROMETHEUS_VERSION: &str = "3.14.0";
@@ -48,7 +48,7 @@ pub(super) async fn format_query(
     let (headers, params) = Params::read(request).await?;
     let parsed = api.parsed(&headers, &params).await?;
     let query = parsed.map_err(|e| ApiError::invalid("query", e))?;
-    let text = pretty(query.expr());
+    let text = pretty(query.ast());
     Ok(whole(|out| write_string(out, &text), &Notes::default()))
 }
 
@@ -60,11 +60,7 @@ pub(super) async fn parse_query(
     let (headers, params) = Params::read(request).await?;
     let parsed = api.parsed(&headers, &params).await?;
     let query = parsed.map_err(|e| ApiError::invalid("query", e))?;
-    let text = tree(query.expr()).to_string();
-    Ok(whole(
-        |out| out.extend_from_slice(text.as_bytes()),
-        &Notes::default(),
-    ))
+    Ok(whole(|out| write_tree(out, query.ast()), &Notes::default()))
 }
 
 /// Most different selectors in a query for exemplars: each is asked of every partition.
@@ -89,7 +85,7 @@ pub(super) async fn exemplars(
     let parsed = api.parsed(&headers, &params).await?;
     let query = parsed.map_err(ApiError::bad_data)?;
     let mut selections: Vec<Matchers> = Vec::new();
-    for (selector, _) in query.expr().selectors() {
+    for (selector, _) in query.ast().selectors() {
         let matchers = Matchers(selector.matchers.to_vec());
         if !selections.contains(&matchers) {
             selections.push(matchers);

@@ -3,19 +3,16 @@
 use std::collections::BTreeMap;
 
 use koios_model::{Labels, METRIC_NAME};
-use koios_promql::{AggregateExpr, AggregateOp, Expr};
+use koios_promql::{AggregateExpr, AggregateOp, Ast, Expr};
 
 use super::super::answer::{Answer, Difference, PointValue, Success, close};
 use super::super::site::Site;
 use super::{aggregation, fails_with};
 
-/// Whether there is a choice among series in an expression.
-pub(in super::super) fn chooses(expr: &Expr) -> bool {
-    let mut found = false;
-    expr.visit(&mut |e, _| {
-        found |= matches!(e, Expr::Aggregate(e) if is_choice(e.op));
-    });
-    found
+/// Whether there is a choice among series in a query.
+pub(in super::super) fn chooses(ast: &Ast) -> bool {
+    ast.exprs()
+        .any(|e| matches!(e, Expr::Aggregate(e) if is_choice(e.op)))
 }
 
 fn is_choice(op: AggregateOp) -> bool {
@@ -39,13 +36,13 @@ pub(super) fn group(aggregate: &AggregateExpr, labels: &Labels) -> Labels {
 
 /// What both sides choose has the same values; of other series only where these equal the least that was chosen.
 fn equal_choice(site: &Site) -> bool {
-    let Some(Expr::Aggregate(aggregate)) = &site.expr else {
+    let Some(Expr::Aggregate(aggregate)) = site.expr() else {
         return false;
     };
     let (Some(theirs), Some(ours)) = (site.prometheus.success(), site.koios.success()) else {
         return false;
     };
-    let Some(operand) = site.operand(&aggregate.expr).and_then(|o| o.koios.success()) else {
+    let Some(operand) = site.operand(aggregate.expr).and_then(|o| o.koios.success()) else {
         return false;
     };
     let (theirs, ours) = (chosen(aggregate, theirs), chosen(aggregate, ours));

@@ -11,10 +11,11 @@ use crate::query_gen::Times;
 
 /// The values differ by exactly what the two rules of extrapolation differ by.
 pub(super) fn towards_zero(site: &Site) -> bool {
-    let (Some(Expr::Call(call)), Times::At(t)) = (&site.expr, site.asked.times) else {
+    let (Some(Expr::Call(call)), Times::At(t)) = (site.expr(), site.asked.times) else {
         return false;
     };
-    let Some(window) = call.args.first().and_then(|arg| window(arg.unwrap_parens(), t)) else {
+    let arg = call.args.first().and_then(|arg| site.within(*arg));
+    let Some(window) = arg.and_then(|arg| window(arg.expr(), t)) else {
         return false;
     };
     matches!(function(site), Some(FunctionId::Rate | FunctionId::Increase))

@@ -18,7 +18,7 @@ pub(super) fn durations_are_numbers(site: &Site) -> bool {
         && site
             .respelled
             .as_ref()
-            .is_some_and(|answer| difference(answer, &site.koios, site.expr.as_ref()).is_none())
+            .is_some_and(|answer| difference(answer, &site.koios, site.ast.as_ref()).is_none())
 }
 
 /// Label names made by functions and aggregations.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use koios_model::{Labels, METRIC_NAME, MatchOp, Matcher};
-use koios_promql::{BinaryOp, Cardinality, Expr, FunctionId, VectorMatching};
+use koios_promql::{BinaryOp, Cardinality, Expr, ExprId, ExprRef, FunctionId, VectorMatching};
 
 use super::super::answer::{Answer, Point, Success};
 use super::super::site::{Operand, Site};
@@ -25,18 +25,22 @@ pub(super) fn removed_late(site: &Site) -> bool {
 /// By or on names, of what drops them: these are still there in 3.14, where 2.42 has none any more.
 pub(super) fn matched_before_removal(site: &Site) -> bool {
     let by_names = |labels: &[String]| labels.iter().any(|name| name == METRIC_NAME);
-    match &site.expr {
-        Some(Expr::Aggregate(e)) => !e.without && by_names(&e.grouping) && calculates(&e.expr),
+    let calculates = |id| site.within(id).is_some_and(calculates);
+    match site.expr() {
+        Some(Expr::Aggregate(e)) => !e.without && by_names(&e.grouping) && calculates(e.expr),
         Some(Expr::Binary(e)) => e.matching.as_ref().is_some_and(|matching| {
             let on_names = matching.on && by_names(&matching.labels);
             let many = matches!(matching.card, Cardinality::ManyToOne | Cardinality::OneToMany);
             let unlike = many && fails_with(&site.prometheus, NOT_UNIQUE);
             (on_names || unlike && site.koios.success().is_some())
-                && (e.return_bool || calculates(&e.lhs) || calculates(&e.rhs))
+                && (e.return_bool || calculates(e.lhs) || calculates(e.rhs))
         }),
         // Over time, what `or` unites has names that make series of it which are equal at the end.
         Some(Expr::Call(e)) => {
-            let unites = |arg: &Expr| matches!(arg.unwrap_parens(), Expr::Subquery(s) if unites(&s.expr) && calculates(&s.expr));
+            let unites = |arg: &ExprId| match site.within(*arg).map(ExprRef::expr) {
+                Some(Expr::Subquery(s)) => site.within(s.expr).is_some_and(unites) && calculates(s.expr),
+                _ => false,
+            };
             fails_with(&site.koios, SAME_LABELSET)
                 && site.prometheus.success().is_some()
                 && e.args.iter().any(unites)
@@ -45,17 +49,15 @@ pub(super) fn matched_before_removal(site: &Site) -> bool {
     }
 }
 
-fn unites(expr: &Expr) -> bool {
-    let mut found = false;
-    expr.visit(&mut |e, _| found |= matches!(e, Expr::Binary(b) if b.op == BinaryOp::Or));
-    found
+fn unites(expr: ExprRef<'_>) -> bool {
+    expr.below()
+        .any(|e| matches!(e.expr(), Expr::Binary(b) if b.op == BinaryOp::Or))
 }
 
 /// Whether there is more to an expression than selectors.
-fn calculates(expr: &Expr) -> bool {
-    let mut found = false;
-    expr.visit(&mut |e, _| found |= matches!(e, Expr::Call(_) | Expr::Binary(_) | Expr::Unary(_)));
-    found
+fn calculates(expr: ExprRef<'_>) -> bool {
+    expr.below()
+        .any(|e| matches!(e.expr(), Expr::Call(_) | Expr::Binary(_) | Expr::Unary(_)))
 }
 
 /// No single time shows the difference, or the site would be about that time.
@@ -124,14 +126,14 @@ pub(super) fn united_by_a_name(site: &Site) -> bool {
 
 /// Several series match the same one at a time, and at most one of these pairs passes.
 pub(super) fn filtered_matches(site: &Site) -> bool {
-    let Some(Expr::Binary(binary)) = &site.expr else {
+    let Some(Expr::Binary(binary)) = site.expr() else {
         return false;
     };
     let (Some(matching), true) = (&binary.matching, binary.op.is_comparison() && !binary.return_bool) else {
         return false;
     };
     let operand = |expr| site.operand(expr).and_then(|o| o.prometheus.success());
-    let (Some(left), Some(right)) = (operand(&binary.lhs), operand(&binary.rhs)) else {
+    let (Some(left), Some(right)) = (operand(binary.lhs), operand(binary.rhs)) else {
         return false;
     };
     let mut pairs: BTreeMap<(i64, Labels), (usize, usize)> = BTreeMap::new();
@@ -216,7 +218,7 @@ pub(super) fn dots_match_line_breaks(site: &Site) -> bool {
                 .iter()
                 .all(|labels| labels.get(name).is_some_and(|value| value.contains('\n')))
     };
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Vector(selector)) => selector.matchers.iter().any(|m| has_dot(m) && broken(m.name())),
         Some(Expr::Matrix(matrix)) => matrix
             .selector
@@ -224,7 +226,8 @@ pub(super) fn dots_match_line_breaks(site: &Site) -> bool {
             .iter()
             .any(|m| has_dot(m) && broken(m.name())),
         Some(Expr::Call(call)) if function(site) == Some(FunctionId::LabelReplace) => {
-            let text = |i: usize| match call.args.get(i) {
+            let arg = |i: usize| call.args.get(i).and_then(|arg| site.within(*arg));
+            let text = |i: usize| match arg(i).map(ExprRef::expr) {
                 Some(Expr::String(text)) => text.value.as_str(),
                 _ => "",
             };

@@ -1,7 +1,7 @@
 //! Values at the edges of what floats can be.
 
 use koios_model::METRIC_NAME;
-use koios_promql::{AggregateOp, BinaryOp, Expr, FunctionId};
+use koios_promql::{AggregateOp, BinaryOp, Expr, ExprRef, FunctionId};
 
 use super::super::answer::{Answer, PointValue, close};
 use super::super::site::Site;
@@ -10,10 +10,10 @@ use super::{Pair, aggregation, all_differing, function};
 
 /// Of a group of that one sample.
 pub(super) fn deviation_of_no_number(site: &Site) -> bool {
-    let Some(Expr::Aggregate(aggregate)) = &site.expr else {
+    let Some(Expr::Aggregate(aggregate)) = site.expr() else {
         return false;
     };
-    let Some(operand) = site.operand(&aggregate.expr).and_then(|o| o.prometheus.success()) else {
+    let Some(operand) = site.operand(aggregate.expr).and_then(|o| o.prometheus.success()) else {
         return false;
     };
     let members = |pair: &Pair<'_>| -> Vec<f64> {
@@ -51,9 +51,9 @@ type OfFloat<T> = fn(f64) -> T;
 
 /// Koios' answer is the right one here: the operand is a subnormal number, or the result nearly overflows.
 pub(super) fn edges_of_floats(site: &Site) -> bool {
-    if let Some(Expr::Binary(binary)) = &site.expr
+    if let Some(Expr::Binary(binary)) = site.expr()
         && binary.op == BinaryOp::Pow
-        && let Expr::Number(exponent) = binary.rhs.unwrap_parens()
+        && let Some(Expr::Number(exponent)) = site.within(binary.rhs).map(ExprRef::expr)
     {
         return all_differing(site, |pair| {
             let koios = pair.koios.counted();

@@ -1,6 +1,6 @@
 //! What belongs to a range.
 
-use koios_promql::{At, Call, DurationArg, Expr, FunctionId};
+use koios_promql::{At, Call, DurationArg, Expr, ExprRef, FunctionId};
 
 use super::super::answer::Answer;
 use super::super::site::{Site, grid};
@@ -38,7 +38,7 @@ fn times_of(expr: &Expr) -> Option<(Option<At>, &DurationArg, &DurationArg)> {
 
 /// Without the points at the very start, Prometheus' range is ours.
 pub(super) fn left_open(site: &Site) -> bool {
-    let (Some(expr), Times::At(t)) = (&site.expr, site.asked.times) else {
+    let (Some(expr), Times::At(t)) = (site.expr(), site.asked.times) else {
         return false;
     };
     let (Some(window), Some(theirs)) = (window(expr, t), site.prometheus.success()) else {
@@ -54,7 +54,7 @@ pub(super) fn left_open(site: &Site) -> bool {
 
 /// Between the start and the end of a range lies no point of the subquery.
 pub(super) fn subquery_without_points(site: &Site) -> bool {
-    let (Some(Expr::Subquery(subquery)), Times::At(t)) = (&site.expr, site.asked.times) else {
+    let (Some(Expr::Subquery(subquery)), Times::At(t)) = (site.expr(), site.asked.times) else {
         return false;
     };
     grid(subquery, t).is_none() && site.koios.success().is_some_and(|s| s.series.is_empty())
@@ -64,15 +64,15 @@ pub(super) fn subquery_without_points(site: &Site) -> bool {
 pub(super) fn parameter_moved_in_spite_of_at(site: &Site) -> bool {
     let mut steps = matches!(site.asked.times, Times::Range { .. });
     let mut moves = false;
-    if let Some(expr) = &site.expr {
-        expr.visit(&mut |e, _| {
+    if let Some(ast) = &site.ast {
+        for e in ast.exprs() {
             steps |= matches!(e, Expr::Subquery(_));
             if let Expr::Aggregate(aggregate) = e
-                && let Some(param) = &aggregate.param
+                && let Some(param) = aggregate.param
             {
-                param.visit(&mut |e, _| moves |= is_fixed(e));
+                moves |= ast.at(param).below().any(|e| is_fixed(e.expr()));
             }
-        });
+        }
     }
     steps && moves
 }
@@ -86,10 +86,10 @@ fn is_fixed(expr: &Expr) -> bool {
 
 /// Only over time, and not at its start; of the function itself, or of what is above it.
 pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
-    let mut moves = false;
-    if let Some(expr) = &site.expr {
-        expr.visit(&mut |e, _| moves |= matches!(e, Expr::Call(call) if moves_with_steps(call)));
-    }
+    let moves = site.ast.as_ref().is_some_and(|ast| {
+        let mut all = ast.root().below();
+        all.any(|e| matches!(e.expr(), Expr::Call(call) if moves_with_steps(e, call)))
+    });
     let (Times::Range { start, .. }, Some(theirs), Some(ours)) =
         (site.asked.times, site.prometheus.success(), site.koios.success())
     else {
@@ -109,17 +109,10 @@ pub(super) fn moved_in_spite_of_at(site: &Site) -> bool {
 
 /// Whether a function of a range fixed by @ gives something else at each step all the same: by what it is, or by an
 /// argument that is no constant.
-fn moves_with_steps(call: &Call) -> bool {
-    let fixed = call
-        .args
-        .iter()
-        .filter_map(|arg| times_of(arg.unwrap_parens()))
-        .any(|(at, ..)| at.is_some());
-    let constants = call
-        .args
-        .iter()
-        .map(Expr::unwrap_parens)
-        .all(|arg| times_of(arg).is_some() || matches!(arg, Expr::Number(_)));
+fn moves_with_steps(expr: ExprRef<'_>, call: &Call) -> bool {
+    let args = || expr.children().map(|arg| arg.unwrap_parens().expr());
+    let fixed = args().filter_map(times_of).any(|(at, ..)| at.is_some());
+    let constants = args().all(|arg| times_of(arg).is_some() || matches!(arg, Expr::Number(_)));
     fixed
         && match call.function {
             FunctionId::PredictLinear => true,

@@ -1,7 +1,7 @@
 //! What is a matter of rounding: sums that lose digits, and whatever makes much of the digits its operands lost.
 
 use koios_model::{Labels, METRIC_NAME};
-use koios_promql::{AggregateExpr, AggregateOp, BinaryExpr, Call, Expr, FunctionId};
+use koios_promql::{AggregateExpr, AggregateOp, BinaryExpr, Call, Expr, ExprId, ExprRef, FunctionId};
 
 use super::super::answer::{Answer, PointValue, close};
 use super::super::site::Site;
@@ -33,8 +33,8 @@ impl Sample {
 }
 
 /// The floats of an operand; a number is one sample without labels at every time.
-fn samples(site: &Site, expr: &Expr) -> Vec<Sample> {
-    if let Expr::Number(number) = expr.unwrap_parens() {
+fn samples(site: &Site, id: ExprId) -> Vec<Sample> {
+    if let Some(Expr::Number(number)) = site.within(id).map(ExprRef::expr) {
         let sample = |t_ms| Sample {
             labels: Labels::empty(),
             t_ms,
@@ -43,7 +43,7 @@ fn samples(site: &Site, expr: &Expr) -> Vec<Sample> {
         };
         return site.asked.times.steps().into_iter().map(sample).collect();
     }
-    let Some(operand) = site.operand(expr) else {
+    let Some(operand) = site.operand(id) else {
         return Vec::new();
     };
     let (Some(theirs), Some(ours)) = (operand.prometheus.success(), operand.koios.success()) else {
@@ -67,11 +67,12 @@ fn samples(site: &Site, expr: &Expr) -> Vec<Sample> {
 
 /// 2.42 divides nothing by nothing in an empty bucket that comes first.
 pub(super) fn quantile_of_an_empty_bucket(site: &Site) -> bool {
-    let is_lowest = |call: &Call| match call.args.first().map(Expr::unwrap_parens) {
+    let first = |call: &Call| call.args.first().and_then(|arg| site.within(*arg));
+    let is_lowest = |call: &Call| match first(call).map(ExprRef::expr) {
         Some(Expr::Number(q)) => q.value == 0.0 || q.value == 1.0,
         _ => false,
     };
-    let call = match &site.expr {
+    let call = match site.expr() {
         Some(Expr::Call(call)) if call.function == FunctionId::HistogramQuantile => call,
         _ => return false,
     };
@@ -83,9 +84,9 @@ pub(super) fn quantile_of_an_empty_bucket(site: &Site) -> bool {
 
 /// What both sides made of the numbers differs by no more than these do, and what adding them up one by one may lose.
 pub(super) fn sums_without_compensation(site: &Site) -> bool {
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Aggregate(aggregate)) => {
-            let samples = samples(site, &aggregate.expr);
+            let samples = samples(site, aggregate.expr);
             all_differing(site, |pair| {
                 let members: Vec<&Sample> = members(aggregate, &samples, pair).collect();
                 within_loss(aggregate.op, pair, &members)
@@ -96,7 +97,7 @@ pub(super) fn sums_without_compensation(site: &Site) -> bool {
             let samples = call
                 .args
                 .first()
-                .map(|arg| samples(site, arg))
+                .map(|arg| samples(site, *arg))
                 .unwrap_or_default();
             all_differing(site, |pair| {
                 let series: Vec<&Sample> = series(&samples, pair).collect();
@@ -158,7 +159,7 @@ pub(super) fn amplified_rounding(site: &Site) -> bool {
     if site.operands.iter().all(|o| o.prometheus.identical(&o.koios)) {
         return false;
     }
-    match &site.expr {
+    match site.expr() {
         Some(Expr::Binary(binary)) if binary.op.is_comparison() && !binary.return_bool => {
             filtered(site, binary)
         }
@@ -173,7 +174,7 @@ pub(super) fn amplified_rounding(site: &Site) -> bool {
 
 /// Every value follows from two of the operands' samples, of which one is rounded.
 fn calculated(site: &Site, binary: &BinaryExpr) -> bool {
-    let (left, right) = (samples(site, &binary.lhs), samples(site, &binary.rhs));
+    let (left, right) = (samples(site, binary.lhs), samples(site, binary.rhs));
     all_differing(site, |pair| {
         let Some((a, b)) = pair.floats() else { return false };
         pairs_at(&left, &right, pair.t_ms).any(|(l, r)| {
@@ -199,9 +200,10 @@ fn pairs_at<'a>(
 
 /// Every sample that only one side has is one that the comparison lets pass on one side alone.
 fn filtered(site: &Site, binary: &BinaryExpr) -> bool {
-    let (left, right) = (samples(site, &binary.lhs), samples(site, &binary.rhs));
+    let (left, right) = (samples(site, binary.lhs), samples(site, binary.rhs));
     let Some(odd) = one_sided(site) else { return false };
-    let number_first = matches!(binary.lhs.unwrap_parens(), Expr::Number(_));
+    let first = site.within(binary.lhs).map(ExprRef::expr);
+    let number_first = matches!(first, Some(Expr::Number(_)));
     !odd.is_empty()
         && odd.iter().all(|(_, t_ms, v)| {
             pairs_at(&left, &right, *t_ms).any(|(l, r)| {
@@ -246,7 +248,8 @@ fn floats(answer: &Answer) -> Option<Vec<(Labels, i64, f64)>> {
 
 /// Counted numbers are labels: taken as numbers, both sides counted the same.
 fn counted(site: &Site, aggregate: &AggregateExpr) -> bool {
-    let Some(Expr::String(label)) = aggregate.param.as_ref().map(Expr::unwrap_parens) else {
+    let param = aggregate.param.and_then(|param| site.within(param));
+    let Some(Expr::String(label)) = param.map(ExprRef::expr) else {
         return false;
     };
     let numbers = |answer| -> Option<Vec<(Labels, i64, f64)>> {
@@ -272,11 +275,11 @@ fn counted(site: &Site, aggregate: &AggregateExpr) -> bool {
 }
 
 fn called(site: &Site, call: &Call) -> bool {
-    let Some(arg) = call.args.iter().find(|arg| site.operand(arg).is_some()) else {
+    let Some(arg) = call.args.iter().find(|arg| site.operand(**arg).is_some()) else {
         return false;
     };
-    let samples = samples(site, arg);
-    let step = call.args.get(1).and_then(|arg| match arg.unwrap_parens() {
+    let samples = samples(site, *arg);
+    let step = call.args.get(1).and_then(|arg| match site.within(*arg)?.expr() {
         Expr::Number(number) => Some(number.value),
         _ => None,
     });
