@@ -4,17 +4,21 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{BoxStream, StreamExt};
 use koios_chunk::Chunk;
 use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, sort_and_dedup_starts};
 use koios_model::{Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::exemplar_merge::ExemplarMerge;
-use crate::reader::{BlockReader, BlockSeries};
-use crate::samples::SeriesSamples;
+use crate::reader::{BlockReader, BlockSeries, SeriesCursor};
+use crate::samples::{self, SeriesSamples};
 use crate::writer::{BlockWriter, SeriesColumns};
 
+/// Series whose labels are read ahead: as many as a page has.
+const SERIES_AHEAD: usize = 2048;
+/// Most rows of floats that are decoded together, unless one series has more: some pages, so that few are decoded twice.
+const ROWS_AHEAD: u64 = 128 * 1024;
 /// Most histograms that are read ahead, unless one series has more.
 const HISTOGRAMS_AHEAD: u32 = 16 * 1024;
 
@@ -73,7 +77,8 @@ pub struct MergeStats {
     pub samples_out: u64,
 }
 
-/// Merges whole blocks, series by series in label order; a few row groups of each input are in memory at a time.
+/// Merges whole blocks, series by series in label order; of each input some thousand series' labels and some pages of samples are
+/// in memory at a time.
 #[derive(Debug)]
 pub struct BlockMerge {
     inputs: Vec<Input>,
@@ -121,7 +126,7 @@ impl BlockMerge {
             }
             let Some(series) = input.head.take() else { continue };
             starts.clear();
-            let mut samples = input.samples(&series, &mut starts).await?;
+            let mut samples = input.floats(&series, &mut starts).await?;
             let mut histograms = input.histograms(&series, &mut starts).await?;
             self.stats.series_in += 1;
             self.stats.samples_in += (samples.len() + histograms.len()) as u64;
@@ -205,11 +210,45 @@ pub async fn merge(
 struct Input {
     reader: BlockReader,
     deletions: Vec<Deletion>,
-    batches: BoxStream<'static, Result<Vec<BlockSeries>>>,
+    cursor: SeriesCursor,
     pending: VecDeque<BlockSeries>,
-    samples: Option<BoxStream<'static, Result<SeriesSamples>>>,
+    samples: SamplesAhead,
     histograms: HistogramsAhead,
     head: Option<BlockSeries>,
+}
+
+/// The floats of the next series of a block.
+#[derive(Default)]
+struct SamplesAhead {
+    stream: Option<BoxStream<'static, Result<SeriesSamples>>>,
+    /// Series of it that were not taken yet.
+    left: usize,
+}
+
+impl SamplesAhead {
+    /// Those of a series, which the `pending` ones follow.
+    async fn next(
+        &mut self,
+        reader: &BlockReader,
+        series: &BlockSeries,
+        pending: &VecDeque<BlockSeries>,
+    ) -> Option<Result<SeriesSamples>> {
+        if self.left == 0 {
+            let (mut together, mut rows) = (vec![series.clone()], u64::from(series.row_count));
+            for next in pending.iter().filter(|s| s.row_count > 0) {
+                rows += u64::from(next.row_count);
+                if rows > ROWS_AHEAD {
+                    break;
+                }
+                together.push(next.clone());
+            }
+            self.left = together.len();
+            let part = reader.samples_part().clone();
+            self.stream = Some(samples::stream(part, together, TimeRange::ALL, 1));
+        }
+        self.left -= 1;
+        self.stream.as_mut()?.next().await
+    }
 }
 
 /// The histograms of the next series of a block.
@@ -260,11 +299,11 @@ impl Input {
             deletions,
         } = input;
         Self {
-            batches: reader.scan_series(),
+            cursor: reader.series_cursor(Matchers::default(), TimeRange::ALL),
             reader,
             deletions,
             pending: VecDeque::new(),
-            samples: None,
+            samples: SamplesAhead::default(),
             histograms: HistogramsAhead::default(),
             head: None,
         }
@@ -284,7 +323,7 @@ impl Input {
                 self.head = Some(next);
                 return Ok(());
             }
-            let Some(batch) = self.batches.try_next().await? else {
+            let Some(batch) = self.cursor.next(SERIES_AHEAD).await? else {
                 return Ok(());
             };
             if batch
@@ -296,9 +335,6 @@ impl Input {
                     .samples_part()
                     .corrupt("its series are not in label order"));
             }
-            // Samples follow in the same order, so one stream per batch serves all its series.
-            let with_floats = batch.iter().filter(|s| s.row_count > 0).cloned().collect();
-            self.samples = Some(self.reader.stream_samples(with_floats, TimeRange::ALL));
             self.histograms = HistogramsAhead::new(&batch);
             self.pending = batch.into();
         }
@@ -321,7 +357,7 @@ impl Input {
         Ok(histograms)
     }
 
-    async fn samples(&mut self, series: &BlockSeries, starts: &mut Vec<(i64, i64)>) -> Result<Vec<Sample>> {
+    async fn floats(&mut self, series: &BlockSeries, starts: &mut Vec<(i64, i64)>) -> Result<Vec<Sample>> {
         if series.row_count == 0 {
             return Ok(Vec::new());
         }
@@ -330,10 +366,7 @@ impl Input {
                 .samples_part()
                 .corrupt(format!("it lacks the samples of {}", series.labels))
         };
-        let next = match &mut self.samples {
-            Some(samples) => samples.next().await,
-            None => None,
-        };
+        let next = self.samples.next(&self.reader, series, &self.pending).await;
         let columns = next.ok_or_else(lost)??;
         starts.extend_from_slice(&columns.starts);
         Ok(columns

@@ -14,6 +14,9 @@ const RACES_MAX: u32 = 64;
 /// Largest manifest accepted.
 const MANIFEST_BYTES_MAX: usize = 256 << 20;
 
+/// Versions whose content is dropped at a time.
+const DROPPED_MAX: u64 = 256;
+
 /// Larger hints are nonsense.
 const HINT_MAX: u64 = 1 << 53;
 
@@ -252,6 +255,14 @@ impl Bucket {
     async fn try_commit(&self, next: &Manifest) -> Result<Attempt> {
         let path = self.layout().manifest(&next.tenant, next.version);
         let json = serde_json::to_vec(next).map_err(|e| Error::corrupt(&path, e))?;
+        let bytes = json.len() + ENVELOPE_START.len() + 8 + ENVELOPE_MIDDLE.len() + ENVELOPE_END.len();
+        if bytes > MANIFEST_BYTES_MAX {
+            // Nobody could read it, and its number would be taken for ever.
+            return Err(Error::Refused {
+                tenant: next.tenant.clone(),
+                reason: format!("it would have {bytes} bytes, limit {MANIFEST_BYTES_MAX}"),
+            });
+        }
         let unknown = |e: Error| match e {
             Error::Unavailable { reason, .. } => Error::Unknown {
                 tenant: next.tenant.clone(),
@@ -296,8 +307,8 @@ impl Bucket {
         self.commit_from(base, writer, |_| Ok(())).await
     }
 
-    /// Drops the content of the versions below `keep_from` down to the first that was dropped before. Their objects
-    /// stay, a few bytes each: a writer that slept can then never commit over a version that once existed.
+    /// Drops the content of the versions below `keep_from`, the oldest first and at most some hundreds at a time; gives how
+    /// many. Their objects stay, a few bytes each: a writer that slept can then never commit over a version that once existed.
     ///
     /// # Errors
     /// [`Error::Refused`] when `keep_from` does not exist, else [`Error::Corrupt`] or [`Error::Unavailable`].
@@ -313,16 +324,21 @@ impl Bucket {
         })
         .map_err(|e| Error::corrupt(self.layout().manifest(tenant, keep_from), e))?;
         let marker = encode(&json);
-        let mut dropped = 0;
-        for version in (1..keep_from).rev() {
-            if let Some(Stored::Superseded(_)) = self.stored(tenant, version).await? {
-                break;
+        // Upward, so that those without content are always all below those with it.
+        let (mut first, mut high) = (1, keep_from);
+        while first < high {
+            let middle = first + (high - first) / 2;
+            match self.stored(tenant, middle).await? {
+                Some(Stored::Superseded(_)) => first = middle + 1,
+                _ => high = middle,
             }
+        }
+        let end = keep_from.min(first.saturating_add(DROPPED_MAX));
+        for version in first..end {
             self.put(&self.layout().manifest(tenant, version), &marker)
                 .await?;
-            dropped += 1;
         }
-        Ok(dropped)
+        Ok(end.saturating_sub(first))
     }
 }
 

@@ -321,6 +321,15 @@ impl Manifest {
         all
     }
 
+    /// Forgets what blocks cover whose window ended before a time. Members that still hold such samples uncut upload them once
+    /// more, which merges take for what they are.
+    pub fn forget_coverage(&mut self, before_ms: i64) {
+        for block in self.blocks.iter_mut().filter(|b| b.window.max < before_ms) {
+            block.covers.clear();
+            block.windows.clear();
+        }
+    }
+
     /// Lists a block; one that is listed already stays as it is, so that a repeated change does nothing.
     ///
     /// # Errors

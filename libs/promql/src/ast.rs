@@ -420,7 +420,7 @@ impl Default for DurationArg {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DurationExpr {
     /// In the order of the text, each after those below it; the whole is the last one.
-    pub nodes: Vec<DurationNode>,
+    pub(crate) nodes: Vec<DurationNode>,
 }
 
 impl DurationExpr {
@@ -432,7 +432,7 @@ impl DurationExpr {
 
 /// Where a part of a [`DurationExpr`] stands among its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DurationId(pub usize);
+pub struct DurationId(pub(crate) usize);
 
 /// A part of a [`DurationExpr`].
 #[derive(Clone, Debug, PartialEq)]

@@ -290,7 +290,7 @@ impl<'a> Parser<'a> {
     }
 
     fn too_complex(&self, what: &str) -> ParseError {
-        let at = self.ahead.map_or_else(Span::default, |token| token.span);
+        let at = self.ahead.map_or(self.last, |token| token.span);
         self.error(
             at,
             format!("query too complex (depth/nodes): {what}; split it, for instance by recording rules"),

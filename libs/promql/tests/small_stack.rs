@@ -125,14 +125,20 @@ fn look_at(name: &str, shape: fn(usize) -> String, depth_min: usize) {
     let _ = copy == ast;
 }
 
-fn evaluate(shape: fn(usize) -> String) {
+fn evaluate(name: &str, shape: fn(usize) -> String) {
     let (ast, text, ..) = deepest(shape);
     let query = Query::new(&text, ast);
     let memory = Memory::load("a 1 2 3 4 5 6 7");
     let run = Engine::default();
-    // Some are no query over time, or have patterns that are refused.
-    let _ = block_on(run.instant(&memory, &query, 60_000, &Uninterrupted));
-    let _ = block_on(run.range(&memory, &query, (0, 60_000, 10_000), &Uninterrupted));
+    let instant = block_on(run.instant(&memory, &query, 60_000, &Uninterrupted));
+    let range = block_on(run.range(&memory, &query, (0, 60_000, 10_000), &Uninterrupted));
+    for (answer, what) in [(instant.err(), "instant"), (range.err(), "range")] {
+        let refused = answer.map(|e| e.to_string()).unwrap_or_default();
+        // A range vector has no value at each step, and a pattern may be too deep.
+        let is_fine =
+            refused.is_empty() || refused.contains("range vector") || refused.contains("in label_replace()");
+        assert!(is_fine, "{name}, {what}: {refused}");
+    }
 }
 
 #[test]
@@ -144,8 +150,8 @@ fn i12_the_deepest_queries_need_little_stack() {
 
 #[test]
 fn i12_evaluating_the_deepest_queries_needs_little_stack() {
-    for &(_, shape) in SHAPES {
-        on_stack(STACK_BYTES, move || evaluate(shape));
+    for &(name, shape) in SHAPES {
+        on_stack(STACK_BYTES, move || evaluate(name, shape));
     }
 }
 
@@ -154,7 +160,7 @@ fn i12_the_deepest_patterns_need_little_stack() {
     for &(name, shape) in PATTERNS {
         on_stack(STACK_BYTES_OF_PATTERNS, move || {
             look_at(name, shape, 1);
-            evaluate(shape);
+            evaluate(name, shape);
         });
     }
 }

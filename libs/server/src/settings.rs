@@ -107,8 +107,6 @@ pub struct ControlSettings {
 pub struct BlockSettings {
     /// Time range of a freshly cut block.
     pub range: Duration,
-    /// How long samples are kept; zero for ever.
-    pub retention: Duration,
 }
 
 /// See [`Settings::ingester`].
@@ -216,10 +214,7 @@ impl Default for Settings {
                 replication_factor: 0,
                 partitions: 0,
             },
-            blocks: BlockSettings {
-                range: HOUR * 2,
-                retention: HOUR * 24 * 150,
-            },
+            blocks: BlockSettings { range: HOUR * 2 },
             ingester: IngesterSettings {
                 head_retention: HOUR * 3,
                 disk_reserve_bytes: 256 << 20,
@@ -283,6 +278,13 @@ impl Settings {
                 "store.compaction-interval",
                 &format_args!("{:?}", self.store.compaction_interval),
                 "at least 100ms",
+            );
+        }
+        if self.store.deletion_delay < Duration::from_secs(1) {
+            return wrong(
+                "store.deletion-delay",
+                &format_args!("{:?}", self.store.deletion_delay),
+                "at least 1s",
             );
         }
         if self.s3.access_key_id.is_empty() != self.s3.secret_access_key.is_empty() {

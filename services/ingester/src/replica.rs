@@ -315,6 +315,7 @@ impl ReplicaState {
         self.uncut = accounts.uncut.into_iter().collect();
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
+        self.has_unaccounted = accounts.has_unaccounted;
         self.in_snapshot = Some(accounts.checkpoint.held.clone());
         self.restore_beside(&accounts.checkpoint);
     }
@@ -339,7 +340,7 @@ impl ReplicaState {
 
     /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
     pub(crate) fn replayed(&mut self, damaged: bool) {
-        self.has_unaccounted = damaged && self.in_snapshot.is_some();
+        self.has_unaccounted |= damaged && self.in_snapshot.is_some();
         self.abandon_all();
         self.log_ids.replay_ended();
         self.in_snapshot = None;

@@ -34,6 +34,9 @@ pub(crate) struct ReplicaAccounts {
     pub(crate) manifest_floor: u64,
     /// Log position of the last cut that was begun before.
     pub(crate) cut_through: u64,
+    /// There may be samples of batches that nothing tells of.
+    #[serde(default)]
+    pub(crate) has_unaccounted: bool,
 }
 
 /// The snapshot that is kept.

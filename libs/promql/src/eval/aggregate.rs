@@ -68,7 +68,7 @@ impl Groups {
         annotations: &mut Annotations,
         work: &mut Work<'_>,
     ) -> Result<(), QueryError> {
-        work.spend(16)?;
+        work.spend(16 + node.grouping.len())?;
         let labels = group_labels(&row.labels, &node.grouping, node.without);
         let at = match self.by_labels.get(&labels) {
             Some(&at) => at,
@@ -161,7 +161,7 @@ impl Grouped {
             drop_name: Vec::new(),
         };
         for row in rows {
-            work.spend(16)?;
+            work.spend(16 + grouping.len())?;
             let labels = group_labels(&row.labels, grouping, without);
             let group = match by_labels.get(&labels) {
                 Some(&group) => group,

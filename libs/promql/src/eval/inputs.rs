@@ -81,7 +81,9 @@ impl<'a> Evaluator<'a> {
             {
                 let mut open = self.open(child, steps, &mut missing, values.len())?;
                 let kept_bytes = open.pattern.as_ref().map_or(0, |pattern| pattern.bytes());
-                if pattern_bytes + kept_bytes > PATTERNS_BYTES_MAX {
+                // What it takes is given back when the node is settled.
+                let fits = pattern_bytes + kept_bytes <= PATTERNS_BYTES_MAX;
+                if !fits || self.account.memory.take(kept_bytes).is_err() {
                     open.pattern = None;
                 } else {
                     pattern_bytes += kept_bytes;

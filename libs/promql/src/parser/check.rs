@@ -1,5 +1,7 @@
 //! The type check: what the grammar alone cannot tell.
 
+use std::collections::HashSet;
+
 use koios_model::METRIC_NAME;
 
 use super::{ParseError, Result};
@@ -146,11 +148,11 @@ impl Checker<'_> {
     }
 
     fn groups_apart_from_matching(&self, matching: &VectorMatching, op: Span) -> Result<()> {
-        let both = matching
-            .labels
-            .iter()
-            .find(|label| matching.include.contains(label));
-        match both.filter(|_| matching.on) {
+        if !matching.on {
+            return Ok(());
+        }
+        let included: HashSet<&String> = matching.include.iter().collect();
+        match matching.labels.iter().find(|label| included.contains(label)) {
             Some(label) => {
                 let label = Quoted(label);
                 self.error(

@@ -291,6 +291,7 @@ impl<'a> Parser<'a> {
             if let Some(close) = self.accept(Token::RightParen)? {
                 return Ok((labels, close.span));
             }
+            self.count_node()?;
             labels.push(self.grouping_label()?);
             match self.peek()?.token {
                 Token::Comma => _ = self.bump()?,

@@ -202,7 +202,7 @@ pub const SETTINGS: &[Setting] = &[
         Duration,
         retention,
         &[Target::Store],
-        "How long samples shall be kept; nothing is deleted by this version yet"
+        "How long samples are kept in object storage; 0 for ever"
     ),
     setting!(
         "node.name",
@@ -313,14 +313,6 @@ pub const SETTINGS: &[Setting] = &[
         "Time range of a block when it is cut from the heads; stores merge blocks to 6 and 12 times as much"
     ),
     setting!(
-        "blocks.retention",
-        "Storage",
-        Duration,
-        blocks.retention,
-        STORE,
-        "How long samples are kept in object storage; 0 for ever"
-    ),
-    setting!(
         "ingester.head-retention",
         "Storage",
         Duration,
@@ -348,7 +340,7 @@ pub const SETTINGS: &[Setting] = &[
         bool,
         store.compaction,
         STORE,
-        "Whether the process merges blocks and deletes those that are replaced or older than blocks.retention"
+        "Whether the process merges blocks and deletes those that are replaced or older than retention; the same for all stores"
     ),
     setting!(
         "store.compaction-delay",

@@ -208,7 +208,7 @@ impl Assembly {
             block_range: from.blocks.range,
             settle: from.store.compaction_delay,
             interval: from.store.compaction_interval,
-            retention: from.blocks.retention,
+            retention: from.retention,
             dead_grace: from.store.deletion_delay,
             ..CompactionSettings::default()
         };

@@ -158,10 +158,10 @@ impl Cluster {
         matchers: &Matchers,
         range: TimeRange,
     ) -> Result<Vec<SeriesExemplars>, QueryError> {
-        let every_block = Seam::default();
-        let Some((manifest_version, groups)) = self.blocks_for(tenant, range, &every_block).await? else {
-            return Ok(Vec::new());
-        };
+        let view = self.manifests.pin(tenant, 0).await?;
+        let (manifest_version, every_block) = (view.version, Seam::default());
+        let wanted = view.blocks.iter().filter(|b| every_block.needs_block(b, range));
+        let groups = blocks::assign(wanted.map(|b| b.id.clone()).collect(), &self.topology.stores())?;
         let request = BlockRequest {
             tenant: tenant.clone(),
             manifest_version,

@@ -26,13 +26,14 @@ const HOUR: i64 = 3_600_000;
 /// All blocks lie in the first day; now is long after it.
 const NOW: i64 = 30 * 24 * HOUR;
 
+/// On duty, or only for what nobody does.
 #[derive(Debug)]
-struct Always(AtomicBool);
+struct Duty(AtomicBool);
 
 #[async_trait]
-impl CompactionDuty for Always {
-    async fn epoch(&self, _: &TenantId, _: bool) -> Option<u64> {
-        self.0.load(Ordering::Relaxed).then_some(7)
+impl CompactionDuty for Duty {
+    async fn epoch(&self, _: &TenantId, overdue: bool) -> Option<u64> {
+        (overdue || self.0.load(Ordering::Relaxed)).then_some(7)
     }
 }
 
@@ -42,7 +43,7 @@ struct World {
     rng: RngHandle,
     tenant: TenantId,
     settings: CompactionSettings,
-    duty: Arc<Always>,
+    duty: Arc<Duty>,
     sequence: AtomicU64,
     expected: Data,
 }
@@ -55,7 +56,7 @@ impl World {
             rng: RngHandle::from_seed(seed),
             tenant: TenantId::anonymous(),
             settings: CompactionSettings::default(),
-            duty: Arc::new(Always(AtomicBool::new(true))),
+            duty: Arc::new(Duty(AtomicBool::new(true))),
             sequence: AtomicU64::new(0),
             expected: Data::new(),
         }
@@ -87,10 +88,15 @@ impl World {
             runtime,
             member: "store-1".to_owned(),
             manifests,
-            duty: Arc::<Always>::clone(&self.duty),
+            duty: Arc::<Duty>::clone(&self.duty),
             metrics: Metrics::new(),
         };
         Compactor::new(self.settings.clone(), deps)
+    }
+
+    fn compactor_on_duty(&self) -> Compactor {
+        self.duty.0.store(true, Ordering::Relaxed);
+        self.compactor()
     }
 
     async fn manifest(&self) -> Arc<Manifest> {
@@ -243,6 +249,7 @@ async fn compact(compactor: &mut Compactor) {
 async fn i10_a_day_of_blocks_becomes_one_and_the_samples_are_the_same() {
     for seed in 0..20 {
         let mut world = World::new(seed);
+        world.clock = Arc::new(TokioClock::starting_at(26 * HOUR));
         world.day().await;
         let covered = |m: &Manifest| -> Vec<BatchSet> {
             let window = |i: i64| TimeRange::new(i * 2 * HOUR, (i + 1) * 2 * HOUR - 1);
@@ -379,30 +386,64 @@ async fn what_is_older_than_the_retention_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn i11_a_damaged_block_is_left_alone_and_the_rest_goes_on() {
-    let mut world = World::new(7);
+    for part in [
+        "samples.parquet",
+        "series.parquet",
+        "meta.json",
+        "exemplars.parquet",
+    ] {
+        for gone in [false, true] {
+            let what = format!("{part}, gone {gone}");
+            let mut world = World::new(7);
+            world.settings.retention = Duration::from_secs(40 * 24 * 3600);
+            world.day().await;
+            // What is too old goes in spite of it.
+            let old = world.some_data(-302..-300);
+            let old = world.cut(-302..-300, &old).await;
+            world.expected.clear();
+            let listed = world.manifest().await;
+            let bad = listed
+                .blocks
+                .iter()
+                .filter(|b| b.block != old)
+                .nth(2)
+                .unwrap()
+                .block;
+            let is_part = |p: &Path| p.as_ref().contains(&bad.to_string()) && p.as_ref().ends_with(part);
+            let path = world.objects().await.into_iter().find(is_part).unwrap();
+            if gone {
+                world.objects.delete(&path).await.unwrap();
+            } else {
+                let bytes = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
+                let mut bytes = bytes.to_vec();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                world.objects.put(&path, bytes.into()).await.unwrap();
+            }
+            let mut compactor = world.compactor();
+            compact(&mut compactor).await;
+            let left = world.manifest().await;
+            assert_eq!(left.blocks.len(), 2, "{what}");
+            assert!(left.block(bad).is_some(), "{what}");
+            assert!(left.is_dead(old), "{what}: what is too old goes");
+            assert!(compactor.metrics.failures.get() > 0, "{what}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_old_blocks_cover_is_forgotten() {
+    let mut world = World::new(10);
     world.day().await;
-    let bad = world.manifest().await.blocks[2].block;
-    let is_samples =
-        |p: &Path| p.as_ref().contains(&bad.to_string()) && p.as_ref().ends_with("samples.parquet");
-    let path = world.objects().await.into_iter().find(is_samples).unwrap();
-    let mut bytes = world
-        .objects
-        .get(&path)
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap()
-        .to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    world.objects.put(&path, bytes.into()).await.unwrap();
-    let mut compactor = world.compactor();
-    compact(&mut compactor).await;
-    let left = world.manifest().await;
-    assert_eq!(left.blocks.len(), 2);
-    assert!(left.block(bad).is_some());
-    assert!(compactor.metrics.failures.get() > 0);
+    compact(&mut world.compactor()).await;
+    let manifest = world.manifest().await;
+    assert!(
+        manifest
+            .blocks
+            .iter()
+            .all(|b| b.covers.is_empty() && b.windows.is_empty())
+    );
+    world.check("all there").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -446,11 +487,21 @@ async fn i10_deleted_samples_are_gone_from_merged_blocks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_on_duty_does_nothing() {
+async fn who_is_not_on_duty_does_nothing_but_what_nobody_does() {
     let mut world = World::new(9);
     world.day().await;
     world.duty.0.store(false, Ordering::Relaxed);
     let version = world.manifest().await.version;
-    compact(&mut world.compactor()).await;
-    assert_eq!(world.manifest().await.version, version);
+    let mut other = world.compactor();
+    for _ in 0..3 {
+        compact(&mut other).await;
+        assert_eq!(world.manifest().await.version, version);
+        tokio::time::sleep(Duration::from_secs(601)).await;
+    }
+    // Until what is due has waited for too long.
+    other.visit_all().await;
+    assert!(world.manifest().await.version > version);
+    compact(&mut world.compactor_on_duty()).await;
+    assert_eq!(world.manifest().await.blocks.len(), 1);
+    world.check("taken over").await;
 }

@@ -16,6 +16,15 @@ pub(crate) enum CompactError {
         #[source]
         source: koios_block::Error,
     },
+    /// A block cannot be opened.
+    #[error("{block} cannot be opened")]
+    Open {
+        /// The block.
+        block: BlockId,
+        /// Why.
+        #[source]
+        source: BucketError,
+    },
     /// The bucket.
     #[error(transparent)]
     Bucket(#[from] BucketError),
@@ -33,17 +42,47 @@ pub(crate) enum CompactError {
 }
 
 impl CompactError {
-    /// The block that is damaged, if that is why: it is left alone from now on, and the rest goes on.
+    /// The block that is damaged or gone, if that is why: it is left alone for now, and the rest goes on.
     pub(crate) fn bad_block(&self) -> Option<BlockId> {
         use koios_block::Error as E;
-        let (Self::Block { source, .. } | Self::Bucket(BucketError::Block(source))) = self else {
-            return None;
+        let source = match self {
+            Self::Open {
+                block,
+                source: BucketError::Corrupt { .. } | BucketError::NotFound { .. },
+            } => return Some(*block),
+            Self::Block { source, .. }
+            | Self::Bucket(BucketError::Block(source))
+            | Self::Open {
+                source: BucketError::Block(source),
+                ..
+            } => source,
+            _ => return None,
         };
         match source {
             E::Corrupt { block, .. } | E::Samples { block, .. } | E::Version { block, .. } => Some(*block),
+            E::Read { block, source, .. } if is_gone(source.as_ref()) => Some(*block),
             E::Read { .. } | E::Input { .. } | E::Encode { .. } => None,
         }
     }
+
+    /// Whether the same may succeed later without anyone's help.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Bucket(source) | Self::Open { source, .. } => {
+                source.is_transient() || matches!(source, BucketError::Fenced { .. })
+            }
+            Self::Block { source, .. } => matches!(source, koios_block::Error::Read { .. }),
+            Self::Differs { .. } | Self::Panicked(_) => false,
+        }
+    }
+}
+
+/// Whether an object is not there.
+fn is_gone(source: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        source.downcast_ref::<BucketError>(),
+        Some(BucketError::NotFound { .. })
+    )
 }
 
 impl From<koios_block::Error> for CompactError {

@@ -14,6 +14,8 @@ use super::CompactionSettings;
 use super::error::CompactError;
 use super::plan::MergeJob;
 
+/// What blocks cover is remembered so long after their window, for members that were away.
+const COVERAGE_KEPT_MS: i64 = 2 * 24 * 3_600_000;
 /// Samples that go to the writer at a time.
 const BATCH_SAMPLES: usize = 64 * 1024;
 /// Bytes of the blocks being read that are kept: each input is read from its start to its end once.
@@ -122,7 +124,11 @@ impl Merger {
         let blocks = Blocks::new(self.manifests.bucket().clone(), cache, 0).with_cpu(self.cpu.clone());
         let mut inputs = Vec::with_capacity(job.inputs.len());
         for listed in &job.inputs {
-            let block = blocks.open(&manifest.tenant, listed).await?;
+            let opened = blocks.open(&manifest.tenant, listed).await;
+            let block = opened.map_err(|source| CompactError::Open {
+                block: listed.block,
+                source,
+            })?;
             inputs.push(MergeInput {
                 block,
                 deletions: deletions(manifest, listed)?,
@@ -197,6 +203,7 @@ impl Merger {
         writer: &Writer,
         entries: &[ManifestBlock],
     ) -> Result<(), CompactError> {
+        let now_ms = self.clock.now_ms();
         let replace = |m: &mut Manifest| {
             for input in &job.inputs {
                 if !m.remove_block(input.block) {
@@ -207,7 +214,9 @@ impl Merger {
                     });
                 }
             }
-            entries.iter().try_for_each(|entry| m.add_block(entry.clone()))
+            entries.iter().try_for_each(|entry| m.add_block(entry.clone()))?;
+            m.forget_coverage(now_ms.saturating_sub(COVERAGE_KEPT_MS));
+            Ok(())
         };
         self.manifests.commit(tenant, writer, replace).await?;
         Ok(())

@@ -47,8 +47,10 @@ const MERGES_PER_VISIT: usize = 4;
 const VISITS_PER_LISTING: u32 = 5;
 /// How often uploads that were never listed are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often tenants of other processes are looked at.
+const WATCHED_EVERY: Duration = Duration::from_secs(600);
 /// How long a damaged block is left alone.
-const BAD_FOR: Duration = Duration::from_secs(3600);
+const BAD_FOR: Duration = Duration::from_secs(6 * 3600);
 
 /// Who compacts which tenant.
 #[async_trait]
@@ -95,6 +97,8 @@ struct TenantStanding {
     dead: SeenDead,
     history_dropped_below: u64,
     orphans_looked_at: Option<Duration>,
+    /// When it was last looked whether another process does what is due.
+    watched_at: Option<Duration>,
 }
 
 impl TenantStanding {
@@ -182,10 +186,11 @@ impl Compactor {
         }
         let listed = self.deps.manifests.bucket().tenants().await?;
         self.listed_at = Some(now);
+        let listed: BTreeSet<TenantId> = listed.into_iter().collect();
         let gone: Vec<_> = self
             .tenants
             .keys()
-            .filter(|t| !listed.contains(t))
+            .filter(|t| !listed.contains(*t))
             .cloned()
             .collect();
         for tenant in gone {
@@ -200,14 +205,25 @@ impl Compactor {
 
     /// Does what is due for a tenant, a few merges at most; whether there is more.
     async fn visit(&mut self, tenant: &TenantId) -> Result<bool, CompactError> {
+        let now = self.deps.runtime.clock.elapsed();
+        let mut duty = self.deps.duty.epoch(tenant, false).await;
+        if duty.is_none() {
+            self.metrics.forget(tenant);
+            let known = self.tenants.entry(tenant.clone()).or_default();
+            if known
+                .watched_at
+                .is_some_and(|at| now.saturating_sub(at) < WATCHED_EVERY)
+            {
+                return Ok(false);
+            }
+            known.watched_at = Some(now);
+        }
         let manifest = self.deps.manifests.probe(tenant).await?;
         let (jobs, standing) = self.stand(&manifest);
-        let patience = jobs
-            .first()
-            .map_or(Duration::ZERO, |job| self.settings.patience(job.bytes()));
-        let overdue = !jobs.is_empty() && standing.due_for >= patience;
-        let Some(epoch) = self.deps.duty.epoch(tenant, overdue).await else {
-            self.metrics.forget(tenant);
+        if duty.is_none() && self.is_overdue(&jobs, &standing) {
+            duty = self.deps.duty.epoch(tenant, true).await;
+        }
+        let Some(epoch) = duty else {
             return Ok(false);
         };
         self.metrics.stands(tenant, &standing);
@@ -215,9 +231,15 @@ impl Compactor {
         if !jobs.is_empty() {
             self.deps.manifests.bucket().claim(tenant, &writer).await?;
         }
-        let more = self.merge_due(tenant, &writer).await?;
+        // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &writer).await?;
-        Ok(more)
+        self.merge_due(tenant, &writer).await
+    }
+
+    /// Whether what is due first has been for longer than anybody needs who does it.
+    fn is_overdue(&self, jobs: &[MergeJob], standing: &Standing) -> bool {
+        jobs.first()
+            .is_some_and(|job| standing.due_for >= self.settings.patience(job.bytes()))
     }
 
     /// What is due, and how the tenant stands.
@@ -261,19 +283,9 @@ impl Compactor {
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
         let merged = match self.merger.run(manifest, job, writer).await {
             Ok(merged) => merged,
+            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
             Err(error) => {
-                let Some(block) = error.bad_block() else {
-                    return Err(error);
-                };
-                self.metrics.failures.inc();
-                let error = with_sources(&error);
-                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
-                let until = clock.elapsed().saturating_add(BAD_FOR);
-                self.tenants
-                    .entry(tenant.clone())
-                    .or_default()
-                    .bad
-                    .insert(block, until);
+                self.put_aside(tenant, job, &error);
                 return Ok(());
             }
         };
@@ -282,6 +294,30 @@ impl Compactor {
         let (into, bytes_out, samples_out) = (merged.blocks, merged.bytes, merged.stats.samples_out);
         tracing::info!(%tenant, blocks, into, bytes, bytes_out, samples, samples_out, ?took, "blocks merged");
         Ok(())
+    }
+
+    /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
+    fn put_aside(&mut self, tenant: &TenantId, job: &MergeJob, error: &CompactError) {
+        self.metrics.failures.inc();
+        let until = self.deps.runtime.clock.elapsed().saturating_add(BAD_FOR);
+        let is_input = |block: &BlockId| job.inputs.iter().any(|b| b.block == *block);
+        let bad = error.bad_block().filter(is_input);
+        let blocks = job
+            .inputs
+            .iter()
+            .map(|b| b.block)
+            .filter(|b| bad.is_none_or(|bad| bad == *b));
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        known.bad.extend(blocks.map(|block| (block, until)));
+        let error = with_sources(error);
+        match bad {
+            Some(block) => {
+                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
+            }
+            None => {
+                tracing::error!(%tenant, window = ?job.window, error, "blocks cannot be merged: they are left alone for some hours");
+            }
+        }
     }
 
     async fn clean_up(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {

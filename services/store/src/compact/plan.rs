@@ -16,6 +16,9 @@ const REWRITE_MAX: u64 = 8;
 /// …unless so many have come.
 const PIECES_MAX: usize = 8;
 
+/// Most of them that are merged at once: each is read side by side with the others.
+const UNITS_MAX: usize = 16;
+
 /// Blocks to merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MergeJob {
@@ -72,7 +75,11 @@ pub(crate) fn due_merges(
             if !is_worth_it(&units) {
                 continue;
             }
-            let mut inputs: Vec<_> = units.into_values().flat_map(|u| u.blocks).cloned().collect();
+            // The smallest first, when there are many: what they become is merged with the others next.
+            let mut units: Vec<_> = units.into_values().collect();
+            units.sort_by_key(|u| u.bytes);
+            let few = units.into_iter().take(UNITS_MAX);
+            let mut inputs: Vec<_> = few.flat_map(|u| u.blocks).cloned().collect();
             inputs.sort_unstable_by_key(|b| b.block);
             let level = inputs
                 .iter()

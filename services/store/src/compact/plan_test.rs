@@ -138,3 +138,10 @@ fn what_is_older_than_the_retention_goes() {
     assert_eq!(gone(11, 10), []);
     assert_eq!(gone(1_000_000, 0), []);
 }
+
+#[test]
+fn of_many_blocks_the_smallest_are_merged_first() {
+    let many: Vec<_> = (0..40).map(|i| block(i, 0..2, 40 - i as u64)).collect();
+    let jobs = due(many, 3);
+    assert_eq!(jobs, [((24..40).collect::<Vec<u128>>(), 0..2)]);
+}
