@@ -77,8 +77,14 @@ impl BlockReader {
         let part = |name| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
         let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
         let there = |name: &str| meta.parts.iter().any(|p| p.name == name);
-        let if_there = |name| there(name).then(|| part(name)).transpose();
-        let (histograms, exemplars) = (if_there(HISTOGRAMS_PART)?, if_there(EXEMPLARS_PART)?);
+        let histograms = there(HISTOGRAMS_PART)
+            .then(|| part(HISTOGRAMS_PART))
+            .transpose()?;
+        let exemplars = if there(EXEMPLARS_PART) {
+            Some(PartFile::new(source, cache, Arc::clone(&meta), EXEMPLARS_PART)?)
+        } else {
+            None
+        };
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,

@@ -199,7 +199,7 @@ impl Replay {
             what: "segment number",
         })?;
         let checkpoint = apply.checkpoint(Lsn::new(number, SEGMENT_HEADER_BYTES as u32));
-        let (active, settled) = self.begin(number, checkpoint).await?;
+        let begun = self.begin(number, checkpoint).await?;
         let reader = Reader {
             disk: self.disk.clone(),
             dir: self.settings.dir.clone(),
@@ -209,8 +209,7 @@ impl Replay {
             self.settings,
             reader,
             self.segments,
-            active,
-            settled,
+            begun,
             apply,
             cpu,
             clock,

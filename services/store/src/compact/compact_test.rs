@@ -99,6 +99,10 @@ impl World {
         self.compactor()
     }
 
+    async fn sleep(&self, seconds: u64) {
+        self.clock.sleep(Duration::from_secs(seconds)).await;
+    }
+
     async fn manifest(&self) -> Arc<Manifest> {
         self.manifests().probe(&self.tenant).await.unwrap()
     }
@@ -318,10 +322,10 @@ async fn i10_a_crash_at_any_operation_loses_and_doubles_nothing() {
                 break;
             }
             // What was uploaded in vain goes when it is old.
-            tokio::time::sleep(Duration::from_secs(25 * 3600)).await;
+            world.sleep(25 * 3600).await;
             let mut later = world.compactor();
             compact(&mut later).await;
-            tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+            world.sleep(2 * 3600).await;
             compact(&mut later).await;
             let live = world
                 .manifest()
@@ -360,7 +364,7 @@ async fn bytes_of_replaced_blocks_go_after_a_grace() {
     assert!(world.blocks_with_bytes().await.is_superset(&cut));
     // The grace counts from when this process saw them dead.
     compact(&mut compactor).await;
-    tokio::time::sleep(Duration::from_secs(3601)).await;
+    world.sleep(3601).await;
     compact(&mut compactor).await;
     let manifest = world.manifest().await;
     assert_eq!(
@@ -379,7 +383,7 @@ async fn what_is_older_than_the_retention_goes() {
     let mut compactor = world.compactor();
     compact(&mut compactor).await;
     world.check("young").await;
-    tokio::time::sleep(Duration::from_secs(11 * 24 * 3600)).await;
+    world.sleep(11 * 24 * 3600).await;
     compact(&mut compactor).await;
     assert!(world.manifest().await.blocks.is_empty());
 }
@@ -496,7 +500,7 @@ async fn who_is_not_on_duty_does_nothing_but_what_nobody_does() {
     for _ in 0..3 {
         compact(&mut other).await;
         assert_eq!(world.manifest().await.version, version);
-        tokio::time::sleep(Duration::from_secs(601)).await;
+        world.sleep(601).await;
     }
     // Until what is due has waited for too long.
     other.visit_all().await;

@@ -51,7 +51,7 @@ impl Merger {
         writer: &Writer,
     ) -> Result<Merged, CompactError> {
         let mut uploaded = Vec::new();
-        let done = self.merge(manifest, job, writer, &mut uploaded).await;
+        let done = Box::pin(self.merge(manifest, job, writer, &mut uploaded)).await;
         match &done {
             // Whether they are listed is not known: if not, their age tells.
             Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
