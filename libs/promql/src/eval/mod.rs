@@ -1,8 +1,8 @@
 //! Evaluation: synchronous, on columns, one node at a time.
 //!
 //! A vector is a list of [`Row`]s: one series each, with one value per step. Every node is evaluated for all steps at
-//! once and its inputs are gone when it is done, so that what is in memory is bounded by the plan's width. What is half
-//! done lies on a stack of the evaluator's own ([`Evaluator::evaluate`]).
+//! once and its inputs are gone when it is done, so that only results that wait for their node are in memory. What is
+//! half done lies on a stack of the evaluator's own ([`Evaluator::evaluate`]).
 
 mod aggregate;
 mod aggregate_histogram;
