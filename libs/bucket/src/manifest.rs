@@ -146,15 +146,21 @@ impl ManifestBlock {
         }
     }
 
-    /// The entry of a block merged from `sources`: it covers what they did.
+    /// The entry of a block merged from `sources`: it covers what they did, or does not say if one of them does not.
     pub fn merged<'a>(meta: &BlockMeta, sources: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut all: BTreeMap<PartitionId, BatchSet> = BTreeMap::new();
         let mut windows: BTreeMap<(i64, i64), BTreeMap<PartitionId, BatchSet>> = BTreeMap::new();
+        // A part of the batches would pass for all of them, and readers would leave the block out that hold these.
+        let mut is_told = true;
         for source in sources {
+            is_told &= !source.covers.is_empty();
             unite(&mut all, &source.covers);
             for (window, covers) in source.coverage() {
                 unite(windows.entry((window.min, window.max)).or_default(), covers);
             }
+        }
+        if !is_told {
+            all.clear();
         }
         let windows = windows.into_iter().map(|((min, max), covers)| Coverage {
             window: TimeRange::new(min, max),
