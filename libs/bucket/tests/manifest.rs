@@ -3,14 +3,14 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fault, Faulty, bucket, bucket_over, id, small_entry, tenant, writer};
+use common::{Fault, Faulty, block, bucket, bucket_over, id, small_entry, tenant, writer};
 use futures::future::join_all;
-use koios_bucket::{Bucket, Error, Nonce, TenantManifests, Tombstone, Writer};
-use koios_model::{TenantId, TimeRange};
+use koios_bucket::{Bucket, Error, ManifestBlock, Nonce, TenantManifests, Tombstone, Writer};
+use koios_model::{BatchSet, PartitionId, StreamId, TenantId, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -342,4 +342,30 @@ async fn i9_the_last_manifest_known_serves_while_the_bucket_is_away() {
         cache.latest(&other).await,
         Err(Error::Unavailable { .. })
     ));
+}
+
+#[test]
+fn i2_a_merged_block_says_what_it_covers_only_if_all_its_sources_do() {
+    let partition = PartitionId(3);
+    let covering = |n: u64, sequence: u64| {
+        let mut set = BatchSet::default();
+        set.insert(StreamId(7), sequence);
+        ManifestBlock::new(&block(n, 1).meta, BTreeMap::from([(partition, set)]))
+    };
+    let (a, b) = (covering(1, 10), covering(2, 11));
+    let meta = block(3, 2).meta;
+
+    let all_tell = ManifestBlock::merged(&meta, [&a, &b]);
+    let told = all_tell.covers.get(&partition).unwrap();
+    assert!(told.contains(StreamId(7), 10) && told.contains(StreamId(7), 11));
+
+    // A reader would take the batches of `a` for all there is, and leave the block out that alone has those of another.
+    let one_is_silent = ManifestBlock::merged(&meta, [&a, &small_entry(4)]);
+    assert_eq!(one_is_silent.covers, BTreeMap::new());
+    // What heads may forget still stands in it.
+    let kept = one_is_silent
+        .windows
+        .iter()
+        .find_map(|w| w.covers.get(&partition));
+    assert!(kept.unwrap().contains(StreamId(7), 10));
 }

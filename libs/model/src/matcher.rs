@@ -1,6 +1,7 @@
 //! Label matchers, compiled once.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use regex_syntax::hir::{Hir, HirKind};
@@ -218,6 +219,12 @@ impl PartialEq for Matcher {
 
 impl Eq for Matcher {}
 
+impl Hash for Matcher {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.op, &self.name, &self.value).hash(state);
+    }
+}
+
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}{:?}", self.name, self.op.as_str(), self.value)
@@ -231,7 +238,7 @@ impl fmt::Debug for Matcher {
 }
 
 /// All of these must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Matchers(pub Vec<Matcher>);
 
 impl Matchers {

@@ -76,9 +76,16 @@ impl Prepared {
         let memory = Memory::new(prepared.options().max_memory_bytes);
         let meter = Meter::new(prepared.options(), &memory);
         let selects: Vec<(usize, SelectRequest)> = prepared.selects().iter().cloned().enumerate().collect();
+        let mut leaf_of = vec![None; selects.len()];
+        for (i, leaf) in prepared.leaves().iter().enumerate() {
+            if let Some(of) = leaf_of.get_mut(leaf.source) {
+                *of = Some(i);
+            }
+        }
         let reads: Vec<Read> = stream::iter(selects)
             .map(|(source, request)| {
-                let answer = Answer::empty(&prepared, source, &memory);
+                let leaf = leaf_of.get(source).copied().flatten();
+                let answer = Answer::empty(&prepared, leaf, &memory);
                 let meter = &meter;
                 async move { read(queryable, request, answer?, meter, ctx).await }
             })
@@ -105,8 +112,7 @@ impl Prepared {
 }
 
 impl Answer {
-    fn empty(prepared: &Arc<Prepared>, source: usize, memory: &Memory) -> Result<Self, QueryError> {
-        let leaf = prepared.leaves().iter().position(|leaf| leaf.source == source);
+    fn empty(prepared: &Arc<Prepared>, leaf: Option<usize>, memory: &Memory) -> Result<Self, QueryError> {
         Ok(match leaf {
             Some(leaf) => {
                 let fold = LeafFold::new(Arc::clone(prepared), leaf, memory)?;

@@ -9,6 +9,7 @@ mod leaves;
 mod nodes;
 mod reads;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use koios_model::TimeRange;
@@ -64,6 +65,7 @@ pub(crate) fn plan(ast: &Ast, context: PlanContext) -> Result<Plan, QueryError> 
     let mut planner = Planner {
         context,
         selects: Vec::new(),
+        same_matchers: HashMap::new(),
         nodes: Nodes::with_capacity(ast.len()),
         reference_times: Vec::new(),
     };
@@ -162,6 +164,8 @@ enum Task<'e> {
 struct Planner {
     context: PlanContext,
     selects: Vec<SelectRequest>,
+    /// By the hash of their matchers: where in `selects` they are, in order.
+    same_matchers: HashMap<u64, Vec<usize>>,
     nodes: Nodes,
     /// For `info()`: of each expression, what it tells of time; known once it is needed.
     reference_times: Vec<Option<ReferenceTime>>,

@@ -1,5 +1,6 @@
 //! Which reads of storage a plan needs: equal selectors whose time ranges overlap share one.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use koios_model::{METRIC_NAME, MatchOp, Matcher, Matchers, TimeRange};
@@ -79,19 +80,25 @@ impl Planner {
             by,
             ..SelectHints::default()
         };
-        let shared = |r: &SelectRequest| r.matchers == matchers && r.range.overlaps(&range);
-        if let Some(i) = self.selects.iter().position(shared) {
-            if let Some(request) = self.selects.get_mut(i) {
+        let hash = self.same_matchers.hasher().hash_one(&matchers);
+        let alike = self.same_matchers.entry(hash).or_default();
+        for &i in alike.iter() {
+            if let Some(request) = self.selects.get_mut(i)
+                && request.matchers == matchers
+                && request.range.overlaps(&range)
+            {
                 share(request, range, &hints);
+                return i;
             }
-            return i;
         }
+        let source = self.selects.len();
+        alike.push(source);
         self.selects.push(SelectRequest {
             matchers,
             range,
             hints,
         });
-        self.selects.len() - 1
+        source
     }
 
     /// The read for the info series of `info()`: those the second argument names, at the times of the first selector
