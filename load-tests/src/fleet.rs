@@ -8,6 +8,8 @@ use prost::Message;
 pub(crate) struct Fleet {
     /// Hosts.
     pub(crate) hosts: u32,
+    /// Hosts whose samples travel together, about a thousand each.
+    pub(crate) hosts_per_request: usize,
     /// Scrapes of each series.
     pub(crate) scrapes: u32,
     /// Milliseconds between scrapes.
@@ -437,6 +439,7 @@ mod tests {
 
     const FLEET: Fleet = Fleet {
         hosts: 2,
+        hosts_per_request: 2,
         scrapes: 50,
         interval_ms: 15_000,
         start_ms: 1_000_000,

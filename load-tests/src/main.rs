@@ -46,6 +46,9 @@ struct FleetArgs {
     /// Hosts, about 1,000 series each.
     #[arg(long, default_value_t = 10)]
     hosts: u32,
+    /// Hosts whose samples one request carries; Prometheus sends 2,000 samples at a time unless told otherwise.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    hosts_per_request: u16,
     /// Scrapes of each series.
     #[arg(long, default_value_t = 240)]
     scrapes: u32,
@@ -104,13 +107,7 @@ enum Command {
     /// Runs Koios, Prometheus and VictoriaMetrics one after the other on the same load and prints a table.
     Compare {
         #[command(flatten)]
-        fleet: FleetArgs,
-        /// The koios program.
-        #[arg(long, default_value = "target/release/koios")]
-        koios: PathBuf,
-        /// Requests in flight.
-        #[arg(long, default_value_t = 4)]
-        concurrency: usize,
+        side: SideBySide,
         /// Runs of each query; the median counts.
         #[arg(long, default_value_t = 5)]
         runs: usize,
@@ -154,6 +151,7 @@ impl FleetArgs {
         });
         fleet::Fleet {
             hosts: self.hosts,
+            hosts_per_request: usize::from(self.hosts_per_request),
             scrapes: self.scrapes,
             interval_ms: self.interval_ms,
             start_ms,
@@ -204,13 +202,8 @@ async fn main() -> Result<()> {
                 );
             }
         }
-        Command::Compare {
-            fleet,
-            koios,
-            concurrency,
-            runs,
-        } => {
-            compare::compare(&fleet.fleet(), &koios, concurrency, runs).await?;
+        Command::Compare { side, runs } => {
+            compare::compare(&side.fleet.fleet(), &side.koios, side.concurrency, runs).await?;
         }
         Command::Latency { side } => {
             latency::latency(&side.fleet.fleet(), &side.koios, side.concurrency).await?;

@@ -58,10 +58,15 @@ pub(crate) async fn send_part(
     let mut sent = Sent::default();
     let mut due = start;
     for scrape in scrapes {
-        let requests = futures::stream::iter(hosts.iter_mut().map(|host| {
+        let requests = futures::stream::iter(hosts.chunks_mut(fleet.hosts_per_request).map(|hosts| {
             let client = &client;
-            let body = snap::raw::Encoder::new().compress_vec(host.scrape(fleet, scrape));
-            let (samples, at) = (host.samples(), due);
+            // Messages one after the other are one message with the series of all.
+            let mut message = Vec::new();
+            for host in hosts.iter_mut() {
+                message.extend_from_slice(host.scrape(fleet, scrape));
+            }
+            let body = snap::raw::Encoder::new().compress_vec(&message);
+            let (samples, at) = (hosts.iter().map(|host| host.samples()).sum(), due);
             if let Some(rate) = rate {
                 due += Duration::from_secs_f64(samples as f64 / rate);
             }

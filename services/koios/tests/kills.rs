@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::{Either, select};
+use koios_testkit::http::Answer;
 use koios_testkit::process::pause;
 use support::chance::Chance;
 use support::load::Load;
@@ -180,5 +181,75 @@ async fn until_stopped(writer: &mut Writer, ask: &str) -> Result<()> {
     loop {
         writer.push_acked(5).await?;
         writer.check(ask).await?;
+    }
+}
+
+/// Where a sender's requests meet a process that is gone: the services that hold no samples.
+const BETWEEN: [&str; 3] = ["distributor", "querier", "store"];
+
+#[tokio::test]
+async fn i4_a_distributor_querier_or_store_that_is_killed_costs_errors_and_no_sample() -> Result<()> {
+    let mut chance = Chance::new(6)?;
+    let mut cluster = Cluster::start(Plan::default()).await?;
+    let client = cluster.client.clone();
+    let (push, ask) = (cluster.push_addr(), cluster.query_addr());
+    // Older than what heads keep of what blocks hold, so that reads need the store.
+    let start_ms = now_ms() - 5 * 3_600_000;
+    let mut writers: Vec<Writer> = ["team-a", "team-b"]
+        .iter()
+        .map(|tenant| Writer::new(&client, &push, tenant, 10, start_ms))
+        .collect();
+    for kill in 1..=chance.rounds {
+        let name = BETWEEN[chance.random.index(BETWEEN.len())];
+        let (up, down) = (
+            chance.moment(Duration::from_secs(1)),
+            chance.moment(Duration::from_secs(2)),
+        );
+        let node = cluster.node(name);
+        let result = {
+            let faults = std::pin::pin!(async {
+                pause(up).await;
+                node.process.kill();
+                pause(down).await;
+                node.process.restart()?;
+                node.ready(&client).await
+            });
+            let load = writers.iter_mut().map(|w| trying_until_stopped(w, &ask));
+            match select(faults, futures::future::try_join_all(load)).await {
+                Either::Left((faults, _)) => faults,
+                Either::Right((load, _)) => load.map(|_: Vec<()>| ()),
+            }
+        };
+        let result = result.with_context(|| format!("kill {kill}: {name}"));
+        told(&cluster.nodes[name], result)?;
+        for writer in &mut writers {
+            eventually("the last push to be acknowledged", || acked(writer.push_again())).await?;
+            eventually("all to be read", || writer.check(&ask)).await?;
+        }
+        cluster.flush().await?;
+        for writer in &writers {
+            writer.check(&ask).await.context("flushed")?;
+        }
+    }
+    Ok(())
+}
+
+async fn acked(push: impl Future<Output = Result<Answer>>) -> Result<()> {
+    let answer = push.await?;
+    anyhow::ensure!(answer.status < 300, "{}: {}", answer.status, answer.text());
+    Ok(())
+}
+
+/// Sends each step until it is acknowledged; a read may fail, but one that is answered is complete.
+async fn trying_until_stopped(writer: &mut Writer, ask: &str) -> Result<()> {
+    loop {
+        let mut sent = acked(writer.push()).await;
+        while sent.is_err() {
+            pause(Duration::from_millis(50)).await;
+            sent = acked(writer.push_again()).await;
+        }
+        if let Ok(got) = writer.read(ask).await {
+            writer.oracle.check(&got)?;
+        }
     }
 }

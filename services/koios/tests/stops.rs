@@ -14,7 +14,7 @@ use koios_testkit::http::HttpClient;
 use koios_testkit::process::pause;
 use rustix::process::Signal;
 use support::chance::Chance;
-use support::{Cluster, INGESTERS, Plan, Writer, all_in_one, client, clock, eventually, now_ms};
+use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, all_in_one, client, clock, eventually, now_ms};
 
 /// Longest that a write or a read may take while one of three members hangs.
 const HANGING: Duration = Duration::from_secs(15);
@@ -44,7 +44,7 @@ async fn i7_an_ingester_that_hangs_holds_up_nobody_and_is_repaired() -> Result<(
     for round in 1..=chance.rounds {
         let name = INGESTERS[chance.random.index(INGESTERS.len())];
         let stopped = Duration::from_secs(3) + chance.moment(Duration::from_secs(4));
-        hang_under_load(&cluster, name, stopped, &mut writers)
+        hang_under_load(&cluster, &[name], stopped, &mut writers)
             .await
             .with_context(|| format!("round {round}: {name} hung for {stopped:?}"))?;
         for writer in &writers {
@@ -55,19 +55,55 @@ async fn i7_an_ingester_that_hangs_holds_up_nobody_and_is_repaired() -> Result<(
     Ok(())
 }
 
+#[tokio::test]
+async fn i8_voters_that_hang_hold_up_nobody() -> Result<()> {
+    let mut chance = Chance::new(2)?;
+    let mut cluster = Cluster::start(Plan {
+        separate_control: true,
+        ..Plan::default()
+    })
+    .await?;
+    let (push, ask) = (cluster.push_addr(), cluster.query_addr());
+    let mut writers = [Writer::new(
+        &cluster.client,
+        &push,
+        "team-a",
+        10,
+        now_ms() - 3 * 3_600_000,
+    )];
+    // What a tenant's first write decides is known from then on.
+    writers[0].push_acked(1).await?;
+    for round in 1..=chance.rounds {
+        let mut names = VOTERS.to_vec();
+        for _ in 0..chance.random.index(VOTERS.len()) {
+            names.remove(chance.random.index(names.len()));
+        }
+        let stopped = Duration::from_secs(3) + chance.moment(Duration::from_secs(4));
+        hang_under_load(&cluster, &names, stopped, &mut writers)
+            .await
+            .with_context(|| format!("round {round}: {names:?} hung for {stopped:?}"))?;
+        cluster.ready().await?;
+        writers[0].check(&ask).await?;
+    }
+    Ok(())
+}
+
 #[expect(clippy::print_stdout, reason = "how much it held up is worth knowing")]
 async fn hang_under_load(
     cluster: &Cluster,
-    name: &str,
+    names: &[&str],
     stopped: Duration,
     writers: &mut [Writer],
 ) -> Result<()> {
-    let node = &cluster.nodes[name];
+    let signal = |signal| {
+        let mut nodes = names.iter().map(|name| &cluster.nodes[*name]);
+        nodes.try_for_each(|node| node.process.signal(signal))
+    };
     let faults = async {
         pause(Duration::from_millis(500)).await;
-        node.process.signal(Signal::STOP)?;
+        signal(Signal::STOP)?;
         pause(stopped).await;
-        node.process.signal(Signal::CONT)?;
+        signal(Signal::CONT)?;
         pause(Duration::from_millis(500)).await;
         anyhow::Ok(())
     };
@@ -78,7 +114,7 @@ async fn hang_under_load(
         Either::Right((load, _)) => load.map(|_: Vec<()>| ())?,
     }
     println!(
-        "{name} hung for {stopped:?}; the slowest request took {:?}",
+        "{names:?} hung for {stopped:?}; the slowest request took {:?}",
         longest.get()
     );
     ensure!(longest.get() < HANGING, "a request took {:?}", longest.get());
