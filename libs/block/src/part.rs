@@ -152,19 +152,16 @@ impl PartFile {
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
     }
 
-    /// Lets cells go of which nobody needs a byte once all samples in `rows` of a row group are cached as chunks. While the
-    /// cache of those is full they stay: it may not take the chunks.
+    /// Lets cells go of which hardly anybody needs a byte once all samples in `rows` of a row group are cached as chunks:
+    /// those that at least half of is of such samples. Every column of every read ends inside of a cell, and what is left of
+    /// these would soon fill as much memory as the chunks. While the cache of those is full they stay: it may not take the
+    /// chunks.
     pub(crate) fn forget_used_up(&self, index: &ArrowReaderMetadata, rows: impl Iterator<Item = Range<u64>>) {
         if !self.cache.takes_samples() {
             return;
         }
-        let size = self.part().bytes;
         for bytes in used_up(index, rows) {
-            let end = match bytes.end >= size {
-                true => size.div_ceil(CELL_BYTES),
-                false => bytes.end / CELL_BYTES,
-            };
-            for cell in bytes.start.div_ceil(CELL_BYTES)..end {
+            for cell in mostly_within(&bytes, self.part().bytes) {
                 self.cache.forget_cell(&self.key(cell));
             }
         }
@@ -197,9 +194,9 @@ impl PartFile {
                 return Err(self.corrupt(format!("{} bytes came for range {range:?}", bytes.len())));
             }
             for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
-                let checked = self.check_cell(cell, chunk)?;
+                // What came only because it lies between is not kept.
                 if let Some(slot) = cells.get_mut(&cell) {
-                    *slot = Some(checked);
+                    *slot = Some(self.check_cell(cell, chunk)?);
                 }
             }
         }
@@ -395,6 +392,19 @@ fn reader_options() -> ArrowReaderOptions {
     ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
+/// The cells of which at least half lies in `bytes`, in a part of `size` bytes.
+fn mostly_within(bytes: &Range<u64>, size: u64) -> impl Iterator<Item = u64> + use<> {
+    let bytes = bytes.start..bytes.end.min(size);
+    (bytes.start / CELL_BYTES..bytes.end.div_ceil(CELL_BYTES)).filter(move |cell| {
+        let whole = cell * CELL_BYTES..((cell + 1) * CELL_BYTES).min(size);
+        let inside = bytes
+            .end
+            .min(whole.end)
+            .saturating_sub(bytes.start.max(whole.start));
+        inside * 2 >= whole.end - whole.start
+    })
+}
+
 /// Joins ascending cells into runs, bridging small gaps.
 fn coalesce(cells: &[u64]) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
@@ -419,5 +429,17 @@ mod tests {
         let long: Vec<u64> = (0..300).collect();
         assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
         assert!(coalesce(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_cell_that_is_half_used_up_goes() {
+        let cell = CELL_BYTES;
+        let all = |bytes: Range<u64>| mostly_within(&bytes, 3 * cell + 100).collect::<Vec<_>>();
+        assert_eq!(all(cell / 2..2 * cell), [0, 1]);
+        assert_eq!(all(cell / 2 + 1..2 * cell + cell / 2 - 1), [1]);
+        // The last one is shorter.
+        assert_eq!(all(3 * cell..3 * cell + 50), [3]);
+        assert_eq!(all(3 * cell + 60..3 * cell + 100), Vec::<u64>::new());
+        assert_eq!(all(0..0), Vec::<u64>::new());
     }
 }

@@ -39,12 +39,9 @@ struct Plan {
 
 /// Appends a column; its length must be known to the reader.
 pub(crate) fn write(out: &mut Vec<u8>, values: &[i64], scratch: &mut Scratch) {
-    let Some(&first) = values.first() else { return };
-    if values.iter().all(|&v| v == first) {
-        out.push(MODE_CONSTANT);
-        write_zigzag(out, first);
+    let Some((first, _)) = ends_unless_constant(out, values) else {
         return;
-    }
+    };
     let plan = choose(values, first, scratch);
     out.push(plan.mode);
     write_zigzag(out, plan.a);
@@ -56,26 +53,81 @@ pub(crate) fn write(out: &mut Vec<u8>, values: &[i64], scratch: &mut Scratch) {
 
 /// Appends a column by the one plan that is rarely bad, without looking for a better one.
 pub(crate) fn write_fast(out: &mut Vec<u8>, values: &[i64]) {
-    let (Some(&first), Some(&last)) = (values.first(), values.last()) else {
+    let Some((first, last)) = ends_unless_constant(out, values) else {
         return;
     };
+    let mean = last.wrapping_sub(first).wrapping_div(values.len() as i64 - 1);
+    write_deltas(out, values, first, mean);
+}
+
+/// As [`write_fast`], of times counted from the first: along a line where they jitter around a schedule, which takes a bit
+/// less for each than their steps, in which every jitter counts twice.
+pub(crate) fn write_times_fast(out: &mut Vec<u8>, times: &[i64]) {
+    let Some((first, last)) = ends_unless_constant(out, times) else {
+        return;
+    };
+    let steps = times.len() as i64 - 1;
+    // Rounded: a step that is too short by a fraction leaves the schedule in the end.
+    let step = last
+        .wrapping_sub(first)
+        .wrapping_add(steps / 2)
+        .wrapping_div(steps);
+    let (mut lowest, mut highest, mut any) = (0i64, 0i64, 0u64);
+    let (mut line, mut before) = (first, first);
+    for &t in times.iter().skip(1) {
+        line = line.wrapping_add(step);
+        let off = t.wrapping_sub(line);
+        lowest = lowest.min(off);
+        highest = highest.max(off);
+        any |= zigzag(t.wrapping_sub(before).wrapping_sub(step));
+        before = t;
+    }
+    if bit_len(highest.wrapping_sub(lowest) as u64) >= bit_len(any) {
+        return write_deltas(out, times, first, step);
+    }
+    let origin = first.wrapping_add(lowest);
+    out.push(MODE_LINEAR);
+    write_zigzag(out, origin);
+    write_zigzag(out, step);
+    let mut line = origin;
+    write_blocks(out, times, |t| {
+        let r = t.wrapping_sub(line) as u64;
+        line = line.wrapping_add(step);
+        r
+    });
+}
+
+/// The first and the last value; none where nothing more is to be written.
+fn ends_unless_constant(out: &mut Vec<u8>, values: &[i64]) -> Option<(i64, i64)> {
+    let (&first, &last) = values.first().zip(values.last())?;
     if values.iter().all(|&v| v == first) {
         out.push(MODE_CONSTANT);
         write_zigzag(out, first);
-        return;
+        return None;
     }
-    let mean = last.wrapping_sub(first).wrapping_div(values.len() as i64 - 1);
+    Some((first, last))
+}
+
+fn write_deltas(out: &mut Vec<u8>, values: &[i64], first: i64, mean: i64) {
     out.push(MODE_DELTA_ZIGZAG);
     write_zigzag(out, first);
     write_zigzag(out, mean);
-    let mut residuals = [0u64; BLOCK];
     let mut before = first;
-    for block in values.get(1..).unwrap_or_default().chunks(BLOCK) {
+    write_blocks(out, values.get(1..).unwrap_or_default(), |v| {
+        let r = zigzag(v.wrapping_sub(before).wrapping_sub(mean));
+        before = v;
+        r
+    });
+}
+
+/// Writes residuals in blocks without exceptions.
+fn write_blocks(out: &mut Vec<u8>, values: &[i64], mut residual: impl FnMut(i64) -> u64) {
+    let mut residuals = [0u64; BLOCK];
+    for block in values.chunks(BLOCK) {
         let mut any = 0;
         for (r, &v) in residuals.iter_mut().zip(block) {
-            *r = zigzag(v.wrapping_sub(before).wrapping_sub(mean));
+            *r = residual(v);
             any |= *r;
-            before = v;
         }
         let width = bit_len(any);
         out.push(width as u8);
@@ -476,6 +528,9 @@ mod tests {
         let mut fast = Vec::new();
         write_fast(&mut fast, values);
         assert_eq!(in_runs(&fast, values.len()), values, "fast");
+        let mut times = Vec::new();
+        write_times_fast(&mut times, values);
+        assert_eq!(in_runs(&times, values.len()), values, "times, fast");
         let mut c = Cursor::new(&out);
         Reader::open(&mut c, values.len()).unwrap().skip(&mut c).unwrap();
         assert!(c.at_end(), "skip: {} of {}", c.pos(), out.len());
@@ -513,6 +568,11 @@ mod tests {
         let mut outlier = regular;
         outlier[60] += 1;
         assert!(survives(&outlier) <= 14, "{}", survives(&outlier));
+        // Three bits for a jitter of seven milliseconds, where steps would take four.
+        let jitter = |i: i64| i * 15_000 + (i * 5) % 7;
+        let mut times = Vec::new();
+        write_times_fast(&mut times, &(0..640).map(jitter).collect::<Vec<_>>());
+        assert!(times.len() <= 640 * 3 / 8 + 16, "{}", times.len());
         survives(&[i64::MIN, i64::MAX]);
         survives(&[i64::MAX, i64::MIN, 0]);
     }

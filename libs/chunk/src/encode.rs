@@ -53,7 +53,7 @@ impl Encoder {
         let mut out = self.start(timestamps, values.len(), |encoder| {
             encoder.encode_values_fast(values)
         })?;
-        column::write_fast(&mut out, &self.offsets);
+        column::write_times_fast(&mut out, &self.offsets);
         Ok(self.end(out))
     }
 
@@ -114,7 +114,7 @@ impl Encoder {
                 column::write_fast(&mut encoder.body, mantissas);
                 exponent
             })?;
-            column::write_fast(&mut out, &encoder.offsets);
+            column::write_times_fast(&mut out, &encoder.offsets);
             Ok(encoder.end(out))
         })
     }

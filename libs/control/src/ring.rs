@@ -52,12 +52,14 @@ impl Ring {
         // Equal tokens (one chance in 2^64 per pair) keep this order, so that the ring never depends on the order of adding.
         tokens.sort_unstable_by_key(|t| (t.token, t.partition));
         tokens.dedup_by_key(|t| t.token);
-        let slot_bits = (tokens.len() * SLOTS_PER_TOKEN)
+        // Between tokens of one and the same partition there is nothing to decide.
+        let deciding: &[Token] = if count > 1 { &tokens } else { &[] };
+        let slot_bits = (deciding.len() * SLOTS_PER_TOKEN)
             .next_power_of_two()
             .ilog2()
             .clamp(1, SLOT_BITS_MAX);
         let mut with_tokens = vec![false; 1 << slot_bits];
-        for token in &tokens {
+        for token in deciding {
             with_tokens[slot(token.token, slot_bits)] = true;
         }
         ring.batch_add(tokens);

@@ -26,8 +26,8 @@ use koios_wire::{StoreItem, StoreSelectRequest, StoreService};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 const REQUEST: Duration = Duration::from_millis(10);
@@ -209,7 +209,12 @@ impl World {
         let manifests = TenantManifests::new(bucket(&self.objects, &self.clock), Duration::from_secs(86_400));
         // The manifest is known to every process that runs.
         manifests.latest(&TenantId::anonymous()).await.unwrap();
-        let store = BlockStore::new(manifests, StoreSettings::default(), Cpu::inline(), &Metrics::new());
+        let store = BlockStore::new(
+            manifests,
+            StoreSettings::default(),
+            Cpu::inline(),
+            &Metrics::new(),
+        );
         let blocks = match range == TimeRange::ALL {
             true => self.blocks,
             false => 1,
@@ -271,7 +276,9 @@ fn instance(n: usize) -> Matcher {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     tokio::time::pause();
-    println!("| query | cached before | blocks | series | rounds | requests | per block | kB | of its share |");
+    println!(
+        "| query | cached before | blocks | series | rounds | requests | per block | kB | of its share |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     let month = World::of(Fleet {
         metrics: 20,
