@@ -314,7 +314,3 @@ fn histogram_rate(
 pub(super) fn covering(runs: &[Summary], t: i64) -> Option<&Summary> {
     cut_at(runs, t).filter(|r| !r.is_stale())
 }
-
-#[cfg(test)]
-#[path = "downsampled_test.rs"]
-mod tests;

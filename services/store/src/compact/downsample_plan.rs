@@ -116,7 +116,7 @@ pub(crate) fn due_downsamplings(
         let due: Vec<i64> = settings
             .downsampling
             .iter()
-            .filter(|d| d.is_wanted(range, now_ms) && is_due(manifest, &window, d, settings, now_ms))
+            .filter(|d| d.is_wanted(range, now_ms, settings) && is_due(manifest, &window, d, settings, now_ms))
             .map(|d| d.resolution_ms)
             .collect();
         if due.is_empty() {

@@ -17,11 +17,31 @@ pub struct Downsampling {
 }
 
 impl Downsampling {
+    /// To summaries of 5 minutes.
+    pub fn by_5m(after: Duration, retention: Duration) -> Self {
+        Self {
+            resolution_ms: RESOLUTION_5M_MS,
+            after,
+            retention,
+        }
+    }
+
+    /// To summaries of an hour.
+    pub fn by_1h(after: Duration, retention: Duration) -> Self {
+        Self {
+            resolution_ms: RESOLUTION_1H_MS,
+            after,
+            retention,
+        }
+    }
+
     /// Whether a window should have summaries.
-    pub(crate) fn is_wanted(&self, window: TimeRange, now_ms: i64) -> bool {
+    pub(crate) fn is_wanted(&self, window: TimeRange, now_ms: i64, settings: &CompactionSettings) -> bool {
         let ended_ago = now_ms.saturating_sub(window.max);
         let kept = self.retention.is_zero() || ended_ago <= millis(self.retention);
-        !self.after.is_zero() && ended_ago > millis(self.after) && kept
+        // Samples that are about to go do not wait.
+        let after = millis(self.after).min(settings.retention_ms().unwrap_or(i64::MAX));
+        !self.after.is_zero() && ended_ago > after && kept
     }
 
     /// Whether summaries are made and kept longer than samples.
@@ -67,16 +87,8 @@ impl Default for CompactionSettings {
             interval: MINUTE,
             retention: 150 * 24 * HOUR,
             downsampling: vec![
-                Downsampling {
-                    resolution_ms: RESOLUTION_5M_MS,
-                    after: 40 * HOUR,
-                    retention: 366 * 24 * HOUR,
-                },
-                Downsampling {
-                    resolution_ms: RESOLUTION_1H_MS,
-                    after: 40 * HOUR,
-                    retention: 5 * 365 * 24 * HOUR,
-                },
+                Downsampling::by_5m(40 * HOUR, 366 * 24 * HOUR),
+                Downsampling::by_1h(40 * HOUR, 5 * 365 * 24 * HOUR),
             ],
             dead_grace: HOUR,
             orphan_age: 24 * HOUR,
