@@ -8,7 +8,6 @@ use koios_chunk::Chunk;
 use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
 
-use crate::{Error, Result};
 use crate::cache::BlockCache;
 use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
 use crate::exemplars::{self, SeriesExemplars};
@@ -22,6 +21,7 @@ use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column, looked_up
 use crate::source::RangeRead;
 use crate::strings::StringList;
 use crate::summary_rows::read_summaries;
+use crate::{Error, Result};
 
 /// Row groups that are fetched and decoded at the same time by one reader.
 pub(crate) const GROUPS_AHEAD: usize = 4;

@@ -47,7 +47,11 @@ pub(crate) fn written(s: &Summary) -> [Option<f64>; AGGREGATES.len()] {
 
 /// Sets the numbers of a summary of which what was written, times and counts are known.
 pub(crate) fn set_written(s: &mut Summary, [first, last, sum, min, max, resets]: [Option<f64>; 6]) {
-    let none = if s.is_stale() { koios_model::stale_nan() } else { 0.0 };
+    let none = if s.is_stale() {
+        koios_model::stale_nan()
+    } else {
+        0.0
+    };
     s.last = last.unwrap_or(none);
     s.first = first.unwrap_or(s.last);
     if s.count == 0 {

@@ -168,7 +168,9 @@ impl<'a> Rows<'a> {
     }
 
     fn summary(&self, row: usize) -> Result<Summary> {
-        let exponent = u8::try_from(self.exponents[row]).ok().filter(|e| *e <= EXPONENT_MAX);
+        let exponent = u8::try_from(self.exponents[row])
+            .ok()
+            .filter(|e| *e <= EXPONENT_MAX);
         let exponent = exponent.ok_or_else(|| self.part.corrupt("a summary has no such exponent"))?;
         let mut summary = Summary {
             first_t: self.first_times[row],

@@ -419,7 +419,10 @@ impl BlockWriter {
         };
         let samples_in_all = self.sample_count();
         let options = self.options;
-        let sample_rows = self.summaries.as_ref().map_or_else(|| self.samples.rows(), SummariesWriter::rows);
+        let sample_rows = self
+            .summaries
+            .as_ref()
+            .map_or_else(|| self.samples.rows(), SummariesWriter::rows);
         let (samples_part, samples) = match self.summaries {
             Some(summaries) => summaries.finish()?,
             None => (SAMPLES_PART, self.samples.finish()?),

@@ -22,7 +22,11 @@ fn options(resolution_ms: i64) -> BlockOptions {
             group_rows: 100,
             zstd_level: 1,
         },
-        ..BlockOptions::new(BlockId::new(1, 2), TenantId::anonymous(), TimeRange::new(0, DAY - 1))
+        ..BlockOptions::new(
+            BlockId::new(1, 2),
+            TenantId::anonymous(),
+            TimeRange::new(0, DAY - 1),
+        )
     }
 }
 
@@ -40,7 +44,12 @@ fn written(series: &[Downsampled], resolution_ms: i64) -> Option<BlockParts> {
 
 fn open(parts: &BlockParts) -> BlockReader {
     let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20));
-    BlockReader::open(Arc::new(MemoryBlock::new(parts)), Arc::new(parts.meta.clone()), cache).unwrap()
+    BlockReader::open(
+        Arc::new(MemoryBlock::new(parts)),
+        Arc::new(parts.meta.clone()),
+        cache,
+    )
+    .unwrap()
 }
 
 fn any_value() -> impl Strategy<Value = f64> {
@@ -63,7 +72,11 @@ fn any_series() -> impl Strategy<Value = Downsampled> {
             ..Histogram::default()
         };
         let at = |(t, count): (&i64, &u32)| (t * 10_000, Arc::new(histogram(*count)));
-        downsample(&floats, &histograms.iter().map(at).collect::<Vec<_>>(), RESOLUTION_5M_MS)
+        downsample(
+            &floats,
+            &histograms.iter().map(at).collect::<Vec<_>>(),
+            RESOLUTION_5M_MS,
+        )
     })
 }
 
@@ -112,10 +125,19 @@ proptest! {
 
 #[tokio::test]
 async fn i11_a_flipped_bit_is_found_before_anything_is_used() {
-    let samples: Vec<Sample> = (0..2000).map(|i| Sample { t: i * 15_000, v: i as f64 }).collect();
+    let samples: Vec<Sample> = (0..2000)
+        .map(|i| Sample {
+            t: i * 15_000,
+            v: i as f64,
+        })
+        .collect();
     let kept = downsample(&samples, &[], RESOLUTION_5M_MS);
     let parts = written(&[kept.clone(), kept], RESOLUTION_5M_MS).unwrap();
-    let at = parts.parts.iter().position(|(name, _)| name == SAMPLES_5M_PART).unwrap();
+    let at = parts
+        .parts
+        .iter()
+        .position(|(name, _)| name == SAMPLES_5M_PART)
+        .unwrap();
     let bytes = parts.parts[at].1.to_vec();
     for place in (0..bytes.len()).step_by(97) {
         let mut damaged = bytes.clone();
@@ -123,7 +145,10 @@ async fn i11_a_flipped_bit_is_found_before_anything_is_used() {
         let mut parts = parts.clone();
         parts.parts[at].1 = damaged.into();
         let found = verify(&open(&parts)).await.unwrap_err();
-        assert!(matches!(&found, Error::Corrupt { part, .. } if part == SAMPLES_5M_PART), "{found}");
+        assert!(
+            matches!(&found, Error::Corrupt { part, .. } if part == SAMPLES_5M_PART),
+            "{found}"
+        );
     }
 }
 
@@ -131,7 +156,10 @@ async fn i11_a_flipped_bit_is_found_before_anything_is_used() {
 async fn a_block_is_downsampled_or_it_is_not() {
     let kept = downsample(&[Sample { t: 5, v: 1.0 }], &[], RESOLUTION_1H_MS);
     let parts = written(std::slice::from_ref(&kept), RESOLUTION_1H_MS).unwrap();
-    assert_eq!((parts.meta.format, parts.meta.resolution_ms), (4, RESOLUTION_1H_MS));
+    assert_eq!(
+        (parts.meta.format, parts.meta.resolution_ms),
+        (4, RESOLUTION_1H_MS)
+    );
     assert!(parts.meta.part(SAMPLES_1H_PART).is_some() && parts.meta.part(SAMPLES_PART).is_none());
     let mut downsampled = BlockWriter::new(options(RESOLUTION_1H_MS)).unwrap();
     assert!(downsampled.push_series(&labels(1), None, &[1], &[1.0]).is_err());

@@ -114,7 +114,13 @@ pub(crate) fn decode(
     let had = out.len();
     let mut before = None;
     for (row, &last_t) in times.iter().enumerate() {
-        let at = |column: usize| table.get(column).and_then(|c| c.get(row)).copied().unwrap_or_default();
+        let at = |column: usize| {
+            table
+                .get(column)
+                .and_then(|c| c.get(row))
+                .copied()
+                .unwrap_or_default()
+        };
         let first_t = last_t.saturating_sub(at(0) as i64);
         if first_t > last_t || before.is_some_and(|before| first_t <= before) {
             out.truncate(had);
@@ -154,7 +160,11 @@ mod tests {
             let mut t = -1000;
             let step = |(gap, bits): (i64, u64)| {
                 t += gap;
-                let v = if bits % 3 == 0 { f64::from_bits(bits) } else { (bits % 100) as f64 / 10.0 };
+                let v = if bits % 3 == 0 {
+                    f64::from_bits(bits)
+                } else {
+                    (bits % 100) as f64 / 10.0
+                };
                 Sample { t, v }
             };
             let all: Vec<Sample> = gaps.into_iter().map(step).collect();
@@ -199,6 +209,9 @@ mod tests {
     #[test]
     fn summaries_must_not_overlap() {
         let one = Summary::of_float(Sample { t: 1, v: 1.0 });
-        assert!(matches!(encode_summaries(&[one, one], &mut Vec::new()), Err(Error::NotAscending { at: 1 })));
+        assert!(matches!(
+            encode_summaries(&[one, one], &mut Vec::new()),
+            Err(Error::NotAscending { at: 1 })
+        ));
     }
 }

@@ -142,7 +142,11 @@ impl Chunk {
 
     /// At most how many bytes its samples take, decoded.
     pub fn decoded_bytes(&self) -> usize {
-        let float = if self.summaries { size_of::<Summary>() } else { FLOAT_BYTES };
+        let float = if self.summaries {
+            size_of::<Summary>()
+        } else {
+            FLOAT_BYTES
+        };
         let each = self.cells.map_or(float, histogram_bytes);
         let starts = self.starts.map_or(0, |_| START_BYTES);
         self.count.saturating_mul(each.saturating_add(starts))

@@ -20,7 +20,16 @@ fn histogram(count: f64) -> Arc<Histogram> {
 
 #[test]
 fn buckets_are_open_on_the_left_and_closed_on_the_right() {
-    for (t, end) in [(0, 0), (1, 300), (299, 300), (300, 300), (301, 600), (-1, 0), (-300, -300), (-299, 0)] {
+    for (t, end) in [
+        (0, 0),
+        (1, 300),
+        (299, 300),
+        (300, 300),
+        (301, 600),
+        (-1, 0),
+        (-300, -300),
+        (-299, 0),
+    ] {
         assert_eq!(bucket_end(t, 300), end, "{t}");
     }
     assert_eq!(bucket_end(i64::MAX, 300), i64::MAX);
@@ -49,11 +58,19 @@ fn stale_markers_end_a_summary_and_stay() {
 #[test]
 fn of_histograms_the_ends_and_both_sides_of_a_reset_are_kept() {
     let counts = [1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0];
-    let all: Vec<_> = counts.iter().enumerate().map(|(i, &c)| (10 * i as i64 + 10, histogram(c))).collect();
+    let all: Vec<_> = counts
+        .iter()
+        .enumerate()
+        .map(|(i, &c)| (10 * i as i64 + 10, histogram(c)))
+        .collect();
     let down = downsample(&samples(&[(300, 7.0)]), &all, 300);
     let kept: Vec<_> = down.histograms.iter().map(|(t, h)| (*t, h.count)).collect();
     assert_eq!(kept, [(10, 1.0), (40, 4.0), (50, 1.0), (70, 3.0)]);
-    let seen: Vec<_> = down.summaries.iter().map(|s| (s.last_t, s.histograms, s.count)).collect();
+    let seen: Vec<_> = down
+        .summaries
+        .iter()
+        .map(|s| (s.last_t, s.histograms, s.count))
+        .collect();
     assert_eq!(seen, [(70, 7, 0), (300, 0, 1)]);
 }
 

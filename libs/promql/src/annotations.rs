@@ -376,7 +376,8 @@ impl Annotations {
     }
 
     pub(crate) fn downsampled_samples(&mut self, function: &str, metric: &str, span: Span) {
-        let text = "samples are no longer kept, only their summaries: computed from the first and the last of each";
+        let text =
+            "samples are no longer kept, only their summaries: computed from the first and the last of each";
         self.info(format!("{text}: {function} of {metric:?}"), span);
     }
 

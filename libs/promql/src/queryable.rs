@@ -213,7 +213,11 @@ impl Columns {
     /// left out. Its first and last sample, where in range, are to be appended as samples, too; of native histograms both,
     /// in range or not, and what was kept between them. No other samples may lie inside.
     pub fn push_summary(&mut self, summary: Summary) {
-        if self.summaries.last().is_none_or(|last| last.last_t < summary.first_t) {
+        if self
+            .summaries
+            .last()
+            .is_none_or(|last| last.last_t < summary.first_t)
+        {
             self.summaries.push(summary);
         }
     }

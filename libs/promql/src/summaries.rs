@@ -9,12 +9,7 @@ use crate::queryable::Columns;
 /// Appends summaries, which ascend and do not overlap, with their ends, and samples of the same time and around to the columns
 /// of a series: see [`Columns::push_summary`]. Floats inside of a summary are spoken for by
 /// it; native histograms are what is kept of it.
-pub fn merge_summaries(
-    summaries: &[Summary],
-    samples: &Columns,
-    range: TimeRange,
-    out: &mut Columns,
-) {
+pub fn merge_summaries(summaries: &[Summary], samples: &Columns, range: TimeRange, out: &mut Columns) {
     let mut points = Points { range, out };
     let histograms = samples.histograms();
     let rows = samples.timestamps().iter().zip(samples.values()).enumerate();

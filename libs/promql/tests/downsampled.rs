@@ -41,7 +41,10 @@ impl Stored {
     fn samples(&self, range: TimeRange) -> Columns {
         let mut out = Columns::default();
         let floats = self.floats.iter().map(|s| (s.t, Some(s.v), None));
-        let histograms = self.histograms.iter().map(|(t, h)| (*t, None, Some(Arc::clone(h))));
+        let histograms = self
+            .histograms
+            .iter()
+            .map(|(t, h)| (*t, None, Some(Arc::clone(h))));
         let mut all: Vec<_> = floats.chain(histograms).filter(|p| range.contains(p.0)).collect();
         all.sort_by_key(|p| p.0);
         for (t, float, histogram) in all {
@@ -54,7 +57,11 @@ impl Stored {
 
 impl SeriesData for Stored {
     fn decode(&self, range: TimeRange, out: &mut Columns) -> Result<(), QueryError> {
-        let overlapping = self.downsampled.summaries.iter().filter(|s| s.range().overlaps(&range));
+        let overlapping = self
+            .downsampled
+            .summaries
+            .iter()
+            .filter(|s| s.range().overlaps(&range));
         let summaries: Vec<_> = overlapping.copied().collect();
         let reach = summaries.iter().fold(range, |r, s| r.union(&s.range()));
         merge_summaries(&summaries, &self.samples(reach), range, out);
@@ -94,7 +101,10 @@ fn run(stored: &Stored, query: &str, times: (i64, i64, i64)) -> QueryOutput {
 /// The floats of the one series, by time.
 fn floats(stored: &Stored, query: &str, times: (i64, i64, i64)) -> Vec<(i64, f64)> {
     match run(stored, query, times).value {
-        Value::Matrix(series) => series.iter().flat_map(|s| s.floats().collect::<Vec<_>>()).collect(),
+        Value::Matrix(series) => series
+            .iter()
+            .flat_map(|s| s.floats().collect::<Vec<_>>())
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -105,7 +115,12 @@ fn close(a: f64, b: f64) -> bool {
 
 /// Scraped each quarter of a minute but for some; counters that sometimes begin anew.
 fn any_counter() -> impl Strategy<Value = Vec<Sample>> {
-    let step = (prop_oneof![20 => Just(1i64), 1 => 2i64..60], 0u32..20, 0u32..100, -500i64..500);
+    let step = (
+        prop_oneof![20 => Just(1i64), 1 => 2i64..60],
+        0u32..20,
+        0u32..100,
+        -500i64..500,
+    );
     prop::collection::vec(step, 100..1400).prop_map(|steps| {
         let (mut at, mut v) = (0i64, 0.0);
         let sample = |(gap, more, reset, jitter): (i64, u32, u32, i64)| {
@@ -284,17 +299,35 @@ proptest! {
 
 #[test]
 fn functions_that_need_all_samples_say_that_they_did_not_have_them() {
-    let all: Vec<Sample> = (1..400).map(|i| Sample { t: i * 15_000, v: i as f64 }).collect();
+    let all: Vec<Sample> = (1..400)
+        .map(|i| Sample {
+            t: i * 15_000,
+            v: i as f64,
+        })
+        .collect();
     let (raw, down) = (Stored::new(&all, &[], -1), Stored::new(&all, &[], i64::MAX));
     let times = aligned(1);
     let infos = |stored, query| run(stored, query, times).annotation_texts().infos.join("\n");
-    for query in ["stddev_over_time(x_total[1h])", "quantile_over_time(0.5, x_total[1h])", "resets(x_total[1h])"] {
-        assert!(infos(&down, query).contains("samples are no longer kept"), "{query}: {}", infos(&down, query));
+    for query in [
+        "stddev_over_time(x_total[1h])",
+        "quantile_over_time(0.5, x_total[1h])",
+        "resets(x_total[1h])",
+    ] {
+        assert!(
+            infos(&down, query).contains("samples are no longer kept"),
+            "{query}: {}",
+            infos(&down, query)
+        );
         assert_eq!(infos(&raw, query), "");
         assert!(!floats(&down, query, times).is_empty());
     }
     assert_eq!(infos(&down, "rate(x_total[1h])"), "");
     // Narrower than a bucket.
-    let counted: f64 = floats(&down, "count_over_time(x_total[1m])", (BUCKET + 100_000, BUCKET + 100_000, 1))[0].1;
+    let counted: f64 = floats(
+        &down,
+        "count_over_time(x_total[1m])",
+        (BUCKET + 100_000, BUCKET + 100_000, 1),
+    )[0]
+    .1;
     assert!((3.0..=5.0).contains(&counted), "{counted}");
 }

@@ -41,7 +41,9 @@ async fn answers(client: &HttpClient, addr: &str, start: i64, extra: &str) -> Re
             (start + 2 * HOUR - 5 * MINUTE) / 1000,
         );
         let headers = [("x-scope-orgid", TENANT)];
-        let answer = client.send("GET", addr, &path, &headers, Default::default()).await?;
+        let answer = client
+            .send("GET", addr, &path, &headers, Default::default())
+            .await?;
         ensure!(answer.status == 200, "{expr}: {}", answer.text());
         let found = query::parse(&answer.json()?)?;
         ensure!(found.len() == 3, "{expr}: {} series", found.len());
@@ -55,10 +57,21 @@ fn ensure_alike(a: &[query::SeriesMap], b: &[query::SeriesMap], what: &str) -> R
     for (a, b) in a.iter().zip(b) {
         ensure!(a.keys().eq(b.keys()), "{what}: other series");
         for ((labels, a), b) in a.iter().zip(b.values()) {
-            ensure!(a.len() == b.len(), "{what}: {labels} has {} points, not {}", b.len(), a.len());
+            ensure!(
+                a.len() == b.len(),
+                "{what}: {labels} has {} points, not {}",
+                b.len(),
+                a.len()
+            );
             for (a, b) in a.iter().zip(b) {
                 let near = (a.v - b.v).abs() <= 1e-9 * a.v.abs().max(1.0);
-                ensure!(a.t == b.t && near, "{what}: {labels} at {}: {} became {}", a.t, a.v, b.v);
+                ensure!(
+                    a.t == b.t && near,
+                    "{what}: {labels} at {}: {} became {}",
+                    a.t,
+                    a.v,
+                    b.v
+                );
             }
         }
     }
@@ -88,8 +101,14 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
         let labels = |name: &str| Labels::from_pairs([("__name__", name.to_owned()), ("i", i.to_string())]);
         let times = || (1..=2 * HOUR / 15_000).map(|n| (n, start + n * 15_000 - 1000));
         // It begins anew every 700 s or so.
-        let counted = times().map(|(n, t)| Sample { t, v: ((n * (i + 1)) % (47 * (i + 1))) as f64 });
-        let warm = times().map(|(n, t)| Sample { t, v: ((n * 7919) % 100) as f64 / 10.0 });
+        let counted = times().map(|(n, t)| Sample {
+            t,
+            v: ((n * (i + 1)) % (47 * (i + 1))) as f64,
+        });
+        let warm = times().map(|(n, t)| Sample {
+            t,
+            v: ((n * 7919) % 100) as f64 / 10.0,
+        });
         batch.push((labels("requests_total"), counted.collect::<Vec<_>>()));
         batch.push((labels("temperature"), warm.collect()));
     }
@@ -98,14 +117,22 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
     ensure!(answer.status < 300, "{}", answer.text());
     let before = answers(&client, &koios.http, start, "").await?;
     let flush = "/ingester/flush?wait=true";
-    let answer = client.send("POST", &koios.http, flush, &[], Default::default()).await?;
+    let answer = client
+        .send("POST", &koios.http, flush, &[], Default::default())
+        .await?;
     ensure!(answer.status < 300, "{}", answer.text());
 
     let blocks = koios.data_dir.join("bucket").join(TENANT).join("blocks");
     eventually("samples to go and summaries to stay", || async {
-        let (samples, by_5m) = (parts(&blocks, "samples.parquet")?, parts(&blocks, "samples-5m.parquet")?);
+        let (samples, by_5m) = (
+            parts(&blocks, "samples.parquet")?,
+            parts(&blocks, "samples-5m.parquet")?,
+        );
         let by_1h = parts(&blocks, "samples-1h.parquet")?;
-        ensure!(samples == 0 && by_5m > 0 && by_1h > 0, "{samples}, {by_5m} and {by_1h} parts");
+        ensure!(
+            samples == 0 && by_5m > 0 && by_1h > 0,
+            "{samples}, {by_5m} and {by_1h} parts"
+        );
         Ok(())
     })
     .await?;
@@ -117,18 +144,35 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
     );
     eventually("heads to forget", || async {
         let headers = [("x-scope-orgid", TENANT)];
-        let answer = client.send("GET", &koios.http, &path, &headers, Default::default()).await?;
+        let answer = client
+            .send("GET", &koios.http, &path, &headers, Default::default())
+            .await?;
         let json = answer.json()?;
-        ensure!(json["infos"].to_string().contains("samples are no longer kept"), "{json}");
+        ensure!(
+            json["infos"].to_string().contains("samples are no longer kept"),
+            "{json}"
+        );
         Ok(())
     })
     .await?;
-    for extra in ["", "&max_source_resolution=auto", "&max_source_resolution=5m", "&max_source_resolution=0s"] {
+    for extra in [
+        "",
+        "&max_source_resolution=auto",
+        "&max_source_resolution=5m",
+        "&max_source_resolution=0s",
+    ] {
         let after = answers(&client, &koios.http, start, extra).await?;
         ensure_alike(&before, &after, extra)?;
     }
     // Coarser ones are there, too.
-    let by_1h = query::instant(&client, &koios.http, TENANT, "count(requests_total)", start + 90 * MINUTE).await?;
+    let by_1h = query::instant(
+        &client,
+        &koios.http,
+        TENANT,
+        "count(requests_total)",
+        start + 90 * MINUTE,
+    )
+    .await?;
     ensure!(by_1h.len() == 1, "{by_1h:?}");
     let failures = koios.metric(&client, "koios_compaction_failures_total").await?;
     ensure!(failures == 0.0, "{failures} failures");

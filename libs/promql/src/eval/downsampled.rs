@@ -43,7 +43,9 @@ pub(super) fn point(
             aggregated(window, runs, function, s)
         }
         F::Rate | F::Increase | F::Delta => {
-            let Some(kind) = RateKind::of(function) else { return Ok(None) };
+            let Some(kind) = RateKind::of(function) else {
+                return Ok(None);
+            };
             rate(all, window, runs, s, kind)
         }
         F::PresentOverTime | F::AbsentOverTime if window.is_empty() => match begun(runs, s) {
@@ -66,6 +68,11 @@ pub(super) fn point(
             };
         }
     }))
+}
+
+/// How many gaps there were between the native histograms of a window, of which not all are kept.
+pub(super) fn histogram_gaps(window: Samples<'_>, s: &StepInfo<'_>) -> f64 {
+    Total::of(window, touching(window.runs, s.start, s.end), s).histograms - 1.0
 }
 
 /// The summary that begins before the end of the window and ends after it.
@@ -144,7 +151,11 @@ fn aggregated(window: Samples<'_>, runs: &[Summary], function: FunctionId, s: &m
     let total = Total::of(window, runs, s);
     if function == FunctionId::CountOverTime {
         let count = total.floats + total.histograms;
-        return if count > 0.0 { Point::Float(count) } else { Point::Absent };
+        return if count > 0.0 {
+            Point::Float(count)
+        } else {
+            Point::Absent
+        };
     }
     let sums = matches!(function, FunctionId::SumOverTime | FunctionId::AvgOverTime);
     if total.histograms > 0.0 {
@@ -220,10 +231,14 @@ fn change_of(run: &Summary, kind: RateKind) -> f64 {
 fn float_rate(window: Samples<'_>, runs: &[Summary], s: &StepInfo<'_>, kind: RateKind) -> Option<f64> {
     let floats: Vec<&Summary> = runs.iter().filter(|r| r.count > 0).collect();
     let (left, right) = (cut_at(runs, s.start), cut_at(runs, s.end));
-    let (left, right) = (left.filter(|r| r.count > 0), right.filter(|r| r.count > 0 && r.last_t > s.end));
-    let (Some((&first_t, &last_t)), Some((&first, &last))) =
-        (window.t.first().zip(window.t.last()), window.v.first().zip(window.v.last()))
-    else {
+    let (left, right) = (
+        left.filter(|r| r.count > 0),
+        right.filter(|r| r.count > 0 && r.last_t > s.end),
+    );
+    let (Some((&first_t, &last_t)), Some((&first, &last))) = (
+        window.t.first().zip(window.t.last()),
+        window.v.first().zip(window.v.last()),
+    ) else {
         // All of it lies inside one summary.
         let run = left.or(right)?;
         let from = s.start.max(run.first_t);
@@ -302,7 +317,11 @@ fn histogram_rate(
     let lo = all.ht.partition_point(|&t| t <= s.start);
     let hi = all.ht.partition_point(|&t| t <= s.end);
     let lo = if left { lo.saturating_sub(1) } else { lo };
-    let hi = if right { hi.saturating_add(1).min(all.ht.len()) } else { hi };
+    let hi = if right {
+        hi.saturating_add(1).min(all.ht.len())
+    } else {
+        hi
+    };
     let wider = all.slice(0, 0, lo, hi.max(lo));
     let edges = std::mem::replace(&mut s.edges, RangeEdges::Smoothed);
     let point = rate_histogram::between_edges(wider, s, kind);

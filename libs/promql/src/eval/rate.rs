@@ -153,7 +153,13 @@ pub(super) fn extrapolation_factor(
 ) -> Option<f64> {
     let (&first, &last) = (t.first()?, t.last()?);
     let gaps = (t.len() - 1) as f64;
-    factor(Sampled { first, last, gaps }, known_start, zero_point, range, kind)
+    factor(
+        Sampled { first, last, gaps },
+        known_start,
+        zero_point,
+        range,
+        kind,
+    )
 }
 
 /// What was sampled of a range.

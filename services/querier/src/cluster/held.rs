@@ -340,7 +340,10 @@ impl SeriesData for MergedData {
             .sum();
         // Beside them samples are decoded first, too.
         let copies = if summaries == 0 { copies } else { copies + 1 };
-        floats * copies + summaries + histograms.map(Run::decoded_bytes).sum::<usize>() + starts * self.samples_max(range)
+        floats * copies
+            + summaries
+            + histograms.map(Run::decoded_bytes).sum::<usize>()
+            + starts * self.samples_max(range)
     }
 
     fn samples_max(&self, range: TimeRange) -> usize {

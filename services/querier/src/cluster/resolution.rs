@@ -66,7 +66,9 @@ pub(crate) fn choose<'v>(
         let coarsest = left.keys().rev().find(suits).or(left.keys().next());
         chosen.extend(coarsest.and_then(|r| left.get(r)).into_iter().flatten());
         // Those whose samples are there.
-        let mut beside = by_resolution(&window, |s| !s.sources.is_empty()).into_iter().rev();
+        let mut beside = by_resolution(&window, |s| !s.sources.is_empty())
+            .into_iter()
+            .rev();
         let usable = beside.find(|(r, blocks)| {
             let summarised = || blocks.iter().filter_map(|b| b.summarised.as_ref());
             let sources: BTreeSet<&str> = summarised()
@@ -153,7 +155,12 @@ mod tests {
         }
     }
 
-    fn chosen(blocks: &[ListedBlock], resolution: SourceResolution, step_ms: i64, range_ms: i64) -> Vec<String> {
+    fn chosen(
+        blocks: &[ListedBlock],
+        resolution: SourceResolution,
+        step_ms: i64,
+        range_ms: i64,
+    ) -> Vec<String> {
         let view = ManifestView {
             version: 1,
             blocks: blocks.to_vec(),
@@ -163,7 +170,10 @@ mod tests {
             step_ms,
             range_ms,
         };
-        let mut ids: Vec<String> = choose(&view, coarseness, |_| true).iter().map(|b| b.id.clone()).collect();
+        let mut ids: Vec<String> = choose(&view, coarseness, |_| true)
+            .iter()
+            .map(|b| b.id.clone())
+            .collect();
         ids.sort();
         ids
     }
@@ -190,7 +200,10 @@ mod tests {
         assert_eq!(of(0, 0), ["5m-0", "raw-1"]);
         // There are no finer ones.
         let coarse: Vec<_> = two_days().into_iter().filter(|b| b.id != "5m-0").collect();
-        assert_eq!(chosen(&coarse, SourceResolution::Auto, 60_000, 0), ["1h-0", "raw-1"]);
+        assert_eq!(
+            chosen(&coarse, SourceResolution::Auto, 60_000, 0),
+            ["1h-0", "raw-1"]
+        );
     }
 
     #[test]
@@ -208,7 +221,12 @@ mod tests {
         let up_to_1h = SourceResolution::UpTo(HOUR);
         assert_eq!(chosen(&blocks, up_to_1h, 0, 0), ["1h-0", "late-1", "raw-1"]);
         // Summarised at one resolution already.
-        blocks[3].summarised.as_mut().unwrap().sources.push("late-1".to_owned());
+        blocks[3]
+            .summarised
+            .as_mut()
+            .unwrap()
+            .sources
+            .push("late-1".to_owned());
         assert_eq!(chosen(&blocks, up_to_1h, 0, 0), ["1h-0", "5m-1"]);
         blocks[3].summarised.as_mut().unwrap().outdated = true;
         assert_eq!(chosen(&blocks, up_to_1h, 0, 0), ["1h-0", "late-1", "raw-1"]);

@@ -8,8 +8,8 @@ use koios_bucket::{Manifest, TenantManifests, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
-use super::error::CompactError;
 use super::downsample_plan::{Expired, expired};
+use super::error::CompactError;
 use super::settings::millis;
 
 /// Versions of a manifest whose content is kept, for reads that pinned them.

@@ -116,7 +116,9 @@ pub(crate) fn due_downsamplings(
         let due: Vec<i64> = settings
             .downsampling
             .iter()
-            .filter(|d| d.is_wanted(range, now_ms, settings) && is_due(manifest, &window, d, settings, now_ms))
+            .filter(|d| {
+                d.is_wanted(range, now_ms, settings) && is_due(manifest, &window, d, settings, now_ms)
+            })
             .map(|d| d.resolution_ms)
             .collect();
         if due.is_empty() {
@@ -154,7 +156,8 @@ fn is_due(
     let bytes = |blocks: &[&ManifestBlock]| -> u64 { blocks.iter().map(|b| b.bytes()).sum() };
     let missing = window.missing(wanted.resolution_ms);
     let (late, all) = (bytes(&missing), bytes(&window.raw));
-    let is_worth_it = late.saturating_mul(REWRITE_MAX) >= all.saturating_sub(late) || missing.len() >= PIECES_MAX;
+    let is_worth_it =
+        late.saturating_mul(REWRITE_MAX) >= all.saturating_sub(late) || missing.len() >= PIECES_MAX;
     let is_last_time = missing.iter().any(|b| is_old(b, now_ms, settings));
     !missing.is_empty() && (is_worth_it || is_last_time)
 }
@@ -200,9 +203,8 @@ pub(crate) fn expired(
             d.outlives(settings) && !settings.is_past_its_retention(d.resolution_ms, range, now_ms)
         });
         let wanted: Vec<i64> = wanted.map(|d| d.resolution_ms).collect();
-        let is_summarised = |&r: &i64| {
-            window.missing(r).is_empty() && window.outdated(manifest, r).is_empty()
-        };
+        let is_summarised =
+            |&r: &i64| window.missing(r).is_empty() && window.outdated(manifest, r).is_empty();
         let all_old = window.raw.iter().all(|b| is_old(b, now_ms, settings));
         if !wanted.is_empty() && !(all_old && wanted.iter().all(is_summarised)) {
             waiting.extend(window.raw.iter().map(|b| b.block));

@@ -82,7 +82,12 @@ fn a_day_is_downsampled_to_all_resolutions_once_it_is_old_enough() {
     let m = manifest(vec![block(1, 0..24, 10), block(2, 0..12, 1)]);
     assert_eq!(due(&m, DAY + 40 * HOUR - 1), []);
     assert_eq!(due(&m, DAY + 41 * HOUR), [(vec![1, 2], vec![5, 60], vec![])]);
-    let both = |n| [summaries(n, RESOLUTION_5M_MS, &[1, 2]), summaries(n + 1, RESOLUTION_1H_MS, &[1, 2])];
+    let both = |n| {
+        [
+            summaries(n, RESOLUTION_5M_MS, &[1, 2]),
+            summaries(n + 1, RESOLUTION_1H_MS, &[1, 2]),
+        ]
+    };
     let done = manifest([m.blocks.clone(), both(10).to_vec()].concat());
     assert_eq!(due(&done, 3 * DAY), []);
     let half = manifest(done.blocks[..3].to_vec());
@@ -195,7 +200,10 @@ fn i10_samples_go_once_all_of_their_window_are_old_and_summarised() {
     m.add_block(summaries(11, RESOLUTION_1H_MS, &[1, 2])).unwrap();
     // Together, not one after the other.
     assert_eq!(gone(&m, 10 * DAY + 20 * HOUR, &settings()), (vec![], vec![]));
-    assert_eq!(gone(&m, old, &settings()), (vec![id(1), id(2)], vec![id(10), id(11)]));
+    assert_eq!(
+        gone(&m, old, &settings()),
+        (vec![id(1), id(2)], vec![id(10), id(11)])
+    );
     // Those of summaries are their own retentions.
     m.stand_in(&[id(10), id(11)]);
     m.remove_block(id(1));

@@ -184,7 +184,11 @@ impl Merger {
     }
 
     /// Ends a block, reads all of it back, and uploads it.
-    pub(super) async fn finish(&self, tenant: &TenantId, out: BlockWriter) -> Result<Option<BlockMeta>, CompactError> {
+    pub(super) async fn finish(
+        &self,
+        tenant: &TenantId,
+        out: BlockWriter,
+    ) -> Result<Option<BlockMeta>, CompactError> {
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(None);
         };
@@ -265,7 +269,10 @@ fn deletions(manifest: &Manifest, block: &ManifestBlock) -> Result<Vec<Deletion>
 }
 
 /// The next series, at most so many.
-pub(super) async fn next_batch(merge: &mut BlockMerge, series_max: usize) -> Result<Vec<MergedSeries>, CompactError> {
+pub(super) async fn next_batch(
+    merge: &mut BlockMerge,
+    series_max: usize,
+) -> Result<Vec<MergedSeries>, CompactError> {
     let (mut batch, mut samples) = (Vec::new(), 0);
     while samples < BATCH_SAMPLES
         && batch.len() < series_max

@@ -69,7 +69,8 @@ impl CompactionMetrics {
             due_downsamplings: gauge("due_downsamplings", "Windows that are to be downsampled"),
             downsamplings: counter("downsamplings_total", "Windows that were downsampled"),
             downsampled_samples: counter("downsampled_samples_total", "Samples that downsampling read"),
-            downsampling_seconds: m.durations(&name("downsampling_seconds"), "What downsampling a window took"),
+            downsampling_seconds: m
+                .durations(&name("downsampling_seconds"), "What downsampling a window took"),
             due_seconds: gauge(
                 "due_seconds",
                 "How long merges have been due without one being done",

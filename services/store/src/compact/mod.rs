@@ -390,8 +390,7 @@ impl Compactor {
         let known = self.tenants.entry(tenant.clone()).or_default();
         let manifest = manifests.probe(tenant).await?;
         let bad = known.bad(clock.elapsed());
-        let retired =
-            cleanup::retire(manifests, &manifest, clock.now_ms(), settings, &bad, writer).await?;
+        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, &bad, writer).await?;
         self.metrics.retired.inc_by(retired as u64);
         let looked = known.orphans_looked_at;
         if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {

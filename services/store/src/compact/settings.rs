@@ -136,7 +136,10 @@ impl CompactionSettings {
 
     /// Whether all summaries of a window are older than summaries of their resolution are kept.
     pub(crate) fn is_past_its_retention(&self, resolution_ms: i64, window: TimeRange, now_ms: i64) -> bool {
-        let of = self.downsampling.iter().find(|d| d.resolution_ms == resolution_ms);
+        let of = self
+            .downsampling
+            .iter()
+            .find(|d| d.resolution_ms == resolution_ms);
         let kept = of.map(|d| d.retention).filter(|kept| !kept.is_zero());
         kept.is_some_and(|kept| window.max < now_ms.saturating_sub(millis(kept)))
     }

@@ -58,12 +58,17 @@ fn expected(world: &World, resolution_ms: i64) -> BTreeMap<Labels, Vec<Summary>>
         downsample(&samples, &[], resolution_ms).summaries
     };
     let all = world.expected.iter().filter(|(_, samples)| !samples.is_empty());
-    all.map(|(labels, samples)| (labels.clone(), of(samples))).collect()
+    all.map(|(labels, samples)| (labels.clone(), of(samples)))
+        .collect()
 }
 
 async fn check_summaries(world: &World, what: &str) {
     for resolution_ms in [RESOLUTION_5M_MS, RESOLUTION_1H_MS] {
-        assert_eq!(summaries(world, resolution_ms).await, expected(world, resolution_ms), "{what}");
+        assert_eq!(
+            summaries(world, resolution_ms).await,
+            expected(world, resolution_ms),
+            "{what}"
+        );
     }
 }
 
@@ -95,7 +100,10 @@ async fn i10_a_day_is_summarised_beside_its_samples_and_outlives_them() {
         world.sleep(330 * DAYS).await;
         compact(&mut compactor).await;
         assert_eq!(of(&world.manifest().await, RESOLUTION_5M_MS).len(), 0);
-        assert_eq!(summaries(&world, RESOLUTION_1H_MS).await, expected(&world, RESOLUTION_1H_MS));
+        assert_eq!(
+            summaries(&world, RESOLUTION_1H_MS).await,
+            expected(&world, RESOLUTION_1H_MS)
+        );
         world.sleep(5 * 365 * DAYS).await;
         compact(&mut compactor).await;
         assert!(world.manifest().await.blocks.is_empty());
@@ -158,7 +166,11 @@ async fn i10_what_is_deleted_is_gone_from_summaries_too() {
         m.add_tombstone(tombstone.clone());
         Ok(())
     };
-    world.manifests().commit(&world.tenant, &writer, add).await.unwrap();
+    world
+        .manifests()
+        .commit(&world.tenant, &writer, add)
+        .await
+        .unwrap();
     compact(&mut compactor).await;
     for (labels, samples) in &mut world.expected {
         samples.retain(|t, _| labels.get("__name__") != Some("m1") || !tombstone.range.contains(*t));
