@@ -17,7 +17,7 @@ fn world(seed: u64) -> World {
 }
 
 /// The live blocks of a resolution.
-fn of(manifest: &Manifest, resolution_ms: i64) -> Vec<&ManifestBlock> {
+fn of(manifest: &Arc<Manifest>, resolution_ms: i64) -> Vec<&ManifestBlock> {
     let alike = |b: &&ManifestBlock| b.resolution_ms == resolution_ms;
     manifest.blocks.iter().filter(alike).collect()
 }
