@@ -10,6 +10,7 @@ use crate::histogram_rows::read_histograms;
 use crate::part::PartFile;
 use crate::reader::{BlockSeries, GROUPS_AHEAD};
 use crate::samples::{self, Wanted};
+use crate::summary_rows::read_summaries;
 
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
 const SHORT_SERIES_ROWS: u32 = 1 << 13;
@@ -25,6 +26,8 @@ const TRIMMED_INLINE: usize = 64;
 pub struct ChunkRead {
     part: PartFile,
     histograms: Option<PartFile>,
+    /// Whether the part holds summaries.
+    downsampled: bool,
     range: TimeRange,
     /// What is known of each series, in the order asked for.
     found: Vec<SeriesChunks>,
@@ -45,6 +48,7 @@ impl ChunkRead {
     pub(crate) fn new(
         part: PartFile,
         histograms: Option<PartFile>,
+        downsampled: bool,
         series: &[BlockSeries],
         range: TimeRange,
     ) -> Self {
@@ -70,6 +74,7 @@ impl ChunkRead {
         Self {
             part,
             histograms,
+            downsampled,
             range,
             found,
             missing,
@@ -92,7 +97,11 @@ impl ChunkRead {
     /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
     pub async fn finish(mut self) -> Result<Vec<Vec<Chunk>>> {
         self.look_again();
-        self.read_missing().await?;
+        if self.downsampled {
+            self.read_missing_summaries().await?;
+        } else {
+            self.read_missing().await?;
+        }
         self.read_missing_histograms().await?;
         let range = self.range;
         let edges = self.found.iter().flat_map(|found| &found.chunks);
@@ -147,6 +156,23 @@ impl ChunkRead {
             if is_read_whole(series, range) {
                 part.cache().put_samples(key(part, series), chunks.into());
             }
+        }
+        Ok(())
+    }
+
+    async fn read_missing_summaries(&mut self) -> Result<()> {
+        let series: Vec<BlockSeries> = self.missing.iter().map(|(_, s)| s.clone()).collect();
+        if series.is_empty() {
+            return Ok(());
+        }
+        let read = read_summaries(&self.part, &series).await?;
+        for ((place, series), chunks) in self.missing.iter().zip(read) {
+            if let Some(found) = self.found.get_mut(*place) {
+                found.chunks.splice(0..0, around(&chunks, self.range));
+            }
+            self.part
+                .cache()
+                .put_samples(key(&self.part, series), chunks.into());
         }
         Ok(())
     }
@@ -226,6 +252,7 @@ fn is_trimmed(chunk: &Chunk, range: TimeRange) -> bool {
     let all = chunk.time_range();
     let (from, to) = (all.min.max(range.min), all.max.min(range.max));
     !chunk.has_histograms()
+        && !chunk.has_summaries()
         && chunk.count() >= TRIMMED_SAMPLES_MIN
         && to.abs_diff(from) < all.max.abs_diff(all.min) / 4
 }

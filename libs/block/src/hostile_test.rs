@@ -129,8 +129,8 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
         matches!(
             e,
             Error::Version {
-                found: 4,
-                supported: 3,
+                found: 5,
+                supported: 4,
                 ..
             }
         ),

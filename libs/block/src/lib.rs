@@ -40,6 +40,8 @@ mod series;
 mod series_table;
 mod source;
 mod strings;
+mod summaries_table;
+mod summary_rows;
 mod used_up;
 mod verify;
 mod writer;
@@ -52,7 +54,8 @@ pub use exemplars::SeriesExemplars;
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, EXEMPLARS_PART, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta,
-    PartSummary, SAMPLES_PART, SERIES_PART,
+    PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART,
+    SERIES_PART,
 };
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;

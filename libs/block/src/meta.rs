@@ -10,9 +10,11 @@ use ulid::Ulid;
 use crate::{Error, Result};
 
 /// The newest format version this crate writes.
-pub const FORMAT_VERSION: u32 = FORMAT_STARTS;
+pub const FORMAT_VERSION: u32 = FORMAT_DOWNSAMPLED;
+/// The version of downsampled blocks, which have no samples as older readers know them.
+pub(crate) const FORMAT_DOWNSAMPLED: u32 = 4;
 /// The version of blocks that may have start timestamps, which older readers would lose.
-const FORMAT_STARTS: u32 = 3;
+pub(crate) const FORMAT_STARTS: u32 = 3;
 /// The version of blocks with histograms, which older readers would miss.
 pub(crate) const FORMAT_HISTOGRAMS: u32 = 2;
 /// The version of blocks of floats alone.
@@ -23,6 +25,25 @@ pub const META_PART: &str = "meta.json";
 pub const SERIES_PART: &str = "series.parquet";
 /// Name of the part with one row per sample.
 pub const SAMPLES_PART: &str = "samples.parquet";
+
+/// Name of the part of a downsampled block with what is kept of floats, 5 minutes at a time.
+pub const SAMPLES_5M_PART: &str = "samples-5m.parquet";
+/// The same, an hour at a time.
+pub const SAMPLES_1H_PART: &str = "samples-1h.parquet";
+/// The resolutions that there are: 5 minutes, …
+pub const RESOLUTION_5M_MS: i64 = 300_000;
+/// … and an hour.
+pub const RESOLUTION_1H_MS: i64 = 3_600_000;
+
+/// The part that holds what is known of floats in a block of a resolution; `None` for one that there is not.
+pub(crate) fn samples_part(resolution_ms: i64) -> Option<&'static str> {
+    match resolution_ms {
+        0 => Some(SAMPLES_PART),
+        RESOLUTION_5M_MS => Some(SAMPLES_5M_PART),
+        RESOLUTION_1H_MS => Some(SAMPLES_1H_PART),
+        _ => None,
+    }
+}
 
 /// Name of the part with one row per native histogram; only where there are any.
 pub const HISTOGRAMS_PART: &str = "histograms.parquet";
@@ -171,7 +192,7 @@ impl BlockMeta {
 
     /// Whether samples may have start timestamps; a block that this one is merged into must be able to, too.
     pub fn may_have_starts(&self) -> bool {
-        self.format >= FORMAT_STARTS
+        self.format >= FORMAT_STARTS && self.resolution_ms == 0
     }
 
     /// Reads `meta.json` of the block `expected`.

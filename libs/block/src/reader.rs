@@ -8,19 +8,20 @@ use koios_chunk::Chunk;
 use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
 
-use crate::Result;
 use crate::cache::BlockCache;
 use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
 use crate::exemplars::{self, SeriesExemplars};
 use crate::group_rows::GroupRows;
 use crate::histogram_rows::read_histograms;
-use crate::meta::{BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART};
+use crate::meta::{BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, META_PART, SERIES_PART, samples_part};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
 use crate::samples::{self, SeriesSamples};
 use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column, looked_up};
 use crate::source::RangeRead;
 use crate::strings::StringList;
+use crate::summary_rows::read_summaries;
+use crate::{Error, Result};
 
 /// Row groups that are fetched and decoded at the same time by one reader.
 pub(crate) const GROUPS_AHEAD: usize = 4;
@@ -75,7 +76,12 @@ impl BlockReader {
     /// [`crate::Error::Corrupt`] when the metadata lacks a part.
     pub fn open(source: Arc<dyn RangeRead>, meta: Arc<BlockMeta>, cache: Arc<BlockCache>) -> Result<Self> {
         let part = |name| PartFile::new(Arc::clone(&source), Arc::clone(&cache), Arc::clone(&meta), name);
-        let (series, samples) = (part(SERIES_PART)?, part(SAMPLES_PART)?);
+        let unknown = || {
+            let reason = format!("there is no resolution of {} ms", meta.resolution_ms);
+            Error::corrupt(meta.block, META_PART, reason)
+        };
+        let samples_part = samples_part(meta.resolution_ms).ok_or_else(unknown)?;
+        let (series, samples) = (part(SERIES_PART)?, part(samples_part)?);
         let there = |name: &str| meta.parts.iter().any(|p| p.name == name);
         let histograms = there(HISTOGRAMS_PART)
             .then(|| part(HISTOGRAMS_PART))
@@ -173,7 +179,27 @@ impl BlockReader {
 
     /// As [`Self::read_chunks`], up to what is cached: for those who want to know how much is still to be read before it is.
     pub fn look_up_chunks(&self, series: &[BlockSeries], range: TimeRange) -> ChunkRead {
-        ChunkRead::new(self.samples.clone(), self.histograms.clone(), series, range)
+        ChunkRead::new(
+            self.samples.clone(),
+            self.histograms.clone(),
+            self.meta.resolution_ms != 0,
+            series,
+            range,
+        )
+    }
+
+    /// All summaries of series of a downsampled block, in its order, as chunks, one entry for each series.
+    ///
+    /// # Errors
+    /// As [`Self::read_chunks`].
+    pub async fn read_summaries(&self, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
+        let with: Vec<BlockSeries> = series.iter().filter(|s| s.row_count > 0).cloned().collect();
+        let mut read = read_summaries(&self.samples, &with).await?.into_iter();
+        let of = |s: &BlockSeries| match s.row_count {
+            0 => Vec::new(),
+            _ => read.next().unwrap_or_default(),
+        };
+        Ok(series.iter().map(of).collect())
     }
 
     /// All native histograms of series in the block's order, as chunks, one entry for each series.

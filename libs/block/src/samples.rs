@@ -28,7 +28,7 @@ const GROUP_ROWS_MAX: i64 = 4 << 20;
 /// Decoded at a time: a row is 25 bytes then, and several row groups are decoded at once.
 const BATCH_ROWS: usize = 1 << 14;
 /// The largest power of ten that is exact in a float.
-const EXPONENT_MAX: u8 = 22;
+pub(crate) const EXPONENT_MAX: u8 = 22;
 /// Why a row with two values is refused.
 const BOTH_SET: &str = "a sample has both a mantissa and a float";
 

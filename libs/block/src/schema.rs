@@ -31,6 +31,11 @@ pub(crate) const FLOAT: &str = "float";
 /// Of samples and histograms, where any has one.
 pub(crate) const START_TIMESTAMP: &str = "start_timestamp";
 
+/// Of summaries: the time of the first sample, how many floats and how many histograms, and what is kept of the floats.
+pub(crate) const FIRST_TIMESTAMP: &str = "first_timestamp";
+pub(crate) const HISTOGRAMS: &str = "histograms";
+pub(crate) const AGGREGATES: [&str; 6] = ["first", "last", "sum", "min", "max", "resets"];
+
 pub(crate) const RESET_HINT: &str = "reset_hint";
 pub(crate) const SCHEMA: &str = "schema";
 pub(crate) const SUM: &str = "sum";
@@ -78,6 +83,33 @@ pub(crate) fn samples_schema(starts: bool) -> SchemaRef {
         Field::new(FLOAT, DataType::Float64, true),
     ];
     fields.extend(start_field(starts));
+    Arc::new(Schema::new(fields))
+}
+
+/// The column of an aggregate's mantissas.
+pub(crate) fn mantissa_of(aggregate: &str) -> String {
+    format!("{aggregate}_mantissa")
+}
+
+/// The column of an aggregate's floats.
+pub(crate) fn float_of(aggregate: &str) -> String {
+    format!("{aggregate}_float")
+}
+
+/// Columns of `samples-5m.parquet` and `samples-1h.parquet`.
+pub(crate) fn summaries_schema() -> SchemaRef {
+    let mut fields = vec![
+        Field::new(SERIES, DataType::UInt32, false),
+        Field::new(FIRST_TIMESTAMP, time_type(), false),
+        Field::new(TIMESTAMP, time_type(), false),
+        Field::new(COUNT, DataType::UInt32, false),
+        Field::new(HISTOGRAMS, DataType::UInt32, false),
+        Field::new(EXPONENT, DataType::Int8, false),
+    ];
+    for name in AGGREGATES {
+        fields.push(Field::new(mantissa_of(name), DataType::Int64, true));
+        fields.push(Field::new(float_of(name), DataType::Float64, true));
+    }
     Arc::new(Schema::new(fields))
 }
 

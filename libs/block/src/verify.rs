@@ -1,16 +1,21 @@
 //! Checks a whole block: every byte, and that the parts agree with each other and with `meta.json`.
 
+use std::collections::VecDeque;
+
 use futures::TryStreamExt;
+use koios_chunk::Chunk;
 use koios_model::{Labels, Matchers, TimeRange};
 
 use crate::meta::{CELL_BYTES, EXEMPLARS_PART, SAMPLES_PART, SERIES_PART};
-use crate::reader::BlockReader;
+use crate::reader::{BlockReader, BlockSeries};
 use crate::samples::SeriesSamples;
 use crate::source::RangeRead;
 use crate::{BlockMeta, Error, Result};
 
 /// Bytes read at a time while checksumming a part.
 const STEP_BYTES: u64 = 64 * CELL_BYTES;
+/// Series whose summaries are read together.
+const SUMMARISED_AHEAD: usize = 64;
 
 /// Checks the checksum of every part, past all caches.
 ///
@@ -47,8 +52,15 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
     let mut previous: Option<Labels> = None;
     let mut batches = block.scan_series();
     while let Some(batch) = batches.try_next().await? {
-        let with_floats = batch.iter().filter(|s| s.row_count > 0).cloned().collect();
-        let mut samples = block.stream_samples(with_floats, TimeRange::ALL);
+        let downsampled = meta.resolution_ms != 0;
+        let with_floats = batch.iter().filter(|s| s.row_count > 0 && !downsampled);
+        let mut samples = block.stream_samples(with_floats.cloned().collect(), TimeRange::ALL);
+        let summarised = batch.iter().filter(|s| s.row_count > 0 && downsampled).cloned();
+        let mut summaries = SummariesAhead {
+            block,
+            series: summarised.collect::<Vec<_>>().into_iter(),
+            read: VecDeque::new(),
+        };
         for s in batch {
             if previous.as_ref().is_some_and(|p| *p >= s.labels) {
                 return corrupt(SERIES_PART, format!("series {} is out of label order", s.labels));
@@ -63,15 +75,18 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                     format!("series {} has a wrong number or span", s.labels),
                 );
             }
-            let columns = match s.row_count {
-                0 => SeriesSamples::default(),
-                _ => match samples.try_next().await? {
-                    Some(columns) => columns,
-                    None => return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels)),
-                },
+            let floats = match s.row_count {
+                0 => Some(Floats {
+                    ascend: true,
+                    ..Floats::default()
+                }),
+                _ if downsampled => summaries.next().await?,
+                _ => samples.try_next().await?.as_ref().map(Floats::of_samples),
             };
-            let t = &columns.timestamps;
-            let mut ends = t.first().zip(t.last()).map(|(&a, &b)| TimeRange::new(a, b));
+            let Some(floats) = floats else {
+                return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels));
+            };
+            let mut ends = floats.ends;
             let mut histograms = 0;
             // Decoding checks that times ascend.
             for chunk in block
@@ -84,10 +99,10 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                 let range = chunk.time_range();
                 ends = Some(ends.map_or(range, |e| e.union(&range)));
             }
-            if t.len() as u64 != u64::from(s.row_count)
+            if floats.rows as u64 != u64::from(s.row_count)
                 || histograms as u64 != u64::from(s.histogram_count)
                 || ends != Some(s.range)
-                || !t.is_sorted_by(|a, b| a < b)
+                || !floats.ascend
             {
                 return corrupt(
                     SAMPLES_PART,
@@ -112,6 +127,61 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
         );
     }
     verify_exemplars(block).await
+}
+
+/// What the floats of a series turned out to be.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floats {
+    rows: usize,
+    ends: Option<TimeRange>,
+    ascend: bool,
+}
+
+impl Floats {
+    fn of_samples(samples: &SeriesSamples) -> Self {
+        let t = &samples.timestamps;
+        Self {
+            rows: t.len(),
+            ends: t.first().zip(t.last()).map(|(&a, &b)| TimeRange::new(a, b)),
+            ascend: t.is_sorted_by(|a, b| a < b),
+        }
+    }
+
+    /// Decoding has checked that they ascend and do not overlap.
+    fn of_summaries(block: &BlockReader, series: &BlockSeries, chunks: &[Chunk]) -> Result<Self> {
+        let mut summaries = Vec::new();
+        for chunk in chunks {
+            let decoded = chunk.decode_summaries(TimeRange::ALL, &mut summaries);
+            decoded.map_err(|e| block.samples_part().corrupt_samples(&series.labels, e))?;
+        }
+        let ends = summaries.first().zip(summaries.last());
+        Ok(Self {
+            rows: summaries.len(),
+            ends: ends.map(|(a, b)| TimeRange::new(a.first_t, b.last_t)),
+            ascend: summaries.is_sorted_by(|a, b| a.last_t < b.first_t),
+        })
+    }
+}
+
+/// The summaries of the next series, some of them at a time.
+struct SummariesAhead<'a> {
+    block: &'a BlockReader,
+    series: std::vec::IntoIter<BlockSeries>,
+    read: VecDeque<Floats>,
+}
+
+impl SummariesAhead<'_> {
+    async fn next(&mut self) -> Result<Option<Floats>> {
+        if self.read.is_empty() {
+            let series: Vec<BlockSeries> = self.series.by_ref().take(SUMMARISED_AHEAD).collect();
+            let read = self.block.read_summaries(&series).await?;
+            for (series, chunks) in series.iter().zip(&read) {
+                self.read
+                    .push_back(Floats::of_summaries(self.block, series, chunks)?);
+            }
+        }
+        Ok(self.read.pop_front())
+    }
 }
 
 /// Series in label order, each one's exemplars ascending in time, and as many as announced.

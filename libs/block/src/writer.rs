@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use koios_model::summary::Downsampled;
 use koios_model::{Exemplar, Histogram, Labels, Metadata, PartitionId, TenantId, TimeRange};
 
 use crate::exemplars::ExemplarsWriter;
 use crate::histograms_table::HistogramsWriter;
 use crate::meta::{
-    EXEMPLARS_PART, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_VERSION, HISTOGRAMS_PART, PartMeta,
-    SAMPLES_PART, SERIES_PART,
+    EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, HISTOGRAMS_PART,
+    PartMeta, SAMPLES_PART, SERIES_PART, samples_part,
 };
-use crate::samples_table::SamplesWriter;
+use crate::samples_table::{SamplesWriter, encode_error};
 use crate::series_table::{SeriesRow, encode_series};
+use crate::summaries_table::SummariesWriter;
 use crate::{BlockId, BlockMeta, Error, Result};
 
 /// What a block is to be, beside its series.
@@ -28,6 +30,8 @@ pub struct BlockOptions {
     pub epoch: u64,
     /// The window; samples outside of it are refused.
     pub window: TimeRange,
+    /// 0 for samples as sent, else how much time a summary is of, milliseconds: 5 minutes or an hour.
+    pub resolution_ms: i64,
     /// 0 for a block cut from a head, else one more than its highest source.
     pub level: u32,
     /// `(index, of)` when the tenant's series are split over several blocks, else `(0, 1)`.
@@ -51,6 +55,7 @@ impl BlockOptions {
             partitions: Vec::new(),
             epoch: 0,
             window,
+            resolution_ms: 0,
             level: 0,
             split: (0, 1),
             sources: Vec::new(),
@@ -121,6 +126,8 @@ pub struct BlockWriter {
     options: BlockOptions,
     rows: Vec<SeriesRow>,
     samples: SamplesWriter,
+    /// Of a downsampled block, in place of the samples.
+    summaries: Option<SummariesWriter>,
     /// From the first histogram on.
     histograms: Option<HistogramsWriter>,
     /// From the first exemplar on.
@@ -135,7 +142,16 @@ impl BlockWriter {
     /// [`Error::Encode`] when the layout is impossible.
     pub fn new(options: BlockOptions) -> Result<Self> {
         let samples = SamplesWriter::new(options.block, options.layout, options.starts)?;
+        let summaries = match samples_part(options.resolution_ms) {
+            Some(SAMPLES_PART) => None,
+            Some(part) => Some(SummariesWriter::new(options.block, part, options.layout)?),
+            None => {
+                let reason = format!("there is no resolution of {} ms", options.resolution_ms);
+                return Err(encode_error(options.block, SAMPLES_PART, reason));
+            }
+        };
         Ok(Self {
+            summaries,
             options,
             rows: Vec::new(),
             samples,
@@ -188,6 +204,9 @@ impl BlockWriter {
             return Ok(());
         };
         self.check(labels, timestamps, values, range)?;
+        if self.summaries.is_some() {
+            return Err(self.refused(labels, "it is not downsampled, which the block is"));
+        }
         if !starts.is_empty() && !self.options.starts {
             return Err(self.refused(
                 labels,
@@ -215,20 +234,7 @@ impl BlockWriter {
             |len: usize| u32::try_from(len).map_err(|_| self.refused(labels, "it has over 2^32 samples"));
         let (count, histogram_count) = (number(timestamps.len())?, number(histograms.len())?);
         let first_row = self.samples.push(id, timestamps, values, starts)?;
-        let histogram_first_row = match &mut self.histograms {
-            Some(writer) => writer.push(id, histograms, starts)?,
-            None if histograms.is_empty() => 0,
-            none => {
-                let BlockOptions {
-                    block,
-                    layout,
-                    starts: has_starts,
-                    ..
-                } = self.options;
-                let writer = HistogramsWriter::new(block, layout, has_starts)?;
-                none.insert(writer).push(id, histograms, starts)?
-            }
-        };
+        let histogram_first_row = self.push_histograms(id, histograms, starts)?;
         self.range = Some(self.range.map_or(range, |r| r.union(&range)));
         self.rows.push(SeriesRow {
             labels: labels.clone(),
@@ -240,6 +246,86 @@ impl BlockWriter {
             range,
         });
         Ok(())
+    }
+
+    /// Appends a series to a downsampled block. One of which nothing is kept is left out.
+    ///
+    /// # Errors
+    /// [`Error::Input`] unless labels come in strictly ascending order, and summaries ascend inside the window and do not
+    /// overlap.
+    pub fn push_downsampled(
+        &mut self,
+        labels: &Labels,
+        metadata: Option<&Metadata>,
+        kept: &Downsampled,
+    ) -> Result<()> {
+        let Downsampled {
+            summaries,
+            histograms,
+        } = kept;
+        let Some((first, last)) = summaries.first().zip(summaries.last()) else {
+            return Ok(());
+        };
+        let range = TimeRange::new(first.first_t, last.last_t);
+        self.check(labels, &[], &[], range)?;
+        if !summaries.is_sorted_by(|a, b| a.last_t < b.first_t) {
+            return Err(self.refused(labels, "its summaries must ascend and not overlap"));
+        }
+        if self.summaries.is_none() {
+            return Err(self.refused(labels, "it is downsampled, which the block is not"));
+        }
+        if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
+        }
+        let (id, count, histogram_count) = (
+            self.number(labels, self.rows.len())?,
+            self.number(labels, summaries.len())?,
+            self.number(labels, histograms.len())?,
+        );
+        let first_row = match &mut self.summaries {
+            Some(writer) => writer.push(id, summaries)?,
+            None => 0,
+        };
+        let histogram_first_row = self.push_histograms(id, histograms, &[])?;
+        self.range = Some(self.range.map_or(range, |r| r.union(&range)));
+        self.rows.push(SeriesRow {
+            labels: labels.clone(),
+            metadata: metadata.filter(|m| **m != Metadata::default()).cloned(),
+            first_row,
+            count,
+            histogram_first_row,
+            histogram_count,
+            range,
+        });
+        Ok(())
+    }
+
+    /// Appends histograms of a series; gives the first one's row.
+    fn push_histograms(
+        &mut self,
+        id: u32,
+        histograms: &[(i64, Arc<Histogram>)],
+        starts: &[(i64, i64)],
+    ) -> Result<u64> {
+        match &mut self.histograms {
+            Some(writer) => writer.push(id, histograms, starts),
+            None if histograms.is_empty() => Ok(0),
+            none => {
+                let BlockOptions {
+                    block,
+                    layout,
+                    starts: has_starts,
+                    ..
+                } = self.options;
+                let writer = HistogramsWriter::new(block, layout, has_starts)?;
+                none.insert(writer).push(id, histograms, starts)
+            }
+        }
+    }
+
+    /// A number of rows as blocks have them.
+    fn number(&self, labels: &Labels, len: usize) -> Result<u32> {
+        u32::try_from(len).map_err(|_| self.refused(labels, "the block would have 2^32 rows of it"))
     }
 
     /// Appends exemplars of a series, whether it has samples here or not. A block without any sample is not written.
@@ -303,12 +389,19 @@ impl BlockWriter {
 
     /// How many samples were taken, histograms included.
     pub fn sample_count(&self) -> u64 {
-        self.samples.rows() + self.histograms.as_ref().map_or(0, HistogramsWriter::rows)
+        self.float_rows() + self.histograms.as_ref().map_or(0, HistogramsWriter::rows)
+    }
+
+    fn float_rows(&self) -> u64 {
+        self.summaries
+            .as_ref()
+            .map_or_else(|| self.samples.rows(), SummariesWriter::rows)
     }
 
     /// Roughly the encoded size so far, so that the caller can end the block and start another.
     pub fn encoded_bytes(&self) -> usize {
         self.samples.encoded_bytes()
+            + self.summaries.as_ref().map_or(0, SummariesWriter::encoded_bytes)
             + self
                 .histograms
                 .as_ref()
@@ -326,16 +419,22 @@ impl BlockWriter {
         };
         let samples_in_all = self.sample_count();
         let options = self.options;
-        let sample_rows = self.samples.rows();
-        let samples = self.samples.finish()?;
+        let sample_rows = self
+            .summaries
+            .as_ref()
+            .map_or_else(|| self.samples.rows(), SummariesWriter::rows);
+        let (samples_part, samples) = match self.summaries {
+            Some(summaries) => summaries.finish()?,
+            None => (SAMPLES_PART, self.samples.finish()?),
+        };
         let series = encode_series(options.block, &self.rows, options.layout)?;
         let mut part_metas = vec![
             PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
-            PartMeta::of(SAMPLES_PART, sample_rows, &samples),
+            PartMeta::of(samples_part, sample_rows, &samples),
         ];
         let mut parts = vec![
             (SERIES_PART.to_owned(), series),
-            (SAMPLES_PART.to_owned(), samples),
+            (samples_part.to_owned(), samples),
         ];
         let mut format = FORMAT_FLOATS;
         if let Some(histograms) = self.histograms {
@@ -352,7 +451,10 @@ impl BlockWriter {
             parts.push((EXEMPLARS_PART.to_owned(), bytes));
         }
         if options.starts {
-            format = FORMAT_VERSION;
+            format = FORMAT_STARTS;
+        }
+        if options.resolution_ms != 0 {
+            format = FORMAT_DOWNSAMPLED;
         }
         let meta = BlockMeta {
             format,
@@ -362,7 +464,7 @@ impl BlockWriter {
             epoch: options.epoch,
             range,
             window: options.window,
-            resolution_ms: 0,
+            resolution_ms: options.resolution_ms,
             level: options.level,
             split: options.split,
             series: self.rows.len() as u64,

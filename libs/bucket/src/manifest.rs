@@ -100,7 +100,7 @@ pub struct ManifestBlock {
     pub range: TimeRange,
     /// The window it was cut or compacted for.
     pub window: TimeRange,
-    /// 0 for samples as sent, else milliseconds per bucket.
+    /// 0 for samples as sent, else how much time a summary is of, milliseconds.
     pub resolution_ms: i64,
     /// 0 as cut from a head.
     pub level: u32,
@@ -116,7 +116,8 @@ pub struct ManifestBlock {
     /// Of a merged block, per window of its sources: what they covered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Coverage>,
-    /// The blocks it replaced.
+    /// The blocks it replaced. Of a downsampled block the live ones that it summarises; none when their samples are no longer
+    /// kept.
     pub sources: Vec<BlockId>,
     /// Tombstones made at this manifest version or before are applied in it.
     pub clean_up_to: u64,
@@ -366,6 +367,25 @@ impl Manifest {
             parts: gone.parts.into_iter().map(|p| p.name).collect(),
         });
         true
+    }
+
+    /// Notes that blocks were merged into others: what summarises all of the former summarises the latter.
+    pub fn note_merged(&mut self, inputs: &[BlockId], outputs: &[BlockId]) {
+        for block in self.blocks.iter_mut().filter(|b| b.resolution_ms != 0) {
+            if !inputs.is_empty() && inputs.iter().all(|i| block.sources.contains(i)) {
+                block.sources.retain(|s| !inputs.contains(s));
+                block.sources.extend_from_slice(outputs);
+                block.sources.sort_unstable();
+            }
+        }
+    }
+
+    /// Notes that the samples which downsampled blocks summarise go because of their age: these blocks are all that is left
+    /// of them.
+    pub fn stand_in(&mut self, blocks: &[BlockId]) {
+        for block in self.blocks.iter_mut().filter(|b| blocks.contains(&b.block)) {
+            block.sources.clear();
+        }
     }
 
     /// Declares a block dead whose upload was never listed, so that nobody can list it any more.

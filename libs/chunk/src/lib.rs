@@ -1,4 +1,5 @@
-//! Compressed sample chunks: a run of float samples, or of native histograms, of one series in a small exact form.
+//! Compressed sample chunks: a run of float samples, or of native histograms, of one series in a small exact form; or what
+//! downsampling keeps of them ([`encode_summaries`]).
 //!
 //! **Data flow.** Heads keep what still grows as open runs ([`OpenState`]) and seal them into chunks ([`encode`], or an
 //! [`Encoder`] that keeps its scratch memory). Samples travel to queriers as [`Run`]s: chunks as they are, and within one
@@ -26,6 +27,7 @@ mod open;
 mod recent_times;
 mod run;
 mod starts;
+mod summaries;
 mod view;
 
 pub use encode::{Encoder, encode};
@@ -34,6 +36,7 @@ pub use histogram::{OpenHistograms, encode_histograms, pack_histograms, unpack_h
 pub use open::{OpenEntry, OpenRun, OpenState, decode_open};
 pub use run::{PlainRun, Run};
 pub use starts::Starts;
+pub use summaries::encode_summaries;
 pub use view::Chunk;
 
 /// The most samples one chunk may hold: it bounds what a reader allocates for a chunk of a few bytes.
@@ -45,6 +48,8 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) const VERSION_HISTOGRAMS: u8 = 2;
 /// What either version byte is higher by where samples have start timestamps.
 pub(crate) const VERSION_STARTS: u8 = 2;
+/// The version byte of chunks of summaries.
+pub(crate) const VERSION_SUMMARIES: u8 = 5;
 /// Bit of the second byte that says that some samples are not mantissas.
 pub(crate) const FLAG_ESCAPES: u8 = 0x80;
 /// Bits of the second byte that hold the decimal exponent.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use koios_model::{Histogram, TimeRange};
+use koios_model::{Histogram, Summary, TimeRange};
 
 use crate::view::{FLOAT_BYTES, START_BYTES};
 use crate::{Chunk, Encoder, Error, OpenRun, Starts};
@@ -139,6 +139,22 @@ impl Run {
     /// Whether its samples are native histograms, and none are floats.
     pub fn has_histograms(&self) -> bool {
         matches!(self, Self::Chunk(chunk) if chunk.has_histograms())
+    }
+
+    /// Whether it holds summaries of downsampled samples, and no samples.
+    pub fn has_summaries(&self) -> bool {
+        matches!(self, Self::Chunk(chunk) if chunk.has_summaries())
+    }
+
+    /// Appends the summaries that overlap a closed range, ascending and not overlapping.
+    ///
+    /// # Errors
+    /// [`Error`] when they are damaged; then nothing has been appended.
+    pub fn decode_summaries(&self, range: TimeRange, out: &mut Vec<Summary>) -> Result<(), Error> {
+        match self {
+            Self::Chunk(chunk) => chunk.decode_summaries(range, out),
+            Self::Open(_) | Self::Plain(_) => Ok(()),
+        }
     }
 
     /// At most how many bytes its samples take, decoded.

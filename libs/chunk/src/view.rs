@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use koios_model::{Histogram, TimeRange};
+use koios_model::{Histogram, Summary, TimeRange};
 
 use crate::bits::Cursor;
 use crate::column::{Flaw, Reader};
@@ -13,7 +13,7 @@ use crate::histogram::{Described, decoded_bytes as histogram_bytes, read_cells};
 use crate::recent_times::RecentTimes;
 use crate::{
     CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, Starts, VERSION, VERSION_HISTOGRAMS,
-    VERSION_STARTS,
+    VERSION_STARTS, VERSION_SUMMARIES, summaries,
 };
 
 /// What a decoded float occupies.
@@ -39,6 +39,8 @@ pub struct Chunk {
     starts: Option<usize>,
     /// Of histograms: the most cells that one of them has.
     cells: Option<usize>,
+    /// Whether it holds summaries instead.
+    summaries: bool,
 }
 
 impl Chunk {
@@ -61,7 +63,7 @@ impl Chunk {
         let mut c = Cursor::new(content);
         let version = c.u8().ok_or_else(|| malformed(0, "empty"))?;
         let (is_started, kind) = match version {
-            VERSION | VERSION_HISTOGRAMS => (false, version),
+            VERSION | VERSION_HISTOGRAMS | VERSION_SUMMARIES => (false, version),
             STARTED | STARTED_HISTOGRAMS => (true, version - VERSION_STARTS),
             _ => return Err(Error::Version { version }),
         };
@@ -87,6 +89,7 @@ impl Chunk {
             escapes: header.flags & FLAG_ESCAPES != 0,
             body,
             cells,
+            summaries: kind == VERSION_SUMMARIES,
             bytes,
         })
     }
@@ -121,9 +124,30 @@ impl Chunk {
         self.cells.is_some()
     }
 
+    /// Whether it holds summaries of downsampled samples, and no samples.
+    pub fn has_summaries(&self) -> bool {
+        self.summaries
+    }
+
+    /// Appends the summaries that overlap a closed range, ascending and not overlapping. A chunk of samples has none.
+    ///
+    /// # Errors
+    /// [`Error`] when the chunk holds something impossible; then nothing has been appended.
+    pub fn decode_summaries(&self, range: TimeRange, out: &mut Vec<Summary>) -> Result<(), Error> {
+        if !self.summaries || !range.overlaps(&self.range) || range.min > range.max {
+            return Ok(());
+        }
+        summaries::decode(self, self.body, range, out)
+    }
+
     /// At most how many bytes its samples take, decoded.
     pub fn decoded_bytes(&self) -> usize {
-        let each = self.cells.map_or(FLOAT_BYTES, histogram_bytes);
+        let float = if self.summaries {
+            size_of::<Summary>()
+        } else {
+            FLOAT_BYTES
+        };
+        let each = self.cells.map_or(float, histogram_bytes);
         let starts = self.starts.map_or(0, |_| START_BYTES);
         self.count.saturating_mul(each.saturating_add(starts))
     }
@@ -247,7 +271,8 @@ impl Chunk {
         timestamps: &mut Vec<i64>,
         values: &mut Vec<f64>,
     ) -> Result<(), Error> {
-        if self.cells.is_some() || !range.overlaps(&self.range) || range.min > range.max {
+        let no_floats = self.cells.is_some() || self.summaries;
+        if no_floats || !range.overlaps(&self.range) || range.min > range.max {
             return Ok(());
         }
         let (had_timestamps, had_values) = (timestamps.len(), values.len());

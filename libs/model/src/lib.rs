@@ -18,6 +18,7 @@ mod labels;
 mod matcher;
 pub mod merge;
 mod sample;
+pub mod summary;
 mod tenant;
 mod time;
 
@@ -32,6 +33,7 @@ pub use labels::{
 };
 pub use matcher::{MatchOp, Matcher, MatcherError, Matchers};
 pub use sample::{STALE_NAN_BITS, Sample, is_stale, stale_nan};
+pub use summary::Summary;
 pub use tenant::{DEFAULT_TENANT, TenantId, TenantIdError};
 pub use time::{TimeRange, window_start};
 

@@ -375,6 +375,17 @@ impl Annotations {
         self.info(format!("{text} {metric:?}"), span);
     }
 
+    pub(crate) fn downsampled_samples(&mut self, function: &str, metric: &str, span: Span) {
+        let text =
+            "samples are no longer kept, only their summaries: computed from the first and the last of each";
+        self.info(format!("{text}: {function} of {metric:?}"), span);
+    }
+
+    pub(crate) fn downsampled_histograms(&mut self, function: &str, metric: &str, span: Span) {
+        let text = "of downsampled native histograms neither sums nor averages are kept: no value";
+        self.info(format!("{text}: {function} of {metric:?}"), span);
+    }
+
     pub(crate) fn quantile_nan_result(&mut self, metric: &str, span: Span) {
         let text = "input to histogram_quantile has NaN observations, result is NaN";
         self.info(for_metric(text, metric), span);

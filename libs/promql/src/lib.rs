@@ -43,6 +43,7 @@ mod queryable;
 mod signatures;
 mod steps;
 mod string_literal;
+mod summaries;
 mod value;
 mod work;
 
@@ -66,4 +67,5 @@ pub use queryable::{
 };
 pub use signatures::{FunctionId, Signature};
 pub use steps::Steps;
+pub use summaries::merge_summaries;
 pub use value::{MatrixSeries, QueryOutput, SampleValue, Value, VectorSample};

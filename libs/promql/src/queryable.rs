@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
-use koios_model::{Histogram, Labels, Matchers, TimeRange};
+use koios_model::{Histogram, Labels, Matchers, Summary, TimeRange};
 
 use crate::error::QueryError;
 use crate::memory::of_column;
@@ -121,7 +121,8 @@ pub struct Series {
 
 /// The samples of one series, as storage keeps them: encoded, or decoded by someone before.
 pub trait SeriesData: Send + Sync + fmt::Debug {
-    /// Appends the samples of a closed range to `out`, in strictly ascending time. Stale markers are samples.
+    /// Appends the samples of a closed range to `out`, in strictly ascending time. Stale markers are samples. Of downsampled
+    /// ones see [`Columns::push_summary`].
     ///
     /// # Errors
     /// [`QueryError::Internal`] when what is kept is corrupt.
@@ -153,6 +154,7 @@ pub struct Columns {
     values: Vec<f64>,
     start_timestamps: Vec<i64>,
     histograms: Vec<Option<Arc<Histogram>>>,
+    summaries: Vec<Summary>,
 }
 
 impl Columns {
@@ -162,6 +164,7 @@ impl Columns {
         self.values.clear();
         self.start_timestamps.clear();
         self.histograms.clear();
+        self.summaries.clear();
     }
 
     /// Makes room for so many samples, and no more.
@@ -204,6 +207,24 @@ impl Columns {
             self.histograms.resize(before, None);
         }
         self.histograms.push(Some(h));
+    }
+
+    /// Appends a summary of samples that are kept no more, ascending and not overlapping; one that was appended already is
+    /// left out. Its first and last sample, where in range, are to be appended as samples, too; of native histograms both,
+    /// in range or not, and what was kept between them. No other samples may lie inside.
+    pub fn push_summary(&mut self, summary: Summary) {
+        if self
+            .summaries
+            .last()
+            .is_none_or(|last| last.last_t < summary.first_t)
+        {
+            self.summaries.push(summary);
+        }
+    }
+
+    /// The summaries of what was downsampled.
+    pub fn summaries(&self) -> &[Summary] {
+        &self.summaries
     }
 
     /// Sets the start timestamp of the newest sample: when its counter began, milliseconds; 0 for unknown.
@@ -305,7 +326,8 @@ impl Columns {
     pub fn bytes(&self) -> usize {
         let times = self.timestamps.capacity() + self.start_timestamps.capacity();
         let slots = times + self.values.capacity() + self.histograms.capacity();
-        slots * 8 + of_column(self.histograms.iter().flatten())
+        let summaries = self.summaries.capacity() * size_of::<Summary>();
+        slots * 8 + summaries + of_column(self.histograms.iter().flatten())
     }
 }
 

@@ -131,6 +131,14 @@ pub struct StoreSettings {
     pub compaction_interval: Duration,
     /// How long bytes of deleted blocks stay.
     pub deletion_delay: Duration,
+    /// How long after the end of a day its samples are summarised by 5 minutes; 0 for never.
+    pub downsample_after_5m: Duration,
+    /// The same by hours.
+    pub downsample_after_1h: Duration,
+    /// How long summaries of 5 minutes are kept; 0 for ever.
+    pub downsampled_retention_5m: Duration,
+    /// How long summaries of hours are kept; 0 for ever.
+    pub downsampled_retention_1h: Duration,
 }
 
 /// See [`Settings::s3`].
@@ -225,6 +233,10 @@ impl Default for Settings {
                 compaction_delay: Duration::from_secs(45 * 60),
                 compaction_interval: Duration::from_secs(60),
                 deletion_delay: HOUR,
+                downsample_after_5m: HOUR * 40,
+                downsample_after_1h: HOUR * 40,
+                downsampled_retention_5m: HOUR * 24 * 366,
+                downsampled_retention_1h: HOUR * 24 * 365 * 5,
             },
             s3: S3Settings::default(),
             log: LogSettings {

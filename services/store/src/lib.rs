@@ -35,5 +35,5 @@ mod window;
 #[cfg(test)]
 mod service_test;
 
-pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor};
+pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor, Downsampling};
 pub use service::{BlockStore, StoreSettings};

@@ -12,7 +12,7 @@ use crate::error::{from_bucket, from_open};
 pub(crate) struct Wanted<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) version: u64,
-    /// Names; all that overlap the range when empty.
+    /// Names; all with samples as sent that overlap the range when empty.
     pub(crate) blocks: &'a [String],
     pub(crate) range: TimeRange,
 }

@@ -10,6 +10,7 @@ mod binary;
 mod call;
 mod classic;
 mod cursor;
+mod downsampled;
 mod exact_sums;
 mod fold;
 mod fold_columns;

@@ -10,7 +10,7 @@ use super::slide::{SAMPLES_PER_UNIT, Slide};
 use super::source::RowSource;
 use super::stretches::Stretches;
 use super::window::{Samples, Scratch, Slider, StepInfo};
-use super::{Evaluator, Shared, over_time, rate, rate_slide, trend};
+use super::{Evaluator, Shared, downsampled, over_time, rate, rate_slide, trend};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::error::QueryError;
@@ -158,6 +158,9 @@ impl RangeFunction {
             true => samples,
             false => without_starts(samples),
         };
+        if !samples.runs.is_empty() {
+            return self.slide_downsampled(shared, samples, steps, (row, work), annotations);
+        }
         let plain = samples.ht.is_empty() && samples.st.is_empty() && self.spec.edges == RangeEdges::Plain;
         if let Some(kind) = RateKind::of(self.function)
             && plain
@@ -218,6 +221,53 @@ impl RangeFunction {
                 ctx: shared.ctx,
             };
             let point = (self.kernel)(window, &mut info)?;
+            if let Point::Histogram(h) = &point {
+                work.hold(of_histogram(h))?;
+            }
+            row.set(i, point);
+        }
+        shared.account.looked_at(seen);
+        shared.account.fits(widest)
+    }
+
+    /// The same over a series of which something is downsampled: its windows are few, as what is kept of it is.
+    fn slide_downsampled(
+        &self,
+        shared: &Shared<'_>,
+        samples: Samples<'_>,
+        steps: Steps,
+        (row, work): (&mut Row, &mut Work<'_>),
+        annotations: &mut Annotations,
+    ) -> Result<(), QueryError> {
+        let labels = row.labels.clone();
+        let (mut seen, mut widest) = (0, 0);
+        for i in 0..steps.count() {
+            let at = steps.at(i);
+            let times = self.spec.at(at);
+            let window = samples.between(times.after, times.until);
+            let weight = window.weight();
+            seen += weight;
+            work.spend(1 + weight / SAMPLES_PER_UNIT)?;
+            work.hold(weight.saturating_sub(widest) * size_of::<f64>())?;
+            widest = widest.max(weight);
+            let mut info = StepInfo {
+                at,
+                start: times.start,
+                end: times.end,
+                range_ms: self.spec.range_ms,
+                edges: self.spec.edges,
+                params: std::array::from_fn(|p| self.params.get(p).map_or(f64::NAN, |s| s.at(i))),
+                labels: &labels,
+                span: self.spec.span,
+                first_span: self.first_span,
+                annotations,
+                ctx: shared.ctx,
+            };
+            let point = match downsampled::point(samples, self.function, self.kernel, &mut info)? {
+                Some(point) => point,
+                None if window.is_empty() => continue,
+                None => (self.kernel)(window, &mut info)?,
+            };
             if let Point::Histogram(h) = &point {
                 work.hold(of_histogram(h))?;
             }

@@ -152,17 +152,59 @@ pub(super) fn extrapolation_factor(
     kind: RateKind,
 ) -> Option<f64> {
     let (&first, &last) = (t.first()?, t.last()?);
-    let gaps = t.len() - 1;
+    let gaps = (t.len() - 1) as f64;
+    factor(
+        Sampled { first, last, gaps },
+        known_start,
+        zero_point,
+        range,
+        kind,
+    )
+}
+
+/// What was sampled of a range.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sampled {
+    /// From when…
+    pub(super) first: i64,
+    /// …to when.
+    pub(super) last: i64,
+    /// How many gaps there are between its samples.
+    pub(super) gaps: f64,
+}
+
+/// As [`extrapolation_factor`], of a range whose samples are not all there.
+pub(super) fn factor_of(
+    sampled: Sampled,
+    zero_point: Option<f64>,
+    range: RangeTimes,
+    kind: RateKind,
+) -> Option<f64> {
+    if sampled.last <= sampled.first {
+        return None;
+    }
+    // Where less than two samples are taken to lie in the range there still is a change between them.
+    let gaps = sampled.gaps.max(f64::MIN_POSITIVE);
+    factor(Sampled { gaps, ..sampled }, None, zero_point, range, kind)
+}
+
+fn factor(
+    Sampled { first, last, gaps }: Sampled,
+    known_start: Option<i64>,
+    zero_point: Option<f64>,
+    range: RangeTimes,
+    kind: RateKind,
+) -> Option<f64> {
     let mut to_start = first.saturating_sub(range.start) as f64 / 1000.0;
     let mut to_end = range.end.saturating_sub(last) as f64 / 1000.0;
     let mut sampled = last.saturating_sub(first) as f64 / 1000.0;
-    let average_gap = if gaps > 0 { sampled / gaps as f64 } else { 0.0 };
+    let average_gap = if gaps > 0.0 { sampled / gaps } else { 0.0 };
     // A gap this much longer than usual means that the series begins or ends within the range.
     let threshold = average_gap * 1.1;
     if let Some(start) = known_start {
         to_start = 0.0;
         sampled = last.saturating_sub(start) as f64 / 1000.0;
-    } else if gaps == 0 {
+    } else if gaps <= 0.0 {
         return None;
     } else {
         if to_start >= threshold {

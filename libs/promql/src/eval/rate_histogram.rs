@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use koios_model::{Histogram, ResetHint};
 
+use super::downsampled;
 use super::rate::{
-    RateKind, edge_samples, extrapolation_factor, is_start_reset, starts_inside, starts_overlap,
+    RateKind, Sampled, edge_samples, extrapolation_factor, factor_of, is_start_reset, starts_inside,
+    starts_overlap,
 };
 use super::row::Point;
 use super::window::{Samples, StepInfo};
@@ -78,9 +80,14 @@ fn extrapolated_rate(
     let zero_point =
         (kind.counter && result.count > 0.0 && first.count >= 0.0).then(|| first.count / result.count);
     let start = from_start.then(|| w.histogram_start_of(0));
-    let Some(factor) = extrapolation_factor(w.ht, start, zero_point, s.range(), kind) else {
-        return Ok(None);
+    let factor = match (w.runs.is_empty(), w.ht.first().zip(w.ht.last())) {
+        (false, Some((&first, &last))) if start.is_none() => {
+            let gaps = downsampled::histogram_gaps(w, s);
+            factor_of(Sampled { first, last, gaps }, zero_point, s.range(), kind)
+        }
+        _ => extrapolation_factor(w.ht, start, zero_point, s.range(), kind),
     };
+    let Some(factor) = factor else { return Ok(None) };
     histogram::scale(&mut result, factor);
     Ok(Some(result))
 }

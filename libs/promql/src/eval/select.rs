@@ -10,7 +10,7 @@ use super::rate::interpolate;
 use super::rate_histogram::interpolate_histograms;
 use super::row::{Point, Row, histogram_weight};
 use super::window::{SampleBuffer, Samples, Scratch, Slider};
-use super::{Evaluator, Shared};
+use super::{Evaluator, Shared, downsampled};
 use crate::annotations::Annotations;
 use crate::ast::{RangeEdges, Span};
 use crate::context::{QueryContext, check};
@@ -169,14 +169,54 @@ pub(super) fn instant_row(
 ) -> Result<Row, QueryError> {
     let Scratch { buffer, found, .. } = scratch;
     decode(shared.ctx, series, times.range(), times.statistics_only, buffer)?;
-    newest_within_lookback(
+    let mut row = newest_within_lookback(
         &mut shared.work(),
         &series.labels,
         &buffer.columns,
         times,
         take,
         found,
-    )
+    )?;
+    if !buffer.columns.summaries().is_empty() {
+        newest_inside_summaries(&mut shared.work(), &buffer.columns, times, take, &mut row)?;
+    }
+    Ok(row)
+}
+
+/// Where samples are summarised a series has no gap: at a time inside a summary it has its first sample, however long ago
+/// that was.
+fn newest_inside_summaries(
+    work: &mut Work<'_>,
+    columns: &Columns,
+    times: SelectTimes,
+    take: Take,
+    row: &mut Row,
+) -> Result<(), QueryError> {
+    for i in 0..times.steps.count() {
+        work.spend(1)?;
+        let t = times.reference(i);
+        let Some(run) = downsampled::covering(columns.summaries(), t) else {
+            continue;
+        };
+        let newest = columns.timestamps().partition_point(|&at| at <= t).checked_sub(1);
+        let newest = newest.filter(|&at| columns.timestamps().get(at) >= Some(&run.first_t));
+        let point = match (newest, take) {
+            (Some(at), _) => {
+                let t = columns.timestamps().get(at).copied().unwrap_or_default();
+                taken(&row.labels, columns, at, t, take)?
+            }
+            // Its first sample lies before what was decoded.
+            (None, Take::Value) if run.count > 0 => Point::Float(run.first),
+            (None, Take::Time) => Point::Float(run.first_t as f64 / 1000.0),
+            (None, Take::InfoTime) if run.count > 0 => Point::Float(run.first_t as f64),
+            (None, _) => continue,
+        };
+        if let Point::Histogram(h) = &point {
+            work.hold(of_histogram(h))?;
+        }
+        row.set(i, point);
+    }
+    Ok(())
 }
 
 /// One series at all steps, interpolated between the samples around each.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use koios_model::{Histogram, Labels, is_stale};
+use koios_model::{Histogram, Labels, Summary, is_stale};
 
 use super::cursor::{Bounds, Found};
 use super::rate_slide::Reaches;
@@ -29,6 +29,8 @@ pub(crate) struct Samples<'a> {
     pub(crate) stretches: Option<&'a Stretches>,
     /// The number of the first float within the whole series.
     pub(crate) first: usize,
+    /// The summaries of all that was downsampled of the series; floats and histograms have their ends.
+    pub(crate) runs: &'a [Summary],
 }
 
 /// Holds the samples of one series after another, reusing its memory.
@@ -99,11 +101,15 @@ impl SampleBuffer {
                 t: self.columns.timestamps(),
                 v: self.columns.values(),
                 st: self.columns.start_timestamps().unwrap_or_default(),
+                runs: self.columns.summaries(),
                 ..Samples::default()
             });
         }
         self.split()?;
-        Ok(self.view())
+        Ok(Samples {
+            runs: self.columns.summaries(),
+            ..self.view()
+        })
     }
 
     /// Sorts the decoded samples into floats and histograms.
@@ -209,6 +215,7 @@ impl<'a> Samples<'a> {
             hst: cut(self.hst, hlo, hhi),
             stretches: self.stretches,
             first: self.first.saturating_add(lo),
+            runs: self.runs,
         }
     }
 

@@ -202,7 +202,7 @@ pub const SETTINGS: &[Setting] = &[
         Duration,
         retention,
         &[Target::Store],
-        "How long samples are kept in object storage; 0 for ever"
+        "How long samples are kept in object storage; 0 for ever. What is downsampled of them has retentions of its own"
     ),
     setting!(
         "node.name",
@@ -365,6 +365,38 @@ pub const SETTINGS: &[Setting] = &[
         store.deletion_delay,
         STORE,
         "How long bytes of deleted blocks stay: longer than any query takes"
+    ),
+    setting!(
+        "store.downsample-after-5m",
+        "Storage",
+        Duration,
+        store.downsample_after_5m,
+        STORE,
+        "How long after its end a day is summarised by 5 minutes, beside its samples; 0 for never. A day whose samples are about to go is summarised at once"
+    ),
+    setting!(
+        "store.downsample-after-1h",
+        "Storage",
+        Duration,
+        store.downsample_after_1h,
+        STORE,
+        "The same by hours"
+    ),
+    setting!(
+        "store.downsampled-retention-5m",
+        "Storage",
+        Duration,
+        store.downsampled_retention_5m,
+        STORE,
+        "How long summaries of 5 minutes are kept; 0 for ever. Beyond retention they are all that is left"
+    ),
+    setting!(
+        "store.downsampled-retention-1h",
+        "Storage",
+        Duration,
+        store.downsampled_retention_1h,
+        STORE,
+        "How long summaries of hours are kept; 0 for ever"
     ),
     setting!(
         "s3.endpoint",

@@ -15,7 +15,7 @@ use koios_querier::{
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
 use koios_server::{Component, with_edge};
-use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, StoreSettings};
+use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, Downsampling, StoreSettings};
 use koios_wal::Identity as WalIdentity;
 use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
@@ -210,6 +210,7 @@ impl Assembly {
             interval: from.store.compaction_interval,
             retention: from.retention,
             dead_grace: from.store.deletion_delay,
+            downsampling: downsampling(&from.store),
             ..CompactionSettings::default()
         };
         let deps = CompactionDeps {
@@ -307,6 +308,14 @@ async fn follow_counting(
         }
         clock.sleep(READINESS_EVERY).await;
     }
+}
+
+/// Which summaries the settings ask for.
+fn downsampling(from: &koios_server::settings::StoreSettings) -> Vec<Downsampling> {
+    vec![
+        Downsampling::by_5m(from.downsample_after_5m, from.downsampled_retention_5m),
+        Downsampling::by_1h(from.downsample_after_1h, from.downsampled_retention_1h),
+    ]
 }
 
 /// Whether the state has the process as it is now.

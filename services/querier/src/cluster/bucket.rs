@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use koios_bucket::{Error as BucketError, Manifest, TenantManifests};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, TenantManifests};
 use koios_model::TenantId;
 use koios_wire::{ServiceError, ServiceErrorCode};
 
-use super::manifests::{ListedBlock, ManifestView, Manifests};
+use super::manifests::{ListedBlock, ManifestView, Manifests, Summarised};
 
 /// The manifests of a bucket.
 #[derive(Clone, Debug)]
@@ -34,17 +34,28 @@ impl Manifests for BucketManifests {
     }
 }
 
-/// What a read needs of a manifest: blocks with samples as sent, none of those derived from them.
+/// What a read needs of a manifest.
 fn view(manifest: &Manifest) -> ManifestView {
-    let raw = manifest.blocks.iter().filter(|b| b.resolution_ms == 0);
-    let blocks = raw.map(|b| ListedBlock {
+    let blocks = manifest.blocks.iter().map(|b| ListedBlock {
         id: b.block.to_string(),
         range: b.range,
         partitions: b.partitions.clone(),
         covers: b.covers.clone(),
+        window: b.window,
+        summarised: (b.resolution_ms != 0).then(|| summarised(manifest, b)),
     });
     ManifestView {
         version: manifest.version,
         blocks: blocks.collect(),
+    }
+}
+
+fn summarised(manifest: &Manifest, block: &ManifestBlock) -> Summarised {
+    let masked = manifest.masking(block).next().is_some();
+    let gone = block.sources.iter().any(|s| manifest.block(*s).is_none());
+    Summarised {
+        resolution_ms: block.resolution_ms,
+        sources: block.sources.iter().map(ToString::to_string).collect(),
+        outdated: masked || gone,
     }
 }

@@ -6,11 +6,12 @@ use koios_chunk::Run;
 use koios_model::merge::{
     merge_sorted, settle_kinds, sort_and_dedup, sort_and_dedup_histograms, sort_and_dedup_starts,
 };
-use koios_model::{Histogram, Labels, ResetHint, Sample, TimeRange};
-use koios_promql::{Columns, QueryError, SeriesData};
+use koios_model::{Histogram, Labels, ResetHint, Sample, Summary, TimeRange};
+use koios_promql::{Columns, QueryError, SeriesData, merge_summaries};
 use koios_wire::{SeriesRuns, ServiceError};
 
 use super::budget::{Budget, Charge};
+use super::summarised::united_summaries;
 
 /// Why one source could not be read.
 #[derive(Debug)]
@@ -74,10 +75,13 @@ impl HeldSeries {
         // Replicas that saw the same batches often hold the very same chunks.
         runs.dedup_by(|a, b| bytes(a).is_some() && bytes(a) == bytes(b));
         let has_starts = runs.iter().any(Run::has_starts);
+        let (summaries, runs) = runs.into_iter().partition(Run::has_summaries);
+        let runs: Vec<Run> = runs;
         let (histograms, runs) = runs.into_iter().partition(Run::has_histograms);
         let data = MergedData {
             runs,
             histograms,
+            summaries,
             has_starts,
             _charge: self.charge,
         };
@@ -104,6 +108,8 @@ pub(crate) struct MergedData {
     runs: Vec<Run>,
     /// Native histograms, in the same order.
     histograms: Vec<Run>,
+    /// What is kept of downsampled samples.
+    summaries: Vec<Run>,
     /// Whether any sample has a start timestamp.
     has_starts: bool,
     _charge: Charge,
@@ -185,6 +191,9 @@ const SAMPLE_BYTES: usize = size_of::<Sample>();
 /// What a decoded start timestamp occupies: with its time, the times it is told by, and in its column.
 const START_BYTES: usize = 2 * size_of::<(i64, i64)>() + size_of::<i64>();
 
+/// Summaries are decoded, united, and then a column.
+const SUMMARY_COPIES: usize = 3;
+
 /// How many samples runs that overlap a range have.
 fn samples_in(runs: &[Run], range: TimeRange) -> usize {
     let overlapping = runs.iter().filter(|run| run.time_range().overlaps(&range));
@@ -262,6 +271,29 @@ impl MergedData {
     }
 
     fn decode_all(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
+        let summaries = united_summaries(&self.summaries, range)?;
+        if !summaries.is_empty() {
+            return self.decode_with(&summaries, range, out);
+        }
+        self.decode_samples(range, out)
+    }
+
+    /// Summaries, their ends as samples, and the samples between them.
+    fn decode_with(
+        &self,
+        summaries: &[Summary],
+        range: TimeRange,
+        out: &mut Columns,
+    ) -> Result<(), koios_chunk::Error> {
+        // Histograms that are kept of a summary are needed on both sides of an edge that cuts it.
+        let reach = summaries.iter().fold(range, |r, s| r.union(&s.range()));
+        let mut samples = Columns::default();
+        self.decode_samples(reach, &mut samples)?;
+        merge_summaries(summaries, &samples, range, out);
+        Ok(())
+    }
+
+    fn decode_samples(&self, range: TimeRange, out: &mut Columns) -> Result<(), koios_chunk::Error> {
         let (from, starts) = (out.len(), self.decode_starts(range)?);
         if self.histograms.is_empty() {
             out.append_floats(|times, values| self.decode_runs(range, times, values))?;
@@ -282,7 +314,8 @@ impl SeriesData for MergedData {
     }
 
     fn encoded_bytes(&self) -> usize {
-        self.runs.iter().chain(&self.histograms).map(Run::bytes).sum()
+        let all = self.runs.iter().chain(&self.histograms).chain(&self.summaries);
+        all.map(Run::bytes).sum()
     }
 
     fn decoded_bytes(&self, range: TimeRange) -> usize {
@@ -299,11 +332,23 @@ impl SeriesData for MergedData {
             .iter()
             .filter(|run| run.time_range().overlaps(&range));
         let starts = if self.has_starts { START_BYTES } else { 0 };
-        floats * copies + histograms.map(Run::decoded_bytes).sum::<usize>() + starts * self.samples_max(range)
+        let summaries: usize = self
+            .summaries
+            .iter()
+            .filter(|run| run.time_range().overlaps(&range))
+            .map(|run| run.decoded_bytes() * SUMMARY_COPIES + run.count() * 2 * SAMPLE_BYTES)
+            .sum();
+        // Beside them samples are decoded first, too.
+        let copies = if summaries == 0 { copies } else { copies + 1 };
+        floats * copies
+            + summaries
+            + histograms.map(Run::decoded_bytes).sum::<usize>()
+            + starts * self.samples_max(range)
     }
 
     fn samples_max(&self, range: TimeRange) -> usize {
-        samples_in(&self.runs, range) + samples_in(&self.histograms, range)
+        let ends = 2 * samples_in(&self.summaries, range);
+        samples_in(&self.runs, range) + samples_in(&self.histograms, range) + ends
     }
 }
 

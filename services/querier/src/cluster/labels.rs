@@ -36,7 +36,7 @@ impl Cluster {
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
         let seam = self.labels_of_heads(selection, name, found).await?;
-        let Some((manifest_version, groups)) = self.blocks_for(tenant, *range, &seam).await? else {
+        let Some((manifest_version, groups)) = self.blocks_for(selection, &seam).await? else {
             return Ok(());
         };
         let request = BlockRequest {

@@ -28,10 +28,25 @@ pub struct ListedBlock {
     pub id: String,
     /// First and last sample time.
     pub range: TimeRange,
+    /// The window it was cut or merged for.
+    pub window: TimeRange,
     /// The partitions whose samples it holds.
     pub partitions: Vec<PartitionId>,
     /// The batches whose samples it holds, per partition.
     pub covers: BTreeMap<PartitionId, BatchSet>,
+    /// Of a downsampled block what it summarises; `None` for one with samples as sent.
+    pub summarised: Option<Summarised>,
+}
+
+/// What a downsampled block summarises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summarised {
+    /// How much time a summary is of, milliseconds.
+    pub resolution_ms: i64,
+    /// The live blocks with the samples; none when these are no longer kept.
+    pub sources: Vec<String>,
+    /// Whether it says something else than its sources do by now.
+    pub outdated: bool,
 }
 
 /// One version of a tenant's manifest.

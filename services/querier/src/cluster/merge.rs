@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt};
 use koios_model::{HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
 use koios_promql::{Completeness, QueryError, Series, SeriesData, SeriesStream, StreamItem};
 
+use super::Coarseness;
 use super::blocks::BlockFeed;
 use super::budget::Budget;
 use super::held::{HeldSeries, SourceError};
@@ -49,6 +50,8 @@ pub(crate) struct Wanted {
     pub(crate) limit: usize,
     /// Shard index and count.
     pub(crate) shard: Option<(u32, u32)>,
+    /// How coarse their data may be.
+    pub(crate) coarseness: Coarseness,
 }
 
 /// Merges sources in label order.

@@ -476,8 +476,10 @@ impl World {
         view.blocks.push(ListedBlock {
             id: id.to_owned(),
             range,
+            window: range,
             partitions: vec![PartitionId(0)],
             covers: BTreeMap::from([(PartitionId(0), covers)]),
+            summarised: None,
         });
     }
 }

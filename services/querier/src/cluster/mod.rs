@@ -10,8 +10,10 @@ mod labels;
 mod manifests;
 mod merge;
 mod queryable;
+mod resolution;
 mod seam;
 mod state;
+mod summarised;
 mod topology;
 
 #[cfg(test)]
@@ -31,6 +33,7 @@ pub use budget::{Budget, Charge};
 pub use heads::Patience;
 pub use manifests::{ListedBlock, ManifestView, Manifests};
 pub use queryable::ClusterQueryable;
+pub use resolution::SourceResolution;
 pub use state::{ClusterTopology, Members};
 pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
 
@@ -41,6 +44,7 @@ use held::SourceError;
 use manifests::ManifestCache;
 pub(crate) use merge::Wanted;
 use merge::{Feed, Merge, source_failed};
+pub(crate) use resolution::Coarseness;
 use seam::Seam;
 
 /// The cluster as queries see it. Shared by all of them.
@@ -138,7 +142,7 @@ impl Cluster {
             labels_only: selection.labels_only,
             limit: limit_of(&selection.wanted, budget),
         };
-        if let Some((version, groups)) = self.blocks_for(&selection.tenant, selection.range, &seam).await? {
+        if let Some((version, groups)) = self.blocks_for(selection, &seam).await? {
             for group in groups {
                 let clock = Arc::clone(&self.heads.clock);
                 let feed = BlockFeed::new(group, request(version), clock, Arc::clone(budget));
@@ -188,10 +192,11 @@ impl Cluster {
     /// The blocks to read beside the heads, split over store members, and the manifest version that lists them.
     async fn blocks_for(
         &self,
-        tenant: &TenantId,
-        range: TimeRange,
+        selection: &Selection,
         seam: &Seam,
     ) -> Result<Option<(u64, Vec<BlockGroup>)>, QueryError> {
+        let Selection { tenant, range, .. } = selection;
+        let range = *range;
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
         // recent queries never depend on the bucket.
         let view = if seam.needs_blocks(range) {
@@ -205,11 +210,9 @@ impl Cluster {
             }
         };
         let Some(view) = view else { return Ok(None) };
-        let wanted = view
-            .blocks
-            .iter()
-            .filter(|b| seam.needs_block(b, range))
-            .map(|b| b.id.clone());
+        let coarseness = selection.wanted.coarseness;
+        let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
+        let wanted = chosen.into_iter().map(|b| b.id.clone());
         let groups = blocks::assign(wanted.collect(), &self.topology.stores())?;
         Ok((!groups.is_empty()).then_some((view.version, groups)))
     }

@@ -7,7 +7,7 @@ use koios_model::TenantId;
 use koios_promql::{QueryError, Queryable, SelectRequest, SeriesStream};
 
 use super::merge::Wanted;
-use super::{Budget, Cluster, Selection};
+use super::{Budget, Cluster, Coarseness, Selection, SourceResolution};
 
 /// The storage of one query. All its selectors share the query's [`Budget`].
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ pub struct ClusterQueryable {
     cluster: Arc<Cluster>,
     tenant: TenantId,
     budget: Arc<Budget>,
+    resolution: SourceResolution,
 }
 
 impl ClusterQueryable {
@@ -24,7 +25,15 @@ impl ClusterQueryable {
             cluster,
             tenant,
             budget,
+            resolution: SourceResolution::default(),
         }
+    }
+
+    /// The same, with data as coarse as a query says.
+    #[must_use]
+    pub fn with_resolution(mut self, resolution: SourceResolution) -> Self {
+        self.resolution = resolution;
+        self
     }
 }
 
@@ -39,6 +48,11 @@ impl Queryable for ClusterQueryable {
             wanted: Wanted {
                 limit: req.hints.limit,
                 shard: req.hints.shard,
+                coarseness: Coarseness {
+                    resolution: self.resolution,
+                    step_ms: req.hints.step_ms,
+                    range_ms: req.hints.range_ms,
+                },
             },
         };
         Ok(self.cluster.select(&selection, &self.budget).await?.into_stream())

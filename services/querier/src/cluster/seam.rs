@@ -87,6 +87,8 @@ mod tests {
         ListedBlock {
             id: "A".to_owned(),
             range: TimeRange::new(min, max),
+            window: TimeRange::new(min, max),
+            summarised: None,
             partitions: vec![partition],
             covers: BTreeMap::from([(partition, set(covers))]),
         }

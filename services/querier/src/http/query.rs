@@ -25,7 +25,7 @@ use super::error::ApiError;
 use super::metrics::Stage;
 use super::params::Params;
 use super::result::{Timings, answer};
-use crate::cluster::{Budget, ClusterQueryable};
+use crate::cluster::{Budget, ClusterQueryable, SourceResolution};
 
 /// Queries up to this long and without patterns are parsed at once: that takes less time than changing threads may.
 const SHORT_QUERY_BYTES: usize = 4 << 10;
@@ -48,6 +48,7 @@ struct Asked {
     lookback_ms: i64,
     limit: usize,
     stats: bool,
+    resolution: SourceResolution,
 }
 
 /// A finished query; its place is kept until the result is sent.
@@ -197,6 +198,7 @@ impl QuerierApi {
             lookback_ms: lookback_ms.unwrap_or(default_lookback),
             limit: params.count("limit")?,
             stats: params.one("stats")?.is_some(),
+            resolution: resolution(params)?,
             limits,
         })
     }
@@ -217,7 +219,12 @@ impl QuerierApi {
 
     /// Parse and plan, wait for a place, fetch, evaluate.
     async fn stages(self: &Arc<Self>, asked: Asked, ctx: CancelContext) -> Result<Done, ApiError> {
-        let Asked { tenant, limits, .. } = asked.clone();
+        let Asked {
+            tenant,
+            limits,
+            resolution,
+            ..
+        } = asked.clone();
         let mut timings = Timings::default();
         let mut stage = self.metrics.stage(Stage::Prepare, &self.clock);
         let quick = asked.text.len() <= SHORT_QUERY_BYTES && !asked.text.contains('~');
@@ -241,7 +248,8 @@ impl QuerierApi {
             as_size(limits.max_query_memory_bytes),
             as_size(limits.max_query_series),
         );
-        let storage = ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget);
+        let storage =
+            ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget).with_resolution(resolution);
         let evaluation = Evaluation {
             cancel: ctx,
             cores: self.cores.clone(),
@@ -292,6 +300,18 @@ fn prepare(asked: &Asked, ctx: &CancelContext) -> Result<Prepared, ApiError> {
         When::Range { start, end, step } => engine.prepare_range(&query, start, end, step),
     });
     prepared.map_err(invalid)
+}
+
+/// The parameter of Thanos' name that says how coarse the data may be that a query is answered from.
+fn resolution(params: &Params) -> Result<SourceResolution, ApiError> {
+    const NAME: &str = "max_source_resolution";
+    if matches!(params.one(NAME)?, None | Some("auto")) {
+        return Ok(SourceResolution::Auto);
+    }
+    match params.millis(NAME)? {
+        Some(ms) if ms < 0 => Err(ApiError::invalid(NAME, format!("{NAME} must be non-negative"))),
+        ms => Ok(ms.map_or(SourceResolution::Auto, SourceResolution::UpTo)),
+    }
 }
 
 /// A duration parameter that must not be negative; zero counts as absent.

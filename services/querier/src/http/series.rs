@@ -186,7 +186,7 @@ impl QuerierApi {
             wanted: Wanted {
                 // One more tells that there are more.
                 limit: if limit == 0 { 0 } else { limit.saturating_add(1) },
-                shard: None,
+                ..Wanted::default()
             },
         };
         Ok(Asked {

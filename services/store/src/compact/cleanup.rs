@@ -1,6 +1,6 @@
 //! What nobody needs any more goes: samples past the retention, bytes of dead blocks, uploads that were never listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
@@ -8,8 +8,8 @@ use koios_bucket::{Manifest, TenantManifests, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
+use super::downsample_plan::{Expired, expired};
 use super::error::CompactError;
-use super::plan::expired;
 use super::settings::millis;
 
 /// Versions of a manifest whose content is kept, for reads that pinned them.
@@ -43,27 +43,31 @@ impl SeenDead {
     }
 }
 
-/// Takes blocks off the list whose samples are all older than what is kept. Gives how many.
+/// Takes blocks off the list that are older than what is kept. Gives how many. Blocks in `bad` wait for nothing.
 pub(crate) async fn retire(
     manifests: &TenantManifests,
     manifest: &Manifest,
     now_ms: i64,
     settings: &CompactionSettings,
+    bad: &BTreeSet<BlockId>,
     writer: &Writer,
 ) -> Result<usize, CompactError> {
-    let old: Vec<BlockId> = expired(manifest, now_ms, settings).map(|b| b.block).collect();
-    if old.is_empty() {
+    let found = expired(manifest, now_ms, settings, bad);
+    if found == Expired::default() {
         return Ok(0);
     }
     let remove = |m: &mut Manifest| {
-        for block in &old {
+        // As it is when this is committed: blocks may have come meanwhile.
+        let found = expired(m, now_ms, settings, bad);
+        m.stand_in(&found.standing_in);
+        for block in &found.blocks {
             m.remove_block(*block);
         }
         Ok(())
     };
     manifests.commit(&manifest.tenant, writer, remove).await?;
-    tracing::info!(tenant = %manifest.tenant, blocks = old.len(), "blocks older than the retention are deleted");
-    Ok(old.len())
+    tracing::info!(tenant = %manifest.tenant, blocks = found.blocks.len(), "blocks older than the retention are deleted");
+    Ok(found.blocks.len())
 }
 
 /// Deletes the bytes of blocks that have been dead for the grace. Gives how many.

@@ -19,6 +19,7 @@ use crate::service_test::{Data, read};
 use crate::{BlockStore, StoreSettings};
 
 mod crashing;
+mod downsampled;
 
 use crashing::Crashing;
 
@@ -55,7 +56,10 @@ impl World {
             clock: Arc::new(TokioClock::starting_at(NOW)),
             rng: RngHandle::from_seed(seed),
             tenant: TenantId::anonymous(),
-            settings: CompactionSettings::default(),
+            settings: CompactionSettings {
+                downsampling: Vec::new(),
+                ..CompactionSettings::default()
+            },
             duty: Arc::new(Duty(AtomicBool::new(true))),
             sequence: AtomicU64::new(0),
             expected: Data::new(),

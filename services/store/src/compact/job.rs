@@ -68,7 +68,7 @@ impl Merger {
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Merged, CompactError> {
-        let inputs = self.open(manifest, job).await?;
+        let inputs = self.open(manifest, &job.inputs).await?;
         let options = self.options(manifest, job, &inputs, writer.epoch);
         let mut exemplars = ExemplarMerge::new(&inputs);
         let mut merge = BlockMerge::new(inputs);
@@ -119,22 +119,27 @@ impl Merger {
         })
     }
 
-    async fn open(&self, manifest: &Manifest, job: &MergeJob) -> Result<Vec<MergeInput>, CompactError> {
+    /// Opens blocks, with what of them is deleted.
+    pub(super) async fn open(
+        &self,
+        manifest: &Manifest,
+        inputs: &[ManifestBlock],
+    ) -> Result<Vec<MergeInput>, CompactError> {
         let cache = Arc::new(BlockCache::new(INPUT_CELLS_BYTES, INPUT_INDEX_BYTES));
         let blocks = Blocks::new(self.manifests.bucket().clone(), cache, 0).with_cpu(self.cpu.clone());
-        let mut inputs = Vec::with_capacity(job.inputs.len());
-        for listed in &job.inputs {
+        let mut opened_inputs = Vec::with_capacity(inputs.len());
+        for listed in inputs {
             let opened = blocks.open(&manifest.tenant, listed).await;
             let block = opened.map_err(|source| CompactError::Open {
                 block: listed.block,
                 source,
             })?;
-            inputs.push(MergeInput {
+            opened_inputs.push(MergeInput {
                 block,
                 deletions: deletions(manifest, listed)?,
             });
         }
-        Ok(inputs)
+        Ok(opened_inputs)
     }
 
     /// What all new blocks have in common.
@@ -164,22 +169,26 @@ impl Merger {
         }
     }
 
-    fn name(&self) -> BlockId {
+    pub(super) fn name(&self) -> BlockId {
         BlockId::new(self.clock.now_ms(), self.rng.u128())
     }
 
-    fn is_full(&self, out: &BlockWriter) -> bool {
+    pub(super) fn is_full(&self, out: &BlockWriter) -> bool {
         out.encoded_bytes() >= self.settings.block_bytes || out.series_count() >= self.settings.block_series
     }
 
     /// Series that a block may still take.
-    fn room(&self, out: Option<&BlockWriter>) -> usize {
+    pub(super) fn room(&self, out: Option<&BlockWriter>) -> usize {
         let taken = out.map_or(0, BlockWriter::series_count);
         self.settings.block_series.saturating_sub(taken).max(1)
     }
 
     /// Ends a block, reads all of it back, and uploads it.
-    async fn finish(&self, tenant: &TenantId, out: BlockWriter) -> Result<Option<BlockMeta>, CompactError> {
+    pub(super) async fn finish(
+        &self,
+        tenant: &TenantId,
+        out: BlockWriter,
+    ) -> Result<Option<BlockMeta>, CompactError> {
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(None);
         };
@@ -204,6 +213,8 @@ impl Merger {
         entries: &[ManifestBlock],
     ) -> Result<(), CompactError> {
         let now_ms = self.clock.now_ms();
+        let inputs: Vec<BlockId> = job.inputs.iter().map(|b| b.block).collect();
+        let outputs: Vec<BlockId> = entries.iter().map(|b| b.block).collect();
         let replace = |m: &mut Manifest| {
             for input in &job.inputs {
                 if !m.remove_block(input.block) {
@@ -215,6 +226,7 @@ impl Merger {
                 }
             }
             entries.iter().try_for_each(|entry| m.add_block(entry.clone()))?;
+            m.note_merged(&inputs, &outputs);
             m.forget_coverage(now_ms.saturating_sub(COVERAGE_KEPT_MS));
             Ok(())
         };
@@ -223,7 +235,7 @@ impl Merger {
     }
 
     /// Declares blocks dead that were uploaded in vain; what cannot be said now their age tells later.
-    async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
+    pub(super) async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
         let bury = |m: &mut Manifest| {
             for meta in uploaded
                 .iter()
@@ -257,7 +269,10 @@ fn deletions(manifest: &Manifest, block: &ManifestBlock) -> Result<Vec<Deletion>
 }
 
 /// The next series, at most so many.
-async fn next_batch(merge: &mut BlockMerge, series_max: usize) -> Result<Vec<MergedSeries>, CompactError> {
+pub(super) async fn next_batch(
+    merge: &mut BlockMerge,
+    series_max: usize,
+) -> Result<Vec<MergedSeries>, CompactError> {
     let (mut batch, mut samples) = (Vec::new(), 0);
     while samples < BATCH_SAMPLES
         && batch.len() < series_max

@@ -7,6 +7,7 @@ use koios_server::Metrics;
 use koios_server::metrics::{Counter, Family, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::downsample::Downsampled;
 use super::job::Merged;
 
 type ByTenant = Family<Vec<(&'static str, String)>, Gauge>;
@@ -23,6 +24,10 @@ pub(crate) struct CompactionMetrics {
     pub(crate) deleted: Counter,
     blocks: ByTenant,
     due: ByTenant,
+    due_downsamplings: ByTenant,
+    downsamplings: Counter,
+    downsampled_samples: Counter,
+    downsampling_seconds: Histogram,
     due_seconds: ByTenant,
     bad: ByTenant,
 }
@@ -32,8 +37,15 @@ pub(crate) struct CompactionMetrics {
 pub(crate) struct Standing {
     pub(crate) blocks: usize,
     pub(crate) due: usize,
+    pub(crate) due_downsamplings: usize,
     pub(crate) due_for: Duration,
     pub(crate) bad: usize,
+}
+
+impl Standing {
+    pub(crate) fn has_work(&self) -> bool {
+        self.due > 0 || self.due_downsamplings > 0
+    }
 }
 
 impl CompactionMetrics {
@@ -54,6 +66,11 @@ impl CompactionMetrics {
             deleted: counter("blocks_deleted_total", "Dead blocks whose bytes were deleted"),
             blocks: gauge("blocks", "Live blocks"),
             due: gauge("due_merges", "Merges that are due"),
+            due_downsamplings: gauge("due_downsamplings", "Windows that are to be downsampled"),
+            downsamplings: counter("downsamplings_total", "Windows that were downsampled"),
+            downsampled_samples: counter("downsampled_samples_total", "Samples that downsampling read"),
+            downsampling_seconds: m
+                .durations(&name("downsampling_seconds"), "What downsampling a window took"),
             due_seconds: gauge(
                 "due_seconds",
                 "How long merges have been due without one being done",
@@ -69,11 +86,20 @@ impl CompactionMetrics {
         self.seconds.observe(took.as_secs_f64());
     }
 
+    pub(crate) fn downsampled(&self, done: &Downsampled, took: Duration) {
+        self.downsamplings.inc();
+        self.downsampled_samples.inc_by(done.samples);
+        self.bytes.inc_by(done.bytes);
+        self.downsampling_seconds.observe(took.as_secs_f64());
+    }
+
     pub(crate) fn stands(&self, tenant: &TenantId, standing: &Standing) {
         let label = vec![("tenant", tenant.to_string())];
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.blocks.get_or_create(&label).set(number(standing.blocks));
         self.due.get_or_create(&label).set(number(standing.due));
+        let due = number(standing.due_downsamplings);
+        self.due_downsamplings.get_or_create(&label).set(due);
         self.bad.get_or_create(&label).set(number(standing.bad));
         let seconds = i64::try_from(standing.due_for.as_secs()).unwrap_or(i64::MAX);
         self.due_seconds.get_or_create(&label).set(seconds);
@@ -82,7 +108,13 @@ impl CompactionMetrics {
     /// Another process looks after the tenant.
     pub(crate) fn forget(&self, tenant: &TenantId) {
         let label = vec![("tenant", tenant.to_string())];
-        for family in [&self.blocks, &self.due, &self.bad, &self.due_seconds] {
+        for family in [
+            &self.blocks,
+            &self.due,
+            &self.due_downsamplings,
+            &self.bad,
+            &self.due_seconds,
+        ] {
             family.remove(&label);
         }
     }

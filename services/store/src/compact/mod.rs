@@ -2,7 +2,7 @@
 //!
 //! **Data flow.** A [`Compactor`] visits the tenants that it is on duty for. *Plan* (pure) reads the manifest and says which
 //! blocks to merge; *job* streams them through the merge into new blocks, verifies and uploads these, and lists them in place of
-//! the old ones in one commit; *cleanup* takes blocks past the retention off the list, deletes bytes of dead blocks after a grace, and
+//! the old ones in one commit; *downsample* lists blocks of summaries beside those of old windows; *cleanup* takes blocks past the retention off the list, deletes bytes of dead blocks after a grace, and
 //! buries uploads that were never listed.
 //!
 //! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
@@ -13,6 +13,8 @@
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
 mod cleanup;
+mod downsample;
+mod downsample_plan;
 mod error;
 mod job;
 mod metrics;
@@ -29,17 +31,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use koios_block::BlockId;
-use koios_bucket::{Manifest, TenantManifests, Writer};
-use koios_model::TenantId;
+use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
+use koios_model::{TenantId, TimeRange};
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 
 use cleanup::SeenDead;
+use downsample_plan::{DownsampleJob, due_downsamplings};
 use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
 use plan::{MergeJob, due_merges};
-pub use settings::CompactionSettings;
+pub use settings::{CompactionSettings, Downsampling};
 
 /// Merges of one tenant before others have their turn.
 const MERGES_PER_VISIT: usize = 4;
@@ -228,12 +231,15 @@ impl Compactor {
         };
         self.metrics.stands(tenant, &standing);
         let writer = Writer::compaction(&self.deps.member, epoch);
-        if !jobs.is_empty() {
+        if standing.has_work() {
             self.deps.manifests.bucket().claim(tenant, &writer).await?;
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &writer).await?;
-        self.merge_due(tenant, &writer).await
+        let merges = self.merge_due(tenant, &writer).await?;
+        // One a visit, so that a backlog of them keeps no merge waiting.
+        let downsamplings = self.downsample_due(tenant, &writer).await?;
+        Ok(merges || downsamplings)
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -249,9 +255,12 @@ impl Compactor {
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         let bad = known.bad(now);
         let jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        let merging = blocks_of(&jobs);
+        let summaries = due_downsamplings(manifest, now_ms, &self.settings, &bad, &merging);
         let standing = Standing {
             blocks: manifest.blocks.len(),
             due: jobs.len(),
+            due_downsamplings: summaries.len(),
             due_for: known.note_due(jobs.first(), now),
             bad: bad.len(),
         };
@@ -271,6 +280,59 @@ impl Compactor {
         Ok(true)
     }
 
+    /// Downsamples the window that is due first; whether there are more.
+    async fn downsample_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let bad = self
+            .tenants
+            .entry(tenant.clone())
+            .or_default()
+            .bad(clock.elapsed());
+        let now_ms = clock.now_ms();
+        let merging = blocks_of(&due_merges(&manifest, now_ms, &self.settings, &bad));
+        let jobs = due_downsamplings(&manifest, now_ms, &self.settings, &bad, &merging);
+        let Some(job) = jobs.first() else {
+            return Ok(false);
+        };
+        self.downsample_one(&manifest, job, writer).await?;
+        Ok(jobs.len() > 1)
+    }
+
+    async fn downsample_one(
+        &mut self,
+        manifest: &Manifest,
+        job: &DownsampleJob,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let (tenant, started) = (&manifest.tenant, clock.elapsed());
+        let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
+        tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, resolutions_ms = ?job.resolutions, "downsampling");
+        match self.merger.downsample(manifest, job, writer).await {
+            Ok(done) => {
+                let took = clock.elapsed().saturating_sub(started);
+                self.metrics.downsampled(&done, took);
+                let (into, bytes_out) = (done.blocks, done.bytes);
+                tracing::info!(%tenant, into, bytes_out, samples = done.samples, ?took, "downsampled");
+                if done.blocks == 0 {
+                    // All of it was deleted: its blocks go when they are merged, and are not looked at until then.
+                    self.leave_alone(tenant, job.inputs.iter().map(|b| b.block));
+                }
+            }
+            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
+            Err(error) => self.put_aside(tenant, (&job.inputs, job.window), &error),
+        }
+        Ok(())
+    }
+
+    /// Looks at blocks again after some hours only.
+    fn leave_alone(&mut self, tenant: &TenantId, blocks: impl Iterator<Item = BlockId>) {
+        let until = self.deps.runtime.clock.elapsed().saturating_add(BAD_FOR);
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        known.bad.extend(blocks.map(|block| (block, until)));
+    }
+
     async fn merge_one(
         &mut self,
         manifest: &Manifest,
@@ -285,7 +347,7 @@ impl Compactor {
             Ok(merged) => merged,
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
             Err(error) => {
-                self.put_aside(tenant, job, &error);
+                self.put_aside(tenant, (&job.inputs, job.window), &error);
                 return Ok(());
             }
         };
@@ -297,25 +359,27 @@ impl Compactor {
     }
 
     /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
-    fn put_aside(&mut self, tenant: &TenantId, job: &MergeJob, error: &CompactError) {
+    fn put_aside(
+        &mut self,
+        tenant: &TenantId,
+        (inputs, window): (&[ManifestBlock], TimeRange),
+        error: &CompactError,
+    ) {
         self.metrics.failures.inc();
-        let until = self.deps.runtime.clock.elapsed().saturating_add(BAD_FOR);
-        let is_input = |block: &BlockId| job.inputs.iter().any(|b| b.block == *block);
+        let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
         let bad = error.bad_block().filter(is_input);
-        let blocks = job
-            .inputs
+        let blocks = inputs
             .iter()
             .map(|b| b.block)
             .filter(|b| bad.is_none_or(|bad| bad == *b));
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        known.bad.extend(blocks.map(|block| (block, until)));
+        self.leave_alone(tenant, blocks);
         let error = with_sources(error);
         match bad {
             Some(block) => {
                 tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
             }
             None => {
-                tracing::error!(%tenant, window = ?job.window, error, "blocks cannot be merged: they are left alone for some hours");
+                tracing::error!(%tenant, ?window, error, "blocks cannot be merged or downsampled: they are left alone for some hours");
             }
         }
     }
@@ -325,7 +389,8 @@ impl Compactor {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let known = self.tenants.entry(tenant.clone()).or_default();
         let manifest = manifests.probe(tenant).await?;
-        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        let bad = known.bad(clock.elapsed());
+        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, &bad, writer).await?;
         self.metrics.retired.inc_by(retired as u64);
         let looked = known.orphans_looked_at;
         if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
@@ -339,4 +404,9 @@ impl Compactor {
         self.metrics.deleted.inc_by(deleted as u64);
         cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
     }
+}
+
+/// The blocks that merges read.
+fn blocks_of(jobs: &[MergeJob]) -> BTreeSet<BlockId> {
+    jobs.iter().flat_map(|j| &j.inputs).map(|b| b.block).collect()
 }

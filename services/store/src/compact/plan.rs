@@ -121,17 +121,6 @@ fn is_worth_it(units: &BTreeMap<UnitKey<'_>, Unit<'_>>) -> bool {
     units.len() >= 2 && (rest.saturating_mul(REWRITE_MAX) >= largest || units.len() >= PIECES_MAX)
 }
 
-/// The blocks that are older than what is kept.
-pub(crate) fn expired<'m>(
-    manifest: &'m Manifest,
-    now_ms: i64,
-    settings: &CompactionSettings,
-) -> impl Iterator<Item = &'m ManifestBlock> + use<'m> {
-    let before = settings.retention_ms().map(|kept| now_ms.saturating_sub(kept));
-    let old = move |b: &&ManifestBlock| before.is_some_and(|before| b.range.max < before);
-    manifest.blocks.iter().filter(old)
-}
-
 #[cfg(test)]
 #[path = "plan_test.rs"]
 mod tests;

@@ -122,24 +122,6 @@ fn i11_a_bad_block_is_left_alone_and_the_rest_goes_on() {
 }
 
 #[test]
-fn what_is_older_than_the_retention_goes() {
-    let mut manifest = Manifest::empty(TenantId::anonymous());
-    manifest.blocks = vec![block(1, 0..2, 10), block(2, 2..4, 10)];
-    let kept = |hours: u64| CompactionSettings {
-        retention: std::time::Duration::from_secs(hours * 3600),
-        ..CompactionSettings::default()
-    };
-    let gone = |now: i64, hours| {
-        expired(&manifest, now * HOUR, &kept(hours))
-            .map(|b| b.block)
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(gone(12, 10), [id(1)]);
-    assert_eq!(gone(11, 10), []);
-    assert_eq!(gone(1_000_000, 0), []);
-}
-
-#[test]
 fn of_many_blocks_the_smallest_are_merged_first() {
     let many: Vec<_> = (0..40).map(|i| block(i, 0..2, 40 - i as u64)).collect();
     let jobs = due(many, 3);

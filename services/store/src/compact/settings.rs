@@ -2,6 +2,55 @@
 
 use std::time::Duration;
 
+use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
+use koios_model::TimeRange;
+
+/// How old samples are downsampled to one resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downsampling {
+    /// How much time a summary is of, milliseconds.
+    pub resolution_ms: i64,
+    /// A day is downsampled this long after its end; zero for never.
+    pub after: Duration,
+    /// Summaries older than this go; zero keeps them for ever.
+    pub retention: Duration,
+}
+
+impl Downsampling {
+    /// To summaries of 5 minutes.
+    pub fn by_5m(after: Duration, retention: Duration) -> Self {
+        Self {
+            resolution_ms: RESOLUTION_5M_MS,
+            after,
+            retention,
+        }
+    }
+
+    /// To summaries of an hour.
+    pub fn by_1h(after: Duration, retention: Duration) -> Self {
+        Self {
+            resolution_ms: RESOLUTION_1H_MS,
+            after,
+            retention,
+        }
+    }
+
+    /// Whether a window should have summaries.
+    pub(crate) fn is_wanted(&self, window: TimeRange, now_ms: i64, settings: &CompactionSettings) -> bool {
+        let ended_ago = now_ms.saturating_sub(window.max);
+        let kept = self.retention.is_zero() || ended_ago <= millis(self.retention);
+        // Samples that are about to go do not wait.
+        let after = millis(self.after).min(settings.retention_ms().unwrap_or(i64::MAX));
+        !self.after.is_zero() && ended_ago > after && kept
+    }
+
+    /// Whether summaries are made and kept longer than samples.
+    pub(crate) fn outlives(&self, settings: &CompactionSettings) -> bool {
+        let longer = self.retention.is_zero() || self.retention > settings.retention;
+        !self.after.is_zero() && longer
+    }
+}
+
 /// Settings of compaction. Durations count by the injected clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactionSettings {
@@ -13,6 +62,9 @@ pub struct CompactionSettings {
     pub interval: Duration,
     /// Samples older than this go; zero keeps them for ever. Default 150 days.
     pub retention: Duration,
+    /// Which summaries are made of old samples. Default 5 minutes, kept for 366 days, and an hour, kept for 5 years, both made
+    /// after 40 h: one reading of the samples makes both.
+    pub downsampling: Vec<Downsampling>,
     /// Bytes of a block that was replaced go this long after: longer than any query takes. Default 1 h.
     pub dead_grace: Duration,
     /// Bytes of an upload that was never listed go when they are this old. Default 24 h.
@@ -34,6 +86,10 @@ impl Default for CompactionSettings {
             settle: 45 * MINUTE,
             interval: MINUTE,
             retention: 150 * 24 * HOUR,
+            downsampling: vec![
+                Downsampling::by_5m(40 * HOUR, 366 * 24 * HOUR),
+                Downsampling::by_1h(40 * HOUR, 5 * 365 * 24 * HOUR),
+            ],
             dead_grace: HOUR,
             orphan_age: 24 * HOUR,
             overdue: 30 * MINUTE,
@@ -58,6 +114,16 @@ impl CompactionSettings {
             .map(move |n| range.saturating_mul(n))
     }
 
+    /// The widest of them.
+    pub(crate) fn widest_ms(&self) -> i64 {
+        self.widths_ms().max().unwrap_or(1)
+    }
+
+    /// The widest window that begins at a time.
+    pub(crate) fn widest_window(&self, start: i64) -> TimeRange {
+        TimeRange::new(start, start.saturating_add(self.widest_ms() - 1))
+    }
+
     /// How long another process may be at a merge of so many bytes.
     pub(crate) fn patience(&self, bytes: u64) -> Duration {
         self.overdue
@@ -66,6 +132,16 @@ impl CompactionSettings {
 
     pub(crate) fn settle_ms(&self) -> i64 {
         millis(self.settle)
+    }
+
+    /// Whether all summaries of a window are older than summaries of their resolution are kept.
+    pub(crate) fn is_past_its_retention(&self, resolution_ms: i64, window: TimeRange, now_ms: i64) -> bool {
+        let of = self
+            .downsampling
+            .iter()
+            .find(|d| d.resolution_ms == resolution_ms);
+        let kept = of.map(|d| d.retention).filter(|kept| !kept.is_zero());
+        kept.is_some_and(|kept| window.max < now_ms.saturating_sub(millis(kept)))
     }
 
     /// How long samples are kept, milliseconds; `None` for ever.

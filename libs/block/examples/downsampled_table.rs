@@ -1,0 +1,113 @@
+//! Measures what a day of samples takes downsampled: the table in docs/benchmarks.md.
+//!
+//! usage: `cargo run -p koios-block --example downsampled_table -- <targets> <series per target>`
+#![expect(clippy::print_stdout, reason = "the table is the output")]
+#![expect(
+    clippy::expect_used,
+    reason = "a measurement that fails has nothing better to do"
+)]
+
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, Layout, SERIES_PART};
+use koios_model::summary::downsample;
+use koios_model::{Labels, Sample, TenantId, TimeRange};
+
+/// A day at 15 s.
+const SAMPLES: i64 = 5760;
+
+/// Splitmix64: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// The fleet of `layout_table`: 40 % constants, 20 % busy and 10 % idle integer counters, 20 % gauges (half decimal, half in
+/// whole pages of memory), 10 % full-precision random walks; scraped every 15 s with 3 ms of jitter.
+fn samples(target: usize, series: usize) -> Vec<Sample> {
+    let mut times = Random(target as u64);
+    let start = 1_700_006_400_000 + times.below(15_000) as i64;
+    let mut random = Random((target as u64) << 32 | series as u64);
+    let mut level = (random.unit() * 1e4).round();
+    let sample = |i: i64| {
+        match series % 10 {
+            0..=3 => {}
+            4 | 5 => level += random.below(200) as f64,
+            6 => level += f64::from(u8::from(random.below(20) == 0)),
+            7 => level = ((level + random.unit() - 0.5) * 100.0).round() / 100.0,
+            8 => level += 4096.0 * (random.below(9) as f64 - 4.0),
+            _ => level += random.unit() - 0.5,
+        }
+        let t = start + i * 15_000 + times.below(7) as i64 - 3;
+        Sample { t, v: level }
+    };
+    (0..SAMPLES).map(sample).collect()
+}
+
+fn labels(target: usize, series: usize) -> Labels {
+    Labels::from_pairs([
+        ("__name__", format!("node_metric_{series:04}_total")),
+        ("instance", format!("host-{target:04}.example.org:9100")),
+        ("job", "node".to_owned()),
+    ])
+}
+
+fn write(resolution_ms: i64, all: &[(Labels, usize, usize)]) -> BlockParts {
+    let options = BlockOptions {
+        resolution_ms,
+        layout: Layout::compacted(),
+        ..BlockOptions::new(BlockId::new(0, 1), TenantId::anonymous(), TimeRange::ALL)
+    };
+    let mut writer = BlockWriter::new(options).expect("the layout is possible");
+    for (labels, target, series) in all {
+        let samples = samples(*target, *series);
+        let pushed = if resolution_ms == 0 {
+            let (times, values): (Vec<_>, Vec<_>) = samples.iter().map(|s| (s.t, s.v)).unzip();
+            writer.push_series(labels, None, &times, &values)
+        } else {
+            writer.push_downsampled(labels, None, &downsample(&samples, &[], resolution_ms))
+        };
+        pushed.expect("series come in order");
+    }
+    writer.finish().expect("it encodes").expect("it has samples")
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|a| a.parse().unwrap_or(1));
+    let (targets, per_target) = (args.next().unwrap_or(10), args.next().unwrap_or(100));
+    let mut all: Vec<(Labels, usize, usize)> = (0..targets)
+        .flat_map(|t| (0..per_target).map(move |s| (labels(t, s), t, s)))
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    println!("| resolution | rows | bytes | labels | bytes per row | of the samples' |");
+    println!("|---|---|---|---|---|---|");
+    let mut of_samples = 0;
+    for (name, resolution_ms) in [("samples", 0), ("5 min", 300_000), ("1 h", 3_600_000)] {
+        let parts = write(resolution_ms, &all).meta.parts;
+        let (labels, data): (Vec<_>, Vec<_>) = parts.iter().partition(|p| p.name == SERIES_PART);
+        let bytes: u64 = data.iter().map(|p| p.bytes).sum();
+        let rows: u64 = data.iter().map(|p| p.rows).sum();
+        let labels: u64 = labels.iter().map(|p| p.bytes).sum();
+        if resolution_ms == 0 {
+            of_samples = bytes;
+        }
+        let (per_row, share) = (
+            bytes as f64 / rows as f64,
+            100.0 * bytes as f64 / of_samples as f64,
+        );
+        println!("| {name} | {rows} | {bytes} | {labels} | {per_row:.2} | {share:.1} % |");
+    }
+}

@@ -1,0 +1,235 @@
+//! Encodes `samples-5m.parquet` and `samples-1h.parquet`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::builder::{Float64Builder, Int64Builder};
+use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use bytes::Bytes;
+use koios_chunk::decimal;
+use koios_model::Summary;
+use koios_model::summary::{greater, lesser};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Encoding;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::samples_table::{base_properties, encode_error};
+use crate::schema::{
+    AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, SERIES, TIMESTAMP, float_of, mantissa_of,
+    summaries_schema,
+};
+use crate::writer::Layout;
+use crate::{BlockId, Result};
+
+/// Rows collected before they are handed to the encoder.
+const BATCH_ROWS: usize = 16 * 1024;
+/// Rows of a page: a row is several times as large as one of samples.
+const PAGE_ROWS: usize = 4 * 1024;
+
+/// What of a summary is written: `None` where it follows from what is.
+pub(crate) fn written(s: &Summary) -> [Option<f64>; AGGREGATES.len()] {
+    if s.count == 0 {
+        return [None; AGGREGATES.len()];
+    }
+    let unless = |v: f64, other: f64| (v.to_bits() != other.to_bits()).then_some(v);
+    [
+        unless(s.first, s.last),
+        Some(s.last),
+        unless(s.sum, s.last),
+        unless(s.min, lesser(s.first, s.last)),
+        unless(s.max, greater(s.first, s.last)),
+        unless(s.resets, 0.0),
+    ]
+}
+
+/// Sets the numbers of a summary of which what was written, times and counts are known.
+pub(crate) fn set_written(s: &mut Summary, [first, last, sum, min, max, resets]: [Option<f64>; 6]) {
+    let none = if s.is_stale() {
+        koios_model::stale_nan()
+    } else {
+        0.0
+    };
+    s.last = last.unwrap_or(none);
+    s.first = first.unwrap_or(s.last);
+    if s.count == 0 {
+        return;
+    }
+    s.sum = sum.unwrap_or(s.last);
+    s.min = min.unwrap_or_else(|| lesser(s.first, s.last));
+    s.max = max.unwrap_or_else(|| greater(s.first, s.last));
+    s.resets = resets.unwrap_or(0.0);
+}
+
+/// Collects summaries as columns and encodes them; row groups end at series boundaries.
+pub(crate) struct SummariesWriter {
+    block: BlockId,
+    part: &'static str,
+    group_rows: usize,
+    file: ArrowWriter<Vec<u8>>,
+    rows: u64,
+    group: usize,
+    columns: Columns,
+}
+
+#[derive(Default)]
+struct Columns {
+    series: Vec<u32>,
+    first_times: Vec<i64>,
+    times: Vec<i64>,
+    counts: Vec<u32>,
+    histograms: Vec<u32>,
+    exponents: Vec<i8>,
+    aggregates: [(Int64Builder, Float64Builder); AGGREGATES.len()],
+}
+
+impl fmt::Debug for SummariesWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SummariesWriter")
+            .field("block", &self.block)
+            .field("part", &self.part)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SummariesWriter {
+    pub(crate) fn new(block: BlockId, part: &'static str, layout: Layout) -> Result<Self> {
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties(block, part, layout)?)
+            .with_skip_arrow_metadata(true);
+        let file = ArrowWriter::try_new_with_options(Vec::new(), summaries_schema(), options)
+            .map_err(|e| encode_error(block, part, e))?;
+        Ok(Self {
+            block,
+            part,
+            group_rows: layout.group_rows.max(1),
+            file,
+            rows: 0,
+            group: 0,
+            columns: Columns::default(),
+        })
+    }
+
+    /// Appends the summaries of a series, ascending in time, and returns its first row. Rows descend in time, as samples do.
+    pub(crate) fn push(&mut self, id: u32, summaries: &[Summary]) -> Result<u64> {
+        if self.group > 0 && self.group + summaries.len() > self.group_rows {
+            self.end_group()?;
+        }
+        let first_row = self.rows;
+        self.columns.push(id, summaries);
+        self.rows += summaries.len() as u64;
+        self.group += summaries.len();
+        if self.columns.series.len() >= BATCH_ROWS {
+            self.write_batch()?;
+        }
+        Ok(first_row)
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        if self.columns.series.is_empty() {
+            return Ok(());
+        }
+        let columns = std::mem::take(&mut self.columns).finish();
+        let (block, part) = (self.block, self.part);
+        RecordBatch::try_new(summaries_schema(), columns)
+            .map_err(|e| encode_error(block, part, e))
+            .and_then(|batch| self.file.write(&batch).map_err(|e| encode_error(block, part, e)))
+    }
+
+    fn end_group(&mut self) -> Result<()> {
+        self.write_batch()?;
+        self.group = 0;
+        self.file
+            .flush()
+            .map_err(|e| encode_error(self.block, self.part, e))
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        self.file.bytes_written() + self.file.in_progress_size()
+    }
+
+    /// The part's name and its bytes.
+    pub(crate) fn finish(mut self) -> Result<(&'static str, Bytes)> {
+        self.end_group()?;
+        let (block, part) = (self.block, self.part);
+        let bytes = self.file.into_inner().map_err(|e| encode_error(block, part, e))?;
+        Ok((part, Bytes::from(bytes)))
+    }
+}
+
+impl Columns {
+    fn push(&mut self, id: u32, summaries: &[Summary]) {
+        let table: Vec<_> = summaries.iter().map(written).collect();
+        let all: Vec<f64> = table.iter().flatten().copied().flatten().collect();
+        let exponent = decimal::exponent_for_run(&all);
+        for (s, row) in summaries.iter().zip(table).rev() {
+            self.series.push(id);
+            self.first_times.push(s.first_t);
+            self.times.push(s.last_t);
+            self.counts.push(s.count);
+            self.histograms.push(s.histograms);
+            self.exponents.push(exponent as i8);
+            for ((mantissas, floats), value) in self.aggregates.iter_mut().zip(row) {
+                let mantissa = value.and_then(|v| decimal::to_mantissa(v, exponent));
+                mantissas.append_option(mantissa);
+                floats.append_option(value.filter(|_| mantissa.is_none()));
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<ArrayRef> {
+        let times = |times: Vec<i64>| -> ArrayRef {
+            Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"))
+        };
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(self.series)),
+            times(self.first_times),
+            times(self.times),
+            Arc::new(UInt32Array::from(self.counts)),
+            Arc::new(UInt32Array::from(self.histograms)),
+            Arc::new(Int8Array::from(self.exponents)),
+        ];
+        for (mut mantissas, mut floats) in self.aggregates {
+            columns.push(Arc::new(mantissas.finish()));
+            columns.push(Arc::new(floats.finish()));
+        }
+        columns
+    }
+}
+
+fn properties(block: BlockId, part: &'static str, layout: Layout) -> Result<WriterProperties> {
+    let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
+    let sorted = |column_idx, descending| SortingColumn {
+        column_idx,
+        descending,
+        nulls_first: false,
+    };
+    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
+    let blocks = blocks.map_err(|e| encode_error(block, part, e))?;
+    let mut builder = base_properties(block, layout)?
+        .set_data_page_row_count_limit(PAGE_ROWS.min(layout.page_rows))
+        .set_delta_binary_packed_encoder_options(blocks)
+        .set_sorting_columns(Some(vec![sorted(0, false), sorted(2, true)]))
+        .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
+        .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
+    let delta = [FIRST_TIMESTAMP, TIMESTAMP].map(str::to_owned);
+    for name in delta.into_iter().chain(AGGREGATES.map(mantissa_of)) {
+        builder = builder
+            .set_column_encoding(path(&name), Encoding::DELTA_BINARY_PACKED)
+            .set_column_dictionary_enabled(path(&name), false);
+    }
+    for name in AGGREGATES.map(float_of) {
+        builder = builder.set_column_dictionary_enabled(path(&name), false);
+    }
+    for name in [EXPONENT, COUNT, HISTOGRAMS] {
+        builder = builder.set_column_dictionary_enabled(path(name), true);
+    }
+    Ok(builder.build())
+}

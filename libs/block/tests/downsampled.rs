@@ -1,0 +1,169 @@
+//! Claims about downsampled blocks.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use koios_block::{
+    BlockCache, BlockId, BlockOptions, BlockParts, BlockReader, BlockWriter, Error, Layout, MemoryBlock,
+    RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART, verify,
+};
+use koios_model::summary::{Downsampled, downsample};
+use koios_model::{Histogram, Labels, Matchers, Sample, Summary, TenantId, TimeRange, stale_nan};
+use proptest::prelude::*;
+
+const DAY: i64 = 24 * 3_600_000;
+
+fn options(resolution_ms: i64) -> BlockOptions {
+    BlockOptions {
+        resolution_ms,
+        layout: Layout {
+            page_rows: 32,
+            group_rows: 100,
+            zstd_level: 1,
+        },
+        ..BlockOptions::new(
+            BlockId::new(1, 2),
+            TenantId::anonymous(),
+            TimeRange::new(0, DAY - 1),
+        )
+    }
+}
+
+fn labels(i: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m".to_owned()), ("i", format!("{i:04}"))])
+}
+
+fn written(series: &[Downsampled], resolution_ms: i64) -> Option<BlockParts> {
+    let mut writer = BlockWriter::new(options(resolution_ms)).unwrap();
+    for (i, kept) in series.iter().enumerate() {
+        writer.push_downsampled(&labels(i), None, kept).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+fn open(parts: &BlockParts) -> BlockReader {
+    let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20));
+    BlockReader::open(
+        Arc::new(MemoryBlock::new(parts)),
+        Arc::new(parts.meta.clone()),
+        cache,
+    )
+    .unwrap()
+}
+
+fn any_value() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        6 => (0i32..500).prop_map(|v| f64::from(v) / 10.0),
+        1 => any::<u64>().prop_map(f64::from_bits),
+        1 => Just(stale_nan()),
+    ]
+}
+
+fn any_series() -> impl Strategy<Value = Downsampled> {
+    let floats = prop::collection::btree_map(0..DAY / 10_000, any_value(), 0..150);
+    let histograms = prop::collection::btree_map(0..DAY / 10_000, 0u32..30, 0..6);
+    (floats, histograms).prop_map(|(floats, histograms)| {
+        let floats = floats.iter().filter(|(t, _)| !histograms.contains_key(t));
+        let floats: Vec<Sample> = floats.map(|(&t, &v)| Sample { t: t * 10_000, v }).collect();
+        let histogram = |count: u32| Histogram {
+            count: f64::from(count),
+            zero_count: f64::from(count),
+            ..Histogram::default()
+        };
+        let at = |(t, count): (&i64, &u32)| (t * 10_000, Arc::new(histogram(*count)));
+        downsample(
+            &floats,
+            &histograms.iter().map(at).collect::<Vec<_>>(),
+            RESOLUTION_5M_MS,
+        )
+    })
+}
+
+async fn read(block: &BlockReader, range: TimeRange) -> BTreeMap<Labels, Downsampled> {
+    let series = block.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
+    let read = block.read_chunks(&series, range).await.unwrap();
+    let decode = |chunks: Vec<koios_chunk::Chunk>| {
+        let mut kept = Downsampled::default();
+        for chunk in chunks {
+            chunk.decode_summaries(range, &mut kept.summaries).unwrap();
+            chunk.decode_histograms(range, &mut kept.histograms).unwrap();
+        }
+        kept
+    };
+    let all = series.into_iter().zip(read);
+    all.map(|(s, chunks)| (s.labels, decode(chunks))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn i10_what_is_kept_comes_back_bit_for_bit(
+        series in prop::collection::vec(any_series(), 1..12), min in 0..DAY, len in 0..DAY,
+    ) {
+        let Some(parts) = written(&series, RESOLUTION_5M_MS) else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let block = open(&parts);
+            verify(&block).await.unwrap();
+            // The second time from the cache.
+            for range in [TimeRange::ALL, TimeRange::new(min, min + len), TimeRange::ALL] {
+                let found = read(&block, range).await;
+                for (i, kept) in series.iter().enumerate().filter(|(_, k)| !k.summaries.is_empty()) {
+                    let found = &found[&labels(i)];
+                    let wanted: Vec<Summary> =
+                        kept.summaries.iter().copied().filter(|s| s.range().overlaps(&range)).collect();
+                    assert_eq!(found.summaries, wanted);
+                    let wanted = kept.histograms.iter().filter(|(t, _)| range.contains(*t));
+                    assert!(found.histograms.iter().map(|(t, h)| (t, h.count)).eq(wanted.map(|(t, h)| (t, h.count))));
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn i11_a_flipped_bit_is_found_before_anything_is_used() {
+    let samples: Vec<Sample> = (0..2000)
+        .map(|i| Sample {
+            t: i * 15_000,
+            v: i as f64,
+        })
+        .collect();
+    let kept = downsample(&samples, &[], RESOLUTION_5M_MS);
+    let parts = written(&[kept.clone(), kept], RESOLUTION_5M_MS).unwrap();
+    let at = parts
+        .parts
+        .iter()
+        .position(|(name, _)| name == SAMPLES_5M_PART)
+        .unwrap();
+    let bytes = parts.parts[at].1.to_vec();
+    for place in (0..bytes.len()).step_by(97) {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 4;
+        let mut parts = parts.clone();
+        parts.parts[at].1 = damaged.into();
+        let found = verify(&open(&parts)).await.unwrap_err();
+        assert!(
+            matches!(&found, Error::Corrupt { part, .. } if part == SAMPLES_5M_PART),
+            "{found}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_block_is_downsampled_or_it_is_not() {
+    let kept = downsample(&[Sample { t: 5, v: 1.0 }], &[], RESOLUTION_1H_MS);
+    let parts = written(std::slice::from_ref(&kept), RESOLUTION_1H_MS).unwrap();
+    assert_eq!(
+        (parts.meta.format, parts.meta.resolution_ms),
+        (4, RESOLUTION_1H_MS)
+    );
+    assert!(parts.meta.part(SAMPLES_1H_PART).is_some() && parts.meta.part(SAMPLES_PART).is_none());
+    let mut downsampled = BlockWriter::new(options(RESOLUTION_1H_MS)).unwrap();
+    assert!(downsampled.push_series(&labels(1), None, &[1], &[1.0]).is_err());
+    let mut raw = BlockWriter::new(options(0)).unwrap();
+    assert!(raw.push_downsampled(&labels(1), None, &kept).is_err());
+    assert!(BlockWriter::new(options(60_000)).is_err());
+}

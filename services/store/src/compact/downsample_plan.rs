@@ -1,0 +1,227 @@
+//! Which windows to downsample next, and which blocks are older than what is kept.
+//!
+//! A day's window that has ended long enough ago gets a block of summaries for each resolution, beside the blocks with its
+//! samples. In the manifest the `sources` of a downsampled block are the live blocks that it summarises: merges put what
+//! they write in the place of what they read, and when samples go because of their age, the list becomes empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use koios_block::BlockId;
+use koios_bucket::{Manifest, ManifestBlock};
+use koios_model::{TimeRange, window_start};
+
+use super::CompactionSettings;
+use super::settings::Downsampling;
+
+/// What came late is summarised together with the rest of its window when the rest is at most so many times as large…
+const REWRITE_MAX: u64 = 8;
+/// …or when so many blocks came…
+const PIECES_MAX: usize = 8;
+
+/// A window to downsample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DownsampleJob {
+    /// The window.
+    pub(crate) window: TimeRange,
+    /// All blocks with samples of it, ascending by name.
+    pub(crate) inputs: Vec<ManifestBlock>,
+    /// The resolutions to make, milliseconds.
+    pub(crate) resolutions: Vec<i64>,
+    /// Downsampled blocks whose place the new ones take.
+    pub(crate) replaced: Vec<BlockId>,
+}
+
+impl DownsampleJob {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.inputs.iter().map(ManifestBlock::bytes).sum()
+    }
+
+    pub(crate) fn samples(&self) -> u64 {
+        self.inputs.iter().map(|b| b.samples).sum()
+    }
+}
+
+/// One window of a manifest.
+#[derive(Debug, Default)]
+struct Window<'m> {
+    raw: Vec<&'m ManifestBlock>,
+    downsampled: Vec<&'m ManifestBlock>,
+}
+
+impl<'m> Window<'m> {
+    fn of(&self, resolution_ms: i64) -> impl Iterator<Item = &'m ManifestBlock> + '_ {
+        let alike = move |b: &&&ManifestBlock| b.resolution_ms == resolution_ms;
+        self.downsampled.iter().filter(alike).copied()
+    }
+
+    /// The blocks with samples that no block of a resolution summarises.
+    fn missing(&self, resolution_ms: i64) -> Vec<&'m ManifestBlock> {
+        let known: BTreeSet<BlockId> = self
+            .of(resolution_ms)
+            .flat_map(|b| b.sources.iter().copied())
+            .collect();
+        let missing = self.raw.iter().filter(|b| !known.contains(&b.block));
+        missing.copied().collect()
+    }
+
+    /// The blocks of a resolution that summarise something else than what there is now: their sources went without them,
+    /// or something of them was deleted while the samples are still there.
+    fn outdated(&self, manifest: &Manifest, resolution_ms: i64) -> Vec<&'m ManifestBlock> {
+        let outdated = |b: &&ManifestBlock| {
+            let live = |id: &BlockId| manifest.block(*id).is_some();
+            !b.sources.is_empty() && (!b.sources.iter().all(live) || manifest.masking(b).next().is_some())
+        };
+        self.of(resolution_ms).filter(outdated).collect()
+    }
+}
+
+/// The windows of a manifest, of the widest width that blocks are merged to. Blocks that do not fit into one are left out.
+fn windows<'m>(
+    manifest: &'m Manifest,
+    settings: &CompactionSettings,
+    bad: &BTreeSet<BlockId>,
+) -> BTreeMap<i64, Window<'m>> {
+    let width_ms = settings.widest_ms();
+    let mut windows: BTreeMap<i64, Window<'_>> = BTreeMap::new();
+    for block in manifest.blocks.iter().filter(|b| !bad.contains(&b.block)) {
+        let start = window_start(block.window.min, width_ms);
+        if block.window.max > settings.widest_window(start).max {
+            continue;
+        }
+        let window = windows.entry(start).or_default();
+        if block.resolution_ms == 0 {
+            window.raw.push(block);
+        } else {
+            window.downsampled.push(block);
+        }
+    }
+    windows
+}
+
+/// The windows that are to be downsampled, old ones first. Blocks in `bad` are left alone, and so are those that are to
+/// be merged first.
+pub(crate) fn due_downsamplings(
+    manifest: &Manifest,
+    now_ms: i64,
+    settings: &CompactionSettings,
+    bad: &BTreeSet<BlockId>,
+    merging: &BTreeSet<BlockId>,
+) -> Vec<DownsampleJob> {
+    let mut jobs = Vec::new();
+    for (start, window) in windows(manifest, settings, bad) {
+        let range = settings.widest_window(start);
+        if window.raw.is_empty() || window.raw.iter().any(|b| merging.contains(&b.block)) {
+            continue;
+        }
+        let due: Vec<i64> = settings
+            .downsampling
+            .iter()
+            .filter(|d| {
+                d.is_wanted(range, now_ms, settings) && is_due(manifest, &window, d, settings, now_ms)
+            })
+            .map(|d| d.resolution_ms)
+            .collect();
+        if due.is_empty() {
+            continue;
+        }
+        // What stands for samples that are gone stays beside what is made of those that came since.
+        let replaced = window.downsampled.iter().filter(|b| !b.sources.is_empty());
+        let replaced: Vec<_> = replaced.filter(|b| due.contains(&b.resolution_ms)).collect();
+        // What of it is damaged by now would be missing in what is made.
+        if replaced.iter().any(|b| b.sources.iter().any(|s| bad.contains(s))) {
+            continue;
+        }
+        let mut inputs: Vec<_> = window.raw.iter().map(|b| (*b).clone()).collect();
+        inputs.sort_unstable_by_key(|b| b.block);
+        jobs.push(DownsampleJob {
+            window: range,
+            replaced: replaced.iter().map(|b| b.block).collect(),
+            inputs,
+            resolutions: due,
+        });
+    }
+    jobs
+}
+
+fn is_due(
+    manifest: &Manifest,
+    window: &Window<'_>,
+    wanted: &Downsampling,
+    settings: &CompactionSettings,
+    now_ms: i64,
+) -> bool {
+    if !window.outdated(manifest, wanted.resolution_ms).is_empty() {
+        return true;
+    }
+    let bytes = |blocks: &[&ManifestBlock]| -> u64 { blocks.iter().map(|b| b.bytes()).sum() };
+    let missing = window.missing(wanted.resolution_ms);
+    let (late, all) = (bytes(&missing), bytes(&window.raw));
+    let is_worth_it =
+        late.saturating_mul(REWRITE_MAX) >= all.saturating_sub(late) || missing.len() >= PIECES_MAX;
+    let is_last_time = missing.iter().any(|b| is_old(b, now_ms, settings));
+    !missing.is_empty() && (is_worth_it || is_last_time)
+}
+
+/// Whether all samples of a block are older than samples are kept.
+fn is_old(block: &ManifestBlock, now_ms: i64, settings: &CompactionSettings) -> bool {
+    let kept = settings.retention_ms();
+    kept.is_some_and(|kept| block.range.max < now_ms.saturating_sub(kept))
+}
+
+/// What is older than what is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expired {
+    /// Blocks to take off the list.
+    pub(crate) blocks: Vec<BlockId>,
+    /// Downsampled blocks that stand for samples of those from now on.
+    pub(crate) standing_in: Vec<BlockId>,
+}
+
+/// What is older than what is kept. Where summaries are to outlive samples, the samples of a window go together and once
+/// all of them are summarised; what cannot be, because it is damaged, is not waited for.
+pub(crate) fn expired(
+    manifest: &Manifest,
+    now_ms: i64,
+    settings: &CompactionSettings,
+    bad: &BTreeSet<BlockId>,
+) -> Expired {
+    let mut found = Expired::default();
+    let mut waiting = BTreeSet::new();
+    for (start, window) in windows(manifest, settings, bad) {
+        let left_alone = window.downsampled.iter().filter(|b| {
+            let gone = |id: &BlockId| manifest.block(*id).is_none();
+            !b.sources.is_empty() && b.sources.iter().all(gone)
+        });
+        if window.raw.is_empty() {
+            found.standing_in.extend(left_alone.map(|b| b.block));
+        }
+        if !window.raw.iter().any(|b| is_old(b, now_ms, settings)) {
+            continue;
+        }
+        let range = settings.widest_window(start);
+        let wanted = settings.downsampling.iter().filter(|d| {
+            d.outlives(settings) && !settings.is_past_its_retention(d.resolution_ms, range, now_ms)
+        });
+        let wanted: Vec<i64> = wanted.map(|d| d.resolution_ms).collect();
+        let is_summarised =
+            |&r: &i64| window.missing(r).is_empty() && window.outdated(manifest, r).is_empty();
+        let all_old = window.raw.iter().all(|b| is_old(b, now_ms, settings));
+        if !wanted.is_empty() && !(all_old && wanted.iter().all(is_summarised)) {
+            waiting.extend(window.raw.iter().map(|b| b.block));
+        } else if all_old {
+            let standing_in = window.downsampled.iter().filter(|b| !b.sources.is_empty());
+            found.standing_in.extend(standing_in.map(|b| b.block));
+        }
+    }
+    let raw = manifest.blocks.iter().filter(|b| b.resolution_ms == 0);
+    let old = raw.filter(|b| is_old(b, now_ms, settings) && !waiting.contains(&b.block));
+    found.blocks.extend(old.map(|b| b.block));
+    let downsampled = manifest.blocks.iter().filter(|b| b.resolution_ms != 0);
+    let old = downsampled.filter(|b| settings.is_past_its_retention(b.resolution_ms, b.window, now_ms));
+    found.blocks.extend(old.map(|b| b.block));
+    found
+}
+
+#[cfg(test)]
+#[path = "downsample_plan_test.rs"]
+mod tests;
