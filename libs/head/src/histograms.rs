@@ -349,6 +349,17 @@ impl Head {
         Ok(())
     }
 
+    /// Forgets the newest histogram in order of a series when it is sealed and lies in a range: it was deleted.
+    pub(crate) fn unremember_histogram(&mut self, index: u32, range: TimeRange) {
+        let remembered = self.sealed_last_histogram(index);
+        if remembered.is_some_and(|(t, _)| range.contains(t)) {
+            let before = self.histograms_mut(index).heap_bytes();
+            self.histograms_mut(index).sealed_last = None;
+            let after = self.histograms_mut(index).heap_bytes();
+            self.count_histogram_bytes(before, after);
+        }
+    }
+
     /// The newest histogram in order of a series, when it is sealed.
     pub(crate) fn sealed_last_histogram(&self, index: u32) -> Option<At> {
         self.cold(index)?.histograms()?.sealed_last.clone()

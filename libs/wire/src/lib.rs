@@ -29,7 +29,7 @@ mod watched;
 pub use batch::{Batch, BatchError, BatchHeader, BoundSeries, LoggedBatch, LoggedSeries};
 pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
-    BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
+    BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushReply,
     FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
     ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest,
     StoreService, StoreStream, TenantHoldings,

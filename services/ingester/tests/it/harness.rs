@@ -32,7 +32,7 @@ use koios_testkit::memory::PretendedMemory;
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{
-    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest,
+    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest,
     FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd,
     ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
 };
@@ -177,6 +177,10 @@ impl IngesterService for Down {
     async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
         down()
     }
+    async fn deletions(&self, _: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+        down()
+    }
+
     async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
         down()
     }
@@ -567,6 +571,7 @@ impl World {
             labels_only: false,
             encoded: false,
             limit: 0,
+            deletions_version: 0,
         };
         collect(self.node(i).read(request).await?).await
     }

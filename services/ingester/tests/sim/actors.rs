@@ -160,6 +160,7 @@ impl World {
             labels_only: false,
             encoded: self.rng.below(2) == 0,
             limit: 0,
+            deletions_version: 0,
         };
         let stream = process.ingester.read(request).await?;
         let (mut series, end) = self.collect(stream).await?;

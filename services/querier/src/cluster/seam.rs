@@ -79,6 +79,7 @@ mod tests {
             held: set(held),
             forgotten_below_ms,
             manifest_floor,
+            deletions_version: 0,
         }
     }
 
