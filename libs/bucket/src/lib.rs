@@ -30,9 +30,7 @@ mod tombstone;
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use error::{Error, Result};
-pub use manifest::{
-    Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
-};
+pub use manifest::{Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
 pub use tombstone::{Tombstone, TombstoneMatcher, TombstoneState};

@@ -287,7 +287,10 @@ impl Manifest {
         let mut covers = covers.clone();
         for tombstone in self.masking(block) {
             for (partition, set) in &mut covers {
-                let later = tombstone.covers.get(partition).map(|before| set.difference(before));
+                let later = tombstone
+                    .covers
+                    .get(partition)
+                    .map(|before| set.difference(before));
                 *set = later.map_or_else(BatchSet::default, |later| set.difference(&later));
             }
         }
@@ -331,7 +334,9 @@ impl Manifest {
         let whole = |found: &TimeRange| found.min <= window.min && found.max >= window.max;
         for block in &self.blocks {
             for (_, covers) in block.coverage().filter(|(found, _)| whole(found)) {
-                let Some(set) = covers.get(&partition) else { continue };
+                let Some(set) = covers.get(&partition) else {
+                    continue;
+                };
                 if self.masking(block).next().is_none() {
                     all.union_with(set);
                     continue;

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use koios_model::TimeRange;
 
+use crate::SAMPLES_MAX;
 use crate::encode::Encoder;
 use crate::error::Error;
 use crate::histogram::encode_histograms;
 use crate::view::Chunk;
-use crate::SAMPLES_MAX;
 
 impl Chunk {
     /// What is left without the samples of some closed ranges: the chunk itself where they have none of its samples, nothing
@@ -70,7 +70,10 @@ mod tests {
             chunk.decode_histograms(TimeRange::ALL, &mut histograms).unwrap();
             chunk.decode_starts(TimeRange::ALL, &mut starts).unwrap();
         }
-        let floats = times.into_iter().zip(values.into_iter().map(f64::to_bits)).collect();
+        let floats = times
+            .into_iter()
+            .zip(values.into_iter().map(f64::to_bits))
+            .collect();
         (floats, histograms.into_iter().map(|(t, _)| t).collect(), starts)
     }
 

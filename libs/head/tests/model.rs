@@ -10,7 +10,9 @@ use koios_head::{
     merge_starts,
 };
 use koios_model::merge::winner;
-use koios_model::{BatchColumns, Histogram, Labels, Matcher, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
+use koios_model::{
+    BatchColumns, Histogram, Labels, Matcher, Matchers, Sample, SeriesHash, TimeRange, stale_nan,
+};
 use proptest::prelude::*;
 
 const WINDOW_MS: i64 = 100;
@@ -315,7 +317,8 @@ impl World {
                     deleted.push((matchers.clone(), range));
                 }
                 let left = self.head.select(&matchers, range);
-                let empty = |id: &SeriesId| self.head.held_samples(*id, range).unwrap() == HeldSamples::default();
+                let empty =
+                    |id: &SeriesId| self.head.held_samples(*id, range).unwrap() == HeldSamples::default();
                 assert!(left.iter().all(empty), "what is deleted is still there");
             }
             // Cuts that are under way are given back.

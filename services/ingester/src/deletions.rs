@@ -14,10 +14,10 @@ use std::sync::Arc;
 use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
 use koios_bucket::{Manifest, ManifestBlock, Nonce, Tombstone, TombstoneState, Writer};
 use koios_head::{Head, HeldSamples, Resolved, SeriesId};
+use koios_model::merge::settle_kinds;
 use koios_model::{
     BatchColumns, BatchSeries, BatchSet, LabelsRef, Matchers, Metadata, PartitionId, TimeRange,
 };
-use koios_model::merge::settle_kinds;
 use koios_wal::Lsn;
 use koios_wire::{Batch, BatchHeader, DeletionsReply, DeletionsRequest, ServiceError};
 use serde::{Deserialize, Serialize};
@@ -146,7 +146,11 @@ impl Deletions {
         head: &Head,
         resolved: &Resolved,
     ) -> Option<BatchColumns> {
-        let covering: Vec<&Known> = self.all.iter().filter(|k| k.deletes() && k.covers(header)).collect();
+        let covering: Vec<&Known> = self
+            .all
+            .iter()
+            .filter(|k| k.deletes() && k.covers(header))
+            .collect();
         if covering.is_empty() {
             return None;
         }
@@ -203,10 +207,30 @@ fn have_common(a: &BatchSet, b: &BatchSet) -> bool {
 
 impl Inner {
     /// Applies the deletions that a manifest lists up to a version, unless they are applied.
-    pub(crate) async fn ensure_deletions(&self, replica: &Replica, version: u64) -> Result<()> {
+    pub(crate) async fn ensure_deletions(
+        self: &Arc<Self>,
+        replica: &Arc<Replica>,
+        version: u64,
+    ) -> Result<(), ServiceError> {
         if replica.state.read().deletions.version >= version {
             return Ok(());
         }
+        let (this, replica) = (Arc::clone(self), Arc::clone(replica));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // A task of its own: who asks may be gone before all is uploaded, and comes again.
+        self.deps.tasks.spawn_cancelled("ingester deletions", async move {
+            let applied = this.catch_up_with(&replica, version).await;
+            // Nobody listens when the caller went away.
+            let _ = answer.send(applied.map_err(|e| this.refuse(&e)));
+        });
+        answered.await.unwrap_or_else(|_| {
+            Err(ServiceError::unavailable(
+                "the ingester is stopping: ask again later",
+            ))
+        })
+    }
+
+    async fn catch_up_with(&self, replica: &Replica, version: u64) -> Result<()> {
         let manifest = self.deps.manifests.at_least(&replica.key.1, version).await?;
         self.apply_deletions(replica, &manifest).await?;
         let mut state = replica.state.write();
@@ -320,7 +344,10 @@ impl Inner {
                 window.max.min(deletion.range.max),
             );
             let (from, matchers) = (Arc::clone(&shared), matchers.clone());
-            let encoded = self.pools.long.run(move || encode(&from, options, &matchers, range));
+            let encoded = self
+                .pools
+                .long
+                .run(move || encode(&from, options, &matchers, range));
             let Some(parts) = encoded.await?? else { continue };
             let bucket = self.deps.manifests.bucket();
             bucket.upload_block(&tenant, &parts).await?;
@@ -336,7 +363,10 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) async fn deletions(&self, request: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+    pub(crate) async fn deletions(
+        self: &Arc<Self>,
+        request: DeletionsRequest,
+    ) -> Result<DeletionsReply, ServiceError> {
         self.wal().map_err(|e| self.refuse(&e))?;
         drop(self.enter(request.partition, request.epoch).await?);
         let key = (request.partition, request.tenant);
@@ -348,8 +378,7 @@ impl Inner {
         let Some(replica) = replica else {
             return Ok(DeletionsReply::default());
         };
-        let applied = self.ensure_deletions(&replica, request.version).await;
-        applied.map_err(|e| self.refuse(&e))?;
+        self.ensure_deletions(&replica, request.version).await?;
         let logged = self.store.segments.lock().logged(&key);
         let state = replica.state.read();
         Ok(DeletionsReply {
@@ -376,7 +405,14 @@ fn matching(columns: &BatchColumns, matchers: &Matchers, range: TimeRange) -> Op
     let mut histograms = columns.histograms.iter().peekable();
     let mut exemplars = columns.exemplars.iter().peekable();
     for (at, series) in columns.series().enumerate() {
-        let BatchSeries { hash, labels, timestamps, values, starts, .. } = series;
+        let BatchSeries {
+            hash,
+            labels,
+            timestamps,
+            values,
+            starts,
+            ..
+        } = series;
         let of_series = |place: u32| place as usize == at;
         let mut histograms_here = Vec::new();
         while let Some(h) = histograms.next_if(|h| of_series(h.series)) {
@@ -436,7 +472,11 @@ fn encode(
         let head = &replica.state.read().head;
         let metadata = head.metadata().map(|(name, _, m)| (name.to_owned(), m.clone()));
         let metadata: BTreeMap<String, Metadata> = metadata.collect();
-        (head.select(matchers, range), head.exemplars(matchers, range), metadata)
+        (
+            head.select(matchers, range),
+            head.exemplars(matchers, range),
+            metadata,
+        )
     };
     for part in ids.chunks(PART) {
         let copied = {
@@ -445,7 +485,11 @@ fn encode(
             part.iter().filter_map(copy).collect::<Vec<_>>()
         };
         for (labels, held) in copied {
-            let HeldSamples { mut samples, mut histograms, starts } = held.map_err(damaged)?;
+            let HeldSamples {
+                mut samples,
+                mut histograms,
+                starts,
+            } = held.map_err(damaged)?;
             settle_kinds(&mut samples, &mut histograms);
             let timestamps: Vec<i64> = samples.iter().map(|s| s.t).collect();
             let values: Vec<f64> = samples.iter().map(|s| s.v).collect();

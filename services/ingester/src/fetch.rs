@@ -108,7 +108,9 @@ impl Inner {
                 let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
                 match self.pools.long.run(decode).await? {
                     Ok(batch) => batch.into_iter().for_each(&mut each),
-                    Err(error) => tracing::error!(segment = number, %error, "a batch of the log cannot be read"),
+                    Err(error) => {
+                        tracing::error!(segment = number, %error, "a batch of the log cannot be read")
+                    }
                 }
             }
         }

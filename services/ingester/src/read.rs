@@ -91,13 +91,13 @@ impl Inner {
         Err(self.refusal(ServiceErrorCode::NotCounting, message))
     }
 
-    pub(crate) async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
+    pub(crate) async fn read(self: &Arc<Self>, request: ReadRequest) -> Result<ReadStream, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
         let version = request.deletions_version;
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
             return Ok(stream::iter([Ok(ReadItem::End(nothing_held(version)))]).boxed());
         };
-        self.ensure_deletions(&replica, version).await.map_err(|e| self.refuse(&e))?;
+        self.ensure_deletions(&replica, version).await?;
         let started = self.deps.runtime.clock.elapsed();
         let cpu = self.deps.runtime.cpu.clone();
         let (selecting, range) = (Arc::clone(&replica), request.range);
@@ -135,7 +135,7 @@ impl Inner {
     }
 
     pub(crate) async fn labels(
-        &self,
+        self: &Arc<Self>,
         request: LabelsRequest,
         of: impl FnOnce(&ReplicaState, &LabelsRequest) -> Vec<String> + Send + 'static,
     ) -> Result<LabelsReply, ServiceError> {
@@ -147,7 +147,7 @@ impl Inner {
                 end: nothing_held(version),
             });
         };
-        self.ensure_deletions(&replica, version).await.map_err(|e| self.refuse(&e))?;
+        self.ensure_deletions(&replica, version).await?;
         let collect = move || {
             let state = replica.state.read();
             let mut names = of(&state, &request);
@@ -164,7 +164,7 @@ impl Inner {
     }
 
     pub(crate) async fn exemplars(
-        &self,
+        self: &Arc<Self>,
         request: ExemplarsRequest,
     ) -> Result<Vec<SeriesExemplars>, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
@@ -172,7 +172,7 @@ impl Inner {
             return Ok(Vec::new());
         };
         let version = request.deletions_version;
-        self.ensure_deletions(&replica, version).await.map_err(|e| self.refuse(&e))?;
+        self.ensure_deletions(&replica, version).await?;
         let collect = move || {
             let state = replica.state.read();
             state.head.exemplars(&request.matchers, request.range)

@@ -140,7 +140,9 @@ impl Deleted {
             out.extend_from_slice(part);
         };
         put(&json(&self.head));
-        self.kept.iter().for_each(|batch| put(batch.with_labels().encoded()));
+        self.kept
+            .iter()
+            .for_each(|batch| put(batch.with_labels().encoded()));
         Bytes::from(out)
     }
 

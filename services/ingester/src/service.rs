@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use koios_model::Metadata;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest,
-    ReadStream, SeriesExemplars, ServiceError,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
 };
 
 use crate::Ingester;

@@ -39,13 +39,20 @@ impl Masks {
     fn new(manifest: &Manifest, block: &ManifestBlock) -> Result<Self, ServiceError> {
         let compile = |t: &koios_bucket::Tombstone| {
             let matchers = t.matchers().map_err(|e| {
-                let text = format!("deletion {} of tenant {} cannot be read: {e}", t.id, manifest.tenant);
+                let text = format!(
+                    "deletion {} of tenant {} cannot be read: {e}",
+                    t.id, manifest.tenant
+                );
                 ServiceError::new(ServiceErrorCode::Corruption, text)
             })?;
             let range = t.range;
             Ok(Deletion { matchers, range })
         };
-        manifest.masking(block).map(compile).collect::<Result<_, _>>().map(Self)
+        manifest
+            .masking(block)
+            .map(compile)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Whether nothing is deleted.
@@ -55,8 +62,7 @@ impl Masks {
 
     /// When samples of a series are deleted, as far as that overlaps a range.
     pub(crate) fn ranges(&self, labels: &Labels, range: TimeRange) -> Vec<TimeRange> {
-        let of_series =
-            |d: &&Deletion| d.range.overlaps(&range) && d.matchers.matches(labels.as_ref());
+        let of_series = |d: &&Deletion| d.range.overlaps(&range) && d.matchers.matches(labels.as_ref());
         self.0.iter().filter(of_series).map(|d| d.range).collect()
     }
 
@@ -98,13 +104,18 @@ pub(crate) async fn mask(
     let work = move || {
         let mut encoder = Encoder::default();
         let mut left = |(chunks, ranges): (Vec<Chunk>, Vec<TimeRange>)| {
-            let left = chunks.into_iter().map(|chunk| chunk.without(&ranges, &mut encoder));
+            let left = chunks
+                .into_iter()
+                .map(|chunk| chunk.without(&ranges, &mut encoder));
             left.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
         };
         let series = chunks.into_iter().zip(ranges);
         series.map(&mut left).collect::<Result<Vec<_>, _>>()
     };
-    let masked = cpu.run(work).await.map_err(|e| ServiceError::internal(e.to_string()))?;
+    let masked = cpu
+        .run(work)
+        .await
+        .map_err(|e| ServiceError::internal(e.to_string()))?;
     masked.map_err(|e| {
         let text = format!("samples of a block cannot be decoded: {e}");
         ServiceError::new(ServiceErrorCode::Corruption, text)
@@ -120,10 +131,16 @@ mod tests {
     #[test]
     fn a_series_is_hidden_when_nothing_of_it_is_left_in_range() {
         let deletion = |value: &str, min, max| Deletion {
-            matchers: Matchers(vec![Matcher::new(MatchOp::Equal, "a".to_owned(), value.to_owned()).unwrap()]),
+            matchers: Matchers(vec![
+                Matcher::new(MatchOp::Equal, "a".to_owned(), value.to_owned()).unwrap(),
+            ]),
             range: TimeRange::new(min, max),
         };
-        let masks = Masks(vec![deletion("x", 50, 80), deletion("x", 10, 49), deletion("y", 0, 1000)]);
+        let masks = Masks(vec![
+            deletion("x", 50, 80),
+            deletion("x", 10, 49),
+            deletion("y", 0, 1000),
+        ]);
         let series = |value: &str, min, max| BlockSeries {
             labels: Labels::from_pairs([("a", value)]),
             id: 0,

@@ -490,7 +490,10 @@ async fn i10_what_is_deleted_is_masked_in_all_reads_whatever_is_cached() {
     }
     let (block, version) = world.upload(&data).await;
     let store = world.store();
-    assert_eq!(read(&store, world.request(version, &[block])).await.unwrap(), data);
+    assert_eq!(
+        read(&store, world.request(version, &[block])).await.unwrap(),
+        data
+    );
     // All of one series, a part of another.
     let writer = World::writer();
     let mut version = 0;
@@ -506,7 +509,9 @@ async fn i10_what_is_deleted_is_masked_in_all_reads_whatever_is_cached() {
     }
     let mut left = data.clone();
     left.remove(&labels(0));
-    left.get_mut(&labels(1)).unwrap().retain(|t, _| !(95..=4000).contains(t));
+    left.get_mut(&labels(1))
+        .unwrap()
+        .retain(|t, _| !(95..=4000).contains(t));
     for store in [&store, &world.store()] {
         assert_eq!(read(store, world.request(version, &[block])).await.unwrap(), left);
         for (range, found) in [

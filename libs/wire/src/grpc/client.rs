@@ -11,18 +11,18 @@ use tonic::transport::Channel;
 
 use super::convert::{
     end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb, labels_to_pb,
-    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_from_pb, set_to_pb,
-    store_labels_to_pb,
+    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_from_pb,
+    set_to_pb, store_labels_to_pb,
 };
 use super::{MESSAGE_BYTES_MAX, PeerChannel};
 use crate::pb::v1;
 use crate::pb::v1::ingester_client::IngesterClient as GrpcIngester;
 use crate::pb::v1::store_client::StoreClient as GrpcStore;
 use crate::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadItem,
-    ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
-    StoreSelectRequest, StoreService, StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
+    ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
 /// An ingester in another process.

@@ -10,16 +10,16 @@ use tonic::{Request, Response, Status};
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
     end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
-    range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error, store_labels_from_pb,
-    tenant_from_pb,
+    range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
+    store_labels_from_pb, tenant_from_pb,
 };
 use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
 use crate::{
-    Batch, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest, IngesterService,
-    LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
+    Batch, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest,
+    IngesterService, LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
 };
 
 type Reply<T> = Result<Response<T>, Status>;

@@ -4,6 +4,9 @@
 mod blocks;
 #[cfg(test)]
 mod chaos;
+mod deleting;
+#[cfg(test)]
+mod deleting;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]

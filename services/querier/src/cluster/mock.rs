@@ -11,10 +11,11 @@ use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::RealClock;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
-    ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem,
-    StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars, SeriesRuns,
+    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+    StoreStream,
 };
 use parking_lot::Mutex;
 

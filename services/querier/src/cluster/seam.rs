@@ -19,14 +19,20 @@ impl Seam {
         self.members.entry(partition).or_default().push(end);
     }
 
-    /// The manifest version that lists whatever any read member forgot.
+    /// The manifest version that lists whatever any read member forgot or deleted.
     pub(crate) fn floor(&self) -> u64 {
         self.members
             .values()
             .flatten()
-            .map(|e| e.manifest_floor)
+            .map(|e| e.manifest_floor.max(e.deletions_version))
             .max()
             .unwrap_or(0)
+    }
+
+    /// The manifest version that lists the deletions which the read members have applied.
+    pub(crate) fn deletions_version(&self) -> u64 {
+        let members = self.members.values().flatten();
+        members.map(|e| e.deletions_version).max().unwrap_or(0)
     }
 
     /// Whether a read member may have forgotten samples of the range, so that the answer needs a manifest.

@@ -9,7 +9,9 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 use koios_block::{BlockId, Deletion};
-use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Nonce, TenantManifests, Tombstone, TombstoneState, Writer};
+use koios_bucket::{
+    Error as BucketError, Manifest, ManifestBlock, Nonce, TenantManifests, Tombstone, TombstoneState, Writer,
+};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
@@ -88,7 +90,9 @@ pub(crate) async fn finalize(
     }
     let change = |m: &mut Manifest| {
         for id in &ripe {
-            if m.tombstone(*id).is_some_and(|t| t.state == TombstoneState::Masked) {
+            if m.tombstone(*id)
+                .is_some_and(|t| t.state == TombstoneState::Masked)
+            {
                 m.set_tombstone_state(*id, TombstoneState::Final);
             }
         }
@@ -107,7 +111,11 @@ pub(crate) async fn forget(
     writer: &Writer,
 ) -> Result<usize, CompactError> {
     let mut done = Vec::new();
-    for t in manifest.tombstones.iter().filter(|t| t.state != TombstoneState::Masked) {
+    for t in manifest
+        .tombstones
+        .iter()
+        .filter(|t| t.state != TombstoneState::Masked)
+    {
         let is_left = manifest.blocks.iter().any(|b| t.masks(b));
         if !is_left && witness.is_forgotten(&manifest.tenant, t).await {
             done.push(t.id);
@@ -161,7 +169,11 @@ mod tests {
         let tombstone = |(version, (min, max), state): &(u64, (i64, i64), TombstoneState)| Tombstone {
             version: *version,
             state: *state,
-            ..Tombstone::new(Nonce(u128::from(*version)), &Matchers::default(), TimeRange::new(*min, *max))
+            ..Tombstone::new(
+                Nonce(u128::from(*version)),
+                &Matchers::default(),
+                TimeRange::new(*min, *max),
+            )
         };
         let mut manifest = Manifest::empty(TenantId::anonymous());
         manifest.version = 20;

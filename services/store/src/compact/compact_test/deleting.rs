@@ -43,7 +43,10 @@ impl World {
     }
 
     fn without_the_deleted(&self) -> Data {
-        let kept = self.expected.iter().filter(|(labels, _)| labels.get(MATCHER.0) != Some(MATCHER.1));
+        let kept = self
+            .expected
+            .iter()
+            .filter(|(labels, _)| labels.get(MATCHER.0) != Some(MATCHER.1));
         kept.map(|(l, s)| (l.clone(), s.clone())).collect()
     }
 }
@@ -75,7 +78,10 @@ async fn i10_a_block_is_cleaned_when_it_is_too_late_to_take_the_deletion_back() 
     world.sleep(3500).await;
     compact(&mut compactor).await;
     let manifest = world.manifest().await;
-    assert!(manifest.block(block).is_some(), "nothing is removed that can be brought back");
+    assert!(
+        manifest.block(block).is_some(),
+        "nothing is removed that can be brought back"
+    );
     assert!(world.has_bytes(MATCHER.1).await);
 
     world.sleep(200).await;
@@ -133,7 +139,11 @@ async fn i10_what_was_written_after_a_deletion_is_not_merged_into_its_reach() {
     world.check("rewritten").await;
     let mut compactor = world.compactor();
     compact(&mut compactor).await;
-    assert_eq!(world.manifest().await.blocks.len(), 2, "they cannot be merged yet");
+    assert_eq!(
+        world.manifest().await.blocks.len(),
+        2,
+        "they cannot be merged yet"
+    );
     world.sleep(3700).await;
     compact(&mut compactor).await;
     let manifest = world.manifest().await;
@@ -154,7 +164,11 @@ async fn i1_a_block_covers_no_batch_whose_samples_are_masked_in_it_by_mistake() 
     let manifest = world.manifest().await;
     assert!(manifest.covered(PartitionId(0), window).is_empty());
     let masked = manifest.as_masked(manifest.block(block).unwrap());
-    assert_eq!(masked.covers[&PartitionId(0)], batches, "readers learn what it may have");
+    assert_eq!(
+        masked.covers[&PartitionId(0)],
+        batches,
+        "readers learn what it may have"
+    );
     // The same batch before it.
     let manifest = world
         .change(|m| {
