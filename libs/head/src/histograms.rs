@@ -354,6 +354,10 @@ impl Head {
     pub(crate) fn unremember_histogram(&mut self, index: u32, range: TimeRange) {
         let remembered = self.sealed_last_histogram(index);
         if remembered.is_some_and(|(t, _)| range.contains(t)) {
+            // The newest must be in a chunk.
+            for window in self.windows.overlapping(TimeRange::ALL) {
+                self.seal_histograms(index, window);
+            }
             let mut left = Vec::new();
             // What does not decode counts as nothing, as for late ones.
             if self.merged_histograms(index, TimeRange::ALL, &mut left).is_err() {

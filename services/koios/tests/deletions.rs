@@ -44,7 +44,9 @@ async fn count(client: &HttpClient, addr: &str, metric: &str, end_ms: i64) -> Re
 async fn ask(client: &HttpClient, method: &str, addr: &str, path: &str, form: &str) -> Result<Answer> {
     let headers = [("x-scope-orgid", TENANT), FORM];
     let body = Bytes::from(form.to_owned());
-    client.send(method, addr, &format!("{ADMIN}/{path}"), &headers, body).await
+    client
+        .send(method, addr, &format!("{ADMIN}/{path}"), &headers, body)
+        .await
 }
 
 async fn delete(client: &HttpClient, addr: &str, selector: &str) -> Result<()> {
@@ -55,7 +57,9 @@ async fn delete(client: &HttpClient, addr: &str, selector: &str) -> Result<()> {
 }
 
 async fn flush(client: &HttpClient, addr: &str) -> Result<()> {
-    let answer = client.send("POST", addr, "/ingester/flush?wait=true", &[], Bytes::new()).await?;
+    let answer = client
+        .send("POST", addr, "/ingester/flush?wait=true", &[], Bytes::new())
+        .await?;
     ensure!(answer.status < 300, "flush: {}", answer.text());
     Ok(())
 }
@@ -87,7 +91,10 @@ fn bucket_has(koios: &Koios, wanted: &str) -> Result<bool> {
         }
         Ok(false)
     }
-    search(&koios.data_dir.join("bucket").join(TENANT).join("blocks"), wanted.as_bytes())
+    search(
+        &koios.data_dir.join("bucket").join(TENANT).join("blocks"),
+        wanted.as_bytes(),
+    )
 }
 
 #[tokio::test]
@@ -105,7 +112,10 @@ async fn i10_what_is_deleted_is_gone_at_once_after_a_kill_and_from_the_bucket() 
         push(&client, &koios.http, metric, now - 120_000).await?;
     }
     flush(&client, &koios.http).await?;
-    ensure!(bucket_has(&koios, "customers_secret_total")?, "the bucket's bytes can be searched");
+    ensure!(
+        bucket_has(&koios, "customers_secret_total")?,
+        "the bucket's bytes can be searched"
+    );
     for metric in ["customers_secret_total", "kept_total"] {
         push(&client, &koios.http, metric, now).await?;
     }
@@ -125,15 +135,25 @@ async fn i10_what_is_deleted_is_gone_at_once_after_a_kill_and_from_the_bucket() 
             Bytes::new(),
         )
         .await?;
-    ensure!(!answer.text().contains("customers_secret_total"), "{}", answer.text());
+    ensure!(
+        !answer.text().contains("customers_secret_total"),
+        "{}",
+        answer.text()
+    );
 
     eventually("the deletion to be removed from the bucket", || async {
-        ensure!(!bucket_has(&koios, "customers_secret_total")?, "its bytes are there");
+        ensure!(
+            !bucket_has(&koios, "customers_secret_total")?,
+            "its bytes are there"
+        );
         Ok(())
     })
     .await?;
     flush(&client, &koios.http).await?;
-    ensure!(!bucket_has(&koios, "customers_secret_total")?, "a later cut brought it back");
+    ensure!(
+        !bucket_has(&koios, "customers_secret_total")?,
+        "a later cut brought it back"
+    );
     ensure!(count(&client, &koios.http, "kept_total", now).await? == kept);
     // The very same samples again are not what was deleted.
     push(&client, &koios.http, "customers_secret_total", now).await?;
@@ -170,12 +190,62 @@ async fn i10_a_deletion_is_taken_back_until_it_is_final() -> Result<()> {
     let all = listed(&client, &koios.http).await?;
     let last = format!("tombstones/{}", all[all.len() - 1].0);
     let answer = ask(&client, "POST", &koios.http, &last, "").await?;
-    ensure!(answer.status == 400 && answer.text().contains("is final"), "{}", answer.text());
+    ensure!(
+        answer.status == 400 && answer.text().contains("is final"),
+        "{}",
+        answer.text()
+    );
     ensure!(count(&client, &koios.http, "flushed_total", now).await? == 0);
     let log = koios.process.log();
     for action in ["delete_series", "undelete", "clean_tombstones"] {
-        ensure!(log.contains("koios::audit") && log.contains(action), "no audit of {action}");
+        ensure!(
+            log.contains("koios::audit") && log.contains(action),
+            "no audit of {action}"
+        );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn i10_a_tenant_is_deleted_and_begins_anew() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let flags = [
+        "--self-metrics.interval=0s",
+        "--store.compaction-interval=200ms",
+        "--store.deletion-delay=1s",
+    ];
+    let mut koios = all_in_one(dir.path(), &flags).await?;
+    let (client, now) = (client(), now_ms());
+    push(&client, &koios.http, "flushed_total", now - 200_000).await?;
+    flush(&client, &koios.http).await?;
+    push(&client, &koios.http, "flushed_total", now).await?;
+    let path = format!("/api/v1/admin/tenants/{TENANT}/delete");
+    let refused = client
+        .send(
+            "POST",
+            &koios.http,
+            &path,
+            &[("x-scope-orgid", TENANT)],
+            Bytes::new(),
+        )
+        .await?;
+    ensure!(refused.status == 403, "a tenant must not: {}", refused.status);
+    let answer = client.send("POST", &koios.http, &path, &[], Bytes::new()).await?;
+    ensure!(answer.status == 204, "{}", answer.text());
+    ensure!(count(&client, &koios.http, "flushed_total", now).await? == 0);
+    koios.process.kill();
+    koios.process.restart()?;
+    koios.ready(&client).await?;
+    ensure!(count(&client, &koios.http, "flushed_total", now).await? == 0);
+    eventually("the tenant's blocks to go", || async {
+        ensure!(!bucket_has(&koios, "flushed_total")?, "its bytes are there");
+        Ok(())
+    })
+    .await?;
+    push(&client, &koios.http, "flushed_total", now).await?;
+    flush(&client, &koios.http).await?;
+    ensure!(count(&client, &koios.http, "flushed_total", now).await? == 100);
+    ensure!(koios.process.log().contains("delete_tenant"), "no audit line");
     Ok(())
 }
 
@@ -196,11 +266,22 @@ async fn deletions_are_asked_for_as_of_prometheus() -> Result<()> {
         ("match[]=up&start=x", "cannot parse"),
     ] {
         let answer = ask(&client, "POST", &koios.http, "delete_series", form).await?;
-        ensure!(answer.status == 400 && answer.text().contains(text), "{form}: {}", answer.text());
+        ensure!(
+            answer.status == 400 && answer.text().contains(text),
+            "{form}: {}",
+            answer.text()
+        );
     }
     let answer = ask(&client, "POST", &koios.http, "tombstones/12", "").await?;
     ensure!(answer.status == 400, "{}", answer.text());
-    let answer = ask(&client, "POST", &koios.http, &format!("tombstones/{:032x}", 7), "").await?;
+    let answer = ask(
+        &client,
+        "POST",
+        &koios.http,
+        &format!("tombstones/{:032x}", 7),
+        "",
+    )
+    .await?;
     ensure!(answer.status == 404, "{}", answer.text());
 
     // Of two metrics the older half, as a form and below the prefix.
@@ -208,7 +289,9 @@ async fn deletions_are_asked_for_as_of_prometheus() -> Result<()> {
     let form = format!("match[]=one_total&match[]=two_total&end={middle}");
     let headers = [("x-scope-orgid", TENANT), FORM];
     let path = format!("/prometheus{ADMIN}/delete_series");
-    let answer = client.send("PUT", &koios.http, &path, &headers, Bytes::from(form)).await?;
+    let answer = client
+        .send("PUT", &koios.http, &path, &headers, Bytes::from(form))
+        .await?;
     ensure!(answer.status == 204, "{}", answer.text());
     for (metric, left) in [("one_total", 50), ("two_total", 50), ("three_total", 100)] {
         let found = count(&client, &koios.http, metric, now).await?;
@@ -222,7 +305,10 @@ async fn deletions_are_asked_for_as_of_prometheus() -> Result<()> {
     let answer = client.send("POST", &koios.http, &path, &headers, body).await?;
     ensure!(answer.status == 204, "{}", answer.text());
     ensure!(count(&client, &koios.http, "three_total", now).await? == 100);
-    ensure!(!koios.data_dir.join("bucket/team-b").exists(), "a tenant without data gets no manifest");
+    ensure!(
+        !koios.data_dir.join("bucket/team-b").exists(),
+        "a tenant without data gets no manifest"
+    );
     Ok(())
 }
 

@@ -288,6 +288,7 @@ impl Assembly {
             shared.name.clone(),
         );
         routers.merge_http(deletions.router());
+        routers.merge_http(for_operators(deletions.operators_router()));
         let querier = QuerierApi::new(
             cluster,
             shared.settings.tenant_limits(),

@@ -102,6 +102,13 @@ impl DeletionsApi {
         Router::new().merge(routes.clone()).nest("/prometheus", routes)
     }
 
+    /// The endpoints that are for operators.
+    pub fn operators_router(self: &Arc<Self>) -> Router {
+        let path = "/api/v1/admin/tenants/{tenant}/delete";
+        let delete = post(delete_tenant).put(delete_tenant);
+        Router::new().route(path, delete).with_state(Arc::clone(self))
+    }
+
     async fn commit(
         &self,
         tenant: &TenantId,
@@ -117,7 +124,13 @@ impl DeletionsApi {
         committed.map_err(|e| from_bucket(&e))
     }
 
-    async fn delete(&self, asker: &Asker, selectors: &[Matchers], range: TimeRange) -> Result<(), ApiError> {
+    async fn delete(
+        &self,
+        asker: &Asker,
+        selectors: &[Matchers],
+        range: TimeRange,
+        state: TombstoneState,
+    ) -> Result<(), ApiError> {
         let tenant = &asker.tenant;
         // What was acknowledged before is covered; a sample that comes meanwhile may be or not.
         let covers = self.cluster.held_batches(tenant).await?;
@@ -130,6 +143,7 @@ impl DeletionsApi {
             covers: covers.clone(),
             at_ms,
             by: asker.user.clone(),
+            state,
             ..Tombstone::new(Nonce(self.rng.u128()), matchers, range)
         };
         let deletions: Vec<Tombstone> = selectors.iter().map(deletion).collect();
@@ -220,8 +234,28 @@ async fn delete(
     let (selectors, range) = (params.selectors()?, params.range()?);
     let what = params.all("match[]").collect::<Vec<_>>().join(" ");
     let what = format!("{what} from {} to {} ms", range.min, range.max);
-    let deleted = api.delete(&asker, &selectors, range).await;
+    let deleted = api
+        .delete(&asker, &selectors, range, TombstoneState::Masked)
+        .await;
     asker.audit("delete_series", &what, deleted.as_ref().map(|()| ()));
+    deleted.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// `POST|PUT /api/v1/admin/tenants/<tenant>/delete`: all that a tenant has goes, and cannot be taken back. What it writes
+/// afterwards is a beginning.
+async fn delete_tenant(
+    State(api): State<Arc<DeletionsApi>>,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    let asker = Asker {
+        tenant: TenantId::new(&tenant).map_err(|e| ApiError::bad_data(e.to_string()))?,
+        ..Asker::of(&headers)?
+    };
+    let everything = [Matchers::default()];
+    let deleted = api.delete(&asker, &everything, TimeRange::ALL, TombstoneState::Final);
+    let deleted = deleted.await;
+    asker.audit("delete_tenant", "", deleted.as_ref().map(|()| ()));
     deleted.map(|()| StatusCode::NO_CONTENT)
 }
 

@@ -103,6 +103,36 @@ pub(crate) async fn finalize(
     Ok(ripe.len())
 }
 
+/// Takes blocks off the list of which final deletions delete everything: nothing of them needs to be read. Gives how many.
+pub(crate) async fn drop_emptied(
+    manifests: &TenantManifests,
+    manifest: &Manifest,
+    writer: &Writer,
+) -> Result<usize, CompactError> {
+    let empties = |t: &Tombstone, b: &ManifestBlock| {
+        let all_of_it = t.range.min <= b.range.min && b.range.max <= t.range.max;
+        t.state == TombstoneState::Final && t.matchers.is_empty() && all_of_it
+    };
+    let is_emptied = |b: &&ManifestBlock| manifest.masking(b).any(|t| empties(t, b));
+    let emptied: Vec<BlockId> = manifest
+        .blocks
+        .iter()
+        .filter(is_emptied)
+        .map(|b| b.block)
+        .collect();
+    if emptied.is_empty() {
+        return Ok(0);
+    }
+    let remove = |m: &mut Manifest| {
+        for block in &emptied {
+            m.remove_block(*block);
+        }
+        Ok(())
+    };
+    manifests.commit(&manifest.tenant, writer, remove).await?;
+    Ok(emptied.len())
+}
+
 /// Takes deletions off the list that have nothing left to delete. Gives how many.
 pub(crate) async fn forget(
     manifests: &TenantManifests,

@@ -351,6 +351,9 @@ impl Compactor {
         let known = self.tenants.entry(tenant.clone()).or_default();
         let manifest = manifests.probe(tenant).await?;
         deletions::finalize(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        let manifest = manifests.probe(tenant).await?;
+        let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
+        self.metrics.retired.inc_by(emptied as u64);
         let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, writer).await?;
         self.metrics.retired.inc_by(retired as u64);
         let looked = known.orphans_looked_at;
