@@ -7,6 +7,7 @@ use crate::SAMPLES_MAX;
 use crate::encode::Encoder;
 use crate::error::Error;
 use crate::histogram::encode_histograms;
+use crate::starts::Starts;
 use crate::view::Chunk;
 
 impl Chunk {
@@ -24,15 +25,20 @@ impl Chunk {
             return Ok(None);
         }
         let is_left = |t: i64| ranges.iter().all(|r| !r.contains(t));
-        let encoded = if self.has_histograms() {
+        let mut starts = Vec::new();
+        self.decode_starts(TimeRange::ALL, &mut starts)?;
+        starts.retain(|(t, _)| is_left(*t));
+        let (encoded, starts) = if self.has_histograms() {
             let mut histograms = Vec::new();
             self.decode_histograms(TimeRange::ALL, &mut histograms)?;
             if histograms.iter().all(|(t, _)| is_left(*t)) {
                 return Ok(Some(self));
             }
-            let left = histograms.into_iter().filter(|(t, _)| is_left(*t));
-            let left = left.map(|(t, h)| (t, h.as_ref().clone()));
-            encode_histograms(left, SAMPLES_MAX)?.into_iter().next()
+            histograms.retain(|(t, _)| is_left(*t));
+            let times: Vec<i64> = histograms.iter().map(|(t, _)| *t).collect();
+            let left = histograms.into_iter().map(|(t, h)| (t, h.as_ref().clone()));
+            let encoded = encode_histograms(left, SAMPLES_MAX)?.into_iter().next();
+            (encoded, Starts::of(&times, &starts))
         } else {
             let (mut times, mut values) = (Vec::new(), Vec::new());
             self.decode(&mut times, &mut values)?;
@@ -42,12 +48,12 @@ impl Chunk {
             let mut keep = times.iter().map(|t| is_left(*t));
             values.retain(|_| keep.next().unwrap_or(true));
             times.retain(|t| is_left(*t));
-            match times.is_empty() {
+            let encoded = match times.is_empty() {
                 true => None,
                 false => Some(Bytes::from(encoder.encode(&times, &values)?)),
-            }
+            };
+            (encoded, Starts::of(&times, &starts))
         };
-        let starts = self.starts()?;
         let left = encoded.map(|bytes| Self::parse(bytes).and_then(|chunk| chunk.with_starts(&starts)));
         left.transpose()
     }
@@ -61,7 +67,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Starts;
 
     fn contents(chunk: Option<&Chunk>) -> (Vec<(i64, u64)>, Vec<i64>, Vec<(i64, i64)>) {
         let (mut times, mut values, mut histograms, mut starts) = (vec![], vec![], vec![], vec![]);

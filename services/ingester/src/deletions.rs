@@ -63,6 +63,11 @@ impl Known {
         let of_partition = self.tombstone.covers.get(&header.partition);
         of_partition.is_some_and(|batches| batches.contains(header.stream, header.sequence))
     }
+
+    fn is_in(&self, logged: &BatchSet) -> bool {
+        let mut covers = self.tombstone.covers.values();
+        covers.any(|c| have_common(c, logged))
+    }
 }
 
 impl Deletions {
@@ -120,6 +125,11 @@ impl Deletions {
         }
         pending.sort_by_key(|t| t.version);
         pending
+    }
+
+    /// Whether a manifest has no news.
+    fn is_as(&self, manifest: &Manifest) -> bool {
+        self.version >= manifest.deletions_version() && self.all.len() == manifest.tombstones.len()
     }
 
     /// Forgets those that a manifest does not list any more, but for those that cover what is logged: a start or a peer
@@ -194,13 +204,6 @@ impl Deletions {
     }
 }
 
-impl Known {
-    fn is_in(&self, logged: &BatchSet) -> bool {
-        let mut covers = self.tombstone.covers.values();
-        covers.any(|c| have_common(c, logged))
-    }
-}
-
 fn have_common(a: &BatchSet, b: &BatchSet) -> bool {
     a.difference(b).len() < a.len()
 }
@@ -272,12 +275,13 @@ impl Inner {
             && covers.is_some_and(|covers| have_common(covers, &state.held))
     }
 
-    async fn apply_one(&self, replica: &Replica, head: DeletedHead) -> Result<()> {
+    async fn apply_one(&self, replica: &Replica, mut head: DeletedHead) -> Result<()> {
         if head.removes && head.deletion.state == TombstoneState::Masked {
             self.back_up(replica, &head.deletion).await?;
         }
         // No batch may come between what is read of the log and the record.
         let _held = self.hold_pushes(head.partition).await;
+        head.removes = self.removes(replica, &head.deletion);
         let kept = match head.removes {
             true => self.kept(replica, &head.deletion).await?,
             false => Vec::new(),
@@ -389,13 +393,6 @@ impl Inner {
             version: state.deletions.version,
             logged_from: state.deletions.first_in(&logged),
         })
-    }
-}
-
-impl Deletions {
-    /// Whether a manifest has no news.
-    fn is_as(&self, manifest: &Manifest) -> bool {
-        self.version >= manifest.deletions_version() && self.all.len() == manifest.tombstones.len()
     }
 }
 

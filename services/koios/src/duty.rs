@@ -69,7 +69,7 @@ pub(crate) struct AskedMembers {
 }
 
 impl AskedMembers {
-    async fn has_forgotten(&self, member: &str, request: DeletionsRequest, version: u64) -> bool {
+    async fn has_forgotten(&self, member: &str, request: &DeletionsRequest, version: u64) -> bool {
         let state = self.state.current();
         let Some(member) = state.members.get(member) else {
             return false;
@@ -102,7 +102,7 @@ impl DeletionWitness for AskedMembers {
                     with_held: false,
                 };
                 if !self
-                    .has_forgotten(&replica.member, request, deletion.version)
+                    .has_forgotten(&replica.member, &request, deletion.version)
                     .await
                 {
                     return false;

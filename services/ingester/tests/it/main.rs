@@ -4,7 +4,6 @@
 mod blocks;
 #[cfg(test)]
 mod chaos;
-mod deleting;
 #[cfg(test)]
 mod deleting;
 #[cfg(test)]

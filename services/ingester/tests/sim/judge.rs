@@ -65,7 +65,7 @@ impl Totals {
             self.flushes / 100,
             self.truncated / 100,
             self.labelled / 100,
-            self.deletions / 100,
+            self.deletions / 40,
         ];
         assert!(each.iter().all(|n| *n > 0), "too little happened: {self:?}");
     }
