@@ -112,3 +112,32 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(partition: u32, versions: &[u64]) -> PartitionRead<()> {
+        let end = |version: &u64| ReadEnd {
+            deletions_version: *version,
+            ..ReadEnd::default()
+        };
+        PartitionRead {
+            partition: PartitionId(partition),
+            answers: versions.iter().map(|version| ((), end(version))).collect(),
+        }
+    }
+
+    #[test]
+    fn i10_members_are_read_again_until_all_know_what_one_does() {
+        let mut seen = DeletionsSeen::default();
+        assert!(seen.agree(&[read(0, &[0, 0]), read(1, &[0, 0])]));
+        assert!(!seen.agree(&[read(0, &[7, 3]), read(1, &[0, 0])]));
+        assert_eq!(seen.version(), 7);
+        // A later one came meanwhile.
+        assert!(!seen.agree(&[read(0, &[7, 9]), read(1, &[7, 7])]));
+        assert!(seen.agree(&[read(0, &[9, 9]), read(1, &[9]), read(2, &[])]));
+        // What was asked for counts, too.
+        assert!(!seen.agree(&[read(0, &[8, 8])]));
+    }
+}

@@ -127,5 +127,11 @@ mod tests {
             (5, false)
         );
         assert!(seam.needs_blocks(TimeRange::new(19, 30)));
+        let knows = ReadEnd {
+            deletions_version: 9,
+            ..end(&[], i64::MIN, 2)
+        };
+        seam.add(PartitionId(2), knows);
+        assert_eq!((seam.floor(), seam.deletions_version()), (9, 9));
     }
 }
