@@ -78,7 +78,13 @@ async fn listed(client: &HttpClient, addr: &str) -> Result<Vec<(String, String)>
 /// Whether any file of the tenant's blocks has some bytes.
 fn bucket_has(koios: &Koios, wanted: &str) -> Result<bool> {
     fn search(dir: &Path, wanted: &[u8]) -> Result<bool> {
-        for entry in std::fs::read_dir(dir)? {
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            // The last of it has gone.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        for entry in entries {
             let path = entry?.path();
             let found = match path.is_dir() {
                 true => search(&path, wanted)?,
