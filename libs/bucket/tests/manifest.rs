@@ -181,11 +181,8 @@ async fn a_tombstone_is_stamped_with_the_version_that_first_lists_it() {
     let bucket = bucket();
     add(&bucket, 1).await.unwrap();
     let tombstone = Tombstone {
-        id: Nonce(7),
-        matchers: Vec::new(),
-        range: TimeRange::ALL,
         version: 99,
-        covers: Default::default(),
+        ..Tombstone::new(Nonce(7), &Default::default(), TimeRange::ALL)
     };
     for _ in 0..2 {
         let t = tombstone.clone();
@@ -201,7 +198,7 @@ async fn a_tombstone_is_stamped_with_the_version_that_first_lists_it() {
     assert_eq!(m.tombstones.iter().map(|t| t.version).collect::<Vec<_>>(), [2]);
     // It masks what is not clean of it.
     assert_eq!(m.masking(&m.blocks[0]).count(), 1);
-    let clean = koios_bucket::ManifestBlock {
+    let clean = ManifestBlock {
         clean_up_to: 2,
         ..m.blocks[0].clone()
     };

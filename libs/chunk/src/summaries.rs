@@ -30,7 +30,8 @@ pub fn encode_summaries(summaries: &[Summary], out: &mut Vec<Chunk>) -> Result<(
     Ok(())
 }
 
-fn encode_part(part: &[Summary], encoder: &mut Encoder) -> Result<Chunk, Error> {
+/// Encodes summaries, at least one and as [`encode_summaries`] wants them, as one chunk.
+pub(crate) fn encode_part(part: &[Summary], encoder: &mut Encoder) -> Result<Chunk, Error> {
     let (Some(first), Some(last)) = (part.first(), part.last()) else {
         return Err(Error::Count { count: 0 });
     };

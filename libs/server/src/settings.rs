@@ -139,6 +139,8 @@ pub struct StoreSettings {
     pub downsampled_retention_5m: Duration,
     /// How long summaries of hours are kept; 0 for ever.
     pub downsampled_retention_1h: Duration,
+    /// How long a deletion of samples can be taken back.
+    pub undelete_window: Duration,
 }
 
 /// See [`Settings::s3`].
@@ -237,6 +239,7 @@ impl Default for Settings {
                 downsample_after_1h: HOUR * 40,
                 downsampled_retention_5m: HOUR * 24 * 366,
                 downsampled_retention_1h: HOUR * 24 * 365 * 5,
+                undelete_window: HOUR,
             },
             s3: S3Settings::default(),
             log: LogSettings {

@@ -131,7 +131,7 @@ impl Fleet {
     /// A block of one day.
     fn block(&self, day: i64) -> koios_block::BlockParts {
         let window = TimeRange::new(START_MS + day * DAY_MS, START_MS + (day + 1) * DAY_MS - 1);
-        let id = BlockId::new(u64::try_from(window.max).unwrap(), u128::try_from(day).unwrap());
+        let id = BlockId::new(window.max, u128::try_from(day).unwrap());
         let mut options = BlockOptions::new(id, TenantId::anonymous(), window);
         options.layout = Layout::compacted();
         let mut writer = BlockWriter::new(options).unwrap();

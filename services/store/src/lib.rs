@@ -26,6 +26,7 @@ mod compact;
 mod error;
 mod exemplars;
 mod labels;
+mod masks;
 mod merge;
 mod metrics;
 mod plan;
@@ -35,5 +36,7 @@ mod window;
 #[cfg(test)]
 mod service_test;
 
-pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor, Downsampling};
+pub use compact::{
+    CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, Downsampling,
+};
 pub use service::{BlockStore, StoreSettings};

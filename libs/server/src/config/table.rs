@@ -399,6 +399,14 @@ pub const SETTINGS: &[Setting] = &[
         "How long summaries of hours are kept; 0 for ever"
     ),
     setting!(
+        "store.undelete-window",
+        "Storage",
+        Duration,
+        store.undelete_window,
+        STORE,
+        "How long a deletion of samples can be taken back, before they are removed from blocks"
+    ),
+    setting!(
         "s3.endpoint",
         "Storage",
         String,

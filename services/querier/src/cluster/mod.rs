@@ -4,6 +4,7 @@ mod blocks;
 mod bucket;
 mod budget;
 mod collected;
+mod deletions;
 mod heads;
 mod held;
 mod labels;
@@ -39,6 +40,7 @@ pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
 
 use blocks::{BlockFeed, BlockGroup, BlockRequest};
 pub(crate) use collected::{Collected, Footprint};
+use deletions::DeletionsSeen;
 use heads::{HeadError, HeadReader};
 use held::SourceError;
 use manifests::ManifestCache;
@@ -160,7 +162,7 @@ impl Cluster {
         selection: &Selection,
         budget: &Arc<Budget>,
     ) -> Result<(Vec<Feed>, Seam), QueryError> {
-        let request = ReadRequest {
+        let mut request = ReadRequest {
             tenant: selection.tenant.clone(),
             partition: PartitionId(0),
             epoch: 0,
@@ -169,12 +171,16 @@ impl Cluster {
             labels_only: selection.labels_only,
             encoded: false,
             limit: limit_of(&selection.wanted, budget),
+            deletions_version: 0,
         };
         let mut plans = self.plans(&selection.tenant);
+        let mut seen = DeletionsSeen::default();
         let reads = loop {
             let plan = plans.next()?;
+            request.deletions_version = seen.version();
             match self.heads.read_series(&plan, &request, budget).await {
-                Ok(reads) => break reads,
+                Ok(reads) if seen.agree(&reads) => break reads,
+                Ok(_) => {}
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
@@ -203,6 +209,10 @@ impl Cluster {
             Some(self.manifests.pin(tenant, seam.floor()).await?)
         } else {
             match self.manifests.recent(tenant).await {
+                // Its blocks would be read with what is deleted.
+                Some(view) if view.version < seam.deletions_version() => {
+                    Some(self.manifests.pin(tenant, seam.floor()).await?)
+                }
                 None if self.topology.plan(tenant).history_unknown => {
                     Some(self.manifests.pin(tenant, seam.floor()).await?)
                 }

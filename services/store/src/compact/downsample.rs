@@ -6,6 +6,7 @@ use koios_block::{BlockMerge, BlockMeta, BlockOptions, BlockWriter, Layout, Merg
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_model::summary::downsample;
 
+use super::deletions;
 use super::downsample_plan::DownsampleJob;
 use super::error::CompactError;
 use super::job::{Merger, next_batch};
@@ -54,6 +55,7 @@ impl Merger {
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Downsampled, CompactError> {
+        let clean_up_to = deletions::clean_up_to(manifest, &job.inputs).ok_or(CompactError::Masked)?;
         let inputs = self.open(manifest, &job.inputs).await?;
         let mut merge = BlockMerge::new(inputs);
         let of = |&resolution_ms: &i64| Out {
@@ -70,8 +72,10 @@ impl Merger {
             }
             for out in &mut outs {
                 if out.open.is_none() {
-                    let options = self.summary_options(manifest, job, out.resolution_ms, writer.epoch);
-                    out.open = Some(BlockWriter::new(options)?);
+                    out.open = Some(BlockWriter::new(BlockOptions {
+                        clean_up_to,
+                        ..self.summary_options(manifest, job, out.resolution_ms, writer.epoch)
+                    })?);
                 }
             }
             outs = self.cpu.run(move || push_all(outs, &batch)).await??;
@@ -126,7 +130,6 @@ impl Merger {
             resolution_ms,
             level: level.saturating_add(1),
             sources: job.inputs.iter().map(|b| b.block).collect(),
-            clean_up_to: manifest.version,
             layout: Layout::compacted(),
             ..BlockOptions::new(self.name(), manifest.tenant.clone(), job.window)
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use koios_block::{PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS};
 use koios_bucket::{Nonce, Tombstone};
-use koios_model::{PartitionId, TenantId};
+use koios_model::{Matchers, PartitionId, TenantId};
 
 use super::*;
 
@@ -146,12 +146,12 @@ fn i10_what_is_deleted_is_summarised_anew() {
     ]);
     assert_eq!(due(&m, 3 * DAY), []);
     m.tombstones.push(Tombstone {
-        id: Nonce(1),
-        matchers: Vec::new(),
-        range: TimeRange::new(0, HOUR),
         version: 1,
-        covers: BTreeMap::new(),
+        ..Tombstone::new(Nonce(1), &Matchers::default(), TimeRange::new(0, HOUR))
     });
+    // Until it is final it may be taken back.
+    assert_eq!(due(&m, 3 * DAY), []);
+    m.tombstones[0].state = TombstoneState::Final;
     assert_eq!(due(&m, 3 * DAY), [(vec![1], vec![5, 60], vec![10, 11])]);
     // Of samples that are gone there is nothing to summarise.
     m.blocks[1].sources.clear();

@@ -65,6 +65,8 @@ pub struct CompactionSettings {
     /// Which summaries are made of old samples. Default 5 minutes, kept for 366 days, and an hour, kept for 5 years, both made
     /// after 40 h: one reading of the samples makes both.
     pub downsampling: Vec<Downsampling>,
+    /// A deletion can be taken back for so long; then its samples are removed from blocks. Default 1 h.
+    pub undelete_window: Duration,
     /// Bytes of a block that was replaced go this long after: longer than any query takes. Default 1 h.
     pub dead_grace: Duration,
     /// Bytes of an upload that was never listed go when they are this old. Default 24 h.
@@ -90,6 +92,7 @@ impl Default for CompactionSettings {
                 Downsampling::by_5m(40 * HOUR, 366 * 24 * HOUR),
                 Downsampling::by_1h(40 * HOUR, 5 * 365 * 24 * HOUR),
             ],
+            undelete_window: HOUR,
             dead_grace: HOUR,
             orphan_age: 24 * HOUR,
             overdue: 30 * MINUTE,

@@ -1,8 +1,9 @@
 //! Claims about downsampling: what is kept says of the samples what they did, and nothing goes before it is there (I10).
 
 use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
+use koios_bucket::TombstoneState;
 use koios_model::summary::downsample;
-use koios_model::{Sample, Summary};
+use koios_model::{Matcher, Matchers, Sample, Summary};
 use koios_wire::StoreItem;
 
 use super::*;
@@ -150,16 +151,10 @@ async fn i10_what_is_deleted_is_gone_from_summaries_too() {
     world.day().await;
     let mut compactor = world.compactor();
     compact(&mut compactor).await;
+    let matchers = Matchers(vec![Matcher::equal("__name__", "m1")]);
     let tombstone = Tombstone {
-        id: Nonce(1),
-        matchers: vec![TombstoneMatcher {
-            name: "__name__".to_owned(),
-            op: MatchOp::Equal,
-            value: "m1".to_owned(),
-        }],
-        range: TimeRange::new(2 * HOUR, 9 * HOUR),
-        version: 0,
-        covers: BTreeMap::new(),
+        state: TombstoneState::Final,
+        ..Tombstone::new(Nonce(1), &matchers, TimeRange::new(2 * HOUR, 9 * HOUR))
     };
     let writer = Writer::partition("operator", PartitionId(0), 1);
     let add = |m: &mut Manifest| {
