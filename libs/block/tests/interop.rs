@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Model, bits, tiny, write};
-use koios_model::{Labels, stale_nan};
+use common::{Model, bits, id, tiny, write};
+use koios_block::{BlockOptions, BlockParts, BlockWriter, RESOLUTION_5M_MS, SAMPLES_5M_PART};
+use koios_model::summary::downsample;
+use koios_model::{Labels, Sample, Summary, TenantId, TimeRange, stale_nan};
 
 /// The Python with pyarrow: `$KOIOS_TEST_PYTHON`, else the test environment's.
 fn python() -> PathBuf {
@@ -66,21 +68,26 @@ fn model() -> Model {
     ])
 }
 
-#[test]
-fn pyarrow_reads_the_same_series_and_the_same_bits() {
-    let model = model();
+/// What a script prints about a block.
+fn read_by(script: &str, args: &[&str], parts: &BlockParts) -> String {
     let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in write(1, tiny(), &model).parts {
+    for (name, bytes) in &parts.parts {
         std::fs::write(dir.path().join(name), bytes).unwrap();
     }
     let out = Command::new(python())
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/read_block.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script))
         .arg(dir.path())
+        .args(args)
         .output()
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let read: Model = String::from_utf8(out.stdout)
-        .unwrap()
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn pyarrow_reads_the_same_series_and_the_same_bits() {
+    let model = model();
+    let read: Model = read_by("read_block.py", &[], &write(1, tiny(), &model))
         .lines()
         .map(|line| {
             let line: Line = serde_json::from_str(line).unwrap();
@@ -92,4 +99,43 @@ fn pyarrow_reads_the_same_series_and_the_same_bits() {
         })
         .collect();
     assert_eq!(bits(&read), bits(&model));
+}
+
+/// As the script prints it: times, counts, and the bits of the floats.
+type Row = (i64, i64, u32, u32, Vec<String>);
+
+#[derive(serde::Deserialize)]
+struct Summarised {
+    labels: BTreeMap<String, String>,
+    summaries: Vec<Row>,
+}
+
+#[test]
+fn pyarrow_reads_the_same_summaries_and_the_same_bits() {
+    let row = |s: &Summary| -> Row {
+        let floats = s.floats().map(|v| format!("{:016x}", v.to_bits()));
+        let floats = if s.count > 0 { floats.to_vec() } else { Vec::new() };
+        (s.first_t, s.last_t, s.count, s.histograms, floats)
+    };
+    let options = BlockOptions {
+        resolution_ms: RESOLUTION_5M_MS,
+        ..BlockOptions::new(id(1), TenantId::anonymous(), TimeRange::ALL)
+    };
+    let mut writer = BlockWriter::new(options).unwrap();
+    let mut expected = BTreeMap::new();
+    for (labels, samples) in model() {
+        let samples: Vec<Sample> = samples.iter().map(|(&t, &v)| Sample { t, v }).collect();
+        let kept = downsample(&samples, &[], RESOLUTION_5M_MS);
+        writer.push_downsampled(&labels, None, &kept).unwrap();
+        expected.insert(labels, kept.summaries.iter().rev().map(row).collect::<Vec<_>>());
+    }
+    let parts = writer.finish().unwrap().unwrap();
+    let read: BTreeMap<Labels, Vec<Row>> = read_by("read_summaries.py", &[SAMPLES_5M_PART], &parts)
+        .lines()
+        .map(|line| {
+            let line: Summarised = serde_json::from_str(line).unwrap();
+            (Labels::from_pairs(line.labels), line.summaries)
+        })
+        .collect();
+    assert_eq!(read, expected);
 }

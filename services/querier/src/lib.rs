@@ -24,6 +24,7 @@ mod http;
 
 pub use cluster::{
     BucketManifests, Budget, Charge, Cluster, ClusterQueryable, ClusterTopology, ListedBlock, ManifestView,
-    Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, StoreMember, Topology,
+    Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, SourceResolution, StoreMember,
+    Summarised, Topology,
 };
 pub use http::{CONCURRENT_QUERIES_DEFAULT, DeletionsApi, QuerierApi};

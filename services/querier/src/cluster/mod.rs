@@ -32,7 +32,7 @@ use koios_wire::{ReadRequest, ServiceErrorCode};
 pub use bucket::BucketManifests;
 pub use budget::{Budget, Charge};
 pub use heads::Patience;
-pub use manifests::{ListedBlock, ManifestView, Manifests};
+pub use manifests::{ListedBlock, ManifestView, Manifests, Summarised};
 pub use queryable::ClusterQueryable;
 pub use resolution::SourceResolution;
 pub use state::{ClusterTopology, Members};
