@@ -30,7 +30,8 @@ pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use error::{Error, Result};
 pub use manifest::{
-    Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Tombstone, TombstoneMatcher, Writer,
+    Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Tombstone,
+    TombstoneMatcher, Writer,
 };
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
