@@ -21,10 +21,12 @@ mod commit;
 mod error;
 mod layout;
 mod manifest;
+mod rebuild;
 mod retry;
 mod self_test;
 mod store;
 mod tenants;
+mod uploads;
 
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
@@ -33,5 +35,7 @@ pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Tombstone,
     TombstoneMatcher, Writer,
 };
+pub use rebuild::{LeftOut, Rebuild};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
+pub use uploads::FileUpload;

@@ -77,6 +77,15 @@ impl Writer {
         }
     }
 
+    /// An operator who rebuilds a manifest that cannot be read.
+    pub fn rebuild(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            resource: "rebuild".to_owned(),
+            epoch: 0,
+        }
+    }
+
     /// The compactor of a tenant.
     pub fn compaction(name: impl Into<String>, epoch: u64) -> Self {
         Self {

@@ -223,7 +223,7 @@ impl Importer {
         job.passes = (0, windows.len());
         for window in windows {
             let too_old = kept_from.is_some_and(|from| window.max < from);
-            self.pass(job, window, too_old, watch).await?;
+            Box::pin(self.pass(job, window, too_old, watch)).await?;
             job.passes.0 += 1;
         }
         if let Some(said) = job.block.meta().samples.filter(|said| *said != job.read) {
@@ -270,7 +270,7 @@ impl Importer {
     }
 
     /// The first time that is kept; `None` when all are.
-    fn kept_from(&self) -> Option<i64> {
+    pub(crate) fn kept_from(&self) -> Option<i64> {
         let retention = self.settings.retention;
         (!retention.is_zero()).then(|| self.clock.now_ms().saturating_sub(millis(retention)))
     }

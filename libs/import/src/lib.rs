@@ -17,7 +17,9 @@
 mod digest;
 mod error;
 mod import;
+mod uploads;
 mod windows;
 
 pub use error::ImportError;
 pub use import::{ExternalLabels, ImportSettings, Imported, Importer, Outcome, Progress};
+pub use uploads::{FILE_BYTES_MAX, UploadError, UploadState, Uploads, check_size};

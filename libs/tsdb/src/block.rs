@@ -15,10 +15,8 @@ use crate::segments::{Segments, place_of};
 use crate::tombstones::Tombstones;
 use crate::{Error, Result};
 
-/// Most floats of one series in the time that is asked for, a quarter of a gigabyte: one every 5 ms for a day.
-const SERIES_FLOATS_MAX: usize = 16 << 20;
-/// Most bytes of its histograms.
-const SERIES_HISTOGRAM_BYTES_MAX: usize = 512 << 20;
+/// Most floats of one series in the time that is asked for: one every 10 ms for a day.
+const SERIES_FLOATS_MAX: usize = 8 << 20;
 
 /// A block of a TSDB. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -254,7 +252,7 @@ impl SeriesReader {
             if self.range.contains(place.range.min) {
                 self.stats.samples += decoded.count as u64;
             }
-            if read.floats.len() > SERIES_FLOATS_MAX || read.histogram_bytes > SERIES_HISTOGRAM_BYTES_MAX {
+            if read.floats.len() > SERIES_FLOATS_MAX {
                 let floats = read.floats.len() as u64;
                 return Err(Error::too_large(
                     &file,

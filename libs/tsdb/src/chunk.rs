@@ -9,6 +9,9 @@ use koios_model::{Histogram, STALE_NAN_BITS, Sample, is_stale};
 use crate::bits::{Bits, XorValue};
 use crate::histogram::{FloatBuckets, IntBuckets, Layout};
 
+/// Most bytes of histograms of one series in the time that is asked for.
+const SERIES_HISTOGRAM_BYTES_MAX: usize = 128 << 20;
+
 /// Decoded samples, in the order of their chunks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
@@ -31,6 +34,8 @@ pub(crate) enum ChunkError {
     Order,
     #[error("{0}")]
     Histogram(&'static str),
+    #[error("the histograms of its series take more than {SERIES_HISTOGRAM_BYTES_MAX} bytes")]
+    TooMuch,
 }
 
 /// How the samples of a chunk are written.
@@ -360,6 +365,9 @@ fn histograms<B: Buckets>(header: &Header<'_>, seen: &mut Seen, out: &mut Sample
         starts.keep(t, &mut out.starts);
         let histogram = buckets.histogram(&layout).map_err(ChunkError::Histogram)?;
         out.histogram_bytes += size_of::<Histogram>() + histogram.heap_bytes();
+        if out.histogram_bytes > SERIES_HISTOGRAM_BYTES_MAX {
+            return Err(ChunkError::TooMuch);
+        }
         out.histograms.push((t, Arc::new(histogram)));
     }
     Ok(())

@@ -10,6 +10,9 @@ use crate::chunk::Buckets;
 /// Most buckets of one sign: a thousand times what clients send.
 const BUCKETS_MAX: usize = 1 << 16;
 
+/// Most custom bounds, which every histogram has a copy of.
+const BOUNDS_MAX: u64 = 8192;
+
 /// What all histograms of a chunk have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -44,11 +47,11 @@ impl Layout {
         };
         let mut custom_bounds = Vec::new();
         if schema == CUSTOM_BOUNDS_SCHEMA {
-            // Each takes a bit at least.
-            for _ in 0..usize::try_from(bits.varbit_uint()?)
-                .ok()
-                .filter(|n| *n <= bits.left())?
-            {
+            let count = bits.varbit_uint()?;
+            if count > BOUNDS_MAX {
+                return Some(Err("its histograms have more than 8192 custom bounds"));
+            }
+            for _ in 0..count {
                 custom_bounds.push(custom_bound(bits)?);
             }
             let ascend = custom_bounds.is_sorted_by(|a, b| a < b);
@@ -116,19 +119,25 @@ fn custom_bound(bits: &mut Bits<'_>) -> Option<f64> {
     }
 }
 
-/// Spans, as many as are announced.
+/// Spans, as many as are announced, without those of no bucket; every histogram of the chunk has a copy of them.
 fn spans(bits: &mut Bits<'_>) -> Option<Result<Vec<Span>, &'static str>> {
-    let mut spans = Vec::new();
-    // Each takes two bits at least.
-    for _ in 0..usize::try_from(bits.varbit_uint()?)
-        .ok()
-        .filter(|n| *n <= bits.left())?
-    {
+    let mut spans: Vec<Span> = Vec::new();
+    // What the spans of no bucket since the last one skipped.
+    let mut skipped = 0i64;
+    let announced = bits.varbit_uint()?;
+    for i in 0..announced {
         let (length, offset) = (bits.varbit_uint()?, bits.varbit_int()?);
-        let (Ok(length), Ok(offset)) = (u32::try_from(length), i32::try_from(offset)) else {
+        if i > 0 && offset < 0 {
+            return Some(Err("its histograms have spans that overlap"));
+        }
+        skipped = skipped.saturating_add(offset);
+        let (Ok(length), Ok(offset)) = (u32::try_from(length), i32::try_from(skipped)) else {
             return Some(Err("its histograms have a span of more than 32 bits"));
         };
-        spans.push(Span { offset, length });
+        if length > 0 {
+            spans.push(Span { offset, length });
+            skipped = 0;
+        }
     }
     Some(Ok(spans))
 }
@@ -136,10 +145,7 @@ fn spans(bits: &mut Bits<'_>) -> Option<Result<Vec<Span>, &'static str>> {
 /// How many buckets spans have, if they can be.
 fn counted(spans: Vec<Span>) -> Result<(Vec<Span>, usize), &'static str> {
     let (mut index, mut count) = (0i64, 0usize);
-    for (i, span) in spans.iter().enumerate() {
-        if i > 0 && span.offset < 0 {
-            return Err("its histograms have spans that overlap");
-        }
+    for span in &spans {
         index += i64::from(span.offset) + i64::from(span.length);
         count = count.saturating_add(span.length as usize);
         if i32::try_from(index).is_err() || count > BUCKETS_MAX {

@@ -16,14 +16,14 @@ const MAGIC: u32 = 0xbaaa_d700;
 const HEADER_BYTES: u64 = 5;
 /// Six offsets and a checksum.
 const TOC_BYTES: u64 = 6 * 8 + 4;
-/// Symbols are kept in memory: those of some ten million series.
-const SYMBOLS_BYTES_MAX: u64 = 512 << 20;
+/// Symbols are kept in memory: those of some million series.
+const SYMBOLS_BYTES_MAX: u64 = 256 << 20;
 /// Bytes read at a time while they are fetched.
 const SYMBOLS_STEP: u64 = 8 << 20;
 /// One symbol of so many is found without going through others.
 const SYMBOLS_PER_PLACE: usize = 32;
-/// Largest series: millions of chunks.
-const SERIES_BYTES_MAX: u64 = 16 << 20;
+/// Largest series: a million chunks.
+const SERIES_BYTES_MAX: u64 = 4 << 20;
 /// Series begin at multiples of this, from version 2 on, and their reference counts in it.
 const SERIES_ALIGN: u64 = 16;
 /// Most labels of a series.

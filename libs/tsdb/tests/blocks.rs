@@ -431,6 +431,37 @@ async fn i2_where_chunks_overlap_one_rule_chooses() {
     assert_eq!((stats.samples, stats.doubled), (5, 1));
 }
 
+/// One histogram after the other takes a few bits, and each would have a copy of what the chunk says once.
+#[tokio::test]
+async fn i12_a_small_chunk_cannot_make_many_large_histograms() {
+    let bounds: Vec<f64> = (0..8192).map(f64::from).collect();
+    let sample = |t: i64| TsdbSample {
+        t,
+        start: 0,
+        value: Value::Histogram(Histogram {
+            schema: CUSTOM_BOUNDS_SCHEMA,
+            custom_bounds: bounds.clone(),
+            ..Histogram::default()
+        }),
+    };
+    let mut content = TsdbContent::default();
+    let chunk = TsdbChunk {
+        kind: ChunkKind::Histogram(false),
+        samples: (0..3000).map(sample).collect(),
+    };
+    content.series.insert(labels(&[("a", "b")]), vec![chunk]);
+    let files = content.files();
+    assert!(files["chunks/000001"].len() < 64 << 10);
+    let error = read(files, TimeRange::ALL, &BTreeMap::new())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("the histograms of its series take more than"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn i11_a_series_that_was_zeroed_or_lost_is_missed() {
     let mut content = TsdbContent::default();
