@@ -29,6 +29,10 @@ fn run(code: i32, args: &[&str]) -> Result<String> {
     Ok(out + &err)
 }
 
+fn import<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["ctl", "import", "--bucket-url", url][..], more].concat()
+}
+
 /// Two blocks of a day each, of two series.
 fn tsdb(dir: &Path, from: i64) -> Result<()> {
     for (n, ulid) in ["01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99"]
@@ -343,19 +347,26 @@ fn commands_that_cannot_work_say_why() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let url = format!("file://{}/bucket", dir.path().display());
     let here = dir.path().display().to_string();
-    let import = |more: &[&str]| [&["ctl", "import", "--bucket-url", &url][..], more].concat();
-    run(2, &import(&["--tenant", "team-a"]))?;
-    let text = run(2, &import(&["--tenant", "../etc", &here]))?;
+    run(2, &import(&url, &["--tenant", "team-a"]))?;
+    let text = run(2, &import(&url, &["--tenant", "../etc", &here]))?;
     ensure!(text.contains("--tenant: "), "{text}");
-    let text = run(1, &import(&["--tenant", "team-a", &here]))?;
+    let text = run(1, &import(&url, &["--tenant", "team-a", &here]))?;
     ensure!(text.contains("is no block and has none in it"), "{text}");
     tsdb(dir.path(), now_ms() - 48 * HOUR)?;
+    let mark = dir.path().join("01BKGTZQ1SYQJTR4PB43C8PD98/deletion-mark.json");
+    std::fs::write(&mark, "{}")?;
+    let text = run(0, &import(&url, &["--tenant", "team-b", &here]))?;
+    ensure!(
+        text.contains("PD98: marked for deletion, left out") && text.contains("1 blocks imported"),
+        "{text}"
+    );
+    std::fs::remove_file(mark)?;
     let index = dir.path().join("01BKGTZQ1SYQJTR4PB43C8PD98/index");
     let mut bytes = std::fs::read(&index)?;
     let at = bytes.len() - 3;
     bytes[at] ^= 1;
     std::fs::write(index, bytes)?;
-    let text = run(1, &import(&["--tenant", "team-a", &here]))?;
+    let text = run(1, &import(&url, &["--tenant", "team-a", &here]))?;
     ensure!(
         text.contains("index is corrupt at byte")
             && text.contains("1 blocks imported, 0 known, 0 with nothing to import, 1 failed"),

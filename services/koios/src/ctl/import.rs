@@ -18,6 +18,9 @@ use koios_tsdb::{DiskFiles, META_FILE};
 use super::report::{ProgressLine, bytes};
 use super::storage::{Storage, bucket_arg, tenant_arg};
 
+/// What Thanos and Mimir put beside a block that they are done with.
+const DELETION_MARK: &str = "deletion-mark.json";
+
 const LONG_ABOUT: &str = "\
 Imports blocks of a Prometheus TSDB, as Prometheus, Thanos and Mimir write them, into a tenant.
 
@@ -169,35 +172,40 @@ fn importer(matches: &ArgMatches, storage: &Storage) -> Importer {
     }
 }
 
-/// The path itself if it is a block, else the blocks in it, by name and so by age.
+/// The path itself if it is a block, else the blocks in it, by name and so by age, but for those that Thanos or Mimir have marked
+/// for deletion.
 async fn blocks_below(storage: &Storage, path: &Path) -> Result<Vec<PathBuf>> {
     let folder = path.to_owned();
     let found = storage.runtime.disk.run(move |disk| {
-        let is_block = |folder: &Path| {
+        let has = |folder: &Path, file: &str| {
             disk.list(folder)
-                .is_ok_and(|names| names.iter().any(|n| n == META_FILE))
+                .is_ok_and(|names| names.iter().any(|n| n == file))
         };
-        if is_block(&folder) {
-            return Ok(vec![folder]);
+        if has(&folder, META_FILE) {
+            return Ok((vec![folder], Vec::new()));
         }
         let named: BTreeSet<String> = disk
             .list(&folder)?
             .into_iter()
             .filter(|n| n.parse::<BlockId>().is_ok())
             .collect();
-        Ok::<_, koios_runtime::DiskError>(
-            named
-                .into_iter()
-                .map(|n| folder.join(n))
-                .filter(|f| is_block(f))
-                .collect(),
-        )
+        let blocks = named
+            .into_iter()
+            .map(|n| folder.join(n))
+            .filter(|f| has(f, META_FILE));
+        Ok::<(Vec<_>, Vec<_>), koios_runtime::DiskError>(blocks.partition(|f| !has(f, DELETION_MARK)))
     });
-    let found: Vec<PathBuf> = found
+    let (found, marked): (Vec<PathBuf>, Vec<PathBuf>) = found
         .await
         .with_context(|| format!("look for blocks in {}", path.display()))?;
+    for block in &marked {
+        println!(
+            "{}: marked for deletion, left out (give its own path to import it)",
+            name_of(block)
+        );
+    }
     ensure!(
-        !found.is_empty(),
+        !found.is_empty() || !marked.is_empty(),
         "{} is no block and has none in it: a block is a folder with meta.json, index and chunks/, named by a ULID",
         path.display()
     );

@@ -76,7 +76,9 @@ fn as_json(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)])
     // Cell checksums are most of it, and nobody reads them.
     let mut without_cells = serde_json::to_value(meta).unwrap_or_default();
     for part in without_cells["parts"].as_array_mut().into_iter().flatten() {
-        part.as_object_mut().map(|part| part.remove("cells"));
+        if let Some(part) = part.as_object_mut() {
+            part.remove("cells");
+        }
     }
     serde_json::json!({ "meta": without_cells, "parts": layouts, "labels": labels.iter().cloned().collect::<std::collections::BTreeMap<_, _>>() })
 }

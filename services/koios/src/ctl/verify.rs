@@ -42,7 +42,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         objects(&storage, &manifest, uploaded)
             .into_iter()
             .for_each(&mut told);
-        line.begin(format!("{tenant}"));
+        line.begin(tenant.to_string());
         let total: u64 = manifest.blocks.iter().map(ManifestBlock::bytes).sum();
         let mut done = 0u64;
         for listed in &manifest.blocks {
