@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ArgMatches;
 use koios_block::{BlockCache, BlockId, BlockMeta, BlockReader, PartLayout};
 use koios_bucket::{Blocks, ManifestBlock};
@@ -19,9 +19,9 @@ const INDEX_BYTES: u64 = 64 << 20;
 pub(super) async fn run(matches: &ArgMatches) -> Result<()> {
     let storage = Storage::open(matches)?;
     let name = matches.get_one::<String>("block").map_or("", String::as_str);
-    let block: BlockId = name
-        .parse()
-        .with_context(|| format!("{name:?} is no block's name"))?;
+    let Ok(block) = name.parse::<BlockId>() else {
+        anyhow::bail!("{name:?} is no block's name: see `koios ctl blocks list`");
+    };
     let (tenant, listed) = find(&storage, matches, block).await?;
     let reader = open(&storage, &tenant, &listed).await?;
     let layouts = reader.part_layouts().await?;
