@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail};
 /// Layers from the bottom up; a crate may depend on crates of lower layers, and within a layer on those listed before.
 const LAYERS: [&[&str]; 6] = [
     &["koios-runtime", "koios-model"],
-    &["koios-chunk", "koios-wire", "koios-wal"],
+    &["koios-chunk", "koios-wire", "koios-wal", "koios-tsdb"],
     &[
         "koios-promql",
         "koios-head",
         "koios-block",
         "koios-bucket",
+        "koios-import",
         "koios-control",
         "koios-tenancy",
         "koios-server",

@@ -28,6 +28,7 @@ mod histograms_table;
 #[cfg(test)]
 mod hostile_test;
 mod label_column;
+mod layout;
 mod merge;
 mod meta;
 mod part;
@@ -51,6 +52,7 @@ pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
 pub use exemplars::SeriesExemplars;
+pub use layout::{ColumnLayout, PartLayout};
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, EXEMPLARS_PART, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta,

@@ -74,6 +74,12 @@ impl BlockId {
     }
 }
 
+impl From<Ulid> for BlockId {
+    fn from(ulid: Ulid) -> Self {
+        Self(ulid)
+    }
+}
+
 impl fmt::Display for BlockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

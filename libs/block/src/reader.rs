@@ -60,12 +60,12 @@ impl BlockSeries {
 #[derive(Clone, Debug)]
 pub struct BlockReader {
     meta: Arc<BlockMeta>,
-    series: SeriesTable,
-    samples: PartFile,
+    pub(crate) series: SeriesTable,
+    pub(crate) samples: PartFile,
     /// Where there are any.
-    histograms: Option<PartFile>,
+    pub(crate) histograms: Option<PartFile>,
     /// Where there are any.
-    exemplars: Option<PartFile>,
+    pub(crate) exemplars: Option<PartFile>,
 }
 
 impl BlockReader {

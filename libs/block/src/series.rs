@@ -87,6 +87,10 @@ impl SeriesTable {
         self.part.set_cpu(cpu);
     }
 
+    pub(crate) fn part(&self) -> &PartFile {
+        &self.part
+    }
+
     pub(crate) async fn footer(&self) -> Result<ArrowReaderMetadata> {
         self.part.footer(with_dictionaries).await
     }

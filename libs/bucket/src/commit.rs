@@ -1,5 +1,6 @@
 //! Reads and commits manifest versions: put-if-absent of the next version is the commit.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -286,11 +287,29 @@ impl Bucket {
     }
 
     /// Best effort: a stale or lost hint costs requests, nothing else.
-    async fn put_hint(&self, committed: &Manifest) {
+    pub(crate) async fn put_hint(&self, committed: &Manifest) {
         let path = self.layout().hint(&committed.tenant);
         if let Err(error) = self.put(&path, &Bytes::from(committed.version.to_string())).await {
             tracing::warn!(tenant = %committed.tenant, version = committed.version, %error, "manifest hint not written");
         }
+    }
+
+    /// Creates a version as it is, whatever came before it.
+    pub(crate) async fn create_version(&self, manifest: &Manifest) -> Result<Created> {
+        let path = self.layout().manifest(&manifest.tenant, manifest.version);
+        let json = serde_json::to_vec(manifest).map_err(|e| Error::corrupt(&path, e))?;
+        self.create(&path, &encode(&json)).await
+    }
+
+    /// The versions that have an object, ascending, whatever is in it. Lists: for repair.
+    pub(crate) async fn manifest_versions(&self, tenant: &TenantId) -> Result<Vec<u64>> {
+        let folder = self.layout().manifests(tenant);
+        let version = |path: &object_store::path::Path| -> Option<u64> {
+            path.filename()?.strip_suffix(".json")?.parse().ok()
+        };
+        let mut versions: Vec<u64> = self.list(&folder).await?.iter().filter_map(version).collect();
+        versions.sort_unstable();
+        Ok(versions)
     }
 
     /// Makes the writer's epoch visible, so that holders of lower ones are fenced: what a new owner does first.
@@ -319,11 +338,6 @@ impl Bucket {
                 reason: format!("version {keep_from} does not exist"),
             });
         }
-        let json = serde_json::to_vec(&Superseded {
-            superseded_by: keep_from,
-        })
-        .map_err(|e| Error::corrupt(self.layout().manifest(tenant, keep_from), e))?;
-        let marker = encode(&json);
         // Upward, so that those without content are always all below those with it.
         let (mut first, mut high) = (1, keep_from);
         while first < high {
@@ -334,11 +348,26 @@ impl Bucket {
             }
         }
         let end = keep_from.min(first.saturating_add(DROPPED_MAX));
-        for version in first..end {
+        self.supersede(tenant, first..=end.saturating_sub(1), keep_from)
+            .await?;
+        Ok(end.saturating_sub(first))
+    }
+
+    /// Replaces versions by a word on a later one that exists.
+    pub(crate) async fn supersede(
+        &self,
+        tenant: &TenantId,
+        versions: RangeInclusive<u64>,
+        superseded_by: u64,
+    ) -> Result<()> {
+        let json = serde_json::to_vec(&Superseded { superseded_by })
+            .map_err(|e| Error::corrupt(self.layout().manifest(tenant, superseded_by), e))?;
+        let marker = encode(&json);
+        for version in versions {
             self.put(&self.layout().manifest(tenant, version), &marker)
                 .await?;
         }
-        Ok(end.saturating_sub(first))
+        Ok(())
     }
 }
 

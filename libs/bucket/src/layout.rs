@@ -24,14 +24,17 @@ impl Layout {
 
     /// `<tenant>/manifest/<version>.json`; twenty digits, so that names sort as numbers.
     pub(crate) fn manifest(&self, tenant: &TenantId, version: u64) -> Path {
-        self.tenant(tenant)
-            .join("manifest")
-            .join(format!("{version:020}.json"))
+        self.manifests(tenant).join(format!("{version:020}.json"))
+    }
+
+    /// `<tenant>/manifest`.
+    pub(crate) fn manifests(&self, tenant: &TenantId) -> Path {
+        self.tenant(tenant).join("manifest")
     }
 
     /// `<tenant>/manifest/latest`.
     pub(crate) fn hint(&self, tenant: &TenantId) -> Path {
-        self.tenant(tenant).join("manifest").join("latest")
+        self.manifests(tenant).join("latest")
     }
 
     /// `<tenant>/blocks/<block>/<part>`.
@@ -42,6 +45,16 @@ impl Layout {
     /// `<tenant>/blocks`.
     pub(crate) fn blocks(&self, tenant: &TenantId) -> Path {
         self.tenant(tenant).join("blocks")
+    }
+
+    /// `<tenant>/uploads`.
+    pub(crate) fn uploads(&self, tenant: &TenantId) -> Path {
+        self.tenant(tenant).join("uploads")
+    }
+
+    /// `<tenant>/uploads/<block>`.
+    pub(crate) fn upload(&self, tenant: &TenantId, upload: BlockId) -> Path {
+        self.uploads(tenant).join(upload.to_string())
     }
 
     fn tenant(&self, tenant: &TenantId) -> Path {

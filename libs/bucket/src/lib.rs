@@ -21,16 +21,22 @@ mod commit;
 mod error;
 mod layout;
 mod manifest;
+mod rebuild;
 mod retry;
 mod self_test;
 mod store;
 mod tenants;
 mod tombstone;
+mod uploads;
 
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use error::{Error, Result};
-pub use manifest::{Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer};
+pub use manifest::{
+    Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
+};
+pub use rebuild::{LeftOut, Rebuild};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
 pub use tombstone::{Tombstone, TombstoneMatcher, TombstoneState};
+pub use uploads::FileUpload;

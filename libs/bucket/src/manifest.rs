@@ -71,6 +71,24 @@ impl Writer {
         }
     }
 
+    /// Whoever imports blocks of another system. Any number of processes may: nobody owns it.
+    pub fn import(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            resource: "import".to_owned(),
+            epoch: 0,
+        }
+    }
+
+    /// An operator who rebuilds a manifest that cannot be read.
+    pub fn rebuild(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            resource: "rebuild".to_owned(),
+            epoch: 0,
+        }
+    }
+
     /// The compactor of a tenant.
     pub fn compaction(name: impl Into<String>, epoch: u64) -> Self {
         Self {
@@ -208,6 +226,17 @@ pub struct DeadBlock {
     pub parts: Vec<String>,
 }
 
+/// A block of another system's whose samples were imported: it is not imported twice.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ImportedBlock {
+    /// The name that it has there, which is no block here.
+    pub source: BlockId,
+    /// How many samples came of it.
+    pub samples: u64,
+    /// The version that first lists them.
+    pub version: u64,
+}
+
 /// One version of a tenant's manifest.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Manifest {
@@ -231,6 +260,10 @@ pub struct Manifest {
     pub dead: Vec<DeadBlock>,
     /// Deletions not yet applied everywhere.
     pub tombstones: Vec<Tombstone>,
+    /// What was imported, ascending by name. Older versions of the program forget it, which makes a repeated import cost bytes
+    /// until it is merged, and nothing else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<ImportedBlock>,
 }
 
 impl Manifest {
@@ -311,6 +344,27 @@ impl Manifest {
             blocks: Vec::new(),
             dead: Vec::new(),
             tombstones: Vec::new(),
+            imports: Vec::new(),
+        }
+    }
+
+    /// Whether a block of another system was imported.
+    pub fn is_imported(&self, source: BlockId) -> bool {
+        self.imports.binary_search_by_key(&source, |i| i.source).is_ok()
+    }
+
+    /// Notes that a block of another system was imported; the commit stamps it.
+    pub fn note_import(&mut self, source: BlockId, samples: u64) {
+        if let Err(at) = self.imports.binary_search_by_key(&source, |i| i.source) {
+            let version = 0;
+            self.imports.insert(
+                at,
+                ImportedBlock {
+                    source,
+                    samples,
+                    version,
+                },
+            );
         }
     }
 
@@ -481,6 +535,9 @@ impl Manifest {
             if t.changed == CHANGED {
                 t.changed = base.version + 1;
             }
+        }
+        for i in self.imports.iter_mut().filter(|i| i.version == 0) {
+            i.version = base.version + 1;
         }
         Ok(())
     }

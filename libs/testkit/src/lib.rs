@@ -41,3 +41,4 @@ pub mod sim_disk;
 pub mod sim_net;
 #[cfg(feature = "cluster")]
 pub mod sim_pace;
+pub mod tsdb;

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use bytes::Bytes;
 
+use crate::http::HttpClient;
 use crate::process::{Process, free_port};
 
 /// Finds a program on the search path.
@@ -29,6 +31,8 @@ pub struct Prometheus {
     pub process: Process,
     /// Its `host:port`.
     pub addr: String,
+    /// Where it keeps its samples.
+    data: PathBuf,
 }
 
 impl Prometheus {
@@ -71,6 +75,7 @@ impl Prometheus {
         let addr = format!("127.0.0.1:{}", free_port());
         let flags = [
             "--web.enable-remote-write-receiver",
+            "--web.enable-admin-api",
             "--enable-feature=native-histograms,promql-at-modifier,promql-negative-offset",
             "--storage.tsdb.retention.time=100y",
         ];
@@ -89,7 +94,22 @@ impl Prometheus {
         ];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let process = Process::start("prometheus", program, &args, dir)?;
-        Ok(Self { process, addr })
+        let data = dir.join("prometheus-data");
+        Ok(Self { process, addr, data })
+    }
+
+    /// Has a receiver write everything it has to blocks; gives their folder.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn snapshot(&self, client: &HttpClient) -> Result<PathBuf> {
+        let path = "/api/v1/admin/tsdb/snapshot";
+        let answer = client.send("POST", &self.addr, path, &[], Bytes::new()).await?;
+        let json = answer.json()?;
+        match json["data"]["name"].as_str() {
+            Some(name) => Ok(self.data.join("snapshots").join(name)),
+            None => bail!("{path} answers {json}"),
+        }
     }
 }
 

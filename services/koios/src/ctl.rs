@@ -5,7 +5,14 @@
     reason = "the terminal is this module's business"
 )]
 
+mod blocks;
+mod import;
+mod inspect;
+mod manifest;
+mod report;
 mod standing;
+mod storage;
+mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,6 +81,9 @@ pub(crate) fn command() -> Command {
         .arg(addr)
         .subcommand(status)
         .subcommand(flush)
+        .subcommand(import::command())
+        .subcommand(blocks::command())
+        .subcommand(manifest::command())
         .subcommand(
             Command::new("partition")
                 .about("Partitions")
@@ -90,7 +100,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         .context("start")
         .and_then(|threads| threads.block_on(dispatch(matches)));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("koios ctl: {e:#}");
             ExitCode::FAILURE
@@ -98,7 +108,16 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-async fn dispatch(matches: &ArgMatches) -> Result<()> {
+async fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
+    match matches.subcommand() {
+        Some(("import", m)) => Box::pin(import::run(m)).await,
+        Some(("blocks", m)) => Box::pin(blocks::run(m)).await,
+        Some(("manifest", m)) => Box::pin(manifest::run(m)).await,
+        _ => Box::pin(ask_cluster(matches)).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+async fn ask_cluster(matches: &ArgMatches) -> Result<()> {
     match matches.subcommand() {
         Some(("status", m)) => status(&addr(m), m.get_flag("version-only")).await,
         Some(("flush", m)) => flush(&addr(m), m.get_one::<String>("tenant")).await,

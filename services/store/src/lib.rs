@@ -12,7 +12,8 @@
 //! read holds in memory does not grow with the number of series it returns, and its samples not with the number of
 //! blocks either; labels that wait to be merged are bounded (I12).
 //!
-//! Beside the reads, and apart from them, a [`Compactor`] merges blocks and removes old ones: see its module.
+//! Beside the reads, and apart from them, a [`Compactor`] merges blocks and removes old ones, and an [`UploadService`] takes blocks of
+//! Prometheus: see their modules.
 //!
 //! **Deliberately absent.** Recent samples, which are the ingesters'; quorum and
 //! failover, which are the querier's.
@@ -31,6 +32,7 @@ mod merge;
 mod metrics;
 mod plan;
 mod service;
+mod uploads;
 mod window;
 
 #[cfg(test)]
@@ -40,3 +42,4 @@ pub use compact::{
     CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, Downsampling,
 };
 pub use service::{BlockStore, StoreSettings};
+pub use uploads::UploadService;

@@ -1,6 +1,6 @@
 //! Both sides: a Debian Prometheus, and Koios as a process or as the engine alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +79,14 @@ impl Peers {
             prometheus,
             koios,
         })
+    }
+
+    /// Has Prometheus write everything it has to blocks; gives their folder.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn snapshot(&self) -> Result<PathBuf> {
+        self.prometheus.snapshot(&self.client).await
     }
 
     /// Both answers, Prometheus' first.

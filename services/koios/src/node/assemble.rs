@@ -7,6 +7,7 @@ use axum::Router;
 use koios_bucket::TenantManifests;
 use koios_control::{ClusterId, ClusterState, ControlPlane, Member, Role, StateHandle};
 use koios_distributor::Distributor;
+use koios_import::{ImportSettings, Importer, Uploads};
 use koios_ingester::Ingester;
 use koios_model::TenantId;
 use koios_querier::{
@@ -15,7 +16,10 @@ use koios_querier::{
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
 use koios_server::{Component, with_edge};
-use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, Downsampling, StoreSettings};
+use koios_store::{
+    BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, Downsampling, StoreSettings,
+    UploadService,
+};
 use koios_wal::Identity as WalIdentity;
 use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
@@ -97,6 +101,11 @@ impl Assembly {
         let runtime = &shared.runtime;
         let (clock, rng) = (Arc::clone(&runtime.clock), runtime.rng.fork());
         routers.http = with_edge(routers.http, clock, rng, &shared.settings.http, &shared.metrics);
+        if self.runs(Target::Store) {
+            // After the edge: a file may take longer than its deadline.
+            let uploads = self.take_uploads()?;
+            routers.merge_http(uploads);
+        }
         Ok(routers)
     }
 
@@ -218,11 +227,7 @@ impl Assembly {
             runtime: shared.runtime.clone(),
             member: shared.name.clone(),
             manifests,
-            duty: Arc::new(AssignedCompaction {
-                member: shared.name.clone(),
-                state: self.plane.state().clone(),
-                control: self.plane.client().clone(),
-            }),
+            duty: self.compaction_duty(),
             witness: Arc::new(AskedMembers {
                 state: self.plane.state().clone(),
                 members: shared.members.clone(),
@@ -232,6 +237,37 @@ impl Assembly {
         };
         let compactor = Compactor::new(settings, deps);
         self.background.spawn_cancelled("compaction", compactor.run());
+    }
+
+    fn compaction_duty(&self) -> Arc<dyn CompactionDuty> {
+        Arc::new(AssignedCompaction {
+            member: self.shared.name.clone(),
+            state: self.plane.state().clone(),
+            control: self.plane.client().clone(),
+        })
+    }
+
+    /// Takes blocks of Prometheus, and imports them in the background.
+    fn take_uploads(&self) -> Result<Router, NodeError> {
+        let shared = &self.shared;
+        let runtime = &shared.runtime;
+        let importer = Importer {
+            bucket: self.storage.manifests()?.bucket().clone(),
+            settings: ImportSettings {
+                block_range: shared.settings.blocks.range,
+                retention: shared.settings.retention,
+                ..ImportSettings::default()
+            },
+            writer: shared.name.clone(),
+            clock: Arc::clone(&runtime.clock),
+            rng: runtime.rng.fork(),
+            cpu: runtime.cpu.clone(),
+        };
+        let service = UploadService::new(Uploads::new(importer), Arc::clone(&runtime.clock));
+        let router = service.router();
+        self.background
+            .spawn_cancelled("imports", service.run(self.compaction_duty()));
+        Ok(router)
     }
 
     fn add_distributor(&self, routers: &mut Routers) {

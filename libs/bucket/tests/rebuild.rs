@@ -1,0 +1,192 @@
+//! A manifest that cannot be read is rebuilt from what the bucket holds.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{block, bucket_over, entry, id, tenant, writer};
+use koios_block::{BlockMeta, BlockOptions, BlockParts, BlockWriter};
+use koios_bucket::{Bucket, Error, LeftOut, Manifest};
+use koios_model::{Labels, TimeRange};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+struct Rig {
+    store: Arc<InMemory>,
+    bucket: Bucket,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let store = Arc::new(InMemory::new());
+        Self {
+            bucket: bucket_over(Arc::clone(&store) as Arc<dyn ObjectStore>, 1),
+            store,
+        }
+    }
+
+    async fn upload(&self, parts: &BlockParts) -> BlockMeta {
+        self.bucket.upload_block(&tenant(), parts).await.unwrap();
+        parts.meta.clone()
+    }
+
+    async fn list(&self, metas: &[&BlockMeta]) -> Arc<Manifest> {
+        let add = |m: &mut Manifest| metas.iter().try_for_each(|meta| m.add_block(entry(meta)));
+        self.bucket.commit(&tenant(), &writer(3), add).await.unwrap()
+    }
+
+    fn version(version: u64) -> Path {
+        Path::from(format!("prefix/team-a/manifest/{version:020}.json"))
+    }
+
+    async fn damage(&self, version: u64) {
+        self.store
+            .put(&Self::version(version), "not a manifest".into())
+            .await
+            .unwrap();
+    }
+
+    async fn names(&self) -> Vec<u64> {
+        let manifest = self.bucket.latest(&tenant()).await.unwrap();
+        let number = |n: u64| manifest.block(id(n)).map(|_| n);
+        (0..20).filter_map(number).collect()
+    }
+}
+
+/// A block of `series` with a sample each, merged from others.
+fn merged(n: u64, series: usize, sources: &[u64]) -> BlockParts {
+    let options = BlockOptions {
+        sources: sources.iter().map(|n| id(*n)).collect(),
+        level: 1,
+        ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999))
+    };
+    let mut w = BlockWriter::new(options).unwrap();
+    for i in 0..series {
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{n}-{i:06}"))]);
+        w.push_series(&labels, None, &[i as i64], &[1.0]).unwrap();
+    }
+    w.finish().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn i10_what_is_complete_is_listed_again_when_every_version_is_lost() {
+    let rig = Rig::new();
+    let (a, b) = (rig.upload(&block(1, 3)).await, rig.upload(&block(2, 2)).await);
+    rig.list(&[&a, &b]).await;
+    let cut = rig.upload(&block(3, 2)).await;
+    rig.store
+        .delete(&Path::from(format!(
+            "prefix/team-a/blocks/{}/samples.parquet",
+            cut.block
+        )))
+        .await
+        .unwrap();
+    let no_meta = rig.upload(&block(4, 1)).await;
+    rig.store
+        .delete(&Path::from(format!(
+            "prefix/team-a/blocks/{}/meta.json",
+            no_meta.block
+        )))
+        .await
+        .unwrap();
+    rig.damage(1).await;
+    assert!(matches!(
+        rig.bucket.latest(&tenant()).await,
+        Err(Error::Corrupt { .. })
+    ));
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert!(!plan.is_needless() && plan.readable.is_none());
+    assert_eq!((plan.newest, plan.samples()), (1, 5));
+    let left: Vec<_> = plan
+        .left_out
+        .iter()
+        .map(|(block, why)| (*block, why.to_string()))
+        .collect();
+    assert_eq!(left[0].0, id(3));
+    assert!(
+        left[0]
+            .1
+            .contains("samples.parquet has None bytes, meta.json says Some")
+            || left[0].1.contains("samples.parquet has None bytes"),
+        "{left:?}"
+    );
+    assert_eq!(
+        left[1],
+        (id(4), "its meta.json cannot be used: it is missing".to_owned())
+    );
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rebuilt.version, 2);
+    assert_eq!(rig.names().await, [1, 2]);
+    // Whoever comes from below the damaged version gets past it, without the hint, too.
+    rig.store
+        .delete(&Path::from("prefix/team-a/manifest/latest"))
+        .await
+        .unwrap();
+    assert_eq!(rig.names().await, [1, 2]);
+    rig.list(&[&rig.upload(&block(5, 1)).await]).await;
+    assert_eq!(rig.names().await, [1, 2, 5]);
+    assert!(rig.bucket.plan_rebuild(&tenant()).await.unwrap().is_needless());
+    assert!(matches!(
+        rig.bucket.rebuild_manifest(&plan, "test").await,
+        Err(Error::Refused { .. })
+    ));
+}
+
+#[tokio::test]
+async fn i10_what_a_readable_version_says_is_dead_stays_dead_and_what_it_lists_stays_listed() {
+    let rig = Rig::new();
+    let (a, b, c) = (
+        rig.upload(&block(1, 3)).await,
+        rig.upload(&block(2, 2)).await,
+        rig.upload(&block(3, 1)).await,
+    );
+    rig.list(&[&a, &b, &c]).await;
+    let remove = |m: &mut Manifest| {
+        m.remove_block(id(1));
+        m.note_import(id(99), 7);
+        Ok(())
+    };
+    rig.bucket.commit(&tenant(), &writer(3), remove).await.unwrap();
+    let late = rig.upload(&block(4, 1)).await;
+    rig.list(&[&late]).await;
+    rig.damage(3).await;
+    rig.store
+        .delete(&Path::from(format!(
+            "prefix/team-a/blocks/{}/series.parquet",
+            b.block
+        )))
+        .await
+        .unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(plan.readable.as_ref().map(|m| m.version), Some(2));
+    assert_eq!(plan.left_out, [(id(1), LeftOut::Dead(2))]);
+    // Not leaving it out is what makes answers that lack its samples errors.
+    assert_eq!(plan.damaged.iter().map(|(b, _)| *b).collect::<Vec<_>>(), [id(2)]);
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!((rebuilt.version, rig.names().await), (4, vec![2, 3, 4]));
+    assert!(rebuilt.is_dead(id(1)) && rebuilt.is_imported(id(99)));
+    assert_eq!(rebuilt.epochs.get("partition/0"), Some(&3));
+}
+
+#[tokio::test]
+async fn sources_of_a_merge_are_left_out_only_when_it_is_certainly_whole() {
+    let rig = Rig::new();
+    for (n, series) in [(1, 3), (2, 2), (3, 4), (4, 4)] {
+        rig.upload(&block(n, series)).await;
+    }
+    rig.upload(&merged(10, 3, &[1, 2])).await;
+    rig.upload(&merged(11, 2, &[1, 2])).await;
+    // The other half of this one never came.
+    rig.upload(&merged(12, 5, &[3, 4])).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(
+        plan.left_out,
+        [(id(1), LeftOut::Merged), (id(2), LeftOut::Merged)]
+    );
+    assert_eq!(plan.newest, 0);
+    rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rig.names().await, [3, 4, 10, 11, 12]);
+}

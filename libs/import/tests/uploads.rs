@@ -1,0 +1,233 @@
+//! Uploads: begun, filled, finished, imported; and what is refused.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_block::BlockId;
+use koios_bucket::Bucket;
+use koios_import::{ImportSettings, Importer, UploadError, UploadState, Uploads};
+use koios_model::{Labels, TenantId};
+use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
+use koios_testkit::tsdb::TsdbContent;
+use object_store::memory::InMemory;
+
+const HOUR: i64 = 3_600_000;
+
+fn tenant() -> TenantId {
+    TenantId::new("team-a").unwrap()
+}
+
+fn uploads_on(store: &Arc<InMemory>) -> (Uploads, Bucket) {
+    let clock = Arc::new(RealClock::new());
+    let bucket = Bucket::new(
+        Arc::<InMemory>::clone(store),
+        "",
+        clock.clone(),
+        RngHandle::from_seed(1),
+    );
+    let importer = Importer {
+        bucket: bucket.clone(),
+        settings: ImportSettings::default(),
+        writer: "test".to_owned(),
+        clock,
+        rng: RngHandle::from_seed(2),
+        cpu: Cpu::inline(),
+    };
+    (Uploads::new(importer), bucket)
+}
+
+fn content(ulid: &str, days_ago: i64) -> TsdbContent {
+    let from = RealClock::new().now_ms() - days_ago * 24 * HOUR;
+    let samples: Vec<(i64, f64)> = (0..500).map(|i| (from + i * 15_000, i as f64)).collect();
+    TsdbContent {
+        ulid: ulid.to_owned(),
+        ..TsdbContent::default()
+    }
+    .with_floats(Labels::from_pairs([("__name__", "up")]), &samples, 120)
+}
+
+const ULID: &str = "01BKGTZQ1SYQJTR4PB43C8PD98";
+
+fn block() -> BlockId {
+    ULID.parse().unwrap()
+}
+
+async fn start(uploads: &Uploads, files: &BTreeMap<String, Vec<u8>>) -> Result<(), UploadError> {
+    uploads
+        .start(&tenant(), block(), &Bytes::from(files["meta.json"].clone()))
+        .await
+}
+
+async fn send(uploads: &Uploads, name: &str, bytes: &[u8]) -> Result<(), UploadError> {
+    let mut file = uploads
+        .begin_file(&tenant(), block(), name, Some(bytes.len() as u64))
+        .await?;
+    file.write(bytes).await?;
+    Ok(file.finish().await?)
+}
+
+async fn send_all(uploads: &Uploads, files: &BTreeMap<String, Vec<u8>>) {
+    for (name, bytes) in files
+        .iter()
+        .filter(|(n, _)| *n != "meta.json" && *n != "tombstones")
+    {
+        send(uploads, name, bytes).await.unwrap();
+    }
+}
+
+async fn state(uploads: &Uploads) -> UploadState {
+    uploads.state(&tenant(), block()).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_in_another_process_after_each_step() {
+    let store = Arc::new(InMemory::new());
+    let fresh = || uploads_on(&store).0;
+    let files = content(ULID, 3).files();
+    assert!(matches!(
+        fresh().state(&tenant(), block()).await,
+        Err(UploadError::NotStarted(_))
+    ));
+    start(&fresh(), &files).await.unwrap();
+    assert_eq!(state(&fresh()).await, UploadState::Uploading);
+    send(&fresh(), "index", b"cut off by a crash").await.unwrap();
+    // Begun again, as a client does that does not know how far it was.
+    start(&fresh(), &files).await.unwrap();
+    send_all(&fresh(), &files).await;
+    fresh().finish(&tenant(), block()).await.unwrap();
+    assert_eq!(state(&fresh()).await, UploadState::Validating);
+    for refused in [
+        start(&fresh(), &files).await,
+        fresh().finish(&tenant(), block()).await,
+        send(&fresh(), "index", b"x").await,
+    ] {
+        assert!(matches!(refused, Err(UploadError::Conflict(..))), "{refused:?}");
+    }
+    assert_eq!(fresh().work(&tenant()).await.unwrap(), 1);
+    assert_eq!(state(&fresh()).await, UploadState::Complete);
+    assert!(matches!(
+        start(&fresh(), &files).await,
+        Err(UploadError::Conflict(..))
+    ));
+    let (_, bucket) = uploads_on(&store);
+    let manifest = bucket.latest(&tenant()).await.unwrap();
+    assert_eq!(
+        (
+            manifest.blocks.iter().map(|b| b.samples).sum::<u64>(),
+            manifest.imports.len()
+        ),
+        (500, 1)
+    );
+    // The files are gone, the word on them goes later.
+    assert!(bucket.file(&tenant(), block(), "index").await.unwrap().is_none());
+    assert!(
+        bucket
+            .file(&tenant(), block(), "meta.json")
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(fresh().work(&tenant()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_is_damaged_fails_with_a_word_on_it_and_can_be_uploaded_again() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, bucket) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    start(&uploads, &files).await.unwrap();
+    send_all(&uploads, &files).await;
+    let mut wrong = files["chunks/000001"].clone();
+    let last = wrong.len() - 1;
+    wrong[last] ^= 1;
+    send(&uploads, "chunks/000001", &wrong).await.unwrap();
+    uploads.finish(&tenant(), block()).await.unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    let UploadState::Failed(why) = state(&uploads).await else {
+        panic!("{:?}", state(&uploads).await)
+    };
+    assert!(why.contains("chunks/000001 is corrupt at byte"), "{why}");
+    assert!(bucket.latest(&tenant()).await.unwrap().blocks.is_empty());
+    start(&uploads, &files).await.unwrap();
+    send_all(&uploads, &files).await;
+    uploads.finish(&tenant(), block()).await.unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+    assert_eq!(state(&uploads).await, UploadState::Complete);
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_block_is_refused_at_once() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, _) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    assert!(matches!(
+        send(&uploads, "index", b"x").await,
+        Err(UploadError::NotStarted(_))
+    ));
+    let other = content("01BKGTZQ1SYQJTR4PB43C8PD99", 3).files();
+    for (meta, part) in [
+        (&b"{}"[..], "meta.json is corrupt"),
+        (
+            &other["meta.json"],
+            "meta.json is of block 01BKGTZQ1SYQJTR4PB43C8PD99",
+        ),
+        (
+            &content(ULID, 300).files()["meta.json"],
+            "older than the retention",
+        ),
+    ] {
+        let refused = uploads
+            .start(&tenant(), block(), &Bytes::copy_from_slice(meta))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(refused, UploadError::Bad(_)) && refused.to_string().contains(part),
+            "{refused}"
+        );
+    }
+    start(&uploads, &files).await.unwrap();
+    for path in [
+        "meta.json",
+        "chunks/1",
+        "chunks/0000001",
+        "../index",
+        "chunks/../../x",
+        "tombstones",
+        "",
+    ] {
+        let refused = send(&uploads, path, b"x").await.unwrap_err();
+        assert!(matches!(refused, UploadError::Bad(_)), "{path}: {refused}");
+    }
+    let huge = uploads
+        .begin_file(&tenant(), block(), "index", Some(u64::MAX))
+        .await
+        .unwrap_err();
+    assert!(matches!(huge, UploadError::TooLarge { .. }), "{huge}");
+    assert!(matches!(
+        send(&uploads, "index", b"").await,
+        Err(UploadError::Bad(_))
+    ));
+}
+
+#[tokio::test]
+async fn i12_a_tenant_cannot_begin_uploads_without_end() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, _) = uploads_on(&store);
+    let mut refused = None;
+    for n in 0..80u128 {
+        let ulid = BlockId::new(1_700_000_000_000, n).to_string();
+        let meta = Bytes::from(content(&ulid, 3).files()["meta.json"].clone());
+        refused = uploads.start(&tenant(), ulid.parse().unwrap(), &meta).await.err();
+        if refused.is_some() {
+            assert_eq!(n, 64);
+            break;
+        }
+    }
+    assert!(
+        matches!(refused, Some(UploadError::TooMany(64, _))),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,118 @@
+//! `koios ctl manifest`: for when a manifest cannot be read.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use koios_bucket::Rebuild;
+use koios_model::TenantId;
+
+use super::storage::{Storage, bucket_arg, tenant_arg};
+
+const REBUILD_LONG: &str = "\
+Rebuilds a tenant's manifest from the blocks in the bucket, for when its newest version cannot be read.
+
+Lists every block that is complete (all parts there, with the sizes that a readable meta.json says), except those that others \
+were certainly merged from. Of the newest version that can still be read, if there is one, it keeps what is dead, deletions \
+and epochs; a block that it lists stays listed even if it is damaged, so that queries say so.
+
+What cannot be known without any version: deletions that were not yet applied, which blocks are dead but not yet gone, what was \
+imported before, what heads may forget (ingesters upload once more what they hold), and epochs. So end all processes of the \
+cluster first, or at least its stores.
+
+Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given.";
+
+pub(super) fn command() -> Command {
+    let rebuild = Command::new("rebuild")
+        .about("Rebuilds a tenant's manifest from the blocks in the bucket")
+        .long_about(REBUILD_LONG)
+        .arg(bucket_arg())
+        .arg(tenant_arg().required(true).help("Whose manifest"))
+        .arg(
+            Arg::new("write")
+                .long("write")
+                .action(ArgAction::SetTrue)
+                .help("Write it; without this nothing is changed"),
+        )
+        .arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Even if the newest version can be read"),
+        );
+    Command::new("manifest")
+        .about("The list of a tenant's blocks; no server has to run")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(rebuild)
+}
+
+pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    match matches.subcommand() {
+        Some(("rebuild", m)) => rebuild(m).await.map(|()| ExitCode::SUCCESS),
+        _ => bail!("unknown command, see `koios ctl manifest --help`"),
+    }
+}
+
+async fn rebuild(matches: &ArgMatches) -> Result<()> {
+    let storage = Storage::open(matches)?;
+    let tenant = TenantId::new(matches.get_one::<String>("tenant").map_or("", String::as_str))?;
+    let plan = storage.bucket.plan_rebuild(&tenant).await?;
+    if plan.is_needless() && !matches.get_flag("force") {
+        bail!(
+            "version {} of the manifest of tenant {tenant} can be read: nothing has to be rebuilt (--force does it all the same)",
+            plan.newest
+        );
+    }
+    describe(&tenant, &plan);
+    if !matches.get_flag("write") {
+        println!("nothing is written: say --write to do it");
+        return Ok(());
+    }
+    storage.bucket.self_test(false).await?;
+    let manifest = storage
+        .bucket
+        .rebuild_manifest(&plan, "koios ctl manifest rebuild")
+        .await?;
+    println!(
+        "version {} of the manifest of tenant {tenant} is written",
+        manifest.version
+    );
+    Ok(())
+}
+
+fn describe(tenant: &TenantId, plan: &Rebuild) {
+    match &plan.readable {
+        Some(known) => println!(
+            "tenant {tenant}: version {} is the newest, version {} the newest that can be read: its {} dead names, {} deletions \
+             and {} imports are kept",
+            plan.newest,
+            known.version,
+            known.dead.len(),
+            known.tombstones.len(),
+            known.imports.len()
+        ),
+        None => println!(
+            "tenant {tenant}: version {} is the newest, none can be read: deletions, dead names, imports and epochs are lost",
+            plan.newest
+        ),
+    }
+    println!(
+        "version {} will list {} blocks with {} samples",
+        plan.newest + 1,
+        plan.blocks.len(),
+        plan.samples()
+    );
+    for block in &plan.blocks {
+        println!(
+            "  {} {} series, {} samples",
+            block.block, block.series, block.samples
+        );
+    }
+    for (block, why) in &plan.damaged {
+        println!("  {block} is listed although it is damaged: {why}");
+    }
+    for (block, why) in &plan.left_out {
+        println!("  {block} is left out: {why}");
+    }
+}

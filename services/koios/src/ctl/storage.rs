@@ -1,0 +1,53 @@
+//! The bucket that a command works on, without any running process.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Arg, ArgMatches};
+use koios_bucket::Bucket;
+use koios_model::TenantId;
+use koios_runtime::Runtime;
+
+/// `--bucket-url`.
+pub(super) fn bucket_arg() -> Arg {
+    Arg::new("bucket-url")
+        .long("bucket-url")
+        .value_name("URL")
+        .env("KOIOS_BUCKET")
+        .required(true)
+        .help("The cluster's bucket: s3://name/prefix or file:///absolute/folder")
+        .long_help(
+            "The cluster's bucket: s3://name/prefix or file:///absolute/folder.\n\nOf an all-in-one process that was not told \
+             another one it is file:///…/koios-data/bucket. Endpoint, region and credentials of S3 come from AWS_ENDPOINT_URL, \
+             AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+}
+
+/// `--tenant`.
+pub(super) fn tenant_arg() -> Arg {
+    Arg::new("tenant").long("tenant").value_name("TENANT")
+}
+
+/// What a command works with.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub(super) runtime: Runtime,
+    pub(super) bucket: Bucket,
+}
+
+impl Storage {
+    pub(super) fn open(matches: &ArgMatches) -> Result<Self> {
+        let runtime = Runtime::real().context("start threads")?;
+        let url = matches.get_one::<String>("bucket-url").map_or("", String::as_str);
+        let bucket = Bucket::open(url, Arc::clone(&runtime.clock), runtime.rng.fork())?;
+        Ok(Self { runtime, bucket })
+    }
+
+    /// The tenant that was named, or all that have something in the bucket.
+    pub(super) async fn tenants(&self, matches: &ArgMatches) -> Result<Vec<TenantId>> {
+        match matches.get_one::<String>("tenant") {
+            Some(tenant) => Ok(vec![TenantId::new(tenant)?]),
+            None => Ok(self.bucket.tenants().await?),
+        }
+    }
+}

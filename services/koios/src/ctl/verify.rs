@@ -1,0 +1,144 @@
+//! `koios ctl blocks verify`: every byte of every block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::ArgMatches;
+use koios_block::{BlockId, BlockMeta};
+use koios_bucket::{Manifest, ManifestBlock};
+use koios_model::TenantId;
+use koios_runtime::with_sources;
+
+use super::report::{ProgressLine, bytes};
+use super::storage::Storage;
+
+/// Uploads that are not listed may be on their way for so long.
+const UPLOAD_MS: i64 = 24 * 3_600_000;
+
+pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
+    let storage = Storage::open(matches)?;
+    let line = ProgressLine::new(Arc::clone(&storage.runtime.clock));
+    let (mut findings, mut blocks, mut read) = (0usize, 0usize, 0u64);
+    for tenant in storage.tenants(matches).await? {
+        let mut told = |what: String| {
+            line.clear();
+            println!("{tenant}: {what}");
+            findings += 1;
+        };
+        // Listed before the manifest is read: what is uploaded and listed after that is not missed.
+        let uploaded = storage.bucket.uploaded_blocks(&tenant).await?;
+        let manifest = match storage.bucket.latest(&tenant).await {
+            Ok(manifest) => manifest,
+            Err(e) => {
+                told(format!(
+                    "the manifest cannot be used: {}; see `koios ctl manifest rebuild --help`",
+                    with_sources(&e)
+                ));
+                continue;
+            }
+        };
+        objects(&storage, &manifest, uploaded)
+            .into_iter()
+            .for_each(&mut told);
+        line.begin(tenant.to_string());
+        let total: u64 = manifest.blocks.iter().map(ManifestBlock::bytes).sum();
+        let mut done = 0u64;
+        for listed in &manifest.blocks {
+            line.at(done as f64 / total.max(1) as f64, || {
+                format!("of {}, {}", bytes(total), listed.block)
+            });
+            if let Err(what) = Box::pin(one(&storage, &tenant, listed)).await {
+                told(what);
+            }
+            done += listed.bytes();
+            blocks += 1;
+        }
+        read += done;
+    }
+    line.clear();
+    println!("{blocks} blocks with {} read, {findings} findings", bytes(read));
+    Ok(match findings {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Objects that should be there and are not, and the other way round.
+fn objects(storage: &Storage, manifest: &Manifest, uploaded: Vec<(BlockId, Vec<String>)>) -> Vec<String> {
+    let uploaded: BTreeMap<BlockId, BTreeSet<String>> = uploaded
+        .into_iter()
+        .map(|(block, parts)| (block, parts.into_iter().collect()))
+        .collect();
+    let none = BTreeSet::new();
+    let mut found = Vec::new();
+    for listed in &manifest.blocks {
+        let there = uploaded.get(&listed.block).unwrap_or(&none);
+        for part in listed.parts.iter().filter(|p| !there.contains(&p.name)) {
+            found.push(format!("block {}: {} is missing", listed.block, part.name));
+        }
+        for part in there
+            .iter()
+            .filter(|name| !listed.parts.iter().any(|p| p.name == **name))
+        {
+            found.push(format!("block {}: {part} is in no manifest", listed.block));
+        }
+    }
+    let before = storage.runtime.clock.now_ms().saturating_sub(UPLOAD_MS);
+    let known = |block: &BlockId| manifest.block(*block).is_some() || manifest.is_dead(*block);
+    for (block, parts) in uploaded
+        .iter()
+        .filter(|(block, _)| !known(block) && block.time_ms() < before)
+    {
+        found.push(format!(
+            "block {block}: in no manifest, with {} objects",
+            parts.len()
+        ));
+    }
+    found
+}
+
+async fn one(storage: &Storage, tenant: &TenantId, listed: &ManifestBlock) -> Result<(), String> {
+    let block = listed.block;
+    let said = |e: &dyn std::error::Error| {
+        let text = with_sources(e);
+        match text.contains(&block.to_string()) {
+            true => text,
+            false => format!("block {block}: {text}"),
+        }
+    };
+    let reader = super::inspect::open(storage, tenant, listed)
+        .await
+        .map_err(|e| said(&e))?;
+    if let Some(differs) = differs(reader.meta(), listed) {
+        return Err(format!(
+            "block {block}: meta.json and the manifest have another {differs}"
+        ));
+    }
+    let source = storage.bucket.range_read(tenant, block);
+    let checked = koios_block::verify_checksums(&source, reader.meta()).await;
+    checked.map_err(|e| said(&e))?;
+    koios_block::verify(&reader).await.map_err(|e| said(&e))
+}
+
+/// The first thing that a block's metadata and the manifest say differently.
+fn differs(meta: &BlockMeta, listed: &ManifestBlock) -> Option<&'static str> {
+    let expected = ManifestBlock::new(meta, BTreeMap::new());
+    [
+        ("range", expected.range == listed.range),
+        ("window", expected.window == listed.window),
+        ("resolution", expected.resolution_ms == listed.resolution_ms),
+        ("level", expected.level == listed.level),
+        ("number of series", expected.series == listed.series),
+        ("number of samples", expected.samples == listed.samples),
+        ("list of sources", expected.sources == listed.sources),
+        (
+            "version it is clean up to",
+            expected.clean_up_to == listed.clean_up_to,
+        ),
+        ("list of parts", expected.parts == listed.parts),
+    ]
+    .into_iter()
+    .find_map(|(what, same)| (!same).then_some(what))
+}

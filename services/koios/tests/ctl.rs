@@ -1,0 +1,400 @@
+//! Commands that work on a bucket without a server, and what a server makes of their work.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+
+use anyhow::{Context, Result, ensure};
+use koios_model::Labels;
+use koios_testkit::query;
+use koios_testkit::tsdb::TsdbContent;
+use support::{all_in_one, client, eventually, now_ms, program};
+
+const HOUR: i64 = 3_600_000;
+
+fn koios(args: &[&str]) -> Result<Output> {
+    Ok(std::process::Command::new(program()).args(args).output()?)
+}
+
+/// Standard output of a command that ends with a code.
+fn run(code: i32, args: &[&str]) -> Result<String> {
+    let done = koios(args)?;
+    let (out, err) = (String::from_utf8(done.stdout)?, String::from_utf8(done.stderr)?);
+    ensure!(
+        done.status.code() == Some(code),
+        "{args:?} ended with {}: {out}{err}",
+        done.status
+    );
+    Ok(out + &err)
+}
+
+fn import<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["ctl", "import", "--bucket-url", url][..], more].concat()
+}
+
+/// Two blocks of a day each, of two series.
+fn tsdb(dir: &Path, from: i64) -> Result<()> {
+    for (n, ulid) in ["01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99"]
+        .iter()
+        .enumerate()
+    {
+        let mut content = TsdbContent {
+            ulid: (*ulid).to_owned(),
+            ..TsdbContent::default()
+        };
+        for job in ["a", "b"] {
+            let samples: Vec<(i64, f64)> = (0..24 * 60)
+                .map(|i| (from + n as i64 * 24 * HOUR + i * 60_000, i as f64))
+                .collect();
+            let labels = Labels::from_pairs([("__name__", "imported"), ("job", job)]);
+            content = content.with_floats(labels, &samples, 120);
+        }
+        content.write_to(dir)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_imported_is_answered_at_once_and_repeating_it_adds_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let koios = all_in_one(dir.path(), &[]).await?;
+    let from = now_ms() / (24 * HOUR) * 24 * HOUR - 10 * 24 * HOUR;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, from)?;
+    let url = format!("file://{}/bucket", koios.data_dir.display());
+    let data = data.display().to_string();
+    let import = ["ctl", "import", "--bucket-url", &url, "--tenant", "team-a", &data];
+    let dry = run(0, &[&import[..], &["--dry-run"]].concat())?;
+    ensure!(
+        dry.contains("2 blocks would be imported") && dry.contains("5760 samples"),
+        "{dry}"
+    );
+    let done = run(0, &import)?;
+    ensure!(done.contains("2 blocks imported, 0 known"), "{done}");
+    let (client, http) = (client(), &koios.http);
+    let client = &client;
+    eventually("imported samples are counted", || async move {
+        let at = from + 48 * HOUR - 1;
+        let text = "count_over_time(imported[48h])";
+        let found = query::instant(client, http, "team-a", text, at).await?;
+        let counts: Vec<f64> = found.values().flatten().map(|s| s.v).collect();
+        ensure!(counts == [2880.0, 2880.0], "{counts:?}");
+        let other = query::instant(client, http, "team-b", text, at).await?;
+        ensure!(other.is_empty(), "another tenant sees them");
+        Ok(())
+    })
+    .await?;
+    let again = run(0, &import)?;
+    ensure!(again.contains("0 blocks imported, 2 known"), "{again}");
+    Ok(())
+}
+
+/// As mimirtool does it.
+async fn upload(http: &str, tenant: &str, folder: &Path) -> Result<()> {
+    let client = client();
+    let ulid = folder.file_name().and_then(|n| n.to_str()).context("a name")?;
+    let base = format!("/api/v1/upload/block/{ulid}");
+    let headers = [("x-scope-orgid", tenant)];
+    let send = |path: String, body: Vec<u8>| {
+        let (client, headers) = (&client, &headers);
+        async move { client.send("POST", http, &path, headers, body.into()).await }
+    };
+    let meta = std::fs::read(folder.join("meta.json"))?;
+    let answer = send(format!("{base}/start"), meta).await?;
+    ensure!(answer.status == 200, "start: {} {}", answer.status, answer.text());
+    let mut files = vec!["index".to_owned()];
+    for chunks in std::fs::read_dir(folder.join("chunks"))? {
+        files.push(format!("chunks/{}", chunks?.file_name().to_string_lossy()));
+    }
+    for file in files {
+        let path = format!("{base}/files?path={}", file.replace('/', "%2F"));
+        let answer = send(path, std::fs::read(folder.join(&file))?).await?;
+        ensure!(
+            answer.status == 200,
+            "{file}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    let answer = send(format!("{base}/finish"), Vec::new()).await?;
+    ensure!(
+        answer.status == 200,
+        "finish: {} {}",
+        answer.status,
+        answer.text()
+    );
+    Ok(())
+}
+
+async fn uploaded(http: &str, tenant: &str, ulid: &str) -> Result<(u16, String)> {
+    let path = format!("/api/v1/upload/block/{ulid}/check");
+    let answer = client()
+        .send(
+            "GET",
+            http,
+            &path,
+            &[("x-scope-orgid", tenant)],
+            Default::default(),
+        )
+        .await?;
+    Ok((answer.status, answer.text()))
+}
+
+#[tokio::test]
+async fn blocks_are_uploaded_as_mimirtool_does_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut koios = all_in_one(dir.path(), &[]).await?;
+    let from = now_ms() / (24 * HOUR) * 24 * HOUR - 10 * 24 * HOUR;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, from)?;
+    let (first, second) = ("01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99");
+    ensure!(
+        uploaded(&koios.http, "team-a", first).await?.0 == 404,
+        "nothing was begun"
+    );
+    upload(&koios.http, "team-a", &data.join(first)).await?;
+    // Killed at any moment after a block was finished, the next process imports it.
+    upload(&koios.http, "team-a", &data.join(second)).await?;
+    koios.process.kill();
+    koios.process.restart()?;
+    koios.ready(&client()).await?;
+    let http = &koios.http;
+    for ulid in [first, second] {
+        eventually("it is imported", || async move {
+            let (status, text) = uploaded(http, "team-a", ulid).await?;
+            ensure!(
+                status == 200 && text == r#"{"result":"complete"}"#,
+                "{status} {text}"
+            );
+            Ok(())
+        })
+        .await?;
+        ensure!(
+            uploaded(http, "team-b", ulid).await?.0 == 404,
+            "another tenant sees it"
+        );
+    }
+    let again = upload(http, "team-a", &data.join(first))
+        .await
+        .unwrap_err()
+        .to_string();
+    ensure!(again.starts_with("start: 409 "), "{again}");
+    let client = client();
+    let client = &client;
+    eventually("uploaded samples are counted", || async move {
+        let at = from + 48 * HOUR - 1;
+        let found = query::instant(client, http, "team-a", "count_over_time(imported[48h])", at).await?;
+        let counts: Vec<f64> = found.values().flatten().map(|s| s.v).collect();
+        ensure!(counts == [2880.0, 2880.0], "{counts:?}");
+        Ok(())
+    })
+    .await?;
+    for (method, path, status) in [
+        ("POST", format!("/api/v1/upload/block/{second}0/start"), 400),
+        (
+            "POST",
+            format!("/api/v1/upload/block/{second}/files?path=index"),
+            409,
+        ),
+        (
+            "POST",
+            "/api/v1/upload/block/01BKGTZQ1SYQJTR4PB43C8PD97/files?path=index".to_owned(),
+            404,
+        ),
+        (
+            "POST",
+            "/api/v1/upload/block/01BKGTZQ1SYQJTR4PB43C8PD97/files?path=meta.json".to_owned(),
+            400,
+        ),
+        (
+            "POST",
+            "/api/v1/upload/block/01BKGTZQ1SYQJTR4PB43C8PD97/finish".to_owned(),
+            404,
+        ),
+        (
+            "GET",
+            "/api/v1/upload/block/01BKGTZQ1SYQJTR4PB43C8PD97/check".to_owned(),
+            404,
+        ),
+    ] {
+        let headers = [("x-scope-orgid", "team-a")];
+        let answer = client.send(method, http, &path, &headers, "x".into()).await?;
+        ensure!(
+            answer.status == status,
+            "{path}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let from = now_ms() / (24 * HOUR) * 24 * HOUR - 10 * 24 * HOUR;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, from)?;
+    let bucket = dir.path().join("bucket");
+    let url = format!("file://{}", bucket.display());
+    let data = data.display().to_string();
+    run(
+        0,
+        &["ctl", "import", "--bucket-url", &url, "--tenant", "team-a", &data],
+    )?;
+
+    let table = run(0, &["ctl", "blocks", "list", "--bucket-url", &url])?;
+    ensure!(table.lines().count() == 3 && table.contains("team-a"), "{table}");
+    let json = run(
+        0,
+        &[
+            "ctl",
+            "blocks",
+            "list",
+            "--bucket-url",
+            &url,
+            "--tenant",
+            "team-a",
+            "--json",
+        ],
+    )?;
+    let blocks: Vec<serde_json::Value> = json.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(
+        blocks.iter().all(|b| b["samples"] == 2880 && b["series"] == 2),
+        "{json}"
+    );
+    let block = blocks[0]["block"].as_str().context("a name")?;
+    let shown = run(0, &["ctl", "blocks", "inspect", "--bucket-url", &url, block])?;
+    for part in [
+        "samples.parquet: ",
+        "2880 rows in 1 row groups",
+        "DELTA_BINARY_PACKED",
+        "job ",
+        "2 series",
+    ] {
+        ensure!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let json = run(
+        0,
+        &["ctl", "blocks", "inspect", "--bucket-url", &url, "--json", block],
+    )?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(
+        json["labels"]["job"] == 2 && json["meta"]["samples"] == 2880,
+        "{json}"
+    );
+
+    let verify = ["ctl", "blocks", "verify", "--bucket-url", &url];
+    let clean = run(0, &verify)?;
+    ensure!(
+        clean.contains("2 blocks") && clean.contains("0 findings"),
+        "{clean}"
+    );
+    let samples = bucket.join(format!("team-a/blocks/{block}/samples.parquet"));
+    let mut bytes = std::fs::read(&samples)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&samples, &bytes)?;
+    let found = run(1, &verify)?;
+    ensure!(
+        found.contains("failed its checksum") && found.contains("1 findings"),
+        "{found}"
+    );
+    bytes[middle] ^= 1;
+    std::fs::write(&samples, &bytes)?;
+    let series = bucket.join(format!("team-a/blocks/{block}/series.parquet"));
+    std::fs::rename(&series, dir.path().join("aside"))?;
+    let found = run(1, &verify)?;
+    ensure!(found.contains("series.parquet is missing"), "{found}");
+    std::fs::rename(dir.path().join("aside"), &series)?;
+
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+    ];
+    let refused = run(1, &rebuild)?;
+    ensure!(refused.contains("nothing has to be rebuilt"), "{refused}");
+    for version in std::fs::read_dir(bucket.join("team-a/manifest"))? {
+        std::fs::write(version?.path(), "lost")?;
+    }
+    let found = run(1, &verify)?;
+    ensure!(
+        found.contains("see `koios ctl manifest rebuild --help`"),
+        "{found}"
+    );
+    let dry = run(0, &rebuild)?;
+    ensure!(
+        dry.contains("will list 2 blocks with 5760 samples") && dry.contains("nothing is written"),
+        "{dry}"
+    );
+    run(1, &verify)?;
+    run(0, &[&rebuild[..], &["--write"]].concat())?;
+    ensure!(
+        run(0, &verify)?.contains("2 blocks"),
+        "the blocks are listed again"
+    );
+    Ok(())
+}
+
+#[test]
+fn commands_that_cannot_work_say_why() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = format!("file://{}/bucket", dir.path().display());
+    let here = dir.path().display().to_string();
+    run(2, &import(&url, &["--tenant", "team-a"]))?;
+    let text = run(2, &import(&url, &["--tenant", "../etc", &here]))?;
+    ensure!(text.contains("--tenant: "), "{text}");
+    let text = run(1, &import(&url, &["--tenant", "team-a", &here]))?;
+    ensure!(text.contains("is no block and has none in it"), "{text}");
+    tsdb(dir.path(), now_ms() - 48 * HOUR)?;
+    let mark = dir.path().join("01BKGTZQ1SYQJTR4PB43C8PD98/deletion-mark.json");
+    std::fs::write(&mark, "{}")?;
+    let text = run(0, &import(&url, &["--tenant", "team-b", &here]))?;
+    ensure!(
+        text.contains("PD98: marked for deletion, left out") && text.contains("1 blocks imported"),
+        "{text}"
+    );
+    std::fs::remove_file(mark)?;
+    let index = dir.path().join("01BKGTZQ1SYQJTR4PB43C8PD98/index");
+    let mut bytes = std::fs::read(&index)?;
+    let at = bytes.len() - 3;
+    bytes[at] ^= 1;
+    std::fs::write(index, bytes)?;
+    let text = run(1, &import(&url, &["--tenant", "team-a", &here]))?;
+    ensure!(
+        text.contains("index is corrupt at byte")
+            && text.contains("1 blocks imported, 0 known, 0 with nothing to import, 1 failed"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_commands_of_the_documentation_do_what_it_says() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = format!("file://{}/bucket", dir.path().display());
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md"))?;
+    let mut commands: Vec<&str> = text.lines().filter(|l| l.contains("--bucket-url")).collect();
+    // What is imported is there for the others.
+    commands.sort_by_key(|line| !line.starts_with("koios ctl import"));
+    ensure!(commands.len() >= 3, "{commands:?}");
+    for line in commands {
+        let line = line
+            .replace("file:///var/lib/koios/bucket", &url)
+            .replace("/var/lib/prometheus/data", &data.display().to_string());
+        let args: Vec<&str> = line.split_whitespace().skip(1).collect();
+        // A manifest that can be read is not rebuilt.
+        let code = i32::from(args.contains(&"rebuild"));
+        run(code, &args)?;
+    }
+    Ok(())
+}
