@@ -25,12 +25,12 @@ mod retry;
 mod self_test;
 mod store;
 mod tenants;
+mod tombstone;
 
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use error::{Error, Result};
-pub use manifest::{
-    Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Tombstone, TombstoneMatcher, Writer,
-};
+pub use manifest::{Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
+pub use tombstone::{Tombstone, TombstoneMatcher, TombstoneState};

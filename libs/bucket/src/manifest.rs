@@ -4,17 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use koios_block::{BlockId, BlockMeta, PartSummary};
-use koios_model::{BatchSet, MatchOp, Matcher, MatcherError, Matchers, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 
+use crate::tombstone::{CHANGED, Tombstone, TombstoneState};
 use crate::{Error, Result};
 
 /// The newest manifest format that this crate reads.
-pub const MANIFEST_FORMAT: u32 = FORMAT_WINDOWS;
+pub const MANIFEST_FORMAT: u32 = FORMAT_DELETIONS;
 /// The format of manifests whose blocks are all as cut.
 const FORMAT_AS_CUT: u32 = 1;
 /// The format of manifests with blocks that say per window what they cover: older readers would take them for covering
 /// more than they do.
 const FORMAT_WINDOWS: u32 = 2;
+/// The format of manifests with deletions: older readers would not mask what they delete.
+const FORMAT_DELETIONS: u32 = 3;
 
 /// Random bits that tell one commit from another, so that a writer whose answer was lost recognises its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,54 +207,6 @@ pub struct DeadBlock {
     pub parts: Vec<String>,
 }
 
-/// One matcher of a tombstone, as text.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct TombstoneMatcher {
-    /// The label.
-    pub name: String,
-    /// How it compares.
-    pub op: MatchOp,
-    /// The value or pattern.
-    pub value: String,
-}
-
-/// A deletion asked for: it masks matching samples that existed when it was made, and no later ones.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Tombstone {
-    /// Names it.
-    pub id: Nonce,
-    /// All must hold.
-    pub matchers: Vec<TombstoneMatcher>,
-    /// Sample times, closed.
-    pub range: TimeRange,
-    /// The version that first lists it: blocks listed before are masked.
-    pub version: u64,
-    /// The batches that heads held when it was made: blocks that cover others are masked for these only.
-    pub covers: BTreeMap<PartitionId, BatchSet>,
-}
-
-impl Tombstone {
-    /// Whether it still has to be applied when the block is read: the block may hold samples that existed when it was
-    /// made. Merged blocks are clean up to the manifest version they were merged at, and a head applies the tombstones
-    /// it knows when it cuts, so later tombstones find nothing in a block but what existed before them.
-    pub fn masks(&self, block: &ManifestBlock) -> bool {
-        self.version > block.clean_up_to && self.range.overlaps(&block.range)
-    }
-
-    /// The matchers, compiled.
-    ///
-    /// # Errors
-    /// [`MatcherError`] when a pattern does not compile, which a tombstone's maker has checked.
-    pub fn matchers(&self) -> Result<Matchers, MatcherError> {
-        let compile = |m: &TombstoneMatcher| Matcher::new(m.op, m.name.clone(), m.value.clone());
-        self.matchers
-            .iter()
-            .map(compile)
-            .collect::<Result<_, _>>()
-            .map(Matchers)
-    }
-}
-
 /// One version of a tenant's manifest.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Manifest {
@@ -281,6 +236,65 @@ impl Manifest {
     /// The tombstones to apply when a block is read.
     pub fn masking<'a>(&'a self, block: &'a ManifestBlock) -> impl Iterator<Item = &'a Tombstone> + 'a {
         self.tombstones.iter().filter(|t| t.masks(block))
+    }
+
+    /// The deletion called `id`.
+    pub fn tombstone(&self, id: Nonce) -> Option<&Tombstone> {
+        self.tombstones.iter().find(|t| t.id == id)
+    }
+
+    /// Takes a deletion to another state; the commit stamps the version. False when there is none such.
+    pub fn set_tombstone_state(&mut self, id: Nonce, state: TombstoneState) -> bool {
+        let Some(t) = self.tombstones.iter_mut().find(|t| t.id == id) else {
+            return false;
+        };
+        if t.state != state {
+            (t.state, t.changed) = (state, CHANGED);
+        }
+        true
+    }
+
+    /// The version of the last deletion or change of one.
+    pub fn deletions_version(&self) -> u64 {
+        self.tombstones
+            .iter()
+            .map(Tombstone::known_from)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// A block as merges take it: a tombstone that masks some of its samples also masks those of batches that came after the
+    /// deletion, which their heads cut once more. The listed block does not hold these, so it covers only what the
+    /// deletion does.
+    pub fn as_masked(&self, block: &ManifestBlock) -> ManifestBlock {
+        let mut masked = block.clone();
+        if self.masking(block).next().is_some() {
+            let coverage = block.coverage().map(|(window, covers)| Coverage {
+                window,
+                covers: self.narrowed(block, covers),
+            });
+            masked.windows = coverage.collect();
+        }
+        masked
+    }
+
+    /// Of the batches that a block covers those of which no deletion masks more than it should.
+    fn narrowed(
+        &self,
+        block: &ManifestBlock,
+        covers: &BTreeMap<PartitionId, BatchSet>,
+    ) -> BTreeMap<PartitionId, BatchSet> {
+        let mut covers = covers.clone();
+        for tombstone in self.masking(block) {
+            for (partition, set) in &mut covers {
+                let later = tombstone
+                    .covers
+                    .get(partition)
+                    .map(|before| set.difference(before));
+                *set = later.map_or_else(BatchSet::default, |later| set.difference(&later));
+            }
+        }
+        covers
     }
 
     /// What a tenant without a manifest has.
@@ -318,10 +332,17 @@ impl Manifest {
     pub fn covered(&self, partition: PartitionId, window: TimeRange) -> BatchSet {
         let mut all = BatchSet::default();
         let whole = |found: &TimeRange| found.min <= window.min && found.max >= window.max;
-        let coverage = self.blocks.iter().flat_map(ManifestBlock::coverage);
-        for (_, covers) in coverage.filter(|(found, _)| whole(found)) {
-            if let Some(set) = covers.get(&partition) {
-                all.union_with(set);
+        for block in &self.blocks {
+            for (_, covers) in block.coverage().filter(|(found, _)| whole(found)) {
+                let Some(set) = covers.get(&partition) else {
+                    continue;
+                };
+                if self.masking(block).next().is_none() {
+                    all.union_with(set);
+                    continue;
+                }
+                let narrowed = self.narrowed(block, &BTreeMap::from([(partition, set.clone())]));
+                narrowed.values().for_each(|set| all.union_with(set));
             }
         }
         all
@@ -417,7 +438,11 @@ impl Manifest {
         }
         self.blocks.sort_unstable_by_key(|b| b.block);
         let merged = self.blocks.iter().any(|b| !b.windows.is_empty());
-        self.format = if merged { FORMAT_WINDOWS } else { FORMAT_AS_CUT };
+        self.format = match (self.tombstones.is_empty(), merged) {
+            (false, _) => FORMAT_DELETIONS,
+            (true, true) => FORMAT_WINDOWS,
+            (true, false) => FORMAT_AS_CUT,
+        };
         self.tenant = base.tenant.clone();
         self.version = base.version + 1;
         self.writer = writer.name.clone();
@@ -429,8 +454,13 @@ impl Manifest {
             d.version = base.version + 1;
             d.at_ms = now_ms;
         }
-        for t in self.tombstones.iter_mut().filter(|t| t.version == 0) {
-            t.version = base.version + 1;
+        for t in self.tombstones.iter_mut() {
+            if t.version == 0 {
+                t.version = base.version + 1;
+            }
+            if t.changed == CHANGED {
+                t.changed = base.version + 1;
+            }
         }
         Ok(())
     }

@@ -181,11 +181,8 @@ async fn a_tombstone_is_stamped_with_the_version_that_first_lists_it() {
     let bucket = bucket();
     add(&bucket, 1).await.unwrap();
     let tombstone = Tombstone {
-        id: Nonce(7),
-        matchers: Vec::new(),
-        range: TimeRange::ALL,
         version: 99,
-        covers: Default::default(),
+        ..Tombstone::new(Nonce(7), &Default::default(), TimeRange::ALL)
     };
     for _ in 0..2 {
         let t = tombstone.clone();
