@@ -22,6 +22,7 @@ pub mod decimal;
 mod encode;
 mod error;
 mod histogram;
+mod mask;
 mod open;
 mod recent_times;
 mod run;
