@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::BlockReader;
 use koios_model::{Exemplar, Labels, Matchers, TimeRange};
 use koios_wire::{SeriesExemplars, ServiceError, ServiceErrorCode};
 
 use crate::bounds::ReadBounds;
 use crate::error::from_block;
+use crate::masks::MaskedBlock;
 
 /// Most exemplars of an answer.
 const EXEMPLARS_MAX: usize = 20_000;
@@ -17,19 +17,25 @@ const LABEL_BYTES_MAX: usize = 16 << 20;
 
 /// The exemplars of matching series of all blocks, each once, by series in label order, ascending in time.
 pub(crate) async fn exemplars(
-    blocks: Vec<BlockReader>,
+    blocks: Vec<MaskedBlock>,
     matchers: &Matchers,
     range: TimeRange,
     bounds: ReadBounds,
 ) -> Result<Vec<SeriesExemplars>, ServiceError> {
-    let scans = blocks.into_iter().map(|block| {
-        let scan = block.scan_exemplars(matchers.clone(), range);
-        scan.map_err(|e| from_block(&e))
+    let scans = blocks.into_iter().map(|MaskedBlock { reader, masks }| {
+        let scan = reader.scan_exemplars(matchers.clone(), range);
+        scan.map_ok(move |mut batch| {
+            for (labels, exemplars) in &mut batch {
+                exemplars.retain(|e| !masks.has(labels, e.t));
+            }
+            batch
+        })
+        .map_err(|e| from_block(&e))
     });
     let mut found = Found::default();
     let mut batches = stream::iter(scans).flatten_unordered(bounds.blocks_at_once);
     while let Some(batch) = batches.try_next().await? {
-        for (labels, exemplars) in batch {
+        for (labels, exemplars) in batch.into_iter().filter(|(_, all)| !all.is_empty()) {
             found.add(labels, exemplars)?;
         }
     }

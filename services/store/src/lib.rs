@@ -26,6 +26,7 @@ mod compact;
 mod error;
 mod exemplars;
 mod labels;
+mod masks;
 mod merge;
 mod metrics;
 mod plan;
@@ -35,5 +36,5 @@ mod window;
 #[cfg(test)]
 mod service_test;
 
-pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor};
+pub use compact::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness};
 pub use service::{BlockStore, StoreSettings};

@@ -6,12 +6,13 @@ use std::ops::RangeInclusive;
 
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, BlockSeries, SeriesCursor};
+use koios_block::{BlockSeries, SeriesCursor};
 use koios_model::{Labels, Matchers, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
 use crate::bounds::ReadBounds;
 use crate::error::from_block;
+use crate::masks::{MaskedBlock, Masks};
 
 /// A label set and where its samples are.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ type Head = Reverse<(Labels, usize)>;
 /// The matching series of one block, a batch of them in memory.
 struct Source {
     series: SeriesCursor,
+    masks: Masks,
+    range: TimeRange,
     batch: VecDeque<BlockSeries>,
     batch_bytes: usize,
     /// How many series to ask for, so that a batch takes about this source's share.
@@ -41,9 +44,11 @@ struct Source {
 }
 
 impl Source {
-    fn new(block: &BlockReader, matchers: &Matchers, range: TimeRange, share: usize) -> Self {
+    fn new(block: &MaskedBlock, matchers: &Matchers, range: TimeRange, share: usize) -> Self {
         Self {
-            series: block.series_cursor(matchers.clone(), range),
+            series: block.reader.series_cursor(matchers.clone(), range),
+            masks: block.masks.clone(),
+            range,
             batch: VecDeque::new(),
             batch_bytes: 0,
             batch_series: fitting(share, SERIES_BYTES_GUESS),
@@ -58,10 +63,16 @@ impl Source {
 
     /// Reads the next batch.
     async fn fill(&mut self, share: usize) -> Result<(), ServiceError> {
-        let batch = self.series.next(self.batch_series).await;
-        let Some(batch) = batch.map_err(|e| from_block(&e))? else {
-            self.ended = true;
-            return Ok(());
+        let batch = loop {
+            let batch = self.series.next(self.batch_series).await;
+            let Some(mut batch) = batch.map_err(|e| from_block(&e))? else {
+                self.ended = true;
+                return Ok(());
+            };
+            batch.retain(|series| !self.masks.hide(series, self.range));
+            if !batch.is_empty() {
+                break batch;
+            }
         };
         let bytes: usize = batch.iter().map(memory_of).sum();
         self.batch_series = fitting(share, bytes / batch.len().max(1));
@@ -110,7 +121,7 @@ pub(crate) struct Merge {
 
 impl Merge {
     pub(crate) fn new(
-        blocks: &[BlockReader],
+        blocks: &[MaskedBlock],
         matchers: &Matchers,
         range: TimeRange,
         bounds: ReadBounds,

@@ -1,11 +1,12 @@
 //! Which blocks a request reads.
 
-use koios_block::{BlockId, BlockReader};
-use koios_bucket::{Blocks, Manifest, ManifestBlock, TenantManifests};
+use koios_block::BlockId;
+use koios_bucket::{Blocks, Manifest, TenantManifests};
 use koios_model::{TenantId, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
 use crate::error::{from_bucket, from_open};
+use crate::masks::{Listed, MaskedBlock};
 
 /// What a request says about blocks.
 #[derive(Clone, Copy, Debug)]
@@ -17,11 +18,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) range: TimeRange,
 }
 
-/// The entries of the wanted blocks that overlap the range.
+/// The entries of the wanted blocks that overlap the range, with the deletions of the pinned manifest, or of a later one.
 pub(crate) async fn listed(
     manifests: &TenantManifests,
     wanted: Wanted<'_>,
-) -> Result<Vec<ManifestBlock>, ServiceError> {
+) -> Result<Vec<Listed>, ServiceError> {
     let Wanted { tenant, version, .. } = wanted;
     let latest = manifests
         .at_least(tenant, version)
@@ -29,12 +30,9 @@ pub(crate) async fn listed(
         .map_err(|e| from_bucket(&e))?;
     if wanted.blocks.is_empty() {
         if latest.version == version {
-            return Ok(overlapping(&latest, wanted.range));
+            return overlapping(&latest, wanted.range);
         }
-        return Ok(overlapping(
-            &*pinned(manifests, tenant, version).await?,
-            wanted.range,
-        ));
+        return overlapping(&*pinned(manifests, tenant, version).await?, wanted.range);
     }
     let ids = wanted
         .blocks
@@ -54,7 +52,7 @@ pub(crate) async fn listed(
             ServiceError::new(ServiceErrorCode::NotFound, text)
         })?;
         if block.range.overlaps(&wanted.range) {
-            found.push(block.clone());
+            found.push(Listed::new(&pinned, block)?);
         }
     }
     Ok(found)
@@ -64,14 +62,15 @@ pub(crate) async fn listed(
 pub(crate) async fn open(
     blocks: &Blocks,
     tenant: &TenantId,
-    listed: Vec<ManifestBlock>,
-) -> Result<Vec<BlockReader>, ServiceError> {
+    listed: Vec<Listed>,
+) -> Result<Vec<MaskedBlock>, ServiceError> {
     use futures::stream::{self, StreamExt, TryStreamExt};
     const OPENED_AT_ONCE: usize = 16;
     stream::iter(listed)
-        .map(|block| async move {
+        .map(|Listed { block, masks }| async move {
             let opened = blocks.open(tenant, &block).await;
-            opened.map_err(|e| from_open(block.block, &e))
+            let reader = opened.map_err(|e| from_open(block.block, &e))?;
+            Ok(MaskedBlock { reader, masks })
         })
         .buffered(OPENED_AT_ONCE)
         .try_collect()
@@ -84,12 +83,9 @@ fn parse(block: &str) -> Result<BlockId, ServiceError> {
 }
 
 /// Blocks with samples as sent; those derived from them never answer a read.
-fn overlapping(manifest: &Manifest, range: TimeRange) -> Vec<ManifestBlock> {
-    manifest
-        .overlapping(range)
-        .filter(|b| b.resolution_ms == 0)
-        .cloned()
-        .collect()
+fn overlapping(manifest: &Manifest, range: TimeRange) -> Result<Vec<Listed>, ServiceError> {
+    let raw = manifest.overlapping(range).filter(|b| b.resolution_ms == 0);
+    raw.map(|block| Listed::new(manifest, block)).collect()
 }
 
 async fn pinned(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use koios_block::{BlockCache, BlockReader};
+use koios_block::BlockCache;
 use koios_bucket::{Blocks, TenantManifests};
 use koios_chunk::Run;
 use koios_model::TimeRange;
@@ -18,6 +18,7 @@ use koios_wire::{
 use crate::bounds::{ReadBounds, RowsInWork};
 use crate::exemplars::exemplars;
 use crate::labels::labels;
+use crate::masks::MaskedBlock;
 use crate::merge::Merge;
 use crate::metrics::StoreMetrics;
 use crate::plan::{Wanted, listed, open};
@@ -65,6 +66,7 @@ pub struct BlockStore {
     blocks: Blocks,
     pub(crate) bounds: ReadBounds,
     pub(crate) rows: RowsInWork,
+    cpu: Cpu,
     metrics: StoreMetrics,
 }
 
@@ -74,9 +76,10 @@ impl BlockStore {
         let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
             .with_series_and_samples(settings.table_cache_bytes, settings.sample_cache_bytes);
         let bucket = manifests.bucket().clone();
-        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes).with_cpu(cpu);
+        let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes).with_cpu(cpu.clone());
         Self {
             manifests,
+            cpu,
             bounds: ReadBounds::default(),
             rows: RowsInWork::new(),
             metrics: StoreMetrics::new(metrics, &blocks),
@@ -84,7 +87,7 @@ impl BlockStore {
         }
     }
 
-    async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<BlockReader>, ServiceError> {
+    async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<MaskedBlock>, ServiceError> {
         self.metrics.reads.inc();
         let found = listed(&self.manifests, wanted).await?;
         self.metrics.blocks.inc_by(found.len() as u64);
@@ -118,7 +121,7 @@ struct Reading {
 
 /// Reads windows.
 struct WindowReader {
-    blocks: Vec<BlockReader>,
+    blocks: Vec<MaskedBlock>,
     range: TimeRange,
     labels_only: bool,
     store: BlockStore,
@@ -166,7 +169,7 @@ impl WindowReader {
             0 => None,
             rows => Some(store.rows.reserve(rows).await?),
         };
-        let series = read.finish(store.bounds).await?;
+        let series = read.finish(store.bounds, &store.cpu).await?;
         let samples: usize = series.iter().flat_map(|s| &s.runs).map(Run::count).sum();
         store.metrics.samples.inc_by(samples as u64);
         Ok(series)

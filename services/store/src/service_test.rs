@@ -480,3 +480,64 @@ async fn all_caches_are_counted_when_metrics_are_gathered() {
     }
     assert_eq!(gathered(StoreSettings::default()).await, total);
 }
+
+#[tokio::test]
+async fn i10_what_is_deleted_is_masked_in_all_reads_whatever_is_cached() {
+    let mut world = World::new();
+    let mut data = Data::new();
+    for i in 0..3 {
+        data.insert(labels(i), (0..500).map(|t| (t * 10, t as f64)).collect());
+    }
+    let (block, version) = world.upload(&data).await;
+    let store = world.store();
+    assert_eq!(
+        read(&store, world.request(version, &[block])).await.unwrap(),
+        data
+    );
+    // All of one series, a part of another.
+    let writer = World::writer();
+    let mut version = 0;
+    for (id, i, range) in [(1, 0, TimeRange::ALL), (2, 1, TimeRange::new(95, 4000))] {
+        let matchers = Matchers(vec![Matcher::equal("i", format!("{i:04}"))]);
+        let deletion = koios_bucket::Tombstone::new(koios_bucket::Nonce(id), &matchers, range);
+        let delete = |m: &mut koios_bucket::Manifest| {
+            m.add_tombstone(deletion.clone());
+            Ok(())
+        };
+        let commit = world.manifests.commit(&world.tenant, &writer, delete);
+        version = commit.await.unwrap().version;
+    }
+    let mut left = data.clone();
+    left.remove(&labels(0));
+    left.get_mut(&labels(1))
+        .unwrap()
+        .retain(|t, _| !(95..=4000).contains(t));
+    for store in [&store, &world.store()] {
+        assert_eq!(read(store, world.request(version, &[block])).await.unwrap(), left);
+        for (range, found) in [
+            (TimeRange::ALL, vec!["0001", "0002"]),
+            (TimeRange::new(100, 4000), vec!["0002"]),
+        ] {
+            let request = StoreLabelsRequest {
+                tenant: world.tenant.clone(),
+                manifest_version: version,
+                blocks: vec![block.to_string()],
+                matchers: Matchers::default(),
+                range,
+                name: "i".to_owned(),
+                limit: 0,
+            };
+            assert_eq!(store.label_values(request.clone()).await.unwrap(), found);
+            let names = store.label_names(request).await.unwrap();
+            assert_eq!(names, ["__name__", "i"]);
+            let series = StoreSelectRequest {
+                labels_only: true,
+                range,
+                ..world.request(version, &[block])
+            };
+            let series = read(store, series).await.unwrap();
+            let values: Vec<_> = series.keys().map(|l| l.get("i").unwrap()).collect();
+            assert_eq!(values, found);
+        }
+    }
+}

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockReader, BlockSeries, ChunkRead};
+use koios_block::{BlockSeries, ChunkRead};
 use koios_chunk::Run;
 use koios_model::TimeRange;
+use koios_runtime::Cpu;
 use koios_wire::{SeriesRuns, ServiceError};
 
 use crate::bounds::ReadBounds;
 use crate::error::from_block;
+use crate::masks::{self, MaskedBlock};
 use crate::merge::{Found, Merge};
 
 /// Takes windows off a merge.
@@ -32,8 +34,17 @@ pub(crate) struct Window {
 #[derive(Debug)]
 pub(crate) struct WindowRead {
     all: Vec<SeriesRuns>,
-    /// What blocks hold, and the places in `all` of their series.
-    reads: Vec<(Vec<usize>, ChunkRead)>,
+    reads: Vec<BlockRead>,
+}
+
+/// What one block holds of a window.
+#[derive(Debug)]
+struct BlockRead {
+    /// The places of its series.
+    places: Vec<usize>,
+    /// When samples of each are deleted.
+    deleted: Vec<Vec<TimeRange>>,
+    chunks: ChunkRead,
 }
 
 impl Windows {
@@ -72,7 +83,7 @@ impl Windows {
 
 impl Window {
     /// Looks up which samples are cached.
-    pub(crate) fn look_up(self, blocks: &[BlockReader], range: TimeRange) -> WindowRead {
+    pub(crate) fn look_up(self, blocks: &[MaskedBlock], range: TimeRange) -> WindowRead {
         let mut all = Vec::with_capacity(self.found.len());
         let mut wanted = BTreeMap::<usize, (Vec<usize>, Vec<BlockSeries>)>::new();
         for (at, found) in self.found.into_iter().enumerate() {
@@ -88,7 +99,12 @@ impl Window {
         }
         let reads = wanted.into_iter().filter_map(|(block, (places, series))| {
             let block = blocks.get(block)?;
-            Some((places, block.look_up_chunks(&series, range)))
+            let deleted = |s: &BlockSeries| block.masks.ranges(&s.labels, TimeRange::ALL);
+            Some(BlockRead {
+                places,
+                deleted: series.iter().map(deleted).collect(),
+                chunks: block.reader.look_up_chunks(&series, range),
+            })
         });
         WindowRead {
             reads: reads.collect(),
@@ -109,16 +125,17 @@ impl Window {
 impl WindowRead {
     /// How many rows are still to be decoded, at most.
     pub(crate) fn rows_missing(&self) -> u64 {
-        self.reads.iter().map(|(_, read)| read.rows_missing()).sum()
+        self.reads.iter().map(|read| read.chunks.rows_missing()).sum()
     }
 
     /// Reads the samples, a few blocks at a time; label sets without any around the range are left out. What one block
-    /// holds of a series is not united with what others do.
-    pub(crate) async fn finish(self, bounds: ReadBounds) -> Result<Vec<SeriesRuns>, ServiceError> {
+    /// holds of a series is not united with what others do. What is deleted is left out on `cpu`.
+    pub(crate) async fn finish(self, bounds: ReadBounds, cpu: &Cpu) -> Result<Vec<SeriesRuns>, ServiceError> {
         let mut all = self.all;
-        let reads = self.reads.into_iter().map(|(places, read)| async move {
-            let chunks = read.finish().await;
-            chunks.map(|chunks| (places, chunks)).map_err(|e| from_block(&e))
+        let reads = self.reads.into_iter().map(|read| async move {
+            let chunks = read.chunks.finish().await.map_err(|e| from_block(&e))?;
+            let chunks = masks::mask(chunks, read.deleted, cpu).await?;
+            Ok::<_, ServiceError>((read.places, chunks))
         });
         let mut reads = stream::iter(reads).buffered(bounds.blocks_at_once);
         while let Some((places, chunks)) = reads.try_next().await? {
@@ -141,7 +158,7 @@ mod tests {
 
     use async_trait::async_trait;
     use bytes::Bytes;
-    use koios_block::{BlockCache, BlockId, BlockOptions, BlockWriter, MemoryBlock, RangeRead};
+    use koios_block::{BlockCache, BlockId, BlockOptions, BlockReader, BlockWriter, MemoryBlock, RangeRead};
     use koios_model::{Labels, Matchers, TenantId};
 
     use super::*;
@@ -174,7 +191,7 @@ mod tests {
     }
 
     /// Blocks of the same series, each with its own times.
-    fn slow_blocks(count: u32, series: u32, busy: &Arc<Busy>) -> Vec<BlockReader> {
+    fn slow_blocks(count: u32, series: u32, busy: &Arc<Busy>) -> Vec<MaskedBlock> {
         let block = |number: u32| {
             let id = BlockId::new(1_000, u128::from(number));
             let options = BlockOptions::new(id, TenantId::anonymous(), TimeRange::new(0, 1_000_000));
@@ -190,7 +207,10 @@ mod tests {
                 busy: Arc::clone(busy),
             };
             let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
-            BlockReader::open(Arc::new(source), Arc::new(parts.meta), cache).unwrap()
+            MaskedBlock {
+                reader: BlockReader::open(Arc::new(source), Arc::new(parts.meta), cache).unwrap(),
+                masks: Default::default(),
+            }
         };
         (0..count).map(block).collect()
     }
@@ -214,7 +234,7 @@ mod tests {
             }
             assert!(window.rows <= 1000, "{} rows", window.rows);
             let read = window.look_up(&blocks, TimeRange::ALL);
-            let rows = read.finish(bounds).await.unwrap();
+            let rows = read.finish(bounds, &Cpu::inline()).await.unwrap();
             let samples = |all: &[Run]| all.iter().map(Run::count).sum::<usize>();
             assert!(rows.iter().all(|s| samples(&s.runs) == 300));
             found.extend(rows.into_iter().map(|s| s.labels));

@@ -19,6 +19,7 @@ use crate::service_test::{Data, read};
 use crate::{BlockStore, StoreSettings};
 
 mod crashing;
+mod deleting;
 
 use crashing::Crashing;
 
@@ -37,7 +38,19 @@ impl CompactionDuty for Duty {
     }
 }
 
+/// What members say of deletions.
+#[derive(Debug)]
+struct Witness(bool);
+
+#[async_trait]
+impl DeletionWitness for Witness {
+    async fn is_forgotten(&self, _: &TenantId, _: &Tombstone) -> bool {
+        self.0
+    }
+}
+
 struct World {
+    members_have_forgotten: bool,
     objects: Arc<InMemory>,
     clock: ClockHandle,
     rng: RngHandle,
@@ -51,6 +64,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         Self {
+            members_have_forgotten: false,
             objects: Arc::new(InMemory::new()),
             clock: Arc::new(TokioClock::starting_at(NOW)),
             rng: RngHandle::from_seed(seed),
@@ -89,6 +103,7 @@ impl World {
             member: "store-1".to_owned(),
             manifests,
             duty: Arc::<Duty>::clone(&self.duty),
+            witness: Arc::new(Witness(self.members_have_forgotten)),
             metrics: Metrics::new(),
         };
         Compactor::new(self.settings.clone(), deps)
@@ -109,11 +124,17 @@ impl World {
 
     /// Lists a block of some samples, as a cut of the window that they lie in.
     async fn cut(&mut self, hours: std::ops::Range<i64>, data: &Data) -> BlockId {
+        self.cut_clean(hours, data, 0).await
+    }
+
+    /// The same of a head that has applied deletions up to a version.
+    async fn cut_clean(&mut self, hours: std::ops::Range<i64>, data: &Data, clean_up_to: u64) -> BlockId {
         let window = TimeRange::new(hours.start * HOUR, hours.end * HOUR - 1);
         let id = BlockId::new(self.clock.now_ms(), self.rng.u128());
         let partition = PartitionId(0);
         let options = BlockOptions {
             partitions: vec![partition],
+            clean_up_to,
             ..BlockOptions::new(id, self.tenant.clone(), window)
         };
         let mut writer = BlockWriter::new(options).unwrap();
@@ -455,15 +476,12 @@ async fn i10_deleted_samples_are_gone_from_merged_blocks() {
     let mut world = World::new(8);
     world.day().await;
     let tombstone = Tombstone {
-        id: Nonce(1),
         matchers: vec![TombstoneMatcher {
             name: "__name__".to_owned(),
             op: MatchOp::Equal,
             value: "m1".to_owned(),
         }],
-        range: TimeRange::new(2 * HOUR, 9 * HOUR),
-        version: 0,
-        covers: BTreeMap::new(),
+        ..Tombstone::new(Nonce(1), &Matchers::default(), TimeRange::new(2 * HOUR, 9 * HOUR))
     };
     let writer = Writer::partition("operator", PartitionId(0), 1);
     let add = |m: &mut Manifest| {

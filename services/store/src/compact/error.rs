@@ -36,6 +36,9 @@ pub(crate) enum CompactError {
         /// What was written.
         written: u64,
     },
+    /// A deletion that can still be taken back masks some of the blocks and not others.
+    #[error("a new deletion masks some of the blocks and not others: they are merged once it is final")]
+    Masked,
     /// A defect here.
     #[error("merging panicked")]
     Panicked(#[from] CpuPanicked),
@@ -72,6 +75,7 @@ impl CompactError {
                 source.is_transient() || matches!(source, BucketError::Fenced { .. })
             }
             Self::Block { source, .. } => matches!(source, koios_block::Error::Read { .. }),
+            Self::Masked => true,
             Self::Differs { .. } | Self::Panicked(_) => false,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use koios_block::{
-    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Deletion,
+    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter,
     ExemplarMerge, Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
 };
 use koios_bucket::{Blocks, Error as BucketError, Manifest, ManifestBlock, TenantManifests, Writer};
@@ -11,6 +11,7 @@ use koios_model::{Labels, TenantId};
 use koios_runtime::{ClockHandle, Cpu, RngHandle};
 
 use super::CompactionSettings;
+use super::deletions;
 use super::error::CompactError;
 use super::plan::MergeJob;
 
@@ -69,7 +70,11 @@ impl Merger {
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Merged, CompactError> {
         let inputs = self.open(manifest, job).await?;
-        let options = self.options(manifest, job, &inputs, writer.epoch);
+        let clean_up_to = deletions::clean_up_to(manifest, &job.inputs);
+        let options = BlockOptions {
+            clean_up_to: clean_up_to.ok_or(CompactError::Masked)?,
+            ..self.options(manifest, job, &inputs, writer.epoch)
+        };
         let mut exemplars = ExemplarMerge::new(&inputs);
         let mut merge = BlockMerge::new(inputs);
         let mut open: Option<BlockWriter> = None;
@@ -107,9 +112,10 @@ impl Merger {
                 written,
             });
         }
+        let inputs: Vec<_> = job.inputs.iter().map(|b| manifest.as_masked(b)).collect();
         let entries: Vec<_> = uploaded
             .iter()
-            .map(|meta| ManifestBlock::merged(meta, &job.inputs))
+            .map(|meta| ManifestBlock::merged(meta, &inputs))
             .collect();
         self.commit(&manifest.tenant, job, writer, &entries).await?;
         Ok(Merged {
@@ -131,7 +137,7 @@ impl Merger {
             })?;
             inputs.push(MergeInput {
                 block,
-                deletions: deletions(manifest, listed)?,
+                deletions: deletions::applied(manifest, listed)?,
             });
         }
         Ok(inputs)
@@ -156,8 +162,7 @@ impl Merger {
             partitions,
             epoch,
             level: job.level,
-            sources: job.inputs.iter().map(|b| b.block).collect(),
-            clean_up_to: manifest.version,
+            sources: job.sources(),
             starts: inputs.iter().any(|i| i.block.meta().may_have_starts()),
             layout: Layout::compacted(),
             ..BlockOptions::new(self.name(), manifest.tenant.clone(), job.window)
@@ -239,21 +244,6 @@ impl Merger {
             tracing::debug!(%tenant, %error, "blocks uploaded in vain stay until they are old");
         }
     }
-}
-
-/// What of a block is deleted.
-fn deletions(manifest: &Manifest, block: &ManifestBlock) -> Result<Vec<Deletion>, CompactError> {
-    let compile = |t: &koios_bucket::Tombstone| match t.matchers() {
-        Ok(matchers) => Ok(Deletion {
-            matchers,
-            range: t.range,
-        }),
-        Err(e) => Err(CompactError::Bucket(BucketError::Refused {
-            tenant: manifest.tenant.clone(),
-            reason: format!("deletion {} cannot be read: {e}", t.id),
-        })),
-    };
-    manifest.masking(block).map(compile).collect()
 }
 
 /// The next series, at most so many.

@@ -13,6 +13,7 @@
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
 mod cleanup;
+mod deletions;
 mod error;
 mod job;
 mod metrics;
@@ -35,6 +36,7 @@ use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 
 use cleanup::SeenDead;
+pub use deletions::DeletionWitness;
 use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
@@ -47,6 +49,8 @@ const MERGES_PER_VISIT: usize = 4;
 const VISITS_PER_LISTING: u32 = 5;
 /// How often uploads that were never listed are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often it is looked whether deletions are complete.
+const DELETIONS_EVERY: Duration = Duration::from_secs(300);
 /// How often tenants of other processes are looked at.
 const WATCHED_EVERY: Duration = Duration::from_secs(600);
 /// How long a damaged block is left alone.
@@ -71,6 +75,8 @@ pub struct CompactionDeps {
     pub manifests: TenantManifests,
     /// Who compacts which tenant.
     pub duty: Arc<dyn CompactionDuty>,
+    /// Tells when deletions are complete.
+    pub witness: Arc<dyn DeletionWitness>,
     /// Where metrics go.
     pub metrics: Metrics,
 }
@@ -97,6 +103,7 @@ struct TenantStanding {
     dead: SeenDead,
     history_dropped_below: u64,
     orphans_looked_at: Option<Duration>,
+    deletions_looked_at: Option<Duration>,
     /// When it was last looked whether another process does what is due.
     watched_at: Option<Duration>,
 }
@@ -233,7 +240,9 @@ impl Compactor {
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &writer).await?;
-        self.merge_due(tenant, &writer).await
+        let more = self.merge_due(tenant, &writer).await?;
+        self.forget_deletions(tenant, &writer).await?;
+        Ok(more)
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -248,7 +257,8 @@ impl Compactor {
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         let bad = known.bad(now);
-        let jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        let mut jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
         let standing = Standing {
             blocks: manifest.blocks.len(),
             due: jobs.len(),
@@ -296,6 +306,21 @@ impl Compactor {
         Ok(())
     }
 
+    /// Looks now and then whether deletions are complete: that takes questions to all members.
+    async fn forget_deletions(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {
+        let now = self.deps.runtime.clock.elapsed();
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let looked = known.deletions_looked_at;
+        if looked.is_some_and(|at| now.saturating_sub(at) < DELETIONS_EVERY) {
+            return Ok(());
+        }
+        known.deletions_looked_at = Some(now);
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        let witness = self.deps.witness.as_ref();
+        deletions::forget(&self.deps.manifests, &manifest, witness, writer).await?;
+        Ok(())
+    }
+
     /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
     fn put_aside(&mut self, tenant: &TenantId, job: &MergeJob, error: &CompactError) {
         self.metrics.failures.inc();
@@ -325,6 +350,10 @@ impl Compactor {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let known = self.tenants.entry(tenant.clone()).or_default();
         let manifest = manifests.probe(tenant).await?;
+        deletions::finalize(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        let manifest = manifests.probe(tenant).await?;
+        let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
+        self.metrics.retired.inc_by(emptied as u64);
         let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, writer).await?;
         self.metrics.retired.inc_by(retired as u64);
         let looked = known.orphans_looked_at;

@@ -10,6 +10,7 @@ use koios_bucket::{Manifest, ManifestBlock};
 use koios_model::{TimeRange, window_start};
 
 use super::CompactionSettings;
+use super::deletions::clean_up_to;
 
 /// What is merged once more is at most so many times as large as what comes to it…
 const REWRITE_MAX: u64 = 8;
@@ -37,6 +38,14 @@ impl MergeJob {
 
     pub(crate) fn samples(&self) -> u64 {
         self.inputs.iter().map(|b| b.samples).sum()
+    }
+
+    /// What the new blocks say they came from. A merged block that is written again stays one of those that were merged with it.
+    pub(crate) fn sources(&self) -> Vec<BlockId> {
+        match self.inputs.as_slice() {
+            [one] if !one.sources.is_empty() => one.sources.clone(),
+            inputs => inputs.iter().map(|b| b.block).collect(),
+        }
     }
 }
 
@@ -81,6 +90,9 @@ pub(crate) fn due_merges(
             let few = units.into_iter().take(UNITS_MAX);
             let mut inputs: Vec<_> = few.flat_map(|u| u.blocks).cloned().collect();
             inputs.sort_unstable_by_key(|b| b.block);
+            if clean_up_to(manifest, &inputs).is_none() {
+                continue;
+            }
             let level = inputs
                 .iter()
                 .map(|b| b.level)

@@ -13,6 +13,8 @@ pub struct CompactionSettings {
     pub interval: Duration,
     /// Samples older than this go; zero keeps them for ever. Default 150 days.
     pub retention: Duration,
+    /// A deletion can be taken back for so long; then its samples are removed from blocks. Default 1 h.
+    pub undelete_window: Duration,
     /// Bytes of a block that was replaced go this long after: longer than any query takes. Default 1 h.
     pub dead_grace: Duration,
     /// Bytes of an upload that was never listed go when they are this old. Default 24 h.
@@ -34,6 +36,7 @@ impl Default for CompactionSettings {
             settle: 45 * MINUTE,
             interval: MINUTE,
             retention: 150 * 24 * HOUR,
+            undelete_window: HOUR,
             dead_grace: HOUR,
             orphan_age: 24 * HOUR,
             overdue: 30 * MINUTE,

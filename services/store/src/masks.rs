@@ -1,0 +1,167 @@
+//! What of blocks is deleted, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
+
+use koios_block::{BlockReader, BlockSeries, Deletion};
+use koios_bucket::{Manifest, ManifestBlock};
+use koios_chunk::{Chunk, Encoder};
+use koios_model::{Labels, TimeRange};
+use koios_runtime::Cpu;
+use koios_wire::{ServiceError, ServiceErrorCode};
+
+/// A listed block, and what of it is deleted.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) block: ManifestBlock,
+    pub(crate) masks: Masks,
+}
+
+impl Listed {
+    /// The block as a manifest has it.
+    pub(crate) fn new(manifest: &Manifest, block: &ManifestBlock) -> Result<Self, ServiceError> {
+        Ok(Self {
+            block: block.clone(),
+            masks: Masks::new(manifest, block)?,
+        })
+    }
+}
+
+/// A block that is read.
+#[derive(Clone, Debug)]
+pub(crate) struct MaskedBlock {
+    pub(crate) reader: BlockReader,
+    pub(crate) masks: Masks,
+}
+
+/// The deletions that a block is not clean of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Masks(Vec<Deletion>);
+
+impl Masks {
+    fn new(manifest: &Manifest, block: &ManifestBlock) -> Result<Self, ServiceError> {
+        let compile = |t: &koios_bucket::Tombstone| {
+            let matchers = t.matchers().map_err(|e| {
+                let text = format!(
+                    "deletion {} of tenant {} cannot be read: {e}",
+                    t.id, manifest.tenant
+                );
+                ServiceError::new(ServiceErrorCode::Corruption, text)
+            })?;
+            let range = t.range;
+            Ok(Deletion { matchers, range })
+        };
+        manifest
+            .masking(block)
+            .map(compile)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Whether nothing is deleted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// When samples of a series are deleted, as far as that overlaps a range.
+    pub(crate) fn ranges(&self, labels: &Labels, range: TimeRange) -> Vec<TimeRange> {
+        let of_series = |d: &&Deletion| d.range.overlaps(&range) && d.matchers.matches(labels.as_ref());
+        self.0.iter().filter(of_series).map(|d| d.range).collect()
+    }
+
+    /// Whether a sample of a series is deleted.
+    pub(crate) fn has(&self, labels: &Labels, t: i64) -> bool {
+        !self.ranges(labels, TimeRange::new(t, t)).is_empty()
+    }
+
+    /// Whether all is deleted that a series may have in a range.
+    pub(crate) fn hide(&self, series: &BlockSeries, range: TimeRange) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let (mut from, to) = (range.min.max(series.range.min), range.max.min(series.range.max));
+        let mut ranges = self.ranges(&series.labels, TimeRange::new(from, to));
+        ranges.sort_unstable_by_key(|r| r.min);
+        for deleted in ranges {
+            if deleted.min > from {
+                return false;
+            }
+            if deleted.max >= to {
+                return true;
+            }
+            from = from.max(deleted.max.saturating_add(1));
+        }
+        false
+    }
+}
+
+/// Takes what is deleted out of the chunks of series, given the ranges of each.
+pub(crate) async fn mask(
+    chunks: Vec<Vec<Chunk>>,
+    ranges: Vec<Vec<TimeRange>>,
+    cpu: &Cpu,
+) -> Result<Vec<Vec<Chunk>>, ServiceError> {
+    if ranges.iter().all(Vec::is_empty) {
+        return Ok(chunks);
+    }
+    let work = move || {
+        let mut encoder = Encoder::default();
+        let mut left = |(chunks, ranges): (Vec<Chunk>, Vec<TimeRange>)| {
+            let left = chunks
+                .into_iter()
+                .map(|chunk| chunk.without(&ranges, &mut encoder));
+            left.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
+        };
+        let series = chunks.into_iter().zip(ranges);
+        series.map(&mut left).collect::<Result<Vec<_>, _>>()
+    };
+    let masked = cpu
+        .run(work)
+        .await
+        .map_err(|e| ServiceError::internal(e.to_string()))?;
+    masked.map_err(|e| {
+        let text = format!("samples of a block cannot be decoded: {e}");
+        ServiceError::new(ServiceErrorCode::Corruption, text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::{MatchOp, Matcher, Matchers};
+
+    use super::*;
+
+    #[test]
+    fn a_series_is_hidden_when_nothing_of_it_is_left_in_range() {
+        let deletion = |value: &str, min, max| Deletion {
+            matchers: Matchers(vec![
+                Matcher::new(MatchOp::Equal, "a".to_owned(), value.to_owned()).unwrap(),
+            ]),
+            range: TimeRange::new(min, max),
+        };
+        let masks = Masks(vec![
+            deletion("x", 50, 80),
+            deletion("x", 10, 49),
+            deletion("y", 0, 1000),
+        ]);
+        let series = |value: &str, min, max| BlockSeries {
+            labels: Labels::from_pairs([("a", value)]),
+            id: 0,
+            first_row: 0,
+            row_count: 1,
+            histogram_first_row: 0,
+            histogram_count: 0,
+            range: TimeRange::new(min, max),
+            metadata: None,
+        };
+        for (value, (min, max), (from, to), hidden) in [
+            ("x", (10, 80), (0, 100), true),
+            ("x", (10, 81), (0, 100), false),
+            ("x", (10, 81), (0, 80), true),
+            ("x", (9, 80), (0, 100), false),
+            ("x", (0, 100), (20, 70), true),
+            ("y", (0, 100), (0, 100), true),
+            ("z", (20, 30), (0, 100), false),
+        ] {
+            let hides = masks.hide(&series(value, min, max), TimeRange::new(from, to));
+            assert_eq!(hides, hidden, "{value} {min}..={max} in {from}..={to}");
+        }
+    }
+}
