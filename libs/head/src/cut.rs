@@ -119,14 +119,7 @@ impl Head {
 
     /// Seals what a series has in the window and marks it as taken; false when there was nothing uncut.
     fn take(&mut self, index: u32, window: TimeRange, tag: CutTag) -> bool {
-        let hot = &self.series.hot[index as usize];
-        if hot.count > 0 && window.contains(hot.last_t) {
-            self.seal_open(index);
-        }
-        if !self.series.cold[index as usize].side().is_empty() {
-            self.seal_side(index, window);
-        }
-        self.seal_histograms(index, window);
+        self.seal_window(index, window);
         let mut any = false;
         for s in &mut self.series.cold[index as usize].sealed {
             if s.cut == UNCUT && window.contains(s.range.min) {
@@ -135,6 +128,18 @@ impl Head {
             }
         }
         any
+    }
+
+    /// Seals all that a series has in a window.
+    pub(crate) fn seal_window(&mut self, index: u32, window: TimeRange) {
+        let hot = &self.series.hot[index as usize];
+        if hot.count > 0 && window.contains(hot.last_t) {
+            self.seal_open(index);
+        }
+        if !self.series.cold[index as usize].side().is_empty() {
+            self.seal_side(index, window);
+        }
+        self.seal_histograms(index, window);
     }
 
     /// Ranks all series in label order when many came since the last ranking; selects sort by rank, then.

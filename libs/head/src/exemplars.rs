@@ -50,6 +50,17 @@ impl Exemplars {
         }
     }
 
+    /// Drops those of matching series in a closed range.
+    pub(crate) fn delete(&mut self, matchers: &Matchers, range: TimeRange) {
+        let mut gone = 0;
+        self.all.retain(|e| {
+            let stays = !range.contains(e.t) || !matchers.matches(e.series.as_ref());
+            gone += if stays { 0 } else { e.bytes() };
+            stays
+        });
+        self.bytes = self.bytes.saturating_sub(gone);
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }

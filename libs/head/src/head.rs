@@ -56,7 +56,7 @@ pub struct Head {
     pub(crate) starts: StartsTable,
     pub(crate) exemplars: Exemplars,
     pub(crate) exemplars_max: usize,
-    encoder: Encoder,
+    pub(crate) encoder: Encoder,
     pub(crate) resolutions: Resolutions,
     pub(crate) scratch: Scratch,
 }

@@ -349,6 +349,27 @@ impl Head {
         Ok(())
     }
 
+    /// Remembers an earlier histogram as the newest in order of a series when that is sealed and lies in a range: it was
+    /// deleted.
+    pub(crate) fn unremember_histogram(&mut self, index: u32, range: TimeRange) {
+        let remembered = self.sealed_last_histogram(index);
+        if remembered.is_some_and(|(t, _)| range.contains(t)) {
+            // The newest must be in a chunk.
+            for window in self.windows.overlapping(TimeRange::ALL) {
+                self.seal_histograms(index, window);
+            }
+            let mut left = Vec::new();
+            // What does not decode counts as nothing, as for late ones.
+            if self.merged_histograms(index, TimeRange::ALL, &mut left).is_err() {
+                left.clear();
+            }
+            let before = self.histograms_mut(index).heap_bytes();
+            self.histograms_mut(index).sealed_last = left.pop();
+            let after = self.histograms_mut(index).heap_bytes();
+            self.count_histogram_bytes(before, after);
+        }
+    }
+
     /// The newest histogram in order of a series, when it is sealed.
     pub(crate) fn sealed_last_histogram(&self, index: u32) -> Option<At> {
         self.cold(index)?.histograms()?.sealed_last.clone()

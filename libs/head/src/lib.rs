@@ -25,6 +25,7 @@
 
 mod apply;
 mod cut;
+mod delete;
 mod error;
 mod exemplars;
 mod head;
@@ -42,6 +43,7 @@ mod windows;
 
 pub use apply::Applied;
 pub use cut::{Cut, CutId, CutSeries};
+pub use delete::HeldSamples;
 pub use error::{Error, SnapshotError};
 pub use head::{Head, HeadOptions};
 pub use histograms::merge_histogram_runs;

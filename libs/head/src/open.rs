@@ -2,7 +2,7 @@
 //! crosses a block. Sealing decodes them and encodes a chunk; reads copy their bytes.
 
 use koios_chunk::{OpenRun, OpenState, decode_open};
-use koios_model::TimeRange;
+use koios_model::{Sample, TimeRange};
 
 use crate::error::SnapshotError;
 use crate::snapshot::Reader;
@@ -73,6 +73,17 @@ impl Hot {
     /// Whether the series may have start timestamps that are not sealed.
     pub(crate) fn has_starts(&self) -> bool {
         self.flags & HAS_STARTS != 0
+    }
+
+    /// Sets the newest sample in order of a series without open ones.
+    pub(crate) fn set_last(&mut self, last: Option<Sample>) {
+        let kept = self.flags & HAS_STARTS;
+        *self = Self::default();
+        self.flags = kept;
+        if let Some(Sample { t, v }) = last {
+            (self.last_t, self.last_v) = (t, v);
+            self.flags |= HAS_LAST;
+        }
     }
 
     pub(crate) fn set_has_starts(&mut self) {

@@ -66,7 +66,7 @@ impl Head {
             .is_none_or(|held| range.min <= held.min && held.max <= range.max)
     }
 
-    fn matching_in(&self, matchers: &Matchers, range: TimeRange) -> RoaringBitmap {
+    pub(crate) fn matching_in(&self, matchers: &Matchers, range: TimeRange) -> RoaringBitmap {
         let found = self.matching(matchers);
         if self.covers(range) {
             return found;

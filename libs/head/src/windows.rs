@@ -112,6 +112,12 @@ impl Windows {
         self.windows.get(&start).map(|w| w.range)
     }
 
+    /// The ranges of the windows that overlap a range and of which anything is held.
+    pub(crate) fn overlapping(&self, range: TimeRange) -> Vec<TimeRange> {
+        let ranges = self.windows.values().map(|w| w.range);
+        ranges.filter(|r| r.overlaps(&range)).collect()
+    }
+
     /// Opens a cut that takes all uncut samples of a window.
     pub(crate) fn begin_cut(&mut self, start: i64) -> Option<(CutTag, TimeRange)> {
         let w = self.windows.get_mut(&start).filter(|w| w.uncut > 0)?;

@@ -5,9 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use koios_head::{Cut, CutSeries, Head, HeadOptions, Strip, merge_histogram_runs, merge_runs, merge_starts};
+use koios_head::{
+    Cut, CutSeries, Head, HeadOptions, HeldSamples, SeriesId, Strip, merge_histogram_runs, merge_runs,
+    merge_starts,
+};
 use koios_model::merge::winner;
-use koios_model::{BatchColumns, Histogram, Labels, Matchers, Sample, SeriesHash, TimeRange, stale_nan};
+use koios_model::{
+    BatchColumns, Histogram, Labels, Matcher, Matchers, Sample, SeriesHash, TimeRange, stale_nan,
+};
 use proptest::prelude::*;
 
 const WINDOW_MS: i64 = 100;
@@ -44,6 +49,18 @@ fn put_cut(content: &mut Content, cut: &CutSeries) {
     for (t, v, kind) in samples_of(cut) {
         put(content, (cut.labels.clone(), kind, t), v);
     }
+}
+
+/// Matches one metric, or with 2 all.
+fn of_metric(metric: usize) -> Matchers {
+    match metric {
+        2 => Matchers::default(),
+        n => Matchers(vec![Matcher::equal("__name__", format!("metric_{n}"))]),
+    }
+}
+
+fn delete(content: &mut Content, matchers: &Matchers, range: TimeRange) {
+    content.retain(|(labels, _, t), _| !range.contains(*t) || !matchers.matches(labels.as_ref()));
 }
 
 fn kind_of(series: usize) -> Kind {
@@ -95,6 +112,8 @@ enum Op {
     List(usize),
     Abandon(usize),
     Forget(i64),
+    /// Of one metric or of all, from when, for how long.
+    Delete(usize, i64, i64),
     Restart,
 }
 
@@ -131,6 +150,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(Op::List),
         1 => any::<usize>().prop_map(Op::Abandon),
         2 => (-150i64..600).prop_map(Op::Forget),
+        2 => (0usize..3, -150i64..450, 0i64..200).prop_map(|(m, from, len)| Op::Delete(m, from, len)),
         1 => Just(Op::Restart),
     ]
 }
@@ -259,7 +279,8 @@ struct World {
     head: Head,
     accepted: Content,
     listed: Content,
-    pending: Vec<Cut>,
+    /// With what was deleted since each was begun: a block of it is masked.
+    pending: Vec<(Cut, Vec<(Matchers, TimeRange)>)>,
 }
 
 impl World {
@@ -268,12 +289,17 @@ impl World {
             Op::Apply(samples, by_ref) => self.apply(&samples, by_ref),
             Op::Cut(window) => self.cut(window),
             Op::List(i) if !self.pending.is_empty() => {
-                let cut = self.pending.swap_remove(i % self.pending.len());
-                cut.series.iter().for_each(|s| put_cut(&mut self.listed, s));
+                let (cut, deleted) = self.pending.swap_remove(i % self.pending.len());
+                let mut block = Content::new();
+                cut.series.iter().for_each(|s| put_cut(&mut block, s));
+                deleted.iter().for_each(|(m, r)| delete(&mut block, m, *r));
+                for (key, v) in block {
+                    put(&mut self.listed, key, v);
+                }
                 self.head.cut_listed(cut.id);
             }
             Op::Abandon(i) if !self.pending.is_empty() => {
-                let cut = self.pending.swap_remove(i % self.pending.len());
+                let (cut, _) = self.pending.swap_remove(i % self.pending.len());
                 self.head.cut_abandoned(cut.id);
             }
             Op::Forget(keep_from) => {
@@ -281,6 +307,19 @@ impl World {
                 let dropped = self.head.forget(keep_from);
                 assert!(self.head.forgotten_below_ms() >= below);
                 assert!(self.head.forgotten_below_ms() <= keep_from.max(below) || dropped == 0);
+            }
+            Op::Delete(metric, from, len) => {
+                let (matchers, range) = (of_metric(metric), TimeRange::new(from, from + len));
+                self.head.delete(&matchers, range);
+                delete(&mut self.accepted, &matchers, range);
+                delete(&mut self.listed, &matchers, range);
+                for (_, deleted) in &mut self.pending {
+                    deleted.push((matchers.clone(), range));
+                }
+                let left = self.head.select(&matchers, range);
+                let empty =
+                    |id: &SeriesId| self.head.held_samples(*id, range).unwrap() == HeldSamples::default();
+                assert!(left.iter().all(empty), "what is deleted is still there");
             }
             // Cuts that are under way are given back.
             Op::Restart => {
@@ -316,7 +355,7 @@ impl World {
         if cut.series.is_empty() {
             assert_eq!(cut.samples, 0);
         } else {
-            self.pending.push(cut);
+            self.pending.push((cut, Vec::new()));
         }
         let left = self.head.windows().into_iter().find(|w| w.start == window);
         assert!(left.is_none_or(|w| w.uncut_samples == 0));
