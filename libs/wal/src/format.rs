@@ -30,6 +30,8 @@ pub enum RecordKind {
     Adopted,
     /// Segments below a number hold nothing that is needed, and go.
     Truncated,
+    /// A deletion, or what became of one: it deletes what was applied before this record.
+    Deleted,
     /// Written by a newer version.
     Unknown(u8),
 }
@@ -47,6 +49,7 @@ impl RecordKind {
             Self::CutBegun => 7,
             Self::Adopted => 8,
             Self::Truncated => 9,
+            Self::Deleted => 10,
             Self::Unknown(code) => code,
         }
     }
@@ -61,6 +64,7 @@ impl RecordKind {
             7 => Self::CutBegun,
             8 => Self::Adopted,
             9 => Self::Truncated,
+            10 => Self::Deleted,
             other => Self::Unknown(other),
         }
     }

@@ -29,10 +29,10 @@ mod watched;
 pub use batch::{Batch, BatchError, BatchHeader, BoundSeries, LoggedBatch, LoggedSeries};
 pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
-    BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
-    ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest,
-    StoreService, StoreStream, TenantHoldings,
+    BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars, SeriesRuns,
+    StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream, TenantHoldings,
 };
 pub use strings::Strings;
 pub use watched::{ReaderPace, Watched, watched};

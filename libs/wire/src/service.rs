@@ -45,6 +45,8 @@ pub struct ReadRequest {
     pub encoded: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
+    /// The member answers only once deletions listed up to this manifest version are applied; 0 for none.
+    pub deletions_version: u64,
 }
 
 /// A series with its samples in runs, which may overlap and may hold samples outside the asked range.
@@ -89,6 +91,8 @@ pub struct ReadEnd {
     pub forgotten_below_ms: i64,
     /// What it forgot is in blocks listed in this manifest version or a later one.
     pub manifest_floor: u64,
+    /// Deletions listed up to this manifest version are applied in what was read; later ones may be.
+    pub deletions_version: u64,
 }
 
 /// One item of a read.
@@ -120,6 +124,8 @@ pub struct LabelsRequest {
     pub name: String,
     /// Most names or values, 0 for no limit.
     pub limit: u64,
+    /// As in [`ReadRequest`].
+    pub deletions_version: u64,
 }
 
 /// Names or values, sorted, with what the member held.
@@ -157,6 +163,8 @@ pub struct ExemplarsRequest {
     pub matchers: Matchers,
     /// From when, both ends included.
     pub range: TimeRange,
+    /// As in [`ReadRequest`].
+    pub deletions_version: u64,
 }
 
 /// The labels of a series, and its exemplars.
@@ -230,6 +238,32 @@ pub struct FlushReply {
     pub samples: u64,
 }
 
+/// A question about deletions of one (partition, tenant).
+#[derive(Clone, Debug)]
+pub struct DeletionsRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Answered only by a member that has adopted this epoch.
+    pub epoch: u64,
+    /// Deletions up to this manifest version are applied first; 0 for none.
+    pub version: u64,
+    /// Whether the batches held are wanted.
+    pub with_held: bool,
+}
+
+/// How a member stands with deletions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeletionsReply {
+    /// The batches held, when they were asked for.
+    pub held: BatchSet,
+    /// Deletions listed up to this manifest version are applied.
+    pub version: u64,
+    /// The version of the first deletion that covers a batch in the member's log; 0 for none.
+    pub logged_from: u64,
+}
+
 /// A member of partitions: takes batches, answers for recent samples.
 #[async_trait]
 pub trait IngesterService: Send + Sync + Debug + 'static {
@@ -287,6 +321,12 @@ pub trait IngesterService: Send + Sync + Debug + 'static {
     /// # Errors
     /// `Unavailable` when the bucket is; nothing is forgotten then.
     async fn flush(&self, request: FlushRequest) -> Result<FlushReply, ServiceError>;
+
+    /// Applies deletions that the manifest lists: what was held before is deleted, durably, what came since is not.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket is, `Stale`/`Behind` when epochs differ.
+    async fn deletions(&self, request: DeletionsRequest) -> Result<DeletionsReply, ServiceError>;
 }
 
 /// Which series to read from blocks.

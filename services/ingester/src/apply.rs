@@ -7,7 +7,7 @@ use koios_wal::{Apply, GroupStats, Lsn};
 use koios_wire::BatchHeader;
 use koios_wire::batch::DECODED_BYTES_MAX;
 
-use crate::record::{Checkpoint, Entry, Pending, PreparedBatch, Replayed, json};
+use crate::record::{Checkpoint, Deleted, Entry, Pending, PreparedBatch, Replayed, json};
 use crate::replica::{BegunCut, Replica, newest, windows_of};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -64,8 +64,19 @@ impl Store {
                 let mut ledger = self.ledger.lock();
                 ledger.truncated_below = ledger.truncated_below.max(r.below);
             }
+            Entry::Deleted(r) => self.apply_deletion(lsn, &r),
         }
         Answer::Done
+    }
+
+    fn apply_deletion(&self, lsn: Lsn, deleted: &Deleted) {
+        let key = (deleted.head.partition, deleted.head.tenant.clone());
+        let replica = self.replica_or_new(&key);
+        let newest_ms = replica.state.write().apply_deletion(lsn, deleted);
+        // What was kept is logged here, and nowhere else that a start is sure to load.
+        if let Some(newest_ms) = newest_ms {
+            self.segments.lock().note_newest(lsn.segment(), &key, newest_ms);
+        }
     }
 
     /// Finds and names the series of a batch before it is logged. Gives the beginning of its record.

@@ -119,6 +119,8 @@ impl Inner {
         let manifest = self.deps.manifests.probe(tenant).await;
         self.set_bucket_down(manifest.is_err());
         let manifest = manifest?;
+        // First, so that the block is clean of them.
+        self.apply_deletions(replica, &manifest).await?;
         let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
         let begun = self.begin_cut(replica, window_start_ms, block).await?;
         let samples = begun.cut.samples;
@@ -179,6 +181,7 @@ impl Inner {
         let options = BlockOptions {
             partitions: vec![partition],
             epoch,
+            clean_up_to: begun.clean_up_to,
             starts: begun.cut.series.iter().any(CutSeries::has_starts),
             ..BlockOptions::new(block, tenant.clone(), begun.cut.window)
         };

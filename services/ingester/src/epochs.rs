@@ -5,7 +5,7 @@ use std::sync::Arc;
 use koios_control::Partition;
 use koios_model::PartitionId;
 use koios_wire::{ServiceError, ServiceErrorCode};
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::ingester::{Inner, Phase};
 use crate::record::{Adopted, Entry};
@@ -33,6 +33,18 @@ impl Inner {
             })
         });
         Arc::clone(gate)
+    }
+
+    /// Waits for the pushes under way and keeps others out while the guard lives.
+    pub(crate) async fn hold_pushes(&self, partition: PartitionId) -> OwnedRwLockWriteGuard<u64> {
+        let gate = self.gate(partition);
+        Arc::clone(&gate.adopted).write_owned().await
+    }
+
+    /// As a push does, waits while pushes are held, and keeps others from holding them while the guard lives.
+    pub(crate) async fn push_along(&self, partition: PartitionId) -> EpochGuard {
+        let gate = self.gate(partition);
+        Arc::clone(&gate.adopted).read_owned().await
     }
 
     /// Checks a request's epoch against the adopted one, adopting a newer one first if it is known or arrives shortly.

@@ -80,6 +80,44 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Gives out batches of the own log that can be read.
+    pub(crate) async fn each_logged(
+        &self,
+        key: &ReplicaKey,
+        wanted: &BatchSet,
+        mut each: impl FnMut(Batch) + Send,
+    ) -> Result<()> {
+        let segments = self.store.segments.lock().having(key, wanted);
+        for (number, wanted) in segments {
+            let Ok(_permit) = self.segment_reads.acquire().await else {
+                return Ok(());
+            };
+            let Some(content) = self.wal()?.read_segment(number).await? else {
+                continue;
+            };
+            let (key, all) = (key.clone(), wanted.clone());
+            let select = move || select(content.records, &key, &all);
+            let (ready, had, bindings) = self.pools.long.run(select).await?;
+            if !had.includes(&wanted) {
+                tracing::error!(segment = number, "batches of the log cannot be read");
+            }
+            let bindings = Arc::new(bindings);
+            for record in ready {
+                let bindings = Arc::clone(&bindings);
+                let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
+                match self.pools.long.run(decode).await? {
+                    Ok(batch) => batch.into_iter().for_each(&mut each),
+                    Err(error) => {
+                        tracing::error!(segment = number, %error, "a batch of the log cannot be read")
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Fetching {
     /// The next batch. Records wait encoded: decoded they are many times as large.
     async fn step(mut self) -> Result<Option<(Arc<Batch>, Self)>, ServiceError> {

@@ -22,6 +22,7 @@
 
 mod apply;
 mod cut;
+mod deletions;
 mod deps;
 mod epochs;
 mod error;

@@ -24,9 +24,10 @@ const RUN: usize = 1024;
 const PART: usize = 128;
 
 /// What a member answers that never held anything of a tenant.
-fn nothing_held() -> ReadEnd {
+fn nothing_held(deletions_version: u64) -> ReadEnd {
     ReadEnd {
         forgotten_below_ms: i64::MIN,
+        deletions_version,
         ..ReadEnd::default()
     }
 }
@@ -42,6 +43,8 @@ struct Form {
 struct Reading {
     replica: Arc<Replica>,
     held: BatchSet,
+    /// Taken with them.
+    deletions_version: u64,
     ids: Vec<SeriesId>,
     next: usize,
     /// How many series may still be sent. Candidates without runs around the range do not count: whoever asks for one
@@ -88,20 +91,23 @@ impl Inner {
         Err(self.refusal(ServiceErrorCode::NotCounting, message))
     }
 
-    pub(crate) async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
+    pub(crate) async fn read(self: &Arc<Self>, request: ReadRequest) -> Result<ReadStream, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
+        let version = request.deletions_version;
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
-            return Ok(stream::iter([Ok(ReadItem::End(nothing_held()))]).boxed());
+            return Ok(stream::iter([Ok(ReadItem::End(nothing_held(version)))]).boxed());
         };
+        self.ensure_deletions(&replica, version).await?;
         let started = self.deps.runtime.clock.elapsed();
         let cpu = self.deps.runtime.cpu.clone();
         let (selecting, range) = (Arc::clone(&replica), request.range);
         let matchers = request.matchers;
         let select = move || {
             let state = selecting.state.read();
-            (state.held.clone(), state.head.select(&matchers, range))
+            let ids = state.head.select(&matchers, range);
+            (state.held.clone(), state.deletions.version, ids)
         };
-        let (held, ids) = cpu
+        let (held, deletions_version, ids) = cpu
             .run(select)
             .await
             .map_err(|e| self.refuse(&Error::Panicked(e)))?;
@@ -110,6 +116,7 @@ impl Inner {
         let reading = Reading {
             replica,
             held,
+            deletions_version,
             ids,
             next: 0,
             left: match request.limit {
@@ -128,17 +135,19 @@ impl Inner {
     }
 
     pub(crate) async fn labels(
-        &self,
+        self: &Arc<Self>,
         request: LabelsRequest,
         of: impl FnOnce(&ReplicaState, &LabelsRequest) -> Vec<String> + Send + 'static,
     ) -> Result<LabelsReply, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
+        let version = request.deletions_version;
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
             return Ok(LabelsReply {
                 names: Vec::new(),
-                end: nothing_held(),
+                end: nothing_held(version),
             });
         };
+        self.ensure_deletions(&replica, version).await?;
         let collect = move || {
             let state = replica.state.read();
             let mut names = of(&state, &request);
@@ -155,13 +164,15 @@ impl Inner {
     }
 
     pub(crate) async fn exemplars(
-        &self,
+        self: &Arc<Self>,
         request: ExemplarsRequest,
     ) -> Result<Vec<SeriesExemplars>, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
             return Ok(Vec::new());
         };
+        let version = request.deletions_version;
+        self.ensure_deletions(&replica, version).await?;
         let collect = move || {
             let state = replica.state.read();
             state.head.exemplars(&request.matchers, request.range)
@@ -221,7 +232,10 @@ impl Reading {
         }
         self.ended = true;
         let held = std::mem::take(&mut self.held);
-        let end = self.replica.state.read().end_with(held);
+        let end = ReadEnd {
+            deletions_version: self.deletions_version,
+            ..self.replica.state.read().end_with(held)
+        };
         Ok(Some((ReadItem::End(end), self)))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_block::BlockId;
+use koios_bucket::Tombstone;
 use koios_head::Resolved;
 use koios_model::{BatchColumns, BatchSet, Metadata, PartitionId, TenantId};
 use koios_wal::{Lsn, Record, RecordKind};
@@ -12,6 +13,7 @@ use koios_wire::{Batch, LoggedBatch, LoggedSeries};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::deletions::DeletionsCheckpoint;
 use crate::{Error, Result};
 
 /// The state of one (partition, tenant) that replaying later records cannot give.
@@ -28,6 +30,9 @@ pub(crate) struct ReplicaCheckpoint {
     pub(crate) listed_version: u64,
     /// By metric, with admission time.
     pub(crate) metadata: Vec<(String, i64, Metadata)>,
+    /// What was deleted.
+    #[serde(default)]
+    pub(crate) deletions: DeletionsCheckpoint,
 }
 
 /// The first record of a segment.
@@ -105,6 +110,67 @@ pub(crate) struct Truncated {
     pub(crate) below: u32,
 }
 
+/// A deletion as a manifest lists it. What was applied before this record and is covered goes; of the rest, `kept` has
+/// what matches.
+#[derive(Clone, Debug)]
+pub(crate) struct Deleted {
+    pub(crate) head: DeletedHead,
+    /// Samples that match and stay, since they came after the deletion: with all labels.
+    pub(crate) kept: Vec<Batch>,
+    /// Whether it comes from the log.
+    pub(crate) replayed: bool,
+}
+
+/// The part of it that is JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DeletedHead {
+    pub(crate) partition: PartitionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) deletion: Tombstone,
+    /// Whether samples go: otherwise it is only known from here on.
+    pub(crate) removes: bool,
+}
+
+impl Deleted {
+    /// JSON, then encoded batches, each after its length.
+    fn payload(&self) -> Bytes {
+        let mut out = Vec::new();
+        let mut put = |part: &[u8]| {
+            out.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            out.extend_from_slice(part);
+        };
+        put(&json(&self.head));
+        self.kept
+            .iter()
+            .for_each(|batch| put(batch.with_labels().encoded()));
+        Bytes::from(out)
+    }
+
+    fn read(lsn: Lsn, bytes: &Bytes) -> Result<Self> {
+        let refused = |reason: &str| Error::Record {
+            lsn,
+            reason: reason.to_owned(),
+        };
+        let mut rest = bytes.clone();
+        let mut parts = Vec::new();
+        while !rest.is_empty() {
+            let len = rest.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
+            let end = len.and_then(|len| len.checked_add(size_of::<u32>()));
+            let end = end.filter(|end| *end <= rest.len());
+            let part = rest.split_to(end.ok_or_else(|| refused("it ends early"))?);
+            parts.push(part.slice(size_of::<u32>()..));
+        }
+        let mut parts = parts.into_iter();
+        let head = parts.next().ok_or_else(|| refused("it is empty"))?;
+        let kept = parts.map(|part| Batch::decode(part).map_err(|source| Error::Batch { lsn, source }));
+        Ok(Self {
+            head: parse(lsn, &head)?,
+            kept: kept.collect::<Result<_>>()?,
+            replayed: true,
+        })
+    }
+}
+
 /// A batch on its way into the log.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -141,6 +207,7 @@ pub(crate) enum Entry {
     Reconciled(Reconciled),
     Adopted(Adopted),
     Truncated(Truncated),
+    Deleted(Box<Deleted>),
 }
 
 impl Entry {
@@ -153,6 +220,7 @@ impl Entry {
             Self::Reconciled(_) => RecordKind::Reconciled,
             Self::Adopted(_) => RecordKind::Adopted,
             Self::Truncated(_) => RecordKind::Truncated,
+            Self::Deleted(_) => RecordKind::Deleted,
         }
     }
 
@@ -167,6 +235,7 @@ impl Entry {
             Self::Reconciled(r) => json(r),
             Self::Adopted(r) => json(r),
             Self::Truncated(r) => json(r),
+            Self::Deleted(r) => r.payload(),
         }
     }
 
@@ -187,6 +256,7 @@ impl Entry {
             RecordKind::Reconciled => Self::Reconciled(parse(lsn, bytes)?),
             RecordKind::Adopted => Self::Adopted(parse(lsn, bytes)?),
             RecordKind::Truncated => Self::Truncated(parse(lsn, bytes)?),
+            RecordKind::Deleted => Self::Deleted(Box::new(Deleted::read(lsn, bytes)?)),
             RecordKind::Unknown(code) => {
                 let reason = format!("it has the unknown type {code}; start the version that wrote it");
                 return Err(Error::Record { lsn, reason });

@@ -307,6 +307,7 @@ impl Round<'_> {
             && header.tenant == *tenant
             && wanted.contains(header.stream, header.sequence);
         if asked_for {
+            let _pushing = self.inner.push_along(self.partition.id).await;
             let logged = self.log_when_there_is_room(batch).await;
             logged.map_err(|e| self.inner.refuse(&e))?;
         }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use koios_block::BlockId;
+use koios_bucket::TombstoneState;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved};
 use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::RwLock;
 
-use crate::record::{PreparedBatch, ReplicaCheckpoint, TakenOver};
+use crate::deletions::Deletions;
+use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
@@ -21,6 +23,8 @@ pub(crate) struct Replica {
     pub(crate) state: RwLock<ReplicaState>,
     /// One cut at a time: the batches that a listed block covers include those of every earlier cut.
     pub(crate) cutting: tokio::sync::Mutex<()>,
+    /// Nothing is deleted while the head is copied into a snapshot. Taken after `cutting`, if both are.
+    pub(crate) deleting: tokio::sync::Mutex<()>,
 }
 
 /// A cut that is neither listed nor abandoned.
@@ -40,6 +44,8 @@ pub(crate) struct BegunCut {
     /// All batches held when the cut was made: with its block listed, listed blocks hold all their samples of the
     /// window.
     pub(crate) held: BatchSet,
+    /// The manifest version up to which deletions were applied before.
+    pub(crate) clean_up_to: u64,
     pub(crate) metadata: BTreeMap<String, Metadata>,
     /// All that the head has of the window, in blocks already or not: a merge keeps each once.
     pub(crate) exemplars: Vec<(Labels, Vec<Exemplar>)>,
@@ -73,6 +79,9 @@ pub(crate) struct ReplicaState {
     pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
     /// When a batch was applied last, by the monotonic clock.
     pub(crate) applied_at: std::time::Duration,
+    pub(crate) deletions: Deletions,
+    /// While a replay goes on in which something was deleted: keeps series without samples, whose places ids stand for.
+    hold: Option<Resolved>,
 }
 
 impl Replica {
@@ -96,8 +105,11 @@ impl Replica {
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
                 applied_at: std::time::Duration::ZERO,
+                deletions: Deletions::default(),
+                hold: None,
             }),
             cutting: tokio::sync::Mutex::new(()),
+            deleting: tokio::sync::Mutex::new(()),
         }
     }
 }
@@ -142,9 +154,7 @@ impl ReplicaState {
         let PreparedBatch {
             mut resolved, series, ..
         } = prepared;
-        let applied = self
-            .head
-            .apply_resolved(columns, &mut resolved, header.admission_ms, lsn.0);
+        let applied = self.apply_undeleted(header, columns, &mut resolved, lsn);
         references::mark(lsn.segment(), &mut self.head, &series, &resolved);
         self.note_held(header, columns, windows);
         applied
@@ -160,15 +170,81 @@ impl ReplicaState {
     ) -> Applied {
         let segment = lsn.segment();
         let mut resolved = self.log_ids.resolve(segment, &mut self.head, batch, columns);
-        let admission_ms = batch.header.admission_ms;
-        let applied = self
-            .head
-            .apply_resolved(columns, &mut resolved, admission_ms, lsn.0);
+        if !self.deletions.is_empty() {
+            self.hold_series();
+        }
+        let applied = self.apply_undeleted(&batch.header, columns, &mut resolved, lsn);
         self.log_ids.replayed(batch, &resolved);
         if applied.unknown_series == 0 {
             self.note_held(&batch.header, columns, windows);
         }
         applied
+    }
+
+    /// Applies what no deletion deletes of a batch: one that covers it was made when others held it.
+    fn apply_undeleted(
+        &mut self,
+        header: &BatchHeader,
+        columns: &BatchColumns,
+        resolved: &mut Resolved,
+        lsn: Lsn,
+    ) -> Applied {
+        let left = self.deletions.left_of(header, columns, &self.head, resolved);
+        let columns = left.as_ref().unwrap_or(columns);
+        let applied = self
+            .head
+            .apply_resolved(columns, resolved, header.admission_ms, lsn.0);
+        if left.is_some() {
+            self.head.drop_bare(resolved);
+        }
+        applied
+    }
+
+    /// Applies a deletion, or what became of one. Gives the newest sample that it keeps.
+    pub(crate) fn apply_deletion(&mut self, lsn: Lsn, deleted: &Deleted) -> Option<i64> {
+        // A replay's snapshot was made after it: its head has later samples, which must not go.
+        if lsn <= self.deletions.through {
+            return None;
+        }
+        self.deletions.through = lsn;
+        let deletion = &deleted.head.deletion;
+        let is_undone = deletion.state == TombstoneState::Undone;
+        if is_undone && self.deletions.deletes(deletion.id) {
+            // Blocks have what went from here.
+            let newest = self.newest_ms.unwrap_or(i64::MAX);
+            let below = deletion.range.max.min(newest).saturating_add(1);
+            self.head.mark_forgotten_below(below);
+            self.manifest_floor = self.manifest_floor.max(deletion.known_from());
+        }
+        let Some(matchers) = self.deletions.learn(deletion) else {
+            return None;
+        };
+        if !deleted.head.removes {
+            return None;
+        }
+        if deleted.replayed {
+            self.hold_series();
+        }
+        self.head.delete(&matchers, deletion.range);
+        let mut newest_ms = None;
+        for batch in &deleted.kept {
+            let (header, columns) = (batch.header(), batch.columns());
+            self.head.apply(columns, header.admission_ms, lsn.0);
+            newest_ms = newest_ms.max(newest(columns));
+            // Blocks that have them are masked.
+            for start in windows_of(columns, self.window_ms) {
+                let uncut = self.uncut.entry(start).or_default();
+                uncut.insert(header.stream, header.sequence);
+            }
+        }
+        newest_ms
+    }
+
+    /// Until the replay ends no series is given up: ids of the log stand for their places.
+    fn hold_series(&mut self) {
+        if self.hold.is_none() {
+            self.hold = Some(self.head.resolve(&BatchColumns::default()));
+        }
     }
 
     fn note_held(&mut self, header: &BatchHeader, columns: &BatchColumns, windows: &[i64]) {
@@ -203,6 +279,7 @@ impl ReplicaState {
             cut,
             batches: (!self.has_unaccounted).then_some(batches),
             held: self.held.clone(),
+            clean_up_to: self.deletions.version,
             metadata: metadata
                 .map(|(name, _, m)| (name.to_owned(), m.clone()))
                 .collect(),
@@ -271,6 +348,7 @@ impl ReplicaState {
             held,
             forgotten_below_ms: self.head.forgotten_below_ms(),
             manifest_floor: self.manifest_floor,
+            deletions_version: self.deletions.version,
         }
     }
 
@@ -284,6 +362,7 @@ impl ReplicaState {
             log_forgotten_below_ms: self.log_forgotten_below_ms,
             listed_version: self.listed_version,
             metadata: metadata.map(|(n, at, m)| (n.to_owned(), at, m.clone())).collect(),
+            deletions: self.deletions.checkpoint(),
         }
     }
 
@@ -298,6 +377,7 @@ impl ReplicaState {
         self.listed_version = self.listed_version.max(c.listed_version);
         self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(below);
         self.restore_metadata(c);
+        self.deletions.restore(&c.deletions);
     }
 
     /// Per window: the batches with samples that no listed cut holds.
@@ -326,6 +406,7 @@ impl ReplicaState {
         self.listed_version = self.listed_version.max(c.listed_version);
         self.log_forgotten_below_ms = self.log_forgotten_below_ms.max(c.log_forgotten_below_ms);
         self.restore_metadata(c);
+        self.deletions.restore(&c.deletions);
     }
 
     fn restore_metadata(&mut self, c: &ReplicaCheckpoint) {
@@ -343,6 +424,9 @@ impl ReplicaState {
         self.has_unaccounted |= damaged && self.in_snapshot.is_some();
         self.abandon_all();
         self.log_ids.replay_ended();
+        if let Some(hold) = self.hold.take() {
+            self.head.give_up(hold);
+        }
         self.in_snapshot = None;
         if self.log_forgotten_below_ms > i64::MIN {
             self.raise_floors(self.log_forgotten_below_ms, self.listed_version);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use koios_model::Metadata;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest,
-    ReadStream, SeriesExemplars, ServiceError,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
 };
 
 use crate::Ingester;
@@ -49,6 +49,10 @@ impl IngesterService for Ingester {
 
     async fn fetch_batches(&self, request: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
         self.inner.fetch_batches(request)
+    }
+
+    async fn deletions(&self, request: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+        self.inner.deletions(request).await
     }
 
     async fn flush(&self, request: FlushRequest) -> Result<FlushReply, ServiceError> {

@@ -11,18 +11,18 @@ use tonic::transport::Channel;
 
 use super::convert::{
     end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb, labels_to_pb,
-    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_to_pb,
-    store_labels_to_pb,
+    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_from_pb,
+    set_to_pb, store_labels_to_pb,
 };
 use super::{MESSAGE_BYTES_MAX, PeerChannel};
 use crate::pb::v1;
 use crate::pb::v1::ingester_client::IngesterClient as GrpcIngester;
 use crate::pb::v1::store_client::StoreClient as GrpcStore;
 use crate::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadItem,
-    ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
-    StoreSelectRequest, StoreService, StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
+    ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
 /// An ingester in another process.
@@ -168,6 +168,7 @@ impl IngesterService for IngesterClient {
             epoch: request.epoch,
             matchers: matchers_to_pb(&request.matchers),
             range: Some(range_to_pb(request.range)),
+            deletions_version: request.deletions_version,
         };
         let reply = self
             .channel
@@ -212,6 +213,26 @@ impl IngesterService for IngesterClient {
                     .map_err(|e| ServiceError::new(ServiceErrorCode::Corruption, e.to_string()))
             },
         ))
+    }
+
+    async fn deletions(&self, request: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+        let request = v1::DeletionsRequest {
+            tenant: request.tenant.to_string(),
+            partition: request.partition.0,
+            epoch: request.epoch,
+            version: request.version,
+            with_held: request.with_held,
+        };
+        let reply = self
+            .channel
+            .call(|c| async move { ingester(c).deletions(request).await })
+            .await?
+            .into_inner();
+        Ok(DeletionsReply {
+            held: set_from_pb(reply.held)?,
+            version: reply.version,
+            logged_from: reply.logged_from,
+        })
     }
 
     async fn flush(&self, request: FlushRequest) -> Result<FlushReply, ServiceError> {

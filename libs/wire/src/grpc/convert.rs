@@ -161,6 +161,7 @@ pub(super) fn end_to_pb(e: &ReadEnd) -> v1::ReadEnd {
         held: Some(set_to_pb(&e.held)),
         forgotten_below_ms: e.forgotten_below_ms,
         manifest_floor: e.manifest_floor,
+        deletions_version: e.deletions_version,
     }
 }
 
@@ -169,6 +170,7 @@ pub(super) fn end_from_pb(e: v1::ReadEnd) -> Result<ReadEnd, ServiceError> {
         held: set_from_pb(e.held)?,
         forgotten_below_ms: e.forgotten_below_ms,
         manifest_floor: e.manifest_floor,
+        deletions_version: e.deletions_version,
     })
 }
 
@@ -209,6 +211,7 @@ pub(super) fn read_to_pb(r: &ReadRequest) -> v1::ReadRequest {
         range: Some(range_to_pb(r.range)),
         labels_only: r.labels_only,
         limit: r.limit,
+        deletions_version: r.deletions_version,
     }
 }
 
@@ -222,6 +225,7 @@ pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceErr
         labels_only: r.labels_only,
         encoded: true,
         limit: r.limit,
+        deletions_version: r.deletions_version,
     })
 }
 
@@ -234,6 +238,7 @@ pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
         range: Some(range_to_pb(r.range)),
         name: r.name,
         limit: r.limit,
+        deletions_version: r.deletions_version,
     }
 }
 
@@ -246,6 +251,7 @@ pub(super) fn labels_from_pb(r: v1::LabelsRequest) -> Result<LabelsRequest, Serv
         range: range_from_pb(r.range)?,
         name: r.name,
         limit: r.limit,
+        deletions_version: r.deletions_version,
     })
 }
 

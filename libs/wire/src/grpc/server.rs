@@ -10,16 +10,16 @@ use tonic::{Request, Response, Status};
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
     end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
-    range_from_pb, read_from_pb, select_from_pb, set_from_pb, status_from_error, store_labels_from_pb,
-    tenant_from_pb,
+    range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
+    store_labels_from_pb, tenant_from_pb,
 };
 use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
 use crate::{
-    Batch, BatchSetsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest, IngesterService,
-    LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
+    Batch, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest,
+    IngesterService, LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
 };
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -131,6 +131,7 @@ impl Ingester for IngesterRpc {
             epoch: r.epoch,
             matchers: matchers_from_pb(r.matchers).map_err(refuse)?,
             range: range_from_pb(r.range).map_err(refuse)?,
+            deletions_version: r.deletions_version,
         };
         let series = self.service.exemplars(request).await.map_err(refuse)?;
         Ok(Response::new(v1::ExemplarsReply {
@@ -166,6 +167,23 @@ impl Ingester for IngesterRpc {
             Err(e) => Err(refuse(e)),
         });
         Ok(Response::new(self.readers.watch(replies)))
+    }
+
+    async fn deletions(&self, request: Request<v1::DeletionsRequest>) -> Reply<v1::DeletionsReply> {
+        let r = request.into_inner();
+        let request = DeletionsRequest {
+            tenant: tenant_from_pb(&r.tenant).map_err(refuse)?,
+            partition: PartitionId(r.partition),
+            epoch: r.epoch,
+            version: r.version,
+            with_held: r.with_held,
+        };
+        let reply = self.service.deletions(request).await.map_err(refuse)?;
+        Ok(Response::new(v1::DeletionsReply {
+            held: Some(set_to_pb(&reply.held)),
+            version: reply.version,
+            logged_from: reply.logged_from,
+        }))
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Reply<v1::FlushReply> {

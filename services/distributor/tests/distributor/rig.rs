@@ -21,9 +21,9 @@ use koios_runtime::{
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest,
-    ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode,
 };
 use parking_lot::Mutex;
 use tower::ServiceExt as _;
@@ -150,6 +150,10 @@ impl IngesterService for MockMember {
     }
 
     async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
+        unused()
+    }
+
+    async fn deletions(&self, _: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
         unused()
     }
 

@@ -119,6 +119,7 @@ impl Inner {
     async fn write_replica(&self, replica: &Arc<Replica>, writing: &mut Writing) -> Result<()> {
         // No cut may begin, end or be forgotten between strips.
         let _no_cut = replica.cutting.lock().await;
+        let _no_deletion = replica.deleting.lock().await;
         let mut next = Some(0);
         while let Some(from) = next {
             let copied = Arc::clone(replica);

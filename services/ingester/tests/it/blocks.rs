@@ -194,6 +194,7 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
         labels_only: false,
         encoded: true,
         limit: 0,
+        deletions_version: 0,
     };
     let mut stream = w.node(0).read(request).await.unwrap();
     let first = stream.next().await.unwrap().unwrap();

@@ -68,6 +68,7 @@ async fn i1_histograms_and_exemplars_survive_power_loss_flushes_and_repair() {
         epoch: w.epoch(),
         matchers: Matchers::default(),
         range: TimeRange::ALL,
+        deletions_version: 0,
     };
     let found = w.node(0).exemplars(request).await.unwrap();
     let names: Vec<_> = found.iter().map(|(labels, _)| labels.metric_name()).collect();

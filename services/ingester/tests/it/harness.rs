@@ -32,9 +32,10 @@ use koios_testkit::memory::PretendedMemory;
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{
-    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest,
-    FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd,
-    ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
+    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest,
+    ExemplarsRequest, FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply,
+    LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars,
+    ServiceError,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -177,6 +178,10 @@ impl IngesterService for Down {
     async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
         down()
     }
+    async fn deletions(&self, _: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+        down()
+    }
+
     async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
         down()
     }
@@ -567,6 +572,7 @@ impl World {
             labels_only: false,
             encoded: false,
             limit: 0,
+            deletions_version: 0,
         };
         collect(self.node(i).read(request).await?).await
     }
@@ -594,26 +600,35 @@ impl World {
         );
         let mut all = Samples::new();
         for block in manifest.overlapping(range) {
+            let masks: Vec<_> = manifest
+                .masking(block)
+                .map(|t| (t.matchers().unwrap(), t.range))
+                .collect();
             let reader = blocks.open(&tenant(), block).await.unwrap();
             let series = reader.select(&Matchers::default(), range).await.unwrap();
             let samples = reader.read_samples(&series, range).await.unwrap();
             let histograms = reader.read_histograms(&series).await.unwrap();
             for ((s, columns), chunks) in series.iter().zip(samples).zip(histograms) {
                 let name = s.labels.metric_name().to_owned();
+                let masked = |t: i64| {
+                    let of_series =
+                        |(m, r): &(Matchers, TimeRange)| r.contains(t) && m.matches(s.labels.as_ref());
+                    masks.iter().any(of_series)
+                };
                 let (mut decoded, mut starts) = (Vec::new(), columns.starts.clone());
                 for chunk in chunks {
                     chunk.decode_histograms(range, &mut decoded).unwrap();
                     chunk.decode_starts(range, &mut starts).unwrap();
                 }
-                starts.retain(|start| range.contains(start.0));
+                starts.retain(|start| range.contains(start.0) && !masked(start.0));
                 starts
                     .into_iter()
                     .for_each(|start| put_start(&mut all, &name, start));
-                for (t, h) in decoded {
+                for (t, h) in decoded.into_iter().filter(|(t, _)| !masked(*t)) {
                     put(&mut all, (name.clone(), t), h.sum.to_bits());
                 }
                 for (&t, v) in columns.timestamps.iter().zip(&columns.values) {
-                    if range.contains(t) {
+                    if range.contains(t) && !masked(t) {
                         put(&mut all, (name.clone(), t), v.to_bits());
                     }
                 }

@@ -5,6 +5,8 @@ mod blocks;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod deleting;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod harness;

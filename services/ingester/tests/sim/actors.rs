@@ -63,6 +63,7 @@ impl World {
     /// Pushes a batch; what is not acknowledged is kept for later.
     pub(crate) async fn send(&self, process: &Process, sent: Sent) -> bool {
         self.judge.lock().sent(&sent);
+        self.deletions.lock().sent(&sent);
         {
             // Before the answer, which may never come.
             let mut pending = self.pending.lock();
@@ -93,7 +94,8 @@ impl World {
                 }
                 let same = |s: &Sent| Arc::ptr_eq(&s.batch, &sent.batch);
                 self.pending.lock().retain(|s| !same(s));
-                self.judge.lock().acknowledged(&sent);
+                let owed = self.deletions.lock().acknowledged(&sent);
+                self.judge.lock().acknowledged(&owed);
                 true
             }
             Err(e) => {
@@ -151,6 +153,10 @@ impl World {
         with_blocks: bool,
     ) -> Result<(), ServiceError> {
         let before = self.judge.lock().oracle(place);
+        let (moment, version) = {
+            let deletions = self.deletions.lock();
+            (deletions.moment, deletions.version(&place.1))
+        };
         let request = ReadRequest {
             tenant: place.1.clone(),
             partition: place.0,
@@ -160,6 +166,7 @@ impl World {
             labels_only: false,
             encoded: self.rng.below(2) == 0,
             limit: 0,
+            deletions_version: version,
         };
         let stream = process.ingester.read(request).await?;
         let (mut series, end) = self.collect(stream).await?;
@@ -170,9 +177,10 @@ impl World {
         };
         if with_blocks {
             complete_from = i64::MIN;
-            for block in self.listed(&place.1, end.manifest_floor).await {
+            let floor = end.manifest_floor.max(end.deletions_version);
+            for block in self.listed(&place.1, floor).await {
                 if is_needed(&block, &end, place.0) {
-                    merge(&mut series, &*self.block(&place.1, &block).await, place.0);
+                    merge(&mut series, &self.masked_block(&place.1, &block).await, place.0);
                 }
             }
         }
@@ -183,6 +191,16 @@ impl World {
         };
         let name = format!("read {} {}", place.0, place.1);
         self.trace.note(format!("{name}: {samples} samples"));
+        {
+            let deletions = self.deletions.lock();
+            if deletions.moment != moment || deletions.is_open(place) {
+                // What is being deleted may be there or not.
+                return Ok(());
+            }
+            if let Err(back) = deletions.check(place, &answer.series) {
+                self.trace.violated(format!("{name}: {back}"));
+            }
+        }
         let durable = process.ingester.status().log_settled;
         let judged = self
             .judge
@@ -235,7 +253,12 @@ impl World {
     pub(crate) async fn weather_forever(self: Arc<Self>, process: Arc<Process>) {
         loop {
             self.sleep_ms(20 + self.rng.below(200)).await;
-            match self.rng.below(8) {
+            match self.rng.below(10) {
+                8.. => {
+                    let deleted = self.delete(&process).await;
+                    self.trace
+                        .note(format!("deletion: {:?}", deleted.map_err(|e| e.code)));
+                }
                 0 => self.fill_disk().await,
                 1 => {
                     let down = self.rng.below(2) == 0;
@@ -297,7 +320,7 @@ impl World {
     pub(crate) async fn in_blocks(&self, place: &Place) -> SeriesMap {
         let mut all: SeriesMap = BTreeMap::new();
         for block in self.listed(&place.1, 0).await {
-            merge(&mut all, &*self.block(&place.1, &block).await, place.0);
+            merge(&mut all, &self.masked_block(&place.1, &block).await, place.0);
         }
         all
     }

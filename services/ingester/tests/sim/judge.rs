@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use koios_bucket::ManifestBlock;
 use koios_model::merge::sort_and_dedup;
-use koios_model::{PartitionId, Sample};
+use koios_model::{Labels, PartitionId, Sample};
 use koios_testkit::oracle::{Oracle, Violation};
 use koios_testkit::query::SeriesMap;
 use koios_wire::ReadEnd;
@@ -35,6 +35,7 @@ pub(crate) struct Totals {
     pub(crate) truncated: u64,
     /// Batches that came again with labels.
     pub(crate) labelled: u64,
+    pub(crate) deletions: u64,
 }
 
 impl Totals {
@@ -49,6 +50,7 @@ impl Totals {
         self.flushes += other.flushes;
         self.truncated += other.truncated;
         self.labelled += other.labelled;
+        self.deletions += other.deletions;
     }
 
     /// That enough happened for the runs to mean something.
@@ -63,6 +65,7 @@ impl Totals {
             self.flushes / 100,
             self.truncated / 100,
             self.labelled / 100,
+            self.deletions / 40,
         ];
         assert!(each.iter().all(|n| *n > 0), "too little happened: {self:?}");
     }
@@ -83,6 +86,20 @@ impl Judge {
             .or_default()
             .acknowledged(&sent.series);
         self.totals.acknowledged += 1;
+    }
+
+    /// A sample was deleted; values of it that were sent later are owed still.
+    pub(crate) fn deleted(
+        &mut self,
+        place: &Place,
+        labels: &Labels,
+        t: i64,
+        owed: impl Iterator<Item = f64>,
+    ) {
+        let oracle = self.oracles.entry(place.clone()).or_default();
+        let point = |v| [(labels.clone(), vec![Sample { t, v }])];
+        oracle.lost(&point(0.0));
+        owed.for_each(|v| oracle.acknowledged(&point(v)));
     }
 
     pub(crate) fn flipped(&mut self) {

@@ -9,6 +9,8 @@ mod actors;
 #[cfg(test)]
 mod bucket;
 #[cfg(test)]
+mod deletions;
+#[cfg(test)]
 mod judge;
 #[cfg(test)]
 mod life;

@@ -67,6 +67,7 @@ impl World {
         if !self.counts_again(&process).await {
             return;
         }
+        self.settle_deletions(&process).await;
         self.check_all(&process).await;
         self.check_pending(&process).await;
         if let Err(code) = self.flush(&process).await {
@@ -140,6 +141,9 @@ impl World {
                 complete_from: i64::MIN,
             };
             let before = self.judge.lock().oracle(&place);
+            if let Err(back) = self.deletions.lock().check(&place, &answer.series) {
+                self.trace.violated(format!("blocks alone: {back}"));
+            }
             let judged = before.check(&answer.series);
             if let Err(violation) = judged {
                 self.trace.violated(format!(

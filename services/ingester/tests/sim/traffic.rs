@@ -49,7 +49,8 @@ pub(crate) fn is_of(labels: &Labels, partition: PartitionId) -> bool {
     labels.get("partition") == Some(partition.0.to_string().as_str())
 }
 
-fn labels(partition: PartitionId, series: u64) -> Labels {
+/// The labels of a series.
+pub(crate) fn series_labels(partition: PartitionId, series: u64) -> Labels {
     Labels::from_pairs([
         ("__name__", "sim"),
         ("partition", &partition.0.to_string()),
@@ -154,7 +155,7 @@ impl Traffic {
         let seed = TenantSeed::new(b"", &tenant);
         let (mut columns, mut series) = (BatchColumns::default(), Series::new());
         for (number, samples) in by_series {
-            let labels = labels(partition, number);
+            let labels = series_labels(partition, number);
             let hash = SeriesHash::new(seed, labels.as_ref());
             match self.rng.below(3) {
                 0 => columns.push_series(hash, labels.as_ref()),

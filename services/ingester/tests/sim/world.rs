@@ -29,6 +29,7 @@ use object_store::memory::InMemory;
 use parking_lot::Mutex;
 
 use crate::bucket::{SimBucket, Switches};
+use crate::deletions::Deletions;
 use crate::judge::Judge;
 use crate::trace::Trace;
 use crate::traffic::{Sent, T0, Traffic, places};
@@ -48,12 +49,13 @@ pub(crate) struct World {
     pub(crate) disk: SimDisk,
     objects: Arc<InMemory>,
     /// The tester's view of the bucket, to which nothing happens.
-    manifests: TenantManifests,
+    pub(crate) manifests: TenantManifests,
     pub(crate) state: StateHandle,
     pub(crate) judge: Mutex<Judge>,
     pub(crate) traffic: Mutex<Traffic>,
     /// Sent and not acknowledged; to be sent again.
     pub(crate) pending: Mutex<Vec<Sent>>,
+    pub(crate) deletions: Mutex<Deletions>,
     reader: Blocks,
     blocks: Mutex<BTreeMap<BlockId, Arc<SeriesMap>>>,
 }
@@ -173,6 +175,7 @@ impl World {
             judge: Mutex::default(),
             traffic: Mutex::new(Traffic::new(rng.fork())),
             pending: Mutex::default(),
+            deletions: Mutex::default(),
             blocks: Mutex::default(),
             clock,
             rng,
@@ -284,8 +287,23 @@ impl World {
         manifest.overlapping(TimeRange::ALL).cloned().collect()
     }
 
+    /// What readers see of a block.
+    pub(crate) async fn masked_block(&self, tenant: &TenantId, block: &ManifestBlock) -> SeriesMap {
+        let mut all = SeriesMap::clone(&*self.block(tenant, block).await);
+        let manifest = self.manifests.known(tenant).unwrap();
+        for t in manifest.masking(block) {
+            let matchers = t.matchers().unwrap();
+            for (labels, samples) in &mut all {
+                if matchers.matches(labels.as_ref()) {
+                    samples.retain(|s| !t.range.contains(s.t));
+                }
+            }
+        }
+        all
+    }
+
     /// What is in a block.
-    pub(crate) async fn block(&self, tenant: &TenantId, block: &ManifestBlock) -> Arc<SeriesMap> {
+    async fn block(&self, tenant: &TenantId, block: &ManifestBlock) -> Arc<SeriesMap> {
         let known = self.blocks.lock().get(&block.block).cloned();
         if let Some(known) = known {
             return known;

@@ -1,0 +1,231 @@
+//! Deletions among everything else: one at a time, begun in one run of the process and, where a fault is in its way, ended in
+//! a later one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use koios_bucket::{Nonce, Tombstone, Writer};
+use koios_model::{BatchSet, Labels, Matcher, Matchers, StreamId, TenantId, TimeRange};
+use koios_testkit::query::SeriesMap;
+use koios_wire::{DeletionsRequest, IngesterService, ServiceError};
+
+use crate::judge::Judge;
+use crate::traffic::{Place, Sent, T0, places, series_labels};
+use crate::world::{Process, World};
+
+/// A batch, by its name.
+type BatchName = (StreamId, u64);
+
+/// What is to be deleted.
+#[derive(Clone, Debug)]
+struct Wanted {
+    id: Nonce,
+    place: Place,
+    labels: Labels,
+    range: TimeRange,
+}
+
+/// What was deleted: of these batches.
+#[derive(Clone, Debug)]
+struct Deleted {
+    wanted: Wanted,
+    covers: BatchSet,
+}
+
+impl Deleted {
+    fn has(&self, labels: &Labels, t: i64) -> bool {
+        *labels == self.wanted.labels && self.wanted.range.contains(t)
+    }
+}
+
+/// The deletions of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Deletions {
+    open: Option<Wanted>,
+    done: Vec<Deleted>,
+    /// Per tenant: the manifest version that queries know of.
+    versions: BTreeMap<TenantId, u64>,
+    /// Changes whenever one begins or ends.
+    pub(crate) moment: u64,
+    /// Of every sample sent: the batches, and the values they have.
+    points: BTreeMap<(Place, Labels, i64), Vec<(BatchName, u64)>>,
+    acknowledged: BTreeSet<(Place, BatchName)>,
+}
+
+fn name_of(sent: &Sent) -> BatchName {
+    let header = sent.batch.header();
+    (header.stream, header.sequence)
+}
+
+impl Deletions {
+    pub(crate) fn sent(&mut self, sent: &Sent) {
+        let name = name_of(sent);
+        for (labels, samples) in &sent.series {
+            for s in samples {
+                let point = (sent.place.clone(), labels.clone(), s.t);
+                self.points.entry(point).or_default().push((name, s.v.to_bits()));
+            }
+        }
+    }
+
+    /// What of an acknowledged batch must be returned from now on.
+    pub(crate) fn acknowledged(&mut self, sent: &Sent) -> Sent {
+        let name = name_of(sent);
+        self.acknowledged.insert((sent.place.clone(), name));
+        let mut left = sent.clone();
+        for d in self.done.iter().filter(|d| d.wanted.place == sent.place) {
+            if d.covers.contains(name.0, name.1) {
+                for (labels, samples) in &mut left.series {
+                    samples.retain(|s| !d.has(labels, s.t));
+                }
+            }
+        }
+        left
+    }
+
+    /// Whether one of a place is under way.
+    pub(crate) fn is_open(&self, place: &Place) -> bool {
+        self.open.as_ref().is_some_and(|w| w.place == *place)
+    }
+
+    pub(crate) fn version(&self, tenant: &TenantId) -> u64 {
+        self.versions.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// Says which sample has come back.
+    pub(crate) fn check(&self, place: &Place, found: &SeriesMap) -> Result<(), String> {
+        for d in self.done.iter().filter(|d| d.wanted.place == *place) {
+            let samples = found.get(&d.wanted.labels).into_iter().flatten();
+            for s in samples.filter(|s| d.wanted.range.contains(s.t)) {
+                let point = (place.clone(), d.wanted.labels.clone(), s.t);
+                let sent = self.points.get(&point).into_iter().flatten();
+                let later = |((stream, sequence), bits): &&(BatchName, u64)| {
+                    !d.covers.contains(*stream, *sequence) && *bits == s.v.to_bits()
+                };
+                if !sent.into_iter().any(|sent| later(&sent)) {
+                    return Err(format!(
+                        "sample {} @{} was deleted and is there again (I10)",
+                        d.wanted.labels, s.t
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A deletion was answered: its samples are owed no more, but for those of other batches.
+    fn end(&mut self, deleted: Deleted, version: u64, judge: &mut Judge) {
+        let place = deleted.wanted.place.clone();
+        let points = self
+            .points
+            .iter()
+            .filter(|((p, labels, t), _)| *p == place && deleted.has(labels, *t));
+        for ((_, labels, t), batches) in points {
+            let owed = |(name, _): &&(BatchName, u64)| {
+                let is_acknowledged = self.acknowledged.contains(&(place.clone(), *name));
+                let is_deleted = |d: &Deleted| {
+                    d.wanted.place == place && d.has(labels, *t) && d.covers.contains(name.0, name.1)
+                };
+                is_acknowledged && !is_deleted(&deleted) && !self.done.iter().any(is_deleted)
+            };
+            let owed = batches.iter().filter(owed).map(|(_, bits)| f64::from_bits(*bits));
+            judge.deleted(&place, labels, *t, owed);
+        }
+        let known = self.versions.entry(place.1).or_default();
+        *known = version.max(*known);
+        self.done.push(deleted);
+        self.open = None;
+        self.moment += 1;
+    }
+}
+
+impl World {
+    /// Goes on with the deletion under way, or begins one.
+    pub(crate) async fn delete(&self, process: &Process) -> Result<(), ServiceError> {
+        let wanted = {
+            let mut deletions = self.deletions.lock();
+            if deletions.open.is_none() {
+                deletions.open = Some(self.something());
+                deletions.moment += 1;
+            }
+            deletions.open.clone()
+        };
+        let Some(wanted) = wanted else { return Ok(()) };
+        self.finish_deletion(process, wanted).await
+    }
+
+    /// Ends the deletion under way, if there is one.
+    pub(crate) async fn settle_deletions(&self, process: &Process) {
+        let open = self.deletions.lock().open.clone();
+        if let Some(wanted) = open
+            && let Err(e) = self.finish_deletion(process, wanted).await
+        {
+            self.trace
+                .violated(format!("a healed process does not delete: {e}"));
+        }
+    }
+
+    fn something(&self) -> Wanted {
+        let places = places();
+        let place = places[self.rng.below(places.len() as u64) as usize].clone();
+        let labels = series_labels(place.0, self.rng.below(4));
+        let hours = |n: u64| self.rng.below(n * 3_600_000) as i64;
+        let range = match self.rng.below(3) {
+            0 => TimeRange::ALL,
+            _ => {
+                let from = T0 + hours(12) - 3 * 3_600_000;
+                TimeRange::new(from, from + hours(4))
+            }
+        };
+        Wanted {
+            id: Nonce(self.rng.u128()),
+            place,
+            labels,
+            range,
+        }
+    }
+
+    async fn finish_deletion(&self, process: &Process, wanted: Wanted) -> Result<(), ServiceError> {
+        let (partition, tenant) = wanted.place.clone();
+        let ask = |version| {
+            let request = DeletionsRequest {
+                tenant: tenant.clone(),
+                partition,
+                epoch: self.epoch(partition),
+                version,
+                with_held: true,
+            };
+            process.ingester.deletions(request)
+        };
+        let held = ask(0).await?.held;
+        let matchers = wanted
+            .labels
+            .iter()
+            .map(|(name, value)| Matcher::equal(name, value));
+        let tombstone = Tombstone {
+            covers: BTreeMap::from([(partition, held)]),
+            ..Tombstone::new(wanted.id, &Matchers(matchers.collect()), wanted.range)
+        };
+        let writer = Writer {
+            name: "querier".to_owned(),
+            resource: "deletions".to_owned(),
+            epoch: 0,
+        };
+        // Nothing happens to this bucket client. One that is listed already stays as it is.
+        let manifest = self.manifests.commit(&tenant, &writer, |m| {
+            m.add_tombstone(tombstone.clone());
+            Ok(())
+        });
+        let manifest = manifest.await.unwrap();
+        let listed = manifest.tombstone(wanted.id).unwrap();
+        let (version, covers) = (listed.version, listed.covers[&partition].clone());
+        let name = format!("deletion of {} in {partition} {tenant}", wanted.labels);
+        self.trace.note(format!("{name} is listed in version {version}"));
+        ask(version).await?;
+        self.trace.note(format!("{name} is applied"));
+        let mut judge = self.judge.lock();
+        judge.totals.deletions += 1;
+        let deleted = Deleted { wanted, covers };
+        self.deletions.lock().end(deleted, version, &mut judge);
+        Ok(())
+    }
+}
