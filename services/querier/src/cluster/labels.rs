@@ -10,6 +10,7 @@ use koios_wire::{ExemplarsRequest, LabelsRequest, MetadataRequest, ReadEnd, Seri
 
 use super::blocks::{self, BlockRequest};
 use super::collected::Collected;
+use super::deletions::DeletionsSeen;
 use super::seam::Seam;
 use super::{Budget, Cluster, Selection};
 
@@ -64,8 +65,10 @@ impl Cluster {
         found: &mut Collected<String>,
     ) -> Result<Seam, QueryError> {
         let mut plans = self.plans(&selection.tenant);
+        let mut seen = DeletionsSeen::default();
         let reads = loop {
             let plan = plans.next()?;
+            let deletions_version = seen.version();
             let read = self.heads.all_partitions(&plan, |target| {
                 let request = LabelsRequest {
                     tenant: selection.tenant.clone(),
@@ -75,6 +78,7 @@ impl Cluster {
                     range: selection.range,
                     name: name.to_owned(),
                     limit: selection.wanted.limit as u64,
+                    deletions_version,
                 };
                 self.heads.ask_partition(target, move |client| {
                     let request = request.clone();
@@ -89,7 +93,8 @@ impl Cluster {
                 })
             });
             match read.await {
-                Ok(reads) => break reads,
+                Ok(reads) if seen.agree(&reads) => break reads,
+                Ok(_) => {}
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
@@ -111,6 +116,7 @@ impl Cluster {
         range: TimeRange,
     ) -> Result<BTreeMap<Labels, Vec<Exemplar>>, QueryError> {
         let mut found = BTreeMap::<Labels, BTreeSet<(i64, u64, Labels)>>::new();
+        let deletions_version = self.deletions_version(tenant).await?;
         for matchers in selections {
             let mut plans = self.plans(tenant);
             let reads = loop {
@@ -122,6 +128,7 @@ impl Cluster {
                         epoch: target.epoch,
                         matchers: matchers.clone(),
                         range,
+                        deletions_version,
                     };
                     self.heads.ask_partition(target, move |client| {
                         let request = request.clone();
@@ -134,7 +141,8 @@ impl Cluster {
                 }
             };
             let of_heads = reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all);
-            let of_blocks = self.exemplars_of_blocks(tenant, matchers, range).await?;
+            let of_blocks = self.exemplars_of_blocks(tenant, matchers, range, deletions_version);
+            let of_blocks = of_blocks.await?;
             for (labels, exemplars) in of_heads.chain(of_blocks) {
                 let keys = exemplars.into_iter().map(|e| (e.t, e.v.to_bits(), e.labels));
                 found.entry(labels).or_default().extend(keys);
@@ -157,8 +165,9 @@ impl Cluster {
         tenant: &TenantId,
         matchers: &Matchers,
         range: TimeRange,
+        floor: u64,
     ) -> Result<Vec<SeriesExemplars>, QueryError> {
-        let view = self.manifests.pin(tenant, 0).await?;
+        let view = self.manifests.pin(tenant, floor).await?;
         let (manifest_version, every_block) = (view.version, Seam::default());
         let wanted = view.blocks.iter().filter(|b| every_block.needs_block(b, range));
         let groups = blocks::assign(wanted.map(|b| b.id.clone()).collect(), &self.topology.stores())?;

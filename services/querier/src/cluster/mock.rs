@@ -11,10 +11,11 @@ use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::RealClock;
 use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, ExemplarsRequest, FetchBatchesRequest, FlushReply,
-    FlushRequest, IngesterService, LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem,
-    ReadRequest, ReadStream, SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem,
-    StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
+    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
+    MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars, SeriesRuns,
+    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+    StoreStream,
 };
 use parking_lot::Mutex;
 
@@ -171,6 +172,7 @@ impl Default for MockIngester {
             held: batch(0),
             forgotten_below_ms: i64::MIN,
             manifest_floor: 0,
+            deletions_version: 0,
         };
         Self {
             epoch: AtomicU64::default(),
@@ -276,6 +278,20 @@ impl IngesterService for MockIngester {
 
     async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
         Ok(stream::empty().boxed())
+    }
+
+    async fn deletions(&self, request: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
+        self.faults.enter().await?;
+        self.check(request.epoch)?;
+        let mut end = self.end.lock();
+        if request.version > 0 {
+            end.deletions_version = end.deletions_version.max(request.version);
+        }
+        Ok(DeletionsReply {
+            held: end.held.clone(),
+            version: end.deletions_version,
+            logged_from: 0,
+        })
     }
 
     async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {

@@ -4,6 +4,7 @@ mod blocks;
 mod bucket;
 mod budget;
 mod collected;
+mod deletions;
 mod heads;
 mod held;
 mod labels;
@@ -36,6 +37,7 @@ pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
 
 use blocks::{BlockFeed, BlockGroup, BlockRequest};
 pub(crate) use collected::{Collected, Footprint};
+use deletions::DeletionsSeen;
 use heads::{HeadError, HeadReader};
 use held::SourceError;
 use manifests::ManifestCache;
@@ -156,7 +158,7 @@ impl Cluster {
         selection: &Selection,
         budget: &Arc<Budget>,
     ) -> Result<(Vec<Feed>, Seam), QueryError> {
-        let request = ReadRequest {
+        let mut request = ReadRequest {
             tenant: selection.tenant.clone(),
             partition: PartitionId(0),
             epoch: 0,
@@ -165,12 +167,16 @@ impl Cluster {
             labels_only: selection.labels_only,
             encoded: false,
             limit: limit_of(&selection.wanted, budget),
+            deletions_version: 0,
         };
         let mut plans = self.plans(&selection.tenant);
+        let mut seen = DeletionsSeen::default();
         let reads = loop {
             let plan = plans.next()?;
+            request.deletions_version = seen.version();
             match self.heads.read_series(&plan, &request, budget).await {
-                Ok(reads) => break reads,
+                Ok(reads) if seen.agree(&reads) => break reads,
+                Ok(_) => {}
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
@@ -198,6 +204,10 @@ impl Cluster {
             Some(self.manifests.pin(tenant, seam.floor()).await?)
         } else {
             match self.manifests.recent(tenant).await {
+                // Its blocks would be read with what is deleted.
+                Some(view) if view.version < seam.deletions_version() => {
+                    Some(self.manifests.pin(tenant, seam.floor()).await?)
+                }
                 None if self.topology.plan(tenant).history_unknown => {
                     Some(self.manifests.pin(tenant, seam.floor()).await?)
                 }

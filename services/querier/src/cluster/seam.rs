@@ -19,14 +19,20 @@ impl Seam {
         self.members.entry(partition).or_default().push(end);
     }
 
-    /// The manifest version that lists whatever any read member forgot.
+    /// The manifest version that lists whatever any read member forgot or deleted.
     pub(crate) fn floor(&self) -> u64 {
         self.members
             .values()
             .flatten()
-            .map(|e| e.manifest_floor)
+            .map(|e| e.manifest_floor.max(e.deletions_version))
             .max()
             .unwrap_or(0)
+    }
+
+    /// The manifest version that lists the deletions which the read members have applied.
+    pub(crate) fn deletions_version(&self) -> u64 {
+        let members = self.members.values().flatten();
+        members.map(|e| e.deletions_version).max().unwrap_or(0)
     }
 
     /// Whether a read member may have forgotten samples of the range, so that the answer needs a manifest.
@@ -79,6 +85,7 @@ mod tests {
             held: set(held),
             forgotten_below_ms,
             manifest_floor,
+            deletions_version: 0,
         }
     }
 
@@ -120,5 +127,11 @@ mod tests {
             (5, false)
         );
         assert!(seam.needs_blocks(TimeRange::new(19, 30)));
+        let knows = ReadEnd {
+            deletions_version: 9,
+            ..end(&[], i64::MIN, 2)
+        };
+        seam.add(PartitionId(2), knows);
+        assert_eq!((seam.floor(), seam.deletions_version()), (9, 9));
     }
 }
