@@ -131,6 +131,8 @@ pub struct StoreSettings {
     pub compaction_interval: Duration,
     /// How long bytes of deleted blocks stay.
     pub deletion_delay: Duration,
+    /// How long a deletion of samples can be taken back.
+    pub undelete_window: Duration,
 }
 
 /// See [`Settings::s3`].
@@ -225,6 +227,7 @@ impl Default for Settings {
                 compaction_delay: Duration::from_secs(45 * 60),
                 compaction_interval: Duration::from_secs(60),
                 deletion_delay: HOUR,
+                undelete_window: HOUR,
             },
             s3: S3Settings::default(),
             log: LogSettings {

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use koios_bucket::Tombstone;
 use koios_control::{ClusterState, Command, ControlClient, StateHandle};
 use koios_model::{TenantId, random_weight};
-use koios_store::CompactionDuty;
+use koios_runtime::ClockHandle;
+use koios_store::{CompactionDuty, DeletionWitness};
+use koios_wire::DeletionsRequest;
+
+use crate::members::Members;
 
 /// Longest a proposal is tried: the next visit proposes again.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +54,62 @@ impl CompactionDuty for AssignedCompaction {
                 None
             }
         }
+    }
+}
+
+/// Longest a member is asked about a deletion: it may have to apply it first.
+const ASK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks the members that hold batches of a deletion.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedMembers {
+    pub(crate) state: StateHandle,
+    pub(crate) members: Members,
+    pub(crate) clock: ClockHandle,
+}
+
+impl AskedMembers {
+    async fn has_forgotten(&self, member: &str, request: &DeletionsRequest, version: u64) -> bool {
+        let state = self.state.current();
+        let Some(member) = state.members.get(member) else {
+            return false;
+        };
+        let client = self.members.ingester_of(&member.name, &member.grpc_addr);
+        let asked = self
+            .clock
+            .timeout(ASK_DEADLINE, client.deletions(request.clone()))
+            .await;
+        let Ok(Ok(reply)) = asked else { return false };
+        let is_logged = reply.logged_from != 0 && reply.logged_from <= version;
+        reply.version >= request.version && !is_logged
+    }
+}
+
+#[async_trait]
+impl DeletionWitness for AskedMembers {
+    async fn is_forgotten(&self, tenant: &TenantId, deletion: &Tombstone) -> bool {
+        let state = self.state.current();
+        for partition in deletion.covers.keys() {
+            let Some(p) = state.partition(*partition) else {
+                return false;
+            };
+            for replica in &p.replicas {
+                let request = DeletionsRequest {
+                    tenant: tenant.clone(),
+                    partition: p.id,
+                    epoch: p.epoch,
+                    version: deletion.known_from(),
+                    with_held: false,
+                };
+                if !self
+                    .has_forgotten(&replica.member, &request, deletion.version)
+                    .await
+                {
+                    return false;
+                }
+            }
+        }
+        true
     }
 }
 

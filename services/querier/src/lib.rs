@@ -26,4 +26,4 @@ pub use cluster::{
     BucketManifests, Budget, Charge, Cluster, ClusterQueryable, ClusterTopology, ListedBlock, ManifestView,
     Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, StoreMember, Topology,
 };
-pub use http::{CONCURRENT_QUERIES_DEFAULT, QuerierApi};
+pub use http::{CONCURRENT_QUERIES_DEFAULT, DeletionsApi, QuerierApi};

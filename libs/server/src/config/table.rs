@@ -367,6 +367,14 @@ pub const SETTINGS: &[Setting] = &[
         "How long bytes of deleted blocks stay: longer than any query takes"
     ),
     setting!(
+        "store.undelete-window",
+        "Storage",
+        Duration,
+        store.undelete_window,
+        STORE,
+        "How long a deletion of samples can be taken back, before they are removed from blocks"
+    ),
+    setting!(
         "s3.endpoint",
         "Storage",
         String,

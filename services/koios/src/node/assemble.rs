@@ -10,7 +10,7 @@ use koios_distributor::Distributor;
 use koios_ingester::Ingester;
 use koios_model::TenantId;
 use koios_querier::{
-    BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, Patience, QuerierApi,
+    BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, DeletionsApi, Patience, QuerierApi,
 };
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::{NodeError, Refusal, Shared, Storage};
 use crate::adapters::Proposer;
-use crate::duty::AssignedCompaction;
+use crate::duty::{AskedMembers, AssignedCompaction};
 use crate::operators::for_operators;
 use crate::self_metrics;
 
@@ -210,6 +210,7 @@ impl Assembly {
             interval: from.store.compaction_interval,
             retention: from.retention,
             dead_grace: from.store.deletion_delay,
+            undelete_window: from.store.undelete_window,
             ..CompactionSettings::default()
         };
         let deps = CompactionDeps {
@@ -220,6 +221,11 @@ impl Assembly {
                 member: shared.name.clone(),
                 state: self.plane.state().clone(),
                 control: self.plane.client().clone(),
+            }),
+            witness: Arc::new(AskedMembers {
+                state: self.plane.state().clone(),
+                members: shared.members.clone(),
+                clock: Arc::clone(&shared.runtime.clock),
             }),
             metrics: shared.metrics.clone(),
         };
@@ -267,13 +273,22 @@ impl Assembly {
         let clock = Arc::clone(&shared.runtime.clock);
         let members = Arc::new(shared.members.clone());
         let topology = ClusterTopology::new(self.plane.state().clone(), members, Arc::clone(&clock));
-        let manifests = Arc::new(BucketManifests::new(self.storage.manifests()?));
+        let manifests = self.storage.manifests()?;
         let cluster = Cluster::new(
             Arc::new(topology),
-            manifests,
+            Arc::new(BucketManifests::new(manifests.clone())),
             Arc::clone(&clock),
             Patience::default(),
         );
+        let deletions = DeletionsApi::new(
+            Arc::clone(&cluster),
+            manifests,
+            Arc::clone(&clock),
+            shared.runtime.rng.fork(),
+            shared.name.clone(),
+        );
+        routers.merge_http(deletions.router());
+        routers.merge_http(for_operators(deletions.operators_router()));
         let querier = QuerierApi::new(
             cluster,
             shared.settings.tenant_limits(),

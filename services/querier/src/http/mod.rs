@@ -2,6 +2,7 @@
 
 mod admission;
 mod cost;
+mod deletions;
 mod envelope;
 mod error;
 mod histogram;
@@ -29,6 +30,8 @@ use koios_runtime::{ClockHandle, Cpu, MemoryWatch};
 use koios_server::{ErrorType, Metrics};
 use koios_tenancy::{Limits, Overrides, tenants_of_read};
 use tower_http::compression::CompressionLayer;
+
+pub use deletions::DeletionsApi;
 
 use crate::cluster::Cluster;
 use admission::{Admission, Place};

@@ -27,7 +27,7 @@ pub(crate) struct Params {
 }
 
 impl Params {
-    /// Reads the query string and, for POST, the form body.
+    /// Reads the query string and, for POST and PUT, the form body.
     pub(crate) async fn read(request: Request<Body>) -> Result<(HeaderMap, Self), ApiError> {
         let (head, body) = request.into_parts();
         let mut params = Self::default();
@@ -37,7 +37,7 @@ impl Params {
             .get(header::CONTENT_TYPE)
             .and_then(|v| v.to_str().ok())
             .is_some_and(|v| v.trim_start().starts_with("application/x-www-form-urlencoded"));
-        if head.method == Method::POST && form {
+        if matches!(head.method, Method::POST | Method::PUT) && form {
             let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
                 let text = format!("request body larger than {BODY_BYTES_MAX} bytes, or broken off");
                 ApiError::new(ErrorType::TooLarge, text)
