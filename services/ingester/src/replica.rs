@@ -216,9 +216,7 @@ impl ReplicaState {
             self.head.mark_forgotten_below(below);
             self.manifest_floor = self.manifest_floor.max(deletion.known_from());
         }
-        let Some(matchers) = self.deletions.learn(deletion) else {
-            return None;
-        };
+        let matchers = self.deletions.learn(deletion)?;
         if !deleted.head.removes {
             return None;
         }

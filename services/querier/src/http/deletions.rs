@@ -56,7 +56,7 @@ impl Asker {
     }
 
     /// Notes what was done, or was tried.
-    fn audit(&self, action: &'static str, what: &str, result: Result<(), &ApiError>) {
+    fn audit(&self, action: &'static str, what: &str, result: Result<&(), &ApiError>) {
         let (tenant, user) = (&self.tenant, &self.user);
         match result {
             Ok(()) => {
@@ -237,7 +237,7 @@ async fn delete(
     let deleted = api
         .delete(&asker, &selectors, range, TombstoneState::Masked)
         .await;
-    asker.audit("delete_series", &what, deleted.as_ref().map(|()| ()));
+    asker.audit("delete_series", &what, deleted.as_ref());
     deleted.map(|()| StatusCode::NO_CONTENT)
 }
 
@@ -255,7 +255,7 @@ async fn delete_tenant(
     let everything = [Matchers::default()];
     let deleted = api.delete(&asker, &everything, TimeRange::ALL, TombstoneState::Final);
     let deleted = deleted.await;
-    asker.audit("delete_tenant", "", deleted.as_ref().map(|()| ()));
+    asker.audit("delete_tenant", "", deleted.as_ref());
     deleted.map(|()| StatusCode::NO_CONTENT)
 }
 
@@ -279,7 +279,7 @@ async fn clean(State(api): State<Arc<DeletionsApi>>, request: Request<Body>) -> 
             Ok(())
         };
         let cleaned = api.commit(&asker.tenant, finish).await.map(drop);
-        asker.audit("clean_tombstones", "", cleaned.as_ref().map(|()| ()));
+        asker.audit("clean_tombstones", "", cleaned.as_ref());
         cleaned?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -346,6 +346,6 @@ async fn take_back(
         )));
     };
     let undone = api.take_back(&asker, Nonce(parsed)).await;
-    asker.audit("undelete", &id, undone.as_ref().map(|()| ()));
+    asker.audit("undelete", &id, undone.as_ref());
     undone.map(|()| StatusCode::NO_CONTENT.into_response())
 }
