@@ -223,7 +223,7 @@ async fn i4_a_distributor_querier_or_store_that_is_killed_costs_errors_and_no_sa
         let result = result.with_context(|| format!("kill {kill}: {name}"));
         told(&cluster.nodes[name], result)?;
         for writer in &mut writers {
-            eventually("the last push to be acknowledged", || acked(writer.push_again())).await?;
+            again_until_acked(writer).await;
             eventually("all to be read", || writer.check(&ask)).await?;
         }
         cluster.flush().await?;
@@ -240,13 +240,18 @@ async fn acked(push: impl Future<Output = Result<Answer>>) -> Result<()> {
     Ok(())
 }
 
+/// Sends the last step again until it is acknowledged, as a sender does.
+async fn again_until_acked(writer: &mut Writer) {
+    while acked(writer.push_again()).await.is_err() {
+        pause(Duration::from_millis(50)).await;
+    }
+}
+
 /// Sends each step until it is acknowledged; a read may fail, but one that is answered is complete.
 async fn trying_until_stopped(writer: &mut Writer, ask: &str) -> Result<()> {
     loop {
-        let mut sent = acked(writer.push()).await;
-        while sent.is_err() {
-            pause(Duration::from_millis(50)).await;
-            sent = acked(writer.push_again()).await;
+        if acked(writer.push()).await.is_err() {
+            again_until_acked(writer).await;
         }
         if let Ok(got) = writer.read(ask).await {
             writer.oracle.check(&got)?;
