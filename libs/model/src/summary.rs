@@ -254,7 +254,7 @@ impl Open {
                 .before
                 .as_ref()
                 .map(|(_, b)| b)
-                .or(self.out.histograms.last().map(|(_, b)| b));
+                .or_else(|| self.out.histograms.last().map(|(_, b)| b));
             let gauge = histogram.reset_hint == ResetHint::Gauge;
             let begins_anew = !gauge && before.is_some_and(|b| !histogram.continues(b));
             if begins_anew {

@@ -52,18 +52,18 @@ impl Coarseness {
 }
 
 /// The blocks to read, out of those that are `needed`.
-pub(crate) fn choose<'v>(
-    view: &'v ManifestView,
+pub(crate) fn choose(
+    view: &ManifestView,
     coarseness: Coarseness,
     needed: impl Fn(&ListedBlock) -> bool,
-) -> Vec<&'v ListedBlock> {
+) -> Vec<&ListedBlock> {
     let mut chosen = Vec::new();
     let mut replaced = BTreeSet::<&str>::new();
     for window in windows(view, &needed).into_values() {
         // Those whose samples are no longer kept: all of them, at one resolution.
         let suits = |r: &&i64| coarseness.suits(**r);
         let left: BTreeMap<i64, Vec<_>> = by_resolution(&window, |s| s.sources.is_empty());
-        let coarsest = left.keys().rev().find(suits).or(left.keys().next());
+        let coarsest = left.keys().rev().find(suits).or_else(|| left.keys().next());
         chosen.extend(coarsest.and_then(|r| left.get(r)).into_iter().flatten());
         // Those whose samples are there.
         let mut beside = by_resolution(&window, |s| !s.sources.is_empty())

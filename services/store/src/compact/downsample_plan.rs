@@ -208,7 +208,8 @@ pub(crate) fn expired(
         let is_summarised =
             |&r: &i64| window.missing(r).is_empty() && window.outdated(manifest, r).is_empty();
         let all_old = window.raw.iter().all(|b| is_old(b, now_ms, settings));
-        if !wanted.is_empty() && !(all_old && wanted.iter().all(is_summarised)) {
+        let may_go = wanted.is_empty() || all_old && wanted.iter().all(is_summarised);
+        if !may_go {
             waiting.extend(window.raw.iter().map(|b| b.block));
         } else if all_old {
             let standing_in = window.downsampled.iter().filter(|b| !b.sources.is_empty());

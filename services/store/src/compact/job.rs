@@ -197,7 +197,7 @@ impl Merger {
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(None);
         };
-        self.verify(&parts).await?;
+        Box::pin(self.verify(&parts)).await?;
         self.manifests.bucket().upload_block(tenant, &parts).await?;
         Ok(Some(parts.meta))
     }
