@@ -87,7 +87,10 @@ mod tests {
 
     use super::*;
 
-    fn contents(chunk: Option<&Chunk>) -> (Vec<(i64, u64)>, Vec<i64>, Vec<(i64, i64)>) {
+    /// Floats with their bits, times of histograms, and starts with the times of their samples.
+    type Contents = (Vec<(i64, u64)>, Vec<i64>, Vec<(i64, i64)>);
+
+    fn contents(chunk: Option<&Chunk>) -> Contents {
         let (mut times, mut values, mut histograms, mut starts) = (vec![], vec![], vec![], vec![]);
         if let Some(chunk) = chunk {
             chunk.decode(&mut times, &mut values).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use koios_bucket::{Bucket, TenantManifests};
+use koios_bucket::{Bucket, TenantManifests, Tombstone};
 use koios_control::{
     ClusterId, ClusterState, Command, Incarnation, Member, Partition, Replica, Role, StateHandle,
 };
@@ -21,7 +21,9 @@ use koios_runtime::{
     TokioClock,
 };
 use koios_server::Metrics;
-use koios_store::{BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, StoreSettings};
+use koios_store::{
+    BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, StoreSettings,
+};
 use koios_testkit::promqltest::{MemoryStorage, Point, Storage};
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
@@ -155,6 +157,7 @@ impl Stored {
             member: MEMBER.to_owned(),
             manifests: manifests(),
             duty: Arc::new(OneTenant(Arc::clone(&compacted))),
+            witness: Arc::new(NothingDeleted),
             metrics,
         };
         let settings = CompactionSettings {
@@ -254,6 +257,17 @@ struct OneTenant(Arc<Mutex<TenantId>>);
 impl CompactionDuty for OneTenant {
     async fn epoch(&self, tenant: &TenantId, _: bool) -> Option<u64> {
         (*self.0.lock() == *tenant).then_some(1)
+    }
+}
+
+/// Scripts delete nothing.
+#[derive(Debug)]
+struct NothingDeleted;
+
+#[async_trait]
+impl DeletionWitness for NothingDeleted {
+    async fn is_forgotten(&self, _: &TenantId, _: &Tombstone) -> bool {
+        false
     }
 }
 
