@@ -292,7 +292,7 @@ struct Bits {
 impl Bits {
     fn put(&mut self, bits: u64, n: u32) {
         for i in (0..n).rev() {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             if bits >> i & 1 == 1 {

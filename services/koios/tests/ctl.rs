@@ -304,10 +304,11 @@ fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result
     bytes[middle] ^= 1;
     std::fs::write(&samples, &bytes)?;
     let series = bucket.join(format!("team-a/blocks/{block}/series.parquet"));
-    std::fs::rename(&series, dir.path().join("aside"))?;
+    let aside = std::fs::read(&series)?;
+    std::fs::remove_file(&series)?;
     let found = run(1, &verify)?;
     ensure!(found.contains("series.parquet is missing"), "{found}");
-    std::fs::rename(dir.path().join("aside"), &series)?;
+    std::fs::write(&series, aside)?;
 
     let rebuild = [
         "ctl",

@@ -99,12 +99,11 @@ pub(super) fn bytes(n: u64) -> String {
 /// `90s`, `45m`, `30h`, `12d`: the largest unit that is there twice.
 pub(super) fn age(ms: i64) -> String {
     let seconds = ms / 1000;
-    match seconds {
-        ..120 => format!("{seconds}s"),
-        ..7_200 => format!("{}m", seconds / 60),
-        ..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
+    let (width, unit) = [(86_400, "d"), (3_600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(width, _)| seconds >= 2 * width)
+        .unwrap_or((1, "s"));
+    format!("{}{unit}", seconds / width)
 }
 
 /// `2026-11-22T08:00:00Z`.
