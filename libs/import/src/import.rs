@@ -304,22 +304,22 @@ impl Importer {
                 // The column is there for a whole block or not at all.
                 job.starts = true;
                 if let Some(open) = open.take() {
-                    self.finish(job, open).await?;
+                    Box::pin(self.finish(job, open)).await?;
                 }
             }
             let mut current = match open.take() {
                 Some(open) => open,
                 None => self.begin(job, window)?,
             };
-            current = self.cpu.run(move || push_all(current, &batch)).await??;
+            current = Box::pin(self.cpu.run(move || push_all(current, &batch))).await??;
             if self.is_full(&current) {
-                self.finish(job, current).await?;
+                Box::pin(self.finish(job, current)).await?;
             } else {
                 open = Some(current);
             }
         }
         if let Some(open) = open {
-            self.finish(job, open).await?;
+            Box::pin(self.finish(job, open)).await?;
         }
         let stats = reader.stats();
         job.read += stats.samples;

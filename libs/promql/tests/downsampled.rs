@@ -1,5 +1,6 @@
 //! Queries of downsampled samples against the same queries of all samples: equal where windows begin and end with buckets,
 //! else within the bounds that docs/downsampling.md states.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 

@@ -81,7 +81,7 @@ impl Merger {
             outs = self.cpu.run(move || push_all(outs, &batch)).await??;
             for out in &mut outs {
                 if let Some(full) = out.open.take_if(|open| self.is_full(open)) {
-                    uploaded.extend(self.finish(&manifest.tenant, full).await?);
+                    uploaded.extend(Box::pin(self.finish(&manifest.tenant, full)).await?);
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Merger {
                 });
             }
             if let Some(last) = out.open {
-                uploaded.extend(self.finish(&manifest.tenant, last).await?);
+                uploaded.extend(Box::pin(self.finish(&manifest.tenant, last)).await?);
             }
         }
         let entries: Vec<_> = uploaded

@@ -194,7 +194,7 @@ fn i10_samples_go_once_all_of_their_window_are_old_and_summarised() {
     };
     assert_eq!(gone(&raw, old, &off).0, [id(1), id(2)]);
     assert_eq!(gone(&raw, 10 * DAY + 20 * HOUR, &off).0, [id(1)]);
-    let mut m = raw.clone();
+    let mut m = raw;
     m.add_block(summaries(10, RESOLUTION_5M_MS, &[1, 2])).unwrap();
     assert_eq!(gone(&m, old, &settings()), (vec![], vec![]));
     m.add_block(summaries(11, RESOLUTION_1H_MS, &[1, 2])).unwrap();

@@ -95,14 +95,14 @@ impl Merger {
             if self.is_full(&out) {
                 let last = out.last_series().cloned();
                 push_exemplars(&mut exemplars, &mut out, last.as_ref()).await?;
-                uploaded.extend(self.finish(&manifest.tenant, out).await?);
+                uploaded.extend(Box::pin(self.finish(&manifest.tenant, out)).await?);
             } else {
                 open = Some(out);
             }
         }
         if let Some(mut out) = open {
             push_exemplars(&mut exemplars, &mut out, None).await?;
-            uploaded.extend(self.finish(&manifest.tenant, out).await?);
+            uploaded.extend(Box::pin(self.finish(&manifest.tenant, out)).await?);
         }
         let stats = merge.stats();
         let written = uploaded.iter().map(|m| m.samples).sum();
