@@ -76,6 +76,18 @@ pub(crate) fn cleanings(manifest: &Manifest, jobs: &[MergeJob], bad: &BTreeSet<B
     blocks.map(rewrite).collect()
 }
 
+/// A block of summaries that a final deletion masks and that cannot be made anew, because its samples are gone.
+pub(crate) fn summaries_to_clean<'m>(
+    manifest: &'m Manifest,
+    bad: &BTreeSet<BlockId>,
+) -> Option<&'m ManifestBlock> {
+    let mut blocks = manifest.blocks.iter();
+    blocks.find(|b| {
+        let is_left = b.resolution_ms != 0 && b.sources.is_empty() && !bad.contains(&b.block);
+        is_left && manifest.masking(b).any(|t| t.state == TombstoneState::Final)
+    })
+}
+
 /// Makes deletions final that can be taken back no more. Gives how many.
 pub(crate) async fn finalize(
     manifests: &TenantManifests,

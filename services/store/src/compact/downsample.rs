@@ -1,19 +1,29 @@
 //! Downsampling of one window: read, summarise, verify, upload, commit.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use koios_block::{BlockMerge, BlockMeta, BlockOptions, BlockWriter, Layout, MergedSeries};
+use koios_block::{
+    BlockMerge, BlockMeta, BlockOptions, BlockSeries, BlockWriter, Deletion, Layout, MergedSeries,
+};
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
-use koios_model::summary::downsample;
+use koios_chunk::Chunk;
+use koios_model::summary::{Downsampled, downsample};
+use koios_model::{Matchers, Summary, TimeRange};
 
 use super::deletions;
 use super::downsample_plan::DownsampleJob;
 use super::error::CompactError;
 use super::job::{Merger, next_batch};
 
+/// Series whose summaries are written again together.
+const SERIES_AT_ONCE: usize = 256;
+/// What an error calls summaries that cannot be decoded.
+const SUMMARIES: &str = "summaries";
+
 /// What a downsampling did.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Downsampled {
+pub(crate) struct Summarised {
     /// Samples that were read, once for all resolutions.
     pub(crate) samples: u64,
     /// Blocks that were written.
@@ -37,7 +47,7 @@ impl Merger {
         manifest: &Manifest,
         job: &DownsampleJob,
         writer: &Writer,
-    ) -> Result<Downsampled, CompactError> {
+    ) -> Result<Summarised, CompactError> {
         let mut uploaded = Vec::new();
         let done = Box::pin(self.summarise(manifest, job, writer, &mut uploaded)).await;
         match &done {
@@ -54,7 +64,7 @@ impl Merger {
         job: &DownsampleJob,
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
-    ) -> Result<Downsampled, CompactError> {
+    ) -> Result<Summarised, CompactError> {
         let clean_up_to = deletions::clean_up_to(manifest, &job.inputs).ok_or(CompactError::Masked)?;
         let inputs = self.open(manifest, &job.inputs).await?;
         let mut merge = BlockMerge::new(inputs);
@@ -102,7 +112,7 @@ impl Merger {
             .map(|meta| ManifestBlock::new(meta, BTreeMap::new()))
             .collect();
         self.list_summaries(manifest, job, writer, &entries).await?;
-        Ok(Downsampled {
+        Ok(Summarised {
             samples,
             blocks: entries.len(),
             bytes: entries.iter().map(ManifestBlock::bytes).sum(),
@@ -160,6 +170,120 @@ impl Merger {
         self.manifests.commit(&manifest.tenant, writer, list).await?;
         Ok(())
     }
+}
+
+impl Merger {
+    /// Writes a block of summaries again without what is deleted, where the samples that they speak for are gone: there is nothing
+    /// to summarise anew. A summary that speaks for a deleted sample goes as a whole.
+    pub(crate) async fn clean_summaries(
+        &self,
+        manifest: &Manifest,
+        block: &ManifestBlock,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
+        let mut uploaded = None;
+        let done = Box::pin(self.rewrite_summaries(manifest, block, writer, &mut uploaded)).await;
+        match (&done, uploaded) {
+            (Ok(()) | Err(CompactError::Bucket(BucketError::Unknown { .. })), _) | (_, None) => {}
+            (Err(_), Some(meta)) => self.bury(&manifest.tenant, writer, &[meta]).await,
+        }
+        done
+    }
+
+    async fn rewrite_summaries(
+        &self,
+        manifest: &Manifest,
+        block: &ManifestBlock,
+        writer: &Writer,
+        uploaded: &mut Option<BlockMeta>,
+    ) -> Result<(), CompactError> {
+        let listed = std::slice::from_ref(block);
+        let clean_up_to = deletions::clean_up_to(manifest, listed).ok_or(CompactError::Masked)?;
+        let Some(input) = self.open(manifest, listed).await?.pop() else {
+            return Ok(());
+        };
+        let (reader, deletions) = (input.block, Arc::new(input.deletions));
+        let mut out = BlockWriter::new(BlockOptions {
+            partitions: block.partitions.clone(),
+            epoch: writer.epoch,
+            resolution_ms: block.resolution_ms,
+            level: block.level,
+            sources: reader.meta().sources.clone(),
+            clean_up_to,
+            layout: Layout::compacted(),
+            ..BlockOptions::new(self.name(), manifest.tenant.clone(), block.window)
+        })?;
+        let mut cursor = reader.series_cursor(Matchers::default(), TimeRange::ALL);
+        while let Some(series) = cursor.next(SERIES_AT_ONCE).await? {
+            let summaries = reader.read_summaries(&series).await?;
+            let histograms = reader.read_histograms(&series).await?;
+            let deletions = Arc::clone(&deletions);
+            let name = block.block;
+            let push = move || {
+                let chunks = summaries.into_iter().zip(histograms);
+                for (series, (summaries, histograms)) in series.iter().zip(chunks) {
+                    let left = left_of(series, &summaries, &histograms, &deletions);
+                    let left = left.map_err(|source| koios_block::Error::Samples {
+                        block: name,
+                        part: SUMMARIES.to_owned(),
+                        series: series.labels.clone(),
+                        source,
+                    })?;
+                    out.push_downsampled(&series.labels, series.metadata.as_deref(), &left)?;
+                }
+                Ok::<_, koios_block::Error>(out)
+            };
+            out = Box::pin(self.cpu.run(push)).await??;
+        }
+        *uploaded = Box::pin(self.finish(&manifest.tenant, out)).await?;
+        let entry = uploaded.as_ref().map(|meta| ManifestBlock {
+            // As the one before, it stands in for samples that are gone.
+            sources: Vec::new(),
+            ..ManifestBlock::new(meta, BTreeMap::new())
+        });
+        let list = |m: &mut Manifest| {
+            if m.block(block.block).is_none() {
+                let reason = format!("block {} was replaced while it was written again", block.block);
+                return Err(BucketError::Refused {
+                    tenant: m.tenant.clone(),
+                    reason,
+                });
+            }
+            m.remove_block(block.block);
+            entry.iter().try_for_each(|entry| m.add_block(entry.clone()))
+        };
+        self.manifests.commit(&manifest.tenant, writer, list).await?;
+        Ok(())
+    }
+}
+
+/// What deletions leave of a series' summaries, and of the histograms beside them.
+fn left_of(
+    series: &BlockSeries,
+    summaries: &[Chunk],
+    histograms: &[Chunk],
+    deletions: &[Deletion],
+) -> Result<Downsampled, koios_chunk::Error> {
+    let (mut all, mut beside) = (Vec::new(), Vec::new());
+    for chunk in summaries {
+        chunk.decode_summaries(TimeRange::ALL, &mut all)?;
+    }
+    for chunk in histograms {
+        chunk.decode_histograms(TimeRange::ALL, &mut beside)?;
+    }
+    let of_series = deletions
+        .iter()
+        .filter(|d| d.matchers.matches(series.labels.as_ref()));
+    let mut gone: Vec<TimeRange> = of_series.map(|d| d.range).collect();
+    let (summaries, dropped): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .partition(|s| gone.iter().all(|r| !r.overlaps(&s.range())));
+    gone.extend(dropped.iter().map(Summary::range));
+    beside.retain(|(t, _)| gone.iter().all(|r| !r.contains(*t)));
+    Ok(Downsampled {
+        summaries,
+        histograms: beside,
+    })
 }
 
 fn push_all(mut outs: Vec<Out>, batch: &[MergedSeries]) -> koios_block::Result<Vec<Out>> {

@@ -7,7 +7,7 @@ use koios_server::Metrics;
 use koios_server::metrics::{Counter, Family, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::downsample::Downsampled;
+use super::downsample::Summarised;
 use super::job::Merged;
 
 type ByTenant = Family<Vec<(&'static str, String)>, Gauge>;
@@ -86,7 +86,7 @@ impl CompactionMetrics {
         self.seconds.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn downsampled(&self, done: &Downsampled, took: Duration) {
+    pub(crate) fn downsampled(&self, done: &Summarised, took: Duration) {
         self.downsamplings.inc();
         self.downsampled_samples.inc_by(done.samples);
         self.bytes.inc_by(done.bytes);

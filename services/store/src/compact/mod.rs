@@ -246,8 +246,9 @@ impl Compactor {
         let merges = self.merge_due(tenant, &writer).await?;
         // One a visit, so that a backlog of them keeps no merge waiting.
         let downsamplings = self.downsample_due(tenant, &writer).await?;
+        let cleanings = self.clean_summaries(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
-        Ok(merges || downsamplings)
+        Ok(merges || downsamplings || cleanings)
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -333,6 +334,24 @@ impl Compactor {
             Err(error) => self.put_aside(tenant, (&job.inputs, job.window), &error),
         }
         Ok(())
+    }
+
+    /// Takes what is deleted out of one block of summaries whose samples are gone; whether there was one.
+    async fn clean_summaries(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        let now = self.deps.runtime.clock.elapsed();
+        let bad = self.tenants.entry(tenant.clone()).or_default().bad(now);
+        let Some(block) = deletions::summaries_to_clean(&manifest, &bad) else {
+            return Ok(false);
+        };
+        match self.merger.clean_summaries(&manifest, block, writer).await {
+            Ok(()) => {
+                tracing::info!(%tenant, block = %block.block, "summaries are written again without what is deleted")
+            }
+            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
+            Err(error) => self.put_aside(tenant, (std::slice::from_ref(block), block.window), &error),
+        }
+        Ok(true)
     }
 
     /// Looks at blocks again after some hours only.

@@ -172,3 +172,60 @@ async fn i10_what_is_deleted_is_gone_from_summaries_too() {
     }
     check_summaries(&world, "deleted").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn i10_what_is_deleted_goes_from_summaries_whose_samples_are_gone() {
+    let mut world = world(9);
+    world.day().await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    world.sleep(50 * DAYS).await;
+    compact(&mut compactor).await;
+    assert_eq!(of(&world.manifest().await, 0).len(), 0);
+    let matchers = Matchers(vec![Matcher::equal("__name__", "m1")]);
+    let deleted = TimeRange::new(2 * HOUR, 9 * HOUR);
+    let tombstone = Tombstone {
+        state: TombstoneState::Final,
+        ..Tombstone::new(Nonce(1), &matchers, deleted)
+    };
+    let writer = Writer::partition("operator", PartitionId(0), 1);
+    let add = |m: &mut Manifest| {
+        m.add_tombstone(tombstone.clone());
+        Ok(())
+    };
+    let manifests = world.manifests();
+    manifests.commit(&world.tenant, &writer, add).await.unwrap();
+    let left = |resolution_ms| {
+        let mut all = expected(&world, resolution_ms);
+        for (labels, summaries) in &mut all {
+            let is_of = labels.get("__name__") == Some("m1");
+            summaries.retain(|s| !is_of || !s.range().overlaps(&deleted));
+        }
+        all.retain(|_, summaries| !summaries.is_empty());
+        all
+    };
+    // Masked at once, and then gone.
+    for resolution_ms in [RESOLUTION_5M_MS, RESOLUTION_1H_MS] {
+        assert_eq!(
+            summaries(&world, resolution_ms).await,
+            left(resolution_ms),
+            "masked"
+        );
+    }
+    compact(&mut compactor).await;
+    let manifest = world.manifest().await;
+    assert!(
+        manifest
+            .blocks
+            .iter()
+            .all(|b| manifest.masking(b).next().is_none())
+    );
+    for resolution_ms in [RESOLUTION_5M_MS, RESOLUTION_1H_MS] {
+        assert_eq!(
+            summaries(&world, resolution_ms).await,
+            left(resolution_ms),
+            "removed"
+        );
+    }
+    assert_eq!(compactor.metrics.failures.get(), 0);
+}
