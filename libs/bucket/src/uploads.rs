@@ -48,6 +48,14 @@ impl FileUpload {
     /// # Errors
     /// [`Error::Unavailable`]; the file is to be sent again then.
     pub async fn finish(mut self) -> Result<()> {
+        let done = self.complete().await;
+        if done.is_err() {
+            self.abort().await;
+        }
+        done
+    }
+
+    async fn complete(&mut self) -> Result<()> {
         let rest = std::mem::take(&mut self.piece).freeze();
         if !rest.is_empty() {
             self.send(rest).await?;

@@ -160,6 +160,8 @@ struct Job<'a> {
 struct Open {
     out: BlockWriter,
     digest: Digest,
+    /// Bytes of labels, which wait in memory until the block is finished.
+    label_bytes: usize,
 }
 
 impl Importer {
@@ -347,12 +349,15 @@ impl Importer {
         Ok(Open {
             out: BlockWriter::new(options)?,
             digest: Digest::default(),
+            label_bytes: 0,
         })
     }
 
     fn is_full(&self, open: &Open) -> bool {
         let settings = &self.settings;
-        open.out.encoded_bytes() >= settings.block_bytes || open.out.series_count() >= settings.block_series
+        open.out.encoded_bytes() >= settings.block_bytes
+            || open.label_bytes >= settings.block_bytes.saturating_mul(2)
+            || open.out.series_count() >= settings.block_series
     }
 
     /// Series that a block may still take.
@@ -463,13 +468,17 @@ impl Job<'_> {
 }
 
 /// The next series, at most so many.
+/// Bytes of a sample, about, among those that wait together with labels.
+const SAMPLE_BYTES: usize = 16;
+
 async fn next_batch(reader: &mut SeriesReader, series_max: usize) -> Result<Vec<MergedSeries>, ImportError> {
     let (mut batch, mut samples) = (Vec::new(), 0);
     while samples < BATCH_SAMPLES
         && batch.len() < series_max
         && let Some(series) = reader.next().await?
     {
-        samples += series.samples.len() + series.histograms.len() + 1;
+        let label_bytes = series.labels.as_ref().packed().len();
+        samples += series.samples.len() + series.histograms.len() + label_bytes / SAMPLE_BYTES + 1;
         batch.push(MergedSeries {
             labels: series.labels,
             metadata: None,
@@ -486,6 +495,7 @@ fn push_all(mut open: Open, batch: &[MergedSeries]) -> koios_block::Result<Open>
     for series in batch {
         writer.push(series, &mut open.out)?;
         open.digest.add(series);
+        open.label_bytes += series.labels.as_ref().packed().len();
     }
     Ok(open)
 }

@@ -22,6 +22,8 @@ const STATE_FILE: &str = "state.json";
 pub const FILE_BYTES_MAX: u64 = 8 << 30;
 /// Most uploads of a tenant that are not done.
 const UPLOADS_MAX: usize = 64;
+/// Imports of an upload that may end with the process.
+const ATTEMPTS_MAX: u32 = 5;
 /// What nobody finishes, and what failed, goes after this long.
 const KEPT_MS: i64 = 24 * 3_600_000;
 /// The fewest bytes that are worth a request to the bucket.
@@ -87,6 +89,9 @@ struct Stored {
     state: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     error: String,
+    /// Imports that were begun and of which nothing was heard since.
+    #[serde(default)]
+    attempts: u32,
     /// When it came to be so, by the clock of who wrote it.
     at_ms: i64,
 }
@@ -141,7 +146,7 @@ impl Uploads {
             }
             Ok(UploadState::Uploading | UploadState::Failed(_)) => {}
             Err(UploadError::NotStarted(_)) => {
-                let others = self.bucket().uploads(tenant).await?.len();
+                let others = self.not_done(tenant).await?;
                 if others >= UPLOADS_MAX {
                     return Err(UploadError::TooMany(others, tenant.clone()));
                 }
@@ -215,15 +220,48 @@ impl Uploads {
         let mut imported = 0;
         for block in self.bucket().uploads(tenant).await? {
             let Some(stored) = self.stored(tenant, block).await? else {
+                // Whoever began it got no further, or is about to write how it stands.
+                let why = "it was begun and nothing came: begin it again".to_owned();
+                self.note(tenant, block, &UploadState::Failed(why)).await?;
                 continue;
             };
             if stored.state == "validating" {
+                if stored.attempts >= ATTEMPTS_MAX {
+                    let why = format!(
+                        "it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process"
+                    );
+                    self.note(tenant, block, &UploadState::Failed(why)).await?;
+                    self.bucket()
+                        .remove_upload(tenant, block, Some(STATE_FILE))
+                        .await?;
+                    continue;
+                }
+                self.note_attempts(tenant, block, &UploadState::Validating, stored.attempts + 1)
+                    .await?;
                 imported += usize::from(self.import(tenant, block).await?);
             } else if self.importer.clock.now_ms().saturating_sub(stored.at_ms) >= KEPT_MS {
                 self.bucket().remove_upload(tenant, block, None).await?;
             }
         }
         Ok(imported)
+    }
+
+    /// How many uploads of a tenant are begun and neither imported nor failed, or as many as there may be.
+    async fn not_done(&self, tenant: &TenantId) -> Result<usize, UploadError> {
+        let all = self.bucket().uploads(tenant).await?;
+        if all.len() < UPLOADS_MAX {
+            return Ok(all.len());
+        }
+        let mut count = 0;
+        for block in all {
+            let stored = self.stored(tenant, block).await?;
+            count +=
+                usize::from(stored.is_none_or(|s| matches!(s.state.as_str(), "uploading" | "validating")));
+            if count == UPLOADS_MAX {
+                break;
+            }
+        }
+        Ok(count)
     }
 
     async fn import(&self, tenant: &TenantId, block: BlockId) -> Result<bool, UploadError> {
@@ -240,6 +278,7 @@ impl Uploads {
             }
             Err(e) if e.is_transient() => {
                 tracing::warn!(%tenant, source = %block, error = with_sources(e), "uploaded block not imported yet, trying again");
+                self.note(tenant, block, &UploadState::Validating).await?;
                 return Ok(false);
             }
             Err(e) => {
@@ -247,11 +286,16 @@ impl Uploads {
                 UploadState::Failed(told(e))
             }
         };
+        if done.as_ref().is_ok_and(|done| done.outcome == Outcome::Imported) {
+            // The manifest has its name.
+            self.bucket().remove_upload(tenant, block, None).await?;
+            return Ok(true);
+        }
         self.note(tenant, block, &state).await?;
         self.bucket()
             .remove_upload(tenant, block, Some(STATE_FILE))
             .await?;
-        Ok(done.is_ok_and(|done| done.outcome == Outcome::Imported))
+        Ok(false)
     }
 
     async fn uploading(&self, tenant: &TenantId, block: BlockId) -> Result<(), UploadError> {
@@ -272,7 +316,18 @@ impl Uploads {
     }
 
     async fn note(&self, tenant: &TenantId, block: BlockId, state: &UploadState) -> Result<(), UploadError> {
+        self.note_attempts(tenant, block, state, 0).await
+    }
+
+    async fn note_attempts(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        state: &UploadState,
+        attempts: u32,
+    ) -> Result<(), UploadError> {
         let stored = Stored {
+            attempts,
             state: state.as_str().to_owned(),
             error: match state {
                 UploadState::Failed(why) => why.clone(),

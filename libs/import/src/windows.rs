@@ -1,6 +1,6 @@
 //! The windows that a block's samples go to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use koios_model::{TimeRange, window_start};
 
@@ -8,15 +8,17 @@ use crate::ImportError;
 
 /// Wider windows, as multiples of the blocks' range: those that compaction widens to.
 const WIDENED: [i64; 3] = [1, 6, 12];
-/// Most windows of the blocks' range that a block may span: 22 years at 2 h.
-const WINDOWS_MAX: u64 = 100_000;
+/// Most windows of the blocks' range that a block may span, a year at 2 h: each of the widest is a pass over the block, and
+/// Prometheus' own blocks end at a month.
+const WINDOWS_MAX: u64 = 12 * 366;
 
 /// Collects where samples are.
 #[derive(Debug)]
 pub(crate) struct Windows {
     range_ms: i64,
-    /// Starts of the windows of the blocks' range that have some.
-    starts: BTreeSet<i64>,
+    /// Runs of windows of the blocks' range that have some: the first start and the last. Kept apart, so that noting a chunk costs
+    /// the same whatever it spans.
+    runs: BTreeMap<i64, i64>,
     ends: Option<TimeRange>,
 }
 
@@ -24,7 +26,7 @@ impl Windows {
     pub(crate) fn new(range_ms: i64) -> Self {
         Self {
             range_ms: range_ms.max(1),
-            starts: BTreeSet::new(),
+            runs: BTreeMap::new(),
             ends: None,
         }
     }
@@ -41,14 +43,18 @@ impl Windows {
             });
         }
         self.ends = Some(ends);
-        let mut start = window_start(samples.min, self.range_ms);
-        while start <= samples.max {
-            self.starts.insert(start);
-            let Some(next) = start.checked_add(self.range_ms) else {
+        let mut first = window_start(samples.min, self.range_ms);
+        let mut last = window_start(samples.max, self.range_ms);
+        // Runs that it touches become one with it.
+        while let Some((&start, &end)) = self.runs.range(..=last).next_back() {
+            if end < first {
                 break;
-            };
-            start = next;
+            }
+            self.runs.remove(&start);
+            first = first.min(start);
+            last = last.max(end);
         }
+        self.runs.insert(first, last);
         Ok(())
     }
 
@@ -59,11 +65,17 @@ impl Windows {
         let takes_all = |width: &i64| window_start(ends.min, *width) == window_start(ends.max, *width);
         let widest = widths.last().copied().unwrap_or(self.range_ms);
         let width = widths.into_iter().find(takes_all).unwrap_or(widest);
-        let starts: BTreeSet<i64> = self
-            .starts
-            .iter()
-            .map(|start| window_start(*start, width))
-            .collect();
+        let mut starts = BTreeSet::new();
+        for (first, last) in self.runs {
+            let mut start = window_start(first, width);
+            while start <= last {
+                starts.insert(start);
+                let Some(next) = start.checked_add(width) else {
+                    break;
+                };
+                start = next;
+            }
+        }
         let window = |start: i64| TimeRange::new(start, start.saturating_add(width - 1));
         starts.into_iter().map(window).collect()
     }
@@ -95,6 +107,11 @@ mod tests {
             [(0, 24), (24, 48), (96, 120)]
         );
         assert_eq!(windows(&[(-3, -3)]), [(-4, -2)]);
+        // One that spans others, and one between them.
+        assert_eq!(
+            windows(&[(1, 1), (80, 80), (30, 30), (20, 50), (60, 61)]),
+            [(0, 24), (24, 48), (48, 72), (72, 96)]
+        );
     }
 
     #[test]
@@ -103,7 +120,7 @@ mod tests {
         assert!(windows.note(TimeRange::ALL).is_err());
         windows.note(TimeRange::new(0, 1)).unwrap();
         let error = windows.note(TimeRange::new(i64::MAX, i64::MAX)).unwrap_err();
-        assert!(error.to_string().contains("a block may span 200000"), "{error}");
-        assert_eq!(windows.starts.len(), 1);
+        assert!(error.to_string().contains("a block may span 8784"), "{error}");
+        assert_eq!(windows.runs.len(), 1);
     }
 }

@@ -28,6 +28,8 @@ const SERIES_BYTES_MAX: u64 = 4 << 20;
 const SERIES_ALIGN: u64 = 16;
 /// Most labels of a series.
 const LABELS_MAX: u64 = 4096;
+/// Most bytes of the labels of a series: a few symbols, named again and again, would be any number.
+const SERIES_LABEL_BYTES_MAX: usize = 64 << 10;
 
 /// Where a chunk is, and when its samples are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +129,16 @@ impl Index {
             // A label without a value is none.
             if !value.is_empty() {
                 write_packed_bytes(packed, name, value);
+            }
+            if packed.len() > SERIES_LABEL_BYTES_MAX {
+                let (found, limit) = (packed.len() as u64, SERIES_LABEL_BYTES_MAX as u64);
+                return Err(Error::too_large(
+                    INDEX_FILE,
+                    at,
+                    "the labels of a series",
+                    found,
+                    limit,
+                ));
             }
         }
         let labels = LabelsRef::from_packed(packed).map_err(|e| corrupt(&e.to_string()))?;

@@ -187,10 +187,12 @@ fn share(request: &mut SelectRequest, range: TimeRange, hints: &SelectHints) {
     let kept = &mut request.hints;
     kept.start_ms = request.range.min;
     kept.end_ms = request.range.max;
-    kept.range_ms = kept.range_ms.max(hints.range_ms);
-    if kept.step_ms != hints.step_ms {
-        kept.step_ms = 0;
-    }
+    // The finest that any of them asks for: it says how coarse the samples may be.
+    kept.range_ms = kept.range_ms.min(hints.range_ms);
+    kept.step_ms = match (kept.step_ms, hints.step_ms) {
+        (0, step) | (step, 0) => step,
+        (a, b) => a.min(b),
+    };
     if kept.function != hints.function {
         kept.function = None;
     }

@@ -11,6 +11,7 @@ use koios_bucket::{Manifest, ManifestBlock, TombstoneState};
 use koios_model::{TimeRange, window_start};
 
 use super::CompactionSettings;
+use super::deletions;
 use super::settings::Downsampling;
 
 /// What came late is summarised together with the rest of its window when the rest is at most so many times as large…
@@ -135,6 +136,10 @@ pub(crate) fn due_downsamplings(
         }
         let mut inputs: Vec<_> = window.raw.iter().map(|b| (*b).clone()).collect();
         inputs.sort_unstable_by_key(|b| b.block);
+        // A deletion that may be taken back masks some of them: later.
+        if deletions::clean_up_to(manifest, &inputs).is_none() {
+            continue;
+        }
         jobs.push(DownsampleJob {
             window: range,
             replaced: replaced.iter().map(|b| b.block).collect(),
@@ -212,8 +217,13 @@ pub(crate) fn expired(
         if !may_go {
             waiting.extend(window.raw.iter().map(|b| b.block));
         } else if all_old {
-            let standing_in = window.downsampled.iter().filter(|b| !b.sources.is_empty());
-            found.standing_in.extend(standing_in.map(|b| b.block));
+            for block in window.downsampled.iter().filter(|b| !b.sources.is_empty()) {
+                // Summaries of a part of the samples would pass for all of them.
+                match is_summarised(&block.resolution_ms) {
+                    true => found.standing_in.push(block.block),
+                    false => found.blocks.push(block.block),
+                }
+            }
         }
     }
     let raw = manifest.blocks.iter().filter(|b| b.resolution_ms == 0);
