@@ -368,7 +368,7 @@ impl Importer {
 
     /// Ends a block, uploads it, and reads all of it back.
     async fn finish(&self, job: &mut Job<'_>, open: Open) -> Result<(), ImportError> {
-        let Open { out, digest } = open;
+        let Open { out, digest, .. } = open;
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(());
         };

@@ -309,6 +309,7 @@ impl Inner {
 fn is_shared(error: &Error) -> bool {
     match error {
         Error::Bucket(e) => e.is_transient(),
+        Error::Wal(koios_wal::Error::TooLarge { .. }) => false,
         Error::Wal(_) | Error::Memory(_) | Error::NotRunning { .. } => true,
         Error::Block { .. }
         | Error::Chunk { .. }

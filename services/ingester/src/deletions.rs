@@ -19,7 +19,7 @@ use koios_model::{
     BatchColumns, BatchSeries, BatchSet, LabelsRef, Matchers, Metadata, PartitionId, TimeRange,
 };
 use koios_wal::Lsn;
-use koios_wire::{Batch, BatchHeader, DeletionsReply, DeletionsRequest, ServiceError};
+use koios_wire::{Batch, BatchHeader, DeletionsReply, DeletionsRequest, ServiceError, ServiceErrorCode};
 use serde::{Deserialize, Serialize};
 
 use crate::ingester::Inner;
@@ -45,10 +45,12 @@ pub(crate) struct Deletions {
     pub(crate) version: u64,
     /// Those logged up to here are applied.
     pub(crate) through: Lsn,
+    /// The newest that is applied: those of a manifest are, in the order of their versions.
+    applied: u64,
     all: Vec<Known>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     tombstone: Tombstone,
     matchers: Matchers,
@@ -91,6 +93,16 @@ impl Deletions {
         (self.through, self.version) = (Lsn(c.through), c.version);
         self.all.clear();
         c.all.iter().for_each(|t| drop(self.learn(t)));
+    }
+
+    /// The manifest version whose deletions what is cut now is clean of.
+    pub(crate) fn clean_up_to(&self) -> u64 {
+        self.version.max(self.applied)
+    }
+
+    /// Notes that a deletion was applied.
+    pub(crate) fn note_applied(&mut self, tombstone: &Tombstone) {
+        self.applied = self.applied.max(tombstone.version);
     }
 
     /// Whether a deletion is known and was not taken back.
@@ -282,9 +294,9 @@ impl Inner {
         // No batch may come between what is read of the log and the record.
         let _held = self.hold_pushes(head.partition).await;
         head.removes = self.removes(replica, &head.deletion);
-        let kept = match head.removes {
+        let (kept, unread) = match head.removes {
             true => self.kept(replica, &head.deletion).await?,
-            false => Vec::new(),
+            false => Default::default(),
         };
         let (partition, tenant, id) = (head.partition, head.tenant.clone(), head.deletion.id);
         let (state, removes, kept_batches) = (head.deletion.state, head.removes, kept.len());
@@ -294,26 +306,41 @@ impl Inner {
             replayed: false,
         }));
         self.log(entry).await?;
+        if !unread.is_empty() {
+            // What matched of them went with the rest: this member lacks them now, as if its log had been damaged when it started.
+            let mut state = replica.state.write();
+            state.held = state.held.difference(&unread);
+            self.store.ledger.lock().lost(state.deletions.through);
+        }
         tracing::info!(%partition, %tenant, %id, ?state, removes, kept_batches, "deletion applied");
         Ok(())
     }
 
-    /// What matches a deletion of the batches held that it does not cover.
-    async fn kept(&self, replica: &Replica, deletion: &Tombstone) -> Result<Vec<Batch>> {
+    /// What matches a deletion of the batches held that it does not cover, but for what earlier ones deleted of them; and
+    /// which of these batches the log does not give any more.
+    async fn kept(&self, replica: &Replica, deletion: &Tombstone) -> Result<(Vec<Batch>, BatchSet)> {
         let covers = deletion.covers.get(&replica.key.0).cloned().unwrap_or_default();
-        let later = replica.state.read().held.difference(&covers);
         let Ok(matchers) = deletion.matchers() else {
-            return Ok(Vec::new());
+            return Ok(Default::default());
+        };
+        let (later, earlier) = {
+            let state = replica.state.read();
+            let others = state.deletions.all.iter();
+            let others = others.filter(|k| k.deletes() && k.tombstone.id != deletion.id);
+            let earlier: Vec<Known> = others.cloned().collect();
+            (state.held.difference(&covers), earlier)
         };
         let range = deletion.range;
         let mut kept = Vec::new();
-        self.each_logged(&replica.key, &later, |batch| {
-            if let Some(columns) = matching(batch.columns(), &matchers, range) {
-                kept.push(Batch::new(batch.header().clone(), columns));
-            }
-        })
-        .await?;
-        Ok(kept)
+        let unread = self
+            .each_logged(&replica.key, &later, |batch| {
+                let covering: Vec<&Known> = earlier.iter().filter(|k| k.covers(batch.header())).collect();
+                if let Some(columns) = matching(batch.columns(), &matchers, range, &covering) {
+                    kept.push(Batch::new(batch.header().clone(), columns));
+                }
+            })
+            .await?;
+        Ok((kept, unread))
     }
 
     /// Uploads and lists what a deletion takes from the head.
@@ -382,6 +409,14 @@ impl Inner {
         let Some(replica) = replica else {
             return Ok(DeletionsReply::default());
         };
+        if request.with_held && !self.counts(key.0) {
+            // Batches that were acknowledged may be missing in what it holds.
+            let text = format!(
+                "member {} does not count for reads of partition {} until it is repaired: ask others",
+                self.deps.member, key.0
+            );
+            return Err(self.refusal(ServiceErrorCode::NotCounting, text));
+        }
         self.ensure_deletions(&replica, request.version).await?;
         let logged = self.store.segments.lock().logged(&key);
         let state = replica.state.read();
@@ -396,8 +431,13 @@ impl Inner {
     }
 }
 
-/// The samples and exemplars of matching series in a range, with all labels; `None` when there are none.
-fn matching(columns: &BatchColumns, matchers: &Matchers, range: TimeRange) -> Option<BatchColumns> {
+/// The samples and exemplars of matching series in a range, with all labels, but for what `covering` deleted; `None` when there are none.
+fn matching(
+    columns: &BatchColumns,
+    matchers: &Matchers,
+    range: TimeRange,
+    covering: &[&Known],
+) -> Option<BatchColumns> {
     let mut out = BatchColumns::default();
     let mut histograms = columns.histograms.iter().peekable();
     let mut exemplars = columns.exemplars.iter().peekable();
@@ -422,15 +462,18 @@ fn matching(columns: &BatchColumns, matchers: &Matchers, range: TimeRange) -> Op
         let Some(labels) = labels.filter(|labels| matchers.matches(*labels)) else {
             continue;
         };
-        histograms_here.retain(|h| range.contains(h.t));
-        exemplars_here.retain(|e| range.contains(e.exemplar.t));
-        let is_there = timestamps.iter().any(|t| range.contains(*t)) || !histograms_here.is_empty();
+        let of_series = covering.iter().filter(|k| k.matchers.matches(labels));
+        let deleted: Vec<TimeRange> = of_series.map(|k| k.tombstone.range).collect();
+        let stays = |t: i64| range.contains(t) && deleted.iter().all(|r| !r.contains(t));
+        histograms_here.retain(|h| stays(h.t));
+        exemplars_here.retain(|e| stays(e.exemplar.t));
+        let is_there = timestamps.iter().any(|t| stays(*t)) || !histograms_here.is_empty();
         if !is_there && exemplars_here.is_empty() {
             continue;
         }
         out.push_series(hash, labels);
         for (i, (&t, &v)) in timestamps.iter().zip(values).enumerate() {
-            if range.contains(t) {
+            if stays(t) {
                 out.push_sample(t, v);
                 out.set_last_start(starts.get(i).copied().unwrap_or(0));
             }

@@ -81,19 +81,21 @@ impl Inner {
 }
 
 impl Inner {
-    /// Gives out batches of the own log that can be read.
+    /// Gives out batches of the own log that can be read; returns the others.
     pub(crate) async fn each_logged(
         &self,
         key: &ReplicaKey,
         wanted: &BatchSet,
         mut each: impl FnMut(Batch) + Send,
-    ) -> Result<()> {
+    ) -> Result<BatchSet> {
+        let mut unread = BatchSet::default();
         let segments = self.store.segments.lock().having(key, wanted);
         for (number, wanted) in segments {
             let Ok(_permit) = self.segment_reads.acquire().await else {
-                return Ok(());
+                return Err(self.not_running());
             };
             let Some(content) = self.wal()?.read_segment(number).await? else {
+                unread.union_with(&wanted);
                 continue;
             };
             let (key, all) = (key.clone(), wanted.clone());
@@ -101,20 +103,26 @@ impl Inner {
             let (ready, had, bindings) = self.pools.long.run(select).await?;
             if !had.includes(&wanted) {
                 tracing::error!(segment = number, "batches of the log cannot be read");
+                unread.union_with(&wanted.difference(&had));
             }
             let bindings = Arc::new(bindings);
             for record in ready {
                 let bindings = Arc::clone(&bindings);
+                let name = LoggedBatch::peek_header(&record.payload);
                 let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
-                match self.pools.long.run(decode).await? {
-                    Ok(batch) => batch.into_iter().for_each(&mut each),
-                    Err(error) => {
-                        tracing::error!(segment = number, %error, "a batch of the log cannot be read")
-                    }
+                let decoded = self.pools.long.run(decode).await?;
+                if let Ok(Some(batch)) = decoded {
+                    each(batch);
+                    continue;
+                }
+                let error = decoded.err().map(|e| e.to_string()).unwrap_or_default();
+                tracing::error!(segment = number, error, "a batch of the log cannot be read");
+                if let Ok(header) = name {
+                    unread.insert(header.stream, header.sequence);
                 }
             }
         }
-        Ok(())
+        Ok(unread)
     }
 }
 

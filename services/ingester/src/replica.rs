@@ -216,6 +216,7 @@ impl ReplicaState {
             self.head.mark_forgotten_below(below);
             self.manifest_floor = self.manifest_floor.max(deletion.known_from());
         }
+        self.deletions.note_applied(deletion);
         let matchers = self.deletions.learn(deletion)?;
         if !deleted.head.removes {
             return None;
@@ -277,7 +278,7 @@ impl ReplicaState {
             cut,
             batches: (!self.has_unaccounted).then_some(batches),
             held: self.held.clone(),
-            clean_up_to: self.deletions.version,
+            clean_up_to: self.deletions.clean_up_to(),
             metadata: metadata
                 .map(|(name, _, m)| (name.to_owned(), m.clone()))
                 .collect(),

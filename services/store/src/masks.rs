@@ -1,7 +1,7 @@
 //! What of blocks is deleted, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
 
 use koios_block::{BlockReader, BlockSeries, Deletion};
-use koios_bucket::{Manifest, ManifestBlock};
+use koios_bucket::{Manifest, ManifestBlock, Tombstone};
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Labels, TimeRange};
 use koios_runtime::Cpu;
@@ -14,13 +14,40 @@ pub(crate) struct Listed {
     pub(crate) masks: Masks,
 }
 
-impl Listed {
-    /// The block as a manifest has it.
-    pub(crate) fn new(manifest: &Manifest, block: &ManifestBlock) -> Result<Self, ServiceError> {
+/// The deletions of a manifest, compiled once for all blocks that are read.
+pub(crate) struct Compiled<'m> {
+    deletions: Vec<(&'m Tombstone, Deletion)>,
+}
+
+impl<'m> Compiled<'m> {
+    /// Those that delete something in a range.
+    pub(crate) fn new(manifest: &'m Manifest, range: TimeRange) -> Result<Self, ServiceError> {
+        let compile = |t: &'m Tombstone| {
+            let matchers = t.matchers().map_err(|e| {
+                let text = format!(
+                    "deletion {} of tenant {} cannot be read: {e}",
+                    t.id, manifest.tenant
+                );
+                ServiceError::new(ServiceErrorCode::Corruption, text)
+            })?;
+            let range = t.range;
+            Ok((t, Deletion { matchers, range }))
+        };
+        let is_masking =
+            |t: &&'m Tombstone| t.range.overlaps(&range) && manifest.blocks.iter().any(|b| t.masks(b));
+        let tombstones = manifest.tombstones.iter().filter(is_masking);
         Ok(Self {
-            block: block.clone(),
-            masks: Masks::new(manifest, block)?,
+            deletions: tombstones.map(compile).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// A block of the manifest, and what of it is deleted.
+    pub(crate) fn listed(&self, block: &ManifestBlock) -> Listed {
+        let masking = self.deletions.iter().filter(|(t, _)| t.masks(block));
+        Listed {
+            block: block.clone(),
+            masks: Masks(masking.map(|(_, d)| d.clone()).collect()),
+        }
     }
 }
 
@@ -36,25 +63,6 @@ pub(crate) struct MaskedBlock {
 pub(crate) struct Masks(Vec<Deletion>);
 
 impl Masks {
-    fn new(manifest: &Manifest, block: &ManifestBlock) -> Result<Self, ServiceError> {
-        let compile = |t: &koios_bucket::Tombstone| {
-            let matchers = t.matchers().map_err(|e| {
-                let text = format!(
-                    "deletion {} of tenant {} cannot be read: {e}",
-                    t.id, manifest.tenant
-                );
-                ServiceError::new(ServiceErrorCode::Corruption, text)
-            })?;
-            let range = t.range;
-            Ok(Deletion { matchers, range })
-        };
-        manifest
-            .masking(block)
-            .map(compile)
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-
     /// Whether nothing is deleted.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -6,7 +6,7 @@ use koios_model::{TenantId, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
 use crate::error::{from_bucket, from_open};
-use crate::masks::{Listed, MaskedBlock};
+use crate::masks::{Compiled, Listed, MaskedBlock};
 
 /// What a request says about blocks.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +46,14 @@ pub(crate) async fn listed(
         pinned(manifests, tenant, version).await?
     };
     let mut found = Vec::with_capacity(ids.len());
+    let compiled = Compiled::new(&pinned, wanted.range)?;
     for id in ids {
         let block = pinned.block(id).ok_or_else(|| {
             let text = format!("block {id} is not listed in manifest version {version} of tenant {tenant}");
             ServiceError::new(ServiceErrorCode::NotFound, text)
         })?;
         if block.range.overlaps(&wanted.range) {
-            found.push(Listed::new(&pinned, block)?);
+            found.push(compiled.listed(block));
         }
     }
     Ok(found)
@@ -84,8 +85,9 @@ fn parse(block: &str) -> Result<BlockId, ServiceError> {
 
 /// Blocks with samples as sent; those derived from them never answer a read.
 fn overlapping(manifest: &Manifest, range: TimeRange) -> Result<Vec<Listed>, ServiceError> {
+    let compiled = Compiled::new(manifest, range)?;
     let raw = manifest.overlapping(range).filter(|b| b.resolution_ms == 0);
-    raw.map(|block| Listed::new(manifest, block)).collect()
+    Ok(raw.map(|block| compiled.listed(block)).collect())
 }
 
 async fn pinned(

@@ -94,7 +94,7 @@ impl Cluster {
             });
             match read.await {
                 Ok(reads) if seen.agree(&reads) => break reads,
-                Ok(_) => {}
+                Ok(_) => plans.disagreed(seen.version()).await?,
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };

@@ -104,6 +104,22 @@ impl Plans<'_> {
         self.cluster.heads.clock.sleep(patience.retry).await;
         Ok(())
     }
+
+    /// Deals with members of which not all knew a deletion that another told of: they do when they are asked again.
+    async fn disagreed(&mut self, version: u64) -> Result<(), QueryError> {
+        let patience = self.cluster.heads.patience;
+        if self.tries >= patience.retries {
+            return Err(QueryError::unavailable(format!(
+                "not all members know of the deletions of manifest version {version}: ask again; members of versions before deletions \
+                 are to be replaced first"
+            )));
+        }
+        if self.tries > 0 {
+            self.cluster.heads.clock.sleep(patience.retry).await;
+        }
+        self.tries += 1;
+        Ok(())
+    }
 }
 
 impl Cluster {
@@ -180,7 +196,7 @@ impl Cluster {
             request.deletions_version = seen.version();
             match self.heads.read_series(&plan, &request, budget).await {
                 Ok(reads) if seen.agree(&reads) => break reads,
-                Ok(_) => {}
+                Ok(_) => plans.disagreed(seen.version()).await?,
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
@@ -210,13 +226,14 @@ impl Cluster {
         } else {
             match self.manifests.recent(tenant).await {
                 // Its blocks would be read with what is deleted.
-                Some(view) if view.version < seam.deletions_version() => {
-                    Some(self.manifests.pin(tenant, seam.floor()).await?)
-                }
-                None if self.topology.plan(tenant).history_unknown => {
-                    Some(self.manifests.pin(tenant, seam.floor()).await?)
-                }
-                view => view,
+                Some(view) if view.version >= seam.deletions_version() => Some(view),
+                None if !self.topology.plan(tenant).history_unknown => None,
+                stale => match self.manifests.pin(tenant, seam.floor()).await {
+                    Ok(view) => Some(view),
+                    // As if none were known.
+                    Err(_) if stale.is_some() && !self.topology.plan(tenant).history_unknown => None,
+                    Err(e) => return Err(e.into()),
+                },
             }
         };
         let Some(view) = view else { return Ok(None) };

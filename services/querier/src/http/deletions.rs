@@ -25,6 +25,10 @@ use crate::cluster::Cluster;
 
 /// Most deletions that a tenant's manifest lists: every reader of a block looks at those that mask it.
 const DELETIONS_MAX: usize = 1000;
+/// Most bytes of matchers in a tenant's manifest: it is read and kept whole, and its patterns are compiled.
+const MATCHER_BYTES_MAX: usize = 256 << 10;
+/// Most selectors in a request: each is a deletion of its own, applied one after the other.
+const SELECTORS_MAX: usize = 64;
 /// Who asked, as a gateway tells.
 const USER_HEADER: &str = "X-Forwarded-User";
 /// Most of that which is kept.
@@ -148,6 +152,15 @@ impl DeletionsApi {
         };
         let deletions: Vec<Tombstone> = selectors.iter().map(deletion).collect();
         let add = |m: &mut Manifest| {
+            let bytes: usize = m.tombstones.iter().chain(&deletions).map(matcher_bytes).sum();
+            if bytes > MATCHER_BYTES_MAX {
+                let reason = format!(
+                    "the matchers of the deletions that are listed and of those asked for have {bytes} bytes, limit {MATCHER_BYTES_MAX}: \
+                     use shorter ones, or wait until earlier ones are complete"
+                );
+                let tenant = m.tenant.clone();
+                return Err(BucketError::Refused { tenant, reason });
+            }
             if m.tombstones.len() + deletions.len() > DELETIONS_MAX {
                 let reason = format!(
                     "{} deletions are listed and {} more were asked for, limit {DELETIONS_MAX}: use fewer with wider selectors, or \
@@ -212,6 +225,27 @@ impl DeletionsApi {
     }
 }
 
+fn matcher_bytes(t: &Tombstone) -> usize {
+    t.matchers.iter().map(|m| m.name.len() + m.value.len()).sum()
+}
+
+/// Refuses what every reader of the tenant's data would have to bear for days.
+fn check_selectors(selectors: &[Matchers]) -> Result<(), ApiError> {
+    if selectors.len() > SELECTORS_MAX {
+        return Err(ApiError::bad_data(format!(
+            "{} selectors, limit {SELECTORS_MAX}: use several requests, or wider selectors",
+            selectors.len()
+        )));
+    }
+    if let Some(large) = selectors.iter().flat_map(|s| s.iter()).find(|m| m.is_large()) {
+        return Err(ApiError::bad_data(format!(
+            "the pattern of {} is too large for a deletion: use several requests with shorter ones",
+            large.name()
+        )));
+    }
+    Ok(())
+}
+
 fn from_bucket(e: &BucketError) -> ApiError {
     let kind = match e {
         BucketError::Refused { .. } => ErrorType::Execution,
@@ -232,6 +266,7 @@ async fn delete(
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
     let (selectors, range) = (params.selectors()?, params.range()?);
+    check_selectors(&selectors)?;
     let what = params.all("match[]").collect::<Vec<_>>().join(" ");
     let what = format!("{what} from {} to {} ms", range.min, range.max);
     let deleted = api

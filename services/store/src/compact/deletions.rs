@@ -60,10 +60,20 @@ pub(crate) fn clean_up_to(manifest: &Manifest, inputs: &[ManifestBlock]) -> Opti
     (least <= most).then_some(most)
 }
 
+/// Whether a block would be rid of a final deletion if it were written again: not while an older one that may be taken back
+/// masks it too.
+pub(crate) fn can_be_cleaned(manifest: &Manifest, block: &ManifestBlock) -> bool {
+    let Some(clean_up_to) = clean_up_to(manifest, std::slice::from_ref(block)) else {
+        return false;
+    };
+    let mut masking = manifest.masking(block);
+    masking.any(|t| t.state == TombstoneState::Final && t.version <= clean_up_to)
+}
+
 /// Rewrites of blocks that final deletions mask, but for those that `jobs` merge anyway.
 pub(crate) fn cleanings(manifest: &Manifest, jobs: &[MergeJob], bad: &BTreeSet<BlockId>) -> Vec<MergeJob> {
     let merged: BTreeSet<BlockId> = jobs.iter().flat_map(|j| &j.inputs).map(|b| b.block).collect();
-    let is_masked = |b: &&ManifestBlock| manifest.masking(b).any(|t| t.state == TombstoneState::Final);
+    let is_masked = |b: &&ManifestBlock| can_be_cleaned(manifest, b);
     // Summaries are made anew from samples.
     let blocks = manifest.blocks.iter().filter(|b| b.resolution_ms == 0);
     let blocks = blocks.filter(is_masked);
@@ -84,7 +94,7 @@ pub(crate) fn summaries_to_clean<'m>(
     let mut blocks = manifest.blocks.iter();
     blocks.find(|b| {
         let is_left = b.resolution_ms != 0 && b.sources.is_empty() && !bad.contains(&b.block);
-        is_left && manifest.masking(b).any(|t| t.state == TombstoneState::Final)
+        is_left && can_be_cleaned(manifest, b)
     })
 }
 
@@ -223,6 +233,22 @@ mod tests {
         manifest.version = 20;
         manifest.tombstones = tombstones.iter().map(tombstone).collect();
         manifest
+    }
+
+    #[test]
+    fn i10_a_block_is_written_again_only_if_that_rids_it_of_a_deletion() {
+        use TombstoneState::{Final, Masked};
+        let both = (0, 30);
+        for (tombstones, expected) in [
+            (vec![(10, both, Final)], true),
+            (vec![(10, both, Masked)], false),
+            (vec![(10, both, Final), (11, both, Masked)], true),
+            // The clock of who asked for the later one was ahead.
+            (vec![(10, both, Masked), (11, both, Final)], false),
+        ] {
+            let found = can_be_cleaned(&manifest(&tombstones), &block((0, 10), 3));
+            assert_eq!(found, expected, "{tombstones:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock, TombstoneState};
+use koios_bucket::{Manifest, ManifestBlock};
 use koios_model::{TimeRange, window_start};
 
 use super::CompactionSettings;
@@ -71,7 +71,7 @@ impl<'m> Window<'m> {
         let outdated = |b: &&ManifestBlock| {
             let live = |id: &BlockId| manifest.block(*id).is_some();
             // One that may be taken back is masked in summaries as in samples.
-            let is_deleted = manifest.masking(b).any(|t| t.state == TombstoneState::Final);
+            let is_deleted = deletions::can_be_cleaned(manifest, b);
             !b.sources.is_empty() && (!b.sources.iter().all(live) || is_deleted)
         };
         self.of(resolution_ms).filter(outdated).collect()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use koios_block::{PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS};
-use koios_bucket::{Nonce, Tombstone};
+use koios_bucket::{Nonce, Tombstone, TombstoneState};
 use koios_model::{Matchers, PartitionId, TenantId};
 
 use super::*;
