@@ -145,6 +145,7 @@ fn i10_what_is_deleted_is_summarised_anew() {
         summaries(11, RESOLUTION_1H_MS, &[1]),
     ]);
     assert_eq!(due(&m, 3 * DAY), []);
+    m.version = 1;
     m.tombstones.push(Tombstone {
         version: 1,
         ..Tombstone::new(Nonce(1), &Matchers::default(), TimeRange::new(0, HOUR))
