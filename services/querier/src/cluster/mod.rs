@@ -232,7 +232,7 @@ impl Cluster {
                     Ok(view) => Some(view),
                     // As if none were known.
                     Err(_) if stale.is_some() && !self.topology.plan(tenant).history_unknown => None,
-                    Err(e) => return Err(e.into()),
+                    Err(e) => return Err(e),
                 },
             }
         };
