@@ -1,5 +1,5 @@
-//! What a query reads of blocks that nothing is cached of: requests, the rounds of them that wait for one another, and bytes.
-//! The table of docs/benchmarks.md: `cargo run --release -p koios-store --example cold_reads`.
+//! What a query reads of blocks that nothing is cached of, as a table: requests, the rounds of them that wait for one another,
+//! and bytes. `cargo run --release -p koios-store --example cold_reads`.
 //!
 //! Every request to the simulated object store takes 10 ms of simulated time, however many run at once, so that the time a
 //! query takes is the number of its rounds.
