@@ -11,6 +11,7 @@ use moka::sync::Cache;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use crate::BlockId;
+use crate::cell_store::{CellKey, CellStore};
 use crate::label_column::LabelColumn;
 use crate::row_chunk::RowChunk;
 use crate::strings::StringList;
@@ -18,14 +19,6 @@ use crate::strings::StringList;
 /// Fixed keys instead of random ones, so that a simulated run evicts the same entries every time. The keys hashed are
 /// names and offsets chosen here, never a client's bytes.
 type FixedHasher = BuildHasherDefault<DefaultHasher>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct CellKey {
-    pub(crate) block: BlockId,
-    /// Place of the part in `meta.json`.
-    pub(crate) part: u8,
-    pub(crate) cell: u32,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IndexKey {
@@ -102,6 +95,8 @@ pub struct BlockCache {
     indexes: Cache<IndexKey, ArrowReaderMetadata, FixedHasher>,
     tables: Cache<TableKey, Table, FixedHasher>,
     samples: Cache<SamplesKey, Arc<[Chunk]>, FixedHasher>,
+    /// Where cells are kept that memory has no room for.
+    below: Option<Arc<dyn CellStore>>,
 }
 
 /// Bytes that a [`BlockCache`] holds.
@@ -152,7 +147,20 @@ impl BlockCache {
             indexes: cache(index_bytes_max, |v| v.metadata().memory_size()),
             tables: cache(0, Table::memory_size),
             samples: cache(0, samples_size),
+            below: None,
         }
+    }
+
+    /// Keeps cells in another place, too.
+    #[must_use]
+    pub fn with_cell_store(mut self, store: Arc<dyn CellStore>) -> Self {
+        self.below = Some(store);
+        self
+    }
+
+    /// The other place, where there is one.
+    pub fn cell_store(&self) -> Option<&Arc<dyn CellStore>> {
+        self.below.as_ref()
     }
 
     /// Keeps series (decoded) and samples (as chunks) too, with budgets in bytes.

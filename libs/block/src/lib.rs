@@ -18,6 +18,7 @@
 //! until they are repaired; [`Error::Read`] is about reaching them and may pass. Nothing is retried here.
 
 mod cache;
+mod cell_store;
 mod chunk_read;
 mod error;
 mod exemplar_merge;
@@ -31,6 +32,7 @@ mod label_column;
 mod layout;
 mod merge;
 mod meta;
+mod metadata;
 mod part;
 mod reader;
 mod row_chunk;
@@ -48,6 +50,7 @@ mod verify;
 mod writer;
 
 pub use cache::{BlockCache, CacheBytes};
+pub use cell_store::{CellKey, CellStore};
 pub use chunk_read::ChunkRead;
 pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
@@ -59,6 +62,7 @@ pub use meta::{
     PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART,
     SERIES_PART,
 };
+pub use metadata::{MetadataCursor, MetricMetadata};
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;
 pub use source::{MemoryBlock, RangeRead};

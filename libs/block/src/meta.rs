@@ -72,6 +72,16 @@ impl BlockId {
     pub fn time_ms(&self) -> i64 {
         i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX)
     }
+
+    /// The name as a number; names sort as these do.
+    pub fn to_bits(self) -> u128 {
+        self.0.0
+    }
+
+    /// The name that a number is.
+    pub fn from_bits(bits: u128) -> Self {
+        Self(Ulid(bits))
+    }
 }
 
 impl From<Ulid> for BlockId {

@@ -19,7 +19,8 @@ use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataPushDecoder,
 };
 
-use crate::cache::{BlockCache, CellKey, IndexKey};
+use crate::cache::{BlockCache, IndexKey};
+use crate::cell_store::CellKey;
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
 use crate::used_up::used_up;
@@ -176,11 +177,12 @@ impl PartFile {
     }
 
     async fn fetch_cells(&self, missing: &[u64], cells: &mut BTreeMap<u64, Option<Bytes>>) -> Result<()> {
+        let missing = self.take_kept(missing, cells).await;
         if missing.is_empty() {
             return Ok(());
         }
         let size = self.part().bytes;
-        let runs = coalesce(missing);
+        let runs = coalesce(&missing);
         let ranges: Vec<Range<u64>> = runs
             .iter()
             .map(|r| r.start * CELL_BYTES..(r.end * CELL_BYTES).min(size))
@@ -196,18 +198,52 @@ impl PartFile {
             for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
                 // What came only because it lies between is not kept.
                 if let Some(slot) = cells.get_mut(&cell) {
-                    *slot = Some(self.check_cell(cell, chunk)?);
+                    let bytes = self.check_cell(cell, chunk)?;
+                    if let Some(store) = self.cache.cell_store() {
+                        store.put(self.key(cell), bytes.clone());
+                    }
+                    *slot = Some(bytes);
                 }
             }
         }
         Ok(())
     }
 
+    /// Takes the cells that are kept below memory, and tells which are still missing.
+    async fn take_kept(&self, missing: &[u64], cells: &mut BTreeMap<u64, Option<Bytes>>) -> Vec<u64> {
+        let Some(store) = self.cache.cell_store().filter(|_| !missing.is_empty()) else {
+            return missing.to_vec();
+        };
+        let keys: Vec<CellKey> = missing.iter().map(|&cell| self.key(cell)).collect();
+        let mut kept = store.get(&keys).await.into_iter();
+        let mut left = Vec::new();
+        for (&cell, key) in missing.iter().zip(keys) {
+            let bytes = kept.next().flatten();
+            let is_right = bytes.as_ref().is_some_and(|bytes| self.is_right(cell, bytes));
+            match bytes {
+                Some(bytes) if is_right => {
+                    self.cache.put_cell(key, bytes.clone());
+                    cells.insert(cell, Some(bytes));
+                }
+                Some(_) => {
+                    store.forget(key);
+                    left.push(cell);
+                }
+                None => left.push(cell),
+            }
+        }
+        left
+    }
+
+    /// Whether these are the bytes of a cell.
+    fn is_right(&self, cell: u64, bytes: &[u8]) -> bool {
+        let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
+        want == Some(&crc32c::crc32c(bytes))
+    }
+
     /// Verifies a cell and caches a copy of its own, so that the large buffer it came in can go.
     fn check_cell(&self, cell: u64, bytes: &[u8]) -> Result<Bytes> {
-        let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
-        let got = crc32c::crc32c(bytes);
-        if want != Some(&got) {
+        if !self.is_right(cell, bytes) {
             return Err(self.corrupt(format!(
                 "cell {cell} (from byte {}) failed its checksum",
                 cell * CELL_BYTES

@@ -345,7 +345,7 @@ pub struct SeriesCursor {
 }
 
 /// Rows of a chunk that match.
-type Matching = (Arc<RowChunk>, Vec<usize>);
+pub(crate) type Matching = (Arc<RowChunk>, Vec<usize>);
 
 impl SeriesCursor {
     /// The next series, in label order: at least one and at most `series_max` (at least 1); `None` at the end.
@@ -370,7 +370,7 @@ impl SeriesCursor {
     }
 
     /// The next rows that match, none of the lists empty; `None` at the end.
-    async fn next_matching(&mut self, series_max: usize) -> Result<Option<Vec<Matching>>> {
+    pub(crate) async fn next_matching(&mut self, series_max: usize) -> Result<Option<Vec<Matching>>> {
         // Not held between batches: footers of many blocks are large, and cached.
         let footer = self.table.footer().await?;
         let groups = self.table.group_count(&footer)?;

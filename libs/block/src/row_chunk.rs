@@ -7,10 +7,13 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, TimestampMillisecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch, StringArray};
-use koios_model::{Labels, LabelsRef, Matcher, Matchers, Metadata, TimeRange, write_packed_pair};
+use koios_model::{
+    Labels, LabelsRef, METRIC_NAME, Matcher, Matchers, Metadata, TimeRange, write_packed_pair,
+};
 
 use crate::Result;
 use crate::label_column::Strings;
+use crate::metadata::MetricMetadata;
 use crate::part::PartFile;
 use crate::reader::BlockSeries;
 use crate::schema::{
@@ -121,6 +124,21 @@ impl RowChunk {
         let found: BTreeSet<u32> = rows.filter_map(|r| self.pair_named(r, name)).collect();
         for pair in found {
             insert_new(values, self.value(pair));
+        }
+    }
+
+    /// Adds what is known of the metrics of `rows`, each entry once.
+    pub(crate) fn add_metadata_of(&self, rows: &[usize], all: &mut Vec<MetricMetadata>) {
+        let Some(name) = self.name(METRIC_NAME) else {
+            return;
+        };
+        let rows = rows.iter().filter_map(|&row| self.rows.get(row));
+        let entry = |r: &Row| Some((self.pair_named(r, name)?, r.metadata));
+        let found: BTreeSet<(u32, u32)> = rows.filter_map(entry).collect();
+        for (pair, metadata) in found {
+            if let Some(Some(metadata)) = self.metadata.get(metadata as usize) {
+                all.push((self.value(pair).to_owned(), Arc::clone(metadata)));
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, META_PART, RangeRead};
+use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, RangeRead};
 use koios_model::TenantId;
 use koios_runtime::Cpu;
 use moka::sync::Cache;
@@ -124,17 +124,22 @@ impl Bucket {
     /// [`Error::NotFound`] when it is gone, [`Error::Corrupt`] when it is not what the manifest lists,
     /// [`Error::Unavailable`], [`Error::Block`].
     pub async fn block_meta(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockMeta> {
+        let json = self.block_meta_json(tenant, block).await?;
+        Ok(BlockMeta::from_json(block.block, &json)?)
+    }
+
+    /// The same as bytes.
+    async fn block_meta_json(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<Bytes> {
         let path = self.layout().part(tenant, block.block, META_PART);
         let Some(json) = self.get(&path).await? else {
             return Err(Error::NotFound {
                 object: path.to_string(),
             });
         };
-        let listed = block.parts.iter().find(|p| p.name == META_PART);
-        if !listed.is_some_and(|l| l.bytes == json.len() as u64 && l.crc32c == crc32c::crc32c(&json)) {
+        if !is_listed(block, &json) {
             return Err(Error::corrupt(&path, "it is not the one the manifest lists"));
         }
-        Ok(BlockMeta::from_json(block.block, &json)?)
+        Ok(json)
     }
 
     /// Ranged reads of one block.
@@ -145,6 +150,12 @@ impl Bucket {
             block,
         }
     }
+}
+
+/// Whether these are the bytes of the `meta.json` that a manifest lists.
+fn is_listed(block: &ManifestBlock, json: &[u8]) -> bool {
+    let listed = block.parts.iter().find(|p| p.name == META_PART);
+    listed.is_some_and(|l| l.bytes == json.len() as u64 && l.crc32c == crc32c::crc32c(json))
 }
 
 /// Reads ranges of a block's parts from the bucket. Checking and caching is done by [`BlockReader`] above.
@@ -242,7 +253,7 @@ impl Blocks {
         let meta = match self.metas.get(&block.block).filter(|m| m.tenant == *tenant) {
             Some(meta) => meta,
             None => {
-                let meta = Arc::new(self.bucket.block_meta(tenant, block).await?);
+                let meta = Arc::new(self.meta(tenant, block).await?);
                 if meta.tenant != *tenant {
                     let path = self.bucket.layout().part(tenant, block.block, META_PART);
                     return Err(Error::corrupt(path, format!("it is of tenant {}", meta.tenant)));
@@ -254,5 +265,22 @@ impl Blocks {
         let source = Arc::new(self.bucket.range_read(tenant, block.block));
         let reader = BlockReader::open(source, meta, Arc::clone(&self.cache))?;
         Ok(reader.with_cpu(self.cpu.clone()))
+    }
+
+    /// The metadata of a listed block, from wherever it is kept.
+    async fn meta(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockMeta> {
+        let key = CellKey::meta(block.block);
+        let Some(store) = self.cache.cell_store() else {
+            return self.bucket.block_meta(tenant, block).await;
+        };
+        match store.get(&[key]).await.pop().flatten() {
+            Some(json) if is_listed(block, &json) => return Ok(BlockMeta::from_json(block.block, &json)?),
+            Some(_) => store.forget(key),
+            None => {}
+        }
+        let json = self.bucket.block_meta_json(tenant, block).await?;
+        let meta = BlockMeta::from_json(block.block, &json)?;
+        store.put(key, json);
+        Ok(meta)
     }
 }

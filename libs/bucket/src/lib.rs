@@ -18,6 +18,7 @@ mod blocks;
 mod bucket;
 mod cluster;
 mod commit;
+mod disk_cache;
 mod error;
 mod layout;
 mod manifest;
@@ -31,6 +32,7 @@ mod uploads;
 
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
+pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter};
 pub use error::{Error, Result};
 pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,

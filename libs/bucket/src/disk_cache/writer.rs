@@ -1,0 +1,296 @@
+//! The one who writes segments and removes them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use koios_block::CellKey;
+use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
+use tokio::sync::mpsc;
+
+use super::record::{HEADER_BYTES, Header, TRAILER_BYTES};
+use super::segment::{Found, ending, find_all, path};
+use super::{REST, Shared};
+
+/// Cells that are written together.
+const TOGETHER: usize = 64;
+/// The file that keeps other processes out.
+const LOCK: &str = "LOCK";
+
+/// Writes what readers hand over.
+pub struct DiskCacheWriter {
+    shared: Arc<Shared>,
+    waiting: mpsc::Receiver<(CellKey, Bytes)>,
+    /// Keeps other processes out of the folder.
+    lock: Option<Box<dyn Send + Sync>>,
+    /// The number of the next segment.
+    next: u64,
+    open: Option<Open>,
+}
+
+impl std::fmt::Debug for DiskCacheWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskCacheWriter")
+            .field("folder", &self.shared.settings.folder)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    records: Vec<(u64, Header)>,
+}
+
+impl Open {
+    /// What the file will take once it is ended.
+    fn bytes_ended(&self) -> u64 {
+        self.at + (self.records.len() * HEADER_BYTES + TRAILER_BYTES) as u64
+    }
+}
+
+/// What a start finds.
+type Start = (Box<dyn Send + Sync>, Vec<Found>);
+
+impl DiskCacheWriter {
+    pub(super) fn new(shared: Arc<Shared>, waiting: mpsc::Receiver<(CellKey, Bytes)>) -> Self {
+        Self {
+            shared,
+            waiting,
+            lock: None,
+            next: 1,
+            open: None,
+        }
+    }
+
+    /// Writes until no reader is left. What fails is tried again after a while.
+    pub async fn run(mut self) {
+        while self.lock.is_none() {
+            if let Err(e) = self.start().await {
+                self.shared.rest(&e);
+                self.shared.counters.write_failures.add(1);
+                self.shared.clock.sleep(REST).await;
+            }
+        }
+        let mut cells = Vec::new();
+        while self.waiting.recv_many(&mut cells, TOGETHER).await > 0 {
+            if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
+                self.failed(&e).await;
+            }
+        }
+    }
+
+    /// Looks at what is there.
+    async fn start(&mut self) -> Result<(), DiskError> {
+        let folder = self.shared.settings.folder.clone();
+        let began = self.shared.clock.elapsed();
+        let (lock, found) = self.on_disk(move |disk| start(disk, &folder)).await?;
+        self.lock = Some(lock);
+        {
+            let mut index = self.shared.index.lock();
+            for segment in found {
+                self.next = self.next.max(segment.number.saturating_add(1));
+                index.add_segment(segment.number, &segment.file, segment.bytes);
+                index.add_records(segment.number, &segment.records);
+            }
+        }
+        self.make_room(0).await?;
+        let (bytes, cells) = {
+            let index = self.shared.index.lock();
+            (index.bytes(), index.cells())
+        };
+        let took = self.shared.clock.elapsed().saturating_sub(began);
+        tracing::info!(bytes, cells, ?took, "disk cache opened");
+        Ok(())
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Disk) -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        self.shared.disk.run(work).await
+    }
+
+    async fn keep(&mut self, cells: Vec<(CellKey, Bytes)>) -> Result<(), DiskError> {
+        let segment_bytes = self.shared.settings.segment_bytes();
+        let mut cells = cells.into_iter().peekable();
+        while cells.peek().is_some() {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.begin().await?,
+            };
+            let (mut out, mut records, mut is_full) = (Vec::new(), Vec::new(), false);
+            while let Some((key, bytes)) = cells.peek() {
+                // Two readers may have fetched the same cell at once.
+                let known = self.shared.index.lock().place(key).is_some()
+                    || records.iter().any(|(_, h): &(u64, Header)| h.key == *key);
+                let header =
+                    Header::of(*key, bytes).filter(|h| !known && h.record_bytes() <= segment_bytes / 2);
+                if let Some(header) = header {
+                    let written = out.len() as u64;
+                    let more = written + header.record_bytes() + ((records.len() + 1) * HEADER_BYTES) as u64;
+                    if open.bytes_ended() + more > segment_bytes {
+                        is_full = true;
+                        break;
+                    }
+                    records.push((open.at + written, header));
+                    header.write(&mut out);
+                    out.extend_from_slice(bytes);
+                }
+                cells.next();
+            }
+            if !out.is_empty() {
+                open = self.append(open, out, records).await?;
+            }
+            if is_full {
+                self.end(open).await?;
+            } else {
+                self.open = Some(open);
+            }
+        }
+        self.remove_empty().await
+    }
+
+    async fn append(
+        &self,
+        mut open: Open,
+        out: Vec<u8>,
+        records: Vec<(u64, Header)>,
+    ) -> Result<Open, DiskError> {
+        let (file, at, name, bytes) = (
+            Arc::clone(&open.file),
+            open.at,
+            open.path.clone(),
+            out.len() as u64,
+        );
+        self.on_disk(move |_| {
+            file.write_at(at, &out)
+                .map_err(|e| DiskError::io("write", &name, e))
+        })
+        .await?;
+        open.at += bytes;
+        self.shared.counters.written_bytes.add(bytes);
+        let mut index = self.shared.index.lock();
+        index.add_segment(open.number, &open.file, open.at);
+        index.add_records(open.number, &records);
+        open.records.extend(records);
+        Ok(open)
+    }
+
+    /// Begins a segment, where there is room for one.
+    async fn begin(&mut self) -> Result<Open, DiskError> {
+        let settings = &self.shared.settings;
+        let (segment_bytes, free_min) = (settings.segment_bytes(), settings.free_min);
+        let folder = settings.folder.clone();
+        self.make_room(segment_bytes).await?;
+        let number = self.next;
+        self.next += 1;
+        let path = path(&folder, number);
+        let created = path.clone();
+        let file = self
+            .on_disk(move |disk| {
+                if disk.free_bytes(&folder)? < free_min.saturating_add(segment_bytes) {
+                    let full = std::io::ErrorKind::StorageFull.into();
+                    return Err(DiskError::io("leave enough free beside", &folder, full));
+                }
+                disk.open(&created, OpenMode::CreateNew)
+            })
+            .await?;
+        self.shared.index.lock().add_segment(number, &file, 0);
+        Ok(Open {
+            number,
+            path,
+            file,
+            at: 0,
+            records: Vec::new(),
+        })
+    }
+
+    /// Ends a segment with the list of what it holds.
+    async fn end(&self, open: Open) -> Result<(), DiskError> {
+        let (bytes, list) = (open.bytes_ended(), ending(open.at, &open.records));
+        let (file, at, name) = (Arc::clone(&open.file), open.at, open.path);
+        self.on_disk(move |_| {
+            file.write_at(at, &list)
+                .map_err(|e| DiskError::io("write", &name, e))
+        })
+        .await?;
+        self.shared
+            .index
+            .lock()
+            .add_segment(open.number, &open.file, bytes);
+        Ok(())
+    }
+
+    /// Removes the oldest segments until `bytes` more may be written.
+    async fn make_room(&self, bytes: u64) -> Result<(), DiskError> {
+        loop {
+            let oldest = {
+                let mut index = self.shared.index.lock();
+                if index.bytes().saturating_add(bytes) <= self.shared.settings.bytes_max {
+                    return Ok(());
+                }
+                index.drop_oldest()
+            };
+            let Some((number, cells)) = oldest else {
+                return Ok(());
+            };
+            self.shared.counters.evicted.add(cells as u64);
+            self.remove(number).await?;
+        }
+    }
+
+    /// Removes segments of which nothing is needed any more: their blocks are dead.
+    async fn remove_empty(&self) -> Result<(), DiskError> {
+        let empty = self.shared.index.lock().empty_segments();
+        let open = self.open.as_ref().map(|open| open.number);
+        for number in empty.into_iter().filter(|number| Some(*number) != open) {
+            self.shared.index.lock().drop_segment(number);
+            self.remove(number).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, number: u64) -> Result<(), DiskError> {
+        let path = path(&self.shared.settings.folder, number);
+        self.on_disk(move |disk| match disk.remove_file(&path) {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// After a failure nothing is known of the segment that was written to: what was added before can be read, no more is
+    /// added. A full disk gets its oldest bytes back.
+    async fn failed(&mut self, e: &DiskError) {
+        self.open = None;
+        self.shared.counters.write_failures.add(1);
+        self.shared.rest(e);
+        let mut gone: Vec<u64> = self.shared.index.lock().empty_segments();
+        for number in &gone {
+            self.shared.index.lock().drop_segment(*number);
+        }
+        if e.is_full()
+            && let Some((number, cells)) = self.shared.index.lock().drop_oldest()
+        {
+            self.shared.counters.evicted.add(cells as u64);
+            gone.push(number);
+        }
+        for number in gone {
+            if let Err(error) = self.remove(number).await {
+                tracing::debug!(%error, "a file of the disk cache stays");
+            }
+        }
+    }
+}
+
+fn start(disk: &dyn Disk, folder: &Path) -> Result<Start, DiskError> {
+    disk.create_dir_all(folder)?;
+    let lock = disk.lock(&folder.join(LOCK))?;
+    Ok((lock, find_all(disk, folder)?))
+}

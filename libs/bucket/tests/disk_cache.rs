@@ -1,0 +1,326 @@
+//! Claims about the cache on disk: it may lose anything, it never gives out anything else than was put.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Fault as StoreFault, Faulty, block, bucket_over, entry, id, tenant};
+use koios_block::{BlockCache, BlockReader, CellKey, CellStore};
+use koios_bucket::{Blocks, DiskCache, DiskCacheSettings};
+use koios_model::{Labels, Matchers, TimeRange};
+use koios_runtime::{CancellationToken, DiskHandle, RngHandle, TaskGroup, TokioClock};
+use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
+use object_store::memory::InMemory;
+
+const FOLDER: &str = "/cache";
+const CELL: usize = 64 << 10;
+
+/// A cache with its writer.
+struct Running {
+    cache: DiskCache,
+    tasks: TaskGroup,
+}
+
+impl Running {
+    async fn start(disk: &SimDisk, bytes_max: u64) -> Self {
+        let settings = DiskCacheSettings {
+            folder: FOLDER.into(),
+            bytes_max,
+            free_min: 0,
+        };
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let (cache, writer) = DiskCache::new(DiskHandle::inline(Arc::new(disk.mount())), clock, settings);
+        let tasks = TaskGroup::new(CancellationToken::new());
+        tasks.spawn_cancelled("writer", writer.run());
+        settle().await;
+        Self { cache, tasks }
+    }
+
+    async fn stop(self) {
+        self.tasks.stop().await;
+    }
+
+    async fn put(&self, key: CellKey, bytes: &Bytes) {
+        self.cache.put(key, bytes.clone());
+        settle().await;
+    }
+
+    async fn get(&self, key: CellKey) -> Option<Bytes> {
+        self.cache.get(&[key]).await.pop().unwrap()
+    }
+}
+
+/// Lets the writer do all that it can.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn disk(seed: u64) -> SimDisk {
+    SimDisk::new(RngHandle::from_seed(seed))
+}
+
+fn key(n: u64, cell: u32) -> CellKey {
+    CellKey {
+        block: id(n),
+        part: 1,
+        cell,
+    }
+}
+
+/// Bytes that say which cell they are.
+fn cell(key: CellKey, bytes: usize) -> Bytes {
+    let mut text = format!("{key:?} ").into_bytes();
+    text.resize(bytes, b'.');
+    text.into()
+}
+
+fn bytes_on(disk: &SimDisk) -> usize {
+    let files = disk.files_under(Path::new(FOLDER));
+    files.iter().map(|(_, bytes)| bytes).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_is_there_also_after_a_restart() {
+    let disk = disk(1);
+    let keys: Vec<_> = (0..20).map(|i| key(7, i)).collect();
+    let mut running = Running::start(&disk, 16 << 20).await;
+    for key in &keys {
+        running.put(*key, &cell(*key, CELL)).await;
+    }
+    for _ in 0..3 {
+        for key in &keys {
+            assert_eq!(running.get(*key).await, Some(cell(*key, CELL)));
+        }
+        let stats = running.cache.stats();
+        assert_eq!((stats.cells, stats.misses, stats.damaged), (20, 0, 0));
+        running.stop().await;
+        running = Running::start(&disk, 16 << 20).await;
+    }
+    // A smaller one keeps the newest.
+    running.stop().await;
+    let running = Running::start(&disk, 1 << 20).await;
+    assert!(running.cache.stats().bytes <= 1 << 20);
+    assert_eq!(running.get(keys[19]).await, Some(cell(keys[19], CELL)));
+    assert_eq!(running.get(keys[0]).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_the_files_never_take_more_than_they_may() {
+    let (disk, bytes_max) = (disk(2), 2 << 20);
+    let running = Running::start(&disk, bytes_max).await;
+    for i in 0..300 {
+        let bytes = [CELL, 10, 1 << 17, 3 << 20, 0][i as usize % 5];
+        running.put(key(1, i), &cell(key(1, i), bytes)).await;
+        assert!(bytes_on(&disk) as u64 <= bytes_max, "after {i}");
+        assert!(running.cache.stats().bytes <= bytes_max, "after {i}");
+    }
+    let stats = running.cache.stats();
+    assert!(stats.evicted > 50 && stats.cells > 20, "{stats:?}");
+    assert_eq!(running.get(key(1, 296)).await, Some(cell(key(1, 296), 10)));
+    assert_eq!(running.get(key(1, 0)).await, None);
+    // Too long to be kept.
+    assert_eq!(running.get(key(1, 298)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_a_damaged_cell_is_a_miss_and_is_replaced() {
+    let disk = disk(3);
+    let running = Running::start(&disk, 16 << 20).await;
+    for i in 0..10 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    for (path, bytes) in disk.files_under(Path::new(FOLDER)) {
+        if bytes > 0 {
+            assert!(disk.flip_bit(&path, 1000, 3));
+        }
+    }
+    let mut damaged = 0;
+    for i in 0..10 {
+        match running.get(key(1, i)).await {
+            Some(bytes) => assert_eq!(bytes, cell(key(1, i), CELL)),
+            None => {
+                damaged += 1;
+                assert_eq!(running.get(key(1, i)).await, None);
+                running.put(key(1, i), &cell(key(1, i), CELL)).await;
+                assert_eq!(running.get(key(1, i)).await, Some(cell(key(1, i), CELL)));
+            }
+        }
+    }
+    assert!(damaged > 0);
+    assert_eq!(running.cache.stats().damaged, damaged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_a_cache_that_keeps_nothing_for_a_while() {
+    let disk = disk(4);
+    let running = Running::start(&disk, 16 << 20).await;
+    running.put(key(1, 0), &cell(key(1, 0), CELL)).await;
+    disk.set_capacity(Some(700 << 10));
+    for i in 1..20 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    assert!(running.cache.stats().write_failures > 0);
+    let before = running.cache.stats().written_bytes;
+    for i in 20..30 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+        assert_eq!(running.get(key(1, i)).await, None);
+    }
+    assert_eq!(running.cache.stats().written_bytes, before);
+    disk.set_capacity(None);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    running.put(key(1, 40), &cell(key(1, 40), CELL)).await;
+    assert_eq!(running.get(key(1, 40)).await, Some(cell(key(1, 40), CELL)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_cannot_be_read_is_left_alone_for_a_while() {
+    let disk = disk(5);
+    let running = Running::start(&disk, 16 << 20).await;
+    for i in 0..3 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    // The same disk as the running process sees it.
+    disk.set_faults(FaultPlan::default().with(1, Fault::ReadError));
+    let all: Vec<_> = (0..3).map(|i| key(1, i)).collect();
+    let found = running.cache.get(&all).await;
+    let stats = running.cache.stats();
+    if stats.read_failures > 0 {
+        assert!(found.iter().any(Option::is_none));
+        assert_eq!(running.cache.get(&all).await, [None, None, None]);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let found = running.cache.get(&all).await;
+        assert_eq!(
+            found.iter().flatten().count(),
+            2,
+            "the one that failed is forgotten"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_blocks_make_room_and_a_second_process_is_kept_out() {
+    let disk = disk(6);
+    let running = Running::start(&disk, 16 << 20).await;
+    for n in 1..=4 {
+        for i in 0..16 {
+            running.put(key(n, i), &cell(key(n, i), CELL)).await;
+        }
+    }
+    let before = bytes_on(&disk);
+    for n in 1..=3 {
+        running.cache.forget_block(id(n));
+    }
+    assert_eq!(running.get(key(2, 5)).await, None);
+    assert_eq!(running.get(key(4, 5)).await, Some(cell(key(4, 5), CELL)));
+    running.put(key(5, 0), &cell(key(5, 0), CELL)).await;
+    assert!(
+        bytes_on(&disk) < before / 2,
+        "{} of {before} bytes",
+        bytes_on(&disk)
+    );
+    let second = Running::start(&disk, 16 << 20).await;
+    assert_eq!(second.cache.stats().cells, 0);
+    second.put(key(9, 0), &cell(key(9, 0), CELL)).await;
+    assert_eq!(second.get(key(9, 0)).await, None);
+    assert_eq!(running.get(key(4, 5)).await, Some(cell(key(4, 5), CELL)));
+    // Until the first one is gone.
+    running.stop().await;
+    tokio::time::advance(Duration::from_secs(61)).await;
+    settle().await;
+    assert_eq!(second.get(key(4, 5)).await, Some(cell(key(4, 5), CELL)));
+}
+
+/// Whatever happens, what is found is what was put.
+#[tokio::test(start_paused = true)]
+async fn i3_no_crash_and_no_damage_makes_it_give_out_other_bytes() {
+    for seed in 0..40 {
+        let (disk, rng) = (disk(seed), RngHandle::from_seed(seed));
+        let mut put = BTreeMap::new();
+        let mut running = Running::start(&disk, 2 << 20).await;
+        for _ in 0..150 {
+            let key = key(rng.below(3), u32::try_from(rng.below(30)).unwrap());
+            match rng.below(20) {
+                0 => {
+                    running.stop().await;
+                    disk.crash();
+                    running = Running::start(&disk, 2 << 20).await;
+                }
+                1 => {
+                    running.stop().await;
+                    running = Running::start(&disk, 2 << 20).await;
+                }
+                2 => {
+                    let files = disk.files_under(Path::new(FOLDER));
+                    let written: Vec<_> = files.iter().filter(|(_, bytes)| *bytes > 0).collect();
+                    if let Some((path, bytes)) = written.get(key.cell as usize % written.len().max(1)) {
+                        let at = usize::try_from(rng.below(*bytes as u64)).unwrap();
+                        disk.flip_bit(path, at, 5);
+                    }
+                }
+                3 => running.cache.forget(key),
+                4 => running.cache.forget_block(key.block),
+                5..12 => {
+                    let bytes = cell(key, 1000 + 2000 * key.cell as usize);
+                    running.put(key, &bytes).await;
+                    put.insert(key, bytes);
+                }
+                _ => {
+                    if let Some(found) = running.get(key).await {
+                        assert_eq!(Some(&found), put.get(&key), "seed {seed}");
+                    }
+                }
+            }
+        }
+        running.stop().await;
+    }
+}
+
+async fn read(
+    blocks: &Blocks,
+    parts: &koios_block::BlockParts,
+) -> koios_bucket::Result<Vec<(Labels, Vec<f64>)>> {
+    let block: BlockReader = blocks.open(&tenant(), &entry(&parts.meta)).await?;
+    let series = block.select(&Matchers::default(), TimeRange::ALL).await?;
+    let samples = block.read_samples(&series, TimeRange::ALL).await?;
+    let all = series.into_iter().zip(samples);
+    Ok(all
+        .map(|(series, samples)| (series.labels, samples.values))
+        .collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_was_read_can_be_read_without_the_bucket() {
+    let (disk, parts) = (disk(7), block(1, 3000));
+    let objects = Arc::new(InMemory::new());
+    let store = Faulty::over(&objects, StoreFault::None);
+    let bucket = bucket_over(Arc::<Faulty>::clone(&store), 1);
+    bucket.upload_block(&tenant(), &parts).await.unwrap();
+    let blocks = |cache: &DiskCache| {
+        let memory = BlockCache::new(64 << 20, 1 << 20).with_cell_store(Arc::new(cache.clone()));
+        Blocks::new(bucket.clone(), Arc::new(memory), 1 << 20)
+    };
+    let running = Running::start(&disk, 16 << 20).await;
+    let expected = read(&blocks(&running.cache), &parts).await.unwrap();
+    assert_eq!(expected.len(), 3000);
+    settle().await;
+    running.stop().await;
+    // When the process starts again, and the bucket is away.
+    store.go_down();
+    let running = Running::start(&disk, 16 << 20).await;
+    assert_eq!(read(&blocks(&running.cache), &parts).await.unwrap(), expected);
+    assert_eq!(running.cache.stats().misses, 0);
+    // Damage is what only the bucket can mend.
+    for (path, bytes) in disk.files_under(Path::new(FOLDER)) {
+        for at in (0..bytes).step_by(1000) {
+            disk.flip_bit(&path, at, 0);
+        }
+    }
+    assert!(read(&blocks(&running.cache), &parts).await.is_err());
+}
