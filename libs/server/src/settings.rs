@@ -10,6 +10,9 @@ use koios_tenancy::{Limits, Overrides};
 /// Less memory than a process needs to start, bytes.
 const MEMORY_LIMIT_MIN: u64 = 64 << 20;
 
+/// The smallest cache on disk that is of use, bytes.
+const CACHE_DISK_MIN: u64 = 64 << 20;
+
 /// Everything configurable. Each field's meaning, unit and default stand in the table of [`crate::config`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -121,8 +124,14 @@ pub struct IngesterSettings {
 /// See [`Settings::store`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreSettings {
+    /// How many stores share the reads of a block.
+    pub replication: u32,
     /// Bytes of memory for what was read of blocks, all caches together.
     pub cache_bytes: u64,
+    /// Where blocks of a remote bucket are kept on disk; empty for the folder `block-cache` in [`Settings::data_dir`].
+    pub cache_dir: String,
+    /// Most bytes of them; 0 for none.
+    pub cache_disk_bytes: u64,
     /// Whether the process compacts blocks and deletes old ones.
     pub compaction: bool,
     /// How long after the end of a window its blocks are merged.
@@ -230,7 +239,10 @@ impl Default for Settings {
                 disk_reserve_bytes: 256 << 20,
             },
             store: StoreSettings {
+                replication: 2,
                 cache_bytes: 640 << 20,
+                cache_dir: String::new(),
+                cache_disk_bytes: 4 << 30,
                 compaction: true,
                 compaction_delay: Duration::from_secs(45 * 60),
                 compaction_interval: Duration::from_secs(60),
@@ -287,6 +299,13 @@ impl Settings {
                 &format_args!("{:?}", self.blocks.range),
                 "at least 1s",
             );
+        }
+        if self.store.replication == 0 {
+            return wrong("store.replication", &self.store.replication, "at least 1");
+        }
+        if (1..CACHE_DISK_MIN).contains(&self.store.cache_disk_bytes) {
+            let rule = format!("0, or at least {CACHE_DISK_MIN}");
+            return wrong("store.cache-disk-bytes", &self.store.cache_disk_bytes, &rule);
         }
         if self.store.compaction_interval < Duration::from_millis(100) {
             return wrong(

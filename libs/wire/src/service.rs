@@ -407,4 +407,10 @@ pub trait StoreService: Send + Sync + Debug + 'static {
     /// # Errors
     /// As [`Self::select`], and `ResourceExhausted` when there are too many for an answer.
     async fn exemplars(&self, request: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError>;
+
+    /// Metadata of the metrics of matching series, ascending by metric, each entry once; name and limit are of no meaning.
+    ///
+    /// # Errors
+    /// As [`Self::select`], and `ResourceExhausted` when there is too much for an answer.
+    async fn metadata(&self, request: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError>;
 }

@@ -17,7 +17,7 @@ use koios_promql::{Engine, SampleValue, SelectHints, SelectRequest};
 use koios_runtime::RngHandle;
 use koios_testkit::promqltest::{Point, Storage};
 use koios_testkit::promqltest::{evaluations, own_scripts, run_on, suite_scripts};
-use stored::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE, Stored};
+use stored::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE, Stored, THREE_STORES};
 
 /// Runs scripts in a layout; gives how many evaluations passed, which are all.
 async fn run_all(scripts: &[(String, String)], layout: Layout) -> usize {
@@ -104,7 +104,7 @@ async fn i2_scripts_about_seams_pass_wherever_the_seam_is() {
 #[tokio::test(start_paused = true)]
 async fn i2_own_scripts_pass_over_heads_and_blocks() {
     let scripts = own(false);
-    for layout in [HEAD, BLOCKS, MIDDLE, COMPACTED] {
+    for layout in [HEAD, BLOCKS, MIDDLE, COMPACTED, THREE_STORES] {
         let passed = run_all(&scripts, layout).await;
         assert!(passed > 100, "{passed}");
     }
@@ -126,6 +126,11 @@ async fn i10_the_acceptance_suite_passes_over_compacted_blocks() {
 #[tokio::test(start_paused = true)]
 async fn the_acceptance_suite_passes_over_blocks() {
     suite_passes(BLOCKS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_the_acceptance_suite_passes_over_blocks_of_three_stores() {
+    suite_passes(THREE_STORES).await;
 }
 
 #[tokio::test(start_paused = true)]

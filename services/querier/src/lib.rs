@@ -25,6 +25,6 @@ mod http;
 pub use cluster::{
     BucketManifests, Budget, Charge, Cluster, ClusterQueryable, ClusterTopology, ListedBlock, ManifestView,
     Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, SourceResolution, StoreMember,
-    Summarised, Topology,
+    StoreReads, Summarised, Topology,
 };
 pub use http::{CONCURRENT_QUERIES_DEFAULT, DeletionsApi, QuerierApi};

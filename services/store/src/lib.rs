@@ -24,11 +24,14 @@
 
 mod bounds;
 mod compact;
+mod departed;
+mod disk_metrics;
 mod error;
 mod exemplars;
 mod labels;
 mod masks;
 mod merge;
+mod metadata;
 mod metrics;
 mod plan;
 mod service;

@@ -63,6 +63,12 @@ pub(crate) struct MaskedBlock {
 pub(crate) struct Masks(Vec<Deletion>);
 
 impl Masks {
+    /// Deletions as they are.
+    #[cfg(test)]
+    pub(crate) fn of(deletions: Vec<Deletion>) -> Self {
+        Self(deletions)
+    }
+
     /// Whether nothing is deleted.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_block::BlockCache;
-use koios_bucket::{Blocks, TenantManifests};
+use koios_bucket::{Blocks, DiskCache, TenantManifests};
 use koios_chunk::Run;
-use koios_model::TimeRange;
+use koios_model::{Metadata, TimeRange};
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
@@ -16,10 +16,13 @@ use koios_wire::{
 };
 
 use crate::bounds::{ReadBounds, RowsInWork};
+use crate::departed::Departed;
+use crate::disk_metrics;
 use crate::exemplars::exemplars;
 use crate::labels::labels;
 use crate::masks::MaskedBlock;
 use crate::merge::Merge;
+use crate::metadata::metadata;
 use crate::metrics::StoreMetrics;
 use crate::plan::{Wanted, listed, open};
 use crate::window::{Window, Windows};
@@ -68,13 +71,29 @@ pub struct BlockStore {
     pub(crate) rows: RowsInWork,
     cpu: Cpu,
     metrics: StoreMetrics,
+    departed: Option<Departed>,
 }
 
 impl BlockStore {
     /// Reads the bucket below `manifests`.
     pub fn new(manifests: TenantManifests, settings: StoreSettings, cpu: Cpu, metrics: &Metrics) -> Self {
-        let cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
+        Self::with_disk_cache(manifests, settings, cpu, metrics, None)
+    }
+
+    /// The same, with what was read of blocks kept on disk, too.
+    pub fn with_disk_cache(
+        manifests: TenantManifests,
+        settings: StoreSettings,
+        cpu: Cpu,
+        metrics: &Metrics,
+        disk: Option<DiskCache>,
+    ) -> Self {
+        let mut cache = BlockCache::new(settings.cell_cache_bytes, settings.index_cache_bytes)
             .with_series_and_samples(settings.table_cache_bytes, settings.sample_cache_bytes);
+        if let Some(disk) = &disk {
+            cache = cache.with_cell_store(Arc::new(disk.clone()));
+            disk_metrics::register(metrics, disk);
+        }
         let bucket = manifests.bucket().clone();
         let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes).with_cpu(cpu.clone());
         Self {
@@ -84,12 +103,16 @@ impl BlockStore {
             rows: RowsInWork::new(),
             metrics: StoreMetrics::new(metrics, &blocks),
             blocks,
+            departed: disk.map(Departed::new),
         }
     }
 
     async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<MaskedBlock>, ServiceError> {
         self.metrics.reads.inc();
         let found = listed(&self.manifests, wanted).await?;
+        if let (Some(departed), Some(manifest)) = (&self.departed, self.manifests.known(wanted.tenant)) {
+            departed.note(&manifest);
+        }
         self.metrics.blocks.inc_by(found.len() as u64);
         open(&self.blocks, wanted.tenant, found).await
     }
@@ -222,6 +245,14 @@ impl StoreService for BlockStore {
         let found = async {
             let blocks = self.open(wanted(&request)).await?;
             exemplars(blocks, &request.matchers, request.range, self.bounds).await
+        };
+        found.await.map_err(|e| self.metrics.failed(e))
+    }
+
+    async fn metadata(&self, request: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        let found = async {
+            let blocks = self.open(wanted(&request)).await?;
+            metadata(blocks, &request.matchers, request.range, self.bounds).await
         };
         found.await.map_err(|e| self.metrics.failed(e))
     }

@@ -317,6 +317,32 @@ async fn i4_unknown_versions_and_blocks_are_errors() {
 }
 
 #[tokio::test]
+async fn i4_a_store_reads_the_blocks_it_is_named_whichever_version_it_knew() {
+    let mut world = World::new();
+    let (a, first) = world.upload(&data(0..10, 0..10)).await;
+    let bucket = world.manifests.bucket().clone();
+    let behind = BlockStore::new(
+        TenantManifests::new(bucket, Duration::from_secs(3600)),
+        StoreSettings::default(),
+        Cpu::inline(),
+        &Metrics::new(),
+    );
+    let read_first = read(&behind, world.request(first, &[a])).await.unwrap();
+    assert_eq!(read_first, data(0..10, 0..10));
+    // Others have listed a second block, and then merged the first one into a third.
+    let (b, second) = world.upload(&data(10..20, 0..10)).await;
+    let (c, _) = world.upload(&data(0..10, 0..10)).await;
+    let third = world.remove(a).await;
+    let read_second = read(&behind, world.request(second, &[b])).await.unwrap();
+    assert_eq!(read_second, data(10..20, 0..10));
+    let read_third = read(&behind, world.request(third, &[b, c])).await.unwrap();
+    assert_eq!(read_third, data(0..20, 0..10));
+    // What was pinned before is read as it was, by one that knows the third version.
+    let read_pinned = read(&behind, world.request(second, &[a, b])).await.unwrap();
+    assert_eq!(read_pinned, data(0..20, 0..10));
+}
+
+#[tokio::test]
 async fn i12_small_windows_and_few_blocks_at_once_give_the_same_answer() {
     let mut world = World::new();
     let (mut expected, mut version) = (Data::new(), 0);

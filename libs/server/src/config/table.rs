@@ -327,12 +327,35 @@ pub const SETTINGS: &[Setting] = &[
         HEAD,
         "Free bytes on the disk below which writes get 503"
     ),
+    setting!(
+        "store.replication",
+        "Storage",
+        u32,
+        store.replication,
+        READ,
+        "How many stores share the reads of a block: one as long as it answers, the others in its place; with 1 none is asked beside a store that lags"
+    ),
     bytes!(
         "store.cache-bytes",
         "Storage",
         store.cache_bytes,
         STORE,
         "Memory for what was read of blocks, all caches of it together"
+    ),
+    setting!(
+        "store.cache-dir",
+        "Storage",
+        String,
+        store.cache_dir,
+        STORE,
+        "Folder on a local disk for what was read of blocks of a remote bucket; block-cache in data-dir when empty. It may be deleted while the process is down"
+    ),
+    bytes!(
+        "store.cache-disk-bytes",
+        "Storage",
+        store.cache_disk_bytes,
+        STORE,
+        "Disk for it; 0 for none. A gigabyte of the disk stays free whatever it says"
     ),
     setting!(
         "store.compaction",

@@ -318,4 +318,14 @@ impl StoreService for StoreClient {
         let series = reply.into_inner().series.into_iter();
         series.map(exemplars_from_pb).collect()
     }
+
+    async fn metadata(&self, request: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        let request = store_labels_to_pb(request);
+        let reply = self
+            .channel
+            .call(|c| async move { store(c).metadata(request).await })
+            .await?;
+        let metadata = reply.into_inner().metadata.into_iter();
+        Ok(metadata.map(metadata_from_pb).collect())
+    }
 }

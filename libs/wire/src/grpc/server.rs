@@ -259,13 +259,21 @@ impl Store for StoreRpc {
             series: series.into_iter().map(exemplars_to_pb).collect(),
         }))
     }
+
+    async fn metadata(&self, request: Request<v1::StoreLabelsRequest>) -> Reply<v1::MetadataReply> {
+        let request = store_labels_from_pb(request.into_inner()).map_err(refuse)?;
+        let metadata = self.service.metadata(request).await.map_err(refuse)?;
+        Ok(Response::new(v1::MetadataReply {
+            metadata: metadata.into_iter().map(metadata_to_pb).collect(),
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use koios_model::{Labels, Matchers, TimeRange};
+    use koios_model::{Labels, Matchers, Metadata, TimeRange};
     use prost::Message;
 
     use super::super::convert::select_to_pb;
@@ -305,6 +313,10 @@ mod tests {
         }
 
         async fn exemplars(&self, _: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
+            Ok(Vec::new())
+        }
+
+        async fn metadata(&self, _: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
             Ok(Vec::new())
         }
     }

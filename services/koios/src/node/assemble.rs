@@ -11,7 +11,8 @@ use koios_import::{ImportSettings, Importer, Uploads};
 use koios_ingester::Ingester;
 use koios_model::TenantId;
 use koios_querier::{
-    BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, DeletionsApi, Patience, QuerierApi,
+    BucketManifests, CONCURRENT_QUERIES_DEFAULT, Cluster, ClusterTopology, DeletionsApi, Patience,
+    QuerierApi, StoreReads,
 };
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
@@ -25,7 +26,7 @@ use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
 use parking_lot::Mutex;
 
-use super::{NodeError, Refusal, Shared, Storage};
+use super::{NodeError, Refusal, Shared, Storage, disk_cache};
 use crate::adapters::Proposer;
 use crate::duty::{AskedMembers, AssignedCompaction};
 use crate::operators::for_operators;
@@ -198,7 +199,8 @@ impl Assembly {
         let shared = &self.shared;
         let (manifests, cpu) = (self.storage.manifests()?, shared.runtime.cpu.clone());
         let settings = StoreSettings::within(shared.settings.store.cache_bytes);
-        let store = BlockStore::new(manifests.clone(), settings, cpu, &shared.metrics);
+        let disk = disk_cache::open(shared, manifests.bucket(), &self.background)?;
+        let store = BlockStore::with_disk_cache(manifests.clone(), settings, cpu, &shared.metrics, disk);
         self.compact(manifests);
         let service: Arc<dyn StoreService> = Arc::new(store);
         shared.members.set_store(Arc::clone(&service));
@@ -311,11 +313,17 @@ impl Assembly {
         let members = Arc::new(shared.members.clone());
         let topology = ClusterTopology::new(self.plane.state().clone(), members, Arc::clone(&clock));
         let manifests = self.storage.manifests()?;
-        let cluster = Cluster::new(
+        let reads = StoreReads {
+            replication: usize::try_from(shared.settings.store.replication).unwrap_or(usize::MAX),
+            ..StoreReads::default()
+        };
+        let cluster = Cluster::with_stores(
             Arc::new(topology),
             Arc::new(BucketManifests::new(manifests.clone())),
             Arc::clone(&clock),
             Patience::default(),
+            reads,
+            &shared.metrics,
         );
         let deletions = DeletionsApi::new(
             Arc::clone(&cluster),

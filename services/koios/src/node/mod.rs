@@ -5,6 +5,7 @@
 //! `koios_server::stop_in_order`.
 
 mod assemble;
+mod disk_cache;
 mod error;
 mod naming;
 mod storage;

@@ -21,6 +21,8 @@ pub(crate) struct Layout {
     pub(crate) all_cut: bool,
     /// Whether blocks are then compacted as far as they can be.
     pub(crate) compacted: bool,
+    /// How many stores read them.
+    pub(crate) stores: usize,
     /// The steps in which a sample is written, ascending.
     pub(crate) steps_of: fn(Place) -> &'static [usize],
 }
@@ -37,6 +39,7 @@ const fn head_and_blocks(name: &'static str, steps_of: fn(Place) -> &'static [us
         name,
         all_cut: false,
         compacted: false,
+        stores: 1,
         steps_of,
     }
 }
@@ -49,6 +52,7 @@ pub(crate) const BLOCKS: Layout = Layout {
     name: "blocks only",
     all_cut: true,
     compacted: false,
+    stores: 1,
     steps_of: |_| &[0],
 };
 
@@ -71,6 +75,7 @@ pub(crate) const COMPACTED: Layout = Layout {
     name: "compacted blocks only",
     all_cut: true,
     compacted: true,
+    stores: 1,
     steps_of: |p| match (p.sample + p.series) % 4 {
         0 => &[0],
         1 => &[1],
@@ -79,9 +84,23 @@ pub(crate) const COMPACTED: Layout = Layout {
     },
 };
 
+/// The same blocks as they were cut, each read by one of three stores.
+pub(crate) const THREE_STORES: Layout = Layout {
+    name: "blocks only, three stores",
+    compacted: false,
+    stores: 3,
+    ..COMPACTED
+};
+
 /// All layouts.
-pub(crate) const ALL: [Layout; 12] = [
+pub(crate) const ALL: [Layout; 14] = [
     COMPACTED,
+    THREE_STORES,
+    Layout {
+        name: "compacted blocks only, four stores",
+        stores: 4,
+        ..COMPACTED
+    },
     COMPACTED_AND_HEAD,
     HEAD,
     BLOCKS,

@@ -1,4 +1,4 @@
-//! The real read path as a storage for scripts: an ingester, a store and a querier's cluster over a bucket in memory.
+//! The real read path as a storage for scripts: an ingester, stores and a querier's cluster over a bucket in memory.
 
 mod layout;
 mod twin;
@@ -31,7 +31,7 @@ use koios_wire::{Batch, BatchHeader, FlushRequest, IngesterService, ServiceError
 use object_store::memory::InMemory;
 use parking_lot::Mutex;
 
-pub(crate) use layout::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE};
+pub(crate) use layout::{ALL, BLOCKS, COMPACTED, HEAD, Layout, MIDDLE, THREE_STORES};
 use layout::{Place, STEPS_MAX};
 use twin::Twin;
 
@@ -44,21 +44,26 @@ const EPOCH: u64 = 1;
 const NOW_MS: i64 = 253_000_000_000_000;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// The one member, serving everything.
+/// The one ingester, and stores each with caches of its own.
 #[derive(Clone, Debug)]
-struct One {
+struct InProcess {
     ingester: Ingester,
-    store: BlockStore,
+    stores: BTreeMap<String, BlockStore>,
 }
 
-impl Members for One {
+impl Members for InProcess {
     fn ingester(&self, _: &Member) -> Option<Arc<dyn IngesterService>> {
         Some(Arc::new(self.ingester.clone()))
     }
 
-    fn store(&self, _: &Member) -> Option<Arc<dyn StoreService>> {
-        Some(Arc::new(self.store.clone()))
+    fn store(&self, member: &Member) -> Option<Arc<dyn StoreService>> {
+        Some(Arc::new(self.stores.get(&member.name)?.clone()))
     }
+}
+
+/// The names of the members that serve blocks.
+fn store_names(stores: usize) -> impl Iterator<Item = String> {
+    std::iter::once(MEMBER.to_owned()).chain((1..stores).map(|i| format!("store-{i}")))
 }
 
 /// There are no others.
@@ -104,7 +109,7 @@ impl Stored {
         let manifests = || TenantManifests::new(bucket.clone(), Duration::ZERO);
         let metrics = Metrics::new();
         let state = StateHandle::new(ClusterState::default());
-        state.offer(one_partition());
+        state.offer(one_partition(layout.stores));
         let tasks = TaskGroup::new(CancellationToken::new());
         let mut settings = Settings::new("/data/wal");
         settings.wal_segment_bytes = 1 << 20;
@@ -138,10 +143,17 @@ impl Stored {
             },
         );
         assert!(ingester.wait_running().await);
-        let store = BlockStore::new(manifests(), StoreSettings::default(), Cpu::inline(), &metrics);
-        let members = One {
+        let store = || {
+            BlockStore::new(
+                manifests(),
+                StoreSettings::default(),
+                Cpu::inline(),
+                &Metrics::new(),
+            )
+        };
+        let members = InProcess {
             ingester: ingester.clone(),
-            store,
+            stores: store_names(layout.stores).map(|name| (name, store())).collect(),
         };
         let topology = ClusterTopology::new(state, Arc::new(members), Arc::clone(&clock));
         let cluster = Cluster::new(
@@ -283,10 +295,10 @@ fn twin_of(cluster: &Arc<Cluster>, number: u64) -> Twin<MemoryStorage, ClusterQu
     }
 }
 
-fn one_partition() -> ClusterState {
-    let member = Member {
-        name: MEMBER.to_owned(),
-        role: Role::All,
+fn one_partition(stores: usize) -> ClusterState {
+    let member = |name: String| Member {
+        role: if name == MEMBER { Role::All } else { Role::Store },
+        name,
         zone: "z".to_owned(),
         grpc_addr: String::new(),
         http_addr: String::new(),
@@ -307,7 +319,9 @@ fn one_partition() -> ClusterState {
     ClusterState {
         version: 1,
         cluster_id: Some(ClusterId(CLUSTER)),
-        members: BTreeMap::from([(MEMBER.to_owned(), member)]),
+        members: store_names(stores)
+            .map(|name| (name.clone(), member(name)))
+            .collect(),
         partitions: BTreeMap::from([(PARTITION, partition)]),
         ..ClusterState::default()
     }

@@ -144,11 +144,13 @@ pub struct Plan {
     pub flags: Vec<String>,
     /// Environment of every process.
     pub env: Vec<(String, String)>,
+    /// Stores beside the first.
+    pub more_stores: Vec<&'static str>,
     /// A process whose data is on a disk of its own.
     pub small_disk: Option<(&'static str, Arc<SmallDisk>)>,
 }
 
-/// Ingesters a, b and c in three zones, a distributor, a querier, a store, and where asked for three voters.
+/// Ingesters a, b and c in three zones, a distributor, a querier, a store, and where asked for more stores and three voters.
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub nodes: BTreeMap<String, Koios>,
@@ -167,6 +169,7 @@ impl Cluster {
             .unwrap_or_else(|| format!("file://{}", dir.path().join("bucket").display()));
         let mut names: Vec<&str> = INGESTERS.to_vec();
         names.extend(["distributor", "querier", "store"]);
+        names.extend(&plan.more_stores);
         if plan.separate_control {
             names.extend(VOTERS);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
-use koios_model::{Exemplar, Labels, Matcher, Matchers, TenantId, TimeRange};
+use koios_model::{Exemplar, Labels, Matcher, Matchers, Metadata, TenantId, TimeRange};
 use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
 use koios_wire::ServiceErrorCode;
 
@@ -69,11 +69,11 @@ async fn read_with(
     Ok(found)
 }
 
-async fn read(world: &World, min: i64, max: i64) -> Result<Data, QueryError> {
+pub(super) async fn read(world: &World, min: i64, max: i64) -> Result<Data, QueryError> {
     read_with(world, TimeRange::new(min, max), SelectHints::default(), 1 << 20).await
 }
 
-fn ten_series() -> Data {
+pub(super) fn ten_series() -> Data {
     data((0..10).map(|i| (labels("m", i), (0..20).map(|t| (t, f64::from(i))).collect())))
 }
 
@@ -415,7 +415,7 @@ async fn shards_are_disjoint_and_complete_and_limits_are_kept() {
     assert_eq!(read_with(&world, all, hints, 1 << 20).await.unwrap().len(), 3);
 }
 
-fn selection(labels_only: bool) -> Selection {
+pub(super) fn selection(labels_only: bool) -> Selection {
     Selection {
         tenant: TenantId::anonymous(),
         matchers: matchers(),
@@ -542,8 +542,45 @@ async fn metadata_is_the_union_of_a_majority() {
     world.members[0].describe("a", "counter");
     world.members[1].describe("a", "gauge");
     world.members[2].set(Mode::Fails(ServiceErrorCode::Unavailable));
-    let found = world.cluster.metadata(&TenantId::anonymous(), "").await.unwrap();
-    assert_eq!(found["a"].len(), 2);
+    let tenant = TenantId::anonymous();
+    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL).await.unwrap();
+    assert_eq!((found.metrics["a"].len(), found.warning), (2, None));
+}
+
+#[tokio::test]
+async fn i4_metadata_is_of_heads_and_blocks_and_says_what_is_missing() {
+    let world = World::new();
+    world.members.iter().for_each(|m| m.describe("a", "counter"));
+    world.upload("01A", ten_series());
+    let described = |metric: &str, kind: &str| {
+        let metadata = Metadata {
+            kind: kind.to_owned(),
+            ..Metadata::default()
+        };
+        (metric.to_owned(), metadata)
+    };
+    for s in &world.stores {
+        *s.metadata.lock() = vec![described("a", "counter"), described("b", "gauge")];
+    }
+    let tenant = TenantId::anonymous();
+    let ask = |min, max| world.cluster.metadata(&tenant, "", TimeRange::new(min, max));
+    let found = ask(0, 100).await.unwrap();
+    assert_eq!(found.metrics.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((found.metrics["a"].len(), found.warning), (1, None));
+    // Blocks of another time are not asked.
+    assert_eq!(ask(1000, 2000).await.unwrap().metrics.len(), 1);
+    // What cannot be had is said to be missing; too much is the query's fault.
+    let set = |code| world.stores.iter().for_each(|s| s.set(Mode::Fails(code)));
+    set(ServiceErrorCode::Unavailable);
+    let found = ask(0, 100).await.unwrap();
+    assert_eq!(found.metrics.len(), 1);
+    let warning = found.warning.unwrap();
+    assert!(
+        warning.starts_with("metadata of blocks is missing: unavailable: block 01A"),
+        "{warning}"
+    );
+    set(ServiceErrorCode::ResourceExhausted);
+    assert_eq!(ask(0, 100).await.unwrap_err().kind().http_status(), 422);
 }
 
 #[tokio::test]

@@ -1,17 +1,16 @@
-//! Reads of label names, label values and metadata: the same fan-out and the same completeness as of series.
+//! Reads of label names, label values and exemplars: the same fan-out and the same completeness as of series.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::future::try_join_all;
-use koios_model::{Exemplar, Labels, Matchers, Metadata, TenantId, TimeRange};
+use koios_model::{Exemplar, Labels, Matchers, TenantId, TimeRange};
 use koios_promql::QueryError;
-use koios_wire::{ExemplarsRequest, LabelsRequest, MetadataRequest, ReadEnd, SeriesExemplars};
+use koios_wire::{ExemplarsRequest, LabelsRequest, ReadEnd, SeriesExemplars};
 
-use super::blocks::{self, BlockRequest};
 use super::collected::Collected;
 use super::deletions::DeletionsSeen;
 use super::seam::Seam;
+use super::stores::BlockRequest;
 use super::{Budget, Cluster, Selection};
 
 impl Cluster {
@@ -37,25 +36,21 @@ impl Cluster {
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
         let seam = self.labels_of_heads(selection, name, found).await?;
-        let Some((manifest_version, groups)) = self.blocks_for(selection, &seam).await? else {
+        let Some((manifest_version, blocks)) = self.blocks_for(selection, &seam).await? else {
             return Ok(());
         };
         let request = BlockRequest {
             tenant: tenant.clone(),
             manifest_version,
+            blocks,
             matchers: selection.matchers.clone(),
             range: *range,
             labels_only: true,
             limit: selection.wanted.limit as u64,
         };
-        let asked = groups
-            .iter()
-            .map(|group| blocks::labels(group, &request, name, &self.heads.clock));
-        let answers = try_join_all(asked)
-            .await
-            .map_err(|e| self.blocks_failed(tenant, e))?;
-        let mut names = answers.into_iter().flatten();
-        names.try_for_each(|name| found.add(name))
+        let names = self.asker().labels(&request, name).await;
+        let names = names.map_err(|e| self.blocks_failed(tenant, e))?;
+        names.into_iter().try_for_each(|name| found.add(name))
     }
 
     async fn labels_of_heads(
@@ -168,55 +163,18 @@ impl Cluster {
         floor: u64,
     ) -> Result<Vec<SeriesExemplars>, QueryError> {
         let view = self.manifests.pin(tenant, floor).await?;
-        let (manifest_version, every_block) = (view.version, Seam::default());
+        let every_block = Seam::default();
         let wanted = view.blocks.iter().filter(|b| every_block.needs_block(b, range));
-        let groups = blocks::assign(wanted.map(|b| b.id.clone()).collect(), &self.topology.stores())?;
         let request = BlockRequest {
             tenant: tenant.clone(),
-            manifest_version,
+            manifest_version: view.version,
+            blocks: wanted.map(|b| b.id.clone()).collect(),
             matchers: matchers.clone(),
             range,
             labels_only: true,
             limit: 0,
         };
-        let asked = groups
-            .iter()
-            .map(|group| blocks::exemplars(group, &request, &self.heads.clock));
-        let answers = try_join_all(asked).await;
-        let answers = answers.map_err(|e| self.blocks_failed(tenant, e))?;
-        Ok(answers.into_iter().flatten().collect())
-    }
-
-    /// Metadata by metric; a metric may have several entries.
-    pub(crate) async fn metadata(
-        &self,
-        tenant: &TenantId,
-        metric: &str,
-    ) -> Result<BTreeMap<String, BTreeSet<Metadata>>, QueryError> {
-        let mut plans = self.plans(tenant);
-        let reads = loop {
-            let plan = plans.next()?;
-            let read = self.heads.all_partitions(&plan, |target| {
-                let request = MetadataRequest {
-                    tenant: tenant.clone(),
-                    partition: target.partition,
-                    epoch: target.epoch,
-                    metric: metric.to_owned(),
-                };
-                self.heads.ask_partition(target, move |client| {
-                    let request = request.clone();
-                    async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
-                })
-            });
-            match read.await {
-                Ok(reads) => break reads,
-                Err(e) => plans.failed(&plan, e).await?,
-            }
-        };
-        let mut found = BTreeMap::<String, BTreeSet<Metadata>>::new();
-        for (metric, metadata) in reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all) {
-            found.entry(metric).or_default().insert(metadata);
-        }
-        Ok(found)
+        let found = self.asker().exemplars(&request).await;
+        found.map_err(|e| self.blocks_failed(tenant, e))
     }
 }

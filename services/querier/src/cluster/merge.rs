@@ -9,9 +9,9 @@ use koios_model::{HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
 use koios_promql::{Completeness, QueryError, Series, SeriesData, SeriesStream, StreamItem};
 
 use super::Coarseness;
-use super::blocks::BlockFeed;
 use super::budget::Budget;
 use super::held::{HeldSeries, SourceError};
+use super::stores::BlockFeed;
 
 /// Series per item of the merged stream: enough to pay for a wake-up, few enough to be small.
 const BATCH_SERIES: usize = 256;

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
-use koios_runtime::RealClock;
+use koios_runtime::{ClockHandle, RealClock};
+use koios_server::Metrics;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
     FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::{
     Cluster, ListedBlock, ManifestView, Manifests, PartitionTarget, Patience, ReadPlan, Replica, StoreMember,
-    Topology,
+    StoreReads, Topology,
 };
 
 pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
@@ -307,9 +308,17 @@ pub(crate) struct MockStore {
     blocks: Blocks,
     faults: Faults,
     pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
+    pub(crate) metadata: Mutex<Vec<(String, Metadata)>>,
+    /// The blocks of each read, in order.
+    asked: Mutex<Vec<Vec<String>>>,
 }
 
 impl MockStore {
+    /// The blocks of each read since it was last asked.
+    pub(crate) fn take_asked(&self) -> Vec<Vec<String>> {
+        std::mem::take(&mut *self.asked.lock())
+    }
+
     pub(crate) fn set(&self, mode: Mode) {
         *self.faults.mode.lock() = mode;
     }
@@ -319,6 +328,7 @@ impl MockStore {
     }
 
     fn gather(&self, ids: &[String]) -> Result<Data, ServiceError> {
+        self.asked.lock().push(ids.to_vec());
         let blocks = self.blocks.lock();
         let mut all = Data::new();
         for id in ids {
@@ -367,6 +377,12 @@ impl StoreService for MockStore {
         self.faults.enter().await?;
         Ok(self.exemplars.lock().clone())
     }
+
+    async fn metadata(&self, request: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+        self.faults.enter().await?;
+        self.gather(&request.blocks)?;
+        Ok(self.metadata.lock().clone())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -412,7 +428,7 @@ impl Topology for MockTopology {
     }
 }
 
-/// One partition of three members and two stores over one bucket.
+/// One partition of three members, and stores over one bucket.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) members: Vec<Arc<MockIngester>>,
@@ -425,6 +441,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_stores(2, StoreReads::default(), Arc::new(RealClock::new()))
+    }
+
+    pub(crate) fn with_stores(count: usize, reads: StoreReads, clock: ClockHandle) -> Self {
         let members: Vec<_> = (0..3).map(|_| Arc::new(MockIngester::default())).collect();
         let blocks = Blocks::default();
         let store = |_| {
@@ -433,7 +453,7 @@ impl World {
                 ..MockStore::default()
             })
         };
-        let stores: Vec<_> = (0..2).map(store).collect();
+        let stores: Vec<_> = (0..count).map(store).collect();
         let member = |(i, s): (usize, &Arc<MockStore>)| StoreMember {
             name: format!("store-{i}"),
             client: Arc::<MockStore>::clone(s),
@@ -450,11 +470,13 @@ impl World {
             retry: Duration::from_millis(1),
             retries: 3,
         };
-        let cluster = Cluster::new(
+        let cluster = Cluster::with_stores(
             Arc::<MockTopology>::clone(&topology),
             Arc::<MockManifests>::clone(&manifests),
-            Arc::new(RealClock::new()),
+            clock,
             patience,
+            reads,
+            &Metrics::new(),
         );
         Self {
             members,

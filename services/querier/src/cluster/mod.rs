@@ -1,6 +1,5 @@
 //! Reads over the whole cluster: heads by quorum, then blocks of a pinned manifest, merged exactly once.
 
-mod blocks;
 mod bucket;
 mod budget;
 mod collected;
@@ -10,10 +9,12 @@ mod held;
 mod labels;
 mod manifests;
 mod merge;
+mod metadata;
 mod queryable;
 mod resolution;
 mod seam;
 mod state;
+mod stores;
 mod summarised;
 mod topology;
 
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use koios_model::{Labels, Matchers, PartitionId, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
+use koios_server::Metrics;
 use koios_wire::{ReadRequest, ServiceErrorCode};
 
 pub use bucket::BucketManifests;
@@ -36,9 +38,9 @@ pub use manifests::{ListedBlock, ManifestView, Manifests, Summarised};
 pub use queryable::ClusterQueryable;
 pub use resolution::SourceResolution;
 pub use state::{ClusterTopology, Members};
+pub use stores::StoreReads;
 pub use topology::{PartitionTarget, ReadPlan, Replica, StoreMember, Topology};
 
-use blocks::{BlockFeed, BlockGroup, BlockRequest};
 pub(crate) use collected::{Collected, Footprint};
 use deletions::DeletionsSeen;
 use heads::{HeadError, HeadReader};
@@ -48,6 +50,7 @@ pub(crate) use merge::Wanted;
 use merge::{Feed, Merge, source_failed};
 pub(crate) use resolution::Coarseness;
 use seam::Seam;
+use stores::{Asker, BlockFeed, BlockRequest, StoreBoard};
 
 /// The cluster as queries see it. Shared by all of them.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub struct Cluster {
     topology: Arc<dyn Topology>,
     manifests: ManifestCache,
     heads: HeadReader,
+    stores: Arc<StoreBoard>,
 }
 
 /// Which series to read, of whom.
@@ -130,11 +134,36 @@ impl Cluster {
         clock: ClockHandle,
         patience: Patience,
     ) -> Arc<Self> {
+        Self::with_stores(
+            topology,
+            manifests,
+            clock,
+            patience,
+            StoreReads::default(),
+            &Metrics::new(),
+        )
+    }
+
+    /// As [`Self::new`], with blocks read as `reads` says.
+    pub fn with_stores(
+        topology: Arc<dyn Topology>,
+        manifests: Arc<dyn Manifests>,
+        clock: ClockHandle,
+        patience: Patience,
+        reads: StoreReads,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             topology,
             manifests: ManifestCache::new(manifests, Arc::clone(&clock)),
+            stores: StoreBoard::new(Arc::clone(&clock), reads, metrics),
             heads: HeadReader { clock, patience },
         })
+    }
+
+    /// The stores as they are now.
+    fn asker(&self) -> Asker {
+        Asker::new(self.topology.stores(), Arc::clone(&self.stores))
     }
 
     fn plans<'a>(&'a self, tenant: &'a TenantId) -> Plans<'a> {
@@ -152,20 +181,18 @@ impl Cluster {
         budget: &Arc<Budget>,
     ) -> Result<Merge, QueryError> {
         let (mut feeds, seam) = self.select_heads(selection, budget).await?;
-        let request = |manifest_version| BlockRequest {
-            tenant: selection.tenant.clone(),
-            manifest_version,
-            matchers: selection.matchers.clone(),
-            range: selection.range,
-            labels_only: selection.labels_only,
-            limit: limit_of(&selection.wanted, budget),
-        };
-        if let Some((version, groups)) = self.blocks_for(selection, &seam).await? {
-            for group in groups {
-                let clock = Arc::clone(&self.heads.clock);
-                let feed = BlockFeed::new(group, request(version), clock, Arc::clone(budget));
-                feeds.push(Feed::Blocks(Box::new(feed)));
-            }
+        if let Some((manifest_version, blocks)) = self.blocks_for(selection, &seam).await? {
+            let request = BlockRequest {
+                tenant: selection.tenant.clone(),
+                manifest_version,
+                blocks,
+                matchers: selection.matchers.clone(),
+                range: selection.range,
+                labels_only: selection.labels_only,
+                limit: limit_of(&selection.wanted, budget),
+            };
+            let feed = BlockFeed::new(self.asker(), request, Arc::clone(budget));
+            feeds.push(Feed::Blocks(Box::new(feed)));
         }
         let wanted = selection.wanted.clone();
         Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget))
@@ -211,12 +238,12 @@ impl Cluster {
         Ok((feeds, seam))
     }
 
-    /// The blocks to read beside the heads, split over store members, and the manifest version that lists them.
+    /// The blocks to read beside the heads, and the manifest version that lists them.
     async fn blocks_for(
         &self,
         selection: &Selection,
         seam: &Seam,
-    ) -> Result<Option<(u64, Vec<BlockGroup>)>, QueryError> {
+    ) -> Result<Option<(u64, Vec<String>)>, QueryError> {
         let Selection { tenant, range, .. } = selection;
         let range = *range;
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
@@ -239,9 +266,8 @@ impl Cluster {
         let Some(view) = view else { return Ok(None) };
         let coarseness = selection.wanted.coarseness;
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
-        let wanted = chosen.into_iter().map(|b| b.id.clone());
-        let groups = blocks::assign(wanted.collect(), &self.topology.stores())?;
-        Ok((!groups.is_empty()).then_some((view.version, groups)))
+        let blocks: Vec<String> = chosen.into_iter().map(|b| b.id.clone()).collect();
+        Ok((!blocks.is_empty()).then_some((view.version, blocks)))
     }
 
     /// A block that is gone means that the pinned manifest is too old: the next read looks it up anew.

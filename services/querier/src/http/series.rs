@@ -8,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, Request};
-use koios_model::{Matchers, Metadata};
+use koios_model::{Matchers, Metadata, TimeRange};
 use koios_promql::QueryError;
 use koios_tenancy::Limits;
 
@@ -20,6 +20,9 @@ use super::json::{write_array, write_labels, write_string};
 use super::params::Params;
 use super::query::panicked;
 use crate::cluster::{Budget, Collected, Footprint, Selection, Wanted};
+
+/// How far metadata is looked for when a request does not say: blocks of all time have very many series.
+const METADATA_BACK_MS: i64 = 24 * 3_600_000;
 
 /// `/api/v1/labels`.
 pub(super) async fn label_names(
@@ -74,18 +77,29 @@ pub(super) async fn metadata(
     let metric = params.one("metric")?.unwrap_or("").to_owned();
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
-    let read = api.cluster.metadata(&tenant, &metric);
+    let range = metadata_range(&params, api.clock.now_ms())?;
+    let read = api.cluster.metadata(&tenant, &metric, range);
     let (found, _place) = api.within(&asked, read).await?;
+    let mut notes = Notes::default();
+    notes.warnings.extend(found.warning);
     let wanted = |(m, _): &(String, BTreeSet<Metadata>)| metric.is_empty() || *m == metric;
     let found: BTreeMap<_, _> = found
+        .metrics
         .into_iter()
         .filter(wanted)
         .take(unless_zero(limit))
         .collect();
     Ok(whole(
         |out| write_metadata(out, &found, unless_zero(per_metric)),
-        &Notes::default(),
+        &notes,
     ))
+}
+
+/// Which blocks' metadata is told beside that of heads.
+fn metadata_range(params: &Params, now_ms: i64) -> Result<TimeRange, ApiError> {
+    let range = params.range()?;
+    let start = params.time_or("start", now_ms.saturating_sub(METADATA_BACK_MS))?;
+    Ok(TimeRange::new(start.min(range.max), range.max))
 }
 
 fn write_metadata(out: &mut Vec<u8>, found: &BTreeMap<String, BTreeSet<Metadata>>, per_metric: usize) {

@@ -1,0 +1,107 @@
+//! Reads of metrics' metadata: of heads what was sent lately, of blocks what was cut with their series.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use koios_model::{METRIC_NAME, Matcher, Matchers, Metadata, TenantId, TimeRange};
+use koios_promql::QueryError;
+use koios_wire::{MetadataRequest, ReadEnd};
+
+use super::stores::BlockRequest;
+use super::{Cluster, Coarseness, resolution};
+
+/// Metadata that was found.
+#[derive(Debug, Default)]
+pub(crate) struct FoundMetadata {
+    /// By metric, which may have several entries.
+    pub(crate) metrics: BTreeMap<String, BTreeSet<Metadata>>,
+    /// What is missing, if anything is.
+    pub(crate) warning: Option<String>,
+}
+
+impl Cluster {
+    /// Metadata of one metric, or of all when `metric` is empty: of heads, and of the blocks of a range. Without the bucket,
+    /// or without a store, heads answer alone, and the warning says so (I4, I9): it describes data, and is none.
+    ///
+    /// # Errors
+    /// When heads cannot answer.
+    pub(crate) async fn metadata(
+        &self,
+        tenant: &TenantId,
+        metric: &str,
+        range: TimeRange,
+    ) -> Result<FoundMetadata, QueryError> {
+        let mut found = FoundMetadata::default();
+        let of_heads = self.metadata_of_heads(tenant, metric).await?;
+        let of_blocks = match self.metadata_of_blocks(tenant, metric, range).await {
+            Ok(of_blocks) => of_blocks,
+            Err(e @ QueryError::LimitExceeded(_)) => return Err(e),
+            Err(e) => {
+                let text = format!("metadata of blocks is missing: {e}");
+                tracing::warn!(%tenant, error = %e, "metadata of blocks cannot be read");
+                found.warning = Some(text);
+                Vec::new()
+            }
+        };
+        for (metric, metadata) in of_heads.into_iter().chain(of_blocks) {
+            found.metrics.entry(metric).or_default().insert(metadata);
+        }
+        Ok(found)
+    }
+
+    async fn metadata_of_heads(
+        &self,
+        tenant: &TenantId,
+        metric: &str,
+    ) -> Result<Vec<(String, Metadata)>, QueryError> {
+        let mut plans = self.plans(tenant);
+        let reads = loop {
+            let plan = plans.next()?;
+            let read = self.heads.all_partitions(&plan, |target| {
+                let request = MetadataRequest {
+                    tenant: tenant.clone(),
+                    partition: target.partition,
+                    epoch: target.epoch,
+                    metric: metric.to_owned(),
+                };
+                self.heads.ask_partition(target, move |client| {
+                    let request = request.clone();
+                    async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
+                })
+            });
+            match read.await {
+                Ok(reads) => break reads,
+                Err(e) => plans.failed(&plan, e).await?,
+            }
+        };
+        let answers = reads.into_iter().flat_map(|r| r.answers);
+        Ok(answers.flat_map(|(all, _)| all).collect())
+    }
+
+    /// That of blocks with samples in a range, as far as these are not deleted.
+    async fn metadata_of_blocks(
+        &self,
+        tenant: &TenantId,
+        metric: &str,
+        range: TimeRange,
+    ) -> Result<Vec<(String, Metadata)>, QueryError> {
+        let floor = self.deletions_version(tenant).await?;
+        let view = match self.manifests.recent(tenant).await {
+            Some(view) if view.version >= floor => view,
+            Some(_) => self.manifests.pin(tenant, floor).await?,
+            None => return Err(QueryError::unavailable("the manifest cannot be had")),
+        };
+        let wanted = resolution::choose(&view, Coarseness::default(), |b| b.range.overlaps(&range));
+        let named = (!metric.is_empty()).then(|| Matcher::equal(METRIC_NAME, metric));
+        let request = BlockRequest {
+            tenant: tenant.clone(),
+            manifest_version: view.version,
+            blocks: wanted.into_iter().map(|b| b.id.clone()).collect(),
+            matchers: Matchers(named.into_iter().collect()),
+            range,
+            labels_only: true,
+            limit: 0,
+        };
+        let found = self.asker().metadata(&request).await;
+        found.map_err(|e| self.blocks_failed(tenant, e))
+    }
+}

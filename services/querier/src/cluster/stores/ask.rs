@@ -1,0 +1,326 @@
+//! Asks stores about blocks, and others when those fail or lag.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use koios_promql::QueryError;
+use koios_wire::{ServiceError, ServiceErrorCode, StoreService};
+
+use super::super::held::SourceError;
+use super::super::topology::StoreMember;
+use super::board::{StoreBoard, UnderWay, Why};
+use super::placement::{BlockGroup, share_out};
+
+/// A call of a store about some blocks.
+pub(super) type Call<'c, T> = &'c (
+        dyn Fn(Arc<dyn StoreService>, Vec<String>) -> BoxFuture<'static, Result<T, ServiceError>>
+            + Send
+            + Sync
+    );
+
+/// A store's name and why it failed.
+type Failure = (String, ServiceError);
+
+/// The stores as one read sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    stores: Arc<[StoreMember]>,
+    board: Arc<StoreBoard>,
+}
+
+/// Which stores failed at some blocks, in one read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tried {
+    failures: Vec<Failure>,
+    /// Lags, and is waited for elsewhere.
+    lagging: Option<String>,
+}
+
+impl Tried {
+    /// With one more that failed.
+    ///
+    /// # Errors
+    /// When no other store could do better.
+    pub(super) fn and(mut self, store: &str, e: ServiceError) -> Result<Self, SourceError> {
+        match e.code {
+            // Every store has the same bounds: it is the query that asks for too much.
+            ServiceErrorCode::ResourceExhausted => Err(QueryError::LimitExceeded(e.message).into()),
+            ServiceErrorCode::InvalidArgument | ServiceErrorCode::NotFound => Err(e.into()),
+            _ => {
+                tracing::warn!(store, error = %e, "store failed, its blocks are read elsewhere");
+                self.failures.push((store.to_owned(), e));
+                Ok(self)
+            }
+        }
+    }
+
+    fn has(&self, store: &StoreMember) -> bool {
+        self.lagging.as_ref() == Some(&store.name)
+            || self.failures.iter().any(|(name, _)| *name == store.name)
+    }
+
+    fn why(&self) -> Why {
+        match (&self.lagging, self.failures.is_empty()) {
+            (Some(_), _) => Why::Hedge,
+            (None, false) => Why::Failover,
+            (None, true) => Why::Assigned,
+        }
+    }
+}
+
+/// What one store answered about some of the blocks.
+#[derive(Debug)]
+pub(super) struct Answered<T> {
+    pub(super) blocks: Vec<String>,
+    pub(super) store: String,
+    /// The stores that failed before.
+    pub(super) tried: Tried,
+    /// To be dropped when the store has no more to do.
+    pub(super) under_way: UnderWay,
+    pub(super) answer: T,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// Whoever is asked, the read fails.
+    Final(SourceError),
+    /// No store is left for these blocks.
+    NoStore {
+        blocks: Vec<String>,
+        failures: Vec<Failure>,
+    },
+}
+
+impl From<SourceError> for Unanswered {
+    fn from(e: SourceError) -> Self {
+        Self::Final(e)
+    }
+}
+
+impl From<Unanswered> for SourceError {
+    fn from(e: Unanswered) -> Self {
+        match e {
+            Unanswered::Final(e) => e,
+            Unanswered::NoStore { blocks, failures } => unread(&blocks, &failures).into(),
+        }
+    }
+}
+
+impl Unanswered {
+    /// With a failure that came beside.
+    fn and(self, failure: Failure) -> Self {
+        match self {
+            Self::NoStore { blocks, mut failures } => {
+                failures.push(failure);
+                Self::NoStore { blocks, failures }
+            }
+            e @ Self::Final(_) => e,
+        }
+    }
+}
+
+/// What the query is told: damage first, since that is what somebody must look at.
+fn unread(blocks: &[String], failures: &[Failure]) -> QueryError {
+    if failures.is_empty() {
+        let text = format!("{} blocks cannot be read: no store member is known", blocks.len());
+        return QueryError::unavailable(text);
+    }
+    let damage = failures
+        .iter()
+        .find(|(_, e)| e.code == ServiceErrorCode::Corruption);
+    let what = match (damage, blocks) {
+        (Some((_, e)), _) => e.message.clone(),
+        (None, [one]) => format!("block {one} cannot be read"),
+        (None, [first, ..]) => format!("{} blocks ({first}, …) cannot be read", blocks.len()),
+        (None, []) => "no block was read".to_owned(),
+    };
+    let stores: Vec<_> = failures
+        .iter()
+        .map(|(store, e)| format!("{store}: {e}"))
+        .collect();
+    QueryError::unavailable(format!("unavailable: {what}; asked {}", stores.join("; ")))
+}
+
+type Answers<T> = Result<Vec<Answered<T>>, Unanswered>;
+type OneAnswer<T> = Result<(UnderWay, T), ServiceError>;
+
+impl Asker {
+    pub(crate) fn new(stores: Vec<StoreMember>, board: Arc<StoreBoard>) -> Self {
+        Self {
+            stores: stores.into(),
+            board,
+        }
+    }
+
+    pub(super) fn board(&self) -> &StoreBoard {
+        &self.board
+    }
+
+    /// Asks about blocks, each once: one store for some of them each, another one where that fails.
+    ///
+    /// # Errors
+    /// When some block could not be asked about at any store.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        blocks: Vec<String>,
+        tried: Tried,
+        call: Call<'_, T>,
+    ) -> Result<Vec<Answered<T>>, SourceError> {
+        Ok(self.ask_owners(blocks, tried, call).await?)
+    }
+
+    /// As [`Self::ask`], all answers together.
+    pub(super) async fn gather<T: Send + 'static>(
+        &self,
+        blocks: Vec<String>,
+        call: Call<'_, Vec<T>>,
+    ) -> Result<Vec<T>, SourceError> {
+        let answers = self.ask(blocks, Tried::default(), call).await?;
+        Ok(answers.into_iter().flat_map(|a| a.answer).collect())
+    }
+
+    fn ask_owners<'a, T: Send + 'static>(
+        &'a self,
+        blocks: Vec<String>,
+        tried: Tried,
+        call: Call<'a, T>,
+    ) -> BoxFuture<'a, Answers<T>> {
+        async move {
+            if blocks.is_empty() {
+                return Ok(Vec::new());
+            }
+            let left = self.stores.iter().filter(|s| !tried.has(s));
+            let candidates = self.board.candidates(left);
+            if candidates.is_empty() {
+                let failures = tried.failures;
+                return Err(Unanswered::NoStore { blocks, failures });
+            }
+            let groups = share_out(blocks, &candidates, self.board.replication());
+            let asked = groups
+                .into_iter()
+                .map(|group| self.ask_group(group, tried.clone(), call));
+            let answers = try_join_all(asked).await?;
+            Ok(answers.into_iter().flatten().collect())
+        }
+        .boxed()
+    }
+
+    async fn ask_group<T: Send + 'static>(
+        &self,
+        group: BlockGroup,
+        tried: Tried,
+        call: Call<'_, T>,
+    ) -> Answers<T> {
+        let (why, BlockGroup { blocks, store }) = (tried.why(), group);
+        let mut asked = self.ask_store(&store, blocks.clone(), why, call).boxed();
+        let may_hedge = why == Why::Assigned && self.board.replication() > 1 && self.stores.len() > 1;
+        if may_hedge {
+            let lags = self.board.sleep(self.board.hedge_after());
+            let in_time = tokio::select! {
+                biased;
+                answer = &mut asked => Some(answer),
+                () = lags => None,
+            };
+            return match in_time {
+                Some(answer) => self.answered(&store, blocks, tried, answer, call).await,
+                None if self.board.take_hedge() => self.hedge(&store, blocks, asked, call).await,
+                None => {
+                    let answer = asked.await;
+                    self.answered(&store, blocks, tried, answer, call).await
+                }
+            };
+        }
+        let answer = asked.await;
+        self.answered(&store, blocks, tried, answer, call).await
+    }
+
+    /// Takes an answer, or asks others.
+    async fn answered<T: Send + 'static>(
+        &self,
+        store: &StoreMember,
+        blocks: Vec<String>,
+        tried: Tried,
+        answer: OneAnswer<T>,
+        call: Call<'_, T>,
+    ) -> Answers<T> {
+        match answer {
+            Ok(answer) => Ok(vec![taken(store, blocks, tried, answer)]),
+            Err(e) => {
+                let tried = tried.and(&store.name, e)?;
+                self.ask_owners(blocks, tried, call).await
+            }
+        }
+    }
+
+    /// Asks others beside a store that lags, and takes what comes first.
+    async fn hedge<T: Send + 'static>(
+        &self,
+        store: &StoreMember,
+        blocks: Vec<String>,
+        mut asked: BoxFuture<'_, OneAnswer<T>>,
+        call: Call<'_, T>,
+    ) -> Answers<T> {
+        let beside = Tried {
+            lagging: Some(store.name.clone()),
+            ..Tried::default()
+        };
+        let mut others = self.ask_owners(blocks.clone(), beside, call);
+        let failure = |e: ServiceError| (store.name.clone(), e);
+        tokio::select! {
+            biased;
+            answer = &mut asked => match answer {
+                Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
+                Err(e) => {
+                    Tried::default().and(&store.name, e.clone())?;
+                    others.await.map_err(|none| none.and(failure(e)))
+                }
+            },
+            answers = &mut others => match answers {
+                Err(none @ Unanswered::NoStore { .. }) => match asked.await {
+                    Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
+                    Err(e) => Err(none.and(failure(e))),
+                },
+                answers => answers,
+            },
+        }
+    }
+
+    async fn ask_store<T: Send + 'static>(
+        &self,
+        store: &StoreMember,
+        blocks: Vec<String>,
+        why: Why,
+        call: Call<'_, T>,
+    ) -> OneAnswer<T> {
+        let (began, under_way) = (self.board.elapsed(), self.board.begin(&store.name, why));
+        let asked = call(Arc::clone(&store.client), blocks);
+        let answer = self.board.within(asked).await.and_then(|answer| answer);
+        match &answer {
+            Ok(_) => {
+                let took = self.board.elapsed().saturating_sub(began);
+                self.board.answered(&store.name, took);
+            }
+            Err(e) => self.board.failed(&store.name, e.code, began),
+        }
+        Ok((under_way, answer?))
+    }
+}
+
+fn taken<T>(
+    store: &StoreMember,
+    blocks: Vec<String>,
+    tried: Tried,
+    (under_way, answer): (UnderWay, T),
+) -> Answered<T> {
+    Answered {
+        blocks,
+        store: store.name.clone(),
+        tried: Tried {
+            lagging: None,
+            ..tried
+        },
+        under_way,
+        answer,
+    }
+}

@@ -1,0 +1,171 @@
+//! Claims about reads of blocks over several stores, some of which fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_runtime::TokioClock;
+use koios_wire::ServiceErrorCode;
+
+use super::super::Budget;
+use super::super::cluster_test::{read, selection, ten_series};
+use super::super::mock::{Data, Mode, World};
+use super::StoreReads;
+
+const IDS: [&str; 12] = ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"];
+
+/// Stores, and blocks each with some of the series and some of the times, which heads have forgotten. Must be called where
+/// time is paused.
+fn world(stores: usize, reads: StoreReads) -> World {
+    let world = World::with_stores(stores, reads, Arc::new(TokioClock::starting_at(0)));
+    for (i, id) in IDS.iter().enumerate() {
+        let some = |t: i64| t as usize % IDS.len() == i || t as usize % 5 == i % 5;
+        let block: Data = ten_series()
+            .into_iter()
+            .map(|(labels, samples)| (labels, samples.into_iter().filter(|(t, _)| some(*t)).collect()))
+            .collect();
+        world.upload(id, block);
+    }
+    world
+        .members
+        .iter()
+        .for_each(|m| m.forget_below(1000, IDS.len() as u64));
+    world
+}
+
+/// The blocks that each store was asked for since the last time, sorted.
+fn asked(world: &World) -> Vec<Vec<String>> {
+    let of_store = |asked: Vec<Vec<String>>| {
+        let mut all: Vec<String> = asked.into_iter().flatten().collect();
+        all.sort();
+        all
+    };
+    world.stores.iter().map(|s| of_store(s.take_asked())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_any_number_of_stores_gives_the_same_answer_and_reads_each_block_once() {
+    for stores in [1, 2, 3, 7] {
+        let world = world(stores, StoreReads::default());
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+        let first = asked(&world);
+        let mut all: Vec<_> = first.iter().flatten().cloned().collect();
+        all.sort();
+        assert_eq!(all, IDS, "{stores} stores");
+        // And the same ones again, whose caches are warm.
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+        assert_eq!(asked(&world), first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_stores_that_fail_at_any_moment_cost_neither_a_sample_nor_an_error() {
+    let faults = [
+        Mode::Fails(ServiceErrorCode::Unavailable),
+        Mode::Fails(ServiceErrorCode::DeadlineExceeded),
+        Mode::Fails(ServiceErrorCode::Behind),
+        Mode::Hangs,
+        Mode::HangsAfter(0),
+        Mode::HangsAfter(4),
+        Mode::BreaksAfter(0, None),
+        Mode::BreaksAfter(9, None),
+        Mode::BreaksAfter(5, Some(ServiceErrorCode::Corruption)),
+    ];
+    for first in &faults {
+        for second in &faults {
+            let world = world(4, StoreReads::default());
+            world.stores[1].set(first.clone());
+            world.stores[3].set(second.clone());
+            for round in 0..3 {
+                let found = read(&world, 0, 100).await.unwrap();
+                assert_eq!(found, ten_series(), "{first:?}, {second:?}, round {round}");
+            }
+            let names = world
+                .cluster
+                .labels(&[selection(true)], "i", &Budget::new(1 << 20, 100))
+                .await;
+            assert_eq!(names.unwrap().into_parts().0.len(), 10);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocks_of_a_store_that_died_go_to_their_next_owners_and_come_back() {
+    let world = world(4, StoreReads::default());
+    read(&world, 0, 100).await.unwrap();
+    let before = asked(&world);
+    world.stores[2].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    read(&world, 0, 100).await.unwrap();
+    asked(&world);
+    // It is not asked while it is known to be dead, and the others have kept theirs.
+    let calls = world.stores[2].calls();
+    read(&world, 0, 100).await.unwrap();
+    assert_eq!(world.stores[2].calls(), calls);
+    let after = asked(&world);
+    for i in [0, 1, 3] {
+        assert!(before[i].iter().all(|b| after[i].contains(b)), "store {i}");
+    }
+    // It has nothing to do until it is tried again.
+    world.stores[2].set(Mode::Well);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    read(&world, 0, 100).await.unwrap();
+    assert_eq!(asked(&world), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lags_is_not_waited_for() {
+    for fault in [Mode::Hangs, Mode::HangsAfter(0)] {
+        let world = world(3, StoreReads::default());
+        world.stores[0].set(fault);
+        let began = tokio::time::Instant::now();
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+    // Unless blocks have one owner only: then it is given up first.
+    let alone = StoreReads {
+        replication: 1,
+        ..StoreReads::default()
+    };
+    let world = world(3, alone);
+    world.stores[0].set(Mode::Hangs);
+    let began = tokio::time::Instant::now();
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    assert!(
+        began.elapsed() >= Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_what_no_store_can_read_fails_the_read_and_names_all_that_were_asked() {
+    let faults = [
+        (Mode::Fails(ServiceErrorCode::Unavailable), "injected"),
+        (Mode::Hangs, "no answer"),
+        (Mode::HangsAfter(9), "no answer"),
+        (Mode::BreaksAfter(9, None), "broke off"),
+    ];
+    for (fault, text) in faults {
+        let world = world(3, StoreReads::default());
+        world.stores.iter().for_each(|s| s.set(fault.clone()));
+        let e = read(&world, 0, 100).await.unwrap_err();
+        assert_eq!(e.kind().http_status(), 503, "{e}");
+        let e = e.to_string();
+        for name in ["store-0: ", "store-1: ", "store-2: ", "cannot be read", text] {
+            assert!(e.contains(name), "{fault:?}: {e}");
+        }
+    }
+    let world = world(0, StoreReads::default());
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "12 blocks cannot be read: no store member is known"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_block_that_is_gone_fails_the_read_whatever_others_say() {
+    let world = world(3, StoreReads::default());
+    world.blocks.lock().remove("E");
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(e.to_string().contains("block E is gone"), "{e}");
+}
