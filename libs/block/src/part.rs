@@ -22,6 +22,7 @@ use parquet::file::metadata::{
 use crate::cache::{BlockCache, CellKey, IndexKey};
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
+use crate::tail::Tail;
 use crate::used_up::used_up;
 use crate::{BlockId, Error, Result};
 
@@ -150,6 +151,20 @@ impl PartFile {
             .collect();
         self.fetch_cells(&missing, &mut cells).await?;
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
+    }
+
+    /// Keeps the cells of a tail of this part that pass their checksums; who reads the others is told why they do not.
+    pub(crate) fn keep(&self, tail: &Tail) {
+        let ends = tail.from.checked_add(tail.bytes.len() as u64) == Some(self.part().bytes);
+        if !ends || !tail.from.is_multiple_of(CELL_BYTES) {
+            return;
+        }
+        let cells = tail.from / CELL_BYTES..;
+        for (cell, bytes) in cells.zip(tail.bytes.chunks(CELL_BYTES as usize)) {
+            if self.check_cell(cell, bytes).is_err() {
+                return;
+            }
+        }
     }
 
     /// Lets cells go of which hardly anybody needs a byte once all samples in `rows` of a row group are cached as chunks:

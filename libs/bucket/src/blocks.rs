@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, META_PART, RangeRead};
+use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, META_PART, RangeRead, Tail};
 use koios_model::TenantId;
 use koios_runtime::Cpu;
 use moka::sync::Cache;
@@ -234,25 +235,37 @@ impl Blocks {
         ]
     }
 
-    /// Opens a listed block; its metadata is fetched unless it is known.
+    /// Opens a listed block; its metadata is fetched unless it is known, and with it, at once, the parts' ends, which
+    /// every read begins with.
     ///
     /// # Errors
     /// Those of [`Bucket::block_meta`].
     pub async fn open(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockReader> {
-        let meta = match self.metas.get(&block.block).filter(|m| m.tenant == *tenant) {
-            Some(meta) => meta,
+        let source = Arc::new(self.bucket.range_read(tenant, block.block));
+        let known = self.metas.get(&block.block).filter(|m| m.tenant == *tenant);
+        let (meta, tails) = match known {
+            Some(meta) => (meta, Vec::new()),
             None => {
-                let meta = Arc::new(self.bucket.block_meta(tenant, block).await?);
+                let meta = self.bucket.block_meta(tenant, block);
+                let (meta, tails) = future::join(meta, tails(&source, block)).await;
+                let meta = Arc::new(meta?);
                 if meta.tenant != *tenant {
                     let path = self.bucket.layout().part(tenant, block.block, META_PART);
                     return Err(Error::corrupt(path, format!("it is of tenant {}", meta.tenant)));
                 }
                 self.metas.insert(block.block, Arc::clone(&meta));
-                meta
+                (meta, tails)
             }
         };
-        let source = Arc::new(self.bucket.range_read(tenant, block.block));
         let reader = BlockReader::open(source, meta, Arc::clone(&self.cache))?;
+        tails.iter().for_each(|tail| reader.keep(tail));
         Ok(reader.with_cpu(self.cpu.clone()))
     }
+}
+
+/// The ends of the parts that nearly every read needs, as far as they can be had: who reads the others is told why not.
+async fn tails(source: &BucketRangeRead, block: &ManifestBlock) -> Vec<Tail> {
+    let parts = block.parts.iter().filter(|p| Tail::is_worthwhile(&p.name));
+    let tails = parts.map(|p| Tail::read(source, &p.name, p.bytes));
+    future::join_all(tails).await.into_iter().flatten().collect()
 }
