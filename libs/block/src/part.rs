@@ -23,7 +23,7 @@ use crate::cache::{BlockCache, CellKey, IndexKey};
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
 use crate::tail::Tail;
-use crate::used_up::used_up;
+use crate::used_up::{UsedUp, used_up};
 use crate::{BlockId, Error, Result};
 
 /// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
@@ -169,16 +169,24 @@ impl PartFile {
 
     /// Lets cells go of which hardly anybody needs a byte once all samples in `rows` of a row group are cached as chunks:
     /// those that at least half of is of such samples. Every column of every read ends inside of a cell, and what is left of
-    /// these would soon fill as much memory as the chunks. While the cache of those is full they stay: it may not take the
-    /// chunks.
-    pub(crate) fn forget_used_up(&self, index: &ArrowReaderMetadata, rows: impl Iterator<Item = Range<u64>>) {
+    /// these would soon fill as much memory as the chunks. Rows of earlier reads count too: of many blocks few series are
+    /// read at a time, a part of a page of each. While the cache of chunks is full all stay: it may not take them.
+    pub(crate) fn forget_used_up(&self, group: u32, index: &ArrowReaderMetadata, rows: &[Range<u64>]) {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return;
+        };
         if !self.cache.takes_samples() {
             return;
         }
-        for bytes in used_up(index, rows) {
-            for cell in mostly_within(&bytes, self.part().bytes) {
-                self.cache.forget_cell(&self.key(cell));
-            }
+        let runs = self.cache.add_used_up(self.index_key(Some(group)), rows);
+        let UsedUp { bytes, near } = used_up(index, &runs, &(first.start..last.end));
+        let is_near = |cell: &u64| {
+            let (start, end) = (cell * CELL_BYTES, (cell + 1) * CELL_BYTES);
+            near.iter().any(|near| near.start < end && start < near.end)
+        };
+        let cells = bytes.iter().flat_map(|b| mostly_within(b, self.part().bytes));
+        for cell in cells.filter(is_near) {
+            self.cache.forget_cell(&self.key(cell));
         }
     }
 

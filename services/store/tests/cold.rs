@@ -42,7 +42,12 @@ fn block(number: i64) -> koios_block::BlockParts {
 async fn one_series_over_thirty_blocks_takes_four_round_trips_at_most() {
     let clock = Arc::new(RealClock::new());
     let objects = Arc::new(Distant::new(Arc::<RealClock>::clone(&clock), REQUEST));
-    let bucket = Bucket::new(Arc::<Distant>::clone(&objects), "", clock, RngHandle::from_seed(1));
+    let bucket = Bucket::new(
+        Arc::<Distant>::clone(&objects),
+        "",
+        clock,
+        RngHandle::from_seed(1),
+    );
     let tenant = TenantId::anonymous();
     for number in 0..BLOCKS {
         let block = block(number);
