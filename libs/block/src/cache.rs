@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use crate::cell_store::{CellKey, CellStore};
 use crate::label_column::LabelColumn;
 use crate::row_chunk::RowChunk;
 use crate::strings::StringList;
+use crate::used_up::with_those_before;
 
 /// Fixed keys instead of random ones, so that a simulated run evicts the same entries every time. The keys hashed are
 /// names and offsets chosen here, never a client's bytes.
@@ -97,7 +99,12 @@ pub struct BlockCache {
     samples: Cache<SamplesKey, Arc<[Chunk]>, FixedHasher>,
     /// Where cells are kept that memory has no room for.
     below: Option<Arc<dyn CellStore>>,
+    /// Rows of row groups whose samples are, or were, in `samples`: it only decides which cells go.
+    used_up: Cache<IndexKey, Arc<[Range<u64>]>, FixedHasher>,
 }
+
+/// Bytes that remembering such rows may take, bookkeeping included: some thousand row groups.
+const USED_UP_BYTES: u64 = 1 << 20;
 
 /// Bytes that a [`BlockCache`] holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +155,7 @@ impl BlockCache {
             tables: cache(0, Table::memory_size),
             samples: cache(0, samples_size),
             below: None,
+            used_up: cache(USED_UP_BYTES, |runs: &Arc<[_]>| size_of_val(&**runs)),
         }
     }
 
@@ -204,6 +212,15 @@ impl BlockCache {
         let max = self.samples.policy().max_capacity().unwrap_or(u64::MAX);
         // What it holds is not counted at once.
         self.samples.weighted_size() < max - max / 8
+    }
+
+    /// Adds rows, ascending and disjoint, whose samples are kept from now on, and tells all that are.
+    pub(crate) fn add_used_up(&self, key: IndexKey, rows: &[Range<u64>]) -> Arc<[Range<u64>]> {
+        let add = |before: Option<moka::Entry<IndexKey, Arc<[Range<u64>]>>>| {
+            let before = before.map(moka::Entry::into_value);
+            with_those_before(rows, before.as_deref().unwrap_or(&[])).into()
+        };
+        self.used_up.entry(key).and_upsert_with(add).into_value()
     }
 
     pub(crate) fn samples(&self, key: &SamplesKey) -> Option<Arc<[Chunk]>> {

@@ -72,7 +72,7 @@ pub(crate) async fn read_histograms(
         }
         if kept {
             let index = part.group_index(&footer, group.group).await?;
-            part.forget_used_up(&index, all_rows.into_iter());
+            part.forget_used_up(group.group, &index, &all_rows);
         }
         (all, current) = (done.all, done.current);
     }

@@ -23,7 +23,8 @@ use crate::cache::{BlockCache, IndexKey};
 use crate::cell_store::CellKey;
 use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
 use crate::source::RangeRead;
-use crate::used_up::used_up;
+use crate::tail::Tail;
+use crate::used_up::{UsedUp, used_up};
 use crate::{BlockId, Error, Result};
 
 /// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
@@ -153,18 +154,40 @@ impl PartFile {
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
     }
 
+    /// Keeps the cells of a tail of this part that pass their checksums; who reads the others is told why they do not.
+    pub(crate) fn keep(&self, tail: &Tail) {
+        let ends = tail.from.checked_add(tail.bytes.len() as u64) == Some(self.part().bytes);
+        if !ends || !tail.from.is_multiple_of(CELL_BYTES) {
+            return;
+        }
+        let cells = tail.from / CELL_BYTES..;
+        for (cell, bytes) in cells.zip(tail.bytes.chunks(CELL_BYTES as usize)) {
+            if self.check_cell(cell, bytes).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Lets cells go of which hardly anybody needs a byte once all samples in `rows` of a row group are cached as chunks:
     /// those that at least half of is of such samples. Every column of every read ends inside of a cell, and what is left of
-    /// these would soon fill as much memory as the chunks. While the cache of those is full they stay: it may not take the
-    /// chunks.
-    pub(crate) fn forget_used_up(&self, index: &ArrowReaderMetadata, rows: impl Iterator<Item = Range<u64>>) {
+    /// these would soon fill as much memory as the chunks. Rows of earlier reads count too: of many blocks few series are
+    /// read at a time, a part of a page of each. While the cache of chunks is full all stay: it may not take them.
+    pub(crate) fn forget_used_up(&self, group: u32, index: &ArrowReaderMetadata, rows: &[Range<u64>]) {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return;
+        };
         if !self.cache.takes_samples() {
             return;
         }
-        for bytes in used_up(index, rows) {
-            for cell in mostly_within(&bytes, self.part().bytes) {
-                self.cache.forget_cell(&self.key(cell));
-            }
+        let runs = self.cache.add_used_up(self.index_key(Some(group)), rows);
+        let UsedUp { bytes, near } = used_up(index, &runs, &(first.start..last.end));
+        let is_near = |cell: &u64| {
+            let (start, end) = (cell * CELL_BYTES, (cell + 1) * CELL_BYTES);
+            near.iter().any(|near| near.start < end && start < near.end)
+        };
+        let cells = bytes.iter().flat_map(|b| mostly_within(b, self.part().bytes));
+        for cell in cells.filter(is_near) {
+            self.cache.forget_cell(&self.key(cell));
         }
     }
 
@@ -198,11 +221,7 @@ impl PartFile {
             for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
                 // What came only because it lies between is not kept.
                 if let Some(slot) = cells.get_mut(&cell) {
-                    let bytes = self.check_cell(cell, chunk)?;
-                    if let Some(store) = self.cache.cell_store() {
-                        store.put(self.key(cell), bytes.clone());
-                    }
-                    *slot = Some(bytes);
+                    *slot = Some(self.check_cell(cell, chunk)?);
                 }
             }
         }
@@ -241,7 +260,7 @@ impl PartFile {
         want == Some(&crc32c::crc32c(bytes))
     }
 
-    /// Verifies a cell and caches a copy of its own, so that the large buffer it came in can go.
+    /// Verifies a cell that was fetched and caches a copy of its own, so that the large buffer it came in can go.
     fn check_cell(&self, cell: u64, bytes: &[u8]) -> Result<Bytes> {
         if !self.is_right(cell, bytes) {
             return Err(self.corrupt(format!(
@@ -251,6 +270,9 @@ impl PartFile {
         }
         let bytes = Bytes::copy_from_slice(bytes);
         self.cache.put_cell(self.key(cell), bytes.clone());
+        if let Some(store) = self.cache.cell_store() {
+            store.put(self.key(cell), bytes.clone());
+        }
         Ok(bytes)
     }
 

@@ -21,6 +21,7 @@ use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column, looked_up
 use crate::source::RangeRead;
 use crate::strings::StringList;
 use crate::summary_rows::read_summaries;
+use crate::tail::Tail;
 use crate::{Error, Result};
 
 /// Row groups that are fetched and decoded at the same time by one reader.
@@ -112,6 +113,14 @@ impl BlockReader {
         }
         self.samples.set_cpu(cpu);
         self
+    }
+
+    /// Keeps what was read of it before its checksums were known, as far as it passes them.
+    pub fn keep(&self, tail: &Tail) {
+        let parts = [self.series.part(), &self.samples];
+        if let Some(part) = parts.into_iter().find(|p| p.part().name == tail.part()) {
+            part.keep(tail);
+        }
     }
 
     /// What the block is.

@@ -317,7 +317,8 @@ async fn read_group<F: Form>(
     plan: GroupPlan,
     range: TimeRange,
 ) -> Result<Vec<Made<F>>> {
-    let index = part.group_index(footer, plan.group).await?;
+    let group = plan.group;
+    let index = part.group_index(footer, group).await?;
     let kept = pages_in_range(part, &index, range)?;
     let chosen = |piece: &Piece| match piece.whole {
         true => vec![piece.rows.clone(); 1],
@@ -332,7 +333,7 @@ async fn read_group<F: Form>(
     let kept_by_reader: Vec<Range<u64>> = kept_by_reader.collect();
     let schema = footer.parquet_schema();
     let read = GroupRead {
-        group: plan.group,
+        group,
         columns: ProjectionMask::columns(schema, [TIMESTAMP, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP]),
         selection: Some(selection),
     };
@@ -355,7 +356,7 @@ async fn read_group<F: Form>(
         reading = fold.await?;
     }
     let made = reading.finish(part)?;
-    part.forget_used_up(&index, kept_by_reader.into_iter());
+    part.forget_used_up(group, &index, &kept_by_reader);
     Ok(made)
 }
 

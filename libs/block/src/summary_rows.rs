@@ -59,7 +59,7 @@ pub(crate) async fn read_summaries(part: &PartFile, series: &[BlockSeries]) -> R
             return Err(part.corrupt("a page holds fewer summaries than its index says"));
         }
         let index = part.group_index(&footer, group.group).await?;
-        part.forget_used_up(&index, all_rows.into_iter());
+        part.forget_used_up(group.group, &index, &all_rows);
     }
     if reading.all.len() != series.len() {
         return Err(part.corrupt("it lacks summaries that its series announce"));

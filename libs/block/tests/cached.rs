@@ -269,6 +269,24 @@ fn bytes_of_samples_that_are_kept_as_chunks_are_not_kept_as_well() {
     assert_eq!(source.take(), (0, 0));
 }
 
+/// Of many blocks few series are read at a time, a part of a page of each.
+#[test]
+fn bytes_of_samples_that_are_kept_as_chunks_go_however_few_series_are_read_at_a_time() {
+    let parts = write(1, Layout::default(), &noise(60, 4000));
+    let source = Counting::new(&parts);
+    let cache = Arc::new(BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 8 << 20));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, Arc::clone(&cache)).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    for one in &all {
+        let chunks = run(block.read_chunks(std::slice::from_ref(one), TimeRange::ALL)).unwrap();
+        assert!(!chunks.is_empty());
+    }
+    let (bytes, fetched) = (cache.bytes(), source.take().1);
+    assert!(fetched > 60 * 4000 * 7, "{fetched}");
+    assert!(bytes.cells < fetched / 4, "{bytes:?} of {fetched}");
+}
+
 /// A cache that is full may not take what is read; then the bytes are kept, lest every query fetch them.
 #[test]
 fn bytes_are_kept_where_the_cache_of_samples_is_full() {

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, RangeRead};
+use koios_block::{
+    BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, RangeRead, Tail,
+};
 use koios_model::TenantId;
 use koios_runtime::Cpu;
 use moka::sync::Cache;
@@ -245,42 +248,69 @@ impl Blocks {
         ]
     }
 
-    /// Opens a listed block; its metadata is fetched unless it is known.
+    /// Opens a listed block; its metadata is fetched unless it is known, and with it, at once, the parts' ends, which
+    /// every read begins with.
     ///
     /// # Errors
     /// Those of [`Bucket::block_meta`].
     pub async fn open(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockReader> {
-        let meta = match self.metas.get(&block.block).filter(|m| m.tenant == *tenant) {
-            Some(meta) => meta,
+        let source = Arc::new(self.bucket.range_read(tenant, block.block));
+        let known = self.metas.get(&block.block).filter(|m| m.tenant == *tenant);
+        let (meta, tails) = match known {
+            Some(meta) => (meta, Vec::new()),
             None => {
-                let meta = Arc::new(self.meta(tenant, block).await?);
+                let (meta, tails) = match self.kept_meta(block).await? {
+                    Some(meta) => (meta, Vec::new()),
+                    None => {
+                        let meta = self.fetched_meta(tenant, block);
+                        let (meta, tails) = future::join(meta, tails(&source, block)).await;
+                        (meta?, tails)
+                    }
+                };
+                let meta = Arc::new(meta);
                 if meta.tenant != *tenant {
                     let path = self.bucket.layout().part(tenant, block.block, META_PART);
                     return Err(Error::corrupt(path, format!("it is of tenant {}", meta.tenant)));
                 }
                 self.metas.insert(block.block, Arc::clone(&meta));
-                meta
+                (meta, tails)
             }
         };
-        let source = Arc::new(self.bucket.range_read(tenant, block.block));
         let reader = BlockReader::open(source, meta, Arc::clone(&self.cache))?;
+        tails.iter().for_each(|tail| reader.keep(tail));
         Ok(reader.with_cpu(self.cpu.clone()))
     }
 
-    /// The metadata of a listed block, from wherever it is kept.
-    async fn meta(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockMeta> {
+    /// The metadata of a listed block, when it is kept below memory. So are its footers then: nothing is fetched with it.
+    async fn kept_meta(&self, block: &ManifestBlock) -> Result<Option<BlockMeta>> {
         let key = CellKey::meta(block.block);
         let Some(store) = self.cache.cell_store() else {
-            return self.bucket.block_meta(tenant, block).await;
+            return Ok(None);
         };
-        match store.get(&[key]).await.pop().flatten() {
-            Some(json) if is_listed(block, &json) => return Ok(BlockMeta::from_json(block.block, &json)?),
-            Some(_) => store.forget(key),
-            None => {}
+        let Some(json) = store.get(&[key]).await.pop().flatten() else {
+            return Ok(None);
+        };
+        if !is_listed(block, &json) {
+            store.forget(key);
+            return Ok(None);
         }
+        Ok(Some(BlockMeta::from_json(block.block, &json)?))
+    }
+
+    /// The metadata of a listed block out of the bucket.
+    async fn fetched_meta(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockMeta> {
         let json = self.bucket.block_meta_json(tenant, block).await?;
         let meta = BlockMeta::from_json(block.block, &json)?;
-        store.put(key, json);
+        if let Some(store) = self.cache.cell_store() {
+            store.put(CellKey::meta(block.block), json);
+        }
         Ok(meta)
     }
+}
+
+/// The ends of the parts that nearly every read needs, as far as they can be had: who reads the others is told why not.
+async fn tails(source: &BucketRangeRead, block: &ManifestBlock) -> Vec<Tail> {
+    let parts = block.parts.iter().filter(|p| Tail::is_worthwhile(&p.name));
+    let tails = parts.map(|p| Tail::read(source, &p.name, p.bytes));
+    future::join_all(tails).await.into_iter().flatten().collect()
 }

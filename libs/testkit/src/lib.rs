@@ -15,6 +15,8 @@
 
 #[cfg(feature = "cluster")]
 pub mod differential;
+#[cfg(feature = "cluster")]
+pub mod distant;
 pub mod fuzz;
 #[cfg(feature = "cluster")]
 pub mod http;

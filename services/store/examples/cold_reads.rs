@@ -6,121 +6,30 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use koios_block::{BlockId, BlockOptions, BlockWriter, Layout};
 use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
 use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
 use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
 use koios_server::Metrics;
 use koios_store::{BlockStore, StoreSettings};
+use koios_testkit::distant::Distant;
 use koios_wire::{StoreItem, StoreSelectRequest, StoreService};
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 
 const REQUEST: Duration = Duration::from_millis(10);
 const DAY_MS: i64 = 86_400_000;
 const START_MS: i64 = 19_000 * DAY_MS;
 
-/// An object store far away.
-#[derive(Debug)]
-struct Distant {
-    inner: Arc<InMemory>,
-    clock: Arc<RealClock>,
-    requests: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Distant {
-    async fn request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.clock.sleep(REQUEST).await;
-    }
-
-    fn take(&self) -> (u64, u64) {
-        (
-            self.requests.swap(0, Ordering::Relaxed),
-            self.bytes.swap(0, Ordering::Relaxed),
-        )
-    }
-}
-
-impl fmt::Display for Distant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("distant")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Distant {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(path, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.request().await;
-        let found = self.inner.get_opts(path, options).await?;
-        self.bytes
-            .fetch_add(found.range.end - found.range.start, Ordering::Relaxed);
-        Ok(found)
-    }
-
-    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        // An object store answers one range a request.
-        self.requests
-            .fetch_add(ranges.len().saturating_sub(1) as u64, Ordering::Relaxed);
-        self.request().await;
-        let found = self.inner.get_ranges(path, ranges).await?;
-        self.bytes
-            .fetch_add(found.iter().map(|b| b.len() as u64).sum(), Ordering::Relaxed);
-        Ok(found)
-    }
-
-    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.request().await;
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
-/// A fleet: `metrics` of each of `targets`.
+/// A fleet: `metrics` of each of `targets`, scraped every 15 s, in blocks of a length.
 #[derive(Clone, Copy)]
 struct Fleet {
     metrics: usize,
     targets: usize,
-    step_ms: i64,
-    days: i64,
+    block_ms: i64,
+    blocks: i64,
 }
 
 impl Fleet {
@@ -128,14 +37,15 @@ impl Fleet {
         self.metrics * self.targets
     }
 
-    /// A block of one day.
-    fn block(&self, day: i64) -> koios_block::BlockParts {
-        let window = TimeRange::new(START_MS + day * DAY_MS, START_MS + (day + 1) * DAY_MS - 1);
-        let id = BlockId::new(window.max, u128::try_from(day).unwrap());
+    /// A block.
+    fn block(&self, number: i64) -> koios_block::BlockParts {
+        let start = START_MS + number * self.block_ms;
+        let window = TimeRange::new(start, start + self.block_ms - 1);
+        let id = BlockId::new(window.max, u128::try_from(number).unwrap());
         let mut options = BlockOptions::new(id, TenantId::anonymous(), window);
         options.layout = Layout::compacted();
         let mut writer = BlockWriter::new(options).unwrap();
-        let mut values = Vec::new();
+        let (mut times, mut values) = (Vec::new(), Vec::new());
         for metric in 0..self.metrics {
             for target in 0..self.targets {
                 let labels = Labels::from_pairs([
@@ -144,24 +54,40 @@ impl Fleet {
                     ("job", "node"),
                     ("region", &format!("region-{}", target % 7)),
                 ]);
-                // A few milliseconds of jitter, and counters that rise by what differs.
-                let seed = (metric * 31 + target * 17) as i64;
-                let times: Vec<i64> = (window.min..window.max)
-                    .step_by(usize::try_from(self.step_ms).unwrap())
-                    .enumerate()
-                    .map(|(i, t)| t + (seed + i as i64 * 7919) % 7)
-                    .collect();
+                let scrapes = (window.min..window.max - 10).step_by(15_000);
+                times.clear();
+                times.extend(scrapes.map(|t| t + i64::from(random(target as u64, t as u64) as u8 % 7)));
                 values.clear();
-                let mut value = 0i64;
-                values.extend(times.iter().map(|t| {
-                    value += (t * 2_654_435_761 + seed) % 97;
-                    value as f64
-                }));
+                fill(metric, target, &times, &mut values);
                 writer.push_series(&labels, None, &times, &values).unwrap();
             }
         }
         writer.finish().unwrap().unwrap()
     }
+}
+
+/// A number that looks random (the finalizer of splitmix64).
+fn random(a: u64, b: u64) -> u64 {
+    let mut x = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b;
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Of ten metrics four are constant, three count, two are gauges of two decimals, and one walks with full precision.
+fn fill(metric: usize, target: usize, times: &[i64], values: &mut Vec<f64>) {
+    let series = (metric * 100_003 + target) as u64;
+    let mut value = (random(series, 0) % 10_000) as f64;
+    values.extend(times.iter().map(|&t| {
+        let drawn = random(series, t as u64);
+        value = match metric % 10 {
+            0..4 => value,
+            4..7 => value + (drawn % 50) as f64,
+            7..9 => (drawn % 10_000) as f64 / 100.0,
+            _ => value + (drawn as f64 / u64::MAX as f64) - 0.5,
+        };
+        value
+    }));
 }
 
 /// A store over a bucket with the blocks of a fleet, with empty caches at every use.
@@ -176,16 +102,11 @@ struct World {
 impl World {
     async fn of(fleet: Fleet) -> Self {
         let clock = Arc::new(RealClock::new());
-        let objects = Arc::new(Distant {
-            inner: Arc::new(InMemory::new()),
-            clock: Arc::clone(&clock),
-            requests: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        });
+        let objects = Arc::new(Distant::new(Arc::<RealClock>::clone(&clock), REQUEST));
         let bucket = bucket(&objects, &clock);
         let mut bytes = 0;
-        for day in 0..fleet.days {
-            let block = fleet.block(day);
+        for number in 0..fleet.blocks {
+            let block = fleet.block(number);
             bucket.upload_block(&TenantId::anonymous(), &block).await.unwrap();
             let entry = ManifestBlock::new(&block.meta, BTreeMap::new());
             bytes += entry.bytes();
@@ -198,8 +119,8 @@ impl World {
         Self {
             clock,
             objects,
-            version: u64::try_from(fleet.days).unwrap(),
-            blocks: u64::try_from(fleet.days).unwrap(),
+            version: u64::try_from(fleet.blocks).unwrap(),
+            blocks: u64::try_from(fleet.blocks).unwrap(),
             bytes_per_series: bytes / fleet.series() as u64,
         }
     }
@@ -283,8 +204,8 @@ async fn main() {
     let month = World::of(Fleet {
         metrics: 20,
         targets: 50,
-        step_ms: 15_000,
-        days: 30,
+        block_ms: DAY_MS,
+        blocks: 30,
     })
     .await;
     let (all, day) = (TimeRange::ALL, TimeRange::new(START_MS, START_MS + DAY_MS - 1));
@@ -302,26 +223,26 @@ async fn main() {
     let wide = World::of(Fleet {
         metrics: 1000,
         targets: 1000,
-        step_ms: 3_600_000,
-        days: 1,
+        block_ms: DAY_MS / 12,
+        blocks: 1,
     })
     .await;
     wide.report(
-        "one series, a day of 1,000,000",
+        "one series, 2 h of 1,000,000",
         &one(700, 900),
         &one(150, 330),
         all,
     )
     .await;
     wide.report(
-        "one metric, a day of 1,000,000",
+        "one metric, 2 h of 1,000,000",
         &[metric(300)],
         &[metric(120)],
         all,
     )
     .await;
     wide.report(
-        "one target, a day of 1,000,000",
+        "one target, 2 h of 1,000,000",
         &[instance(300)],
         &[instance(120)],
         all,

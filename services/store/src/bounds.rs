@@ -21,7 +21,7 @@ pub(crate) struct ReadBounds {
 impl Default for ReadBounds {
     fn default() -> Self {
         Self {
-            blocks_at_once: 8,
+            blocks_at_once: 32,
             window_series: 256,
             window_rows: 1 << 18,
             label_bytes: 512 << 20,

@@ -66,7 +66,7 @@ pub(crate) async fn open(
     listed: Vec<Listed>,
 ) -> Result<Vec<MaskedBlock>, ServiceError> {
     use futures::stream::{self, StreamExt, TryStreamExt};
-    const OPENED_AT_ONCE: usize = 16;
+    const OPENED_AT_ONCE: usize = 64;
     stream::iter(listed)
         .map(|Listed { block, masks }| async move {
             let opened = blocks.open(tenant, &block).await;

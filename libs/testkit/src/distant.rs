@@ -1,0 +1,110 @@
+//! An object store far away: every request takes its time, however many run at once, so that on a paused clock the time a
+//! read takes is the number of requests that waited for one another.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use koios_runtime::Clock;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// Objects in memory whose reads take a while and are counted. Writes take no time.
+#[derive(Debug)]
+pub struct Distant {
+    objects: InMemory,
+    clock: Arc<dyn Clock>,
+    request: Duration,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Distant {
+    /// An empty one whose reads each take `request`.
+    pub fn new(clock: Arc<dyn Clock>, request: Duration) -> Self {
+        Self {
+            objects: InMemory::new(),
+            clock,
+            request,
+            requests: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// How many reads there were since this was last asked, and how many bytes they got.
+    pub fn take(&self) -> (u64, u64) {
+        (
+            self.requests.swap(0, Ordering::Relaxed),
+            self.bytes.swap(0, Ordering::Relaxed),
+        )
+    }
+
+    async fn requests(&self, count: usize) {
+        self.requests.fetch_add(count as u64, Ordering::Relaxed);
+        self.clock.sleep(self.request).await;
+    }
+}
+
+impl fmt::Display for Distant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("distant")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Distant {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.objects.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.objects.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.requests(1).await;
+        let found = self.objects.get_opts(path, options).await?;
+        self.bytes
+            .fetch_add(found.range.end - found.range.start, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// As many requests as ranges: object stores answer one range each.
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.requests(ranges.len()).await;
+        let found = self.objects.get_ranges(path, ranges).await?;
+        self.bytes
+            .fetch_add(found.iter().map(|b| b.len() as u64).sum(), Ordering::Relaxed);
+        Ok(found)
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.objects.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.objects.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.requests(1).await;
+        self.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.objects.copy_opts(from, to, options).await
+    }
+}
