@@ -8,6 +8,7 @@ mod assemble;
 mod error;
 mod naming;
 mod storage;
+mod storage_env;
 
 use std::sync::Arc;
 use std::time::Duration;
