@@ -16,12 +16,12 @@ use koios_block::{
 use koios_model::TenantId;
 use koios_runtime::Cpu;
 use moka::sync::Cache;
+use object_store::PutPayload;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::bucket::Bucket;
 use crate::manifest::ManifestBlock;
-use crate::{Error, Result};
+use crate::{Error, Result, pieces};
 
 /// Larger parts are sent in pieces of this size.
 const PIECE_BYTES: usize = 16 << 20;
@@ -61,8 +61,9 @@ impl Bucket {
 
     async fn put_in_pieces(&self, path: &Path, bytes: &Bytes) -> Result<()> {
         let store = self.store();
-        let attempt = || async move {
-            let mut upload = store.put_multipart(path).await?;
+        let retry = self.retry_for(PIECE_BYTES as u64);
+        let attempt = || async {
+            let mut upload = pieces::begin(store.as_ref(), path, retry.clone()).await?;
             let mut pieces = Vec::new();
             for start in (0..bytes.len()).step_by(PIECE_BYTES) {
                 let piece = bytes.slice(start..bytes.len().min(start + PIECE_BYTES));
@@ -139,7 +140,7 @@ impl Bucket {
                 object: path.to_string(),
             });
         };
-        if !is_listed(block, &json) {
+        if !block.lists_meta(&json) {
             return Err(Error::corrupt(&path, "it is not the one the manifest lists"));
         }
         Ok(json)
@@ -155,12 +156,6 @@ impl Bucket {
     }
 }
 
-/// Whether these are the bytes of the `meta.json` that a manifest lists.
-fn is_listed(block: &ManifestBlock, json: &[u8]) -> bool {
-    let listed = block.parts.iter().find(|p| p.name == META_PART);
-    listed.is_some_and(|l| l.bytes == json.len() as u64 && l.crc32c == crc32c::crc32c(json))
-}
-
 /// Reads ranges of a block's parts from the bucket. Checking and caching is done by [`BlockReader`] above.
 #[derive(Clone, Debug)]
 pub struct BucketRangeRead {
@@ -173,17 +168,18 @@ pub struct BucketRangeRead {
 impl RangeRead for BucketRangeRead {
     async fn read(&self, part: &str, ranges: &[Range<u64>]) -> koios_block::Result<Vec<Bytes>> {
         let path = self.bucket.layout().part(&self.tenant, self.block, part);
-        let total = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
-        let store = self.bucket.store();
-        let attempt = || store.get_ranges(&path, ranges);
-        match self.bucket.retry_for(total).run(&path, attempt).await {
-            Ok(bytes) => Ok(bytes),
-            Err(e) => Err(koios_block::Error::Read {
+        self.bucket.ranges(&path, ranges).await.map_err(|e| match e {
+            Error::Corrupt { reason, .. } => koios_block::Error::Corrupt {
+                block: self.block,
+                part: part.to_owned(),
+                reason,
+            },
+            e => koios_block::Error::Read {
                 block: self.block,
                 part: part.to_owned(),
                 source: Box::new(e),
-            }),
-        }
+            },
+        })
     }
 }
 
@@ -290,7 +286,7 @@ impl Blocks {
         let Some(json) = store.get(&[key]).await.pop().flatten() else {
             return Ok(None);
         };
-        if !is_listed(block, &json) {
+        if !block.lists_meta(&json) {
             store.forget(key);
             return Ok(None);
         }

@@ -13,7 +13,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::layout::Layout;
 use crate::retry::{Retry, RetryPolicy};
-use crate::{Error, Result, store};
+use crate::store::{self, Opened};
+use crate::{Error, Result, verdict};
 
 /// An object store under a prefix. Cheap to clone.
 #[derive(Clone)]
@@ -23,9 +24,10 @@ pub struct Bucket {
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
-    url: String,
     layout: Layout,
     retry: Retry,
+    /// Whether the storage is reached over a network.
+    remote: bool,
     /// The storage ignores preconditions and this process is its only writer: commits look before they write.
     emulate_create: AtomicBool,
     /// Serialises emulated creations.
@@ -35,7 +37,7 @@ struct Inner {
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bucket")
-            .field("url", &self.inner.url)
+            .field("url", &self.url())
             .finish_non_exhaustive()
     }
 }
@@ -52,21 +54,25 @@ pub(crate) enum Created {
 impl Bucket {
     /// A bucket over any store, with everything under `prefix` ("" for the root).
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, clock: ClockHandle, rng: RngHandle) -> Self {
-        let retry = Retry {
-            clock,
-            rng,
-            policy: RetryPolicy::default(),
+        let opened = Opened {
+            store,
+            prefix: Path::from(prefix),
+            remote: false,
         };
-        Self::assemble(store, format!("{prefix:?}"), Path::from(prefix), retry)
+        Self::assemble(opened, Retry::new(format!("{prefix:?}").into(), clock, rng))
     }
 
-    /// Opens a bucket by URL: `file:///absolute/folder` (created if missing; synced on every write) or
-    /// `s3://bucket/prefix`, whose endpoint, region and credentials come from the usual `AWS_*` environment variables.
+    /// Opens a bucket by URL: `file:///absolute/folder` (created if missing; synced on every write), `s3://bucket/prefix`,
+    /// `gs://bucket/prefix` or `az://container/prefix`. Endpoint, region, credentials and encryption come from the clouds' usual
+    /// environment variables: docs/object-storage.md.
     ///
     /// # Errors
     /// [`Error::Url`] when the URL, or what the environment says, cannot be used.
     pub fn open(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
-        Self::open_with_env(url, std::env::vars(), clock, rng)
+        let env = std::env::vars_os();
+        let text =
+            env.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::open_with_env(url, text, clock, rng)
     }
 
     /// As [`Self::open`] with other environment variables.
@@ -79,22 +85,17 @@ impl Bucket {
         clock: ClockHandle,
         rng: RngHandle,
     ) -> Result<Self> {
-        let (store, prefix) = store::open(url, env.into_iter())?;
-        let retry = Retry {
-            clock,
-            rng,
-            policy: RetryPolicy::default(),
-        };
-        Ok(Self::assemble(store, url.to_owned(), prefix, retry))
+        let opened = store::open(url, env.into_iter())?;
+        Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 
-    fn assemble(store: Arc<dyn ObjectStore>, url: String, prefix: Path, retry: Retry) -> Self {
+    fn assemble(opened: Opened, retry: Retry) -> Self {
         Self {
             inner: Arc::new(Inner {
-                store,
-                url,
-                layout: Layout::new(prefix),
+                store: opened.store,
+                layout: Layout::new(opened.prefix),
                 retry,
+                remote: opened.remote,
                 emulate_create: AtomicBool::new(false),
                 emulation: tokio::sync::Mutex::new(()),
             }),
@@ -104,19 +105,19 @@ impl Bucket {
     /// The same bucket with another retry policy.
     pub fn with_retry(&self, policy: RetryPolicy) -> Self {
         let inner = &self.inner;
-        let bucket = Self::assemble(
-            Arc::clone(&inner.store),
-            inner.url.clone(),
-            inner.layout.root().clone(),
-            inner.retry.with(policy),
-        );
+        let opened = Opened {
+            store: Arc::clone(&inner.store),
+            prefix: inner.layout.root().clone(),
+            remote: inner.remote,
+        };
+        let bucket = Self::assemble(opened, inner.retry.with(policy));
         bucket.set_emulate_create(inner.emulate_create.load(Ordering::Relaxed));
         bucket
     }
 
     /// The URL it was opened with, for messages.
     pub fn url(&self) -> &str {
-        &self.inner.url
+        &self.inner.retry.bucket
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -137,6 +138,10 @@ impl Bucket {
 
     pub(crate) fn retry_for(&self, bytes: u64) -> Retry {
         self.inner.retry.with(self.inner.retry.policy.for_bytes(bytes))
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        self.inner.remote
     }
 
     pub(crate) fn set_emulate_create(&self, on: bool) {
@@ -191,6 +196,7 @@ impl Bucket {
                 .await
             {
                 Ok(_) => Ok(Created::Yes),
+                Err(e) if verdict::is_creation_under_way(&e) => Err(e),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     Ok(Created::Exists)
                 }
@@ -232,7 +238,7 @@ impl Bucket {
     /// The tenants that have anything in the bucket, by name. Lists: for start-up and administration.
     ///
     /// # Errors
-    /// [`Error::Unavailable`].
+    /// [`Error::Unavailable`] or [`Error::Rejected`].
     pub async fn tenants(&self) -> Result<Vec<TenantId>> {
         let store = self.store();
         let root = self.layout().root();

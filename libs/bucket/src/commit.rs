@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// Lost races after which a commit gives up; each means that another writer got ahead.
 const RACES_MAX: u32 = 64;
+/// Reads in a row that do not show an object that is there, after which it counts as damaged.
+const UNSEEN_MAX: u32 = 8;
 /// Largest manifest accepted.
 const MANIFEST_BYTES_MAX: usize = 256 << 20;
 
@@ -38,8 +40,12 @@ struct Superseded {
     superseded_by: u64,
 }
 
+fn checksum(json: &[u8]) -> String {
+    format!("{:08x}", crc32c::crc32c(json))
+}
+
 fn encode(json: &[u8]) -> Bytes {
-    let crc = format!("{:08x}", crc32c::crc32c(json));
+    let crc = checksum(json);
     [
         ENVELOPE_START,
         crc.as_bytes(),
@@ -59,13 +65,13 @@ fn decode(bytes: &[u8]) -> Result<Stored, String> {
         let rest = bytes.strip_prefix(ENVELOPE_START)?;
         let (crc, rest) = rest.split_at_checked(8)?;
         let json = rest.strip_prefix(ENVELOPE_MIDDLE)?.strip_suffix(ENVELOPE_END)?;
-        let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?, 16).ok()?;
         Some((crc, json))
     })();
     let Some((crc, json)) = json else {
         return Err("it is not an enveloped manifest".to_owned());
     };
-    if crc32c::crc32c(json) != crc {
+    // As text: what parses to the same number but was written by nobody is damage, too.
+    if checksum(json).as_bytes() != crc {
         return Err("it failed its checksum".to_owned());
     }
     if let Ok(s) = serde_json::from_slice::<Superseded>(json) {
@@ -141,6 +147,7 @@ impl Bucket {
     /// From a version that exists (or 0) to the newest one. Versions have no gap, so doubling steps find the end.
     async fn climb(&self, tenant: &TenantId, floor: u64) -> Result<Arc<Manifest>> {
         let mut floor = floor;
+        let mut unseen = 0;
         loop {
             let top = self.highest(tenant, floor).await?;
             if top == 0 {
@@ -149,6 +156,11 @@ impl Bucket {
             match self.stored(tenant, top).await? {
                 Some(Stored::Manifest(m)) => return self.climb_from(tenant, Arc::from(m)).await,
                 Some(Stored::Superseded(by)) if by > top => floor = by,
+                // A look has just found it: this read is older than that.
+                None if unseen < UNSEEN_MAX => {
+                    self.clock().sleep(self.retry_for(0).backoff(unseen)).await;
+                    unseen += 1;
+                }
                 _ => {
                     let path = self.layout().manifest(tenant, top);
                     return Err(Error::corrupt(
@@ -265,14 +277,19 @@ impl Bucket {
             });
         }
         let unknown = |e: Error| match e {
-            Error::Unavailable { reason, .. } => Error::Unknown {
+            Error::Unavailable { reason, .. } | Error::Rejected { reason, .. } => Error::Unknown {
                 tenant: next.tenant.clone(),
                 version: next.version,
                 reason,
             },
             other => other,
         };
-        match self.create(&path, &encode(&json)).await.map_err(unknown)? {
+        let created = self.create(&path, &encode(&json)).await.map_err(|e| match e {
+            // What was refused at once did not happen.
+            Error::Rejected { attempts: 1, .. } => e,
+            e => unknown(e),
+        });
+        match created? {
             Created::Yes => Ok(Attempt::Committed),
             // The object may be our own, from an attempt whose answer was lost.
             Created::Exists => Ok(

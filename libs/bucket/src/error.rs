@@ -3,6 +3,8 @@
 use koios_block::BlockId;
 use koios_model::TenantId;
 
+use crate::verdict::Rejection;
+
 /// The result of bucket operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -18,9 +20,24 @@ pub enum Error {
         attempts: u32,
         /// The last failure, in words.
         reason: String,
-        /// The last failure, unless it was a timeout.
+        /// The last failure, unless it was a timeout or an answer of the storage.
         #[source]
         source: Option<Box<object_store::Error>>,
+    },
+    /// The storage refuses it, and will until an operator changes something: nothing was changed by the last attempt. Whoever has
+    /// something to keep until it is stored keeps it.
+    #[error("bucket {bucket} refused object {object}: {reason}; {rejection}")]
+    Rejected {
+        /// The bucket's URL.
+        bucket: String,
+        /// The object's path in the bucket.
+        object: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// What to change.
+        rejection: Rejection,
+        /// What the storage said.
+        reason: String,
     },
     /// The object does not exist.
     #[error("object {object} does not exist")]
@@ -126,11 +143,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anyone's help.
+    /// Whether the same call may succeed later: by itself, or for all objects once the bucket's settings are right.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable { .. } | Self::Contended { .. } | Self::Unknown { .. } | Self::Behind { .. }
+            Self::Unavailable { .. }
+                | Self::Rejected { .. }
+                | Self::Contended { .. }
+                | Self::Unknown { .. }
+                | Self::Behind { .. }
         ) || matches!(self, Self::Block(koios_block::Error::Read { .. }))
     }
 

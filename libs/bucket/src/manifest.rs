@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use koios_block::{BlockId, BlockMeta, PartSummary};
+use koios_block::{BlockId, BlockMeta, META_PART, PartSummary};
 use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 
 use crate::tombstone::{CHANGED, Tombstone, TombstoneState};
@@ -199,6 +199,12 @@ impl ManifestBlock {
         let as_cut = self.windows.is_empty().then_some((self.window, &self.covers));
         let merged = self.windows.iter().map(|c| (c.window, &c.covers));
         as_cut.into_iter().chain(merged)
+    }
+
+    /// Whether these are the bytes of `meta.json` as they were listed.
+    pub(crate) fn lists_meta(&self, json: &[u8]) -> bool {
+        let listed = self.parts.iter().find(|p| p.name == META_PART);
+        listed.is_some_and(|l| l.bytes == json.len() as u64 && l.crc32c == crc32c::crc32c(json))
     }
 
     /// Size of all parts in bytes.

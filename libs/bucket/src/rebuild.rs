@@ -102,7 +102,7 @@ impl Bucket {
                 left_out.push((block, LeftOut::Dead(known.version)));
                 continue;
             }
-            match self.complete_block(tenant, block).await? {
+            match self.complete_block(tenant, block, known(block)).await? {
                 Ok(meta) => {
                     metas.insert(block, meta);
                 }
@@ -188,11 +188,16 @@ impl Bucket {
         &self,
         tenant: &TenantId,
         block: BlockId,
+        known: Option<&ManifestBlock>,
     ) -> Result<std::result::Result<BlockMeta, LeftOut>> {
         let path = self.layout().part(tenant, block, META_PART);
         let Some(json) = self.get(&path).await? else {
             return Ok(Err(LeftOut::Meta("it is missing".to_owned())));
         };
+        if known.is_some_and(|known| !known.lists_meta(&json)) {
+            let reason = "it is not the one that the manifest lists";
+            return Ok(Err(LeftOut::Meta(reason.to_owned())));
+        }
         let meta = match BlockMeta::from_json(block, &json) {
             Ok(meta) if meta.tenant == *tenant => meta,
             Ok(meta) => return Ok(Err(LeftOut::Meta(format!("it is of tenant {}", meta.tenant)))),

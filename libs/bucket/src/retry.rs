@@ -1,11 +1,13 @@
 //! The one retry loop around the object store: deadline, backoff with jitter, through the injected clock.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_runtime::{ClockHandle, RngHandle};
 use object_store::path::Path;
 
+use crate::verdict::{self, Verdict};
 use crate::{Error, Result};
 
 /// How long and how often operations are tried.
@@ -44,20 +46,26 @@ impl RetryPolicy {
     }
 }
 
+/// Carries requests to one bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry {
     pub(crate) clock: ClockHandle,
     pub(crate) rng: RngHandle,
     pub(crate) policy: RetryPolicy,
-}
-
-/// Whether the storage gave a verdict rather than failing to.
-fn is_verdict(e: &object_store::Error) -> bool {
-    use object_store::Error as E;
-    !matches!(e, E::Generic { .. } | E::JoinError { .. })
+    /// Its URL, for messages.
+    pub(crate) bucket: Arc<str>,
 }
 
 impl Retry {
+    pub(crate) fn new(bucket: Arc<str>, clock: ClockHandle, rng: RngHandle) -> Self {
+        Self {
+            clock,
+            rng,
+            policy: RetryPolicy::default(),
+            bucket,
+        }
+    }
+
     pub(crate) fn with(&self, policy: RetryPolicy) -> Self {
         Self {
             policy,
@@ -72,22 +80,54 @@ impl Retry {
     {
         let start = self.clock.elapsed();
         let mut attempts = 0u32;
-        let mut backoff = self.policy.backoff_min;
         loop {
             attempts += 1;
-            let failure = match self.clock.timeout(self.policy.attempt_timeout, attempt()).await {
+            let spent = self.clock.elapsed().saturating_sub(start);
+            // The last attempt does not outlive the deadline by a timeout of its own.
+            let left = self.policy.deadline.saturating_sub(spent);
+            let limit = self.policy.attempt_timeout.min(left.max(self.policy.backoff_min));
+            let failure = match self.clock.timeout(limit, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(e)) if is_verdict(&e) => return Err(verdict(object, attempts, e)),
-                Ok(Err(e)) => Some(e),
+                Ok(Err(e)) => match self.verdict(object, attempts, &e) {
+                    Some(verdict) => return Err(verdict),
+                    None => Some(e),
+                },
                 Err(_) => None,
             };
-            let wait = self.jittered(backoff);
+            let wait = self.backoff(attempts - 1);
             if self.clock.elapsed().saturating_sub(start) + wait >= self.policy.deadline {
                 return Err(unavailable(object, attempts, failure));
             }
             self.clock.sleep(wait).await;
-            backoff = (backoff * 2).min(self.policy.backoff_max);
         }
+    }
+
+    /// The error that repeating cannot change, if it is one.
+    fn verdict(&self, object: &Path, attempts: u32, e: &object_store::Error) -> Option<Error> {
+        let failure = verdict::read(e);
+        let object = object.to_string();
+        match failure.verdict {
+            Verdict::Again => None,
+            Verdict::NotFound => Some(Error::NotFound { object }),
+            Verdict::TooShort => Some(Error::corrupt(
+                object,
+                "it ends before the bytes that it should have",
+            )),
+            Verdict::Rejected(rejection) => Some(Error::Rejected {
+                bucket: self.bucket.to_string(),
+                object,
+                attempts,
+                rejection,
+                reason: failure.reason,
+            }),
+        }
+    }
+
+    /// The wait after so many doublings, jittered.
+    pub(crate) fn backoff(&self, doublings: u32) -> Duration {
+        let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let backoff = self.policy.backoff_min.saturating_mul(factor);
+        self.jittered(backoff.min(self.policy.backoff_max))
     }
 
     fn jittered(&self, backoff: Duration) -> Duration {
@@ -96,22 +136,23 @@ impl Retry {
     }
 }
 
-fn verdict(object: &Path, attempts: u32, e: object_store::Error) -> Error {
-    match e {
-        object_store::Error::NotFound { .. } => Error::NotFound {
-            object: object.to_string(),
-        },
-        other => unavailable(object, attempts, Some(other)),
-    }
-}
-
-fn unavailable(object: &Path, attempts: u32, source: Option<object_store::Error>) -> Error {
+pub(crate) fn unavailable(object: &Path, attempts: u32, source: Option<object_store::Error>) -> Error {
+    let failure = source.as_ref().map(verdict::read);
+    let reason = match &failure {
+        None => "no answer in time".to_owned(),
+        Some(failure) if !failure.answered && verdict::is_about_credentials(&failure.reason) => format!(
+            "no credentials are set, and nobody on this machine hands any out: {}",
+            failure.reason
+        ),
+        Some(failure) => failure.reason.clone(),
+    };
     Error::Unavailable {
         object: object.to_string(),
         attempts,
-        reason: source
-            .as_ref()
-            .map_or_else(|| "no answer in time".to_owned(), ToString::to_string),
-        source: source.map(Box::new),
+        reason,
+        // An answer is not handed on as it is: it may quote the request, secrets included.
+        source: source
+            .filter(|_| failure.is_some_and(|f| !f.answered))
+            .map(Box::new),
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::bucket::{Bucket, Created};
-use crate::{Error, Result};
+use crate::{Error, Rejection, Result};
 
 /// Writers that race for one object.
 const RACERS: usize = 8;
@@ -15,7 +15,8 @@ impl Bucket {
     /// looks before it writes, and no other may write.
     ///
     /// # Errors
-    /// [`Error::Unsafe`] when the storage does not behave, [`Error::Unavailable`] when it does not answer.
+    /// [`Error::Unsafe`] when the storage does not behave, [`Error::Rejected`] when it refuses this process, and
+    /// [`Error::Unavailable`] when it does not answer.
     pub async fn self_test(&self, single_writer: bool) -> Result<()> {
         let folder = self
             .layout()
@@ -24,7 +25,11 @@ impl Bucket {
         let (lone, raced) = (folder.clone().join("lone"), folder.join("raced"));
         let result = self.check_store(&lone, &raced).await;
         for path in [&lone, &raced] {
-            self.delete(path).await?;
+            let deleted = self.delete(path).await;
+            // What went wrong first is told.
+            if matches!(result, Ok(Conditional::Obeyed)) {
+                deleted?;
+            }
         }
         match result? {
             Conditional::Obeyed => Ok(()),
@@ -47,7 +52,19 @@ impl Bucket {
         raced: &object_store::path::Path,
     ) -> Result<Conditional> {
         let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
-        self.create(lone, &first).await?;
+        match self.create(lone, &first).await {
+            Ok(_) => {}
+            Err(Error::Rejected {
+                rejection: Rejection::Unsupported,
+                reason,
+                ..
+            }) => {
+                return Ok(Conditional::Ignored(format!(
+                    "it cannot create an object only if there is none ({reason})"
+                )));
+            }
+            Err(e) => return Err(e),
+        }
         let again = self.create(lone, &second).await?;
         let seen = self.get(lone).await?;
         if seen.is_none() {

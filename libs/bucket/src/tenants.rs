@@ -63,7 +63,10 @@ impl TenantManifests {
             return Ok(Arc::clone(&k.manifest));
         }
         match (self.probe(tenant).await, known) {
-            (Err(Error::Unavailable { object, reason, .. }), Some(k)) => {
+            (
+                Err(Error::Unavailable { object, reason, .. } | Error::Rejected { object, reason, .. }),
+                Some(k),
+            ) => {
                 tracing::warn!(%tenant, version = k.manifest.version, object, reason, "bucket unavailable, using the last manifest known");
                 Ok(k.manifest)
             }

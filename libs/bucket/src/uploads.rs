@@ -1,15 +1,17 @@
 //! Files of another system's blocks, kept until they are imported: `<tenant>/uploads/<ULID>/<file>`.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use koios_block::BlockId;
 use koios_model::TenantId;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, PutPayload};
 
 use crate::bucket::Bucket;
-use crate::{Error, Result};
+use crate::retry::{Retry, unavailable};
+use crate::{Error, Result, pieces};
 
 /// A file is sent in pieces of this size: at least 5 MiB, as S3 wants it.
 const PIECE_BYTES: usize = 8 << 20;
@@ -21,6 +23,7 @@ pub struct FileUpload {
     upload: Box<dyn MultipartUpload>,
     piece: BytesMut,
     bytes: u64,
+    retry: Retry,
 }
 
 impl FileUpload {
@@ -60,29 +63,35 @@ impl FileUpload {
         if !rest.is_empty() {
             self.send(rest).await?;
         }
-        let done = self.upload.complete().await;
-        done.map(|_| ()).map_err(|e| failed(&self.path, e))
+        let (clock, limit) = (&self.retry.clock, self.retry.policy.deadline);
+        match clock.timeout(limit, self.upload.complete()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(unavailable(&self.path, 1, Some(e))),
+            Err(_) => Err(unavailable(&self.path, 1, None)),
+        }
     }
 
     /// Gives it up: storage keeps the pieces of a broken upload, and bills them, until told otherwise.
     pub async fn abort(mut self) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::warn!(object = %self.path, %error, "upload not aborted");
+        let (clock, limit) = (Arc::clone(&self.retry.clock), self.retry.policy.attempt_timeout);
+        match clock.timeout(limit, self.upload.abort()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                let error = unavailable(&self.path, 1, Some(e));
+                tracing::warn!(object = %self.path, %error, "upload not aborted");
+            }
+            Err(error) => tracing::warn!(object = %self.path, %error, "upload not aborted"),
         }
     }
 
     async fn send(&mut self, piece: Bytes) -> Result<()> {
-        let sent = self.upload.put_part(PutPayload::from_bytes(piece)).await;
-        sent.map_err(|e| failed(&self.path, e))
-    }
-}
-
-fn failed(path: &Path, e: object_store::Error) -> Error {
-    Error::Unavailable {
-        object: path.to_string(),
-        attempts: 1,
-        reason: e.to_string(),
-        source: Some(Box::new(e)),
+        let (clock, limit) = (&self.retry.clock, self.retry.policy.deadline);
+        let sent = self.upload.put_part(PutPayload::from_bytes(piece));
+        match clock.timeout(limit, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(unavailable(&self.path, 1, Some(e))),
+            Err(_) => Err(unavailable(&self.path, 1, None)),
+        }
     }
 }
 
@@ -94,15 +103,15 @@ impl Bucket {
     pub async fn begin_file(&self, tenant: &TenantId, upload: BlockId, file: &str) -> Result<FileUpload> {
         let path = self.layout().upload(tenant, upload).join_all(file);
         let store = self.store();
-        let begun = self
-            .retry_for(0)
-            .run(&path, || store.put_multipart(&path))
-            .await?;
+        let retry = self.retry_for(PIECE_BYTES as u64);
+        let begin = || pieces::begin(store.as_ref(), &path, retry.clone());
+        let begun = retry.run(&path, begin).await?;
         Ok(FileUpload {
             path,
             upload: begun,
             piece: BytesMut::new(),
             bytes: 0,
+            retry,
         })
     }
 
@@ -142,7 +151,7 @@ impl Bucket {
     /// A range of a file of an upload.
     ///
     /// # Errors
-    /// [`Error::NotFound`] or [`Error::Unavailable`].
+    /// [`Error::NotFound`], [`Error::Unavailable`], or [`Error::Corrupt`] when the file is shorter.
     pub async fn file_range(
         &self,
         tenant: &TenantId,
@@ -151,10 +160,14 @@ impl Bucket {
         range: Range<u64>,
     ) -> Result<Bytes> {
         let path = self.layout().upload(tenant, upload).join_all(file);
-        let store = self.store();
-        let bytes = range.end.saturating_sub(range.start);
-        let attempt = || store.get_range(&path, range.clone());
-        self.retry_for(bytes).run(&path, attempt).await
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let mut read = self.ranges(&path, std::slice::from_ref(&range)).await?;
+        match read.pop() {
+            Some(bytes) => Ok(bytes),
+            None => Err(Error::corrupt(path, "nothing came for a range")),
+        }
     }
 
     /// The uploads that have any file. Lists.

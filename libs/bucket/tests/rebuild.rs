@@ -172,6 +172,33 @@ async fn i10_what_a_readable_version_says_is_dead_stays_dead_and_what_it_lists_s
 }
 
 #[tokio::test]
+async fn i11_metadata_that_is_not_what_a_readable_version_lists_is_damage() {
+    let rig = Rig::new();
+    let meta = rig.upload(&block(1, 3)).await;
+    rig.list(&[&meta]).await;
+    rig.list(&[&rig.upload(&block(2, 1)).await]).await;
+    rig.damage(2).await;
+    // One bit: it still reads as metadata.
+    let path = Path::from(format!("prefix/team-a/blocks/{}/meta.json", id(1)));
+    let json = String::from_utf8(meta.to_json().to_vec()).unwrap();
+    let flipped = json.replace("\"samples\":3", "\"samples\":2");
+    assert_ne!(flipped, json);
+    rig.store.put(&path, flipped.into()).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    let damaged: Vec<String> = plan
+        .damaged
+        .iter()
+        .map(|(b, why)| format!("{b}: {why}"))
+        .collect();
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(
+        damaged[0].contains("not the one that the manifest lists"),
+        "{damaged:?}"
+    );
+    assert_eq!(plan.samples(), 4);
+}
+
+#[tokio::test]
 async fn sources_of_a_merge_are_left_out_only_when_it_is_certainly_whole() {
     let rig = Rig::new();
     for (n, series) in [(1, 3), (2, 2), (3, 4), (4, 4)] {

@@ -160,6 +160,21 @@ fn refuses_contradictions_and_missing_secrets() {
         ),
         (&["--blocks.range=0"], "blocks.range is 0ns, must be at least 1s"),
         (&["--self-metrics.tenant=a/b"], "self-metrics.tenant: tenant ID"),
+        (&["--s3.encryption=rot13"], "must be one of AES256, aws:kms"),
+        (&["--s3.kms-key-id=k"], "s3.encryption must be aws:kms"),
+        (
+            &["--s3.encryption=AES256", "--s3.bucket-key=true"],
+            "s3.encryption must be aws:kms",
+        ),
+        (&["--s3.encryption=sse-c"], "s3.customer-key go together"),
+        (&["--s3.customer-key=x"], "s3.customer-key go together"),
+        (
+            &["--storage.request-timeout=2m"],
+            "storage.timeout is 60s, must be at least storage.request-timeout",
+        ),
+        (&["--storage.request-timeout=0"], "must be at least 1s"),
+        (&["--storage.backoff-min=0"], "must be at least 1ms"),
+        (&["--storage.backoff-max=1m"], "less than storage.timeout"),
     ] {
         let got = load_with(args, &[], "").unwrap_err().to_string();
         assert!(got.contains(want), "{got}");
@@ -168,8 +183,19 @@ fn refuses_contradictions_and_missing_secrets() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let settings = load_with(&["--s3.access-key-id=a", "--s3.secret-access-key=hush"], &[], "").unwrap();
+    let flags = [
+        "--s3.access-key-id=a",
+        "--s3.secret-access-key=hush",
+        "--s3.encryption=sse-c",
+        "--s3.customer-key=hush",
+        "--azure.account-key=hush",
+        "--azure.customer-key=hush",
+    ];
+    let settings = load_with(&flags, &[], "").unwrap();
     assert_eq!(settings.s3.secret_access_key, "hush");
+    assert_eq!(settings.s3.customer_key, "hush");
+    assert_eq!(settings.azure.account_key, "hush");
+    assert_eq!(settings.azure.customer_key, "hush");
     assert!(!format!("{settings:?}").contains("hush"));
     assert!(SETTINGS.iter().all(|s| s.value_in(&settings) != "hush"));
 }

@@ -18,7 +18,8 @@ const CACHE_DISK_MIN: u64 = 64 << 20;
 pub struct Settings {
     /// Where the process keeps its files.
     pub data_dir: PathBuf,
-    /// Object storage: `s3://bucket/prefix` or `file:///folder`; empty for the folder `bucket` in [`Self::data_dir`].
+    /// Object storage: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or `file:///folder`; empty for the
+    /// folder `bucket` in [`Self::data_dir`].
     pub bucket: String,
     /// The zone this process runs in.
     pub zone: String,
@@ -40,8 +41,14 @@ pub struct Settings {
     pub ingester: IngesterSettings,
     /// Reads of blocks.
     pub store: StoreSettings,
+    /// Requests to object storage.
+    pub storage: StorageSettings,
     /// Object storage by the S3 protocol.
     pub s3: S3Settings,
+    /// Google Cloud Storage.
+    pub gcs: GcsSettings,
+    /// Azure Blob Storage.
+    pub azure: AzureSettings,
     /// Logging.
     pub log: LogSettings,
     /// Self-monitoring.
@@ -152,6 +159,53 @@ pub struct StoreSettings {
     pub undelete_window: Duration,
 }
 
+/// See [`Settings::storage`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct StorageSettings {
+    /// When a request that does not answer is given up and sent again; more for large objects.
+    pub request_timeout: Duration,
+    /// When an operation, with all its requests, is given up; more for large objects.
+    pub timeout: Duration,
+    /// The first wait before a request is sent again, doubled each time.
+    pub backoff_min: Duration,
+    /// The longest wait.
+    pub backoff_max: Duration,
+}
+
+impl StorageSettings {
+    fn validate(&self) -> Result<(), String> {
+        let least = |key: &str, value: Duration, rule: &str, ok: bool| match ok {
+            true => Ok(()),
+            false => Err(format!("storage.{key} is {value:?}, must be {rule}")),
+        };
+        let second = Duration::from_secs(1);
+        least(
+            "request-timeout",
+            self.request_timeout,
+            "at least 1s",
+            self.request_timeout >= second,
+        )?;
+        least(
+            "timeout",
+            self.timeout,
+            "at least storage.request-timeout",
+            self.timeout >= self.request_timeout,
+        )?;
+        least(
+            "backoff-min",
+            self.backoff_min,
+            "at least 1ms",
+            self.backoff_min >= Duration::from_millis(1),
+        )?;
+        least(
+            "backoff-max",
+            self.backoff_max,
+            "at least storage.backoff-min and less than storage.timeout",
+            (self.backoff_min..self.timeout).contains(&self.backoff_max),
+        )
+    }
+}
+
 /// See [`Settings::s3`].
 #[derive(Clone, Default, PartialEq)]
 pub struct S3Settings {
@@ -163,15 +217,94 @@ pub struct S3Settings {
     pub access_key_id: String,
     /// Secret key.
     pub secret_access_key: String,
+    /// How the server encrypts objects; empty for what the bucket says.
+    pub encryption: String,
+    /// The key in KMS; empty for the account's own.
+    pub kms_key_id: String,
+    /// Whether one key of KMS's serves many objects.
+    pub bucket_key: bool,
+    /// The key of `sse-c`, in base64.
+    pub customer_key: String,
 }
 
 impl std::fmt::Debug for S3Settings {
-    /// Leaves the secret out.
+    /// Leaves the secrets out.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("S3Settings")
             .field("endpoint", &self.endpoint)
             .field("region", &self.region)
             .field("access_key_id", &self.access_key_id)
+            .field("encryption", &self.encryption)
+            .field("kms_key_id", &self.kms_key_id)
+            .field("bucket_key", &self.bucket_key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl S3Settings {
+    /// The kinds of encryption, as the protocol calls them.
+    pub const ENCRYPTIONS: [&'static str; 4] = ["AES256", "aws:kms", "aws:kms:dsse", "sse-c"];
+
+    fn validate(&self) -> Result<(), String> {
+        let pairs = [
+            ("s3.access-key-id", &self.access_key_id),
+            ("s3.secret-access-key", &self.secret_access_key),
+        ];
+        let [(id, id_value), (secret, secret_value)] = pairs;
+        if id_value.is_empty() != secret_value.is_empty() {
+            let (has, lacks) = if id_value.is_empty() {
+                (secret, id)
+            } else {
+                (id, secret)
+            };
+            return Err(format!(
+                "{has} is set but {lacks} is missing: set both or neither"
+            ));
+        }
+        let with_kms = self.encryption.starts_with("aws:kms");
+        if !self.kms_key_id.is_empty() && !with_kms {
+            return Err("s3.kms-key-id is set, so s3.encryption must be aws:kms or aws:kms:dsse".to_owned());
+        }
+        if self.bucket_key && self.encryption != "aws:kms" {
+            return Err("s3.bucket-key is true, so s3.encryption must be aws:kms".to_owned());
+        }
+        if self.customer_key.is_empty() == (self.encryption == "sse-c") {
+            return Err(
+                "s3.encryption sse-c and s3.customer-key go together: set both or neither".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// See [`Settings::gcs`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GcsSettings {
+    /// URL of another server than Google's.
+    pub endpoint: String,
+    /// File with the credentials; empty for the environment's or the machine's own.
+    pub credentials_file: String,
+}
+
+/// See [`Settings::azure`].
+#[derive(Clone, Default, PartialEq)]
+pub struct AzureSettings {
+    /// The storage account.
+    pub account: String,
+    /// Its key; empty for the environment's or the machine's own credentials.
+    pub account_key: String,
+    /// URL of another server than the account's.
+    pub endpoint: String,
+    /// A key of one's own for all objects, in base64.
+    pub customer_key: String,
+}
+
+impl std::fmt::Debug for AzureSettings {
+    /// Leaves the secrets out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AzureSettings")
+            .field("account", &self.account)
+            .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }
@@ -253,7 +386,15 @@ impl Default for Settings {
                 downsampled_retention_1h: HOUR * 24 * 365 * 5,
                 undelete_window: HOUR,
             },
+            storage: StorageSettings {
+                request_timeout: Duration::from_secs(20),
+                timeout: Duration::from_secs(60),
+                backoff_min: Duration::from_millis(50),
+                backoff_max: Duration::from_secs(5),
+            },
             s3: S3Settings::default(),
+            gcs: GcsSettings::default(),
+            azure: AzureSettings::default(),
             log: LogSettings {
                 level: "info".to_owned(),
                 format: LogFormat::Text,
@@ -321,16 +462,8 @@ impl Settings {
                 "at least 1s",
             );
         }
-        if self.s3.access_key_id.is_empty() != self.s3.secret_access_key.is_empty() {
-            let (has, lacks) = if self.s3.access_key_id.is_empty() {
-                ("s3.secret-access-key", "s3.access-key-id")
-            } else {
-                ("s3.access-key-id", "s3.secret-access-key")
-            };
-            return Err(format!(
-                "{has} is set but {lacks} is missing: set both or neither"
-            ));
-        }
+        self.storage.validate()?;
+        self.s3.validate()?;
         if let Err(e) = TenantId::new(&self.self_metrics.tenant) {
             return Err(format!("self-metrics.tenant: {e}"));
         }

@@ -14,6 +14,8 @@
 #![expect(clippy::expect_used, reason = "a harness that cannot go on fails its test")]
 
 #[cfg(feature = "cluster")]
+pub mod cloud;
+#[cfg(feature = "cluster")]
 pub mod differential;
 #[cfg(feature = "cluster")]
 pub mod distant;

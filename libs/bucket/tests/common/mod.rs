@@ -1,6 +1,8 @@
 //! Builders shared by the tests of the bucket.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod life;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;

@@ -131,6 +131,25 @@ macro_rules! bytes {
     };
 }
 
+/// A row of a text that is never shown.
+macro_rules! secret {
+    ($key:literal, $group:literal, $($field:ident).+, $targets:expr, $help:expr) => {
+        Setting {
+            key: $key,
+            group: $group,
+            kind: "TEXT",
+            help: $help,
+            targets: $targets,
+            secret: true,
+            set: |s, text| { text.clone_into(&mut s.$($field).+); Ok(()) },
+            show: |s| match s.$($field).+.is_empty() {
+                true => String::new(),
+                false => "<hidden>".to_owned(),
+            },
+        }
+    };
+}
+
 /// A row of names.
 macro_rules! names {
     ($key:literal, $group:literal, $($field:ident).+, $targets:expr, $help:expr) => {
@@ -186,7 +205,7 @@ pub const SETTINGS: &[Setting] = &[
         String,
         bucket,
         BUCKET,
-        "Object storage: s3://bucket/prefix or file:///folder; `bucket` in the data directory when empty"
+        "Object storage: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder; `bucket` in the data directory when empty"
     ),
     setting!(
         "zone",
@@ -431,7 +450,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         "s3.endpoint",
-        "Storage",
+        "Object storage",
         String,
         s3.endpoint,
         BUCKET,
@@ -439,7 +458,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         "s3.region",
-        "Storage",
+        "Object storage",
         String,
         s3.region,
         BUCKET,
@@ -447,31 +466,137 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting!(
         "s3.access-key-id",
-        "Storage",
+        "Object storage",
         String,
         s3.access_key_id,
         BUCKET,
         "Access key; AWS_ACCESS_KEY_ID or the machine's role when empty"
     ),
+    secret!(
+        "s3.secret-access-key",
+        "Object storage",
+        s3.secret_access_key,
+        BUCKET,
+        "Secret key of s3.access-key-id; better set by KOIOS_S3_SECRET_ACCESS_KEY than by flag"
+    ),
     Setting {
-        key: "s3.secret-access-key",
-        group: "Storage",
-        kind: "TEXT",
-        help: "Secret key of s3.access-key-id; better set by KOIOS_S3_SECRET_ACCESS_KEY than by flag",
+        key: "s3.encryption",
+        group: "Object storage",
+        kind: "KIND",
+        help: "How the server encrypts objects: AES256, aws:kms, aws:kms:dsse or sse-c; as the bucket says when empty",
         targets: BUCKET,
-        secret: true,
+        secret: false,
         set: |s, text| {
-            text.clone_into(&mut s.s3.secret_access_key);
+            let known = crate::settings::S3Settings::ENCRYPTIONS;
+            if !text.is_empty() && !known.contains(&text) {
+                return Err(format!("must be one of {}", known.join(", ")));
+            }
+            text.clone_into(&mut s.s3.encryption);
             Ok(())
         },
-        show: |s| {
-            if s.s3.secret_access_key.is_empty() {
-                String::new()
-            } else {
-                "<hidden>".to_owned()
-            }
-        },
+        show: |s| s.s3.encryption.clone(),
     },
+    setting!(
+        "s3.kms-key-id",
+        "Object storage",
+        String,
+        s3.kms_key_id,
+        BUCKET,
+        "Key of s3.encryption aws:kms and aws:kms:dsse; the account's own when empty"
+    ),
+    setting!(
+        "s3.bucket-key",
+        "Object storage",
+        bool,
+        s3.bucket_key,
+        BUCKET,
+        "Whether objects share a key of the bucket's, which asks KMS less often; for aws:kms"
+    ),
+    secret!(
+        "s3.customer-key",
+        "Object storage",
+        s3.customer_key,
+        BUCKET,
+        "Key of s3.encryption sse-c, base64 of 32 bytes. Whoever loses it loses all objects"
+    ),
+    setting!(
+        "gcs.endpoint",
+        "Object storage",
+        String,
+        gcs.endpoint,
+        BUCKET,
+        "URL of another server than Google's, such as a private endpoint"
+    ),
+    setting!(
+        "gcs.credentials-file",
+        "Object storage",
+        String,
+        gcs.credentials_file,
+        BUCKET,
+        "JSON file with the key of a service account; GOOGLE_APPLICATION_CREDENTIALS or the machine's service account when empty"
+    ),
+    setting!(
+        "azure.account",
+        "Object storage",
+        String,
+        azure.account,
+        BUCKET,
+        "Storage account; AZURE_STORAGE_ACCOUNT_NAME, or the one in the bucket's URL, when empty"
+    ),
+    secret!(
+        "azure.account-key",
+        "Object storage",
+        azure.account_key,
+        BUCKET,
+        "Key of the storage account; the environment's credentials or the machine's identity when empty"
+    ),
+    setting!(
+        "azure.endpoint",
+        "Object storage",
+        String,
+        azure.endpoint,
+        BUCKET,
+        "URL of another server than the account's own"
+    ),
+    secret!(
+        "azure.customer-key",
+        "Object storage",
+        azure.customer_key,
+        BUCKET,
+        "Key of one's own for all objects, base64 of 32 bytes. Whoever loses it loses all objects"
+    ),
+    setting!(
+        "storage.request-timeout",
+        "Object storage",
+        Duration,
+        storage.request_timeout,
+        BUCKET,
+        "When a request that is not answered is given up and sent again; a second more for each MiB it carries"
+    ),
+    setting!(
+        "storage.timeout",
+        "Object storage",
+        Duration,
+        storage.timeout,
+        BUCKET,
+        "When an operation is given up, with all requests that it was tried by; two seconds more for each MiB"
+    ),
+    setting!(
+        "storage.backoff-min",
+        "Object storage",
+        Duration,
+        storage.backoff_min,
+        BUCKET,
+        "Wait before a request is sent again, doubled each time; a random half of it is left out"
+    ),
+    setting!(
+        "storage.backoff-max",
+        "Object storage",
+        Duration,
+        storage.backoff_max,
+        BUCKET,
+        "Longest wait before a request is sent again"
+    ),
     setting!(
         "log.level",
         "Observability",

@@ -15,11 +15,13 @@ pub(super) fn bucket_arg() -> Arg {
         .value_name("URL")
         .env("KOIOS_BUCKET")
         .required(true)
-        .help("The cluster's bucket: s3://name/prefix or file:///absolute/folder")
+        .help("The cluster's bucket: s3://name/prefix, gs://name/prefix, az://container/prefix or file:///absolute/folder")
         .long_help(
-            "The cluster's bucket: s3://name/prefix or file:///absolute/folder.\n\nOf an all-in-one process that was not told \
-             another one it is file:///…/koios-data/bucket. Endpoint, region and credentials of S3 come from AWS_ENDPOINT_URL, \
-             AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            "The cluster's bucket: s3://name/prefix, gs://name/prefix, az://container/prefix or file:///absolute/folder.\n\nOf an all-in-one process that was not told \
+             another one it is file:///…/koios-data/bucket. Endpoint, region, credentials and \
+             encryption come from the clouds' own variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY; \
+             and so on.",
         )
 }
 

@@ -9,6 +9,7 @@ mod disk_cache;
 mod error;
 mod naming;
 mod storage;
+mod storage_env;
 
 use std::sync::Arc;
 use std::time::Duration;

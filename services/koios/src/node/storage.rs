@@ -1,15 +1,14 @@
 //! The bucket of a process, and the self-test that it must pass.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use koios_bucket::{Bucket, Error as BucketError, TenantManifests};
+use koios_bucket::{Bucket, Error as BucketError, RetryPolicy, TenantManifests};
 use koios_runtime::{Runtime, TaskGroup};
 use koios_server::Settings;
 use koios_server::config::Target;
 
-use super::{NodeError, Refusal};
+use super::{NodeError, Refusal, storage_env};
 
 /// A manifest is believed to be the newest for this long, unless a reply says otherwise.
 const MANIFEST_FRESH_FOR: Duration = Duration::from_secs(5);
@@ -45,16 +44,19 @@ impl Storage {
             }
             "" if needed => {
                 return Err(NodeError::Settings(format!(
-                    "bucket is not set: a {} needs --bucket s3://name/prefix or file:///folder, the same for all processes",
+                    "bucket is not set: a {} needs --bucket s3://name/prefix, gs://…, az://… or file:///folder, the same for all processes",
                     target.as_str()
                 )));
             }
             "" => return Ok(Self { bucket: None }),
             url => url.to_owned(),
         };
-        let bucket = Bucket::open_with_env(&url, environment(settings), clock, rng)
-            .map_err(|e| NodeError::Bucket(Box::new(e)))?;
-        Ok(Self { bucket: Some(bucket) })
+        let env = storage_env::of(settings, std::env::vars_os());
+        let bucket =
+            Bucket::open_with_env(&url, env, clock, rng).map_err(|e| NodeError::Bucket(Box::new(e)))?;
+        Ok(Self {
+            bucket: Some(bucket.with_retry(retry_policy(settings))),
+        })
     }
 
     /// The bucket, when there is one.
@@ -85,6 +87,10 @@ impl Storage {
                     Err(e @ BucketError::Unsafe { .. }) => {
                         return refusal.fail(&group, "bucket-self-test", NodeError::Bucket(Box::new(e)));
                     }
+                    // It may be that an operator is about to make it right.
+                    Err(error @ BucketError::Rejected { .. }) => {
+                        tracing::error!(%error, "bucket refuses its self-test, trying again");
+                    }
                     Err(error) => {
                         tracing::warn!(bucket = bucket.url(), %error, "bucket cannot be tested yet, trying again");
                     }
@@ -95,20 +101,12 @@ impl Storage {
     }
 }
 
-/// The environment, with the settings that stand in for the AWS variables in their place.
-fn environment(settings: &Settings) -> BTreeMap<String, String> {
-    let s3 = &settings.s3;
-    let set = [
-        ("AWS_ENDPOINT_URL", &s3.endpoint),
-        ("AWS_REGION", &s3.region),
-        ("AWS_ACCESS_KEY_ID", &s3.access_key_id),
-        ("AWS_SECRET_ACCESS_KEY", &s3.secret_access_key),
-    ];
-    let mut variables: BTreeMap<String, String> = std::env::vars().collect();
-    variables.extend(
-        set.into_iter()
-            .filter(|(_, v)| !v.is_empty())
-            .map(|(n, v)| (n.to_owned(), v.clone())),
-    );
-    variables
+fn retry_policy(settings: &Settings) -> RetryPolicy {
+    let storage = &settings.storage;
+    RetryPolicy {
+        attempt_timeout: storage.request_timeout,
+        deadline: storage.timeout,
+        backoff_min: storage.backoff_min,
+        backoff_max: storage.backoff_max,
+    }
 }
