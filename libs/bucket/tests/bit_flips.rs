@@ -145,6 +145,14 @@ impl Stored {
         blocks.open(&tenant(), &entry(&self.block.meta)).await.unwrap()
     }
 
+    /// The block, open, with nothing read of it yet.
+    fn unread(&self) -> BlockReader {
+        let cache = BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(1 << 20, 1 << 20);
+        let source = self.bucket.range_read(&tenant(), self.block.meta.block);
+        let meta = Arc::new(self.block.meta.clone());
+        BlockReader::open(Arc::new(source), meta, Arc::new(cache)).unwrap()
+    }
+
     /// Damages an object in every way there is; `noticed` says whether a look at it finds that.
     async fn damage(&self, path: &Path, noticed: impl AsyncFn(&Damage) -> bool) -> usize {
         let sound = self.read(path).await;
@@ -205,7 +213,7 @@ async fn every_part(block: BlockParts) -> usize {
     let mut bytes = 0;
     for (part, _) in &stored.block.parts {
         // What leads to the part is read while all is sound; the part itself only when it is damaged, so that it is in no cache.
-        let block = stored.open().await;
+        let block = stored.unread();
         let series = match part.as_str() {
             SERIES_PART => Vec::new(),
             _ => block.select(&Matchers::default(), TimeRange::ALL).await.unwrap(),
@@ -220,6 +228,13 @@ async fn every_part(block: BlockParts) -> usize {
             let read = read_part(&block, part, &series).await;
             let is_corrupt = read.as_ref().is_err_and(koios_block::Error::is_corrupt);
             assert!(is_corrupt, "{damage:?} of {part}: {:?}", read.err());
+            // However it is opened.
+            if matches!(damage, Damage::Flip { byte, bit } if byte.is_multiple_of(16) && byte / 16 % 8 == usize::from(*bit))
+            {
+                let fresh = stored.open().await;
+                let read = read_part(&fresh, part, &series).await;
+                assert!(read.is_err_and(|e| e.is_corrupt()), "{damage:?} of {part}");
+            }
             // The checksum of the whole, too, for what is looked at without cells.
             if matches!(damage, Damage::Flip { byte, bit } if byte % 8 == usize::from(*bit)) {
                 let source = stored.bucket.range_read(&tenant(), stored.block.meta.block);

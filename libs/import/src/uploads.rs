@@ -391,11 +391,20 @@ impl TsdbFiles for UploadedFiles {
     }
 
     async fn read(&self, file: &str, range: std::ops::Range<u64>) -> koios_tsdb::Result<Bytes> {
+        let end = range.end;
         let bytes = self
             .bucket
             .file_range(&self.tenant, self.block, file, range)
             .await;
-        bytes.map_err(|e| failed(file, e))
+        bytes.map_err(|e| match e {
+            // Waiting does not make it longer.
+            BucketError::Corrupt { reason, .. } => koios_tsdb::Error::Corrupt {
+                file: file.to_owned(),
+                offset: end,
+                reason,
+            },
+            e => failed(file, e),
+        })
     }
 
     fn read_at_least(&self) -> u64 {
