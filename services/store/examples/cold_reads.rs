@@ -13,7 +13,7 @@ use futures::StreamExt;
 use koios_block::{BlockId, BlockOptions, BlockWriter, Layout};
 use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
 use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
-use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
+use koios_runtime::{Cpu, RealClock, RngHandle};
 use koios_server::Metrics;
 use koios_store::{BlockStore, StoreSettings};
 use koios_testkit::distant::Distant;
