@@ -26,11 +26,9 @@ pub enum Error {
     },
     /// The storage refuses it, and will until an operator changes something: nothing was changed by the last attempt. Whoever has
     /// something to keep until it is stored keeps it.
-    #[error("bucket {bucket} refused object {object}: {reason}; {rejection}")]
+    #[error("object {object} was refused: {reason}; {rejection}")]
     Rejected {
-        /// The bucket's URL.
-        bucket: String,
-        /// The object's path in the bucket.
+        /// The object's path in the bucket, and the bucket's URL.
         object: String,
         /// How often it was tried.
         attempts: u32,

@@ -114,8 +114,7 @@ impl Retry {
                 "it ends before the bytes that it should have",
             )),
             Verdict::Rejected(rejection) => Some(Error::Rejected {
-                bucket: self.bucket.to_string(),
-                object,
+                object: format!("{object} of bucket {}", self.bucket),
                 attempts,
                 rejection,
                 reason: failure.reason,

@@ -54,7 +54,7 @@ fn floats(i: usize) -> Vec<Sample> {
 
 fn histograms() -> Vec<(i64, Arc<Histogram>)> {
     let histogram = |k: i64| {
-        let (positive_spans, positive_buckets) = spans_of([(-1, k as f64), (3, 2.0)].into_iter());
+        let (positive_spans, positive_buckets) = spans_of([(-1, k as f64), (3, 2.0)]);
         Histogram {
             schema: 3,
             count: k as f64 + 2.0,
