@@ -1,5 +1,5 @@
-//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask faults`,
-//! `cargo xtask fuzz-queries`, `cargo xtask layers`, `cargo xtask setup`.
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask sim-bucket`,
+//! `cargo xtask faults`, `cargo xtask fuzz-queries`, `cargo xtask layers`, `cargo xtask setup`.
 #![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
 
 mod layers;
@@ -49,6 +49,21 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Runs the life of blocks over a simulated bucket, under crashes and faults: a range of seeds, or one.
+    SimBucket {
+        /// The seed to replay; what happened is printed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds to run.
+        #[arg(long, default_value_t = 60)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Builds with optimisation first: worth it from some thousand seeds on.
+        #[arg(long)]
+        release: bool,
+    },
     /// Kills and stops real processes at random moments under load, and fills their disk: many times.
     Faults {
         /// What faults are drawn from; another one each time when not given.
@@ -90,6 +105,12 @@ fn main() -> Result<()> {
             from,
             release,
         } => simulate_disk(&root, seed, from, seeds, release),
+        Task::SimBucket {
+            seed,
+            seeds,
+            from,
+            release,
+        } => simulate_bucket(&root, seed, from, seeds, release),
         Task::Faults {
             seed,
             rounds,
@@ -170,6 +191,18 @@ fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release:
         None => command
             .env("KOIOS_SIM_FROM", from.to_string())
             .env("KOIOS_SIM_SEEDS", seeds.to_string()),
+    };
+    run(&mut command)
+}
+
+fn simulate_bucket(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
+    let mut command = tests_aloud(root, "koios", &["model"], release);
+    command.arg("under_every_seed");
+    match seed {
+        Some(seed) => command.env("KOIOS_MODEL_SEED", seed.to_string()),
+        None => command
+            .env("KOIOS_MODEL_FROM", from.to_string())
+            .env("KOIOS_MODEL_SEEDS", seeds.to_string()),
     };
     run(&mut command)
 }

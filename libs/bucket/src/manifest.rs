@@ -469,15 +469,21 @@ impl Manifest {
         }
     }
 
-    /// Declares a block dead whose upload was never listed, so that nobody can list it any more.
+    /// Declares a block dead whose upload was never listed, so that nobody can list it any more. Of one that is dead already
+    /// and whose bytes were deleted, parts came since: they are to be deleted, too.
     pub fn bury(&mut self, block: BlockId, parts: Vec<String>) {
-        if !self.remove_block(block) && !self.is_dead(block) {
-            self.dead.push(DeadBlock {
+        if self.remove_block(block) {
+            return;
+        }
+        match self.dead.iter_mut().find(|d| d.block == block) {
+            Some(dead) if dead.parts.is_empty() => dead.parts = parts,
+            Some(_) => {}
+            None => self.dead.push(DeadBlock {
                 block,
                 version: 0,
                 at_ms: 0,
                 parts,
-            });
+            }),
         }
     }
 

@@ -60,6 +60,11 @@ impl Rebuild {
         self.readable.as_ref().is_some_and(|m| m.version == self.newest)
     }
 
+    /// Whether nothing tells what was deleted and is in blocks still: it would be there again.
+    pub fn forgets_deletions(&self) -> bool {
+        self.readable.is_none() && !self.blocks.is_empty()
+    }
+
     /// How many samples would be listed.
     pub fn samples(&self) -> u64 {
         self.blocks.iter().map(|b| b.samples).sum()

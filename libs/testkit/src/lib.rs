@@ -1,4 +1,4 @@
-//! Test tools: simulated disk and network, an oracle, process and peer harnesses, the promqltest runner, the bodies of
+//! Test tools: simulated disk, object store and network, an oracle, process and peer harnesses, the promqltest runner, the bodies of
 //! fuzz targets, and comparison with a real Prometheus by random queries.
 //!
 //! **Data flow.** Tests build requests with [`remote_write`], send them with [`http::HttpClient`] over a real or
@@ -40,6 +40,8 @@ pub mod query_gen;
 pub mod random;
 #[cfg(feature = "cluster")]
 pub mod remote_write;
+#[cfg(feature = "cluster")]
+pub mod sim_bucket;
 pub mod sim_disk;
 #[cfg(feature = "cluster")]
 pub mod sim_net;

@@ -163,6 +163,8 @@ impl Inner {
             window_ms: self.store.window_ms,
             block,
         });
+        // Between the parts of a deletion, what it keeps would be taken into a block that it masks.
+        let _undivided = replica.deleting.lock().await;
         match self.log(entry).await? {
             Answer::Cut(begun) => Ok(*begun),
             Answer::Pushed(_) | Answer::Done => Err(Error::NotRunning {

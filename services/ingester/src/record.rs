@@ -7,7 +7,7 @@ use bytes::Bytes;
 use koios_block::BlockId;
 use koios_bucket::Tombstone;
 use koios_head::Resolved;
-use koios_model::{BatchColumns, BatchSet, Metadata, PartitionId, TenantId};
+use koios_model::{BatchColumns, BatchSet, Metadata, PartitionId, TenantId, TimeRange};
 use koios_wal::{Lsn, Record, RecordKind};
 use koios_wire::{Batch, LoggedBatch, LoggedSeries};
 use serde::de::DeserializeOwned;
@@ -129,6 +129,21 @@ pub(crate) struct DeletedHead {
     pub(crate) deletion: Tombstone,
     /// Whether samples go: otherwise it is only known from here on.
     pub(crate) removes: bool,
+    /// With this record all deletions are applied that a manifest lists up to this version; 0 where that is not said.
+    #[serde(default)]
+    pub(crate) applied_up_to: u64,
+    /// Samples of a part of the range go, where what is kept of all of it would be too much for one record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<Part>,
+}
+
+/// A part of a deletion's range. Pushes wait until all parts are logged; a start that finds some of them applies the
+/// deletion once more.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) range: TimeRange,
+    /// The deletion is known from this one on.
+    pub(crate) is_last: bool,
 }
 
 impl Deleted {

@@ -33,6 +33,8 @@ struct Pending {
     cut: CutId,
     window_start_ms: i64,
     batches: BatchSet,
+    /// The manifest version up to which deletions were applied before.
+    clean_up_to: u64,
 }
 
 /// A cut as the cut task gets it.
@@ -216,15 +218,22 @@ impl ReplicaState {
             self.head.mark_forgotten_below(below);
             self.manifest_floor = self.manifest_floor.max(deletion.known_from());
         }
-        self.deletions.note_applied(deletion);
-        let matchers = self.deletions.learn(deletion)?;
+        let part = deleted.head.part;
+        let matchers = if part.is_some_and(|p| !p.is_last) {
+            // Not known yet: the other parts follow.
+            deletion.matchers().ok()?
+        } else {
+            self.deletions.note_applied(deletion, deleted.head.applied_up_to);
+            self.deletions.learn(deletion)?
+        };
         if !deleted.head.removes {
             return None;
         }
         if deleted.replayed {
             self.hold_series();
         }
-        self.head.delete(&matchers, deletion.range);
+        self.head
+            .delete(&matchers, part.map_or(deletion.range, |p| p.range));
         let mut newest_ms = None;
         for batch in &deleted.kept {
             let (header, columns) = (batch.header(), batch.columns());
@@ -265,6 +274,7 @@ impl ReplicaState {
                 cut: cut.id,
                 window_start_ms,
                 batches: batches.clone(),
+                clean_up_to: self.deletions.clean_up_to(),
             };
             self.pending.insert(block, pending);
         }
@@ -292,6 +302,13 @@ impl ReplicaState {
         if let Some(p) = self.pending.remove(&block) {
             self.head.cut_listed(p.cut);
         }
+    }
+
+    /// The first manifest version whose deletions a block may lack that is not listed yet: until it is, they must not be
+    /// forgotten.
+    pub(crate) fn unclean_from(&self) -> Option<u64> {
+        let versions = self.pending.values().map(|p| p.clean_up_to.saturating_add(1));
+        versions.min()
     }
 
     /// Gives the samples of a cut back.

@@ -18,6 +18,8 @@ pub struct Settings {
     pub disk_reserve_bytes: u64,
     /// Most memory of pushes waiting for the log, bytes. Default 128 MiB; one tenant may take half of it.
     pub push_queue_bytes: usize,
+    /// Samples that a deletion leaves are logged with it in records of about so many bytes at most. Default 16 MiB.
+    pub deletion_record_bytes: usize,
     /// Width of the windows that blocks are cut for. Default 2 h.
     pub block_window: Duration,
     /// Samples younger than this stay in the head although they are in listed blocks. Default 3 h.
@@ -57,6 +59,7 @@ impl Settings {
             wal_keep_bytes: 8 << 30,
             disk_reserve_bytes: 1 << 30,
             push_queue_bytes: 128 << 20,
+            deletion_record_bytes: 16 << 20,
             block_window: 2 * HOUR,
             head_keep: 3 * HOUR,
             quiet_after: 30 * MINUTE,

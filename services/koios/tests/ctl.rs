@@ -335,7 +335,10 @@ fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result
         "{dry}"
     );
     run(1, &verify)?;
-    run(0, &[&rebuild[..], &["--write"]].concat())?;
+    let refused = run(1, &[&rebuild[..], &["--write"]].concat())?;
+    ensure!(refused.contains("say --forget-deletions"), "{refused}");
+    run(1, &verify)?;
+    run(0, &[&rebuild[..], &["--write", "--forget-deletions"]].concat())?;
     ensure!(
         run(0, &verify)?.contains("2 blocks"),
         "the blocks are listed again"

@@ -243,6 +243,62 @@ async fn i1_what_was_written_before_a_member_learnt_of_a_deletion_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i10_a_member_that_was_away_applies_all_deletions_that_came_meanwhile() {
+    let mut w = World::start_with(3, |s| s.deletion_record_bytes = 64).await;
+    some_minutes(&mut w, T0, 30).await;
+    w.kill(2).await;
+    let mut version = 0;
+    for id in 0..10u128 {
+        let from = T0 + id as i64 * 2 * MINUTE;
+        // Of each, something was there before, and something comes again after it.
+        version = w
+            .delete(
+                id + 1,
+                METRICS[id as usize % 3],
+                TimeRange::new(from, from + 9 * MINUTE),
+            )
+            .await;
+        some_minutes(&mut w, from + 4 * MINUTE, 4).await;
+        if id == 7 {
+            // All of another.
+            version = w.delete(90, "c", TimeRange::ALL).await;
+        }
+    }
+    w.boot(2).await;
+    w.until("repaired", |w| w.counts(2)).await;
+    w.sleep(Duration::from_secs(120)).await;
+    assert_eq!(w.read_knowing(2, version).await, w.acked);
+    w.crash(2).await;
+    w.boot(2).await;
+    w.until("counts", |w| w.counts(2)).await;
+    assert_eq!(w.read_knowing(2, version).await, w.acked);
+    w.flush(2).await.unwrap();
+    w.expect(version, "cut").await;
+}
+
+/// Else two members may agree that there is nothing to know: one that has not heard of a deletion, and one that has forgotten
+/// that it applied it.
+#[tokio::test(start_paused = true)]
+async fn i10_a_member_knows_after_a_restart_which_deletions_it_has_applied() {
+    let mut w = World::start(3).await;
+    some_minutes(&mut w, T0, 10).await;
+    let all = w.acked.clone();
+    let version = w.delete(1, "a", TimeRange::ALL).await;
+    w.crash(0).await;
+    w.boot(0).await;
+    w.until("counts", |w| w.counts(0)).await;
+    let (_, end) = w.read(0).await.unwrap();
+    assert!(end.deletions_version >= version, "{end:?}");
+    let version = w.take_back(1).await;
+    w.acked = all;
+    w.kill(0).await;
+    w.boot(0).await;
+    w.until("counts", |w| w.counts(0)).await;
+    let (_, end) = w.read(0).await.unwrap();
+    assert!(end.deletions_version >= version, "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn i9_a_deletion_waits_for_the_bucket() {
     let mut w = World::start(1).await;
     some_minutes(&mut w, T0, 10).await;
@@ -262,7 +318,11 @@ async fn i9_a_deletion_waits_for_the_bucket() {
 async fn i10_i1_deletions_hold_whatever_happens_in_whatever_order() {
     for seed in 0..8 {
         let members = if seed % 3 == 0 { 3 } else { 1 };
-        let mut w = World::start_with(members, |s| s.wal_segment_bytes = 16 << 10).await;
+        let tune = |s: &mut koios_ingester::Settings| {
+            s.wal_segment_bytes = 16 << 10;
+            s.deletion_record_bytes = 300;
+        };
+        let mut w = World::start_with(members, tune).await;
         let rng = RngHandle::from_seed(seed);
         let below = |n: u64| rng.below(n) as i64;
         let (mut version, mut next, mut newest) = (0, 0, T0);

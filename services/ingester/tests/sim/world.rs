@@ -131,6 +131,7 @@ fn settings(rng: &RngHandle) -> Settings {
         block_window: [7200 * second, 7200 * second, 7200 * second, 3600 * second][rng.below(4) as usize],
         wal_segment_bytes: [4 << 10, 16 << 10, 64 << 10][rng.below(3) as usize],
         disk_reserve_bytes: [0, 0, 8 << 10][rng.below(3) as usize],
+        deletion_record_bytes: [64, 16 << 20][rng.below(2) as usize],
         push_queue_bytes: [8 << 10, 128 << 20][rng.below(2) as usize],
         head_keep: [600 * second, 2 * 3600 * second][rng.below(2) as usize],
         quiet_after: 2 * second,

@@ -20,7 +20,9 @@ What cannot be known without any version: deletions that were not yet applied, w
 imported before, what heads may forget (ingesters upload once more what they hold), and epochs. So end all processes of the \
 cluster first, or at least its stores.
 
-Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given.";
+Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
+too, when no version can be read, unless --forget-deletions is given: samples that were deleted and are not removed from the blocks \
+yet are there again, and have to be deleted once more.";
 
 pub(super) fn command() -> Command {
     let rebuild = Command::new("rebuild")
@@ -39,6 +41,12 @@ pub(super) fn command() -> Command {
                 .long("force")
                 .action(ArgAction::SetTrue)
                 .help("Even if the newest version can be read"),
+        )
+        .arg(
+            Arg::new("forget-deletions")
+                .long("forget-deletions")
+                .action(ArgAction::SetTrue)
+                .help("Even if no version tells what was deleted: it is there again"),
         );
     Command::new("manifest")
         .about("The list of a tenant's blocks; no server has to run")
@@ -69,6 +77,13 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
         println!("nothing is written: say --write to do it");
         return Ok(());
     }
+    if plan.forgets_deletions() && !matches.get_flag("forget-deletions") {
+        bail!(
+            "no version of the manifest of tenant {tenant} tells which samples were deleted: those that are not removed from the blocks \
+             yet would be there again. Bring a version back if you can (a copy of any of the last ones, under its own name); else say \
+             --forget-deletions and delete once more what was to be deleted"
+        );
+    }
     storage.bucket.self_test(false).await?;
     let manifest = storage
         .bucket
@@ -82,6 +97,13 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
 }
 
 fn describe(tenant: &TenantId, plan: &Rebuild) {
+    match &plan.readable {
+        Some(known) if known.version < plan.newest => println!(
+            "tenant {tenant}: deletions that were asked for after version {} are lost: delete once more what was to be deleted since",
+            known.version
+        ),
+        _ => {}
+    }
     match &plan.readable {
         Some(known) => println!(
             "tenant {tenant}: version {} is the newest, version {} the newest that can be read: its {} dead names, {} deletions \

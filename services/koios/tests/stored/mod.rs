@@ -1,6 +1,8 @@
 //! The real read path as a storage for scripts: an ingester, stores and a querier's cluster over a bucket in memory.
 
 mod layout;
+#[cfg(test)]
+mod levels;
 mod twin;
 
 use std::collections::BTreeMap;
@@ -103,6 +105,11 @@ pub(crate) struct Stored {
 impl Stored {
     /// Must be called inside a tokio runtime whose time is paused.
     pub(crate) async fn start(layout: Layout) -> Self {
+        Self::start_with(layout, CompactionSettings::default().block_range).await
+    }
+
+    /// The same with windows of another width.
+    async fn start_with(layout: Layout, window: Duration) -> Self {
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(NOW_MS));
         let rng = RngHandle::from_seed(3);
         let bucket = Bucket::new(Arc::new(InMemory::new()), "", Arc::clone(&clock), rng.fork());
@@ -115,6 +122,7 @@ impl Stored {
         settings.wal_segment_bytes = 1 << 20;
         settings.disk_reserve_bytes = 0;
         settings.head_keep = Duration::ZERO;
+        settings.block_window = window;
         // Cuts happen when the layout says so.
         settings.cut_interval = YEAR;
         let runtime = Runtime {
@@ -175,6 +183,7 @@ impl Stored {
         let settings = CompactionSettings {
             retention: Duration::ZERO,
             interval: Duration::ZERO,
+            block_range: window,
             ..CompactionSettings::default()
         };
         Self {
@@ -256,8 +265,13 @@ impl Stored {
 
     /// Compacts until nothing is due.
     async fn compact(&mut self) {
+        while self.visit().await {}
+    }
+
+    /// Merges a few blocks; whether there is more.
+    async fn visit(&mut self) -> bool {
         *self.compacted.lock() = tenant(self.tenants);
-        while self.compactor.visit_all().await {}
+        self.compactor.visit_all().await
     }
 }
 

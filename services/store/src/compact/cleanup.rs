@@ -115,7 +115,14 @@ pub(crate) async fn bury_orphans(
     let uploaded = manifests.bucket().uploaded_blocks(tenant).await?;
     let manifest = manifests.probe(tenant).await?;
     let before = now_ms.saturating_sub(millis(settings.orphan_age));
-    let unknown = |block: &BlockId| manifest.block(*block).is_none() && !manifest.is_dead(*block);
+    // An upload that slept through its burial leaves parts of a dead block whose bytes were deleted before.
+    let dying: BTreeSet<BlockId> = manifest
+        .dead
+        .iter()
+        .filter(|d| !d.parts.is_empty())
+        .map(|d| d.block)
+        .collect();
+    let unknown = |block: &BlockId| manifest.block(*block).is_none() && !dying.contains(block);
     let orphans: Vec<_> = uploaded
         .into_iter()
         .filter(|(block, _)| block.time_ms() < before && unknown(block))
