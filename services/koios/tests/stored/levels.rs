@@ -23,6 +23,7 @@ const OVERLAPPING: Layout = Layout {
     name: "overlapping blocks",
     all_cut: true,
     compacted: false,
+    stores: 1,
     steps_of: |p| match (p.sample + p.series) % 4 {
         0 => &[0],
         1 => &[1],
