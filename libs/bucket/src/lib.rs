@@ -22,6 +22,7 @@ mod error;
 mod layout;
 mod manifest;
 mod rebuild;
+mod retention;
 mod retry;
 mod self_test;
 mod store;
@@ -36,6 +37,7 @@ pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
 };
 pub use rebuild::{LeftOut, Rebuild};
+pub use retention::{ListedRule, RetentionOrigin, RetentionPolicy, RetentionRecord, SummaryRetention};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
 pub use tombstone::{Tombstone, TombstoneMatcher, TombstoneState};

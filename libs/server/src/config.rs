@@ -4,6 +4,7 @@
 //! `http: {listen: …}`. Later wins: default < file < environment < flag.
 
 mod docs;
+mod rules;
 mod suggest;
 mod table;
 mod value;
@@ -193,7 +194,9 @@ fn set(settings: &mut Settings, setting: &Setting, origin: &str, value: &str) ->
             value.to_owned()
         },
         reason,
-    })
+    })?;
+    settings.given.insert(setting.key);
+    Ok(())
 }
 
 #[cfg(test)]

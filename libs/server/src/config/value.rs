@@ -135,6 +135,22 @@ impl Value for Duration {
     }
 }
 
+/// Empty where nothing is said.
+impl Value for Option<Duration> {
+    const KIND: &'static str = "DURATION";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(None),
+            text => parse_duration(text).map(Some),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.map(format_duration).unwrap_or_default()
+    }
+}
+
 impl Value for String {
     const KIND: &'static str = "TEXT";
 

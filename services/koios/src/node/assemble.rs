@@ -26,13 +26,20 @@ use koios_wire::{IngesterService, StoreService};
 use parking_lot::Mutex;
 
 use super::{NodeError, Refusal, Shared, Storage};
-use crate::adapters::Proposer;
+use crate::adapters::{OfTenants, Proposer};
 use crate::duty::{AskedMembers, AssignedCompaction};
 use crate::operators::for_operators;
 use crate::self_metrics;
 
 /// How often an ingester looks whether it counts.
 const READINESS_EVERY: Duration = Duration::from_millis(500);
+
+/// The settings that say how long something is kept.
+const RETENTION_KEYS: [&str; 3] = [
+    "retention",
+    "store.downsampled-retention-5m",
+    "store.downsampled-retention-1h",
+];
 
 /// The services that run, for the stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -218,6 +225,7 @@ impl Assembly {
             settle: from.store.compaction_delay,
             interval: from.store.compaction_interval,
             retention: from.retention,
+            retention_given: RETENTION_KEYS.iter().any(|key| from.given.contains(key)),
             dead_grace: from.store.deletion_delay,
             downsampling: downsampling(&from.store),
             undelete_window: from.store.undelete_window,
@@ -233,6 +241,7 @@ impl Assembly {
                 members: shared.members.clone(),
                 clock: Arc::clone(&shared.runtime.clock),
             }),
+            overrides: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
         };
         let compactor = Compactor::new(settings, deps);
@@ -256,6 +265,10 @@ impl Assembly {
             settings: ImportSettings {
                 block_range: shared.settings.blocks.range,
                 retention: shared.settings.retention,
+                retentions: Some(Arc::new(OfTenants {
+                    default: shared.settings.retention,
+                    overrides: shared.overrides.clone(),
+                })),
                 ..ImportSettings::default()
             },
             writer: shared.name.clone(),
@@ -276,7 +289,7 @@ impl Assembly {
             runtime: shared.runtime.clone(),
             state: self.plane.state().clone(),
             members: Arc::new(shared.members.clone()),
-            limits: shared.settings.tenant_limits(),
+            limits: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
             tasks: self.background.clone(),
             referee: Arc::new(Proposer(self.plane.client().clone())),
@@ -328,7 +341,7 @@ impl Assembly {
         routers.merge_http(for_operators(deletions.operators_router()));
         let querier = QuerierApi::new(
             cluster,
-            shared.settings.tenant_limits(),
+            shared.overrides.clone(),
             clock,
             shared.runtime.cpu.clone(),
             shared.runtime.memory.clone(),

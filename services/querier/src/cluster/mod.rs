@@ -67,6 +67,12 @@ pub(crate) struct Selection {
     pub(crate) wanted: Wanted,
 }
 
+/// What a read needs of a manifest.
+struct BlocksToRead {
+    view: Arc<ManifestView>,
+    groups: Vec<BlockGroup>,
+}
+
 /// Hands out plans until one is not refused as stale.
 struct Plans<'a> {
     cluster: &'a Cluster,
@@ -160,14 +166,15 @@ impl Cluster {
             labels_only: selection.labels_only,
             limit: limit_of(&selection.wanted, budget),
         };
-        if let Some((version, groups)) = self.blocks_for(selection, &seam).await? {
-            for group in groups {
+        let mut wanted = selection.wanted.clone();
+        if let Some(blocks) = self.blocks_for(selection, &seam).await? {
+            wanted.expiry = blocks.view.expiry.clone();
+            for group in blocks.groups {
                 let clock = Arc::clone(&self.heads.clock);
-                let feed = BlockFeed::new(group, request(version), clock, Arc::clone(budget));
+                let feed = BlockFeed::new(group, request(blocks.view.version), clock, Arc::clone(budget));
                 feeds.push(Feed::Blocks(Box::new(feed)));
             }
         }
-        let wanted = selection.wanted.clone();
         Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget))
             .await
             .map_err(|e| self.blocks_failed(&selection.tenant, e))
@@ -211,12 +218,13 @@ impl Cluster {
         Ok((feeds, seam))
     }
 
-    /// The blocks to read beside the heads, split over store members, and the manifest version that lists them.
+    /// The blocks to read beside the heads, split over store members, and the manifest that lists them; `None` where none is known, nor
+    /// needed.
     async fn blocks_for(
         &self,
         selection: &Selection,
         seam: &Seam,
-    ) -> Result<Option<(u64, Vec<BlockGroup>)>, QueryError> {
+    ) -> Result<Option<BlocksToRead>, QueryError> {
         let Selection { tenant, range, .. } = selection;
         let range = *range;
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
@@ -241,7 +249,7 @@ impl Cluster {
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
         let wanted = chosen.into_iter().map(|b| b.id.clone());
         let groups = blocks::assign(wanted.collect(), &self.topology.stores())?;
-        Ok((!groups.is_empty()).then_some((view.version, groups)))
+        Ok(Some(BlocksToRead { view, groups }))
     }
 
     /// A block that is gone means that the pinned manifest is too old: the next read looks it up anew.

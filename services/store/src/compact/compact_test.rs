@@ -21,6 +21,7 @@ use crate::{BlockStore, StoreSettings};
 mod crashing;
 mod deleting;
 mod downsampled;
+mod retaining;
 
 use crashing::Crashing;
 
@@ -57,6 +58,7 @@ struct World {
     rng: RngHandle,
     tenant: TenantId,
     settings: CompactionSettings,
+    overrides: Overrides,
     duty: Arc<Duty>,
     sequence: AtomicU64,
     expected: Data,
@@ -74,6 +76,7 @@ impl World {
                 downsampling: Vec::new(),
                 ..CompactionSettings::default()
             },
+            overrides: Overrides::default(),
             duty: Arc::new(Duty(AtomicBool::new(true))),
             sequence: AtomicU64::new(0),
             expected: Data::new(),
@@ -108,6 +111,7 @@ impl World {
             manifests,
             duty: Arc::<Duty>::clone(&self.duty),
             witness: Arc::new(Witness(self.members_have_forgotten)),
+            overrides: self.overrides.clone(),
             metrics: Metrics::new(),
         };
         Compactor::new(self.settings.clone(), deps)

@@ -3,7 +3,7 @@
 //! **Data flow.** A [`Compactor`] visits the tenants that it is on duty for. *Plan* (pure) reads the manifest and says which
 //! blocks to merge; *job* streams them through the merge into new blocks, verifies and uploads these, and lists them in place of
 //! the old ones in one commit; *downsample* lists blocks of summaries beside those of old windows; *cleanup* takes blocks past the retention off the list, deletes bytes of dead blocks after a grace, and
-//! buries uploads that were never listed.
+//! buries uploads that were never listed; *retention* says what is past it, and takes series out of blocks that others stay in.
 //!
 //! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
 //! gone does nothing, so that two processes at once waste work and nothing else; duty is only there to avoid that (I14). A merge
@@ -20,6 +20,7 @@ mod error;
 mod job;
 mod metrics;
 mod plan;
+mod retention;
 mod settings;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
 use koios_model::{TenantId, TimeRange};
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
+use koios_tenancy::Overrides;
 
 use cleanup::SeenDead;
 pub use deletions::DeletionWitness;
@@ -44,6 +46,7 @@ use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
 use plan::{MergeJob, due_merges};
+use retention::{Aged, RetentionMetrics, TrustedClock};
 pub use settings::{CompactionSettings, Downsampling};
 
 /// Merges of one tenant before others have their turn.
@@ -80,6 +83,8 @@ pub struct CompactionDeps {
     pub duty: Arc<dyn CompactionDuty>,
     /// Tells when deletions are complete.
     pub witness: Arc<dyn DeletionWitness>,
+    /// What tenants have of their own: retentions, rules, and when they are downsampled.
+    pub overrides: Overrides,
     /// Where metrics go.
     pub metrics: Metrics,
 }
@@ -91,6 +96,8 @@ pub struct Compactor {
     settings: CompactionSettings,
     merger: Merger,
     metrics: CompactionMetrics,
+    retention: RetentionMetrics,
+    trusted: TrustedClock,
     tenants: BTreeMap<TenantId, TenantStanding>,
     /// When the bucket was last asked for its tenants.
     listed_at: Option<Duration>,
@@ -107,6 +114,8 @@ struct TenantStanding {
     history_dropped_below: u64,
     orphans_looked_at: Option<Duration>,
     deletions_looked_at: Option<Duration>,
+    /// Its retention is held against the settings.
+    is_held: bool,
     /// When it was last looked whether another process does what is due.
     watched_at: Option<Duration>,
 }
@@ -143,8 +152,11 @@ impl Compactor {
             rng: runtime.rng.fork(),
             cpu,
         };
+        let (clock, bucket) = (Arc::clone(&runtime.clock), deps.manifests.bucket().clone());
         Self {
             metrics: CompactionMetrics::new(&deps.metrics),
+            retention: RetentionMetrics::new(&deps.metrics),
+            trusted: TrustedClock::new(clock, bucket, deps.member.clone()),
             merger,
             settings,
             deps,
@@ -206,6 +218,7 @@ impl Compactor {
         for tenant in gone {
             self.tenants.remove(&tenant);
             self.metrics.forget(&tenant);
+            self.retention.forget(&tenant);
         }
         for tenant in listed {
             self.tenants.entry(tenant).or_default();
@@ -219,6 +232,7 @@ impl Compactor {
         let mut duty = self.deps.duty.epoch(tenant, false).await;
         if duty.is_none() {
             self.metrics.forget(tenant);
+            self.retention.forget(tenant);
             let known = self.tenants.entry(tenant.clone()).or_default();
             if known
                 .watched_at
@@ -247,8 +261,9 @@ impl Compactor {
         // One a visit, so that a backlog of them keeps no merge waiting.
         let downsamplings = self.downsample_due(tenant, &writer).await?;
         let cleanings = self.clean_summaries(tenant, &writer).await?;
+        let expiries = self.expire_due(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
-        Ok(merges || downsamplings || cleanings)
+        Ok(merges || downsamplings || cleanings || expiries)
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -261,12 +276,13 @@ impl Compactor {
     fn stand(&mut self, manifest: &Manifest) -> (Vec<MergeJob>, Standing) {
         let clock = &self.deps.runtime.clock;
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
+        let settings = self.settings_of(manifest);
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         let bad = known.bad(now);
-        let mut jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
         jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
         let merging = blocks_of(&jobs);
-        let summaries = due_downsamplings(manifest, now_ms, &self.settings, &bad, &merging);
+        let summaries = due_downsamplings(manifest, now_ms, &settings, &bad, &merging);
         let standing = Standing {
             blocks: manifest.blocks.len(),
             due: jobs.len(),
@@ -299,9 +315,9 @@ impl Compactor {
             .entry(tenant.clone())
             .or_default()
             .bad(clock.elapsed());
-        let now_ms = clock.now_ms();
-        let merging = blocks_of(&due_merges(&manifest, now_ms, &self.settings, &bad));
-        let jobs = due_downsamplings(&manifest, now_ms, &self.settings, &bad, &merging);
+        let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest));
+        let merging = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
+        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &merging);
         let Some(job) = jobs.first() else {
             return Ok(false);
         };
@@ -344,8 +360,9 @@ impl Compactor {
         let Some(block) = deletions::summaries_to_clean(&manifest, &bad) else {
             return Ok(false);
         };
-        match self.merger.clean_summaries(&manifest, block, writer).await {
-            Ok(()) => {
+        let aged = Aged::nothing(&manifest, std::slice::from_ref(block));
+        match self.merger.clean_summaries(&manifest, block, &aged, writer).await {
+            Ok(_) => {
                 tracing::info!(%tenant, block = %block.block, "summaries are written again without what is deleted")
             }
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
@@ -371,7 +388,8 @@ impl Compactor {
         let (tenant, started) = (&manifest.tenant, clock.elapsed());
         let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
-        let merged = match self.merger.run(manifest, job, writer).await {
+        let aged = Aged::of(manifest, &job.inputs, &self.settings)?;
+        let merged = match self.merger.run(manifest, job, &aged, writer).await {
             Ok(merged) => merged,
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
             Err(error) => {
@@ -428,26 +446,39 @@ impl Compactor {
     }
 
     async fn clean_up(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {
-        let (manifests, settings) = (&self.deps.manifests, &self.settings);
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        let manifest = manifests.probe(tenant).await?;
-        deletions::finalize(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        deletions::finalize(
+            &self.deps.manifests,
+            &manifest,
+            clock.now_ms(),
+            &self.settings,
+            writer,
+        )
+        .await?;
+        let old_as_of = self.trusted.now_ms().await?;
+        self.retention.ahead.set(self.trusted.ahead_seconds());
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        self.note_retention(&manifest, old_as_of, writer).await?;
+        let manifests = &self.deps.manifests;
         let manifest = manifests.probe(tenant).await?;
         let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
         self.metrics.retired.inc_by(emptied as u64);
+        let settings = self.settings_of(&manifest);
+        let known = self.tenants.entry(tenant.clone()).or_default();
         let bad = known.bad(clock.elapsed());
-        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, &bad, writer).await?;
-        self.metrics.retired.inc_by(retired as u64);
+        let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
+        self.metrics.retired.inc_by(retired.blocks as u64);
+        self.retention.samples.inc_by(retired.samples);
         let looked = known.orphans_looked_at;
         if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
-            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), settings, writer).await?;
+            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), &settings, writer).await?;
             known.orphans_looked_at = Some(clock.elapsed());
         }
         let manifest = manifests.probe(tenant).await?;
         let now = clock.elapsed();
         let deleted =
-            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, settings, writer).await?;
+            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await?;
         self.metrics.deleted.inc_by(deleted as u64);
         cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
+use koios_bucket::RetentionPolicy;
 use koios_model::TimeRange;
+use koios_tenancy::RetentionLimits;
 
 /// How old samples are downsampled to one resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +62,10 @@ pub struct CompactionSettings {
     pub settle: Duration,
     /// How often tenants are looked at; every fifth time the bucket is asked which there are. Default 1 min.
     pub interval: Duration,
-    /// Samples older than this go; zero keeps them for ever. Default 150 days.
+    /// Samples older than this go; zero keeps them for ever. Default 150 days. Tenants may have their own, and rules.
     pub retention: Duration,
+    /// Whether somebody said how long samples and summaries are kept, rather than nobody.
+    pub retention_given: bool,
     /// Which summaries are made of old samples. Default 5 minutes, kept for 366 days, and an hour, kept for 5 years, both made
     /// after 40 h: one reading of the samples makes both.
     pub downsampling: Vec<Downsampling>,
@@ -88,6 +92,7 @@ impl Default for CompactionSettings {
             settle: 45 * MINUTE,
             interval: MINUTE,
             retention: 150 * 24 * HOUR,
+            retention_given: false,
             downsampling: vec![
                 Downsampling::by_5m(40 * HOUR, 366 * 24 * HOUR),
                 Downsampling::by_1h(40 * HOUR, 5 * 365 * 24 * HOUR),
@@ -133,6 +138,48 @@ impl CompactionSettings {
             .saturating_add(Duration::from_secs(bytes / MERGED_PER_SECOND))
     }
 
+    /// The same with what a tenant has of its own.
+    pub(crate) fn of_tenant(&self, own: &RetentionLimits) -> Self {
+        let downsampling = self.downsampling.iter().map(|d| {
+            let (after, kept) = match d.resolution_ms {
+                RESOLUTION_5M_MS => (own.downsample_after_5m, own.downsampled_5m),
+                RESOLUTION_1H_MS => (own.downsample_after_1h, own.downsampled_1h),
+                _ => (None, None),
+            };
+            Downsampling {
+                after: after.unwrap_or(d.after),
+                retention: kept.unwrap_or(d.retention),
+                ..*d
+            }
+        });
+        Self {
+            retention: own.samples.unwrap_or(self.retention),
+            downsampling: downsampling.collect(),
+            ..self.clone()
+        }
+    }
+
+    /// How long all is kept that no rule speaks of, as a policy in force says.
+    pub(crate) fn obeying(mut self, policy: &RetentionPolicy) -> Self {
+        let kept = |ms: Option<i64>| ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.unsigned_abs()));
+        self.retention = kept(policy.samples_ms);
+        for d in &mut self.downsampling {
+            if let Some(s) = policy
+                .summaries
+                .iter()
+                .find(|s| s.resolution_ms == d.resolution_ms)
+            {
+                d.retention = kept(s.kept_ms);
+            }
+        }
+        self
+    }
+
+    /// Whether any summaries outlive the samples.
+    pub(crate) fn leaves_summaries(&self) -> bool {
+        self.downsampling.iter().any(|d| d.outlives(self))
+    }
+
     pub(crate) fn settle_ms(&self) -> i64 {
         millis(self.settle)
     }
@@ -149,8 +196,13 @@ impl CompactionSettings {
 
     /// How long samples are kept, milliseconds; `None` for ever.
     pub(crate) fn retention_ms(&self) -> Option<i64> {
-        (!self.retention.is_zero()).then(|| millis(self.retention))
+        kept_ms(self.retention)
     }
+}
+
+/// A retention in milliseconds; `None` for ever.
+pub(crate) fn kept_ms(retention: Duration) -> Option<i64> {
+    (!retention.is_zero()).then(|| millis(retention))
 }
 
 /// A duration in milliseconds.
