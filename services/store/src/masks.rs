@@ -41,6 +41,7 @@ impl<'m> Compiled<'m> {
             |t: &&'m Tombstone| t.range.overlaps(&range) && manifest.blocks.iter().any(|b| t.masks(b));
         let tombstones = manifest.tombstones.iter().filter(is_masking);
         let expiry = manifest.expiry().map_err(|e| from_bucket(&e))?;
+        let expiry = Some(expiry).filter(|e| e.reaches(range)).unwrap_or_default();
         let names = manifest.retention.as_ref().map(|r| r.classes.as_slice());
         Ok(Self {
             deletions: tombstones.map(compile).collect::<Result<_, _>>()?,

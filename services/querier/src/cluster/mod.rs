@@ -168,7 +168,8 @@ impl Cluster {
         };
         let mut wanted = selection.wanted.clone();
         if let Some(blocks) = self.blocks_for(selection, &seam).await? {
-            wanted.expiry = blocks.view.expiry.clone();
+            let expiry = Some(&blocks.view.expiry).filter(|e| e.reaches(selection.range));
+            wanted.expiry = expiry.cloned().unwrap_or_default();
             for group in blocks.groups {
                 let clock = Arc::clone(&self.heads.clock);
                 let feed = BlockFeed::new(group, request(blocks.view.version), clock, Arc::clone(budget));
