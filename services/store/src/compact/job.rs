@@ -72,7 +72,8 @@ impl Merger {
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Merged, CompactError> {
-        let (stats, entries) = self.write_merged(manifest, job, aged, writer, uploaded).await?;
+        let written = self.write_merged(manifest, job, aged, writer, uploaded);
+        let (stats, entries) = Box::pin(written).await?;
         self.commit(&manifest.tenant, job, writer, &entries).await?;
         Ok(Merged {
             stats,

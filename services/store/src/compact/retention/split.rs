@@ -73,10 +73,8 @@ impl Merger {
             expiry: without(&classes, |class| !is_kept(class)),
             lacks: names(manifest, (0..classes.count()).filter(|class| !is_kept(*class))),
         };
-        let (stats, samples) = self
-            .write_merged(manifest, &merge, &of_samples, writer, uploaded)
-            .await?;
-        let mut entries = samples;
+        let samples = self.write_merged(manifest, &merge, &of_samples, writer, uploaded);
+        let (stats, mut entries) = Box::pin(samples).await?;
         let into = entries.len();
         for block in &job.summaries {
             let mut lacks = common_lacks(manifest, std::slice::from_ref(block));
@@ -85,7 +83,7 @@ impl Merger {
                 expiry: without(&classes, is_kept),
                 lacks,
             };
-            let meta = self.write_summaries(manifest, block, &aged, writer).await?;
+            let meta = Box::pin(self.write_summaries(manifest, block, &aged, writer)).await?;
             entries.extend(meta.as_ref().map(|meta| ManifestBlock {
                 // The samples go: these are all that is left of them.
                 sources: Vec::new(),
