@@ -90,6 +90,16 @@ impl Expiry {
         self.latest().is_some_and(|from| range.min < from)
     }
 
+    /// The same of series that a rule matches alone: all others are kept.
+    #[must_use]
+    pub fn of_rules(&self) -> Self {
+        let rules = self.kept_from.iter().take(self.classes.rest());
+        Self {
+            classes: self.classes.clone(),
+            kept_from: rules.copied().collect(),
+        }
+    }
+
     /// The same so much earlier.
     #[must_use]
     pub fn earlier_by(&self, ms: i64) -> Self {

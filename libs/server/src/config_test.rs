@@ -99,23 +99,76 @@ overrides:
     apply_yaml(&mut got, "config.yaml", text).unwrap();
     assert_eq!(got.validate(), Ok(()));
     let of = |tenant: &str| &got.overrides[&TenantId::new(tenant).unwrap()].retention;
-    let kept = |rules: &[koios_model::RetentionRule]| -> Vec<Option<i64>> {
-        rules.iter().map(|r| r.kept_ms).collect()
+    let kept = |rules: &Option<Vec<koios_model::RetentionRule>>| -> Option<Vec<Option<i64>>> {
+        let rules = rules.as_ref()?;
+        Some(rules.iter().map(|r| r.kept_ms).collect())
     };
-    assert_eq!(kept(&got.limits.retention.rules), [Some(7 * 86_400_000), None]);
-    assert_eq!(kept(&of("team-a").rules), [Some(30 * 86_400_000), None]);
-    assert_eq!(of("team-a").rules[0].matchers.0[0].value(), "a;b|c,d");
+    assert_eq!(
+        kept(&got.limits.retention.rules),
+        Some(vec![Some(7 * 86_400_000), None])
+    );
+    assert_eq!(kept(&of("team-a").rules), Some(vec![Some(30 * 86_400_000), None]));
+    assert_eq!(
+        of("team-a").rules.as_ref().unwrap()[0].matchers.0[0].value(),
+        "a;b|c,d"
+    );
     let years = Duration::from_secs(2 * 365 * 86_400);
     assert_eq!(of("team-a").samples, Some(years));
     assert_eq!(of("team-b").samples, Some(Duration::ZERO));
-    assert!(of("team-b").rules.is_empty());
+    assert_eq!(
+        kept(&of("team-b").rules),
+        Some(vec![]),
+        "it says that there are none"
+    );
     assert_eq!(got.limits.retention.samples, None);
     assert!(got.given.contains("limits.retention-rules") && !got.given.contains("retention"));
 }
 
 #[test]
+fn i10_a_tenant_says_of_retention_what_its_overrides_give() {
+    let text = "\
+limits: {retention: 400d, retention-rules: '7d {job=\"debug\"}', downsampled-retention-1h: 9y}
+overrides:
+  team-a: {max-labels-per-series: 100}
+";
+    let got = load_with(&["--config=x"], &[("KOIOS_LIMITS_MAX_QUERY_POINTS", "7")], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!(team.retention, koios_tenancy::RetentionLimits::default());
+    assert_eq!(team.max_query_points, 7);
+    let (own, all) = got.tenant_limits().retention(&TenantId::new("team-a").unwrap());
+    assert_eq!(own.or(&all), got.limits.retention);
+}
+
+#[test]
+fn flags_and_variables_reach_tenants_with_overrides() {
+    let text = "limits: {max-query-points: 5}\noverrides:\n  team-a: {max-labels-per-series: 7}\n";
+    let args = ["--config=x", "--limits.retention=400d"];
+    let got = load_with(&args, &[("KOIOS_LIMITS_MAX_QUERY_POINTS", "6")], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!((team.max_labels_per_series, team.max_query_points), (7, 6));
+    let (own, all) = got.tenant_limits().retention(&TenantId::new("team-a").unwrap());
+    assert_eq!(own.or(&all).samples, Some(Duration::from_secs(400 * 86_400)));
+    // What a tenant says itself stays above all.
+    let args = ["--config=x", "--limits.max-labels-per-series=9"];
+    let got = load_with(&args, &[], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!(
+        (team.max_labels_per_series, got.limits.max_labels_per_series),
+        (7, 9)
+    );
+}
+
+#[test]
 fn i13_a_wrong_rule_is_named() {
     for (text, want) in [
+        (
+            "overrides:\n  a:\n    retention:\n",
+            "config.yaml:3: invalid value \"\" for limits.retention: empty: write a duration, or leave the key out",
+        ),
+        (
+            "overrides:\n  a:\n    retention-rules:\n",
+            "config.yaml:3: invalid value \"\" for limits.retention-rules: empty: write `[]`",
+        ),
         (
             "limits:\n  retention-rules: '7d {job=}'\n",
             "config.yaml:2: invalid value \"7d {job=}\" for limits.retention-rules: rule 1 `7d {job=}`: its selector cannot be read",

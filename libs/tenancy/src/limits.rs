@@ -74,7 +74,7 @@ pub struct Limits {
     pub experimental_promql: bool,
     /// How OTLP becomes Prometheus' model.
     pub otlp: otlp::Settings,
-    /// How long samples are kept, and when they are summarised.
+    /// How long samples are kept, and when they are summarised. Of a tenant with exceptions what it says itself alone.
     pub retention: RetentionLimits,
 }
 
@@ -246,14 +246,11 @@ impl Overrides {
         Arc::clone(current.tenants.get(tenant).unwrap_or(&current.default))
     }
 
-    /// The limits of a tenant that has exceptions.
-    pub fn own(&self, tenant: &TenantId) -> Option<Arc<Limits>> {
-        self.current.read().tenants.get(tenant).cloned()
-    }
-
-    /// The limits of tenants without exceptions.
-    pub fn default_limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.current.read().default)
+    /// How long samples of a tenant are kept: what it says of its own, if it has exceptions, and what is said of all.
+    pub fn retention(&self, tenant: &TenantId) -> (RetentionLimits, RetentionLimits) {
+        let current = self.current.read();
+        let own = current.tenants.get(tenant).map(|l| l.retention.clone());
+        (own.unwrap_or_default(), current.default.retention.clone())
     }
 }
 
@@ -317,7 +314,6 @@ mod tests {
         let overrides = Overrides::new(Limits::default(), [(special.clone(), strict)].into());
         assert_eq!(overrides.of(&special).max_labels_per_series, 3);
         assert_eq!(overrides.of(&TenantId::anonymous()).max_labels_per_series, 60);
-        assert!(overrides.own(&special).is_some() && overrides.own(&TenantId::anonymous()).is_none());
     }
 
     #[test]
@@ -336,7 +332,7 @@ mod tests {
         );
         overrides.replace(strict(9), [(special.clone(), strict(4))].into());
         assert_eq!(copy.of(&special).max_labels_per_series, 4);
-        assert_eq!(copy.default_limits().max_labels_per_series, 9);
+        assert_eq!(copy.of(&TenantId::anonymous()).max_labels_per_series, 9);
         overrides.replace(strict(9), BTreeMap::new());
         assert_eq!(copy.of(&special).max_labels_per_series, 9);
     }

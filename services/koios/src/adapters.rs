@@ -102,6 +102,7 @@ pub(crate) struct OfTenants {
 
 impl Retentions for OfTenants {
     fn of(&self, tenant: &TenantId) -> Duration {
-        self.overrides.of(tenant).retention.longest(self.default)
+        let (own, all) = self.overrides.retention(tenant);
+        own.or(&all).longest(self.default)
     }
 }

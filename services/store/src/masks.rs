@@ -1,7 +1,7 @@
 //! What of blocks is deleted or past its retention, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
 
 use koios_block::{BlockReader, BlockSeries, Deletion};
-use koios_bucket::{Manifest, ManifestBlock, Tombstone};
+use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, Tombstone};
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Expiry, Labels, TimeRange};
 use koios_runtime::Cpu;
@@ -40,8 +40,15 @@ impl<'m> Compiled<'m> {
         let is_masking =
             |t: &&'m Tombstone| t.range.overlaps(&range) && manifest.blocks.iter().any(|b| t.masks(b));
         let tombstones = manifest.tombstones.iter().filter(is_masking);
-        let expiry = manifest.expiry().map_err(|e| from_bucket(&e))?;
-        let expiry = Some(expiry).filter(|e| e.reaches(range)).unwrap_or_default();
+        let before = manifest
+            .retention
+            .as_ref()
+            .and_then(RetentionRecord::masked_before);
+        // Where nothing is old no rule is compiled.
+        let expiry = match before.is_some_and(|from| range.min < from) {
+            true => manifest.expiry().map_err(|e| from_bucket(&e))?,
+            false => Expiry::default(),
+        };
         let names = manifest.retention.as_ref().map(|r| r.classes.as_slice());
         Ok(Self {
             deletions: tombstones.map(compile).collect::<Result<_, _>>()?,
@@ -52,10 +59,10 @@ impl<'m> Compiled<'m> {
     /// What of a block is too old: nothing, where it has no series of which something is.
     fn expiry_of(&self, block: &ManifestBlock) -> Expiry {
         let (names, expiry) = &self.expiry;
-        // A summary goes when all that it speaks for is too old.
+        // A summary goes when all that it speaks for is too old; those that no rule speaks of are kept for times of their own.
         let expiry = match block.resolution_ms {
             0 => expiry.clone(),
-            resolution_ms => expiry.earlier_by(resolution_ms),
+            resolution_ms => expiry.of_rules().earlier_by(resolution_ms),
         };
         let is_touched = names.iter().zip(expiry.by_class()).any(|(name, from)| {
             from.is_some_and(|from| block.range.min < from) && !block.lacks.contains(name)
@@ -168,6 +175,19 @@ mod tests {
     use koios_model::{MatchOp, Matcher, Matchers, SeriesClasses};
 
     use super::*;
+
+    #[test]
+    fn i10_summaries_that_no_rule_speaks_of_are_not_hidden_with_samples() {
+        let rules = SeriesClasses::new([Matchers(vec![Matcher::equal("a", "ruled")])]);
+        let expiry = Expiry::new(rules, [Some(50), Some(60)]);
+        let from = |e: &Expiry, value: &str| e.kept_from(Labels::from_pairs([("a", value)]).as_ref());
+        assert_eq!((from(&expiry, "ruled"), from(&expiry, "x")), (Some(50), Some(60)));
+        let of_summaries = expiry.of_rules().earlier_by(5);
+        assert_eq!(
+            (from(&of_summaries, "ruled"), from(&of_summaries, "x")),
+            (Some(45), None)
+        );
+    }
 
     #[test]
     fn a_series_is_hidden_when_nothing_of_it_is_left_in_range() {

@@ -10,6 +10,10 @@ use super::value::{Value, format_duration, parse_duration};
 
 const HINT: &str = r#"write for example `7d {job="debug"}`, several with `;` between them, or in the file as a list of `match` and `retention`"#;
 
+/// What values are called.
+pub(super) const KIND: &str = "RULES";
+/// No rules.
+pub(super) const NONE: &str = "[]";
 /// What stands between two rules.
 pub(super) const SEPARATOR: char = ';';
 
@@ -18,25 +22,43 @@ pub(super) fn one(retention: &str, selector: &str) -> String {
     format!("{retention} {selector}")
 }
 
-impl Value for Vec<RetentionRule> {
-    const KIND: &'static str = "RULES";
+/// Nothing where nothing is said; that there are no rules is said by a word of its own.
+impl Value for Option<Vec<RetentionRule>> {
+    const KIND: &'static str = KIND;
 
     fn parse(text: &str) -> Result<Self, String> {
-        let texts = split(text);
-        let all = texts.iter().map(|rule| rule.trim()).enumerate();
-        // After the last one there may be a separator.
-        let all = all.filter(|(at, rule)| !rule.is_empty() || at + 1 < texts.len());
-        all.map(|(at, rule)| parse_one(rule).map_err(|reason| format!("rule {} `{rule}`: {reason}", at + 1)))
-            .collect()
+        match text.trim() {
+            "" => Err(format!(
+                "empty: write `{NONE}` for no rules, or leave the key out"
+            )),
+            NONE => Ok(Some(Vec::new())),
+            _ => {
+                let texts = split(text);
+                let all = texts.iter().map(|rule| rule.trim()).enumerate();
+                // After the last one there may be a separator.
+                let all = all.filter(|(at, rule)| !rule.is_empty() || at + 1 < texts.len());
+                let one = |(at, rule)| {
+                    parse_one(rule).map_err(|reason| format!("rule {} `{rule}`: {reason}", at + 1))
+                };
+                all.map(one).collect::<Result<_, _>>().map(Some)
+            }
+        }
     }
 
     fn show(&self) -> String {
+        let Some(rules) = self else {
+            return String::new();
+        };
+        if rules.is_empty() {
+            return NONE.to_owned();
+        }
         let kept = |ms: Option<i64>| match ms {
             Some(ms) => format_duration(Duration::from_millis(ms.unsigned_abs())),
             None => "0".to_owned(),
         };
-        let rules = self.iter();
-        let rules = rules.map(|rule| one(&kept(rule.kept_ms), &rule_text(&rule.matchers)));
+        let rules = rules
+            .iter()
+            .map(|rule| one(&kept(rule.kept_ms), &rule_text(&rule.matchers)));
         rules.collect::<Vec<_>>().join("; ")
     }
 }
@@ -87,7 +109,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<RetentionRule>, String> {
-        Vec::parse(text)
+        Option::<Vec<RetentionRule>>::parse(text).map(Option::unwrap_or_default)
     }
 
     #[test]
@@ -98,12 +120,13 @@ mod tests {
                 r#"1h up{job=~"a;b|\";'c"}; 0 {__name__=~`slo:.*;`, env!='x;"'} ;"#,
                 vec![Some(3_600_000), None],
             ),
-            ("", vec![]),
+            ("[]", vec![]),
         ] {
             let rules = parse(text).unwrap();
             let times: Vec<_> = rules.iter().map(|r| r.kept_ms).collect();
             assert_eq!(times, kept_ms, "{text}");
-            assert_eq!(parse(&rules.show()).unwrap(), rules, "{}", rules.show());
+            let shown = Some(rules.clone()).show();
+            assert_eq!(parse(&shown).unwrap(), rules, "{shown}");
         }
     }
 
@@ -128,6 +151,7 @@ mod tests {
             ),
             ("7d rate(up[5m])", "rule 1 `7d rate(up[5m])`: its selector"),
             ("7d up;; 8d down", "rule 2 ``: not a retention"),
+            ("", "empty: write `[]` for no rules"),
         ] {
             let got = parse(text).unwrap_err();
             assert!(got.starts_with(want), "{text}: {got}");

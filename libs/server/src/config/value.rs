@@ -135,13 +135,13 @@ impl Value for Duration {
     }
 }
 
-/// Empty where nothing is said.
+/// Nothing where nothing is said: that is no value to write.
 impl Value for Option<Duration> {
     const KIND: &'static str = "DURATION";
 
     fn parse(text: &str) -> Result<Self, String> {
         match text {
-            "" => Ok(None),
+            "" => Err("empty: write a duration, or leave the key out".to_owned()),
             text => parse_duration(text).map(Some),
         }
     }

@@ -189,7 +189,13 @@ impl<'de> Visitor<'de> for Section<'_, '_> {
             let line = key.referenced.line();
             match self.place.step(&key.value) {
                 Step::Leaf(setting) => {
-                    let value = map.next_value_seed(Leaf)?;
+                    let value = map.next_value_seed(Leaf {
+                        of_nothing: if setting.kind == rules::KIND {
+                            rules::NONE
+                        } else {
+                            ""
+                        },
+                    })?;
                     let tenant = match &self.place {
                         Place::Tenant(tenant) => Some(tenant.clone()),
                         _ => None,
@@ -222,7 +228,10 @@ impl<'de> Visitor<'de> for Section<'_, '_> {
 }
 
 /// A value: a scalar as written, or a list of them.
-struct Leaf;
+struct Leaf {
+    /// What a list of nothing is as text.
+    of_nothing: &'static str,
+}
 
 impl<'de> DeserializeSeed<'de> for Leaf {
     type Value = String;
@@ -274,7 +283,10 @@ impl<'de> Visitor<'de> for Leaf {
                 }
             });
         }
-        Ok(items.join(&separator.to_string()))
+        Ok(match items.is_empty() {
+            true => self.of_nothing.to_owned(),
+            false => items.join(&separator.to_string()),
+        })
     }
 }
 
@@ -335,7 +347,7 @@ impl<'de> Visitor<'de> for ItemSeed {
                     return Err(A::Error::custom(text));
                 }
             };
-            *value = Some(map.next_value_seed(Leaf)?);
+            *value = Some(map.next_value_seed(Leaf { of_nothing: "" })?);
         }
         match (selector, retention) {
             (Some(selector), Some(retention)) => Ok(Item::Rule(rules::one(&retention, &selector))),

@@ -61,16 +61,14 @@ fn lines(tenant: &TenantId, manifest: &Manifest) -> Vec<String> {
         horizon_ms,
         ..
     } = record;
-    let origin = match policy.origin {
+    let by = |origin| match origin {
         RetentionOrigin::BuiltIn => "the defaults",
-        RetentionOrigin::Process => "the settings for all tenants",
+        RetentionOrigin::Process => "the settings of stores",
+        RetentionOrigin::Limits => "the limits of all tenants",
         RetentionOrigin::Tenant => "its overrides",
     };
-    let since = match *since_ms {
-        i64::MIN => String::new(),
-        ms => format!(", since {}", time(ms)),
-    };
-    let mut lines = vec![format!("tenant {tenant}: by {origin}{since}")];
+    let (origin, since) = (by(policy.origin()), time(*since_ms));
+    let mut lines = vec![format!("tenant {tenant}: by {origin}, since {since}")];
     let cut = |kept_ms: Option<i64>, masked: bool| match kept_ms.filter(|_| masked) {
         Some(kept) => format!(", nothing before {}", time(horizon_ms.saturating_sub(kept))),
         None => String::new(),
@@ -133,11 +131,15 @@ mod tests {
             kept_ms: Some(86_400_000),
         };
         let policy = RetentionPolicy {
-            origin: RetentionOrigin::Tenant,
+            rules_origin: RetentionOrigin::Tenant,
+            samples_origin: RetentionOrigin::BuiltIn,
             samples_ms: Some(30 * 86_400_000),
             summaries: vec![SummaryRetention {
                 resolution_ms: 300_000,
                 kept_ms: None,
+                kept_origin: RetentionOrigin::BuiltIn,
+                after_ms: None,
+                after_origin: RetentionOrigin::BuiltIn,
             }],
             rules: vec![ListedRule::new(&rule)],
             masks_rest: false,

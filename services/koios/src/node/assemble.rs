@@ -34,13 +34,6 @@ use crate::self_metrics;
 /// How often an ingester looks whether it counts.
 const READINESS_EVERY: Duration = Duration::from_millis(500);
 
-/// The settings that say how long something is kept.
-const RETENTION_KEYS: [&str; 3] = [
-    "retention",
-    "store.downsampled-retention-5m",
-    "store.downsampled-retention-1h",
-];
-
 /// The services that run, for the stop. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Services {
@@ -225,9 +218,9 @@ impl Assembly {
             settle: from.store.compaction_delay,
             interval: from.store.compaction_interval,
             retention: from.retention,
-            retention_given: RETENTION_KEYS.iter().any(|key| from.given.contains(key)),
+            retention_given: from.given.contains("retention"),
             dead_grace: from.store.deletion_delay,
-            downsampling: downsampling(&from.store),
+            downsampling: downsampling(from),
             undelete_window: from.store.undelete_window,
             ..CompactionSettings::default()
         };
@@ -375,10 +368,19 @@ async fn follow_counting(
 }
 
 /// Which summaries the settings ask for.
-fn downsampling(from: &koios_server::settings::StoreSettings) -> Vec<Downsampling> {
+fn downsampling(from: &koios_server::settings::Settings) -> Vec<Downsampling> {
+    let (store, is_given) = (&from.store, |key: &str| from.given.contains(key));
     vec![
-        Downsampling::by_5m(from.downsample_after_5m, from.downsampled_retention_5m),
-        Downsampling::by_1h(from.downsample_after_1h, from.downsampled_retention_1h),
+        Downsampling {
+            after_given: is_given("store.downsample-after-5m"),
+            retention_given: is_given("store.downsampled-retention-5m"),
+            ..Downsampling::by_5m(store.downsample_after_5m, store.downsampled_retention_5m)
+        },
+        Downsampling {
+            after_given: is_given("store.downsample-after-1h"),
+            retention_given: is_given("store.downsampled-retention-1h"),
+            ..Downsampling::by_1h(store.downsample_after_1h, store.downsampled_retention_1h)
+        },
     ]
 }
 

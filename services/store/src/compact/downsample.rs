@@ -42,15 +42,16 @@ struct Out {
 }
 
 impl Merger {
-    /// Downsamples a window and lists the new blocks beside those with its samples.
+    /// Downsamples a window, without what is `aged`, and lists the new blocks beside those with its samples.
     pub(crate) async fn downsample(
         &self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<Summarised, CompactError> {
         let mut uploaded = Vec::new();
-        let done = Box::pin(self.summarise(manifest, job, writer, &mut uploaded)).await;
+        let done = Box::pin(self.summarise(manifest, job, aged, writer, &mut uploaded)).await;
         match &done {
             Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
             Err(_) if uploaded.is_empty() => {}
@@ -63,12 +64,12 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Summarised, CompactError> {
         let clean_up_to = deletions::clean_up_to(manifest, &job.inputs).ok_or(CompactError::Masked)?;
         let mut inputs = self.open(manifest, &job.inputs).await?;
-        let aged = Aged::of(manifest, &job.inputs, &self.settings)?;
         for input in &mut inputs {
             input.expiry = aged.expiry.clone();
         }

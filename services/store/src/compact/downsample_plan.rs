@@ -200,6 +200,15 @@ pub(crate) struct SplitJob {
 }
 
 impl SplitJob {
+    /// Whether it reads all samples that its summaries speak for, as far as a manifest lists them: of others there would be both.
+    pub(crate) fn has_all_that_is_summarised(&self, manifest: &Manifest) -> bool {
+        let is_read = |id: &BlockId| self.raw.iter().any(|b| b.block == *id);
+        let is_gone = |id: &BlockId| manifest.block(*id).is_none();
+        let summaries = self.summaries.iter().filter_map(|b| manifest.block(b.block));
+        let mut sources = summaries.flat_map(|b| &b.sources);
+        sources.all(|id| is_read(id) || is_gone(id))
+    }
+
     /// All blocks that it reads.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = &ManifestBlock> {
         self.raw.iter().chain(&self.summaries)
@@ -225,7 +234,7 @@ pub(crate) fn expired(
             found.standing_in.extend(left_alone.map(|b| b.block));
         }
         let range = settings.widest_window(start);
-        window.expire(manifest, range, &horizon, (now_ms, settings), &mut found);
+        window.expire(manifest, range, &horizon, settings, &mut found);
     }
     let is_expired = |b: &&ManifestBlock| horizon.is_expired(b) && !found.waiting.contains(&b.block);
     let expired: Vec<&ManifestBlock> = manifest.blocks.iter().filter(is_expired).collect();
@@ -242,8 +251,8 @@ impl Window<'_> {
         &self,
         manifest: &Manifest,
         range: TimeRange,
-        horizon: &Horizon<'_>,
-        (now_ms, settings): (i64, &CompactionSettings),
+        horizon: &Horizon,
+        settings: &CompactionSettings,
         found: &mut Expired,
     ) {
         let has_rest = |b: &&ManifestBlock| horizon.left_in(b).any(|class| class == horizon.rest());
@@ -251,9 +260,9 @@ impl Window<'_> {
         if !of_rest.iter().any(|b| horizon.is_rest_old(b)) {
             return;
         }
-        let wanted = settings.downsampling.iter().filter(|d| {
-            d.outlives(settings) && !settings.is_past_its_retention(d.resolution_ms, range, now_ms)
-        });
+        let is_wanted =
+            |d: &&Downsampling| d.outlives(settings) && !horizon.are_summaries_past(d.resolution_ms, range);
+        let wanted = settings.downsampling.iter().filter(is_wanted);
         let wanted: Vec<i64> = wanted.map(|d| d.resolution_ms).collect();
         // Of series that a rule keeps the samples stay: these need no summaries.
         let is_summarised = |&r: &i64| {
@@ -274,6 +283,20 @@ impl Window<'_> {
         let (speaking, outdated): (Vec<_>, Vec<_>) =
             beside.copied().partition(|b| is_summarised(&b.resolution_ms));
         let is_all_gone = self.raw.iter().all(|b| horizon.is_expired(b));
+        // Samples that stay, of a damaged block, would be there beside the summaries that stand in for them.
+        let is_left = |id: &&BlockId| {
+            let unread = manifest
+                .block(**id)
+                .filter(|b| self.raw.iter().all(|r| r.block != b.block));
+            unread.is_some_and(|b| !(is_all_gone && horizon.is_expired(b)))
+        };
+        let sources = speaking.iter().flat_map(|b| &b.sources);
+        let left: Vec<BlockId> = sources.filter(is_left).copied().collect();
+        if !left.is_empty() {
+            found.waiting.extend(left);
+            found.waiting.extend(self.raw.iter().map(|b| b.block));
+            return;
+        }
         if is_all_gone {
             found.standing_in.extend(speaking.iter().map(|b| b.block));
             found.blocks.extend(outdated.iter().map(|b| b.block));

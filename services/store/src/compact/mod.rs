@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
+use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, TenantManifests, Writer};
 use koios_model::{TenantId, TimeRange};
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
@@ -46,7 +46,7 @@ use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
 use plan::{MergeJob, due_merges};
-use retention::{Aged, RetentionMetrics, TrustedClock};
+use retention::{Aged, RetentionMetrics, TrustedClock, configured, due_expiries};
 pub use settings::{CompactionSettings, Downsampling};
 
 /// Merges of one tenant before others have their turn.
@@ -242,8 +242,9 @@ impl Compactor {
             }
             known.watched_at = Some(now);
         }
+        let told = configured(tenant, &self.settings, &self.deps.overrides);
         let manifest = self.deps.manifests.probe(tenant).await?;
-        let (jobs, standing) = self.stand(&manifest);
+        let (jobs, standing) = self.stand(&manifest, &told);
         if duty.is_none() && self.is_overdue(&jobs, &standing) {
             duty = self.deps.duty.epoch(tenant, true).await;
         }
@@ -256,12 +257,12 @@ impl Compactor {
             self.deps.manifests.bucket().claim(tenant, &writer).await?;
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
-        self.clean_up(tenant, &writer).await?;
-        let merges = self.merge_due(tenant, &writer).await?;
-        // One a visit, so that a backlog of them keeps no merge waiting.
-        let downsamplings = self.downsample_due(tenant, &writer).await?;
+        self.clean_up(tenant, &told, &writer).await?;
+        let merges = self.merge_due(tenant, &told, &writer).await?;
+        // One a visit, so that a backlog of them keeps no merge waiting. What goes is not summarised first.
+        let expiries = self.expire_due(tenant, &told, &writer).await?;
+        let downsamplings = self.downsample_due(tenant, &told, &writer).await?;
         let cleanings = self.clean_summaries(tenant, &writer).await?;
-        let expiries = self.expire_due(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
         Ok(merges || downsamplings || cleanings || expiries)
     }
@@ -273,10 +274,10 @@ impl Compactor {
     }
 
     /// What is due, and how the tenant stands.
-    fn stand(&mut self, manifest: &Manifest) -> (Vec<MergeJob>, Standing) {
+    fn stand(&mut self, manifest: &Manifest, told: &RetentionPolicy) -> (Vec<MergeJob>, Standing) {
         let clock = &self.deps.runtime.clock;
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
-        let settings = self.settings_of(manifest);
+        let settings = self.settings_of(manifest, told);
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         let bad = known.bad(now);
         let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
@@ -293,21 +294,32 @@ impl Compactor {
         (jobs, standing)
     }
 
-    async fn merge_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+    async fn merge_due(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<bool, CompactError> {
         for _ in 0..MERGES_PER_VISIT {
             let manifest = self.deps.manifests.probe(tenant).await?;
-            let (jobs, standing) = self.stand(&manifest);
+            let (jobs, standing) = self.stand(&manifest, told);
             self.metrics.stands(tenant, &standing);
             let Some(job) = jobs.first() else {
                 return Ok(false);
             };
-            self.merge_one(&manifest, job, writer).await?;
+            let aged = Aged::of(&manifest, &job.inputs, &self.settings_of(&manifest, told))?;
+            self.merge_one(&manifest, job, &aged, writer).await?;
         }
         Ok(true)
     }
 
     /// Downsamples the window that is due first; whether there are more.
-    async fn downsample_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+    async fn downsample_due(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<bool, CompactError> {
         let manifest = self.deps.manifests.probe(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
         let bad = self
@@ -315,13 +327,17 @@ impl Compactor {
             .entry(tenant.clone())
             .or_default()
             .bad(clock.elapsed());
-        let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest));
-        let merging = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
-        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &merging);
+        let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest, told));
+        let mut elsewhere = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
+        // What series past their retention go from first may be empty then.
+        let expiring = due_expiries(&manifest, now_ms, &settings, &bad, &elsewhere);
+        elsewhere.extend(expiring.iter().map(|job| job.block.block));
+        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
         let Some(job) = jobs.first() else {
             return Ok(false);
         };
-        self.downsample_one(&manifest, job, writer).await?;
+        let aged = Aged::of(&manifest, &job.inputs, &settings)?;
+        self.downsample_one(&manifest, job, &aged, writer).await?;
         Ok(jobs.len() > 1)
     }
 
@@ -329,13 +345,14 @@ impl Compactor {
         &mut self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let (tenant, started) = (&manifest.tenant, clock.elapsed());
         let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, resolutions_ms = ?job.resolutions, "downsampling");
-        match self.merger.downsample(manifest, job, writer).await {
+        match self.merger.downsample(manifest, job, aged, writer).await {
             Ok(done) => {
                 let took = clock.elapsed().saturating_sub(started);
                 self.metrics.downsampled(&done, took);
@@ -382,14 +399,14 @@ impl Compactor {
         &mut self,
         manifest: &Manifest,
         job: &MergeJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let (tenant, started) = (&manifest.tenant, clock.elapsed());
         let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
-        let aged = Aged::of(manifest, &job.inputs, &self.settings)?;
-        let merged = match self.merger.run(manifest, job, &aged, writer).await {
+        let merged = match self.merger.run(manifest, job, aged, writer).await {
             Ok(merged) => merged,
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
             Err(error) => {
@@ -445,7 +462,12 @@ impl Compactor {
         }
     }
 
-    async fn clean_up(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {
+    async fn clean_up(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let manifest = self.deps.manifests.probe(tenant).await?;
         deletions::finalize(
@@ -459,12 +481,12 @@ impl Compactor {
         let old_as_of = self.trusted.now_ms().await?;
         self.retention.ahead.set(self.trusted.ahead_seconds());
         let manifest = self.deps.manifests.probe(tenant).await?;
-        self.note_retention(&manifest, old_as_of, writer).await?;
+        self.note_retention(&manifest, told, old_as_of, writer).await?;
         let manifests = &self.deps.manifests;
         let manifest = manifests.probe(tenant).await?;
         let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
         self.metrics.retired.inc_by(emptied as u64);
-        let settings = self.settings_of(&manifest);
+        let settings = self.settings_of(&manifest, told);
         let known = self.tenants.entry(tenant.clone()).or_default();
         let bad = known.bad(clock.elapsed());
         let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;

@@ -1,11 +1,11 @@
 //! How a store compacts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
-use koios_bucket::RetentionPolicy;
+use koios_bucket::{RetentionPolicy, SummaryRetention};
 use koios_model::TimeRange;
-use koios_tenancy::RetentionLimits;
 
 /// How old samples are downsampled to one resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub struct Downsampling {
     pub after: Duration,
     /// Summaries older than this go; zero keeps them for ever.
     pub retention: Duration,
+    /// Whether somebody said [`Self::after`], rather than nobody.
+    pub after_given: bool,
+    /// The same of [`Self::retention`].
+    pub retention_given: bool,
 }
 
 impl Downsampling {
@@ -25,6 +29,8 @@ impl Downsampling {
             resolution_ms: RESOLUTION_5M_MS,
             after,
             retention,
+            after_given: false,
+            retention_given: false,
         }
     }
 
@@ -34,6 +40,8 @@ impl Downsampling {
             resolution_ms: RESOLUTION_1H_MS,
             after,
             retention,
+            after_given: false,
+            retention_given: false,
         }
     }
 
@@ -64,7 +72,7 @@ pub struct CompactionSettings {
     pub interval: Duration,
     /// Samples older than this go; zero keeps them for ever. Default 150 days. Tenants may have their own, and rules.
     pub retention: Duration,
-    /// Whether somebody said how long samples and summaries are kept, rather than nobody.
+    /// Whether somebody said [`Self::retention`], rather than nobody.
     pub retention_given: bool,
     /// Which summaries are made of old samples. Default 5 minutes, kept for 366 days, and an hour, kept for 5 years, both made
     /// after 40 h: one reading of the samples makes both.
@@ -81,6 +89,8 @@ pub struct CompactionSettings {
     pub block_bytes: usize,
     /// The same for series, whose labels are in memory too. Default 500,000.
     pub block_series: usize,
+    /// The policy of one tenant that these settings obey; none as a process is told. Without one nothing goes because of its age.
+    pub policy: Option<Arc<RetentionPolicy>>,
 }
 
 impl Default for CompactionSettings {
@@ -103,6 +113,7 @@ impl Default for CompactionSettings {
             overdue: 30 * MINUTE,
             block_bytes: 128 << 20,
             block_series: 500_000,
+            policy: None,
         }
     }
 }
@@ -138,60 +149,23 @@ impl CompactionSettings {
             .saturating_add(Duration::from_secs(bytes / MERGED_PER_SECOND))
     }
 
-    /// The same with what a tenant has of its own.
-    pub(crate) fn of_tenant(&self, own: &RetentionLimits) -> Self {
-        let downsampling = self.downsampling.iter().map(|d| {
-            let (after, kept) = match d.resolution_ms {
-                RESOLUTION_5M_MS => (own.downsample_after_5m, own.downsampled_5m),
-                RESOLUTION_1H_MS => (own.downsample_after_1h, own.downsampled_1h),
-                _ => (None, None),
-            };
-            Downsampling {
-                after: after.unwrap_or(d.after),
-                retention: kept.unwrap_or(d.retention),
-                ..*d
-            }
-        });
-        Self {
-            retention: own.samples.unwrap_or(self.retention),
-            downsampling: downsampling.collect(),
-            ..self.clone()
-        }
-    }
-
-    /// How long all is kept that no rule speaks of, as a policy in force says.
-    pub(crate) fn obeying(mut self, policy: &RetentionPolicy) -> Self {
-        let kept = |ms: Option<i64>| ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.unsigned_abs()));
-        self.retention = kept(policy.samples_ms);
+    /// The same as a tenant's policy says.
+    pub(crate) fn obeying(mut self, policy: RetentionPolicy) -> Self {
+        let duration =
+            |ms: Option<i64>| ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.unsigned_abs()));
+        self.retention = duration(policy.samples_ms);
         for d in &mut self.downsampling {
-            if let Some(s) = policy
-                .summaries
-                .iter()
-                .find(|s| s.resolution_ms == d.resolution_ms)
-            {
-                d.retention = kept(s.kept_ms);
+            let same = |s: &&SummaryRetention| s.resolution_ms == d.resolution_ms;
+            if let Some(s) = policy.summaries.iter().find(same) {
+                (d.after, d.retention) = (duration(s.after_ms), duration(s.kept_ms));
             }
         }
+        self.policy = Some(Arc::new(policy));
         self
-    }
-
-    /// Whether any summaries outlive the samples.
-    pub(crate) fn leaves_summaries(&self) -> bool {
-        self.downsampling.iter().any(|d| d.outlives(self))
     }
 
     pub(crate) fn settle_ms(&self) -> i64 {
         millis(self.settle)
-    }
-
-    /// Whether all summaries of a window are older than summaries of their resolution are kept.
-    pub(crate) fn is_past_its_retention(&self, resolution_ms: i64, window: TimeRange, now_ms: i64) -> bool {
-        let of = self
-            .downsampling
-            .iter()
-            .find(|d| d.resolution_ms == resolution_ms);
-        let kept = of.map(|d| d.retention).filter(|kept| !kept.is_zero());
-        kept.is_some_and(|kept| window.max < now_ms.saturating_sub(millis(kept)))
     }
 
     /// How long samples are kept, milliseconds; `None` for ever.

@@ -14,6 +14,7 @@ fn world(seed: u64) -> World {
     let mut world = World::new(seed);
     world.settings.downsampling = CompactionSettings::default().downsampling;
     world.settings.retention = Duration::from_secs(40 * DAYS);
+    world.settings.undelete_window = Duration::ZERO;
     world
 }
 

@@ -27,7 +27,7 @@ fn limits(samples_days: Option<u64>, rules: &[RetentionRule]) -> Limits {
     Limits {
         retention: RetentionLimits {
             samples: samples_days.map(|d| Duration::from_secs(d * DAYS)),
-            rules: rules.to_vec(),
+            rules: Some(rules.to_vec()),
             ..RetentionLimits::default()
         },
         ..Limits::default()
@@ -429,6 +429,8 @@ async fn i10_a_longer_rule_brings_nothing_back_and_takes_nothing_away() {
     compact(&mut compactor).await;
     world.sleep(11 * DAYS).await;
     compact(&mut compactor).await;
+    world.sleep(3600).await;
+    compact(&mut compactor).await;
     assert!(of(&world.manifest().await, 0).is_empty());
     // Too late for the samples; the summaries are all that is left of them.
     world.retain(None, &[only("m1", 200)]);
@@ -444,4 +446,57 @@ async fn i10_a_longer_rule_brings_nothing_back_and_takes_nothing_away() {
     check_summaries(&world, "the rule is for all of the series").await;
     let labels = summaries(&world, RESOLUTION_1H_MS).await;
     assert!(labels.keys().all(|l| l.get("__name__") != Some("m1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_first_retention_without_rules_can_be_taken_back() {
+    let mut world = World::new(700);
+    world.settings.downsampling = CompactionSettings::default().downsampling;
+    world.day().await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    let mut own = limits(Some(1), &[]);
+    own.retention.rules = None;
+    world
+        .overrides
+        .replace(Limits::default(), [(world.tenant.clone(), own)].into());
+    compact(&mut compactor).await;
+    assert!(!world.manifest().await.retention.as_ref().unwrap().policy.masks());
+    world.check("nothing is removed yet").await;
+    // It was meant to be a year.
+    world.retain(Some(365), &[]);
+    compact(&mut compactor).await;
+    world.sleep(2 * DAYS).await;
+    compact(&mut compactor).await;
+    world.check("taken back").await;
+    world.retain(Some(1), &[]);
+    compact(&mut compactor).await;
+    world.sleep(6 * 3600).await;
+    compact(&mut compactor).await;
+    assert!(of(&world.manifest().await, 0).is_empty(), "in the end it goes");
+    check_summaries(&world, "in the end").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_summaries_of_a_shorter_first_retention_can_be_taken_back() {
+    let mut world = World::new(701);
+    world.settings.downsampling = CompactionSettings::default().downsampling;
+    world.settings.retention = Duration::from_secs(20 * DAYS);
+    world.day().await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    world.sleep(3600).await;
+    compact(&mut compactor).await;
+    assert!(of(&world.manifest().await, 0).is_empty());
+    let mut own = Limits::default();
+    own.retention.downsampled_1h = Some(Duration::from_secs(7 * DAYS));
+    world
+        .overrides
+        .replace(Limits::default(), [(world.tenant.clone(), own)].into());
+    compact(&mut compactor).await;
+    check_summaries(&world, "nothing is removed yet").await;
+    world.sleep(7 * 3600).await;
+    compact(&mut compactor).await;
+    assert!(of(&world.manifest().await, RESOLUTION_1H_MS).is_empty());
+    assert!(!of(&world.manifest().await, RESOLUTION_5M_MS).is_empty());
 }

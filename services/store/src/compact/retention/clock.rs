@@ -5,6 +5,8 @@ use std::time::Duration;
 use koios_bucket::{Bucket, Error as BucketError};
 use koios_runtime::ClockHandle;
 
+use crate::compact::settings::millis;
+
 /// How often the storage's clock is asked for.
 const ASKED_EVERY: Duration = Duration::from_secs(600);
 /// Storages tell whole seconds, and take a while: less than this ahead of them is not told of.
@@ -18,8 +20,18 @@ pub(crate) struct TrustedClock {
     bucket: Bucket,
     /// This process, for the object that is written.
     member: String,
-    /// When the storage was asked last, and how far its clock was behind.
-    asked: Option<(Duration, i64)>,
+    asked: Option<Asked>,
+}
+
+/// What the storage said last.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// When its answer was there.
+    at: Duration,
+    /// What it said, milliseconds.
+    stored_ms: i64,
+    /// How far this process' clock was ahead of that.
+    ahead_ms: i64,
 }
 
 impl TrustedClock {
@@ -32,29 +44,33 @@ impl TrustedClock {
         }
     }
 
-    /// Now, milliseconds.
+    /// Now, milliseconds: of this process' clock and the storage's the earlier one. Between two answers of the storage both go on, this
+    /// process' as it is set, and the storage's as the time passes that nobody sets.
     ///
     /// # Errors
     /// Those of the bucket: while its clock is not known nothing is old.
     pub(crate) async fn now_ms(&mut self) -> Result<i64, BucketError> {
         let now = self.clock.elapsed();
-        let is_fresh = |at: Duration| now.saturating_sub(at) < ASKED_EVERY;
-        let ahead_ms = match self.asked {
-            Some((at, ahead_ms)) if is_fresh(at) => ahead_ms,
-            _ => self.ask(now).await?,
+        let is_fresh = |asked: &Asked| now.saturating_sub(asked.at) < ASKED_EVERY;
+        let asked = match self.asked.filter(is_fresh) {
+            Some(asked) => asked,
+            None => self.ask().await?,
         };
-        Ok(self.clock.now_ms().saturating_sub(ahead_ms))
+        let passed = self.clock.elapsed().saturating_sub(asked.at);
+        let own_ms = self.clock.now_ms().saturating_sub(asked.ahead_ms);
+        let stored_ms = asked.stored_ms.saturating_add(millis(passed));
+        Ok(own_ms.min(stored_ms))
     }
 
-    /// How far this process' clock is ahead of the storage's, seconds.
+    /// How far this process' clock was ahead of the storage's, seconds.
     pub(crate) fn ahead_seconds(&self) -> i64 {
-        self.asked.map_or(0, |(_, ahead_ms)| ahead_ms / 1000)
+        self.asked.map_or(0, |asked| asked.ahead_ms / 1000)
     }
 
-    async fn ask(&mut self, now: Duration) -> Result<i64, BucketError> {
-        // Before the storage's is read: a slow answer makes nothing older.
-        let own_ms = self.clock.now_ms();
+    async fn ask(&mut self) -> Result<Asked, BucketError> {
         let stored_ms = self.bucket.stored_now_ms(&self.member).await?;
+        // After the answer: one that was slow makes things younger, not older.
+        let (at, own_ms) = (self.clock.elapsed(), self.clock.now_ms());
         let ahead_ms = own_ms.saturating_sub(stored_ms).max(0);
         if ahead_ms > AHEAD_TOLD_MS {
             tracing::warn!(
@@ -62,7 +78,16 @@ impl TrustedClock {
                 "this machine's clock is ahead of the storage's, by which samples get old: set it right"
             );
         }
-        self.asked = Some((now, ahead_ms));
-        Ok(ahead_ms)
+        let asked = Asked {
+            at,
+            stored_ms,
+            ahead_ms,
+        };
+        self.asked = Some(asked);
+        Ok(asked)
     }
 }
+
+#[cfg(test)]
+#[path = "clock_test.rs"]
+mod tests;

@@ -1,41 +1,55 @@
 //! What of a tenant's blocks is past its retention.
 
-use koios_bucket::{Manifest, ManifestBlock};
+use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, SummaryRetention};
+use koios_model::TimeRange;
 
 use crate::compact::CompactionSettings;
 use crate::compact::settings::millis;
 
-/// From which time on samples are kept, by class of series, as of one version of a manifest. What is past that may be removed.
+/// From which time on samples are kept, by class of series, as one version of a manifest notes it. What is past that may be removed.
 #[derive(Clone, Debug)]
-pub(crate) struct Horizon<'s> {
-    settings: &'s CompactionSettings,
+pub(crate) struct Horizon {
     now_ms: i64,
     /// Names of the classes; the last one is the rest.
     classes: Vec<u64>,
-    /// By class; `None` for ever, and while a policy is too new for anything to be removed.
+    /// By class; `None` for ever, and while the policy is too new for anything to be removed.
     kept_from: Vec<Option<i64>>,
-    is_settled: bool,
+    /// Summaries of which some may be removed.
+    summaries: Vec<SummaryRetention>,
 }
 
-impl<'s> Horizon<'s> {
-    /// As of `now_ms`, or as of what readers leave out already.
-    pub(crate) fn of(manifest: &Manifest, now_ms: i64, settings: &'s CompactionSettings) -> Self {
-        let record = manifest.retention.as_ref();
-        let masking = record.filter(|r| r.policy.masks());
+impl Horizon {
+    /// As of what the manifest notes, but never after `now_ms`. Without a note nothing is past.
+    pub(crate) fn of(manifest: &Manifest, now_ms: i64, settings: &CompactionSettings) -> Self {
+        let Some(record) = &manifest.retention else {
+            return Self {
+                now_ms,
+                classes: vec![0],
+                kept_from: vec![None],
+                summaries: Vec::new(),
+            };
+        };
         // What readers still see is not removed.
-        let now_ms = masking.map_or(now_ms, |r| r.horizon_ms.min(now_ms));
-        let is_settled = is_settled(manifest, now_ms, settings);
+        let now_ms = record.horizon_ms.min(now_ms);
+        let is_settled = is_settled(record, now_ms, settings);
+        let policy = &record.policy;
+        let kept = policy.rules.iter().map(|rule| rule.kept_ms);
+        let kept = kept.chain(std::iter::once(policy.samples_ms));
         let from = |kept_ms: Option<i64>| kept_ms.map(|kept| now_ms.saturating_sub(kept));
-        let rules = record.into_iter().flat_map(|r| &r.policy.rules);
-        let all = rules.map(|rule| from(rule.kept_ms));
-        let all = all.chain(std::iter::once(from(settings.retention_ms())));
+        let summaries = policy.summaries.iter().filter(|_| is_settled);
         Self {
-            settings,
             now_ms,
-            classes: record.map_or_else(|| vec![0], |r| r.classes.clone()),
-            kept_from: all.map(|from| from.filter(|_| is_settled)).collect(),
-            is_settled,
+            classes: record.classes.clone(),
+            kept_from: kept.map(|kept| from(kept).filter(|_| is_settled)).collect(),
+            summaries: summaries.copied().collect(),
         }
+    }
+
+    /// Whether all summaries of a window are older than summaries of their resolution are kept.
+    pub(crate) fn are_summaries_past(&self, resolution_ms: i64, window: TimeRange) -> bool {
+        let of = self.summaries.iter().find(|s| s.resolution_ms == resolution_ms);
+        let kept_ms = of.and_then(|s| s.kept_ms);
+        kept_ms.is_some_and(|kept| window.max < self.now_ms.saturating_sub(kept))
     }
 
     /// How many classes there are.
@@ -73,11 +87,7 @@ impl<'s> Horizon<'s> {
     /// Whether nothing of a block is to be kept.
     pub(crate) fn is_expired(&self, block: &ManifestBlock) -> bool {
         let resolution_ms = block.resolution_ms;
-        let all_summaries = resolution_ms != 0
-            && self.is_settled
-            && self
-                .settings
-                .is_past_its_retention(resolution_ms, block.window, self.now_ms);
+        let all_summaries = resolution_ms != 0 && self.are_summaries_past(resolution_ms, block.window);
         all_summaries || self.left_in(block).all(|class| self.is_past(class, block))
     }
 
@@ -87,8 +97,9 @@ impl<'s> Horizon<'s> {
     }
 }
 
-/// Whether what is past its retention may be removed: a policy that came lately can be taken back, as a deletion can.
-pub(crate) fn is_settled(manifest: &Manifest, now_ms: i64, settings: &CompactionSettings) -> bool {
-    let record = manifest.retention.as_ref();
-    record.is_none_or(|r| now_ms.saturating_sub(r.since_ms) >= millis(settings.undelete_window))
+/// Whether what is past its retention may be removed: the policy that is noted is the one in force, and has been for as long as a deletion
+/// may be taken back.
+pub(crate) fn is_settled(record: &RetentionRecord, now_ms: i64, settings: &CompactionSettings) -> bool {
+    settings.policy.as_deref() == Some(&record.policy)
+        && now_ms.saturating_sub(record.since_ms) >= millis(settings.undelete_window)
 }

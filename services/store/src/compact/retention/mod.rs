@@ -5,8 +5,9 @@
 //! past. Blocks of which nothing is left go with `cleanup::retire`; *plan* (pure) says which others are to be looked through, *rewrite*
 //! does that, and *split* lets summaries take the place of samples but for those that a rule keeps.
 //!
-//! **Invariants.** Nothing is removed that readers still see (I10), before the policy could have been taken back, or because what a tenant
-//! had is no longer known. What a block lacks is a fact of its samples, whatever rules follow.
+//! **Invariants.** What is removed is told by the manifest alone: nothing before the policy in force has been noted there, unchanged, for as
+//! long as it can be taken back, by no other values and as of no later time than are noted there, and so nothing that readers still see (I10).
+//! Nothing goes earlier because what was said is no longer known. What a block lacks is a fact of its samples, whatever rules follow.
 
 mod audit;
 mod clock;
@@ -31,6 +32,8 @@ use super::error::CompactError;
 use audit::audit_policy;
 use horizon::is_settled;
 use plan::ExpiryJob;
+pub(crate) use plan::due_expiries;
+pub(crate) use policy::configured;
 use policy::due_record;
 
 /// What merges leave out because of its age, and which classes of series their blocks lack.
@@ -47,8 +50,8 @@ impl Aged {
         inputs: &[ManifestBlock],
         settings: &CompactionSettings,
     ) -> Result<Self, CompactError> {
-        let horizon_ms = manifest.retention.as_ref().map_or(i64::MAX, |r| r.horizon_ms);
-        let expiry = match is_settled(manifest, horizon_ms, settings) {
+        let record = manifest.retention.as_ref();
+        let expiry = match record.is_some_and(|r| is_settled(r, r.horizon_ms, settings)) {
             true => manifest.expiry()?,
             false => Expiry::default(),
         };
@@ -86,8 +89,9 @@ pub(crate) async fn note(
         return Ok(false);
     };
     let write = |m: &mut Manifest| {
-        if let Some(record) = due_record(m, policy, now_ms) {
-            m.retention = Some(record);
+        // What another one noted meanwhile is not what this policy follows.
+        if m.retention == manifest.retention {
+            m.retention = due_record(m, policy, now_ms).or(m.retention.take());
         }
         Ok(())
     };

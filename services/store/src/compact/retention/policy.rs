@@ -1,15 +1,18 @@
 //! Which retention is in force: what the settings say, unless that is less than they may take away.
 
+use std::time::Duration;
+
+use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
 use koios_bucket::{
     ListedRule, Manifest, RetentionOrigin, RetentionPolicy, RetentionRecord, SummaryRetention,
 };
 use koios_model::TenantId;
-use koios_tenancy::Overrides;
+use koios_tenancy::{Overrides, RetentionLimits};
 
-use crate::compact::CompactionSettings;
 use crate::compact::settings::kept_ms;
+use crate::compact::{CompactionSettings, Downsampling};
 
-/// What is masked follows the clock in steps of this part of the shortest retention…
+/// What is carried out follows the clock in steps of this part of the shortest retention…
 const STEPS: i64 = 100;
 /// …or of this, where that is shorter.
 const STEP_MAX_MS: i64 = 3_600_000;
@@ -17,47 +20,77 @@ const STEP_MAX_MS: i64 = 3_600_000;
 /// a while.
 const LEAP_MS: i64 = 24 * 3_600_000;
 
-/// What the settings say of a tenant: how it is compacted, and for how long what is kept.
+/// What the settings say of a tenant: for how long what is kept, and who says so.
 pub(crate) fn configured(
     tenant: &TenantId,
     settings: &CompactionSettings,
     overrides: &Overrides,
-) -> (CompactionSettings, RetentionPolicy) {
-    let (own, all) = (overrides.own(tenant), overrides.default_limits());
-    let limits = own.as_ref().unwrap_or(&all);
-    let of_tenant = settings.of_tenant(&limits.retention);
-    let given = settings.retention_given || all.retention != Default::default();
-    let origin = match (own.is_some(), given) {
-        (true, _) => RetentionOrigin::Tenant,
-        (false, true) => RetentionOrigin::Process,
-        (false, false) => RetentionOrigin::BuiltIn,
+) -> RetentionPolicy {
+    let (own, all) = overrides.retention(tenant);
+    let (samples, samples_origin) = first(
+        own.samples,
+        all.samples,
+        settings.retention,
+        settings.retention_given,
+    );
+    let (rules, rules_origin) = match (&own.rules, &all.rules) {
+        (Some(rules), _) => (rules.as_slice(), RetentionOrigin::Tenant),
+        (None, Some(rules)) => (rules.as_slice(), RetentionOrigin::Limits),
+        (None, None) => (&[][..], RetentionOrigin::BuiltIn),
     };
-    let summaries = of_tenant.downsampling.iter().map(|d| SummaryRetention {
-        resolution_ms: d.resolution_ms,
-        kept_ms: kept_ms(d.retention),
-    });
-    let policy = RetentionPolicy {
-        origin,
-        samples_ms: of_tenant.retention_ms(),
-        summaries: summaries.collect(),
-        rules: limits.retention.rules.iter().map(ListedRule::new).collect(),
-        // Where summaries take the samples' place, these are there until that is done.
-        masks_rest: limits.retention.samples.is_some() && !of_tenant.leaves_summaries(),
-    };
-    (of_tenant, policy)
+    let summaries = settings.downsampling.iter();
+    RetentionPolicy {
+        samples_ms: kept_ms(samples),
+        samples_origin,
+        summaries: summaries.map(|d| summary(d, &own, &all)).collect(),
+        rules: rules.iter().map(ListedRule::new).collect(),
+        rules_origin,
+        masks_rest: false,
+    }
+    .masking()
 }
 
-/// The policy in force after what was, and whether it is held against the settings: what the weaker says, because what the stronger said is
-/// no longer known, makes nothing go earlier.
+fn summary(d: &Downsampling, own: &RetentionLimits, all: &RetentionLimits) -> SummaryRetention {
+    let of = |limits: &RetentionLimits| match d.resolution_ms {
+        RESOLUTION_5M_MS => (limits.downsample_after_5m, limits.downsampled_5m),
+        RESOLUTION_1H_MS => (limits.downsample_after_1h, limits.downsampled_1h),
+        _ => (None, None),
+    };
+    let (own, all) = (of(own), of(all));
+    let (after, after_origin) = first(own.0, all.0, d.after, d.after_given);
+    let (kept, kept_origin) = first(own.1, all.1, d.retention, d.retention_given);
+    SummaryRetention {
+        resolution_ms: d.resolution_ms,
+        kept_ms: kept_ms(kept),
+        kept_origin,
+        after_ms: kept_ms(after),
+        after_origin,
+    }
+}
+
+/// The first that says a value, and who that is.
+fn first(
+    own: Option<Duration>,
+    all: Option<Duration>,
+    process: Duration,
+    is_given: bool,
+) -> (Duration, RetentionOrigin) {
+    match (own, all, is_given) {
+        (Some(own), _, _) => (own, RetentionOrigin::Tenant),
+        (None, Some(all), _) => (all, RetentionOrigin::Limits),
+        (None, None, true) => (process, RetentionOrigin::Process),
+        (None, None, false) => (process, RetentionOrigin::BuiltIn),
+    }
+}
+
+/// The policy in force after what was, and the keys of `limits` that are held against the settings.
 pub(crate) fn in_force(
     configured: &RetentionPolicy,
     record: Option<&RetentionRecord>,
-) -> (RetentionPolicy, bool) {
+) -> (RetentionPolicy, Vec<&'static str>) {
     match record {
-        Some(record) if configured.origin < record.policy.origin => {
-            (record.policy.at_least(configured), true)
-        }
-        _ => (configured.clone(), false),
+        Some(record) => configured.after(&record.policy),
+        None => (configured.clone(), Vec::new()),
     }
 }
 
@@ -69,18 +102,13 @@ pub(crate) fn due_record(
 ) -> Option<RetentionRecord> {
     let record = manifest.retention.as_ref();
     let Some(before) = record.filter(|r| r.policy == *policy) else {
-        let is_told = policy.origin != RetentionOrigin::BuiltIn || policy.masks();
-        if record.is_none() && !is_told {
-            return None;
-        }
-        // What all tenants had from the beginning is no change.
-        let is_new = record.is_some() || policy.masks();
-        let since_ms = if is_new { now_ms } else { i64::MIN };
-        return Some(RetentionRecord::new(policy.clone(), record, since_ms, now_ms));
+        // Defaults are noted when they matter; what was said is, so that it is known should nobody say it any more.
+        let is_said = record.is_some() || policy.origin() != RetentionOrigin::BuiltIn;
+        let is_due = is_said || is_any_old(manifest, policy, now_ms);
+        return is_due.then(|| RetentionRecord::new(policy.clone(), record, now_ms, now_ms));
     };
     let moved_ms = now_ms.saturating_sub(before.horizon_ms);
-    let is_due = policy.masks() && moved_ms.saturating_abs() >= step_ms(policy);
-    if !is_due || !is_any_old(manifest, policy, now_ms) {
+    if moved_ms.saturating_abs() < step_ms(policy) || !is_any_old(manifest, policy, now_ms) {
         return None;
     }
     let leaps = moved_ms > LEAP_MS;
@@ -95,19 +123,15 @@ pub(crate) fn due_record(
     })
 }
 
-/// In which steps what is masked follows the clock, milliseconds.
+/// In which steps what is carried out follows the clock, milliseconds.
 fn step_ms(policy: &RetentionPolicy) -> i64 {
-    let rules = policy.rules.iter().filter_map(|rule| rule.kept_ms);
-    let rest = policy.samples_ms.filter(|_| policy.masks_rest);
-    let shortest = rules.chain(rest).min().unwrap_or(i64::MAX);
+    let shortest = policy.shortest_ms().unwrap_or(i64::MAX);
     (shortest / STEPS).clamp(1, STEP_MAX_MS)
 }
 
 /// Whether the age of any block matters: else the horizon stays where it is.
 fn is_any_old(manifest: &Manifest, policy: &RetentionPolicy, now_ms: i64) -> bool {
-    let rules = policy.rules.iter().filter_map(|rule| rule.kept_ms);
-    let summaries = policy.summaries.iter().filter_map(|s| s.kept_ms);
-    let Some(shortest) = rules.chain(summaries).chain(policy.samples_ms).min() else {
+    let Some(shortest) = policy.shortest_ms() else {
         return false;
     };
     let before = manifest.retention.as_ref().map_or(now_ms, |r| r.horizon_ms);

@@ -18,7 +18,7 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &SplitJob,
-        horizon: &Horizon<'_>,
+        horizon: &Horizon,
         writer: &Writer,
     ) -> Result<Option<Removed>, CompactError> {
         let mut uploaded = Vec::new();
@@ -35,7 +35,7 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &SplitJob,
-        horizon: &Horizon<'_>,
+        horizon: &Horizon,
         writer: &Writer,
         uploaded: &mut Vec<koios_block::BlockMeta>,
     ) -> Result<Option<Removed>, CompactError> {
@@ -112,6 +112,12 @@ impl Merger {
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let list = |m: &mut Manifest| {
+            if !job.has_all_that_is_summarised(m) || m.retention != manifest.retention {
+                let reason =
+                    "the samples of a window, or their retention, changed while they were divided".to_owned();
+                let tenant = m.tenant.clone();
+                return Err(BucketError::Refused { tenant, reason });
+            }
             let read = job.blocks().map(|b| b.block).chain(job.outdated.iter().copied());
             for block in read {
                 if !m.remove_block(block) {

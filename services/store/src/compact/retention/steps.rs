@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use koios_bucket::{Manifest, Writer};
+use koios_bucket::{Manifest, RetentionPolicy, Writer};
 use koios_model::TenantId;
 
 use super::audit::audit_series;
 use super::horizon::Horizon;
 use super::note;
 use super::plan::due_expiries;
-use super::policy::{configured, in_force};
+use super::policy::in_force;
 use crate::compact::downsample_plan::{SplitJob, expired};
 use crate::compact::error::CompactError;
 use crate::compact::plan::due_merges;
@@ -17,27 +17,28 @@ use crate::compact::{CompactionSettings, Compactor, blocks_of};
 
 impl Compactor {
     /// How a tenant is compacted: what the settings say of it, but for what is held against them.
-    pub(crate) fn settings_of(&self, manifest: &Manifest) -> CompactionSettings {
-        let tenant = &manifest.tenant;
-        let (settings, policy) = configured(tenant, &self.settings, &self.deps.overrides);
-        let (policy, _) = in_force(&policy, manifest.retention.as_ref());
-        settings.obeying(&policy)
+    ///
+    /// `told` is from the beginning of the visit: what is told while it lasts is for the next one, which notes it first.
+    pub(crate) fn settings_of(&self, manifest: &Manifest, told: &RetentionPolicy) -> CompactionSettings {
+        let (policy, _) = in_force(told, manifest.retention.as_ref());
+        self.settings.clone().obeying(policy)
     }
 
     /// Notes how long what is kept, and as of when it is carried out.
     pub(crate) async fn note_retention(
         &mut self,
         manifest: &Manifest,
+        told: &RetentionPolicy,
         now_ms: i64,
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let tenant = &manifest.tenant;
-        let (_, configured) = configured(tenant, &self.settings, &self.deps.overrides);
-        let (policy, is_held) = in_force(&configured, manifest.retention.as_ref());
+        let (policy, held) = in_force(told, manifest.retention.as_ref());
+        let is_held = !held.is_empty();
         let known = self.tenants.entry(tenant.clone()).or_default();
         if is_held && !std::mem::replace(&mut known.is_held, true) {
-            tracing::warn!(%tenant, "the tenant had a retention of its own, of which the settings say nothing any more: nothing goes \
-                earlier than it said; name the tenant in `overrides`, with `retention`, to change that");
+            tracing::warn!(%tenant, keys = ?held, "the settings do not say any more what was said of these: nothing goes earlier than that; \
+                say them for the tenant in `overrides` to change that, `retention-rules: []` for no rules");
         }
         known.is_held &= is_held;
         note(&self.deps.manifests, manifest, &policy, now_ms, writer).await?;
@@ -48,11 +49,12 @@ impl Compactor {
     pub(crate) async fn expire_due(
         &mut self,
         tenant: &TenantId,
+        told: &RetentionPolicy,
         writer: &Writer,
     ) -> Result<bool, CompactError> {
         let manifest = self.deps.manifests.probe(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let (now_ms, settings) = (self.trusted.now_ms().await?, self.settings_of(&manifest));
+        let (now_ms, settings) = (self.trusted.now_ms().await?, self.settings_of(&manifest, told));
         let known = self.tenants.entry(tenant.clone()).or_default();
         let (bad, is_held) = (known.bad(clock.elapsed()), known.is_held);
         let merging = blocks_of(&due_merges(&manifest, clock.now_ms(), &settings, &bad));
