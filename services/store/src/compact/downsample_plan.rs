@@ -225,7 +225,7 @@ pub(crate) fn expired(
             found.standing_in.extend(left_alone.map(|b| b.block));
         }
         let range = settings.widest_window(start);
-        window.expire(manifest, range, &horizon, (now_ms, settings), &mut found);
+        window.expire(manifest, range, &horizon, settings, &mut found);
     }
     let is_expired = |b: &&ManifestBlock| horizon.is_expired(b) && !found.waiting.contains(&b.block);
     let expired: Vec<&ManifestBlock> = manifest.blocks.iter().filter(is_expired).collect();
@@ -243,7 +243,7 @@ impl Window<'_> {
         manifest: &Manifest,
         range: TimeRange,
         horizon: &Horizon<'_>,
-        (now_ms, settings): (i64, &CompactionSettings),
+        settings: &CompactionSettings,
         found: &mut Expired,
     ) {
         let has_rest = |b: &&ManifestBlock| horizon.left_in(b).any(|class| class == horizon.rest());
@@ -252,7 +252,8 @@ impl Window<'_> {
             return;
         }
         let wanted = settings.downsampling.iter().filter(|d| {
-            d.outlives(settings) && !settings.is_past_its_retention(d.resolution_ms, range, now_ms)
+            let is_past = settings.is_past_its_retention(d.resolution_ms, range, horizon.now_ms());
+            d.outlives(settings) && !is_past
         });
         let wanted: Vec<i64> = wanted.map(|d| d.resolution_ms).collect();
         // Of series that a rule keeps the samples stay: these need no summaries.

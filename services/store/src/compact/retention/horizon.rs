@@ -38,6 +38,11 @@ impl<'s> Horizon<'s> {
         }
     }
 
+    /// As of when.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
     /// How many classes there are.
     pub(crate) fn count(&self) -> usize {
         self.kept_from.len()
