@@ -246,6 +246,11 @@ impl Overrides {
         Arc::clone(current.tenants.get(tenant).unwrap_or(&current.default))
     }
 
+    /// The limits of tenants without exceptions.
+    pub fn default_limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.current.read().default)
+    }
+
     /// How long samples of a tenant are kept: what it says of its own, if it has exceptions, and what is said of all.
     pub fn retention(&self, tenant: &TenantId) -> (RetentionLimits, RetentionLimits) {
         let current = self.current.read();

@@ -16,7 +16,7 @@ const SHOW_LONG: &str = "\
 Shows how long samples and summaries of tenants are kept: what is in force, since when, and as of when readers leave out what is older.
 
 That is what the store that looks after a tenant has noted in the bucket, by the limits and overrides that it was told last. What a tenant's \
-overrides said stays in force while no settings name the tenant any more. Tenants of which nothing is noted have the defaults.";
+overrides said stays in force while they do not say it any more. Tenants of which nothing is noted have the defaults.";
 
 pub(super) fn command() -> Command {
     let show = Command::new("show")
