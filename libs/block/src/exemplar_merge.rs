@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use futures::stream::{BoxStream, TryStreamExt};
-use koios_model::{Exemplar, Labels, Matchers, TimeRange};
+use koios_model::{Exemplar, Expiry, Labels, Matchers, TimeRange};
 
 use crate::Result;
 use crate::exemplars::SeriesExemplars;
@@ -18,6 +18,7 @@ pub struct ExemplarMerge {
 
 struct Input {
     deletions: Vec<Deletion>,
+    expiry: Expiry,
     batches: BoxStream<'static, Result<Vec<SeriesExemplars>>>,
     pending: std::vec::IntoIter<SeriesExemplars>,
     head: Option<SeriesExemplars>,
@@ -49,6 +50,10 @@ impl Input {
     fn is_deleted(&self, labels: &Labels, t: i64) -> bool {
         let mut deletions = self.deletions.iter();
         deletions.any(|d| d.range.contains(t) && d.matchers.matches(labels.as_ref()))
+            || self
+                .expiry
+                .kept_from(labels.as_ref())
+                .is_some_and(|from| t < from)
     }
 }
 
@@ -57,6 +62,7 @@ impl ExemplarMerge {
     pub fn new(inputs: &[MergeInput]) -> Self {
         let input = |i: &MergeInput| Input {
             deletions: i.deletions.clone(),
+            expiry: i.expiry.clone(),
             batches: i.block.scan_exemplars(Matchers::default(), TimeRange::ALL),
             pending: Vec::new().into_iter(),
             head: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt};
 use koios_chunk::Chunk;
 use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, sort_and_dedup_starts};
-use koios_model::{Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
+use koios_model::{Expiry, Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::exemplar_merge::ExemplarMerge;
@@ -38,6 +38,8 @@ pub struct MergeInput {
     pub block: BlockReader,
     /// What of it is left out.
     pub deletions: Vec<Deletion>,
+    /// What of it is left out because of its age.
+    pub expiry: Expiry,
 }
 
 impl From<BlockReader> for MergeInput {
@@ -45,6 +47,7 @@ impl From<BlockReader> for MergeInput {
         Self {
             block,
             deletions: Vec::new(),
+            expiry: Expiry::default(),
         }
     }
 }
@@ -210,6 +213,7 @@ pub async fn merge(
 struct Input {
     reader: BlockReader,
     deletions: Vec<Deletion>,
+    expiry: Expiry,
     cursor: SeriesCursor,
     pending: VecDeque<BlockSeries>,
     samples: SamplesAhead,
@@ -297,11 +301,13 @@ impl Input {
         let MergeInput {
             block: reader,
             deletions,
+            expiry,
         } = input;
         Self {
             cursor: reader.series_cursor(Matchers::default(), TimeRange::ALL),
             reader,
             deletions,
+            expiry,
             pending: VecDeque::new(),
             samples: SamplesAhead::default(),
             histograms: HistogramsAhead::default(),
@@ -313,7 +319,12 @@ impl Input {
     fn deleted<'a>(&'a self, series: &'a BlockSeries) -> impl Iterator<Item = TimeRange> + 'a {
         let of_series =
             |d: &&Deletion| d.range.overlaps(&series.range) && d.matchers.matches(series.labels.as_ref());
-        self.deletions.iter().filter(of_series).map(|d| d.range)
+        let old = self.expiry.gone(series.labels.as_ref());
+        self.deletions
+            .iter()
+            .filter(of_series)
+            .map(|d| d.range)
+            .chain(old)
     }
 
     /// Makes `head` the next series, unless the block is at its end.

@@ -11,7 +11,7 @@ use futures::executor::block_on;
 use koios_block::{
     BlockOptions, BlockParts, BlockReader, BlockWriter, Deletion, ExemplarMerge, MergeInput, merge, verify,
 };
-use koios_model::{Exemplar, Labels, Matcher, Matchers, TimeRange};
+use koios_model::{Exemplar, Expiry, Labels, Matcher, Matchers, SeriesClasses, TimeRange};
 use proptest::prelude::*;
 
 /// By series: time, bits of the value, labels.
@@ -89,9 +89,12 @@ proptest! {
             matchers: Matchers(vec![Matcher::equal("__name__", "m1")]),
             range: TimeRange::new(0, until),
         };
+        let rule = Matchers(vec![Matcher::equal("__name__", "m0")]);
+        let expiry = Expiry::new(SeriesClasses::new([rule]), [Some(20)]);
         let blocks = inputs.iter().enumerate().map(|(i, m)| MergeInput {
             block: open(&write(i as u128, m)),
             deletions: vec![deletion.clone()],
+            expiry: expiry.clone(),
         });
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
         block_on(merge(blocks, &mut out)).unwrap();
@@ -100,7 +103,8 @@ proptest! {
         let mut wanted = Model::new();
         for (labels, all) in inputs.iter().flatten() {
             let deleted = labels.get("__name__") == Some("m1");
-            let kept = all.iter().filter(|(t, _, _)| !deleted || *t > until).cloned();
+            let old = labels.get("__name__") == Some("m0");
+            let kept = all.iter().filter(|(t, _, _)| (!deleted || *t > until) && (!old || *t >= 20)).cloned();
             wanted.entry(labels.clone()).or_default().extend(kept);
         }
         wanted.retain(|_, all| !all.is_empty());

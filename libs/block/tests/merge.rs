@@ -6,7 +6,7 @@ mod common;
 use common::{Model, bits, open, options, read_all, tiny, write};
 use koios_block::{BlockOptions, BlockWriter, Deletion, MergeInput, merge, verify};
 use koios_model::merge::winner;
-use koios_model::{Labels, Matcher, Matchers, TimeRange, stale_nan};
+use koios_model::{Expiry, Labels, Matcher, Matchers, SeriesClasses, TimeRange, stale_nan};
 use proptest::prelude::*;
 
 fn model() -> impl Strategy<Value = Model> {
@@ -37,7 +37,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn i10_a_merge_is_the_map_of_winners(inputs in proptest::collection::vec(model(), 1..4), drop_before in 0i64..30) {
+    fn i10_a_merge_is_the_map_of_winners(inputs in proptest::collection::vec(model(), 1..4), drop_before in 0i64..30, kept_from in 0i64..30) {
         let blocks: Vec<_> = inputs.iter().enumerate().map(|(i, m)| open(&write(i as u128, tiny(), m))).collect();
         let mut out = BlockWriter::new(BlockOptions { layout: tiny(), ..options(99) }).unwrap();
         // Of the first block what is old and of one name; whoever else has it keeps it.
@@ -45,14 +45,21 @@ proptest! {
             matchers: Matchers(vec![Matcher::equal("__name__", "m1")]),
             range: TimeRange::new(0, drop_before - 1),
         };
+        // Of all of them what is old of another.
+        let rule = Matchers(vec![Matcher::equal("__name__", "m0")]);
+        let expiry = Expiry::new(SeriesClasses::new([rule]), [Some(kept_from), None]);
         let inputs_with = blocks.into_iter().enumerate().map(|(i, block)| MergeInput {
             block,
             deletions: if i == 0 { vec![deletion.clone()] } else { Vec::new() },
+            expiry: expiry.clone(),
         });
         let stats = futures::executor::block_on(merge(inputs_with, &mut out)).unwrap();
         let mut left = inputs.clone();
         for (labels, samples) in left.iter_mut().take(1).flatten() {
             samples.retain(|&t, _| labels.get("__name__") != Some("m1") || t >= drop_before);
+        }
+        for (labels, samples) in left.iter_mut().flatten() {
+            samples.retain(|&t, _| labels.get("__name__") != Some("m0") || t >= kept_from);
         }
         let mut want = merged_by_map(&left);
         want.retain(|_, s| !s.is_empty());

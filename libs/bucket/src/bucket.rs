@@ -16,6 +16,9 @@ use crate::retry::{Retry, RetryPolicy};
 use crate::store::{self, Opened};
 use crate::{Error, Result, verdict};
 
+/// Folder of the objects by which the storage's clock is read.
+const CLOCK_FOLDER: &str = "clock";
+
 /// An object store under a prefix. Cheap to clone.
 #[derive(Clone)]
 pub struct Bucket {
@@ -167,6 +170,20 @@ impl Bucket {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// What the storage's own clock says, milliseconds: when it took an object that is written now, by `who`. Of a folder it is this
+    /// machine's. Storages tell whole seconds.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn stored_now_ms(&self, who: &str) -> Result<i64> {
+        let path = self.layout().cluster(CLOCK_FOLDER).join(who);
+        self.put(&path, &Bytes::from_static(b"what time is it?\n"))
+            .await?;
+        let store = self.store();
+        let meta = self.inner.retry.run(&path, || store.head(&path)).await?;
+        Ok(meta.last_modified.timestamp_millis())
     }
 
     /// Writes an object, replacing what is there.

@@ -25,6 +25,7 @@ mod manifest;
 mod pieces;
 mod ranges;
 mod rebuild;
+mod retention;
 mod retry;
 mod self_test;
 mod store;
@@ -41,6 +42,7 @@ pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
 };
 pub use rebuild::{LeftOut, Rebuild};
+pub use retention::{ListedRule, RetentionOrigin, RetentionPolicy, RetentionRecord, SummaryRetention};
 pub use retry::RetryPolicy;
 pub use tenants::TenantManifests;
 pub use tombstone::{Tombstone, TombstoneMatcher, TombstoneState};

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use koios_block::{BlockId, BlockMeta, META_PART, PartSummary};
-use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, Expiry, PartitionId, TenantId, TimeRange};
 
+use crate::retention::RetentionRecord;
 use crate::tombstone::{CHANGED, Tombstone, TombstoneState};
 use crate::{Error, Result};
 
 /// The newest manifest format that this crate reads.
-pub const MANIFEST_FORMAT: u32 = FORMAT_DELETIONS;
+pub const MANIFEST_FORMAT: u32 = FORMAT_RETENTION;
 /// The format of manifests whose blocks are all as cut.
 const FORMAT_AS_CUT: u32 = 1;
 /// The format of manifests with blocks that say per window what they cover: older readers would take them for covering
@@ -18,6 +19,8 @@ const FORMAT_AS_CUT: u32 = 1;
 const FORMAT_WINDOWS: u32 = 2;
 /// The format of manifests with deletions: older readers would not mask what they delete.
 const FORMAT_DELETIONS: u32 = 3;
+/// The format of manifests of which readers leave out what is older than its retention: older readers would not.
+const FORMAT_RETENTION: u32 = 4;
 
 /// Random bits that tell one commit from another, so that a writer whose answer was lost recognises its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,6 +145,9 @@ pub struct ManifestBlock {
     pub sources: Vec<BlockId>,
     /// Tombstones made at this manifest version or before are applied in it.
     pub clean_up_to: u64,
+    /// Classes of series ([`RetentionRecord::classes`]) that it is known to have none of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<u64>,
     /// Its parts, `meta.json` included.
     pub parts: Vec<PartSummary>,
 }
@@ -164,6 +170,7 @@ impl ManifestBlock {
             windows: Vec::new(),
             sources: meta.sources.clone(),
             clean_up_to: meta.clean_up_to,
+            lacks: Vec::new(),
             parts: meta.summaries(),
         }
     }
@@ -270,6 +277,9 @@ pub struct Manifest {
     /// until it is merged, and nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<ImportedBlock>,
+    /// How long samples are kept, where it was noted. Older versions of the program forget it where nothing is masked by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionRecord>,
 }
 
 impl Manifest {
@@ -351,6 +361,7 @@ impl Manifest {
             dead: Vec::new(),
             tombstones: Vec::new(),
             imports: Vec::new(),
+            retention: None,
         }
     }
 
@@ -450,6 +461,29 @@ impl Manifest {
         true
     }
 
+    /// What readers leave out because of its age.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a pattern of a rule does not compile.
+    pub fn expiry(&self) -> Result<Expiry> {
+        let Some(record) = &self.retention else {
+            return Ok(Expiry::default());
+        };
+        record.expiry().map_err(|e| Error::Refused {
+            tenant: self.tenant.clone(),
+            reason: format!("a rule of its retention cannot be read: {e}"),
+        })
+    }
+
+    /// Notes classes of series that a block has none of.
+    pub fn note_lacks(&mut self, block: BlockId, classes: &[u64]) {
+        for b in self.blocks.iter_mut().filter(|b| b.block == block) {
+            b.lacks.extend_from_slice(classes);
+            b.lacks.sort_unstable();
+            b.lacks.dedup();
+        }
+    }
+
     /// Notes that blocks were merged into others: what summarises all of the former summarises the latter.
     pub fn note_merged(&mut self, inputs: &[BlockId], outputs: &[BlockId]) {
         for block in self.blocks.iter_mut().filter(|b| b.resolution_ms != 0) {
@@ -524,10 +558,12 @@ impl Manifest {
         }
         self.blocks.sort_unstable_by_key(|b| b.block);
         let merged = self.blocks.iter().any(|b| !b.windows.is_empty());
-        self.format = match (self.tombstones.is_empty(), merged) {
-            (false, _) => FORMAT_DELETIONS,
-            (true, true) => FORMAT_WINDOWS,
-            (true, false) => FORMAT_AS_CUT,
+        let masks = self.retention.as_ref().is_some_and(|r| r.policy.masks());
+        self.format = match (masks, self.tombstones.is_empty(), merged) {
+            (true, _, _) => FORMAT_RETENTION,
+            (false, false, _) => FORMAT_DELETIONS,
+            (false, true, true) => FORMAT_WINDOWS,
+            (false, true, false) => FORMAT_AS_CUT,
         };
         self.tenant = base.tenant.clone();
         self.version = base.version + 1;

@@ -9,7 +9,7 @@ use crate::manifest::{ManifestBlock, Nonce};
 /// Stands for the version of the commit under way.
 pub(crate) const CHANGED: u64 = u64::MAX;
 
-/// One matcher of a tombstone, as text.
+/// One matcher of a tombstone or of a rule of retention, as text.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TombstoneMatcher {
     /// The label.
@@ -63,14 +63,9 @@ pub struct Tombstone {
 impl Tombstone {
     /// A deletion that no manifest lists yet.
     pub fn new(id: Nonce, matchers: &Matchers, range: TimeRange) -> Self {
-        let text = |m: &Matcher| TombstoneMatcher {
-            name: m.name().to_owned(),
-            op: m.op(),
-            value: m.value().to_owned(),
-        };
         Self {
             id,
-            matchers: matchers.iter().map(text).collect(),
+            matchers: texts(matchers),
             range,
             version: 0,
             covers: BTreeMap::new(),
@@ -101,11 +96,22 @@ impl Tombstone {
     /// # Errors
     /// [`MatcherError`] when a pattern does not compile, which a tombstone's maker has checked.
     pub fn matchers(&self) -> Result<Matchers, MatcherError> {
-        let compile = |m: &TombstoneMatcher| Matcher::new(m.op, m.name.clone(), m.value.clone());
-        self.matchers
-            .iter()
-            .map(compile)
-            .collect::<Result<_, _>>()
-            .map(Matchers)
+        compiled(&self.matchers)
     }
+}
+
+/// Matchers as text.
+pub(crate) fn texts(matchers: &Matchers) -> Vec<TombstoneMatcher> {
+    let text = |m: &Matcher| TombstoneMatcher {
+        name: m.name().to_owned(),
+        op: m.op(),
+        value: m.value().to_owned(),
+    };
+    matchers.iter().map(text).collect()
+}
+
+/// Matchers that were text.
+pub(crate) fn compiled(texts: &[TombstoneMatcher]) -> Result<Matchers, MatcherError> {
+    let compile = |m: &TombstoneMatcher| Matcher::new(m.op, m.name.clone(), m.value.clone());
+    texts.iter().map(compile).collect::<Result<_, _>>().map(Matchers)
 }

@@ -1,6 +1,7 @@
 //! One import: plan, read, write, read back, commit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,12 @@ impl ExternalLabels {
     }
 }
 
+/// Knows how long samples of tenants are kept.
+pub trait Retentions: fmt::Debug + Send + Sync {
+    /// The longest that any sample of a tenant is; zero for ever.
+    fn of(&self, tenant: &TenantId) -> Duration;
+}
+
 /// How blocks are imported.
 #[derive(Clone, Debug)]
 pub struct ImportSettings {
@@ -53,6 +60,8 @@ pub struct ImportSettings {
     pub block_range: Duration,
     /// Windows that ended longer ago are left out; zero takes all. Default 150 days.
     pub retention: Duration,
+    /// Says it by tenant instead.
+    pub retentions: Option<Arc<dyn Retentions>>,
     /// A block ends at about so many bytes: it is in memory until it is uploaded. Default 128 MiB.
     pub block_bytes: usize,
     /// The same for series. Default 500,000.
@@ -69,6 +78,7 @@ impl Default for ImportSettings {
         Self {
             block_range: 2 * HOUR,
             retention: 150 * 24 * HOUR,
+            retentions: None,
             block_bytes: 128 << 20,
             block_series: 500_000,
             external: ExternalLabels::AddExcept(BTreeSet::new()),
@@ -221,7 +231,7 @@ impl Importer {
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<(), ImportError> {
         let windows = self.plan(job).await?;
-        let kept_from = self.kept_from();
+        let kept_from = self.kept_from(job.tenant);
         job.passes = (0, windows.len());
         for window in windows {
             let too_old = kept_from.is_some_and(|from| window.max < from);
@@ -271,9 +281,10 @@ impl Importer {
         }
     }
 
-    /// The first time that is kept; `None` when all are.
-    pub(crate) fn kept_from(&self) -> Option<i64> {
-        let retention = self.settings.retention;
+    /// The first time of a tenant that is kept; `None` when all are.
+    pub(crate) fn kept_from(&self, tenant: &TenantId) -> Option<i64> {
+        let of_tenant = self.settings.retentions.as_ref().map(|r| r.of(tenant));
+        let retention = of_tenant.unwrap_or(self.settings.retention);
         (!retention.is_zero()).then(|| self.clock.now_ms().saturating_sub(millis(retention)))
     }
 

@@ -21,5 +21,5 @@ mod uploads;
 mod windows;
 
 pub use error::ImportError;
-pub use import::{ExternalLabels, ImportSettings, Imported, Importer, Outcome, Progress};
+pub use import::{ExternalLabels, ImportSettings, Imported, Importer, Outcome, Progress, Retentions};
 pub use uploads::{FILE_BYTES_MAX, UploadError, UploadState, Uploads, check_size};

@@ -132,7 +132,11 @@ impl Uploads {
                 parsed.ulid
             )));
         }
-        if let Some(from) = self.importer.kept_from().filter(|from| parsed.range.max < *from) {
+        if let Some(from) = self
+            .importer
+            .kept_from(tenant)
+            .filter(|from| parsed.range.max < *from)
+        {
             let reason = format!(
                 "block {block} ends at {}, older than the retention, which keeps from {from}",
                 parsed.range.max

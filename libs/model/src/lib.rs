@@ -17,6 +17,7 @@ mod histogram;
 mod labels;
 mod matcher;
 pub mod merge;
+mod retention;
 mod sample;
 pub mod summary;
 mod tenant;
@@ -32,6 +33,7 @@ pub use labels::{
     write_packed_pair,
 };
 pub use matcher::{MatchOp, Matcher, MatcherError, Matchers};
+pub use retention::{Expiry, RetentionRule, SeriesClasses};
 pub use sample::{STALE_NAN_BITS, Sample, is_stale, stale_nan};
 pub use summary::Summary;
 pub use tenant::{DEFAULT_TENANT, TenantId, TenantIdError};

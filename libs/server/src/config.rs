@@ -4,6 +4,7 @@
 //! `http: {listen: …}`. Later wins: default < file < environment < flag.
 
 mod docs;
+mod rules;
 mod suggest;
 mod table;
 mod value;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use koios_model::TenantId;
+use koios_tenancy::RetentionLimits;
 
 pub use docs::reference_page;
 pub use table::{SETTINGS, Setting, Target};
@@ -128,8 +130,12 @@ pub fn flags(target: Target) -> Vec<clap::Arg> {
 /// [`ConfigError`] naming the place of the first thing that is wrong.
 pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Settings, ConfigError> {
     let mut settings = Settings::default();
-    if let Some(path) = matches.try_get_one::<String>(CONFIG_FLAG).ok().flatten() {
-        apply_file(&mut settings, &PathBuf::from(path), sources)?;
+    let path = matches.try_get_one::<String>(CONFIG_FLAG).ok().flatten();
+    let file = path
+        .map(|path| read_file(&PathBuf::from(path), sources))
+        .transpose()?;
+    if let Some(file) = &file {
+        file.apply_to_all(&mut settings)?;
     }
     for s in SETTINGS {
         let variable = s.variable();
@@ -142,17 +148,28 @@ pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Setting
             set(&mut settings, s, &format!("--{}", s.key), value)?;
         }
     }
+    // What a tenant has of its own stands above what all have, wherever that was said.
+    if let Some(file) = &file {
+        file.apply_to_tenants(&mut settings)?;
+    }
     settings.validate().map_err(ConfigError::Contradiction)?;
     Ok(settings)
 }
 
-fn apply_file(settings: &mut Settings, path: &Path, sources: &Sources<'_>) -> Result<(), ConfigError> {
-    let file = path.display().to_string();
+/// What a file says.
+struct File {
+    name: String,
+    entries: Vec<yaml::Entry>,
+}
+
+fn read_file(path: &Path, sources: &Sources<'_>) -> Result<File, ConfigError> {
+    let name = path.display().to_string();
     let text = (sources.read_file)(path).map_err(|e| ConfigError::Unreadable {
-        file: file.clone(),
+        file: name.clone(),
         reason: e.to_string(),
     })?;
-    apply_yaml(settings, &file, &text)
+    let entries = yaml::read(&name, &text)?;
+    Ok(File { name, entries })
 }
 
 /// Applies a file's text. Exceptions by tenant start from the file's own `limits`, wherever they stand in it.
@@ -160,27 +177,46 @@ fn apply_file(settings: &mut Settings, path: &Path, sources: &Sources<'_>) -> Re
 /// # Errors
 /// [`ConfigError`] naming file and line.
 pub fn apply_yaml(settings: &mut Settings, file: &str, text: &str) -> Result<(), ConfigError> {
-    let entries = yaml::read(file, text)?;
-    let origin = |line: u64| format!("{file}:{line}");
-    for e in entries.iter().filter(|e| e.tenant.is_none()) {
-        set(settings, e.setting, &origin(e.line), &e.value)?;
+    let file = File {
+        name: file.to_owned(),
+        entries: yaml::read(file, text)?,
+    };
+    file.apply_to_all(settings)?;
+    file.apply_to_tenants(settings)
+}
+
+impl File {
+    fn origin(&self, entry: &yaml::Entry) -> String {
+        format!("{}:{}", self.name, entry.line)
     }
-    let mut overrides: BTreeMap<TenantId, Settings> = BTreeMap::new();
-    for e in &entries {
-        let Some(tenant) = &e.tenant else { continue };
-        let tenant = TenantId::new(tenant).map_err(|error| ConfigError::Value {
-            origin: origin(e.line),
-            key: "overrides".to_owned(),
-            value: tenant.clone(),
-            reason: error.to_string(),
-        })?;
-        let of_tenant = overrides.entry(tenant).or_insert_with(|| settings.clone());
-        set(of_tenant, e.setting, &origin(e.line), &e.value)?;
+
+    fn apply_to_all(&self, settings: &mut Settings) -> Result<(), ConfigError> {
+        for e in self.entries.iter().filter(|e| e.tenant.is_none()) {
+            set(settings, e.setting, &self.origin(e), &e.value)?;
+        }
+        Ok(())
     }
-    settings
-        .overrides
-        .extend(overrides.into_iter().map(|(tenant, s)| (tenant, s.limits)));
-    Ok(())
+
+    /// Exceptions start from the limits of all, but for retention: of that it matters who said it.
+    fn apply_to_tenants(&self, settings: &mut Settings) -> Result<(), ConfigError> {
+        let mut of_tenants = settings.clone();
+        of_tenants.limits.retention = RetentionLimits::default();
+        let mut overrides: BTreeMap<TenantId, Settings> = BTreeMap::new();
+        for e in &self.entries {
+            let Some(tenant) = &e.tenant else { continue };
+            let tenant = TenantId::new(tenant).map_err(|error| ConfigError::Value {
+                origin: self.origin(e),
+                key: "overrides".to_owned(),
+                value: tenant.clone(),
+                reason: error.to_string(),
+            })?;
+            let of_tenant = overrides.entry(tenant).or_insert_with(|| of_tenants.clone());
+            set(of_tenant, e.setting, &self.origin(e), &e.value)?;
+        }
+        let limits = overrides.into_iter().map(|(tenant, s)| (tenant, s.limits));
+        settings.overrides.extend(limits);
+        Ok(())
+    }
 }
 
 fn set(settings: &mut Settings, setting: &Setting, origin: &str, value: &str) -> Result<(), ConfigError> {
@@ -193,7 +229,9 @@ fn set(settings: &mut Settings, setting: &Setting, origin: &str, value: &str) ->
             value.to_owned()
         },
         reason,
-    })
+    })?;
+    settings.given.insert(setting.key);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -79,6 +79,125 @@ overrides:
 }
 
 #[test]
+fn rules_of_retention_can_stand_in_the_file_in_two_forms() {
+    let mut got = Settings::default();
+    let text = "\
+limits:
+  retention-rules: '7d {job=\"debug\"}; 0 {__name__=~\"slo:.*\"}'
+overrides:
+  team-a:
+    retention: 2y
+    retention-rules:
+      - match: '{job=~\"a;b|c,d\"}'
+        retention: 30d
+      - retention: 0
+        match: up
+  team-b:
+    retention: 0
+    retention-rules: []
+";
+    apply_yaml(&mut got, "config.yaml", text).unwrap();
+    assert_eq!(got.validate(), Ok(()));
+    let of = |tenant: &str| &got.overrides[&TenantId::new(tenant).unwrap()].retention;
+    let kept = |rules: &Option<Vec<koios_model::RetentionRule>>| -> Option<Vec<Option<i64>>> {
+        let rules = rules.as_ref()?;
+        Some(rules.iter().map(|r| r.kept_ms).collect())
+    };
+    assert_eq!(
+        kept(&got.limits.retention.rules),
+        Some(vec![Some(7 * 86_400_000), None])
+    );
+    assert_eq!(kept(&of("team-a").rules), Some(vec![Some(30 * 86_400_000), None]));
+    assert_eq!(
+        of("team-a").rules.as_ref().unwrap()[0].matchers.0[0].value(),
+        "a;b|c,d"
+    );
+    let years = Duration::from_secs(2 * 365 * 86_400);
+    assert_eq!(of("team-a").samples, Some(years));
+    assert_eq!(of("team-b").samples, Some(Duration::ZERO));
+    assert_eq!(
+        kept(&of("team-b").rules),
+        Some(vec![]),
+        "it says that there are none"
+    );
+    assert_eq!(got.limits.retention.samples, None);
+    assert!(got.given.contains("limits.retention-rules") && !got.given.contains("retention"));
+}
+
+#[test]
+fn i10_a_tenant_says_of_retention_what_its_overrides_give() {
+    let text = "\
+limits: {retention: 400d, retention-rules: '7d {job=\"debug\"}', downsampled-retention-1h: 9y}
+overrides:
+  team-a: {max-labels-per-series: 100}
+";
+    let got = load_with(&["--config=x"], &[("KOIOS_LIMITS_MAX_QUERY_POINTS", "7")], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!(team.retention, RetentionLimits::default());
+    assert_eq!(team.max_query_points, 7);
+    let (own, all) = got.tenant_limits().retention(&TenantId::new("team-a").unwrap());
+    assert_eq!(own.or(&all), got.limits.retention);
+}
+
+#[test]
+fn flags_and_variables_reach_tenants_with_overrides() {
+    let text = "limits: {max-query-points: 5}\noverrides:\n  team-a: {max-labels-per-series: 7}\n";
+    let args = ["--config=x", "--limits.retention=400d"];
+    let got = load_with(&args, &[("KOIOS_LIMITS_MAX_QUERY_POINTS", "6")], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!((team.max_labels_per_series, team.max_query_points), (7, 6));
+    let (own, all) = got.tenant_limits().retention(&TenantId::new("team-a").unwrap());
+    assert_eq!(own.or(&all).samples, Some(Duration::from_secs(400 * 86_400)));
+    // What a tenant says itself stays above all.
+    let args = ["--config=x", "--limits.max-labels-per-series=9"];
+    let got = load_with(&args, &[], text).unwrap();
+    let team = &got.overrides[&TenantId::new("team-a").unwrap()];
+    assert_eq!(
+        (team.max_labels_per_series, got.limits.max_labels_per_series),
+        (7, 9)
+    );
+}
+
+#[test]
+fn i13_a_wrong_rule_is_named() {
+    for (text, want) in [
+        (
+            "overrides:\n  a:\n    retention:\n",
+            "config.yaml:3: invalid value \"\" for limits.retention: empty: write a duration, or leave the key out",
+        ),
+        (
+            "overrides:\n  a:\n    retention-rules:\n",
+            "config.yaml:3: invalid value \"\" for limits.retention-rules: empty: write `[]`",
+        ),
+        (
+            "limits:\n  retention-rules: '7d {job=}'\n",
+            "config.yaml:2: invalid value \"7d {job=}\" for limits.retention-rules: rule 1 `7d {job=}`: its selector cannot be read",
+        ),
+        (
+            "overrides:\n  a:\n    retention-rules:\n      - match: up\n",
+            "config.yaml:",
+        ),
+    ] {
+        let got = file_error(text);
+        assert!(got.starts_with(want), "{text:?} gave {got:?}");
+    }
+    let lacking = file_error("limits:\n  retention-rules:\n    - match: up\n");
+    assert!(
+        lacking.contains("a rule lacks the key \"retention\""),
+        "{lacking}"
+    );
+    let other = file_error("limits:\n  retention-rules:\n    - matches: up\n");
+    assert!(other.contains("unknown key \"matches\" of a rule"), "{other}");
+    let mut settings = Settings::default();
+    let file = "overrides:\n  a:\n    retention-rules:\n    - {match: up, retention: 1s}\n";
+    apply_yaml(&mut settings, "config.yaml", file).unwrap();
+    let got = settings.validate().unwrap_err();
+    let want =
+        "overrides.a: limits.retention-rules is rule 1 {__name__=\"up\"}, must be kept for at least 1m";
+    assert!(got.starts_with(want), "{got}");
+}
+
+#[test]
 fn names_line_and_nearest_key() {
     let text = format!("{}retenion: 1d\n", "# line\n".repeat(11));
     assert_eq!(

@@ -7,7 +7,7 @@
 //! **Invariants.** Every request has an id, a deadline and a place among a bounded number in flight; no handler's panic
 //! ends the process (I12). Listeners come from `koios_runtime::Net`, so that the shell runs in simulation (I15).
 //!
-//! **Deliberately absent.** Any knowledge of what a service does; TLS; live reload.
+//! **Deliberately absent.** Any knowledge of what a service does; TLS; when settings are read again.
 //!
 //! **Failure behaviour.** What a process was told wrongly is refused at start, with its place ([`config::ConfigError`]).
 //! Overload is answered 503 with `Retry-After`; a stop drains for a bounded time and then cuts.

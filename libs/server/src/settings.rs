@@ -1,6 +1,6 @@
 //! What a process is told at its start: plain typed values, filled by [`crate::config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Exceptions by tenant.
     pub overrides: BTreeMap<TenantId, Limits>,
+    /// The keys that were set, to whatever value: what nobody said is to be told from what somebody did.
+    pub given: BTreeSet<&'static str>,
 }
 
 /// See [`Settings::http`].
@@ -405,6 +407,7 @@ impl Default for Settings {
             },
             limits: Limits::default(),
             overrides: BTreeMap::new(),
+            given: BTreeSet::new(),
         }
     }
 }

@@ -13,6 +13,8 @@
 
 mod limits;
 mod resolve;
+mod retention;
 
 pub use limits::{LimitError, Limits, Overrides};
 pub use resolve::{Error, TENANT_HEADER, tenant_of_write, tenants_of_read};
+pub use retention::{RETENTION_RULES_MAX, RetentionLimits, rule_text};

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use koios_model::{METRIC_NAME, TenantId};
 use koios_wire::otlp;
+use parking_lot::RwLock;
+
+use crate::retention::RetentionLimits;
 
 /// Shortest failover timeout: distributors tell each other only every few seconds whom they saw.
 const HA_FAILOVER_TIMEOUT_MIN: Duration = Duration::from_secs(5);
@@ -71,6 +74,8 @@ pub struct Limits {
     pub experimental_promql: bool,
     /// How OTLP becomes Prometheus' model.
     pub otlp: otlp::Settings,
+    /// How long samples are kept, and when they are summarised. Of a tenant with exceptions what it says itself alone.
+    pub retention: RetentionLimits,
 }
 
 impl Default for Limits {
@@ -103,6 +108,7 @@ impl Default for Limits {
             max_concurrent_queries: 20,
             experimental_promql: true,
             otlp: otlp::Settings::default(),
+            retention: RetentionLimits::default(),
         }
     }
 }
@@ -159,7 +165,8 @@ impl Limits {
                 ),
             });
         }
-        self.validate_ha()
+        self.validate_ha()?;
+        self.retention.validate()
     }
 
     fn validate_ha(&self) -> Result<(), LimitError> {
@@ -194,9 +201,15 @@ impl Limits {
     }
 }
 
-/// The limits of every tenant: one default, and exceptions by tenant. Cheap to clone.
+/// The limits of every tenant: one default, and exceptions by tenant. Cheap to clone; clones see what one of them is told.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
+    current: Arc<RwLock<Table>>,
+}
+
+/// What is in force.
+#[derive(Clone, Debug, Default)]
+struct Table {
     default: Arc<Limits>,
     tenants: Arc<BTreeMap<TenantId, Arc<Limits>>>,
 }
@@ -204,20 +217,45 @@ pub struct Overrides {
 impl Overrides {
     /// The same limits for every tenant but those listed.
     pub fn new(default: Limits, tenants: BTreeMap<TenantId, Limits>) -> Self {
-        Self {
-            default: Arc::new(default),
-            tenants: Arc::new(tenants.into_iter().map(|(t, l)| (t, Arc::new(l))).collect()),
-        }
+        let overrides = Self::default();
+        overrides.replace(default, tenants);
+        overrides
+    }
+
+    /// Takes other limits from now on. Those of a tenant that stay as they are remain the very same.
+    pub fn replace(&self, default: Limits, tenants: BTreeMap<TenantId, Limits>) {
+        let mut current = self.current.write();
+        let before = current.clone();
+        let kept = |old: Option<&Arc<Limits>>, new: Limits| match old {
+            Some(old) if **old == new => Arc::clone(old),
+            _ => Arc::new(new),
+        };
+        let tenants = tenants.into_iter().map(|(tenant, limits)| {
+            let limits = kept(before.tenants.get(&tenant), limits);
+            (tenant, limits)
+        });
+        *current = Table {
+            tenants: Arc::new(tenants.collect()),
+            default: kept(Some(&before.default), default),
+        };
     }
 
     /// The limits of one tenant.
-    pub fn of(&self, tenant: &TenantId) -> &Arc<Limits> {
-        self.tenants.get(tenant).unwrap_or(&self.default)
+    pub fn of(&self, tenant: &TenantId) -> Arc<Limits> {
+        let current = self.current.read();
+        Arc::clone(current.tenants.get(tenant).unwrap_or(&current.default))
     }
 
     /// The limits of tenants without exceptions.
-    pub fn default_limits(&self) -> &Arc<Limits> {
-        &self.default
+    pub fn default_limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.current.read().default)
+    }
+
+    /// How long samples of a tenant are kept: what it says of its own, if it has exceptions, and what is said of all.
+    pub fn retention(&self, tenant: &TenantId) -> (RetentionLimits, RetentionLimits) {
+        let current = self.current.read();
+        let own = current.tenants.get(tenant).map(|l| l.retention.clone());
+        (own.unwrap_or_default(), current.default.retention.clone())
     }
 }
 
@@ -281,5 +319,26 @@ mod tests {
         let overrides = Overrides::new(Limits::default(), [(special.clone(), strict)].into());
         assert_eq!(overrides.of(&special).max_labels_per_series, 3);
         assert_eq!(overrides.of(&TenantId::anonymous()).max_labels_per_series, 60);
+    }
+
+    #[test]
+    fn what_is_told_anew_holds_for_all_who_look() {
+        let special = TenantId::new("special").unwrap();
+        let strict = |max_labels_per_series| Limits {
+            max_labels_per_series,
+            ..Limits::default()
+        };
+        let overrides = Overrides::new(Limits::default(), [(special.clone(), strict(3))].into());
+        let (copy, before) = (overrides.clone(), overrides.of(&special));
+        overrides.replace(Limits::default(), [(special.clone(), strict(3))].into());
+        assert!(
+            Arc::ptr_eq(&copy.of(&special), &before),
+            "what stays is the very same"
+        );
+        overrides.replace(strict(9), [(special.clone(), strict(4))].into());
+        assert_eq!(copy.of(&special).max_labels_per_series, 4);
+        assert_eq!(copy.of(&TenantId::anonymous()).max_labels_per_series, 9);
+        overrides.replace(strict(9), BTreeMap::new());
+        assert_eq!(copy.of(&special).max_labels_per_series, 9);
     }
 }

@@ -220,7 +220,7 @@ impl Distributor {
                 shared.pairs.lose(tenant, &pairs.brought, &state, now);
             }
         };
-        let admitted = shared.rates.admit(tenant, limits, written, now);
+        let admitted = shared.rates.admit(tenant, &limits, written, now);
         admitted.inspect_err(lose)?;
         let written = shared
             .replicate(tenant, admission_ms, taken, Some(Arc::new(sent)), &known)
@@ -231,7 +231,7 @@ impl Distributor {
             let state = Arc::clone(&shared.routes.current().state);
             let now = shared.runtime.clock.elapsed();
             if outcome.state_version <= state.version {
-                shared.pairs.note((tenant, limits), &pairs.brought, &state, now);
+                shared.pairs.note((tenant, &limits), &pairs.brought, &state, now);
             }
         }
         shared.metrics.pairs(tenant, &pairs);
@@ -290,7 +290,7 @@ impl Shared {
             return Err(Error::NoPartitions);
         }
         Ok(Rules {
-            limits: Arc::clone(self.limits.of(tenant)),
+            limits: self.limits.of(tenant),
             seed: TenantSeed::new(&table.state.secret.0, tenant),
             table,
             admission_ms: self.runtime.clock.now_ms(),

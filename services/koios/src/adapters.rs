@@ -7,7 +7,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use koios_bucket::Bucket;
 use koios_control::{Command, ControlClient, Error as ControlError, Member, PairReport, Ruling, StateBackup};
+use koios_import::Retentions;
 use koios_ingester::ControlProposer;
+use koios_model::TenantId;
+use koios_tenancy::Overrides;
 use koios_wire::{IngesterService, ServiceError, ServiceErrorCode, StoreService};
 
 use crate::members::Members;
@@ -86,5 +89,20 @@ impl koios_querier::Members for Members {
 
     fn store(&self, member: &Member) -> Option<Arc<dyn StoreService>> {
         Some(self.store_of(&member.name, &member.grpc_addr))
+    }
+}
+
+/// How long samples of tenants are kept at most, by their overrides.
+#[derive(Clone, Debug)]
+pub(crate) struct OfTenants {
+    /// Of tenants that say nothing.
+    pub(crate) default: Duration,
+    pub(crate) overrides: Overrides,
+}
+
+impl Retentions for OfTenants {
+    fn of(&self, tenant: &TenantId) -> Duration {
+        let (own, all) = self.overrides.retention(tenant);
+        own.or(&all).longest(self.default)
     }
 }

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         eprintln!("koios: {e}");
         return ExitCode::from(EXIT_USAGE);
     }
-    serve(target, settings)
+    serve(target, settings, matches)
 }
 
 fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
@@ -96,7 +96,7 @@ fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
     )
 }
 
-fn serve(target: Target, settings: Settings) -> ExitCode {
+fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
     let threads = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("koios")
@@ -122,7 +122,7 @@ fn serve(target: Target, settings: Settings) -> ExitCode {
             Err(e) => return refuse(&e),
         };
         println!("{}", banner::text(&node));
-        wait_for_signal(&node).await;
+        wait_for_signal(&node, matches).await;
         match node.stop().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => refuse(&e),
@@ -144,19 +144,34 @@ fn refuse(e: &NodeError) -> ExitCode {
     }
 }
 
-/// Returns at SIGINT, SIGTERM, or when the node cannot go on.
-async fn wait_for_signal(node: &Node) {
+/// Returns at SIGINT, SIGTERM, or when the node cannot go on; at SIGHUP reads what the process is told again.
+async fn wait_for_signal(node: &Node, matches: &ArgMatches) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         tracing::error!("cannot listen for signals, stopping");
         return;
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        () = node.failed() => {}
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return,
+            _ = terminate.recv() => return,
+            () = node.failed() => return,
+            Some(()) = hangup.recv() => reload(node, matches),
+        }
+    }
+}
+
+/// What cannot be read changes nothing.
+fn reload(node: &Node, matches: &ArgMatches) {
+    match load(matches) {
+        Ok(told) => node.reload(&told),
+        Err(error) => {
+            tracing::error!(%error, "the configuration cannot be read again: everything stays as it is");
+        }
     }
 }
 

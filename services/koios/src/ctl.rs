@@ -10,6 +10,7 @@ mod import;
 mod inspect;
 mod manifest;
 mod report;
+mod retention;
 mod standing;
 mod storage;
 mod verify;
@@ -84,6 +85,7 @@ pub(crate) fn command() -> Command {
         .subcommand(import::command())
         .subcommand(blocks::command())
         .subcommand(manifest::command())
+        .subcommand(retention::command())
         .subcommand(
             Command::new("partition")
                 .about("Partitions")
@@ -113,6 +115,7 @@ async fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
         Some(("import", m)) => Box::pin(import::run(m)).await,
         Some(("blocks", m)) => Box::pin(blocks::run(m)).await,
         Some(("manifest", m)) => Box::pin(manifest::run(m)).await,
+        Some(("retention", m)) => Box::pin(retention::run(m)).await,
         _ => Box::pin(ask_cluster(matches)).await.map(|()| ExitCode::SUCCESS),
     }
 }

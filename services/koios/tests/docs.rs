@@ -63,6 +63,61 @@ async fn the_first_query_of_readme_and_quick_start_answers() -> Result<()> {
     Ok(())
 }
 
+/// The first block of some language.
+fn first_block<'t>(text: &'t str, language: &str) -> Result<&'t str> {
+    let (_, rest) = text
+        .split_once(&format!("```{language}\n"))
+        .context("no such block")?;
+    Ok(rest.split_once("```").context("it has no end")?.0)
+}
+
+#[tokio::test]
+async fn the_rules_of_the_documentation_come_into_force() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let text = document("docs/retention.md")?;
+    let config = dir.path().join("koios.yaml");
+    std::fs::write(&config, first_block(&text, "yaml")?)?;
+    let config = format!("--config={}", config.display());
+    let koios = all_in_one(dir.path(), &[&config, "--store.compaction-interval=200ms"]).await?;
+    let client = client();
+    Writer::new(&client, &koios.http, "team-a", 3, now_ms() - 60_000)
+        .push_acked(3)
+        .await?;
+    let answer = client
+        .send(
+            "POST",
+            &koios.http,
+            "/ingester/flush?wait=true",
+            &[],
+            Default::default(),
+        )
+        .await?;
+    ensure!(answer.status < 300, "{}", answer.text());
+    let lines = shell_lines(&text);
+    let line = lines.first().context("no command")?;
+    let bucket = koios.data_dir.join("bucket").display().to_string();
+    let line = line.replace("/var/lib/koios/bucket", &bucket);
+    eventually(&line, || async {
+        let output = std::process::Command::new(program())
+            .args(line.split_whitespace().skip(1))
+            .output()?;
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        for wanted in [
+            "tenant team-a: by its overrides",
+            r#"  {__name__=~"debug_.*",env!="prod"}: 7d"#,
+            r#"  {__name__=~"slo:.*"}: for ever"#,
+            r#"  {env="dev"}: 30d"#,
+            "  all other samples: 400d",
+            "  summaries of 5m: 366d",
+            "  summaries of 1h: 3650d",
+        ] {
+            ensure!(shown.contains(wanted), "no {wanted:?} in {shown}");
+        }
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_cluster_of_the_documentation_comes_up() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -86,6 +86,7 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
         "--blocks.range=5m",
         "--ingester.head-retention=1s",
         "--retention=30m",
+        "--store.undelete-window=1s",
         "--store.compaction-delay=0s",
         "--store.compaction-interval=200ms",
         "--store.deletion-delay=1s",

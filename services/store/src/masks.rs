@@ -1,11 +1,13 @@
-//! What of blocks is deleted, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
+//! What of blocks is deleted or past its retention, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
 
 use koios_block::{BlockReader, BlockSeries, Deletion};
-use koios_bucket::{Manifest, ManifestBlock, Tombstone};
+use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, Tombstone};
 use koios_chunk::{Chunk, Encoder};
-use koios_model::{Labels, TimeRange};
+use koios_model::{Expiry, Labels, TimeRange};
 use koios_runtime::Cpu;
 use koios_wire::{ServiceError, ServiceErrorCode};
+
+use crate::error::from_bucket;
 
 /// A listed block, and what of it is deleted.
 #[derive(Clone, Debug)]
@@ -14,13 +16,15 @@ pub(crate) struct Listed {
     pub(crate) masks: Masks,
 }
 
-/// The deletions of a manifest, compiled once for all blocks that are read.
+/// The deletions of a manifest, and what is too old, compiled once for all blocks that are read.
 pub(crate) struct Compiled<'m> {
     deletions: Vec<(&'m Tombstone, Deletion)>,
+    /// The names of its classes of series, and from when on their samples are kept.
+    expiry: (&'m [u64], Expiry),
 }
 
 impl<'m> Compiled<'m> {
-    /// Those that delete something in a range.
+    /// What deletes something in a range.
     pub(crate) fn new(manifest: &'m Manifest, range: TimeRange) -> Result<Self, ServiceError> {
         let compile = |t: &'m Tombstone| {
             let matchers = t.matchers().map_err(|e| {
@@ -36,9 +40,37 @@ impl<'m> Compiled<'m> {
         let is_masking =
             |t: &&'m Tombstone| t.range.overlaps(&range) && manifest.blocks.iter().any(|b| t.masks(b));
         let tombstones = manifest.tombstones.iter().filter(is_masking);
+        let before = manifest
+            .retention
+            .as_ref()
+            .and_then(RetentionRecord::masked_before);
+        // Where nothing is old no rule is compiled.
+        let expiry = match before.is_some_and(|from| range.min < from) {
+            true => manifest.expiry().map_err(|e| from_bucket(&e))?,
+            false => Expiry::default(),
+        };
+        let names = manifest.retention.as_ref().map(|r| r.classes.as_slice());
         Ok(Self {
             deletions: tombstones.map(compile).collect::<Result<_, _>>()?,
+            expiry: (names.unwrap_or_default(), expiry),
         })
+    }
+
+    /// What of a block is too old: nothing, where it has no series of which something is.
+    fn expiry_of(&self, block: &ManifestBlock) -> Expiry {
+        let (names, expiry) = &self.expiry;
+        // A summary goes when all that it speaks for is too old; those that no rule speaks of are kept for times of their own.
+        let expiry = match block.resolution_ms {
+            0 => expiry.clone(),
+            resolution_ms => expiry.of_rules().earlier_by(resolution_ms),
+        };
+        let is_touched = names.iter().zip(expiry.by_class()).any(|(name, from)| {
+            from.is_some_and(|from| block.range.min < from) && !block.lacks.contains(name)
+        });
+        match is_touched {
+            true => expiry,
+            false => Expiry::default(),
+        }
     }
 
     /// A block of the manifest, and what of it is deleted.
@@ -46,7 +78,10 @@ impl<'m> Compiled<'m> {
         let masking = self.deletions.iter().filter(|(t, _)| t.masks(block));
         Listed {
             block: block.clone(),
-            masks: Masks(masking.map(|(_, d)| d.clone()).collect()),
+            masks: Masks {
+                deletions: masking.map(|(_, d)| d.clone()).collect(),
+                expiry: self.expiry_of(block),
+            },
         }
     }
 }
@@ -58,26 +93,34 @@ pub(crate) struct MaskedBlock {
     pub(crate) masks: Masks,
 }
 
-/// The deletions that a block is not clean of.
+/// The deletions that a block is not clean of, and what of it is too old.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Masks(Vec<Deletion>);
+pub(crate) struct Masks {
+    deletions: Vec<Deletion>,
+    expiry: Expiry,
+}
 
 impl Masks {
     /// Deletions as they are.
     #[cfg(test)]
     pub(crate) fn of(deletions: Vec<Deletion>) -> Self {
-        Self(deletions)
+        Self {
+            deletions,
+            expiry: Expiry::default(),
+        }
     }
 
     /// Whether nothing is deleted.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.deletions.is_empty() && self.expiry.latest().is_none()
     }
 
     /// When samples of a series are deleted, as far as that overlaps a range.
     pub(crate) fn ranges(&self, labels: &Labels, range: TimeRange) -> Vec<TimeRange> {
         let of_series = |d: &&Deletion| d.range.overlaps(&range) && d.matchers.matches(labels.as_ref());
-        self.0.iter().filter(of_series).map(|d| d.range).collect()
+        let old = self.expiry.gone(labels.as_ref()).filter(|r| r.overlaps(&range));
+        let deleted = self.deletions.iter().filter(of_series).map(|d| d.range);
+        deleted.chain(old).collect()
     }
 
     /// Whether a sample of a series is deleted.
@@ -87,7 +130,7 @@ impl Masks {
 
     /// Whether all is deleted that a series may have in a range.
     pub(crate) fn hide(&self, series: &BlockSeries, range: TimeRange) -> bool {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return false;
         }
         let (mut from, to) = (range.min.max(series.range.min), range.max.min(series.range.max));
@@ -138,9 +181,22 @@ pub(crate) async fn mask(
 
 #[cfg(test)]
 mod tests {
-    use koios_model::{MatchOp, Matcher, Matchers};
+    use koios_model::{MatchOp, Matcher, Matchers, SeriesClasses};
 
     use super::*;
+
+    #[test]
+    fn i10_summaries_that_no_rule_speaks_of_are_not_hidden_with_samples() {
+        let rules = SeriesClasses::new([Matchers(vec![Matcher::equal("a", "ruled")])]);
+        let expiry = Expiry::new(rules, [Some(50), Some(60)]);
+        let from = |e: &Expiry, value: &str| e.kept_from(Labels::from_pairs([("a", value)]).as_ref());
+        assert_eq!((from(&expiry, "ruled"), from(&expiry, "x")), (Some(50), Some(60)));
+        let of_summaries = expiry.of_rules().earlier_by(5);
+        assert_eq!(
+            (from(&of_summaries, "ruled"), from(&of_summaries, "x")),
+            (Some(45), None)
+        );
+    }
 
     #[test]
     fn a_series_is_hidden_when_nothing_of_it_is_left_in_range() {
@@ -150,11 +206,17 @@ mod tests {
             ]),
             range: TimeRange::new(min, max),
         };
-        let masks = Masks(vec![
-            deletion("x", 50, 80),
-            deletion("x", 10, 49),
-            deletion("y", 0, 1000),
-        ]);
+        let rule = |value: &str| Matchers(vec![Matcher::equal("a", value)]);
+        let classes = SeriesClasses::new([rule("old")]);
+        let masks = Masks {
+            deletions: vec![
+                deletion("x", 50, 80),
+                deletion("x", 10, 49),
+                deletion("y", 0, 1000),
+                deletion("old", 50, 60),
+            ],
+            expiry: Expiry::new(classes, [Some(50)]),
+        };
         let series = |value: &str, min, max| BlockSeries {
             labels: Labels::from_pairs([("a", value)]),
             id: 0,
@@ -173,6 +235,9 @@ mod tests {
             ("x", (0, 100), (20, 70), true),
             ("y", (0, 100), (0, 100), true),
             ("z", (20, 30), (0, 100), false),
+            ("old", (0, 49), (0, 100), true),
+            ("old", (0, 60), (0, 100), true),
+            ("old", (0, 61), (0, 100), false),
         ] {
             let hides = masks.hide(&series(value, min, max), TimeRange::new(from, to));
             assert_eq!(hides, hidden, "{value} {min}..={max} in {from}..={to}");

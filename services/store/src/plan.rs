@@ -18,7 +18,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) range: TimeRange,
 }
 
-/// The entries of the wanted blocks that overlap the range, with the deletions of the pinned manifest, or of a later one.
+/// The entries of the wanted blocks that overlap the range, with the deletions of the pinned manifest, or of a later one, and what is too old
+/// as of the pinned one.
 pub(crate) async fn listed(
     manifests: &TenantManifests,
     wanted: Wanted<'_>,
@@ -39,8 +40,13 @@ pub(crate) async fn listed(
         .iter()
         .map(|b| parse(b))
         .collect::<Result<Vec<_>, _>>()?;
-    // A block that is still live is the same in every version; older versions are fetched only for others.
-    let pinned = if latest.version == version || ids.iter().all(|id| latest.block(*id).is_some()) {
+    // A block that is still live is the same in every version, but not what of it is too old; else older versions are fetched only for others.
+    let is_unmasked = latest
+        .retention
+        .as_ref()
+        .is_none_or(|r| !r.policy.masks() && r.has_never_had_rules());
+    let is_same = is_unmasked && ids.iter().all(|id| latest.block(*id).is_some());
+    let pinned = if latest.version == version || is_same {
         latest
     } else {
         pinned(manifests, tenant, version).await?

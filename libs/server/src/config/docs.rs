@@ -22,11 +22,18 @@ limits:
 overrides:        # exceptions by tenant, from the same keys as limits
   team-a:
     max-labels-per-series: 100
+    retention: 2y
+    retention-rules: # docs/retention.md
+      - match: '{__name__=~\"debug_.*\"}'
+        retention: 7d
 ```
 
 An unknown key or a wrong value stops the start with exit code 2 and names file, line and the nearest key. Durations are
 written `30s`, `15m`, `6h`, `150d`; sizes `64MiB`, `2GB` or plain bytes; lists are separated by commas, or YAML lists.
 One file may serve every process of a cluster: each reads what concerns it.
+
+At `SIGHUP` a process reads all of it again, and takes over `limits` and `overrides`; whatever else has changed holds from its next start on. What cannot be
+read is logged, and all stays as it was.
 ";
 
 /// The page `docs/configuration.md`.

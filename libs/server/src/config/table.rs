@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use koios_model::RetentionRule;
 use koios_wire::otlp::TranslationStrategy;
 
 use super::value::{self, Value};
@@ -760,6 +761,54 @@ pub const SETTINGS: &[Setting] = &[
         limits.ha_max_clusters,
         WRITE,
         "Most pairs of a tenant; of further ones the samples of all replicas are kept"
+    ),
+    setting!(
+        "limits.retention",
+        "Retention of tenants",
+        Option<Duration>,
+        limits.retention.samples,
+        STORE,
+        "How long samples are kept, 0 for ever; as `retention` where nothing is said"
+    ),
+    setting!(
+        "limits.retention-rules",
+        "Retention of tenants",
+        Option<Vec<RetentionRule>>,
+        limits.retention.rules,
+        STORE,
+        "Series that are kept for times of their own, `7d {job=\"debug\"}; 2y {__name__=~\"slo:.*\"}`: the first rule that matches decides; 0 is for ever, and `[]` says that there are no rules. In the file better a list of `match` and `retention`"
+    ),
+    setting!(
+        "limits.downsample-after-5m",
+        "Retention of tenants",
+        Option<Duration>,
+        limits.retention.downsample_after_5m,
+        STORE,
+        "As store.downsample-after-5m, which it is where nothing is said"
+    ),
+    setting!(
+        "limits.downsample-after-1h",
+        "Retention of tenants",
+        Option<Duration>,
+        limits.retention.downsample_after_1h,
+        STORE,
+        "As store.downsample-after-1h, which it is where nothing is said"
+    ),
+    setting!(
+        "limits.downsampled-retention-5m",
+        "Retention of tenants",
+        Option<Duration>,
+        limits.retention.downsampled_5m,
+        STORE,
+        "As store.downsampled-retention-5m, which it is where nothing is said"
+    ),
+    setting!(
+        "limits.downsampled-retention-1h",
+        "Retention of tenants",
+        Option<Duration>,
+        limits.retention.downsampled_1h,
+        STORE,
+        "As store.downsampled-retention-1h, which it is where nothing is said"
     ),
     setting!(
         "limits.otlp-translation-strategy",

@@ -135,6 +135,22 @@ impl Value for Duration {
     }
 }
 
+/// Nothing where nothing is said: that is no value to write.
+impl Value for Option<Duration> {
+    const KIND: &'static str = "DURATION";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("empty: write a duration, or leave the key out".to_owned()),
+            text => parse_duration(text).map(Some),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.map(format_duration).unwrap_or_default()
+    }
+}
+
 impl Value for String {
     const KIND: &'static str = "TEXT";
 

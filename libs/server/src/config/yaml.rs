@@ -6,6 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_saphyr::{Spanned, with_deserializer_from_str};
 
 use super::ConfigError;
+use super::rules;
 use super::suggest::nearest;
 use super::table::{SETTINGS, Setting};
 
@@ -19,7 +20,7 @@ pub(super) struct Entry {
     pub(super) tenant: Option<String>,
     /// The setting.
     pub(super) setting: &'static Setting,
-    /// Its value as text; list items joined by commas.
+    /// Its value as text; list items joined by commas, rules of retention by semicolons.
     pub(super) value: String,
     /// Where it stands, from 1.
     pub(super) line: u64,
@@ -188,7 +189,13 @@ impl<'de> Visitor<'de> for Section<'_, '_> {
             let line = key.referenced.line();
             match self.place.step(&key.value) {
                 Step::Leaf(setting) => {
-                    let value = map.next_value_seed(Leaf)?;
+                    let value = map.next_value_seed(Leaf {
+                        of_nothing: if setting.kind == rules::KIND {
+                            rules::NONE
+                        } else {
+                            ""
+                        },
+                    })?;
                     let tenant = match &self.place {
                         Place::Tenant(tenant) => Some(tenant.clone()),
                         _ => None,
@@ -221,7 +228,10 @@ impl<'de> Visitor<'de> for Section<'_, '_> {
 }
 
 /// A value: a scalar as written, or a list of them.
-struct Leaf;
+struct Leaf {
+    /// What a list of nothing is as text.
+    of_nothing: &'static str,
+}
 
 impl<'de> DeserializeSeed<'de> for Leaf {
     type Value = String;
@@ -263,10 +273,86 @@ impl<'de> Visitor<'de> for Leaf {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {
-        let mut items: Vec<String> = Vec::new();
-        while let Some(item) = seq.next_element::<String>()? {
-            items.push(item);
+        let (mut items, mut separator): (Vec<String>, _) = (Vec::new(), ',');
+        while let Some(item) = seq.next_element_seed(ItemSeed)? {
+            items.push(match item {
+                Item::Text(text) => text,
+                Item::Rule(text) => {
+                    separator = rules::SEPARATOR;
+                    text
+                }
+            });
         }
-        Ok(items.join(","))
+        Ok(match items.is_empty() {
+            true => self.of_nothing.to_owned(),
+            false => items.join(&separator.to_string()),
+        })
+    }
+}
+
+/// An item of a list.
+enum Item {
+    Text(String),
+    /// A rule of retention.
+    Rule(String),
+}
+
+/// Reads an [`Item`].
+struct ItemSeed;
+
+impl<'de> DeserializeSeed<'de> for ItemSeed {
+    type Value = Item;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Item, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ItemSeed {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value, or a rule with the keys \"match\" and \"retention\"")
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Item, E> {
+        Ok(Item::Text(v.to_string()))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Item, E> {
+        Ok(Item::Text(v.to_string()))
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Item, E> {
+        Ok(Item::Text(v.to_string()))
+    }
+
+    fn visit_f64<E>(self, v: f64) -> Result<Item, E> {
+        Ok(Item::Text(v.to_string()))
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Item, E> {
+        Ok(Item::Text(v.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        let (mut selector, mut retention) = (None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            let value = match key.as_str() {
+                "match" => &mut selector,
+                "retention" => &mut retention,
+                key => {
+                    let text =
+                        format!("unknown key {key:?} of a rule, which has \"match\" and \"retention\"");
+                    return Err(A::Error::custom(text));
+                }
+            };
+            *value = Some(map.next_value_seed(Leaf { of_nothing: "" })?);
+        }
+        match (selector, retention) {
+            (Some(selector), Some(retention)) => Ok(Item::Rule(rules::one(&retention, &selector))),
+            (None, _) => Err(A::Error::custom("a rule lacks the key \"match\", a selector")),
+            (_, None) => Err(A::Error::custom("a rule lacks the key \"retention\", a duration")),
+        }
     }
 }

@@ -27,7 +27,7 @@ use koios_wire::{IngesterService, StoreService};
 use parking_lot::Mutex;
 
 use super::{NodeError, Refusal, Shared, Storage, disk_cache};
-use crate::adapters::Proposer;
+use crate::adapters::{OfTenants, Proposer};
 use crate::duty::{AskedMembers, AssignedCompaction};
 use crate::operators::for_operators;
 use crate::self_metrics;
@@ -220,8 +220,9 @@ impl Assembly {
             settle: from.store.compaction_delay,
             interval: from.store.compaction_interval,
             retention: from.retention,
+            retention_given: from.given.contains("retention"),
             dead_grace: from.store.deletion_delay,
-            downsampling: downsampling(&from.store),
+            downsampling: downsampling(from),
             undelete_window: from.store.undelete_window,
             ..CompactionSettings::default()
         };
@@ -235,6 +236,7 @@ impl Assembly {
                 members: shared.members.clone(),
                 clock: Arc::clone(&shared.runtime.clock),
             }),
+            overrides: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
         };
         let compactor = Compactor::new(settings, deps);
@@ -258,6 +260,10 @@ impl Assembly {
             settings: ImportSettings {
                 block_range: shared.settings.blocks.range,
                 retention: shared.settings.retention,
+                retentions: Some(Arc::new(OfTenants {
+                    default: shared.settings.retention,
+                    overrides: shared.overrides.clone(),
+                })),
                 ..ImportSettings::default()
             },
             writer: shared.name.clone(),
@@ -278,7 +284,7 @@ impl Assembly {
             runtime: shared.runtime.clone(),
             state: self.plane.state().clone(),
             members: Arc::new(shared.members.clone()),
-            limits: shared.settings.tenant_limits(),
+            limits: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
             tasks: self.background.clone(),
             referee: Arc::new(Proposer(self.plane.client().clone())),
@@ -336,7 +342,7 @@ impl Assembly {
         routers.merge_http(for_operators(deletions.operators_router()));
         let querier = QuerierApi::new(
             cluster,
-            shared.settings.tenant_limits(),
+            shared.overrides.clone(),
             clock,
             shared.runtime.cpu.clone(),
             shared.runtime.memory.clone(),
@@ -370,10 +376,19 @@ async fn follow_counting(
 }
 
 /// Which summaries the settings ask for.
-fn downsampling(from: &koios_server::settings::StoreSettings) -> Vec<Downsampling> {
+fn downsampling(from: &koios_server::settings::Settings) -> Vec<Downsampling> {
+    let (store, is_given) = (&from.store, |key: &str| from.given.contains(key));
     vec![
-        Downsampling::by_5m(from.downsample_after_5m, from.downsampled_retention_5m),
-        Downsampling::by_1h(from.downsample_after_1h, from.downsampled_retention_1h),
+        Downsampling {
+            after_given: is_given("store.downsample-after-5m"),
+            retention_given: is_given("store.downsampled-retention-5m"),
+            ..Downsampling::by_5m(store.downsample_after_5m, store.downsampled_retention_5m)
+        },
+        Downsampling {
+            after_given: is_given("store.downsample-after-1h"),
+            retention_given: is_given("store.downsampled-retention-1h"),
+            ..Downsampling::by_1h(store.downsample_after_1h, store.downsampled_retention_1h)
+        },
     ]
 }
 

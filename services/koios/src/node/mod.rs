@@ -21,6 +21,7 @@ use koios_server::{
     Component, ConnectionLimits, GrpcServer, HttpServer, Metrics, Readiness, Settings, StopPlan, StopStage,
     common_routes, stop_in_order,
 };
+use koios_tenancy::Overrides;
 use koios_wire::grpc::RpcSettings;
 
 pub use error::NodeError;
@@ -46,6 +47,7 @@ pub struct Node {
     target: Target,
     name: String,
     settings: Settings,
+    overrides: Overrides,
     http_addr: String,
     grpc_addr: String,
     runtime: Runtime,
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) target: Target,
     pub(crate) name: String,
     pub(crate) settings: Settings,
+    pub(crate) overrides: Overrides,
     pub(crate) runtime: Runtime,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
@@ -132,10 +135,12 @@ impl Node {
             Arc::clone(&runtime.clock),
             options.rpc,
         );
+        let overrides = settings.tenant_limits();
         let shared = Shared {
             target,
             name: name.clone(),
             settings: settings.clone(),
+            overrides: overrides.clone(),
             runtime: runtime.clone(),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
@@ -168,6 +173,7 @@ impl Node {
             target,
             name,
             settings,
+            overrides,
             http_addr,
             grpc_addr,
             runtime,
@@ -194,6 +200,16 @@ impl Node {
     /// What it was told.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Takes the limits over that it is told now, of all tenants and of each; whatever else is other than at its start is left as it was.
+    pub fn reload(&self, told: &Settings) {
+        self.overrides
+            .replace(told.limits.clone(), told.overrides.clone());
+        tracing::info!(
+            tenants = told.overrides.len(),
+            "limits and overrides are taken over; other settings are from the next start on"
+        );
     }
 
     /// `host:port` of its HTTP listener.

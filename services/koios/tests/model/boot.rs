@@ -8,6 +8,7 @@ use koios_querier::{BucketManifests, Cluster, ClusterTopology, DeletionsApi, Mem
 use koios_runtime::{CancellationToken, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, Downsampling, StoreSettings};
+use koios_tenancy::Overrides;
 use koios_testkit::sim_bucket::BucketHandle;
 use koios_wal::Identity;
 
@@ -117,6 +118,7 @@ impl World {
             // The second takes over from the first.
             duty: Arc::new(OnDuty(1 + i as u64)),
             witness: Arc::new(self.network.clone()),
+            overrides: Overrides::default(),
             metrics: Metrics::new(),
         };
         Compactor::new(settings, deps)

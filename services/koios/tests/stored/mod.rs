@@ -178,6 +178,7 @@ impl Stored {
             manifests: manifests(),
             duty: Arc::new(OneTenant(Arc::clone(&compacted))),
             witness: Arc::new(NothingDeleted),
+            overrides: Default::default(),
             metrics,
         };
         let settings = CompactionSettings {

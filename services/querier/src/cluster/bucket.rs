@@ -30,12 +30,15 @@ impl Manifests for BucketManifests {
             };
             ServiceError::new(code, e.to_string())
         })?;
-        Ok(Arc::new(view(&manifest)))
+        Ok(Arc::new(view(&manifest)?))
     }
 }
 
 /// What a read needs of a manifest.
-fn view(manifest: &Manifest) -> ManifestView {
+fn view(manifest: &Manifest) -> Result<ManifestView, ServiceError> {
+    let expiry = manifest
+        .expiry()
+        .map_err(|e| ServiceError::new(ServiceErrorCode::Corruption, e.to_string()))?;
     let blocks = manifest.blocks.iter().map(|b| ListedBlock {
         id: b.block.to_string(),
         range: b.range,
@@ -44,10 +47,11 @@ fn view(manifest: &Manifest) -> ManifestView {
         window: b.window,
         summarised: (b.resolution_ms != 0).then(|| summarised(manifest, b)),
     });
-    ManifestView {
+    Ok(ManifestView {
         version: manifest.version,
+        expiry,
         blocks: blocks.collect(),
-    }
+    })
 }
 
 fn summarised(manifest: &Manifest, block: &ManifestBlock) -> Summarised {

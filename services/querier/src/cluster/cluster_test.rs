@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
-use koios_model::{Exemplar, Labels, Matcher, Matchers, Metadata, TenantId, TimeRange};
+use koios_model::{
+    Exemplar, Expiry, Labels, Matcher, Matchers, Metadata, SeriesClasses, TenantId, TimeRange,
+};
 use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
 use koios_wire::ServiceErrorCode;
 
@@ -101,6 +103,36 @@ async fn i2_replicas_heads_and_blocks_give_each_sample_once() {
     // When all is read, then each sample comes once, with its value.
     let found = read(&world, 0, 1000).await.unwrap();
     assert_eq!(found, data([(l, (0..100).map(|t| (t, t as f64)).collect())]));
+}
+
+#[tokio::test]
+async fn i10_heads_show_nothing_that_stores_leave_out_because_of_its_age() {
+    // Given heads with samples of three series, and rules for two of them.
+    let world = World::new();
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    let rules = [1, 2].map(|i| Matchers(vec![Matcher::equal("i", i.to_string())]));
+    let classes = SeriesClasses::new(rules);
+    world.manifests.view.lock().expiry = Expiry::new(classes, [Some(15), Some(20), None]);
+    // When all is read, then there is what is young enough of each.
+    let found = read(&world, 0, 1000).await.unwrap();
+    let times: Vec<Vec<i64>> = found.values().map(|s| s.keys().copied().collect()).collect();
+    assert_eq!(times, [(0..20).collect::<Vec<_>>(), (15..20).collect()]);
+    assert_eq!(found.len(), 2, "of one series nothing is left");
+    // A range before and around the time.
+    assert_eq!(
+        read(&world, 0, 14)
+            .await
+            .unwrap()
+            .values()
+            .map(|s| s.len())
+            .sum::<usize>(),
+        15
+    );
+    let around = read(&world, 10, 16).await.unwrap();
+    assert_eq!(around.values().map(|s| s.len()).collect::<Vec<_>>(), [7, 2]);
 }
 
 #[tokio::test]

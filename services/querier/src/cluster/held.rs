@@ -39,6 +39,8 @@ impl From<QueryError> for SourceError {
 pub(crate) struct HeldSeries {
     pub(crate) labels: Labels,
     pub(crate) runs: Vec<Run>,
+    /// Its first sample that is not too old may be here, milliseconds.
+    kept_from: i64,
     charge: Charge,
 }
 
@@ -57,6 +59,7 @@ pub(crate) fn hold(
     Ok(HeldSeries {
         labels: series.labels,
         runs: series.runs,
+        kept_from: i64::MIN,
         charge,
     })
 }
@@ -66,6 +69,17 @@ impl HeldSeries {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.runs.extend(other.runs);
         self.charge.absorb(other.charge);
+    }
+
+    /// Leaves out samples before a time; whether anything may be left. Summaries are as stores give them: these leave out those that speak
+    /// for nothing later.
+    pub(crate) fn keep_from(&mut self, from: i64) -> bool {
+        self.kept_from = from;
+        // Of a read of labels alone there is nothing to tell by.
+        let is_known = !self.runs.is_empty();
+        self.runs
+            .retain(|run| run.has_summaries() || run.time_range().max >= from);
+        !is_known || !self.runs.is_empty()
     }
 
     /// The labels, and the samples as the engine wants them.
@@ -83,6 +97,7 @@ impl HeldSeries {
             histograms,
             summaries,
             has_starts,
+            kept_from: self.kept_from,
             _charge: self.charge,
         };
         (self.labels, data)
@@ -112,6 +127,8 @@ pub(crate) struct MergedData {
     summaries: Vec<Run>,
     /// Whether any sample has a start timestamp.
     has_starts: bool,
+    /// Samples before this are too old, milliseconds.
+    kept_from: i64,
     _charge: Charge,
 }
 
@@ -275,7 +292,7 @@ impl MergedData {
         if !summaries.is_empty() {
             return self.decode_with(&summaries, range, out);
         }
-        self.decode_samples(range, out)
+        self.decode_samples(TimeRange::new(range.min.max(self.kept_from), range.max), out)
     }
 
     /// Summaries, their ends as samples, and the samples between them.

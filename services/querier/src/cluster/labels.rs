@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use koios_model::{Exemplar, Labels, Matchers, TenantId, TimeRange};
+use koios_model::{Exemplar, Expiry, Labels, Matchers, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_wire::{ExemplarsRequest, LabelsRequest, ReadEnd, SeriesExemplars};
 
@@ -11,7 +11,7 @@ use super::collected::Collected;
 use super::deletions::DeletionsSeen;
 use super::seam::Seam;
 use super::stores::BlockRequest;
-use super::{Budget, Cluster, Selection};
+use super::{BlocksToRead, Budget, Cluster, Selection};
 
 impl Cluster {
     /// Label names (`name` empty) or values of one label, sorted; those of several selections once.
@@ -36,12 +36,15 @@ impl Cluster {
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
         let seam = self.labels_of_heads(selection, name, found).await?;
-        let Some((manifest_version, blocks)) = self.blocks_for(selection, &seam).await? else {
+        let Some(BlocksToRead { view, blocks }) = self.blocks_for(selection, &seam).await? else {
             return Ok(());
         };
+        if blocks.is_empty() {
+            return Ok(());
+        }
         let request = BlockRequest {
             tenant: tenant.clone(),
-            manifest_version,
+            manifest_version: view.version,
             blocks,
             matchers: selection.matchers.clone(),
             range: *range,
@@ -137,8 +140,14 @@ impl Cluster {
             };
             let of_heads = reads.into_iter().flat_map(|r| r.answers).flat_map(|(all, _)| all);
             let of_blocks = self.exemplars_of_blocks(tenant, matchers, range, deletions_version);
-            let of_blocks = of_blocks.await?;
-            for (labels, exemplars) in of_heads.chain(of_blocks) {
+            let (of_blocks, expiry) = of_blocks.await?;
+            for (labels, mut exemplars) in of_heads.chain(of_blocks) {
+                if let Some(from) = expiry.kept_from(labels.as_ref()) {
+                    exemplars.retain(|e| e.t >= from);
+                }
+                if exemplars.is_empty() {
+                    continue;
+                }
                 let keys = exemplars.into_iter().map(|e| (e.t, e.v.to_bits(), e.labels));
                 found.entry(labels).or_default().extend(keys);
             }
@@ -154,14 +163,14 @@ impl Cluster {
             .collect())
     }
 
-    /// Those of blocks: heads keep the newest only, whatever they say to have forgotten of samples.
+    /// Those of blocks: heads keep the newest only, whatever they say to have forgotten of samples. With them what is too old.
     async fn exemplars_of_blocks(
         &self,
         tenant: &TenantId,
         matchers: &Matchers,
         range: TimeRange,
         floor: u64,
-    ) -> Result<Vec<SeriesExemplars>, QueryError> {
+    ) -> Result<(Vec<SeriesExemplars>, Expiry), QueryError> {
         let view = self.manifests.pin(tenant, floor).await?;
         let every_block = Seam::default();
         let wanted = view.blocks.iter().filter(|b| every_block.needs_block(b, range));
@@ -175,6 +184,7 @@ impl Cluster {
             limit: 0,
         };
         let found = self.asker().exemplars(&request).await;
-        found.map_err(|e| self.blocks_failed(tenant, e))
+        let found = found.map_err(|e| self.blocks_failed(tenant, e))?;
+        Ok((found, view.expiry.clone()))
     }
 }

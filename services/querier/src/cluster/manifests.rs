@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, Expiry, PartitionId, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::ServiceError;
@@ -50,10 +50,12 @@ pub struct Summarised {
 }
 
 /// One version of a tenant's manifest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ManifestView {
     /// The version; 0 when the tenant has no manifest.
     pub version: u64,
+    /// What is too old to be answered: stores leave it out of blocks, and this process out of what heads still have.
+    pub expiry: Expiry,
     /// The blocks.
     pub blocks: Vec<ListedBlock>,
 }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use koios_model::{HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
+use koios_model::{Expiry, HashPurpose, Labels, SeriesHash, TenantId, TenantSeed};
 use koios_promql::{Completeness, QueryError, Series, SeriesData, SeriesStream, StreamItem};
 
 use super::Coarseness;
@@ -52,6 +52,8 @@ pub(crate) struct Wanted {
     pub(crate) shard: Option<(u32, u32)>,
     /// How coarse their data may be.
     pub(crate) coarseness: Coarseness,
+    /// What of them is too old.
+    pub(crate) expiry: Expiry,
 }
 
 /// Merges sources in label order.
@@ -98,9 +100,15 @@ impl Merge {
             if self.wanted.limit != 0 && self.given >= self.wanted.limit {
                 return Ok(None);
             }
-            let Some(series) = self.next_of_all().await? else {
+            let Some(mut series) = self.next_of_all().await? else {
                 return Ok(None);
             };
+            // Heads still have what stores leave out.
+            if let Some(from) = self.wanted.expiry.kept_from(series.labels.as_ref())
+                && !series.keep_from(from)
+            {
+                continue;
+            }
             if self
                 .wanted
                 .shard

@@ -71,6 +71,13 @@ pub(crate) struct Selection {
     pub(crate) wanted: Wanted,
 }
 
+/// What a read needs of a manifest.
+struct BlocksToRead {
+    view: Arc<ManifestView>,
+    /// Their names; of none where only the heads have anything.
+    blocks: Vec<String>,
+}
+
 /// Hands out plans until one is not refused as stale.
 struct Plans<'a> {
     cluster: &'a Cluster,
@@ -181,20 +188,25 @@ impl Cluster {
         budget: &Arc<Budget>,
     ) -> Result<Merge, QueryError> {
         let (mut feeds, seam) = self.select_heads(selection, budget).await?;
-        if let Some((manifest_version, blocks)) = self.blocks_for(selection, &seam).await? {
-            let request = BlockRequest {
-                tenant: selection.tenant.clone(),
-                manifest_version,
-                blocks,
-                matchers: selection.matchers.clone(),
-                range: selection.range,
-                labels_only: selection.labels_only,
-                limit: limit_of(&selection.wanted, budget),
-            };
-            let feed = BlockFeed::new(self.asker(), request, Arc::clone(budget));
-            feeds.push(Feed::Blocks(Box::new(feed)));
+        let mut wanted = selection.wanted.clone();
+        if let Some(BlocksToRead { view, blocks }) = self.blocks_for(selection, &seam).await? {
+            let expiry = Some(&view.expiry).filter(|e| e.reaches(selection.range));
+            wanted.expiry = expiry.cloned().unwrap_or_default();
+            // Without names a store would read all blocks.
+            if !blocks.is_empty() {
+                let request = BlockRequest {
+                    tenant: selection.tenant.clone(),
+                    manifest_version: view.version,
+                    blocks,
+                    matchers: selection.matchers.clone(),
+                    range: selection.range,
+                    labels_only: selection.labels_only,
+                    limit: limit_of(&selection.wanted, budget),
+                };
+                let feed = BlockFeed::new(self.asker(), request, Arc::clone(budget));
+                feeds.push(Feed::Blocks(Box::new(feed)));
+            }
         }
-        let wanted = selection.wanted.clone();
         Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget))
             .await
             .map_err(|e| self.blocks_failed(&selection.tenant, e))
@@ -238,12 +250,12 @@ impl Cluster {
         Ok((feeds, seam))
     }
 
-    /// The blocks to read beside the heads, and the manifest version that lists them.
+    /// The blocks to read beside the heads, and the manifest that lists them; `None` where none is known, nor needed.
     async fn blocks_for(
         &self,
         selection: &Selection,
         seam: &Seam,
-    ) -> Result<Option<(u64, Vec<String>)>, QueryError> {
+    ) -> Result<Option<BlocksToRead>, QueryError> {
         let Selection { tenant, range, .. } = selection;
         let range = *range;
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
@@ -266,8 +278,8 @@ impl Cluster {
         let Some(view) = view else { return Ok(None) };
         let coarseness = selection.wanted.coarseness;
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
-        let blocks: Vec<String> = chosen.into_iter().map(|b| b.id.clone()).collect();
-        Ok((!blocks.is_empty()).then_some((view.version, blocks)))
+        let blocks = chosen.into_iter().map(|b| b.id.clone()).collect();
+        Ok(Some(BlocksToRead { view, blocks }))
     }
 
     /// A block that is gone means that the pinned manifest is too old: the next read looks it up anew.

@@ -53,6 +53,7 @@ impl Queryable for ClusterQueryable {
                     step_ms: req.hints.step_ms,
                     range_ms: req.hints.range_ms,
                 },
+                ..Wanted::default()
             },
         };
         Ok(self.cluster.select(&selection, &self.budget).await?.into_stream())

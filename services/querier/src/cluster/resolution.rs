@@ -164,6 +164,7 @@ mod tests {
         let view = ManifestView {
             version: 1,
             blocks: blocks.to_vec(),
+            ..ManifestView::default()
         };
         let coarseness = Coarseness {
             resolution,

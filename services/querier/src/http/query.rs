@@ -172,7 +172,7 @@ impl QuerierApi {
 
     fn asked(&self, headers: &HeaderMap, params: &Params, when: When) -> Result<Asked, ApiError> {
         let tenant = super::tenant_of(headers)?;
-        let limits = Arc::clone(self.overrides.of(&tenant));
+        let limits = self.overrides.of(&tenant);
         if let When::Range { start, end, step } = when {
             let points = (i128::from(end) - i128::from(start)) / i128::from(step);
             if points > i128::from(limits.max_query_points) {

@@ -205,7 +205,7 @@ impl QuerierApi {
         };
         Ok(Asked {
             selections: selectors.into_iter().map(selection).collect(),
-            limits: Arc::clone(self.overrides.of(&tenant)),
+            limits: self.overrides.of(&tenant),
             limit,
         })
     }

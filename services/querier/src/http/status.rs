@@ -145,9 +145,9 @@ impl QuerierApi {
     async fn parsed(&self, headers: &HeaderMap, params: &Params) -> Result<Result<Query, String>, ApiError> {
         let limits = self.overrides.of(&super::tenant_of(headers)?);
         let text = params.one("query")?.unwrap_or("");
-        super::check_length(text, limits)?;
+        super::check_length(text, &limits)?;
         let text = text.to_owned();
-        let options = super::language_of(limits);
+        let options = super::language_of(&limits);
         let ctx = CancelContext::new(|| false);
         let _cancel = CancelOnDrop(ctx.clone());
         let parse = move || Query::parse_within(&text, &options, &ctx);

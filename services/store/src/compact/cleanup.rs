@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
-use koios_bucket::{Manifest, TenantManifests, Writer};
+use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
-use super::downsample_plan::{Expired, expired};
+use super::downsample_plan::expired;
 use super::error::CompactError;
+use super::retention::audit_blocks;
 use super::settings::millis;
 
 /// Versions of a manifest whose content is kept, for reads that pinned them.
@@ -43,7 +44,14 @@ impl SeenDead {
     }
 }
 
-/// Takes blocks off the list that are older than what is kept. Gives how many. Blocks in `bad` wait for nothing.
+/// What went because of its age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retired {
+    pub(crate) blocks: usize,
+    pub(crate) samples: u64,
+}
+
+/// Takes blocks off the list that are older than what is kept. Blocks in `bad` wait for nothing.
 pub(crate) async fn retire(
     manifests: &TenantManifests,
     manifest: &Manifest,
@@ -51,23 +59,37 @@ pub(crate) async fn retire(
     settings: &CompactionSettings,
     bad: &BTreeSet<BlockId>,
     writer: &Writer,
-) -> Result<usize, CompactError> {
+) -> Result<Retired, CompactError> {
     let found = expired(manifest, now_ms, settings, bad);
-    if found == Expired::default() {
-        return Ok(0);
+    if found.blocks.is_empty() && found.standing_in.is_empty() {
+        return Ok(Retired::default());
     }
+    let mut gone: Vec<ManifestBlock> = Vec::new();
     let remove = |m: &mut Manifest| {
         // As it is when this is committed: blocks may have come meanwhile.
         let found = expired(m, now_ms, settings, bad);
         m.stand_in(&found.standing_in);
+        for block in &found.by_rules {
+            m.note_merged(&[*block], &[]);
+        }
+        gone = m
+            .blocks
+            .iter()
+            .filter(|b| found.blocks.contains(&b.block))
+            .cloned()
+            .collect();
         for block in &found.blocks {
             m.remove_block(*block);
         }
         Ok(())
     };
     manifests.commit(&manifest.tenant, writer, remove).await?;
-    tracing::info!(tenant = %manifest.tenant, blocks = found.blocks.len(), "blocks older than the retention are deleted");
-    Ok(found.blocks.len())
+    let all: Vec<&ManifestBlock> = gone.iter().collect();
+    audit_blocks(&manifest.tenant, &all);
+    Ok(Retired {
+        blocks: gone.len(),
+        samples: gone.iter().map(|b| b.samples).sum(),
+    })
 }
 
 /// Deletes the bytes of blocks that have been dead for the grace. Gives how many.

@@ -215,6 +215,7 @@ mod tests {
             windows: Vec::new(),
             sources: Vec::new(),
             clean_up_to,
+            lacks: Vec::new(),
             parts: Vec::new(),
         }
     }

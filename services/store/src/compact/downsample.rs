@@ -9,12 +9,13 @@ use koios_block::{
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_chunk::Chunk;
 use koios_model::summary::{Downsampled, downsample};
-use koios_model::{Matchers, Summary, TimeRange};
+use koios_model::{Expiry, Matchers, Summary, TimeRange};
 
 use super::deletions;
 use super::downsample_plan::DownsampleJob;
 use super::error::CompactError;
 use super::job::{Merger, next_batch};
+use super::retention::Aged;
 
 /// Series whose summaries are written again together.
 const SERIES_AT_ONCE: usize = 256;
@@ -41,15 +42,16 @@ struct Out {
 }
 
 impl Merger {
-    /// Downsamples a window and lists the new blocks beside those with its samples.
+    /// Downsamples a window, without what is `aged`, and lists the new blocks beside those with its samples.
     pub(crate) async fn downsample(
         &self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<Summarised, CompactError> {
         let mut uploaded = Vec::new();
-        let done = Box::pin(self.summarise(manifest, job, writer, &mut uploaded)).await;
+        let done = Box::pin(self.summarise(manifest, job, aged, writer, &mut uploaded)).await;
         match &done {
             Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
             Err(_) if uploaded.is_empty() => {}
@@ -62,11 +64,15 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Summarised, CompactError> {
         let clean_up_to = deletions::clean_up_to(manifest, &job.inputs).ok_or(CompactError::Masked)?;
-        let inputs = self.open(manifest, &job.inputs).await?;
+        let mut inputs = self.open(manifest, &job.inputs).await?;
+        for input in &mut inputs {
+            input.expiry = aged.expiry.clone();
+        }
         let mut merge = BlockMerge::new(inputs);
         let of = |&resolution_ms: &i64| Out {
             resolution_ms,
@@ -109,7 +115,10 @@ impl Merger {
         }
         let entries: Vec<_> = uploaded
             .iter()
-            .map(|meta| ManifestBlock::new(meta, BTreeMap::new()))
+            .map(|meta| ManifestBlock {
+                lacks: aged.lacks.clone(),
+                ..ManifestBlock::new(meta, BTreeMap::new())
+            })
             .collect();
         self.list_summaries(manifest, job, writer, &entries).await?;
         Ok(Summarised {
@@ -173,34 +182,43 @@ impl Merger {
 }
 
 impl Merger {
-    /// Writes a block of summaries again without what is deleted, where the samples that they speak for are gone: there is nothing
-    /// to summarise anew. A summary that speaks for a deleted sample goes as a whole.
+    /// Writes a block of summaries again without what is deleted, where the samples that they speak for are gone and there is nothing
+    /// to summarise anew, or without series that are `aged`. A summary that speaks for a deleted sample goes as a whole. How many samples
+    /// what is left speaks for; `None` when nothing is left.
     pub(crate) async fn clean_summaries(
         &self,
         manifest: &Manifest,
         block: &ManifestBlock,
+        aged: &Aged,
         writer: &Writer,
-    ) -> Result<(), CompactError> {
-        let mut uploaded = None;
-        let done = Box::pin(self.rewrite_summaries(manifest, block, writer, &mut uploaded)).await;
-        match (&done, uploaded) {
-            (Ok(()) | Err(CompactError::Bucket(BucketError::Unknown { .. })), _) | (_, None) => {}
-            (Err(_), Some(meta)) => self.bury(&manifest.tenant, writer, &[meta]).await,
+    ) -> Result<Option<u64>, CompactError> {
+        let written = Box::pin(self.write_summaries(manifest, block, aged, writer)).await?;
+        let listed = self
+            .list_cleaned(manifest, block, written.as_ref(), aged, writer)
+            .await;
+        match (listed, written) {
+            (Err(e @ CompactError::Bucket(BucketError::Unknown { .. })), _) => Err(e),
+            (Err(e), Some(meta)) => {
+                self.bury(&manifest.tenant, writer, &[meta]).await;
+                Err(e)
+            }
+            (Err(e), None) => Err(e),
+            (Ok(()), written) => Ok(written.map(|meta| meta.samples)),
         }
-        done
     }
 
-    async fn rewrite_summaries(
+    /// Writes and uploads a block of summaries without what is deleted or aged.
+    pub(super) async fn write_summaries(
         &self,
         manifest: &Manifest,
         block: &ManifestBlock,
+        aged: &Aged,
         writer: &Writer,
-        uploaded: &mut Option<BlockMeta>,
-    ) -> Result<(), CompactError> {
+    ) -> Result<Option<BlockMeta>, CompactError> {
         let listed = std::slice::from_ref(block);
         let clean_up_to = deletions::clean_up_to(manifest, listed).ok_or(CompactError::Masked)?;
         let Some(input) = self.open(manifest, listed).await?.pop() else {
-            return Ok(());
+            return Ok(None);
         };
         let (reader, deletions) = (input.block, Arc::new(input.deletions));
         let mut out = BlockWriter::new(BlockOptions {
@@ -217,12 +235,12 @@ impl Merger {
         while let Some(series) = cursor.next(SERIES_AT_ONCE).await? {
             let summaries = reader.read_summaries(&series).await?;
             let histograms = reader.read_histograms(&series).await?;
-            let deletions = Arc::clone(&deletions);
+            let (deletions, expiry) = (Arc::clone(&deletions), aged.expiry.clone());
             let name = block.block;
             let push = move || {
                 let chunks = summaries.into_iter().zip(histograms);
                 for (series, (summaries, histograms)) in series.iter().zip(chunks) {
-                    let left = left_of(series, &summaries, &histograms, &deletions);
+                    let left = left_of(series, &summaries, &histograms, (&deletions, &expiry));
                     let left = left.map_err(|source| koios_block::Error::Samples {
                         block: name,
                         part: SUMMARIES.to_owned(),
@@ -235,34 +253,46 @@ impl Merger {
             };
             out = Box::pin(self.cpu.run(push)).await??;
         }
-        *uploaded = Box::pin(self.finish(&manifest.tenant, out)).await?;
-        let entry = uploaded.as_ref().map(|meta| ManifestBlock {
-            // As the one before, it stands in for samples that are gone.
-            sources: Vec::new(),
-            ..ManifestBlock::new(meta, BTreeMap::new())
-        });
+        Box::pin(self.finish(&manifest.tenant, out)).await
+    }
+
+    /// Lists what is left of a block of summaries in its place, unless that went meanwhile.
+    async fn list_cleaned(
+        &self,
+        manifest: &Manifest,
+        block: &ManifestBlock,
+        written: Option<&BlockMeta>,
+        aged: &Aged,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
         let list = |m: &mut Manifest| {
-            if m.block(block.block).is_none() {
+            // Of samples that are gone it stands in for them, as the one before; else it speaks for what that speaks for by now.
+            let Some(sources) = m.block(block.block).map(|b| b.sources.clone()) else {
                 let reason = format!("block {} was replaced while it was written again", block.block);
                 return Err(BucketError::Refused {
                     tenant: m.tenant.clone(),
                     reason,
                 });
-            }
+            };
             m.remove_block(block.block);
-            entry.iter().try_for_each(|entry| m.add_block(entry.clone()))
+            let entry = written.map(|meta| ManifestBlock {
+                sources,
+                lacks: aged.lacks.clone(),
+                ..ManifestBlock::new(meta, BTreeMap::new())
+            });
+            entry.into_iter().try_for_each(|entry| m.add_block(entry))
         };
         self.manifests.commit(&manifest.tenant, writer, list).await?;
         Ok(())
     }
 }
 
-/// What deletions leave of a series' summaries, and of the histograms beside them.
+/// What deletions and age leave of a series' summaries, and of the histograms beside them.
 fn left_of(
     series: &BlockSeries,
     summaries: &[Chunk],
     histograms: &[Chunk],
-    deletions: &[Deletion],
+    (deletions, expiry): (&[Deletion], &Expiry),
 ) -> Result<Downsampled, koios_chunk::Error> {
     let (mut all, mut beside) = (Vec::new(), Vec::new());
     for chunk in summaries {
@@ -274,7 +304,8 @@ fn left_of(
     let of_series = deletions
         .iter()
         .filter(|d| d.matchers.matches(series.labels.as_ref()));
-    let mut gone: Vec<TimeRange> = of_series.map(|d| d.range).collect();
+    let old = expiry.gone(series.labels.as_ref());
+    let mut gone: Vec<TimeRange> = of_series.map(|d| d.range).chain(old).collect();
     let (summaries, dropped): (Vec<_>, Vec<_>) = all
         .into_iter()
         .partition(|s| gone.iter().all(|r| !r.overlaps(&s.range())));

@@ -12,6 +12,7 @@ use koios_model::{TimeRange, window_start};
 
 use super::CompactionSettings;
 use super::deletions;
+use super::retention::Horizon;
 use super::settings::Downsampling;
 
 /// What came late is summarised together with the rest of its window when the rest is at most so many times as large…
@@ -165,14 +166,9 @@ fn is_due(
     let (late, all) = (bytes(&missing), bytes(&window.raw));
     let is_worth_it =
         late.saturating_mul(REWRITE_MAX) >= all.saturating_sub(late) || missing.len() >= PIECES_MAX;
-    let is_last_time = missing.iter().any(|b| is_old(b, now_ms, settings));
+    let horizon = Horizon::of(manifest, now_ms, settings);
+    let is_last_time = missing.iter().any(|b| horizon.is_rest_old(b));
     !missing.is_empty() && (is_worth_it || is_last_time)
-}
-
-/// Whether all samples of a block are older than samples are kept.
-fn is_old(block: &ManifestBlock, now_ms: i64, settings: &CompactionSettings) -> bool {
-    let kept = settings.retention_ms();
-    kept.is_some_and(|kept| block.range.max < now_ms.saturating_sub(kept))
 }
 
 /// What is older than what is kept.
@@ -182,6 +178,41 @@ pub(crate) struct Expired {
     pub(crate) blocks: Vec<BlockId>,
     /// Downsampled blocks that stand for samples of those from now on.
     pub(crate) standing_in: Vec<BlockId>,
+    /// Those of them with samples that rules alone let go: what summarises others with them still does.
+    pub(crate) by_rules: Vec<BlockId>,
+    /// Windows of which the samples of some series go and those of others stay.
+    pub(crate) splits: Vec<SplitJob>,
+    /// Blocks whose samples that no rule speaks of are old, and wait for summaries to take their place.
+    pub(crate) waiting: BTreeSet<BlockId>,
+}
+
+/// A window of which summaries take the place of samples, but for those of series that a rule keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SplitJob {
+    /// The window.
+    pub(crate) window: TimeRange,
+    /// Its blocks with samples, ascending by name.
+    pub(crate) raw: Vec<ManifestBlock>,
+    /// The blocks of summaries that speak for them.
+    pub(crate) summaries: Vec<ManifestBlock>,
+    /// Summaries that do not speak for all of them, and go.
+    pub(crate) outdated: Vec<BlockId>,
+}
+
+impl SplitJob {
+    /// Whether it reads all samples that its summaries speak for, as far as a manifest lists them: of others there would be both.
+    pub(crate) fn has_all_that_is_summarised(&self, manifest: &Manifest) -> bool {
+        let is_read = |id: &BlockId| self.raw.iter().any(|b| b.block == *id);
+        let is_gone = |id: &BlockId| manifest.block(*id).is_none();
+        let summaries = self.summaries.iter().filter_map(|b| manifest.block(b.block));
+        let mut sources = summaries.flat_map(|b| &b.sources);
+        sources.all(|id| is_read(id) || is_gone(id))
+    }
+
+    /// All blocks that it reads.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &ManifestBlock> {
+        self.raw.iter().chain(&self.summaries)
+    }
 }
 
 /// What is older than what is kept. Where summaries are to outlive samples, the samples of a window go together and once
@@ -192,8 +223,8 @@ pub(crate) fn expired(
     settings: &CompactionSettings,
     bad: &BTreeSet<BlockId>,
 ) -> Expired {
+    let horizon = Horizon::of(manifest, now_ms, settings);
     let mut found = Expired::default();
-    let mut waiting = BTreeSet::new();
     for (start, window) in windows(manifest, settings, bad) {
         let left_alone = window.downsampled.iter().filter(|b| {
             let gone = |id: &BlockId| manifest.block(*id).is_none();
@@ -202,37 +233,89 @@ pub(crate) fn expired(
         if window.raw.is_empty() {
             found.standing_in.extend(left_alone.map(|b| b.block));
         }
-        if !window.raw.iter().any(|b| is_old(b, now_ms, settings)) {
-            continue;
-        }
         let range = settings.widest_window(start);
-        let wanted = settings.downsampling.iter().filter(|d| {
-            d.outlives(settings) && !settings.is_past_its_retention(d.resolution_ms, range, now_ms)
-        });
+        window.expire(manifest, range, &horizon, settings, &mut found);
+    }
+    let is_expired = |b: &&ManifestBlock| horizon.is_expired(b) && !found.waiting.contains(&b.block);
+    let expired: Vec<&ManifestBlock> = manifest.blocks.iter().filter(is_expired).collect();
+    found.blocks.extend(expired.iter().map(|b| b.block));
+    let by_rules = |b: &&&ManifestBlock| b.resolution_ms == 0 && !horizon.is_rest_old(b);
+    let by_rules = expired.iter().filter(by_rules).map(|b| b.block);
+    found.by_rules.extend(by_rules);
+    found
+}
+
+impl Window<'_> {
+    /// What of the window goes, or waits.
+    fn expire(
+        &self,
+        manifest: &Manifest,
+        range: TimeRange,
+        horizon: &Horizon,
+        settings: &CompactionSettings,
+        found: &mut Expired,
+    ) {
+        let has_rest = |b: &&ManifestBlock| horizon.left_in(b).any(|class| class == horizon.rest());
+        let of_rest: Vec<_> = self.raw.iter().copied().filter(has_rest).collect();
+        if !of_rest.iter().any(|b| horizon.is_rest_old(b)) {
+            return;
+        }
+        let is_wanted =
+            |d: &&Downsampling| d.outlives(settings) && !horizon.are_summaries_past(d.resolution_ms, range);
+        let wanted = settings.downsampling.iter().filter(is_wanted);
         let wanted: Vec<i64> = wanted.map(|d| d.resolution_ms).collect();
-        let is_summarised =
-            |&r: &i64| window.missing(r).is_empty() && window.outdated(manifest, r).is_empty();
-        let all_old = window.raw.iter().all(|b| is_old(b, now_ms, settings));
+        // Of series that a rule keeps the samples stay: these need no summaries.
+        let is_summarised = |&r: &i64| {
+            let missing = self.missing(r);
+            of_rest.iter().all(|b| !missing.contains(b)) && self.outdated(manifest, r).is_empty()
+        };
+        let all_old = of_rest.iter().all(|b| horizon.is_rest_old(b));
         let may_go = wanted.is_empty() || all_old && wanted.iter().all(is_summarised);
         if !may_go {
-            waiting.extend(window.raw.iter().map(|b| b.block));
-        } else if all_old {
-            for block in window.downsampled.iter().filter(|b| !b.sources.is_empty()) {
-                // Summaries of a part of the samples would pass for all of them.
-                match is_summarised(&block.resolution_ms) {
-                    true => found.standing_in.push(block.block),
-                    false => found.blocks.push(block.block),
-                }
+            found.waiting.extend(of_rest.iter().map(|b| b.block));
+            return;
+        }
+        if !all_old {
+            return;
+        }
+        let beside = self.downsampled.iter().filter(|b| !b.sources.is_empty());
+        // Summaries of a part of the samples would pass for all of them.
+        let (speaking, outdated): (Vec<_>, Vec<_>) =
+            beside.copied().partition(|b| is_summarised(&b.resolution_ms));
+        let is_all_gone = self.raw.iter().all(|b| horizon.is_expired(b));
+        // Samples that stay, of a damaged block, would be there beside the summaries that stand in for them.
+        let is_left = |id: &&BlockId| {
+            let unread = manifest
+                .block(**id)
+                .filter(|b| self.raw.iter().all(|r| r.block != b.block));
+            unread.is_some_and(|b| !(is_all_gone && horizon.is_expired(b)))
+        };
+        let sources = speaking.iter().flat_map(|b| &b.sources);
+        let left: Vec<BlockId> = sources.filter(is_left).copied().collect();
+        if !left.is_empty() {
+            found.waiting.extend(left);
+            found.waiting.extend(self.raw.iter().map(|b| b.block));
+            return;
+        }
+        if is_all_gone {
+            found.standing_in.extend(speaking.iter().map(|b| b.block));
+            found.blocks.extend(outdated.iter().map(|b| b.block));
+        } else if !speaking.is_empty() {
+            found.waiting.extend(self.raw.iter().map(|b| b.block));
+            let mut raw: Vec<_> = self.raw.iter().map(|b| (*b).clone()).collect();
+            raw.sort_unstable_by_key(|b| b.block);
+            // A deletion that may be taken back masks some of them: later.
+            let clean = |blocks: &[ManifestBlock]| deletions::clean_up_to(manifest, blocks).is_some();
+            if clean(&raw) && speaking.iter().all(|b| clean(std::slice::from_ref(*b))) {
+                found.splits.push(SplitJob {
+                    window: range,
+                    raw,
+                    summaries: speaking.into_iter().cloned().collect(),
+                    outdated: outdated.iter().map(|b| b.block).collect(),
+                });
             }
         }
     }
-    let raw = manifest.blocks.iter().filter(|b| b.resolution_ms == 0);
-    let old = raw.filter(|b| is_old(b, now_ms, settings) && !waiting.contains(&b.block));
-    found.blocks.extend(old.map(|b| b.block));
-    let downsampled = manifest.blocks.iter().filter(|b| b.resolution_ms != 0);
-    let old = downsampled.filter(|b| settings.is_past_its_retention(b.resolution_ms, b.window, now_ms));
-    found.blocks.extend(old.map(|b| b.block));
-    found
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use koios_block::{PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS};
-use koios_bucket::{Nonce, Tombstone, TombstoneState};
+use koios_bucket::{Nonce, RetentionRecord, Tombstone, TombstoneState};
 use koios_model::{Matchers, PartitionId, TenantId};
 
 use super::*;
+use crate::compact::retention::configured;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -34,6 +35,7 @@ fn block(n: u128, hours: std::ops::Range<i64>, kib: u64) -> ManifestBlock {
         windows: Vec::new(),
         sources: Vec::new(),
         clean_up_to: 0,
+        lacks: Vec::new(),
         parts: vec![PartSummary {
             name: "samples.parquet".to_owned(),
             bytes: kib << 10,
@@ -66,7 +68,8 @@ fn settings() -> CompactionSettings {
 /// The inputs, resolutions in minutes, and the blocks replaced of what is due.
 fn due(manifest: &Manifest, now_ms: i64) -> Vec<(Vec<u128>, Vec<i64>, Vec<u128>)> {
     let none = BTreeSet::new();
-    let jobs = due_downsamplings(manifest, now_ms, &settings(), &none, &none);
+    let (manifest, settings) = noted(manifest, &settings());
+    let jobs = due_downsamplings(&manifest, now_ms, &settings, &none, &none);
     let number = |wanted: &BlockId| (0..1000).find(|n| id(*n) == *wanted).unwrap();
     jobs.iter()
         .map(|j| {
@@ -179,8 +182,17 @@ fn i11_summaries_of_a_damaged_block_stay() {
     assert!(due_downsamplings(&m, 3 * DAY, &settings(), &none, &BTreeSet::from([id(2)])).is_empty());
 }
 
+/// A manifest that notes since ever what settings say, and settings that obey it.
+fn noted(m: &Manifest, settings: &CompactionSettings) -> (Manifest, CompactionSettings) {
+    let policy = configured(&m.tenant, settings, &koios_tenancy::Overrides::default());
+    let mut m = m.clone();
+    m.retention = Some(RetentionRecord::new(policy.clone(), None, i64::MIN, i64::MAX));
+    (m, settings.clone().obeying(policy))
+}
+
 fn gone(m: &Manifest, now_ms: i64, settings: &CompactionSettings) -> (Vec<BlockId>, Vec<BlockId>) {
-    let found = expired(m, now_ms, settings, &BTreeSet::new());
+    let (m, settings) = noted(m, settings);
+    let found = expired(&m, now_ms, &settings, &BTreeSet::new());
     (found.blocks, found.standing_in)
 }
 

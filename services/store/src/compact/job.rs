@@ -7,13 +7,14 @@ use koios_block::{
     ExemplarMerge, Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
 };
 use koios_bucket::{Blocks, Error as BucketError, Manifest, ManifestBlock, TenantManifests, Writer};
-use koios_model::{Labels, TenantId};
+use koios_model::{Expiry, Labels, TenantId};
 use koios_runtime::{ClockHandle, Cpu, RngHandle};
 
 use super::CompactionSettings;
 use super::deletions;
 use super::error::CompactError;
 use super::plan::MergeJob;
+use super::retention::Aged;
 
 /// What blocks cover is remembered so long after their window, for members that were away.
 const COVERAGE_KEPT_MS: i64 = 2 * 24 * 3_600_000;
@@ -44,15 +45,16 @@ pub(crate) struct Merged {
 }
 
 impl Merger {
-    /// Merges a job's blocks into new ones, and lists these in their place.
+    /// Merges a job's blocks into new ones, without what is `aged`, and lists these in their place.
     pub(crate) async fn run(
         &self,
         manifest: &Manifest,
         job: &MergeJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<Merged, CompactError> {
         let mut uploaded = Vec::new();
-        let done = Box::pin(self.merge(manifest, job, writer, &mut uploaded)).await;
+        let done = Box::pin(self.merge(manifest, job, aged, writer, &mut uploaded)).await;
         match &done {
             // Whether they are listed is not known: if not, their age tells.
             Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
@@ -66,10 +68,33 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &MergeJob,
+        aged: &Aged,
         writer: &Writer,
         uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Merged, CompactError> {
-        let inputs = self.open(manifest, &job.inputs).await?;
+        let written = self.write_merged(manifest, job, aged, writer, uploaded);
+        let (stats, entries) = Box::pin(written).await?;
+        self.commit(&manifest.tenant, job, writer, &entries).await?;
+        Ok(Merged {
+            stats,
+            blocks: entries.len(),
+            bytes: entries.iter().map(ManifestBlock::bytes).sum(),
+        })
+    }
+
+    /// Merges a job's blocks into new ones, and gives what a manifest is to say of these.
+    pub(super) async fn write_merged(
+        &self,
+        manifest: &Manifest,
+        job: &MergeJob,
+        aged: &Aged,
+        writer: &Writer,
+        uploaded: &mut Vec<BlockMeta>,
+    ) -> Result<(MergeStats, Vec<ManifestBlock>), CompactError> {
+        let mut inputs = self.open(manifest, &job.inputs).await?;
+        for input in &mut inputs {
+            input.expiry = aged.expiry.clone();
+        }
         let clean_up_to = deletions::clean_up_to(manifest, &job.inputs);
         let options = BlockOptions {
             clean_up_to: clean_up_to.ok_or(CompactError::Masked)?,
@@ -115,14 +140,12 @@ impl Merger {
         let inputs: Vec<_> = job.inputs.iter().map(|b| manifest.as_masked(b)).collect();
         let entries: Vec<_> = uploaded
             .iter()
-            .map(|meta| ManifestBlock::merged(meta, &inputs))
+            .map(|meta| ManifestBlock {
+                lacks: aged.lacks.clone(),
+                ..ManifestBlock::merged(meta, &inputs)
+            })
             .collect();
-        self.commit(&manifest.tenant, job, writer, &entries).await?;
-        Ok(Merged {
-            stats,
-            blocks: entries.len(),
-            bytes: entries.iter().map(ManifestBlock::bytes).sum(),
-        })
+        Ok((stats, entries))
     }
 
     /// Opens blocks, with what of them is deleted.
@@ -143,6 +166,7 @@ impl Merger {
             opened_inputs.push(MergeInput {
                 block,
                 deletions: deletions::applied(manifest, listed)?,
+                expiry: Expiry::default(),
             });
         }
         Ok(opened_inputs)

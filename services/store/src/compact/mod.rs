@@ -3,7 +3,7 @@
 //! **Data flow.** A [`Compactor`] visits the tenants that it is on duty for. *Plan* (pure) reads the manifest and says which
 //! blocks to merge; *job* streams them through the merge into new blocks, verifies and uploads these, and lists them in place of
 //! the old ones in one commit; *downsample* lists blocks of summaries beside those of old windows; *cleanup* takes blocks past the retention off the list, deletes bytes of dead blocks after a grace, and
-//! buries uploads that were never listed.
+//! buries uploads that were never listed; *retention* says what is past it, and takes series out of blocks that others stay in.
 //!
 //! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
 //! gone does nothing, so that two processes at once waste work and nothing else; duty is only there to avoid that (I14). A merge
@@ -20,6 +20,7 @@ mod error;
 mod job;
 mod metrics;
 mod plan;
+mod retention;
 mod settings;
 
 #[cfg(test)]
@@ -32,10 +33,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
+use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, TenantManifests, Writer};
 use koios_model::{TenantId, TimeRange};
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
+use koios_tenancy::Overrides;
 
 use cleanup::SeenDead;
 pub use deletions::DeletionWitness;
@@ -44,6 +46,7 @@ use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
 use plan::{MergeJob, due_merges};
+use retention::{Aged, RetentionMetrics, TrustedClock, configured, due_expiries};
 pub use settings::{CompactionSettings, Downsampling};
 
 /// Merges of one tenant before others have their turn.
@@ -80,6 +83,8 @@ pub struct CompactionDeps {
     pub duty: Arc<dyn CompactionDuty>,
     /// Tells when deletions are complete.
     pub witness: Arc<dyn DeletionWitness>,
+    /// What tenants have of their own: retentions, rules, and when they are downsampled.
+    pub overrides: Overrides,
     /// Where metrics go.
     pub metrics: Metrics,
 }
@@ -91,6 +96,8 @@ pub struct Compactor {
     settings: CompactionSettings,
     merger: Merger,
     metrics: CompactionMetrics,
+    retention: RetentionMetrics,
+    trusted: TrustedClock,
     tenants: BTreeMap<TenantId, TenantStanding>,
     /// When the bucket was last asked for its tenants.
     listed_at: Option<Duration>,
@@ -107,6 +114,8 @@ struct TenantStanding {
     history_dropped_below: u64,
     orphans_looked_at: Option<Duration>,
     deletions_looked_at: Option<Duration>,
+    /// Its retention is held against the settings.
+    is_held: bool,
     /// When it was last looked whether another process does what is due.
     watched_at: Option<Duration>,
 }
@@ -143,8 +152,11 @@ impl Compactor {
             rng: runtime.rng.fork(),
             cpu,
         };
+        let (clock, bucket) = (Arc::clone(&runtime.clock), deps.manifests.bucket().clone());
         Self {
             metrics: CompactionMetrics::new(&deps.metrics),
+            retention: RetentionMetrics::new(&deps.metrics),
+            trusted: TrustedClock::new(clock, bucket, deps.member.clone()),
             merger,
             settings,
             deps,
@@ -206,6 +218,7 @@ impl Compactor {
         for tenant in gone {
             self.tenants.remove(&tenant);
             self.metrics.forget(&tenant);
+            self.retention.forget(&tenant);
         }
         for tenant in listed {
             self.tenants.entry(tenant).or_default();
@@ -219,6 +232,7 @@ impl Compactor {
         let mut duty = self.deps.duty.epoch(tenant, false).await;
         if duty.is_none() {
             self.metrics.forget(tenant);
+            self.retention.forget(tenant);
             let known = self.tenants.entry(tenant.clone()).or_default();
             if known
                 .watched_at
@@ -228,8 +242,9 @@ impl Compactor {
             }
             known.watched_at = Some(now);
         }
+        let told = configured(tenant, &self.settings, &self.deps.overrides);
         let manifest = self.deps.manifests.probe(tenant).await?;
-        let (jobs, standing) = self.stand(&manifest);
+        let (jobs, standing) = self.stand(&manifest, &told);
         if duty.is_none() && self.is_overdue(&jobs, &standing) {
             duty = self.deps.duty.epoch(tenant, true).await;
         }
@@ -242,13 +257,14 @@ impl Compactor {
             self.deps.manifests.bucket().claim(tenant, &writer).await?;
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
-        self.clean_up(tenant, &writer).await?;
-        let merges = self.merge_due(tenant, &writer).await?;
-        // One a visit, so that a backlog of them keeps no merge waiting.
-        let downsamplings = self.downsample_due(tenant, &writer).await?;
+        self.clean_up(tenant, &told, &writer).await?;
+        let merges = self.merge_due(tenant, &told, &writer).await?;
+        // One a visit, so that a backlog of them keeps no merge waiting. What goes is not summarised first.
+        let expiries = self.expire_due(tenant, &told, &writer).await?;
+        let downsamplings = self.downsample_due(tenant, &told, &writer).await?;
         let cleanings = self.clean_summaries(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
-        Ok(merges || downsamplings || cleanings)
+        Ok(merges || downsamplings || cleanings || expiries)
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -258,15 +274,16 @@ impl Compactor {
     }
 
     /// What is due, and how the tenant stands.
-    fn stand(&mut self, manifest: &Manifest) -> (Vec<MergeJob>, Standing) {
+    fn stand(&mut self, manifest: &Manifest, told: &RetentionPolicy) -> (Vec<MergeJob>, Standing) {
         let clock = &self.deps.runtime.clock;
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
+        let settings = self.settings_of(manifest, told);
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         let bad = known.bad(now);
-        let mut jobs = due_merges(manifest, now_ms, &self.settings, &bad);
+        let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
         jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
         let merging = blocks_of(&jobs);
-        let summaries = due_downsamplings(manifest, now_ms, &self.settings, &bad, &merging);
+        let summaries = due_downsamplings(manifest, now_ms, &settings, &bad, &merging);
         let standing = Standing {
             blocks: manifest.blocks.len(),
             due: jobs.len(),
@@ -277,21 +294,32 @@ impl Compactor {
         (jobs, standing)
     }
 
-    async fn merge_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+    async fn merge_due(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<bool, CompactError> {
         for _ in 0..MERGES_PER_VISIT {
             let manifest = self.deps.manifests.probe(tenant).await?;
-            let (jobs, standing) = self.stand(&manifest);
+            let (jobs, standing) = self.stand(&manifest, told);
             self.metrics.stands(tenant, &standing);
             let Some(job) = jobs.first() else {
                 return Ok(false);
             };
-            self.merge_one(&manifest, job, writer).await?;
+            let aged = Aged::of(&manifest, &job.inputs, &self.settings_of(&manifest, told))?;
+            self.merge_one(&manifest, job, &aged, writer).await?;
         }
         Ok(true)
     }
 
     /// Downsamples the window that is due first; whether there are more.
-    async fn downsample_due(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
+    async fn downsample_due(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<bool, CompactError> {
         let manifest = self.deps.manifests.probe(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
         let bad = self
@@ -299,13 +327,17 @@ impl Compactor {
             .entry(tenant.clone())
             .or_default()
             .bad(clock.elapsed());
-        let now_ms = clock.now_ms();
-        let merging = blocks_of(&due_merges(&manifest, now_ms, &self.settings, &bad));
-        let jobs = due_downsamplings(&manifest, now_ms, &self.settings, &bad, &merging);
+        let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest, told));
+        let mut elsewhere = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
+        // What series past their retention go from first may be empty then.
+        let expiring = due_expiries(&manifest, now_ms, &settings, &bad, &elsewhere);
+        elsewhere.extend(expiring.iter().map(|job| job.block.block));
+        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
         let Some(job) = jobs.first() else {
             return Ok(false);
         };
-        self.downsample_one(&manifest, job, writer).await?;
+        let aged = Aged::of(&manifest, &job.inputs, &settings)?;
+        self.downsample_one(&manifest, job, &aged, writer).await?;
         Ok(jobs.len() > 1)
     }
 
@@ -313,13 +345,14 @@ impl Compactor {
         &mut self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let (tenant, started) = (&manifest.tenant, clock.elapsed());
         let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, resolutions_ms = ?job.resolutions, "downsampling");
-        match self.merger.downsample(manifest, job, writer).await {
+        match self.merger.downsample(manifest, job, aged, writer).await {
             Ok(done) => {
                 let took = clock.elapsed().saturating_sub(started);
                 self.metrics.downsampled(&done, took);
@@ -344,8 +377,9 @@ impl Compactor {
         let Some(block) = deletions::summaries_to_clean(&manifest, &bad) else {
             return Ok(false);
         };
-        match self.merger.clean_summaries(&manifest, block, writer).await {
-            Ok(()) => {
+        let aged = Aged::nothing(&manifest, std::slice::from_ref(block));
+        match self.merger.clean_summaries(&manifest, block, &aged, writer).await {
+            Ok(_) => {
                 tracing::info!(%tenant, block = %block.block, "summaries are written again without what is deleted")
             }
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
@@ -365,13 +399,14 @@ impl Compactor {
         &mut self,
         manifest: &Manifest,
         job: &MergeJob,
+        aged: &Aged,
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
         let (tenant, started) = (&manifest.tenant, clock.elapsed());
         let (blocks, bytes, samples) = (job.inputs.len(), job.bytes(), job.samples());
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
-        let merged = match self.merger.run(manifest, job, writer).await {
+        let merged = match self.merger.run(manifest, job, aged, writer).await {
             Ok(merged) => merged,
             Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
             Err(error) => {
@@ -427,27 +462,45 @@ impl Compactor {
         }
     }
 
-    async fn clean_up(&mut self, tenant: &TenantId, writer: &Writer) -> Result<(), CompactError> {
-        let (manifests, settings) = (&self.deps.manifests, &self.settings);
+    async fn clean_up(
+        &mut self,
+        tenant: &TenantId,
+        told: &RetentionPolicy,
+        writer: &Writer,
+    ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        let manifest = manifests.probe(tenant).await?;
-        deletions::finalize(manifests, &manifest, clock.now_ms(), settings, writer).await?;
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        deletions::finalize(
+            &self.deps.manifests,
+            &manifest,
+            clock.now_ms(),
+            &self.settings,
+            writer,
+        )
+        .await?;
+        let old_as_of = self.trusted.now_ms().await?;
+        self.retention.ahead.set(self.trusted.ahead_seconds());
+        let manifest = self.deps.manifests.probe(tenant).await?;
+        self.note_retention(&manifest, told, old_as_of, writer).await?;
+        let manifests = &self.deps.manifests;
         let manifest = manifests.probe(tenant).await?;
         let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
         self.metrics.retired.inc_by(emptied as u64);
+        let settings = self.settings_of(&manifest, told);
+        let known = self.tenants.entry(tenant.clone()).or_default();
         let bad = known.bad(clock.elapsed());
-        let retired = cleanup::retire(manifests, &manifest, clock.now_ms(), settings, &bad, writer).await?;
-        self.metrics.retired.inc_by(retired as u64);
+        let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
+        self.metrics.retired.inc_by(retired.blocks as u64);
+        self.retention.samples.inc_by(retired.samples);
         let looked = known.orphans_looked_at;
         if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
-            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), settings, writer).await?;
+            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), &settings, writer).await?;
             known.orphans_looked_at = Some(clock.elapsed());
         }
         let manifest = manifests.probe(tenant).await?;
         let now = clock.elapsed();
         let deleted =
-            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, settings, writer).await?;
+            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await?;
         self.metrics.deleted.inc_by(deleted as u64);
         cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
     }

@@ -30,6 +30,7 @@ fn block(n: u128, hours: std::ops::Range<i64>, kib: u64) -> ManifestBlock {
         windows: Vec::new(),
         sources: Vec::new(),
         clean_up_to: 0,
+        lacks: Vec::new(),
         parts: vec![PartSummary {
             name: "samples.parquet".to_owned(),
             bytes: kib << 10,

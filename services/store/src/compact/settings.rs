@@ -1,8 +1,10 @@
 //! How a store compacts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_block::{RESOLUTION_1H_MS, RESOLUTION_5M_MS};
+use koios_bucket::{RetentionPolicy, SummaryRetention};
 use koios_model::TimeRange;
 
 /// How old samples are downsampled to one resolution.
@@ -14,6 +16,10 @@ pub struct Downsampling {
     pub after: Duration,
     /// Summaries older than this go; zero keeps them for ever.
     pub retention: Duration,
+    /// Whether somebody said [`Self::after`], rather than nobody.
+    pub after_given: bool,
+    /// The same of [`Self::retention`].
+    pub retention_given: bool,
 }
 
 impl Downsampling {
@@ -23,6 +29,8 @@ impl Downsampling {
             resolution_ms: RESOLUTION_5M_MS,
             after,
             retention,
+            after_given: false,
+            retention_given: false,
         }
     }
 
@@ -32,6 +40,8 @@ impl Downsampling {
             resolution_ms: RESOLUTION_1H_MS,
             after,
             retention,
+            after_given: false,
+            retention_given: false,
         }
     }
 
@@ -60,8 +70,10 @@ pub struct CompactionSettings {
     pub settle: Duration,
     /// How often tenants are looked at; every fifth time the bucket is asked which there are. Default 1 min.
     pub interval: Duration,
-    /// Samples older than this go; zero keeps them for ever. Default 150 days.
+    /// Samples older than this go; zero keeps them for ever. Default 150 days. Tenants may have their own, and rules.
     pub retention: Duration,
+    /// Whether somebody said [`Self::retention`], rather than nobody.
+    pub retention_given: bool,
     /// Which summaries are made of old samples. Default 5 minutes, kept for 366 days, and an hour, kept for 5 years, both made
     /// after 40 h: one reading of the samples makes both.
     pub downsampling: Vec<Downsampling>,
@@ -77,6 +89,8 @@ pub struct CompactionSettings {
     pub block_bytes: usize,
     /// The same for series, whose labels are in memory too. Default 500,000.
     pub block_series: usize,
+    /// The policy of one tenant that these settings obey; none as a process is told. Without one nothing goes because of its age.
+    pub policy: Option<Arc<RetentionPolicy>>,
 }
 
 impl Default for CompactionSettings {
@@ -88,6 +102,7 @@ impl Default for CompactionSettings {
             settle: 45 * MINUTE,
             interval: MINUTE,
             retention: 150 * 24 * HOUR,
+            retention_given: false,
             downsampling: vec![
                 Downsampling::by_5m(40 * HOUR, 366 * 24 * HOUR),
                 Downsampling::by_1h(40 * HOUR, 5 * 365 * 24 * HOUR),
@@ -98,6 +113,7 @@ impl Default for CompactionSettings {
             overdue: 30 * MINUTE,
             block_bytes: 128 << 20,
             block_series: 500_000,
+            policy: None,
         }
     }
 }
@@ -133,24 +149,34 @@ impl CompactionSettings {
             .saturating_add(Duration::from_secs(bytes / MERGED_PER_SECOND))
     }
 
+    /// The same as a tenant's policy says.
+    pub(crate) fn obeying(mut self, policy: RetentionPolicy) -> Self {
+        let duration =
+            |ms: Option<i64>| ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.unsigned_abs()));
+        self.retention = duration(policy.samples_ms);
+        for d in &mut self.downsampling {
+            let same = |s: &&SummaryRetention| s.resolution_ms == d.resolution_ms;
+            if let Some(s) = policy.summaries.iter().find(same) {
+                (d.after, d.retention) = (duration(s.after_ms), duration(s.kept_ms));
+            }
+        }
+        self.policy = Some(Arc::new(policy));
+        self
+    }
+
     pub(crate) fn settle_ms(&self) -> i64 {
         millis(self.settle)
     }
 
-    /// Whether all summaries of a window are older than summaries of their resolution are kept.
-    pub(crate) fn is_past_its_retention(&self, resolution_ms: i64, window: TimeRange, now_ms: i64) -> bool {
-        let of = self
-            .downsampling
-            .iter()
-            .find(|d| d.resolution_ms == resolution_ms);
-        let kept = of.map(|d| d.retention).filter(|kept| !kept.is_zero());
-        kept.is_some_and(|kept| window.max < now_ms.saturating_sub(millis(kept)))
-    }
-
     /// How long samples are kept, milliseconds; `None` for ever.
     pub(crate) fn retention_ms(&self) -> Option<i64> {
-        (!self.retention.is_zero()).then(|| millis(self.retention))
+        kept_ms(self.retention)
     }
+}
+
+/// A retention in milliseconds; `None` for ever.
+pub(crate) fn kept_ms(retention: Duration) -> Option<i64> {
+    (!retention.is_zero()).then(|| millis(retention))
 }
 
 /// A duration in milliseconds.

@@ -14,27 +14,34 @@ fn world(seed: u64) -> World {
     let mut world = World::new(seed);
     world.settings.downsampling = CompactionSettings::default().downsampling;
     world.settings.retention = Duration::from_secs(40 * DAYS);
+    world.settings.undelete_window = Duration::ZERO;
     world
 }
 
 /// The live blocks of a resolution.
-fn of(manifest: &Arc<Manifest>, resolution_ms: i64) -> Vec<&ManifestBlock> {
+pub(super) fn of(manifest: &Arc<Manifest>, resolution_ms: i64) -> Vec<&ManifestBlock> {
     let alike = |b: &&ManifestBlock| b.resolution_ms == resolution_ms;
     manifest.blocks.iter().filter(alike).collect()
 }
 
 /// What the blocks of a resolution say.
-async fn summaries(world: &World, resolution_ms: i64) -> BTreeMap<Labels, Vec<Summary>> {
-    let manifests = world.manifests();
-    let manifest = manifests.probe(&world.tenant).await.unwrap();
+pub(super) async fn summaries(world: &World, resolution_ms: i64) -> BTreeMap<Labels, Vec<Summary>> {
+    let manifest = world.manifest().await;
     let blocks = of(&manifest, resolution_ms);
     assert!(!blocks.is_empty());
+    summaries_in(world, blocks.iter().map(|b| b.block.to_string()).collect()).await
+}
+
+/// What some blocks of summaries say.
+pub(super) async fn summaries_in(world: &World, blocks: Vec<String>) -> BTreeMap<Labels, Vec<Summary>> {
+    let manifests = world.manifests();
+    let manifest = manifests.probe(&world.tenant).await.unwrap();
     let settings = StoreSettings::default();
     let store = BlockStore::new(manifests, settings, Cpu::inline(), &Metrics::new());
     let request = StoreSelectRequest {
         tenant: world.tenant.clone(),
         manifest_version: manifest.version,
-        blocks: blocks.iter().map(|b| b.block.to_string()).collect(),
+        blocks,
         matchers: Matchers::default(),
         range: TimeRange::ALL,
         labels_only: false,
@@ -63,7 +70,7 @@ fn expected(world: &World, resolution_ms: i64) -> BTreeMap<Labels, Vec<Summary>>
         .collect()
 }
 
-async fn check_summaries(world: &World, what: &str) {
+pub(super) async fn check_summaries(world: &World, what: &str) {
     for resolution_ms in [RESOLUTION_5M_MS, RESOLUTION_1H_MS] {
         assert_eq!(
             summaries(world, resolution_ms).await,
