@@ -133,7 +133,7 @@ overrides:
 ";
     let got = load_with(&["--config=x"], &[("KOIOS_LIMITS_MAX_QUERY_POINTS", "7")], text).unwrap();
     let team = &got.overrides[&TenantId::new("team-a").unwrap()];
-    assert_eq!(team.retention, koios_tenancy::RetentionLimits::default());
+    assert_eq!(team.retention, RetentionLimits::default());
     assert_eq!(team.max_query_points, 7);
     let (own, all) = got.tenant_limits().retention(&TenantId::new("team-a").unwrap());
     assert_eq!(own.or(&all), got.limits.retention);
