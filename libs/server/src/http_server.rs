@@ -17,6 +17,11 @@ use tower::ServiceExt as _;
 
 use crate::refusals::WithBodies;
 
+/// Bytes that a client may send ahead on one HTTP/2 stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The same of one connection: that of many streams, for what nobody reads of one must not keep the others waiting.
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+
 /// How long a listener rests after it failed to accept, so that a lack of file descriptors does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -125,7 +130,8 @@ impl HttpServer {
             .max_concurrent_streams(self.limits.streams_max)
             .keep_alive_interval(self.limits.keep_alive)
             .keep_alive_timeout(self.limits.keep_alive)
-            .adaptive_window(true);
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         if self.http2_only {
             builder.http2_only()
         } else {

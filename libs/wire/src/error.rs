@@ -21,6 +21,10 @@ pub enum ServiceErrorCode {
     ResourceExhausted,
     /// Not reachable or not able now: retry, or use another replica.
     Unavailable,
+    /// The callee is well, but cannot reach the bucket: another replica may, a third one need not be asked.
+    BucketUnavailable,
+    /// The callee is of a version that does not know the call: use another replica.
+    Unimplemented,
     /// The deadline passed.
     DeadlineExceeded,
     /// Stored bytes are damaged: use another replica and report.
@@ -41,6 +45,8 @@ impl ServiceErrorCode {
             Self::NotCounting => "not_counting",
             Self::ResourceExhausted => "resource_exhausted",
             Self::Unavailable => "unavailable",
+            Self::BucketUnavailable => "bucket_unavailable",
+            Self::Unimplemented => "unimplemented",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Corruption => "corruption",
             Self::Internal => "internal",
@@ -57,6 +63,8 @@ impl ServiceErrorCode {
             Self::Behind,
             Self::NotCounting,
             Self::ResourceExhausted,
+            Self::BucketUnavailable,
+            Self::Unimplemented,
             Self::DeadlineExceeded,
             Self::Corruption,
             Self::Internal,

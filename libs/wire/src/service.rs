@@ -385,7 +385,7 @@ pub trait StoreService: Send + Sync + Debug + 'static {
     /// Reads series in label order.
     ///
     /// # Errors
-    /// `Unavailable` when the bucket is, `Corruption` when a block is damaged, `NotFound` when the version or a block
+    /// `BucketUnavailable` when the bucket is, `Corruption` when a block is damaged, `NotFound` when the version or a block
     /// is gone.
     async fn select(&self, request: StoreSelectRequest) -> Result<StoreStream, ServiceError>;
 

@@ -72,6 +72,8 @@ fn refused(error: &ServiceError) -> Response {
         | ServiceErrorCode::Behind
         | ServiceErrorCode::NotCounting
         | ServiceErrorCode::Unavailable
+        | ServiceErrorCode::BucketUnavailable
+        | ServiceErrorCode::Unimplemented
         | ServiceErrorCode::DeadlineExceeded => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = serde_json::json!({

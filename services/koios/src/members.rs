@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use koios_runtime::{ClockHandle, NetHandle};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings, StoreClient};
@@ -46,6 +47,11 @@ impl Members {
         }
     }
 
+    /// Longest wait for a store's answer.
+    pub(crate) fn blocks_wait(&self) -> Duration {
+        self.shared.settings.for_blocks().deadline
+    }
+
     /// Makes this process' ingester reachable by reference.
     pub(crate) fn set_ingester(&self, service: Arc<dyn IngesterService>) {
         *self.shared.local_ingester.lock() = Some(service);
@@ -64,7 +70,7 @@ impl Members {
             return Arc::clone(local);
         }
         cached(&self.shared.ingesters, addr, || {
-            Arc::new(IngesterClient::new(self.channel(addr)))
+            Arc::new(IngesterClient::new(self.channel(addr, self.shared.settings)))
         })
     }
 
@@ -76,18 +82,15 @@ impl Members {
             return Arc::clone(local);
         }
         cached(&self.shared.stores, addr, || {
-            Arc::new(StoreClient::new(self.channel(addr)))
+            Arc::new(StoreClient::new(
+                self.channel(addr, self.shared.settings.for_blocks()),
+            ))
         })
     }
 
-    fn channel(&self, addr: &str) -> PeerChannel {
+    fn channel(&self, addr: &str, settings: RpcSettings) -> PeerChannel {
         let shared = &self.shared;
-        PeerChannel::new(
-            Arc::clone(&shared.net),
-            Arc::clone(&shared.clock),
-            addr,
-            shared.settings,
-        )
+        PeerChannel::new(Arc::clone(&shared.net), Arc::clone(&shared.clock), addr, settings)
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) fn from_bucket(e: &BucketError) -> ServiceError {
         BucketError::Block(e) => return from_block(e),
         BucketError::NotFound { .. } => ServiceErrorCode::NotFound,
         BucketError::Corrupt { .. } => ServiceErrorCode::Corruption,
+        BucketError::Unavailable { .. } | BucketError::Rejected { .. } => ServiceErrorCode::BucketUnavailable,
         e if e.is_transient() => ServiceErrorCode::Unavailable,
         _ => ServiceErrorCode::Internal,
     };
@@ -52,5 +53,21 @@ pub(crate) fn from_block(e: &koios_block::Error) -> ServiceError {
         }
         koios_block::Error::Version { .. } => ServiceError::unavailable(e.to_string()),
         _ => ServiceError::internal(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i9_a_bucket_that_is_down_is_told_from_a_store_that_is() {
+        let down = BucketError::Unavailable {
+            object: "blocks/a".to_owned(),
+            attempts: 3,
+            reason: "timed out".to_owned(),
+            source: None,
+        };
+        assert_eq!(from_bucket(&down).code, ServiceErrorCode::BucketUnavailable);
     }
 }

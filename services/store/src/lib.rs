@@ -18,7 +18,7 @@
 //! **Deliberately absent.** Recent samples, which are the ingesters'; quorum and
 //! failover, which are the querier's.
 //!
-//! **Failure behaviour.** `Unavailable` when the bucket does not answer, `NotFound` when a version or a block is gone,
+//! **Failure behaviour.** `BucketUnavailable` when the bucket does not answer, `NotFound` when a version or a block is gone,
 //! `Corruption`, naming the block, when bytes are damaged: another store may still have good ones cached.
 //! `ResourceExhausted` when more would have to be held than a read may. A stream that fails ends with the error and without its end.
 

@@ -54,7 +54,11 @@ struct Found {
 }
 
 impl Found {
+    /// Series without a name are of no metric.
     fn add(&mut self, (name, metadata): MetricMetadata) -> Result<(), ServiceError> {
+        if name.is_empty() {
+            return Ok(());
+        }
         let bytes = name.len() + metadata.kind.len() + metadata.help.len() + metadata.unit.len();
         if self.metrics.entry(name).or_default().insert(metadata) {
             self.bytes += bytes;
@@ -108,7 +112,7 @@ mod tests {
         }
     }
 
-    /// A block of series of metrics, each with a sample at each of some times.
+    /// A block of series of metrics (one without a name where that is empty), each with a sample at each of some times.
     fn block(
         number: u128,
         series: &[(&str, u32, Option<Metadata>)],
@@ -119,7 +123,8 @@ mod tests {
         let options = BlockOptions::new(id, TenantId::anonymous(), TimeRange::new(0, 1_000));
         let mut writer = BlockWriter::new(options).unwrap();
         for (metric, i, metadata) in series {
-            let labels = Labels::from_pairs([(METRIC_NAME, (*metric).to_owned()), ("i", i.to_string())]);
+            let named = (!metric.is_empty()).then(|| (METRIC_NAME, (*metric).to_owned()));
+            let labels = Labels::from_pairs(named.into_iter().chain([("i", i.to_string())]));
             let values = vec![1.0; times.len()];
             writer
                 .push_series(&labels, metadata.as_ref(), times, &values)
@@ -154,6 +159,7 @@ mod tests {
             ("hits", 2, Some(hits.clone())),
             ("silent", 1, None),
             ("up", 1, Some(up.clone())),
+            ("", 1, Some(up.clone())),
         ];
         let second = [("hits", 1, Some(old.clone())), ("up", 1, Some(up.clone()))];
         let deletion = Deletion {

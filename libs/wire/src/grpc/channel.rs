@@ -1,6 +1,7 @@
 //! A connection to one peer that is replaced when it stops answering.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,34 @@ use tower::service_fn;
 use super::convert::error_from_status;
 use crate::{ServiceError, ServiceErrorCode};
 
+/// Longest wait for a connection: a peer that lives accepts at once.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Bytes that a peer may send ahead on one stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The same of the connection: that of so many streams that some which nobody reads do not keep the others waiting.
+const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
+/// How often a connection is tried, and how long it may take to answer. A caller that took another peer's answer does not
+/// wait for the deadline that would drop the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// Deadlines of calls.
 #[derive(Clone, Copy, Debug)]
 pub struct RpcSettings {
     /// Whole unary calls and the start of streams.
     pub deadline: Duration,
-    /// Between two messages of a stream.
+    /// Between two messages of a stream, and for the first one, or the whole answer, of a read of blocks.
     pub stream_idle: Duration,
+}
+
+impl RpcSettings {
+    /// Those of reads of blocks: a call may fetch as many ranges from the bucket as a stream does before a message.
+    #[must_use]
+    pub fn for_blocks(self) -> Self {
+        Self {
+            deadline: self.stream_idle.max(self.deadline),
+            ..self
+        }
+    }
 }
 
 impl Default for RpcSettings {
@@ -129,15 +151,71 @@ impl PeerChannel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.shared.addr))
             .map_err(|e| ServiceError::invalid(format!("{:?} is no host:port: {e}", self.shared.addr)))?
             .tcp_nodelay(true)
-            .http2_adaptive_window(true);
-        let (net, addr) = (Arc::clone(&self.shared.net), self.shared.addr.clone());
+            // Not adaptive: that would give the connection no larger a window than a stream.
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let Shared { net, clock, addr, .. } = &*self.shared;
+        let (net, clock, addr) = (Arc::clone(net), Arc::clone(clock), addr.clone());
         let connector = service_fn(move |_: http::Uri| {
-            let (net, addr) = (Arc::clone(&net), addr.clone());
-            async move { net.connect(&addr).await.map(TokioIo::new) }
+            let (net, clock, addr) = (Arc::clone(&net), Arc::clone(&clock), addr.clone());
+            async move {
+                let connected = clock.timeout(CONNECT_MAX, net.connect(&addr)).await;
+                let late = |_| {
+                    let text = format!("{addr} took no connection within {CONNECT_MAX:?}");
+                    io::Error::new(io::ErrorKind::TimedOut, text)
+                };
+                connected.map_err(late).flatten().map(TokioIo::new)
+            }
         });
         let channel = endpoint.connect_with_connector_lazy(connector);
         slot.generation += 1;
         slot.channel = Some(channel.clone());
         Ok((slot.generation, channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use koios_runtime::{BoxedIo, Listener, Net, TokioClock};
+
+    use super::*;
+    use crate::pb::v1::StoreLabelsRequest;
+    use crate::pb::v1::store_client::StoreClient;
+
+    /// Drops all packets.
+    #[derive(Debug)]
+    struct Silent;
+
+    #[async_trait]
+    impl Net for Silent {
+        async fn bind(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+
+        async fn connect(&self, _: &str) -> io::Result<BoxedIo> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i7_a_peer_that_takes_no_connection_fails_before_the_deadline_of_a_call() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let settings = RpcSettings::default();
+        let peer = PeerChannel::new(Arc::new(Silent), Arc::clone(&clock), "10.0.0.1:9095", settings);
+        for _ in 0..2 {
+            let began = clock.elapsed();
+            let names = |channel| async move {
+                let request = StoreLabelsRequest::default();
+                StoreClient::new(channel).label_names(request).await
+            };
+            let e = peer.call(names).await.unwrap_err();
+            assert_eq!(e.code, ServiceErrorCode::Unavailable, "{e}");
+            let took = clock.elapsed().saturating_sub(began);
+            assert!(took < settings.deadline / 2, "{took:?}");
+        }
     }
 }

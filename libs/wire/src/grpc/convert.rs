@@ -29,7 +29,8 @@ pub fn status_from_error(e: &ServiceError) -> Status {
         | ServiceErrorCode::NotCounting
         | ServiceErrorCode::UnknownSeries => Code::FailedPrecondition,
         ServiceErrorCode::ResourceExhausted => Code::ResourceExhausted,
-        ServiceErrorCode::Unavailable => Code::Unavailable,
+        ServiceErrorCode::Unavailable | ServiceErrorCode::BucketUnavailable => Code::Unavailable,
+        ServiceErrorCode::Unimplemented => Code::Unimplemented,
         ServiceErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
         ServiceErrorCode::Corruption => Code::DataLoss,
         ServiceErrorCode::Internal => Code::Internal,
@@ -50,9 +51,8 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
     let code = match header(CODE_HEADER) {
         Some(name) => ServiceErrorCode::from_wire(name),
         None => match status.code() {
-            Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented => {
-                ServiceErrorCode::InvalidArgument
-            }
+            Code::InvalidArgument | Code::OutOfRange => ServiceErrorCode::InvalidArgument,
+            Code::Unimplemented => ServiceErrorCode::Unimplemented,
             Code::NotFound => ServiceErrorCode::NotFound,
             Code::DeadlineExceeded => ServiceErrorCode::DeadlineExceeded,
             Code::DataLoss => ServiceErrorCode::Corruption,
@@ -434,5 +434,18 @@ mod tests {
         let transport = Status::resource_exhausted("h2 protocol error: ENHANCE_YOUR_CALM");
         let got = error_from_status(&transport, "10.0.0.1:9095");
         assert_eq!(got.code, ServiceErrorCode::Unavailable);
+    }
+
+    #[test]
+    fn i16_a_peer_that_does_not_know_a_call_is_told_from_a_wrong_request() {
+        let got = error_from_status(&Status::unimplemented("unknown method"), "10.0.0.1:9095");
+        assert_eq!(got.code, ServiceErrorCode::Unimplemented);
+        for code in [
+            ServiceErrorCode::BucketUnavailable,
+            ServiceErrorCode::Unimplemented,
+        ] {
+            let sent = status_from_error(&ServiceError::new(code, "text"));
+            assert_eq!(error_from_status(&sent, "10.0.0.1:9095").code, code);
+        }
     }
 }

@@ -321,6 +321,7 @@ impl Assembly {
         let manifests = self.storage.manifests()?;
         let reads = StoreReads {
             replication: usize::try_from(shared.settings.store.replication).unwrap_or(usize::MAX),
+            wait: shared.members.blocks_wait(),
             ..StoreReads::default()
         };
         let cluster = Cluster::with_stores(

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::StreamExt;
 use koios_model::{
     Exemplar, Expiry, Labels, Matcher, Matchers, Metadata, SeriesClasses, TenantId, TimeRange,
 };
 use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
+use koios_runtime::TokioClock;
 use koios_wire::ServiceErrorCode;
 
 use super::merge::Wanted;
 use super::mock::{Data, Mode, World, data, labels, plan};
-use super::{Budget, ClusterQueryable, Selection};
+use super::{Budget, ClusterQueryable, Selection, StoreReads};
 
 fn matchers() -> Matchers {
     Matchers(vec![Matcher::equal("__name__", "m")])
@@ -601,7 +603,7 @@ async fn i4_metadata_is_of_heads_and_blocks_and_says_what_is_missing() {
     assert_eq!((found.metrics["a"].len(), found.warning), (1, None));
     // Blocks of another time are not asked.
     assert_eq!(ask(1000, 2000).await.unwrap().metrics.len(), 1);
-    // What cannot be had is said to be missing; too much is the query's fault.
+    // What cannot be had is said to be missing.
     let set = |code| world.stores.iter().for_each(|s| s.set(Mode::Fails(code)));
     set(ServiceErrorCode::Unavailable);
     let found = ask(0, 100).await.unwrap();
@@ -611,8 +613,31 @@ async fn i4_metadata_is_of_heads_and_blocks_and_says_what_is_missing() {
         warning.starts_with("metadata of blocks is missing: unavailable: block 01A"),
         "{warning}"
     );
+    // Too much for a store's answer, too: heads' answer is none the worse for it.
     set(ServiceErrorCode::ResourceExhausted);
-    assert_eq!(ask(0, 100).await.unwrap_err().kind().http_status(), 422);
+    let found = ask(0, 100).await.unwrap();
+    assert_eq!(found.metrics.len(), 1);
+    assert!(found.warning.unwrap().ends_with(": injected"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_metadata_of_heads_does_not_wait_for_stores_that_hang() {
+    let clock = Arc::new(TokioClock::starting_at(0));
+    let world = World::with_stores(3, StoreReads::default(), clock);
+    world.members.iter().for_each(|m| m.describe("a", "counter"));
+    world.upload("01A", ten_series());
+    world.stores.iter().for_each(|s| s.set(Mode::Hangs));
+    let began = tokio::time::Instant::now();
+    let tenant = TenantId::anonymous();
+    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL).await.unwrap();
+    assert_eq!(found.metrics.len(), 1);
+    assert!(
+        found
+            .warning
+            .unwrap()
+            .starts_with("metadata of blocks is missing: ")
+    );
+    assert!(began.elapsed() <= Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

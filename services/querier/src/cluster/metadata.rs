@@ -1,6 +1,7 @@
 //! Reads of metrics' metadata: of heads what was sent lately, of blocks what was cut with their series.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use koios_model::{METRIC_NAME, Matcher, Matchers, Metadata, TenantId, TimeRange};
 use koios_promql::QueryError;
@@ -8,6 +9,9 @@ use koios_wire::{MetadataRequest, ReadEnd};
 
 use super::stores::BlockRequest;
 use super::{Cluster, Coarseness, resolution};
+
+/// How long blocks are waited for: whoever asks wants a list of metrics, which heads have most of.
+const BLOCKS_WAIT: Duration = Duration::from_secs(5);
 
 /// Metadata that was found.
 #[derive(Debug, Default)]
@@ -20,7 +24,8 @@ pub(crate) struct FoundMetadata {
 
 impl Cluster {
     /// Metadata of one metric, or of all when `metric` is empty: of heads, and of the blocks of a range. Without the bucket,
-    /// or without a store, heads answer alone, and the warning says so (I4, I9): it describes data, and is none.
+    /// without a store, or when they have more than an answer may have, heads answer alone, and the warning says so (I4, I9):
+    /// it describes data, and is none. Nor are blocks waited for as long as a query waits.
     ///
     /// # Errors
     /// When heads cannot answer.
@@ -31,10 +36,16 @@ impl Cluster {
         range: TimeRange,
     ) -> Result<FoundMetadata, QueryError> {
         let mut found = FoundMetadata::default();
-        let of_heads = self.metadata_of_heads(tenant, metric).await?;
-        let of_blocks = match self.metadata_of_blocks(tenant, metric, range).await {
+        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range));
+        let of_blocks = self.heads.clock.timeout(BLOCKS_WAIT, of_blocks);
+        let of_heads = Box::pin(self.metadata_of_heads(tenant, metric));
+        let (of_heads, of_blocks) = futures::join!(of_heads, of_blocks);
+        let of_heads = of_heads?;
+        let of_blocks = of_blocks
+            .map_err(|e| QueryError::unavailable(format!("no answer: {e}")))
+            .flatten();
+        let of_blocks = match of_blocks {
             Ok(of_blocks) => of_blocks,
-            Err(e @ QueryError::LimitExceeded(_)) => return Err(e),
             Err(e) => {
                 let text = format!("metadata of blocks is missing: {e}");
                 tracing::warn!(%tenant, error = %e, "metadata of blocks cannot be read");

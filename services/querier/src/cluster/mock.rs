@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_chunk::{Chunk, Run};
 use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
-use koios_runtime::{ClockHandle, RealClock};
+use koios_runtime::{Clock as _, ClockHandle, RealClock, TokioClock};
 use koios_server::Metrics;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
@@ -45,6 +45,10 @@ pub(crate) enum Mode {
     FailsFirst(u64, ServiceErrorCode),
     /// Never answers.
     Hangs,
+    /// Answers well, but this late.
+    Late(Duration),
+    /// Fails this late.
+    FailsLate(Duration, ServiceErrorCode),
     /// Streams break off after so many series; without an end, or with an error.
     BreaksAfter(usize, Option<ServiceErrorCode>),
     /// Streams hang after so many series.
@@ -128,6 +132,14 @@ impl Faults {
                 Err(ServiceError::new(code, "injected").with_state_version(7))
             }
             Mode::Hangs => std::future::pending().await,
+            Mode::Late(late) => {
+                TokioClock::starting_at(0).sleep(late).await;
+                Ok(Mode::Well)
+            }
+            Mode::FailsLate(late, code) => {
+                TokioClock::starting_at(0).sleep(late).await;
+                Err(ServiceError::new(code, "injected").with_state_version(7))
+            }
             mode => Ok(mode),
         }
     }

@@ -1,6 +1,8 @@
 //! Asks stores about blocks, and others when those fail or lag.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
@@ -9,8 +11,8 @@ use koios_wire::{ServiceError, ServiceErrorCode, StoreService};
 
 use super::super::held::SourceError;
 use super::super::topology::StoreMember;
-use super::board::{StoreBoard, UnderWay, Why};
-use super::placement::{BlockGroup, share_out};
+use super::board::{Health, StoreBoard, UnderWay, Why};
+use super::placement::{BlockGroup, Candidate, keep_together, share_out};
 
 /// A call of a store about some blocks.
 pub(super) type Call<'c, T> = &'c (
@@ -27,7 +29,12 @@ type Failure = (String, ServiceError);
 pub(crate) struct Asker {
     stores: Arc<[StoreMember]>,
     board: Arc<StoreBoard>,
+    /// Whether the log was told of a failure.
+    is_told: Arc<AtomicBool>,
 }
+
+/// Stores that cannot reach the bucket until it is the bucket's fault, not theirs.
+const STORES_WITHOUT_BUCKET: usize = 2;
 
 /// Which stores failed at some blocks, in one read.
 #[derive(Clone, Debug, Default)]
@@ -38,21 +45,27 @@ pub(super) struct Tried {
 }
 
 impl Tried {
-    /// With one more that failed.
-    ///
-    /// # Errors
-    /// When no other store could do better.
-    pub(super) fn and(mut self, store: &str, e: ServiceError) -> Result<Self, SourceError> {
-        match e.code {
-            // Every store has the same bounds: it is the query that asks for too much.
-            ServiceErrorCode::ResourceExhausted => Err(QueryError::LimitExceeded(e.message).into()),
-            ServiceErrorCode::InvalidArgument | ServiceErrorCode::NotFound => Err(e.into()),
-            _ => {
-                tracing::warn!(store, error = %e, "store failed, its blocks are read elsewhere");
-                self.failures.push((store.to_owned(), e));
-                Ok(self)
-            }
-        }
+    /// Stores that failed or lag.
+    fn attempts(&self) -> usize {
+        self.failures.len() + usize::from(self.lagging.is_some())
+    }
+
+    /// Stores that could not reach the bucket.
+    fn without_bucket(&self) -> usize {
+        let is_without = |(_, e): &&Failure| e.code == ServiceErrorCode::BucketUnavailable;
+        self.failures.iter().filter(is_without).count()
+    }
+
+    /// Whether asking one store more would be asking too many: a fault that several stores share costs each block a few
+    /// reads, however many stores there are. The bucket is tried from a second store, as the first may be cut off from it.
+    fn is_enough(&self, replication: usize) -> bool {
+        self.attempts() > replication.max(2) || self.without_bucket() >= STORES_WITHOUT_BUCKET
+    }
+
+    /// Whether the blocks are all asked of one store from now on: their first failure spreads a dead store's load over all
+    /// others, a second one says that more is wrong than one store.
+    fn keeps_together(&self) -> bool {
+        self.attempts() >= 2 || self.without_bucket() > 0
     }
 
     fn has(&self, store: &StoreMember) -> bool {
@@ -85,7 +98,7 @@ pub(super) struct Answered<T> {
 enum Unanswered {
     /// Whoever is asked, the read fails.
     Final(SourceError),
-    /// No store is left for these blocks.
+    /// No store is left to be asked for these blocks.
     NoStore {
         blocks: Vec<String>,
         failures: Vec<Failure>,
@@ -147,9 +160,11 @@ type OneAnswer<T> = Result<(UnderWay, T), ServiceError>;
 
 impl Asker {
     pub(crate) fn new(stores: Vec<StoreMember>, board: Arc<StoreBoard>) -> Self {
+        board.see(&stores);
         Self {
             stores: stores.into(),
             board,
+            is_told: Arc::default(),
         }
     }
 
@@ -180,6 +195,32 @@ impl Asker {
         Ok(answers.into_iter().flat_map(|a| a.answer).collect())
     }
 
+    /// Takes note of a store that failed at blocks, which others are to read.
+    ///
+    /// # Errors
+    /// When no other store could do better.
+    pub(super) fn failed(
+        &self,
+        mut tried: Tried,
+        store: &str,
+        e: ServiceError,
+    ) -> Result<Tried, SourceError> {
+        match e.code {
+            // Every store has the same bounds: it is the query that asks for too much.
+            ServiceErrorCode::ResourceExhausted => Err(QueryError::LimitExceeded(e.message).into()),
+            ServiceErrorCode::InvalidArgument | ServiceErrorCode::NotFound => Err(e.into()),
+            _ => {
+                if self.is_told.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(store, error = %e, "one more store failed in the same read");
+                } else {
+                    tracing::warn!(store, error = %e, "store failed, its blocks are asked of others");
+                }
+                tried.failures.push((store.to_owned(), e));
+                Ok(tried)
+            }
+        }
+    }
+
     fn ask_owners<'a, T: Send + 'static>(
         &'a self,
         blocks: Vec<String>,
@@ -190,13 +231,11 @@ impl Asker {
             if blocks.is_empty() {
                 return Ok(Vec::new());
             }
-            let left = self.stores.iter().filter(|s| !tried.has(s));
-            let candidates = self.board.candidates(left);
-            if candidates.is_empty() {
+            let groups = self.share_out(&blocks, &tried);
+            if groups.is_empty() {
                 let failures = tried.failures;
                 return Err(Unanswered::NoStore { blocks, failures });
             }
-            let groups = share_out(blocks, &candidates, self.board.replication());
             let asked = groups
                 .into_iter()
                 .map(|group| self.ask_group(group, tried.clone(), call));
@@ -206,6 +245,30 @@ impl Asker {
         .boxed()
     }
 
+    /// Shares blocks out over the stores that did not fail at them; no groups when none of these is to be asked.
+    fn share_out(&self, blocks: &[String], tried: &Tried) -> Vec<BlockGroup> {
+        let replication = self.board.replication();
+        if tried.is_enough(replication) {
+            return Vec::new();
+        }
+        loop {
+            let left = self.stores.iter().filter(|s| !tried.has(s));
+            let candidates = self.board.candidates(left);
+            let groups = if tried.keeps_together() {
+                keep_together(blocks.to_vec(), &candidates)
+            } else {
+                share_out(blocks.to_vec(), &candidates, replication)
+            };
+            let is_used = |c: &&Candidate| groups.iter().any(|g| g.store.name == c.store.name);
+            let due = candidates.iter().filter(|c| c.health == Health::Due);
+            let due = due.filter(is_used).map(|c| c.store.name.as_str());
+            // Where another read came first the store is passed over now.
+            if self.board.take_trials(due) {
+                return groups;
+            }
+        }
+    }
+
     async fn ask_group<T: Send + 'static>(
         &self,
         group: BlockGroup,
@@ -213,26 +276,27 @@ impl Asker {
         call: Call<'_, T>,
     ) -> Answers<T> {
         let (why, BlockGroup { blocks, store }) = (tried.why(), group);
+        let began = self.board.elapsed();
         let mut asked = self.ask_store(&store, blocks.clone(), why, call).boxed();
         let may_hedge = why == Why::Assigned && self.board.replication() > 1 && self.stores.len() > 1;
-        if may_hedge {
-            let lags = self.board.sleep(self.board.hedge_after());
-            let in_time = tokio::select! {
-                biased;
-                answer = &mut asked => Some(answer),
-                () = lags => None,
-            };
-            return match in_time {
-                Some(answer) => self.answered(&store, blocks, tried, answer, call).await,
-                None if self.board.take_hedge() => self.hedge(&store, blocks, asked, call).await,
-                None => {
-                    let answer = asked.await;
-                    self.answered(&store, blocks, tried, answer, call).await
-                }
-            };
+        if !may_hedge {
+            let answer = asked.await;
+            return self.answered(&store, blocks, tried, answer, call).await;
         }
-        let answer = asked.await;
-        self.answered(&store, blocks, tried, answer, call).await
+        let mut lags_after = self.board.hedge_after();
+        loop {
+            let lags = self.board.sleep(lags_after);
+            tokio::select! {
+                biased;
+                answer = &mut asked => return self.answered(&store, blocks, tried, answer, call).await,
+                () = lags => {}
+            }
+            if self.board.take_hedge(&store.name) {
+                return self.hedge(&store, blocks, (asked, began), call).await;
+            }
+            // Others may find out meanwhile that the store does not answer at all.
+            lags_after = self.board.hedge_again();
+        }
     }
 
     /// Takes an answer, or asks others.
@@ -247,18 +311,19 @@ impl Asker {
         match answer {
             Ok(answer) => Ok(vec![taken(store, blocks, tried, answer)]),
             Err(e) => {
-                let tried = tried.and(&store.name, e)?;
+                let tried = self.failed(tried, &store.name, e)?;
                 self.ask_owners(blocks, tried, call).await
             }
         }
     }
 
-    /// Asks others beside a store that lags, and takes what comes first.
+    /// Asks others beside a store that lags, and takes what comes first. One that lost, and answered nothing else meanwhile,
+    /// counts as one that does not answer: nobody is left to wait for it.
     async fn hedge<T: Send + 'static>(
         &self,
         store: &StoreMember,
         blocks: Vec<String>,
-        mut asked: BoxFuture<'_, OneAnswer<T>>,
+        (mut asked, began): (BoxFuture<'_, OneAnswer<T>>, Duration),
         call: Call<'_, T>,
     ) -> Answers<T> {
         let beside = Tried {
@@ -272,16 +337,20 @@ impl Asker {
             answer = &mut asked => match answer {
                 Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
                 Err(e) => {
-                    Tried::default().and(&store.name, e.clone())?;
+                    self.failed(Tried::default(), &store.name, e.clone())?;
                     others.await.map_err(|none| none.and(failure(e)))
                 }
             },
             answers = &mut others => match answers {
-                Err(none @ Unanswered::NoStore { .. }) => match asked.await {
+                Ok(answers) => {
+                    let lost = ServiceErrorCode::DeadlineExceeded;
+                    self.board.failed(&store.name, lost, began);
+                    Ok(answers)
+                }
+                Err(none) => match asked.await {
                     Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
                     Err(e) => Err(none.and(failure(e))),
                 },
-                answers => answers,
             },
         }
     }

@@ -100,6 +100,17 @@ impl BoardMetrics {
     }
 }
 
+/// Whether a store is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It answered, or nothing is known of it.
+    Up,
+    /// It was passed over for long enough: one read may try it.
+    Due,
+    /// It is passed over.
+    Down,
+}
+
 /// How one store stands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
@@ -112,6 +123,29 @@ struct Standing {
     answered: Option<Duration>,
 }
 
+impl Standing {
+    fn health(&self, now: Duration) -> Health {
+        match self.failures {
+            0 => Health::Up,
+            _ if self.down_until <= now => Health::Due,
+            _ => Health::Down,
+        }
+    }
+
+    fn answer(&mut self, now: Duration) {
+        self.failures = 0;
+        self.down_until = Duration::ZERO;
+        self.answered = Some(now);
+    }
+
+    /// One more failure: passed over for longer than before.
+    fn pass_over(&mut self, now: Duration) {
+        let down = DOWN.saturating_mul(1 << self.failures.min(16)).min(DOWN_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.down_until = now.saturating_add(down);
+    }
+}
+
 /// How quickly stores answered lately.
 #[derive(Debug)]
 struct Pace {
@@ -120,7 +154,7 @@ struct Pace {
     saved: u32,
 }
 
-/// Shared by all reads of a querier. Stores are known by name; there are as many entries as there were members.
+/// Shared by all reads of a querier. Stores are known by name.
 #[derive(Debug)]
 pub(crate) struct StoreBoard {
     clock: ClockHandle,
@@ -172,11 +206,30 @@ impl StoreBoard {
             let standing = standings.get(&store.name).copied().unwrap_or_default();
             Candidate {
                 store: store.clone(),
-                is_up: standing.down_until <= now,
+                health: standing.health(now),
                 under_way: standing.under_way,
             }
         };
         stores.map(candidate).collect()
+    }
+
+    /// Takes the turn to try stores that are due: from here on each counts as having failed once more until it answers, so
+    /// that others pass it over while this read finds out. False when another read came first at one of them.
+    pub(super) fn take_trials<'s>(&self, due: impl Iterator<Item = &'s str> + Clone) -> bool {
+        let (now, mut stores) = (self.clock.elapsed(), self.stores.lock());
+        let is_due = |name: &str| {
+            let standing = stores.get(name);
+            standing.is_some_and(|standing| standing.health(now) == Health::Due)
+        };
+        if !due.clone().all(is_due) {
+            return false;
+        }
+        for name in due {
+            if let Some(standing) = stores.get_mut(name) {
+                standing.pass_over(now);
+            }
+        }
+        true
     }
 
     /// Takes note of a read that begins.
@@ -204,43 +257,50 @@ impl StoreBoard {
         }
         let mut stores = self.stores.lock();
         let standing = stores.entry(store.to_owned()).or_default();
-        standing.failures = 0;
-        standing.down_until = Duration::ZERO;
-        standing.answered = Some(self.clock.elapsed());
+        standing.answer(self.clock.elapsed());
         self.count_down(&stores);
     }
 
     /// Takes note of a store that failed at something asked at `since`: one that did not answer is passed over for a while.
-    /// What it said of a block, or of the request, says nothing of the store; nor does one read that took too long while
-    /// others were answered.
+    /// One that says something of a block, of the bucket or of the request does answer; and one read that took too long while
+    /// others were answered says nothing of the store.
     pub(super) fn failed(&self, store: &str, code: ServiceErrorCode, since: Duration) {
         self.metrics
             .failures
             .get_or_create(&[("code", code.as_str())])
             .inc();
+        let now = self.clock.elapsed();
+        let mut stores = self.stores.lock();
+        let standing = stores.entry(store.to_owned()).or_default();
         if !matches!(
             code,
             ServiceErrorCode::Unavailable | ServiceErrorCode::DeadlineExceeded
         ) {
+            standing.answer(now);
+            self.count_down(&stores);
             return;
         }
-        let now = self.clock.elapsed();
-        let mut stores = self.stores.lock();
-        let standing = stores.entry(store.to_owned()).or_default();
         if standing.answered.is_some_and(|answered| answered > since) {
             return;
         }
-        let down = DOWN.saturating_mul(1 << standing.failures.min(16)).min(DOWN_MAX);
         // Reads that fail together are one failure.
         if standing.down_until <= now {
-            standing.failures = standing.failures.saturating_add(1);
-            standing.down_until = now.saturating_add(down);
+            standing.pass_over(now);
         }
         self.count_down(&stores);
     }
 
+    /// Takes note of who the members are: what was seen of those that left is forgotten.
+    pub(super) fn see(&self, members: &[StoreMember]) {
+        let mut stores = self.stores.lock();
+        stores.retain(|name, standing| standing.under_way > 0 || members.iter().any(|m| m.name == *name));
+        self.count_down(&stores);
+    }
+
     fn count_down(&self, stores: &BTreeMap<String, Standing>) {
-        let down = stores.values().filter(|s| s.failures > 0).count();
+        let now = self.clock.elapsed();
+        let is_down = |standing: &&Standing| standing.health(now) == Health::Down;
+        let down = stores.values().filter(is_down).count();
         self.metrics.down.set(i64::try_from(down).unwrap_or(i64::MAX));
     }
 
@@ -258,8 +318,22 @@ impl StoreBoard {
         (*lagging).max(hedge_min).min(hedge_max)
     }
 
-    /// Whether another store may be asked beside one that lags; if so it is counted.
-    pub(super) fn take_hedge(&self) -> bool {
+    /// How long a read that may not be hedged waits before it asks again whether it may.
+    pub(super) fn hedge_again(&self) -> Duration {
+        self.reads.hedge_min
+    }
+
+    /// Whether another store may be asked beside one that lags; if so it is counted. Always where the store did not answer
+    /// when it was last asked: that is no slowness that more work would add to.
+    pub(super) fn take_hedge(&self, store: &str) -> bool {
+        let failures = self
+            .stores
+            .lock()
+            .get(store)
+            .map_or(0, |standing| standing.failures);
+        if failures > 0 {
+            return true;
+        }
         let mut pace = self.pace.lock();
         let left = pace.saved.checked_sub(READS_PER_HEDGE);
         pace.saved = left.unwrap_or(pace.saved);
@@ -287,6 +361,7 @@ impl StoreBoard {
 mod tests {
     use koios_runtime::TokioClock;
 
+    use super::super::super::mock::MockStore;
     use super::*;
 
     fn board() -> Arc<StoreBoard> {
@@ -295,7 +370,7 @@ mod tests {
     }
 
     fn is_up(board: &StoreBoard, name: &str) -> bool {
-        board.stores.lock()[name].down_until <= board.clock.elapsed()
+        board.stores.lock()[name].health(board.clock.elapsed()) != Health::Down
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,7 +430,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn i6_a_tenth_of_the_reads_may_be_hedged() {
         let board = board();
-        let hedges = |board: &StoreBoard| (0..100).filter(|_| board.take_hedge()).count();
+        let hedges = |board: &StoreBoard| (0..100).filter(|_| board.take_hedge("a")).count();
         assert_eq!(hedges(&board), 10);
         for _ in 0..50 {
             drop(board.begin("a", Why::Assigned));
@@ -363,5 +438,50 @@ mod tests {
         drop(board.begin("a", Why::Hedge));
         assert_eq!(hedges(&board), 5);
         assert_eq!(board.stores.lock()["a"].under_way, 0);
+        // One that did not answer is no slow one.
+        board.failed("a", ServiceErrorCode::Unavailable, board.elapsed());
+        assert_eq!(hedges(&board), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_members_that_are_passed_over_now_are_counted() {
+        let board = board();
+        let member = |name: &str| StoreMember {
+            name: name.to_owned(),
+            client: Arc::new(MockStore::default()),
+        };
+        let members = [member("a"), member("b")];
+        for name in ["a", "b"] {
+            board.failed(name, ServiceErrorCode::Unavailable, board.elapsed());
+        }
+        board.see(&members);
+        assert_eq!(board.metrics.down.get(), 2);
+        board.see(&members[..1]);
+        assert_eq!(board.metrics.down.get(), 1);
+        assert!(!board.stores.lock().contains_key("b"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        board.see(&members);
+        assert_eq!(board.metrics.down.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_due_is_tried_by_one_read() {
+        let board = board();
+        let health = |name: &str| board.stores.lock()[name].health(board.elapsed());
+        for name in ["a", "b"] {
+            board.failed(name, ServiceErrorCode::Unavailable, board.elapsed());
+        }
+        assert!(!board.take_trials(["a"].into_iter()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(board.take_trials(["a"].into_iter()));
+        assert!(!board.take_trials(["a", "b"].into_iter()));
+        assert_eq!((health("a"), health("b")), (Health::Down, Health::Due));
+        // The trial fails: it counted already.
+        board.failed("a", ServiceErrorCode::DeadlineExceeded, board.elapsed());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(health("a"), Health::Due);
+        assert!(board.take_trials(["a"].into_iter()));
+        board.answered("a", Duration::ZERO);
+        assert_eq!(health("a"), Health::Up);
     }
 }

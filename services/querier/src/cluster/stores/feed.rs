@@ -137,7 +137,8 @@ impl BlockFeed {
                 let Part {
                     blocks, store, tried, ..
                 } = part;
-                self.open(blocks, tried.and(&store, e)?).await?;
+                let tried = self.asker.failed(tried, &store, e)?;
+                self.open(blocks, tried).await?;
             }
         }
         Ok(())

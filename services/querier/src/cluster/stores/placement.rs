@@ -3,6 +3,7 @@
 use koios_model::random_weight;
 
 use super::super::topology::StoreMember;
+use super::board::Health;
 
 /// Reads under way at a store from which on a block's next owner may take over.
 const BUSY: usize = 8;
@@ -12,7 +13,7 @@ const BUSY: usize = 8;
 pub(super) struct Candidate {
     pub(super) store: StoreMember,
     /// Whether it answered when it was last asked.
-    pub(super) is_up: bool,
+    pub(super) health: Health,
     /// Reads of this querier under way there.
     pub(super) under_way: usize,
 }
@@ -32,8 +33,11 @@ pub(super) fn share_out(
     candidates: &[Candidate],
     replication: usize,
 ) -> Vec<BlockGroup> {
-    let any_up = candidates.iter().any(|c| c.is_up);
-    let living: Vec<&Candidate> = candidates.iter().filter(|c| c.is_up || !any_up).collect();
+    let is_living = |c: &&Candidate| c.health != Health::Down;
+    let mut living: Vec<&Candidate> = candidates.iter().filter(is_living).collect();
+    if living.is_empty() {
+        living = candidates.iter().collect();
+    }
     let mut groups: Vec<BlockGroup> = Vec::new();
     for block in blocks {
         let Some(chosen) = choose(&owners(&block, &living, replication)) else {
@@ -48,6 +52,14 @@ pub(super) fn share_out(
         }
     }
     groups
+}
+
+/// All blocks for one store: an owner of the first block.
+pub(super) fn keep_together(blocks: Vec<String>, candidates: &[Candidate]) -> Vec<BlockGroup> {
+    let first = blocks.iter().take(1).cloned().collect();
+    let chosen = share_out(first, candidates, 1).pop();
+    let whole = chosen.map(|BlockGroup { store, .. }| BlockGroup { blocks, store });
+    whole.into_iter().collect()
 }
 
 /// The owners of a block, first the one with the highest weight.
@@ -81,7 +93,7 @@ mod tests {
                 name: format!("store-{i}"),
                 client: Arc::new(MockStore::default()),
             },
-            is_up: true,
+            health: Health::Up,
             under_way: 0,
         };
         (0..count).map(store).collect()
@@ -145,10 +157,10 @@ mod tests {
         );
         // One that is down leaves its blocks to the others, and nobody else's move.
         let mut candidates = stores(5);
-        candidates[4].is_up = false;
+        candidates[4].health = Health::Down;
         assert_eq!(shared(&candidates), few);
         // With none up all are asked again.
-        candidates.iter_mut().for_each(|c| c.is_up = false);
+        candidates.iter_mut().for_each(|c| c.health = Health::Down);
         assert_eq!(shared(&candidates), many);
     }
 
@@ -156,7 +168,7 @@ mod tests {
     fn what_goes_to_a_second_owner_is_spread_over_all() {
         let all = shared(&stores(5));
         let mut without = stores(5);
-        without[0].is_up = false;
+        without[0].health = Health::Down;
         let after = shared(&without);
         let mut inherited = BTreeMap::<&str, usize>::new();
         for (block, _) in all.iter().filter(|(_, s)| *s == "store-0") {

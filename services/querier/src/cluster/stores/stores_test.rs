@@ -169,3 +169,83 @@ async fn i10_a_block_that_is_gone_fails_the_read_whatever_others_say() {
     let e = read(&world, 0, 100).await.unwrap_err();
     assert!(e.to_string().contains("block E is gone"), "{e}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_store_that_vanishes_silently_makes_no_read_wait_longer_than_for_a_hedge() {
+    let reads = StoreReads::default();
+    let world = world(3, reads);
+    world.stores[0].set(Mode::Hangs);
+    let mut after_first = 0;
+    for round in 0..60 {
+        let timed = (0..50).map(|_| async {
+            let began = tokio::time::Instant::now();
+            assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+            began.elapsed()
+        });
+        let took = futures::future::join_all(timed).await;
+        let limit = reads.hedge_max + 2 * reads.hedge_min;
+        let late = took.iter().filter(|took| **took > limit).count();
+        assert_eq!(late, 0, "round {round}: of {took:?}");
+        if round == 0 {
+            after_first = world.stores[0].calls();
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+    }
+    // Once it is known to be gone one read at a time looks whether it is back, ever more rarely.
+    let looked = world.stores[0].calls() - after_first;
+    assert!((1..=16).contains(&looked), "asked {looked} times");
+}
+
+/// How often the stores were asked in a read that fails.
+async fn asked_in_vain(world: &World) -> u64 {
+    let calls = || world.stores.iter().map(|s| s.calls()).sum::<u64>();
+    let before = calls();
+    let e = read(world, 0, 100).await.unwrap_err();
+    assert_eq!(e.kind().http_status(), 503, "{e}");
+    calls() - before
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_what_no_store_can_read_is_not_asked_for_without_end() {
+    let world = world(5, StoreReads::default());
+    // All at the same time, so that no failure cuts another read short.
+    let fails = |code| Mode::FailsLate(Duration::from_millis(10), code);
+    let set = |code| world.stores.iter().for_each(|s| s.set(fails(code)));
+    // Five shares, each asked for once more when the bucket is what fails: no other store reads another one.
+    set(ServiceErrorCode::BucketUnavailable);
+    for _ in 0..3 {
+        let asked = asked_in_vain(&world).await;
+        assert!(asked <= 10, "{asked}");
+    }
+    // Else shares are split once, and asked for three times in all.
+    set(ServiceErrorCode::Unavailable);
+    for _ in 0..3 {
+        let asked = asked_in_vain(&world).await;
+        assert!(asked <= 5 + 20 + 20, "{asked}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_a_store_that_cannot_reach_the_bucket_costs_no_query_and_is_not_taken_for_dead() {
+    let world = world(3, StoreReads::default());
+    world.stores[1].set(Mode::Fails(ServiceErrorCode::BucketUnavailable));
+    for _ in 0..3 {
+        let before = world.stores[1].calls();
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+        assert!(world.stores[1].calls() > before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_counts_where_the_store_asked_beside_refuses() {
+    for code in [ServiceErrorCode::InvalidArgument, ServiceErrorCode::NotFound] {
+        let world = World::with_stores(2, StoreReads::default(), Arc::new(TokioClock::starting_at(0)));
+        world.upload("A", ten_series());
+        world.members.iter().for_each(|m| m.forget_below(1000, 1));
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+        let owner = asked(&world).iter().position(|of| !of.is_empty()).unwrap();
+        world.stores[owner].set(Mode::Late(Duration::from_secs(5)));
+        world.stores[1 - owner].set(Mode::Fails(code));
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    }
+}
