@@ -6,11 +6,13 @@
 //! **Invariants.** The files never take more than they may. Bytes are checked before they are given out; what is damaged, torn
 //! by a crash, or another's is a miss. A start reads the list of each segment and no cell.
 //!
-//! **Failure behaviour.** None that a reader sees: a disk that is full, broken or slow turns hits into misses, and is left
-//! alone for a minute. Nothing is synced, for nothing here is needed.
+//! **Failure behaviour.** None that a reader sees: a disk that is broken or slow turns hits into misses, and is left alone for a
+//! minute; one that cannot be written, or is full, is still read. When others need the disk the oldest segments go, whether
+//! cells are put or not. Nothing is synced, for nothing here is needed.
 
 mod index;
 mod record;
+mod rest;
 mod segment;
 mod stats;
 mod writer;
@@ -27,6 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use index::{Index, Place};
+use rest::Rest;
 use segment::read_record;
 use stats::Counters;
 pub use stats::DiskCacheStats;
@@ -36,8 +39,6 @@ pub use writer::DiskCacheWriter;
 const QUEUE_CELLS: usize = 256;
 /// Longest wait for the disk: the bucket answers quicker than that.
 const READ_WAIT: Duration = Duration::from_secs(2);
-/// How long a disk that failed is left alone.
-const REST: Duration = Duration::from_secs(60);
 /// Segments that the bytes are divided into.
 const SEGMENTS: u64 = 32;
 /// Bytes of a segment, at least and at most.
@@ -74,24 +75,25 @@ struct Shared {
     disk: DiskHandle,
     clock: ClockHandle,
     index: Mutex<Index>,
-    /// Until when the disk is left alone, on the monotonic clock.
-    resting_until: Mutex<Duration>,
+    /// Each fails by itself: a disk that is full can be read.
+    reading_rests: Rest,
+    writing_rests: Rest,
     counters: Counters,
 }
 
 impl Shared {
-    fn is_resting(&self) -> bool {
-        self.clock.elapsed() < *self.resting_until.lock()
+    /// Reads no cells for a while.
+    fn rest_reading(&self, error: &dyn std::fmt::Display) {
+        if self.reading_rests.begin(self.clock.elapsed()) {
+            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache cannot be read and rests for a minute: blocks are read from the bucket");
+        }
     }
 
-    /// Leaves the disk alone for a while.
-    fn rest(&self, error: &dyn std::fmt::Display) {
-        let mut until = self.resting_until.lock();
-        let now = self.clock.elapsed();
-        if *until <= now {
-            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache fails and rests for a minute: blocks are read from the bucket");
+    /// Keeps no further cells for a while.
+    fn rest_writing(&self, error: &dyn std::fmt::Display) {
+        if self.writing_rests.begin(self.clock.elapsed()) {
+            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache cannot be written and keeps nothing more for a minute");
         }
-        *until = now.saturating_add(REST);
     }
 }
 
@@ -104,7 +106,8 @@ impl DiskCache {
             disk,
             clock,
             index: Mutex::default(),
-            resting_until: Mutex::default(),
+            reading_rests: Rest::default(),
+            writing_rests: Rest::default(),
             counters: Counters::default(),
         });
         let writer = DiskCacheWriter::new(Arc::clone(&shared), waiting);
@@ -132,8 +135,8 @@ impl DiskCache {
         });
         match self.shared.clock.timeout(READ_WAIT, read).await {
             Ok(Ok(results)) => return Some(results),
-            Ok(Err(e)) => self.shared.rest(&e),
-            Err(e) => self.shared.rest(&e),
+            Ok(Err(e)) => self.shared.rest_reading(&e),
+            Err(e) => self.shared.rest_reading(&e),
         }
         self.shared.counters.read_failures.add(1);
         None
@@ -147,7 +150,7 @@ impl DiskCache {
             Ok(None) => counters.damaged.add(1),
             Err(e) => {
                 counters.read_failures.add(1);
-                self.shared.rest(&e);
+                self.shared.rest_reading(&e);
             }
         }
         self.forget(cell);
@@ -161,7 +164,7 @@ type ReadCell = std::io::Result<Option<Bytes>>;
 #[async_trait]
 impl CellStore for DiskCache {
     async fn get(&self, cells: &[CellKey]) -> Vec<Option<Bytes>> {
-        let places: Vec<Option<Place>> = if self.shared.is_resting() {
+        let places: Vec<Option<Place>> = if self.shared.reading_rests.is_on(self.shared.clock.elapsed()) {
             vec![None; cells.len()]
         } else {
             let index = self.shared.index.lock();
@@ -183,7 +186,7 @@ impl CellStore for DiskCache {
 
     fn put(&self, cell: CellKey, bytes: Bytes) {
         let shared = &self.shared;
-        if shared.is_resting() || shared.index.lock().place(&cell).is_some() {
+        if shared.writing_rests.is_on(shared.clock.elapsed()) || shared.index.lock().place(&cell).is_some() {
             return;
         }
         if self.queue.try_send((cell, bytes)).is_err() {
