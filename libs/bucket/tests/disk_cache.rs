@@ -278,6 +278,45 @@ async fn i12_a_write_that_fails_halfway_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_fetch_brings_is_kept_whole() {
+    let disk = disk(13);
+    let running = Running::start(&disk, 64 << 20).await;
+    let bytes = cell(key(1, 0), CELL);
+    for i in 0..512 {
+        running.cache.put(key(1, i), bytes.clone());
+    }
+    for _ in 0..10 {
+        settle().await;
+    }
+    let stats = running.cache.stats();
+    assert_eq!((stats.cells, stats.dropped), (512, 0));
+    // What waits is bounded.
+    for i in 0..1100 {
+        running.cache.put(key(2, i), bytes.clone());
+    }
+    assert_eq!(running.cache.stats().dropped, 1100 - 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_opened_is_tried_again() {
+    let disk = disk(14);
+    let running = Running::start(&disk, 16 << 20).await;
+    for i in 0..20 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    running.stop().await;
+    let before = bytes_on(&disk);
+    // The first file: before it are the folder, the lock and the list.
+    disk.set_faults(FaultPlan::default().with(4, Fault::ReadError));
+    let running = Running::start(&disk, 16 << 20).await;
+    assert!(!disk.take_struck().is_empty());
+    assert_eq!((bytes_on(&disk), running.cache.stats().cells), (before, 0));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    settle().await;
+    assert_eq!(running.cache.stats().cells, 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_cannot_be_read_is_left_alone_for_a_while() {
     let disk = disk(5);
     let running = Running::start(&disk, 16 << 20).await;

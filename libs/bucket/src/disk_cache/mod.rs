@@ -19,6 +19,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,14 +36,16 @@ use stats::Counters;
 pub use stats::DiskCacheStats;
 pub use writer::DiskCacheWriter;
 
-/// Cells that may wait to be written; further ones are not kept.
-const QUEUE_CELLS: usize = 256;
+/// Bytes of cells that may wait to be written; further ones are not kept.
+const QUEUE_BYTES: u64 = 64 << 20;
+/// Cells that may wait, however short.
+const QUEUE_CELLS: usize = 16 << 10;
 /// Longest wait for the disk: the bucket answers quicker than that.
 const READ_WAIT: Duration = Duration::from_secs(2);
-/// Segments that the bytes are divided into.
+/// Segments that the bytes are divided into: each is a file that stays open.
 const SEGMENTS: u64 = 32;
-/// Bytes of a segment, at least and at most.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=256 << 20;
+/// Bytes of a segment, at least.
+const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 
 /// Where cells are kept, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub struct DiskCacheSettings {
 
 impl DiskCacheSettings {
     fn segment_bytes(&self) -> u64 {
-        (self.bytes_max / SEGMENTS).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+        (self.bytes_max / SEGMENTS).max(SEGMENT_BYTES_MIN)
     }
 }
 
@@ -78,6 +81,8 @@ struct Shared {
     /// Each fails by itself: a disk that is full can be read.
     reading_rests: Rest,
     writing_rests: Rest,
+    /// Of the cells in the queue, and of those that are being written.
+    waiting_bytes: AtomicU64,
     counters: Counters,
 }
 
@@ -108,6 +113,7 @@ impl DiskCache {
             index: Mutex::default(),
             reading_rests: Rest::default(),
             writing_rests: Rest::default(),
+            waiting_bytes: AtomicU64::default(),
             counters: Counters::default(),
         });
         let writer = DiskCacheWriter::new(Arc::clone(&shared), waiting);
@@ -189,12 +195,33 @@ impl CellStore for DiskCache {
         if shared.writing_rests.is_on(shared.clock.elapsed()) || shared.index.lock().place(&cell).is_some() {
             return;
         }
-        if self.queue.try_send((cell, bytes)).is_err() {
+        let more = bytes.len() as u64;
+        let waiting = shared.waiting_bytes.fetch_add(more, Ordering::Relaxed);
+        let has_room = waiting.saturating_add(more) <= QUEUE_BYTES;
+        if !has_room || self.queue.try_send((cell, bytes)).is_err() {
+            shared.waiting_bytes.fetch_sub(more, Ordering::Relaxed);
             shared.counters.dropped.add(1);
         }
     }
 
     fn forget(&self, cell: CellKey) {
         self.shared.index.lock().forget(&cell);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_of_any_size_has_a_few_dozen_files() {
+        for bytes_max in [64 << 20, 4 << 30, 256 << 30, 16 << 40] {
+            let settings = DiskCacheSettings {
+                folder: PathBuf::new(),
+                bytes_max,
+                free_min: 0,
+            };
+            assert_eq!(bytes_max / settings.segment_bytes(), 32, "{bytes_max}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,10 @@ use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
 use tokio::sync::mpsc;
 
 use super::Shared;
+use super::index::Index;
 use super::record::{HEADER_BYTES, Header, TRAILER_BYTES};
 use super::rest::REST;
-use super::segment::{Found, ending, find_all, path};
+use super::segment::{ending, find_all, path};
 
 /// Cells that are written together.
 const TOGETHER: usize = 64;
@@ -59,7 +61,12 @@ impl Open {
 }
 
 /// What a start finds.
-type Start = (Box<dyn Send + Sync>, Vec<Found>);
+struct Start {
+    lock: Box<dyn Send + Sync>,
+    index: Index,
+    /// The number of the next segment.
+    next: u64,
+}
 
 impl DiskCacheWriter {
     pub(super) fn new(shared: Arc<Shared>, waiting: mpsc::Receiver<(CellKey, Bytes)>) -> Self {
@@ -89,9 +96,12 @@ impl DiskCacheWriter {
             match received {
                 Ok(0) => return,
                 Ok(_) => {
+                    let bytes: usize = cells.iter().map(|(_, cell)| cell.len()).sum();
                     if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
                         self.failed(&e).await;
                     }
+                    let waiting = &self.shared.waiting_bytes;
+                    waiting.fetch_sub(bytes as u64, Ordering::Relaxed);
                 }
                 Err(_) => {}
             }
@@ -108,16 +118,10 @@ impl DiskCacheWriter {
     async fn start(&mut self) -> Result<(), DiskError> {
         let folder = self.shared.settings.folder.clone();
         let began = self.shared.clock.elapsed();
-        let (lock, found) = self.on_disk(move |disk| start(disk, &folder)).await?;
-        self.lock = Some(lock);
-        {
-            let mut index = self.shared.index.lock();
-            for segment in found {
-                self.next = self.next.max(segment.number.saturating_add(1));
-                index.add_segment(segment.number, &segment.file, segment.bytes);
-                index.add_records(segment.number, &segment.records);
-            }
-        }
+        let found = self.on_disk(move |disk| start(disk, &folder)).await?;
+        self.lock = Some(found.lock);
+        self.next = found.next;
+        *self.shared.index.lock() = found.index;
         self.make_room(0).await?;
         let (bytes, cells) = {
             let index = self.shared.index.lock();
@@ -330,8 +334,15 @@ impl DiskCacheWriter {
     }
 }
 
+/// All that takes long is done here, on a thread of the disk.
 fn start(disk: &dyn Disk, folder: &Path) -> Result<Start, DiskError> {
     disk.create_dir_all(folder)?;
     let lock = disk.lock(&folder.join(LOCK))?;
-    Ok((lock, find_all(disk, folder)?))
+    let (mut index, mut next) = (Index::default(), 1);
+    for segment in find_all(disk, folder)? {
+        next = segment.number.saturating_add(1);
+        index.add_segment(segment.number, &segment.file, segment.bytes);
+        index.add_records(segment.number, &segment.records);
+    }
+    Ok(Start { lock, index, next })
 }
