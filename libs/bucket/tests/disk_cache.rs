@@ -13,7 +13,7 @@ use common::{Fault as StoreFault, Faulty, block, bucket_over, entry, id, tenant}
 use koios_block::{BlockCache, BlockReader, CellKey, CellStore};
 use koios_bucket::{Blocks, DiskCache, DiskCacheSettings};
 use koios_model::{Labels, Matchers, TimeRange};
-use koios_runtime::{CancellationToken, DiskHandle, RngHandle, TaskGroup, TokioClock};
+use koios_runtime::{CancellationToken, Disk, DiskHandle, RngHandle, TaskGroup, TokioClock};
 use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 use object_store::memory::InMemory;
 
@@ -28,10 +28,14 @@ struct Running {
 
 impl Running {
     async fn start(disk: &SimDisk, bytes_max: u64) -> Self {
+        Self::start_beside(disk, bytes_max, 0).await
+    }
+
+    async fn start_beside(disk: &SimDisk, bytes_max: u64, free_min: u64) -> Self {
         let settings = DiskCacheSettings {
             folder: FOLDER.into(),
             bytes_max,
-            free_min: 0,
+            free_min,
         };
         let clock = Arc::new(TokioClock::starting_at(0));
         let (cache, writer) = DiskCache::new(DiskHandle::inline(Arc::new(disk.mount())), clock, settings);
@@ -162,7 +166,7 @@ async fn a_full_disk_is_a_cache_that_keeps_nothing_for_a_while() {
     let disk = disk(4);
     let running = Running::start(&disk, 16 << 20).await;
     running.put(key(1, 0), &cell(key(1, 0), CELL)).await;
-    disk.set_capacity(Some(700 << 10));
+    disk.set_capacity(Some(400 << 10));
     for i in 1..20 {
         running.put(key(1, i), &cell(key(1, i), CELL)).await;
     }
@@ -177,6 +181,139 @@ async fn a_full_disk_is_a_cache_that_keeps_nothing_for_a_while() {
     tokio::time::advance(Duration::from_secs(61)).await;
     running.put(key(1, 40), &cell(key(1, 40), CELL)).await;
     assert_eq!(running.get(key(1, 40)).await, Some(cell(key(1, 40), CELL)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_what_is_kept_is_read_while_the_disk_is_full() {
+    let disk = disk(8);
+    let running = Running::start(&disk, 16 << 20).await;
+    for i in 0..6 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    disk.set_capacity(Some(bytes_on(&disk) as u64));
+    running.put(key(1, 6), &cell(key(1, 6), CELL)).await;
+    assert!(running.cache.stats().write_failures > 0);
+    for i in 0..6 {
+        assert_eq!(running.get(key(1, i)).await, Some(cell(key(1, i), CELL)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_disk_with_little_room_the_newest_cells_are_kept() {
+    let (disk, free_min) = (disk(9), 1 << 20);
+    let running = Running::start_beside(&disk, 16 << 20, free_min).await;
+    for i in 0..64 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    disk.set_capacity(Some(bytes_on(&disk) as u64 + free_min));
+    for i in 64..200 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+        assert_eq!(
+            running.get(key(1, i)).await,
+            Some(cell(key(1, i), CELL)),
+            "cell {i}"
+        );
+    }
+    let stats = running.cache.stats();
+    assert_eq!(stats.write_failures, 0);
+    assert!(stats.cells >= 40, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_room_that_others_need_is_given_back_without_a_write() {
+    let (disk, free_min) = (disk(10), 1 << 20);
+    let running = Running::start_beside(&disk, 16 << 20, free_min).await;
+    for i in 0..64 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    // Others write: the cache may have so many bytes less.
+    for room in [5 << 20, 4 << 20, 3 << 20, 2 << 20] {
+        disk.set_capacity(Some(room));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        settle().await;
+        assert!(disk.free_bytes(Path::new(FOLDER)).unwrap() >= free_min);
+        assert!(bytes_on(&disk) as u64 + free_min + (1 << 20) >= room, "too much");
+        assert_eq!(running.get(key(1, 63)).await, Some(cell(key(1, 63), CELL)));
+    }
+    disk.set_capacity(Some(1 << 19));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    settle().await;
+    assert_eq!((bytes_on(&disk), running.cache.stats().cells), (0, 0));
+    disk.set_capacity(None);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    running.put(key(1, 5), &cell(key(1, 5), CELL)).await;
+    assert_eq!(running.get(key(1, 5)).await, Some(cell(key(1, 5), CELL)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_a_file_that_cannot_be_removed_still_counts() {
+    let disk = disk(11);
+    let running = Running::start_beside(&disk, 16 << 20, 1 << 20).await;
+    for i in 0..64 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    disk.set_capacity(Some(4 << 20));
+    disk.set_faults(FaultPlan::default().with(1, Fault::WriteError));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    settle().await;
+    assert!(!disk.take_struck().is_empty());
+    assert_eq!(running.cache.stats().bytes, bytes_on(&disk) as u64);
+    assert_eq!(running.get(key(1, 0)).await, Some(cell(key(1, 0), CELL)));
+    tokio::time::advance(Duration::from_secs(6)).await;
+    settle().await;
+    assert_eq!(running.cache.stats().bytes, bytes_on(&disk) as u64);
+    assert!(disk.free_bytes(Path::new(FOLDER)).unwrap() >= 1 << 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_a_write_that_fails_halfway_is_counted() {
+    let disk = disk(12);
+    let running = Running::start(&disk, 16 << 20).await;
+    running.put(key(1, 0), &cell(key(1, 0), CELL)).await;
+    disk.set_faults(FaultPlan::default().with(1, Fault::WriteError));
+    running.put(key(1, 1), &cell(key(1, 1), CELL)).await;
+    let stats = running.cache.stats();
+    assert_eq!((stats.write_failures, stats.cells), (1, 1));
+    assert!(stats.bytes >= 2 * CELL as u64, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_fetch_brings_is_kept_whole() {
+    let disk = disk(13);
+    let running = Running::start(&disk, 64 << 20).await;
+    let bytes = cell(key(1, 0), CELL);
+    for i in 0..512 {
+        running.cache.put(key(1, i), bytes.clone());
+    }
+    for _ in 0..10 {
+        settle().await;
+    }
+    let stats = running.cache.stats();
+    assert_eq!((stats.cells, stats.dropped), (512, 0));
+    // What waits is bounded.
+    for i in 0..1100 {
+        running.cache.put(key(2, i), bytes.clone());
+    }
+    assert_eq!(running.cache.stats().dropped, 1100 - 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_opened_is_tried_again() {
+    let disk = disk(14);
+    let running = Running::start(&disk, 16 << 20).await;
+    for i in 0..20 {
+        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    }
+    running.stop().await;
+    let before = bytes_on(&disk);
+    // The first file: before it are the folder, the lock and the list.
+    disk.set_faults(FaultPlan::default().with(4, Fault::ReadError));
+    let running = Running::start(&disk, 16 << 20).await;
+    assert!(!disk.take_struck().is_empty());
+    assert_eq!((bytes_on(&disk), running.cache.stats().cells), (before, 0));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    settle().await;
+    assert_eq!(running.cache.stats().cells, 20);
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,10 +76,10 @@ impl Index {
         }
     }
 
-    /// Forgets the oldest segment, and tells its number and how many cells it had.
-    pub(super) fn drop_oldest(&mut self) -> Option<(u64, usize)> {
-        let number = *self.segments.keys().next()?;
-        Some((number, self.drop_segment(number)))
+    /// The number of the oldest segment, and the bytes of its file.
+    pub(super) fn oldest(&self) -> Option<(u64, u64)> {
+        let (number, segment) = self.segments.first_key_value()?;
+        Some((*number, segment.bytes))
     }
 
     /// Forgets a segment, and tells how many cells it had.

@@ -6,17 +6,20 @@
 //! **Invariants.** The files never take more than they may. Bytes are checked before they are given out; what is damaged, torn
 //! by a crash, or another's is a miss. A start reads the list of each segment and no cell.
 //!
-//! **Failure behaviour.** None that a reader sees: a disk that is full, broken or slow turns hits into misses, and is left
-//! alone for a minute. Nothing is synced, for nothing here is needed.
+//! **Failure behaviour.** None that a reader sees: a disk that is broken or slow turns hits into misses, and is left alone for a
+//! minute; one that cannot be written, or is full, is still read. When others need the disk the oldest segments go, whether
+//! cells are put or not. Nothing is synced, for nothing here is needed.
 
 mod index;
 mod record;
+mod rest;
 mod segment;
 mod stats;
 mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,21 +30,22 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use index::{Index, Place};
+use rest::Rest;
 use segment::read_record;
 use stats::Counters;
 pub use stats::DiskCacheStats;
 pub use writer::DiskCacheWriter;
 
-/// Cells that may wait to be written; further ones are not kept.
-const QUEUE_CELLS: usize = 256;
+/// Bytes of cells that may wait to be written; further ones are not kept.
+const QUEUE_BYTES: u64 = 64 << 20;
+/// Cells that may wait, however short.
+const QUEUE_CELLS: usize = 16 << 10;
 /// Longest wait for the disk: the bucket answers quicker than that.
 const READ_WAIT: Duration = Duration::from_secs(2);
-/// How long a disk that failed is left alone.
-const REST: Duration = Duration::from_secs(60);
-/// Segments that the bytes are divided into.
+/// Segments that the bytes are divided into: each is a file that stays open.
 const SEGMENTS: u64 = 32;
-/// Bytes of a segment, at least and at most.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=256 << 20;
+/// Bytes of a segment, at least.
+const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 
 /// Where cells are kept, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +60,7 @@ pub struct DiskCacheSettings {
 
 impl DiskCacheSettings {
     fn segment_bytes(&self) -> u64 {
-        (self.bytes_max / SEGMENTS).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+        (self.bytes_max / SEGMENTS).max(SEGMENT_BYTES_MIN)
     }
 }
 
@@ -74,24 +78,27 @@ struct Shared {
     disk: DiskHandle,
     clock: ClockHandle,
     index: Mutex<Index>,
-    /// Until when the disk is left alone, on the monotonic clock.
-    resting_until: Mutex<Duration>,
+    /// Each fails by itself: a disk that is full can be read.
+    reading_rests: Rest,
+    writing_rests: Rest,
+    /// Of the cells in the queue, and of those that are being written.
+    waiting_bytes: AtomicU64,
     counters: Counters,
 }
 
 impl Shared {
-    fn is_resting(&self) -> bool {
-        self.clock.elapsed() < *self.resting_until.lock()
+    /// Reads no cells for a while.
+    fn rest_reading(&self, error: &dyn std::fmt::Display) {
+        if self.reading_rests.begin(self.clock.elapsed()) {
+            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache cannot be read and rests for a minute: blocks are read from the bucket");
+        }
     }
 
-    /// Leaves the disk alone for a while.
-    fn rest(&self, error: &dyn std::fmt::Display) {
-        let mut until = self.resting_until.lock();
-        let now = self.clock.elapsed();
-        if *until <= now {
-            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache fails and rests for a minute: blocks are read from the bucket");
+    /// Keeps no further cells for a while.
+    fn rest_writing(&self, error: &dyn std::fmt::Display) {
+        if self.writing_rests.begin(self.clock.elapsed()) {
+            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache cannot be written and keeps nothing more for a minute");
         }
-        *until = now.saturating_add(REST);
     }
 }
 
@@ -104,7 +111,9 @@ impl DiskCache {
             disk,
             clock,
             index: Mutex::default(),
-            resting_until: Mutex::default(),
+            reading_rests: Rest::default(),
+            writing_rests: Rest::default(),
+            waiting_bytes: AtomicU64::default(),
             counters: Counters::default(),
         });
         let writer = DiskCacheWriter::new(Arc::clone(&shared), waiting);
@@ -132,8 +141,8 @@ impl DiskCache {
         });
         match self.shared.clock.timeout(READ_WAIT, read).await {
             Ok(Ok(results)) => return Some(results),
-            Ok(Err(e)) => self.shared.rest(&e),
-            Err(e) => self.shared.rest(&e),
+            Ok(Err(e)) => self.shared.rest_reading(&e),
+            Err(e) => self.shared.rest_reading(&e),
         }
         self.shared.counters.read_failures.add(1);
         None
@@ -147,7 +156,7 @@ impl DiskCache {
             Ok(None) => counters.damaged.add(1),
             Err(e) => {
                 counters.read_failures.add(1);
-                self.shared.rest(&e);
+                self.shared.rest_reading(&e);
             }
         }
         self.forget(cell);
@@ -161,7 +170,7 @@ type ReadCell = std::io::Result<Option<Bytes>>;
 #[async_trait]
 impl CellStore for DiskCache {
     async fn get(&self, cells: &[CellKey]) -> Vec<Option<Bytes>> {
-        let places: Vec<Option<Place>> = if self.shared.is_resting() {
+        let places: Vec<Option<Place>> = if self.shared.reading_rests.is_on(self.shared.clock.elapsed()) {
             vec![None; cells.len()]
         } else {
             let index = self.shared.index.lock();
@@ -183,15 +192,36 @@ impl CellStore for DiskCache {
 
     fn put(&self, cell: CellKey, bytes: Bytes) {
         let shared = &self.shared;
-        if shared.is_resting() || shared.index.lock().place(&cell).is_some() {
+        if shared.writing_rests.is_on(shared.clock.elapsed()) || shared.index.lock().place(&cell).is_some() {
             return;
         }
-        if self.queue.try_send((cell, bytes)).is_err() {
+        let more = bytes.len() as u64;
+        let waiting = shared.waiting_bytes.fetch_add(more, Ordering::Relaxed);
+        let has_room = waiting.saturating_add(more) <= QUEUE_BYTES;
+        if !has_room || self.queue.try_send((cell, bytes)).is_err() {
+            shared.waiting_bytes.fetch_sub(more, Ordering::Relaxed);
             shared.counters.dropped.add(1);
         }
     }
 
     fn forget(&self, cell: CellKey) {
         self.shared.index.lock().forget(&cell);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_of_any_size_has_a_few_dozen_files() {
+        for bytes_max in [64 << 20, 4 << 30, 256 << 30, 16 << 40] {
+            let settings = DiskCacheSettings {
+                folder: PathBuf::new(),
+                bytes_max,
+                free_min: 0,
+            };
+            assert_eq!(bytes_max / settings.segment_bytes(), 32, "{bytes_max}");
+        }
     }
 }

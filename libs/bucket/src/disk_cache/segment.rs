@@ -34,7 +34,8 @@ pub(super) struct Found {
     pub(super) records: Vec<(u64, Header)>,
 }
 
-/// The segments of a folder, ascending. Files that cannot be read are left out, and so forgotten.
+/// The segments of a folder, ascending. Files that cannot be read are removed; one that cannot be opened may be whole, for
+/// the process may have too many files open, and fails the call.
 pub(super) fn find_all(disk: &dyn Disk, folder: &Path) -> Result<Vec<Found>, DiskError> {
     let names = disk.list(folder)?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
@@ -42,7 +43,8 @@ pub(super) fn find_all(disk: &dyn Disk, folder: &Path) -> Result<Vec<Found>, Dis
     let mut all = Vec::with_capacity(numbers.len());
     for number in numbers {
         let path = path(folder, number);
-        match find(disk, &path, number) {
+        let file = disk.open(&path, OpenMode::Read)?;
+        match find(file, &path, number) {
             Ok(found) => all.push(found),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a file of the disk cache cannot be read and is removed");
@@ -53,8 +55,7 @@ pub(super) fn find_all(disk: &dyn Disk, folder: &Path) -> Result<Vec<Found>, Dis
     Ok(all)
 }
 
-fn find(disk: &dyn Disk, path: &Path, number: u64) -> Result<Found, DiskError> {
-    let file = disk.open(path, OpenMode::Read)?;
+fn find(file: Arc<dyn DiskFile>, path: &Path, number: u64) -> Result<Found, DiskError> {
     let fail = |e| DiskError::io("read", path, e);
     let bytes = file.len().map_err(fail)?;
     let records = match listed(file.as_ref(), bytes).map_err(fail)? {

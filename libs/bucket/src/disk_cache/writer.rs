@@ -2,18 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use koios_block::CellKey;
 use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
 use tokio::sync::mpsc;
 
+use super::Shared;
+use super::index::Index;
 use super::record::{HEADER_BYTES, Header, TRAILER_BYTES};
-use super::segment::{Found, ending, find_all, path};
-use super::{REST, Shared};
+use super::rest::REST;
+use super::segment::{ending, find_all, path};
 
 /// Cells that are written together.
 const TOGETHER: usize = 64;
+/// How often it is looked whether others need the disk.
+const LOOK: Duration = Duration::from_secs(5);
 /// The file that keeps other processes out.
 const LOCK: &str = "LOCK";
 
@@ -55,7 +61,12 @@ impl Open {
 }
 
 /// What a start finds.
-type Start = (Box<dyn Send + Sync>, Vec<Found>);
+struct Start {
+    lock: Box<dyn Send + Sync>,
+    index: Index,
+    /// The number of the next segment.
+    next: u64,
+}
 
 impl DiskCacheWriter {
     pub(super) fn new(shared: Arc<Shared>, waiting: mpsc::Receiver<(CellKey, Bytes)>) -> Self {
@@ -72,15 +83,33 @@ impl DiskCacheWriter {
     pub async fn run(mut self) {
         while self.lock.is_none() {
             if let Err(e) = self.start().await {
-                self.shared.rest(&e);
+                self.shared.rest_writing(&e);
                 self.shared.counters.write_failures.add(1);
                 self.shared.clock.sleep(REST).await;
             }
         }
-        let mut cells = Vec::new();
-        while self.waiting.recv_many(&mut cells, TOGETHER).await > 0 {
-            if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
-                self.failed(&e).await;
+        let clock = Arc::clone(&self.shared.clock);
+        let (mut cells, mut looked) = (Vec::new(), clock.elapsed());
+        loop {
+            let more = self.waiting.recv_many(&mut cells, TOGETHER);
+            let received = clock.timeout(LOOK, more).await;
+            match received {
+                Ok(0) => return,
+                Ok(_) => {
+                    let bytes: usize = cells.iter().map(|(_, cell)| cell.len()).sum();
+                    if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
+                        self.failed(&e).await;
+                    }
+                    let waiting = &self.shared.waiting_bytes;
+                    waiting.fetch_sub(bytes as u64, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+            if clock.elapsed().saturating_sub(looked) >= LOOK {
+                looked = clock.elapsed();
+                if let Err(e) = self.give_back(self.shared.settings.free_min).await {
+                    self.failed(&e).await;
+                }
             }
         }
     }
@@ -89,16 +118,10 @@ impl DiskCacheWriter {
     async fn start(&mut self) -> Result<(), DiskError> {
         let folder = self.shared.settings.folder.clone();
         let began = self.shared.clock.elapsed();
-        let (lock, found) = self.on_disk(move |disk| start(disk, &folder)).await?;
-        self.lock = Some(lock);
-        {
-            let mut index = self.shared.index.lock();
-            for segment in found {
-                self.next = self.next.max(segment.number.saturating_add(1));
-                index.add_segment(segment.number, &segment.file, segment.bytes);
-                index.add_records(segment.number, &segment.records);
-            }
-        }
+        let found = self.on_disk(move |disk| start(disk, &folder)).await?;
+        self.lock = Some(found.lock);
+        self.next = found.next;
+        *self.shared.index.lock() = found.index;
         self.make_room(0).await?;
         let (bytes, cells) = {
             let index = self.shared.index.lock();
@@ -168,6 +191,7 @@ impl DiskCacheWriter {
             open.path.clone(),
             out.len() as u64,
         );
+        self.count_bytes(&open, at + bytes);
         self.on_disk(move |_| {
             file.write_at(at, &out)
                 .map_err(|e| DiskError::io("write", &name, e))
@@ -175,9 +199,7 @@ impl DiskCacheWriter {
         .await?;
         open.at += bytes;
         self.shared.counters.written_bytes.add(bytes);
-        let mut index = self.shared.index.lock();
-        index.add_segment(open.number, &open.file, open.at);
-        index.add_records(open.number, &records);
+        self.shared.index.lock().add_records(open.number, &records);
         open.records.extend(records);
         Ok(open)
     }
@@ -185,16 +207,21 @@ impl DiskCacheWriter {
     /// Begins a segment, where there is room for one.
     async fn begin(&mut self) -> Result<Open, DiskError> {
         let settings = &self.shared.settings;
-        let (segment_bytes, free_min) = (settings.segment_bytes(), settings.free_min);
-        let folder = settings.folder.clone();
+        let (segment_bytes, folder) = (settings.segment_bytes(), settings.folder.clone());
+        let free_after = settings.free_min.saturating_add(segment_bytes);
         self.make_room(segment_bytes).await?;
+        let kept = self.shared.index.lock().bytes();
+        // What is kept is given up only where that is enough.
+        if self.free_bytes().await?.saturating_add(kept) >= free_after {
+            self.give_back(free_after).await?;
+        }
         let number = self.next;
         self.next += 1;
         let path = path(&folder, number);
         let created = path.clone();
         let file = self
             .on_disk(move |disk| {
-                if disk.free_bytes(&folder)? < free_min.saturating_add(segment_bytes) {
+                if disk.free_bytes(&folder)? < free_after {
                     let full = std::io::ErrorKind::StorageFull.into();
                     return Err(DiskError::io("leave enough free beside", &folder, full));
                 }
@@ -214,35 +241,64 @@ impl DiskCacheWriter {
     /// Ends a segment with the list of what it holds.
     async fn end(&self, open: Open) -> Result<(), DiskError> {
         let (bytes, list) = (open.bytes_ended(), ending(open.at, &open.records));
-        let (file, at, name) = (Arc::clone(&open.file), open.at, open.path);
+        self.count_bytes(&open, bytes);
+        let (file, at, name) = (open.file, open.at, open.path);
         self.on_disk(move |_| {
             file.write_at(at, &list)
                 .map_err(|e| DiskError::io("write", &name, e))
         })
-        .await?;
-        self.shared
-            .index
-            .lock()
-            .add_segment(open.number, &open.file, bytes);
-        Ok(())
+        .await
+    }
+
+    /// Counts what a file will have, before it is written: a write that fails may have written some of it.
+    fn count_bytes(&self, open: &Open, bytes: u64) {
+        let mut index = self.shared.index.lock();
+        index.add_segment(open.number, &open.file, bytes);
     }
 
     /// Removes the oldest segments until `bytes` more may be written.
-    async fn make_room(&self, bytes: u64) -> Result<(), DiskError> {
+    async fn make_room(&mut self, bytes: u64) -> Result<(), DiskError> {
         loop {
             let oldest = {
-                let mut index = self.shared.index.lock();
-                if index.bytes().saturating_add(bytes) <= self.shared.settings.bytes_max {
-                    return Ok(());
-                }
-                index.drop_oldest()
+                let index = self.shared.index.lock();
+                let is_over = index.bytes().saturating_add(bytes) > self.shared.settings.bytes_max;
+                index.oldest().filter(|_| is_over)
             };
-            let Some((number, cells)) = oldest else {
+            let Some((number, _)) = oldest else {
                 return Ok(());
             };
-            self.shared.counters.evicted.add(cells as u64);
-            self.remove(number).await?;
+            self.evict(number).await?;
         }
+    }
+
+    /// Removes the oldest segments so that `free` bytes of the disk are free, as far as that helps. What was removed is
+    /// counted by its length, for a file system may take a while to free it.
+    async fn give_back(&mut self, free: u64) -> Result<(), DiskError> {
+        let (missing, mut removed) = (free.saturating_sub(self.free_bytes().await?), 0);
+        while removed < missing {
+            let oldest = self.shared.index.lock().oldest();
+            let Some((number, bytes)) = oldest else {
+                return Ok(());
+            };
+            self.evict(number).await?;
+            removed = removed.saturating_add(bytes);
+        }
+        Ok(())
+    }
+
+    async fn free_bytes(&self) -> Result<u64, DiskError> {
+        let folder = self.shared.settings.folder.clone();
+        self.on_disk(move |disk| disk.free_bytes(&folder)).await
+    }
+
+    /// Removes a segment for the sake of others, also the one that is written to.
+    async fn evict(&mut self, number: u64) -> Result<(), DiskError> {
+        if self.open.as_ref().is_some_and(|open| open.number == number) {
+            self.open = None;
+        }
+        let cells = self.remove(number).await?;
+        self.shared.counters.evicted.add(cells as u64);
+        Ok(())
     }
 
     /// Removes segments of which nothing is needed any more: their blocks are dead.
@@ -250,47 +306,43 @@ impl DiskCacheWriter {
         let empty = self.shared.index.lock().empty_segments();
         let open = self.open.as_ref().map(|open| open.number);
         for number in empty.into_iter().filter(|number| Some(*number) != open) {
-            self.shared.index.lock().drop_segment(number);
             self.remove(number).await?;
         }
         Ok(())
     }
 
-    async fn remove(&self, number: u64) -> Result<(), DiskError> {
+    /// Removes a segment, and tells how many cells it had. One that stays on the disk still counts.
+    async fn remove(&self, number: u64) -> Result<usize, DiskError> {
         let path = path(&self.shared.settings.folder, number);
         self.on_disk(move |disk| match disk.remove_file(&path) {
             Err(e) if !e.is_not_found() => Err(e),
             _ => Ok(()),
         })
-        .await
+        .await?;
+        Ok(self.shared.index.lock().drop_segment(number))
     }
 
     /// After a failure nothing is known of the segment that was written to: what was added before can be read, no more is
-    /// added. A full disk gets its oldest bytes back.
+    /// added.
     async fn failed(&mut self, e: &DiskError) {
         self.open = None;
         self.shared.counters.write_failures.add(1);
-        self.shared.rest(e);
-        let mut gone: Vec<u64> = self.shared.index.lock().empty_segments();
-        for number in &gone {
-            self.shared.index.lock().drop_segment(*number);
-        }
-        if e.is_full()
-            && let Some((number, cells)) = self.shared.index.lock().drop_oldest()
-        {
-            self.shared.counters.evicted.add(cells as u64);
-            gone.push(number);
-        }
-        for number in gone {
-            if let Err(error) = self.remove(number).await {
-                tracing::debug!(%error, "a file of the disk cache stays");
-            }
+        self.shared.rest_writing(e);
+        if let Err(error) = self.remove_empty().await {
+            tracing::debug!(%error, "a file of the disk cache stays");
         }
     }
 }
 
+/// All that takes long is done here, on a thread of the disk.
 fn start(disk: &dyn Disk, folder: &Path) -> Result<Start, DiskError> {
     disk.create_dir_all(folder)?;
     let lock = disk.lock(&folder.join(LOCK))?;
-    Ok((lock, find_all(disk, folder)?))
+    let (mut index, mut next) = (Index::default(), 1);
+    for segment in find_all(disk, folder)? {
+        next = segment.number.saturating_add(1);
+        index.add_segment(segment.number, &segment.file, segment.bytes);
+        index.add_records(segment.number, &segment.records);
+    }
+    Ok(Start { lock, index, next })
 }
