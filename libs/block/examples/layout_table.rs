@@ -1,6 +1,6 @@
 //! Measures what series order and page size cost and save: the table of docs/decisions/0001.
 //!
-//! usage: `cargo run -p koios-block --example layout_table -- <targets> <series per target>`
+//! usage: `cargo run -p koios-block --example layout_table -- <targets> <series per target> <samples per series>`
 #![expect(clippy::print_stdout, reason = "the table is the output")]
 #![expect(
     clippy::expect_used,
@@ -21,8 +21,6 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
-/// Two hours at 15 s.
-const SAMPLES: i64 = 480;
 /// Series per target of the one metric that has many (think of CPUs times modes).
 const WIDE: usize = 16;
 
@@ -65,21 +63,21 @@ impl Random {
 }
 
 /// The scrapes of a target: every 15 s from a start of its own, with a jitter of 3 ms that all its series share.
-fn scrapes(target: usize) -> Vec<i64> {
+fn scrapes(target: usize, samples: usize) -> Vec<i64> {
     let mut random = Random(target as u64);
     let start = 1_700_000_000_000 + random.below(15_000) as i64;
-    (0..SAMPLES)
+    (0..samples as i64)
         .map(|i| start + i * 15_000 + random.below(7) as i64 - 3)
         .collect()
 }
 
 /// 40 % constants, 20 % busy and 10 % idle integer counters, 20 % gauges (half decimal, half in whole pages of memory),
 /// 10 % full-precision random walks.
-fn values(target: usize, series: usize) -> Vec<f64> {
+fn values(target: usize, series: usize, samples: usize) -> Vec<f64> {
     let mut random = Random((target as u64) << 32 | series as u64);
     let kind = series % 10;
     let mut level = (random.unit() * 1e4).round();
-    (0..SAMPLES)
+    (0..samples)
         .map(|_| {
             match kind {
                 0..=3 => {}
@@ -104,7 +102,21 @@ fn labels(order: Order, target: usize, series: usize) -> Labels {
     ])
 }
 
-fn write(order: Order, page_rows: usize, targets: usize, per_target: usize) -> BlockParts {
+/// How many there are.
+#[derive(Clone, Copy)]
+struct Fleet {
+    targets: usize,
+    per_target: usize,
+    /// Of each series.
+    samples: usize,
+}
+
+fn write(order: Order, page_rows: usize, fleet: Fleet) -> BlockParts {
+    let Fleet {
+        targets,
+        per_target,
+        samples,
+    } = fleet;
     let mut all: Vec<(Labels, usize, usize)> = (0..targets)
         .flat_map(|t| (0..per_target).map(move |s| (labels(order, t, s), t, s)))
         .collect();
@@ -115,10 +127,10 @@ fn write(order: Order, page_rows: usize, targets: usize, per_target: usize) -> B
         ..Layout::default()
     };
     let mut writer = BlockWriter::new(options).expect("the layout is possible");
-    let scrapes: Vec<Vec<i64>> = (0..targets).map(scrapes).collect();
+    let scrapes: Vec<Vec<i64>> = (0..targets).map(|t| scrapes(t, samples)).collect();
     for (labels, target, series) in all {
         writer
-            .push_series(&labels, None, &scrapes[target], &values(target, series))
+            .push_series(&labels, None, &scrapes[target], &values(target, series, samples))
             .expect("series come in order");
     }
     writer.finish().expect("it encodes").expect("it has samples")
@@ -181,14 +193,21 @@ fn column_bytes(parts: &BlockParts) -> (u64, u64) {
 fn main() {
     let mut args = std::env::args().skip(1).map(|a| a.parse().expect("a number"));
     let (targets, per_target) = (args.next().unwrap_or(200), args.next().unwrap_or(90));
-    println!("{targets} targets x {per_target} series x {SAMPLES} samples\n");
+    // Two hours at 15 s.
+    let samples = args.next().unwrap_or(480);
+    let fleet = Fleet {
+        targets,
+        per_target,
+        samples,
+    };
+    println!("{targets} targets x {per_target} series x {samples} samples\n");
     println!(
         "| Order | Page rows | B/sample | times | values | one series | one metric, all targets | wide metric, all targets | one target, all metrics |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for order in [Order::MetricFirst, Order::TargetFirst] {
-        for page_rows in [4096, 16_384, 65_536] {
-            let parts = write(order, page_rows, targets, per_target);
+        for page_rows in [4096, 16_384, 65_536, 262_144] {
+            let parts = write(order, page_rows, fleet);
             let size = parts.meta.part(SAMPLES_PART).map_or(0, |p| p.bytes);
             let per_sample = |bytes: u64| bytes as f64 / parts.meta.samples as f64;
             let (times, values) = column_bytes(&parts);
