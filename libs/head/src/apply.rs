@@ -1,7 +1,7 @@
 //! Applying a batch: resolve its series, then append its samples.
 
 use koios_model::merge::{sort_and_dedup, start_at, winner};
-use koios_model::{BatchColumns, BatchSeries, LabelsRef, Sample, SeriesHash, TimeRange};
+use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
 use crate::head::Head;
 use crate::resolve::{NEW, Resolved};
@@ -81,14 +81,7 @@ impl Head {
                 self.create(s.hash, labels)
             });
         }
-    }
-
-    /// Adds a series, which must get a sample right away.
-    pub(crate) fn create(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) -> u32 {
-        let index = self.series.create(hash, labels, &mut self.symbols);
-        let pairs = self.series.label_ids(index);
-        self.index.insert(index, pairs, &mut self.symbols);
-        index
+        self.created();
     }
 
     /// Second pass: the samples.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use koios_chunk::{Chunk, Encoder, SAMPLES_MAX, Starts};
 use koios_model::{Metadata, Sample, TimeRange};
 
+use crate::create::Creating;
 use crate::exemplars::Exemplars;
 use crate::index::Index;
 use crate::open::Pool;
@@ -57,6 +58,7 @@ pub struct Head {
     pub(crate) exemplars: Exemplars,
     pub(crate) exemplars_max: usize,
     pub(crate) encoder: Encoder,
+    pub(crate) creating: Creating,
     pub(crate) resolutions: Resolutions,
     pub(crate) scratch: Scratch,
 }
@@ -94,6 +96,7 @@ impl Head {
             exemplars: Exemplars::default(),
             exemplars_max: options.exemplars_max,
             encoder: Encoder::default(),
+            creating: Creating::default(),
             resolutions: Resolutions::default(),
             scratch: Scratch::default(),
         }
@@ -245,7 +248,7 @@ impl Head {
             .saturating_sub(bytes + chunks * SEALED_OVERHEAD_BYTES);
     }
 
-    fn take_columns(&mut self) -> (Vec<i64>, Vec<f64>) {
+    pub(crate) fn take_columns(&mut self) -> (Vec<i64>, Vec<f64>) {
         let mut ts = std::mem::take(&mut self.scratch.timestamps);
         let mut vs = std::mem::take(&mut self.scratch.values);
         ts.clear();
@@ -253,7 +256,7 @@ impl Head {
         (ts, vs)
     }
 
-    fn give_columns(&mut self, ts: Vec<i64>, vs: Vec<f64>) {
+    pub(crate) fn give_columns(&mut self, ts: Vec<i64>, vs: Vec<f64>) {
         (self.scratch.timestamps, self.scratch.values) = (ts, vs);
     }
 }

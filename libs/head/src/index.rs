@@ -1,6 +1,7 @@
 //! The inverted index: which series carry which label.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use roaring::RoaringBitmap;
@@ -34,12 +35,29 @@ pub(crate) enum Postings {
 }
 
 impl Postings {
-    fn insert(&mut self, series: u32) {
+    /// Of series in a row, at least one.
+    fn new(series: Range<u32>) -> Self {
+        match series.len() {
+            1 => Self::One(series.start),
+            _ => {
+                let mut all = RoaringBitmap::new();
+                all.insert_range(series);
+                Self::Many(Box::new(all))
+            }
+        }
+    }
+
+    /// Adds series in a row.
+    fn insert(&mut self, series: Range<u32>) {
         match self {
-            Self::One(only) if *only == series => {}
-            Self::One(only) => *self = Self::Many(Box::new(RoaringBitmap::from([*only, series]))),
+            Self::One(only) if series.len() == 1 && *only == series.start => {}
+            Self::One(only) => {
+                let mut all = RoaringBitmap::from([*only]);
+                all.insert_range(series);
+                *self = Self::Many(Box::new(all));
+            }
             Self::Many(all) => {
-                all.insert(series);
+                all.insert_range(series);
             }
         }
     }
@@ -180,23 +198,35 @@ impl Index {
         self.names.iter().map(|(id, n)| (*id, n))
     }
 
-    /// Adds a series under all its labels.
-    pub(crate) fn insert(&mut self, series: u32, pairs: impl Iterator<Item = Pair>, symbols: &mut Symbols) {
-        self.all.insert(series);
-        for pair in pairs {
-            self.entries += 1;
-            let name = self.names.entry(pair.name).or_default();
-            name.series.insert(series);
-            if let Some((_, postings)) = self.pairs.find_mut(pair.hash(), |(p, _)| *p == pair) {
-                postings.insert(series);
-                continue;
-            }
-            symbols.acquire(pair.name);
-            symbols.acquire(pair.value);
-            name.values.insert(pair.value, symbols);
-            self.pairs
-                .insert_unique(pair.hash(), (pair, Postings::One(series)), |(p, _)| p.hash());
+    /// Adds series in a row, which [`Self::add`] and [`Self::add_name`] say more of.
+    pub(crate) fn add_series(&mut self, series: Range<u32>) {
+        self.all.insert_range(series);
+    }
+
+    /// Notes that series in a row carry a name, each with some value.
+    pub(crate) fn add_name(&mut self, name: u32, series: Range<u32>) {
+        if !series.is_empty() {
+            self.names.entry(name).or_default().series.insert_range(series);
         }
+    }
+
+    /// Notes that series in a row carry a label.
+    pub(crate) fn add(&mut self, pair: Pair, series: Range<u32>, symbols: &mut Symbols) {
+        if series.is_empty() {
+            return;
+        }
+        self.entries += series.len() as u64;
+        if let Some((_, postings)) = self.pairs.find_mut(pair.hash(), |(p, _)| *p == pair) {
+            postings.insert(series);
+            return;
+        }
+        symbols.acquire(pair.name);
+        symbols.acquire(pair.value);
+        let name = self.names.entry(pair.name).or_default();
+        name.values.insert(pair.value, symbols);
+        let postings = Postings::new(series);
+        self.pairs
+            .insert_unique(pair.hash(), (pair, postings), |(p, _)| p.hash());
     }
 
     /// Removes series and every label that no other carries. `pairs` are the labels of the dead.

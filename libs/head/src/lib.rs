@@ -24,6 +24,7 @@
 //! beforehand.
 
 mod apply;
+mod create;
 mod cut;
 mod delete;
 mod error;

@@ -149,6 +149,8 @@ pub(crate) struct SeriesTable {
     shared_hashes: u64,
     free: Vec<u32>,
     label_bytes: usize,
+    /// Memory of the series created last.
+    packed: Vec<u8>,
 }
 
 /// What a reference stands for.
@@ -214,27 +216,28 @@ impl SeriesTable {
             && ids.next().is_none()
     }
 
-    /// Adds a series.
-    pub(crate) fn create(&mut self, hash: SeriesHash, labels: LabelsRef<'_>, symbols: &mut Symbols) -> u32 {
-        let mut packed = Vec::new();
-        for (name, value) in labels.iter() {
-            push_id(&mut packed, symbols.intern(name));
-            push_id(&mut packed, symbols.intern(value));
+    /// Adds a series at a place that [`Self::place`] gave.
+    pub(crate) fn create(&mut self, index: u32, hash: SeriesHash, pairs: impl Iterator<Item = Pair>) {
+        let packed = &mut self.packed;
+        packed.clear();
+        for pair in pairs {
+            push_id(packed, pair.name);
+            push_id(packed, pair.value);
         }
+        let labels = Box::from(packed.as_slice());
         self.label_bytes += packed.len();
         self.shared_hashes += u64::from(self.find(hash) != Found::None);
-        let index = self.slot();
         let i = index as usize;
         self.hashes[i] = hash;
-        self.cold[i].labels = packed.into();
+        self.cold[i].labels = labels;
         let hashes = &self.hashes;
         self.lookup.insert_unique(table_hash(hash), index, |&other| {
             table_hash(hashes[other as usize])
         });
-        index
     }
 
-    fn slot(&mut self) -> u32 {
+    /// A place for a new series.
+    pub(crate) fn place(&mut self) -> u32 {
         if let Some(index) = self.free.pop() {
             // Whatever was written there since it was freed belongs to no series.
             self.hot[index as usize] = Hot::default();

@@ -165,6 +165,7 @@ impl Head {
             let packed = LabelsRef::from_packed(labels.bytes()?).map_err(|_| SnapshotError)?;
             self.load_series(packed, &mut data)?;
         }
+        self.created();
         (labels.is_done() && data.is_done())
             .then_some(())
             .ok_or(SnapshotError)
@@ -178,8 +179,9 @@ impl Head {
         let index = self.create(hash, labels);
         let i = index as usize;
         let hot = self.pool.copy_in(data)?;
-        let (mut ts, mut vs) = (Vec::new(), Vec::new());
+        let (mut ts, mut vs) = self.take_columns();
         let open = self.pool.decode(&hot, &mut ts, &mut vs);
+        self.give_columns(ts, vs);
         open.map_err(|_| SnapshotError)?;
         self.series.hot[i] = hot;
         let sealed = data.u32()?;
