@@ -74,7 +74,8 @@ async fn run(c: &Contender, fleet: &Fleet, concurrency: usize, runs: usize) -> R
     })
 }
 
-async fn post(url: &str) -> Result<()> {
+/// Posts nothing to `url`, which must answer well.
+pub(crate) async fn post(url: &str) -> Result<()> {
     let answer = reqwest::Client::new().post(url).send().await?;
     if !answer.status().is_success() {
         bail!(

@@ -14,6 +14,7 @@ use crate::measure;
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// One contender.
+#[derive(Clone, Debug)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) program: PathBuf,

@@ -2,8 +2,8 @@
 //!
 //! **Data flow.** [`fleet`] computes any sample of a realistic fleet from a seed; `generate` sends it by remote write;
 //! `verify` reads it back and compares bit for bit; `queries` times queries; `compare` does all of that to Koios,
-//! Prometheus and VictoriaMetrics one after the other and prints them side by side; `latency`, `restart` and `cluster` do
-//! one thing more each.
+//! Prometheus and VictoriaMetrics one after the other and prints them side by side; `latency`, `restart`, `cluster` and
+//! `stored` do one thing more each.
 //!
 //! **Invariants.** The same seed gives the same samples, so a verifier needs nothing from the generator's run.
 //!
@@ -26,6 +26,7 @@ mod latency;
 mod measure;
 mod restart;
 mod send;
+mod stored;
 mod verify;
 
 use std::path::PathBuf;
@@ -122,6 +123,12 @@ enum Command {
         #[command(flatten)]
         side: SideBySide,
     },
+    /// Compares the bytes of a sample as each of the three stores it in the end, and measures compaction. Unless told
+    /// otherwise the load begins at the last midnight (UTC) that lets it end before the current day began.
+    Stored {
+        #[command(flatten)]
+        side: SideBySide,
+    },
     /// Compares what a sample costs in one process and in three zones.
     Cluster {
         #[command(flatten)]
@@ -142,7 +149,18 @@ struct SideBySide {
     concurrency: usize,
 }
 
+/// Milliseconds of a day.
+const DAY_MS: i64 = 86_400_000;
+
 impl FleetArgs {
+    /// Lets the load begin at a midnight (UTC), the last that has it end before the current day began, unless its begin was
+    /// chosen: blocks are merged up to a day once the day has ended.
+    fn begin_at_midnight(&mut self) {
+        let days = (self.interval_ms * i64::from(self.scrapes) + DAY_MS - 1) / DAY_MS;
+        let today = measure::now_ms() / DAY_MS;
+        self.start_ms.get_or_insert((today - days) * DAY_MS);
+    }
+
     fn fleet(&self) -> fleet::Fleet {
         let length = self.interval_ms * i64::from(self.scrapes);
         let start_ms = self.start_ms.unwrap_or_else(|| {
@@ -210,6 +228,10 @@ async fn main() -> Result<()> {
         }
         Command::Restart { side } => {
             restart::restart(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+        }
+        Command::Stored { mut side } => {
+            side.fleet.begin_at_midnight();
+            stored::stored(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
         }
         Command::Cluster { side } => {
             cluster::cluster(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
