@@ -51,15 +51,19 @@ impl Creating {
             of.add(run.pair, run.from..index, symbols);
             of.add_name(run.pair.name, run.name_from..index);
         };
-        for (name, value) in labels.iter() {
-            while let Some((_, gone)) = before.next_if(|((n, _), _)| *n < name.as_bytes()) {
+        // Packed labels are text, and most of it is only compared.
+        let intern = |text: &[u8], symbols: &mut Symbols| {
+            symbols.intern(std::str::from_utf8(text).unwrap_or_default())
+        };
+        for (name, value) in labels.iter_bytes() {
+            while let Some((_, gone)) = before.next_if(|((n, _), _)| *n < name) {
                 end(gone, of, symbols);
             }
-            runs.push(match before.next_if(|((n, _), _)| *n == name.as_bytes()) {
-                Some(((_, v), run)) if v == value.as_bytes() => *run,
+            runs.push(match before.next_if(|((n, _), _)| *n == name) {
+                Some(((_, v), run)) if v == value => *run,
                 Some((_, run)) => {
                     of.add(run.pair, run.from..index, symbols);
-                    let (name, value) = (run.pair.name, symbols.intern(value));
+                    let (name, value) = (run.pair.name, intern(value, symbols));
                     Run {
                         pair: Pair { name, value },
                         from: index,
@@ -68,8 +72,8 @@ impl Creating {
                 }
                 None => Run {
                     pair: Pair {
-                        name: symbols.intern(name),
-                        value: symbols.intern(value),
+                        name: intern(name, symbols),
+                        value: intern(value, symbols),
                     },
                     from: index,
                     name_from: index,
