@@ -278,6 +278,10 @@ fn refuses_contradictions_and_missing_secrets() {
             "http.max-write-bytes-in-flight is 268435456, must be at least",
         ),
         (&["--blocks.range=0"], "blocks.range is 0ns, must be at least 1s"),
+        (
+            &["--blocks.manifest-max-age=11m"],
+            "blocks.manifest-max-age is 660s, must be at most 600s",
+        ),
         (&["--self-metrics.tenant=a/b"], "self-metrics.tenant: tenant ID"),
         (&["--s3.encryption=rot13"], "must be one of AES256, aws:kms"),
         (&["--s3.kms-key-id=k"], "s3.encryption must be aws:kms"),

@@ -333,6 +333,14 @@ pub const SETTINGS: &[Setting] = &[
         "Time range of a block when it is cut from the heads; stores merge blocks to 6 and 12 times as much"
     ),
     setting!(
+        "blocks.manifest-max-age",
+        "Storage",
+        Duration,
+        blocks.manifest_max_age,
+        READ,
+        "How long a querier goes by what it knows of a tenant's blocks and of what is too old, where memory has all that is asked for; where it has not, 10s at most"
+    ),
+    setting!(
         "ingester.head-retention",
         "Storage",
         Duration,

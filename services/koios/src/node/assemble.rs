@@ -328,7 +328,10 @@ impl Assembly {
             Arc::new(topology),
             Arc::new(BucketManifests::new(manifests.clone())),
             Arc::clone(&clock),
-            Patience::default(),
+            Patience {
+                manifest_age: shared.settings.blocks.manifest_max_age,
+                ..Patience::default()
+            },
             reads,
             &shared.metrics,
         );
