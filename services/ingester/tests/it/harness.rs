@@ -20,22 +20,21 @@ use koios_control::{
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
 use koios_model::merge::winner;
 use koios_model::{
-    BatchColumns, BatchSet, Exemplar, Histogram, Labels, Matchers, Metadata, PartitionId, SeriesHash,
-    StreamId, TenantId, TenantSeed, TimeRange,
+    BatchColumns, BatchSet, Exemplar, Histogram, Labels, Matchers, PartitionId, SeriesHash, StreamId,
+    TenantId, TenantSeed, TimeRange,
 };
 use koios_runtime::{
     CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
     TokioClock,
 };
 use koios_server::Metrics;
+use koios_testkit::down::DownIngester;
 use koios_testkit::memory::PretendedMemory;
 use koios_testkit::sim_disk::SimDisk;
 use koios_wal::Identity;
 use koios_wire::{
-    Batch, BatchHeader, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest,
-    ExemplarsRequest, FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply,
-    LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars,
-    ServiceError,
+    Batch, BatchHeader, BatchSetsRequest, FlushReply, FlushRequest, IngesterService, ReadEnd, ReadItem,
+    ReadRequest, ReadStream, ServiceError,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -140,50 +139,8 @@ impl Peers for Directory {
     fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
         match self.0.lock().get(&member.name) {
             Some(ingester) => Arc::new(ingester.clone()),
-            None => Arc::new(Down),
+            None => Arc::new(DownIngester),
         }
-    }
-}
-
-#[derive(Debug)]
-struct Down;
-
-fn down<T>() -> Result<T, ServiceError> {
-    Err(ServiceError::unavailable("member is down"))
-}
-
-#[async_trait]
-impl IngesterService for Down {
-    async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
-        down()
-    }
-    async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {
-        down()
-    }
-    async fn label_names(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
-        down()
-    }
-    async fn label_values(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
-        down()
-    }
-    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
-        down()
-    }
-    async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
-        down()
-    }
-    async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
-        down()
-    }
-    async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
-        down()
-    }
-    async fn deletions(&self, _: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
-        down()
-    }
-
-    async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
-        down()
     }
 }
 
