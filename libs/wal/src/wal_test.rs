@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_model::TenantId;
-use koios_runtime::{CancellationToken, Cpu, DiskHandle, RealClock};
+use koios_runtime::{CancellationToken, Cpu, Disk, DiskHandle, RealClock};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 

@@ -55,7 +55,7 @@ async fn i4_a_store_that_is_killed_under_queries_costs_neither_an_error_nor_a_sa
     );
     for kill in 1..=chance.rounds {
         let name = STORES[chance.random.index(STORES.len())];
-        let queries = until_one_fails(&writer, &ask);
+        let queries = Box::pin(until_one_fails(&writer, &ask));
         let result = cluster
             .kill_and_restart(name, Outage::new(&mut chance), queries)
             .await;

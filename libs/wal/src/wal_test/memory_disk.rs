@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    now: Vec<u8>,
+    pub(super) now: Vec<u8>,
     synced: Vec<u8>,
 }
 
