@@ -129,9 +129,20 @@ fn test(root: &Path, filter: Option<&str>) -> Result<()> {
     layers::check(root)?;
     deny(root)?;
     let nextest = succeeds(Command::new("cargo").args(["nextest", "--version"]));
+    let threads = test_threads().to_string();
     // End-to-end tests start the binary themselves: the test runner has built it by then.
     let suites: &[(&[&str], &[&str])] = if nextest {
-        &[(&["nextest", "run", "--workspace", "--no-fail-fast"], &[])]
+        &[(
+            &[
+                "nextest",
+                "run",
+                "--workspace",
+                "--no-fail-fast",
+                "--test-threads",
+                threads.as_str(),
+            ],
+            &[],
+        )]
     } else {
         println!("cargo-nextest is not installed: using cargo test");
         // Tests that start several processes take the machine for themselves.
@@ -155,6 +166,12 @@ fn test(root: &Path, filter: Option<&str>) -> Result<()> {
         run(cargo(root).args(["test", "--workspace", "--doc", "--quiet"]))?;
     }
     Ok(())
+}
+
+/// One for each core, and those of the tests that only wait: the group `waiting` in `.config/nextest.toml`.
+fn test_threads() -> usize {
+    const WAITING: usize = 2;
+    std::thread::available_parallelism().map_or(1, usize::from) + WAITING
 }
 
 /// Prometheus' acceptance suite is data that is no part of the project: a folder beside the checkout, unless the

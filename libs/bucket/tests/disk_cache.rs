@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Fault as StoreFault, Faulty, block, bucket_over, entry, id, tenant};
 use koios_block::{BlockCache, BlockReader, CellKey, CellStore};
-use koios_bucket::{Blocks, DiskCache, DiskCacheSettings};
+use koios_bucket::{Blocks, DiskCache, DiskCacheSettings, RetryPolicy};
 use koios_model::{Labels, Matchers, TimeRange};
 use koios_runtime::{CancellationToken, Disk, DiskHandle, RngHandle, TaskGroup, TokioClock};
 use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
@@ -437,7 +437,13 @@ async fn a_block_that_was_read_can_be_read_without_the_bucket() {
     let (disk, parts) = (disk(7), block(1, 3000));
     let objects = Arc::new(InMemory::new());
     let store = Faulty::over(&objects, StoreFault::None);
-    let bucket = bucket_over(Arc::<Faulty>::clone(&store), 1);
+    // It is known to be away: nothing is gained by asking it for long.
+    let bucket = bucket_over(Arc::<Faulty>::clone(&store), 1).with_retry(RetryPolicy {
+        attempt_timeout: Duration::from_secs(2),
+        deadline: Duration::from_secs(2),
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+    });
     bucket.upload_block(&tenant(), &parts).await.unwrap();
     let blocks = |cache: &DiskCache| {
         let memory = BlockCache::new(64 << 20, 1 << 20).with_cell_store(Arc::new(cache.clone()));

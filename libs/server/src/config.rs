@@ -17,7 +17,7 @@ use koios_model::TenantId;
 use koios_tenancy::RetentionLimits;
 
 pub use docs::reference_page;
-pub use table::{SETTINGS, Setting, Target};
+pub use table::{Setting, Target, all_settings};
 pub use value::{format_bytes, format_duration, parse_bytes, parse_duration};
 
 use crate::settings::Settings;
@@ -115,8 +115,7 @@ pub fn flags(target: Target) -> Vec<clap::Arg> {
         .help_heading("General")
         .help("YAML file with settings; a flag --a.b is the key `b` in the section `a`");
     let defaults = Settings::default();
-    let settings = SETTINGS
-        .iter()
+    let settings = all_settings()
         .filter(|s| s.applies_to(target))
         .map(|s| s.flag(&defaults));
     std::iter::once(config).chain(settings).collect()
@@ -137,13 +136,13 @@ pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Setting
     if let Some(file) = &file {
         file.apply_to_all(&mut settings)?;
     }
-    for s in SETTINGS {
+    for s in all_settings() {
         let variable = s.variable();
         if let Some(value) = (sources.env)(&variable) {
             set(&mut settings, s, &variable, &value)?;
         }
     }
-    for s in SETTINGS {
+    for s in all_settings() {
         if let Some(value) = matches.try_get_one::<String>(s.key).ok().flatten() {
             set(&mut settings, s, &format!("--{}", s.key), value)?;
         }

@@ -13,6 +13,9 @@ const MEMORY_LIMIT_MIN: u64 = 64 << 20;
 /// The smallest cache on disk that is of use, bytes.
 const CACHE_DISK_MIN: u64 = 64 << 20;
 
+/// An older manifest lists blocks whose bytes may be gone.
+const MANIFEST_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// Everything configurable. Each field's meaning, unit and default stand in the table of [`crate::config`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -119,6 +122,8 @@ pub struct ControlSettings {
 pub struct BlockSettings {
     /// Time range of a freshly cut block.
     pub range: Duration,
+    /// How long queriers go by what they know of a tenant's blocks where heads can answer alone.
+    pub manifest_max_age: Duration,
 }
 
 /// See [`Settings::ingester`].
@@ -368,7 +373,10 @@ impl Default for Settings {
                 replication_factor: 0,
                 partitions: 0,
             },
-            blocks: BlockSettings { range: HOUR * 2 },
+            blocks: BlockSettings {
+                range: HOUR * 2,
+                manifest_max_age: Duration::from_secs(60),
+            },
             ingester: IngesterSettings {
                 head_retention: HOUR * 3,
                 disk_reserve_bytes: 256 << 20,
@@ -442,6 +450,14 @@ impl Settings {
                 "blocks.range",
                 &format_args!("{:?}", self.blocks.range),
                 "at least 1s",
+            );
+        }
+        if self.blocks.manifest_max_age > MANIFEST_AGE_MAX {
+            let rule = format!("at most {MANIFEST_AGE_MAX:?}");
+            return wrong(
+                "blocks.manifest-max-age",
+                &format_args!("{:?}", self.blocks.manifest_max_age),
+                &rule,
             );
         }
         if self.store.replication == 0 {

@@ -7,7 +7,8 @@
 //!
 //! **Invariants.** Nothing here is linked into a product. Simulated parts draw every decision from the run's seed.
 //!
-//! **Deliberately absent.** Mocks of services: tests run the real code over simulated surroundings.
+//! **Deliberately absent.** Mocks of services: tests run the real code over simulated surroundings. Only a member that does not
+//! run is here ([`down`]).
 //!
 //! **Failure behaviour.** Harness errors say what was started, where its log is, and what was being waited for.
 
@@ -19,6 +20,8 @@ pub mod cloud;
 pub mod differential;
 #[cfg(feature = "cluster")]
 pub mod distant;
+#[cfg(feature = "cluster")]
+pub mod down;
 pub mod fuzz;
 #[cfg(feature = "cluster")]
 pub mod http;

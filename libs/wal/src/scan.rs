@@ -72,7 +72,7 @@ pub(crate) fn scan(keys: &Keys, number: u32, bytes: &Bytes) -> Scan {
         keys,
         number,
         bytes,
-        written: bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1),
+        written: end_of_written(bytes),
         at: SEGMENT_HEADER_BYTES.min(bytes.len()),
         group_end: 0,
         synced: Lsn::default(),
@@ -85,6 +85,20 @@ pub(crate) fn scan(keys: &Keys, number: u32, bytes: &Bytes) -> Scan {
     }
     while s.step() {}
     s.finish()
+}
+
+/// Where the trailing zeros begin. Most of a young segment is zeros: they are compared many at once.
+fn end_of_written(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    for chunk in bytes.rchunks(ZEROS.len()) {
+        if !ZEROS.starts_with(chunk) {
+            let last = chunk.iter().rposition(|&b| b != 0);
+            return end - chunk.len() + last.map_or(0, |i| i + 1);
+        }
+        end -= chunk.len();
+    }
+    0
 }
 
 impl Scanner<'_> {
@@ -151,8 +165,11 @@ impl Scanner<'_> {
     /// The next place after the current one where an intact record stands.
     fn resync(&self) -> Option<usize> {
         let from = self.at + 1;
-        let rest = self.rest(from);
-        rest.windows(self.keys.marker.len())
+        let marker_bytes = self.keys.marker.len();
+        // A record begins with something else than zeros.
+        let end = self.bytes.len().min(self.written + marker_bytes);
+        let rest = self.bytes.get(from..end).unwrap_or_default();
+        rest.windows(marker_bytes)
             .enumerate()
             .filter(|(_, w)| *w == self.keys.marker)
             .map(|(i, _)| from + i)
@@ -183,5 +200,22 @@ impl Scanner<'_> {
             false => self.out.end,
         };
         self.out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_zeros_are_found_wherever_they_begin() {
+        for len in [0, 1, 4095, 4096, 4097, 10_000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(end_of_written(&bytes), 0, "{len} zeros");
+            for last in (0..len).step_by(97).chain(len.checked_sub(1)) {
+                bytes[last] = 1;
+                assert_eq!(end_of_written(&bytes), last + 1, "of {len}");
+            }
+        }
     }
 }

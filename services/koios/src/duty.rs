@@ -1,16 +1,16 @@
 //! Which tenants this process compacts: assigned by the control plane.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use koios_bucket::Tombstone;
 use koios_control::{ClusterState, Command, ControlClient, StateHandle};
+use koios_ingester::Peers;
 use koios_model::{TenantId, random_weight};
 use koios_runtime::ClockHandle;
 use koios_store::{CompactionDuty, DeletionWitness};
 use koios_wire::DeletionsRequest;
-
-use crate::members::Members;
 
 /// Longest a proposal is tried: the next visit proposes again.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -60,21 +60,31 @@ impl CompactionDuty for AssignedCompaction {
 /// Longest a member is asked about a deletion: it may have to apply it first.
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks the members that hold batches of a deletion.
+/// Asks the members that hold batches of a deletion: it is forgotten when all of them have applied it, and none would
+/// replay it.
 #[derive(Clone, Debug)]
-pub(crate) struct AskedMembers {
-    pub(crate) state: StateHandle,
-    pub(crate) members: Members,
-    pub(crate) clock: ClockHandle,
+pub struct AskedMembers {
+    state: StateHandle,
+    members: Arc<dyn Peers>,
+    clock: ClockHandle,
 }
 
 impl AskedMembers {
+    /// Asks those of the partitions that `state` has.
+    pub fn new(state: StateHandle, members: Arc<dyn Peers>, clock: ClockHandle) -> Self {
+        Self {
+            state,
+            members,
+            clock,
+        }
+    }
+
     async fn has_forgotten(&self, member: &str, request: &DeletionsRequest, version: u64) -> bool {
         let state = self.state.current();
         let Some(member) = state.members.get(member) else {
             return false;
         };
-        let client = self.members.ingester_of(&member.name, &member.grpc_addr);
+        let client = self.members.ingester(member);
         let asked = self
             .clock
             .timeout(ASK_DEADLINE, client.deletions(request.clone()))

@@ -23,4 +23,5 @@ mod node;
 mod operators;
 mod self_metrics;
 
+pub use duty::AskedMembers;
 pub use node::{Node, NodeError, NodeOptions};

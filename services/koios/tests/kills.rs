@@ -7,10 +7,11 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::future::{Either, select};
+use futures::future::{Either, select, try_join_all};
 use koios_testkit::http::Answer;
 use koios_testkit::process::pause;
 use support::chance::Chance;
+use support::faults::Outage;
 use support::load::Load;
 use support::{
     Cluster, INGESTERS, Koios, Plan, Writer, all_in_one, client, clock, eventually, now_ms,
@@ -145,25 +146,10 @@ async fn i7_ingesters_killed_in_turn_fail_nothing() -> Result<()> {
         .collect();
     for kill in 1..=chance.rounds {
         let name = INGESTERS[chance.random.index(INGESTERS.len())];
-        let (up, down) = (
-            chance.moment(Duration::from_secs(1)),
-            chance.moment(Duration::from_secs(2)),
-        );
-        let node = cluster.node(name);
-        let result = {
-            let faults = std::pin::pin!(async {
-                pause(up).await;
-                node.process.kill();
-                pause(down).await;
-                node.process.restart()?;
-                node.ready(&client).await
-            });
-            let load = writers.iter_mut().map(|w| until_stopped(w, &ask));
-            match select(faults, futures::future::try_join_all(load)).await {
-                Either::Left((faults, _)) => faults,
-                Either::Right((load, _)) => load.map(|_: Vec<()>| ()),
-            }
-        };
+        let load = try_join_all(writers.iter_mut().map(|w| until_stopped(w, &ask)));
+        let result = cluster
+            .kill_and_restart(name, Outage::new(&mut chance), load)
+            .await;
         told(
             &cluster.nodes[name],
             result.with_context(|| format!("kill {kill}: {name}")),
@@ -201,25 +187,10 @@ async fn i4_a_distributor_querier_or_store_that_is_killed_costs_errors_and_no_sa
         .collect();
     for kill in 1..=chance.rounds {
         let name = BETWEEN[chance.random.index(BETWEEN.len())];
-        let (up, down) = (
-            chance.moment(Duration::from_secs(1)),
-            chance.moment(Duration::from_secs(2)),
-        );
-        let node = cluster.node(name);
-        let result = {
-            let faults = std::pin::pin!(async {
-                pause(up).await;
-                node.process.kill();
-                pause(down).await;
-                node.process.restart()?;
-                node.ready(&client).await
-            });
-            let load = writers.iter_mut().map(|w| trying_until_stopped(w, &ask));
-            match select(faults, futures::future::try_join_all(load)).await {
-                Either::Left((faults, _)) => faults,
-                Either::Right((load, _)) => load.map(|_: Vec<()>| ()),
-            }
-        };
+        let load = try_join_all(writers.iter_mut().map(|w| trying_until_stopped(w, &ask)));
+        let result = cluster
+            .kill_and_restart(name, Outage::new(&mut chance), load)
+            .await;
         let result = result.with_context(|| format!("kill {kill}: {name}"));
         told(&cluster.nodes[name], result)?;
         for writer in &mut writers {

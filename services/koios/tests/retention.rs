@@ -54,8 +54,9 @@ fn write_config(dir: &Path, rules: &[(&str, &str)]) -> Result<PathBuf> {
     Ok(path)
 }
 
-const FLAGS: [&str; 5] = [
+const FLAGS: [&str; 6] = [
     "--self-metrics.interval=0s",
+    "--blocks.manifest-max-age=1s",
     "--store.compaction-interval=200ms",
     "--store.deletion-delay=1s",
     "--store.undelete-window=3s",
@@ -233,6 +234,7 @@ async fn i10_rules_hold_whichever_process_answers() -> Result<()> {
     let plan = Plan {
         flags: vec![format!("--config={}", config.display())],
         env: vec![
+            ("KOIOS_BLOCKS_MANIFEST_MAX_AGE".to_owned(), "1s".to_owned()),
             ("KOIOS_STORE_COMPACTION_INTERVAL".to_owned(), "200ms".to_owned()),
             ("KOIOS_STORE_UNDELETE_WINDOW".to_owned(), "1s".to_owned()),
         ],

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::{Either, select, try_join_all};
+use futures::future::try_join_all;
 use koios_runtime::RealNet;
 use koios_testkit::http::HttpClient;
 use koios_testkit::process::pause;
 use rustix::process::Signal;
 use support::chance::Chance;
+use support::faults::under_load;
 use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, all_in_one, client, clock, eventually, now_ms};
 
 /// Longest that a write or a read may take while one of three members hangs.
@@ -109,10 +110,7 @@ async fn hang_under_load(
     };
     let (ask, longest) = (cluster.query_addr(), std::cell::Cell::default());
     let load = try_join_all(writers.iter_mut().map(|w| until_stopped(w, &ask, &longest)));
-    match select(std::pin::pin!(faults), std::pin::pin!(load)).await {
-        Either::Left((faults, _)) => faults?,
-        Either::Right((load, _)) => load.map(|_: Vec<()>| ())?,
-    }
+    under_load(faults, load).await?;
     println!(
         "{names:?} hung for {stopped:?}; the slowest request took {:?}",
         longest.get()

@@ -3,14 +3,12 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::{Either, select};
 use koios_testkit::moto::Moto;
-use koios_testkit::process::pause;
 use koios_testkit::query::SeriesMap;
 use support::chance::Chance;
+use support::faults::Outage;
 use support::{Cluster, Koios, Plan, Writer, all_in_one, client, eventually, now_ms};
 
 const STORES: [&str; 3] = ["store", "store-2", "store-3"];
@@ -49,7 +47,7 @@ async fn reads(cluster: &Cluster) -> Result<Vec<f64>> {
 async fn i4_a_store_that_is_killed_under_queries_costs_neither_an_error_nor_a_sample() -> Result<()> {
     let mut chance = Chance::new(5)?;
     let (mut cluster, writer) = cluster_of_blocks().await?;
-    let (client, ask) = (cluster.client.clone(), cluster.query_addr());
+    let ask = cluster.query_addr();
     let shares = reads(&cluster).await?;
     ensure!(
         shares.iter().all(|n| *n > 0.0),
@@ -57,25 +55,10 @@ async fn i4_a_store_that_is_killed_under_queries_costs_neither_an_error_nor_a_sa
     );
     for kill in 1..=chance.rounds {
         let name = STORES[chance.random.index(STORES.len())];
-        let (up, down) = (
-            chance.moment(Duration::from_secs(1)),
-            chance.moment(Duration::from_secs(2)),
-        );
-        let node = cluster.node(name);
-        let result = {
-            let faults = std::pin::pin!(async {
-                pause(up).await;
-                node.process.kill();
-                pause(down).await;
-                node.process.restart()?;
-                node.ready(&client).await
-            });
-            let queries = std::pin::pin!(until_one_fails(&writer, &ask));
-            match select(faults, queries).await {
-                Either::Left((faults, _)) => faults,
-                Either::Right((queries, _)) => queries,
-            }
-        };
+        let queries = Box::pin(until_one_fails(&writer, &ask));
+        let result = cluster
+            .kill_and_restart(name, Outage::new(&mut chance), queries)
+            .await;
         result.with_context(|| format!("kill {kill}: {name}"))?;
     }
     Ok(())

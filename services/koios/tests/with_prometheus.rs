@@ -11,8 +11,8 @@ use koios_testkit::process::pause;
 use koios_testkit::query::{self, SeriesMap};
 use support::{Cluster, Plan, all_in_one, client, eventually, now_ms};
 
-/// How long Prometheus scrapes before the questions.
-const OBSERVE: Duration = Duration::from_secs(60);
+/// How long Prometheus scrapes before the questions: they reach back 15 s, and from there 5 s and 20 s.
+const OBSERVE: Duration = Duration::from_secs(50);
 /// Relative difference allowed between values: Prometheus 2.42 sums without compensation.
 const TOLERANCE: f64 = 1e-12;
 

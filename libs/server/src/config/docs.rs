@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::table::{SETTINGS, Setting};
+use super::table::{Setting, all_settings};
 use crate::settings::Settings;
 
 const HEAD: &str = "# Configuration
 
-Generated from the table in `libs/server/src/config/table.rs`; do not edit. After a change of the table run\n`KOIOS_WRITE_DOCS=1 cargo nextest run -p koios-server reference_page`.
+Generated from the table in `libs/server/src/config/table`; do not edit. After a change of the table run\n`KOIOS_WRITE_DOCS=1 cargo nextest run -p koios-server reference_page`.
 
 Koios needs no configuration to start. Whatever is set comes from, later wins: the defaults below, the YAML file named by
 `--config`, environment variables, command-line flags. The setting `http.listen` is the flag `--http.listen`, the variable
@@ -41,7 +41,7 @@ pub fn reference_page() -> String {
     let defaults = Settings::default();
     let mut out = HEAD.to_owned();
     let mut group = "";
-    for s in SETTINGS {
+    for s in all_settings() {
         if s.group != group {
             group = s.group;
             let _ = write!(

@@ -8,7 +8,7 @@ use serde_saphyr::{Spanned, with_deserializer_from_str};
 use super::ConfigError;
 use super::rules;
 use super::suggest::nearest;
-use super::table::{SETTINGS, Setting};
+use super::table::{Setting, all_settings};
 
 /// The section with exceptions by tenant.
 const OVERRIDES: &str = "overrides";
@@ -112,14 +112,14 @@ impl Place {
             return Step::Into(Self::Tenant(key.to_owned()));
         }
         let full = format!("{}{key}", self.prefix());
-        if let Some(setting) = SETTINGS.iter().find(|s| s.key == full) {
+        if let Some(setting) = all_settings().find(|s| s.key == full) {
             return Step::Leaf(setting);
         }
         match self {
             Self::Settings(prefix) if prefix.is_empty() && key == OVERRIDES => Step::Into(Self::Tenants),
             Self::Settings(_) => {
                 let section = format!("{full}.");
-                if SETTINGS.iter().any(|s| s.key.starts_with(&section)) {
+                if all_settings().any(|s| s.key.starts_with(&section)) {
                     Step::Into(Self::Settings(section))
                 } else {
                     Step::Unknown
@@ -132,8 +132,7 @@ impl Place {
     /// The nearest key: among its neighbours, else among all by their full or last name.
     fn suggestion(&self, key: &str) -> Option<String> {
         let prefix = self.prefix();
-        let neighbours = SETTINGS
-            .iter()
+        let neighbours = all_settings()
             .filter_map(|s| s.key.strip_prefix(prefix))
             .map(|rest| rest.split('.').next().unwrap_or(rest))
             .chain((prefix.is_empty()).then_some(OVERRIDES));
@@ -144,13 +143,12 @@ impl Place {
             return None;
         }
         let full = format!("{prefix}{key}");
-        if let Some(found) = nearest(&full, SETTINGS.iter().map(|s| s.key)) {
+        if let Some(found) = nearest(&full, all_settings().map(|s| s.key)) {
             return Some(found.to_owned());
         }
         let last = |s: &'static Setting| s.key.rsplit('.').next().unwrap_or(s.key);
-        let found = nearest(key, SETTINGS.iter().map(last))?;
-        SETTINGS
-            .iter()
+        let found = nearest(key, all_settings().map(last))?;
+        all_settings()
             .find(|s| last(s) == found)
             .map(|s| s.key.to_owned())
     }

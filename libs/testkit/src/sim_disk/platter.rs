@@ -20,15 +20,24 @@ pub(super) enum Write {
 impl Write {
     fn apply(&self, to: &mut Vec<u8>) {
         match self {
-            Self::Len(len) => to.resize(*len, 0),
+            Self::Len(len) => set_len(to, *len),
             Self::Data { offset, bytes } => {
                 let end = offset + bytes.len();
                 if to.len() < end {
-                    to.resize(end, 0);
+                    set_len(to, end);
                 }
                 to[*offset..end].copy_from_slice(bytes);
             }
         }
+    }
+}
+
+/// Cuts bytes or adds zeros, which come from the allocator: tests are built without optimisation, where [`Vec::resize`] writes
+/// the megabytes that a log reserves one by one.
+fn set_len(bytes: &mut Vec<u8>, len: usize) {
+    match len.checked_sub(bytes.len()) {
+        Some(more) => bytes.extend_from_slice(&vec![0; more]),
+        None => bytes.truncate(len),
     }
 }
 

@@ -231,11 +231,11 @@ impl Assembly {
             member: shared.name.clone(),
             manifests,
             duty: self.compaction_duty(),
-            witness: Arc::new(AskedMembers {
-                state: self.plane.state().clone(),
-                members: shared.members.clone(),
-                clock: Arc::clone(&shared.runtime.clock),
-            }),
+            witness: Arc::new(AskedMembers::new(
+                self.plane.state().clone(),
+                Arc::new(shared.members.clone()),
+                Arc::clone(&shared.runtime.clock),
+            )),
             overrides: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
         };
@@ -328,7 +328,10 @@ impl Assembly {
             Arc::new(topology),
             Arc::new(BucketManifests::new(manifests.clone())),
             Arc::clone(&clock),
-            Patience::default(),
+            Patience {
+                manifest_age: shared.settings.blocks.manifest_max_age,
+                ..Patience::default()
+            },
             reads,
             &shared.metrics,
         );

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use koios::AskedMembers;
 use koios_ingester::{Deps, Ingester, Settings};
 use koios_querier::{BucketManifests, Cluster, ClusterTopology, DeletionsApi, Members, Patience};
 use koios_runtime::{CancellationToken, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, Runtime, TaskGroup};
@@ -117,7 +118,11 @@ impl World {
             manifests: self.client(handle),
             // The second takes over from the first.
             duty: Arc::new(OnDuty(1 + i as u64)),
-            witness: Arc::new(self.network.clone()),
+            witness: Arc::new(AskedMembers::new(
+                self.network.state.clone(),
+                Arc::new(self.network.clone()),
+                Arc::clone(&self.clock),
+            )),
             overrides: Overrides::default(),
             metrics: Metrics::new(),
         };

@@ -4,17 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use koios_bucket::Tombstone;
 use koios_control::{ClusterState, Command, Member, StateHandle};
 use koios_ingester::{ControlProposer, Ingester, Peers};
-use koios_model::{Metadata, TenantId};
+use koios_model::TenantId;
 use koios_querier::Members;
-use koios_store::{BlockStore, CompactionDuty, DeletionWitness};
-use koios_wire::{
-    Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError, StoreService,
-};
+use koios_store::{BlockStore, CompactionDuty};
+use koios_testkit::down::DownIngester;
+use koios_wire::{IngesterService, ServiceError, StoreService};
 use parking_lot::Mutex;
 
 /// The ingesters that run, and the store that reads.
@@ -49,7 +45,7 @@ impl Directory {
     fn client(&self, name: &str) -> Arc<dyn IngesterService> {
         match self.ingester_called(name) {
             Some(ingester) => Arc::new(ingester),
-            None => Arc::new(Down),
+            None => Arc::new(DownIngester),
         }
     }
 }
@@ -95,37 +91,6 @@ impl Members for WithStore {
     }
 }
 
-/// A deletion is forgotten when all members say that they have applied it and that their logs have nothing of it.
-#[async_trait]
-impl DeletionWitness for Network {
-    async fn is_forgotten(&self, tenant: &TenantId, deletion: &Tombstone) -> bool {
-        let state = self.state.current();
-        for partition in deletion.covers.keys() {
-            let Some(p) = state.partition(*partition) else {
-                return false;
-            };
-            for replica in &p.replicas {
-                let request = DeletionsRequest {
-                    tenant: tenant.clone(),
-                    partition: p.id,
-                    epoch: p.epoch,
-                    version: deletion.known_from(),
-                    with_held: false,
-                };
-                let client = self.directory.client(&replica.member);
-                let Ok(reply) = client.deletions(request).await else {
-                    return false;
-                };
-                let is_logged = reply.logged_from != 0 && reply.logged_from <= deletion.version;
-                if reply.version < deletion.known_from() || is_logged {
-                    return false;
-                }
-            }
-        }
-        true
-    }
-}
-
 /// The control plane: applies what members propose of themselves.
 #[async_trait]
 impl ControlProposer for Network {
@@ -155,47 +120,5 @@ pub(crate) struct OnDuty(pub(crate) u64);
 impl CompactionDuty for OnDuty {
     async fn epoch(&self, _: &TenantId, _: bool) -> Option<u64> {
         Some(self.0)
-    }
-}
-
-/// A member that does not run.
-#[derive(Debug)]
-struct Down;
-
-fn down<T>() -> Result<T, ServiceError> {
-    Err(ServiceError::unavailable("the member is down"))
-}
-
-#[async_trait]
-impl IngesterService for Down {
-    async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
-        down()
-    }
-    async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {
-        down()
-    }
-    async fn label_names(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
-        down()
-    }
-    async fn label_values(&self, _: LabelsRequest) -> Result<LabelsReply, ServiceError> {
-        down()
-    }
-    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
-        down()
-    }
-    async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
-        down()
-    }
-    async fn batch_sets(&self, _: BatchSetsRequest) -> Result<BatchSetsReply, ServiceError> {
-        down()
-    }
-    async fn fetch_batches(&self, _: FetchBatchesRequest) -> Result<BatchStream, ServiceError> {
-        down()
-    }
-    async fn flush(&self, _: FlushRequest) -> Result<FlushReply, ServiceError> {
-        down()
-    }
-    async fn deletions(&self, _: DeletionsRequest) -> Result<DeletionsReply, ServiceError> {
-        down()
     }
 }

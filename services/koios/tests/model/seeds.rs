@@ -34,7 +34,7 @@ fn setup(rng: &RngHandle) -> Setup {
         members: [1, 1, 3][rng.below(3) as usize],
         head_keep: [Duration::ZERO, 20 * hour, 900 * hour][rng.below(3) as usize],
         downsampling: rng.below(2) == 0,
-        segment_bytes: [256, 4 << 10, 1 << 20][rng.below(3) as usize],
+        segment_bytes: [256, 4 << 10, 64 << 10][rng.below(3) as usize],
         ..Setup::default()
     }
 }

@@ -51,7 +51,7 @@ impl Default for Setup {
             head_keep: Duration::ZERO,
             downsampling: false,
             retention: Duration::ZERO,
-            segment_bytes: 1 << 20,
+            segment_bytes: 64 << 10,
             patience: Duration::from_secs(20),
         }
     }

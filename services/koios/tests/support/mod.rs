@@ -7,6 +7,7 @@
 )]
 
 pub mod chance;
+pub mod faults;
 pub mod load;
 pub mod small_disk;
 

@@ -29,6 +29,8 @@ pub struct Patience {
     pub retry: Duration,
     /// How often that is repeated.
     pub retries: u32,
+    /// How old a manifest may be that only may tell more than the heads do.
+    pub manifest_age: Duration,
 }
 
 impl Default for Patience {
@@ -38,6 +40,7 @@ impl Default for Patience {
             hedge: Duration::from_millis(500),
             retry: Duration::from_millis(100),
             retries: 10,
+            manifest_age: Duration::from_secs(60),
         }
     }
 }

@@ -14,9 +14,7 @@ use parking_lot::Mutex;
 
 /// A manifest this young is not looked up again.
 const FRESH: Duration = Duration::from_secs(10);
-/// The same where the manifest only may tell more than the heads do.
-const FRESH_OPTIONAL: Duration = Duration::from_secs(60);
-/// How long such a look-up may take.
+/// How long a look-up may take where the manifest only may tell more than the heads do.
 const OPTIONAL_WAIT: Duration = Duration::from_secs(1);
 /// Most tenants whose manifest is kept.
 const TENANTS_MAX: usize = 10_000;
@@ -81,21 +79,24 @@ struct Entry {
 pub(crate) struct ManifestCache {
     source: Arc<dyn Manifests>,
     clock: ClockHandle,
+    /// As [`FRESH`], where the manifest only may tell more than the heads do.
+    fresh_optional: Duration,
     entries: Mutex<BTreeMap<TenantId, Entry>>,
 }
 
 impl ManifestCache {
-    pub(crate) fn new(source: Arc<dyn Manifests>, clock: ClockHandle) -> Self {
+    pub(crate) fn new(source: Arc<dyn Manifests>, clock: ClockHandle, fresh_optional: Duration) -> Self {
         Self {
             source,
             clock,
+            fresh_optional,
             entries: Mutex::default(),
         }
     }
 
     /// A manifest of version `floor` or later, as late as can be had.
     pub(crate) async fn pin(&self, tenant: &TenantId, floor: u64) -> Result<Arc<ManifestView>, QueryError> {
-        let cached = self.cached(tenant, FRESH);
+        let cached = self.cached(tenant, FRESH.min(self.fresh_optional));
         if let Some((Some(view), true)) = &cached
             && view.version >= floor
         {
@@ -118,7 +119,7 @@ impl ManifestCache {
 
     /// A manifest if one can be had quickly: for reads that the heads say they can answer alone.
     pub(crate) async fn recent(&self, tenant: &TenantId) -> Option<Arc<ManifestView>> {
-        let cached = self.cached(tenant, FRESH_OPTIONAL);
+        let cached = self.cached(tenant, self.fresh_optional);
         if let Some((view, true)) = cached {
             return view;
         }

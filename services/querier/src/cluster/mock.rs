@@ -481,6 +481,7 @@ impl World {
             hedge: Duration::from_millis(10),
             retry: Duration::from_millis(1),
             retries: 3,
+            ..Patience::default()
         };
         let cluster = Cluster::with_stores(
             Arc::<MockTopology>::clone(&topology),

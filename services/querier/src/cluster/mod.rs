@@ -162,7 +162,7 @@ impl Cluster {
     ) -> Arc<Self> {
         Arc::new(Self {
             topology,
-            manifests: ManifestCache::new(manifests, Arc::clone(&clock)),
+            manifests: ManifestCache::new(manifests, Arc::clone(&clock), patience.manifest_age),
             stores: StoreBoard::new(Arc::clone(&clock), reads, metrics),
             heads: HeadReader { clock, patience },
         })

@@ -1,0 +1,122 @@
+//! What is read, and whether it is right.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use koios_block::BlockCache;
+use koios_bucket::Blocks;
+use koios_model::{Matchers, TimeRange};
+use koios_wire::{IngesterService, ReadEnd, ReadRequest, ServiceError};
+
+use super::samples::{Samples, collect, merge, put, put_start};
+use super::{PARTITION, World, tenant};
+
+impl World {
+    /// Reads a member's head.
+    pub(crate) async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
+        let request = ReadRequest {
+            tenant: tenant(),
+            partition: PARTITION,
+            epoch: self.epoch(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            labels_only: false,
+            encoded: false,
+            limit: 0,
+            deletions_version: 0,
+        };
+        collect(self.node(i).read(request).await?).await
+    }
+
+    /// What a querier answers: the head, and blocks where the head may have forgotten.
+    pub(crate) async fn query(&self, i: usize) -> Samples {
+        let (mut all, end) = self.read(i).await.unwrap();
+        if end.forgotten_below_ms > i64::MIN {
+            let below = TimeRange::new(i64::MIN, end.forgotten_below_ms - 1);
+            merge(&mut all, self.blocks(end.manifest_floor, below).await);
+        }
+        all
+    }
+
+    /// The samples of all live blocks, as of a manifest version not below `floor`; as of the newest when it is 0.
+    pub(crate) async fn blocks(&self, floor: u64, range: TimeRange) -> Samples {
+        let manifest = match floor {
+            0 => self.manifests.probe(&tenant()).await.unwrap(),
+            _ => self.manifests.at_least(&tenant(), floor).await.unwrap(),
+        };
+        let blocks = Blocks::new(
+            self.manifests.bucket().clone(),
+            Arc::new(BlockCache::new(1 << 20, 1 << 20)),
+            1 << 20,
+        );
+        let mut all = Samples::new();
+        for block in manifest.overlapping(range) {
+            let masks: Vec<_> = manifest
+                .masking(block)
+                .map(|t| (t.matchers().unwrap(), t.range))
+                .collect();
+            let reader = blocks.open(&tenant(), block).await.unwrap();
+            let series = reader.select(&Matchers::default(), range).await.unwrap();
+            let samples = reader.read_samples(&series, range).await.unwrap();
+            let histograms = reader.read_histograms(&series).await.unwrap();
+            for ((s, columns), chunks) in series.iter().zip(samples).zip(histograms) {
+                let name = s.labels.metric_name().to_owned();
+                let masked = |t: i64| {
+                    let of_series =
+                        |(m, r): &(Matchers, TimeRange)| r.contains(t) && m.matches(s.labels.as_ref());
+                    masks.iter().any(of_series)
+                };
+                let (mut decoded, mut starts) = (Vec::new(), columns.starts.clone());
+                for chunk in chunks {
+                    chunk.decode_histograms(range, &mut decoded).unwrap();
+                    chunk.decode_starts(range, &mut starts).unwrap();
+                }
+                starts.retain(|start| range.contains(start.0) && !masked(start.0));
+                starts
+                    .into_iter()
+                    .for_each(|start| put_start(&mut all, &name, start));
+                for (t, h) in decoded.into_iter().filter(|(t, _)| !masked(*t)) {
+                    put(&mut all, (name.clone(), t), h.sum.to_bits());
+                }
+                for (&t, v) in columns.timestamps.iter().zip(&columns.values) {
+                    if range.contains(t) && !masked(t) {
+                        put(&mut all, (name.clone(), t), v.to_bits());
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Metrics and times of all exemplars in listed blocks.
+    pub(crate) async fn exemplars_of_blocks(&self) -> BTreeSet<(String, i64)> {
+        let manifest = self.manifests.probe(&tenant()).await.unwrap();
+        let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
+        let blocks = Blocks::new(self.manifests.bucket().clone(), cache, 1 << 20);
+        let mut found = BTreeSet::new();
+        for block in &manifest.blocks {
+            let reader = blocks.open(&tenant(), block).await.unwrap();
+            let scan = reader.scan_exemplars(Matchers::default(), TimeRange::ALL);
+            let batches: Vec<_> = scan.try_collect().await.unwrap();
+            for (labels, all) in batches.into_iter().flatten() {
+                found.extend(all.iter().map(|e| (labels.metric_name().to_owned(), e.t)));
+            }
+        }
+        found
+    }
+
+    /// Nothing acknowledged is missing, and nothing is there that was not sent (I1, I2, I3).
+    pub(crate) fn check(&self, found: &Samples) {
+        for (at, bits) in &self.acked {
+            let got = found.get(at);
+            assert!(got.is_some(), "acknowledged sample {at:?} is missing");
+            if self.sent[at].len() == 1 {
+                assert_eq!(got, Some(bits), "{at:?}");
+            }
+        }
+        for (at, bits) in found {
+            assert!(self.sent[at].contains(bits), "phantom {at:?}");
+        }
+    }
+}
