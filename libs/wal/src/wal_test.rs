@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_model::TenantId;
-use koios_runtime::{CancellationToken, Cpu, Disk, DiskError, DiskFile, DiskHandle, OpenMode, RealClock};
+use koios_runtime::{
+    CancellationToken, Cpu, Disk, DiskError, DiskFile, DiskHandle, DiskSpace, OpenMode, RealClock,
+};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
@@ -162,6 +164,12 @@ impl Disk for MemoryDisk {
     }
     fn free_bytes(&self, _: &Path) -> Result<u64, DiskError> {
         Ok(if self.0.lock().full { 0 } else { 1 << 40 })
+    }
+    fn space(&self, _: &Path) -> Result<DiskSpace, DiskError> {
+        Ok(DiskSpace {
+            device: 1,
+            total: 1 << 40,
+        })
     }
     fn lock(&self, _: &Path) -> Result<Box<dyn Send + Sync>, DiskError> {
         Ok(Box::new(()))
