@@ -36,7 +36,7 @@ mod verdict;
 
 pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
-pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter};
+pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter, DiskReserve};
 pub use error::{Error, Result};
 pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,

@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Fault as StoreFault, Faulty, block, bucket_over, entry, id, tenant};
+use futures::future::{BoxFuture, join_all};
 use koios_block::{BlockCache, BlockReader, CellKey, CellStore};
-use koios_bucket::{Blocks, DiskCache, DiskCacheSettings, RetryPolicy};
+use koios_bucket::{Blocks, DiskCache, DiskCacheSettings, DiskReserve, RetryPolicy};
 use koios_model::{Labels, Matchers, TimeRange};
-use koios_runtime::{CancellationToken, Disk, DiskHandle, RngHandle, TaskGroup, TokioClock};
+use koios_runtime::{
+    CancellationToken, ClockHandle, Disk, DiskHandle, Pace, RngHandle, TaskGroup, TokioClock,
+};
 use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 use object_store::memory::InMemory;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 const FOLDER: &str = "/cache";
 const CELL: usize = 64 << 10;
@@ -31,14 +36,24 @@ impl Running {
         Self::start_beside(disk, bytes_max, 0).await
     }
 
-    async fn start_beside(disk: &SimDisk, bytes_max: u64, free_min: u64) -> Self {
+    /// Beside another that needs so many bytes free.
+    async fn start_beside(disk: &SimDisk, bytes_max: u64, reserve: u64) -> Self {
+        let handle = DiskHandle::inline(Arc::new(disk.mount()));
+        Self::start_with(handle, bytes_max, reserve).await
+    }
+
+    async fn start_with(disk: DiskHandle, bytes_max: u64, reserve: u64) -> Self {
         let settings = DiskCacheSettings {
             folder: FOLDER.into(),
             bytes_max,
-            free_min,
+            free_min: 0,
+            reserves: vec![DiskReserve {
+                folder: "/wal".into(),
+                bytes: reserve,
+            }],
         };
         let clock = Arc::new(TokioClock::starting_at(0));
-        let (cache, writer) = DiskCache::new(DiskHandle::inline(Arc::new(disk.mount())), clock, settings);
+        let (cache, writer) = DiskCache::new(disk, clock, settings);
         let tasks = TaskGroup::new(CancellationToken::new());
         tasks.spawn_cancelled("writer", writer.run());
         settle().await;
@@ -317,28 +332,242 @@ async fn a_file_that_cannot_be_opened_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_cannot_be_read_is_left_alone_for_a_while() {
+async fn a_cell_that_cannot_be_read_costs_no_other_and_a_disk_that_cannot_be_read_is_left_alone() {
     let disk = disk(5);
     let running = Running::start(&disk, 16 << 20).await;
-    for i in 0..3 {
-        running.put(key(1, i), &cell(key(1, i), CELL)).await;
+    let all: Vec<_> = (0..9).map(|i| key(1, i)).collect();
+    for key in &all {
+        running.put(*key, &cell(*key, CELL)).await;
     }
-    // The same disk as the running process sees it.
+    // One bad place on a disk: that cell is forgotten.
     disk.set_faults(FaultPlan::default().with(1, Fault::ReadError));
-    let all: Vec<_> = (0..3).map(|i| key(1, i)).collect();
     let found = running.cache.get(&all).await;
-    let stats = running.cache.stats();
-    if stats.read_failures > 0 {
-        assert!(found.iter().any(Option::is_none));
-        assert_eq!(running.cache.get(&all).await, [None, None, None]);
-        tokio::time::advance(Duration::from_secs(61)).await;
-        let found = running.cache.get(&all).await;
-        assert_eq!(
-            found.iter().flatten().count(),
-            2,
-            "the one that failed is forgotten"
-        );
+    assert_eq!(found.iter().flatten().count(), 8);
+    assert_eq!(running.cache.get(&all).await.iter().flatten().count(), 8);
+    // Nothing can be read, again and again.
+    let lasting = (1..=3).fold(FaultPlan::default(), |plan, n| plan.with(n, Fault::ReadError));
+    disk.set_faults(lasting);
+    for key in &all[1..4] {
+        assert_eq!(running.get(*key).await, None);
+        tokio::time::advance(Duration::from_millis(1)).await;
     }
+    let stats = running.cache.stats();
+    assert!(stats.is_resting, "{stats:?}");
+    assert_eq!(running.get(all[4]).await, None);
+    assert_eq!(running.cache.stats().not_read_resting, 1);
+    // It can again.
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let found = running.cache.get(&all[4..]).await;
+    assert_eq!(found.iter().flatten().count(), 5);
+    assert!(!running.cache.stats().is_resting);
+}
+
+/// A device that does one thing at a time, or nothing at all.
+#[derive(Debug)]
+struct Device {
+    clock: ClockHandle,
+    each: Duration,
+    free_at: Mutex<Duration>,
+    stuck: watch::Sender<bool>,
+}
+
+impl Device {
+    fn new(each: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Arc::new(TokioClock::starting_at(0)),
+            each,
+            free_at: Mutex::default(),
+            stuck: watch::Sender::new(false),
+        })
+    }
+}
+
+impl Pace for Device {
+    fn pause(&self) -> BoxFuture<'static, ()> {
+        let (now, mut free_at) = (self.clock.elapsed(), self.free_at.lock());
+        *free_at = now.max(*free_at) + self.each;
+        let (wait, mut stuck) = (self.clock.sleep(*free_at - now), self.stuck.subscribe());
+        Box::pin(async move {
+            wait.await;
+            stuck.wait_for(|is_stuck| !is_stuck).await.unwrap();
+        })
+    }
+}
+
+/// A cache of some cells on a device.
+async fn on_device(device: &Arc<Device>, keys: &[CellKey]) -> Running {
+    let handle = DiskHandle::paced(Arc::new(disk(15).mount()), Arc::<Device>::clone(device));
+    let running = Running::start_with(handle, 64 << 20, 0).await;
+    device.clock.sleep(Duration::from_secs(1)).await;
+    for key in keys {
+        running.cache.put(*key, cell(*key, CELL));
+    }
+    for _ in 0..100 {
+        device.clock.sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(running.cache.stats().cells, keys.len() as u64);
+    running
+}
+
+/// What a read finds, and how long it takes.
+async fn timed(running: &Running, keys: &[CellKey]) -> (usize, Duration) {
+    let began = tokio::time::Instant::now();
+    let found = running.cache.get(keys).await;
+    (found.iter().flatten().count(), began.elapsed())
+}
+
+/// Longest wait for the disk.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_disk_is_not_taken_for_a_dead_one_and_no_read_waits_for_it_for_long() {
+    let device = Device::new(Duration::from_millis(20));
+    let keys: Vec<_> = (0..200).map(|i| key(1, i)).collect();
+    let running = on_device(&device, &keys).await;
+    for round in 0..3 {
+        let reads = keys.iter().map(|key| timed(&running, std::slice::from_ref(key)));
+        let reads = join_all(reads).await;
+        let found: usize = reads.iter().map(|(found, _)| found).sum();
+        let longest = reads.iter().map(|(_, took)| *took).max().unwrap();
+        assert!(longest <= WAIT_MAX, "round {round}: {longest:?}");
+        let stats = running.cache.stats();
+        assert!(found >= 10 && !stats.is_resting, "round {round}: {stats:?}");
+        assert_eq!(stats.read_failures, 0);
+        assert!(stats.not_read_busy > 0, "{stats:?}");
+        // What comes next is read.
+        device.clock.sleep(Duration::from_secs(20)).await;
+        assert_eq!(timed(&running, &keys[..1]).await.0, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_much_is_read_as_far_as_there_is_time() {
+    // 512 cells are eight times 4 MiB.
+    let device = Device::new(Duration::from_millis(80));
+    let keys: Vec<_> = (0..512).map(|i| key(1, i)).collect();
+    let running = on_device(&device, &keys).await;
+    let (found, took) = timed(&running, &keys).await;
+    assert!(took <= WAIT_MAX, "{took:?}");
+    assert!((100..512).contains(&found), "{found} cells");
+    assert!(!running.cache.stats().is_resting);
+    // Others are let in between.
+    device.clock.sleep(Duration::from_secs(100)).await;
+    let long = timed(&running, &keys);
+    let short = async {
+        device.clock.sleep(Duration::from_millis(1)).await;
+        timed(&running, &keys[..1]).await
+    };
+    let (_, (found, _)) = futures::join!(long, short);
+    assert_eq!(found, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_stuck_is_left_alone_and_comes_back_by_itself() {
+    let device = Device::new(Duration::ZERO);
+    let keys: Vec<_> = (0..40).map(|i| key(1, i)).collect();
+    let running = on_device(&device, &keys).await;
+    // For a moment: nothing is made of it.
+    device.stuck.send_replace(true);
+    let reads = keys.iter().map(|key| timed(&running, std::slice::from_ref(key)));
+    for (found, took) in join_all(reads).await {
+        assert!(found == 0 && took <= WAIT_MAX, "{took:?}");
+    }
+    device.stuck.send_replace(false);
+    assert_eq!(timed(&running, &keys).await.0, 40);
+    // For good: each read costs a second at most, until it is known.
+    device.stuck.send_replace(true);
+    let mut waited = Duration::ZERO;
+    for _ in 0..20 {
+        let (found, took) = timed(&running, &keys).await;
+        assert_eq!(found, 0);
+        waited += took;
+    }
+    assert!(running.cache.stats().is_resting);
+    assert!(waited <= 3 * WAIT_MAX, "{waited:?}");
+    // It is looked at now and then, however many readers are stuck.
+    for _ in 0..60 {
+        device.clock.sleep(Duration::from_secs(10)).await;
+        waited += timed(&running, &keys).await.1;
+    }
+    assert!(waited <= 20 * WAIT_MAX, "{waited:?}");
+    device.stuck.send_replace(false);
+    device.clock.sleep(Duration::from_secs(61)).await;
+    let (found, _) = timed(&running, &keys[..1]).await;
+    assert_eq!((found, timed(&running, &keys).await.0), (1, 40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_cells_that_are_read_again_stay_however_much_is_read_once() {
+    let disk = disk(16);
+    let mut running = Running::start(&disk, 4 << 20).await;
+    let dashboard: Vec<_> = (0..16).map(|i| key(1, i)).collect();
+    for key in &dashboard {
+        running.put(*key, &cell(*key, CELL)).await;
+        assert_eq!(running.get(*key).await, Some(cell(*key, CELL)));
+        settle().await;
+    }
+    // Another tenant reads five times as much as the cache holds, once; the process starts again meanwhile.
+    for i in 0..320 {
+        if i == 160 {
+            running.stop().await;
+            running = Running::start(&disk, 4 << 20).await;
+        }
+        running.put(key(2, i), &cell(key(2, i), CELL)).await;
+        assert!(bytes_on(&disk) <= 4 << 20, "after {i}");
+    }
+    let found = running.cache.get(&dashboard).await;
+    assert_eq!(found.iter().flatten().count(), 16);
+    assert!(running.get(key(2, 319)).await.is_some());
+    // What nobody reads any more goes when others are read again.
+    for i in 0..160 {
+        running.put(key(3, i), &cell(key(3, i), CELL)).await;
+        running.get(key(3, i)).await;
+        settle().await;
+        assert!(bytes_on(&disk) <= 4 << 20, "after {i}");
+    }
+    let found = running.cache.get(&dashboard).await;
+    assert_eq!(found.iter().flatten().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_all_the_time_is_not_written_all_the_time() {
+    let disk = disk(17);
+    let running = Running::start(&disk, 4 << 20).await;
+    let keys: Vec<_> = (0..40).map(|i| key(1, i)).collect();
+    for key in &keys {
+        running.put(*key, &cell(*key, CELL)).await;
+    }
+    for _ in 0..50 {
+        assert_eq!(running.cache.get(&keys).await.iter().flatten().count(), 40);
+        settle().await;
+    }
+    let stats = running.cache.stats();
+    assert_eq!(stats.kept_again, 40, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenth_of_a_small_disk_stays_free() {
+    let disk = disk(18);
+    disk.set_capacity(Some(10 << 20));
+    let settings = DiskCacheSettings {
+        folder: FOLDER.into(),
+        bytes_max: 64 << 20,
+        free_min: 1 << 30,
+        reserves: Vec::new(),
+    };
+    let clock = Arc::new(TokioClock::starting_at(0));
+    let handle = DiskHandle::inline(Arc::new(disk.mount()));
+    let (cache, writer) = DiskCache::new(handle, clock, settings);
+    let tasks = TaskGroup::new(CancellationToken::new());
+    tasks.spawn_cancelled("writer", writer.run());
+    settle().await;
+    for i in 0..300 {
+        cache.put(key(1, i), cell(key(1, i), CELL));
+        settle().await;
+    }
+    let kept = bytes_on(&disk);
+    assert!((5 << 20..=9 << 20).contains(&kept), "{kept} bytes");
+    tasks.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,6 +75,15 @@ pub enum OpenMode {
     Create,
 }
 
+/// The file system that a path lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Which one it is: paths with the same number share its free bytes.
+    pub device: u64,
+    /// Bytes of it, used and free.
+    pub total: u64,
+}
+
 /// An open file. Positions are explicit; concurrent use is allowed.
 pub trait DiskFile: Send + Sync + Debug + 'static {
     /// Fills `buf` from `offset`; fewer bytes than asked for only at the end of the file. Returns how many.
@@ -129,6 +138,9 @@ pub trait Disk: Send + Sync + Debug + 'static {
 
     /// Bytes that can still be written where `path` lies.
     fn free_bytes(&self, path: &Path) -> Result<u64, DiskError>;
+
+    /// Which file system `path` lies in, and how large that is.
+    fn space(&self, path: &Path) -> Result<DiskSpace, DiskError>;
 
     /// Locks a file against other processes until the returned guard is dropped.
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, DiskError>;
@@ -288,6 +300,15 @@ impl Disk for RealDisk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    fn space(&self, path: &Path) -> Result<DiskSpace, DiskError> {
+        let fail = |e| DiskError::io("stat file system of", path, e);
+        let stat = rustix::fs::statvfs(path).map_err(|e| fail(e.into()))?;
+        Ok(DiskSpace {
+            device: fs::metadata(path).map_err(fail)?.dev(),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>, DiskError> {
         let fail = |e| DiskError::io("lock", path, e);
         let file = fs::OpenOptions::new()
@@ -369,6 +390,16 @@ mod tests {
         assert!(RealDisk.lock(&path).is_err());
         drop(guard);
         assert!(RealDisk.lock(&path).is_ok());
+    }
+
+    #[test]
+    fn folders_of_one_file_system_share_its_space() {
+        let dir = tempfile::tempdir().unwrap();
+        RealDisk.create_dir_all(&dir.path().join("a/b")).unwrap();
+        let space = RealDisk.space(dir.path()).unwrap();
+        assert_eq!(RealDisk.space(&dir.path().join("a/b")).unwrap(), space);
+        assert!(space.total >= RealDisk.free_bytes(dir.path()).unwrap());
+        assert!(RealDisk.space(&dir.path().join("c")).unwrap_err().is_not_found());
     }
 
     #[test]

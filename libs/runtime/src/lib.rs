@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, ClockHandle, Elapsed, RealClock, TokioClock};
 pub use cpu::{Cpu, CpuPanicked};
-pub use disk::{Disk, DiskError, DiskFile, DiskHandle, OpenMode, RealDisk};
+pub use disk::{Disk, DiskError, DiskFile, DiskHandle, DiskSpace, OpenMode, RealDisk};
 pub use memory::{Memory, MemoryShort, MemoryWatch};
 pub use net::{BoxedIo, Io, Listener, Net, NetHandle, RealNet};
 pub use pace::{Pace, PaceHandle};

@@ -54,18 +54,58 @@ async fn answers_and_takes_double_slashes_for_one() {
 }
 
 #[tokio::test]
-async fn a_uri_that_the_parser_refuses_is_explained() {
+async fn i13_what_the_parser_refuses_is_explained() {
     let running = start(Router::new()).await;
-    let request = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(66_000));
-    let answer = exchange(running.addr, request.as_bytes()).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 414 "), "{head}");
-    assert!(
-        head.contains(&format!("content-length: {}", body.len())),
-        "{head}\n{}",
-        body.len()
-    );
-    assert!(body.contains("URI too long"), "{answer}");
+    let long = "x".repeat(66_000);
+    let many: String = (0..200).map(|i| format!("x-{i}: y\r\n")).collect();
+    for (request, status, text) in [
+        (
+            format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"),
+            414,
+            "URI too long",
+        ),
+        (
+            "GET /api/v1/query?query=up{a=\"b\"} HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+            400,
+            "percent-encode",
+        ),
+        (
+            "GET /a<b> HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+            400,
+            "percent-encode",
+        ),
+        (
+            "GET / HTTP/1.1\r\nho st: x\r\n\r\n".to_owned(),
+            400,
+            "malformed HTTP",
+        ),
+        ("nonsense\r\n\r\n".to_owned(), 400, "malformed HTTP"),
+        (format!("GET / HTTP/1.1\r\n{many}\r\n"), 431, "headers"),
+    ] {
+        let answer = exchange(running.addr, request.as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        let length = format!("content-length: {}", body.len());
+        assert!(head.contains(&length), "{head}\n{}", body.len());
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let json: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (&json["status"], &json["errorType"]),
+            (&"error".into(), &"bad_data".into())
+        );
+        assert!(json["error"].as_str().unwrap().contains(text), "{body}");
+    }
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_handler_refuses_is_left_as_it_is() {
+    let refuse = || async { (http::StatusCode::BAD_REQUEST, "no") };
+    let running = start(Router::new().route("/", get(refuse))).await;
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = exchange(running.addr, request).await;
+    assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
     running.cancel.cancel();
     running.tasks.stop().await;
 }

@@ -140,6 +140,8 @@ pub struct IngesterSettings {
 pub struct StoreSettings {
     /// How many stores share the reads of a block.
     pub replication: u32,
+    /// How long a store's stream may be silent, at least, until others go on beside it.
+    pub stream_silence: Duration,
     /// Bytes of memory for what was read of blocks, all caches together.
     pub cache_bytes: u64,
     /// Where blocks of a remote bucket are kept on disk; empty for the folder `block-cache` in [`Settings::data_dir`].
@@ -383,6 +385,7 @@ impl Default for Settings {
             },
             store: StoreSettings {
                 replication: 2,
+                stream_silence: Duration::from_secs(2),
                 cache_bytes: 640 << 20,
                 cache_dir: String::new(),
                 cache_disk_bytes: 4 << 30,
@@ -462,6 +465,13 @@ impl Settings {
         }
         if self.store.replication == 0 {
             return wrong("store.replication", &self.store.replication, "at least 1");
+        }
+        if self.store.stream_silence < Duration::from_millis(100) {
+            return wrong(
+                "store.stream-silence",
+                &format_args!("{:?}", self.store.stream_silence),
+                "at least 100ms",
+            );
         }
         if (1..CACHE_DISK_MIN).contains(&self.store.cache_disk_bytes) {
             let rule = format!("0, or at least {CACHE_DISK_MIN}");

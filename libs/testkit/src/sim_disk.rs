@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use koios_runtime::{Disk, DiskError, DiskFile, OpenMode, RngHandle};
+use koios_runtime::{Disk, DiskError, DiskFile, DiskSpace, OpenMode, RngHandle};
 use parking_lot::Mutex;
 
 pub use faults::{Fault, FaultPlan};
@@ -228,6 +228,17 @@ impl Disk for SimDisk {
 
     fn free_bytes(&self, path: &Path) -> Result<u64, DiskError> {
         self.operate(Operation::Look, path, |platter| Ok(platter.free_bytes()))
+            .map_err(|e| DiskError::io("stat file system of", path, e))
+    }
+
+    fn space(&self, path: &Path) -> Result<DiskSpace, DiskError> {
+        let space = |platter: &mut Platter| {
+            Ok(DiskSpace {
+                device: 1,
+                total: platter.total_bytes(),
+            })
+        };
+        self.operate(Operation::Look, path, space)
             .map_err(|e| DiskError::io("stat file system of", path, e))
     }
 

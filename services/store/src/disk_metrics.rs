@@ -95,13 +95,44 @@ pub(crate) fn register(metrics: &Metrics, disk: &DiskCache) {
         &[("", |s| s.evicted)],
     );
     add(
+        "koios_store_disk_cache_kept_again_total",
+        "Cells that were written to the cache on disk once more because they were read once more",
+        MetricType::Counter,
+        "",
+        &[("", |s| s.kept_again)],
+    );
+    add(
+        "koios_store_disk_cache_dropped_total",
+        "Cells that were not written to the cache on disk because more than 64 MiB waited to be",
+        MetricType::Counter,
+        "",
+        &[("", |s| s.dropped)],
+    );
+    add(
+        "koios_store_disk_cache_not_read_total",
+        "Cells that the cache on disk has and did not give, which count as misses: it was busy with others, they did not come in time, or it is left alone because it does not answer",
+        MetricType::Counter,
+        "why",
+        &[
+            ("busy", |s| s.not_read_busy),
+            ("late", |s| s.not_read_late),
+            ("resting", |s| s.not_read_resting),
+        ],
+    );
+    add(
+        "koios_store_disk_cache_resting",
+        "Whether the cache on disk is left alone because it does not answer",
+        MetricType::Gauge,
+        "",
+        &[("", |s| u64::from(s.is_resting))],
+    );
+    add(
         "koios_store_disk_cache_failures_total",
-        "What the cache on disk did not do: cells that failed their checksum or were too many to be written, reads and writes that failed",
+        "What the cache on disk failed: cells that failed their checksum, reads that failed or got no answer, and writes that failed",
         MetricType::Counter,
         "what",
         &[
             ("damaged", |s| s.damaged),
-            ("dropped", |s| s.dropped),
             ("read", |s| s.read_failures),
             ("write", |s| s.write_failures),
         ],

@@ -1,18 +1,25 @@
 //! Cells of blocks on a local disk, below the caches in memory: docs/formats/disk-cache.md.
 //!
 //! **Data flow.** Readers ask for cells ([`CellStore::get`]) and hand over what they had to fetch ([`CellStore::put`]), which
-//! the [`DiskCacheWriter`] appends to the newest of some segment files. When there is no room the oldest segment goes.
+//! the [`DiskCacheWriter`] appends to the newest of some segment files. What is read once more is written once more, to files
+//! apart, so that reads of very much data push out each other's cells and not those that are read again and again. When
+//! there is no room the oldest file goes, of whichever kind has more than its share.
 //!
 //! **Invariants.** The files never take more than they may. Bytes are checked before they are given out; what is damaged, torn
-//! by a crash, or another's is a miss. A start reads the list of each segment and no cell.
+//! by a crash, or another's is a miss. A start reads the list of each segment and no cell. No read waits for the disk for
+//! longer than a second.
 //!
-//! **Failure behaviour.** None that a reader sees: a disk that is broken or slow turns hits into misses, and is left alone for a
-//! minute; one that cannot be written, or is full, is still read. When others need the disk the oldest segments go, whether
-//! cells are put or not. Nothing is synced, for nothing here is needed.
+//! **Failure behaviour.** None that a reader sees: what a busy disk does not give in time is a miss. One that is silent several
+//! times in a row is left alone, and tried now and then until it answers; one that cannot be written, or is full, is still
+//! read. When others need the disk the oldest segments go, whether cells are put or not. Nothing is synced, for nothing here
+//! is needed.
 
 mod index;
+mod pulse;
+mod reads;
 mod record;
 mod rest;
+mod room;
 mod segment;
 mod stats;
 mod writer;
@@ -20,28 +27,28 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use koios_block::{BlockId, CellKey, CellStore};
-use koios_runtime::{ClockHandle, DiskError, DiskHandle};
+use koios_runtime::{ClockHandle, DiskHandle};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use index::{Index, Place};
+use index::Index;
+use reads::{READERS, ReadCell, Reads, Wanted};
 use rest::Rest;
-use segment::read_record;
+pub use room::DiskReserve;
+use segment::Generation;
 use stats::Counters;
 pub use stats::DiskCacheStats;
 pub use writer::DiskCacheWriter;
+use writer::Waiting;
 
 /// Bytes of cells that may wait to be written; further ones are not kept.
 const QUEUE_BYTES: u64 = 64 << 20;
 /// Cells that may wait, however short.
 const QUEUE_CELLS: usize = 16 << 10;
-/// Longest wait for the disk: the bucket answers quicker than that.
-const READ_WAIT: Duration = Duration::from_secs(2);
 /// Segments that the bytes are divided into: each is a file that stays open.
 const SEGMENTS: u64 = 32;
 /// Bytes of a segment, at least.
@@ -54,8 +61,10 @@ pub struct DiskCacheSettings {
     pub folder: PathBuf,
     /// Most bytes of all files together.
     pub bytes_max: u64,
-    /// Bytes that are left free on the disk.
+    /// Bytes that are left free on the disk, or a tenth of a smaller one.
     pub free_min: u64,
+    /// What others need free beside.
+    pub reserves: Vec<DiskReserve>,
 }
 
 impl DiskCacheSettings {
@@ -68,7 +77,7 @@ impl DiskCacheSettings {
 #[derive(Clone, Debug)]
 pub struct DiskCache {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<(CellKey, Bytes)>,
+    queue: mpsc::Sender<Waiting>,
 }
 
 /// What readers and the writer share.
@@ -78,8 +87,8 @@ struct Shared {
     disk: DiskHandle,
     clock: ClockHandle,
     index: Mutex<Index>,
-    /// Each fails by itself: a disk that is full can be read.
-    reading_rests: Rest,
+    reads: Reads,
+    /// Apart from reads: a disk that is full can be read.
     writing_rests: Rest,
     /// Of the cells in the queue, and of those that are being written.
     waiting_bytes: AtomicU64,
@@ -87,13 +96,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// Reads no cells for a while.
-    fn rest_reading(&self, error: &dyn std::fmt::Display) {
-        if self.reading_rests.begin(self.clock.elapsed()) {
-            tracing::warn!(folder = %self.settings.folder.display(), %error, "the disk cache cannot be read and rests for a minute: blocks are read from the bucket");
-        }
-    }
-
     /// Keeps no further cells for a while.
     fn rest_writing(&self, error: &dyn std::fmt::Display) {
         if self.writing_rests.begin(self.clock.elapsed()) {
@@ -103,15 +105,18 @@ impl Shared {
 }
 
 impl DiskCache {
+    /// Threads that the disk should have for it: one for each read that is under way, and one for the writer.
+    pub const THREADS: usize = READERS + 1;
+
     /// An empty cache, until its writer, which must run, has looked at what is there.
     pub fn new(disk: DiskHandle, clock: ClockHandle, settings: DiskCacheSettings) -> (Self, DiskCacheWriter) {
         let (queue, waiting) = mpsc::channel(QUEUE_CELLS);
         let shared = Arc::new(Shared {
+            index: Mutex::new(Index::new(settings.bytes_max)),
             settings,
+            reads: Reads::new(disk.clone(), Arc::clone(&clock)),
             disk,
             clock,
-            index: Mutex::default(),
-            reading_rests: Rest::default(),
             writing_rests: Rest::default(),
             waiting_bytes: AtomicU64::default(),
             counters: Counters::default(),
@@ -130,77 +135,76 @@ impl DiskCache {
         let index = self.shared.index.lock();
         let mut stats = self.shared.counters.snapshot();
         (stats.bytes, stats.cells) = (index.bytes(), index.cells());
+        stats.is_resting = self.shared.reads.is_resting();
         stats
-    }
-
-    /// Reads cells at their places, or gives up on all.
-    async fn read(&self, places: Vec<Option<Place>>) -> Option<Vec<Option<ReadCell>>> {
-        let read = self.shared.disk.run(move |_| {
-            let read = |place: Option<Place>| place.map(|place| read_record(&place));
-            Ok::<_, DiskError>(places.into_iter().map(read).collect::<Vec<_>>())
-        });
-        match self.shared.clock.timeout(READ_WAIT, read).await {
-            Ok(Ok(results)) => return Some(results),
-            Ok(Err(e)) => self.shared.rest_reading(&e),
-            Err(e) => self.shared.rest_reading(&e),
-        }
-        self.shared.counters.read_failures.add(1);
-        None
     }
 
     /// What was read of a cell, if it is what was written.
     fn checked(&self, cell: CellKey, read: ReadCell) -> Option<Bytes> {
-        let counters = &self.shared.counters;
         match read {
             Ok(Some(bytes)) => return Some(bytes),
-            Ok(None) => counters.damaged.add(1),
-            Err(e) => {
-                counters.read_failures.add(1);
-                self.shared.rest_reading(&e);
-            }
+            Ok(None) => self.shared.counters.damaged.add(1),
+            Err(error) => tracing::debug!(?cell, %error, "a cell of the disk cache cannot be read"),
         }
         self.forget(cell);
         None
     }
-}
 
-/// A cell as it was read; `None` when it is damaged.
-type ReadCell = std::io::Result<Option<Bytes>>;
-
-#[async_trait]
-impl CellStore for DiskCache {
-    async fn get(&self, cells: &[CellKey]) -> Vec<Option<Bytes>> {
-        let places: Vec<Option<Place>> = if self.shared.reading_rests.is_on(self.shared.clock.elapsed()) {
-            vec![None; cells.len()]
-        } else {
-            let index = self.shared.index.lock();
-            cells.iter().map(|cell| index.place(cell)).collect()
-        };
-        let mut found = vec![None; cells.len()];
-        if places.iter().any(Option::is_some)
-            && let Some(read) = self.read(places).await
-        {
-            let checked = cells.iter().zip(read);
-            let checked = checked.map(|(cell, read)| read.and_then(|read| self.checked(*cell, read)));
-            found = checked.collect();
-        }
-        let (hits, counters) = (found.iter().flatten().count(), &self.shared.counters);
-        counters.hits.add(hits as u64);
-        counters.misses.add((cells.len() - hits) as u64);
-        found
-    }
-
-    fn put(&self, cell: CellKey, bytes: Bytes) {
+    /// Hands a cell to the writer, unless too much waits already.
+    fn enqueue(&self, key: CellKey, bytes: Bytes, generation: Generation) {
         let shared = &self.shared;
-        if shared.writing_rests.is_on(shared.clock.elapsed()) || shared.index.lock().place(&cell).is_some() {
+        if shared.writing_rests.is_on(shared.clock.elapsed()) {
             return;
         }
         let more = bytes.len() as u64;
         let waiting = shared.waiting_bytes.fetch_add(more, Ordering::Relaxed);
         let has_room = waiting.saturating_add(more) <= QUEUE_BYTES;
-        if !has_room || self.queue.try_send((cell, bytes)).is_err() {
+        let cell = Waiting {
+            key,
+            bytes,
+            generation,
+        };
+        if !has_room || self.queue.try_send(cell).is_err() {
             shared.waiting_bytes.fetch_sub(more, Ordering::Relaxed);
-            shared.counters.dropped.add(1);
+            // One that is there already loses nothing.
+            if generation == Generation::Once {
+                shared.counters.dropped.add(1);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl CellStore for DiskCache {
+    async fn get(&self, cells: &[CellKey]) -> Vec<Option<Bytes>> {
+        let (shared, mut found) = (&self.shared, vec![None; cells.len()]);
+        let wanted: Vec<Wanted> = {
+            let index = shared.index.lock();
+            let place = |(at, cell): (usize, &CellKey)| index.place(cell).map(|place| Wanted { at, place });
+            cells.iter().enumerate().filter_map(place).collect()
+        };
+        let mut hits = 0;
+        for (Wanted { at, place }, read) in shared.reads.read(wanted, &shared.counters).await {
+            let key = place.header.key;
+            let bytes = self.checked(key, read);
+            if let Some(bytes) = bytes.clone() {
+                hits += 1;
+                if place.is_due {
+                    self.enqueue(key, bytes, Generation::Again);
+                }
+            }
+            if let Some(slot) = found.get_mut(at) {
+                *slot = bytes;
+            }
+        }
+        shared.counters.hits.add(hits);
+        shared.counters.misses.add(cells.len() as u64 - hits);
+        found
+    }
+
+    fn put(&self, cell: CellKey, bytes: Bytes) {
+        if self.shared.index.lock().place(&cell).is_none() {
+            self.enqueue(cell, bytes, Generation::Once);
         }
     }
 
@@ -220,6 +224,7 @@ mod tests {
                 folder: PathBuf::new(),
                 bytes_max,
                 free_min: 0,
+                reserves: Vec::new(),
             };
             assert_eq!(bytes_max / settings.segment_bytes(), 32, "{bytes_max}");
         }

@@ -1,6 +1,7 @@
 //! Segment files: appended to, ended with the list of what they hold, read at a start.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,34 @@ use super::record::{HEADER_BYTES, Header, TRAILER_BYTES, Trailer};
 
 /// Ends the names of segments.
 const SUFFIX: &str = ".cells";
+
+/// Numbers from here on are of segments with cells that were read again after they had been kept.
+const AGAIN: u64 = 1 << 63;
+
+/// Why the cells of a segment are kept. What is read once, as by a query over all of a tenant's data, makes no room by
+/// pushing out what is read again and again: segments of each generation make room for their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Generation {
+    /// They were fetched.
+    Once,
+    /// They were read since.
+    Again,
+}
+
+impl Generation {
+    /// That of a segment.
+    pub(super) fn of(number: u64) -> Self {
+        if number < AGAIN { Self::Once } else { Self::Again }
+    }
+
+    /// The numbers of its segments.
+    pub(super) fn numbers(self) -> RangeInclusive<u64> {
+        match self {
+            Self::Once => 0..=AGAIN - 1,
+            Self::Again => AGAIN..=u64::MAX,
+        }
+    }
+}
 
 /// A segment's file.
 pub(super) fn path(folder: &Path, number: u64) -> PathBuf {

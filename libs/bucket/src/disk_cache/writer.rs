@@ -1,5 +1,6 @@
 //! The one who writes segments and removes them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,8 @@ use super::Shared;
 use super::index::Index;
 use super::record::{HEADER_BYTES, Header, TRAILER_BYTES};
 use super::rest::REST;
-use super::segment::{ending, find_all, path};
+use super::room::left_free;
+use super::segment::{Generation, ending, find_all, path};
 
 /// Cells that are written together.
 const TOGETHER: usize = 64;
@@ -23,27 +25,35 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The file that keeps other processes out.
 const LOCK: &str = "LOCK";
 
+/// A cell that is to be written.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) key: CellKey,
+    pub(super) bytes: Bytes,
+    pub(super) generation: Generation,
+}
+
 /// Writes what readers hand over.
 pub struct DiskCacheWriter {
     shared: Arc<Shared>,
-    waiting: mpsc::Receiver<(CellKey, Bytes)>,
+    waiting: mpsc::Receiver<Waiting>,
     /// Keeps other processes out of the folder.
     lock: Option<Box<dyn Send + Sync>>,
-    /// The number of the next segment.
-    next: u64,
-    open: Option<Open>,
+    /// The last segment of each generation.
+    last: BTreeMap<Generation, u64>,
+    open: BTreeMap<Generation, Open>,
 }
 
 impl std::fmt::Debug for DiskCacheWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DiskCacheWriter")
             .field("folder", &self.shared.settings.folder)
-            .field("next", &self.next)
+            .field("last", &self.last)
             .finish_non_exhaustive()
     }
 }
 
-/// The segment that is written to.
+/// A segment that is written to.
 #[derive(Debug)]
 struct Open {
     number: u64,
@@ -64,18 +74,18 @@ impl Open {
 struct Start {
     lock: Box<dyn Send + Sync>,
     index: Index,
-    /// The number of the next segment.
-    next: u64,
+    /// The last segment of each generation.
+    last: BTreeMap<Generation, u64>,
 }
 
 impl DiskCacheWriter {
-    pub(super) fn new(shared: Arc<Shared>, waiting: mpsc::Receiver<(CellKey, Bytes)>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, waiting: mpsc::Receiver<Waiting>) -> Self {
         Self {
             shared,
             waiting,
             lock: None,
-            next: 1,
-            open: None,
+            last: BTreeMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
@@ -96,7 +106,7 @@ impl DiskCacheWriter {
             match received {
                 Ok(0) => return,
                 Ok(_) => {
-                    let bytes: usize = cells.iter().map(|(_, cell)| cell.len()).sum();
+                    let bytes: usize = cells.iter().map(|cell: &Waiting| cell.bytes.len()).sum();
                     if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
                         self.failed(&e).await;
                     }
@@ -107,7 +117,7 @@ impl DiskCacheWriter {
             }
             if clock.elapsed().saturating_sub(looked) >= LOOK {
                 looked = clock.elapsed();
-                if let Err(e) = self.give_back(self.shared.settings.free_min).await {
+                if let Err(e) = self.leave_free(0).await {
                     self.failed(&e).await;
                 }
             }
@@ -116,13 +126,16 @@ impl DiskCacheWriter {
 
     /// Looks at what is there.
     async fn start(&mut self) -> Result<(), DiskError> {
-        let folder = self.shared.settings.folder.clone();
+        let settings = &self.shared.settings;
+        let (folder, bytes_max) = (settings.folder.clone(), settings.bytes_max);
         let began = self.shared.clock.elapsed();
-        let found = self.on_disk(move |disk| start(disk, &folder)).await?;
+        let found = self
+            .on_disk(move |disk| start(disk, &folder, Index::new(bytes_max)))
+            .await?;
         self.lock = Some(found.lock);
-        self.next = found.next;
+        self.last = found.last;
         *self.shared.index.lock() = found.index;
-        self.make_room(0).await?;
+        self.make_room(Generation::Once, 0).await?;
         let (bytes, cells) = {
             let index = self.shared.index.lock();
             (index.bytes(), index.cells())
@@ -139,18 +152,27 @@ impl DiskCacheWriter {
         self.shared.disk.run(work).await
     }
 
-    async fn keep(&mut self, cells: Vec<(CellKey, Bytes)>) -> Result<(), DiskError> {
+    async fn keep(&mut self, cells: Vec<Waiting>) -> Result<(), DiskError> {
+        let is_once = |cell: &Waiting| cell.generation == Generation::Once;
+        let (once, again): (Vec<_>, Vec<_>) = cells.into_iter().partition(is_once);
+        self.keep_in(Generation::Once, once).await?;
+        self.keep_in(Generation::Again, again).await?;
+        self.remove_empty().await
+    }
+
+    /// Writes cells to the segments of one generation.
+    async fn keep_in(&mut self, generation: Generation, cells: Vec<Waiting>) -> Result<(), DiskError> {
         let segment_bytes = self.shared.settings.segment_bytes();
         let mut cells = cells.into_iter().peekable();
         while cells.peek().is_some() {
-            let mut open = match self.open.take() {
+            let mut open = match self.open.remove(&generation) {
                 Some(open) => open,
-                None => self.begin().await?,
+                None => self.begin(generation).await?,
             };
             let (mut out, mut records, mut is_full) = (Vec::new(), Vec::new(), false);
-            while let Some((key, bytes)) = cells.peek() {
-                // Two readers may have fetched the same cell at once.
-                let known = self.shared.index.lock().place(key).is_some()
+            while let Some(Waiting { key, bytes, .. }) = cells.peek() {
+                // Two readers may have fetched, or read, the same cell at once.
+                let known = self.is_kept(key, generation)
                     || records.iter().any(|(_, h): &(u64, Header)| h.key == *key);
                 let header =
                     Header::of(*key, bytes).filter(|h| !known && h.record_bytes() <= segment_bytes / 2);
@@ -167,16 +189,25 @@ impl DiskCacheWriter {
                 }
                 cells.next();
             }
+            if generation == Generation::Again {
+                self.shared.counters.kept_again.add(records.len() as u64);
+            }
             if !out.is_empty() {
                 open = self.append(open, out, records).await?;
             }
             if is_full {
                 self.end(open).await?;
             } else {
-                self.open = Some(open);
+                self.open.insert(generation, open);
             }
         }
-        self.remove_empty().await
+        Ok(())
+    }
+
+    /// Whether a cell needs not be written.
+    fn is_kept(&self, key: &CellKey, generation: Generation) -> bool {
+        let place = self.shared.index.lock().place(key);
+        place.is_some_and(|place| generation == Generation::Once || !place.is_due)
     }
 
     async fn append(
@@ -205,18 +236,22 @@ impl DiskCacheWriter {
     }
 
     /// Begins a segment, where there is room for one.
-    async fn begin(&mut self) -> Result<Open, DiskError> {
+    async fn begin(&mut self, generation: Generation) -> Result<Open, DiskError> {
         let settings = &self.shared.settings;
         let (segment_bytes, folder) = (settings.segment_bytes(), settings.folder.clone());
-        let free_after = settings.free_min.saturating_add(segment_bytes);
-        self.make_room(segment_bytes).await?;
-        let kept = self.shared.index.lock().bytes();
-        // What is kept is given up only where that is enough.
-        if self.free_bytes().await?.saturating_add(kept) >= free_after {
-            self.give_back(free_after).await?;
-        }
-        let number = self.next;
-        self.next += 1;
+        // The other open one grows, too.
+        let growing = self
+            .open
+            .values()
+            .map(|open| segment_bytes.saturating_sub(open.at));
+        let bytes = growing.sum::<u64>().saturating_add(segment_bytes);
+        self.make_room(generation, bytes).await?;
+        let free_after = self.leave_free(segment_bytes).await?;
+        let number = match self.last.get(&generation) {
+            Some(last) => last.saturating_add(1),
+            None => *generation.numbers().start(),
+        };
+        self.last.insert(generation, number);
         let path = path(&folder, number);
         let created = path.clone();
         let file = self
@@ -256,28 +291,46 @@ impl DiskCacheWriter {
         index.add_segment(open.number, &open.file, bytes);
     }
 
-    /// Removes the oldest segments until `bytes` more may be written.
-    async fn make_room(&mut self, bytes: u64) -> Result<(), DiskError> {
+    /// Removes segments until `bytes` more of a generation may be written.
+    async fn make_room(&mut self, generation: Generation, bytes: u64) -> Result<(), DiskError> {
         loop {
-            let oldest = {
+            let leaving = {
                 let index = self.shared.index.lock();
                 let is_over = index.bytes().saturating_add(bytes) > self.shared.settings.bytes_max;
-                index.oldest().filter(|_| is_over)
+                index.leaving(generation, bytes).filter(|_| is_over)
             };
-            let Some((number, _)) = oldest else {
+            let Some((number, _)) = leaving else {
                 return Ok(());
             };
             self.evict(number).await?;
         }
     }
 
-    /// Removes the oldest segments so that `free` bytes of the disk are free, as far as that helps. What was removed is
-    /// counted by its length, for a file system may take a while to free it.
-    async fn give_back(&mut self, free: u64) -> Result<(), DiskError> {
-        let (missing, mut removed) = (free.saturating_sub(self.free_bytes().await?), 0);
+    /// Removes segments so that the disk has what is to stay free for others, and `bytes` beside; tells how much that is.
+    /// Where it cannot be had for `bytes` nothing is given up for them.
+    async fn leave_free(&mut self, bytes: u64) -> Result<u64, DiskError> {
+        let shared = Arc::clone(&self.shared);
+        let (for_others, free) = self
+            .on_disk(move |disk| {
+                let for_others = left_free(disk, &shared.settings)?;
+                Ok((for_others, disk.free_bytes(&shared.settings.folder)?))
+            })
+            .await?;
+        let wanted = for_others.saturating_add(bytes);
+        let kept = self.shared.index.lock().bytes();
+        if bytes == 0 || free.saturating_add(kept) >= wanted {
+            self.give_back(wanted.saturating_sub(free)).await?;
+        }
+        Ok(wanted)
+    }
+
+    /// Removes segments of so many bytes, as far as there are any. What was removed is counted by its length, for a file
+    /// system may take a while to free it.
+    async fn give_back(&mut self, missing: u64) -> Result<(), DiskError> {
+        let mut removed = 0u64;
         while removed < missing {
-            let oldest = self.shared.index.lock().oldest();
-            let Some((number, bytes)) = oldest else {
+            let leaving = self.shared.index.lock().leaving(Generation::Once, 0);
+            let Some((number, bytes)) = leaving else {
                 return Ok(());
             };
             self.evict(number).await?;
@@ -286,16 +339,9 @@ impl DiskCacheWriter {
         Ok(())
     }
 
-    async fn free_bytes(&self) -> Result<u64, DiskError> {
-        let folder = self.shared.settings.folder.clone();
-        self.on_disk(move |disk| disk.free_bytes(&folder)).await
-    }
-
     /// Removes a segment for the sake of others, also the one that is written to.
     async fn evict(&mut self, number: u64) -> Result<(), DiskError> {
-        if self.open.as_ref().is_some_and(|open| open.number == number) {
-            self.open = None;
-        }
+        self.open.retain(|_, open| open.number != number);
         let cells = self.remove(number).await?;
         self.shared.counters.evicted.add(cells as u64);
         Ok(())
@@ -304,8 +350,8 @@ impl DiskCacheWriter {
     /// Removes segments of which nothing is needed any more: their blocks are dead.
     async fn remove_empty(&self) -> Result<(), DiskError> {
         let empty = self.shared.index.lock().empty_segments();
-        let open = self.open.as_ref().map(|open| open.number);
-        for number in empty.into_iter().filter(|number| Some(*number) != open) {
+        let open: Vec<u64> = self.open.values().map(|open| open.number).collect();
+        for number in empty.into_iter().filter(|number| !open.contains(number)) {
             self.remove(number).await?;
         }
         Ok(())
@@ -325,7 +371,7 @@ impl DiskCacheWriter {
     /// After a failure nothing is known of the segment that was written to: what was added before can be read, no more is
     /// added.
     async fn failed(&mut self, e: &DiskError) {
-        self.open = None;
+        self.open.clear();
         self.shared.counters.write_failures.add(1);
         self.shared.rest_writing(e);
         if let Err(error) = self.remove_empty().await {
@@ -335,14 +381,14 @@ impl DiskCacheWriter {
 }
 
 /// All that takes long is done here, on a thread of the disk.
-fn start(disk: &dyn Disk, folder: &Path) -> Result<Start, DiskError> {
+fn start(disk: &dyn Disk, folder: &Path, mut index: Index) -> Result<Start, DiskError> {
     disk.create_dir_all(folder)?;
     let lock = disk.lock(&folder.join(LOCK))?;
-    let (mut index, mut next) = (Index::default(), 1);
+    let mut last = BTreeMap::new();
     for segment in find_all(disk, folder)? {
-        next = segment.number.saturating_add(1);
+        last.insert(Generation::of(segment.number), segment.number);
         index.add_segment(segment.number, &segment.file, segment.bytes);
         index.add_records(segment.number, &segment.records);
     }
-    Ok(Start { lock, index, next })
+    Ok(Start { lock, index, last })
 }

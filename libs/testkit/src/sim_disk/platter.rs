@@ -295,7 +295,11 @@ impl Platter {
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
-        self.capacity.unwrap_or(1 << 40).saturating_sub(self.used())
+        self.total_bytes().saturating_sub(self.used())
+    }
+
+    pub(super) fn total_bytes(&self) -> u64 {
+        self.capacity.unwrap_or(1 << 40)
     }
 
     /// What a file is called now.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
+use koios_runtime::{Disk, DiskError, DiskFile, DiskSpace, OpenMode};
 use parking_lot::Mutex;
 
 #[derive(Clone, Debug, Default)]
@@ -148,6 +148,12 @@ impl Disk for MemoryDisk {
     }
     fn free_bytes(&self, _: &Path) -> Result<u64, DiskError> {
         Ok(if self.0.lock().full { 0 } else { 1 << 40 })
+    }
+    fn space(&self, _: &Path) -> Result<DiskSpace, DiskError> {
+        Ok(DiskSpace {
+            device: 1,
+            total: 1 << 40,
+        })
     }
     fn lock(&self, _: &Path) -> Result<Box<dyn Send + Sync>, DiskError> {
         Ok(Box::new(()))

@@ -322,6 +322,7 @@ impl Assembly {
         let reads = StoreReads {
             replication: usize::try_from(shared.settings.store.replication).unwrap_or(usize::MAX),
             wait: shared.members.blocks_wait(),
+            silence_min: shared.settings.store.stream_silence,
             ..StoreReads::default()
         };
         let cluster = Cluster::with_stores(

@@ -577,7 +577,9 @@ async fn metadata_is_the_union_of_a_majority() {
     world.members[1].describe("a", "gauge");
     world.members[2].set(Mode::Fails(ServiceErrorCode::Unavailable));
     let tenant = TenantId::anonymous();
-    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL).await.unwrap();
+    let budget = Budget::new(1 << 20, 100);
+    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL, &budget);
+    let found = found.await.unwrap();
     assert_eq!((found.metrics["a"].len(), found.warning), (2, None));
 }
 
@@ -597,7 +599,11 @@ async fn i4_metadata_is_of_heads_and_blocks_and_says_what_is_missing() {
         *s.metadata.lock() = vec![described("a", "counter"), described("b", "gauge")];
     }
     let tenant = TenantId::anonymous();
-    let ask = |min, max| world.cluster.metadata(&tenant, "", TimeRange::new(min, max));
+    let budget = Budget::new(1 << 20, 100);
+    let ask = |min, max| {
+        let range = TimeRange::new(min, max);
+        world.cluster.metadata(&tenant, "", range, &budget)
+    };
     let found = ask(0, 100).await.unwrap();
     assert_eq!(found.metrics.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!((found.metrics["a"].len(), found.warning), (1, None));
@@ -629,7 +635,9 @@ async fn i9_metadata_of_heads_does_not_wait_for_stores_that_hang() {
     world.stores.iter().for_each(|s| s.set(Mode::Hangs));
     let began = tokio::time::Instant::now();
     let tenant = TenantId::anonymous();
-    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL).await.unwrap();
+    let budget = Budget::new(1 << 20, 100);
+    let found = world.cluster.metadata(&tenant, "", TimeRange::ALL, &budget);
+    let found = found.await.unwrap();
     assert_eq!(found.metrics.len(), 1);
     assert!(
         found
@@ -664,10 +672,17 @@ async fn exemplars_are_those_of_heads_and_of_blocks_each_once() {
         .iter()
         .for_each(|s| *s.exemplars.lock() = of(&[40, 50]));
     let (tenant, all) = (TenantId::anonymous(), [Matchers::default()]);
-    let ask = || world.cluster.exemplars(&tenant, &all, TimeRange::new(0, 100));
+    let budget = Budget::new(1 << 20, 100);
+    let ask = || async {
+        let found = world
+            .cluster
+            .exemplars(&tenant, &all, TimeRange::new(0, 100), &budget);
+        Ok::<_, QueryError>(found.await?.into_parts().0)
+    };
     let found = ask().await.unwrap();
-    let times: Vec<_> = found.values().flatten().map(|e| e.t).collect();
+    let times: Vec<_> = found.iter().flat_map(|(_, all)| all).map(|e| e.t).collect();
     assert_eq!(times, [40, 50, 60]);
+    assert_eq!(budget.held(), 0);
     // One store may fail; too many are the query's fault.
     world.stores[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
     assert_eq!(ask().await.unwrap(), found);
@@ -677,4 +692,158 @@ async fn exemplars_are_those_of_heads_and_of_blocks_each_once() {
     let e = ask().await.unwrap_err();
     assert_eq!(e.to_string(), "injected");
     assert!((400..500).contains(&e.kind().http_status()), "{e:?}");
+}
+
+/// A text of so many bytes.
+fn long(bytes: usize, i: usize) -> String {
+    format!("{i:0bytes$}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_what_stores_and_members_answer_is_charged_to_the_query_as_it_comes() {
+    // Given metadata, names and exemplars of which each source has less than a query may hold, and all together more.
+    let world = World::with_stores(5, StoreReads::default(), Arc::new(TokioClock::starting_at(0)));
+    for i in 0..40 {
+        world.upload(&format!("01A{i:02}"), ten_series());
+    }
+    let described = |name: &str, i: usize| {
+        let metadata = Metadata {
+            help: long(40_000, i),
+            ..Metadata::default()
+        };
+        (format!("{name}{i}"), metadata)
+    };
+    let labels = Labels::from_pairs([("__name__", "m")]);
+    let exemplars = |i: usize| {
+        let exemplar = |t: i64| Exemplar {
+            t,
+            v: i as f64,
+            labels: Labels::from_pairs([("trace", long(400, i))]),
+        };
+        vec![(labels.clone(), (0..100).map(exemplar).collect())]
+    };
+    for (i, s) in world.stores.iter().enumerate() {
+        *s.metadata.lock() = vec![described("store", i)];
+        *s.exemplars.lock() = exemplars(i);
+    }
+    let (tenant, all) = (TenantId::anonymous(), [Matchers::default()]);
+    let range = TimeRange::new(0, 100);
+    // When a query may hold all of it, then it is answered, and what is held is charged until it is sent.
+    let roomy = Budget::new(1 << 20, 1000);
+    let metadata = world.cluster.metadata(&tenant, "", range, &roomy).await.unwrap();
+    assert_eq!((metadata.metrics.len(), &metadata.warning), (5, &None));
+    assert!(roomy.held() >= 5 * 40_000, "{}", roomy.held());
+    drop(metadata);
+    let found = world
+        .cluster
+        .exemplars(&tenant, &all, range, &roomy)
+        .await
+        .unwrap();
+    assert!(roomy.held() >= 500 * 400, "{}", roomy.held());
+    drop(found);
+    assert_eq!(roomy.held(), 0);
+    // When it may not, then it fails, and what heads know of metadata is told with a warning.
+    let tight = Budget::new(100_000, 1000);
+    let metadata = world.cluster.metadata(&tenant, "", range, &tight).await.unwrap();
+    let warning = metadata.warning.unwrap();
+    assert!(
+        warning.contains("query memory limit of 100000 bytes exceeded"),
+        "{warning}"
+    );
+    let e = world
+        .cluster
+        .exemplars(&tenant, &all, range, &tight)
+        .await
+        .unwrap_err();
+    assert!(matches!(e, QueryError::LimitExceeded(_)), "{e}");
+    world
+        .members
+        .iter()
+        .enumerate()
+        .for_each(|(i, m)| m.describe(&long(60_000, i), "gauge"));
+    let e = world
+        .cluster
+        .metadata(&tenant, "", range, &tight)
+        .await
+        .unwrap_err();
+    assert!(matches!(e, QueryError::LimitExceeded(_)), "{e}");
+    drop(metadata.metrics);
+    // And so with names: of stores, and of members.
+    world.members.iter().for_each(|m| m.forget_below(1000, 40));
+    for (bytes_max, fits) in [(1_000, false), (10_000, true)] {
+        let budget = Budget::new(bytes_max, 1000);
+        let found = world.cluster.labels(&[selection(true)], "i", &budget).await;
+        assert_eq!(found.is_ok(), fits, "{found:?}");
+    }
+    let world = World::new();
+    world.hold(&ten_series());
+    for (bytes_max, fits) in [(450, false), (10_000, true)] {
+        let budget = Budget::new(bytes_max, 1000);
+        let found = world.cluster.labels(&[selection(true)], "i", &budget).await;
+        assert_eq!(found.is_ok(), fits, "{found:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limits_of_exemplars_are_those_of_a_query_not_of_each_store() {
+    let world = World::with_stores(5, StoreReads::default(), Arc::new(TokioClock::starting_at(0)));
+    for i in 0..40 {
+        world.upload(&format!("01A{i:02}"), ten_series());
+    }
+    for (i, s) in world.stores.iter().enumerate() {
+        let exemplar = |t: i64| Exemplar {
+            t,
+            v: i as f64,
+            labels: Labels::empty(),
+        };
+        let exemplars = (0..5_000).map(exemplar).collect();
+        *s.exemplars.lock() = vec![(Labels::from_pairs([("__name__", "m")]), exemplars)];
+    }
+    let (tenant, all, budget) = (
+        TenantId::anonymous(),
+        [Matchers::default()],
+        Budget::new(1 << 30, 1000),
+    );
+    let ask = || {
+        world
+            .cluster
+            .exemplars(&tenant, &all, TimeRange::new(0, 100), &budget)
+    };
+    let e = ask().await.unwrap_err();
+    assert!(e.to_string().starts_with("more than 20000 exemplars"), "{e}");
+    // The same from several stores is there once.
+    for s in &world.stores {
+        s.exemplars.lock()[0].1.iter_mut().for_each(|e| e.v = 1.0);
+    }
+    assert_eq!(ask().await.unwrap().into_parts().0[0].1.len(), 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_without_the_bucket_a_deletion_that_was_begun_and_not_answered_fails_no_read() {
+    for knows in 0..3 {
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let world = World::with_stores(2, StoreReads::default(), clock);
+        world.hold(&ten_series());
+        world.members.iter().for_each(|m| m.lose_bucket());
+        *world.manifests.down.lock() = true;
+        // Given a member that has applied it, and two that cannot learn of it.
+        world.members[knows].applied(7);
+        world.members[knows].hold(Data::new());
+        assert_eq!(
+            read(&world, 0, 100).await.unwrap(),
+            ten_series(),
+            "member {knows} knows"
+        );
+        let budget = Budget::new(1 << 20, 100);
+        let names = world.cluster.labels(&[selection(true)], "i", &budget).await;
+        assert_eq!(names.unwrap().into_parts().0.len(), 10);
+        // Given two, it may have been answered.
+        world.members[(knows + 1) % 3].applied(7);
+        world.members[(knows + 1) % 3].hold(Data::new());
+        assert_eq!(read(&world, 0, 100).await.unwrap(), Data::new());
+        // And one of them lost, and the other one does not say who is right.
+        world.members[knows].set(Mode::Fails(ServiceErrorCode::Unavailable));
+        let e = read(&world, 0, 100).await.unwrap_err();
+        assert_eq!(e.kind().http_status(), 503, "{e}");
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use koios_model::Labels;
+use koios_model::{Exemplar, Labels, Metadata};
 use koios_promql::QueryError;
+use koios_wire::SeriesExemplars;
 
 use super::budget::{Budget, Charge};
 
@@ -29,6 +30,62 @@ impl Footprint for Labels {
     }
 }
 
+impl<T: Footprint> Footprint for Vec<T> {
+    fn heap_bytes(&self) -> usize {
+        let of_entries: usize = self.iter().map(Footprint::heap_bytes).sum();
+        of_entries + self.len() * size_of::<T>()
+    }
+}
+
+impl Footprint for Metadata {
+    fn heap_bytes(&self) -> usize {
+        self.kind.len() + self.help.len() + self.unit.len()
+    }
+}
+
+impl Footprint for (String, Metadata) {
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes() + self.1.heap_bytes()
+    }
+}
+
+impl Footprint for Exemplar {
+    fn heap_bytes(&self) -> usize {
+        self.labels.heap_bytes()
+    }
+}
+
+impl Footprint for SeriesExemplars {
+    fn heap_bytes(&self) -> usize {
+        self.0.heap_bytes() + self.1.heap_bytes()
+    }
+}
+
+/// What a source answered, charged to the query until it is taken apart.
+#[derive(Debug)]
+pub(crate) struct Charged<T> {
+    answer: T,
+    charge: Charge,
+}
+
+impl<T: Footprint> Charged<T> {
+    /// Charges an answer as it comes; one that the query may not hold is dropped.
+    pub(crate) fn new(answer: T, budget: &Arc<Budget>) -> Result<Self, QueryError> {
+        let charge = budget.charge(answer.heap_bytes())?;
+        Ok(Self { answer, charge })
+    }
+
+    /// The answer, whose entries are to be charged one by one as they are collected: they are not held twice.
+    pub(crate) fn into_answer(self) -> T {
+        self.answer
+    }
+
+    /// The answer, and what must live as long as it does.
+    pub(crate) fn into_parts(self) -> (T, Charge) {
+        (self.answer, self.charge)
+    }
+}
+
 /// A set whose memory is charged to the query as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Collected<T> {
@@ -44,6 +101,11 @@ impl<T: Footprint + Ord> Collected<T> {
             charge: budget.charge(0)?,
             budget: Arc::clone(budget),
         })
+    }
+
+    /// The query's memory.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Adds an entry unless it is there.

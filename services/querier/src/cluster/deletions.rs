@@ -1,20 +1,24 @@
 //! Deletions: what members must have applied before what they read counts.
 //!
 //! A deletion is answered once a majority of each partition's members have applied it, so that of any that are read one
-//! tells of it (I5): those that do not know it are read again, once they do.
+//! tells of it (I5): those that do not know it are read again, once they do. Where they cannot learn it, for the bucket is
+//! away, a majority that does not know of a deletion is as good as one that does: nobody was told that it is applied (I9).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_promql::QueryError;
+use koios_runtime::ClockHandle;
 use koios_wire::{DeletionsReply, DeletionsRequest, ReadEnd};
 
 use super::Cluster;
-use super::heads::PartitionRead;
+use super::heads::{HeadError, PartitionRead};
 
 /// How long members are asked to apply a deletion: what goes is uploaded first.
 const APPLY_WAIT: Duration = Duration::from_secs(60);
+/// How long a read waits for members to learn of a deletion, before it looks for a majority that agrees as it is.
+const LEARN_WAIT: Duration = Duration::from_secs(2);
 /// Wait before they are asked again.
 const APPLY_RETRY: Duration = Duration::from_millis(200);
 
@@ -22,24 +26,95 @@ const APPLY_RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(crate) struct DeletionsSeen {
     version: u64,
+    way: Way,
+}
+
+/// How members that disagree are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Way {
+    /// Those that do not know what others do learn it first.
+    #[default]
+    Learning,
+    /// Of each partition a majority that knows of the last deletion, or one that does not.
+    Apart,
+    /// As first, for as long as it takes.
+    Insisting,
 }
 
 impl DeletionsSeen {
-    /// The manifest version to ask for.
+    /// The latest manifest version that a member told of.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
+    /// The manifest version to ask for.
+    pub(crate) fn to_ask_for(&self) -> u64 {
+        match self.way {
+            Way::Learning | Way::Insisting => self.version,
+            Way::Apart => 0,
+        }
+    }
+
+    /// As [`super::heads::HeadReader::apart`] wants it.
+    pub(crate) fn apart(&self) -> u64 {
+        match self.way {
+            Way::Learning | Way::Insisting => 0,
+            Way::Apart => self.version,
+        }
+    }
+
+    /// Waits for a read, but not for long where members are to learn something.
+    pub(crate) async fn within<T>(
+        &self,
+        clock: &ClockHandle,
+        read: impl Future<Output = Result<T, HeadError>>,
+    ) -> Result<T, HeadError> {
+        if self.version == 0 || self.way != Way::Learning {
+            return read.await;
+        }
+        let read = Box::pin(clock.timeout(LEARN_WAIT, read)).await;
+        read.unwrap_or_else(|_| {
+            let text = format!(
+                "members do not know of the deletions of manifest version {}",
+                self.version
+            );
+            Err(QueryError::unavailable(text).into())
+        })
+    }
+
     /// Whether all that was read knows of the same deletions; else it is to be read again.
     pub(crate) fn agree<T>(&mut self, reads: &[PartitionRead<T>]) -> bool {
-        let ends = || {
-            reads
-                .iter()
-                .flat_map(|r| &r.answers)
-                .map(|(_, end)| end.deletions_version)
+        let of_partition = |r: &PartitionRead<T>| -> Vec<u64> {
+            r.answers.iter().map(|(_, end)| end.deletions_version).collect()
         };
-        self.version = self.version.max(ends().max().unwrap_or(0));
-        ends().all(|version| version >= self.version)
+        if self.way == Way::Apart {
+            // What a majority of any partition does not know of, nobody was told to be applied.
+            let agree = reads
+                .iter()
+                .map(of_partition)
+                .all(|of| of.iter().all(|v| Some(v) == of.first()));
+            if !agree {
+                self.way = Way::Insisting;
+            }
+            return agree;
+        }
+        let all: Vec<u64> = reads.iter().flat_map(of_partition).collect();
+        self.version = self.version.max(all.iter().copied().max().unwrap_or(0));
+        all.into_iter().all(|version| version >= self.version)
+    }
+
+    /// Whether a read that failed, for members did not learn of a deletion, is worth another way.
+    pub(crate) fn has_another_way(&mut self, e: &HeadError) -> bool {
+        if self.version == 0 || !matches!(e, HeadError::Query(QueryError::Unavailable { .. })) {
+            return false;
+        }
+        let (way, has) = match self.way {
+            Way::Learning => (Way::Apart, true),
+            Way::Apart => (Way::Insisting, true),
+            Way::Insisting => (Way::Insisting, false),
+        };
+        self.way = way;
+        has
     }
 }
 

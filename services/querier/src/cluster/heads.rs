@@ -15,6 +15,7 @@ use koios_wire::{ReadEnd, ReadItem, ReadRequest, ServiceError, ServiceErrorCode}
 use tokio::sync::Semaphore;
 
 use super::budget::Budget;
+use super::collected::{Charged, Footprint};
 use super::held::{HeldSeries, SourceError, hold};
 use super::topology::{PartitionTarget, ReadPlan, Replica};
 
@@ -73,9 +74,29 @@ pub(crate) struct PartitionRead<T> {
 pub(crate) struct HeadReader {
     pub(crate) clock: ClockHandle,
     pub(crate) patience: Patience,
+    /// Answers of members that have applied the deletions of this manifest version, and of those that have not, are not put
+    /// together; 0 where it is not to be known.
+    apart: u64,
 }
 
 impl HeadReader {
+    pub(crate) fn new(clock: ClockHandle, patience: Patience) -> Self {
+        Self {
+            clock,
+            patience,
+            apart: 0,
+        }
+    }
+
+    /// The same, putting together only answers of members that have all applied the deletions of a manifest version, or all
+    /// not.
+    pub(crate) fn apart(&self, version: u64) -> Self {
+        Self {
+            apart: version,
+            ..self.clone()
+        }
+    }
+
     /// Reads the series of all partitions of a plan. `request` names partition and epoch itself.
     pub(crate) async fn read_series(
         &self,
@@ -148,6 +169,26 @@ impl HeadReader {
         .await
     }
 
+    /// As [`Self::ask_partition`], each answer charged to the query as it comes.
+    pub(crate) async fn ask_partition_within<'a, T, F>(
+        &'a self,
+        target: &'a PartitionTarget,
+        budget: &'a Arc<Budget>,
+        ask: impl Fn(Arc<dyn koios_wire::IngesterService>) -> F + Sync + 'a,
+    ) -> Result<PartitionRead<Charged<T>>, HeadError>
+    where
+        T: Footprint,
+        F: Future<Output = Result<(T, ReadEnd), ServiceError>> + 'a,
+    {
+        let ask = &ask;
+        self.quorum(target, |replica, _| async move {
+            let client = client_of(replica)?;
+            let (answer, end) = self.patiently(|| ask(Arc::clone(&client))).await?;
+            Ok((Charged::new(answer, budget)?, end))
+        })
+        .await
+    }
+
     /// Starts `attempt` with every member and waits for as many complete answers as the partition needs.
     async fn quorum<'a, T, F>(
         &self,
@@ -166,9 +207,11 @@ impl HeadReader {
                 async move { (replica, attempt.await) }
             })
             .collect();
-        let mut answers = Vec::with_capacity(target.quorum);
+        // Of members that have not applied certain deletions, and of those that have.
+        let mut answers = [Vec::new(), Vec::new()];
+        let most = |answers: &[Vec<_>; 2]| answers.iter().map(Vec::len).max().unwrap_or(0);
         let mut failures = Vec::new();
-        while answers.len() < target.quorum && answers.len() + attempts.len() >= target.quorum {
+        while most(&answers) < target.quorum && most(&answers) + attempts.len() >= target.quorum {
             let hedge = self.clock.sleep(self.patience.hedge);
             let next = tokio::select! {
                 biased;
@@ -176,7 +219,13 @@ impl HeadReader {
                 () = hedge => { permits.add_permits(1); continue }
             };
             match next {
-                Some((_, Ok(answer))) => answers.push(answer),
+                Some((_, Ok(answer))) => {
+                    let [without, with] = &mut answers;
+                    let (_, end): &(T, ReadEnd) = &answer;
+                    let has_applied = end.deletions_version >= self.apart;
+                    let side = if has_applied { with } else { without };
+                    side.push(answer);
+                }
                 Some((_, Err(SourceError::Query(e)))) => return Err(e.into()),
                 Some((_, Err(SourceError::Service(e)))) if e.code == ServiceErrorCode::Stale => {
                     return Err(HeadError::Stale(e.state_version));
@@ -188,13 +237,14 @@ impl HeadReader {
                 None => break,
             }
         }
-        if answers.len() < target.quorum {
-            return Err(too_few(target, answers.len(), failures).into());
+        let answered = most(&answers);
+        match answers.into_iter().find(|some| some.len() >= target.quorum) {
+            Some(answers) => Ok(PartitionRead {
+                partition: target.partition,
+                answers,
+            }),
+            None => Err(too_few(target, answered, failures).into()),
         }
-        Ok(PartitionRead {
-            partition: target.partition,
-            answers,
-        })
     }
 
     async fn read_member(

@@ -1,30 +1,38 @@
 //! Reads of metrics' metadata: of heads what was sent lately, of blocks what was cut with their series.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::{METRIC_NAME, Matcher, Matchers, Metadata, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_wire::{MetadataRequest, ReadEnd};
 
+use super::budget::{Budget, Charge};
+use super::collected::Charged;
 use super::stores::BlockRequest;
 use super::{Cluster, Coarseness, resolution};
 
 /// How long blocks are waited for: whoever asks wants a list of metrics, which heads have most of.
 const BLOCKS_WAIT: Duration = Duration::from_secs(5);
 
+/// Metadata of metrics as one member or store answered it.
+type Answer = Charged<Vec<(String, Metadata)>>;
+
 /// Metadata that was found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FoundMetadata {
     /// By metric, which may have several entries.
     pub(crate) metrics: BTreeMap<String, BTreeSet<Metadata>>,
     /// What is missing, if anything is.
     pub(crate) warning: Option<String>,
+    /// What all of it is charged to the query.
+    pub(crate) charge: Charge,
 }
 
 impl Cluster {
     /// Metadata of one metric, or of all when `metric` is empty: of heads, and of the blocks of a range. Without the bucket,
-    /// without a store, or when they have more than an answer may have, heads answer alone, and the warning says so (I4, I9):
+    /// without a store, or when they have more than an answer, or the query, may hold, heads answer alone, and the warning says so (I4, I9):
     /// it describes data, and is none. Nor are blocks waited for as long as a query waits.
     ///
     /// # Errors
@@ -34,11 +42,16 @@ impl Cluster {
         tenant: &TenantId,
         metric: &str,
         range: TimeRange,
+        budget: &Arc<Budget>,
     ) -> Result<FoundMetadata, QueryError> {
-        let mut found = FoundMetadata::default();
-        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range));
+        let mut found = FoundMetadata {
+            metrics: BTreeMap::new(),
+            warning: None,
+            charge: budget.charge(0)?,
+        };
+        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range, budget));
         let of_blocks = self.heads.clock.timeout(BLOCKS_WAIT, of_blocks);
-        let of_heads = Box::pin(self.metadata_of_heads(tenant, metric));
+        let of_heads = Box::pin(self.metadata_of_heads(tenant, metric, budget));
         let (of_heads, of_blocks) = futures::join!(of_heads, of_blocks);
         let of_heads = of_heads?;
         let of_blocks = of_blocks
@@ -53,8 +66,12 @@ impl Cluster {
                 Vec::new()
             }
         };
-        for (metric, metadata) in of_heads.into_iter().chain(of_blocks) {
-            found.metrics.entry(metric).or_default().insert(metadata);
+        for answer in of_heads.into_iter().chain(of_blocks) {
+            let (all, charge) = answer.into_parts();
+            found.charge.absorb(charge);
+            for (metric, metadata) in all {
+                found.metrics.entry(metric).or_default().insert(metadata);
+            }
         }
         Ok(found)
     }
@@ -63,7 +80,8 @@ impl Cluster {
         &self,
         tenant: &TenantId,
         metric: &str,
-    ) -> Result<Vec<(String, Metadata)>, QueryError> {
+        budget: &Arc<Budget>,
+    ) -> Result<Vec<Answer>, QueryError> {
         let mut plans = self.plans(tenant);
         let reads = loop {
             let plan = plans.next()?;
@@ -74,7 +92,7 @@ impl Cluster {
                     epoch: target.epoch,
                     metric: metric.to_owned(),
                 };
-                self.heads.ask_partition(target, move |client| {
+                self.heads.ask_partition_within(target, budget, move |client| {
                     let request = request.clone();
                     async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
                 })
@@ -85,7 +103,7 @@ impl Cluster {
             }
         };
         let answers = reads.into_iter().flat_map(|r| r.answers);
-        Ok(answers.flat_map(|(all, _)| all).collect())
+        Ok(answers.map(|(all, _)| all).collect())
     }
 
     /// That of blocks with samples in a range, as far as these are not deleted.
@@ -94,7 +112,8 @@ impl Cluster {
         tenant: &TenantId,
         metric: &str,
         range: TimeRange,
-    ) -> Result<Vec<(String, Metadata)>, QueryError> {
+        budget: &Arc<Budget>,
+    ) -> Result<Vec<Answer>, QueryError> {
         let floor = self.deletions_version(tenant).await?;
         let view = match self.manifests.recent(tenant).await {
             Some(view) if view.version >= floor => view,
@@ -112,7 +131,7 @@ impl Cluster {
             labels_only: true,
             limit: 0,
         };
-        let found = self.asker().metadata(&request).await;
+        let found = self.asker().metadata(&request, budget).await;
         found.map_err(|e| self.blocks_failed(tenant, e))
     }
 }

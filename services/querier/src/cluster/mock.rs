@@ -53,6 +53,8 @@ pub(crate) enum Mode {
     BreaksAfter(usize, Option<ServiceErrorCode>),
     /// Streams hang after so many series.
     HangsAfter(usize),
+    /// Streams take so long for each series.
+    Slow(Duration),
 }
 
 pub(crate) fn labels(name: &str, i: u32) -> Labels {
@@ -159,6 +161,13 @@ impl Faults {
                     "block 01A failed checksum",
                 ))]))
                 .boxed(),
+            Mode::Slow(each) => stream::iter(series.into_iter().map(one))
+                .chain(stream::iter([Ok(end)]))
+                .then(move |item| async move {
+                    TokioClock::starting_at(0).sleep(each).await;
+                    item
+                })
+                .boxed(),
             Mode::HangsAfter(n) => stream::iter(series.into_iter().take(n).map(one))
                 .chain(stream::pending())
                 .boxed(),
@@ -176,6 +185,8 @@ pub(crate) struct MockIngester {
     end: Mutex<ReadEnd>,
     metadata: Mutex<Vec<(String, Metadata)>>,
     pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
+    /// Whether it cannot reach the bucket, from which it would learn of deletions.
+    without_bucket: Mutex<bool>,
     faults: Faults,
 }
 
@@ -193,12 +204,32 @@ impl Default for MockIngester {
             end: Mutex::new(end),
             metadata: Mutex::default(),
             exemplars: Mutex::default(),
+            without_bucket: Mutex::default(),
             faults: Faults::default(),
         }
     }
 }
 
 impl MockIngester {
+    /// It has applied the deletions of a manifest version.
+    pub(crate) fn applied(&self, version: u64) {
+        self.end.lock().deletions_version = version;
+    }
+
+    pub(crate) fn lose_bucket(&self) {
+        *self.without_bucket.lock() = true;
+    }
+
+    /// Learns of deletions, or does not come to an end.
+    async fn learn(&self, version: u64) {
+        let must_learn = self.end.lock().deletions_version < version;
+        if must_learn && *self.without_bucket.lock() {
+            std::future::pending::<()>().await;
+        }
+        let mut end = self.end.lock();
+        end.deletions_version = end.deletions_version.max(version);
+    }
+
     pub(crate) fn set(&self, mode: Mode) {
         *self.faults.mode.lock() = mode;
     }
@@ -237,6 +268,7 @@ impl MockIngester {
     async fn labels(&self, request: LabelsRequest, name: &str) -> Result<LabelsReply, ServiceError> {
         self.faults.enter().await?;
         self.check(request.epoch)?;
+        self.learn(request.deletions_version).await;
         let series = select(&self.data.lock(), &request.matchers, request.range, true, 0);
         Ok(LabelsReply {
             names: names(&series, name),
@@ -254,6 +286,7 @@ impl IngesterService for MockIngester {
     async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {
         let mode = self.faults.enter().await?;
         self.check(request.epoch)?;
+        self.learn(request.deletions_version).await;
         let ReadRequest {
             matchers,
             range,

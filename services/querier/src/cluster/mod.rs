@@ -4,6 +4,7 @@ mod bucket;
 mod budget;
 mod collected;
 mod deletions;
+mod exemplars;
 mod heads;
 mod held;
 mod labels;
@@ -164,7 +165,7 @@ impl Cluster {
             topology,
             manifests: ManifestCache::new(manifests, Arc::clone(&clock), patience.manifest_age),
             stores: StoreBoard::new(Arc::clone(&clock), reads, metrics),
-            heads: HeadReader { clock, patience },
+            heads: HeadReader::new(clock, patience),
         })
     }
 
@@ -232,10 +233,13 @@ impl Cluster {
         let mut seen = DeletionsSeen::default();
         let reads = loop {
             let plan = plans.next()?;
-            request.deletions_version = seen.version();
-            match self.heads.read_series(&plan, &request, budget).await {
+            request.deletions_version = seen.to_ask_for();
+            let heads = self.heads.apart(seen.apart());
+            let read = heads.read_series(&plan, &request, budget);
+            match seen.within(&self.heads.clock, read).await {
                 Ok(reads) if seen.agree(&reads) => break reads,
                 Ok(_) => plans.disagreed(seen.version()).await?,
+                Err(e) if seen.has_another_way(&e) => {}
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };

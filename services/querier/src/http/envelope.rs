@@ -1,5 +1,6 @@
 //! Answers: Prometheus' envelope around data, large results in pieces as the client takes them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,14 +77,32 @@ pub(crate) struct Sending<'a> {
     pub(crate) held: Held,
 }
 
-/// An answer whose data is `prefix`, an array of `items`, and `suffix`. Items are written when the client is ready for
+/// What stands around the items of an answer's data.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) before: Cow<'static, [u8]>,
+    pub(crate) after: Cow<'static, [u8]>,
+}
+
+/// Data that is an array of items.
+pub(crate) const ARRAY: Frame = Frame {
+    before: Cow::Borrowed(b"["),
+    after: Cow::Borrowed(b"]"),
+};
+
+/// Data that is an object whose members are the items.
+pub(crate) const OBJECT: Frame = Frame {
+    before: Cow::Borrowed(b"{"),
+    after: Cow::Borrowed(b"}"),
+};
+
+/// An answer whose data is `items`, with commas between them, in a frame. Items are written when the client is ready for
 /// them, so that an answer never exists in memory as a whole; what is held lives until the last one is, or until the
 /// client was too slow.
 pub(crate) fn streamed<T: Send + 'static>(
-    prefix: &[u8],
+    frame: &Frame,
     items: Vec<T>,
     mut write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
-    suffix: Vec<u8>,
     notes: &Notes,
     sending: Sending<'_>,
 ) -> Response {
@@ -91,24 +110,21 @@ pub(crate) fn streamed<T: Send + 'static>(
         write(out, item);
         None
     };
-    streamed_in_parts(prefix, items, whole, suffix, notes, sending)
+    streamed_in_parts(frame, items, whole, notes, sending)
 }
 
 /// The same of items that may be long: `write` writes until there is enough for a piece ([`is_enough`]) and gives back
 /// what is left of the item, so that the text of no item exists in memory as a whole either.
 pub(crate) fn streamed_in_parts<T: Send + 'static>(
-    prefix: &[u8],
+    frame: &Frame,
     items: Vec<T>,
     write: impl FnMut(&mut Vec<u8>, T) -> Option<T> + Send + 'static,
-    suffix: Vec<u8>,
     notes: &Notes,
     sending: Sending<'_>,
 ) -> Response {
     let mut first = br#"{"status":"success","data":"#.to_vec();
-    first.extend_from_slice(prefix);
-    first.push(b'[');
-    let mut last = vec![b']'];
-    last.extend(suffix);
+    first.extend_from_slice(&frame.before);
+    let mut last = frame.after.to_vec();
     notes.write(&mut last);
     last.push(b'}');
     let mut pieces = Pieces {
@@ -255,10 +271,9 @@ mod tests {
             let held = Held::new(place, None);
             let numbers: Vec<i64> = (0..count).collect();
             let response = streamed(
-                b"",
+                &ARRAY,
                 numbers.clone(),
                 write_integer,
-                Vec::new(),
                 &Notes::default(),
                 Sending {
                     clients: &clients,
@@ -290,14 +305,7 @@ mod tests {
             held: Held::new(place, None),
         };
         let write = |out: &mut Vec<u8>, size: usize| out.resize(out.len() + size, b'1');
-        let response = streamed(
-            b"",
-            vec![300_000; 100],
-            write,
-            Vec::new(),
-            &Notes::default(),
-            sending,
-        );
+        let response = streamed(&ARRAY, vec![300_000; 100], write, &Notes::default(), sending);
         let mut taken = Vec::new();
         let mut pieces = response.into_body().into_data_stream();
         while let Some(piece) = pieces.next().await {

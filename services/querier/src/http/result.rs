@@ -7,7 +7,7 @@ use axum::response::Response;
 use koios_model::Histogram;
 use koios_promql::{MatrixSeries, QueryOutput, QueryStats, SampleValue, Value, VectorSample};
 
-use super::envelope::{Notes, Sending, TRUNCATED, is_enough, streamed, streamed_in_parts};
+use super::envelope::{Frame, Notes, Sending, TRUNCATED, is_enough, streamed, streamed_in_parts};
 use super::histogram::write_histogram;
 use super::json::{write_labels, write_string, write_time, write_value};
 
@@ -33,10 +33,13 @@ pub(crate) fn answer(
         infos: texts.infos,
     };
     let stats = timings.map(|t| stats_json(&t, &output.stats)).unwrap_or_default();
-    let mut suffix = stats.into_bytes();
-    suffix.push(b'}');
     let kind = output.value.value_type().as_str();
-    let prefix = format!(r#"{{"resultType":"{kind}","result":"#);
+    let frame = Frame {
+        before: format!(r#"{{"resultType":"{kind}","result":["#)
+            .into_bytes()
+            .into(),
+        after: format!("]{stats}}}").into_bytes().into(),
+    };
     let mut truncate = |len: usize| {
         let cut = limit != 0 && len > limit;
         notes.warnings.extend(cut.then(|| TRUNCATED.to_owned()));
@@ -45,23 +48,23 @@ pub(crate) fn answer(
     match output.value {
         Value::Scalar(at, v) => {
             let items = vec![Pair::Time(at), Pair::Value(v)];
-            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, sending)
+            streamed(&frame, items, write_pair, &notes, sending)
         }
         Value::String(at, text) => {
             let items = vec![Pair::Time(at), Pair::Text(text)];
-            streamed(prefix.as_bytes(), items, write_pair, suffix, &notes, sending)
+            streamed(&frame, items, write_pair, &notes, sending)
         }
         Value::Vector(at, mut samples) => {
             samples.truncate(truncate(samples.len()));
             let write = move |out: &mut Vec<u8>, sample| write_sample(out, at, &sample);
-            streamed(prefix.as_bytes(), samples, write, suffix, &notes, sending)
+            streamed(&frame, samples, write, &notes, sending)
         }
         Value::Matrix(mut series) => {
             series.retain(|s| !s.is_empty());
             series.truncate(truncate(series.len()));
             let items = series.into_iter().map(SeriesText::of).collect();
             let write = |out: &mut Vec<u8>, text: SeriesText| text.write(out);
-            streamed_in_parts(prefix.as_bytes(), items, write, suffix, &notes, sending)
+            streamed_in_parts(&frame, items, write, &notes, sending)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Labels, series and metadata.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -14,7 +14,7 @@ use koios_tenancy::Limits;
 
 use super::QuerierApi;
 use super::admission::Place;
-use super::envelope::{Held, Notes, Sending, streamed, whole};
+use super::envelope::{ARRAY, Held, Notes, OBJECT, Sending, streamed};
 use super::error::ApiError;
 use super::json::{write_array, write_labels, write_string};
 use super::params::Params;
@@ -78,21 +78,21 @@ pub(super) async fn metadata(
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
     let range = metadata_range(&params, api.clock.now_ms())?;
-    let read = api.cluster.metadata(&tenant, &metric, range);
-    let (found, _place) = api.within(&asked, read).await?;
+    let budget = asked.budget();
+    let read = api.cluster.metadata(&tenant, &metric, range, &budget);
+    let (found, place) = api.within(&asked, read).await?;
     let mut notes = Notes::default();
     notes.warnings.extend(found.warning);
     let wanted = |(m, _): &(String, BTreeSet<Metadata>)| metric.is_empty() || *m == metric;
-    let found: BTreeMap<_, _> = found
-        .metrics
-        .into_iter()
-        .filter(wanted)
-        .take(unless_zero(limit))
-        .collect();
-    Ok(whole(
-        |out| write_metadata(out, &found, unless_zero(per_metric)),
-        &notes,
-    ))
+    let found_metrics = found.metrics.into_iter().filter(wanted);
+    let metrics = found_metrics.take(unless_zero(limit)).collect();
+    let per_metric = unless_zero(per_metric);
+    let write = move |out: &mut Vec<u8>, metric| write_metadata(out, &metric, per_metric);
+    let sending = Sending {
+        clients: &api.clients,
+        held: Held::new(place, Some(found.charge)),
+    };
+    Ok(streamed(&OBJECT, metrics, write, &notes, sending))
 }
 
 /// Which blocks' metadata is told beside that of heads.
@@ -102,27 +102,20 @@ fn metadata_range(params: &Params, now_ms: i64) -> Result<TimeRange, ApiError> {
     Ok(TimeRange::new(start.min(range.max), range.max))
 }
 
-fn write_metadata(out: &mut Vec<u8>, found: &BTreeMap<String, BTreeSet<Metadata>>, per_metric: usize) {
-    out.push(b'{');
-    for (i, (metric, entries)) in found.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
+fn write_metadata(out: &mut Vec<u8>, (metric, entries): &(String, BTreeSet<Metadata>), per_metric: usize) {
+    write_string(out, metric);
+    out.push(b':');
+    write_array(out, entries.iter().take(per_metric), |out, m| {
+        for (name, value) in [
+            ("{\"type\":", &m.kind),
+            (",\"help\":", &m.help),
+            (",\"unit\":", &m.unit),
+        ] {
+            out.extend_from_slice(name.as_bytes());
+            write_string(out, value);
         }
-        write_string(out, metric);
-        out.push(b':');
-        write_array(out, entries.iter().take(per_metric), |out, m| {
-            for (name, value) in [
-                ("{\"type\":", &m.kind),
-                (",\"help\":", &m.help),
-                (",\"unit\":", &m.unit),
-            ] {
-                out.extend_from_slice(name.as_bytes());
-                write_string(out, value);
-            }
-            out.push(b'}');
-        });
-    }
-    out.push(b'}');
+        out.push(b'}');
+    });
 }
 
 /// What to read, and within which bounds.
@@ -134,7 +127,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// What it may hold and return.
-    fn budget(&self) -> Arc<Budget> {
+    pub(super) fn budget(&self) -> Arc<Budget> {
         Budget::new(
             usize::try_from(self.limits.max_query_memory_bytes).unwrap_or(usize::MAX),
             usize::try_from(self.limits.max_query_series).unwrap_or(usize::MAX),
@@ -177,7 +170,7 @@ impl QuerierApi {
             clients: &self.clients,
             held: Held::new(place, Some(charge)),
         };
-        streamed(b"", found, write, Vec::new(), &notes, sending)
+        streamed(&ARRAY, found, write, &notes, sending)
     }
 
     /// One selection per `match[]`; one of everything without.

@@ -1,17 +1,17 @@
 //! What clients ask before they query: who answers, and how a query reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Request};
-use koios_model::{Exemplar, Labels, Matchers, TimeRange};
+use koios_model::{Matchers, TimeRange};
 use koios_promql::{CancelContext, Query, QueryError, pretty};
+use koios_wire::SeriesExemplars;
 
 use super::QuerierApi;
-use super::envelope::{Notes, whole};
+use super::envelope::{ARRAY, Held, Notes, Sending, streamed, whole};
 use super::error::ApiError;
 use super::json::{write_array, write_labels, write_string, write_time, write_value};
 use super::params::Params;
@@ -99,29 +99,33 @@ pub(super) async fn exemplars(
     }
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
-    let read = api
-        .cluster
-        .exemplars(&tenant, &selections, TimeRange::new(start, end));
-    let (found, _place) = api.within(&asked, read).await?;
-    Ok(whole(|out| write_exemplars(out, &found), &Notes::default()))
+    let budget = asked.budget();
+    let range = TimeRange::new(start, end);
+    let read = api.cluster.exemplars(&tenant, &selections, range, &budget);
+    let (found, place) = api.within(&asked, read).await?;
+    let (found, charge) = found.into_parts();
+    let sending = Sending {
+        clients: &api.clients,
+        held: Held::new(place, Some(charge)),
+    };
+    let write = |out: &mut Vec<u8>, series: SeriesExemplars| write_exemplars(out, &series);
+    Ok(streamed(&ARRAY, found, write, &Notes::default(), sending))
 }
 
-fn write_exemplars(out: &mut Vec<u8>, found: &BTreeMap<Labels, Vec<Exemplar>>) {
-    write_array(out, found.iter(), |out, (labels, exemplars)| {
-        out.extend_from_slice(br#"{"seriesLabels":"#);
-        write_labels(out, labels.as_ref());
-        out.extend_from_slice(br#","exemplars":"#);
-        write_array(out, exemplars.iter(), |out, exemplar| {
-            out.extend_from_slice(br#"{"labels":"#);
-            write_labels(out, exemplar.labels.as_ref());
-            out.extend_from_slice(br#","value":"#);
-            write_value(out, exemplar.v);
-            out.extend_from_slice(br#","timestamp":"#);
-            write_time(out, exemplar.t);
-            out.push(b'}');
-        });
+fn write_exemplars(out: &mut Vec<u8>, (labels, exemplars): &SeriesExemplars) {
+    out.extend_from_slice(br#"{"seriesLabels":"#);
+    write_labels(out, labels.as_ref());
+    out.extend_from_slice(br#","exemplars":"#);
+    write_array(out, exemplars.iter(), |out, exemplar| {
+        out.extend_from_slice(br#"{"labels":"#);
+        write_labels(out, exemplar.labels.as_ref());
+        out.extend_from_slice(br#","value":"#);
+        write_value(out, exemplar.v);
+        out.extend_from_slice(br#","timestamp":"#);
+        write_time(out, exemplar.t);
         out.push(b'}');
     });
+    out.push(b'}');
 }
 
 /// `/api/v1/rules`: there are none.

@@ -41,6 +41,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         READ,
         "How many stores share the reads of a block: one as long as it answers, the others in its place; with 1 none is asked beside a store that lags"
     ),
+    setting!(
+        "store.stream-silence",
+        Duration,
+        store.stream_silence,
+        READ,
+        "How long a store may send nothing more, at least, until others go on beside it; longer where stores usually take longer"
+    ),
     bytes!(
         "store.cache-bytes",
         store.cache_bytes,
@@ -58,7 +65,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "store.cache-disk-bytes",
         store.cache_disk_bytes,
         STORE,
-        "Disk for it; 0 for none. A gigabyte of the disk stays free whatever it says"
+        "Disk for it; 0 for none. Whatever it says a gigabyte of the disk stays free, or a tenth of a small one, and in one process with an ingester its reserve beside"
     ),
     setting!(
         "store.compaction",

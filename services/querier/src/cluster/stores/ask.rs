@@ -1,5 +1,6 @@
 //! Asks stores about blocks, and others when those fail or lag.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,10 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use koios_promql::QueryError;
 use koios_wire::{ServiceError, ServiceErrorCode, StoreService};
+use parking_lot::Mutex;
 
+use super::super::budget::Budget;
+use super::super::collected::{Charged, Footprint};
 use super::super::held::SourceError;
 use super::super::topology::StoreMember;
 use super::board::{Health, StoreBoard, UnderWay, Why};
@@ -31,23 +35,44 @@ pub(crate) struct Asker {
     board: Arc<StoreBoard>,
     /// Whether the log was told of a failure.
     is_told: Arc<AtomicBool>,
+    /// Stores that could not do any of the read's work when they were asked for some of it.
+    unable: Arc<Mutex<BTreeSet<String>>>,
 }
 
-/// Stores that cannot reach the bucket until it is the bucket's fault, not theirs.
+/// Stores that cannot reach the bucket until it is the bucket's fault, as it seems, and not theirs.
 const STORES_WITHOUT_BUCKET: usize = 2;
+
+/// Whether a failure is of the store, whatever it was asked for: another one may well do better.
+fn is_of_store(code: ServiceErrorCode) -> bool {
+    matches!(
+        code,
+        ServiceErrorCode::Unavailable
+            | ServiceErrorCode::DeadlineExceeded
+            | ServiceErrorCode::Unimplemented
+            | ServiceErrorCode::BucketUnavailable
+    )
+}
 
 /// Which stores failed at some blocks, in one read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tried {
     failures: Vec<Failure>,
-    /// Lags, and is waited for elsewhere.
-    lagging: Option<String>,
+    /// Lag, and are waited for elsewhere.
+    lagging: Vec<String>,
 }
 
 impl Tried {
+    /// The same beside stores that lag.
+    pub(super) fn beside(&self, lagging: &[String]) -> Self {
+        Self {
+            failures: self.failures.clone(),
+            lagging: lagging.to_vec(),
+        }
+    }
+
     /// Stores that failed or lag.
     fn attempts(&self) -> usize {
-        self.failures.len() + usize::from(self.lagging.is_some())
+        self.failures.len() + self.lagging.len()
     }
 
     /// Stores that could not reach the bucket.
@@ -56,9 +81,17 @@ impl Tried {
         self.failures.iter().filter(is_without).count()
     }
 
-    /// Whether asking one store more would be asking too many: a fault that several stores share costs each block a few
-    /// reads, however many stores there are. The bucket is tried from a second store, as the first may be cut off from it.
+    /// Whether asking one store more would be asking too many: a fault of the blocks, which all stores share, costs each
+    /// block a few reads, however many stores there are.
     fn is_enough(&self, replication: usize) -> bool {
+        let of_blocks = self.failures.iter().filter(|(_, e)| !is_of_store(e.code));
+        of_blocks.count() > replication.max(2)
+    }
+
+    /// Whether only those are left to be asked that have not failed at anything in this read: as many stores have failed as
+    /// may die at once, or the bucket seems to be down. The bucket is tried from a second store in any case, as the first may
+    /// be cut off from it.
+    fn is_last_resort(&self, replication: usize) -> bool {
         self.attempts() > replication.max(2) || self.without_bucket() >= STORES_WITHOUT_BUCKET
     }
 
@@ -69,15 +102,14 @@ impl Tried {
     }
 
     fn has(&self, store: &StoreMember) -> bool {
-        self.lagging.as_ref() == Some(&store.name)
-            || self.failures.iter().any(|(name, _)| *name == store.name)
+        self.lagging.contains(&store.name) || self.failures.iter().any(|(name, _)| *name == store.name)
     }
 
     fn why(&self) -> Why {
-        match (&self.lagging, self.failures.is_empty()) {
-            (Some(_), _) => Why::Hedge,
-            (None, false) => Why::Failover,
-            (None, true) => Why::Assigned,
+        match (self.lagging.is_empty(), self.failures.is_empty()) {
+            (false, _) => Why::Hedge,
+            (true, false) => Why::Failover,
+            (true, true) => Why::Assigned,
         }
     }
 }
@@ -152,7 +184,13 @@ fn unread(blocks: &[String], failures: &[Failure]) -> QueryError {
         .iter()
         .map(|(store, e)| format!("{store}: {e}"))
         .collect();
-    QueryError::unavailable(format!("unavailable: {what}; asked {}", stores.join("; ")))
+    // What is wrong with blocks is not asked of all stores.
+    let rest = match failures.iter().all(|(_, e)| is_of_store(e.code)) {
+        true => ": no other store is left to ask",
+        false => "",
+    };
+    let text = format!("unavailable: {what}; asked {}{rest}", stores.join("; "));
+    QueryError::unavailable(text)
 }
 
 type Answers<T> = Result<Vec<Answered<T>>, Unanswered>;
@@ -165,11 +203,18 @@ impl Asker {
             stores: stores.into(),
             board,
             is_told: Arc::default(),
+            unable: Arc::default(),
         }
     }
 
     pub(super) fn board(&self) -> &StoreBoard {
         &self.board
+    }
+
+    /// Whether another store may be asked beside some that lag, of which there are `lagging`.
+    pub(super) fn may_hedge(&self, lagging: usize) -> bool {
+        let replication = self.board.replication();
+        replication > 1 && lagging <= replication && lagging < self.stores.len()
     }
 
     /// Asks about blocks, each once: one store for some of them each, another one where that fails.
@@ -185,14 +230,21 @@ impl Asker {
         Ok(self.ask_owners(blocks, tried, call).await?)
     }
 
-    /// As [`Self::ask`], all answers together.
-    pub(super) async fn gather<T: Send + 'static>(
+    /// As [`Self::ask`], all answers: each is charged to the query as it comes.
+    pub(super) async fn gather<T: Footprint + Send + 'static>(
         &self,
         blocks: Vec<String>,
+        budget: &Arc<Budget>,
         call: Call<'_, Vec<T>>,
-    ) -> Result<Vec<T>, SourceError> {
-        let answers = self.ask(blocks, Tried::default(), call).await?;
-        Ok(answers.into_iter().flat_map(|a| a.answer).collect())
+    ) -> Result<Vec<Charged<Vec<T>>>, SourceError> {
+        let charged = |store, blocks| {
+            let (asked, budget) = (call(store, blocks), Arc::clone(budget));
+            let charged = async move { Ok(Charged::new(asked.await?, &budget)) };
+            charged.boxed()
+        };
+        let answers = self.ask(blocks, Tried::default(), &charged).await?;
+        let answers = answers.into_iter().map(|a| a.answer);
+        Ok(answers.collect::<Result<_, _>>()?)
     }
 
     /// Takes note of a store that failed at blocks, which others are to read.
@@ -214,6 +266,9 @@ impl Asker {
                     tracing::debug!(store, error = %e, "one more store failed in the same read");
                 } else {
                     tracing::warn!(store, error = %e, "store failed, its blocks are asked of others");
+                }
+                if is_of_store(e.code) {
+                    self.unable.lock().insert(store.to_owned());
                 }
                 tried.failures.push((store.to_owned(), e));
                 Ok(tried)
@@ -251,8 +306,10 @@ impl Asker {
         if tried.is_enough(replication) {
             return Vec::new();
         }
+        let is_last_resort = tried.is_last_resort(replication);
         loop {
             let left = self.stores.iter().filter(|s| !tried.has(s));
+            let left = left.filter(|s| !(is_last_resort && self.unable.lock().contains(&s.name)));
             let candidates = self.board.candidates(left);
             let groups = if tried.keeps_together() {
                 keep_together(blocks.to_vec(), &candidates)
@@ -278,8 +335,7 @@ impl Asker {
         let (why, BlockGroup { blocks, store }) = (tried.why(), group);
         let began = self.board.elapsed();
         let mut asked = self.ask_store(&store, blocks.clone(), why, call).boxed();
-        let may_hedge = why == Why::Assigned && self.board.replication() > 1 && self.stores.len() > 1;
-        if !may_hedge {
+        if why != Why::Assigned || !self.may_hedge(1) {
             let answer = asked.await;
             return self.answered(&store, blocks, tried, answer, call).await;
         }
@@ -326,10 +382,7 @@ impl Asker {
         (mut asked, began): (BoxFuture<'_, OneAnswer<T>>, Duration),
         call: Call<'_, T>,
     ) -> Answers<T> {
-        let beside = Tried {
-            lagging: Some(store.name.clone()),
-            ..Tried::default()
-        };
+        let beside = Tried::default().beside(std::slice::from_ref(&store.name));
         let mut others = self.ask_owners(blocks.clone(), beside, call);
         let failure = |e: ServiceError| (store.name.clone(), e);
         tokio::select! {
@@ -385,10 +438,7 @@ fn taken<T>(
     Answered {
         blocks,
         store: store.name.clone(),
-        tried: Tried {
-            lagging: None,
-            ..tried
-        },
+        tried: tried.beside(&[]),
         under_way,
         answer,
     }

@@ -24,6 +24,8 @@ const ANSWERS: std::ops::RangeInclusive<usize> = 16..=128;
 const READS_PER_HEDGE: u32 = 10;
 /// Hedges that can be saved up.
 const HEDGES_SAVED: u32 = 10;
+/// So many times as long as nineteen of twenty items of streams took to come is a silence.
+const GAPS_OF_SILENCE: u32 = 4;
 
 /// How blocks are read through stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,9 @@ pub struct StoreReads {
     pub hedge_min: Duration,
     /// The longest, and that of a querier that has not asked much yet.
     pub hedge_max: Duration,
+    /// Shortest silence of a stream that was begun after which other owners are asked to go on beside it, however quickly
+    /// items come otherwise.
+    pub silence_min: Duration,
 }
 
 impl Default for StoreReads {
@@ -46,6 +51,7 @@ impl Default for StoreReads {
             wait: Duration::from_secs(30),
             hedge_min: Duration::from_millis(100),
             hedge_max: Duration::from_secs(3),
+            silence_min: Duration::from_secs(2),
         }
     }
 }
@@ -146,10 +152,35 @@ impl Standing {
     }
 }
 
+/// How long the last so many of something took.
+#[derive(Debug, Default)]
+struct Times(VecDeque<Duration>);
+
+impl Times {
+    fn add(&mut self, took: Duration) {
+        if self.0.len() >= *ANSWERS.end() {
+            self.0.pop_front();
+        }
+        self.0.push_back(took);
+    }
+
+    /// What nineteen of twenty took at most, once there are enough to tell.
+    fn usual(&self) -> Option<Duration> {
+        let mut took: Vec<Duration> = self.0.iter().copied().collect();
+        if took.len() < *ANSWERS.start() {
+            return None;
+        }
+        let at = took.len() * 19 / 20;
+        Some(*took.select_nth_unstable(at).1)
+    }
+}
+
 /// How quickly stores answered lately.
 #[derive(Debug)]
 struct Pace {
-    answers: VecDeque<Duration>,
+    answers: Times,
+    /// Between items of streams that were waited for.
+    gaps: Times,
     /// Reads saved up for hedges.
     saved: u32,
 }
@@ -187,7 +218,8 @@ impl StoreBoard {
             reads,
             stores: Mutex::default(),
             pace: Mutex::new(Pace {
-                answers: VecDeque::new(),
+                answers: Times::default(),
+                gaps: Times::default(),
                 saved: READS_PER_HEDGE * HEDGES_SAVED,
             }),
             metrics: BoardMetrics::new(metrics),
@@ -248,13 +280,7 @@ impl StoreBoard {
 
     /// Takes note of a store that answered.
     pub(super) fn answered(&self, store: &str, took: Duration) {
-        {
-            let mut pace = self.pace.lock();
-            if pace.answers.len() >= *ANSWERS.end() {
-                pace.answers.pop_front();
-            }
-            pace.answers.push_back(took);
-        }
+        self.pace.lock().answers.add(took);
         let mut stores = self.stores.lock();
         let standing = stores.entry(store.to_owned()).or_default();
         standing.answer(self.clock.elapsed());
@@ -309,13 +335,20 @@ impl StoreBoard {
         let StoreReads {
             hedge_min, hedge_max, ..
         } = self.reads;
-        let mut took: Vec<Duration> = self.pace.lock().answers.iter().copied().collect();
-        if took.len() < *ANSWERS.start() {
-            return hedge_max;
-        }
-        let at = took.len() * 19 / 20;
-        let (_, lagging, _) = took.select_nth_unstable(at);
-        (*lagging).max(hedge_min).min(hedge_max)
+        let usual = self.pace.lock().answers.usual();
+        usual.map_or(hedge_max, |usual| usual.max(hedge_min).min(hedge_max))
+    }
+
+    /// Takes note of an item of a stream that was waited for.
+    pub(super) fn item_came(&self, took: Duration) {
+        self.pace.lock().gaps.add(took);
+    }
+
+    /// How long a stream that was begun may be silent: a few times as long as items usually take.
+    pub(super) fn silence(&self) -> Duration {
+        let usual = self.pace.lock().gaps.usual().unwrap_or_default();
+        let silence = usual.saturating_mul(GAPS_OF_SILENCE).max(self.reads.silence_min);
+        silence.min(self.reads.wait)
     }
 
     /// How long a read that may not be hedged waits before it asks again whether it may.
@@ -425,6 +458,18 @@ mod tests {
             board.answered("a", Duration::from_secs(20));
         }
         assert_eq!(board.hedge_after(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_longer_than_streams_usually_take() {
+        let board = board();
+        assert_eq!(board.silence(), Duration::from_secs(2));
+        for (gap, silence) in [(10, 2_000), (2_000, 8_000), (20_000, 30_000)] {
+            for _ in 0..200 {
+                board.item_came(Duration::from_millis(gap));
+            }
+            assert_eq!(board.silence(), Duration::from_millis(silence), "{gap}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

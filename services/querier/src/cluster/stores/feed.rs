@@ -4,29 +4,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use futures::stream::StreamExt;
 use koios_model::Labels;
-use koios_wire::{SeriesRuns, ServiceError, StoreItem, StoreSelectRequest, StoreService, StoreStream};
+use koios_wire::{
+    SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreSelectRequest, StoreService, StoreStream,
+};
 
 use super::super::budget::Budget;
 use super::super::held::{HeldSeries, SourceError, hold};
 use super::BlockRequest;
 use super::ask::{Answered, Asker, Tried};
-use super::board::{StoreBoard, UnderWay};
+use super::board::UnderWay;
 
 /// The series of all blocks of a read, in label order: blocks never change, so where a store breaks off its blocks are read
-/// on elsewhere after the last series that was given out.
+/// on elsewhere after the last series that was given out. Where one falls silent they are so, too, beside it: whoever has
+/// the next series first goes on.
 pub(crate) struct BlockFeed {
+    reading: Reading,
+    /// Blocks that nobody was asked for yet, and who is not to be.
+    unasked: Vec<String>,
+    tried: Tried,
+    parts: Vec<Part>,
+    /// The last series given out.
+    last_given: Option<Labels>,
+}
+
+/// What is read, and how.
+#[derive(Clone)]
+struct Reading {
     asker: Asker,
     /// Without blocks.
     request: StoreSelectRequest,
     budget: Arc<Budget>,
-    /// Blocks that nobody was asked for yet.
-    unasked: Vec<String>,
-    parts: Vec<Part>,
-    /// The last series given out.
-    last_given: Option<Labels>,
+    /// The silent stores that this is read beside, while they are waited for.
+    silent: Vec<String>,
 }
 
 impl std::fmt::Debug for BlockFeed {
@@ -42,13 +54,12 @@ struct Opened {
     first: StoreItem,
 }
 
-/// What one store sends.
+/// What one store sends, or others in its place.
 struct Part {
     blocks: Vec<String>,
     store: String,
     tried: Tried,
-    _under_way: UnderWay,
-    stream: StoreStream,
+    source: Source,
     /// The next item, when it is here already.
     item: Option<StoreItem>,
     buffer: std::vec::IntoIter<HeldSeries>,
@@ -59,21 +70,42 @@ struct Part {
     done: bool,
 }
 
+/// Where a part comes from.
+enum Source {
+    Store {
+        stream: StoreStream,
+        _under_way: UnderWay,
+    },
+    /// Stores that went on where it had fallen silent.
+    Others(Box<BlockFeed>),
+}
+
+/// What was waited for.
+enum Came {
+    Item(StoreItem),
+    /// Others have the next series, or the end.
+    Others(Box<BlockFeed>, Option<HeldSeries>),
+}
+
 impl BlockFeed {
     pub(crate) fn new(asker: Asker, request: BlockRequest, budget: Arc<Budget>) -> Self {
         Self {
-            asker,
             unasked: request.blocks,
-            request: StoreSelectRequest {
-                tenant: request.tenant,
-                manifest_version: request.manifest_version,
-                blocks: Vec::new(),
-                matchers: request.matchers,
-                range: request.range,
-                labels_only: request.labels_only,
-                limit: request.limit,
+            reading: Reading {
+                asker,
+                request: StoreSelectRequest {
+                    tenant: request.tenant,
+                    manifest_version: request.manifest_version,
+                    blocks: Vec::new(),
+                    matchers: request.matchers,
+                    range: request.range,
+                    labels_only: request.labels_only,
+                    limit: request.limit,
+                },
+                budget,
+                silent: Vec::new(),
             },
-            budget,
+            tried: Tried::default(),
             parts: Vec::new(),
             last_given: None,
         }
@@ -83,7 +115,7 @@ impl BlockFeed {
     pub(crate) async fn next(&mut self) -> Result<Option<HeldSeries>, SourceError> {
         if !self.unasked.is_empty() {
             let blocks = std::mem::take(&mut self.unasked);
-            self.open(blocks, Tried::default()).await?;
+            self.open(blocks, self.tried.clone()).await?;
         }
         loop {
             self.fill().await?;
@@ -97,9 +129,14 @@ impl BlockFeed {
         }
     }
 
+    /// [`Self::next`] of a feed within a feed.
+    fn next_within(&mut self) -> BoxFuture<'_, Result<Option<HeldSeries>, SourceError>> {
+        self.next().boxed()
+    }
+
     /// Has blocks read, by stores that did not fail at them.
     async fn open(&mut self, blocks: Vec<String>, tried: Tried) -> Result<(), SourceError> {
-        let request = &self.request;
+        let request = &self.reading.request;
         let select = |store: Arc<dyn StoreService>, blocks| {
             let request = StoreSelectRequest {
                 blocks,
@@ -112,7 +149,7 @@ impl BlockFeed {
             }
             .boxed()
         };
-        let opened = self.asker.ask(blocks, tried, &select).await?;
+        let opened = self.reading.asker.ask(blocks, tried, &select).await?;
         self.parts.extend(opened.into_iter().map(Part::new));
         Ok(())
     }
@@ -120,8 +157,8 @@ impl BlockFeed {
     /// Sees to it that every part that has more series has its next one.
     async fn fill(&mut self) -> Result<(), SourceError> {
         while self.parts.iter_mut().any(|part| !part.has_next()) {
-            let (board, budget) = (self.asker.board(), &self.budget);
-            let filled = join_all(self.parts.iter_mut().map(|part| part.fill(board, budget))).await;
+            let reading = &self.reading;
+            let filled = join_all(self.parts.iter_mut().map(|part| part.fill(reading))).await;
             let parts = std::mem::take(&mut self.parts);
             let mut broken = Vec::new();
             for (part, filled) in parts.into_iter().zip(filled) {
@@ -133,11 +170,12 @@ impl BlockFeed {
                 }
             }
             for (part, e) in broken {
-                self.asker.board().failed(&part.store, e.code, part.since);
+                let asker = &self.reading.asker;
+                asker.board().failed(&part.store, e.code, part.since);
                 let Part {
                     blocks, store, tried, ..
                 } = part;
-                let tried = self.asker.failed(tried, &store, e)?;
+                let tried = asker.failed(tried, &store, e)?;
                 self.open(blocks, tried).await?;
             }
         }
@@ -169,8 +207,10 @@ impl Part {
             blocks: opened.blocks,
             store: opened.store,
             tried: opened.tried,
-            _under_way: opened.under_way,
-            stream,
+            source: Source::Store {
+                stream,
+                _under_way: opened.under_way,
+            },
             item: Some(first),
             buffer: Vec::new().into_iter(),
             next: None,
@@ -189,18 +229,38 @@ impl Part {
     }
 
     /// Waits for the next series, or the end.
-    async fn fill(&mut self, board: &StoreBoard, budget: &Arc<Budget>) -> Result<(), SourceError> {
+    async fn fill(&mut self, reading: &Reading) -> Result<(), SourceError> {
         while !self.has_next() && !self.done {
-            let item = match self.item.take() {
-                Some(item) => item,
-                None => {
-                    self.since = board.elapsed();
-                    board.within(next_item(&mut self.stream)).await??
+            let came = match &mut self.source {
+                Source::Others(others) => {
+                    self.next = others.next_within().await?;
+                    self.done = self.next.is_none();
+                    continue;
                 }
+                Source::Store { stream, .. } => match self.item.take() {
+                    Some(item) => Came::Item(item),
+                    None => {
+                        self.since = reading.asker.board().elapsed();
+                        let place = Place {
+                            reading,
+                            store: &self.store,
+                            blocks: &self.blocks,
+                            tried: &self.tried,
+                            last_read: self.last_read.as_ref(),
+                            since: self.since,
+                        };
+                        place.wait(stream).await?
+                    }
+                },
             };
-            match item {
-                StoreItem::Series(batch) => self.hold_all(batch, budget)?,
-                StoreItem::End => self.done = true,
+            match came {
+                Came::Item(StoreItem::Series(batch)) => self.hold_all(batch, &reading.budget)?,
+                Came::Item(StoreItem::End) => self.done = true,
+                Came::Others(others, next) => {
+                    self.done = next.is_none();
+                    self.next = next;
+                    self.source = Source::Others(others);
+                }
             }
         }
         Ok(())
@@ -219,6 +279,88 @@ impl Part {
         }
         self.buffer = held.into_iter();
         Ok(())
+    }
+}
+
+/// Where a store's stream stands that is waited for.
+struct Place<'p> {
+    reading: &'p Reading,
+    store: &'p str,
+    blocks: &'p [String],
+    tried: &'p Tried,
+    last_read: Option<&'p Labels>,
+    /// When the wait began.
+    since: Duration,
+}
+
+impl Place<'_> {
+    /// The next item; when the stream is silent the blocks are read by others beside it, and what comes first counts. Time
+    /// in which nobody reads the stream is no silence: the store may not send then.
+    async fn wait(&self, stream: &mut StoreStream) -> Result<Came, SourceError> {
+        let Reading { asker, silent, .. } = self.reading;
+        let board = asker.board();
+        let mut item = std::pin::pin!(self.item(stream));
+        if !asker.may_hedge(silent.len() + 1) {
+            return Ok(Came::Item(item.await?));
+        }
+        let mut silence = board.silence();
+        loop {
+            let is_silent = board.sleep(silence);
+            tokio::select! {
+                biased;
+                item = &mut item => return Ok(Came::Item(item?)),
+                () = is_silent => {}
+            }
+            if board.take_hedge(self.store) {
+                break;
+            }
+            silence = board.hedge_again();
+        }
+        let mut others = Box::new(self.beside());
+        let raced = {
+            let mut first = others.next_within();
+            tokio::select! {
+                biased;
+                item = &mut item => match item {
+                    Ok(item) => return Ok(Came::Item(item)),
+                    // Others are at it already; where they fail, too, it is read on as after any failure.
+                    Err(e) => match first.await {
+                        Ok(first) => Some((first, e.code)),
+                        Err(_) => return Err(e.into()),
+                    },
+                },
+                first = &mut first => first.ok().map(|first| (first, ServiceErrorCode::DeadlineExceeded)),
+            }
+        };
+        let Some((first, code)) = raced else {
+            // Whatever they hold goes first.
+            drop(others);
+            return Ok(Came::Item(item.await?));
+        };
+        board.failed(self.store, code, self.since);
+        tracing::debug!(store = self.store, "a store's stream fell silent, others go on");
+        others.reading.silent.clone_from(silent);
+        Ok(Came::Others(others, first))
+    }
+
+    async fn item(&self, stream: &mut StoreStream) -> Result<StoreItem, ServiceError> {
+        let board = self.reading.asker.board();
+        let item = board.within(next_item(stream)).await??;
+        board.item_came(board.elapsed().saturating_sub(self.since));
+        Ok(item)
+    }
+
+    /// The blocks read by others from here on.
+    fn beside(&self) -> BlockFeed {
+        let mut reading = self.reading.clone();
+        reading.silent.push(self.store.to_owned());
+        BlockFeed {
+            unasked: self.blocks.to_vec(),
+            tried: self.tried.beside(&reading.silent),
+            reading,
+            parts: Vec::new(),
+            last_given: self.last_read.cloned(),
+        }
     }
 }
 

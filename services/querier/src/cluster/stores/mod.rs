@@ -11,9 +11,13 @@ mod placement;
 #[cfg(test)]
 mod stores_test;
 
+use std::sync::Arc;
+
 use koios_model::{Matchers, Metadata, TenantId, TimeRange};
 use koios_wire::{SeriesExemplars, StoreLabelsRequest};
 
+use super::budget::Budget;
+use super::collected::Charged;
 use super::held::SourceError;
 
 pub(crate) use ask::Asker;
@@ -49,13 +53,14 @@ impl BlockRequest {
 }
 
 impl Asker {
-    /// Label names (`name` empty) or values of blocks: of each store sorted, and at most as many as the limit says.
+    /// Label names (`name` empty) or values of blocks, by store: of each sorted, and at most as many as the limit says.
     pub(crate) async fn labels(
         &self,
         request: &BlockRequest,
         name: &str,
-    ) -> Result<Vec<String>, SourceError> {
-        self.gather(request.blocks.clone(), &|store, blocks| {
+        budget: &Arc<Budget>,
+    ) -> Result<Vec<Charged<Vec<String>>>, SourceError> {
+        self.gather(request.blocks.clone(), budget, &|store, blocks| {
             let request = request.about(blocks, name);
             Box::pin(async move {
                 if request.name.is_empty() {
@@ -72,8 +77,9 @@ impl Asker {
     pub(crate) async fn exemplars(
         &self,
         request: &BlockRequest,
-    ) -> Result<Vec<SeriesExemplars>, SourceError> {
-        self.gather(request.blocks.clone(), &|store, blocks| {
+        budget: &Arc<Budget>,
+    ) -> Result<Vec<Charged<Vec<SeriesExemplars>>>, SourceError> {
+        self.gather(request.blocks.clone(), budget, &|store, blocks| {
             let request = request.about(blocks, "");
             Box::pin(async move { store.exemplars(request).await })
         })
@@ -84,8 +90,9 @@ impl Asker {
     pub(crate) async fn metadata(
         &self,
         request: &BlockRequest,
-    ) -> Result<Vec<(String, Metadata)>, SourceError> {
-        self.gather(request.blocks.clone(), &|store, blocks| {
+        budget: &Arc<Budget>,
+    ) -> Result<Vec<Charged<Vec<(String, Metadata)>>>, SourceError> {
+        self.gather(request.blocks.clone(), budget, &|store, blocks| {
             let request = request.about(blocks, "");
             Box::pin(async move { store.metadata(request).await })
         })

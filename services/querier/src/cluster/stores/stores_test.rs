@@ -249,3 +249,106 @@ async fn a_late_answer_counts_where_the_store_asked_beside_refuses() {
         assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_stream_that_falls_silent_is_read_on_elsewhere_without_a_gap_and_without_a_double() {
+    for after in 1..10 {
+        for silent in [vec![0], vec![1], vec![0, 2]] {
+            let world = world(4, StoreReads::default());
+            silent
+                .iter()
+                .for_each(|i| world.stores[*i].set(Mode::HangsAfter(after)));
+            let began = tokio::time::Instant::now();
+            assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+            let limit = StoreReads::default().silence_min * 2 * u32::try_from(silent.len()).unwrap();
+            assert!(
+                began.elapsed() < limit,
+                "{silent:?} after {after}: {:?}",
+                began.elapsed()
+            );
+            // What fell silent is passed over, if it answered nothing else meanwhile.
+            if silent.len() > 1 {
+                continue;
+            }
+            let calls = world.stores[silent[0]].calls();
+            read(&world, 0, 100).await.unwrap();
+            assert_eq!(world.stores[silent[0]].calls(), calls);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_reads_is_not_silent() {
+    let world = world(3, StoreReads::default());
+    let each = Duration::from_millis(1500);
+    world.stores.iter().for_each(|s| s.set(Mode::Slow(each)));
+    let budget = Budget::new(1 << 20, 100);
+    let mut merge = world.cluster.select(&selection(false), &budget).await.unwrap();
+    let calls = || world.stores.iter().map(|s| s.calls()).sum::<u64>();
+    let asked = calls();
+    let mut series = 0;
+    while merge.next().await.unwrap().is_some() {
+        series += 1;
+        // Whoever evaluates takes its time.
+        tokio::time::advance(Duration::from_secs(20)).await;
+    }
+    assert_eq!((series, calls()), (10, asked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_stores_that_are_all_slow_fail_no_read() {
+    let world = world(3, StoreReads::default());
+    world
+        .stores
+        .iter()
+        .for_each(|s| s.set(Mode::Slow(Duration::from_secs(6))));
+    let began = tokio::time::Instant::now();
+    for _ in 0..5 {
+        assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    }
+    // As long as their streams take, and no longer.
+    assert!(
+        began.elapsed() <= Duration::from_secs(5 * 66),
+        "{:?}",
+        began.elapsed()
+    );
+    // Few of the reads were asked for twice.
+    let calls: u64 = world.stores.iter().map(|s| s.calls()).sum();
+    assert!(calls <= 5 * 3 + 30, "{calls} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_any_stores_may_die_at_one_moment_as_long_as_one_is_left() {
+    let faults = [
+        Mode::BreaksAfter(4, None),
+        Mode::Fails(ServiceErrorCode::Unavailable),
+        Mode::BreaksAfter(6, Some(ServiceErrorCode::BucketUnavailable)),
+        Mode::Fails(ServiceErrorCode::Unimplemented),
+    ];
+    for fault in faults {
+        for left in 0..6 {
+            let world = world(6, StoreReads::default());
+            let others = world.stores.iter().enumerate().filter(|(i, _)| *i != left);
+            others.for_each(|(_, s)| s.set(fault.clone()));
+            assert_eq!(
+                read(&world, 0, 100).await.unwrap(),
+                ten_series(),
+                "{fault:?}, {left} is left"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i13_a_read_that_no_store_can_do_says_that_none_is_left() {
+    let world = world(5, StoreReads::default());
+    world
+        .stores
+        .iter()
+        .for_each(|s| s.set(Mode::BreaksAfter(4, None)));
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert_eq!(e.kind().http_status(), 503, "{e}");
+    let text = e.to_string();
+    assert!(text.starts_with("unavailable: "), "{text}");
+    assert!(text.ends_with("no other store is left to ask"), "{text}");
+}
