@@ -35,8 +35,10 @@ impl Cluster {
         found: &mut Collected<String>,
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
-        let seam = self.labels_of_heads(selection, name, found).await?;
-        let Some(BlocksToRead { view, blocks }) = self.blocks_for(selection, &seam).await? else {
+        let read = |expiry| self.labels_of_heads(selection, name, expiry);
+        let (of_heads, blocks) = self.read_as_of_one_version(selection, read).await?;
+        of_heads.into_iter().try_for_each(|name| found.add(name))?;
+        let Some(BlocksToRead { view, blocks }) = blocks else {
             return Ok(());
         };
         if blocks.is_empty() {
@@ -60,8 +62,8 @@ impl Cluster {
         &self,
         selection: &Selection,
         name: &str,
-        found: &mut Collected<String>,
-    ) -> Result<Seam, QueryError> {
+        expiry: Expiry,
+    ) -> Result<(BTreeSet<String>, Seam), QueryError> {
         let mut plans = self.plans(&selection.tenant);
         let mut seen = DeletionsSeen::default();
         let reads = loop {
@@ -77,6 +79,7 @@ impl Cluster {
                     name: name.to_owned(),
                     limit: selection.wanted.limit as u64,
                     deletions_version,
+                    expiry: expiry.clone(),
                 };
                 self.heads.ask_partition(target, move |client| {
                     let request = request.clone();
@@ -96,14 +99,14 @@ impl Cluster {
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
-        let mut seam = Seam::default();
+        let (mut found, mut seam) = (BTreeSet::new(), Seam::default());
         for read in reads {
             for (names, end) in read.answers {
                 seam.add(read.partition, end);
-                names.into_iter().try_for_each(|name| found.add(name))?;
+                found.extend(names);
             }
         }
-        Ok(seam)
+        Ok((found, seam))
     }
 
     /// Exemplars of the series that any of the selections matches, by series; each once, ascending in time.
