@@ -47,13 +47,11 @@ impl Input {
         Ok(())
     }
 
-    fn is_deleted(&self, labels: &Labels, t: i64) -> bool {
-        let mut deletions = self.deletions.iter();
-        deletions.any(|d| d.range.contains(t) && d.matchers.matches(labels.as_ref()))
-            || self
-                .expiry
-                .kept_from(labels.as_ref())
-                .is_some_and(|from| t < from)
+    /// When exemplars of a series are deleted, or too old.
+    fn deleted(&self, labels: &Labels) -> Vec<TimeRange> {
+        let of_series = |d: &&Deletion| d.matchers.matches(labels.as_ref());
+        let deleted = self.deletions.iter().filter(of_series).map(|d| d.range);
+        deleted.chain(self.expiry.gone(labels.as_ref())).collect()
     }
 }
 
@@ -89,12 +87,18 @@ impl ExemplarMerge {
         }
         let mut all = BTreeSet::new();
         for input in &mut self.inputs {
+            if input.head.as_ref().is_none_or(|(of, _)| *of != labels) {
+                continue;
+            }
+            let deleted = input.deleted(&labels);
             // A series may go on in the input's next row group.
             while input.head.as_ref().is_some_and(|(of, _)| *of == labels) {
                 let Some((_, exemplars)) = input.head.take() else {
                     break;
                 };
-                let kept = exemplars.into_iter().filter(|e| !input.is_deleted(&labels, e.t));
+                let kept = exemplars
+                    .into_iter()
+                    .filter(|e| !deleted.iter().any(|range| range.contains(e.t)));
                 all.extend(kept.map(|e| (e.t, e.v.to_bits(), e.labels)));
                 input.fill().await?;
             }

@@ -18,6 +18,7 @@ mod blocks;
 mod bucket;
 mod cluster;
 mod commit;
+mod compiled_rules;
 mod disk_cache;
 mod error;
 mod layout;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use koios_block::{BlockId, BlockMeta, META_PART, PartSummary};
-use koios_model::{BatchSet, Expiry, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 
 use crate::retention::RetentionRecord;
 use crate::tombstone::{CHANGED, Tombstone, TombstoneState};
@@ -461,29 +461,6 @@ impl Manifest {
         true
     }
 
-    /// What readers leave out because of its age.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] when a pattern of a rule does not compile.
-    pub fn expiry(&self) -> Result<Expiry> {
-        let Some(record) = &self.retention else {
-            return Ok(Expiry::default());
-        };
-        record.expiry().map_err(|e| Error::Refused {
-            tenant: self.tenant.clone(),
-            reason: format!("a rule of its retention cannot be read: {e}"),
-        })
-    }
-
-    /// Notes classes of series that a block has none of.
-    pub fn note_lacks(&mut self, block: BlockId, classes: &[u64]) {
-        for b in self.blocks.iter_mut().filter(|b| b.block == block) {
-            b.lacks.extend_from_slice(classes);
-            b.lacks.sort_unstable();
-            b.lacks.dedup();
-        }
-    }
-
     /// Notes that blocks were merged into others: what summarises all of the former summarises the latter.
     pub fn note_merged(&mut self, inputs: &[BlockId], outputs: &[BlockId]) {
         for block in self.blocks.iter_mut().filter(|b| b.resolution_ms != 0) {
@@ -586,6 +563,9 @@ impl Manifest {
         }
         for i in self.imports.iter_mut().filter(|i| i.version == 0) {
             i.version = base.version + 1;
+        }
+        if let Some(record) = &mut self.retention {
+            record.stamp(base.retention.as_ref(), base.version + 1);
         }
         Ok(())
     }

@@ -150,10 +150,14 @@ impl Bucket {
             next.remove_block(lost.block);
         }
         next.blocks.clone_from(&plan.blocks);
-        let base = Manifest {
+        let mut base = Manifest {
             version: plan.newest,
             ..known
         };
+        if let Some(record) = &mut base.retention {
+            // Versions that cannot be read may have said something else.
+            record.masks_since = None;
+        }
         let writer = Writer::rebuild(writer);
         next.seal(&base, &writer, Nonce(self.rng().u128()), self.clock().now_ms())?;
         let path = self.layout().manifest(&plan.tenant, next.version);

@@ -1,8 +1,12 @@
 //! How long a tenant's samples are kept, as its manifest notes it.
 
+use koios_block::BlockId;
 use koios_model::{Expiry, MatcherError, RetentionRule, SeriesClasses};
 
-use crate::tombstone::{TombstoneMatcher, compiled, texts};
+use crate::compiled_rules::CompiledRules;
+use crate::manifest::Manifest;
+use crate::tombstone::{TombstoneMatcher, texts};
+use crate::{Error, Result};
 
 /// Who said a value of a policy; what the weaker says never takes the place of what the stronger said with something shorter.
 #[derive(
@@ -211,6 +215,12 @@ pub struct RetentionRecord {
     pub classes: Vec<u64>,
     /// Names up to this one were given.
     pub last_class: u64,
+    /// The first version of which readers leave out the same as of the one that has this; `None` when it is not known. The commit stamps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks_since: Option<u64>,
+    /// Its rules, once they were compiled.
+    #[serde(skip)]
+    pub(crate) compiled: CompiledRules,
 }
 
 impl RetentionRecord {
@@ -243,7 +253,39 @@ impl RetentionRecord {
             horizon_ms,
             classes,
             last_class,
+            masks_since: None,
+            compiled: CompiledRules::default(),
         }
+    }
+
+    /// The same, carried out as of another time.
+    #[must_use]
+    pub fn moved(&self, since_ms: i64, horizon_ms: i64) -> Self {
+        Self {
+            since_ms,
+            horizon_ms,
+            ..self.clone()
+        }
+    }
+
+    /// Whether readers leave out the same of any block.
+    fn masks_like(&self, other: &Self) -> bool {
+        let rest = |r: &Self| r.policy.samples_ms.filter(|_| r.policy.masks_rest);
+        match (self.policy.masks(), other.policy.masks()) {
+            (true, true) => {
+                self.horizon_ms == other.horizon_ms
+                    && rest(self) == rest(other)
+                    && self.policy.rules == other.policy.rules
+                    && self.classes == other.classes
+            }
+            (masks, others) => masks == others,
+        }
+    }
+
+    /// Stamps [`Self::masks_since`], given what the version before notes.
+    pub(crate) fn stamp(&mut self, before: Option<&Self>, version: u64) {
+        let same = before.filter(|b| b.masks_like(self)).and_then(|b| b.masks_since);
+        self.masks_since = same.or(Some(version));
     }
 
     /// The classes of series, compiled.
@@ -251,13 +293,7 @@ impl RetentionRecord {
     /// # Errors
     /// [`MatcherError`] when a pattern does not compile, which whoever read the rules has checked.
     pub fn series_classes(&self) -> Result<SeriesClasses, MatcherError> {
-        let rules = self.policy.rules.iter().map(|rule| compiled(&rule.matchers));
-        Ok(SeriesClasses::new(rules.collect::<Result<Vec<_>, _>>()?))
-    }
-
-    /// Whether no version of the manifest before had rules either.
-    pub fn has_never_had_rules(&self) -> bool {
-        self.policy.rules.is_empty() && self.last_class <= 1
+        self.compiled.of(&self.policy.rules)
     }
 
     /// The time from which on readers leave nothing out; `None` when they leave nothing out at all.
@@ -283,6 +319,43 @@ impl RetentionRecord {
             self.series_classes()?,
             rules.chain(std::iter::once(rest)),
         ))
+    }
+}
+
+impl Manifest {
+    /// What readers leave out because of its age.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when a pattern of a rule does not compile.
+    pub fn expiry(&self) -> Result<Expiry> {
+        let Some(record) = &self.retention else {
+            return Ok(Expiry::default());
+        };
+        record.expiry().map_err(|e| Error::Refused {
+            tenant: self.tenant.clone(),
+            reason: format!("a rule of its retention cannot be read: {e}"),
+        })
+    }
+
+    /// Takes over the compiled rules of another version, where they are the same.
+    pub(crate) fn adopt_rules(&self, other: &Self) {
+        if let (Some(own), Some(other)) = (&self.retention, &other.retention) {
+            own.compiled.adopt(&other.compiled, &own.policy.rules);
+        }
+    }
+
+    /// The first version of which readers leave out the same because of its age as of this one; `None` when that is not known.
+    pub fn masks_since(&self) -> Option<u64> {
+        self.retention.as_ref().map_or(Some(0), |r| r.masks_since)
+    }
+
+    /// Notes classes of series that a block has none of.
+    pub fn note_lacks(&mut self, block: BlockId, classes: &[u64]) {
+        for b in self.blocks.iter_mut().filter(|b| b.block == block) {
+            b.lacks.extend_from_slice(classes);
+            b.lacks.sort_unstable();
+            b.lacks.dedup();
+        }
     }
 }
 

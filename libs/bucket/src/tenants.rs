@@ -139,6 +139,7 @@ impl TenantManifests {
         });
         entry.asked = entry.asked.max(asked);
         if entry.manifest.version < found.version {
+            found.adopt_rules(&entry.manifest);
             entry.manifest = found;
         }
         Arc::clone(&entry.manifest)

@@ -1,6 +1,6 @@
 //! Finding series by matchers.
 
-use koios_model::{MatchOp, Matcher, Matchers, TimeRange};
+use koios_model::{Expiry, MatchOp, Matcher, Matchers, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::head::Head;
@@ -12,14 +12,19 @@ impl Head {
     /// The series that satisfy all matchers and may have samples in a closed range, in label order. A matcher that
     /// matches "" also selects series without the label (Prometheus `PostingsForMatchers`).
     pub fn select(&self, matchers: &Matchers, range: TimeRange) -> Vec<SeriesId> {
-        let mut found: Vec<u32> = self.matching_in(matchers, range).iter().collect();
+        self.select_kept(matchers, range, &Expiry::default())
+    }
+
+    /// The same less the series of which all that may be in the range is too old.
+    pub fn select_kept(&self, matchers: &Matchers, range: TimeRange, expiry: &Expiry) -> Vec<SeriesId> {
+        let mut found: Vec<u32> = self.matching_kept(matchers, range, expiry).iter().collect();
         found.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
         found.into_iter().map(|index| self.series.id(index)).collect()
     }
 
-    /// The label names of the series that [`Self::select`] would give, ascending.
-    pub fn label_names(&self, matchers: &Matchers, range: TimeRange) -> Vec<String> {
-        let found = self.matching_in(matchers, range);
+    /// The label names of the series that [`Self::select_kept`] would give, ascending.
+    pub fn label_names(&self, matchers: &Matchers, range: TimeRange, expiry: &Expiry) -> Vec<String> {
+        let found = self.matching_kept(matchers, range, expiry);
         let mut names: Vec<String> = self
             .index
             .names()
@@ -30,16 +35,22 @@ impl Head {
         names
     }
 
-    /// The values of a label among the series that [`Self::select`] would give, ascending.
-    pub fn label_values(&self, name: &str, matchers: &Matchers, range: TimeRange) -> Vec<String> {
+    /// The values of a label among the series that [`Self::select_kept`] would give, ascending.
+    pub fn label_values(
+        &self,
+        name: &str,
+        matchers: &Matchers,
+        range: TimeRange,
+        expiry: &Expiry,
+    ) -> Vec<String> {
         let Some((name, index)) = self.name(name) else {
             return Vec::new();
         };
-        let all = matchers.0.is_empty() && self.covers(range);
+        let all = matchers.0.is_empty() && self.covers(range) && !self.may_be_old(range, expiry);
         let found = if all {
             RoaringBitmap::new()
         } else {
-            self.matching_in(matchers, range)
+            self.matching_kept(matchers, range, expiry)
         };
         index
             .values
@@ -73,6 +84,38 @@ impl Head {
         }
         let in_range = found.iter().filter(|&index| self.may_have(index, range));
         in_range.collect()
+    }
+
+    /// As [`Self::matching_in`], less the series of which all that may be in the range is too old.
+    fn matching_kept(&self, matchers: &Matchers, range: TimeRange, expiry: &Expiry) -> RoaringBitmap {
+        let found = self.matching_in(matchers, range);
+        if !self.may_be_old(range, expiry) {
+            return found;
+        }
+        let is_kept = |index: &u32| self.may_have_kept(*index, range, expiry);
+        found.iter().filter(is_kept).collect()
+    }
+
+    /// Whether any sample of a range may be too old: heads seldom hold anything as old as that.
+    fn may_be_old(&self, range: TimeRange, expiry: &Expiry) -> bool {
+        let oldest = self.time_range().map(|held| held.min.max(range.min));
+        oldest
+            .zip(expiry.latest())
+            .is_some_and(|(oldest, from)| oldest < from)
+    }
+
+    /// Whether a series may have samples in the range that are not too old; never wrongly false.
+    fn may_have_kept(&self, index: u32, range: TimeRange, expiry: &Expiry) -> bool {
+        let may_have_from = |from: i64| {
+            let left = TimeRange::new(range.min.max(from), range.max);
+            left.min <= left.max && self.may_have(index, left)
+        };
+        // What has something that is young enough for any rule is not looked at by name.
+        if expiry.latest().is_none_or(may_have_from) {
+            return true;
+        }
+        let labels = self.series.labels(index, &self.symbols);
+        expiry.kept_from(labels.as_ref()).is_none_or(may_have_from)
     }
 
     /// Whether a series may have samples in the range; never wrongly false.

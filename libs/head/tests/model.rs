@@ -11,7 +11,7 @@ use koios_head::{
 };
 use koios_model::merge::winner;
 use koios_model::{
-    BatchColumns, Histogram, Labels, Matcher, Matchers, Sample, SeriesHash, TimeRange, stale_nan,
+    BatchColumns, Expiry, Histogram, Labels, Matcher, Matchers, Sample, SeriesHash, TimeRange, stale_nan,
 };
 use proptest::prelude::*;
 
@@ -512,7 +512,11 @@ fn everything_forgotten_leaves_nothing_behind() {
         assert_eq!(head.forget((round + 1) * WINDOW_MS), 7);
         assert_eq!((head.series_count(), head.windows().len()), (0, 0));
         assert_eq!(head.forgotten_below_ms(), (round + 1) * WINDOW_MS);
-        assert!(head.label_names(&Matchers::default(), TimeRange::ALL).is_empty());
+        let kept = Expiry::default();
+        assert!(
+            head.label_names(&Matchers::default(), TimeRange::ALL, &kept)
+                .is_empty()
+        );
         assert!(
             ids.iter().all(|id| head.labels(*id).is_none()),
             "i3: an old id never means another series"

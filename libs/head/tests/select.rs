@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
+
 use koios_head::{Head, HeadOptions};
-use koios_model::{BatchColumns, Labels, MatchOp, Matcher, Matchers, SeriesHash, TimeRange};
+use koios_model::{
+    BatchColumns, Expiry, Labels, MatchOp, Matcher, Matchers, SeriesClasses, SeriesHash, TimeRange,
+};
 use proptest::prelude::*;
 
 const WINDOW_MS: i64 = 1000;
@@ -82,6 +86,18 @@ fn matcher() -> impl Strategy<Value = Matcher> {
     (op, name, value).prop_map(|(op, name, value)| Matcher::new(op, name, value).unwrap())
 }
 
+/// Before, between and after the times of samples; none for ever.
+fn kept_from() -> impl Strategy<Value = Option<i64>> {
+    prop::sample::select(vec![
+        None,
+        Some(900),
+        Some(1500),
+        Some(1501),
+        Some(2500),
+        Some(2501),
+    ])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -101,12 +117,35 @@ proptest! {
         let mut names: Vec<String> = expected.iter().flat_map(|l| l.iter().map(|(n, _)| n.to_owned())).collect();
         names.sort();
         names.dedup();
-        prop_assert_eq!(head.label_names(&matchers, range), names);
+        prop_assert_eq!(head.label_names(&matchers, range, &Expiry::default()), names);
         for name in ["instance", "zone", "missing"] {
             let mut values: Vec<String> = expected.iter().filter_map(|l| l.get(name).map(str::to_owned)).collect();
             values.sort();
             values.dedup();
-            prop_assert_eq!(head.label_values(name, &matchers, range), values);
+            prop_assert_eq!(head.label_values(name, &matchers, range, &Expiry::default()), values);
         }
+    }
+
+    #[test]
+    fn i10_series_are_left_out_of_which_all_is_too_old(
+        rules in proptest::collection::vec((matcher(), kept_from()), 0..4), rest in kept_from(), name in prop::option::of(matcher()),
+        range in prop::sample::select(vec![TimeRange::ALL, TimeRange::new(1000, 1999), TimeRange::new(2000, 9999)]),
+    ) {
+        let (head, model) = head();
+        let (rules, kept_from): (Vec<_>, Vec<_>) = rules.into_iter().map(|(m, from)| (Matchers(vec![m]), from)).unzip();
+        let expiry = Expiry::new(SeriesClasses::new(rules), kept_from.into_iter().chain([rest]));
+        let matchers = Matchers(name.into_iter().collect());
+        let is_kept = |l: &Labels, t: i64| range.contains(t) && expiry.kept_from(l.as_ref()).is_none_or(|from| from <= t);
+        let mut expected: Vec<Labels> = model.iter()
+            .filter(|(l, times)| matchers.matches(l.as_ref()) && times.iter().any(|t| is_kept(l, *t)))
+            .map(|(l, _)| l.clone()).collect();
+        expected.sort();
+        let found = head.select_kept(&matchers, range, &expiry);
+        let got: Vec<Labels> = found.into_iter().map(|id| head.labels(id).unwrap()).collect();
+        prop_assert_eq!(&got, &expected);
+        let names: BTreeSet<&str> = expected.iter().flat_map(|l| l.iter().map(|(n, _)| n)).collect();
+        prop_assert_eq!(head.label_names(&matchers, range, &expiry), Vec::from_iter(names));
+        let values: BTreeSet<&str> = expected.iter().filter_map(|l| l.get("instance")).collect();
+        prop_assert_eq!(head.label_values("instance", &matchers, range, &expiry), Vec::from_iter(values));
     }
 }

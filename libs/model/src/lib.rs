@@ -22,6 +22,7 @@ mod sample;
 pub mod summary;
 mod tenant;
 mod time;
+mod universal;
 
 pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchExemplar, BatchHistogram, BatchSeries, Exemplar};

@@ -1,12 +1,14 @@
 //! Label matchers, compiled once.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use regex_syntax::hir::{Hir, HirKind};
 
-use crate::{GoRegexError, LabelsRef, from_go_regex};
+use crate::universal::matches_all_but_empty;
+use crate::{GoRegexError, LabelsRef, METRIC_NAME, from_go_regex};
 
 /// Longest regex source, in bytes.
 const REGEX_BYTES_MAX: usize = 64 * 1024;
@@ -192,6 +194,26 @@ impl Matcher {
         self.matches("")
     }
 
+    /// Whether every value matches that is not empty. Never wrongly true; of a pattern that says it in a roundabout way it may not be seen.
+    pub fn matches_all_but_empty(&self) -> bool {
+        let is_only_empty = || match &self.compiled {
+            Compiled::Literal => self.value.is_empty(),
+            Compiled::Set(set) => set.iter().all(String::is_empty),
+            _ => false,
+        };
+        match self.op {
+            MatchOp::Equal => false,
+            MatchOp::NotEqual | MatchOp::NotRegex => is_only_empty(),
+            MatchOp::Regex => match &self.compiled {
+                Compiled::All | Compiled::NotEmpty => true,
+                Compiled::Regex { .. } => {
+                    parse(&self.value).is_ok_and(|(_, hir)| matches_all_but_empty(&hir))
+                }
+                _ => false,
+            },
+        }
+    }
+
     /// The only values that can match, sorted, when the matcher is positive and they are few and known; an index looks
     /// these up instead of scanning all values.
     pub fn literals(&self) -> Option<Vec<&str>> {
@@ -249,6 +271,13 @@ impl Matchers {
             .all(|m| m.matches(labels.get(&m.name).unwrap_or("")))
     }
 
+    /// Whether every series with a name matches, whatever it is. Never wrongly true.
+    pub fn match_every_name(&self) -> bool {
+        let takes_all =
+            |m: &Matcher| m.matches_all_but_empty() && (m.name == METRIC_NAME || m.matches_empty());
+        self.iter().all(takes_all)
+    }
+
     /// Iterates over the matchers.
     pub fn iter(&self) -> std::slice::Iter<'_, Matcher> {
         self.0.iter()
@@ -263,19 +292,7 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
     if pattern.len() > REGEX_BYTES_MAX {
         return Err(too_large("pattern", REGEX_BYTES_MAX));
     }
-    let translated = from_go_regex(pattern).map_err(|e| match e {
-        GoRegexError::NestedCount => too_large("compiled", REGEX_PROGRAM_BYTES_MAX),
-        e => MatcherError::Parse {
-            pattern: shortened(pattern),
-            reason: e.to_string(),
-        },
-    })?;
-    let hir = regex_syntax::ParserBuilder::new()
-        .dot_matches_new_line(true)
-        .nest_limit(128)
-        .build()
-        .parse(&translated)
-        .map_err(|e| parse_error(pattern, &e))?;
+    let (translated, hir) = parse(pattern)?;
     if let Some(fast) = fast_path(&hir, pattern) {
         return Ok(fast);
     }
@@ -303,6 +320,24 @@ fn compile(pattern: &str) -> Result<Compiled, MatcherError> {
         }
     }
     Err(too_large("compiled", REGEX_PROGRAM_BYTES_MAX))
+}
+
+/// A pattern in this program's syntax, and what it means.
+fn parse(pattern: &str) -> Result<(Cow<'_, str>, Hir), MatcherError> {
+    let translated = from_go_regex(pattern).map_err(|e| match e {
+        GoRegexError::NestedCount => too_large("compiled", REGEX_PROGRAM_BYTES_MAX),
+        e => MatcherError::Parse {
+            pattern: shortened(pattern),
+            reason: e.to_string(),
+        },
+    })?;
+    let hir = regex_syntax::ParserBuilder::new()
+        .dot_matches_new_line(true)
+        .nest_limit(128)
+        .build()
+        .parse(&translated)
+        .map_err(|e| parse_error(pattern, &e))?;
+    Ok((translated, hir))
 }
 
 fn parse_error(pattern: &str, e: &regex_syntax::Error) -> MatcherError {
@@ -495,7 +530,68 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_pattern_that_everything_matches_is_known_however_it_is_written() {
+        for (pattern, all) in [
+            (".*", true),
+            (".+", true),
+            ("..*", true),
+            (".*.*", true),
+            ("^.*$", true),
+            ("(.*)", true),
+            ("(.|a)+", true),
+            ("(.?)+", true),
+            (".?.+", true),
+            ("a|.+", true),
+            ("|.|..+", true),
+            ("[\\s\\S]+", true),
+            ("[^a]*|.*", true),
+            ("(?:.{1,3})*", true),
+            ("", false),
+            (".", false),
+            ("a.*", false),
+            ("[^a].*", false),
+            ("..+", false),
+            ("(..)*", false),
+            (".{1,1000}", false),
+            ("[a-zA-Z_:].*", false),
+            (".*|a{3}b", true),
+            ("\\b.+", false),
+        ] {
+            assert_eq!(re(pattern).matches_all_but_empty(), all, "{pattern}");
+            let not = Matcher::new(MatchOp::NotRegex, "l", pattern).unwrap();
+            assert_eq!(not.matches_all_but_empty(), pattern.is_empty(), "!~ {pattern}");
+        }
+        let plain = |op, value: &str| Matcher::new(op, "l", value).unwrap().matches_all_but_empty();
+        assert!(plain(MatchOp::NotEqual, "") && !plain(MatchOp::NotEqual, "a") && !plain(MatchOp::Equal, ""));
+    }
+
+    #[test]
+    fn only_what_every_named_series_matches_matches_every_name() {
+        let all = |matchers: &[(&str, MatchOp, &str)]| {
+            let matcher =
+                |(name, op, value): &(&str, MatchOp, &str)| Matcher::new(*op, *name, *value).unwrap();
+            Matchers(matchers.iter().map(matcher).collect()).match_every_name()
+        };
+        let named = (METRIC_NAME, MatchOp::Regex, ".+");
+        assert!(all(&[named]) && all(&[named, ("job", MatchOp::Regex, ".*")]));
+        assert!(all(&[(METRIC_NAME, MatchOp::NotEqual, "")]));
+        assert!(!all(&[named, ("job", MatchOp::NotEqual, "a")]));
+        assert!(!all(&[("job", MatchOp::Regex, ".+")]));
+        assert!(!all(&[named, ("job", MatchOp::Regex, ".+")]));
+        assert!(!all(&[(METRIC_NAME, MatchOp::Regex, "a.*")]));
+    }
+
     proptest! {
+        #[test]
+        fn i10_nothing_passes_for_matching_everything_that_does_not(
+            pattern in "[.a][*+?]?([|(]?[.ab]\\)?[*+?]?|\\{[0-3],[0-3]?\\}){0,3}", value in "[abc]{1,5}",
+        ) {
+            if let Ok(m) = Matcher::new(MatchOp::Regex, "l", pattern) {
+                prop_assert!(!m.matches_all_but_empty() || m.matches(&value));
+            }
+        }
+
         #[test]
         fn literal_patterns_match_themselves(s in "\\PC{0,20}") {
             prop_assert!(re(&regex::escape(&s)).matches(&s));

@@ -15,13 +15,18 @@ pub struct RetentionRule {
 
 /// Sorts series into classes: of a list of rules the first that matches a series decides, and the last class has the series that none matches.
 /// Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesClasses(Arc<[Matchers]>);
 
 impl SeriesClasses {
     /// A class for each rule, and one for the rest.
     pub fn new(rules: impl IntoIterator<Item = Matchers>) -> Self {
         Self(rules.into_iter().collect())
+    }
+
+    /// The rules, in their order.
+    pub fn rules(&self) -> &[Matchers] {
+        &self.0
     }
 
     /// How many classes there are.
@@ -42,7 +47,7 @@ impl SeriesClasses {
 }
 
 /// From which time on samples are kept, by class of series. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expiry {
     classes: SeriesClasses,
     /// By class, milliseconds; `None` for ever, as for classes beyond the end.

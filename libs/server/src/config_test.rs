@@ -198,6 +198,53 @@ fn i13_a_wrong_rule_is_named() {
 }
 
 #[test]
+fn i10_a_retention_is_read_whole_or_refused_with_its_value() {
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let got = load_with(&["--retention=1y180d", "--limits.retention=2y5d"], &[], "").unwrap();
+    assert_eq!(got.retention, days(365 + 180));
+    assert_eq!(got.limits.retention.samples, Some(days(2 * 365 + 5)));
+    // What follows a duration belongs to no other.
+    for value in [
+        "1y180",
+        "1y 180d",
+        "1y180dd",
+        "1y,180d",
+        "1yd",
+        "1y-180d",
+        "1y180d 2h",
+    ] {
+        for key in [
+            "retention",
+            "limits.retention",
+            "limits.downsampled-retention-5m",
+            "limits.downsampled-retention-1h",
+        ] {
+            let flag = load_with(&[&format!("--{key}={value}")], &[], "").unwrap_err();
+            let want = format!("--{key}: invalid value {value:?} for {key}: not a duration");
+            assert!(flag.to_string().starts_with(&want), "{flag}");
+        }
+        let file = file_error(&format!("overrides:\n  a:\n    retention: {value}\n"));
+        let want = format!("config.yaml:3: invalid value {value:?} for limits.retention: not a duration");
+        assert!(file.starts_with(&want), "{file}");
+        let rule = file_error(&format!(
+            "limits:\n  retention-rules:\n    - match: up\n      retention: {value}\n"
+        ));
+        let want = format!("the retention {value:?} of a rule is not a duration");
+        assert!(rule.starts_with("config.yaml:") && rule.contains(&want), "{rule}");
+        let text = file_error(&format!("limits:\n  retention-rules: '{value} {{job=\"a\"}}'\n"));
+        assert!(text.contains(&format!("rule 1 `{value} {{job")), "{text}");
+    }
+    // A second line goes on with the first.
+    let file = file_error("retention: 1y\n  180d\n");
+    assert!(
+        file.starts_with("config.yaml:1: invalid value \"1y 180d\" for retention"),
+        "{file}"
+    );
+    let file = file_error("retention: '1y' 180d\n");
+    assert!(file.starts_with("config.yaml:1: "), "{file}");
+}
+
+#[test]
 fn names_line_and_nearest_key() {
     let text = format!("{}retenion: 1d\n", "# line\n".repeat(11));
     assert_eq!(

@@ -102,6 +102,10 @@ impl RetentionLimits {
                 let rule = "a selector with at least one matcher that does not match the empty string: for all series set limits.retention";
                 return wrong(value, rule.to_owned());
             }
+            if rule.matchers.match_every_name() {
+                let rule = "a selector that some series do not match: this one matches all, for which set the tenant's limits.retention";
+                return wrong(value, rule.to_owned());
+            }
             if rule.matchers.iter().any(|m| m.is_large()) {
                 return wrong(
                     value,
@@ -149,7 +153,7 @@ pub fn rule_text(matchers: &Matchers) -> String {
 
 #[cfg(test)]
 mod tests {
-    use koios_model::{MatchOp, Matcher};
+    use koios_model::{METRIC_NAME, MatchOp, Matcher};
 
     use super::*;
 
@@ -173,6 +177,10 @@ mod tests {
     #[test]
     fn rules_that_cannot_be_meant_are_refused_by_name() {
         let fine = rule(MatchOp::Equal, "api", Some(60_000));
+        let every = |pattern: &str| RetentionRule {
+            matchers: Matchers(vec![Matcher::new(MatchOp::Regex, METRIC_NAME, pattern).unwrap()]),
+            kept_ms: None,
+        };
         let both = |names: [&str; 2]| RetentionRule {
             matchers: Matchers(names.map(|name| Matcher::equal(name, "x")).to_vec()),
             kept_ms: None,
@@ -187,6 +195,11 @@ mod tests {
                 vec![rule(MatchOp::NotEqual, "a", None)],
                 "rule 1 {job!=\"a\"}, must be a selector",
             ),
+            (
+                vec![fine.clone(), every(".+")],
+                "rule 2 {__name__=~\".+\"}, must be a selector that some series do not match",
+            ),
+            (vec![every("(.|a)..*|.")], "set the tenant's limits.retention"),
             (
                 vec![rule(MatchOp::Equal, "a", Some(59_999))],
                 "must be kept for at least 1m",

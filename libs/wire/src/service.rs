@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use koios_chunk::{Encoder, Run};
-use koios_model::{BatchSet, Exemplar, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, Exemplar, Expiry, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
 
 use crate::{Batch, ServiceError, ServiceErrorCode};
 
@@ -47,6 +47,8 @@ pub struct ReadRequest {
     pub limit: u64,
     /// The member answers only once deletions listed up to this manifest version are applied; 0 for none.
     pub deletions_version: u64,
+    /// Series are left out of which all that may be in range is too old; of others their samples are not.
+    pub expiry: Expiry,
 }
 
 /// A series with its samples in runs, which may overlap and may hold samples outside the asked range.
@@ -126,6 +128,8 @@ pub struct LabelsRequest {
     pub limit: u64,
     /// As in [`ReadRequest`].
     pub deletions_version: u64,
+    /// As in [`ReadRequest`].
+    pub expiry: Expiry,
 }
 
 /// Names or values, sorted, with what the member held.

@@ -101,10 +101,10 @@ impl Inner {
         let started = self.deps.runtime.clock.elapsed();
         let cpu = self.deps.runtime.cpu.clone();
         let (selecting, range) = (Arc::clone(&replica), request.range);
-        let matchers = request.matchers;
+        let (matchers, expiry) = (request.matchers, request.expiry);
         let select = move || {
             let state = selecting.state.read();
-            let ids = state.head.select(&matchers, range);
+            let ids = state.head.select_kept(&matchers, range, &expiry);
             (state.held.clone(), state.deletions.version, ids)
         };
         let (held, deletions_version, ids) = cpu

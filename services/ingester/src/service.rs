@@ -23,14 +23,15 @@ impl IngesterService for Ingester {
     }
 
     async fn label_names(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError> {
-        let names =
-            |s: &crate::replica::ReplicaState, r: &LabelsRequest| s.head.label_names(&r.matchers, r.range);
+        let names = |s: &crate::replica::ReplicaState, r: &LabelsRequest| {
+            s.head.label_names(&r.matchers, r.range, &r.expiry)
+        };
         self.inner.labels(request, names).await
     }
 
     async fn label_values(&self, request: LabelsRequest) -> Result<LabelsReply, ServiceError> {
         let values = |s: &crate::replica::ReplicaState, r: &LabelsRequest| {
-            s.head.label_values(&r.name, &r.matchers, r.range)
+            s.head.label_values(&r.name, &r.matchers, r.range, &r.expiry)
         };
         self.inner.labels(request, values).await
     }

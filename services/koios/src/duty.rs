@@ -1,5 +1,7 @@
 //! Which tenants this process compacts: assigned by the control plane.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +13,58 @@ use koios_model::{TenantId, random_weight};
 use koios_runtime::ClockHandle;
 use koios_store::{CompactionDuty, DeletionWitness};
 use koios_wire::DeletionsRequest;
+use parking_lot::Mutex;
 
 /// Longest a proposal is tried: the next visit proposes again.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a tenant stays that came back to a process which does not compact: it went round, and no other one does.
+const KEPT_AFTER_A_ROUND: Duration = Duration::from_secs(3600);
+
 /// Takes a tenant that nobody has, or whose holder is gone or does nothing.
 ///
-/// An assignment does not expire by time (I8): the holder goes on until it sees another's.
+/// An assignment does not expire by time (I8): the holder goes on until it sees another's. A process that does not compact gives its
+/// tenants on to the next one: nobody else knows that it does not.
 #[derive(Clone, Debug)]
 pub(crate) struct AssignedCompaction {
     pub(crate) member: String,
     pub(crate) state: StateHandle,
     pub(crate) control: ControlClient,
+    /// Whether this process compacts what it is assigned.
+    pub(crate) compacts: bool,
+    pub(crate) rounds: Rounds,
+}
+
+/// The tenants that a process which does not compact gave on, and when.
+#[derive(Clone, Debug)]
+pub(crate) struct Rounds {
+    clock: ClockHandle,
+    begun: Arc<Mutex<BTreeMap<TenantId, Duration>>>,
+}
+
+impl Rounds {
+    /// None yet.
+    pub(crate) fn new(clock: ClockHandle) -> Self {
+        let begun = Arc::default();
+        Self { clock, begun }
+    }
+
+    /// Whether a tenant is to be given on; if so, it is noted.
+    fn begin(&self, tenant: &TenantId) -> bool {
+        let now = self.clock.elapsed();
+        let mut begun = self.begun.lock();
+        begun.retain(|_, at| now.saturating_sub(*at) < KEPT_AFTER_A_ROUND);
+        let is_new = !begun.contains_key(tenant);
+        if is_new {
+            begun.insert(tenant.clone(), now);
+        }
+        is_new
+    }
+
+    /// Notes that it was not given on after all.
+    fn forget(&self, tenant: &TenantId) {
+        self.begun.lock().remove(tenant);
+    }
 }
 
 #[async_trait]
@@ -31,12 +73,30 @@ impl CompactionDuty for AssignedCompaction {
         let task = format!("compact/{tenant}");
         let state = self.state.current();
         let assigned = state.assignments.get(&task);
+        let holder_is_there = assigned.is_some_and(|a| serves_blocks(&state, &a.holder));
+        let is_first = !holder_is_there && is_preferred(&state, &self.member, tenant);
+        let is_own = assigned.is_some_and(|a| a.holder == self.member);
+        if !self.compacts
+            && (is_own || is_first)
+            && let Some(next) = next_after(&state, &self.member, tenant)
+            && self.rounds.begin(tenant)
+        {
+            let epoch = assigned.map_or(0, |a| a.epoch);
+            self.give_on(
+                tenant,
+                Command::Assign {
+                    task,
+                    holder: next,
+                    epoch,
+                },
+            )
+            .await;
+            return None;
+        }
         if let Some(mine) = assigned.filter(|a| a.holder == self.member) {
             return Some(mine.epoch);
         }
-        let holder_is_there = assigned.is_some_and(|a| serves_blocks(&state, &a.holder));
-        let takes = overdue || !holder_is_there && is_preferred(&state, &self.member, tenant);
-        if !takes {
+        if !overdue && !is_first {
             return None;
         }
         let assign = Command::Assign {
@@ -52,6 +112,20 @@ impl CompactionDuty for AssignedCompaction {
             Err(error) => {
                 tracing::debug!(%tenant, %error, "compaction not assigned");
                 None
+            }
+        }
+    }
+}
+
+impl AssignedCompaction {
+    async fn give_on(&self, tenant: &TenantId, assign: Command) {
+        match self.control.propose(assign, PROPOSE_DEADLINE).await {
+            Ok(_) => {
+                tracing::info!(%tenant, "another store is to compact the tenant's blocks: this one does not (store.compaction)");
+            }
+            Err(error) => {
+                self.rounds.forget(tenant);
+                tracing::debug!(%tenant, %error, "compaction not given on");
             }
         }
     }
@@ -127,19 +201,33 @@ fn serves_blocks(state: &ClusterState, member: &str) -> bool {
     state.members.get(member).is_some_and(|m| m.role.serves_blocks())
 }
 
+/// The members that serve blocks, the one that weighs most for a tenant first.
+fn by_weight<'s>(state: &'s ClusterState, tenant: &TenantId) -> Vec<&'s str> {
+    let stores = state.members_with(koios_control::Role::serves_blocks);
+    let mut names: Vec<&str> = stores.map(|m| m.name.as_str()).collect();
+    names.sort_unstable_by_key(|name| Reverse((random_weight(name, tenant.as_str()), *name)));
+    names
+}
+
 /// Whether a member weighs most for a tenant among those that serve blocks.
 fn is_preferred(state: &ClusterState, member: &str, tenant: &TenantId) -> bool {
-    let stores = state.members_with(koios_control::Role::serves_blocks);
-    let weight = |name: &str| (random_weight(name, tenant.as_str()), name.to_owned());
-    stores
-        .map(|m| weight(&m.name))
-        .max()
-        .is_some_and(|(_, name)| name == member)
+    by_weight(state, tenant).first() == Some(&member)
+}
+
+/// The one that comes after a member, the first after the last: so all are asked in turn.
+fn next_after(state: &ClusterState, member: &str, tenant: &TenantId) -> Option<String> {
+    let names = by_weight(state, tenant);
+    let at = names.iter().position(|name| *name == member)?;
+    let next = names.iter().cycle().nth(at + 1)?;
+    (*next != member).then(|| (*next).to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use koios_control::{Incarnation, Member, Role};
+    use koios_runtime::TokioClock;
 
     use super::*;
 
@@ -157,6 +245,34 @@ mod tests {
             members: stores.iter().map(|n| ((*n).to_owned(), member(n))).collect(),
             ..ClusterState::default()
         }
+    }
+
+    #[test]
+    fn a_tenant_that_is_given_on_comes_to_every_store_and_stays_where_it_began() {
+        let state = state(&["a", "b", "c"]);
+        for i in 0..20 {
+            let tenant = TenantId::new(&format!("t{i}")).expect("a tenant's name");
+            let mut seen = BTreeSet::from(["a".to_owned()]);
+            let mut at = "a".to_owned();
+            for _ in 0..2 {
+                at = next_after(&state, &at, &tenant).expect("there are others");
+                assert!(seen.insert(at.clone()), "{at} comes twice");
+            }
+            assert_eq!(next_after(&state, &at, &tenant).as_deref(), Some("a"));
+        }
+        let alone = self::state(&["a"]);
+        assert_eq!(next_after(&alone, "a", &TenantId::anonymous()), None);
+        assert_eq!(next_after(&alone, "b", &TenantId::anonymous()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_came_back_is_given_on_again_an_hour_later() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let rounds = Rounds::new(Arc::clone(&clock));
+        let tenant = TenantId::anonymous();
+        assert!(rounds.begin(&tenant) && !rounds.begin(&tenant));
+        clock.sleep(KEPT_AFTER_A_ROUND).await;
+        assert!(rounds.begin(&tenant));
     }
 
     #[test]

@@ -33,6 +33,15 @@ async fn count(client: &HttpClient, addr: &str, tenant: &str, metric: &str) -> R
     Ok(found.values().map(Vec::len).sum())
 }
 
+/// What a lookup of labels answers.
+async fn looked_up(client: &HttpClient, addr: &str, path: &str) -> Result<String> {
+    let path = format!("/api/v1/{path}");
+    let tenant = [("X-Scope-OrgID", TENANT)];
+    let answer = client.send("GET", addr, &path, &tenant, Bytes::new()).await?;
+    ensure!(answer.status == 200, "{path}: {}", answer.text());
+    Ok(answer.text())
+}
+
 async fn flush(client: &HttpClient, addr: &str) -> Result<()> {
     let answer = client
         .send("POST", addr, "/ingester/flush?wait=true", &[], Bytes::new())
@@ -139,6 +148,18 @@ async fn i10_what_a_rule_lets_go_is_gone_from_answers_and_then_from_the_bucket()
         .await?;
     }
     ensure!(count(&client, &koios.http, "team-b", "debug_total").await? == SAMPLES);
+    for path in [
+        "label/__name__/values",
+        "series?match[]=debug_total&match[]=debug_old_total",
+    ] {
+        eventually("its name to go, which heads still have", || async {
+            let found = looked_up(&client, &koios.http, path).await?;
+            let old = found.contains("\"debug_old_total\"");
+            ensure!(found.contains("\"debug_total\"") && !old, "{path}: {found}");
+            Ok(())
+        })
+        .await?;
+    }
     eventually("its bytes to go", || async {
         ensure!(!blocks_have(&koios, "debug_old_total")?, "the bucket has them");
         Ok(())

@@ -25,8 +25,9 @@ pub(crate) async fn exemplars(
     let scans = blocks.into_iter().map(|MaskedBlock { reader, masks }| {
         let scan = reader.scan_exemplars(matchers.clone(), range);
         scan.map_ok(move |mut batch| {
-            for (labels, exemplars) in &mut batch {
-                exemplars.retain(|e| !masks.has(labels, e.t));
+            for (labels, exemplars) in batch.iter_mut().filter(|_| !masks.is_empty()) {
+                let deleted = masks.ranges(labels, TimeRange::ALL);
+                exemplars.retain(|e| !deleted.iter().any(|r| r.contains(e.t)));
             }
             batch
         })

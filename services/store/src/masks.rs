@@ -123,11 +123,6 @@ impl Masks {
         deleted.chain(old).collect()
     }
 
-    /// Whether a sample of a series is deleted.
-    pub(crate) fn has(&self, labels: &Labels, t: i64) -> bool {
-        !self.ranges(labels, TimeRange::new(t, t)).is_empty()
-    }
-
     /// Whether all is deleted that a series may have in a range.
     pub(crate) fn hide(&self, series: &BlockSeries, range: TimeRange) -> bool {
         if self.is_empty() {

@@ -40,12 +40,10 @@ pub(crate) async fn listed(
         .iter()
         .map(|b| parse(b))
         .collect::<Result<Vec<_>, _>>()?;
-    // A block that is still live is the same in every version, but not what of it is too old; else older versions are fetched only for others.
-    let is_unmasked = latest
-        .retention
-        .as_ref()
-        .is_none_or(|r| !r.policy.masks() && r.has_never_had_rules());
-    let is_same = is_unmasked && ids.iter().all(|id| latest.block(*id).is_some());
+    // A block that is still live is the same in every version. What of it is too old need not be: an answer is as of the version that was
+    // pinned, whichever stores give which part of it.
+    let masks_same = latest.masks_since().is_some_and(|since| since <= version);
+    let is_same = masks_same && ids.iter().all(|id| latest.block(*id).is_some());
     let pinned = if latest.version == version || is_same {
         latest
     } else {

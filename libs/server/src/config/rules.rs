@@ -17,8 +17,13 @@ pub(super) const NONE: &str = "[]";
 /// What stands between two rules.
 pub(super) const SEPARATOR: char = ';';
 
-/// One rule as text.
-pub(super) fn one(retention: &str, selector: &str) -> String {
+/// One rule of a list as text. Its retention must be one by itself: else a part of it would be taken for the selector's.
+pub(super) fn one(retention: &str, selector: &str) -> Result<String, String> {
+    parse_duration(retention).map_err(|e| format!("the retention {retention:?} of a rule is {e}"))?;
+    Ok(joined(retention, selector))
+}
+
+fn joined(retention: &str, selector: &str) -> String {
     format!("{retention} {selector}")
 }
 
@@ -58,7 +63,7 @@ impl Value for Option<Vec<RetentionRule>> {
         };
         let rules = rules
             .iter()
-            .map(|rule| one(&kept(rule.kept_ms), &rule_text(&rule.matchers)));
+            .map(|rule| joined(&kept(rule.kept_ms), &rule_text(&rule.matchers)));
         rules.collect::<Vec<_>>().join("; ")
     }
 }

@@ -288,6 +288,7 @@ mod tests {
             ("150d", 150 * 86_400_000),
             ("0", 0),
             ("2w", 14 * 86_400_000),
+            ("1y180d", (365 + 180) * 86_400_000),
         ] {
             let d = parse_duration(text).unwrap();
             assert_eq!(d.as_millis() as u64, ms);
@@ -303,6 +304,12 @@ mod tests {
             "1m1h",
             "99999999999999999y",
             "1s1s",
+            "1y180",
+            "1y 180d",
+            "1y,180d",
+            "1y180dd",
+            "1yd",
+            "1y ",
         ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -348,7 +348,9 @@ impl<'de> Visitor<'de> for ItemSeed {
             *value = Some(map.next_value_seed(Leaf { of_nothing: "" })?);
         }
         match (selector, retention) {
-            (Some(selector), Some(retention)) => Ok(Item::Rule(rules::one(&retention, &selector))),
+            (Some(selector), Some(retention)) => rules::one(&retention, &selector)
+                .map(Item::Rule)
+                .map_err(A::Error::custom),
             (None, _) => Err(A::Error::custom("a rule lacks the key \"match\", a selector")),
             (_, None) => Err(A::Error::custom("a rule lacks the key \"retention\", a duration")),
         }

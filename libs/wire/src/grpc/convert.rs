@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use koios_chunk::{Chunk, Run};
 use koios_model::{
-    BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId,
-    TimeRange,
+    BatchSet, Exemplar, Expiry, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, SeriesClasses,
+    StreamId, TenantId, TimeRange,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -212,6 +212,7 @@ pub(super) fn read_to_pb(r: &ReadRequest) -> v1::ReadRequest {
         labels_only: r.labels_only,
         limit: r.limit,
         deletions_version: r.deletions_version,
+        expiry: expiry_to_pb(&r.expiry),
     }
 }
 
@@ -226,7 +227,37 @@ pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceErr
         encoded: true,
         limit: r.limit,
         deletions_version: r.deletions_version,
+        expiry: expiry_from_pb(r.expiry)?,
     })
+}
+
+/// Nothing where all is kept.
+fn expiry_to_pb(expiry: &Expiry) -> Option<v1::Expiry> {
+    expiry.latest()?;
+    let classes = expiry.classes();
+    let kept_from = |class: usize| expiry.by_class().get(class).copied().flatten();
+    let rule = |(class, matchers): (usize, &Matchers)| v1::expiry::Rule {
+        matchers: matchers_to_pb(matchers),
+        kept_from_ms: kept_from(class),
+    };
+    Some(v1::Expiry {
+        rules: classes.rules().iter().enumerate().map(rule).collect(),
+        rest_kept_from_ms: kept_from(classes.rest()),
+    })
+}
+
+fn expiry_from_pb(expiry: Option<v1::Expiry>) -> Result<Expiry, ServiceError> {
+    let Some(expiry) = expiry else {
+        return Ok(Expiry::default());
+    };
+    let mut kept_from: Vec<_> = expiry.rules.iter().map(|rule| rule.kept_from_ms).collect();
+    kept_from.push(expiry.rest_kept_from_ms);
+    let rules = expiry
+        .rules
+        .into_iter()
+        .map(|rule| matchers_from_pb(rule.matchers));
+    let classes = SeriesClasses::new(rules.collect::<Result<Vec<_>, _>>()?);
+    Ok(Expiry::new(classes, kept_from))
 }
 
 pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
@@ -236,6 +267,7 @@ pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
         epoch: r.epoch,
         matchers: matchers_to_pb(&r.matchers),
         range: Some(range_to_pb(r.range)),
+        expiry: expiry_to_pb(&r.expiry),
         name: r.name,
         limit: r.limit,
         deletions_version: r.deletions_version,
@@ -252,6 +284,7 @@ pub(super) fn labels_from_pb(r: v1::LabelsRequest) -> Result<LabelsRequest, Serv
         name: r.name,
         limit: r.limit,
         deletions_version: r.deletions_version,
+        expiry: expiry_from_pb(r.expiry)?,
     })
 }
 
@@ -434,6 +467,20 @@ mod tests {
         let transport = Status::resource_exhausted("h2 protocol error: ENHANCE_YOUR_CALM");
         let got = error_from_status(&transport, "10.0.0.1:9095");
         assert_eq!(got.code, ServiceErrorCode::Unavailable);
+    }
+
+    #[test]
+    fn what_is_too_old_arrives_as_it_was_sent() {
+        let rule = |op, value: &str| Matchers(vec![Matcher::new(op, "job", value).unwrap()]);
+        let classes = SeriesClasses::new([rule(MatchOp::Equal, "api"), rule(MatchOp::Regex, "a.*b")]);
+        for expiry in [
+            Expiry::default(),
+            Expiry::new(classes.clone(), [None, Some(-5), Some(7)]),
+            Expiry::new(classes, [Some(0), Some(3), None]),
+        ] {
+            assert_eq!(expiry_from_pb(expiry_to_pb(&expiry)).unwrap(), expiry);
+        }
+        assert_eq!(expiry_to_pb(&Expiry::default()), None);
     }
 
     #[test]

@@ -195,6 +195,7 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
         encoded: true,
         limit: 0,
         deletions_version: 0,
+        expiry: Default::default(),
     };
     let mut stream = w.node(0).read(request).await.unwrap();
     let first = stream.next().await.unwrap().unwrap();
@@ -205,6 +206,58 @@ async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
     assert!(found.len() < 1500 && end.forgotten_below_ms > T0);
     merge(&mut found, w.blocks(end.manifest_floor, TimeRange::ALL).await);
     w.check(&found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_series_of_which_all_is_too_old_are_left_out_with_their_labels() {
+    use futures::StreamExt;
+    use koios_model::{Expiry, MatchOp, Matcher, Matchers, SeriesClasses};
+    use koios_wire::{IngesterService, LabelsRequest, ReadItem, ReadRequest};
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("old", T0, 1.0), ("other", T0, 1.0)]).await);
+    assert!(w.write(&[("new", T0 + HOUR, 1.0)]).await);
+    let rule = Matcher::new(MatchOp::Regex, "__name__", "old|new").unwrap();
+    let classes = SeriesClasses::new([Matchers(vec![rule])]);
+    for (kept_from, want) in [
+        (None, ["new", "old", "other"].as_slice()),
+        (Some(T0), ["new", "old", "other"].as_slice()),
+        (Some(T0 + 1), ["new", "other"].as_slice()),
+        (Some(T0 + HOUR + 1), ["other"].as_slice()),
+    ] {
+        let expiry = Expiry::new(classes.clone(), [kept_from, None]);
+        let request = LabelsRequest {
+            tenant: tenant(),
+            partition: crate::harness::PARTITION,
+            epoch: w.epoch(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            name: "__name__".to_owned(),
+            limit: 0,
+            deletions_version: 0,
+            expiry: expiry.clone(),
+        };
+        let values = w.node(0).label_values(request).await.unwrap().names;
+        assert_eq!(values, want, "from {kept_from:?}");
+        let request = ReadRequest {
+            tenant: tenant(),
+            partition: crate::harness::PARTITION,
+            epoch: w.epoch(),
+            matchers: Matchers::default(),
+            range: TimeRange::ALL,
+            labels_only: true,
+            encoded: false,
+            limit: 0,
+            deletions_version: 0,
+            expiry,
+        };
+        let items: Vec<_> = w.node(0).read(request).await.unwrap().collect().await;
+        let series = items.into_iter().flat_map(|item| match item.unwrap() {
+            ReadItem::Series(series) => series,
+            ReadItem::End(_) => Vec::new(),
+        });
+        let names: Vec<String> = series.map(|s| s.labels.metric_name().to_owned()).collect();
+        assert_eq!(names, want, "from {kept_from:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

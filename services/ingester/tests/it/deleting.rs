@@ -99,6 +99,7 @@ impl World {
             encoded: false,
             limit: 0,
             deletions_version: version,
+            expiry: Default::default(),
         };
         let (found, end) = collect(self.node(i).read(request).await.unwrap()).await.unwrap();
         assert!(end.deletions_version >= version);

@@ -62,6 +62,7 @@ async fn i5_every_read_has_what_was_acknowledged_before_it_while_all_goes_on_at_
                 encoded: true,
                 limit: 0,
                 deletions_version: 0,
+                expiry: Default::default(),
             };
             let (found, _) = collect(m.read(request).await.unwrap()).await.unwrap();
             for (at, bits) in &before {

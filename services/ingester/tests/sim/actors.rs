@@ -167,6 +167,7 @@ impl World {
             encoded: self.rng.below(2) == 0,
             limit: 0,
             deletions_version: version,
+            expiry: Default::default(),
         };
         let stream = process.ingester.read(request).await?;
         let (mut series, end) = self.collect(stream).await?;

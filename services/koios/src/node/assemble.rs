@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 
 use super::{NodeError, Refusal, Shared, Storage, disk_cache};
 use crate::adapters::{OfTenants, Proposer};
-use crate::duty::{AskedMembers, AssignedCompaction};
+use crate::duty::{AskedMembers, AssignedCompaction, Rounds};
 use crate::operators::for_operators;
 use crate::self_metrics;
 
@@ -248,6 +248,8 @@ impl Assembly {
             member: self.shared.name.clone(),
             state: self.plane.state().clone(),
             control: self.plane.client().clone(),
+            compacts: self.shared.settings.store.compaction,
+            rounds: Rounds::new(Arc::clone(&self.shared.runtime.clock)),
         })
     }
 

@@ -10,7 +10,7 @@ use koios_model::{
     Exemplar, Expiry, Labels, Matcher, Matchers, Metadata, SeriesClasses, TenantId, TimeRange,
 };
 use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
-use koios_runtime::TokioClock;
+use koios_runtime::{ClockHandle, TokioClock};
 use koios_wire::ServiceErrorCode;
 
 use super::merge::Wanted;
@@ -135,6 +135,101 @@ async fn i10_heads_show_nothing_that_stores_leave_out_because_of_its_age() {
     );
     let around = read(&world, 10, 16).await.unwrap();
     assert_eq!(around.values().map(|s| s.len()).collect::<Vec<_>>(), [7, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_all_selectors_of_a_query_are_read_as_of_one_version() {
+    let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+    let world = World::with_stores(1, StoreReads::default(), Arc::clone(&clock));
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    let query = || {
+        let (cluster, budget) = (Arc::clone(&world.cluster), Budget::new(1 << 20, 100));
+        ClusterQueryable::new(cluster, TenantId::anonymous(), budget).for_one_query()
+    };
+    let series = async |query: &ClusterQueryable| {
+        let request = SelectRequest {
+            matchers: matchers(),
+            range: TimeRange::new(0, 100),
+            hints: SelectHints::default(),
+        };
+        let mut stream = query.select(request).await.unwrap();
+        let mut found = 0;
+        while let Some(item) = stream.next().await {
+            if let StreamItem::Series(batch) = item.unwrap() {
+                found += batch.len();
+            }
+        }
+        found
+    };
+    world.manifests.view.lock().version = 1;
+    let first = query();
+    assert_eq!(series(&first).await, 3);
+    // When a rule comes between two selectors of a query.
+    {
+        let mut view = world.manifests.view.lock();
+        (view.version, view.expiry) = (2, two_rules());
+    }
+    clock.sleep(Duration::from_secs(300)).await;
+    assert_eq!(series(&first).await, 3);
+    assert_eq!(series(&query()).await, 2);
+    // Unless heads ask for a later one: what they forgot is listed there only.
+    world.members.iter().for_each(|m| m.forget_below(1, 2));
+    assert_eq!(series(&first).await, 2);
+}
+
+/// Rules for two series of three: of one nothing that heads have is left.
+fn two_rules() -> Expiry {
+    let rules = [1, 2].map(|i| Matchers(vec![Matcher::equal("i", i.to_string())]));
+    Expiry::new(SeriesClasses::new(rules), [Some(15), Some(20), None])
+}
+
+#[tokio::test]
+async fn i10_heads_show_no_labels_of_series_of_which_all_is_too_old() {
+    // Given heads with samples of three series, and no rule that is known of.
+    let world = World::new();
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    let budget = Budget::new(1 << 20, 100);
+    let lookup = async |name: &str, max: i64| {
+        let range = TimeRange::new(0, max);
+        let selections = [Selection {
+            range,
+            ..selection(true)
+        }];
+        let found = world.cluster.labels(&selections, name, &budget).await.unwrap();
+        let series = world.cluster.series(&selections, 0, &budget).await.unwrap();
+        let of_series = series.into_parts().0.into_iter();
+        let values: Vec<String> = of_series.map(|l| l.get("i").unwrap().to_owned()).collect();
+        (found.into_parts().0, values)
+    };
+    assert_eq!(
+        lookup("i", 1000).await.0,
+        ["0", "1", "2"],
+        "what is known of the manifest is from before the rules"
+    );
+    // When rules come, and heads name the version that lists them.
+    {
+        let mut view = world.manifests.view.lock();
+        (view.version, view.expiry) = (2, two_rules());
+    }
+    world.members.iter().for_each(|m| m.forget_below(1, 2));
+    // Then labels are those of what is left, as series are.
+    let both = |all: &[&str]| {
+        let all: Vec<String> = all.iter().map(|v| (*v).to_owned()).collect();
+        (all.clone(), all)
+    };
+    assert_eq!(lookup("i", 1000).await, both(&["0", "1"]));
+    assert_eq!(lookup("i", 14).await, both(&["0"]));
+    assert_eq!(lookup("", 1000).await.0, ["__name__", "i"]);
+    // And when the bucket is down what is known of it goes on to hold.
+    *world.manifests.down.lock() = true;
+    world.members.iter().for_each(|m| m.forget_below(i64::MIN, 0));
+    assert_eq!(lookup("i", 1000).await, both(&["0", "1"]));
 }
 
 #[tokio::test]

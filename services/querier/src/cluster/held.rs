@@ -11,6 +11,7 @@ use koios_promql::{Columns, QueryError, SeriesData, merge_summaries};
 use koios_wire::{SeriesRuns, ServiceError};
 
 use super::budget::{Budget, Charge};
+use super::kept_run::KeptRun;
 use super::summarised::united_summaries;
 
 /// Why one source could not be read.
@@ -38,9 +39,7 @@ impl From<QueryError> for SourceError {
 #[derive(Debug)]
 pub(crate) struct HeldSeries {
     pub(crate) labels: Labels,
-    pub(crate) runs: Vec<Run>,
-    /// Its first sample that is not too old may be here, milliseconds.
-    kept_from: i64,
+    runs: Vec<KeptRun>,
     charge: Charge,
 }
 
@@ -54,12 +53,12 @@ pub(crate) fn hold(
         let text = format!("series {} came out of label order", series.labels);
         return Err(ServiceError::internal(text).into());
     }
-    let samples: usize = series.runs.iter().map(|r| r.bytes() + size_of::<Run>()).sum();
+    let runs = series.runs.iter();
+    let samples: usize = runs.map(|r| r.bytes() + size_of::<KeptRun>()).sum();
     let charge = budget.charge(series.labels.packed().len() + samples + size_of::<HeldSeries>())?;
     Ok(HeldSeries {
         labels: series.labels,
-        runs: series.runs,
-        kept_from: i64::MIN,
+        runs: series.runs.into_iter().map(KeptRun::whole).collect(),
         charge,
     })
 }
@@ -71,15 +70,12 @@ impl HeldSeries {
         self.charge.absorb(other.charge);
     }
 
-    /// Leaves out samples before a time; whether anything may be left. Summaries are as stores give them: these leave out those that speak
-    /// for nothing later.
+    /// Leaves out samples before a time; whether anything may be left.
     pub(crate) fn keep_from(&mut self, from: i64) -> bool {
-        self.kept_from = from;
-        // Of a read of labels alone there is nothing to tell by.
-        let is_known = !self.runs.is_empty();
-        self.runs
-            .retain(|run| run.has_summaries() || run.time_range().max >= from);
-        !is_known || !self.runs.is_empty()
+        // A read of labels alone has none: who answered it left out what is too old.
+        let has_samples = !self.runs.is_empty();
+        self.runs.retain_mut(|run| run.keep_from(from));
+        !has_samples || !self.runs.is_empty()
     }
 
     /// The labels, and the samples as the engine wants them.
@@ -88,29 +84,27 @@ impl HeldSeries {
         runs.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| bytes(a).cmp(&bytes(b))));
         // Replicas that saw the same batches often hold the very same chunks.
         runs.dedup_by(|a, b| bytes(a).is_some() && bytes(a) == bytes(b));
-        let has_starts = runs.iter().any(Run::has_starts);
-        let (summaries, runs) = runs.into_iter().partition(Run::has_summaries);
-        let runs: Vec<Run> = runs;
-        let (histograms, runs) = runs.into_iter().partition(Run::has_histograms);
+        let has_starts = runs.iter().any(|r| r.run.has_starts());
+        let (summaries, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(|r| r.run.has_summaries());
+        let (histograms, runs) = runs.into_iter().partition(|r| r.run.has_histograms());
         let data = MergedData {
             runs,
             histograms,
-            summaries,
+            summaries: summaries.into_iter().map(|r| r.run).collect(),
             has_starts,
-            kept_from: self.kept_from,
             _charge: self.charge,
         };
         (self.labels, data)
     }
 }
 
-fn order(run: &Run) -> (i64, i64) {
+fn order(run: &KeptRun) -> (i64, i64) {
     (run.time_range().min, run.time_range().max)
 }
 
 /// The encoded bytes, where there are any.
-fn bytes(run: &Run) -> Option<&[u8]> {
-    match run {
+fn bytes(run: &KeptRun) -> Option<&[u8]> {
+    match &run.run {
         Run::Chunk(chunk) => Some(chunk.bytes()),
         Run::Open(_) | Run::Plain(_) => None,
     }
@@ -120,15 +114,13 @@ fn bytes(run: &Run) -> Option<&[u8]> {
 #[derive(Debug)]
 pub(crate) struct MergedData {
     /// Floats, ascending by first, then last time.
-    runs: Vec<Run>,
+    runs: Vec<KeptRun>,
     /// Native histograms, in the same order.
-    histograms: Vec<Run>,
+    histograms: Vec<KeptRun>,
     /// What is kept of downsampled samples.
     summaries: Vec<Run>,
     /// Whether any sample has a start timestamp.
     has_starts: bool,
-    /// Samples before this are too old, milliseconds.
-    kept_from: i64,
     _charge: Charge,
 }
 
@@ -212,13 +204,13 @@ const START_BYTES: usize = 2 * size_of::<(i64, i64)>() + size_of::<i64>();
 const SUMMARY_COPIES: usize = 3;
 
 /// How many samples runs that overlap a range have.
-fn samples_in(runs: &[Run], range: TimeRange) -> usize {
+fn samples_in(runs: &[KeptRun], range: TimeRange) -> usize {
     let overlapping = runs.iter().filter(|run| run.time_range().overlaps(&range));
-    overlapping.map(Run::count).sum()
+    overlapping.map(|r| r.run.count()).sum()
 }
 
 /// Runs by first time, in groups that do not overlap each other.
-fn groups(mut runs: &[Run]) -> impl Iterator<Item = &[Run]> {
+fn groups(mut runs: &[KeptRun]) -> impl Iterator<Item = &[KeptRun]> {
     std::iter::from_fn(move || {
         let mut end = runs.first()?.time_range().max;
         let mut n = 1;
@@ -234,12 +226,12 @@ fn groups(mut runs: &[Run]) -> impl Iterator<Item = &[Run]> {
 
 /// Merges runs that overlap: first into as few ascending lanes as they need, then lane by lane.
 fn merge_group(
-    runs: &[Run],
+    runs: &[KeptRun],
     range: TimeRange,
     times: &mut Vec<i64>,
     values: &mut Vec<f64>,
 ) -> Result<(), koios_chunk::Error> {
-    let mut lanes: Vec<(i64, Vec<&Run>)> = Vec::new();
+    let mut lanes: Vec<(i64, Vec<&KeptRun>)> = Vec::new();
     for run in runs.iter().filter(|run| run.time_range().overlaps(&range)) {
         let span = run.time_range();
         match lanes.iter_mut().find(|(end, _)| *end < span.min) {
@@ -292,7 +284,7 @@ impl MergedData {
         if !summaries.is_empty() {
             return self.decode_with(&summaries, range, out);
         }
-        self.decode_samples(TimeRange::new(range.min.max(self.kept_from), range.max), out)
+        self.decode_samples(range, out)
     }
 
     /// Summaries, their ends as samples, and the samples between them.
@@ -331,12 +323,12 @@ impl SeriesData for MergedData {
     }
 
     fn encoded_bytes(&self) -> usize {
-        let all = self.runs.iter().chain(&self.histograms).chain(&self.summaries);
-        all.map(Run::bytes).sum()
+        let of_samples = self.runs.iter().chain(&self.histograms).map(|r| &r.run);
+        of_samples.chain(&self.summaries).map(Run::bytes).sum()
     }
 
     fn decoded_bytes(&self, range: TimeRange) -> usize {
-        let bytes = |group: &[Run]| {
+        let bytes = |group: &[KeptRun]| {
             // Merging needs a lane, its samples, and what is merged twice, beside the result.
             let copies = if group.len() > 1 { 5 } else { 1 };
             samples_in(group, range) * SAMPLE_BYTES * copies
@@ -359,12 +351,16 @@ impl SeriesData for MergedData {
         let copies = if summaries == 0 { copies } else { copies + 1 };
         floats * copies
             + summaries
-            + histograms.map(Run::decoded_bytes).sum::<usize>()
+            + histograms.map(|r| r.run.decoded_bytes()).sum::<usize>()
             + starts * self.samples_max(range)
     }
 
     fn samples_max(&self, range: TimeRange) -> usize {
-        let ends = 2 * samples_in(&self.summaries, range);
+        let summaries = self
+            .summaries
+            .iter()
+            .filter(|run| run.time_range().overlaps(&range));
+        let ends = 2 * summaries.map(Run::count).sum::<usize>();
         samples_in(&self.runs, range) + samples_in(&self.histograms, range) + ends
     }
 }
@@ -446,6 +442,26 @@ mod tests {
             prop_assert_eq!(out.start_timestamps(), any.then_some(&starts[..]));
             drop(data);
             prop_assert_eq!(budget.held(), 0);
+        }
+    }
+
+    #[test]
+    fn i10_what_is_too_old_of_heads_does_not_show_between_summaries() {
+        let budget = Budget::new(1 << 20, 10);
+        let samples = (0..20).map(|i| (i * 10, (1.0, 0))).collect();
+        for form in 0..3 {
+            let mut held = hold(series(vec![run(&samples, form)]), None, &budget).unwrap();
+            assert!(held.keep_from(100), "form {form}");
+            let mut chunks = Vec::new();
+            let summaries = [55, 155].map(|t| Summary::of_float(Sample { t, v: 7.0 }));
+            koios_chunk::encode_summaries(&summaries, &mut chunks).unwrap();
+            let of_blocks = series(chunks.into_iter().map(Run::Chunk).collect());
+            held.absorb(hold(of_blocks, None, &budget).unwrap());
+            let (_, data) = held.into_parts();
+            let mut out = Columns::default();
+            data.decode(TimeRange::new(0, 170), &mut out).unwrap();
+            let kept = [55, 100, 110, 120, 130, 140, 150, 155, 160, 170];
+            assert_eq!(out.timestamps(), kept, "form {form}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use koios_model::Expiry;
 use koios_promql::QueryError;
 use koios_wire::LabelsRequest;
 
@@ -33,8 +34,12 @@ impl Cluster {
         found: &mut Collected<String>,
     ) -> Result<(), QueryError> {
         let Selection { tenant, range, .. } = selection;
-        let seam = self.labels_of_heads(selection, name, found).await?;
-        let Some(BlocksToRead { view, blocks }) = self.blocks_for(selection, &seam).await? else {
+        let budget = Arc::clone(found.budget());
+        let read = |expiry| self.labels_of_heads(selection, name, expiry, &budget);
+        let (of_heads, blocks) = self.read_as_of_one_version(selection, read).await?;
+        let mut names = of_heads.into_iter().flat_map(Charged::into_answer);
+        names.try_for_each(|name| found.add(name))?;
+        let Some(BlocksToRead { view, blocks }) = blocks else {
             return Ok(());
         };
         if blocks.is_empty() {
@@ -59,15 +64,15 @@ impl Cluster {
         &self,
         selection: &Selection,
         name: &str,
-        found: &mut Collected<String>,
-    ) -> Result<Seam, QueryError> {
+        expiry: Expiry,
+        budget: &Arc<Budget>,
+    ) -> Result<(Vec<Charged<Vec<String>>>, Seam), QueryError> {
         let mut plans = self.plans(&selection.tenant);
         let mut seen = DeletionsSeen::default();
         let reads = loop {
             let plan = plans.next()?;
             let deletions_version = seen.to_ask_for();
             let heads = self.heads.apart(seen.apart());
-            let budget = found.budget();
             let read = heads.all_partitions(&plan, |target| {
                 let request = LabelsRequest {
                     tenant: selection.tenant.clone(),
@@ -78,6 +83,7 @@ impl Cluster {
                     name: name.to_owned(),
                     limit: selection.wanted.limit as u64,
                     deletions_version,
+                    expiry: expiry.clone(),
                 };
                 heads.ask_partition_within(target, budget, move |client| {
                     let request = request.clone();
@@ -98,14 +104,13 @@ impl Cluster {
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
-        let mut seam = Seam::default();
+        let (mut found, mut seam) = (Vec::new(), Seam::default());
         for read in reads {
             for (names, end) in read.answers {
                 seam.add(read.partition, end);
-                let mut names = names.into_answer().into_iter();
-                names.try_for_each(|name| found.add(name))?;
+                found.push(names);
             }
         }
-        Ok(seam)
+        Ok((found, seam))
     }
 }

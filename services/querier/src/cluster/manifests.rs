@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,6 +56,31 @@ pub struct ManifestView {
     pub expiry: Expiry,
     /// The blocks.
     pub blocks: Vec<ListedBlock>,
+}
+
+impl ManifestView {
+    /// What is too old of a range.
+    pub(crate) fn expiry_in(&self, range: TimeRange) -> Expiry {
+        let expiry = Some(&self.expiry).filter(|e| e.reaches(range));
+        expiry.cloned().unwrap_or_default()
+    }
+}
+
+/// The version that the selectors of one query are read as of, from the first that needed one. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QueryPin(Arc<OnceLock<Arc<ManifestView>>>);
+
+impl QueryPin {
+    /// The pinned version, if heads do not ask for a later one.
+    pub(crate) fn at_least(&self, floor: u64) -> Option<Arc<ManifestView>> {
+        self.0.get().filter(|view| view.version >= floor).cloned()
+    }
+
+    /// Pins a version, unless another one is.
+    pub(crate) fn set(&self, view: &Arc<ManifestView>) {
+        // Selectors may be read at once: the first wins.
+        let _ = self.0.set(Arc::clone(view));
+    }
 }
 
 /// Where manifests come from.

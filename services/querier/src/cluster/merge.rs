@@ -11,6 +11,7 @@ use koios_promql::{Completeness, QueryError, Series, SeriesData, SeriesStream, S
 use super::Coarseness;
 use super::budget::Budget;
 use super::held::{HeldSeries, SourceError};
+use super::manifests::QueryPin;
 use super::stores::BlockFeed;
 
 /// Series per item of the merged stream: enough to pay for a wake-up, few enough to be small.
@@ -54,6 +55,8 @@ pub(crate) struct Wanted {
     pub(crate) coarseness: Coarseness,
     /// What of them is too old.
     pub(crate) expiry: Expiry,
+    /// The version of the manifest that all selectors of the query are read as of.
+    pub(crate) pin: QueryPin,
 }
 
 /// Merges sources in label order.
@@ -100,15 +103,9 @@ impl Merge {
             if self.wanted.limit != 0 && self.given >= self.wanted.limit {
                 return Ok(None);
             }
-            let Some(mut series) = self.next_of_all().await? else {
+            let Some(series) = self.next_of_all().await? else {
                 return Ok(None);
             };
-            // Heads still have what stores leave out.
-            if let Some(from) = self.wanted.expiry.kept_from(series.labels.as_ref())
-                && !series.keep_from(from)
-            {
-                continue;
-            }
             if self
                 .wanted
                 .shard
@@ -123,6 +120,8 @@ impl Merge {
 
     async fn next_of_all(&mut self) -> Result<Option<HeldSeries>, SourceError> {
         let mut merged: Option<HeldSeries> = None;
+        // From when on its samples are kept, once that was asked.
+        let mut kept_from: Option<Option<i64>> = None;
         while let Some(Reverse((labels, i))) = self.heads.peek() {
             if merged.as_ref().is_some_and(|m| m.labels != *labels) {
                 break;
@@ -132,12 +131,25 @@ impl Merge {
             let Some(source) = self.sources.get_mut(i) else {
                 continue;
             };
-            let Some(series) = source.next.take() else {
+            let Some(mut series) = source.next.take() else {
                 continue;
             };
             source.advance().await?;
             if let Some(next) = &source.next {
                 self.heads.push(Reverse((next.labels.clone(), i)));
+            }
+            if merged.is_none() {
+                kept_from = None;
+            }
+            // Heads still have what stores leave out.
+            if matches!(source.feed, Feed::Held(_)) {
+                let ask = || self.wanted.expiry.kept_from(series.labels.as_ref());
+                if kept_from
+                    .get_or_insert_with(ask)
+                    .is_some_and(|from| !series.keep_from(from))
+                {
+                    continue;
+                }
             }
             match &mut merged {
                 Some(merged) => merged.absorb(series),

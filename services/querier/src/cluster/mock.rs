@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_chunk::{Chunk, Run};
-use koios_model::{BatchSet, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
+use koios_model::{BatchSet, Expiry, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
 use koios_runtime::{Clock as _, ClockHandle, RealClock, TokioClock};
 use koios_server::Metrics;
 use koios_wire::{
@@ -87,12 +87,15 @@ fn select(
     data: &Data,
     matchers: &koios_model::Matchers,
     range: TimeRange,
+    expiry: &Expiry,
     labels_only: bool,
     limit: u64,
 ) -> Vec<SeriesRuns> {
     let limit = if limit == 0 { usize::MAX } else { limit as usize };
+    let is_kept =
+        |l: &Labels, t: i64| range.contains(t) && expiry.kept_from(l.as_ref()).is_none_or(|from| from <= t);
     data.iter()
-        .filter(|(l, s)| matchers.matches(l.as_ref()) && s.keys().any(|t| range.contains(*t)))
+        .filter(|(l, s)| matchers.matches(l.as_ref()) && s.keys().any(|t| is_kept(l, *t)))
         .take(limit)
         .map(|(l, s)| SeriesRuns {
             labels: l.clone(),
@@ -269,7 +272,13 @@ impl MockIngester {
         self.faults.enter().await?;
         self.check(request.epoch)?;
         self.learn(request.deletions_version).await;
-        let series = select(&self.data.lock(), &request.matchers, request.range, true, 0);
+        let LabelsRequest {
+            matchers,
+            range,
+            expiry,
+            ..
+        } = request;
+        let series = select(&self.data.lock(), &matchers, range, &expiry, true, 0);
         Ok(LabelsReply {
             names: names(&series, name),
             end: self.end.lock().clone(),
@@ -292,9 +301,10 @@ impl IngesterService for MockIngester {
             range,
             labels_only,
             limit,
+            expiry,
             ..
         } = request;
-        let series = select(&self.data.lock(), &matchers, range, labels_only, limit);
+        let series = select(&self.data.lock(), &matchers, range, &expiry, labels_only, limit);
         let end = ReadItem::End(self.end.lock().clone());
         Ok(Faults::stream(&mode, series, ReadItem::Series, end))
     }
@@ -398,7 +408,7 @@ impl StoreService for MockStore {
             limit,
             ..
         } = request;
-        let series = select(&data, &matchers, range, labels_only, limit);
+        let series = select(&data, &matchers, range, &Expiry::default(), labels_only, limit);
         Ok(Faults::stream(&mode, series, StoreItem::Series, StoreItem::End))
     }
 
@@ -412,6 +422,7 @@ impl StoreService for MockStore {
             &self.gather(&request.blocks)?,
             &request.matchers,
             request.range,
+            &Expiry::default(),
             true,
             0,
         );

@@ -7,6 +7,7 @@ mod deletions;
 mod exemplars;
 mod heads;
 mod held;
+mod kept_run;
 mod labels;
 mod manifests;
 mod merge;
@@ -24,9 +25,10 @@ mod cluster_test;
 #[cfg(test)]
 pub(crate) mod mock;
 
+use std::future::Future;
 use std::sync::Arc;
 
-use koios_model::{Labels, Matchers, PartitionId, TenantId, TimeRange};
+use koios_model::{Expiry, Labels, Matchers, PartitionId, TenantId, TimeRange};
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_server::Metrics;
@@ -188,11 +190,18 @@ impl Cluster {
         selection: &Selection,
         budget: &Arc<Budget>,
     ) -> Result<Merge, QueryError> {
-        let (mut feeds, seam) = self.select_heads(selection, budget).await?;
+        let (mut feeds, blocks) = if selection.labels_only {
+            let read = |expiry| self.select_heads(selection, expiry, budget);
+            self.read_as_of_one_version(selection, read).await?
+        } else {
+            // What is too old of samples is left out where they are merged.
+            let (feeds, seam) = self.select_heads(selection, Expiry::default(), budget).await?;
+            (feeds, self.blocks_for(selection, &seam).await?)
+        };
         let mut wanted = selection.wanted.clone();
-        if let Some(BlocksToRead { view, blocks }) = self.blocks_for(selection, &seam).await? {
-            let expiry = Some(&view.expiry).filter(|e| e.reaches(selection.range));
-            wanted.expiry = expiry.cloned().unwrap_or_default();
+        if let Some(found) = blocks {
+            let BlocksToRead { view, blocks } = found;
+            wanted.expiry = view.expiry_in(selection.range);
             // Without names a store would read all blocks.
             if !blocks.is_empty() {
                 let request = BlockRequest {
@@ -213,9 +222,38 @@ impl Cluster {
             .map_err(|e| self.blocks_failed(&selection.tenant, e))
     }
 
+    /// Reads heads for labels, which show no times: heads leave out what is too old by themselves, as the manifest says that the answer
+    /// is of. That is known only when they have answered; nearly always it says what the one before did.
+    async fn read_as_of_one_version<T, F>(
+        &self,
+        selection: &Selection,
+        read: impl Fn(Expiry) -> F,
+    ) -> Result<(T, Option<BlocksToRead>), QueryError>
+    where
+        F: Future<Output = Result<(T, Seam), QueryError>>,
+    {
+        let Selection { tenant, range, .. } = selection;
+        let known = self.manifests.recent(tenant).await;
+        let mut expiry = known.map(|view| view.expiry_in(*range)).unwrap_or_default();
+        for _ in 0..=self.heads.patience.retries {
+            let (found, seam) = read(expiry.clone()).await?;
+            let blocks = self.blocks_for(selection, &seam).await?;
+            let pinned = blocks.as_ref().map(|b| b.view.expiry_in(*range));
+            match pinned {
+                Some(pinned) if pinned != expiry => expiry = pinned,
+                // Without a manifest what was known of one is the best that there is.
+                _ => return Ok((found, blocks)),
+            }
+        }
+        Err(QueryError::unavailable(format!(
+            "how long samples of tenant {tenant} are kept changed each time that heads were read: ask again"
+        )))
+    }
+
     async fn select_heads(
         &self,
         selection: &Selection,
+        expiry: Expiry,
         budget: &Arc<Budget>,
     ) -> Result<(Vec<Feed>, Seam), QueryError> {
         let mut request = ReadRequest {
@@ -228,6 +266,7 @@ impl Cluster {
             encoded: false,
             limit: limit_of(&selection.wanted, budget),
             deletions_version: 0,
+            expiry,
         };
         let mut plans = self.plans(&selection.tenant);
         let mut seen = DeletionsSeen::default();
@@ -262,28 +301,42 @@ impl Cluster {
     ) -> Result<Option<BlocksToRead>, QueryError> {
         let Selection { tenant, range, .. } = selection;
         let range = *range;
-        // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
-        // recent queries never depend on the bucket.
-        let view = if seam.needs_blocks(range) {
-            Some(self.manifests.pin(tenant, seam.floor()).await?)
-        } else {
-            match self.manifests.recent(tenant).await {
-                // Its blocks would be read with what is deleted.
-                Some(view) if view.version >= seam.deletions_version() => Some(view),
-                None if !self.topology.plan(tenant).history_unknown => None,
-                stale => match self.manifests.pin(tenant, seam.floor()).await {
-                    Ok(view) => Some(view),
-                    // As if none were known.
-                    Err(_) if stale.is_some() && !self.topology.plan(tenant).history_unknown => None,
-                    Err(e) => return Err(e),
-                },
-            }
+        let pin = &selection.wanted.pin;
+        let view = match pin.at_least(seam.floor()) {
+            Some(view) => Some(view),
+            None => self.view_for(tenant, range, seam).await?,
         };
         let Some(view) = view else { return Ok(None) };
+        pin.set(&view);
         let coarseness = selection.wanted.coarseness;
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
         let blocks = chosen.into_iter().map(|b| b.id.clone()).collect();
         Ok(Some(BlocksToRead { view, blocks }))
+    }
+
+    /// The manifest to read as of; `None` where none is known, nor needed.
+    async fn view_for(
+        &self,
+        tenant: &TenantId,
+        range: TimeRange,
+        seam: &Seam,
+    ) -> Result<Option<Arc<ManifestView>>, QueryError> {
+        // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
+        // recent queries never depend on the bucket.
+        if seam.needs_blocks(range) {
+            return self.manifests.pin(tenant, seam.floor()).await.map(Some);
+        }
+        match self.manifests.recent(tenant).await {
+            // Its blocks would be read with what is deleted.
+            Some(view) if view.version >= seam.deletions_version() => Ok(Some(view)),
+            None if !self.topology.plan(tenant).history_unknown => Ok(None),
+            stale => match self.manifests.pin(tenant, seam.floor()).await {
+                Ok(view) => Ok(Some(view)),
+                // As if none were known.
+                Err(_) if stale.is_some() && !self.topology.plan(tenant).history_unknown => Ok(None),
+                Err(e) => Err(e),
+            },
+        }
     }
 
     /// A block that is gone means that the pinned manifest is too old: the next read looks it up anew.

@@ -6,16 +6,19 @@ use async_trait::async_trait;
 use koios_model::TenantId;
 use koios_promql::{QueryError, Queryable, SelectRequest, SeriesStream};
 
+use super::manifests::QueryPin;
 use super::merge::Wanted;
 use super::{Budget, Cluster, Coarseness, Selection, SourceResolution};
 
-/// The storage of one query. All its selectors share the query's [`Budget`].
+/// The storage of a query. All its selectors share the query's [`Budget`].
 #[derive(Clone, Debug)]
 pub struct ClusterQueryable {
     cluster: Arc<Cluster>,
     tenant: TenantId,
     budget: Arc<Budget>,
     resolution: SourceResolution,
+    /// What all selectors are read as of; each is by itself where there is none.
+    pin: Option<QueryPin>,
 }
 
 impl ClusterQueryable {
@@ -26,7 +29,16 @@ impl ClusterQueryable {
             tenant,
             budget,
             resolution: SourceResolution::default(),
+            pin: None,
         }
+    }
+
+    /// The same for one query only: all its selectors are read as of the version of the manifest that the first one pins, unless heads
+    /// have forgotten something since.
+    #[must_use]
+    pub fn for_one_query(mut self) -> Self {
+        self.pin = Some(QueryPin::default());
+        self
     }
 
     /// The same, with data as coarse as a query says.
@@ -53,6 +65,7 @@ impl Queryable for ClusterQueryable {
                     step_ms: req.hints.step_ms,
                     range_ms: req.hints.range_ms,
                 },
+                pin: self.pin.clone().unwrap_or_default(),
                 ..Wanted::default()
             },
         };

@@ -248,8 +248,9 @@ impl QuerierApi {
             as_size(limits.max_query_memory_bytes),
             as_size(limits.max_query_series),
         );
-        let storage =
-            ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget).with_resolution(resolution);
+        let storage = ClusterQueryable::new(Arc::clone(&self.cluster), tenant, budget)
+            .for_one_query()
+            .with_resolution(resolution);
         let evaluation = Evaluation {
             cancel: ctx,
             cores: self.cores.clone(),

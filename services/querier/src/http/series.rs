@@ -185,16 +185,17 @@ impl QuerierApi {
         } else {
             vec![Matchers::default()]
         };
+        let wanted = Wanted {
+            // One more tells that there are more.
+            limit: if limit == 0 { 0 } else { limit.saturating_add(1) },
+            ..Wanted::default()
+        };
         let selection = |matchers| Selection {
             tenant: tenant.clone(),
             matchers,
             range,
             labels_only: true,
-            wanted: Wanted {
-                // One more tells that there are more.
-                limit: if limit == 0 { 0 } else { limit.saturating_add(1) },
-                ..Wanted::default()
-            },
+            wanted: wanted.clone(),
         };
         Ok(Asked {
             selections: selectors.into_iter().map(selection).collect(),

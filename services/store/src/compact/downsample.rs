@@ -120,7 +120,7 @@ impl Merger {
                 ..ManifestBlock::new(meta, BTreeMap::new())
             })
             .collect();
-        self.list_summaries(manifest, job, writer, &entries).await?;
+        self.list_summaries(manifest, job, aged, writer, &entries).await?;
         Ok(Summarised {
             samples,
             blocks: entries.len(),
@@ -159,6 +159,7 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &DownsampleJob,
+        aged: &Aged,
         writer: &Writer,
         entries: &[ManifestBlock],
     ) -> Result<(), CompactError> {
@@ -176,8 +177,7 @@ impl Merger {
             }
             entries.iter().try_for_each(|entry| m.add_block(entry.clone()))
         };
-        self.manifests.commit(&manifest.tenant, writer, list).await?;
-        Ok(())
+        self.commit_aged(&manifest.tenant, aged, writer, list).await
     }
 }
 
@@ -282,8 +282,7 @@ impl Merger {
             });
             entry.into_iter().try_for_each(|entry| m.add_block(entry))
         };
-        self.manifests.commit(&manifest.tenant, writer, list).await?;
-        Ok(())
+        self.commit_aged(&manifest.tenant, aged, writer, list).await
     }
 }
 

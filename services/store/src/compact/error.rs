@@ -39,6 +39,11 @@ pub(crate) enum CompactError {
     /// A deletion that can still be taken back masks some of the blocks and not others.
     #[error("a new deletion masks some of the blocks and not others: they are merged once it is final")]
     Masked,
+    /// What was to go because of its age may be kept by now.
+    #[error(
+        "how long samples are kept changed while blocks were written without what was too old: they are written again as it is now"
+    )]
+    RetentionChanged,
     /// A defect here.
     #[error("merging panicked")]
     Panicked(#[from] CpuPanicked),
@@ -75,7 +80,7 @@ impl CompactError {
                 source.is_transient() || matches!(source, BucketError::Fenced { .. })
             }
             Self::Block { source, .. } => matches!(source, koios_block::Error::Read { .. }),
-            Self::Masked => true,
+            Self::Masked | Self::RetentionChanged => true,
             Self::Differs { .. } | Self::Panicked(_) => false,
         }
     }

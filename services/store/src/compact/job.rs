@@ -74,7 +74,7 @@ impl Merger {
     ) -> Result<Merged, CompactError> {
         let written = self.write_merged(manifest, job, aged, writer, uploaded);
         let (stats, entries) = Box::pin(written).await?;
-        self.commit(&manifest.tenant, job, writer, &entries).await?;
+        self.commit(&manifest.tenant, job, aged, writer, &entries).await?;
         Ok(Merged {
             stats,
             blocks: entries.len(),
@@ -238,6 +238,7 @@ impl Merger {
         &self,
         tenant: &TenantId,
         job: &MergeJob,
+        aged: &Aged,
         writer: &Writer,
         entries: &[ManifestBlock],
     ) -> Result<(), CompactError> {
@@ -259,8 +260,36 @@ impl Merger {
             m.forget_coverage(now_ms.saturating_sub(COVERAGE_KEPT_MS));
             Ok(())
         };
-        self.manifests.commit(tenant, writer, replace).await?;
-        Ok(())
+        self.commit_aged(tenant, aged, writer, replace).await
+    }
+
+    /// Commits a change that leaves out what is aged, unless that may not go any more: what is in force may have changed while it was
+    /// written. It begins again then, at the next visit; until the change is as old as the undelete window nothing is left out, so that once
+    /// is enough.
+    pub(super) async fn commit_aged(
+        &self,
+        tenant: &TenantId,
+        aged: &Aged,
+        writer: &Writer,
+        mut change: impl FnMut(&mut Manifest) -> Result<(), BucketError> + Send,
+    ) -> Result<(), CompactError> {
+        let mut is_outdated = false;
+        let checked = |m: &mut Manifest| {
+            is_outdated = !aged.holds_in(m);
+            if is_outdated {
+                return Err(BucketError::Refused {
+                    tenant: m.tenant.clone(),
+                    reason: CompactError::RetentionChanged.to_string(),
+                });
+            }
+            change(m)
+        };
+        let committed = self.manifests.commit(tenant, writer, checked).await;
+        match committed {
+            Ok(_) => Ok(()),
+            Err(_) if is_outdated => Err(CompactError::RetentionChanged),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Declares blocks dead that were uploaded in vain; what cannot be said now their age tells later.

@@ -25,6 +25,7 @@ impl World {
             encoded: false,
             limit: 0,
             deletions_version: 0,
+            expiry: Default::default(),
         };
         collect(self.node(i).read(request).await?).await
     }

@@ -19,7 +19,7 @@ mod rewrite;
 mod split;
 mod steps;
 
-use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, TenantManifests, Writer};
+use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, RetentionRecord, TenantManifests, Writer};
 use koios_model::Expiry;
 
 pub(crate) use audit::audit_blocks;
@@ -41,6 +41,8 @@ use policy::due_record;
 pub(crate) struct Aged {
     pub(crate) expiry: Expiry,
     pub(crate) lacks: Vec<u64>,
+    /// What was in force when that was decided.
+    record: Option<RetentionRecord>,
 }
 
 impl Aged {
@@ -55,18 +57,34 @@ impl Aged {
             true => manifest.expiry()?,
             false => Expiry::default(),
         };
-        Ok(Self {
+        Ok(Self::new(manifest, expiry, common_lacks(manifest, inputs)))
+    }
+
+    /// As a manifest tells to.
+    pub(crate) fn new(manifest: &Manifest, expiry: Expiry, lacks: Vec<u64>) -> Self {
+        Self {
             expiry,
-            lacks: common_lacks(manifest, inputs),
-        })
+            lacks,
+            record: manifest.retention.clone(),
+        }
     }
 
     /// Of blocks that are written again for another reason.
     pub(crate) fn nothing(manifest: &Manifest, inputs: &[ManifestBlock]) -> Self {
-        Self {
-            expiry: Expiry::default(),
-            lacks: common_lacks(manifest, inputs),
-        }
+        Self::new(manifest, Expiry::default(), common_lacks(manifest, inputs))
+    }
+
+    /// Whether what is left out may go by another version of the manifest, too: the same is in force, has been for as long, and is carried
+    /// out as of no earlier time.
+    pub(crate) fn holds_in(&self, manifest: &Manifest) -> bool {
+        let leaves_nothing_out = self.expiry.latest().is_none();
+        let both = self.record.as_ref().zip(manifest.retention.as_ref());
+        leaves_nothing_out
+            || both.is_some_and(|(then, now)| {
+                now.policy == then.policy
+                    && now.since_ms <= then.since_ms
+                    && now.horizon_ms >= then.horizon_ms
+            })
     }
 }
 

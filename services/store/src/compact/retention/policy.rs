@@ -112,15 +112,11 @@ pub(crate) fn due_record(
         return None;
     }
     let leaps = moved_ms > LEAP_MS;
-    Some(RetentionRecord {
-        horizon_ms: now_ms,
-        since_ms: if leaps {
-            now_ms
-        } else {
-            before.since_ms.min(now_ms)
-        },
-        ..before.clone()
-    })
+    let since_ms = match leaps {
+        true => now_ms,
+        false => before.since_ms.min(now_ms),
+    };
+    Some(before.moved(since_ms, now_ms))
 }
 
 /// In which steps what is carried out follows the clock, milliseconds.

@@ -97,10 +97,7 @@ impl Merger {
             return Ok(None);
         }
         lacks.extend(names(manifest, gone.iter().copied()));
-        let aged = Aged {
-            expiry: without(&classes, |class| gone.contains(&class)),
-            lacks,
-        };
+        let aged = Aged::new(manifest, without(&classes, |class| gone.contains(&class)), lacks);
         let (into, left) = if block.resolution_ms == 0 {
             let job = MergeJob {
                 inputs: vec![block.clone()],

@@ -69,20 +69,18 @@ impl Merger {
             level: job.raw.iter().map(|b| b.level).max().unwrap_or(0),
         };
         let is_kept = |class: usize| kept.contains(&class);
-        let of_samples = Aged {
-            expiry: without(&classes, |class| !is_kept(class)),
-            lacks: names(manifest, (0..classes.count()).filter(|class| !is_kept(*class))),
-        };
+        let of_samples = Aged::new(
+            manifest,
+            without(&classes, |class| !is_kept(class)),
+            names(manifest, (0..classes.count()).filter(|class| !is_kept(*class))),
+        );
         let samples = self.write_merged(manifest, &merge, &of_samples, writer, uploaded);
         let (stats, mut entries) = Box::pin(samples).await?;
         let into = entries.len();
         for block in &job.summaries {
             let mut lacks = common_lacks(manifest, std::slice::from_ref(block));
             lacks.extend(names(manifest, kept.iter().copied()));
-            let aged = Aged {
-                expiry: without(&classes, is_kept),
-                lacks,
-            };
+            let aged = Aged::new(manifest, without(&classes, is_kept), lacks);
             let meta = Box::pin(self.write_summaries(manifest, block, &aged, writer)).await?;
             entries.extend(meta.as_ref().map(|meta| ManifestBlock {
                 // The samples go: these are all that is left of them.
@@ -92,7 +90,8 @@ impl Merger {
             }));
             uploaded.extend(meta);
         }
-        self.list_split(manifest, job, &entries, writer).await?;
+        self.list_split(manifest, job, &of_samples, &entries, writer)
+            .await?;
         let ranges = job.raw.iter().map(|b| b.range);
         Ok(Some(Removed {
             rules: in_words(manifest, gone),
@@ -108,13 +107,13 @@ impl Merger {
         &self,
         manifest: &Manifest,
         job: &SplitJob,
+        aged: &Aged,
         entries: &[ManifestBlock],
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let list = |m: &mut Manifest| {
-            if !job.has_all_that_is_summarised(m) || m.retention != manifest.retention {
-                let reason =
-                    "the samples of a window, or their retention, changed while they were divided".to_owned();
+            if !job.has_all_that_is_summarised(m) {
+                let reason = "the samples of a window changed while they were divided".to_owned();
                 let tenant = m.tenant.clone();
                 return Err(BucketError::Refused { tenant, reason });
             }
@@ -130,7 +129,6 @@ impl Merger {
             }
             entries.iter().try_for_each(|entry| m.add_block(entry.clone()))
         };
-        self.manifests.commit(&manifest.tenant, writer, list).await?;
-        Ok(())
+        self.commit_aged(&manifest.tenant, aged, writer, list).await
     }
 }
