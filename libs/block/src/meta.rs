@@ -189,7 +189,7 @@ pub struct BlockMeta {
     pub level: u32,
     /// Which slice of the tenant's series it holds: `(index, of)` by the block-split hash; `(0, 1)` for all.
     pub split: (u32, u32),
-    /// Whether samples may have start timestamps. Of format 3 they may in any case.
+    /// Whether samples may have start timestamps; of format 3 they may although this does not say so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starts: bool,
     /// How many series.

@@ -500,7 +500,7 @@ impl BlockWriter {
             resolution_ms: options.resolution_ms,
             level: options.level,
             split: options.split,
-            starts: options.starts,
+            starts: shared && options.starts,
             series: self.rows.len() as u64,
             samples: samples_in_all,
             parts: part_metas,
