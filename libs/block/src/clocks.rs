@@ -131,17 +131,18 @@ impl Clocks {
 
     /// Remembers times that were written from `first_row` on, if there is room.
     pub(crate) fn add(&mut self, first_row: u32, times: &[i64]) {
-        let Some(&base) = times.first() else { return };
-        let anchor_count = anchors(times).count();
-        let bytes = CLOCK_BYTES + size_of_val(times) / 2 + (anchor_count + 1) * ENTRY_BYTES;
-        let offset = |t: &i64| u32::try_from(t.checked_sub(base)?).ok();
-        // Seven weeks would be needed for an offset to be larger.
-        let Some(offsets) = times.iter().map(offset).collect::<Option<Vec<u32>>>() else {
+        let (Some(&base), Some(last)) = (times.first(), times.last()) else {
             return;
         };
-        if !self.make_room(bytes) {
+        // Else they are of more than seven weeks.
+        let fits = last
+            .checked_sub(base)
+            .is_some_and(|all| u32::try_from(all).is_ok());
+        let bytes = CLOCK_BYTES + size_of_val(times) / 2 + (anchors(times).count() + 1) * ENTRY_BYTES;
+        if !fits || !self.make_room(bytes) {
             return;
         }
+        let offsets = times.iter().map(|t| (t - base) as u32).collect();
         let print = print_of(times);
         self.by_print.insert(print, first_row);
         for anchor in anchors(times) {

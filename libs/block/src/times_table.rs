@@ -20,8 +20,8 @@ use crate::{BlockId, Result};
 
 /// Rows collected before they are handed to the encoder.
 const BATCH_ROWS: usize = 64 * 1024;
-/// Pages have so many times fewer rows than those of samples: many series need the times of few.
-const SMALLER_PAGES: usize = 4;
+/// Pages have so many times fewer rows than those of samples: not all series of neighbouring runs are read.
+const SMALLER_PAGES: usize = 2;
 
 /// Collects times and encodes them, those of several series once.
 pub(crate) struct TimesWriter {
