@@ -8,7 +8,7 @@
 //! series, samples of whole series. A repeated query decodes nothing, a first one reads only pages with series it needs.
 //!
 //! **Invariants.** Series are in label order in both parts, a series' rows are contiguous, and row groups of samples end
-//! at series boundaries. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
+//! at series boundaries. Times that several series have are written once, and a series names the rows they are in. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
 //! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`] or [`Error::Samples`], never a panic (I12).
 //!
 //! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
