@@ -111,14 +111,14 @@ impl<'a> SampleRows<'a> {
         if !ticks.is_sorted_by(|a, b| a > b) {
             return Err(wrong("do not descend"));
         }
-        if ticks
-            .first()
-            .is_some_and(|&newest| u64::from(newest) >= span.ticks())
-        {
-            return Err(wrong("are more than its times"));
+        let possible = piece.ticks(span);
+        let ends = ticks.first().zip(ticks.last());
+        if ends.is_some_and(|(&newest, &oldest)| {
+            u64::from(newest) >= possible.end || u64::from(oldest) < possible.start
+        }) {
+            return Err(wrong("are none of those that its rows can have"));
         }
         let is_whole = at.len() as u64 == piece.rows.end - piece.rows.start;
-        let ends = ticks.first().zip(ticks.last());
         if is_whole && ends.is_some_and(|(&newest, &oldest)| !piece.has_ends(span, newest, oldest)) {
             return Err(wrong("do not begin and end with its times"));
         }

@@ -193,7 +193,8 @@ proptest! {
         }
         let block = open(&parts);
         block_on(verify(&block)).unwrap();
-        prop_assert_eq!(bits(&block_on(read_all(&block)).unwrap()), bits(&model));
+        let back = block_on(read_all(&block)).unwrap();
+        prop_assert_eq!(bits(&back), bits(&model));
         let span = (length * 15_000) as f64;
         for (from, width) in ranges {
             let range = TimeRange::new((from * span) as i64, ((from + width) * span) as i64);
@@ -233,7 +234,8 @@ proptest! {
         if let Some(parts) = out.finish().unwrap() {
             let block = open(&parts);
             block_on(verify(&block)).unwrap();
-            prop_assert_eq!(bits(&block_on(read_all(&block)).unwrap()), bits(&want));
+            let back = block_on(read_all(&block)).unwrap();
+            prop_assert_eq!(bits(&back), bits(&want));
         }
     }
 }
