@@ -13,10 +13,11 @@ const PACKAGES: [(&str, &str); 3] = [
     ("prometheus-node-exporter", "prometheus-node-exporter"),
     ("vmagent", "victoria-metrics"),
 ];
-/// An S3 server, an independent Parquet reader, OpenTelemetry's SDK with its exporters, and Google's protobuf, pinned.
-const PYTHON_PACKAGES: [&str; 6] = [
+/// An S3 server, independent readers of Parquet, OpenTelemetry's SDK with its exporters, and Google's protobuf, pinned.
+const PYTHON_PACKAGES: [&str; 7] = [
     "moto[server]==5.2.5",
     "pyarrow==26.0.1",
+    "duckdb==2.0.0",
     "opentelemetry-sdk==1.45.2",
     "opentelemetry-exporter-otlp-proto-http==1.45.2",
     "opentelemetry-exporter-otlp-proto-grpc==1.45.2",

@@ -9,7 +9,7 @@ use crate::cache::SamplesKey;
 use crate::histogram_rows::read_histograms;
 use crate::part::PartFile;
 use crate::reader::{BlockSeries, GROUPS_AHEAD};
-use crate::samples::{self, Wanted};
+use crate::samples::{self, SamplesTable, Wanted};
 use crate::summary_rows::read_summaries;
 
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
@@ -24,9 +24,9 @@ const TRIMMED_INLINE: usize = 64;
 /// A read of samples that has looked up what is cached and has read nothing yet.
 #[derive(Debug)]
 pub struct ChunkRead {
-    part: PartFile,
+    table: SamplesTable,
     histograms: Option<PartFile>,
-    /// Whether the part holds summaries.
+    /// Whether the table holds summaries.
     downsampled: bool,
     range: TimeRange,
     /// What is known of each series, in the order asked for.
@@ -46,12 +46,13 @@ struct SeriesChunks {
 
 impl ChunkRead {
     pub(crate) fn new(
-        part: PartFile,
+        table: SamplesTable,
         histograms: Option<PartFile>,
         downsampled: bool,
         series: &[BlockSeries],
         range: TimeRange,
     ) -> Self {
+        let part = &table.part;
         let (mut missing, mut missing_histograms) = (Vec::new(), Vec::new());
         let look_up = |(place, series): (usize, &BlockSeries)| {
             let mut chunks = Vec::new();
@@ -60,10 +61,10 @@ impl ChunkRead {
                 None => missing.push((place, series.clone())),
             };
             if series.row_count > 0 {
-                look_up(key(&part, series), &mut missing);
+                look_up(key(part, series), &mut missing);
             }
             if series.histogram_count > 0 {
-                look_up(histograms_key(&part, series), &mut missing_histograms);
+                look_up(histograms_key(part, series), &mut missing_histograms);
             }
             SeriesChunks {
                 series: series.labels.clone(),
@@ -72,7 +73,7 @@ impl ChunkRead {
         };
         let found = series.iter().enumerate().map(look_up).collect();
         Self {
-            part,
+            table,
             histograms,
             downsampled,
             range,
@@ -114,7 +115,7 @@ impl ChunkRead {
 
     /// Others may have read what was missing while this waited for its turn.
     fn look_again(&mut self) {
-        let (part, found, range) = (&self.part, &mut self.found, self.range);
+        let (part, found, range) = (&self.table.part, &mut self.found, self.range);
         self.missing.retain(|(place, series)| {
             let Some(cached) = part.cache().samples(&key(part, series)) else {
                 return true;
@@ -139,13 +140,13 @@ impl ChunkRead {
         if self.missing.is_empty() {
             return Ok(());
         }
-        let (part, range) = (&self.part, self.range);
+        let (part, range) = (&self.table.part, self.range);
         let wanted = |series| Wanted {
             series,
             whole: is_read_whole(series, range),
         };
         let wanted = self.missing.iter().map(|(_, series)| wanted(series));
-        let mut read = samples::read::<Vec<Chunk>>(part.clone(), wanted, range, GROUPS_AHEAD).await?;
+        let mut read = samples::read::<Vec<Chunk>>(self.table.clone(), wanted, range, GROUPS_AHEAD).await?;
         for (place, series) in &self.missing {
             let chunks = read.try_next().await?;
             let lost = || part.corrupt(format!("it lacks the samples of {}", series.labels));
@@ -165,14 +166,15 @@ impl ChunkRead {
         if series.is_empty() {
             return Ok(());
         }
-        let read = read_summaries(&self.part, &series).await?;
+        let read = read_summaries(&self.table.part, &series).await?;
         for ((place, series), chunks) in self.missing.iter().zip(read) {
             if let Some(found) = self.found.get_mut(*place) {
                 found.chunks.splice(0..0, around(&chunks, self.range));
             }
-            self.part
+            self.table
+                .part
                 .cache()
-                .put_samples(key(&self.part, series), chunks.into());
+                .put_samples(key(&self.table.part, series), chunks.into());
         }
         Ok(())
     }
@@ -184,6 +186,7 @@ impl ChunkRead {
         let series: Vec<BlockSeries> = self.missing_histograms.iter().map(|(_, s)| s.clone()).collect();
         let Some(part) = &self.histograms else {
             return Err(self
+                .table
                 .part
                 .corrupt("its series announce histograms, which it has none of"));
         };
@@ -192,21 +195,21 @@ impl ChunkRead {
             if let Some(found) = self.found.get_mut(*place) {
                 found.chunks.extend(around(&chunks, self.range));
             }
-            let key = histograms_key(&self.part, series);
-            self.part.cache().put_samples(key, chunks.into());
+            let key = histograms_key(&self.table.part, series);
+            self.table.part.cache().put_samples(key, chunks.into());
         }
         Ok(())
     }
 
     /// Leaves only what is in range of chunks that are mostly outside, so that little asked for is little sent.
     async fn trim(mut self, edges: usize) -> Result<Self> {
-        let part = self.part.clone();
+        let part = self.table.part.clone();
         let trim = move || {
             let mut encoder = Encoder::default();
             for SeriesChunks { series, chunks } in &mut self.found {
                 if chunks.iter().any(|chunk| is_trimmed(chunk, self.range)) {
                     let trimmed = trimmed(chunks, self.range, &mut encoder);
-                    *chunks = trimmed.map_err(|e| self.part.corrupt_samples(series, e))?;
+                    *chunks = trimmed.map_err(|e| self.table.part.corrupt_samples(series, e))?;
                 }
             }
             Ok(self)

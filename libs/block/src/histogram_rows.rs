@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::RowSelection;
 use crate::Result;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
-use crate::samples::{Piece, Span, plan};
+use crate::row_plan::{Piece, Span, plan};
 use crate::schema::{
     COUNT, CUSTOM_BOUNDS, NEGATIVE, NEGATIVE_COUNTS, POSITIVE, POSITIVE_COUNTS, RESET_HINT, SCHEMA,
     START_TIMESTAMP, SUM, TIMESTAMP, ZERO_COUNT, ZERO_THRESHOLD,
@@ -39,6 +39,7 @@ pub(crate) async fn read_histograms(
         first_row: s.histogram_first_row,
         row_count: s.histogram_count,
         whole: kept,
+        times: None,
     });
     let mut all: Vec<Vec<Chunk>> = Vec::with_capacity(series.len());
     let mut current = Series::default();

@@ -12,17 +12,23 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART};
+use crate::clocks::PlacedTimes;
+use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART};
 use crate::samples_table::SamplesWriter;
-use crate::schema::samples_schema;
+use crate::schema::{samples_schema, times_schema};
+use crate::series_table::{SeriesRow, encode_series};
 use crate::{
     BlockCache, BlockId, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Error, Layout,
     MemoryBlock, Result, verify,
 };
 
 fn writer() -> BlockWriter {
+    writer_with(layout())
+}
+
+fn writer_with(layout: Layout) -> BlockWriter {
     let mut options = BlockOptions::new(BlockId::new(1, 1), TenantId::anonymous(), TimeRange::ALL);
-    options.layout = layout();
+    options.layout = layout;
     BlockWriter::new(options).unwrap()
 }
 
@@ -31,6 +37,14 @@ fn layout() -> Layout {
         page_rows: 64,
         group_rows: 128,
         ..Layout::default()
+    }
+}
+
+/// Of format 1: samples have their times beside them.
+fn unshared() -> Layout {
+    Layout {
+        shared_times: false,
+        ..layout()
     }
 }
 
@@ -73,6 +87,9 @@ fn read(parts: &BlockParts) -> Result<()> {
                 block.read_samples(&series, TimeRange::new(10, 20)).await?;
                 block.label_values("i", &matchers, range).await?;
                 block.label_names(&matchers, range).await?;
+                // Page by page.
+                let streamed = block.stream_samples(series, TimeRange::new(13, 17));
+                streamed.try_collect::<Vec<_>>().await?;
             }
         }
         verify(&block).await
@@ -84,7 +101,7 @@ proptest! {
 
     #[test]
     fn i12_changed_bytes_with_agreeing_checksums_never_panic(
-        part in 0usize..2,
+        part in 0usize..3,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
     ) {
         let good = block();
@@ -100,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn i12_arbitrary_bytes_are_corrupt(part in 0usize..2, bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+    fn i12_arbitrary_bytes_are_corrupt(part in 0usize..3, bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let mut bytes = bytes;
         bytes.extend_from_slice(b"PAR1");
         let e = read(&forge(&block(), part, bytes)).unwrap_err();
@@ -129,8 +146,8 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
         matches!(
             e,
             Error::Version {
-                found: 5,
-                supported: 4,
+                found: 6,
+                supported: 5,
                 ..
             }
         ),
@@ -148,7 +165,7 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
 #[test]
 fn a_part_that_ends_early_is_corrupt_at_every_length() {
     let good = block();
-    for part in 0..2 {
+    for part in 0..3 {
         let whole = &good.parts[part].1;
         for len in (0..whole.len()).step_by(13) {
             let e = read(&forge(&good, part, whole[..len].to_vec())).unwrap_err();
@@ -158,18 +175,22 @@ fn a_part_that_ends_early_is_corrupt_at_every_length() {
 }
 
 /// A block of one series of so many samples, to have its samples replaced.
-fn block_of_one(samples: i64) -> (Labels, BlockParts) {
+fn block_of_one(samples: i64, layout: Layout) -> (Labels, BlockParts) {
     let labels = Labels::from_pairs([("__name__", "forged")]);
-    let mut writer = writer();
+    let mut writer = writer_with(layout);
     let times: Vec<i64> = (0..samples).collect();
     let values = vec![1.5; times.len()];
     writer.push_series(&labels, None, &times, &values).unwrap();
     (labels, writer.finish().unwrap().unwrap())
 }
 
-fn forge_samples(parts: &BlockParts, bytes: Vec<u8>) -> BlockParts {
-    let part = parts.parts.iter().position(|(name, _)| name == SAMPLES_PART);
+fn forge_part(parts: &BlockParts, name: &str, bytes: Vec<u8>) -> BlockParts {
+    let part = parts.parts.iter().position(|(n, _)| n == name);
     forge(parts, part.unwrap(), bytes)
+}
+
+fn forge_samples(parts: &BlockParts, bytes: Vec<u8>) -> BlockParts {
+    forge_part(parts, SAMPLES_PART, bytes)
 }
 
 /// What each way of reading samples says of a block, and the check of all of it.
@@ -188,10 +209,10 @@ fn answers(parts: &BlockParts) -> [Result<()>; 3] {
 
 #[test]
 fn i11_times_that_do_not_ascend_from_one_row_group_to_the_next_are_corrupt() {
-    let (labels, good) = block_of_one(200);
+    let (labels, good) = block_of_one(200, unshared());
     let forged = |times: &[i64]| {
-        let mut samples = SamplesWriter::new(good.meta.block, layout(), false).unwrap();
-        samples.push(0, times, &[1.5; 200], &[]).unwrap();
+        let mut samples = SamplesWriter::new(good.meta.block, layout(), false, false).unwrap();
+        samples.push(0, times, &[1.5; 200], &[], None).unwrap();
         forge_samples(&good, samples.finish().unwrap().to_vec())
     };
     let sound: Vec<i64> = (0..200).collect();
@@ -225,7 +246,7 @@ fn i11_times_that_do_not_ascend_from_one_row_group_to_the_next_are_corrupt() {
 
 #[test]
 fn i11_a_row_with_two_values_or_none_is_corrupt() {
-    let (_, good) = block_of_one(3);
+    let (_, good) = block_of_one(3, unshared());
     let forged = |mantissas: [Option<i64>; 3], floats: [Option<f64>; 3]| {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(vec![0; 3])),
@@ -234,8 +255,8 @@ fn i11_a_row_with_two_values_or_none_is_corrupt() {
             Arc::new(Int64Array::from(mantissas.to_vec())),
             Arc::new(Float64Array::from(floats.to_vec())),
         ];
-        let batch = RecordBatch::try_new(samples_schema(false), columns).unwrap();
-        let mut file = ArrowWriter::try_new(Vec::new(), samples_schema(false), None).unwrap();
+        let batch = RecordBatch::try_new(samples_schema(false, false), columns).unwrap();
+        let mut file = ArrowWriter::try_new(Vec::new(), samples_schema(false, false), None).unwrap();
         file.write(&batch).unwrap();
         forge_samples(&good, file.into_inner().unwrap())
     };
@@ -265,4 +286,169 @@ fn i11_a_row_with_two_values_or_none_is_corrupt() {
             );
         }
     }
+}
+
+fn parquet(batch: &RecordBatch) -> Vec<u8> {
+    let mut file = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    file.write(batch).unwrap();
+    file.into_inner().unwrap()
+}
+
+/// Samples of one series with these ticks.
+fn with_ticks(ticks: &[u32]) -> Vec<u8> {
+    let n = ticks.len();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from(vec![0; n])),
+        Arc::new(UInt32Array::from(ticks.to_vec())),
+        Arc::new(Int8Array::from(vec![1; n])),
+        Arc::new(Int64Array::from(vec![Some(15); n])),
+        Arc::new(Float64Array::from(vec![None; n])),
+    ];
+    parquet(&RecordBatch::try_new(samples_schema(true, false), columns).unwrap())
+}
+
+fn with_times(ids: &[u32], times: &[i64]) -> Vec<u8> {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from(ids.to_vec())),
+        Arc::new(TimestampMillisecondArray::from(times.to_vec()).with_timezone("UTC")),
+    ];
+    parquet(&RecordBatch::try_new(times_schema(), columns).unwrap())
+}
+
+/// The same block with its one series claiming other times.
+fn claim_times(parts: &BlockParts, labels: &Labels, times_last_row: u32, times_row_count: u32) -> BlockParts {
+    let row = SeriesRow {
+        labels: labels.clone(),
+        metadata: None,
+        first_row: 0,
+        count: u32::try_from(parts.meta.samples).unwrap(),
+        times_last_row,
+        times_row_count,
+        histogram_first_row: 0,
+        histogram_count: 0,
+        range: parts.meta.range,
+    };
+    let bytes = encode_series(parts.meta.block, &[row], layout(), true).unwrap();
+    forge_part(parts, SERIES_PART, bytes.to_vec())
+}
+
+/// A block of three samples at 0, 4 and 5, which are some of six times.
+fn block_of_ticks() -> (Labels, BlockParts) {
+    let (labels, good) = block_of_one(3, layout());
+    let mut block = forge_part(
+        &good,
+        TIMES_PART,
+        with_times(&[0, 1, 2, 3, 4, 5], &[5, 4, 3, 2, 1, 0]),
+    );
+    block.meta.parts[2].rows = 6;
+    block.meta.range = TimeRange::new(0, 5);
+    let block = claim_times(&block, &labels, 5, 6);
+    (labels, forge_samples(&block, with_ticks(&[5, 4, 0])))
+}
+
+fn assert_corrupt(parts: &BlockParts, part: &str, words: &str) {
+    for answer in answers(parts) {
+        let e = answer.unwrap_err();
+        assert!(matches!(&e, Error::Corrupt { part: of, .. } if of == part), "{e}");
+        assert!(e.to_string().contains(words), "{e}");
+    }
+}
+
+#[test]
+fn i11_ticks_that_no_writer_writes_are_corrupt() {
+    let (_, sound) = block_of_ticks();
+    for answer in answers(&sound) {
+        answer.unwrap();
+    }
+    for (ticks, words) in [
+        ([5, 5, 0], "do not descend"),
+        ([4, 5, 0], "do not descend"),
+        ([0, 4, 5], "do not descend"),
+        ([6, 4, 0], "are none of those that its rows can have"),
+        ([u32::MAX, 4, 0], "are none of those that its rows can have"),
+        ([5, 4, 1], "do not begin and end with its times"),
+        ([4, 3, 0], "do not begin and end with its times"),
+    ] {
+        assert_corrupt(&forge_samples(&sound, with_ticks(&ticks)), SAMPLES_PART, words);
+    }
+    // Two row groups, one tick in both.
+    let (_, good) = block_of_one(200, layout());
+    let mut samples = SamplesWriter::new(good.meta.block, layout(), true, false).unwrap();
+    let mut times: Vec<i64> = (0..200).collect();
+    let mut placed = PlacedTimes::alone(0, 200);
+    samples.push(0, &times, &[1.5; 200], &[], Some(&placed)).unwrap();
+    for answer in answers(&forge_samples(&good, samples.finish().unwrap().to_vec())) {
+        answer.unwrap();
+    }
+    times[71] = 72;
+    placed.set_ticks((0..71).chain([72]).chain(72..200).collect());
+    let mut samples = SamplesWriter::new(good.meta.block, layout(), true, false).unwrap();
+    samples.push(0, &times, &[1.5; 200], &[], Some(&placed)).unwrap();
+    assert_corrupt(
+        &forge_samples(&good, samples.finish().unwrap().to_vec()),
+        SAMPLES_PART,
+        "are none of those that its rows can have",
+    );
+}
+
+#[test]
+fn i11_times_that_no_writer_writes_are_corrupt() {
+    let (labels, sound) = block_of_ticks();
+    for times in [
+        [5, 4, 3, 2, 1, 1],
+        [0, 1, 2, 3, 4, 5],
+        [5, 4, 3, 2, 1, 7],
+        [5, 5, 3, 2, 1, 0],
+    ] {
+        let forged = forge_part(&sound, TIMES_PART, with_times(&[0, 1, 2, 3, 4, 5], &times));
+        assert_corrupt(&forged, TIMES_PART, "do not descend");
+    }
+    // Fewer than the series claims, and than meta.json says.
+    assert_corrupt(
+        &forge_part(&sound, TIMES_PART, with_times(&[0, 1, 2], &[5, 4, 3])),
+        TIMES_PART,
+        "meta.json says 6",
+    );
+    // Other readers join by number.
+    let forged = forge_part(
+        &sound,
+        TIMES_PART,
+        with_times(&[0, 1, 2, 3, 5, 4], &[5, 4, 3, 2, 1, 0]),
+    );
+    let [_, _, checked] = answers(&forged);
+    assert!(checked.unwrap_err().to_string().contains("row 4 has number 5"));
+    // Claims of rows that there are not, of too few, and of so many that reading them would be a waste.
+    for (last_row, row_count) in [
+        (6, 6),
+        (u32::MAX, 6),
+        (4, 6),
+        (5, 0),
+        (5, 2),
+        (5, u32::MAX),
+        (0, 1),
+    ] {
+        assert_corrupt(
+            &claim_times(&sound, &labels, last_row, row_count),
+            TIMES_PART,
+            "claims",
+        );
+    }
+    let mut wide = forge_part(
+        &sound,
+        TIMES_PART,
+        with_times(&(0..13).collect::<Vec<_>>(), &(0..13).rev().collect::<Vec<_>>()),
+    );
+    wide.meta.parts[2].rows = 13;
+    let wide = forge_samples(&wide, with_ticks(&[12, 4, 0]));
+    assert_corrupt(&claim_times(&wide, &labels, 12, 13), TIMES_PART, "claims");
+    // A block of this format has the part.
+    let mut without = sound;
+    without.meta.parts.remove(2);
+    let source = Arc::new(MemoryBlock::new(&without));
+    let opened = BlockReader::open(
+        source,
+        Arc::new(without.meta.clone()),
+        Arc::new(BlockCache::new(0, 0)),
+    );
+    assert!(opened.is_err_and(|e| e.is_corrupt() && e.to_string().contains(TIMES_PART)));
 }

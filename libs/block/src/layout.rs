@@ -8,6 +8,7 @@ use parquet::file::metadata::ParquetMetaData;
 
 use crate::Result;
 use crate::reader::BlockReader;
+use crate::times::TimesTable;
 
 /// A Parquet part.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -47,6 +48,7 @@ impl BlockReader {
         )];
         let others = [
             Some(&self.samples),
+            self.times.as_ref().map(TimesTable::part),
             self.histograms.as_ref(),
             self.exemplars.as_ref(),
         ];

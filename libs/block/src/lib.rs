@@ -8,7 +8,7 @@
 //! series, samples of whole series. A repeated query decodes nothing, a first one reads only pages with series it needs.
 //!
 //! **Invariants.** Series are in label order in both parts, a series' rows are contiguous, and row groups of samples end
-//! at series boundaries. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
+//! at series boundaries. Times that several series have are written once, and a series names the rows they are in. A value read is bit-equal to the value written (I2). No byte is used before the checksum of
 //! its cell was verified (I11). Bytes that nobody wrote give [`Error::Corrupt`] or [`Error::Samples`], never a panic (I12).
 //!
 //! **Deliberately absent.** Fetching, retrying and listing (`koios-bucket`); deciding what to compact (the store
@@ -20,6 +20,7 @@
 mod cache;
 mod cell_store;
 mod chunk_read;
+mod clocks;
 mod error;
 mod exemplar_merge;
 mod exemplars;
@@ -36,6 +37,8 @@ mod metadata;
 mod part;
 mod reader;
 mod row_chunk;
+mod row_plan;
+mod sample_rows;
 mod samples;
 mod samples_table;
 mod schema;
@@ -46,6 +49,9 @@ mod strings;
 mod summaries_table;
 mod summary_rows;
 mod tail;
+mod timed_pages;
+mod times;
+mod times_table;
 mod used_up;
 mod verify;
 mod writer;
@@ -61,7 +67,7 @@ pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, Merg
 pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, EXEMPLARS_PART, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta,
     PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART,
-    SERIES_PART,
+    SERIES_PART, TIMES_PART,
 };
 pub use metadata::{MetadataCursor, MetricMetadata};
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};

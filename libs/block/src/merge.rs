@@ -247,8 +247,8 @@ impl SamplesAhead {
                 together.push(next.clone());
             }
             self.left = together.len();
-            let part = reader.samples_part().clone();
-            self.stream = Some(samples::stream(part, together, TimeRange::ALL, 1));
+            let table = reader.samples_table();
+            self.stream = Some(samples::stream(table, together, TimeRange::ALL, 1));
         }
         self.left -= 1;
         self.stream.as_mut()?.next().await

@@ -10,7 +10,9 @@ use ulid::Ulid;
 use crate::{Error, Result};
 
 /// The newest format version this crate writes.
-pub const FORMAT_VERSION: u32 = FORMAT_DOWNSAMPLED;
+pub const FORMAT_VERSION: u32 = FORMAT_TIMES;
+/// The version of blocks whose series share their times, which older readers look for beside the samples.
+pub(crate) const FORMAT_TIMES: u32 = 5;
 /// The version of downsampled blocks, which have no samples as older readers know them.
 pub(crate) const FORMAT_DOWNSAMPLED: u32 = 4;
 /// The version of blocks that may have start timestamps, which older readers would lose.
@@ -25,6 +27,8 @@ pub const META_PART: &str = "meta.json";
 pub const SERIES_PART: &str = "series.parquet";
 /// Name of the part with one row per sample.
 pub const SAMPLES_PART: &str = "samples.parquet";
+/// Name of the part with the times of samples.
+pub const TIMES_PART: &str = "times.parquet";
 
 /// Name of the part of a downsampled block with what is kept of floats, 5 minutes at a time.
 pub const SAMPLES_5M_PART: &str = "samples-5m.parquet";
@@ -185,6 +189,9 @@ pub struct BlockMeta {
     pub level: u32,
     /// Which slice of the tenant's series it holds: `(index, of)` by the block-split hash; `(0, 1)` for all.
     pub split: (u32, u32),
+    /// Whether samples may have start timestamps; of format 3 they may although this does not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starts: bool,
     /// How many series.
     pub series: u64,
     /// How many samples.
@@ -208,7 +215,12 @@ impl BlockMeta {
 
     /// Whether samples may have start timestamps; a block that this one is merged into must be able to, too.
     pub fn may_have_starts(&self) -> bool {
-        self.format >= FORMAT_STARTS && self.resolution_ms == 0
+        self.resolution_ms == 0 && (self.starts || self.format == FORMAT_STARTS)
+    }
+
+    /// Whether the times of samples are in a part of their own.
+    pub(crate) fn has_times_part(&self) -> bool {
+        self.resolution_ms == 0 && self.format >= FORMAT_TIMES
     }
 
     /// Reads `meta.json` of the block `expected`.

@@ -53,6 +53,13 @@ pub(crate) struct GroupRead {
     pub(crate) selection: Option<RowSelection>,
 }
 
+/// Rows of a row group whose bytes have been fetched.
+pub(crate) struct FetchedGroup {
+    decoder: ParquetPushDecoder,
+    /// What the decoder said last, unless it has been done.
+    next: Option<DecodeResult<RecordBatch>>,
+}
+
 impl PartFile {
     pub(crate) fn new(
         source: Arc<dyn RangeRead>,
@@ -381,6 +388,29 @@ impl PartFile {
         .await
     }
 
+    /// Fetches what decoding the chosen rows of one row group begins with, in batches of at most `batch_rows`: all there is to
+    /// fetch, unless it is very much.
+    pub(crate) async fn fetch_group(
+        &self,
+        footer: &ArrowReaderMetadata,
+        read: GroupRead,
+        batch_rows: usize,
+    ) -> Result<FetchedGroup> {
+        let index = self.group_index(footer, read.group).await?;
+        let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
+        let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
+        // The first step only tells what to read.
+        let next = match self.guarded(|| decoder.try_decode())? {
+            DecodeResult::NeedsData(ranges) => {
+                let bytes = self.fetch(&ranges).await?;
+                self.guarded(|| decoder.push_ranges(ranges, bytes))?;
+                None
+            }
+            known => Some(known),
+        };
+        Ok(FetchedGroup { decoder, next })
+    }
+
     /// Folds the chosen rows of one row group, in batches of at most `batch_rows`, into `state`. All of them are decoded
     /// in one go on the decoding threads.
     pub(crate) async fn fold_group<S: Send + 'static>(
@@ -388,22 +418,33 @@ impl PartFile {
         footer: &ArrowReaderMetadata,
         read: GroupRead,
         batch_rows: usize,
+        state: S,
+        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
+    ) -> Result<S> {
+        let fetched = self.fetch_group(footer, read, batch_rows).await?;
+        self.fold_fetched(fetched, state, step).await
+    }
+
+    /// The same, of what was fetched.
+    pub(crate) async fn fold_fetched<S: Send + 'static>(
+        &self,
+        fetched: FetchedGroup,
         mut state: S,
         step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
     ) -> Result<S> {
-        let index = self.group_index(footer, read.group).await?;
-        let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
-        let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
-        // The first step only tells what to read.
-        let mut next = self.guarded(|| decoder.try_decode())?;
+        let FetchedGroup {
+            mut decoder,
+            mut next,
+        } = fetched;
         loop {
             match next {
-                DecodeResult::NeedsData(ranges) => {
+                Some(DecodeResult::NeedsData(ranges)) => {
                     let bytes = self.fetch(&ranges).await?;
                     self.guarded(|| decoder.push_ranges(ranges, bytes))?;
                 }
-                DecodeResult::Data(batch) => step(self, &mut state, batch)?,
-                DecodeResult::Finished => return Ok(state),
+                Some(DecodeResult::Data(batch)) => step(self, &mut state, batch)?,
+                Some(DecodeResult::Finished) => return Ok(state),
+                None => {}
             }
             let part = self.clone();
             let decoding = self.compute(move || {
@@ -412,7 +453,7 @@ impl PartFile {
             });
             let after;
             (decoder, state, after) = decoding.await?;
-            next = after?;
+            next = Some(after?);
         }
     }
 

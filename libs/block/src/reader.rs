@@ -13,15 +13,18 @@ use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
 use crate::exemplars::{self, SeriesExemplars};
 use crate::group_rows::GroupRows;
 use crate::histogram_rows::read_histograms;
-use crate::meta::{BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, META_PART, SERIES_PART, samples_part};
+use crate::meta::{
+    BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, META_PART, SERIES_PART, TIMES_PART, samples_part,
+};
 use crate::part::PartFile;
 use crate::row_chunk::RowChunk;
-use crate::samples::{self, SeriesSamples};
+use crate::samples::{self, SamplesTable, SeriesSamples};
 use crate::series::{FoundRows, SeriesTable, VALUE_BYTES, label_column, looked_up};
 use crate::source::RangeRead;
 use crate::strings::StringList;
 use crate::summary_rows::read_summaries;
 use crate::tail::Tail;
+use crate::times::TimesTable;
 use crate::{Error, Result};
 
 /// Row groups that are fetched and decoded at the same time by one reader.
@@ -40,6 +43,10 @@ pub struct BlockSeries {
     pub first_row: u64,
     /// How many floats it has.
     pub row_count: u32,
+    /// The row of `times.parquet` with its oldest float's time, where there is that part.
+    pub times_last_row: u32,
+    /// How many rows of it there are from its newest float's time to that.
+    pub times_row_count: u32,
     /// The row of its first native histogram.
     pub histogram_first_row: u64,
     /// How many native histograms it has.
@@ -63,6 +70,8 @@ pub struct BlockReader {
     meta: Arc<BlockMeta>,
     pub(crate) series: SeriesTable,
     pub(crate) samples: PartFile,
+    /// Where series share their times.
+    pub(crate) times: Option<TimesTable>,
     /// Where there are any.
     pub(crate) histograms: Option<PartFile>,
     /// Where there are any.
@@ -83,6 +92,7 @@ impl BlockReader {
         };
         let samples_part = samples_part(meta.resolution_ms).ok_or_else(unknown)?;
         let (series, samples) = (part(SERIES_PART)?, part(samples_part)?);
+        let times = meta.has_times_part().then(|| part(TIMES_PART)).transpose()?;
         let there = |name: &str| meta.parts.iter().any(|p| p.name == name);
         let histograms = there(HISTOGRAMS_PART)
             .then(|| part(HISTOGRAMS_PART))
@@ -95,6 +105,7 @@ impl BlockReader {
         Ok(Self {
             series: SeriesTable::new(series, meta.range),
             samples,
+            times: times.map(TimesTable::new),
             histograms,
             exemplars,
             meta,
@@ -105,6 +116,9 @@ impl BlockReader {
     #[must_use]
     pub fn with_cpu(mut self, cpu: Cpu) -> Self {
         self.series.set_cpu(cpu.clone());
+        if let Some(times) = &mut self.times {
+            times.set_cpu(cpu.clone());
+        }
         if let Some(histograms) = &mut self.histograms {
             histograms.set_cpu(cpu.clone());
         }
@@ -117,8 +131,9 @@ impl BlockReader {
 
     /// Keeps what was read of it before its checksums were known, as far as it passes them.
     pub fn keep(&self, tail: &Tail) {
-        let parts = [self.series.part(), &self.samples];
-        if let Some(part) = parts.into_iter().find(|p| p.part().name == tail.part()) {
+        let times = self.times.as_ref().map(TimesTable::part);
+        let mut parts = [self.series.part(), &self.samples].into_iter().chain(times);
+        if let Some(part) = parts.find(|p| p.part().name == tail.part()) {
             part.keep(tail);
         }
     }
@@ -130,6 +145,13 @@ impl BlockReader {
 
     pub(crate) fn samples_part(&self) -> &PartFile {
         &self.samples
+    }
+
+    pub(crate) fn samples_table(&self) -> SamplesTable {
+        SamplesTable {
+            part: self.samples.clone(),
+            times: self.times.clone(),
+        }
     }
 
     /// The series that match and have samples around `range` (first to last sample overlaps it), in label order.
@@ -189,7 +211,7 @@ impl BlockReader {
     /// As [`Self::read_chunks`], up to what is cached: for those who want to know how much is still to be read before it is.
     pub fn look_up_chunks(&self, series: &[BlockSeries], range: TimeRange) -> ChunkRead {
         ChunkRead::new(
-            self.samples.clone(),
+            self.samples_table(),
             self.histograms.clone(),
             self.meta.resolution_ms != 0,
             series,
@@ -275,7 +297,7 @@ impl BlockReader {
         series: Vec<BlockSeries>,
         range: TimeRange,
     ) -> BoxStream<'static, Result<SeriesSamples>> {
-        samples::stream(self.samples.clone(), series, range, GROUPS_AHEAD)
+        samples::stream(self.samples_table(), series, range, GROUPS_AHEAD)
     }
 
     /// The names of the labels of matching series with samples around `range`.

@@ -18,14 +18,17 @@ use crate::part::PartFile;
 use crate::reader::BlockSeries;
 use crate::schema::{
     K_FIRST_ROW, K_FIRST_TIME, K_HELP, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
-    K_ROW_COUNT, K_TYPE, K_UNIT, LABELS,
+    K_ROW_COUNT, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT, K_TYPE, K_UNIT, LABELS,
 };
 
-/// Columns that make a [`BlockSeries`]; those of histograms are there where there are any.
-pub(crate) const IDENTITY_COLUMNS: [&str; 11] = [
+/// Columns that make a [`BlockSeries`]; those of times and histograms are there where there are
+/// such parts.
+pub(crate) const IDENTITY_COLUMNS: [&str; 13] = [
     K_ID,
     K_FIRST_ROW,
     K_ROW_COUNT,
+    K_TIMES_LAST_ROW,
+    K_TIMES_ROW_COUNT,
     K_HISTOGRAM_FIRST_ROW,
     K_HISTOGRAM_COUNT,
     K_FIRST_TIME,
@@ -60,6 +63,8 @@ struct Row {
     id: u32,
     first_row: u64,
     row_count: u32,
+    times_last_row: u32,
+    times_row_count: u32,
     histogram_first_row: u64,
     histogram_count: u32,
     range: TimeRange,
@@ -96,6 +101,8 @@ impl RowChunk {
             id: r.id,
             first_row: r.first_row,
             row_count: r.row_count,
+            times_last_row: r.times_last_row,
+            times_row_count: r.times_row_count,
             histogram_first_row: r.histogram_first_row,
             histogram_count: r.histogram_count,
             range: r.range,
@@ -305,6 +312,8 @@ impl ChunkBuilder {
                 id: columns.ids[row],
                 first_row: columns.first_rows[row],
                 row_count: columns.row_counts[row],
+                times_last_row: columns.times_last_rows.map_or(0, |rows| rows[row]),
+                times_row_count: columns.times_row_counts.map_or(0, |counts| counts[row]),
                 histogram_first_row: columns.histogram_first_rows.map_or(0, |rows| rows[row]),
                 histogram_count: columns.histogram_counts.map_or(0, |counts| counts[row]),
                 range: TimeRange::new(columns.first_times[row], columns.last_times[row]),
@@ -408,6 +417,8 @@ struct Identity<'a> {
     ids: &'a [u32],
     first_rows: &'a [u64],
     row_counts: &'a [u32],
+    times_last_rows: Option<&'a [u32]>,
+    times_row_counts: Option<&'a [u32]>,
     histogram_first_rows: Option<&'a [u64]>,
     histogram_counts: Option<&'a [u32]>,
     first_times: &'a [i64],
@@ -428,11 +439,14 @@ impl<'a> Identity<'a> {
             let column = column(part, batch, name)?.as_primitive_opt::<UInt64Type>();
             column.map(|c| c.values().as_ref()).ok_or_else(|| wrong(name))
         };
+        let has_times = batch.column_by_name(K_TIMES_ROW_COUNT).is_some();
         let has_histograms = batch.column_by_name(K_HISTOGRAM_COUNT).is_some();
         Ok(Self {
             ids: counts(K_ID)?,
             first_rows: rows(K_FIRST_ROW)?,
             row_counts: counts(K_ROW_COUNT)?,
+            times_last_rows: has_times.then(|| counts(K_TIMES_LAST_ROW)).transpose()?,
+            times_row_counts: has_times.then(|| counts(K_TIMES_ROW_COUNT)).transpose()?,
             histogram_first_rows: has_histograms.then(|| rows(K_HISTOGRAM_FIRST_ROW)).transpose()?,
             histogram_counts: has_histograms.then(|| counts(K_HISTOGRAM_COUNT)).transpose()?,
             first_times: times(part, batch, K_FIRST_TIME)?,

@@ -1,6 +1,7 @@
 //! Encodes `samples.parquet`.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, Int64Builder};
@@ -17,8 +18,9 @@ use parquet::file::properties::{
 };
 use parquet::schema::types::ColumnPath;
 
+use crate::clocks::PlacedTimes;
 use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
-use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, START_TIMESTAMP, TIMESTAMP, samples_schema};
+use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, START_TIMESTAMP, TICK, TIMESTAMP, samples_schema};
 use crate::writer::Layout;
 use crate::{BlockId, Error, Result};
 
@@ -33,12 +35,43 @@ pub(crate) struct SamplesWriter {
     rows: u64,
     group: usize,
     series: Vec<u32>,
-    timestamps: Vec<i64>,
+    times: TimeColumn,
     exponents: Vec<i8>,
     mantissas: Int64Builder,
     floats: Float64Builder,
     /// None where the block has no such column.
     starts: Option<StartsColumn>,
+}
+
+/// When samples are, on the way into a file.
+#[derive(Debug)]
+enum TimeColumn {
+    Timestamps(Vec<i64>),
+    Ticks(Vec<u32>),
+}
+
+impl TimeColumn {
+    /// Appends those of some samples of a series, the last one first.
+    fn push(&mut self, range: Range<usize>, timestamps: &[i64], placed: Option<&PlacedTimes>) {
+        match self {
+            Self::Timestamps(all) => all.extend(timestamps.get(range).unwrap_or_default().iter().rev()),
+            Self::Ticks(all) => {
+                let tick = |place| placed.map_or(0, |placed| placed.tick(place));
+                all.extend(range.rev().map(tick));
+            }
+        }
+    }
+
+    /// What was appended since the last time.
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Timestamps(all) => {
+                let times = TimestampMillisecondArray::from(std::mem::take(all));
+                Arc::new(times.with_timezone("UTC"))
+            }
+            Self::Ticks(all) => Arc::new(UInt32Array::from(std::mem::take(all))),
+        }
+    }
 }
 
 /// A column of start timestamps on its way into a file.
@@ -71,11 +104,12 @@ impl fmt::Debug for SamplesWriter {
 }
 
 impl SamplesWriter {
-    pub(crate) fn new(block: BlockId, layout: Layout, starts: bool) -> Result<Self> {
+    /// Of samples whose times stand beside them, unless they come with `ticks`.
+    pub(crate) fn new(block: BlockId, layout: Layout, ticks: bool, starts: bool) -> Result<Self> {
         let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, layout)?)
+            .with_properties(properties(block, layout, ticks)?)
             .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(starts), options)
+        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(ticks, starts), options)
             .map_err(|e| encode_error(block, SAMPLES_PART, e))?;
         Ok(Self {
             block,
@@ -84,7 +118,10 @@ impl SamplesWriter {
             rows: 0,
             group: 0,
             series: Vec::new(),
-            timestamps: Vec::new(),
+            times: match ticks {
+                true => TimeColumn::Ticks(Vec::new()),
+                false => TimeColumn::Timestamps(Vec::new()),
+            },
             exponents: Vec::new(),
             mantissas: Int64Builder::new(),
             floats: Float64Builder::new(),
@@ -92,28 +129,32 @@ impl SamplesWriter {
         })
     }
 
-    /// Appends the samples of a series, as long as each other and ascending in time, and returns its first row. Rows
-    /// descend in time: the step to the next series is then a large positive delta, which widens 32 values of the delta
-    /// encoding, where a negative one would widen all 128 of its block. It halves what timestamps cost.
+    /// Appends the samples of a series, as long as each other and ascending in time, and returns its first row. `placed` is
+    /// where their times are, if not here. Rows descend in time: the step to the next series is then a large positive delta,
+    /// which widens 32 values of the delta encoding, where a negative one would widen all 128 of its block. It halves
+    /// what timestamps cost.
     pub(crate) fn push(
         &mut self,
         id: u32,
         timestamps: &[i64],
         values: &[f64],
         starts: &[(i64, i64)],
+        placed: Option<&PlacedTimes>,
     ) -> Result<u64> {
         if self.group > 0 && self.group + timestamps.len() > self.group_rows {
             self.end_group()?;
         }
         let first_row = self.rows;
-        for (t, v) in timestamps
-            .rchunks(self.group_rows)
-            .zip(values.rchunks(self.group_rows))
-        {
-            if self.group > 0 && self.group + t.len() > self.group_rows {
+        let mut end = timestamps.len();
+        while end > 0 {
+            let range = end.saturating_sub(self.group_rows)..end;
+            end = range.start;
+            if self.group > 0 && self.group + range.len() > self.group_rows {
                 self.end_group()?;
             }
-            self.append(id, t, v);
+            self.times.push(range.clone(), timestamps, placed);
+            let t = timestamps.get(range.clone()).unwrap_or_default();
+            self.append(id, values.get(range).unwrap_or_default());
             if let Some(column) = &mut self.starts {
                 t.iter().rev().for_each(|&t| column.push(t, starts));
             }
@@ -124,11 +165,10 @@ impl SamplesWriter {
         Ok(first_row)
     }
 
-    fn append(&mut self, id: u32, timestamps: &[i64], values: &[f64]) {
-        let n = timestamps.len();
+    fn append(&mut self, id: u32, values: &[f64]) {
+        let n = values.len();
         let exponent = decimal::exponent_for_run(values);
         self.series.resize(self.series.len() + n, id);
-        self.timestamps.extend(timestamps.iter().rev());
         self.exponents.resize(self.exponents.len() + n, exponent as i8);
         for &v in values.iter().rev() {
             match decimal::to_mantissa(v, exponent) {
@@ -150,17 +190,16 @@ impl SamplesWriter {
         if self.series.is_empty() {
             return Ok(());
         }
-        let times =
-            TimestampMillisecondArray::from(std::mem::take(&mut self.timestamps)).with_timezone("UTC");
+        let ticks = matches!(self.times, TimeColumn::Ticks(_));
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(std::mem::take(&mut self.series))),
-            Arc::new(times),
+            self.times.finish(),
             Arc::new(Int8Array::from(std::mem::take(&mut self.exponents))),
             Arc::new(self.mantissas.finish()),
             Arc::new(self.floats.finish()),
         ];
         columns.extend(self.starts.as_mut().map(StartsColumn::finish));
-        RecordBatch::try_new(samples_schema(self.starts.is_some()), columns)
+        RecordBatch::try_new(samples_schema(ticks, self.starts.is_some()), columns)
             .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
             .and_then(|batch| {
                 self.file
@@ -209,27 +248,33 @@ pub(crate) fn base_properties(block: BlockId, layout: Layout) -> Result<WriterPr
         ])))
 }
 
-fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
+/// The smallest blocks there are: the fewer values suffer from a large step.
+pub(crate) fn small_delta_blocks(block: BlockId) -> Result<DeltaBinaryPackedEncoderOptions> {
+    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
+    blocks.map_err(|e| encode_error(block, SAMPLES_PART, e))
+}
+
+fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
     let sorted = |column_idx, descending| SortingColumn {
         column_idx,
         descending,
         nulls_first: false,
     };
-    // The smallest blocks there are: the fewer values suffer from a large step.
-    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
-    let blocks = blocks.map_err(|e| encode_error(block, SAMPLES_PART, e))?;
     let mut builder = base_properties(block, layout)?
         .set_data_page_row_count_limit(layout.page_rows)
-        .set_delta_binary_packed_encoder_options(blocks)
+        .set_delta_binary_packed_encoder_options(small_delta_blocks(block)?)
         .set_sorting_columns(Some(vec![sorted(0, false), sorted(1, true)]))
-        .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
-        .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
+        .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk);
+    let time = if ticks { TICK } else { TIMESTAMP };
+    if !ticks {
+        builder = builder.set_column_statistics_enabled(path(time), EnabledStatistics::Page);
+    }
     // Start timestamps have it where they are too many for a dictionary.
-    for name in [TIMESTAMP, MANTISSA, START_TIMESTAMP] {
+    for name in [time, MANTISSA, START_TIMESTAMP] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
-    for name in [TIMESTAMP, MANTISSA, FLOAT] {
+    for name in [time, MANTISSA, FLOAT] {
         builder = builder.set_column_dictionary_enabled(path(name), false);
     }
     Ok(builder

@@ -15,6 +15,10 @@ pub(crate) const K_FIRST_ROW: &str = "k_first_row";
 pub(crate) const K_ROW_COUNT: &str = "k_row_count";
 pub(crate) const K_HISTOGRAM_FIRST_ROW: &str = "k_histogram_first_row";
 pub(crate) const K_HISTOGRAM_COUNT: &str = "k_histogram_row_count";
+/// Where in `times.parquet` the times of a series' floats are: the row of the oldest, and how many rows there are from the
+/// newest to it.
+pub(crate) const K_TIMES_LAST_ROW: &str = "k_times_last_row";
+pub(crate) const K_TIMES_ROW_COUNT: &str = "k_times_row_count";
 pub(crate) const K_FIRST_TIME: &str = "k_first_time";
 pub(crate) const K_LAST_TIME: &str = "k_last_time";
 pub(crate) const K_COUNT: &str = "k_count";
@@ -25,6 +29,10 @@ pub(crate) const LABELS: &str = "labels";
 
 pub(crate) const SERIES: &str = "series";
 pub(crate) const TIMESTAMP: &str = "timestamp";
+/// Of a sample whose time is in `times.parquet`: how many rows before that of its series' oldest.
+pub(crate) const TICK: &str = "tick";
+/// Of a time: its row.
+pub(crate) const TIME_ID: &str = "id";
 pub(crate) const EXPONENT: &str = "exponent";
 pub(crate) const MANTISSA: &str = "mantissa";
 pub(crate) const FLOAT: &str = "float";
@@ -73,17 +81,28 @@ fn start_field(starts: bool) -> Option<Field> {
     starts.then(|| Field::new(START_TIMESTAMP, time_type(), true))
 }
 
-/// Columns of `samples.parquet`.
-pub(crate) fn samples_schema(starts: bool) -> SchemaRef {
+/// Columns of `samples.parquet`. Samples have ticks where their times are in `times.parquet`.
+pub(crate) fn samples_schema(ticks: bool, starts: bool) -> SchemaRef {
     let mut fields = vec![
         Field::new(SERIES, DataType::UInt32, false),
-        Field::new(TIMESTAMP, time_type(), false),
+        match ticks {
+            true => Field::new(TICK, DataType::UInt32, false),
+            false => Field::new(TIMESTAMP, time_type(), false),
+        },
         Field::new(EXPONENT, DataType::Int8, false),
         Field::new(MANTISSA, DataType::Int64, true),
         Field::new(FLOAT, DataType::Float64, true),
     ];
     fields.extend(start_field(starts));
     Arc::new(Schema::new(fields))
+}
+
+/// Columns of `times.parquet`.
+pub(crate) fn times_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(TIME_ID, DataType::UInt32, false),
+        Field::new(TIMESTAMP, time_type(), false),
+    ]))
 }
 
 /// The column of an aggregate's mantissas.
@@ -170,8 +189,9 @@ pub(crate) fn exemplars_schema() -> SchemaRef {
     ]))
 }
 
-/// Columns of `series.parquet` with a column for each of `frequent`, and where histograms are if there are any.
-pub(crate) fn series_schema(frequent: &[String], histograms: bool) -> SchemaRef {
+/// Columns of `series.parquet` with a column for each of `frequent`, and where times and histograms are if there are such
+/// parts.
+pub(crate) fn series_schema(frequent: &[String], times: bool, histograms: bool) -> SchemaRef {
     let mut fields = vec![
         Field::new(K_ID, DataType::UInt32, false),
         Field::new(K_FIRST_ROW, DataType::UInt64, false),
@@ -184,6 +204,10 @@ pub(crate) fn series_schema(frequent: &[String], histograms: bool) -> SchemaRef 
         Field::new(K_HELP, dictionary_type(), true),
         map_field(LABELS),
     ];
+    if times {
+        fields.push(Field::new(K_TIMES_LAST_ROW, DataType::UInt32, false));
+        fields.push(Field::new(K_TIMES_ROW_COUNT, DataType::UInt32, false));
+    }
     if histograms {
         fields.push(Field::new(K_HISTOGRAM_FIRST_ROW, DataType::UInt64, false));
         fields.push(Field::new(K_HISTOGRAM_COUNT, DataType::UInt32, false));

@@ -25,8 +25,8 @@ use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_chunk::{ChunkBuilder, IDENTITY_COLUMNS, RowChunk, strings, times};
 use crate::schema::{
-    K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_LAST_TIME, LABEL_COLUMN_PREFIX,
-    dictionary_type, is_dictionary_column,
+    K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_LAST_TIME, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT,
+    LABEL_COLUMN_PREFIX, dictionary_type, is_dictionary_column,
 };
 use crate::strings::StringList;
 
@@ -292,9 +292,17 @@ impl SeriesTable {
     /// The columns that make a series.
     fn identity_columns(&self, footer: &ArrowReaderMetadata) -> Result<ProjectionMask> {
         let there = |name: &&str| footer.schema().column_with_name(name).is_some();
-        let of_histograms = |name: &&str| matches!(*name, K_HISTOGRAM_FIRST_ROW | K_HISTOGRAM_COUNT);
+        let optional = [
+            K_TIMES_LAST_ROW,
+            K_TIMES_ROW_COUNT,
+            K_HISTOGRAM_FIRST_ROW,
+            K_HISTOGRAM_COUNT,
+        ];
         let columns = IDENTITY_COLUMNS.into_iter();
-        self.projection(footer, columns.filter(|name| !of_histograms(name) || there(name)))
+        self.projection(
+            footer,
+            columns.filter(|name| !optional.contains(name) || there(name)),
+        )
     }
 
     fn projection<'a>(

@@ -19,7 +19,7 @@ use crate::meta::SERIES_PART;
 use crate::samples_table::{base_properties, encode_error};
 use crate::schema::{
     K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
-    K_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, series_schema,
+    K_ROW_COUNT, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, series_schema,
 };
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -36,16 +36,23 @@ pub(crate) struct SeriesRow {
     pub(crate) metadata: Option<Metadata>,
     pub(crate) first_row: u64,
     pub(crate) count: u32,
+    pub(crate) times_last_row: u32,
+    pub(crate) times_row_count: u32,
     pub(crate) histogram_first_row: u64,
     pub(crate) histogram_count: u32,
     pub(crate) range: TimeRange,
 }
 
-/// The part's bytes.
-pub(crate) fn encode_series(block: BlockId, rows: &[SeriesRow], layout: Layout) -> Result<Bytes> {
+/// The part's bytes; with `times`, series tell where their times are.
+pub(crate) fn encode_series(
+    block: BlockId,
+    rows: &[SeriesRow],
+    layout: Layout,
+    times: bool,
+) -> Result<Bytes> {
     let frequent = frequent_names(rows);
     let histograms = rows.iter().any(|row| row.histogram_count > 0);
-    let schema = series_schema(&frequent, histograms);
+    let schema = series_schema(&frequent, times, histograms);
     let options = ArrowWriterOptions::new()
         .with_properties(properties(block, layout, &frequent)?)
         .with_skip_arrow_metadata(true);
@@ -88,6 +95,8 @@ fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<Wri
         K_FIRST_TIME,
         K_LAST_TIME,
         K_COUNT,
+        K_TIMES_LAST_ROW,
+        K_TIMES_ROW_COUNT,
         K_HISTOGRAM_FIRST_ROW,
         K_HISTOGRAM_COUNT,
     ] {
@@ -129,6 +138,12 @@ fn batch_of(
         text(|m| &m.help)?,
         label_map(rows.iter().map(|r| &r.labels))?,
     ];
+    if schema.column_with_name(K_TIMES_ROW_COUNT).is_some() {
+        let last_rows = rows.iter().map(|r| r.times_last_row);
+        columns.push(Arc::new(UInt32Array::from_iter_values(last_rows)));
+        let counts = rows.iter().map(|r| r.times_row_count);
+        columns.push(Arc::new(UInt32Array::from_iter_values(counts)));
+    }
     if schema.column_with_name(K_HISTOGRAM_COUNT).is_some() {
         let first_rows = rows.iter().map(|r| r.histogram_first_row);
         columns.push(Arc::new(UInt64Array::from_iter_values(first_rows)));

@@ -15,7 +15,8 @@ use parquet::arrow::arrow_reader::RowSelection;
 use crate::Result;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
-use crate::samples::{EXPONENT_MAX, Piece, Span, plan};
+use crate::row_plan::{Piece, Span, plan};
+use crate::sample_rows::EXPONENT_MAX;
 use crate::schema::{
     AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, TIMESTAMP, float_of, mantissa_of,
 };
@@ -32,6 +33,7 @@ pub(crate) async fn read_summaries(part: &PartFile, series: &[BlockSeries]) -> R
         first_row: s.first_row,
         row_count: s.row_count,
         whole: true,
+        times: None,
     });
     let mut reading = Reading::default();
     for group in plan(part, &footer, spans)? {

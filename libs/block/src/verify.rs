@@ -40,7 +40,7 @@ pub async fn verify_checksums(source: &dyn RangeRead, meta: &BlockMeta) -> Resul
 }
 
 /// Reads every series and sample and checks what readers rely on: label order, spans without gap or overlap, times
-/// strictly ascending inside span, window and range, and the counts in `meta.json`.
+/// strictly ascending inside span, window and range, ticks that have times, and the counts in `meta.json`.
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the first thing that does not hold, or [`Error::Read`].
@@ -125,6 +125,9 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                 meta.series, meta.samples, meta.range
             ),
         );
+    }
+    if let Some(times) = &block.times {
+        times.verify().await?;
     }
     verify_exemplars(block).await
 }

@@ -9,12 +9,13 @@ use koios_model::{Exemplar, Histogram, Labels, Metadata, PartitionId, TenantId, 
 use crate::exemplars::ExemplarsWriter;
 use crate::histograms_table::HistogramsWriter;
 use crate::meta::{
-    EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, HISTOGRAMS_PART,
-    PartMeta, SAMPLES_PART, SERIES_PART, samples_part,
+    EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, FORMAT_TIMES,
+    HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
 };
 use crate::samples_table::{SamplesWriter, encode_error};
 use crate::series_table::{SeriesRow, encode_series};
 use crate::summaries_table::SummariesWriter;
+use crate::times_table::TimesWriter;
 use crate::{BlockId, BlockMeta, Error, Result};
 
 /// What a block is to be, beside its series.
@@ -66,7 +67,7 @@ impl BlockOptions {
     }
 }
 
-/// Sizes that trade bytes stored against bytes read per query; docs/decisions/0001 has the measurements.
+/// What trades bytes stored against bytes read per query; docs/decisions/0001 and 0020 have the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Most rows in a page of samples.
@@ -75,6 +76,9 @@ pub struct Layout {
     pub group_rows: usize,
     /// zstd level.
     pub zstd_level: i32,
+    /// Whether times that several series have are stored once, which versions before format 5 cannot read. Downsampled blocks
+    /// never do.
+    pub shared_times: bool,
 }
 
 impl Default for Layout {
@@ -83,6 +87,7 @@ impl Default for Layout {
             page_rows: 16 * 1024,
             group_rows: 512 * 1024,
             zstd_level: 1,
+            shared_times: true,
         }
     }
 }
@@ -126,6 +131,8 @@ pub struct BlockWriter {
     options: BlockOptions,
     rows: Vec<SeriesRow>,
     samples: SamplesWriter,
+    /// Where series share them.
+    times: Option<TimesWriter>,
     /// Of a downsampled block, in place of the samples.
     summaries: Option<SummariesWriter>,
     /// From the first histogram on.
@@ -141,7 +148,10 @@ impl BlockWriter {
     /// # Errors
     /// [`Error::Encode`] when the layout is impossible.
     pub fn new(options: BlockOptions) -> Result<Self> {
-        let samples = SamplesWriter::new(options.block, options.layout, options.starts)?;
+        let BlockOptions { block, layout, .. } = options;
+        let shared = options.resolution_ms == 0 && layout.shared_times;
+        let samples = SamplesWriter::new(block, layout, shared, options.starts)?;
+        let times = shared.then(|| TimesWriter::new(block, layout)).transpose()?;
         let summaries = match samples_part(options.resolution_ms) {
             Some(SAMPLES_PART) => None,
             Some(part) => Some(SummariesWriter::new(options.block, part, options.layout)?),
@@ -155,6 +165,7 @@ impl BlockWriter {
             options,
             rows: Vec::new(),
             samples,
+            times,
             histograms: None,
             exemplars: None,
             range: None,
@@ -233,7 +244,15 @@ impl BlockWriter {
         let number =
             |len: usize| u32::try_from(len).map_err(|_| self.refused(labels, "it has over 2^32 samples"));
         let (count, histogram_count) = (number(timestamps.len())?, number(histograms.len())?);
-        let first_row = self.samples.push(id, timestamps, values, starts)?;
+        let placed = self
+            .times
+            .as_mut()
+            .map(|times| times.push(timestamps))
+            .transpose()?;
+        let first_row = self
+            .samples
+            .push(id, timestamps, values, starts, placed.as_ref())?;
+        let placed = placed.unwrap_or_default();
         let histogram_first_row = self.push_histograms(id, histograms, starts)?;
         self.range = Some(self.range.map_or(range, |r| r.union(&range)));
         self.rows.push(SeriesRow {
@@ -241,6 +260,8 @@ impl BlockWriter {
             metadata: metadata.filter(|m| **m != Metadata::default()).cloned(),
             first_row,
             count,
+            times_last_row: placed.last_row,
+            times_row_count: placed.row_count,
             histogram_first_row,
             histogram_count,
             range,
@@ -293,6 +314,8 @@ impl BlockWriter {
             metadata: metadata.filter(|m| **m != Metadata::default()).cloned(),
             first_row,
             count,
+            times_last_row: 0,
+            times_row_count: 0,
             histogram_first_row,
             histogram_count,
             range,
@@ -401,6 +424,7 @@ impl BlockWriter {
     /// Roughly the encoded size so far, so that the caller can end the block and start another.
     pub fn encoded_bytes(&self) -> usize {
         self.samples.encoded_bytes()
+            + self.times.as_ref().map_or(0, TimesWriter::encoded_bytes)
             + self.summaries.as_ref().map_or(0, SummariesWriter::encoded_bytes)
             + self
                 .histograms
@@ -427,7 +451,7 @@ impl BlockWriter {
             Some(summaries) => summaries.finish()?,
             None => (SAMPLES_PART, self.samples.finish()?),
         };
-        let series = encode_series(options.block, &self.rows, options.layout)?;
+        let series = encode_series(options.block, &self.rows, options.layout, self.times.is_some())?;
         let mut part_metas = vec![
             PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
             PartMeta::of(samples_part, sample_rows, &samples),
@@ -437,6 +461,13 @@ impl BlockWriter {
             (samples_part.to_owned(), samples),
         ];
         let mut format = FORMAT_FLOATS;
+        let shared = self.times.is_some();
+        if let Some(times) = self.times {
+            let rows = times.rows();
+            let bytes = times.finish()?;
+            part_metas.push(PartMeta::of(TIMES_PART, rows, &bytes));
+            parts.push((TIMES_PART.to_owned(), bytes));
+        }
         if let Some(histograms) = self.histograms {
             let rows = histograms.rows();
             let bytes = histograms.finish()?;
@@ -455,6 +486,8 @@ impl BlockWriter {
         }
         if options.resolution_ms != 0 {
             format = FORMAT_DOWNSAMPLED;
+        } else if shared {
+            format = FORMAT_TIMES;
         }
         let meta = BlockMeta {
             format,
@@ -467,6 +500,7 @@ impl BlockWriter {
             resolution_ms: options.resolution_ms,
             level: options.level,
             split: options.split,
+            starts: shared && options.starts,
             series: self.rows.len() as u64,
             samples: samples_in_all,
             parts: part_metas,

@@ -21,6 +21,7 @@ fn options(resolution_ms: i64) -> BlockOptions {
             page_rows: 32,
             group_rows: 100,
             zstd_level: 1,
+            shared_times: true,
         },
         ..BlockOptions::new(
             BlockId::new(1, 2),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Model, bits, id, tiny, write};
-use koios_block::{BlockOptions, BlockParts, BlockWriter, RESOLUTION_5M_MS, SAMPLES_5M_PART};
+use koios_block::{BlockOptions, BlockParts, BlockWriter, Layout, RESOLUTION_5M_MS, SAMPLES_5M_PART};
 use koios_model::summary::downsample;
 use koios_model::{Labels, Sample, Summary, TenantId, TimeRange, stale_nan};
 
@@ -87,18 +87,36 @@ fn read_by(script: &str, args: &[&str], parts: &BlockParts) -> String {
 #[test]
 fn pyarrow_reads_the_same_series_and_the_same_bits() {
     let model = model();
-    let read: Model = read_by("read_block.py", &[], &write(1, tiny(), &model))
-        .lines()
-        .map(|line| {
-            let line: Line = serde_json::from_str(line).unwrap();
-            let samples = line
-                .samples
-                .into_iter()
-                .map(|(t, hex)| (t, f64::from_bits(u64::from_str_radix(&hex, 16).unwrap())));
-            (Labels::from_pairs(line.labels), samples.collect())
-        })
-        .collect();
+    for shared_times in [true, false] {
+        let layout = Layout {
+            shared_times,
+            ..tiny()
+        };
+        let read = printed(&read_by("read_block.py", &[], &write(1, layout, &model)));
+        assert_eq!(bits(&read), bits(&model));
+    }
+}
+
+#[test]
+fn duckdb_reads_the_same_by_the_sql_of_the_format_page() {
+    let model = model();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/formats/block.md");
+    let page = page.to_str().unwrap();
+    let read = printed(&read_by("read_sql.py", &[page], &write(1, tiny(), &model)));
     assert_eq!(bits(&read), bits(&model));
+}
+
+/// What a script printed of the samples of a block.
+fn printed(lines: &str) -> Model {
+    let series = |line| {
+        let line: Line = serde_json::from_str(line).unwrap();
+        let samples = line
+            .samples
+            .into_iter()
+            .map(|(t, hex)| (t, f64::from_bits(u64::from_str_radix(&hex, 16).unwrap())));
+        (Labels::from_pairs(line.labels), samples.collect())
+    };
+    lines.lines().map(series).collect()
 }
 
 /// As the script prints it: times, counts, and the bits of the floats.

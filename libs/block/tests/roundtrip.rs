@@ -6,7 +6,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Counting, Model, bits, open, open_over, options, read_all, tiny, write};
-use koios_block::{BlockReader, BlockSeries, BlockWriter, Error, Layout, SAMPLES_PART, SERIES_PART, verify};
+use koios_block::{
+    BlockReader, BlockSeries, BlockWriter, Error, Layout, SAMPLES_PART, SERIES_PART, TIMES_PART, verify,
+};
 use koios_model::{Labels, MatchOp, Matcher, Matchers, Metadata, TimeRange, stale_nan};
 use proptest::prelude::*;
 
@@ -355,5 +357,5 @@ async fn i11_a_flipped_bit_is_an_error_that_names_block_and_part() {
             );
         }
     }
-    assert_eq!([SERIES_PART, SAMPLES_PART].len(), parts.parts.len());
+    assert_eq!([SERIES_PART, SAMPLES_PART, TIMES_PART].len(), parts.parts.len());
 }

@@ -107,7 +107,7 @@ proptest! {
     fn i2_starts_are_read_back_with_their_samples(model in any_model(), min in 0i64..700, len in 0i64..90) {
         let Some(parts) = write(1, &model) else { return Ok(()) };
         let any = !wanted(&model, TimeRange::ALL).is_empty();
-        prop_assert_eq!((parts.meta.may_have_starts(), parts.meta.format == 3), (any, any));
+        prop_assert_eq!((parts.meta.may_have_starts(), parts.meta.format), (any, 5));
         prop_assert_eq!(has_column(&parts), any, "a block without starts pays nothing");
         let block = open(&parts);
         block_on(verify(&block)).unwrap();

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use koios_block::{
     BlockCache, BlockOptions, BlockParts, BlockReader, BlockSeries, BlockWriter, EXEMPLARS_PART,
     HISTOGRAMS_PART, Layout, META_PART, RESOLUTION_5M_MS, SAMPLES_5M_PART, SAMPLES_PART, SERIES_PART,
-    SeriesColumns,
+    SeriesColumns, TIMES_PART,
 };
 use koios_bucket::{Blocks, Bucket, Error, Nonce, Tombstone};
 use koios_model::summary::downsample;
@@ -195,7 +195,7 @@ impl Damage {
 async fn read_part(block: &BlockReader, part: &str, series: &[BlockSeries]) -> koios_block::Result<usize> {
     let count = match part {
         SERIES_PART => block.select(&Matchers::default(), TimeRange::ALL).await?.len(),
-        SAMPLES_PART => block.read_samples(series, TimeRange::ALL).await?.len(),
+        SAMPLES_PART | TIMES_PART => block.read_samples(series, TimeRange::ALL).await?.len(),
         SAMPLES_5M_PART => block.read_summaries(series).await?.len(),
         HISTOGRAMS_PART => block.read_histograms(series).await?.len(),
         EXEMPLARS_PART => {
@@ -260,7 +260,13 @@ async fn every_part(block: BlockParts) -> usize {
 async fn i11_every_flipped_bit_of_a_block_of_samples_is_noticed() {
     let block = block_of_samples();
     let names: Vec<&str> = block.parts.iter().map(|(name, _)| name.as_str()).collect();
-    for part in [SERIES_PART, SAMPLES_PART, HISTOGRAMS_PART, EXEMPLARS_PART] {
+    for part in [
+        SERIES_PART,
+        SAMPLES_PART,
+        TIMES_PART,
+        HISTOGRAMS_PART,
+        EXEMPLARS_PART,
+    ] {
         assert!(names.contains(&part), "{names:?}");
     }
     let bytes = Box::pin(every_part(block)).await;

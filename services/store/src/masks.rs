@@ -217,6 +217,8 @@ mod tests {
             id: 0,
             first_row: 0,
             row_count: 1,
+            times_last_row: 0,
+            times_row_count: 1,
             histogram_first_row: 0,
             histogram_count: 0,
             range: TimeRange::new(min, max),

@@ -269,7 +269,7 @@ async fn i10_a_dead_block_is_read_while_its_bytes_last_and_never_skipped() {
 async fn i11_a_damaged_block_is_named() {
     let mut world = World::new();
     let (a, version) = world.upload(&data(0..50, 0..100)).await;
-    for part in ["samples.parquet", "series.parquet", "meta.json"] {
+    for part in ["samples.parquet", "times.parquet", "series.parquet", "meta.json"] {
         let path = world.parts_of(a, part).await;
         let good = world.objects.get(&path).await.unwrap().bytes().await.unwrap();
         let mut bad = good.to_vec();

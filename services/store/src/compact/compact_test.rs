@@ -426,6 +426,7 @@ async fn what_is_older_than_the_retention_goes() {
 async fn i11_a_damaged_block_is_left_alone_and_the_rest_goes_on() {
     for part in [
         "samples.parquet",
+        "times.parquet",
         "series.parquet",
         "meta.json",
         "exemplars.parquet",

@@ -1,0 +1,46 @@
+"""Reads a block with DuckDB, by the first statement that a page of the documentation shows, and prints one JSON line per
+series: labels and samples. Values are printed as the hex of their bits.
+
+usage: read_sql.py <block folder> <page>
+"""
+
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import duckdb
+
+
+def statement(page: Path) -> str:
+    """The first statement of the page, without its condition."""
+    lines = page.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("    SELECT"))
+    shown = []
+    for line in lines[first:]:
+        if line.strip().startswith("WHERE"):
+            break
+        shown.append(line)
+    return "\n".join(shown)
+
+
+def bits(value: float) -> str:
+    return struct.pack(">d", value).hex()
+
+
+def main(folder: Path, page: Path) -> None:
+    shown = statement(page.resolve())
+    os.chdir(folder)
+    rows = duckdb.sql(
+        f"SELECT map_keys(labels), map_values(labels), epoch_ms(timestamp), value FROM ({shown}) ORDER BY 1, 2, 3"
+    ).fetchall()
+    by_series: dict[tuple, list] = {}
+    for names, values, t, value in rows:
+        by_series.setdefault(tuple(zip(names, values, strict=True)), []).append([t, bits(value)])
+    for labels, samples in by_series.items():
+        print(json.dumps({"labels": dict(labels), "samples": samples}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
