@@ -23,6 +23,8 @@ mod topology;
 #[cfg(test)]
 mod cluster_test;
 #[cfg(test)]
+mod lookup_limits_test;
+#[cfg(test)]
 pub(crate) mod mock;
 
 use std::future::Future;
