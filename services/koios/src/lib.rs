@@ -22,5 +22,6 @@ mod members;
 mod node;
 mod operators;
 mod self_metrics;
+mod versions;
 
 pub use node::{Node, NodeError, NodeOptions};
