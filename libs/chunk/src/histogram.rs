@@ -375,7 +375,11 @@ fn read_layout(cursor: &mut Cursor<'_>, cells: u64, h: &mut Histogram) -> Option
             return Some(None);
         };
         let spans = read_spans(cursor, places)?;
-        let buckets = spans.iter().map(|s| u64::from(s.length)).sum();
+        let buckets: u64 = spans.iter().map(|s| u64::from(s.length)).sum();
+        // A byte or more of each is to follow: before it is seen, no room is made for what cannot come.
+        if buckets <= LIST_MAX && buckets > cursor.left() as u64 {
+            return None;
+        }
         Some(take(buckets).map(|buckets: Range<u64>| (spans, buckets.map(|_| 0.0).collect())))
     };
     let (Some(positive), Some(negative)) = (read_side()?, read_side()?) else {

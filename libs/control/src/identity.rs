@@ -166,14 +166,18 @@ fn open_blocking(
     node: &str,
     fresh: Incarnation,
 ) -> Result<(Record, Box<dyn Send + Sync>), Error> {
-    disk.create_dir_all(dir)?;
+    disk.create_dir_durably(dir)?;
     let lock = disk.lock(&dir.join(LOCK)).map_err(|source| Error::Locked {
         path: dir.to_owned(),
         source,
     })?;
     let path = dir.join(FILE);
     let record = match disk.read(&path) {
-        Ok(bytes) => parse(dir, &path, &bytes)?,
+        Ok(bytes) => {
+            // A run before may have been killed between giving it its name and making that stable.
+            disk.sync_dir(dir)?;
+            parse(dir, &path, &bytes)?
+        }
         Err(e) if e.is_not_found() => {
             let record = Record {
                 format: FORMAT,
@@ -182,7 +186,6 @@ fn open_blocking(
                 cluster_id: None,
             };
             write(disk, &path, &record)?;
-            disk.sync_dir(dir.parent().unwrap_or_else(|| Path::new(".")))?;
             record
         }
         Err(e) => return Err(e.into()),
@@ -246,6 +249,7 @@ fn checksum(record: &Record) -> Result<u32, serde_json::Error> {
 mod tests {
     use super::*;
     use koios_runtime::RealDisk;
+    use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 
     fn disk() -> DiskHandle {
         DiskHandle::inline(Arc::new(RealDisk))
@@ -316,6 +320,52 @@ mod tests {
         for cut in 0..good.len() {
             RealDisk.replace(&path, &good[..cut]).unwrap();
             assert!(matches!(open(dir.path(), "a").await, Err(Error::Corrupt { .. })));
+        }
+    }
+
+    async fn open_simulated(disk: &SimDisk, seed: u64) -> Result<Identity, Error> {
+        let disk = DiskHandle::inline(Arc::new(disk.mount()));
+        Identity::open(
+            &disk,
+            Path::new("/srv/koios/data"),
+            "a",
+            &RngHandle::from_seed(seed),
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn i1_a_data_directory_that_was_opened_outlasts_a_power_loss_wherever_a_run_before_was_killed() {
+        for n in 1..24 {
+            for seed in 0..16 {
+                let disk = SimDisk::new(RngHandle::from_seed(seed));
+                disk.set_faults(FaultPlan::default().with(n, Fault::Kill));
+                drop(open_simulated(&disk, 1).await);
+                disk.set_faults(FaultPlan::default());
+                let before = open_simulated(&disk, 2).await.unwrap().incarnation();
+                disk.crash();
+                let after = open_simulated(&disk, 3).await.unwrap().incarnation();
+                assert_eq!(after, before, "killed at operation {n}, seed {seed}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn i14_an_incarnation_that_was_given_up_does_not_come_back() {
+        for n in 1..24 {
+            for seed in 0..16 {
+                let disk = SimDisk::new(RngHandle::from_seed(seed));
+                let first = open_simulated(&disk, 1).await.unwrap();
+                disk.set_faults(FaultPlan::default().with(n, Fault::Kill));
+                // Killed or not.
+                let _ = first.renew_incarnation(&RngHandle::from_seed(2)).await;
+                drop(first);
+                disk.set_faults(FaultPlan::default());
+                let before = open_simulated(&disk, 3).await.unwrap().incarnation();
+                disk.crash();
+                let after = open_simulated(&disk, 4).await.unwrap().incarnation();
+                assert_eq!(after, before, "killed at operation {n}, seed {seed}");
+            }
         }
     }
 }

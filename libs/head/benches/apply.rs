@@ -1,4 +1,4 @@
-//! Applying scrapes of 100,000 series, by reference as distributors send them.
+//! Applying scrapes of 100,000 series, by reference as distributors send them; and late samples.
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use koios_head::{Head, HeadOptions};
@@ -63,6 +63,41 @@ fn bench(c: &mut Criterion) {
             |batch| head.apply(&batch, 0, 0),
             BatchSize::PerIteration,
         );
+    });
+    group.finish();
+    late(c);
+}
+
+/// Scrapes of 1,000 series in which each tenth sample comes up to an hour late.
+fn late(c: &mut Criterion) {
+    const FEW: u32 = 1000;
+    let mut group = c.benchmark_group("apply");
+    group.throughput(Throughput::Elements(u64::from(FEW)));
+    let mut head = Head::new(HeadOptions::default());
+    let scrape = |head: &mut Head, k: i64| {
+        let mut b = BatchColumns::default();
+        for i in 0..FEW {
+            b.push_series(SeriesHash(u128::from(i) + 1), labels(i).as_ref());
+            let late = (k + i64::from(i)) % 10 == 0;
+            let delay = if late {
+                1 + (k * 7919 + i64::from(i)) % 240
+            } else {
+                0
+            };
+            // A late one is of a time of its own.
+            b.push_sample((k - delay) * STEP_MS + i64::from(late), k as f64);
+        }
+        head.apply(&b, 0, 0)
+    };
+    for k in 0..480 {
+        scrape(&mut head, k);
+    }
+    let mut k = 480;
+    group.bench_function("a tenth late", |b| {
+        b.iter(|| {
+            k += 1;
+            scrape(&mut head, k)
+        });
     });
     group.finish();
 }

@@ -1,11 +1,11 @@
 //! Applying a batch: resolve its series, then append its samples.
 
-use koios_model::merge::{sort_and_dedup, start_at, winner};
+use koios_model::merge::start_at;
 use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
 use crate::head::Head;
 use crate::resolve::{NEW, Resolved};
-use crate::starts::{StartOf, gained};
+use crate::starts::StartOf;
 use crate::windows::{Added, NOTHING};
 
 /// Series whose memory is touched ahead at a time: few enough to stay in the first-level cache.
@@ -14,18 +14,22 @@ const STRIP: usize = 128;
 /// What applying a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Samples that are now held and were not before, late ones and winners over other values included.
+    /// Samples that are now held and were not before, winners over other values included, and late ones that were not
+    /// compared yet.
     pub samples: u64,
     /// Series that are new.
     pub series_created: u64,
-    /// Samples that came after a later one of their series, exact repetitions excluded.
+    /// Samples that came after a later one of their series, repetitions excluded as far as they are known for that.
     pub out_of_order: u64,
-    /// Samples that repeat one already held, and tell no later start of it.
+    /// Samples that repeat one already held, and tell no later start of it. Late ones of earlier batches that were compared
+    /// now and went count here, too.
     pub duplicates: u64,
     /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
     pub conflicts: u64,
     /// Series skipped because they came without labels under a reference that could not be resolved.
     pub unknown_series: u64,
+    /// Held samples that were decoded to compare late ones with them.
+    pub compared: u64,
 }
 
 /// What the current run of samples adds to one window.
@@ -57,7 +61,7 @@ impl Head {
         self.create_new(batch, resolved, &mut applied);
         self.append(batch, &resolved.indices, lsn, &mut applied);
         self.append_histograms(&batch.histograms, &resolved.indices, lsn, &mut applied);
-        self.keep_exemplars(batch, &resolved.indices);
+        self.keep_exemplars(batch, &resolved.indices, lsn);
         self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
         self.resolution_ended(resolved);
@@ -185,90 +189,6 @@ impl Head {
             self.append_late(index, &mut late, starts, tally, applied);
         }
         self.scratch.late = late;
-    }
-
-    /// Keeps of the late samples those that change what a read gives.
-    fn append_late(
-        &mut self,
-        index: u32,
-        late: &mut Vec<Sample>,
-        starts: &[StartOf],
-        tally: &mut Tally,
-        applied: &mut Applied,
-    ) {
-        let came = late.len();
-        sort_and_dedup(late);
-        applied.duplicates += (came - late.len()) as u64;
-        let (Some(first), Some(last)) = (late.first(), late.last()) else {
-            return;
-        };
-        let mut existing = std::mem::take(&mut self.scratch.existing);
-        let range = TimeRange::new(first.t, last.t);
-        self.held(index, range, &mut existing);
-        let held_starts = match starts.is_empty() {
-            true => Vec::new(),
-            false => self.held_starts(index, range),
-        };
-        let newest = self.series.hot[index as usize].last_t;
-        let mut at = 0;
-        for s in late.iter() {
-            while existing.get(at).is_some_and(|e| e.t < s.t) {
-                at += 1;
-            }
-            let held = existing.get(at).filter(|e| e.t == s.t);
-            let start = gained(starts, &held_starts, s.t);
-            let repeats = held.is_some_and(|e| e == s);
-            if repeats && start.is_none() {
-                applied.duplicates += 1;
-                continue;
-            }
-            match held {
-                _ if repeats => {}
-                Some(_) if s.t == newest => applied.conflicts += 1,
-                _ => applied.out_of_order += 1,
-            }
-            let v = held.map_or(s.v, |e| winner(e.v, s.v));
-            if held.is_some_and(|e| v.to_bits() == e.v.to_bits()) && start.is_none() {
-                continue;
-            }
-            self.insert_side(index, Sample { t: s.t, v }, tally);
-            if let Some(start) = start {
-                self.note_late_start(index, s.t, start);
-            }
-            applied.samples += 1;
-        }
-        self.scratch.existing = existing;
-        self.spill_side(index);
-    }
-
-    /// Puts a sample into the side buffer, over the value there if there is one.
-    fn insert_side(&mut self, index: u32, s: Sample, tally: &mut Tally) {
-        let side = self.series.cold[index as usize].side.get_or_insert_default();
-        match side.samples.binary_search_by_key(&s.t, |x| x.t) {
-            Ok(at) => {
-                if let Some(x) = side.samples.get_mut(at) {
-                    x.v = s.v;
-                }
-            }
-            Err(at) => {
-                side.samples.insert(at, s);
-                self.side_samples += 1;
-                self.enter_window(s.t, tally);
-                tally.add(s.t);
-            }
-        }
-    }
-
-    /// Seals a side buffer that has grown to a chunk's size, so that inserting stays cheap.
-    fn spill_side(&mut self, index: u32) {
-        let most = usize::from(self.samples_per_chunk);
-        if self.series.cold[index as usize].side().len() < most {
-            return;
-        }
-        while let Some(first) = self.series.cold[index as usize].side().first() {
-            let window = self.windows.range_of(first.t);
-            self.seal_side(index, window);
-        }
     }
 
     /// Makes the tally that of the window that holds `t`.

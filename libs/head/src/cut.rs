@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use crate::head::Head;
 use crate::histograms::merge_histogram_runs;
 use crate::read::{merge_runs, merge_starts};
-use crate::series::{CutTag, UNCUT, UNRANKED};
+use crate::series::{CutTag, Sealed, UNCUT, UNRANKED};
 
 /// A cut of one head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,8 +85,13 @@ impl CutSeries {
 
 impl Head {
     /// Takes all samples of a window that no cut has taken. They stay readable. Samples that arrive later belong to a
-    /// later cut of the same window. A window of which nothing is uncut gives an empty cut, which needs no report.
+    /// later cut of the same window. Where only exemplars are uncut, a few samples of listed cuts are taken once more: a
+    /// block needs some. A window of which nothing is uncut gives an empty cut, which needs no report.
     pub fn cut(&mut self, window_start: i64) -> Cut {
+        self.check_all_late();
+        if !self.windows.has_uncut(window_start) && self.exemplars.uncut(window_start) > 0 {
+            self.take_again_beside_exemplars(window_start);
+        }
         let Some((tag, window)) = self.windows.begin_cut(window_start) else {
             return Cut {
                 id: CutId(UNCUT),
@@ -112,9 +117,43 @@ impl Head {
                 samples: 0,
             };
         }
+        self.exemplars.begin_cut(tag, window.min);
         self.rank(all);
         taken.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
         self.collect(CutId(tag), window, &taken)
+    }
+
+    /// Takes the first and the last listed chunk of a window back, so that the next block of it spans what it may be asked for.
+    fn take_again_beside_exemplars(&mut self, window_start: i64) {
+        let window = self.windows.get(window_start);
+        let Some(window) = window.filter(|w| self.exemplars.any_in(*w)) else {
+            self.exemplars.give_up_window(window_start);
+            return;
+        };
+        let mut ends: Option<((i64, u32), (i64, u32))> = None;
+        for index in &self.index.all {
+            let sealed = self.series.cold[index as usize].sealed.iter();
+            for s in sealed.filter(|s| window.contains(s.range.min) && self.windows.is_listed(s.cut)) {
+                let here = ((s.range.min, index), (s.range.max, index));
+                ends = Some(ends.map_or(here, |(first, last)| (first.min(here.0), last.max(here.1))));
+            }
+        }
+        let Some((first, last)) = ends else {
+            self.exemplars.give_up_window(window_start);
+            return;
+        };
+        self.take_again(first.1, |s| s.range.min == first.0);
+        self.take_again(last.1, |s| s.range.max == last.0);
+    }
+
+    /// Takes listed chunks of a series back.
+    fn take_again(&mut self, index: u32, is_wanted: impl Fn(&Sealed) -> bool) {
+        for s in &mut self.series.cold[index as usize].sealed {
+            if self.windows.is_listed(s.cut) && is_wanted(s) {
+                self.windows.take_again(s.cut, u64::from(s.samples));
+                s.cut = UNCUT;
+            }
+        }
     }
 
     /// Seals what a series has in the window and marks it as taken; false when there was nothing uncut.
@@ -189,7 +228,9 @@ impl Head {
     /// Notes that the block of a cut is listed: from now on its samples may be forgotten. A cut that was abandoned or
     /// is unknown is ignored.
     pub fn cut_listed(&mut self, id: CutId) {
-        self.windows.list(id.0);
+        if self.windows.list(id.0) {
+            self.exemplars.cut_listed(id.0);
+        }
     }
 
     /// Gives the samples of a cut back: a later cut will take them. A listed cut stays listed.
@@ -197,6 +238,7 @@ impl Head {
         if !self.windows.abandon(id.0) {
             return;
         }
+        self.exemplars.cut_abandoned(id.0);
         for index in &self.index.all {
             for s in &mut self.series.cold[index as usize].sealed {
                 if s.cut == id.0 {
@@ -210,10 +252,16 @@ impl Head {
     /// resolved batch may speak of.
     /// Gives how many samples were dropped.
     pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
-        let cuts = self.windows.forgettable(keep_from_ms);
+        // A block for exemplars that came late needs samples of their window beside them.
+        let exemplars = &self.exemplars;
+        let cuts = self
+            .windows
+            .forgettable(keep_from_ms, |window| exemplars.has_unlisted(window));
         if cuts.is_empty() {
             return 0;
         }
+        // While what they may repeat is here.
+        self.check_all_late();
         let mut dropped = 0;
         let mut dead = RoaringBitmap::new();
         for index in &self.index.all.clone() {

@@ -30,6 +30,7 @@ impl Head {
         let windows = self.windows.overlapping(range);
         let (mut gone, mut dead) = (0, RoaringBitmap::new());
         for index in &self.matching_in(matchers, range) {
+            self.check_late_of(index);
             for window in &windows {
                 self.seal_window(index, *window);
             }

@@ -1,4 +1,7 @@
 //! The newest exemplars of a head, whatever their series: which are kept depends on what came, not on its order (I2).
+//!
+//! A cut's block gets all that are there of its window. Those that come later make their window be cut once more, although
+//! no sample may have come with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +9,7 @@ use koios_model::{BatchColumns, Exemplar, Labels, Matchers, TimeRange};
 
 use crate::error::SnapshotError;
 use crate::head::Head;
+use crate::series::CutTag;
 use crate::snapshot::{Reader, put_bytes};
 
 /// Longest labels, in packed form, of a series whose exemplars are kept: what bounds the memory of all.
@@ -29,18 +33,42 @@ impl Entry {
     }
 }
 
+/// The exemplars of a window that came since its last cut was begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Uncut {
+    count: u64,
+    /// Where in the log the first of them is; none when a snapshot has them.
+    from_lsn: Option<u64>,
+}
+
+impl Uncut {
+    fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.from_lsn = self.from_lsn.into_iter().chain(other.from_lsn).min();
+    }
+}
+
 /// The newest exemplars.
 #[derive(Debug, Default)]
 pub(crate) struct Exemplars {
     all: BTreeSet<Entry>,
     bytes: usize,
+    /// Those that no cut has taken, by the start of their window.
+    uncut: BTreeMap<i64, Uncut>,
+    /// Those of cuts that are neither listed nor abandoned, and their window.
+    cutting: BTreeMap<CutTag, (i64, Uncut)>,
 }
 
 impl Exemplars {
-    /// Keeps an exemplar while it is among the `most` newest; the same one again changes nothing.
-    fn add(&mut self, entry: Entry, most: usize) {
+    /// Keeps an exemplar while it is among the `most` newest; the same one again changes nothing. Tells whether it is new.
+    fn add(&mut self, entry: Entry, most: usize) -> bool {
+        let is_full = self.all.len() >= most;
+        if is_full && self.all.first().is_none_or(|oldest| entry < *oldest) {
+            return false;
+        }
         let bytes = entry.bytes();
-        if self.all.insert(entry) {
+        let is_new = self.all.insert(entry);
+        if is_new {
             self.bytes += bytes;
         }
         while self.all.len() > most
@@ -48,6 +76,53 @@ impl Exemplars {
         {
             self.bytes = self.bytes.saturating_sub(oldest.bytes());
         }
+        is_new
+    }
+
+    /// How many of a window no cut has taken; some of them may be gone.
+    pub(crate) fn uncut(&self, window_start: i64) -> u64 {
+        self.uncut.get(&window_start).map_or(0, |uncut| uncut.count)
+    }
+
+    /// Whether some of a window are in no listed cut.
+    pub(crate) fn has_unlisted(&self, window_start: i64) -> bool {
+        self.uncut(window_start) > 0 || self.cutting.values().any(|(window, _)| *window == window_start)
+    }
+
+    /// The first log position with an exemplar of a window that is in no listed cut.
+    pub(crate) fn unlisted_from_lsn(&self, window_start: i64) -> Option<u64> {
+        let cutting = self.cutting.values();
+        let cutting = cutting.filter(|(window, _)| *window == window_start);
+        let all = self.uncut.get(&window_start).into_iter();
+        let all = all.chain(cutting.map(|(_, uncut)| uncut));
+        all.filter_map(|uncut| uncut.from_lsn).min()
+    }
+
+    /// Has those of a window that no cut has taken, if there are any, taken by one.
+    pub(crate) fn begin_cut(&mut self, cut: CutTag, window_start: i64) {
+        if let Some(uncut) = self.uncut.remove(&window_start) {
+            self.cutting.insert(cut, (window_start, uncut));
+        }
+    }
+
+    pub(crate) fn cut_listed(&mut self, cut: CutTag) {
+        self.cutting.remove(&cut);
+    }
+
+    pub(crate) fn cut_abandoned(&mut self, cut: CutTag) {
+        if let Some((window, uncut)) = self.cutting.remove(&cut) {
+            self.uncut.entry(window).or_default().add(uncut);
+        }
+    }
+
+    /// Forgets that some of a window are in no cut.
+    pub(crate) fn give_up_window(&mut self, window_start: i64) {
+        self.uncut.remove(&window_start);
+    }
+
+    /// Whether there are any in a closed range.
+    pub(crate) fn any_in(&self, range: TimeRange) -> bool {
+        self.all.iter().any(|e| range.contains(e.t))
     }
 
     /// Drops those of matching series in a closed range.
@@ -97,7 +172,7 @@ impl Exemplars {
 
 impl Head {
     /// Last pass of applying a batch: its exemplars. Those of a series that came without labels take its labels here.
-    pub(crate) fn keep_exemplars(&mut self, batch: &BatchColumns, indices: &[u32]) {
+    pub(crate) fn keep_exemplars(&mut self, batch: &BatchColumns, indices: &[u32], lsn: u64) {
         if batch.exemplars.is_empty() {
             return;
         }
@@ -120,8 +195,27 @@ impl Head {
                     labels,
                     bits: v.to_bits(),
                 };
-                self.exemplars.add(entry, self.exemplars_max);
+                if self.exemplars.add(entry, self.exemplars_max) {
+                    let window = self.windows.range_of(t).min;
+                    let came = Uncut {
+                        count: 1,
+                        from_lsn: Some(lsn),
+                    };
+                    self.exemplars.uncut.entry(window).or_default().add(came);
+                }
             }
+        }
+    }
+
+    /// Notes that exemplars of a window may be in no cut, as after a restart from a snapshot, which does not tell.
+    pub fn mark_exemplars_uncut(&mut self, window_start: i64) {
+        let window = self.windows.range_of(window_start);
+        if window.min == window_start && self.exemplars.any_in(window) {
+            let some = Uncut {
+                count: 1,
+                from_lsn: None,
+            };
+            self.exemplars.uncut.entry(window_start).or_default().add(some);
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use koios_chunk::{Chunk, Encoder, SAMPLES_MAX, Starts};
 use koios_model::{Metadata, Sample, TimeRange};
+use roaring::RoaringBitmap;
 
 use crate::create::Creating;
 use crate::exemplars::Exemplars;
@@ -52,6 +53,8 @@ pub struct Head {
     pub(crate) applied_lsn: Option<u64>,
     sealed_bytes: usize,
     pub(crate) side_samples: usize,
+    /// Series that may have late samples which were not compared yet.
+    pub(crate) unchecked: RoaringBitmap,
     /// What unsealed histograms occupy.
     pub(crate) histogram_bytes: usize,
     pub(crate) starts: StartsTable,
@@ -91,6 +94,7 @@ impl Head {
             applied_lsn: None,
             sealed_bytes: 0,
             side_samples: 0,
+            unchecked: RoaringBitmap::new(),
             histogram_bytes: 0,
             starts: StartsTable::default(),
             exemplars: Exemplars::default(),
@@ -109,7 +113,13 @@ impl Head {
 
     /// What is held per window, ascending; windows of which nothing is held are absent.
     pub fn windows(&self) -> Vec<WindowState> {
-        self.windows.states()
+        let mut states = self.windows.states();
+        for w in &mut states {
+            w.uncut_exemplars = self.exemplars.uncut(w.start);
+            let of_exemplars = self.exemplars.unlisted_from_lsn(w.start);
+            w.unlisted_from_lsn = w.unlisted_from_lsn.into_iter().chain(of_exemplars).min();
+        }
+        states
     }
 
     /// The range that all samples held lie in; `None` when there are none. May be wider than needed after forgetting.
@@ -132,13 +142,10 @@ impl Head {
         self.applied_lsn
     }
 
-    /// The first log position with a sample that no listed cut holds; `None` when blocks hold everything.
+    /// The first log position with a sample, or an exemplar of a window with samples, that no listed cut holds; `None` when
+    /// blocks hold everything.
     pub fn unlisted_from_lsn(&self) -> Option<u64> {
-        self.windows
-            .states()
-            .iter()
-            .filter_map(|w| w.unlisted_from_lsn)
-            .min()
+        self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
     }
 
     /// Metadata by metric name, ascending, each with the admission time of the batch that brought it.

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use koios_chunk::{Chunk, OpenHistograms, Run, Starts, encode_histograms};
-use koios_model::merge::{histogram_winner, sort_and_dedup_histograms, start_at};
+use koios_model::merge::{sort_and_dedup_histograms, start_at};
 use koios_model::{BatchHistogram, Histogram, TimeRange};
 
 use crate::apply::{Applied, Tally};
 use crate::error::Error;
 use crate::head::Head;
+use crate::late::{Against, Checked, Unchecked};
 use crate::series::{Cold, SeriesId};
 use crate::starts::{StartOf, gained, starts_of};
 
@@ -26,6 +27,8 @@ pub(crate) struct HistogramSeries {
     sealed_last: Option<At>,
     /// Those that came late, strictly ascending in time.
     late: Vec<At>,
+    /// Those of them that were not compared with the others.
+    unchecked: Unchecked,
 }
 
 impl HistogramSeries {
@@ -34,13 +37,13 @@ impl HistogramSeries {
         self.open.is_none() && self.late.is_empty()
     }
 
-    /// Time of the newest ever appended in order, and the newest.
     /// The start of the newest histogram in order, if that is open.
     fn newest_start(&self) -> Option<i64> {
         let steps = self.open.as_ref()?.starts().steps();
         steps.last().map(|step| step.1)
     }
 
+    /// The newest ever appended in order, and its time.
     fn last(&self) -> Option<(i64, &Histogram)> {
         match &self.open {
             Some(open) => Some(open.last()),
@@ -64,6 +67,12 @@ impl HistogramSeries {
     /// Whether one of a time came late and is not sealed.
     pub(crate) fn has_late(&self, t: i64) -> bool {
         self.late.binary_search_by_key(&t, |(t, _)| *t).is_ok()
+    }
+
+    /// The late one of a time that is not sealed.
+    fn late_at(&self, t: i64) -> Option<Arc<Histogram>> {
+        let at = self.late.binary_search_by_key(&t, |(t, _)| *t).ok()?;
+        self.late.get(at).map(|(_, histogram)| Arc::clone(histogram))
     }
 
     fn heap_bytes(&self) -> usize {
@@ -95,7 +104,7 @@ impl Head {
             let Some(&index) = indices.get(place as usize) else {
                 continue;
             };
-            let run = of_series.iter().map(|h| (h.t, Arc::new(h.histogram.clone())));
+            let run = of_series.iter().map(|h| (h.t, &h.histogram));
             self.append_histogram_series(index, run.collect(), &starts_of(of_series), &mut tally, applied);
         }
         self.settle(&mut tally);
@@ -106,7 +115,7 @@ impl Head {
     pub(crate) fn append_histogram_series(
         &mut self,
         index: u32,
-        mut histograms: Vec<At>,
+        mut histograms: Vec<(i64, &Histogram)>,
         starts: &[StartOf],
         tally: &mut Tally,
         applied: &mut Applied,
@@ -126,7 +135,7 @@ impl Head {
                 if same && (start == 0 || self.histograms_mut(index).newest_start() == Some(start)) {
                     applied.duplicates += 1;
                 } else {
-                    late.push((t, histogram));
+                    late.push((t, Arc::new(histogram.clone())));
                 }
                 continue;
             }
@@ -141,7 +150,7 @@ impl Head {
                 self.seal_open_histograms(index);
             }
             let held = self.histograms_mut(index);
-            let histogram = Arc::unwrap_or_clone(histogram);
+            let histogram = histogram.clone();
             match &mut held.open {
                 Some(open) => {
                     open.append(t, histogram);
@@ -162,7 +171,7 @@ impl Head {
         self.count_histogram_bytes(before, after);
     }
 
-    /// Keeps of the late histograms those that change what a read gives.
+    /// Keeps late histograms.
     fn append_late_histograms(
         &mut self,
         index: u32,
@@ -174,66 +183,132 @@ impl Head {
         let came = late.len();
         sort_and_dedup_histograms(&mut late);
         applied.duplicates += (came - late.len()) as u64;
-        let (Some((first, _)), Some((last, _))) = (late.first(), late.last()) else {
-            return;
-        };
-        let range = TimeRange::new(*first, *last);
-        let held_starts = match starts.is_empty() {
-            true => Vec::new(),
-            false => self.held_starts(index, range),
-        };
-        let mut held = Vec::new();
-        // What does not decode counts as nothing, which can only make a repetition look new; reads merge it.
-        if self.merged_histograms(index, range, &mut held).is_err() {
-            held.clear();
-        }
         let newest = self.histograms_mut(index).last_t();
         for (t, histogram) in late {
-            let place = held.binary_search_by_key(&t, |(t, _)| *t);
-            let existing = place.ok().and_then(|at| held.get(at));
-            let start = gained(starts, &held_starts, t);
-            match existing {
-                Some((_, existing)) if existing.bits_cmp(&histogram).is_eq() => {
-                    if start.is_none() {
-                        applied.duplicates += 1;
-                        continue;
-                    }
-                }
-                Some(_) if newest == Some(t) => applied.conflicts += 1,
-                _ => applied.out_of_order += 1,
-            }
-            let loses =
-                |(_, existing): &At| histogram_winner(existing, &histogram).bits_cmp(existing).is_eq();
-            let loser = existing.filter(|existing| loses(existing));
-            if loser.is_some() && start.is_none() {
+            let is_newest = newest == Some(t);
+            let held = match is_newest {
+                true => self.histogram_at_newest(index, t, applied),
+                false => self.histograms_mut(index).late_at(t),
+            };
+            let start = self.gained_start(index, t, start_at(starts, t), is_newest);
+            let against = Against::histogram(held.as_deref(), &histogram);
+            if !against.count(is_newest, start.is_some(), applied) {
                 continue;
             }
-            let winner = loser.map_or(histogram, |(_, existing)| Arc::clone(existing));
-            self.insert_late(index, (t, winner), tally);
+            let winner = match against {
+                Against::Same | Against::Loser => held.unwrap_or(histogram),
+                Against::Nothing | Against::Winner => histogram,
+            };
+            self.insert_late(index, (t, winner), !is_newest, tally);
             if let Some(start) = start {
                 self.note_late_start(index, t, start);
             }
-            applied.samples += 1;
         }
-        while self.histograms_mut(index).late.len() >= usize::from(self.samples_per_chunk) {
-            let Some(&(first, _)) = self.histograms_mut(index).late.first() else {
-                break;
-            };
+        let most = usize::from(self.samples_per_chunk);
+        let held = self.histograms_mut(index);
+        if held.late.len() < most && !held.unchecked.is_full() {
+            return;
+        }
+        self.settle(tally);
+        self.drop_repeated_histograms(index).note(applied);
+        if self.histograms_mut(index).late.len() < most {
+            return;
+        }
+        while let Some(&(first, _)) = self.histograms_mut(index).late.first() {
             let window = self.windows.range_of(first);
             self.seal_late_histograms(index, window);
         }
     }
 
-    fn insert_late(&mut self, index: u32, (t, histogram): At, tally: &mut Tally) {
-        let late = &mut self.histograms_mut(index).late;
-        match late.binary_search_by_key(&t, |(t, _)| *t) {
+    /// What is held at the newest time of a series. Decodes nothing, unless the newest one in order is sealed, or a late one
+    /// of its time may be.
+    fn histogram_at_newest(&mut self, index: u32, t: i64, applied: &mut Applied) -> Option<Arc<Histogram>> {
+        let newest = TimeRange::new(t, t);
+        let may_be_sealed = self.sealed(index, newest).next().is_some();
+        let held = self.histograms_mut(index);
+        if let (Some(open), false) = (&held.open, may_be_sealed) {
+            let mut at_newest = vec![(t, Arc::new(open.last().1.clone()))];
+            at_newest.extend(held.late_at(t).map(|late| (t, late)));
+            sort_and_dedup_histograms(&mut at_newest);
+            return at_newest.pop().map(|(_, histogram)| histogram);
+        }
+        let (held, compared) = self.held_histograms(index, newest);
+        applied.compared += compared;
+        held.into_iter().next().map(|(_, histogram)| histogram)
+    }
+
+    /// What is held in a closed range, and how many samples were decoded for it. What does not decode counts as nothing, which
+    /// can only make a repetition look new; reads merge it.
+    fn held_histograms(&self, index: u32, range: TimeRange) -> (Vec<At>, u64) {
+        let mut held = Vec::new();
+        if self.merged_histograms(index, range, &mut held).is_err() {
+            held.clear();
+        }
+        let sealed: u64 = self.sealed(index, range).map(|s| u64::from(s.samples)).sum();
+        let open = self.cold(index).and_then(Cold::histograms);
+        let open = open.and_then(|held| held.open.as_ref());
+        let open = open.filter(|open| open.time_range().overlaps(&range));
+        (held, sealed + open.map_or(0, OpenHistograms::count) as u64)
+    }
+
+    /// Compares the late histograms of a series that wait for it with what is held, and drops those that do not change what a
+    /// read gives.
+    pub(crate) fn check_late_histograms(&mut self, index: u32) {
+        let Some(held) = self.cold(index).and_then(Cold::histograms) else {
+            return;
+        };
+        let before = held.heap_bytes();
+        self.drop_repeated_histograms(index);
+        let after = self.histograms_mut(index).heap_bytes();
+        self.count_histogram_bytes(before, after);
+    }
+
+    fn drop_repeated_histograms(&mut self, index: u32) -> Checked {
+        let of_series = self.histograms_mut(index);
+        let Some(range) = of_series.unchecked.take() else {
+            return Checked::default();
+        };
+        // Out of their place, so that what is held is found without them.
+        let mut late = std::mem::take(&mut of_series.late);
+        let (held, compared) = self.held_histograms(index, range);
+        let starts = self.late_starts(index).to_vec();
+        let held_starts = match starts.is_empty() {
+            true => Vec::new(),
+            false => self.held_starts(index, range),
+        };
+        let came = late.len();
+        late.retain(|(t, histogram)| {
+            let place = held.binary_search_by_key(t, |(t, _)| *t).ok();
+            let there = place.and_then(|at| held.get(at)).map(|(_, held)| held.as_ref());
+            let against = Against::histogram(there, histogram);
+            let is_beaten = matches!(against, Against::Same | Against::Loser);
+            let goes = is_beaten && gained(&starts, &held_starts, *t).is_none();
+            if goes {
+                self.windows.take_back(*t);
+            }
+            !goes
+        });
+        let dropped = (came - late.len()) as u64;
+        self.histograms_mut(index).late = late;
+        if dropped > 0 {
+            self.prune_late_starts(index);
+        }
+        Checked { dropped, compared }
+    }
+
+    fn insert_late(&mut self, index: u32, (t, histogram): At, is_unchecked: bool, tally: &mut Tally) {
+        let of_series = self.histograms_mut(index);
+        match of_series.late.binary_search_by_key(&t, |(t, _)| *t) {
             Ok(at) => {
-                if let Some(place) = late.get_mut(at) {
+                if let Some(place) = of_series.late.get_mut(at) {
                     place.1 = histogram;
                 }
             }
             Err(at) => {
-                late.insert(at, (t, histogram));
+                of_series.late.insert(at, (t, histogram));
+                if is_unchecked && of_series.unchecked.add(t) {
+                    self.unchecked.insert(index);
+                }
                 self.enter_window(t, tally);
                 tally.add_run(1, TimeRange::new(t, t));
             }

@@ -9,6 +9,7 @@
 //! position) is 32 bytes per series; its open samples lie in a chain of 64-byte blocks from a slab; full runs are
 //! sealed as `koios_chunk` chunks, which reads and cuts share. Label sets are packed symbol ids; symbols are interned
 //! per head; postings are compressed bitmaps per (name, value). Start timestamps of open samples lie in a table of their own.
+//! Late samples lie in a small buffer per series, and are compared with what is held some dozens at a time.
 //!
 //! **Invariants.** A series' identity is its label set; its hash only finds it. The content of a head depends on the
 //! set of batches applied, not on their order or number (I2): `koios_model::merge::winner` decides between values. A
@@ -32,6 +33,7 @@ mod exemplars;
 mod head;
 mod histograms;
 mod index;
+mod late;
 mod open;
 mod read;
 mod resolve;

@@ -190,13 +190,15 @@ impl Pool {
         out
     }
 
+    /// From the first to the last open sample, if there are any.
+    pub(crate) fn range(&self, hot: &Hot) -> Option<TimeRange> {
+        let first = (hot.count > 0).then(|| self.block(hot.head).data.first_chunk())??;
+        Some(TimeRange::new(i64::from_le_bytes(*first), hot.last_t))
+    }
+
     /// A copy of the open samples, if any may be in a closed range.
     pub(crate) fn run(&self, hot: &Hot, wanted: TimeRange) -> Option<OpenRun> {
-        let first = (hot.count > 0).then(|| self.block(hot.head).data.first_chunk())??;
-        let range = TimeRange::new(i64::from_le_bytes(*first), hot.last_t);
-        if !range.overlaps(&wanted) {
-            return None;
-        }
+        let range = self.range(hot).filter(|range| range.overlaps(&wanted))?;
         Some(OpenRun::new(self.copy(hot).into(), usize::from(hot.count), range))
     }
 

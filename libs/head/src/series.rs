@@ -8,6 +8,7 @@ use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange, write_packed
 
 use crate::histograms::HistogramSeries;
 use crate::index::Pair;
+use crate::late::Unchecked;
 use crate::open::Hot;
 use crate::symbols::Symbols;
 
@@ -51,6 +52,8 @@ pub(crate) struct Cold {
 pub(crate) struct Side {
     /// Floats that came late, strictly ascending in time.
     pub(crate) samples: Vec<Sample>,
+    /// Those of them that were not compared with the others.
+    pub(crate) unchecked: Unchecked,
     /// Native histograms.
     pub(crate) histograms: HistogramSeries,
 }

@@ -43,11 +43,11 @@ impl Head {
     ///
     /// # Errors
     /// [`Error::Chunk`] when histograms in memory are damaged.
-    pub fn snapshot(&self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
+    pub fn snapshot(&mut self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
         let mut out = Strip::default();
-        let mut series = self.index.all.iter();
-        series.advance_to(from);
-        for index in series {
+        let mut next = from;
+        while let Some(index) = self.next_series(next) {
+            next = index.saturating_add(1);
             let i = index as usize;
             // One that waits to be given up may come again under another place.
             if self.series.hot[i].count == 0 && self.series.cold[i].is_empty() {
@@ -56,9 +56,18 @@ impl Head {
             if out.data.len() + out.labels.len() >= bytes_max {
                 return Ok((out, Some(index)));
             }
+            // The accounts, which are copied later, must not lack what the copy has.
+            self.check_late_of(index);
             self.copy_series(index, &mut out)?;
         }
         Ok((out, None))
+    }
+
+    /// The first series from a place on.
+    fn next_series(&self, from: u32) -> Option<u32> {
+        let mut series = self.index.all.iter();
+        series.advance_to(from);
+        series.next()
     }
 
     fn copy_series(&self, index: u32, strip: &mut Strip) -> Result<(), Error> {
@@ -229,7 +238,8 @@ impl Head {
                 (HISTOGRAMS_OPEN, last) => {
                     histograms.extend(last);
                     let (mut tally, mut applied) = (Tally::new(0), Applied::default());
-                    self.append_histogram_series(index, histograms, &starts, &mut tally, &mut applied);
+                    let run = histograms.iter().map(|(t, h)| (*t, h.as_ref()));
+                    self.append_histogram_series(index, run.collect(), &starts, &mut tally, &mut applied);
                 }
                 _ => return Err(SnapshotError),
             }

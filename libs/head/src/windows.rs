@@ -17,6 +17,8 @@ pub struct WindowState {
     pub range: TimeRange,
     /// Samples that no cut has taken.
     pub uncut_samples: u64,
+    /// Exemplars that no cut has taken; some of them may be gone since, for newer ones.
+    pub uncut_exemplars: u64,
     /// Samples of cuts that are neither listed nor abandoned.
     pub cutting_samples: u64,
     /// Samples of listed cuts that are still held.
@@ -25,7 +27,7 @@ pub struct WindowState {
     pub min_t: i64,
     /// Time of the newest.
     pub max_t: i64,
-    /// The first log position with a sample that no listed cut holds; the log is needed from there on.
+    /// The first log position with a sample or an exemplar that no listed cut holds; the log is needed from there on.
     pub unlisted_from_lsn: Option<u64>,
 }
 
@@ -107,6 +109,18 @@ impl Windows {
         w.seen = w.seen.union(&added.seen);
     }
 
+    /// Takes a sample off the account that turned out to be held already.
+    pub(crate) fn take_back(&mut self, t: i64) {
+        let start = self.range_of(t).min;
+        let Some(w) = self.windows.get_mut(&start) else {
+            return;
+        };
+        w.uncut = w.uncut.saturating_sub(1);
+        if w.uncut == 0 {
+            w.uncut_from_lsn = None;
+        }
+    }
+
     /// The range of the window that starts at `start`, if anything of it is held.
     pub(crate) fn get(&self, start: i64) -> Option<TimeRange> {
         self.windows.get(&start).map(|w| w.range)
@@ -116,6 +130,22 @@ impl Windows {
     pub(crate) fn overlapping(&self, range: TimeRange) -> Vec<TimeRange> {
         let ranges = self.windows.values().map(|w| w.range);
         ranges.filter(|r| r.overlaps(&range)).collect()
+    }
+
+    /// Gives samples of a listed cut back to its window: they are taken once more.
+    pub(crate) fn take_again(&mut self, cut: CutTag, samples: u64) {
+        let Some(record) = self.cuts.get_mut(&cut) else {
+            return;
+        };
+        record.samples = record.samples.saturating_sub(samples);
+        if let Some(w) = self.windows.get_mut(&record.window) {
+            w.uncut += samples;
+        }
+    }
+
+    /// Whether a window has samples that no cut has taken.
+    pub(crate) fn has_uncut(&self, start: i64) -> bool {
+        self.windows.get(&start).is_some_and(|w| w.uncut > 0)
     }
 
     /// Opens a cut that takes all uncut samples of a window.
@@ -160,12 +190,13 @@ impl Windows {
         self.cuts.get(&cut).is_some_and(|c| c.listed)
     }
 
-    /// The listed cuts of windows that end at or before `keep_from_ms`, ascending.
-    pub(crate) fn forgettable(&self, keep_from_ms: i64) -> Vec<CutTag> {
+    /// The listed cuts of windows that end at or before `keep_from_ms` and that nothing else keeps, ascending.
+    pub(crate) fn forgettable(&self, keep_from_ms: i64, is_kept: impl Fn(i64) -> bool) -> Vec<CutTag> {
         self.cuts
             .iter()
             .filter(|(_, c)| c.listed)
             .filter(|(_, c)| self.get(c.window).is_some_and(|r| r.max < keep_from_ms))
+            .filter(|(_, c)| !is_kept(c.window))
             .map(|(tag, _)| *tag)
             .collect()
     }
@@ -270,6 +301,7 @@ impl Windows {
             start,
             range: w.range,
             uncut_samples: w.uncut,
+            uncut_exemplars: 0,
             cutting_samples: 0,
             listed_samples: 0,
             min_t: w.seen.min,

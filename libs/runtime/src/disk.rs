@@ -118,6 +118,22 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// Creates a folder and its parents.
     fn create_dir_all(&self, path: &Path) -> Result<(), DiskError>;
 
+    /// Creates a folder and its parents so that they outlast a power loss, those too that a run before made and was killed
+    /// before it synced them.
+    fn create_dir_durably(&self, path: &Path) -> Result<(), DiskError> {
+        let made = path.ancestors().take_while(|dir| !self.is_dir(dir)).count();
+        self.create_dir_all(path)?;
+        for (i, dir) in path.ancestors().enumerate() {
+            let Some(parent) = dir.parent() else { break };
+            match self.sync_dir(parent) {
+                // What a process may not sync it did not make either.
+                Err(_) if i >= made.max(1) => break,
+                synced => synced?,
+            }
+        }
+        Ok(())
+    }
+
     /// Renames a file, replacing the target. Stable after [`Self::sync_dir`] of the folder.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
 

@@ -144,6 +144,14 @@ impl SimDisk {
                 platter.crash();
                 Err(gone())
             }
+            Verdict::Kill { done } => {
+                if done {
+                    // As above.
+                    let _ = act(&mut platter);
+                }
+                platter.kill();
+                Err(gone())
+            }
         }
     }
 }

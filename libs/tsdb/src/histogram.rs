@@ -55,13 +55,7 @@ impl Layout {
                 custom_bounds.push(custom_bound(bits)?);
             }
             let ascend = custom_bounds.is_sorted_by(|a, b| a < b);
-            let inside = Histogram {
-                positive_spans: positive.clone(),
-                positive_buckets: vec![1.0; positive_count],
-                ..Histogram::default()
-            };
-            let fits = |(i, _): (i32, f64)| usize::try_from(i).is_ok_and(|i| i <= custom_bounds.len());
-            if !ascend || !inside.positive().all(fits) || negative_count > 0 {
+            if !ascend || !fit(&positive, custom_bounds.len()) || negative_count > 0 {
                 return Some(Err(
                     "its histograms have custom buckets that do not fit their bounds",
                 ));
@@ -153,6 +147,12 @@ fn counted(spans: Vec<Span>) -> Result<(Vec<Span>, usize), &'static str> {
         }
     }
     Ok((spans, count))
+}
+
+/// Whether spans that do not overlap are of buckets that so many bounds make: one more than there are bounds.
+fn fit(spans: &[Span], bounds: usize) -> bool {
+    let ends = spans.iter().map(|s| i64::from(s.offset) + i64::from(s.length));
+    spans.first().is_none_or(|first| first.offset >= 0) && ends.sum::<i64>() <= bounds as i64 + 1
 }
 
 /// A whole number of which the change of the change is written.
@@ -294,5 +294,34 @@ impl Buckets for FloatBuckets {
         };
         let numbers = [self.count.value(), self.zero_count.value(), self.sum.value()];
         Ok(layout.histogram(numbers, side(&self.positive)?, side(&self.negative)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn custom_buckets_are_as_many_as_bounds_and_one() {
+        let spans = |all: &[(i32, u32)]| -> Vec<Span> {
+            let span = |(offset, length): &(i32, u32)| Span {
+                offset: *offset,
+                length: *length,
+            };
+            all.iter().map(span).collect()
+        };
+        for (of, bounds, fits) in [
+            (&[][..], 0, true),
+            (&[(0, 3)], 2, true),
+            (&[(0, 4)], 2, false),
+            (&[(2, 1)], 2, true),
+            (&[(3, 1)], 2, false),
+            (&[(-1, 1)], 2, false),
+            (&[(0, 1), (1, 1)], 2, true),
+            (&[(0, 1), (2, 1)], 2, false),
+            (&[(0, 65536)], 2, false),
+        ] {
+            assert_eq!(fit(&spans(of), bounds), fits, "{of:?} of {bounds} bounds");
+        }
     }
 }

@@ -62,9 +62,8 @@ impl Replay {
         let dir = settings.dir.clone();
         let (segments, synced, mark) = disk
             .run(move |d| -> Result<_> {
-                d.create_dir_all(&dir)?;
                 // Before the mark beside it, which would tell of a folder that a power loss took.
-                d.sync_dir(dir.parent().unwrap_or_else(|| Path::new(".")))?;
+                d.create_dir_durably(&dir)?;
                 let segments = list(d, &dir)?;
                 let synced = check_headers(d, &dir, &segments, identity)?;
                 Ok((segments, synced, mark::read(d, &dir, identity)?))

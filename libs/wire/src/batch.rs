@@ -97,7 +97,9 @@ impl BatchError {
     fn unknown_section(tag: u8) -> Self {
         Self::Column {
             column: "section",
-            reason: format!("unknown tag {tag}"),
+            reason: format!(
+                "unknown tag {tag}: the sender is of a newer version, replace this process first"
+            ),
         }
     }
 }

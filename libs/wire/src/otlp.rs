@@ -114,5 +114,8 @@ pub enum PointFault {
 }
 
 #[cfg(test)]
+#[path = "otlp/conformance_test.rs"]
+mod conformance;
+#[cfg(test)]
 #[path = "otlp/otlp_test.rs"]
 mod tests;

@@ -139,6 +139,8 @@ enum LabelsAre {
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
     rules: &'a Rules,
+    /// Times that are taken.
+    accepted_ms: RangeInclusive<i64>,
     gate: Option<SeriesGate>,
     known: &'a KnownSet,
     cursor: Cursor,
@@ -156,6 +158,7 @@ impl<'a> Intake<'a> {
     pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>, known: &'a KnownSet) -> Self {
         Self {
             rules,
+            accepted_ms: rules.accepted_ms(),
             gate,
             known,
             cursor: Cursor::default(),
@@ -306,9 +309,15 @@ impl<'a> Intake<'a> {
             series: (hash, packed),
             labels: Some(labels),
         };
+        let (accepted, rules) = (&self.accepted_ms, self.rules);
+        // Nearly all are: why one is not takes longer to tell.
+        let check_time = |t: i64| match accepted.contains(&t) {
+            true => Ok(()),
+            false => check_time(t, rules),
+        };
         let mut rejected = 0;
         for (at, sample) in series.samples.iter().enumerate() {
-            match check_time(sample.t, self.rules) {
+            match check_time(sample.t) {
                 Ok(()) => {
                     let batch = adding.started();
                     batch.push_sample(sample.t, sample.v);
@@ -323,7 +332,7 @@ impl<'a> Intake<'a> {
             let histogram = histogram
                 .as_ref()
                 .map_err(|fault| Rejection::Histogram(fault.clone()));
-            match histogram.and_then(|h| check_time(*t, self.rules).map(|()| h)) {
+            match histogram.and_then(|h| check_time(*t).map(|()| h)) {
                 Ok(histogram) => adding
                     .started()
                     .push_started_histogram(*t, *start, histogram.clone()),
@@ -333,7 +342,7 @@ impl<'a> Intake<'a> {
         for raw in series.exemplars {
             let labels = series.exemplar_labels.get(raw.labels.clone());
             let labels = labels.and_then(exemplar_labels);
-            match labels.filter(|_| check_time(raw.t, self.rules).is_ok()) {
+            match labels.filter(|_| check_time(raw.t).is_ok()) {
                 Some(labels) => adding.started_without_samples(series).push_exemplar(Exemplar {
                     t: raw.t,
                     v: raw.v,

@@ -8,7 +8,7 @@ use koios_wire::BatchHeader;
 use koios_wire::batch::DECODED_BYTES_MAX;
 
 use crate::record::{Checkpoint, Deleted, Entry, Pending, PreparedBatch, Replayed, json};
-use crate::replica::{BegunCut, Replica, newest, windows_of};
+use crate::replica::{BatchTimes, BegunCut, Replica};
 use crate::store::Store;
 use crate::{Error, Result};
 
@@ -115,10 +115,10 @@ impl Store {
         };
         let (header, columns) = (pending.batch.header(), pending.batch.columns());
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
-        self.note_logged(lsn, header, newest(columns), prepared.bytes);
-        let windows = windows_of(columns, self.window_ms);
+        let times = BatchTimes::of(columns, self.window_ms);
+        self.note_logged(lsn, header, times.newest_ms, prepared.bytes);
         let mut state = replica.state.write();
-        let applied = state.apply_prepared(header, columns, prepared, lsn, &windows);
+        let applied = state.apply_prepared(header, columns, prepared, lsn, &times);
         state.applied_at = self.clock.elapsed();
         let series = state.head.series_count() as u64;
         drop(state);
@@ -132,13 +132,13 @@ impl Store {
         let Replayed { batch, mut columns } = replayed;
         let header = &batch.header;
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
-        let windows = windows_of(&columns, self.window_ms);
+        let times = BatchTimes::of(&columns, self.window_ms);
         let mut state = replica.state.write();
-        let applied = state.replay(&batch, &mut columns, lsn, &windows);
+        let applied = state.replay(&batch, &mut columns, lsn, &times);
         drop(state);
         self.metrics.applied(&applied);
         if applied.unknown_series == 0 {
-            self.note_logged(lsn, header, newest(&columns), batch.len as u64);
+            self.note_logged(lsn, header, times.newest_ms, batch.len as u64);
             return;
         }
         tracing::error!(

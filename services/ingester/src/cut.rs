@@ -25,6 +25,8 @@ use koios_runtime::with_sources;
 
 /// Tenants cut at a time.
 const CUTS_AT_A_TIME: usize = 2;
+/// Series whose late samples are compared under one hold of the lock: about a millisecond.
+const LATE_PART: usize = 256;
 
 impl Inner {
     /// Cuts what is due, for ever. A bucket that is away only makes the rounds rarer.
@@ -80,7 +82,7 @@ impl Inner {
         self.store.metrics.cut_failures.inc();
     }
 
-    async fn cut_due(&self, replica: &Replica) -> Result<()> {
+    async fn cut_due(&self, replica: &Arc<Replica>) -> Result<()> {
         let due = {
             let now = Now {
                 elapsed: self.deps.runtime.clock.elapsed(),
@@ -88,7 +90,14 @@ impl Inner {
             };
             due_windows(&mut replica.state.write(), &self.settings, &now)
         };
+        if !due.is_empty() {
+            self.check_late(replica).await?;
+        }
         for window in due {
+            let windows = replica.state.read().head.windows();
+            if !windows.iter().any(|w| w.start == window && has_uncut(w)) {
+                continue;
+            }
             let cut = self.cut_window(replica, window).await;
             if cut.as_ref().is_err_and(|e| !is_shared(e)) {
                 // Of no use to try again at once: the next try is as late as for late samples.
@@ -96,6 +105,20 @@ impl Inner {
                 replica.state.write().cut_at.insert(window, now);
             }
             cut?;
+        }
+        Ok(())
+    }
+
+    /// Has late samples compared with what is held, so that windows of which only repetitions came are not cut again, and a
+    /// cut, for which the log waits, finds little to do.
+    async fn check_late(&self, replica: &Arc<Replica>) -> Result<()> {
+        let parts = replica.state.read().head.series_count() / LATE_PART;
+        for _ in 0..=parts {
+            let checking = Arc::clone(replica);
+            let check = move || checking.state.write().head.check_late(LATE_PART);
+            if !self.pools.long.run(check).await? {
+                break;
+            }
         }
         Ok(())
     }
@@ -270,8 +293,10 @@ impl Inner {
             if request.tenant.as_ref().is_some_and(|t| *t != replica.key.1) {
                 continue;
             }
+            let checked = self.check_late(&replica).await;
+            checked.map_err(|e| self.refuse(&e))?;
             let windows = replica.state.read().head.windows();
-            for w in windows.iter().filter(|w| w.uncut_samples + w.cutting_samples > 0) {
+            for w in windows.iter().filter(|w| has_uncut(w) || w.cutting_samples > 0) {
                 let flushed = self.cut_window(&replica, w.start).await;
                 let flushed = flushed.map_err(|e| {
                     self.report_cut(&replica, &e);
@@ -339,7 +364,7 @@ fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<
     let newest = state.newest_ms.unwrap_or(i64::MIN);
     let quiet = now.elapsed.saturating_sub(state.applied_at) >= settings.quiet_after;
     let windows = state.head.windows();
-    let passed = |w: &&WindowState| w.uncut_samples > 0 && (newest > w.range.max || quiet);
+    let passed = |w: &&WindowState| has_uncut(w) && (newest > w.range.max || quiet);
     let due: Vec<i64> = windows.iter().filter(passed).map(|w| w.start).collect();
     state
         .due_since
@@ -355,6 +380,11 @@ fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<
         waited && settled
     };
     due.iter().copied().filter(ready).collect()
+}
+
+/// Whether there is anything of a window that no cut has taken, as far as is known.
+fn has_uncut(w: &WindowState) -> bool {
+    w.uncut_samples > 0 || w.uncut_exemplars > 0
 }
 
 /// How many other members' turns come before this one's.

@@ -12,6 +12,7 @@ pub(crate) struct IngesterMetrics {
     samples: Counter,
     out_of_order: Counter,
     duplicates: Counter,
+    compared: Counter,
     conflicts: Counter,
     series_created: Counter,
     fsync: Histogram,
@@ -47,12 +48,19 @@ impl IngesterMetrics {
         let gauge = |n, help| m.gauge(&name(n), help);
         let durations = |n, help| m.durations(&name(n), help);
         Self {
-            samples: counter("samples_applied_total", "Samples newly held"),
+            samples: counter(
+                "samples_applied_total",
+                "Samples newly held, and late ones that may yet turn out to repeat one held",
+            ),
             out_of_order: counter(
                 "samples_out_of_order_total",
                 "Samples older than their series' newest",
             ),
             duplicates: counter("samples_duplicate_total", "Samples that repeated one held"),
+            compared: counter(
+                "samples_compared_total",
+                "Held samples decoded to compare late ones with them",
+            ),
             conflicts: counter(
                 "samples_conflicting_total",
                 "Samples with another value at the newest time of their series",
@@ -101,6 +109,7 @@ impl IngesterMetrics {
         self.samples.inc_by(a.samples);
         self.out_of_order.inc_by(a.out_of_order);
         self.duplicates.inc_by(a.duplicates);
+        self.compared.inc_by(a.compared);
         self.conflicts.inc_by(a.conflicts);
         self.series_created.inc_by(a.series_created);
     }

@@ -41,7 +41,8 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct BegunCut {
     pub(crate) cut: Cut,
-    /// The batches with samples of the window that no listed cut holds; `None` when there may be samples of others.
+    /// The batches with samples or exemplars of the window that no listed cut holds; `None` when there may be samples of
+    /// others.
     pub(crate) batches: Option<BatchSet>,
     /// All batches held when the cut was made: with its block listed, listed blocks hold all their samples of the
     /// window.
@@ -70,7 +71,7 @@ pub(crate) struct ReplicaState {
     pub(crate) log_forgotten_below_ms: i64,
     manifest_floor: u64,
     pub(crate) listed_version: u64,
-    /// Per window: the batches with samples that no cut has taken.
+    /// Per window: the batches with samples or exemplars that no cut has taken.
     uncut: BTreeMap<i64, BatchSet>,
     pending: BTreeMap<BlockId, Pending>,
     /// Cuts that were begun up to here in the log are in the state.
@@ -151,14 +152,14 @@ impl ReplicaState {
         columns: &BatchColumns,
         prepared: PreparedBatch,
         lsn: Lsn,
-        windows: &[i64],
+        times: &BatchTimes,
     ) -> Applied {
         let PreparedBatch {
             mut resolved, series, ..
         } = prepared;
         let applied = self.apply_undeleted(header, columns, &mut resolved, lsn);
         references::mark(lsn.segment(), &mut self.head, &series, &resolved);
-        self.note_held(header, columns, windows);
+        self.note_held(header, times);
         applied
     }
 
@@ -168,7 +169,7 @@ impl ReplicaState {
         batch: &LoggedBatch,
         columns: &mut BatchColumns,
         lsn: Lsn,
-        windows: &[i64],
+        times: &BatchTimes,
     ) -> Applied {
         let segment = lsn.segment();
         let mut resolved = self.log_ids.resolve(segment, &mut self.head, batch, columns);
@@ -178,7 +179,7 @@ impl ReplicaState {
         let applied = self.apply_undeleted(&batch.header, columns, &mut resolved, lsn);
         self.log_ids.replayed(batch, &resolved);
         if applied.unknown_series == 0 {
-            self.note_held(&batch.header, columns, windows);
+            self.note_held(&batch.header, times);
         }
         applied
     }
@@ -238,9 +239,10 @@ impl ReplicaState {
         for batch in &deleted.kept {
             let (header, columns) = (batch.header(), batch.columns());
             self.head.apply(columns, header.admission_ms, lsn.0);
-            newest_ms = newest_ms.max(newest(columns));
+            let times = BatchTimes::of(columns, self.window_ms);
+            newest_ms = newest_ms.max(times.newest_ms);
             // Blocks that have them are masked.
-            for start in windows_of(columns, self.window_ms) {
+            for start in times.windows {
                 let uncut = self.uncut.entry(start).or_default();
                 uncut.insert(header.stream, header.sequence);
             }
@@ -255,10 +257,10 @@ impl ReplicaState {
         }
     }
 
-    fn note_held(&mut self, header: &BatchHeader, columns: &BatchColumns, windows: &[i64]) {
+    fn note_held(&mut self, header: &BatchHeader, times: &BatchTimes) {
         self.held.insert(header.stream, header.sequence);
-        self.newest_ms = self.newest_ms.max(newest(columns));
-        for &start in windows {
+        self.newest_ms = self.newest_ms.max(times.newest_ms);
+        for &start in &times.windows {
             self.uncut
                 .entry(start)
                 .or_default()
@@ -348,6 +350,11 @@ impl ReplicaState {
         // Late samples of a window that was forgotten before are in a later version than the others.
         if dropped > 0 {
             self.manifest_floor = self.manifest_floor.max(self.listed_version);
+            // Exemplars may be of windows without samples, which are never cut.
+            let held: Vec<i64> = self.head.windows().iter().map(|w| w.start).collect();
+            let below = self.head.forgotten_below_ms();
+            self.uncut
+                .retain(|start, _| *start >= below || held.binary_search(start).is_ok());
         }
         dropped
     }
@@ -409,6 +416,9 @@ impl ReplicaState {
     pub(crate) fn install(&mut self, head: Head, accounts: ReplicaAccounts) {
         self.head = head;
         self.uncut = accounts.uncut.into_iter().collect();
+        for start in self.uncut.keys() {
+            self.head.mark_exemplars_uncut(*start);
+        }
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
         self.has_unaccounted = accounts.has_unaccounted;
@@ -439,6 +449,8 @@ impl ReplicaState {
     pub(crate) fn replayed(&mut self, damaged: bool) {
         self.has_unaccounted |= damaged && self.in_snapshot.is_some();
         self.abandon_all();
+        // What the log repeats of a snapshot would take memory till the next cut.
+        self.head.check_late(usize::MAX);
         self.log_ids.replay_ended();
         if let Some(hold) = self.hold.take() {
             self.head.give_up(hold);
@@ -454,24 +466,41 @@ impl ReplicaState {
     }
 }
 
-/// The newest sample of a batch.
-pub(crate) fn newest(columns: &BatchColumns) -> Option<i64> {
-    columns.sample_times().max()
+/// When the samples of a batch are.
+#[derive(Debug)]
+pub(crate) struct BatchTimes {
+    pub(crate) newest_ms: Option<i64>,
+    /// The starts of the windows that it has samples or exemplars of, ascending.
+    windows: Vec<i64>,
 }
 
-/// The starts of the windows that a batch has samples of, ascending.
-pub(crate) fn windows_of(columns: &BatchColumns, window_ms: i64) -> Vec<i64> {
-    let mut starts = Vec::new();
-    let mut current: Option<i64> = None;
-    for t in columns.sample_times() {
+impl BatchTimes {
+    pub(crate) fn of(columns: &BatchColumns, window_ms: i64) -> Self {
+        let mut times = Self {
+            newest_ms: None,
+            windows: Vec::new(),
+        };
+        let mut current = None;
+        for t in columns.sample_times() {
+            times.newest_ms = times.newest_ms.max(Some(t));
+            times.note_window(&mut current, t, window_ms);
+        }
+        for e in &columns.exemplars {
+            times.note_window(&mut current, e.exemplar.t, window_ms);
+        }
+        times
+    }
+
+    /// Notes the window of a time, mostly that of the time before.
+    fn note_window(&mut self, current: &mut Option<i64>, t: i64, window_ms: i64) {
         let inside = current.is_some_and(|s| t >= s && t.saturating_sub(s) < window_ms);
-        if !inside {
-            let start = window_start(t, window_ms);
-            current = Some(start);
-            if let Err(at) = starts.binary_search(&start) {
-                starts.insert(at, start);
-            }
+        if inside {
+            return;
+        }
+        let start = window_start(t, window_ms);
+        *current = Some(start);
+        if let Err(at) = self.windows.binary_search(&start) {
+            self.windows.insert(at, start);
         }
     }
-    starts
 }

@@ -22,6 +22,7 @@ mod members;
 mod node;
 mod operators;
 mod self_metrics;
+mod versions;
 
 pub use duty::AskedMembers;
 pub use node::{Node, NodeError, NodeOptions};

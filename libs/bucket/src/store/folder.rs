@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use koios_runtime::{Disk, RealDisk};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
@@ -13,7 +14,9 @@ pub(super) fn open(url: &str, path: &str) -> Result<Opened> {
         return Err(wrong(url, "the folder must be absolute: file:///absolute/folder"));
     }
     // The local backend works on real files only; simulation hands `Bucket::new` a store in memory.
-    std::fs::create_dir_all(path).map_err(|e| wrong(url, e))?;
+    RealDisk
+        .create_dir_durably(std::path::Path::new(path))
+        .map_err(|e| wrong(url, e))?;
     let store = LocalFileSystem::new_with_prefix(path).map_err(|e| wrong(url, e))?;
     Ok(Opened {
         // Off by default there: without it a power loss takes blocks that heads have already forgotten.

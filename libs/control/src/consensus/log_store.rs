@@ -73,7 +73,12 @@ impl LogStore {
         let (path, fresh) = (dir.join(FILE), rng.u128());
         let opened = disk
             .run(move |disk| -> Result<(Database, u128), StoreError> {
-                if !exists(disk, &path)? {
+                let dir = path.parent().unwrap_or_else(|| Path::new("."));
+                disk.create_dir_durably(dir)?;
+                if exists(disk, &path)? {
+                    // A run before may have been killed between giving it its name and making that stable.
+                    disk.sync_dir(dir)?;
+                } else {
                     create(disk, &path, fresh)?;
                 }
                 let database = open_database(disk, &path, OpenMode::ReadWrite)?;
@@ -128,10 +133,6 @@ fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, DiskError> {
 /// Builds the file under another name, so that a crash leaves either no log or a whole one.
 fn create(disk: &dyn Disk, path: &Path, nonce: u128) -> Result<(), StoreError> {
     let dir: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
-    disk.create_dir_all(&dir)?;
-    if let Some(above) = dir.parent() {
-        disk.sync_dir(above)?;
-    }
     let temporary = path.with_extension("new");
     match disk.remove_file(&temporary) {
         Err(e) if !e.is_not_found() => return Err(e.into()),
@@ -341,6 +342,29 @@ mod tests {
         RealDisk.remove_file(&dir.path().join(FILE)).unwrap();
         let lost = LogStore::open(&disk, dir.path(), &rng).await.unwrap().nonce();
         assert_ne!(first, lost);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_opened_outlasts_a_power_loss_wherever_a_run_before_was_killed() {
+        use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
+        let open = async |disk: &SimDisk, seed: u64| {
+            let disk = DiskHandle::inline(Arc::new(disk.mount()));
+            let log = LogStore::open(&disk, Path::new("/data/control"), &RngHandle::from_seed(seed)).await;
+            log.map(|log| log.nonce())
+        };
+        for n in 1..40 {
+            for seed in 0..8 {
+                let disk = SimDisk::new(RngHandle::from_seed(seed));
+                disk.set_faults(FaultPlan::default().with(n, Fault::Kill));
+                // Killed or not.
+                let _ = open(&disk, 1).await;
+                disk.set_faults(FaultPlan::default());
+                let before = open(&disk, 2).await.unwrap();
+                disk.crash();
+                let after = open(&disk, 3).await.unwrap();
+                assert_eq!(after, before, "killed at operation {n}, seed {seed}");
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use koios_runtime::RngHandle;
 pub enum Fault {
     /// The power fails before the operation, or after it and before its answer.
     PowerLoss,
+    /// The process dies there, and the machine does not: what was not stable is still there for the next run.
+    Kill,
     /// Reading fails.
     ReadError,
     /// A write fails, part of it done; or a change of names fails, undone.
@@ -25,8 +27,9 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::PowerLoss,
+        Self::Kill,
         Self::ReadError,
         Self::WriteError,
         Self::SyncError,
@@ -36,11 +39,12 @@ impl Fault {
     fn strikes(self, operation: Operation) -> bool {
         use Operation::{Change, Look, Read, Remove, Sync, SyncDir, Write};
         match operation {
-            Read => matches!(self, Self::PowerLoss | Self::ReadError),
-            Look => self == Self::PowerLoss,
-            Write | Change => matches!(self, Self::PowerLoss | Self::WriteError | Self::Full),
-            Remove => matches!(self, Self::PowerLoss | Self::WriteError),
-            Sync | SyncDir => matches!(self, Self::PowerLoss | Self::SyncError | Self::Full),
+            _ if matches!(self, Self::PowerLoss | Self::Kill) => true,
+            Read => self == Self::ReadError,
+            Look => false,
+            Write | Change => matches!(self, Self::WriteError | Self::Full),
+            Remove => self == Self::WriteError,
+            Sync | SyncDir => matches!(self, Self::SyncError | Self::Full),
         }
     }
 }
@@ -107,6 +111,7 @@ pub(super) enum Verdict {
     Go,
     Fail(io::ErrorKind),
     PowerLoss { done: bool },
+    Kill { done: bool },
 }
 
 /// The plan being carried out, and what was done.
@@ -172,6 +177,9 @@ impl Faults {
         ));
         match fault {
             Fault::PowerLoss => Verdict::PowerLoss {
+                done: rng.below(2) == 0,
+            },
+            Fault::Kill => Verdict::Kill {
                 done: rng.below(2) == 0,
             },
             Fault::Full => Verdict::Fail(io::ErrorKind::StorageFull),

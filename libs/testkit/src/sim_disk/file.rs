@@ -47,6 +47,14 @@ impl SimFile {
                 platter.crash();
                 Err(gone())
             }
+            Verdict::Kill { done } => {
+                if done {
+                    // As above.
+                    let _ = act(&mut platter);
+                }
+                platter.kill();
+                Err(gone())
+            }
         }
     }
 

@@ -214,3 +214,35 @@ fn i15_equal_runs_have_equal_digests() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
 }
+
+#[test]
+fn a_folder_created_durably_outlasts_a_power_loss_whoever_made_it() {
+    let path = Path::new("/srv/koios/data");
+    let mut lost = 0;
+    for seed in 0..32 {
+        let disk = SimDisk::new(RngHandle::from_seed(seed));
+        disk.mount().create_dir_all(path).unwrap();
+        disk.kill();
+        let killed = SimDisk::new(RngHandle::from_seed(seed));
+        killed.mount().create_dir_all(path).unwrap();
+        killed.crash();
+        lost += usize::from(!killed.is_dir(path));
+        disk.mount().create_dir_durably(path).unwrap();
+        disk.crash();
+        assert!(disk.is_dir(path), "seed {seed}");
+    }
+    assert!(lost > 0, "the simulation must be able to lose folders");
+}
+
+#[test]
+fn a_kill_ends_a_run_and_leaves_what_was_not_stable() {
+    let disk = SimDisk::new(RngHandle::from_seed(1));
+    let run = disk.mount();
+    let file = run.open(Path::new("/file"), OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"written").unwrap();
+    disk.set_faults(FaultPlan::default().with(1, Fault::Kill));
+    assert!(run.list(Path::new("/")).is_err());
+    assert!(file.write_at(0, b"after").is_err(), "the run is over");
+    assert!(run.list(Path::new("/")).is_err());
+    assert_eq!(disk.mount().read(Path::new("/file")).unwrap(), b"written");
+}

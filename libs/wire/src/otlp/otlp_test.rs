@@ -81,7 +81,7 @@ impl<'a> Sink<'a> for Seen {
     }
 }
 
-fn translate(bytes: &[u8], settings: &Settings) -> Result<(Seen, Report), OtlpError> {
+pub(super) fn translate(bytes: &[u8], settings: &Settings) -> Result<(Seen, Report), OtlpError> {
     let strings = Strings::new(1 << 20);
     let mut seen = Seen::default();
     let context = Context {

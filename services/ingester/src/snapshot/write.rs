@@ -124,7 +124,7 @@ impl Inner {
         while let Some(from) = next {
             let copied = Arc::clone(replica);
             let copy = move || {
-                let (strip, next) = copied.state.read().head.snapshot(from, STRIP_BYTES)?;
+                let (strip, next) = copied.state.write().head.snapshot(from, STRIP_BYTES)?;
                 Ok::<_, koios_head::Error>((pack(&strip), next))
             };
             let (partition, tenant) = &replica.key;

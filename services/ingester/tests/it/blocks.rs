@@ -60,6 +60,45 @@ async fn i2_a_flush_lists_everything_and_reads_stay_exact_over_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i10_exemplars_that_come_after_the_cut_of_their_window_reach_a_block() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 3).await;
+    assert!(w.write(&[("hist", T0 + HOUR, 1.0)]).await);
+    w.flush(0).await.unwrap();
+    let before = w.manifests.probe(&tenant()).await.unwrap();
+    // As those do that a series got just before the end of a window.
+    w.push_exemplar(0, "a", T0 + HOUR + 7).await;
+    assert!(
+        !w.exemplars_of_blocks()
+            .await
+            .contains(&("a".to_owned(), T0 + HOUR + 7))
+    );
+    // They wait for others, over a restart, too.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.sleep(Duration::from_secs(3600)).await;
+    let in_blocks = w.exemplars_of_blocks().await;
+    assert!(
+        in_blocks.contains(&("a".to_owned(), T0 + HOUR + 7)),
+        "{in_blocks:?}"
+    );
+    assert!(in_blocks.contains(&("hist".to_owned(), T0 + HOUR)));
+    let manifest = w.manifests.probe(&tenant()).await.unwrap();
+    let mut added = manifest.blocks.iter().filter(|b| before.block(b.block).is_none());
+    let block = added.next().expect("a block of its own");
+    assert!(
+        block.range.contains(T0 + HOUR + 7),
+        "it is looked at for that time"
+    );
+    assert_eq!(added.count(), 0);
+    // The samples that it repeats are read once.
+    w.check(&w.query(0).await);
+    // Nothing is left to be done, and the same once more is nothing new.
+    w.push_exemplar(0, "a", T0 + HOUR + 7).await;
+    assert_eq!(w.flush(0).await.unwrap().blocks, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i9_a_bucket_outage_of_a_day_loses_nothing_and_drains() {
     let mut w = World::start(1).await;
     fill(&mut w, T0, 3).await;

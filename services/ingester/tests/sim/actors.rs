@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use koios_model::merge::sort_and_dedup;
+use koios_model::merge::{sort_and_dedup, sort_and_dedup_starts};
 use koios_model::{Labels, Matchers, Sample, TimeRange};
 use koios_testkit::query::SeriesMap;
 use koios_wire::{
@@ -16,7 +16,7 @@ use koios_wire::{
 };
 
 use crate::judge::{Answer, is_needed, merge};
-use crate::traffic::{Place, Sent, places};
+use crate::traffic::{Place, Sent, as_samples, places, starts_of};
 use crate::world::{Process, World};
 
 /// Batches that are sent again later, at most.
@@ -242,6 +242,14 @@ impl World {
                     samples.extend(ts.into_iter().zip(vs).map(|(t, v)| Sample { t, v }));
                 }
                 sort_and_dedup(&mut samples);
+                let mut starts = Vec::new();
+                for run in &s.runs {
+                    run.decode_starts(TimeRange::ALL, &mut starts).unwrap();
+                }
+                sort_and_dedup_starts(&mut starts);
+                if !starts.is_empty() {
+                    all.insert(starts_of(&s.labels), as_samples(&starts));
+                }
                 all.insert(s.labels.clone(), samples);
                 last = Some(s.labels);
             }

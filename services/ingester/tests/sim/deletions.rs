@@ -9,7 +9,7 @@ use koios_testkit::query::SeriesMap;
 use koios_wire::{DeletionsRequest, IngesterService, ServiceError};
 
 use crate::judge::Judge;
-use crate::traffic::{Place, Sent, T0, places, series_labels};
+use crate::traffic::{Place, Sent, T0, places, sampled, series_labels, starts_of};
 use crate::world::{Process, World};
 
 /// A batch, by its name.
@@ -33,7 +33,7 @@ struct Deleted {
 
 impl Deleted {
     fn has(&self, labels: &Labels, t: i64) -> bool {
-        *labels == self.wanted.labels && self.wanted.range.contains(t)
+        sampled(labels) == self.wanted.labels && self.wanted.range.contains(t)
     }
 }
 
@@ -94,17 +94,21 @@ impl Deletions {
     /// Says which sample has come back.
     pub(crate) fn check(&self, place: &Place, found: &SeriesMap) -> Result<(), String> {
         for d in self.done.iter().filter(|d| d.wanted.place == *place) {
-            let samples = found.get(&d.wanted.labels).into_iter().flatten();
-            for s in samples.filter(|s| d.wanted.range.contains(s.t)) {
-                let point = (place.clone(), d.wanted.labels.clone(), s.t);
+            let both = [d.wanted.labels.clone(), starts_of(&d.wanted.labels)];
+            let samples = both.iter().flat_map(|labels| {
+                let samples = found.get(labels).into_iter().flatten();
+                samples.map(move |s| (labels, s))
+            });
+            for (labels, s) in samples.filter(|(_, s)| d.wanted.range.contains(s.t)) {
+                let point = (place.clone(), labels.clone(), s.t);
                 let sent = self.points.get(&point).into_iter().flatten();
                 let later = |((stream, sequence), bits): &&(BatchName, u64)| {
                     !d.covers.contains(*stream, *sequence) && *bits == s.v.to_bits()
                 };
                 if !sent.into_iter().any(|sent| later(&sent)) {
                     return Err(format!(
-                        "sample {} @{} was deleted and is there again (I10)",
-                        d.wanted.labels, s.t
+                        "sample {labels} @{} was deleted and is there again (I10)",
+                        s.t
                     ));
                 }
             }

@@ -98,7 +98,7 @@ impl World {
             self.check_failed_sync(process).await;
         }
         match (lost_power, &failed, end) {
-            (true, _, _) => self.trace.note("the power has failed"),
+            (true, _, _) => self.trace.note("a fault has ended the run"),
             (false, Some(e), _) => self.trace.note(format!("the process ends: {e}")),
             (false, None, End::Stop) => self.stop(process).await,
             (false, None, _) => {}

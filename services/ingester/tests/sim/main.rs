@@ -1,5 +1,5 @@
 //! One ingester on a simulated disk, clock, bucket and processor, under faults of all of them, judged by the oracle:
-//! acknowledged ⊆ recovered ⊆ sent, each sample once, bit for bit. A seed decides everything.
+//! acknowledged ⊆ recovered ⊆ sent, each sample once, bit for bit, with its start timestamp. A seed decides everything.
 //!
 //! `KOIOS_SIM_SEED=17` replays one seed and prints its schedule; `KOIOS_SIM_SEEDS=20000` runs so many of them, from
 //! `KOIOS_SIM_FROM` on. `cargo xtask sim-disk` does both.

@@ -58,6 +58,30 @@ pub(crate) fn series_labels(partition: PartitionId, series: u64) -> Labels {
     ])
 }
 
+/// Label of a series of start timestamps.
+const STARTS: &str = "starts_of";
+
+/// Where the start timestamps of a series are judged as its samples are: of several at one time the largest wins, as of their
+/// bits as values.
+pub(crate) fn starts_of(labels: &Labels) -> Labels {
+    let pairs = labels.iter().chain([(STARTS, "it")]);
+    Labels::from_pairs(pairs)
+}
+
+/// The series that start timestamps are of, or the series itself.
+pub(crate) fn sampled(labels: &Labels) -> Labels {
+    Labels::from_pairs(labels.iter().filter(|(name, _)| *name != STARTS))
+}
+
+/// Start timestamps as samples.
+pub(crate) fn as_samples(starts: &[(i64, i64)]) -> Vec<Sample> {
+    let sample = |(t, start): &(i64, i64)| Sample {
+        t: *t,
+        v: f64::from_bits(start.cast_unsigned()),
+    };
+    starts.iter().map(sample).collect()
+}
+
 /// Makes batches.
 #[derive(Debug)]
 pub(crate) struct Traffic {
@@ -92,12 +116,16 @@ impl Traffic {
         let places = places();
         let place = places[self.rng.below(places.len() as u64) as usize].clone();
         self.advance(&place);
-        let mut by_series: BTreeMap<u64, BTreeMap<i64, f64>> = BTreeMap::new();
+        let mut by_series: BTreeMap<u64, BTreeMap<i64, (f64, i64)>> = BTreeMap::new();
         for _ in 0..=self.rng.below(3) {
             let first = self.rng.below(SERIES);
             for _ in 0..=self.rng.below(4) {
                 let (series, sample) = self.sample(&place, first);
-                by_series.entry(series).or_default().insert(sample.t, sample.v);
+                let start = self.start(sample.t);
+                by_series
+                    .entry(series)
+                    .or_default()
+                    .insert(sample.t, (sample.v, start));
             }
         }
         self.seal(place, by_series, epoch_of, now_ms)
@@ -144,10 +172,19 @@ impl Traffic {
         }
     }
 
+    /// Most samples have none, and many the same.
+    fn start(&self, t: i64) -> i64 {
+        match self.rng.below(8) {
+            0..5 => 0,
+            5 | 6 => T0 - HOUR,
+            _ => t - self.rng.below(3 * MINUTE as u64) as i64,
+        }
+    }
+
     fn seal(
         &mut self,
         place: Place,
-        by_series: BTreeMap<u64, BTreeMap<i64, f64>>,
+        by_series: BTreeMap<u64, BTreeMap<i64, (f64, i64)>>,
         epoch_of: impl Fn(PartitionId) -> u64,
         now_ms: i64,
     ) -> Sent {
@@ -161,9 +198,17 @@ impl Traffic {
                 0 => columns.push_series(hash, labels.as_ref()),
                 _ => columns.push_known_series(hash, labels.as_ref()),
             }
-            let samples: Vec<Sample> = samples.into_iter().map(|(t, v)| Sample { t, v }).collect();
-            samples.iter().for_each(|s| columns.push_sample(s.t, s.v));
-            series.push((labels, samples));
+            for (&t, &(v, start)) in &samples {
+                columns.push_sample(t, v);
+                columns.set_last_start(start);
+            }
+            let starts = samples.iter().map(|(&t, &(_, start))| (t, start));
+            let starts: Vec<(i64, i64)> = starts.filter(|s| s.1 != 0).collect();
+            if !starts.is_empty() {
+                series.push((starts_of(&labels), as_samples(&starts)));
+            }
+            let samples = samples.into_iter().map(|(t, (v, _))| Sample { t, v });
+            series.push((labels, samples.collect()));
         }
         let sequence = self.sequences.entry(place.clone()).or_default();
         let header = BatchHeader {

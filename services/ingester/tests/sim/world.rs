@@ -32,7 +32,7 @@ use crate::bucket::{SimBucket, Switches};
 use crate::deletions::Deletions;
 use crate::judge::Judge;
 use crate::trace::Trace;
-use crate::traffic::{Sent, T0, Traffic, places};
+use crate::traffic::{Sent, T0, Traffic, as_samples, places, starts_of};
 
 const DATA_DIR: &str = "/data";
 pub(crate) const WAL_DIR: &str = "/data/wal";
@@ -314,6 +314,9 @@ impl World {
         let columns = reader.read_samples(&series, TimeRange::ALL).await.unwrap();
         let mut all = SeriesMap::new();
         for (s, c) in series.iter().zip(columns) {
+            if !c.starts.is_empty() {
+                all.insert(starts_of(&s.labels), as_samples(&c.starts));
+            }
             let samples = c.timestamps.iter().zip(&c.values);
             let samples = samples.map(|(&t, &v)| Sample { t, v }).collect();
             all.insert(s.labels.clone(), samples);

@@ -30,7 +30,7 @@ use super::{NodeError, Refusal, Shared, Storage, disk_cache};
 use crate::adapters::{OfTenants, Proposer};
 use crate::duty::{AskedMembers, AssignedCompaction, Rounds};
 use crate::operators::for_operators;
-use crate::self_metrics;
+use crate::{self_metrics, versions};
 
 /// How often an ingester looks whether it counts.
 const READINESS_EVERY: Duration = Duration::from_millis(500);
@@ -138,7 +138,7 @@ impl Assembly {
             grpc_addr: shared.grpc_addr.clone(),
             http_addr: shared.http_addr.clone(),
             incarnation: self.plane.identity().incarnation(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: versions::VERSION.to_owned(),
         }
     }
 
@@ -147,6 +147,8 @@ impl Assembly {
     fn keep_registered(&self) {
         let (member, mut state) = (self.member(), self.plane.state().clone());
         self.plane.client().keep_registered(&self.tasks, member.clone());
+        let following = versions::follow(state.clone(), self.shared.metrics.clone());
+        self.tasks.spawn_cancelled("versions of the members", following);
         let registered = self.shared.readiness.component("registration");
         self.tasks.spawn_cancelled("registration readiness", async move {
             while !known(&state.current(), &member) {

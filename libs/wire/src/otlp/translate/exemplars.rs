@@ -2,6 +2,7 @@
 //!
 //! **Source**: Prometheus `prometheusremotewrite/helper.go` `getPromExemplars`.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::super::OtlpError;
@@ -43,8 +44,10 @@ impl<'a> Exemplars<'a> {
 
     /// The end of those from `first` on that a bucket with this bound holds: senders order them as buckets.
     pub(super) fn up_to(&self, bound: f64, first: usize) -> usize {
-        let held = self.all.iter().skip(first).take_while(|e| e.v <= bound).count();
-        first + held
+        // What is no number exceeds no bound.
+        let exceeds = |v: f64| v.partial_cmp(&bound) == Some(Ordering::Greater);
+        let held = self.all.iter().skip(first).take_while(|e| !exceeds(e.v));
+        first + held.count()
     }
 
     /// Reads exemplars; those without a time are of `t`, those without a value are passed over.
@@ -100,7 +103,8 @@ impl<'a> Exemplars<'a> {
         if let Some(own) = self.labels.get_mut(first..) {
             own.sort_by_key(|(name, _)| *name);
         }
-        let t = if time == 0 { t } else { millis(time) };
+        let own = millis(time);
+        let t = if own == 0 { t } else { own };
         let labels = first..self.labels.len();
         self.all.push(RawExemplar { t, v, labels });
         Ok(())

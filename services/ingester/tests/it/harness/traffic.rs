@@ -46,7 +46,12 @@ impl World {
                 .or_default()
                 .push(v.to_bits());
         }
-        let header = BatchHeader {
+        Arc::new(Batch::new(self.header(), columns))
+    }
+
+    /// Of the batch that was begun last.
+    fn header(&self) -> BatchHeader {
+        BatchHeader {
             tenant: tenant(),
             stream: StreamId(5),
             sequence: self.next - 1,
@@ -54,8 +59,20 @@ impl World {
             partition: PARTITION,
             epoch: self.epoch(),
             admission_ms: self.clock.now_ms(),
-        };
-        Arc::new(Batch::new(header, columns))
+        }
+    }
+
+    /// Pushes an exemplar without any sample to a member.
+    pub(crate) async fn push_exemplar(&mut self, i: usize, series: &str, t: i64) {
+        self.next += 1;
+        let mut columns = BatchColumns::default();
+        let labels = Labels::from_pairs([("__name__", series)]);
+        let seed = TenantSeed::new(b"", &tenant());
+        columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
+        let labels = Labels::from_pairs([("trace_id", "late")]);
+        columns.push_exemplar(Exemplar { t, v: 1.0, labels });
+        let batch = Arc::new(Batch::new(self.header(), columns));
+        self.node(i).push(batch).await.unwrap();
     }
 
     /// Pushes to all members; acknowledged when a majority synced it.

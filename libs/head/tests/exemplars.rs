@@ -1,0 +1,137 @@
+//! Exemplars, and when they are cut.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use koios_head::{Cut, Head, HeadOptions};
+use koios_model::{BatchColumns, Exemplar, Labels, Matchers, SeriesHash, TimeRange};
+
+const WINDOW_MS: i64 = 1000;
+
+fn options() -> HeadOptions {
+    HeadOptions {
+        window_ms: WINDOW_MS,
+        samples_per_chunk: 5,
+        exemplars_max: 10,
+    }
+}
+
+fn labels(series: u32) -> Labels {
+    Labels::from_pairs([("__name__", "up".to_owned()), ("instance", series.to_string())])
+}
+
+fn batch(series: u32, samples: &[i64], exemplars: &[i64]) -> BatchColumns {
+    let mut b = BatchColumns::default();
+    b.push_series(SeriesHash(u128::from(series) + 1), labels(series).as_ref());
+    samples.iter().for_each(|t| b.push_sample(*t, *t as f64));
+    for &t in exemplars {
+        let labels = Labels::from_pairs([("trace_id", "a")]);
+        b.push_exemplar(Exemplar { t, v: 1.0, labels });
+    }
+    b
+}
+
+/// A head whose first window is cut and listed, of two series.
+fn listed() -> Head {
+    let mut head = Head::new(options());
+    for series in 0..2 {
+        let times: Vec<i64> = (0..100).map(|i| i * 10 + i64::from(series)).collect();
+        head.apply(&batch(series, &times, &[]), 0, 1);
+    }
+    let cut = head.cut(0);
+    head.cut_listed(cut.id);
+    head
+}
+
+fn samples(cut: &Cut) -> Vec<i64> {
+    let mut out = Vec::new();
+    let mut all: Vec<i64> = Vec::new();
+    for series in &cut.series {
+        series.samples(&mut out).unwrap();
+        all.extend(out.iter().map(|s| s.t));
+    }
+    all.sort_unstable();
+    all
+}
+
+fn state(head: &Head) -> (u64, u64, Option<u64>) {
+    let windows = head.windows();
+    let w = windows[0];
+    (w.uncut_samples, w.uncut_exemplars, w.unlisted_from_lsn)
+}
+
+#[test]
+fn i10_late_exemplars_have_their_window_cut_once_more_and_not_forgotten_before() {
+    let mut head = listed();
+    assert_eq!(state(&head), (0, 0, None));
+    head.apply(&batch(7, &[], &[998]), 0, 9);
+    assert_eq!(state(&head), (0, 1, Some(9)), "the log is needed for it");
+    assert_eq!(head.forget(i64::MAX), 0, "its block needs samples");
+    let cut = head.cut(0);
+    let times = samples(&cut);
+    assert_eq!((times.first(), times.last()), (Some(&0), Some(&991)));
+    assert!(cut.samples <= 10, "no more than the ends: {}", cut.samples);
+    assert_eq!(state(&head), (0, 0, Some(9)));
+    // The upload fails; the next one takes them again.
+    head.cut_abandoned(cut.id);
+    assert_eq!(state(&head), (cut.samples, 1, Some(9)));
+    let again = head.cut(0);
+    assert_eq!(samples(&again), times);
+    head.cut_listed(again.id);
+    assert_eq!(state(&head), (0, 0, None));
+    assert_eq!(head.forget(i64::MAX), 200);
+    assert_eq!(head.exemplars(&Matchers::default(), TimeRange::ALL).len(), 1);
+}
+
+#[test]
+fn the_same_exemplar_again_is_no_reason_to_cut() {
+    let mut head = listed();
+    head.apply(&batch(0, &[], &[500]), 0, 2);
+    let cut = head.cut(0);
+    head.cut_listed(cut.id);
+    head.apply(&batch(0, &[], &[500]), 0, 3);
+    assert_eq!(state(&head), (0, 0, None));
+    assert_eq!(head.cut(0).samples, 0);
+}
+
+#[test]
+fn late_exemplars_that_newer_ones_displaced_cost_no_block() {
+    let mut head = listed();
+    head.apply(&batch(0, &[], &[500]), 0, 2);
+    let newer: Vec<i64> = (0..10).map(|i| 5000 + i).collect();
+    head.apply(&batch(0, &[], &newer), 0, 3);
+    assert_eq!(head.cut(0).samples, 0);
+    assert_eq!(state(&head), (0, 0, None));
+    // One that is older than all that are kept was never there.
+    head.apply(&batch(0, &[], &[600]), 0, 4);
+    assert_eq!(state(&head), (0, 0, None));
+}
+
+#[test]
+fn exemplars_of_a_window_without_samples_keep_nothing() {
+    let mut head = Head::new(options());
+    head.apply(&batch(0, &[], &[500]), 0, 2);
+    assert!(head.windows().is_empty());
+    assert_eq!(head.unlisted_from_lsn(), None);
+    assert_eq!(head.cut(0).samples, 0);
+}
+
+#[test]
+fn a_head_from_a_snapshot_is_told_which_windows_have_late_exemplars() {
+    let mut head = listed();
+    head.apply(&batch(0, &[], &[500]), 0, 2);
+    let (strip, next) = head.snapshot(0, usize::MAX).unwrap();
+    assert_eq!(next, None);
+    let mut loaded = Head::new(options());
+    loaded.load(&strip).unwrap();
+    loaded.load_accounts(&head.snapshot_accounts()).unwrap();
+    assert_eq!(loaded.windows()[0].uncut_exemplars, 0);
+    loaded.mark_exemplars_uncut(WINDOW_MS);
+    assert_eq!(
+        loaded.windows()[0].uncut_exemplars,
+        0,
+        "there are none of that one"
+    );
+    loaded.mark_exemplars_uncut(0);
+    assert_eq!(loaded.windows()[0].uncut_exemplars, 1);
+    assert!(loaded.cut(0).samples > 0);
+}
