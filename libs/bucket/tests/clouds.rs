@@ -401,8 +401,8 @@ async fn i6_neighbouring_prefixes_and_tenants_do_not_see_each_other() {
         a.delete_parts(&team, id(1), &["series.parquet".to_owned()])
             .await
             .unwrap();
-        assert_eq!(a.uploaded_blocks(&team_b).await.unwrap()[0].1.len(), 3);
-        assert_eq!(a.uploaded_blocks(&team).await.unwrap()[0].1.len(), 2);
+        assert_eq!(a.uploaded_blocks(&team_b).await.unwrap()[0].1.len(), 4);
+        assert_eq!(a.uploaded_blocks(&team).await.unwrap()[0].1.len(), 3);
     })
     .await;
 }

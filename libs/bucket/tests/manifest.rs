@@ -147,7 +147,7 @@ async fn i10_a_dead_name_is_never_listed_again() {
         })
         .await
         .unwrap();
-    assert_eq!((removed.dead[0].version, removed.dead[0].parts.len()), (2, 3));
+    assert_eq!((removed.dead[0].version, removed.dead[0].parts.len()), (2, 4));
     let e = add(&bucket, 1).await.unwrap_err();
     assert!(matches!(e, Error::DeadBlock { .. }), "{e}");
     // Not even by a change that goes around `add_block`, or forgets that the name is dead.

@@ -40,7 +40,7 @@ pub(crate) async fn life_of_a_block(bucket: &Bucket) {
 
     assert_eq!(bucket.tenants().await.unwrap(), [tenant()]);
     let found = bucket.uploaded_blocks(&tenant()).await.unwrap();
-    assert_eq!((found.len(), found[0].0, found[0].1.len()), (1, id(1), 3));
+    assert_eq!((found.len(), found[0].0, found[0].1.len()), (1, id(1), 4));
     bucket.delete_parts(&tenant(), id(1), &found[0].1).await.unwrap();
     bucket.delete_parts(&tenant(), id(1), &found[0].1).await.unwrap();
     assert!(bucket.uploaded_blocks(&tenant()).await.unwrap().is_empty());
