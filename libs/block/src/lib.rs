@@ -29,6 +29,7 @@ mod histogram_rows;
 mod histograms_table;
 #[cfg(test)]
 mod hostile_test;
+mod known_run;
 mod label_column;
 mod layout;
 mod merge;
