@@ -131,6 +131,7 @@ impl BlockMerge {
             starts.clear();
             let mut samples = input.floats(&series, &mut starts).await?;
             let mut histograms = input.histograms(&series, &mut starts).await?;
+            input.reader.check_starts(&series, &starts)?;
             self.stats.series_in += 1;
             self.stats.samples_in += (samples.len() + histograms.len()) as u64;
             for range in input.deleted(&series) {

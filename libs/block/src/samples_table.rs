@@ -267,9 +267,8 @@ fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterPrope
         .set_sorting_columns(Some(vec![sorted(0, false), sorted(1, true)]))
         .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk);
     let time = if ticks { TICK } else { TIMESTAMP };
-    if !ticks {
-        builder = builder.set_column_statistics_enabled(path(time), EnabledStatistics::Page);
-    }
+    // By these a short range of a series of several pages is found.
+    builder = builder.set_column_statistics_enabled(path(time), EnabledStatistics::Page);
     // Start timestamps have it where they are too many for a dictionary.
     for name in [time, MANTISSA, START_TIMESTAMP] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
@@ -292,5 +291,32 @@ pub(crate) fn encode_error(
         block,
         part,
         source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::file::reader::FileReader;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
+    #[test]
+    fn pages_tell_their_ticks_or_times_which_costs_little() {
+        let times: Vec<i64> = (0..200_000).map(|i| i * 15_000).collect();
+        let values: Vec<f64> = (0..200_000).map(|i| f64::from(i * 7919 % 1000) / 10.0).collect();
+        for ticks in [true, false] {
+            let mut writer = SamplesWriter::new(BlockId::new(1, 1), Layout::default(), ticks, false).unwrap();
+            let placed = ticks.then(|| PlacedTimes::alone(0, 200_000));
+            writer.push(0, &times, &values, &[], placed.as_ref()).unwrap();
+            let bytes = writer.finish().unwrap();
+            let file = SerializedFileReader::new(bytes.clone()).unwrap();
+            let group = file.metadata().row_group(0);
+            let index_bytes =
+                |column: usize| group.column(column).column_index_length().unwrap_or(0) as usize;
+            let of_pages = index_bytes(1);
+            assert!(of_pages > 0);
+            assert!(of_pages * 500 < times.len(), "{of_pages} of {}", bytes.len());
+            assert!([0, 2, 3, 4].into_iter().all(|column| index_bytes(column) == 0));
+        }
     }
 }

@@ -11,7 +11,7 @@ use parquet::basic::Encoding;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::clocks::{Clocks, PlacedTimes};
+use crate::clocks::{KnownRuns, PlacedTimes};
 use crate::meta::TIMES_PART;
 use crate::samples_table::{base_properties, encode_error, small_delta_blocks};
 use crate::schema::{TIME_ID, TIMESTAMP, times_schema};
@@ -30,7 +30,7 @@ pub(crate) struct TimesWriter {
     rows: u32,
     /// Rows not handed to the encoder yet.
     timestamps: Vec<i64>,
-    clocks: Clocks,
+    known: KnownRuns,
 }
 
 impl fmt::Debug for TimesWriter {
@@ -54,7 +54,7 @@ impl TimesWriter {
             file,
             rows: 0,
             timestamps: Vec::new(),
-            clocks: Clocks::default(),
+            known: KnownRuns::new(layout.page_rows),
         })
     }
 
@@ -64,13 +64,13 @@ impl TimesWriter {
         if timestamps.is_empty() {
             return Ok(PlacedTimes::default());
         }
-        if let Some(placed) = self.clocks.find(timestamps) {
+        if let Some(placed) = self.known.find(timestamps) {
             return Ok(placed);
         }
         let count = u32::try_from(timestamps.len()).ok();
         let count = count.filter(|&count| self.rows.checked_add(count).is_some());
         let count = count.ok_or_else(|| encode_error(self.block, TIMES_PART, "it would have 2^32 rows"))?;
-        self.clocks.add(self.rows, timestamps);
+        self.known.add(self.rows, timestamps);
         let placed = PlacedTimes::alone(self.rows, count);
         self.timestamps.extend(timestamps.iter().rev());
         self.rows += count;

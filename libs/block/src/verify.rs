@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use futures::TryStreamExt;
 use koios_chunk::Chunk;
+use koios_model::merge::sort_and_dedup_starts;
 use koios_model::{Labels, Matchers, TimeRange};
 
-use crate::meta::{CELL_BYTES, EXEMPLARS_PART, SAMPLES_PART, SERIES_PART};
+use crate::digest::Digest;
+use crate::meta::{CELL_BYTES, EXEMPLARS_PART, META_PART, SAMPLES_PART, SERIES_PART};
 use crate::reader::{BlockReader, BlockSeries};
 use crate::samples::SeriesSamples;
 use crate::source::RangeRead;
@@ -40,11 +42,26 @@ pub async fn verify_checksums(source: &dyn RangeRead, meta: &BlockMeta) -> Resul
 }
 
 /// Reads every series and sample and checks what readers rely on: label order, spans without gap or overlap, times
-/// strictly ascending inside span, window and range, ticks that have times, and the counts in `meta.json`.
+/// strictly ascending inside span, window and range, ticks that have times, no start timestamps that `meta.json` does not tell of, and the
+/// counts in it.
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the first thing that does not hold, or [`Error::Read`].
 pub async fn verify(block: &BlockReader) -> Result<()> {
+    check(block, None).await
+}
+
+/// As [`verify`], of a block with samples as sent, and tells what it holds: what its writer was given, if nothing went wrong.
+///
+/// # Errors
+/// Those of [`verify`].
+pub async fn verified_digest(block: &BlockReader) -> Result<Digest> {
+    let mut digest = Digest::default();
+    check(block, Some(&mut digest)).await?;
+    Ok(digest)
+}
+
+async fn check(block: &BlockReader, mut digest: Option<&mut Digest>) -> Result<()> {
     let meta = block.meta();
     let corrupt = |part: &str, reason: String| Err(Error::corrupt(meta.block, part, reason));
     let (mut series_count, mut rows, mut histogram_rows) = (0u64, 0u64, 0u64);
@@ -75,13 +92,20 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
                     format!("series {} has a wrong number or span", s.labels),
                 );
             }
+            let mut columns = SeriesSamples::default();
             let floats = match s.row_count {
                 0 => Some(Floats {
                     ascend: true,
                     ..Floats::default()
                 }),
                 _ if downsampled => summaries.next().await?,
-                _ => samples.try_next().await?.as_ref().map(Floats::of_samples),
+                _ => {
+                    let read = samples.try_next().await?;
+                    read.map(|read| {
+                        columns = read;
+                        Floats::of_samples(&columns)
+                    })
+                }
             };
             let Some(floats) = floats else {
                 return corrupt(SAMPLES_PART, format!("it lacks the samples of {}", s.labels));
@@ -89,15 +113,21 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
             let mut ends = floats.ends;
             let mut histograms = 0;
             // Decoding checks that times ascend.
-            for chunk in block
-                .read_histograms(std::slice::from_ref(&s))
-                .await?
-                .iter()
-                .flatten()
-            {
+            let read = block.read_histograms(std::slice::from_ref(&s)).await?;
+            let chunks: Vec<Chunk> = read.into_iter().flatten().collect();
+            for chunk in &chunks {
                 histograms += chunk.count();
                 let range = chunk.time_range();
                 ends = Some(ends.map_or(range, |e| e.union(&range)));
+            }
+            let starts = &mut columns.starts;
+            for chunk in &chunks {
+                let decoded = chunk.decode_starts(TimeRange::ALL, starts);
+                decoded.map_err(|e| block.samples_part().corrupt_samples(&s.labels, e))?;
+            }
+            block.check_starts(&s, starts)?;
+            if let Some(digest) = digest.as_deref_mut() {
+                add_to(digest, block, &s, columns, &chunks)?;
             }
             if floats.rows as u64 != u64::from(s.row_count)
                 || histograms as u64 != u64::from(s.histogram_count)
@@ -130,6 +160,40 @@ pub async fn verify(block: &BlockReader) -> Result<()> {
         times.verify().await?;
     }
     verify_exemplars(block).await
+}
+
+fn add_to(
+    digest: &mut Digest,
+    block: &BlockReader,
+    series: &BlockSeries,
+    columns: SeriesSamples,
+    chunks: &[Chunk],
+) -> Result<()> {
+    let (mut histograms, mut starts) = (Vec::new(), columns.starts);
+    for chunk in chunks {
+        let decoded = chunk.decode_histograms(TimeRange::ALL, &mut histograms);
+        decoded.map_err(|e| block.samples_part().corrupt_samples(&series.labels, e))?;
+    }
+    sort_and_dedup_starts(&mut starts);
+    let floats = columns.timestamps.iter().copied();
+    let floats = floats.zip(columns.values.iter().copied());
+    digest.add_columns(&series.labels, floats, &histograms, &starts);
+    Ok(())
+}
+
+impl BlockReader {
+    /// That a series has no start timestamps of which `meta.json` does not tell: what is merged from it would have no place for
+    /// them.
+    pub(crate) fn check_starts(&self, series: &BlockSeries, starts: &[(i64, i64)]) -> Result<()> {
+        match starts.is_empty() || self.meta().may_have_starts() {
+            true => Ok(()),
+            false => Err(Error::corrupt(
+                self.meta().block,
+                META_PART,
+                format!("it tells of no start timestamps, which {} has", series.labels),
+            )),
+        }
+    }
 }
 
 /// What the floats of a series turned out to be.

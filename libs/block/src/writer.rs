@@ -126,6 +126,9 @@ pub struct SeriesColumns<'a> {
 }
 
 /// Writes one block.
+///
+/// Until it is finished it holds what is encoded, up to 64 Ki rows of each part that are not yet, and, where series share times,
+/// the runs of times to compare with: at most 64 MiB of them, and 4 MiB of what is known of others.
 #[derive(Debug)]
 pub struct BlockWriter {
     options: BlockOptions,

@@ -71,12 +71,22 @@ fn model() -> Model {
 /// What a script prints about a block.
 fn read_by(script: &str, args: &[&str], parts: &BlockParts) -> String {
     let dir = tempfile::tempdir().unwrap();
+    store(parts, dir.path());
+    run(script, dir.path(), args)
+}
+
+fn store(parts: &BlockParts, dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
     for (name, bytes) in &parts.parts {
-        std::fs::write(dir.path().join(name), bytes).unwrap();
+        std::fs::write(dir.join(name), bytes).unwrap();
     }
+}
+
+/// What a script prints about a folder.
+fn run(script: &str, dir: &Path, args: &[&str]) -> String {
     let out = Command::new(python())
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script))
-        .arg(dir.path())
+        .arg(dir)
         .args(args)
         .output()
         .unwrap();
@@ -104,6 +114,27 @@ fn duckdb_reads_the_same_by_the_sql_of_the_format_page() {
     let page = page.to_str().unwrap();
     let read = printed(&read_by("read_sql.py", &[page], &write(1, tiny(), &model)));
     assert_eq!(bits(&read), bits(&model));
+}
+
+#[test]
+fn duckdb_reads_all_blocks_of_a_tenant_by_the_sql_of_the_quick_start() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/quick-start.md");
+    let (odd, others): (Model, Model) = model()
+        .into_iter()
+        .partition(|(labels, _)| labels.get("__name__") == Some("odd"));
+    // The first statement is for blocks of this format, the second where some are older.
+    for (number, shared_times) in [("0", true), ("1", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let blocks = dir.path().join("koios-data/bucket/anonymous/blocks");
+        let layout = Layout {
+            shared_times,
+            ..tiny()
+        };
+        store(&write(1, layout, &odd), &blocks.join("1"));
+        store(&write(2, tiny(), &others), &blocks.join("2"));
+        let read = printed(&run("read_sql.py", dir.path(), &[page.to_str().unwrap(), number]));
+        assert_eq!(bits(&read), bits(&model()), "statement {number}");
+    }
 }
 
 /// What a script printed of the samples of a block.

@@ -1,7 +1,8 @@
 """Reads a block with DuckDB, by the first statement that a page of the documentation shows, and prints one JSON line per
-series: labels and samples. Values are printed as the hex of their bits.
+series: labels and samples. Values are printed as the hex of their bits. With a number it is that one of the statements that the page shows
+as blocks of `sql`, from 0, which read all blocks of a tenant.
 
-usage: read_sql.py <block folder> <page>
+usage: read_sql.py <folder> <page> [<number>]
 """
 
 import json
@@ -25,12 +26,19 @@ def statement(page: Path) -> str:
     return "\n".join(shown)
 
 
+def of_a_bucket(page: Path, number: int) -> str:
+    """A statement of the page that it shows as such."""
+    blocks = page.read_text().split("```sql\n")[1:]
+    return blocks[number].split("```")[0].strip().removesuffix(";")
+
+
 def bits(value: float) -> str:
     return struct.pack(">d", value).hex()
 
 
-def main(folder: Path, page: Path) -> None:
-    shown = statement(page.resolve())
+def main(folder: Path, page: Path, *number: str) -> None:
+    page = page.resolve()
+    shown = of_a_bucket(page, int(number[0])) if number else statement(page)
     os.chdir(folder)
     rows = duckdb.sql(
         f"SELECT map_keys(labels), map_values(labels), epoch_ms(timestamp), value FROM ({shown}) ORDER BY 1, 2, 3"
@@ -43,4 +51,4 @@ def main(folder: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

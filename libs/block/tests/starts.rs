@@ -163,3 +163,23 @@ fn starts_are_refused_where_there_is_no_column_for_them() {
     assert!(matches!(refused, Err(Error::Input { .. })), "{refused:?}");
     writer.push_columns(&labels(1), None, columns(&[(1, 1)])).unwrap();
 }
+
+#[test]
+fn i11_start_timestamps_that_meta_json_denies_are_the_fault_of_the_block_that_has_them() {
+    let model = |starts: [(i64, i64); 2]| {
+        let [float, histogram] = starts.map(|start| BTreeMap::from([start]));
+        Model::from([(1, (float, histogram))])
+    };
+    for starts in [[(1, 5), (2, 0)], [(1, 0), (2, 5)]] {
+        let mut parts = write(7, &model(starts)).unwrap();
+        parts.meta.starts = false;
+        let block = open(&parts);
+        let mut out = BlockWriter::new(options(99)).unwrap();
+        let merged = block_on(merge([block.clone().into()], &mut out)).map(|_| ());
+        for refused in [merged, block_on(verify(&block))] {
+            let e = refused.unwrap_err();
+            let names = |e: &Error| matches!(e, Error::Corrupt { block, .. } if *block == parts.meta.block);
+            assert!(names(&e), "{e:?}");
+        }
+    }
+}

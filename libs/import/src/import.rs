@@ -15,7 +15,6 @@ use koios_runtime::{ClockHandle, Cpu, RngHandle, with_sources};
 use koios_tsdb::{SeriesReader, TsdbBlock, TsdbFiles};
 
 use crate::ImportError;
-use crate::digest::Digest;
 use crate::windows::Windows;
 
 /// Samples that go to the writer at a time.
@@ -394,8 +393,8 @@ impl Importer {
             return Err(ImportError::Differs {
                 tenant: job.tenant.clone(),
                 block: meta.block,
-                written: digest.samples,
-                found: found.samples,
+                written: digest.samples(),
+                found: found.samples(),
             });
         }
         self.note_block(job, &meta);

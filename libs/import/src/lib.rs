@@ -14,7 +14,6 @@
 //! **Failure behaviour.** A failed import lists nothing and can be tried again; what it uploaded is declared dead, or, after a
 //! crash, found by compaction once it is a day old.
 
-mod digest;
 mod error;
 mod import;
 mod uploads;

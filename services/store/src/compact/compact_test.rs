@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::StreamExt;
-use koios_block::{BlockOptions, BlockWriter};
+use koios_block::{BlockOptions, BlockWriter, Digest, MergedSeries, MergedWriter};
 use koios_bucket::{Bucket, ManifestBlock, Nonce, Tombstone, TombstoneMatcher};
 use koios_model::merge::winner;
-use koios_model::{BatchSet, Exemplar, Labels, MatchOp, Matchers, PartitionId, StreamId, TimeRange};
+use koios_model::{BatchSet, Exemplar, Labels, MatchOp, Matchers, PartitionId, Sample, StreamId, TimeRange};
 use koios_runtime::{ClockHandle, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, RngHandle, TokioClock};
 use koios_wire::{SeriesExemplars, StoreLabelsRequest, StoreSelectRequest, StoreService};
 use object_store::memory::InMemory;
@@ -541,4 +541,34 @@ async fn who_is_not_on_duty_does_nothing_but_what_nobody_does() {
     compact(&mut world.compactor_on_duty()).await;
     assert_eq!(world.manifest().await.blocks.len(), 1);
     world.check("taken over").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_a_merged_block_that_reads_back_otherwise_is_not_listed() {
+    let world = World::new(11);
+    let merger = world.compactor_on_duty().merger;
+    let labels = Labels::from_pairs([("__name__", "m")]);
+    let written = |last: i64| {
+        let window = TimeRange::new(0, HOUR - 1);
+        let options = BlockOptions::new(merger.name(), world.tenant.clone(), window);
+        let samples = [0, 15_000, last].map(|t| Sample { t, v: 1.0 });
+        let series = MergedSeries {
+            labels: labels.clone(),
+            metadata: None,
+            samples: samples.to_vec(),
+            histograms: Vec::new(),
+            starts: Vec::new(),
+        };
+        let (mut out, mut digest) = (BlockWriter::new(options).unwrap(), Digest::default());
+        MergedWriter::default().push(&series, &mut out).unwrap();
+        digest.add(&series);
+        (out, digest)
+    };
+    let (out, given) = written(30_000);
+    let done = merger.finish(&world.tenant, out, Some(given)).await;
+    assert!(done.is_ok_and(|meta| meta.is_some()));
+    let ((out, _), (_, other)) = (written(30_000), written(30_001));
+    let error = merger.finish(&world.tenant, out, Some(other)).await.unwrap_err();
+    assert!(matches!(error, CompactError::Altered { .. }), "{error}");
+    assert!(!error.is_transient() && error.bad_block().is_none(), "{error}");
 }

@@ -97,7 +97,7 @@ impl Merger {
             outs = self.cpu.run(move || push_all(outs, &batch)).await??;
             for out in &mut outs {
                 if let Some(full) = out.open.take_if(|open| self.is_full(open)) {
-                    uploaded.extend(Box::pin(self.finish(&manifest.tenant, full)).await?);
+                    uploaded.extend(Box::pin(self.finish(&manifest.tenant, full, None)).await?);
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Merger {
                 });
             }
             if let Some(last) = out.open {
-                uploaded.extend(Box::pin(self.finish(&manifest.tenant, last)).await?);
+                uploaded.extend(Box::pin(self.finish(&manifest.tenant, last, None)).await?);
             }
         }
         let entries: Vec<_> = uploaded
@@ -253,7 +253,7 @@ impl Merger {
             };
             out = Box::pin(self.cpu.run(push)).await??;
         }
-        Box::pin(self.finish(&manifest.tenant, out)).await
+        Box::pin(self.finish(&manifest.tenant, out, None)).await
     }
 
     /// Lists what is left of a block of summaries in its place, unless that went meanwhile.

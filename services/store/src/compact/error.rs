@@ -36,6 +36,12 @@ pub(crate) enum CompactError {
         /// What was written.
         written: u64,
     },
+    /// A new block holds other samples than were merged.
+    #[error("{block} reads back other than what was merged into it: it is not listed")]
+    Altered {
+        /// The new block.
+        block: BlockId,
+    },
     /// A deletion that can still be taken back masks some of the blocks and not others.
     #[error("a new deletion masks some of the blocks and not others: they are merged once it is final")]
     Masked,
@@ -81,7 +87,7 @@ impl CompactError {
             }
             Self::Block { source, .. } => matches!(source, koios_block::Error::Read { .. }),
             Self::Masked | Self::RetentionChanged => true,
-            Self::Differs { .. } | Self::Panicked(_) => false,
+            Self::Differs { .. } | Self::Altered { .. } | Self::Panicked(_) => false,
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use koios_block::{
-    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter,
-    ExemplarMerge, Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verify,
+    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Digest,
+    ExemplarMerge, Layout, MemoryBlock, MergeInput, MergeStats, MergedSeries, MergedWriter, verified_digest,
+    verify,
 };
 use koios_bucket::{Blocks, Error as BucketError, Manifest, ManifestBlock, TenantManifests, Writer};
 use koios_model::{Expiry, Labels, TenantId};
@@ -42,6 +43,23 @@ pub(crate) struct Merged {
     pub(crate) blocks: usize,
     /// Bytes of the new blocks.
     pub(crate) bytes: u64,
+}
+
+/// A new block on its way.
+#[derive(Debug)]
+struct Open {
+    out: BlockWriter,
+    /// What it was given.
+    digest: Digest,
+}
+
+impl Open {
+    fn new(options: BlockOptions) -> koios_block::Result<Self> {
+        Ok(Self {
+            out: BlockWriter::new(options)?,
+            digest: Digest::default(),
+        })
+    }
 }
 
 impl Merger {
@@ -102,32 +120,34 @@ impl Merger {
         };
         let mut exemplars = ExemplarMerge::new(&inputs);
         let mut merge = BlockMerge::new(inputs);
-        let mut open: Option<BlockWriter> = None;
+        let mut open: Option<Open> = None;
         loop {
-            let room = self.room(open.as_ref());
+            let room = self.room(open.as_ref().map(|open| &open.out));
             let batch = next_batch(&mut merge, room).await?;
             if batch.is_empty() {
                 break;
             }
-            let out = match open.take() {
-                Some(out) => out,
-                None => BlockWriter::new(BlockOptions {
+            let next = match open.take() {
+                Some(next) => next,
+                None => Open::new(BlockOptions {
                     block: self.name(),
                     ..options.clone()
                 })?,
             };
-            let mut out = self.cpu.run(move || push_all(out, &batch)).await??;
-            if self.is_full(&out) {
-                let last = out.last_series().cloned();
-                push_exemplars(&mut exemplars, &mut out, last.as_ref()).await?;
-                uploaded.extend(Box::pin(self.finish(&manifest.tenant, out)).await?);
+            let mut next = self.cpu.run(move || push_all(next, &batch)).await??;
+            if self.is_full(&next.out) {
+                let last = next.out.last_series().cloned();
+                push_exemplars(&mut exemplars, &mut next.out, last.as_ref()).await?;
+                let full = self.finish(&manifest.tenant, next.out, Some(next.digest));
+                uploaded.extend(Box::pin(full).await?);
             } else {
-                open = Some(out);
+                open = Some(next);
             }
         }
-        if let Some(mut out) = open {
-            push_exemplars(&mut exemplars, &mut out, None).await?;
-            uploaded.extend(Box::pin(self.finish(&manifest.tenant, out)).await?);
+        if let Some(mut last) = open {
+            push_exemplars(&mut exemplars, &mut last.out, None).await?;
+            let last = self.finish(&manifest.tenant, last.out, Some(last.digest));
+            uploaded.extend(Box::pin(last).await?);
         }
         let stats = merge.stats();
         let written = uploaded.iter().map(|m| m.samples).sum();
@@ -212,25 +232,33 @@ impl Merger {
         self.settings.block_series.saturating_sub(taken).max(1)
     }
 
-    /// Ends a block, reads all of it back, and uploads it.
+    /// Ends a block, reads all of it back, which has to be what was `given` if that is known, and uploads it.
     pub(super) async fn finish(
         &self,
         tenant: &TenantId,
         out: BlockWriter,
+        given: Option<Digest>,
     ) -> Result<Option<BlockMeta>, CompactError> {
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(None);
         };
-        Box::pin(self.verify(&parts)).await?;
+        Box::pin(self.verify(&parts, given)).await?;
         self.manifests.bucket().upload_block(tenant, &parts).await?;
         Ok(Some(parts.meta))
     }
 
-    async fn verify(&self, parts: &BlockParts) -> Result<(), CompactError> {
+    pub(super) async fn verify(&self, parts: &BlockParts, given: Option<Digest>) -> Result<(), CompactError> {
         let cache = Arc::new(BlockCache::new(INPUT_CELLS_BYTES, INPUT_INDEX_BYTES));
         let source = Arc::new(MemoryBlock::new(parts));
         let reader = BlockReader::open(source, Arc::new(parts.meta.clone()), cache)?;
-        Ok(verify(&reader.with_cpu(self.cpu.clone())).await?)
+        let reader = reader.with_cpu(self.cpu.clone());
+        match given {
+            None => Ok(verify(&reader).await?),
+            Some(given) if verified_digest(&reader).await? == given => Ok(()),
+            Some(_) => Err(CompactError::Altered {
+                block: parts.meta.block,
+            }),
+        }
     }
 
     /// Lists the new blocks in place of the old ones, unless one of these went meanwhile.
@@ -339,10 +367,11 @@ async fn push_exemplars(
     Ok(())
 }
 
-fn push_all(mut out: BlockWriter, batch: &[MergedSeries]) -> koios_block::Result<BlockWriter> {
+fn push_all(mut open: Open, batch: &[MergedSeries]) -> koios_block::Result<Open> {
     let mut writer = MergedWriter::default();
     for series in batch {
-        writer.push(series, &mut out)?;
+        writer.push(series, &mut open.out)?;
+        open.digest.add(series);
     }
-    Ok(out)
+    Ok(open)
 }
