@@ -24,6 +24,7 @@ mod clocks;
 mod error;
 mod exemplar_merge;
 mod exemplars;
+mod fetched_group;
 mod group_rows;
 mod histogram_rows;
 mod histograms_table;
