@@ -18,6 +18,8 @@ const SHORT_SERIES_ROWS: u32 = 1 << 13;
 const TRIMMED_SAMPLES_MIN: usize = 128;
 /// Floats that take about the memory of a histogram.
 pub(crate) const HISTOGRAM_ROWS: u64 = 16;
+/// Times, of 8 bytes, that take about the memory of a float that is decoded and encoded.
+const TIMES_PER_ROW: u64 = 5;
 /// Chunks whose trimming is not worth a change of threads: a few microseconds each.
 const TRIMMED_INLINE: usize = 64;
 
@@ -84,9 +86,14 @@ impl ChunkRead {
     }
 
     /// How many rows the series have that are not cached: [`Self::finish`] decodes no more. A histogram counts as the
-    /// floats that take as much memory.
+    /// floats that take as much memory, and so do times that stand in rows of their own.
     pub fn rows_missing(&self) -> u64 {
-        let floats = self.missing.iter().map(|(_, s)| u64::from(s.row_count));
+        let of_times = |s: &BlockSeries| match self.table.times {
+            Some(_) => u64::from(s.times_row_count).div_ceil(TIMES_PER_ROW),
+            None => 0,
+        };
+        let floats = self.missing.iter();
+        let floats = floats.map(|(_, s)| u64::from(s.row_count) + of_times(s));
         let histograms = self.missing_histograms.iter();
         let histograms = histograms.map(|(_, s)| u64::from(s.histogram_count) * HISTOGRAM_ROWS);
         floats.chain(histograms).sum()

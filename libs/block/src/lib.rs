@@ -25,6 +25,7 @@ mod digest;
 mod error;
 mod exemplar_merge;
 mod exemplars;
+mod fetched_group;
 mod group_rows;
 mod histogram_rows;
 mod histograms_table;

@@ -13,7 +13,6 @@ use koios_runtime::Cpu;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
-use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataPushDecoder,
@@ -51,13 +50,6 @@ pub(crate) struct GroupRead {
     pub(crate) columns: ProjectionMask,
     /// Relative to the row group; `None` for all rows.
     pub(crate) selection: Option<RowSelection>,
-}
-
-/// Rows of a row group whose bytes have been fetched.
-pub(crate) struct FetchedGroup {
-    decoder: ParquetPushDecoder,
-    /// What the decoder said last, unless it has been done.
-    next: Option<DecodeResult<RecordBatch>>,
 }
 
 impl PartFile {
@@ -351,10 +343,56 @@ impl PartFile {
         footer: &ArrowReaderMetadata,
         group: u32,
     ) -> Result<ArrowReaderMetadata> {
-        let key = self.index_key(Some(group));
-        if let Some(hit) = self.cache.index(&key) {
-            return Ok(hit);
+        let indexes = self.group_indexes(footer, &[group]).await?;
+        let index = indexes.into_iter().next();
+        index.ok_or_else(|| self.corrupt(format!("it lacks row group {group}")))
+    }
+
+    /// The same of several row groups, in their order: what is not cached is fetched together.
+    pub(crate) async fn group_indexes(
+        &self,
+        footer: &ArrowReaderMetadata,
+        groups: &[u32],
+    ) -> Result<Vec<ArrowReaderMetadata>> {
+        let mut indexes: Vec<Option<ArrowReaderMetadata>> = Vec::with_capacity(groups.len());
+        let mut missing = Vec::new();
+        let mut needed: Vec<Range<u64>> = Vec::new();
+        for (place, &group) in groups.iter().enumerate() {
+            let hit = self.cache.index(&self.index_key(Some(group)));
+            if hit.is_none() {
+                let mut decoder = self.index_decoder(footer, group)?;
+                let first = self.guarded(|| decoder.try_decode())?;
+                if let DecodeResult::NeedsData(ranges) = &first {
+                    needed.extend(ranges.iter().cloned());
+                }
+                missing.push((place, group, decoder, first));
+            }
+            indexes.push(hit);
         }
+        let mut bytes = self.fetch(&needed).await?.into_iter();
+        for (place, group, mut decoder, first) in missing {
+            let metadata = match first {
+                DecodeResult::Data(metadata) => metadata,
+                DecodeResult::NeedsData(ranges) => {
+                    let of_group = bytes.by_ref().take(ranges.len()).collect();
+                    self.guarded(|| decoder.push_ranges(ranges, of_group))?;
+                    self.parse_metadata(&mut decoder).await?
+                }
+                DecodeResult::Finished => return Err(self.corrupt("its footer ends early")),
+            };
+            let schema = Arc::clone(footer.schema());
+            let index = self.guarded(|| {
+                ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options().with_schema(schema))
+            })?;
+            self.cache.put_index(self.index_key(Some(group)), index.clone());
+            if let Some(slot) = indexes.get_mut(place) {
+                *slot = Some(index);
+            }
+        }
+        Ok(indexes.into_iter().flatten().collect())
+    }
+
+    fn index_decoder(&self, footer: &ArrowReaderMetadata, group: u32) -> Result<ParquetMetaDataPushDecoder> {
         let file = footer.metadata();
         let row_group = file
             .row_groups()
@@ -363,16 +401,9 @@ impl PartFile {
         let alone = ParquetMetaDataBuilder::new(file.file_metadata().clone())
             .add_row_group(row_group.clone())
             .build();
-        let mut decoder = self
-            .guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(self.part().bytes, alone))?
-            .with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata = self.parse_metadata(&mut decoder).await?;
-        let schema = Arc::clone(footer.schema());
-        let index = self.guarded(|| {
-            ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options().with_schema(schema))
-        })?;
-        self.cache.put_index(key, index.clone());
-        Ok(index)
+        let decoder =
+            self.guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(self.part().bytes, alone))?;
+        Ok(decoder.with_page_index_policy(PageIndexPolicy::Optional))
     }
 
     /// The chosen rows of one row group as one batch.
@@ -387,104 +418,6 @@ impl PartFile {
         })
         .await
     }
-
-    /// Fetches what decoding the chosen rows of one row group begins with, in batches of at most `batch_rows`: all there is to
-    /// fetch, unless it is very much.
-    pub(crate) async fn fetch_group(
-        &self,
-        footer: &ArrowReaderMetadata,
-        read: GroupRead,
-        batch_rows: usize,
-    ) -> Result<FetchedGroup> {
-        let index = self.group_index(footer, read.group).await?;
-        let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
-        let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
-        // The first step only tells what to read.
-        let next = match self.guarded(|| decoder.try_decode())? {
-            DecodeResult::NeedsData(ranges) => {
-                let bytes = self.fetch(&ranges).await?;
-                self.guarded(|| decoder.push_ranges(ranges, bytes))?;
-                None
-            }
-            known => Some(known),
-        };
-        Ok(FetchedGroup { decoder, next })
-    }
-
-    /// Folds the chosen rows of one row group, in batches of at most `batch_rows`, into `state`. All of them are decoded
-    /// in one go on the decoding threads.
-    pub(crate) async fn fold_group<S: Send + 'static>(
-        &self,
-        footer: &ArrowReaderMetadata,
-        read: GroupRead,
-        batch_rows: usize,
-        state: S,
-        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
-    ) -> Result<S> {
-        let fetched = self.fetch_group(footer, read, batch_rows).await?;
-        self.fold_fetched(fetched, state, step).await
-    }
-
-    /// The same, of what was fetched.
-    pub(crate) async fn fold_fetched<S: Send + 'static>(
-        &self,
-        fetched: FetchedGroup,
-        mut state: S,
-        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
-    ) -> Result<S> {
-        let FetchedGroup {
-            mut decoder,
-            mut next,
-        } = fetched;
-        loop {
-            match next {
-                Some(DecodeResult::NeedsData(ranges)) => {
-                    let bytes = self.fetch(&ranges).await?;
-                    self.guarded(|| decoder.push_ranges(ranges, bytes))?;
-                }
-                Some(DecodeResult::Data(batch)) => step(self, &mut state, batch)?,
-                Some(DecodeResult::Finished) => return Ok(state),
-                None => {}
-            }
-            let part = self.clone();
-            let decoding = self.compute(move || {
-                let next = part.decode_on(&mut decoder, &mut state, step);
-                (decoder, state, next)
-            });
-            let after;
-            (decoder, state, after) = decoding.await?;
-            next = Some(after?);
-        }
-    }
-
-    /// Decodes until more bytes are needed or all is done.
-    fn decode_on<S>(
-        &self,
-        decoder: &mut ParquetPushDecoder,
-        state: &mut S,
-        step: fn(&Self, &mut S, RecordBatch) -> Result<()>,
-    ) -> Result<DecodeResult<RecordBatch>> {
-        loop {
-            match decoder.try_decode().map_err(|e| self.corrupt(e))? {
-                DecodeResult::Data(batch) => step(self, state, batch)?,
-                other => return Ok(other),
-            }
-        }
-    }
-}
-
-fn build_decoder(
-    index: ArrowReaderMetadata,
-    read: GroupRead,
-    batch_rows: usize,
-) -> Result<ParquetPushDecoder, ParquetError> {
-    let mut builder = ParquetPushDecoderBuilder::new_with_metadata(index)
-        .with_projection(read.columns)
-        .with_batch_size(batch_rows.max(1));
-    if let Some(selection) = read.selection {
-        builder = builder.with_row_selection(selection);
-    }
-    builder.build()
 }
 
 fn reader_options() -> ArrowReaderOptions {

@@ -430,13 +430,15 @@ struct Identity<'a> {
 
 impl<'a> Identity<'a> {
     fn new(part: &PartFile, batch: &'a RecordBatch) -> Result<Self> {
-        let wrong = |name: &str| part.corrupt(format!("column {name} has the wrong type"));
+        let wrong = |name: &str| part.corrupt(format!("column {name} has the wrong type or nulls"));
         let counts = |name: &str| {
             let column = column(part, batch, name)?.as_primitive_opt::<UInt32Type>();
+            let column = column.filter(|c| c.null_count() == 0);
             column.map(|c| c.values().as_ref()).ok_or_else(|| wrong(name))
         };
         let rows = |name: &str| -> Result<&'a [u64]> {
             let column = column(part, batch, name)?.as_primitive_opt::<UInt64Type>();
+            let column = column.filter(|c| c.null_count() == 0);
             column.map(|c| c.values().as_ref()).ok_or_else(|| wrong(name))
         };
         let has_times = batch.column_by_name(K_TIMES_ROW_COUNT).is_some();

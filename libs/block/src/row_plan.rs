@@ -13,6 +13,11 @@ use crate::times::TimeSpan;
 /// Most rows in a row group that is read; writers end them at an eighth of it.
 pub(crate) const GROUP_ROWS_MAX: i64 = 4 << 20;
 
+/// Most ticks for each row of a part of a series, and for all of few rows, that are read without being looked up. A page holds
+/// as many as the latter, so that it costs no more to read them.
+const VAGUE_TICKS_PER_ROW: u64 = 4;
+const VAGUE_TICKS_MIN: u64 = 1 << 14;
+
 /// The rows of a series in a part.
 #[derive(Clone, Debug)]
 pub(crate) struct Span<'a> {
@@ -47,13 +52,41 @@ pub(crate) struct Piece {
     count: u64,
     /// Where its times are, if not in its rows.
     pub(crate) times: Option<TimeSpan>,
+    /// From its oldest tick to its newest, if they were looked up.
+    known: Option<Range<u64>>,
 }
 
 impl Piece {
     /// The ticks that its rows can have: those of the series strictly descend from its last tick to its first.
     pub(crate) fn ticks(&self, span: &TimeSpan) -> Range<u64> {
         let upto = self.before + (self.rows.end - self.rows.start);
-        self.count - upto..span.ticks() - self.before
+        let known = self.known.clone();
+        known.unwrap_or(self.count - upto..span.ticks() - self.before)
+    }
+
+    /// Whether it is a part of a series with gaps, which might be at any of so many more ticks that its own should be looked up:
+    /// otherwise each row group with a part of the series would read nearly all of its times.
+    pub(crate) fn is_vague(&self) -> bool {
+        let Some(span) = self.times.as_ref().filter(|_| self.known.is_none()) else {
+            return false;
+        };
+        let ticks = self.ticks(span);
+        let rows = self.rows.end - self.rows.start;
+        ticks.end - ticks.start > VAGUE_TICKS_MIN.max(rows.saturating_mul(VAGUE_TICKS_PER_ROW))
+    }
+
+    /// Notes the ticks of its newest and its oldest row; `false` if it can not have these.
+    pub(crate) fn know(&mut self, newest: u32, oldest: u32) -> bool {
+        let Some(span) = &self.times else {
+            return false;
+        };
+        let (known, possible) = (u64::from(oldest)..u64::from(newest) + 1, self.ticks(span));
+        let rows = self.rows.end - self.rows.start;
+        let is_possible = possible.start <= known.start
+            && known.end <= possible.end
+            && known.end.saturating_sub(known.start) >= rows;
+        self.known = Some(known).filter(|_| is_possible);
+        is_possible
     }
 
     /// Whether its newest and oldest row have the ticks that they must have where the series begins and ends.
@@ -61,13 +94,11 @@ impl Piece {
         (self.before > 0 || u64::from(newest) + 1 == span.ticks()) && (!self.last || oldest == 0)
     }
 
-    /// Its rows that can have one of some ticks.
+    /// Its rows that can have one of some ticks: there are as many ticks as rows, at least, from each of them to either end.
     pub(crate) fn rows_with(&self, span: &TimeSpan, ticks: &Range<u64>) -> Range<u64> {
-        let first = self.count.saturating_sub(ticks.end).max(self.before) - self.before;
-        let end = span
-            .ticks()
-            .saturating_sub(ticks.start)
-            .saturating_sub(self.before);
+        let possible = self.ticks(span);
+        let first = (self.rows.end - self.rows.start + possible.start).saturating_sub(ticks.end);
+        let end = possible.end.saturating_sub(ticks.start);
         (self.rows.start + first).min(self.rows.end)..self.rows.end.min(self.rows.start.saturating_add(end))
     }
 }
@@ -114,6 +145,7 @@ pub(crate) fn plan<'a>(
                 before: rows.start.saturating_sub(span.start),
                 count: span.end - span.start,
                 times: s.times.clone(),
+                known: None,
             };
             let last = piece.last;
             match plans.last_mut() {
@@ -149,6 +181,7 @@ mod tests {
             before: 4,
             count: 10,
             times: None,
+            known: None,
         };
         assert_eq!(piece.ticks(&span), 0..10);
         assert_eq!(piece.rows_with(&span, &(0..14)), 50..56);
@@ -163,5 +196,36 @@ mod tests {
         for tick in 0..6 {
             assert_eq!(piece.rows_with(&exact, &(tick..tick + 1)), 55 - tick..56 - tick);
         }
+    }
+    #[test]
+    fn i12_a_part_of_a_series_with_gaps_is_looked_up_where_it_might_have_many_ticks() {
+        let piece = |before, rows, count, ticks| Piece {
+            series: Labels::empty(),
+            rows: 0..rows,
+            last: before + rows == count,
+            whole: true,
+            before,
+            count,
+            times: Some(TimeSpan::new(0..ticks, TimeRange::ALL)),
+            known: None,
+        };
+        // All of a series, one without gaps, and one with few.
+        assert!(!piece(0, 1_000_000, 1_000_000, 4_000_000).is_vague());
+        assert!(!piece(7, 1, 1_000_000, 1_000_000).is_vague());
+        assert!(!piece(7, 1, 1_000_000, 1_010_000).is_vague());
+        let mut vague = piece(500, 10, 1_000_000, 4_000_000);
+        assert!(vague.is_vague());
+        for (newest, oldest) in [
+            (4_000_000 - 500, 3_000_000),
+            (100, 50),
+            (2_000_008, 2_000_000),
+            (50, 100),
+        ] {
+            assert!(!vague.know(newest, oldest), "{newest} to {oldest}");
+        }
+        assert!(vague.know(2_000_020, 2_000_000) && !vague.is_vague());
+        let span = TimeSpan::new(0..4_000_000, TimeRange::ALL);
+        assert_eq!(vague.ticks(&span), 2_000_000..2_000_021);
+        assert_eq!(vague.rows_with(&span, &(2_000_000..2_000_001)), 9..10);
     }
 }

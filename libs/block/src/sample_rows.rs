@@ -8,16 +8,31 @@ use arrow_array::{Array, RecordBatch, TimestampMillisecondArray};
 use arrow_buffer::NullBuffer;
 use koios_chunk::{Starts, decimal};
 
-use crate::Result;
 use crate::part::PartFile;
 use crate::row_plan::Piece;
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TICK, TIMESTAMP};
 use crate::times::Times;
+use crate::{Error, Result};
 
 /// The largest power of ten that is exact in a float.
 pub(crate) const EXPONENT_MAX: u8 = 22;
 /// Why a row with two values is refused.
 const BOTH_SET: &str = "a sample has both a mantissa and a float";
+
+fn wrong_column(part: &PartFile, name: &str) -> Error {
+    part.corrupt(format!(
+        "column {name} is missing, of the wrong type, or has nulls"
+    ))
+}
+
+/// The ticks of some rows.
+pub(crate) fn dense_ticks<'a>(part: &PartFile, batch: &'a RecordBatch) -> Result<&'a [u32]> {
+    let column = batch.column_by_name(TICK).filter(|c| c.null_count() == 0);
+    let column = column.and_then(|c| c.as_primitive_opt::<UInt32Type>());
+    column
+        .map(|c| c.values().as_ref())
+        .ok_or_else(|| wrong_column(part, TICK))
+}
 
 /// Decoded columns of some rows.
 #[derive(Debug)]
@@ -37,16 +52,11 @@ pub(crate) struct SampleRows<'a> {
 impl<'a> SampleRows<'a> {
     /// Rows with times, or with ticks.
     pub(crate) fn new(part: &'a PartFile, batch: &'a RecordBatch, ticks: bool) -> Result<Self> {
-        let wrong = |name: &str| {
-            part.corrupt(format!(
-                "column {name} is missing, of the wrong type, or has nulls"
-            ))
-        };
+        let wrong = |name: &str| wrong_column(part, name);
         let dense = |name: &str| batch.column_by_name(name).filter(|c| c.null_count() == 0);
         let (mut timestamps, mut tick_column): (&[i64], &[u32]) = (&[], &[]);
         if ticks {
-            let column = dense(TICK).and_then(|c| c.as_primitive_opt::<UInt32Type>());
-            tick_column = column.ok_or_else(|| wrong(TICK))?.values();
+            tick_column = dense_ticks(part, batch)?;
         } else {
             let column = dense(TIMESTAMP).and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>());
             timestamps = column.ok_or_else(|| wrong(TIMESTAMP))?.values();

@@ -19,10 +19,10 @@ use crate::Result;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_plan::{GroupPlan, Piece, Span, plan};
-use crate::sample_rows::SampleRows;
+use crate::sample_rows::{SampleRows, dense_ticks};
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TICK, TIMESTAMP};
 use crate::timed_pages::{intersect, rows_in_range};
-use crate::times::{Times, TimesTable};
+use crate::times::{TimeGroups, TimePages, Times, TimesTable};
 
 /// Decoded at a time: a row is 25 bytes then, and several row groups are decoded at once.
 const BATCH_ROWS: usize = 1 << 14;
@@ -159,6 +159,15 @@ pub(crate) struct Wanted<'a> {
     pub(crate) whole: bool,
 }
 
+/// The samples of a block whose footers have been read.
+#[derive(Clone, Debug)]
+struct OpenSamples {
+    part: PartFile,
+    footer: ArrowReaderMetadata,
+    /// Where samples have ticks.
+    times: Option<TimeGroups>,
+}
+
 /// What the rows of a piece became.
 #[derive(Debug)]
 struct Made<F> {
@@ -199,13 +208,24 @@ pub(crate) async fn read<'a, F: Form>(
         })
     };
     let spans: Vec<Span<'a>> = wanted.map(span).collect::<Result<_>>()?;
-    let footer = table.part.footer(Arc::<Schema>::clone).await?;
+    let open_times = async {
+        match &table.times {
+            Some(times) => times.open().await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (footer, times) = try_join(table.part.footer(Arc::<Schema>::clone), open_times).await?;
     let plans = plan(&table.part, &footer, spans.into_iter())?;
     let part = table.part.clone();
+    let open = OpenSamples {
+        part: table.part,
+        footer,
+        times,
+    };
     let pieces = stream::iter(plans)
         .map(move |plan| {
-            let (table, footer) = (table.clone(), footer.clone());
-            async move { read_group(&table, &footer, plan, range).await }
+            let open = open.clone();
+            async move { read_group(&open, plan, range).await }
         })
         .buffered(groups_ahead)
         .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
@@ -267,14 +287,15 @@ impl Chosen {
 }
 
 /// Chooses rows, as far as the indexes of pages tell which are in range.
-async fn choose(
-    table: &SamplesTable,
+fn choose(
+    part: &PartFile,
     index: &ArrowReaderMetadata,
+    times: Option<&TimePages>,
     pieces: Vec<Piece>,
     range: TimeRange,
 ) -> Result<Vec<Chosen>> {
-    let Some(times) = &table.times else {
-        let kept = rows_in_range(&table.part, index, range)?;
+    let Some(times) = times else {
+        let kept = rows_in_range(part, index, range)?;
         let chosen = |piece: Piece| {
             let rows = match piece.whole {
                 true => vec![piece.rows.clone(); 1],
@@ -284,39 +305,95 @@ async fn choose(
         };
         return Ok(pieces.into_iter().map(chosen).collect());
     };
-    let mut chosen = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let lost = || {
-            table
-                .part
-                .corrupt(format!("the times of {} are nowhere", piece.series))
-        };
+    let chosen = |piece: Piece| {
+        let lost = || part.corrupt(format!("the times of {} are nowhere", piece.series));
         let span = piece.times.as_ref().ok_or_else(lost)?;
         let mut ticks = piece.ticks(span);
         let mut rows = piece.rows.clone();
         if !piece.whole {
-            let in_range = times.ticks_in(span, range).await?;
-            ticks = ticks.start.max(in_range.start)..ticks.end.min(in_range.end);
+            ticks = times.ticks_in(span, ticks, range);
             rows = piece.rows_with(span, &ticks);
         }
         let rows = match ticks.is_empty() || rows.is_empty() {
             true => Vec::new(),
             false => vec![rows; 1],
         };
-        chosen.push(Chosen::new(piece, rows, ticks));
-    }
-    Ok(chosen)
+        Ok(Chosen::new(piece, rows, ticks))
+    };
+    pieces.into_iter().map(chosen).collect()
 }
 
-async fn read_group<F: Form>(
-    table: &SamplesTable,
-    footer: &ArrowReaderMetadata,
-    plan: GroupPlan,
-    range: TimeRange,
-) -> Result<Vec<Made<F>>> {
-    let (part, group) = (&table.part, plan.group);
-    let index = part.group_index(footer, group).await?;
-    let chosen = choose(table, &index, plan.pieces, range).await?;
+/// Looks up the ticks at the ends of pieces that might have very many more than they do: the first and the last one at most.
+async fn look_up_ticks(open: &OpenSamples, group: u32, pieces: &mut [Piece]) -> Result<()> {
+    let ends = |piece: &Piece| {
+        let rows = piece.rows.start as usize..piece.rows.end as usize;
+        [
+            rows.start..rows.start + 1,
+            rows.end.max(rows.start + 2) - 1..rows.end,
+        ]
+    };
+    let vague = pieces.iter().filter(|piece| piece.is_vague());
+    let rows: Vec<Range<usize>> = vague.flat_map(ends).filter(|rows| !rows.is_empty()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let groups = open.footer.metadata().row_groups();
+    let total = groups.get(group as usize).map_or(0, |group| group.num_rows());
+    let total = usize::try_from(total).unwrap_or(0);
+    let read = GroupRead {
+        group,
+        columns: ProjectionMask::columns(open.footer.parquet_schema(), [TICK]),
+        selection: Some(RowSelection::from_consecutive_ranges(rows.into_iter(), total)),
+    };
+    let add = |part: &PartFile, ticks: &mut Vec<u32>, batch: RecordBatch| {
+        ticks.extend(dense_ticks(part, &batch)?);
+        Ok(())
+    };
+    let ticks = open
+        .part
+        .fold_group(&open.footer, read, BATCH_ROWS, Vec::new(), add);
+    let mut ticks = ticks.await?.into_iter();
+    for piece in pieces.iter_mut().filter(|piece| piece.is_vague()) {
+        let newest = ticks.next();
+        let oldest = match piece.rows.end - piece.rows.start {
+            1 => newest,
+            _ => ticks.next(),
+        };
+        if !newest
+            .zip(oldest)
+            .is_some_and(|(newest, oldest)| piece.know(newest, oldest))
+        {
+            return Err(open.part.corrupt(format!(
+                "the ticks of series {} are none of those that its rows can have",
+                piece.series
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The pages of the times that the pieces can have, where samples have ticks.
+async fn time_pages(open: &OpenSamples, pieces: &[Piece]) -> Result<Option<TimePages>> {
+    let Some(times) = &open.times else {
+        return Ok(None);
+    };
+    let rows = |piece: &Piece| {
+        let span = piece.times.as_ref()?;
+        Some(span.rows_of(&piece.ticks(span)))
+    };
+    times
+        .pages(pieces.iter().filter_map(rows).collect())
+        .await
+        .map(Some)
+}
+
+async fn read_group<F: Form>(open: &OpenSamples, plan: GroupPlan, range: TimeRange) -> Result<Vec<Made<F>>> {
+    let OpenSamples { part, footer, .. } = open;
+    let GroupPlan { group, mut pieces } = plan;
+    look_up_ticks(open, group, &mut pieces).await?;
+    // Indexes of both parts come together, and then the pages of both.
+    let (index, times) = try_join(part.group_index(footer, group), time_pages(open, &pieces)).await?;
+    let chosen = choose(part, &index, times.as_ref(), pieces, range)?;
     let total = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
     let ranges = chosen.iter().flat_map(|chosen| &chosen.rows);
     let ranges = ranges.map(|r| r.start as usize..r.end as usize);
@@ -342,7 +419,7 @@ async fn read_group<F: Form>(
     };
     if selects_any {
         let fetch = part.fetch_group(footer, read, BATCH_ROWS);
-        let (fetched, times) = try_join(fetch, read_times(table, &chosen)).await?;
+        let (fetched, times) = try_join(fetch, read_times(open, &chosen)).await?;
         reading.times = times;
         reading.pieces = chosen.into();
         let fold = part.fold_fetched(fetched, reading, |part, reading, batch| reading.add(part, &batch));
@@ -356,8 +433,8 @@ async fn read_group<F: Form>(
 }
 
 /// The times of the ticks that were chosen, where samples have ticks.
-async fn read_times(table: &SamplesTable, chosen: &[Chosen]) -> Result<Option<Times>> {
-    let Some(times) = &table.times else {
+async fn read_times(open: &OpenSamples, chosen: &[Chosen]) -> Result<Option<Times>> {
+    let Some(times) = &open.times else {
         return Ok(None);
     };
     let chosen = chosen.iter().filter(|chosen| !chosen.rows.is_empty());

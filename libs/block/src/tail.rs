@@ -11,6 +11,9 @@ use crate::source::RangeRead;
 const TAIL_BYTES: std::ops::RangeInclusive<u64> = CELL_BYTES..=8 * CELL_BYTES;
 /// The share of a part that its tail is.
 const TAIL_SHARE: u64 = 128;
+/// The same of times. They are small for their number, and their page index holds the ends of each page: footer and page index
+/// take up to an eightieth.
+const TIMES_TAIL_SHARE: u64 = 48;
 /// Times are fetched whole up to so many bytes: any samples need some of them, and another request would cost as much.
 const WHOLE_TIMES_BYTES_MAX: u64 = 4 * CELL_BYTES;
 
@@ -41,9 +44,11 @@ impl Tail {
     /// # Errors
     /// [`crate::Error::Read`] when the bytes cannot be had, [`crate::Error::Corrupt`] when the part is shorter.
     pub async fn read(source: &dyn RangeRead, part: &str, size: u64) -> Result<Self> {
+        let within = |share: u64| share.clamp(*TAIL_BYTES.start(), *TAIL_BYTES.end());
         let wanted = match part {
             TIMES_PART if size <= WHOLE_TIMES_BYTES_MAX => size,
-            _ => (size / TAIL_SHARE).clamp(*TAIL_BYTES.start(), *TAIL_BYTES.end()),
+            TIMES_PART => within(size / TIMES_TAIL_SHARE),
+            _ => within(size / TAIL_SHARE),
         };
         let from = size.saturating_sub(wanted) / CELL_BYTES * CELL_BYTES;
         let read = source.read(part, &[from..size; 1]).await?;

@@ -7,7 +7,6 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt32Type;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::Schema;
-use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_model::{Labels, TimeRange};
 use koios_runtime::Cpu;
 use parquet::arrow::ProjectionMask;
@@ -16,7 +15,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use crate::Result;
 use crate::clocks::TICKS_PER_TIME_MAX;
 use crate::part::{GroupRead, PartFile};
-use crate::reader::{BlockSeries, GROUPS_AHEAD};
+use crate::reader::BlockSeries;
 use crate::row_chunk::{column, times};
 use crate::row_plan::GROUP_ROWS_MAX;
 use crate::schema::{TIME_ID, TIMESTAMP};
@@ -24,6 +23,10 @@ use crate::timed_pages::{TimedPage, timed_pages};
 
 /// Decoded at a time.
 const BATCH_ROWS: usize = 1 << 14;
+/// Most row groups, and about the most bytes, that are fetched together. The times of a row group of samples are mostly in one
+/// or two; this many only if a hundred million series have a sample each.
+const GROUPS_TOGETHER: usize = 256;
+const BYTES_TOGETHER: u64 = 64 << 20;
 
 /// The times of a block's samples.
 #[derive(Clone, Debug)]
@@ -133,73 +136,21 @@ impl TimesTable {
         })
     }
 
-    /// The times of some rows, in any order, by one read; fetches only what is not cached of the pages they are on.
-    pub(crate) async fn read(&self, mut rows: Vec<Range<u64>>) -> Result<Times> {
-        rows.retain(|rows| !rows.is_empty());
-        rows.sort_unstable_by_key(|rows| rows.start);
-        let mut runs: Vec<(Range<u64>, usize)> = Vec::new();
-        for rows in rows {
-            match runs.last_mut() {
-                Some((last, _)) if rows.start <= last.end => last.end = last.end.max(rows.end),
-                last => {
-                    let before = last.map_or(0, |(last, before)| *before + (last.end - last.start) as usize);
-                    runs.push((rows, before));
-                }
-            }
-        }
-        if runs.is_empty() {
-            return Ok(Times {
-                part: self.part.clone(),
-                runs,
-                backwards: Vec::new(),
-            });
-        }
+    /// Reads where its row groups are.
+    pub(crate) async fn open(&self) -> Result<TimeGroups> {
         let footer = self.part.footer(Arc::<Schema>::clone).await?;
-        let mut groups = Vec::new();
-        for (group, rows) in self.groups(&footer)? {
-            let inside = |(run, _): &(Range<u64>, usize)| {
-                let part = run.start.max(rows.start)..run.end.min(rows.end);
-                (!part.is_empty())
-                    .then(|| (part.start - rows.start) as usize..(part.end - rows.start) as usize)
-            };
-            let inside: Vec<Range<usize>> = runs.iter().filter_map(inside).collect();
-            if !inside.is_empty() {
-                groups.push((group, (rows.end - rows.start) as usize, inside));
-            }
-        }
-        let mut read: Vec<Vec<i64>> = stream::iter(groups)
-            .map(|(group, total, inside)| self.read_group(&footer, group, total, inside))
-            .buffered(GROUPS_AHEAD)
-            .try_collect()
-            .await?;
-        let backwards = match read.len() {
-            0 | 1 => read.pop().unwrap_or_default(),
-            _ => {
-                let joined = move || -> Vec<i64> { read.into_iter().rev().flatten().collect() };
-                self.part.compute(joined).await?
-            }
-        };
-        Ok(Times {
-            part: self.part.clone(),
-            runs,
-            backwards,
-        })
-    }
-
-    /// The row groups and their rows.
-    fn groups(&self, footer: &ArrowReaderMetadata) -> Result<Vec<(u32, Range<u64>)>> {
-        let mut groups = Vec::new();
+        let mut ends = Vec::new();
         let mut end = 0u64;
-        for (group, metadata) in (0u32..).zip(footer.metadata().row_groups()) {
+        for (group, metadata) in footer.metadata().row_groups().iter().enumerate() {
             let rows = metadata.num_rows();
-            if !(0..=GROUP_ROWS_MAX).contains(&rows) {
+            // An empty one holds nothing, and there could be any number of them.
+            if !(1..=GROUP_ROWS_MAX).contains(&rows) {
                 return Err(self.part.corrupt(format!(
-                    "row group {group} claims {rows} rows, limit {GROUP_ROWS_MAX}"
+                    "row group {group} claims {rows} rows, there must be 1 to {GROUP_ROWS_MAX}"
                 )));
             }
-            let start = end;
-            end += rows as u64;
-            groups.push((group, start..end));
+            end += rows.unsigned_abs();
+            ends.push(end);
         }
         if end != self.part.part().rows {
             let listed = self.part.part().rows;
@@ -207,87 +158,18 @@ impl TimesTable {
                 .part
                 .corrupt(format!("it has {end} rows, meta.json says {listed}")));
         }
-        Ok(groups)
-    }
-
-    /// The times of some rows of a row group, the last one first.
-    async fn read_group(
-        &self,
-        footer: &ArrowReaderMetadata,
-        group: u32,
-        total: usize,
-        inside: Vec<Range<usize>>,
-    ) -> Result<Vec<i64>> {
-        let count = inside.iter().map(ExactSizeIterator::len).sum();
-        let read = GroupRead {
-            group,
-            columns: ProjectionMask::columns(footer.parquet_schema(), [TIMESTAMP]),
-            selection: Some(RowSelection::from_consecutive_ranges(inside.into_iter(), total)),
-        };
-        let backwards = Backwards {
-            times: vec![0; count],
-            left: count,
-        };
-        let fold = self
-            .part
-            .fold_group(footer, read, BATCH_ROWS, backwards, |part, backwards, batch| {
-                backwards.add(part, &batch)
-            });
-        let Backwards { times, left } = fold.await?;
-        match left {
-            0 => Ok(times),
-            _ => Err(self.part.corrupt("a page holds fewer times than its index says")),
-        }
-    }
-
-    /// The ticks of a series that may lie in a range of times, as far as the index of pages tells.
-    pub(crate) async fn ticks_in(&self, span: &TimeSpan, range: TimeRange) -> Result<Range<u64>> {
-        if range.min <= span.range.min && span.range.max <= range.max {
-            return Ok(0..span.ticks());
-        }
-        let footer = self.part.footer(Arc::<Schema>::clone).await?;
-        let mut pages = Vec::new();
-        for (group, rows) in self.groups(&footer)? {
-            if rows.start < span.rows.end && span.rows.start < rows.end {
-                let index = self.part.group_index(&footer, group).await?;
-                let Some(of_group) = timed_pages(&self.part, &index)? else {
-                    return Ok(0..span.ticks());
-                };
-                let here = |page: TimedPage| TimedPage {
-                    rows: page.rows.start + rows.start..page.rows.end + rows.start,
-                    ..page
-                };
-                let around =
-                    |page: &TimedPage| page.rows.start < span.rows.end && span.rows.start < page.rows.end;
-                pages.extend(of_group.into_iter().map(here).filter(around));
-            }
-        }
-        let mut ticks: Option<Range<u64>> = None;
-        for (at, page) in pages.iter().enumerate() {
-            let neighbour = |at: Option<usize>| at.and_then(|at| pages.get(at));
-            let times = times_on(
-                span,
-                page,
-                neighbour(at.checked_sub(1)),
-                neighbour(at.checked_add(1)),
-            );
-            if range.overlaps(&times) {
-                let rows = page.rows.start.max(span.rows.start)..page.rows.end.min(span.rows.end);
-                let of_page = span.rows.end - rows.end..span.rows.end - rows.start;
-                ticks = Some(match ticks {
-                    None => of_page,
-                    Some(ticks) => ticks.start.min(of_page.start)..ticks.end.max(of_page.end),
-                });
-            }
-        }
-        Ok(ticks.unwrap_or(0..0))
+        Ok(TimeGroups {
+            part: self.part.clone(),
+            footer,
+            ends: ends.into(),
+        })
     }
 
     /// Checks that rows are numbered, which other readers rely on.
     pub(crate) async fn verify(&self) -> Result<()> {
-        let footer = self.part.footer(Arc::<Schema>::clone).await?;
+        let TimeGroups { footer, ends, .. } = self.open().await?;
         let mut next = 0;
-        for (group, _) in self.groups(&footer)? {
+        for (group, _) in (0u32..).zip(ends.iter()) {
             let read = GroupRead {
                 group,
                 columns: ProjectionMask::columns(footer.parquet_schema(), [TIME_ID]),
@@ -316,6 +198,204 @@ impl TimesTable {
                 .part
                 .corrupt(format!("it has {next} times, meta.json says another number"))),
         }
+    }
+}
+
+/// The row groups of times.
+#[derive(Clone, Debug)]
+pub(crate) struct TimeGroups {
+    part: PartFile,
+    footer: ArrowReaderMetadata,
+    /// The rows up to the end of each; they strictly ascend.
+    ends: Arc<[u64]>,
+}
+
+/// What is read of a row group.
+struct Inside {
+    group: usize,
+    /// Relative to the row group; ascending and disjoint.
+    rows: Vec<Range<usize>>,
+}
+
+impl TimeGroups {
+    /// The rows of a row group.
+    fn rows(&self, group: usize) -> Range<u64> {
+        let end_of = |group: Option<usize>| group.and_then(|group| self.ends.get(group)).copied();
+        end_of(group.checked_sub(1)).unwrap_or(0)..end_of(Some(group)).unwrap_or(0)
+    }
+
+    /// Splits ascending, disjoint runs by row group.
+    fn split(&self, runs: &[Range<u64>]) -> Vec<Inside> {
+        let mut split: Vec<Inside> = Vec::new();
+        for run in runs {
+            let mut from = run.start;
+            let mut group = self.ends.partition_point(|&end| end <= from);
+            while let Some(&end) = self.ends.get(group).filter(|_| from < run.end) {
+                let start = self.rows(group).start;
+                let to = run.end.min(end);
+                let rows = (from - start) as usize..(to - start) as usize;
+                match split.last_mut() {
+                    Some(last) if last.group == group => last.rows.push(rows),
+                    _ => split.push(Inside {
+                        group,
+                        rows: vec![rows; 1],
+                    }),
+                }
+                from = to;
+                group += 1;
+            }
+        }
+        split
+    }
+
+    /// How many of these row groups, which are not none, are read together.
+    fn together(&self, split: &[Inside]) -> usize {
+        let groups = self.footer.metadata().row_groups();
+        let mut bytes = 0u64;
+        let fits = |inside: &&Inside| {
+            let size = groups
+                .get(inside.group)
+                .map_or(0, |group| group.compressed_size());
+            bytes = bytes.saturating_add(size.unsigned_abs());
+            bytes <= BYTES_TOGETHER
+        };
+        split.iter().take(GROUPS_TOGETHER).take_while(fits).count().max(1)
+    }
+
+    /// The pages that some rows, in any order, are on. What is not cached of the indexes that tell is fetched together.
+    pub(crate) async fn pages(&self, rows: Vec<Range<u64>>) -> Result<TimePages> {
+        let mut pages = Some(Vec::new());
+        for together in self.split(&runs(rows)).chunks(GROUPS_TOGETHER) {
+            let groups = together.iter().map(|inside| inside.group as u32);
+            let groups: Vec<u32> = groups.collect();
+            let indexes = self.part.group_indexes(&self.footer, &groups).await?;
+            for (inside, index) in together.iter().zip(indexes) {
+                let start = self.rows(inside.group).start;
+                let here = |page: TimedPage| TimedPage {
+                    rows: page.rows.start + start..page.rows.end + start,
+                    ..page
+                };
+                match (timed_pages(&self.part, &index)?, &mut pages) {
+                    (Some(of_group), Some(pages)) => pages.extend(of_group.into_iter().map(here)),
+                    _ => pages = None,
+                }
+            }
+        }
+        Ok(TimePages(pages))
+    }
+
+    /// The times of some rows, in any order, by one read; fetches only what is not cached of the pages they are on, all of it
+    /// together.
+    pub(crate) async fn read(&self, rows: Vec<Range<u64>>) -> Result<Times> {
+        let runs = runs(rows);
+        let split = self.split(&runs);
+        let count = split.iter().flat_map(|inside| &inside.rows);
+        let count = count.map(ExactSizeIterator::len).sum();
+        let mut backwards = Backwards {
+            times: vec![0; count],
+            left: count,
+        };
+        let mut left = split.as_slice();
+        while let Some((together, rest)) = left.split_at_checked(self.together(left))
+            && !together.is_empty()
+        {
+            backwards = self.read_together(together, backwards).await?;
+            left = rest;
+        }
+        let mut before = 0;
+        let counted = |run: Range<u64>| {
+            let first = before;
+            before += (run.end - run.start) as usize;
+            (run, first)
+        };
+        Ok(Times {
+            part: self.part.clone(),
+            runs: runs.into_iter().map(counted).collect(),
+            backwards: backwards.times,
+        })
+    }
+
+    async fn read_together(&self, together: &[Inside], mut backwards: Backwards) -> Result<Backwards> {
+        let read = |inside: &Inside| {
+            let rows = self.rows(inside.group);
+            let total = (rows.end - rows.start) as usize;
+            GroupRead {
+                group: inside.group as u32,
+                columns: ProjectionMask::columns(self.footer.parquet_schema(), [TIMESTAMP]),
+                selection: Some(RowSelection::from_consecutive_ranges(
+                    inside.rows.iter().cloned(),
+                    total,
+                )),
+            }
+        };
+        let reads = together.iter().map(read).collect();
+        let fetched = self.part.fetch_groups(&self.footer, reads, BATCH_ROWS).await?;
+        for (inside, fetched) in together.iter().zip(fetched) {
+            let count: usize = inside.rows.iter().map(ExactSizeIterator::len).sum();
+            let left = backwards.left.checked_sub(count);
+            let fold =
+                self.part
+                    .fold_fetched(fetched, backwards, |part, backwards: &mut Backwards, batch| {
+                        backwards.add(part, &batch)
+                    });
+            backwards = fold.await?;
+            if left != Some(backwards.left) {
+                return Err(self
+                    .part
+                    .corrupt("a page holds another number of times than its index says"));
+            }
+        }
+        Ok(backwards)
+    }
+}
+
+/// Joins rows in any order to ascending, disjoint runs.
+fn runs(mut rows: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    rows.retain(|rows| !rows.is_empty());
+    rows.sort_unstable_by_key(|rows| rows.start);
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for rows in rows {
+        match runs.last_mut() {
+            Some(last) if rows.start <= last.end => last.end = last.end.max(rows.end),
+            _ => runs.push(rows),
+        }
+    }
+    runs
+}
+
+/// Pages of times, ascending; `None` where there is no index of them.
+#[derive(Debug)]
+pub(crate) struct TimePages(Option<Vec<TimedPage>>);
+
+impl TimePages {
+    /// Those of `ticks` of a series, of which the pages were asked for, that may lie in a range of times.
+    pub(crate) fn ticks_in(&self, span: &TimeSpan, ticks: Range<u64>, range: TimeRange) -> Range<u64> {
+        let is_covered = range.min <= span.range.min && span.range.max <= range.max;
+        let Some(pages) = self.0.as_ref().filter(|_| !is_covered) else {
+            return ticks;
+        };
+        let rows = span.rows_of(&ticks);
+        let first = pages.partition_point(|page| page.rows.end <= rows.start);
+        let mut inside: Option<Range<u64>> = None;
+        for (at, page) in pages.iter().enumerate().skip(first) {
+            if page.rows.start >= rows.end {
+                break;
+            }
+            let neighbour = |at: Option<usize>| at.and_then(|at| pages.get(at));
+            let times = times_on(
+                span,
+                page,
+                neighbour(at.checked_sub(1)),
+                neighbour(at.checked_add(1)),
+            );
+            if range.overlaps(&times) {
+                let here = page.rows.start.max(rows.start)..page.rows.end.min(rows.end);
+                let start = inside.map_or(here.start, |inside| inside.start);
+                inside = Some(start..here.end);
+            }
+        }
+        // Rows ascend where ticks descend.
+        inside.map_or(0..0, |rows| span.rows.end - rows.end..span.rows.end - rows.start)
     }
 }
 

@@ -29,7 +29,9 @@ impl Default for ReadBounds {
     }
 }
 
-/// Rows that all reads of a process decode at the same time, to encode them as chunks: about 40 bytes each while they are.
+/// Rows that all reads of a process decode at the same time, to encode them as chunks: about 40 bytes each while they are. What
+/// else they hold counts as the rows that take as much: of histograms, and of times that stand in rows of their own, up to four
+/// for each sample.
 const ROWS_MAX: u32 = 8 << 20;
 
 /// The memory that reads share. Cheap to clone.
