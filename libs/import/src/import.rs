@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_block::{
-    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockWriter, Layout, MergeInput, MergedSeries,
-    MergedWriter,
+    BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockWriter, Digest, Layout, MergeInput,
+    MergedSeries, MergedWriter,
 };
 use koios_bucket::{Blocks, Bucket, Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_model::{TenantId, TimeRange};
