@@ -279,3 +279,36 @@ fn a_short_range_of_a_long_series_is_read_by_few_bytes() {
         }
     }
 }
+
+#[test]
+fn parts_of_a_long_series_with_gaps_are_read_back() {
+    let long = scrapes(0, 60_000);
+    // Most gaps are among the oldest, so that ticks are far from what the number of rows tells.
+    let kept = |&i: &usize| i == 0 || i > 40_000 || i % 5 < 2;
+    let some: Vec<i64> = (0..long.len()).filter(kept).map(|i| long[i]).collect();
+    let model = Model::from([(labels(0, 0), noise(0, &long)), (labels(1, 0), noise(1, &some))]);
+    let layout = Layout {
+        page_rows: 500,
+        group_rows: 4000,
+        ..Layout::default()
+    };
+    let parts = write(1, layout, &model);
+    assert_eq!(rows(&parts, TIMES_PART), 60_000, "shared");
+    let block = open(&parts);
+    block_on(verify(&block)).unwrap();
+    assert_eq!(bits(&block_on(read_all(&block)).unwrap()), bits(&model));
+    for (from, to) in [
+        (0, 59_999),
+        (10, 20),
+        (39_000, 41_000),
+        (20_003, 20_003),
+        (58_000, 59_999),
+    ] {
+        let block = open(&parts);
+        let range = TimeRange::new(long[from], long[to]);
+        let series = block_on(block.select(&Matchers::default(), range)).unwrap();
+        let [streamed, chunked] = both_ways(&block, &series, range);
+        let want = inside(&model, range);
+        assert!(streamed == want && chunked == want, "{from} to {to}");
+    }
+}
