@@ -364,7 +364,7 @@ fn anchors(times: &[i64]) -> impl Iterator<Item = i64> {
         times
             .iter()
             .copied()
-            .filter(|&t| mixed(t as u64) % ANCHOR_EACH == 0),
+            .filter(|&t| mixed(t as u64).is_multiple_of(ANCHOR_EACH)),
     )
 }
 

@@ -13,7 +13,8 @@ use crate::MergedSeries;
 pub struct Digest {
     series: u64,
     samples: u64,
-    hash: Xxh3,
+    /// Boxed: it is large, and passed from thread to thread.
+    hash: Box<Xxh3>,
 }
 
 impl std::fmt::Debug for Digest {

@@ -61,7 +61,7 @@ impl Piece {
     pub(crate) fn ticks(&self, span: &TimeSpan) -> Range<u64> {
         let upto = self.before + (self.rows.end - self.rows.start);
         let known = self.known.clone();
-        known.unwrap_or(self.count - upto..span.ticks() - self.before)
+        known.unwrap_or_else(|| self.count - upto..span.ticks() - self.before)
     }
 
     /// Whether it is a part of a series with gaps, which might be at any of so many more ticks that its own should be looked up:

@@ -135,7 +135,7 @@ pub struct BlockWriter {
     rows: Vec<SeriesRow>,
     samples: SamplesWriter,
     /// Where series share them.
-    times: Option<TimesWriter>,
+    times: Option<Box<TimesWriter>>,
     /// Of a downsampled block, in place of the samples.
     summaries: Option<SummariesWriter>,
     /// From the first histogram on.
@@ -154,7 +154,9 @@ impl BlockWriter {
         let BlockOptions { block, layout, .. } = options;
         let shared = options.resolution_ms == 0 && layout.shared_times;
         let samples = SamplesWriter::new(block, layout, shared, options.starts)?;
-        let times = shared.then(|| TimesWriter::new(block, layout)).transpose()?;
+        let times = shared
+            .then(|| TimesWriter::new(block, layout).map(Box::new))
+            .transpose()?;
         let summaries = match samples_part(options.resolution_ms) {
             Some(SAMPLES_PART) => None,
             Some(part) => Some(SummariesWriter::new(options.block, part, options.layout)?),
@@ -427,7 +429,7 @@ impl BlockWriter {
     /// Roughly the encoded size so far, so that the caller can end the block and start another.
     pub fn encoded_bytes(&self) -> usize {
         self.samples.encoded_bytes()
-            + self.times.as_ref().map_or(0, TimesWriter::encoded_bytes)
+            + self.times.as_ref().map_or(0, |times| times.encoded_bytes())
             + self.summaries.as_ref().map_or(0, SummariesWriter::encoded_bytes)
             + self
                 .histograms

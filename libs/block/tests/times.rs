@@ -91,7 +91,7 @@ fn series_that_came_later_went_earlier_or_have_gaps_share_times_too() {
                 0 => (0, 1000),
                 n => (n * 100, 1000 - (metric % 5) * 50),
             };
-            let kept = |i: &usize| metric % 4 != 3 || random(metric, *i) % 20 != 0;
+            let kept = |i: &usize| metric % 4 != 3 || !random(metric, *i).is_multiple_of(20);
             let samples = (from..to).filter(kept).map(|i| (times[i], i as f64));
             model.insert(labels(metric, target), samples.collect());
         }
@@ -131,7 +131,8 @@ fn model_of(series: &[Taken], length: usize) -> Model {
     for (number, taken) in series.iter().enumerate() {
         let times = scrapes(taken.clock, length);
         let (from, to) = (taken.from * length as f64, taken.to * length as f64);
-        let kept = |i: &usize| taken.without == 0 || random(number, *i) % (taken.without as u64 + 1) != 0;
+        let kept =
+            |i: &usize| taken.without == 0 || !random(number, *i).is_multiple_of(taken.without as u64 + 1);
         let shift = if taken.own { number as i64 + 10 } else { 0 };
         let samples: BTreeMap<i64, f64> = (from as usize..to as usize)
             .filter(kept)
@@ -284,7 +285,7 @@ fn a_short_range_of_a_long_series_is_read_by_few_bytes() {
 fn parts_of_a_long_series_with_gaps_are_read_back() {
     let long = scrapes(0, 60_000);
     // Most gaps are among the oldest, so that ticks are far from what the number of rows tells.
-    let kept = |&i: &usize| i == 0 || i > 40_000 || i % 5 < 2;
+    let kept = |&i: &usize| i == 0 || i > 8_500 || i % 5 < 2;
     let some: Vec<i64> = (0..long.len()).filter(kept).map(|i| long[i]).collect();
     let model = Model::from([(labels(0, 0), noise(0, &long)), (labels(1, 0), noise(1, &some))]);
     let layout = Layout {
@@ -300,7 +301,7 @@ fn parts_of_a_long_series_with_gaps_are_read_back() {
     for (from, to) in [
         (0, 59_999),
         (10, 20),
-        (39_000, 41_000),
+        (8_000, 9_000),
         (20_003, 20_003),
         (58_000, 59_999),
     ] {

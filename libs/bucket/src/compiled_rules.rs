@@ -83,9 +83,10 @@ mod tests {
         let is_same = |a: &SeriesClasses, b: &SeriesClasses| std::ptr::eq(a.rules(), b.rules());
         let classes = kept.of(&first).unwrap();
         assert!(is_same(&classes, &kept.of(&first).unwrap()));
-        assert!(is_same(&classes, &kept.clone().of(&first).unwrap()));
+        let copy = kept.clone();
+        assert!(is_same(&classes, &copy.of(&first).unwrap()));
         // Of a copy whose rules were changed.
-        assert_eq!(kept.of(&other).unwrap().count(), 2);
+        assert_eq!(copy.of(&other).unwrap().count(), 2);
         let next = CompiledRules::default();
         next.adopt(&kept, &first);
         assert!(is_same(&classes, &next.of(&first).unwrap()));

@@ -77,7 +77,6 @@ fn check_cost_of_late_samples(batch: fn(&[i64]) -> BatchColumns) {
     assert_eq!((applied.duplicates, applied.conflicts), (0, 0));
     assert!(applied.out_of_order > 180, "{}", applied.out_of_order);
     let each = applied.compared / applied.out_of_order;
-    println!("{each} held samples decoded per late one");
     assert!(each <= 24, "{each} held samples decoded per late one");
 }
 

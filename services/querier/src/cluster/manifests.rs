@@ -97,6 +97,8 @@ pub trait Manifests: Send + Sync + Debug + 'static {
 struct Entry {
     view: Option<Arc<ManifestView>>,
     asked_at: Duration,
+    /// When there was an answer: only that makes the view fresh for those who need one.
+    answered_at: Option<Duration>,
 }
 
 /// The manifests of recent reads.
@@ -121,7 +123,7 @@ impl ManifestCache {
 
     /// A manifest of version `floor` or later, as late as can be had.
     pub(crate) async fn pin(&self, tenant: &TenantId, floor: u64) -> Result<Arc<ManifestView>, QueryError> {
-        let cached = self.cached(tenant, FRESH.min(self.fresh_optional));
+        let cached = self.cached(tenant, FRESH.min(self.fresh_optional), |entry| entry.answered_at);
         if let Some((Some(view), true)) = &cached
             && view.version >= floor
         {
@@ -144,7 +146,7 @@ impl ManifestCache {
 
     /// A manifest if one can be had quickly: for reads that the heads say they can answer alone.
     pub(crate) async fn recent(&self, tenant: &TenantId) -> Option<Arc<ManifestView>> {
-        let cached = self.cached(tenant, self.fresh_optional);
+        let cached = self.cached(tenant, self.fresh_optional, |entry| Some(entry.asked_at));
         if let Some((view, true)) = cached {
             return view;
         }
@@ -166,11 +168,18 @@ impl ManifestCache {
         self.entries.lock().remove(tenant);
     }
 
-    fn cached(&self, tenant: &TenantId, fresh: Duration) -> Option<(Option<Arc<ManifestView>>, bool)> {
+    /// What is known, and whether it is of less than `fresh` ago.
+    fn cached(
+        &self,
+        tenant: &TenantId,
+        fresh: Duration,
+        of: impl Fn(&Entry) -> Option<Duration>,
+    ) -> Option<(Option<Arc<ManifestView>>, bool)> {
         let entries = self.entries.lock();
         let entry = entries.get(tenant)?;
-        let age = self.clock.elapsed().saturating_sub(entry.asked_at);
-        Some((entry.view.clone(), age < fresh))
+        let now = self.clock.elapsed();
+        let is_fresh = of(entry).is_some_and(|at| now.saturating_sub(at) < fresh);
+        Some((entry.view.clone(), is_fresh))
     }
 
     /// Keeps the later of what is known and `view`, and returns it.
@@ -180,10 +189,15 @@ impl ManifestCache {
             entries.pop_first();
         }
         let asked_at = self.clock.elapsed();
-        let entry = entries
-            .entry(tenant.clone())
-            .or_insert(Entry { view: None, asked_at });
+        let entry = entries.entry(tenant.clone()).or_insert(Entry {
+            view: None,
+            asked_at,
+            answered_at: None,
+        });
         entry.asked_at = asked_at;
+        if view.is_some() {
+            entry.answered_at = Some(asked_at);
+        }
         if let Some(view) = view
             && entry.view.as_ref().is_none_or(|v| v.version <= view.version)
         {

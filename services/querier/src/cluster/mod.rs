@@ -310,6 +310,8 @@ impl Cluster {
         };
         let Some(view) = view else { return Ok(None) };
         pin.set(&view);
+        // Another selector of the query may have been faster with another version.
+        let view = pin.at_least(seam.floor()).unwrap_or(view);
         let coarseness = selection.wanted.coarseness;
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
         let blocks = chosen.into_iter().map(|b| b.id.clone()).collect();

@@ -565,10 +565,12 @@ async fn i11_a_merged_block_that_reads_back_otherwise_is_not_listed() {
         (out, digest)
     };
     let (out, given) = written(30_000);
-    let done = merger.finish(&world.tenant, out, Some(given)).await;
+    let done = Box::pin(merger.finish(&world.tenant, out, Some(given))).await;
     assert!(done.is_ok_and(|meta| meta.is_some()));
     let ((out, _), (_, other)) = (written(30_000), written(30_001));
-    let error = merger.finish(&world.tenant, out, Some(other)).await.unwrap_err();
+    let error = Box::pin(merger.finish(&world.tenant, out, Some(other)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, CompactError::Altered { .. }), "{error}");
     assert!(!error.is_transient() && error.bad_block().is_none(), "{error}");
 }

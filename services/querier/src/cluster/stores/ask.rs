@@ -365,7 +365,7 @@ impl Asker {
         call: Call<'_, T>,
     ) -> Answers<T> {
         match answer {
-            Ok(answer) => Ok(vec![taken(store, blocks, tried, answer)]),
+            Ok(answer) => Ok(vec![taken(store, blocks, &tried, answer)]),
             Err(e) => {
                 let tried = self.failed(tried, &store.name, e)?;
                 self.ask_owners(blocks, tried, call).await
@@ -388,7 +388,7 @@ impl Asker {
         tokio::select! {
             biased;
             answer = &mut asked => match answer {
-                Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
+                Ok(answer) => Ok(vec![taken(store, blocks, &Tried::default(), answer)]),
                 Err(e) => {
                     self.failed(Tried::default(), &store.name, e.clone())?;
                     others.await.map_err(|none| none.and(failure(e)))
@@ -401,7 +401,7 @@ impl Asker {
                     Ok(answers)
                 }
                 Err(none) => match asked.await {
-                    Ok(answer) => Ok(vec![taken(store, blocks, Tried::default(), answer)]),
+                    Ok(answer) => Ok(vec![taken(store, blocks, &Tried::default(), answer)]),
                     Err(e) => Err(none.and(failure(e))),
                 },
             },
@@ -432,7 +432,7 @@ impl Asker {
 fn taken<T>(
     store: &StoreMember,
     blocks: Vec<String>,
-    tried: Tried,
+    tried: &Tried,
     (under_way, answer): (UnderWay, T),
 ) -> Answered<T> {
     Answered {

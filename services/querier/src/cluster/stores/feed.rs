@@ -176,6 +176,8 @@ impl BlockFeed {
                     blocks, store, tried, ..
                 } = part;
                 let tried = asker.failed(tried, &store, e)?;
+                // Not of the store that these are read beside.
+                let tried = tried.beside(&self.reading.silent);
                 self.open(blocks, tried).await?;
             }
         }
