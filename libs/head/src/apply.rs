@@ -4,12 +4,19 @@ use koios_model::merge::start_at;
 use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
 use crate::head::Head;
+use crate::open::Hot;
 use crate::resolve::{NEW, Resolved};
 use crate::starts::StartOf;
 use crate::windows::{Added, NOTHING};
 
 /// Series whose memory is touched ahead at a time: few enough to stay in the first-level cache.
 const STRIP: usize = 128;
+
+/// Series, in the order in which they came, whose runs are sealed at the same times: those of one target, mostly, which
+/// share timestamps, and whose chunks are read together.
+const SEALED_TOGETHER: u32 = 256;
+/// Turns in which series are sealed.
+const TURNS: u32 = 8;
 
 /// What applying a batch did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,13 +182,18 @@ impl Head {
             }
             self.enter_window(s.t, tally);
             let hot = &self.series.hot[i];
-            if hot.count > 0 && (hot.count >= self.samples_per_chunk || hot.last_t < tally.window.min) {
+            let opens_window = hot.last_t < tally.window.min;
+            if hot.count > 0 && (opens_window || hot.count >= self.run_length(index, hot)) {
                 self.seal_open(index);
             }
             if STARTED {
                 self.note_start(index, s.t, start);
             }
-            self.pool.append(&mut self.series.hot[i], s.t, s.v);
+            let hot = &mut self.series.hot[i];
+            if hot.count == 0 {
+                hot.set_opens_window(opens_window);
+            }
+            self.pool.append(hot, s.t, s.v);
             tally.add(s.t);
             applied.samples += 1;
         }
@@ -189,6 +201,19 @@ impl Head {
             self.append_late(index, &mut late, starts, tally, applied);
         }
         self.scratch.late = late;
+    }
+
+    /// Samples of the open run of a series after which it is sealed. The first run of a window is shorter for some: else
+    /// all series that begin together, as all do in each window, would be sealed at once, time and again. Then the blocks of
+    /// open runs, which take twice the memory of chunks, would have to suffice for all of them at their longest, instead of
+    /// at half of that, and some requests would wait for all the sealing.
+    fn run_length(&self, index: u32, hot: &Hot) -> u16 {
+        let full = self.samples_per_chunk;
+        if !hot.opens_window() {
+            return full;
+        }
+        let turn = index / SEALED_TOGETHER % TURNS;
+        full - (u32::from(full) * turn / TURNS) as u16
     }
 
     /// Makes the tally that of the window that holds `t`.
@@ -245,5 +270,64 @@ impl Tally {
     pub(crate) fn add_run(&mut self, samples: u64, range: TimeRange) {
         self.samples += samples;
         self.seen = self.seen.union(&range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use koios_model::{Labels, Matchers, SeriesHash};
+
+    use super::*;
+    use crate::HeadOptions;
+
+    /// Batches of one sample for each of as many series as take all turns.
+    fn scrape(t: i64) -> BatchColumns {
+        let mut batch = BatchColumns::default();
+        for i in 0..SEALED_TOGETHER * TURNS {
+            let labels =
+                Labels::from_pairs([("__name__", "up".to_owned()), ("instance", format!("host-{i}"))]);
+            batch.push_series(SeriesHash(u128::from(i)), labels.as_ref());
+            batch.push_sample(t, f64::from(i) + (t % 7) as f64);
+        }
+        batch
+    }
+
+    #[test]
+    fn series_that_begin_together_are_sealed_by_turns_in_every_window() {
+        let full = 2 * i64::from(TURNS);
+        let options = HeadOptions {
+            samples_per_chunk: full as usize,
+            ..HeadOptions::default()
+        };
+        let window = options.window_ms;
+        let (step, count) = (window / 100, i64::from(SEALED_TOGETHER * TURNS));
+        let mut head = Head::new(options);
+        let mut sent = 0;
+        for start in [0, window] {
+            let mut most_sealed = 0;
+            for n in 0..3 * full {
+                let open = |head: &Head| head.series.hot.iter().map(|h| i64::from(h.count)).sum::<i64>();
+                let before = open(&head);
+                head.apply(&scrape(start + n * step), 0, n as u64 + 1);
+                sent += 1;
+                // What the blocks of open runs must suffice for, once some were sealed.
+                assert!(open(&head) <= count * full * 5 / 8, "{} open at {n}", open(&head));
+                if n > 0 {
+                    most_sealed = most_sealed.max(before + count - open(&head));
+                }
+            }
+            assert!(
+                most_sealed <= count * full / i64::from(TURNS),
+                "{most_sealed} sealed at once"
+            );
+        }
+        let mut samples = Vec::new();
+        for id in head.select(&Matchers::default(), TimeRange::ALL) {
+            samples.clear();
+            head.samples(id, TimeRange::ALL, &mut samples).unwrap();
+            assert_eq!(samples.len(), sent);
+        }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Hot {
     /// Open samples.
     pub(crate) count: u16,
     exponent: u8,
-    /// [`HAS_LAST`] and [`HAS_STARTS`].
+    /// [`HAS_LAST`], [`HAS_STARTS`] and [`OPENS_WINDOW`].
     flags: u8,
 }
 
@@ -63,6 +63,8 @@ pub(crate) struct Hot {
 const HAS_LAST: u8 = 1;
 /// There are, or were, start timestamps beside the open samples.
 const HAS_STARTS: u8 = 2;
+/// The open run is the first of its window.
+const OPENS_WINDOW: u8 = 4;
 
 impl Hot {
     /// Whether `last_t` and `last_v` mean anything.
@@ -88,6 +90,19 @@ impl Hot {
 
     pub(crate) fn set_has_starts(&mut self) {
         self.flags |= HAS_STARTS;
+    }
+
+    /// Whether the open run is the first of its window, as far as is known: a restart forgets it.
+    pub(crate) fn opens_window(&self) -> bool {
+        self.flags & OPENS_WINDOW != 0
+    }
+
+    pub(crate) fn set_opens_window(&mut self, opens: bool) {
+        self.flags = if opens {
+            self.flags | OPENS_WINDOW
+        } else {
+            self.flags & !OPENS_WINDOW
+        };
     }
 }
 

@@ -38,6 +38,8 @@ struct Watched {
     looked_ms: AtomicU64,
     released_ms: AtomicU64,
     short: AtomicBool,
+    /// Much was freed since it was released.
+    freed: AtomicBool,
 }
 
 /// The process uses nearly all the memory that it may use.
@@ -74,6 +76,7 @@ impl MemoryWatch {
             looked_ms: AtomicU64::new(0),
             released_ms: AtomicU64::new(0),
             short: AtomicBool::new(false),
+            freed: AtomicBool::new(false),
         })))
     }
 
@@ -82,16 +85,22 @@ impl MemoryWatch {
         self.0.as_ref().map(|w| w.limit)
     }
 
+    /// Has what was freed given back to the system, once a piece of work ended at the monotonic time `now` that took much
+    /// for a while: the allocator would keep it for the next, hours later. Soon, for it is done at most once a minute.
+    pub fn freed(&self, now: Duration) {
+        if let Some(watched) = &self.0 {
+            watched.freed.store(true, Ordering::Relaxed);
+            watched.release_if_due(since_start_ms(now));
+        }
+    }
+
     /// Says whether more work may be taken at the monotonic time `now`. Cheap: looks no more than ten times a second.
     ///
     /// # Errors
     /// [`MemoryShort`] when it may not.
     pub fn check(&self, now: Duration) -> Result<(), MemoryShort> {
         let Some(watched) = &self.0 else { return Ok(()) };
-        // From 1, as 0 is never.
-        let now_ms = u64::try_from(now.as_millis())
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
+        let now_ms = since_start_ms(now);
         if due(&watched.looked_ms, now_ms, LOOK_INTERVAL) {
             watched.look(now_ms);
         }
@@ -103,6 +112,13 @@ impl MemoryWatch {
             limit: watched.limit,
         })
     }
+}
+
+/// Milliseconds of the monotonic clock, from 1, as 0 is never.
+fn since_start_ms(now: Duration) -> u64 {
+    u64::try_from(now.as_millis())
+        .unwrap_or(u64::MAX)
+        .saturating_add(1)
 }
 
 /// Whether `at` is longer ago than `interval`; true for one caller only.
@@ -137,7 +153,13 @@ impl Watched {
         if !short && was_short {
             tracing::info!(used_mib, limit_mib, "memory suffices again");
         }
-        if short && due(&self.released_ms, now_ms, RELEASE_INTERVAL) {
+        self.release_if_due(now_ms);
+    }
+
+    fn release_if_due(&self, now_ms: u64) {
+        let wanted = self.short.load(Ordering::Relaxed) || self.freed.load(Ordering::Relaxed);
+        if wanted && due(&self.released_ms, now_ms, RELEASE_INTERVAL) {
+            self.freed.store(false, Ordering::Relaxed);
             self.memory.release();
         }
     }
@@ -249,6 +271,25 @@ mod tests {
         uses(899);
         assert_eq!(at(60_400), Ok(()));
         assert_eq!(MemoryWatch::default().check(Duration::ZERO), Ok(()));
+    }
+
+    #[test]
+    fn what_was_freed_is_given_back_soon_and_rarely() {
+        let memory = Arc::<Pretended>::default();
+        let watch = MemoryWatch::new(Box::new(Arc::clone(&memory)), 1000 << 20);
+        let released = || memory.released.load(Ordering::Relaxed);
+        let check = |s| watch.check(Duration::from_secs(s)).unwrap();
+        check(1);
+        assert_eq!(released(), 0);
+        watch.freed(Duration::from_secs(2));
+        assert_eq!(released(), 1);
+        watch.freed(Duration::from_secs(10));
+        check(61);
+        assert_eq!(released(), 1, "not twice within a minute");
+        check(62);
+        assert_eq!(released(), 2, "but not forgotten");
+        check(200);
+        assert_eq!(released(), 2, "nothing was freed since");
     }
 
     #[test]

@@ -53,6 +53,8 @@ impl Inner {
     /// One look at everything; false when the bucket or the log failed, which would fail other cuts too.
     async fn cut_round(&self) -> bool {
         let failed = AtomicBool::new(false);
+        let freed = || self.store.metrics.cuts.get() + self.store.metrics.samples_forgotten.get();
+        let freed_before = freed();
         let replicas = self.store.replicas();
         let cut = |replica: Arc<Replica>| {
             let failed = &failed;
@@ -71,6 +73,11 @@ impl Inner {
             .for_each_concurrent(CUTS_AT_A_TIME, cut)
             .await;
         self.truncate().await;
+        if freed() != freed_before {
+            // A cut takes half as much again as the head for a few seconds.
+            let runtime = &self.deps.runtime;
+            runtime.memory.freed(runtime.clock.elapsed());
+        }
         self.measure();
         !failed.into_inner()
     }

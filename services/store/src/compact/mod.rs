@@ -309,6 +309,7 @@ impl Compactor {
             };
             let aged = Aged::of(&manifest, &job.inputs, &self.settings_of(&manifest, told))?;
             self.merge_one(&manifest, job, &aged, writer).await?;
+            self.freed();
         }
         Ok(true)
     }
@@ -338,6 +339,7 @@ impl Compactor {
         };
         let aged = Aged::of(&manifest, &job.inputs, &settings)?;
         self.downsample_one(&manifest, job, &aged, writer).await?;
+        self.freed();
         Ok(jobs.len() > 1)
     }
 
@@ -386,6 +388,12 @@ impl Compactor {
             Err(error) => self.put_aside(tenant, (std::slice::from_ref(block), block.window), &error),
         }
         Ok(true)
+    }
+
+    /// A merge is over, which held a block and what it is made of.
+    fn freed(&self) {
+        let runtime = &self.deps.runtime;
+        runtime.memory.freed(runtime.clock.elapsed());
     }
 
     /// Looks at blocks again after some hours only.
