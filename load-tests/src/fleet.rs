@@ -6,6 +6,8 @@ use prost::Message;
 /// A fleet and the stretch of time it is observed for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fleet {
+    /// Number of the first host: other numbers are other series.
+    pub(crate) first_host: u32,
     /// Hosts.
     pub(crate) hosts: u32,
     /// Hosts whose samples travel together, about a thousand each.
@@ -92,9 +94,14 @@ impl Series {
 }
 
 impl Fleet {
+    /// The numbers of its hosts.
+    pub(crate) fn host_numbers(&self) -> std::ops::Range<u32> {
+        self.first_host..self.first_host.saturating_add(self.hosts)
+    }
+
     /// How many series there are.
     pub(crate) fn series_count(&self) -> usize {
-        self.host(0).len() * self.hosts as usize
+        self.host(self.first_host).len() * self.hosts as usize
     }
 
     /// How many samples there are.
@@ -438,6 +445,7 @@ mod tests {
     use super::*;
 
     const FLEET: Fleet = Fleet {
+        first_host: 0,
         hosts: 2,
         hosts_per_request: 2,
         scrapes: 50,

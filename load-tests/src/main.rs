@@ -2,8 +2,8 @@
 //!
 //! **Data flow.** [`fleet`] computes any sample of a realistic fleet from a seed; `generate` sends it by remote write;
 //! `verify` reads it back and compares bit for bit; `queries` times queries; `compare` does all of that to Koios,
-//! Prometheus and VictoriaMetrics one after the other and prints them side by side; `latency`, `restart`, `cluster` and
-//! `stored` do one thing more each.
+//! Prometheus and VictoriaMetrics one after the other and prints them side by side; `latency`, `restart`, `cluster`,
+//! `stored` and `churn` do one thing more each.
 //!
 //! **Invariants.** The same seed gives the same samples, so a verifier needs nothing from the generator's run.
 //!
@@ -18,6 +18,7 @@
 )]
 
 mod bench;
+mod churn;
 mod cluster;
 mod compare;
 mod contender;
@@ -129,6 +130,18 @@ enum Command {
         #[command(flatten)]
         side: SideBySide,
     },
+    /// Measures memory while all hosts are replaced by others, time and again; `--scrapes` is how long each lives.
+    Churn {
+        #[command(flatten)]
+        side: SideBySide,
+        /// How often all hosts are replaced.
+        #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        generations: u32,
+        /// Seconds between one generation's last scrape and the next one's first, in which a contender can write out what
+        /// is over: hours are sent in seconds, which it does not expect.
+        #[arg(long, default_value_t = 5)]
+        pause_s: u64,
+    },
     /// Compares what a sample costs in one process and in three zones.
     Cluster {
         #[command(flatten)]
@@ -156,18 +169,23 @@ impl FleetArgs {
     /// Lets the load begin at a midnight (UTC), the last that has it end before the current day began, unless its begin was
     /// chosen: blocks are merged up to a day once the day has ended.
     fn begin_at_midnight(&mut self) {
-        let days = (self.interval_ms * i64::from(self.scrapes) + DAY_MS - 1) / DAY_MS;
+        let days = (self.length_ms() + DAY_MS - 1) / DAY_MS;
         let today = measure::now_ms() / DAY_MS;
         self.start_ms.get_or_insert((today - days) * DAY_MS);
     }
 
+    /// Milliseconds that the scrapes take.
+    fn length_ms(&self) -> i64 {
+        self.interval_ms * i64::from(self.scrapes)
+    }
+
     fn fleet(&self) -> fleet::Fleet {
-        let length = self.interval_ms * i64::from(self.scrapes);
         let start_ms = self.start_ms.unwrap_or_else(|| {
-            let latest = measure::now_ms() - 60_000 - length;
+            let latest = measure::now_ms() - 60_000 - self.length_ms();
             latest - latest.rem_euclid(self.interval_ms)
         });
         fleet::Fleet {
+            first_host: 0,
             hosts: self.hosts,
             hosts_per_request: usize::from(self.hosts_per_request),
             scrapes: self.scrapes,
@@ -232,6 +250,22 @@ async fn main() -> Result<()> {
         Command::Stored { mut side } => {
             side.fleet.begin_at_midnight();
             stored::stored(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+        }
+        Command::Churn {
+            mut side,
+            generations,
+            pause_s,
+        } => {
+            let latest = measure::now_ms() - 60_000;
+            let lasts = side.fleet.length_ms() * i64::from(generations);
+            side.fleet.start_ms.get_or_insert(latest - lasts);
+            let churn = churn::Churn {
+                generations,
+                pause: std::time::Duration::from_secs(pause_s),
+            };
+            churn
+                .run(&side.fleet.fleet(), &side.koios, side.concurrency)
+                .await?;
         }
         Command::Cluster { side } => {
             cluster::cluster(&side.fleet.fleet(), &side.koios, side.concurrency).await?;

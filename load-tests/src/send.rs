@@ -53,7 +53,7 @@ pub(crate) async fn send_part(
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(30))
         .build()?;
-    let mut hosts: Vec<_> = (0..fleet.hosts).map(|h| fleet.requests(h)).collect();
+    let mut hosts: Vec<_> = fleet.host_numbers().map(|h| fleet.requests(h)).collect();
     let start = Instant::now();
     let mut sent = Sent::default();
     let mut due = start;

@@ -10,7 +10,7 @@ use crate::fleet::Fleet;
 pub(crate) async fn verify(fleet: &Fleet, url: &str, tenant: &str) -> Result<u64> {
     let client = reqwest::Client::new();
     let mut checked = 0;
-    for host in 0..fleet.hosts {
+    for host in fleet.host_numbers() {
         let series = fleet.host(host);
         let instance = series[0]
             .labels()
