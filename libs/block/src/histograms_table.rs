@@ -21,6 +21,10 @@ use crate::{BlockId, Result};
 
 /// Rows of a row group; its pages have fewer, as histograms are large.
 const GROUP_ROWS: usize = 32 * 1024;
+/// A row group ends with fewer of them when their buckets take so many bytes, which wait in memory until then.
+const GROUP_BYTES: usize = 16 << 20;
+/// What a bucket takes: its index and its count.
+const BUCKET_BYTES: usize = size_of::<i32>() + size_of::<f64>();
 const PAGE_ROWS: usize = 1024;
 
 /// Collects histograms as columns and encodes them.
@@ -46,6 +50,8 @@ struct Columns {
     positive: Buckets,
     negative: Buckets,
     bounds: Option<ListBuilder<Float64Builder>>,
+    /// Of buckets and bounds.
+    bytes: usize,
 }
 
 /// Indices and counts, as lists of one length.
@@ -92,7 +98,7 @@ impl HistogramsWriter {
             if let Some(column) = &mut self.starts {
                 column.push(*t, starts);
             }
-            if self.columns.series.len() >= GROUP_ROWS {
+            if self.columns.series.len() >= GROUP_ROWS || self.columns.bytes >= GROUP_BYTES {
                 self.end_group()?;
             }
         }
@@ -150,6 +156,8 @@ impl Columns {
         });
         bounds.values().append_slice(&h.custom_bounds);
         bounds.append(true);
+        let buckets = h.positive_buckets.len() + h.negative_buckets.len();
+        self.bytes += buckets * BUCKET_BYTES + size_of_val(h.custom_bounds.as_slice());
     }
 
     fn finish(self) -> Vec<ArrayRef> {

@@ -89,6 +89,11 @@ impl<'a> Cursor<'a> {
         self.varint().map(unzigzag)
     }
 
+    /// All that is left.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.pos..).unwrap_or_default()
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let end = self.pos.checked_add(len)?;
         let s = self.bytes.get(self.pos..end)?;
@@ -124,37 +129,50 @@ pub(crate) fn pack(out: &mut Vec<u8>, values: &[u64], width: u32) {
 
 /// Most values unpacked at once.
 pub(crate) const UNPACKED_MAX: usize = 64;
-/// Most bytes of [`UNPACKED_MAX`] values, and as many more as the last value's word may reach beyond them.
-const PADDED_BYTES: usize = UNPACKED_MAX * 8 + 8;
-
 /// Values that are unpacked together: they begin and end at whole bytes, whatever their width.
 const GROUP: usize = 8;
+/// How far the word of a group's last value may reach beyond the group.
+const BEYOND: usize = 8;
+/// Most bytes of [`UNPACKED_MAX`] values, and what may be read beyond them.
+const PADDED_BYTES: usize = UNPACKED_MAX * 8 + BEYOND;
 
-/// Fills `out`, at most [`UNPACKED_MAX`], with the bits of values of `width` (0 to 64) bits from `packed`; bytes that are missing read
-/// as zero.
-pub(crate) fn unpack(packed: &[u8], width: u32, out: &mut [i64]) {
+/// Fills `out`, at most [`UNPACKED_MAX`], with the bits of values of `width` (0 to 64) bits that `bytes` begin with; bytes that are
+/// missing read as zero, those that follow are not looked at.
+pub(crate) fn unpack(bytes: &[u8], width: u32, out: &mut [i64]) {
     let out = out.split_at_mut(out.len().min(UNPACKED_MAX)).0;
+    let read = out.len().div_ceil(GROUP) * width as usize + BEYOND;
+    if let Some(bytes) = bytes.get(..read) {
+        return unpack_words(bytes, width, out);
+    }
     let mut padded = [0u8; PADDED_BYTES];
-    let len = packed_len(out.len(), width).min(packed.len());
-    let (to, from) = (padded.get_mut(..len), packed.get(..len));
+    let len = packed_len(out.len(), width).min(bytes.len());
+    let (to, from) = (padded.get_mut(..len), bytes.get(..len));
     if let (Some(to), Some(from)) = (to, from) {
         to.copy_from_slice(from);
     }
+    unpack_words(&padded, width, out);
+}
+
+/// As [`unpack`], of bytes that reach [`BEYOND`] the last group of values.
+fn unpack_words(bytes: &[u8], width: u32, out: &mut [i64]) {
     // A loop for each width: places and shifts of a group's values are then constants.
     macro_rules! widths {
         ($($width:literal)*) => {
             match width {
                 0 => out.fill(0),
-                $($width => unpack_groups::<$width>(&padded, out),)*
-                _ => unpack_wide(&padded, width, out),
+                $($width => unpack_groups::<$width>(bytes, out),)*
+                _ => unpack_wide(bytes, width, out),
             }
         };
     }
-    widths!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40);
+    widths!(
+        1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29
+        30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57
+    );
 }
 
 /// Values of up to 57 bits, each of which lies within eight bytes.
-fn unpack_groups<const WIDTH: usize>(padded: &[u8; PADDED_BYTES], out: &mut [i64]) {
+fn unpack_groups<const WIDTH: usize>(bytes: &[u8], out: &mut [i64]) {
     let mask = u64::MAX >> (64 - WIDTH);
     let value = |group: &[u8], i: usize| {
         let bit = i * WIDTH;
@@ -164,7 +182,7 @@ fn unpack_groups<const WIDTH: usize>(padded: &[u8; PADDED_BYTES], out: &mut [i64
     let (groups, rest) = out.as_chunks_mut::<GROUP>();
     let mut at = 0;
     for values in groups {
-        let Some(group) = padded.get(at..at + WIDTH + 8) else {
+        let Some(group) = bytes.get(at..at + WIDTH + BEYOND) else {
             return;
         };
         for (i, v) in values.iter_mut().enumerate() {
@@ -172,16 +190,16 @@ fn unpack_groups<const WIDTH: usize>(padded: &[u8; PADDED_BYTES], out: &mut [i64
         }
         at += WIDTH;
     }
-    let group = padded.get(at..).unwrap_or_default();
+    let group = bytes.get(at..).unwrap_or_default();
     for (i, v) in rest.iter_mut().enumerate() {
         *v = value(group, i);
     }
 }
 
 /// Values of any width.
-fn unpack_wide(padded: &[u8; PADDED_BYTES], width: u32, out: &mut [i64]) {
+fn unpack_wide(bytes: &[u8], width: u32, out: &mut [i64]) {
     let mask = u64::MAX >> (64 - width);
-    let mut words = padded.as_chunks::<8>().0.iter();
+    let mut words = bytes.as_chunks::<8>().0.iter();
     let (mut acc, mut have) = (0u128, 0u32);
     for v in out {
         if have < width {
@@ -210,7 +228,14 @@ mod tests {
             prop_assert_eq!(packed.len(), packed_len(values.len(), width));
             let mut out = vec![0; values.len()];
             unpack(&packed, width, &mut out);
-            prop_assert!(out.iter().map(|&v| v as u64).eq(values));
+            prop_assert!(out.iter().map(|&v| v as u64).eq(values.iter().copied()));
+            // What follows changes nothing.
+            for more in [1, 7, 8, 9, 600] {
+                packed.resize(packed_len(values.len(), width) + more, 0xff);
+                out.fill(-1);
+                unpack(&packed, width, &mut out);
+                prop_assert!(out.iter().map(|&v| v as u64).eq(values.iter().copied()));
+            }
         }
 
         #[test]

@@ -359,24 +359,24 @@ impl Reader {
         Ok(r)
     }
 
-    /// The next values, at most [`BLOCK`] of them and at least one while any are left. The cursor is the one the column
+    /// The next values, at most `most` of them and at least one while any are left. The cursor is the one the column
     /// was opened with.
-    pub(crate) fn run(&mut self, cursor: &mut Cursor<'_>) -> Result<&[i64], Flaw> {
+    pub(crate) fn run(&mut self, cursor: &mut Cursor<'_>, most: usize) -> Result<&[i64], Flaw> {
         if self.free == 0 && self.at >= self.len {
             self.fill(cursor)?;
         }
         let given = if self.free > 0 {
-            self.run_free()
+            self.run_free(most)
         } else {
-            self.run_block()
+            self.run_block(most)
         };
         self.left = self.left.saturating_sub(given.len());
         self.block.get(given).ok_or(ENDS)
     }
 
     /// Values that come without residuals.
-    fn run_free(&mut self) -> Range<usize> {
-        let given = self.free.min(BLOCK);
+    fn run_free(&mut self, most: usize) -> Range<usize> {
+        let given = self.free.min(BLOCK).min(most);
         self.free -= given;
         let step = if self.mode == MODE_DELTA_OF_DELTA {
             self.delta
@@ -390,9 +390,9 @@ impl Reader {
         0..given
     }
 
-    /// What is left of the block, one tight loop per mode.
-    fn run_block(&mut self) -> Range<usize> {
-        let given = self.at..self.len;
+    /// What is left of the block, or `most` of it, one tight loop per mode.
+    fn run_block(&mut self, most: usize) -> Range<usize> {
+        let given = self.at..self.len.min(self.at.saturating_add(most));
         let each = self.block.get_mut(given.clone()).unwrap_or_default().iter_mut();
         let (b, mut last, mut delta) = (self.b, self.last, self.delta);
         match self.mode {
@@ -414,7 +414,7 @@ impl Reader {
                 *v = last;
             }),
         }
-        (self.last, self.delta, self.at) = (last, delta, self.len);
+        (self.last, self.delta, self.at) = (last, delta, given.end);
         given
     }
 
@@ -427,42 +427,6 @@ impl Reader {
             self.left -= self.len;
         }
         Ok(())
-    }
-
-    /// The next value. The cursor is the one the column was opened with.
-    #[inline]
-    pub(crate) fn next(&mut self, cursor: &mut Cursor<'_>) -> Result<i64, Flaw> {
-        if self.free > 0 {
-            self.free -= 1;
-            self.left = self.left.saturating_sub(1);
-            if self.mode == MODE_DELTA_OF_DELTA {
-                self.last = self.last.wrapping_add(self.delta);
-            }
-            return Ok(self.last);
-        }
-        if self.at >= self.len {
-            self.fill(cursor)?;
-        }
-        let r = self.block.get(self.at).copied().unwrap_or(0);
-        self.at += 1;
-        self.left = self.left.saturating_sub(1);
-        Ok(self.apply(r))
-    }
-
-    #[inline]
-    fn apply(&mut self, r: i64) -> i64 {
-        match self.mode {
-            MODE_LINEAR => {
-                let v = self.last.wrapping_add(r);
-                self.last = self.last.wrapping_add(self.b);
-                return v;
-            }
-            MODE_DELTA => self.delta = self.b.wrapping_add(r),
-            MODE_DELTA_ZIGZAG => self.delta = self.b.wrapping_add(unzigzag(r as u64)),
-            _ => self.delta = self.delta.wrapping_add(unzigzag(r as u64)),
-        }
-        self.last = self.last.wrapping_add(self.delta);
-        self.last
     }
 
     /// Unpacks the next block.
@@ -479,9 +443,10 @@ impl Reader {
         } else {
             0
         };
-        let packed = cursor.take(packed_len(self.len, width)).ok_or(ENDS)?;
+        let rest = cursor.rest();
+        cursor.take(packed_len(self.len, width)).ok_or(ENDS)?;
         let block = self.block.get_mut(..self.len).ok_or(ENDS)?;
-        unpack(packed, width, block);
+        unpack(rest, width, block);
         for _ in 0..exceptions {
             let at = cursor.u8().ok_or(ENDS)?;
             let high = cursor.varint().ok_or(ENDS)?;
@@ -503,28 +468,29 @@ mod tests {
 
     use super::*;
 
-    fn in_runs(encoded: &[u8], count: usize) -> Vec<i64> {
+    fn in_runs_of(most: usize, encoded: &[u8], count: usize) -> Vec<i64> {
         let mut c = Cursor::new(encoded);
         let mut r = Reader::open(&mut c, count).unwrap();
         let mut got = Vec::new();
         while got.len() < count {
-            let run = r.run(&mut c).unwrap();
-            assert!(!run.is_empty());
+            let run = r.run(&mut c, most).unwrap();
+            assert!((1..=most).contains(&run.len()));
             got.extend_from_slice(run);
         }
         assert!(c.at_end());
         got
     }
 
+    fn in_runs(encoded: &[u8], count: usize) -> Vec<i64> {
+        in_runs_of(BLOCK, encoded, count)
+    }
+
     fn survives(values: &[i64]) -> usize {
         let mut out = Vec::new();
         write(&mut out, values, &mut Scratch::default());
-        let mut c = Cursor::new(&out);
-        let mut r = Reader::open(&mut c, values.len()).unwrap();
-        let got: Vec<i64> = values.iter().map(|_| r.next(&mut c).unwrap()).collect();
-        assert_eq!(got, values);
-        assert!(c.at_end(), "{} of {}", c.pos(), out.len());
-        assert_eq!(in_runs(&out, values.len()), values);
+        for most in [1, 7, BLOCK, usize::MAX] {
+            assert_eq!(in_runs_of(most, &out, values.len()), values);
+        }
         let mut fast = Vec::new();
         write_fast(&mut fast, values);
         assert_eq!(in_runs(&fast, values.len()), values, "fast");

@@ -7,6 +7,8 @@ use crate::{Chunk, Error, FLAG_ESCAPES, SAMPLES_MAX, Starts, VERSION, column, de
 
 /// Samples of a chunk of a long run: enough to compress, few enough to decode a part of the run.
 const RUN_CHUNK_SAMPLES: usize = 1024;
+/// Runs of mantissas and of floats are short when they have fewer samples on average.
+const SHORT_RUN: usize = 8;
 
 /// Encodes runs of samples and keeps its scratch memory from one to the next.
 #[derive(Debug, Default)]
@@ -181,8 +183,15 @@ impl Encoder {
 
     /// As [`Self::encode_values`], trying one way only.
     fn encode_values_fast(&mut self, values: &[f64]) -> u8 {
-        let exponent = decimal::exponent_for_run(values);
+        let mut exponent = decimal::exponent_for_run(values);
         self.split(values, Some(exponent));
+        // Values of 16 digits have a mantissa by luck, now and then: floats alone are about as small, and sooner decoded than
+        // very short runs of either.
+        let short_runs = self.runs.len() * SHORT_RUN > values.len();
+        if short_runs && self.floats.len() > self.mantissas.len() {
+            exponent = 0;
+            self.split(values, None);
+        }
         self.body.clear();
         if !self.floats.is_empty() {
             for &run in &self.runs {

@@ -8,7 +8,7 @@ use koios_model::{Histogram, Summary, TimeRange};
 
 use crate::bits::Cursor;
 use crate::column::{Flaw, Reader};
-use crate::decimal::{EXPONENT_MAX, from_mantissa, power_of_ten};
+use crate::decimal::{EXPONENT_MAX, power_of_ten};
 use crate::histogram::{Described, decoded_bytes as histogram_bytes, read_cells};
 use crate::recent_times::RecentTimes;
 use crate::{
@@ -325,14 +325,13 @@ impl Chunk {
         let mut reader = Reader::open(cursor, self.count).map_err(|what| self.malformed(cursor, what))?;
         all.reserve(self.count);
         while all.len() < self.count {
-            let run = reader.run(cursor).map_err(|what| self.malformed(cursor, what))?;
+            let run = reader
+                .run(cursor, usize::MAX)
+                .map_err(|what| self.malformed(cursor, what))?;
             all.extend(run.iter().map(|offset| self.range.min.wrapping_add(*offset)));
         }
-        let falls = || all.iter().zip(all.iter().skip(1)).map(|(a, b)| a >= b);
-        // Counting has no branch to mispredict and is faster than looking for the first.
-        if falls().map(usize::from).sum::<usize>() > 0 {
-            let at = falls().position(|falls| falls).unwrap_or(0);
-            return Err(Error::NotAscending { at: at + 1 });
+        if let Some(at) = first_fall(all) {
+            return Err(Error::NotAscending { at });
         }
         if all.first() != Some(&self.range.min) {
             return Err(self.malformed(cursor, "first timestamp differs from the header's"));
@@ -355,16 +354,9 @@ impl Chunk {
         if !self.escapes {
             let mantissas = Reader::open(cursor, self.count)?;
             let wanted = from..to;
-            return match self.exponent {
-                // Dividing by one is exact, and costs as much as the rest.
-                0 => extend(mantissas, cursor, wanted, out, extend_integers),
-                exponent => extend(mantissas, cursor, wanted, out, |out, run| {
-                    let had = out.len();
-                    extend_integers(out, run);
-                    let power = power_of_ten(exponent);
-                    out.iter_mut().skip(had).for_each(|v| *v /= power);
-                }),
-            };
+            return extend(mantissas, cursor, wanted, out, |out, run| {
+                extend_decimals(out, run, self.exponent);
+            });
         }
         self.decode_escaped(cursor, from, to, out)
     }
@@ -385,9 +377,7 @@ impl Chunk {
         let mut mantissas = Reader::open(&mut mantissa_at, mantissa_count)?;
         let mut floats = Reader::open(cursor, float_count)?;
         if mantissa_count == 0 {
-            return extend(floats, cursor, from..to, out, |out, run| {
-                out.extend(run.iter().map(|&bits| f64::from_bits(bits as u64)));
-            });
+            return extend(floats, cursor, from..to, out, extend_floats);
         }
         let (mut i, mut in_floats) = (0usize, false);
         while i < to {
@@ -397,17 +387,21 @@ impl Chunk {
                 return Err("runs end early");
             }
             let end = i.saturating_add(run);
-            for at in i..end.min(to) {
-                let v = if in_floats {
-                    f64::from_bits(floats.next(cursor)? as u64)
-                } else {
-                    from_mantissa(mantissas.next(&mut mantissa_at)?, self.exponent)
+            while i < end.min(to) {
+                let most = end.min(to) - i;
+                let skipped = from.saturating_sub(i);
+                let run = match in_floats {
+                    true => floats.run(cursor, most)?,
+                    false => mantissas.run(&mut mantissa_at, most)?,
                 };
-                if at >= from {
-                    out.push(v);
+                let wanted = run.get(skipped..).unwrap_or_default();
+                match in_floats {
+                    true => extend_floats(out, wanted),
+                    false => extend_decimals(out, wanted, self.exponent),
                 }
+                i += run.len();
             }
-            (i, in_floats) = (end, !in_floats);
+            in_floats = !in_floats;
         }
         Ok(())
     }
@@ -421,6 +415,23 @@ impl Chunk {
     }
 }
 
+/// The first of some times that is not later than the one before.
+fn first_fall(times: &[i64]) -> Option<usize> {
+    const NEAR: i64 = 1 << 61;
+    let pairs = || times.iter().zip(times.iter().skip(1));
+    // Of times that are near to each other a difference tells by its sign, and all can be looked at at once: processors have
+    // had comparisons of several 64-bit integers for less long than differences.
+    let (far, falls) = pairs().fold((0, 0), |(far, falls), (a, b)| {
+        let far = far | b.wrapping_add(NEAR) as u64;
+        (far, falls | b.wrapping_sub(*a).wrapping_sub(1))
+    });
+    let first = times.first().map_or(0, |t| t.wrapping_add(NEAR) as u64);
+    if (far | first) < 2 * NEAR as u64 && falls >= 0 {
+        return None;
+    }
+    pairs().position(|(a, b)| a >= b).map(|before| before + 1)
+}
+
 /// Appends those values of a column that lie in `wanted`; what follows them is not read.
 fn extend(
     mut column: Reader,
@@ -431,13 +442,29 @@ fn extend(
 ) -> Result<(), Flaw> {
     let mut at = 0;
     while at < wanted.end {
-        let run = column.run(cursor)?;
+        let run = column.run(cursor, usize::MAX)?;
         let skipped = wanted.start.saturating_sub(at).min(run.len());
         let taken = (wanted.end - at).min(run.len());
         extend(out, run.get(skipped..taken).unwrap_or_default());
         at += run.len();
     }
     Ok(())
+}
+
+/// Appends floats of which these are the bits.
+fn extend_floats(out: &mut Vec<f64>, run: &[i64]) {
+    out.extend(run.iter().map(|&bits| f64::from_bits(bits as u64)));
+}
+
+/// Appends the values of mantissas.
+fn extend_decimals(out: &mut Vec<f64>, run: &[i64], exponent: u8) {
+    let had = out.len();
+    extend_integers(out, run);
+    // Dividing by one is exact, and costs as much as the rest.
+    if exponent > 0 {
+        let power = power_of_ten(exponent);
+        out.iter_mut().skip(had).for_each(|v| *v /= power);
+    }
 }
 
 /// Appends integers as floats. Those below 2^51 are exact when they are put among the bits of 1.5 * 2^52 and that is
@@ -503,4 +530,32 @@ fn read_header(c: &mut Cursor<'_>) -> Result<Header, Flaw> {
         count,
         range: TimeRange::new(first, last),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_time() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            4 => -3i64..3,
+            1 => any::<i64>(),
+            1 => prop::sample::select(vec![i64::MIN, i64::MAX, 1 << 61, -(1 << 61), (1 << 61) - 1, i64::MIN + 1]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_time_that_is_not_later_is_found(
+            mut times in proptest::collection::vec(any_time(), 0..12), sorted in any::<bool>(),
+        ) {
+            if sorted {
+                times.sort_unstable();
+            }
+            let wanted = times.windows(2).position(|w| w[0] >= w[1]).map(|before| before + 1);
+            prop_assert_eq!(first_fall(&times), wanted);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use koios_block::BlockId;
 use koios_bucket::Error as BucketError;
 use koios_model::TenantId;
-use koios_runtime::CpuPanicked;
+use koios_runtime::{CpuPanicked, MemoryShort};
 
 /// Why a block was not imported. Nothing of it is listed then.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum ImportError {
         /// How many were read.
         found: u64,
     },
+    /// The process has no memory for it.
+    #[error("the import waits for memory")]
+    Memory(#[from] MemoryShort),
     /// A bug.
     #[error(transparent)]
     Panicked(#[from] CpuPanicked),
@@ -60,6 +63,7 @@ impl ImportError {
             Self::Source(e) => matches!(e, koios_tsdb::Error::Read { .. }),
             Self::Bucket(e) => e.is_transient(),
             Self::Block(e) => matches!(e, koios_block::Error::Read { .. }),
+            Self::Memory(_) => true,
             Self::Span { .. } | Self::Count { .. } | Self::Differs { .. } | Self::Panicked(_) => false,
         }
     }

@@ -10,15 +10,18 @@ use koios_block::{
     MergedSeries, MergedWriter,
 };
 use koios_bucket::{Blocks, Bucket, Error as BucketError, Manifest, ManifestBlock, Writer};
-use koios_model::{TenantId, TimeRange};
-use koios_runtime::{ClockHandle, Cpu, RngHandle, with_sources};
-use koios_tsdb::{SeriesReader, TsdbBlock, TsdbFiles};
+use koios_model::{Histogram, TenantId, TimeRange};
+use koios_runtime::{ClockHandle, Cpu, MemoryWatch, RngHandle, with_sources};
+use koios_tsdb::{SeriesReader, TsdbBlock, TsdbFiles, TsdbSeries};
 
 use crate::ImportError;
 use crate::windows::Windows;
 
-/// Samples that go to the writer at a time.
-const BATCH_SAMPLES: usize = 64 * 1024;
+/// Bytes of series that go to the writer at a time, unless one has more: some 64 Ki floats.
+const BATCH_BYTES: usize = 1 << 20;
+/// While memory is short it is asked again this often, and so long an import waits until it gives up what it has.
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
+const MEMORY_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Bytes kept of a block that is read back.
 const READ_BACK_CELLS_BYTES: u64 = 32 << 20;
 /// The same for footers and page indexes.
@@ -146,6 +149,8 @@ pub struct Importer {
     pub rng: RngHandle,
     /// Where blocks are encoded.
     pub cpu: Cpu,
+    /// Memory. While it is short nothing goes on: what is written of a block is uploaded, and the rest waits.
+    pub memory: MemoryWatch,
 }
 
 /// What an import has of its source, and what it has written.
@@ -300,6 +305,13 @@ impl Importer {
         let mut open: Option<Open> = None;
         let mut samples = 0;
         loop {
+            if self.is_memory_short() {
+                // It is most of what is held, and gone when it is uploaded.
+                if let Some(open) = open.take() {
+                    Box::pin(self.finish(job, open)).await?;
+                }
+                self.wait_for_memory().await?;
+            }
             let batch = next_batch(&mut reader, self.room(open.as_ref())).await?;
             watch(job.progress(&reader));
             if batch.is_empty() {
@@ -341,6 +353,22 @@ impl Importer {
             job.report.samples += samples;
             job.report.deleted += stats.deleted;
             job.report.doubled += stats.doubled;
+        }
+        Ok(())
+    }
+
+    fn is_memory_short(&self) -> bool {
+        self.memory.check(self.clock.elapsed()).is_err()
+    }
+
+    /// Waits until there is memory again, but not for ever: others may need what is held of the source's index.
+    async fn wait_for_memory(&self) -> Result<(), ImportError> {
+        let since = self.clock.elapsed();
+        while let Err(short) = self.memory.check(self.clock.elapsed()) {
+            if self.clock.elapsed().saturating_sub(since) >= MEMORY_WAIT_MAX {
+                return Err(short.into());
+            }
+            self.clock.sleep(MEMORY_EVERY).await;
         }
         Ok(())
     }
@@ -478,17 +506,13 @@ impl Job<'_> {
 }
 
 /// The next series, at most so many.
-/// Bytes of a sample, about, among those that wait together with labels.
-const SAMPLE_BYTES: usize = 16;
-
 async fn next_batch(reader: &mut SeriesReader, series_max: usize) -> Result<Vec<MergedSeries>, ImportError> {
-    let (mut batch, mut samples) = (Vec::new(), 0);
-    while samples < BATCH_SAMPLES
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES
         && batch.len() < series_max
         && let Some(series) = reader.next().await?
     {
-        let label_bytes = series.labels.as_ref().packed().len();
-        samples += series.samples.len() + series.histograms.len() + label_bytes / SAMPLE_BYTES + 1;
+        bytes += bytes_of(&series);
         batch.push(MergedSeries {
             labels: series.labels,
             metadata: None,
@@ -498,6 +522,17 @@ async fn next_batch(reader: &mut SeriesReader, series_max: usize) -> Result<Vec<
         });
     }
     Ok(batch)
+}
+
+/// What a series takes in memory.
+fn bytes_of(series: &TsdbSeries) -> usize {
+    let histograms = series.histograms.iter();
+    let histograms = histograms.map(|(_, h)| size_of::<(i64, Histogram)>() + h.heap_bytes());
+    size_of::<TsdbSeries>()
+        + series.labels.as_ref().packed().len()
+        + size_of_val(series.samples.as_slice())
+        + size_of_val(series.starts.as_slice())
+        + histograms.sum::<usize>()
 }
 
 fn push_all(mut open: Open, batch: &[MergedSeries]) -> koios_block::Result<Open> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use koios_block::BlockId;
 use koios_bucket::{Bucket, Error as BucketError, FileUpload};
 use koios_model::TenantId;
-use koios_runtime::with_sources;
+use koios_runtime::{MemoryShort, with_sources};
 use koios_tsdb::{META_BYTES_MAX, META_FILE, TsdbFiles, TsdbMeta};
 
 use crate::{ImportError, Importer, Outcome};
@@ -54,6 +54,9 @@ pub enum UploadError {
     /// Too much at once: 429.
     #[error("{0} uploads of tenant {1} are not done: finish these first")]
     TooMany(usize, TenantId),
+    /// The process has no memory for it: 503.
+    #[error(transparent)]
+    Memory(#[from] MemoryShort),
     /// The bucket.
     #[error(transparent)]
     Bucket(#[from] BucketError),
@@ -112,6 +115,15 @@ impl Uploads {
         &self.importer.bucket
     }
 
+    /// Whether there is memory to take files and to import them.
+    ///
+    /// # Errors
+    /// [`UploadError::Memory`] when there is not.
+    pub fn check_memory(&self) -> Result<(), UploadError> {
+        let Importer { memory, clock, .. } = &self.importer;
+        Ok(memory.check(clock.elapsed())?)
+    }
+
     /// The tenants that may have uploads: all. Lists.
     ///
     /// # Errors
@@ -125,6 +137,7 @@ impl Uploads {
     /// # Errors
     /// [`UploadError`]: [`UploadError::Conflict`] when it is imported already.
     pub async fn start(&self, tenant: &TenantId, block: BlockId, meta: &Bytes) -> Result<(), UploadError> {
+        self.check_memory()?;
         let parsed = TsdbMeta::from_json(meta).map_err(|e| UploadError::Bad(e.to_string()))?;
         if BlockId::from(parsed.ulid) != block {
             return Err(UploadError::Bad(format!(
@@ -183,6 +196,7 @@ impl Uploads {
             return Err(UploadError::Bad(format!("{file} is empty")));
         }
         check_size(file, length.unwrap_or(0))?;
+        self.check_memory()?;
         self.uploading(tenant, block).await?;
         Ok(self.bucket().begin_file(tenant, block, file).await?)
     }
@@ -219,7 +233,7 @@ impl Uploads {
     /// Imports what was uploaded of a tenant, and removes what nobody will finish. Gives how many were imported.
     ///
     /// # Errors
-    /// [`UploadError::Bucket`]; the next call goes on.
+    /// [`UploadError::Bucket`], [`UploadError::Memory`]; the next call goes on.
     pub async fn work(&self, tenant: &TenantId) -> Result<usize, UploadError> {
         let mut imported = 0;
         for block in self.bucket().uploads(tenant).await? {
@@ -230,6 +244,7 @@ impl Uploads {
                 continue;
             };
             if stored.state == "validating" {
+                self.check_memory()?;
                 if stored.attempts >= ATTEMPTS_MAX {
                     let why = format!(
                         "it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process"

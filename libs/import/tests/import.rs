@@ -4,13 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use koios_block::{BlockCache, BlockMerge, BlockOptions, BlockWriter, MergeInput};
 use koios_bucket::{Blocks, Bucket, Manifest, ManifestBlock, RetryPolicy, Writer};
 use koios_import::{ExternalLabels, ImportError, ImportSettings, Imported, Importer, Outcome};
 use koios_model::{Histogram, Labels, PartitionId, Span, TenantId, TimeRange};
-use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
+use koios_runtime::{Clock, Cpu, MemoryWatch, RealClock, RngHandle};
+use koios_testkit::memory::PretendedMemory;
 use koios_testkit::tsdb::{ChunkKind, TsdbChunk, TsdbContent, TsdbSample, Value};
 use koios_tsdb::MemoryFiles;
 use object_store::memory::InMemory;
@@ -54,6 +56,7 @@ impl Rig {
                 clock: Arc::new(RealClock::new()),
                 rng: RngHandle::from_seed(2),
                 cpu: Cpu::inline(),
+                memory: MemoryWatch::default(),
             },
         }
     }
@@ -355,4 +358,97 @@ async fn external_labels_are_added_but_for_those_of_mimir_and_those_left_out() {
     rig.importer.settings.external = ExternalLabels::Ignore;
     rig.import(&content).await;
     assert_eq!(rig.all().await.into_keys().collect::<Vec<_>>(), [r#"{a="b"}"#]);
+}
+
+/// Passes a little with every look at it and while someone sleeps. Memory suffices again at some time.
+#[derive(Debug)]
+struct Passing {
+    ms: AtomicU64,
+    memory: PretendedMemory,
+    enough_at_ms: u64,
+}
+
+impl Passing {
+    fn pass(&self, ms: u64) -> Duration {
+        let now = self.ms.fetch_add(ms, Ordering::Relaxed) + ms;
+        if now >= self.enough_at_ms {
+            self.memory.use_percent(50);
+        }
+        Duration::from_millis(now)
+    }
+}
+
+impl Clock for Passing {
+    fn now_ms(&self) -> i64 {
+        RealClock::new().now_ms()
+    }
+
+    fn elapsed(&self) -> Duration {
+        // More than the watch goes without a look.
+        self.pass(101)
+    }
+
+    fn sleep(&self, duration: Duration) -> futures::future::BoxFuture<'static, ()> {
+        self.pass(duration.as_millis() as u64);
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Imports what takes several batches, and memory is short after the first of them until some time; what comes of it, and how
+/// long that took.
+async fn import_short_of_memory(rig: &mut Rig, enough_at_ms: u64) -> (Result<Imported, ImportError>, u64) {
+    let memory = PretendedMemory::default();
+    memory.use_percent(50);
+    rig.importer.memory = memory.watch();
+    let clock = Arc::new(Passing {
+        ms: AtomicU64::new(0),
+        memory: memory.clone(),
+        enough_at_ms,
+    });
+    rig.importer.clock = clock.clone();
+    let mut content = TsdbContent::default();
+    for n in 0..6 {
+        let samples = floats(day(5), 300, 20_000);
+        content = content.with_floats(labels(&[("n", &n.to_string())]), &samples, 1000);
+    }
+    let files = Arc::new(MemoryFiles::new(content.files()));
+    let watch = move |progress: koios_import::Progress| {
+        if progress.samples > 0 && clock.ms.load(Ordering::Relaxed) < enough_at_ms {
+            memory.use_percent(91);
+        }
+    };
+    let done = rig.importer.import(&tenant(), files, &watch).await;
+    (done, clock_ms(rig))
+}
+
+fn clock_ms(rig: &Rig) -> u64 {
+    rig.importer.clock.elapsed().as_millis() as u64
+}
+
+#[tokio::test]
+async fn i12_an_import_uploads_what_it_holds_and_waits_while_memory_is_short() {
+    let mut rig = Rig::new();
+    let (done, ms) = import_short_of_memory(&mut rig, 60_000).await;
+    let done = done.unwrap();
+    assert_eq!((done.outcome, done.samples), (Outcome::Imported, 120_000));
+    // One before memory was short, and one after.
+    assert_eq!(done.blocks, 2);
+    assert!((60_000..120_000).contains(&ms), "{ms}");
+    assert_eq!(rig.all().await.values().map(Vec::len).sum::<usize>(), 120_000);
+}
+
+#[tokio::test]
+async fn i12_an_import_gives_up_what_it_holds_when_memory_stays_short() {
+    let mut rig = Rig::new();
+    let (done, ms) = import_short_of_memory(&mut rig, u64::MAX).await;
+    let error = done.unwrap_err();
+    assert!(
+        error.is_transient() && matches!(error, ImportError::Memory(_)),
+        "{error}"
+    );
+    assert!((600_000..1_200_000).contains(&ms), "{ms}");
+    let manifest = rig.manifest().await;
+    assert!(manifest.blocks.is_empty() && manifest.imports.is_empty());
+    let (done, _) = import_short_of_memory(&mut rig, 1).await;
+    assert_eq!(done.unwrap().samples, 120_000);
 }

@@ -10,7 +10,8 @@ use koios_block::BlockId;
 use koios_bucket::Bucket;
 use koios_import::{ImportSettings, Importer, UploadError, UploadState, Uploads};
 use koios_model::{Labels, TenantId};
-use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
+use koios_runtime::{Clock, Cpu, MemoryWatch, RealClock, RngHandle};
+use koios_testkit::memory::PretendedMemory;
 use koios_testkit::tsdb::TsdbContent;
 use object_store::memory::InMemory;
 
@@ -21,6 +22,10 @@ fn tenant() -> TenantId {
 }
 
 fn uploads_on(store: &Arc<InMemory>) -> (Uploads, Bucket) {
+    uploads_with(store, MemoryWatch::default())
+}
+
+fn uploads_with(store: &Arc<InMemory>, memory: MemoryWatch) -> (Uploads, Bucket) {
     let clock = Arc::new(RealClock::new());
     let bucket = Bucket::new(
         Arc::<InMemory>::clone(store),
@@ -35,6 +40,7 @@ fn uploads_on(store: &Arc<InMemory>) -> (Uploads, Bucket) {
         clock,
         rng: RngHandle::from_seed(2),
         cpu: Cpu::inline(),
+        memory,
     };
     (Uploads::new(importer), bucket)
 }
@@ -230,4 +236,28 @@ async fn i12_a_tenant_cannot_begin_uploads_without_end() {
         matches!(refused, Some(UploadError::TooMany(64, _))),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn i12_nothing_is_begun_while_memory_is_short() {
+    let store = Arc::new(InMemory::new());
+    let memory = PretendedMemory::default();
+    // A watch looks but now and then.
+    let fresh = |percent| {
+        memory.use_percent(percent);
+        uploads_with(&store, memory.watch()).0
+    };
+    let files = content(ULID, 3).files();
+    let short = |done: Result<(), UploadError>| matches!(done, Err(UploadError::Memory(_)));
+    assert!(short(start(&fresh(90), &files).await));
+    start(&fresh(50), &files).await.unwrap();
+    assert!(short(send(&fresh(90), "index", &files["index"]).await));
+    send_all(&fresh(50), &files).await;
+    // What takes no memory is done.
+    fresh(90).finish(&tenant(), block()).await.unwrap();
+    assert_eq!(state(&fresh(90)).await, UploadState::Validating);
+    assert!(short(fresh(90).work(&tenant()).await.map(|_| ())));
+    assert_eq!(state(&fresh(90)).await, UploadState::Validating);
+    assert_eq!(fresh(50).work(&tenant()).await.unwrap(), 1);
+    assert_eq!(state(&fresh(90)).await, UploadState::Complete);
 }

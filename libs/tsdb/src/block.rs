@@ -9,7 +9,7 @@ use koios_model::{Histogram, Labels, Sample, TimeRange};
 use crate::chunk::{Decoded, Samples, decode};
 use crate::external::AddLabel;
 use crate::files::TsdbFiles;
-use crate::index::{ChunkPlace, INDEX_FILE, Index, IndexedSeries, SeriesScan};
+use crate::index::{INDEX_FILE, Index, IndexedSeries, SeriesScan};
 use crate::meta::{META_FILE, TsdbMeta};
 use crate::segments::{Segments, place_of};
 use crate::tombstones::Tombstones;
@@ -17,6 +17,8 @@ use crate::{Error, Result};
 
 /// Most floats of one series in the time that is asked for: one every 10 ms for a day.
 const SERIES_FLOATS_MAX: usize = 8 << 20;
+/// Most chunks of series that wait because of an added label until others are past: 48 MiB of places.
+const WAITING_CHUNKS_MAX: usize = 2 << 20;
 
 /// A block of a TSDB. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -193,10 +195,12 @@ impl SeriesReader {
                 return Ok(None);
             };
             match scan.next().await? {
-                Some(series) => {
+                Some(mut series) => {
                     self.stats.series += 1;
+                    series.chunks.retain(|c| c.range.overlaps(&self.range));
+                    series.chunks.shrink_to_fit();
                     // Others are not held back for long, nor for nothing.
-                    if series.chunks.iter().any(|c| c.range.overlaps(&self.range)) {
+                    if !series.chunks.is_empty() {
                         self.add_labels(series)?;
                     }
                 }
@@ -209,11 +213,19 @@ impl SeriesReader {
     }
 
     fn add_labels(&mut self, series: IndexedSeries) -> Result<()> {
+        let at = series.at;
         let mut given = VecDeque::from([(series.labels.clone(), series)]);
         for add in &mut self.adding {
             given = pass_through(add, given)?;
         }
         self.ready.extend(given);
+        let waiting = self.adding.iter().flat_map(AddLabel::waiting);
+        let waiting = waiting.map(|series| series.chunks.len()).sum::<usize>();
+        if waiting > WAITING_CHUNKS_MAX {
+            let what = "series that begin with one another, with a number of chunks";
+            let (found, limit) = (waiting as u64, WAITING_CHUNKS_MAX as u64);
+            return Err(Error::too_large(INDEX_FILE, at, what, found, limit));
+        }
         Ok(())
     }
 
@@ -228,15 +240,9 @@ impl SeriesReader {
     }
 
     async fn read(&mut self, labels: Labels, indexed: &IndexedSeries) -> Result<TsdbSeries> {
-        let wanted: Vec<ChunkPlace> = indexed
-            .chunks
-            .iter()
-            .filter(|c| c.range.overlaps(&self.range))
-            .copied()
-            .collect();
-        let last = wanted.last().map_or(0, |c| c.reference);
+        let last = indexed.chunks.last().map_or(0, |c| c.reference);
         let mut read = Samples::default();
-        for place in wanted {
+        for place in &indexed.chunks {
             let raw = self.segments.chunk(place.reference, last).await?;
             let (file, offset) = place_of(place.reference);
             let decoded =
@@ -317,4 +323,42 @@ fn pass_through(
         })?;
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_testkit::tsdb::TsdbContent;
+
+    use super::*;
+    use crate::MemoryFiles;
+    use crate::index::ChunkPlace;
+
+    #[tokio::test]
+    async fn i12_series_that_wait_for_their_turn_do_not_keep_any_number_of_chunks() {
+        let content = TsdbContent::default().with_floats(Labels::from_pairs([("a", "b")]), &[(1, 1.0)], 1);
+        let files = Arc::new(MemoryFiles::new(content.files()));
+        let block = TsdbBlock::open(files).await.unwrap();
+        let external = BTreeMap::from([("z".to_owned(), "x".to_owned())]);
+        let mut reader = block.series(TimeRange::ALL, &external);
+        let chunk = ChunkPlace {
+            reference: 8,
+            range: TimeRange::new(0, 1),
+        };
+        // Each begins with the one before.
+        let mut series = |labels: &[(&str, &str)], at| {
+            reader.add_labels(IndexedSeries {
+                at,
+                reference: at,
+                labels: Labels::from_pairs(labels.iter().copied()),
+                chunks: vec![chunk; WAITING_CHUNKS_MAX / 2],
+            })
+        };
+        series(&[("a", "1")], 16).unwrap();
+        series(&[("a", "1"), ("b", "1")], 32).unwrap();
+        let error = series(&[("a", "1"), ("b", "1"), ("c", "1")], 48).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "index has series that begin with one another, with a number of chunks of 3145728 at byte 48, the limit is 2097152"
+        );
+    }
 }

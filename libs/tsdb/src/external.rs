@@ -58,6 +58,11 @@ impl<T> AddLabel<T> {
         }
     }
 
+    /// Those that wait.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().map(|(_, of)| of)
+    }
+
     fn release(&mut self, out: &mut VecDeque<(Labels, T)>) {
         if let Some((labels, of)) = self.waiting.pop() {
             out.push_back((self.with(&labels), of));

@@ -41,6 +41,8 @@ pub(crate) struct ChunkPlace {
 /// A series as the index has it.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexedSeries {
+    /// Where it is in the file.
+    pub(crate) at: u64,
     /// What tombstones call it.
     pub(crate) reference: u64,
     pub(crate) labels: Labels,
@@ -370,6 +372,7 @@ impl SeriesScan {
         self.previous = Some(labels.clone());
         self.at = at + whole;
         Ok(Some(IndexedSeries {
+            at,
             reference: if self.index.version >= 2 {
                 at / SERIES_ALIGN
             } else {

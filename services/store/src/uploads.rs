@@ -86,6 +86,10 @@ impl UploadService {
         let clock = &self.shared.clock;
         let (mut swept, mut sweeps): (Option<Duration>, u32) = (None, 0);
         loop {
+            if self.shared.uploads.check_memory().is_err() {
+                clock.sleep(WORK_EVERY).await;
+                continue;
+            }
             let mut tenants = std::mem::take(&mut *self.shared.waiting.lock());
             let now = clock.elapsed();
             let every = match sweeps < FIRST_SWEEPS {
@@ -152,6 +156,7 @@ impl From<UploadError> for Refused {
             UploadError::Bad(_) => StatusCode::BAD_REQUEST,
             UploadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             UploadError::TooMany(..) => StatusCode::TOO_MANY_REQUESTS,
+            UploadError::Memory(_) => StatusCode::SERVICE_UNAVAILABLE,
             UploadError::Bucket(bucket) => {
                 tracing::warn!(error = with_sources(bucket), "upload refused");
                 let code = match bucket.is_transient() {

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use koios_block::BlockId;
 use koios_import::{ExternalLabels, ImportSettings, Imported, Importer, Outcome};
 use koios_model::TenantId;
-use koios_runtime::with_sources;
+use koios_runtime::{MemoryWatch, with_sources};
 use koios_server::config::parse_duration;
 use koios_tsdb::{DiskFiles, META_FILE};
 
@@ -169,6 +169,7 @@ fn importer(matches: &ArgMatches, storage: &Storage) -> Importer {
         clock: Arc::clone(&storage.runtime.clock),
         rng: storage.runtime.rng.fork(),
         cpu: storage.runtime.cpu.clone(),
+        memory: MemoryWatch::of_process(0),
     }
 }
 

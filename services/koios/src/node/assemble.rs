@@ -274,6 +274,7 @@ impl Assembly {
             clock: Arc::clone(&runtime.clock),
             rng: runtime.rng.fork(),
             cpu: runtime.cpu.clone(),
+            memory: runtime.memory.clone(),
         };
         let service = UploadService::new(Uploads::new(importer), Arc::clone(&runtime.clock));
         let router = service.router();
