@@ -16,6 +16,9 @@ use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
 
+/// Series whose late samples are compared under one hold of the lock: about a millisecond.
+pub(crate) const LATE_PART: usize = 256;
+
 /// One (partition, tenant). The lock is held briefly and never across an await.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -271,7 +274,7 @@ impl ReplicaState {
     pub(crate) fn begin_cut(&mut self, window_start_ms: i64, block: BlockId) -> BegunCut {
         let cut = self.head.cut(window_start_ms);
         let batches = self.uncut.remove(&window_start_ms).unwrap_or_default();
-        if cut.samples > 0 {
+        if !cut.is_empty() {
             let pending = Pending {
                 cut: cut.id,
                 window_start_ms,
@@ -281,9 +284,9 @@ impl ReplicaState {
             self.pending.insert(block, pending);
         }
         let metadata = self.head.metadata();
-        let exemplars = match cut.samples {
-            0 => Vec::new(),
-            _ => self.head.exemplars(&Matchers::default(), cut.window),
+        let exemplars = match cut.is_empty() {
+            true => Vec::new(),
+            false => self.head.exemplars(&Matchers::default(), cut.window),
         };
         BegunCut {
             exemplars,
@@ -350,7 +353,7 @@ impl ReplicaState {
         // Late samples of a window that was forgotten before are in a later version than the others.
         if dropped > 0 {
             self.manifest_floor = self.manifest_floor.max(self.listed_version);
-            // Exemplars may be of windows without samples, which are never cut.
+            // Exemplars that newer ones displaced may be of windows that are not held, which are never cut.
             let held: Vec<i64> = self.head.windows().iter().map(|w| w.start).collect();
             let below = self.head.forgotten_below_ms();
             self.uncut
