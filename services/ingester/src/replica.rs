@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use koios_block::BlockId;
 use koios_bucket::TombstoneState;
-use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved};
+use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
 use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::deletions::Deletions;
 use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
@@ -117,6 +117,26 @@ impl Replica {
             cutting: tokio::sync::Mutex::new(()),
             deleting: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Copies a strip of the head while others read it. Only where its first series has late samples that were not compared, some
+    /// are, while nobody does.
+    pub(crate) fn snapshot(
+        &self,
+        from: u32,
+        bytes_max: usize,
+    ) -> Result<(Strip, Option<u32>), koios_head::Error> {
+        let state = self.state.read();
+        let (strip, next) = state.head.snapshot(from, bytes_max)?;
+        if strip.series > 0 || next.is_none() {
+            return Ok((strip, next));
+        }
+        drop(state);
+        let mut state = self.state.write();
+        state.head.check_late_from(from, LATE_PART);
+        // No batch comes in between: it could bring the same series late samples again, for ever.
+        let state = RwLockWriteGuard::downgrade(state);
+        state.head.snapshot(from, bytes_max)
     }
 }
 
