@@ -179,7 +179,7 @@ pub struct BlockMeta {
     pub partitions: Vec<PartitionId>,
     /// The epoch its writer acted under.
     pub epoch: u64,
-    /// First and last sample time.
+    /// Times of the first and the last sample or exemplar; of blocks of earlier versions of the samples alone.
     pub range: TimeRange,
     /// The window it was cut for; samples lie inside it.
     pub window: TimeRange,

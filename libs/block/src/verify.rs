@@ -147,7 +147,11 @@ async fn check(block: &BlockReader, mut digest: Option<&mut Digest>) -> Result<(
         }
     }
     let rows = rows + histogram_rows;
-    if series_count != meta.series || rows != meta.samples || range.is_some_and(|r| r != meta.range) {
+    let of_exemplars = verify_exemplars(block).await?;
+    let both = of_exemplars.map(|e| range.map_or(e, |r| r.union(&e)));
+    // Of blocks of earlier versions it is that of the samples alone.
+    let is_range = both.or(range).is_none_or(|both| both == meta.range) || range == Some(meta.range);
+    if series_count != meta.series || rows != meta.samples || !is_range {
         return corrupt(
             SERIES_PART,
             format!(
@@ -159,7 +163,7 @@ async fn check(block: &BlockReader, mut digest: Option<&mut Digest>) -> Result<(
     if let Some(times) = &block.times {
         times.verify().await?;
     }
-    verify_exemplars(block).await
+    Ok(())
 }
 
 fn add_to(
@@ -251,10 +255,11 @@ impl SummariesAhead<'_> {
     }
 }
 
-/// Series in label order, each one's exemplars ascending in time, and as many as announced.
-async fn verify_exemplars(block: &BlockReader) -> Result<()> {
+/// Series in label order, each one's exemplars ascending in time, and as many as announced. Gives the range of their times.
+async fn verify_exemplars(block: &BlockReader) -> Result<Option<TimeRange>> {
     let corrupt = |reason: &str| Err(Error::corrupt(block.meta().block, EXEMPLARS_PART, reason));
     let (mut rows, mut last) = (0u64, None::<(Labels, i64)>);
+    let mut range: Option<TimeRange> = None;
     let mut batches = block.scan_exemplars(Matchers::default(), TimeRange::ALL);
     while let Some(batch) = batches.try_next().await? {
         for (labels, exemplars) in batch {
@@ -264,6 +269,8 @@ async fn verify_exemplars(block: &BlockReader) -> Result<()> {
                     return corrupt("its exemplars are out of order");
                 }
                 last = Some(here);
+                let at = TimeRange::new(exemplar.t, exemplar.t);
+                range = Some(range.map_or(at, |r| r.union(&at)));
                 rows += 1;
             }
         }
@@ -272,5 +279,5 @@ async fn verify_exemplars(block: &BlockReader) -> Result<()> {
     if rows != part.map_or(0, |p| p.rows) {
         return corrupt("it has another number of exemplars than meta.json says");
     }
-    Ok(())
+    Ok(range)
 }

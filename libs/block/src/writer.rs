@@ -356,7 +356,7 @@ impl BlockWriter {
         u32::try_from(len).map_err(|_| self.refused(labels, "the block would have 2^32 rows of it"))
     }
 
-    /// Appends exemplars of a series, whether it has samples here or not. A block without any sample is not written.
+    /// Appends exemplars of a series, whether it has samples here or not; a block may have nothing else.
     ///
     /// # Errors
     /// [`Error::Input`] unless series come in strictly ascending label order, apart from those that have samples.
@@ -372,12 +372,17 @@ impl BlockWriter {
             ));
         }
         match &mut self.exemplars {
-            Some(writer) => writer.push(labels, exemplars),
+            Some(writer) => writer.push(labels, exemplars)?,
             none => {
                 let writer = ExemplarsWriter::new(self.options.block, self.options.layout)?;
-                none.insert(writer).push(labels, exemplars)
+                none.insert(writer).push(labels, exemplars)?;
             }
         }
+        for e in exemplars {
+            let at = TimeRange::new(e.t, e.t);
+            self.range = Some(self.range.map_or(at, |r| r.union(&at)));
+        }
+        Ok(())
     }
 
     /// The last series that was taken.
@@ -438,7 +443,7 @@ impl BlockWriter {
             + self.exemplars.as_ref().map_or(0, ExemplarsWriter::encoded_bytes)
     }
 
-    /// Finishes the block; `None` when no sample was pushed.
+    /// Finishes the block; `None` when neither a sample nor an exemplar was pushed.
     ///
     /// # Errors
     /// [`Error::Encode`] only.

@@ -137,5 +137,62 @@ fn series_of_exemplars_come_in_order() {
     out.push_exemplars(&series(1, 0), &one).unwrap();
     let error = out.push_exemplars(&series(0, 0), &one).unwrap_err();
     assert!(error.to_string().contains("ascending label order"), "{error}");
-    assert!(out.finish().unwrap().is_none(), "a block without samples is none");
+}
+
+#[test]
+fn a_block_may_have_exemplars_alone() {
+    let exemplars = Model::from([(
+        series(0, 0),
+        BTreeSet::from([(3, 7, Labels::empty()), (9, 7, Labels::empty())]),
+    )]);
+    let mut out = BlockWriter::new(options(1)).unwrap();
+    for (labels, all) in &exemplars {
+        let all: Vec<_> = all.iter().map(exemplar).collect();
+        out.push_exemplars(labels, &all).unwrap();
+    }
+    let parts = out.finish().unwrap().expect("it is one");
+    assert_eq!((parts.meta.series, parts.meta.samples), (0, 0));
+    assert_eq!(parts.meta.range, TimeRange::new(3, 9));
+    let block = open(&parts);
+    block_on(verify(&block)).unwrap();
+    assert_eq!(read(&block, Matchers::default(), TimeRange::ALL), exemplars);
+    assert_eq!(
+        block_on(block.select(&Matchers::default(), TimeRange::ALL)).unwrap(),
+        []
+    );
+    assert!(
+        block_on(block.label_names(&Matchers::default(), TimeRange::ALL))
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        block_on(block.label_values("i", &Matchers::default(), TimeRange::ALL))
+            .unwrap()
+            .is_empty()
+    );
+    // Beside samples of another range.
+    let mut out = BlockWriter::new(options(2)).unwrap();
+    let other = open(&write(3, &Model::new()));
+    block_on(merge([block.into(), other.into()], &mut out)).unwrap();
+    let merged = out.finish().unwrap().unwrap();
+    assert_eq!(
+        (merged.meta.samples, merged.meta.range),
+        (1, TimeRange::new(1, 9))
+    );
+    let merged = open(&merged);
+    block_on(verify(&merged)).unwrap();
+    assert_eq!(read(&merged, Matchers::default(), TimeRange::new(4, 9)).len(), 1);
+    // Nothing is no block.
+    assert!(BlockWriter::new(options(4)).unwrap().finish().unwrap().is_none());
+}
+
+#[test]
+fn a_block_of_an_earlier_version_says_the_times_of_its_samples_alone() {
+    let exemplars = Model::from([(series(0, 0), BTreeSet::from([(9, 7, Labels::empty())]))]);
+    let mut parts = write(1, &exemplars);
+    assert_eq!(parts.meta.range, TimeRange::new(1, 9));
+    parts.meta.range = TimeRange::new(1, 1);
+    block_on(verify(&open(&parts))).unwrap();
+    parts.meta.range = TimeRange::new(1, 8);
+    assert!(block_on(verify(&open(&parts))).is_err());
 }

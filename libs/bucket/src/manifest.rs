@@ -120,7 +120,7 @@ pub struct ManifestBlock {
     pub partitions: Vec<PartitionId>,
     /// The epoch its writer had.
     pub epoch: u64,
-    /// First and last sample time.
+    /// Times of the first and the last sample or exemplar.
     pub range: TimeRange,
     /// The window it was cut or compacted for.
     pub window: TimeRange,
@@ -280,6 +280,14 @@ pub struct Manifest {
     /// How long samples are kept, where it was noted. Older versions of the program forget it where nothing is masked by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionRecord>,
+    /// The last version that was made from the bucket because those before it could not be read; 0 for none. What they said of
+    /// deletions and of age is not known to it. Older versions of the program forget it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rebuilt: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Manifest {
@@ -361,6 +369,7 @@ impl Manifest {
             dead: Vec::new(),
             tombstones: Vec::new(),
             imports: Vec::new(),
+            rebuilt: 0,
             retention: None,
         }
     }

@@ -150,6 +150,7 @@ impl Bucket {
             next.remove_block(lost.block);
         }
         next.blocks.clone_from(&plan.blocks);
+        next.rebuilt = plan.newest + 1;
         let mut base = Manifest {
             version: plan.newest,
             ..known

@@ -345,8 +345,10 @@ impl Manifest {
     }
 
     /// The first version of which readers leave out the same because of its age as of this one; `None` when that is not known.
+    /// None before a version that was made without knowing them is.
     pub fn masks_since(&self) -> Option<u64> {
-        self.retention.as_ref().map_or(Some(0), |r| r.masks_since)
+        let since = self.retention.as_ref().map_or(Some(0), |r| r.masks_since);
+        since.map(|since| since.max(self.rebuilt))
     }
 
     /// Notes classes of series that a block has none of.

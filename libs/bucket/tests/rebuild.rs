@@ -217,3 +217,20 @@ async fn sources_of_a_merge_are_left_out_only_when_it_is_certainly_whole() {
     rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert_eq!(rig.names().await, [3, 4, 10, 11, 12]);
 }
+
+#[tokio::test]
+async fn i4_a_rebuilt_version_does_not_answer_for_those_that_it_does_not_know() {
+    let rig = Rig::new();
+    let first = rig.list(&[&rig.upload(&block(1, 3)).await]).await;
+    assert_eq!(first.masks_since(), Some(0));
+    // A reader pinned this version, which hides something by what only it says, and then it was damaged.
+    let pinned = rig.list(&[&rig.upload(&block(2, 1)).await]).await;
+    rig.damage(pinned.version).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!((rebuilt.retention.as_ref(), rebuilt.version), (None, 3));
+    assert_eq!(rebuilt.masks_since(), Some(3));
+    // Nor do those after it.
+    let next = rig.list(&[&rig.upload(&block(3, 1)).await]).await;
+    assert_eq!((next.version, next.masks_since()), (4, Some(3)));
+}

@@ -10,23 +10,43 @@ use roaring::RoaringBitmap;
 use crate::head::Head;
 use crate::histograms::merge_histogram_runs;
 use crate::read::{merge_runs, merge_starts};
-use crate::series::{CutTag, Sealed, UNCUT, UNRANKED};
+use crate::series::{CutTag, UNCUT, UNRANKED};
 
 /// A cut of one head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CutId(CutTag);
 
-/// The samples of one window that no earlier cut has taken, ready to become a block.
+/// The samples of one window that no earlier cut has taken, ready to become a block, with its exemplars
+/// ([`Head::exemplars`]).
 #[derive(Clone, Debug)]
 pub struct Cut {
     /// What to report [`Head::cut_listed`] or [`Head::cut_abandoned`] for.
     pub id: CutId,
     /// The window: its first and last millisecond.
     pub window: TimeRange,
-    /// In label order; empty when there was nothing to cut.
+    /// In label order; empty when there were no samples to cut.
     pub series: Vec<CutSeries>,
     /// Samples taken. A time that came with several values counts once per value held.
     pub samples: u64,
+    /// Exemplars that no earlier cut has taken; some of them may be gone, for newer ones.
+    pub exemplars: u64,
+}
+
+impl Cut {
+    fn empty(window: TimeRange) -> Self {
+        Self {
+            id: CutId(UNCUT),
+            window,
+            series: Vec::new(),
+            samples: 0,
+            exemplars: 0,
+        }
+    }
+
+    /// Whether there was nothing to cut.
+    pub fn is_empty(&self) -> bool {
+        self.id.0 == UNCUT
+    }
 }
 
 /// One series of a cut.
@@ -85,20 +105,19 @@ impl CutSeries {
 
 impl Head {
     /// Takes all samples of a window that no cut has taken. They stay readable. Samples that arrive later belong to a
-    /// later cut of the same window. Where only exemplars are uncut, a few samples of listed cuts are taken once more: a
-    /// block needs some. A window of which nothing is uncut gives an empty cut, which needs no report.
+    /// later cut of the same window. Exemplars are taken, too, with or without samples of their window. A window of which
+    /// nothing is uncut gives an empty cut, which needs no report.
     pub fn cut(&mut self, window_start: i64) -> Cut {
         self.check_all_late();
-        if !self.windows.has_uncut(window_start) && self.exemplars.uncut(window_start) > 0 {
-            self.take_again_beside_exemplars(window_start);
+        let mut exemplars = self.exemplars.uncut(window_start);
+        if exemplars > 0 && !self.exemplars.any_in(self.windows.range_of(window_start)) {
+            // Newer ones have taken their place since.
+            self.exemplars.give_up_window(window_start);
+            self.windows.let_go(window_start);
+            exemplars = 0;
         }
-        let Some((tag, window)) = self.windows.begin_cut(window_start) else {
-            return Cut {
-                id: CutId(UNCUT),
-                window: self.windows.range_of(window_start),
-                series: Vec::new(),
-                samples: 0,
-            };
+        let Some((tag, window)) = self.windows.begin_cut(window_start, exemplars > 0) else {
+            return Cut::empty(self.windows.range_of(window_start));
         };
         let mut taken = Vec::new();
         let all: Vec<u32> = self.index.all.iter().collect();
@@ -107,52 +126,17 @@ impl Head {
                 taken.push(index);
             }
         }
-        if taken.is_empty() {
+        if taken.is_empty() && exemplars == 0 {
             // The account was too high, as that of a snapshot may be.
-            self.windows.forget(&[tag]);
-            return Cut {
-                id: CutId(UNCUT),
-                window,
-                series: Vec::new(),
-                samples: 0,
-            };
+            self.windows.forget(&[tag], |_| false);
+            return Cut::empty(window);
         }
         self.exemplars.begin_cut(tag, window.min);
         self.rank(all);
         taken.sort_unstable_by(|&a, &b| self.series.compare(a, b, &self.symbols));
-        self.collect(CutId(tag), window, &taken)
-    }
-
-    /// Takes the first and the last listed chunk of a window back, so that the next block of it spans what it may be asked for.
-    fn take_again_beside_exemplars(&mut self, window_start: i64) {
-        let window = self.windows.get(window_start);
-        let Some(window) = window.filter(|w| self.exemplars.any_in(*w)) else {
-            self.exemplars.give_up_window(window_start);
-            return;
-        };
-        let mut ends: Option<((i64, u32), (i64, u32))> = None;
-        for index in &self.index.all {
-            let sealed = self.series.cold[index as usize].sealed.iter();
-            for s in sealed.filter(|s| window.contains(s.range.min) && self.windows.is_listed(s.cut)) {
-                let here = ((s.range.min, index), (s.range.max, index));
-                ends = Some(ends.map_or(here, |(first, last)| (first.min(here.0), last.max(here.1))));
-            }
-        }
-        let Some((first, last)) = ends else {
-            self.exemplars.give_up_window(window_start);
-            return;
-        };
-        self.take_again(first.1, |s| s.range.min == first.0);
-        self.take_again(last.1, |s| s.range.max == last.0);
-    }
-
-    /// Takes listed chunks of a series back.
-    fn take_again(&mut self, index: u32, is_wanted: impl Fn(&Sealed) -> bool) {
-        for s in &mut self.series.cold[index as usize].sealed {
-            if self.windows.is_listed(s.cut) && is_wanted(s) {
-                self.windows.take_again(s.cut, u64::from(s.samples));
-                s.cut = UNCUT;
-            }
+        Cut {
+            exemplars,
+            ..self.collect(CutId(tag), window, &taken)
         }
     }
 
@@ -222,6 +206,7 @@ impl Head {
             window,
             series,
             samples,
+            exemplars: 0,
         }
     }
 
@@ -252,11 +237,7 @@ impl Head {
     /// resolved batch may speak of.
     /// Gives how many samples were dropped.
     pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
-        // A block for exemplars that came late needs samples of their window beside them.
-        let exemplars = &self.exemplars;
-        let cuts = self
-            .windows
-            .forgettable(keep_from_ms, |window| exemplars.has_unlisted(window));
+        let cuts = self.windows.forgettable(keep_from_ms);
         if cuts.is_empty() {
             return 0;
         }
@@ -273,7 +254,9 @@ impl Head {
             }
         }
         self.doom(&dead);
-        if let Some(end) = self.windows.forget(&cuts) {
+        let exemplars = &self.exemplars;
+        let windows = &mut self.windows;
+        if let Some(end) = windows.forget(&cuts, |window| exemplars.has_unlisted(window)) {
             self.mark_forgotten_below(end);
         }
         dropped

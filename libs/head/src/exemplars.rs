@@ -1,7 +1,7 @@
 //! The newest exemplars of a head, whatever their series: which are kept depends on what came, not on its order (I2).
 //!
 //! A cut's block gets all that are there of its window. Those that come later make their window be cut once more, although
-//! no sample may have come with them.
+//! no sample may have come with them, nor be held of it at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ impl Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Uncut {
     count: u64,
-    /// Where in the log the first of them is; none when a snapshot has them.
+    /// Where in the log the first of them is.
     from_lsn: Option<u64>,
 }
 
@@ -196,24 +196,27 @@ impl Head {
                     bits: v.to_bits(),
                 };
                 if self.exemplars.add(entry, self.exemplars_max) {
-                    let window = self.windows.range_of(t).min;
+                    let range = self.windows.range_of(t);
+                    self.windows.hold(range);
                     let came = Uncut {
                         count: 1,
                         from_lsn: Some(lsn),
                     };
-                    self.exemplars.uncut.entry(window).or_default().add(came);
+                    self.exemplars.uncut.entry(range.min).or_default().add(came);
                 }
             }
         }
     }
 
-    /// Notes that exemplars of a window may be in no cut, as after a restart from a snapshot, which does not tell.
+    /// Notes that exemplars of a window may be in no cut, as after a restart from a snapshot, which does not tell, nor from
+    /// where on the log has them: all of it stays until they are cut, lest the snapshot is the only one to have them.
     pub fn mark_exemplars_uncut(&mut self, window_start: i64) {
         let window = self.windows.range_of(window_start);
         if window.min == window_start && self.exemplars.any_in(window) {
+            self.windows.hold(window);
             let some = Uncut {
                 count: 1,
-                from_lsn: None,
+                from_lsn: Some(0),
             };
             self.exemplars.uncut.entry(window_start).or_default().add(some);
         }

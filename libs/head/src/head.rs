@@ -142,8 +142,7 @@ impl Head {
         self.applied_lsn
     }
 
-    /// The first log position with a sample, or an exemplar of a window with samples, that no listed cut holds; `None` when
-    /// blocks hold everything.
+    /// The first log position with a sample or an exemplar that no listed cut holds; `None` when blocks hold everything.
     pub fn unlisted_from_lsn(&self) -> Option<u64> {
         self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
     }

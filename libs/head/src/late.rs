@@ -223,11 +223,18 @@ impl Head {
 
     /// Compares late samples that wait for it, of at most so many series; true when there may be more.
     pub fn check_late(&mut self, series_max: usize) -> bool {
-        let some: Vec<u32> = self.unchecked.iter().take(series_max).collect();
+        self.check_late_from(0, series_max);
+        !self.unchecked.is_empty()
+    }
+
+    /// The same of series from a place of a snapshot on.
+    pub fn check_late_from(&mut self, place: u32, series_max: usize) {
+        let mut unchecked = self.unchecked.iter();
+        unchecked.advance_to(place);
+        let some: Vec<u32> = unchecked.take(series_max).collect();
         for &index in &some {
             self.check_late_of(index);
         }
-        !self.unchecked.is_empty()
     }
 
     /// The same of all series.

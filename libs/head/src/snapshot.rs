@@ -38,12 +38,13 @@ const HISTOGRAM_LAST: u8 = 1;
 const STARTS: u8 = 2;
 
 impl Head {
-    /// Copies series from a place on until `bytes_max` is reached; the first place is 0. Gives the place to go on from,
-    /// none at the end.
+    /// Copies series from a place on until `bytes_max` is reached, or a series with late samples that were not compared yet:
+    /// the accounts, which are copied later, must not lack what the copy has. The first place is 0. Gives the place to go on
+    /// from, after [`Self::check_late_from`] there; none at the end.
     ///
     /// # Errors
     /// [`Error::Chunk`] when histograms in memory are damaged.
-    pub fn snapshot(&mut self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
+    pub fn snapshot(&self, from: u32, bytes_max: usize) -> Result<(Strip, Option<u32>), Error> {
         let mut out = Strip::default();
         let mut next = from;
         while let Some(index) = self.next_series(next) {
@@ -53,11 +54,9 @@ impl Head {
             if self.series.hot[i].count == 0 && self.series.cold[i].is_empty() {
                 continue;
             }
-            if out.data.len() + out.labels.len() >= bytes_max {
+            if out.data.len() + out.labels.len() >= bytes_max || self.unchecked.contains(index) {
                 return Ok((out, Some(index)));
             }
-            // The accounts, which are copied later, must not lack what the copy has.
-            self.check_late_of(index);
             self.copy_series(index, &mut out)?;
         }
         Ok((out, None))

@@ -23,7 +23,7 @@ pub struct WindowState {
     pub cutting_samples: u64,
     /// Samples of listed cuts that are still held.
     pub listed_samples: u64,
-    /// Time of the oldest sample seen since the window appeared.
+    /// Time of the oldest sample seen since the window appeared; later than that of the newest where none was.
     pub min_t: i64,
     /// Time of the newest.
     pub max_t: i64,
@@ -98,15 +98,33 @@ impl Windows {
         if added.samples == 0 {
             return;
         }
-        let w = self.windows.entry(range.min).or_insert(Window {
+        let w = self.enter(range);
+        w.uncut += added.samples;
+        w.uncut_from_lsn = min_lsn(w.uncut_from_lsn, Some(added.lsn));
+        w.seen = w.seen.union(&added.seen);
+    }
+
+    /// The window of a range, which is held from now on if it was not.
+    fn enter(&mut self, range: TimeRange) -> &mut Window {
+        self.windows.entry(range.min).or_insert(Window {
             range,
             uncut: 0,
             uncut_from_lsn: None,
             seen: NOTHING,
-        });
-        w.uncut += added.samples;
-        w.uncut_from_lsn = min_lsn(w.uncut_from_lsn, Some(added.lsn));
-        w.seen = w.seen.union(&added.seen);
+        })
+    }
+
+    /// Has a window, for something else than samples.
+    pub(crate) fn hold(&mut self, range: TimeRange) {
+        self.enter(range);
+    }
+
+    /// Drops a window of which no samples are held.
+    pub(crate) fn let_go(&mut self, start: i64) {
+        let is_cut = self.cuts.values().any(|c| c.window == start);
+        if !is_cut && self.windows.get(&start).is_some_and(|w| w.uncut == 0) {
+            self.windows.remove(&start);
+        }
     }
 
     /// Takes a sample off the account that turned out to be held already.
@@ -132,25 +150,10 @@ impl Windows {
         ranges.filter(|r| r.overlaps(&range)).collect()
     }
 
-    /// Gives samples of a listed cut back to its window: they are taken once more.
-    pub(crate) fn take_again(&mut self, cut: CutTag, samples: u64) {
-        let Some(record) = self.cuts.get_mut(&cut) else {
-            return;
-        };
-        record.samples = record.samples.saturating_sub(samples);
-        if let Some(w) = self.windows.get_mut(&record.window) {
-            w.uncut += samples;
-        }
-    }
-
-    /// Whether a window has samples that no cut has taken.
-    pub(crate) fn has_uncut(&self, start: i64) -> bool {
-        self.windows.get(&start).is_some_and(|w| w.uncut > 0)
-    }
-
-    /// Opens a cut that takes all uncut samples of a window.
-    pub(crate) fn begin_cut(&mut self, start: i64) -> Option<(CutTag, TimeRange)> {
-        let w = self.windows.get_mut(&start).filter(|w| w.uncut > 0)?;
+    /// Opens a cut that takes all uncut samples of a window, if there are any or something else is to be cut.
+    pub(crate) fn begin_cut(&mut self, start: i64, has_others: bool) -> Option<(CutTag, TimeRange)> {
+        let w = self.windows.get_mut(&start);
+        let w = w.filter(|w| w.uncut > 0 || has_others)?;
         self.last_cut += 1;
         self.cuts.insert(
             self.last_cut,
@@ -190,29 +193,30 @@ impl Windows {
         self.cuts.get(&cut).is_some_and(|c| c.listed)
     }
 
-    /// The listed cuts of windows that end at or before `keep_from_ms` and that nothing else keeps, ascending.
-    pub(crate) fn forgettable(&self, keep_from_ms: i64, is_kept: impl Fn(i64) -> bool) -> Vec<CutTag> {
+    /// The listed cuts of windows that end at or before `keep_from_ms`, ascending.
+    pub(crate) fn forgettable(&self, keep_from_ms: i64) -> Vec<CutTag> {
         self.cuts
             .iter()
             .filter(|(_, c)| c.listed)
             .filter(|(_, c)| self.get(c.window).is_some_and(|r| r.max < keep_from_ms))
-            .filter(|(_, c)| !is_kept(c.window))
             .map(|(tag, _)| *tag)
             .collect()
     }
 
-    /// Drops the accounts of forgotten cuts and gives the end of the last of their windows.
-    pub(crate) fn forget(&mut self, cuts: &[CutTag]) -> Option<i64> {
+    /// Drops the accounts of forgotten cuts, and those of their windows that nothing else holds. Gives the end of the last
+    /// window of which samples went.
+    pub(crate) fn forget(&mut self, cuts: &[CutTag], is_held: impl Fn(i64) -> bool) -> Option<i64> {
         let mut end = None;
         for cut in cuts {
             let Some(record) = self.cuts.remove(cut) else {
                 continue;
             };
-            let below = self.get(record.window).map(|r| r.max.saturating_add(1));
-            end = end.max(below);
-            let held = self.cuts.values().any(|c| c.window == record.window);
-            if !held && self.windows.get(&record.window).is_some_and(|w| w.uncut == 0) {
-                self.windows.remove(&record.window);
+            if record.samples > 0 {
+                let below = self.get(record.window).map(|r| r.max.saturating_add(1));
+                end = end.max(below);
+            }
+            if !is_held(record.window) {
+                self.let_go(record.window);
             }
         }
         end

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use koios_head::{Applied, Head, HeadOptions, SeriesId};
-use koios_model::{BatchColumns, Labels, Matchers, Metadata, Sample, SeriesHash, TimeRange, stale_nan};
+use koios_model::{
+    BatchColumns, Labels, MatchOp, Matcher, Matchers, Metadata, Sample, SeriesHash, TimeRange, stale_nan,
+};
 
 fn labels(i: u32) -> Labels {
     Labels::from_pairs([("__name__", "up".to_owned()), ("instance", format!("host-{i}"))])
@@ -253,4 +255,65 @@ fn memory_per_series_stays_small() {
     let per_series = head.memory_bytes() / count as usize;
     println!("{per_series} bytes per series after 120 samples");
     assert!(per_series <= 1024, "{per_series}");
+}
+
+#[test]
+fn metadata_goes_with_a_deletion_of_all_series_of_its_metric() {
+    let described = |kind: &str| Metadata {
+        kind: kind.to_owned(),
+        help: "words".to_owned(),
+        unit: String::new(),
+    };
+    let metrics = [
+        ("up", "gauge"),
+        ("hits", "counter"),
+        ("took", "histogram"),
+        ("sizes", "summary"),
+    ];
+    let left = |matchers: &[(&str, MatchOp, &str)], range: TimeRange| {
+        let mut head = Head::new(HeadOptions::default());
+        let b = BatchColumns {
+            metadata: metrics
+                .map(|(name, kind)| (name.to_owned(), described(kind)))
+                .to_vec(),
+            ..BatchColumns::default()
+        };
+        head.apply(&b, 100, 1);
+        let matcher = |(name, op, value): &(&str, MatchOp, &str)| Matcher::new(*op, *name, *value).unwrap();
+        head.delete(&Matchers(matchers.iter().map(matcher).collect()), range);
+        let names: Vec<String> = head.metadata().map(|(name, _, _)| name.to_owned()).collect();
+        names.join(" ")
+    };
+    let (name, all) = ("__name__", TimeRange::ALL);
+    let (equal, regex) = (MatchOp::Equal, MatchOp::Regex);
+    assert_eq!(left(&[(name, equal, "up")], all), "hits sizes took");
+    assert_eq!(
+        left(&[(name, equal, "up"), ("job", regex, ".*")], all),
+        "hits sizes took"
+    );
+    assert_eq!(left(&[], all), "");
+    // Series of other jobs may be left, here or in other partitions.
+    assert_eq!(
+        left(&[(name, equal, "up"), ("job", equal, "a")], all),
+        "hits sizes took up"
+    );
+    assert_eq!(left(&[("job", equal, "a")], all), "hits sizes took up");
+    // What came later is of series that were not deleted.
+    assert_eq!(
+        left(&[(name, equal, "up")], TimeRange::new(0, 99)),
+        "hits sizes took up"
+    );
+    assert_eq!(
+        left(&[(name, equal, "up")], TimeRange::new(0, 100)),
+        "hits sizes took"
+    );
+    // Families, whose series have other names.
+    assert_eq!(left(&[(name, equal, "hits_total")], all), "sizes took up");
+    assert_eq!(left(&[(name, equal, "took_bucket")], all), "hits sizes took up");
+    assert_eq!(
+        left(&[(name, regex, "took_(bucket|sum|count)")], all),
+        "hits sizes up"
+    );
+    assert_eq!(left(&[(name, equal, "sizes")], all), "hits sizes took up");
+    assert_eq!(left(&[(name, regex, "sizes.*")], all), "hits took up");
 }

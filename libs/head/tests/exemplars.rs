@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use koios_head::{Cut, Head, HeadOptions};
+use koios_head::{Head, HeadOptions};
 use koios_model::{BatchColumns, Exemplar, Labels, Matchers, SeriesHash, TimeRange};
 
 const WINDOW_MS: i64 = 1000;
@@ -42,17 +42,6 @@ fn listed() -> Head {
     head
 }
 
-fn samples(cut: &Cut) -> Vec<i64> {
-    let mut out = Vec::new();
-    let mut all: Vec<i64> = Vec::new();
-    for series in &cut.series {
-        series.samples(&mut out).unwrap();
-        all.extend(out.iter().map(|s| s.t));
-    }
-    all.sort_unstable();
-    all
-}
-
 fn state(head: &Head) -> (u64, u64, Option<u64>) {
     let windows = head.windows();
     let w = windows[0];
@@ -60,25 +49,27 @@ fn state(head: &Head) -> (u64, u64, Option<u64>) {
 }
 
 #[test]
-fn i10_late_exemplars_have_their_window_cut_once_more_and_not_forgotten_before() {
+fn i10_late_exemplars_have_their_window_cut_once_more_without_samples() {
     let mut head = listed();
     assert_eq!(state(&head), (0, 0, None));
     head.apply(&batch(7, &[], &[998]), 0, 9);
     assert_eq!(state(&head), (0, 1, Some(9)), "the log is needed for it");
-    assert_eq!(head.forget(i64::MAX), 0, "its block needs samples");
     let cut = head.cut(0);
-    let times = samples(&cut);
-    assert_eq!((times.first(), times.last()), (Some(&0), Some(&991)));
-    assert!(cut.samples <= 10, "no more than the ends: {}", cut.samples);
+    assert!(!cut.is_empty());
+    assert_eq!((cut.samples, cut.series.len(), cut.exemplars), (0, 0, 1));
     assert_eq!(state(&head), (0, 0, Some(9)));
     // The upload fails; the next one takes them again.
     head.cut_abandoned(cut.id);
-    assert_eq!(state(&head), (cut.samples, 1, Some(9)));
+    assert_eq!(state(&head), (0, 1, Some(9)));
+    // Meanwhile samples need not wait for them.
+    assert_eq!(head.forget(i64::MAX), 200);
+    assert_eq!(state(&head), (0, 1, Some(9)));
     let again = head.cut(0);
-    assert_eq!(samples(&again), times);
+    assert_eq!((again.samples, again.exemplars), (0, 1));
     head.cut_listed(again.id);
     assert_eq!(state(&head), (0, 0, None));
-    assert_eq!(head.forget(i64::MAX), 200);
+    assert_eq!(head.forget(i64::MAX), 0);
+    assert!(head.windows().is_empty());
     assert_eq!(head.exemplars(&Matchers::default(), TimeRange::ALL).len(), 1);
 }
 
@@ -107,12 +98,35 @@ fn late_exemplars_that_newer_ones_displaced_cost_no_block() {
 }
 
 #[test]
-fn exemplars_of_a_window_without_samples_keep_nothing() {
+fn i1_exemplars_of_a_window_without_samples_are_cut() {
     let mut head = Head::new(options());
     head.apply(&batch(0, &[], &[500]), 0, 2);
-    assert!(head.windows().is_empty());
+    assert_eq!(state(&head), (0, 1, Some(2)));
+    assert_eq!(head.time_range(), None);
+    let cut = head.cut(0);
+    assert_eq!(
+        (cut.is_empty(), cut.window, cut.exemplars),
+        (false, TimeRange::new(0, 999), 1)
+    );
+    head.cut_listed(cut.id);
     assert_eq!(head.unlisted_from_lsn(), None);
-    assert_eq!(head.cut(0).samples, 0);
+    // Of samples nothing is forgotten with them.
+    head.forget(i64::MAX);
+    assert!(head.windows().is_empty());
+    assert_eq!(head.forgotten_below_ms(), i64::MIN);
+    assert!(head.cut(0).is_empty());
+}
+
+#[test]
+fn a_window_whose_only_exemplars_were_displaced_is_let_go() {
+    let mut head = Head::new(options());
+    head.apply(&batch(0, &[], &[500]), 0, 2);
+    let newer: Vec<i64> = (0..10).map(|i| 5000 + i).collect();
+    head.apply(&batch(0, &[], &newer), 0, 3);
+    assert!(head.cut(0).is_empty());
+    let held: Vec<i64> = head.windows().iter().map(|w| w.start).collect();
+    assert_eq!(held, [5000]);
+    assert_eq!(head.unlisted_from_lsn(), Some(3));
 }
 
 #[test]
@@ -133,5 +147,10 @@ fn a_head_from_a_snapshot_is_told_which_windows_have_late_exemplars() {
     );
     loaded.mark_exemplars_uncut(0);
     assert_eq!(loaded.windows()[0].uncut_exemplars, 1);
-    assert!(loaded.cut(0).samples > 0);
+    assert_eq!(
+        loaded.unlisted_from_lsn(),
+        Some(0),
+        "the snapshot alone would have them"
+    );
+    assert_eq!(loaded.cut(0).exemplars, 1);
 }

@@ -152,3 +152,30 @@ fn i5_late_samples_are_read_before_they_are_compared() {
         assert_eq!(held(&head).first(), Some(&(i * STEP_MS)));
     }
 }
+
+#[test]
+fn a_snapshot_stops_before_late_samples_that_were_not_compared() {
+    let mut head = Head::new(HeadOptions::default());
+    let of = |series: u128, times: &[i64]| {
+        let mut batch = BatchColumns::default();
+        let labels = Labels::from_pairs([("__name__", format!("up_{series}"))]);
+        batch.push_series(SeriesHash(series), labels.as_ref());
+        times.iter().for_each(|t| batch.push_sample(*t, 1.0));
+        batch
+    };
+    for series in 0..10 {
+        head.apply(&of(series, &[0, STEP_MS]), 0, 1);
+        if series % 4 == 3 {
+            head.apply(&of(series, &[0]), 0, 2);
+        }
+    }
+    let (strip, next) = head.snapshot(0, usize::MAX).unwrap();
+    assert_eq!((strip.series, next), (3, Some(3)));
+    assert_eq!(head.snapshot(3, usize::MAX).unwrap().1, Some(3), "not by itself");
+    head.check_late_from(3, 1);
+    let (strip, next) = head.snapshot(3, usize::MAX).unwrap();
+    assert_eq!((strip.series, next), (4, Some(7)));
+    head.check_late_from(7, usize::MAX);
+    let (strip, next) = head.snapshot(7, usize::MAX).unwrap();
+    assert_eq!((strip.series, next), (3, None));
+}

@@ -257,6 +257,7 @@ fn content_of(head: &Head, range: TimeRange) -> Content {
 fn snapshot(head: &mut Head, mut between: impl FnMut(&mut Head)) -> (Vec<Strip>, Vec<u8>) {
     let (mut strips, mut next) = (Vec::new(), Some(0));
     while let Some(from) = next {
+        head.check_late_from(from, 1);
         let (strip, after) = head.snapshot(from, 1).unwrap();
         strips.push(strip);
         next = after;

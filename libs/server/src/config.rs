@@ -20,7 +20,7 @@ pub use docs::reference_page;
 pub use table::{Setting, Target, all_settings};
 pub use value::{format_bytes, format_duration, parse_bytes, parse_duration};
 
-use crate::settings::Settings;
+use crate::settings::{DisarmedRule, Settings};
 
 /// Why a process cannot start with what it was told. The binary prints it and exits with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +128,27 @@ pub fn flags(target: Target) -> Vec<clap::Arg> {
 /// # Errors
 /// [`ConfigError`] naming the place of the first thing that is wrong.
 pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Settings, ConfigError> {
+    let settings = collect(matches, sources)?;
+    settings.validate().map_err(ConfigError::Contradiction)?;
+    Ok(settings)
+}
+
+/// As [`load`], but for what versions before accepted and this one does not: an upgrade must not keep a process from starting. What that
+/// became is to be warned of.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_at_start(
+    matches: &clap::ArgMatches,
+    sources: &Sources<'_>,
+) -> Result<(Settings, Vec<DisarmedRule>), ConfigError> {
+    let mut settings = collect(matches, sources)?;
+    let disarmed = settings.disarm_retention();
+    settings.validate().map_err(ConfigError::Contradiction)?;
+    Ok((settings, disarmed))
+}
+
+fn collect(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Settings, ConfigError> {
     let mut settings = Settings::default();
     let path = matches.try_get_one::<String>(CONFIG_FLAG).ok().flatten();
     let file = path
@@ -151,7 +172,6 @@ pub fn load(matches: &clap::ArgMatches, sources: &Sources<'_>) -> Result<Setting
     if let Some(file) = &file {
         file.apply_to_tenants(&mut settings)?;
     }
-    settings.validate().map_err(ConfigError::Contradiction)?;
     Ok(settings)
 }
 

@@ -7,6 +7,15 @@ use super::*;
 use crate::settings::LogFormat;
 
 fn load_with(args: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, ConfigError> {
+    load_as(load, args, env, file)
+}
+
+fn load_as<T>(
+    load: impl FnOnce(&clap::ArgMatches, &Sources<'_>) -> T,
+    args: &[&str],
+    env: &[(&str, &str)],
+    file: &str,
+) -> T {
     let matches = Command::new("koios")
         .args(flags(Target::All))
         .try_get_matches_from(std::iter::once("koios").chain(args.iter().copied()))
@@ -122,6 +131,50 @@ overrides:
     );
     assert_eq!(got.limits.retention.samples, None);
     assert!(got.given.contains("limits.retention-rules") && !got.given.contains("retention"));
+}
+
+#[test]
+fn i10_a_rule_that_earlier_versions_accepted_starts_and_deletes_nothing() {
+    let text = "\
+limits: {retention: 400d, retention-rules: '7d {job=\"debug\"}; 30d {__name__=~\".+\"}; 1h {env=\"dev\"}'}
+overrides:
+  team-a: {retention: 10d}
+  team-b: {retention: 20d, retention-rules: '0 {__name__!=\"\"}'}
+  team-c: {retention: 5d, retention-rules: '1h {job=\"c\"}'}
+";
+    let refused = load_with(&["--config=x"], &[], text).unwrap_err().to_string();
+    assert!(
+        refused.contains("rule 2 {__name__=~\".+\"}, must be a selector"),
+        "{refused}"
+    );
+    let (got, disarmed) = load_as(load_at_start, &["--config=x"], &[], text).unwrap();
+    let told: Vec<String> = disarmed.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("limits.retention-rules has {__name__=~\".+\"}")
+            && told[0].contains("say limits.retention: 2592000s"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].starts_with("overrides.team-b.retention-rules has {__name__!=\"\"}")
+            && told[1].contains("say overrides.team-b.retention: 0 "),
+        "{told:?}"
+    );
+    let of = |tenant: &str| &got.overrides[&TenantId::new(tenant).unwrap()].retention;
+    let rules = |limits: &RetentionLimits| limits.rules.as_ref().map(Vec::len);
+    let (all, ever) = (&got.limits.retention, Some(Duration::ZERO));
+    assert_eq!((rules(all), all.samples), (Some(1), ever));
+    assert_eq!(
+        (rules(of("team-a")), of("team-a").samples),
+        (None, ever),
+        "the rule of all kept its series"
+    );
+    assert_eq!((rules(of("team-b")), of("team-b").samples), (Some(0), ever));
+    let days = Some(Duration::from_secs(5 * 86_400));
+    assert_eq!((rules(of("team-c")), of("team-c").samples), (Some(1), days));
+    // Whatever else cannot be meant stops the start.
+    let wrong = "limits: {retention-rules: '7d {job=~\".*\"}'}";
+    assert!(load_as(load_at_start, &["--config=x"], &[], wrong).is_err());
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What a process is told at its start: plain typed values, filled by [`crate::config`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use koios_model::TenantId;
-use koios_tenancy::{Limits, Overrides};
+use koios_model::{RetentionRule, TenantId};
+use koios_tenancy::{Limits, Overrides, rule_text};
 
 /// Less memory than a process needs to start, bytes.
 const MEMORY_LIMIT_MIN: u64 = 64 << 20;
@@ -236,9 +237,9 @@ pub struct S3Settings {
     pub customer_key: String,
 }
 
-impl std::fmt::Debug for S3Settings {
+impl fmt::Debug for S3Settings {
     /// Leaves the secrets out.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Settings")
             .field("endpoint", &self.endpoint)
             .field("region", &self.region)
@@ -308,9 +309,9 @@ pub struct AzureSettings {
     pub customer_key: String,
 }
 
-impl std::fmt::Debug for AzureSettings {
+impl fmt::Debug for AzureSettings {
     /// Leaves the secrets out.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AzureSettings")
             .field("account", &self.account)
             .field("endpoint", &self.endpoint)
@@ -434,7 +435,7 @@ impl Settings {
     /// # Errors
     /// A sentence naming the key, its value and what it must be.
     pub fn validate(&self) -> Result<(), String> {
-        let wrong = |key: &str, value: &dyn std::fmt::Display, rule: &str| {
+        let wrong = |key: &str, value: &dyn fmt::Display, rule: &str| {
             Err(format!("{key} is {value}, must be {rule}"))
         };
         if !matches!(self.control.replication_factor, 0 | 1 | 3) {
@@ -516,5 +517,61 @@ impl Settings {
                 .map_err(|e| format!("overrides.{tenant}: {e}"))?;
         }
         Ok(())
+    }
+
+    /// Has nothing go by rules of retention that every series with a name matches, which versions before accepted: a start that refused
+    /// them would stop a process because of its upgrade. Gives them, to be warned of.
+    pub fn disarm_retention(&mut self) -> Vec<DisarmedRule> {
+        let of_all = self.limits.retention.disarm();
+        let mut disarmed: Vec<DisarmedRule> =
+            of_all.iter().map(|rule| DisarmedRule::new(None, rule)).collect();
+        for (tenant, limits) in &mut self.overrides {
+            let own = &mut limits.retention;
+            if own.rules.is_none() && of_all.is_some() {
+                // The rules of all are its, too: what they kept would go by its own retention.
+                own.samples = own.samples.map(|_| Duration::ZERO);
+            }
+            disarmed.extend(own.disarm().map(|rule| DisarmedRule::new(Some(tenant), &rule)));
+        }
+        disarmed
+    }
+}
+
+/// A rule of retention that every series with a name matches, and by which nothing goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DisarmedRule {
+    /// Whose it is; `None` for that of all tenants.
+    pub tenant: Option<TenantId>,
+    /// Its selector.
+    pub rule: String,
+    /// How long it is to keep what it matches; `None` for ever.
+    pub kept: Option<Duration>,
+}
+
+impl DisarmedRule {
+    fn new(tenant: Option<&TenantId>, rule: &RetentionRule) -> Self {
+        Self {
+            tenant: tenant.cloned(),
+            rule: rule_text(&rule.matchers),
+            kept: rule.kept_ms.map(|ms| Duration::from_millis(ms.unsigned_abs())),
+        }
+    }
+}
+
+impl fmt::Display for DisarmedRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = match &self.tenant {
+            Some(tenant) => format!("overrides.{tenant}"),
+            None => "limits".to_owned(),
+        };
+        let kept = self
+            .kept
+            .map_or_else(|| "0".to_owned(), |kept| format!("{}s", kept.as_secs()));
+        write!(
+            f,
+            "{of}.retention-rules has {}, which every series with a name matches: NOTHING IS DELETED by it, nor by the rules behind it, \
+             and what it matches is kept for ever; leave it out, and say {of}.retention: {kept} if that is meant",
+            self.rule
+        )
     }
 }

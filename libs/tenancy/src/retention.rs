@@ -59,6 +59,18 @@ impl RetentionLimits {
         .unwrap_or(default)
     }
 
+    /// Takes a rule out that every series with a name matches, and gives it. Versions before accepted such rules, and whether it is
+    /// meant nobody can ask at a start: so nothing goes by it, nor by what it stood before. What it spoke for is kept for ever, and so
+    /// are series without a name.
+    pub fn disarm(&mut self) -> Option<RetentionRule> {
+        let rules = self.rules.as_mut()?;
+        let was_accepted = |m: &Matchers| m.match_every_name() && !m.iter().all(|m| m.matches_empty());
+        let at = rules.iter().position(|rule| was_accepted(&rule.matchers))?;
+        let disarmed = rules.drain(at..).next();
+        self.samples = Some(Duration::ZERO);
+        disarmed
+    }
+
     /// Checks that nothing is kept for no time, and that the rules are few, small and of use.
     pub(crate) fn validate(&self) -> Result<(), LimitError> {
         for (key, kept) in [
@@ -224,6 +236,31 @@ mod tests {
                 "{got}"
             );
         }
+    }
+
+    #[test]
+    fn i10_by_a_rule_that_every_series_matches_nothing_goes() {
+        let named = |pattern: &str, kept_ms| RetentionRule {
+            matchers: Matchers(vec![Matcher::new(MatchOp::Regex, METRIC_NAME, pattern).unwrap()]),
+            kept_ms,
+        };
+        let of = |rules: &[RetentionRule]| RetentionLimits {
+            samples: Some(Duration::from_secs(3600)),
+            rules: Some(rules.to_vec()),
+            ..RetentionLimits::default()
+        };
+        let first = rule(MatchOp::Equal, "api", Some(60_000));
+        let all = named(".+", Some(120_000));
+        let mut limits = of(&[first.clone(), all.clone(), named("a.*", Some(60_000))]);
+        assert_eq!(limits.disarm(), Some(all));
+        // The rule behind it would decide for series that it spoke for.
+        assert_eq!(limits.rules.as_deref(), Some(&[first.clone()][..]));
+        assert_eq!(limits.samples, Some(Duration::ZERO));
+        assert_eq!(limits.validate(), Ok(()));
+        assert_eq!(limits.disarm(), None);
+        let fine = of(&[first]);
+        let mut same = fine.clone();
+        assert_eq!((same.disarm(), same), (None, fine));
     }
 
     #[test]

@@ -18,15 +18,15 @@ use crate::apply::Answer;
 use crate::ingester::Inner;
 use crate::metrics::gauge_value;
 use crate::record::{CutBegun, CutListed, Entry};
-use crate::replica::{BegunCut, Replica, ReplicaState};
+use crate::replica::{BegunCut, LATE_PART, Replica, ReplicaState};
 use crate::settings::millis;
 use crate::{Error, Result, Settings};
 use koios_runtime::with_sources;
 
+/// A window waits for what is on its way for this part of its width at most.
+const SETTLE_SHARE: u32 = 10;
 /// Tenants cut at a time.
 const CUTS_AT_A_TIME: usize = 2;
-/// Series whose late samples are compared under one hold of the lock: about a millisecond.
-const LATE_PART: usize = 256;
 
 impl Inner {
     /// Cuts what is due, for ever. A bucket that is away only makes the rounds rarer.
@@ -154,7 +154,7 @@ impl Inner {
         let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
         let begun = self.begin_cut(replica, window_start_ms, block).await?;
         let samples = begun.cut.samples;
-        if samples == 0 {
+        if begun.cut.is_empty() {
             return Ok(FlushReply::default());
         }
         let covered = manifest.covered(replica.key.0, begun.cut.window);
@@ -303,7 +303,10 @@ impl Inner {
             let checked = self.check_late(&replica).await;
             checked.map_err(|e| self.refuse(&e))?;
             let windows = replica.state.read().head.windows();
-            for w in windows.iter().filter(|w| has_uncut(w) || w.cutting_samples > 0) {
+            for w in windows
+                .iter()
+                .filter(|w| has_uncut(w) || w.unlisted_from_lsn.is_some())
+            {
                 let flushed = self.cut_window(&replica, w.start).await;
                 let flushed = flushed.map_err(|e| {
                     self.report_cut(&replica, &e);
@@ -378,15 +381,26 @@ fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<
         .retain(|start, _| due.binary_search(start).is_ok());
     let held: Vec<i64> = windows.iter().map(|w| w.start).collect();
     state.cut_at.retain(|start, _| held.binary_search(start).is_ok());
-    let ready = |start: &i64| {
-        let since = *state.due_since.entry(*start).or_insert(now.elapsed);
-        let turn = u32::try_from(turn_of(*start, state.window_ms(), now.rank)).unwrap_or(0);
-        let waited = now.elapsed.saturating_sub(since) >= settings.cut_stagger.saturating_mul(turn);
-        let late = state.cut_at.get(start);
+    let forgotten_below_ms = state.head.forgotten_below_ms();
+    let ready = |w: &&WindowState| {
+        let since = *state.due_since.entry(w.start).or_insert(now.elapsed);
+        let turn = u32::try_from(turn_of(w.start, state.window_ms(), now.rank)).unwrap_or(0);
+        // Exemplars alone come after the cut of their window, as do samples of one that was forgotten, whose cut nobody
+        // remembers.
+        let is_late = w.uncut_samples == 0 || w.range.max < forgotten_below_ms;
+        let settle = match (is_late, quiet) {
+            (true, _) => settings.late_cut_interval,
+            (false, false) => settings.cut_settle.min(settings.block_window / SETTLE_SHARE),
+            (false, true) => Duration::ZERO,
+        };
+        let waits = settings.cut_stagger.saturating_mul(turn).saturating_add(settle);
+        let waited = now.elapsed.saturating_sub(since) >= waits;
+        let late = state.cut_at.get(&w.start);
         let settled = late.is_none_or(|at| now.elapsed.saturating_sub(*at) >= settings.late_cut_interval);
         waited && settled
     };
-    due.iter().copied().filter(ready).collect()
+    let due = windows.iter().filter(|w| due.binary_search(&w.start).is_ok());
+    due.filter(ready).map(|w| w.start).collect()
 }
 
 /// Whether there is anything of a window that no cut has taken, as far as is known.

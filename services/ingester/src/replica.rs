@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use koios_block::BlockId;
 use koios_bucket::TombstoneState;
-use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved};
+use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
 use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::deletions::Deletions;
 use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
+
+/// Series whose late samples are compared under one hold of the lock: about a millisecond.
+pub(crate) const LATE_PART: usize = 256;
 
 /// One (partition, tenant). The lock is held briefly and never across an await.
 #[derive(Debug)]
@@ -114,6 +117,26 @@ impl Replica {
             cutting: tokio::sync::Mutex::new(()),
             deleting: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Copies a strip of the head while others read it. Only where its first series has late samples that were not compared, some
+    /// are, while nobody does.
+    pub(crate) fn snapshot(
+        &self,
+        from: u32,
+        bytes_max: usize,
+    ) -> Result<(Strip, Option<u32>), koios_head::Error> {
+        let state = self.state.read();
+        let (strip, next) = state.head.snapshot(from, bytes_max)?;
+        if strip.series > 0 || next.is_none() {
+            return Ok((strip, next));
+        }
+        drop(state);
+        let mut state = self.state.write();
+        state.head.check_late_from(from, LATE_PART);
+        // No batch comes in between: it could bring the same series late samples again, for ever.
+        let state = RwLockWriteGuard::downgrade(state);
+        state.head.snapshot(from, bytes_max)
     }
 }
 
@@ -271,7 +294,7 @@ impl ReplicaState {
     pub(crate) fn begin_cut(&mut self, window_start_ms: i64, block: BlockId) -> BegunCut {
         let cut = self.head.cut(window_start_ms);
         let batches = self.uncut.remove(&window_start_ms).unwrap_or_default();
-        if cut.samples > 0 {
+        if !cut.is_empty() {
             let pending = Pending {
                 cut: cut.id,
                 window_start_ms,
@@ -281,9 +304,9 @@ impl ReplicaState {
             self.pending.insert(block, pending);
         }
         let metadata = self.head.metadata();
-        let exemplars = match cut.samples {
-            0 => Vec::new(),
-            _ => self.head.exemplars(&Matchers::default(), cut.window),
+        let exemplars = match cut.is_empty() {
+            true => Vec::new(),
+            false => self.head.exemplars(&Matchers::default(), cut.window),
         };
         BegunCut {
             exemplars,
@@ -350,7 +373,7 @@ impl ReplicaState {
         // Late samples of a window that was forgotten before are in a later version than the others.
         if dropped > 0 {
             self.manifest_floor = self.manifest_floor.max(self.listed_version);
-            // Exemplars may be of windows without samples, which are never cut.
+            // Exemplars that newer ones displaced may be of windows that are not held, which are never cut.
             let held: Vec<i64> = self.head.windows().iter().map(|w| w.start).collect();
             let below = self.head.forgotten_below_ms();
             self.uncut

@@ -70,8 +70,8 @@ pub fn main() -> ExitCode {
             None => return ExitCode::from(EXIT_USAGE),
         },
     };
-    let settings = match load(matches) {
-        Ok(settings) => settings,
+    let (settings, disarmed) = match load(matches, config::load_at_start) {
+        Ok(loaded) => loaded,
         Err(e) => {
             eprintln!("koios: {e}");
             return ExitCode::from(EXIT_USAGE);
@@ -81,13 +81,17 @@ pub fn main() -> ExitCode {
         eprintln!("koios: {e}");
         return ExitCode::from(EXIT_USAGE);
     }
+    for rule in disarmed {
+        tracing::error!("{rule}");
+    }
     serve(target, settings, matches)
 }
 
-fn load(matches: &ArgMatches) -> Result<Settings, config::ConfigError> {
+/// Loads from where a process is told things.
+fn load<T>(matches: &ArgMatches, load: impl FnOnce(&ArgMatches, &Sources<'_>) -> T) -> T {
     let env = |name: &str| std::env::var(name).ok();
     let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
-    config::load(
+    load(
         matches,
         &Sources {
             env: &env,
@@ -167,7 +171,7 @@ async fn wait_for_signal(node: &Node, matches: &ArgMatches) {
 
 /// What cannot be read changes nothing.
 fn reload(node: &Node, matches: &ArgMatches) {
-    match load(matches) {
+    match load(matches, config::load) {
         Ok(told) => node.reload(&told),
         Err(error) => {
             tracing::error!(%error, "the configuration cannot be read again: everything stays as it is");

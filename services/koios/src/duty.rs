@@ -49,16 +49,17 @@ impl Rounds {
         Self { clock, begun }
     }
 
-    /// Whether a tenant is to be given on; if so, it is noted.
-    fn begin(&self, tenant: &TenantId) -> bool {
+    /// Whether a tenant is to be given on, which is noted. Only one that this process was assigned can have gone round: one that
+    /// nobody has any more was with a store that is gone, and another may compact it.
+    fn gives_on(&self, tenant: &TenantId, is_own: bool) -> bool {
         let now = self.clock.elapsed();
         let mut begun = self.begun.lock();
         begun.retain(|_, at| now.saturating_sub(*at) < KEPT_AFTER_A_ROUND);
-        let is_new = !begun.contains_key(tenant);
-        if is_new {
-            begun.insert(tenant.clone(), now);
+        if is_own && begun.contains_key(tenant) {
+            return false;
         }
-        is_new
+        begun.insert(tenant.clone(), now);
+        true
     }
 
     /// Notes that it was not given on after all.
@@ -79,7 +80,7 @@ impl CompactionDuty for AssignedCompaction {
         if !self.compacts
             && (is_own || is_first)
             && let Some(next) = next_after(&state, &self.member, tenant)
-            && self.rounds.begin(tenant)
+            && self.rounds.gives_on(tenant, is_own)
         {
             let epoch = assigned.map_or(0, |a| a.epoch);
             self.give_on(
@@ -270,9 +271,21 @@ mod tests {
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
         let rounds = Rounds::new(Arc::clone(&clock));
         let tenant = TenantId::anonymous();
-        assert!(rounds.begin(&tenant) && !rounds.begin(&tenant));
+        assert!(rounds.gives_on(&tenant, true) && !rounds.gives_on(&tenant, true));
         clock.sleep(KEPT_AFTER_A_ROUND).await;
-        assert!(rounds.begin(&tenant));
+        assert!(rounds.gives_on(&tenant, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_whose_store_went_away_is_given_on_at_once() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let rounds = Rounds::new(Arc::clone(&clock));
+        let tenant = TenantId::anonymous();
+        assert!(rounds.gives_on(&tenant, true));
+        // The next one took it, and left.
+        assert!(rounds.gives_on(&tenant, false));
+        // None of the others compacts.
+        assert!(!rounds.gives_on(&tenant, true));
     }
 
     #[test]

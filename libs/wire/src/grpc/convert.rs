@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use koios_chunk::{Chunk, Run};
 use koios_model::{
-    BatchSet, Exemplar, Expiry, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, SeriesClasses,
-    StreamId, TenantId, TimeRange,
+    BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId,
+    TimeRange,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use super::expiry::{KnownRules, expiry_to_pb};
 use crate::pb::v1;
 use crate::service::damaged;
 use crate::{
@@ -216,9 +217,11 @@ pub(super) fn read_to_pb(r: &ReadRequest) -> v1::ReadRequest {
     }
 }
 
-pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceError> {
+pub(super) fn read_from_pb(r: v1::ReadRequest, rules: &KnownRules) -> Result<ReadRequest, ServiceError> {
+    let tenant = tenant_from_pb(&r.tenant)?;
     Ok(ReadRequest {
-        tenant: tenant_from_pb(&r.tenant)?,
+        expiry: rules.expiry(&tenant, r.expiry)?,
+        tenant,
         partition: PartitionId(r.partition),
         epoch: r.epoch,
         matchers: matchers_from_pb(r.matchers)?,
@@ -227,37 +230,7 @@ pub(super) fn read_from_pb(r: v1::ReadRequest) -> Result<ReadRequest, ServiceErr
         encoded: true,
         limit: r.limit,
         deletions_version: r.deletions_version,
-        expiry: expiry_from_pb(r.expiry)?,
     })
-}
-
-/// Nothing where all is kept.
-fn expiry_to_pb(expiry: &Expiry) -> Option<v1::Expiry> {
-    expiry.latest()?;
-    let classes = expiry.classes();
-    let kept_from = |class: usize| expiry.by_class().get(class).copied().flatten();
-    let rule = |(class, matchers): (usize, &Matchers)| v1::expiry::Rule {
-        matchers: matchers_to_pb(matchers),
-        kept_from_ms: kept_from(class),
-    };
-    Some(v1::Expiry {
-        rules: classes.rules().iter().enumerate().map(rule).collect(),
-        rest_kept_from_ms: kept_from(classes.rest()),
-    })
-}
-
-fn expiry_from_pb(expiry: Option<v1::Expiry>) -> Result<Expiry, ServiceError> {
-    let Some(expiry) = expiry else {
-        return Ok(Expiry::default());
-    };
-    let mut kept_from: Vec<_> = expiry.rules.iter().map(|rule| rule.kept_from_ms).collect();
-    kept_from.push(expiry.rest_kept_from_ms);
-    let rules = expiry
-        .rules
-        .into_iter()
-        .map(|rule| matchers_from_pb(rule.matchers));
-    let classes = SeriesClasses::new(rules.collect::<Result<Vec<_>, _>>()?);
-    Ok(Expiry::new(classes, kept_from))
 }
 
 pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
@@ -274,9 +247,14 @@ pub(super) fn labels_to_pb(r: LabelsRequest) -> v1::LabelsRequest {
     }
 }
 
-pub(super) fn labels_from_pb(r: v1::LabelsRequest) -> Result<LabelsRequest, ServiceError> {
+pub(super) fn labels_from_pb(
+    r: v1::LabelsRequest,
+    rules: &KnownRules,
+) -> Result<LabelsRequest, ServiceError> {
+    let tenant = tenant_from_pb(&r.tenant)?;
     Ok(LabelsRequest {
-        tenant: tenant_from_pb(&r.tenant)?,
+        expiry: rules.expiry(&tenant, r.expiry)?,
+        tenant,
         partition: PartitionId(r.partition),
         epoch: r.epoch,
         matchers: matchers_from_pb(r.matchers)?,
@@ -284,7 +262,6 @@ pub(super) fn labels_from_pb(r: v1::LabelsRequest) -> Result<LabelsRequest, Serv
         name: r.name,
         limit: r.limit,
         deletions_version: r.deletions_version,
-        expiry: expiry_from_pb(r.expiry)?,
     })
 }
 
@@ -467,20 +444,6 @@ mod tests {
         let transport = Status::resource_exhausted("h2 protocol error: ENHANCE_YOUR_CALM");
         let got = error_from_status(&transport, "10.0.0.1:9095");
         assert_eq!(got.code, ServiceErrorCode::Unavailable);
-    }
-
-    #[test]
-    fn what_is_too_old_arrives_as_it_was_sent() {
-        let rule = |op, value: &str| Matchers(vec![Matcher::new(op, "job", value).unwrap()]);
-        let classes = SeriesClasses::new([rule(MatchOp::Equal, "api"), rule(MatchOp::Regex, "a.*b")]);
-        for expiry in [
-            Expiry::default(),
-            Expiry::new(classes.clone(), [None, Some(-5), Some(7)]),
-            Expiry::new(classes, [Some(0), Some(3), None]),
-        ] {
-            assert_eq!(expiry_from_pb(expiry_to_pb(&expiry)).unwrap(), expiry);
-        }
-        assert_eq!(expiry_to_pb(&Expiry::default()), None);
     }
 
     #[test]

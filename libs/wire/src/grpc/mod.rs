@@ -6,6 +6,7 @@
 mod channel;
 mod client;
 mod convert;
+mod expiry;
 mod replies;
 mod server;
 #[cfg(test)]

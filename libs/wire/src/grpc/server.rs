@@ -13,6 +13,7 @@ use super::convert::{
     range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
     store_labels_from_pb, tenant_from_pb,
 };
+use super::expiry::KnownRules;
 use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
@@ -40,13 +41,20 @@ fn one<T>(reply: Result<T, Status>) -> stream::Iter<std::array::IntoIter<Result<
 pub struct IngesterRpc {
     service: Arc<dyn IngesterService>,
     readers: Readers,
+    rules: KnownRules,
 }
 
 impl IngesterRpc {
     /// The tonic service.
     pub fn server(service: Arc<dyn IngesterService>) -> IngesterServer<Self> {
         let readers = Readers::new();
-        IngesterServer::new(Self { service, readers })
+        let rules = KnownRules::default();
+        let this = Self {
+            service,
+            readers,
+            rules,
+        };
+        IngesterServer::new(this)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -77,7 +85,7 @@ impl Ingester for IngesterRpc {
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Reply<Self::ReadStream> {
-        let request = read_from_pb(request.into_inner()).map_err(refuse)?;
+        let request = read_from_pb(request.into_inner(), &self.rules).map_err(refuse)?;
         let stream = self.service.read(request).await.map_err(refuse)?;
         let reply = |series, end| v1::ReadReply { series, end };
         let replies = stream.flat_map(move |item| match item {
@@ -92,7 +100,7 @@ impl Ingester for IngesterRpc {
     }
 
     async fn label_names(&self, request: Request<v1::LabelsRequest>) -> Reply<v1::LabelsReply> {
-        let request = labels_from_pb(request.into_inner()).map_err(refuse)?;
+        let request = labels_from_pb(request.into_inner(), &self.rules).map_err(refuse)?;
         self.service
             .label_names(request)
             .await
@@ -101,7 +109,7 @@ impl Ingester for IngesterRpc {
     }
 
     async fn label_values(&self, request: Request<v1::LabelsRequest>) -> Reply<v1::LabelsReply> {
-        let request = labels_from_pb(request.into_inner()).map_err(refuse)?;
+        let request = labels_from_pb(request.into_inner(), &self.rules).map_err(refuse)?;
         self.service
             .label_values(request)
             .await

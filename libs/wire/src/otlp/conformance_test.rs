@@ -6,7 +6,7 @@
 use rstest::rstest;
 
 use super::test_messages::{Message, request};
-use super::tests::{read, translate};
+use super::tests::{add_up, read, tenant, translate};
 use super::{PointFault, Settings, TranslationStrategy};
 
 const MILLI: u64 = 1_000_000;
@@ -108,6 +108,27 @@ fn exponential(scale: i64, offset: i64, counts: &[u64]) -> Message {
     of(10, &exponential(-4, -1, &[1])),
     &["m{} schema -4 count 1 sum 0 zero 0 [(0, 1.0)] [] @1"],
 )]
+#[case::negative_buckets_and_the_zero_bucket_are_made_coarser_alike(
+    of(10, &exponential(9, 1, &[2, 1]).fixed(4, 10).fixed(7, 4)
+        .message(9, &message().signed(1, -4).packed(2, &[1, 0, 2]))),
+    &["m{} schema 8 count 10 sum 0 zero 4 [(1, 2.0), (2, 1.0)] [(-1, 1.0), (0, 2.0)] @1"],
+)]
+#[case::exemplars_of_an_exponential_histogram_with_ids_and_what_was_filtered(
+    of(10, &exponential(0, 0, &[1]).message(11, &exemplar(1.5).bytes(4, [2; 8]).bytes(5, [1; 16])
+        .attributes(7, &[("user.id", "u")]))),
+    &[
+        "m{} schema 0 count 1 sum 0 zero 0 [(1, 1.0)] [] @1",
+        "  # span_id=0202020202020202,trace_id=01010101010101010101010101010101,user.id=u 1.5 @1",
+    ],
+)]
+#[case::an_end_of_an_explicit_histogram_without_a_sum(
+    of(9, &explicit(&[], &[]).number(10, 1)),
+    &["m_count{} stale @1", "m_bucket{le=\"+Inf\"} stale @1"],
+)]
+#[case::a_summary_without_quantiles(
+    metric("m", 11, &message().message(1, &message().fixed(3, SECOND).fixed(4, 2).double(5, 1.5))),
+    &["m_sum{} 1.5 @1", "m_count{} 2 @1"],
+)]
 #[case::an_end_of_an_exponential_histogram(
     of(10, &exponential(3, 0, &[1]).number(10, 1)),
     &["m{} stale @1"],
@@ -162,6 +183,11 @@ fn scoped(resource: &[(&str, &str)], attributes: &[(&str, &str)], scope_name: &s
     &[("service.name", "n"), ("x.y", "2"), ("x-y", "1")],
     &[],
     &["m{job=\"n\"} 1 @1", "target_info{job=\"n\",x_y=\"1;2\"} 1 @1"],
+)]
+#[case::one_without_a_value_is_not_joined(
+    &[("service.name", "n"), ("x.y", "2"), ("x-y", "")],
+    &[],
+    &["m{job=\"n\"} 1 @1", "target_info{job=\"n\",x_y=\"2\"} 1 @1"],
 )]
 fn resources(
     #[case] resource: &[(&str, &str)],
@@ -246,4 +272,52 @@ fn strategies(#[case] translation_strategy: TranslationStrategy, #[case] wanted:
     let metric = metric("http.rtt", 7, &sum).bytes(3, "ms");
     let (seen, _) = translate(&request(&[], &[metric]), &settings).unwrap();
     assert_eq!(seen.series, [format!("{wanted} 1 @1")]);
+}
+
+#[rstest]
+#[case::characters_stay(TranslationStrategy::NoTranslation, "x.y", "_")]
+#[case::with_suffixes_too(TranslationStrategy::NoUtf8EscapingWithSuffixes, "x.y", "_")]
+#[case::characters_are_replaced(TranslationStrategy::UnderscoreEscapingWithoutSuffixes, "x_y", "key_z")]
+fn labels_of_resources_and_data_points_go_by_the_strategy(
+    #[case] translation_strategy: TranslationStrategy,
+    #[case] promoted: &str,
+    #[case] odd: &str,
+) {
+    let settings = Settings {
+        translation_strategy,
+        promote_all_resource_attributes: true,
+        ignore_resource_attributes: vec!["service.name".to_owned()],
+        ..Settings::default()
+    };
+    // Only what is promoted must have more than underscores where characters stay.
+    let own = if odd == "_" { "_" } else { "_z" };
+    let bytes = scoped(&[("service.name", "n"), ("x.y", "v")], &[(own, "o")], "");
+    let (seen, report) = translate(&bytes, &settings).unwrap();
+    assert_eq!(report.rejected, 0, "{report:?}");
+    let mut labels = [
+        (odd, format!("{odd}=\"o\"")),
+        ("job", "job=\"n\"".to_owned()),
+        (promoted, format!("{promoted}=\"v\"")),
+    ];
+    labels.sort();
+    let labels: Vec<String> = labels.into_iter().map(|(_, text)| text).collect();
+    let info = format!("target_info{{job=\"n\",{promoted}=\"v\"}} 1 @1");
+    assert_eq!(seen.series, [format!("m{{{}}} 1 @1", labels.join(",")), info]);
+}
+
+#[test]
+fn deltas_that_may_fall_are_added_up_without_a_suffix() {
+    let deltas = tenant();
+    let add = |start: u64, v: f64| {
+        let point = message()
+            .fixed(2, start * SECOND)
+            .fixed(3, (start + 10) * SECOND)
+            .double(4, v);
+        let falling = metric("m", 7, &message().message(1, &point).number(2, 1));
+        add_up(&deltas, &Settings::default(), &falling).0
+    };
+    let first = add(10, 2.5);
+    assert_eq!(first.series, ["m{} 0 @10.001", "m{} 2.5 @20"]);
+    assert_eq!(first.metadata, ["m|gauge||"]);
+    assert_eq!(add(20, -1.0).series, ["m{} 1.5 @30"]);
 }

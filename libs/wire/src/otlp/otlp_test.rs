@@ -97,7 +97,7 @@ pub(super) fn translate(bytes: &[u8], settings: &Settings) -> Result<(Seen, Repo
 }
 
 /// With totals of deltas.
-fn add_up(deltas: &TenantDeltas, settings: &Settings, metric: &Message) -> (Seen, Report) {
+pub(super) fn add_up(deltas: &TenantDeltas, settings: &Settings, metric: &Message) -> (Seen, Report) {
     let (strings, mut seen) = (Strings::new(1 << 20), Seen::default());
     let seed = TenantSeed::new(b"secret", &TenantId::anonymous());
     let context = Context {
@@ -500,7 +500,7 @@ fn labels_beyond_the_limit_are_counted() {
     assert_eq!(counts.0, [(36, 101)]);
 }
 
-fn tenant() -> TenantDeltas {
+pub(super) fn tenant() -> TenantDeltas {
     Deltas::default().of(&TenantId::anonymous(), std::time::Duration::ZERO)
 }
 

@@ -13,7 +13,7 @@ use crate::replica::Replica;
 use crate::{Error, Result};
 use koios_runtime::with_sources;
 
-/// Bytes copied at a time, while nothing is applied to that head: a millisecond or so.
+/// Bytes copied at a time, while nothing is applied to that head but it is read: a millisecond or so.
 const STRIP_BYTES: usize = 1 << 20;
 /// A snapshot is due when the log has grown by this part of the last one's size: what bounds the bytes written.
 const LOG_SHARE: u64 = 2;
@@ -124,7 +124,7 @@ impl Inner {
         while let Some(from) = next {
             let copied = Arc::clone(replica);
             let copy = move || {
-                let (strip, next) = copied.state.write().head.snapshot(from, STRIP_BYTES)?;
+                let (strip, next) = copied.snapshot(from, STRIP_BYTES)?;
                 Ok::<_, koios_head::Error>((pack(&strip), next))
             };
             let (partition, tenant) = &replica.key;

@@ -91,11 +91,52 @@ async fn i10_exemplars_that_come_after_the_cut_of_their_window_reach_a_block() {
         "it is looked at for that time"
     );
     assert_eq!(added.count(), 0);
-    // The samples that it repeats are read once.
+    assert_eq!((block.samples, block.series), (0, 0), "it repeats no samples");
     w.check(&w.query(0).await);
     // Nothing is left to be done, and the same once more is nothing new.
     w.push_exemplar(0, "a", T0 + HOUR + 7).await;
     assert_eq!(w.flush(0).await.unwrap().blocks, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_exemplars_of_a_window_of_which_no_sample_is_held_reach_a_block() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 6).await;
+    w.flush(0).await.unwrap();
+    let (_, end) = w.read(0).await.unwrap();
+    assert!(end.forgotten_below_ms > T0 + HOUR, "samples are forgotten of it");
+    let at = T0 + HOUR + 7;
+    w.push_exemplar(0, "a", at).await;
+    // As of a batch that is in no snapshot and in the log alone, they are there after a crash.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.flush(0).await.unwrap();
+    let in_blocks = w.exemplars_of_blocks().await;
+    assert!(in_blocks.contains(&("a".to_owned(), at)), "{in_blocks:?}");
+    let manifest = w.manifests.probe(&tenant()).await.unwrap();
+    assert!(
+        manifest
+            .blocks
+            .iter()
+            .any(|b| b.samples == 0 && b.range.contains(at))
+    );
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_exemplars_share_a_block_of_half_an_hour() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 6).await;
+    w.flush(0).await.unwrap();
+    let before = w.manifests.probe(&tenant()).await.unwrap().blocks.len();
+    for i in 0..60 {
+        w.push_exemplar(0, "a", T0 + HOUR + i).await;
+        w.sleep(Duration::from_secs(60)).await;
+    }
+    w.sleep(Duration::from_secs(3600)).await;
+    assert_eq!(w.exemplars_of_blocks().await.len(), 60);
+    let after = w.manifests.probe(&tenant()).await.unwrap().blocks.len();
+    assert!(after - before <= 3, "{} blocks for an hour", after - before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -136,6 +136,7 @@ fn settings(rng: &RngHandle) -> Settings {
         head_keep: [600 * second, 2 * 3600 * second][rng.below(2) as usize],
         quiet_after: 2 * second,
         cut_interval: second / 4,
+        cut_settle: second / 2,
         late_cut_interval: second,
         bucket_backoff: (second / 10, second),
         repair_interval: second / 2,

@@ -21,6 +21,7 @@ use crate::{BlockStore, StoreSettings};
 mod crashing;
 mod deleting;
 mod downsampled;
+mod exemplars;
 mod retaining;
 
 use crashing::Crashing;
@@ -137,15 +138,7 @@ impl World {
 
     /// The same of a head that has applied deletions up to a version.
     async fn cut_clean(&mut self, hours: std::ops::Range<i64>, data: &Data, clean_up_to: u64) -> BlockId {
-        let window = TimeRange::new(hours.start * HOUR, hours.end * HOUR - 1);
-        let id = BlockId::new(self.clock.now_ms(), self.rng.u128());
-        let partition = PartitionId(0);
-        let options = BlockOptions {
-            partitions: vec![partition],
-            clean_up_to,
-            ..BlockOptions::new(id, self.tenant.clone(), window)
-        };
-        let mut writer = BlockWriter::new(options).unwrap();
+        let mut writer = self.writer(hours, clean_up_to);
         for (labels, samples) in data {
             let (times, values): (Vec<_>, Vec<_>) = samples.iter().unzip();
             writer.push_series(labels, None, &times, &values).unwrap();
@@ -156,7 +149,25 @@ impl World {
                 all.entry(t).and_modify(|w| *w = winner(*w, v)).or_insert(v);
             }
         }
+        self.list(writer).await
+    }
+
+    /// Writes a block of a window.
+    fn writer(&self, hours: std::ops::Range<i64>, clean_up_to: u64) -> BlockWriter {
+        let window = TimeRange::new(hours.start * HOUR, hours.end * HOUR - 1);
+        let id = BlockId::new(self.clock.now_ms(), self.rng.u128());
+        let options = BlockOptions {
+            partitions: vec![PartitionId(0)],
+            clean_up_to,
+            ..BlockOptions::new(id, self.tenant.clone(), window)
+        };
+        BlockWriter::new(options).unwrap()
+    }
+
+    /// Uploads and lists what was written.
+    async fn list(&self, writer: BlockWriter) -> BlockId {
         let parts = writer.finish().unwrap().unwrap();
+        let (id, partition) = (parts.meta.block, PartitionId(0));
         let mut held = BatchSet::default();
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         held.insert(StreamId(1), sequence);

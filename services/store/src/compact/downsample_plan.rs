@@ -62,7 +62,11 @@ impl<'m> Window<'m> {
             .of(resolution_ms)
             .flat_map(|b| b.sources.iter().copied())
             .collect();
-        let missing = self.raw.iter().filter(|b| !known.contains(&b.block));
+        // One of exemplars alone has nothing to summarise.
+        let missing = self
+            .raw
+            .iter()
+            .filter(|b| b.samples > 0 && !known.contains(&b.block));
         missing.copied().collect()
     }
 

@@ -144,11 +144,17 @@ impl Merger {
                 open = Some(next);
             }
         }
-        if let Some(mut last) = open {
-            push_exemplars(&mut exemplars, &mut last.out, None).await?;
-            let last = self.finish(&manifest.tenant, last.out, Some(last.digest));
-            uploaded.extend(Box::pin(last).await?);
-        }
+        // Without any series left there may be exemplars.
+        let mut last = match open {
+            Some(last) => last,
+            None => Open::new(BlockOptions {
+                block: self.name(),
+                ..options
+            })?,
+        };
+        push_exemplars(&mut exemplars, &mut last.out, None).await?;
+        let last = self.finish(&manifest.tenant, last.out, Some(last.digest));
+        uploaded.extend(Box::pin(last).await?);
         let stats = merge.stats();
         let written = uploaded.iter().map(|m| m.samples).sum();
         if written != stats.samples_out {

@@ -72,7 +72,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         bool,
         store.compaction,
         STORE,
-        "Whether the process merges blocks and deletes those that are replaced or older than retention; the same for all stores"
+        "Whether the process merges blocks and deletes those that are replaced or older than retention. A store that does not gives its tenants on to one that does; while none does, nothing is merged or removed"
     ),
     setting!(
         "store.compaction-delay",

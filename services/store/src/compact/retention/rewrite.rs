@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::TryStreamExt;
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_model::{Expiry, Matchers, SeriesClasses, TimeRange};
 
@@ -119,7 +120,7 @@ impl Merger {
         }))
     }
 
-    /// The classes of which a block has series.
+    /// The classes of which a block has series, or exemplars of series.
     pub(super) async fn classes_in(
         &self,
         manifest: &Manifest,
@@ -138,6 +139,12 @@ impl Merger {
                     series.iter().map(|s| classes.of(s.labels.as_ref())).collect()
                 };
                 found.extend(self.cpu.run(sort).await?);
+            }
+            let mut exemplars = input.block.scan_exemplars(Matchers::default(), TimeRange::ALL);
+            while found.len() < left
+                && let Some(batch) = exemplars.try_next().await?
+            {
+                found.extend(batch.iter().map(|(labels, _)| classes.of(labels.as_ref())));
             }
         }
         Ok(found)
