@@ -12,7 +12,7 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::clocks::PlacedTimes;
+use crate::shared_times::PlacedTimes;
 use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART};
 use crate::samples_table::SamplesWriter;
 use crate::schema::{samples_schema, times_schema};

@@ -20,7 +20,6 @@
 mod cache;
 mod cell_store;
 mod chunk_read;
-mod clocks;
 mod digest;
 mod error;
 mod exemplar_merge;
@@ -47,6 +46,7 @@ mod samples_table;
 mod schema;
 mod series;
 mod series_table;
+mod shared_times;
 mod source;
 mod strings;
 mod summaries_table;
