@@ -26,7 +26,7 @@ use crate::schema::{
     EXEMPLAR_LABELS, EXEMPLAR_VALUE, LABELS, METRIC_COLUMN, TIMESTAMP, exemplars_schema, map_field_names,
     map_value_field,
 };
-use crate::series::excluded_by_statistics;
+use crate::series_filters::excluded_by_statistics;
 use crate::writer::Layout;
 use crate::{BlockId, Result};
 

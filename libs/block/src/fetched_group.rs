@@ -43,9 +43,19 @@ impl PartFile {
     ) -> Result<Vec<FetchedGroup>> {
         let groups: Vec<u32> = reads.iter().map(|read| read.group).collect();
         let indexes = self.group_indexes(footer, &groups).await?;
+        self.fetch_indexed(reads.into_iter().zip(indexes).collect(), batch_rows)
+            .await
+    }
+
+    /// The same of row groups each of which comes alone (it is number 0), with its page index where rows are chosen.
+    pub(crate) async fn fetch_indexed(
+        &self,
+        reads: Vec<(GroupRead, ArrowReaderMetadata)>,
+        batch_rows: usize,
+    ) -> Result<Vec<FetchedGroup>> {
         let mut fetched = Vec::with_capacity(reads.len());
         let mut needed: Vec<Range<u64>> = Vec::new();
-        for (read, index) in reads.into_iter().zip(indexes) {
+        for (read, index) in reads {
             let rows = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
             let mut decoder = self.guarded(|| build_decoder(index, read, rows.min(batch_rows)))?;
             // The first step only tells what to read.

@@ -18,6 +18,29 @@ pub(crate) struct GroupRows {
     too_large: BTreeSet<usize>,
 }
 
+/// Which series may match, as their numbers in the block.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidates {
+    /// The number of the first row.
+    first: u64,
+    rows: usize,
+    mask: Option<BooleanBuffer>,
+}
+
+impl Candidates {
+    /// Whether any of these numbers, both ends included, may.
+    pub(crate) fn any_in(&self, first: u64, last: u64) -> bool {
+        let row = |number: u64| usize::try_from(number).map_or(self.rows, |row| row.min(self.rows));
+        let from = row(first.saturating_sub(self.first));
+        let to = row(last.saturating_add(1).saturating_sub(self.first));
+        from < to
+            && self
+                .mask
+                .as_ref()
+                .is_none_or(|mask| mask.slice(from, to - from).count_set_bits() > 0)
+    }
+}
+
 /// Rows of one chunk, as ascending runs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ChunkRows {
@@ -82,6 +105,15 @@ impl GroupRows {
     /// Which rows may match; `None` for all.
     pub(crate) fn mask(&self) -> Option<&BooleanBuffer> {
         self.mask.as_ref()
+    }
+
+    /// The series that may match, where the first row is that of the series with this number.
+    pub(crate) fn candidates(&self, first: u64) -> Candidates {
+        Candidates {
+            first,
+            rows: self.rows,
+            mask: self.mask.clone(),
+        }
     }
 
     /// Whether all were read.
@@ -179,6 +211,28 @@ mod tests {
             let all = walk(GroupRows::new(0, 95, None), rows_max, chunks_max);
             assert_eq!(all, (0..95).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn numbers_of_series_that_may_match_are_found() {
+        let mask = BooleanBuffer::collect_bool(50, |row| row == 20 || row == 21);
+        let some = GroupRows::new(1, 50, Some(mask)).candidates(1000);
+        for (first, last, any) in [
+            (0, u64::MAX, true),
+            (0, 999, false),
+            (1000, 1019, false),
+            (1020, 1020, true),
+            (1021, 5000, true),
+            (1022, 5000, false),
+            (2000, 5000, false),
+            (1021, 1020, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(some.any_in(first, last), any, "{first} to {last}");
+        }
+        let all = GroupRows::new(0, 50, None).candidates(0);
+        assert!(all.any_in(49, 49) && !all.any_in(50, 60));
+        assert!(!GroupRows::new(0, 0, None).candidates(7).any_in(0, 100));
     }
 
     #[test]

@@ -12,15 +12,17 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::clocks::PlacedTimes;
 use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART};
 use crate::samples_table::SamplesWriter;
 use crate::schema::{samples_schema, times_schema};
 use crate::series_table::{SeriesRow, encode_series};
+use crate::shared_times::PlacedTimes;
 use crate::{
     BlockCache, BlockId, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Error, Layout,
     MemoryBlock, Result, verify,
 };
+
+mod columns;
 
 fn writer() -> BlockWriter {
     writer_with(layout())

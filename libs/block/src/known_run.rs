@@ -1,6 +1,6 @@
 //! A run of times in memory, exact and small: of regular times with some jitter each takes a byte.
 
-use crate::clocks::PlacedTimes;
+use crate::shared_times::PlacedTimes;
 
 /// Of so many times one is written in full, so that a part of a run is found without reading all before.
 const MARK_EACH: usize = 128;

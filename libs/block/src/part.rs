@@ -20,7 +20,7 @@ use parquet::file::metadata::{
 
 use crate::cache::{BlockCache, IndexKey};
 use crate::cell_store::CellKey;
-use crate::meta::{BlockMeta, CELL_BYTES, PartMeta};
+use crate::meta::{BlockMeta, CELL_BYTES, PartMeta, SAMPLES_PART};
 use crate::source::RangeRead;
 use crate::tail::Tail;
 use crate::used_up::{UsedUp, used_up};
@@ -303,9 +303,18 @@ impl PartFile {
         if let Some(hit) = self.cache.index(&key) {
             return Ok(hit);
         }
+        let part = self.part();
         let mut decoder = self
-            .guarded(|| ParquetMetaDataPushDecoder::try_new(self.part().bytes))?
+            .guarded(|| ParquetMetaDataPushDecoder::try_new(part.bytes))?
             .with_page_index_policy(PageIndexPolicy::Skip);
+        // The footer, and before it the page indexes, at once: none of them has to be waited for alone.
+        let tail = Tail::of(&part.name, part.bytes, part.rows);
+        match self.fetch(std::slice::from_ref(&tail)).await {
+            Ok(bytes) => self.guarded(|| decoder.push_ranges(vec![tail; 1], bytes))?,
+            // Damage need not be where the footer is: what that needs is asked for by itself.
+            Err(e) if e.is_corrupt() => {}
+            Err(e) => return Err(e),
+        }
         let metadata = self.parse_metadata(&mut decoder).await?;
         let footer = self.guarded(|| {
             let plain = ArrowReaderMetadata::try_new(Arc::new(metadata), reader_options())?;
@@ -393,30 +402,56 @@ impl PartFile {
     }
 
     fn index_decoder(&self, footer: &ArrowReaderMetadata, group: u32) -> Result<ParquetMetaDataPushDecoder> {
+        let alone = self.group_alone(footer, group)?;
+        let decoder =
+            self.guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(self.part().bytes, alone))?;
+        // Where the ticks of a range are, times tell (see `row_plan`), and so nobody looks at what is said of pages of ticks.
+        let has_ticks = self.meta.has_times_part() && self.part().name == SAMPLES_PART;
+        let ends = match has_ticks {
+            true => PageIndexPolicy::Skip,
+            false => PageIndexPolicy::Optional,
+        };
+        let decoder = decoder.with_page_index_policy(PageIndexPolicy::Optional);
+        Ok(decoder.with_column_index_policy(ends))
+    }
+
+    /// One row group alone, without its page index.
+    fn group_alone(&self, footer: &ArrowReaderMetadata, group: u32) -> Result<ParquetMetaData> {
         let file = footer.metadata();
         let row_group = file
             .row_groups()
             .get(group as usize)
             .ok_or_else(|| self.corrupt(format!("it lacks row group {group}")))?;
-        let alone = ParquetMetaDataBuilder::new(file.file_metadata().clone())
-            .add_row_group(row_group.clone())
-            .build();
-        let decoder =
-            self.guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(self.part().bytes, alone))?;
-        Ok(decoder.with_page_index_policy(PageIndexPolicy::Optional))
+        let alone =
+            ParquetMetaDataBuilder::new(file.file_metadata().clone()).add_row_group(row_group.clone());
+        Ok(alone.build())
     }
 
-    /// The chosen rows of one row group as one batch.
-    pub(crate) async fn read_group(
+    /// Some columns of one row group, all of their rows. It takes no page index.
+    pub(crate) async fn read_columns(
         &self,
         footer: &ArrowReaderMetadata,
-        read: GroupRead,
+        group: u32,
+        columns: ProjectionMask,
     ) -> Result<Vec<RecordBatch>> {
-        self.fold_group(footer, read, usize::MAX, Vec::new(), |_, batches, batch| {
-            batches.push(batch);
-            Ok(())
-        })
-        .await
+        let alone = Arc::new(self.group_alone(footer, group)?);
+        let options = reader_options().with_schema(Arc::clone(footer.schema()));
+        let alone = self.guarded(|| ArrowReaderMetadata::try_new(alone, options))?;
+        let read = GroupRead {
+            group,
+            columns,
+            selection: None,
+        };
+        let fetched = self.fetch_indexed(vec![(read, alone)], usize::MAX).await?;
+        let mut batches = Vec::new();
+        for fetched in fetched {
+            let add = |_: &Self, batches: &mut Vec<RecordBatch>, batch| {
+                batches.push(batch);
+                Ok(())
+            };
+            batches = self.fold_fetched(fetched, batches, add).await?;
+        }
+        Ok(batches)
     }
 }
 

@@ -76,6 +76,8 @@ pub struct BlockReader {
     pub(crate) histograms: Option<PartFile>,
     /// Where there are any.
     pub(crate) exemplars: Option<PartFile>,
+    /// Whether the samples of series that are looked for will be read.
+    samples_follow: bool,
 }
 
 impl BlockReader {
@@ -109,7 +111,16 @@ impl BlockReader {
             histograms,
             exemplars,
             meta,
+            samples_follow: false,
         })
+    }
+
+    /// The same block for who wants the samples of the series that it looks for: while series are fetched, so is where their samples
+    /// and times are, so that nobody has to wait for it afterwards.
+    #[must_use]
+    pub fn with_samples_to_follow(mut self) -> Self {
+        self.samples_follow = true;
+        self
     }
 
     /// The same block, decoded on `cpu`'s threads instead of inline.
@@ -131,8 +142,9 @@ impl BlockReader {
 
     /// Keeps what was read of it before its checksums were known, as far as it passes them.
     pub fn keep(&self, tail: &Tail) {
-        let times = self.times.as_ref().map(TimesTable::part);
-        let mut parts = [self.series.part(), &self.samples].into_iter().chain(times);
+        let others = [self.times.as_ref().map(TimesTable::part), self.exemplars.as_ref()];
+        let parts = [self.series.part(), &self.samples].into_iter();
+        let mut parts = parts.chain(others.into_iter().flatten());
         if let Some(part) = parts.find(|p| p.part().name == tail.part()) {
             part.keep(tail);
         }
@@ -190,6 +202,7 @@ impl BlockReader {
     pub fn series_cursor(&self, matchers: Matchers, range: TimeRange) -> SeriesCursor {
         SeriesCursor {
             table: self.series.clone(),
+            following: self.samples_follow.then(|| self.samples_table()),
             matchers,
             range,
             group: 0,
@@ -346,7 +359,10 @@ impl BlockReader {
         };
         let mut values = StringList::default();
         for group in 0..self.series.group_count(&footer)? {
-            let rows = self.series.candidates(&footer, group, matchers, range).await?;
+            let rows = self
+                .series
+                .candidates(&footer, group, matchers, range, None)
+                .await?;
             let Some(rows) = rows else { continue };
             let column = self.series.column(&footer, group, column).await?;
             let Some(column) = column else { continue };
@@ -367,6 +383,8 @@ impl BlockReader {
 #[derive(Debug)]
 pub struct SeriesCursor {
     table: SeriesTable,
+    /// Where the samples of the series are, until some may match: see [`BlockReader::with_samples_to_follow`].
+    following: Option<SamplesTable>,
     matchers: Matchers,
     range: TimeRange,
     /// The row group to begin after `rows`.
@@ -407,7 +425,11 @@ impl SeriesCursor {
         let groups = self.table.group_count(&footer)?;
         loop {
             if let Some(rows) = &mut self.rows {
-                let found = self.table.next_rows(&footer, rows, series_max).await?;
+                let following = self.following.take();
+                let found = self
+                    .table
+                    .next_rows(&footer, rows, series_max, following.as_ref())
+                    .await?;
                 if rows.done() {
                     self.rows = None;
                 }
@@ -416,9 +438,10 @@ impl SeriesCursor {
                     return Ok(Some(found));
                 }
             } else if self.group < groups {
+                let following = self.following.as_ref();
                 self.rows = self
                     .table
-                    .candidates(&footer, self.group, &self.matchers, self.range)
+                    .candidates(&footer, self.group, &self.matchers, self.range, following)
                     .await?;
                 self.group += 1;
             } else {

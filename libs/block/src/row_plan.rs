@@ -133,7 +133,8 @@ pub(crate) fn plan<'a>(
         }
         at = span.end;
         while let Some((group, rows)) = groups.front().cloned() {
-            if rows.end <= span.start {
+            // One without rows holds no piece of a series, wherever it stands.
+            if rows.is_empty() || rows.end <= span.start {
                 groups.pop_front();
                 continue;
             }

@@ -18,9 +18,9 @@ use parquet::file::properties::{
 };
 use parquet::schema::types::ColumnPath;
 
-use crate::clocks::PlacedTimes;
 use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, START_TIMESTAMP, TICK, TIMESTAMP, samples_schema};
+use crate::shared_times::PlacedTimes;
 use crate::writer::Layout;
 use crate::{BlockId, Error, Result};
 

@@ -11,23 +11,25 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use futures::future::{join, join3};
 use koios_model::{Matcher, Matchers, TimeRange};
 use koios_runtime::Cpu;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
-use parquet::file::statistics::Statistics;
 
 use crate::Result;
-use crate::cache::{SeriesTimes, Table, TableKey, TablePiece};
+use crate::cache::{Table, TableKey, TablePiece};
 use crate::group_rows::{ChunkRows, GroupRows};
 use crate::label_column::LabelColumn;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
-use crate::row_chunk::{ChunkBuilder, IDENTITY_COLUMNS, RowChunk, strings, times};
+use crate::row_chunk::{ChunkBuilder, IDENTITY_COLUMNS, RowChunk};
+use crate::samples::SamplesTable;
 use crate::schema::{
     K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_LAST_TIME, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT,
     LABEL_COLUMN_PREFIX, dictionary_type, is_dictionary_column,
 };
+use crate::series_filters::{Filters, excluded_by_statistics};
 use crate::strings::StringList;
 
 /// Series in a chunk: as many as a page holds.
@@ -76,6 +78,14 @@ pub(crate) fn label_column(footer: &ArrowReaderMetadata, name: &str) -> Option<u
     let fields = footer.schema().fields().iter();
     let is_it = |f: &Arc<Field>| f.name().strip_prefix(LABEL_COLUMN_PREFIX) == Some(name);
     fields.clone().position(is_it)
+}
+
+/// The number of the first series of a row group.
+fn first_number(footer: &ArrowReaderMetadata, group: u32) -> u64 {
+    let before = footer.metadata().row_groups().iter().take(group as usize);
+    before
+        .map(|group| group.num_rows().unsigned_abs())
+        .fold(0, u64::saturating_add)
 }
 
 impl SeriesTable {
@@ -136,13 +146,15 @@ impl SeriesTable {
         fold.await
     }
 
-    /// The rows of a group that label columns and times leave; `None` if there are none.
+    /// The rows of a group that label columns and times leave; `None` if there are none. Where these have to be fetched, so is where
+    /// `following` samples are.
     pub(crate) async fn candidates(
         &self,
         footer: &ArrowReaderMetadata,
         group: u32,
         matchers: &Matchers,
         range: TimeRange,
+        following: Option<&SamplesTable>,
     ) -> Result<Option<GroupRows>> {
         let mut by_column: BTreeMap<usize, Vec<Matcher>> = BTreeMap::new();
         for m in matchers.iter() {
@@ -156,7 +168,7 @@ impl SeriesTable {
         let rows = self.row_count(footer, group)?;
         let by_time = self.is_cut_by(range);
         let columns: Vec<usize> = by_column.keys().copied().collect();
-        let filters = self.filters(footer, group, &columns, by_time).await?;
+        let filters = self.filters(footer, group, &columns, by_time, following).await?;
         let mut mask: Option<BooleanBuffer> = None;
         for (column, matchers) in filters.columns.into_iter().zip(by_column.into_values()) {
             let found = self.matching(column, matchers).await?;
@@ -193,7 +205,7 @@ impl SeriesTable {
         group: u32,
         column: usize,
     ) -> Result<Option<Arc<LabelColumn>>> {
-        let filters = self.filters(footer, group, &[column], false).await?;
+        let filters = self.filters(footer, group, &[column], false, None).await?;
         Ok(filters.columns.into_iter().next())
     }
 
@@ -204,6 +216,7 @@ impl SeriesTable {
         group: u32,
         columns: &[usize],
         by_time: bool,
+        following: Option<&SamplesTable>,
     ) -> Result<Filters> {
         let cached = |piece| self.part.cache().table(&self.key(group, piece));
         let mut found: Vec<Option<Arc<LabelColumn>>> = columns
@@ -225,7 +238,15 @@ impl SeriesTable {
                 .filter_map(|&i| footer.schema().fields().get(columns[i]))
                 .map(|field| field.name().clone())
                 .collect();
-            let read = self.read_filters(footer, group, names, read_times).await?;
+            let read = self.read_filters(footer, group, names, read_times);
+            let read = match following {
+                Some(samples) => {
+                    // The rows that match are read next.
+                    let index = self.part.group_index(footer, group);
+                    join3(read, index, samples.fetch_footer()).await.0?
+                }
+                None => read.await?,
+            };
             for (i, column) in missing.into_iter().zip(read.columns) {
                 let key = self.key(group, TablePiece::Label(columns[i]));
                 self.part
@@ -262,12 +283,8 @@ impl SeriesTable {
             .iter()
             .map(String::as_str)
             .chain(time_columns.iter().copied());
-        let read = GroupRead {
-            group,
-            columns: self.projection(footer, columns)?,
-            selection: None,
-        };
-        let batches = self.part.read_group(footer, read).await?;
+        let columns = self.projection(footer, columns)?;
+        let batches = self.part.read_columns(footer, group, columns).await?;
         let part = self.part.clone();
         let filters = move || Filters::decode(&part, &batches, &names, by_time);
         let filters = self.part.compute(filters).await??;
@@ -330,7 +347,7 @@ impl SeriesTable {
         let mut rows = GroupRows::new(group, self.row_count(footer, group)?, None);
         let mut names = BTreeSet::new();
         while !rows.done() {
-            for found in self.next_rows(footer, &mut rows, usize::MAX).await? {
+            for found in self.next_rows(footer, &mut rows, usize::MAX, None).await? {
                 let all: Vec<usize> = found.rows.into_iter().flatten().collect();
                 found.chunk.add_names(&all, &mut names);
             }
@@ -340,12 +357,13 @@ impl SeriesTable {
         Ok(names)
     }
 
-    /// The next rows that may match, at most `rows_max`.
+    /// The next rows that may match, at most `rows_max`. Where they have to be fetched, so is where `following` samples are.
     pub(crate) async fn next_rows(
         &self,
         footer: &ArrowReaderMetadata,
         rows: &mut GroupRows,
         rows_max: usize,
+        following: Option<&SamplesTable>,
     ) -> Result<Vec<FoundRows>> {
         let mut wanted = rows.next_chunks(rows_max.max(1), CHUNK_ROWS, CHUNKS_AT_ONCE);
         // Of a chunk too large to be held a few rows are read, and those after it not yet.
@@ -356,7 +374,7 @@ impl SeriesTable {
             rows.advance(rows.rows());
         }
         let numbers: Vec<usize> = wanted.iter().map(|w| w.chunk).collect();
-        let chunks = self.chunks(footer, rows, &numbers).await?;
+        let chunks = self.chunks(footer, rows, &numbers, following).await?;
         let mut found = Vec::with_capacity(wanted.len());
         for (wanted, chunk) in wanted.into_iter().zip(chunks) {
             match chunk {
@@ -383,6 +401,7 @@ impl SeriesTable {
         footer: &ArrowReaderMetadata,
         rows: &mut GroupRows,
         numbers: &[usize],
+        following: Option<&SamplesTable>,
     ) -> Result<Vec<Option<Arc<RowChunk>>>> {
         let mut known = BTreeMap::new();
         for &number in numbers {
@@ -402,7 +421,15 @@ impl SeriesTable {
             .filter(|n| !known.contains_key(n))
             .collect();
         if !missing.is_empty() {
-            for (number, chunk) in self.read_chunks(footer, rows, &missing).await? {
+            let read = self.read_chunks(footer, rows, &missing);
+            let read = match following {
+                Some(samples) => {
+                    let may_match = rows.candidates(first_number(footer, rows.group()));
+                    join(read, samples.fetch_indexes(&may_match)).await.0?
+                }
+                None => read.await?,
+            };
+            for (number, chunk) in read {
                 if chunk.is_none() {
                     rows.set_too_large(number);
                 }
@@ -514,36 +541,6 @@ pub(crate) struct FoundRows {
     pub(crate) rows: Vec<Range<usize>>,
 }
 
-/// What rows are chosen by.
-struct Filters {
-    columns: Vec<Arc<LabelColumn>>,
-    times: Option<Arc<SeriesTimes>>,
-}
-
-impl Filters {
-    fn decode(part: &PartFile, batches: &[RecordBatch], names: &[String], by_time: bool) -> Result<Self> {
-        let column = |name: &String| {
-            let pieces = batches.iter().map(|b| strings(part, b, name));
-            let pieces = pieces.collect::<Result<Vec<_>>>()?;
-            Ok(Arc::new(LabelColumn::new(&pieces)))
-        };
-        let all_times = |name: &str| {
-            let pieces = batches.iter().map(|b| times(part, b, name));
-            Ok(pieces.collect::<Result<Vec<_>>>()?.concat())
-        };
-        let decoded_times = || {
-            Ok(Arc::new(SeriesTimes {
-                first: all_times(K_FIRST_TIME)?,
-                last: all_times(K_LAST_TIME)?,
-            }))
-        };
-        Ok(Self {
-            columns: names.iter().map(column).collect::<Result<Vec<_>>>()?,
-            times: by_time.then(decoded_times).transpose()?,
-        })
-    }
-}
-
 /// Splits rows into chunks as they are decoded.
 #[derive(Default)]
 struct ChunkSplit {
@@ -580,27 +577,4 @@ impl ChunkSplit {
         }
         Ok(())
     }
-}
-
-/// Whether the statistics of a row group rule out every value that a matcher accepts.
-pub(crate) fn excluded_by_statistics(footer: &ArrowReaderMetadata, group: u32, matcher: &Matcher) -> bool {
-    let Some(literals) = matcher.literals().filter(|_| !matcher.matches_empty()) else {
-        return false;
-    };
-    let Some(group) = footer.metadata().row_groups().get(group as usize) else {
-        return false;
-    };
-    // A path of one part: labels' names may contain dots.
-    let is_it = |path: &[String]| match path {
-        [column] => column.strip_prefix(LABEL_COLUMN_PREFIX) == Some(matcher.name()),
-        _ => false,
-    };
-    let found = group.columns().iter().find(|c| is_it(c.column_path().parts()));
-    let Some(Statistics::ByteArray(s)) = found.and_then(|c| c.statistics()) else {
-        return false;
-    };
-    let (Some(min), Some(max)) = (s.min_bytes_opt(), s.max_bytes_opt()) else {
-        return false;
-    };
-    literals.iter().all(|l| l.as_bytes() < min || l.as_bytes() > max)
 }

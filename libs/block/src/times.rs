@@ -13,12 +13,12 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 
 use crate::Result;
-use crate::clocks::TICKS_PER_TIME_MAX;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_chunk::{column, times};
 use crate::row_plan::GROUP_ROWS_MAX;
 use crate::schema::{TIME_ID, TIMESTAMP};
+use crate::shared_times::TICKS_PER_TIME_MAX;
 use crate::timed_pages::{TimedPage, timed_pages};
 
 /// Decoded at a time.

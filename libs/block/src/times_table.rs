@@ -11,10 +11,10 @@ use parquet::basic::Encoding;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::clocks::{KnownRuns, PlacedTimes};
 use crate::meta::TIMES_PART;
 use crate::samples_table::{base_properties, encode_error, small_delta_blocks};
 use crate::schema::{TIME_ID, TIMESTAMP, times_schema};
+use crate::shared_times::{KnownRuns, PlacedTimes};
 use crate::writer::Layout;
 use crate::{BlockId, Result};
 

@@ -5,12 +5,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Counting, Model, bits, open, open_over, options, read_all, tiny, write};
+use common::{Counting, InRounds, Model, bits, open, open_over, open_with, options, read_all, tiny, write};
 use futures::TryStreamExt;
 use futures::executor::block_on;
 use koios_block::{
-    BlockOptions, BlockParts, BlockReader, BlockSeries, BlockWriter, Layout, SAMPLES_PART, TIMES_PART, merge,
-    verify,
+    BlockCache, BlockOptions, BlockParts, BlockReader, BlockSeries, BlockWriter, CELL_BYTES, Layout,
+    SAMPLES_PART, SeriesSamples, TIMES_PART, merge, verify,
 };
 use koios_model::{Labels, Matcher, Matchers, TimeRange};
 use proptest::prelude::*;
@@ -103,22 +103,22 @@ fn series_that_came_later_went_earlier_or_have_gaps_share_times_too() {
     block_on(verify(&block)).unwrap();
 }
 
-/// How a series of a property takes samples from the times of a clock.
+/// How a series of a property takes samples from the times of a target.
 #[derive(Clone, Debug)]
 struct Taken {
-    clock: usize,
+    target: usize,
     from: f64,
     to: f64,
     /// One of so many is left out; none if 0.
     without: usize,
-    /// At other times than the clock's.
+    /// At other times than the target's.
     own: bool,
 }
 
 fn taken() -> impl Strategy<Value = Taken> {
     let ends = (0.0..0.5f64, 0.5..1.0f64, any::<bool>());
-    (0usize..3, ends, 0usize..6, 0usize..8).prop_map(|(clock, (from, to, whole), without, own)| Taken {
-        clock,
+    (0usize..3, ends, 0usize..6, 0usize..8).prop_map(|(target, (from, to, whole), without, own)| Taken {
+        target,
         from: if whole { 0.0 } else { from },
         to: if whole { 1.0 } else { to },
         without,
@@ -129,7 +129,7 @@ fn taken() -> impl Strategy<Value = Taken> {
 fn model_of(series: &[Taken], length: usize) -> Model {
     let mut model = Model::new();
     for (number, taken) in series.iter().enumerate() {
-        let times = scrapes(taken.clock, length);
+        let times = scrapes(taken.target, length);
         let (from, to) = (taken.from * length as f64, taken.to * length as f64);
         let kept =
             |i: &usize| taken.without == 0 || !random(number, *i).is_multiple_of(taken.without as u64 + 1);
@@ -138,7 +138,7 @@ fn model_of(series: &[Taken], length: usize) -> Model {
             .filter(kept)
             .map(|i| (times[i] + shift, (i * number) as f64 / 8.0))
             .collect();
-        model.insert(labels(number, taken.clock), samples);
+        model.insert(labels(number, taken.target), samples);
     }
     model.retain(|_, samples| !samples.is_empty());
     model
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn i2_series_of_few_clocks_are_read_back(
+    fn i2_series_of_few_targets_are_read_back(
         series in proptest::collection::vec(taken(), 1..14),
         length in 1usize..700,
         page_rows in 4usize..200,
@@ -278,6 +278,94 @@ fn a_short_range_of_a_long_series_is_read_by_few_bytes() {
             let (_, bytes) = source.take();
             assert!(bytes < sizes / 4, "{bytes} of {sizes} for m{metric} from {from}");
         }
+    }
+}
+
+/// Times that no codec makes smaller: some 28 bits each.
+fn noisy(target: usize, count: usize) -> Vec<i64> {
+    const STEP_MS: i64 = 1 << 28;
+    let inside = |i| random(target + 1, i).cast_signed().rem_euclid(STEP_MS);
+    (0..count).map(|i| i as i64 * STEP_MS + inside(i)).collect()
+}
+
+/// Reads the series of a metric, of which nothing but the series is cached: the footers, then the page indexes of samples and of
+/// times, if they did not come with these, and then the pages of both.
+fn assert_read_in_few_rounds(parts: &BlockParts, model: &Model, metric: usize, range: TimeRange) {
+    let name = format!("m{metric:03}");
+    let of_metric = model
+        .iter()
+        .filter(|(labels, _)| labels.get("__name__") == Some(name.as_str()));
+    let want = inside(&of_metric.map(|(l, s)| (l.clone(), s.clone())).collect(), range);
+    for streamed in [false, true] {
+        let source = InRounds::new(parts);
+        let block = open_over(source.clone(), parts);
+        let matchers = Matchers(vec![Matcher::equal("__name__", name.clone())]);
+        let series = source.run(block.select(&matchers, range)).0.unwrap();
+        let read = async {
+            match streamed {
+                true => block.stream_samples(series.clone(), range).try_collect().await,
+                false => block.read_samples(&series, range).await,
+            }
+        };
+        let (read, rounds) = source.run(read);
+        let bits = |s: SeriesSamples| -> Vec<(i64, u64)> {
+            let values = s.values.into_iter().map(f64::to_bits);
+            s.timestamps.into_iter().zip(values).collect()
+        };
+        let read: Vec<_> = read.unwrap().into_iter().map(bits).collect();
+        assert!(read == want);
+        assert!(rounds <= 3, "{rounds} rounds for {name}, streamed {streamed}");
+    }
+}
+
+#[test]
+fn times_take_no_round_trip_more_wherever_they_are() {
+    let mut model = Model::new();
+    for target in 0..40 {
+        let times = noisy(target, 5000);
+        model.insert(labels(0, target), noise(0, &times));
+        if target % 4 == 0 {
+            model.insert(labels(1, target), noise(1, &times[4500..]));
+        }
+    }
+    let long = noisy(50, 20_000);
+    model.insert(labels(2, 50), noise(2, &long));
+    let layout = Layout {
+        page_rows: 64,
+        group_rows: 8192,
+        ..Layout::default()
+    };
+    let parts = write(1, layout, &model);
+    let layouts = block_on(open(&parts).part_layouts()).unwrap();
+    let times = layouts.iter().find(|part| part.name == TIMES_PART).unwrap();
+    assert_eq!((times.row_groups.len(), rows(&parts, TIMES_PART)), (27, 220_000));
+    assert!(times.bytes > 12 * CELL_BYTES, "{}", times.bytes);
+    // Ten series in one row group or two, whose times are in ten.
+    assert_read_in_few_rounds(&parts, &model, 1, TimeRange::ALL);
+    let late = TimeRange::new(noisy(0, 5000)[4750], long[19_999]);
+    assert_read_in_few_rounds(&parts, &model, 1, late);
+    // One over three row groups or four.
+    assert_read_in_few_rounds(&parts, &model, 2, TimeRange::ALL);
+    assert_read_in_few_rounds(&parts, &model, 2, TimeRange::new(long[100], long[18_000]));
+}
+
+/// Caches may let go of anything at any time.
+#[test]
+fn a_footer_that_is_gone_before_samples_are_read_is_read_again() {
+    let model = fleet(7, 40, 300);
+    let parts = write(1, tiny(), &model);
+    let range = TimeRange::new(scrapes(0, 300)[100], scrapes(0, 300)[200]);
+    let want = inside(&model, range);
+    // Room for nothing, for bytes alone, for one or two footers, and for these and their bytes.
+    for (cells, indexes) in [(0, 0), (8 << 20, 0), (0, 20_000), (0, 60_000), (70_000, 20_000)] {
+        let block = open_with(BlockCache::new(cells, indexes), &parts).with_samples_to_follow();
+        let series = block_on(block.select(&Matchers::default(), range)).unwrap();
+        let read = block.look_up_chunks(&series, range);
+        // Another read in between takes the room.
+        block_on(block.part_layouts()).unwrap();
+        let chunks = block_on(read.finish()).unwrap();
+        assert_eq!(chunks.len(), want.len());
+        assert!(both_ways(&block, &series, range).iter().all(|read| *read == want));
     }
 }
 

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_block::{
-    BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, RangeRead, Tail,
+    BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, PartSummary, RangeRead,
+    SERIES_PART, Subject, Tail,
 };
 use koios_model::TenantId;
 use koios_runtime::Cpu;
@@ -244,12 +245,25 @@ impl Blocks {
         ]
     }
 
-    /// Opens a listed block; its metadata is fetched unless it is known, and with it, at once, the parts' ends, which
-    /// every read begins with.
+    /// Opens a listed block to read samples, as [`Self::open_for`].
     ///
     /// # Errors
     /// Those of [`Bucket::block_meta`].
     pub async fn open(&self, tenant: &TenantId, block: &ManifestBlock) -> Result<BlockReader> {
+        self.open_for(Subject::Samples, tenant, block).await
+    }
+
+    /// Opens a listed block; its metadata is fetched unless it is known, and with it, at once, the ends of the parts that reads of
+    /// this subject begin with.
+    ///
+    /// # Errors
+    /// Those of [`Bucket::block_meta`].
+    pub async fn open_for(
+        &self,
+        subject: Subject,
+        tenant: &TenantId,
+        block: &ManifestBlock,
+    ) -> Result<BlockReader> {
         let source = Arc::new(self.bucket.range_read(tenant, block.block));
         let known = self.metas.get(&block.block).filter(|m| m.tenant == *tenant);
         let (meta, tails) = match known {
@@ -259,7 +273,7 @@ impl Blocks {
                     Some(meta) => (meta, Vec::new()),
                     None => {
                         let meta = self.fetched_meta(tenant, block);
-                        let (meta, tails) = future::join(meta, tails(&source, block)).await;
+                        let (meta, tails) = future::join(meta, tails(&source, block, subject)).await;
                         (meta?, tails)
                     }
                 };
@@ -274,7 +288,11 @@ impl Blocks {
         };
         let reader = BlockReader::open(source, meta, Arc::clone(&self.cache))?;
         tails.iter().for_each(|tail| reader.keep(tail));
-        Ok(reader.with_cpu(self.cpu.clone()))
+        let reader = reader.with_cpu(self.cpu.clone());
+        Ok(match subject {
+            Subject::Samples => reader.with_samples_to_follow(),
+            Subject::Series | Subject::Exemplars => reader,
+        })
     }
 
     /// The metadata of a listed block, when it is kept below memory. So are its footers then: nothing is fetched with it.
@@ -304,9 +322,18 @@ impl Blocks {
     }
 }
 
-/// The ends of the parts that nearly every read needs, as far as they can be had: who reads the others is told why not.
-async fn tails(source: &BucketRangeRead, block: &ManifestBlock) -> Vec<Tail> {
-    let parts = block.parts.iter().filter(|p| Tail::is_worthwhile(&p.name));
-    let tails = parts.map(|p| Tail::read(source, &p.name, p.bytes));
+/// The ends of the parts that reads of this subject begin with, as far as they can be had: who reads the others is told why not.
+async fn tails(source: &BucketRangeRead, block: &ManifestBlock, subject: Subject) -> Vec<Tail> {
+    let rows_of = |part: &str| match part {
+        SERIES_PART => block.series,
+        _ => block.samples,
+    };
+    let is_whole = |p: &PartSummary| Tail::of(&p.name, p.bytes, rows_of(&p.name)).start == 0;
+    let all_series_come = block.parts.iter().any(|p| p.name == SERIES_PART && is_whole(p));
+    let first = block
+        .parts
+        .iter()
+        .filter(|p| subject.begins_with(&p.name, all_series_come));
+    let tails = first.map(|p| Tail::read(source, &p.name, p.bytes, rows_of(&p.name)));
     future::join_all(tails).await.into_iter().flatten().collect()
 }

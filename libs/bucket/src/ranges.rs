@@ -3,15 +3,19 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, OBJECT_STORE_COALESCE_DEFAULT, ObjectStore, coalesce_ranges};
+use object_store::{GetOptions, ObjectStore};
 
 use crate::bucket::Bucket;
 use crate::{Error, Result};
 
+/// Ranges of an object that are fetched at the same time.
+const RANGES_AT_ONCE: usize = 10;
+
 impl Bucket {
-    /// The bytes of each range of an object, in the order asked, each exactly as long as its range. Near ranges are fetched
-    /// together.
+    /// The bytes of each range of an object, in the order asked, each exactly as long as its range. Each is a request of its own: who
+    /// asks has joined those that are better fetched together.
     ///
     /// # Errors
     /// [`crate::Error::NotFound`]; [`crate::Error::Corrupt`] when the object ends before a range does;
@@ -23,8 +27,11 @@ impl Bucket {
             if !self.is_remote() {
                 return store.get_ranges(path, ranges).await;
             }
-            let fetch = |range| fetch(store.as_ref(), path, range);
-            coalesce_ranges(ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await
+            stream::iter(ranges.iter().cloned())
+                .map(|range| fetch(store.as_ref(), path, range))
+                .buffered(RANGES_AT_ONCE)
+                .try_collect()
+                .await
         };
         let read = self.retry_for(total).run(path, attempt).await?;
         let is_whole = |(bytes, range): (&Bytes, &Range<u64>)| {

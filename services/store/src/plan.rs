@@ -1,6 +1,6 @@
 //! Which blocks a request reads.
 
-use koios_block::BlockId;
+use koios_block::{BlockId, Subject};
 use koios_bucket::{Blocks, Manifest, TenantManifests};
 use koios_model::{TenantId, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
@@ -63,9 +63,10 @@ pub(crate) async fn listed(
     Ok(found)
 }
 
-/// Opens blocks, a few at a time, in order.
+/// Opens blocks for reads of a subject, a few at a time, in order.
 pub(crate) async fn open(
     blocks: &Blocks,
+    subject: Subject,
     tenant: &TenantId,
     listed: Vec<Listed>,
 ) -> Result<Vec<MaskedBlock>, ServiceError> {
@@ -73,7 +74,7 @@ pub(crate) async fn open(
     const OPENED_AT_ONCE: usize = 64;
     stream::iter(listed)
         .map(|Listed { block, masks }| async move {
-            let opened = blocks.open(tenant, &block).await;
+            let opened = blocks.open_for(subject, tenant, &block).await;
             let reader = opened.map_err(|e| from_open(block.block, &e))?;
             Ok(MaskedBlock { reader, masks })
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use koios_block::BlockCache;
+use koios_block::{BlockCache, Subject};
 use koios_bucket::{Blocks, DiskCache, TenantManifests};
 use koios_chunk::Run;
 use koios_model::{Metadata, TimeRange};
@@ -107,18 +107,18 @@ impl BlockStore {
         }
     }
 
-    async fn open(&self, wanted: Wanted<'_>) -> Result<Vec<MaskedBlock>, ServiceError> {
+    async fn open(&self, wanted: Wanted<'_>, subject: Subject) -> Result<Vec<MaskedBlock>, ServiceError> {
         self.metrics.reads.inc();
         let found = listed(&self.manifests, wanted).await?;
         if let (Some(departed), Some(manifest)) = (&self.departed, self.manifests.known(wanted.tenant)) {
             departed.note(&manifest);
         }
         self.metrics.blocks.inc_by(found.len() as u64);
-        open(&self.blocks, wanted.tenant, found).await
+        open(&self.blocks, subject, wanted.tenant, found).await
     }
 
     async fn labels(&self, request: StoreLabelsRequest, values: bool) -> Result<Vec<String>, ServiceError> {
-        let blocks = self.open(wanted(&request)).await?;
+        let blocks = self.open(wanted(&request), Subject::Series).await?;
         let name = values.then_some(request.name.as_str());
         labels(blocks, name, &request.matchers, request.range, request.limit).await
     }
@@ -209,7 +209,12 @@ impl StoreService for BlockStore {
             blocks: &request.blocks,
             range: request.range,
         };
-        let blocks = self.open(wanted).await.map_err(|e| self.metrics.failed(e))?;
+        let subject = match request.labels_only {
+            true => Subject::Series,
+            false => Subject::Samples,
+        };
+        let opened = self.open(wanted, subject).await;
+        let blocks = opened.map_err(|e| self.metrics.failed(e))?;
         let StoreSelectRequest { matchers, range, .. } = &request;
         let merge = Merge::new(&blocks, matchers, *range, self.bounds);
         let reading = Reading {
@@ -243,7 +248,7 @@ impl StoreService for BlockStore {
 
     async fn exemplars(&self, request: StoreLabelsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {
         let found = async {
-            let blocks = self.open(wanted(&request)).await?;
+            let blocks = self.open(wanted(&request), Subject::Exemplars).await?;
             exemplars(blocks, &request.matchers, request.range, self.bounds).await
         };
         found.await.map_err(|e| self.metrics.failed(e))
@@ -251,7 +256,7 @@ impl StoreService for BlockStore {
 
     async fn metadata(&self, request: StoreLabelsRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
         let found = async {
-            let blocks = self.open(wanted(&request)).await?;
+            let blocks = self.open(wanted(&request), Subject::Series).await?;
             metadata(blocks, &request.matchers, request.range, self.bounds).await
         };
         found.await.map_err(|e| self.metrics.failed(e))

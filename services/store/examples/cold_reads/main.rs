@@ -1,16 +1,18 @@
 //! What a query reads of blocks that nothing is cached of, as a table: requests, the rounds of them that wait for one another,
-//! and bytes. `cargo run --release -p koios-store --example cold_reads`.
+//! and bytes. `cargo run --release -p koios-store --example cold_reads [month|million]`.
 //!
 //! Every request to the simulated object store takes 10 ms of simulated time, however many run at once, so that the time a
 //! query takes is the number of its rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
+
+mod needed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use koios_block::{BlockId, BlockOptions, BlockWriter, Layout};
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, Layout};
 use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
 use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
 use koios_runtime::{Cpu, RealClock, RngHandle};
@@ -22,6 +24,8 @@ use koios_wire::{StoreItem, StoreSelectRequest, StoreService};
 const REQUEST: Duration = Duration::from_millis(10);
 const DAY_MS: i64 = 86_400_000;
 const START_MS: i64 = 19_000 * DAY_MS;
+/// Compaction begins a new block at about so many bytes.
+const BLOCK_BYTES: usize = 128 << 20;
 
 /// A fleet: `metrics` of each of `targets`, scraped every 15 s, in blocks of a length.
 #[derive(Clone, Copy)]
@@ -29,22 +33,22 @@ struct Fleet {
     metrics: usize,
     targets: usize,
     block_ms: i64,
-    blocks: i64,
+    windows: i64,
 }
 
 impl Fleet {
-    fn series(&self) -> usize {
-        self.metrics * self.targets
-    }
-
-    /// A block.
-    fn block(&self, number: i64) -> koios_block::BlockParts {
+    /// The blocks of a window: the next one begins where one would grow beyond the bound of compaction.
+    fn blocks(&self, number: i64) -> Vec<BlockParts> {
         let start = START_MS + number * self.block_ms;
         let window = TimeRange::new(start, start + self.block_ms - 1);
-        let id = BlockId::new(window.max, u128::try_from(number).unwrap());
-        let mut options = BlockOptions::new(id, TenantId::anonymous(), window);
-        options.layout = Layout::compacted();
-        let mut writer = BlockWriter::new(options).unwrap();
+        let writer = |n: usize| {
+            let id = BlockId::new(window.max, u128::try_from(n).unwrap());
+            let mut options = BlockOptions::new(id, TenantId::anonymous(), window);
+            options.layout = Layout::compacted();
+            BlockWriter::new(options).unwrap()
+        };
+        let mut blocks = Vec::new();
+        let mut block = writer(0);
         let (mut times, mut values) = (Vec::new(), Vec::new());
         for metric in 0..self.metrics {
             for target in 0..self.targets {
@@ -59,10 +63,15 @@ impl Fleet {
                 times.extend(scrapes.map(|t| t + i64::from(random(target as u64, t as u64) as u8 % 7)));
                 values.clear();
                 fill(metric, target, &times, &mut values);
-                writer.push_series(&labels, None, &times, &values).unwrap();
+                block.push_series(&labels, None, &times, &values).unwrap();
+                if block.encoded_bytes() >= BLOCK_BYTES {
+                    let full = std::mem::replace(&mut block, writer(blocks.len() + 1));
+                    blocks.extend(full.finish().unwrap());
+                }
             }
         }
-        writer.finish().unwrap().unwrap()
+        blocks.extend(block.finish().unwrap());
+        blocks
     }
 }
 
@@ -90,13 +99,12 @@ fn fill(metric: usize, target: usize, times: &[i64], values: &mut Vec<f64>) {
     }));
 }
 
-/// A store over a bucket with the blocks of a fleet, with empty caches at every use.
+/// A bucket with the blocks of a fleet.
 struct World {
     clock: Arc<RealClock>,
     objects: Arc<Distant>,
     version: u64,
-    blocks: u64,
-    bytes_per_series: u64,
+    blocks: Vec<BlockParts>,
 }
 
 impl World {
@@ -104,12 +112,10 @@ impl World {
         let clock = Arc::new(RealClock::new());
         let objects = Arc::new(Distant::new(Arc::<RealClock>::clone(&clock), REQUEST));
         let bucket = bucket(&objects, &clock);
-        let mut bytes = 0;
-        for number in 0..fleet.blocks {
-            let block = fleet.block(number);
-            bucket.upload_block(&TenantId::anonymous(), &block).await.unwrap();
+        let blocks: Vec<BlockParts> = (0..fleet.windows).flat_map(|n| fleet.blocks(n)).collect();
+        for block in &blocks {
+            bucket.upload_block(&TenantId::anonymous(), block).await.unwrap();
             let entry = ManifestBlock::new(&block.meta, BTreeMap::new());
-            bytes += entry.bytes();
             let writer = Writer::partition("table", PartitionId(0), 1);
             bucket
                 .commit(&TenantId::anonymous(), &writer, |m| m.add_block(entry.clone()))
@@ -119,9 +125,8 @@ impl World {
         Self {
             clock,
             objects,
-            version: u64::try_from(fleet.blocks).unwrap(),
-            blocks: u64::try_from(fleet.blocks).unwrap(),
-            bytes_per_series: bytes / fleet.series() as u64,
+            version: blocks.len() as u64,
+            blocks,
         }
     }
 
@@ -136,21 +141,27 @@ impl World {
             Cpu::inline(),
             &Metrics::new(),
         );
-        let blocks = match range == TimeRange::ALL {
-            true => self.blocks,
-            false => 1,
-        };
+        let read = |block: &&BlockParts| block.meta.range.overlaps(&range);
+        let read: Vec<&BlockParts> = self.blocks.iter().filter(read).collect();
+        let mut needed = 0;
+        for block in &read {
+            needed += needed::needed(block, first).await;
+        }
         for (state, matchers) in [("nothing", first), ("the like", second)] {
             self.objects.take();
             let before = tokio::time::Instant::now();
             let found = self.select(&store, matchers, range).await;
             let rounds = before.elapsed().as_secs_f64() / REQUEST.as_secs_f64();
             let (requests, bytes) = self.objects.take();
+            let compared = match state {
+                "nothing" => format!("{:.0} | {:.1}", needed as f64 / 1e3, bytes as f64 / needed as f64),
+                _ => "|".to_owned(),
+            };
             println!(
-                "| {what} | {state} | {blocks} | {found} | {rounds:.0} | {requests} | {:.1} | {:.0} | {:.1} |",
-                requests as f64 / blocks as f64,
+                "| {what} | {state} | {} | {found} | {rounds:.0} | {requests} | {:.1} | {:.0} | {compared} |",
+                read.len(),
+                requests as f64 / read.len() as f64,
                 bytes as f64 / 1e3,
-                bytes as f64 / (self.bytes_per_series * found.max(1) * blocks / self.blocks) as f64,
             );
         }
     }
@@ -197,15 +208,27 @@ fn instance(n: usize) -> Matcher {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     tokio::time::pause();
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let is_wanted = |name: &str| named.is_empty() || named.iter().any(|n| n == name);
     println!(
-        "| query | cached before | blocks | series | rounds | requests | per block | kB | of its share |"
+        "| query | cached before | blocks | series | rounds | requests | per block | kB | kB needed | times as many |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    if is_wanted("month") {
+        Box::pin(month()).await;
+    }
+    if is_wanted("million") {
+        Box::pin(million()).await;
+    }
+}
+
+/// 1,000 series in a block for each of 30 days.
+async fn month() {
     let month = World::of(Fleet {
         metrics: 20,
         targets: 50,
         block_ms: DAY_MS,
-        blocks: 30,
+        windows: 30,
     })
     .await;
     let (all, day) = (TimeRange::ALL, TimeRange::new(START_MS, START_MS + DAY_MS - 1));
@@ -217,35 +240,37 @@ async fn main() {
         .report("one series, a day of 1,000", &one(7, 9), &one(15, 33), day)
         .await;
     month
-        .report("one metric, 30 days of 1,000", &[metric(3)], &[metric(12)], all)
+        .report("one metric, 30 days of 1,000", &[metric(5)], &[metric(14)], all)
         .await;
-    drop(month);
-    let wide = World::of(Fleet {
+}
+
+/// 1,000,000 series in the blocks of two hours.
+async fn million() {
+    let million = World::of(Fleet {
         metrics: 1000,
         targets: 1000,
         block_ms: DAY_MS / 12,
-        blocks: 1,
+        windows: 1,
     })
     .await;
-    wide.report(
-        "one series, 2 h of 1,000,000",
-        &one(700, 900),
-        &one(150, 330),
-        all,
-    )
-    .await;
-    wide.report(
-        "one metric, 2 h of 1,000,000",
-        &[metric(300)],
-        &[metric(120)],
-        all,
-    )
-    .await;
-    wide.report(
-        "one target, 2 h of 1,000,000",
-        &[instance(300)],
-        &[instance(120)],
-        all,
-    )
-    .await;
+    let all = TimeRange::ALL;
+    let first = [metric(707), instance(900)];
+    let second = [metric(157), instance(330)];
+    million
+        .report("one series, 2 h of 1,000,000", &first, &second, all)
+        .await;
+    for (kind, first, second) in [("gauge", 307, 127), ("counter", 305, 125), ("constant", 300, 120)] {
+        let what = format!("one metric ({kind}), 2 h of 1,000,000");
+        million
+            .report(&what, &[metric(first)], &[metric(second)], all)
+            .await;
+    }
+    million
+        .report(
+            "one target, 2 h of 1,000,000",
+            &[instance(300)],
+            &[instance(120)],
+            all,
+        )
+        .await;
 }
