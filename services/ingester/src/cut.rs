@@ -25,6 +25,8 @@ use koios_runtime::with_sources;
 
 /// A window waits for what is on its way for this part of its width at most.
 const SETTLE_SHARE: u32 = 10;
+/// Late samples of a window that are cut without waiting for others: old data may come as fast as it can be sent.
+const LATE_SAMPLES_ENOUGH: u64 = 1 << 20;
 /// Tenants cut at a time.
 const CUTS_AT_A_TIME: usize = 2;
 
@@ -374,7 +376,9 @@ fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<
     let newest = state.newest_ms.unwrap_or(i64::MIN);
     let quiet = now.elapsed.saturating_sub(state.applied_at) >= settings.quiet_after;
     let windows = state.head.windows();
-    let passed = |w: &&WindowState| has_uncut(w) && (newest > w.range.max || quiet);
+    let settle = millis(settings.cut_settle.min(settings.block_window / SETTLE_SHARE));
+    let has_settled = |w: &WindowState| newest > w.range.max.saturating_add(settle);
+    let passed = |w: &&WindowState| has_uncut(w) && (has_settled(w) || quiet);
     let due: Vec<i64> = windows.iter().filter(passed).map(|w| w.start).collect();
     state
         .due_since
@@ -386,14 +390,13 @@ fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<
         let since = *state.due_since.entry(w.start).or_insert(now.elapsed);
         let turn = u32::try_from(turn_of(w.start, state.window_ms(), now.rank)).unwrap_or(0);
         // Exemplars alone come after the cut of their window, as do samples of one that was forgotten, whose cut nobody
-        // remembers.
-        let is_late = w.uncut_samples == 0 || w.range.max < forgotten_below_ms;
-        let settle = match (is_late, quiet) {
-            (true, _) => settings.late_cut_interval,
-            (false, false) => settings.cut_settle.min(settings.block_window / SETTLE_SHARE),
-            (false, true) => Duration::ZERO,
+        // remembers: they wait for others, unless they are worth a block.
+        let is_forgotten = w.range.max < forgotten_below_ms && w.uncut_samples < LATE_SAMPLES_ENOUGH;
+        let rest = match w.uncut_samples == 0 || is_forgotten {
+            true => settings.late_cut_interval,
+            false => Duration::ZERO,
         };
-        let waits = settings.cut_stagger.saturating_mul(turn).saturating_add(settle);
+        let waits = settings.cut_stagger.saturating_mul(turn).saturating_add(rest);
         let waited = now.elapsed.saturating_sub(since) >= waits;
         let late = state.cut_at.get(&w.start);
         let settled = late.is_none_or(|at| now.elapsed.saturating_sub(*at) >= settings.late_cut_interval);

@@ -28,8 +28,9 @@ pub struct Settings {
     pub quiet_after: Duration,
     /// How often windows are looked at. Default 15 s.
     pub cut_interval: Duration,
-    /// A window that could be cut waits this long for what is on its way, such as exemplars, which are sent some time after
-    /// they were made: what comes later costs a block of its own. A tenth of the window at most. Default 2 min.
+    /// How much later than a window's end the newest sample is when the window is cut, so that what is on its way finds it
+    /// uncut, such as exemplars, which are older than the scrape that brings them: what comes later costs a block of its
+    /// own. A tenth of the window at most. Default 1 min.
     pub cut_settle: Duration,
     /// Late samples of a window that was cut before wait this long for others, as do exemplars without samples. Default
     /// 30 min.
@@ -68,7 +69,7 @@ impl Settings {
             head_keep: 3 * HOUR,
             quiet_after: 30 * MINUTE,
             cut_interval: Duration::from_secs(15),
-            cut_settle: 2 * MINUTE,
+            cut_settle: MINUTE,
             late_cut_interval: 30 * MINUTE,
             cut_stagger: 10 * MINUTE,
             bucket_backoff: (Duration::from_secs(1), MINUTE),
