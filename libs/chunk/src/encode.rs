@@ -181,26 +181,11 @@ impl Encoder {
         out
     }
 
-    /// As [`Self::encode_values`], trying one way only.
+    /// As [`Self::encode_values`], with columns that are written in one way only.
     fn encode_values_fast(&mut self, values: &[f64]) -> u8 {
-        let mut exponent = decimal::exponent_for_run(values);
-        self.split(values, Some(exponent));
-        // Values of 16 digits have a mantissa by luck, now and then: floats alone are about as small, and sooner decoded than
-        // very short runs of either.
-        let short_runs = self.runs.len() * SHORT_RUN > values.len();
-        if short_runs && self.floats.len() > self.mantissas.len() {
-            exponent = 0;
-            self.split(values, None);
-        }
-        self.body.clear();
-        if !self.floats.is_empty() {
-            for &run in &self.runs {
-                write_varint(&mut self.body, run);
-            }
-        }
-        column::write_fast(&mut self.body, &self.mantissas);
-        column::write_fast(&mut self.body, &self.floats);
-        exponent | if self.floats.is_empty() { 0 } else { FLAG_ESCAPES }
+        // Floats alone are sooner decoded than very short runs of either.
+        let floats_alone = |e: &Self| e.runs.len() * SHORT_RUN > values.len();
+        self.encode_either(values, Self::write_split_fast, floats_alone)
     }
 
     /// Divides values into mantissas at `exponent` and floats; all into floats without one.
@@ -226,18 +211,29 @@ impl Encoder {
 
     /// Leaves the encoded values in `body` and gives the flags byte.
     fn encode_values(&mut self, values: &[f64]) -> u8 {
+        let floats_alone = |e: &Self| e.floats.len() * 8 > values.len();
+        self.encode_either(values, Self::write_split, floats_alone)
+    }
+
+    /// Writes mantissas and floats; or, where it is worth a try, floats alone if they are not larger: values of 16 digits have
+    /// a mantissa by luck, now and then.
+    fn encode_either(
+        &mut self,
+        values: &[f64],
+        write: fn(&mut Self, &mut Vec<u8>),
+        worth_a_try: impl FnOnce(&Self) -> bool,
+    ) -> u8 {
         let exponent = decimal::exponent_for_run(values);
         self.split(values, Some(exponent));
         let mut body = std::mem::take(&mut self.body);
         body.clear();
-        self.write_split(&mut body);
+        write(self, &mut body);
         let mut flags = exponent | if self.floats.is_empty() { 0 } else { FLAG_ESCAPES };
-        // Values of 16 digits have a mantissa by luck, now and then: floats alone may be smaller.
-        if self.floats.len() * 8 > values.len() && !self.mantissas.is_empty() {
+        if !self.floats.is_empty() && !self.mantissas.is_empty() && worth_a_try(self) {
             let mut floats = std::mem::take(&mut self.other);
             floats.clear();
             self.split(values, None);
-            self.write_split(&mut floats);
+            write(self, &mut floats);
             if floats.len() < body.len() {
                 std::mem::swap(&mut floats, &mut body);
                 flags = FLAG_ESCAPES;
@@ -248,14 +244,24 @@ impl Encoder {
         flags
     }
 
-    fn write_split(&mut self, out: &mut Vec<u8>) {
+    fn write_runs(&self, out: &mut Vec<u8>) {
         if !self.floats.is_empty() {
             for &run in &self.runs {
                 write_varint(out, run);
             }
         }
+    }
+
+    fn write_split(&mut self, out: &mut Vec<u8>) {
+        self.write_runs(out);
         column::write(out, &self.mantissas, &mut self.scratch);
         column::write(out, &self.floats, &mut self.scratch);
+    }
+
+    fn write_split_fast(&mut self, out: &mut Vec<u8>) {
+        self.write_runs(out);
+        column::write_fast(out, &self.mantissas);
+        column::write_fast(out, &self.floats);
     }
 }
 

@@ -10,10 +10,13 @@ mod expression;
 mod ingest;
 mod mutate;
 mod parse;
+mod tsdb;
+mod tsdb_seal;
 mod wal;
 
 pub use eval::{Evaluated, promql_eval};
 pub use ingest::{decompress, exposition, influx, otlp_json, otlp_protobuf, remote_write};
 pub use mutate::Mutator;
 pub use parse::promql_parse;
+pub use tsdb::{TsdbRead, tsdb_input, tsdb_read};
 pub use wal::{WalRead, wal_read};
