@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cpu::{CpuPanicked, Threads, Workers};
+use crate::needs::DiskNeeds;
 use crate::pace::PaceHandle;
 
 /// A disk operation that failed.
@@ -196,6 +197,7 @@ pub trait Disk: Send + Sync + Debug + 'static {
 pub struct DiskHandle {
     disk: Arc<dyn Disk>,
     workers: Workers,
+    needs: DiskNeeds,
 }
 
 impl DiskHandle {
@@ -207,6 +209,7 @@ impl DiskHandle {
         Ok(Self {
             disk,
             workers: Workers::Threads(Threads::start("koios-disk", threads)?),
+            needs: DiskNeeds::default(),
         })
     }
 
@@ -215,6 +218,7 @@ impl DiskHandle {
         Self {
             disk,
             workers: Workers::Inline,
+            needs: DiskNeeds::default(),
         }
     }
 
@@ -223,12 +227,18 @@ impl DiskHandle {
         Self {
             disk,
             workers: Workers::Paced(pace),
+            needs: DiskNeeds::default(),
         }
     }
 
     /// The disk itself, for code that runs where blocking is allowed.
     pub fn blocking(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// What those who write through this handle, or a clone of it, will need free.
+    pub fn needs(&self) -> &DiskNeeds {
+        &self.needs
     }
 
     /// Runs `work` with the disk. The work runs to its end even when the future is dropped.

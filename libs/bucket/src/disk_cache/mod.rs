@@ -7,15 +7,17 @@
 //!
 //! **Invariants.** The files never take more than they may. Bytes are checked before they are given out; what is damaged, torn
 //! by a crash, or another's is a miss. A start reads the list of each segment and no cell. No read waits for the disk for
-//! longer than a second.
+//! longer than a second, or where the bucket is slow for twice as long as that usually takes.
 //!
 //! **Failure behaviour.** None that a reader sees: what a busy disk does not give in time is a miss. One that is silent several
 //! times in a row is left alone, and tried now and then until it answers; one that cannot be written, or is full, is still
 //! read. When others need the disk the oldest segments go, whether cells are put or not. Nothing is synced, for nothing here
 //! is needed.
 
+mod bucket_pace;
 mod index;
 mod pulse;
+mod queue;
 mod reads;
 mod record;
 mod rest;
@@ -26,7 +28,6 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use index::Index;
+use queue::{Entry, QueueAccount, Waiting};
 use reads::{READERS, ReadCell, Reads, Wanted};
 use rest::Rest;
 pub use room::DiskReserve;
@@ -43,10 +45,7 @@ use segment::Generation;
 use stats::Counters;
 pub use stats::DiskCacheStats;
 pub use writer::DiskCacheWriter;
-use writer::Waiting;
 
-/// Bytes of cells that may wait to be written; further ones are not kept.
-const QUEUE_BYTES: u64 = 64 << 20;
 /// Cells that may wait, however short.
 const QUEUE_CELLS: usize = 16 << 10;
 /// Segments that the bytes are divided into: each is a file that stays open.
@@ -90,8 +89,7 @@ struct Shared {
     reads: Reads,
     /// Apart from reads: a disk that is full can be read.
     writing_rests: Rest,
-    /// Of the cells in the queue, and of those that are being written.
-    waiting_bytes: AtomicU64,
+    queued: QueueAccount,
     counters: Counters,
 }
 
@@ -118,7 +116,7 @@ impl DiskCache {
             disk,
             clock,
             writing_rests: Rest::default(),
-            waiting_bytes: AtomicU64::default(),
+            queued: QueueAccount::default(),
             counters: Counters::default(),
         });
         let writer = DiskCacheWriter::new(Arc::clone(&shared), waiting);
@@ -156,20 +154,26 @@ impl DiskCache {
         if shared.writing_rests.is_on(shared.clock.elapsed()) {
             return;
         }
-        let more = bytes.len() as u64;
-        let waiting = shared.waiting_bytes.fetch_add(more, Ordering::Relaxed);
-        let has_room = waiting.saturating_add(more) <= QUEUE_BYTES;
         let cell = Waiting {
             key,
             bytes,
             generation,
         };
-        if !has_room || self.queue.try_send(cell).is_err() {
-            shared.waiting_bytes.fetch_sub(more, Ordering::Relaxed);
-            // One that is there already loses nothing.
-            if generation == Generation::Once {
-                shared.counters.dropped.add(1);
+        let place = (key, generation, cell.bytes.len() as u64);
+        let is_dropped = match shared.queued.enter(&cell) {
+            Entry::Known => false,
+            Entry::Full => true,
+            Entry::Added => {
+                let is_full = self.queue.try_send(cell).is_err();
+                if is_full {
+                    shared.queued.leave(place);
+                }
+                is_full
             }
+        };
+        // One that is there already loses nothing.
+        if is_dropped && generation == Generation::Once {
+            shared.counters.dropped.add(1);
         }
     }
 }
@@ -197,13 +201,19 @@ impl CellStore for DiskCache {
                 *slot = bytes;
             }
         }
+        let is_missing = |(_, bytes): &(&CellKey, &Option<Bytes>)| bytes.is_none();
+        if let Some((cell, _)) = cells.iter().zip(&found).find(is_missing) {
+            shared.reads.bucket.missed(*cell, shared.clock.elapsed());
+        }
         shared.counters.hits.add(hits);
         shared.counters.misses.add(cells.len() as u64 - hits);
         found
     }
 
     fn put(&self, cell: CellKey, bytes: Bytes) {
-        if self.shared.index.lock().place(&cell).is_none() {
+        let shared = &self.shared;
+        shared.reads.bucket.fetched(&cell, shared.clock.elapsed());
+        if shared.index.lock().place(&cell).is_none() {
             self.enqueue(cell, bytes, Generation::Once);
         }
     }

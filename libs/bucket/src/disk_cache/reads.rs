@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt};
 use koios_runtime::{ClockHandle, DiskError, DiskHandle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::bucket_pace::BucketPace;
 use super::index::Place;
 use super::pulse::{Pulse, Turn};
 use super::segment::read_record;
@@ -21,10 +22,11 @@ pub(super) const READERS: usize = 7;
 const READERS_EACH: usize = 4;
 /// Bytes that are read by one of them: more are shared out, and let others in between.
 const JOB_BYTES: u64 = 4 << 20;
-/// How long a disk that answers may be silent, and how long a read waits for one of the readers.
-const SILENCE: Duration = Duration::from_millis(500);
-/// Longest wait for the disk altogether, however much is read: the bucket answers about as quickly.
-const READ_WAIT: Duration = Duration::from_secs(1);
+/// How long a disk that answers may be silent, and how long a read waits for one of the readers: as long as the bucket
+/// usually takes, within these bounds. A disk that is slower is of no use, and one that is quicker is, however slow.
+const SILENCE: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(5);
+/// Longest wait for the disk altogether, however much is read: so many silences.
+const READ_SILENCES: u32 = 2;
 
 /// A cell that was asked for, and where it is.
 #[derive(Debug)]
@@ -44,6 +46,23 @@ pub(super) struct Reads {
     clock: ClockHandle,
     readers: Arc<Semaphore>,
     pulse: Pulse,
+    pub(super) bucket: BucketPace,
+}
+
+/// How long one read waits for the disk.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    /// For anything at all.
+    silence: Duration,
+    /// Until then altogether, on the monotonic clock.
+    give_up: Duration,
+}
+
+impl Waits {
+    /// How long to wait from now on.
+    fn left(&self, now: Duration) -> Duration {
+        self.give_up.saturating_sub(now).min(self.silence)
+    }
 }
 
 /// How the cells of one reader came to an end.
@@ -63,6 +82,7 @@ impl Reads {
             clock,
             readers: Arc::new(Semaphore::new(READERS)),
             pulse: Pulse::default(),
+            bucket: BucketPace::default(),
         }
     }
 
@@ -73,26 +93,26 @@ impl Reads {
 
     /// Reads cells, as many as come in time.
     pub(super) async fn read(&self, wanted: Vec<Wanted>, counters: &Counters) -> Vec<(Wanted, ReadCell)> {
-        let give_up = self.clock.elapsed().saturating_add(READ_WAIT);
-        let read = |job| self.read_job(job, give_up, counters);
+        let usual = self.bucket.usual().unwrap_or_default();
+        let silence = usual.clamp(*SILENCE.start(), *SILENCE.end());
+        let waits = Waits {
+            silence,
+            give_up: self.clock.elapsed().saturating_add(silence * READ_SILENCES),
+        };
+        let read = |job| self.read_job(job, waits, counters);
         let read = stream::iter(jobs(wanted))
             .map(read)
             .buffer_unordered(READERS_EACH);
         read.map(stream::iter).flatten().collect().await
     }
 
-    async fn read_job(
-        &self,
-        job: Vec<Wanted>,
-        give_up: Duration,
-        counters: &Counters,
-    ) -> Vec<(Wanted, ReadCell)> {
+    async fn read_job(&self, job: Vec<Wanted>, waits: Waits, counters: &Counters) -> Vec<(Wanted, ReadCell)> {
         let (cells, mut found) = (job.len(), Vec::new());
         let Some(turn) = self.pulse.turn(self.clock.elapsed()) else {
             counters.not_read(NotRead::Resting, cells);
             return found;
         };
-        let end = self.read_with(job, give_up, &mut found).await;
+        let end = self.read_with(job, waits, &mut found).await;
         let why = match &end {
             End::Busy => NotRead::Busy,
             End::Came | End::Failed { .. } => NotRead::Late,
@@ -105,22 +125,17 @@ impl Reads {
         found
     }
 
-    async fn read_with(
-        &self,
-        job: Vec<Wanted>,
-        give_up: Duration,
-        found: &mut Vec<(Wanted, ReadCell)>,
-    ) -> End {
+    async fn read_with(&self, job: Vec<Wanted>, waits: Waits, found: &mut Vec<(Wanted, ReadCell)>) -> End {
         let since = self.clock.elapsed();
-        let wait = give_up.saturating_sub(since).min(SILENCE);
+        let wait = waits.left(since);
         if wait.is_zero() {
             return End::Came;
         }
         let permit = match self.clock.timeout(wait, self.reader()).await {
             Ok(permit) => permit,
             // Readers that are all stuck are nothing else than a disk that is silent.
-            Err(_) if wait == SILENCE && self.pulse.last_answer() < since => {
-                let why = format!("none of {READERS} reads got anything for {SILENCE:?}");
+            Err(_) if wait == waits.silence && self.pulse.last_answer() < since => {
+                let why = format!("none of {READERS} reads got anything for {wait:?}");
                 return End::Failed { since, why };
             }
             Err(_) => return End::Busy,
@@ -140,7 +155,7 @@ impl Reads {
             }
             Ok::<_, DiskError>(())
         });
-        let collected = std::pin::pin!(self.collect(cells, give_up, found));
+        let collected = std::pin::pin!(self.collect(cells, waits, found));
         let work = std::pin::pin!(work);
         match select(collected, work).await {
             // What does not come is left to itself.
@@ -162,13 +177,13 @@ impl Reads {
     async fn collect(
         &self,
         mut cells: mpsc::Receiver<(Wanted, ReadCell)>,
-        give_up: Duration,
+        waits: Waits,
         found: &mut Vec<(Wanted, ReadCell)>,
     ) -> End {
         let mut failure = None;
         loop {
             let since = self.clock.elapsed();
-            let wait = give_up.saturating_sub(since).min(SILENCE);
+            let wait = waits.left(since);
             match self.clock.timeout(wait, cells.recv()).await {
                 Ok(Some((wanted, read))) => {
                     match &read {
@@ -177,8 +192,8 @@ impl Reads {
                     }
                     found.push((wanted, read));
                 }
-                Err(_) if wait == SILENCE => {
-                    let why = format!("no answer for {SILENCE:?}");
+                Err(_) if wait == waits.silence => {
+                    let why = format!("no answer for {wait:?}");
                     return End::Failed { since, why };
                 }
                 Ok(None) | Err(_) => {

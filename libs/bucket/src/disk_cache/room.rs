@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use koios_runtime::{Disk, DiskError, DiskSpace};
+use koios_runtime::{Disk, DiskError, DiskNeeds, DiskSpace};
 
 use super::DiskCacheSettings;
 
@@ -16,6 +16,8 @@ pub struct DiskReserve {
     pub folder: PathBuf,
     /// So many, beside what is left free for anybody.
     pub bytes: u64,
+    /// And what it says by itself that it needs.
+    pub needs: DiskNeeds,
 }
 
 /// Bytes that are to stay free where the cache is.
@@ -23,10 +25,11 @@ pub(super) fn left_free(disk: &dyn Disk, settings: &DiskCacheSettings) -> Result
     let own = disk.space(&settings.folder)?;
     let mut reserves = Vec::with_capacity(settings.reserves.len());
     for reserve in &settings.reserves {
+        let bytes = reserve.bytes.saturating_add(reserve.needs.bytes());
         match disk.space(&reserve.folder) {
-            Ok(space) => reserves.push((space, reserve.bytes)),
+            Ok(space) => reserves.push((space, bytes)),
             // Wherever it will be: until it is there it may be here.
-            Err(e) if e.is_not_found() => reserves.push((own, reserve.bytes)),
+            Err(e) if e.is_not_found() => reserves.push((own, bytes)),
             Err(e) => return Err(e),
         }
     }

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use koios_block::CellKey;
 use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
 use tokio::sync::mpsc;
 
 use super::Shared;
 use super::index::Index;
+use super::queue::Waiting;
 use super::record::{HEADER_BYTES, Header, TRAILER_BYTES};
 use super::rest::REST;
 use super::room::left_free;
@@ -24,14 +23,6 @@ const TOGETHER: usize = 64;
 const LOOK: Duration = Duration::from_secs(5);
 /// The file that keeps other processes out.
 const LOCK: &str = "LOCK";
-
-/// A cell that is to be written.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) key: CellKey,
-    pub(super) bytes: Bytes,
-    pub(super) generation: Generation,
-}
 
 /// Writes what readers hand over.
 pub struct DiskCacheWriter {
@@ -106,12 +97,13 @@ impl DiskCacheWriter {
             match received {
                 Ok(0) => return,
                 Ok(_) => {
-                    let bytes: usize = cells.iter().map(|cell: &Waiting| cell.bytes.len()).sum();
+                    let place = |cell: &Waiting| (cell.key, cell.generation, cell.bytes.len() as u64);
+                    let places: Vec<_> = cells.iter().map(place).collect();
                     if let Err(e) = self.keep(std::mem::take(&mut cells)).await {
                         self.failed(&e).await;
                     }
-                    let waiting = &self.shared.waiting_bytes;
-                    waiting.fetch_sub(bytes as u64, Ordering::Relaxed);
+                    let queued = &self.shared.queued;
+                    places.into_iter().for_each(|place| queued.leave(place));
                 }
                 Err(_) => {}
             }

@@ -34,6 +34,7 @@ impl Inner {
         let mut begun = self.store.begun.subscribe();
         loop {
             let segment = *begun.borrow_and_update();
+            self.say_disk_needs(self.snapshot_room());
             if self.is_snapshot_due(segment)
                 && let Err(e) = self.snapshot(segment).await
             {
@@ -54,6 +55,19 @@ impl Inner {
         }
     }
 
+    /// Bytes that the next snapshot and the log beside it will need, beside the reserve.
+    fn snapshot_room(&self) -> u64 {
+        let replicas = self.store.replicas();
+        let heads = replicas.iter().map(|r| r.state.read().head.memory_bytes());
+        let log = self.settings.wal_segment_bytes.saturating_mul(SEGMENTS_SPARED);
+        (heads.sum::<usize>() as u64).saturating_add(log)
+    }
+
+    /// Has caches on the same disk leave so much free.
+    fn say_disk_needs(&self, bytes: u64) {
+        self.deps.runtime.disk.needs().set(bytes);
+    }
+
     fn is_snapshot_due(&self, segment: u32) -> bool {
         let kept = *self.kept_snapshot.lock();
         let segments = self.store.segments.lock();
@@ -66,16 +80,8 @@ impl Inner {
     async fn snapshot(&self, segment: u32) -> Result<()> {
         let started = self.deps.runtime.clock.elapsed();
         let dir = dir(&self.settings);
-        let heads: usize = self
-            .store
-            .replicas()
-            .iter()
-            .map(|r| r.state.read().head.memory_bytes())
-            .sum();
-        let log = self.settings.wal_segment_bytes.saturating_mul(SEGMENTS_SPARED);
-        let needed = (heads as u64)
-            .saturating_add(self.settings.disk_reserve_bytes)
-            .saturating_add(log);
+        let room = self.snapshot_room();
+        let needed = room.saturating_add(self.settings.disk_reserve_bytes);
         let (identity, disk) = (self.deps.identity, &self.deps.runtime.disk);
         let path = dir.join(format!("{segment:010}{UNFINISHED_SUFFIX}"));
         let created = disk.run(move |d| -> Result<_, DiskError> {
@@ -100,6 +106,8 @@ impl Inner {
         };
         for replica in self.store.replicas() {
             self.write_replica(&replica, &mut writing).await?;
+            // What is written is no longer needed.
+            self.say_disk_needs(room.saturating_sub(writing.at));
         }
         let newest = SegmentTimes {
             segments: self.store.segments.lock().newest_of_each(segment),
@@ -110,6 +118,8 @@ impl Inner {
         let bytes = writing.at;
         self.finish(writing, segment).await?;
         *self.kept_snapshot.lock() = Kept { segment, bytes };
+        // The next one needs as much again: this one stays until that is whole.
+        self.say_disk_needs(room);
         let took = self.deps.runtime.clock.elapsed().saturating_sub(started);
         self.store.metrics.snapshot_seconds.observe(took.as_secs_f64());
         tracing::debug!(segment, bytes, ?took, "snapshot written");

@@ -145,3 +145,23 @@ async fn a_snapshot_of_segments_that_are_gone_is_not_used() {
     w.sleep(Duration::from_secs(1)).await;
     w.check(&w.read(0).await.unwrap().0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn i9_what_the_next_snapshot_needs_is_said_for_caches_on_the_disk_to_make_room() {
+    let mut w = with_snapshot().await;
+    // Four segments of the log, and what heads are.
+    let (log, before) = (4 * (64 << 10), w.nodes[0].needs.bytes());
+    assert!(before > log, "{before} bytes");
+    for i in 0..1500 {
+        let name = format!("more{i}");
+        assert!(w.write(&[(name.as_str(), T0 + 2000 + i, 1.0)]).await);
+    }
+    let after = w.nodes[0].needs.bytes();
+    assert!(after > before + 10_000, "{before}, then {after} bytes");
+    // Also right after a start.
+    w.crash(0).await;
+    w.boot(0).await;
+    w.sleep(Duration::from_secs(1)).await;
+    let again = w.nodes[0].needs.bytes();
+    assert!(again > before + 10_000, "{again} bytes");
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use koios_bucket::{Bucket, DiskCache, DiskCacheSettings, DiskReserve};
-use koios_runtime::{DiskHandle, TaskGroup};
+use koios_runtime::{DiskHandle, DiskNeeds, TaskGroup};
 use koios_server::Settings;
 use koios_server::config::Target;
 
@@ -38,18 +38,20 @@ pub(super) fn open(
         folder,
         bytes_max: from.cache_disk_bytes,
         free_min: FREE_MIN,
-        reserves: reserves(&shared.settings, shared.target),
+        reserves: reserves(&shared.settings, shared.target, shared.runtime.disk.needs()),
     };
     let (cache, writer) = DiskCache::new(disk, Arc::clone(&shared.runtime.clock), settings);
     background.spawn_cancelled("disk cache", writer.run());
     Ok(Some(cache))
 }
 
-/// What the process itself needs free beside: an ingester refuses writes before less than its reserve is.
-fn reserves(settings: &Settings, target: Target) -> Vec<DiskReserve> {
+/// What the process itself needs free beside: an ingester refuses writes before less than its reserve is, and has room for
+/// its next snapshot and its log beside.
+fn reserves(settings: &Settings, target: Target, needs: &DiskNeeds) -> Vec<DiskReserve> {
     let ingester = (target == Target::All).then(|| DiskReserve {
         folder: settings.data_dir.clone(),
         bytes: settings.ingester.disk_reserve_bytes,
+        needs: needs.clone(),
     });
     ingester.into_iter().collect()
 }
@@ -66,11 +68,13 @@ mod tests {
     fn i9_an_ingester_in_the_same_process_keeps_its_reserve() {
         let mut settings = Settings::default();
         settings.ingester.disk_reserve_bytes = 7 << 30;
-        let reserves_of = |target| reserves(&settings, target);
+        let needs = DiskNeeds::default();
+        let reserves_of = |target| reserves(&settings, target, &needs);
         let [reserve] = &reserves_of(Target::All)[..] else {
             panic!("one reserve");
         };
         assert_eq!((&reserve.folder, reserve.bytes), (&settings.data_dir, 7 << 30));
+        assert_eq!(reserve.needs, needs);
         assert_eq!(reserves_of(Target::Store), []);
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_promql::QueryError;
-use koios_runtime::ClockHandle;
 use koios_wire::{DeletionsReply, DeletionsRequest, ReadEnd};
 
 use super::Cluster;
@@ -17,7 +16,7 @@ use super::heads::{HeadError, PartitionRead};
 
 /// How long members are asked to apply a deletion: what goes is uploaded first.
 const APPLY_WAIT: Duration = Duration::from_secs(60);
-/// How long a read waits for members to learn of a deletion, before it looks for a majority that agrees as it is.
+/// How long a read waits for a member to learn of a deletion, before it looks for a majority that agrees as it is.
 const LEARN_WAIT: Duration = Duration::from_secs(2);
 /// Wait before they are asked again.
 const APPLY_RETRY: Duration = Duration::from_millis(200);
@@ -55,7 +54,7 @@ impl DeletionsSeen {
         }
     }
 
-    /// As [`super::heads::HeadReader::apart`] wants it.
+    /// The version by which answers are kept apart; 0 where they need not be.
     pub(crate) fn apart(&self) -> u64 {
         match self.way {
             Way::Learning | Way::Insisting => 0,
@@ -63,23 +62,10 @@ impl DeletionsSeen {
         }
     }
 
-    /// Waits for a read, but not for long where members are to learn something.
-    pub(crate) async fn within<T>(
-        &self,
-        clock: &ClockHandle,
-        read: impl Future<Output = Result<T, HeadError>>,
-    ) -> Result<T, HeadError> {
-        if self.version == 0 || self.way != Way::Learning {
-            return read.await;
-        }
-        let read = Box::pin(clock.timeout(LEARN_WAIT, read)).await;
-        read.unwrap_or_else(|_| {
-            let text = format!(
-                "members do not know of the deletions of manifest version {}",
-                self.version
-            );
-            Err(QueryError::unavailable(text).into())
-        })
+    /// How long a member may take to begin its answer, where it is to learn something before it does; what it sends then takes
+    /// as long as it takes.
+    pub(crate) fn answer_wait(&self) -> Option<Duration> {
+        (self.version > 0 && self.way == Way::Learning).then_some(LEARN_WAIT)
     }
 
     /// Whether all that was read knows of the same deletions; else it is to be read again.

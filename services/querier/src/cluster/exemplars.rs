@@ -161,7 +161,7 @@ impl Cluster {
             labels_only: true,
             limit: 0,
         };
-        let found = self.asker().exemplars(&request, budget).await;
+        let found = self.asker(budget).exemplars(&request).await;
         let found = found.map_err(|e| self.blocks_failed(tenant, e))?;
         Ok((found, view.expiry.clone()))
     }

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -12,10 +13,11 @@ use koios_model::PartitionId;
 use koios_promql::QueryError;
 use koios_runtime::ClockHandle;
 use koios_wire::{ReadEnd, ReadItem, ReadRequest, ServiceError, ServiceErrorCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::budget::Budget;
 use super::collected::{Charged, Footprint};
+use super::deletions::DeletionsSeen;
 use super::held::{HeldSeries, SourceError, hold};
 use super::topology::{PartitionTarget, ReadPlan, Replica};
 
@@ -77,6 +79,8 @@ pub(crate) struct HeadReader {
     /// Answers of members that have applied the deletions of this manifest version, and of those that have not, are not put
     /// together; 0 where it is not to be known.
     apart: u64,
+    /// Longest wait for a member's answer, or for its stream to begin.
+    answer_wait: Duration,
 }
 
 impl HeadReader {
@@ -85,14 +89,16 @@ impl HeadReader {
             clock,
             patience,
             apart: 0,
+            answer_wait: patience.member,
         }
     }
 
-    /// The same, putting together only answers of members that have all applied the deletions of a manifest version, or all
-    /// not.
-    pub(crate) fn apart(&self, version: u64) -> Self {
+    /// The same for members of which not all know of the same deletions.
+    pub(crate) fn seeing(&self, seen: &DeletionsSeen) -> Self {
+        let answer_wait = self.patience.member;
         Self {
-            apart: version,
+            apart: seen.apart(),
+            answer_wait: seen.answer_wait().unwrap_or(answer_wait).min(answer_wait),
             ..self.clone()
         }
     }
@@ -145,11 +151,18 @@ impl HeadReader {
             epoch: target.epoch,
             ..request.clone()
         };
-        self.quorum(target, |replica, permits| {
+        let read = self.quorum(target, |replica, turns| {
             let request = request.clone();
-            async move { self.read_member(replica, request, budget, permits).await }
-        })
-        .await
+            async move { self.read_member(replica, request, budget, turns).await }
+        });
+        let PartitionRead { partition, answers } = read.await?;
+        let taken = answers.into_iter().map(|((held, budget), end)| {
+            // Those that lagged hold nothing any more.
+            budget.take()?;
+            Ok((held, end))
+        });
+        let answers = taken.collect::<Result<_, QueryError>>()?;
+        Ok(PartitionRead { partition, answers })
     }
 
     /// Asks every member for a short answer; a majority must give one.
@@ -193,17 +206,17 @@ impl HeadReader {
     async fn quorum<'a, T, F>(
         &self,
         target: &'a PartitionTarget,
-        attempt: impl Fn(&'a Replica, Arc<Semaphore>) -> F,
+        attempt: impl Fn(&'a Replica, Arc<Turns>) -> F,
     ) -> Result<PartitionRead<T>, HeadError>
     where
         F: Future<Output = Result<(T, ReadEnd), SourceError>>,
     {
-        let permits = Arc::new(Semaphore::new(target.quorum));
+        let turns = Arc::new(Turns::new(target.quorum));
         let mut attempts: FuturesUnordered<_> = target
             .replicas
             .iter()
             .map(|replica| {
-                let attempt = attempt(replica, Arc::clone(&permits));
+                let attempt = attempt(replica, Arc::clone(&turns));
                 async move { (replica, attempt.await) }
             })
             .collect();
@@ -216,15 +229,20 @@ impl HeadReader {
             let next = tokio::select! {
                 biased;
                 next = attempts.next() => next,
-                () = hedge => { permits.add_permits(1); continue }
+                () = hedge => { turns.permits.add_permits(1); continue }
             };
             match next {
                 Some((_, Ok(answer))) => {
+                    let before = most(&answers);
                     let [without, with] = &mut answers;
                     let (_, end): &(T, ReadEnd) = &answer;
                     let has_applied = end.deletions_version >= self.apart;
                     let side = if has_applied { with } else { without };
                     side.push(answer);
+                    if most(&answers) == before {
+                        // It cannot be put together with the others: one more is needed.
+                        turns.permits.add_permits(1);
+                    }
                 }
                 Some((_, Err(SourceError::Query(e)))) => return Err(e.into()),
                 Some((_, Err(SourceError::Service(e)))) if e.code == ServiceErrorCode::Stale => {
@@ -252,24 +270,32 @@ impl HeadReader {
         replica: &Replica,
         request: ReadRequest,
         budget: &Arc<Budget>,
-        permits: Arc<Semaphore>,
-    ) -> Result<(Vec<HeldSeries>, ReadEnd), SourceError> {
+        turns: Arc<Turns>,
+    ) -> Result<((Vec<HeldSeries>, Arc<Budget>), ReadEnd), SourceError> {
         let client = client_of(replica)?;
         let mut stream = self.patiently(|| client.read(request.clone())).await?;
         // A failed attempt gives its permit back on drop, so that a spare member goes on.
-        let closed = |_| ServiceError::internal("the read was given up");
-        let _permit = permits.acquire().await.map_err(closed)?;
+        let turn = turns.begin().await?;
+        // What is read beside those that lag may not be taken.
+        let budget = if turn.is_spare {
+            budget.aside()
+        } else {
+            Arc::clone(budget)
+        };
         let mut held: Vec<HeldSeries> = Vec::new();
         loop {
             let item = self.within(self.patience.member, stream.next()).await?;
             match item {
                 None => return Err(ServiceError::unavailable("the stream broke off before its end").into()),
                 Some(Err(e)) => return Err(e.into()),
-                Some(Ok(ReadItem::End(end))) => return Ok((held, end)),
+                Some(Ok(ReadItem::End(end))) => {
+                    turn.end();
+                    return Ok(((held, budget), end));
+                }
                 Some(Ok(ReadItem::Series(batch))) => {
                     for series in batch {
-                        let series = hold(series, held.last().map(|s| &s.labels), budget)?;
-                        held.push(series);
+                        let series = hold(series, held.last().map(|s| &s.labels), &budget);
+                        held.push(series.map_err(|e| turn.failed(e))?);
                     }
                 }
             }
@@ -283,7 +309,7 @@ impl HeadReader {
     {
         let mut tries = 0;
         loop {
-            match self.within(self.patience.member, call()).await? {
+            match self.within(self.answer_wait, call()).await? {
                 Err(e) if e.code == ServiceErrorCode::Behind && tries < self.patience.retries => {
                     tries += 1;
                     self.clock.sleep(self.patience.retry).await;
@@ -298,6 +324,72 @@ impl HeadReader {
             .timeout(limit, future)
             .await
             .map_err(|e| ServiceError::new(ServiceErrorCode::DeadlineExceeded, format!("no answer: {e}")))
+    }
+}
+
+/// Lets as many members of a partition send as are needed, and more when some of these lag.
+#[derive(Debug)]
+struct Turns {
+    needed: usize,
+    permits: Semaphore,
+    /// Members that send, or have sent all.
+    begun: AtomicUsize,
+}
+
+/// A member's leave to send. One that fails gives it back on drop, so that a spare member goes on.
+#[derive(Debug)]
+struct Turn<'t> {
+    turns: &'t Turns,
+    permit: Option<SemaphorePermit<'t>>,
+    /// Whether others send that may be enough.
+    is_spare: bool,
+}
+
+impl Turns {
+    fn new(needed: usize) -> Self {
+        Self {
+            needed,
+            permits: Semaphore::new(needed),
+            begun: AtomicUsize::new(0),
+        }
+    }
+
+    async fn begin(&self) -> Result<Turn<'_>, ServiceError> {
+        let closed = |_| ServiceError::internal("the read was given up");
+        let permit = self.permits.acquire().await.map_err(closed)?;
+        let begun = self.begun.fetch_add(1, Ordering::Relaxed);
+        Ok(Turn {
+            turns: self,
+            permit: Some(permit),
+            is_spare: begun >= self.needed,
+        })
+    }
+}
+
+impl Turn<'_> {
+    /// All came: no other is needed for it.
+    fn end(mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.forget();
+        }
+    }
+
+    /// Why an item cannot be held: where there is no room for a spare's, the others may do without.
+    fn failed(&self, e: SourceError) -> SourceError {
+        match e {
+            SourceError::Query(e) if self.is_spare => {
+                ServiceError::new(ServiceErrorCode::ResourceExhausted, e.to_string()).into()
+            }
+            e => e,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.permit.is_some() {
+            self.turns.begun.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -54,7 +54,7 @@ impl Cluster {
             labels_only: true,
             limit: selection.wanted.limit as u64,
         };
-        let names = self.asker().labels(&request, name, found.budget()).await;
+        let names = self.asker(found.budget()).labels(&request, name).await;
         let names = names.map_err(|e| self.blocks_failed(tenant, e))?;
         let mut names = names.into_iter().flat_map(Charged::into_answer);
         names.try_for_each(|name| found.add(name))
@@ -72,7 +72,7 @@ impl Cluster {
         let reads = loop {
             let plan = plans.next()?;
             let deletions_version = seen.to_ask_for();
-            let heads = self.heads.apart(seen.apart());
+            let heads = self.heads.seeing(&seen);
             let read = heads.all_partitions(&plan, |target| {
                 let request = LabelsRequest {
                     tenant: selection.tenant.clone(),
@@ -97,7 +97,7 @@ impl Cluster {
                     }
                 })
             });
-            match seen.within(&self.heads.clock, read).await {
+            match read.await {
                 Ok(reads) if seen.agree(&reads) => break reads,
                 Ok(_) => plans.disagreed(seen.version()).await?,
                 Err(e) if seen.has_another_way(&e) => {}

@@ -206,3 +206,34 @@ impl ManifestCache {
         entry.view.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use koios_runtime::TokioClock;
+
+    use super::super::mock::MockManifests;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn i4_only_an_answer_makes_a_manifest_fresh() {
+        let source = Arc::new(MockManifests::default());
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let cache = ManifestCache::new(Arc::<MockManifests>::clone(&source), clock, FRESH);
+        let tenant = TenantId::anonymous();
+        source.view.lock().version = 1;
+        assert_eq!(cache.pin(&tenant, 0).await.unwrap().version, 1);
+        // When it was looked up since, in vain.
+        tokio::time::advance(FRESH).await;
+        *source.down.lock() = true;
+        assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        *source.down.lock() = false;
+        source.view.lock().version = 2;
+        // Then who needs one looks it up again, and who may do without does not.
+        assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        assert_eq!(cache.pin(&tenant, 0).await.unwrap().version, 2);
+        assert_eq!(cache.recent(&tenant).await.unwrap().version, 2);
+        // And what was answered is not looked up again.
+        source.view.lock().version = 3;
+        assert_eq!(cache.pin(&tenant, 0).await.unwrap().version, 2);
+    }
+}

@@ -49,14 +49,17 @@ impl Cluster {
             warning: None,
             charge: budget.charge(0)?,
         };
-        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range, budget));
+        // What blocks have takes no room from what heads have: it is charged to the query when that is there.
+        let aside = budget.aside();
+        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range, &aside));
         let of_blocks = self.heads.clock.timeout(BLOCKS_WAIT, of_blocks);
         let of_heads = Box::pin(self.metadata_of_heads(tenant, metric, budget));
         let (of_heads, of_blocks) = futures::join!(of_heads, of_blocks);
         let of_heads = of_heads?;
         let of_blocks = of_blocks
             .map_err(|e| QueryError::unavailable(format!("no answer: {e}")))
-            .flatten();
+            .flatten()
+            .and_then(|answers| aside.take().map(|()| answers));
         let of_blocks = match of_blocks {
             Ok(of_blocks) => of_blocks,
             Err(e) => {
@@ -131,7 +134,8 @@ impl Cluster {
             labels_only: true,
             limit: 0,
         };
-        let found = self.asker().metadata(&request, budget).await;
+        let asker = self.asker(budget).without_waiting();
+        let found = asker.metadata(&request).await;
         found.map_err(|e| self.blocks_failed(tenant, e))
     }
 }

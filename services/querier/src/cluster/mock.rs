@@ -8,9 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use koios_chunk::{Chunk, Run};
-use koios_model::{BatchSet, Expiry, Labels, Metadata, PartitionId, StreamId, TenantId, TimeRange};
-use koios_runtime::{Clock as _, ClockHandle, RealClock, TokioClock};
-use koios_server::Metrics;
+use koios_model::{BatchSet, Expiry, Labels, Metadata, StreamId, TimeRange};
+use koios_runtime::{Clock as _, TokioClock};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
     FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
@@ -20,10 +19,9 @@ use koios_wire::{
 };
 use parking_lot::Mutex;
 
-use super::{
-    Cluster, ListedBlock, ManifestView, Manifests, PartitionTarget, Patience, ReadPlan, Replica, StoreMember,
-    StoreReads, Topology,
-};
+mod world;
+
+pub(crate) use world::{MockManifests, World, plan};
 
 pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
 
@@ -123,7 +121,7 @@ fn names(series: &[SeriesRuns], name: &str) -> Vec<String> {
 /// Faults of a mock, applied to each call.
 #[derive(Debug, Default)]
 struct Faults {
-    mode: Mutex<Mode>,
+    mode: Arc<Mutex<Mode>>,
     calls: AtomicU64,
 }
 
@@ -235,6 +233,10 @@ impl MockIngester {
 
     pub(crate) fn set(&self, mode: Mode) {
         *self.faults.mode.lock() = mode;
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.faults.calls.load(Ordering::Relaxed)
     }
 
     pub(crate) fn hold(&self, data: Data) {
@@ -369,6 +371,14 @@ pub(crate) struct MockStore {
 }
 
 impl MockStore {
+    /// One of several over the same bucket.
+    pub(crate) fn over(blocks: &Blocks) -> Arc<Self> {
+        Arc::new(Self {
+            blocks: Arc::clone(blocks),
+            ..Self::default()
+        })
+    }
+
     /// The blocks of each read since it was last asked.
     pub(crate) fn take_asked(&self) -> Vec<Vec<String>> {
         std::mem::take(&mut *self.asked.lock())
@@ -409,7 +419,14 @@ impl StoreService for MockStore {
             ..
         } = request;
         let series = select(&data, &matchers, range, &Expiry::default(), labels_only, limit);
-        Ok(Faults::stream(&mode, series, StoreItem::Series, StoreItem::End))
+        let stream = Faults::stream(&mode, series, StoreItem::Series, StoreItem::End);
+        // Of a store that is gone the streams are, too.
+        let mode = Arc::clone(&self.faults.mode);
+        let gone = move |item| match *mode.lock() {
+            Mode::Fails(code) => Err(ServiceError::new(code, "injected")),
+            _ => item,
+        };
+        Ok(stream.map(gone).boxed())
     }
 
     async fn label_names(&self, request: StoreLabelsRequest) -> Result<Vec<String>, ServiceError> {
@@ -438,161 +455,5 @@ impl StoreService for MockStore {
         self.faults.enter().await?;
         self.gather(&request.blocks)?;
         Ok(self.metadata.lock().clone())
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct MockManifests {
-    pub(crate) view: Mutex<ManifestView>,
-    pub(crate) down: Mutex<bool>,
-    pub(crate) calls: AtomicU64,
-}
-
-#[async_trait]
-impl Manifests for MockManifests {
-    async fn latest(&self, _: &TenantId) -> Result<Arc<ManifestView>, ServiceError> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if *self.down.lock() {
-            return Err(ServiceError::unavailable("bucket down"));
-        }
-        Ok(Arc::new(self.view.lock().clone()))
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct MockTopology {
-    pub(crate) plan: Mutex<ReadPlan>,
-    /// What `catch_up` brings.
-    pub(crate) newer: Mutex<Option<ReadPlan>>,
-    stores: Vec<StoreMember>,
-}
-
-#[async_trait]
-impl Topology for MockTopology {
-    fn plan(&self, _: &TenantId) -> ReadPlan {
-        self.plan.lock().clone()
-    }
-
-    fn stores(&self) -> Vec<StoreMember> {
-        self.stores.clone()
-    }
-
-    async fn catch_up(&self, _: u64) {
-        if let Some(newer) = self.newer.lock().take() {
-            *self.plan.lock() = newer;
-        }
-    }
-}
-
-/// One partition of three members, and stores over one bucket.
-#[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) members: Vec<Arc<MockIngester>>,
-    pub(crate) stores: Vec<Arc<MockStore>>,
-    pub(crate) blocks: Blocks,
-    pub(crate) manifests: Arc<MockManifests>,
-    pub(crate) topology: Arc<MockTopology>,
-    pub(crate) cluster: Arc<Cluster>,
-}
-
-impl World {
-    pub(crate) fn new() -> Self {
-        Self::with_stores(2, StoreReads::default(), Arc::new(RealClock::new()))
-    }
-
-    pub(crate) fn with_stores(count: usize, reads: StoreReads, clock: ClockHandle) -> Self {
-        let members: Vec<_> = (0..3).map(|_| Arc::new(MockIngester::default())).collect();
-        let blocks = Blocks::default();
-        let store = |_| {
-            Arc::new(MockStore {
-                blocks: Arc::clone(&blocks),
-                ..MockStore::default()
-            })
-        };
-        let stores: Vec<_> = (0..count).map(store).collect();
-        let member = |(i, s): (usize, &Arc<MockStore>)| StoreMember {
-            name: format!("store-{i}"),
-            client: Arc::<MockStore>::clone(s),
-        };
-        let topology = Arc::new(MockTopology {
-            plan: Mutex::new(plan(&members, 0)),
-            newer: Mutex::default(),
-            stores: stores.iter().enumerate().map(member).collect(),
-        });
-        let manifests = Arc::new(MockManifests::default());
-        let patience = Patience {
-            member: Duration::from_millis(300),
-            hedge: Duration::from_millis(10),
-            retry: Duration::from_millis(1),
-            retries: 3,
-            ..Patience::default()
-        };
-        let cluster = Cluster::with_stores(
-            Arc::<MockTopology>::clone(&topology),
-            Arc::<MockManifests>::clone(&manifests),
-            clock,
-            patience,
-            reads,
-            &Metrics::new(),
-        );
-        Self {
-            members,
-            stores,
-            blocks,
-            manifests,
-            topology,
-            cluster,
-        }
-    }
-
-    /// Every member holds the same.
-    pub(crate) fn hold(&self, data: &Data) {
-        for m in &self.members {
-            m.hold(data.clone());
-        }
-    }
-
-    /// Lists a block under the next manifest version, of batches that no member of now held.
-    pub(crate) fn upload_foreign(&self, id: &str, data: Data) {
-        self.list(id, data, batch(1));
-    }
-
-    /// Lists a block under the next manifest version.
-    pub(crate) fn upload(&self, id: &str, data: Data) {
-        self.list(id, data, batch(0));
-    }
-
-    fn list(&self, id: &str, data: Data, covers: BatchSet) {
-        let times = || data.values().flat_map(|s| s.keys().copied());
-        let range = TimeRange::new(times().min().unwrap(), times().max().unwrap());
-        self.blocks.lock().insert(id.to_owned(), data);
-        let mut view = self.manifests.view.lock();
-        view.version += 1;
-        view.blocks.push(ListedBlock {
-            id: id.to_owned(),
-            range,
-            window: range,
-            partitions: vec![PartitionId(0)],
-            covers: BTreeMap::from([(PartitionId(0), covers)]),
-            summarised: None,
-        });
-    }
-}
-
-pub(crate) fn plan(members: &[Arc<MockIngester>], epoch: u64) -> ReadPlan {
-    let replica = |(i, m): (usize, &Arc<MockIngester>)| Replica {
-        name: format!("ingester-{i}"),
-        counts: true,
-        client: Some(Arc::<MockIngester>::clone(m)),
-    };
-    ReadPlan {
-        history_unknown: false,
-        state_version: epoch,
-        partitions: vec![PartitionTarget {
-            partition: PartitionId(0),
-            epoch,
-            quorum: members.len() / 2 + 1,
-            replicas: members.iter().enumerate().map(replica).collect(),
-        }],
     }
 }

@@ -25,7 +25,11 @@ mod cluster_test;
 #[cfg(test)]
 mod lookup_limits_test;
 #[cfg(test)]
+mod lookups_test;
+#[cfg(test)]
 pub(crate) mod mock;
+#[cfg(test)]
+mod versions_test;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -173,9 +177,10 @@ impl Cluster {
         })
     }
 
-    /// The stores as they are now.
-    fn asker(&self) -> Asker {
-        Asker::new(self.topology.stores(), Arc::clone(&self.stores))
+    /// The stores as they are now, for a read within a budget.
+    fn asker(&self, budget: &Arc<Budget>) -> Asker {
+        let (topology, board) = (Arc::clone(&self.topology), Arc::clone(&self.stores));
+        Asker::new(topology, board, Arc::clone(budget))
     }
 
     fn plans<'a>(&'a self, tenant: &'a TenantId) -> Plans<'a> {
@@ -215,7 +220,7 @@ impl Cluster {
                     labels_only: selection.labels_only,
                     limit: limit_of(&selection.wanted, budget),
                 };
-                let feed = BlockFeed::new(self.asker(), request, Arc::clone(budget));
+                let feed = BlockFeed::new(self.asker(budget), request);
                 feeds.push(Feed::Blocks(Box::new(feed)));
             }
         }
@@ -275,9 +280,8 @@ impl Cluster {
         let reads = loop {
             let plan = plans.next()?;
             request.deletions_version = seen.to_ask_for();
-            let heads = self.heads.apart(seen.apart());
-            let read = heads.read_series(&plan, &request, budget);
-            match seen.within(&self.heads.clock, read).await {
+            let heads = self.heads.seeing(&seen);
+            match heads.read_series(&plan, &request, budget).await {
                 Ok(reads) if seen.agree(&reads) => break reads,
                 Ok(_) => plans.disagreed(seen.version()).await?,
                 Err(e) if seen.has_another_way(&e) => {}

@@ -18,6 +18,8 @@ mod tree;
 
 #[cfg(test)]
 mod http_test;
+#[cfg(test)]
+mod refusals_test;
 
 use std::sync::Arc;
 

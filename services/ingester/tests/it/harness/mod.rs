@@ -19,8 +19,8 @@ use koios_control::{
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
-    TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, DiskNeeds, RealDisk, RealNet, RngHandle, Runtime,
+    TaskGroup, TokioClock,
 };
 use koios_server::Metrics;
 use koios_testkit::down::DownIngester;
@@ -85,6 +85,8 @@ impl ControlProposer for Control {
 
 pub(crate) struct Node {
     pub(crate) disk: SimDisk,
+    /// What it says to need of the disk, of its last start.
+    pub(crate) needs: DiskNeeds,
     pub(crate) incarnation: u128,
     pub(crate) ingester: Option<Ingester>,
     pub(crate) tasks: TaskGroup,
@@ -151,6 +153,7 @@ impl World {
         let nodes = (0..members)
             .map(|i| Node {
                 disk: with_data_dir(SimDisk::new(rng.fork())),
+                needs: DiskNeeds::default(),
                 incarnation: 1000 + i as u128,
                 ingester: None,
                 tasks: TaskGroup::new(CancellationToken::new()),
@@ -238,14 +241,16 @@ impl World {
         (self.tune)(&mut settings);
         let node = &mut self.nodes[i];
         node.tasks = TaskGroup::new(CancellationToken::new());
+        let disk = match &self.machine {
+            Some(_) => DiskHandle::threaded(Arc::new(RealDisk), 2).unwrap(),
+            None => DiskHandle::inline(Arc::new(node.disk.mount())),
+        };
+        node.needs = disk.needs().clone();
         let deps = Deps {
             runtime: Runtime {
                 clock: Arc::clone(&self.clock),
                 rng: self.rng.fork(),
-                disk: match &self.machine {
-                    Some(_) => DiskHandle::threaded(Arc::new(RealDisk), 2).unwrap(),
-                    None => DiskHandle::inline(Arc::new(node.disk.mount())),
-                },
+                disk,
                 cpu: match &self.machine {
                     Some(_) => Cpu::threaded(3).unwrap(),
                     None => Cpu::inline(),

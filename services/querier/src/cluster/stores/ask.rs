@@ -14,104 +14,40 @@ use parking_lot::Mutex;
 use super::super::budget::Budget;
 use super::super::collected::{Charged, Footprint};
 use super::super::held::SourceError;
-use super::super::topology::StoreMember;
-use super::board::{Health, StoreBoard, UnderWay, Why};
+use super::super::topology::{StoreMember, Topology};
+use super::board::{Again, Health, StoreBoard, UnderWay, Why};
 use super::placement::{BlockGroup, Candidate, keep_together, share_out};
+use super::tried::{Failure, Tried, is_of_store, unread};
 
-/// A call of a store about some blocks.
-pub(super) type Call<'c, T> = &'c (
+/// A question to a store about some blocks.
+pub(super) type Question<'q, T> = &'q (
         dyn Fn(Arc<dyn StoreService>, Vec<String>) -> BoxFuture<'static, Result<T, ServiceError>>
             + Send
             + Sync
     );
 
-/// A store's name and why it failed.
-type Failure = (String, ServiceError);
+/// A call of a store about some blocks; what it answers is charged to a budget.
+pub(super) type Call<'c, T> = &'c (
+        dyn Fn(Arc<dyn StoreService>, Vec<String>, &Arc<Budget>) -> BoxFuture<'static, Result<T, SourceError>>
+            + Send
+            + Sync
+    );
 
 /// The stores as one read sees them.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker {
-    stores: Arc<[StoreMember]>,
+    topology: Arc<dyn Topology>,
+    /// As of when they were last looked up.
+    stores: Arc<Mutex<Arc<[StoreMember]>>>,
     board: Arc<StoreBoard>,
+    /// What answers are charged to.
+    budget: Arc<Budget>,
+    /// Whether stores that are away are waited for when no other is left.
+    waits: bool,
     /// Whether the log was told of a failure.
     is_told: Arc<AtomicBool>,
     /// Stores that could not do any of the read's work when they were asked for some of it.
     unable: Arc<Mutex<BTreeSet<String>>>,
-}
-
-/// Stores that cannot reach the bucket until it is the bucket's fault, as it seems, and not theirs.
-const STORES_WITHOUT_BUCKET: usize = 2;
-
-/// Whether a failure is of the store, whatever it was asked for: another one may well do better.
-fn is_of_store(code: ServiceErrorCode) -> bool {
-    matches!(
-        code,
-        ServiceErrorCode::Unavailable
-            | ServiceErrorCode::DeadlineExceeded
-            | ServiceErrorCode::Unimplemented
-            | ServiceErrorCode::BucketUnavailable
-    )
-}
-
-/// Which stores failed at some blocks, in one read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tried {
-    failures: Vec<Failure>,
-    /// Lag, and are waited for elsewhere.
-    lagging: Vec<String>,
-}
-
-impl Tried {
-    /// The same beside stores that lag.
-    pub(super) fn beside(&self, lagging: &[String]) -> Self {
-        Self {
-            failures: self.failures.clone(),
-            lagging: lagging.to_vec(),
-        }
-    }
-
-    /// Stores that failed or lag.
-    fn attempts(&self) -> usize {
-        self.failures.len() + self.lagging.len()
-    }
-
-    /// Stores that could not reach the bucket.
-    fn without_bucket(&self) -> usize {
-        let is_without = |(_, e): &&Failure| e.code == ServiceErrorCode::BucketUnavailable;
-        self.failures.iter().filter(is_without).count()
-    }
-
-    /// Whether asking one store more would be asking too many: a fault of the blocks, which all stores share, costs each
-    /// block a few reads, however many stores there are.
-    fn is_enough(&self, replication: usize) -> bool {
-        let of_blocks = self.failures.iter().filter(|(_, e)| !is_of_store(e.code));
-        of_blocks.count() > replication.max(2)
-    }
-
-    /// Whether only those are left to be asked that have not failed at anything in this read: as many stores have failed as
-    /// may die at once, or the bucket seems to be down. The bucket is tried from a second store in any case, as the first may
-    /// be cut off from it.
-    fn is_last_resort(&self, replication: usize) -> bool {
-        self.attempts() > replication.max(2) || self.without_bucket() >= STORES_WITHOUT_BUCKET
-    }
-
-    /// Whether the blocks are all asked of one store from now on: their first failure spreads a dead store's load over all
-    /// others, a second one says that more is wrong than one store.
-    fn keeps_together(&self) -> bool {
-        self.attempts() >= 2 || self.without_bucket() > 0
-    }
-
-    fn has(&self, store: &StoreMember) -> bool {
-        self.lagging.contains(&store.name) || self.failures.iter().any(|(name, _)| *name == store.name)
-    }
-
-    fn why(&self) -> Why {
-        match (self.lagging.is_empty(), self.failures.is_empty()) {
-            (false, _) => Why::Hedge,
-            (true, false) => Why::Failover,
-            (true, true) => Why::Assigned,
-        }
-    }
 }
 
 /// What one store answered about some of the blocks.
@@ -143,6 +79,12 @@ impl From<SourceError> for Unanswered {
     }
 }
 
+impl From<QueryError> for Unanswered {
+    fn from(e: QueryError) -> Self {
+        Self::Final(e.into())
+    }
+}
+
 impl From<Unanswered> for SourceError {
     fn from(e: Unanswered) -> Self {
         match e {
@@ -152,69 +94,71 @@ impl From<Unanswered> for SourceError {
     }
 }
 
-impl Unanswered {
-    /// With a failure that came beside.
-    fn and(self, failure: Failure) -> Self {
-        match self {
-            Self::NoStore { blocks, mut failures } => {
-                failures.push(failure);
-                Self::NoStore { blocks, failures }
-            }
-            e @ Self::Final(_) => e,
-        }
-    }
-}
-
-/// What the query is told: damage first, since that is what somebody must look at.
-fn unread(blocks: &[String], failures: &[Failure]) -> QueryError {
-    if failures.is_empty() {
-        let text = format!("{} blocks cannot be read: no store member is known", blocks.len());
-        return QueryError::unavailable(text);
-    }
-    let damage = failures
-        .iter()
-        .find(|(_, e)| e.code == ServiceErrorCode::Corruption);
-    let what = match (damage, blocks) {
-        (Some((_, e)), _) => e.message.clone(),
-        (None, [one]) => format!("block {one} cannot be read"),
-        (None, [first, ..]) => format!("{} blocks ({first}, …) cannot be read", blocks.len()),
-        (None, []) => "no block was read".to_owned(),
-    };
-    let stores: Vec<_> = failures
-        .iter()
-        .map(|(store, e)| format!("{store}: {e}"))
-        .collect();
-    // What is wrong with blocks is not asked of all stores.
-    let rest = match failures.iter().all(|(_, e)| is_of_store(e.code)) {
-        true => ": no other store is left to ask",
-        false => "",
-    };
-    let text = format!("unavailable: {what}; asked {}{rest}", stores.join("; "));
-    QueryError::unavailable(text)
-}
-
 type Answers<T> = Result<Vec<Answered<T>>, Unanswered>;
-type OneAnswer<T> = Result<(UnderWay, T), ServiceError>;
+type OneAnswer<T> = Result<(UnderWay, T), SourceError>;
 
 impl Asker {
-    pub(crate) fn new(stores: Vec<StoreMember>, board: Arc<StoreBoard>) -> Self {
-        board.see(&stores);
-        Self {
-            stores: stores.into(),
+    /// The stores as they are now; what they answer is charged to `budget`.
+    pub(crate) fn new(topology: Arc<dyn Topology>, board: Arc<StoreBoard>, budget: Arc<Budget>) -> Self {
+        let asker = Self {
+            topology,
+            stores: Arc::default(),
             board,
+            budget,
+            waits: true,
             is_told: Arc::default(),
             unable: Arc::default(),
-        }
+        };
+        asker.look_up();
+        asker
+    }
+
+    /// The same for who would rather do without an answer than wait for stores that are away.
+    pub(crate) fn without_waiting(self) -> Self {
+        Self { waits: false, ..self }
+    }
+
+    /// Looks up who the stores are: a long read sees some of them come and go.
+    fn look_up(&self) {
+        let stores = self.topology.stores();
+        self.board.see(&stores);
+        *self.stores.lock() = stores.into();
+    }
+
+    fn stores(&self) -> Arc<[StoreMember]> {
+        Arc::clone(&self.stores.lock())
     }
 
     pub(super) fn board(&self) -> &StoreBoard {
         &self.board
     }
 
+    /// What answers are charged to.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The same for what is read beside what is waited for: it is charged to the query only when it is taken.
+    pub(super) fn aside(&self) -> Self {
+        Self {
+            budget: self.budget.aside(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes what was read aside.
+    pub(super) fn take(&self, aside: &Self) -> Result<(), QueryError> {
+        // Within what is aside itself nothing is taken yet.
+        if Arc::ptr_eq(&self.budget, &aside.budget) {
+            return Ok(());
+        }
+        aside.budget.take()
+    }
+
     /// Whether another store may be asked beside some that lag, of which there are `lagging`.
     pub(super) fn may_hedge(&self, lagging: usize) -> bool {
         let replication = self.board.replication();
-        replication > 1 && lagging <= replication && lagging < self.stores.len()
+        replication > 1 && lagging <= replication && lagging < self.stores().len()
     }
 
     /// Asks about blocks, each once: one store for some of them each, another one where that fails.
@@ -234,17 +178,15 @@ impl Asker {
     pub(super) async fn gather<T: Footprint + Send + 'static>(
         &self,
         blocks: Vec<String>,
-        budget: &Arc<Budget>,
-        call: Call<'_, Vec<T>>,
+        question: Question<'_, Vec<T>>,
     ) -> Result<Vec<Charged<Vec<T>>>, SourceError> {
-        let charged = |store, blocks| {
-            let (asked, budget) = (call(store, blocks), Arc::clone(budget));
-            let charged = async move { Ok(Charged::new(asked.await?, &budget)) };
+        let charged = |store, blocks, budget: &Arc<Budget>| {
+            let (asked, budget) = (question(store, blocks), Arc::clone(budget));
+            let charged = async move { Ok::<_, SourceError>(Charged::new(asked.await?, &budget)?) };
             charged.boxed()
         };
         let answers = self.ask(blocks, Tried::default(), &charged).await?;
-        let answers = answers.into_iter().map(|a| a.answer);
-        Ok(answers.collect::<Result<_, _>>()?)
+        Ok(answers.into_iter().map(|a| a.answer).collect())
     }
 
     /// Takes note of a store that failed at blocks, which others are to read.
@@ -270,7 +212,7 @@ impl Asker {
                 if is_of_store(e.code) {
                     self.unable.lock().insert(store.to_owned());
                 }
-                tried.failures.push((store.to_owned(), e));
+                tried.add([Failure::new(store, e, self.board.elapsed())]);
                 Ok(tried)
             }
         }
@@ -279,16 +221,19 @@ impl Asker {
     fn ask_owners<'a, T: Send + 'static>(
         &'a self,
         blocks: Vec<String>,
-        tried: Tried,
+        mut tried: Tried,
         call: Call<'a, T>,
     ) -> BoxFuture<'a, Answers<T>> {
         async move {
             if blocks.is_empty() {
                 return Ok(Vec::new());
             }
-            let groups = self.share_out(&blocks, &tried);
+            let mut groups = self.share_out(&blocks, &tried);
             if groups.is_empty() {
-                let failures = tried.failures;
+                groups = self.wait_for_stores(&blocks, &mut tried).await;
+            }
+            if groups.is_empty() {
+                let failures = tried.into_failures();
                 return Err(Unanswered::NoStore { blocks, failures });
             }
             let asked = groups
@@ -307,8 +252,9 @@ impl Asker {
             return Vec::new();
         }
         let is_last_resort = tried.is_last_resort(replication);
+        let stores = self.stores();
         loop {
-            let left = self.stores.iter().filter(|s| !tried.has(s));
+            let left = stores.iter().filter(|s| !tried.has(s));
             let left = left.filter(|s| !(is_last_resort && self.unable.lock().contains(&s.name)));
             let candidates = self.board.candidates(left);
             let groups = if tried.keeps_together() {
@@ -322,6 +268,38 @@ impl Asker {
             // Where another read came first the store is passed over now.
             if self.board.take_trials(due) {
                 return groups;
+            }
+        }
+    }
+
+    /// Where no store is left: one that could not be reached when it was asked and can be now, or one that came meanwhile, as
+    /// stores are started anew one after the other. Waits for it as long as the board thinks that worthwhile.
+    async fn wait_for_stores(&self, blocks: &[String], tried: &mut Tried) -> Vec<BlockGroup> {
+        loop {
+            // What is wrong with blocks is so at any store.
+            let is_enough = tried.is_enough(self.board.replication());
+            if !self.waits || is_enough || tried.lost().next().is_none() {
+                return Vec::new();
+            }
+            self.look_up();
+            let groups = self.share_out(blocks, tried);
+            if !groups.is_empty() {
+                return groups;
+            }
+            let stores = self.stores();
+            let member = |name: &str| stores.iter().find(|s| s.name == name);
+            let lost = tried.lost().filter(|(name, _)| member(name).is_some());
+            match self.board.take_again(lost, tried.again()) {
+                Again::Now(name) => {
+                    tried.ask_again(&name);
+                    let group = |store: &StoreMember| BlockGroup {
+                        blocks: blocks.to_vec(),
+                        store: store.clone(),
+                    };
+                    return member(&name).map(group).into_iter().collect();
+                }
+                Again::Later => self.board.sleep(self.board.hedge_again()).await,
+                Again::Never => return Vec::new(),
             }
         }
     }
@@ -365,8 +343,15 @@ impl Asker {
         call: Call<'_, T>,
     ) -> Answers<T> {
         match answer {
-            Ok(answer) => Ok(vec![taken(store, blocks, &tried, answer)]),
-            Err(e) => {
+            Ok(answer) => {
+                if tried.is_again() {
+                    // It is back, for all that the read asks.
+                    self.unable.lock().remove(&store.name);
+                }
+                Ok(vec![taken(store, blocks, &tried, answer)])
+            }
+            Err(SourceError::Query(e)) => Err(e.into()),
+            Err(SourceError::Service(e)) => {
                 let tried = self.failed(tried, &store.name, e)?;
                 self.ask_owners(blocks, tried, call).await
             }
@@ -383,29 +368,45 @@ impl Asker {
         call: Call<'_, T>,
     ) -> Answers<T> {
         let beside = Tried::default().beside(std::slice::from_ref(&store.name));
-        let mut others = self.ask_owners(blocks.clone(), beside, call);
-        let failure = |e: ServiceError| (store.name.clone(), e);
-        tokio::select! {
+        let aside = self.aside();
+        let mut others = aside.ask_owners(blocks.clone(), beside, call);
+        let (answer, others) = tokio::select! {
             biased;
             answer = &mut asked => match answer {
-                Ok(answer) => Ok(vec![taken(store, blocks, &Tried::default(), answer)]),
-                Err(e) => {
-                    self.failed(Tried::default(), &store.name, e.clone())?;
-                    others.await.map_err(|none| none.and(failure(e)))
+                // Others are at it already.
+                Err(SourceError::Service(e)) => (Err(SourceError::Service(e)), Some(others.await)),
+                answer => {
+                    // Whatever they hold goes first.
+                    drop(others);
+                    (answer, None)
                 }
             },
             answers = &mut others => match answers {
                 Ok(answers) => {
                     let lost = ServiceErrorCode::DeadlineExceeded;
                     self.board.failed(&store.name, lost, began);
-                    Ok(answers)
+                    self.take(&aside)?;
+                    return Ok(answers);
                 }
-                Err(none) => match asked.await {
-                    Ok(answer) => Ok(vec![taken(store, blocks, &Tried::default(), answer)]),
-                    Err(e) => Err(none.and(failure(e))),
-                },
+                none => (asked.await, Some(none)),
             },
+        };
+        let e = match answer {
+            Err(SourceError::Service(e)) => e,
+            answer => return self.answered(store, blocks, Tried::default(), answer, call).await,
+        };
+        let mut tried = self.failed(Tried::default(), &store.name, e)?;
+        match others {
+            Some(Ok(answers)) => {
+                self.take(&aside)?;
+                return Ok(answers);
+            }
+            Some(Err(Unanswered::Final(SourceError::Service(e)))) => return Err(SourceError::from(e).into()),
+            Some(Err(Unanswered::NoStore { failures, .. })) => tried.add(failures),
+            // There was no room for it aside.
+            Some(Err(Unanswered::Final(SourceError::Query(_)))) | None => {}
         }
+        self.ask_owners(blocks, tried, call).await
     }
 
     async fn ask_store<T: Send + 'static>(
@@ -416,14 +417,16 @@ impl Asker {
         call: Call<'_, T>,
     ) -> OneAnswer<T> {
         let (began, under_way) = (self.board.elapsed(), self.board.begin(&store.name, why));
-        let asked = call(Arc::clone(&store.client), blocks);
-        let answer = self.board.within(asked).await.and_then(|answer| answer);
+        let asked = call(Arc::clone(&store.client), blocks, &self.budget);
+        let late = |e: ServiceError| Err(e.into());
+        let answer = self.board.within(asked).await.unwrap_or_else(late);
         match &answer {
-            Ok(_) => {
+            Err(SourceError::Service(e)) => self.board.failed(&store.name, e.code, began),
+            // It answered, if more than the query may hold.
+            Ok(_) | Err(SourceError::Query(_)) => {
                 let took = self.board.elapsed().saturating_sub(began);
                 self.board.answered(&store.name, took);
             }
-            Err(e) => self.board.failed(&store.name, e.code, began),
         }
         Ok((under_way, answer?))
     }
@@ -438,7 +441,7 @@ fn taken<T>(
     Answered {
         blocks,
         store: store.name.clone(),
-        tried: tried.beside(&[]),
+        tried: tried.answered(),
         under_way,
         answer,
     }

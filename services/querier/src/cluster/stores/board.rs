@@ -26,6 +26,9 @@ const READS_PER_HEDGE: u32 = 10;
 const HEDGES_SAVED: u32 = 10;
 /// So many times as long as nineteen of twenty items of streams took to come is a silence.
 const GAPS_OF_SILENCE: u32 = 4;
+/// How long after a store went away reads that have no other one wait for it to come back: a process starts within seconds,
+/// and what is away for longer must not hold the places of queries that do not need it.
+const COMES_BACK: Duration = Duration::from_secs(16);
 
 /// How blocks are read through stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,17 @@ pub(super) enum Health {
     Down,
 }
 
+/// Whether a read that has no store left may ask one once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// This one.
+    Now(String),
+    /// Not yet: some may be back soon.
+    Later,
+    /// None of them is worth waiting for.
+    Never,
+}
+
 /// How one store stands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
@@ -125,8 +139,13 @@ struct Standing {
     failures: u32,
     /// On the monotonic clock, as what follows.
     down_until: Duration,
-    /// When it last answered, if ever.
+    /// Since when it does not answer.
+    down_since: Duration,
+    /// When it last answered, if ever, and when an item of a stream last came from it.
     answered: Option<Duration>,
+    heard: Option<Duration>,
+    /// Whether one read tries if it is back.
+    on_trial: bool,
 }
 
 impl Standing {
@@ -142,10 +161,22 @@ impl Standing {
         self.failures = 0;
         self.down_until = Duration::ZERO;
         self.answered = Some(now);
+        self.on_trial = false;
+    }
+
+    /// Whether it has shown since that it lives. An item of a stream that was begun before says that it is not silent, but
+    /// not that it can be reached: one that is stopping ends its streams and takes no more.
+    fn lives_since(&self, since: Duration, code: ServiceErrorCode) -> bool {
+        let is_silence = code == ServiceErrorCode::DeadlineExceeded;
+        let heard = self.heard.filter(|_| is_silence);
+        self.answered.max(heard).is_some_and(|at| at > since)
     }
 
     /// One more failure: passed over for longer than before.
     fn pass_over(&mut self, now: Duration) {
+        if self.failures == 0 {
+            self.down_since = now;
+        }
         let down = DOWN.saturating_mul(1 << self.failures.min(16)).min(DOWN_MAX);
         self.failures = self.failures.saturating_add(1);
         self.down_until = now.saturating_add(down);
@@ -200,12 +231,26 @@ pub(crate) struct StoreBoard {
 pub(super) struct UnderWay {
     board: Arc<StoreBoard>,
     store: String,
+    /// Since when it tries if the store is back, if it does.
+    trial: Option<Duration>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(standing) = self.board.stores.lock().get_mut(&self.store) {
+        let now = self.board.elapsed();
+        // Given up before an answer could have come: it found out nothing, and the next read may.
+        let fair = self.board.hedge_after();
+        let is_cut_short = |since: Duration| now.saturating_sub(since) < fair;
+        let mut stores = self.board.stores.lock();
+        if let Some(standing) = stores.get_mut(&self.store) {
             standing.under_way = standing.under_way.saturating_sub(1);
+            if let Some(since) = self.trial
+                && std::mem::take(&mut standing.on_trial)
+                && is_cut_short(since)
+            {
+                standing.failures = standing.failures.saturating_sub(1).max(1);
+                standing.down_until = now;
+            }
         }
     }
 }
@@ -259,22 +304,62 @@ impl StoreBoard {
         for name in due {
             if let Some(standing) = stores.get_mut(name) {
                 standing.pass_over(now);
+                standing.on_trial = true;
             }
         }
         true
     }
 
+    /// Takes the turn to ask one of some stores again that failed a read, each at a time, when such stores have gone on with it
+    /// `times` times before: one that answered others since, or that was not asked for a while, ever longer ones. So a store
+    /// that is away is asked by one read at a time, ever more rarely, however many wait for it.
+    pub(super) fn take_again<'s>(
+        &self,
+        failed: impl Iterator<Item = (&'s str, Duration)>,
+        times: u32,
+    ) -> Again {
+        let (now, mut stores) = (self.clock.elapsed(), self.stores.lock());
+        let patience = DOWN.saturating_mul(1 << times.min(16)).min(DOWN_MAX);
+        let (mut due, mut again) = (None, Again::Never);
+        for (name, failed_at) in failed {
+            let standing = stores.get(name).copied().unwrap_or_default();
+            match standing.health(now) {
+                Health::Up => {
+                    let is_back = standing.answered.is_some_and(|at| at > failed_at);
+                    if is_back || now.saturating_sub(failed_at) >= patience {
+                        return Again::Now(name.to_owned());
+                    }
+                    again = Again::Later;
+                }
+                Health::Due => due = due.or(Some(name)),
+                Health::Down if now.saturating_sub(standing.down_since) < COMES_BACK => again = Again::Later,
+                Health::Down => {}
+            }
+        }
+        let Some(name) = due else {
+            return again;
+        };
+        if let Some(standing) = stores.get_mut(name) {
+            standing.pass_over(now);
+            standing.on_trial = true;
+        }
+        Again::Now(name.to_owned())
+    }
+
     /// Takes note of a read that begins.
     pub(super) fn begin(self: &Arc<Self>, store: &str, why: Why) -> UnderWay {
         self.metrics.asked.get_or_create(&[("why", why.as_str())]).inc();
-        self.stores.lock().entry(store.to_owned()).or_default().under_way += 1;
         if why == Why::Assigned {
             let mut pace = self.pace.lock();
             pace.saved = (pace.saved + 1).min(READS_PER_HEDGE * HEDGES_SAVED);
         }
+        let mut stores = self.stores.lock();
+        let standing = stores.entry(store.to_owned()).or_default();
+        standing.under_way += 1;
         UnderWay {
             board: Arc::clone(self),
             store: store.to_owned(),
+            trial: standing.on_trial.then(|| self.clock.elapsed()),
         }
     }
 
@@ -289,7 +374,7 @@ impl StoreBoard {
 
     /// Takes note of a store that failed at something asked at `since`: one that did not answer is passed over for a while.
     /// One that says something of a block, of the bucket or of the request does answer; and one read that took too long while
-    /// others were answered says nothing of the store.
+    /// others were answered, or while streams went on, says nothing of the store.
     pub(super) fn failed(&self, store: &str, code: ServiceErrorCode, since: Duration) {
         self.metrics
             .failures
@@ -306,9 +391,10 @@ impl StoreBoard {
             self.count_down(&stores);
             return;
         }
-        if standing.answered.is_some_and(|answered| answered > since) {
+        if standing.lives_since(since, code) {
             return;
         }
+        standing.on_trial = false;
         // Reads that fail together are one failure.
         if standing.down_until <= now {
             standing.pass_over(now);
@@ -339,9 +425,13 @@ impl StoreBoard {
         usual.map_or(hedge_max, |usual| usual.max(hedge_min).min(hedge_max))
     }
 
-    /// Takes note of an item of a stream that was waited for.
-    pub(super) fn item_came(&self, took: Duration) {
+    /// Takes note of an item of a store's stream that was waited for.
+    pub(super) fn item_came(&self, store: &str, took: Duration) {
         self.pace.lock().gaps.add(took);
+        let now = self.clock.elapsed();
+        if let Some(standing) = self.stores.lock().get_mut(store) {
+            standing.heard = Some(now);
+        }
     }
 
     /// How long a stream that was begun may be silent: a few times as long as items usually take.
@@ -391,142 +481,4 @@ impl StoreBoard {
 }
 
 #[cfg(test)]
-mod tests {
-    use koios_runtime::TokioClock;
-
-    use super::super::super::mock::MockStore;
-    use super::*;
-
-    fn board() -> Arc<StoreBoard> {
-        let clock = Arc::new(TokioClock::starting_at(0));
-        StoreBoard::new(clock, StoreReads::default(), &Metrics::new())
-    }
-
-    fn is_up(board: &StoreBoard, name: &str) -> bool {
-        board.stores.lock()[name].health(board.clock.elapsed()) != Health::Down
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_does_not_answer_is_passed_over_ever_longer_until_it_does() {
-        let board = board();
-        for wait in [1, 2, 4, 8, 16, 16] {
-            let now = board.elapsed();
-            board.failed("a", ServiceErrorCode::Unavailable, now);
-            board.failed("a", ServiceErrorCode::DeadlineExceeded, now);
-            tokio::time::advance(Duration::from_millis(wait * 1000 - 1)).await;
-            assert!(!is_up(&board, "a"), "{wait} s");
-            tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(is_up(&board, "a"), "{wait} s");
-        }
-        assert_eq!(board.metrics.down.get(), 1);
-        board.answered("a", Duration::ZERO);
-        assert_eq!(board.metrics.down.get(), 0);
-        board.failed("a", ServiceErrorCode::Unavailable, board.elapsed());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(is_up(&board, "a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn damage_and_one_slow_read_say_nothing_of_a_store() {
-        let board = board();
-        board.answered("a", Duration::ZERO);
-        let since = board.elapsed();
-        board.failed("a", ServiceErrorCode::Corruption, since);
-        assert!(is_up(&board, "a"));
-        tokio::time::advance(Duration::from_secs(5)).await;
-        board.answered("a", Duration::from_secs(1));
-        board.failed("a", ServiceErrorCode::DeadlineExceeded, since);
-        assert!(is_up(&board, "a"));
-        board.failed("a", ServiceErrorCode::DeadlineExceeded, board.elapsed());
-        assert!(!is_up(&board, "a"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn lagging_is_what_nineteen_of_twenty_answers_are_not() {
-        let board = board();
-        assert_eq!(board.hedge_after(), Duration::from_secs(3));
-        for ms in 0..1000u64 {
-            board.answered("a", Duration::from_millis(200 + ms % 100));
-        }
-        let after = board.hedge_after().as_millis();
-        assert!((285..=299).contains(&after), "{after} ms");
-        for _ in 0..200 {
-            board.answered("a", Duration::from_millis(1));
-        }
-        assert_eq!(board.hedge_after(), Duration::from_millis(100));
-        for _ in 0..200 {
-            board.answered("a", Duration::from_secs(20));
-        }
-        assert_eq!(board.hedge_after(), Duration::from_secs(3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_is_longer_than_streams_usually_take() {
-        let board = board();
-        assert_eq!(board.silence(), Duration::from_secs(2));
-        for (gap, silence) in [(10, 2_000), (2_000, 8_000), (20_000, 30_000)] {
-            for _ in 0..200 {
-                board.item_came(Duration::from_millis(gap));
-            }
-            assert_eq!(board.silence(), Duration::from_millis(silence), "{gap}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn i6_a_tenth_of_the_reads_may_be_hedged() {
-        let board = board();
-        let hedges = |board: &StoreBoard| (0..100).filter(|_| board.take_hedge("a")).count();
-        assert_eq!(hedges(&board), 10);
-        for _ in 0..50 {
-            drop(board.begin("a", Why::Assigned));
-        }
-        drop(board.begin("a", Why::Hedge));
-        assert_eq!(hedges(&board), 5);
-        assert_eq!(board.stores.lock()["a"].under_way, 0);
-        // One that did not answer is no slow one.
-        board.failed("a", ServiceErrorCode::Unavailable, board.elapsed());
-        assert_eq!(hedges(&board), 100);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_members_that_are_passed_over_now_are_counted() {
-        let board = board();
-        let member = |name: &str| StoreMember {
-            name: name.to_owned(),
-            client: Arc::new(MockStore::default()),
-        };
-        let members = [member("a"), member("b")];
-        for name in ["a", "b"] {
-            board.failed(name, ServiceErrorCode::Unavailable, board.elapsed());
-        }
-        board.see(&members);
-        assert_eq!(board.metrics.down.get(), 2);
-        board.see(&members[..1]);
-        assert_eq!(board.metrics.down.get(), 1);
-        assert!(!board.stores.lock().contains_key("b"));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        board.see(&members);
-        assert_eq!(board.metrics.down.get(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_due_is_tried_by_one_read() {
-        let board = board();
-        let health = |name: &str| board.stores.lock()[name].health(board.elapsed());
-        for name in ["a", "b"] {
-            board.failed(name, ServiceErrorCode::Unavailable, board.elapsed());
-        }
-        assert!(!board.take_trials(["a"].into_iter()));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(board.take_trials(["a"].into_iter()));
-        assert!(!board.take_trials(["a", "b"].into_iter()));
-        assert_eq!((health("a"), health("b")), (Health::Down, Health::Due));
-        // The trial fails: it counted already.
-        board.failed("a", ServiceErrorCode::DeadlineExceeded, board.elapsed());
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(health("a"), Health::Due);
-        assert!(board.take_trials(["a"].into_iter()));
-        board.answered("a", Duration::ZERO);
-        assert_eq!(health("a"), Health::Up);
-    }
-}
+mod board_test;

@@ -14,8 +14,9 @@ use koios_wire::{
 use super::super::budget::Budget;
 use super::super::held::{HeldSeries, SourceError, hold};
 use super::BlockRequest;
-use super::ask::{Answered, Asker, Tried};
+use super::ask::{Answered, Asker};
 use super::board::UnderWay;
+use super::tried::Tried;
 
 /// The series of all blocks of a read, in label order: blocks never change, so where a store breaks off its blocks are read
 /// on elsewhere after the last series that was given out. Where one falls silent they are so, too, beside it: whoever has
@@ -36,7 +37,6 @@ struct Reading {
     asker: Asker,
     /// Without blocks.
     request: StoreSelectRequest,
-    budget: Arc<Budget>,
     /// The silent stores that this is read beside, while they are waited for.
     silent: Vec<String>,
 }
@@ -88,7 +88,7 @@ enum Came {
 }
 
 impl BlockFeed {
-    pub(crate) fn new(asker: Asker, request: BlockRequest, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(asker: Asker, request: BlockRequest) -> Self {
         Self {
             unasked: request.blocks,
             reading: Reading {
@@ -102,7 +102,6 @@ impl BlockFeed {
                     labels_only: request.labels_only,
                     limit: request.limit,
                 },
-                budget,
                 silent: Vec::new(),
             },
             tried: Tried::default(),
@@ -137,7 +136,8 @@ impl BlockFeed {
     /// Has blocks read, by stores that did not fail at them.
     async fn open(&mut self, blocks: Vec<String>, tried: Tried) -> Result<(), SourceError> {
         let request = &self.reading.request;
-        let select = |store: Arc<dyn StoreService>, blocks| {
+        // What it sends is charged as it is read.
+        let select = |store: Arc<dyn StoreService>, blocks, _: &Arc<Budget>| {
             let request = StoreSelectRequest {
                 blocks,
                 ..request.clone()
@@ -145,7 +145,7 @@ impl BlockFeed {
             async move {
                 let mut stream = store.select(request).await?;
                 let first = next_item(&mut stream).await?;
-                Ok(Opened { stream, first })
+                Ok::<_, SourceError>(Opened { stream, first })
             }
             .boxed()
         };
@@ -165,7 +165,8 @@ impl BlockFeed {
                 match filled {
                     Ok(()) if part.next.is_some() => self.parts.push(part),
                     Ok(()) => {}
-                    Err(SourceError::Service(e)) => broken.push((part, e)),
+                    // What others in its place could not do says nothing of the store.
+                    Err(SourceError::Service(e)) if part.is_of_store() => broken.push((part, e)),
                     Err(e) => return Err(e),
                 }
             }
@@ -222,6 +223,11 @@ impl Part {
         }
     }
 
+    /// Whether its store sends it, and not others in its place.
+    fn is_of_store(&self) -> bool {
+        matches!(self.source, Source::Store { .. })
+    }
+
     /// Whether the next series is there, without waiting for any.
     fn has_next(&mut self) -> bool {
         if self.next.is_none() {
@@ -256,7 +262,7 @@ impl Part {
                 },
             };
             match came {
-                Came::Item(StoreItem::Series(batch)) => self.hold_all(batch, &reading.budget)?,
+                Came::Item(StoreItem::Series(batch)) => self.hold_all(batch, reading.asker.budget())?,
                 Came::Item(StoreItem::End) => self.done = true,
                 Came::Others(others, next) => {
                     self.done = next.is_none();
@@ -342,19 +348,23 @@ impl Place<'_> {
         board.failed(self.store, code, self.since);
         tracing::debug!(store = self.store, "a store's stream fell silent, others go on");
         others.reading.silent.clone_from(silent);
+        asker.take(&others.reading.asker)?;
         Ok(Came::Others(others, first))
     }
 
     async fn item(&self, stream: &mut StoreStream) -> Result<StoreItem, ServiceError> {
         let board = self.reading.asker.board();
         let item = board.within(next_item(stream)).await??;
-        board.item_came(board.elapsed().saturating_sub(self.since));
+        board.item_came(self.store, board.elapsed().saturating_sub(self.since));
         Ok(item)
     }
 
     /// The blocks read by others from here on.
     fn beside(&self) -> BlockFeed {
-        let mut reading = self.reading.clone();
+        let mut reading = Reading {
+            asker: self.reading.asker.aside(),
+            ..self.reading.clone()
+        };
         reading.silent.push(self.store.to_owned());
         BlockFeed {
             unasked: self.blocks.to_vec(),

@@ -7,16 +7,18 @@ mod ask;
 mod board;
 mod feed;
 mod placement;
+mod tried;
 
 #[cfg(test)]
+mod again_test;
+#[cfg(test)]
+mod races_test;
+#[cfg(test)]
 mod stores_test;
-
-use std::sync::Arc;
 
 use koios_model::{Matchers, Metadata, TenantId, TimeRange};
 use koios_wire::{SeriesExemplars, StoreLabelsRequest};
 
-use super::budget::Budget;
 use super::collected::Charged;
 use super::held::SourceError;
 
@@ -58,9 +60,8 @@ impl Asker {
         &self,
         request: &BlockRequest,
         name: &str,
-        budget: &Arc<Budget>,
     ) -> Result<Vec<Charged<Vec<String>>>, SourceError> {
-        self.gather(request.blocks.clone(), budget, &|store, blocks| {
+        self.gather(request.blocks.clone(), &|store, blocks| {
             let request = request.about(blocks, name);
             Box::pin(async move {
                 if request.name.is_empty() {
@@ -77,9 +78,8 @@ impl Asker {
     pub(crate) async fn exemplars(
         &self,
         request: &BlockRequest,
-        budget: &Arc<Budget>,
     ) -> Result<Vec<Charged<Vec<SeriesExemplars>>>, SourceError> {
-        self.gather(request.blocks.clone(), budget, &|store, blocks| {
+        self.gather(request.blocks.clone(), &|store, blocks| {
             let request = request.about(blocks, "");
             Box::pin(async move { store.exemplars(request).await })
         })
@@ -90,9 +90,8 @@ impl Asker {
     pub(crate) async fn metadata(
         &self,
         request: &BlockRequest,
-        budget: &Arc<Budget>,
     ) -> Result<Vec<Charged<Vec<(String, Metadata)>>>, SourceError> {
-        self.gather(request.blocks.clone(), budget, &|store, blocks| {
+        self.gather(request.blocks.clone(), &|store, blocks| {
             let request = request.about(blocks, "");
             Box::pin(async move { store.metadata(request).await })
         })

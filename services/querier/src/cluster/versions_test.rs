@@ -1,0 +1,226 @@
+//! Claims about which manifest version a read is of, and which deletions.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt;
+use koios_model::{Expiry, Matcher, Matchers, SeriesClasses, TenantId, TimeRange};
+use koios_promql::{Queryable, SelectHints, SelectRequest, StreamItem};
+use koios_runtime::{Clock as _, ClockHandle, TokioClock};
+use koios_wire::ServiceErrorCode;
+
+use super::cluster_test::{matchers, read, selection, ten_series};
+use super::mock::{Data, Mode, World, data, labels};
+use super::{Budget, ClusterQueryable, StoreReads};
+
+#[tokio::test]
+async fn i10_heads_show_nothing_that_stores_leave_out_because_of_its_age() {
+    // Given heads with samples of three series, and rules for two of them.
+    let world = World::new();
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    let rules = [1, 2].map(|i| Matchers(vec![Matcher::equal("i", i.to_string())]));
+    let classes = SeriesClasses::new(rules);
+    world.manifests.view.lock().expiry = Expiry::new(classes, [Some(15), Some(20), None]);
+    // When all is read, then there is what is young enough of each.
+    let found = read(&world, 0, 1000).await.unwrap();
+    let times: Vec<Vec<i64>> = found.values().map(|s| s.keys().copied().collect()).collect();
+    assert_eq!(times, [(0..20).collect::<Vec<_>>(), (15..20).collect()]);
+    assert_eq!(found.len(), 2, "of one series nothing is left");
+    // A range before and around the time.
+    assert_eq!(
+        read(&world, 0, 14)
+            .await
+            .unwrap()
+            .values()
+            .map(|s| s.len())
+            .sum::<usize>(),
+        15
+    );
+    let around = read(&world, 10, 16).await.unwrap();
+    assert_eq!(around.values().map(|s| s.len()).collect::<Vec<_>>(), [7, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_all_selectors_of_a_query_are_read_as_of_one_version() {
+    let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+    let world = World::with_stores(1, StoreReads::default(), Arc::clone(&clock));
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    let query = || {
+        let (cluster, budget) = (Arc::clone(&world.cluster), Budget::new(1 << 20, 100));
+        ClusterQueryable::new(cluster, TenantId::anonymous(), budget).for_one_query()
+    };
+    let series = async |query: &ClusterQueryable| {
+        let request = SelectRequest {
+            matchers: matchers(),
+            range: TimeRange::new(0, 100),
+            hints: SelectHints::default(),
+        };
+        let mut stream = query.select(request).await.unwrap();
+        let mut found = 0;
+        while let Some(item) = stream.next().await {
+            if let StreamItem::Series(batch) = item.unwrap() {
+                found += batch.len();
+            }
+        }
+        found
+    };
+    world.manifests.view.lock().version = 1;
+    let first = query();
+    assert_eq!(series(&first).await, 3);
+    // When a rule comes between two selectors of a query.
+    {
+        let mut view = world.manifests.view.lock();
+        (view.version, view.expiry) = (2, two_rules());
+    }
+    clock.sleep(Duration::from_secs(300)).await;
+    assert_eq!(series(&first).await, 3);
+    assert_eq!(series(&query()).await, 2);
+    // Unless heads ask for a later one: what they forgot is listed there only.
+    world.members.iter().for_each(|m| m.forget_below(1, 2));
+    assert_eq!(series(&first).await, 2);
+}
+
+/// Rules for two series of three: of one nothing that heads have is left.
+pub(super) fn two_rules() -> Expiry {
+    let rules = [1, 2].map(|i| Matchers(vec![Matcher::equal("i", i.to_string())]));
+    Expiry::new(SeriesClasses::new(rules), [Some(15), Some(20), None])
+}
+
+#[tokio::test]
+async fn i4_a_manifest_older_than_what_heads_forgot_is_an_error() {
+    let world = World::new();
+    world.hold(&ten_series());
+    world.upload("A", ten_series());
+    world.members[1].forget_below(10, 2);
+    world.members[2].forget_below(10, 2);
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(
+        e.to_string()
+            .contains("version 2 or later is needed: the latest is 1"),
+        "{e}"
+    );
+    world.upload_foreign("B", data([(labels("m", 99), vec![(3, 1.0)])]));
+    let mut all = ten_series();
+    all.extend(data([(labels("m", 99), vec![(3, 1.0)])]));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn i4_the_greatest_of_the_members_floors_counts() {
+    // Given that only the two members read last have forgotten, at different versions.
+    let world = World::new();
+    world.hold(&ten_series());
+    world.upload("A", ten_series());
+    world.members[0].set(Mode::Fails(ServiceErrorCode::Unavailable));
+    world.members[1].forget_below(3, 1);
+    world.members[2].forget_below(12, 1);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    assert_eq!(read(&world, 3, 100).await.unwrap()[&labels("m", 0)].len(), 17);
+}
+
+#[tokio::test]
+async fn i4_a_read_that_outlives_its_pin_fails_and_the_next_one_looks_anew() {
+    let world = World::new();
+    world.upload("A", ten_series());
+    world.members.iter().for_each(|m| m.forget_below(1000, 1));
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // When compaction replaced the block and its bytes are gone.
+    world.blocks.lock().remove("A");
+    world.manifests.view.lock().blocks.clear();
+    world.upload("B", ten_series());
+    let e = read(&world, 0, 100).await.unwrap_err();
+    assert!(e.to_string().contains("block A is gone"), "{e}");
+    assert_eq!(e.kind().http_status(), 503);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_without_the_bucket_a_deletion_that_was_begun_and_not_answered_fails_no_read() {
+    for knows in 0..3 {
+        let world = World::paused(2);
+        world.hold(&ten_series());
+        world.members.iter().for_each(|m| m.lose_bucket());
+        *world.manifests.down.lock() = true;
+        // Given a member that has applied it, and two that cannot learn of it.
+        world.members[knows].applied(7);
+        world.members[knows].hold(Data::new());
+        assert_eq!(
+            read(&world, 0, 100).await.unwrap(),
+            ten_series(),
+            "member {knows} knows"
+        );
+        let budget = Budget::new(1 << 20, 100);
+        let names = world.cluster.labels(&[selection(true)], "i", &budget).await;
+        assert_eq!(names.unwrap().into_parts().0.len(), 10);
+        // Given two, it may have been answered.
+        world.members[(knows + 1) % 3].applied(7);
+        world.members[(knows + 1) % 3].hold(Data::new());
+        assert_eq!(read(&world, 0, 100).await.unwrap(), Data::new());
+        // And one of them lost, and the other one does not say who is right.
+        world.members[knows].set(Mode::Fails(ServiceErrorCode::Unavailable));
+        let e = read(&world, 0, 100).await.unwrap_err();
+        assert_eq!(e.kind().http_status(), 503, "{e}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_selectors_that_are_read_at_once_are_read_as_of_one_version() {
+    let world = World::paused(1);
+    world.hold(&data((0..3).map(|i| {
+        let samples = (0..20).map(|t| (t, f64::from(i))).collect();
+        (labels("m", i), samples)
+    })));
+    world.manifests.view.lock().version = 1;
+    let budget = Budget::new(1 << 20, 100);
+    let query = ClusterQueryable::new(Arc::clone(&world.cluster), TenantId::anonymous(), budget);
+    let query = query.for_one_query();
+    // Given two look-ups that are under way when a rule comes: one is answered before, one after.
+    let ms = Duration::from_millis;
+    world.manifests.late.lock().extend([ms(50), ms(100)]);
+    let rule = async {
+        TokioClock::starting_at(0).sleep(ms(75)).await;
+        let mut view = world.manifests.view.lock();
+        (view.version, view.expiry) = (2, two_rules());
+    };
+    let series = async || {
+        let request = SelectRequest {
+            matchers: matchers(),
+            range: TimeRange::new(0, 100),
+            hints: SelectHints::default(),
+        };
+        let mut stream = query.select(request).await.unwrap();
+        let mut found = 0;
+        while let Some(item) = stream.next().await {
+            if let StreamItem::Series(batch) = item.unwrap() {
+                found += batch.len();
+            }
+        }
+        found
+    };
+    let (first, second, ()) = futures::join!(series(), series(), rule);
+    assert_eq!(world.manifests.calls.load(Ordering::Relaxed), 2);
+    assert_eq!((first, second), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_read_of_members_that_learn_of_a_deletion_takes_as_long_as_it_takes() {
+    let world = World::paused(1);
+    world.hold(&ten_series());
+    // Given heads that take three seconds, one of which knows more than the others.
+    for member in &world.members {
+        member.set(Mode::Slow(Duration::from_millis(280)));
+    }
+    world.members[0].applied(7);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
+    // Then all are read once more, as of what that one knows, and that is it.
+    for member in &world.members {
+        assert_eq!(member.calls(), 2);
+    }
+}
