@@ -1,5 +1,7 @@
 //! Applying scrapes of 100,000 series, by reference as distributors send them; and late samples.
 
+use std::time::{Duration, Instant};
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use koios_head::{Head, HeadOptions};
 use koios_model::{BatchColumns, Labels, SeriesHash};
@@ -68,37 +70,83 @@ fn bench(c: &mut Criterion) {
     late(c);
 }
 
-/// Scrapes of 1,000 series in which each tenth sample comes up to an hour late.
-fn late(c: &mut Criterion) {
-    const FEW: u32 = 1000;
-    let mut group = c.benchmark_group("apply");
-    group.throughput(Throughput::Elements(u64::from(FEW)));
-    let mut head = Head::new(HeadOptions::default());
-    let scrape = |head: &mut Head, k: i64| {
-        let mut b = BatchColumns::default();
-        for i in 0..FEW {
-            b.push_series(SeriesHash(u128::from(i) + 1), labels(i).as_ref());
-            let late = (k + i64::from(i)) % 10 == 0;
-            let delay = if late {
-                1 + (k * 7919 + i64::from(i)) % 240
-            } else {
-                0
-            };
-            // A late one is of a time of its own.
-            b.push_sample((k - delay) * STEP_MS + i64::from(late), k as f64);
+/// A head of few series that is scraped for hours, cut and forgotten as an ingester does.
+struct Scraped {
+    head: Head,
+    k: i64,
+}
+
+impl Scraped {
+    const SERIES: u32 = 1000;
+    /// Scrapes of a window.
+    const WINDOW: i64 = 480;
+
+    /// One that has an hour of scrapes.
+    fn new(is_late: bool) -> Self {
+        let mut scraped = Self {
+            head: Head::new(HeadOptions::default()),
+            k: 0,
+        };
+        for _ in 0..Self::WINDOW {
+            scraped.apply_next(is_late);
         }
-        head.apply(&b, 0, 0)
-    };
-    for k in 0..480 {
-        scrape(&mut head, k);
+        scraped
     }
-    let mut k = 480;
-    group.bench_function("a tenth late", |b| {
-        b.iter(|| {
-            k += 1;
-            scrape(&mut head, k)
-        });
-    });
+
+    /// The next scrape of every series; each tenth sample is of a time of its own up to an hour before, where some are late.
+    fn next(&mut self, is_late: bool) -> BatchColumns {
+        self.k += 1;
+        let mut b = BatchColumns::default();
+        for i in 0..Self::SERIES {
+            b.push_series(SeriesHash(u128::from(i) + 1), labels(i).as_ref());
+            let place = self.k + i64::from(i);
+            let (delay, late) = match is_late && place % 10 == 0 {
+                true => (1 + place * 7919 % 240, 1),
+                false => (0, 0),
+            };
+            b.push_sample((self.k - delay) * STEP_MS + late, self.k as f64);
+        }
+        b
+    }
+
+    /// Applies it, and gives how long that took.
+    #[expect(clippy::disallowed_methods, reason = "a benchmark measures")]
+    fn apply_next(&mut self, is_late: bool) -> Duration {
+        let batch = self.next(is_late);
+        if self.k % Self::WINDOW == 0 {
+            let windows = self.head.windows();
+            let ended = windows.iter().filter(|w| w.range.max < (self.k - 240) * STEP_MS);
+            for window in ended {
+                let cut = self.head.cut(window.start);
+                self.head.cut_listed(cut.id);
+            }
+            self.head.forget((self.k - 720) * STEP_MS);
+        }
+        let begun = Instant::now();
+        self.head.apply(&batch, 0, 0);
+        begun.elapsed()
+    }
+}
+
+/// Scrapes of 1,000 series: in order; of which each tenth sample is late; and those in order of series that get late samples
+/// with each third scrape, which is not counted.
+fn late(c: &mut Criterion) {
+    let mut group = c.benchmark_group("apply");
+    group.throughput(Throughput::Elements(u64::from(Scraped::SERIES)));
+    for (name, before, is_late) in [
+        ("all in order", false, false),
+        ("a tenth late", true, true),
+        ("in order beside late ones", true, false),
+    ] {
+        let mut scraped = Scraped::new(before);
+        let mut next = |i: u64| {
+            if before && !is_late && i.is_multiple_of(2) {
+                scraped.apply_next(true);
+            }
+            scraped.apply_next(is_late)
+        };
+        group.bench_function(name, |b| b.iter_custom(|times| (0..times).map(&mut next).sum()));
+    }
     group.finish();
 }
 
