@@ -275,8 +275,6 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use koios_model::{Labels, Matchers, SeriesHash};
 
     use super::*;

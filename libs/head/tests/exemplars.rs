@@ -1,7 +1,5 @@
 //! Exemplars, and when they are cut.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use koios_head::{Head, HeadOptions};
 use koios_model::{BatchColumns, Exemplar, Labels, Matchers, SeriesHash, TimeRange};
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use koios_block::{
     Result,
 };
 use koios_model::{Labels, TenantId, TimeRange};
+use parking_lot::Mutex;
 
 /// Series with their samples.
 pub(crate) type Model = BTreeMap<Labels, BTreeMap<i64, f64>>;
@@ -144,7 +145,7 @@ impl InRounds {
                     return (done, rounds);
                 }
             }
-            let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+            let waiting = std::mem::take(&mut *self.waiting.lock());
             assert!(!waiting.is_empty(), "waits for nothing");
             rounds += 1;
             for answered in waiting {
@@ -158,7 +159,7 @@ impl InRounds {
 impl RangeRead for InRounds {
     async fn read(&self, part: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (answered, answer) = oneshot::channel();
-        self.waiting.lock().unwrap().push(answered);
+        self.waiting.lock().push(answered);
         let _ = answer.await;
         self.inner.read(part, ranges).await
     }
