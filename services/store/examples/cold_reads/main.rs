@@ -1,5 +1,5 @@
 //! What a query reads of blocks that nothing is cached of, as a table: requests, the rounds of them that wait for one another,
-//! and bytes. `cargo run --release -p koios-store --example cold_reads [month|million]`.
+//! and bytes. `cargo run --release -p koios-store --example cold_reads [minutes]`, of so many minutes of a million series (120).
 //!
 //! Every request to the simulated object store takes 10 ms of simulated time, however many run at once, so that the time a
 //! query takes is the number of its rounds.
@@ -208,18 +208,13 @@ fn instance(n: usize) -> Matcher {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     tokio::time::pause();
-    let named: Vec<String> = std::env::args().skip(1).collect();
-    let is_wanted = |name: &str| named.is_empty() || named.iter().any(|n| n == name);
+    let minutes = std::env::args().nth(1).map(|minutes| minutes.parse().unwrap());
     println!(
         "| query | cached before | blocks | series | rounds | requests | per block | kB | kB needed | times as many |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
-    if is_wanted("month") {
-        Box::pin(month()).await;
-    }
-    if is_wanted("million") {
-        Box::pin(million()).await;
-    }
+    Box::pin(million(minutes.unwrap_or(120))).await;
+    Box::pin(month()).await;
 }
 
 /// 1,000 series in a block for each of 30 days.
@@ -244,12 +239,12 @@ async fn month() {
         .await;
 }
 
-/// 1,000,000 series in the blocks of two hours.
-async fn million() {
+/// 1,000,000 series in the blocks of some minutes.
+async fn million(minutes: i64) {
     let million = World::of(Fleet {
         metrics: 1000,
         targets: 1000,
-        block_ms: DAY_MS / 12,
+        block_ms: minutes * 60_000,
         windows: 1,
     })
     .await;
@@ -257,17 +252,22 @@ async fn million() {
     let first = [metric(707), instance(900)];
     let second = [metric(157), instance(330)];
     million
-        .report("one series, 2 h of 1,000,000", &first, &second, all)
+        .report(
+            &format!("one series, {minutes} min of 1,000,000"),
+            &first,
+            &second,
+            all,
+        )
         .await;
     for (kind, first, second) in [("gauge", 307, 127), ("counter", 305, 125), ("constant", 300, 120)] {
-        let what = format!("one metric ({kind}), 2 h of 1,000,000");
+        let what = format!("one metric ({kind}), {minutes} min of 1,000,000");
         million
             .report(&what, &[metric(first)], &[metric(second)], all)
             .await;
     }
     million
         .report(
-            "one target, 2 h of 1,000,000",
+            &format!("one target, {minutes} min of 1,000,000"),
             &[instance(300)],
             &[instance(120)],
             all,
