@@ -136,7 +136,10 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let length = |part, size, rows| {
             let tail = Tail::of(part, size, rows);
-            assert!(tail.end == size && tail.start.is_multiple_of(CELL_BYTES), "{tail:?}");
+            assert!(
+                tail.end == size && tail.start.is_multiple_of(CELL_BYTES),
+                "{tail:?}"
+            );
             tail.end - tail.start
         };
         // Whole where it is small.
