@@ -80,20 +80,22 @@ impl Retry {
     {
         let start = self.clock.elapsed();
         let mut attempts = 0u32;
+        // What the last attempt that was answered said: one that time cut short knows nothing better.
+        let mut failure = None;
         loop {
             attempts += 1;
             let spent = self.clock.elapsed().saturating_sub(start);
             // The last attempt does not outlive the deadline by a timeout of its own.
             let left = self.policy.deadline.saturating_sub(spent);
             let limit = self.policy.attempt_timeout.min(left.max(self.policy.backoff_min));
-            let failure = match self.clock.timeout(limit, attempt()).await {
+            match self.clock.timeout(limit, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(e)) => match self.verdict(object, attempts, &e) {
                     Some(verdict) => return Err(verdict),
-                    None => Some(e),
+                    None => failure = Some(e),
                 },
-                Err(_) => None,
-            };
+                Err(_) => {}
+            }
             let wait = self.backoff(attempts - 1);
             if self.clock.elapsed().saturating_sub(start) + wait >= self.policy.deadline {
                 return Err(unavailable(object, attempts, failure));
@@ -153,5 +155,43 @@ pub(crate) fn unavailable(object: &Path, attempts: u32, source: Option<object_st
         source: source
             .filter(|_| failure.is_some_and(|f| !f.answered))
             .map(Box::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use koios_runtime::RealClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_time_cuts_short_does_not_hide_what_was_answered_before() {
+        let policy = RetryPolicy {
+            attempt_timeout: Duration::from_secs(5),
+            deadline: Duration::from_millis(50),
+            backoff_min: Duration::from_millis(1),
+            backoff_max: Duration::from_millis(1),
+        };
+        let clock: ClockHandle = Arc::new(RealClock::new());
+        let retry = Retry::new("s3://b".into(), clock, RngHandle::from_seed(1)).with(policy);
+        let attempts = AtomicU32::new(0);
+        let object = Path::from("p/o");
+        let failed = retry.run(&object, || {
+            let first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                if !first {
+                    std::future::pending::<()>().await;
+                }
+                Err::<(), _>(object_store::Error::Generic {
+                    store: "S3",
+                    source: "the clock of this machine is wrong".into(),
+                })
+            }
+        });
+        let told = failed.await.unwrap_err().to_string();
+        assert!(told.contains("the clock of this machine is wrong"), "{told}");
+        assert_eq!(attempts.into_inner(), 2);
     }
 }
