@@ -15,7 +15,7 @@ mod tsdb_seal;
 mod wal;
 
 pub use eval::{Evaluated, promql_eval};
-pub use ingest::{decompress, exposition, influx, otlp_json, otlp_protobuf, remote_write};
+pub use ingest::{decompress, exposition, families, influx, otlp_json, otlp_protobuf, remote_write};
 pub use mutate::Mutator;
 pub use parse::promql_parse;
 pub use tsdb::{TsdbRead, tsdb_input, tsdb_read};

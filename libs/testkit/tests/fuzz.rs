@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, Labels, STALE_NAN_BITS, Span};
 use koios_testkit::fuzz::{
-    Evaluated, Mutator, decompress, exposition, influx, otlp_json, otlp_protobuf, promql_eval, promql_parse,
-    remote_write, tsdb_input, tsdb_read, wal_read,
+    Evaluated, Mutator, decompress, exposition, families, influx, otlp_json, otlp_protobuf, promql_eval,
+    promql_parse, remote_write, tsdb_input, tsdb_read, wal_read,
 };
 use koios_testkit::random::Random;
 use koios_testkit::tsdb::{ChunkKind, TsdbChunk, TsdbContent, TsdbSample, Value};
@@ -87,6 +87,7 @@ fn i12_the_engine_holds_for_queries_made_of_random_decisions() {
 fn i12_decoders_hold_for_mutated_requests() {
     run("remote_write", 5_000, remote_write);
     run("exposition", 5_000, exposition);
+    run("families", 5_000, families);
     run("otlp_protobuf", 5_000, otlp_protobuf);
     run("otlp_json", 5_000, otlp_json);
     run("influx", 5_000, influx);

@@ -1,6 +1,6 @@
 //! What services say to each other and what clients send: batches, service traits, gRPC, hot-path decoders.
 //!
-//! **Data flow.** A distributor decodes a request ([`remote_write`], [`exposition`], [`otlp`], [`influx`]),
+//! **Data flow.** A distributor decodes a request ([`remote_write`], [`exposition`], [`families`], [`otlp`], [`influx`]),
 //! builds [`Batch`]es and calls [`IngesterService::push`] on each member; a querier calls [`IngesterService::read`] and
 //! [`StoreService::select`]. In one process these traits are the service itself and batches go by reference; across
 //! processes they are the clients in [`grpc`], where protobuf exists.
@@ -17,10 +17,12 @@ pub mod batch;
 pub mod compression;
 mod error;
 pub mod exposition;
+pub mod families;
 pub mod grpc;
 pub mod influx;
 pub mod otlp;
 mod protobuf;
+mod protobuf_writer;
 pub mod remote_write;
 mod service;
 mod strings;

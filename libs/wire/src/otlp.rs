@@ -21,7 +21,6 @@ mod settings;
 mod test_messages;
 mod translate;
 mod value;
-mod write;
 
 pub use answer::Encoding;
 pub use delta::{Deltas, FORGOTTEN_AFTER, TenantDeltas};

@@ -10,6 +10,7 @@ use koios_server::config::format_duration;
 use koios_server::{plain_error, with_retry_after};
 use koios_wire::compression::DecompressError;
 use koios_wire::exposition::TextError;
+use koios_wire::families::FamiliesError;
 use koios_wire::influx::InfluxError;
 use koios_wire::otlp::OtlpError;
 use koios_wire::remote_write::DecodeError;
@@ -26,8 +27,11 @@ pub enum Error {
         /// As sent.
         sent: String,
     },
-    /// Not text.
-    #[error("unsupported content type {sent:?}, use text/plain or application/openmetrics-text")]
+    /// Neither text nor metric families.
+    #[error(
+        "unsupported content type {sent:?}, use text/plain, application/openmetrics-text or \
+         application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+    )]
     TextContentType {
         /// As sent.
         sent: String,
@@ -77,6 +81,9 @@ pub enum Error {
     /// The body is no such text.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The body is no such metric families.
+    #[error(transparent)]
+    Families(#[from] FamiliesError),
     /// The body is no line protocol.
     #[error(transparent)]
     Influx(#[from] InfluxError),
@@ -159,8 +166,9 @@ impl Error {
             | Self::OtlpContentType { .. }
             | Self::Message { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
-            | Self::Influx(InfluxError::Strings) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Otlp(_) | Self::Influx(_) => StatusCode::BAD_REQUEST,
+            | Self::Influx(InfluxError::Strings)
+            | Self::Families(FamiliesError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Otlp(_) | Self::Influx(_) | Self::Families(_) => StatusCode::BAD_REQUEST,
             Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
@@ -184,7 +192,9 @@ impl Error {
             | Self::Message { .. } => "content_type",
             Self::Otlp(OtlpError::Decode(_)) => "protobuf",
             Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
-            | Self::Influx(InfluxError::Strings) => "too_large",
+            | Self::Influx(InfluxError::Strings)
+            | Self::Families(FamiliesError::TooLarge { .. }) => "too_large",
+            Self::Families(_) => "families",
             Self::Influx(_) => "line_protocol",
             Self::Otlp(_) => "otlp",
             Self::Parameter { .. } => "parameter",

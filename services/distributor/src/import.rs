@@ -1,9 +1,10 @@
-//! Text by HTTP: the exposition formats, and Pushgateway's paths.
+//! Exposed metrics by HTTP: as text or in protobuf, and by Pushgateway's paths.
 //!
-//! **Source**: Prometheus' exposition formats; Pushgateway's README (grouping keys in paths); the parameters
+//! **Source**: Prometheus' exposition formats; Pushgateway's README (grouping keys in paths, statuses); the parameters
 //! `extra_label` and `timestamp` as VictoriaMetrics has them.
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{post, put};
@@ -11,11 +12,12 @@ use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use koios_model::STALE_NAN_BITS;
 use koios_wire::compression::Compression;
 use koios_wire::exposition::Dialect;
 
 use crate::http_api::{Form, answer, receive_and_push, refused};
-use crate::message::{Exposition, Format};
+use crate::message::{Exposed, Exposition, Format};
 use crate::{Distributor, Error, Outcome};
 
 /// Ends the name of a label whose value is written in base64.
@@ -32,7 +34,7 @@ pub(crate) fn routes(router: Router<Distributor>) -> Router<Distributor> {
             .route(&format!("{prefix}/api/v1/import/prometheus"), post(import))
             .route(
                 &format!("{prefix}/metrics/{{job}}/{{*labels}}"),
-                put(push_group).post(push_group),
+                put(push_group).post(push_group).delete(end_group),
             );
     }
     router
@@ -45,7 +47,7 @@ async fn import(State(distributor): State<Distributor>, request: Request) -> Res
     let now_ms = distributor.shared.clock().now_ms();
     let form = |headers: &HeaderMap| {
         let mut text = Exposition {
-            dialect: dialect(headers.get(header::CONTENT_TYPE))?,
+            exposed: exposed(headers.get(header::CONTENT_TYPE))?,
             now_ms,
             labels: Vec::new(),
             push_time: None,
@@ -69,23 +71,50 @@ async fn push_group(
     let now_ms = distributor.shared.clock().now_ms();
     let form = |headers: &HeaderMap| {
         let text = Exposition {
-            dialect: dialect(headers.get(header::CONTENT_TYPE))?,
+            exposed: exposed(headers.get(header::CONTENT_TYPE))?,
             now_ms,
             labels: group(&job, &rest)?,
-            push_time: Some(PUSH_TIME),
+            push_time: Some((PUSH_TIME, now_ms as f64 / 1000.0)),
         };
         form(headers, text)
     };
     match receive_and_push(&distributor, &parts.headers, body, form).await {
-        Ok(outcome) => pushed(&outcome),
+        Ok(outcome) => pushed(&outcome, StatusCode::OK),
+        Err(failure) => refused(&distributor, &failure),
+    }
+}
+
+/// `DELETE /metrics/job/<job>{/<label>/<value>}`: ends the series that says when the group was pushed. Which others the
+/// group has is not kept; they end for queries as series do that nobody sends, and what they were stays.
+async fn end_group(
+    State(distributor): State<Distributor>,
+    Path((job, rest)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    let now_ms = distributor.shared.clock().now_ms();
+    let form = |headers: &HeaderMap| {
+        let end = Exposition {
+            exposed: Exposed::Text(Dialect::Prometheus),
+            now_ms,
+            labels: group(&job, &rest)?,
+            push_time: Some((PUSH_TIME, f64::from_bits(STALE_NAN_BITS))),
+        };
+        Ok(Form {
+            compression: Compression::Identity,
+            ..form(headers, end)?
+        })
+    };
+    match receive_and_push(&distributor, &parts.headers, Body::empty(), form).await {
+        Ok(outcome) => pushed(&outcome, StatusCode::ACCEPTED),
         Err(failure) => refused(&distributor, &failure),
     }
 }
 
 /// Pushgateway's clients want just this status.
-fn pushed(outcome: &Outcome) -> Response {
+fn pushed(outcome: &Outcome, wanted: StatusCode) -> Response {
     match outcome.complaint() {
-        None => StatusCode::OK.into_response(),
+        None => wanted.into_response(),
         Some(_) => answer(outcome),
     }
 }
@@ -100,13 +129,17 @@ fn form(headers: &HeaderMap, text: Exposition) -> Result<Form, Error> {
 }
 
 /// Text unless said otherwise; what `curl --data-binary` says by itself is taken for text, too.
-fn dialect(content_type: Option<&HeaderValue>) -> Result<Dialect, Error> {
+fn exposed(content_type: Option<&HeaderValue>) -> Result<Exposed, Error> {
     let sent = content_type.map_or("", |v| v.to_str().unwrap_or("(not ASCII)"));
-    match sent.split(';').next().unwrap_or_default().trim() {
+    let mut parts = sent.split(';').map(str::trim);
+    match parts.next().unwrap_or_default() {
         "" | "text/plain" | "application/x-www-form-urlencoded" | "application/octet-stream" => {
-            Ok(Dialect::Prometheus)
+            Ok(Exposed::Text(Dialect::Prometheus))
         }
-        "application/openmetrics-text" => Ok(Dialect::OpenMetrics),
+        "application/openmetrics-text" => Ok(Exposed::Text(Dialect::OpenMetrics)),
+        "application/vnd.google.protobuf" if parts.clone().any(|part| part == "encoding=delimited") => {
+            Ok(Exposed::Families)
+        }
         _ => Err(Error::TextContentType {
             sent: sent.chars().take(128).collect(),
         }),

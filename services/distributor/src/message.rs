@@ -8,6 +8,7 @@ use koios_model::{METRIC_NAME, Sample};
 use koios_wire::Strings;
 use koios_wire::compression::Compression;
 use koios_wire::exposition::{self, Dialect, Unescaped};
+use koios_wire::families;
 use koios_wire::influx::{self, Precision};
 use koios_wire::otlp::{self, TenantDeltas};
 use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
@@ -37,15 +38,23 @@ pub(crate) enum Format {
     Influx(LineProtocol),
 }
 
-/// What to know of a text beside what it says.
+/// How metrics are exposed.
+#[derive(Clone, Copy)]
+pub(crate) enum Exposed {
+    Text(Dialect),
+    /// In protobuf, each family after its length.
+    Families,
+}
+
+/// What to know of exposed metrics beside what they say.
 pub(crate) struct Exposition {
-    pub(crate) dialect: Dialect,
+    pub(crate) exposed: Exposed,
     /// The time of samples that come without one.
     pub(crate) now_ms: i64,
     /// What all series get, over labels of the same names.
     pub(crate) labels: Vec<(String, String)>,
-    /// The name of a series to add, whose value is the time in seconds.
-    pub(crate) push_time: Option<&'static str>,
+    /// The name and value of a series to add.
+    pub(crate) push_time: Option<(&'static str, f64)>,
 }
 
 /// What to know of line protocol beside what it says.
@@ -111,12 +120,22 @@ impl Message {
                 let ((), pairs) = sink.finish_after(decoded)?;
                 intake.finish().with_pairs(pairs)
             }
-            Format::Exposition(text) => {
-                self.held.grow(Unescaped::bytes_max(message) as u64)?;
-                let unescaped = Unescaped::of(message, text.dialect);
+            Format::Exposition(metrics) => {
+                let unescaped = match metrics.exposed {
+                    Exposed::Text(dialect) => {
+                        self.held.grow(Unescaped::bytes_max(message) as u64)?;
+                        Unescaped::of(message, dialect)
+                    }
+                    Exposed::Families => {
+                        let limit = families::bytes_max(message).min(bytes_max);
+                        self.held.grow(limit as u64)?;
+                        *message = families::to_remote_write(message, metrics.now_ms, limit)?;
+                        Unescaped::default()
+                    }
+                };
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                let decoded = text.take_in(message, &unescaped, decode_limits, &mut sink);
+                let decoded = metrics.take_in(message, &unescaped, decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
                 intake.finish().with_pairs(pairs)
             }
@@ -186,18 +205,20 @@ fn bytes_max(rules: &Rules) -> usize {
 impl Exposition {
     fn take_in<'a>(
         &'a self,
-        text: &'a [u8],
+        message: &'a [u8],
         unescaped: &'a Unescaped,
         limits: DecodeLimits,
         sink: &mut impl Sink<'a>,
     ) -> Result<(), Error> {
         let mut sink = WithLabels::new(sink, &self.labels);
-        exposition::decode(text, unescaped, (self.dialect, self.now_ms), limits, &mut sink)?;
-        if let Some(name) = self.push_time {
-            let time = Sample {
-                t: self.now_ms,
-                v: self.now_ms as f64 / 1000.0,
-            };
+        match self.exposed {
+            Exposed::Text(dialect) => {
+                exposition::decode(message, unescaped, (dialect, self.now_ms), limits, &mut sink)?;
+            }
+            Exposed::Families => decode(Version::V1, message, limits, &mut sink)?,
+        }
+        if let Some((name, v)) = self.push_time {
+            let time = Sample { t: self.now_ms, v };
             sink.series(RawSeries {
                 labels: &[(METRIC_NAME.as_bytes(), name.as_bytes())],
                 label_count: 1,

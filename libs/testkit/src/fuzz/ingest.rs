@@ -4,6 +4,7 @@ use koios_model::{TenantId, TenantSeed};
 use koios_wire::Strings;
 use koios_wire::compression::Compression;
 use koios_wire::exposition::{self, Dialect, Unescaped};
+use koios_wire::families;
 use koios_wire::influx::{self, Precision};
 use koios_wire::otlp::{self, Deltas, OtlpError, Settings, TranslationStrategy};
 use koios_wire::remote_write::{self, DecodeLimits, RawMetadata, RawSeries, Sink, Version};
@@ -76,6 +77,15 @@ pub fn exposition(bytes: &[u8]) {
         "strings are bounded"
     );
     let _ = exposition::decode(text, &unescaped, (dialect, 1), LIMITS, &mut Checks::default());
+}
+
+/// Metric families: what they are written as is bounded, and remote write.
+pub fn families(bytes: &[u8]) {
+    let limit = families::bytes_max(bytes);
+    if let Ok(message) = families::to_remote_write(bytes, 1, limit) {
+        assert!(message.len() <= limit, "the written form is bounded");
+        let _ = remote_write::decode(Version::V1, &message, LIMITS, &mut Checks::default());
+    }
 }
 
 /// OTLP in protobuf, translated as the first byte says; twice, as what comes again is the same again.

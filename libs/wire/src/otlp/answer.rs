@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::write::Writer;
+use crate::protobuf_writer::Writer;
 
 /// How a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use self::schema::{ANY_VALUE, Field, Kind, REQUEST};
 use super::OtlpError;
 use super::value::DEPTH_MAX;
-use super::write::Writer;
+use crate::protobuf_writer::Writer;
 
 /// The most that the protobuf form takes: eight bytes of a number that has two in JSON.
 const GROWTH_MAX: usize = 6;

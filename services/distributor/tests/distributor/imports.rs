@@ -1,4 +1,4 @@
-//! Text by HTTP, and Pushgateway's paths.
+//! Exposed metrics by HTTP, and Pushgateway's paths.
 
 use std::io::Write as _;
 
@@ -81,6 +81,57 @@ async fn groups_are_pushed_with_their_labels_and_the_time() {
     );
 }
 
+/// What Go's client library says that it pushes.
+const FAMILIES: (&str, &str) = (
+    "content-type",
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
+);
+
+/// A gauge `done` of 1 with `instance="x"`, as metric families come.
+const DONE: &[u8] = b"\x24\x0a\x04done\x18\x01\x22\x1a\x0a\x0d\x0a\x08instance\x12\x01x\x12\x09\x09\x00\x00\x00\x00\x00\x00\xf0\x3f";
+
+#[tokio::test(start_paused = true)]
+async fn groups_are_pushed_in_protobuf_too() {
+    let rig = Rig::single();
+    let path = "/metrics/job/batch/instance/a";
+    rig.request("PUT", path, &[FAMILIES], DONE).await.assert(200, "");
+    rig.request("POST", "/api/v1/import/prometheus", &[FAMILIES], DONE)
+        .await
+        .assert(204, "");
+    assert_eq!(
+        stored(&rig),
+        [
+            format!("{{__name__=\"done\", instance=\"a\", job=\"batch\"}} 1 {NOW}"),
+            format!("{{__name__=\"done\", instance=\"x\"}} 1 {NOW}"),
+            format!(
+                "{{__name__=\"push_time_seconds\", instance=\"a\", job=\"batch\"}} {} {NOW}",
+                NOW / 1000
+            ),
+        ]
+    );
+    rig.request("PUT", path, &[FAMILIES], "\x23done")
+        .await
+        .assert(400, "invalid protobuf: unexpected end");
+    // As text it would be large, too.
+    rig.request("PUT", path, &[FAMILIES], vec![0; 4 << 20])
+        .await
+        .assert(413, "metric families take more than");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_deleted_ends_its_push_time() {
+    let rig = Rig::single();
+    let path = "/metrics/job/batch";
+    for (path, code) in [(&*format!("{path}/a/b"), 202), (&*format!("{path}/a"), 400)] {
+        rig.request("DELETE", path, &[], "").await.assert(code, "");
+    }
+    let [stored] = &*stored(&rig) else {
+        panic!("one sample");
+    };
+    let series = "{__name__=\"push_time_seconds\", a=\"b\", job=\"batch\"}";
+    assert_eq!(*stored, format!("{series} NaN {NOW}"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn bad_text_is_refused_whole_with_its_line() {
     let rig = Rig::single();
@@ -98,7 +149,7 @@ async fn bad_text_is_refused_whole_with_its_line() {
             &[("content-type", "application/json")][..],
             "{}",
             415,
-            "use text/plain or application/openmetrics-text",
+            "use text/plain, application/openmetrics-text or application/vnd.google.protobuf; proto=",
         ),
         (
             path,

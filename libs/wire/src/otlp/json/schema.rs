@@ -1,6 +1,6 @@
 //! The messages of OTLP metrics: each field's name in JSON, its number, and what it holds.
 
-use super::super::write::Writer;
+use crate::protobuf_writer::Writer;
 
 /// A field of a message.
 #[derive(Debug)]

@@ -6,17 +6,17 @@ const BYTES: u32 = 2;
 
 /// Appends fields to a message.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
-    pub(super) out: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) out: Vec<u8>,
     /// Whoever writes what others sent stops beyond it.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Bytes of the length of a message whose content comes first.
 const OPEN_LENGTH: usize = 5;
 
 impl Writer {
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.out.len() > self.limit
     }
 
@@ -32,31 +32,31 @@ impl Writer {
         self.varint(u64::from(field << 3 | wire_type));
     }
 
-    pub(super) fn number(&mut self, field: u32, n: u64) {
+    pub(crate) fn number(&mut self, field: u32, n: u64) {
         self.tag(field, VARINT);
         self.varint(n);
     }
 
-    pub(super) fn fixed64(&mut self, field: u32, n: u64) {
+    pub(crate) fn fixed64(&mut self, field: u32, n: u64) {
         self.tag(field, FIXED64);
         self.out.extend_from_slice(&n.to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, field: u32, content: &[u8]) {
+    pub(crate) fn bytes(&mut self, field: u32, content: &[u8]) {
         self.tag(field, BYTES);
         self.varint(content.len() as u64);
         self.out.extend_from_slice(content);
     }
 
     /// Begins a message field; its length is written by [`Self::close`].
-    pub(super) fn open(&mut self, field: u32) -> usize {
+    pub(crate) fn open(&mut self, field: u32) -> usize {
         self.tag(field, BYTES);
         self.out.extend_from_slice(&[0; OPEN_LENGTH]);
         self.out.len()
     }
 
     /// Ends the message field whose content begins at `start`.
-    pub(super) fn close(&mut self, start: usize) {
+    pub(crate) fn close(&mut self, start: usize) {
         let mut len = self.out.len().saturating_sub(start);
         let length = start.checked_sub(OPEN_LENGTH);
         let Some(length) = length.and_then(|at| self.out.get_mut(at..start)) else {
