@@ -18,7 +18,7 @@ fn of_metric(name: &str) -> Matchers {
 }
 
 impl World {
-    async fn deletions(&self, i: usize, version: u64) -> Result<DeletionsReply, ServiceError> {
+    pub(crate) async fn deletions(&self, i: usize, version: u64) -> Result<DeletionsReply, ServiceError> {
         let request = DeletionsRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Deletes as a querier does: some members apply it before it is answered.
-    async fn delete(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
+    pub(crate) async fn delete(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
         let version = self.list_deletion(id, metric, range).await;
         let majority = self.nodes.len() / 2 + 1;
         for i in self.up().into_iter().take(majority) {

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use koios_block::BlockCache;
 use koios_bucket::Blocks;
 use koios_model::{Matchers, TimeRange};
-use koios_wire::{IngesterService, ReadEnd, ReadRequest, ServiceError};
+use koios_wire::{IngesterService, MetadataRequest, ReadEnd, ReadRequest, ServiceError};
 
 use super::samples::{Samples, collect, merge, put, put_start};
 use super::{PARTITION, World, tenant};
@@ -28,6 +28,18 @@ impl World {
             expiry: Default::default(),
         };
         collect(self.node(i).read(request).await?).await
+    }
+
+    /// The metrics of which a member's head has metadata.
+    pub(crate) async fn described(&self, i: usize) -> Vec<String> {
+        let request = MetadataRequest {
+            tenant: tenant(),
+            partition: PARTITION,
+            epoch: self.epoch(),
+            metric: String::new(),
+        };
+        let found = self.node(i).metadata(request).await.unwrap();
+        found.into_iter().map(|(metric, _)| metric).collect()
     }
 
     /// What a querier answers: the head, and blocks where the head may have forgotten.
