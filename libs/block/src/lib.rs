@@ -27,6 +27,7 @@ mod exemplars;
 mod fetched_group;
 mod group_rows;
 mod histogram_rows;
+mod histograms_ahead;
 mod histograms_table;
 #[cfg(test)]
 mod hostile_test;
