@@ -189,6 +189,7 @@ impl Inner {
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
             return Ok(Vec::new());
         };
+        self.ensure_deletions(&replica, request.deletions_version).await?;
         let state = replica.state.read();
         let wanted = |name: &str| request.metric.is_empty() || name == request.metric;
         Ok(state

@@ -224,3 +224,28 @@ async fn a_large_read_of_members_that_learn_of_a_deletion_takes_as_long_as_it_ta
         assert_eq!(member.calls(), 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn i10_slow_lookups_show_nothing_deleted_and_do_not_fail_while_members_learn_of_a_deletion() {
+    // Given lookups that take longer than members have to learn of a deletion, which two of three have applied.
+    let world = World::paused(1);
+    world.manifests.view.lock().version = 7;
+    world.hold(&ten_series());
+    let mut left = ten_series();
+    left.remove(&labels("m", 0));
+    for member in &world.members[..2] {
+        member.applied(7);
+        member.hold(left.clone());
+    }
+    // When the one that does not know of it is not the last to answer.
+    for (member, ms) in world.members.iter().zip([3000, 3200, 3100]) {
+        member.set(Mode::Late(Duration::from_millis(ms)));
+    }
+    let began = tokio::time::Instant::now();
+    let budget = Budget::new(1 << 20, 100);
+    let names = world.cluster.labels(&[selection(true)], "i", &budget).await;
+    let names = names.unwrap().into_parts().0;
+    assert_eq!(names.len(), 9, "{names:?}");
+    // Asked three times: by chance, of those that know, and of those that agree.
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+}

@@ -37,6 +37,7 @@ impl World {
             partition: PARTITION,
             epoch: self.epoch(),
             metric: String::new(),
+            deletions_version: 0,
         };
         let found = self.node(i).metadata(request).await.unwrap();
         found.into_iter().map(|(metric, _)| metric).collect()
