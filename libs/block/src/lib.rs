@@ -38,6 +38,7 @@ mod merge;
 mod meta;
 mod metadata;
 mod part;
+mod part_writer;
 mod reader;
 mod row_chunk;
 mod row_plan;

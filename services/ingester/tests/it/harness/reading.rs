@@ -15,6 +15,15 @@ use super::{PARTITION, World, tenant};
 impl World {
     /// Reads a member's head.
     pub(crate) async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
+        self.read_knowing(i, 0).await
+    }
+
+    /// Reads the head of a member that has applied, or applies first, the deletions of a manifest version.
+    pub(crate) async fn read_knowing(
+        &self,
+        i: usize,
+        deletions_version: u64,
+    ) -> Result<(Samples, ReadEnd), ServiceError> {
         let request = ReadRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -24,7 +33,7 @@ impl World {
             labels_only: false,
             encoded: false,
             limit: 0,
-            deletions_version: 0,
+            deletions_version,
             expiry: Default::default(),
         };
         collect(self.node(i).read(request).await?).await
