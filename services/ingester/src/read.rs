@@ -182,7 +182,7 @@ impl Inner {
     }
 
     pub(crate) async fn metadata(
-        &self,
+        self: &Arc<Self>,
         request: MetadataRequest,
     ) -> Result<Vec<(String, Metadata)>, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
