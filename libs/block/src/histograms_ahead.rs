@@ -144,7 +144,10 @@ mod tests {
         // Some 5 KB each: twice as much as may be held if their number alone counted.
         let (bytes, rows) = most_ahead(&block(60, 100, |_| 640)).await;
         println!("large: {bytes} bytes of {rows}");
-        assert!(bytes <= BYTES_AHEAD + (2 << 20), "{bytes} bytes of {rows} histograms");
+        assert!(
+            bytes <= BYTES_AHEAD + (2 << 20),
+            "{bytes} bytes of {rows} histograms"
+        );
     }
 
     #[test]

@@ -82,7 +82,9 @@ impl PartWriter {
 
     /// The part's bytes.
     pub(crate) fn finish(self) -> Result<Bytes> {
-        let Self { block, part, file, .. } = self;
+        let Self {
+            block, part, file, ..
+        } = self;
         let bytes = file.into_inner().map_err(|e| encode_error(block, part, e))?;
         Ok(Bytes::from(bytes))
     }

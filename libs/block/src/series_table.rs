@@ -81,7 +81,8 @@ fn frequent_names(rows: &[SeriesRow]) -> Vec<String> {
 
 fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    let mut builder = base_properties(block, SERIES_PART, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
+    let mut builder =
+        base_properties(block, SERIES_PART, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
     for name in [
         K_ID,
         K_FIRST_ROW,

@@ -337,9 +337,14 @@ fn metadata_that_nobody_sends_goes_once_no_series_of_its_metric_is_left() {
         .to_vec(),
         ..BatchColumns::default()
     };
-    for (i, (name, job)) in [("hits_total", "a"), ("took_bucket", "b"), ("up", "a"), ("up", "b")]
-        .into_iter()
-        .enumerate()
+    for (i, (name, job)) in [
+        ("hits_total", "a"),
+        ("took_bucket", "b"),
+        ("up", "a"),
+        ("up", "b"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let labels = Labels::from_pairs([("__name__", name), ("job", job)]);
         b.push_series(SeriesHash(i as u128 + 1), labels.as_ref());
@@ -356,7 +361,11 @@ fn metadata_that_nobody_sends_goes_once_no_series_of_its_metric_is_left() {
     assert_eq!(names(&head), "hits took up");
     let of_job = |job: &str| Matchers(vec![Matcher::equal("job", job)]);
     head.delete(&of_job("a"), TimeRange::ALL);
-    assert_eq!(names(&head), "hits took up", "another job may have them elsewhere");
+    assert_eq!(
+        names(&head),
+        "hits took up",
+        "another job may have them elsewhere"
+    );
     assert_eq!(head.forget_metadata(101), 1);
     assert_eq!(names(&head), "took up");
     head.delete(&of_job("b"), TimeRange::ALL);

@@ -369,8 +369,15 @@ mod tests {
         let files = content.with_floats(up, &[(now - 60_000, 1.0)], 120).files();
         for (what, file) in [("start", "meta.json"), ("files?path=index", "index")] {
             let (status, retry_after, said) = post_to(service(&store, 90), what, &files[file]).await;
-            assert_eq!((status, retry_after.as_deref()), (503, Some("5")), "{what}: {said}");
-            assert!(said.starts_with("memory is short: 900 of 1000 MiB in use"), "{said}");
+            assert_eq!(
+                (status, retry_after.as_deref()),
+                (503, Some("5")),
+                "{what}: {said}"
+            );
+            assert!(
+                said.starts_with("memory is short: 900 of 1000 MiB in use"),
+                "{said}"
+            );
             assert!(said.contains("try again later"), "{said}");
             let (status, _, said) = post_to(service(&store, 50), what, &files[file]).await;
             assert_eq!(status, 200, "{what}: {said}");

@@ -57,7 +57,11 @@ pub(crate) fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
 }
 
 /// The reply's message, and its status with what was said: in the trailers or, without a message, in the headers.
-pub(crate) async fn by_grpc(rig: &Rig, headers: &[(&str, &str)], body: impl Into<Body>) -> (Vec<u8>, HeaderMap) {
+pub(crate) async fn by_grpc(
+    rig: &Rig,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> (Vec<u8>, HeaderMap) {
     let mut request = http::Request::post(EXPORT).header("content-type", "application/grpc");
     for (name, value) in headers {
         request = request.header(*name, *value);

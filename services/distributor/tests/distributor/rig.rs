@@ -15,8 +15,8 @@ use koios_control::{
 use koios_distributor::{Deps, Distributor, Members, Referee, Settings};
 use koios_model::{Metadata, PartitionId, SeriesHash};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime,
-    TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
+    TokioClock,
 };
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};

@@ -333,7 +333,11 @@ impl IngesterService for MockIngester {
         self.learn(request.deletions_version).await;
         let (applied, deleted) = (self.end.lock().deletions_version, self.deleted_metrics.lock());
         let mut all = self.metadata.lock().clone();
-        all.retain(|(metric, _)| !deleted.iter().any(|(of, version)| of == metric && *version <= applied));
+        all.retain(|(metric, _)| {
+            !deleted
+                .iter()
+                .any(|(of, version)| of == metric && *version <= applied)
+        });
         Ok(all)
     }
 

@@ -156,7 +156,8 @@ async fn merged_day(seed: u64) -> (World, Compactor, Writer) {
     compact(&mut world.compactor()).await;
     world.settings.downsampling = CompactionSettings::default().downsampling;
     let compactor = world.compactor();
-    (world, compactor, Writer::compaction("store-1", 1))
+    // In the epoch of the duty.
+    (world, compactor, Writer::compaction("store-1", 7))
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +174,10 @@ async fn i10_summaries_made_under_a_retention_that_changed_are_not_listed() {
     world.retain(None, &[only("m1", 31)]);
     world.note(&mut compactor, &writer).await;
     let live = world.live().await;
-    let done = compactor.merger.downsample(&begun, &jobs[0], &aged, &writer).await;
+    let done = compactor
+        .merger
+        .downsample(&begun, &jobs[0], &aged, &writer)
+        .await;
     assert_changed(done.err());
     assert_eq!(world.live().await, live);
     compact(&mut compactor).await;
@@ -219,7 +223,10 @@ async fn i10_a_window_divided_under_a_retention_that_changed_stays_as_it_was() {
     world.retain(Some(50), &[only("m1", 90)]);
     world.note(&mut compactor, &writer).await;
     let live = world.live().await;
-    let done = compactor.merger.split(&begun, &splits[0], &horizon, &writer).await;
+    let done = compactor
+        .merger
+        .split(&begun, &splits[0], &horizon, &writer)
+        .await;
     assert_changed(done.err());
     assert_eq!(world.live().await, live);
     world.check("nothing is gone").await;
