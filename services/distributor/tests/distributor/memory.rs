@@ -14,12 +14,12 @@ async fn i13_whatever_is_sent_while_memory_is_short_may_be_sent_again_later() {
     let rig = Rig::single();
     let message = snappy(&good("up", &[(NOW, 1.0)]));
     let import = "/api/v1/import/prometheus";
-    let requests: [(&str, &str, &[(&str, &str)], Vec<u8>); 5] = [
-        ("POST", "/api/v1/push", &[PROTOBUF], message),
-        ("POST", import, &[], b"up 1\n".to_vec()),
-        ("PUT", "/metrics/job/batch", &[], b"up 1\n".to_vec()),
-        ("POST", "/write", &[], b"up value=1".to_vec()),
-        ("POST", otlp::PATH, &[PROTOBUF], Vec::new()),
+    let requests = [
+        ("POST", "/api/v1/push", &[PROTOBUF][..], message),
+        ("POST", import, &[][..], b"up 1\n".to_vec()),
+        ("PUT", "/metrics/job/batch", &[][..], b"up 1\n".to_vec()),
+        ("POST", "/write", &[][..], b"up value=1".to_vec()),
+        ("POST", otlp::PATH, &[PROTOBUF][..], Vec::new()),
     ];
     rig.memory.use_percent(90);
     rig.clock.sleep(A_MOMENT).await;
