@@ -210,3 +210,41 @@ fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
         .set_column_dictionary_enabled(path(SERIES), true)
         .build())
 }
+
+#[cfg(test)]
+mod tests {
+    use koios_model::Span;
+    use parquet::file::reader::FileReader;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
+    use super::*;
+
+    #[test]
+    fn i12_row_groups_of_large_histograms_end_early() {
+        const BUCKETS: u32 = 1000;
+        let histogram = Arc::new(Histogram {
+            positive_spans: vec![Span {
+                offset: 0,
+                length: BUCKETS,
+            }],
+            positive_buckets: vec![1.0; BUCKETS as usize],
+            ..Histogram::default()
+        });
+        let mut writer = HistogramsWriter::new(BlockId::new(1, 1), Layout::default(), false).unwrap();
+        let histograms: Vec<_> = (0..3000).map(|t| (t, Arc::clone(&histogram))).collect();
+        writer.push(0, &histograms, &[]).unwrap();
+        let file = SerializedFileReader::new(writer.finish().unwrap()).unwrap();
+        let rows: Vec<i64> = file
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|g| g.num_rows())
+            .collect();
+        let most = (GROUP_BYTES / BUCKET_BYTES / BUCKETS as usize + 1) as i64;
+        assert_eq!(rows.iter().sum::<i64>(), 3000);
+        assert!(
+            rows.len() > 1 && rows.iter().all(|n| *n <= most),
+            "{rows:?} of {most}"
+        );
+    }
+}

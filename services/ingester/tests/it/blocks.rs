@@ -147,6 +147,8 @@ async fn late_samples_of_a_window_that_was_forgotten_share_a_block_of_half_an_ho
     let (_, end) = w.read(0).await.unwrap();
     assert!(end.forgotten_below_ms > T0 + HOUR, "samples are forgotten of it");
     let before = w.manifests.probe(&tenant()).await.unwrap().blocks.len();
+    // Between them nothing is held of the window, so that nobody remembers its last cut.
+    w.sleep(Duration::from_secs(97)).await;
     for i in 0..60 {
         assert!(w.write(&[("late", T0 + HOUR + i, 1.0)]).await);
         w.sleep(Duration::from_secs(60)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_promql::QueryError;
-use koios_runtime::TokioClock;
+use koios_runtime::{Clock as _, TokioClock};
 use koios_wire::ServiceErrorCode;
 
 use super::super::Budget;
@@ -85,6 +85,32 @@ async fn i12_answers_that_are_not_taken_are_not_charged_to_the_query() {
     let began = tokio::time::Instant::now();
     assert_eq!(ask(bytes).await.unwrap(), 10);
     assert!(began.elapsed() >= 5 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_what_is_asked_beside_stores_that_lag_is_not_held_by_the_query() {
+    let world = world(3, StoreReads::default());
+    // Given two stores that lag: the third answers for them in part, and the query waits for the rest.
+    world.stores[0].set(Mode::Late(5 * SECOND));
+    world.stores[1].set(Mode::Late(6 * SECOND));
+    let budget = Budget::new(1 << 20, 100);
+    let selections = [selection(true)];
+    let look = async {
+        let clock = TokioClock::starting_at(0);
+        let mut seen = Vec::new();
+        for seconds in [1, 3] {
+            clock.sleep(seconds * SECOND).await;
+            seen.push((world.stores[2].calls(), budget.held()));
+        }
+        seen
+    };
+    let (found, seen) = futures::join!(world.cluster.labels(&selections, "i", &budget), look);
+    assert_eq!(found.unwrap().into_parts().0.len(), 10);
+    let [(calls, held), (calls_then, held_then)] = seen[..] else {
+        panic!("{seen:?}");
+    };
+    assert!(calls_then > calls, "it is asked beside the others");
+    assert_eq!(held_then, held);
 }
 
 #[tokio::test(start_paused = true)]
