@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_promql::QueryError;
-use koios_runtime::{Clock as _, TokioClock};
+use koios_runtime::TokioClock;
 use koios_wire::ServiceErrorCode;
 
 use super::super::Budget;
@@ -85,52 +85,6 @@ async fn i12_answers_that_are_not_taken_are_not_charged_to_the_query() {
     let began = tokio::time::Instant::now();
     assert_eq!(ask(bytes).await.unwrap(), 10);
     assert!(began.elapsed() >= 5 * SECOND, "{:?}", began.elapsed());
-}
-
-/// What a query holds at two moments, between which the third store is asked beside the two others.
-async fn held_at(world: &World, budget: &Budget, moments: [u32; 2]) -> [usize; 2] {
-    let clock = TokioClock::starting_at(0);
-    let calls = || world.stores[2].calls();
-    clock.sleep(moments[0] * SECOND).await;
-    let (before, held) = (calls(), budget.held());
-    clock.sleep((moments[1] - moments[0]) * SECOND).await;
-    assert!(calls() > before, "it is asked beside the others");
-    [held, budget.held()]
-}
-
-#[tokio::test(start_paused = true)]
-async fn i12_what_is_asked_beside_stores_that_lag_is_not_held_by_the_query() {
-    let world = world(3, StoreReads::default());
-    // Given two stores that lag: the third answers for them in part, and the query waits for the rest.
-    world.stores[0].set(Mode::Late(5 * SECOND));
-    world.stores[1].set(Mode::Late(6 * SECOND));
-    let budget = Budget::new(1 << 20, 100);
-    let selections = [selection(true)];
-    let lookup = world.cluster.labels(&selections, "i", &budget);
-    let (found, [before, beside]) = futures::join!(lookup, held_at(&world, &budget, [1, 4]));
-    assert_eq!(found.unwrap().into_parts().0.len(), 10);
-    assert_eq!(before, beside);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i12_what_is_read_beside_streams_that_are_silent_is_not_held_by_the_query() {
-    let world = world(3, StoreReads::default());
-    // Given two streams that fall silent: the third store has a part of what comes next, and the query waits for the rest.
-    world.stores[0].set(Mode::HangsAfter(3));
-    world.stores[1].set(Mode::HangsAfter(3));
-    let budget = Budget::new(1 << 20, 100);
-    let read = async {
-        let mut merge = world.cluster.select(&selection(false), &budget).await?;
-        let mut series = 0;
-        while let Some(one) = merge.next().await.map_err(source_failed)? {
-            drop(one);
-            series += 1;
-        }
-        Ok::<_, QueryError>(series)
-    };
-    let (found, [before, beside]) = futures::join!(read, held_at(&world, &budget, [1, 3]));
-    assert_eq!(found.unwrap(), 10);
-    assert_eq!(before, beside);
 }
 
 #[tokio::test(start_paused = true)]
