@@ -11,17 +11,15 @@ use arrow_schema::{ArrowError, Schema};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use koios_model::{Exemplar, Labels, Matchers, TimeRange};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Encoding;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::EXEMPLARS_PART;
 use crate::part::{GroupRead, PartFile};
+use crate::part_writer::{PartWriter, base_properties};
 use crate::row_chunk::{LabelMaps, column, times};
-use crate::samples_table::{base_properties, encode_error};
 use crate::schema::{
     EXEMPLAR_LABELS, EXEMPLAR_VALUE, LABELS, METRIC_COLUMN, TIMESTAMP, exemplars_schema, map_field_names,
     map_value_field,
@@ -38,8 +36,7 @@ pub type SeriesExemplars = (Labels, Vec<Exemplar>);
 
 /// Collects exemplars and encodes them.
 pub(crate) struct ExemplarsWriter {
-    block: BlockId,
-    file: ArrowWriter<Vec<u8>>,
+    file: PartWriter,
     rows: u64,
     /// Of the current row group.
     group: Vec<(Labels, Exemplar)>,
@@ -49,7 +46,7 @@ pub(crate) struct ExemplarsWriter {
 impl fmt::Debug for ExemplarsWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExemplarsWriter")
-            .field("block", &self.block)
+            .field("file", &self.file)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -57,14 +54,9 @@ impl fmt::Debug for ExemplarsWriter {
 
 impl ExemplarsWriter {
     pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, layout)?)
-            .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), exemplars_schema(), options)
-            .map_err(|e| encode_error(block, EXEMPLARS_PART, e))?;
+        let properties = properties(block, layout)?;
         Ok(Self {
-            block,
-            file,
+            file: PartWriter::new(block, EXEMPLARS_PART, exemplars_schema(), properties)?,
             rows: 0,
             group: Vec::new(),
             last: None,
@@ -94,11 +86,9 @@ impl ExemplarsWriter {
         if group.is_empty() {
             return Ok(());
         }
-        let block = self.block;
-        let batch = batch_of(&group).map_err(|e| encode_error(block, EXEMPLARS_PART, e))?;
-        let encode = |e| encode_error(block, EXEMPLARS_PART, e);
-        self.file.write(&batch).map_err(encode)?;
-        self.file.flush().map_err(encode)
+        let columns = columns_of(&group).map_err(|e| self.file.error(e))?;
+        self.file.write(columns)?;
+        self.file.end_group()
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -111,37 +101,32 @@ impl ExemplarsWriter {
 
     pub(crate) fn finish(mut self) -> Result<Bytes> {
         self.end_group()?;
-        let block = self.block;
-        self.file
-            .into_inner()
-            .map(Bytes::from)
-            .map_err(|e| encode_error(block, EXEMPLARS_PART, e))
+        self.file.finish()
     }
 }
 
 fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    Ok(base_properties(block, layout)?
+    Ok(base_properties(block, EXEMPLARS_PART, layout)?
         .set_column_encoding(path(TIMESTAMP), Encoding::DELTA_BINARY_PACKED)
         .set_column_dictionary_enabled(path(TIMESTAMP), false)
         .set_column_statistics_enabled(path(METRIC_COLUMN), EnabledStatistics::Chunk)
         .build())
 }
 
-fn batch_of(rows: &[(Labels, Exemplar)]) -> Result<RecordBatch, ArrowError> {
+fn columns_of(rows: &[(Labels, Exemplar)]) -> Result<Vec<ArrayRef>, ArrowError> {
     let times = TimestampMillisecondArray::from_iter_values(rows.iter().map(|(_, e)| e.t));
     let mut metrics = StringDictionaryBuilder::<Int32Type>::new();
     rows.iter().for_each(|(series, _)| {
         metrics.append_option(Some(series.metric_name()).filter(|name| !name.is_empty()));
     });
-    let columns: Vec<ArrayRef> = vec![
+    Ok(vec![
         Arc::new(times.with_timezone("UTC")),
         Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, e)| e.v))),
         label_map(rows.iter().map(|(_, e)| &e.labels))?,
         label_map(rows.iter().map(|(series, _)| series))?,
         Arc::new(metrics.finish()),
-    ];
-    RecordBatch::try_new(exemplars_schema(), columns)
+    ])
 }
 
 /// A column of label sets.

@@ -4,17 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::builder::{ArrayBuilder, Float64Builder, Int32Builder, ListBuilder};
-use arrow_array::{ArrayRef, Float64Array, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{ArrayRef, Float64Array, Int8Array, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
 use koios_model::{Histogram, ResetHint};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Encoding;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::HISTOGRAMS_PART;
-use crate::samples_table::{StartsColumn, base_properties, encode_error};
+use crate::part_writer::{PartWriter, base_properties};
+use crate::samples_table::StartsColumn;
 use crate::schema::{SERIES, TIMESTAMP, bucket_fields, histograms_schema};
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -29,8 +28,7 @@ const PAGE_ROWS: usize = 1024;
 
 /// Collects histograms as columns and encodes them.
 pub(crate) struct HistogramsWriter {
-    block: BlockId,
-    file: ArrowWriter<Vec<u8>>,
+    file: PartWriter,
     rows: u64,
     columns: Columns,
     /// None where the block has no such column.
@@ -63,7 +61,7 @@ struct Buckets {
 impl fmt::Debug for HistogramsWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HistogramsWriter")
-            .field("block", &self.block)
+            .field("file", &self.file)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -71,14 +69,9 @@ impl fmt::Debug for HistogramsWriter {
 
 impl HistogramsWriter {
     pub(crate) fn new(block: BlockId, layout: Layout, starts: bool) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, layout)?)
-            .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), histograms_schema(starts), options)
-            .map_err(|e| encode_error(block, HISTOGRAMS_PART, e))?;
+        let (schema, properties) = (histograms_schema(starts), properties(block, layout)?);
         Ok(Self {
-            block,
-            file,
+            file: PartWriter::new(block, HISTOGRAMS_PART, schema, properties)?,
             rows: 0,
             columns: Columns::default(),
             starts: starts.then(StartsColumn::default),
@@ -112,11 +105,8 @@ impl HistogramsWriter {
         }
         let mut columns = std::mem::take(&mut self.columns).finish();
         columns.extend(self.starts.as_mut().map(StartsColumn::finish));
-        let encode = |e| encode_error(self.block, HISTOGRAMS_PART, e);
-        let batch = RecordBatch::try_new(histograms_schema(self.starts.is_some()), columns)
-            .map_err(|e| encode_error(self.block, HISTOGRAMS_PART, e))?;
-        self.file.write(&batch).map_err(encode)?;
-        self.file.flush().map_err(encode)
+        self.file.write(columns)?;
+        self.file.end_group()
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -129,11 +119,7 @@ impl HistogramsWriter {
 
     pub(crate) fn finish(mut self) -> Result<Bytes> {
         self.end_group()?;
-        let block = self.block;
-        self.file
-            .into_inner()
-            .map(Bytes::from)
-            .map_err(|e| encode_error(block, HISTOGRAMS_PART, e))
+        self.file.finish()
     }
 }
 
@@ -217,10 +203,48 @@ fn hint_number(hint: ResetHint) -> i8 {
 
 fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    Ok(base_properties(block, layout)?
+    Ok(base_properties(block, HISTOGRAMS_PART, layout)?
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_column_encoding(path(TIMESTAMP), Encoding::DELTA_BINARY_PACKED)
         .set_column_dictionary_enabled(path(TIMESTAMP), false)
         .set_column_dictionary_enabled(path(SERIES), true)
         .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::Span;
+    use parquet::file::reader::FileReader;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
+    use super::*;
+
+    #[test]
+    fn i12_row_groups_of_large_histograms_end_early() {
+        const BUCKETS: u32 = 1000;
+        let histogram = Arc::new(Histogram {
+            positive_spans: vec![Span {
+                offset: 0,
+                length: BUCKETS,
+            }],
+            positive_buckets: vec![1.0; BUCKETS as usize],
+            ..Histogram::default()
+        });
+        let mut writer = HistogramsWriter::new(BlockId::new(1, 1), Layout::default(), false).unwrap();
+        let histograms: Vec<_> = (0..3000).map(|t| (t, Arc::clone(&histogram))).collect();
+        writer.push(0, &histograms, &[]).unwrap();
+        let file = SerializedFileReader::new(writer.finish().unwrap()).unwrap();
+        let rows: Vec<i64> = file
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|g| g.num_rows())
+            .collect();
+        let most = (GROUP_BYTES / BUCKET_BYTES / BUCKETS as usize + 1) as i64;
+        assert_eq!(rows.iter().sum::<i64>(), 3000);
+        assert!(
+            rows.len() > 1 && rows.iter().all(|n| *n <= most),
+            "{rows:?} of {most}"
+        );
+    }
 }

@@ -27,6 +27,7 @@ mod exemplars;
 mod fetched_group;
 mod group_rows;
 mod histogram_rows;
+mod histograms_ahead;
 mod histograms_table;
 #[cfg(test)]
 mod hostile_test;
@@ -37,6 +38,7 @@ mod merge;
 mod meta;
 mod metadata;
 mod part;
+mod part_writer;
 mod reader;
 mod row_chunk;
 mod row_plan;

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt};
-use koios_chunk::Chunk;
 use koios_model::merge::{merge_sorted, settle_kinds, sort_and_dedup_histograms, sort_and_dedup_starts};
 use koios_model::{Expiry, Histogram, Labels, Matchers, Metadata, Sample, TimeRange};
 
 use crate::Result;
 use crate::exemplar_merge::ExemplarMerge;
+use crate::histograms_ahead::HistogramsAhead;
 use crate::reader::{BlockReader, BlockSeries, SeriesCursor};
 use crate::samples::{self, SeriesSamples};
 use crate::writer::{BlockWriter, SeriesColumns};
@@ -19,8 +19,6 @@ use crate::writer::{BlockWriter, SeriesColumns};
 const SERIES_AHEAD: usize = 2048;
 /// Most rows of floats that are decoded together, unless one series has more: some pages, so that few are decoded twice.
 const ROWS_AHEAD: u64 = 128 * 1024;
-/// Most histograms that are read ahead, unless one series has more.
-const HISTOGRAMS_AHEAD: u32 = 16 * 1024;
 
 /// Samples of a block that count no more: those of matching series in a range of time.
 #[derive(Clone, Debug)]
@@ -256,38 +254,6 @@ impl SamplesAhead {
     }
 }
 
-/// The histograms of the next series of a block.
-#[derive(Default)]
-struct HistogramsAhead {
-    /// Series that have some, in order.
-    waiting: VecDeque<BlockSeries>,
-    read: VecDeque<Vec<Chunk>>,
-}
-
-impl HistogramsAhead {
-    fn new(series: &[BlockSeries]) -> Self {
-        Self {
-            waiting: series.iter().filter(|s| s.histogram_count > 0).cloned().collect(),
-            read: VecDeque::new(),
-        }
-    }
-
-    /// Those of the next series that has some.
-    async fn next(&mut self, reader: &BlockReader) -> Result<Vec<Chunk>> {
-        if self.read.is_empty() {
-            let (mut batch, mut rows) = (Vec::new(), 0);
-            while let Some(series) = self.waiting.front()
-                && (batch.is_empty() || rows + series.histogram_count <= HISTOGRAMS_AHEAD)
-            {
-                rows += series.histogram_count;
-                batch.extend(self.waiting.pop_front());
-            }
-            self.read = reader.read_histograms(&batch).await?.into();
-        }
-        Ok(self.read.pop_front().unwrap_or_default())
-    }
-}
-
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Input")
@@ -347,7 +313,7 @@ impl Input {
                     .samples_part()
                     .corrupt("its series are not in label order"));
             }
-            self.histograms = HistogramsAhead::new(&batch);
+            self.histograms.go_on_with(&batch);
             self.pending = batch.into();
         }
         Ok(())

@@ -5,33 +5,29 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, Int64Builder};
-use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{ArrayRef, Int8Array, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
 use koios_chunk::decimal;
 use koios_model::merge::start_at;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::{KeyValue, SortingColumn};
-use parquet::file::properties::{
-    DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties, WriterPropertiesBuilder,
-};
+use parquet::basic::Encoding;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::meta::{FORMAT_VERSION, SAMPLES_PART};
+use crate::meta::SAMPLES_PART;
+use crate::part_writer::{PartWriter, base_properties, small_delta_blocks};
 use crate::schema::{EXPONENT, FLOAT, MANTISSA, SERIES, START_TIMESTAMP, TICK, TIMESTAMP, samples_schema};
 use crate::shared_times::PlacedTimes;
 use crate::writer::Layout;
-use crate::{BlockId, Error, Result};
+use crate::{BlockId, Result};
 
 /// Rows collected before they are handed to the encoder.
 const BATCH_ROWS: usize = 64 * 1024;
 
 /// Collects samples as columns and encodes them; row groups end at series boundaries.
 pub(crate) struct SamplesWriter {
-    block: BlockId,
     group_rows: usize,
-    file: ArrowWriter<Vec<u8>>,
+    file: PartWriter,
     rows: u64,
     group: usize,
     series: Vec<u32>,
@@ -97,7 +93,7 @@ impl StartsColumn {
 impl fmt::Debug for SamplesWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SamplesWriter")
-            .field("block", &self.block)
+            .field("file", &self.file)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -106,15 +102,10 @@ impl fmt::Debug for SamplesWriter {
 impl SamplesWriter {
     /// Of samples whose times stand beside them, unless they come with `ticks`.
     pub(crate) fn new(block: BlockId, layout: Layout, ticks: bool, starts: bool) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, layout, ticks)?)
-            .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), samples_schema(ticks, starts), options)
-            .map_err(|e| encode_error(block, SAMPLES_PART, e))?;
+        let (schema, properties) = (samples_schema(ticks, starts), properties(block, layout, ticks)?);
         Ok(Self {
-            block,
             group_rows: layout.group_rows.max(1),
-            file,
+            file: PartWriter::new(block, SAMPLES_PART, schema, properties)?,
             rows: 0,
             group: 0,
             series: Vec::new(),
@@ -190,7 +181,6 @@ impl SamplesWriter {
         if self.series.is_empty() {
             return Ok(());
         }
-        let ticks = matches!(self.times, TimeColumn::Ticks(_));
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(std::mem::take(&mut self.series))),
             self.times.finish(),
@@ -199,21 +189,13 @@ impl SamplesWriter {
             Arc::new(self.floats.finish()),
         ];
         columns.extend(self.starts.as_mut().map(StartsColumn::finish));
-        RecordBatch::try_new(samples_schema(ticks, self.starts.is_some()), columns)
-            .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
-            .and_then(|batch| {
-                self.file
-                    .write(&batch)
-                    .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
-            })
+        self.file.write(columns)
     }
 
     fn end_group(&mut self) -> Result<()> {
         self.write_batch()?;
         self.group = 0;
-        self.file
-            .flush()
-            .map_err(|e| encode_error(self.block, SAMPLES_PART, e))
+        self.file.end_group()
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -221,37 +203,13 @@ impl SamplesWriter {
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
-        self.file.bytes_written() + self.file.in_progress_size()
+        self.file.bytes_so_far()
     }
 
     pub(crate) fn finish(mut self) -> Result<Bytes> {
         self.end_group()?;
-        let block = self.block;
-        self.file
-            .into_inner()
-            .map(Bytes::from)
-            .map_err(|e| encode_error(block, SAMPLES_PART, e))
+        self.file.finish()
     }
-}
-
-/// Properties that all parts share.
-pub(crate) fn base_properties(block: BlockId, layout: Layout) -> Result<WriterPropertiesBuilder> {
-    let level = ZstdLevel::try_new(layout.zstd_level).map_err(|e| encode_error(block, SAMPLES_PART, e))?;
-    Ok(WriterProperties::builder()
-        .set_created_by(concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(level))
-        .set_statistics_enabled(EnabledStatistics::None)
-        .set_max_row_group_row_count(None)
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new("koios.format".to_owned(), FORMAT_VERSION.to_string()),
-            KeyValue::new("koios.block".to_owned(), block.to_string()),
-        ])))
-}
-
-/// The smallest blocks there are: the fewer values suffer from a large step.
-pub(crate) fn small_delta_blocks(block: BlockId) -> Result<DeltaBinaryPackedEncoderOptions> {
-    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
-    blocks.map_err(|e| encode_error(block, SAMPLES_PART, e))
 }
 
 fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterProperties> {
@@ -261,9 +219,9 @@ fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterPrope
         descending,
         nulls_first: false,
     };
-    let mut builder = base_properties(block, layout)?
+    let mut builder = base_properties(block, SAMPLES_PART, layout)?
         .set_data_page_row_count_limit(layout.page_rows)
-        .set_delta_binary_packed_encoder_options(small_delta_blocks(block)?)
+        .set_delta_binary_packed_encoder_options(small_delta_blocks(block, SAMPLES_PART)?)
         .set_sorting_columns(Some(vec![sorted(0, false), sorted(1, true)]))
         .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk);
     let time = if ticks { TICK } else { TIMESTAMP };
@@ -280,18 +238,6 @@ fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterPrope
         .set_column_dictionary_enabled(path(EXPONENT), true)
         .set_column_dictionary_enabled(path(START_TIMESTAMP), true)
         .build())
-}
-
-pub(crate) fn encode_error(
-    block: BlockId,
-    part: &'static str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> Error {
-    Error::Encode {
-        block,
-        part,
-        source: source.into(),
-    }
 }
 
 #[cfg(test)]

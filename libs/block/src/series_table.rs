@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use arrow_array::builder::StringDictionaryBuilder;
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array};
+use arrow_array::{ArrayRef, TimestampMillisecondArray, UInt32Array, UInt64Array};
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use koios_model::{Labels, Metadata, TimeRange};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::exemplars::label_map;
 use crate::meta::SERIES_PART;
-use crate::samples_table::{base_properties, encode_error};
+use crate::part_writer::{PartWriter, base_properties};
 use crate::schema::{
     K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
     K_ROW_COUNT, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, series_schema,
@@ -53,19 +51,15 @@ pub(crate) fn encode_series(
     let frequent = frequent_names(rows);
     let histograms = rows.iter().any(|row| row.histogram_count > 0);
     let schema = series_schema(&frequent, times, histograms);
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties(block, layout, &frequent)?)
-        .with_skip_arrow_metadata(true);
-    let encode = |e| encode_error(block, SERIES_PART, e);
-    let mut file =
-        ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options).map_err(encode)?;
+    let properties = properties(block, layout, &frequent)?;
+    let mut file = PartWriter::new(block, SERIES_PART, Arc::clone(&schema), properties)?;
     for (i, group) in rows.chunks(SERIES_GROUP_ROWS).enumerate() {
-        let batch = batch_of(&schema, &frequent, i * SERIES_GROUP_ROWS, group)
-            .map_err(|e| encode_error(block, SERIES_PART, e))?;
-        file.write(&batch).map_err(encode)?;
-        file.flush().map_err(encode)?;
+        let columns = columns_of(&schema, &frequent, i * SERIES_GROUP_ROWS, group);
+        let columns = columns.map_err(|e| file.error(e))?;
+        file.write(columns)?;
+        file.end_group()?;
     }
-    file.into_inner().map(Bytes::from).map_err(encode)
+    file.finish()
 }
 
 /// The label names that get a column: the most frequent ones, ascending.
@@ -87,7 +81,8 @@ fn frequent_names(rows: &[SeriesRow]) -> Vec<String> {
 
 fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    let mut builder = base_properties(block, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
+    let mut builder =
+        base_properties(block, SERIES_PART, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
     for name in [
         K_ID,
         K_FIRST_ROW,
@@ -112,12 +107,12 @@ fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<Wri
     Ok(builder.build())
 }
 
-fn batch_of(
+fn columns_of(
     schema: &SchemaRef,
     frequent: &[String],
     first_id: usize,
     rows: &[SeriesRow],
-) -> Result<RecordBatch, arrow_schema::ArrowError> {
+) -> Result<Vec<ArrayRef>, arrow_schema::ArrowError> {
     let times = |f: fn(&SeriesRow) -> i64| -> ArrayRef {
         Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(f)).with_timezone("UTC"))
     };
@@ -153,7 +148,7 @@ fn batch_of(
     for name in frequent {
         columns.push(dictionary(rows.iter().map(|r| r.labels.get(name)))?);
     }
-    RecordBatch::try_new(Arc::clone(schema), columns)
+    Ok(columns)
 }
 
 fn dictionary<'a>(

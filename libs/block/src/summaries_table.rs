@@ -4,19 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, Int64Builder};
-use arrow_array::{ArrayRef, Int8Array, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{ArrayRef, Int8Array, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
 use koios_chunk::decimal;
 use koios_model::Summary;
 use koios_model::summary::{greater, lesser};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Encoding;
 use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{DeltaBinaryPackedEncoderOptions, EnabledStatistics, WriterProperties};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::samples_table::{base_properties, encode_error};
+use crate::part_writer::{PartWriter, base_properties, small_delta_blocks};
 use crate::schema::{
     AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, SERIES, TIMESTAMP, float_of, mantissa_of,
     summaries_schema,
@@ -65,10 +63,9 @@ pub(crate) fn set_written(s: &mut Summary, [first, last, sum, min, max, resets]:
 
 /// Collects summaries as columns and encodes them; row groups end at series boundaries.
 pub(crate) struct SummariesWriter {
-    block: BlockId,
     part: &'static str,
     group_rows: usize,
-    file: ArrowWriter<Vec<u8>>,
+    file: PartWriter,
     rows: u64,
     group: usize,
     columns: Columns,
@@ -88,8 +85,7 @@ struct Columns {
 impl fmt::Debug for SummariesWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SummariesWriter")
-            .field("block", &self.block)
-            .field("part", &self.part)
+            .field("file", &self.file)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -97,16 +93,11 @@ impl fmt::Debug for SummariesWriter {
 
 impl SummariesWriter {
     pub(crate) fn new(block: BlockId, part: &'static str, layout: Layout) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, part, layout)?)
-            .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), summaries_schema(), options)
-            .map_err(|e| encode_error(block, part, e))?;
+        let properties = properties(block, part, layout)?;
         Ok(Self {
-            block,
             part,
             group_rows: layout.group_rows.max(1),
-            file,
+            file: PartWriter::new(block, part, summaries_schema(), properties)?,
             rows: 0,
             group: 0,
             columns: Columns::default(),
@@ -133,18 +124,13 @@ impl SummariesWriter {
             return Ok(());
         }
         let columns = std::mem::take(&mut self.columns).finish();
-        let (block, part) = (self.block, self.part);
-        RecordBatch::try_new(summaries_schema(), columns)
-            .map_err(|e| encode_error(block, part, e))
-            .and_then(|batch| self.file.write(&batch).map_err(|e| encode_error(block, part, e)))
+        self.file.write(columns)
     }
 
     fn end_group(&mut self) -> Result<()> {
         self.write_batch()?;
         self.group = 0;
-        self.file
-            .flush()
-            .map_err(|e| encode_error(self.block, self.part, e))
+        self.file.end_group()
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -152,15 +138,13 @@ impl SummariesWriter {
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
-        self.file.bytes_written() + self.file.in_progress_size()
+        self.file.bytes_so_far()
     }
 
     /// The part's name and its bytes.
     pub(crate) fn finish(mut self) -> Result<(&'static str, Bytes)> {
         self.end_group()?;
-        let (block, part) = (self.block, self.part);
-        let bytes = self.file.into_inner().map_err(|e| encode_error(block, part, e))?;
-        Ok((part, Bytes::from(bytes)))
+        Ok((self.part, self.file.finish()?))
     }
 }
 
@@ -211,11 +195,9 @@ fn properties(block: BlockId, part: &'static str, layout: Layout) -> Result<Writ
         descending,
         nulls_first: false,
     };
-    let blocks = DeltaBinaryPackedEncoderOptions::try_new(128, 4);
-    let blocks = blocks.map_err(|e| encode_error(block, part, e))?;
-    let mut builder = base_properties(block, layout)?
+    let mut builder = base_properties(block, part, layout)?
         .set_data_page_row_count_limit(PAGE_ROWS.min(layout.page_rows))
-        .set_delta_binary_packed_encoder_options(blocks)
+        .set_delta_binary_packed_encoder_options(small_delta_blocks(block, part)?)
         .set_sorting_columns(Some(vec![sorted(0, false), sorted(2, true)]))
         .set_column_statistics_enabled(path(SERIES), EnabledStatistics::Chunk)
         .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);

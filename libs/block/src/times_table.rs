@@ -3,16 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{ArrayRef, TimestampMillisecondArray, UInt32Array};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Encoding;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::meta::TIMES_PART;
-use crate::samples_table::{base_properties, encode_error, small_delta_blocks};
+use crate::part_writer::{PartWriter, base_properties, small_delta_blocks};
 use crate::schema::{TIME_ID, TIMESTAMP, times_schema};
 use crate::shared_times::{KnownRuns, PlacedTimes};
 use crate::writer::Layout;
@@ -25,8 +23,7 @@ const SMALLER_PAGES: usize = 2;
 
 /// Collects times and encodes them, those of several series once.
 pub(crate) struct TimesWriter {
-    block: BlockId,
-    file: ArrowWriter<Vec<u8>>,
+    file: PartWriter,
     rows: u32,
     /// Rows not handed to the encoder yet.
     timestamps: Vec<i64>,
@@ -36,7 +33,7 @@ pub(crate) struct TimesWriter {
 impl fmt::Debug for TimesWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimesWriter")
-            .field("block", &self.block)
+            .field("file", &self.file)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -44,14 +41,9 @@ impl fmt::Debug for TimesWriter {
 
 impl TimesWriter {
     pub(crate) fn new(block: BlockId, layout: Layout) -> Result<Self> {
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(block, layout)?)
-            .with_skip_arrow_metadata(true);
-        let file = ArrowWriter::try_new_with_options(Vec::new(), times_schema(), options)
-            .map_err(|e| encode_error(block, TIMES_PART, e))?;
+        let properties = properties(block, layout)?;
         Ok(Self {
-            block,
-            file,
+            file: PartWriter::new(block, TIMES_PART, times_schema(), properties)?,
             rows: 0,
             timestamps: Vec::new(),
             known: KnownRuns::new(layout.page_rows),
@@ -69,7 +61,7 @@ impl TimesWriter {
         }
         let count = u32::try_from(timestamps.len()).ok();
         let count = count.filter(|&count| self.rows.checked_add(count).is_some());
-        let count = count.ok_or_else(|| encode_error(self.block, TIMES_PART, "it would have 2^32 rows"))?;
+        let count = count.ok_or_else(|| self.file.error("it would have 2^32 rows"))?;
         self.known.add(self.rows, timestamps);
         let placed = PlacedTimes::alone(self.rows, count);
         self.timestamps.extend(timestamps.iter().rev());
@@ -90,11 +82,7 @@ impl TimesWriter {
             Arc::new(UInt32Array::from_iter_values(first_row..self.rows)),
             Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
         ];
-        let batch = RecordBatch::try_new(times_schema(), columns)
-            .map_err(|e| encode_error(self.block, TIMES_PART, e))?;
-        self.file
-            .write(&batch)
-            .map_err(|e| encode_error(self.block, TIMES_PART, e))
+        self.file.write(columns)
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -102,25 +90,21 @@ impl TimesWriter {
     }
 
     pub(crate) fn encoded_bytes(&self) -> usize {
-        self.file.bytes_written() + self.file.in_progress_size()
+        self.file.bytes_so_far()
     }
 
     pub(crate) fn finish(mut self) -> Result<Bytes> {
         self.write_batch()?;
-        let block = self.block;
-        self.file
-            .into_inner()
-            .map(Bytes::from)
-            .map_err(|e| encode_error(block, TIMES_PART, e))
+        self.file.finish()
     }
 }
 
 fn properties(block: BlockId, layout: Layout) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    let mut builder = base_properties(block, layout)?
+    let mut builder = base_properties(block, TIMES_PART, layout)?
         .set_data_page_row_count_limit((layout.page_rows / SMALLER_PAGES).max(1))
         .set_max_row_group_row_count(Some(layout.group_rows.max(1)))
-        .set_delta_binary_packed_encoder_options(small_delta_blocks(block)?)
+        .set_delta_binary_packed_encoder_options(small_delta_blocks(block, TIMES_PART)?)
         .set_column_statistics_enabled(path(TIMESTAMP), EnabledStatistics::Page);
     for name in [TIME_ID, TIMESTAMP] {
         builder = builder

@@ -12,7 +12,8 @@ use crate::meta::{
     EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, FORMAT_TIMES,
     HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
 };
-use crate::samples_table::{SamplesWriter, encode_error};
+use crate::part_writer::encode_error;
+use crate::samples_table::SamplesWriter;
 use crate::series_table::{SeriesRow, encode_series};
 use crate::summaries_table::SummariesWriter;
 use crate::times_table::TimesWriter;

@@ -196,3 +196,26 @@ fn a_block_of_an_earlier_version_says_the_times_of_its_samples_alone() {
     parts.meta.range = TimeRange::new(1, 8);
     assert!(block_on(verify(&open(&parts))).is_err());
 }
+
+#[test]
+fn i11_a_block_whose_range_is_not_that_of_what_it_has_is_corrupt() {
+    let exemplars = |times: &[i64]| -> Model {
+        let all = times.iter().map(|&t| (t, 0, Labels::empty()));
+        Model::from([(series(1, 1), all.collect())])
+    };
+    // Its sample is at 1; of a block of an earlier version that may be all of the range.
+    for (times, range, is_sound) in [
+        (&[5, 9][..], (1, 9), true),
+        (&[5, 9], (1, 1), true),
+        (&[5, 9], (5, 9), false),
+        (&[5, 9], (0, 9), false),
+        (&[5, 9], (1, 10), false),
+        (&[], (1, 1), true),
+        (&[], (1, 2), false),
+    ] {
+        let mut parts = write(1, &exemplars(times));
+        parts.meta.range = TimeRange::new(range.0, range.1);
+        let verified = block_on(verify(&open(&parts)));
+        assert_eq!(verified.is_ok(), is_sound, "{times:?} {range:?}: {verified:?}");
+    }
+}

@@ -233,24 +233,6 @@ impl Head {
         };
         self.windows.add(tally.window, added);
     }
-
-    /// Of different metadata for one metric the later admitted stays; of equally late ones the greater.
-    fn merge_metadata(&mut self, batch: &BatchColumns, admission_ms: i64) {
-        for (name, metadata) in &batch.metadata {
-            match self.metadata.get_mut(name) {
-                Some((at, held)) => {
-                    if (*at, &*held) < (admission_ms, metadata) {
-                        *at = admission_ms;
-                        held.clone_from(metadata);
-                    }
-                }
-                None => {
-                    self.metadata
-                        .insert(name.clone(), (admission_ms, metadata.clone()));
-                }
-            }
-        }
-    }
 }
 
 impl Tally {

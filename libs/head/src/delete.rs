@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use koios_chunk::Chunk;
-use koios_model::{Histogram, METRIC_NAME, Matchers, Sample, TimeRange};
+use koios_model::{Histogram, Matchers, Sample, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::error::Error;
@@ -28,8 +28,7 @@ impl Head {
     /// Gives how many samples went; one that was held twice may count twice.
     pub fn delete(&mut self, matchers: &Matchers, range: TimeRange) -> u64 {
         self.exemplars.delete(matchers, range);
-        self.metadata
-            .retain(|name, (at, m)| *at > range.max || !match_all_of(matchers, name, &m.kind));
+        self.delete_metadata(matchers, range);
         let windows = self.windows.overlapping(range);
         let (mut gone, mut dead) = (0, RoaringBitmap::new());
         for index in &self.matching_in(matchers, range) {
@@ -114,25 +113,5 @@ impl Head {
         self.histograms(id, range, &mut held.histograms)?;
         held.starts = self.held_starts(id.index, range);
         Ok(held)
-    }
-}
-
-/// Whether every series of a metric matches, whatever other labels it has. Its metadata may be in another partition than its
-/// series are, so that none of them may be here.
-fn match_all_of(matchers: &Matchers, metric: &str, kind: &str) -> bool {
-    let match_named = |suffix: &str| {
-        let name = format!("{metric}{suffix}");
-        matchers.iter().all(|m| match m.name() {
-            METRIC_NAME => m.matches(&name),
-            _ => m.matches_empty() && m.matches_all_but_empty(),
-        })
-    };
-    match kind {
-        "histogram" => match_named("") || ["_bucket", "_count", "_sum"].into_iter().all(match_named),
-        "gaugehistogram" => match_named("") || ["_bucket", "_gcount", "_gsum"].into_iter().all(match_named),
-        "summary" => ["", "_count", "_sum"].into_iter().all(match_named),
-        "counter" => match_named("") || match_named("_total"),
-        "info" => match_named("") || match_named("_info"),
-        _ => match_named(""),
     }
 }

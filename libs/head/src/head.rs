@@ -147,13 +147,6 @@ impl Head {
         self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
     }
 
-    /// Metadata by metric name, ascending, each with the admission time of the batch that brought it.
-    pub fn metadata(&self) -> impl Iterator<Item = (&str, i64, &Metadata)> {
-        self.metadata
-            .iter()
-            .map(|(name, (at, m))| (name.as_str(), *at, m))
-    }
-
     /// Estimate of the memory held, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.symbols.memory_bytes()

@@ -66,6 +66,12 @@ impl Head {
             .collect()
     }
 
+    /// Whether any series carries a label.
+    pub(crate) fn has_label(&self, name: &str, value: &str) -> bool {
+        let pair = self.symbols.get(name).zip(self.symbols.get(value));
+        pair.is_some_and(|(name, value)| self.index.postings(Pair { name, value }).is_some())
+    }
+
     fn name(&self, name: &str) -> Option<(u32, &NameIndex)> {
         let id = self.symbols.get(name)?;
         Some((id, self.index.name(id)?))

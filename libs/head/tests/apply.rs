@@ -317,3 +317,64 @@ fn metadata_goes_with_a_deletion_of_all_series_of_its_metric() {
     assert_eq!(left(&[(name, equal, "sizes")], all), "hits sizes took up");
     assert_eq!(left(&[(name, regex, "sizes.*")], all), "hits took up");
 }
+
+#[test]
+fn metadata_that_nobody_sends_goes_once_no_series_of_its_metric_is_left() {
+    let described = |kind: &str| Metadata {
+        kind: kind.to_owned(),
+        help: "words".to_owned(),
+        unit: String::new(),
+    };
+    let mut head = Head::new(HeadOptions::default());
+    let mut b = BatchColumns {
+        metadata: [
+            ("away", "gauge"),
+            ("hits", "counter"),
+            ("took", "histogram"),
+            ("up", "gauge"),
+        ]
+        .map(|(name, kind)| (name.to_owned(), described(kind)))
+        .to_vec(),
+        ..BatchColumns::default()
+    };
+    for (i, (name, job)) in [
+        ("hits_total", "a"),
+        ("took_bucket", "b"),
+        ("up", "a"),
+        ("up", "b"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let labels = Labels::from_pairs([("__name__", name), ("job", job)]);
+        b.push_series(SeriesHash(i as u128 + 1), labels.as_ref());
+        b.push_sample(100, 1.0);
+    }
+    head.apply(&b, 100, 1);
+    let names = |head: &Head| {
+        let names: Vec<String> = head.metadata().map(|(name, _, _)| name.to_owned()).collect();
+        names.join(" ")
+    };
+    // Series of "away" may be in another partition, and its sender may be slow.
+    assert_eq!(head.forget_metadata(100), 0);
+    assert_eq!(head.forget_metadata(101), 1);
+    assert_eq!(names(&head), "hits took up");
+    let of_job = |job: &str| Matchers(vec![Matcher::equal("job", job)]);
+    head.delete(&of_job("a"), TimeRange::ALL);
+    assert_eq!(
+        names(&head),
+        "hits took up",
+        "another job may have them elsewhere"
+    );
+    assert_eq!(head.forget_metadata(101), 1);
+    assert_eq!(names(&head), "took up");
+    head.delete(&of_job("b"), TimeRange::ALL);
+    // What is sent again stays.
+    let again = BatchColumns {
+        metadata: vec![("up".to_owned(), described("gauge"))],
+        ..BatchColumns::default()
+    };
+    head.apply(&again, 200, 2);
+    assert_eq!(head.forget_metadata(200), 1);
+    assert_eq!(names(&head), "up");
+}

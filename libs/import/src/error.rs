@@ -48,8 +48,8 @@ pub enum ImportError {
         /// How many were read.
         found: u64,
     },
-    /// The process has no memory for it.
-    #[error("the import waits for memory")]
+    /// The process had no memory for it for long.
+    #[error("the import waited for memory and gave up, nothing of the block is listed")]
     Memory(#[from] MemoryShort),
     /// A bug.
     #[error(transparent)]

@@ -152,6 +152,8 @@ pub struct MetadataRequest {
     pub epoch: u64,
     /// One metric, or all when empty.
     pub metric: String,
+    /// As in [`ReadRequest`].
+    pub deletions_version: u64,
 }
 
 /// Exemplars of one (partition, tenant).

@@ -27,6 +27,11 @@ use koios_runtime::with_sources;
 const SETTLE_SHARE: u32 = 10;
 /// Late samples of a window that are cut without waiting for others: old data may come as fast as it can be sent.
 const LATE_SAMPLES_ENOUGH: u64 = 1 << 20;
+/// How long metadata stays that nobody sends, of metrics without series here: those of other partitions are not known of.
+/// As far back as queries for metadata look, unless they say how far.
+const METADATA_KEEP_MS: i64 = 24 * 3_600_000;
+/// How often such metadata is looked for: there may be much, and readers wait meanwhile.
+const METADATA_LOOK: Duration = Duration::from_secs(3600);
 /// Tenants cut at a time.
 const CUTS_AT_A_TIME: usize = 2;
 
@@ -269,6 +274,11 @@ impl Inner {
         let newest = state.newest_ms.map_or(now, |n| n.max(now));
         let dropped = state.forget(newest.saturating_sub(keep));
         self.store.metrics.samples_forgotten.inc_by(dropped);
+        let elapsed = self.deps.runtime.clock.elapsed();
+        if elapsed.saturating_sub(state.metadata_looked_at) >= METADATA_LOOK {
+            state.metadata_looked_at = elapsed;
+            state.head.forget_metadata(now.saturating_sub(METADATA_KEEP_MS));
+        }
     }
 
     /// Cuts and lists everything of one tenant, or of all.

@@ -12,7 +12,7 @@ mod applying;
 mod keeping;
 
 use koios_bucket::{Manifest, Nonce, Tombstone, TombstoneState};
-use koios_head::{Head, Resolved};
+use koios_head::{Head, Resolved, deletes_metric};
 use koios_model::{BatchColumns, BatchSet, LabelsRef, Matchers, PartitionId, TimeRange};
 use koios_wal::Lsn;
 use koios_wire::BatchHeader;
@@ -185,6 +185,13 @@ impl Deletions {
         let mut left = columns.clone();
         left.histograms.retain(|h| stays(h.series as usize, h.t));
         left.exemplars.retain(|e| stays(e.series as usize, e.exemplar.t));
+        left.metadata.retain(|(metric, m)| {
+            let deletes = |k: &&Known| {
+                let is_before = header.admission_ms <= k.tombstone.range.max;
+                is_before && deletes_metric(&k.matchers, metric, &m.kind)
+            };
+            !covering.iter().any(deletes)
+        });
         let (mut counts, mut times, mut values, mut starts) = (vec![], vec![], vec![], vec![]);
         for (at, series) in columns.series().enumerate() {
             let before = times.len();

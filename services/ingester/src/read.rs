@@ -182,13 +182,14 @@ impl Inner {
     }
 
     pub(crate) async fn metadata(
-        &self,
+        self: &Arc<Self>,
         request: MetadataRequest,
     ) -> Result<Vec<(String, Metadata)>, ServiceError> {
         self.admit_read(request.partition, request.epoch).await?;
         let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
             return Ok(Vec::new());
         };
+        self.ensure_deletions(&replica, request.deletions_version).await?;
         let state = replica.state.read();
         let wanted = |name: &str| request.metric.is_empty() || name == request.metric;
         Ok(state

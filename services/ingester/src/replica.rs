@@ -85,6 +85,8 @@ pub(crate) struct ReplicaState {
     pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
     /// When a batch was applied last, by the monotonic clock.
     pub(crate) applied_at: std::time::Duration,
+    /// When metadata that nobody sends was looked for last, by the monotonic clock.
+    pub(crate) metadata_looked_at: std::time::Duration,
     pub(crate) deletions: Deletions,
     /// While a replay goes on in which something was deleted: keeps series without samples, whose places ids stand for.
     hold: Option<Resolved>,
@@ -111,6 +113,7 @@ impl Replica {
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
                 applied_at: std::time::Duration::ZERO,
+                metadata_looked_at: std::time::Duration::ZERO,
                 deletions: Deletions::default(),
                 hold: None,
             }),

@@ -310,3 +310,80 @@ async fn check(
         },
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use koios_bucket::Bucket;
+    use koios_import::{ImportSettings, Importer};
+    use koios_model::Labels;
+    use koios_runtime::{Clock, Cpu, RealClock, RngHandle};
+    use koios_testkit::memory::PretendedMemory;
+    use koios_testkit::tsdb::TsdbContent;
+    use object_store::memory::InMemory;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    const ULID: &str = "01BKGTZQ1SYQJTR4PB43C8PD98";
+
+    /// A process over a bucket, while so much of its memory is in use.
+    fn service(store: &Arc<InMemory>, percent: u64) -> Router {
+        let clock: ClockHandle = Arc::new(RealClock::new());
+        let memory = PretendedMemory::default();
+        memory.use_percent(percent);
+        let rng = RngHandle::from_seed(1);
+        let importer = Importer {
+            bucket: Bucket::new(Arc::<InMemory>::clone(store), "", Arc::clone(&clock), rng.fork()),
+            settings: ImportSettings::default(),
+            writer: "test".to_owned(),
+            clock: Arc::clone(&clock),
+            rng,
+            cpu: Cpu::inline(),
+            memory: memory.watch(),
+        };
+        UploadService::new(Uploads::new(importer), clock).router()
+    }
+
+    /// Status, when to try again, and what is said.
+    async fn post_to(service: Router, what: &str, body: &[u8]) -> (u16, Option<String>, String) {
+        let uri = format!("/api/v1/upload/block/{ULID}/{what}");
+        let request = Request::post(uri).body(Body::from(body.to_vec())).unwrap();
+        let (parts, body) = service.oneshot(request).await.unwrap().into_parts();
+        let retry_after = parts.headers.get(header::RETRY_AFTER);
+        let retry_after = retry_after.map(|v| v.to_str().unwrap().to_owned());
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let said = String::from_utf8_lossy(&body).into_owned();
+        (parts.status.as_u16(), retry_after, said)
+    }
+
+    #[tokio::test]
+    async fn i13_uploads_that_are_refused_while_memory_is_short_may_be_tried_again() {
+        let store = Arc::new(InMemory::new());
+        let now = RealClock::new().now_ms();
+        let content = TsdbContent {
+            ulid: ULID.to_owned(),
+            ..TsdbContent::default()
+        };
+        let up = Labels::from_pairs([("__name__", "up")]);
+        let files = content.with_floats(up, &[(now - 60_000, 1.0)], 120).files();
+        for (what, file) in [("start", "meta.json"), ("files?path=index", "index")] {
+            let (status, retry_after, said) = post_to(service(&store, 90), what, &files[file]).await;
+            assert_eq!(
+                (status, retry_after.as_deref()),
+                (503, Some("5")),
+                "{what}: {said}"
+            );
+            assert!(
+                said.starts_with("memory is short: 900 of 1000 MiB in use"),
+                "{said}"
+            );
+            assert!(said.contains("try again later"), "{said}");
+            let (status, _, said) = post_to(service(&store, 50), what, &files[file]).await;
+            assert_eq!(status, 200, "{what}: {said}");
+        }
+        // What takes no memory is done.
+        let (status, _, said) = post_to(service(&store, 90), "finish", &[]).await;
+        assert_eq!(status, 200, "{said}");
+    }
+}

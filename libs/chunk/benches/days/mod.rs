@@ -2,7 +2,10 @@
 //! decimals, 20% constants, 10% random walks of full precision, every 15 s with a few milliseconds of jitter.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+mod noise;
+
 use koios_model::{Labels, STALE_NAN_BITS};
+use noise::Noise;
 
 /// Samples of a series.
 pub(crate) const SAMPLES: usize = 5_760;
@@ -113,24 +116,4 @@ fn values(kind: Kind, seed: u64) -> Vec<f64> {
         at
     };
     (0..SAMPLES).map(|_| next()).collect()
-}
-
-/// A small generator of repeatable noise (splitmix64).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }

@@ -1,30 +1,15 @@
 //! Series as a fleet has them: 40% integer counters, 30% gauges of 2 or 3 decimals, 20% constants, 10% random walks of
 //! full precision; 15 s apart, with jitter of a few milliseconds where asked for.
 
+#[path = "../days/noise.rs"]
+mod noise;
+
+use noise::Noise;
+
 /// Samples per series.
 pub(crate) const SAMPLES: usize = 120;
 /// Series in the fleet.
 pub(crate) const SERIES: usize = 1000;
-
-/// A small generator of repeatable noise (splitmix64).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
 
 /// The timestamps and values of series `i`, always the same.
 pub(crate) fn series(i: usize, jitter: bool) -> (Vec<i64>, Vec<f64>) {

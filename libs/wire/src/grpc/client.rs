@@ -148,6 +148,7 @@ impl IngesterService for IngesterClient {
             partition: request.partition.0,
             epoch: request.epoch,
             metric: request.metric,
+            deletions_version: request.deletions_version,
         };
         let reply = self
             .channel

@@ -124,6 +124,7 @@ impl Ingester for IngesterRpc {
             partition: PartitionId(r.partition),
             epoch: r.epoch,
             metric: r.metric,
+            deletions_version: r.deletions_version,
         };
         let metadata = self.service.metadata(request).await.map_err(refuse)?;
         Ok(Response::new(v1::MetadataReply {

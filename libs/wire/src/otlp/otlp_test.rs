@@ -1,5 +1,7 @@
 //! What requests of OTLP are translated to.
 
+mod deltas_test;
+
 use koios_model::{TenantId, TenantSeed};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -502,133 +504,6 @@ fn labels_beyond_the_limit_are_counted() {
 
 pub(super) fn tenant() -> TenantDeltas {
     Deltas::default().of(&TenantId::anonymous(), std::time::Duration::ZERO)
-}
-
-#[test]
-fn starts_come_with_what_is_no_delta() {
-    let tenant = tenant();
-    let point = message().fixed(2, 10 * SECOND).fixed(3, 20 * SECOND).fixed(6, 3);
-    let sum = |temporality| {
-        let sum = message().message(1, &point).number(2, temporality).number(3, 1);
-        metric("m", "", 7, &sum)
-    };
-    let (seen, _) = add_up(&tenant, &Settings::default(), &sum(2));
-    assert_eq!(seen.series, ["m_total{} 3 @20 since 10"]);
-    let (seen, _) = add_up(&tenant, &Settings::default(), &sum(1));
-    assert_eq!(seen.series, ["m_total{} 0 @10.001", "m_total{} 3 @20"]);
-}
-
-fn delta_of(kind: u32, point: &Message) -> Message {
-    metric(
-        "m",
-        "",
-        kind,
-        &message().message(1, point).number(2, 1).number(3, 1),
-    )
-}
-
-#[test]
-fn deltas_of_sums_are_added_up() {
-    let tenant = tenant();
-    let point = |start: u64, end: u64, n: u64| {
-        message()
-            .fixed(2, start * SECOND)
-            .fixed(3, end * SECOND)
-            .fixed(6, n)
-    };
-    let add = |point: Message| add_up(&tenant, &Settings::default(), &delta_of(7, &point));
-    let (seen, _) = add(point(10, 20, 3).attributes(7, &[("a", "b")]));
-    assert_eq!(
-        seen.series,
-        ["m_total{a=\"b\"} 0 @10.001", "m_total{a=\"b\"} 3 @20"]
-    );
-    assert_eq!(seen.metadata, ["m_total|counter|Help.|"]);
-    let (seen, _) = add(point(20, 30, 4).attributes(7, &[("a", "b")]));
-    assert_eq!(seen.series, ["m_total{a=\"b\"} 7 @30"]);
-    let (seen, _) = add(point(20, 30, 4));
-    assert_eq!(
-        seen.series,
-        ["m_total{} 0 @20.001", "m_total{} 4 @30"],
-        "another series"
-    );
-    let (seen, report) = add(point(10, 20, 3).attributes(7, &[("a", "b")]));
-    assert_eq!((seen.series.len(), report.rejected), (0, 1));
-    assert_eq!(report.first.unwrap().0, PointFault::DeltaOrder);
-    let (seen, _) = add(point(30, 9_000, 1).attributes(7, &[("a", "b")]));
-    assert_eq!(
-        seen.series,
-        ["m_total{a=\"b\"} 1 @9000"],
-        "the sink refuses its time"
-    );
-    let (seen, _) = add(point(30, 40, 1).attributes(7, &[("a", "b")]));
-    assert_eq!(seen.series, ["m_total{a=\"b\"} 8 @40"]);
-    let (seen, _) = add(point(40, 50, 0).number(8, 1).attributes(7, &[("a", "b")]));
-    assert_eq!(seen.series, ["m_total{a=\"b\"} stale @50"]);
-    let (seen, _) = add(point(50, 60, 1).attributes(7, &[("a", "b")]));
-    assert_eq!(
-        seen.series,
-        ["m_total{a=\"b\"} 0 @50.001", "m_total{a=\"b\"} 1 @60"]
-    );
-    let (_, report) = add(message().fixed(3, SECOND).double(4, f64::NAN));
-    assert_eq!(report.first.unwrap().0, PointFault::DeltaValue);
-}
-
-#[test]
-fn deltas_of_histograms_are_added_up() {
-    let tenant = tenant();
-    let explicit = |start: u64, bound: f64| {
-        message()
-            .fixed(2, start * SECOND)
-            .fixed(3, (start + 10) * SECOND)
-            .fixed(4, 3)
-            .double(5, 1.5)
-            .fixed_list(6, &[1, 2])
-            .fixed_list(7, &[bound.to_bits()])
-    };
-    let add = |kind, point: &Message| {
-        let settings = Settings::default();
-        add_up(&tenant, &settings, &delta_of(kind, point)).0.series
-    };
-    assert_eq!(add(9, &explicit(10, 1.0)).len(), 8, "zeros and values");
-    assert_eq!(
-        add(9, &explicit(20, 1.0)),
-        [
-            "m_sum{} 3 @30",
-            "m_count{} 6 @30",
-            "m_bucket{le=\"1\"} 2 @30",
-            "m_bucket{le=\"+Inf\"} 6 @30"
-        ]
-    );
-    let other = add(9, &explicit(30, 2.0));
-    assert_eq!(other[0], "m_sum{} 0 @30.001");
-    assert_eq!(other[7], "m_bucket{le=\"+Inf\"} 3 @40");
-    let exponential = |start: u64, scale: i64, count: u64| {
-        message()
-            .fixed(2, start * SECOND)
-            .fixed(3, (start + 10) * SECOND)
-            .fixed(4, count)
-            .double(5, 1.0)
-            .signed(6, scale)
-            .message(8, &message().signed(1, 0).packed(2, &[1, 2]))
-    };
-    assert_eq!(
-        add(10, &exponential(40, 1, 3)),
-        [
-            "m{} schema 1 count 0 sum 0 zero 0 [] [] @40.001",
-            "m{} schema 1 count 3 sum 1 zero 0 [(1, 1.0), (2, 2.0)] [] @50"
-        ]
-    );
-    assert_eq!(
-        add(10, &exponential(50, 0, 3)),
-        ["m{} schema 0 count 6 sum 2 zero 0 [(1, 4.0), (2, 2.0)] [] @60"]
-    );
-    let bad = add(10, &exponential(60, 0, 5));
-    assert!(bad[0].contains("invalid native histogram"), "{bad:?}");
-    assert_eq!(
-        add(10, &exponential(60, 0, 3)),
-        ["m{} schema 0 count 9 sum 3 zero 0 [(1, 5.0), (2, 4.0)] [] @70"],
-        "what is no histogram was not added"
-    );
 }
 
 proptest! {

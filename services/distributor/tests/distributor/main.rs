@@ -6,6 +6,7 @@ mod bad_inputs;
 mod imports;
 mod influx;
 mod known;
+mod memory;
 mod messages;
 mod network;
 mod otlp;

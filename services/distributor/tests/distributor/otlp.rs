@@ -9,8 +9,8 @@ use tower::ServiceExt as _;
 use crate::messages::{Message, snappy};
 use crate::rig::{NOW, Next, Rig, state};
 
-const PATH: &str = "/otlp/v1/metrics";
-const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
+pub(crate) const PATH: &str = "/otlp/v1/metrics";
+pub(crate) const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const JSON: (&str, &str) = ("content-type", "application/json");
 const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 
@@ -49,7 +49,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     let mut out = vec![flag];
     out.extend_from_slice(&(message.len() as u32).to_be_bytes());
     out.extend_from_slice(message);
@@ -57,7 +57,11 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
 }
 
 /// The reply's message, and its status with what was said: in the trailers or, without a message, in the headers.
-async fn by_grpc(rig: &Rig, headers: &[(&str, &str)], body: impl Into<Body>) -> (Vec<u8>, HeaderMap) {
+pub(crate) async fn by_grpc(
+    rig: &Rig,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> (Vec<u8>, HeaderMap) {
     let mut request = http::Request::post(EXPORT).header("content-type", "application/grpc");
     for (name, value) in headers {
         request = request.header(*name, *value);

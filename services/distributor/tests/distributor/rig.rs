@@ -15,11 +15,12 @@ use koios_control::{
 use koios_distributor::{Deps, Distributor, Members, Referee, Settings};
 use koios_model::{Metadata, PartitionId, SeriesHash};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, RngHandle, Runtime,
-    TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, RealDisk, RealNet, RngHandle, Runtime, TaskGroup,
+    TokioClock,
 };
 use koios_server::Metrics;
 use koios_tenancy::{Limits, Overrides};
+use koios_testkit::memory::PretendedMemory;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
     FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
@@ -232,6 +233,8 @@ pub(crate) struct Rig {
     pub(crate) tasks: TaskGroup,
     pub(crate) clock: ClockHandle,
     pub(crate) referee: Arc<MockReferee>,
+    /// None is used, unless a test says so.
+    pub(crate) memory: PretendedMemory,
 }
 
 impl Rig {
@@ -243,6 +246,7 @@ impl Rig {
         let tasks = TaskGroup::new(CancellationToken::new());
         let clock: ClockHandle = Arc::new(TokioClock::starting_at(NOW));
         let referee: Arc<MockReferee> = Arc::new(MockReferee::default());
+        let memory = PretendedMemory::default();
         let distributor = Distributor::new(Deps {
             runtime: Runtime {
                 clock: Arc::clone(&clock),
@@ -250,7 +254,7 @@ impl Rig {
                 disk: DiskHandle::inline(Arc::new(RealDisk)),
                 cpu: Cpu::inline(),
                 net: Arc::new(RealNet),
-                memory: MemoryWatch::default(),
+                memory: memory.watch(),
             },
             state: state.clone(),
             members: Arc::new(MockMembers(by_name)),
@@ -267,6 +271,7 @@ impl Rig {
             router: distributor.router(),
             distributor,
             referee,
+            memory,
             members,
             state,
             metrics,

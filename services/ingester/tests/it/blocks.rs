@@ -140,6 +140,26 @@ async fn late_exemplars_share_a_block_of_half_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn late_samples_of_a_window_that_was_forgotten_share_a_block_of_half_an_hour() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0, 6).await;
+    w.flush(0).await.unwrap();
+    let (_, end) = w.read(0).await.unwrap();
+    assert!(end.forgotten_below_ms > T0 + HOUR, "samples are forgotten of it");
+    let before = w.manifests.probe(&tenant()).await.unwrap().blocks.len();
+    // Between them nothing is held of the window, so that nobody remembers its last cut.
+    w.sleep(Duration::from_secs(97)).await;
+    for i in 0..60 {
+        assert!(w.write(&[("late", T0 + HOUR + i, 1.0)]).await);
+        w.sleep(Duration::from_secs(60)).await;
+    }
+    w.sleep(Duration::from_secs(3600)).await;
+    let after = w.manifests.probe(&tenant()).await.unwrap().blocks.len();
+    assert!(after - before <= 3, "{} blocks for an hour", after - before);
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i9_a_bucket_outage_of_a_day_loses_nothing_and_drains() {
     let mut w = World::start(1).await;
     fill(&mut w, T0, 3).await;

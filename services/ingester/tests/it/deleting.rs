@@ -7,9 +7,9 @@ use std::time::Duration;
 use koios_bucket::{Manifest, Nonce, Tombstone, TombstoneState, Writer};
 use koios_model::{BatchSet, Matcher, Matchers, PartitionId, TimeRange};
 use koios_runtime::RngHandle;
-use koios_wire::{DeletionsReply, DeletionsRequest, IngesterService, ReadRequest, ServiceError};
+use koios_wire::{DeletionsReply, DeletionsRequest, IngesterService, ServiceError};
 
-use crate::harness::{HOUR, MINUTE, PARTITION, Samples, T0, World, collect, merge, tenant};
+use crate::harness::{HOUR, MINUTE, PARTITION, Samples, T0, World, merge, tenant};
 
 const METRICS: [&str; 4] = ["a", "b", "hist", "c"];
 
@@ -18,7 +18,7 @@ fn of_metric(name: &str) -> Matchers {
 }
 
 impl World {
-    async fn deletions(&self, i: usize, version: u64) -> Result<DeletionsReply, ServiceError> {
+    pub(crate) async fn deletions(&self, i: usize, version: u64) -> Result<DeletionsReply, ServiceError> {
         let request = DeletionsRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Deletes as a querier does: some members apply it before it is answered.
-    async fn delete(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
+    pub(crate) async fn delete(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
         let version = self.list_deletion(id, metric, range).await;
         let majority = self.nodes.len() / 2 + 1;
         for i in self.up().into_iter().take(majority) {
@@ -88,20 +88,9 @@ impl World {
         version
     }
 
-    async fn read_knowing(&self, i: usize, version: u64) -> Samples {
-        let request = ReadRequest {
-            tenant: tenant(),
-            partition: PARTITION,
-            epoch: self.epoch(),
-            matchers: Matchers::default(),
-            range: TimeRange::ALL,
-            labels_only: false,
-            encoded: false,
-            limit: 0,
-            deletions_version: version,
-            expiry: Default::default(),
-        };
-        let (found, end) = collect(self.node(i).read(request).await.unwrap()).await.unwrap();
+    /// What a member has once it knows of the deletions of a version.
+    async fn has(&self, i: usize, version: u64) -> Samples {
+        let (found, end) = self.read_knowing(i, version).await.unwrap();
         assert!(end.deletions_version >= version);
         found
     }
@@ -115,7 +104,7 @@ impl World {
         assert!(counting.len() >= quorum);
         // The last ones: they are not those that were asked to apply it.
         for i in counting.into_iter().rev().take(quorum) {
-            merge(&mut all, self.read_knowing(i, version).await);
+            merge(&mut all, self.has(i, version).await);
         }
         all
     }
@@ -210,17 +199,17 @@ async fn i10_what_existed_before_a_deletion_and_comes_after_it_is_left_out() {
     // Batches come to it by repair before it has heard of the deletion, or after.
     w.until("repaired", |w| w.counts(2)).await;
     w.sleep(Duration::from_secs(120)).await;
-    let found = w.read_knowing(2, version).await;
+    let found = w.has(2, version).await;
     assert_eq!(found, w.acked);
     w.crash(2).await;
     w.boot(2).await;
     w.until("counts", |w| w.counts(2)).await;
-    assert_eq!(w.read_knowing(2, version).await, w.acked);
+    assert_eq!(w.has(2, version).await, w.acked);
     // A member with a new disk copies what its peers' logs have.
     w.wipe(1).await;
     w.boot(1).await;
     w.until("copied", |w| w.counts(1)).await;
-    assert_eq!(w.read_knowing(1, version).await, w.acked);
+    assert_eq!(w.has(1, version).await, w.acked);
     w.flush(1).await.unwrap();
     w.expect(version, "cut by the copy").await;
 }
@@ -235,10 +224,10 @@ async fn i1_what_was_written_before_a_member_learnt_of_a_deletion_stays() {
     let expected = w.acked.clone();
     w.crash(0).await;
     w.boot(0).await;
-    assert_eq!(w.read_knowing(0, version).await, expected);
+    assert_eq!(w.has(0, version).await, expected);
     w.crash(0).await;
     w.boot(0).await;
-    assert_eq!(w.read_knowing(0, version).await, expected);
+    assert_eq!(w.has(0, version).await, expected);
     w.flush(0).await.unwrap();
     assert_eq!(w.blocks(0, TimeRange::ALL).await, expected);
 }
@@ -268,11 +257,11 @@ async fn i10_a_member_that_was_away_applies_all_deletions_that_came_meanwhile() 
     w.boot(2).await;
     w.until("repaired", |w| w.counts(2)).await;
     w.sleep(Duration::from_secs(120)).await;
-    assert_eq!(w.read_knowing(2, version).await, w.acked);
+    assert_eq!(w.has(2, version).await, w.acked);
     w.crash(2).await;
     w.boot(2).await;
     w.until("counts", |w| w.counts(2)).await;
-    assert_eq!(w.read_knowing(2, version).await, w.acked);
+    assert_eq!(w.has(2, version).await, w.acked);
     w.flush(2).await.unwrap();
     w.expect(version, "cut").await;
 }
@@ -311,7 +300,7 @@ async fn i9_a_deletion_waits_for_the_bucket() {
     );
     assert!(w.read(0).await.is_ok(), "other reads go on");
     w.store.down.store(false, Ordering::Relaxed);
-    assert_eq!(w.read_knowing(0, version).await, w.acked);
+    assert_eq!(w.has(0, version).await, w.acked);
 }
 
 /// Deletions among everything that happens to a partition.

@@ -41,6 +41,14 @@ enum Way {
 }
 
 impl DeletionsSeen {
+    /// A member told of this manifest version before.
+    pub(crate) fn up_to(version: u64) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
     /// The latest manifest version that a member told of.
     pub(crate) fn version(&self) -> u64 {
         self.version

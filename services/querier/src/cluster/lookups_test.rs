@@ -209,6 +209,34 @@ async fn i4_metadata_is_of_heads_and_blocks_and_says_what_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i10_metadata_is_not_that_of_a_member_that_does_not_know_what_was_deleted() {
+    let tenant = TenantId::anonymous();
+    let found = async |loses_bucket: bool| {
+        // Given a metric that was deleted, as two members of three know, of which one is slow.
+        let world = World::paused(1);
+        world.manifests.view.lock().version = 7;
+        for member in &world.members {
+            member.describe("a", "counter");
+            member.describe("b", "counter");
+            member.deletes_metric("a", 7);
+        }
+        world.members[..2].iter().for_each(|m| m.applied(7));
+        world.members[0].set(Mode::Late(Duration::from_secs(20)));
+        if loses_bucket {
+            world.members[2].lose_bucket();
+        }
+        let budget = Budget::new(1 << 20, 100);
+        let found = world.cluster.metadata(&tenant, "", TimeRange::ALL, &budget);
+        let metrics: Vec<String> = found.await.unwrap().metrics.into_keys().collect();
+        metrics
+    };
+    // When the third is asked it learns of it first.
+    assert_eq!(found(false).await, ["b"]);
+    // Where it cannot, its answer is better than none: metadata is no data (I9).
+    assert_eq!(found(true).await, ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i9_metadata_of_heads_does_not_wait_for_stores_that_hang() {
     let world = World::paused(3);
     world.members.iter().for_each(|m| m.describe("a", "counter"));

@@ -10,6 +10,7 @@ use koios_wire::{MetadataRequest, ReadEnd};
 
 use super::budget::{Budget, Charge};
 use super::collected::Charged;
+use super::deletions::DeletionsSeen;
 use super::stores::BlockRequest;
 use super::{Cluster, Coarseness, resolution};
 
@@ -51,9 +52,10 @@ impl Cluster {
         };
         // What blocks have takes no room from what heads have: it is charged to the query when that is there.
         let aside = budget.aside();
-        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range, &aside));
+        let deleted_up_to = self.deletions_version(tenant).await?;
+        let of_blocks = Box::pin(self.metadata_of_blocks(tenant, metric, range, deleted_up_to, &aside));
         let of_blocks = self.heads.clock.timeout(BLOCKS_WAIT, of_blocks);
-        let of_heads = Box::pin(self.metadata_of_heads(tenant, metric, budget));
+        let of_heads = Box::pin(self.metadata_of_heads(tenant, metric, deleted_up_to, budget));
         let (of_heads, of_blocks) = futures::join!(of_heads, of_blocks);
         let of_heads = of_heads?;
         let of_blocks = of_blocks
@@ -79,29 +81,37 @@ impl Cluster {
         Ok(found)
     }
 
+    /// That of members that have applied the deletions up to a manifest version, or of as many as a read needs where they cannot
+    /// learn of these.
     async fn metadata_of_heads(
         &self,
         tenant: &TenantId,
         metric: &str,
+        deleted_up_to: u64,
         budget: &Arc<Budget>,
     ) -> Result<Vec<Answer>, QueryError> {
         let mut plans = self.plans(tenant);
+        let mut seen = DeletionsSeen::up_to(deleted_up_to);
         let reads = loop {
             let plan = plans.next()?;
-            let read = self.heads.all_partitions(&plan, |target| {
+            let deletions_version = seen.to_ask_for();
+            let heads = self.heads.seeing(&seen);
+            let read = heads.all_partitions(&plan, |target| {
                 let request = MetadataRequest {
                     tenant: tenant.clone(),
                     partition: target.partition,
                     epoch: target.epoch,
                     metric: metric.to_owned(),
+                    deletions_version,
                 };
-                self.heads.ask_partition_within(target, budget, move |client| {
+                heads.ask_partition_within(target, budget, move |client| {
                     let request = request.clone();
                     async move { Ok((client.metadata(request).await?, ReadEnd::default())) }
                 })
             });
             match read.await {
                 Ok(reads) => break reads,
+                Err(e) if seen.has_another_way(&e) => {}
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
@@ -109,15 +119,15 @@ impl Cluster {
         Ok(answers.map(|(all, _)| all).collect())
     }
 
-    /// That of blocks with samples in a range, as far as these are not deleted.
+    /// That of blocks with samples in a range, as far as these are not deleted, as of a manifest version or a later one.
     async fn metadata_of_blocks(
         &self,
         tenant: &TenantId,
         metric: &str,
         range: TimeRange,
+        floor: u64,
         budget: &Arc<Budget>,
     ) -> Result<Vec<Answer>, QueryError> {
-        let floor = self.deletions_version(tenant).await?;
         let view = match self.manifests.recent(tenant).await {
             Some(view) if view.version >= floor => view,
             Some(_) => self.manifests.pin(tenant, floor).await?,

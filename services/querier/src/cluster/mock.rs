@@ -185,6 +185,8 @@ pub(crate) struct MockIngester {
     data: Mutex<Data>,
     end: Mutex<ReadEnd>,
     metadata: Mutex<Vec<(String, Metadata)>>,
+    /// Metrics of which metadata goes with the deletions of a manifest version.
+    deleted_metrics: Mutex<Vec<(String, u64)>>,
     pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
     /// Whether it cannot reach the bucket, from which it would learn of deletions.
     without_bucket: Mutex<bool>,
@@ -204,6 +206,7 @@ impl Default for MockIngester {
             data: Mutex::default(),
             end: Mutex::new(end),
             metadata: Mutex::default(),
+            deleted_metrics: Mutex::default(),
             exemplars: Mutex::default(),
             without_bucket: Mutex::default(),
             faults: Faults::default(),
@@ -258,6 +261,11 @@ impl MockIngester {
             ..Metadata::default()
         };
         self.metadata.lock().push((metric.to_owned(), metadata));
+    }
+
+    /// Once it has applied the deletions of a manifest version it has no metadata of a metric.
+    pub(crate) fn deletes_metric(&self, metric: &str, version: u64) {
+        self.deleted_metrics.lock().push((metric.to_owned(), version));
     }
 
     fn check(&self, epoch: u64) -> Result<(), ServiceError> {
@@ -320,9 +328,17 @@ impl IngesterService for MockIngester {
         self.labels(request, &name).await
     }
 
-    async fn metadata(&self, _: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
+    async fn metadata(&self, request: MetadataRequest) -> Result<Vec<(String, Metadata)>, ServiceError> {
         self.faults.enter().await?;
-        Ok(self.metadata.lock().clone())
+        self.learn(request.deletions_version).await;
+        let (applied, deleted) = (self.end.lock().deletions_version, self.deleted_metrics.lock());
+        let mut all = self.metadata.lock().clone();
+        all.retain(|(metric, _)| {
+            !deleted
+                .iter()
+                .any(|(of, version)| of == metric && *version <= applied)
+        });
+        Ok(all)
     }
 
     async fn exemplars(&self, _: ExemplarsRequest) -> Result<Vec<SeriesExemplars>, ServiceError> {

@@ -12,7 +12,7 @@ use koios_wire::ServiceErrorCode;
 
 use super::cluster_test::{matchers, read, selection, ten_series};
 use super::mock::{Data, Mode, World, data, labels};
-use super::{Budget, ClusterQueryable, StoreReads};
+use super::{Budget, Cluster, ClusterQueryable, Manifests, Patience, StoreReads, Topology};
 
 #[tokio::test]
 async fn i10_heads_show_nothing_that_stores_leave_out_because_of_its_age() {
@@ -223,4 +223,35 @@ async fn a_large_read_of_members_that_learn_of_a_deletion_takes_as_long_as_it_ta
     for member in &world.members {
         assert_eq!(member.calls(), 2);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_slow_lookups_show_nothing_deleted_and_do_not_fail_while_members_learn_of_a_deletion() {
+    // Given lookups that take longer than members have to learn of a deletion, which two of three have applied.
+    let world = World::paused(1);
+    let cluster = Cluster::new(
+        Arc::clone(&world.topology) as Arc<dyn Topology>,
+        Arc::clone(&world.manifests) as Arc<dyn Manifests>,
+        Arc::new(TokioClock::starting_at(0)),
+        Patience::default(),
+    );
+    world.manifests.view.lock().version = 7;
+    world.hold(&ten_series());
+    let mut left = ten_series();
+    left.remove(&labels("m", 0));
+    for member in &world.members[..2] {
+        member.applied(7);
+        member.hold(left.clone());
+    }
+    // When the one that does not know of it is not the last to answer.
+    for (member, ms) in world.members.iter().zip([3000, 3200, 3100]) {
+        member.set(Mode::Late(Duration::from_millis(ms)));
+    }
+    let began = tokio::time::Instant::now();
+    let budget = Budget::new(1 << 20, 100);
+    let names = cluster.labels(&[selection(true)], "i", &budget).await;
+    let names = names.unwrap().into_parts().0;
+    assert_eq!(names.len(), 9, "{names:?}");
+    // Asked three times: by chance, of those that know, and of those that agree.
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use koios_block::BlockCache;
 use koios_bucket::Blocks;
 use koios_model::{Matchers, TimeRange};
-use koios_wire::{IngesterService, ReadEnd, ReadRequest, ServiceError};
+use koios_wire::{IngesterService, MetadataRequest, ReadEnd, ReadRequest, ServiceError};
 
 use super::samples::{Samples, collect, merge, put, put_start};
 use super::{PARTITION, World, tenant};
@@ -15,6 +15,15 @@ use super::{PARTITION, World, tenant};
 impl World {
     /// Reads a member's head.
     pub(crate) async fn read(&self, i: usize) -> Result<(Samples, ReadEnd), ServiceError> {
+        self.read_knowing(i, 0).await
+    }
+
+    /// Reads the head of a member that has applied, or applies first, the deletions of a manifest version.
+    pub(crate) async fn read_knowing(
+        &self,
+        i: usize,
+        deletions_version: u64,
+    ) -> Result<(Samples, ReadEnd), ServiceError> {
         let request = ReadRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -24,10 +33,23 @@ impl World {
             labels_only: false,
             encoded: false,
             limit: 0,
-            deletions_version: 0,
+            deletions_version,
             expiry: Default::default(),
         };
         collect(self.node(i).read(request).await?).await
+    }
+
+    /// The metrics of which a member's head has metadata.
+    pub(crate) async fn described(&self, i: usize) -> Vec<String> {
+        let request = MetadataRequest {
+            tenant: tenant(),
+            partition: PARTITION,
+            epoch: self.epoch(),
+            metric: String::new(),
+            deletions_version: 0,
+        };
+        let found = self.node(i).metadata(request).await.unwrap();
+        found.into_iter().map(|(metric, _)| metric).collect()
     }
 
     /// What a querier answers: the head, and blocks where the head may have forgotten.

@@ -99,6 +99,23 @@ async fn i6_stores_that_are_away_are_not_hammered_by_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i6_a_store_that_takes_time_to_refuse_is_asked_by_one_of_those_who_wait() {
+    let world = world(3, StoreReads::default());
+    let slow = Duration::from_millis(100);
+    let refuses = Mode::FailsLate(slow, ServiceErrorCode::Unavailable);
+    world.stores.iter().for_each(|s| s.set(refuses.clone()));
+    let reads = join_all((0..50).map(|_| timed(read(&world, 0, 100))));
+    let look = async {
+        sleep(900).await;
+        calls(&world)
+    };
+    let (reads, at_first) = futures::join!(reads, look);
+    assert!(reads.iter().all(|(found, _)| found.is_err()));
+    let again = calls(&world) - at_first;
+    assert!((3..=15).contains(&again), "asked {again} times");
+}
+
+#[tokio::test(start_paused = true)]
 async fn i9_what_is_away_for_long_is_not_waited_for() {
     let world = world(3, StoreReads::default());
     all_gone(&world);

@@ -9,8 +9,8 @@ use koios_tenancy::{Limits, RetentionLimits};
 use super::downsampled::{check_summaries, of, summaries, summaries_in};
 use super::*;
 
-const DAY: i64 = 24 * HOUR;
-const DAYS: u64 = 24 * 3600;
+pub(super) const DAY: i64 = 24 * HOUR;
+pub(super) const DAYS: u64 = 24 * 3600;
 
 fn rule(op: MatchOp, name: &str, kept_days: i64) -> RetentionRule {
     RetentionRule {
@@ -19,7 +19,7 @@ fn rule(op: MatchOp, name: &str, kept_days: i64) -> RetentionRule {
     }
 }
 
-fn only(name: &str, kept_days: i64) -> RetentionRule {
+pub(super) fn only(name: &str, kept_days: i64) -> RetentionRule {
     rule(MatchOp::Equal, name, kept_days)
 }
 
@@ -36,13 +36,13 @@ fn limits(samples_days: Option<u64>, rules: &[RetentionRule]) -> Limits {
 
 impl World {
     /// Gives the tenant a retention of its own.
-    fn retain(&self, samples_days: Option<u64>, rules: &[RetentionRule]) {
+    pub(super) fn retain(&self, samples_days: Option<u64>, rules: &[RetentionRule]) {
         let own = [(self.tenant.clone(), limits(samples_days, rules))];
         self.overrides.replace(Limits::default(), own.into());
     }
 
     /// Leaves of what is expected what a name and a time tell to keep.
-    fn keep(&mut self, is_kept: impl Fn(&str, i64) -> bool) {
+    pub(super) fn keep(&mut self, is_kept: impl Fn(&str, i64) -> bool) {
         for (labels, samples) in &mut self.expected {
             let name = labels.get("__name__").unwrap_or("").to_owned();
             samples.retain(|t, _| is_kept(&name, *t));
@@ -54,56 +54,16 @@ impl World {
         self.expected.values().map(|s| s.len() as u64).sum()
     }
 
-    async fn horizon(&self) -> i64 {
+    pub(super) async fn horizon(&self) -> i64 {
         self.manifest().await.retention.as_ref().unwrap().horizon_ms
     }
 
-    async fn live(&self) -> Vec<BlockId> {
+    pub(super) async fn live(&self) -> Vec<BlockId> {
         self.manifest().await.blocks.iter().map(|b| b.block).collect()
     }
 
     async fn listed_samples(&self) -> u64 {
         self.manifest().await.blocks.iter().map(|b| b.samples).sum()
-    }
-}
-
-impl World {
-    /// Notes what the tenant was given, as a visit does.
-    async fn note(&self, compactor: &mut Compactor, writer: &Writer) -> RetentionPolicy {
-        let told = configured(&self.tenant, &self.settings, &self.overrides);
-        let (manifest, now_ms) = (self.manifest().await, self.clock.now_ms());
-        let noted = compactor.note_retention(&manifest, &told, now_ms, writer);
-        noted.await.unwrap();
-        told
-    }
-
-    /// What a read gives that pins the newest version, of a store that knows no other.
-    async fn remember(&self, answers: &mut BTreeMap<u64, Data>) {
-        let version = self.manifest().await.version;
-        answers.insert(version, self.read_as_of(&self.manifests(), version).await);
-    }
-
-    /// What a read of the blocks of the first day gives that pinned a version.
-    async fn read_as_of(&self, manifests: &TenantManifests, version: u64) -> Data {
-        let pinned = manifests.bucket().manifest(&self.tenant, version).await;
-        let cpu = Cpu::inline();
-        let store = BlockStore::new(manifests.clone(), StoreSettings::default(), cpu, &Metrics::new());
-        let day = TimeRange::new(0, DAY - 1);
-        let request = StoreSelectRequest {
-            tenant: self.tenant.clone(),
-            manifest_version: version,
-            blocks: pinned
-                .unwrap()
-                .unwrap()
-                .overlapping(day)
-                .map(|b| b.block.to_string())
-                .collect(),
-            matchers: Matchers::default(),
-            range: day,
-            labels_only: false,
-            limit: 0,
-        };
-        read(&store, request).await.unwrap()
     }
 }
 
@@ -539,98 +499,4 @@ async fn i10_summaries_of_a_shorter_first_retention_can_be_taken_back() {
     compact(&mut compactor).await;
     assert!(of(&world.manifest().await, RESOLUTION_1H_MS).is_empty());
     assert!(!of(&world.manifest().await, RESOLUTION_5M_MS).is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn i10_what_was_written_under_a_retention_that_changed_is_not_listed() {
-    let mut world = World::new(800);
-    world.settings.undelete_window = Duration::ZERO;
-    world.day().await;
-    let mut compactor = world.compactor();
-    let writer = Writer::compaction("store-1", 1);
-    world.retain(None, &[only("m1", 10)]);
-    let told = world.note(&mut compactor, &writer).await;
-    // A merge begins, and leaves out what the rule says.
-    let begun = world.manifest().await;
-    let settings = compactor.settings_of(&begun, &told);
-    let jobs = due_merges(&begun, world.clock.now_ms(), &settings, &BTreeSet::new());
-    let aged = Aged::of(&begun, &jobs[0].inputs, &settings).unwrap();
-    assert!(aged.expiry.latest().is_some());
-    // While it runs the rule is taken back.
-    let live = world.live().await;
-    world.retain(None, &[only("m1", 31)]);
-    world.note(&mut compactor, &writer).await;
-    let merged = compactor.merger.run(&begun, &jobs[0], &aged, &writer).await;
-    let error = merged.unwrap_err();
-    assert!(
-        matches!(error, CompactError::RetentionChanged) && error.is_transient(),
-        "{error}"
-    );
-    assert_eq!(world.live().await, live);
-    world.check("nothing is gone").await;
-    // What leaves nothing out is listed whatever changed, and so is what goes by a horizon that moved on.
-    let nothing = Aged::nothing(&begun, &jobs[0].inputs);
-    compactor
-        .merger
-        .run(&begun, &jobs[0], &nothing, &writer)
-        .await
-        .unwrap();
-    world.check("merged").await;
-    world.retain(None, &[only("m1", 10)]);
-    let told = world.note(&mut compactor, &writer).await;
-    let begun = world.manifest().await;
-    let settings = compactor.settings_of(&begun, &told);
-    let jobs = due_merges(&begun, world.clock.now_ms(), &settings, &BTreeSet::new());
-    let aged = Aged::of(&begun, &jobs[0].inputs, &settings).unwrap();
-    world.sleep(2 * 3600).await;
-    world.note(&mut compactor, &writer).await;
-    assert!(world.horizon().await > begun.retention.as_ref().unwrap().horizon_ms);
-    compactor
-        .merger
-        .run(&begun, &jobs[0], &aged, &writer)
-        .await
-        .unwrap();
-    world.keep(|name, _| name != "m1");
-    world.check("hidden or gone").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn i10_an_answer_is_as_of_the_version_that_was_pinned() {
-    let mut world = World::new(801);
-    world.day().await;
-    let mut compactor = world.compactor();
-    let writer = Writer::compaction("store-1", 1);
-    let mut answers = BTreeMap::new();
-    // Retentions that mask without rules, and for ever; then rules, and none again.
-    for (samples_days, rules) in [
-        (Some(29), vec![]),
-        (Some(0), vec![]),
-        (Some(40), vec![]),
-        (Some(0), vec![only("m1", 29)]),
-        (Some(30), vec![only("m1", 0)]),
-        (Some(0), vec![]),
-    ] {
-        world.retain(samples_days, &rules);
-        for _ in 0..2 {
-            world.note(&mut compactor, &writer).await;
-            world.remember(&mut answers).await;
-            // Something else is listed, too: what is masked stays the same.
-            let other = Labels::from_pairs([("__name__", "other")]);
-            world
-                .cut(48..50, &Data::from([(other, [(48 * HOUR, 1.0)].into())]))
-                .await;
-            world.remember(&mut answers).await;
-            world.sleep(3 * 3600).await;
-        }
-        // A store that knows the last version answers as one did that knew no later one.
-        let manifests = world.manifests();
-        let last = manifests.probe(&world.tenant).await.unwrap();
-        for (version, answer) in &answers {
-            let read = world.read_as_of(&manifests, *version).await;
-            assert_eq!(read, *answer, "version {version} of {}", last.version);
-        }
-        assert!(last.masks_since().is_some_and(|since| since < last.version));
-    }
-    let different: BTreeSet<usize> = answers.values().map(BTreeMap::len).collect();
-    assert!(different.len() > 2 && different.contains(&0), "{different:?}");
 }

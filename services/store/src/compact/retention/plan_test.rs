@@ -10,6 +10,7 @@ use koios_model::{Matcher, Matchers, RetentionRule, TenantId, TimeRange};
 
 use super::*;
 use crate::compact::Downsampling;
+use crate::compact::retention::Aged;
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -253,4 +254,24 @@ fn i2_samples_that_are_left_of_a_damaged_block_are_not_in_summaries_alone_too() 
         .sources
         .push(id(3));
     assert!(!split.has_all_that_is_summarised(&more));
+}
+
+#[test]
+fn i10_what_is_left_out_goes_by_the_same_retention_for_as_long_and_as_of_no_earlier_time() {
+    let begun = manifest(&[7], 30 * DAY, vec![block(1, 0, &[])]);
+    let aged = Aged::new(&begun, begun.expiry().unwrap(), Vec::new());
+    assert!(aged.expiry.latest().is_some() && aged.holds_in(&begun));
+    let with = |change: fn(&mut RetentionRecord)| {
+        let mut later = begun.clone();
+        change(later.retention.as_mut().unwrap());
+        aged.holds_in(&later)
+    };
+    assert!(with(|r| r.horizon_ms += 1));
+    assert!(!with(|r| r.horizon_ms -= 1));
+    assert!(!with(|r| r.since_ms += 1), "it was taken back, and said again");
+    assert!(!with(|r| r.policy.samples_ms = None));
+    let mut unknown = begun.clone();
+    unknown.retention = None;
+    assert!(!aged.holds_in(&unknown));
+    assert!(Aged::nothing(&begun, &[]).holds_in(&unknown));
 }
