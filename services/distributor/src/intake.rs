@@ -19,7 +19,7 @@ use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
 
-use crate::active_series::SeriesGate;
+use crate::active_series::{Admitted, NotAdmitted, SeriesGate};
 use crate::known_series::{Cursor, KnownSet, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::pairs::PairsSeen;
@@ -72,6 +72,8 @@ pub(crate) struct Taken {
     pub(crate) points_rejected: u64,
     /// What it had to do with HA pairs.
     pub(crate) pairs: PairsSeen,
+    /// Series of which it cannot be told yet whether the tenant may have them.
+    pub(crate) undecided: u64,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }
@@ -121,6 +123,8 @@ pub(crate) struct Part {
     pub(crate) left_out: Vec<Range<u32>>,
     /// Series to learn once they are acknowledged.
     pub(crate) new: Vec<NewSeries>,
+    /// Series that count as the tenant's once they are acknowledged.
+    pub(crate) admitted: Option<Admitted>,
 }
 
 /// What is known of a series' labels.
@@ -184,6 +188,12 @@ impl<'a> Intake<'a> {
             if let Some(partition) = self.rules.table.ring.route(hash) {
                 let part = self.taken.parts.entry(partition).or_default();
                 part.columns.metadata.push((metric.to_owned(), metadata));
+            }
+        }
+        let admitted = self.gate.take().map(SeriesGate::into_parts).unwrap_or_default();
+        for (partition, admitted) in admitted {
+            if let Some(part) = self.taken.parts.get_mut(&partition) {
+                part.admitted = Some(admitted);
             }
         }
         self.taken.parts.retain(|_, part| !part.columns.is_empty());
@@ -293,16 +303,26 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
-        if let Some(gate) = &mut self.gate
-            && let Err(rejection) = gate.admit(hash)
-        {
-            let rejected = (series.samples.len() + series.histograms.len()) as u64;
-            self.taken
-                .report
-                .add(rejection, rejected, || describe_series(series));
-            self.taken.exemplars_dropped += series.exemplars.len() as u64;
-            return rejected;
-        }
+        let samples = (series.samples.len() + series.histograms.len()) as u64;
+        let is_known = !matches!(labels, LabelsAre::New(_));
+        let admitted = match &mut self.gate {
+            Some(gate) => gate.admit(partition, hash, is_known),
+            None => Ok(false),
+        };
+        let to_remember = match admitted {
+            Ok(to_remember) => to_remember,
+            Err(NotAdmitted::Undecided) => {
+                self.taken.undecided += 1;
+                return 0;
+            }
+            Err(NotAdmitted::Rejected(rejection)) => {
+                self.taken
+                    .report
+                    .add(rejection, samples, || describe_series(series));
+                self.taken.exemplars_dropped += series.exemplars.len() as u64;
+                return samples;
+            }
+        };
         let mut adding = Adding {
             part: self.taken.parts.entry(partition).or_default(),
             report: &mut self.taken.report,
@@ -355,6 +375,9 @@ impl<'a> Intake<'a> {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
+        if let Some(gate) = self.gate.as_mut().filter(|_| to_remember && rejected == samples) {
+            gate.take_back(partition);
+        }
         rejected
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct TenantKnown {
     set: RwLock<KnownSet>,
     /// Of all tenants.
     series: Arc<AtomicUsize>,
+    /// What was known while the tenant had no limit on series, until it is asked which it had.
+    before: Mutex<Option<Arc<TenantKnown>>>,
 }
 
 /// A series, and how it was found.
@@ -86,15 +88,18 @@ impl KnownSeries {
         if generation.series.load(Ordering::Relaxed) > SERIES_MAX {
             *generation = Generation::default();
         }
-        if let Some(known) = generation.tenants.get(tenant)
+        let before = generation.tenants.get(tenant);
+        if let Some(known) = before
             && Arc::ptr_eq(&known.limits, limits)
         {
             return Arc::clone(known);
         }
+        let gets_limited = |old: &&Arc<TenantKnown>| old.limits.max_series == 0 && limits.max_series > 0;
         let new = Arc::new(TenantKnown {
             limits: Arc::clone(limits),
             set: RwLock::default(),
             series: Arc::clone(&generation.series),
+            before: Mutex::new(before.filter(gets_limited).cloned()),
         });
         generation.tenants.insert(tenant.clone(), Arc::clone(&new));
         new
@@ -102,6 +107,16 @@ impl KnownSeries {
 }
 
 impl TenantKnown {
+    /// What was known while the tenant had no limit on series; once.
+    pub(crate) fn take_before(&self) -> Option<Arc<Self>> {
+        self.before.lock().take()
+    }
+
+    /// Whether a series is known.
+    pub(crate) fn has(&self, hash: SeriesHash) -> bool {
+        self.set.read().find(hash, &mut Cursor::default()).is_some()
+    }
+
     /// The set for as long as a request is decoded.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, KnownSet> {
         self.set.read()

@@ -12,3 +12,4 @@ mod otlp;
 mod pairs;
 mod quorum;
 mod rig;
+mod series_limit;
