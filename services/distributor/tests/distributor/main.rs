@@ -13,3 +13,4 @@ mod pairs;
 mod quorum;
 mod rig;
 mod series_limit;
+mod slow_bodies;
