@@ -133,6 +133,7 @@ impl Rejection {
     /// Its word in metrics.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Symbols(SeriesFault::Empty) => "no_samples",
             Self::Symbols(_) => "symbols",
             Self::TooManyLabels { .. } => "too_many_labels",
             Self::NameNotUtf8 | Self::ValueNotUtf8 { .. } => "not_utf8",
