@@ -377,6 +377,10 @@ fn refuses_contradictions_and_missing_secrets() {
             &["--limits.max-request-bytes=1GiB"],
             "http.max-write-bytes-in-flight is 268435456, must be at least",
         ),
+        (
+            &["--limits.max-request-bytes=33MiB"],
+            "http.max-write-bytes-in-flight is 268435456, must be at least 276824064, 8 times limits.max-request-bytes",
+        ),
         (&["--blocks.range=0"], "blocks.range is 0ns, must be at least 1s"),
         (
             &["--blocks.manifest-max-age=11m"],

@@ -14,6 +14,10 @@ const MEMORY_LIMIT_MIN: u64 = 64 << 20;
 /// The smallest cache on disk that is of use, bytes.
 const CACHE_DISK_MIN: u64 = 64 << 20;
 
+/// How many times its size a write request is held, in whatever format: the message, what is written out of its strings, and the
+/// labels that it names by reference.
+const REQUEST_HELD_MAX: u64 = 4;
+
 /// An older manifest lists blocks whose bytes may be gone.
 const MANIFEST_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 
@@ -503,18 +507,31 @@ impl Settings {
             let reason = e.to_string().replace("tenant ID", "name");
             return Err(format!("node.name: {reason}"));
         }
-        // Half of the bytes may be one tenant's, and a request is held compressed and decompressed.
-        let largest = self.limits.max_request_bytes.saturating_mul(4);
-        if self.http.max_write_bytes_in_flight < largest {
-            let rule = format!("at least {largest}, four times limits.max-request-bytes");
-            let key = "http.max-write-bytes-in-flight";
-            return wrong(key, &self.http.max_write_bytes_in_flight, &rule);
-        }
+        self.validate_request_bytes()?;
         self.limits.validate().map_err(|e| e.to_string())?;
         for (tenant, limits) in &self.overrides {
             limits
                 .validate()
                 .map_err(|e| format!("overrides.{tenant}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Half of the bytes in flight may be one tenant's, and its largest request must fit into them: whatever the format, it takes up
+    /// to [`REQUEST_HELD_MAX`] times its size. What expands to more, as histograms may, gets 413.
+    fn validate_request_bytes(&self) -> Result<(), String> {
+        let in_flight = self.http.max_write_bytes_in_flight;
+        let of_all = ("limits.max-request-bytes".to_owned(), &self.limits);
+        let own = self.overrides.iter();
+        let own = own.map(|(tenant, limits)| (format!("overrides.{tenant}.max-request-bytes"), limits));
+        for (limit, limits) in std::iter::once(of_all).chain(own) {
+            let largest = limits.max_request_bytes.saturating_mul(2 * REQUEST_HELD_MAX);
+            if in_flight < largest {
+                return Err(format!(
+                    "http.max-write-bytes-in-flight is {in_flight}, must be at least {largest}, {} times {limit}",
+                    2 * REQUEST_HELD_MAX
+                ));
+            }
         }
         Ok(())
     }

@@ -35,13 +35,27 @@ pub enum TextError {
     #[error("invalid exposition text: it ends without # EOF")]
     Cut,
     /// More samples than allowed.
-    #[error("too many samples in request (limit: {limit})")]
+    #[error(
+        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+    )]
     TooManySamples {
         /// The limit.
         limit: usize,
     },
+    /// More samples than series are allowed: each counts as a series.
+    #[error(
+        "too many series in request (limit: {limit}, each sample of a text counts): send smaller batches or raise \
+         limits.max-series-per-request"
+    )]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
+    },
     /// More metrics that something is said of than allowed.
-    #[error("too many metrics with metadata in request (limit: {limit})")]
+    #[error(
+        "too many metrics with metadata in request (limit: {limit}): send smaller batches or raise \
+         limits.max-series-per-request"
+    )]
     TooManyMetrics {
         /// The limit.
         limit: usize,
@@ -57,23 +71,24 @@ pub struct Unescaped {
 
 impl Unescaped {
     /// The most that those of a text may occupy: nothing without escapes; else as much as the text, and an end for each
-    /// string, which has four bytes at least.
+    /// string with an escape.
     pub fn bytes_max(text: &[u8]) -> usize {
-        if text.contains(&b'\\') {
-            text.len().saturating_mul(3)
-        } else {
-            0
+        match ends_max(text) {
+            0 => 0,
+            ends => text.len().saturating_add(ends.saturating_mul(size_of::<u32>())),
         }
     }
 
     /// Writes out the strings of a text that have escapes.
     pub fn of(text: &[u8], dialect: Dialect) -> Self {
         let mut all = Self::default();
-        if !text.contains(&b'\\') {
+        let ends_max = ends_max(text);
+        if ends_max == 0 {
             return all;
         }
         let quotes_in_help = dialect == Dialect::OpenMetrics;
         all.bytes.reserve_exact(text.len());
+        all.ends.reserve_exact(ends_max);
         for line in lines(text) {
             let mut line = Line::new(line);
             if line.accept(b'#') {
@@ -136,6 +151,12 @@ impl Unescaped {
     }
 }
 
+/// Most strings with escapes that a text can have: each has a backslash, and four bytes at least with its quotes.
+fn ends_max(text: &[u8]) -> usize {
+    let backslashes = text.iter().filter(|b| **b == b'\\').count();
+    backslashes.min(text.len().div_ceil(4))
+}
+
 /// Takes what was written out, in order.
 struct Taken<'a> {
     from: &'a Unescaped,
@@ -195,8 +216,12 @@ pub fn decode<'a>(
             Ok(Read::Line) => {}
             Ok(Read::End) => ended = true,
             Ok(Read::TooManySamples) => {
-                let limit = limits.samples.min(limits.series);
-                return Err(TextError::TooManySamples { limit });
+                return Err(match limits {
+                    DecodeLimits { series, samples, .. } if series < samples => {
+                        TextError::TooManySeries { limit: series }
+                    }
+                    DecodeLimits { samples, .. } => TextError::TooManySamples { limit: samples },
+                });
             }
             Ok(Read::TooManyMetrics) => return Err(TextError::TooManyMetrics { limit: limits.series }),
             Err(reason) => {

@@ -139,12 +139,28 @@ fn i12_labels_are_counted_beyond_what_is_kept_and_samples_are_bounded() {
     );
     let error = read(&"x 1\n".repeat(1_001), Dialect::Prometheus).unwrap_err();
     assert_eq!(error, TextError::TooManySamples { limit: 1_000 });
+    assert!(
+        error.to_string().contains("limits.max-samples-per-request"),
+        "{error}"
+    );
+    let few_series = DecodeLimits { series: 10, ..LIMITS };
+    let text = "x 1\n".repeat(11).into_bytes();
+    let error = decode(
+        &text,
+        &Unescaped::default(),
+        (Dialect::Prometheus, NOW),
+        few_series,
+        &mut Seen::default(),
+    );
+    assert_eq!(error, Err(TextError::TooManySeries { limit: 10 }));
     let metrics: Vec<String> = (0..1_001).map(|i| format!("# UNIT m{i}\n")).collect();
     let error = read(&metrics.concat(), Dialect::Prometheus).unwrap_err();
     assert_eq!(error, TextError::TooManyMetrics { limit: 1_000 });
     let strings = "x{a=\"\\n\"} 1\n# HELP \"\\n\"\n".repeat(1_000);
     let unescaped = Unescaped::of(strings.as_bytes(), Dialect::Prometheus);
     assert!(unescaped.bytes() <= Unescaped::bytes_max(strings.as_bytes()));
+    let one_escape = format!("# HELP a \\n\n{}", "x 1\n".repeat(1_000));
+    assert_eq!(Unescaped::bytes_max(one_escape.as_bytes()), one_escape.len() + 4);
     let error = read(
         &format!("x 1 {}", "\u{1F600}".repeat(1 << 20)),
         Dialect::Prometheus,

@@ -69,13 +69,27 @@ pub enum InfluxError {
         reason: String,
     },
     /// More samples than allowed.
-    #[error("too many samples in request (limit: {limit})")]
+    #[error(
+        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+    )]
     TooManySamples {
         /// The limit.
         limit: usize,
     },
+    /// More fields than series are allowed: each counts as a series.
+    #[error(
+        "too many series in request (limit: {limit}, each field of a line counts): send smaller batches or raise \
+         limits.max-series-per-request"
+    )]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
+    },
     /// Names and values take more than they may when written out.
-    #[error("names and tag values of the request take too many bytes when written out: send smaller batches")]
+    #[error(
+        "names and tag values of the request take more than limits.max-request-bytes when written out: send smaller \
+         batches or raise it"
+    )]
     Strings,
 }
 
@@ -115,8 +129,11 @@ pub fn decode<'a>(text: &'a [u8], context: Context<'a>, sink: &mut impl Sink<'a>
             let line = before.iter().filter(|b| **b == b'\n').count() + 1;
             return Err(match stop {
                 Stop::Reason(reason) => InfluxError::Line { line, reason },
-                Stop::TooMany => InfluxError::TooManySamples {
-                    limit: decoder.samples_max(),
+                Stop::TooMany => match decoder.context.limits {
+                    DecodeLimits { series, samples, .. } if series < samples => {
+                        InfluxError::TooManySeries { limit: series }
+                    }
+                    DecodeLimits { samples, .. } => InfluxError::TooManySamples { limit: samples },
                 },
                 Stop::Full => InfluxError::Strings,
             });

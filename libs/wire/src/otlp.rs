@@ -51,14 +51,17 @@ pub enum OtlpError {
     )]
     TooManyAttributes,
     /// More bytes than allowed once it is protobuf.
-    #[error("request takes more than {limit} bytes as protobuf: send smaller batches")]
+    #[error(
+        "request takes more than {limit} bytes as protobuf: send smaller batches or raise limits.max-request-bytes"
+    )]
     TooLarge {
         /// The limit.
         limit: usize,
     },
     /// Names and values take more than they may when written out.
     #[error(
-        "names and attribute values of the request take too many bytes when written out: send smaller batches"
+        "names and attribute values of the request take more than limits.max-request-bytes when written out: send \
+         smaller batches or raise it"
     )]
     Strings,
 }

@@ -16,6 +16,7 @@ use std::ops::Range;
 use koios_model::{Histogram, Sample, SeriesHash};
 
 use crate::protobuf::Reader;
+use v2::SYMBOLS_PER_SERIES;
 
 /// Which message a request holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,19 +84,26 @@ pub enum DecodeError {
         len: usize,
     },
     /// More symbols than [`DecodeLimits`] could ever need.
-    #[error("too many symbols in request (limit: {limit})")]
+    #[error(
+        "too many symbols in request (limit: {limit}, {SYMBOLS_PER_SERIES} for each series of \
+         limits.max-series-per-request): send smaller batches or raise it"
+    )]
     TooManySymbols {
         /// The limit.
         limit: usize,
     },
     /// More series than allowed.
-    #[error("too many series in request (limit: {limit})")]
+    #[error(
+        "too many series in request (limit: {limit}): send smaller batches or raise limits.max-series-per-request"
+    )]
     TooManySeries {
         /// The limit.
         limit: usize,
     },
     /// More samples than allowed.
-    #[error("too many samples in request (limit: {limit})")]
+    #[error(
+        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+    )]
     TooManySamples {
         /// The limit.
         limit: usize,
@@ -113,6 +121,9 @@ pub enum SeriesFault {
         /// How many symbols there are.
         symbols: usize,
     },
+    /// Nothing but labels, which remote write 2.0 does not allow.
+    #[error("TimeSeries must contain at least one sample or histogram")]
+    Empty,
     /// Labels come in pairs.
     #[error("odd number of label references ({count})")]
     OddReferences {

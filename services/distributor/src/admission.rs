@@ -57,14 +57,31 @@ impl BytesInFlight {
     fn limit_per_tenant(&self) -> u64 {
         self.limit / 2
     }
+
+    fn give_back(&self, tenant: &TenantId, bytes: u64) {
+        let mut held = self.held.lock();
+        held.total = held.total.saturating_sub(bytes);
+        let of_tenant = held.tenants.get(tenant);
+        let left = of_tenant.map_or(0, |b| b.saturating_sub(bytes));
+        if left == 0 {
+            held.tenants.remove(tenant);
+        } else {
+            held.tenants.insert(tenant.clone(), left);
+        }
+    }
 }
 
 impl HeldBytes {
     /// Holds `bytes` more.
     ///
     /// # Errors
-    /// [`Error::Busy`] when that exceeds what may be held.
+    /// [`Error::Busy`] when that exceeds what may be held, [`Error::RequestTooLarge`] when it always will.
     pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), Error> {
+        let (bytes_of_all, limit) = (self.bytes.saturating_add(bytes), self.of.limit_per_tenant());
+        if bytes_of_all > limit {
+            let bytes = bytes_of_all;
+            return Err(Error::RequestTooLarge { bytes, limit });
+        }
         let mut held = self.of.held.lock();
         let total = held.total.saturating_add(bytes);
         let of_tenant = held.tenants.get(&self.tenant).copied().unwrap_or(0);
@@ -72,30 +89,26 @@ impl HeldBytes {
         if total > self.of.limit {
             return Err(Error::Busy { limit: self.of.limit });
         }
-        if of_tenant > self.of.limit_per_tenant() {
-            let limit = self.of.limit_per_tenant();
+        if of_tenant > limit {
             return Err(Error::Busy { limit });
         }
         held.total = total;
         held.tenants.insert(self.tenant.clone(), of_tenant);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes = bytes_of_all;
         Ok(())
+    }
+
+    /// Gives some of them back.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.of.give_back(&self.tenant, bytes);
     }
 }
 
 impl Drop for HeldBytes {
     fn drop(&mut self) {
-        let mut held = self.of.held.lock();
-        held.total = held.total.saturating_sub(self.bytes);
-        let left = held
-            .tenants
-            .get(&self.tenant)
-            .map_or(0, |b| b.saturating_sub(self.bytes));
-        if left == 0 {
-            held.tenants.remove(&self.tenant);
-        } else {
-            held.tenants.insert(self.tenant.clone(), left);
-        }
+        self.of.give_back(&self.tenant, self.bytes);
     }
 }
 
@@ -168,6 +181,24 @@ mod tests {
         assert_eq!(bytes.total(), 50);
         bytes.open(&noisy).grow(50).unwrap();
         drop(other);
+        assert_eq!(bytes.total(), 0);
+    }
+
+    #[test]
+    fn i13_a_request_that_no_waiting_helps_is_told_so() {
+        let (bytes, tenant) = (BytesInFlight::new(100), TenantId::anonymous());
+        let mut other = bytes.open(&tenant);
+        other.grow(40).unwrap();
+        let mut held = bytes.open(&tenant);
+        assert_eq!(held.grow(20), Err(Error::Busy { limit: 50 }));
+        held.grow(10).unwrap();
+        let too_large = Err(Error::RequestTooLarge { bytes: 51, limit: 50 });
+        assert_eq!(held.grow(41), too_large);
+        held.shrink(7);
+        other.shrink(40);
+        held.grow(47).unwrap();
+        assert_eq!(bytes.total(), 50);
+        drop((held, other));
         assert_eq!(bytes.total(), 0);
     }
 

@@ -129,7 +129,7 @@ impl Distributor {
             pairs,
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
-            active: ActiveSeries::starting_at(deps.runtime.clock.elapsed()),
+            active: ActiveSeries::default(),
             known: KnownSeries::default(),
             deltas: Deltas::default(),
             runtime: deps.runtime,
@@ -195,7 +195,7 @@ impl Distributor {
         let known = shared.known.of(tenant, &rules.limits);
         let message = Message {
             known: Arc::clone(&known),
-            gate: shared.active.gate(tenant, limit, now),
+            gate: shared.active.gate(tenant, limit, &known, now),
             deltas: matches!(format, Format::Otlp(_)).then(|| shared.deltas.of(tenant, now)),
             format,
             compression,
@@ -215,6 +215,7 @@ impl Distributor {
         let now = shared.runtime.clock.elapsed();
         let written = taken.samples() + taken.exemplars();
         let pairs = std::mem::take(&mut taken.pairs);
+        let undecided = taken.undecided;
         let lose = |error: &Error| {
             if error.status().is_client_error() {
                 shared.pairs.lose(tenant, &pairs.brought, &state, now);
@@ -226,6 +227,15 @@ impl Distributor {
             .replicate(tenant, admission_ms, taken, Some(Arc::new(sent)), &known)
             .await;
         let mut outcome = written.inspect_err(|failure| lose(&failure.error))?;
+        if undecided > 0 {
+            return Err(Failure {
+                error: Error::SeriesUndecided {
+                    series: undecided,
+                    limit,
+                },
+                written: outcome.written,
+            });
+        }
         // Only now may others rely on what a replica brought, and only if it is certain whom they know to be elected.
         if !pairs.brought.is_empty() {
             let state = Arc::clone(&shared.routes.current().state);
@@ -319,7 +329,7 @@ impl Shared {
         let started = self.runtime.clock.elapsed();
         let message = message.as_ref();
         let parts = taken.parts.into_iter().map(|(partition, part)| async move {
-            let new = part.new;
+            let (new, mut admitted) = (part.new, part.admitted);
             let left_out = message.map(|message| LeftOut::new(message, part.left_out));
             let content = Content {
                 columns: part.columns,
@@ -330,14 +340,29 @@ impl Shared {
             let sent = self
                 .replicator
                 .replicate(tenant, partition, admission_ms, content);
-            let acknowledged = sent.await?;
+            if let Some(admitted) = &mut admitted {
+                admitted.sent();
+            }
+            let acknowledged = match sent.await {
+                Ok(acknowledged) => acknowledged,
+                Err(error) => {
+                    if let Some(admitted) = admitted.filter(|_| error.status().is_client_error()) {
+                        admitted.refused();
+                    }
+                    return Err(error);
+                }
+            };
             if !new.is_empty() {
                 let known = Arc::clone(known);
                 let learn = move || known.learn(&new);
                 // A panic there costs what was to be learnt.
                 let _ = self.runtime.cpu.run(learn).await;
             }
-            self.active.note(tenant, partition, acknowledged.series);
+            let now = self.runtime.clock.elapsed();
+            self.active.note(tenant, partition, acknowledged.series, now);
+            if let Some(admitted) = admitted {
+                admitted.acknowledged();
+            }
             Ok((part, acknowledged))
         });
         let parts = join_all(parts).await;

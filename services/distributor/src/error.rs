@@ -58,7 +58,7 @@ pub enum Error {
     #[error(transparent)]
     Decompress(#[from] DecompressError),
     /// The body is too large.
-    #[error("request body larger than {limit} bytes: send smaller batches")]
+    #[error("request body larger than {limit} bytes: send smaller batches or raise limits.max-request-bytes")]
     BodyTooLarge {
         /// The limit.
         limit: u64,
@@ -74,6 +74,14 @@ pub enum Error {
     BodyStalled {
         /// How long was waited.
         limit: Duration,
+    },
+    /// The body comes too slowly.
+    #[error("request body comes too slowly, {bytes} bytes in {} (limit: {} bytes a second after {}): send smaller batches", format_duration(*.took), BODY_BYTES_PER_SECOND_MIN, format_duration(BODY_STALL_MAX))]
+    BodyTooSlow {
+        /// How many came.
+        bytes: u64,
+        /// In what time.
+        took: Duration,
     },
     /// The body is no such message.
     #[error(transparent)]
@@ -100,14 +108,38 @@ pub enum Error {
         sent: String,
     },
     /// Labels that refer to one long symbol many times.
-    #[error("labels of the request take more than {limit} bytes: send smaller batches")]
+    #[error(
+        "labels of the request take more than {limit} bytes: send smaller batches or raise limits.max-request-bytes"
+    )]
     LabelBytes {
         /// The limit.
+        limit: u64,
+    },
+    /// The request alone takes more than its tenant may hold.
+    #[error(
+        "request takes {bytes} bytes while it is decoded, more than half of http.max-write-bytes-in-flight (limit: \
+         {limit}): send smaller batches or raise http.max-write-bytes-in-flight"
+    )]
+    RequestTooLarge {
+        /// What it has come to.
+        bytes: u64,
+        /// What a tenant may hold.
         limit: u64,
     },
     /// Too many bytes are held already.
     #[error("too many bytes of write requests in flight (limit: {limit}): try again")]
     Busy {
+        /// The limit.
+        limit: u64,
+    },
+    /// New series came together with those of other requests, or with more than can be told apart at once.
+    #[error(
+        "{series} series may exceed the series limit {limit}, which shows once others have been written: try again, or \
+         raise limits.max-series"
+    )]
+    SeriesUndecided {
+        /// How many were not written for it.
+        series: u64,
         /// The limit.
         limit: u64,
     },
@@ -141,10 +173,23 @@ pub enum Error {
         /// What the first other said.
         reason: String,
     },
+    /// So many members will never take a partition's part that there is no majority.
+    #[error("partition {partition} cannot take the request: {reason}: send smaller batches")]
+    RefusedByMembers {
+        /// The partition.
+        partition: PartitionId,
+        /// What the first of them said.
+        reason: String,
+    },
     /// A bug.
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+/// How long a body may stop coming before its sender is taken for gone.
+pub(crate) const BODY_STALL_MAX: Duration = Duration::from_secs(30);
+/// How fast a body has to come in the long run. What comes slower holds memory for longer than it is worth.
+pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 
 /// When to try again after a lack of replicas or room.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -172,12 +217,17 @@ impl Error {
             Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
-            Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyStalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. }
+            | Self::LabelBytes { .. }
+            | Self::RequestTooLarge { .. }
+            | Self::RefusedByMembers { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyStalled { .. } | Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy { .. } | Self::Memory(_) | Self::NoPartitions | Self::NotEnoughReplicas { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Busy { .. }
+            | Self::SeriesUndecided { .. }
+            | Self::Memory(_)
+            | Self::NoPartitions
+            | Self::NotEnoughReplicas { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -200,8 +250,12 @@ impl Error {
             Self::Parameter { .. } => "parameter",
             Self::Text(_) => "text",
             Self::Decompress(_) => "compression",
-            Self::BodyTooLarge { .. } | Self::LabelBytes { .. } => "too_large",
-            Self::Body { .. } | Self::BodyStalled { .. } | Self::Framing => "body",
+            Self::BodyTooLarge { .. }
+            | Self::LabelBytes { .. }
+            | Self::RequestTooLarge { .. }
+            | Self::RefusedByMembers { .. } => "too_large",
+            Self::Body { .. } | Self::BodyStalled { .. } | Self::BodyTooSlow { .. } | Self::Framing => "body",
+            Self::SeriesUndecided { .. } => "series_undecided",
             Self::Decode(_) => "protobuf",
             Self::Busy { .. } => "busy",
             Self::Memory(_) => "memory",
@@ -216,7 +270,10 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
-            Self::Busy { .. } | Self::NoPartitions | Self::NotEnoughReplicas { .. } => Some(RETRY_SOON),
+            Self::Busy { .. }
+            | Self::SeriesUndecided { .. }
+            | Self::NoPartitions
+            | Self::NotEnoughReplicas { .. } => Some(RETRY_SOON),
             Self::Memory(_) => Some(RETRY_LATER),
             _ => None,
         }

@@ -18,6 +18,7 @@ use koios_wire::remote_write::Version;
 use tracing::Instrument as _;
 
 use crate::admission::HeldBytes;
+use crate::error::{BODY_BYTES_PER_SECOND_MIN, BODY_STALL_MAX};
 use crate::message::Format;
 use crate::outcome::{Failure, Written};
 use crate::{Distributor, Error, Outcome};
@@ -30,9 +31,8 @@ const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remo
 
 /// A refused body up to this many times the limit is still read and thrown away, so that its sender gets to the answer.
 const DISCARD_FACTOR: u64 = 2;
-
-/// How long a body may stop coming before its sender is taken for gone.
-const STALL_MAX: Duration = Duration::from_secs(30);
+/// Most bytes that room is made for before they come.
+const ROOM_MAX: u64 = 64 << 10;
 
 pub(crate) fn router(distributor: Distributor) -> Router {
     let mut router = Router::new();
@@ -105,7 +105,7 @@ pub(crate) async fn receive_and_push(
     let body = match read(headers, &mut body, limit, &mut held, shared.clock()).await {
         Ok(body) => body,
         Err(error) => {
-            if !matches!(error, Error::BodyStalled { .. }) {
+            if !matches!(error, Error::BodyStalled { .. } | Error::BodyTooSlow { .. }) {
                 discard(&mut body, limit, shared.clock()).await;
             }
             return Err(error.into());
@@ -178,28 +178,60 @@ async fn read(
     if declared.is_some_and(|n| n > limit) {
         return Err(too_large());
     }
-    let declared = declared.unwrap_or(0);
-    held.grow(declared)?;
-    let mut held_bytes = declared;
-    let mut bytes = BytesMut::with_capacity(usize::try_from(declared.min(1 << 20)).unwrap_or(0));
-    loop {
-        let stalled = |_| Error::BodyStalled { limit: STALL_MAX };
-        let Some(frame) = clock.timeout(STALL_MAX, body.frame()).await.map_err(stalled)? else {
-            break;
-        };
-        let frame = frame.map_err(|e| body_error(&e, limit))?;
-        let Ok(data) = frame.into_data() else { continue };
-        let total = bytes.len() as u64 + data.len() as u64;
-        if total > limit {
+    let room = declared.unwrap_or(0).min(ROOM_MAX);
+    let mut bytes = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
+    let mut coming = Coming::from_now(body, clock);
+    // What is only declared is not held: it costs its sender nothing.
+    while let Some(data) = coming.data().await? {
+        let data = data.map_err(|e| body_error(&e, limit))?;
+        if bytes.len() as u64 + data.len() as u64 > limit {
             return Err(too_large());
         }
-        if total > held_bytes {
-            held.grow(total - held_bytes)?;
-            held_bytes = total;
-        }
+        held.grow(data.len() as u64)?;
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// A body that has to keep coming, and not too slowly.
+struct Coming<'a> {
+    body: &'a mut Body,
+    clock: &'a ClockHandle,
+    started: Duration,
+    bytes: u64,
+}
+
+impl<'a> Coming<'a> {
+    fn from_now(body: &'a mut Body, clock: &'a ClockHandle) -> Self {
+        Self {
+            body,
+            clock,
+            started: clock.elapsed(),
+            bytes: 0,
+        }
+    }
+
+    /// What comes next, while it comes in time: at the end the time that it may take has grown with what came.
+    async fn data(&mut self) -> Result<Option<Result<Bytes, axum::Error>>, Error> {
+        let took = self.clock.elapsed().saturating_sub(self.started);
+        let earned = Duration::from_secs(self.bytes / BODY_BYTES_PER_SECOND_MIN);
+        let left = BODY_STALL_MAX.saturating_add(earned).saturating_sub(took);
+        let (limit, bytes) = (left.min(BODY_STALL_MAX), self.bytes);
+        let late = |_| match limit < BODY_STALL_MAX {
+            true => Error::BodyTooSlow {
+                bytes,
+                took: took + limit,
+            },
+            false => Error::BodyStalled { limit },
+        };
+        let frame = self.clock.timeout(limit, self.body.frame()).await.map_err(late)?;
+        // Trailers are no bytes of the body.
+        let data = frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()));
+        if let Some(Ok(data)) = &data {
+            self.bytes += data.len() as u64;
+        }
+        Ok(data)
+    }
 }
 
 /// What a listener refuses for its size is too large here, too.
@@ -216,14 +248,9 @@ fn body_error(error: &axum::Error, limit: u64) -> Error {
 
 /// Reads a refused body to its end, within reason: closing while the sender still sends would take the answer with it.
 async fn discard(body: &mut Body, limit: u64, clock: &ClockHandle) {
-    let mut left = limit.saturating_mul(DISCARD_FACTOR);
-    while let Ok(Some(Ok(frame))) = clock.timeout(STALL_MAX, body.frame()).await {
-        let read = frame.data_ref().map_or(0, Bytes::len) as u64;
-        match left.checked_sub(read) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
+    let most = limit.saturating_mul(DISCARD_FACTOR);
+    let mut coming = Coming::from_now(body, clock);
+    while coming.bytes <= most && matches!(coming.data().await, Ok(Some(Ok(_)))) {}
 }
 
 pub(crate) fn answer(outcome: &Outcome) -> Response {

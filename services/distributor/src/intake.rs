@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, Exemplar, Labels, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash,
-    TenantSeed, is_utf8, write_packed_bytes, write_packed_pair,
+    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed,
+    write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
 use koios_wire::batch::encode_content;
@@ -19,19 +19,14 @@ use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
 
-use crate::active_series::SeriesGate;
-use crate::known_series::{Cursor, KnownSet, NOT_ENCODED, NewSeries};
+use crate::active_series::{Admitted, NotAdmitted, SeriesGate};
+use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
+use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 
-/// Label names that Koios gives meaning to itself.
-const RESERVED_NAMES: [&str; 3] = ["__tenant__", "__tenant_id__", "__shard__"];
-/// Times in milliseconds between 1973 and 5138; what lies outside is most likely in another unit.
-const PLAUSIBLE_MS: Range<i64> = 100_000_000_000..100_000_000_000_000;
-/// Most characters of all labels of an exemplar together, as in `OpenMetrics`.
-const EXEMPLAR_CHARACTERS_MAX: usize = 128;
 /// Samples from which a part's content is encoded where it was decoded.
 const ENCODED_SAMPLES_MIN: usize = 64;
 /// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
@@ -72,6 +67,8 @@ pub(crate) struct Taken {
     pub(crate) points_rejected: u64,
     /// What it had to do with HA pairs.
     pub(crate) pairs: PairsSeen,
+    /// Series of which it cannot be told yet whether the tenant may have them.
+    pub(crate) undecided: u64,
     /// All labels together grew beyond the limit: the request must be refused.
     pub(crate) label_bytes_exceeded: bool,
 }
@@ -121,6 +118,8 @@ pub(crate) struct Part {
     pub(crate) left_out: Vec<Range<u32>>,
     /// Series to learn once they are acknowledged.
     pub(crate) new: Vec<NewSeries>,
+    /// Series that count as the tenant's once they are acknowledged.
+    pub(crate) admitted: Option<Admitted>,
 }
 
 /// What is known of a series' labels.
@@ -131,8 +130,8 @@ enum LabelsAre {
     Known,
     /// The same, and in an encoding that this recognises from now on.
     NewlyEncoded(SeriesHash),
-    /// They are known and were not decoded; they stand there in the message.
-    LeftOut(Range<u32>),
+    /// They are known and were not decoded; they stand there in the message. With what is to be learnt anew.
+    LeftOut(Range<u32>, Option<NewSeries>),
 }
 
 /// Takes series in, one after the other.
@@ -142,8 +141,10 @@ pub(crate) struct Intake<'a> {
     /// Times that are taken.
     accepted_ms: RangeInclusive<i64>,
     gate: Option<SeriesGate>,
-    known: &'a KnownSet,
+    known: &'a Known<'a>,
     cursor: Cursor,
+    /// The last series that was recognised, if it is to be learnt anew.
+    ages: Option<NewSeries>,
     taken: Taken,
     label_bytes: u64,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
@@ -155,13 +156,14 @@ pub(crate) struct Intake<'a> {
 impl<'a> Intake<'a> {
     /// `gate` lets new series in while the tenant may have more; none for no limit. `known` series were checked under the
     /// same rules.
-    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>, known: &'a KnownSet) -> Self {
+    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>, known: &'a Known<'a>) -> Self {
         Self {
             rules,
             accepted_ms: rules.accepted_ms(),
             gate,
             known,
             cursor: Cursor::default(),
+            ages: None,
             taken: Taken::default(),
             label_bytes: 0,
             metadata: BTreeMap::new(),
@@ -186,6 +188,12 @@ impl<'a> Intake<'a> {
                 part.columns.metadata.push((metric.to_owned(), metadata));
             }
         }
+        let admitted = self.gate.take().map(SeriesGate::into_parts).unwrap_or_default();
+        for (partition, admitted) in admitted {
+            if let Some(part) = self.taken.parts.get_mut(&partition) {
+                part.admitted = Some(admitted);
+            }
+        }
         self.taken.parts.retain(|_, part| !part.columns.is_empty());
         self.taken
     }
@@ -200,6 +208,7 @@ impl<'a> Intake<'a> {
         };
         let hash = self.hash();
         let labels = match self.known.find(hash, &mut self.cursor) {
+            Some(found) if found.ages => LabelsAre::NewlyEncoded(found.series.encoded),
             Some(_) => LabelsAre::Known,
             None => LabelsAre::New(NOT_ENCODED),
         };
@@ -223,9 +232,10 @@ impl<'a> Intake<'a> {
         let hash = self.hash();
         let known = self.known.find(hash, &mut self.cursor)?;
         let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
-        let labels = match known.encoded == NOT_ENCODED && encoded != NOT_ENCODED {
-            true => LabelsAre::NewlyEncoded(encoded),
-            false => LabelsAre::Known,
+        let labels = match known.series.encoded {
+            NOT_ENCODED if encoded != NOT_ENCODED => LabelsAre::NewlyEncoded(encoded),
+            first if known.ages => LabelsAre::NewlyEncoded(first),
+            _ => LabelsAre::Known,
         };
         Some((hash, labels))
     }
@@ -293,16 +303,26 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
-        if let Some(gate) = &mut self.gate
-            && let Err(rejection) = gate.admit(hash)
-        {
-            let rejected = (series.samples.len() + series.histograms.len()) as u64;
-            self.taken
-                .report
-                .add(rejection, rejected, || describe_series(series));
-            self.taken.exemplars_dropped += series.exemplars.len() as u64;
-            return rejected;
-        }
+        let samples = (series.samples.len() + series.histograms.len()) as u64;
+        let is_known = !matches!(labels, LabelsAre::New(_));
+        let admitted = match &mut self.gate {
+            Some(gate) => gate.admit(partition, hash, is_known),
+            None => Ok(false),
+        };
+        let to_remember = match admitted {
+            Ok(to_remember) => to_remember,
+            Err(NotAdmitted::Undecided) => {
+                self.taken.undecided += 1;
+                return 0;
+            }
+            Err(NotAdmitted::Rejected(rejection)) => {
+                self.taken
+                    .report
+                    .add(rejection, samples, || describe_series(series));
+                self.taken.exemplars_dropped += series.exemplars.len() as u64;
+                return samples;
+            }
+        };
         let mut adding = Adding {
             part: self.taken.parts.entry(partition).or_default(),
             report: &mut self.taken.report,
@@ -339,10 +359,11 @@ impl<'a> Intake<'a> {
                 Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
+        let keeps_exemplars = !series.exemplars.is_empty() && keeps_exemplars(series, packed);
         for raw in series.exemplars {
             let labels = series.exemplar_labels.get(raw.labels.clone());
             let labels = labels.and_then(exemplar_labels);
-            match labels.filter(|_| check_time(raw.t).is_ok()) {
+            match labels.filter(|_| keeps_exemplars && check_time(raw.t).is_ok()) {
                 Some(labels) => adding.started_without_samples(series).push_exemplar(Exemplar {
                     t: raw.t,
                     v: raw.v,
@@ -355,6 +376,9 @@ impl<'a> Intake<'a> {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
+        if let Some(gate) = self.gate.as_mut().filter(|_| to_remember && rejected == samples) {
+            gate.take_back(partition);
+        }
         rejected
     }
 
@@ -399,7 +423,7 @@ impl Adding<'_> {
         let columns = &mut self.part.columns;
         match self.labels.take() {
             None => {}
-            Some(LabelsAre::LeftOut(_)) => {
+            Some(LabelsAre::LeftOut(..)) => {
                 let mut own = Vec::new();
                 left_out::pack(series.encoded_labels.bytes, &mut own);
                 columns.push_series(hash, LabelsRef::from_trusted(&own));
@@ -429,7 +453,8 @@ impl Part {
         match labels {
             LabelsAre::New(_) => columns.push_series(hash, packed),
             LabelsAre::Known | LabelsAre::NewlyEncoded(_) => columns.push_known_series(hash, packed),
-            LabelsAre::LeftOut(range) => {
+            LabelsAre::LeftOut(range, ages) => {
+                self.new.extend(ages);
                 self.left_out.resize(columns.series_count(), 0..0);
                 self.left_out.push(range);
                 columns.push_reference(hash);
@@ -450,23 +475,6 @@ fn describe_series(series: &RawSeries<'_, '_>) -> String {
     }
 }
 
-/// The labels of an exemplar; none when it is not to be kept. Prometheus keeps as many characters.
-fn exemplar_labels(raw: &[RawLabel<'_>]) -> Option<Labels> {
-    let mut pairs = Vec::with_capacity(raw.len());
-    let mut characters = 0;
-    for (name, value) in raw {
-        let (name, value) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?);
-        characters += name.chars().count() + value.chars().count();
-        if name.is_empty() || characters > EXEMPLAR_CHARACTERS_MAX {
-            return None;
-        }
-        pairs.push((name, value));
-    }
-    pairs.sort_unstable();
-    let distinct = pairs.windows(2).all(|pair| pair[0].0 != pair[1].0);
-    distinct.then(|| Labels::from_pairs(pairs))
-}
-
 /// Most bytes that the labels and metadata of one request may take when written out: what a request without a symbol
 /// table could hold.
 pub(crate) fn label_bytes_max(limits: &Limits) -> u64 {
@@ -479,7 +487,9 @@ impl<'a> Sink<'a> for Intake<'a> {
             return;
         }
         if let Some(hash) = series.known {
-            let rejected = self.append(&series, hash, LabelsAre::LeftOut(series.encoded_labels.range()));
+            let ages = self.ages.take().filter(|ages| ages.hash == hash);
+            let labels = LabelsAre::LeftOut(series.encoded_labels.range(), ages);
+            let rejected = self.append(&series, hash, labels);
             self.taken.report.series += u64::from(rejected > 0);
             return;
         }
@@ -508,7 +518,9 @@ impl<'a> Sink<'a> for Intake<'a> {
             return None;
         }
         let encoded = self.hash_of_encoded(encoded_labels.bytes);
-        self.known.recognise(encoded, &mut self.cursor)
+        let found = self.known.recognise(encoded, &mut self.cursor)?;
+        self.ages = found.ages.then_some(found.series);
+        Some(found.series.hash)
     }
 
     fn metadata(&mut self, metadata: RawMetadata<'a>) {
@@ -535,65 +547,6 @@ fn is_metric_name(name: &[u8]) -> bool {
     name == METRIC_NAME.as_bytes()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn check_label((name, value): RawLabel<'_>, limits: &Limits) -> Result<(), Rejection> {
-    if name.is_empty() {
-        return Err(Rejection::EmptyName);
-    }
-    if name.len() > limits.max_label_name_bytes {
-        return Err(Rejection::NameTooLong {
-            actual: name.len(),
-            limit: limits.max_label_name_bytes,
-        });
-    }
-    if !is_utf8(name) {
-        return Err(Rejection::NameNotUtf8);
-    }
-    if value.len() > limits.max_label_value_bytes {
-        return Err(Rejection::ValueTooLong {
-            name: text(name),
-            actual: value.len(),
-            limit: limits.max_label_value_bytes,
-        });
-    }
-    if !is_utf8(value) {
-        return Err(Rejection::ValueNotUtf8 { name: text(name) });
-    }
-    if name.starts_with(b"__") && RESERVED_NAMES.iter().any(|r| r.as_bytes() == name) {
-        return Err(Rejection::Reserved { name: text(name) });
-    }
-    Ok(())
-}
-
-fn check_time(t: i64, rules: &Rules) -> Result<(), Rejection> {
-    let ahead_ms = t.saturating_sub(rules.admission_ms);
-    let millis = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-    let (window, limit) = (
-        rules.limits.out_of_order_time_window,
-        rules.limits.too_far_in_future,
-    );
-    let too_old = ahead_ms < millis(window).saturating_neg();
-    if !too_old && ahead_ms <= millis(limit) {
-        return Ok(());
-    }
-    if PLAUSIBLE_MS.contains(&rules.admission_ms) && !PLAUSIBLE_MS.contains(&t) {
-        return Err(Rejection::Implausible { timestamp: t });
-    }
-    let distance = Duration::from_millis(ahead_ms.unsigned_abs());
-    Err(if too_old {
-        Rejection::TooOld {
-            timestamp: t,
-            window,
-            age: distance,
-        }
-    } else {
-        Rejection::TooFarAhead {
-            timestamp: t,
-            limit,
-            ahead: distance,
-        }
-    })
 }

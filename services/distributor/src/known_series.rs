@@ -8,6 +8,9 @@
 //! Senders encode a series' labels the same way every time. The same keyed hash of these bytes recognises them, so that
 //! labels of a known series are not even decoded. One encoding is kept for each series, the first; labels that come in
 //! another one are decoded and then found by their reference.
+//!
+//! When there are too many a new generation begins, and the one before the last goes. What is found in the last is learnt
+//! anew, so that series that still come stay known, however many there have been.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,20 +22,30 @@ use koios_model::{SeriesHash, TenantId};
 use koios_tenancy::Limits;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-/// Most series kept of all tenants, some 45 to 90 bytes each; with more all is learnt anew.
+/// Series of all tenants from which on a new generation begins, some 45 to 90 bytes each. Two generations are kept.
 const SERIES_MAX: usize = 4_000_000;
 
 /// The known series of all tenants.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct KnownSeries {
-    generation: Mutex<Generation>,
+    generations: Mutex<Generations>,
+    series_max: usize,
 }
 
-/// What was learnt since all was forgotten.
+impl Default for KnownSeries {
+    fn default() -> Self {
+        Self {
+            generations: Mutex::default(),
+            series_max: SERIES_MAX,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
-struct Generation {
-    tenants: BTreeMap<TenantId, Arc<TenantKnown>>,
-    /// Series of all of them, those of limits before included.
+struct Generations {
+    newer: BTreeMap<TenantId, Arc<TenantKnown>>,
+    older: BTreeMap<TenantId, Arc<TenantKnown>>,
+    /// Series of the newer one, those of limits before included.
     series: Arc<AtomicUsize>,
 }
 
@@ -40,9 +53,13 @@ struct Generation {
 #[derive(Debug)]
 pub(crate) struct TenantKnown {
     limits: Arc<Limits>,
-    set: RwLock<KnownSet>,
+    set: Arc<RwLock<KnownSet>>,
+    /// What the generation before knew.
+    older: Option<Arc<RwLock<KnownSet>>>,
     /// Of all tenants.
     series: Arc<AtomicUsize>,
+    /// What was known while the tenant had no limit on series, until it is asked which it had.
+    before: Mutex<Option<Arc<TenantKnown>>>,
 }
 
 /// A series, and how it was found.
@@ -68,9 +85,31 @@ pub(crate) struct KnownSet {
     encoded: HashTable<u32>,
 }
 
-/// Where a request is in a [`KnownSet`].
+/// A tenant's known series for as long as a request is decoded.
+#[derive(Debug)]
+pub(crate) struct Known<'a> {
+    newer: RwLockReadGuard<'a, KnownSet>,
+    older: Option<RwLockReadGuard<'a, KnownSet>>,
+}
+
+/// A series that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) series: NewSeries,
+    /// Whether it is to be learnt anew to stay known.
+    pub(crate) ages: bool,
+}
+
+/// Where a request is among the known series.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
+    newer: Place,
+    older: Place,
+}
+
+/// Where a request is in a [`KnownSet`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
     next: usize,
 }
 
@@ -82,29 +121,52 @@ fn key(hash: &SeriesHash) -> u64 {
 impl KnownSeries {
     /// Those of a tenant. With other limits than before nothing counts as checked.
     pub(crate) fn of(&self, tenant: &TenantId, limits: &Arc<Limits>) -> Arc<TenantKnown> {
-        let mut generation = self.generation.lock();
-        if generation.series.load(Ordering::Relaxed) > SERIES_MAX {
-            *generation = Generation::default();
+        let mut generations = self.generations.lock();
+        if generations.series.load(Ordering::Relaxed) > self.series_max {
+            *generations = Generations {
+                older: std::mem::take(&mut generations.newer),
+                ..Generations::default()
+            };
         }
-        if let Some(known) = generation.tenants.get(tenant)
+        let newer = generations.newer.get(tenant);
+        if let Some(known) = newer
             && Arc::ptr_eq(&known.limits, limits)
         {
             return Arc::clone(known);
         }
+        let older = generations.older.get(tenant);
+        let before = newer.or(older);
+        let same_limits = |old: &&Arc<TenantKnown>| Arc::ptr_eq(&old.limits, limits);
+        let gets_limited = |old: &&Arc<TenantKnown>| old.limits.max_series == 0 && limits.max_series > 0;
         let new = Arc::new(TenantKnown {
             limits: Arc::clone(limits),
-            set: RwLock::default(),
-            series: Arc::clone(&generation.series),
+            set: Arc::default(),
+            older: older.filter(same_limits).map(|old| Arc::clone(&old.set)),
+            series: Arc::clone(&generations.series),
+            before: Mutex::new(before.filter(gets_limited).cloned()),
         });
-        generation.tenants.insert(tenant.clone(), Arc::clone(&new));
+        generations.newer.insert(tenant.clone(), Arc::clone(&new));
         new
     }
 }
 
 impl TenantKnown {
-    /// The set for as long as a request is decoded.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, KnownSet> {
-        self.set.read()
+    /// What was known while the tenant had no limit on series; once.
+    pub(crate) fn take_before(&self) -> Option<Arc<Self>> {
+        self.before.lock().take()
+    }
+
+    /// Whether a series is known.
+    pub(crate) fn has(&self, hash: SeriesHash) -> bool {
+        self.read().find(hash, &mut Cursor::default()).is_some()
+    }
+
+    /// They for as long as a request is decoded.
+    pub(crate) fn read(&self) -> Known<'_> {
+        Known {
+            newer: self.set.read(),
+            older: self.older.as_ref().map(|older| older.read()),
+        }
     }
 
     /// Notes series that a majority has acknowledged with labels. Waits for requests that are being decoded.
@@ -119,34 +181,57 @@ impl TenantKnown {
     }
 }
 
-impl KnownSet {
+impl Known<'_> {
     /// The known series whose labels are encoded so, by the hash of the bytes.
-    pub(crate) fn recognise(&self, encoded: SeriesHash, cursor: &mut Cursor) -> Option<SeriesHash> {
+    pub(crate) fn recognise(&self, encoded: SeriesHash, cursor: &mut Cursor) -> Option<Found> {
+        let newer = self.newer.recognise(encoded, &mut cursor.newer);
+        Found::first(newer, || {
+            self.older.as_ref()?.recognise(encoded, &mut cursor.older)
+        })
+    }
+
+    /// A known series by its reference.
+    pub(crate) fn find(&self, hash: SeriesHash, cursor: &mut Cursor) -> Option<Found> {
+        let newer = self.newer.find(hash, &mut cursor.newer);
+        Found::first(newer, || self.older.as_ref()?.find(hash, &mut cursor.older))
+    }
+}
+
+impl Found {
+    fn first(newer: Option<NewSeries>, older: impl FnOnce() -> Option<NewSeries>) -> Option<Self> {
+        match newer {
+            Some(series) => Some(Self { series, ages: false }),
+            None => older().map(|series| Self { series, ages: true }),
+        }
+    }
+}
+
+impl KnownSet {
+    fn recognise(&self, encoded: SeriesHash, cursor: &mut Place) -> Option<NewSeries> {
         if encoded == NOT_ENCODED {
             return None;
         }
         let is_it = |place: usize| self.order.get(place).filter(|s| s.encoded == encoded);
         if let Some(series) = is_it(cursor.next) {
             cursor.next += 1;
-            return Some(series.hash);
+            return Some(*series);
         }
         let place = self
             .encoded
             .find(key(&encoded), |at| is_it(*at as usize).is_some())?;
         cursor.next = *place as usize + 1;
-        is_it(*place as usize).map(|series| series.hash)
+        is_it(*place as usize).copied()
     }
 
-    /// A known series by its reference.
-    pub(crate) fn find(&self, hash: SeriesHash, cursor: &mut Cursor) -> Option<&NewSeries> {
+    fn find(&self, hash: SeriesHash, cursor: &mut Place) -> Option<NewSeries> {
         let is_it = |place: usize| self.order.get(place).filter(|s| s.hash == hash);
         if let Some(series) = is_it(cursor.next) {
             cursor.next += 1;
-            return Some(series);
+            return Some(*series);
         }
         let place = self.table.find(key(&hash), |at| is_it(*at as usize).is_some())?;
         cursor.next = *place as usize + 1;
-        is_it(*place as usize)
+        is_it(*place as usize).copied()
     }
 
     fn insert(&mut self, new: NewSeries) {
@@ -206,15 +291,56 @@ mod tests {
     }
 
     #[test]
+    fn series_that_come_stay_known_however_many_there_are() {
+        let (tenant, limits) = (TenantId::anonymous(), Arc::new(Limits::default()));
+        let known = KnownSeries {
+            series_max: 100,
+            ..KnownSeries::default()
+        };
+        let mut forgotten = 0;
+        for round in 0..50u128 {
+            // Sixty that always come, and ten that come once.
+            let once = 1000 + round * 10;
+            for hash in (1..=60).chain(once..once + 10) {
+                let of_tenant = known.of(&tenant, &limits);
+                let (by_hash, by_labels) = {
+                    let (known, mut cursor) = (of_tenant.read(), Cursor::default());
+                    let by_labels = known.recognise(SeriesHash(hash + (1 << 100)), &mut cursor);
+                    (known.find(SeriesHash(hash), &mut cursor), by_labels)
+                };
+                assert_eq!(by_hash, by_labels);
+                forgotten += usize::from(by_hash.is_none() && hash <= 60 && round > 0);
+                if by_hash.is_none_or(|found| found.ages) {
+                    of_tenant.learn(&[new(hash, Some(hash + (1 << 100)))]);
+                }
+            }
+        }
+        assert_eq!(forgotten, 0);
+        let generations = known.generations.lock();
+        let held = |tenants: &BTreeMap<TenantId, Arc<TenantKnown>>| {
+            let sets = tenants.values().map(|known| known.set.read().order.len());
+            sets.sum::<usize>()
+        };
+        assert!(held(&generations.newer) <= 101 && held(&generations.older) <= 101);
+        let other = Arc::new(Limits::default());
+        drop(generations);
+        assert!(
+            !known.of(&tenant, &other).has(SeriesHash(1)),
+            "checked under other limits"
+        );
+    }
+
+    #[test]
     fn series_are_found_in_any_order() {
         let mut set = KnownSet::default();
         (0..100).for_each(|n| set.insert(new(n * n, Some(n * n + 7))));
-        let mut cursor = Cursor::default();
+        let mut cursor = Place::default();
         for n in (0..100).chain([7, 8, 3, 3, 99, 0, 1]) {
             assert!(set.find(SeriesHash(n * n), &mut cursor).is_some());
             assert!(set.find(SeriesHash(n * n + 100_000), &mut cursor).is_none());
             let (here, there) = (SeriesHash(n * n + 7), SeriesHash(n * n + 100_007));
-            assert_eq!(set.recognise(here, &mut cursor), Some(SeriesHash(n * n)));
+            let found = set.recognise(here, &mut cursor).map(|series| series.hash);
+            assert_eq!(found, Some(SeriesHash(n * n)));
             assert_eq!(set.recognise(there, &mut cursor), None);
         }
     }
@@ -223,7 +349,10 @@ mod tests {
     fn the_first_encoding_of_a_series_is_the_one_that_is_recognised() {
         let mut set = KnownSet::default();
         set.insert(new(1, None));
-        let recognised = |set: &KnownSet, encoded| set.recognise(SeriesHash(encoded), &mut Cursor::default());
+        let recognised = |set: &KnownSet, encoded| {
+            let found = set.recognise(SeriesHash(encoded), &mut Place::default());
+            found.map(|series| series.hash)
+        };
         assert_eq!(recognised(&set, 0), None);
         set.insert(new(1, Some(10)));
         set.insert(new(1, Some(11)));

@@ -19,6 +19,7 @@
 
 mod active_series;
 mod admission;
+mod checks;
 mod distributor;
 mod error;
 mod extra_labels;

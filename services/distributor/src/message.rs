@@ -104,6 +104,11 @@ impl Message {
         let bytes_max = bytes_max(rules);
         self.compression.decompress(&self.body, bytes_max, message)?;
         self.held.grow(message.len() as u64)?;
+        if !matches!(self.format, Format::RemoteWrite(_)) {
+            // Labels are left in messages of remote write alone.
+            let body = std::mem::take(&mut self.body);
+            self.held.shrink(body.len() as u64);
+        }
         let decode_limits = DecodeLimits {
             series: limits.max_series_per_request,
             samples: limits.max_samples_per_request,

@@ -15,7 +15,9 @@ pub enum Rejection {
     #[error(transparent)]
     Symbols(SeriesFault),
     /// Too many labels.
-    #[error("series has too many labels (actual: {actual}, limit: {limit})")]
+    #[error(
+        "series has too many labels (actual: {actual}, limit: {limit}): drop some or raise limits.max-labels-per-series"
+    )]
     TooManyLabels {
         /// Sent.
         actual: usize,
@@ -35,7 +37,9 @@ pub enum Rejection {
     #[error("empty label name")]
     EmptyName,
     /// A long label name.
-    #[error("label name too long (actual: {actual}, limit: {limit})")]
+    #[error(
+        "label name too long (actual: {actual}, limit: {limit}): shorten it or raise limits.max-label-name-bytes"
+    )]
     NameTooLong {
         /// Bytes sent.
         actual: usize,
@@ -43,7 +47,9 @@ pub enum Rejection {
         limit: usize,
     },
     /// A long label value.
-    #[error("label value too long (actual: {actual}, limit: {limit}, label {name:?})")]
+    #[error(
+        "label value too long (actual: {actual}, limit: {limit}, label {name:?}): shorten it or raise limits.max-label-value-bytes"
+    )]
     ValueTooLong {
         /// The label.
         name: String,
@@ -65,7 +71,9 @@ pub enum Rejection {
         name: String,
     },
     /// Many long labels.
-    #[error("label set too large (actual: {actual}, limit: {limit})")]
+    #[error(
+        "label set too large (actual: {actual}, limit: {limit}): drop labels or raise limits.max-label-set-bytes"
+    )]
     LabelSetTooLarge {
         /// Bytes sent.
         actual: usize,
@@ -125,6 +133,7 @@ impl Rejection {
     /// Its word in metrics.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Symbols(SeriesFault::Empty) => "no_samples",
             Self::Symbols(_) => "symbols",
             Self::TooManyLabels { .. } => "too_many_labels",
             Self::NameNotUtf8 | Self::ValueNotUtf8 { .. } => "not_utf8",

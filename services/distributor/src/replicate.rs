@@ -76,6 +76,9 @@ struct Tally {
     result: Acknowledged,
     /// The first failure with the member that gave it.
     failure: Option<String>,
+    /// How many members say that they never take the batch, and what the first of them said.
+    refused: usize,
+    refusal: Option<String>,
     /// Some member knows another epoch: a further round may succeed.
     superseded: bool,
     /// The newest state version that a member spoke of.
@@ -98,8 +101,12 @@ impl Tally {
             Err(error) => {
                 self.newest_version = self.newest_version.max(error.state_version);
                 self.superseded |= matches!(error.code, ServiceErrorCode::Stale | ServiceErrorCode::Behind);
-                self.failure
-                    .get_or_insert_with(|| format!("member {member}: {error}"));
+                let told = || format!("member {member}: {error}");
+                if error.code == ServiceErrorCode::InvalidArgument {
+                    self.refused += 1;
+                    self.refusal.get_or_insert_with(told);
+                }
+                self.failure.get_or_insert_with(told);
             }
         }
     }
@@ -160,6 +167,13 @@ impl Replicator {
                 return Ok(Acknowledged {
                     state_version: tally.newest_version,
                     ..tally.result
+                });
+            }
+            // A retry finds the same members refuse it again.
+            if tally.refused > placed.replicas.len().saturating_sub(needed) {
+                return Err(Error::RefusedByMembers {
+                    partition,
+                    reason: tally.refusal.unwrap_or_default(),
                 });
             }
             let again = tally.superseded && round < RESENDS_MAX;

@@ -1,6 +1,7 @@
 //! Native histograms: decoded, checked, and turned into the float form.
 //!
-//! **Source**: Prometheus `model/histogram` `Histogram.Validate`, `FloatHistogram.Validate`.
+//! **Source**: Prometheus `model/histogram` `Histogram.Validate`, `FloatHistogram.Validate`, `reduceResolution`;
+//! `storage/remote/write_handler.go`, whose appender makes histograms coarser that are finer than any it keeps.
 
 use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, STALE_NAN_BITS, Span, spans_of};
 
@@ -10,11 +11,16 @@ use crate::protobuf::{BYTES, FIXED64, Reader, VARINT, unzigzag};
 /// Most buckets of one sign, and most spans and custom bounds.
 const BUCKETS_MAX: usize = 4096;
 
+/// Finest resolution that is kept.
+const SCHEMA_MAX: i32 = 8;
+/// Finest resolution that is taken.
+const SCHEMA_TAKEN_MAX: i32 = 52;
+
 /// What is wrong with a native histogram.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum HistogramFault {
     /// No such resolution.
-    #[error("invalid native histogram: schema {0} is unknown, must be -4 to 8 or -53")]
+    #[error("invalid native histogram: schema {0} is unknown, must be -4 to {SCHEMA_TAKEN_MAX} or -53")]
     Schema(i32),
     /// More buckets or bounds than any histogram has.
     #[error("invalid native histogram: more than {BUCKETS_MAX} {0}")]
@@ -206,8 +212,9 @@ impl Scratch {
         if self.sum.to_bits() == STALE_NAN_BITS {
             return Histogram::stale();
         }
-        let (positive_spans, positive_buckets) = self.positive.absolute(is_float);
-        let (negative_spans, negative_buckets) = self.negative.absolute(is_float);
+        let coarser = self.schema.saturating_sub(SCHEMA_MAX).max(0);
+        let (positive_spans, positive_buckets) = self.positive.absolute(is_float, coarser);
+        let (negative_spans, negative_buckets) = self.negative.absolute(is_float, coarser);
         let mut histogram = Histogram {
             reset_hint: match self.hint {
                 1 => ResetHint::Reset,
@@ -215,7 +222,7 @@ impl Scratch {
                 3 => ResetHint::Gauge,
                 _ => ResetHint::Unknown,
             },
-            schema: self.schema,
+            schema: self.schema.min(SCHEMA_MAX),
             zero_threshold: self.zero_threshold,
             zero_count: if is_float {
                 self.zero_float.unwrap_or(0.0)
@@ -241,8 +248,8 @@ impl Scratch {
         }
         match self.schema {
             CUSTOM_BOUNDS_SCHEMA => self.check_custom()?,
-            -4..=8 if self.bounds.is_empty() => {}
-            -4..=8 => return Err(HistogramFault::UnexpectedBounds(self.schema)),
+            -4..=SCHEMA_TAKEN_MAX if self.bounds.is_empty() => {}
+            -4..=SCHEMA_TAKEN_MAX => return Err(HistogramFault::UnexpectedBounds(self.schema)),
             other => return Err(HistogramFault::Schema(other)),
         }
         if !(self.zero_threshold >= 0.0 && self.zero_threshold.is_finite()) {
@@ -428,8 +435,8 @@ impl Side {
         Ok(total)
     }
 
-    /// Spans and absolute counts.
-    fn absolute(&self, is_float: bool) -> (Vec<Span>, Vec<f64>) {
+    /// Spans and absolute counts, `2^coarser` buckets merged into one.
+    fn absolute(&self, is_float: bool, coarser: i32) -> (Vec<Span>, Vec<f64>) {
         let mut current = 0i64;
         let counts = (0..).map_while(|i| {
             if is_float {
@@ -444,11 +451,20 @@ impl Side {
             next = first.wrapping_add(length.cast_signed());
             first..next
         });
-        let filled = indices
-            .map(|index| index as i32)
-            .zip(counts)
-            .filter(|(_, count)| *count != 0.0);
-        spans_of(filled)
+        let filled = indices.zip(counts).filter(|(_, count)| *count != 0.0);
+        if coarser == 0 {
+            return spans_of(filled.map(|(index, count)| (index as i32, count)));
+        }
+        let mut merged: Vec<(i32, f64)> = Vec::new();
+        for (index, count) in filled {
+            // Bucket 0 ends at 1 at every resolution.
+            let index = (((index - 1) >> coarser) + 1) as i32;
+            match merged.last_mut() {
+                Some(last) if last.0 == index => last.1 += count,
+                _ => merged.push((index, count)),
+            }
+        }
+        spans_of(merged)
     }
 
     fn float_total(&self, sign: &'static str) -> Result<f64, HistogramFault> {

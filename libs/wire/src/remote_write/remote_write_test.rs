@@ -252,12 +252,12 @@ fn i12_counts_are_bounded() {
     let empty_series = [1 << 3 | 2, 0].repeat(1001);
     assert_eq!(
         see(Version::V1, &empty_series).unwrap_err().to_string(),
-        "too many series in request (limit: 1000)"
+        "too many series in request (limit: 1000): send smaller batches or raise limits.max-series-per-request"
     );
     let samples = Message::default().bytes(1, [2 << 3 | 2, 0].repeat(1001)).0;
     assert_eq!(
         see(Version::V1, &samples).unwrap_err().to_string(),
-        "too many samples in request (limit: 1000)"
+        "too many samples in request (limit: 1000): send smaller batches or raise limits.max-samples-per-request"
     );
     let labels = Message::default().bytes(1, [1 << 3 | 2, 0].repeat(10_000)).0;
     let seen = see(Version::V1, &labels).unwrap();
@@ -268,7 +268,8 @@ fn i12_counts_are_bounded() {
     let symbols = [4 << 3 | 2, 0].repeat(16_001);
     assert_eq!(
         see(Version::V2, &symbols).unwrap_err().to_string(),
-        "too many symbols in request (limit: 16000)"
+        "too many symbols in request (limit: 16000, 16 for each series of limits.max-series-per-request): send smaller \
+         batches or raise it"
     );
 }
 
@@ -321,6 +322,31 @@ fn version_2_names_wrong_references() {
         .unwrap_err()
         .to_string();
     assert!(first.starts_with("invalid symbol table: symbols[0]"), "{first}");
+}
+
+#[test]
+fn series_of_2_0_need_a_sample_a_histogram_or_an_exemplar() {
+    let fault = |series: Message| {
+        let seen = see(Version::V2, &v2(&["", "__name__", "up"], series)).unwrap();
+        seen.series[0].fault.clone()
+    };
+    let labels = || Message::default().packed(1, &[1, 2]);
+    let with_metadata = labels().message(5, Message::default().number(1, 1));
+    for nothing in [labels(), with_metadata] {
+        assert_eq!(
+            fault(nothing).unwrap(),
+            "TimeSeries must contain at least one sample or histogram"
+        );
+    }
+    for field in [2, 3, 4] {
+        assert_eq!(
+            fault(labels().message(field, Message::default())),
+            None,
+            "{field}"
+        );
+    }
+    let v1 = Message::default().message(1, Message::default()).0;
+    assert_eq!(see(Version::V1, &v1).unwrap().series[0].fault, None);
 }
 
 /// One observation in a positive bucket and two in the zero bucket.
@@ -382,6 +408,8 @@ fn bad_histograms_are_named() {
     let custom = |b: &[f64]| Message::default().signed(4, -53).bytes(16, bounds(b));
     for (histogram, want) in [
         (good_integer().signed(4, 99), "schema 99 is unknown"),
+        (good_integer().signed(4, 53), "schema 53 is unknown"),
+        (good_integer().signed(4, -5), "schema -5 is unknown"),
         (
             good_integer().number(1, 4),
             "3 observations in buckets, but the count is 4",
@@ -587,4 +615,48 @@ fn start_timestamps_of_2_0_come_with_their_samples() {
         (seen.series[0].samples.len(), seen.series[0].starts.len()),
         (1, 0)
     );
+}
+
+#[test]
+fn histograms_finer_than_any_that_is_kept_are_made_coarser() {
+    // As Prometheus' `reduceResolution` does: bucket 0 ends where it did, and `2^n` of those beside it become one.
+    let counts = [1i64, 2, 3, 4, 5, 6];
+    let deltas: Vec<i64> = counts
+        .iter()
+        .scan(0, |last, c| Some(c - std::mem::replace(last, *c)))
+        .collect();
+    for (schema, first, want) in [
+        (
+            8,
+            -2,
+            vec![(-2, 1.0), (-1, 2.0), (0, 3.0), (1, 4.0), (2, 5.0), (3, 6.0)],
+        ),
+        (9, -2, vec![(-1, 1.0), (0, 5.0), (1, 9.0), (2, 6.0)]),
+        (10, -2, vec![(0, 6.0), (1, 15.0)]),
+        (52, -2, vec![(0, 6.0), (1, 15.0)]),
+        (52, i64::from(i32::MAX) - 8, vec![(1, 21.0)]),
+    ] {
+        let integer = Message::default()
+            .number(1, 21)
+            .signed(4, schema)
+            .span(11, first, 6)
+            .deltas(12, &deltas)
+            .span(8, first, 6)
+            .deltas(9, &[0; 6]);
+        let integer = decoded(integer);
+        let counts = counts.map(|c| (c as f64).to_le_bytes()).concat();
+        let float = Message::default()
+            .double(2, 21.0)
+            .signed(4, schema)
+            .span(11, first, 6)
+            .bytes(13, counts);
+        assert_eq!(integer, decoded(float));
+        assert_eq!(integer.schema, 8);
+        assert_eq!(
+            integer.positive().collect::<Vec<_>>(),
+            want,
+            "{schema} from {first}"
+        );
+        assert_eq!(integer.negative().count(), 0);
+    }
 }

@@ -15,7 +15,7 @@ const SERIES_EXEMPLARS: u32 = 4;
 const SERIES_METADATA: u32 = 5;
 
 /// Symbols a series may bring on average: more than any label set has.
-const SYMBOLS_PER_SERIES: usize = 16;
+pub(super) const SYMBOLS_PER_SERIES: usize = 16;
 
 pub(super) fn decode<'a>(
     bytes: &'a [u8],
@@ -110,6 +110,10 @@ fn series<'a>(
         }
     }
     refs.end(&mut scratch.fault);
+    // Prometheus as a receiver wants a sample with exemplars, too; as a sender it sends them in series of their own.
+    if scratch.samples.is_empty() && scratch.histograms.is_empty() && scratch.exemplars.is_empty() {
+        scratch.fault.get_or_insert(SeriesFault::Empty);
+    }
     Ok(())
 }
 

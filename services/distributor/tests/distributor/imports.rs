@@ -223,3 +223,13 @@ async fn i12_added_labels_are_bounded_and_counted() {
     let path = format!("{path}?extra_label=a={}", "v".repeat(2_000));
     rig.request("POST", &path, &[], text).await.assert(204, "");
 }
+
+// What it takes in memory is told by what is in it: a text with one escape is no larger than any other.
+#[tokio::test(start_paused = true)]
+async fn i13_a_large_text_with_an_escape_is_taken() {
+    let rig = Rig::single();
+    let text = format!("# HELP up a\\nb\n# {}\nup 1\n", "x".repeat(30 << 20));
+    let answer = rig.request("POST", "/api/v1/import/prometheus", &[], text).await;
+    answer.assert(204, "");
+    assert_eq!(rig.stored().len(), 1);
+}

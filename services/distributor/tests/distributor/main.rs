@@ -13,3 +13,5 @@ mod otlp;
 mod pairs;
 mod quorum;
 mod rig;
+mod series_limit;
+mod slow_bodies;

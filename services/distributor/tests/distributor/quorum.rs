@@ -213,3 +213,20 @@ async fn a_request_given_up_by_its_sender_settles_its_sequence() {
         (1, 1)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn i13_what_members_never_take_is_not_to_be_sent_again() {
+    let never = Some(Next::Refuse(ServiceErrorCode::InvalidArgument, 0));
+    let rig = Rig::three_zones();
+    *rig.members[0].always.lock() = never.clone();
+    rig.push(&good("up", &[(NOW, 1.0)])).await.assert(204, "");
+    *rig.members[1].always.lock() = Some(Next::Refuse(ServiceErrorCode::Unavailable, 0));
+    rig.push(&good("up", &[(NOW, 1.0)]))
+        .await
+        .assert(503, "not enough replicas");
+    *rig.members[1].always.lock() = never;
+    let answer = rig.push(&good("up", &[(NOW, 1.0)])).await;
+    answer.assert(413, "partition 0 cannot take the request: member m");
+    answer.assert(413, "refused by the test");
+    assert_eq!(answer.header("retry-after"), "");
+}

@@ -235,10 +235,12 @@ pub(crate) struct Rig {
     pub(crate) referee: Arc<MockReferee>,
     /// None is used, unless a test says so.
     pub(crate) memory: PretendedMemory,
+    pub(crate) limits: Overrides,
 }
 
 impl Rig {
     pub(crate) fn new(initial: ClusterState, limits: Limits) -> Self {
+        let limits = Overrides::new(limits, BTreeMap::new());
         let members: Vec<Arc<MockMember>> = (0..3).map(|_| Arc::default()).collect();
         let by_name = members.iter().enumerate();
         let by_name = by_name.map(|(i, m)| (format!("m{i}"), Arc::clone(m))).collect();
@@ -258,7 +260,7 @@ impl Rig {
             },
             state: state.clone(),
             members: Arc::new(MockMembers(by_name)),
-            limits: Overrides::new(limits, BTreeMap::new()),
+            limits: limits.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             referee: Arc::clone(&referee) as Arc<dyn Referee>,
@@ -277,6 +279,7 @@ impl Rig {
             metrics,
             tasks,
             clock,
+            limits,
         }
     }
 
