@@ -21,6 +21,9 @@ use crate::refusals::WithBodies;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// The same of one connection: that of many streams, for what nobody reads of one must not keep the others waiting.
 const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// Bytes that a peer may send in one HTTP/2 frame, which is read and handed over at once: the 16 KiB that strangers may would be
+/// several of each for most batches.
+const PEER_FRAME_BYTES_MAX: u32 = STREAM_WINDOW;
 
 /// How long a listener rests after it failed to accept, so that a lack of file descriptors does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -133,6 +136,7 @@ impl HttpServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         if self.http2_only {
+            builder.http2().max_frame_size(PEER_FRAME_BYTES_MAX);
             builder.http2_only()
         } else {
             builder
@@ -140,8 +144,14 @@ impl HttpServer {
     }
 
     async fn connection(&self, io: BoxedIo, router: Router, cancel: CancellationToken) {
+        let stopping = self.http2_only.then(|| cancel.clone());
         let service = service_fn(move |request: http::Request<Incoming>| {
-            router.clone().oneshot(single_slashes(request.map(Body::new)))
+            let mut request = single_slashes(request.map(Body::new));
+            if let Some(stopping) = &stopping {
+                // Peers keep streams open, which end only if somebody tells them to.
+                request.extensions_mut().insert(stopping.clone());
+            }
+            router.clone().oneshot(request)
         });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(WithBodies::new(io)), service));

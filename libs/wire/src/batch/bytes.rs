@@ -90,6 +90,11 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// How many bytes it has not read.
+    pub(super) fn left(&self) -> usize {
+        self.bytes.len().saturating_sub(self.at)
+    }
+
     pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], BatchError> {
         let end = self
             .at
@@ -122,7 +127,19 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    #[inline]
     pub(super) fn varint(&mut self) -> Result<u64, BatchError> {
+        // Nearly all are of one byte: counts, and distances between times of one scrape.
+        match self.bytes.get(self.at) {
+            Some(&b) if b < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(b))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, BatchError> {
         let mut v = 0u64;
         for shift in (0..64).step_by(7) {
             let [b] = self.array()?;
@@ -135,6 +152,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint of at most 32 bits, such as the place of a series.
+    #[inline]
     pub(super) fn varint_u32(&mut self) -> Result<u32, BatchError> {
         let v = self.varint()?;
         u32::try_from(v).map_err(|_| BatchError::Truncated { at: self.at })

@@ -124,6 +124,10 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
                 }
             }
             TAG_TIMESTAMPS => {
+                // Each takes a byte at least.
+                let samples: u64 = c.sample_counts.iter().map(|&n| u64::from(n)).sum();
+                let samples = usize::try_from(samples).unwrap_or(usize::MAX);
+                c.timestamps.reserve(samples.min(s.left()));
                 let mut t = 0i64;
                 while !s.done() {
                     t = t.wrapping_add(unzigzag(s.varint()?));

@@ -19,6 +19,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 256 << 10;
 /// The same of the connection: that of so many streams that some which nobody reads do not keep the others waiting.
 const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
+/// Bytes of an answer that a peer may send in one frame, which is read and handed over at once: HTTP/2's 16 KiB would be several
+/// of each for most messages.
+const FRAME_BYTES_MAX: u32 = STREAM_WINDOW;
 /// How often a connection is tried, and how long it may take to answer. A caller that took another peer's answer does not
 /// wait for the deadline that would drop the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -117,18 +120,27 @@ impl PeerChannel {
         let error = match self.shared.clock.timeout(limit, call(channel)).await {
             Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(status)) => error_from_status(&status, &self.shared.addr),
-            Err(_) => ServiceError::new(
-                ServiceErrorCode::DeadlineExceeded,
-                format!("{} did not answer within {limit:?}", self.shared.addr),
-            ),
+            Err(_) => self.late(),
         };
+        self.drop_channel_after(&error, generation);
+        Err(error)
+    }
+
+    /// What is said of a call that passed its deadline.
+    pub(super) fn late(&self) -> ServiceError {
+        let Shared { addr, settings, .. } = &*self.shared;
+        let message = format!("{addr} did not answer within {:?}", settings.deadline);
+        ServiceError::new(ServiceErrorCode::DeadlineExceeded, message)
+    }
+
+    /// Forgets a connection over which the peer was not reached, so that the next call dials afresh.
+    pub(super) fn drop_channel_after(&self, error: &ServiceError, generation: u64) {
         if matches!(
             error.code,
             ServiceErrorCode::DeadlineExceeded | ServiceErrorCode::Unavailable
         ) {
             self.drop_channel(generation);
         }
-        Err(error)
     }
 
     /// Forgets the connection, so that the next call dials afresh.
@@ -143,7 +155,8 @@ impl PeerChannel {
         }
     }
 
-    fn channel(&self) -> Result<(u64, Channel), ServiceError> {
+    /// The connection in use, dialled when the first call is made, and how many there have been.
+    pub(super) fn channel(&self) -> Result<(u64, Channel), ServiceError> {
         let mut slot = self.shared.slot.lock();
         if let Some(channel) = &slot.channel {
             return Ok((slot.generation, channel.clone()));
@@ -154,6 +167,7 @@ impl PeerChannel {
             // Not adaptive: that would give the connection no larger a window than a stream.
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES_MAX)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);

@@ -10,10 +10,11 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::convert::{
-    end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb, labels_to_pb,
-    matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb, set_from_pb,
-    set_to_pb, store_labels_to_pb,
+    ack_from_pb, end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb,
+    labels_to_pb, matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb,
+    set_from_pb, set_to_pb, store_labels_to_pb,
 };
+use super::pushes::Pushes;
 use super::{MESSAGE_BYTES_MAX, PeerChannel};
 use crate::pb::v1;
 use crate::pb::v1::ingester_client::IngesterClient as GrpcIngester;
@@ -29,16 +30,18 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct IngesterClient {
     channel: PeerChannel,
+    pushes: Pushes,
 }
 
 impl IngesterClient {
-    /// A client over a channel.
+    /// A client over a channel. Clones share the stream that batches go over.
     pub fn new(channel: PeerChannel) -> Self {
-        Self { channel }
+        let pushes = Pushes::new(channel.clone());
+        Self { channel, pushes }
     }
 }
 
-fn ingester(channel: Channel) -> GrpcIngester<Channel> {
+pub(super) fn ingester(channel: Channel) -> GrpcIngester<Channel> {
     GrpcIngester::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -85,21 +88,19 @@ where
 #[async_trait]
 impl IngesterService for IngesterClient {
     async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        let encoded = batch.encoded();
+        if let Some(answer) = self.pushes.push(encoded).await {
+            return answer;
+        }
         let request = v1::PushRequest {
-            batch: batch.encoded().clone(),
+            batch: encoded.clone(),
             state_version: 0,
         };
         let reply = self
             .channel
             .call(|c| async move { ingester(c).push(request).await })
-            .await?
-            .into_inner();
-        Ok(PushAck {
-            state_version: reply.state_version,
-            partition_series: reply.partition_series,
-            conflicts: reply.conflicts,
-            conflict: reply.conflict,
-        })
+            .await?;
+        Ok(ack_from_pb(reply.into_inner()))
     }
 
     async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {

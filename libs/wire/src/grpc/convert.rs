@@ -13,7 +13,7 @@ use super::expiry::{KnownRules, expiry_to_pb};
 use crate::pb::v1;
 use crate::service::damaged;
 use crate::{
-    BatchSetsReply, LabelsReply, LabelsRequest, ReadEnd, ReadRequest, SeriesExemplars, SeriesRuns,
+    BatchSetsReply, LabelsReply, LabelsRequest, PushAck, ReadEnd, ReadRequest, SeriesExemplars, SeriesRuns,
     ServiceError, ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
 };
 
@@ -64,7 +64,7 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
         },
     };
     let message = if header(CODE_HEADER).is_some() {
-        format!("{} (from {addr})", status.message())
+        said_by(status.message(), addr)
     } else {
         format!("{addr}: {}", status.message())
     };
@@ -73,6 +73,43 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
         code,
         message,
         state_version,
+    }
+}
+
+/// A peer's own words.
+fn said_by(message: &str, addr: &str) -> String {
+    format!("{message} (from {addr})")
+}
+
+/// An error that stands in a message, where it is one of several answers.
+pub(super) fn refusal_to_pb(e: ServiceError) -> v1::Refusal {
+    v1::Refusal {
+        code: e.code.as_str().to_owned(),
+        message: e.message,
+        state_version: e.state_version,
+    }
+}
+
+pub(super) fn refusal_from_pb(refusal: &v1::Refusal, addr: &str) -> ServiceError {
+    let code = ServiceErrorCode::from_wire(&refusal.code);
+    ServiceError::new(code, said_by(&refusal.message, addr)).with_state_version(refusal.state_version)
+}
+
+pub(super) fn ack_to_pb(ack: PushAck) -> v1::PushReply {
+    v1::PushReply {
+        state_version: ack.state_version,
+        partition_series: ack.partition_series,
+        conflicts: ack.conflicts,
+        conflict: ack.conflict,
+    }
+}
+
+pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
+    PushAck {
+        state_version: reply.state_version,
+        partition_series: reply.partition_series,
+        conflicts: reply.conflicts,
+        conflict: reply.conflict,
     }
 }
 
@@ -420,6 +457,15 @@ mod tests {
         assert_eq!(got.message, format!("{text} (from 10.0.0.1:9095)"));
         let own = error_from_status(&Status::unavailable("connection refused"), "10.0.0.1:9095");
         assert_eq!(own.to_string(), "10.0.0.1:9095: connection refused (unavailable)");
+    }
+
+    #[test]
+    fn i13_a_refusal_among_answers_says_what_a_call_would() {
+        for code in [ServiceErrorCode::UnknownSeries, ServiceErrorCode::Unavailable] {
+            let sent = ServiceError::new(code, "batch 3: why").with_state_version(7);
+            let of_call = error_from_status(&status_from_error(&sent), "10.0.0.1:9095");
+            assert_eq!(refusal_from_pb(&refusal_to_pb(sent), "10.0.0.1:9095"), of_call);
+        }
     }
 
     #[test]

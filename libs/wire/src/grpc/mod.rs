@@ -2,11 +2,15 @@
 //!
 //! A call that passes its deadline drops its connection, so that a peer behind a silent network fault is dialled
 //! afresh by the next call instead of being waited for.
+//!
+//! Batches to one member share a stream that stays open; each is answered and given up by itself, as if it were a call.
 
 mod channel;
 mod client;
 mod convert;
 mod expiry;
+mod push_answers;
+mod pushes;
 mod replies;
 mod server;
 #[cfg(test)]

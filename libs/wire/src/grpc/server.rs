@@ -5,23 +5,24 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use koios_model::PartitionId;
-use tonic::{Request, Response, Status};
+use koios_runtime::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
-    end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
+    ack_to_pb, end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
     range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
     store_labels_from_pb, tenant_from_pb,
 };
 use super::expiry::KnownRules;
+use super::push_answers::{PushAnswers, push};
 use super::replies::{Readers, runs};
 use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
 use crate::{
-    Batch, BatchError, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest,
-    FlushRequest, IngesterService, LabelsReply, MetadataRequest, ReadItem, ServiceError, ServiceErrorCode,
-    StoreItem, StoreService,
+    BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest, IngesterService,
+    LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
 };
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -38,6 +39,9 @@ fn one<T>(reply: Result<T, Status>) -> stream::Iter<std::array::IntoIter<Result<
 }
 
 /// Serves an [`IngesterService`] over gRPC.
+///
+/// Streams of pushes stay open. A server that stops says so by a [`CancellationToken`] in its requests' extensions: what has
+/// arrived is answered then, and the streams end.
 #[derive(Clone, Debug)]
 pub struct IngesterRpc {
     service: Arc<dyn IngesterService>,
@@ -61,19 +65,6 @@ impl IngesterRpc {
     }
 }
 
-/// A batch that came damaged, or from a newer version, is no fault of what its sender was sent: it may try again. One that
-/// is too large stays so.
-fn undecodable(error: &BatchError) -> ServiceError {
-    let code = match error {
-        BatchError::TooLarge { .. } => ServiceErrorCode::InvalidArgument,
-        BatchError::Truncated { .. }
-        | BatchError::Format { .. }
-        | BatchError::Checksum { .. }
-        | BatchError::Column { .. } => ServiceErrorCode::Corruption,
-    };
-    ServiceError::new(code, format!("push: {error}"))
-}
-
 fn labels_reply(reply: LabelsReply) -> Response<v1::LabelsReply> {
     Response::new(v1::LabelsReply {
         end: Some(end_to_pb(&reply.end)),
@@ -83,18 +74,24 @@ fn labels_reply(reply: LabelsReply) -> Response<v1::LabelsReply> {
 
 #[tonic::async_trait]
 impl Ingester for IngesterRpc {
+    type PushManyStream = StreamReply<v1::PushManyReply>;
     type ReadStream = StreamReply<v1::ReadReply>;
     type FetchBatchesStream = StreamReply<v1::FetchBatchesReply>;
 
     async fn push(&self, request: Request<v1::PushRequest>) -> Reply<v1::PushReply> {
-        let batch = Batch::decode(request.into_inner().batch).map_err(|e| refuse(undecodable(&e)))?;
-        let ack = self.service.push(Arc::new(batch)).await.map_err(refuse)?;
-        Ok(Response::new(v1::PushReply {
-            state_version: ack.state_version,
-            partition_series: ack.partition_series,
-            conflicts: ack.conflicts,
-            conflict: ack.conflict,
-        }))
+        let ack = push(&*self.service, request.into_inner().batch).await;
+        Ok(Response::new(ack_to_pb(ack.map_err(refuse)?)))
+    }
+
+    async fn push_many(
+        &self,
+        request: Request<Streaming<v1::PushManyRequest>>,
+    ) -> Reply<Self::PushManyStream> {
+        let stopping = request.extensions().get::<CancellationToken>().cloned();
+        let stopping = stopping.unwrap_or_default().cancelled_owned();
+        let requests = request.into_inner().take_until(stopping).boxed();
+        let answers = PushAnswers::new(Arc::clone(&self.service), requests);
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Reply<Self::ReadStream> {

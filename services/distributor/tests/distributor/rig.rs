@@ -27,6 +27,7 @@ use koios_wire::{
     MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode,
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use crate::messages;
@@ -39,6 +40,9 @@ pub(crate) const NOW: i64 = 1_760_000_000_000;
 pub(crate) enum Next {
     Refuse(ServiceErrorCode, u64),
     Hang,
+    /// It takes the batch when it is told to.
+    Wait(Arc<Notify>),
+    Panic,
 }
 
 /// A member that remembers what it was sent.
@@ -124,6 +128,11 @@ impl IngesterService for MockMember {
                 Err(ServiceError::new(code, "refused by the test").with_state_version(version))
             }
             Some(Next::Hang) => std::future::pending().await,
+            Some(Next::Wait(go_on)) => {
+                go_on.notified().await;
+                self.apply(&batch)
+            }
+            Some(Next::Panic) => panic!("by the test"),
         }
     }
 
