@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Settings {
     /// Folder of the write-ahead log.
     pub wal_dir: PathBuf,
-    /// Size of a log segment, bytes. Default 32 MiB: some eight million samples, which a restart applies in about two seconds.
+    /// Size of a log segment, bytes, beside what it begins with. Default 32 MiB: some eight million samples, which a restart applies in about two seconds.
     pub wal_segment_bytes: u64,
     /// Segments whose samples are all in listed blocks are kept this long for peers' repair. Default 6 h.
     pub wal_keep: Duration,
