@@ -10,6 +10,7 @@ fn options() -> HeadOptions {
         window_ms: WINDOW_MS,
         samples_per_chunk: 5,
         exemplars_max: 10,
+        ..HeadOptions::default()
     }
 }
 

@@ -91,13 +91,13 @@ pub(crate) struct ReplicaState {
 }
 
 impl Replica {
-    pub(crate) fn new(key: ReplicaKey, window_ms: i64) -> Self {
+    pub(crate) fn new(key: ReplicaKey, options: HeadOptions) -> Self {
         Self {
             key,
             state: RwLock::new(ReplicaState {
-                head: Head::new(head_options(window_ms)),
+                head: Head::new(options),
                 log_ids: LogIds::default(),
-                window_ms,
+                window_ms: options.window_ms,
                 held: BatchSet::default(),
                 has_unaccounted: false,
                 in_snapshot: None,
@@ -137,14 +137,6 @@ impl Replica {
         // No batch comes in between: it could bring the same series late samples again, for ever.
         let state = RwLockWriteGuard::downgrade(state);
         state.head.snapshot(from, bytes_max)
-    }
-}
-
-/// The options of a replica's head.
-pub(crate) fn head_options(window_ms: i64) -> HeadOptions {
-    HeadOptions {
-        window_ms,
-        ..HeadOptions::default()
     }
 }
 
