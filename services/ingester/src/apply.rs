@@ -119,7 +119,7 @@ impl Store {
         self.note_logged(lsn, header, times.newest_ms, prepared.bytes);
         let mut state = replica.state.write();
         let applied = state.apply_prepared(header, columns, prepared, lsn, &times);
-        state.applied_at = self.clock.elapsed();
+        state.note_came(&times, self.clock.elapsed());
         let series = state.head.series_count() as u64;
         drop(state);
         self.metrics.applied(&applied);

@@ -83,8 +83,8 @@ pub(crate) struct ReplicaState {
     pub(crate) cut_at: BTreeMap<i64, std::time::Duration>,
     /// Per window that could be cut: since when, by the monotonic clock.
     pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
-    /// When a batch was applied last, by the monotonic clock.
-    pub(crate) applied_at: std::time::Duration,
+    /// Per window held: when samples or exemplars of it came last, by the monotonic clock.
+    pub(crate) came_at: BTreeMap<i64, std::time::Duration>,
     pub(crate) deletions: Deletions,
     /// While a replay goes on in which something was deleted: keeps series without samples, whose places ids stand for.
     hold: Option<Resolved>,
@@ -110,7 +110,7 @@ impl Replica {
                 cut_through: Lsn(0),
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
-                applied_at: std::time::Duration::ZERO,
+                came_at: BTreeMap::new(),
                 deletions: Deletions::default(),
                 hold: None,
             }),
@@ -280,6 +280,13 @@ impl ReplicaState {
                 .entry(start)
                 .or_default()
                 .insert(header.stream, header.sequence);
+        }
+    }
+
+    /// Notes when samples or exemplars came. What has neither, metadata alone, keeps no window from being quiet.
+    pub(crate) fn note_came(&mut self, times: &BatchTimes, now: std::time::Duration) {
+        for &start in &times.windows {
+            self.came_at.insert(start, now);
         }
     }
 

@@ -82,6 +82,12 @@ impl SegmentIndex {
         Some(next.begun_ms)
     }
 
+    /// The first segment that was not sealed by a time.
+    pub(crate) fn first_sealed_after(&self, at_ms: i64) -> u32 {
+        let begun = self.segments.iter().rev().find(|(_, s)| s.begun_ms <= at_ms);
+        begun.map_or(0, |(&number, _)| number)
+    }
+
     /// The first live segment.
     pub(crate) fn first(&self) -> Option<u32> {
         self.segments.keys().next().copied()
@@ -163,6 +169,8 @@ mod tests {
         }
         assert_eq!(index.logged(&key).len(), 4);
         assert_eq!(index.sealed_ms(1), Some(20));
+        let first = |at| index.first_sealed_after(at);
+        assert_eq!((first(9), first(10), first(19), first(20)), (0, 1, 1, 2));
         assert_eq!(index.newest_below(3).get(&key), Some(&2));
         let mut wanted = BatchSet::default();
         wanted.insert_run(StreamId(1), 1, 3);

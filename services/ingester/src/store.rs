@@ -157,8 +157,10 @@ impl Store {
     /// The first segment that a replay must load into heads: all before it hold only samples that are in listed blocks
     /// and older than what heads keep.
     pub(crate) fn heads_need_from(&self, active: u32) -> u32 {
+        // As heads forget: of one whose tenant sends nothing more, nothing is kept for ever.
+        let now = self.clock.now_ms();
         let keep_from = |r: &Arc<Replica>| {
-            let newest = r.state.read().newest_ms?;
+            let newest = r.state.read().newest_ms?.max(now);
             Some((r.key.clone(), newest.saturating_sub(self.head_keep_ms)))
         };
         let keep: BTreeMap<ReplicaKey, i64> = self.replicas().iter().filter_map(keep_from).collect();

@@ -11,6 +11,8 @@ mod durability;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod pinning;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod snapshot;

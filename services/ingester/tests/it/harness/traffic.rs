@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use koios_model::merge::winner;
-use koios_model::{BatchColumns, Exemplar, Histogram, Labels, SeriesHash, StreamId, TenantSeed};
+use koios_model::{BatchColumns, Exemplar, Histogram, Labels, Metadata, SeriesHash, StreamId, TenantSeed};
 use koios_wire::{Batch, BatchHeader, IngesterService};
 
 use super::samples::{put_start, start_of};
@@ -60,6 +60,24 @@ impl World {
             epoch: self.epoch(),
             admission_ms: self.clock.now_ms(),
         }
+    }
+
+    /// A batch of metadata alone.
+    pub(crate) fn metadata_batch(&mut self, metrics: &[&str]) -> Arc<Batch> {
+        self.next += 1;
+        let described = |metric: &&str| {
+            let kind = "gauge".to_owned();
+            let metadata = Metadata {
+                kind,
+                ..Metadata::default()
+            };
+            ((*metric).to_owned(), metadata)
+        };
+        let columns = BatchColumns {
+            metadata: metrics.iter().map(described).collect(),
+            ..BatchColumns::default()
+        };
+        Arc::new(Batch::new(self.header(), columns))
     }
 
     /// Pushes an exemplar without any sample to a member.
