@@ -39,6 +39,7 @@ mod read;
 mod resolve;
 mod select;
 mod series;
+mod shrink;
 mod snapshot;
 mod starts;
 mod symbols;

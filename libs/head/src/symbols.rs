@@ -98,6 +98,21 @@ impl Symbols {
         self.free.push(id);
     }
 
+    /// Gives back memory of strings that are gone: that of the last ids, and of the table.
+    pub(crate) fn shrink(&mut self) {
+        let used = self.uses.iter().rposition(|uses| *uses > 0);
+        let len = used.map_or(0, |last| last + 1);
+        self.free.retain(|&id| (id as usize) < len);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.strings.truncate(len);
+        self.uses.truncate(len);
+        self.strings.shrink_to_fit();
+        self.uses.shrink_to_fit();
+        self.free.shrink_to_fit();
+        let (strings, seed) = (&self.strings, self.seed);
+        self.table.shrink_to_fit(|&id| hash(&strings[id as usize], seed));
+    }
+
     /// Estimate of the memory held.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes + self.strings.capacity() * SYMBOL_OVERHEAD_BYTES
