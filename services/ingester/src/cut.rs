@@ -359,6 +359,7 @@ fn is_shared(error: &Error) -> bool {
         | Error::Record { .. }
         | Error::Batch { .. }
         | Error::UnknownSeries { .. }
+        | Error::Settled { .. }
         | Error::BatchTooLarge { .. }
         | Error::Head { .. }
         | Error::Snapshot { .. }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koios_block::BlockId;
 use koios_bucket::TombstoneState;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
-use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
+use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, StreamId, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -15,6 +15,7 @@ use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
+use crate::streams::Streams;
 
 /// Series whose late samples are compared under one hold of the lock: about a millisecond.
 pub(crate) const LATE_PART: usize = 256;
@@ -64,6 +65,7 @@ pub(crate) struct ReplicaState {
     log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
+    pub(crate) streams: Streams,
     /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
     pub(crate) has_unaccounted: bool,
     /// While a start from a snapshot replays: the batches it has.
@@ -99,6 +101,7 @@ impl Replica {
                 log_ids: LogIds::default(),
                 window_ms: options.window_ms,
                 held: BatchSet::default(),
+                streams: Streams::default(),
                 has_unaccounted: false,
                 in_snapshot: None,
                 newest_ms: None,
@@ -274,6 +277,7 @@ impl ReplicaState {
 
     fn note_held(&mut self, header: &BatchHeader, times: &BatchTimes) {
         self.held.insert(header.stream, header.sequence);
+        self.streams.note(header);
         self.newest_ms = self.newest_ms.max(times.newest_ms);
         for &start in &times.windows {
             self.uncut
@@ -311,7 +315,7 @@ impl ReplicaState {
             exemplars,
             cut,
             batches: (!self.has_unaccounted).then_some(batches),
-            held: self.held.clone(),
+            held: self.told(),
             clean_up_to: self.deletions.clean_up_to(),
             metadata: metadata
                 .map(|(name, _, m)| (name.to_owned(), m.clone()))
@@ -432,6 +436,12 @@ impl ReplicaState {
             all.entry(p.window_start_ms).or_default().union_with(&p.batches);
         }
         all.into_iter().collect()
+    }
+
+    /// Whether no listed cut holds some batch of a stream.
+    pub(crate) fn is_uncut(&self, stream: StreamId) -> bool {
+        let pending = self.pending.values().map(|p| &p.batches);
+        self.uncut.values().chain(pending).any(|b| b.has_stream(stream))
     }
 
     /// Takes a head from a snapshot.

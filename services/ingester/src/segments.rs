@@ -54,6 +54,12 @@ impl SegmentIndex {
         share.newest_ms = share.newest_ms.max(newest_ms);
     }
 
+    /// Whether the log has the bytes of a batch.
+    pub(crate) fn has(&self, key: &ReplicaKey, stream: koios_model::StreamId, sequence: u64) -> bool {
+        let mut shares = self.segments.values().filter_map(|s| s.shares.get(key));
+        shares.any(|share| share.batches.contains(stream, sequence))
+    }
+
     /// The batches whose bytes the log has.
     pub(crate) fn logged(&self, key: &ReplicaKey) -> BatchSet {
         let mut all = BatchSet::default();
@@ -168,6 +174,7 @@ mod tests {
             index.add(segment, &key, (StreamId(1), sequence), Some(sequence as i64), 5);
         }
         assert_eq!(index.logged(&key).len(), 4);
+        assert!(index.has(&key, StreamId(1), 0));
         assert_eq!(index.sealed_ms(1), Some(20));
         let first = |at| index.first_sealed_after(at);
         assert_eq!((first(9), first(10), first(19), first(20)), (0, 1, 1, 2));
@@ -181,6 +188,7 @@ mod tests {
             .collect();
         assert_eq!(having, [(1, 1), (2, 1)]);
         index.remove_below(3);
+        assert!(!index.has(&key, StreamId(1), 0) && index.has(&key, StreamId(1), 3));
         assert_eq!((index.logged(&key).len(), index.bytes()), (1, 5));
     }
 }

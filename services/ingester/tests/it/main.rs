@@ -17,4 +17,6 @@ mod repair;
 #[cfg(test)]
 mod snapshot;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod threads;
