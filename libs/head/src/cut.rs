@@ -239,6 +239,7 @@ impl Head {
     pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
         let cuts = self.windows.forgettable(keep_from_ms);
         if cuts.is_empty() {
+            self.renew();
             return 0;
         }
         // While what they may repeat is here.
@@ -259,6 +260,7 @@ impl Head {
         if let Some(end) = windows.forget(&cuts, |window| exemplars.has_unlisted(window)) {
             self.mark_forgotten_below(end);
         }
+        self.shrink();
         dropped
     }
 

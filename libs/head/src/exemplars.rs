@@ -136,6 +136,14 @@ impl Exemplars {
         self.bytes = self.bytes.saturating_sub(gone);
     }
 
+    /// Drops all, where none is missing in listed cuts.
+    pub(crate) fn clear(&mut self) {
+        if self.uncut.is_empty() && self.cutting.is_empty() {
+            self.all.clear();
+            self.bytes = 0;
+        }
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }

@@ -27,6 +27,8 @@ pub struct HeadOptions {
     pub samples_per_chunk: usize,
     /// How many exemplars are kept; the newest. Default 20,000: some 6 MB, at most about 60.
     pub exemplars_max: usize,
+    /// Key of the hashes of strings that senders choose, which they must not know. Default 0, which everybody knows.
+    pub seed: u64,
 }
 
 impl Default for HeadOptions {
@@ -35,6 +37,7 @@ impl Default for HeadOptions {
             window_ms: 2 * 3600 * 1000,
             samples_per_chunk: 120,
             exemplars_max: 20_000,
+            seed: 0,
         }
     }
 }
@@ -84,7 +87,7 @@ impl Head {
         let most = SAMPLES_MAX / 2;
         Self {
             samples_per_chunk: options.samples_per_chunk.clamp(1, most) as u16,
-            symbols: Symbols::default(),
+            symbols: Symbols::new(options.seed),
             series: SeriesTable::default(),
             index: Index::default(),
             pool: Pool::default(),

@@ -269,6 +269,11 @@ impl Index {
         }
     }
 
+    /// Gives back memory of labels that are gone.
+    pub(crate) fn shrink(&mut self) {
+        self.pairs.shrink_to_fit(|(p, _)| p.hash());
+    }
+
     /// Estimate of the memory held: entries take about two bytes in each of two bitmaps.
     pub(crate) fn memory_bytes(&self) -> usize {
         let names: usize = self.names.values().map(|n| 128 + n.values.memory_bytes()).sum();

@@ -40,6 +40,7 @@ mod read;
 mod resolve;
 mod select;
 mod series;
+mod shrink;
 mod snapshot;
 mod starts;
 mod symbols;

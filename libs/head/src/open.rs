@@ -294,6 +294,11 @@ impl Pool {
         (hot.head, hot.tail, hot.count) = (NO_BLOCK, NO_BLOCK, 0);
     }
 
+    /// Gives back all memory; no series may have open samples.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Memory held, free blocks included.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.segments.len() * SEGMENT_BLOCKS * size_of::<Block>()

@@ -61,6 +61,11 @@ pub(crate) struct Resolutions {
 }
 
 impl Resolutions {
+    /// Whether nobody holds places of series.
+    pub(crate) fn are_ended(&self) -> bool {
+        self.open.is_empty() && self.doomed.is_empty()
+    }
+
     fn begin(&mut self, series: usize) -> Resolved {
         let ticket = self.next;
         self.next += 1;

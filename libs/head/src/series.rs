@@ -143,6 +143,8 @@ pub(crate) struct SeriesTable {
     pub(crate) hot: Vec<Hot>,
     pub(crate) cold: Vec<Cold>,
     generations: Vec<u32>,
+    /// That of places that are new: those before had lower ones.
+    first_generation: u32,
     /// What whoever logs the series keeps beside it.
     pub(crate) marks: Vec<u64>,
     /// Place in label order among the series ranked together.
@@ -250,7 +252,7 @@ impl SeriesTable {
         self.hashes.push(SeriesHash(0));
         self.hot.push(Hot::default());
         self.cold.push(Cold::default());
-        self.generations.push(0);
+        self.generations.push(self.first_generation);
         self.marks.push(0);
         self.ranks.push(UNRANKED);
         (self.hashes.len() - 1) as u32
@@ -273,6 +275,40 @@ impl SeriesTable {
         self.ranks[i] = UNRANKED;
         self.marks[i] = 0;
         self.free.push(index);
+    }
+
+    /// How many places there are, free ones included.
+    pub(crate) fn places(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Gives back the places from `len` on, which are free. The lowest of the others are given out first, so that more can
+    /// be given back another time.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        let gone = self.generations.get(len..).unwrap_or_default();
+        let newest = gone.iter().max().map_or(0, |newest| newest.saturating_add(1));
+        self.first_generation = self.first_generation.max(newest);
+        self.free.retain(|&index| (index as usize) < len);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.hashes.truncate(len);
+        self.hot.truncate(len);
+        self.cold.truncate(len);
+        self.generations.truncate(len);
+        self.marks.truncate(len);
+        self.ranks.truncate(len);
+        self.hashes.shrink_to_fit();
+        self.hot.shrink_to_fit();
+        self.cold.shrink_to_fit();
+        self.generations.shrink_to_fit();
+        self.marks.shrink_to_fit();
+        self.ranks.shrink_to_fit();
+        self.free.shrink_to_fit();
+        let hashes = &self.hashes;
+        self.lookup
+            .shrink_to_fit(|&index| table_hash(hashes[index as usize]));
+        if len == 0 {
+            self.shared_hashes = 0;
+        }
     }
 
     /// The id to give out for a series.

@@ -1,7 +1,9 @@
 //! Interned strings: each label name and value is held once per head.
+//!
+//! Senders choose the strings. So their hashes are keyed: nobody who does not know the seed can send many that collide.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Strings by a dense id. A string lives while it is used; then its id is given to another.
 #[derive(Debug, Default)]
@@ -11,19 +13,30 @@ pub(crate) struct Symbols {
     table: HashTable<u32>,
     free: Vec<u32>,
     bytes: usize,
+    seed: u64,
 }
 
 /// Bytes a symbol takes beside its text: box, use count, table entry, allocation.
 const SYMBOL_OVERHEAD_BYTES: usize = 16 + 4 + 6 + 16;
 
-fn hash(s: &str) -> u64 {
-    xxh3_64(s.as_bytes())
+fn hash(s: &str, seed: u64) -> u64 {
+    xxh3_64_with_seed(s.as_bytes(), seed)
 }
 
 impl Symbols {
+    /// None, with the key of their hashes.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     /// The id of a string, if it is known.
     pub(crate) fn get(&self, s: &str) -> Option<u32> {
-        self.table.find(hash(s), |&id| self.resolve(id) == s).copied()
+        self.table
+            .find(hash(s, self.seed), |&id| self.resolve(id) == s)
+            .copied()
     }
 
     /// The id of a string, new if need be. A new symbol has no use yet: the caller acquires it.
@@ -41,9 +54,9 @@ impl Symbols {
         };
         self.strings[id as usize] = s.into();
         self.bytes += s.len();
-        let strings = &self.strings;
+        let (strings, seed) = (&self.strings, self.seed);
         self.table
-            .insert_unique(hash(s), id, |&other| hash(&strings[other as usize]));
+            .insert_unique(hash(s, seed), id, |&other| hash(&strings[other as usize], seed));
         id
     }
 
@@ -76,13 +89,28 @@ impl Symbols {
             return;
         }
         let strings = &self.strings;
-        let h = hash(&strings[id as usize]);
+        let h = hash(&strings[id as usize], self.seed);
         if let Ok(entry) = self.table.find_entry(h, |&other| other == id) {
             entry.remove();
         }
         self.bytes -= self.strings[id as usize].len();
         self.strings[id as usize] = Box::default();
         self.free.push(id);
+    }
+
+    /// Gives back memory of strings that are gone: that of the last ids, and of the table.
+    pub(crate) fn shrink(&mut self) {
+        let used = self.uses.iter().rposition(|uses| *uses > 0);
+        let len = used.map_or(0, |last| last + 1);
+        self.free.retain(|&id| (id as usize) < len);
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.strings.truncate(len);
+        self.uses.truncate(len);
+        self.strings.shrink_to_fit();
+        self.uses.shrink_to_fit();
+        self.free.shrink_to_fit();
+        let (strings, seed) = (&self.strings, self.seed);
+        self.table.shrink_to_fit(|&id| hash(&strings[id as usize], seed));
     }
 
     /// Estimate of the memory held.
@@ -94,6 +122,26 @@ impl Symbols {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strings_that_collide_under_one_seed_do_not_under_another() {
+        // Alike in the bits that choose a place in a table.
+        let low = |s: &str, seed| hash(s, seed) & 0xff_ffff;
+        let (mut met, mut pair) = (std::collections::HashMap::new(), None);
+        for i in 0..100_000u32 {
+            let s = format!("value-{i}");
+            if let Some(before) = met.insert(low(&s, 0), s.clone()) {
+                pair = Some((before, s));
+                break;
+            }
+        }
+        let (a, b) = pair.unwrap();
+        assert_eq!(low(&a, 0), low(&b, 0));
+        for seed in 1..100 {
+            let symbols = Symbols::new(seed);
+            assert_ne!(low(&a, symbols.seed), low(&b, symbols.seed));
+        }
+    }
 
     #[test]
     fn a_string_lives_while_it_is_used() {

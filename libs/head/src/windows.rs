@@ -286,6 +286,11 @@ impl Windows {
         Ok(())
     }
 
+    /// Whether nothing is held.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+
     /// The range that all samples held lie in.
     pub(crate) fn seen(&self) -> Option<TimeRange> {
         let seen = self.windows.values().fold(NOTHING, |all, w| all.union(&w.seen));

@@ -176,6 +176,16 @@ impl BatchSet {
         self.streams.values().map(SequenceSet::len).sum()
     }
 
+    /// Whether it holds any batch of a stream.
+    pub fn has_stream(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(|s| !s.is_empty())
+    }
+
+    /// Drops all batches of a stream.
+    pub fn remove_stream(&mut self, stream: StreamId) {
+        self.streams.remove(&stream);
+    }
+
     /// The streams with their sequence sets, ascending by stream.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, &SequenceSet)> + '_ {
         self.streams.iter().map(|(k, v)| (*k, v))

@@ -9,6 +9,7 @@ use koios_runtime::{CancellationToken, ClockHandle, Cpu, DiskHandle};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use crate::error::NoRoom;
 use crate::format::{Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use crate::queue::FairQueue;
 use crate::replay::{Reader, SegmentContent};
@@ -55,7 +56,7 @@ pub trait Apply: Send + Sync + 'static {
     /// The log has begun a segment: everything applied so far is before it.
     fn begun(&self, _segment: u32) {}
 
-    /// Least size of the next segment, bytes, beside what the settings say.
+    /// Bytes that the next segment should have beside its checkpoint, if the settings say less; a GiB at most.
     fn segment_bytes(&self) -> u64 {
         0
     }
@@ -456,7 +457,7 @@ impl<A: Apply> Committer<A> {
         }
         let Some((lsns, bytes)) = written else {
             let needed = size_of(&group) as u64;
-            self.refuse(group, 0, needed);
+            self.refuse(group, NoRoom::Disk { free: 0, needed });
             return Ok(None);
         };
         self.active.advance(bytes);
@@ -539,24 +540,25 @@ impl<A: Apply> Committer<A> {
         let mut group = self.prepare(again, next).await?;
         if group.iter().any(|p| p.waiting.append.tenant.is_some()) {
             match self.new_segment(size_of(&group), reserve).await {
-                Err(Error::Full { free, needed, .. }) => {
+                Ok(()) => return Ok(group),
+                Err(error) => {
+                    let reason = NoRoom::of(error)?;
                     let of_tenant = |p: &Prepared<A>| p.waiting.append.tenant.is_some();
                     let (tenants, system) = group.into_iter().partition(of_tenant);
-                    self.refuse(tenants, free, needed);
+                    self.refuse(tenants, reason);
                     group = system;
                 }
-                other => return other.map(|()| group),
             }
         }
         if group.is_empty() {
             return Ok(group);
         }
         match self.new_segment(size_of(&group), 0).await {
-            Err(Error::Full { free, needed, .. }) => {
-                self.refuse(group, free, needed);
+            Ok(()) => Ok(group),
+            Err(error) => {
+                self.refuse(group, NoRoom::of(error)?);
                 Ok(Vec::new())
             }
-            other => other.map(|()| group),
         }
     }
 
@@ -579,7 +581,8 @@ impl<A: Apply> Committer<A> {
             previous_end: self.active.position().offset(),
             checkpoint: self.cpu.run(move || apply.checkpoint(start)).await?,
             group_bytes: group_bytes as u64,
-            segment_bytes: settings.segment_bytes.max(self.apply.segment_bytes()),
+            segment_bytes: settings.segment_bytes,
+            asked_bytes: self.apply.segment_bytes(),
             reserve_bytes,
         };
         let old = self.active.clone();
@@ -602,19 +605,15 @@ impl<A: Apply> Committer<A> {
         Ok(())
     }
 
-    /// Answers that the disk is full.
-    fn refuse(&self, group: Vec<Prepared<A>>, free: u64, needed: u64) {
-        tracing::warn!(free, needed, records = group.len(), "write-ahead log is full");
+    /// Answers that there is no room.
+    fn refuse(&self, group: Vec<Prepared<A>>, reason: NoRoom) {
+        let settings = &self.shared.settings;
+        let error = reason.error(settings);
+        tracing::warn!(%error, records = group.len(), "write-ahead log takes no records");
         for Prepared { waiting, .. } in group {
-            let full = Error::Full {
-                dir: self.shared.settings.dir.clone(),
-                free,
-                needed,
-                reserve: self.shared.settings.reserve_bytes,
-            };
             self.apply.give_up(waiting.append.entry);
             // The caller may have gone.
-            let _ = waiting.reply.send(Err(full));
+            let _ = waiting.reply.send(Err(reason.error(settings)));
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use koios_model::TenantId;
 use koios_runtime::{CpuPanicked, DiskError};
 
-use crate::RECORD_BYTES_MAX;
+use crate::{RECORD_BYTES_MAX, WalSettings};
 
 /// Why an operation on the log failed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,18 @@ pub enum Error {
         /// The limit reached.
         limit: usize,
     },
+    /// The state that each segment begins with is too large for one. Nothing was written; later appends may succeed once there
+    /// is less of it.
+    #[error(
+        "write-ahead log {dir} cannot begin a segment: what it begins with, the state of all tenants, takes {bytes} bytes, and \
+         a segment has less than 4 GiB; let this ingester hold fewer tenants, or less metadata, by adding ingesters"
+    )]
+    CheckpointTooLarge {
+        /// The log's folder.
+        dir: PathBuf,
+        /// Bytes of the state.
+        bytes: u64,
+    },
     /// The record can never be logged.
     #[error("record of {bytes} bytes is larger than {RECORD_BYTES_MAX}")]
     TooLarge {
@@ -65,7 +77,7 @@ pub enum Error {
         /// What does not fit and what to do about it.
         reason: String,
     },
-    /// All segment numbers or offsets are used up.
+    /// All segment numbers are used up.
     #[error("write-ahead log {dir} cannot grow: {what}")]
     Exhausted {
         /// The log's folder.
@@ -83,5 +95,39 @@ impl Error {
 
     pub(crate) fn queue_name(tenant: Option<&TenantId>) -> String {
         tenant.map_or_else(|| "system".to_owned(), ToString::to_string)
+    }
+}
+
+/// Why there is no room for a group: the log goes on with the segment that it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NoRoom {
+    Disk { free: u64, needed: u64 },
+    Checkpoint { bytes: u64 },
+}
+
+impl NoRoom {
+    /// What an error says of it.
+    ///
+    /// # Errors
+    /// The error, where it is another one.
+    pub(crate) fn of(error: Error) -> crate::Result<Self> {
+        match error {
+            Error::Full { free, needed, .. } => Ok(Self::Disk { free, needed }),
+            Error::CheckpointTooLarge { bytes, .. } => Ok(Self::Checkpoint { bytes }),
+            other => Err(other),
+        }
+    }
+
+    pub(crate) fn error(self, settings: &WalSettings) -> Error {
+        let dir = settings.dir.clone();
+        match self {
+            Self::Disk { free, needed } => Error::Full {
+                dir,
+                free,
+                needed,
+                reserve: settings.reserve_bytes,
+            },
+            Self::Checkpoint { bytes } => Error::CheckpointTooLarge { dir, bytes },
+        }
     }
 }

@@ -19,6 +19,8 @@
 //! error, upon which the process must end. Damage found on replay is reported with its place, its bytes are kept aside,
 //! and everything readable after it is recovered; nothing is ever cut off.
 
+#[cfg(test)]
+mod checkpoint_test;
 mod committer;
 mod error;
 #[cfg(test)]
@@ -59,7 +61,7 @@ pub struct Identity {
 pub struct WalSettings {
     /// The folder of the segments.
     pub dir: PathBuf,
-    /// Size of a segment, bytes. A larger group gets a larger segment.
+    /// Size of a segment, bytes, beside the checkpoint that it begins with. A larger group gets a larger segment.
     pub segment_bytes: u64,
     /// Bytes that must stay free on the disk after a segment was reserved for tenants' records.
     pub reserve_bytes: u64,

@@ -231,6 +231,7 @@ impl Replay {
             checkpoint,
             group_bytes: 0,
             segment_bytes: self.settings.segment_bytes,
+            asked_bytes: 0,
             // A start must be possible on a full disk, so that the backlog can drain.
             reserve_bytes: 0,
         };

@@ -15,6 +15,9 @@ use crate::{Error, Identity, Lsn, RecordKind, Result, mark};
 const SUFFIX: &str = ".wal";
 const UNFINISHED_SUFFIX: &str = ".tmp";
 
+/// A segment is not made larger than this for what [`crate::Apply::segment_bytes`] asks: it is read into memory whole.
+const ASKED_BYTES_MAX: u64 = 1 << 30;
+
 /// Bytes that a group adds before its records.
 const GROUP_HEAD_BYTES: usize = RECORD_HEADER_BYTES + GROUP_PAYLOAD_BYTES;
 
@@ -88,6 +91,17 @@ pub(crate) struct Active {
     capacity: u64,
 }
 
+/// Bytes of a new segment: what must stand in it, its beginning and the group that comes next, and room for as much as a
+/// segment is to take beside its beginning, lest a large one is written again for every few groups. `None` when what must
+/// stand in it does not fit.
+fn capacity_of(beginning: u64, group: u64, segment: u64) -> Option<u64> {
+    // Offsets are 32 bits wide.
+    let most = u64::from(u32::MAX);
+    let needed = beginning.saturating_add(group);
+    let wanted = beginning.saturating_add(segment.max(group)).min(most);
+    (needed <= most).then_some(wanted)
+}
+
 /// What a new segment is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct NewSegment {
@@ -98,7 +112,10 @@ pub(crate) struct NewSegment {
     pub(crate) checkpoint: Vec<u8>,
     /// Bytes of the group that comes next and must fit.
     pub(crate) group_bytes: u64,
+    /// Bytes beside the checkpoint, as the settings say.
     pub(crate) segment_bytes: u64,
+    /// The same as whoever applies the log asks, within bounds.
+    pub(crate) asked_bytes: u64,
     /// Bytes that must stay free afterwards.
     pub(crate) reserve_bytes: u64,
 }
@@ -114,18 +131,19 @@ impl NewSegment {
             previous_end: self.previous_end,
         };
         let start = Lsn::new(self.number, SEGMENT_HEADER_BYTES as u32);
+        let beginning = GroupBuffer::size([self.checkpoint.len()].into_iter());
+        let beginning = (SEGMENT_HEADER_BYTES as u64).saturating_add(beginning as u64);
+        let segment_bytes = self.segment_bytes.max(self.asked_bytes.min(ASKED_BYTES_MAX));
+        let Some(capacity) = capacity_of(beginning, self.group_bytes, segment_bytes) else {
+            return Err(Error::CheckpointTooLarge {
+                dir: self.dir,
+                bytes: beginning,
+            });
+        };
         let checkpoint = [(RecordKind::Checkpoint, [self.checkpoint.as_slice(), &[]])];
         let group = GroupBuffer::build(&keys, start, checkpoint.into_iter());
         let mut bytes = header.to_bytes().to_vec();
         bytes.extend_from_slice(&group.bytes);
-        let needed = (bytes.len() as u64).saturating_add(self.group_bytes);
-        let capacity = self.segment_bytes.max(needed);
-        if capacity > u64::from(u32::MAX) {
-            return Err(Error::Exhausted {
-                dir: self.dir,
-                what: "segment offset",
-            });
-        }
         self.check_reserve(disk, capacity)?;
         let temporary = self.dir.join(format!("{:010}{UNFINISHED_SUFFIX}", self.number));
         let file = match self.write(disk, &temporary, capacity, &bytes) {
@@ -256,5 +274,31 @@ impl Active {
         self.file
             .set_len(u64::from(self.at))
             .map_err(|e| DiskError::io("trim", &self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_has_its_room_beside_its_beginning_and_never_more_than_offsets_reach() {
+        const MIB: u64 = 1 << 20;
+        let most = u64::from(u32::MAX);
+        // Beginning, group, segment.
+        let cases = [
+            ((MIB, MIB, 32 * MIB), Some(33 * MIB)),
+            ((100 * MIB, MIB, 32 * MIB), Some(132 * MIB)),
+            ((MIB, 40 * MIB, 32 * MIB), Some(41 * MIB)),
+            ((MIB, MIB, 0), Some(2 * MIB)),
+            ((MIB, MIB, u64::MAX), Some(most)),
+            ((most - MIB, MIB, 32 * MIB), Some(most)),
+            ((most, 1, 32 * MIB), None),
+            ((u64::MAX, u64::MAX, u64::MAX), None),
+        ];
+        for ((beginning, group, segment), expected) in cases {
+            let found = capacity_of(beginning, group, segment);
+            assert_eq!(found, expected, "{beginning} {group} {segment}");
+        }
     }
 }

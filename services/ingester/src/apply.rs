@@ -7,7 +7,7 @@ use koios_wal::{Apply, GroupStats, Lsn};
 use koios_wire::BatchHeader;
 use koios_wire::batch::DECODED_BYTES_MAX;
 
-use crate::record::{Checkpoint, Deleted, Entry, Pending, PreparedBatch, Replayed, json};
+use crate::record::{Checkpoint, Deleted, Entry, Origin, Pending, PreparedBatch, Replayed, json};
 use crate::replica::{BatchTimes, BegunCut, Replica};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -83,9 +83,16 @@ impl Store {
     fn prepare_batch(&self, segment: u32, pending: &mut Pending) -> Result<Vec<u8>> {
         let (header, columns) = (pending.batch.header(), pending.batch.columns());
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
+        let is_given_up = pending.origin == Origin::Sender && self.is_given_up(&replica, header);
         let mut state = replica.state.write();
         if let Some(before) = pending.prepared.take() {
             state.head.give_up(before.resolved);
+        }
+        if is_given_up {
+            return Err(Error::Settled {
+                stream: header.stream,
+                sequence: header.sequence,
+            });
         }
         let named = state.name(segment, columns);
         drop(state);
@@ -108,6 +115,20 @@ impl Store {
         Ok(prefix)
     }
 
+    /// Whether a batch passes for being in listed blocks, or may any time, as it does not come from its sender any more.
+    fn is_given_up(&self, replica: &Replica, header: &BatchHeader) -> bool {
+        let (stream, sequence) = (header.stream, header.sequence);
+        let (is_settled, is_held) = {
+            let state = replica.state.read();
+            (
+                state.streams.is_settled(header),
+                state.held.contains(stream, sequence),
+            )
+        };
+        let is_logged = || self.segments.lock().has(&replica.key, stream, sequence);
+        is_settled || (is_held && !is_logged())
+    }
+
     fn apply_batch(&self, lsn: Lsn, pending: Pending) -> Pushed {
         // The committer applies only what it has prepared.
         let Some(prepared) = pending.prepared else {
@@ -119,7 +140,7 @@ impl Store {
         self.note_logged(lsn, header, times.newest_ms, prepared.bytes);
         let mut state = replica.state.write();
         let applied = state.apply_prepared(header, columns, prepared, lsn, &times);
-        state.applied_at = self.clock.elapsed();
+        state.note_came(&times, self.clock.elapsed());
         let series = state.head.series_count() as u64;
         drop(state);
         self.metrics.applied(&applied);
@@ -175,6 +196,7 @@ impl Store {
         }
         self.note_logged(lsn, header, None, bytes);
         state.held.insert(stream, sequence);
+        state.streams.note(header);
     }
 
     /// The state as it is carried into a new segment.

@@ -12,6 +12,7 @@ use koios_bucket::{ManifestBlock, Writer};
 use koios_head::{CutSeries, WindowState};
 use koios_model::merge::settle_kinds;
 use koios_model::{PartitionId, Sample};
+use koios_wal::Lsn;
 use koios_wire::{FlushReply, FlushRequest, ServiceError};
 
 use crate::apply::Answer;
@@ -98,9 +99,12 @@ impl Inner {
 
     async fn cut_due(&self, replica: &Arc<Replica>) -> Result<()> {
         let due = {
+            let clock = &self.deps.runtime.clock;
+            let kept_from_ms = clock.now_ms().saturating_sub(longest_uncut_ms(&self.settings));
             let now = Now {
-                elapsed: self.deps.runtime.clock.elapsed(),
+                elapsed: clock.elapsed(),
                 rank: self.ranks(replica.key.0),
+                waited_below: self.store.segments.lock().first_sealed_after(kept_from_ms),
             };
             due_windows(&mut replica.state.write(), &self.settings, &now)
         };
@@ -365,6 +369,7 @@ fn is_shared(error: &Error) -> bool {
         | Error::Record { .. }
         | Error::Batch { .. }
         | Error::UnknownSeries { .. }
+        | Error::Settled { .. }
         | Error::BatchTooLarge { .. }
         | Error::Head { .. }
         | Error::Snapshot { .. }
@@ -379,21 +384,37 @@ struct Now {
     elapsed: Duration,
     /// This member's place among the partition's, and how many they are.
     rank: (usize, usize),
+    /// What is in log segments below it has waited for its cut for long enough, whatever still comes.
+    waited_below: u32,
+}
+
+/// How long a window keeps sealed log segments from going, whatever its tenant sends or does not: all share the log. It is as
+/// long as a window is cut after its first sample where all goes on as usual, and somewhat more.
+fn longest_uncut_ms(settings: &Settings) -> i64 {
+    millis(settings.block_window.saturating_add(settings.quiet_after))
 }
 
 /// The windows to cut now. Members take turns by window; one whose turn it is not waits, and finds the other's block.
 fn due_windows(state: &mut ReplicaState, settings: &Settings, now: &Now) -> Vec<i64> {
     let newest = state.newest_ms.unwrap_or(i64::MIN);
-    let quiet = now.elapsed.saturating_sub(state.applied_at) >= settings.quiet_after;
     let windows = state.head.windows();
+    let held: Vec<i64> = windows.iter().map(|w| w.start).collect();
+    state.came_at.retain(|start, _| held.binary_search(start).is_ok());
+    let mut is_quiet = |w: &WindowState| {
+        let came = *state.came_at.entry(w.start).or_insert(now.elapsed);
+        now.elapsed.saturating_sub(came) >= settings.quiet_after
+    };
+    let has_waited = |w: &WindowState| {
+        let from = w.unlisted_from_lsn.map(|lsn| Lsn(lsn).segment());
+        from.is_some_and(|segment| segment < now.waited_below)
+    };
     let settle = millis(settings.cut_settle.min(settings.block_window / SETTLE_SHARE));
     let has_settled = |w: &WindowState| newest > w.range.max.saturating_add(settle);
-    let passed = |w: &&WindowState| has_uncut(w) && (has_settled(w) || quiet);
-    let due: Vec<i64> = windows.iter().filter(passed).map(|w| w.start).collect();
+    let mut passed = |w: &WindowState| has_uncut(w) && (has_settled(w) || is_quiet(w) || has_waited(w));
+    let due: Vec<i64> = windows.iter().filter(|w| passed(w)).map(|w| w.start).collect();
     state
         .due_since
         .retain(|start, _| due.binary_search(start).is_ok());
-    let held: Vec<i64> = windows.iter().map(|w| w.start).collect();
     state.cut_at.retain(|start, _| held.binary_search(start).is_ok());
     let forgotten_below_ms = state.head.forgotten_below_ms();
     let ready = |w: &&WindowState| {

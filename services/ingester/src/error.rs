@@ -101,6 +101,16 @@ pub enum Error {
         /// How many.
         unknown: u64,
     },
+    /// A batch came after its sender had given it up; nothing of it was logged.
+    #[error(
+        "batch {sequence} of stream {stream} came after its sender had given it up: send what it holds in a new batch"
+    )]
+    Settled {
+        /// The stream.
+        stream: StreamId,
+        /// The batch's number in it.
+        sequence: u64,
+    },
     /// The process is about to run out of memory; nothing of the batch was logged.
     #[error(transparent)]
     Memory(#[from] koios_runtime::MemoryShort),
@@ -127,6 +137,7 @@ impl Error {
                 return ServiceError::unavailable(message);
             }
             Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,
+            Self::Settled { .. } => ServiceErrorCode::Stale,
             Self::Wal(Wal::QueueFull { .. }) | Self::Memory(_) => ServiceErrorCode::ResourceExhausted,
             Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::InvalidArgument,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,

@@ -48,12 +48,12 @@ impl Inner {
     /// What is held, then what of it is logged, then the floors: each can only be smaller, smaller and larger than it
     /// was when the one before was taken, so what is held and not logged is in listed blocks as the floors say.
     fn holdings(&self, replica: &Replica) -> TenantHoldings {
-        let end = replica.state.read().end();
+        let held = replica.state.read().told();
         let logged = self.store.segments.lock().logged(&replica.key);
         let state = replica.state.read();
         TenantHoldings {
             tenant: replica.key.1.clone(),
-            held: end.held,
+            held,
             logged,
             forgotten_below_ms: state.head.forgotten_below_ms(),
             manifest_floor: state.listed_version,

@@ -134,7 +134,12 @@ impl Ingester {
     /// fails, like every later fatal error, fails the task group.
     pub fn start(settings: Settings, deps: Deps) -> Self {
         let metrics = IngesterMetrics::new(&deps.metrics);
-        let store = Store::new(Arc::clone(&deps.runtime.clock), metrics, &settings);
+        let store = Store::new(
+            Arc::clone(&deps.runtime.clock),
+            metrics,
+            &settings,
+            deps.runtime.rng.u64(),
+        );
         let inner = Arc::new(Inner {
             background: deps.tasks.token().child_token(),
             store: Arc::new(store),

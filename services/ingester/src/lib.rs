@@ -40,8 +40,10 @@ mod replica;
 mod segments;
 mod service;
 mod settings;
+mod settle;
 mod snapshot;
 mod store;
+mod streams;
 mod truncate;
 
 pub use deps::{ControlProposer, Deps, Peers};

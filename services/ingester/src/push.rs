@@ -11,7 +11,7 @@ use koios_wire::{Batch, PushAck, ServiceError};
 use crate::apply::{Answer, Pushed};
 use crate::ingester::Inner;
 use crate::metrics::gauge_value;
-use crate::record::{Entry, Pending};
+use crate::record::{Entry, Origin, Pending};
 use crate::{Error, Result};
 
 /// How old an answer about free disk space may be.
@@ -39,7 +39,10 @@ impl Inner {
         // Held until the answer, so that an adoption waits for it.
         let _epoch = self.enter(header.partition, header.epoch).await?;
         let tenant = header.tenant.clone();
-        let pushed = self.log_batch(batch).await.map_err(|e| self.refuse(&e))?;
+        let pushed = self
+            .log_batch(batch, Origin::Sender)
+            .await
+            .map_err(|e| self.refuse(&e))?;
         let conflicts = pushed.applied.conflicts;
         let conflict = match conflicts {
             0 => String::new(),
@@ -95,7 +98,7 @@ impl Inner {
     }
 
     /// Logs a batch under its tenant's queue.
-    pub(crate) async fn log_batch(&self, batch: Arc<Batch>) -> Result<Pushed> {
+    pub(crate) async fn log_batch(&self, batch: Arc<Batch>, origin: Origin) -> Result<Pushed> {
         let wal = self.wal()?;
         if !batch.has_content() && !batch.is_encoded_inline() {
             let encode = Arc::clone(&batch);
@@ -109,6 +112,7 @@ impl Inner {
         let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
         let entry = Entry::Batch(Box::new(Pending {
             batch,
+            origin,
             prepared: None,
         }));
         let append = wal.append(Append {

@@ -186,10 +186,20 @@ impl Deleted {
     }
 }
 
+/// Where a batch comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Whoever made it, and may wait for an answer.
+    Sender,
+    /// Another member, which has it.
+    Member,
+}
+
 /// A batch on its way into the log.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) batch: Arc<Batch>,
+    pub(crate) origin: Origin,
     /// Once it is prepared for a segment.
     pub(crate) prepared: Option<PreparedBatch>,
 }

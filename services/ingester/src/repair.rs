@@ -15,8 +15,9 @@ use koios_wire::{
 
 use crate::ingester::Inner;
 use crate::push::queued_bytes;
-use crate::record::{Entry, TakenOver};
+use crate::record::{Entry, Origin, TakenOver};
 use crate::segments::ReplicaKey;
+use crate::settle::Settling;
 use crate::{Error, Result};
 
 /// Fetched batches that go to the log together, so that they share syncs.
@@ -95,7 +96,12 @@ impl Inner {
         let Some(mine) = p.replica(&self.deps.member) else {
             return true;
         };
-        if mine.incarnation != self.deps.incarnation() || p.replicas.len() < 2 {
+        if mine.incarnation != self.deps.incarnation() {
+            return true;
+        }
+        let mut settling = Settling::begin(self, p);
+        if p.replicas.len() < 2 {
+            settling.end().await;
             return true;
         }
         let (unreconciled, lost) = {
@@ -109,7 +115,7 @@ impl Inner {
         };
         let mut copied = 0;
         for peer in p.replicas.iter().filter(|r| r.member != mine.member) {
-            match round.copy_from(state, peer, seen).await {
+            match round.copy_from(state, peer, seen, &mut settling).await {
                 // A tail damaged by a power loss of all members must not make each wait for the others: that peers had
                 // counted when the writes were answered is enough for it.
                 Ok(copy) if copy.complete && peer.counts && (copy.counts || (mine.counts && !lost)) => {
@@ -125,6 +131,7 @@ impl Inner {
         if round.whole && copied >= p.read_quorum() {
             round.finish(mine, unreconciled).await;
         }
+        settling.end().await;
         !round.whole
     }
 
@@ -156,6 +163,7 @@ impl Round<'_> {
         state: &ClusterState,
         peer: &Placement,
         seen: &mut Seen,
+        settling: &mut Settling<'_>,
     ) -> Result<Copy, ServiceError> {
         let Some(member) = state.members.get(&peer.member) else {
             let message = format!("member {} is not registered", peer.member);
@@ -174,6 +182,9 @@ impl Round<'_> {
             self.copy_tenant(service.as_ref(), &peer.member, theirs, seen)
                 .await?;
             complete &= self.held(&theirs.tenant).includes(&theirs.held);
+        }
+        if peer.counts && reply.counts {
+            settling.heard(&reply.tenants);
         }
         Ok(Copy {
             complete,
@@ -215,7 +226,7 @@ impl Round<'_> {
     /// Adopts batches that only listed blocks hold, with the floors that lead readers there.
     async fn take_over(&self, theirs: &TenantHoldings, mine: &BatchSet) -> Result<(), ServiceError> {
         let held = theirs.held.difference(&theirs.logged).difference(mine);
-        if held.is_empty() {
+        if held.is_empty() && !(self.whole && self.has_lower_floors(theirs)) {
             return Ok(());
         }
         let count = held.len();
@@ -230,6 +241,16 @@ impl Round<'_> {
         self.inner.store.metrics.batches_taken_over.inc_by(count);
         tracing::info!(partition = %self.partition.id, tenant = %theirs.tenant, batches = count, "took over batches in listed blocks");
         Ok(())
+    }
+
+    /// Whether blocks that a peer knows have what this member may never have had: of streams that are over nobody tells.
+    fn has_lower_floors(&self, theirs: &TenantHoldings) -> bool {
+        let replica = self.inner.store.replica(self.partition.id, &theirs.tenant);
+        let (below_ms, version) = replica.map_or((i64::MIN, 0), |replica| {
+            let state = replica.state.read();
+            (state.log_forgotten_below_ms, state.listed_version)
+        });
+        below_ms < theirs.log_forgotten_below_ms || version < theirs.manifest_floor
     }
 
     async fn fetch(
@@ -319,7 +340,7 @@ impl Round<'_> {
         let clock = &self.inner.deps.runtime.clock;
         let give_up = clock.elapsed().saturating_add(self.inner.settings.peer_deadline);
         loop {
-            match self.inner.log_batch(Arc::clone(&batch)).await {
+            match self.inner.log_batch(Arc::clone(&batch), Origin::Member).await {
                 Err(Error::Wal(koios_wal::Error::QueueFull { .. })) if clock.elapsed() < give_up => {
                     clock.sleep(QUEUE_RETRY).await;
                 }

@@ -79,9 +79,7 @@ impl Inner {
             self.note_missing_end(&damage, epochs);
         }
         for replica in self.store.replicas() {
-            let mut state = replica.state.write();
-            state.replayed(progress.damaged);
-            state.applied_at = runtime.clock.elapsed();
+            replica.state.write().replayed(progress.damaged);
         }
         runtime.memory.freed(runtime.clock.elapsed());
         let took = runtime.clock.elapsed().saturating_sub(started);

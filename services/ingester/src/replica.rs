@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use koios_block::BlockId;
 use koios_bucket::TombstoneState;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
-use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, window_start};
+use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, StreamId, window_start};
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -15,6 +15,7 @@ use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
+use crate::streams::Streams;
 
 /// Series whose late samples are compared under one hold of the lock: about a millisecond.
 pub(crate) const LATE_PART: usize = 256;
@@ -64,6 +65,7 @@ pub(crate) struct ReplicaState {
     log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
+    pub(crate) streams: Streams,
     /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
     pub(crate) has_unaccounted: bool,
     /// While a start from a snapshot replays: the batches it has.
@@ -83,8 +85,8 @@ pub(crate) struct ReplicaState {
     pub(crate) cut_at: BTreeMap<i64, std::time::Duration>,
     /// Per window that could be cut: since when, by the monotonic clock.
     pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
-    /// When a batch was applied last, by the monotonic clock.
-    pub(crate) applied_at: std::time::Duration,
+    /// Per window held: when samples or exemplars of it came last, by the monotonic clock.
+    pub(crate) came_at: BTreeMap<i64, std::time::Duration>,
     /// When metadata that nobody sends was looked for last, by the monotonic clock.
     pub(crate) metadata_looked_at: std::time::Duration,
     pub(crate) deletions: Deletions,
@@ -93,14 +95,15 @@ pub(crate) struct ReplicaState {
 }
 
 impl Replica {
-    pub(crate) fn new(key: ReplicaKey, window_ms: i64) -> Self {
+    pub(crate) fn new(key: ReplicaKey, options: HeadOptions) -> Self {
         Self {
             key,
             state: RwLock::new(ReplicaState {
-                head: Head::new(head_options(window_ms)),
+                head: Head::new(options),
                 log_ids: LogIds::default(),
-                window_ms,
+                window_ms: options.window_ms,
                 held: BatchSet::default(),
+                streams: Streams::default(),
                 has_unaccounted: false,
                 in_snapshot: None,
                 newest_ms: None,
@@ -112,7 +115,7 @@ impl Replica {
                 cut_through: Lsn(0),
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
-                applied_at: std::time::Duration::ZERO,
+                came_at: BTreeMap::new(),
                 metadata_looked_at: std::time::Duration::ZERO,
                 deletions: Deletions::default(),
                 hold: None,
@@ -140,14 +143,6 @@ impl Replica {
         // No batch comes in between: it could bring the same series late samples again, for ever.
         let state = RwLockWriteGuard::downgrade(state);
         state.head.snapshot(from, bytes_max)
-    }
-}
-
-/// The options of a replica's head.
-pub(crate) fn head_options(window_ms: i64) -> HeadOptions {
-    HeadOptions {
-        window_ms,
-        ..HeadOptions::default()
     }
 }
 
@@ -285,12 +280,20 @@ impl ReplicaState {
 
     fn note_held(&mut self, header: &BatchHeader, times: &BatchTimes) {
         self.held.insert(header.stream, header.sequence);
+        self.streams.note(header);
         self.newest_ms = self.newest_ms.max(times.newest_ms);
         for &start in &times.windows {
             self.uncut
                 .entry(start)
                 .or_default()
                 .insert(header.stream, header.sequence);
+        }
+    }
+
+    /// Notes when samples or exemplars came. What has neither, metadata alone, keeps no window from being quiet.
+    pub(crate) fn note_came(&mut self, times: &BatchTimes, now: std::time::Duration) {
+        for &start in &times.windows {
+            self.came_at.insert(start, now);
         }
     }
 
@@ -315,7 +318,7 @@ impl ReplicaState {
             exemplars,
             cut,
             batches: (!self.has_unaccounted).then_some(batches),
-            held: self.held.clone(),
+            held: self.told(),
             clean_up_to: self.deletions.clean_up_to(),
             metadata: metadata
                 .map(|(name, _, m)| (name.to_owned(), m.clone()))
@@ -436,6 +439,12 @@ impl ReplicaState {
             all.entry(p.window_start_ms).or_default().union_with(&p.batches);
         }
         all.into_iter().collect()
+    }
+
+    /// Whether no listed cut holds some batch of a stream.
+    pub(crate) fn is_uncut(&self, stream: StreamId) -> bool {
+        let pending = self.pending.values().map(|p| &p.batches);
+        self.uncut.values().chain(pending).any(|b| b.has_stream(stream))
     }
 
     /// Takes a head from a snapshot.

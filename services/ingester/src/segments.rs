@@ -54,6 +54,12 @@ impl SegmentIndex {
         share.newest_ms = share.newest_ms.max(newest_ms);
     }
 
+    /// Whether the log has the bytes of a batch.
+    pub(crate) fn has(&self, key: &ReplicaKey, stream: koios_model::StreamId, sequence: u64) -> bool {
+        let mut shares = self.segments.values().filter_map(|s| s.shares.get(key));
+        shares.any(|share| share.batches.contains(stream, sequence))
+    }
+
     /// The batches whose bytes the log has.
     pub(crate) fn logged(&self, key: &ReplicaKey) -> BatchSet {
         let mut all = BatchSet::default();
@@ -80,6 +86,12 @@ impl SegmentIndex {
     pub(crate) fn sealed_ms(&self, number: u32) -> Option<i64> {
         let (_, next) = self.segments.range(number.saturating_add(1)..).next()?;
         Some(next.begun_ms)
+    }
+
+    /// The first segment that was not sealed by a time.
+    pub(crate) fn first_sealed_after(&self, at_ms: i64) -> u32 {
+        let begun = self.segments.iter().rev().find(|(_, s)| s.begun_ms <= at_ms);
+        begun.map_or(0, |(&number, _)| number)
     }
 
     /// The first live segment.
@@ -162,7 +174,10 @@ mod tests {
             index.add(segment, &key, (StreamId(1), sequence), Some(sequence as i64), 5);
         }
         assert_eq!(index.logged(&key).len(), 4);
+        assert!(index.has(&key, StreamId(1), 0));
         assert_eq!(index.sealed_ms(1), Some(20));
+        let first = |at| index.first_sealed_after(at);
+        assert_eq!((first(9), first(10), first(19), first(20)), (0, 1, 1, 2));
         assert_eq!(index.newest_below(3).get(&key), Some(&2));
         let mut wanted = BatchSet::default();
         wanted.insert_run(StreamId(1), 1, 3);
@@ -173,6 +188,7 @@ mod tests {
             .collect();
         assert_eq!(having, [(1, 1), (2, 1)]);
         index.remove_below(3);
+        assert!(!index.has(&key, StreamId(1), 0) && index.has(&key, StreamId(1), 3));
         assert_eq!((index.logged(&key).len(), index.bytes()), (1, 5));
     }
 }

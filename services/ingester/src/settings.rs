@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Settings {
     /// Folder of the write-ahead log.
     pub wal_dir: PathBuf,
-    /// Size of a log segment, bytes. Default 32 MiB: some eight million samples, which a restart applies in about two seconds.
+    /// Size of a log segment, bytes, beside what it begins with. Default 32 MiB: some eight million samples, which a restart applies in about two seconds.
     pub wal_segment_bytes: u64,
     /// Segments whose samples are all in listed blocks are kept this long for peers' repair. Default 6 h.
     pub wal_keep: Duration,
@@ -24,7 +24,8 @@ pub struct Settings {
     pub block_window: Duration,
     /// Samples younger than this stay in the head although they are in listed blocks. Default 3 h.
     pub head_keep: Duration,
-    /// A window is cut when the tenant sent nothing for this long after its end. Default 30 min.
+    /// A window is cut when no samples of it came for this long. One that keeps the log waiting is cut so much later than the
+    /// width of a window even if some come. Default 30 min.
     pub quiet_after: Duration,
     /// How often windows are looked at. Default 15 s.
     pub cut_interval: Duration,

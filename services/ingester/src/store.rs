@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use koios_head::HeadOptions;
 use koios_model::{PartitionId, TenantId};
 use koios_runtime::{ClockHandle, watch};
 use koios_wal::{Damage, DamageKind, Lsn};
@@ -84,6 +85,8 @@ pub(crate) struct Store {
     pub(crate) clock: ClockHandle,
     pub(crate) metrics: IngesterMetrics,
     pub(crate) window_ms: i64,
+    /// Of all heads.
+    pub(crate) head_options: HeadOptions,
     pub(crate) head_keep_ms: i64,
     pub(crate) segments: Mutex<SegmentIndex>,
     pub(crate) ledger: Mutex<Ledger>,
@@ -93,9 +96,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(clock: ClockHandle, metrics: IngesterMetrics, settings: &Settings) -> Self {
+    /// `seed` keys the hashes of what senders choose.
+    pub(crate) fn new(clock: ClockHandle, metrics: IngesterMetrics, settings: &Settings, seed: u64) -> Self {
         Self {
             clock,
+            head_options: HeadOptions {
+                window_ms: settings.window_ms(),
+                seed,
+                ..HeadOptions::default()
+            },
             metrics,
             window_ms: settings.window_ms(),
             head_keep_ms: millis(settings.head_keep),
@@ -117,7 +126,7 @@ impl Store {
             return Arc::clone(found);
         }
         let mut replicas = self.replicas.write();
-        let new = || Arc::new(Replica::new(key.clone(), self.window_ms));
+        let new = || Arc::new(Replica::new(key.clone(), self.head_options));
         Arc::clone(replicas.entry(key.clone()).or_insert_with(new))
     }
 
@@ -148,8 +157,10 @@ impl Store {
     /// The first segment that a replay must load into heads: all before it hold only samples that are in listed blocks
     /// and older than what heads keep.
     pub(crate) fn heads_need_from(&self, active: u32) -> u32 {
+        // As heads forget: of one whose tenant sends nothing more, nothing is kept for ever.
+        let now = self.clock.now_ms();
         let keep_from = |r: &Arc<Replica>| {
-            let newest = r.state.read().newest_ms?;
+            let newest = r.state.read().newest_ms?.max(now);
             Some((r.key.clone(), newest.saturating_sub(self.head_keep_ms)))
         };
         let keep: BTreeMap<ReplicaKey, i64> = self.replicas().iter().filter_map(keep_from).collect();

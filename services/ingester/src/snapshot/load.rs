@@ -11,7 +11,6 @@ use koios_runtime::{DiskError, DiskFile, OpenMode};
 use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, header, unpack};
 use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, dir};
 use crate::ingester::Inner;
-use crate::replica::head_options;
 use crate::segments::ReplicaKey;
 use crate::{Error, Result};
 
@@ -115,7 +114,7 @@ impl Inner {
             replicas: BTreeMap::new(),
             times: SegmentTimes::default(),
         };
-        let options = head_options(self.store.window_ms);
+        let options = self.store.head_options;
         let mut head = Head::new(options);
         let (mut kind, mut payload);
         (reading, kind, payload) = self.read_frame(reading).await?;

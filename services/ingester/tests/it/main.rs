@@ -13,8 +13,12 @@ mod harness;
 #[cfg(test)]
 mod metadata;
 #[cfg(test)]
+mod pinning;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod snapshot;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod threads;

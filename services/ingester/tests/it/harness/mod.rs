@@ -106,7 +106,10 @@ pub(crate) struct World {
     /// Of all members.
     pub(crate) memory: PretendedMemory,
     machine: Option<PathBuf>,
-    next: u64,
+    /// The sender's stream, and what it says to be settled of it.
+    pub(crate) stream: u128,
+    pub(crate) settled_below: u64,
+    pub(crate) next: u64,
 }
 
 pub(crate) fn tenant() -> TenantId {
@@ -172,6 +175,8 @@ impl World {
             tune,
             memory: PretendedMemory::default(),
             machine,
+            stream: 5,
+            settled_below: 0,
             next: 0,
         };
         world.state.offer(world.first_state());

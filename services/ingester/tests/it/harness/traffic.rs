@@ -53,9 +53,9 @@ impl World {
     fn header(&self) -> BatchHeader {
         BatchHeader {
             tenant: tenant(),
-            stream: StreamId(5),
+            stream: StreamId(self.stream),
             sequence: self.next - 1,
-            settled_below: 0,
+            settled_below: self.settled_below,
             partition: PARTITION,
             epoch: self.epoch(),
             admission_ms: self.clock.now_ms(),
