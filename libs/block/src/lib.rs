@@ -26,6 +26,7 @@ mod exemplar_merge;
 mod exemplars;
 mod fetched_group;
 mod group_rows;
+mod held_cells;
 mod histogram_rows;
 mod histograms_table;
 #[cfg(test)]
@@ -43,9 +44,11 @@ mod row_plan;
 mod sample_rows;
 mod samples;
 mod samples_ahead;
+mod samples_choice;
 mod samples_table;
 mod schema;
 mod series;
+mod series_ahead;
 mod series_filters;
 mod series_table;
 mod shared_times;
@@ -63,11 +66,12 @@ mod writer;
 
 pub use cache::{BlockCache, CacheBytes};
 pub use cell_store::{CellKey, CellStore};
-pub use chunk_read::ChunkRead;
+pub use chunk_read::{ChunkRead, MissingUpTo};
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
 pub use exemplars::SeriesExemplars;
+pub use held_cells::{HeldBudget, HeldCells};
 pub use layout::{ColumnLayout, PartLayout};
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
