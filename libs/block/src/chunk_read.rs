@@ -1,15 +1,20 @@
 //! Reads samples as chunks: those of cached series at once, the others from pages.
 
 use futures::TryStreamExt;
+use futures::future::join;
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Labels, TimeRange};
 
 use crate::Result;
 use crate::cache::SamplesKey;
 use crate::histogram_rows::read_histograms;
+use crate::meta::CELL_BYTES;
 use crate::part::PartFile;
 use crate::reader::{BlockSeries, GROUPS_AHEAD};
-use crate::samples::{self, SamplesTable, Wanted};
+use crate::row_plan::Span;
+use crate::samples::{self, SamplesTable};
+use crate::samples_ahead::fetch_rows;
+use crate::samples_choice::Wanted;
 use crate::summary_rows::read_summaries;
 
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
@@ -22,6 +27,17 @@ pub(crate) const HISTOGRAM_ROWS: u64 = 16;
 const TIMES_PER_ROW: u64 = 5;
 /// Chunks whose trimming is not worth a change of threads: a few microseconds each.
 const TRIMMED_INLINE: usize = 64;
+
+/// What it costs at most that a series is not a neighbour of the one before: of some columns a cell more.
+const APART_BYTES: u64 = 3 * CELL_BYTES;
+
+/// How far in a block estimates have come of what is missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MissingUpTo {
+    row: u64,
+    histogram: u64,
+    times_last_row: Option<u32>,
+}
 
 /// A read of samples that has looked up what is cached and has read nothing yet.
 #[derive(Debug)]
@@ -99,6 +115,85 @@ impl ChunkRead {
         floats.chain(histograms).sum()
     }
 
+    /// About how many bytes of the block reading what is missing takes, after reads of series before these that came up to a place.
+    pub fn bytes_missing(&self, up_to: &mut MissingUpTo) -> u64 {
+        let rows = |part: &PartFile, before: &mut u64, first: u64, count: u32| {
+            let apart = part.bytes_of_rows(first.saturating_sub(*before)).min(APART_BYTES);
+            *before = first.saturating_add(u64::from(count));
+            // Something is to be read, however small rows are.
+            part.bytes_of_rows(u64::from(count)).saturating_add(apart).max(1)
+        };
+        let mut bytes = 0u64;
+        for (_, series) in &self.missing {
+            let floats = rows(
+                &self.table.part,
+                &mut up_to.row,
+                series.first_row,
+                series.row_count,
+            );
+            bytes = bytes.saturating_add(floats);
+            // Series of one target share their times.
+            let last_row = Some(series.times_last_row);
+            if let Some(times) = self
+                .table
+                .times
+                .as_ref()
+                .filter(|_| up_to.times_last_row != last_row)
+            {
+                let of_times = times.part().bytes_of_rows(u64::from(series.times_row_count));
+                bytes = bytes.saturating_add(of_times);
+                up_to.times_last_row = last_row;
+            }
+        }
+        for (_, series) in &self.missing_histograms {
+            let part = self.histograms.as_ref().unwrap_or(&self.table.part);
+            let (first, count) = (series.histogram_first_row, series.histogram_count);
+            bytes = bytes.saturating_add(rows(part, &mut up_to.histogram, first, count));
+        }
+        bytes
+    }
+
+    /// Fetches what several reads of one block, of series in its order, are missing, for the block's reader to hold until they
+    /// decode it: as much as it has room for.
+    ///
+    /// # Errors
+    /// [`crate::Error::Read`] when bytes cannot be had; [`crate::Error::Corrupt`], which who reads what is damaged is told, too.
+    pub async fn fetch_ahead(reads: &[&Self]) -> Result<()> {
+        let Some(Self {
+            table,
+            histograms,
+            downsampled,
+            range,
+            ..
+        }) = reads.first()
+        else {
+            return Ok(());
+        };
+        let missing: Vec<&BlockSeries> = reads.iter().flat_map(|r| &r.missing).map(|(_, s)| s).collect();
+        let floats = async {
+            match (missing.is_empty(), downsampled) {
+                (true, _) => Ok(()),
+                (false, true) => {
+                    fetch_rows(&table.part, missing.iter().map(|s| float_rows(s)).collect()).await
+                }
+                (false, false) => {
+                    let wanted = missing.iter().map(|series| wanted(series, *range)).collect();
+                    table.fetch_pages(wanted, *range).await
+                }
+            }
+        };
+        let with_histograms = reads.iter().flat_map(|r| &r.missing_histograms);
+        let with_histograms: Vec<Span<'_>> = with_histograms.map(|(_, s)| histogram_rows(s)).collect();
+        let of_histograms = async {
+            match histograms {
+                Some(part) if !with_histograms.is_empty() => fetch_rows(part, with_histograms).await,
+                _ => Ok(()),
+            }
+        };
+        let (floats, of_histograms) = join(floats, of_histograms).await;
+        floats.and(of_histograms)
+    }
+
     /// Reads what is missing: see [`crate::BlockReader::read_chunks`].
     ///
     /// # Errors
@@ -148,11 +243,7 @@ impl ChunkRead {
             return Ok(());
         }
         let (part, range) = (&self.table.part, self.range);
-        let wanted = |series| Wanted {
-            series,
-            whole: is_read_whole(series, range),
-        };
-        let wanted = self.missing.iter().map(|(_, series)| wanted(series));
+        let wanted = self.missing.iter().map(|(_, series)| wanted(series, range));
         let mut read = samples::read::<Vec<Chunk>>(self.table.clone(), wanted, range, GROUPS_AHEAD).await?;
         for (place, series) in &self.missing {
             let chunks = read.try_next().await?;
@@ -243,6 +334,32 @@ fn histograms_key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
         first_row: series.histogram_first_row,
         row_count: series.histogram_count,
         histograms: true,
+    }
+}
+
+fn wanted(series: &BlockSeries, range: TimeRange) -> Wanted<'_> {
+    Wanted {
+        series,
+        whole: is_read_whole(series, range),
+    }
+}
+
+/// The rows of a series in a table that has all of them, and what belongs to them.
+fn float_rows(series: &BlockSeries) -> Span<'_> {
+    Span {
+        series: &series.labels,
+        first_row: series.first_row,
+        row_count: series.row_count,
+        whole: true,
+        times: None,
+    }
+}
+
+fn histogram_rows(series: &BlockSeries) -> Span<'_> {
+    Span {
+        first_row: series.histogram_first_row,
+        row_count: series.histogram_count,
+        ..float_rows(series)
     }
 }
 

@@ -81,6 +81,22 @@ impl PartFile {
         Ok(fetched)
     }
 
+    /// Fetches what decoding rows of several row groups begins with, each of which comes alone with its page index, for this read to
+    /// hold until it does.
+    pub(crate) async fn fetch_groups_ahead(
+        &self,
+        reads: Vec<(GroupRead, ArrowReaderMetadata)>,
+    ) -> Result<()> {
+        let mut needed: Vec<Range<u64>> = Vec::new();
+        for (read, index) in reads {
+            let mut decoder = self.guarded(|| build_decoder(index, read, 1))?;
+            if let DecodeResult::NeedsData(ranges) = self.guarded(|| decoder.try_decode())? {
+                needed.extend(ranges);
+            }
+        }
+        self.fetch_ahead(&needed).await
+    }
+
     /// Folds the chosen rows of one row group, in batches of at most `batch_rows`, into `state`. All of them are decoded
     /// in one go on the decoding threads.
     pub(crate) async fn fold_group<S: Send + 'static>(

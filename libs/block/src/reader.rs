@@ -1,17 +1,19 @@
 //! Opens a block and finds its series.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::Chunk;
 use koios_model::{Labels, Matchers, Metadata, TimeRange};
 use koios_runtime::Cpu;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use crate::cache::BlockCache;
 use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
 use crate::exemplars::{self, SeriesExemplars};
 use crate::group_rows::GroupRows;
+use crate::held_cells::HeldCells;
 use crate::histogram_rows::read_histograms;
 use crate::meta::{
     BlockMeta, EXEMPLARS_PART, HISTOGRAMS_PART, META_PART, SERIES_PART, TIMES_PART, samples_part,
@@ -140,6 +142,21 @@ impl BlockReader {
         self
     }
 
+    /// The same block for a read that holds what it fetches: what is fetched ahead for it, and what it comes to again.
+    #[must_use]
+    pub fn with_held(mut self, held: &HeldCells) -> Self {
+        // Series are gone through at a pace of their own.
+        self.series.set_held(held.beside());
+        if let Some(times) = &mut self.times {
+            times.set_held(held.clone());
+        }
+        if let Some(histograms) = &mut self.histograms {
+            histograms.set_held(held.clone());
+        }
+        self.samples.set_held(held.clone());
+        self
+    }
+
     /// Keeps what was read of it before its checksums were known, as far as it passes them.
     pub fn keep(&self, tail: &Tail) {
         let others = [self.times.as_ref().map(TimesTable::part), self.exemplars.as_ref()];
@@ -197,8 +214,8 @@ impl BlockReader {
         .boxed()
     }
 
-    /// As [`Self::select`], but in batches as small as their reader wants them and without reading ahead: for those who
-    /// read many blocks side by side.
+    /// As [`Self::select`], but in batches as small as their reader wants them and without reading ahead, unless the cursor is told
+    /// to: for those who read many blocks side by side.
     pub fn series_cursor(&self, matchers: Matchers, range: TimeRange) -> SeriesCursor {
         SeriesCursor {
             table: self.series.clone(),
@@ -206,7 +223,8 @@ impl BlockReader {
             matchers,
             range,
             group: 0,
-            rows: None,
+            groups_ahead: 0,
+            rows: VecDeque::new(),
         }
     }
 
@@ -379,7 +397,8 @@ impl BlockReader {
     }
 }
 
-/// A place among the matching series of a block. Between two batches it holds a bit for each row of one row group.
+/// A place among the matching series of a block. Between two batches it holds a bit for each row of a row group, or of as many as are
+/// looked at together.
 #[derive(Debug)]
 pub struct SeriesCursor {
     table: SeriesTable,
@@ -389,14 +408,24 @@ pub struct SeriesCursor {
     range: TimeRange,
     /// The row group to begin after `rows`.
     group: u32,
-    /// What is left of the row group before it.
-    rows: Option<GroupRows>,
+    /// How many of them are looked at together, and the rows of them fetched ahead; none where it is 0.
+    groups_ahead: usize,
+    /// What is left of those before it.
+    rows: VecDeque<GroupRows>,
 }
 
 /// Rows of a chunk that match.
 pub(crate) type Matching = (Arc<RowChunk>, Vec<usize>);
 
 impl SeriesCursor {
+    /// Looks for matching rows in so many row groups together, and fetches those at once, where the read holds what it fetches: for
+    /// those who want all of them.
+    #[must_use]
+    pub fn with_groups_ahead(mut self, groups: usize) -> Self {
+        self.groups_ahead = groups;
+        self
+    }
+
     /// The next series, in label order: at least one and at most `series_max` (at least 1); `None` at the end.
     ///
     /// # Errors
@@ -424,30 +453,49 @@ impl SeriesCursor {
         let footer = self.table.footer().await?;
         let groups = self.table.group_count(&footer)?;
         loop {
-            if let Some(rows) = &mut self.rows {
+            if let Some(rows) = self.rows.front_mut() {
                 let following = self.following.take();
                 let found = self
                     .table
                     .next_rows(&footer, rows, series_max, following.as_ref())
                     .await?;
                 if rows.done() {
-                    self.rows = None;
+                    self.rows.pop_front();
                 }
                 let found = self.matching(found).await?;
                 if !found.is_empty() {
                     return Ok(Some(found));
                 }
             } else if self.group < groups {
-                let following = self.following.as_ref();
-                self.rows = self
-                    .table
-                    .candidates(&footer, self.group, &self.matchers, self.range, following)
-                    .await?;
-                self.group += 1;
+                self.look_at_groups(&footer, groups).await?;
             } else {
                 return Ok(None);
             }
         }
+    }
+
+    /// Finds the rows of the next row groups that may match. Where they have to be fetched, this is done at once.
+    async fn look_at_groups(&mut self, footer: &ArrowReaderMetadata, end: u32) -> Result<()> {
+        let together = self.groups_ahead.max(1);
+        self.table.go_on();
+        let next = self.group..end;
+        let next = next.filter(|&group| !self.table.is_excluded(footer, group, &self.matchers));
+        let next: Vec<u32> = next.take(together).collect();
+        self.group = match next.len() < together {
+            true => end,
+            false => next.last().map_or(end, |last| last + 1),
+        };
+        let (matchers, following) = (&self.matchers, self.following.as_ref());
+        let rows = self
+            .table
+            .candidates_of(footer, &next, matchers, self.range, following);
+        self.rows = rows.await?.into();
+        if self.groups_ahead > 0 {
+            self.table
+                .fetch_rows_ahead(footer, &self.rows, &mut self.following)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Those rows whose labels match.

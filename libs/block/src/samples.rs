@@ -2,30 +2,25 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::Schema;
 use arrow_select::concat::concat_batches;
 use futures::Stream;
 use futures::future::try_join;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Labels, TimeRange};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 
 use crate::Result;
-use crate::part::{GroupRead, PartFile};
+use crate::part::PartFile;
 use crate::reader::BlockSeries;
-use crate::row_plan::{GroupPlan, Piece, Span, plan};
-use crate::sample_rows::{SampleRows, dense_ticks};
-use crate::schema::{EXPONENT, FLOAT, MANTISSA, START_TIMESTAMP, TICK, TIMESTAMP};
-use crate::timed_pages::{intersect, rows_in_range};
-use crate::times::{TimeGroups, TimePages, Times, TimesTable};
+use crate::row_plan::{GroupPlan, Piece};
+use crate::sample_rows::SampleRows;
+use crate::samples_choice::{Chosen, GroupChoice, OpenSamples, Wanted, rows_of_times};
+use crate::times::{Times, TimesTable};
 
 /// Decoded at a time: a row is 25 bytes then, and several row groups are decoded at once.
-const BATCH_ROWS: usize = 1 << 14;
+pub(crate) const BATCH_ROWS: usize = 1 << 14;
 
 /// The samples of a block.
 #[derive(Clone, Debug)]
@@ -152,22 +147,6 @@ impl Form for Vec<Chunk> {
     }
 }
 
-/// A series to read, and whether all of it (and kept by the reader) or what lies on pages around a range.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) series: &'a BlockSeries,
-    pub(crate) whole: bool,
-}
-
-/// The samples of a block whose footers have been read.
-#[derive(Clone, Debug)]
-struct OpenSamples {
-    part: PartFile,
-    footer: ArrowReaderMetadata,
-    /// Where samples have ticks.
-    times: Option<TimeGroups>,
-}
-
 /// What the rows of a piece became.
 #[derive(Debug)]
 struct Made<F> {
@@ -197,31 +176,8 @@ pub(crate) async fn read<'a, F: Form>(
     range: TimeRange,
     groups_ahead: usize,
 ) -> Result<BoxStream<'static, Result<F>>> {
-    let span = |Wanted { series, whole }: Wanted<'a>| -> Result<Span<'a>> {
-        let times = table.times.as_ref().map(|times| times.span(series));
-        Ok(Span {
-            series: &series.labels,
-            first_row: series.first_row,
-            row_count: series.row_count,
-            whole,
-            times: times.transpose()?,
-        })
-    };
-    let spans: Vec<Span<'a>> = wanted.map(span).collect::<Result<_>>()?;
-    let open_times = async {
-        match &table.times {
-            Some(times) => times.open().await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let (footer, times) = try_join(table.part.footer(Arc::<Schema>::clone), open_times).await?;
-    let plans = plan(&table.part, &footer, spans.into_iter())?;
-    let part = table.part.clone();
-    let open = OpenSamples {
-        part: table.part,
-        footer,
-        times,
-    };
+    let (open, plans) = OpenSamples::open(table, wanted).await?;
+    let part = open.part.clone();
     let pieces = stream::iter(plans)
         .map(move |plan| {
             let open = open.clone();
@@ -265,148 +221,13 @@ fn join<F: Form>(mut newest_first: Vec<F>) -> Result<F, koios_chunk::Error> {
     Ok(whole)
 }
 
-/// What is read of a piece.
-#[derive(Debug)]
-struct Chosen {
-    piece: Piece,
-    /// Relative to the row group.
-    rows: Vec<Range<u64>>,
-    /// Those that samples in range may have; none where samples have times.
-    ticks: Range<u64>,
-}
-
-impl Chosen {
-    fn new(piece: Piece, rows: Vec<Range<u64>>, ticks: Range<u64>) -> Self {
-        Self { piece, rows, ticks }
-    }
-
-    fn row_count(&self) -> usize {
-        let rows = self.rows.iter().map(|rows| rows.end - rows.start);
-        usize::try_from(rows.sum::<u64>()).unwrap_or(usize::MAX)
-    }
-}
-
-/// Chooses rows, as far as the indexes of pages tell which are in range.
-fn choose(
-    part: &PartFile,
-    index: &ArrowReaderMetadata,
-    times: Option<&TimePages>,
-    pieces: Vec<Piece>,
-    range: TimeRange,
-) -> Result<Vec<Chosen>> {
-    let Some(times) = times else {
-        let kept = rows_in_range(part, index, range)?;
-        let chosen = |piece: Piece| {
-            let rows = match piece.whole {
-                true => vec![piece.rows.clone(); 1],
-                false => intersect(&piece.rows, &kept),
-            };
-            Chosen::new(piece, rows, 0..0)
-        };
-        return Ok(pieces.into_iter().map(chosen).collect());
-    };
-    let chosen = |piece: Piece| {
-        let lost = || part.corrupt(format!("the times of {} are nowhere", piece.series));
-        let span = piece.times.as_ref().ok_or_else(lost)?;
-        let mut ticks = piece.ticks(span);
-        let mut rows = piece.rows.clone();
-        if !piece.whole {
-            ticks = times.ticks_in(span, ticks, range);
-            rows = piece.rows_with(span, &ticks);
-        }
-        let rows = match ticks.is_empty() || rows.is_empty() {
-            true => Vec::new(),
-            false => vec![rows; 1],
-        };
-        Ok(Chosen::new(piece, rows, ticks))
-    };
-    pieces.into_iter().map(chosen).collect()
-}
-
-/// Looks up the ticks at the ends of pieces that might have very many more than they do: the first and the last one at most.
-async fn look_up_ticks(open: &OpenSamples, group: u32, pieces: &mut [Piece]) -> Result<()> {
-    let ends = |piece: &Piece| {
-        let rows = piece.rows.start as usize..piece.rows.end as usize;
-        [
-            rows.start..rows.start + 1,
-            rows.end.max(rows.start + 2) - 1..rows.end,
-        ]
-    };
-    let vague = pieces.iter().filter(|piece| piece.is_vague());
-    let rows: Vec<Range<usize>> = vague.flat_map(ends).filter(|rows| !rows.is_empty()).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let groups = open.footer.metadata().row_groups();
-    let total = groups.get(group as usize).map_or(0, |group| group.num_rows());
-    let total = usize::try_from(total).unwrap_or(0);
-    let read = GroupRead {
-        group,
-        columns: ProjectionMask::columns(open.footer.parquet_schema(), [TICK]),
-        selection: Some(RowSelection::from_consecutive_ranges(rows.into_iter(), total)),
-    };
-    let add = |part: &PartFile, ticks: &mut Vec<u32>, batch: RecordBatch| {
-        ticks.extend(dense_ticks(part, &batch)?);
-        Ok(())
-    };
-    let ticks = open
-        .part
-        .fold_group(&open.footer, read, BATCH_ROWS, Vec::new(), add);
-    let mut ticks = ticks.await?.into_iter();
-    for piece in pieces.iter_mut().filter(|piece| piece.is_vague()) {
-        let newest = ticks.next();
-        let oldest = match piece.rows.end - piece.rows.start {
-            1 => newest,
-            _ => ticks.next(),
-        };
-        if !newest
-            .zip(oldest)
-            .is_some_and(|(newest, oldest)| piece.know(newest, oldest))
-        {
-            return Err(open.part.corrupt(format!(
-                "the ticks of series {} are none of those that its rows can have",
-                piece.series
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// The pages of the times that the pieces can have, where samples have ticks.
-async fn time_pages(open: &OpenSamples, pieces: &[Piece]) -> Result<Option<TimePages>> {
-    let Some(times) = &open.times else {
-        return Ok(None);
-    };
-    let rows = |piece: &Piece| {
-        let span = piece.times.as_ref()?;
-        Some(span.rows_of(&piece.ticks(span)))
-    };
-    times
-        .pages(pieces.iter().filter_map(rows).collect())
-        .await
-        .map(Some)
-}
-
 async fn read_group<F: Form>(open: &OpenSamples, plan: GroupPlan, range: TimeRange) -> Result<Vec<Made<F>>> {
     let OpenSamples { part, footer, .. } = open;
-    let GroupPlan { group, mut pieces } = plan;
-    look_up_ticks(open, group, &mut pieces).await?;
-    // Indexes of both parts come together, and then the pages of both.
-    let (index, times) = try_join(part.group_index(footer, group), time_pages(open, &pieces)).await?;
-    let chosen = choose(part, &index, times.as_ref(), pieces, range)?;
-    let total = usize::try_from(index.metadata().row_group(0).num_rows()).unwrap_or(0);
-    let ranges = chosen.iter().flat_map(|chosen| &chosen.rows);
-    let ranges = ranges.map(|r| r.start as usize..r.end as usize);
-    let selection = RowSelection::from_consecutive_ranges(ranges, total);
-    let selects_any = selection.selects_any();
-    let kept_by_reader = chosen.iter().map(|chosen| &chosen.piece).filter(|p| p.whole);
-    let kept_by_reader: Vec<Range<u64>> = kept_by_reader.map(|p| p.rows.clone()).collect();
-    let columns = [TIMESTAMP, TICK, EXPONENT, MANTISSA, FLOAT, START_TIMESTAMP];
-    let read = GroupRead {
-        group,
-        columns: ProjectionMask::columns(footer.parquet_schema(), columns),
-        selection: Some(selection),
-    };
+    let group = plan.group;
+    let choice = open.choose(vec![plan], range).await?.pop();
+    let choice = choice.ok_or_else(|| part.corrupt(format!("it lacks row group {group}")))?;
+    let (read, kept_by_reader) = (choice.read(), choice.whole_rows());
+    let GroupChoice { index, chosen, .. } = choice;
     let mut reading = Reading {
         range,
         times: None,
@@ -417,7 +238,8 @@ async fn read_group<F: Form>(open: &OpenSamples, plan: GroupPlan, range: TimeRan
         scratch: Scratch::default(),
         made: Vec::new(),
     };
-    if selects_any {
+    if let Some(read) = read {
+        // The pages of both parts come together.
         let fetch = part.fetch_group(footer, read, BATCH_ROWS);
         let (fetched, times) = try_join(fetch, read_times(open, &chosen)).await?;
         reading.times = times;
@@ -434,12 +256,10 @@ async fn read_group<F: Form>(open: &OpenSamples, plan: GroupPlan, range: TimeRan
 
 /// The times of the ticks that were chosen, where samples have ticks.
 async fn read_times(open: &OpenSamples, chosen: &[Chosen]) -> Result<Option<Times>> {
-    let Some(times) = &open.times else {
-        return Ok(None);
-    };
-    let chosen = chosen.iter().filter(|chosen| !chosen.rows.is_empty());
-    let rows = chosen.filter_map(|chosen| Some(chosen.piece.times.as_ref()?.rows_of(&chosen.ticks)));
-    times.read(rows.collect()).await.map(Some)
+    match &open.times {
+        Some(times) => times.read(rows_of_times(chosen.iter())).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The rows of a group on their way to what is made of them.

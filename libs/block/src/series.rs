@@ -20,6 +20,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use crate::Result;
 use crate::cache::{Table, TableKey, TablePiece};
 use crate::group_rows::{ChunkRows, GroupRows};
+use crate::held_cells::HeldCells;
 use crate::label_column::LabelColumn;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
@@ -81,7 +82,7 @@ pub(crate) fn label_column(footer: &ArrowReaderMetadata, name: &str) -> Option<u
 }
 
 /// The number of the first series of a row group.
-fn first_number(footer: &ArrowReaderMetadata, group: u32) -> u64 {
+pub(crate) fn first_number(footer: &ArrowReaderMetadata, group: u32) -> u64 {
     let before = footer.metadata().row_groups().iter().take(group as usize);
     before
         .map(|group| group.num_rows().unsigned_abs())
@@ -95,6 +96,17 @@ impl SeriesTable {
 
     pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
         self.part.set_cpu(cpu);
+    }
+
+    pub(crate) fn set_held(&mut self, held: HeldCells) {
+        self.part.set_held(held);
+    }
+
+    /// Nothing of what was read before will be asked for again.
+    pub(crate) fn go_on(&self) {
+        if let Some(held) = self.part.held() {
+            held.go_on();
+        }
     }
 
     pub(crate) fn part(&self) -> &PartFile {
@@ -147,14 +159,14 @@ impl SeriesTable {
     }
 
     /// The rows of a group that label columns and times leave; `None` if there are none. Where these have to be fetched, so is where
-    /// `following` samples are.
+    /// `following` samples are, and the page indexes of the row groups that are looked at with it.
     pub(crate) async fn candidates(
         &self,
         footer: &ArrowReaderMetadata,
         group: u32,
         matchers: &Matchers,
         range: TimeRange,
-        following: Option<&SamplesTable>,
+        following: Option<(&SamplesTable, &[u32])>,
     ) -> Result<Option<GroupRows>> {
         let mut by_column: BTreeMap<usize, Vec<Matcher>> = BTreeMap::new();
         for m in matchers.iter() {
@@ -216,7 +228,7 @@ impl SeriesTable {
         group: u32,
         columns: &[usize],
         by_time: bool,
-        following: Option<&SamplesTable>,
+        following: Option<(&SamplesTable, &[u32])>,
     ) -> Result<Filters> {
         let cached = |piece| self.part.cache().table(&self.key(group, piece));
         let mut found: Vec<Option<Arc<LabelColumn>>> = columns
@@ -240,9 +252,9 @@ impl SeriesTable {
                 .collect();
             let read = self.read_filters(footer, group, names, read_times);
             let read = match following {
-                Some(samples) => {
+                Some((samples, together)) => {
                     // The rows that match are read next.
-                    let index = self.part.group_index(footer, group);
+                    let index = self.part.group_indexes(footer, together);
                     join3(read, index, samples.fetch_footer()).await.0?
                 }
                 None => read.await?,
@@ -298,7 +310,7 @@ impl SeriesTable {
         Ok(filters)
     }
 
-    fn key(&self, group: u32, piece: TablePiece) -> TableKey {
+    pub(crate) fn key(&self, group: u32, piece: TablePiece) -> TableKey {
         TableKey {
             block: self.part.block(),
             group,
@@ -425,7 +437,7 @@ impl SeriesTable {
             let read = match following {
                 Some(samples) => {
                     let may_match = rows.candidates(first_number(footer, rows.group()));
-                    join(read, samples.fetch_indexes(&may_match)).await.0?
+                    join(read, samples.fetch_indexes(&[may_match])).await.0?
                 }
                 None => read.await?,
             };
@@ -491,7 +503,7 @@ impl SeriesTable {
     }
 
     /// What makes series, for some rows of a group.
-    fn identity(
+    pub(crate) fn identity(
         &self,
         footer: &ArrowReaderMetadata,
         rows: &GroupRows,

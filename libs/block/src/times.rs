@@ -13,6 +13,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 
 use crate::Result;
+use crate::held_cells::HeldCells;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_chunk::{column, times};
@@ -108,6 +109,10 @@ impl TimesTable {
 
     pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
         self.part.set_cpu(cpu);
+    }
+
+    pub(crate) fn set_held(&mut self, held: HeldCells) {
+        self.part.set_held(held);
     }
 
     pub(crate) fn part(&self) -> &PartFile {
@@ -315,20 +320,33 @@ impl TimeGroups {
         })
     }
 
+    /// How some rows of a row group are read.
+    fn group_read(&self, inside: &Inside) -> GroupRead {
+        let rows = self.rows(inside.group);
+        let total = (rows.end - rows.start) as usize;
+        GroupRead {
+            group: inside.group as u32,
+            columns: ProjectionMask::columns(self.footer.parquet_schema(), [TIMESTAMP]),
+            selection: Some(RowSelection::from_consecutive_ranges(
+                inside.rows.iter().cloned(),
+                total,
+            )),
+        }
+    }
+
+    /// Fetches what reading some rows, in any order, begins with, for this read to hold until it does.
+    pub(crate) async fn fetch_ahead(&self, rows: Vec<Range<u64>>) -> Result<()> {
+        for together in self.split(&runs(rows)).chunks(GROUPS_TOGETHER) {
+            let groups: Vec<u32> = together.iter().map(|inside| inside.group as u32).collect();
+            let indexes = self.part.group_indexes(&self.footer, &groups).await?;
+            let reads = together.iter().map(|inside| self.group_read(inside));
+            self.part.fetch_groups_ahead(reads.zip(indexes).collect()).await?;
+        }
+        Ok(())
+    }
+
     async fn read_together(&self, together: &[Inside], mut backwards: Backwards) -> Result<Backwards> {
-        let read = |inside: &Inside| {
-            let rows = self.rows(inside.group);
-            let total = (rows.end - rows.start) as usize;
-            GroupRead {
-                group: inside.group as u32,
-                columns: ProjectionMask::columns(self.footer.parquet_schema(), [TIMESTAMP]),
-                selection: Some(RowSelection::from_consecutive_ranges(
-                    inside.rows.iter().cloned(),
-                    total,
-                )),
-            }
-        };
-        let reads = together.iter().map(read).collect();
+        let reads = together.iter().map(|inside| self.group_read(inside)).collect();
         let fetched = self.part.fetch_groups(&self.footer, reads, BATCH_ROWS).await?;
         for (inside, fetched) in together.iter().zip(fetched) {
             let count: usize = inside.rows.iter().map(ExactSizeIterator::len).sum();

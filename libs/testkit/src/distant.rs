@@ -17,6 +17,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use parking_lot::Mutex;
 
 /// Objects in memory whose reads take a while and are counted. Writes take no time.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ pub struct Distant {
     request: Duration,
     requests: AtomicU64,
     bytes: AtomicU64,
+    ranges: Mutex<Vec<(Path, Range<u64>)>>,
+    /// How many reads are still answered.
+    left: AtomicU64,
 }
 
 impl Distant {
@@ -37,7 +41,19 @@ impl Distant {
             request,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            ranges: Mutex::default(),
+            left: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Answers so many reads more, and fails all that come after them.
+    pub fn break_down_after(&self, reads: u64) {
+        self.left.store(reads, Ordering::Relaxed);
+    }
+
+    /// What was read since this was last asked.
+    pub fn take_ranges(&self) -> Vec<(Path, Range<u64>)> {
+        std::mem::take(&mut *self.ranges.lock())
     }
 
     /// How many reads there were since this was last asked, and how many bytes they got.
@@ -48,9 +64,26 @@ impl Distant {
         )
     }
 
-    async fn requests(&self, count: usize) {
-        self.requests.fetch_add(count as u64, Ordering::Relaxed);
+    async fn requests(&self, count: usize) -> Result<()> {
+        let count = count as u64;
+        self.requests.fetch_add(count, Ordering::Relaxed);
         self.clock.sleep(self.request).await;
+        let answer = |left: u64| match left {
+            u64::MAX => Some(left),
+            left => left.checked_sub(count),
+        };
+        let answered = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, answer);
+        answered.map(|_| ()).map_err(|_| object_store::Error::Generic {
+            store: "distant",
+            source: "it has broken down".into(),
+        })
+    }
+
+    fn read(&self, path: &Path, range: Range<u64>) {
+        self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        self.ranges.lock().push((path.clone(), range));
     }
 }
 
@@ -75,19 +108,19 @@ impl ObjectStore for Distant {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.requests(1).await;
+        self.requests(1).await?;
         let found = self.objects.get_opts(path, options).await?;
-        self.bytes
-            .fetch_add(found.range.end - found.range.start, Ordering::Relaxed);
+        self.read(path, found.range.clone());
         Ok(found)
     }
 
     /// As many requests as ranges: object stores answer one range each.
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.requests(ranges.len()).await;
+        self.requests(ranges.len()).await?;
         let found = self.objects.get_ranges(path, ranges).await?;
-        self.bytes
-            .fetch_add(found.iter().map(|b| b.len() as u64).sum(), Ordering::Relaxed);
+        for (range, bytes) in ranges.iter().zip(&found) {
+            self.read(path, range.start..range.start + bytes.len() as u64);
+        }
         Ok(found)
     }
 
@@ -100,7 +133,7 @@ impl ObjectStore for Distant {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.requests(1).await;
+        self.requests(1).await?;
         self.objects.list_with_delimiter(prefix).await
     }
 

@@ -14,6 +14,16 @@ pub(crate) struct ReadBounds {
     pub(crate) window_series: usize,
     /// Rows that are read together; a single series may have more.
     pub(crate) window_rows: u64,
+    /// Row groups of series that are looked at together, of all blocks: half a megabyte each. None is ahead where this is 0.
+    pub(crate) groups_ahead: usize,
+    /// About the bytes that are fetched for the first section of a read: little enough that who waits for it hears from it soon.
+    pub(crate) first_section_bytes: u64,
+    /// About the bytes that are fetched for each after it, at most.
+    pub(crate) section_bytes: u64,
+    /// Windows of a section, at most.
+    pub(crate) section_windows: usize,
+    /// Series of blocks in a section, about, at most: some hundred bytes each.
+    pub(crate) section_series: usize,
     /// Labels that wait to be merged: batches are made to stay well below, a read beyond it is refused.
     pub(crate) label_bytes: usize,
 }
@@ -24,7 +34,28 @@ impl Default for ReadBounds {
             blocks_at_once: 32,
             window_series: 256,
             window_rows: 1 << 18,
+            groups_ahead: 64,
+            first_section_bytes: 8 << 20,
+            section_bytes: 16 << 20,
+            section_windows: 64,
+            section_series: 1 << 16,
             label_bytes: 512 << 20,
+        }
+    }
+}
+
+impl ReadBounds {
+    /// For a bucket: one that is a folder answers at once, and what is fetched ahead only takes memory. Its sections are as large as
+    /// it takes to fetch no cell for each window again.
+    pub(crate) fn of_bucket(url: &str) -> Self {
+        let bounds = Self::default();
+        match url.starts_with("file:") {
+            true => Self {
+                first_section_bytes: 1 << 20,
+                section_bytes: 1 << 20,
+                ..bounds
+            },
+            false => bounds,
         }
     }
 }

@@ -3,9 +3,9 @@
 //! **Data flow.** A querier pins a manifest version and asks [`BlockStore`] (a `koios_wire::StoreService`) for series of
 //! listed blocks. *Plan*: the blocks are looked up in the manifest. *Merge*: the blocks' matching series are united in
 //! label order. *Read*: window by window, their samples are looked up in the cache, and what is missing is read from the
-//! pages it is on: of series up to some thousand samples all, so that they can be kept, of longer ones what is around the
-//! range. They leave as chunks, for who is in the same process and for others alike; of a chunk that is mostly outside the
-//! range only what is inside.
+//! pages it is on, which are fetched for a section of several windows at once, while the one before is decoded: of series up
+//! to some thousand samples all, so that they can be kept, of longer ones what is around the range. They leave as chunks, for
+//! who is in the same process and for others alike; of a chunk that is mostly outside the range only what is inside.
 //!
 //! **Invariants.** A read sees exactly the blocks it names or fails: it never shrinks (I4, I10). Runs of
 //! different blocks may overlap: whoever reads them merges (I2). No byte is used before its checksum (I11). What a
@@ -34,6 +34,7 @@ mod merge;
 mod metadata;
 mod metrics;
 mod plan;
+mod sections;
 mod service;
 mod uploads;
 mod window;

@@ -1,6 +1,6 @@
 //! What of blocks is deleted or past its retention, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
 
-use koios_block::{BlockReader, BlockSeries, Deletion};
+use koios_block::{BlockReader, BlockSeries, Deletion, HeldCells};
 use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, Tombstone};
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Expiry, Labels, TimeRange};
@@ -91,6 +91,16 @@ impl<'m> Compiled<'m> {
 pub(crate) struct MaskedBlock {
     pub(crate) reader: BlockReader,
     pub(crate) masks: Masks,
+}
+
+impl MaskedBlock {
+    /// The same for a read that holds what it fetches.
+    pub(crate) fn with_held(self, held: &HeldCells) -> Self {
+        Self {
+            reader: self.reader.with_held(held),
+            ..self
+        }
+    }
 }
 
 /// The deletions that a block is not clean of, and what of it is too old.

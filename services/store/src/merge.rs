@@ -28,6 +28,9 @@ const BATCH_SERIES: RangeInclusive<usize> = 32..=32 << 10;
 /// What a series is taken to hold before any was read.
 const SERIES_BYTES_GUESS: usize = 1 << 10;
 
+/// Most row groups of series of one block that are looked at together.
+const GROUPS_AHEAD_MAX: usize = 16;
+
 /// The next labels of a source, and its place.
 type Head = Reverse<(Labels, usize)>;
 
@@ -44,9 +47,16 @@ struct Source {
 }
 
 impl Source {
-    fn new(block: &MaskedBlock, matchers: &Matchers, range: TimeRange, share: usize) -> Self {
+    fn new(
+        block: &MaskedBlock,
+        matchers: &Matchers,
+        range: TimeRange,
+        share: usize,
+        groups_ahead: usize,
+    ) -> Self {
+        let series = block.reader.series_cursor(matchers.clone(), range);
         Self {
-            series: block.reader.series_cursor(matchers.clone(), range),
+            series: series.with_groups_ahead(groups_ahead),
             masks: block.masks.clone(),
             range,
             batch: VecDeque::new(),
@@ -127,7 +137,11 @@ impl Merge {
         bounds: ReadBounds,
     ) -> Self {
         let share = bounds.label_bytes / 4 / blocks.len().max(1);
-        let source = |block| Source::new(block, matchers, range, share);
+        let groups_ahead = match bounds.groups_ahead {
+            0 => 0,
+            groups => (groups / blocks.len().max(1)).clamp(1, GROUPS_AHEAD_MAX),
+        };
+        let source = |block| Source::new(block, matchers, range, share, groups_ahead);
         Self {
             sources: blocks.iter().map(source).collect(),
             heads: BinaryHeap::new(),

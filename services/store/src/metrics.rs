@@ -1,5 +1,6 @@
 //! What the store tells about itself.
 
+use koios_block::HeldBudget;
 use koios_bucket::Blocks;
 use koios_server::Metrics;
 use koios_server::metrics::{ByWord, Counter, Family};
@@ -9,11 +10,12 @@ use prometheus_client::metrics::MetricType;
 
 /// What the caches hold when metrics are gathered: to find out is work that no read should wait for.
 #[derive(Clone, Debug)]
-struct CacheBytes(Blocks);
+struct CacheBytes(Blocks, HeldBudget);
 
 impl EncodeMetric for CacheBytes {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for (cache, bytes) in self.0.bytes() {
+        let held = [("held", self.1.used())];
+        for (cache, bytes) in self.0.bytes().into_iter().chain(held) {
             let label = [("cache", cache)];
             let mut of_cache = encoder.encode_family(&label)?;
             of_cache.encode_gauge(&i64::try_from(bytes).unwrap_or(i64::MAX))?;
@@ -37,12 +39,12 @@ pub(crate) struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    pub(crate) fn new(metrics: &Metrics, blocks: &Blocks) -> Self {
+    pub(crate) fn new(metrics: &Metrics, blocks: &Blocks, held: &HeldBudget) -> Self {
         let failures = Family::default();
         metrics.register(
             "koios_store_cache_bytes",
-            "Memory that what was read of blocks takes, by cache: cells are checked bytes, samples are chunks",
-            CacheBytes(blocks.clone()),
+            "Memory that what was read of blocks takes, by cache: cells are checked bytes, samples are chunks; held is what reads under way have of cells, mostly the same ones",
+            CacheBytes(blocks.clone(), held.clone()),
         );
         Self {
             reads: metrics.counter("koios_store_reads_total", "Reads of blocks that were asked for"),

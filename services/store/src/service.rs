@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use koios_block::{BlockCache, Subject};
+use koios_block::{BlockCache, HeldBudget, HeldCells, Subject};
 use koios_bucket::{Blocks, DiskCache, TenantManifests};
 use koios_chunk::Run;
-use koios_model::{Metadata, TimeRange};
+use koios_model::Metadata;
 use koios_runtime::Cpu;
 use koios_server::Metrics;
 use koios_wire::{
@@ -25,12 +25,13 @@ use crate::merge::Merge;
 use crate::metadata::metadata;
 use crate::metrics::StoreMetrics;
 use crate::plan::{Wanted, listed, open};
-use crate::window::{Window, Windows};
+use crate::sections::{Planner, Section, Sections};
+use crate::window::{WindowRead, Windows};
 
 /// Budgets of the store's caches, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// Checked bytes of blocks.
+    /// Checked bytes of blocks; as many more may be held by reads that are under way, most of which are the same.
     pub cell_cache_bytes: u64,
     /// Parsed footers and page indexes.
     pub index_cache_bytes: u64,
@@ -69,6 +70,8 @@ pub struct BlockStore {
     blocks: Blocks,
     pub(crate) bounds: ReadBounds,
     pub(crate) rows: RowsInWork,
+    /// What reads hold of what was fetched for them.
+    held: HeldBudget,
     cpu: Cpu,
     metrics: StoreMetrics,
     departed: Option<Departed>,
@@ -95,13 +98,18 @@ impl BlockStore {
             disk_metrics::register(metrics, disk);
         }
         let bucket = manifests.bucket().clone();
+        let (bounds, held) = (
+            ReadBounds::of_bucket(bucket.url()),
+            HeldBudget::new(settings.cell_cache_bytes),
+        );
         let blocks = Blocks::new(bucket, Arc::new(cache), settings.meta_cache_bytes).with_cpu(cpu.clone());
         Self {
             manifests,
             cpu,
-            bounds: ReadBounds::default(),
+            bounds,
             rows: RowsInWork::new(),
-            metrics: StoreMetrics::new(metrics, &blocks),
+            metrics: StoreMetrics::new(metrics, &blocks, &held),
+            held,
             blocks,
             departed: disk.map(Departed::new),
         }
@@ -115,6 +123,18 @@ impl BlockStore {
         }
         self.metrics.blocks.inc_by(found.len() as u64);
         open(&self.blocks, subject, wanted.tenant, found).await
+    }
+
+    /// The series of a window. What is decoded is all gone when it is done; what is cached waits for nobody who decodes.
+    async fn samples(&self, read: WindowRead) -> Result<Vec<SeriesRuns>, ServiceError> {
+        let _in_work = match read.rows_missing() {
+            0 => None,
+            rows => Some(self.rows.reserve(rows).await?),
+        };
+        let series = read.finish(self.bounds, &self.cpu).await?;
+        let samples: usize = series.iter().flat_map(|s| &s.runs).map(Run::count).sum();
+        self.metrics.samples.inc_by(samples as u64);
+        Ok(series)
     }
 
     async fn labels(&self, request: StoreLabelsRequest, values: bool) -> Result<Vec<String>, ServiceError> {
@@ -136,34 +156,53 @@ fn wanted(request: &StoreLabelsRequest) -> Wanted<'_> {
 
 /// A read on its way.
 struct Reading {
-    windows: Windows,
+    source: Source,
     /// Series that may still be sent.
     left: u64,
-    reader: WindowReader,
+    store: BlockStore,
 }
 
-/// Reads windows.
-struct WindowReader {
-    blocks: Vec<MaskedBlock>,
-    range: TimeRange,
-    labels_only: bool,
-    store: BlockStore,
+/// Where the series of a read come from.
+enum Source {
+    /// Label sets alone.
+    Labels(Windows),
+    Samples {
+        sections: Box<Sections>,
+        /// The present one.
+        section: Section,
+    },
 }
 
 impl Reading {
     /// The next batch, or the end.
     async fn next(&mut self) -> Result<StoreItem, ServiceError> {
-        loop {
-            let window = self.windows.next(self.left).await?;
-            if window.found.is_empty() {
-                return Ok(StoreItem::End);
-            }
-            let series = self.reader.read(window).await?;
+        while let Some(series) = self.window().await? {
             if !series.is_empty() {
                 self.left -= series.len() as u64;
-                self.reader.store.metrics.series.inc_by(series.len() as u64);
+                self.store.metrics.series.inc_by(series.len() as u64);
                 return Ok(StoreItem::Series(series));
             }
+        }
+        Ok(StoreItem::End)
+    }
+
+    /// The series of the next window.
+    async fn window(&mut self) -> Result<Option<Vec<SeriesRuns>>, ServiceError> {
+        let (sections, section) = match &mut self.source {
+            Source::Labels(windows) => {
+                let window = windows.next(self.left).await?;
+                return Ok((!window.found.is_empty()).then(|| window.labels()));
+            }
+            Source::Samples { sections, section } => (sections, section),
+        };
+        loop {
+            if let Some(window) = section.windows.pop_front() {
+                return self.store.samples(window).await.map(Some);
+            }
+            if section.is_last || self.left == 0 {
+                return Ok(None);
+            }
+            *section = sections.next(self.left).await?;
         }
     }
 
@@ -173,29 +212,10 @@ impl Reading {
             match reading.next().await {
                 Ok(StoreItem::End) => Some((Ok(StoreItem::End), None)),
                 Ok(series) => Some((Ok(series), Some(reading))),
-                Err(e) => Some((Err(reading.reader.store.metrics.failed(e)), None)),
+                Err(e) => Some((Err(reading.store.metrics.failed(e)), None)),
             }
         })
         .boxed()
-    }
-}
-
-impl WindowReader {
-    /// The series of a window. What is decoded is all gone when it is done; what is cached waits for nobody who decodes.
-    async fn read(&self, window: Window) -> Result<Vec<SeriesRuns>, ServiceError> {
-        let store = &self.store;
-        if self.labels_only {
-            return Ok(window.labels());
-        }
-        let read = window.look_up(&self.blocks, self.range);
-        let _in_work = match read.rows_missing() {
-            0 => None,
-            rows => Some(store.rows.reserve(rows).await?),
-        };
-        let series = read.finish(store.bounds, &store.cpu).await?;
-        let samples: usize = series.iter().flat_map(|s| &s.runs).map(Run::count).sum();
-        store.metrics.samples.inc_by(samples as u64);
-        Ok(series)
     }
 }
 
@@ -215,21 +235,30 @@ impl StoreService for BlockStore {
         };
         let opened = self.open(wanted, subject).await;
         let blocks = opened.map_err(|e| self.metrics.failed(e))?;
+        let held = HeldCells::new(&self.held);
+        let blocks: Vec<_> = blocks.into_iter().map(|block| block.with_held(&held)).collect();
+        let mut bounds = self.bounds;
+        let left = match request.limit {
+            0 => u64::MAX,
+            limit => {
+                // Who wants few series needs none that come after them.
+                bounds.groups_ahead = 0;
+                limit
+            }
+        };
         let StoreSelectRequest { matchers, range, .. } = &request;
-        let merge = Merge::new(&blocks, matchers, *range, self.bounds);
+        let windows = Windows::new(Merge::new(&blocks, matchers, *range, bounds), bounds);
+        let source = match request.labels_only {
+            true => Source::Labels(windows),
+            false => Source::Samples {
+                sections: Box::new(Sections::new(Planner::new(windows, blocks, *range, bounds, held))),
+                section: Section::default(),
+            },
+        };
         let reading = Reading {
-            windows: Windows::new(merge, self.bounds),
-            left: if request.limit == 0 {
-                u64::MAX
-            } else {
-                request.limit
-            },
-            reader: WindowReader {
-                blocks,
-                range: *range,
-                labels_only: request.labels_only,
-                store: self.clone(),
-            },
+            source,
+            left,
+            store: self.clone(),
         };
         Ok(reading.into_stream())
     }

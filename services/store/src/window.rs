@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockSeries, ChunkRead};
+use koios_block::{BlockSeries, ChunkRead, MissingUpTo};
 use koios_chunk::Run;
 use koios_model::TimeRange;
 use koios_runtime::Cpu;
@@ -40,6 +40,8 @@ pub(crate) struct WindowRead {
 /// What one block holds of a window.
 #[derive(Debug)]
 struct BlockRead {
+    /// Its place in the read.
+    block: usize,
     /// The places of its series.
     places: Vec<usize>,
     /// When samples of each are deleted.
@@ -97,10 +99,11 @@ impl Window {
                 of_block.1.push(series);
             }
         }
-        let reads = wanted.into_iter().filter_map(|(block, (places, series))| {
-            let block = blocks.get(block)?;
+        let reads = wanted.into_iter().filter_map(|(at, (places, series))| {
+            let block = blocks.get(at)?;
             let deleted = |s: &BlockSeries| block.masks.ranges(&s.labels, TimeRange::ALL);
             Some(BlockRead {
+                block: at,
                 places,
                 deleted: series.iter().map(deleted).collect(),
                 chunks: block.reader.look_up_chunks(&series, range),
@@ -123,6 +126,22 @@ impl Window {
 }
 
 impl WindowRead {
+    /// How many series of blocks it has.
+    pub(crate) fn parts(&self) -> usize {
+        self.reads.iter().map(|read| read.places.len()).sum()
+    }
+
+    /// About how many bytes are still to be fetched, after windows that came up to some places in the blocks.
+    pub(crate) fn bytes_missing(&self, up_to: &mut BTreeMap<usize, MissingUpTo>) -> u64 {
+        let of_block = |read: &BlockRead| read.chunks.bytes_missing(up_to.entry(read.block).or_default());
+        self.reads.iter().map(of_block).fold(0, u64::saturating_add)
+    }
+
+    /// What it reads of each block.
+    pub(crate) fn of_blocks(&self) -> impl Iterator<Item = (usize, &ChunkRead)> {
+        self.reads.iter().map(|read| (read.block, &read.chunks))
+    }
+
     /// How many rows are still to be decoded, at most.
     pub(crate) fn rows_missing(&self) -> u64 {
         self.reads.iter().map(|read| read.chunks.rows_missing()).sum()

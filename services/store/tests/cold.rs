@@ -1,19 +1,24 @@
 //! What a read costs of which nothing is cached but the manifest.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SERIES_PART, TIMES_PART};
+use koios_block::{
+    BlockId, BlockOptions, BlockParts, BlockWriter, CELL_BYTES, SAMPLES_PART, SERIES_PART, TIMES_PART,
+};
 use koios_bucket::{Bucket, ManifestBlock, TenantManifests, Writer};
 use koios_model::{Labels, Matcher, Matchers, PartitionId, TenantId, TimeRange};
-use koios_runtime::{Cpu, RealClock, RngHandle};
+use koios_runtime::{Clock, Cpu, RngHandle, TokioClock};
 use koios_server::Metrics;
 use koios_store::{BlockStore, StoreSettings};
 use koios_testkit::distant::Distant;
-use koios_wire::{StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService};
+use koios_wire::{
+    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+    StoreStream,
+};
 
 const REQUEST: Duration = Duration::from_millis(10);
 const BLOCKS: i64 = 30;
@@ -90,13 +95,18 @@ fn bytes_of(block: &BlockParts, part: &str) -> u64 {
 struct World {
     objects: Arc<Distant>,
     store: BlockStore,
+    metrics: Metrics,
     version: u64,
 }
 
 impl World {
     async fn of(blocks: impl Iterator<Item = BlockParts>) -> Self {
-        let clock = Arc::new(RealClock::new());
-        let objects = Arc::new(Distant::new(Arc::<RealClock>::clone(&clock), REQUEST));
+        Self::with(StoreSettings::default(), blocks).await
+    }
+
+    async fn with(settings: StoreSettings, blocks: impl Iterator<Item = BlockParts>) -> Self {
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let objects = Arc::new(Distant::new(Arc::<TokioClock>::clone(&clock), REQUEST));
         let bucket = Bucket::new(
             Arc::<Distant>::clone(&objects),
             "",
@@ -113,23 +123,28 @@ impl World {
         }
         let manifests = TenantManifests::new(bucket, Duration::from_secs(86_400));
         let version = manifests.latest(&tenant).await.unwrap().version;
-        let store = BlockStore::new(
-            manifests,
-            StoreSettings::default(),
-            Cpu::inline(),
-            &Metrics::new(),
-        );
+        let metrics = Metrics::new();
+        let store = BlockStore::new(manifests, settings, Cpu::inline(), &metrics);
         objects.take();
         Self {
             objects,
             store,
+            metrics,
             version,
         }
+    }
+
+    /// How many bytes reads under way hold.
+    fn held(&self) -> f64 {
+        let all = self.metrics.gather().into_iter();
+        let held = all.filter(|(labels, _)| labels.get("cache") == Some("held"));
+        held.map(|(_, bytes)| bytes).sum()
     }
 
     /// How many rounds of requests some work takes that wait for one another, and how many requests and bytes.
     async fn cost<T>(&self, work: impl Future<Output = T>) -> (T, Cost) {
         self.objects.take();
+        self.objects.take_ranges();
         let before = tokio::time::Instant::now();
         let done = work.await;
         let rounds = before.elapsed().as_millis() / REQUEST.as_millis();
@@ -142,8 +157,7 @@ impl World {
         (done, cost)
     }
 
-    /// How many series match and how many samples they have.
-    async fn select(&self, matcher: Matcher, range: TimeRange, labels_only: bool) -> (usize, i64) {
+    async fn stream(&self, matcher: Matcher, range: TimeRange, labels_only: bool) -> StoreStream {
         let request = StoreSelectRequest {
             tenant: TenantId::anonymous(),
             manifest_version: self.version,
@@ -153,16 +167,13 @@ impl World {
             labels_only,
             limit: 0,
         };
-        let mut stream = self.store.select(request).await.unwrap();
-        let (mut series, mut samples) = (0, 0);
-        while let Some(item) = stream.next().await {
-            if let StoreItem::Series(found) = item.unwrap() {
-                series += found.len();
-                let runs = found.iter().flat_map(|s| &s.runs);
-                samples += runs.map(koios_chunk::Run::count).sum::<usize>();
-            }
-        }
-        (series, samples as i64)
+        self.store.select(request).await.unwrap()
+    }
+
+    /// How many series match and how many samples they have.
+    async fn select(&self, matcher: Matcher, range: TimeRange, labels_only: bool) -> (usize, i64) {
+        let mut stream = self.stream(matcher, range, labels_only).await;
+        rest(&mut stream).await.unwrap()
     }
 
     fn labels_request(&self, name: &str) -> StoreLabelsRequest {
@@ -176,6 +187,26 @@ impl World {
             limit: 0,
         }
     }
+}
+
+/// What is left of a stream: how many series, and how many samples they have.
+async fn rest(stream: &mut StoreStream) -> Result<(usize, i64), ServiceError> {
+    let (mut series, mut samples) = (0, 0);
+    while let Some(item) = stream.next().await {
+        let (of_item, in_item) = counted(&item?);
+        series += of_item;
+        samples += in_item;
+    }
+    Ok((series, samples))
+}
+
+fn counted(item: &StoreItem) -> (usize, i64) {
+    let StoreItem::Series(found) = item else {
+        return (0, 0);
+    };
+    let runs = found.iter().flat_map(|s| &s.runs);
+    let samples: usize = runs.map(koios_chunk::Run::count).sum();
+    (found.len(), samples as i64)
 }
 
 #[derive(Debug)]
@@ -305,4 +336,177 @@ async fn who_asks_for_labels_reads_series_alone() {
         assert_eq!(found, (1, BLOCKS * ROWS));
         assert!(cost.rounds <= 4, "{cost:?}");
     }
+}
+
+/// Fails where a cell of a part came twice.
+fn assert_each_cell_once(world: &World) {
+    let mut came = BTreeSet::new();
+    for (path, range) in world.objects.take_ranges() {
+        if path.as_ref().ends_with(".parquet") {
+            for cell in range.start / CELL_BYTES..range.end.div_ceil(CELL_BYTES) {
+                assert!(
+                    came.insert((path.clone(), cell)),
+                    "cell {cell} of {path} came twice"
+                );
+            }
+        }
+    }
+}
+
+/// With so many bytes for cells, and as many for what reads hold of them.
+fn settings(cell_cache_bytes: u64) -> StoreSettings {
+    StoreSettings {
+        cell_cache_bytes,
+        ..StoreSettings::default()
+    }
+}
+
+async fn sleep(seconds: u64) {
+    TokioClock::starting_at(0)
+        .sleep(Duration::from_secs(seconds))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn round_trips_do_not_grow_with_windows_and_no_cell_comes_twice() {
+    for own_times in [false, true] {
+        let blocks: Vec<BlockParts> = (0..BLOCKS).map(|number| block(number, own_times)).collect();
+        let all: u64 = blocks.iter().flat_map(|b| &b.meta.parts).map(|p| p.bytes).sum();
+        let metas: u64 = blocks.iter().map(|b| b.meta.to_json().len() as u64).sum();
+        // In sections of some windows each, and of one or two.
+        for (cache, rounds) in [(256 << 20, 6), (64 << 20, 9)] {
+            let world = Box::pin(World::with(settings(cache), blocks.clone().into_iter())).await;
+            let select = world.select(Matcher::equal("__name__", "m"), TimeRange::ALL, false);
+            let (found, cost) = Box::pin(world.cost(select)).await;
+            // Two series are a window: each has a sixth of a million samples.
+            assert_eq!(found, (SERIES as usize, SERIES as i64 * BLOCKS * ROWS));
+            assert_each_cell_once(&world);
+            let text = format!("{cost:?}, of {all} bytes, own times {own_times}, cache {cache}");
+            assert!(cost.rounds <= rounds, "{text}");
+            assert!(cost.bytes <= all + metas, "{text}");
+            assert_eq!(world.held(), 0.0);
+        }
+    }
+}
+
+/// A block with many row groups of series, of which each target has some in all.
+fn wide_block() -> BlockParts {
+    const METRICS: usize = 400;
+    const TARGETS: usize = 200;
+    let window = TimeRange::new(0, 1_000_000);
+    let id = BlockId::new(window.max, 1);
+    let mut writer = BlockWriter::new(BlockOptions::new(id, TenantId::anonymous(), window)).unwrap();
+    for metric in 0..METRICS {
+        for target in 0..TARGETS {
+            let name = ("__name__", format!("m{metric:04}"));
+            let labels = Labels::from_pairs([name, ("i", format!("{target:04}"))]);
+            let values =
+                [0, 1, 2, 3].map(|t| f64::from_bits(noise(t, (metric * TARGETS + target) as u64) >> 2));
+            writer.push_series(&labels, None, &[1, 2, 3, 4], &values).unwrap();
+        }
+    }
+    writer.finish().unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_series_here_and_there_in_a_large_block_takes_few_round_trips() {
+    let world = Box::pin(World::of(std::iter::once(wide_block()))).await;
+    let select = world.select(Matcher::equal("i", "0123"), TimeRange::ALL, false);
+    let (found, cost) = Box::pin(world.cost(select)).await;
+    assert_eq!(found, (400, 1600));
+    assert_each_cell_once(&world);
+    assert!(cost.rounds <= 5, "{cost:?}");
+    // Nobody asks for what is known.
+    let select = world.select(Matcher::equal("i", "0123"), TimeRange::ALL, false);
+    let (found, cost) = Box::pin(world.cost(select)).await;
+    assert_eq!((found, cost.requests), ((400, 1600), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_who_reads_slowly_makes_nothing_pile_up_and_who_leaves_ends_all_reads() {
+    const CACHE: u64 = 48 << 20;
+    let blocks: Vec<BlockParts> = (0..BLOCKS).map(|number| block(number, true)).collect();
+    let all: u64 = blocks.iter().flat_map(|b| &b.meta.parts).map(|p| p.bytes).sum();
+    let world = Box::pin(World::with(settings(CACHE), blocks.into_iter())).await;
+    let mut stream = world
+        .stream(Matcher::equal("__name__", "m"), TimeRange::ALL, false)
+        .await;
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(counted(&first).1 > 0);
+    sleep(600).await;
+    // A read may have half of what there is for all, and fetches two sections of a fifth of this each.
+    let (held, (_, bytes)) = (world.held(), world.objects.take());
+    assert!(held > 0.0 && held <= (CACHE / 2) as f64, "{held}");
+    assert!(bytes < all / 3 * 2, "{bytes} of {all}");
+    sleep(600).await;
+    assert_eq!(world.objects.take(), (0, 0));
+    // It goes on where it was, however long that took.
+    let second = stream.next().await.unwrap().unwrap();
+    assert!(counted(&second).1 > 0);
+    let third = stream.next().await.unwrap().unwrap();
+    assert!(counted(&third).1 > 0);
+    drop(stream);
+    sleep(1).await;
+    world.objects.take();
+    sleep(600).await;
+    assert_eq!(world.objects.take(), (0, 0));
+    assert_eq!(world.held(), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_a_bucket_that_breaks_down_fails_a_read_once_and_after_what_came_before() {
+    let blocks: Vec<BlockParts> = (0..BLOCKS).map(|number| block(number, true)).collect();
+    let world = Box::pin(World::with(settings(64 << 20), blocks.into_iter())).await;
+    let mut stream = world
+        .stream(Matcher::equal("__name__", "m"), TimeRange::ALL, false)
+        .await;
+    let first = stream.next().await.unwrap().unwrap();
+    assert!(counted(&first).1 > 0);
+    world.objects.break_down_after(0);
+    let before = tokio::time::Instant::now();
+    let failed = rest(&mut stream).await.unwrap_err();
+    assert_eq!(failed.code, ServiceErrorCode::BucketUnavailable, "{failed}");
+    // As long as one read of the bucket is tried.
+    assert!(
+        before.elapsed() < Duration::from_secs(90),
+        "{:?}",
+        before.elapsed()
+    );
+    assert!(stream.next().await.is_none());
+    sleep(1).await;
+    assert_eq!(world.held(), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_damage_is_told_by_the_series_that_has_it_whatever_was_fetched_ahead() {
+    let mut blocks: Vec<BlockParts> = (0..BLOCKS).map(|number| block(number, true)).collect();
+    // Of values of one of the last series.
+    let damaged = &mut blocks[7];
+    let (_, bytes) = damaged
+        .parts
+        .iter_mut()
+        .find(|(name, _)| name == SAMPLES_PART)
+        .unwrap();
+    let mut changed = bytes.to_vec();
+    let at = changed.len() * 9 / 10;
+    changed[at] ^= 1;
+    *bytes = changed.into();
+    let world = Box::pin(World::of(blocks.into_iter())).await;
+    let mut stream = world
+        .stream(Matcher::equal("__name__", "m"), TimeRange::ALL, false)
+        .await;
+    let mut came = 0;
+    let failed = loop {
+        match stream.next().await.unwrap() {
+            Ok(item) => came += counted(&item).0,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(failed.code, ServiceErrorCode::Corruption, "{failed}");
+    assert!(failed.message.contains("failed its checksum"), "{failed}");
+    assert!(0 < came && came < SERIES as usize, "{came} series came before it");
+    // What was fetched ahead ends, too.
+    drop(stream);
+    sleep(1).await;
+    assert_eq!(world.held(), 0.0);
 }

@@ -1,0 +1,333 @@
+//! The bytes of a part, in cells of which each has its checksum.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+
+use super::PartFile;
+use crate::Result;
+use crate::cell_store::CellKey;
+use crate::held_cells::HeldRoom;
+use crate::meta::CELL_BYTES;
+use crate::tail::Tail;
+use crate::used_up::{UsedUp, used_up};
+
+/// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
+const GAP_CELLS_MAX: u64 = 4;
+/// Largest single request, in cells: 8 MiB.
+const RUN_CELLS_MAX: u64 = 128;
+/// Most bytes one step of a read may ask for; a sound row group needs a tenth of it.
+const FETCH_BYTES_MAX: u64 = 256 << 20;
+
+/// Cells by their number; `None` for those that are still to be fetched.
+type Cells = BTreeMap<u64, Option<Bytes>>;
+
+impl PartFile {
+    /// The bytes of each range, from cells whose checksums were verified.
+    pub(crate) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let mut cells = self.known_cells(ranges)?;
+        let missing = missing(&cells);
+        if !missing.is_empty() {
+            let runs = self.runs(&missing, &cells);
+            let room = self.held.as_ref();
+            let room = room.and_then(|held| held.reserve(runs.iter().map(|run| self.run_bytes(run)).sum()));
+            self.fetch_cells(&missing, &mut cells, room).await?;
+        }
+        ranges.iter().map(|r| self.assemble(r, &cells)).collect()
+    }
+
+    /// Fetches the cells of these ranges that are not held or cached, for this read to hold until it comes to them; none where it
+    /// has no room for them.
+    pub(crate) async fn fetch_ahead(&self, ranges: &[Range<u64>]) -> Result<()> {
+        let Some(held) = &self.held else {
+            return Ok(());
+        };
+        let mut cells = self.known_cells(ranges)?;
+        let missing = missing(&cells);
+        let runs = self.runs(&missing, &cells);
+        let to_fetch: u64 = runs.iter().map(|run| self.run_bytes(run)).sum();
+        // What the cache has now it need not have when this read comes to it.
+        let cached = cells
+            .iter()
+            .filter_map(|(&cell, bytes)| Some((self.key(cell), bytes.clone()?)));
+        let cached: Vec<_> = cached.filter(|(key, _)| held.cell(key).is_none()).collect();
+        let to_hold: u64 = cached.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let Some(mut room) = held.reserve(to_fetch.saturating_add(to_hold)) else {
+            return Ok(());
+        };
+        for (key, bytes) in cached {
+            room.put(key, bytes);
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => self.fetch_cells(&missing, &mut cells, Some(room)).await,
+        }
+    }
+
+    /// The cells of ranges, as far as they are held or cached.
+    fn known_cells(&self, ranges: &[Range<u64>]) -> Result<Cells> {
+        let size = self.part().bytes;
+        let mut total = 0u64;
+        let mut cells = Cells::new();
+        for r in ranges {
+            if r.start > r.end || r.end > size {
+                return Err(self.corrupt(format!("it refers to bytes {r:?} of its {size}")));
+            }
+            total = total.saturating_add(r.end - r.start);
+            if total > FETCH_BYTES_MAX {
+                return Err(self.corrupt(format!("one read needs over {FETCH_BYTES_MAX} bytes")));
+            }
+            for cell in r.start / CELL_BYTES..r.end.div_ceil(CELL_BYTES) {
+                cells.entry(cell).or_insert_with(|| self.known_cell(cell));
+            }
+        }
+        Ok(cells)
+    }
+
+    fn known_cell(&self, cell: u64) -> Option<Bytes> {
+        let key = self.key(cell);
+        let held = self.held.as_ref().and_then(|held| held.cell(&key));
+        held.or_else(|| self.cache.cell(&key))
+    }
+
+    /// The requests that fetch cells. None fetches what is here already only because it lies between.
+    fn runs(&self, missing: &[u64], cells: &Cells) -> Vec<Range<u64>> {
+        let is_here = |cell: u64| {
+            let of_ranges = cells.get(&cell).is_some_and(Option::is_some);
+            of_ranges || self.held.as_ref().is_some_and(|held| held.has(&self.key(cell)))
+        };
+        coalesce(missing, is_here)
+    }
+
+    /// How many bytes some neighbouring cells have.
+    fn run_bytes(&self, run: &Range<u64>) -> u64 {
+        (run.end * CELL_BYTES).min(self.part().bytes) - run.start * CELL_BYTES
+    }
+
+    /// Keeps the cells of a tail of this part that pass their checksums; who reads the others is told why they do not.
+    pub(crate) fn keep(&self, tail: &Tail) {
+        let ends = tail.from.checked_add(tail.bytes.len() as u64) == Some(self.part().bytes);
+        if !ends || !tail.from.is_multiple_of(CELL_BYTES) {
+            return;
+        }
+        let cells = tail.from / CELL_BYTES..;
+        for (cell, bytes) in cells.zip(tail.bytes.chunks(CELL_BYTES as usize)) {
+            if self.check_cell(cell, bytes).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Lets cells go of which hardly anybody needs a byte once all samples in `rows` of a row group are cached as chunks:
+    /// those that at least half of is of such samples. Every column of every read ends inside of a cell, and what is left of
+    /// these would soon fill as much memory as the chunks. Rows of earlier reads count too: of many blocks few series are
+    /// read at a time, a part of a page of each. While the cache of chunks is full all stay: it may not take them.
+    ///
+    /// A read that holds them still has them.
+    pub(crate) fn forget_used_up(&self, group: u32, index: &ArrowReaderMetadata, rows: &[Range<u64>]) {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return;
+        };
+        if !self.cache.takes_samples() {
+            return;
+        }
+        let runs = self.cache.add_used_up(self.index_key(Some(group)), rows);
+        let UsedUp { bytes, near } = used_up(index, &runs, &(first.start..last.end));
+        let is_near = |cell: &u64| {
+            let (start, end) = (cell * CELL_BYTES, (cell + 1) * CELL_BYTES);
+            near.iter().any(|near| near.start < end && start < near.end)
+        };
+        let cells = bytes.iter().flat_map(|b| mostly_within(b, self.part().bytes));
+        for cell in cells.filter(is_near) {
+            self.cache.forget_cell(&self.key(cell));
+        }
+    }
+
+    fn key(&self, cell: u64) -> CellKey {
+        CellKey {
+            block: self.meta.block,
+            part: self.index,
+            cell: u32::try_from(cell).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Fetches cells, and holds them where there is room. Of damaged ones the first is told, once all others are kept.
+    async fn fetch_cells(
+        &self,
+        missing: &[u64],
+        cells: &mut Cells,
+        mut room: Option<HeldRoom>,
+    ) -> Result<()> {
+        let missing = self.take_kept(missing, cells, &mut room).await;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let runs = self.runs(&missing, cells);
+        let range = |run: &Range<u64>| run.start * CELL_BYTES..run.start * CELL_BYTES + self.run_bytes(run);
+        let ranges: Vec<Range<u64>> = runs.iter().map(range).collect();
+        let fetched = self.source.read(&self.part().name, &ranges).await?;
+        if fetched.len() != ranges.len() {
+            return Err(self.corrupt("the storage answered with another number of ranges"));
+        }
+        let mut damage = None;
+        for ((run, range), bytes) in runs.into_iter().zip(&ranges).zip(fetched) {
+            if bytes.len() as u64 != range.end - range.start {
+                return Err(self.corrupt(format!("{} bytes came for range {range:?}", bytes.len())));
+            }
+            for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
+                // What came only because it lies between is not cached, but this read may come to it yet.
+                let checked = match cells.get_mut(&cell) {
+                    Some(slot) => self
+                        .check_cell(cell, chunk)
+                        .map(|bytes| slot.insert(bytes).clone()),
+                    None if room.is_some() && self.is_right(cell, chunk) => Ok(Bytes::copy_from_slice(chunk)),
+                    None => continue,
+                };
+                match (checked, &mut room) {
+                    (Ok(bytes), Some(room)) => room.put(self.key(cell), bytes),
+                    (Ok(_), None) => {}
+                    (Err(e), _) => damage = damage.or(Some(e)),
+                }
+            }
+        }
+        damage.map_or(Ok(()), Err)
+    }
+
+    /// Takes the cells that are kept below memory, and tells which are still missing.
+    async fn take_kept(&self, missing: &[u64], cells: &mut Cells, room: &mut Option<HeldRoom>) -> Vec<u64> {
+        let Some(store) = self.cache.cell_store().filter(|_| !missing.is_empty()) else {
+            return missing.to_vec();
+        };
+        let keys: Vec<CellKey> = missing.iter().map(|&cell| self.key(cell)).collect();
+        let mut kept = store.get(&keys).await.into_iter();
+        let mut left = Vec::new();
+        for (&cell, key) in missing.iter().zip(keys) {
+            let bytes = kept.next().flatten();
+            let is_right = bytes.as_ref().is_some_and(|bytes| self.is_right(cell, bytes));
+            match bytes {
+                Some(bytes) if is_right => {
+                    self.cache.put_cell(key, bytes.clone());
+                    if let Some(room) = room {
+                        room.put(key, bytes.clone());
+                    }
+                    cells.insert(cell, Some(bytes));
+                }
+                Some(_) => {
+                    store.forget(key);
+                    left.push(cell);
+                }
+                None => left.push(cell),
+            }
+        }
+        left
+    }
+
+    /// Whether these are the bytes of a cell.
+    fn is_right(&self, cell: u64, bytes: &[u8]) -> bool {
+        let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
+        want == Some(&crc32c::crc32c(bytes))
+    }
+
+    /// Verifies a cell that was fetched and caches a copy of its own, so that the large buffer it came in can go.
+    fn check_cell(&self, cell: u64, bytes: &[u8]) -> Result<Bytes> {
+        if !self.is_right(cell, bytes) {
+            return Err(self.corrupt(format!(
+                "cell {cell} (from byte {}) failed its checksum",
+                cell * CELL_BYTES
+            )));
+        }
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.cache.put_cell(self.key(cell), bytes.clone());
+        if let Some(store) = self.cache.cell_store() {
+            store.put(self.key(cell), bytes.clone());
+        }
+        Ok(bytes)
+    }
+
+    fn assemble(&self, range: &Range<u64>, cells: &Cells) -> Result<Bytes> {
+        let mut pieces = (range.start / CELL_BYTES..range.end.div_ceil(CELL_BYTES)).map(|cell| {
+            let bytes = cells.get(&cell).and_then(Option::as_ref)?;
+            let base = cell * CELL_BYTES;
+            let from = range.start.saturating_sub(base) as usize;
+            let to = (range.end - base).min(bytes.len() as u64) as usize;
+            (from <= to).then(|| bytes.slice(from..to))
+        });
+        let lost = || self.corrupt(format!("bytes {range:?} are missing"));
+        if range.start / CELL_BYTES + 1 >= range.end.div_ceil(CELL_BYTES) {
+            return match pieces.next() {
+                Some(piece) => piece.ok_or_else(lost),
+                None => Ok(Bytes::new()),
+            };
+        }
+        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        for piece in pieces {
+            out.extend_from_slice(&piece.ok_or_else(lost)?);
+        }
+        Ok(out.freeze())
+    }
+}
+
+/// Those that are still to be fetched, ascending.
+fn missing(cells: &Cells) -> Vec<u64> {
+    let missing = cells.iter().filter(|(_, bytes)| bytes.is_none());
+    missing.map(|(&cell, _)| cell).collect()
+}
+
+/// The cells of which at least half lies in `bytes`, in a part of `size` bytes.
+fn mostly_within(bytes: &Range<u64>, size: u64) -> impl Iterator<Item = u64> + use<> {
+    let bytes = bytes.start..bytes.end.min(size);
+    (bytes.start / CELL_BYTES..bytes.end.div_ceil(CELL_BYTES)).filter(move |cell| {
+        let whole = cell * CELL_BYTES..((cell + 1) * CELL_BYTES).min(size);
+        let inside = bytes
+            .end
+            .min(whole.end)
+            .saturating_sub(bytes.start.max(whole.start));
+        inside * 2 >= whole.end - whole.start
+    })
+}
+
+/// Joins ascending cells into runs, bridging small gaps with nothing in them that is here already.
+fn coalesce(cells: &[u64], is_here: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for &cell in cells {
+        let is_bridged = |run: &Range<u64>| {
+            cell <= run.end + GAP_CELLS_MAX
+                && cell < run.start + RUN_CELLS_MAX
+                && !(run.end..cell).any(&is_here)
+        };
+        match runs.last_mut().filter(|run| is_bridged(run)) {
+            Some(run) => run.end = cell + 1,
+            None => runs.push(cell..cell + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_cells_share_a_request_and_far_ones_do_not() {
+        let none = |_| false;
+        assert_eq!(coalesce(&[0, 1, 5, 20], none), [0..6, 20..21]);
+        let long: Vec<u64> = (0..300).collect();
+        assert_eq!(coalesce(&long, none), [0..128, 128..256, 256..300]);
+        assert!(coalesce(&[], none).is_empty());
+        assert_eq!(coalesce(&[0, 2, 5], |cell| cell == 3), [0..3, 5..6]);
+    }
+
+    #[test]
+    fn a_cell_that_is_half_used_up_goes() {
+        let cell = CELL_BYTES;
+        let all = |bytes: Range<u64>| mostly_within(&bytes, 3 * cell + 100).collect::<Vec<_>>();
+        assert_eq!(all(cell / 2..2 * cell), [0, 1]);
+        assert_eq!(all(cell / 2 + 1..2 * cell + cell / 2 - 1), [1]);
+        // The last one is shorter.
+        assert_eq!(all(3 * cell..3 * cell + 50), [3]);
+        assert_eq!(all(3 * cell + 60..3 * cell + 100), Vec::<u64>::new());
+        assert_eq!(all(0..0), Vec::<u64>::new());
+    }
+}
