@@ -181,6 +181,11 @@ impl BatchSet {
         self.streams.get(&stream).is_some_and(|s| !s.is_empty())
     }
 
+    /// The sequences of a stream, if it holds any.
+    pub fn of_stream(&self, stream: StreamId) -> Option<&SequenceSet> {
+        self.streams.get(&stream)
+    }
+
     /// Drops all batches of a stream.
     pub fn remove_stream(&mut self, stream: StreamId) {
         self.streams.remove(&stream);

@@ -19,6 +19,8 @@ pub(crate) struct Settling<'a> {
     gaps: BTreeMap<TenantId, BatchSet>,
     /// The streams that they told of.
     told: BTreeMap<TenantId, BTreeSet<StreamId>>,
+    /// Those of which one told something else than what is held here.
+    differing: BTreeMap<TenantId, BTreeSet<StreamId>>,
     /// Members to be heard yet.
     missing: usize,
 }
@@ -40,6 +42,7 @@ impl<'a> Settling<'a> {
             partition,
             gaps,
             told: BTreeMap::new(),
+            differing: BTreeMap::new(),
             missing: partition.replicas.len().saturating_sub(1),
         }
     }
@@ -49,13 +52,20 @@ impl<'a> Settling<'a> {
         self.missing = self.missing.saturating_sub(1);
         for theirs in tenants {
             if let Some(gaps) = self.gaps.get_mut(&theirs.tenant) {
-                *gaps = gaps.difference(&theirs.held);
+                *gaps = gaps.difference(&theirs.held).difference(&theirs.logged);
             }
             let streams = theirs.held.streams().map(|(stream, _)| stream);
             self.told
                 .entry(theirs.tenant.clone())
                 .or_default()
                 .extend(streams);
+            if let Some(replica) = self.inner.store.replica(self.partition.id, &theirs.tenant) {
+                let differing = replica.state.read().differing(&theirs.held);
+                self.differing
+                    .entry(theirs.tenant.clone())
+                    .or_default()
+                    .extend(differing);
+            }
         }
     }
 
@@ -64,6 +74,9 @@ impl<'a> Settling<'a> {
         // One that lost something since has its gaps filled by repair only.
         if self.missing > 0 || !self.inner.counts(self.partition.id) {
             return;
+        }
+        for replica in self.inner.store.replicas_of(self.partition.id) {
+            replica.state.write().age_filled();
         }
         for (tenant, gaps) in &self.gaps {
             if let Err(error) = self.fill(tenant, gaps).await {
@@ -75,17 +88,21 @@ impl<'a> Settling<'a> {
         for replica in self.inner.store.replicas_of(self.partition.id) {
             let logged = self.inner.store.segments.lock().logged(&replica.key);
             let mut state = replica.state.write();
-            state.note_logged(&logged);
-            state.drop_streams(self.told.get(&replica.key.1).unwrap_or(&nothing));
+            let tenant = &replica.key.1;
+            state.note_logged(&logged, self.differing.get(tenant).unwrap_or(&nothing));
+            state.drop_streams(self.told.get(tenant).unwrap_or(&nothing));
         }
     }
 
-    /// Has gaps pass for held, as batches of which there is nothing to hold.
+    /// Has gaps pass for held.
     async fn fill(&self, tenant: &TenantId, gaps: &BatchSet) -> Result<()> {
         if gaps.is_empty() {
             return Ok(());
         }
         let (partition, batches) = (self.partition.id, gaps.len());
+        if let Some(replica) = self.inner.store.replica(partition, tenant) {
+            replica.state.write().note_filled(gaps);
+        }
         let entry = Entry::TakenOver(TakenOver {
             partition,
             tenant: tenant.clone(),

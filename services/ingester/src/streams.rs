@@ -7,15 +7,20 @@
 //! holds it, it stays a gap, so that repair finds it. After that it must not come from its sender: what is filled passes for
 //! being in listed blocks. So a settled batch, and one that is held and not logged, is taken from members only.
 //!
-//! **Streams that are over.** Of a stream of which no batch is in the log, all of which listed blocks hold, and of which the
-//! head has forgotten all samples, nothing is told to other members, nor by new blocks: nobody needs anything of it. When no
+//! What was filled in is told to nobody for a while, lest others, who fill it in as well, take it for something in blocks
+//! and follow this member's floors.
+//!
+//! **Streams that are over.** Of a stream of which no batch is in the log, all of which listed blocks hold, of which the
+//! head has forgotten all samples, and of which all members that tell of it told the same when that began, nothing is told
+//! to other members, nor by new blocks: nobody needs anything of it. A member that lacked a batch would not hear of it any
+//! more, and take it for one that was never acknowledged, so as long as one tells something else, all is told. When no
 //! member tells of it either, and the head has forgotten what is in blocks that do, it is dropped: a head that does not hold
 //! what a block covers makes readers read the block. What a deletion must delete here is never of a stream that was dropped.
 //!
 //! **What stays.** Gaps that no later batch of their stream says to be settled, those sent under an older epoch than the
 //! newest, and those of a partition while a member is away or does not count: until their stream is over. And one race: of a
-//! batch that was given up, all of whose bytes a broken connection delivers after all members have said to lack it, to one
-//! that has not heard since what the others took for held. It holds, then, what they pass for holding. It was never
+//! batch that was given up, which a slow member applies (a broken connection delivered it late, or a disk stood still) after
+//! all members have said to lack it, before it hears what the others took for held. It holds, then, what they pass for holding. It was never
 //! acknowledged, so nothing that must be kept is lost with it; but blocks of the others pass for having it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +47,8 @@ pub(crate) struct Streams {
     settled: BTreeMap<StreamId, Settled>,
     /// Those of which the log has no batch.
     left: BTreeMap<StreamId, Left>,
+    /// What was filled in since all members were heard last, and what was before that since the time before.
+    filled: [BatchSet; 2],
 }
 
 /// A stream of which the log has no batch.
@@ -61,6 +68,8 @@ impl Streams {
             from: header.sequence,
             below: header.settled_below,
         };
+        // It is in the log again.
+        self.left.remove(&header.stream);
         let known = self.settled.entry(header.stream).or_insert(new);
         if new.epoch > known.epoch {
             let below = known.below.max(new.below);
@@ -90,11 +99,30 @@ impl ReplicaState {
         settled.difference(&self.held)
     }
 
-    /// Notes which streams the log has batches of.
-    pub(crate) fn note_logged(&mut self, logged: &BatchSet) {
+    /// Notes that batches were filled in.
+    pub(crate) fn note_filled(&mut self, batches: &BatchSet) {
+        let [new, _] = &mut self.streams.filled;
+        new.union_with(batches);
+    }
+
+    /// All members were heard once more: what was filled in before the last time is told from now on.
+    pub(crate) fn age_filled(&mut self) {
+        let [new, old] = &mut self.streams.filled;
+        *old = std::mem::take(new);
+    }
+
+    /// The streams of which another member, which tells `theirs`, holds something else.
+    pub(crate) fn differing(&self, theirs: &BatchSet) -> Vec<StreamId> {
+        let theirs = theirs.streams();
+        let differ = theirs.filter(|(stream, set)| self.held.of_stream(*stream) != Some(*set));
+        differ.map(|(stream, _)| stream).collect()
+    }
+
+    /// Notes which streams the log has batches of, or other members tell something else of.
+    pub(crate) fn note_logged(&mut self, logged: &BatchSet, differing: &BTreeSet<StreamId>) {
         let newest_ms = self.newest_ms;
         for (stream, _) in self.held.streams() {
-            if logged.has_stream(stream) {
+            if logged.has_stream(stream) || differing.contains(&stream) {
                 self.streams.left.remove(&stream);
             } else {
                 let new = Left {
@@ -122,7 +150,8 @@ impl ReplicaState {
 
     /// The batches held that other members and blocks are told of.
     pub(crate) fn told(&self) -> BatchSet {
-        let mut told = self.held.clone();
+        let [new, old] = &self.streams.filled;
+        let mut told = self.held.difference(new).difference(old);
         let left = self.streams.left.keys();
         left.filter(|stream| self.is_over(**stream))
             .for_each(|stream| told.remove_stream(*stream));
@@ -148,6 +177,9 @@ impl ReplicaState {
             self.held.remove_stream(stream);
             self.streams.left.remove(&stream);
             self.streams.settled.remove(&stream);
+            for filled in &mut self.streams.filled {
+                filled.remove_stream(stream);
+            }
         }
     }
 }

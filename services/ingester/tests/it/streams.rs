@@ -73,6 +73,33 @@ async fn i1_a_gap_that_others_hold_is_repaired_and_one_of_a_member_away_stays() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn i1_what_a_member_lacks_is_told_until_it_has_heard_of_it() {
+    let mut w = World::start_with(3, small_segments).await;
+    assert!(write_settled(&mut w, &[0, 1, 2], T0).await);
+    assert!(write_settled(&mut w, &[0, 1], T0 + 10).await);
+    assert!(write_settled(&mut w, &[0, 1, 2], T0 + 11).await);
+    // Away before it has looked for the second one, until the others have it in blocks only.
+    w.crash(2).await;
+    w.sleep(12 * 60 * A_MINUTE).await;
+    for i in [0, 1] {
+        w.crash(i).await;
+        w.boot(i).await;
+    }
+    w.sleep(12 * 60 * A_MINUTE).await;
+    assert_eq!(w.holdings(0).await.1.len(), 0, "the log has nothing of it");
+    // The others hear what it holds before it hears them.
+    w.cut_off(2, true);
+    w.boot(2).await;
+    w.sleep(3 * A_MINUTE).await;
+    w.cut_off(2, false);
+    w.sleep(3 * A_MINUTE).await;
+    for i in 0..3 {
+        assert_eq!(w.read(i).await.unwrap().1.held.len(), 3, "member {i}");
+        w.check(&w.query(i).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn i2_a_batch_that_its_sender_gave_up_comes_from_members_only() {
     let mut w = World::start(3).await;
     w.settled_below = 0;

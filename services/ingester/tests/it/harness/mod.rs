@@ -6,7 +6,7 @@ mod samples;
 mod store;
 mod traffic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,13 +44,25 @@ pub(crate) const CLUSTER: u128 = 77;
 
 /// Where peers find each other; a member that is down is absent.
 #[derive(Debug, Default)]
-pub(crate) struct Directory(Mutex<BTreeMap<String, Ingester>>);
+pub(crate) struct Directory {
+    members: Mutex<BTreeMap<String, Ingester>>,
+    /// Those that reach nobody, though they are reached.
+    cut_off: Mutex<BTreeSet<String>>,
+}
 
-impl Peers for Directory {
+/// The directory as one member sees it.
+#[derive(Debug)]
+struct Seen {
+    directory: Arc<Directory>,
+    by: String,
+}
+
+impl Peers for Seen {
     fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
-        match self.0.lock().get(&member.name) {
-            Some(ingester) => Arc::new(ingester.clone()),
-            None => Arc::new(DownIngester),
+        let cut_off = self.directory.cut_off.lock().contains(&self.by);
+        match self.directory.members.lock().get(&member.name) {
+            Some(ingester) if !cut_off => Arc::new(ingester.clone()),
+            _ => Arc::new(DownIngester),
         }
     }
 }
@@ -270,20 +282,23 @@ impl World {
             },
             state: self.state.clone(),
             manifests: TenantManifests::new(self.manifests.bucket().clone(), Duration::ZERO),
-            peers: Arc::clone(&self.directory) as Arc<dyn Peers>,
+            peers: Arc::new(Seen {
+                directory: Arc::clone(&self.directory),
+                by: name_of(i),
+            }),
             control: Arc::new(Control(self.state.clone())),
             metrics: Metrics::new(),
             tasks: node.tasks.clone(),
         };
         let ingester = Ingester::start(settings, deps);
         node.ingester = Some(ingester.clone());
-        self.directory.0.lock().insert(name_of(i), ingester.clone());
+        self.directory.members.lock().insert(name_of(i), ingester.clone());
         ingester
     }
 
     /// Ends a member's tasks where they stand.
     async fn halt(&mut self, i: usize) {
-        self.directory.0.lock().remove(&name_of(i));
+        self.directory.members.lock().remove(&name_of(i));
         let node = &mut self.nodes[i];
         node.tasks.stop().await;
         node.ingester = None;
@@ -321,6 +336,15 @@ impl World {
             p.replicas[i].incarnation = incarnation;
             p.replicas[i].counts = false;
         });
+    }
+
+    /// Lets a member reach no other, or all again.
+    pub(crate) fn cut_off(&self, i: usize, cut_off: bool) {
+        let mut members = self.directory.cut_off.lock();
+        match cut_off {
+            true => members.insert(name_of(i)),
+            false => members.remove(&name_of(i)),
+        };
     }
 
     pub(crate) fn node(&self, i: usize) -> &Ingester {
