@@ -19,9 +19,8 @@ use crate::pb::v1;
 use crate::pb::v1::ingester_server::{Ingester, IngesterServer};
 use crate::pb::v1::store_server::{Store, StoreServer};
 use crate::{
-    Batch, BatchError, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest,
-    FlushRequest, IngesterService, LabelsReply, MetadataRequest, ReadItem, ServiceError, ServiceErrorCode,
-    StoreItem, StoreService,
+    Batch, BatchSetsRequest, DeletionsRequest, ExemplarsRequest, FetchBatchesRequest, FlushRequest,
+    IngesterService, LabelsReply, MetadataRequest, ReadItem, ServiceError, StoreItem, StoreService,
 };
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -61,19 +60,6 @@ impl IngesterRpc {
     }
 }
 
-/// A batch that came damaged, or from a newer version, is no fault of what its sender was sent: it may try again. One that
-/// is too large stays so.
-fn undecodable(error: &BatchError) -> ServiceError {
-    let code = match error {
-        BatchError::TooLarge { .. } => ServiceErrorCode::InvalidArgument,
-        BatchError::Truncated { .. }
-        | BatchError::Format { .. }
-        | BatchError::Checksum { .. }
-        | BatchError::Column { .. } => ServiceErrorCode::Corruption,
-    };
-    ServiceError::new(code, format!("push: {error}"))
-}
-
 fn labels_reply(reply: LabelsReply) -> Response<v1::LabelsReply> {
     Response::new(v1::LabelsReply {
         end: Some(end_to_pb(&reply.end)),
@@ -87,7 +73,8 @@ impl Ingester for IngesterRpc {
     type FetchBatchesStream = StreamReply<v1::FetchBatchesReply>;
 
     async fn push(&self, request: Request<v1::PushRequest>) -> Reply<v1::PushReply> {
-        let batch = Batch::decode(request.into_inner().batch).map_err(|e| refuse(undecodable(&e)))?;
+        let batch = Batch::decode(request.into_inner().batch)
+            .map_err(|e| refuse(ServiceError::invalid(format!("push: {e}"))))?;
         let ack = self.service.push(Arc::new(batch)).await.map_err(refuse)?;
         Ok(Response::new(v1::PushReply {
             state_version: ack.state_version,
