@@ -7,6 +7,8 @@ use std::fmt;
 pub enum ServiceErrorCode {
     /// The request is wrong: do not retry.
     InvalidArgument,
+    /// The request is larger than the callee ever takes: do not retry, ask for less or send less at once.
+    TooLarge,
     /// The thing asked for does not exist: do not retry.
     NotFound,
     /// The batch speaks of a series by a reference that the callee does not know: send it with labels.
@@ -38,6 +40,7 @@ impl ServiceErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidArgument => "invalid_argument",
+            Self::TooLarge => "too_large",
             Self::NotFound => "not_found",
             Self::UnknownSeries => "unknown_series",
             Self::Stale => "stale",
@@ -57,6 +60,7 @@ impl ServiceErrorCode {
     pub fn from_wire(name: &str) -> Self {
         [
             Self::InvalidArgument,
+            Self::TooLarge,
             Self::NotFound,
             Self::UnknownSeries,
             Self::Stale,

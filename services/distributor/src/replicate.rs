@@ -102,7 +102,8 @@ impl Tally {
                 self.newest_version = self.newest_version.max(error.state_version);
                 self.superseded |= matches!(error.code, ServiceErrorCode::Stale | ServiceErrorCode::Behind);
                 let told = || format!("member {member}: {error}");
-                if error.code == ServiceErrorCode::InvalidArgument {
+                // Not `InvalidArgument`: so says a member of an older version that cannot read a batch.
+                if error.code == ServiceErrorCode::TooLarge {
                     self.refused += 1;
                     self.refusal.get_or_insert_with(told);
                 }

@@ -139,7 +139,7 @@ impl Error {
             Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,
             Self::Settled { .. } => ServiceErrorCode::Stale,
             Self::Wal(Wal::QueueFull { .. }) | Self::Memory(_) => ServiceErrorCode::ResourceExhausted,
-            Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::InvalidArgument,
+            Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::TooLarge,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
             Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
             Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,

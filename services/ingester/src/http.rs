@@ -63,7 +63,7 @@ async fn status(State(ingester): State<Ingester>) -> Json<IngesterStatus> {
 
 fn refused(error: &ServiceError) -> Response {
     let code = match error.code {
-        ServiceErrorCode::InvalidArgument => StatusCode::BAD_REQUEST,
+        ServiceErrorCode::InvalidArgument | ServiceErrorCode::TooLarge => StatusCode::BAD_REQUEST,
         ServiceErrorCode::NotFound => StatusCode::NOT_FOUND,
         ServiceErrorCode::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         ServiceErrorCode::Corruption | ServiceErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -23,7 +23,7 @@ const STATE_HEADER: &str = "koios-state-version";
 /// The gRPC status of an error; the exact code travels in a header.
 pub fn status_from_error(e: &ServiceError) -> Status {
     let code = match e.code {
-        ServiceErrorCode::InvalidArgument => Code::InvalidArgument,
+        ServiceErrorCode::InvalidArgument | ServiceErrorCode::TooLarge => Code::InvalidArgument,
         ServiceErrorCode::NotFound => Code::NotFound,
         ServiceErrorCode::Stale
         | ServiceErrorCode::Behind
@@ -498,6 +498,7 @@ mod tests {
         assert_eq!(got.code, ServiceErrorCode::Unimplemented);
         for code in [
             ServiceErrorCode::BucketUnavailable,
+            ServiceErrorCode::TooLarge,
             ServiceErrorCode::Unimplemented,
         ] {
             let sent = status_from_error(&ServiceError::new(code, "text"));

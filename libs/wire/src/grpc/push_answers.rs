@@ -15,25 +15,12 @@ use super::convert::{ack_to_pb, refusal_to_pb};
 use super::pushes::UNDER_WAY_MAX;
 use crate::pb::v1;
 use crate::pb::v1::push_many_reply::Answer;
-use crate::{Batch, BatchError, IngesterService, PushAck, ServiceError, ServiceErrorCode};
+use crate::{Batch, IngesterService, PushAck, ServiceError};
 
 /// Decodes and pushes one batch.
 pub(super) async fn push(service: &dyn IngesterService, batch: Bytes) -> Result<PushAck, ServiceError> {
-    let batch = Batch::decode(batch).map_err(|e| undecodable(&e))?;
+    let batch = Batch::decode(batch).map_err(|e| ServiceError::invalid(format!("push: {e}")))?;
     service.push(Arc::new(batch)).await
-}
-
-/// A batch that came damaged, or from a newer version, is no fault of what its sender was sent: it may try again. One that
-/// is too large stays so.
-fn undecodable(error: &BatchError) -> ServiceError {
-    let code = match error {
-        BatchError::TooLarge { .. } => ServiceErrorCode::InvalidArgument,
-        BatchError::Truncated { .. }
-        | BatchError::Format { .. }
-        | BatchError::Checksum { .. }
-        | BatchError::Column { .. } => ServiceErrorCode::Corruption,
-    };
-    ServiceError::new(code, format!("push: {error}"))
 }
 
 /// The answers of one stream: each batch's as soon as there is one.
