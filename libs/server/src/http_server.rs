@@ -19,6 +19,8 @@ use crate::refusals::WithBodies;
 
 /// Bytes that a client may send ahead on one HTTP/2 stream.
 const STREAM_WINDOW: u32 = 256 << 10;
+/// The same from a peer, one stream of which has all batches for a member: as much as comes within a few round trips.
+const PEER_STREAM_WINDOW: u32 = 8 * STREAM_WINDOW;
 /// The same of one connection: that of many streams, for what nobody reads of one must not keep the others waiting.
 const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Bytes that a peer may send in one HTTP/2 frame, which is read and handed over at once: the 16 KiB that strangers may would be
@@ -136,7 +138,10 @@ impl HttpServer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         if self.http2_only {
-            builder.http2().max_frame_size(PEER_FRAME_BYTES_MAX);
+            builder
+                .http2()
+                .max_frame_size(PEER_FRAME_BYTES_MAX)
+                .initial_stream_window_size(PEER_STREAM_WINDOW);
             builder.http2_only()
         } else {
             builder

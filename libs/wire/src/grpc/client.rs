@@ -26,6 +26,11 @@ use crate::{
     ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
 };
 
+/// Series of a batch that goes with others on a stream whose labels it has, at most.
+const STREAMED_LABELLED_MAX: usize = 256;
+/// Bytes of its content before compression, at most.
+const STREAMED_CONTENT_BYTES_MAX: usize = 512 << 10;
+
 /// An ingester in another process.
 #[derive(Clone, Debug)]
 pub struct IngesterClient {
@@ -85,11 +90,24 @@ where
     .boxed()
 }
 
+/// Whether a batch is read soon enough not to hold up those behind it on a stream, which are read one after the other:
+/// labels of many series, and what compresses well, take long and little room before.
+fn fits_stream(batch: &Batch) -> bool {
+    let columns = batch.columns();
+    let labelled = match batch.leaves_labels_out() {
+        true => columns.known.iter().filter(|known| !**known).count(),
+        false => columns.hashes.len(),
+    };
+    labelled <= STREAMED_LABELLED_MAX && batch.content_bytes() <= STREAMED_CONTENT_BYTES_MAX
+}
+
 #[async_trait]
 impl IngesterService for IngesterClient {
     async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
         let encoded = batch.encoded();
-        if let Some(answer) = self.pushes.push(encoded).await {
+        if fits_stream(&batch)
+            && let Some(answer) = self.pushes.push(encoded).await
+        {
             return answer;
         }
         let request = v1::PushRequest {
