@@ -92,7 +92,7 @@ impl Bucket {
         Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 
-    fn assemble(opened: Opened, retry: Retry) -> Self {
+    pub(crate) fn assemble(opened: Opened, retry: Retry) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store: opened.store,

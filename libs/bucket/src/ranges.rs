@@ -22,18 +22,19 @@ impl Bucket {
     /// [`crate::Error::Unavailable`], also when answers keep being cut short; [`crate::Error::Rejected`].
     pub(crate) async fn ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let total = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
-        let store = self.store();
-        let attempt = || async move {
-            if !self.is_remote() {
-                return store.get_ranges(path, ranges).await;
-            }
-            stream::iter(ranges.iter().cloned())
-                .map(|range| fetch(store.as_ref(), path, range))
-                .buffered(RANGES_AT_ONCE)
-                .try_collect()
-                .await
+        let (store, retry) = (self.store(), self.retry_for(total));
+        let read = if self.is_remote() {
+            // Each is asked again by itself: of hundreds of requests some fail where a few of a hundred do.
+            let (retry, started) = (&retry, retry.clock.elapsed());
+            let one = |range: Range<u64>| async move {
+                let attempt = || fetch(store.as_ref(), path, range.clone());
+                retry.since(started).run(path, attempt).await
+            };
+            let all = stream::iter(ranges.iter().cloned()).map(one);
+            all.buffered(RANGES_AT_ONCE).try_collect().await?
+        } else {
+            retry.run(path, || store.get_ranges(path, ranges)).await?
         };
-        let read = self.retry_for(total).run(path, attempt).await?;
         let is_whole = |(bytes, range): (&Bytes, &Range<u64>)| {
             bytes.len() as u64 == range.end.saturating_sub(range.start)
         };
@@ -70,4 +71,41 @@ async fn fetch(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> objec
         return Err(failed(format!("{} bytes came for range {range:?}", bytes.len())));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use koios_runtime::{ClockHandle, RngHandle, TokioClock};
+    use koios_testkit::distant::Distant;
+    use object_store::ObjectStoreExt as _;
+
+    use super::*;
+    use crate::retry::Retry;
+    use crate::store::Opened;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_range_that_fails_is_asked_again_alone() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let store = Arc::new(Distant::new(clock.clone(), Duration::from_millis(10)));
+        let path = Path::from("object");
+        store.put(&path, vec![7; 1_000].into()).await.unwrap();
+        let opened = Opened {
+            store: store.clone(),
+            prefix: Path::default(),
+            remote: true,
+        };
+        let bucket = Bucket::assemble(
+            opened,
+            Retry::new("bucket".into(), clock, RngHandle::from_seed(1)),
+        );
+        let ranges: Vec<_> = (0..200).map(|i| i * 5..i * 5 + 5).collect();
+        store.falter_every(10);
+        let read = bucket.ranges(&path, &ranges).await.unwrap();
+        assert!(read.len() == 200 && read.iter().all(|bytes| bytes.as_ref() == [7; 5]));
+        let (requests, _) = store.take();
+        assert!((201..=230).contains(&requests), "{requests}");
+    }
 }

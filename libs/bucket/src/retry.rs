@@ -73,6 +73,15 @@ impl Retry {
         }
     }
 
+    /// For a request that is one of several, of which the first began at `start`: they share the deadline.
+    pub(crate) fn since(&self, start: Duration) -> Self {
+        let spent = self.clock.elapsed().saturating_sub(start);
+        self.with(RetryPolicy {
+            deadline: self.policy.deadline.saturating_sub(spent),
+            ..self.policy
+        })
+    }
+
     /// Runs `attempt` until it gives a verdict (success, or an error that repeating cannot change) or time is up.
     pub(crate) async fn run<T, F>(&self, object: &Path, mut attempt: impl FnMut() -> F) -> Result<T>
     where

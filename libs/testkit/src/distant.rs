@@ -30,6 +30,9 @@ pub struct Distant {
     ranges: Mutex<Vec<(Path, Range<u64>)>>,
     /// How many reads are still answered.
     left: AtomicU64,
+    /// Each so many reads one fails.
+    falters: AtomicU64,
+    asked: AtomicU64,
 }
 
 impl Distant {
@@ -43,12 +46,19 @@ impl Distant {
             bytes: AtomicU64::new(0),
             ranges: Mutex::default(),
             left: AtomicU64::new(u64::MAX),
+            falters: AtomicU64::new(u64::MAX),
+            asked: AtomicU64::new(0),
         }
     }
 
     /// Answers so many reads more, and fails all that come after them.
     pub fn break_down_after(&self, reads: u64) {
         self.left.store(reads, Ordering::Relaxed);
+    }
+
+    /// Fails each `reads`-th read from now on.
+    pub fn falter_every(&self, reads: u64) {
+        self.falters.store(reads, Ordering::Relaxed);
     }
 
     /// What was read since this was last asked.
@@ -68,6 +78,17 @@ impl Distant {
         let count = count as u64;
         self.requests.fetch_add(count, Ordering::Relaxed);
         self.clock.sleep(self.request).await;
+        let failed = |text: &str| object_store::Error::Generic {
+            store: "distant",
+            source: text.into(),
+        };
+        let (asked, every) = (
+            self.asked.fetch_add(1, Ordering::Relaxed) + 1,
+            self.falters.load(Ordering::Relaxed),
+        );
+        if asked.is_multiple_of(every) {
+            return Err(failed("it falters"));
+        }
         let answer = |left: u64| match left {
             u64::MAX => Some(left),
             left => left.checked_sub(count),
@@ -75,10 +96,7 @@ impl Distant {
         let answered = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, answer);
-        answered.map(|_| ()).map_err(|_| object_store::Error::Generic {
-            store: "distant",
-            source: "it has broken down".into(),
-        })
+        answered.map(|_| ()).map_err(|_| failed("it has broken down"))
     }
 
     fn read(&self, path: &Path, range: Range<u64>) {
