@@ -71,12 +71,17 @@ impl Exemplars {
         if is_new {
             self.bytes += bytes;
         }
+        self.keep(most);
+        is_new
+    }
+
+    /// Lets go of all but the `most` newest.
+    fn keep(&mut self, most: usize) {
         while self.all.len() > most
             && let Some(oldest) = self.all.pop_first()
         {
             self.bytes = self.bytes.saturating_sub(oldest.bytes());
         }
-        is_new
     }
 
     /// How many of a window no cut has taken; some of them may be gone.
@@ -213,6 +218,14 @@ impl Head {
                     self.exemplars.uncut.entry(range.min).or_default().add(came);
                 }
             }
+        }
+    }
+
+    /// Keeps so many exemplars from now on, the newest.
+    pub fn bound_exemplars(&mut self, most: usize) {
+        if most != self.exemplars_max {
+            self.exemplars_max = most;
+            self.exemplars.keep(most);
         }
     }
 

@@ -25,7 +25,7 @@ pub struct HeadOptions {
     /// Samples after which a chunk is sealed. Default 120: larger chunks save a little in the sealed part and cost as
     /// much in the open one.
     pub samples_per_chunk: usize,
-    /// How many exemplars are kept; the newest. Default 20,000: some 6 MB, at most about 60.
+    /// How many exemplars are kept at first; the newest. Default 20,000: some 6 MB, at most about 60.
     pub exemplars_max: usize,
     /// Key of the hashes of strings that senders choose, which they must not know. Default 0, which everybody knows.
     pub seed: u64,

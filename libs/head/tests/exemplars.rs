@@ -154,3 +154,25 @@ fn a_head_from_a_snapshot_is_told_which_windows_have_late_exemplars() {
     );
     assert_eq!(loaded.cut(0).exemplars, 1);
 }
+
+#[test]
+fn other_bounds_hold_at_once_and_for_what_comes() {
+    let mut head = Head::new(options());
+    let times = |head: &Head| -> Vec<i64> {
+        let found = head.exemplars(&Matchers::default(), TimeRange::ALL);
+        found.into_iter().flat_map(|(_, e)| e).map(|e| e.t).collect()
+    };
+    let all: Vec<i64> = (1..=12).collect();
+    head.apply(&batch(0, &[5], &all), 0, 1);
+    assert_eq!(times(&head), (3..=12).collect::<Vec<_>>());
+    head.bound_exemplars(3);
+    assert_eq!(times(&head), [10, 11, 12]);
+    head.apply(&batch(0, &[], &[9, 13]), 0, 2);
+    assert_eq!(times(&head), [11, 12, 13]);
+    head.bound_exemplars(4);
+    head.apply(&batch(0, &[], &[14]), 0, 3);
+    assert_eq!(times(&head), [11, 12, 13, 14]);
+    head.bound_exemplars(0);
+    head.apply(&batch(0, &[], &[15]), 0, 4);
+    assert!(times(&head).is_empty());
+}

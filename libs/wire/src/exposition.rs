@@ -1,12 +1,18 @@
 //! Prometheus' text format and `OpenMetrics`, line by line, borrowed from the request like remote write.
 //!
 //! Strings with escapes are the only ones that are not in the request as they are meant: they are written out first
-//! ([`Unescaped`]), one after the other, and taken in the same order while lines are read.
+//! ([`Unescaped`]), one after the other, and taken in the same order while lines are read. Bounds of histograms and
+//! quantiles of summaries are labels that clients write in several ways (`1`, `1.0`): they are kept in one, as a scrape
+//! does.
 //! **Source**: Prometheus `model/textparse/promparse.l`, `openmetricsparse.l`; the `OpenMetrics` specification.
+
+use std::collections::HashMap;
 
 use koios_model::Sample;
 
+use crate::numbers::number_text;
 use crate::remote_write::{DecodeLimits, RawExemplar, RawLabel, RawMetadata, RawSeries, Sink};
+use crate::strings::Strings;
 
 /// The name of the label that holds a metric's name.
 const NAME: &[u8] = b"__name__";
@@ -39,15 +45,6 @@ pub enum TextError {
         "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
     )]
     TooManySamples {
-        /// The limit.
-        limit: usize,
-    },
-    /// More samples than series are allowed: each counts as a series.
-    #[error(
-        "too many series in request (limit: {limit}, each sample of a text counts): send smaller batches or raise \
-         limits.max-series-per-request"
-    )]
-    TooManySeries {
         /// The limit.
         limit: usize,
     },
@@ -179,25 +176,39 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// Reads a text, whose [`Unescaped`] strings were written out. Samples without a time are of `now_ms`.
+/// What to know of a text beside what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Its strings with escapes, written out.
+    pub unescaped: &'a Unescaped,
+    /// Takes what else is not in the text as it is meant.
+    pub strings: &'a Strings,
+    /// How it is written.
+    pub dialect: Dialect,
+    /// The time of samples without one, milliseconds.
+    pub now_ms: i64,
+    /// Bounds of the text.
+    pub limits: DecodeLimits,
+}
+
+/// Reads a text.
 ///
 /// # Errors
 /// [`TextError`] names the first line that cannot be read. The sink may have been handed series before that; its owner
 /// must throw them away.
-pub fn decode<'a>(
-    text: &'a [u8],
-    unescaped: &'a Unescaped,
-    (dialect, now_ms): (Dialect, i64),
-    limits: DecodeLimits,
-    sink: &mut impl Sink<'a>,
-) -> Result<(), TextError> {
+pub fn decode<'a>(text: &'a [u8], context: Context<'a>, sink: &mut impl Sink<'a>) -> Result<(), TextError> {
+    let Context { dialect, limits, .. } = context;
     let mut decoder = Decoder {
         dialect,
-        now_ms,
+        now_ms: context.now_ms,
         limits,
         strings: Taken {
-            from: unescaped,
+            from: context.unescaped,
             next: 0,
+        },
+        bounds: Bounds {
+            strings: context.strings,
+            known: HashMap::new(),
         },
         labels: Vec::new(),
         label_count: 0,
@@ -216,11 +227,8 @@ pub fn decode<'a>(
             Ok(Read::Line) => {}
             Ok(Read::End) => ended = true,
             Ok(Read::TooManySamples) => {
-                return Err(match limits {
-                    DecodeLimits { series, samples, .. } if series < samples => {
-                        TextError::TooManySeries { limit: series }
-                    }
-                    DecodeLimits { samples, .. } => TextError::TooManySamples { limit: samples },
+                return Err(TextError::TooManySamples {
+                    limit: limits.samples,
                 });
             }
             Ok(Read::TooManyMetrics) => return Err(TextError::TooManyMetrics { limit: limits.series }),
@@ -235,6 +243,30 @@ pub fn decode<'a>(
     }
     decoder.end_family(sink);
     Ok(())
+}
+
+/// Whether a label of a family is a bound or a quantile, which scrapes write in one way.
+fn is_number(kind: &str, label: &[u8]) -> bool {
+    kind == "histogram" && label == b"le" || kind == "summary" && label == b"quantile"
+}
+
+/// Bounds and quantiles, by how they stand in the text.
+struct Bounds<'a> {
+    strings: &'a Strings,
+    known: HashMap<&'a [u8], &'a [u8]>,
+}
+
+impl<'a> Bounds<'a> {
+    /// A number as a scrape writes it; whatever is none, or finds no room any more, as it is.
+    fn as_scraped(&mut self, raw: &'a [u8]) -> &'a [u8] {
+        let strings = self.strings;
+        self.known.entry(raw).or_insert_with(|| {
+            let number = std::str::from_utf8(raw).ok().and_then(|text| text.parse().ok());
+            let written = number.map(number_text).filter(|text| text.as_bytes() != raw);
+            let kept = written.and_then(|text| strings.add(text.as_bytes()).ok());
+            kept.unwrap_or(raw)
+        })
+    }
 }
 
 /// What a line was.
@@ -252,6 +284,7 @@ struct Decoder<'a> {
     now_ms: i64,
     limits: DecodeLimits,
     strings: Taken<'a>,
+    bounds: Bounds<'a>,
     labels: Vec<RawLabel<'a>>,
     label_count: usize,
     exemplar_labels: Vec<RawLabel<'a>>,
@@ -271,7 +304,7 @@ impl<'a> Decoder<'a> {
             return self.comment(line, sink);
         }
         self.samples += 1;
-        if self.samples > self.limits.samples.min(self.limits.series) {
+        if self.samples > self.limits.samples {
             return Ok(Read::TooManySamples);
         }
         self.labels.clear();
@@ -340,7 +373,10 @@ impl<'a> Decoder<'a> {
                         shown(line.rest())
                     )
                 })?;
-                let value = self.strings.meaning(raw);
+                let mut value = self.strings.meaning(raw);
+                if is_number(self.family.kind, name) {
+                    value = self.bounds.as_scraped(value);
+                }
                 self.push((name, value));
             } else if quoted.is_some() {
                 self.push((NAME, name));

@@ -6,6 +6,7 @@
 //! what is written.
 //! **Source**: Prometheus `prompb/io/prometheus/client/metrics.proto`, `model/textparse/protobufparse.go`.
 
+use crate::numbers::number_text;
 use crate::protobuf::{BYTES, FIXED64, Reader, Tag, VARINT};
 use crate::protobuf_writer::Writer;
 use crate::remote_write::DecodeError;
@@ -369,7 +370,7 @@ impl Request {
         if let Some((name, value)) = part.label {
             let label = self.writer.open(written::LABEL);
             self.writer.bytes(1, name.as_bytes());
-            self.writer.bytes(2, label_value(value).as_bytes());
+            self.writer.bytes(2, number_text(value).as_bytes());
             self.writer.close(label);
         }
         series
@@ -546,34 +547,6 @@ fn double(message: &mut Reader<'_>, tag: Tag) -> Result<f64, DecodeError> {
 fn number(message: &mut Reader<'_>, tag: Tag) -> Result<u64, DecodeError> {
     tag.expect(VARINT)?;
     message.varint()
-}
-
-/// A bound or a quantile as a scrape writes it: as Go's `%g`, and never without a point or an exponent.
-fn label_value(v: f64) -> String {
-    if v.is_nan() {
-        return "NaN".to_owned();
-    }
-    if v.is_infinite() {
-        return if v > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
-    }
-    let scientific = format!("{v:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        return scientific;
-    };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if !(-4..6).contains(&exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
-        }
-        _ => {
-            let text = v.to_string();
-            if text.contains('.') {
-                text
-            } else {
-                format!("{text}.0")
-            }
-        }
-    }
 }
 
 #[cfg(test)]

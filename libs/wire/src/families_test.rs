@@ -3,7 +3,6 @@
 use koios_model::{Histogram as Native, ResetHint};
 use proptest::prelude::*;
 use prost::Message as _;
-use rstest::rstest;
 
 use super::*;
 use crate::remote_write::{self, DecodeLimits, RawMetadata, RawSeries, Sink, Version};
@@ -451,24 +450,6 @@ fn exemplars_go_with_their_counter_or_bucket() {
             series("__name__=took_bucket,le=1.0")
         ]
     );
-}
-
-#[rstest]
-#[case(0.0, "0.0")]
-#[case(0.005, "0.005")]
-#[case(2.5, "2.5")]
-#[case(10.0, "10.0")]
-#[case(100_000.0, "100000.0")]
-#[case(1e6, "1e+06")]
-#[case(1_234_567.0, "1.234567e+06")]
-#[case(0.0001, "0.0001")]
-#[case(0.000_012_5, "1.25e-05")]
-#[case(-1e100, "-1e+100")]
-#[case(f64::INFINITY, "+Inf")]
-#[case(f64::NEG_INFINITY, "-Inf")]
-#[case(f64::NAN, "NaN")]
-fn bounds_are_written_as_a_scrape_writes_them(#[case] bound: f64, #[case] wanted: &str) {
-    assert_eq!(label_value(bound), wanted);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each field of a line becomes a series named `<measurement>_<field>`, a field called `value` like any other, as in
 //! `VictoriaMetrics`; tags become its labels. Booleans are 1 and 0. Strings are no samples and are passed over, unless
-//! they hold a number. **Source**: `InfluxDB`'s line protocol reference; `VictoriaMetrics` `lib/protoparser/influx`.
+//! they hold a number. A line that cannot be read is left out and told of, as by `InfluxDB`. **Source**: `InfluxDB`'s line protocol reference; `VictoriaMetrics` `lib/protoparser/influx`.
 
 use std::collections::HashMap;
 
@@ -57,31 +57,33 @@ impl Precision {
     }
 }
 
-/// Why text is no line protocol.
+/// A line that is no line protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid line protocol at line {line}: {reason}")]
+pub struct LineFault {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What was expected.
+    pub reason: String,
+}
+
+/// What of a text could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How many lines.
+    pub lines: u64,
+    /// The first of them.
+    pub first: Option<LineFault>,
+}
+
+/// Why a text is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InfluxError {
-    /// A line that cannot be read.
-    #[error("invalid line protocol at line {line}: {reason}")]
-    Line {
-        /// Its number, from 1.
-        line: usize,
-        /// What was expected.
-        reason: String,
-    },
     /// More samples than allowed.
     #[error(
         "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
     )]
     TooManySamples {
-        /// The limit.
-        limit: usize,
-    },
-    /// More fields than series are allowed: each counts as a series.
-    #[error(
-        "too many series in request (limit: {limit}, each field of a line counts): send smaller batches or raise \
-         limits.max-series-per-request"
-    )]
-    TooManySeries {
         /// The limit.
         limit: usize,
     },
@@ -106,12 +108,16 @@ pub struct Context<'a> {
     pub limits: DecodeLimits,
 }
 
-/// Reads a text.
+/// Reads a text: all lines but those that cannot be read.
 ///
 /// # Errors
-/// [`InfluxError`] names the first line that cannot be read. The sink may have been handed series before that; its owner
-/// must throw them away.
-pub fn decode<'a>(text: &'a [u8], context: Context<'a>, sink: &mut impl Sink<'a>) -> Result<(), InfluxError> {
+/// [`InfluxError`] when the text exceeds the limits. The sink may have been handed series before that; its owner must throw
+/// them away.
+pub fn decode<'a>(
+    text: &'a [u8],
+    context: Context<'a>,
+    sink: &mut impl Sink<'a>,
+) -> Result<Report, InfluxError> {
     let mut decoder = Decoder {
         context,
         names: HashMap::new(),
@@ -121,25 +127,29 @@ pub fn decode<'a>(text: &'a [u8], context: Context<'a>, sink: &mut impl Sink<'a>
         fields: Vec::new(),
         samples: 0,
     };
+    let mut report = Report::default();
     let mut cursor = Cursor(text);
     while !cursor.0.is_empty() {
-        if let Err(stop) = decoder.line(&mut cursor, sink) {
-            let read = text.len() - cursor.0.len();
-            let before = text.get(..read).unwrap_or_default();
-            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-            return Err(match stop {
-                Stop::Reason(reason) => InfluxError::Line { line, reason },
-                Stop::TooMany => match decoder.context.limits {
-                    DecodeLimits { series, samples, .. } if series < samples => {
-                        InfluxError::TooManySeries { limit: series }
-                    }
-                    DecodeLimits { samples, .. } => InfluxError::TooManySamples { limit: samples },
-                },
-                Stop::Full => InfluxError::Strings,
-            });
+        match decoder.line(&mut cursor, sink) {
+            Ok(()) => {}
+            Err(Stop::Reason(reason)) => {
+                report.lines += 1;
+                report.first.get_or_insert_with(|| {
+                    let read = text.len() - cursor.0.len();
+                    let before = text.get(..read).unwrap_or_default();
+                    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+                    LineFault { line, reason }
+                });
+                cursor.skip_line();
+            }
+            Err(Stop::Full) => return Err(InfluxError::Strings),
+            Err(Stop::TooMany) => {
+                let limit = decoder.context.limits.samples;
+                return Err(InfluxError::TooManySamples { limit });
+            }
         }
     }
-    Ok(())
+    Ok(report)
 }
 
 enum Stop {
@@ -179,11 +189,6 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    fn samples_max(&self) -> usize {
-        let limits = &self.context.limits;
-        limits.samples.min(limits.series)
-    }
-
     /// One line, with its end. Strings may hold line breaks.
     fn line(&mut self, cursor: &mut Cursor<'a>, sink: &mut impl Sink<'a>) -> Result<(), Stop> {
         cursor.skip_blanks();
@@ -252,7 +257,7 @@ impl<'a> Decoder<'a> {
         };
         if let Some(v) = v {
             self.samples += 1;
-            if self.samples > self.samples_max() {
+            if self.samples > self.context.limits.samples {
                 return Err(Stop::TooMany);
             }
             self.fields.push((key, v));

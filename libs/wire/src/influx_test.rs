@@ -40,7 +40,7 @@ impl<'a> Sink<'a> for Seen {
     fn metadata(&mut self, _: RawMetadata<'a>) {}
 }
 
-fn read_with(text: &[u8], precision: Precision) -> Result<Vec<String>, InfluxError> {
+fn read_with(text: &[u8], precision: Precision) -> Result<(Vec<String>, Report), InfluxError> {
     let strings = Strings::new(10_000);
     let context = Context {
         strings: &strings,
@@ -49,11 +49,11 @@ fn read_with(text: &[u8], precision: Precision) -> Result<Vec<String>, InfluxErr
         limits: LIMITS,
     };
     let mut seen = Seen::default();
-    decode(text, context, &mut seen)?;
-    Ok(seen.0)
+    let report = decode(text, context, &mut seen)?;
+    Ok((seen.0, report))
 }
 
-fn read(text: &str) -> Result<Vec<String>, InfluxError> {
+fn read(text: &str) -> Result<(Vec<String>, Report), InfluxError> {
     read_with(text.as_bytes(), Precision::Milliseconds)
 }
 
@@ -75,7 +75,9 @@ fn read(text: &str) -> Result<Vec<String>, InfluxError> {
 #[case("\u{fc}n\u{ef} f=1 5", &["_n__f{} 1 @5"])]
 #[case("", &[])]
 fn lines_become_series(#[case] text: &str, #[case] wanted: &[&str]) {
-    assert_eq!(read(text).unwrap(), wanted);
+    let (series, report) = read(text).unwrap();
+    assert_eq!(series, wanted);
+    assert_eq!(report, Report::default());
 }
 
 #[rstest]
@@ -88,7 +90,7 @@ fn lines_become_series(#[case] text: &str, #[case] wanted: &[&str]) {
 #[case("h", 2, 7_200_000)]
 fn times_are_in_the_unit_that_was_said(#[case] precision: &str, #[case] sent: i64, #[case] wanted: i64) {
     let precision = Precision::from_parameter(precision).unwrap();
-    let got = read_with(format!("m f=1 {sent}").as_bytes(), precision).unwrap();
+    let (got, _) = read_with(format!("m f=1 {sent}").as_bytes(), precision).unwrap();
     assert_eq!(got, [format!("m_f{{}} 1 @{wanted}")]);
     assert_eq!(Precision::from_parameter("fortnights"), None);
 }
@@ -120,12 +122,34 @@ fn times_are_in_the_unit_that_was_said(#[case] precision: &str, #[case] sent: i6
 #[case("m f=1 5 6", 1, "expected the end of the line, got \"6\"")]
 #[case("m f=\"a\"b 5", 1, "expected a time or the end of the line, got \"b\"")]
 fn what_is_wrong_is_named_with_its_line(#[case] text: &str, #[case] line: usize, #[case] reason: &str) {
-    let error = read(text).unwrap_err().to_string();
+    // What is good around it is read.
+    let text = format!("{text}\nnext f=7 9\n");
+    let (series, report) = read(&text).unwrap();
+    assert_eq!(series.last().map(String::as_str), Some("next_f{} 7 @9"));
+    assert!(
+        series
+            .iter()
+            .all(|s| s.starts_with("ok_") || s.starts_with("next_")),
+        "{series:?}"
+    );
+    assert_eq!(
+        series.iter().any(|s| s.starts_with("ok_")),
+        text.contains("ok f=1")
+    );
+    assert_eq!(report.lines, 1);
+    let error = report.first.unwrap().to_string();
     assert!(
         error.starts_with(&format!("invalid line protocol at line {line}: ")),
         "{error}"
     );
     assert!(error.contains(reason), "{error}");
+}
+
+#[test]
+fn the_first_of_many_bad_lines_is_named() {
+    let (series, report) = read("a f=1 5\nb\nc f=2 5\nd f=x\ne f=\"open\nf f=3 5").unwrap();
+    assert_eq!(series, ["a_f{} 1 @5", "c_f{} 2 @5", "f_f{} 3 @5"]);
+    assert_eq!((report.lines, report.first.map(|f| f.line)), (3, Some(2)));
 }
 
 #[test]
@@ -150,7 +174,7 @@ proptest! {
     #[test]
     fn what_is_escaped_is_read_back(value in "[a-z ,=]{1,20}", key in "[a-z]{1,5}") {
         let escape = |text: &str| text.replace(' ', "\\ ").replace(',', "\\,").replace('=', "\\=");
-        let got = read(&format!("m,{key}={} f=1 5", escape(&value))).unwrap();
+        let (got, _) = read(&format!("m,{key}={} f=1 5", escape(&value))).unwrap();
         prop_assert_eq!(got, [format!("m_f{{{key}={value:?}}} 1 @5")]);
     }
 }

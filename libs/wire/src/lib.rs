@@ -20,6 +20,7 @@ pub mod exposition;
 pub mod families;
 pub mod grpc;
 pub mod influx;
+mod numbers;
 pub mod otlp;
 mod protobuf;
 mod protobuf_writer;

@@ -92,7 +92,7 @@ pub enum Error {
     /// The body is no such metric families.
     #[error(transparent)]
     Families(#[from] FamiliesError),
-    /// The body is no line protocol.
+    /// The line protocol exceeds a limit.
     #[error(transparent)]
     Influx(#[from] InfluxError),
     /// The body is no request of OTLP.
@@ -114,6 +114,14 @@ pub enum Error {
     LabelBytes {
         /// The limit.
         limit: u64,
+    },
+    /// More series than a request may have.
+    #[error(
+        "too many series in request (limit: {limit}): send smaller batches or raise limits.max-series-per-request"
+    )]
+    TooManySeries {
+        /// The limit.
+        limit: usize,
     },
     /// The request alone takes more than its tenant may hold.
     #[error(
@@ -204,6 +212,7 @@ impl Error {
             | Self::Parameter { .. }
             | Self::Decode(_)
             | Self::Text(_)
+            | Self::TooManySeries { .. }
             | Self::Framing
             | Self::Body { .. } => StatusCode::BAD_REQUEST,
             Self::ContentType { .. }
@@ -249,6 +258,7 @@ impl Error {
             Self::Otlp(_) => "otlp",
             Self::Parameter { .. } => "parameter",
             Self::Text(_) => "text",
+            Self::TooManySeries { .. } => "too_many_series",
             Self::Decompress(_) => "compression",
             Self::BodyTooLarge { .. }
             | Self::LabelBytes { .. }

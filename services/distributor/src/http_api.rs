@@ -270,7 +270,7 @@ pub(crate) fn warn_of_exemplars(response: &mut Response, outcome: &Outcome) {
     if outcome.exemplars_dropped > 0 {
         let dropped = outcome.exemplars_dropped;
         let text = format!(
-            "299 koios \"exemplars were dropped for their time or their labels (dropped: {dropped})\""
+            "299 koios \"exemplars were dropped for their time, their labels or limits.max-exemplars (dropped: {dropped})\""
         );
         if let Ok(value) = HeaderValue::from_str(&text) {
             response.headers_mut().insert(header::WARNING, value);

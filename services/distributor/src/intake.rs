@@ -2,7 +2,7 @@
 //!
 //! **Source**: Prometheus `storage/remote/write_handler.go`; limits of our own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use koios_model::{
 };
 use koios_tenancy::Limits;
 use koios_wire::batch::encode_content;
-use koios_wire::otlp;
 use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
+use koios_wire::{influx, otlp};
 
 use crate::active_series::{Admitted, NotAdmitted, SeriesGate};
 use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
@@ -69,8 +69,8 @@ pub(crate) struct Taken {
     pub(crate) pairs: PairsSeen,
     /// Series of which it cannot be told yet whether the tenant may have them.
     pub(crate) undecided: u64,
-    /// All labels together grew beyond the limit: the request must be refused.
-    pub(crate) label_bytes_exceeded: bool,
+    /// What the request has too much of: it must be refused.
+    pub(crate) exceeded: Option<Exceeded>,
 }
 
 impl Taken {
@@ -95,6 +95,13 @@ impl Taken {
         }
     }
 
+    /// Adds which lines of a text could not be read.
+    pub(crate) fn add_lines(&mut self, report: influx::Report) {
+        if let Some(first) = report.first {
+            self.report.add_lines(report.lines, first);
+        }
+    }
+
     /// Exemplars that were taken.
     pub(crate) fn exemplars(&self) -> u64 {
         let exemplars = self.parts.values().map(|p| p.columns.exemplars.len());
@@ -105,6 +112,15 @@ impl Taken {
     pub(crate) fn samples(&self) -> u64 {
         self.parts.values().map(|p| p.columns.sample_count() as u64).sum()
     }
+}
+
+/// A limit of a request that shows only as it is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    /// That on all labels together.
+    LabelBytes,
+    /// That on its series.
+    Series,
 }
 
 /// A partition's part of a request.
@@ -147,6 +163,10 @@ pub(crate) struct Intake<'a> {
     ages: Option<NewSeries>,
     taken: Taken,
     label_bytes: u64,
+    /// How often a series came, the same again included.
+    entries: usize,
+    /// Which series there are, once more came than there may be of them.
+    distinct: HashSet<u64>,
     metadata: BTreeMap<&'a str, RawMetadata<'a>>,
     /// The current series' labels, sorted.
     labels: Vec<RawLabel<'a>>,
@@ -166,6 +186,8 @@ impl<'a> Intake<'a> {
             ages: None,
             taken: Taken::default(),
             label_bytes: 0,
+            entries: 0,
+            distinct: HashSet::new(),
             metadata: BTreeMap::new(),
             labels: Vec::new(),
             packed: Vec::new(),
@@ -299,6 +321,7 @@ impl<'a> Intake<'a> {
 
     /// Adds a series with those of its samples that are good. Gives how many were not.
     fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, labels: LabelsAre) -> u64 {
+        self.count_series(hash);
         let packed = LabelsRef::from_trusted(&self.packed);
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
@@ -359,7 +382,9 @@ impl<'a> Intake<'a> {
                 Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
-        let keeps_exemplars = !series.exemplars.is_empty() && keeps_exemplars(series, packed);
+        let keeps_exemplars = !series.exemplars.is_empty()
+            && self.rules.limits.max_exemplars > 0
+            && keeps_exemplars(series, packed);
         for raw in series.exemplars {
             let labels = series.exemplar_labels.get(raw.labels.clone());
             let labels = labels.and_then(exemplar_labels);
@@ -394,7 +419,27 @@ impl<'a> Intake<'a> {
 
     fn check_label_bytes(&mut self) {
         if self.label_bytes > label_bytes_max(&self.rules.limits) {
-            self.taken.label_bytes_exceeded = true;
+            self.taken.exceeded = Some(Exceeded::LabelBytes);
+        }
+    }
+
+    /// Counts a series. Text and data points name one again for each of its samples: series are told apart, by their
+    /// hashes, from when more came than there may be.
+    fn count_series(&mut self, hash: SeriesHash) {
+        self.entries += 1;
+        let most = self.rules.limits.max_series_per_request;
+        if self.entries <= most {
+            return;
+        }
+        if self.distinct.is_empty() {
+            let parts = self.taken.parts.values();
+            self.distinct = parts
+                .flat_map(|part| part.columns.series().map(|s| s.hash.0 as u64))
+                .collect();
+        }
+        self.distinct.insert(hash.0 as u64);
+        if self.distinct.len() > most {
+            self.taken.exceeded = Some(Exceeded::Series);
         }
     }
 }
@@ -483,7 +528,7 @@ pub(crate) fn label_bytes_max(limits: &Limits) -> u64 {
 
 impl<'a> Sink<'a> for Intake<'a> {
     fn series(&mut self, series: RawSeries<'a, '_>) {
-        if self.taken.label_bytes_exceeded {
+        if self.taken.exceeded.is_some() {
             return;
         }
         if let Some(hash) = series.known {
@@ -508,7 +553,10 @@ impl<'a> Sink<'a> for Intake<'a> {
         self.taken.report.series += u64::from(rejected > 0);
         if let Some(metadata) = series.metadata {
             let metric = series.labels.iter().find(|(name, _)| is_metric_name(name));
-            let metric = metric.map_or(&[][..], |(_, value)| *value);
+            let metric = metric.map_or(&[][..], |(_, name)| match series.histograms {
+                [] => family_of(name, metadata.kind),
+                _ => name,
+            });
             self.metadata(RawMetadata { metric, ..metadata });
         }
     }
@@ -541,6 +589,19 @@ impl<'a> Sink<'a> for Intake<'a> {
     fn refused(&self) -> u64 {
         self.taken.report.series
     }
+}
+
+/// The metric family that a series of a classic histogram or a summary is a part of: metadata is of families, and remote
+/// write 2.0 says it with every series.
+fn family_of<'a>(series: &'a [u8], kind: &str) -> &'a [u8] {
+    let parts: &[&[u8]] = match kind {
+        "histogram" => &[b"_bucket", b"_count", b"_sum"],
+        "gaugehistogram" => &[b"_bucket", b"_gcount", b"_gsum"],
+        "summary" => &[b"_count", b"_sum"],
+        _ => &[],
+    };
+    let family = parts.iter().find_map(|part| series.strip_suffix(*part));
+    family.filter(|family| !family.is_empty()).unwrap_or(series)
 }
 
 fn is_metric_name(name: &[u8]) -> bool {

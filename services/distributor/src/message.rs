@@ -17,7 +17,7 @@ use crate::Error;
 use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
-use crate::intake::{Intake, Part, Rules, Taken, label_bytes_max};
+use crate::intake::{Exceeded, Intake, Part, Rules, Taken, label_bytes_max};
 use crate::known_series::TenantKnown;
 use crate::left_out::SentMessage;
 use crate::pairs::{Deduplicated, Gate};
@@ -115,6 +115,7 @@ impl Message {
             // One more comes, and is taken off, with series of HA pairs.
             labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
+        let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
         let (gate, pairs) = (self.gate.take(), self.pairs.as_ref());
         let known = self.known.read();
         let taken = match &self.format {
@@ -140,9 +141,12 @@ impl Message {
                 };
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
-                let decoded = metrics.take_in(message, &unescaped, decode_limits, &mut sink);
+                let strings = Strings::new(strings_max);
+                let decoded = metrics.take_in(message, (&unescaped, &strings), decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
-                intake.finish().with_pairs(pairs)
+                let taken = intake.finish().with_pairs(pairs);
+                self.held.grow(strings.bytes() as u64)?;
+                taken
             }
             Format::Otlp(encoding) => {
                 if *encoding == otlp::Encoding::Json {
@@ -150,7 +154,6 @@ impl Message {
                     self.held.grow(limit as u64)?;
                     *message = otlp::json::to_protobuf(message, limit)?;
                 }
-                let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
                 let strings = Strings::new(strings_max);
                 let context = otlp::Context {
                     settings: &limits.otlp,
@@ -170,7 +173,6 @@ impl Message {
                 taken
             }
             Format::Influx(text) => {
-                let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
                 let strings = Strings::new(strings_max);
                 let context = influx::Context {
                     strings: &strings,
@@ -182,8 +184,9 @@ impl Message {
                 let mut intake = Intake::new(rules, gate, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = influx::decode(message, context, &mut WithDefault::new(&mut sink, database));
-                let (_, pairs) = sink.finish_after(decoded)?;
-                let taken = intake.finish().with_pairs(pairs);
+                let (report, pairs) = sink.finish_after(decoded)?;
+                let mut taken = intake.finish().with_pairs(pairs);
+                taken.add_lines(report);
                 self.held.grow(strings.bytes() as u64)?;
                 taken
             }
@@ -191,12 +194,18 @@ impl Message {
         // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
         self.held
             .grow(taken.bytes().saturating_sub(message.len() as u64))?;
-        if taken.label_bytes_exceeded {
+        if let Some(exceeded) = taken.exceeded {
             if let Some(gate) = pairs {
                 gate.lose(&taken.pairs.brought);
             }
-            let limit = label_bytes_max(limits);
-            return Err(Error::LabelBytes { limit });
+            return Err(match exceeded {
+                Exceeded::LabelBytes => Error::LabelBytes {
+                    limit: label_bytes_max(limits),
+                },
+                Exceeded::Series => Error::TooManySeries {
+                    limit: limits.max_series_per_request,
+                },
+            });
         }
         Ok(taken)
     }
@@ -211,14 +220,21 @@ impl Exposition {
     fn take_in<'a>(
         &'a self,
         message: &'a [u8],
-        unescaped: &'a Unescaped,
+        (unescaped, strings): (&'a Unescaped, &'a Strings),
         limits: DecodeLimits,
         sink: &mut impl Sink<'a>,
     ) -> Result<(), Error> {
         let mut sink = WithLabels::new(sink, &self.labels);
         match self.exposed {
             Exposed::Text(dialect) => {
-                exposition::decode(message, unescaped, (dialect, self.now_ms), limits, &mut sink)?;
+                let context = exposition::Context {
+                    unescaped,
+                    strings,
+                    dialect,
+                    now_ms: self.now_ms,
+                    limits,
+                };
+                exposition::decode(message, context, &mut sink)?;
             }
             Exposed::Families => decode(Version::V1, message, limits, &mut sink)?,
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use koios_server::config::format_duration;
+use koios_wire::influx::LineFault;
 use koios_wire::otlp::PointFault;
 use koios_wire::remote_write::{HistogramFault, RawLabel, SeriesFault};
 
@@ -127,6 +128,9 @@ pub enum Rejection {
     /// A data point of OTLP that makes no series.
     #[error(transparent)]
     Point(PointFault),
+    /// A line that is no line protocol.
+    #[error(transparent)]
+    Line(LineFault),
 }
 
 impl Rejection {
@@ -149,6 +153,7 @@ impl Rejection {
             Self::TooFarAhead { .. } => "too_far_in_future",
             Self::Histogram(_) => "invalid_histogram",
             Self::Point(_) => "otlp",
+            Self::Line(_) => "line_protocol",
         }
     }
 }
@@ -156,8 +161,10 @@ impl Rejection {
 /// What was rejected of one request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RejectionReport {
-    /// The first rejection with the series it concerns.
+    /// The first rejection with the series it concerns; lines without series come before all others.
     pub first: Option<(Rejection, String)>,
+    /// Lines that could not be read.
+    pub lines: u64,
     /// Series with at least one rejection.
     pub series: u64,
     /// Samples, histograms included.
@@ -176,13 +183,27 @@ impl RejectionReport {
         }
     }
 
+    /// Counts lines that are no line protocol, of which `first` came first.
+    pub(crate) fn add_lines(&mut self, lines: u64, first: LineFault) {
+        let rejection = Rejection::Line(first);
+        *self.by_reason.entry(rejection.reason()).or_default() += lines;
+        self.lines += lines;
+        self.first = Some((rejection, String::new()));
+    }
+
     /// The sentence for the sender; `None` when nothing was rejected.
     pub fn message(&self, written: u64) -> Option<String> {
         let (rejection, series) = self.first.as_ref()?;
-        Some(format!(
-            "{rejection}: series {series} (rejected: {} samples of {} series, written: {written} samples)",
-            self.samples, self.series
-        ))
+        let (samples, of) = (self.samples, self.series);
+        Some(match self.lines {
+            0 => format!(
+                "{rejection}: series {series} (rejected: {samples} samples of {of} series, written: {written} samples)"
+            ),
+            lines => format!(
+                "{rejection} (rejected: {lines} lines, and {samples} samples of {of} series in others, written: {written} \
+                 samples)"
+            ),
+        })
     }
 }
 

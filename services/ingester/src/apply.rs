@@ -139,6 +139,10 @@ impl Store {
         let times = BatchTimes::of(columns, self.window_ms);
         self.note_logged(lsn, header, times.newest_ms, prepared.bytes);
         let mut state = replica.state.write();
+        if !columns.exemplars.is_empty() {
+            let limits = self.limits.of(&header.tenant);
+            state.head.bound_exemplars(limits.max_exemplars);
+        }
         let applied = state.apply_prepared(header, columns, prepared, lsn, &times);
         state.note_came(&times, self.clock.elapsed());
         let series = state.head.series_count() as u64;

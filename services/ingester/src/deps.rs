@@ -8,6 +8,7 @@ use koios_bucket::TenantManifests;
 use koios_control::{Command, Incarnation, Member, StateHandle};
 use koios_runtime::{Runtime, TaskGroup};
 use koios_server::Metrics;
+use koios_tenancy::Overrides;
 use koios_wal::Identity;
 use koios_wire::{IngesterService, ServiceError};
 
@@ -44,6 +45,8 @@ pub struct Deps {
     pub peers: Arc<dyn Peers>,
     /// The control plane.
     pub control: Arc<dyn ControlProposer>,
+    /// What tenants may hold.
+    pub limits: Overrides,
     /// Where metrics go.
     pub metrics: Metrics,
     /// The ingester's tasks run here; a fatal error cancels the group, upon which the process must end.

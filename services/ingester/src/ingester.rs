@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use crate::apply::Answer;
 use crate::deps::Deps;
 use crate::epochs::Gate;
-use crate::metrics::IngesterMetrics;
 use crate::record::{Entry, Reconciled};
 use crate::snapshot::Kept;
 use crate::store::Store;
@@ -133,16 +132,9 @@ impl Ingester {
     /// Starts an ingester: it replays its log in the background, then takes pushes and answers reads. A replay that
     /// fails, like every later fatal error, fails the task group.
     pub fn start(settings: Settings, deps: Deps) -> Self {
-        let metrics = IngesterMetrics::new(&deps.metrics);
-        let store = Store::new(
-            Arc::clone(&deps.runtime.clock),
-            metrics,
-            &settings,
-            deps.runtime.rng.u64(),
-        );
         let inner = Arc::new(Inner {
             background: deps.tasks.token().child_token(),
-            store: Arc::new(store),
+            store: Arc::new(Store::new(&deps, &settings)),
             wal: OnceLock::new(),
             gates: Mutex::default(),
             phase: watch::Sender::new(Phase::Replaying),

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use koios_head::HeadOptions;
 use koios_model::{PartitionId, TenantId};
 use koios_runtime::{ClockHandle, watch};
+use koios_tenancy::Overrides;
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::Settings;
 use crate::metrics::IngesterMetrics;
 use crate::record::Checkpoint;
 use crate::replica::Replica;
 use crate::segments::{ReplicaKey, SegmentIndex};
 use crate::settings::millis;
+use crate::{Deps, Settings};
 
 /// Epochs and damage.
 #[derive(Clone, Debug, Default)]
@@ -92,25 +93,29 @@ pub(crate) struct Store {
     pub(crate) ledger: Mutex<Ledger>,
     /// The newest segment of the log that was begun.
     pub(crate) begun: watch::Sender<u32>,
+    /// What tenants may hold.
+    pub(crate) limits: Overrides,
     replicas: RwLock<BTreeMap<ReplicaKey, Arc<Replica>>>,
 }
 
 impl Store {
-    /// `seed` keys the hashes of what senders choose.
-    pub(crate) fn new(clock: ClockHandle, metrics: IngesterMetrics, settings: &Settings, seed: u64) -> Self {
+    /// Nothing yet. Hashes of what senders choose are keyed at random.
+    pub(crate) fn new(deps: &Deps, settings: &Settings) -> Self {
+        let seed = deps.runtime.rng.u64();
         Self {
-            clock,
+            clock: Arc::clone(&deps.runtime.clock),
             head_options: HeadOptions {
                 window_ms: settings.window_ms(),
                 seed,
                 ..HeadOptions::default()
             },
-            metrics,
+            metrics: IngesterMetrics::new(&deps.metrics),
             window_ms: settings.window_ms(),
             head_keep_ms: millis(settings.head_keep),
             segments: Mutex::default(),
             ledger: Mutex::default(),
             begun: watch::Sender::new(0),
+            limits: deps.limits.clone(),
             replicas: RwLock::default(),
         }
     }
@@ -126,7 +131,13 @@ impl Store {
             return Arc::clone(found);
         }
         let mut replicas = self.replicas.write();
-        let new = || Arc::new(Replica::new(key.clone(), self.head_options));
+        let new = || {
+            let options = HeadOptions {
+                exemplars_max: self.limits.of(&key.1).max_exemplars,
+                ..self.head_options
+            };
+            Arc::new(Replica::new(key.clone(), options))
+        };
         Arc::clone(replicas.entry(key.clone()).or_insert_with(new))
     }
 

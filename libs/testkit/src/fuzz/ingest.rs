@@ -76,7 +76,14 @@ pub fn exposition(bytes: &[u8]) {
         unescaped.bytes() <= Unescaped::bytes_max(text),
         "strings are bounded"
     );
-    let _ = exposition::decode(text, &unescaped, (dialect, 1), LIMITS, &mut Checks::default());
+    let context = exposition::Context {
+        unescaped: &unescaped,
+        strings: &Strings::new(STRINGS_MAX),
+        dialect,
+        now_ms: 1,
+        limits: LIMITS,
+    };
+    let _ = exposition::decode(text, context, &mut Checks::default());
 }
 
 /// Metric families: what they are written as is bounded, and remote write.

@@ -444,7 +444,7 @@ fn i12_requests_beyond_their_limits_are_refused() {
     let refused = |bytes: &[u8]| translate(bytes, &Settings::default()).unwrap_err().to_string();
     assert_eq!(
         refused(&request(&[], &[gauge("up", "", &many)])),
-        "too many series in request (limit: 1000): send smaller batches or raise limits.max-series-per-request"
+        "too many samples in request (limit: 1000): send smaller batches or raise limits.max-samples-per-request"
     );
     let attributes: Vec<(&str, &str)> = vec![("a", "b"); 5_000];
     let error = refused(&request(&attributes, &[]));

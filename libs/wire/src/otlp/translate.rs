@@ -75,7 +75,6 @@ pub fn decode<'a>(
         out: Output {
             sink,
             limits: context.limits,
-            series_seen: 0,
             samples_seen: 0,
             exemplars_seen: 0,
             metrics_seen: 0,
@@ -105,7 +104,6 @@ pub fn decode<'a>(
 struct Output<'s, S> {
     sink: &'s mut S,
     limits: DecodeLimits,
-    series_seen: usize,
     samples_seen: usize,
     exemplars_seen: usize,
     metrics_seen: usize,
@@ -113,17 +111,9 @@ struct Output<'s, S> {
 
 impl<'a, S: Sink<'a>> Output<'_, S> {
     fn series(&mut self, series: RawSeries<'a, '_>) -> Result<(), DecodeError> {
-        self.series_seen += 1;
         self.samples_seen += series.samples.len() + series.histograms.len();
         self.exemplars_seen += series.exemplars.len();
-        let DecodeLimits {
-            series: limit,
-            samples,
-            ..
-        } = self.limits;
-        if self.series_seen > limit {
-            return Err(DecodeError::TooManySeries { limit });
-        }
+        let samples = self.limits.samples;
         if self.samples_seen > samples || self.exemplars_seen > samples {
             return Err(DecodeError::TooManySamples { limit: samples });
         }

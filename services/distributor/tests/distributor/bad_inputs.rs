@@ -379,6 +379,25 @@ async fn exemplars_of_series_with_long_labels_are_dropped() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_may_have_no_exemplars_loses_nothing_else() {
+    let limits = Limits {
+        max_exemplars: 0,
+        ..Limits::default()
+    };
+    let rig = Rig::new(state(1, 1, 1, 1), limits);
+    let exemplar = Message::default().double(2, 0.5).number(3, NOW as u64);
+    let with_exemplar = series(&[NAME], &[(NOW, 1.0)]).message(3, &exemplar);
+    let answer = rig.push(&request(&[with_exemplar])).await;
+    answer.assert(204, "");
+    assert_eq!(answer.header("x-prometheus-remote-write-exemplars-written"), "0");
+    assert!(
+        answer.header("warning").contains("limits.max-exemplars"),
+        "{answer:?}"
+    );
+    assert_eq!(rig.stored(), [("{__name__=\"up\"}".to_owned(), NOW, 1.0)]);
+}
+
 // Rows 32 and 34.
 #[tokio::test(start_paused = true)]
 async fn limits_on_rate_and_series() {
@@ -402,6 +421,37 @@ async fn limits_on_rate_and_series() {
     let answer = rig.push(&good("up", &samples[..5])).await;
     answer.assert(429, "ingestion rate limit (10/s) exceeded");
     assert_eq!(answer.header("retry-after"), "1");
+}
+
+// Row 34, in what names a series again for each of its samples.
+#[tokio::test(start_paused = true)]
+async fn texts_may_have_more_samples_than_series() {
+    let limits = Limits {
+        max_series_per_request: 100,
+        ..Limits::default()
+    };
+    let rig = Rig::new(state(1, 1, 1, 1), limits);
+    let exposed = |series: i64, times: i64| -> String {
+        let lines = (0..times).flat_map(|t| (0..series).map(move |i| (i, NOW - t)));
+        lines.map(|(i, t)| format!("x{{i=\"{i}\"}} 1 {t}\n")).collect()
+    };
+    let import = "/api/v1/import/prometheus";
+    rig.request("POST", import, &[], exposed(100, 3))
+        .await
+        .assert(204, "");
+    assert_eq!(rig.stored().len(), 300);
+    let lines = |series: i64| -> String { (0..series).map(|i| format!("m,i={i} f=1\n")).collect() };
+    rig.request("POST", "/write", &[], lines(100))
+        .await
+        .assert(204, "");
+    let refused = "too many series in request (limit: 100)";
+    rig.request("POST", import, &[], exposed(101, 1))
+        .await
+        .assert(400, refused);
+    rig.request("POST", "/write", &[], lines(101))
+        .await
+        .assert(400, refused);
+    assert_eq!(rig.stored().len(), 400);
 }
 
 // Row 33.
@@ -500,9 +550,23 @@ async fn metadata_of_both_versions_arrives() {
         .assert(204, "");
     let of_series = Message::default().number(1, 2).number(3, 3);
     let with_metadata = series_v2(&[1, 2], &[(NOW, 1.0)]).message(5, &of_series);
+    // What is said of the parts of a histogram is said of it; a native one has no parts.
+    let of_histogram = Message::default().number(1, 3);
+    let part = |name| series_v2(&[1, name], &[(NOW, 1.0)]).message(5, &of_histogram);
+    let native = series_v2(&[1, 6], &[])
+        .message(3, &histogram())
+        .message(5, &of_histogram);
     rig.push_v2(&request_v2(
-        &["", "__name__", "down", "Is it down"],
-        &[with_metadata],
+        &[
+            "",
+            "__name__",
+            "down",
+            "Is it down",
+            "t_bucket",
+            "t_sum",
+            "t_native_sum",
+        ],
+        &[with_metadata, part(4), part(5), native],
     ))
     .await
     .assert(204, "");
@@ -519,7 +583,9 @@ async fn metadata_of_both_versions_arrives() {
         got,
         [
             text(["up", "counter", "Is it up", "bool"]),
-            text(["down", "gauge", "Is it down", ""])
+            text(["down", "gauge", "Is it down", ""]),
+            text(["t", "histogram", "", ""]),
+            text(["t_native_sum", "histogram", "", ""]),
         ]
     );
 }

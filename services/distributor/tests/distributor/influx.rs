@@ -75,12 +75,11 @@ async fn clients_may_ask_whether_there_is_anyone() {
 }
 
 #[rstest]
-#[case("/write", &[], "ok a=1\nm a", 400, "invalid line protocol at line 2: expected \"=\" after a field's key")]
 #[case("/write?precision=d", &[], "m a=1", 400, "invalid precision \"d\": expected one of ns, us, ms, s, m, h")]
 #[case("/write", &[("content-encoding", "br")], "m a=1", 415, "unsupported content encoding \"br\"")]
 #[case("/write", &[("x-scope-orgid", "a/b")], "m a=1", 400, "tenant ID")]
 #[tokio::test(start_paused = true)]
-async fn bad_text_is_refused_whole_with_its_line(
+async fn bad_requests_are_refused_whole(
     #[case] path: &str,
     #[case] headers: &[(&str, &str)],
     #[case] body: &'static str,
@@ -102,4 +101,29 @@ async fn samples_that_are_not_good_are_left_out() {
         .await;
     answer.assert(400, "too old");
     assert_eq!(stored(&rig), [format!("{{__name__=\"m_a\"}} 2 {NOW}")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_cannot_be_read_are_named_and_the_others_written() {
+    let rig = Rig::single();
+    let body = "ok a=1\nm a\nold a=1 5000000\nlast a=2\nm,\n";
+    let answer = rig.request("POST", "/write", &[], body).await;
+    answer.assert(
+        400,
+        "invalid line protocol at line 2: expected \"=\" after a field's key",
+    );
+    answer.assert(
+        400,
+        "(rejected: 2 lines, and 1 samples of 1 series in others, written: 2 samples)",
+    );
+    let wanted = ["ok_a", "last_a"].map(|m| format!("{{__name__=\"{m}\"}}"));
+    let stored = stored(&rig);
+    assert_eq!(stored.len(), 2, "{stored:?}");
+    assert!(
+        wanted.iter().all(|w| stored.iter().any(|s| s.starts_with(w))),
+        "{stored:?}"
+    );
+    rig.request("POST", "/write", &[], "m a\n")
+        .await
+        .assert(400, "invalid line protocol at line 1");
 }

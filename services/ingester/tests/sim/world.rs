@@ -215,6 +215,7 @@ impl World {
             manifests: client(Arc::new(bucket), &self.clock, self.rng.fork()),
             peers: Arc::new(NoPeers),
             control: Arc::new(NoControl),
+            limits: Default::default(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };

@@ -177,6 +177,7 @@ impl Assembly {
             manifests: self.storage.manifests()?,
             peers: Arc::new(shared.members.clone()),
             control: Arc::new(Proposer(self.plane.client().clone())),
+            limits: shared.overrides.clone(),
             metrics: shared.metrics.clone(),
             tasks: self.tasks.clone(),
         };

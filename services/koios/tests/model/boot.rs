@@ -89,6 +89,7 @@ impl World {
             manifests: self.client(handle),
             peers: Arc::new(self.network.clone()),
             control: Arc::new(self.network.clone()),
+            limits: Default::default(),
             metrics: Metrics::new(),
             tasks: tasks.clone(),
         };

@@ -146,6 +146,7 @@ impl Stored {
                 manifests: manifests(),
                 peers: Arc::new(Alone),
                 control: Arc::new(Alone),
+                limits: Default::default(),
                 metrics: metrics.clone(),
                 tasks: tasks.clone(),
             },

@@ -74,6 +74,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Most active series of a tenant; samples of further ones get 400; 0 for no limit"
     ),
     setting!(
+        "limits.max-exemplars",
+        usize,
+        limits.max_exemplars,
+        WRITE,
+        "Exemplars of a tenant that each partition keeps in memory, the newest; 0 for none"
+    ),
+    setting!(
         "limits.ingestion-rate",
         u64,
         limits.ingestion_rate,

@@ -287,6 +287,7 @@ impl World {
                 by: name_of(i),
             }),
             control: Arc::new(Control(self.state.clone())),
+            limits: Default::default(),
             metrics: Metrics::new(),
             tasks: node.tasks.clone(),
         };
