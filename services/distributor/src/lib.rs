@@ -17,7 +17,6 @@
 //! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13). Whenever it is
 //! not known whether the elected replica of an HA pair brings a sample, that of every replica is taken.
 
-mod active_series;
 mod admission;
 mod checks;
 mod distributor;
@@ -29,6 +28,7 @@ mod influx;
 mod intake;
 mod known_series;
 mod left_out;
+mod limiter;
 mod members;
 mod message;
 mod metrics;
@@ -38,7 +38,9 @@ mod pairs;
 mod rejection;
 mod replicate;
 mod routes;
+mod series_limit;
 mod streams;
+mod taken_out;
 
 pub use distributor::{Deps, Distributor, Settings};
 pub use error::Error;
