@@ -1,4 +1,5 @@
 //! Which series there are: distributors ask before they refuse one.
+
 use koios_wire::{HeldSeriesReply, HeldSeriesRequest, ServiceError};
 
 use crate::Error;
