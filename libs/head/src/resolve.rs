@@ -152,6 +152,15 @@ impl Head {
         }
     }
 
+    /// Whether a series is found under a reference, or several are.
+    pub fn has(&self, hash: SeriesHash) -> bool {
+        match self.series.find(hash) {
+            Found::One(index) => !self.resolutions.doomed.contains(index),
+            Found::Ambiguous => true,
+            Found::None => false,
+        }
+    }
+
     /// Gives up series without samples, as soon as no resolved batch may speak of them.
     pub(crate) fn doom(&mut self, dead: &RoaringBitmap) {
         let r = &mut self.resolutions;

@@ -188,6 +188,42 @@ impl BatchColumns {
         self.timestamps.iter().copied().chain(histograms)
     }
 
+    /// The same without the series at some places and what belongs to them.
+    #[must_use]
+    pub fn without(&self, is_out: impl Fn(usize) -> bool) -> Self {
+        let mut out = Self {
+            metadata: self.metadata.clone(),
+            ..Self::default()
+        };
+        let mut histograms = self.histograms.iter().peekable();
+        let mut exemplars = self.exemplars.iter().peekable();
+        for (at, series) in self.series().enumerate() {
+            let stays = !is_out(at);
+            if stays {
+                match series.labels {
+                    Some(labels) if series.known => out.push_known_series(series.hash, labels),
+                    Some(labels) => out.push_series(series.hash, labels),
+                    None => out.push_reference(series.hash),
+                }
+                for (i, (t, v)) in series.timestamps.iter().zip(series.values).enumerate() {
+                    out.push_sample(*t, *v);
+                    out.set_last_start(series.starts.get(i).copied().unwrap_or(0));
+                }
+            }
+            while let Some(h) = histograms.next_if(|h| h.series as usize == at) {
+                if stays {
+                    out.push_started_histogram(h.t, h.start, h.histogram.clone());
+                }
+            }
+            while let Some(e) = exemplars.next_if(|e| e.series as usize == at) {
+                if stays {
+                    out.push_exemplar(e.exemplar.clone());
+                }
+            }
+        }
+        out
+    }
+
     /// What it occupies, spare room and metadata left out.
     pub fn memory_bytes(&self) -> usize {
         let per_series = size_of::<SeriesHash>() + 2 * size_of::<u32>() + size_of::<bool>();
@@ -301,6 +337,52 @@ mod tests {
             [at(0), at(1), at(2), at(3)],
             [None, Some(labels.clone()), None, Some(labels)]
         );
+    }
+
+    #[test]
+    fn a_series_goes_with_all_that_belongs_to_it() {
+        let labels = |n: u128| Labels::from_pairs([("a", n.to_string())]);
+        let exemplar = |t| Exemplar {
+            t,
+            v: 1.0,
+            labels: labels(7),
+        };
+        let add = |c: &mut BatchColumns, n: u128| {
+            match n {
+                1 => c.push_reference(SeriesHash(n)),
+                2 => c.push_known_series(SeriesHash(n), labels(n).as_ref()),
+                _ => c.push_series(SeriesHash(n), labels(n).as_ref()),
+            }
+            let t = n as i64 * 10;
+            for i in 0..n as i64 {
+                c.push_sample(t + i, i as f64);
+                c.set_last_start(if n == 3 { 0 } else { t });
+            }
+            c.push_started_histogram(t, 5, Histogram::default());
+            c.push_exemplar(exemplar(t));
+        };
+        let of = |series: &[u128]| {
+            let mut c = BatchColumns::default();
+            series.iter().for_each(|n| add(&mut c, *n));
+            c.metadata.push(("m".to_owned(), Metadata::default()));
+            c
+        };
+        let all = of(&[1, 2, 3, 4]);
+        assert_eq!(all.without(|_| false), all);
+        for left in [&[1, 2, 3][..], &[1, 3], &[2, 4], &[3], &[]] {
+            let out = |at: usize| !left.contains(&(at as u128 + 1));
+            let (got, wanted) = (all.without(out), of(left));
+            assert!(got.series().map(|s| s.hash.0).eq(left.iter().copied()));
+            assert_eq!(got.histograms, wanted.histograms);
+            assert_eq!(got.exemplars, wanted.exemplars);
+            let parts = |c: &BatchColumns| -> Vec<_> {
+                let part =
+                    |s: BatchSeries<'_>| (s.known, s.labels.map(|l| l.to_labels()), s.timestamps.to_vec());
+                c.series().map(part).collect()
+            };
+            assert_eq!(parts(&got), parts(&wanted));
+            assert_eq!((got.starts, got.metadata), (wanted.starts, wanted.metadata));
+        }
     }
 
     #[test]

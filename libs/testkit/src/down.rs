@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use koios_model::Metadata;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars,
+    ServiceError,
 };
 
 /// An ingester that is down: whatever it is asked, it is unavailable.
@@ -21,6 +22,9 @@ fn down<T>() -> Result<T, ServiceError> {
 #[async_trait]
 impl IngesterService for DownIngester {
     async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
+        down()
+    }
+    async fn held_series(&self, _: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError> {
         down()
     }
     async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {

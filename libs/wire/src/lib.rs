@@ -33,9 +33,10 @@ pub use batch::{Batch, BatchError, BatchHeader, BoundSeries, LoggedBatch, Logged
 pub use error::{ServiceError, ServiceErrorCode};
 pub use service::{
     BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars, SeriesRuns,
-    StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream, TenantHoldings,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream,
+    SeriesExemplars, SeriesRuns, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+    StoreStream, TenantHoldings,
 };
 pub use strings::Strings;
 pub use watched::{ReaderPace, Watched, watched};

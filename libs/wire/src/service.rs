@@ -9,7 +9,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use koios_chunk::{Encoder, Run};
-use koios_model::{BatchSet, Exemplar, Expiry, Labels, Matchers, Metadata, PartitionId, TenantId, TimeRange};
+use koios_model::{
+    BatchSet, Exemplar, Expiry, Labels, Matchers, Metadata, PartitionId, SeriesHash, TenantId, TimeRange,
+};
 
 use crate::{Batch, ServiceError, ServiceErrorCode};
 
@@ -24,6 +26,30 @@ pub struct PushAck {
     pub conflicts: u64,
     /// The first of them, in words for the sender.
     pub conflict: String,
+}
+
+/// A question which series there are.
+#[derive(Clone, Debug)]
+pub struct HeldSeriesRequest {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Answered only by a member that has adopted this epoch.
+    pub epoch: u64,
+    /// The references of the series; without any only their number is asked for.
+    pub references: Arc<[SeriesHash]>,
+}
+
+/// Which of them a member has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldSeriesReply {
+    /// For each reference, in the order asked.
+    pub held: Vec<bool>,
+    /// As in [`PushAck`].
+    pub partition_series: u64,
+    /// Whether the member counts for the partition: otherwise it may lack series that exist.
+    pub counts: bool,
 }
 
 /// Which series of one (partition, tenant) to read.
@@ -279,6 +305,12 @@ pub trait IngesterService: Send + Sync + Debug + 'static {
     /// `Stale` or `Behind` when epochs differ, `ResourceExhausted` or `Unavailable` when shedding; nothing of the batch
     /// was logged then.
     async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError>;
+
+    /// Which series this member has, whoever asks and whatever for.
+    ///
+    /// # Errors
+    /// `Stale` or `Behind` when epochs differ, `Unavailable` while the log is replayed.
+    async fn held_series(&self, request: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError>;
 
     /// Reads series in label order.
     ///

@@ -15,17 +15,18 @@ use koios_wire::compression::Compression;
 use koios_wire::otlp::Deltas;
 use parking_lot::Mutex;
 
-use crate::active_series::ActiveSeries;
 use crate::admission::{BytesInFlight, HeldBytes, Rates};
 use crate::intake::{Intake, Rules, Taken};
 use crate::known_series::{KnownSeries, TenantKnown};
 use crate::left_out::{LeftOut, SentMessage};
+use crate::limiter::{Asker, Limiter};
 use crate::message::{Format, Message};
 use crate::metrics::DistributorMetrics;
-use crate::outcome::{Failure, Outcome, Written};
+use crate::outcome::{Failure, Outcome};
 use crate::pairs::{Gate, Referee, Tracker, report_for_ever};
 use crate::replicate::{Content, Replicator};
 use crate::routes::Routes;
+use crate::series_limit::SeriesLimits;
 use crate::streams::Streams;
 use crate::{Error, Members};
 
@@ -81,7 +82,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: DistributorMetrics,
     bytes: BytesInFlight,
     rates: Rates,
-    active: ActiveSeries,
+    series_limits: SeriesLimits,
+    asker: Arc<Asker>,
     known: KnownSeries,
     deltas: Deltas,
     pairs: Arc<Tracker>,
@@ -105,6 +107,13 @@ impl Distributor {
     pub fn new(deps: Deps) -> Self {
         let metrics = DistributorMetrics::new(&deps.metrics);
         let routes = Arc::new(Routes::new(deps.state));
+        let asker = Asker {
+            members: Arc::clone(&deps.members),
+            clock: Arc::clone(&deps.runtime.clock),
+            metrics: metrics.clone(),
+            // What members say leaves time to write.
+            deadline: deps.settings.push_deadline / 2,
+        };
         let replicator = Replicator {
             routes: Arc::clone(&routes),
             members: deps.members,
@@ -129,7 +138,8 @@ impl Distributor {
             pairs,
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
             rates: Rates::default(),
-            active: ActiveSeries::default(),
+            series_limits: SeriesLimits::default(),
+            asker: Arc::new(asker),
             known: KnownSeries::default(),
             deltas: Deltas::default(),
             runtime: deps.runtime,
@@ -155,7 +165,7 @@ impl Distributor {
         crate::otlp::grpc_router(self.clone())
     }
 
-    /// Writes series from within the process, such as its own metrics. Limits on rate and bytes do not apply.
+    /// Writes series from within the process, such as its own metrics. Limits on rate, bytes and series do not apply.
     ///
     /// # Errors
     /// [`Error::NoPartitions`], [`Error::NotEnoughReplicas`].
@@ -164,7 +174,7 @@ impl Distributor {
         let known = self.shared.known.of(tenant, &rules.limits);
         let taken = {
             let known = known.read();
-            let mut intake = Intake::new(&rules, None, &known);
+            let mut intake = Intake::new(&rules, &known);
             for (labels, samples) in series {
                 intake.trusted(labels.as_ref(), samples);
             }
@@ -172,7 +182,7 @@ impl Distributor {
         };
         let written = self
             .shared
-            .replicate(tenant, rules.admission_ms, taken, None, &known)
+            .replicate((tenant, &known, None), rules.admission_ms, taken, None)
             .await;
         written.map_err(|failure| failure.error)
     }
@@ -193,9 +203,9 @@ impl Distributor {
         let now = started;
         let limit = rules.limits.max_series;
         let known = shared.known.of(tenant, &rules.limits);
+        let limiter = shared.limiter(tenant, &rules, now);
         let message = Message {
             known: Arc::clone(&known),
-            gate: shared.active.gate(tenant, limit, &known, now),
             deltas: matches!(format, Format::Otlp(_)).then(|| shared.deltas.of(tenant, now)),
             format,
             compression,
@@ -211,11 +221,20 @@ impl Distributor {
             .await
             .map_err(|panic| Error::Internal(panic.to_string()))??;
         shared.stage("decode", started);
+        if let Some(limiter) = &limiter {
+            let had_any = !taken.parts.is_empty();
+            taken = shared.admit_series(limiter, taken).await?;
+            if had_any && taken.parts.is_empty() && taken.undecided == 0 {
+                // Nobody may rely on what was rejected.
+                let brought = std::mem::take(&mut taken.pairs.brought);
+                shared.pairs.lose(tenant, &brought, &state, now);
+            }
+        }
         let limits = shared.limits.of(tenant);
         let now = shared.runtime.clock.elapsed();
         let written = taken.samples() + taken.exemplars();
         let pairs = std::mem::take(&mut taken.pairs);
-        let undecided = taken.undecided;
+        let mut undecided = taken.undecided;
         let lose = |error: &Error| {
             if error.status().is_client_error() {
                 shared.pairs.lose(tenant, &pairs.brought, &state, now);
@@ -224,9 +243,15 @@ impl Distributor {
         let admitted = shared.rates.admit(tenant, &limits, written, now);
         admitted.inspect_err(lose)?;
         let written = shared
-            .replicate(tenant, admission_ms, taken, Some(Arc::new(sent)), &known)
+            .replicate(
+                (tenant, &known, limiter),
+                admission_ms,
+                taken,
+                Some(Arc::new(sent)),
+            )
             .await;
         let mut outcome = written.inspect_err(|failure| lose(&failure.error))?;
+        undecided += outcome.undecided;
         if undecided > 0 {
             return Err(Failure {
                 error: Error::SeriesUndecided {
@@ -317,53 +342,88 @@ impl Shared {
         )
     }
 
+    fn limiter(&self, tenant: &TenantId, rules: &Rules, now: Duration) -> Option<Limiter> {
+        Some(Limiter {
+            room: self.series_limits.of(tenant, rules.limits.max_series, now)?,
+            asker: Arc::clone(&self.asker),
+            tenant: tenant.clone(),
+            state: Arc::clone(&rules.table.state),
+        })
+    }
+
+    /// Takes new series out for which there is no room.
+    async fn admit_series(&self, limiter: &Limiter, mut taken: Taken) -> Result<Taken, Error> {
+        let unknown = taken.unknown();
+        if unknown.is_empty() {
+            return Ok(taken);
+        }
+        let started = self.runtime.clock.elapsed();
+        let (decision, limit) = (limiter.admit(unknown).await, limiter.room.limit());
+        let is_whole = decision.is_yes();
+        let settle = move || {
+            taken.settle(decision, limit);
+            taken
+        };
+        let taken = match is_whole {
+            true => settle(),
+            false => self
+                .runtime
+                .cpu
+                .run(settle)
+                .await
+                .map_err(|panic| Error::Internal(panic.to_string()))?,
+        };
+        self.stage("admit_series", started);
+        Ok(taken)
+    }
+
     /// Sends every partition's part and waits for all majorities. `message` is where labels were left.
     async fn replicate(
         &self,
-        tenant: &TenantId,
+        (tenant, known, limiter): (&TenantId, &Arc<TenantKnown>, Option<Limiter>),
         admission_ms: i64,
         taken: Taken,
         message: Option<Arc<SentMessage>>,
-        known: &Arc<TenantKnown>,
     ) -> Result<Outcome, Failure> {
         let started = self.runtime.clock.elapsed();
         let message = message.as_ref();
+        let limiter = limiter.as_ref();
         let parts = taken.parts.into_iter().map(|(partition, part)| async move {
-            let (new, mut admitted) = (part.new, part.admitted);
+            let (mut new, mut reserved) = (part.new, part.reserved);
             let left_out = message.map(|message| LeftOut::new(message, part.left_out));
             let content = Content {
                 columns: part.columns,
                 encoded: part.content,
                 left_out: Arc::new(left_out.unwrap_or_default()),
+                limiter: limiter.cloned(),
             };
-            let part = Written::of(&content.columns);
             let sent = self
                 .replicator
                 .replicate(tenant, partition, admission_ms, content);
-            if let Some(admitted) = &mut admitted {
-                admitted.sent();
+            if let Some(reserved) = &mut reserved {
+                reserved.sent();
             }
-            let acknowledged = match sent.await {
-                Ok(acknowledged) => acknowledged,
-                Err(error) => {
-                    if let Some(admitted) = admitted.filter(|_| error.status().is_client_error()) {
-                        admitted.refused();
-                    }
-                    return Err(error);
-                }
-            };
-            if !new.is_empty() {
+            let sent = sent.await;
+            // What failed for good was refused by those it was sent to.
+            let is_certain = sent
+                .as_ref()
+                .map_or_else(|e| e.status().is_client_error(), |_| true);
+            if let Some(reserved) = reserved.filter(|_| is_certain) {
+                reserved.settled();
+            }
+            let acknowledged = sent?;
+            let gone = acknowledged.taken_out.refused.clone();
+            if !new.is_empty() || !gone.is_empty() {
                 let known = Arc::clone(known);
-                let learn = move || known.learn(&new);
+                let learn = move || {
+                    new.retain(|series| !gone.contains(&series.hash));
+                    known.learn(&new);
+                    known.forget(&gone);
+                };
                 // A panic there costs what was to be learnt.
                 let _ = self.runtime.cpu.run(learn).await;
             }
-            let now = self.runtime.clock.elapsed();
-            self.active.note(tenant, partition, acknowledged.series, now);
-            if let Some(admitted) = admitted {
-                admitted.acknowledged();
-            }
-            Ok((part, acknowledged))
+            Ok(acknowledged)
         });
         let parts = join_all(parts).await;
         self.stage("replicate", started);
@@ -376,7 +436,7 @@ impl Shared {
         let mut failure = None;
         for part in parts {
             match part {
-                Ok((part, acknowledged)) => outcome.add(part, &acknowledged, &self.metrics),
+                Ok(acknowledged) => outcome.add(acknowledged, &self.metrics),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }

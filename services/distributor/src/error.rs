@@ -140,10 +140,10 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// New series came together with those of other requests, or with more than can be told apart at once.
+    /// New series came together with those of other requests, or too few members said whether they exist.
     #[error(
-        "{series} series may exceed the series limit {limit}, which shows once others have been written: try again, or \
-         raise limits.max-series"
+        "{series} series may exceed the series limit {limit}, which shows once others have been written and enough \
+         replicas answer: try again, or raise limits.max-series"
     )]
     SeriesUndecided {
         /// How many were not written for it.

@@ -19,13 +19,13 @@ use koios_wire::remote_write::{
 };
 use koios_wire::{influx, otlp};
 
-use crate::active_series::{Admitted, NotAdmitted, SeriesGate};
 use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
+use crate::series_limit::Reserved;
 
 /// Samples from which a part's content is encoded where it was decoded.
 const ENCODED_SAMPLES_MIN: usize = 64;
@@ -134,8 +134,10 @@ pub(crate) struct Part {
     pub(crate) left_out: Vec<Range<u32>>,
     /// Series to learn once they are acknowledged.
     pub(crate) new: Vec<NewSeries>,
-    /// Series that count as the tenant's once they are acknowledged.
-    pub(crate) admitted: Option<Admitted>,
+    /// Series with samples that are not known, each once; where the tenant has a limit on series.
+    pub(crate) unknown: Vec<SeriesHash>,
+    /// The room that new series take.
+    pub(crate) reserved: Option<Reserved>,
 }
 
 /// What is known of a series' labels.
@@ -156,7 +158,6 @@ pub(crate) struct Intake<'a> {
     rules: &'a Rules,
     /// Times that are taken.
     accepted_ms: RangeInclusive<i64>,
-    gate: Option<SeriesGate>,
     known: &'a Known<'a>,
     cursor: Cursor,
     /// The last series that was recognised, if it is to be learnt anew.
@@ -174,13 +175,11 @@ pub(crate) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// `gate` lets new series in while the tenant may have more; none for no limit. `known` series were checked under the
-    /// same rules.
-    pub(crate) fn new(rules: &'a Rules, gate: Option<SeriesGate>, known: &'a Known<'a>) -> Self {
+    /// `known` series were checked under the same rules.
+    pub(crate) fn new(rules: &'a Rules, known: &'a Known<'a>) -> Self {
         Self {
             rules,
             accepted_ms: rules.accepted_ms(),
-            gate,
             known,
             cursor: Cursor::default(),
             ages: None,
@@ -208,12 +207,6 @@ impl<'a> Intake<'a> {
             if let Some(partition) = self.rules.table.ring.route(hash) {
                 let part = self.taken.parts.entry(partition).or_default();
                 part.columns.metadata.push((metric.to_owned(), metadata));
-            }
-        }
-        let admitted = self.gate.take().map(SeriesGate::into_parts).unwrap_or_default();
-        for (partition, admitted) in admitted {
-            if let Some(part) = self.taken.parts.get_mut(&partition) {
-                part.admitted = Some(admitted);
             }
         }
         self.taken.parts.retain(|_, part| !part.columns.is_empty());
@@ -326,31 +319,12 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
-        let samples = (series.samples.len() + series.histograms.len()) as u64;
-        let is_known = !matches!(labels, LabelsAre::New(_));
-        let admitted = match &mut self.gate {
-            Some(gate) => gate.admit(partition, hash, is_known),
-            None => Ok(false),
-        };
-        let to_remember = match admitted {
-            Ok(to_remember) => to_remember,
-            Err(NotAdmitted::Undecided) => {
-                self.taken.undecided += 1;
-                return 0;
-            }
-            Err(NotAdmitted::Rejected(rejection)) => {
-                self.taken
-                    .report
-                    .add(rejection, samples, || describe_series(series));
-                self.taken.exemplars_dropped += series.exemplars.len() as u64;
-                return samples;
-            }
-        };
         let mut adding = Adding {
             part: self.taken.parts.entry(partition).or_default(),
             report: &mut self.taken.report,
             series: (hash, packed),
             labels: Some(labels),
+            is_limited: self.rules.limits.max_series > 0,
         };
         let (accepted, rules) = (&self.accepted_ms, self.rules);
         // Nearly all are: why one is not takes longer to tell.
@@ -401,9 +375,6 @@ impl<'a> Intake<'a> {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
-        if let Some(gate) = self.gate.as_mut().filter(|_| to_remember && rejected == samples) {
-            gate.take_back(partition);
-        }
         rejected
     }
 
@@ -451,12 +422,17 @@ struct Adding<'a> {
     series: (SeriesHash, LabelsRef<'a>),
     /// None once it is in the batch.
     labels: Option<LabelsAre>,
+    /// Whether the tenant may have so many series only.
+    is_limited: bool,
 }
 
 impl Adding<'_> {
     fn started(&mut self) -> &mut BatchColumns {
         if let Some(labels) = self.labels.take() {
             let (hash, packed) = self.series;
+            if self.is_limited && matches!(labels, LabelsAre::New(_)) {
+                self.part.unknown.push(hash);
+            }
             self.part.push(hash, packed, labels);
         }
         &mut self.part.columns
@@ -486,7 +462,14 @@ impl Adding<'_> {
 }
 
 impl Part {
-    /// Encodes the content while the columns are in the caches of this thread.
+    /// Ends the taking in: encodes the content while the columns are in the caches of this thread.
+    pub(crate) fn finish(&mut self) {
+        self.unknown.sort_unstable();
+        self.unknown.dedup();
+        self.encode();
+    }
+
+    /// Encodes the content of what is not small.
     pub(crate) fn encode(&mut self) {
         if self.columns.sample_count() >= ENCODED_SAMPLES_MIN {
             self.content = Some(encode_content(&self.columns));

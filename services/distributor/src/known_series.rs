@@ -12,7 +12,7 @@
 //! When there are too many a new generation begins, and the one before the last goes. What is found in the last is learnt
 //! anew, so that series that still come stay known, however many there have been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,9 +44,17 @@ impl Default for KnownSeries {
 #[derive(Debug, Default)]
 struct Generations {
     newer: BTreeMap<TenantId, Arc<TenantKnown>>,
-    older: BTreeMap<TenantId, Arc<TenantKnown>>,
+    /// Without what they were older than.
+    older: BTreeMap<TenantId, Older>,
     /// Series of the newer one, those of limits before included.
     series: Arc<AtomicUsize>,
+}
+
+/// The known series of one tenant in the generation before.
+#[derive(Debug)]
+struct Older {
+    limits: Arc<Limits>,
+    set: Arc<RwLock<KnownSet>>,
 }
 
 /// The known series of one tenant, checked under the same limits.
@@ -58,8 +66,6 @@ pub(crate) struct TenantKnown {
     older: Option<Arc<RwLock<KnownSet>>>,
     /// Of all tenants.
     series: Arc<AtomicUsize>,
-    /// What was known while the tenant had no limit on series, until it is asked which it had.
-    before: Mutex<Option<Arc<TenantKnown>>>,
 }
 
 /// A series, and how it was found.
@@ -73,6 +79,12 @@ pub(crate) struct NewSeries {
 
 /// Stands for no hash of encoded labels: in 2^128 label sets one is never recognised for it.
 pub(crate) const NOT_ENCODED: SeriesHash = SeriesHash(0);
+
+/// Stands where a series was that is forgotten. In 2^128 references one is found here, which members answer for.
+const FREE: NewSeries = NewSeries {
+    hash: SeriesHash(0),
+    encoded: NOT_ENCODED,
+};
 
 /// Known series, in the order they became known. Requests name series in much the same order every time, so the next one is
 /// mostly found beside the last, without a look into a table that no cache holds.
@@ -123,27 +135,25 @@ impl KnownSeries {
     pub(crate) fn of(&self, tenant: &TenantId, limits: &Arc<Limits>) -> Arc<TenantKnown> {
         let mut generations = self.generations.lock();
         if generations.series.load(Ordering::Relaxed) > self.series_max {
+            let older = std::mem::take(&mut generations.newer).into_iter();
+            let older = older.map(|(tenant, known)| (tenant, known.as_older()));
             *generations = Generations {
-                older: std::mem::take(&mut generations.newer),
+                older: older.collect(),
                 ..Generations::default()
             };
         }
-        let newer = generations.newer.get(tenant);
-        if let Some(known) = newer
+        if let Some(known) = generations.newer.get(tenant)
             && Arc::ptr_eq(&known.limits, limits)
         {
             return Arc::clone(known);
         }
         let older = generations.older.get(tenant);
-        let before = newer.or(older);
-        let same_limits = |old: &&Arc<TenantKnown>| Arc::ptr_eq(&old.limits, limits);
-        let gets_limited = |old: &&Arc<TenantKnown>| old.limits.max_series == 0 && limits.max_series > 0;
+        let older = older.filter(|older| Arc::ptr_eq(&older.limits, limits));
         let new = Arc::new(TenantKnown {
             limits: Arc::clone(limits),
             set: Arc::default(),
-            older: older.filter(same_limits).map(|old| Arc::clone(&old.set)),
+            older: older.map(|older| Arc::clone(&older.set)),
             series: Arc::clone(&generations.series),
-            before: Mutex::new(before.filter(gets_limited).cloned()),
         });
         generations.newer.insert(tenant.clone(), Arc::clone(&new));
         new
@@ -151,14 +161,11 @@ impl KnownSeries {
 }
 
 impl TenantKnown {
-    /// What was known while the tenant had no limit on series; once.
-    pub(crate) fn take_before(&self) -> Option<Arc<Self>> {
-        self.before.lock().take()
-    }
-
-    /// Whether a series is known.
-    pub(crate) fn has(&self, hash: SeriesHash) -> bool {
-        self.read().find(hash, &mut Cursor::default()).is_some()
+    fn as_older(&self) -> Older {
+        Older {
+            limits: Arc::clone(&self.limits),
+            set: Arc::clone(&self.set),
+        }
     }
 
     /// They for as long as a request is decoded.
@@ -178,6 +185,14 @@ impl TenantKnown {
         }
         let learnt = set.order.len() - before;
         self.series.fetch_add(learnt, Ordering::Relaxed);
+    }
+
+    /// Forgets series that no member knows any more. Waits for requests that are being decoded.
+    pub(crate) fn forget(&self, series: &HashSet<SeriesHash>) {
+        for set in self.older.iter().chain([&self.set]) {
+            let mut set = set.write();
+            series.iter().for_each(|hash| set.remove(*hash));
+        }
     }
 }
 
@@ -232,6 +247,23 @@ impl KnownSet {
         let place = self.table.find(key(&hash), |at| is_it(*at as usize).is_some())?;
         cursor.next = *place as usize + 1;
         is_it(*place as usize).copied()
+    }
+
+    /// Its place stays free until the generation ends.
+    fn remove(&mut self, hash: SeriesHash) {
+        let order = &mut self.order;
+        let same = |place: &u32| order.get(*place as usize).is_some_and(|s| s.hash == hash);
+        let Ok(found) = self.table.find_entry(key(&hash), same) else {
+            return;
+        };
+        let (place, _) = found.remove();
+        let Some(series) = order.get_mut(place as usize) else {
+            return;
+        };
+        let encoded = std::mem::replace(series, FREE).encoded;
+        if let Ok(found) = self.encoded.find_entry(key(&encoded), |at| *at == place) {
+            found.remove();
+        }
     }
 
     fn insert(&mut self, new: NewSeries) {
@@ -317,17 +349,56 @@ mod tests {
         }
         assert_eq!(forgotten, 0);
         let generations = known.generations.lock();
-        let held = |tenants: &BTreeMap<TenantId, Arc<TenantKnown>>| {
-            let sets = tenants.values().map(|known| known.set.read().order.len());
-            sets.sum::<usize>()
-        };
-        assert!(held(&generations.newer) <= 101 && held(&generations.older) <= 101);
-        let other = Arc::new(Limits::default());
+        let (newer, older) = (&generations.newer[&tenant], &generations.older[&tenant]);
+        assert!(newer.set.read().order.len() <= 101 && older.set.read().order.len() <= 101);
         drop(generations);
-        assert!(
-            !known.of(&tenant, &other).has(SeriesHash(1)),
-            "checked under other limits"
-        );
+        let other = known.of(&tenant, &Arc::new(Limits::default()));
+        let set = other.read();
+        let found = set.find(SeriesHash(1), &mut Cursor::default());
+        assert!(found.is_none(), "checked under other limits");
+    }
+
+    #[test]
+    fn i12_two_generations_are_kept_and_no_third() {
+        let (tenant, limits) = (TenantId::anonymous(), Arc::new(Limits::default()));
+        let known = KnownSeries {
+            series_max: 10,
+            ..KnownSeries::default()
+        };
+        let mut sets = Vec::new();
+        for generation in 0..5u128 {
+            let of_tenant = known.of(&tenant, &limits);
+            let series: Vec<_> = (0..11).map(|n| new(generation * 100 + n + 1, None)).collect();
+            of_tenant.learn(&series);
+            sets.push(Arc::downgrade(&of_tenant.set));
+        }
+        let kept: Vec<bool> = sets.iter().map(|set| set.strong_count() > 0).collect();
+        assert_eq!(kept, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_found_neither_way_until_it_is_learnt_again() {
+        let (tenant, limits) = (TenantId::anonymous(), Arc::new(Limits::default()));
+        let known = KnownSeries {
+            series_max: 3,
+            ..KnownSeries::default()
+        };
+        let series = [(1, 11), (2, 12), (3, 13), (4, 14)].map(|(hash, encoded)| new(hash, Some(encoded)));
+        known.of(&tenant, &limits).learn(&series);
+        let of_tenant = known.of(&tenant, &limits);
+        of_tenant.learn(&series[..2]);
+        let found = |hash: u128| {
+            let (known, mut cursor) = (of_tenant.read(), Cursor::default());
+            let by_labels = known.recognise(SeriesHash(hash + 10), &mut cursor);
+            let by_hash = known.find(SeriesHash(hash), &mut cursor);
+            assert_eq!(by_labels, by_hash);
+            by_hash.is_some()
+        };
+        assert_eq!([1, 2, 3, 4].map(found), [true; 4]);
+        of_tenant.forget(&HashSet::from([2, 3, 9].map(SeriesHash)));
+        assert_eq!([1, 2, 3, 4].map(found), [true, false, false, true]);
+        of_tenant.learn(&series);
+        assert_eq!([1, 2, 3, 4].map(found), [true; 4]);
     }
 
     #[test]

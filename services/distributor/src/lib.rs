@@ -2,8 +2,8 @@
 //!
 //! **Data flow.** [`Distributor::router`] takes remote write requests, text, OTLP and line protocol: *receive* (tenant,
 //! admission of bytes, body), *decode* (decompress, walk the message, validate each series, hash and pack it into its
-//! partition's columns), *replicate* (one batch per partition to all its members, done when a majority has synced it). The three stages have
-//! the same names in `koios_distributor_stage_duration_seconds`. Of HA pairs the elected replica's samples are kept while
+//! partition's columns), where a tenant has a limit on series *admit series* (members are asked which of the new ones exist), *replicate* (one
+//! batch per partition to all its members, done when a majority has synced it). The stages have the same names in `koios_distributor_stage_duration_seconds`. Of HA pairs the elected replica's samples are kept while
 //! decoding; a [`Referee`], the control leader, elects it from what all distributors tell it.
 //!
 //! **Invariants.** A 2xx means that a majority of every partition's members synced its part under one epoch (I1, I14).
@@ -17,7 +17,6 @@
 //! help; a partition without a majority gives 503, and a retry of the whole request is harmless (I2, I13). Whenever it is
 //! not known whether the elected replica of an HA pair brings a sample, that of every replica is taken.
 
-mod active_series;
 mod admission;
 mod checks;
 mod distributor;
@@ -29,6 +28,7 @@ mod influx;
 mod intake;
 mod known_series;
 mod left_out;
+mod limiter;
 mod members;
 mod message;
 mod metrics;
@@ -38,7 +38,9 @@ mod pairs;
 mod rejection;
 mod replicate;
 mod routes;
+mod series_limit;
 mod streams;
+mod taken_out;
 
 pub use distributor::{Deps, Distributor, Settings};
 pub use error::Error;

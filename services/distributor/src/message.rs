@@ -14,7 +14,6 @@ use koios_wire::otlp::{self, TenantDeltas};
 use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
 
 use crate::Error;
-use crate::active_series::SeriesGate;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
 use crate::intake::{Exceeded, Intake, Part, Rules, Taken, label_bytes_max};
@@ -68,7 +67,6 @@ pub(crate) struct LineProtocol {
 
 /// A message before it is decoded.
 pub(crate) struct Message {
-    pub(crate) gate: Option<SeriesGate>,
     pub(crate) known: Arc<TenantKnown>,
     pub(crate) format: Format,
     pub(crate) compression: Compression,
@@ -95,7 +93,7 @@ impl Message {
             seed: rules.seed,
         };
         let mut taken = taken?;
-        taken.parts.values_mut().for_each(Part::encode);
+        taken.parts.values_mut().for_each(Part::finish);
         Ok((taken, sent, self.held))
     }
 
@@ -116,11 +114,11 @@ impl Message {
             labels_per_series: limits.max_labels_per_series + usize::from(self.pairs.is_some()),
         };
         let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
-        let (gate, pairs) = (self.gate.take(), self.pairs.as_ref());
+        let pairs = self.pairs.as_ref();
         let known = self.known.read();
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
-                let mut intake = Intake::new(rules, gate, &known);
+                let mut intake = Intake::new(rules, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = decode(*version, message, decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
@@ -139,7 +137,7 @@ impl Message {
                         Unescaped::default()
                     }
                 };
-                let mut intake = Intake::new(rules, gate, &known);
+                let mut intake = Intake::new(rules, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let strings = Strings::new(strings_max);
                 let decoded = metrics.take_in(message, (&unescaped, &strings), decode_limits, &mut sink);
@@ -163,7 +161,7 @@ impl Message {
                     lookback_ms: i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX),
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
                 };
-                let mut intake = Intake::new(rules, gate, &known);
+                let mut intake = Intake::new(rules, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = otlp::decode(message, &context, &mut sink);
                 let (report, pairs) = sink.finish_after(decoded)?;
@@ -181,7 +179,7 @@ impl Message {
                     limits: decode_limits,
                 };
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
-                let mut intake = Intake::new(rules, gate, &known);
+                let mut intake = Intake::new(rules, &known);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = influx::decode(message, context, &mut WithDefault::new(&mut sink, database));
                 let (report, pairs) = sink.finish_after(decoded)?;

@@ -36,6 +36,7 @@ pub(crate) struct DistributorMetrics {
     /// A member in this process counts, too, when the batch was encoded for others.
     pub(crate) sent_bytes: Counter,
     pub(crate) sent_with_labels: Counter,
+    pub(crate) limit_asks: Counter,
     deduplicated: Family<[(&'static str, String); 1], Counter>,
     deduplicated_tenants: Arc<Mutex<BTreeSet<TenantId>>>,
     undecided: ByWord<Counter>,
@@ -98,6 +99,10 @@ impl DistributorMetrics {
             sent_with_labels: m.counter(
                 "koios_distributor_sent_with_labels_total",
                 "Batches sent again with all labels, as a member did not know a series",
+            ),
+            limit_asks: m.counter(
+                "koios_distributor_series_limit_asks_total",
+                "Times members were asked which series of a tenant exist, for a limit on series",
             ),
             deduplicated: m.register(
                 "koios_distributor_ha_samples_deduplicated_total",

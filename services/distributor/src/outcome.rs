@@ -45,6 +45,8 @@ pub struct Outcome {
     pub rejected: RejectionReport,
     /// A sample had another value at its timestamp already, in words.
     pub conflict: Option<String>,
+    /// Series of which it cannot be told yet whether the tenant may have them.
+    pub(crate) undecided: u64,
     /// The newest version of the control state that an ingester spoke of.
     pub(crate) state_version: u64,
 }
@@ -81,7 +83,8 @@ impl From<Error> for Failure {
 
 impl Outcome {
     /// Adds an acknowledged part. Which of its samples were in conflict with others is not told by kind: floats come first.
-    pub(crate) fn add(&mut self, part: Written, acknowledged: &Acknowledged, metrics: &DistributorMetrics) {
+    pub(crate) fn add(&mut self, acknowledged: Acknowledged, metrics: &DistributorMetrics) {
+        let part = acknowledged.written;
         let conflicts = acknowledged.conflicts.min(part.samples + part.histograms);
         metrics.conflicts.inc_by(conflicts);
         let of_floats = conflicts.min(part.samples);
@@ -91,8 +94,12 @@ impl Outcome {
         self.conflicts += conflicts;
         self.state_version = self.state_version.max(acknowledged.state_version);
         if acknowledged.conflicts > 0 && self.conflict.is_none() {
-            self.conflict = Some(conflict_message(acknowledged));
+            self.conflict = Some(conflict_message(&acknowledged));
         }
+        self.undecided += acknowledged.taken_out.undecided;
+        self.exemplars_dropped += acknowledged.taken_out.exemplars;
+        self.points_rejected += acknowledged.taken_out.report.samples;
+        self.rejected.merge(acknowledged.taken_out.report);
     }
 }
 

@@ -191,6 +191,17 @@ impl RejectionReport {
         self.first = Some((rejection, String::new()));
     }
 
+    /// Adds another report.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.series += other.series;
+        self.samples += other.samples;
+        self.lines += other.lines;
+        for (reason, samples) in other.by_reason {
+            *self.by_reason.entry(reason).or_default() += samples;
+        }
+        self.first = self.first.take().or(other.first);
+    }
+
     /// The sentence for the sender; `None` when nothing was rejected.
     pub fn message(&self, written: u64) -> Option<String> {
         let (rejection, series) = self.first.as_ref()?;

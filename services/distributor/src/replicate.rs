@@ -1,6 +1,8 @@
 //! One partition's part of a request, to all its members, until a majority has it under one epoch.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,16 +10,21 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use koios_control::{ClusterState, Partition};
-use koios_model::{BatchColumns, PartitionId, TenantId};
+use koios_model::{BatchColumns, PartitionId, SeriesHash, TenantId};
 use koios_runtime::{ClockHandle, Cpu, RngHandle, TaskGroup};
 use koios_wire::{Batch, BatchHeader, PushAck, ServiceError, ServiceErrorCode};
+use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::left_out::LeftOut;
+use crate::limiter::Limiter;
 use crate::metrics::DistributorMetrics;
+use crate::outcome::Written;
 use crate::routes::Routes;
+use crate::series_limit::{Decision, Reserved};
 use crate::streams::{Sequence, Streams};
-use crate::{Error, Members};
+use crate::taken_out::report;
+use crate::{Error, Members, Rejection, RejectionReport};
 
 /// How often a batch is sent again under a newer state.
 const RESENDS_MAX: u32 = 5;
@@ -50,6 +57,8 @@ pub(crate) struct Content {
     pub(crate) encoded: Option<Bytes>,
     /// Labels that the columns lack.
     pub(crate) left_out: Arc<LeftOut>,
+    /// The limit on the tenant's series, if it has one.
+    pub(crate) limiter: Option<Limiter>,
 }
 
 /// What a majority said.
@@ -62,12 +71,105 @@ pub(crate) struct Acknowledged {
     pub(crate) conflict: String,
     /// The newest state version that a member spoke of.
     pub(crate) state_version: u64,
+    /// What it has now.
+    pub(crate) written: Written,
+    /// Series that were taken out.
+    pub(crate) taken_out: TakenOut,
 }
 
-/// A batch with all labels, made when a member asks for them.
-type Labelled = OnceCell<Arc<Batch>>;
+/// Series that passed for known and are gone from the members, where there is no room for them any more.
+#[derive(Debug, Default)]
+pub(crate) struct TakenOut {
+    /// Those that were refused.
+    pub(crate) refused: HashSet<SeriesHash>,
+    /// How many of others it cannot be told yet whether there is room.
+    pub(crate) undecided: u64,
+    pub(crate) report: RejectionReport,
+    pub(crate) exemplars: u64,
+}
+
+impl TakenOut {
+    /// Takes series out of columns that have all labels.
+    fn take(&mut self, full: &BatchColumns, out: &Decision, limit: u64) -> BatchColumns {
+        let now = out.count;
+        let rejection = Rejection::SeriesLimit { limit, now };
+        self.exemplars += report(full, &out.refused, &rejection, &mut self.report);
+        self.refused.extend(&out.refused);
+        self.undecided += out.undecided.len() as u64;
+        let is_out = |hash| out.refused.contains(hash) || out.undecided.contains(hash);
+        full.without(|at| full.hashes.get(at).is_some_and(is_out))
+    }
+}
+
+/// What the sends of a batch share: made when a member asks for labels.
+#[derive(Debug, Default)]
+struct Labelled {
+    /// The batch with all labels.
+    batch: OnceCell<Arc<Batch>>,
+    /// What becomes of series that it speaks of by reference, where the tenant has a limit.
+    decision: OnceCell<Mutex<Decision>>,
+    /// Whether a majority has it.
+    is_acknowledged: AtomicBool,
+}
+
+impl Labelled {
+    /// Whether labels may be sent. Series that a majority has exist.
+    async fn is_admitted(&self, limiter: Option<&Limiter>, batch: &Batch) -> bool {
+        let Some(limiter) = limiter.filter(|_| !self.is_acknowledged.load(Ordering::Relaxed)) else {
+            return true;
+        };
+        let decide = || async {
+            let partition = batch.header().partition;
+            Mutex::new(limiter.admit_known(partition, batch.columns()).await)
+        };
+        self.decision.get_or_init(decide).await.lock().is_yes()
+    }
+
+    /// The series that must be taken out of the batch, if there are some, and the room of the others, which find it again in
+    /// the next round. Slower members are refused their labels, too.
+    fn out(&self) -> Option<Decision> {
+        let mut decision = self.decision.get()?.lock();
+        (!decision.is_yes()).then(|| Decision {
+            reserved: std::mem::take(&mut decision.reserved),
+            refused: decision.refused.clone(),
+            undecided: decision.undecided.clone(),
+            count: decision.count,
+        })
+    }
+
+    /// A majority has the batch.
+    fn acknowledged(&self) {
+        self.is_acknowledged.store(true, Ordering::Relaxed);
+        self.settle();
+    }
+
+    fn settle(&self) {
+        let Some(decision) = self.decision.get() else {
+            return;
+        };
+        let reserved = std::mem::take(&mut decision.lock().reserved);
+        reserved.into_values().for_each(Reserved::settled);
+    }
+}
+
+impl Drop for Labelled {
+    fn drop(&mut self) {
+        if *self.is_acknowledged.get_mut() {
+            self.settle();
+        }
+    }
+}
 
 type Send = BoxFuture<'static, (String, Result<PushAck, ServiceError>)>;
+
+/// What goes to the members in one round.
+#[derive(Clone, Debug)]
+struct Sent {
+    batch: Arc<Batch>,
+    left_out: Arc<LeftOut>,
+    labelled: Arc<Labelled>,
+    limiter: Option<Limiter>,
+}
 
 /// The answers of one round.
 #[derive(Debug, Default)]
@@ -134,9 +236,11 @@ impl Replicator {
         let Content {
             mut columns,
             mut encoded,
-            left_out,
+            mut left_out,
+            limiter,
         } = content;
         let started = self.clock.elapsed();
+        let mut taken_out = TakenOut::default();
         for round in 0..=RESENDS_MAX {
             let table = self.routes.current();
             let state = &table.state;
@@ -160,15 +264,40 @@ impl Replicator {
             }
             let batch = Arc::new(batch);
             self.encode(&batch, placed.replicas.len() > 1).await?;
-            let tally = self
-                .round(state, placed, (&batch, &left_out), sequence, left)
-                .await;
+            let labelled = Arc::<Labelled>::default();
+            let sent = Sent {
+                batch: Arc::clone(&batch),
+                left_out: Arc::clone(&left_out),
+                labelled: Arc::clone(&labelled),
+                limiter: limiter.clone(),
+            };
+            let sent_at = self.clock.elapsed();
+            let tally = self.round(state, placed, sent, sequence, left).await;
             let needed = placed.write_quorum();
+            if let Some(limiter) = limiter.as_ref().filter(|_| tally.acknowledged > 0) {
+                let times = (sent_at, self.clock.elapsed());
+                limiter.room.note(partition, tally.result.series, times);
+            }
             if tally.acknowledged >= needed {
+                labelled.acknowledged();
                 return Ok(Acknowledged {
                     state_version: tally.newest_version,
+                    written: Written::of(batch.columns()),
+                    taken_out,
                     ..tally.result
                 });
+            }
+            if let Some((out, limiter)) = labelled.out().zip(limiter.as_ref()) {
+                let full = self.put_back(&batch, &left_out).await?;
+                columns = taken_out.take(&full, &out, limiter.room.limit());
+                left_out = Arc::default();
+                if columns.is_empty() {
+                    return Ok(Acknowledged {
+                        taken_out,
+                        ..Acknowledged::default()
+                    });
+                }
+                continue;
             }
             // A retry finds the same members refuse it again.
             if tally.refused > placed.replicas.len().saturating_sub(needed) {
@@ -186,6 +315,15 @@ impl Replicator {
             encoded = Some(batch.content().clone());
         }
         Err(Error::Internal("resent beyond the bound".to_owned()))
+    }
+
+    /// The columns of a batch with all labels.
+    async fn put_back(&self, batch: &Arc<Batch>, left_out: &Arc<LeftOut>) -> Result<BatchColumns, Error> {
+        let (batch, left_out) = (Arc::clone(batch), Arc::clone(left_out));
+        let put_back = move || left_out.put_back(batch.columns()).map(|full| (full, batch));
+        let done = self.cpu.run(put_back).await;
+        let (full, batch) = done.map_err(|panic| Error::Internal(panic.to_string()))??;
+        Ok(full.unwrap_or_else(|| batch.columns().clone()))
     }
 
     /// Compresses the content of a large batch off the async threads, once for all members.
@@ -215,17 +353,16 @@ impl Replicator {
         &self,
         state: &ClusterState,
         placed: &Partition,
-        (batch, left_out): (&Arc<Batch>, &Arc<LeftOut>),
+        sent: Sent,
         sequence: Sequence,
         limit: Duration,
     ) -> Tally {
         let mut tally = Tally::default();
-        let content = (batch, left_out, &Arc::default());
         let mut sends = FuturesUnordered::new();
         for replica in &placed.replicas {
             match state.members.get(&replica.member) {
                 Some(member) => {
-                    sends.push(self.send((&member.name, &member.grpc_addr), content, limit));
+                    sends.push(self.send((&member.name, &member.grpc_addr), sent.clone(), limit));
                 }
                 None => tally.add(
                     &replica.member,
@@ -244,29 +381,32 @@ impl Replicator {
             }
             tally.add(&member, answer);
         }
-        self.finish_in_background(sends, sequence, held_kib(batch, left_out));
+        self.finish_in_background(sends, sequence, held_kib(&sent.batch, &sent.left_out));
         tally
     }
 
-    fn send(
-        &self,
-        (name, addr): (&str, &str),
-        (batch, left_out, labelled): (&Arc<Batch>, &Arc<LeftOut>, &Arc<Labelled>),
-        limit: Duration,
-    ) -> Send {
-        let (left_out, labelled) = (Arc::clone(left_out), Arc::clone(labelled));
+    fn send(&self, (name, addr): (&str, &str), sent: Sent, limit: Duration) -> Send {
         let (name, ingester) = (name.to_owned(), self.members.ingester(name, addr));
-        let (clock, batch) = (Arc::clone(&self.clock), Arc::clone(batch));
+        let clock = Arc::clone(&self.clock);
         let (sent_with_labels, cpu) = (self.metrics.sent_with_labels.clone(), self.cpu.clone());
         let sent_bytes = self.metrics.sent_bytes.clone();
         Box::pin(async move {
+            let Sent {
+                batch,
+                left_out,
+                labelled,
+                limiter,
+            } = sent;
             let push = async {
                 match ingester.push(Arc::clone(&batch)).await {
                     Err(e) if e.code == ServiceErrorCode::UnknownSeries && batch.leaves_labels_out() => {
+                        if !labelled.is_admitted(limiter.as_ref(), &batch).await {
+                            return Err(e);
+                        }
                         sent_with_labels.inc();
                         // Once for all members that ask.
-                        let labelled = labelled.get_or_try_init(|| async {
-                            let batch = Arc::clone(&batch);
+                        let labelled = labelled.batch.get_or_try_init(|| async {
+                            let (batch, left_out) = (Arc::clone(&batch), Arc::clone(&left_out));
                             let labelled = cpu.run(move || with_labels(&batch, &left_out)).await;
                             labelled
                                 .map_err(|panic| internal(&panic))?

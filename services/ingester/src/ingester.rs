@@ -8,7 +8,7 @@ use std::time::Duration;
 use koios_model::PartitionId;
 use koios_runtime::{CancellationToken, Cpu, TaskError, watch};
 use koios_wal::{Append, Committer, Wal, WalSettings};
-use koios_wire::{Batch, ServiceError, ServiceErrorCode};
+use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -323,12 +323,12 @@ impl Inner {
             .await;
     }
 
-    /// The same with a batch, as long as not too many wait already.
-    pub(crate) async fn replayed_with(&self, batch: &Batch) {
+    /// The same with what takes so many bytes, as long as not too much waits already.
+    pub(crate) async fn replayed_with(&self, bytes: usize) {
         if self.phase() != Phase::Replaying {
             return;
         }
-        let kib = batch.columns().memory_bytes().div_ceil(1 << 10);
+        let kib = bytes.div_ceil(1 << 10);
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         if let Ok(_held) = self.waiting_kib.try_acquire_many(kib) {
             self.replayed().await;

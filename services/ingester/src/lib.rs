@@ -27,6 +27,7 @@ mod deps;
 mod epochs;
 mod error;
 mod fetch;
+mod held_series;
 mod http;
 mod ingester;
 mod metrics;

@@ -31,7 +31,7 @@ impl Inner {
     }
 
     async fn try_push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
-        self.replayed_with(&batch).await;
+        self.replayed_with(batch.columns().memory_bytes()).await;
         self.wal().map_err(|e| self.refuse(&e))?;
         self.check_memory().map_err(|e| self.refuse(&e.into()))?;
         self.check_disk().await?;

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use koios_model::Metadata;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars,
+    ServiceError,
 };
 
 use crate::Ingester;
@@ -16,6 +17,10 @@ use crate::Ingester;
 impl IngesterService for Ingester {
     async fn push(&self, batch: Arc<Batch>) -> Result<PushAck, ServiceError> {
         self.inner.push(batch).await
+    }
+
+    async fn held_series(&self, request: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError> {
+        self.inner.held_series(request).await
     }
 
     async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {

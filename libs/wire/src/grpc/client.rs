@@ -10,9 +10,9 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::convert::{
-    ack_from_pb, end_from_pb, error_from_status, exemplars_from_pb, holdings_from_pb, labels_reply_from_pb,
-    labels_to_pb, matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb, select_to_pb, series_from_pb,
-    set_from_pb, set_to_pb, store_labels_to_pb,
+    ack_from_pb, end_from_pb, error_from_status, exemplars_from_pb, held_to_pb, holdings_from_pb,
+    labels_reply_from_pb, labels_to_pb, matchers_to_pb, metadata_from_pb, range_to_pb, read_to_pb,
+    select_to_pb, series_from_pb, set_from_pb, set_to_pb, store_labels_to_pb,
 };
 use super::pushes::Pushes;
 use super::{MESSAGE_BYTES_MAX, PeerChannel};
@@ -21,9 +21,10 @@ use crate::pb::v1::ingester_client::IngesterClient as GrpcIngester;
 use crate::pb::v1::store_client::StoreClient as GrpcStore;
 use crate::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadItem, ReadRequest, ReadStream, SeriesExemplars, ServiceError,
-    ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService, StoreStream,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadItem, ReadRequest, ReadStream, SeriesExemplars,
+    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
+    StoreStream,
 };
 
 /// Series of a batch that goes with others on a stream whose labels it has, at most.
@@ -119,6 +120,20 @@ impl IngesterService for IngesterClient {
             .call(|c| async move { ingester(c).push(request).await })
             .await?;
         Ok(ack_from_pb(reply.into_inner()))
+    }
+
+    async fn held_series(&self, request: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError> {
+        let request = held_to_pb(&request);
+        let reply = self
+            .channel
+            .call(|c| async move { ingester(c).held_series(request).await })
+            .await?
+            .into_inner();
+        Ok(HeldSeriesReply {
+            held: reply.held,
+            partition_series: reply.partition_series,
+            counts: reply.counts,
+        })
     }
 
     async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use koios_chunk::{Chunk, Run};
 use koios_model::{
-    BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, StreamId, TenantId,
-    TimeRange,
+    BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, SeriesHash, StreamId,
+    TenantId, TimeRange,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -13,8 +13,9 @@ use super::expiry::{KnownRules, expiry_to_pb};
 use crate::pb::v1;
 use crate::service::damaged;
 use crate::{
-    BatchSetsReply, LabelsReply, LabelsRequest, PushAck, ReadEnd, ReadRequest, SeriesExemplars, SeriesRuns,
-    ServiceError, ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest, TenantHoldings,
+    BatchSetsReply, HeldSeriesRequest, LabelsReply, LabelsRequest, PushAck, ReadEnd, ReadRequest,
+    SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreLabelsRequest, StoreSelectRequest,
+    TenantHoldings,
 };
 
 const CODE_HEADER: &str = "koios-code";
@@ -111,6 +112,30 @@ pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
         conflicts: reply.conflicts,
         conflict: reply.conflict,
     }
+}
+
+pub(super) fn held_to_pb(request: &HeldSeriesRequest) -> v1::HeldSeriesRequest {
+    let references = request.references.iter().flat_map(|hash| hash.0.to_le_bytes());
+    v1::HeldSeriesRequest {
+        tenant: request.tenant.to_string(),
+        partition: request.partition.0,
+        epoch: request.epoch,
+        references: references.collect::<Vec<u8>>().into(),
+    }
+}
+
+pub(super) fn held_from_pb(request: &v1::HeldSeriesRequest) -> Result<HeldSeriesRequest, ServiceError> {
+    let (references, rest) = request.references.as_chunks();
+    if !rest.is_empty() {
+        return Err(ServiceError::invalid("held series: a reference is cut short"));
+    }
+    let reference = |bytes: &[u8; 16]| SeriesHash(u128::from_le_bytes(*bytes));
+    Ok(HeldSeriesRequest {
+        tenant: tenant_from_pb(&request.tenant)?,
+        partition: PartitionId(request.partition),
+        epoch: request.epoch,
+        references: references.iter().map(reference).collect(),
+    })
 }
 
 pub(super) fn matchers_to_pb(m: &Matchers) -> Vec<v1::Matcher> {
@@ -466,6 +491,25 @@ mod tests {
             let of_call = error_from_status(&status_from_error(&sent), "10.0.0.1:9095");
             assert_eq!(refusal_from_pb(&refusal_to_pb(sent), "10.0.0.1:9095"), of_call);
         }
+    }
+
+    #[test]
+    fn references_arrive_as_they_were_sent_and_whole() {
+        let sent = HeldSeriesRequest {
+            tenant: TenantId::anonymous(),
+            partition: PartitionId(3),
+            epoch: 7,
+            references: [0, 1, u128::MAX - 5].map(SeriesHash).into(),
+        };
+        let mut pb = held_to_pb(&sent);
+        let got = held_from_pb(&pb).unwrap();
+        assert_eq!((got.partition, got.epoch), (sent.partition, sent.epoch));
+        assert_eq!(got.references, sent.references);
+        pb.references.truncate(47);
+        assert_eq!(
+            held_from_pb(&pb).unwrap_err().code,
+            ServiceErrorCode::InvalidArgument
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use koios_runtime::{CancellationToken, TaskGroup};
+use koios_runtime::{CancellationToken, ClockHandle, TaskGroup};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
@@ -112,6 +112,13 @@ impl Pushes {
         let mut way = shared.way.lock();
         match &*way {
             Way::Unknown { until } if shared.peer.clock().elapsed() < *until => return Ok(None),
+            Way::Open(stream) if stream.is_stuck(shared.peer.settings().deadline) => {
+                // Those who would have noticed gave up before.
+                shared
+                    .peer
+                    .drop_channel_after(&shared.peer.late(), stream.generation);
+                stream.retire();
+            }
             Way::Open(stream) => {
                 if let Some(sent) = stream.send(encoded) {
                     return Ok(Some(sent));
@@ -120,7 +127,8 @@ impl Pushes {
             Way::Closed | Way::Unknown { .. } => {}
         }
         let (generation, channel) = shared.peer.channel()?;
-        let stream = Arc::new(PushStream::new(generation));
+        let clock = Arc::clone(shared.peer.clock());
+        let stream = Arc::new(PushStream::new(generation, clock));
         let sent = stream.send(encoded);
         let exchange = run(Arc::clone(&stream), shared.peer.clone(), channel);
         shared.tasks.spawn("pushes", exchange);
@@ -169,6 +177,7 @@ impl Drop for Sent {
 struct PushStream {
     /// That of its connection.
     generation: u64,
+    clock: ClockHandle,
     state: Mutex<StreamState>,
     /// Nobody waits for an answer, and nobody will.
     over: CancellationToken,
@@ -184,6 +193,8 @@ struct StreamState {
     unsent_from: u64,
     /// How many are sent and not answered, given up or not.
     under_way: usize,
+    /// Since when answers are due, of which none came; none while none is due.
+    silent_since: Option<Duration>,
     /// Takes no more.
     retired: bool,
     /// Wakes who sends.
@@ -203,7 +214,7 @@ impl StreamState {
     }
 
     /// The next batch to send; of those that were given up none is.
-    fn next_unsent(&mut self) -> Option<v1::PushManyRequest> {
+    fn next_unsent(&mut self, now: Duration) -> Option<v1::PushManyRequest> {
         if self.under_way >= UNDER_WAY_MAX {
             return None;
         }
@@ -211,17 +222,25 @@ impl StreamState {
         let (number, batch) = unsent.and_then(|(&number, waiting)| Some((number, waiting.batch.take()?)))?;
         self.unsent_from = number.saturating_add(1);
         self.under_way += 1;
+        self.silent_since.get_or_insert(now);
         Some(v1::PushManyRequest { number, batch })
     }
 }
 
 impl PushStream {
-    fn new(generation: u64) -> Self {
+    fn new(generation: u64, clock: ClockHandle) -> Self {
         Self {
             generation,
+            clock,
             state: Mutex::default(),
             over: CancellationToken::new(),
         }
+    }
+
+    /// Whether answers are due and none came for so long.
+    fn is_stuck(&self, limit: Duration) -> bool {
+        let since = self.state.lock().silent_since;
+        since.is_some_and(|since| self.clock.elapsed().saturating_sub(since) >= limit)
     }
 
     /// Queues a batch; `None` once the stream takes no more.
@@ -279,6 +298,7 @@ impl PushStream {
         }
         let held_up = state.under_way >= UNDER_WAY_MAX;
         state.under_way = state.under_way.saturating_sub(1);
+        state.silent_since = (state.under_way > 0).then(|| self.clock.elapsed());
         let waker = state.sender.take_if(|_| held_up);
         let waiting = state.waiting.remove(&number);
         self.end_if_over(state);
@@ -306,7 +326,7 @@ impl PushStream {
         if state.is_over() {
             return Poll::Ready(None);
         }
-        let next = state.next_unsent();
+        let next = state.next_unsent(self.clock.elapsed());
         if next.is_none() {
             state.sender = Some(cx.waker().clone());
             return Poll::Pending;
@@ -388,11 +408,12 @@ fn answer_from_pb(answer: Option<Answer>, addr: &str) -> Result<PushAck, Service
 #[cfg(test)]
 mod tests {
     use futures::task::noop_waker_ref;
+    use koios_runtime::TokioClock;
 
     use super::*;
 
     fn stream() -> Arc<PushStream> {
-        Arc::new(PushStream::new(1))
+        Arc::new(PushStream::new(1, Arc::new(TokioClock::starting_at(0))))
     }
 
     fn send(stream: &Arc<PushStream>, batch: &'static str) -> Sent {
@@ -512,6 +533,31 @@ mod tests {
         stream.answer(0, ack(1));
         assert_eq!(series(&mut a), Some(1));
         assert!(stream.over.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i7_a_stream_that_owes_answers_for_long_is_stuck_whoever_waits() {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let stream = stream();
+        let wait = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        let given_up = send(&stream, "a");
+        wait(60).await;
+        assert!(!stream.is_stuck(LIMIT), "it was not sent yet");
+        assert!(sent(&stream).is_some());
+        drop(given_up);
+        wait(9).await;
+        assert!(!stream.is_stuck(LIMIT));
+        wait(1).await;
+        assert!(stream.is_stuck(LIMIT));
+        let _b = send(&stream, "b");
+        assert!(sent(&stream).is_some());
+        stream.answer(0, ack(1));
+        assert!(!stream.is_stuck(LIMIT), "it goes on");
+        wait(10).await;
+        assert!(stream.is_stuck(LIMIT));
+        stream.answer(1, ack(1));
+        wait(60).await;
+        assert!(!stream.is_stuck(LIMIT), "nothing is due");
     }
 
     #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::MESSAGE_BYTES_MAX;
 use super::convert::{
-    ack_to_pb, end_to_pb, exemplars_to_pb, holdings_to_pb, labels_from_pb, matchers_from_pb, metadata_to_pb,
-    range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
+    ack_to_pb, end_to_pb, exemplars_to_pb, held_from_pb, holdings_to_pb, labels_from_pb, matchers_from_pb,
+    metadata_to_pb, range_from_pb, read_from_pb, select_from_pb, set_from_pb, set_to_pb, status_from_error,
     store_labels_from_pb, tenant_from_pb,
 };
 use super::expiry::KnownRules;
@@ -92,6 +92,16 @@ impl Ingester for IngesterRpc {
         let requests = request.into_inner().take_until(stopping).boxed();
         let answers = PushAnswers::new(Arc::clone(&self.service), requests);
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn held_series(&self, request: Request<v1::HeldSeriesRequest>) -> Reply<v1::HeldSeriesReply> {
+        let request = held_from_pb(&request.into_inner()).map_err(refuse)?;
+        let reply = self.service.held_series(request).await.map_err(refuse)?;
+        Ok(Response::new(v1::HeldSeriesReply {
+            held: reply.held,
+            partition_series: reply.partition_series,
+            counts: reply.counts,
+        }))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Reply<Self::ReadStream> {

@@ -188,6 +188,28 @@ async fn i1_batches_under_way_together_are_each_answered_for_themselves() {
 }
 
 #[tokio::test]
+async fn i7_a_silent_stream_is_left_though_all_who_waited_gave_up() {
+    let settings = RpcSettings {
+        deadline: Duration::from_secs(2),
+        ..RpcSettings::default()
+    };
+    let served = Served::with(settings, Calls::default(), 64 << 20).await;
+    served.client.push(batch(0, 10)).await.unwrap();
+    served.then([Next::Hang]);
+    let mut given_up = Box::pin(served.client.push(batch(1, 10)));
+    assert!(futures::poll!(given_up.as_mut()).is_pending());
+    while !served.member.next.lock().is_empty() {
+        served.clock.sleep(Duration::from_millis(1)).await;
+    }
+    drop(given_up);
+    served.clock.sleep(settings.deadline).await;
+    served.client.push(batch(2, 10)).await.unwrap();
+    assert_eq!(served.calls.count("PushMany"), 2);
+    assert_eq!(served.taken(), [0, 2]);
+    assert!(served.stops().await);
+}
+
+#[tokio::test]
 async fn many_at_once_share_a_stream_and_all_arrive() {
     let served = Served::start().await;
     let pushes = (0..600).map(|i| served.client.push(batch(i, 100)));

@@ -23,8 +23,9 @@ use koios_tenancy::{Limits, Overrides};
 use koios_testkit::memory::PretendedMemory;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars, ServiceError, ServiceErrorCode,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadRequest, ReadStream, SeriesExemplars,
+    ServiceError, ServiceErrorCode,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -52,6 +53,10 @@ pub(crate) struct MockMember {
     /// What it does when `next` is empty; takes the batch when unset.
     pub(crate) always: Mutex<Option<Next>>,
     pub(crate) batches: Mutex<Vec<Arc<Batch>>>,
+    /// What it does when it is asked which series it has; answers when unset.
+    pub(crate) asked: Mutex<Option<Next>>,
+    /// Whether it does not count yet.
+    pub(crate) is_new: Mutex<bool>,
     /// The version of the control state that it knows.
     pub(crate) state_version: Mutex<u64>,
     /// Labels by tenant and reference.
@@ -134,6 +139,19 @@ impl IngesterService for MockMember {
             }
             Some(Next::Panic) => panic!("by the test"),
         }
+    }
+
+    async fn held_series(&self, request: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError> {
+        if let Some(Next::Refuse(code, version)) = *self.asked.lock() {
+            return Err(ServiceError::new(code, "refused by the test").with_state_version(version));
+        }
+        let (known, tenant) = (self.known.lock(), request.tenant.to_string());
+        let has = |hash: &SeriesHash| known.contains_key(&(tenant.clone(), *hash));
+        Ok(HeldSeriesReply {
+            held: request.references.iter().map(has).collect(),
+            partition_series: known.keys().filter(|(of, _)| *of == tenant).count() as u64,
+            counts: !*self.is_new.lock(),
+        })
     }
 
     async fn read(&self, _: ReadRequest) -> Result<ReadStream, ServiceError> {
@@ -249,8 +267,17 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(initial: ClusterState, limits: Limits) -> Self {
+        Self::of(initial, limits, (0..3).map(|_| Arc::default()).collect())
+    }
+
+    /// Another distributor to the same members.
+    pub(crate) fn with_members(other: &Self, limits: Limits) -> Self {
+        let state = (*other.state.current()).clone();
+        Self::of(state, limits, other.members.clone())
+    }
+
+    fn of(initial: ClusterState, limits: Limits, members: Vec<Arc<MockMember>>) -> Self {
         let limits = Overrides::new(limits, BTreeMap::new());
-        let members: Vec<Arc<MockMember>> = (0..3).map(|_| Arc::default()).collect();
         let by_name = members.iter().enumerate();
         let by_name = by_name.map(|(i, m)| (format!("m{i}"), Arc::clone(m))).collect();
         let (state, metrics) = (StateHandle::new(initial), Metrics::new());

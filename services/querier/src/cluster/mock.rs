@@ -12,10 +12,10 @@ use koios_model::{BatchSet, Expiry, Labels, Metadata, StreamId, TimeRange};
 use koios_runtime::{Clock as _, TokioClock};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
-    FetchBatchesRequest, FlushReply, FlushRequest, IngesterService, LabelsReply, LabelsRequest,
-    MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream, SeriesExemplars, SeriesRuns,
-    ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest, StoreSelectRequest, StoreService,
-    StoreStream,
+    FetchBatchesRequest, FlushReply, FlushRequest, HeldSeriesReply, HeldSeriesRequest, IngesterService,
+    LabelsReply, LabelsRequest, MetadataRequest, PushAck, ReadEnd, ReadItem, ReadRequest, ReadStream,
+    SeriesExemplars, SeriesRuns, ServiceError, ServiceErrorCode, StoreItem, StoreLabelsRequest,
+    StoreSelectRequest, StoreService, StoreStream,
 };
 use parking_lot::Mutex;
 
@@ -300,6 +300,10 @@ impl MockIngester {
 impl IngesterService for MockIngester {
     async fn push(&self, _: Arc<Batch>) -> Result<PushAck, ServiceError> {
         Ok(PushAck::default())
+    }
+
+    async fn held_series(&self, _: HeldSeriesRequest) -> Result<HeldSeriesReply, ServiceError> {
+        Ok(HeldSeriesReply::default())
     }
 
     async fn read(&self, request: ReadRequest) -> Result<ReadStream, ServiceError> {

@@ -1,0 +1,94 @@
+//! Series that are taken out of a request after they were taken in.
+
+use std::collections::HashSet;
+
+use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash};
+
+use crate::intake::{Part, Taken};
+use crate::rejection::{Rejection, RejectionReport, describe};
+use crate::series_limit::{ByPartition, Decision};
+
+impl Taken {
+    /// What members are to be asked about, if it comes to that.
+    pub(crate) fn unknown(&mut self) -> ByPartition<std::sync::Arc<[SeriesHash]>> {
+        let parts = self.parts.iter_mut().filter(|(_, part)| !part.unknown.is_empty());
+        let unknown = |(id, part): (&PartitionId, &mut Part)| (*id, std::mem::take(&mut part.unknown).into());
+        parts.map(unknown).collect()
+    }
+
+    /// Keeps what was decided to get in.
+    pub(crate) fn settle(&mut self, mut decision: Decision, limit: u64) {
+        for (partition, part) in &mut self.parts {
+            part.reserved = decision.reserved.remove(partition);
+        }
+        let rejection = Rejection::SeriesLimit {
+            limit,
+            now: decision.count,
+        };
+        for (of, is_refused) in [(&decision.refused, true), (&decision.undecided, false)] {
+            if of.is_empty() {
+                continue;
+            }
+            for part in self.parts.values_mut() {
+                if is_refused {
+                    let before = self.report.samples;
+                    self.exemplars_dropped += report(&part.columns, of, &rejection, &mut self.report);
+                    // Of a data point that makes several series each that is refused counts.
+                    self.points_rejected += self.report.samples - before;
+                } else {
+                    let rows = part.columns.hashes.iter();
+                    self.undecided += rows.filter(|hash| of.contains(hash)).count() as u64;
+                }
+                part.take_out(of);
+            }
+        }
+        self.parts.retain(|_, part| !part.columns.is_empty());
+    }
+}
+
+impl Part {
+    fn take_out(&mut self, out: &HashSet<SeriesHash>) {
+        let hashes = &self.columns.hashes;
+        let is_out = |at: usize| hashes.get(at).is_some_and(|hash| out.contains(hash));
+        if !(0..hashes.len()).any(is_out) {
+            return;
+        }
+        let places = std::mem::take(&mut self.left_out).into_iter().enumerate();
+        self.left_out = places
+            .filter_map(|(at, place)| (!is_out(at)).then_some(place))
+            .collect();
+        self.new.retain(|new| !out.contains(&new.hash));
+        self.columns = self.columns.without(is_out);
+        self.content = None;
+        self.encode();
+    }
+}
+
+/// Reports the refusal of series that stand in columns with their labels. Gives how many exemplars they have.
+pub(crate) fn report(
+    columns: &BatchColumns,
+    refused: &HashSet<SeriesHash>,
+    rejection: &Rejection,
+    report: &mut RejectionReport,
+) -> u64 {
+    let mut histograms = columns.histograms.iter().peekable();
+    for (at, series) in columns.series().enumerate() {
+        let mut samples = series.timestamps.len() as u64;
+        while histograms.next_if(|h| h.series as usize == at).is_some() {
+            samples += 1;
+        }
+        if refused.contains(&series.hash) {
+            report.series += 1;
+            report.add(rejection.clone(), samples, || describe_packed(series.labels));
+        }
+    }
+    let hash_of = |series: u32| columns.hashes.get(series as usize);
+    let exemplars = columns.exemplars.iter();
+    let dropped = exemplars.filter(|e| hash_of(e.series).is_some_and(|hash| refused.contains(hash)));
+    dropped.count() as u64
+}
+
+fn describe_packed(labels: Option<LabelsRef<'_>>) -> String {
+    let labels: Vec<_> = labels.into_iter().flat_map(|l| l.iter_bytes()).collect();
+    describe(&labels)
+}

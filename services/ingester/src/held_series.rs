@@ -1,0 +1,44 @@
+//! Which series there are: distributors ask before they refuse one.
+
+use koios_wire::{HeldSeriesReply, HeldSeriesRequest, ServiceError};
+
+use crate::Error;
+use crate::ingester::Inner;
+
+/// Series looked for under one hold of the lock: far below a millisecond, for which writes may have to wait.
+const PART: usize = 1024;
+
+impl Inner {
+    /// What is acknowledged when it is asked for shows in the answer.
+    pub(crate) async fn held_series(
+        &self,
+        request: HeldSeriesRequest,
+    ) -> Result<HeldSeriesReply, ServiceError> {
+        self.replayed_with(size_of_val(&*request.references)).await;
+        self.wal().map_err(|e| self.refuse(&e))?;
+        drop(self.enter(request.partition, request.epoch).await?);
+        let counts = self.counts(request.partition);
+        let Some(replica) = self.store.replica(request.partition, &request.tenant) else {
+            return Ok(HeldSeriesReply {
+                held: vec![false; request.references.len()],
+                partition_series: 0,
+                counts,
+            });
+        };
+        let look = move || {
+            let mut held = Vec::with_capacity(request.references.len());
+            for part in request.references.chunks(PART) {
+                let head = &replica.state.read().head;
+                held.extend(part.iter().map(|hash| head.has(*hash)));
+            }
+            (held, replica.state.read().head.series_count())
+        };
+        let looked = self.deps.runtime.cpu.run(look).await;
+        let (held, series) = looked.map_err(|e| self.refuse(&Error::Panicked(e)))?;
+        Ok(HeldSeriesReply {
+            held,
+            partition_series: series as u64,
+            counts,
+        })
+    }
+}
