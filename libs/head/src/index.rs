@@ -72,6 +72,14 @@ impl Postings {
         }
     }
 
+    /// How many they are.
+    pub(crate) fn count(&self) -> u64 {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(all) => all.len(),
+        }
+    }
+
     /// Adds them to a set.
     pub(crate) fn add_to(&self, set: &mut RoaringBitmap) {
         match self {

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use koios_model::{BatchColumns, SeriesHash};
+use koios_model::{BatchColumns, METRIC_NAME, SeriesHash};
 use roaring::RoaringBitmap;
 
 use crate::head::Head;
+use crate::index::{Pair, Postings};
 use crate::series::Found;
 
 /// Place of a series that came without labels under an unknown reference, or is new and brings no samples.
@@ -159,6 +160,14 @@ impl Head {
             Found::Ambiguous => true,
             Found::None => false,
         }
+    }
+
+    /// How many series a metric has.
+    pub fn metric_series_count(&self, metric: &str) -> u64 {
+        let id = |text| self.symbols.get(text);
+        let pair = id(METRIC_NAME).zip(id(metric));
+        let postings = pair.and_then(|(name, value)| self.index.postings(Pair { name, value }));
+        postings.map_or(0, Postings::count)
     }
 
     /// Gives up series without samples, as soon as no resolved batch may speak of them.

@@ -38,6 +38,8 @@ pub struct Limits {
     pub max_request_bytes: u64,
     /// Most active series; 0 for no limit.
     pub max_series: u64,
+    /// Most active series of one metric; 0 for no limit.
+    pub max_series_per_metric: u64,
     /// How many exemplars each partition keeps in memory, the newest; 0 for none.
     pub max_exemplars: usize,
     /// Samples per second each distributor admits for the tenant; 0 for no limit.
@@ -93,6 +95,7 @@ impl Default for Limits {
             max_samples_per_request: 2_000_000,
             max_request_bytes: 32 << 20,
             max_series: 0,
+            max_series_per_metric: 0,
             max_exemplars: 20_000,
             ingestion_rate: 0,
             ingestion_burst: 1_000_000,

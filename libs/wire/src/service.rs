@@ -39,6 +39,8 @@ pub struct HeldSeriesRequest {
     pub epoch: u64,
     /// The references of the series; without any only their number is asked for.
     pub references: Arc<[SeriesHash]>,
+    /// Metrics whose series are to be counted.
+    pub metrics: Arc<[String]>,
 }
 
 /// Which of them a member has.
@@ -50,6 +52,8 @@ pub struct HeldSeriesReply {
     pub partition_series: u64,
     /// Whether the member counts for the partition: otherwise it may lack series that exist.
     pub counts: bool,
+    /// How many series each metric has, in the order asked.
+    pub metric_series: Vec<u64>,
 }
 
 /// Which series of one (partition, tenant) to read.

@@ -21,6 +21,7 @@ use crate::known_series::{KnownSeries, TenantKnown};
 use crate::left_out::{LeftOut, SentMessage};
 use crate::limiter::{Asker, Limiter};
 use crate::message::{Format, Message};
+use crate::metric_limit::MetricsOf;
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome};
 use crate::pairs::{Gate, Referee, Tracker, report_for_ever};
@@ -344,7 +345,11 @@ impl Shared {
 
     fn limiter(&self, tenant: &TenantId, rules: &Rules, now: Duration) -> Option<Limiter> {
         Some(Limiter {
-            room: self.series_limits.of(tenant, rules.limits.max_series, now)?,
+            room: {
+                let limits = (rules.limits.max_series, rules.limits.max_series_per_metric);
+                self.series_limits.of(tenant, limits, now)?
+            },
+            per_metric: rules.limits.max_series_per_metric,
             asker: Arc::clone(&self.asker),
             tenant: tenant.clone(),
             state: Arc::clone(&rules.table.state),
@@ -358,7 +363,10 @@ impl Shared {
             return Ok(taken);
         }
         let started = self.runtime.clock.elapsed();
-        let (decision, limit) = (limiter.admit(unknown).await, limiter.room.limit());
+        let per_metric = Some(limiter.per_metric).filter(|limit| *limit > 0);
+        let metrics = per_metric.map(|limit| MetricsOf::new(&taken, &unknown, limit));
+        let decision = limiter.admit(unknown, metrics.as_ref()).await;
+        let limit = limiter.room.limit();
         let is_whole = decision.is_yes();
         let settle = move || {
             taken.settle(decision, limit);
@@ -388,6 +396,8 @@ impl Shared {
         let started = self.runtime.clock.elapsed();
         let message = message.as_ref();
         let limiter = limiter.as_ref();
+        // Given back when members count what was let in.
+        let _metric_room = taken.metric_room;
         let parts = taken.parts.into_iter().map(|(partition, part)| async move {
             let (mut new, mut reserved) = (part.new, part.reserved);
             let left_out = message.map(|message| LeftOut::new(message, part.left_out));

@@ -22,6 +22,7 @@ use koios_wire::{influx, otlp};
 use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
+use crate::metric_limit::MetricRoom;
 use crate::pairs::PairsSeen;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
@@ -67,6 +68,8 @@ pub(crate) struct Taken {
     pub(crate) points_rejected: u64,
     /// What it had to do with HA pairs.
     pub(crate) pairs: PairsSeen,
+    /// The room that new series take of their metrics'.
+    pub(crate) metric_room: Option<MetricRoom>,
     /// Series of which it cannot be told yet whether the tenant may have them.
     pub(crate) undecided: u64,
     /// What the request has too much of: it must be refused.
@@ -324,7 +327,7 @@ impl<'a> Intake<'a> {
             report: &mut self.taken.report,
             series: (hash, packed),
             labels: Some(labels),
-            is_limited: self.rules.limits.max_series > 0,
+            is_limited: self.rules.limits.max_series > 0 || self.rules.limits.max_series_per_metric > 0,
         };
         let (accepted, rules) = (&self.accepted_ms, self.rules);
         // Nearly all are: why one is not takes longer to tell.
@@ -422,7 +425,7 @@ struct Adding<'a> {
     series: (SeriesHash, LabelsRef<'a>),
     /// None once it is in the batch.
     labels: Option<LabelsAre>,
-    /// Whether the tenant may have so many series only.
+    /// Whether the tenant, or one of its metrics, may have so many series only.
     is_limited: bool,
 }
 

@@ -31,6 +31,7 @@ mod left_out;
 mod limiter;
 mod members;
 mod message;
+mod metric_limit;
 mod metrics;
 mod otlp;
 mod outcome;

@@ -21,6 +21,7 @@ use koios_runtime::ClockHandle;
 use koios_wire::{HeldSeriesReply, HeldSeriesRequest, ServiceError, ServiceErrorCode};
 
 use crate::Members;
+use crate::metric_limit::MetricsOf;
 use crate::metrics::DistributorMetrics;
 use crate::series_limit::{ByPartition, Decision, Existence, Reserved, Room};
 
@@ -43,6 +44,8 @@ pub(crate) struct Limiter {
     pub(crate) asker: Arc<Asker>,
     pub(crate) tenant: TenantId,
     pub(crate) room: Room,
+    /// Most series of one metric; 0 for no limit.
+    pub(crate) per_metric: u64,
     pub(crate) state: Arc<ClusterState>,
 }
 
@@ -54,6 +57,16 @@ struct Told {
     counting: usize,
     /// The most series that one has.
     series: Option<u64>,
+    /// The same of each metric.
+    metrics: Vec<u64>,
+}
+
+/// What was found out of a partition.
+struct Asked {
+    partition: PartitionId,
+    series: Vec<(SeriesHash, Existence)>,
+    /// Series of each metric.
+    metrics: Vec<u64>,
 }
 
 impl Told {
@@ -64,6 +77,8 @@ impl Told {
                 self.series = self.series.max(Some(reply.partition_series));
                 let both = self.held.iter_mut().zip(reply.held);
                 both.for_each(|(held, too)| *held |= too);
+                let metrics = self.metrics.iter_mut().zip(reply.metric_series);
+                metrics.for_each(|(most, count)| *most = count.max(*most));
             }
             // A member of an earlier version cannot tell: no series that may exist is refused.
             Err(error) if error.code == ServiceErrorCode::Unimplemented => self.held.fill(true),
@@ -88,15 +103,26 @@ impl Told {
 }
 
 impl Limiter {
-    /// Decides on series that are not known here.
-    pub(crate) async fn admit(&self, unknown: ByPartition<Arc<[SeriesHash]>>) -> Decision {
-        self.decide(unknown, Existence::Untold).await
+    /// Decides on series that are not known here, and are of these metrics if those may have so many only.
+    pub(crate) async fn admit(
+        &self,
+        unknown: ByPartition<Arc<[SeriesHash]>>,
+        metrics: Option<&MetricsOf>,
+    ) -> Decision {
+        self.decide(unknown, metrics, Existence::Untold).await
     }
 
     /// What nobody can tell of counts as `untold`.
-    async fn decide(&self, unknown: ByPartition<Arc<[SeriesHash]>>, untold: Existence) -> Decision {
+    async fn decide(
+        &self,
+        unknown: ByPartition<Arc<[SeriesHash]>>,
+        metrics: Option<&MetricsOf>,
+        untold: Existence,
+    ) -> Decision {
         let (partitions, distributors) = (&self.state.partitions, self.distributors());
-        if let Some(reserved) = self.room.take_at_once(&unknown, partitions, distributors) {
+        if metrics.is_none()
+            && let Some(reserved) = self.room.take_at_once(&unknown, partitions, distributors)
+        {
             return Decision {
                 reserved,
                 ..Decision::default()
@@ -106,15 +132,30 @@ impl Limiter {
         let none: Arc<[SeriesHash]> = Arc::default();
         let asks = partitions.values().map(|placed| {
             let series = unknown.get(&placed.id).unwrap_or(&none);
-            self.ask(placed, Arc::clone(series))
+            self.ask(placed, Arc::clone(series), metrics)
         });
-        let mut asked: BTreeMap<_, _> = join_all(asks).await.into_iter().collect();
-        for (_, existence) in asked.values_mut().flatten() {
-            if *existence == Existence::Untold {
-                *existence = untold;
+        let mut counts = vec![0u64; metrics.map_or(0, |metrics| metrics.names.len())];
+        let mut asked = BTreeMap::new();
+        for mut of_partition in join_all(asks).await {
+            for (_, existence) in &mut of_partition.series {
+                if *existence == Existence::Untold {
+                    *existence = untold;
+                }
             }
+            let both = counts.iter_mut().zip(of_partition.metrics);
+            both.for_each(|(sum, count)| *sum = sum.saturating_add(count));
+            asked.insert(of_partition.partition, of_partition.series);
         }
-        self.room.decide(&asked, partitions, distributors)
+        let by_metric = metrics.map(|m| m.take(&self.room.metrics(), &counts, &mut asked));
+        let decision = self.room.decide(&asked, partitions, distributors);
+        let Some((room, refused_by_metric)) = by_metric else {
+            return decision;
+        };
+        Decision {
+            refused_by_metric,
+            metric_room: Some(room),
+            ..decision
+        }
     }
 
     /// Decides on known series of a batch that a member does not have. They exist unless members deny it.
@@ -124,7 +165,7 @@ impl Limiter {
         known.sort_unstable();
         known.dedup();
         let known = BTreeMap::from([(partition, known.into())]);
-        let mut decision = self.decide(known, Existence::Held).await;
+        let mut decision = self.decide(known, None, Existence::Held).await;
         decision.reserved.values_mut().for_each(Reserved::sent);
         decision
     }
@@ -136,12 +177,11 @@ impl Limiter {
         (distributors.count() as u64).clamp(1, DISTRIBUTORS_MAX)
     }
 
-    /// What the members of a partition say of series. Notes how many there are.
-    async fn ask(
-        &self,
-        placed: &Partition,
-        series: Arc<[SeriesHash]>,
-    ) -> (PartitionId, Vec<(SeriesHash, Existence)>) {
+    /// What the members of a partition say of series and metrics. Notes how many series there are.
+    async fn ask(&self, placed: &Partition, series: Arc<[SeriesHash]>, metrics: Option<&MetricsOf>) -> Asked {
+        let metrics = metrics
+            .map(|metrics| Arc::clone(&metrics.names))
+            .unwrap_or_default();
         let Asker {
             members,
             clock,
@@ -159,6 +199,7 @@ impl Limiter {
                     partition: placed.id,
                     epoch: placed.epoch,
                     references: Arc::clone(&series),
+                    metrics: Arc::clone(&metrics),
                 };
                 async move { clock.timeout(*deadline, ingester.held_series(request)).await }
             })
@@ -168,6 +209,7 @@ impl Limiter {
             held: vec![false; series.len()],
             counting: 0,
             series: None,
+            metrics: vec![0; metrics.len()],
         };
         while !told.is_decided(needed) {
             match answers.next().await {
@@ -181,6 +223,10 @@ impl Limiter {
         }
         let each = series.iter().zip(&told.held);
         let each = each.map(|(hash, held)| (*hash, told.existence(*held, needed)));
-        (placed.id, each.collect())
+        Asked {
+            partition: placed.id,
+            series: each.collect(),
+            metrics: told.metrics,
+        }
     }
 }

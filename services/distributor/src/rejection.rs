@@ -94,6 +94,19 @@ pub enum Rejection {
         /// Active series.
         now: u64,
     },
+    /// A new series of a metric that has too many.
+    #[error(
+        "series limit {limit} of metric {metric:?} exceeded (now {now}): drop labels with many values or raise \
+         limits.max-series-per-metric"
+    )]
+    MetricSeriesLimit {
+        /// The metric.
+        metric: String,
+        /// The limit.
+        limit: u64,
+        /// Its active series.
+        now: u64,
+    },
     /// A timestamp in other units.
     #[error(
         "timestamp too old or too far in the future: {timestamp} is no plausible time in milliseconds (did you send seconds?)"
@@ -149,6 +162,7 @@ impl Rejection {
             Self::LabelSetTooLarge { .. } => "label_set_too_large",
             Self::MissingMetricName => "missing_metric_name",
             Self::SeriesLimit { .. } => "series_limit",
+            Self::MetricSeriesLimit { .. } => "metric_series_limit",
             Self::Implausible { .. } | Self::TooOld { .. } => "too_old",
             Self::TooFarAhead { .. } => "too_far_in_future",
             Self::Histogram(_) => "invalid_histogram",

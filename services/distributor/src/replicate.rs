@@ -134,6 +134,7 @@ impl Labelled {
             refused: decision.refused.clone(),
             undecided: decision.undecided.clone(),
             count: decision.count,
+            ..Decision::default()
         })
     }
 

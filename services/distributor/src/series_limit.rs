@@ -15,6 +15,8 @@ use std::time::Duration;
 use koios_model::{PartitionId, SeriesHash, TenantId};
 use parking_lot::Mutex;
 
+use crate::metric_limit::{MetricRoom, Refused, UnderWay};
+
 /// All distributors together let so much of the limit in on what members said some time ago: a twentieth. And so much
 /// beyond what is left, each its part, when they ask at the same time.
 const SLACK: u64 = 20;
@@ -48,6 +50,7 @@ struct Accounts {
     doubtful: HashSet<u64>,
     doubted_at: Duration,
     used_at: Duration,
+    metrics: UnderWay,
 }
 
 /// How many series members said that there are in a partition.
@@ -82,21 +85,31 @@ pub(crate) struct Decision {
     pub(crate) undecided: HashSet<SeriesHash>,
     /// How many series there are, those of the request included.
     pub(crate) count: u64,
+    /// There is no room for these among those of their metric.
+    pub(crate) refused_by_metric: Vec<Refused>,
+    /// The room that those take of their metrics' that get in.
+    pub(crate) metric_room: Option<MetricRoom>,
 }
 
 impl Decision {
     /// Whether all get in.
     pub(crate) fn is_yes(&self) -> bool {
-        self.refused.is_empty() && self.undecided.is_empty()
+        self.refused.is_empty() && self.undecided.is_empty() && self.refused_by_metric.is_empty()
     }
 }
 
 impl SeriesLimits {
-    /// The room of a tenant at the monotonic time `now`, for one request; none when there is no limit.
-    pub(crate) fn of(&self, tenant: &TenantId, limit: u64, now: Duration) -> Option<Room> {
+    /// The room of a tenant at the monotonic time `now`, for one request; none when there is no limit, neither on all of its
+    /// series nor `per_metric`.
+    pub(crate) fn of(
+        &self,
+        tenant: &TenantId,
+        (limit, per_metric): (u64, u64),
+        now: Duration,
+    ) -> Option<Room> {
         let mut tenants = self.tenants.lock();
         tenants.sweep(now);
-        if limit == 0 {
+        if limit == 0 && per_metric == 0 {
             // What is remembered would be of another time when there is a limit again.
             tenants.limited.remove(tenant);
             return None;
@@ -104,6 +117,7 @@ impl SeriesLimits {
         let accounts = Arc::clone(tenants.limited.entry(tenant.clone()).or_default());
         drop(tenants);
         accounts.lock().used_at = now;
+        let limit = if limit == 0 { u64::MAX } else { limit };
         Some(Room { accounts, limit, now })
     }
 }
@@ -166,6 +180,11 @@ impl Room {
     /// The limit.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// New series under way, by metric.
+    pub(crate) fn metrics(&self) -> UnderWay {
+        Arc::clone(&self.accounts.lock().metrics)
     }
 
     /// Takes down how many series a partition has, as was asked for and said at these times.

@@ -26,7 +26,9 @@ impl Rig {
     }
 
     fn room(&self, at: Duration) -> Room {
-        self.limits.of(&TenantId::anonymous(), self.limit, at).unwrap()
+        self.limits
+            .of(&TenantId::anonymous(), (self.limit, 0), at)
+            .unwrap()
     }
 
     /// Members count as many series in a partition.
@@ -198,11 +200,11 @@ fn i12_a_tenant_without_a_limit_or_without_requests_is_forgotten() {
     let _room = rig.room(NOW);
     let tenants = || rig.limits.tenants.lock().limited.len();
     let other = TenantId::new("other").unwrap();
-    rig.limits.of(&other, 5, NOW).unwrap();
+    rig.limits.of(&other, (5, 0), NOW).unwrap();
     assert_eq!(tenants(), 2);
-    assert!(rig.limits.of(&other, 0, NOW).is_none());
+    assert!(rig.limits.of(&other, (0, 0), NOW).is_none());
     assert_eq!(tenants(), 1);
     let later = NOW + 2 * REMEMBERED;
-    rig.limits.of(&other, 5, later).unwrap();
+    rig.limits.of(&other, (5, 0), later).unwrap();
     assert_eq!(tenants(), 1);
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash};
 
 use crate::intake::{Part, Taken};
+use crate::metric_limit::Refused;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::series_limit::{ByPartition, Decision};
 
@@ -21,26 +22,36 @@ impl Taken {
         for (partition, part) in &mut self.parts {
             part.reserved = decision.reserved.remove(partition);
         }
-        let rejection = Rejection::SeriesLimit {
-            limit,
-            now: decision.count,
+        self.metric_room = decision.metric_room.take();
+        let of_all = Refused {
+            rejection: Rejection::SeriesLimit {
+                limit,
+                now: decision.count,
+            },
+            series: decision.refused,
         };
-        for (of, is_refused) in [(&decision.refused, true), (&decision.undecided, false)] {
-            if of.is_empty() {
+        for refused in decision.refused_by_metric.iter().chain([&of_all]) {
+            if refused.series.is_empty() {
                 continue;
             }
             for part in self.parts.values_mut() {
-                if is_refused {
-                    let before = self.report.samples;
-                    self.exemplars_dropped += report(&part.columns, of, &rejection, &mut self.report);
-                    // Of a data point that makes several series each that is refused counts.
-                    self.points_rejected += self.report.samples - before;
-                } else {
-                    let rows = part.columns.hashes.iter();
-                    self.undecided += rows.filter(|hash| of.contains(hash)).count() as u64;
-                }
-                part.take_out(of);
+                let before = self.report.samples;
+                self.exemplars_dropped += report(
+                    &part.columns,
+                    &refused.series,
+                    &refused.rejection,
+                    &mut self.report,
+                );
+                // Of a data point that makes several series each that is refused counts.
+                self.points_rejected += self.report.samples - before;
+                part.take_out(&refused.series);
             }
+        }
+        let undecided = &decision.undecided;
+        for part in self.parts.values_mut().filter(|_| !undecided.is_empty()) {
+            let rows = part.columns.hashes.iter();
+            self.undecided += rows.filter(|hash| undecided.contains(hash)).count() as u64;
+            part.take_out(undecided);
         }
         self.parts.retain(|_, part| !part.columns.is_empty());
     }

@@ -23,6 +23,7 @@ impl Inner {
                 held: vec![false; request.references.len()],
                 partition_series: 0,
                 counts,
+                metric_series: vec![0; request.metrics.len()],
             });
         };
         let look = move || {
@@ -31,14 +32,19 @@ impl Inner {
                 let head = &replica.state.read().head;
                 held.extend(part.iter().map(|hash| head.has(*hash)));
             }
-            (held, replica.state.read().head.series_count())
+            let mut metric_series = Vec::with_capacity(request.metrics.len());
+            for part in request.metrics.chunks(PART) {
+                let head = &replica.state.read().head;
+                metric_series.extend(part.iter().map(|metric| head.metric_series_count(metric)));
+            }
+            HeldSeriesReply {
+                held,
+                partition_series: replica.state.read().head.series_count() as u64,
+                counts,
+                metric_series,
+            }
         };
         let looked = self.deps.runtime.cpu.run(look).await;
-        let (held, series) = looked.map_err(|e| self.refuse(&Error::Panicked(e)))?;
-        Ok(HeldSeriesReply {
-            held,
-            partition_series: series as u64,
-            counts,
-        })
+        looked.map_err(|e| self.refuse(&Error::Panicked(e)))
     }
 }

@@ -228,6 +228,7 @@ impl Cluster {
             manifests: TenantManifests::new(bucket, Duration::ZERO),
             peers: Arc::new(self.network.clone()),
             control: Arc::new(self.network.clone()),
+            limits: Default::default(),
             metrics: Metrics::new(),
             tasks: tasks.clone(),
         };
@@ -320,6 +321,7 @@ impl Cluster {
         let mut sum = 0;
         for partition in self.network.state.current().partitions.values() {
             let request = HeldSeriesRequest {
+                metrics: Arc::default(),
                 tenant: TenantId::anonymous(),
                 partition: partition.id,
                 epoch: partition.epoch,

@@ -133,6 +133,7 @@ impl IngesterService for IngesterClient {
             held: reply.held,
             partition_series: reply.partition_series,
             counts: reply.counts,
+            metric_series: reply.metric_series,
         })
     }
 

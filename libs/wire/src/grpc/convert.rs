@@ -121,6 +121,7 @@ pub(super) fn held_to_pb(request: &HeldSeriesRequest) -> v1::HeldSeriesRequest {
         partition: request.partition.0,
         epoch: request.epoch,
         references: references.collect::<Vec<u8>>().into(),
+        metrics: request.metrics.to_vec(),
     }
 }
 
@@ -135,6 +136,7 @@ pub(super) fn held_from_pb(request: &v1::HeldSeriesRequest) -> Result<HeldSeries
         partition: PartitionId(request.partition),
         epoch: request.epoch,
         references: references.iter().map(reference).collect(),
+        metrics: request.metrics.clone().into(),
     })
 }
 
@@ -500,11 +502,12 @@ mod tests {
             partition: PartitionId(3),
             epoch: 7,
             references: [0, 1, u128::MAX - 5].map(SeriesHash).into(),
+            metrics: ["up".to_owned(), "down".to_owned()].into(),
         };
         let mut pb = held_to_pb(&sent);
         let got = held_from_pb(&pb).unwrap();
         assert_eq!((got.partition, got.epoch), (sent.partition, sent.epoch));
-        assert_eq!(got.references, sent.references);
+        assert_eq!((got.references, got.metrics), (sent.references, sent.metrics));
         pb.references.truncate(47);
         assert_eq!(
             held_from_pb(&pb).unwrap_err().code,

@@ -101,6 +101,7 @@ impl Ingester for IngesterRpc {
             held: reply.held,
             partition_series: reply.partition_series,
             counts: reply.counts,
+            metric_series: reply.metric_series,
         }))
     }
 

@@ -147,10 +147,18 @@ impl IngesterService for MockMember {
         }
         let (known, tenant) = (self.known.lock(), request.tenant.to_string());
         let has = |hash: &SeriesHash| known.contains_key(&(tenant.clone(), *hash));
+        let series_of = |metric: &String| {
+            let name = format!("__name__={metric:?}");
+            let of_metric = |((of, _), labels): &(&(String, SeriesHash), &String)| {
+                *of == tenant && labels.contains(&name)
+            };
+            known.iter().filter(of_metric).count() as u64
+        };
         Ok(HeldSeriesReply {
             held: request.references.iter().map(has).collect(),
             partition_series: known.keys().filter(|(of, _)| *of == tenant).count() as u64,
             counts: !*self.is_new.lock(),
+            metric_series: request.metrics.iter().map(series_of).collect(),
         })
     }
 

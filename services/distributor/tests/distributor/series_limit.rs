@@ -350,3 +350,70 @@ async fn a_tenant_that_rests_for_hours_finds_its_series_as_long_as_members_have_
             .assert(400, "written: 100 samples");
     }
 }
+
+fn of_metric(metric: &str, numbers: Range<usize>, t: i64) -> Vec<u8> {
+    let one = |n: usize| {
+        let n = n.to_string();
+        series(
+            &[(b"__name__", metric.as_bytes()), (b"n", n.as_bytes())],
+            &[(t, 1.0)],
+        )
+    };
+    request(&numbers.map(one).collect::<Vec<_>>())
+}
+
+fn rig_limited_per_metric(max_series_per_metric: u64, max_series: u64) -> Rig {
+    let limits = Limits {
+        max_series_per_metric,
+        max_series,
+        ..Limits::default()
+    };
+    Rig::new(state(3, 1, 3, 1), limits)
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_of_one_metric_are_limited_and_leave_others_room() {
+    let rig = rig_limited_per_metric(10, 0);
+    rig.push(&of_metric("a", 0..8, NOW)).await.assert(204, "");
+    let answer = rig.push(&of_metric("a", 0..15, NOW + 1)).await;
+    answer.assert(400, "series limit 10 of metric \"a\" exceeded (now 10)");
+    answer.assert(400, "limits.max-series-per-metric");
+    answer.assert(400, "rejected: 5 samples of 5 series, written: 10 samples");
+    assert_eq!(series_stored(&rig), 10);
+    rig.push(&of_metric("b", 0..10, NOW)).await.assert(204, "");
+    // Neither a restart nor a lower limit makes those new that exist.
+    let lower = rig_limited_per_metric(5, 0);
+    for (new, old) in lower.members.iter().zip(&rig.members) {
+        new.head.lock().clone_from(&old.head.lock());
+        new.known.lock().clone_from(&old.known.lock());
+    }
+    lower.push(&of_metric("a", 0..8, NOW + 2)).await.assert(204, "");
+    lower
+        .push(&of_metric("a", 20..21, NOW + 2))
+        .await
+        .assert(400, "series limit 5 of metric \"a\" exceeded (now 10)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_at_the_same_time_share_the_room_of_a_metric() {
+    let rig = rig_limited_per_metric(100, 0);
+    let requests: Vec<Vec<u8>> = (0..10)
+        .map(|n| of_metric("a", n * 20..n * 20 + 20, NOW))
+        .collect();
+    for _ in 0..3 {
+        futures::future::join_all(requests.iter().map(|r| rig.push(r))).await;
+        assert_eq!(series_stored(&rig), 100);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_limits_on_series_hold_together() {
+    let rig = rig_limited_per_metric(10, 15);
+    rig.push(&of_metric("a", 0..12, NOW))
+        .await
+        .assert(400, "of metric \"a\" exceeded");
+    rig.push(&of_metric("b", 0..12, NOW))
+        .await
+        .assert(400, "exceeded");
+    assert_eq!(series_stored(&rig), 15);
+}

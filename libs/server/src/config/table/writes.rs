@@ -74,6 +74,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Most active series of a tenant; samples of further ones get 400; 0 for no limit"
     ),
     setting!(
+        "limits.max-series-per-metric",
+        u64,
+        limits.max_series_per_metric,
+        WRITE,
+        "Most active series of one metric of a tenant; samples of further ones get 400; 0 for no limit"
+    ),
+    setting!(
         "limits.max-exemplars",
         usize,
         limits.max_exemplars,
