@@ -2,9 +2,10 @@
 //!
 //! **Data flow.** [`Distributor::router`] takes remote write requests, text, OTLP and line protocol: *receive* (tenant,
 //! admission of bytes, body), *decode* (decompress, walk the message, validate each series, hash and pack it into its
-//! partition's columns), where a tenant has a limit on series *admit series* (members are asked which of the new ones exist), *replicate* (one
-//! batch per partition to all its members, done when a majority has synced it). The stages have the same names in `koios_distributor_stage_duration_seconds`. Of HA pairs the elected replica's samples are kept while
-//! decoding; a [`Referee`], the control leader, elects it from what all distributors tell it.
+//! partition's columns), *admit series* where the tenant has a limit on them (members are asked which of the new ones exist),
+//! *replicate* (one batch per partition to all its members, done when a majority has synced it). The stages have the same
+//! names in `koios_distributor_stage_duration_seconds`. Of HA pairs the elected replica's samples are kept while decoding; a
+//! [`Referee`], the control leader, elects it from what all distributors tell it.
 //!
 //! **Invariants.** A 2xx means that a majority of every partition's members synced its part under one epoch (I1, I14).
 //! What is admitted is decided here, once, from one admission time, so that replicas cannot differ. Sequences are

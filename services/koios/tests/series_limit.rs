@@ -1,4 +1,5 @@
 //! The limit on a tenant's series: distributors and real ingesters in one process, over simulated disks and time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
