@@ -54,7 +54,7 @@ pub struct Head {
     pub(crate) metadata: BTreeMap<String, (i64, Metadata)>,
     pub(crate) forgotten_below_ms: i64,
     pub(crate) applied_lsn: Option<u64>,
-    sealed_bytes: usize,
+    pub(crate) sealed_bytes: usize,
     pub(crate) side_samples: usize,
     /// Series that may have late samples which were not compared yet.
     pub(crate) unchecked: RoaringBitmap,
@@ -148,20 +148,6 @@ impl Head {
     /// The first log position with a sample or an exemplar that no listed cut holds; `None` when blocks hold everything.
     pub fn unlisted_from_lsn(&self) -> Option<u64> {
         self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
-    }
-
-    /// Estimate of the memory held, in bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.symbols.memory_bytes()
-            + self.series.memory_bytes()
-            + self.index.memory_bytes()
-            + self.pool.memory_bytes()
-            + self.sealed_bytes
-            + self.side_samples * size_of::<Sample>()
-            + self.histogram_bytes
-            + self.starts.memory_bytes()
-            + self.exemplars.memory_bytes()
-            + self.metadata.len() * METADATA_BYTES
     }
 
     /// Seals the open samples of a series.
@@ -265,5 +251,3 @@ impl Head {
 
 /// What a sealed chunk takes beside its bytes: its entry and the allocation.
 const SEALED_OVERHEAD_BYTES: usize = size_of::<Sealed>() + 16;
-/// What metadata of one metric takes, roughly.
-const METADATA_BYTES: usize = 200;
