@@ -40,11 +40,29 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values.len(), |encoder| encoder.encode_values(values))?;
-        column::write(&mut out, &self.offsets, &mut self.scratch);
-        let mut out = self.end(out);
+        let mut out = Vec::new();
+        self.encode_onto(timestamps, values, &mut out)?;
         out.shrink_to_fit();
         Ok(out)
+    }
+
+    /// As [`Self::encode`], appended to what is in `out`; nothing is on failure.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode_onto(
+        &mut self,
+        timestamps: &[i64],
+        values: &[f64],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let from = out.len();
+        self.start(timestamps, values.len(), out, |encoder| {
+            encoder.encode_values(values)
+        })?;
+        column::write(out, &self.offsets, &mut self.scratch);
+        self.end(from, out);
+        Ok(())
     }
 
     /// As [`encode`], for what is encoded on demand: larger, and several times cheaper.
@@ -52,11 +70,13 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode_fast(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values.len(), |encoder| {
+        let mut out = Vec::new();
+        self.start(timestamps, values.len(), &mut out, |encoder| {
             encoder.encode_values_fast(values)
         })?;
         column::write_times_fast(&mut out, &self.offsets);
-        Ok(self.end(out))
+        self.end(0, &mut out);
+        Ok(out)
     }
 
     /// Appends a run of any length, none included, as chunks by [`Self::encode_fast`].
@@ -111,13 +131,15 @@ impl Encoder {
             return self.encode_run(timestamps, &values, out);
         }
         self.each_chunk(timestamps, mantissas, out, |encoder, timestamps, mantissas| {
-            let mut out = encoder.start(timestamps, mantissas.len(), |encoder| {
+            let mut out = Vec::new();
+            encoder.start(timestamps, mantissas.len(), &mut out, |encoder| {
                 encoder.body.clear();
                 column::write_fast(&mut encoder.body, mantissas);
                 exponent
             })?;
             column::write_times_fast(&mut out, &encoder.offsets);
-            Ok(encoder.end(out))
+            encoder.end(0, &mut out);
+            Ok(out)
         })
     }
 
@@ -153,32 +175,33 @@ impl Encoder {
         Ok(())
     }
 
-    /// Leaves the encoded values in `body` and the times in `offsets`; gives a chunk that ends before its times.
+    /// Leaves the encoded values in `body` and the times in `offsets`; appends a chunk that ends before its times.
     fn start(
         &mut self,
         timestamps: &[i64],
         count: usize,
+        out: &mut Vec<u8>,
         encode_values: impl FnOnce(&mut Self) -> u8,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<(), Error> {
         let (first, last) = check(timestamps, count)?;
         let flags = encode_values(self);
         self.offsets.clear();
         self.offsets
             .extend(timestamps.iter().map(|t| t.wrapping_sub(first)));
-        let mut out = Vec::with_capacity(64 + self.body.len() + count);
+        out.reserve(64 + self.body.len() + count);
         out.push(VERSION);
         out.push(flags);
-        write_varint(&mut out, count as u64);
-        write_zigzag(&mut out, first);
-        write_varint(&mut out, last.wrapping_sub(first) as u64);
-        Ok(out)
+        write_varint(out, count as u64);
+        write_zigzag(out, first);
+        write_varint(out, last.wrapping_sub(first) as u64);
+        Ok(())
     }
 
-    fn end(&self, mut out: Vec<u8>) -> Vec<u8> {
+    /// Ends the chunk that begins at `from`.
+    fn end(&self, from: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.body);
-        let sum = crc32c::crc32c(&out);
+        let sum = crc32c::crc32c(out.get(from..).unwrap_or_default());
         out.extend_from_slice(&sum.to_le_bytes());
-        out
     }
 
     /// As [`Self::encode_values`], with columns that are written in one way only.

@@ -25,6 +25,7 @@
 //! beforehand.
 
 mod apply;
+mod chunks;
 mod create;
 mod cut;
 mod delete;
@@ -37,14 +38,18 @@ mod late;
 mod memory;
 mod metadata;
 mod open;
+mod packed;
+mod pages;
 mod read;
 mod resolve;
 mod select;
 mod series;
 mod shrink;
+mod slab;
 mod snapshot;
 mod starts;
 mod symbols;
+mod varint;
 mod windows;
 
 pub use apply::Applied;

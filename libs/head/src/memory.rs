@@ -12,13 +12,13 @@ const METADATA_BYTES: usize = 200;
 pub struct HeadMemory {
     /// Strings of labels.
     pub symbols: usize,
-    /// Identity and state of series, and the entries of their chunks.
+    /// Identity, labels and state of series.
     pub series: usize,
     /// Postings.
     pub index: usize,
     /// Blocks of open samples.
     pub open: usize,
-    /// Sealed chunks.
+    /// Sealed chunks and their entries.
     pub sealed: usize,
     /// Late samples, unsealed native histograms and unsealed start timestamps.
     pub side: usize,
@@ -54,7 +54,7 @@ impl Head {
             series: self.series.memory_bytes(),
             index: self.index.memory_bytes(),
             open: self.pool.memory_bytes(),
-            sealed: self.sealed_bytes,
+            sealed: self.chunks.memory_bytes(),
             side: self.side_samples * size_of::<Sample>() + self.histogram_bytes + self.starts.memory_bytes(),
             beside: self.exemplars.memory_bytes() + self.metadata.len() * METADATA_BYTES,
         }
