@@ -300,6 +300,9 @@ impl Scraped {
         let (holes, top) = free_bytes();
         say(&format!("  {:<18}{}", "holes", of_series(holes - top)));
         say(&format!("  {:<18}{}", "free on top", of_series(top)));
+        trim();
+        let left = resident_bytes().saturating_sub(self.resident_before);
+        say(&format!("  {:<18}{}", "resident, trimmed", of_series(left)));
     }
 }
 
@@ -349,6 +352,13 @@ fn free_bytes() -> (u64, u64) {
     // SAFETY: reads the allocator's accounts, under its own locks.
     let info = unsafe { libc::mallinfo2() };
     (info.fordblks as u64, info.keepcost as u64)
+}
+
+/// Gives back what can be, as the program does from time to time.
+#[expect(unsafe_code, reason = "the C library has no other interface for it")]
+fn trim() {
+    // SAFETY: touches free memory of the allocator alone, under its own locks.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// As the program does.

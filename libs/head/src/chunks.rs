@@ -208,16 +208,20 @@ impl Chunks {
         }
     }
 
+    /// Moves chunks together when most of what their pages hold is gone, given all lists there are.
+    pub(crate) fn gather(&mut self, lists: impl Iterator<Item = ChunkList>) {
+        if self.pages.leave_sparse() {
+            lists.for_each(|list| self.move_leaving(list));
+        }
+    }
+
     /// Moves the chunks of a series out of leaving pages.
     fn move_leaving(&mut self, list: ChunkList) {
         let mut next = list.last;
         while next != NONE {
             let (id, place) = (next, self.entries.get(next).place);
             if self.pages.is_leaving(place) {
-                let (group, samples) = (self.pages.group(place), self.pages.samples(place));
-                let bytes = self.pages.shared(place);
-                self.entries.get_mut(id).place = self.pages.push(group, samples, &bytes);
-                self.pages.remove(place);
+                self.entries.get_mut(id).place = self.pages.move_chunk(place);
             }
             next = self.entries.get(id).next;
             if next == list.last {
@@ -255,10 +259,173 @@ impl Head {
     /// Moves chunks together when most of what their pages hold is gone, so that what is gone is never more than what is held,
     /// and a little. After chunks went by themselves.
     pub(crate) fn gather_chunks(&mut self) {
-        if self.chunks.pages.leave_sparse() {
-            for index in &self.index.all {
-                self.chunks.move_leaving(self.series.cold[index as usize].sealed);
+        let cold = &self.series.cold;
+        let lists = self.index.all.iter().map(|index| cold[index as usize].sealed);
+        self.chunks.gather(lists);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::series::UNCUT;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(usize, i64, usize),
+        Remove(usize, usize),
+        Cut(i64),
+        Abandon(CutTag),
+        Forget(CutTag),
+        Gather,
+    }
+
+    const WINDOW_MS: i64 = 25;
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0..4usize, 0i64..100, 1..3000usize).prop_map(|(of, t, len)| Step::Insert(of, t, len)),
+            3 => (0..4usize, 0..20usize).prop_map(|(of, at)| Step::Remove(of, at)),
+            1 => (0i64..4).prop_map(|w| Step::Cut(w * WINDOW_MS)),
+            1 => (1u32..10).prop_map(Step::Abandon),
+            1 => (1u32..10).prop_map(Step::Forget),
+            1 => Just(Step::Gather),
+        ]
+    }
+
+    /// First time, window, cut, samples and bytes.
+    type Known = (i64, Group, u32, Vec<u8>);
+
+    fn held(chunks: &Chunks, list: ChunkList) -> Vec<Known> {
+        let all = chunks.of(list);
+        all.map(|s| {
+            assert_eq!(s.shared(), s.bytes());
+            (s.range().min, s.group(), s.samples(), s.bytes().to_vec())
+        })
+        .collect()
+    }
+
+    fn new(t: i64, samples: u32, bytes: &[u8]) -> New<'_> {
+        New {
+            group: (t - t % WINDOW_MS, UNCUT),
+            range: TimeRange::new(t, t),
+            samples,
+            bytes,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lists_hold_what_a_plain_list_would(steps in prop::collection::vec(step(), 1..150)) {
+            let (mut chunks, mut lists) = (Chunks::default(), [ChunkList::default(); 4]);
+            let mut wanted: [Vec<Known>; 4] = Default::default();
+            let (mut cuts, mut kept) = (0, Vec::new());
+            for (n, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Insert(of, t, len) => {
+                        let bytes = vec![n as u8; len];
+                        chunks.insert(&mut lists[of], new(t, n as u32, &bytes));
+                        let at = wanted[of].partition_point(|k| k.0 <= t);
+                        wanted[of].insert(at, (t, new(t, 0, &[]).group, n as u32, bytes));
+                    }
+                    Step::Remove(of, at) => {
+                        let found = chunks.of(lists[of]).nth(at).map(|s| (s.id(), s.shared()));
+                        if let Some((id, bytes)) = found {
+                            chunks.remove(&mut lists[of], id);
+                            kept.push((bytes, wanted[of].remove(at).3));
+                        }
+                    }
+                    Step::Cut(window) => {
+                        cuts += 1;
+                        let goes = |group| (group == (window, UNCUT)).then_some((window, cuts));
+                        chunks.pages.regroup(goes);
+                        for k in wanted.iter_mut().flatten() {
+                            k.1 = goes(k.1).unwrap_or(k.1);
+                        }
+                    }
+                    Step::Abandon(cut) => {
+                        let goes = |(window, of): Group| (of == cut).then_some((window, UNCUT));
+                        chunks.pages.regroup(goes);
+                        for k in wanted.iter_mut().flatten() {
+                            k.1 = goes(k.1).unwrap_or(k.1);
+                        }
+                    }
+                    Step::Forget(cut) => {
+                        chunks.pages.leave(&[cut]);
+                        for list in &mut lists {
+                            chunks.drop_leaving(list);
+                        }
+                        let goes = |k: &Known| k.1.1 == cut;
+                        let samples = wanted.iter().flatten().filter(|k| goes(k)).map(|k| u64::from(k.2));
+                        prop_assert_eq!(chunks.pages.drop_leaving(), samples.sum::<u64>());
+                        wanted.iter_mut().for_each(|all| all.retain(|k| !goes(k)));
+                    }
+                    Step::Gather => chunks.gather(lists.into_iter()),
+                }
+                for (list, wanted) in lists.iter().zip(&wanted) {
+                    prop_assert_eq!(&held(&chunks, *list), wanted);
+                }
+            }
+            // What readers kept is as it was.
+            for (bytes, wanted) in kept {
+                prop_assert_eq!(bytes, wanted);
             }
         }
+    }
+
+    /// Chunks of one window for some series.
+    fn filled(series: usize, chunks_each: usize, len: usize) -> (Chunks, Vec<ChunkList>) {
+        let (mut chunks, mut lists) = (Chunks::default(), vec![ChunkList::default(); series]);
+        for t in 0..chunks_each {
+            for list in &mut lists {
+                chunks.insert(list, new(t as i64, 1, &vec![7; len]));
+            }
+        }
+        (chunks, lists)
+    }
+
+    #[test]
+    fn pages_are_as_small_as_what_is_in_them() {
+        let (few, _) = filled(3, 2, 200);
+        assert!(few.memory_bytes() < 3 * 1024, "{}", few.memory_bytes());
+        let (many, _) = filled(4000, 2, 200);
+        let most = 4000 * 2 * (200 + 24) * 8 / 7;
+        assert!(many.memory_bytes() < most, "{} {most}", many.memory_bytes());
+    }
+
+    #[test]
+    fn chunks_that_are_replaced_again_and_again_do_not_pile_up() {
+        let (mut chunks, mut lists) = filled(500, 2, 1000);
+        let full = chunks.memory_bytes();
+        for round in 0..20 {
+            for list in lists.iter_mut().skip(round % 2).step_by(2) {
+                let id = chunks.of(*list).next().unwrap().id();
+                chunks.remove(list, id);
+                chunks.insert(list, new(0, 1, &[8; 1000]));
+                chunks.gather(std::iter::empty());
+            }
+            chunks.gather(lists.iter().copied());
+            assert!(
+                chunks.memory_bytes() < full * 5 / 2,
+                "{} {full}",
+                chunks.memory_bytes()
+            );
+        }
+        for list in &lists {
+            assert_eq!(chunks.of(*list).count(), 2);
+        }
+    }
+
+    #[test]
+    fn a_forgotten_window_leaves_no_pages() {
+        let (mut chunks, mut lists) = filled(500, 2, 1000);
+        chunks.pages.regroup(|(window, _)| Some((window, 1)));
+        chunks.pages.leave(&[1]);
+        lists.iter_mut().for_each(|list| chunks.drop_leaving(list));
+        assert_eq!(chunks.pages.drop_leaving(), 1000);
+        assert_eq!(chunks.pages.memory_bytes(), 0);
+        assert!(lists.iter().all(|list| list.is_empty()));
     }
 }

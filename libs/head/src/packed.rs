@@ -118,3 +118,36 @@ impl Iterator for LabelIds<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn labels_read_back_whatever_goes(
+            sets in prop::collection::vec(
+                (prop::collection::vec((any::<u32>(), 0..300u32), 0..40), any::<bool>()), 1..200),
+        ) {
+            let (mut labels, mut held) = (PackedLabels::default(), Vec::new());
+            for (set, goes) in sets {
+                let set: Vec<Pair> = set.into_iter().map(|(name, value)| Pair { name, value }).collect();
+                held.push((labels.add(set.iter().copied()), set));
+                if goes {
+                    let (at, _) = held.swap_remove(held.len() / 2);
+                    if labels.remove(at) {
+                        labels.gather(held.iter_mut().map(|(at, _)| at));
+                        let live: usize = held.iter().map(|(_, set)| set.len() * 10 + 8).sum();
+                        prop_assert!(labels.memory_bytes() <= live);
+                    }
+                }
+                for (at, set) in &held {
+                    prop_assert_eq!(&labels.ids(*at).collect::<Vec<_>>(), set);
+                    prop_assert_eq!(*at == LabelsAt::NOWHERE, set.is_empty());
+                }
+            }
+        }
+    }
+}

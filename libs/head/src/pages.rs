@@ -217,31 +217,30 @@ impl Pages {
         page.samples = page.samples.saturating_sub(u64::from(samples));
         page.gone += len;
         if page.chunks == 0 {
-            self.drop_pages(|page| page.chunks == 0);
+            self.drop_empty(at.page);
         }
     }
 
-    /// Drops pages; gives the samples that they held.
-    fn drop_pages(&mut self, goes: impl Fn(&Page) -> bool) -> u64 {
-        let mut samples = 0;
-        for (id, place) in self.pages.iter_mut().enumerate() {
-            if let Some(page) = place.take_if(|page| goes(page)) {
-                samples += page.samples;
-                self.free.push(id as u32);
-            }
+    /// Adds a chunk anew and gives up the one that was.
+    pub(crate) fn move_chunk(&mut self, at: Place) -> Place {
+        let (group, samples, bytes) = (self.group(at), self.samples(at), self.shared(at));
+        let moved = self.push(group, samples, &bytes);
+        self.remove(at);
+        moved
+    }
+
+    fn drop_empty(&mut self, id: u32) {
+        let page = self.pages.get_mut(id as usize).and_then(Option::take);
+        let Some(page) = page else { return };
+        self.free.push(id);
+        if self.filling.get(&page.group).is_some_and(|f| f.page == id) {
+            self.filling.remove(&page.group);
         }
-        let pages = &self.pages;
-        self.filling
-            .retain(|_, filling| matches!(pages.get(filling.page as usize), Some(Some(_))));
-        if pages.iter().all(Option::is_none) {
-            *self = Self::default();
-        }
-        samples
     }
 
     /// Gives the chunks of one group to another.
     pub(crate) fn regroup(&mut self, goes: impl Fn(Group) -> Option<Group>) {
-        for page in self.pages.iter_mut().flatten() {
+        for page in self.all_mut() {
             if let Some(group) = goes(page.group) {
                 page.group = group;
                 page.close();
@@ -259,7 +258,24 @@ impl Pages {
 
     /// Drops what leaves; gives the samples.
     pub(crate) fn drop_leaving(&mut self) -> u64 {
-        self.drop_pages(|page| page.is_leaving)
+        let mut samples = 0;
+        for (id, place) in self.pages.iter_mut().enumerate() {
+            if let Some(page) = place.take_if(|page| page.is_leaving) {
+                samples += page.samples;
+                self.free.push(id as u32);
+            }
+        }
+        self.forget_filling(|place| place.is_some());
+        if self.pages.iter().all(Option::is_none) {
+            *self = Self::default();
+        }
+        samples
+    }
+
+    fn forget_filling(&mut self, is_filling: impl Fn(&Option<Page>) -> bool) {
+        let pages = &self.pages;
+        self.filling
+            .retain(|_, filling| pages.get(filling.page as usize).is_some_and(&is_filling));
     }
 
     /// When most bytes are of chunks that are gone: marks the chunks of such pages as leaving. They are to be moved.
@@ -275,11 +291,7 @@ impl Pages {
                 page.close();
             }
         }
-        let pages = &self.pages;
-        self.filling.retain(|_, filling| {
-            let page = pages.get(filling.page as usize).and_then(Option::as_ref);
-            page.is_some_and(|page| !page.is_leaving)
-        });
+        self.forget_filling(|place| place.as_ref().is_some_and(|page| !page.is_leaving));
         true
     }
 

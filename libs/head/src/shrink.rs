@@ -61,7 +61,7 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use koios_model::{BatchColumns, Exemplar, Labels, Matchers, SeriesHash, TimeRange};
+    use koios_model::{BatchColumns, Exemplar, Labels, MatchOp, Matcher, Matchers, SeriesHash, TimeRange};
 
     use super::*;
     use crate::{HeadOptions, SeriesId};
@@ -148,8 +148,8 @@ mod tests {
         let mut head = head();
         apply(&mut head, 0..20_000, 0);
         let full = head.memory();
-        let most = Matcher::new(MatchOp::RegexMatch, "instance", "host-[1-9].*").unwrap();
-        head.delete(&Matchers::new(vec![most]), TimeRange::ALL);
+        let most = Matcher::new(MatchOp::Regex, "instance", "host-[1-9].*").unwrap();
+        head.delete(&Matchers(vec![most]), TimeRange::ALL);
         head.forget(i64::MIN);
         let left = head.memory();
         assert_eq!(head.series_count(), 1);
