@@ -7,7 +7,8 @@
 //!
 //! **Layout.** A series is a `u32`, the index into dense arrays. What every sample touches (last time, last value, write
 //! position) is 32 bytes per series; its open samples lie in a chain of 64-byte blocks from a slab; full runs are
-//! sealed as `koios_chunk` chunks, which reads and cuts share. Label sets are packed symbol ids; symbols are interned
+//! sealed as `koios_chunk` chunks. These lie one after the other in pages, of one window and one cut each, which reads and
+//! cuts share and which go as a whole. Label sets are packed symbol ids, one after the other; symbols are interned
 //! per head; postings are compressed bitmaps per (name, value). Start timestamps of open samples lie in a table of their own.
 //! Late samples lie in a small buffer per series, and are compared with what is held some dozens at a time.
 //!
