@@ -19,6 +19,9 @@ pub struct Encoder {
     floats: Vec<i64>,
     /// Lengths of runs, in turn of mantissas and of floats, beginning with mantissas.
     runs: Vec<u64>,
+    /// The times encoded last, and what they are of: series of one target follow each other and share them.
+    times: Vec<u8>,
+    times_of: Vec<i64>,
     /// The encoded values.
     body: Vec<u8>,
     /// The values encoded in another way, to compare.
@@ -60,7 +63,12 @@ impl Encoder {
         self.start(timestamps, values.len(), out, |encoder| {
             encoder.encode_values(values)
         })?;
-        column::write(out, &self.offsets, &mut self.scratch);
+        if self.times.is_empty() || self.times_of != self.offsets {
+            self.times.clear();
+            column::write(&mut self.times, &self.offsets, &mut self.scratch);
+            self.times_of.clone_from(&self.offsets);
+        }
+        out.extend_from_slice(&self.times);
         self.end(from, out);
         Ok(())
     }
@@ -345,6 +353,21 @@ mod tests {
             let bits: Vec<u64> = values.iter().map(|v| v.to_bits()).collect();
             prop_assert_eq!(decoded(&a), (times.clone(), bits.clone()));
             prop_assert_eq!(decoded(&b), (times, bits));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_encoder_that_has_encoded_gives_the_bytes_of_a_new_one(
+            runs in proptest::collection::vec((0usize..3, any::<u32>(), 1usize..200), 1..20),
+        ) {
+            let mut used = Encoder::default();
+            for (kind, seed, len) in runs {
+                let step = |i: i64| [15_000, 15_000 + i * i % 7, 1 + i % 3][kind];
+                let times: Vec<i64> = (0..len as i64).map(|i| i * 20_000 + step(i)).collect();
+                let values: Vec<f64> = (0..len).map(|i| f64::from(seed >> (i % 32))).collect();
+                prop_assert_eq!(used.encode(&times, &values), encode(&times, &values));
+            }
         }
     }
 
