@@ -267,9 +267,11 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use koios_model::{BatchColumns, Labels, Matchers, SeriesHash};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::HeadOptions;
     use crate::series::UNCUT;
 
     #[derive(Clone, Debug)]
@@ -415,6 +417,36 @@ mod tests {
         }
         for list in &lists {
             assert_eq!(chunks.of(*list).count(), 2);
+        }
+    }
+
+    #[test]
+    fn deletions_of_a_sample_at_a_time_do_not_pile_up() {
+        let mut head = Head::new(HeadOptions::default());
+        for t in 0..100i64 {
+            let mut batch = BatchColumns::default();
+            for i in 0..300u32 {
+                let labels = Labels::from_pairs([("__name__", format!("m{i}"))]);
+                batch.push_series(SeriesHash(u128::from(i) + 1), labels.as_ref());
+                // Of full precision, which does not compress.
+                batch.push_sample(t, (f64::from(i) + t as f64 * 0.731).sin());
+            }
+            head.apply(&batch, 0, 1);
+        }
+        head.delete(&Matchers::default(), TimeRange::new(0, 0));
+        let full = head.memory().sealed;
+        for t in 1..50 {
+            head.delete(&Matchers::default(), TimeRange::new(t, t));
+            assert!(
+                head.memory().sealed < full * 5 / 2,
+                "{} {full}",
+                head.memory().sealed
+            );
+        }
+        let mut samples = Vec::new();
+        for id in head.select(&Matchers::default(), TimeRange::ALL) {
+            head.samples(id, TimeRange::ALL, &mut samples).unwrap();
+            assert!(samples.iter().map(|s| s.t).eq(50..100));
         }
     }
 

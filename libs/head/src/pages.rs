@@ -21,8 +21,8 @@ pub(crate) const PAGE_BYTES_MAX: usize = 256 << 10;
 const PAGE_BYTES_MIN: usize = 512;
 /// A page is as large as one in so many parts of what its window has already, so that little of it can be unused.
 const PAGES_PER_WINDOW: usize = 8;
-/// Bytes of chunks that are gone which are never worth the work.
-const GONE_BYTES_MIN: usize = 64 << 10;
+/// Bytes of chunks that are gone which are never worth the work. Less in tests, which hold little.
+const GONE_BYTES_MIN: usize = if cfg!(test) { 1 << 10 } else { 64 << 10 };
 
 /// Where a chunk lies.
 #[derive(Clone, Copy, Debug)]
