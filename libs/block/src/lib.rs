@@ -73,7 +73,7 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
 pub use exemplars::SeriesExemplars;
-pub use held_cells::{HeldBudget, HeldCells};
+pub use held_cells::{HeldBudget, HeldCells, HeldRoom};
 pub use layout::{ColumnLayout, PartLayout};
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{

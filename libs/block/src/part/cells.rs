@@ -30,9 +30,8 @@ impl PartFile {
         let mut cells = self.known_cells(ranges)?;
         let missing = missing(&cells);
         if !missing.is_empty() {
-            let runs = self.runs(&missing, &cells);
             let room = self.held.as_ref();
-            let room = room.and_then(|held| held.reserve(runs.iter().map(|run| self.run_bytes(run)).sum()));
+            let room = room.and_then(|held| held.reserve(self.bytes_to_hold(&missing, &cells)));
             self.fetch_cells(&missing, &mut cells, room).await?;
         }
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
@@ -46,8 +45,7 @@ impl PartFile {
         };
         let mut cells = self.known_cells(ranges)?;
         let missing = missing(&cells);
-        let runs = self.runs(&missing, &cells);
-        let to_fetch: u64 = runs.iter().map(|run| self.run_bytes(run)).sum();
+        let to_fetch = self.bytes_to_hold(&missing, &cells);
         // What the cache has now it need not have when this read comes to it.
         let cached = cells
             .iter()
@@ -92,13 +90,19 @@ impl PartFile {
         held.or_else(|| self.cache.cell(&key))
     }
 
-    /// The requests that fetch cells. None fetches what is here already only because it lies between.
-    fn runs(&self, missing: &[u64], cells: &Cells) -> Vec<Range<u64>> {
-        let is_here = |cell: u64| {
-            let of_ranges = cells.get(&cell).is_some_and(Option::is_some);
-            of_ranges || self.held.as_ref().is_some_and(|held| held.has(&self.key(cell)))
-        };
-        coalesce(missing, is_here)
+    /// How much of what the requests for missing cells bring is new to this read.
+    fn bytes_to_hold(&self, missing: &[u64], cells: &Cells) -> u64 {
+        let come = coalesce(missing).into_iter().flatten();
+        let new = come.filter(|&cell| !self.is_here(cell, cells));
+        new.map(|cell| self.run_bytes(&(cell..cell + 1))).sum()
+    }
+
+    /// Whether a cell is known to this read already.
+    fn is_here(&self, cell: u64, cells: &Cells) -> bool {
+        match cells.get(&cell) {
+            Some(of_ranges) => of_ranges.is_some(),
+            None => self.held.as_ref().is_some_and(|held| held.has(&self.key(cell))),
+        }
     }
 
     /// How many bytes some neighbouring cells have.
@@ -164,7 +168,7 @@ impl PartFile {
         if missing.is_empty() {
             return Ok(());
         }
-        let runs = self.runs(&missing, cells);
+        let runs = coalesce(&missing);
         let range = |run: &Range<u64>| run.start * CELL_BYTES..run.start * CELL_BYTES + self.run_bytes(run);
         let ranges: Vec<Range<u64>> = runs.iter().map(range).collect();
         let fetched = self.source.read(&self.part().name, &ranges).await?;
@@ -177,6 +181,10 @@ impl PartFile {
                 return Err(self.corrupt(format!("{} bytes came for range {range:?}", bytes.len())));
             }
             for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
+                // It came once more only because it lies between.
+                if self.is_here(cell, cells) {
+                    continue;
+                }
                 // What came only because it lies between is not cached, but this read may come to it yet.
                 let checked = match cells.get_mut(&cell) {
                     Some(slot) => self
@@ -288,15 +296,13 @@ fn mostly_within(bytes: &Range<u64>, size: u64) -> impl Iterator<Item = u64> + u
     })
 }
 
-/// Joins ascending cells into runs, bridging small gaps with nothing in them that is here already.
-fn coalesce(cells: &[u64], is_here: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
+/// Joins ascending cells into runs, bridging small gaps, also of what is here already: to fetch that once more costs less than another
+/// request.
+fn coalesce(cells: &[u64]) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for &cell in cells {
-        let is_bridged = |run: &Range<u64>| {
-            cell <= run.end + GAP_CELLS_MAX
-                && cell < run.start + RUN_CELLS_MAX
-                && !(run.end..cell).any(&is_here)
-        };
+        let is_bridged =
+            |run: &Range<u64>| cell <= run.end + GAP_CELLS_MAX && cell < run.start + RUN_CELLS_MAX;
         match runs.last_mut().filter(|run| is_bridged(run)) {
             Some(run) => run.end = cell + 1,
             None => runs.push(cell..cell + 1),
@@ -311,12 +317,10 @@ mod tests {
 
     #[test]
     fn near_cells_share_a_request_and_far_ones_do_not() {
-        let none = |_| false;
-        assert_eq!(coalesce(&[0, 1, 5, 20], none), [0..6, 20..21]);
+        assert_eq!(coalesce(&[0, 1, 5, 20]), [0..6, 20..21]);
         let long: Vec<u64> = (0..300).collect();
-        assert_eq!(coalesce(&long, none), [0..128, 128..256, 256..300]);
-        assert!(coalesce(&[], none).is_empty());
-        assert_eq!(coalesce(&[0, 2, 5], |cell| cell == 3), [0..3, 5..6]);
+        assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
+        assert!(coalesce(&[]).is_empty());
     }
 
     #[test]
