@@ -14,11 +14,10 @@ use crate::meta::{CELL_BYTES, PartMeta};
 use crate::tail::Tail;
 use crate::used_up::{UsedUp, used_up};
 
-/// Cells this close together are fetched by one request, in bytes: at object stores a request costs as much as a megabyte.
-const GAP_BYTES_MAX: u64 = 4 * CELL_BYTES;
-/// The same where cells are small: what is read there is a page of each of a dozen columns, of which each is as far from the next, and all
-/// of them together are fetched by few requests.
-const SMALL_GAP_BYTES_MAX: u64 = CELL_BYTES;
+/// Cells this close together, in bytes, are fetched by one request: at object stores a request costs as much as a megabyte.
+const GAP_BYTES_MAX: u64 = 2 * CELL_BYTES;
+/// The same where cells are small: of a dozen columns a page each is read there, and over larger gaps all of the columns would be.
+const SMALL_GAP_BYTES_MAX: u64 = CELL_BYTES / 4;
 /// Largest single request, in bytes.
 const RUN_BYTES_MAX: u64 = 128 * CELL_BYTES;
 /// Most bytes one step of a read may ask for; a sound row group needs a tenth of it.
@@ -344,7 +343,7 @@ mod tests {
     fn near_cells_share_a_request_and_far_ones_do_not() {
         let part = part(300 * CELL_BYTES);
         let coalesce = |cells: &[u64]| coalesce(&part, cells);
-        assert_eq!(coalesce(&[0, 1, 5, 20]), [0..6, 20..21]);
+        assert_eq!(coalesce(&[0, 1, 4, 8, 20]), [0..5, 8..9, 20..21]);
         let long: Vec<u64> = (0..300).collect();
         assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
         assert!(coalesce(&[]).is_empty());
@@ -359,9 +358,8 @@ mod tests {
             &vec![0; 5 * CELL_BYTES as usize],
         );
         let coalesce = |cells: &[u64]| coalesce(&part, cells);
-        assert_eq!(coalesce(&[0, 2, 11, 21]), [0..12, 21..22]);
-        assert_eq!(coalesce(&[1, 10, 19]), [1..20]);
-        assert_eq!(coalesce(&[1, 11]), [1..2, 11..12]);
+        assert_eq!(coalesce(&[0, 1, 2, 5, 9]), [0..6, 9..10]);
+        assert_eq!(coalesce(&[0, 2]), [0..1, 2..3]);
     }
 
     #[test]
