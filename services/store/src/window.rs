@@ -147,8 +147,11 @@ impl WindowRead {
 
     /// Counts them to what the read holds from now on, if there is room: tells whether there is.
     pub(crate) fn counted(&mut self, held: &HeldCells) -> bool {
-        self.room = held.reserve(self.bytes_cached());
-        self.room.is_some()
+        let bytes = self.bytes_cached();
+        if bytes > 0 {
+            self.room = held.reserve(bytes);
+        }
+        bytes == 0 || self.room.is_some()
     }
 
     /// What it reads of each block.
