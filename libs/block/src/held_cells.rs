@@ -263,30 +263,22 @@ mod tests {
 
     #[test]
     fn i12_reads_that_ask_at_once_have_no_more_than_there_is() {
-        const READS: usize = 8;
+        const READS: usize = 4;
         let budget = HeldBudget::new(1000);
         let begin = std::sync::Barrier::new(READS);
-        for _ in 0..500 {
-            let ask = || {
-                let held = HeldCells::new(&budget);
-                begin.wait();
-                let room = held.reserve(500);
-                let used = budget.used();
-                begin.wait();
-                (room.is_some(), used)
-            };
-            let answers = std::thread::scope(|scope| {
-                let asking: Vec<_> = (0..READS).map(|_| scope.spawn(ask)).collect();
-                let answers = asking.into_iter().map(|asked| asked.join().unwrap());
-                answers.collect::<Vec<_>>()
-            });
-            let given = answers.iter().filter(|(given, _)| *given).count();
-            assert!(
-                given == 1 && answers.iter().all(|&(_, used)| used <= 500),
-                "{answers:?}"
-            );
-            assert_eq!(budget.used(), 0);
-        }
+        // The room that one of them is given is all that a second may not have.
+        let ask = || {
+            let held = HeldCells::new(&budget);
+            begin.wait();
+            let used = (0..50_000).filter_map(|_| held.reserve(500).map(|_| budget.used()));
+            used.max()
+        };
+        let most = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..READS).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|asked| asked.join().unwrap()).max()
+        });
+        assert_eq!(most, Some(Some(500)));
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]
