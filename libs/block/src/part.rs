@@ -22,7 +22,6 @@ use crate::cache::{BlockCache, IndexKey};
 use crate::held_cells::HeldCells;
 use crate::meta::{BlockMeta, PartMeta, SAMPLES_PART};
 use crate::source::RangeRead;
-use crate::tail::Tail;
 use crate::{BlockId, Error, Result};
 
 /// A Parquet part of a block.
