@@ -377,21 +377,22 @@ async fn i11_a_flipped_bit_in_any_cell_is_found() {
             (0..20).map(|t| (t * 15_000 + i, value(i * 20 + t))).collect(),
         )
     };
-    let model: Model = (0..5_000).map(one).collect();
+    let model: Model = (0..3_000).map(one).collect();
     let parts = write(1, Layout::default(), &model);
     let mut geometry = BTreeMap::new();
     for (part, bytes) in &parts.parts {
         let meta = parts.meta.part(part).unwrap();
-        let small = meta.small_cells.as_ref().unwrap();
+        let Some(small) = &meta.small_cells else {
+            assert!(meta.bytes <= CELL_BYTES, "{meta:?}");
+            continue;
+        };
         assert_eq!(small.from == 0, part == SERIES_PART, "{part}: {small:?}");
         geometry.insert(part.as_str(), bytes.len() as u64 - small.from);
         let (mut found, mut unread) = (0, 0);
-        // Where each small cell begins and ends, and between.
+        // Where a small cell begins, where the next ends, and within the one after it.
         let step = small.bytes as usize;
-        let places = (0..bytes.len())
-            .step_by(step)
-            .flat_map(|at| [at, at + step - 1, at + step / 2 + 7]);
-        for at in places.filter(|&at| at < bytes.len()) {
+        let place = |cell: usize| cell * step + [0, step - 1, step / 2 + 7][cell % 3];
+        for at in (0..bytes.len() / step).map(place) {
             let mut copy = bytes.to_vec();
             copy[at] ^= 1 << (at / step % 8);
             let mut bad = parts.clone();
