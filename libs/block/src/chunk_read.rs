@@ -115,6 +115,12 @@ impl ChunkRead {
         floats.chain(histograms).sum()
     }
 
+    /// How many bytes of memory it keeps from going: those of cached chunks, as what they are of may leave the cache meanwhile.
+    pub fn bytes_cached(&self) -> u64 {
+        let chunks = self.found.iter().flat_map(|found| &found.chunks);
+        chunks.map(|chunk| chunk.bytes().len() as u64).sum()
+    }
+
     /// About how many bytes of the block reading what is missing takes, after reads of series before these that came up to a place.
     pub fn bytes_missing(&self, up_to: &mut MissingUpTo) -> u64 {
         let rows = |part: &PartFile, before: &mut u64, first: u64, count: u32| {

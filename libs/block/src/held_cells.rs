@@ -33,8 +33,25 @@ impl HeldBudget {
 
     /// What a read may have that has `own` bytes: half of what others leave, so that some is left for each that comes.
     fn share(&self, own: u64) -> u64 {
-        let others = self.used().saturating_sub(own);
+        self.share_of(self.used(), own)
+    }
+
+    fn share_of(&self, used: u64, own: u64) -> u64 {
+        let others = used.saturating_sub(own);
         self.bytes_max.saturating_sub(others) / 2
+    }
+
+    /// Takes bytes for a read that has `own`, if its share allows it. It is looked at and taken at once: of reads that ask at the same
+    /// time each would else be given half of the same room.
+    fn take(&self, own: u64, bytes: u64) -> bool {
+        let taken = |used: u64| {
+            let fits = own.saturating_add(bytes) <= self.share_of(used, own);
+            fits.then(|| used.saturating_add(bytes))
+        };
+        let update = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+        update.is_ok()
     }
 }
 
@@ -122,8 +139,8 @@ impl HeldCells {
         self.0.state.lock().cells.contains_key(key)
     }
 
-    /// Room for so many bytes, if there is or can be made.
-    pub(crate) fn reserve(&self, bytes: u64) -> Option<HeldRoom> {
+    /// Room for so many bytes, if there is or can be made: for cells, or for what else a read holds.
+    pub fn reserve(&self, bytes: u64) -> Option<HeldRoom> {
         let mut state = self.0.state.lock();
         if !self.take(&mut state, bytes) {
             self.let_go(&mut state, bytes);
@@ -139,13 +156,11 @@ impl HeldCells {
 
     /// Takes bytes of the budget, if the share allows it.
     fn take(&self, state: &mut State, bytes: u64) -> bool {
-        let budget = &self.0.budget;
-        if state.bytes.saturating_add(bytes) > budget.share(state.bytes) {
-            return false;
+        let taken = self.0.budget.take(state.bytes, bytes);
+        if taken {
+            state.bytes += bytes;
         }
-        state.bytes += bytes;
-        budget.used.fetch_add(bytes, Ordering::Relaxed);
-        true
+        taken
     }
 
     fn give_back(&self, state: &mut State, bytes: u64) {
@@ -174,9 +189,9 @@ fn bytes_of(cells: &BTreeMap<CellKey, Cell>) -> u64 {
     cells.values().map(|cell| cell.bytes.len() as u64).sum()
 }
 
-/// Room for cells that are being fetched; what is not used is given back.
+/// Room for cells that are being fetched; what is not used of it is given back with this.
 #[derive(Debug)]
-pub(crate) struct HeldRoom {
+pub struct HeldRoom {
     held: HeldCells,
     left: u64,
 }
@@ -243,6 +258,26 @@ mod tests {
         assert_eq!(budget.used(), 310);
         assert!(second.cell(&key(7)).is_none() && second.cell(&key(8)).is_some());
         drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn i12_reads_that_ask_at_once_have_no_more_than_there_is() {
+        const READS: usize = 4;
+        let budget = HeldBudget::new(1000);
+        let begin = std::sync::Barrier::new(READS);
+        // The room that one of them is given is all that a second may not have.
+        let ask = || {
+            let held = HeldCells::new(&budget);
+            begin.wait();
+            let used = (0..50_000).filter_map(|_| held.reserve(500).map(|_| budget.used()));
+            used.max()
+        };
+        let most = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..READS).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|asked| asked.join().unwrap()).max()
+        });
+        assert_eq!(most, Some(Some(500)));
         assert_eq!(budget.used(), 0);
     }
 

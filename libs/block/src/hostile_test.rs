@@ -12,14 +12,14 @@ use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
 
-use crate::meta::{FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART};
+use crate::meta::{CELL_BYTES, FORMAT_VERSION, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART};
 use crate::samples_table::SamplesWriter;
 use crate::schema::{samples_schema, times_schema};
 use crate::series_table::{SeriesRow, encode_series};
 use crate::shared_times::PlacedTimes;
 use crate::{
     BlockCache, BlockId, BlockMeta, BlockOptions, BlockParts, BlockReader, BlockWriter, Error, Layout,
-    MemoryBlock, Result, verify,
+    MemoryBlock, Result, SmallCells, verify,
 };
 
 mod columns;
@@ -162,6 +162,29 @@ fn metadata_survives_json_and_is_refused_when_it_is_newer_or_anothers() {
             .unwrap_err()
             .is_corrupt()
     );
+    // Small cells that cannot be.
+    let sound = SmallCells {
+        from: 0,
+        bytes: 1024,
+        crc32c: vec![0; meta.parts[0].bytes.div_ceil(1024) as usize],
+    };
+    let read = |small: SmallCells| {
+        let mut meta = meta.clone();
+        meta.parts[0].small_cells = Some(small);
+        BlockMeta::from_json(meta.block, &meta.to_json())
+    };
+    read(sound.clone()).unwrap();
+    let (mut few, mut later) = (sound.clone(), sound.clone());
+    few.crc32c.pop();
+    later.from = CELL_BYTES;
+    let of = |bytes| SmallCells {
+        bytes,
+        ..sound.clone()
+    };
+    for small in [few, later, of(0), of(512), of(1025), of(CELL_BYTES), of(1 << 63)] {
+        let text = format!("{small:?}");
+        assert!(read(small).unwrap_err().is_corrupt(), "{text}");
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ mod series_ahead;
 mod series_filters;
 mod series_table;
 mod shared_times;
+mod small_cells;
 mod source;
 mod strings;
 mod summaries_table;
@@ -73,13 +74,13 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
 pub use exemplars::SeriesExemplars;
-pub use held_cells::{HeldBudget, HeldCells};
+pub use held_cells::{HeldBudget, HeldCells, HeldRoom};
 pub use layout::{ColumnLayout, PartLayout};
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{
     BlockId, BlockMeta, CELL_BYTES, EXEMPLARS_PART, FORMAT_VERSION, HISTOGRAMS_PART, META_PART, PartMeta,
     PartSummary, RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART,
-    SERIES_PART, TIMES_PART,
+    SERIES_PART, SmallCells, TIMES_PART,
 };
 pub use metadata::{MetadataCursor, MetricMetadata};
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};

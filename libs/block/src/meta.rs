@@ -1,12 +1,14 @@
 //! `meta.json`: what a block is and what its parts must look like.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use bytes::Bytes;
 use koios_model::{PartitionId, TenantId, TimeRange};
 use ulid::Ulid;
 
+use crate::tail::Tail;
 use crate::{Error, Result};
 
 /// The newest format version this crate writes.
@@ -141,8 +143,45 @@ pub struct PartMeta {
     /// CRC-32C of each [`CELL_BYTES`] cell, the last one shorter; so any range is checked without reading the rest.
     #[serde(with = "cells_as_hex")]
     pub cells: Vec<u32>,
+    /// The same of smaller cells, of what few bytes here and there are read of; absent where there is no such thing, and in blocks of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub small_cells: Option<SmallCells>,
 }
 
+/// Checksums of the small cells of a part, which go up to its end.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SmallCells {
+    /// Where the first begins: a larger one would begin there, too.
+    pub from: u64,
+    /// Size of each but the last: a power of two.
+    pub bytes: u64,
+    /// CRC-32C of each.
+    #[serde(with = "cells_as_hex")]
+    pub crc32c: Vec<u32>,
+}
+
+impl SmallCells {
+    /// Why they cannot be those of a part of a size.
+    fn flaw(&self, size: u64) -> Option<String> {
+        let Self { from, bytes, crc32c } = self;
+        if !from.is_multiple_of(CELL_BYTES) || *from >= size || !is_small(*bytes) {
+            return Some(format!(
+                "small cells of {bytes} bytes from byte {from} of its {size}"
+            ));
+        }
+        let cells = (size - from).div_ceil(*bytes);
+        (crc32c.len() as u64 != cells)
+            .then(|| format!("{} checksums of small cells, it needs {cells}", crc32c.len()))
+    }
+}
+
+/// Whether small cells may have so many bytes.
+pub(crate) fn is_small(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (1 << 10..CELL_BYTES).contains(&bytes)
+}
+
+/// The cells that it is read by: small ones, and before them others. They are numbered from 0.
 impl PartMeta {
     pub(crate) fn of(name: &str, rows: u64, bytes: &[u8]) -> Self {
         Self {
@@ -150,9 +189,81 @@ impl PartMeta {
             bytes: bytes.len() as u64,
             crc32c: crc32c::crc32c(bytes),
             rows,
-            cells: bytes.chunks(CELL_BYTES as usize).map(crc32c::crc32c).collect(),
+            cells: checksums(bytes, CELL_BYTES),
+            small_cells: None,
         }
     }
+
+    /// The same with small cells from a place on, a multiple of [`CELL_BYTES`], of the part with these bytes.
+    #[must_use]
+    pub(crate) fn with_small_cells(mut self, from: u64, size: u64, bytes: &[u8]) -> Self {
+        let rest = usize::try_from(from).ok().and_then(|from| bytes.get(from..));
+        self.small_cells = rest.map(|rest| SmallCells {
+            from,
+            bytes: size,
+            crc32c: checksums(rest, size),
+        });
+        self
+    }
+
+    /// Its end that is fetched at once: whole cells.
+    pub(crate) fn tail(&self) -> Range<u64> {
+        let end_cell_bytes = self.small_cells.as_ref().map(|small| small.bytes);
+        let tail = Tail::of(&self.name, self.bytes, self.rows, end_cell_bytes);
+        // Page indexes are in small cells, if there are any: what comes before is not worth one that is not.
+        let first = self.cell_range(self.cell_at(tail.start));
+        match first.start < tail.start {
+            true => first.end..tail.end,
+            false => tail,
+        }
+    }
+
+    /// The cell with a byte.
+    fn cell_at(&self, byte: u64) -> u64 {
+        match &self.small_cells {
+            Some(small) if byte >= small.from => {
+                small.from / CELL_BYTES + (byte - small.from) / small.bytes.max(1)
+            }
+            _ => byte / CELL_BYTES,
+        }
+    }
+
+    /// The cells that some bytes are in.
+    pub(crate) fn cells_of(&self, bytes: &Range<u64>) -> Range<u64> {
+        let end = bytes.end.checked_sub(1).map_or(0, |last| self.cell_at(last) + 1);
+        self.cell_at(bytes.start)..end
+    }
+
+    /// The bytes of a cell.
+    pub(crate) fn cell_range(&self, cell: u64) -> Range<u64> {
+        let (first, from, size) = match &self.small_cells {
+            Some(small) if self.has_small(cell) => (small.from / CELL_BYTES, small.from, small.bytes),
+            _ => (0, 0, CELL_BYTES),
+        };
+        let start = from.saturating_add((cell - first).saturating_mul(size));
+        start.min(self.bytes)..start.saturating_add(size).min(self.bytes)
+    }
+
+    /// Whether a cell is a small one.
+    pub(crate) fn has_small(&self, cell: u64) -> bool {
+        let small = self.small_cells.as_ref();
+        small.is_some_and(|small| cell >= small.from / CELL_BYTES)
+    }
+
+    /// CRC-32C of a cell.
+    pub(crate) fn checksum(&self, cell: u64) -> Option<u32> {
+        let (cells, first) = match &self.small_cells {
+            Some(small) if self.has_small(cell) => (&small.crc32c, small.from / CELL_BYTES),
+            _ => (&self.cells, 0),
+        };
+        let place = usize::try_from(cell - first).ok()?;
+        cells.get(place).copied()
+    }
+}
+
+fn checksums(bytes: &[u8], size: u64) -> Vec<u32> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX).max(1);
+    bytes.chunks(size).map(crc32c::crc32c).collect()
 }
 
 /// A part as the manifest lists it: enough to fetch and check it whole.
@@ -164,6 +275,9 @@ pub struct PartSummary {
     pub bytes: u64,
     /// CRC-32C of the whole part.
     pub crc32c: u32,
+    /// Size of the cells at its end, where these are small ones: see [`PartMeta::small_cells`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_cell_bytes: Option<u64>,
 }
 
 /// `meta.json`.
@@ -262,6 +376,9 @@ impl BlockMeta {
                     part.bytes
                 )));
             }
+            if let Some(flaw) = part.small_cells.as_ref().and_then(|s| s.flaw(part.bytes)) {
+                return Err(corrupt(format!("part {} has {flaw}", part.name)));
+            }
         }
         Ok(meta)
     }
@@ -281,12 +398,14 @@ impl BlockMeta {
                 name: p.name.clone(),
                 bytes: p.bytes,
                 crc32c: p.crc32c,
+                end_cell_bytes: p.small_cells.as_ref().map(|small| small.bytes),
             })
             .collect();
         all.push(PartSummary {
             name: META_PART.to_owned(),
             bytes: json.len() as u64,
             crc32c: crc32c::crc32c(&json),
+            end_cell_bytes: None,
         });
         all
     }

@@ -22,7 +22,6 @@ use crate::cache::{BlockCache, IndexKey};
 use crate::held_cells::HeldCells;
 use crate::meta::{BlockMeta, PartMeta, SAMPLES_PART};
 use crate::source::RangeRead;
-use crate::tail::Tail;
 use crate::{BlockId, Error, Result};
 
 /// A Parquet part of a block.
@@ -148,7 +147,7 @@ impl PartFile {
             .guarded(|| ParquetMetaDataPushDecoder::try_new(part.bytes))?
             .with_page_index_policy(PageIndexPolicy::Skip);
         // The footer, and before it the page indexes, at once: none of them has to be waited for alone.
-        let tail = Tail::of(&part.name, part.bytes, part.rows);
+        let tail = part.tail();
         match self.fetch(std::slice::from_ref(&tail)).await {
             Ok(bytes) => self.guarded(|| decoder.push_ranges(vec![tail; 1], bytes))?,
             // Damage need not be where the footer is: what that needs is asked for by itself.

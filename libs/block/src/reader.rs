@@ -224,6 +224,7 @@ impl BlockReader {
             range,
             group: 0,
             groups_ahead: 0,
+            bytes_ahead: 0,
             rows: VecDeque::new(),
         }
     }
@@ -410,6 +411,8 @@ pub struct SeriesCursor {
     group: u32,
     /// How many of them are looked at together, and the rows of them fetched ahead; none where it is 0.
     groups_ahead: usize,
+    /// How many bytes of them, unless one alone takes more.
+    bytes_ahead: u64,
     /// What is left of those before it.
     rows: VecDeque<GroupRows>,
 }
@@ -418,11 +421,12 @@ pub struct SeriesCursor {
 pub(crate) type Matching = (Arc<RowChunk>, Vec<usize>);
 
 impl SeriesCursor {
-    /// Looks for matching rows in so many row groups together, and fetches those at once, where the read holds what it fetches: for
-    /// those who want all of them.
+    /// Looks for matching rows in so many row groups together, as long as that takes no more than so many bytes, and fetches those rows
+    /// at once, where the read holds what it fetches: for those who want all of them.
     #[must_use]
-    pub fn with_groups_ahead(mut self, groups: usize) -> Self {
+    pub fn with_groups_ahead(mut self, groups: usize, bytes_max: u64) -> Self {
         self.groups_ahead = groups;
+        self.bytes_ahead = bytes_max;
         self
     }
 
@@ -476,15 +480,20 @@ impl SeriesCursor {
 
     /// Finds the rows of the next row groups that may match. Where they have to be fetched, this is done at once.
     async fn look_at_groups(&mut self, footer: &ArrowReaderMetadata, end: u32) -> Result<()> {
-        let together = self.groups_ahead.max(1);
         self.table.go_on();
-        let next = self.group..end;
-        let next = next.filter(|&group| !self.table.is_excluded(footer, group, &self.matchers));
-        let next: Vec<u32> = next.take(together).collect();
-        self.group = match next.len() < together {
-            true => end,
-            false => next.last().map_or(end, |last| last + 1),
-        };
+        let (mut next, mut bytes) = (Vec::new(), 0u64);
+        while self.group < end && next.len() < self.groups_ahead.max(1) {
+            let group = self.group;
+            if !self.table.is_excluded(footer, group, &self.matchers) {
+                let of_group = self.table.bytes_to_look_at(footer, group, &self.matchers);
+                bytes = bytes.saturating_add(of_group);
+                if bytes > self.bytes_ahead && !next.is_empty() {
+                    break;
+                }
+                next.push(group);
+            }
+            self.group += 1;
+        }
         let (matchers, following) = (&self.matchers, self.following.as_ref());
         let rows = self
             .table

@@ -1,17 +1,19 @@
 //! Series of several row groups, found and fetched together: so that who looks through a large block waits for few requests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use futures::FutureExt;
 use futures::future::{join, try_join_all};
 use koios_model::{Matchers, TimeRange};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::file::metadata::ColumnChunkMetaData;
 
 use crate::Result;
 use crate::cache::{Table, TablePiece};
 use crate::group_rows::GroupRows;
 use crate::samples::SamplesTable;
+use crate::schema::LABEL_COLUMN_PREFIX;
 use crate::series::{CHUNK_ROWS, SeriesTable, first_number, label_column};
 use crate::series_filters::excluded_by_statistics;
 
@@ -21,6 +23,33 @@ impl SeriesTable {
         let in_column = |name: &str| label_column(footer, name).is_some();
         let mut matchers = matchers.iter().filter(|m| in_column(m.name()));
         matchers.any(|m| excluded_by_statistics(footer, group, m))
+    }
+
+    /// About how many bytes of memory it takes to look at a row group with others: label columns that matchers name are decoded, and what
+    /// makes a series comes as it is stored.
+    pub(crate) fn bytes_to_look_at(
+        &self,
+        footer: &ArrowReaderMetadata,
+        group: u32,
+        matchers: &Matchers,
+    ) -> u64 {
+        let Some(group) = footer.metadata().row_groups().get(group as usize) else {
+            return 0;
+        };
+        let names = matchers.iter().map(|m| label_column(footer, m.name()));
+        let named: BTreeSet<usize> = names.flatten().collect();
+        let bytes = |column: &ColumnChunkMetaData| {
+            let name = column.column_path().parts().first();
+            let place = name.and_then(|name| footer.schema().index_of(name).ok());
+            let is_label = name.is_some_and(|name| name.starts_with(LABEL_COLUMN_PREFIX));
+            match place.is_some_and(|place| named.contains(&place)) {
+                true => column.uncompressed_size(),
+                false if is_label => 0,
+                false => column.compressed_size(),
+            }
+        };
+        let bytes = group.columns().iter().map(|column| bytes(column).unsigned_abs());
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// The rows of some row groups, side by side, that label columns and times leave; none of those that have none. Where these have to

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::Result;
 use crate::meta::{
     CELL_BYTES, EXEMPLARS_PART, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART, SERIES_PART, TIMES_PART,
+    is_small,
 };
 use crate::series_table::SERIES_GROUP_ROWS;
 use crate::source::RangeRead;
@@ -31,12 +32,14 @@ const SERIES_TAIL: TailBytes = TailBytes {
     group_rows: SERIES_GROUP_ROWS as u64,
     footer: 4 << 10,
     indexes: 4 << 10,
+    together_max: CELL_BYTES / 2,
 };
 /// What row groups of samples take, with all columns.
 const SAMPLES_TAIL: TailBytes = TailBytes {
     group_rows: 512 << 10,
     footer: 700,
     indexes: 3 << 10,
+    together_max: *TAIL_BYTES.end(),
 };
 
 /// How much of a tail is of each row group.
@@ -44,14 +47,20 @@ struct TailBytes {
     group_rows: u64,
     footer: u64,
     indexes: u64,
+    /// Most bytes of footer and page indexes that come together where cells are small: those of one row group alone are few then.
+    together_max: u64,
 }
 
 impl TailBytes {
     /// What so many rows take, or the footer alone where that would be much.
-    fn of(&self, rows: u64) -> u64 {
+    fn of(&self, rows: u64, cells_are_small: bool) -> u64 {
         let groups = rows.div_ceil(self.group_rows);
+        let most = match cells_are_small {
+            true => self.together_max,
+            false => *TAIL_BYTES.end(),
+        };
         match groups.saturating_mul(self.footer + self.indexes) {
-            all if all <= *TAIL_BYTES.end() => all,
+            all if all <= most => all,
             _ => groups.saturating_mul(self.footer).min(FOOTER_BYTES_MAX),
         }
     }
@@ -61,7 +70,7 @@ impl TailBytes {
 #[derive(Clone, Debug)]
 pub struct Tail {
     part: String,
-    /// Where it begins: a cell does there.
+    /// Where it begins.
     pub(crate) from: u64,
     pub(crate) bytes: Bytes,
 }
@@ -92,26 +101,34 @@ impl Subject {
 
 impl Tail {
     /// Where the end of a part begins that is fetched at once: the part has `size` bytes, and as many rows, or more, as it is of
-    /// series or of samples.
-    pub fn of(part: &str, size: u64, rows: u64) -> Range<u64> {
+    /// series or of samples; `cell_bytes` are those of a cell at its end, where that is a small one.
+    pub fn of(part: &str, size: u64, rows: u64, cell_bytes: Option<u64>) -> Range<u64> {
+        let small = cell_bytes.filter(|&bytes| is_small(bytes));
         let wanted = match part {
             TIMES_PART if size <= WHOLE_TIMES_BYTES_MAX => size,
             SERIES_PART if size <= WHOLE_SERIES_BYTES_MAX => size,
             TIMES_PART => size / TIMES_TAIL_SHARE,
-            SERIES_PART => SERIES_TAIL.of(rows),
-            SAMPLES_PART => SAMPLES_TAIL.of(rows),
+            SERIES_PART => SERIES_TAIL.of(rows, small.is_some()),
+            SAMPLES_PART => SAMPLES_TAIL.of(rows, small.is_some()),
             _ => (size / TAIL_SHARE).min(8 * CELL_BYTES),
         };
+        let cell_bytes = small.unwrap_or(CELL_BYTES);
         let wanted = wanted.clamp(*TAIL_BYTES.start(), FOOTER_BYTES_MAX);
-        size.saturating_sub(wanted) / CELL_BYTES * CELL_BYTES..size
+        size.saturating_sub(wanted) / cell_bytes * cell_bytes..size
     }
 
     /// Reads it.
     ///
     /// # Errors
     /// [`crate::Error::Read`] when the bytes cannot be had, [`crate::Error::Corrupt`] when the part is shorter.
-    pub async fn read(source: &dyn RangeRead, part: &str, size: u64, rows: u64) -> Result<Self> {
-        let range = Self::of(part, size, rows);
+    pub async fn read(
+        source: &dyn RangeRead,
+        part: &str,
+        size: u64,
+        rows: u64,
+        cell_bytes: Option<u64>,
+    ) -> Result<Self> {
+        let range = Self::of(part, size, rows, cell_bytes);
         let from = range.start;
         let read = source.read(part, &[range; 1]).await?;
         Ok(Self {
@@ -135,11 +152,21 @@ mod tests {
     fn a_tail_begins_with_a_cell_and_grows_slower_than_its_part() {
         const MIB: u64 = 1 << 20;
         let length = |part, size, rows| {
-            let tail = Tail::of(part, size, rows);
+            let tail = Tail::of(part, size, rows, None);
             assert!(
                 tail.end == size && tail.start.is_multiple_of(CELL_BYTES),
                 "{tail:?}"
             );
+            let of_small = Tail::of(part, size, rows, Some(CELL_BYTES / 8));
+            assert!(of_small.start.is_multiple_of(CELL_BYTES / 8), "{of_small:?}");
+            assert!(
+                (0..CELL_BYTES).contains(&(of_small.start - tail.start)),
+                "{of_small:?}"
+            );
+            // Whatever somebody claims.
+            for bytes in [0, 7, CELL_BYTES, u64::MAX] {
+                assert_eq!(Tail::of(part, size, rows, Some(bytes)), tail);
+            }
             tail.end - tail.start
         };
         // Whole where it is small.

@@ -10,11 +10,12 @@ use crate::exemplars::ExemplarsWriter;
 use crate::histograms_table::HistogramsWriter;
 use crate::meta::{
     EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, FORMAT_TIMES,
-    HISTOGRAMS_PART, PartMeta, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
+    HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
 };
 use crate::part_writer::encode_error;
 use crate::samples_table::SamplesWriter;
 use crate::series_table::{SeriesRow, encode_series};
+use crate::small_cells::part_meta;
 use crate::summaries_table::SummariesWriter;
 use crate::times_table::TimesWriter;
 use crate::{BlockId, BlockMeta, Error, Result};
@@ -464,8 +465,8 @@ impl BlockWriter {
         };
         let series = encode_series(options.block, &self.rows, options.layout, self.times.is_some())?;
         let mut part_metas = vec![
-            PartMeta::of(SERIES_PART, self.rows.len() as u64, &series),
-            PartMeta::of(samples_part, sample_rows, &samples),
+            part_meta(SERIES_PART, self.rows.len() as u64, &series),
+            part_meta(samples_part, sample_rows, &samples),
         ];
         let mut parts = vec![
             (SERIES_PART.to_owned(), series),
@@ -476,20 +477,20 @@ impl BlockWriter {
         if let Some(times) = self.times {
             let rows = times.rows();
             let bytes = times.finish()?;
-            part_metas.push(PartMeta::of(TIMES_PART, rows, &bytes));
+            part_metas.push(part_meta(TIMES_PART, rows, &bytes));
             parts.push((TIMES_PART.to_owned(), bytes));
         }
         if let Some(histograms) = self.histograms {
             let rows = histograms.rows();
             let bytes = histograms.finish()?;
-            part_metas.push(PartMeta::of(HISTOGRAMS_PART, rows, &bytes));
+            part_metas.push(part_meta(HISTOGRAMS_PART, rows, &bytes));
             parts.push((HISTOGRAMS_PART.to_owned(), bytes));
             format = FORMAT_HISTOGRAMS;
         }
         if let Some(exemplars) = self.exemplars {
             let rows = exemplars.rows();
             let bytes = exemplars.finish()?;
-            part_metas.push(PartMeta::of(EXEMPLARS_PART, rows, &bytes));
+            part_metas.push(part_meta(EXEMPLARS_PART, rows, &bytes));
             parts.push((EXEMPLARS_PART.to_owned(), bytes));
         }
         if options.starts {

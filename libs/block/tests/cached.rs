@@ -323,6 +323,62 @@ fn what_was_read_while_a_read_waited_is_not_read_again() {
 }
 
 #[test]
+fn what_is_cached_here_and_there_does_not_make_many_small_requests_of_the_rest() {
+    // Each series is a page, of half a cell.
+    let layout = Layout {
+        page_rows: 4096,
+        ..Layout::default()
+    };
+    let parts = write(1, layout, &noise(60, 4096));
+    let source = Counting::new(&parts);
+    let cache = Arc::new(BlockCache::new(64 << 20, 1 << 20).with_series_and_samples(8 << 20, 0));
+    let meta = Arc::new(parts.meta);
+    let block = BlockReader::open(Arc::<Counting>::clone(&source), meta, cache).unwrap();
+    let all = run(block.select(&Matchers::default(), TimeRange::ALL)).unwrap();
+    for place in (5..60).step_by(10) {
+        run(block.read_chunks(&all[place..=place], TimeRange::ALL)).unwrap();
+    }
+    source.take();
+    run(block.read_chunks(&all, TimeRange::ALL)).unwrap();
+    let (requests, bytes) = source.take();
+    assert!(requests <= 2, "{requests} requests, {bytes} bytes");
+}
+
+/// What is looked at together may be large: each row group has a value of a kilobyte for each of its series.
+#[test]
+fn i12_row_groups_are_looked_at_together_up_to_so_many_bytes() {
+    const GROUP_ROWS: i64 = 32 << 10;
+    let one = |i: i64| {
+        // No codec makes it much smaller.
+        let value: String = (0..12)
+            .map(|n| {
+                format!(
+                    "{:016x}",
+                    (i * 12 + n).cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                )
+            })
+            .collect();
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:06}{value}"))]);
+        (labels, BTreeMap::from([(0, 1.0)]))
+    };
+    let parts = write(1, Layout::default(), &(0..3 * GROUP_ROWS).map(one).collect());
+    let first_batch = |bytes_max: u64| {
+        let source = Counting::new(&parts);
+        let block = open_over(Arc::<Counting>::clone(&source), &parts);
+        let matcher = Matcher::new(MatchOp::Regex, "i", ".*7.*").unwrap();
+        let cursor = block.series_cursor(Matchers(vec![matcher]), TimeRange::ALL);
+        let mut cursor = cursor.with_groups_ahead(16, bytes_max);
+        run(cursor.next(1)).unwrap().unwrap();
+        source.take().1
+    };
+    let (all, two) = (first_batch(u64::MAX), first_batch(25 << 20));
+    assert!(two < all / 6 * 5, "{two} of {all}");
+    // One is always looked at.
+    let one = first_batch(0);
+    assert!(one < two / 4 * 3, "{one} of {two}");
+}
+
+#[test]
 fn bytes_that_other_series_share_are_kept() {
     let parts = write(1, Layout::default(), &noise(6000, 40));
     let source = Counting::new(&parts);

@@ -4,10 +4,12 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use common::{Counting, Model, bits, open, open_over, options, read_all, tiny, write};
 use koios_block::{
-    BlockReader, BlockSeries, BlockWriter, Error, Layout, SAMPLES_PART, SERIES_PART, TIMES_PART, verify,
+    BlockParts, BlockReader, BlockSeries, BlockWriter, CELL_BYTES, Error, Layout, SAMPLES_PART, SERIES_PART,
+    TIMES_PART, verify,
 };
 use koios_model::{Labels, MatchOp, Matcher, Matchers, Metadata, TimeRange, stale_nan};
 use proptest::prelude::*;
@@ -358,4 +360,91 @@ async fn i11_a_flipped_bit_is_an_error_that_names_block_and_part() {
         }
     }
     assert_eq!([SERIES_PART, SAMPLES_PART, TIMES_PART].len(), parts.parts.len());
+}
+
+/// Of parts of many cells, large ones and small ones.
+#[tokio::test]
+async fn i11_a_flipped_bit_in_any_cell_is_found() {
+    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
+    let one = |i: i64| {
+        let noise = format!(
+            "{:032x}",
+            (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        );
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:05}{noise}"))]);
+        (
+            labels,
+            (0..20).map(|t| (t * 15_000 + i, value(i * 20 + t))).collect(),
+        )
+    };
+    let model: Model = (0..3_000).map(one).collect();
+    let parts = write(1, Layout::default(), &model);
+    let mut geometry = BTreeMap::new();
+    for (part, bytes) in &parts.parts {
+        let meta = parts.meta.part(part).unwrap();
+        let Some(small) = &meta.small_cells else {
+            assert!(meta.bytes <= CELL_BYTES, "{meta:?}");
+            continue;
+        };
+        assert_eq!(small.from == 0, part == SERIES_PART, "{part}: {small:?}");
+        geometry.insert(part.as_str(), bytes.len() as u64 - small.from);
+        let (mut found, mut unread) = (0, 0);
+        // Where a small cell begins, where the next ends, and within the one after it.
+        let step = small.bytes as usize;
+        let place = |cell: usize| cell * step + [0, step - 1, step / 2 + 7][cell % 3];
+        for at in (0..bytes.len() / step).map(place) {
+            let mut copy = bytes.to_vec();
+            copy[at] ^= 1 << (at / step % 8);
+            let mut bad = parts.clone();
+            let (_, damaged) = bad.parts.iter_mut().find(|(name, _)| name == part).unwrap();
+            *damaged = copy.into();
+            match read_all(&open(&bad)).await {
+                Err(e) if e.is_corrupt() && e.to_string().contains("failed its checksum") => found += 1,
+                // In a column that nobody asked for.
+                Ok(all) if part == SERIES_PART && all == model => unread += 1,
+                other => panic!("byte {at} of {part}: {:?}", other.map(|all| all.len())),
+            }
+        }
+        assert!(unread < found, "{part}: {found} were found, {unread} not read");
+    }
+    assert!(geometry[SERIES_PART] > 2 * CELL_BYTES, "{geometry:?}");
+    let samples = parts.meta.part(SAMPLES_PART).unwrap();
+    assert!(
+        samples.bytes > 4 * CELL_BYTES && geometry[SAMPLES_PART] <= 2 * CELL_BYTES,
+        "{geometry:?}"
+    );
+}
+
+#[test]
+fn a_block_reads_the_same_with_small_cells_and_without() {
+    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
+    let one = |i: i64| {
+        let labels = Labels::from_pairs([("__name__", format!("m{}", i / 50)), ("i", format!("{i:05}"))]);
+        (labels, (0..3).map(|t| (t * 15_000, value(i * 3 + t))).collect())
+    };
+    let with = write(1, Layout::default(), &(0..20_000).map(one).collect());
+    let small = with.meta.parts.iter().filter(|part| part.small_cells.is_some());
+    assert!(small.count() >= 2, "{:?}", with.meta.parts);
+    let mut without = with.clone();
+    without
+        .meta
+        .parts
+        .iter_mut()
+        .for_each(|part| part.small_cells = None);
+    // As versions read it that know nothing of them.
+    let json = String::from_utf8(without.meta.to_json().to_vec()).unwrap();
+    assert!(!json.contains("small_cells"), "{json}");
+    let read = |parts: &BlockParts| {
+        let source = Counting::new(parts);
+        let block = open_over(Arc::<Counting>::clone(&source), parts);
+        let metric = Matchers(vec![Matcher::equal("__name__", "m123")]);
+        let found = run(block.select(&metric, TimeRange::ALL)).unwrap();
+        let samples = run(block.read_samples(&found, TimeRange::ALL)).unwrap();
+        let all = run(read_all(&block)).unwrap();
+        run(verify(&block)).unwrap();
+        (found, samples, all)
+    };
+    let (of_with, of_without) = (read(&with), read(&without));
+    assert_eq!(of_with.0.len(), 50);
+    assert!(of_with == of_without);
 }

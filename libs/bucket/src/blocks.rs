@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_block::{
-    BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, PartSummary, RangeRead,
-    SERIES_PART, Subject, Tail,
+    BlockCache, BlockId, BlockMeta, BlockParts, BlockReader, CellKey, META_PART, PartMeta, PartSummary,
+    RangeRead, SERIES_PART, Subject, Tail,
 };
 use koios_model::TenantId;
 use koios_runtime::Cpu;
@@ -206,7 +206,9 @@ impl Blocks {
     /// With a budget in bytes for metadata beside the cache's own budgets.
     pub fn new(bucket: Bucket, cache: Arc<BlockCache>, meta_bytes_max: u64) -> Self {
         let weight = |meta: &Arc<BlockMeta>| {
-            let cells: usize = meta.parts.iter().map(|p| p.cells.len() * 4 + 100).sum();
+            let cells_of =
+                |p: &PartMeta| p.cells.len() + p.small_cells.as_ref().map_or(0, |s| s.crc32c.len());
+            let cells: usize = meta.parts.iter().map(|p| cells_of(p) * 4 + 100).sum();
             u32::try_from(cells + 300).unwrap_or(u32::MAX)
         };
         Self {
@@ -328,12 +330,15 @@ async fn tails(source: &BucketRangeRead, block: &ManifestBlock, subject: Subject
         SERIES_PART => block.series,
         _ => block.samples,
     };
-    let is_whole = |p: &PartSummary| Tail::of(&p.name, p.bytes, rows_of(&p.name)).start == 0;
+    let is_whole = |p: &PartSummary| {
+        let tail = Tail::of(&p.name, p.bytes, rows_of(&p.name), p.end_cell_bytes);
+        tail.start == 0
+    };
     let all_series_come = block.parts.iter().any(|p| p.name == SERIES_PART && is_whole(p));
     let first = block
         .parts
         .iter()
         .filter(|p| subject.begins_with(&p.name, all_series_come));
-    let tails = first.map(|p| Tail::read(source, &p.name, p.bytes, rows_of(&p.name)));
+    let tails = first.map(|p| Tail::read(source, &p.name, p.bytes, rows_of(&p.name), p.end_cell_bytes));
     future::join_all(tails).await.into_iter().flatten().collect()
 }

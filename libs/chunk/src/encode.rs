@@ -19,6 +19,9 @@ pub struct Encoder {
     floats: Vec<i64>,
     /// Lengths of runs, in turn of mantissas and of floats, beginning with mantissas.
     runs: Vec<u64>,
+    /// The times encoded last, and what they are of: series of one target follow each other and share them.
+    times: Vec<u8>,
+    times_of: Vec<i64>,
     /// The encoded values.
     body: Vec<u8>,
     /// The values encoded in another way, to compare.
@@ -40,11 +43,34 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values.len(), |encoder| encoder.encode_values(values))?;
-        column::write(&mut out, &self.offsets, &mut self.scratch);
-        let mut out = self.end(out);
+        let mut out = Vec::new();
+        self.encode_onto(timestamps, values, &mut out)?;
         out.shrink_to_fit();
         Ok(out)
+    }
+
+    /// As [`Self::encode`], appended to what is in `out`; nothing is on failure.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn encode_onto(
+        &mut self,
+        timestamps: &[i64],
+        values: &[f64],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let from = out.len();
+        self.start(timestamps, values.len(), out, |encoder| {
+            encoder.encode_values(values)
+        })?;
+        if self.times.is_empty() || self.times_of != self.offsets {
+            self.times.clear();
+            column::write(&mut self.times, &self.offsets, &mut self.scratch);
+            self.times_of.clone_from(&self.offsets);
+        }
+        out.extend_from_slice(&self.times);
+        self.end(from, out);
+        Ok(())
     }
 
     /// As [`encode`], for what is encoded on demand: larger, and several times cheaper.
@@ -52,11 +78,13 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn encode_fast(&mut self, timestamps: &[i64], values: &[f64]) -> Result<Vec<u8>, Error> {
-        let mut out = self.start(timestamps, values.len(), |encoder| {
+        let mut out = Vec::new();
+        self.start(timestamps, values.len(), &mut out, |encoder| {
             encoder.encode_values_fast(values)
         })?;
         column::write_times_fast(&mut out, &self.offsets);
-        Ok(self.end(out))
+        self.end(0, &mut out);
+        Ok(out)
     }
 
     /// Appends a run of any length, none included, as chunks by [`Self::encode_fast`].
@@ -111,13 +139,15 @@ impl Encoder {
             return self.encode_run(timestamps, &values, out);
         }
         self.each_chunk(timestamps, mantissas, out, |encoder, timestamps, mantissas| {
-            let mut out = encoder.start(timestamps, mantissas.len(), |encoder| {
+            let mut out = Vec::new();
+            encoder.start(timestamps, mantissas.len(), &mut out, |encoder| {
                 encoder.body.clear();
                 column::write_fast(&mut encoder.body, mantissas);
                 exponent
             })?;
             column::write_times_fast(&mut out, &encoder.offsets);
-            Ok(encoder.end(out))
+            encoder.end(0, &mut out);
+            Ok(out)
         })
     }
 
@@ -153,32 +183,33 @@ impl Encoder {
         Ok(())
     }
 
-    /// Leaves the encoded values in `body` and the times in `offsets`; gives a chunk that ends before its times.
+    /// Leaves the encoded values in `body` and the times in `offsets`; appends a chunk that ends before its times.
     fn start(
         &mut self,
         timestamps: &[i64],
         count: usize,
+        out: &mut Vec<u8>,
         encode_values: impl FnOnce(&mut Self) -> u8,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<(), Error> {
         let (first, last) = check(timestamps, count)?;
         let flags = encode_values(self);
         self.offsets.clear();
         self.offsets
             .extend(timestamps.iter().map(|t| t.wrapping_sub(first)));
-        let mut out = Vec::with_capacity(64 + self.body.len() + count);
+        out.reserve(64 + self.body.len() + count);
         out.push(VERSION);
         out.push(flags);
-        write_varint(&mut out, count as u64);
-        write_zigzag(&mut out, first);
-        write_varint(&mut out, last.wrapping_sub(first) as u64);
-        Ok(out)
+        write_varint(out, count as u64);
+        write_zigzag(out, first);
+        write_varint(out, last.wrapping_sub(first) as u64);
+        Ok(())
     }
 
-    fn end(&self, mut out: Vec<u8>) -> Vec<u8> {
+    /// Ends the chunk that begins at `from`.
+    fn end(&self, from: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.body);
-        let sum = crc32c::crc32c(&out);
+        let sum = crc32c::crc32c(out.get(from..).unwrap_or_default());
         out.extend_from_slice(&sum.to_le_bytes());
-        out
     }
 
     /// As [`Self::encode_values`], with columns that are written in one way only.
@@ -322,6 +353,21 @@ mod tests {
             let bits: Vec<u64> = values.iter().map(|v| v.to_bits()).collect();
             prop_assert_eq!(decoded(&a), (times.clone(), bits.clone()));
             prop_assert_eq!(decoded(&b), (times, bits));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_encoder_that_has_encoded_gives_the_bytes_of_a_new_one(
+            runs in proptest::collection::vec((0usize..3, any::<u32>(), 1usize..200), 1..20),
+        ) {
+            let mut used = Encoder::default();
+            for (kind, seed, len) in runs {
+                let step = |i: i64| [15_000, 15_000 + i * i % 7, 1 + i % 3][kind];
+                let times: Vec<i64> = (0..len as i64).map(|i| i * 20_000 + step(i)).collect();
+                let values: Vec<f64> = (0..len).map(|i| f64::from(seed >> (i % 32))).collect();
+                prop_assert_eq!(used.encode(&times, &values), encode(&times, &values));
+            }
         }
     }
 

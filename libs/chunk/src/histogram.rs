@@ -58,7 +58,7 @@ impl OpenHistograms {
 
     /// Adds a histogram. The caller sees to it that it is later, and that a run keeps below [`SAMPLES_MAX`].
     pub fn append(&mut self, t: i64, histogram: Histogram) {
-        let entry = self.state.append(t, histogram.sum);
+        let entry = self.state.append_stored(t, histogram.sum);
         self.bytes.extend_from_slice(entry.bytes());
         self.count += 1;
         let same = self.last.same_layout(&histogram);

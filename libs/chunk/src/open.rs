@@ -1,14 +1,15 @@
 //! A run of samples that still grows: byte-packed, appended to with every sample.
 //!
 //! The first sample is sixteen bytes, little-endian: time, bits of the value. Every other one is a control byte, the
-//! change of the time step when there is one, and the value as the difference of decimal mantissas, usually one or two
-//! bytes. The form lives only in memory; what is stored or sent to another process is encoded as a chunk.
+//! change of the time step when that is more than some milliseconds, and the value as the difference of decimal mantissas,
+//! usually one or two bytes. The form lives in memory and in snapshots of it; what is stored or sent to another process is
+//! encoded as a chunk.
 
 use std::ops::Range;
 
 use koios_model::TimeRange;
 
-use crate::bits::{Cursor, zigzag};
+use crate::bits::{Cursor, unzigzag, zigzag};
 use crate::decimal::{EXPONENT_MAX, exponent_for_run, from_mantissa, to_mantissa};
 use crate::{Error, Starts};
 
@@ -20,8 +21,14 @@ const DELTA: u8 = 1;
 const RAISE: u8 = 2;
 /// The eight bytes of the float follow.
 const RAW: u8 = 3;
-/// Control bit: the time step is that of the sample before.
+/// Bits of the control byte that tell which of these.
+const KIND: u8 = 3;
+/// Control bit: the time step is that of the sample before, or changes by more than [`NEAR_MAX`] can tell.
 const SAME_STEP: u8 = 0x80;
+/// Where in the control byte five bits tell a small change of the time step, which then is not the same; 0 for none.
+const NEAR_SHIFT: u32 = 2;
+/// The largest number in these bits.
+const NEAR_MAX: u64 = 31;
 /// The most bytes of an entry, and a little.
 const ENTRY_BYTES: usize = 24;
 
@@ -55,16 +62,31 @@ impl OpenState {
 
     /// Adds a later sample.
     pub fn append(&mut self, t: i64, v: f64) -> OpenEntry {
+        self.append_by(t, v, 2 * NEAR_MAX)
+    }
+
+    /// As [`Self::append`], in the form of chunks of histograms, whose control bytes tell no small changes.
+    pub(crate) fn append_stored(&mut self, t: i64, v: f64) -> OpenEntry {
+        self.append_by(t, v, 0)
+    }
+
+    /// Changes of up to `near_max`, as zigzag, are told by the control byte.
+    fn append_by(&mut self, t: i64, v: f64, near_max: u64) -> OpenEntry {
         let mut e = OpenEntry {
             len: 1,
             ..OpenEntry::default()
         };
         let change = t.wrapping_sub(self.t).wrapping_sub(i64::from(self.step));
-        if change != 0 {
-            e.zigzag(change);
-        }
-        let kind = self.push_value(&mut e, v);
-        e.bytes[0] = kind | if change == 0 { SAME_STEP } else { 0 };
+        let control = match zigzag(change) {
+            0 => SAME_STEP,
+            near if near <= near_max.min(NEAR_MAX) => (near as u8) << NEAR_SHIFT,
+            near if near <= near_max => SAME_STEP | ((near - NEAR_MAX) as u8) << NEAR_SHIFT,
+            _ => {
+                e.zigzag(change);
+                0
+            }
+        };
+        e.bytes[0] = control | self.push_value(&mut e, v);
         self.step = step_between(self.t, t);
         (self.t, self.v) = (t, v);
         e
@@ -281,13 +303,15 @@ impl EntryReader {
     #[inline]
     pub(crate) fn next(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         let control = cursor.u8()?;
-        let change = if control & SAME_STEP != 0 {
-            0
-        } else {
-            cursor.zigzag()?
+        let near = u64::from((control & !SAME_STEP) >> NEAR_SHIFT);
+        let change = match (control & SAME_STEP != 0, near) {
+            (true, 0) => 0,
+            (false, 0) => cursor.zigzag()?,
+            (false, near) => unzigzag(near),
+            (true, near) => unzigzag(near + NEAR_MAX),
         };
         let next = self.t.wrapping_add(i64::from(self.step)).wrapping_add(change);
-        match control & !SAME_STEP {
+        match control & KIND {
             SAME => {}
             DELTA => {
                 let before = self.mantissa.or_else(|| to_mantissa(self.v, self.exponent));
@@ -352,6 +376,14 @@ mod tests {
         OpenRun::new(bytes.into(), samples.len(), range)
     }
 
+    #[test]
+    fn a_few_milliseconds_off_the_schedule_take_no_byte() {
+        let schedule = [0, 15_000, 30_003, 45_000, 59_997, 75_000, 90_003];
+        let samples: Vec<(i64, f64)> = schedule.map(|t| (t, 1.0)).to_vec();
+        // The first sample, and the first step.
+        assert_eq!(run(&samples).bytes().len(), 16 + 4 + 5);
+    }
+
     proptest! {
         #[test]
         fn open_samples_read_back_bit_for_bit(
@@ -366,6 +398,30 @@ mod tests {
                 let got: Vec<_> = ts.iter().zip(&vs).skip(1).map(|(t, v)| (*t, v.to_bits())).collect();
                 let wanted = samples.iter().filter(|(t, _)| range.contains(*t));
                 prop_assert_eq!(got, wanted.map(|(t, v)| (*t, v.to_bits())).collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn both_forms_read_back_and_the_stored_one_tells_no_small_changes(
+            steps in proptest::collection::vec(prop_oneof![1i64..100, 14_980i64..15_020], 1..100),
+        ) {
+            let mut t = 0;
+            let (mut state, first) = OpenState::first(t, 1.0);
+            let mut stored = state;
+            let (mut near, mut far) = (first.bytes().to_vec(), first.bytes().to_vec());
+            let mut times = vec![t];
+            for step in steps {
+                t += step;
+                times.push(t);
+                near.extend_from_slice(state.append(t, 1.0).bytes());
+                let entry = stored.append_stored(t, 1.0);
+                prop_assert!(entry.bytes()[0] & !(KIND | SAME_STEP) == 0);
+                far.extend_from_slice(entry.bytes());
+            }
+            for bytes in [near, far] {
+                let (mut ts, mut vs) = (Vec::new(), Vec::new());
+                decode_open(&bytes, times.len(), &mut ts, &mut vs).unwrap();
+                prop_assert_eq!(&ts, &times);
             }
         }
 

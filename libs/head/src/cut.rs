@@ -119,13 +119,12 @@ impl Head {
         let Some((tag, window)) = self.windows.begin_cut(window_start, exemplars > 0) else {
             return Cut::empty(self.windows.range_of(window_start));
         };
-        let mut taken = Vec::new();
         let all: Vec<u32> = self.index.all.iter().collect();
-        for &index in &all {
-            if self.take(index, window, tag) {
-                taken.push(index);
-            }
-        }
+        let mut taken = all.clone();
+        taken.retain(|&index| self.take(index, window));
+        let uncut = (window.min, UNCUT);
+        let pages = &mut self.chunks.pages;
+        pages.regroup(|group| (group == uncut).then_some((window.min, tag)));
         if taken.is_empty() && exemplars == 0 {
             // The account was too high, as that of a snapshot may be.
             self.windows.forget(&[tag], |_| false);
@@ -140,17 +139,11 @@ impl Head {
         }
     }
 
-    /// Seals what a series has in the window and marks it as taken; false when there was nothing uncut.
-    fn take(&mut self, index: u32, window: TimeRange, tag: CutTag) -> bool {
+    /// Seals what a series has in the window; false when there is nothing uncut.
+    fn take(&mut self, index: u32, window: TimeRange) -> bool {
         self.seal_window(index, window);
-        let mut any = false;
-        for s in &mut self.series.cold[index as usize].sealed {
-            if s.cut == UNCUT && window.contains(s.range.min) {
-                s.cut = tag;
-                any = true;
-            }
-        }
-        any
+        self.sealed(index, window)
+            .any(|s| s.group() == (window.min, UNCUT))
     }
 
     /// Seals all that a series has in a window.
@@ -190,13 +183,12 @@ impl Head {
             .map(|&index| CutSeries {
                 hash: self.series.hashes[index as usize],
                 labels: self.series.labels(index, &self.symbols),
-                chunks: self.series.cold[index as usize]
-                    .sealed
-                    .iter()
-                    .filter(|s| s.cut == id.0)
+                chunks: self
+                    .sealed(index, window)
+                    .filter(|s| s.cut() == id.0)
                     .map(|s| {
-                        samples += u64::from(s.samples);
-                        s.bytes.clone()
+                        samples += u64::from(s.samples());
+                        s.shared()
                     })
                     .collect(),
             })
@@ -224,13 +216,8 @@ impl Head {
             return;
         }
         self.exemplars.cut_abandoned(id.0);
-        for index in &self.index.all {
-            for s in &mut self.series.cold[index as usize].sealed {
-                if s.cut == id.0 {
-                    s.cut = UNCUT;
-                }
-            }
-        }
+        let pages = &mut self.chunks.pages;
+        pages.regroup(|(window, cut)| (cut == id.0).then_some((window, UNCUT)));
     }
 
     /// Drops the samples of listed cuts whose window ends at or before `keep_from_ms`, then series without samples that no
@@ -239,21 +226,22 @@ impl Head {
     pub fn forget(&mut self, keep_from_ms: i64) -> u64 {
         let cuts = self.windows.forgettable(keep_from_ms);
         if cuts.is_empty() {
-            self.renew();
+            self.shrink();
             return 0;
         }
         // While what they may repeat is here.
         self.check_all_late();
-        let mut dropped = 0;
+        self.chunks.pages.leave(&cuts);
         let mut dead = RoaringBitmap::new();
         for index in &self.index.all.clone() {
-            dropped += self.drop_chunks(index, &cuts);
             let i = index as usize;
-            let cold = &self.series.cold[i];
+            let cold = &mut self.series.cold[i];
+            self.chunks.drop_leaving(&mut cold.sealed);
             if self.series.hot[i].count == 0 && cold.is_empty() {
                 dead.insert(index);
             }
         }
+        let dropped = self.chunks.pages.drop_leaving();
         self.doom(&dead);
         let exemplars = &self.exemplars;
         let windows = &mut self.windows;
@@ -264,31 +252,13 @@ impl Head {
         dropped
     }
 
-    fn drop_chunks(&mut self, index: u32, cuts: &[CutTag]) -> u64 {
-        let (mut samples, mut chunks, mut bytes) = (0, 0usize, 0);
-        let sealed = &mut self.series.cold[index as usize].sealed;
-        sealed.retain(|s| {
-            let keep = cuts.binary_search(&s.cut).is_err();
-            if !keep {
-                samples += u64::from(s.samples);
-                chunks += 1;
-                bytes += s.bytes.len();
-            }
-            keep
-        });
-        if chunks > 0 {
-            sealed.shrink_to_fit();
-            self.dropped_sealed(chunks, bytes);
-        }
-        samples
-    }
-
     pub(crate) fn drop_series(&mut self, dead: &RoaringBitmap) {
         let pairs = dead
             .iter()
             .flat_map(|index| self.series.label_ids(index))
             .collect();
         self.index.remove(dead, pairs, &mut self.symbols);
+        self.unshrunk |= !dead.is_empty();
         for index in dead {
             self.forget_histograms(index);
             self.forget_starts(index);

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use koios_chunk::Chunk;
 use koios_model::{Histogram, Matchers, Sample, TimeRange};
 use roaring::RoaringBitmap;
 
+use crate::chunks::New;
 use crate::error::Error;
 use crate::head::Head;
+use crate::pages::Group;
 use crate::resolve::{NEW, Resolved};
-use crate::series::{Sealed, SeriesId};
+use crate::series::SeriesId;
 
 /// All that is held of a series in a range, each time once, ascending.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,40 +53,35 @@ impl Head {
             }
         }
         self.doom(&dead);
+        self.gather_chunks();
         gone
     }
 
     /// Takes the samples of a range out of the sealed chunks of a series. A chunk that does not decode stays, for reads to
     /// report.
     fn delete_sealed(&mut self, index: u32, range: TimeRange) -> u64 {
-        let sealed = std::mem::take(&mut self.series.cold[index as usize].sealed);
+        let overlapping = self.sealed(index, range);
+        let overlapping = overlapping.map(|s| (s.id(), s.group(), s.samples(), s.shared()));
+        let overlapping: Vec<(u32, Group, u32, Bytes)> = overlapping.collect();
         let mut gone = 0;
-        for s in sealed {
-            let left = match s.range.overlaps(&range) {
-                true => Chunk::parse(s.bytes.clone()).and_then(|c| c.without(&[range], &mut self.encoder)),
-                false => {
-                    self.series.cold[index as usize].insert_sealed(s);
-                    continue;
-                }
+        for (id, group, samples, bytes) in overlapping {
+            let left = Chunk::parse(bytes).and_then(|c| c.without(&[range], &mut self.encoder));
+            let left = match left {
+                Ok(Some(chunk)) if chunk.count() >= samples as usize => continue,
+                Ok(left) => left,
+                Err(_) => continue,
             };
-            match left {
-                Ok(Some(chunk)) if chunk.count() < s.samples as usize => {
-                    let left = Sealed {
-                        range: chunk.time_range(),
-                        samples: chunk.count() as u32,
-                        cut: s.cut,
-                        bytes: chunk.into_bytes(),
-                    };
-                    gone += u64::from(s.samples - left.samples);
-                    self.dropped_sealed(1, s.bytes.len());
-                    self.count_sealed(left.bytes.len());
-                    self.series.cold[index as usize].insert_sealed(left);
-                }
-                Ok(None) => {
-                    gone += u64::from(s.samples);
-                    self.dropped_sealed(1, s.bytes.len());
-                }
-                Ok(Some(_)) | Err(_) => self.series.cold[index as usize].insert_sealed(s),
+            self.remove_sealed(index, id);
+            gone += u64::from(samples);
+            if let Some(chunk) = left {
+                gone -= chunk.count() as u64;
+                let new = New {
+                    group,
+                    range: chunk.time_range(),
+                    samples: chunk.count() as u32,
+                    bytes: chunk.bytes(),
+                };
+                self.insert_sealed(index, new);
             }
         }
         gone

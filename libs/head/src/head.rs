@@ -7,12 +7,13 @@ use koios_chunk::{Chunk, Encoder, SAMPLES_MAX, Starts};
 use koios_model::{Metadata, Sample, TimeRange};
 use roaring::RoaringBitmap;
 
+use crate::chunks::{Chunks, New};
 use crate::create::Creating;
 use crate::exemplars::Exemplars;
 use crate::index::Index;
 use crate::open::Pool;
 use crate::resolve::Resolutions;
-use crate::series::{Sealed, SeriesTable, UNCUT};
+use crate::series::{SeriesTable, UNCUT};
 use crate::starts::{StartOf, StartsTable};
 use crate::symbols::Symbols;
 use crate::windows::{WindowState, Windows};
@@ -54,7 +55,7 @@ pub struct Head {
     pub(crate) metadata: BTreeMap<String, (i64, Metadata)>,
     pub(crate) forgotten_below_ms: i64,
     pub(crate) applied_lsn: Option<u64>,
-    sealed_bytes: usize,
+    pub(crate) chunks: Chunks,
     pub(crate) side_samples: usize,
     /// Series that may have late samples which were not compared yet.
     pub(crate) unchecked: RoaringBitmap,
@@ -66,6 +67,8 @@ pub struct Head {
     pub(crate) encoder: Encoder,
     pub(crate) creating: Creating,
     pub(crate) resolutions: Resolutions,
+    /// Series were dropped since memory was given back.
+    pub(crate) unshrunk: bool,
     pub(crate) scratch: Scratch,
 }
 
@@ -78,6 +81,7 @@ pub(crate) struct Scratch {
     pub(crate) starts: Vec<StartOf>,
     pub(crate) timestamps: Vec<i64>,
     pub(crate) values: Vec<f64>,
+    pub(crate) encoded: Vec<u8>,
 }
 
 impl Head {
@@ -95,7 +99,7 @@ impl Head {
             metadata: BTreeMap::new(),
             forgotten_below_ms: i64::MIN,
             applied_lsn: None,
-            sealed_bytes: 0,
+            chunks: Chunks::default(),
             side_samples: 0,
             unchecked: RoaringBitmap::new(),
             histogram_bytes: 0,
@@ -105,6 +109,7 @@ impl Head {
             encoder: Encoder::default(),
             creating: Creating::default(),
             resolutions: Resolutions::default(),
+            unshrunk: false,
             scratch: Scratch::default(),
         }
     }
@@ -148,20 +153,6 @@ impl Head {
     /// The first log position with a sample or an exemplar that no listed cut holds; `None` when blocks hold everything.
     pub fn unlisted_from_lsn(&self) -> Option<u64> {
         self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
-    }
-
-    /// Estimate of the memory held, in bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.symbols.memory_bytes()
-            + self.series.memory_bytes()
-            + self.index.memory_bytes()
-            + self.pool.memory_bytes()
-            + self.sealed_bytes
-            + self.side_samples * size_of::<Sample>()
-            + self.histogram_bytes
-            + self.starts.memory_bytes()
-            + self.exemplars.memory_bytes()
-            + self.metadata.len() * METADATA_BYTES
     }
 
     /// Seals the open samples of a series.
@@ -210,44 +201,37 @@ impl Head {
     fn seal_run(&mut self, index: u32, timestamps: &[i64], values: &[f64], starts: &Starts) {
         // Side buffers may hold more than one chunk's worth when a batch brought much at once.
         let most = usize::from(self.samples_per_chunk) * 2;
+        let mut encoded = std::mem::take(&mut self.scratch.encoded);
         for (ts, vs) in timestamps.chunks(most).zip(values.chunks(most)) {
             let (Some(&min), Some(&max)) = (ts.first(), ts.last()) else {
-                return;
+                break;
             };
-            let bytes = self
-                .encoder
-                .encode(ts, vs)
+            encoded.clear();
+            self.encoder
+                .encode_onto(ts, vs, &mut encoded)
                 .expect("open and late samples are kept in strictly ascending time");
-            let mut bytes = Bytes::from(bytes);
-            if !starts.is_empty() {
-                let started = Chunk::parse(bytes).and_then(|chunk| chunk.with_starts(starts));
-                bytes = started.expect("what was just encoded is a chunk").into_bytes();
+            let range = TimeRange::new(min, max);
+            if starts.is_empty() {
+                self.seal(index, range, ts.len(), &encoded);
+            } else {
+                let chunk = Chunk::parse(Bytes::copy_from_slice(&encoded));
+                let started = chunk.and_then(|chunk| chunk.with_starts(starts));
+                let started = started.expect("what was just encoded is a chunk");
+                self.seal(index, range, ts.len(), started.bytes());
             }
-            self.insert_sealed(index, bytes, TimeRange::new(min, max), ts.len());
         }
+        self.scratch.encoded = encoded;
     }
 
     /// Adds a sealed chunk that no cut has taken.
-    pub(crate) fn insert_sealed(&mut self, index: u32, bytes: Bytes, range: TimeRange, samples: usize) {
-        self.count_sealed(bytes.len());
-        self.series.cold[index as usize].insert_sealed(Sealed {
-            bytes,
+    pub(crate) fn seal(&mut self, index: u32, range: TimeRange, samples: usize, bytes: &[u8]) {
+        let sealed = New {
+            group: (self.windows.range_of(range.min).min, UNCUT),
             range,
             samples: samples as u32,
-            cut: UNCUT,
-        });
-    }
-
-    /// Notes a sealed chunk.
-    pub(crate) fn count_sealed(&mut self, bytes: usize) {
-        self.sealed_bytes += bytes + SEALED_OVERHEAD_BYTES;
-    }
-
-    /// Notes that sealed chunks went.
-    pub(crate) fn dropped_sealed(&mut self, chunks: usize, bytes: usize) {
-        self.sealed_bytes = self
-            .sealed_bytes
-            .saturating_sub(bytes + chunks * SEALED_OVERHEAD_BYTES);
+            bytes,
+        };
+        self.insert_sealed(index, sealed);
     }
 
     pub(crate) fn take_columns(&mut self) -> (Vec<i64>, Vec<f64>) {
@@ -262,8 +246,3 @@ impl Head {
         (self.scratch.timestamps, self.scratch.values) = (ts, vs);
     }
 }
-
-/// What a sealed chunk takes beside its bytes: its entry and the allocation.
-const SEALED_OVERHEAD_BYTES: usize = size_of::<Sealed>() + 16;
-/// What metadata of one metric takes, roughly.
-const METADATA_BYTES: usize = 200;

@@ -244,7 +244,7 @@ impl Head {
         if self.merged_histograms(index, range, &mut held).is_err() {
             held.clear();
         }
-        let sealed: u64 = self.sealed(index, range).map(|s| u64::from(s.samples)).sum();
+        let sealed: u64 = self.sealed(index, range).map(|s| u64::from(s.samples())).sum();
         let open = self.cold(index).and_then(Cold::histograms);
         let open = open.and_then(|held| held.open.as_ref());
         let open = open.filter(|open| open.time_range().overlaps(&range));
@@ -341,7 +341,7 @@ impl Head {
         let Some(open) = held.open.take() else { return };
         let (t, last) = open.last();
         held.sealed_last = Some((t, Arc::new(last.clone())));
-        self.insert_sealed(index, open.chunk(), open.time_range(), open.count());
+        self.seal(index, open.time_range(), open.count(), &open.chunk());
     }
 
     /// Seals the late ones that lie in `range`, which is within one window.
@@ -361,7 +361,7 @@ impl Head {
                 open.append(t, histogram);
                 open.set_last_start(start_at(&late_starts, t));
             }
-            self.insert_sealed(index, open.chunk(), open.time_range(), open.count());
+            self.seal(index, open.time_range(), open.count(), &open.chunk());
         }
         self.prune_late_starts(index);
     }
@@ -417,7 +417,7 @@ impl Head {
     fn merged_histograms(&self, index: u32, range: TimeRange, out: &mut Vec<At>) -> Result<(), Error> {
         let mut runs = Vec::new();
         for sealed in self.sealed(index, range) {
-            runs.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
+            runs.push(Run::Chunk(Chunk::parse(sealed.shared())?));
         }
         self.read_unsealed_histograms(index, range, &mut runs)?;
         merge_histogram_runs(&runs, range, out)?;

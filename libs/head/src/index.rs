@@ -280,6 +280,10 @@ impl Index {
     /// Gives back memory of labels that are gone.
     pub(crate) fn shrink(&mut self) {
         self.pairs.shrink_to_fit(|(p, _)| p.hash());
+        for name in self.names.values_mut() {
+            name.values.sorted.shrink_to_fit();
+            name.values.recent.shrink_to_fit();
+        }
     }
 
     /// Estimate of the memory held: entries take about two bytes in each of two bitmaps.

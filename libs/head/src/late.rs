@@ -301,7 +301,7 @@ impl Head {
 
     /// How many samples have to be decoded to know what is held in a range, unsealed late ones aside.
     fn decoded_for(&self, index: u32, range: TimeRange) -> u64 {
-        let sealed: u64 = self.sealed(index, range).map(|s| u64::from(s.samples)).sum();
+        let sealed: u64 = self.sealed(index, range).map(|s| u64::from(s.samples())).sum();
         let hot = &self.series.hot[index as usize];
         let open = self.pool.range(hot).is_some_and(|open| open.overlaps(&range));
         sealed + if open { u64::from(hot.count) } else { 0 }

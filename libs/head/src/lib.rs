@@ -7,7 +7,8 @@
 //!
 //! **Layout.** A series is a `u32`, the index into dense arrays. What every sample touches (last time, last value, write
 //! position) is 32 bytes per series; its open samples lie in a chain of 64-byte blocks from a slab; full runs are
-//! sealed as `koios_chunk` chunks, which reads and cuts share. Label sets are packed symbol ids; symbols are interned
+//! sealed as `koios_chunk` chunks. These lie one after the other in pages, of one window and one cut each, which reads and
+//! cuts share and which go as a whole. Label sets are packed symbol ids, one after the other; symbols are interned
 //! per head; postings are compressed bitmaps per (name, value). Start timestamps of open samples lie in a table of their own.
 //! Late samples lie in a small buffer per series, and are compared with what is held some dozens at a time.
 //!
@@ -25,6 +26,7 @@
 //! beforehand.
 
 mod apply;
+mod chunks;
 mod create;
 mod cut;
 mod delete;
@@ -34,16 +36,21 @@ mod head;
 mod histograms;
 mod index;
 mod late;
+mod memory;
 mod metadata;
 mod open;
+mod packed;
+mod pages;
 mod read;
 mod resolve;
 mod select;
 mod series;
 mod shrink;
+mod slab;
 mod snapshot;
 mod starts;
 mod symbols;
+mod varint;
 mod windows;
 
 pub use apply::Applied;
@@ -52,6 +59,7 @@ pub use delete::HeldSamples;
 pub use error::{Error, SnapshotError};
 pub use head::{Head, HeadOptions};
 pub use histograms::merge_histogram_runs;
+pub use memory::HeadMemory;
 pub use metadata::deletes_metric;
 pub use read::{merge_runs, merge_starts};
 pub use resolve::Resolved;

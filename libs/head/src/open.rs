@@ -5,12 +5,10 @@ use koios_chunk::{OpenRun, OpenState, decode_open};
 use koios_model::{Sample, TimeRange};
 
 use crate::error::SnapshotError;
+use crate::slab::{Chained, NONE, Slab};
 use crate::snapshot::Reader;
 
 const BLOCK_DATA_BYTES: usize = 59;
-/// Blocks allocated at a time: 256 KiB, so that growing never copies.
-const SEGMENT_BLOCKS: usize = 4096;
-const NO_BLOCK: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
 struct Block {
@@ -20,25 +18,25 @@ struct Block {
 }
 
 const EMPTY: Block = Block {
-    next: NO_BLOCK,
+    next: NONE,
     used: 0,
     data: [0; BLOCK_DATA_BYTES],
 };
 
-/// The slab that all open samples of a head lie in.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    segments: Vec<Box<[Block]>>,
-    free: u32,
+impl Chained for Block {
+    fn next(&self) -> u32 {
+        self.next
+    }
+
+    fn set_next(&mut self, next: u32) {
+        self.next = next;
+    }
 }
 
-impl Default for Pool {
-    fn default() -> Self {
-        Self {
-            segments: Vec::new(),
-            free: NO_BLOCK,
-        }
-    }
+/// The slab that all open samples of a head lie in.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    blocks: Slab<Block>,
 }
 
 /// The hot state of a series: all that an append in order touches beside the tail block.
@@ -112,8 +110,8 @@ impl Default for Hot {
             last_t: i64::MIN,
             last_v: 0.0,
             last_step: 0,
-            head: NO_BLOCK,
-            tail: NO_BLOCK,
+            head: NONE,
+            tail: NONE,
             count: 0,
             exponent: 0,
             flags: 0,
@@ -123,11 +121,11 @@ impl Default for Hot {
 
 impl Pool {
     fn block(&self, id: u32) -> &Block {
-        &self.segments[id as usize / SEGMENT_BLOCKS][id as usize % SEGMENT_BLOCKS]
+        self.blocks.get(id)
     }
 
     fn block_mut(&mut self, id: u32) -> &mut Block {
-        &mut self.segments[id as usize / SEGMENT_BLOCKS][id as usize % SEGMENT_BLOCKS]
+        self.blocks.get_mut(id)
     }
 
     /// Loads the block that the next append writes to, if there is one.
@@ -140,21 +138,7 @@ impl Pool {
     }
 
     fn allocate(&mut self) -> u32 {
-        if self.free == NO_BLOCK {
-            let base = (self.segments.len() * SEGMENT_BLOCKS) as u32;
-            let mut segment = vec![EMPTY; SEGMENT_BLOCKS].into_boxed_slice();
-            for (i, b) in segment.iter_mut().enumerate().take(SEGMENT_BLOCKS - 1) {
-                b.next = base + i as u32 + 1;
-            }
-            self.segments.push(segment);
-            self.free = base;
-        }
-        let id = self.free;
-        let block = self.block_mut(id);
-        let next = block.next;
-        (block.next, block.used) = (NO_BLOCK, 0);
-        self.free = next;
-        id
+        self.blocks.add(EMPTY)
     }
 
     /// Appends a sample later than all before; starts a run when none is open.
@@ -196,9 +180,7 @@ impl Pool {
     fn copy(&self, hot: &Hot) -> Vec<u8> {
         let blocks = || {
             let head = (hot.count > 0).then(|| self.block(hot.head));
-            std::iter::successors(head, |block| {
-                (block.next != NO_BLOCK).then(|| self.block(block.next))
-            })
+            std::iter::successors(head, |block| (block.next != NONE).then(|| self.block(block.next)))
         };
         let mut out = Vec::with_capacity(blocks().map(|b| usize::from(b.used)).sum());
         blocks().for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
@@ -238,8 +220,8 @@ impl Pool {
         out.extend_from_slice(&hot.last_step.to_le_bytes());
         out.extend_from_slice(&hot.count.to_le_bytes());
         out.extend_from_slice(&[hot.exponent, u8::from(hot.has_last())]);
-        let mut next = if hot.count > 0 { hot.head } else { NO_BLOCK };
-        while next != NO_BLOCK {
+        let mut next = if hot.count > 0 { hot.head } else { NONE };
+        while next != NONE {
             let block = self.block(next);
             out.push(block.used);
             out.extend_from_slice(&block.data[..usize::from(block.used)]);
@@ -270,7 +252,7 @@ impl Pool {
             let data = r.take(usize::from(used))?;
             let id = self.allocate();
             match hot.head {
-                NO_BLOCK => hot.head = id,
+                NONE => hot.head = id,
                 _ => self.block_mut(hot.tail).next = id,
             }
             hot.tail = id;
@@ -279,7 +261,7 @@ impl Pool {
             let room = block.data.get_mut(..data.len()).ok_or(SnapshotError)?;
             room.copy_from_slice(data);
         }
-        let is_whole = (hot.count == 0) == (hot.head == NO_BLOCK);
+        let is_whole = (hot.count == 0) == (hot.head == NONE);
         is_whole.then_some(hot).ok_or(SnapshotError)
     }
 
@@ -288,20 +270,13 @@ impl Pool {
         if hot.count == 0 {
             return;
         }
-        let free = self.free;
-        self.block_mut(hot.tail).next = free;
-        self.free = hot.head;
-        (hot.head, hot.tail, hot.count) = (NO_BLOCK, NO_BLOCK, 0);
-    }
-
-    /// Gives back all memory; no series may have open samples.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        self.blocks.release(hot.head, hot.tail);
+        (hot.head, hot.tail, hot.count) = (NONE, NONE, 0);
     }
 
     /// Memory held, free blocks included.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.segments.len() * SEGMENT_BLOCKS * size_of::<Block>()
+        self.blocks.memory_bytes()
     }
 }
 
@@ -367,6 +342,6 @@ mod tests {
             }
             pool.release(&mut hot);
         }
-        assert_eq!(pool.segments.len(), 1);
+        assert!(pool.memory_bytes() <= 16 * size_of::<Block>());
     }
 }

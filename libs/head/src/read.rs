@@ -6,7 +6,7 @@ use koios_model::{Labels, Sample, TimeRange};
 
 use crate::error::Error;
 use crate::head::Head;
-use crate::series::{Sealed, SeriesId};
+use crate::series::SeriesId;
 
 impl Head {
     /// The labels of a series; `None` when it was forgotten since it was selected.
@@ -31,7 +31,7 @@ impl Head {
     pub fn read(&self, id: SeriesId, range: TimeRange, out: &mut Vec<Run>) -> Result<(), Error> {
         self.check(id)?;
         for sealed in self.sealed(id.index, range) {
-            out.push(Run::Chunk(Chunk::parse(sealed.bytes.clone())?));
+            out.push(Run::Chunk(Chunk::parse(sealed.shared())?));
         }
         self.read_unsealed(id.index, range, out)
     }
@@ -79,19 +79,12 @@ impl Head {
         }
     }
 
-    pub(crate) fn sealed(&self, index: u32, range: TimeRange) -> impl Iterator<Item = &Sealed> {
-        self.series.cold[index as usize]
-            .sealed
-            .iter()
-            .filter(move |s| s.range.overlaps(&range))
-    }
-
     /// All samples of a series in range, merged.
     fn merged(&self, index: u32, range: TimeRange, out: &mut Vec<Sample>) -> Result<(), Error> {
         out.clear();
         let (mut ts, mut vs) = (Vec::new(), Vec::new());
         for s in self.sealed(index, range) {
-            Chunk::parse(s.bytes.clone())?.decode_range(range, &mut ts, &mut vs)?;
+            Chunk::parse(s.shared())?.decode_range(range, &mut ts, &mut vs)?;
         }
         if let Some(open) = self.pool.run(&self.series.hot[index as usize], range) {
             open.decode_range(range, &mut ts, &mut vs)?;

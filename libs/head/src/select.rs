@@ -134,7 +134,7 @@ impl Head {
             return false;
         }
         let open = hot.count > 0 && self.windows.range_of(hot.last_t).min <= range.max;
-        open || cold.sealed.iter().any(|s| s.range.overlaps(&range))
+        open || self.sealed(index, range).next().is_some()
             || cold.side().iter().any(|s| range.contains(s.t))
             || histograms.is_some_and(|h| h.may_have(range))
     }

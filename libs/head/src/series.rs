@@ -2,14 +2,15 @@
 
 use std::cmp::Ordering;
 
-use bytes::Bytes;
 use hashbrown::HashTable;
-use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange, write_packed_pair};
+use koios_model::{Labels, LabelsRef, Sample, SeriesHash, write_packed_pair};
 
+use crate::chunks::ChunkList;
 use crate::histograms::HistogramSeries;
 use crate::index::Pair;
 use crate::late::Unchecked;
 use crate::open::Hot;
+use crate::packed::{LabelIds, LabelsAt, PackedLabels};
 use crate::symbols::Symbols;
 
 /// A series of one head, from a select on it. It stays valid until the series is forgotten and is never given to
@@ -24,25 +25,16 @@ pub struct SeriesId {
 pub(crate) type CutTag = u32;
 /// Not taken by any cut.
 pub(crate) const UNCUT: CutTag = 0;
+/// Places of series that are added at least.
+const PLACES_MIN: usize = 16;
 /// Rank of a series that came after the last ranking.
 pub(crate) const UNRANKED: u32 = u32::MAX;
-
-/// An encoded run of samples within one window.
-#[derive(Clone, Debug)]
-pub(crate) struct Sealed {
-    pub(crate) bytes: Bytes,
-    pub(crate) range: TimeRange,
-    pub(crate) samples: u32,
-    pub(crate) cut: CutTag,
-}
 
 /// What reads and cuts touch, beside the hot state.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
-    /// Symbol ids of name, value, name, value, … as LEB128.
-    labels: Box<[u8]>,
-    /// Sealed chunks by first time; those sealed from side buffers may overlap others.
-    pub(crate) sealed: Vec<Sealed>,
+    labels: LabelsAt,
+    pub(crate) sealed: ChunkList,
     /// What few series have.
     pub(crate) side: Option<Box<Side>>,
 }
@@ -80,60 +72,6 @@ impl Cold {
     pub(crate) fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.side.as_ref().is_none_or(|s| s.holds_no_sample())
     }
-
-    /// Adds a sealed chunk in its place.
-    pub(crate) fn insert_sealed(&mut self, sealed: Sealed) {
-        let at = self.sealed.partition_point(|s| s.range.min <= sealed.range.min);
-        if self.sealed.len() == self.sealed.capacity() {
-            // Few chunks per series: growing by doubling would waste a third of the space.
-            self.sealed.reserve_exact(2);
-        }
-        self.sealed.insert(at, sealed);
-    }
-
-    fn label_ids(&self) -> LabelIds<'_> {
-        LabelIds { bytes: &self.labels }
-    }
-}
-
-/// Iterates over the labels of a series as symbol ids, in label order.
-#[derive(Clone, Debug)]
-pub(crate) struct LabelIds<'a> {
-    bytes: &'a [u8],
-}
-
-impl LabelIds<'_> {
-    fn id(&mut self) -> Option<u32> {
-        let (mut v, mut shift) = (0u32, 0);
-        loop {
-            let (&b, rest) = self.bytes.split_first()?;
-            self.bytes = rest;
-            v |= u32::from(b & 0x7f) << shift;
-            if b < 0x80 {
-                return Some(v);
-            }
-            shift += 7;
-        }
-    }
-}
-
-impl Iterator for LabelIds<'_> {
-    type Item = Pair;
-
-    fn next(&mut self) -> Option<Pair> {
-        Some(Pair {
-            name: self.id()?,
-            value: self.id()?,
-        })
-    }
-}
-
-fn push_id(out: &mut Vec<u8>, mut v: u32) {
-    while v >= 0x80 {
-        out.push((v as u8) | 0x80);
-        v >>= 7;
-    }
-    out.push(v as u8);
 }
 
 /// All series of a head.
@@ -153,9 +91,7 @@ pub(crate) struct SeriesTable {
     /// How often a series came under a hash that another had.
     shared_hashes: u64,
     free: Vec<u32>,
-    label_bytes: usize,
-    /// Memory of the series created last.
-    packed: Vec<u8>,
+    labels: PackedLabels,
 }
 
 /// What a reference stands for.
@@ -223,14 +159,7 @@ impl SeriesTable {
 
     /// Adds a series at a place that [`Self::place`] gave.
     pub(crate) fn create(&mut self, index: u32, hash: SeriesHash, pairs: impl Iterator<Item = Pair>) {
-        let packed = &mut self.packed;
-        packed.clear();
-        for pair in pairs {
-            push_id(packed, pair.name);
-            push_id(packed, pair.value);
-        }
-        let labels = Box::from(packed.as_slice());
-        self.label_bytes += packed.len();
+        let labels = self.labels.add(pairs);
         self.shared_hashes += u64::from(self.find(hash) != Found::None);
         let i = index as usize;
         self.hashes[i] = hash;
@@ -249,12 +178,12 @@ impl SeriesTable {
             self.marks[index as usize] = 0;
             return index;
         }
-        self.hashes.push(SeriesHash(0));
-        self.hot.push(Hot::default());
-        self.cold.push(Cold::default());
-        self.generations.push(self.first_generation);
-        self.marks.push(0);
-        self.ranks.push(UNRANKED);
+        push(&mut self.hashes, SeriesHash(0));
+        push(&mut self.hot, Hot::default());
+        push(&mut self.cold, Cold::default());
+        push(&mut self.generations, self.first_generation);
+        push(&mut self.marks, 0);
+        push(&mut self.ranks, UNRANKED);
         (self.hashes.len() - 1) as u32
     }
 
@@ -268,9 +197,12 @@ impl SeriesTable {
             entry.remove();
         }
         self.hashes[i] = SeriesHash(0);
-        self.label_bytes -= self.cold[i].labels.len();
         self.hot[i] = Hot::default();
-        self.cold[i] = Cold::default();
+        let cold = std::mem::take(&mut self.cold[i]);
+        if self.labels.remove(cold.labels) {
+            self.labels
+                .gather(self.cold.iter_mut().map(|cold| &mut cold.labels));
+        }
         self.generations[i] = self.generations[i].wrapping_add(1);
         self.ranks[i] = UNRANKED;
         self.marks[i] = 0;
@@ -306,6 +238,8 @@ impl SeriesTable {
         let hashes = &self.hashes;
         self.lookup
             .shrink_to_fit(|&index| table_hash(hashes[index as usize]));
+        self.labels
+            .gather(self.cold.iter_mut().map(|cold| &mut cold.labels));
         if len == 0 {
             self.shared_hashes = 0;
         }
@@ -328,12 +262,12 @@ impl SeriesTable {
     pub(crate) fn is_used(&self, index: u32) -> bool {
         self.cold
             .get(index as usize)
-            .is_some_and(|c| !c.labels.is_empty())
+            .is_some_and(|c| c.labels != LabelsAt::NOWHERE)
     }
 
     /// The labels of a series as symbol ids.
     pub(crate) fn label_ids(&self, index: u32) -> LabelIds<'_> {
-        self.cold[index as usize].label_ids()
+        self.labels.ids(self.cold[index as usize].labels)
     }
 
     /// The labels of a series.
@@ -377,7 +311,18 @@ impl SeriesTable {
 
     /// Estimate of the memory held, chunks and open samples excluded.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let per_slot = size_of::<SeriesHash>() + size_of::<Hot>() + size_of::<Cold>() + 8 + 4 + 4 + 16;
-        self.hashes.capacity() * per_slot + self.lookup.capacity() * 5 + self.label_bytes
+        let per_slot = size_of::<SeriesHash>() + size_of::<Hot>() + size_of::<Cold>() + 8 + 4 + 4;
+        self.hashes.capacity() * per_slot
+            + self.lookup.capacity() * 5
+            + self.free.capacity() * 4
+            + self.labels.memory_bytes()
     }
+}
+
+/// Appends to one of the arrays of all series. They grow by little: doubled, half of them would be unused at times.
+fn push<T>(all: &mut Vec<T>, item: T) {
+    if all.len() == all.capacity() {
+        all.reserve_exact((all.len() / 8).max(PLACES_MIN));
+    }
+    all.push(item);
 }

@@ -1,8 +1,10 @@
 //! Gives back memory after a peak. Places of series and strings are dense arrays whose elements are named by their index, so
 //! only what lies behind the last one in use can go; the lowest are given out first, so that with time more can.
 
+use crate::chunks::Chunks;
 use crate::head::{Head, Scratch};
 use crate::index::Index;
+use crate::open::Pool;
 
 /// Fewer places are not worth the work.
 const PLACES_MIN: usize = 1024;
@@ -16,6 +18,9 @@ impl Head {
         if live == 0 {
             return self.renew();
         }
+        if !self.unshrunk {
+            return;
+        }
         let places = self.series.places();
         if places < PLACES_MIN || live > places / SPARSE || !self.resolutions.are_ended() {
             return;
@@ -23,11 +28,12 @@ impl Head {
         let len = self.index.all.max().map_or(0, |last| last + 1);
         self.truncate(len);
         self.index.shrink();
+        self.unshrunk = false;
     }
 
     /// Gives all memory of series back when there are none, and of exemplars once blocks have them: nobody is left to send
     /// the same again, which would have to be told from others.
-    pub(crate) fn renew(&mut self) {
+    fn renew(&mut self) {
         if !self.index.all.is_empty() || !self.resolutions.are_ended() {
             return;
         }
@@ -38,7 +44,9 @@ impl Head {
             return;
         }
         self.truncate(0);
-        self.pool.clear();
+        self.pool = Pool::default();
+        self.chunks = Chunks::default();
+        self.unshrunk = false;
         self.index = Index::default();
         self.scratch = Scratch::default();
     }
@@ -53,7 +61,7 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use koios_model::{BatchColumns, Exemplar, Labels, Matchers, SeriesHash, TimeRange};
+    use koios_model::{BatchColumns, Exemplar, Labels, MatchOp, Matcher, Matchers, SeriesHash, TimeRange};
 
     use super::*;
     use crate::{HeadOptions, SeriesId};
@@ -133,6 +141,24 @@ mod tests {
         assert_eq!(head.series_count(), 10_100);
         let living = before.iter().filter(|id| head.labels(**id).is_some());
         assert_eq!(living.count(), 100);
+    }
+
+    #[test]
+    fn memory_is_given_back_without_a_cut_to_forget() {
+        let mut head = head();
+        apply(&mut head, 0..20_000, 0);
+        let full = head.memory();
+        let most = Matcher::new(MatchOp::Regex, "instance", "host-[1-9].*").unwrap();
+        head.delete(&Matchers(vec![most]), TimeRange::ALL);
+        head.forget(i64::MIN);
+        let left = head.memory();
+        assert_eq!(head.series_count(), 1);
+        assert!(
+            left.series + left.symbols + left.index < 4096,
+            "{full:?} {left:?}"
+        );
+        // Once, and not with each round again.
+        assert!(!head.unshrunk);
     }
 
     #[test]

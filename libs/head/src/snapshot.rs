@@ -13,10 +13,11 @@ use koios_chunk::{Chunk, encode_histograms};
 use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange};
 
 use crate::apply::{Applied, Tally};
+use crate::chunks::New;
 use crate::error::{Error, SnapshotError};
 use crate::head::Head;
 use crate::histograms::At;
-use crate::series::{Sealed, Side, UNCUT};
+use crate::series::{Side, UNCUT};
 use crate::starts::StartOf;
 
 /// Some series of a head.
@@ -80,12 +81,12 @@ impl Head {
         out.extend_from_slice(&self.series.hashes[i].0.to_le_bytes());
         self.pool.copy_out(&self.series.hot[i], out);
         let cold = &self.series.cold[i];
-        put_len(out, cold.sealed.len());
-        for s in &cold.sealed {
-            out.extend_from_slice(&s.cut.to_le_bytes());
-            out.extend_from_slice(&s.samples.to_le_bytes());
-            put_range(out, s.range);
-            put_bytes(out, &s.bytes);
+        put_len(out, self.chunks.of(cold.sealed).count());
+        for s in self.chunks.of(cold.sealed) {
+            out.extend_from_slice(&s.cut().to_le_bytes());
+            out.extend_from_slice(&s.samples().to_le_bytes());
+            put_range(out, s.range());
+            put_bytes(out, s.bytes());
         }
         put_len(out, cold.side().len());
         for s in cold.side() {
@@ -195,17 +196,14 @@ impl Head {
         let sealed = data.u32()?;
         for _ in 0..sealed {
             let (cut, samples, range) = (data.u32()?, data.u32()?, data.range()?);
-            // A copy: the bytes are a small part of a large buffer.
-            let bytes = Bytes::copy_from_slice(data.bytes()?);
-            self.count_sealed(bytes.len());
-            self.series.cold[i].sealed.push(Sealed {
-                bytes,
+            let sealed = New {
+                group: (self.windows.range_of(range.min).min, cut),
                 range,
                 samples,
-                cut,
-            });
+                bytes: data.bytes()?,
+            };
+            self.insert_sealed(index, sealed);
         }
-        self.series.cold[i].sealed.shrink_to_fit();
         let late = data.u32()?;
         if late > 0 {
             let samples = (0..late).map(|_| data.sample());
@@ -258,13 +256,9 @@ impl Head {
         if !r.is_done() {
             return Err(SnapshotError);
         }
-        for index in &self.index.all {
-            for s in &mut self.series.cold[index as usize].sealed {
-                if !self.windows.is_listed(s.cut) {
-                    s.cut = UNCUT;
-                }
-            }
-        }
+        let windows = &self.windows;
+        let pages = &mut self.chunks.pages;
+        pages.regroup(|(window, cut)| (cut != UNCUT && !windows.is_listed(cut)).then_some((window, UNCUT)));
         Ok(())
     }
 }

@@ -155,7 +155,7 @@ impl Head {
     pub(crate) fn held_starts(&self, index: u32, range: TimeRange) -> Vec<StartOf> {
         let mut runs = Vec::new();
         for sealed in self.sealed(index, range) {
-            runs.extend(Chunk::parse(sealed.bytes.clone()).map(Run::Chunk));
+            runs.extend(Chunk::parse(sealed.shared()).map(Run::Chunk));
         }
         let unsealed = self.read_unsealed(index, range, &mut runs);
         // What does not decode counts as nothing, which can only make a repetition look new; reads merge it.

@@ -14,8 +14,11 @@ pub(crate) struct ReadBounds {
     pub(crate) window_series: usize,
     /// Rows that are read together; a single series may have more.
     pub(crate) window_rows: u64,
-    /// Row groups of series that are looked at together, of all blocks: half a megabyte each. None is ahead where this is 0.
+    /// Row groups of series that are looked at together, of all blocks. None is ahead where this is 0.
     pub(crate) groups_ahead: usize,
+    /// About the bytes they take together: mostly half a megabyte each, but labels may be long. Of each block one is looked at, whatever
+    /// it takes.
+    pub(crate) groups_ahead_bytes: u64,
     /// About the bytes that are fetched for the first section of a read: little enough that who waits for it hears from it soon.
     pub(crate) first_section_bytes: u64,
     /// About the bytes that are fetched for each after it, at most.
@@ -35,6 +38,7 @@ impl Default for ReadBounds {
             window_series: 256,
             window_rows: 1 << 18,
             groups_ahead: 64,
+            groups_ahead_bytes: 64 << 20,
             first_section_bytes: 8 << 20,
             section_bytes: 16 << 20,
             section_windows: 64,

@@ -52,11 +52,11 @@ impl Source {
         matchers: &Matchers,
         range: TimeRange,
         share: usize,
-        groups_ahead: usize,
+        (groups_ahead, bytes_ahead): (usize, u64),
     ) -> Self {
         let series = block.reader.series_cursor(matchers.clone(), range);
         Self {
-            series: series.with_groups_ahead(groups_ahead),
+            series: series.with_groups_ahead(groups_ahead, bytes_ahead),
             masks: block.masks.clone(),
             range,
             batch: VecDeque::new(),
@@ -141,7 +141,11 @@ impl Merge {
             0 => 0,
             groups => (groups / blocks.len().max(1)).clamp(1, GROUPS_AHEAD_MAX),
         };
-        let source = |block| Source::new(block, matchers, range, share, groups_ahead);
+        let ahead = (
+            groups_ahead,
+            bounds.groups_ahead_bytes / blocks.len().max(1) as u64,
+        );
+        let source = |block| Source::new(block, matchers, range, share, ahead);
         Self {
             sources: blocks.iter().map(source).collect(),
             heads: BinaryHeap::new(),

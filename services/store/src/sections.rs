@@ -73,7 +73,8 @@ impl Planner {
         }
         self.held.next_turn();
         let mut section = Section::default();
-        let (mut bytes, mut parts, mut up_to) = (0u64, 0, BTreeMap::<usize, MissingUpTo>::new());
+        let (mut bytes, mut cached, mut parts) = (0u64, 0u64, 0);
+        let mut up_to = BTreeMap::<usize, MissingUpTo>::new();
         let bytes_max = self.section_bytes();
         while section.series < series_max {
             let window = match self.windows.next(series_max - section.series).await {
@@ -89,11 +90,14 @@ impl Planner {
                 break;
             }
             section.series += window.found.len() as u64;
-            let read = window.look_up(&self.blocks, self.range);
+            let mut read = window.look_up(&self.blocks, self.range);
             bytes = bytes.saturating_add(read.bytes_missing(&mut up_to));
+            cached = cached.saturating_add(read.bytes_cached());
             parts += read.parts();
+            let has_room = read.counted(&self.held);
             section.windows.push_back(read);
-            let is_full = bytes >= bytes_max
+            let is_full = !has_room
+                || bytes.saturating_add(cached) >= bytes_max
                 || parts >= self.bounds.section_series
                 || section.windows.len() >= self.bounds.section_windows;
             // What is cached waits for nothing.
@@ -201,5 +205,75 @@ impl Sections {
             done,
             _task: Task(tasks),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use koios_block::{
+        BlockCache, BlockId, BlockOptions, BlockReader, BlockWriter, HeldBudget, Layout, MemoryBlock,
+    };
+    use koios_model::{Labels, Matchers, TenantId};
+
+    use super::*;
+    use crate::merge::Merge;
+
+    /// A block of as many series of a thousand samples that no codec makes smaller.
+    fn noise(series: u64) -> MaskedBlock {
+        let id = BlockId::new(1_000, 1);
+        let mut options = BlockOptions::new(id, TenantId::anonymous(), TimeRange::new(0, 1_000_000));
+        options.layout = Layout::default();
+        let mut writer = BlockWriter::new(options).unwrap();
+        let times: Vec<i64> = (0..1_000).collect();
+        for i in 0..series {
+            let labels = Labels::from_pairs([("i", format!("{i:04}"))]);
+            let value = |t: &i64| {
+                let number = (i * 1_000 + t.unsigned_abs()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                f64::from_bits(number >> 2)
+            };
+            let values: Vec<f64> = times.iter().map(value).collect();
+            writer.push_series(&labels, None, &times, &values).unwrap();
+        }
+        let parts = writer.finish().unwrap().unwrap();
+        let source = Arc::new(MemoryBlock::new(&parts));
+        let cache = BlockCache::new(1 << 20, 1 << 20).with_series_and_samples(16 << 20, 16 << 20);
+        MaskedBlock {
+            reader: BlockReader::open(source, Arc::new(parts.meta), Arc::new(cache)).unwrap(),
+            masks: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn i12_cached_samples_that_wait_for_their_turn_are_in_the_budget() {
+        const BUDGET: u64 = 1 << 20;
+        let block = noise(200);
+        let all = block
+            .reader
+            .select(&Matchers::default(), TimeRange::ALL)
+            .await
+            .unwrap();
+        // All but one are cached.
+        let cached = block.reader.read_chunks(&all[1..], TimeRange::ALL).await.unwrap();
+        drop(cached);
+        let bounds = ReadBounds {
+            window_series: 10,
+            ..ReadBounds::default()
+        };
+        let budget = HeldBudget::new(BUDGET);
+        let held = HeldCells::new(&budget);
+        let blocks = vec![block.with_held(&held); 1];
+        let merge = Merge::new(&blocks, &Matchers::default(), TimeRange::ALL, bounds);
+        let windows = Windows::new(merge, bounds);
+        let mut planner = Planner::new(windows, blocks, TimeRange::ALL, bounds, held);
+        let section = planner.next(u64::MAX).await.unwrap();
+        let of_windows: Vec<u64> = section.windows.iter().map(WindowRead::bytes_cached).collect();
+        let (waiting, most) = (of_windows.iter().sum(), of_windows.iter().max().unwrap());
+        assert!(most * 20 > BUDGET && budget.used() >= waiting, "{of_windows:?}");
+        // Two sections wait at a time, and each may have as much as that.
+        assert!(waiting <= BUDGET / 4 / SECTION_SHARE * 2 + most, "{of_windows:?}");
+        drop((section, planner));
+        assert_eq!(budget.used(), 0);
     }
 }

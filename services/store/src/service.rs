@@ -165,7 +165,7 @@ struct Reading {
 /// Where the series of a read come from.
 enum Source {
     /// Label sets alone.
-    Labels(Windows),
+    Labels(Box<Windows>),
     Samples {
         sections: Box<Sections>,
         /// The present one.
@@ -249,7 +249,7 @@ impl StoreService for BlockStore {
         let StoreSelectRequest { matchers, range, .. } = &request;
         let windows = Windows::new(Merge::new(&blocks, matchers, *range, bounds), bounds);
         let source = match request.labels_only {
-            true => Source::Labels(windows),
+            true => Source::Labels(Box::new(windows)),
             false => Source::Samples {
                 sections: Box::new(Sections::new(Planner::new(windows, blocks, *range, bounds, held))),
                 section: Section::default(),

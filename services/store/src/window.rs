@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockSeries, ChunkRead, MissingUpTo};
+use koios_block::{BlockSeries, ChunkRead, HeldCells, HeldRoom, MissingUpTo};
 use koios_chunk::Run;
 use koios_model::TimeRange;
 use koios_runtime::Cpu;
@@ -35,6 +35,8 @@ pub(crate) struct Window {
 pub(crate) struct WindowRead {
     all: Vec<SeriesRuns>,
     reads: Vec<BlockRead>,
+    /// What it takes of the budget of reads while it waits.
+    room: Option<HeldRoom>,
 }
 
 /// What one block holds of a window.
@@ -112,6 +114,7 @@ impl Window {
         WindowRead {
             reads: reads.collect(),
             all,
+            room: None,
         }
     }
 
@@ -135,6 +138,20 @@ impl WindowRead {
     pub(crate) fn bytes_missing(&self, up_to: &mut BTreeMap<usize, MissingUpTo>) -> u64 {
         let of_block = |read: &BlockRead| read.chunks.bytes_missing(up_to.entry(read.block).or_default());
         self.reads.iter().map(of_block).fold(0, u64::saturating_add)
+    }
+
+    /// How many bytes of cached samples it holds.
+    pub(crate) fn bytes_cached(&self) -> u64 {
+        self.reads.iter().map(|read| read.chunks.bytes_cached()).sum()
+    }
+
+    /// Counts them to what the read holds from now on, if there is room: tells whether there is.
+    pub(crate) fn counted(&mut self, held: &HeldCells) -> bool {
+        let bytes = self.bytes_cached();
+        if bytes > 0 {
+            self.room = held.reserve(bytes);
+        }
+        bytes == 0 || self.room.is_some()
     }
 
     /// What it reads of each block.

@@ -10,14 +10,16 @@ use super::PartFile;
 use crate::Result;
 use crate::cell_store::CellKey;
 use crate::held_cells::HeldRoom;
-use crate::meta::CELL_BYTES;
+use crate::meta::{CELL_BYTES, PartMeta};
 use crate::tail::Tail;
 use crate::used_up::{UsedUp, used_up};
 
-/// Cells this close together are fetched by one request: at object stores a request costs as much as a megabyte.
-const GAP_CELLS_MAX: u64 = 4;
-/// Largest single request, in cells: 8 MiB.
-const RUN_CELLS_MAX: u64 = 128;
+/// Cells this close together, in bytes, are fetched by one request: at object stores a request costs as much as a megabyte.
+const GAP_BYTES_MAX: u64 = 2 * CELL_BYTES;
+/// The same where cells are small: of a dozen columns a page each is read there, and over larger gaps all of the columns would be.
+const SMALL_GAP_BYTES_MAX: u64 = CELL_BYTES / 4;
+/// Largest single request, in bytes.
+const RUN_BYTES_MAX: u64 = 128 * CELL_BYTES;
 /// Most bytes one step of a read may ask for; a sound row group needs a tenth of it.
 const FETCH_BYTES_MAX: u64 = 256 << 20;
 
@@ -30,9 +32,8 @@ impl PartFile {
         let mut cells = self.known_cells(ranges)?;
         let missing = missing(&cells);
         if !missing.is_empty() {
-            let runs = self.runs(&missing, &cells);
             let room = self.held.as_ref();
-            let room = room.and_then(|held| held.reserve(runs.iter().map(|run| self.run_bytes(run)).sum()));
+            let room = room.and_then(|held| held.reserve(self.bytes_to_hold(&missing, &cells)));
             self.fetch_cells(&missing, &mut cells, room).await?;
         }
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
@@ -46,8 +47,7 @@ impl PartFile {
         };
         let mut cells = self.known_cells(ranges)?;
         let missing = missing(&cells);
-        let runs = self.runs(&missing, &cells);
-        let to_fetch: u64 = runs.iter().map(|run| self.run_bytes(run)).sum();
+        let to_fetch = self.bytes_to_hold(&missing, &cells);
         // What the cache has now it need not have when this read comes to it.
         let cached = cells
             .iter()
@@ -79,7 +79,7 @@ impl PartFile {
             if total > FETCH_BYTES_MAX {
                 return Err(self.corrupt(format!("one read needs over {FETCH_BYTES_MAX} bytes")));
             }
-            for cell in r.start / CELL_BYTES..r.end.div_ceil(CELL_BYTES) {
+            for cell in self.part().cells_of(r) {
                 cells.entry(cell).or_insert_with(|| self.known_cell(cell));
             }
         }
@@ -92,28 +92,31 @@ impl PartFile {
         held.or_else(|| self.cache.cell(&key))
     }
 
-    /// The requests that fetch cells. None fetches what is here already only because it lies between.
-    fn runs(&self, missing: &[u64], cells: &Cells) -> Vec<Range<u64>> {
-        let is_here = |cell: u64| {
-            let of_ranges = cells.get(&cell).is_some_and(Option::is_some);
-            of_ranges || self.held.as_ref().is_some_and(|held| held.has(&self.key(cell)))
-        };
-        coalesce(missing, is_here)
+    /// How much of what the requests for missing cells bring is new to this read.
+    fn bytes_to_hold(&self, missing: &[u64], cells: &Cells) -> u64 {
+        let come = coalesce(self.part(), missing).into_iter().flatten();
+        let new = come.filter(|&cell| !self.is_here(cell, cells));
+        new.map(|cell| length(&self.part().cell_range(cell))).sum()
     }
 
-    /// How many bytes some neighbouring cells have.
-    fn run_bytes(&self, run: &Range<u64>) -> u64 {
-        (run.end * CELL_BYTES).min(self.part().bytes) - run.start * CELL_BYTES
+    /// Whether a cell is known to this read already.
+    fn is_here(&self, cell: u64, cells: &Cells) -> bool {
+        match cells.get(&cell) {
+            Some(of_ranges) => of_ranges.is_some(),
+            None => self.held.as_ref().is_some_and(|held| held.has(&self.key(cell))),
+        }
     }
 
     /// Keeps the cells of a tail of this part that pass their checksums; who reads the others is told why they do not.
     pub(crate) fn keep(&self, tail: &Tail) {
         let ends = tail.from.checked_add(tail.bytes.len() as u64) == Some(self.part().bytes);
-        if !ends || !tail.from.is_multiple_of(CELL_BYTES) {
+        if !ends {
             return;
         }
-        let cells = tail.from / CELL_BYTES..;
-        for (cell, bytes) in cells.zip(tail.bytes.chunks(CELL_BYTES as usize)) {
+        let cells = self.part().cells_of(&(tail.from..self.part().bytes));
+        let whole = cells.map(|cell| (cell, self.part().cell_range(cell)));
+        for (cell, range) in whole.filter(|(_, range)| tail.from <= range.start) {
+            let bytes = within(&tail.bytes, tail.from, &range);
             if self.check_cell(cell, bytes).is_err() {
                 return;
             }
@@ -136,10 +139,10 @@ impl PartFile {
         let runs = self.cache.add_used_up(self.index_key(Some(group)), rows);
         let UsedUp { bytes, near } = used_up(index, &runs, &(first.start..last.end));
         let is_near = |cell: &u64| {
-            let (start, end) = (cell * CELL_BYTES, (cell + 1) * CELL_BYTES);
+            let Range { start, end } = self.part().cell_range(*cell);
             near.iter().any(|near| near.start < end && start < near.end)
         };
-        let cells = bytes.iter().flat_map(|b| mostly_within(b, self.part().bytes));
+        let cells = bytes.iter().flat_map(|b| mostly_within(b, self.part()));
         for cell in cells.filter(is_near) {
             self.cache.forget_cell(&self.key(cell));
         }
@@ -164,8 +167,11 @@ impl PartFile {
         if missing.is_empty() {
             return Ok(());
         }
-        let runs = self.runs(&missing, cells);
-        let range = |run: &Range<u64>| run.start * CELL_BYTES..run.start * CELL_BYTES + self.run_bytes(run);
+        let runs = coalesce(self.part(), &missing);
+        let range = |run: &Range<u64>| {
+            let (first, last) = (run.start, run.end.saturating_sub(1));
+            self.part().cell_range(first).start..self.part().cell_range(last).end
+        };
         let ranges: Vec<Range<u64>> = runs.iter().map(range).collect();
         let fetched = self.source.read(&self.part().name, &ranges).await?;
         if fetched.len() != ranges.len() {
@@ -176,7 +182,12 @@ impl PartFile {
             if bytes.len() as u64 != range.end - range.start {
                 return Err(self.corrupt(format!("{} bytes came for range {range:?}", bytes.len())));
             }
-            for (cell, chunk) in run.zip(bytes.chunks(CELL_BYTES as usize)) {
+            for cell in run {
+                // It came once more only because it lies between.
+                if self.is_here(cell, cells) {
+                    continue;
+                }
+                let chunk = within(&bytes, range.start, &self.part().cell_range(cell));
                 // What came only because it lies between is not cached, but this read may come to it yet.
                 let checked = match cells.get_mut(&cell) {
                     Some(slot) => self
@@ -226,8 +237,7 @@ impl PartFile {
 
     /// Whether these are the bytes of a cell.
     fn is_right(&self, cell: u64, bytes: &[u8]) -> bool {
-        let want = usize::try_from(cell).ok().and_then(|i| self.part().cells.get(i));
-        want == Some(&crc32c::crc32c(bytes))
+        self.part().checksum(cell) == Some(crc32c::crc32c(bytes))
     }
 
     /// Verifies a cell that was fetched and caches a copy of its own, so that the large buffer it came in can go.
@@ -235,7 +245,7 @@ impl PartFile {
         if !self.is_right(cell, bytes) {
             return Err(self.corrupt(format!(
                 "cell {cell} (from byte {}) failed its checksum",
-                cell * CELL_BYTES
+                self.part().cell_range(cell).start
             )));
         }
         let bytes = Bytes::copy_from_slice(bytes);
@@ -247,15 +257,17 @@ impl PartFile {
     }
 
     fn assemble(&self, range: &Range<u64>, cells: &Cells) -> Result<Bytes> {
-        let mut pieces = (range.start / CELL_BYTES..range.end.div_ceil(CELL_BYTES)).map(|cell| {
+        let of_range = self.part().cells_of(range);
+        let is_in_one = of_range.end.saturating_sub(of_range.start) <= 1;
+        let mut pieces = of_range.map(|cell| {
             let bytes = cells.get(&cell).and_then(Option::as_ref)?;
-            let base = cell * CELL_BYTES;
+            let base = self.part().cell_range(cell).start;
             let from = range.start.saturating_sub(base) as usize;
             let to = (range.end - base).min(bytes.len() as u64) as usize;
             (from <= to).then(|| bytes.slice(from..to))
         });
         let lost = || self.corrupt(format!("bytes {range:?} are missing"));
-        if range.start / CELL_BYTES + 1 >= range.end.div_ceil(CELL_BYTES) {
+        if is_in_one {
             return match pieces.next() {
                 Some(piece) => piece.ok_or_else(lost),
                 None => Ok(Bytes::new()),
@@ -275,27 +287,41 @@ fn missing(cells: &Cells) -> Vec<u64> {
     missing.map(|(&cell, _)| cell).collect()
 }
 
-/// The cells of which at least half lies in `bytes`, in a part of `size` bytes.
-fn mostly_within(bytes: &Range<u64>, size: u64) -> impl Iterator<Item = u64> + use<> {
-    let bytes = bytes.start..bytes.end.min(size);
-    (bytes.start / CELL_BYTES..bytes.end.div_ceil(CELL_BYTES)).filter(move |cell| {
-        let whole = cell * CELL_BYTES..((cell + 1) * CELL_BYTES).min(size);
-        let inside = bytes
-            .end
-            .min(whole.end)
-            .saturating_sub(bytes.start.max(whole.start));
-        inside * 2 >= whole.end - whole.start
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+/// The bytes of a range, of some that begin at `from`; fewer where these end early.
+fn within<'a>(bytes: &'a [u8], from: u64, range: &Range<u64>) -> &'a [u8] {
+    let place = |at: u64| (at.saturating_sub(from)).min(bytes.len() as u64) as usize;
+    bytes
+        .get(place(range.start)..place(range.end))
+        .unwrap_or_default()
+}
+
+/// The cells of a part of which at least half lies in `bytes`.
+fn mostly_within(bytes: &Range<u64>, part: &PartMeta) -> impl Iterator<Item = u64> {
+    let bytes = bytes.start..bytes.end.min(part.bytes);
+    part.cells_of(&bytes).filter(move |&cell| {
+        let whole = part.cell_range(cell);
+        let inside = bytes.start.max(whole.start)..bytes.end.min(whole.end);
+        length(&inside) * 2 >= length(&whole)
     })
 }
 
-/// Joins ascending cells into runs, bridging small gaps with nothing in them that is here already.
-fn coalesce(cells: &[u64], is_here: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
+/// Joins ascending cells into runs, bridging small gaps, also of what is here already: to fetch that once more costs less than another
+/// request.
+fn coalesce(part: &PartMeta, cells: &[u64]) -> Vec<Range<u64>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     for &cell in cells {
+        let to = part.cell_range(cell);
+        let gap_max = match part.has_small(cell) {
+            true => SMALL_GAP_BYTES_MAX,
+            false => GAP_BYTES_MAX,
+        };
         let is_bridged = |run: &Range<u64>| {
-            cell <= run.end + GAP_CELLS_MAX
-                && cell < run.start + RUN_CELLS_MAX
-                && !(run.end..cell).any(&is_here)
+            let from = part.cell_range(run.start).start..part.cell_range(run.end.saturating_sub(1)).end;
+            to.start <= from.end + gap_max && to.start < from.start + RUN_BYTES_MAX
         };
         match runs.last_mut().filter(|run| is_bridged(run)) {
             Some(run) => run.end = cell + 1,
@@ -309,20 +335,38 @@ fn coalesce(cells: &[u64], is_here: impl Fn(u64) -> bool) -> Vec<Range<u64>> {
 mod tests {
     use super::*;
 
+    fn part(bytes: u64) -> PartMeta {
+        PartMeta::of("part", 0, &vec![0; bytes as usize])
+    }
+
     #[test]
     fn near_cells_share_a_request_and_far_ones_do_not() {
-        let none = |_| false;
-        assert_eq!(coalesce(&[0, 1, 5, 20], none), [0..6, 20..21]);
+        let part = part(300 * CELL_BYTES);
+        let coalesce = |cells: &[u64]| coalesce(&part, cells);
+        assert_eq!(coalesce(&[0, 1, 4, 8, 20]), [0..5, 8..9, 20..21]);
         let long: Vec<u64> = (0..300).collect();
-        assert_eq!(coalesce(&long, none), [0..128, 128..256, 256..300]);
-        assert!(coalesce(&[], none).is_empty());
-        assert_eq!(coalesce(&[0, 2, 5], |cell| cell == 3), [0..3, 5..6]);
+        assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
+        assert!(coalesce(&[]).is_empty());
+    }
+
+    #[test]
+    fn near_means_nearer_where_cells_are_small() {
+        // Eight small ones to each of the others, from the third of these on.
+        let part = part(5 * CELL_BYTES).with_small_cells(
+            2 * CELL_BYTES,
+            CELL_BYTES / 8,
+            &vec![0; 5 * CELL_BYTES as usize],
+        );
+        let coalesce = |cells: &[u64]| coalesce(&part, cells);
+        assert_eq!(coalesce(&[0, 1, 2, 5, 9]), [0..6, 9..10]);
+        assert_eq!(coalesce(&[0, 2]), [0..1, 2..3]);
     }
 
     #[test]
     fn a_cell_that_is_half_used_up_goes() {
         let cell = CELL_BYTES;
-        let all = |bytes: Range<u64>| mostly_within(&bytes, 3 * cell + 100).collect::<Vec<_>>();
+        let part = part(3 * cell + 100);
+        let all = |bytes: Range<u64>| mostly_within(&bytes, &part).collect::<Vec<_>>();
         assert_eq!(all(cell / 2..2 * cell), [0, 1]);
         assert_eq!(all(cell / 2 + 1..2 * cell + cell / 2 - 1), [1]);
         // The last one is shorter.

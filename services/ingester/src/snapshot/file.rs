@@ -11,7 +11,9 @@ pub(super) const FRAME_HEADER_BYTES: usize = 9;
 const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 
 const MAGIC: [u8; 8] = *b"KOIOSSNP";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Written before; what its open entries look like still reads.
+const VERSION_BEFORE: u16 = 1;
 const ZSTD_LEVEL: i32 = 1;
 
 /// What a frame holds.
@@ -53,9 +55,21 @@ fn checksum(identity: Identity, at: u64, kind: u8, payload: &[u8]) -> u32 {
 
 /// The header of a snapshot of everything before a segment.
 pub(super) fn header(identity: Identity, segment: u32) -> [u8; HEADER_BYTES] {
+    header_of(VERSION, identity, segment)
+}
+
+/// Whether a snapshot that begins so can be read.
+pub(super) fn is_header(start: &[u8; HEADER_BYTES], identity: Identity, segment: u32) -> bool {
+    let versions = [VERSION, VERSION_BEFORE];
+    versions
+        .iter()
+        .any(|version| *start == header_of(*version, identity, segment))
+}
+
+fn header_of(version: u16, identity: Identity, segment: u32) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(&MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..10].copy_from_slice(&version.to_le_bytes());
     out[12..16].copy_from_slice(&segment.to_le_bytes());
     out[16..32].copy_from_slice(&identity.cluster.to_le_bytes());
     out[32..48].copy_from_slice(&identity.incarnation.to_le_bytes());
@@ -148,6 +162,13 @@ mod tests {
         let other = Identity { incarnation: 9, ..ID };
         assert_eq!(head.check(other, 640, payload), None);
         assert_eq!(head.check(ID, 640, b"pay1oad"), None);
+    }
+
+    #[test]
+    fn snapshots_of_this_version_and_the_one_before_are_read() {
+        let reads = |version| is_header(&header_of(version, ID, 3), ID, 3);
+        assert_eq!([0, 1, 2, 3].map(reads), [false, true, true, false]);
+        assert!(!is_header(&header(ID, 3), ID, 4));
     }
 
     #[test]

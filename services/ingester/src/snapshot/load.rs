@@ -8,7 +8,7 @@ use futures::future::join;
 use koios_head::{Head, Strip};
 use koios_runtime::{DiskError, DiskFile, OpenMode};
 
-use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, header, unpack};
+use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, is_header, unpack};
 use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, dir};
 use crate::ingester::Inner;
 use crate::segments::ReplicaKey;
@@ -102,7 +102,10 @@ impl Inner {
                 path,
                 at: HEADER_BYTES as u64,
             };
-            Ok::<_, DiskError>((got == start.len() && start == header(identity, segment), reading))
+            Ok::<_, DiskError>((
+                got == start.len() && is_header(&start, identity, segment),
+                reading,
+            ))
         });
         let (ours, mut reading) = opened.await.map_err(Error::Disk)?;
         if !ours {

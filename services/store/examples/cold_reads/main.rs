@@ -2,7 +2,7 @@
 //! and bytes. `cargo run --release -p koios-store --example cold_reads [minutes]`, of so many minutes of a million series (120).
 //!
 //! Every request to the simulated object store takes 10 ms of simulated time, however many run at once, so that the time a
-//! query takes is the number of its rounds.
+//! query takes is the number of its rounds. What came of which part is told beside the table, to stderr.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
 
 mod needed;
@@ -143,12 +143,16 @@ impl World {
         );
         let read = |block: &&BlockParts| block.meta.range.overlaps(&range);
         let read: Vec<&BlockParts> = self.blocks.iter().filter(read).collect();
-        let mut needed = 0;
+        let mut needed_of = BTreeMap::<&str, u64>::new();
         for block in &read {
-            needed += needed::needed(block, first).await;
+            for (part, bytes) in needed::needed(block, first).await {
+                *needed_of.entry(part).or_default() += bytes;
+            }
         }
+        let needed: u64 = needed_of.values().sum();
         for (state, matchers) in [("nothing", first), ("the like", second)] {
             self.objects.take();
+            self.objects.take_ranges();
             let before = tokio::time::Instant::now();
             let found = self.select(&store, matchers, range).await;
             let rounds = before.elapsed().as_secs_f64() / REQUEST.as_secs_f64();
@@ -163,6 +167,25 @@ impl World {
                 requests as f64 / read.len() as f64,
                 bytes as f64 / 1e3,
             );
+            if state == "nothing" {
+                self.report_parts(&needed_of);
+            }
+        }
+    }
+
+    /// Tells, beside the table, what came of which part.
+    fn report_parts(&self, needed: &BTreeMap<&str, u64>) {
+        let mut came = BTreeMap::<String, (u64, u64)>::new();
+        for (path, range) in self.objects.take_ranges() {
+            let part = path.filename().unwrap_or_default().to_owned();
+            let (requests, bytes) = came.entry(part).or_default();
+            *requests += 1;
+            *bytes += range.end - range.start;
+        }
+        for (part, (requests, bytes)) in came {
+            let needed = needed.get(part.as_str()).copied().unwrap_or(0);
+            let (read, needed) = (bytes as f64 / 1e3, needed as f64 / 1e3);
+            eprintln!("  {part}: {requests} requests, {read:.0} kB for {needed:.0}");
         }
     }
 

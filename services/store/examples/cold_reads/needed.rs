@@ -1,9 +1,12 @@
 //! The bytes that a read needs of a block: what a reader would fetch who knew where everything is.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use koios_block::{BlockCache, BlockParts, BlockReader, MemoryBlock, SAMPLES_PART, SERIES_PART, TIMES_PART};
+use koios_block::{
+    BlockCache, BlockParts, BlockReader, META_PART, MemoryBlock, SAMPLES_PART, SERIES_PART, TIMES_PART,
+};
 use koios_model::{Matcher, Matchers, TimeRange};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
@@ -23,16 +26,15 @@ const IDENTITY: [&str; 10] = [
 ];
 
 /// The bytes of `meta.json`; of the footers of the parts that something is read of; of the page indexes of the row groups that may hold
-/// something; of the labels by which series are found there; and of all pages with rows of the series that match.
-pub(crate) async fn needed(block: &BlockParts, matchers: &[Matcher]) -> u64 {
+/// something; of the labels by which series are found there; and of all pages with rows of the series that match. By part.
+pub(crate) async fn needed(block: &BlockParts, matchers: &[Matcher]) -> BTreeMap<&'static str, u64> {
     let cache = Arc::new(BlockCache::new(0, 64 << 20));
     let source = Arc::new(MemoryBlock::new(block));
     let reader = BlockReader::open(source, Arc::new(block.meta.clone()), cache).unwrap();
     let all = Matchers(matchers.to_vec());
     let found = reader.select(&all, TimeRange::ALL).await.unwrap();
-    let mut bytes = block.meta.to_json().len() as u64;
     let (series, footer) = open(block, SERIES_PART);
-    bytes += footer;
+    let mut of_series_part = footer;
     let ids: Vec<Range<u64>> = found
         .iter()
         .map(|s| u64::from(s.id)..u64::from(s.id) + 1)
@@ -42,24 +44,29 @@ pub(crate) async fn needed(block: &BlockParts, matchers: &[Matcher]) -> u64 {
         if matchers.iter().any(|m| is_excluded(group, m)) {
             continue;
         }
-        bytes += index_bytes(group);
+        of_series_part += index_bytes(group);
         let of_matchers = |name: &str| {
             let label = name.strip_prefix("l_");
             label.is_some_and(|label| matchers.iter().any(|m| m.name() == label))
         };
-        bytes += pages(&series, number, of_matchers, std::slice::from_ref(&rows), &rows);
+        of_series_part += pages(&series, number, of_matchers, std::slice::from_ref(&rows), &rows);
         let of_series = |name: &str| IDENTITY.contains(&name) || name == "labels";
-        bytes += pages(&series, number, of_series, &ids, &rows);
+        of_series_part += pages(&series, number, of_series, &ids, &rows);
     }
     let of_samples = found.iter();
     let of_samples = of_samples.map(|s| s.first_row..s.first_row + u64::from(s.row_count));
-    bytes += rows_bytes(block, SAMPLES_PART, of_samples.collect(), |name| name != "series");
+    let samples = rows_bytes(block, SAMPLES_PART, of_samples.collect(), |name| name != "series");
     let of_times = found.iter().map(|s| {
         let end = u64::from(s.times_last_row) + 1;
         end - u64::from(s.times_row_count)..end
     });
-    bytes += rows_bytes(block, TIMES_PART, of_times.collect(), |name| name == "timestamp");
-    bytes
+    let times = rows_bytes(block, TIMES_PART, of_times.collect(), |name| name == "timestamp");
+    BTreeMap::from([
+        (META_PART, block.meta.to_json().len() as u64),
+        (SERIES_PART, of_series_part),
+        (SAMPLES_PART, samples),
+        (TIMES_PART, times),
+    ])
 }
 
 /// A part's metadata, and how many bytes its footer has.

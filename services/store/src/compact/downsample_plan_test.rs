@@ -40,6 +40,7 @@ fn block(n: u128, hours: std::ops::Range<i64>, kib: u64) -> ManifestBlock {
             name: "samples.parquet".to_owned(),
             bytes: kib << 10,
             crc32c: 0,
+            end_cell_bytes: None,
         }],
     }
 }
