@@ -37,6 +37,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// gRPC listener.
     pub grpc: GrpcSettings,
+    /// `host:port` of a listener for OTLP by gRPC alone; empty for none.
+    pub otlp_listen: String,
     /// This process.
     pub node: NodeSettings,
     /// The other processes.
@@ -364,6 +366,7 @@ impl Default for Settings {
                 max_requests_in_flight: 1024,
                 max_write_bytes_in_flight: 256 << 20,
             },
+            otlp_listen: String::new(),
             grpc: GrpcSettings {
                 listen: "127.0.0.1:9095".to_owned(),
                 advertise: String::new(),

@@ -47,6 +47,7 @@ mod taken_out;
 pub use distributor::{Deps, Distributor, Settings};
 pub use error::Error;
 pub use members::Members;
+pub use otlp::EXPORT as OTLP_EXPORT;
 pub use outcome::{Outcome, Written};
 pub use pairs::Referee;
 pub use rejection::{Rejection, RejectionReport};

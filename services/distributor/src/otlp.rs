@@ -23,8 +23,8 @@ use crate::message::Format;
 use crate::outcome::Failure;
 use crate::{Distributor, Error, Outcome};
 
-/// The one method of `MetricsService`.
-const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+/// Path of the one method of `MetricsService`.
+pub const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");

@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use koios_testkit::query;
+use koios_testkit::{process::free_port, query};
 use support::{all_in_one, client, eventually, now_ms};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/with_opentelemetry.py");
@@ -27,11 +27,12 @@ fn export(protocol: &str, temporality: &str, address: &str) -> Result<()> {
 #[tokio::test]
 async fn an_sdk_exports_by_http_and_by_grpc() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let koios = all_in_one(dir.path(), &[]).await?;
+    let otlp = format!("127.0.0.1:{}", free_port());
+    let koios = all_in_one(dir.path(), &["--otlp.listen", &otlp]).await?;
     let client = client();
     for (protocol, temporality, address) in [
         ("http", "CUMULATIVE", &koios.http),
-        ("grpc", "CUMULATIVE", &koios.grpc),
+        ("grpc", "CUMULATIVE", &otlp),
         ("http", "DELTA", &koios.http),
         ("grpc", "DELTA", &koios.http),
     ] {

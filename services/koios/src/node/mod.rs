@@ -14,7 +14,10 @@ mod storage_env;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::post_service;
 use koios_control::{ControlOptions, ControlPlane, Settings as PartitionSettings, StateBackup, Voters};
+use koios_distributor::OTLP_EXPORT;
 use koios_runtime::{CancellationToken, Listener, Runtime, TaskGroup};
 use koios_server::config::Target;
 use koios_server::{
@@ -108,6 +111,10 @@ impl Node {
         let storage = Storage::open(target, &settings, &runtime, options.object_store).await?;
         let http_listener = bind(&runtime, "http.listen", &settings.http.listen).await?;
         let grpc_listener = bind(&runtime, "grpc.listen", &settings.grpc.listen).await?;
+        let otlp_listener = match settings.otlp_listen.as_str() {
+            "" => None,
+            addr => Some(bind(&runtime, "otlp.listen", addr).await?),
+        };
         let http_addr = naming::reachable(&settings.http.listen, http_listener.as_ref(), "")?;
         let grpc_addr = naming::reachable(
             &settings.grpc.listen,
@@ -148,15 +155,16 @@ impl Node {
             http_addr: http_addr.clone(),
             grpc_addr: grpc_addr.clone(),
         };
-        let (http_late, grpc_late) = (LateRouter::new(not_started), LateRouter::new(grpc_not_started));
-        let servers = serve(
-            &shared,
-            &plane,
-            &http_late,
-            http_listener,
-            &grpc_late,
-            grpc_listener,
-        );
+        let late = LateRouters {
+            http: LateRouter::new(not_started),
+            grpc: LateRouter::new(grpc_not_started),
+        };
+        let listeners = Listeners {
+            http: http_listener,
+            grpc: grpc_listener,
+            otlp: otlp_listener,
+        };
+        let servers = serve(&shared, &plane, &late, listeners);
         let background = tasks.child();
         let (services, refusal) = (assemble::Services::default(), Refusal::default());
         let assembly = assemble::Assembly {
@@ -168,7 +176,7 @@ impl Node {
             tasks: tasks.clone(),
             background: background.clone(),
         };
-        start_assembly(&tasks, assembly, joining, http_late, grpc_late);
+        start_assembly(&tasks, assembly, joining, late);
         Ok(Self {
             target,
             name,
@@ -294,32 +302,43 @@ fn partition_settings(target: Target, settings: &Settings, voters: &Voters) -> P
     }
 }
 
-fn serve(
-    shared: &Shared,
-    plane: &ControlPlane,
-    http_late: &LateRouter,
-    http_listener: Box<dyn Listener>,
-    grpc_late: &LateRouter,
-    grpc_listener: Box<dyn Listener>,
-) -> Servers {
+/// Where clients and other processes reach this one.
+struct Listeners {
+    http: Box<dyn Listener>,
+    grpc: Box<dyn Listener>,
+    otlp: Option<Box<dyn Listener>>,
+}
+
+/// What answers there, once the process has joined its cluster.
+struct LateRouters {
+    http: LateRouter,
+    grpc: LateRouter,
+}
+
+fn serve(shared: &Shared, plane: &ControlPlane, late: &LateRouters, listeners: Listeners) -> Servers {
     let tasks = TaskGroup::new(CancellationToken::new());
     let (http, grpc) = (CancellationToken::new(), CancellationToken::new());
     let clock = Arc::clone(&shared.runtime.clock);
 
     let common = common_routes(shared.readiness.clone(), shared.metrics.clone());
-    let router = common.fallback_service(http_late.clone().into_router());
+    let router = common.fallback_service(late.http.clone().into_router());
     let server = HttpServer::new(Arc::clone(&clock), ConnectionLimits::default());
     let token = http.clone();
-    tasks.spawn(
-        "http",
-        async move { server.serve(http_listener, router, token).await },
-    );
+    tasks.spawn("http", async move {
+        server.serve(listeners.http, router, token).await
+    });
+    if let Some(listener) = listeners.otlp {
+        let server = HttpServer::new(Arc::clone(&clock), ConnectionLimits::default());
+        let router = Router::new().route(OTLP_EXPORT, post_service(late.http.clone().into_router()));
+        let token = http.clone();
+        tasks.spawn("otlp", async move { server.serve(listener, router, token).await });
+    }
 
     let control = plane.rpc().into_server();
     let routes = tonic::service::Routes::from(
         tonic::service::Routes::new(control)
             .into_axum_router()
-            .fallback_service(grpc_late.clone().into_router()),
+            .fallback_service(late.grpc.clone().into_router()),
     );
     let server = GrpcServer::new(
         clock,
@@ -327,26 +346,19 @@ fn serve(
         shared.settings.grpc.max_message_bytes,
     );
     let token = grpc.clone();
-    tasks.spawn(
-        "grpc",
-        async move { server.serve(grpc_listener, routes, token).await },
-    );
+    tasks.spawn("grpc", async move {
+        server.serve(listeners.grpc, routes, token).await
+    });
     Servers { tasks, http, grpc }
 }
 
-fn start_assembly(
-    tasks: &TaskGroup,
-    assembly: assemble::Assembly,
-    joining: Component,
-    http_late: LateRouter,
-    grpc_late: LateRouter,
-) {
+fn start_assembly(tasks: &TaskGroup, assembly: assemble::Assembly, joining: Component, late: LateRouters) {
     let (group, refusal) = (tasks.clone(), assembly.refusal.clone());
     tasks.spawn_cancelled("assembly", async move {
         match assembly.run(&joining).await {
             Ok(routers) => {
-                http_late.set(routers.http);
-                grpc_late.set(routers.grpc);
+                late.http.set(routers.http);
+                late.grpc.set(routers.grpc);
                 joining.ready();
             }
             Err(e) => refusal.fail(&group, "assembly", e),

@@ -20,6 +20,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         &[],
         "Address at which other processes reach grpc.listen; the same when empty"
     ),
+    setting!(
+        "otlp.listen",
+        String,
+        otlp_listen,
+        WRITE,
+        "Address of a listener for OTLP by gRPC alone, such as 0.0.0.0:4317, to which senders default; none when empty: \
+         http.listen takes it, too"
+    ),
     bytes!(
         "grpc.max-message-bytes",
         grpc.max_message_bytes,
