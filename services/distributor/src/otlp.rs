@@ -117,14 +117,12 @@ fn with_type(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response 
 
 /// What was not taken is told in a successful answer: nothing of the request may be sent again.
 fn answer(outcome: &Outcome, encoding: Encoding) -> Vec<u8> {
-    // Whose the samples in conflict were is not known, and a data point has up to hundreds.
-    let rejected = outcome.points_rejected.saturating_add(outcome.conflicts);
     let mut message = outcome.complaint().unwrap_or_default();
-    if let Some(conflict) = &outcome.conflict
-        && message != *conflict
-    {
-        message = format!("{message}; {conflict}");
+    if outcome.conflicts > 0 {
+        message = format!("{message} (samples in conflict: {})", outcome.conflicts);
     }
+    // Whose the samples in conflict were is not known, and a data point has up to thousands.
+    let rejected = outcome.points_rejected.saturating_add(outcome.conflicts);
     encoding.response(rejected.min(outcome.points), &message)
 }
 
