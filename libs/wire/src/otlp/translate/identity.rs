@@ -62,15 +62,14 @@ impl Parts {
     }
 
     /// Attributes in whatever order.
-    fn attributes(&mut self, attributes: &[Attribute<'_>]) {
-        let value =
-            |value: Option<Reader<'_>>| value.map_or(&[][..], |reader| reader.encoded().bytes).to_vec();
+    fn attributes<'a>(&mut self, attributes: &[Attribute<'a>]) {
+        let value = |value: Option<Reader<'a>>| value.map_or(&[][..], |reader| reader.encoded().bytes);
         let mut sorted: Vec<_> = attributes.iter().map(|(key, v)| (*key, value(*v))).collect();
         sorted.sort_unstable();
         self.part(&(sorted.len() as u64).to_le_bytes());
         for (key, value) in sorted {
             self.part(key);
-            self.part(&value);
+            self.part(value);
         }
     }
 
