@@ -92,6 +92,18 @@ pub enum PointFault {
         "delta is older than what its series has already: send deltas in order, and each series to one distributor"
     )]
     DeltaOrder,
+    /// A delta of an interval that came before with another value.
+    #[error(
+        "delta came before with another value, which is kept: give each sender a service.instance.id of its own"
+    )]
+    DeltaChanged,
+    /// More deltas than milliseconds for a series.
+    #[error(
+        "deltas of too many senders or scopes are added up in one series: set \
+         limits.otlp-promote-resource-attributes or limits.otlp-promote-scope-metadata so that they get series of \
+         their own"
+    )]
+    DeltaCrowded,
     /// A delta that no total can hold.
     #[error("delta is not a finite number")]
     DeltaValue,

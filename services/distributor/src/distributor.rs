@@ -439,6 +439,7 @@ impl Shared {
         self.stage("replicate", started);
         let mut outcome = Outcome {
             exemplars_dropped: taken.exemplars_dropped,
+            points: taken.points,
             points_rejected: taken.points_rejected,
             rejected: taken.report,
             ..Outcome::default()

@@ -201,8 +201,8 @@ pub(crate) const BODY_BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 
 /// When to try again after a lack of replicas or room.
 const RETRY_SOON: Duration = Duration::from_secs(1);
-/// When to try again while memory is short, which lasts longer.
-const RETRY_LATER: Duration = Duration::from_secs(5);
+/// When to try again while memory is short, which lasts longer, or after a bug.
+pub(crate) const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl Error {
     /// The status code: 4xx when a retry cannot help, 429 and 5xx when it may (I13).

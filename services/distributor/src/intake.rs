@@ -64,7 +64,8 @@ pub(crate) struct Taken {
     pub(crate) report: RejectionReport,
     /// Exemplars that were not taken.
     pub(crate) exemplars_dropped: u64,
-    /// Data points of OTLP that were not taken, or not whole.
+    /// Data points of OTLP, and those that were not taken, or not whole.
+    pub(crate) points: u64,
     pub(crate) points_rejected: u64,
     /// What it had to do with HA pairs.
     pub(crate) pairs: PairsSeen,
@@ -89,6 +90,7 @@ impl Taken {
 
     /// Adds what OTLP's translation said of its data points.
     pub(crate) fn add_report(&mut self, report: otlp::Report) {
+        self.points += report.points;
         self.points_rejected += report.rejected;
         if let Some((fault, metric)) = report.first {
             self.report.series += report.faults;

@@ -4,6 +4,7 @@
 //! same bounds as any other. **Source**: OTLP specification; gRPC over HTTP/2.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -18,6 +19,7 @@ use koios_wire::compression::{Compression, DecompressError};
 use koios_wire::otlp::Encoding;
 use tonic::{Code, Status};
 
+use crate::error::RETRY_LATER;
 use crate::http_api::{Form, note_refusal, receive_and_push, warn_of_exemplars};
 use crate::message::Format;
 use crate::outcome::Failure;
@@ -75,14 +77,18 @@ async fn export(State(distributor): State<Distributor>, request: Request) -> Res
         }
         Err(Failure { error, .. }) => {
             note_refusal(&distributor, &error);
-            let retry_after = error.retry_after();
-            let status = answer_in.status(code(&error) as i32, &error.to_string(), retry_after);
-            let response = with_type(error.status(), answer_in, status);
-            match retry_after {
-                Some(retry_after) => with_retry_after(response, retry_after),
-                None => response,
-            }
+            refused(&error, answer_in)
         }
+    }
+}
+
+fn refused(error: &Error, encoding: Encoding) -> Response {
+    let retry_after = retry_after(error);
+    let body = encoding.status(code(error) as i32, &error.to_string(), retry_after);
+    let response = with_type(status(error), encoding, body);
+    match retry_after {
+        Some(retry_after) => with_retry_after(response, retry_after),
+        None => response,
     }
 }
 
@@ -111,8 +117,13 @@ fn with_type(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response 
 
 /// What was not taken is told in a successful answer: nothing of the request may be sent again.
 fn answer(outcome: &Outcome, encoding: Encoding) -> Vec<u8> {
+    let mut message = outcome.complaint().unwrap_or_default();
+    if outcome.conflicts > 0 {
+        message = format!("{message} (samples in conflict: {})", outcome.conflicts);
+    }
+    // Whose the samples in conflict were is not known, and a data point has up to thousands.
     let rejected = outcome.points_rejected.saturating_add(outcome.conflicts);
-    encoding.response(rejected, &outcome.complaint().unwrap_or_default())
+    encoding.response(rejected.min(outcome.points), &message)
 }
 
 /// The method `Export`.
@@ -177,22 +188,58 @@ fn grpc_status(error: &Error) -> Status {
         Error::Decompress(e) if e.is_too_large() => format!("message larger than max: {e}"),
         error => error.to_string(),
     };
-    let Some(retry_after) = error.retry_after() else {
+    let Some(retry_after) = retry_after(error) else {
         return Status::new(code, message);
     };
     let details = Encoding::Protobuf.status(code as i32, &message, Some(retry_after));
     Status::with_details(code, message, details.into())
 }
 
-/// gRPC's code for an error. Of these, senders try again only after `Unavailable`, and after `ResourceExhausted` where a
-/// delay is given.
-fn code(error: &Error) -> Code {
+/// The status code. Of the 5xx, senders try again only after 502, 503 and 504, so that a bug of ours must be one of these:
+/// else the data would be lost.
+fn status(error: &Error) -> StatusCode {
     match error.status() {
+        StatusCode::INTERNAL_SERVER_ERROR => StatusCode::SERVICE_UNAVAILABLE,
+        status => status,
+    }
+}
+
+fn retry_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::Internal(_) => Some(RETRY_LATER),
+        error => error.retry_after(),
+    }
+}
+
+/// gRPC's code for an error. Of these, senders try again only after `Unavailable` and `DeadlineExceeded`, and after
+/// `ResourceExhausted` where a delay is given.
+fn code(error: &Error) -> Code {
+    match status(error) {
         _ if matches!(error, Error::Decompress(DecompressError::Unsupported { .. })) => Code::Unimplemented,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => Code::ResourceExhausted,
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
-        StatusCode::INTERNAL_SERVER_ERROR => Code::Internal,
         _ => Code::InvalidArgument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i13_a_bug_of_ours_does_not_make_senders_throw_their_data_away() {
+        let bug = Error::Internal("oh".to_owned());
+        for encoding in [Encoding::Protobuf, Encoding::Json] {
+            let response = refused(&bug, encoding);
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()["retry-after"], "5");
+        }
+        let status = grpc_status(&bug);
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(!status.details().is_empty());
+        let theirs = refused(&Error::Framing, Encoding::Protobuf);
+        assert_eq!(theirs.status(), 400);
+        assert!(!theirs.headers().contains_key("retry-after"));
     }
 }

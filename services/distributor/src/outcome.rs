@@ -35,6 +35,8 @@ pub struct Outcome {
     pub written: Written,
     /// Exemplars that were dropped.
     pub exemplars_dropped: u64,
+    /// Data points of OTLP.
+    pub points: u64,
     /// Data points of OTLP that were not taken, or not whole.
     pub points_rejected: u64,
     /// Samples that were dropped because another replica of their HA pair is elected.

@@ -23,10 +23,13 @@ const STRINGS_MAX: usize = 1 << 16;
 struct Checks {
     series: usize,
     samples: usize,
+    /// All of it as text, where that is wanted.
+    written: Option<Vec<String>>,
 }
 
 impl<'a> Sink<'a> for Checks {
     fn series(&mut self, series: RawSeries<'a, '_>) {
+        self.write(&series);
         self.series += 1;
         self.samples += series.samples.len() + series.histograms.len();
         assert!(self.series <= LIMITS.series, "more series than allowed");
@@ -49,7 +52,23 @@ impl<'a> Sink<'a> for Checks {
     }
 
     fn metadata(&mut self, metadata: RawMetadata<'a>) {
+        self.write(&metadata);
         assert!(!metadata.kind.is_empty(), "metadata has a type");
+    }
+}
+
+impl Checks {
+    fn written() -> Self {
+        Self {
+            written: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
+    fn write(&mut self, what: &dyn std::fmt::Debug) {
+        if let Some(written) = &mut self.written {
+            written.push(format!("{what:?}"));
+        }
     }
 }
 
@@ -132,9 +151,13 @@ fn translate(choices: u8, message: &[u8]) {
         label_name_underscore_sanitization: choices & 128 != 0,
         ..Settings::default()
     };
-    let deltas = Deltas::default().of(&TenantId::anonymous(), std::time::Duration::ZERO);
-    let seed = TenantSeed::new(b"fuzz", &TenantId::anonymous());
+    let (deltas, seed) = (
+        Deltas::default(),
+        TenantSeed::new(b"fuzz", &TenantId::anonymous()),
+    );
+    let mut first = None;
     for _ in 0..2 {
+        let deltas = deltas.of(&TenantId::anonymous(), std::time::Duration::ZERO);
         let strings = Strings::new(STRINGS_MAX);
         let context = otlp::Context {
             settings: &settings,
@@ -144,15 +167,19 @@ fn translate(choices: u8, message: &[u8]) {
             lookback_ms: 300_000,
             deltas: Some((&deltas, seed)),
         };
-        let outcome = otlp::decode(message, &context, &mut Checks::default());
+        let mut checks = Checks::written();
+        let outcome = otlp::decode(message, &context, &mut checks);
         assert!(strings.bytes() <= STRINGS_MAX, "strings are bounded");
-        if let Ok(report) = outcome {
+        if let Ok(report) = &outcome {
             assert!(
                 report.faults <= report.rejected && report.rejected <= report.points,
                 "{report:?}"
             );
             assert_eq!(report.faults > 0, report.first.is_some(), "{report:?}");
         }
+        let made = (outcome, checks.written);
+        let first = first.get_or_insert_with(|| made.clone());
+        assert_eq!(*first, made, "what comes again is the same again");
     }
 }
 

@@ -317,7 +317,7 @@ fn deltas_that_may_fall_are_added_up_without_a_suffix() {
         add_up(&deltas, &Settings::default(), &falling).0
     };
     let first = add(10, 2.5);
-    assert_eq!(first.series, ["m{} 0 @10.001", "m{} 2.5 @20"]);
+    assert_eq!(first.series, ["m{} 2.5 @20 since 10"]);
     assert_eq!(first.metadata, ["m|gauge||"]);
-    assert_eq!(add(20, -1.0).series, ["m{} 1.5 @30"]);
+    assert_eq!(add(20, -1.0).series, ["m{} 1.5 @30 since 10"]);
 }

@@ -1,6 +1,7 @@
 //! What requests of OTLP are translated to.
 
 mod deltas_test;
+mod retry_test;
 
 use koios_model::{TenantId, TenantSeed};
 use proptest::prelude::*;
@@ -100,6 +101,11 @@ pub(super) fn translate(bytes: &[u8], settings: &Settings) -> Result<(Seen, Repo
 
 /// With totals of deltas.
 pub(super) fn add_up(deltas: &TenantDeltas, settings: &Settings, metric: &Message) -> (Seen, Report) {
+    add_up_request(deltas, settings, &request(&[], std::slice::from_ref(metric)))
+}
+
+/// The same for a whole request.
+pub(super) fn add_up_request(deltas: &TenantDeltas, settings: &Settings, bytes: &[u8]) -> (Seen, Report) {
     let (strings, mut seen) = (Strings::new(1 << 20), Seen::default());
     let seed = TenantSeed::new(b"secret", &TenantId::anonymous());
     let context = Context {
@@ -110,8 +116,7 @@ pub(super) fn add_up(deltas: &TenantDeltas, settings: &Settings, metric: &Messag
         lookback_ms: 300_000,
         deltas: Some((deltas, seed)),
     };
-    let bytes = request(&[], std::slice::from_ref(metric));
-    let report = decode(&bytes, &context, &mut seen).unwrap();
+    let report = decode(bytes, &context, &mut seen).unwrap();
     (seen, report)
 }
 
@@ -337,6 +342,25 @@ fn explicit_histograms_become_classic_ones() {
     assert_eq!(
         seen.metadata,
         ["rpc_duration_milliseconds|histogram|Help.|milliseconds"]
+    );
+}
+
+#[test]
+fn i13_exemplars_keep_one_value_of_a_label() {
+    let trace = message().double(3, 0.5).fixed(2, 9 * SECOND).bytes(5, [0xab]);
+    let exemplars = [
+        trace.attributes(7, &[("trace_id", "other"), ("user", "u"), ("user", "v")]),
+        message().double(3, 1.0).attributes(7, &[("trace_id", "sent")]),
+    ];
+    let point = exemplars.iter().fold(number(10, 1.0), |p, e| p.message(5, e));
+    let (seen, _) = read(&request(&[], &[sum("m", true, &[point])]));
+    assert_eq!(
+        seen.series,
+        [
+            "m_bytes_total{} 1 @10",
+            "  # trace_id=ab,user=u 0.5 @9",
+            "  # trace_id=sent 1 @10"
+        ]
     );
 }
 

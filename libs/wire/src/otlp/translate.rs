@@ -6,14 +6,17 @@
 mod accumulate;
 mod exemplars;
 mod head;
+mod identity;
 mod target_info;
 
 use std::ops::RangeInclusive;
 
 use koios_model::{Histogram, Sample, TenantSeed, stale_nan};
 
+use self::accumulate::DeltaMetric;
 use self::exemplars::Exemplars;
 use self::head::{CUMULATIVE, DELTA, GAUGE, MetricHead};
+use self::identity::{Identity, SentScope};
 use super::delta::TenantDeltas;
 use super::labels::{LabelSet, Namer, ResourceLabels, ScopeLabels, Stop};
 use super::names;
@@ -85,6 +88,7 @@ pub fn decode<'a>(
         labels: LabelSet::new(context.limits.labels_per_series),
         exemplars: Exemplars::default(),
         packed: Vec::new(),
+        sent_scope: SentScope::default(),
         times: None,
     };
     let mut request = Reader::new(bytes);
@@ -144,6 +148,8 @@ struct Translator<'a, 's, S> {
     labels: LabelSet<'a>,
     exemplars: Exemplars<'a>,
     packed: Vec<u8>,
+    /// The scope of what is read.
+    sent_scope: SentScope<'a>,
     /// Earliest and latest time of the resource's data points, nanoseconds.
     times: Option<(u64, u64)>,
 }
@@ -157,7 +163,8 @@ struct Metric<'a, 'r> {
     family: &'a [u8],
     parts: [&'a [u8]; 3],
     takes_exemplars: bool,
-    is_delta: bool,
+    /// Where its data points are deltas.
+    delta: Option<DeltaMetric>,
 }
 
 /// A family's name, and with `_sum`, `_count` and `_bucket`.
@@ -236,6 +243,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
                 _ => fields.skip(tag)?,
             }
         }
+        self.sent_scope = SentScope { scope, schema_url };
         let most = self.context.limits.labels_per_series;
         let scope = faulty(ScopeLabels::read(scope, schema_url, &mut self.namer, most))?;
         let mut fields = message;
@@ -280,7 +288,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
                     family,
                     parts,
                     takes_exemplars: head.kind != GAUGE,
-                    is_delta: head.has_temporality() && head.temporality == DELTA,
+                    delta: self.delta_metric(resource, &head),
                 })
             }
         };
@@ -296,6 +304,17 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             }
         }
         Ok(())
+    }
+
+    fn delta_metric(&self, resource: &ResourceLabels<'a>, head: &MetricHead<'a>) -> Option<DeltaMetric> {
+        let (_, seed) = self
+            .context
+            .deltas
+            .filter(|_| head.has_temporality() && head.temporality == DELTA)?;
+        Some(DeltaMetric {
+            identity: Identity::new(&resource.attributes, self.sent_scope, head, seed),
+            monotonic: head.only_grows(),
+        })
     }
 
     /// The names of a metric's series, if it can have any.
@@ -350,8 +369,10 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
 
     fn translate(&mut self, metric: &Metric<'a, '_>) -> Result<(), Stop> {
         self.base_labels(metric)?;
-        if metric.is_delta {
-            self.accumulate(metric)?;
+        if let Some(delta) = metric.delta
+            && !self.accumulate(metric, delta)?
+        {
+            return Ok(());
         }
         self.exemplars.clear();
         if metric.takes_exemplars {

@@ -334,6 +334,81 @@ async fn i2_a_delta_whose_request_failed_is_counted_once_when_it_comes_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i2_several_deltas_of_a_series_whose_request_failed_are_all_written_when_it_comes_again() {
+    let rig = Rig::single();
+    let point = |start: i64, end: i64, n: u64| {
+        let point = Message::default().fixed(2, start as u64 * 1_000_000);
+        point.fixed(3, end as u64 * 1_000_000).fixed(6, n)
+    };
+    let sum = Message::default()
+        .message(1, &point(NOW - 2_000, NOW - 1_000, 5))
+        .message(1, &point(NOW - 1_000, NOW, 2));
+    let sum = sum.number(2, 1).number(3, 1);
+    let body = request(&[Message::default().bytes(1, "a").message(7, &sum)]);
+    let refuse = Next::Refuse(koios_wire::ServiceErrorCode::Unavailable, 1);
+    *rig.members[0].always.lock() = Some(refuse);
+    rig.request("POST", PATH, &[PROTOBUF], body.clone())
+        .await
+        .assert(503, "");
+    *rig.members[0].always.lock() = None;
+    for _ in 0..2 {
+        let answer = rig.request("POST", PATH, &[PROTOBUF], body.clone()).await;
+        answer.assert(200, "");
+        assert_eq!(answer.body, "");
+    }
+    let stored: Vec<_> = rig.stored().into_iter().map(|(_, t, v)| (t - NOW, v)).collect();
+    assert_eq!(stored, [(-1_999, 0.0), (-1_000, 5.0), (0, 7.0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_points_in_conflict_are_no_more_than_came() {
+    let rig = Rig::single();
+    let histogram = |first: u64| {
+        let counts: Vec<u8> = [first, 1, 1].iter().flat_map(|n| n.to_le_bytes()).collect();
+        let bounds: Vec<u8> = [1f64, 2.0].iter().flat_map(|b| b.to_le_bytes()).collect();
+        let point = Message::default()
+            .fixed(3, NOW as u64 * 1_000_000)
+            .fixed(4, first + 2)
+            .double(5, first as f64)
+            .bytes(6, counts)
+            .bytes(7, bounds);
+        let data = Message::default().message(1, &point).number(2, 2);
+        request(&[Message::default().bytes(1, "sizes").message(9, &data)])
+    };
+    rig.request("POST", PATH, &[PROTOBUF], histogram(1))
+        .await
+        .assert(200, "");
+    let answer = rig.request("POST", PATH, &[PROTOBUF], histogram(2)).await;
+    answer.assert(200, "(samples in conflict: 5)");
+    assert!(
+        answer.body.contains("\u{8}\u{1}\u{12}"),
+        "one is rejected: {answer:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exemplars_trace_stays_before_an_attribute_of_its_name() {
+    let rig = Rig::single();
+    let attribute = Message::default().bytes(1, "trace_id");
+    let attribute = attribute.message(2, &Message::default().bytes(1, "other"));
+    let exemplar = Message::default()
+        .double(3, 1.5)
+        .bytes(5, [0xab; 16])
+        .message(7, &attribute);
+    let sum = Message::default()
+        .message(1, &point(NOW, 1.0).message(5, &exemplar))
+        .number(2, 2)
+        .number(3, 1);
+    let body = request(&[Message::default().bytes(1, "a").message(7, &sum)]);
+    rig.request("POST", PATH, &[PROTOBUF], body).await.assert(200, "");
+    let batches = rig.members[0].batches.lock();
+    let exemplars = &batches[0].columns().exemplars;
+    assert_eq!(exemplars.len(), 1);
+    let trace = "ab".repeat(16);
+    assert_eq!(exemplars[0].exemplar.labels.get("trace_id"), Some(trace.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn native_histograms_and_exemplars_are_written() {
     let rig = Rig::single();
     let time = NOW as u64 * 1_000_000;

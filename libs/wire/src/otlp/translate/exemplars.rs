@@ -92,8 +92,14 @@ impl<'a> Exemplars<'a> {
             }
         }
         let ids = self.labels.len();
+        // A label has one value: an id stays before an attribute of its name, of several attributes the first.
+        self.attributes.sort_by_key(|(key, _)| *key);
+        self.attributes.dedup_by_key(|(key, _)| *key);
         for &(key, value) in &self.attributes {
-            self.labels.push((key, value::text(value, strings)?));
+            let own_ids = self.labels.get(first..ids).unwrap_or_default();
+            if own_ids.iter().all(|(name, _)| *name != key) {
+                self.labels.push((key, value::text(value, strings)?));
+            }
         }
         let own = self.labels.get(first..).unwrap_or_default();
         let runes: usize = own.iter().map(|(name, value)| runes(name) + runes(value)).sum();

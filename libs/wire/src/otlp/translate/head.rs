@@ -89,6 +89,11 @@ impl<'a> MetricHead<'a> {
         matches!(self.kind, SUM | HISTOGRAM | EXPONENTIAL_HISTOGRAM)
     }
 
+    /// Whether totals only grow, as those of histograms do.
+    pub(super) fn only_grows(&self) -> bool {
+        self.kind != SUM || self.monotonic
+    }
+
     pub(super) fn suffix(&self) -> Suffix {
         match self.kind {
             SUM if self.monotonic => Suffix::Total,
