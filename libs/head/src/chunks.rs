@@ -230,6 +230,18 @@ impl Chunks {
         }
     }
 
+    /// Gives back the memory of entries that are free, given all lists there are.
+    pub(crate) fn shrink<'a>(&mut self, lists: impl Iterator<Item = &'a mut ChunkList>) {
+        let mut entries = Slab::default();
+        for list in lists.filter(|list| !list.is_empty()) {
+            let first = self.entries.get(list.last).next;
+            let (first, last) = self.entries.copy_chain(first, list.last, &mut entries);
+            entries.get_mut(last).next = first;
+            list.last = last;
+        }
+        self.entries = entries;
+    }
+
     /// Memory held.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.pages.memory_bytes() + self.entries.memory_bytes()
@@ -282,6 +294,7 @@ mod tests {
         Abandon(CutTag),
         Forget(CutTag),
         Gather,
+        Shrink,
     }
 
     const WINDOW_MS: i64 = 25;
@@ -294,6 +307,7 @@ mod tests {
             1 => (1u32..10).prop_map(Step::Abandon),
             1 => (1u32..10).prop_map(Step::Forget),
             1 => Just(Step::Gather),
+            1 => Just(Step::Shrink),
         ]
     }
 
@@ -365,6 +379,7 @@ mod tests {
                         wanted.iter_mut().for_each(|all| all.retain(|k| !goes(k)));
                     }
                     Step::Gather => chunks.gather(lists.into_iter()),
+                    Step::Shrink => chunks.shrink(lists.iter_mut()),
                 }
                 for (list, wanted) in lists.iter().zip(&wanted) {
                     prop_assert_eq!(&held(&chunks, *list), wanted);

@@ -274,6 +274,15 @@ impl Pool {
         (hot.head, hot.tail, hot.count) = (NONE, NONE, 0);
     }
 
+    /// Gives back the memory of blocks that are free, given the state of all series there are.
+    pub(crate) fn shrink(&mut self, all: &mut [Hot]) {
+        let mut blocks = Slab::default();
+        for hot in all.iter_mut().filter(|hot| hot.count > 0) {
+            (hot.head, hot.tail) = self.blocks.copy_chain(hot.head, hot.tail, &mut blocks);
+        }
+        self.blocks = blocks;
+    }
+
     /// Memory held, free blocks included.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.blocks.memory_bytes()
@@ -323,6 +332,12 @@ mod tests {
             pool.release(&mut x);
             prop_assert_eq!(open(&pool, &x), vec![]);
             prop_assert_eq!(open(&pool, &y), bits(&b));
+            let held = pool.memory_bytes();
+            let mut all = [x, y];
+            pool.shrink(&mut all);
+            prop_assert!(pool.memory_bytes() <= held);
+            prop_assert_eq!(open(&pool, &all[0]), vec![]);
+            prop_assert_eq!(open(&pool, &all[1]), bits(&b));
         }
     }
 

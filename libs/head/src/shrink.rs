@@ -28,6 +28,9 @@ impl Head {
         let len = self.index.all.max().map_or(0, |last| last + 1);
         self.truncate(len);
         self.index.shrink();
+        self.pool.shrink(&mut self.series.hot);
+        let cold = &mut self.series.cold;
+        self.chunks.shrink(cold.iter_mut().map(|cold| &mut cold.sealed));
         self.unshrunk = false;
     }
 
@@ -129,10 +132,8 @@ mod tests {
         apply(&mut head, 100..200, WINDOW_MS);
         forget(&mut head, 0);
         assert_eq!(head.series_count(), 100);
-        // The slab of open samples stays, which is mostly of the living.
-        let slab = head.pool.memory_bytes();
-        let left = head.memory_bytes() - slab;
-        assert!(left < (full - slab) / 20, "{full} {left} {slab}");
+        let left = head.memory_bytes();
+        assert!(left < full / 20, "{full} {left}");
         let living = before.iter().filter(|id| head.labels(**id).is_some());
         assert_eq!(living.count(), 100);
         // Places are given out again.

@@ -75,6 +75,22 @@ impl<T: Chained> Slab<T> {
         self.free = first;
     }
 
+    /// Copies a chain into another slab; gives its first item there and its last.
+    pub(crate) fn copy_chain(&self, first: u32, last: u32, to: &mut Self) -> (u32, u32)
+    where
+        T: Clone,
+    {
+        let copied = to.add(self.get(first).clone());
+        let (mut from, mut end) = (first, copied);
+        while from != last {
+            from = self.get(from).next();
+            let next = to.add(self.get(from).clone());
+            to.get_mut(end).set_next(next);
+            end = next;
+        }
+        (copied, end)
+    }
+
     /// Memory held, free items included.
     pub(crate) fn memory_bytes(&self) -> usize {
         let items: usize = self.segments.iter().map(Vec::capacity).sum();
