@@ -24,7 +24,8 @@ What cannot be known without any version: deletions that were not yet applied, w
 imported before, what heads may forget (ingesters upload once more what they hold), and epochs.
 
 The new version is above all that objects, the hint and blocks tell of, by 1000 where versions are lost. Ingesters may remember a later \
-one: they, and queries, then say `version N was announced`. Run it again with --at-least-version N.
+one: queries then fail with 503 and say `version N or later is needed`, and ingesters that version N was announced. Run it again with \
+--at-least-version N.
 
 Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
 too, when no version can be read, unless --forget-deletions is given: samples that were deleted and are not removed from the blocks \
