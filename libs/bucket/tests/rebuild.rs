@@ -369,7 +369,7 @@ async fn i10_a_rebuilt_version_is_above_all_that_were_lost() {
 #[tokio::test]
 async fn i14_a_rebuild_refuses_while_others_commit_or_where_there_is_nothing() {
     let rig = Rig::new();
-    let refused = async |plan| {
+    let refused = async |plan: koios_bucket::Rebuild| {
         let done: Result<_, Error> = rig.bucket.rebuild_manifest(&plan, "test").await;
         done.unwrap_err().to_string()
     };

@@ -108,6 +108,7 @@ impl Bucket {
                 }
             }
         }
+        chosen.standing_in.sort_unstable();
         Ok(chosen)
     }
 
