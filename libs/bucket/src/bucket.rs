@@ -72,10 +72,16 @@ impl Bucket {
     /// # Errors
     /// [`Error::Url`] when the URL, or what the environment says, cannot be used.
     pub fn open(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
-        let env = std::env::vars_os();
-        let text =
-            env.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::open_with_env(url, text, clock, rng)
+        Self::open_with_env(url, environment(), clock, rng)
+    }
+
+    /// As [`Self::open`], for those who look at what is there: a folder that does not exist is not made.
+    ///
+    /// # Errors
+    /// [`Error::Url`] also when there is no such folder.
+    pub fn open_existing(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
+        let opened = store::open(url, environment(), true)?;
+        Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 
     /// As [`Self::open`] with other environment variables.
@@ -88,7 +94,7 @@ impl Bucket {
         clock: ClockHandle,
         rng: RngHandle,
     ) -> Result<Self> {
-        let opened = store::open(url, env.into_iter())?;
+        let opened = store::open(url, env.into_iter(), false)?;
         Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 
@@ -274,4 +280,10 @@ impl Bucket {
         tenants.sort_unstable();
         Ok(tenants)
     }
+}
+
+/// The environment variables that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let all = std::env::vars_os();
+    all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

@@ -4,9 +4,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use koios_model::TenantId;
 
 use crate::bucket::{Bucket, Created};
+use crate::lost::{Beginning, Hint, lost};
 use crate::manifest::{MANIFEST_FORMAT, Manifest, Nonce, Writer};
 use crate::{Error, Result};
 
@@ -19,9 +21,6 @@ const MANIFEST_BYTES_MAX: usize = 256 << 20;
 
 /// Versions whose content is dropped at a time.
 const DROPPED_MAX: u64 = 256;
-
-/// Larger hints are nonsense.
-const HINT_MAX: u64 = 1 << 53;
 
 const ENVELOPE_START: &[u8] = b"{\"crc32c\":\"";
 const ENVELOPE_MIDDLE: &[u8] = b"\",\"manifest\":";
@@ -117,18 +116,36 @@ impl Bucket {
     /// The newest version; version 0, empty, for a tenant that has none.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] or [`Error::Unavailable`].
+    /// [`Error::Lost`] when there was a newer one; [`Error::Corrupt`] or [`Error::Unavailable`].
     pub async fn latest(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
-        let hint = self.hint(tenant).await?;
-        let start = match hint {
-            Some(v) if (1..=HINT_MAX).contains(&v) => self.stored(tenant, v).await?.map(|s| (v, s)),
-            _ => None,
-        };
-        match start {
-            Some((_, Stored::Manifest(m))) => self.latest_from(&Arc::from(m)).await,
-            Some((v, Stored::Superseded(by))) => self.climb(tenant, v.max(by)).await,
-            // The hint is lost or wrong: version 1 is there for ever if there is any.
-            None => self.climb(tenant, 0).await,
+        let mut unseen = 0;
+        loop {
+            let hint = self.hint(tenant).await?;
+            let start = match hint {
+                Some(hint) => self
+                    .stored(tenant, hint.version)
+                    .await?
+                    .map(|s| (hint.version, s)),
+                None => None,
+            };
+            let found = match start {
+                Some((_, Stored::Manifest(m))) => return self.latest_from(&Arc::from(m)).await,
+                Some((v, Stored::Superseded(by))) => return self.climb(tenant, v.max(by)).await,
+                // The hint is lost or wrong: version 1 is there for ever if there is any.
+                None => self.climb(tenant, 0).await?,
+            };
+            match hint.filter(|hint| hint.is_certain && hint.version > found.version) {
+                // The hint comes after the version: this read is older than that, or the version is gone.
+                Some(_) if unseen < UNSEEN_MAX => {
+                    self.clock().sleep(self.retry_for(0).backoff(unseen)).await;
+                    unseen += 1;
+                }
+                Some(hint) => {
+                    let by = self.layout().hint(tenant).to_string();
+                    return Err(lost(tenant, found.version, hint.version, by));
+                }
+                None => return Ok(found),
+            }
         }
     }
 
@@ -151,7 +168,11 @@ impl Bucket {
         loop {
             let top = self.highest(tenant, floor).await?;
             if top == 0 {
-                return Ok(Arc::new(Manifest::empty(tenant.clone())));
+                match self.beginning(tenant).await? {
+                    Beginning::Never => return Ok(Arc::new(Manifest::empty(tenant.clone()))),
+                    Beginning::At(version) => floor = version,
+                }
+                continue;
             }
             match self.stored(tenant, top).await? {
                 Some(Stored::Manifest(m)) => return self.climb_from(tenant, Arc::from(m)).await,
@@ -205,12 +226,6 @@ impl Bucket {
             }
         }
         Ok(low)
-    }
-
-    /// The version the hint names; a missing or unreadable hint is none.
-    async fn hint(&self, tenant: &TenantId) -> Result<Option<u64>> {
-        let bytes = self.get(&self.layout().hint(tenant)).await?;
-        Ok(bytes.and_then(|b| std::str::from_utf8(&b).ok()?.trim().parse().ok()))
     }
 
     /// Commits a change: reads the newest version, applies `change`, and creates the next version; when another writer
@@ -306,7 +321,10 @@ impl Bucket {
     /// Best effort: a stale or lost hint costs requests, nothing else.
     pub(crate) async fn put_hint(&self, committed: &Manifest) {
         let path = self.layout().hint(&committed.tenant);
-        if let Err(error) = self.put(&path, &Bytes::from(committed.version.to_string())).await {
+        if let Err(error) = self
+            .put(&path, &Hint::encode(&committed.tenant, committed.version))
+            .await
+        {
             tracing::warn!(tenant = %committed.tenant, version = committed.version, %error, "manifest hint not written");
         }
     }
@@ -318,17 +336,6 @@ impl Bucket {
         self.create(&path, &encode(&json)).await
     }
 
-    /// The versions that have an object, ascending, whatever is in it. Lists: for repair.
-    pub(crate) async fn manifest_versions(&self, tenant: &TenantId) -> Result<Vec<u64>> {
-        let folder = self.layout().manifests(tenant);
-        let version = |path: &object_store::path::Path| -> Option<u64> {
-            path.filename()?.strip_suffix(".json")?.parse().ok()
-        };
-        let mut versions: Vec<u64> = self.list(&folder).await?.iter().filter_map(version).collect();
-        versions.sort_unstable();
-        Ok(versions)
-    }
-
     /// Makes the writer's epoch visible, so that holders of lower ones are fenced: what a new owner does first.
     /// Nothing is committed when the manifest shows the epoch already.
     ///
@@ -336,6 +343,14 @@ impl Bucket {
     /// Those of [`Self::commit`].
     pub async fn claim(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
         let base = self.latest(tenant).await?;
+        self.claim_from(base, writer).await
+    }
+
+    /// As [`Self::claim`], starting from a version that is known.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub(crate) async fn claim_from(&self, base: Arc<Manifest>, writer: &Writer) -> Result<Arc<Manifest>> {
         base.check_epoch(writer)?;
         if base.epochs.get(&writer.resource) == Some(&writer.epoch) {
             return Ok(base);
@@ -365,26 +380,25 @@ impl Bucket {
             }
         }
         let end = keep_from.min(first.saturating_add(DROPPED_MAX));
-        self.supersede(tenant, first..=end.saturating_sub(1), keep_from)
+        self.supersede(tenant, first..=end.saturating_sub(1), keep_from, 1)
             .await?;
         Ok(end.saturating_sub(first))
     }
 
-    /// Replaces versions by a word on a later one that exists.
+    /// Replaces versions, or the lack of them, by a word on a later one that exists, the lowest first.
     pub(crate) async fn supersede(
         &self,
         tenant: &TenantId,
         versions: RangeInclusive<u64>,
         superseded_by: u64,
+        at_a_time: usize,
     ) -> Result<()> {
         let json = serde_json::to_vec(&Superseded { superseded_by })
             .map_err(|e| Error::corrupt(self.layout().manifest(tenant, superseded_by), e))?;
-        let marker = encode(&json);
-        for version in versions {
-            self.put(&self.layout().manifest(tenant, version), &marker)
-                .await?;
-        }
-        Ok(())
+        let marker = &encode(&json);
+        let put = |version| async move { self.put(&self.layout().manifest(tenant, version), marker).await };
+        let puts = stream::iter(versions).map(put).buffered(at_a_time);
+        puts.try_collect().await
     }
 }
 

@@ -107,7 +107,10 @@ pub enum Error {
         reason: String,
     },
     /// A manifest older than needed is all there is: the bucket shows less than a peer has seen.
-    #[error("manifest of tenant {tenant} is at version {found}, version {wanted} was announced")]
+    #[error(
+        "manifest of tenant {tenant} is at version {found}, version {wanted} was announced: if that stays so, versions are lost; bring \
+         them back, or end all processes of the cluster and run `koios ctl manifest rebuild --at-least-version {wanted}`"
+    )]
     Behind {
         /// The tenant.
         tenant: TenantId,
@@ -115,6 +118,22 @@ pub enum Error {
         found: u64,
         /// The version that a peer named.
         wanted: u64,
+    },
+    /// Versions of the manifest are gone that were there: what is left would pass for all there is. Nothing is committed to it, and
+    /// nothing of the tenant may be deleted, until an operator has repaired it.
+    #[error(
+        "manifest of tenant {tenant} is at version {found}, and {by} tells of version {seen}: versions are lost, and nothing is committed \
+         or deleted meanwhile; bring them back, or end all processes of the cluster and run `koios ctl manifest rebuild`"
+    )]
+    Lost {
+        /// The tenant.
+        tenant: TenantId,
+        /// The newest version found.
+        found: u64,
+        /// A version that was there.
+        seen: u64,
+        /// What tells of it.
+        by: String,
     },
     /// The storage ignores preconditions, so two writers could overwrite each other.
     #[error(

@@ -6,7 +6,8 @@
 //!
 //! **Invariants.** Manifest versions are immutable and have no gap; creating the next one is the commit, and exactly one
 //! writer creates it. A name that was declared dead is never listed again (I10). A writer that sees a higher epoch for
-//! its resource changes nothing (I14). Nothing on a query's or writer's path lists.
+//! its resource changes nothing (I14). A manifest that lost versions is an
+//! error, not an empty one. Nothing on a query's or writer's path lists, but for a tenant that has no version.
 //!
 //! **Deliberately absent.** What to compact, retain or delete (the store service), and when to cut (the ingester).
 //!
@@ -22,6 +23,7 @@ mod compiled_rules;
 mod disk_cache;
 mod error;
 mod layout;
+mod lost;
 mod manifest;
 mod pieces;
 mod ranges;
@@ -39,6 +41,7 @@ pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter, DiskReserve};
 pub use error::{Error, Result};
+pub use lost::Unlisted;
 pub use manifest::{
     Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
 };

@@ -284,6 +284,15 @@ pub struct Manifest {
     /// deletions and of age is not known to it. Older versions of the program forget it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt: u64,
+    /// When its first version, or that which was made anew from the bucket, was committed, by the writer's clock, milliseconds; 0 when
+    /// that is not known. Of blocks that were uploaded before, and that it does not list, it cannot say that they never were listed.
+    /// Older versions of the program forget it.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub begun_ms: i64,
+}
+
+fn is_never(ms: &i64) -> bool {
+    *ms == 0
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -370,6 +379,7 @@ impl Manifest {
             tombstones: Vec::new(),
             imports: Vec::new(),
             rebuilt: 0,
+            begun_ms: 0,
             retention: None,
         }
     }
@@ -556,6 +566,9 @@ impl Manifest {
         self.writer = writer.name.clone();
         self.nonce = nonce;
         self.committed_ms = now_ms;
+        if base.version == 0 || self.rebuilt == self.version {
+            self.begun_ms = now_ms;
+        }
         self.epochs = base.epochs.clone();
         self.epochs.insert(writer.resource.clone(), writer.epoch);
         for d in self.dead.iter_mut().filter(|d| d.version == 0) {

@@ -1,17 +1,26 @@
-//! A manifest from the bucket alone, for when none can be read.
+//! A manifest from the bucket alone, for when none can be read or the newest are lost.
+
+mod summaries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use koios_block::{BlockId, BlockMeta, META_PART};
 use koios_model::TenantId;
+use object_store::path::Path;
 
 use crate::bucket::{Bucket, Created};
+use crate::lost::{HINT_MAX, Hint};
 use crate::manifest::{Manifest, ManifestBlock, Nonce, Writer};
 use crate::{Error, Result};
 
 /// Most versions in a row that can be damaged or lost and are passed over.
 const UNREADABLE_MAX: u64 = 4096;
+/// So far beyond the last version that anything tells of a rebuilt one is when versions are lost: what tells of them does so some commits
+/// late. What was stamped with a lost version must not pass for later than what is stamped from now on.
+const LOST_MARGIN: u64 = 1000;
+/// Words on the new version that are on their way at a time.
+const SUPERSEDED_AT_A_TIME: usize = 16;
 
 /// What a rebuilt manifest would list, and what it cannot know.
 #[derive(Clone, Debug)]
@@ -19,6 +28,10 @@ pub struct Rebuild {
     tenant: TenantId,
     /// The newest version that has any object, readable or not; 0 for none.
     pub newest: u64,
+    /// The highest version that anything tells of: objects, the hint, and what blocks say they are clean up to.
+    pub evident: u64,
+    /// The version that it will be.
+    pub next: u64,
     /// The newest version that can be read, if there is one.
     pub readable: Option<Arc<Manifest>>,
     /// What is to be listed, ascending by name.
@@ -28,6 +41,11 @@ pub struct Rebuild {
     /// What is listed although it is damaged, because a version that can be read lists it: leaving it out would make answers
     /// lack its samples without a word.
     pub damaged: Vec<(BlockId, LeftOut)>,
+    /// Blocks of summaries that stand in for samples of which nothing is left.
+    pub standing_in: Vec<BlockId>,
+    /// The parts of blocks that were certainly merged into others.
+    merged: Vec<(BlockId, Vec<String>)>,
+    hint: Option<Hint>,
 }
 
 /// Why a block is not listed.
@@ -49,6 +67,15 @@ pub enum LeftOut {
     /// Blocks that name it as their source have all of its samples.
     #[error("blocks that are listed were merged from it")]
     Merged,
+    /// It is summaries of samples that are listed.
+    #[error("its samples are listed: they are summarised anew")]
+    Remade,
+    /// Other summaries of the same time have its series.
+    #[error("other summaries of its day, which are listed, have the same series, or more")]
+    Summarised,
+    /// Its siblings are missing: finer or coarser summaries have series that it lacks.
+    #[error("it is a part of summaries of which others are missing; those of another resolution are listed")]
+    Partial,
     /// A version that can be read says that it is dead.
     #[error("it was deleted, as version {0} of the manifest says")]
     Dead(u64),
@@ -57,7 +84,28 @@ pub enum LeftOut {
 impl Rebuild {
     /// Whether the newest version can be read, so that nothing has to be rebuilt.
     pub fn is_needless(&self) -> bool {
-        self.readable.as_ref().is_some_and(|m| m.version == self.newest)
+        let is_newest = |m: &Arc<Manifest>| m.version >= self.evident && self.next == m.version + 1;
+        self.readable.as_ref().is_some_and(is_newest)
+    }
+
+    /// Whether versions are gone that were there, so that nothing says what they did.
+    pub fn has_lost_versions(&self) -> bool {
+        self.evident > self.newest || self.newest == 0
+    }
+
+    /// Makes the version one that is not below `version`, which members or readers ask for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when no manifest can have come so far.
+    pub fn at_least(&mut self, version: u64) -> Result<()> {
+        if version > HINT_MAX {
+            return Err(Error::Refused {
+                tenant: self.tenant.clone(),
+                reason: format!("versions end at {HINT_MAX}, {version} is beyond"),
+            });
+        }
+        self.next = self.next.max(version);
+        Ok(())
     }
 
     /// Whether nothing tells what was deleted and is in blocks still: it would be there again.
@@ -73,8 +121,9 @@ impl Rebuild {
 
 /// Which blocks are sources of others that certainly have all of their samples. A merge writes several blocks, and one that a
 /// crash cut short may have left some of them: only when these have as many samples as their sources it is certain. Otherwise both
-/// stay; a sample that is there twice is read once. Summaries are no merges: their sources have what they lack.
-fn superseded(metas: &BTreeMap<BlockId, BlockMeta>) -> BTreeSet<BlockId> {
+/// stay; a sample that is there twice is read once. Summaries are no merges: their sources have what they lack. `damaged` are listed
+/// blocks that are not whole, which they need not be once they were merged.
+fn superseded(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) -> BTreeSet<BlockId> {
     let mut merges: BTreeMap<&[BlockId], u64> = BTreeMap::new();
     for meta in metas
         .values()
@@ -82,11 +131,16 @@ fn superseded(metas: &BTreeMap<BlockId, BlockMeta>) -> BTreeSet<BlockId> {
     {
         *merges.entry(&meta.sources).or_default() += meta.samples;
     }
+    let whole = metas.values().map(|m| (m.block, m.samples));
+    let samples: BTreeMap<BlockId, u64> = whole
+        .chain(damaged.iter().map(|b| (b.block, b.samples)))
+        .collect();
     let mut gone = BTreeSet::new();
-    for (sources, samples) in merges {
-        let there: Vec<&BlockMeta> = sources.iter().filter_map(|s| metas.get(s)).collect();
-        if there.iter().map(|m| m.samples).sum::<u64>() <= samples {
-            gone.extend(there.iter().map(|m| m.block));
+    for (sources, merged) in merges {
+        let there = sources.iter().filter_map(|s| samples.get_key_value(s));
+        let there: Vec<(&BlockId, &u64)> = there.collect();
+        if there.iter().map(|(_, n)| **n).sum::<u64>() <= merged {
+            gone.extend(there.iter().map(|(block, _)| **block));
         }
     }
     gone
@@ -98,16 +152,21 @@ impl Bucket {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn plan_rebuild(&self, tenant: &TenantId) -> Result<Rebuild> {
+        // Before anything else: whoever commits while blocks are looked at is noticed by it.
+        let hint = self.hint(tenant).await?;
         let (newest, readable) = self.newest_readable(tenant).await?;
         let mut metas = BTreeMap::new();
         let (mut left_out, mut damaged) = (Vec::new(), Vec::new());
+        let mut cleaned_at = 0;
         let known = |block| readable.as_ref().and_then(|m| m.block(block));
         for (block, _) in self.uploaded_blocks(tenant).await? {
             if let Some(known) = readable.as_ref().filter(|m| m.is_dead(block)) {
                 left_out.push((block, LeftOut::Dead(known.version)));
                 continue;
             }
-            match self.complete_block(tenant, block, known(block)).await? {
+            let (clean_up_to, complete) = self.complete_block(tenant, block, known(block)).await?;
+            cleaned_at = cleaned_at.max(clean_up_to);
+            match complete {
                 Ok(meta) => {
                     metas.insert(block, meta);
                 }
@@ -115,20 +174,48 @@ impl Bucket {
                 Err(why) => left_out.push((block, why)),
             }
         }
-        let merged = superseded(&metas);
+        // Of some nothing at all is left.
+        let listed = readable.iter().flat_map(|m| &m.blocks).map(|b| b.block);
+        let is_gone =
+            |block: &BlockId| !metas.contains_key(block) && damaged.iter().all(|(found, _)| found != block);
+        let gone: Vec<_> = listed.filter(is_gone).collect();
+        let missing = || LeftOut::Meta("it is missing".to_owned());
+        damaged.extend(gone.into_iter().map(|block| (block, missing())));
+        let not_whole: Vec<_> = damaged.iter().filter_map(|(b, _)| known(*b).cloned()).collect();
+        let merged = superseded(&metas, &not_whole);
+        damaged.retain(|(block, _)| !merged.contains(block));
         left_out.extend(merged.iter().map(|block| (*block, LeftOut::Merged)));
-        left_out.sort_by_key(|(block, _)| *block);
+        let listed = metas.values().filter(|m| !merged.contains(&m.block));
+        let (raw, of_summaries): (Vec<&BlockMeta>, Vec<&BlockMeta>) =
+            listed.partition(|m| m.resolution_ms == 0);
         let entry = |meta: &BlockMeta| {
             let known = known(meta.block).cloned();
             known.unwrap_or_else(|| ManifestBlock::new(meta, BTreeMap::new()))
         };
-        let whole = metas.values().filter(|m| !merged.contains(&m.block)).map(entry);
-        let mut blocks: Vec<ManifestBlock> = whole.collect();
+        let mut blocks: Vec<ManifestBlock> = raw.into_iter().map(entry).collect();
         blocks.extend(damaged.iter().filter_map(|(block, _)| known(*block).cloned()));
+        let chosen = self.choose_summaries(tenant, &blocks, &of_summaries, readable.as_deref());
+        let chosen = Box::pin(chosen).await?;
+        left_out.extend(chosen.left_out);
+        left_out.sort_by_key(|(block, _)| *block);
+        blocks.extend(chosen.listed);
         blocks.sort_unstable_by_key(|b| b.block);
+        let evident = newest.max(cleaned_at).max(hint.map_or(0, |h| h.version));
+        let has_blocks = !blocks.is_empty() || !left_out.is_empty();
+        let is_lost = evident > newest || newest == 0 && has_blocks;
+        let parts = |meta: &BlockMeta| meta.summaries().into_iter().map(|p| p.name).collect();
+        let merged = merged
+            .iter()
+            .filter_map(|b| metas.get(b))
+            .map(|m| (m.block, parts(m)));
         Ok(Rebuild {
             tenant: tenant.clone(),
             newest,
+            evident,
+            next: evident + if is_lost { LOST_MARGIN } else { 1 },
+            merged: merged.collect(),
+            standing_in: chosen.standing_in,
+            hint,
             readable,
             blocks,
             left_out,
@@ -136,12 +223,14 @@ impl Bucket {
         })
     }
 
-    /// Creates the version after the newest one, which lists what a plan says. Of the newest version that can be read it keeps
+    /// Creates the version after all that anything tells of, which lists what a plan says. Of the newest version that can be read it keeps
     /// dead names, deletions, epochs and imports.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the manifest changed since the plan was made; [`Error::Unavailable`].
+    /// [`Error::Refused`] when the manifest changed since the plan was made, or there is nothing of the tenant;
+    /// [`Error::Unavailable`].
     pub async fn rebuild_manifest(&self, plan: &Rebuild, writer: &str) -> Result<Arc<Manifest>> {
+        self.check_unchanged(plan).await?;
         let empty = || Manifest::empty(plan.tenant.clone());
         let known = plan.readable.as_deref().cloned().unwrap_or_else(empty);
         let listed: BTreeSet<BlockId> = plan.blocks.iter().map(|b| b.block).collect();
@@ -150,9 +239,12 @@ impl Bucket {
             next.remove_block(lost.block);
         }
         next.blocks.clone_from(&plan.blocks);
-        next.rebuilt = plan.newest + 1;
+        for (block, parts) in &plan.merged {
+            next.bury(*block, parts.clone());
+        }
+        next.rebuilt = plan.next;
         let mut base = Manifest {
-            version: plan.newest,
+            version: plan.next.saturating_sub(1),
             ..known
         };
         if let Some(record) = &mut base.retention {
@@ -165,17 +257,55 @@ impl Bucket {
         match self.create_version(&next).await? {
             Created::Yes => {
                 self.put_hint(&next).await;
-                // Whoever comes upward from an older version must get past those that cannot be read.
-                let readable = plan.readable.as_ref().map_or(0, |m| m.version);
-                let first = readable.max(plan.newest.saturating_sub(UNREADABLE_MAX)) + 1;
-                self.supersede(&plan.tenant, first..=plan.newest, next.version)
-                    .await?;
+                self.lead_past(plan).await?;
                 Ok(Arc::new(next))
             }
-            Created::Exists => Err(Error::Refused {
+            Created::Exists => Err(self.changed(plan, &path)),
+        }
+    }
+
+    /// Whoever comes upward from an older version, or from none, must get past those that cannot be read or are not there; and whoever
+    /// slept through them must not commit one.
+    async fn lead_past(&self, plan: &Rebuild) -> Result<()> {
+        let readable = plan.readable.as_ref().map_or(0, |m| m.version);
+        let (next, after) = (plan.next, readable + 1);
+        let last = next.saturating_sub(1);
+        let first = after.max(last.saturating_sub(UNREADABLE_MAX) + 1);
+        let at_a_time = SUPERSEDED_AT_A_TIME;
+        if after < first {
+            self.supersede(&plan.tenant, after..=after, next, at_a_time)
+                .await?;
+        }
+        self.supersede(&plan.tenant, first..=last, next, at_a_time).await
+    }
+
+    /// Refuses when somebody commits: processes still run, and would go on from another version.
+    async fn check_unchanged(&self, plan: &Rebuild) -> Result<()> {
+        if plan.newest == 0 && plan.evident == 0 && plan.blocks.is_empty() && plan.left_out.is_empty() {
+            return Err(Error::Refused {
                 tenant: plan.tenant.clone(),
-                reason: format!("{path} was written meanwhile: look again what is to be done"),
-            }),
+                reason: "the bucket has nothing of this tenant: is the name right?".to_owned(),
+            });
+        }
+        let newest = self.manifest_versions(&plan.tenant).await?.last().copied();
+        if newest.unwrap_or(0) != plan.newest {
+            let path = self
+                .layout()
+                .manifest(&plan.tenant, newest.unwrap_or(plan.newest));
+            return Err(self.changed(plan, &path));
+        }
+        if self.hint(&plan.tenant).await? != plan.hint {
+            return Err(self.changed(plan, &self.layout().hint(&plan.tenant)));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, plan: &Rebuild, path: &Path) -> Error {
+        Error::Refused {
+            tenant: plan.tenant.clone(),
+            reason: format!(
+                "{path} was written meanwhile: end all processes of the cluster, and look again what is to be done"
+            ),
         }
     }
 
@@ -194,35 +324,39 @@ impl Bucket {
         Ok((newest, None))
     }
 
+    /// A block's metadata if all of it is there, and up to which version it says it is clean, whether it is whole or not.
     async fn complete_block(
         &self,
         tenant: &TenantId,
         block: BlockId,
         known: Option<&ManifestBlock>,
-    ) -> Result<std::result::Result<BlockMeta, LeftOut>> {
+    ) -> Result<(u64, std::result::Result<BlockMeta, LeftOut>)> {
+        let unusable = |reason: String| (0, Err(LeftOut::Meta(reason)));
         let path = self.layout().part(tenant, block, META_PART);
         let Some(json) = self.get(&path).await? else {
-            return Ok(Err(LeftOut::Meta("it is missing".to_owned())));
+            return Ok(unusable("it is missing".to_owned()));
         };
         if known.is_some_and(|known| !known.lists_meta(&json)) {
-            let reason = "it is not the one that the manifest lists";
-            return Ok(Err(LeftOut::Meta(reason.to_owned())));
+            return Ok(unusable("it is not the one that the manifest lists".to_owned()));
         }
         let meta = match BlockMeta::from_json(block, &json) {
             Ok(meta) if meta.tenant == *tenant => meta,
-            Ok(meta) => return Ok(Err(LeftOut::Meta(format!("it is of tenant {}", meta.tenant)))),
-            Err(e) => return Ok(Err(LeftOut::Meta(e.to_string()))),
+            Ok(meta) => return Ok(unusable(format!("it is of tenant {}", meta.tenant))),
+            Err(e) => return Ok(unusable(e.to_string())),
         };
+        // A number that no manifest can have come to is damage.
+        let clean_up_to = Some(meta.clean_up_to).filter(|v| *v <= HINT_MAX).unwrap_or(0);
         for part in &meta.parts {
             let found = self.size(&self.layout().part(tenant, block, &part.name)).await?;
             if found != Some(part.bytes) {
-                return Ok(Err(LeftOut::Part {
+                let why = LeftOut::Part {
                     part: part.name.clone(),
                     found,
                     said: part.bytes,
-                }));
+                };
+                return Ok((clean_up_to, Err(why)));
             }
         }
-        Ok(Ok(meta))
+        Ok((clean_up_to, Ok(meta)))
     }
 }

@@ -122,6 +122,17 @@ impl TenantManifests {
         Ok(self.learn(committed, asked))
     }
 
+    /// Makes the writer's epoch visible, from the newest version known; see [`Bucket::claim`].
+    ///
+    /// # Errors
+    /// Those of [`Bucket::claim`].
+    pub async fn claim(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
+        let base = self.probe(tenant).await?;
+        let asked = self.bucket.clock().elapsed();
+        let claimed = self.bucket.claim_from(base, writer).await?;
+        Ok(self.learn(claimed, asked))
+    }
+
     /// Keeps the newer of what is known and what was found, unless that is nothing.
     fn learn(&self, found: Arc<Manifest>, asked: Duration) -> Arc<Manifest> {
         let mut known = self.known.lock();

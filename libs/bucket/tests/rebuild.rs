@@ -234,3 +234,185 @@ async fn i4_a_rebuilt_version_does_not_answer_for_those_that_it_does_not_know() 
     let next = rig.list(&[&rig.upload(&block(3, 1)).await]).await;
     assert_eq!((next.version, next.masks_since()), (4, Some(3)));
 }
+
+/// A block of summaries of an hour of some series, one each.
+fn summaries(n: u64, resolution_ms: i64, series: &[u64], sources: &[u64], clean_up_to: u64) -> BlockParts {
+    let options = BlockOptions {
+        sources: sources.iter().map(|n| id(*n)).collect(),
+        level: 2,
+        resolution_ms,
+        clean_up_to,
+        ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 86_399_999))
+    };
+    let mut w = BlockWriter::new(options).unwrap();
+    for i in series {
+        let samples = [koios_model::Sample { t: 1000, v: 1.0 }];
+        let kept = koios_model::summary::downsample(&samples, &[], resolution_ms);
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:06}"))]);
+        w.push_downsampled(&labels, None, &kept).unwrap();
+    }
+    w.finish().unwrap().unwrap()
+}
+
+/// A merged block of the same series at the same times.
+fn samples(n: u64, series: &[u64], sources: &[u64]) -> BlockParts {
+    let options = BlockOptions {
+        sources: sources.iter().map(|n| id(*n)).collect(),
+        level: 1,
+        ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 86_399_999))
+    };
+    let mut w = BlockWriter::new(options).unwrap();
+    for i in series {
+        let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:06}"))]);
+        w.push_series(&labels, None, &[1000], &[1.0]).unwrap();
+    }
+    w.finish().unwrap().unwrap()
+}
+
+fn left_out(plan: &koios_bucket::Rebuild) -> Vec<(u64, LeftOut)> {
+    let number = |block: &koios_block::BlockId| (0..100).find(|n| id(*n) == *block).unwrap();
+    plan.left_out
+        .iter()
+        .map(|(block, why)| (number(block), why.clone()))
+        .collect()
+}
+
+const M5: i64 = koios_block::RESOLUTION_5M_MS;
+const H1: i64 = koios_block::RESOLUTION_1H_MS;
+
+#[tokio::test]
+async fn i10_summaries_whose_samples_are_gone_stand_in_for_them_once() {
+    let rig = Rig::new();
+    // Made twice of the same blocks, one of them written again without what was deleted: each series is listed once.
+    rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+    rig.upload(&summaries(11, M5, &[3], &[1, 2], 5)).await;
+    rig.upload(&summaries(12, M5, &[3], &[1, 2], 9)).await;
+    // Made of fewer blocks, before those that came late.
+    rig.upload(&summaries(13, M5, &[1, 2], &[1], 4)).await;
+    // Of two parts of an hour's one is missing.
+    rig.upload(&summaries(14, H1, &[1, 2], &[1, 2], 5)).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(
+        left_out(&plan),
+        [
+            (11, LeftOut::Summarised),
+            (13, LeftOut::Summarised),
+            (14, LeftOut::Partial)
+        ]
+    );
+    assert_eq!(plan.standing_in, [id(10), id(12)]);
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rig.names().await, [10, 12]);
+    assert!(rebuilt.blocks.iter().all(|b| b.sources.is_empty()));
+}
+
+#[tokio::test]
+async fn summaries_whose_samples_are_listed_are_left_out() {
+    let rig = Rig::new();
+    rig.upload(&samples(1, &[1, 2], &[])).await;
+    rig.upload(&summaries(10, M5, &[1, 2], &[1], 5)).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), [(10, LeftOut::Remade)]);
+    // Under the names of blocks that these were merged into, too.
+    rig.upload(&samples(3, &[1, 2, 3], &[1, 2])).await;
+    rig.upload(&summaries(11, M5, &[1, 2], &[7], 5)).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert!(
+        left_out(&plan).contains(&(11, LeftOut::Remade))
+            || left_out(&plan).contains(&(11, LeftOut::Summarised))
+    );
+    assert!(plan.standing_in.is_empty(), "{plan:?}");
+}
+
+#[tokio::test]
+async fn i10_summaries_stay_beside_samples_that_came_late() {
+    let rig = Rig::new();
+    rig.upload(&summaries(10, M5, &[1, 2], &[1], 5)).await;
+    rig.upload(&samples(3, &[2], &[])).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(
+        (left_out(&plan), plan.standing_in.clone()),
+        (vec![], vec![id(10)])
+    );
+    rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rig.names().await, [3, 10]);
+}
+
+#[tokio::test]
+async fn i10_a_rebuilt_version_is_above_all_that_were_lost() {
+    let rig = Rig::new();
+    rig.upload(&block(1, 3)).await;
+    rig.upload(&summaries(10, M5, &[1], &[7], 300)).await;
+    let mut plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!((plan.newest, plan.evident, plan.next), (0, 300, 1300));
+    assert!(plan.has_lost_versions());
+    plan.at_least(1302).unwrap();
+    assert!(plan.at_least(u64::MAX).is_err());
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!((rebuilt.version, rebuilt.rebuilt), (1302, 1302));
+    // A deletion that is asked for now masks what was clean of earlier ones.
+    let next = rig.list(&[]).await;
+    assert_eq!(next.version, 1303);
+    // It is found without the hint, and from any version that was lost.
+    rig.store
+        .delete(&Path::from("prefix/team-a/manifest/latest"))
+        .await
+        .unwrap();
+    assert_eq!(rig.bucket.latest(&tenant()).await.unwrap(), next);
+    let mut slept = Manifest::empty(tenant());
+    slept.version = 300;
+    let writer = writer(3);
+    let committed = rig.bucket.commit_from(Arc::new(slept), &writer, |_| Ok(()));
+    assert_eq!(committed.await.unwrap().version, 1304);
+}
+
+#[tokio::test]
+async fn i14_a_rebuild_refuses_while_others_commit_or_where_there_is_nothing() {
+    let rig = Rig::new();
+    let refused = async |plan: koios_bucket::Rebuild| {
+        let done: Result<_, Error> = rig.bucket.rebuild_manifest(&plan, "test").await;
+        done.unwrap_err().to_string()
+    };
+    let nothing = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert!(refused(nothing).await.contains("nothing of this tenant"));
+    rig.list(&[&rig.upload(&block(1, 3)).await]).await;
+    rig.list(&[]).await;
+    rig.damage(2).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    // Somebody who remembers version 2 goes on from there.
+    rig.store.put(&Rig::version(3), "anything".into()).await.unwrap();
+    assert!(
+        refused(plan)
+            .await
+            .contains("written meanwhile: end all processes")
+    );
+    rig.store.delete(&Rig::version(3)).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    let hint = Path::from("prefix/team-a/manifest/latest");
+    rig.store.put(&hint, "7".into()).await.unwrap();
+    assert!(refused(plan).await.contains("latest was written meanwhile"));
+}
+
+#[tokio::test]
+async fn i10_what_was_merged_after_a_version_that_was_brought_back_is_not_damage() {
+    let rig = Rig::new();
+    let cut: Vec<BlockMeta> = vec![rig.upload(&block(1, 3)).await, rig.upload(&block(2, 2)).await];
+    rig.list(&[&cut[0], &cut[1]]).await;
+    let whole = rig.upload(&merged(10, 5, &[1, 2])).await;
+    let replace = |m: &mut Manifest| {
+        m.remove_block(id(1));
+        m.remove_block(id(2));
+        m.add_block(entry(&whole))
+    };
+    rig.bucket.commit(&tenant(), &writer(3), replace).await.unwrap();
+    for (block, parts) in rig.bucket.uploaded_blocks(&tenant()).await.unwrap() {
+        if block != id(10) {
+            rig.bucket.delete_parts(&tenant(), block, &parts).await.unwrap();
+        }
+    }
+    rig.store.delete(&Rig::version(2)).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert!(!plan.is_needless() && plan.damaged.is_empty(), "{plan:?}");
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!((rebuilt.version, rig.names().await), (1002, vec![10]));
+}

@@ -159,7 +159,12 @@ impl Inner {
         // Asked first, so that a bucket that is away costs no cut.
         let manifest = self.deps.manifests.probe(tenant).await;
         self.set_bucket_down(manifest.is_err());
-        let manifest = manifest?;
+        let mut manifest = manifest?;
+        // One that shows less than this member has listed there lost versions: a block that is listed in it would hide that.
+        let listed = replica.state.read().listed_version;
+        if manifest.version < listed {
+            manifest = self.deps.manifests.at_least(tenant, listed).await?;
+        }
         // First, so that the block is clean of them.
         self.apply_deletions(replica, &manifest).await?;
         let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());

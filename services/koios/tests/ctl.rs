@@ -347,6 +347,82 @@ fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result
 }
 
 #[test]
+fn what_is_mistyped_is_not_made_up() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bucket = dir.path().join("bucket");
+    let url = format!("file://{}", bucket.display());
+    let commands: [&[&str]; 4] = [
+        &["blocks", "list"],
+        &["blocks", "verify"],
+        &["blocks", "inspect", "01BKGTZQ1SYQJTR4PB43C8PD98"],
+        &["manifest", "rebuild", "--write", "--forget-deletions"],
+    ];
+    let ctl = |command: &[&str]| {
+        let args = [&["ctl"], command, &["--bucket-url", &url, "--tenant", "team-b"]];
+        run(1, &args.concat())
+    };
+    for command in commands {
+        let text = ctl(command)?;
+        ensure!(text.contains("no such bucket folder"), "{text}");
+    }
+    ensure!(!bucket.exists(), "the folder was made");
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    for command in commands {
+        let text = ctl(command)?;
+        ensure!(text.contains("no tenant team-b (tenants: team-a)"), "{text}");
+    }
+    ensure!(!bucket.join("team-b").exists(), "the tenant was made");
+    Ok(())
+}
+
+#[test]
+fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = format!("file://{}/bucket", dir.path().display());
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    let versions = dir.path().join("bucket/team-a/manifest");
+    for version in std::fs::read_dir(&versions)? {
+        let path = version?.path();
+        if path.extension().is_some() {
+            std::fs::remove_file(path)?;
+        }
+    }
+    let verify = ["ctl", "blocks", "verify", "--bucket-url", &url];
+    let found = run(1, &verify)?;
+    ensure!(
+        found.contains("versions are lost") && found.contains("see `koios ctl manifest rebuild --help`"),
+        "{found}"
+    );
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+    ];
+    let args = ["--write", "--forget-deletions", "--at-least-version", "1200"];
+    let text = run(0, &[&rebuild[..], &args].concat())?;
+    ensure!(
+        text.contains("versions are lost") && text.contains("version 1200 of the manifest"),
+        "{text}"
+    );
+    ensure!(run(0, &verify)?.contains("0 findings"), "all is well again");
+    Ok(())
+}
+
+#[test]
 fn commands_that_cannot_work_say_why() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let url = format!("file://{}/bucket", dir.path().display());

@@ -9,7 +9,7 @@ pub(crate) fn from_bucket(e: &BucketError) -> ServiceError {
     let code = match e {
         BucketError::Block(e) => return from_block(e),
         BucketError::NotFound { .. } => ServiceErrorCode::NotFound,
-        BucketError::Corrupt { .. } => ServiceErrorCode::Corruption,
+        BucketError::Corrupt { .. } | BucketError::Lost { .. } => ServiceErrorCode::Corruption,
         BucketError::Unavailable { .. } | BucketError::Rejected { .. } => ServiceErrorCode::BucketUnavailable,
         e if e.is_transient() => ServiceErrorCode::Unavailable,
         _ => ServiceErrorCode::Internal,

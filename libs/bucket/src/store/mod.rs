@@ -37,15 +37,20 @@ pub(crate) struct Opened {
 /// Environment variables.
 type Env = BTreeMap<String, String>;
 
-/// Opens what a URL names, with endpoint, region, credentials and encryption from environment variables.
-pub(crate) fn open(url: &str, env: impl Iterator<Item = (String, String)>) -> Result<Opened> {
+/// Opens what a URL names, with endpoint, region, credentials and encryption from environment variables. A folder that is not there is
+/// made, unless it `must_exist`.
+pub(crate) fn open(
+    url: &str,
+    env: impl Iterator<Item = (String, String)>,
+    must_exist: bool,
+) -> Result<Opened> {
     // A variable that is set to nothing is one that is not set.
     let env: Env = env.filter(|(_, value)| !value.is_empty()).collect();
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(wrong(url, FORMS));
     };
     if scheme == "file" {
-        return folder::open(url, rest);
+        return folder::open(url, rest, must_exist);
     }
     if rest.contains('?') || user_info(rest).is_some_and(|user| user.contains(':')) {
         let reason =

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use koios_bucket::ManifestBlock;
 use koios_model::TenantId;
+use koios_runtime::with_sources;
 
 use super::report::{age, bytes, time};
 use super::storage::{Storage, bucket_arg, tenant_arg};
@@ -62,15 +63,15 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     match matches.subcommand() {
-        Some(("list", m)) => list(m).await.map(|()| ExitCode::SUCCESS),
+        Some(("list", m)) => list(m).await,
         Some(("inspect", m)) => inspect::run(m).await.map(|()| ExitCode::SUCCESS),
         Some(("verify", m)) => verify::run(m).await,
         _ => bail!("unknown command, see `koios ctl blocks --help`"),
     }
 }
 
-async fn list(matches: &ArgMatches) -> Result<()> {
-    let storage = Storage::open(matches)?;
+async fn list(matches: &ArgMatches) -> Result<ExitCode> {
+    let storage = Storage::open_existing(matches)?;
     let now_ms = storage.runtime.clock.now_ms();
     let json = matches.get_flag("json");
     if !json {
@@ -79,8 +80,20 @@ async fn list(matches: &ArgMatches) -> Result<()> {
             "TENANT", "BLOCK", "FROM", "TO", "LEVEL", "SERIES", "SAMPLES", "BYTES", "B/SAMPLE", "AGE"
         );
     }
+    let mut code = ExitCode::SUCCESS;
     for tenant in storage.tenants(matches).await? {
-        let manifest = storage.bucket.latest(&tenant).await?;
+        let manifest = match storage.bucket.latest(&tenant).await {
+            Ok(manifest) => manifest,
+            // Those of others can be listed all the same.
+            Err(e) => {
+                eprintln!(
+                    "tenant {tenant}: the manifest cannot be used: {}",
+                    with_sources(&e)
+                );
+                code = ExitCode::FAILURE;
+                continue;
+            }
+        };
         let mut blocks: Vec<&ManifestBlock> = manifest.blocks.iter().collect();
         blocks.sort_by_key(|b| (b.range.min, b.block));
         for block in blocks {
@@ -91,7 +104,7 @@ async fn list(matches: &ArgMatches) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(code)
 }
 
 fn per_sample(block: &ManifestBlock) -> f64 {

@@ -17,7 +17,7 @@ const CELLS_BYTES: u64 = 64 << 20;
 const INDEX_BYTES: u64 = 64 << 20;
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<()> {
-    let storage = Storage::open(matches)?;
+    let storage = Storage::open_existing(matches)?;
     let name = matches.get_one::<String>("block").map_or("", String::as_str);
     let Ok(block) = name.parse::<BlockId>() else {
         anyhow::bail!("{name:?} is no block's name: see `koios ctl blocks list`");

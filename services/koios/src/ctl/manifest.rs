@@ -2,23 +2,30 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use anyhow::{Context, Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use koios_bucket::Rebuild;
 use koios_model::TenantId;
 
 use super::storage::{Storage, bucket_arg, tenant_arg};
 
 const REBUILD_LONG: &str = "\
-Rebuilds a tenant's manifest from the blocks in the bucket, for when its newest version cannot be read.
+Rebuilds a tenant's manifest from the blocks in the bucket, for when its newest version cannot be read or is lost.
+
+End all processes of the cluster first, not only its stores: those that run go on from the versions that they remember, and what they \
+list is then in another manifest than the new one. It refuses when it sees a version or the hint written while it works.
 
 Lists every block that is complete (all parts there, with the sizes that a readable meta.json says), except those that others \
 were certainly merged from. Of the newest version that can still be read, if there is one, it keeps what is dead, deletions \
-and epochs; a block that it lists stays listed even if it is damaged, so that queries say so.
+and epochs; a block that it lists stays listed even if it is damaged, so that queries say so. Summaries are listed, one set for each day, \
+where their samples are gone; else they are left out and made anew.
 
 What cannot be known without any version: deletions that were not yet applied, which blocks are dead but not yet gone, what was \
-imported before, what heads may forget (ingesters upload once more what they hold), and epochs. So end all processes of the \
-cluster first, or at least its stores.
+imported before, what heads may forget (ingesters upload once more what they hold), and epochs.
+
+The new version is above all that objects, the hint and blocks tell of, by 1000 where versions are lost. Ingesters may remember a later \
+one: queries then fail with 503 and say `version N or later is needed`, and ingesters that version N was announced. Run it again with \
+--at-least-version N.
 
 Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
 too, when no version can be read, unless --forget-deletions is given: samples that were deleted and are not removed from the blocks \
@@ -43,6 +50,13 @@ pub(super) fn command() -> Command {
                 .help("Even if the newest version can be read"),
         )
         .arg(
+            Arg::new("at-least-version")
+                .long("at-least-version")
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Make it this version or a later one: what errors say that was announced"),
+        )
+        .arg(
             Arg::new("forget-deletions")
                 .long("forget-deletions")
                 .action(ArgAction::SetTrue)
@@ -63,9 +77,16 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 async fn rebuild(matches: &ArgMatches) -> Result<()> {
-    let storage = Storage::open(matches)?;
-    let tenant = TenantId::new(matches.get_one::<String>("tenant").map_or("", String::as_str))?;
-    let plan = storage.bucket.plan_rebuild(&tenant).await?;
+    let storage = Storage::open_existing(matches)?;
+    let tenants = storage.tenants(matches).await?;
+    let tenant = tenants
+        .into_iter()
+        .next()
+        .context("whose manifest: say --tenant")?;
+    let mut plan = storage.bucket.plan_rebuild(&tenant).await?;
+    if let Some(&version) = matches.get_one::<u64>("at-least-version") {
+        plan.at_least(version)?;
+    }
     if plan.is_needless() && !matches.get_flag("force") {
         bail!(
             "version {} of the manifest of tenant {tenant} can be read: nothing has to be rebuilt (--force does it all the same)",
@@ -97,6 +118,12 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
 }
 
 fn describe(tenant: &TenantId, plan: &Rebuild) {
+    if plan.has_lost_versions() {
+        println!(
+            "tenant {tenant}: versions are lost: version {} is the newest that is there, the hint and blocks tell of version {}",
+            plan.newest, plan.evident
+        );
+    }
     match &plan.readable {
         Some(known) if known.version < plan.newest => println!(
             "tenant {tenant}: deletions that were asked for after version {} are lost: delete once more what was to be deleted since",
@@ -121,7 +148,7 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     }
     println!(
         "version {} will list {} blocks with {} samples",
-        plan.newest + 1,
+        plan.next,
         plan.blocks.len(),
         plan.samples()
     );
@@ -130,6 +157,9 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
             "  {} {} series, {} samples",
             block.block, block.series, block.samples
         );
+    }
+    for block in &plan.standing_in {
+        println!("  {block} is summaries that stand in for samples of which nothing is left");
     }
     for (block, why) in &plan.damaged {
         println!("  {block} is listed although it is damaged: {why}");

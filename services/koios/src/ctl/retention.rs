@@ -39,7 +39,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
 }
 
 async fn show(matches: &ArgMatches) -> Result<()> {
-    let storage = Storage::open(matches)?;
+    let storage = Storage::open_existing(matches)?;
     for tenant in storage.tenants(matches).await? {
         let manifest = storage.bucket.latest(&tenant).await?;
         for line in lines(&tenant, &manifest) {

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Arg, ArgMatches};
 use koios_bucket::Bucket;
 use koios_model::TenantId;
 use koios_runtime::Runtime;
+
+/// Most tenants that a message names.
+const NAMES_MAX: usize = 20;
 
 /// `--bucket-url`.
 pub(super) fn bucket_arg() -> Arg {
@@ -38,18 +41,46 @@ pub(super) struct Storage {
 }
 
 impl Storage {
+    /// The bucket, which may be a new one.
     pub(super) fn open(matches: &ArgMatches) -> Result<Self> {
         let runtime = Runtime::real().context("start threads")?;
-        let url = matches.get_one::<String>("bucket-url").map_or("", String::as_str);
-        let bucket = Bucket::open(url, Arc::clone(&runtime.clock), runtime.rng.fork())?;
+        let bucket = Bucket::open(url(matches), Arc::clone(&runtime.clock), runtime.rng.fork())?;
+        Ok(Self { runtime, bucket })
+    }
+
+    /// The bucket, of which a mistyped folder is not made.
+    pub(super) fn open_existing(matches: &ArgMatches) -> Result<Self> {
+        let runtime = Runtime::real().context("start threads")?;
+        let bucket = Bucket::open_existing(url(matches), Arc::clone(&runtime.clock), runtime.rng.fork())?;
         Ok(Self { runtime, bucket })
     }
 
     /// The tenant that was named, or all that have something in the bucket.
     pub(super) async fn tenants(&self, matches: &ArgMatches) -> Result<Vec<TenantId>> {
-        match matches.get_one::<String>("tenant") {
-            Some(tenant) => Ok(vec![TenantId::new(tenant)?]),
-            None => Ok(self.bucket.tenants().await?),
-        }
+        let all = self.bucket.tenants().await?;
+        let Some(named) = matches.get_one::<String>("tenant") else {
+            return Ok(all);
+        };
+        let named = TenantId::new(named)?;
+        ensure!(
+            all.contains(&named),
+            "the bucket has no tenant {named} ({})",
+            some_names(&all)
+        );
+        Ok(vec![named])
+    }
+}
+
+fn url(matches: &ArgMatches) -> &str {
+    matches.get_one::<String>("bucket-url").map_or("", String::as_str)
+}
+
+/// Whose objects there are, for messages.
+fn some_names(tenants: &[TenantId]) -> String {
+    let names: Vec<&str> = tenants.iter().take(NAMES_MAX).map(TenantId::as_str).collect();
+    match tenants.len() {
+        0 => "it has nothing of any tenant".to_owned(),
+        n if n > NAMES_MAX => format!("tenants: {} and {} more", names.join(", "), n - NAMES_MAX),
+        _ => format!("tenants: {}", names.join(", ")),
     }
 }

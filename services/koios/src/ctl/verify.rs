@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::ArgMatches;
 use koios_block::{BlockId, BlockMeta};
-use koios_bucket::{Manifest, ManifestBlock};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock};
 use koios_model::TenantId;
 use koios_runtime::with_sources;
 
@@ -18,7 +18,7 @@ use super::storage::Storage;
 const UPLOAD_MS: i64 = 24 * 3_600_000;
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
-    let storage = Storage::open(matches)?;
+    let storage = Storage::open_existing(matches)?;
     let line = ProgressLine::new(Arc::clone(&storage.runtime.clock));
     let (mut findings, mut blocks, mut read) = (0usize, 0usize, 0u64);
     for tenant in storage.tenants(matches).await? {
@@ -32,14 +32,19 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         let manifest = match storage.bucket.latest(&tenant).await {
             Ok(manifest) => manifest,
             Err(e) => {
-                told(format!(
-                    "the manifest cannot be used: {}; see `koios ctl manifest rebuild --help`",
-                    with_sources(&e)
-                ));
+                told(unusable(&e));
                 continue;
             }
         };
-        objects(&storage, &manifest, uploaded)
+        let before = storage.runtime.clock.now_ms().saturating_sub(UPLOAD_MS);
+        let of_uploads = objects(&manifest, &uploaded, before);
+        match storage.bucket.unlisted(&manifest, uploaded, before).await {
+            Ok(_) => {}
+            Err(e @ BucketError::Lost { .. }) => told(unusable(&e)),
+            Err(e) => return Err(e.into()),
+        }
+        still_true(&storage, &manifest, of_uploads)
+            .await?
             .into_iter()
             .for_each(&mut told);
         line.begin(tenant.to_string());
@@ -50,7 +55,9 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
                 format!("of {}, {}", bytes(total), listed.block)
             });
             if let Err(what) = Box::pin(one(&storage, &tenant, listed)).await {
-                told(what);
+                let found = vec![(listed.block, what)];
+                let found = still_true(&storage, &manifest, found).await?;
+                found.into_iter().for_each(&mut told);
             }
             done += listed.bytes();
             blocks += 1;
@@ -65,36 +72,63 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     })
 }
 
+fn unusable(e: &BucketError) -> String {
+    format!(
+        "the manifest cannot be used: {}; see `koios ctl manifest rebuild --help`",
+        with_sources(e)
+    )
+}
+
+/// Findings of blocks that are not dead by now: what is merged or deleted while this runs may go, and what was on its way is listed.
+async fn still_true(
+    storage: &Storage,
+    manifest: &Arc<Manifest>,
+    found: Vec<(BlockId, String)>,
+) -> Result<Vec<String>> {
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = storage.bucket.latest_from(manifest).await?;
+    let is_true = |(block, _): &(BlockId, String)| {
+        let is_new = manifest.block(*block).is_none() && now.block(*block).is_some();
+        !now.is_dead(*block) && !is_new
+    };
+    let found = found.into_iter().filter(is_true);
+    Ok(found.map(|(_, what)| what).collect())
+}
+
 /// Objects that should be there and are not, and the other way round.
-fn objects(storage: &Storage, manifest: &Manifest, uploaded: Vec<(BlockId, Vec<String>)>) -> Vec<String> {
-    let uploaded: BTreeMap<BlockId, BTreeSet<String>> = uploaded
-        .into_iter()
-        .map(|(block, parts)| (block, parts.into_iter().collect()))
+fn objects(
+    manifest: &Manifest,
+    uploaded: &[(BlockId, Vec<String>)],
+    before_ms: i64,
+) -> Vec<(BlockId, String)> {
+    let uploaded: BTreeMap<BlockId, BTreeSet<&str>> = uploaded
+        .iter()
+        .map(|(block, parts)| (*block, parts.iter().map(String::as_str).collect()))
         .collect();
     let none = BTreeSet::new();
     let mut found = Vec::new();
     for listed in &manifest.blocks {
-        let there = uploaded.get(&listed.block).unwrap_or(&none);
-        for part in listed.parts.iter().filter(|p| !there.contains(&p.name)) {
-            found.push(format!("block {}: {} is missing", listed.block, part.name));
+        let block = listed.block;
+        let there = uploaded.get(&block).unwrap_or(&none);
+        for part in listed.parts.iter().filter(|p| !there.contains(p.name.as_str())) {
+            found.push((block, format!("block {block}: {} is missing", part.name)));
         }
         for part in there
             .iter()
             .filter(|name| !listed.parts.iter().any(|p| p.name == **name))
         {
-            found.push(format!("block {}: {part} is in no manifest", listed.block));
+            found.push((block, format!("block {block}: {part} is in no manifest")));
         }
     }
-    let before = storage.runtime.clock.now_ms().saturating_sub(UPLOAD_MS);
     let known = |block: &BlockId| manifest.block(*block).is_some() || manifest.is_dead(*block);
     for (block, parts) in uploaded
         .iter()
-        .filter(|(block, _)| !known(block) && block.time_ms() < before)
+        .filter(|(block, _)| !known(block) && block.time_ms() < before_ms)
     {
-        found.push(format!(
-            "block {block}: in no manifest, with {} objects",
-            parts.len()
-        ));
+        let what = format!("block {block}: in no manifest, with {} objects", parts.len());
+        found.push((*block, what));
     }
     found
 }

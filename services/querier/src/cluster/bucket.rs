@@ -25,7 +25,7 @@ impl Manifests for BucketManifests {
     async fn latest(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, ServiceError> {
         let manifest = self.0.probe(tenant).await.map_err(|e| {
             let code = match &e {
-                BucketError::Corrupt { .. } => ServiceErrorCode::Corruption,
+                BucketError::Corrupt { .. } | BucketError::Lost { .. } => ServiceErrorCode::Corruption,
                 _ => ServiceErrorCode::Unavailable,
             };
             ServiceError::new(code, e.to_string())

@@ -132,7 +132,11 @@ impl ManifestCache {
         let (view, why) = match self.source.latest(tenant).await {
             Ok(view) => {
                 let view = self.store(tenant, Some(view)).unwrap_or_default();
-                let why = format!("the latest is {}", view.version);
+                let why = format!(
+                    "the latest is {}; if that stays so, versions are lost: bring them back, or end all processes of the cluster and run \
+                     `koios ctl manifest rebuild --at-least-version {floor}`",
+                    view.version
+                );
                 (Some(view), why)
             }
             Err(e) => (cached.and_then(|(view, _)| view), e.to_string()),

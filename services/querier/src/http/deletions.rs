@@ -249,7 +249,7 @@ fn check_selectors(selectors: &[Matchers]) -> Result<(), ApiError> {
 fn from_bucket(e: &BucketError) -> ApiError {
     let kind = match e {
         BucketError::Refused { .. } => ErrorType::Execution,
-        BucketError::Corrupt { .. } => ErrorType::Internal,
+        BucketError::Corrupt { .. } | BucketError::Lost { .. } => ErrorType::Internal,
         _ => ErrorType::Unavailable,
     };
     ApiError::new(kind, e.to_string())

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Writer};
+use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Unlisted, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
@@ -124,36 +124,33 @@ pub(crate) async fn delete_dead(
     Ok(ripe.len())
 }
 
-/// Declares uploads dead that are old and were never listed: whoever made them has ended, or will be refused. Lists. Gives how
-/// many.
-pub(crate) async fn bury_orphans(
+/// The uploads that are old and not listed, unless they tell that the manifest lost versions: then nothing may be committed or deleted.
+/// Lists.
+pub(crate) async fn unlisted(
     manifests: &TenantManifests,
     tenant: &TenantId,
     now_ms: i64,
     settings: &CompactionSettings,
-    writer: &Writer,
-) -> Result<usize, CompactError> {
+) -> Result<Unlisted, CompactError> {
     // Listed first: what is uploaded and listed after it is not found, what is listed before the manifest is read is there.
     let uploaded = manifests.bucket().uploaded_blocks(tenant).await?;
     let manifest = manifests.probe(tenant).await?;
     let before = now_ms.saturating_sub(millis(settings.orphan_age));
-    // An upload that slept through its burial leaves parts of a dead block whose bytes were deleted before.
-    let dying: BTreeSet<BlockId> = manifest
-        .dead
-        .iter()
-        .filter(|d| !d.parts.is_empty())
-        .map(|d| d.block)
-        .collect();
-    let unknown = |block: &BlockId| manifest.block(*block).is_none() && !dying.contains(block);
-    let orphans: Vec<_> = uploaded
-        .into_iter()
-        .filter(|(block, _)| block.time_ms() < before && unknown(block))
-        .collect();
+    Ok(manifests.bucket().unlisted(&manifest, uploaded, before).await?)
+}
+
+/// Declares uploads dead that were never listed: whoever made them has ended, or will be refused. Gives how many.
+pub(crate) async fn bury_orphans(
+    manifests: &TenantManifests,
+    tenant: &TenantId,
+    orphans: &[(BlockId, Vec<String>)],
+    writer: &Writer,
+) -> Result<usize, CompactError> {
     if orphans.is_empty() {
         return Ok(0);
     }
     let bury = |m: &mut Manifest| {
-        for (block, parts) in &orphans {
+        for (block, parts) in orphans {
             if m.block(*block).is_none() {
                 m.bury(*block, parts.clone());
             }

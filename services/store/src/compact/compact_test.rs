@@ -23,6 +23,7 @@ mod crashing;
 mod deleting;
 mod downsampled;
 mod exemplars;
+mod losing;
 mod retaining;
 
 use crashing::Crashing;

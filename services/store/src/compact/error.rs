@@ -79,6 +79,11 @@ impl CompactError {
         }
     }
 
+    /// Whether the manifest lost versions, so that an operator has to act.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Bucket(BucketError::Lost { .. }))
+    }
+
     /// Whether the same may succeed later without anyone's help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

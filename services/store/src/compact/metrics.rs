@@ -30,6 +30,8 @@ pub(crate) struct CompactionMetrics {
     downsampling_seconds: Histogram,
     due_seconds: ByTenant,
     bad: ByTenant,
+    lost: ByTenant,
+    unknown: ByTenant,
 }
 
 /// How a tenant stands.
@@ -76,6 +78,14 @@ impl CompactionMetrics {
                 "How long merges have been due without one being done",
             ),
             bad: gauge("bad_blocks", "Damaged blocks that are left alone: see the log"),
+            lost: gauge(
+                "manifest_lost",
+                "1 while versions of the tenant's manifest are lost and nothing is done for it: see the log",
+            ),
+            unknown: gauge(
+                "unknown_blocks",
+                "Whole blocks from before the manifest began that it does not list: they are kept",
+            ),
         }
     }
 
@@ -105,6 +115,19 @@ impl CompactionMetrics {
         self.due_seconds.get_or_create(&label).set(seconds);
     }
 
+    /// Whether versions of the manifest are lost.
+    pub(crate) fn manifest_lost(&self, tenant: &TenantId, is_lost: bool) {
+        let label = vec![("tenant", tenant.to_string())];
+        self.lost.get_or_create(&label).set(i64::from(is_lost));
+    }
+
+    /// How many blocks are kept of which the manifest cannot say what they are.
+    pub(crate) fn unknown_blocks(&self, tenant: &TenantId, blocks: usize) {
+        let label = vec![("tenant", tenant.to_string())];
+        let blocks = i64::try_from(blocks).unwrap_or(i64::MAX);
+        self.unknown.get_or_create(&label).set(blocks);
+    }
+
     /// Another process looks after the tenant.
     pub(crate) fn forget(&self, tenant: &TenantId) {
         let label = vec![("tenant", tenant.to_string())];
@@ -114,6 +137,8 @@ impl CompactionMetrics {
             &self.due_downsamplings,
             &self.bad,
             &self.due_seconds,
+            &self.lost,
+            &self.unknown,
         ] {
             family.remove(&label);
         }

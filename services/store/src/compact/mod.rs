@@ -191,8 +191,14 @@ impl Compactor {
                 Ok(left) => more |= left,
                 Err(error) => {
                     self.metrics.failures.inc();
+                    let is_lost = error.is_lost();
                     let error = with_sources(&error);
-                    tracing::warn!(%tenant, error, "compaction failed, trying again");
+                    if is_lost {
+                        self.metrics.manifest_lost(&tenant, true);
+                        tracing::error!(%tenant, error, "the manifest lost versions: nothing of the tenant is compacted or deleted until it is repaired");
+                    } else {
+                        tracing::warn!(%tenant, error, "compaction failed, trying again");
+                    }
                 }
             }
         }
@@ -253,8 +259,15 @@ impl Compactor {
         };
         self.metrics.stands(tenant, &standing);
         let writer = Writer::compaction(&self.deps.member, epoch);
+        // Before anything is committed: to a manifest that lost versions nothing may be.
+        let orphans = self.look_for_orphans(tenant).await?;
+        self.metrics.manifest_lost(tenant, false);
         if standing.has_work() {
-            self.deps.manifests.bucket().claim(tenant, &writer).await?;
+            self.deps.manifests.claim(tenant, &writer).await?;
+        }
+        if let Some(orphans) = orphans {
+            cleanup::bury_orphans(&self.deps.manifests, tenant, &orphans, &writer).await?;
+            self.tenants.entry(tenant.clone()).or_default().orphans_looked_at = Some(now);
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &told, &writer).await?;
@@ -265,6 +278,27 @@ impl Compactor {
         let cleanings = self.clean_summaries(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
         Ok(merges || downsamplings || cleanings || expiries)
+    }
+
+    /// Looks now and then for uploads that were never listed: that lists the tenant's objects.
+    async fn look_for_orphans(
+        &mut self,
+        tenant: &TenantId,
+    ) -> Result<Option<Vec<(BlockId, Vec<String>)>>, CompactError> {
+        let clock = &self.deps.runtime.clock;
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let looked = known.orphans_looked_at;
+        if looked.is_some_and(|at| clock.elapsed().saturating_sub(at) < ORPHANS_EVERY) {
+            return Ok(None);
+        }
+        let manifests = &self.deps.manifests;
+        let found = cleanup::unlisted(manifests, tenant, clock.now_ms(), &self.settings).await?;
+        let blocks = found.unknown.len();
+        self.metrics.unknown_blocks(tenant, blocks);
+        if blocks > 0 {
+            tracing::warn!(%tenant, blocks, "blocks from before the manifest began are not listed: they are kept, see `koios ctl blocks verify`");
+        }
+        Ok(Some(found.orphans))
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -500,11 +534,6 @@ impl Compactor {
         let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
         self.metrics.retired.inc_by(retired.blocks as u64);
         self.retention.samples.inc_by(retired.samples);
-        let looked = known.orphans_looked_at;
-        if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
-            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), &settings, writer).await?;
-            known.orphans_looked_at = Some(clock.elapsed());
-        }
         let manifest = manifests.probe(tenant).await?;
         let now = clock.elapsed();
         let deleted =

@@ -1,0 +1,216 @@
+//! Tells a manifest that lost versions from one that never had them: by the hint, and by what blocks say.
+//!
+//! Versions are found by going upward from one that exists. When their objects are gone (a rule of the storage, a hand, a restore of a
+//! part), what is found would pass for all there ever was, and every block that it does not list for an upload that nobody needs.
+//! Nothing is committed to such a manifest and nothing of its tenant is deleted until an operator has brought the versions back, or
+//! has it rebuilt.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use koios_block::{BlockId, BlockMeta, META_PART};
+use koios_model::TenantId;
+use object_store::path::Path;
+
+use crate::bucket::Bucket;
+use crate::manifest::Manifest;
+use crate::{Error, Result};
+
+/// Larger hints are nonsense.
+pub(crate) const HINT_MAX: u64 = 1 << 53;
+/// Blocks that are asked for evidence when there is no version at all, the newest first.
+const ASKED_MAX: usize = 16;
+
+/// What `manifest/latest` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hint {
+    /// The version it names.
+    pub(crate) version: u64,
+    /// Whether it has its checksum: then the version was there.
+    pub(crate) is_certain: bool,
+}
+
+impl Hint {
+    /// The bytes of the hint at a version.
+    pub(crate) fn encode(tenant: &TenantId, version: u64) -> Bytes {
+        format!("{version} {:08x}", checksum(tenant, version)).into()
+    }
+
+    /// `None` for what names no version. Of earlier versions of the program it has no checksum.
+    pub(crate) fn decode(tenant: &TenantId, bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?.trim();
+        let (number, crc) = text
+            .split_once(' ')
+            .map_or((text, None), |(n, crc)| (n, Some(crc)));
+        let version: u64 = number.parse().ok().filter(|v| (1..=HINT_MAX).contains(v))?;
+        match crc {
+            Some(crc) if crc != format!("{:08x}", checksum(tenant, version)) => None,
+            crc => Some(Self {
+                version,
+                is_certain: crc.is_some(),
+            }),
+        }
+    }
+}
+
+fn checksum(tenant: &TenantId, version: u64) -> u32 {
+    crc32c::crc32c(format!("{tenant} {version}").as_bytes())
+}
+
+/// Where the search for the newest version begins when version 1 is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// Nothing tells of any version.
+    Never,
+    /// The first versions are gone and this one is there.
+    At(u64),
+}
+
+/// The blocks that have objects and are neither listed nor on their way to deletion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Old ones that were certainly never listed, and their parts.
+    pub orphans: Vec<(BlockId, Vec<String>)>,
+    /// Old ones that are whole and of which nobody can say that they were never listed.
+    pub unknown: Vec<BlockId>,
+}
+
+impl Bucket {
+    /// What there is of a tenant that has no version 1. Lists.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when blocks tell of versions; [`Error::Unavailable`].
+    pub(crate) async fn beginning(&self, tenant: &TenantId) -> Result<Beginning> {
+        let versions = self.manifest_versions(tenant).await?;
+        if let Some(newest) = versions.last().filter(|v| **v > 0) {
+            return Ok(Beginning::At(*newest));
+        }
+        let uploaded = self.uploaded_blocks(tenant).await?;
+        let whole = uploaded.iter().rev().filter(|(_, parts)| is_whole(parts));
+        for (block, _) in whole.take(ASKED_MAX) {
+            if let Some(meta) = self.readable_meta(tenant, *block).await?
+                && meta.clean_up_to > 0
+            {
+                return Err(lost(tenant, 0, meta.clean_up_to, format!("block {block}")));
+            }
+        }
+        Ok(Beginning::Never)
+    }
+
+    /// Looks through blocks that were listed before the manifest was read for those that it does not know, and whether these tell of
+    /// versions that are lost. Blocks count as old whose name is from before `before_ms`.
+    ///
+    /// # Errors
+    /// [`Error::Lost`]: nothing may be deleted then. [`Error::Unavailable`].
+    pub async fn unlisted(
+        &self,
+        manifest: &Manifest,
+        uploaded: Vec<(BlockId, Vec<String>)>,
+        before_ms: i64,
+    ) -> Result<Unlisted> {
+        let tenant = &manifest.tenant;
+        let live: BTreeSet<BlockId> = manifest.blocks.iter().map(|b| b.block).collect();
+        let dead: BTreeSet<BlockId> = manifest.dead.iter().map(|d| d.block).collect();
+        // An upload that slept through its burial leaves parts of a dead block whose bytes were deleted before.
+        let with_bytes = manifest.dead.iter().filter(|d| !d.parts.is_empty());
+        let dying: BTreeSet<BlockId> = with_bytes.map(|d| d.block).collect();
+        let mut found = Unlisted::default();
+        for (block, parts) in uploaded {
+            if live.contains(&block) || dying.contains(&block) {
+                continue;
+            }
+            let is_old = block.time_ms() < before_ms;
+            if dead.contains(&block) || !is_whole(&parts) {
+                found.orphans.extend(is_old.then_some((block, parts)));
+                continue;
+            }
+            let meta = self.readable_meta(tenant, block).await?;
+            if let Some(meta) = &meta {
+                let known = |s: &BlockId| live.contains(s) || dead.contains(s);
+                check_evidence(manifest, meta, known)?;
+            }
+            // What was uploaded before the first version may be from before all versions were lost.
+            match meta {
+                _ if !is_old => {}
+                Some(_) if block.time_ms() >= manifest.begun_ms => found.orphans.push((block, parts)),
+                _ => found.unknown.push(block),
+            }
+        }
+        let whole = found.orphans.iter().filter(|(_, parts)| is_whole(parts)).count() + found.unknown.len();
+        if manifest.version == 0 && whole > 0 {
+            let by = format!("{whole} blocks that were uploaded long ago, and whole,");
+            return Err(lost(tenant, 0, 1, by));
+        }
+        Ok(found)
+    }
+
+    /// The metadata of a block that may not be listed, if it can be read.
+    async fn readable_meta(&self, tenant: &TenantId, block: BlockId) -> Result<Option<BlockMeta>> {
+        let json = self.get(&self.layout().part(tenant, block, META_PART)).await?;
+        let meta = json.and_then(|json| BlockMeta::from_json(block, &json).ok());
+        Ok(meta.filter(|m| m.tenant == *tenant))
+    }
+
+    /// What the hint says; a missing or unreadable one says nothing.
+    pub(crate) async fn hint(&self, tenant: &TenantId) -> Result<Option<Hint>> {
+        let bytes = self.get(&self.layout().hint(tenant)).await?;
+        Ok(bytes.and_then(|b| Hint::decode(tenant, &b)))
+    }
+
+    /// The versions that have an object, ascending, whatever is in it. Lists: for repair.
+    pub(crate) async fn manifest_versions(&self, tenant: &TenantId) -> Result<Vec<u64>> {
+        let folder = self.layout().manifests(tenant);
+        let version = |path: &Path| -> Option<u64> { path.filename()?.strip_suffix(".json")?.parse().ok() };
+        let mut versions: Vec<u64> = self.list(&folder).await?.iter().filter_map(version).collect();
+        versions.sort_unstable();
+        Ok(versions)
+    }
+}
+
+/// Whether an upload came to its end.
+fn is_whole(parts: &[String]) -> bool {
+    parts.iter().any(|part| part == META_PART)
+}
+
+/// Whether a block that is not listed was made when the manifest had versions that it does not have.
+fn check_evidence(manifest: &Manifest, meta: &BlockMeta, known: impl Fn(&BlockId) -> bool) -> Result<()> {
+    let (tenant, found, block) = (&manifest.tenant, manifest.version, meta.block);
+    if meta.clean_up_to > found {
+        return Err(lost(tenant, found, meta.clean_up_to, format!("block {block}")));
+    }
+    // Whatever was merged was listed, and is dead for ever once it no longer is; but a rebuilt manifest need not know of it. Blocks
+    // of imports have one source, which is no block here.
+    let is_merge = manifest.rebuilt == 0 && meta.sources.len() > 1;
+    if is_merge && !meta.sources.iter().all(known) {
+        let by = format!("block {block}, which was made of blocks that it does not know,");
+        return Err(lost(tenant, found, found.saturating_add(1), by));
+    }
+    Ok(())
+}
+
+pub(crate) fn lost(tenant: &TenantId, found: u64, seen: u64, by: impl Into<String>) -> Error {
+    Error::Lost {
+        tenant: tenant.clone(),
+        found,
+        seen,
+        by: by.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_with_a_checksum_are_certain_and_those_that_fail_it_say_nothing() {
+        let (a, b) = (TenantId::new("a").unwrap(), TenantId::new("b").unwrap());
+        let sound = Hint::encode(&a, 301);
+        let certain = |version, is_certain| Some(Hint { version, is_certain });
+        assert_eq!(Hint::decode(&a, &sound), certain(301, true));
+        assert_eq!(Hint::decode(&b, &sound), None);
+        assert_eq!(Hint::decode(&a, b"301\n"), certain(301, false));
+        for nonsense in ["", "0", "x", "301 ", "301 00000000", "18446744073709551615"] {
+            assert_eq!(Hint::decode(&a, nonsense.as_bytes()), None, "{nonsense:?}");
+        }
+    }
+}

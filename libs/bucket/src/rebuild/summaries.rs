@@ -1,0 +1,231 @@
+//! Which blocks of summaries a rebuilt manifest lists.
+//!
+//! Summaries are derived: where their samples are listed they are made anew. Where these are gone, they are all that is left, and of each
+//! window and resolution exactly one set of them may be listed: two would count twice what both speak for. What is left of sets that were
+//! replaced, written again, or cut short by a crash is told from that by the series that it has.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use koios_block::{BlockCache, BlockId, BlockMeta};
+use koios_model::{Matchers, TenantId, TimeRange};
+
+use super::LeftOut;
+use crate::blocks::Blocks;
+use crate::bucket::Bucket;
+use crate::manifest::{Manifest, ManifestBlock};
+use crate::{Error, Result};
+
+/// Series read at a time.
+const SERIES_AT_ONCE: usize = 4096;
+/// Bytes kept of what is read.
+const CACHE_BYTES: u64 = 16 << 20;
+
+/// What was decided.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    pub(super) listed: Vec<ManifestBlock>,
+    pub(super) standing_in: Vec<BlockId>,
+    pub(super) left_out: Vec<(BlockId, LeftOut)>,
+}
+
+/// A series, by the hash of its labels: two that collide make a set look a series larger than it is.
+type Series = BTreeSet<u64>;
+
+/// Blocks of one resolution that were made together, as far as can be told.
+#[derive(Debug)]
+struct Set {
+    blocks: Vec<ManifestBlock>,
+    series: Series,
+    /// Whether a version that can be read lists them.
+    is_known: bool,
+}
+
+impl Set {
+    fn rows(&self) -> u64 {
+        self.blocks.iter().map(|b| b.samples).sum()
+    }
+
+    fn range(&self) -> Option<TimeRange> {
+        self.blocks.iter().map(|b| b.range).reduce(|a, b| a.union(&b))
+    }
+
+    fn newest(&self) -> Option<BlockId> {
+        self.blocks.iter().map(|b| b.block).max()
+    }
+}
+
+impl Bucket {
+    /// Chooses out of blocks of summaries that are whole, beside the blocks with samples that are `listed`.
+    pub(super) async fn choose_summaries(
+        &self,
+        tenant: &TenantId,
+        listed: &[ManifestBlock],
+        candidates: &[&BlockMeta],
+        readable: Option<&Manifest>,
+    ) -> Result<Chosen> {
+        let mut chosen = Chosen::default();
+        let mut windows: BTreeMap<(i64, i64), BTreeMap<i64, Vec<&BlockMeta>>> = BTreeMap::new();
+        for meta in candidates {
+            let of_window = windows.entry((meta.window.min, meta.window.max)).or_default();
+            of_window.entry(meta.resolution_ms).or_default().push(meta);
+        }
+        for ((min, max), by_resolution) in windows {
+            let window = TimeRange::new(min, max);
+            let is_beside = |b: &&ManifestBlock| b.resolution_ms == 0 && b.range.overlaps(&window);
+            let raw: Vec<&ManifestBlock> = listed.iter().filter(is_beside).collect();
+            let raw_series = self.series_of_all(tenant, &raw).await?;
+            let mut left: Vec<Set> = Vec::new();
+            for metas in by_resolution.into_values() {
+                let set = self.one_set(tenant, &metas, readable, &mut chosen).await?;
+                let Some(set) = set else { continue };
+                if is_as_listed(&set, listed) {
+                    chosen.listed.extend(set.blocks);
+                } else if is_remade(&set, &metas, &raw, &raw_series) {
+                    leave_out(&mut chosen, &set, &LeftOut::Remade);
+                } else {
+                    left.push(set);
+                }
+            }
+            // What is left of several resolutions speaks for the same samples.
+            let is_part = |set: &Set| {
+                let mut others = left.iter();
+                !set.is_known
+                    && others.any(|o| o.series.len() > set.series.len() && o.series.is_superset(&set.series))
+            };
+            let parts: Vec<bool> = left.iter().map(is_part).collect();
+            for (set, is_part) in left.into_iter().zip(parts) {
+                if is_part {
+                    leave_out(&mut chosen, &set, &LeftOut::Partial);
+                    continue;
+                }
+                for mut block in set.blocks {
+                    block.sources.clear();
+                    chosen.standing_in.push(block.block);
+                    chosen.listed.push(block);
+                }
+            }
+        }
+        chosen.standing_in.sort_unstable();
+        Ok(chosen)
+    }
+
+    /// Of all blocks of a window and resolution those that speak for most, each series once.
+    async fn one_set(
+        &self,
+        tenant: &TenantId,
+        metas: &[&BlockMeta],
+        readable: Option<&Manifest>,
+        chosen: &mut Chosen,
+    ) -> Result<Option<Set>> {
+        let known = |meta: &BlockMeta| readable.and_then(|m| m.block(meta.block));
+        // Those that a version lists are one set, whatever they were made of; the others those that were made of the same blocks.
+        let mut made: BTreeMap<Option<&[BlockId]>, Vec<&BlockMeta>> = BTreeMap::new();
+        for meta in metas {
+            let of = known(meta).is_none().then_some(meta.sources.as_slice());
+            made.entry(of).or_default().push(meta);
+        }
+        let mut best: Option<Set> = None;
+        for (of, mut metas) in made {
+            // What was written again without what is deleted takes the place of what was there before.
+            metas.sort_by_key(|m| std::cmp::Reverse((m.clean_up_to, m.block)));
+            let mut set = Set {
+                blocks: Vec::new(),
+                series: Series::new(),
+                is_known: of.is_none(),
+            };
+            for meta in metas {
+                let entry = known(meta).cloned();
+                let entry = entry.unwrap_or_else(|| ManifestBlock::new(meta, BTreeMap::new()));
+                match self.series_of(tenant, &entry).await? {
+                    Ok(series) if set.is_known || set.series.is_disjoint(&series) => {
+                        set.series.extend(series);
+                        set.blocks.push(entry);
+                    }
+                    // Queries say so then.
+                    Err(_) if set.is_known => set.blocks.push(entry),
+                    Ok(_) => chosen.left_out.push((meta.block, LeftOut::Summarised)),
+                    Err(why) => chosen.left_out.push((meta.block, LeftOut::Meta(why))),
+                }
+            }
+            if set.blocks.is_empty() {
+                continue;
+            }
+            let weight = |s: &Set| (s.series.len(), s.rows(), s.is_known, s.newest());
+            match &best {
+                Some(other) if weight(other) >= weight(&set) => {
+                    leave_out(chosen, &set, &LeftOut::Summarised);
+                }
+                _ => {
+                    if let Some(other) = best.replace(set) {
+                        leave_out(chosen, &other, &LeftOut::Summarised);
+                    }
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    async fn series_of_all(&self, tenant: &TenantId, blocks: &[&ManifestBlock]) -> Result<Series> {
+        let mut all = Series::new();
+        for block in blocks {
+            // Of what cannot be read nobody can say that it has the samples of anything.
+            all.extend(self.series_of(tenant, block).await?.unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    /// The series of a block, or why it cannot be read.
+    async fn series_of(
+        &self,
+        tenant: &TenantId,
+        block: &ManifestBlock,
+    ) -> Result<std::result::Result<Series, String>> {
+        let read = async {
+            let cache = Arc::new(BlockCache::new(CACHE_BYTES, CACHE_BYTES));
+            let reader = Blocks::new(self.clone(), cache, 0).open(tenant, block).await?;
+            let mut cursor = reader.series_cursor(Matchers::default(), TimeRange::ALL);
+            let mut all = Series::new();
+            while let Some(some) = cursor.next(SERIES_AT_ONCE).await? {
+                all.extend(some.iter().map(|s| {
+                    let mut hasher = DefaultHasher::new();
+                    s.labels.packed().hash(&mut hasher);
+                    hasher.finish()
+                }));
+            }
+            Ok::<_, Error>(all)
+        };
+        match read.await {
+            Ok(series) => Ok(Ok(series)),
+            Err(e) if e.is_transient() => Err(e),
+            Err(e) => Ok(Err(e.to_string())),
+        }
+    }
+}
+
+fn leave_out(chosen: &mut Chosen, set: &Set, why: &LeftOut) {
+    let blocks = set.blocks.iter().map(|b| (b.block, why.clone()));
+    chosen.left_out.extend(blocks);
+}
+
+/// Whether the version that lists a set said the right thing of it: its samples were gone already, or are still listed.
+fn is_as_listed(set: &Set, listed: &[ManifestBlock]) -> bool {
+    let is_live = |id: &BlockId| listed.iter().any(|b| b.block == *id);
+    set.is_known && set.blocks.iter().all(|b| b.sources.iter().all(is_live))
+}
+
+/// Whether the samples that a set speaks for are listed: under the names that it was made of, or as blocks of the same time with all its
+/// series, which those were merged into.
+fn is_remade(set: &Set, metas: &[&BlockMeta], raw: &[&ManifestBlock], raw_series: &Series) -> bool {
+    let is_live = |id: &BlockId| raw.iter().any(|b| b.block == *id);
+    let of_set = |m: &&&BlockMeta| set.blocks.iter().any(|b| b.block == m.block);
+    let mut made_of = metas.iter().filter(of_set).flat_map(|m| &m.sources).peekable();
+    if made_of.peek().is_some() && made_of.all(is_live) {
+        return true;
+    }
+    let time = raw.iter().map(|b| b.range).reduce(|a, b| a.union(&b));
+    let is_inside = |(time, range): (TimeRange, TimeRange)| time.min <= range.min && range.max <= time.max;
+    time.zip(set.range()).is_some_and(is_inside) && set.series.is_subset(raw_series)
+}

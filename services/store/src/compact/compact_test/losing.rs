@@ -1,0 +1,85 @@
+//! Claims about manifests that lost versions: nothing of the tenant is deleted, and nothing is committed that would hide it (I10).
+
+use super::*;
+
+const DAY_SECONDS: u64 = 24 * 3600;
+
+impl World {
+    /// Removes the versions above one, and the hint.
+    async fn lose_versions(&self, above: u64) {
+        for path in self.objects().await {
+            let name = path.filename().unwrap_or_default().to_owned();
+            let version = name.strip_suffix(".json").and_then(|v| v.parse::<u64>().ok());
+            let is_hint = path.as_ref().ends_with("manifest/latest");
+            if path.as_ref().contains("/manifest/") && (is_hint || version.is_some_and(|v| v > above)) {
+                self.objects.delete(&path).await.unwrap();
+            }
+        }
+    }
+
+    /// Lets a store that has just started look after the tenant for some days; gives how often it failed.
+    async fn look_after(&self) -> u64 {
+        let mut compactor = self.compactor();
+        for _ in 0..5 {
+            compactor.visit_all().await;
+            self.sleep(DAY_SECONDS).await;
+        }
+        compactor.metrics.failures.get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_lost_manifest_deletes_no_block() {
+    for is_compacted in [true, false] {
+        let mut world = World::new(31);
+        world.day().await;
+        if is_compacted {
+            compact(&mut world.compactor()).await;
+        }
+        world.sleep(2 * DAY_SECONDS).await;
+        world.lose_versions(0).await;
+        let before = world.objects().await;
+        assert!(world.look_after().await > 0, "it is reported");
+        assert_eq!(world.objects().await, before, "compacted: {is_compacted}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_block_listed_after_all_was_lost_condemns_none_of_those_before() {
+    let mut world = World::new(32);
+    world.day().await;
+    let before = world.blocks_with_bytes().await;
+    world.sleep(2 * DAY_SECONDS).await;
+    world.lose_versions(0).await;
+    let data = world.some_data(24..26);
+    world.cut(24..26, &data).await;
+    world.look_after().await;
+    assert!(world.blocks_with_bytes().await.is_superset(&before));
+    // Where blocks tell that there were versions, nothing is listed.
+    let mut world = World::new(32);
+    world.day().await;
+    compact(&mut world.compactor()).await;
+    world.lose_versions(0).await;
+    let writer = Writer::partition("ingester", PartitionId(0), 1);
+    let committed = world.manifests().commit(&world.tenant, &writer, |_| Ok(())).await;
+    assert!(
+        matches!(committed, Err(koios_bucket::Error::Lost { .. })),
+        "{committed:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_manifest_that_fell_back_deletes_no_block() {
+    let mut world = World::new(33);
+    world.day().await;
+    let kept = world.manifest().await.version;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    world.sleep(3601).await;
+    compact(&mut compactor).await;
+    world.sleep(2 * DAY_SECONDS).await;
+    world.lose_versions(kept).await;
+    let before = world.objects().await;
+    assert!(world.look_after().await > 0, "it is reported");
+    assert_eq!(world.objects().await, before);
+}
