@@ -22,6 +22,7 @@ mod compiled_rules;
 mod disk_cache;
 mod error;
 mod layout;
+mod listing;
 mod manifest;
 mod pieces;
 mod ranges;

@@ -24,6 +24,7 @@ mod deleting;
 mod downsampled;
 mod exemplars;
 mod retaining;
+mod unreadable;
 
 use crashing::Crashing;
 

@@ -22,6 +22,7 @@ mod metrics;
 mod plan;
 mod retention;
 mod settings;
+mod standing;
 
 #[cfg(test)]
 mod compact_test;
@@ -39,15 +40,15 @@ use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 
-use cleanup::SeenDead;
 pub use deletions::DeletionWitness;
 use downsample_plan::{DownsampleJob, due_downsamplings};
 use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
-use plan::{MergeJob, due_merges};
+use plan::{MergeJob, due_merges, due_since_ms};
 use retention::{Aged, RetentionMetrics, TrustedClock, configured, due_expiries};
 pub use settings::{CompactionSettings, Downsampling};
+use standing::TenantStanding;
 
 /// Merges of one tenant before others have their turn.
 const MERGES_PER_VISIT: usize = 4;
@@ -55,12 +56,16 @@ const MERGES_PER_VISIT: usize = 4;
 const VISITS_PER_LISTING: u32 = 5;
 /// How often uploads that were never listed are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How long after a search for them that failed.
+const ORPHANS_AGAIN: Duration = Duration::from_secs(1800);
 /// How often it is looked whether deletions are complete.
 const DELETIONS_EVERY: Duration = Duration::from_secs(300);
 /// How often tenants of other processes are looked at.
 const WATCHED_EVERY: Duration = Duration::from_secs(600);
-/// How long a damaged block is left alone.
-const BAD_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How old what is told of a tenant may be while others are visited.
+const STANDS_FOR: Duration = Duration::from_secs(300);
+/// How often it is looked for what is older.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// Who compacts which tenant.
 #[async_trait]
@@ -101,40 +106,8 @@ pub struct Compactor {
     tenants: BTreeMap<TenantId, TenantStanding>,
     /// When the bucket was last asked for its tenants.
     listed_at: Option<Duration>,
-}
-
-/// What is remembered of a tenant.
-#[derive(Debug, Default)]
-struct TenantStanding {
-    /// Damaged blocks, and when they are tried again.
-    bad: BTreeMap<BlockId, Duration>,
-    /// What is due first, and since when.
-    due: Option<(MergeJob, Duration)>,
-    dead: SeenDead,
-    history_dropped_below: u64,
-    orphans_looked_at: Option<Duration>,
-    deletions_looked_at: Option<Duration>,
-    /// Its retention is held against the settings.
-    is_held: bool,
-    /// When it was last looked whether another process does what is due.
-    watched_at: Option<Duration>,
-}
-
-impl TenantStanding {
-    fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
-        self.bad.retain(|_, until| *until > now);
-        self.bad.keys().copied().collect()
-    }
-
-    /// Notes what is due first; gives for how long it has been.
-    fn note_due(&mut self, first: Option<&MergeJob>, now: Duration) -> Duration {
-        let since = match (&self.due, first) {
-            (Some((before, since)), Some(first)) if before == first => *since,
-            _ => now,
-        };
-        self.due = first.map(|job| (job.clone(), since));
-        now.saturating_sub(since)
-    }
+    /// When it was last looked of which tenants it was not told for a while how they stand.
+    told_at: Option<Duration>,
 }
 
 impl Compactor {
@@ -162,6 +135,7 @@ impl Compactor {
             deps,
             tenants: BTreeMap::new(),
             listed_at: None,
+            told_at: None,
         }
     }
 
@@ -182,6 +156,7 @@ impl Compactor {
         }
         let mut more = false;
         for tenant in self.tenants.keys().cloned().collect::<Vec<_>>() {
+            self.tell_standings().await;
             let runtime = &self.deps.runtime;
             if let Err(short) = runtime.memory.check(runtime.clock.elapsed()) {
                 tracing::info!(%short, "nothing is compacted meanwhile");
@@ -197,6 +172,37 @@ impl Compactor {
             }
         }
         more
+    }
+
+    /// Tells how tenants stand of which that was not told for a while, because the process has just started or others take long.
+    async fn tell_standings(&mut self) {
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let now = clock.elapsed();
+        if self.told_at.is_some_and(|at| now.saturating_sub(at) < TOLD_EVERY) {
+            return;
+        }
+        self.told_at = Some(now);
+        let is_old = |known: &TenantStanding| {
+            known
+                .stood_at
+                .is_none_or(|at| now.saturating_sub(at) >= STANDS_FOR)
+        };
+        let old = self.tenants.iter().filter(|(_, known)| is_old(known));
+        for tenant in old.map(|(tenant, _)| tenant.clone()).collect::<Vec<_>>() {
+            self.tenants.entry(tenant.clone()).or_default().stood_at = Some(clock.elapsed());
+            if self.deps.duty.epoch(&tenant, false).await.is_none() {
+                continue;
+            }
+            match self.deps.manifests.probe(&tenant).await {
+                Ok(manifest) => {
+                    let told = configured(&tenant, &self.settings, &self.deps.overrides);
+                    let (_, standing) = self.stand(&manifest, &told);
+                    self.metrics.stands(&tenant, &standing);
+                }
+                // Its visit tells. Of a bucket that is gone the next one would not be known either.
+                Err(_) => return,
+            }
+        }
     }
 
     async fn learn_tenants(&mut self) -> Result<(), CompactError> {
@@ -279,6 +285,8 @@ impl Compactor {
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
         let settings = self.settings_of(manifest, told);
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
+        known.stood_at = Some(now);
+        known.keep_listed(manifest);
         let bad = known.bad(now);
         let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
         jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
@@ -289,7 +297,8 @@ impl Compactor {
             due: jobs.len(),
             due_downsamplings: summaries.len(),
             due_for: known.note_due(jobs.first(), now),
-            bad: bad.len(),
+            oldest_due: oldest_due(manifest, &jobs, now_ms, &settings),
+            bad: known.reported(now),
         };
         (jobs, standing)
     }
@@ -356,17 +365,17 @@ impl Compactor {
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, resolutions_ms = ?job.resolutions, "downsampling");
         match self.merger.downsample(manifest, job, aged, writer).await {
             Ok(done) => {
+                self.note_read(tenant, &job.inputs);
                 let took = clock.elapsed().saturating_sub(started);
                 self.metrics.downsampled(&done, took);
                 let (into, bytes_out) = (done.blocks, done.bytes);
                 tracing::info!(%tenant, into, bytes_out, samples = done.samples, ?took, "downsampled");
                 if done.blocks == 0 {
                     // All of it was deleted: its blocks go when they are merged, and are not looked at until then.
-                    self.leave_alone(tenant, job.inputs.iter().map(|b| b.block));
+                    self.leave_alone(tenant, names(&job.inputs));
                 }
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (&job.inputs, job.window), &error),
+            Err(error) => self.failed(tenant, (&job.inputs, job.window), error).await?,
         }
         Ok(())
     }
@@ -384,8 +393,10 @@ impl Compactor {
             Ok(_) => {
                 tracing::info!(%tenant, block = %block.block, "summaries are written again without what is deleted")
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (std::slice::from_ref(block), block.window), &error),
+            Err(error) => {
+                let inputs = std::slice::from_ref(block);
+                self.failed(tenant, (inputs, block.window), error).await?;
+            }
         }
         Ok(true)
     }
@@ -394,13 +405,6 @@ impl Compactor {
     fn freed(&self) {
         let runtime = &self.deps.runtime;
         runtime.memory.freed(runtime.clock.elapsed());
-    }
-
-    /// Looks at blocks again after some hours only.
-    fn leave_alone(&mut self, tenant: &TenantId, blocks: impl Iterator<Item = BlockId>) {
-        let until = self.deps.runtime.clock.elapsed().saturating_add(BAD_FOR);
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        known.bad.extend(blocks.map(|block| (block, until)));
     }
 
     async fn merge_one(
@@ -416,12 +420,9 @@ impl Compactor {
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
         let merged = match self.merger.run(manifest, job, aged, writer).await {
             Ok(merged) => merged,
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => {
-                self.put_aside(tenant, (&job.inputs, job.window), &error);
-                return Ok(());
-            }
+            Err(error) => return self.failed(tenant, (&job.inputs, job.window), error).await,
         };
+        self.note_read(tenant, &job.inputs);
         let took = clock.elapsed().saturating_sub(started);
         self.metrics.merged(&merged, took);
         let (into, bytes_out, samples_out) = (merged.blocks, merged.bytes, merged.stats.samples_out);
@@ -444,6 +445,42 @@ impl Compactor {
         Ok(())
     }
 
+    /// What becomes of a job that failed: an error if it is tried again as it is, else some of its blocks are left alone and the
+    /// rest goes on.
+    async fn failed(
+        &mut self,
+        tenant: &TenantId,
+        (inputs, window): (&[ManifestBlock], TimeRange),
+        error: CompactError,
+    ) -> Result<(), CompactError> {
+        if !error.is_transient() || error.bad_block().is_some() {
+            self.put_aside(tenant, (inputs, window), &error);
+            return Ok(());
+        }
+        let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
+        let Some(block) = error.unread_block().filter(is_input) else {
+            return Err(error);
+        };
+        // Of a bucket that answers nothing a block says nothing.
+        if self.deps.manifests.bucket().latest(tenant).await.is_err() {
+            return Err(error);
+        }
+        self.metrics.failures.inc();
+        let now = self.deps.runtime.clock.elapsed();
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let is_it = known.note_unread(block, names(inputs), now);
+        let error = with_sources(&error);
+        match is_it {
+            true => {
+                tracing::error!(%tenant, %block, error, "a block cannot be read and the bucket answers else: it is left alone for an hour, and its neighbours are merged without it");
+            }
+            false => {
+                tracing::warn!(%tenant, %block, ?window, error, "a block cannot be read, trying again in a while");
+            }
+        }
+        Ok(())
+    }
+
     /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
     fn put_aside(
         &mut self,
@@ -454,11 +491,10 @@ impl Compactor {
         self.metrics.failures.inc();
         let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
         let bad = error.bad_block().filter(is_input);
-        let blocks = inputs
-            .iter()
-            .map(|b| b.block)
-            .filter(|b| bad.is_none_or(|bad| bad == *b));
-        self.leave_alone(tenant, blocks);
+        match bad {
+            Some(block) => self.leave_alone(tenant, [block]),
+            None => self.leave_alone(tenant, names(inputs)),
+        }
         let error = with_sources(error);
         match bad {
             Some(block) => {
@@ -468,6 +504,18 @@ impl Compactor {
                 tracing::error!(%tenant, ?window, error, "blocks cannot be merged or downsampled: they are left alone for some hours");
             }
         }
+    }
+
+    fn leave_alone(&mut self, tenant: &TenantId, blocks: impl IntoIterator<Item = BlockId>) {
+        let now = self.deps.runtime.clock.elapsed();
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        known.leave_alone(blocks, now);
+    }
+
+    /// Notes that the blocks of a job could be read.
+    fn note_read(&mut self, tenant: &TenantId, inputs: &[ManifestBlock]) {
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        known.note_read(names(inputs));
     }
 
     async fn clean_up(
@@ -496,22 +544,51 @@ impl Compactor {
         self.metrics.retired.inc_by(emptied as u64);
         let settings = self.settings_of(&manifest, told);
         let known = self.tenants.entry(tenant.clone()).or_default();
-        let bad = known.bad(clock.elapsed());
+        // What cannot be read now may be summarised later.
+        let bad = known.damaged(clock.elapsed());
         let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
         self.metrics.retired.inc_by(retired.blocks as u64);
         self.retention.samples.inc_by(retired.samples);
-        let looked = known.orphans_looked_at;
-        if looked.is_none_or(|at| clock.elapsed().saturating_sub(at) >= ORPHANS_EVERY) {
-            cleanup::bury_orphans(manifests, tenant, clock.now_ms(), &settings, writer).await?;
-            known.orphans_looked_at = Some(clock.elapsed());
+        if known.orphans_next.is_none_or(|at| clock.elapsed() >= at) {
+            let searched = cleanup::bury_orphans(manifests, tenant, clock.now_ms(), &settings, writer).await;
+            let next = match &searched {
+                Ok(_) => ORPHANS_EVERY,
+                Err(_) => ORPHANS_AGAIN,
+            };
+            known.orphans_next = Some(clock.elapsed().saturating_add(next));
+            self.metrics
+                .note_left(tenant, "uploads that were never listed are not found", searched);
         }
         let manifest = manifests.probe(tenant).await?;
         let now = clock.elapsed();
+        // What cannot go now keeps nothing else waiting.
         let deleted =
-            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await?;
-        self.metrics.deleted.inc_by(deleted as u64);
-        cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
+            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await;
+        let deleted = self
+            .metrics
+            .note_left(tenant, "bytes of dead blocks are not deleted", deleted);
+        self.metrics.deleted.inc_by(deleted.unwrap_or(0) as u64);
+        let dropped = cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await;
+        self.metrics
+            .note_left(tenant, "old versions of the manifest are not dropped", dropped);
+        Ok(())
     }
+}
+
+fn names(blocks: &[ManifestBlock]) -> impl Iterator<Item = BlockId> {
+    blocks.iter().map(|b| b.block)
+}
+
+/// For how long the merge has been due that has been for longest.
+fn oldest_due(
+    manifest: &Manifest,
+    jobs: &[MergeJob],
+    now_ms: i64,
+    settings: &CompactionSettings,
+) -> Duration {
+    let since = jobs.iter().map(|job| due_since_ms(manifest, job, settings)).min();
+    let age_ms = since.map_or(0, |since| now_ms.saturating_sub(since));
+    Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
 }
 
 /// The blocks that merges read.

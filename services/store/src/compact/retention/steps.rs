@@ -75,6 +75,9 @@ impl Compactor {
             return Ok(false);
         };
         self.retention.looked_through.inc_by(inputs.len() as u64);
+        if done.is_ok() {
+            self.note_read(tenant, &inputs);
+        }
         match done {
             Ok(None) => {}
             Ok(Some(removed)) => {
@@ -82,8 +85,7 @@ impl Compactor {
                 self.retention.samples.inc_by(removed.samples);
                 audit_series(tenant, &removed);
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (&inputs, window), &error),
+            Err(error) => self.failed(tenant, (&inputs, window), error).await?,
         }
         // What it became may be summarised by itself, or go.
         Ok(true)
