@@ -21,6 +21,7 @@ mod commit;
 mod compiled_rules;
 mod disk_cache;
 mod error;
+mod imports;
 mod layout;
 mod listing;
 mod manifest;
@@ -40,9 +41,8 @@ pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter, DiskReserve};
 pub use error::{Error, Result};
-pub use manifest::{
-    Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
-};
+pub use imports::ImportedBlock;
+pub use manifest::{Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer};
 pub use rebuild::{LeftOut, Rebuild};
 pub use retention::{ListedRule, RetentionOrigin, RetentionPolicy, RetentionRecord, SummaryRetention};
 pub use retry::RetryPolicy;
