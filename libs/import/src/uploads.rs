@@ -235,10 +235,8 @@ impl Uploads {
                     self.end(tenant, block, &UploadState::Failed(why)).await?;
                     continue;
                 }
-                let held = Stored {
-                    attempts: stored.attempts + 1,
-                    ..stored.held(self.holder(), now_ms)
-                };
+                let mut held = stored.held(self.holder(), now_ms);
+                held.attempts += 1;
                 self.note(tenant, block, &held).await?;
                 imported += usize::from(self.import(tenant, block, &held).await?);
             } else if now_ms.saturating_sub(stored.at_ms) >= KEPT_MS {

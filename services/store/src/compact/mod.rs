@@ -8,7 +8,7 @@
 //! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
 //! gone does nothing, so that two processes at once waste work and nothing else; duty is only there to avoid that (I14). A merge
 //! begins again from nothing after any crash. What a merge holds in memory does not grow with the size of its inputs: of
-//! each a little is read ahead, and the blocks it writes are split where they would grow beyond a bound. A damaged block is left alone and reported, the rest goes on (I11).
+//! each a little is read ahead, and the blocks it writes are split where they would grow beyond a bound. A block that is damaged or cannot be read is left alone and reported, the rest goes on (I11).
 //!
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
