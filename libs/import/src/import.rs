@@ -229,7 +229,7 @@ impl Importer {
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<(), ImportError> {
         let windows = self.plan(job).await?;
-        let kept_from = job.report.kept.from(self.clock.now_ms());
+        let kept_from = job.report.kept.since(self.clock.now_ms());
         job.passes = (0, windows.len());
         for window in windows {
             let fate = if kept_from.is_some_and(|from| window.max < from) {
@@ -288,7 +288,7 @@ impl Importer {
 
     /// The first time of a tenant that is kept; `None` when all are.
     pub(crate) fn kept_from(&self, manifest: &Manifest) -> Option<i64> {
-        self.settings.kept(manifest).from(self.clock.now_ms())
+        self.settings.kept(manifest).since(self.clock.now_ms())
     }
 
     /// Reads one window, and writes it if that is its fate.

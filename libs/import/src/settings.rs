@@ -111,7 +111,7 @@ pub struct Kept {
 
 impl Kept {
     /// The first time that is kept, `None` when all are.
-    pub(crate) fn from(self, now_ms: i64) -> Option<i64> {
+    pub(crate) fn since(self, now_ms: i64) -> Option<i64> {
         self.ms.map(|ms| now_ms.saturating_sub(ms))
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
+mod aside;
 mod cleanup;
 mod deletions;
 mod downsample;
@@ -273,6 +274,14 @@ impl Compactor {
         Ok(merges || downsamplings || cleanings || expiries)
     }
 
+    /// The manifest as the visit found it or left it: what others commit meanwhile the next one sees, and commits look for.
+    pub(crate) async fn newest(&self, tenant: &TenantId) -> Result<Arc<Manifest>, CompactError> {
+        match self.deps.manifests.known(tenant) {
+            Some(known) => Ok(known),
+            None => Ok(self.deps.manifests.probe(tenant).await?),
+        }
+    }
+
     /// Whether what is due first has been for longer than anybody needs who does it.
     fn is_overdue(&self, jobs: &[MergeJob], standing: &Standing) -> bool {
         jobs.first()
@@ -300,6 +309,8 @@ impl Compactor {
             oldest_due: oldest_due(manifest, &jobs, now_ms, &settings),
             bad: known.reported(now),
         };
+        let paused = known.paused(now);
+        jobs.retain(|job| !is_any_of(&paused, &job.inputs));
         (jobs, standing)
     }
 
@@ -310,7 +321,7 @@ impl Compactor {
         writer: &Writer,
     ) -> Result<bool, CompactError> {
         for _ in 0..MERGES_PER_VISIT {
-            let manifest = self.deps.manifests.probe(tenant).await?;
+            let manifest = self.newest(tenant).await?;
             let (jobs, standing) = self.stand(&manifest, told);
             self.metrics.stands(tenant, &standing);
             let Some(job) = jobs.first() else {
@@ -330,19 +341,17 @@ impl Compactor {
         told: &RetentionPolicy,
         writer: &Writer,
     ) -> Result<bool, CompactError> {
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let bad = self
-            .tenants
-            .entry(tenant.clone())
-            .or_default()
-            .bad(clock.elapsed());
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let (bad, paused) = (known.bad(clock.elapsed()), known.paused(clock.elapsed()));
         let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest, told));
         let mut elsewhere = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
         // What series past their retention go from first may be empty then.
         let expiring = due_expiries(&manifest, now_ms, &settings, &bad, &elsewhere);
         elsewhere.extend(expiring.iter().map(|job| job.block.block));
-        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
+        let mut jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
+        jobs.retain(|job| !is_any_of(&paused, &job.inputs));
         let Some(job) = jobs.first() else {
             return Ok(false);
         };
@@ -382,9 +391,11 @@ impl Compactor {
 
     /// Takes what is deleted out of one block of summaries whose samples are gone; whether there was one.
     async fn clean_summaries(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let now = self.deps.runtime.clock.elapsed();
-        let bad = self.tenants.entry(tenant.clone()).or_default().bad(now);
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let mut bad = known.bad(now);
+        bad.extend(known.paused(now));
         let Some(block) = deletions::summaries_to_clean(&manifest, &bad) else {
             return Ok(false);
         };
@@ -445,79 +456,6 @@ impl Compactor {
         Ok(())
     }
 
-    /// What becomes of a job that failed: an error if it is tried again as it is, else some of its blocks are left alone and the
-    /// rest goes on.
-    async fn failed(
-        &mut self,
-        tenant: &TenantId,
-        (inputs, window): (&[ManifestBlock], TimeRange),
-        error: CompactError,
-    ) -> Result<(), CompactError> {
-        if !error.is_transient() || error.bad_block().is_some() {
-            self.put_aside(tenant, (inputs, window), &error);
-            return Ok(());
-        }
-        let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
-        let Some(block) = error.unread_block().filter(is_input) else {
-            return Err(error);
-        };
-        // Of a bucket that answers nothing a block says nothing.
-        if self.deps.manifests.bucket().latest(tenant).await.is_err() {
-            return Err(error);
-        }
-        self.metrics.failures.inc();
-        let now = self.deps.runtime.clock.elapsed();
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        let is_it = known.note_unread(block, names(inputs), now);
-        let error = with_sources(&error);
-        match is_it {
-            true => {
-                tracing::error!(%tenant, %block, error, "a block cannot be read and the bucket answers else: it is left alone for an hour, and its neighbours are merged without it");
-            }
-            false => {
-                tracing::warn!(%tenant, %block, ?window, error, "a block cannot be read, trying again in a while");
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
-    fn put_aside(
-        &mut self,
-        tenant: &TenantId,
-        (inputs, window): (&[ManifestBlock], TimeRange),
-        error: &CompactError,
-    ) {
-        self.metrics.failures.inc();
-        let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
-        let bad = error.bad_block().filter(is_input);
-        match bad {
-            Some(block) => self.leave_alone(tenant, [block]),
-            None => self.leave_alone(tenant, names(inputs)),
-        }
-        let error = with_sources(error);
-        match bad {
-            Some(block) => {
-                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
-            }
-            None => {
-                tracing::error!(%tenant, ?window, error, "blocks cannot be merged or downsampled: they are left alone for some hours");
-            }
-        }
-    }
-
-    fn leave_alone(&mut self, tenant: &TenantId, blocks: impl IntoIterator<Item = BlockId>) {
-        let now = self.deps.runtime.clock.elapsed();
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        known.leave_alone(blocks, now);
-    }
-
-    /// Notes that the blocks of a job could be read.
-    fn note_read(&mut self, tenant: &TenantId, inputs: &[ManifestBlock]) {
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        known.note_read(names(inputs));
-    }
-
     async fn clean_up(
         &mut self,
         tenant: &TenantId,
@@ -525,7 +463,7 @@ impl Compactor {
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         deletions::finalize(
             &self.deps.manifests,
             &manifest,
@@ -536,10 +474,10 @@ impl Compactor {
         .await?;
         let old_as_of = self.trusted.now_ms().await?;
         self.retention.ahead.set(self.trusted.ahead_seconds());
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         self.note_retention(&manifest, told, old_as_of, writer).await?;
         let manifests = &self.deps.manifests;
-        let manifest = manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
         self.metrics.retired.inc_by(emptied as u64);
         let settings = self.settings_of(&manifest, told);
@@ -559,7 +497,8 @@ impl Compactor {
             self.metrics
                 .note_left(tenant, "uploads that were never listed are not found", searched);
         }
-        let manifest = manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
+        let known = self.tenants.entry(tenant.clone()).or_default();
         let now = clock.elapsed();
         // What cannot go now keeps nothing else waiting.
         let deleted =
@@ -573,6 +512,11 @@ impl Compactor {
             .note_left(tenant, "old versions of the manifest are not dropped", dropped);
         Ok(())
     }
+}
+
+/// Whether a job has a block among these.
+fn is_any_of(these: &BTreeSet<BlockId>, inputs: &[ManifestBlock]) -> bool {
+    names(inputs).any(|block| these.contains(&block))
 }
 
 fn names(blocks: &[ManifestBlock]) -> impl Iterator<Item = BlockId> {

@@ -54,20 +54,40 @@ enum Why {
     Beside,
 }
 
+impl Why {
+    fn is_pause(self) -> bool {
+        match self {
+            Self::Damaged => false,
+            Self::Unread(failures) => failures < UNREAD_MAX,
+            Self::Beside => true,
+        }
+    }
+}
+
 impl TenantStanding {
     /// Forgets of blocks that are not listed any more.
     pub(super) fn keep_listed(&mut self, manifest: &Manifest) {
         self.aside.retain(|block, _| manifest.block(*block).is_some());
     }
 
-    /// The blocks that are left alone now.
+    /// The blocks that are left alone now, as if they were not there.
     pub(super) fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
         // Of what could not be read the number of failures is still known when it is tried again.
         self.aside.retain(|_, aside| match aside.why {
             Why::Unread(_) => aside.until.saturating_add(BAD_FOR) > now,
             Why::Damaged | Why::Beside => aside.until > now,
         });
-        let aside = self.aside.iter().filter(|(_, aside)| aside.until > now);
+        self.aside_now(now, |why| !why.is_pause())
+    }
+
+    /// The blocks of which no job is begun now. Its window waits with them, so that it is not merged without them.
+    pub(super) fn paused(&self, now: Duration) -> BTreeSet<BlockId> {
+        self.aside_now(now, Why::is_pause)
+    }
+
+    fn aside_now(&self, now: Duration, is_wanted: impl Fn(Why) -> bool) -> BTreeSet<BlockId> {
+        let aside = self.aside.iter();
+        let aside = aside.filter(|(_, aside)| aside.until > now && is_wanted(aside.why));
         aside.map(|(block, _)| *block).collect()
     }
 
@@ -160,12 +180,22 @@ mod tests {
         let both = BTreeSet::from([id(1), id(2)]);
         for failure in 1..UNREAD_MAX {
             assert!(!standing.note_unread(id(1), both.clone(), now), "{failure}");
-            assert_eq!((standing.bad(now), standing.reported(now)), (both.clone(), 0));
+            assert_eq!(
+                (
+                    standing.bad(now).len(),
+                    standing.paused(now),
+                    standing.reported(now)
+                ),
+                (0, both.clone(), 0)
+            );
             now += UNREAD_PAUSE;
-            assert_eq!(standing.bad(now), BTreeSet::new());
+            assert_eq!(standing.paused(now), BTreeSet::new());
         }
         assert!(standing.note_unread(id(1), both, now));
-        assert_eq!(standing.bad(now), BTreeSet::from([id(1)]));
+        assert_eq!(
+            (standing.bad(now), standing.paused(now).len()),
+            (BTreeSet::from([id(1)]), 0)
+        );
         assert_eq!((standing.damaged(now).len(), standing.reported(now)), (0, 1));
         // It is tried again, and reported until it could be read.
         now += UNREAD_FOR;
