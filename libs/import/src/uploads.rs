@@ -238,7 +238,7 @@ impl Uploads {
                 let mut held = stored.held(self.holder(), now_ms);
                 held.attempts += 1;
                 self.note(tenant, block, &held).await?;
-                imported += usize::from(self.import(tenant, block, &held).await?);
+                imported += usize::from(Box::pin(self.import(tenant, block, &held)).await?);
             } else if now_ms.saturating_sub(stored.at_ms) >= KEPT_MS {
                 self.bucket().remove_upload(tenant, block, None).await?;
             }
@@ -274,7 +274,7 @@ impl Uploads {
         let importing = self
             .importer
             .import_as_of(tenant, Arc::new(files), held.version, &|_| {});
-        let done = match select(pin!(importing), pin!(self.hold(tenant, block))).await {
+        let done = match select(Box::pin(importing), pin!(self.hold(tenant, block))).await {
             Either::Left((done, _)) => done,
             Either::Right(((), _)) => {
                 tracing::info!(%tenant, source = %block, "uploaded block was removed, or another process imports it: given up here");
