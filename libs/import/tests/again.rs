@@ -55,8 +55,8 @@ async fn import(importer: &Importer, content: &TsdbContent) -> Imported {
 }
 
 async fn change(importer: &Importer, mut change: impl FnMut(&mut Manifest) + Send) -> u64 {
-    let writer = Writer::compaction("test", 1);
-    let commit = importer.bucket.commit(&tenant(), &writer, |m| {
+    let (tenant, writer) = (tenant(), Writer::compaction("test", 1));
+    let commit = importer.bucket.commit(&tenant, &writer, |m| {
         change(m);
         Ok(())
     });

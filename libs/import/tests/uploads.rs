@@ -323,8 +323,8 @@ async fn i10_uploads_from_before_a_tenant_was_deleted_go_and_later_ones_stay() {
     let (uploads, bucket) = uploads_on(&store);
     let files = content(ULID, 3).files();
     let delete = async || {
-        let writer = Writer::compaction("test", 1);
-        let commit = bucket.commit(&tenant(), &writer, |m| {
+        let (tenant, writer) = (tenant(), Writer::compaction("test", 1));
+        let commit = bucket.commit(&tenant, &writer, |m| {
             m.add_tombstone(Tombstone {
                 state: TombstoneState::Final,
                 ..Tombstone::new(Nonce(u128::from(m.version)), &Matchers::default(), TimeRange::ALL)

@@ -517,25 +517,6 @@ impl Settings {
         Ok(())
     }
 
-    /// What is allowed and hardly meant: `store.deletion-delay` shorter than a query may take.
-    pub fn doubts(&self) -> Vec<String> {
-        let of_all = ("limits.query-timeout".to_owned(), &self.limits);
-        let own = self.overrides.iter();
-        let own = own.map(|(tenant, limits)| (format!("overrides.{tenant}.query-timeout"), limits));
-        let delay = self.store.deletion_delay;
-        let longer = std::iter::once(of_all)
-            .chain(own)
-            .filter(|(_, limits)| limits.query_timeout > delay);
-        let doubt = |(key, limits): (String, &Limits)| {
-            format!(
-                "store.deletion-delay is {delay:?}, shorter than {key}, {:?}: the bytes of blocks that were merged go while queries still read them, \
-                 which fail then",
-                limits.query_timeout
-            )
-        };
-        longer.map(doubt).collect()
-    }
-
     /// Half of the bytes in flight may be one tenant's, and its largest request must fit into them: whatever the format, it takes up
     /// to [`REQUEST_HELD_MAX`] times its size. What expands to more, as histograms may, gets 413.
     fn validate_request_bytes(&self) -> Result<(), String> {

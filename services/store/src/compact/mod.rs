@@ -36,7 +36,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use koios_block::BlockId;
 use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, TenantManifests, Writer};
-use koios_model::{TenantId, TimeRange};
+use koios_model::TenantId;
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
