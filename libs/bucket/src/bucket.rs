@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use koios_model::TenantId;
 use koios_runtime::{ClockHandle, RngHandle};
 use object_store::path::Path;
@@ -14,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use crate::layout::Layout;
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{self, Opened};
-use crate::{Error, Result, verdict};
+use crate::{Error, Result, listing, verdict};
 
 /// Folder of the objects by which the storage's clock is read.
 const CLOCK_FOLDER: &str = "clock";
@@ -240,22 +239,7 @@ impl Bucket {
 
     /// The objects under a folder, by name. Lists: never on a hot path.
     pub(crate) async fn list(&self, folder: &Path) -> Result<Vec<Path>> {
-        let store = self.store();
-        let attempt = || async move {
-            let mut found = Vec::new();
-            let mut objects = store.list(Some(folder));
-            while let Some(object) = objects.next().await {
-                found.push(object?.location);
-            }
-            Ok(found)
-        };
-        let mut found = match self.inner.retry.run(folder, attempt).await {
-            Ok(value) => value,
-            Err(Error::NotFound { .. }) => Vec::new(),
-            Err(e) => return Err(e),
-        };
-        found.sort_unstable();
-        Ok(found)
+        listing::list(self.store(), folder, &self.inner.retry).await
     }
 
     /// The tenants that have anything in the bucket, by name. Lists: for start-up and administration.

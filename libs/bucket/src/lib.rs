@@ -22,7 +22,9 @@ mod commit;
 mod compiled_rules;
 mod disk_cache;
 mod error;
+mod imports;
 mod layout;
+mod listing;
 mod lost;
 mod manifest;
 mod pieces;
@@ -41,10 +43,9 @@ pub use blocks::{Blocks, BucketRangeRead};
 pub use bucket::Bucket;
 pub use disk_cache::{DiskCache, DiskCacheSettings, DiskCacheStats, DiskCacheWriter, DiskReserve};
 pub use error::{Error, Result};
+pub use imports::ImportedBlock;
 pub use lost::Unlisted;
-pub use manifest::{
-    Coverage, DeadBlock, ImportedBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer,
-};
+pub use manifest::{Coverage, DeadBlock, MANIFEST_FORMAT, Manifest, ManifestBlock, Nonce, Writer};
 pub use rebuild::{LeftOut, Rebuild};
 pub use retention::{ListedRule, RetentionOrigin, RetentionPolicy, RetentionRecord, SummaryRetention};
 pub use retry::RetryPolicy;

@@ -6,6 +6,7 @@ use std::fmt;
 use koios_block::{BlockId, BlockMeta, META_PART, PartSummary};
 use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 
+use crate::imports::ImportedBlock;
 use crate::retention::RetentionRecord;
 use crate::tombstone::{CHANGED, Tombstone, TombstoneState};
 use crate::{Error, Result};
@@ -239,17 +240,6 @@ pub struct DeadBlock {
     pub parts: Vec<String>,
 }
 
-/// A block of another system's whose samples were imported: it is not imported twice.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ImportedBlock {
-    /// The name that it has there, which is no block here.
-    pub source: BlockId,
-    /// How many samples came of it.
-    pub samples: u64,
-    /// The version that first lists them.
-    pub version: u64,
-}
-
 /// One version of a tenant's manifest.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Manifest {
@@ -289,6 +279,10 @@ pub struct Manifest {
     /// Older versions of the program forget it.
     #[serde(default, skip_serializing_if = "is_never")]
     pub begun_ms: i64,
+    /// The last version that first listed a deletion which is complete and listed no more; 0 for none. Older versions of the program
+    /// forget it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deletions_done: u64,
 }
 
 fn is_never(ms: &i64) -> bool {
@@ -380,27 +374,8 @@ impl Manifest {
             imports: Vec::new(),
             rebuilt: 0,
             begun_ms: 0,
+            deletions_done: 0,
             retention: None,
-        }
-    }
-
-    /// Whether a block of another system was imported.
-    pub fn is_imported(&self, source: BlockId) -> bool {
-        self.imports.binary_search_by_key(&source, |i| i.source).is_ok()
-    }
-
-    /// Notes that a block of another system was imported; the commit stamps it.
-    pub fn note_import(&mut self, source: BlockId, samples: u64) {
-        if let Err(at) = self.imports.binary_search_by_key(&source, |i| i.source) {
-            let version = 0;
-            self.imports.insert(
-                at,
-                ImportedBlock {
-                    source,
-                    samples,
-                    version,
-                },
-            );
         }
     }
 
@@ -571,6 +546,7 @@ impl Manifest {
         }
         self.epochs = base.epochs.clone();
         self.epochs.insert(writer.resource.clone(), writer.epoch);
+        self.note_deletions_done(base);
         for d in self.dead.iter_mut().filter(|d| d.version == 0) {
             d.version = base.version + 1;
             d.at_ms = now_ms;

@@ -86,6 +86,11 @@ impl Tombstone {
             && self.range.overlaps(&block.range)
     }
 
+    /// Whether it is of all series and times, as that of a tenant is.
+    pub fn deletes_everything(&self) -> bool {
+        self.matchers.is_empty() && self.range == TimeRange::ALL
+    }
+
     /// The version that last changed it: readers that know a later one know how it stands.
     pub fn known_from(&self) -> u64 {
         self.version.max(self.changed)

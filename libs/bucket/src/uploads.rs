@@ -9,7 +9,7 @@ use koios_model::TenantId;
 use object_store::path::Path;
 use object_store::{MultipartUpload, PutPayload};
 
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, Created};
 use crate::retry::{Retry, unavailable};
 use crate::{Error, Result, pieces};
 
@@ -128,6 +128,21 @@ impl Bucket {
     ) -> Result<()> {
         self.put(&self.layout().upload(tenant, upload).join_all(file), bytes)
             .await
+    }
+
+    /// Writes a small file of an upload unless there is one; whether it did.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn create_file(
+        &self,
+        tenant: &TenantId,
+        upload: BlockId,
+        file: &str,
+        bytes: &Bytes,
+    ) -> Result<bool> {
+        let path = self.layout().upload(tenant, upload).join_all(file);
+        Ok(self.create(&path, bytes).await? == Created::Yes)
     }
 
     /// A small file of an upload, if it is there.

@@ -293,7 +293,7 @@ async fn i11_every_flipped_bit_of_a_manifest_is_noticed() {
         .bucket
         .commit(&tenant(), &writer(2), |m| {
             m.add_tombstone(tombstone());
-            m.note_import(id(9), 12);
+            m.note_import(id(9), 12, None);
             m.bury(id(5), vec![META_PART.to_owned()]);
             Ok(())
         })

@@ -146,7 +146,7 @@ async fn i10_what_a_readable_version_says_is_dead_stays_dead_and_what_it_lists_s
     rig.list(&[&a, &b, &c]).await;
     let remove = |m: &mut Manifest| {
         m.remove_block(id(1));
-        m.note_import(id(99), 7);
+        m.note_import(id(99), 7, None);
         Ok(())
     };
     rig.bucket.commit(&tenant(), &writer(3), remove).await.unwrap();
@@ -167,7 +167,7 @@ async fn i10_what_a_readable_version_says_is_dead_stays_dead_and_what_it_lists_s
     assert_eq!(plan.damaged.iter().map(|(b, _)| *b).collect::<Vec<_>>(), [id(2)]);
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert_eq!((rebuilt.version, rig.names().await), (4, vec![2, 3, 4]));
-    assert!(rebuilt.is_dead(id(1)) && rebuilt.is_imported(id(99)));
+    assert!(rebuilt.is_dead(id(1)) && rebuilt.imported(id(99)).is_some());
     assert_eq!(rebuilt.epochs.get("partition/0"), Some(&3));
 }
 

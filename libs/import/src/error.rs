@@ -48,6 +48,11 @@ pub enum ImportError {
         /// How many were read.
         found: u64,
     },
+    /// Nothing of it may be there any more.
+    #[error(
+        "samples of the tenant were deleted after the block came and before it was imported: bring it again if it is to be there"
+    )]
+    Deleted,
     /// The process had no memory for it for long.
     #[error("the import waited for memory and gave up, nothing of the block is listed")]
     Memory(#[from] MemoryShort),
@@ -64,7 +69,11 @@ impl ImportError {
             Self::Bucket(e) => e.is_transient(),
             Self::Block(e) => matches!(e, koios_block::Error::Read { .. }),
             Self::Memory(_) => true,
-            Self::Span { .. } | Self::Count { .. } | Self::Differs { .. } | Self::Panicked(_) => false,
+            Self::Span { .. }
+            | Self::Count { .. }
+            | Self::Differs { .. }
+            | Self::Deleted
+            | Self::Panicked(_) => false,
         }
     }
 }

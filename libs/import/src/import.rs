@@ -1,7 +1,6 @@
 //! One import: plan, read, write, read back, commit.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,13 @@ use koios_block::{
     BlockCache, BlockId, BlockMerge, BlockMeta, BlockOptions, BlockWriter, Digest, Layout, MergeInput,
     MergedSeries, MergedWriter,
 };
-use koios_bucket::{Blocks, Bucket, Error as BucketError, Manifest, ManifestBlock, Writer};
+use koios_bucket::{Blocks, Bucket, Error as BucketError, ImportedBlock, Manifest, ManifestBlock, Writer};
 use koios_model::{Histogram, TenantId, TimeRange};
 use koios_runtime::{ClockHandle, Cpu, MemoryWatch, RngHandle, with_sources};
 use koios_tsdb::{SeriesReader, TsdbBlock, TsdbFiles, TsdbSeries};
 
 use crate::ImportError;
+use crate::settings::{ImportSettings, Kept, millis};
 use crate::windows::Windows;
 
 /// Bytes of series that go to the writer at a time, unless one has more: some 64 Ki floats.
@@ -26,68 +26,6 @@ const MEMORY_WAIT_MAX: Duration = Duration::from_secs(600);
 const READ_BACK_CELLS_BYTES: u64 = 32 << 20;
 /// The same for footers and page indexes.
 const READ_BACK_INDEX_BYTES: u64 = 16 << 20;
-
-/// What becomes of labels that a block's `meta.json` names and its series do not have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExternalLabels {
-    /// Every series gets them, but for these.
-    AddExcept(BTreeSet<String>),
-    /// None are added.
-    Ignore,
-}
-
-impl ExternalLabels {
-    /// Those that are added. Names that begin with two underscores are notes that Mimir makes for itself.
-    fn of(&self, external: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let Self::AddExcept(left_out) = self else {
-            return BTreeMap::new();
-        };
-        let added = external.iter().filter(|(name, value)| {
-            !name.starts_with("__") && !value.is_empty() && !left_out.contains(*name)
-        });
-        added.map(|(name, value)| (name.clone(), value.clone())).collect()
-    }
-}
-
-/// Knows how long samples of tenants are kept.
-pub trait Retentions: fmt::Debug + Send + Sync {
-    /// The longest that any sample of a tenant is; zero for ever.
-    fn of(&self, tenant: &TenantId) -> Duration;
-}
-
-/// How blocks are imported.
-#[derive(Clone, Debug)]
-pub struct ImportSettings {
-    /// Width of the windows that blocks are cut for. Default 2 h.
-    pub block_range: Duration,
-    /// Windows that ended longer ago are left out; zero takes all. Default 150 days.
-    pub retention: Duration,
-    /// Says it by tenant instead.
-    pub retentions: Option<Arc<dyn Retentions>>,
-    /// A block ends at about so many bytes: it is in memory until it is uploaded. Default 128 MiB.
-    pub block_bytes: usize,
-    /// The same for series. Default 500,000.
-    pub block_series: usize,
-    /// What becomes of external labels. Default: all are added.
-    pub external: ExternalLabels,
-    /// Whether everything is read and checked, and nothing written. Default false.
-    pub dry_run: bool,
-}
-
-impl Default for ImportSettings {
-    fn default() -> Self {
-        const HOUR: Duration = Duration::from_secs(3600);
-        Self {
-            block_range: 2 * HOUR,
-            retention: 150 * 24 * HOUR,
-            retentions: None,
-            block_bytes: 128 << 20,
-            block_series: 500_000,
-            external: ExternalLabels::AddExcept(BTreeSet::new()),
-            dry_run: false,
-        }
-    }
-}
 
 /// What became of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +51,8 @@ pub struct Imported {
     pub samples: u64,
     /// Samples that are left out because they are older than the retention.
     pub too_old: u64,
+    /// How long samples are kept that are not left out.
+    pub kept: Kept,
     /// Samples that its tombstones delete.
     pub deleted: u64,
     /// Samples that stood beside another of the same series and time.
@@ -158,8 +98,16 @@ struct Job<'a> {
     tenant: &'a TenantId,
     block: TsdbBlock,
     source: BlockId,
+    /// What new blocks say they came from. Compaction takes those of the same for one run, and merges it when others come.
+    sources: Vec<BlockId>,
     external: BTreeMap<String, String>,
     clean_up_to: u64,
+    /// What was known of the source when the import began.
+    noted: Option<ImportedBlock>,
+    /// Windows that begin later were imported before.
+    only_before: Option<i64>,
+    /// The end of the last window that was left out.
+    left_out_before: Option<i64>,
     report: Imported,
     /// Samples of the chunks that were read.
     read: u64,
@@ -168,6 +116,15 @@ struct Job<'a> {
     starts: bool,
     /// The part of the work that is done, and of which the pass at hand is one part more.
     passes: (usize, usize),
+}
+
+/// What becomes of the samples of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Written,
+    TooOld,
+    /// They were imported before.
+    Known,
 }
 
 /// A block that is being written.
@@ -189,21 +146,47 @@ impl Importer {
         files: Arc<dyn TsdbFiles>,
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Imported, ImportError> {
+        self.import_as_of(tenant, files, None, watch).await
+    }
+
+    /// As [`Self::import`], of a block that came when a version of the tenant's manifest was the newest: deletions made later are about
+    /// its samples, too.
+    ///
+    /// # Errors
+    /// Those of [`Self::import`].
+    pub async fn import_as_of(
+        &self,
+        tenant: &TenantId,
+        files: Arc<dyn TsdbFiles>,
+        version: Option<u64>,
+        watch: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Imported, ImportError> {
         let block = TsdbBlock::open(files).await?;
         let source = BlockId::from(block.meta().ulid);
         let manifest = self.bucket.latest(tenant).await?;
+        let kept = self.settings.kept(&manifest);
+        let noted = manifest.imported(source).cloned();
+        // What is imported once more is another run than what came before, which it may meet.
+        let again = noted
+            .is_some()
+            .then(|| BlockId::new(self.clock.now_ms(), self.rng.u128()));
         let mut job = Job {
             tenant,
             source,
+            sources: std::iter::once(source).chain(again).collect(),
             external: self.settings.external.of(&block.meta().external),
             // Deletions made before now are not about samples that come now.
-            clean_up_to: manifest.version,
+            clean_up_to: version.map_or(manifest.version, |v| v.min(manifest.version)),
+            only_before: noted.as_ref().and_then(|n| n.left_out_before_ms),
+            noted,
+            left_out_before: None,
             report: Imported {
                 source,
                 outcome: Outcome::Known,
                 series: 0,
                 samples: 0,
                 too_old: 0,
+                kept,
                 deleted: 0,
                 doubled: 0,
                 blocks: 0,
@@ -216,8 +199,13 @@ impl Importer {
             passes: (0, 1),
             block,
         };
-        if manifest.is_imported(source) {
+        if self.settings.again {
+            job.only_before = None;
+        } else if self.is_done(&manifest, source) {
             return Ok(job.report);
+        }
+        if manifest.has_deleted_since(job.clean_up_to) {
+            return Err(ImportError::Deleted);
         }
         job.report.bytes_in = job.block.bytes().await?;
         let done = Box::pin(self.run(&mut job, watch)).await;
@@ -229,17 +217,29 @@ impl Importer {
         done.map(|()| job.report)
     }
 
+    /// Whether a block was imported, and nothing of it left out that is kept by now.
+    pub(crate) fn is_done(&self, manifest: &Manifest, source: BlockId) -> bool {
+        let kept_from = self.kept_from(manifest);
+        manifest.imported(source).is_some_and(|i| i.is_whole(kept_from))
+    }
+
     async fn run(
         &self,
         job: &mut Job<'_>,
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<(), ImportError> {
         let windows = self.plan(job).await?;
-        let kept_from = self.kept_from(job.tenant);
+        let kept_from = job.report.kept.since(self.clock.now_ms());
         job.passes = (0, windows.len());
         for window in windows {
-            let too_old = kept_from.is_some_and(|from| window.max < from);
-            Box::pin(self.pass(job, window, too_old, watch)).await?;
+            let fate = if kept_from.is_some_and(|from| window.max < from) {
+                Fate::TooOld
+            } else if job.only_before.is_some_and(|before| window.min >= before) {
+                Fate::Known
+            } else {
+                Fate::Written
+            };
+            Box::pin(self.pass(job, window, fate, watch)).await?;
             job.passes.0 += 1;
         }
         if let Some(said) = job.block.meta().samples.filter(|said| *said != job.read) {
@@ -258,6 +258,7 @@ impl Importer {
             self.bury(job).await;
             job.report = Imported {
                 outcome: Outcome::Known,
+                too_old: 0,
                 samples: 0,
                 blocks: 0,
                 bytes_out: 0,
@@ -286,22 +287,20 @@ impl Importer {
     }
 
     /// The first time of a tenant that is kept; `None` when all are.
-    pub(crate) fn kept_from(&self, tenant: &TenantId) -> Option<i64> {
-        let of_tenant = self.settings.retentions.as_ref().map(|r| r.of(tenant));
-        let retention = of_tenant.unwrap_or(self.settings.retention);
-        (!retention.is_zero()).then(|| self.clock.now_ms().saturating_sub(millis(retention)))
+    pub(crate) fn kept_from(&self, manifest: &Manifest) -> Option<i64> {
+        self.settings.kept(manifest).since(self.clock.now_ms())
     }
 
-    /// Reads one window, and writes it unless it is too old.
+    /// Reads one window, and writes it if that is its fate.
     async fn pass(
         &self,
         job: &mut Job<'_>,
         window: TimeRange,
-        too_old: bool,
+        fate: Fate,
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<(), ImportError> {
         let mut reader = job.block.series(window, &job.external);
-        let writes = !too_old && !self.settings.dry_run;
+        let writes = fate == Fate::Written && !self.settings.dry_run;
         let mut open: Option<Open> = None;
         let mut samples = 0;
         loop {
@@ -347,12 +346,18 @@ impl Importer {
         }
         let stats = reader.stats();
         job.read += stats.samples;
-        if too_old {
-            job.report.too_old += samples;
-        } else {
-            job.report.samples += samples;
-            job.report.deleted += stats.deleted;
-            job.report.doubled += stats.doubled;
+        match fate {
+            Fate::TooOld if samples == 0 => {}
+            Fate::TooOld => {
+                job.report.too_old += samples;
+                job.left_out_before = Some(window.max.saturating_add(1));
+            }
+            Fate::Known => {}
+            Fate::Written => {
+                job.report.samples += samples;
+                job.report.deleted += stats.deleted;
+                job.report.doubled += stats.doubled;
+            }
         }
         Ok(())
     }
@@ -377,8 +382,7 @@ impl Importer {
         let block = BlockId::new(self.clock.now_ms(), self.rng.u128());
         let options = BlockOptions {
             level: 1,
-            // Compaction takes those of one source for one run, and merges it when others come.
-            sources: vec![job.source],
+            sources: job.sources.clone(),
             clean_up_to: job.clean_up_to,
             starts: job.starts,
             layout: Layout::compacted(),
@@ -450,19 +454,25 @@ impl Importer {
 
     /// Lists what was written; false when another import of the same block was faster.
     async fn commit(&self, job: &Job<'_>) -> Result<bool, ImportError> {
-        let mut known = false;
+        let (mut known, mut deleted) = (false, false);
         let list = |m: &mut Manifest| {
-            known = m.is_imported(job.source);
-            if known {
+            let noted = m.imported(job.source);
+            known = noted.is_some() && noted.map(|n| n.version) != job.noted.as_ref().map(|n| n.version);
+            deleted = m.has_deleted_since(job.clean_up_to);
+            if known || deleted {
+                let reason = match known {
+                    true => format!("block {} is imported already", job.source),
+                    false => ImportError::Deleted.to_string(),
+                };
                 return Err(BucketError::Refused {
                     tenant: m.tenant.clone(),
-                    reason: format!("block {} is imported already", job.source),
+                    reason,
                 });
             }
             job.written
                 .iter()
                 .try_for_each(|entry| m.add_block(entry.clone()))?;
-            m.note_import(job.source, job.report.samples);
+            m.note_import(job.source, job.report.samples, job.left_out_before);
             Ok(())
         };
         let writer = Writer::import(&self.writer);
@@ -470,6 +480,7 @@ impl Importer {
         match done {
             Ok(_) => Ok(true),
             Err(_) if known => Ok(false),
+            Err(_) if deleted => Err(ImportError::Deleted),
             Err(e) => Err(e.into()),
         }
     }
@@ -543,8 +554,4 @@ fn push_all(mut open: Open, batch: &[MergedSeries]) -> koios_block::Result<Open>
         open.label_bytes += series.labels.as_ref().packed().len();
     }
     Ok(open)
-}
-
-fn millis(d: Duration) -> i64 {
-    i64::try_from(d.as_millis()).unwrap_or(i64::MAX)
 }

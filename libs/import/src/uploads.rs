@@ -4,26 +4,30 @@
 //!
 //! **Source**: Grafana Mimir's block upload, as mimirtool speaks it.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{Either, select};
 use koios_block::BlockId;
-use koios_bucket::{Bucket, Error as BucketError, FileUpload};
+use koios_bucket::{Bucket, Error as BucketError, FileUpload, Manifest};
 use koios_model::TenantId;
 use koios_runtime::{MemoryShort, with_sources};
 use koios_tsdb::{META_BYTES_MAX, META_FILE, TsdbFiles, TsdbMeta};
 
-use crate::{ImportError, Importer, Outcome};
+use crate::upload_state::{STATE_FILE, Stored, UploadState};
+use crate::{ImportError, Imported, Importer, Outcome};
 
-/// Where an upload says how it stands.
-const STATE_FILE: &str = "state.json";
 /// Largest file: what Prometheus' own segments may have, twice, and the index of some ten million series.
 pub const FILE_BYTES_MAX: u64 = 8 << 30;
 /// Most uploads of a tenant that are not done.
 const UPLOADS_MAX: usize = 64;
 /// Imports of an upload that may end with the process.
 const ATTEMPTS_MAX: u32 = 5;
+/// How often an import says that it goes on.
+const HOLD_EVERY: Duration = Duration::from_secs(5);
 /// What nobody finishes, and what failed, goes after this long.
 const KEPT_MS: i64 = 24 * 3_600_000;
 /// The fewest bytes that are worth a request to the bucket.
@@ -60,43 +64,6 @@ pub enum UploadError {
     /// The bucket.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-}
-
-/// How an upload stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UploadState {
-    /// Files are coming.
-    Uploading,
-    /// It waits to be imported, or is.
-    Validating,
-    /// It is imported.
-    Complete,
-    /// It cannot be imported.
-    Failed(String),
-}
-
-impl UploadState {
-    /// The word that clients know it by.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Uploading => "uploading",
-            Self::Validating => "validating",
-            Self::Complete => "complete",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Stored {
-    state: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    error: String,
-    /// Imports that were begun and of which nothing was heard since.
-    #[serde(default)]
-    attempts: u32,
-    /// When it came to be so, by the clock of who wrote it.
-    at_ms: i64,
 }
 
 /// Uploads of all tenants. Cheap to clone.
@@ -145,9 +112,10 @@ impl Uploads {
                 parsed.ulid
             )));
         }
+        let (manifest, state) = self.look(tenant, block).await?;
         if let Some(from) = self
             .importer
-            .kept_from(tenant)
+            .kept_from(&manifest)
             .filter(|from| parsed.range.max < *from)
         {
             let reason = format!(
@@ -156,22 +124,23 @@ impl Uploads {
             );
             return Err(UploadError::Bad(reason));
         }
-        match self.state(tenant, block).await {
-            Ok(UploadState::Complete) => return Err(UploadError::Conflict(block, "is imported already")),
-            Ok(UploadState::Validating) => {
+        match state {
+            Some(UploadState::Complete) => return Err(UploadError::Conflict(block, "is imported already")),
+            Some(UploadState::Validating) => {
                 return Err(UploadError::Conflict(block, "is uploaded and being imported"));
             }
-            Ok(UploadState::Uploading | UploadState::Failed(_)) => {}
-            Err(UploadError::NotStarted(_)) => {
+            Some(UploadState::Uploading | UploadState::Failed(_)) => {}
+            None => {
                 let others = self.not_done(tenant).await?;
                 if others >= UPLOADS_MAX {
                     return Err(UploadError::TooMany(others, tenant.clone()));
                 }
             }
-            Err(e) => return Err(e),
         }
-        self.bucket().put_file(tenant, block, META_FILE, meta).await?;
-        self.note(tenant, block, &UploadState::Uploading).await
+        // First, so that whoever finds its files knows how it stands.
+        let begun = self.now(&UploadState::Uploading, Some(manifest.version));
+        self.note(tenant, block, &begun).await?;
+        Ok(self.bucket().put_file(tenant, block, META_FILE, meta).await?)
     }
 
     /// Begins a file of an upload. Only an index and numbered chunks are taken; tombstones nobody uploads.
@@ -197,7 +166,7 @@ impl Uploads {
         }
         check_size(file, length.unwrap_or(0))?;
         self.check_memory()?;
-        self.uploading(tenant, block).await?;
+        let _is_uploading = self.uploading(tenant, block).await?;
         Ok(self.bucket().begin_file(tenant, block, file).await?)
     }
 
@@ -206,8 +175,9 @@ impl Uploads {
     /// # Errors
     /// [`UploadError`].
     pub async fn finish(&self, tenant: &TenantId, block: BlockId) -> Result<(), UploadError> {
-        self.uploading(tenant, block).await?;
-        self.note(tenant, block, &UploadState::Validating).await
+        let manifest = self.uploading(tenant, block).await?;
+        let ended = self.now(&UploadState::Validating, Some(manifest.version));
+        self.note(tenant, block, &ended).await
     }
 
     /// How an upload stands.
@@ -215,19 +185,25 @@ impl Uploads {
     /// # Errors
     /// [`UploadError::NotStarted`], [`UploadError::Bucket`].
     pub async fn state(&self, tenant: &TenantId, block: BlockId) -> Result<UploadState, UploadError> {
+        let (_, state) = self.look(tenant, block).await?;
+        state.ok_or(UploadError::NotStarted(block))
+    }
+
+    /// The tenant's manifest, and how an upload stands.
+    async fn look(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+    ) -> Result<(Arc<Manifest>, Option<UploadState>), UploadError> {
         // First what is not imported: a block becomes imported before its files go.
         let stored = self.stored(tenant, block).await?;
-        if self.bucket().latest(tenant).await?.is_imported(block) {
-            return Ok(UploadState::Complete);
-        }
-        let stored = stored.ok_or(UploadError::NotStarted(block))?;
-        Ok(match stored.state.as_str() {
-            "uploading" => UploadState::Uploading,
-            "validating" => UploadState::Validating,
-            // Nothing of it was kept, and so no name of it either.
-            "complete" => UploadState::Complete,
-            _ => UploadState::Failed(stored.error),
-        })
+        let manifest = self.bucket().latest(tenant).await?;
+        // Of what is complete and has no name there nothing was kept.
+        let state = match self.importer.is_done(&manifest, block) {
+            true => Some(UploadState::Complete),
+            false => stored.map(|s| s.state()),
+        };
+        Ok((manifest, state))
     }
 
     /// Imports what was uploaded of a tenant, and removes what nobody will finish. Gives how many were imported.
@@ -238,27 +214,32 @@ impl Uploads {
         let mut imported = 0;
         for block in self.bucket().uploads(tenant).await? {
             let Some(stored) = self.stored(tenant, block).await? else {
-                // Whoever began it got no further, or is about to write how it stands.
+                // What is left of one that was removed, or was begun by a version that wrote this last.
                 let why = "it was begun and nothing came: begin it again".to_owned();
-                self.note(tenant, block, &UploadState::Failed(why)).await?;
+                let failed = self.now(&UploadState::Failed(why), None).to_json();
+                self.bucket()
+                    .create_file(tenant, block, STATE_FILE, &failed)
+                    .await?;
                 continue;
             };
-            if stored.state == "validating" {
+            let now_ms = self.importer.clock.now_ms();
+            if stored.state() == UploadState::Validating {
+                if stored.is_held_by_another(self.holder(), now_ms) {
+                    continue;
+                }
                 self.check_memory()?;
                 if stored.attempts >= ATTEMPTS_MAX {
                     let why = format!(
                         "it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process"
                     );
-                    self.note(tenant, block, &UploadState::Failed(why)).await?;
-                    self.bucket()
-                        .remove_upload(tenant, block, Some(STATE_FILE))
-                        .await?;
+                    self.end(tenant, block, &UploadState::Failed(why)).await?;
                     continue;
                 }
-                self.note_attempts(tenant, block, &UploadState::Validating, stored.attempts + 1)
-                    .await?;
-                imported += usize::from(self.import(tenant, block).await?);
-            } else if self.importer.clock.now_ms().saturating_sub(stored.at_ms) >= KEPT_MS {
+                let mut held = stored.held(self.holder(), now_ms);
+                held.attempts += 1;
+                self.note(tenant, block, &held).await?;
+                imported += usize::from(Box::pin(self.import(tenant, block, &held)).await?);
+            } else if now_ms.saturating_sub(stored.at_ms) >= KEPT_MS {
                 self.bucket().remove_upload(tenant, block, None).await?;
             }
         }
@@ -274,8 +255,8 @@ impl Uploads {
         let mut count = 0;
         for block in all {
             let stored = self.stored(tenant, block).await?;
-            count +=
-                usize::from(stored.is_none_or(|s| matches!(s.state.as_str(), "uploading" | "validating")));
+            let is_done = |s: Stored| matches!(s.state(), UploadState::Complete | UploadState::Failed(_));
+            count += usize::from(!stored.is_some_and(is_done));
             if count == UPLOADS_MAX {
                 break;
             }
@@ -283,78 +264,121 @@ impl Uploads {
         Ok(count)
     }
 
-    async fn import(&self, tenant: &TenantId, block: BlockId) -> Result<bool, UploadError> {
+    /// Imports an upload that is `held` here; whether it is listed by that.
+    async fn import(&self, tenant: &TenantId, block: BlockId, held: &Stored) -> Result<bool, UploadError> {
         let files = UploadedFiles {
             bucket: self.bucket().clone(),
             tenant: tenant.clone(),
             block,
         };
-        let done = Box::pin(self.importer.import(tenant, Arc::new(files), &|_| {})).await;
-        let state = match &done {
+        let importing = self
+            .importer
+            .import_as_of(tenant, Arc::new(files), held.version, &|_| {});
+        let done = match select(Box::pin(importing), pin!(self.hold(tenant, block))).await {
+            Either::Left((done, _)) => done,
+            Either::Right(((), _)) => {
+                tracing::info!(%tenant, source = %block, "uploaded block was removed, or another process imports it: given up here");
+                return Ok(false);
+            }
+        };
+        self.note_done(tenant, block, held, &done).await?;
+        Ok(done.is_ok_and(|done| done.outcome == Outcome::Imported))
+    }
+
+    async fn note_done(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        held: &Stored,
+        done: &Result<Imported, ImportError>,
+    ) -> Result<(), UploadError> {
+        let state = match done {
             Ok(done) => {
                 tracing::info!(%tenant, source = %block, outcome = ?done.outcome, samples = done.samples, blocks = done.blocks, too_old = done.too_old, "uploaded block imported");
+                if done.outcome == Outcome::Imported {
+                    // The manifest has its name.
+                    self.bucket().remove_upload(tenant, block, None).await?;
+                    return Ok(());
+                }
                 UploadState::Complete
             }
             Err(e) if e.is_transient() => {
                 tracing::warn!(%tenant, source = %block, error = with_sources(e), "uploaded block not imported yet, trying again");
-                self.note(tenant, block, &UploadState::Validating).await?;
-                return Ok(false);
+                if self.is_held(tenant, block).await? {
+                    let waits = self.now(&UploadState::Validating, held.version);
+                    self.note(tenant, block, &waits).await?;
+                }
+                return Ok(());
             }
             Err(e) => {
                 tracing::warn!(%tenant, source = %block, error = with_sources(e), "uploaded block cannot be imported");
                 UploadState::Failed(told(e))
             }
         };
-        if done.as_ref().is_ok_and(|done| done.outcome == Outcome::Imported) {
-            // The manifest has its name.
-            self.bucket().remove_upload(tenant, block, None).await?;
-            return Ok(true);
+        if self.is_held(tenant, block).await? {
+            self.end(tenant, block, &state).await?;
         }
-        self.note(tenant, block, &state).await?;
-        self.bucket()
-            .remove_upload(tenant, block, Some(STATE_FILE))
-            .await?;
-        Ok(false)
+        Ok(())
     }
 
-    async fn uploading(&self, tenant: &TenantId, block: BlockId) -> Result<(), UploadError> {
-        match self.state(tenant, block).await? {
-            UploadState::Uploading => Ok(()),
-            UploadState::Validating => Err(UploadError::Conflict(block, "is uploaded and being imported")),
-            UploadState::Complete => Err(UploadError::Conflict(block, "is imported already")),
-            UploadState::Failed(_) => Err(UploadError::NotStarted(block)),
+    /// Says now and then that an import goes on; ends when it should not.
+    async fn hold(&self, tenant: &TenantId, block: BlockId) {
+        loop {
+            self.importer.clock.sleep(HOLD_EVERY).await;
+            let held = match self.stored(tenant, block).await {
+                Ok(Some(stored)) if stored.is_held_by(self.holder()) => {
+                    stored.held(self.holder(), self.importer.clock.now_ms())
+                }
+                Ok(_) => return,
+                // The import itself tells whether the bucket is gone.
+                Err(_) => continue,
+            };
+            if let Err(error) = self.note(tenant, block, &held).await {
+                tracing::debug!(%tenant, source = %block, %error, "not said that an import goes on");
+            }
+        }
+    }
+
+    /// Whether an upload is there still, and nobody else imports it.
+    async fn is_held(&self, tenant: &TenantId, block: BlockId) -> Result<bool, UploadError> {
+        let stored = self.stored(tenant, block).await?;
+        Ok(stored.is_some_and(|s| s.is_held_by(self.holder())))
+    }
+
+    /// Who holds what is imported here.
+    fn holder(&self) -> &str {
+        &self.importer.writer
+    }
+
+    /// Notes how an upload ended of which nothing is listed, and removes its files.
+    async fn end(&self, tenant: &TenantId, block: BlockId, state: &UploadState) -> Result<(), UploadError> {
+        self.note(tenant, block, &self.now(state, None)).await?;
+        let removed = self.bucket().remove_upload(tenant, block, Some(STATE_FILE));
+        Ok(removed.await?)
+    }
+
+    async fn uploading(&self, tenant: &TenantId, block: BlockId) -> Result<Arc<Manifest>, UploadError> {
+        let (manifest, state) = self.look(tenant, block).await?;
+        match state {
+            Some(UploadState::Uploading) => Ok(manifest),
+            Some(UploadState::Validating) => {
+                Err(UploadError::Conflict(block, "is uploaded and being imported"))
+            }
+            Some(UploadState::Complete) => Err(UploadError::Conflict(block, "is imported already")),
+            Some(UploadState::Failed(_)) | None => Err(UploadError::NotStarted(block)),
         }
     }
 
     async fn stored(&self, tenant: &TenantId, block: BlockId) -> Result<Option<Stored>, UploadError> {
-        let Some(bytes) = self.bucket().file(tenant, block, STATE_FILE).await? else {
-            return Ok(None);
-        };
-        // One that cannot be read is begun again.
-        Ok(serde_json::from_slice(&bytes).ok())
+        Ok(Stored::read(self.bucket(), tenant, block).await?)
     }
 
-    async fn note(&self, tenant: &TenantId, block: BlockId, state: &UploadState) -> Result<(), UploadError> {
-        self.note_attempts(tenant, block, state, 0).await
+    fn now(&self, state: &UploadState, version: Option<u64>) -> Stored {
+        Stored::new(state, version, self.importer.clock.now_ms())
     }
 
-    async fn note_attempts(
-        &self,
-        tenant: &TenantId,
-        block: BlockId,
-        state: &UploadState,
-        attempts: u32,
-    ) -> Result<(), UploadError> {
-        let stored = Stored {
-            attempts,
-            state: state.as_str().to_owned(),
-            error: match state {
-                UploadState::Failed(why) => why.clone(),
-                _ => String::new(),
-            },
-            at_ms: self.importer.clock.now_ms(),
-        };
-        let json = Bytes::from(serde_json::to_vec(&stored).unwrap_or_default());
+    async fn note(&self, tenant: &TenantId, block: BlockId, stored: &Stored) -> Result<(), UploadError> {
+        let json = stored.to_json();
         Ok(self.bucket().put_file(tenant, block, STATE_FILE, &json).await?)
     }
 }
@@ -382,7 +406,10 @@ pub fn check_size(file: &str, bytes: u64) -> Result<(), UploadError> {
 /// What a tenant may know of a failure.
 fn told(e: &ImportError) -> String {
     match e {
-        ImportError::Source(_) | ImportError::Span { .. } | ImportError::Count { .. } => with_sources(e),
+        ImportError::Source(_)
+        | ImportError::Span { .. }
+        | ImportError::Count { .. }
+        | ImportError::Deleted => with_sources(e),
         _ => "the server could not store it: its log says why".to_owned(),
     }
 }
@@ -421,6 +448,9 @@ impl TsdbFiles for UploadedFiles {
                 file: file.to_owned(),
                 offset: end,
                 reason,
+            },
+            BucketError::NotFound { .. } => koios_tsdb::Error::Missing {
+                file: file.to_owned(),
             },
             e => failed(file, e),
         })

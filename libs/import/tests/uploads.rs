@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_block::BlockId;
-use koios_bucket::Bucket;
-use koios_import::{ImportSettings, Importer, UploadError, UploadState, Uploads};
-use koios_model::{Labels, TenantId};
+use koios_bucket::{Bucket, Nonce, Tombstone, TombstoneState, Writer};
+use koios_import::{ImportSettings, Importer, UploadError, UploadState, Uploads, remove_uploads};
+use koios_model::{Labels, Matchers, TenantId, TimeRange};
 use koios_runtime::{Clock, Cpu, MemoryWatch, RealClock, RngHandle};
 use koios_testkit::memory::PretendedMemory;
 use koios_testkit::tsdb::TsdbContent;
@@ -260,4 +260,107 @@ async fn i12_nothing_is_begun_while_memory_is_short() {
     assert_eq!(state(&fresh(90)).await, UploadState::Validating);
     assert_eq!(fresh(50).work(&tenant()).await.unwrap(), 1);
     assert_eq!(state(&fresh(90)).await, UploadState::Complete);
+}
+
+async fn finished(uploads: &Uploads, files: &BTreeMap<String, Vec<u8>>) {
+    start(uploads, files).await.unwrap();
+    send_all(uploads, files).await;
+    uploads.finish(&tenant(), block()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_that_another_process_imports_is_left_to_it_while_it_is_heard_of() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, bucket) = uploads_on(&store);
+    finished(&uploads, &content(ULID, 3).files()).await;
+    let held_by_another = async |ago_ms: i64| {
+        let now = RealClock::new().now_ms();
+        let state = format!(
+            r#"{{"state":"validating","attempts":1,"at_ms":{now},"version":0,"holder":"other","held_ms":{}}}"#,
+            now - ago_ms
+        );
+        let state = Bytes::from(state);
+        bucket
+            .put_file(&tenant(), block(), "state.json", &state)
+            .await
+            .unwrap();
+    };
+    held_by_another(1000).await;
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    assert!(bucket.latest(&tenant()).await.unwrap().blocks.is_empty());
+    held_by_another(61_000).await;
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+    assert_eq!(state(&uploads).await, UploadState::Complete);
+}
+
+#[tokio::test]
+async fn i1_an_upload_that_was_begun_is_not_taken_for_one_that_nobody_began() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, bucket) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    // Something was left of one that was removed.
+    let meta = Bytes::from(files["meta.json"].clone());
+    bucket
+        .put_file(&tenant(), block(), "meta.json", &meta)
+        .await
+        .unwrap();
+    uploads.work(&tenant()).await.unwrap();
+    assert!(matches!(state(&uploads).await, UploadState::Failed(_)));
+    start(&uploads, &files).await.unwrap();
+    // Whoever saw it without its state writes that it failed only if it is still without.
+    let failed = Bytes::from_static(br#"{"state":"failed","at_ms":0}"#);
+    let wrote = bucket
+        .create_file(&tenant(), block(), "state.json", &failed)
+        .await
+        .unwrap();
+    assert!(!wrote);
+    assert_eq!(state(&uploads).await, UploadState::Uploading);
+}
+
+#[tokio::test]
+async fn i10_uploads_from_before_a_tenant_was_deleted_go_and_later_ones_stay() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, bucket) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    let delete = async || {
+        let (tenant, writer) = (tenant(), Writer::compaction("test", 1));
+        let commit = bucket.commit(&tenant, &writer, |m| {
+            m.add_tombstone(Tombstone {
+                state: TombstoneState::Final,
+                ..Tombstone::new(Nonce(u128::from(m.version)), &Matchers::default(), TimeRange::ALL)
+            });
+            m.forget_imports();
+            Ok(())
+        });
+        commit.await.unwrap().version
+    };
+    // Acknowledged, and not imported yet: it is not imported whether it was removed or not.
+    finished(&uploads, &files).await;
+    let version = delete().await;
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    let UploadState::Failed(why) = state(&uploads).await else {
+        panic!("{:?}", state(&uploads).await)
+    };
+    assert!(why.contains("were deleted after the block came"), "{why}");
+    assert_eq!(remove_uploads(&bucket, &tenant(), version).await.unwrap(), 1);
+    assert!(bucket.uploads(&tenant()).await.unwrap().is_empty());
+    // The same block, and after its import once more.
+    for _ in 0..2 {
+        finished(&uploads, &files).await;
+        assert_eq!(remove_uploads(&bucket, &tenant(), version).await.unwrap(), 0);
+        assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+        assert_eq!(state(&uploads).await, UploadState::Complete);
+        delete().await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_files_are_gone_has_failed() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, _) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    start(&uploads, &files).await.unwrap();
+    uploads.finish(&tenant(), block()).await.unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    assert!(matches!(state(&uploads).await, UploadState::Failed(_)));
 }

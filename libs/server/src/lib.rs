@@ -15,6 +15,7 @@
 mod api_error;
 mod common_routes;
 pub mod config;
+mod doubts;
 mod edge;
 mod grpc_server;
 mod http_server;

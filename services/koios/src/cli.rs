@@ -84,6 +84,9 @@ pub fn main() -> ExitCode {
     for rule in disarmed {
         tracing::error!("{rule}");
     }
+    for doubt in settings.doubts() {
+        tracing::warn!("{doubt}");
+    }
     serve(target, settings, matches)
 }
 

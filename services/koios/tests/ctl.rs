@@ -87,7 +87,32 @@ async fn what_is_imported_is_answered_at_once_and_repeating_it_adds_nothing() ->
     .await?;
     let again = run(0, &import)?;
     ensure!(again.contains("0 blocks imported, 2 known"), "{again}");
-    Ok(())
+
+    // What was deleted is imported again when that is asked for, and of a tenant that was deleted by itself.
+    let counted = |expected: &'static [f64]| async move {
+        let at = from + 48 * HOUR - 1;
+        let found = query::instant(client, http, "team-a", "count_over_time(imported[48h])", at).await?;
+        let counts: Vec<f64> = found.values().flatten().map(|s| s.v).collect();
+        ensure!(counts == expected, "{counts:?}");
+        Ok(())
+    };
+    let delete = "/api/v1/admin/tsdb/delete_series?match[]=imported";
+    let of_team = [("x-scope-orgid", "team-a")];
+    let answer = client
+        .send("POST", http, delete, &of_team, Default::default())
+        .await?;
+    ensure!(answer.status == 204, "{}", answer.text());
+    counted(&[]).await?;
+    let again = run(0, &[&import[..], &["--again"]].concat())?;
+    ensure!(again.contains("2 blocks imported, 0 known"), "{again}");
+    eventually("they are there again", || counted(&[2880.0, 2880.0])).await?;
+    let delete = "/api/v1/admin/tenants/team-a/delete";
+    let answer = client.send("POST", http, delete, &[], Default::default()).await?;
+    ensure!(answer.status == 204, "{}", answer.text());
+    counted(&[]).await?;
+    let again = run(0, &import)?;
+    ensure!(again.contains("2 blocks imported, 0 known"), "{again}");
+    eventually("they are there after all", || counted(&[2880.0, 2880.0])).await
 }
 
 /// As mimirtool does it.

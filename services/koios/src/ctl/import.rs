@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use koios_block::BlockId;
-use koios_import::{ExternalLabels, ImportSettings, Imported, Importer, Outcome};
+use koios_import::{ExternalLabels, ImportSettings, Imported, Importer, Kept, Outcome};
 use koios_model::TenantId;
 use koios_runtime::{MemoryWatch, with_sources};
-use koios_server::config::parse_duration;
+use koios_server::config::{format_duration, parse_duration};
 use koios_tsdb::{DiskFiles, META_FILE};
 
 use super::report::{ProgressLine, bytes};
@@ -32,6 +33,10 @@ The command works on the bucket itself: no server has to run, and a server that 
 merges them with what it has. Of each block all is listed or nothing; a block that was imported is known by its name and is \
 not imported again, so that a command that was interrupted is simply repeated. Everything is checked while it is read, and \
 read back from the bucket before it is listed.
+
+What is older than the tenant's samples are kept is left out: as its manifest notes it (koios ctl retention show), or as \
+--retention says. Repeating the command with a longer --retention imports what was left out. What was imported otherwise than \
+it should have been, or was deleted since, --again imports once more: samples that are there already stay as they are.
 
 Exit code 0: all is imported, or was before. 1: a block could not be imported, standard error says which and why. 2: the \
 command line is wrong.
@@ -66,7 +71,17 @@ pub(super) fn command() -> Command {
                 .env("KOIOS_RETENTION")
                 .default_value("150d")
                 .value_parser(parse_duration)
-                .help("Leave out what is older, as the cluster's `retention` would; 0 takes everything"),
+                .help("Leave out what is older; 0 takes everything")
+                .long_help(
+                    "Leave out what is older; 0 takes everything. Where it is not given on the command line, what the tenant's manifest \
+                     notes counts, if it notes anything.",
+                ),
+        )
+        .arg(
+            Arg::new("again")
+                .long("again")
+                .action(ArgAction::SetTrue)
+                .help("Import what was imported before once more"),
         )
         .arg(
             Arg::new("blocks-range")
@@ -161,8 +176,10 @@ fn importer(matches: &ArgMatches, storage: &Storage) -> Importer {
         settings: ImportSettings {
             block_range: duration("blocks-range"),
             retention: duration("retention"),
+            retention_given: matches.value_source("retention") == Some(ValueSource::CommandLine),
             external,
             dry_run: matches.get_flag("dry-run"),
+            again: matches.get_flag("again"),
             ..ImportSettings::default()
         },
         writer: "koios ctl import".to_owned(),
@@ -226,14 +243,15 @@ fn describe(done: &Imported, dry_run: bool) -> String {
         series,
         samples,
         too_old,
+        kept,
         ..
     } = *done;
     let left_out = match too_old {
         0 => String::new(),
-        _ => format!(", {too_old} samples older than the retention left out"),
+        _ => format!(", {too_old} samples left out: {}", why_too_old(kept)),
     };
     match done.outcome {
-        Outcome::Known => format!("{source}: imported before, nothing to do"),
+        Outcome::Known => format!("{source}: imported before, nothing to do (--again imports it once more)"),
         Outcome::Nothing => format!("{source}: nothing to import{left_out}"),
         Outcome::Imported => {
             let mut text = format!("{source}: {series} series, {samples} samples{left_out}");
@@ -251,6 +269,19 @@ fn describe(done: &Imported, dry_run: bool) -> String {
             }
             text
         }
+    }
+}
+
+fn why_too_old(kept: Kept) -> String {
+    let ms = kept.ms.unwrap_or(i64::MAX).unsigned_abs();
+    let kept_for = format_duration(Duration::from_millis(ms));
+    match kept.is_noted {
+        true => format!(
+            "the tenant's samples are kept for {kept_for}, as its manifest notes (`--retention` takes more, as long as the tenant keeps it)"
+        ),
+        false => format!(
+            "older than a retention of {kept_for} (repeat it with a longer `--retention`, 0 for everything, and they are imported)"
+        ),
     }
 }
 

@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, StatusCode};
 use koios_bucket::{
     Error as BucketError, Manifest, Nonce, TenantManifests, Tombstone, TombstoneState, Writer,
 };
+use koios_import::remove_uploads;
 use koios_model::{Matchers, TenantId, TimeRange};
 use koios_runtime::{ClockHandle, RngHandle};
 use koios_server::ErrorType;
@@ -70,6 +71,24 @@ impl Asker {
                 let outcome = &error.message;
                 tracing::warn!(target: "koios::audit", %tenant, ?user, action, ?what, ?outcome, "audit");
             }
+        }
+    }
+}
+
+/// What a deletion is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Series of a tenant: it can be taken back for a while.
+    Series,
+    /// All that a tenant has, and what of it is still to be imported.
+    Tenant,
+}
+
+impl Scope {
+    fn state(self) -> TombstoneState {
+        match self {
+            Self::Series => TombstoneState::Masked,
+            Self::Tenant => TombstoneState::Final,
         }
     }
 }
@@ -133,21 +152,28 @@ impl DeletionsApi {
         asker: &Asker,
         selectors: &[Matchers],
         range: TimeRange,
-        state: TombstoneState,
+        scope: Scope,
     ) -> Result<(), ApiError> {
         let tenant = &asker.tenant;
+        let bucket = self.manifests.bucket();
         // What was acknowledged before is covered; a sample that comes meanwhile may be or not.
         let covers = self.cluster.held_batches(tenant).await?;
         let known = self.manifests.probe(tenant).await.map_err(|e| from_bucket(&e))?;
         if covers.is_empty() && known.version == 0 {
-            return Ok(());
+            let waiting = match scope {
+                Scope::Series => Vec::new(),
+                Scope::Tenant => bucket.uploads(tenant).await.map_err(|e| from_bucket(&e))?,
+            };
+            if waiting.is_empty() {
+                return Ok(());
+            }
         }
         let at_ms = self.clock.now_ms();
         let deletion = |matchers: &Matchers| Tombstone {
             covers: covers.clone(),
             at_ms,
             by: asker.user.clone(),
-            state,
+            state: scope.state(),
             ..Tombstone::new(Nonce(self.rng.u128()), matchers, range)
         };
         let deletions: Vec<Tombstone> = selectors.iter().map(deletion).collect();
@@ -172,9 +198,17 @@ impl DeletionsApi {
                 return Err(BucketError::Refused { tenant, reason });
             }
             deletions.iter().for_each(|t| m.add_tombstone(t.clone()));
+            if scope == Scope::Tenant {
+                // What was imported may be once more.
+                m.forget_imports();
+            }
             Ok(())
         };
         let version = self.commit(tenant, add).await?.version;
+        if scope == Scope::Tenant {
+            let removed = remove_uploads(bucket, tenant, version).await;
+            removed.map_err(|e| from_bucket(&e))?;
+        }
         self.apply(tenant, version, "the deletion").await
     }
 
@@ -269,9 +303,7 @@ async fn delete(
     check_selectors(&selectors)?;
     let what = params.all("match[]").collect::<Vec<_>>().join(" ");
     let what = format!("{what} from {} to {} ms", range.min, range.max);
-    let deleted = api
-        .delete(&asker, &selectors, range, TombstoneState::Masked)
-        .await;
+    let deleted = api.delete(&asker, &selectors, range, Scope::Series).await;
     asker.audit("delete_series", &what, deleted.as_ref());
     deleted.map(|()| StatusCode::NO_CONTENT)
 }
@@ -288,7 +320,7 @@ async fn delete_tenant(
         ..Asker::of(&headers)?
     };
     let everything = [Matchers::default()];
-    let deleted = api.delete(&asker, &everything, TimeRange::ALL, TombstoneState::Final);
+    let deleted = api.delete(&asker, &everything, TimeRange::ALL, Scope::Tenant);
     let deleted = deleted.await;
     asker.audit("delete_tenant", "", deleted.as_ref());
     deleted.map(|()| StatusCode::NO_CONTENT)

@@ -25,6 +25,7 @@ mod downsampled;
 mod exemplars;
 mod losing;
 mod retaining;
+mod unreadable;
 
 use crashing::Crashing;
 

@@ -84,6 +84,27 @@ impl CompactError {
         matches!(self, Self::Bucket(BucketError::Lost { .. }))
     }
 
+    /// The block that the storage did not hand out, if that is why.
+    pub(crate) fn unread_block(&self) -> Option<BlockId> {
+        use koios_block::Error as E;
+        match self {
+            Self::Open {
+                block,
+                source: BucketError::Unavailable { .. } | BucketError::Rejected { .. },
+            } => Some(*block),
+            Self::Block {
+                source: E::Read { block, .. },
+                ..
+            }
+            | Self::Bucket(BucketError::Block(E::Read { block, .. }))
+            | Self::Open {
+                source: BucketError::Block(E::Read { block, .. }),
+                ..
+            } => Some(*block),
+            _ => None,
+        }
+    }
+
     /// Whether the same may succeed later without anyone's help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

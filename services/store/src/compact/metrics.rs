@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use koios_model::TenantId;
+use koios_runtime::with_sources;
 use koios_server::Metrics;
 use koios_server::metrics::{Counter, Family, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::downsample::Summarised;
+use super::error::CompactError;
 use super::job::Merged;
 
 type ByTenant = Family<Vec<(&'static str, String)>, Gauge>;
@@ -40,7 +42,10 @@ pub(crate) struct Standing {
     pub(crate) blocks: usize,
     pub(crate) due: usize,
     pub(crate) due_downsamplings: usize,
+    /// For how long nothing was done about what is due first, as far as this process knows.
     pub(crate) due_for: Duration,
+    /// For how long the merge has been due that has been for longest.
+    pub(crate) oldest_due: Duration,
     pub(crate) bad: usize,
 }
 
@@ -75,9 +80,12 @@ impl CompactionMetrics {
                 .durations(&name("downsampling_seconds"), "What downsampling a window took"),
             due_seconds: gauge(
                 "due_seconds",
-                "How long merges have been due without one being done",
+                "How long the merge has been due that has been for longest",
             ),
-            bad: gauge("bad_blocks", "Damaged blocks that are left alone: see the log"),
+            bad: gauge(
+                "bad_blocks",
+                "Blocks that are damaged or cannot be read, and are left alone: see the log",
+            ),
             lost: gauge(
                 "manifest_lost",
                 "1 while versions of the tenant's manifest are lost and nothing is done for it: see the log",
@@ -111,7 +119,7 @@ impl CompactionMetrics {
         let due = number(standing.due_downsamplings);
         self.due_downsamplings.get_or_create(&label).set(due);
         self.bad.get_or_create(&label).set(number(standing.bad));
-        let seconds = i64::try_from(standing.due_for.as_secs()).unwrap_or(i64::MAX);
+        let seconds = i64::try_from(standing.oldest_due.as_secs()).unwrap_or(i64::MAX);
         self.due_seconds.get_or_create(&label).set(seconds);
     }
 
@@ -126,6 +134,24 @@ impl CompactionMetrics {
         let label = vec![("tenant", tenant.to_string())];
         let blocks = i64::try_from(blocks).unwrap_or(i64::MAX);
         self.unknown.get_or_create(&label).set(blocks);
+    }
+
+    /// Reports what was not done, and goes on without.
+    pub(crate) fn note_left<T>(
+        &self,
+        tenant: &TenantId,
+        what: &'static str,
+        done: Result<T, CompactError>,
+    ) -> Option<T> {
+        match done {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.failures.inc();
+                let error = with_sources(&error);
+                tracing::warn!(%tenant, error, "{what}, trying again");
+                None
+            }
+        }
     }
 
     /// Another process looks after the tenant.

@@ -8,10 +8,11 @@
 //! **Invariants.** The output is the input less what is deleted, as a map (series, timestamp) -> winner (I10). A commit that finds a source
 //! gone does nothing, so that two processes at once waste work and nothing else; duty is only there to avoid that (I14). A merge
 //! begins again from nothing after any crash. What a merge holds in memory does not grow with the size of its inputs: of
-//! each a little is read ahead, and the blocks it writes are split where they would grow beyond a bound. A damaged block is left alone and reported, the rest goes on (I11).
+//! each a little is read ahead, and the blocks it writes are split where they would grow beyond a bound. A block that is damaged or cannot be read is left alone and reported, the rest goes on (I11).
 //!
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
+mod aside;
 mod cleanup;
 mod deletions;
 mod downsample;
@@ -22,6 +23,7 @@ mod metrics;
 mod plan;
 mod retention;
 mod settings;
+mod standing;
 
 #[cfg(test)]
 mod compact_test;
@@ -34,20 +36,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use koios_block::BlockId;
 use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, TenantManifests, Writer};
-use koios_model::{TenantId, TimeRange};
+use koios_model::TenantId;
 use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 
-use cleanup::SeenDead;
 pub use deletions::DeletionWitness;
 use downsample_plan::{DownsampleJob, due_downsamplings};
 use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
-use plan::{MergeJob, due_merges};
+use plan::{MergeJob, due_merges, due_since_ms};
 use retention::{Aged, RetentionMetrics, TrustedClock, configured, due_expiries};
 pub use settings::{CompactionSettings, Downsampling};
+use standing::TenantStanding;
 
 /// Merges of one tenant before others have their turn.
 const MERGES_PER_VISIT: usize = 4;
@@ -55,12 +57,16 @@ const MERGES_PER_VISIT: usize = 4;
 const VISITS_PER_LISTING: u32 = 5;
 /// How often uploads that were never listed are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How long after a search for them that failed.
+const ORPHANS_AGAIN: Duration = Duration::from_secs(1800);
 /// How often it is looked whether deletions are complete.
 const DELETIONS_EVERY: Duration = Duration::from_secs(300);
 /// How often tenants of other processes are looked at.
 const WATCHED_EVERY: Duration = Duration::from_secs(600);
-/// How long a damaged block is left alone.
-const BAD_FOR: Duration = Duration::from_secs(6 * 3600);
+/// How old what is told of a tenant may be while others are visited.
+const STANDS_FOR: Duration = Duration::from_secs(300);
+/// How often it is looked for what is older.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// Who compacts which tenant.
 #[async_trait]
@@ -101,40 +107,8 @@ pub struct Compactor {
     tenants: BTreeMap<TenantId, TenantStanding>,
     /// When the bucket was last asked for its tenants.
     listed_at: Option<Duration>,
-}
-
-/// What is remembered of a tenant.
-#[derive(Debug, Default)]
-struct TenantStanding {
-    /// Damaged blocks, and when they are tried again.
-    bad: BTreeMap<BlockId, Duration>,
-    /// What is due first, and since when.
-    due: Option<(MergeJob, Duration)>,
-    dead: SeenDead,
-    history_dropped_below: u64,
-    orphans_looked_at: Option<Duration>,
-    deletions_looked_at: Option<Duration>,
-    /// Its retention is held against the settings.
-    is_held: bool,
-    /// When it was last looked whether another process does what is due.
-    watched_at: Option<Duration>,
-}
-
-impl TenantStanding {
-    fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
-        self.bad.retain(|_, until| *until > now);
-        self.bad.keys().copied().collect()
-    }
-
-    /// Notes what is due first; gives for how long it has been.
-    fn note_due(&mut self, first: Option<&MergeJob>, now: Duration) -> Duration {
-        let since = match (&self.due, first) {
-            (Some((before, since)), Some(first)) if before == first => *since,
-            _ => now,
-        };
-        self.due = first.map(|job| (job.clone(), since));
-        now.saturating_sub(since)
-    }
+    /// When it was last looked of which tenants it was not told for a while how they stand.
+    told_at: Option<Duration>,
 }
 
 impl Compactor {
@@ -162,6 +136,7 @@ impl Compactor {
             deps,
             tenants: BTreeMap::new(),
             listed_at: None,
+            told_at: None,
         }
     }
 
@@ -182,6 +157,7 @@ impl Compactor {
         }
         let mut more = false;
         for tenant in self.tenants.keys().cloned().collect::<Vec<_>>() {
+            self.tell_standings().await;
             let runtime = &self.deps.runtime;
             if let Err(short) = runtime.memory.check(runtime.clock.elapsed()) {
                 tracing::info!(%short, "nothing is compacted meanwhile");
@@ -203,6 +179,37 @@ impl Compactor {
             }
         }
         more
+    }
+
+    /// Tells how tenants stand of which that was not told for a while, because the process has just started or others take long.
+    async fn tell_standings(&mut self) {
+        let clock = Arc::clone(&self.deps.runtime.clock);
+        let now = clock.elapsed();
+        if self.told_at.is_some_and(|at| now.saturating_sub(at) < TOLD_EVERY) {
+            return;
+        }
+        self.told_at = Some(now);
+        let is_old = |known: &TenantStanding| {
+            known
+                .stood_at
+                .is_none_or(|at| now.saturating_sub(at) >= STANDS_FOR)
+        };
+        let old = self.tenants.iter().filter(|(_, known)| is_old(known));
+        for tenant in old.map(|(tenant, _)| tenant.clone()).collect::<Vec<_>>() {
+            self.tenants.entry(tenant.clone()).or_default().stood_at = Some(clock.elapsed());
+            if self.deps.duty.epoch(&tenant, false).await.is_none() {
+                continue;
+            }
+            match self.deps.manifests.probe(&tenant).await {
+                Ok(manifest) => {
+                    let told = configured(&tenant, &self.settings, &self.deps.overrides);
+                    let (_, standing) = self.stand(&manifest, &told);
+                    self.metrics.stands(&tenant, &standing);
+                }
+                // Its visit tells. Of a bucket that is gone the next one would not be known either.
+                Err(_) => return,
+            }
+        }
     }
 
     async fn learn_tenants(&mut self) -> Result<(), CompactError> {
@@ -260,14 +267,22 @@ impl Compactor {
         self.metrics.stands(tenant, &standing);
         let writer = Writer::compaction(&self.deps.member, epoch);
         // Before anything is committed: to a manifest that lost versions nothing may be.
-        let orphans = self.look_for_orphans(tenant).await?;
+        let orphans = match self.look_for_orphans(tenant).await {
+            // What is not in the manifest is then all there is.
+            Err(error) if error.is_lost() || manifest.version == 0 => return Err(error),
+            found => self
+                .metrics
+                .note_left(tenant, "uploads that were never listed are not found", found)
+                .flatten(),
+        };
         self.metrics.manifest_lost(tenant, false);
         if standing.has_work() {
             self.deps.manifests.claim(tenant, &writer).await?;
         }
         if let Some(orphans) = orphans {
             cleanup::bury_orphans(&self.deps.manifests, tenant, &orphans, &writer).await?;
-            self.tenants.entry(tenant.clone()).or_default().orphans_looked_at = Some(now);
+            let known = self.tenants.entry(tenant.clone()).or_default();
+            known.orphans_next = Some(now.saturating_add(ORPHANS_EVERY));
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &told, &writer).await?;
@@ -287,10 +302,10 @@ impl Compactor {
     ) -> Result<Option<Vec<(BlockId, Vec<String>)>>, CompactError> {
         let clock = &self.deps.runtime.clock;
         let known = self.tenants.entry(tenant.clone()).or_default();
-        let looked = known.orphans_looked_at;
-        if looked.is_some_and(|at| clock.elapsed().saturating_sub(at) < ORPHANS_EVERY) {
+        if known.orphans_next.is_some_and(|at| clock.elapsed() < at) {
             return Ok(None);
         }
+        known.orphans_next = Some(clock.elapsed().saturating_add(ORPHANS_AGAIN));
         let manifests = &self.deps.manifests;
         let found = cleanup::unlisted(manifests, tenant, clock.now_ms(), &self.settings).await?;
         let blocks = found.unknown.len();
@@ -299,6 +314,14 @@ impl Compactor {
             tracing::warn!(%tenant, blocks, "blocks from before the manifest began are not listed: they are kept, see `koios ctl blocks verify`");
         }
         Ok(Some(found.orphans))
+    }
+
+    /// The manifest as the visit found it or left it: what others commit meanwhile the next one sees, and commits look for.
+    pub(crate) async fn newest(&self, tenant: &TenantId) -> Result<Arc<Manifest>, CompactError> {
+        match self.deps.manifests.known(tenant) {
+            Some(known) => Ok(known),
+            None => Ok(self.deps.manifests.probe(tenant).await?),
+        }
     }
 
     /// Whether what is due first has been for longer than anybody needs who does it.
@@ -313,6 +336,8 @@ impl Compactor {
         let (now, now_ms) = (clock.elapsed(), clock.now_ms());
         let settings = self.settings_of(manifest, told);
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
+        known.stood_at = Some(now);
+        known.keep_listed(manifest);
         let bad = known.bad(now);
         let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
         jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
@@ -323,8 +348,11 @@ impl Compactor {
             due: jobs.len(),
             due_downsamplings: summaries.len(),
             due_for: known.note_due(jobs.first(), now),
-            bad: bad.len(),
+            oldest_due: oldest_due(manifest, &jobs, now_ms, &settings),
+            bad: known.reported(now),
         };
+        let paused = known.paused(now);
+        jobs.retain(|job| !is_any_of(&paused, &job.inputs));
         (jobs, standing)
     }
 
@@ -335,7 +363,7 @@ impl Compactor {
         writer: &Writer,
     ) -> Result<bool, CompactError> {
         for _ in 0..MERGES_PER_VISIT {
-            let manifest = self.deps.manifests.probe(tenant).await?;
+            let manifest = self.newest(tenant).await?;
             let (jobs, standing) = self.stand(&manifest, told);
             self.metrics.stands(tenant, &standing);
             let Some(job) = jobs.first() else {
@@ -355,19 +383,17 @@ impl Compactor {
         told: &RetentionPolicy,
         writer: &Writer,
     ) -> Result<bool, CompactError> {
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let bad = self
-            .tenants
-            .entry(tenant.clone())
-            .or_default()
-            .bad(clock.elapsed());
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let (bad, paused) = (known.bad(clock.elapsed()), known.paused(clock.elapsed()));
         let (now_ms, settings) = (clock.now_ms(), self.settings_of(&manifest, told));
         let mut elsewhere = blocks_of(&due_merges(&manifest, now_ms, &settings, &bad));
         // What series past their retention go from first may be empty then.
         let expiring = due_expiries(&manifest, now_ms, &settings, &bad, &elsewhere);
         elsewhere.extend(expiring.iter().map(|job| job.block.block));
-        let jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
+        let mut jobs = due_downsamplings(&manifest, now_ms, &settings, &bad, &elsewhere);
+        jobs.retain(|job| !is_any_of(&paused, &job.inputs));
         let Some(job) = jobs.first() else {
             return Ok(false);
         };
@@ -390,26 +416,28 @@ impl Compactor {
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, resolutions_ms = ?job.resolutions, "downsampling");
         match self.merger.downsample(manifest, job, aged, writer).await {
             Ok(done) => {
+                self.note_read(tenant, &job.inputs);
                 let took = clock.elapsed().saturating_sub(started);
                 self.metrics.downsampled(&done, took);
                 let (into, bytes_out) = (done.blocks, done.bytes);
                 tracing::info!(%tenant, into, bytes_out, samples = done.samples, ?took, "downsampled");
                 if done.blocks == 0 {
                     // All of it was deleted: its blocks go when they are merged, and are not looked at until then.
-                    self.leave_alone(tenant, job.inputs.iter().map(|b| b.block));
+                    self.leave_alone(tenant, names(&job.inputs));
                 }
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (&job.inputs, job.window), &error),
+            Err(error) => self.failed(tenant, (&job.inputs, job.window), error).await?,
         }
         Ok(())
     }
 
     /// Takes what is deleted out of one block of summaries whose samples are gone; whether there was one.
     async fn clean_summaries(&mut self, tenant: &TenantId, writer: &Writer) -> Result<bool, CompactError> {
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let now = self.deps.runtime.clock.elapsed();
-        let bad = self.tenants.entry(tenant.clone()).or_default().bad(now);
+        let known = self.tenants.entry(tenant.clone()).or_default();
+        let mut bad = known.bad(now);
+        bad.extend(known.paused(now));
         let Some(block) = deletions::summaries_to_clean(&manifest, &bad) else {
             return Ok(false);
         };
@@ -418,8 +446,10 @@ impl Compactor {
             Ok(_) => {
                 tracing::info!(%tenant, block = %block.block, "summaries are written again without what is deleted")
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (std::slice::from_ref(block), block.window), &error),
+            Err(error) => {
+                let inputs = std::slice::from_ref(block);
+                self.failed(tenant, (inputs, block.window), error).await?;
+            }
         }
         Ok(true)
     }
@@ -428,13 +458,6 @@ impl Compactor {
     fn freed(&self) {
         let runtime = &self.deps.runtime;
         runtime.memory.freed(runtime.clock.elapsed());
-    }
-
-    /// Looks at blocks again after some hours only.
-    fn leave_alone(&mut self, tenant: &TenantId, blocks: impl Iterator<Item = BlockId>) {
-        let until = self.deps.runtime.clock.elapsed().saturating_add(BAD_FOR);
-        let known = self.tenants.entry(tenant.clone()).or_default();
-        known.bad.extend(blocks.map(|block| (block, until)));
     }
 
     async fn merge_one(
@@ -450,12 +473,9 @@ impl Compactor {
         tracing::info!(%tenant, blocks, bytes, samples, window = ?job.window, "merging blocks");
         let merged = match self.merger.run(manifest, job, aged, writer).await {
             Ok(merged) => merged,
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => {
-                self.put_aside(tenant, (&job.inputs, job.window), &error);
-                return Ok(());
-            }
+            Err(error) => return self.failed(tenant, (&job.inputs, job.window), error).await,
         };
+        self.note_read(tenant, &job.inputs);
         let took = clock.elapsed().saturating_sub(started);
         self.metrics.merged(&merged, took);
         let (into, bytes_out, samples_out) = (merged.blocks, merged.bytes, merged.stats.samples_out);
@@ -478,32 +498,6 @@ impl Compactor {
         Ok(())
     }
 
-    /// Leaves a block alone that is damaged, or all of a job that fails for another reason; the rest goes on.
-    fn put_aside(
-        &mut self,
-        tenant: &TenantId,
-        (inputs, window): (&[ManifestBlock], TimeRange),
-        error: &CompactError,
-    ) {
-        self.metrics.failures.inc();
-        let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
-        let bad = error.bad_block().filter(is_input);
-        let blocks = inputs
-            .iter()
-            .map(|b| b.block)
-            .filter(|b| bad.is_none_or(|bad| bad == *b));
-        self.leave_alone(tenant, blocks);
-        let error = with_sources(error);
-        match bad {
-            Some(block) => {
-                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
-            }
-            None => {
-                tracing::error!(%tenant, ?window, error, "blocks cannot be merged or downsampled: they are left alone for some hours");
-            }
-        }
-    }
-
     async fn clean_up(
         &mut self,
         tenant: &TenantId,
@@ -511,7 +505,7 @@ impl Compactor {
         writer: &Writer,
     ) -> Result<(), CompactError> {
         let clock = Arc::clone(&self.deps.runtime.clock);
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         deletions::finalize(
             &self.deps.manifests,
             &manifest,
@@ -522,25 +516,55 @@ impl Compactor {
         .await?;
         let old_as_of = self.trusted.now_ms().await?;
         self.retention.ahead.set(self.trusted.ahead_seconds());
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         self.note_retention(&manifest, told, old_as_of, writer).await?;
         let manifests = &self.deps.manifests;
-        let manifest = manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let emptied = deletions::drop_emptied(manifests, &manifest, writer).await?;
         self.metrics.retired.inc_by(emptied as u64);
         let settings = self.settings_of(&manifest, told);
         let known = self.tenants.entry(tenant.clone()).or_default();
-        let bad = known.bad(clock.elapsed());
+        // What cannot be read now may be summarised later.
+        let bad = known.damaged(clock.elapsed());
         let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
         self.metrics.retired.inc_by(retired.blocks as u64);
         self.retention.samples.inc_by(retired.samples);
-        let manifest = manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
+        let known = self.tenants.entry(tenant.clone()).or_default();
         let now = clock.elapsed();
+        // What cannot go now keeps nothing else waiting.
         let deleted =
-            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await?;
-        self.metrics.deleted.inc_by(deleted as u64);
-        cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await
+            cleanup::delete_dead(manifests, &manifest, &mut known.dead, now, &settings, writer).await;
+        let deleted = self
+            .metrics
+            .note_left(tenant, "bytes of dead blocks are not deleted", deleted);
+        self.metrics.deleted.inc_by(deleted.unwrap_or(0) as u64);
+        let dropped = cleanup::drop_history(manifests, &manifest, &mut known.history_dropped_below).await;
+        self.metrics
+            .note_left(tenant, "old versions of the manifest are not dropped", dropped);
+        Ok(())
     }
+}
+
+/// Whether a job has a block among these.
+fn is_any_of(these: &BTreeSet<BlockId>, inputs: &[ManifestBlock]) -> bool {
+    names(inputs).any(|block| these.contains(&block))
+}
+
+fn names(blocks: &[ManifestBlock]) -> impl Iterator<Item = BlockId> {
+    blocks.iter().map(|b| b.block)
+}
+
+/// For how long the merge has been due that has been for longest.
+fn oldest_due(
+    manifest: &Manifest,
+    jobs: &[MergeJob],
+    now_ms: i64,
+    settings: &CompactionSettings,
+) -> Duration {
+    let since = jobs.iter().map(|job| due_since_ms(manifest, job, settings)).min();
+    let age_ms = since.map_or(0, |since| now_ms.saturating_sub(since));
+    Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
 }
 
 /// The blocks that merges read.

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock};
+use koios_bucket::{Manifest, ManifestBlock, Tombstone, TombstoneState};
 use koios_model::{TimeRange, window_start};
 
 use super::CompactionSettings;
 use super::deletions::clean_up_to;
+use super::settings::millis;
 
 /// What is merged once more is at most so many times as large as what comes to it…
 const REWRITE_MAX: u64 = 8;
@@ -107,6 +108,25 @@ pub(crate) fn due_merges(
         }
     }
     jobs
+}
+
+/// Since when a merge has been due: when its window had settled, or, if that was later, when the last of its blocks came or the first
+/// deletion became final that it is there for.
+pub(crate) fn due_since_ms(manifest: &Manifest, job: &MergeJob, settings: &CompactionSettings) -> i64 {
+    let settled = job
+        .window
+        .max
+        .saturating_add(1)
+        .saturating_add(settings.settle_ms());
+    let came = job.inputs.iter().map(|b| b.block.time_ms()).max();
+    let is_final = |t: &&Tombstone| t.state == TombstoneState::Final;
+    let cleaned = match job.inputs.as_slice() {
+        [one] => manifest.masking(one).filter(is_final).map(|t| t.at_ms).min(),
+        _ => None,
+    };
+    let cleaned = cleaned.map(|at_ms| at_ms.saturating_add(millis(settings.undelete_window)));
+    let later = [came, cleaned].into_iter().flatten().max();
+    later.map_or(settled, |later| settled.max(later))
 }
 
 /// What blocks of one unit have in common.

@@ -129,3 +129,38 @@ fn of_many_blocks_the_smallest_are_merged_first() {
     let jobs = due(many, 3);
     assert_eq!(jobs, [((24..40).collect::<Vec<u128>>(), 0..2)]);
 }
+
+#[test]
+fn what_is_due_has_been_since_its_window_settled_and_all_of_it_was_there() {
+    let settings = CompactionSettings::default();
+    let since = |blocks: Vec<ManifestBlock>, tombstones: &[Tombstone]| {
+        let mut manifest = Manifest::empty(TenantId::anonymous());
+        manifest.tombstones = tombstones.to_vec();
+        let job = MergeJob {
+            inputs: blocks,
+            window: TimeRange::new(0, 2 * HOUR - 1),
+            level: 1,
+        };
+        due_since_ms(&manifest, &job, &settings)
+    };
+    let named = |at_ms: i64| ManifestBlock {
+        block: BlockId::new(at_ms, 1),
+        ..block(1, 0..2, 1)
+    };
+    let settled = 2 * HOUR + HOUR * 3 / 4;
+    assert_eq!(since(vec![named(0), named(2 * HOUR)], &[]), settled);
+    // Late ones.
+    assert_eq!(since(vec![named(0), named(90 * HOUR)], &[]), 90 * HOUR);
+    // One that is written again because of a deletion.
+    let deletion = Tombstone {
+        version: 1,
+        at_ms: 70 * HOUR,
+        state: TombstoneState::Final,
+        ..Tombstone::new(
+            koios_bucket::Nonce(1),
+            &koios_model::Matchers::default(),
+            TimeRange::ALL,
+        )
+    };
+    assert_eq!(since(vec![named(0)], &[deletion]), 71 * HOUR);
+}

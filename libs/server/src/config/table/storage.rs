@@ -93,7 +93,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         Duration,
         store.deletion_delay,
         STORE,
-        "How long bytes of deleted blocks stay: longer than any query takes"
+        "How long bytes of deleted blocks stay: longer than any query takes (`limits.query-timeout`; the log warns at the start if it is shorter)"
     ),
     setting!(
         "store.downsample-after-5m",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use koios_bucket::{Manifest, RetentionPolicy, Writer};
+use koios_bucket::{Manifest, ManifestBlock, RetentionPolicy, Writer};
 use koios_model::TenantId;
 
 use super::audit::audit_series;
@@ -53,16 +53,19 @@ impl Compactor {
         told: &RetentionPolicy,
         writer: &Writer,
     ) -> Result<bool, CompactError> {
-        let manifest = self.deps.manifests.probe(tenant).await?;
+        let manifest = self.newest(tenant).await?;
         let clock = Arc::clone(&self.deps.runtime.clock);
         let (now_ms, settings) = (self.trusted.now_ms().await?, self.settings_of(&manifest, told));
         let known = self.tenants.entry(tenant.clone()).or_default();
         let (bad, is_held) = (known.bad(clock.elapsed()), known.is_held);
+        let paused = known.paused(clock.elapsed());
         let merging = blocks_of(&due_merges(&manifest, clock.now_ms(), &settings, &bad));
         let splits = expired(&manifest, now_ms, &settings, &bad).splits;
-        let is_free = |s: &&SplitJob| !s.blocks().any(|b| merging.contains(&b.block));
+        let is_taken = |b: &ManifestBlock| merging.contains(&b.block) || paused.contains(&b.block);
+        let is_free = |s: &&SplitJob| !s.blocks().any(is_taken);
         let splits: Vec<_> = splits.iter().filter(is_free).collect();
-        let jobs = due_expiries(&manifest, now_ms, &settings, &bad, &merging);
+        let mut jobs = due_expiries(&manifest, now_ms, &settings, &bad, &merging);
+        jobs.retain(|job| !paused.contains(&job.block.block));
         self.retention.stands(tenant, is_held, splits.len() + jobs.len());
         let horizon = Horizon::of(&manifest, now_ms, &settings);
         let (done, inputs, window) = if let Some(split) = splits.first() {
@@ -75,6 +78,9 @@ impl Compactor {
             return Ok(false);
         };
         self.retention.looked_through.inc_by(inputs.len() as u64);
+        if done.is_ok() {
+            self.note_read(tenant, &inputs);
+        }
         match done {
             Ok(None) => {}
             Ok(Some(removed)) => {
@@ -82,8 +88,7 @@ impl Compactor {
                 self.retention.samples.inc_by(removed.samples);
                 audit_series(tenant, &removed);
             }
-            Err(error) if error.is_transient() && error.bad_block().is_none() => return Err(error),
-            Err(error) => self.put_aside(tenant, (&inputs, window), &error),
+            Err(error) => self.failed(tenant, (&inputs, window), error).await?,
         }
         // What it became may be summarised by itself, or go.
         Ok(true)

@@ -1,0 +1,208 @@
+//! What a compactor remembers of a tenant: above all the blocks that it leaves alone for a while, because they are damaged or
+//! the storage does not hand them out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use koios_block::BlockId;
+use koios_bucket::Manifest;
+
+use super::cleanup::SeenDead;
+use super::plan::MergeJob;
+
+/// How long a damaged block is left alone.
+const BAD_FOR: Duration = Duration::from_secs(6 * 3600);
+/// Failed reads of a block after which it is the block, and not the moment.
+const UNREAD_MAX: u32 = 3;
+/// How long a block is left alone after fewer.
+const UNREAD_PAUSE: Duration = Duration::from_secs(60);
+/// How long after that many: it may be a right that somebody sets, or an archive that takes hours.
+const UNREAD_FOR: Duration = Duration::from_secs(3600);
+
+/// What is remembered of a tenant.
+#[derive(Debug, Default)]
+pub(super) struct TenantStanding {
+    aside: BTreeMap<BlockId, Aside>,
+    /// What is due first, and since when nothing was done about it.
+    due: Option<(MergeJob, Duration)>,
+    pub(super) dead: SeenDead,
+    pub(super) history_dropped_below: u64,
+    /// When uploads that were never listed are looked for next.
+    pub(super) orphans_next: Option<Duration>,
+    pub(super) deletions_looked_at: Option<Duration>,
+    /// Its retention is held against the settings.
+    pub(super) is_held: bool,
+    /// When it was last looked whether another process does what is due.
+    pub(super) watched_at: Option<Duration>,
+    /// When it was last told how it stands.
+    pub(super) stood_at: Option<Duration>,
+}
+
+/// A block that is left alone.
+#[derive(Clone, Copy, Debug)]
+struct Aside {
+    until: Duration,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Damaged,
+    /// It could not be read so many times, and the bucket answers else.
+    Unread(u32),
+    /// Another block of the same job could not be read.
+    Beside,
+}
+
+impl Why {
+    fn is_pause(self) -> bool {
+        match self {
+            Self::Damaged => false,
+            Self::Unread(failures) => failures < UNREAD_MAX,
+            Self::Beside => true,
+        }
+    }
+}
+
+impl TenantStanding {
+    /// Forgets of blocks that are not listed any more.
+    pub(super) fn keep_listed(&mut self, manifest: &Manifest) {
+        self.aside.retain(|block, _| manifest.block(*block).is_some());
+    }
+
+    /// The blocks that are left alone now, as if they were not there.
+    pub(super) fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
+        // Of what could not be read the number of failures is still known when it is tried again.
+        self.aside.retain(|_, aside| match aside.why {
+            Why::Unread(_) => aside.until.saturating_add(BAD_FOR) > now,
+            Why::Damaged | Why::Beside => aside.until > now,
+        });
+        self.aside_now(now, |why| !why.is_pause())
+    }
+
+    /// The blocks of which no job is begun now. Its window waits with them, so that it is not merged without them.
+    pub(super) fn paused(&self, now: Duration) -> BTreeSet<BlockId> {
+        self.aside_now(now, Why::is_pause)
+    }
+
+    fn aside_now(&self, now: Duration, is_wanted: impl Fn(Why) -> bool) -> BTreeSet<BlockId> {
+        let aside = self.aside.iter();
+        let aside = aside.filter(|(_, aside)| aside.until > now && is_wanted(aside.why));
+        aside.map(|(block, _)| *block).collect()
+    }
+
+    /// Those of them that are damaged, so that nothing waits for them.
+    pub(super) fn damaged(&mut self, now: Duration) -> BTreeSet<BlockId> {
+        let mut bad = self.bad(now);
+        bad.retain(|block| self.aside.get(block).is_some_and(|a| a.why == Why::Damaged));
+        bad
+    }
+
+    /// How many blocks are left alone for hours.
+    pub(super) fn reported(&self, now: Duration) -> usize {
+        let is_reported = |aside: &&Aside| match aside.why {
+            Why::Damaged => aside.until > now,
+            // Until it could be read, or nobody tried for long.
+            Why::Unread(failures) => failures >= UNREAD_MAX,
+            Why::Beside => false,
+        };
+        self.aside.values().filter(is_reported).count()
+    }
+
+    /// Looks at damaged blocks again after some hours only.
+    pub(super) fn leave_alone(&mut self, blocks: impl IntoIterator<Item = BlockId>, now: Duration) {
+        let aside = Aside {
+            until: now.saturating_add(BAD_FOR),
+            why: Why::Damaged,
+        };
+        self.aside.extend(blocks.into_iter().map(|block| (block, aside)));
+    }
+
+    /// Notes that a block of some could not be read: all of them wait, or, when it is not for the first time, this one alone. True in
+    /// the latter case.
+    pub(super) fn note_unread(
+        &mut self,
+        unread: BlockId,
+        inputs: impl IntoIterator<Item = BlockId>,
+        now: Duration,
+    ) -> bool {
+        let failures = match self.aside.get(&unread).map(|aside| aside.why) {
+            Some(Why::Unread(failures)) => failures.saturating_add(1),
+            Some(Why::Damaged | Why::Beside) | None => 1,
+        };
+        let is_it = failures >= UNREAD_MAX;
+        let wait = if is_it { UNREAD_FOR } else { UNREAD_PAUSE };
+        let until = now.saturating_add(wait);
+        if !is_it {
+            for block in inputs {
+                let beside = self.aside.entry(block).or_insert(Aside {
+                    until,
+                    why: Why::Beside,
+                });
+                beside.until = beside.until.max(until);
+            }
+        }
+        let why = Why::Unread(failures);
+        self.aside.insert(unread, Aside { until, why });
+        is_it
+    }
+
+    /// Notes that blocks could be read.
+    pub(super) fn note_read(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
+        for block in blocks {
+            self.aside.remove(&block);
+        }
+    }
+
+    /// Notes what is due first; gives for how long nothing was done about it.
+    pub(super) fn note_due(&mut self, first: Option<&MergeJob>, now: Duration) -> Duration {
+        let since = match (&self.due, first) {
+            (Some((before, since)), Some(first)) if before == first => *since,
+            _ => now,
+        };
+        self.due = first.map(|job| (job.clone(), since));
+        now.saturating_sub(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> BlockId {
+        BlockId::new(1, n)
+    }
+
+    #[test]
+    fn i11_a_block_that_cannot_be_read_is_put_aside_alone_after_some_failures() {
+        let mut standing = TenantStanding::default();
+        let mut now = Duration::ZERO;
+        let both = BTreeSet::from([id(1), id(2)]);
+        for failure in 1..UNREAD_MAX {
+            assert!(!standing.note_unread(id(1), both.clone(), now), "{failure}");
+            assert_eq!(
+                (
+                    standing.bad(now).len(),
+                    standing.paused(now),
+                    standing.reported(now)
+                ),
+                (0, both.clone(), 0)
+            );
+            now += UNREAD_PAUSE;
+            assert_eq!(standing.paused(now), BTreeSet::new());
+        }
+        assert!(standing.note_unread(id(1), both, now));
+        assert_eq!(
+            (standing.bad(now), standing.paused(now).len()),
+            (BTreeSet::from([id(1)]), 0)
+        );
+        assert_eq!((standing.damaged(now).len(), standing.reported(now)), (0, 1));
+        // It is tried again, and reported until it could be read.
+        now += UNREAD_FOR;
+        assert_eq!((standing.bad(now).len(), standing.reported(now)), (0, 1));
+        assert!(standing.note_unread(id(1), [id(1)], now));
+        standing.note_read([id(1)]);
+        assert_eq!((standing.bad(now).len(), standing.reported(now)), (0, 0));
+        assert!(!standing.note_unread(id(1), [id(1)], now), "from the start");
+    }
+}
