@@ -3,7 +3,12 @@
 //!
 //! Every request to the simulated object store takes 10 ms of simulated time, however many run at once, so that the time a
 //! query takes is the number of its rounds. What came of which part is told beside the table, to stderr.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for developers"
+)]
 
 mod needed;
 
