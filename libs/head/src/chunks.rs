@@ -27,6 +27,9 @@ impl ChunkList {
     }
 }
 
+/// Fewer free entries are not worth giving back.
+const FREE_MIN: usize = 4096;
+
 /// A chunk, and the one after it in its list; after the last comes the first.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -124,6 +127,8 @@ pub(crate) struct New<'a> {
 pub(crate) struct Chunks {
     pub(crate) pages: Pages,
     entries: Slab<Entry>,
+    /// Entries in lists.
+    live: usize,
 }
 
 impl Chunks {
@@ -144,6 +149,7 @@ impl Chunks {
     pub(crate) fn insert(&mut self, list: &mut ChunkList, new: New<'_>) {
         let place = self.pages.push(new.group, new.samples, new.bytes);
         let id = self.entries.add(Entry::new(new.range, place));
+        self.live += 1;
         self.link(list, id);
     }
 
@@ -172,40 +178,57 @@ impl Chunks {
 
     /// Removes a chunk of a series.
     pub(crate) fn remove(&mut self, list: &mut ChunkList, id: u32) {
-        self.unlink(list, |_, at| at == id);
+        self.unlink(list, id);
         self.pages.remove(self.entries.get(id).place);
-        self.entries.release(id, id);
+        self.release(id);
     }
 
-    /// Takes the first entry that is looked for out of a list.
-    fn unlink(&mut self, list: &mut ChunkList, is_it: impl Fn(&Self, u32) -> bool) -> Option<u32> {
-        if list.last == NONE {
-            return None;
-        }
+    /// Takes an entry out of its list.
+    fn unlink(&mut self, list: &mut ChunkList, id: u32) {
         let mut before = list.last;
-        loop {
-            let id = self.entries.get(before).next;
-            if is_it(self, id) {
-                let next = self.entries.get(id).next;
-                self.entries.get_mut(before).next = next;
-                if id == list.last {
-                    list.last = if before == id { NONE } else { before };
-                }
-                return Some(id);
-            }
-            if id == list.last {
-                return None;
-            }
-            before = id;
+        while self.entries.get(before).next != id {
+            before = self.entries.get(before).next;
+        }
+        let next = self.entries.get(id).next;
+        self.entries.get_mut(before).next = next;
+        if id == list.last {
+            list.last = if before == id { NONE } else { before };
         }
     }
 
     /// Drops the entries of a series that lie in leaving pages.
     pub(crate) fn drop_leaving(&mut self, list: &mut ChunkList) {
-        let is_leaving = |this: &Self, id| this.pages.is_leaving(this.entries.get(id).place);
-        while let Some(id) = self.unlink(list, is_leaving) {
-            self.entries.release(id, id);
+        if list.is_empty() {
+            return;
         }
+        let (mut before, end) = (list.last, list.last);
+        let mut id = self.entries.get(end).next;
+        loop {
+            let Entry { next, place, .. } = *self.entries.get(id);
+            if self.pages.is_leaving(place) {
+                self.entries.get_mut(before).next = next;
+                if id == end {
+                    list.last = if before == end { NONE } else { before };
+                }
+                self.release(id);
+            } else {
+                before = id;
+            }
+            if id == end {
+                return;
+            }
+            id = next;
+        }
+    }
+
+    fn release(&mut self, id: u32) {
+        self.entries.release(id, id);
+        self.live -= 1;
+    }
+
+    /// Whether most entries are free, and some memory is to be had for them.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.entries.places() > (2 * self.live).max(FREE_MIN)
     }
 
     /// Moves chunks together when most of what their pages hold is gone, given all lists there are.
@@ -432,6 +455,72 @@ mod tests {
         }
         for list in &lists {
             assert_eq!(chunks.of(*list).count(), 2);
+        }
+    }
+
+    #[test]
+    fn i3_chunks_that_are_moved_keep_their_bytes() {
+        let bytes = |series: usize, t: i64| vec![(series * 7 + t as usize * 31) as u8; 100 + series % 50];
+        let (mut chunks, mut lists) = (Chunks::default(), vec![ChunkList::default(); 600]);
+        for t in 0..8 {
+            for (series, list) in lists.iter_mut().enumerate() {
+                chunks.insert(list, new(t, 1, &bytes(series, t)));
+            }
+        }
+        let full = chunks.memory_bytes();
+        // One in eight stays, another one of each series.
+        for (series, list) in lists.iter_mut().enumerate() {
+            let stays = series as i64 % 8;
+            let ids: Vec<(u32, i64)> = chunks.of(*list).map(|s| (s.id(), s.range().min)).collect();
+            for (id, _) in ids.into_iter().filter(|(_, t)| *t != stays) {
+                chunks.remove(list, id);
+            }
+        }
+        chunks.gather(lists.iter().copied());
+        chunks.pages.drop_leaving();
+        assert!(chunks.pages.memory_bytes() < full / 4, "nothing was moved");
+        for (series, list) in lists.iter().enumerate() {
+            let t = series as i64 % 8;
+            let held: Vec<_> = chunks
+                .of(*list)
+                .map(|s| (s.range().min, s.shared().to_vec()))
+                .collect();
+            assert_eq!(held, [(t, bytes(series, t))]);
+        }
+        assert!(chunks.is_sparse());
+        chunks.shrink(lists.iter_mut());
+        assert!(!chunks.is_sparse());
+        for (series, list) in lists.iter().enumerate() {
+            let t = series as i64 % 8;
+            let held: Vec<_> = chunks.of(*list).map(|s| s.shared().to_vec()).collect();
+            assert_eq!(held, [bytes(series, t)]);
+        }
+    }
+
+    #[test]
+    fn lists_of_many_chunks_let_go_of_what_leaves() {
+        let mut chunks = Chunks::default();
+        for leaving in [0..20, 0..1, 19..20, 0..19, 1..20, 5..9] {
+            let mut list = ChunkList::default();
+            for t in 0..20 {
+                let group = (0, if leaving.contains(&t) { 1 } else { UNCUT });
+                chunks.insert(
+                    &mut list,
+                    New {
+                        group,
+                        ..new(t, 1, &[t as u8])
+                    },
+                );
+            }
+            chunks.pages.leave(&[1]);
+            chunks.drop_leaving(&mut list);
+            chunks.pages.drop_leaving();
+            let times: Vec<i64> = chunks.of(list).map(|s| s.range().min).collect();
+            assert_eq!(
+                times,
+                (0..20).filter(|t| !leaving.contains(t)).collect::<Vec<_>>()
+            );
+            assert_eq!(list.is_empty(), leaving == (0..20));
         }
     }
 

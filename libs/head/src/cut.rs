@@ -242,6 +242,7 @@ impl Head {
             }
         }
         let dropped = self.chunks.pages.drop_leaving();
+        self.gather_chunks();
         self.doom(&dead);
         let exemplars = &self.exemplars;
         let windows = &mut self.windows;

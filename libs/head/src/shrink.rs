@@ -18,6 +18,10 @@ impl Head {
         if live == 0 {
             return self.renew();
         }
+        if self.chunks.is_sparse() {
+            let cold = &mut self.series.cold;
+            self.chunks.shrink(cold.iter_mut().map(|cold| &mut cold.sealed));
+        }
         if !self.unshrunk {
             return;
         }

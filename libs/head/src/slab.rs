@@ -91,6 +91,11 @@ impl<T: Chained> Slab<T> {
         (copied, end)
     }
 
+    /// How many items there are, free ones included.
+    pub(crate) fn places(&self) -> usize {
+        self.segments.iter().map(Vec::len).sum()
+    }
+
     /// Memory held, free items included.
     pub(crate) fn memory_bytes(&self) -> usize {
         let items: usize = self.segments.iter().map(Vec::capacity).sum();

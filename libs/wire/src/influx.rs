@@ -130,6 +130,7 @@ pub fn decode<'a>(
     let mut report = Report::default();
     let mut cursor = Cursor(text);
     while !cursor.0.is_empty() {
+        let line = Cursor(cursor.0);
         match decoder.line(&mut cursor, sink) {
             Ok(()) => {}
             Err(Stop::Reason(reason)) => {
@@ -141,6 +142,11 @@ pub fn decode<'a>(
                     LineFault { line, reason }
                 });
                 cursor.skip_line();
+                if let Some(rest) = line.after_line() {
+                    cursor.0 = rest
+                        .get(rest.len().saturating_sub(cursor.0.len())..)
+                        .unwrap_or(rest);
+                }
             }
             Err(Stop::Full) => return Err(InfluxError::Strings),
             Err(Stop::TooMany) => {
@@ -420,6 +426,24 @@ impl<'a> Cursor<'a> {
     fn skip_line(&mut self) {
         let end = self.0.iter().position(|b| *b == b'\n');
         self.skip(end.map_or(self.0.len(), |end| end + 1));
+    }
+
+    /// What comes after the line and the strings of its fields, which may hold line breaks; none when a string does not end.
+    fn after_line(&self) -> Option<&'a [u8]> {
+        let (mut in_fields, mut in_string, mut before) = (false, false, b' ');
+        let mut bytes = self.0.iter().enumerate();
+        while let Some((at, &b)) = bytes.next() {
+            match b {
+                b'\n' if !in_string => return self.0.get(at + 1..),
+                b'\\' if in_string || self.0.get(at + 1) != Some(&b'\n') => drop(bytes.next()),
+                b'"' if in_string => in_string = false,
+                b'"' => in_string = in_fields && before == b'=',
+                b' ' => in_fields = true,
+                _ => {}
+            }
+            before = b;
+        }
+        (!in_string).then_some(&[])
     }
 
     /// Takes the end of the line, if it is next.

@@ -145,6 +145,19 @@ fn what_is_wrong_is_named_with_its_line(#[case] text: &str, #[case] line: usize,
     assert!(error.contains(reason), "{error}");
 }
 
+// Whatever text says is no sample.
+#[test]
+fn strings_of_bad_lines_are_left_out_with_them() {
+    let text = "logs level=info,msg=\"first\nfake,host=a v=1\nend\" 1700000000\nok f=1 5\nm a=x,b=\"\\\"\nfake f=1\" 5\nlast f=2 5";
+    let (series, report) = read(text).unwrap();
+    assert_eq!(series, ["ok_f{} 1 @5", "last_f{} 2 @5"]);
+    assert_eq!((report.lines, report.first.map(|f| f.line)), (2, Some(1)));
+    // A quote in a tag opens nothing, nor does one that never ends.
+    let (series, report) = read("m,a=\"b =1\nok f=1 5\nm a=x,b=\"open\nlast f=2 5").unwrap();
+    assert_eq!(series, ["ok_f{} 1 @5", "last_f{} 2 @5"]);
+    assert_eq!(report.lines, 2);
+}
+
 #[test]
 fn the_first_of_many_bad_lines_is_named() {
     let (series, report) = read("a f=1 5\nb\nc f=2 5\nd f=x\ne f=\"open\nf f=3 5").unwrap();

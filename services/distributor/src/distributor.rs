@@ -356,15 +356,31 @@ impl Shared {
         })
     }
 
+    async fn on_cpu<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let done = self.runtime.cpu.run(work).await;
+        done.map_err(|panic| Error::Internal(panic.to_string()))
+    }
+
     /// Takes new series out for which there is no room.
     async fn admit_series(&self, limiter: &Limiter, mut taken: Taken) -> Result<Taken, Error> {
-        let unknown = taken.unknown();
+        let mut unknown = taken.unknown();
         if unknown.is_empty() {
             return Ok(taken);
         }
         let started = self.runtime.clock.elapsed();
         let per_metric = Some(limiter.per_metric).filter(|limit| *limit > 0);
-        let metrics = per_metric.map(|limit| MetricsOf::new(&taken, &unknown, limit));
+        let metrics = match per_metric {
+            None => None,
+            Some(limit) => {
+                let find = move || {
+                    let metrics = MetricsOf::new(&taken, &unknown, limit);
+                    (taken, unknown, metrics)
+                };
+                let metrics;
+                (taken, unknown, metrics) = self.on_cpu(find).await?;
+                Some(metrics)
+            }
+        };
         let decision = limiter.admit(unknown, metrics.as_ref()).await;
         let limit = limiter.room.limit();
         let is_whole = decision.is_yes();
@@ -374,12 +390,7 @@ impl Shared {
         };
         let taken = match is_whole {
             true => settle(),
-            false => self
-                .runtime
-                .cpu
-                .run(settle)
-                .await
-                .map_err(|panic| Error::Internal(panic.to_string()))?,
+            false => self.on_cpu(settle).await?,
         };
         self.stage("admit_series", started);
         Ok(taken)

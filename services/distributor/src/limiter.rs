@@ -147,15 +147,14 @@ impl Limiter {
             asked.insert(of_partition.partition, of_partition.series);
         }
         let by_metric = metrics.map(|m| m.take(&self.room.metrics(), &counts, &mut asked));
-        let decision = self.room.decide(&asked, partitions, distributors);
-        let Some((room, refused_by_metric)) = by_metric else {
+        let mut decision = self.room.decide(&asked, partitions, distributors);
+        let Some(by_metric) = by_metric else {
             return decision;
         };
-        Decision {
-            refused_by_metric,
-            metric_room: Some(room),
-            ..decision
-        }
+        decision.undecided.extend(by_metric.undecided);
+        decision.refused_by_metric = by_metric.refused;
+        decision.metric_room = Some(by_metric.room);
+        decision
     }
 
     /// Decides on known series of a batch that a member does not have. They exist unless members deny it.

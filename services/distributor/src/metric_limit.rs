@@ -14,6 +14,9 @@ use crate::intake::Taken;
 use crate::rejection::Rejection;
 use crate::series_limit::{ByPartition, Existence};
 
+/// Most metrics that members are asked for at once; new series of others come in with a further try.
+const ASKED_MAX: usize = 10_000;
+
 /// New series of requests under way, by metric.
 pub(crate) type UnderWay = Arc<Mutex<BTreeMap<String, u64>>>;
 
@@ -23,7 +26,7 @@ pub(crate) struct MetricsOf {
     /// Most series that each may have.
     pub(crate) limit: u64,
     pub(crate) names: Arc<[String]>,
-    /// Places among the names.
+    /// Places among the names; none of series whose metrics are not asked for.
     of: Arc<HashMap<SeriesHash, usize>>,
 }
 
@@ -40,11 +43,13 @@ impl MetricsOf {
                 let Some(metric) = metric.filter(|_| unknown.contains(&series.hash)) else {
                     continue;
                 };
-                let place = *places.entry(metric).or_insert_with(|| {
+                if let Some(place) = places.get(metric) {
+                    of.insert(series.hash, *place);
+                } else if names.len() < ASKED_MAX {
+                    places.insert(metric, names.len());
+                    of.insert(series.hash, names.len());
                     names.push(metric.to_owned());
-                    names.len() - 1
-                });
-                of.insert(series.hash, place);
+                }
             }
         }
         Self {
@@ -61,53 +66,82 @@ impl MetricsOf {
         under_way: &UnderWay,
         counts: &[u64],
         asked: &mut BTreeMap<PartitionId, Vec<(SeriesHash, Existence)>>,
-    ) -> (MetricRoom, Vec<Refused>) {
-        let mut room = MetricRoom {
-            under_way: Arc::clone(under_way),
-            taken: BTreeMap::new(),
-        };
-        let mut refused: BTreeMap<usize, HashSet<SeriesHash>> = BTreeMap::new();
+    ) -> ByMetric {
+        let mut mine: Vec<u64> = vec![0; self.names.len()];
+        let (mut refused, mut undecided) = (Vec::new(), HashSet::new());
         let mut all = under_way.lock();
+        let others: Vec<u64> = self
+            .names
+            .iter()
+            .map(|name| all.get(name).copied().unwrap_or(0))
+            .collect();
         for series in asked.values_mut() {
             series.retain(|(hash, existence)| {
-                let place = self.of.get(hash).filter(|_| *existence == Existence::Absent);
-                let Some((place, name)) = place.and_then(|place| Some((*place, self.names.get(*place)?)))
-                else {
+                if *existence != Existence::Absent {
                     return true;
+                }
+                let Some(&place) = self.of.get(hash) else {
+                    undecided.insert(*hash);
+                    return false;
                 };
-                let others = all.get(name).copied().unwrap_or(0);
-                let count = counts.get(place).copied().unwrap_or(0);
-                if count.saturating_add(others) >= self.limit {
-                    refused.entry(place).or_default().insert(*hash);
+                let at = |of: &[u64]| of.get(place).copied().unwrap_or(0);
+                let sum = at(counts).saturating_add(at(&mine));
+                if sum >= self.limit {
+                    refused.push((*hash, place));
                     return false;
                 }
-                *all.entry(name.clone()).or_default() += 1;
-                *room.taken.entry(name.clone()).or_default() += 1;
+                // What others let in may fail.
+                if sum.saturating_add(at(&others)) >= self.limit {
+                    undecided.insert(*hash);
+                    return false;
+                }
+                if let Some(mine) = mine.get_mut(place) {
+                    *mine += 1;
+                }
                 true
             });
         }
+        let mut taken = BTreeMap::new();
+        for (name, mine) in self.names.iter().zip(&mine).filter(|(_, mine)| **mine > 0) {
+            *all.entry(name.clone()).or_default() += mine;
+            taken.insert(name.clone(), *mine);
+        }
         drop(all);
-        let refusal = |(place, series): (usize, HashSet<SeriesHash>)| {
-            let metric = self.names.get(place)?.clone();
-            let mine = room.taken.get(&metric).copied().unwrap_or(0);
-            let count = counts.get(place).copied().unwrap_or(0);
-            let rejection = Rejection::MetricSeriesLimit {
-                metric,
-                limit: self.limit,
-                now: count.saturating_add(mine),
+        let mut rejections: HashMap<usize, Arc<Rejection>> = HashMap::new();
+        let mut rejection = |place: usize| {
+            let new = || {
+                let at = |of: &[u64]| of.get(place).copied().unwrap_or(0);
+                Arc::new(Rejection::MetricSeriesLimit {
+                    metric: self.names.get(place).cloned().unwrap_or_default(),
+                    limit: self.limit,
+                    now: at(counts).saturating_add(at(&mine)),
+                })
             };
-            Some(Refused { rejection, series })
+            Arc::clone(rejections.entry(place).or_insert_with(new))
         };
-        let refused = refused.into_iter().filter_map(refusal).collect();
-        (room, refused)
+        ByMetric {
+            refused: refused
+                .into_iter()
+                .map(|(hash, place)| (hash, rejection(place)))
+                .collect(),
+            undecided,
+            room: MetricRoom {
+                under_way: Arc::clone(under_way),
+                taken,
+            },
+        }
     }
 }
 
-/// Series of one metric that find no room.
+/// What becomes of new series by their metrics.
 #[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) rejection: Rejection,
-    pub(crate) series: HashSet<SeriesHash>,
+pub(crate) struct ByMetric {
+    /// There is no room for these.
+    pub(crate) refused: HashMap<SeriesHash, Arc<Rejection>>,
+    /// For these there is if others that are under way fail, or their metrics are too many to be asked for at once.
+    pub(crate) undecided: HashSet<SeriesHash>,
+    /// What the others take.
+    pub(crate) room: MetricRoom,
 }
 
 /// Room that new series of one request take of their metrics'. Dropped, it is given back.

@@ -93,7 +93,8 @@ impl TakenOut {
     fn take(&mut self, full: &BatchColumns, out: &Decision, limit: u64) -> BatchColumns {
         let now = out.count;
         let rejection = Rejection::SeriesLimit { limit, now };
-        self.exemplars += report(full, &out.refused, &rejection, &mut self.report);
+        let refusal = |hash: &SeriesHash| out.refused.contains(hash).then_some(&rejection);
+        self.exemplars += report(full, refusal, &mut self.report);
         self.refused.extend(&out.refused);
         self.undecided += out.undecided.len() as u64;
         let is_out = |hash| out.refused.contains(hash) || out.undecided.contains(hash);

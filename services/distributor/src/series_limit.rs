@@ -8,19 +8,20 @@
 //! Other distributors let series in, too. What is let in without asking is little, and where there are others one alone does
 //! not take all room there is, but for a single request.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::{PartitionId, SeriesHash, TenantId};
 use parking_lot::Mutex;
 
-use crate::metric_limit::{MetricRoom, Refused, UnderWay};
+use crate::metric_limit::{MetricRoom, UnderWay};
+use crate::rejection::Rejection;
 
 /// All distributors together let so much of the limit in on what members said some time ago: a twentieth. And so much
 /// beyond what is left, each its part, when they ask at the same time.
 const SLACK: u64 = 20;
-/// How long room is kept for series that were sent and not acknowledged: senders try again much sooner.
+/// How long room is kept at least for series that were sent and not acknowledged: senders try again much sooner.
 const DOUBTED: Duration = Duration::from_secs(60);
 /// How long a tenant is remembered that sends no more.
 const REMEMBERED: Duration = Duration::from_secs(3600);
@@ -47,10 +48,46 @@ struct Accounts {
     /// Series that take room and are on their way into the members.
     reserved: u64,
     /// Those that were on their way and may have arrived or not. They take room, too.
-    doubtful: HashSet<u64>,
-    doubted_at: Duration,
+    doubtful: Doubtful,
     used_at: Duration,
     metrics: UnderWay,
+}
+
+/// Series of which it is not known whether they arrived; each for one to two times as long as room is kept.
+#[derive(Debug, Default)]
+struct Doubtful {
+    newer: HashSet<u64>,
+    older: HashSet<u64>,
+    turned_at: Duration,
+}
+
+impl Doubtful {
+    fn turn(&mut self, now: Duration) {
+        let age = now.saturating_sub(self.turned_at);
+        if age > DOUBTED {
+            let newer = std::mem::take(&mut self.newer);
+            self.older = if age > 2 * DOUBTED { HashSet::new() } else { newer };
+            self.turned_at = now;
+        }
+    }
+
+    fn contains(&self, key: u64) -> bool {
+        self.newer.contains(&key) || self.older.contains(&key)
+    }
+
+    fn remove(&mut self, key: u64) -> bool {
+        self.newer.remove(&key) || self.older.remove(&key)
+    }
+
+    fn insert(&mut self, key: u64) {
+        if !self.older.contains(&key) {
+            self.newer.insert(key);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.newer.len() + self.older.len()
+    }
 }
 
 /// How many series members said that there are in a partition.
@@ -86,7 +123,7 @@ pub(crate) struct Decision {
     /// How many series there are, those of the request included.
     pub(crate) count: u64,
     /// There is no room for these among those of their metric.
-    pub(crate) refused_by_metric: Vec<Refused>,
+    pub(crate) refused_by_metric: HashMap<SeriesHash, Arc<Rejection>>,
     /// The room that those take of their metrics' that get in.
     pub(crate) metric_room: Option<MetricRoom>,
 }
@@ -202,7 +239,7 @@ impl Room {
     ) -> Option<ByPartition<Reserved>> {
         let mut accounts = self.accounts();
         let all = unknown.values().flat_map(|series| series.iter());
-        let new = all.filter(|hash| !accounts.doubtful.contains(&key(**hash)));
+        let new = all.filter(|hash| !accounts.doubtful.contains(key(**hash)));
         let new = new.count() as u64;
         let unasked = accounts.unasked.saturating_add(new);
         let sum = accounts
@@ -217,7 +254,7 @@ impl Room {
         let reserve = |(partition, series): (&PartitionId, &Arc<[SeriesHash]>)| {
             let mut reserved = self.nothing();
             for hash in series.iter() {
-                accounts.doubtful.remove(&key(*hash));
+                accounts.doubtful.remove(key(*hash));
                 reserved.keys.push(key(*hash));
             }
             accounts.reserved += reserved.keys.len() as u64;
@@ -242,6 +279,8 @@ impl Room {
         let is_told = partitions.keys().all(|p| accounts.counts.contains_key(p));
         let count = accounts.count();
         let left = match is_told {
+            // Whatever there is.
+            _ if self.limit == u64::MAX => self.limit,
             true => self.limit.saturating_sub(count),
             false => 0,
         };
@@ -252,7 +291,7 @@ impl Room {
         for (partition, series) in asked {
             let mut reserved = self.nothing();
             for &(hash, existence) in series {
-                let has_room = accounts.doubtful.remove(&key(hash));
+                let has_room = accounts.doubtful.remove(key(hash));
                 if existence == Existence::Held {
                     continue;
                 }
@@ -275,9 +314,7 @@ impl Room {
 
     fn accounts(&self) -> parking_lot::MutexGuard<'_, Accounts> {
         let mut accounts = self.accounts.lock();
-        if self.now.saturating_sub(accounts.doubted_at) > DOUBTED {
-            accounts.doubtful = HashSet::new();
-        }
+        accounts.doubtful.turn(self.now);
         accounts
     }
 
@@ -286,6 +323,7 @@ impl Room {
             accounts: Arc::clone(&self.accounts),
             now: self.now,
             keys: Vec::new(),
+            is_scarce: self.limit < u64::MAX,
             is_sent: false,
         }
     }
@@ -297,6 +335,8 @@ pub(crate) struct Reserved {
     accounts: Arc<Mutex<Accounts>>,
     now: Duration,
     keys: Vec<u64>,
+    /// Whether there is a limit to it at all.
+    is_scarce: bool,
     is_sent: bool,
 }
 
@@ -319,9 +359,11 @@ impl Drop for Reserved {
         }
         let mut accounts = self.accounts.lock();
         accounts.reserved -= self.keys.len() as u64;
-        if self.is_sent {
-            accounts.doubtful.extend(std::mem::take(&mut self.keys));
-            accounts.doubted_at = self.now;
+        if self.is_sent && self.is_scarce {
+            accounts.doubtful.turn(self.now);
+            for key in std::mem::take(&mut self.keys) {
+                accounts.doubtful.insert(key);
+            }
         }
     }
 }

@@ -1,11 +1,8 @@
 //! Series that are taken out of a request after they were taken in.
 
-use std::collections::HashSet;
-
 use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash};
 
 use crate::intake::{Part, Taken};
-use crate::metric_limit::Refused;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::series_limit::{ByPartition, Decision};
 
@@ -23,44 +20,36 @@ impl Taken {
             part.reserved = decision.reserved.remove(partition);
         }
         self.metric_room = decision.metric_room.take();
-        let of_all = Refused {
-            rejection: Rejection::SeriesLimit {
-                limit,
-                now: decision.count,
-            },
-            series: decision.refused,
+        let of_all = Rejection::SeriesLimit {
+            limit,
+            now: decision.count,
         };
-        for refused in decision.refused_by_metric.iter().chain([&of_all]) {
-            if refused.series.is_empty() {
-                continue;
-            }
-            for part in self.parts.values_mut() {
-                let before = self.report.samples;
-                self.exemplars_dropped += report(
-                    &part.columns,
-                    &refused.series,
-                    &refused.rejection,
-                    &mut self.report,
-                );
-                // Of a data point that makes several series each that is refused counts.
-                self.points_rejected += self.report.samples - before;
-                part.take_out(&refused.series);
-            }
-        }
-        let undecided = &decision.undecided;
-        for part in self.parts.values_mut().filter(|_| !undecided.is_empty()) {
+        let (by_metric, refused, undecided) = (
+            &decision.refused_by_metric,
+            &decision.refused,
+            &decision.undecided,
+        );
+        let rejection = |hash: &SeriesHash| match by_metric.get(hash) {
+            Some(rejection) => Some(&**rejection),
+            None => refused.contains(hash).then_some(&of_all),
+        };
+        for part in self.parts.values_mut() {
+            let before = self.report.samples;
+            self.exemplars_dropped += report(&part.columns, rejection, &mut self.report);
+            // Of a data point that makes several series each that is refused counts.
+            self.points_rejected += self.report.samples - before;
             let rows = part.columns.hashes.iter();
             self.undecided += rows.filter(|hash| undecided.contains(hash)).count() as u64;
-            part.take_out(undecided);
+            part.take_out(|hash| undecided.contains(hash) || rejection(hash).is_some());
         }
         self.parts.retain(|_, part| !part.columns.is_empty());
     }
 }
 
 impl Part {
-    fn take_out(&mut self, out: &HashSet<SeriesHash>) {
+    fn take_out(&mut self, out: impl Fn(&SeriesHash) -> bool) {
         let hashes = &self.columns.hashes;
-        let is_out = |at: usize| hashes.get(at).is_some_and(|hash| out.contains(hash));
+        let is_out = |at: usize| hashes.get(at).is_some_and(&out);
         if !(0..hashes.len()).any(is_out) {
             return;
         }
@@ -68,7 +57,7 @@ impl Part {
         self.left_out = places
             .filter_map(|(at, place)| (!is_out(at)).then_some(place))
             .collect();
-        self.new.retain(|new| !out.contains(&new.hash));
+        self.new.retain(|new| !out(&new.hash));
         self.columns = self.columns.without(is_out);
         self.content = None;
         self.encode();
@@ -76,10 +65,9 @@ impl Part {
 }
 
 /// Reports the refusal of series that stand in columns with their labels. Gives how many exemplars they have.
-pub(crate) fn report(
+pub(crate) fn report<'a>(
     columns: &BatchColumns,
-    refused: &HashSet<SeriesHash>,
-    rejection: &Rejection,
+    rejection: impl Fn(&SeriesHash) -> Option<&'a Rejection>,
     report: &mut RejectionReport,
 ) -> u64 {
     let mut histograms = columns.histograms.iter().peekable();
@@ -88,14 +76,14 @@ pub(crate) fn report(
         while histograms.next_if(|h| h.series as usize == at).is_some() {
             samples += 1;
         }
-        if refused.contains(&series.hash) {
+        if let Some(rejection) = rejection(&series.hash) {
             report.series += 1;
             report.add(rejection.clone(), samples, || describe_packed(series.labels));
         }
     }
     let hash_of = |series: u32| columns.hashes.get(series as usize);
     let exemplars = columns.exemplars.iter();
-    let dropped = exemplars.filter(|e| hash_of(e.series).is_some_and(|hash| refused.contains(hash)));
+    let dropped = exemplars.filter(|e| hash_of(e.series).is_some_and(|hash| rejection(hash).is_some()));
     dropped.count() as u64
 }
 

@@ -104,8 +104,11 @@ impl Deltas {
         if now.saturating_sub(tenants.swept) >= SWEEP_EVERY {
             tenants.swept = now;
             tenants.totals.retain(|_, totals| {
-                // Whoever holds it elsewhere works on it right now.
-                Arc::strong_count(totals) > 1 || totals.lock().forget(now, &self.bytes)
+                // Whoever has it locked works on it right now.
+                let is_left = totals
+                    .try_lock()
+                    .is_none_or(|mut totals| totals.forget(now, &self.bytes));
+                is_left || Arc::strong_count(totals) > 1
             });
         }
         let totals = Arc::clone(tenants.totals.entry(tenant.clone()).or_default());

@@ -136,6 +136,8 @@ impl Inner {
                     let accounts = accounts.ok_or_else(|| reading.damaged("has malformed accounts"))?;
                     let c = &accounts.checkpoint;
                     let key = (c.partition, c.tenant.clone());
+                    // Before the log brings more of them.
+                    head.bound_exemplars(self.store.limits.of(&key.1).max_exemplars);
                     let whole = std::mem::replace(&mut head, Head::new(options));
                     loaded.replicas.insert(key, (whole, accounts));
                 }
