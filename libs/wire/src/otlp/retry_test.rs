@@ -25,7 +25,11 @@ impl Sent {
         let end = (self.start + self.length) * SECOND / 2;
         let point = message().fixed(2, self.start * SECOND / 2).fixed(3, end);
         let count = self.counts.iter().sum::<u64>() + u64::from(self.wrong);
-        let name = if self.attribute % 2 == 0 { "a.b" } else { "a_b" };
+        let name = if self.attribute.is_multiple_of(2) {
+            "a.b"
+        } else {
+            "a_b"
+        };
         let attributes = [(name, if self.attribute < 2 { "x" } else { "y" })];
         let exemplar = message().double(3, 1.0).bytes(5, [self.bound + 1]);
         let (attributes_at, flags_at) = match kind {
