@@ -81,11 +81,12 @@ impl Bucket {
     /// # Errors
     /// [`Error::Lost`] when blocks tell of versions; [`Error::Unavailable`].
     pub(crate) async fn beginning(&self, tenant: &TenantId) -> Result<Beginning> {
+        // First: a block that tells of a version came after it.
+        let uploaded = self.uploaded_blocks(tenant).await?;
         let versions = self.manifest_versions(tenant).await?;
         if let Some(newest) = versions.last().filter(|v| **v > 0) {
             return Ok(Beginning::At(*newest));
         }
-        let uploaded = self.uploaded_blocks(tenant).await?;
         let whole = uploaded.iter().rev().filter(|(_, parts)| is_whole(parts));
         for (block, _) in whole.take(ASKED_MAX) {
             if let Some(meta) = self.readable_meta(tenant, *block).await?
@@ -179,8 +180,9 @@ fn check_evidence(manifest: &Manifest, meta: &BlockMeta, known: impl Fn(&BlockId
         return Err(lost(tenant, found, meta.clean_up_to, format!("block {block}")));
     }
     // Whatever was merged was listed, and is dead for ever once it no longer is; but a rebuilt manifest need not know of it. Blocks
-    // of imports have one source, which is no block here.
-    let is_merge = manifest.rebuilt == 0 && meta.sources.len() > 1;
+    // of imports have sources that are no blocks here: the name there, and one for a run that was not the first.
+    let is_import = meta.partitions.is_empty();
+    let is_merge = manifest.rebuilt == 0 && meta.sources.len() > 1 && !is_import;
     if is_merge && !meta.sources.iter().all(known) {
         let by = format!("block {block}, which was made of blocks that it does not know,");
         return Err(lost(tenant, found, found.saturating_add(1), by));

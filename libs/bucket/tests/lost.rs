@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{block, bucket_over, entry, id, tenant, writer};
 use koios_block::{BlockOptions, BlockParts, BlockWriter};
 use koios_bucket::{Bucket, Error, Manifest, TenantManifests};
-use koios_model::{Labels, TimeRange};
+use koios_model::{Labels, PartitionId, TimeRange};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -20,9 +20,14 @@ fn made_of(n: u64, sources: &[u64], clean_up_to: u64) -> BlockParts {
     let options = BlockOptions {
         sources: sources.iter().map(|n| id(*n)).collect(),
         level: 1,
+        partitions: vec![PartitionId(0)],
         clean_up_to,
         ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999))
     };
+    written(options)
+}
+
+fn written(options: BlockOptions) -> BlockParts {
     let mut w = BlockWriter::new(options).unwrap();
     let labels = Labels::from_pairs([("__name__", "m")]);
     w.push_series(&labels, None, &[1], &[1.0]).unwrap();
@@ -159,6 +164,14 @@ async fn i10_blocks_of_versions_that_are_lost_are_no_orphans() {
     rolled_back.list(&block(1, 1)).await.unwrap();
     rolled_back.upload(&made_of(4, &[1], 12)).await;
     assert!(is_lost(&rolled_back.unlisted().await, 1, 12));
+    // Sources of imports are no blocks here.
+    rig.upload(&written(BlockOptions {
+        sources: vec![id(8), id(9)],
+        level: 1,
+        ..BlockOptions::new(id(6), tenant(), TimeRange::new(0, 7_199_999))
+    }))
+    .await;
+    assert!(rig.unlisted().await.is_ok());
     rig.upload(&made_of(4, &[2, 5], 1)).await;
     assert!(is_lost(&rig.unlisted().await, 1, 2));
 }

@@ -66,7 +66,8 @@ impl ImportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Source(e) => matches!(e, koios_tsdb::Error::Read { .. }),
-            Self::Bucket(e) => e.is_transient(),
+            // Where versions of the manifest are lost, nothing goes until that is repaired.
+            Self::Bucket(e) => e.is_transient() || matches!(e, koios_bucket::Error::Lost { .. }),
             Self::Block(e) => matches!(e, koios_block::Error::Read { .. }),
             Self::Memory(_) => true,
             Self::Span { .. }

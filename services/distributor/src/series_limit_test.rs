@@ -176,8 +176,8 @@ fn what_was_sent_and_not_acknowledged_keeps_its_room_for_a_while() {
     assert_eq!(rig.decide(NOW, 1000..1001, Existence::Held).0, [1, 0, 0]);
     assert_eq!(rig.under_way(), 99);
     assert_eq!(
-        rig.decide(NOW + DOUBTED, 2000..2001, Existence::Absent).0,
-        [0, 0, 1]
+        rig.decide(NOW + DOUBTED, 2000..2003, Existence::Absent).0,
+        [1, 0, 2]
     );
     let later = NOW + 2 * DOUBTED + Duration::from_secs(1);
     assert_eq!(rig.decide(later, 2000..2100, Existence::Absent).0, [100, 0, 0]);

@@ -269,7 +269,11 @@ impl Compactor {
         // Before anything is committed: to a manifest that lost versions nothing may be.
         let orphans = match self.look_for_orphans(tenant).await {
             // What is not in the manifest is then all there is.
-            Err(error) if error.is_lost() || manifest.version == 0 => return Err(error),
+            Err(error) if error.is_lost() || manifest.version == 0 => {
+                // Nor by any later visit, until a search has found nothing wrong.
+                self.tenants.entry(tenant.clone()).or_default().orphans_next = None;
+                return Err(error);
+            }
             found => self
                 .metrics
                 .note_left(tenant, "uploads that were never listed are not found", found)
