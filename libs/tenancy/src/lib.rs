@@ -6,8 +6,8 @@
 //! **Invariants.** A tenant id that leaves this crate is a checked [`koios_model::TenantId`] (I6). One header, one
 //! meaning: a repeated `X-Scope-OrgID` is refused, never merged.
 //!
-//! **Deliberately absent.** Credentials: a gateway in front of Koios sets the header. Enforcement: the distributor and
-//! the querier compare against the limits where they know the value.
+//! **Deliberately absent.** Credentials: a gateway in front of Koios sets the header. Enforcement: the distributor,
+//! the querier and, for exemplars, the ingester compare against the limits where they know the value.
 //!
 //! **Failure behaviour.** Every refusal is a 400 whose message starts with `tenant ID` or names the header.
 

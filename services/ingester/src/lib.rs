@@ -13,8 +13,8 @@
 //! epoch was adopted, which is logged, no batch of a lower one is acknowledged (I14). A member answers reads only while
 //! it can serve everything it ever acknowledged (I4, I7).
 //!
-//! **Deliberately absent.** Tenant limits and admission (distributors), routing, merging with blocks (queriers),
-//! compaction (the store).
+//! **Deliberately absent.** Tenant limits, but for how many exemplars are kept, and admission (distributors), routing,
+//! merging with blocks (queriers), compaction (the store).
 //!
 //! **Failure behaviour.** A failed sync ends the process. A full disk refuses pushes with `Unavailable` and heals. A
 //! bucket that is away delays cuts, nothing else. A damaged log makes the member not count until its peers, or an
