@@ -58,7 +58,11 @@ fn tsdb(dir: &Path, from: i64) -> Result<()> {
 #[tokio::test]
 async fn what_is_imported_is_answered_at_once_and_repeating_it_adds_nothing() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let koios = all_in_one(dir.path(), &["--store.compaction-interval=1s"]).await?;
+    let koios = all_in_one(
+        dir.path(),
+        &["--store.compaction-interval=1s", "--blocks.manifest-max-age=1s"],
+    )
+    .await?;
     let from = now_ms() / (24 * HOUR) * 24 * HOUR - 10 * 24 * HOUR;
     let data = dir.path().join("tsdb");
     tsdb(&data, from)?;
