@@ -221,6 +221,24 @@ impl ManifestBlock {
     }
 }
 
+/// Of the batches that a block covers those of which no deletion masks more than it should.
+fn narrowed(
+    covers: &BTreeMap<PartitionId, BatchSet>,
+    masking: &[&Tombstone],
+) -> BTreeMap<PartitionId, BatchSet> {
+    let mut covers = covers.clone();
+    for tombstone in masking {
+        for (partition, set) in &mut covers {
+            let later = tombstone
+                .covers
+                .get(partition)
+                .map(|before| set.difference(before));
+            *set = later.map_or_else(BatchSet::default, |later| set.difference(&later));
+        }
+    }
+    covers
+}
+
 fn unite(all: &mut BTreeMap<PartitionId, BatchSet>, more: &BTreeMap<PartitionId, BatchSet>) {
     for (&partition, set) in more {
         all.entry(partition).or_default().union_with(set);
@@ -328,34 +346,29 @@ impl Manifest {
     /// deletion, which their heads cut once more. The listed block does not hold these, so it covers only what the
     /// deletion does.
     pub fn as_masked(&self, block: &ManifestBlock) -> ManifestBlock {
+        let masking: Vec<&Tombstone> = self.masking(block).collect();
         let mut masked = block.clone();
-        if self.masking(block).next().is_some() {
+        if !masking.is_empty() {
             let coverage = block.coverage().map(|(window, covers)| Coverage {
                 window,
-                covers: self.narrowed(block, covers),
+                covers: narrowed(covers, &masking),
             });
             masked.windows = coverage.collect();
         }
         masked
     }
 
-    /// Of the batches that a block covers those of which no deletion masks more than it should.
-    fn narrowed(
-        &self,
-        block: &ManifestBlock,
-        covers: &BTreeMap<PartitionId, BatchSet>,
-    ) -> BTreeMap<PartitionId, BatchSet> {
-        let mut covers = covers.clone();
-        for tombstone in self.masking(block) {
-            for (partition, set) in &mut covers {
-                let later = tombstone
-                    .covers
-                    .get(partition)
-                    .map(|before| set.difference(before));
-                *set = later.map_or_else(BatchSet::default, |later| set.difference(&later));
-            }
+    /// Notes that deletions up to a version, in state [`TombstoneState::Final`], delete nothing of a block that they mask: it is clean of
+    /// them as it is.
+    pub fn note_clean(&mut self, block: BlockId, up_to: u64) {
+        let Ok(at) = self.blocks.binary_search_by_key(&block, |b| b.block) else {
+            return;
+        };
+        if let Some(listed) = self.blocks.get(at).filter(|b| b.clean_up_to < up_to) {
+            let mut clean = self.as_masked(listed);
+            clean.clean_up_to = up_to;
+            self.blocks[at] = clean;
         }
-        covers
     }
 
     /// What a tenant without a manifest has.
@@ -407,7 +420,8 @@ impl Manifest {
                     all.union_with(set);
                     continue;
                 }
-                let narrowed = self.narrowed(block, &BTreeMap::from([(partition, set.clone())]));
+                let masking: Vec<&Tombstone> = self.masking(block).collect();
+                let narrowed = narrowed(&BTreeMap::from([(partition, set.clone())]), &masking);
                 narrowed.values().for_each(|set| all.union_with(set));
             }
         }

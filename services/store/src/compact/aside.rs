@@ -55,14 +55,17 @@ impl Compactor {
         self.metrics.failures.inc();
         let is_input = |block: &BlockId| inputs.iter().any(|b| b.block == *block);
         let bad = error.bad_block().filter(is_input);
+        let now = self.deps.runtime.clock.elapsed();
+        let known = self.tenants.entry(tenant.clone()).or_default();
         match bad {
-            Some(block) => self.leave_alone(tenant, [block]),
-            None => self.leave_alone(tenant, names(inputs)),
+            Some(block) if error.is_damage() => known.note_damaged(block, now),
+            Some(block) => known.note_failed([block], now),
+            None => known.note_failed(names(inputs), now),
         }
         let error = with_sources(error);
         match bad {
             Some(block) => {
-                tracing::error!(%tenant, %block, error, "a block is damaged: it is left alone, and its neighbours are merged without it");
+                tracing::error!(%tenant, %block, error, "a block is damaged or of a newer version: it is left alone for some hours, and its neighbours are merged without it");
             }
             None => {
                 tracing::error!(%tenant, ?window, error, "blocks cannot be merged or downsampled: they are left alone for some hours");
@@ -70,10 +73,11 @@ impl Compactor {
         }
     }
 
-    pub(super) fn leave_alone(&mut self, tenant: &TenantId, blocks: impl IntoIterator<Item = BlockId>) {
+    /// Leaves blocks alone of which all is deleted.
+    pub(super) fn note_empty(&mut self, tenant: &TenantId, inputs: &[ManifestBlock]) {
         let now = self.deps.runtime.clock.elapsed();
         let known = self.tenants.entry(tenant.clone()).or_default();
-        known.leave_alone(blocks, now);
+        known.note_empty(names(inputs), now);
     }
 
     /// Notes that the blocks of a job could be read.

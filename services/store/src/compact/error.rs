@@ -79,6 +79,23 @@ impl CompactError {
         }
     }
 
+    /// Whether a [bad block](Self::bad_block) is damaged or gone; one of a newer version may be read by a newer program.
+    pub(crate) fn is_damage(&self) -> bool {
+        use koios_block::Error::Version;
+        let is_version = matches!(
+            self,
+            Self::Block {
+                source: Version { .. },
+                ..
+            } | Self::Bucket(BucketError::Block(Version { .. }))
+                | Self::Open {
+                    source: BucketError::Block(Version { .. }),
+                    ..
+                }
+        );
+        self.bad_block().is_some() && !is_version
+    }
+
     /// Whether the manifest lost versions, so that an operator has to act.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Self::Bucket(BucketError::Lost { .. }))

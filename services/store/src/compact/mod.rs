@@ -24,6 +24,7 @@ mod plan;
 mod retention;
 mod settings;
 mod standing;
+mod untouched;
 
 #[cfg(test)]
 mod compact_test;
@@ -290,13 +291,15 @@ impl Compactor {
         }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &told, &writer).await?;
+        // Before merges, so that what has nothing of a deletion is not written again for it.
+        let looks = self.note_untouched(tenant, &writer).await?;
         let merges = self.merge_due(tenant, &told, &writer).await?;
         // One a visit, so that a backlog of them keeps no merge waiting. What goes is not summarised first.
         let expiries = self.expire_due(tenant, &told, &writer).await?;
         let downsamplings = self.downsample_due(tenant, &told, &writer).await?;
         let cleanings = self.clean_summaries(tenant, &writer).await?;
         self.forget_deletions(tenant, &writer).await?;
-        Ok(merges || downsamplings || cleanings || expiries)
+        Ok(looks || merges || downsamplings || cleanings || expiries)
     }
 
     /// Looks now and then for uploads that were never listed: that lists the tenant's objects.
@@ -427,7 +430,7 @@ impl Compactor {
                 tracing::info!(%tenant, into, bytes_out, samples = done.samples, ?took, "downsampled");
                 if done.blocks == 0 {
                     // All of it was deleted: its blocks go when they are merged, and are not looked at until then.
-                    self.leave_alone(tenant, names(&job.inputs));
+                    self.note_empty(tenant, &job.inputs);
                 }
             }
             Err(error) => self.failed(tenant, (&job.inputs, job.window), error).await?,
@@ -528,9 +531,8 @@ impl Compactor {
         self.metrics.retired.inc_by(emptied as u64);
         let settings = self.settings_of(&manifest, told);
         let known = self.tenants.entry(tenant.clone()).or_default();
-        // What cannot be read now may be summarised later.
-        let bad = known.damaged(clock.elapsed());
-        let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &bad, writer).await?;
+        let given_up = known.given_up(clock.elapsed());
+        let retired = cleanup::retire(manifests, &manifest, old_as_of, &settings, &given_up, writer).await?;
         self.metrics.retired.inc_by(retired.blocks as u64);
         self.retention.samples.inc_by(retired.samples);
         let manifest = self.newest(tenant).await?;

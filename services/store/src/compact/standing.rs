@@ -10,8 +10,10 @@ use koios_bucket::Manifest;
 use super::cleanup::SeenDead;
 use super::plan::MergeJob;
 
-/// How long a damaged block is left alone.
+/// How long a damaged block is left alone, and one with which a job failed.
 const BAD_FOR: Duration = Duration::from_secs(6 * 3600);
+/// Times that damage was found, hours apart, until nothing waits for the block: once it may have come in reading.
+const DAMAGED_SURELY: u32 = 2;
 /// Failed reads of a block after which it is the block, and not the moment.
 const UNREAD_MAX: u32 = 3;
 /// How long a block is left alone after fewer.
@@ -30,6 +32,8 @@ pub(super) struct TenantStanding {
     /// When uploads that were never listed are looked for next.
     pub(super) orphans_next: Option<Duration>,
     pub(super) deletions_looked_at: Option<Duration>,
+    /// Blocks that have something of what final deletions delete, with the version of the last one for which that was looked up.
+    pub(super) touched: BTreeMap<BlockId, u64>,
     /// Its retention is held against the settings.
     pub(super) is_held: bool,
     /// When it was last looked whether another process does what is due.
@@ -47,7 +51,12 @@ struct Aside {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
-    Damaged,
+    /// It was found damaged so many times.
+    Damaged(u32),
+    /// A job with it failed and would fail again; the block may be whole.
+    Failed,
+    /// All of it is deleted.
+    Empty,
     /// It could not be read so many times, and the bucket answers else.
     Unread(u32),
     /// Another block of the same job could not be read.
@@ -57,7 +66,7 @@ enum Why {
 impl Why {
     fn is_pause(self) -> bool {
         match self {
-            Self::Damaged => false,
+            Self::Damaged(_) | Self::Failed | Self::Empty => false,
             Self::Unread(failures) => failures < UNREAD_MAX,
             Self::Beside => true,
         }
@@ -68,14 +77,15 @@ impl TenantStanding {
     /// Forgets of blocks that are not listed any more.
     pub(super) fn keep_listed(&mut self, manifest: &Manifest) {
         self.aside.retain(|block, _| manifest.block(*block).is_some());
+        self.touched.retain(|block, _| manifest.block(*block).is_some());
     }
 
     /// The blocks that are left alone now, as if they were not there.
     pub(super) fn bad(&mut self, now: Duration) -> BTreeSet<BlockId> {
-        // Of what could not be read the number of failures is still known when it is tried again.
+        // The number of failures is still known when it is tried again.
         self.aside.retain(|_, aside| match aside.why {
-            Why::Unread(_) => aside.until.saturating_add(BAD_FOR) > now,
-            Why::Damaged | Why::Beside => aside.until > now,
+            Why::Damaged(_) | Why::Unread(_) => aside.until.saturating_add(BAD_FOR) > now,
+            Why::Failed | Why::Empty | Why::Beside => aside.until > now,
         });
         self.aside_now(now, |why| !why.is_pause())
     }
@@ -91,30 +101,52 @@ impl TenantStanding {
         aside.map(|(block, _)| *block).collect()
     }
 
-    /// Those of them that are damaged, so that nothing waits for them.
-    pub(super) fn damaged(&mut self, now: Duration) -> BTreeSet<BlockId> {
+    /// Those of them of which nothing more is to be had, so that nothing waits for them: surely damaged ones, and empty ones. What else
+    /// cannot be summarised now may be later.
+    pub(super) fn given_up(&mut self, now: Duration) -> BTreeSet<BlockId> {
+        let is_given_up = |why: Why| match why {
+            Why::Damaged(times) => times >= DAMAGED_SURELY,
+            Why::Empty => true,
+            Why::Failed | Why::Unread(_) | Why::Beside => false,
+        };
         let mut bad = self.bad(now);
-        bad.retain(|block| self.aside.get(block).is_some_and(|a| a.why == Why::Damaged));
+        bad.retain(|block| self.aside.get(block).is_some_and(|a| is_given_up(a.why)));
         bad
     }
 
     /// How many blocks are left alone for hours.
     pub(super) fn reported(&self, now: Duration) -> usize {
         let is_reported = |aside: &&Aside| match aside.why {
-            Why::Damaged => aside.until > now,
+            Why::Damaged(_) | Why::Failed => aside.until > now,
             // Until it could be read, or nobody tried for long.
             Why::Unread(failures) => failures >= UNREAD_MAX,
-            Why::Beside => false,
+            Why::Empty | Why::Beside => false,
         };
         self.aside.values().filter(is_reported).count()
     }
 
-    /// Looks at damaged blocks again after some hours only.
-    pub(super) fn leave_alone(&mut self, blocks: impl IntoIterator<Item = BlockId>, now: Duration) {
-        let aside = Aside {
-            until: now.saturating_add(BAD_FOR),
-            why: Why::Damaged,
+    /// Looks at a damaged block again after some hours only.
+    pub(super) fn note_damaged(&mut self, block: BlockId, now: Duration) {
+        let times = match self.aside.get(&block).map(|aside| aside.why) {
+            Some(Why::Damaged(times)) => times.saturating_add(1),
+            _ => 1,
         };
+        self.put_aside([block], Why::Damaged(times), now);
+    }
+
+    /// Tries blocks again after some hours only, with which a job failed that would fail again.
+    pub(super) fn note_failed(&mut self, blocks: impl IntoIterator<Item = BlockId>, now: Duration) {
+        self.put_aside(blocks, Why::Failed, now);
+    }
+
+    /// Looks at blocks of which all is deleted after some hours only.
+    pub(super) fn note_empty(&mut self, blocks: impl IntoIterator<Item = BlockId>, now: Duration) {
+        self.put_aside(blocks, Why::Empty, now);
+    }
+
+    fn put_aside(&mut self, blocks: impl IntoIterator<Item = BlockId>, why: Why, now: Duration) {
+        let until = now.saturating_add(BAD_FOR);
+        let aside = Aside { until, why };
         self.aside.extend(blocks.into_iter().map(|block| (block, aside)));
     }
 
@@ -128,7 +160,7 @@ impl TenantStanding {
     ) -> bool {
         let failures = match self.aside.get(&unread).map(|aside| aside.why) {
             Some(Why::Unread(failures)) => failures.saturating_add(1),
-            Some(Why::Damaged | Why::Beside) | None => 1,
+            _ => 1,
         };
         let is_it = failures >= UNREAD_MAX;
         let wait = if is_it { UNREAD_FOR } else { UNREAD_PAUSE };
@@ -196,7 +228,7 @@ mod tests {
             (standing.bad(now), standing.paused(now).len()),
             (BTreeSet::from([id(1)]), 0)
         );
-        assert_eq!((standing.damaged(now).len(), standing.reported(now)), (0, 1));
+        assert_eq!((standing.given_up(now).len(), standing.reported(now)), (0, 1));
         // It is tried again, and reported until it could be read.
         now += UNREAD_FOR;
         assert_eq!((standing.bad(now).len(), standing.reported(now)), (0, 1));
@@ -204,5 +236,29 @@ mod tests {
         standing.note_read([id(1)]);
         assert_eq!((standing.bad(now).len(), standing.reported(now)), (0, 0));
         assert!(!standing.note_unread(id(1), [id(1)], now), "from the start");
+    }
+
+    #[test]
+    fn i10_only_what_was_found_damaged_hours_apart_is_given_up() {
+        let mut standing = TenantStanding::default();
+        let mut now = Duration::ZERO;
+        for times in 1..=3 {
+            standing.note_damaged(id(1), now);
+            standing.note_failed([id(2), id(3)], now);
+            let all = BTreeSet::from([id(1), id(2), id(3)]);
+            assert_eq!((standing.bad(now), standing.reported(now)), (all, 3));
+            assert_eq!(standing.given_up(now).contains(&id(1)), times > 1, "{times}");
+            assert!(!standing.given_up(now).contains(&id(2)));
+            now += BAD_FOR;
+            assert_eq!((standing.bad(now).len(), standing.given_up(now).len()), (0, 0));
+        }
+        standing.note_read([id(1)]);
+        standing.note_damaged(id(1), now);
+        assert_eq!(standing.given_up(now).len(), 0, "from the start");
+        standing.note_empty([id(4)], now);
+        assert_eq!(
+            (standing.given_up(now), standing.reported(now)),
+            (BTreeSet::from([id(4)]), 1)
+        );
     }
 }

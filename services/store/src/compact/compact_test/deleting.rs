@@ -181,3 +181,64 @@ async fn i1_a_block_covers_no_batch_whose_samples_are_masked_in_it_by_mistake() 
     let manifest = world.manifest().await;
     assert!(manifest.is_dead(block));
 }
+
+#[tokio::test(start_paused = true)]
+async fn i10_blocks_without_anything_of_a_deletion_are_not_written_again() {
+    let mut world = World::new(5);
+    world.members_have_forgotten = true;
+    world.settings.downsampling = CompactionSettings::default().downsampling;
+    let other = |day: i64| {
+        let labels = Labels::from_pairs([("__name__", "up"), ("secret", "no")]);
+        Data::from([(labels, BTreeMap::from([(day * 24 * HOUR + 60_000, day as f64)]))])
+    };
+    for day in 0..3 {
+        world.cut(day * 24..day * 24 + 2, &other(day)).await;
+    }
+    let secret = world.cut(72..74, &secret_and_other(72..74)).await;
+    world.sleep(100 * 3600).await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    let listed = |m: &Manifest| m.blocks.iter().map(|b| b.block).collect::<BTreeSet<BlockId>>();
+    let before = world.manifest().await;
+    assert!(
+        before.blocks.iter().any(|b| b.resolution_ms != 0),
+        "summaries too"
+    );
+    let mut others = listed(&before);
+    others.retain(|b| before.block(*b).is_some_and(|b| b.range.max < 72 * HOUR));
+
+    world.delete(1, TimeRange::ALL).await;
+    world.expected = world.without_the_deleted();
+    world.sleep(3700).await;
+    compact(&mut compactor).await;
+    world.check("removed").await;
+    let after = world.manifest().await;
+    assert!(listed(&after).is_superset(&others));
+    assert!(!listed(&after).contains(&secret));
+    assert!(after.blocks.iter().all(|b| after.masking(b).next().is_none()));
+    world.sleep(400).await;
+    compact(&mut compactor).await;
+    assert!(world.manifest().await.tombstones.is_empty());
+    world.check("forgotten").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_block_is_clean_only_of_deletions_that_are_final() {
+    let mut world = World::new(6);
+    let other = Labels::from_pairs([("__name__", "up")]);
+    let block = world
+        .cut(0..2, &Data::from([(other, BTreeMap::from([(60_000, 1.0)]))]))
+        .await;
+    world.delete(1, TimeRange::ALL).await;
+    world.sleep(3000).await;
+    world.delete(2, TimeRange::ALL).await;
+    world.sleep(700).await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    let manifest = world.manifest().await;
+    let masking: Vec<Nonce> = manifest
+        .masking(manifest.block(block).unwrap())
+        .map(|t| t.id)
+        .collect();
+    assert_eq!(masking, [Nonce(2)]);
+}
