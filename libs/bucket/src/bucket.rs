@@ -12,7 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::layout::Layout;
 use crate::retry::{Retry, RetryPolicy};
-use crate::store::{self, Opened};
+use crate::store::{self, Opened, Pages};
 use crate::{Error, Result, listing, verdict};
 
 /// Folder of the objects by which the storage's clock is read.
@@ -26,6 +26,7 @@ pub struct Bucket {
 
 struct Inner {
     store: Arc<dyn ObjectStore>,
+    pages: Option<Pages>,
     layout: Layout,
     retry: Retry,
     /// Whether the storage is reached over a network.
@@ -58,6 +59,7 @@ impl Bucket {
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, clock: ClockHandle, rng: RngHandle) -> Self {
         let opened = Opened {
             store,
+            pages: None,
             prefix: Path::from(prefix),
             remote: false,
         };
@@ -101,6 +103,7 @@ impl Bucket {
         Self {
             inner: Arc::new(Inner {
                 store: opened.store,
+                pages: opened.pages,
                 layout: Layout::new(opened.prefix),
                 retry,
                 remote: opened.remote,
@@ -115,6 +118,7 @@ impl Bucket {
         let inner = &self.inner;
         let opened = Opened {
             store: Arc::clone(&inner.store),
+            pages: inner.pages.clone(),
             prefix: inner.layout.root().clone(),
             remote: inner.remote,
         };
@@ -247,21 +251,15 @@ impl Bucket {
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Rejected`].
     pub async fn tenants(&self) -> Result<Vec<TenantId>> {
-        let store = self.store();
-        let root = self.layout().root();
-        let attempt = || store.list_with_delimiter(Some(root));
-        let listed = match self.inner.retry.run(root, attempt).await {
-            Ok(value) => value,
-            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
-            Err(e) => return Err(e),
+        let (root, retry) = (self.layout().root(), &self.inner.retry);
+        let folders = match &self.inner.pages {
+            Some(Pages(pages)) => listing::folders(pages.as_ref(), root, retry).await?,
+            None => listing::folders_at_once(self.store().as_ref(), root, retry).await?,
         };
-        let mut tenants: Vec<TenantId> = listed
-            .common_prefixes
-            .iter()
-            .filter_map(|p| p.filename())
-            .filter_map(|name| TenantId::new(name).ok())
-            .collect();
+        let names = folders.iter().filter_map(Path::filename);
+        let mut tenants: Vec<TenantId> = names.filter_map(|name| TenantId::new(name).ok()).collect();
         tenants.sort_unstable();
+        tenants.dedup();
         Ok(tenants)
     }
 }

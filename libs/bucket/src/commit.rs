@@ -118,6 +118,12 @@ impl Bucket {
     /// # Errors
     /// [`Error::Lost`] when there was a newer one; [`Error::Corrupt`] or [`Error::Unavailable`].
     pub async fn latest(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
+        self.latest_of(tenant, false).await
+    }
+
+    /// As [`Self::latest`]. Of a tenant of which a list has just shown that nothing tells of any version, `had_none`, only the hint and
+    /// version 1 are asked for one.
+    pub(crate) async fn latest_of(&self, tenant: &TenantId, had_none: bool) -> Result<Arc<Manifest>> {
         let mut unseen = 0;
         loop {
             let hint = self.hint(tenant).await?;
@@ -132,6 +138,9 @@ impl Bucket {
                 Some((_, Stored::Manifest(m))) => return self.latest_from(&Arc::from(m)).await,
                 Some((v, Stored::Superseded(by))) => return self.climb(tenant, v.max(by)).await,
                 // The hint is lost or wrong: version 1 is there for ever if there is any.
+                None if had_none && self.highest(tenant, 0).await? == 0 => {
+                    Arc::new(Manifest::empty(tenant.clone()))
+                }
                 None => self.climb(tenant, 0).await?,
             };
             match hint.filter(|hint| hint.is_certain && hint.version > found.version) {
@@ -278,6 +287,24 @@ impl Bucket {
             version: base.version + 1,
             attempts: RACES_MAX,
         })
+    }
+
+    /// Commits an empty first version where there is none, before anything of a tenant is uploaded: whole blocks of a tenant without
+    /// a version are, once they are old, what is left of a manifest that is lost, and beside one they are uploads that were never listed.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    pub async fn begin(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
+        let base = self.latest(tenant).await?;
+        self.begin_from(base, writer).await
+    }
+
+    /// As [`Self::begin`], starting from a version that is known.
+    pub(crate) async fn begin_from(&self, base: Arc<Manifest>, writer: &Writer) -> Result<Arc<Manifest>> {
+        match base.version {
+            0 => self.commit_from(base, writer, |_| Ok(())).await,
+            _ => Ok(base),
+        }
     }
 
     async fn try_commit(&self, next: &Manifest) -> Result<Attempt> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::sync::Mutex;
@@ -45,6 +46,52 @@ pub(crate) async fn list(store: &Arc<dyn ObjectStore>, folder: &Path, retry: &Re
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+/// The folders in a folder, page by page.
+pub(crate) async fn folders(
+    store: &dyn PaginatedListStore,
+    folder: &Path,
+    retry: &Retry,
+) -> Result<Vec<Path>> {
+    let within = (!folder.as_ref().is_empty()).then(|| format!("{folder}/"));
+    let (mut found, mut token) = (Vec::new(), None);
+    loop {
+        let page = || {
+            let options = PaginatedListOptions {
+                delimiter: Some("/".into()),
+                page_token: token.clone(),
+                ..PaginatedListOptions::default()
+            };
+            store.list_paginated(within.as_deref(), options)
+        };
+        let page = match retry.run(folder, page).await {
+            Ok(page) => page,
+            Err(Error::NotFound { .. }) if found.is_empty() => return Ok(found),
+            Err(e) => return Err(e),
+        };
+        found.extend(page.result.common_prefixes);
+        token = page.page_token;
+        if token.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+/// The same of a store that has no pages, which is none that is far away.
+pub(crate) async fn folders_at_once(
+    store: &dyn ObjectStore,
+    folder: &Path,
+    retry: &Retry,
+) -> Result<Vec<Path>> {
+    match retry
+        .run(folder, || store.list_with_delimiter(Some(folder)))
+        .await
+    {
+        Ok(listed) => Ok(listed.common_prefixes),
+        Err(Error::NotFound { .. }) => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
 }
 
 /// A listing on its way.

@@ -5,7 +5,8 @@
 //! Nothing is committed to such a manifest and nothing of its tenant is deleted until an operator has brought the versions back, or
 //! has it rebuilt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use koios_block::{BlockId, BlockMeta, META_PART};
@@ -13,7 +14,7 @@ use koios_model::TenantId;
 use object_store::path::Path;
 
 use crate::bucket::Bucket;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Writer};
 use crate::{Error, Result};
 
 /// Larger hints are nonsense.
@@ -143,6 +144,43 @@ impl Bucket {
             return Err(lost(tenant, 0, 1, by));
         }
         Ok(found)
+    }
+
+    /// Declares blocks dead that are not listed, whether they ever were or not, because an operator says so: their bytes go as those of
+    /// other dead blocks do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when one of them is listed, dead, from after `before_ms`, or not there; [`Error::Lost`] when versions are lost,
+    /// which may have listed them; those of [`Self::commit`].
+    pub async fn bury_unlisted(
+        &self,
+        tenant: &TenantId,
+        blocks: &[BlockId],
+        before_ms: i64,
+        writer: &Writer,
+    ) -> Result<Arc<Manifest>> {
+        let uploaded = self.uploaded_blocks(tenant).await?;
+        let manifest = self.latest(tenant).await?;
+        let parts: BTreeMap<BlockId, Vec<String>> = uploaded.iter().cloned().collect();
+        self.unlisted(&manifest, uploaded, before_ms).await?;
+        let bury = |m: &mut Manifest| {
+            for block in blocks {
+                let why = match parts.get(block) {
+                    _ if m.block(*block).is_some() => Err("is listed"),
+                    _ if m.is_dead(*block) => Err("is dead already"),
+                    Some(_) if block.time_ms() >= before_ms => Err("may be on its way: it is too young"),
+                    Some(parts) => Ok(parts),
+                    None => Err("has no objects"),
+                };
+                let parts = why.map_err(|why| Error::Refused {
+                    tenant: m.tenant.clone(),
+                    reason: format!("block {block} {why}"),
+                })?;
+                m.bury(*block, parts.clone());
+            }
+            Ok(())
+        };
+        self.commit_from(manifest, writer, bury).await
     }
 
     /// The metadata of a block that may not be listed, if it can be read.

@@ -84,7 +84,7 @@ impl Writer {
         }
     }
 
-    /// An operator who rebuilds a manifest that cannot be read.
+    /// An operator who repairs a manifest: rebuilds one that cannot be read, or says which blocks nobody needs.
     pub fn rebuild(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

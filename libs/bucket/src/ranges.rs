@@ -94,6 +94,7 @@ mod tests {
         store.put(&path, vec![7; 1_000].into()).await.unwrap();
         let opened = Opened {
             store: store.clone(),
+            pages: None,
             prefix: Path::default(),
             remote: true,
         };

@@ -43,8 +43,8 @@ pub struct Rebuild {
     pub damaged: Vec<(BlockId, LeftOut)>,
     /// Blocks of summaries that stand in for samples of which nothing is left.
     pub standing_in: Vec<BlockId>,
-    /// The parts of blocks that were certainly merged into others.
-    merged: Vec<(BlockId, Vec<String>)>,
+    /// The parts of blocks that are left out and of which everything is certainly listed: they are declared dead.
+    replaced: Vec<(BlockId, Vec<String>)>,
     hint: Option<Hint>,
 }
 
@@ -119,31 +119,42 @@ impl Rebuild {
     }
 }
 
-/// Which blocks are sources of others that certainly have all of their samples. A merge writes several blocks, and one that a
-/// crash cut short may have left some of them: only when these have as many samples as their sources it is certain. Otherwise both
-/// stay; a sample that is there twice is read once. Summaries are no merges: their sources have what they lack. `damaged` are listed
-/// blocks that are not whole, which they need not be once they were merged.
-fn superseded(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) -> BTreeSet<BlockId> {
-    let mut merges: BTreeMap<&[BlockId], u64> = BTreeMap::new();
-    for meta in metas
-        .values()
-        .filter(|m| m.resolution_ms == 0 && !m.sources.is_empty())
-    {
-        *merges.entry(&meta.sources).or_default() += meta.samples;
-    }
+/// A merge of which something is there.
+struct Merge {
+    /// Its sources that are there, and how many samples they have.
+    sources: Vec<BlockId>,
+    samples: u64,
+    /// What it wrote.
+    into: Vec<BlockId>,
+    written: u64,
+}
+
+/// The merges whose blocks have as many samples as their sources. Summaries are no merges: their sources have what they lack. `damaged`
+/// are listed blocks that are not whole, which they need not be once they were merged.
+fn full_merges(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) -> Vec<Merge> {
     let whole = metas.values().map(|m| (m.block, m.samples));
     let samples: BTreeMap<BlockId, u64> = whole
         .chain(damaged.iter().map(|b| (b.block, b.samples)))
         .collect();
-    let mut gone = BTreeSet::new();
-    for (sources, merged) in merges {
-        let there = sources.iter().filter_map(|s| samples.get_key_value(s));
-        let there: Vec<(&BlockId, &u64)> = there.collect();
-        if there.iter().map(|(_, n)| **n).sum::<u64>() <= merged {
-            gone.extend(there.iter().map(|(block, _)| **block));
-        }
+    let mut merges: BTreeMap<&[BlockId], Merge> = BTreeMap::new();
+    for meta in metas
+        .values()
+        .filter(|m| m.resolution_ms == 0 && !m.sources.is_empty())
+    {
+        let merge = merges.entry(&meta.sources).or_insert_with(|| {
+            let there = meta.sources.iter().filter_map(|s| samples.get_key_value(s));
+            let (sources, counts): (Vec<_>, Vec<u64>) = there.unzip();
+            Merge {
+                sources,
+                samples: counts.iter().sum(),
+                into: Vec::new(),
+                written: 0,
+            }
+        });
+        merge.into.push(meta.block);
+        merge.written += meta.samples;
     }
-    gone
+    merges.into_values().filter(|m| m.samples <= m.written).collect()
 }
 
 impl Bucket {
@@ -182,7 +193,12 @@ impl Bucket {
         let missing = || LeftOut::Meta("it is missing".to_owned());
         damaged.extend(gone.into_iter().map(|block| (block, missing())));
         let not_whole: Vec<_> = damaged.iter().filter_map(|(b, _)| known(*b).cloned()).collect();
-        let merged = superseded(&metas, &not_whole);
+        let mut merged = BTreeSet::new();
+        for merge in full_merges(&metas, &not_whole) {
+            if self.is_whole(tenant, &merge, &metas).await? {
+                merged.extend(merge.sources);
+            }
+        }
         damaged.retain(|(block, _)| !merged.contains(block));
         left_out.extend(merged.iter().map(|block| (*block, LeftOut::Merged)));
         let listed = metas.values().filter(|m| !merged.contains(&m.block));
@@ -204,8 +220,14 @@ impl Bucket {
         let has_blocks = !blocks.is_empty() || !left_out.is_empty();
         let is_lost = evident > newest || newest == 0 && has_blocks;
         let parts = |meta: &BlockMeta| meta.summaries().into_iter().map(|p| p.name).collect();
-        let merged = merged
+        // Of a source that is damaged the summaries may be all that is left.
+        let is_whole = |b: &&BlockId| {
+            let sources = metas.get(*b).map_or(&[][..], |m| &m.sources);
+            sources.iter().all(|s| metas.contains_key(s))
+        };
+        let replaced = merged
             .iter()
+            .chain(chosen.remade.iter().filter(is_whole))
             .filter_map(|b| metas.get(b))
             .map(|m| (m.block, parts(m)));
         Ok(Rebuild {
@@ -213,7 +235,7 @@ impl Bucket {
             newest,
             evident,
             next: evident + if is_lost { LOST_MARGIN } else { 1 },
-            merged: merged.collect(),
+            replaced: replaced.collect(),
             standing_in: chosen.standing_in,
             hint,
             readable,
@@ -221,6 +243,37 @@ impl Bucket {
             left_out,
             damaged,
         })
+    }
+
+    /// Whether what a merge wrote certainly has all of its sources. It writes several blocks, and one that a crash cut short may have
+    /// left some of them, each attempt others: of series that none of these has the rest never came. Otherwise both stay; a sample that
+    /// is there twice is read once.
+    async fn is_whole(
+        &self,
+        tenant: &TenantId,
+        merge: &Merge,
+        metas: &BTreeMap<BlockId, BlockMeta>,
+    ) -> Result<bool> {
+        let entries = |blocks: &[BlockId]| -> Vec<ManifestBlock> {
+            let metas = blocks.iter().filter_map(|b| metas.get(b));
+            metas.map(|m| ManifestBlock::new(m, BTreeMap::new())).collect()
+        };
+        let (sources, into) = (entries(&merge.sources), entries(&merge.into));
+        if sources.is_empty() {
+            return Ok(true);
+        }
+        let written = self
+            .series_of_all(tenant, &into.iter().collect::<Vec<_>>())
+            .await?;
+        for source in &sources {
+            // One that cannot be read tells nothing.
+            if let Ok(series) = self.series_of(tenant, source).await?
+                && !series.is_subset(&written)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Creates the version after all that anything tells of, which lists what a plan says. Of the newest version that can be read it keeps
@@ -239,7 +292,7 @@ impl Bucket {
             next.remove_block(lost.block);
         }
         next.blocks.clone_from(&plan.blocks);
-        for (block, parts) in &plan.merged {
+        for (block, parts) in &plan.replaced {
             next.bury(*block, parts.clone());
         }
         next.rebuilt = plan.next;

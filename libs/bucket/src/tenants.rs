@@ -11,8 +11,10 @@ use crate::bucket::Bucket;
 use crate::manifest::{Manifest, Writer};
 use crate::{Error, Result};
 
-/// Most tenants whose manifest is kept.
+/// Most tenants whose manifest is kept, and most of which it is remembered that they have none.
 const TENANTS_MAX: usize = 10_000;
+/// How long after a list it is taken for granted that only the hint and version 1 can tell of a first version.
+const HAD_NONE_FOR: Duration = Duration::from_secs(300);
 
 /// Caches manifests of tenants that have one: whoever asks may name any tenant, and a name alone costs no memory. Cheap
 /// to clone; clones share the cache.
@@ -21,6 +23,14 @@ pub struct TenantManifests {
     bucket: Bucket,
     fresh_for: Duration,
     known: Arc<Mutex<BTreeMap<TenantId, Known>>>,
+    /// When a list showed last that nothing tells of any version of a tenant's manifest.
+    ///
+    /// Each look at such a tenant would list two folders. What it is spared is safe: whoever makes a first version creates version 1, or,
+    /// where it is rebuilt, writes the hint of a later one, and both are asked for each time. Only a list shows what is left when
+    /// versions, version 1 and the hint among them, are lost; of that there was nothing, so that it would have to come and to be lost within
+    /// these minutes, unseen by this process, which then answers as it would have just before. Nothing is committed on the strength of
+    /// it: who commits, or was told of a version, lists.
+    had_none: Arc<Mutex<BTreeMap<TenantId, Duration>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +47,7 @@ impl TenantManifests {
             bucket,
             fresh_for,
             known: Arc::default(),
+            had_none: Arc::default(),
         }
     }
 
@@ -82,7 +93,10 @@ impl TenantManifests {
         if let Some(k) = self.known(tenant).filter(|k| k.version >= version) {
             return Ok(k);
         }
-        let found = self.probe(tenant).await?;
+        let found = match version {
+            0 => self.probe(tenant).await?,
+            _ => self.probe_anew(tenant).await?,
+        };
         if found.version < version {
             return Err(Error::Behind {
                 tenant: tenant.clone(),
@@ -99,11 +113,37 @@ impl TenantManifests {
     /// [`Error::Unavailable`] or [`Error::Corrupt`].
     pub async fn probe(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
         let asked = self.bucket.clock().elapsed();
-        let found = match self.known(tenant).filter(|k| k.version > 0) {
-            Some(known) => self.bucket.latest_from(&known).await?,
-            None => self.bucket.latest(tenant).await?,
-        };
+        if let Some(known) = self.known(tenant).filter(|k| k.version > 0) {
+            let found = self.bucket.latest_from(&known).await?;
+            return Ok(self.learn(found, asked));
+        }
+        let had_none = self.had_none(tenant, asked);
+        let found = self.bucket.latest_of(tenant, had_none).await?;
+        if found.version == 0 && !had_none {
+            self.note_none(tenant, asked);
+        }
         Ok(self.learn(found, asked))
+    }
+
+    /// As [`Self::probe`], whatever is remembered of a tenant without a version.
+    async fn probe_anew(&self, tenant: &TenantId) -> Result<Arc<Manifest>> {
+        self.had_none.lock().remove(tenant);
+        self.probe(tenant).await
+    }
+
+    fn had_none(&self, tenant: &TenantId, now: Duration) -> bool {
+        let listed = self.had_none.lock().get(tenant).copied();
+        listed.is_some_and(|at| now.saturating_sub(at) < HAD_NONE_FOR)
+    }
+
+    fn note_none(&self, tenant: &TenantId, listed: Duration) {
+        let mut had_none = self.had_none.lock();
+        if had_none.len() >= TENANTS_MAX {
+            had_none.retain(|_, at| listed.saturating_sub(*at) < HAD_NONE_FOR);
+        }
+        if had_none.len() < TENANTS_MAX {
+            had_none.insert(tenant.clone(), listed);
+        }
     }
 
     /// Commits a change from the newest version known; see [`Bucket::commit`].
@@ -116,7 +156,7 @@ impl TenantManifests {
         writer: &Writer,
         change: impl FnMut(&mut Manifest) -> Result<()> + Send,
     ) -> Result<Arc<Manifest>> {
-        let base = self.probe(tenant).await?;
+        let base = self.probe_anew(tenant).await?;
         let asked = self.bucket.clock().elapsed();
         let committed = self.bucket.commit_from(base, writer, change).await?;
         Ok(self.learn(committed, asked))
@@ -127,14 +167,28 @@ impl TenantManifests {
     /// # Errors
     /// Those of [`Bucket::claim`].
     pub async fn claim(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
-        let base = self.probe(tenant).await?;
+        let base = self.probe_anew(tenant).await?;
         let asked = self.bucket.clock().elapsed();
         let claimed = self.bucket.claim_from(base, writer).await?;
         Ok(self.learn(claimed, asked))
     }
 
+    /// Commits an empty first version where there is none; see [`Bucket::begin`].
+    ///
+    /// # Errors
+    /// Those of [`Bucket::commit`].
+    pub async fn begin(&self, tenant: &TenantId, writer: &Writer) -> Result<Arc<Manifest>> {
+        let base = self.probe_anew(tenant).await?;
+        let asked = self.bucket.clock().elapsed();
+        let begun = self.bucket.begin_from(base, writer).await?;
+        Ok(self.learn(begun, asked))
+    }
+
     /// Keeps the newer of what is known and what was found, unless that is nothing.
     fn learn(&self, found: Arc<Manifest>, asked: Duration) -> Arc<Manifest> {
+        if found.version > 0 {
+            self.had_none.lock().remove(&found.tenant);
+        }
         let mut known = self.known.lock();
         if !known.contains_key(&found.tenant) {
             if found.version == 0 {

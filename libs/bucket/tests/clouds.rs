@@ -412,3 +412,30 @@ async fn i6_neighbouring_prefixes_and_tenants_do_not_see_each_other() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i9_tenants_are_listed_page_by_page_and_what_fails_costs_one() {
+    each(async |cloud, dialect| {
+        let bucket = open(&cloud, 1);
+        let tenants: Vec<_> = (0..60)
+            .map(|n| TenantId::new(&format!("team-{n:03}")).unwrap())
+            .collect();
+        for tenant in &tenants {
+            let state = Bytes::from_static(b"{}");
+            bucket
+                .put_file(tenant, id(1), "state.json", &state)
+                .await
+                .unwrap();
+        }
+        assert_eq!(bucket.tenants().await.unwrap(), tenants, "{dialect:?}");
+        // All at once would not get through: every page would have to, one after the other.
+        cloud.inject(Fault::Busy, When::OneIn(2, 7));
+        assert_eq!(bucket.tenants().await.unwrap(), tenants, "{dialect:?}");
+        cloud.heal();
+        assert_eq!(
+            open_with(&cloud, "some/other", 1, &[]).tenants().await.unwrap(),
+            []
+        );
+    })
+    .await;
+}

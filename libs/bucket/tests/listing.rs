@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::tenant;
+use common::{tenant, writer};
 use futures::stream::{self, BoxStream, StreamExt};
-use koios_block::BlockId;
-use koios_bucket::{Bucket, Error};
+use koios_block::{BlockId, BlockOptions, BlockWriter};
+use koios_bucket::{Bucket, Error, TenantManifests};
+use koios_model::{Labels, TimeRange};
 use koios_runtime::{ClockHandle, RngHandle, TokioClock};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -204,4 +205,56 @@ async fn i9_a_listing_of_a_storage_that_is_gone_ends() {
     let (bucket, _) = uploads(300, |s| s.hangs_every = 1).await;
     let error = bucket.uploads(&tenant()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_without_a_version_is_not_listed_at_each_look_and_its_first_one_is_seen_at_once() {
+    let (bucket, store) = uploads(3, |_| {}).await;
+    let manifests = TenantManifests::new(bucket.clone(), Duration::ZERO);
+    let listings = || store.listings.swap(0, Ordering::Relaxed);
+    for _ in 0..10 {
+        assert_eq!(manifests.probe(&tenant()).await.unwrap().version, 0);
+    }
+    assert_eq!(listings(), 2, "blocks and versions, once");
+    store.clock.sleep(Duration::from_secs(301)).await;
+    manifests.probe(&tenant()).await.unwrap();
+    assert_eq!(listings(), 2, "not for ever");
+    // Whoever was told of a version looks.
+    assert!(manifests.at_least(&tenant(), 1).await.is_err());
+    assert_eq!(listings(), 2);
+    let begun = bucket.begin(&tenant(), &writer(1)).await.unwrap();
+    listings();
+    assert_eq!(manifests.probe(&tenant()).await.unwrap(), begun);
+    assert_eq!(listings(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_nothing_is_committed_because_there_was_no_version_a_while_ago() {
+    let (bucket, store) = uploads(3, |_| {}).await;
+    let manifests = TenantManifests::new(bucket.clone(), Duration::ZERO);
+    assert_eq!(manifests.probe(&tenant()).await.unwrap().version, 0);
+    // All versions of somebody else are gone by now, and a block is left of them.
+    let options = BlockOptions {
+        clean_up_to: 7,
+        ..BlockOptions::new(id(1), tenant(), TimeRange::new(0, 7_199_999))
+    };
+    let mut block = BlockWriter::new(options).unwrap();
+    let labels = Labels::from_pairs([("__name__", "m")]);
+    block.push_series(&labels, None, &[1], &[1.0]).unwrap();
+    let block = block.finish().unwrap().unwrap();
+    bucket.upload_block(&tenant(), &block).await.unwrap();
+    let commits = [
+        manifests.commit(&tenant(), &writer(1), |_| Ok(())).await,
+        manifests.claim(&tenant(), &writer(1)).await,
+        manifests.begin(&tenant(), &writer(1)).await,
+    ];
+    for committed in commits {
+        assert!(
+            matches!(committed, Err(Error::Lost { seen: 7, .. })),
+            "{committed:?}"
+        );
+    }
+    let versions = Path::from(format!("{}/manifest", tenant()));
+    let versions: Vec<_> = store.inner.list(Some(&versions)).collect().await;
+    assert!(versions.is_empty(), "{versions:?}");
 }

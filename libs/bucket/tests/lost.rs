@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{block, bucket_over, entry, id, tenant, writer};
 use koios_block::{BlockOptions, BlockParts, BlockWriter};
-use koios_bucket::{Bucket, Error, Manifest, TenantManifests};
+use koios_bucket::{Bucket, Error, Manifest, TenantManifests, Writer};
 use koios_model::{Labels, PartitionId, TimeRange};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -174,4 +174,64 @@ async fn i10_blocks_of_versions_that_are_lost_are_no_orphans() {
     assert!(rig.unlisted().await.is_ok());
     rig.upload(&made_of(4, &[2, 5], 1)).await;
     assert!(is_lost(&rig.unlisted().await, 1, 2));
+}
+
+/// A block that was named now.
+fn new_block(n: u128) -> BlockParts {
+    let new = koios_block::BlockId::new(common::clock().now_ms(), n);
+    written(BlockOptions::new(new, tenant(), TimeRange::new(0, 7_199_999)))
+}
+
+#[tokio::test]
+async fn i10_what_is_uploaded_after_an_empty_first_version_is_no_sign_of_a_lost_one() {
+    let rig = Rig::new();
+    let begun = rig
+        .bucket
+        .begin(&tenant(), &Writer::import("test"))
+        .await
+        .unwrap();
+    assert_eq!((begun.version, begun.blocks.len()), (1, 0));
+    let again = rig.bucket.begin(&tenant(), &writer(3)).await.unwrap();
+    assert_eq!(again, begun, "there is one");
+    let parts = new_block(1);
+    rig.upload(&parts).await;
+    let found = rig.unlisted().await.unwrap();
+    let orphans: Vec<_> = found.orphans.iter().map(|(block, _)| *block).collect();
+    assert_eq!((orphans, found.unknown), (vec![parts.meta.block], vec![]));
+    // Should that version go, too, the block tells of it as before.
+    rig.remove(1).await;
+    rig.remove_hint().await;
+    assert!(is_lost(&rig.unlisted().await, 0, 1));
+}
+
+#[tokio::test]
+async fn i10_an_operator_says_which_blocks_that_nobody_lists_go() {
+    let rig = Rig::new();
+    let bury = async |blocks: &[u64], before_ms: i64| {
+        let blocks: Vec<_> = blocks.iter().map(|n| id(*n)).collect();
+        let (tenant, writer) = (tenant(), Writer::rebuild("test"));
+        let buried = rig.bucket.bury_unlisted(&tenant, &blocks, before_ms, &writer);
+        buried.await
+    };
+    rig.upload(&block(1, 1)).await;
+    assert!(
+        is_lost(&bury(&[1], i64::MAX).await, 0, 1),
+        "it may be a lost one's"
+    );
+    let before = rig.list(&block(2, 1)).await.unwrap();
+    for (blocks, before_ms, why) in [
+        (&[1, 2][..], i64::MAX, "is listed"),
+        (&[1, 3], i64::MAX, "has no objects"),
+        (&[1], 0, "is too young"),
+    ] {
+        let refused = bury(blocks, before_ms).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert_eq!(rig.bucket.latest(&tenant()).await.unwrap(), before, "all or none");
+    let buried = bury(&[1], i64::MAX).await.unwrap();
+    assert!(buried.is_dead(id(1)) && buried.block(id(2)).is_some());
+    assert!(!buried.dead[0].parts.is_empty(), "its bytes go");
+    assert_eq!(rig.unlisted().await.unwrap(), koios_bucket::Unlisted::default());
+    let refused = bury(&[1], i64::MAX).await.unwrap_err().to_string();
+    assert!(refused.contains("is dead already"), "{refused}");
 }

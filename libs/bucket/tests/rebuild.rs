@@ -201,13 +201,13 @@ async fn i11_metadata_that_is_not_what_a_readable_version_lists_is_damage() {
 #[tokio::test]
 async fn sources_of_a_merge_are_left_out_only_when_it_is_certainly_whole() {
     let rig = Rig::new();
-    for (n, series) in [(1, 3), (2, 2), (3, 4), (4, 4)] {
-        rig.upload(&block(n, series)).await;
+    for (n, series) in [(1, 1..4), (2, 4..6), (3, 6..10), (4, 10..14)] {
+        rig.upload(&samples(n, &series.collect::<Vec<_>>(), &[])).await;
     }
-    rig.upload(&merged(10, 3, &[1, 2])).await;
-    rig.upload(&merged(11, 2, &[1, 2])).await;
+    rig.upload(&samples(10, &[1, 2, 3], &[1, 2])).await;
+    rig.upload(&samples(11, &[4, 5], &[1, 2])).await;
     // The other half of this one never came.
-    rig.upload(&merged(12, 5, &[3, 4])).await;
+    rig.upload(&samples(12, &[6, 7, 8, 9, 10], &[3, 4])).await;
     let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
     assert_eq!(
         plan.left_out,
@@ -216,6 +216,24 @@ async fn sources_of_a_merge_are_left_out_only_when_it_is_certainly_whole() {
     assert_eq!(plan.newest, 0);
     rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert_eq!(rig.names().await, [3, 4, 10, 11, 12]);
+}
+
+#[tokio::test]
+async fn i10_two_merges_that_ended_half_way_make_no_whole_one() {
+    let rig = Rig::new();
+    rig.upload(&samples(1, &[1, 2, 3, 4, 5], &[])).await;
+    rig.upload(&samples(2, &[6, 7, 8, 9, 10], &[])).await;
+    // Each of them was cut short after the first of its blocks; together they have more samples than their sources.
+    rig.upload(&samples(10, &[1, 2, 3, 4, 5, 6], &[1, 2])).await;
+    rig.upload(&samples(11, &[1, 2, 3, 4, 5, 6], &[1, 2])).await;
+    // Nor does one stand for a source beside another that is gone.
+    rig.upload(&samples(4, &[21, 22, 23], &[])).await;
+    rig.upload(&samples(12, &[20, 21, 22], &[3, 4])).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), []);
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rig.names().await, [1, 2, 4, 10, 11, 12]);
+    assert!(rebuilt.dead.is_empty());
 }
 
 #[tokio::test]
@@ -415,4 +433,36 @@ async fn i10_what_was_merged_after_a_version_that_was_brought_back_is_not_damage
     assert!(!plan.is_needless() && plan.damaged.is_empty(), "{plan:?}");
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert_eq!((rebuilt.version, rig.names().await), (1002, vec![10]));
+}
+
+#[tokio::test]
+async fn i10_of_what_a_rebuild_leaves_out_that_goes_of_which_all_is_certainly_listed() {
+    let rig = Rig::new();
+    rig.upload(&samples(1, &[1, 2, 3], &[])).await;
+    // Of a block that is listed, and of blocks of which nobody can say that their samples are.
+    rig.upload(&summaries(10, M5, &[1, 2], &[1], 5)).await;
+    rig.upload(&summaries(11, H1, &[1, 2], &[7], 5)).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), [(10, LeftOut::Remade), (11, LeftOut::Remade)]);
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert!(rebuilt.is_dead(id(10)) && !rebuilt.is_dead(id(11)));
+    assert!(rebuilt.dead.iter().all(|d| !d.parts.is_empty()), "their bytes go");
+    let uploaded = rig.bucket.uploaded_blocks(&tenant()).await.unwrap();
+    let found = rig.bucket.unlisted(&rebuilt, uploaded, i64::MAX).await.unwrap();
+    assert_eq!((found.unknown, found.orphans), (vec![id(11)], vec![]));
+}
+
+#[tokio::test]
+async fn i10_summaries_of_blocks_that_are_damaged_stay() {
+    let rig = Rig::new();
+    rig.list(&[&rig.upload(&samples(1, &[1, 2], &[])).await]).await;
+    rig.upload(&summaries(10, M5, &[1, 2], &[1], 5)).await;
+    rig.list(&[]).await;
+    rig.damage(2).await;
+    let part = format!("prefix/team-a/blocks/{}/samples.parquet", id(1));
+    rig.store.delete(&Path::from(part)).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), [(10, LeftOut::Remade)]);
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert!(!rebuilt.is_dead(id(10)));
 }

@@ -65,6 +65,15 @@ pub struct Imported {
     pub bytes_out: u64,
 }
 
+/// When a block came, and whether it may have been imported before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Came {
+    /// The newest version of the tenant's manifest then: deletions made later are about its samples, too. `None` for now.
+    pub version: Option<u64>,
+    /// What was imported of it up to this version of the manifest does not count: it is imported once more.
+    pub again_after: Option<u64>,
+}
+
 /// How far an import is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
@@ -102,6 +111,8 @@ struct Job<'a> {
     sources: Vec<BlockId>,
     external: BTreeMap<String, String>,
     clean_up_to: u64,
+    /// Whether the tenant's manifest has a version.
+    is_begun: bool,
     /// What was known of the source when the import began.
     noted: Option<ImportedBlock>,
     /// Windows that begin later were imported before.
@@ -146,11 +157,14 @@ impl Importer {
         files: Arc<dyn TsdbFiles>,
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Imported, ImportError> {
-        self.import_as_of(tenant, files, None, watch).await
+        let came = Came {
+            again_after: self.settings.again.then_some(u64::MAX),
+            ..Came::default()
+        };
+        self.import_as_of(tenant, files, came, watch).await
     }
 
-    /// As [`Self::import`], of a block that came when a version of the tenant's manifest was the newest: deletions made later are about
-    /// its samples, too.
+    /// As [`Self::import`], of a block that came before.
     ///
     /// # Errors
     /// Those of [`Self::import`].
@@ -158,7 +172,7 @@ impl Importer {
         &self,
         tenant: &TenantId,
         files: Arc<dyn TsdbFiles>,
-        version: Option<u64>,
+        came: Came,
         watch: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Imported, ImportError> {
         let block = TsdbBlock::open(files).await?;
@@ -166,6 +180,7 @@ impl Importer {
         let manifest = self.bucket.latest(tenant).await?;
         let kept = self.settings.kept(&manifest);
         let noted = manifest.imported(source).cloned();
+        let counts = counting(&manifest, source, came.again_after);
         // What is imported once more is another run than what came before, which it may meet.
         let again = noted
             .is_some()
@@ -176,8 +191,9 @@ impl Importer {
             sources: std::iter::once(source).chain(again).collect(),
             external: self.settings.external.of(&block.meta().external),
             // Deletions made before now are not about samples that come now.
-            clean_up_to: version.map_or(manifest.version, |v| v.min(manifest.version)),
-            only_before: noted.as_ref().and_then(|n| n.left_out_before_ms),
+            clean_up_to: came.version.map_or(manifest.version, |v| v.min(manifest.version)),
+            is_begun: manifest.version > 0,
+            only_before: counts.and_then(|n| n.left_out_before_ms),
             noted,
             left_out_before: None,
             report: Imported {
@@ -199,9 +215,7 @@ impl Importer {
             passes: (0, 1),
             block,
         };
-        if self.settings.again {
-            job.only_before = None;
-        } else if self.is_done(&manifest, source) {
+        if self.is_done(&manifest, source, came.again_after) {
             return Ok(job.report);
         }
         if manifest.has_deleted_since(job.clean_up_to) {
@@ -217,10 +231,10 @@ impl Importer {
         done.map(|()| job.report)
     }
 
-    /// Whether a block was imported, and nothing of it left out that is kept by now.
-    pub(crate) fn is_done(&self, manifest: &Manifest, source: BlockId) -> bool {
+    /// Whether a block was imported, after a version if one is given, and nothing of it left out that is kept by now.
+    pub(crate) fn is_done(&self, manifest: &Manifest, source: BlockId, again_after: Option<u64>) -> bool {
         let kept_from = self.kept_from(manifest);
-        manifest.imported(source).is_some_and(|i| i.is_whole(kept_from))
+        counting(manifest, source, again_after).is_some_and(|i| i.is_whole(kept_from))
     }
 
     async fn run(
@@ -332,7 +346,7 @@ impl Importer {
             }
             let mut current = match open.take() {
                 Some(open) => open,
-                None => self.begin(job, window)?,
+                None => self.begin(job, window).await?,
             };
             current = Box::pin(self.cpu.run(move || push_all(current, &batch))).await??;
             if self.is_full(&current) {
@@ -378,7 +392,13 @@ impl Importer {
         Ok(())
     }
 
-    fn begin(&self, job: &Job<'_>, window: TimeRange) -> Result<Open, ImportError> {
+    async fn begin(&self, job: &mut Job<'_>, window: TimeRange) -> Result<Open, ImportError> {
+        if !job.is_begun {
+            // Before anything is named: what an import leaves that is cut short is then younger than the manifest, and collected.
+            let writer = Writer::import(&self.writer);
+            self.bucket.begin(job.tenant, &writer).await?;
+            job.is_begun = true;
+        }
         let block = BlockId::new(self.clock.now_ms(), self.rng.u128());
         let options = BlockOptions {
             level: 1,
@@ -504,6 +524,12 @@ impl Importer {
             tracing::debug!(tenant = %job.tenant, error, "blocks uploaded in vain stay until they are old");
         }
     }
+}
+
+/// What is known of a block that was imported, if that counts.
+fn counting(manifest: &Manifest, source: BlockId, again_after: Option<u64>) -> Option<&ImportedBlock> {
+    let noted = manifest.imported(source);
+    noted.filter(|n| again_after.is_none_or(|after| n.version > after))
 }
 
 impl Job<'_> {

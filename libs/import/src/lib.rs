@@ -23,7 +23,7 @@ mod uploads;
 mod windows;
 
 pub use error::ImportError;
-pub use import::{Imported, Importer, Outcome, Progress};
+pub use import::{Came, Imported, Importer, Outcome, Progress};
 pub use settings::{ExternalLabels, ImportSettings, Kept, Retentions};
 pub use upload_state::{UploadState, remove_uploads};
 pub use uploads::{FILE_BYTES_MAX, UploadError, Uploads, check_size};

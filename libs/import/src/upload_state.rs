@@ -50,6 +50,10 @@ pub(crate) struct Stored {
     /// The newest version of the tenant's manifest when the upload was begun, or ended: deletions made later are about it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) version: Option<u64>,
+    /// It is imported though it was before: what was imported up to this version of the manifest does not count. Older versions of the
+    /// program forget it, and do nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) again_after: Option<u64>,
     /// Who imports it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     holder: String,
@@ -69,9 +73,16 @@ impl Stored {
             attempts: 0,
             at_ms: now_ms,
             version,
+            again_after: None,
             holder: String::new(),
             held_ms: None,
         }
+    }
+
+    /// The same, imported once more, after a version of the manifest.
+    #[must_use]
+    pub(crate) fn again(self, again_after: Option<u64>) -> Self {
+        Self { again_after, ..self }
     }
 
     pub(crate) fn state(&self) -> UploadState {

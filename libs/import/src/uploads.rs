@@ -18,7 +18,7 @@ use koios_runtime::{MemoryShort, with_sources};
 use koios_tsdb::{META_BYTES_MAX, META_FILE, TsdbFiles, TsdbMeta};
 
 use crate::upload_state::{STATE_FILE, Stored, UploadState};
-use crate::{ImportError, Imported, Importer, Outcome};
+use crate::{Came, ImportError, Imported, Importer, Outcome};
 
 /// Largest file: what Prometheus' own segments may have, twice, and the index of some ten million series.
 pub const FILE_BYTES_MAX: u64 = 8 << 30;
@@ -30,6 +30,9 @@ const ATTEMPTS_MAX: u32 = 5;
 const HOLD_EVERY: Duration = Duration::from_secs(5);
 /// What nobody finishes, and what failed, goes after this long.
 const KEPT_MS: i64 = 24 * 3_600_000;
+/// Why a request about a block is in conflict.
+const IMPORTED: &str = "is imported already";
+const IMPORTING: &str = "is uploaded and being imported";
 /// The fewest bytes that are worth a request to the bucket.
 const READ_BYTES: u64 = 4 << 20;
 
@@ -99,11 +102,18 @@ impl Uploads {
         Ok(self.bucket().tenants().await?)
     }
 
-    /// Begins an upload, or begins it again, with the `meta.json` of the block.
+    /// Begins an upload, or begins it again, with the `meta.json` of the block. What was imported already is refused, unless it is to be
+    /// imported once more, `again`.
     ///
     /// # Errors
     /// [`UploadError`]: [`UploadError::Conflict`] when it is imported already.
-    pub async fn start(&self, tenant: &TenantId, block: BlockId, meta: &Bytes) -> Result<(), UploadError> {
+    pub async fn start(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        meta: &Bytes,
+        again: bool,
+    ) -> Result<(), UploadError> {
         self.check_memory()?;
         let parsed = TsdbMeta::from_json(meta).map_err(|e| UploadError::Bad(e.to_string()))?;
         if BlockId::from(parsed.ulid) != block {
@@ -112,7 +122,8 @@ impl Uploads {
                 parsed.ulid
             )));
         }
-        let (manifest, state) = self.look(tenant, block).await?;
+        let stored = self.stored(tenant, block).await?;
+        let manifest = self.bucket().latest(tenant).await?;
         if let Some(from) = self
             .importer
             .kept_from(&manifest)
@@ -124,12 +135,12 @@ impl Uploads {
             );
             return Err(UploadError::Bad(reason));
         }
-        match state {
-            Some(UploadState::Complete) => return Err(UploadError::Conflict(block, "is imported already")),
-            Some(UploadState::Validating) => {
-                return Err(UploadError::Conflict(block, "is uploaded and being imported"));
-            }
-            Some(UploadState::Uploading | UploadState::Failed(_)) => {}
+        let is_done = self.importer.is_done(&manifest, block, None);
+        match stored.map(|s| s.state()) {
+            _ if is_done && !again => return Err(UploadError::Conflict(block, IMPORTED)),
+            Some(UploadState::Complete) if !again => return Err(UploadError::Conflict(block, IMPORTED)),
+            Some(UploadState::Validating) => return Err(UploadError::Conflict(block, IMPORTING)),
+            Some(UploadState::Uploading | UploadState::Failed(_) | UploadState::Complete) => {}
             None => {
                 let others = self.not_done(tenant).await?;
                 if others >= UPLOADS_MAX {
@@ -139,6 +150,8 @@ impl Uploads {
         }
         // First, so that whoever finds its files knows how it stands.
         let begun = self.now(&UploadState::Uploading, Some(manifest.version));
+        let imported = manifest.imported(block).map(|i| i.version);
+        let begun = begun.again(imported.filter(|_| again));
         self.note(tenant, block, &begun).await?;
         Ok(self.bucket().put_file(tenant, block, META_FILE, meta).await?)
     }
@@ -166,7 +179,7 @@ impl Uploads {
         }
         check_size(file, length.unwrap_or(0))?;
         self.check_memory()?;
-        let _is_uploading = self.uploading(tenant, block).await?;
+        self.uploading(tenant, block).await?;
         Ok(self.bucket().begin_file(tenant, block, file).await?)
     }
 
@@ -175,8 +188,9 @@ impl Uploads {
     /// # Errors
     /// [`UploadError`].
     pub async fn finish(&self, tenant: &TenantId, block: BlockId) -> Result<(), UploadError> {
-        let manifest = self.uploading(tenant, block).await?;
+        let (manifest, stored) = self.uploading(tenant, block).await?;
         let ended = self.now(&UploadState::Validating, Some(manifest.version));
+        let ended = ended.again(stored.again_after);
         self.note(tenant, block, &ended).await
     }
 
@@ -185,25 +199,27 @@ impl Uploads {
     /// # Errors
     /// [`UploadError::NotStarted`], [`UploadError::Bucket`].
     pub async fn state(&self, tenant: &TenantId, block: BlockId) -> Result<UploadState, UploadError> {
-        let (_, state) = self.look(tenant, block).await?;
-        state.ok_or(UploadError::NotStarted(block))
+        let (_, stored, is_done) = self.look(tenant, block).await?;
+        // Of what is complete and has no name in the manifest nothing was kept.
+        match (is_done, stored) {
+            (true, _) => Ok(UploadState::Complete),
+            (false, Some(stored)) => Ok(stored.state()),
+            (false, None) => Err(UploadError::NotStarted(block)),
+        }
     }
 
-    /// The tenant's manifest, and how an upload stands.
+    /// The tenant's manifest, what is written of an upload, and whether it is imported.
     async fn look(
         &self,
         tenant: &TenantId,
         block: BlockId,
-    ) -> Result<(Arc<Manifest>, Option<UploadState>), UploadError> {
+    ) -> Result<(Arc<Manifest>, Option<Stored>, bool), UploadError> {
         // First what is not imported: a block becomes imported before its files go.
         let stored = self.stored(tenant, block).await?;
         let manifest = self.bucket().latest(tenant).await?;
-        // Of what is complete and has no name there nothing was kept.
-        let state = match self.importer.is_done(&manifest, block) {
-            true => Some(UploadState::Complete),
-            false => stored.map(|s| s.state()),
-        };
-        Ok((manifest, state))
+        let again_after = stored.as_ref().and_then(|s| s.again_after);
+        let is_done = self.importer.is_done(&manifest, block, again_after);
+        Ok((manifest, stored, is_done))
     }
 
     /// Imports what was uploaded of a tenant, and removes what nobody will finish. Gives how many were imported.
@@ -232,7 +248,8 @@ impl Uploads {
                     let why = format!(
                         "it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process"
                     );
-                    self.end(tenant, block, &UploadState::Failed(why)).await?;
+                    let failed = self.now(&UploadState::Failed(why), None);
+                    self.end(tenant, block, &failed.again(stored.again_after)).await?;
                     continue;
                 }
                 let mut held = stored.held(self.holder(), now_ms);
@@ -271,9 +288,11 @@ impl Uploads {
             tenant: tenant.clone(),
             block,
         };
-        let importing = self
-            .importer
-            .import_as_of(tenant, Arc::new(files), held.version, &|_| {});
+        let came = Came {
+            version: held.version,
+            again_after: held.again_after,
+        };
+        let importing = self.importer.import_as_of(tenant, Arc::new(files), came, &|_| {});
         let done = match select(Box::pin(importing), pin!(self.hold(tenant, block))).await {
             Either::Left((done, _)) => done,
             Either::Right(((), _)) => {
@@ -306,7 +325,7 @@ impl Uploads {
                 tracing::warn!(%tenant, source = %block, error = with_sources(e), "uploaded block not imported yet, trying again");
                 if self.is_held(tenant, block).await? {
                     let waits = self.now(&UploadState::Validating, held.version);
-                    self.note(tenant, block, &waits).await?;
+                    self.note(tenant, block, &waits.again(held.again_after)).await?;
                 }
                 return Ok(());
             }
@@ -316,7 +335,8 @@ impl Uploads {
             }
         };
         if self.is_held(tenant, block).await? {
-            self.end(tenant, block, &state).await?;
+            let ended = self.now(&state, None).again(held.again_after);
+            self.end(tenant, block, &ended).await?;
         }
         Ok(())
     }
@@ -351,21 +371,28 @@ impl Uploads {
     }
 
     /// Notes how an upload ended of which nothing is listed, and removes its files.
-    async fn end(&self, tenant: &TenantId, block: BlockId, state: &UploadState) -> Result<(), UploadError> {
-        self.note(tenant, block, &self.now(state, None)).await?;
+    async fn end(&self, tenant: &TenantId, block: BlockId, ended: &Stored) -> Result<(), UploadError> {
+        self.note(tenant, block, ended).await?;
         let removed = self.bucket().remove_upload(tenant, block, Some(STATE_FILE));
         Ok(removed.await?)
     }
 
-    async fn uploading(&self, tenant: &TenantId, block: BlockId) -> Result<Arc<Manifest>, UploadError> {
-        let (manifest, state) = self.look(tenant, block).await?;
-        match state {
-            Some(UploadState::Uploading) => Ok(manifest),
-            Some(UploadState::Validating) => {
-                Err(UploadError::Conflict(block, "is uploaded and being imported"))
-            }
-            Some(UploadState::Complete) => Err(UploadError::Conflict(block, "is imported already")),
-            Some(UploadState::Failed(_)) | None => Err(UploadError::NotStarted(block)),
+    /// What is written of an upload that takes files, and the tenant's manifest.
+    async fn uploading(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+    ) -> Result<(Arc<Manifest>, Stored), UploadError> {
+        let (manifest, stored, is_done) = self.look(tenant, block).await?;
+        if is_done {
+            return Err(UploadError::Conflict(block, IMPORTED));
+        }
+        let stored = stored.ok_or(UploadError::NotStarted(block))?;
+        match stored.state() {
+            UploadState::Uploading => Ok((manifest, stored)),
+            UploadState::Validating => Err(UploadError::Conflict(block, IMPORTING)),
+            UploadState::Complete => Err(UploadError::Conflict(block, IMPORTED)),
+            UploadState::Failed(_) => Err(UploadError::NotStarted(block)),
         }
     }
 

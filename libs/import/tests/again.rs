@@ -12,7 +12,7 @@ use bytes::Bytes;
 use koios_bucket::{
     Bucket, Manifest, Nonce, RetentionPolicy, RetentionRecord, Tombstone, TombstoneState, Writer,
 };
-use koios_import::{ImportError, ImportSettings, Imported, Importer, Kept, Outcome, Retentions};
+use koios_import::{Came, ImportError, ImportSettings, Imported, Importer, Kept, Outcome, Retentions};
 use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
 use koios_runtime::{Clock, Cpu, MemoryWatch, RealClock, RngHandle};
 use koios_testkit::tsdb::TsdbContent;
@@ -172,7 +172,11 @@ async fn i10_what_came_before_all_was_deleted_is_not_listed_after_it() {
     let version = change(&importer, |_| {}).await;
     let import_of = async |version| {
         let files = Arc::new(MemoryFiles::new(content.files()));
-        importer.import_as_of(&tenant(), files, version, &|_| {}).await
+        let came = Came {
+            version,
+            again_after: None,
+        };
+        importer.import_as_of(&tenant(), files, came, &|_| {}).await
     };
     change(&importer, |m| m.add_tombstone(of_all())).await;
     assert!(matches!(

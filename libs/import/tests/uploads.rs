@@ -63,7 +63,12 @@ fn block() -> BlockId {
 
 async fn start(uploads: &Uploads, files: &BTreeMap<String, Vec<u8>>) -> Result<(), UploadError> {
     uploads
-        .start(&tenant(), block(), &Bytes::from(files["meta.json"].clone()))
+        .start(
+            &tenant(),
+            block(),
+            &Bytes::from(files["meta.json"].clone()),
+            false,
+        )
         .await
 }
 
@@ -186,7 +191,7 @@ async fn what_cannot_be_a_block_is_refused_at_once() {
         ),
     ] {
         let refused = uploads
-            .start(&tenant(), block(), &Bytes::copy_from_slice(meta))
+            .start(&tenant(), block(), &Bytes::copy_from_slice(meta), false)
             .await
             .unwrap_err();
         assert!(
@@ -226,7 +231,8 @@ async fn i12_a_tenant_cannot_begin_uploads_without_end() {
     for n in 0..80u128 {
         let ulid = BlockId::new(1_700_000_000_000, n).to_string();
         let meta = Bytes::from(content(&ulid, 3).files()["meta.json"].clone());
-        refused = uploads.start(&tenant(), ulid.parse().unwrap(), &meta).await.err();
+        let (tenant, block) = (tenant(), ulid.parse().unwrap());
+        refused = uploads.start(&tenant, block, &meta, false).await.err();
         if refused.is_some() {
             assert_eq!(n, 64);
             break;
@@ -363,4 +369,83 @@ async fn an_upload_whose_files_are_gone_has_failed() {
     uploads.finish(&tenant(), block()).await.unwrap();
     assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
     assert!(matches!(state(&uploads).await, UploadState::Failed(_)));
+}
+
+#[tokio::test]
+async fn what_was_imported_is_uploaded_again_only_where_that_is_asked_for_and_once() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, bucket) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    let meta = Bytes::from(files["meta.json"].clone());
+    let again = async || uploads.start(&tenant(), block(), &meta, true).await;
+    let samples = async || {
+        let manifest = bucket.latest(&tenant()).await.unwrap();
+        manifest.blocks.iter().map(|b| b.samples).sum::<u64>()
+    };
+    finished(&uploads, &files).await;
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+    // Also when nothing is left of its blocks, as after a merge or a deletion.
+    let (of, writer) = (tenant(), Writer::compaction("test", 1));
+    let remove = bucket.commit(&of, &writer, |m| {
+        let all: Vec<_> = m.blocks.iter().map(|b| b.block).collect();
+        all.into_iter().for_each(|block| _ = m.remove_block(block));
+        Ok(())
+    });
+    remove.await.unwrap();
+    let refused = start(&uploads, &files).await;
+    assert!(matches!(refused, Err(UploadError::Conflict(..))), "{refused:?}");
+    again().await.unwrap();
+    assert_eq!(state(&uploads).await, UploadState::Uploading);
+    send_all(&uploads, &files).await;
+    uploads.finish(&tenant(), block()).await.unwrap();
+    assert!(matches!(again().await, Err(UploadError::Conflict(..))));
+    // A process that ends between the commit and the removal of the files leaves this.
+    let waits = bucket
+        .file(&tenant(), block(), "state.json")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+    assert_eq!(
+        (state(&uploads).await, samples().await),
+        (UploadState::Complete, 500)
+    );
+    bucket
+        .put_file(&tenant(), block(), "meta.json", &meta)
+        .await
+        .unwrap();
+    send_files(&bucket, &files).await;
+    bucket
+        .put_file(&tenant(), block(), "state.json", &waits)
+        .await
+        .unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    assert_eq!(
+        (state(&uploads).await, samples().await),
+        (UploadState::Complete, 500)
+    );
+}
+
+/// The files of an upload, whether it takes any or not.
+async fn send_files(bucket: &Bucket, files: &BTreeMap<String, Vec<u8>>) {
+    for (name, bytes) in files.iter().filter(|(name, _)| *name != "tombstones") {
+        let bytes = Bytes::from(bytes.clone());
+        bucket.put_file(&tenant(), block(), name, &bytes).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_asked_for_again_and_fails_says_so() {
+    let store = Arc::new(InMemory::new());
+    let (uploads, _) = uploads_on(&store);
+    let files = content(ULID, 3).files();
+    finished(&uploads, &files).await;
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 1);
+    let meta = Bytes::from(files["meta.json"].clone());
+    uploads.start(&tenant(), block(), &meta, true).await.unwrap();
+    uploads.finish(&tenant(), block()).await.unwrap();
+    assert_eq!(uploads.work(&tenant()).await.unwrap(), 0);
+    assert!(matches!(state(&uploads).await, UploadState::Failed(_)));
+    let refused = start(&uploads, &files).await;
+    assert!(matches!(refused, Err(UploadError::Conflict(..))), "{refused:?}");
 }

@@ -165,6 +165,14 @@ impl Inner {
         if manifest.version < listed {
             manifest = self.deps.manifests.at_least(tenant, listed).await?;
         }
+        if manifest.version == 0 {
+            // Before the block is named: should this member end between its upload and the commit, the block is then an upload that
+            // was never listed, and not what is left of a manifest that is lost.
+            let writer = Writer::partition(&self.deps.member, replica.key.0, self.epoch_of(replica));
+            let begun = self.deps.manifests.begin(tenant, &writer).await;
+            self.set_bucket_down(begun.is_err());
+            manifest = begun?;
+        }
         // First, so that the block is clean of them.
         self.apply_deletions(replica, &manifest).await?;
         let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
@@ -220,11 +228,16 @@ impl Inner {
         }
     }
 
+    /// The epoch of a partition under which this member commits.
+    fn epoch_of(&self, replica: &Replica) -> u64 {
+        let ledger = self.store.ledger.lock();
+        ledger.adopted.get(&replica.key.0).copied().unwrap_or(0)
+    }
+
     /// Writes, uploads and lists a cut's block; gives the manifest version that lists it.
     async fn upload(&self, replica: &Replica, block: BlockId, begun: BegunCut) -> Result<(u64, FlushReply)> {
         let (partition, tenant) = replica.key.clone();
-        let epoch = self.store.ledger.lock().adopted.get(&partition).copied();
-        let epoch = epoch.unwrap_or(0);
+        let epoch = self.epoch_of(replica);
         let covers = BTreeMap::from([(partition, begun.held.clone())]);
         let options = BlockOptions {
             partitions: vec![partition],

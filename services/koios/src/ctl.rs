@@ -6,6 +6,7 @@
 )]
 
 mod blocks;
+mod delete;
 mod import;
 mod inspect;
 mod manifest;

@@ -380,10 +380,11 @@ fn what_is_mistyped_is_not_made_up() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bucket = dir.path().join("bucket");
     let url = format!("file://{}", bucket.display());
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &["blocks", "list"],
         &["blocks", "verify"],
         &["blocks", "inspect", "01BKGTZQ1SYQJTR4PB43C8PD98"],
+        &["blocks", "delete", "01BKGTZQ1SYQJTR4PB43C8PD98"],
         &["manifest", "rebuild", "--write", "--forget-deletions"],
     ];
     let ctl = |command: &[&str]| {
@@ -505,5 +506,60 @@ fn the_commands_of_the_documentation_do_what_it_says() -> Result<()> {
         let code = i32::from(args.contains(&"rebuild"));
         run(code, &args)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_block_of_which_nobody_can_say_whether_it_was_listed_is_told_of_and_deleted_when_that_is_said()
+-> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = format!("file://{}/bucket", dir.path().display());
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    let blocks = dir.path().join("bucket/team-a/blocks");
+    let (old, unknown) = ("01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99");
+    let listed = std::fs::read_dir(&blocks)?.next().context("no block")??.path();
+    for block in [old, unknown] {
+        std::fs::create_dir(blocks.join(block))?;
+        for part in std::fs::read_dir(&listed)? {
+            let part = part?;
+            std::fs::copy(part.path(), blocks.join(block).join(part.file_name()))?;
+        }
+    }
+    // An upload that never came to its end.
+    std::fs::remove_file(blocks.join(old).join("meta.json"))?;
+    let verify = ["ctl", "blocks", "verify", "--bucket-url", &url];
+    let found = run(1, &verify)?;
+    ensure!(
+        found.contains(&format!("koios ctl blocks delete --tenant team-a {unknown}"))
+            && found.contains("it was never listed, and a store deletes it")
+            && found.contains("2 findings"),
+        "{found}"
+    );
+    let delete = |code, block: &str| {
+        let args = [
+            "ctl",
+            "blocks",
+            "delete",
+            "--bucket-url",
+            &url,
+            "--tenant",
+            "team-a",
+        ];
+        run(code, &[&args[..], &[block]].concat())
+    };
+    let name = listed.file_name().and_then(|n| n.to_str()).context("a name")?;
+    let refused = delete(1, name)?;
+    ensure!(refused.contains("is listed"), "{refused}");
+    let refused = delete(1, "nonsense")?;
+    ensure!(refused.contains("is no name of a block"), "{refused}");
+    let done = delete(0, unknown)?;
+    ensure!(done.contains("1 blocks of tenant team-a are dead"), "{done}");
+    delete(0, old)?;
+    ensure!(run(0, &verify)?.contains("0 findings"), "all is told");
     Ok(())
 }

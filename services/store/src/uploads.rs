@@ -181,9 +181,17 @@ fn asked(headers: &HeaderMap, block: &str) -> Result<(TenantId, BlockId), Refuse
     Ok((tenant, block))
 }
 
+#[derive(Debug, serde::Deserialize)]
+struct StartParameters {
+    /// Whether a block is imported that was imported before.
+    #[serde(default)]
+    again: bool,
+}
+
 async fn start(
     State(service): State<UploadService>,
     Path(block): Path<String>,
+    Query(parameters): Query<StartParameters>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refused> {
@@ -203,7 +211,7 @@ async fn start(
     };
     shared
         .uploads
-        .start(&tenant, block, &body.map_err(too_large)?)
+        .start(&tenant, block, &body.map_err(too_large)?, parameters.again)
         .await?;
     Ok(StatusCode::OK)
 }

@@ -29,10 +29,12 @@ pub(super) struct Chosen {
     pub(super) listed: Vec<ManifestBlock>,
     pub(super) standing_in: Vec<BlockId>,
     pub(super) left_out: Vec<(BlockId, LeftOut)>,
+    /// Those of them whose samples are listed under the very names that they were made of, so that nothing is lost with them.
+    pub(super) remade: Vec<BlockId>,
 }
 
 /// A series, by the hash of its labels: two that collide make a set look a series larger than it is.
-type Series = BTreeSet<u64>;
+pub(super) type Series = BTreeSet<u64>;
 
 /// Blocks of one resolution that were made together, as far as can be told.
 #[derive(Debug)]
@@ -83,7 +85,10 @@ impl Bucket {
                 let Some(set) = set else { continue };
                 if is_as_listed(&set, listed) {
                     chosen.listed.extend(set.blocks);
-                } else if is_remade(&set, &metas, &raw, &raw_series) {
+                } else if sources_are_live(&set, &metas, &raw) {
+                    chosen.remade.extend(set.blocks.iter().map(|b| b.block));
+                    leave_out(&mut chosen, &set, &LeftOut::Remade);
+                } else if is_inside(&set, &raw, &raw_series) {
                     leave_out(&mut chosen, &set, &LeftOut::Remade);
                 } else {
                     left.push(set);
@@ -168,17 +173,18 @@ impl Bucket {
         Ok(best)
     }
 
-    async fn series_of_all(&self, tenant: &TenantId, blocks: &[&ManifestBlock]) -> Result<Series> {
+    /// The series of some blocks, without those that cannot be read.
+    pub(super) async fn series_of_all(&self, tenant: &TenantId, blocks: &[&ManifestBlock]) -> Result<Series> {
         let mut all = Series::new();
         for block in blocks {
-            // Of what cannot be read nobody can say that it has the samples of anything.
+            // Of these nobody can say that they have the samples of anything.
             all.extend(self.series_of(tenant, block).await?.unwrap_or_default());
         }
         Ok(all)
     }
 
     /// The series of a block, or why it cannot be read.
-    async fn series_of(
+    pub(super) async fn series_of(
         &self,
         tenant: &TenantId,
         block: &ManifestBlock,
@@ -216,16 +222,18 @@ fn is_as_listed(set: &Set, listed: &[ManifestBlock]) -> bool {
     set.is_known && set.blocks.iter().all(|b| b.sources.iter().all(is_live))
 }
 
-/// Whether the samples that a set speaks for are listed: under the names that it was made of, or as blocks of the same time with all its
-/// series, which those were merged into.
-fn is_remade(set: &Set, metas: &[&BlockMeta], raw: &[&ManifestBlock], raw_series: &Series) -> bool {
+/// Whether the samples that a set speaks for are listed under the names that it was made of.
+fn sources_are_live(set: &Set, metas: &[&BlockMeta], raw: &[&ManifestBlock]) -> bool {
     let is_live = |id: &BlockId| raw.iter().any(|b| b.block == *id);
     let of_set = |m: &&&BlockMeta| set.blocks.iter().any(|b| b.block == m.block);
     let mut made_of = metas.iter().filter(of_set).flat_map(|m| &m.sources).peekable();
-    if made_of.peek().is_some() && made_of.all(is_live) {
-        return true;
-    }
+    made_of.peek().is_some() && made_of.all(is_live)
+}
+
+/// Whether they are listed, as far as can be told, in blocks of the same time with all its series, which those that it was made of were
+/// merged into.
+fn is_inside(set: &Set, raw: &[&ManifestBlock], raw_series: &Series) -> bool {
     let time = raw.iter().map(|b| b.range).reduce(|a, b| a.union(&b));
-    let is_inside = |(time, range): (TimeRange, TimeRange)| time.min <= range.min && range.max <= time.max;
-    time.zip(set.range()).is_some_and(is_inside) && set.series.is_subset(raw_series)
+    let is_within = |(time, range): (TimeRange, TimeRange)| time.min <= range.min && range.max <= time.max;
+    time.zip(set.range()).is_some_and(is_within) && set.series.is_subset(raw_series)
 }

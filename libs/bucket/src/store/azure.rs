@@ -1,9 +1,6 @@
 //! Azure Blob Storage.
 
-use std::sync::Arc;
-
-use object_store::ObjectStore;
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 
 use super::{Env, check_key, client_options, no_retries, wrong};
 use crate::Result;
@@ -17,7 +14,7 @@ const OTHER_NAMES: [(&str, AzureConfigKey); 3] = [
     ("IDENTITY_ENDPOINT", AzureConfigKey::MsiEndpoint),
 ];
 
-pub(super) fn open(url: &str, authority: &str, env: &Env) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &str, authority: &str, env: &Env) -> Result<MicrosoftAzure> {
     let place = Place::parse(url, authority)?;
     if let Some(key) = env.get(ENCRYPTION_KEY) {
         check_key(url, ENCRYPTION_KEY, key)?;
@@ -32,12 +29,11 @@ pub(super) fn open(url: &str, authority: &str, env: &Env) -> Result<Arc<dyn Obje
             builder = builder.with_endpoint(format!("https://{account}.blob.{domain}"));
         }
     }
-    let store = builder
+    builder
         .with_retry(no_retries())
         .with_container_name(place.container)
         .build()
-        .map_err(|e| wrong(url, without_key(&e)))?;
-    Ok(Arc::new(store))
+        .map_err(|e| wrong(url, without_key(&e)))
 }
 
 /// What an authority names: `container`, or `container@account.dfs.core.windows.net`.

@@ -27,6 +27,7 @@ pub(super) fn open(url: &str, path: &str, must_exist: bool) -> Result<Opened> {
     Ok(Opened {
         // Off by default there: without it a power loss takes blocks that heads have already forgotten.
         store: Arc::new(store.with_fsync(true)),
+        pages: None,
         prefix: Path::default(),
         remote: false,
     })

@@ -1,9 +1,6 @@
 //! Google Cloud Storage, by its XML API.
 
-use std::sync::Arc;
-
-use object_store::ObjectStore;
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 
 use super::{Env, client_options, no_retries, wrong};
 use crate::Result;
@@ -11,7 +8,7 @@ use crate::Result;
 /// Where Google's own clients look for an emulator; they then send no credentials.
 const EMULATOR: &str = "STORAGE_EMULATOR_HOST";
 
-pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<GoogleCloudStorage> {
     if bucket.is_empty() {
         return Err(wrong(url, "the bucket's name is missing: gs://bucket/prefix"));
     }
@@ -31,12 +28,11 @@ pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<Arc<dyn ObjectS
     if emulator.is_some() {
         builder = builder.with_bearer_token("emulator");
     }
-    let store = builder
+    builder
         .with_retry(no_retries())
         .with_bucket_name(bucket)
         .build()
-        .map_err(|e| wrong(url, without_key(&e)))?;
-    Ok(Arc::new(store))
+        .map_err(|e| wrong(url, without_key(&e)))
 }
 
 /// `builder` with the settings in `env`.

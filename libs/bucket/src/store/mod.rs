@@ -6,11 +6,13 @@ mod gcs;
 mod s3;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
@@ -25,10 +27,22 @@ const KEY_BYTES: usize = 32;
 const FORMS: &str = "expected file:///absolute/folder, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or \
                      abfss://container@account.dfs.core.windows.net/prefix";
 
+/// A store that hands out lists page by page.
+#[derive(Clone)]
+pub(crate) struct Pages(pub(crate) Arc<dyn PaginatedListStore>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
+    }
+}
+
 /// What a URL names.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// The same, where folders are listed page by page. Without it they come all at once.
+    pub(crate) pages: Option<Pages>,
     pub(crate) prefix: Path,
     /// Whether it is reached over a network, where answers may be cut short.
     pub(crate) remote: bool,
@@ -59,21 +73,26 @@ pub(crate) fn open(
     }
     let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = Path::parse(prefix.trim_matches('/')).map_err(|e| wrong(url, e))?;
-    let store = match scheme {
-        "s3" => s3::open(url, authority, &env)?,
-        "gs" | "gcs" => gcs::open(url, authority, &env)?,
-        "az" | "azure" | "abfs" | "abfss" => azure::open(url, authority, &env)?,
-        _ => return Err(wrong(url, FORMS)),
-    };
-    Ok(Opened {
+    match scheme {
+        "s3" => Ok(remote(s3::open(url, authority, &env)?, prefix)),
+        "gs" | "gcs" => Ok(remote(gcs::open(url, authority, &env)?, prefix)),
+        "az" | "azure" | "abfs" | "abfss" => Ok(remote(azure::open(url, authority, &env)?, prefix)),
+        _ => Err(wrong(url, FORMS)),
+    }
+}
+
+fn remote<S: ObjectStore + PaginatedListStore>(store: S, prefix: Path) -> Opened {
+    let store = Arc::new(store);
+    Opened {
+        pages: Some(Pages(Arc::<S>::clone(&store))),
         store,
         prefix,
         remote: true,
-    })
+    }
 }
 
 /// A URL that cannot be used. Secrets in it are left out.
-fn wrong(url: &str, reason: impl std::fmt::Display) -> Error {
+fn wrong(url: &str, reason: impl fmt::Display) -> Error {
     Error::Url {
         url: without_secrets(url),
         reason: reason.to_string(),

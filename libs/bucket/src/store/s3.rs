@@ -1,16 +1,13 @@
 //! S3 and what speaks its protocol.
 
-use std::sync::Arc;
-
-use object_store::ObjectStore;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 
 use super::{Env, check_key, client_options, no_retries, wrong};
 use crate::Result;
 
 const CUSTOMER_KEY: &str = "AWS_SSE_CUSTOMER_KEY_BASE64";
 
-pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<AmazonS3> {
     if bucket.is_empty() {
         return Err(wrong(url, "the bucket's name is missing: s3://bucket/prefix"));
     }
@@ -22,12 +19,11 @@ pub(super) fn open(url: &str, bucket: &str, env: &Env) -> Result<Arc<dyn ObjectS
         .iter()
         .find_map(|key| settings.get_config_value(key));
     let options = client_options(endpoint.as_deref());
-    let store = configured(AmazonS3Builder::new().with_client_options(options), env)
+    configured(AmazonS3Builder::new().with_client_options(options), env)
         .with_retry(no_retries())
         .with_bucket_name(bucket)
         .build()
-        .map_err(|e| wrong(url, e))?;
-    Ok(Arc::new(store))
+        .map_err(|e| wrong(url, e))
 }
 
 /// `builder` with the settings in `env`.

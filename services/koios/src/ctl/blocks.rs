@@ -10,7 +10,7 @@ use koios_runtime::with_sources;
 
 use super::report::{age, bytes, time};
 use super::storage::{Storage, bucket_arg, tenant_arg};
-use super::{inspect, verify};
+use super::{delete, inspect, verify};
 
 pub(super) fn command() -> Command {
     let tenant = || tenant_arg().help("Only this tenant; without it, all");
@@ -59,6 +59,7 @@ pub(super) fn command() -> Command {
         .subcommand(list)
         .subcommand(inspect)
         .subcommand(verify)
+        .subcommand(delete::command())
 }
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
@@ -66,6 +67,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         Some(("list", m)) => list(m).await,
         Some(("inspect", m)) => inspect::run(m).await.map(|()| ExitCode::SUCCESS),
         Some(("verify", m)) => verify::run(m).await,
+        Some(("delete", m)) => delete::run(m).await,
         _ => bail!("unknown command, see `koios ctl blocks --help`"),
     }
 }

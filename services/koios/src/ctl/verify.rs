@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::ArgMatches;
 use koios_block::{BlockId, BlockMeta};
-use koios_bucket::{Error as BucketError, Manifest, ManifestBlock};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Unlisted};
 use koios_model::TenantId;
 use koios_runtime::with_sources;
 
@@ -15,7 +15,7 @@ use super::report::{ProgressLine, bytes};
 use super::storage::Storage;
 
 /// Uploads that are not listed may be on their way for so long.
-const UPLOAD_MS: i64 = 24 * 3_600_000;
+pub(super) const UPLOAD_MS: i64 = 24 * 3_600_000;
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let storage = Storage::open_existing(matches)?;
@@ -37,9 +37,9 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
             }
         };
         let before = storage.runtime.clock.now_ms().saturating_sub(UPLOAD_MS);
-        let of_uploads = objects(&manifest, &uploaded, before);
+        let mut of_uploads = objects(&manifest, &uploaded);
         match storage.bucket.unlisted(&manifest, uploaded, before).await {
-            Ok(_) => {}
+            Ok(found) => of_uploads.extend(unlisted(&tenant, &found)),
             Err(e @ BucketError::Lost { .. }) => told(unusable(&e)),
             Err(e) => return Err(e.into()),
         }
@@ -97,12 +97,27 @@ async fn still_true(
     Ok(found.map(|(_, what)| what).collect())
 }
 
-/// Objects that should be there and are not, and the other way round.
-fn objects(
-    manifest: &Manifest,
-    uploaded: &[(BlockId, Vec<String>)],
-    before_ms: i64,
-) -> Vec<(BlockId, String)> {
+/// Blocks that no manifest knows, and what becomes of them.
+fn unlisted(tenant: &TenantId, found: &Unlisted) -> Vec<(BlockId, String)> {
+    let orphans = found.orphans.iter().map(|(block, parts)| {
+        let what = format!(
+            "block {block}: in no manifest, with {} objects: it was never listed, and a store deletes it",
+            parts.len()
+        );
+        (*block, what)
+    });
+    let unknown = found.unknown.iter().map(|block| {
+        let what = format!(
+            "block {block}: in no manifest, and older than it, or its meta.json cannot be read: nobody can say that it was never listed, so \
+             that it is kept; if it is of no use, `koios ctl blocks delete --tenant {tenant} {block}` has it deleted"
+        );
+        (*block, what)
+    });
+    orphans.chain(unknown).collect()
+}
+
+/// Objects of listed blocks that should be there and are not, and the other way round.
+fn objects(manifest: &Manifest, uploaded: &[(BlockId, Vec<String>)]) -> Vec<(BlockId, String)> {
     let uploaded: BTreeMap<BlockId, BTreeSet<&str>> = uploaded
         .iter()
         .map(|(block, parts)| (*block, parts.iter().map(String::as_str).collect()))
@@ -121,14 +136,6 @@ fn objects(
         {
             found.push((block, format!("block {block}: {part} is in no manifest")));
         }
-    }
-    let known = |block: &BlockId| manifest.block(*block).is_some() || manifest.is_dead(*block);
-    for (block, parts) in uploaded
-        .iter()
-        .filter(|(block, _)| !known(block) && block.time_ms() < before_ms)
-    {
-        let what = format!("block {block}: in no manifest, with {} objects", parts.len());
-        found.push((*block, what));
     }
     found
 }
@@ -180,4 +187,61 @@ fn differs(meta: &BlockMeta, listed: &ManifestBlock) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(what, same)| (!same).then_some(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_block::{BlockOptions, BlockWriter};
+    use koios_bucket::{Bucket, Writer};
+    use koios_model::{Labels, TimeRange};
+    use koios_runtime::Runtime;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn id(n: u128) -> BlockId {
+        BlockId::new(1_700_000_000_000, n)
+    }
+
+    fn entry(tenant: &TenantId, n: u128) -> ManifestBlock {
+        let options = BlockOptions::new(id(n), tenant.clone(), TimeRange::new(0, 7_199_999));
+        let mut out = BlockWriter::new(options).unwrap();
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        out.push_series(&labels, None, &[1], &[1.0]).unwrap();
+        let parts = out.finish().unwrap().unwrap();
+        ManifestBlock::new(&parts.meta, BTreeMap::new())
+    }
+
+    #[tokio::test]
+    async fn what_was_merged_deleted_or_listed_meanwhile_is_no_finding() {
+        let runtime = Runtime::real().unwrap();
+        let store = Arc::new(InMemory::new());
+        let bucket = Bucket::new(store, "", Arc::clone(&runtime.clock), runtime.rng.fork());
+        let storage = Storage { runtime, bucket };
+        let (tenant, writer) = (TenantId::anonymous(), Writer::compaction("test", 1));
+        let commit = async |change: &mut (dyn FnMut(&mut Manifest) -> koios_bucket::Result<()> + Send)| {
+            storage.bucket.commit(&tenant, &writer, change).await.unwrap()
+        };
+        let seen = commit(&mut |m| {
+            m.add_block(entry(&tenant, 1))?;
+            m.add_block(entry(&tenant, 2))
+        })
+        .await;
+        let found = || {
+            (1..=4)
+                .map(|n| (id(n), format!("finding {n}")))
+                .collect::<Vec<_>>()
+        };
+        let told = still_true(&storage, &seen, found()).await.unwrap();
+        assert_eq!(told.len(), 4, "nothing changed: {told:?}");
+        // The first one is merged, the third, whose upload was found, is listed; of the fourth nothing is heard.
+        commit(&mut |m| {
+            m.remove_block(id(1));
+            m.add_block(entry(&tenant, 3))
+        })
+        .await;
+        let told = still_true(&storage, &seen, found()).await.unwrap();
+        assert_eq!(told, ["finding 2", "finding 4"]);
+        assert!(still_true(&storage, &seen, Vec::new()).await.unwrap().is_empty());
+    }
 }

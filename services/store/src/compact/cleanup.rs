@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
-use koios_bucket::{Manifest, ManifestBlock, TenantManifests, Unlisted, Writer};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, TenantManifests, Unlisted, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
@@ -92,7 +92,8 @@ pub(crate) async fn retire(
     })
 }
 
-/// Deletes the bytes of blocks that have been dead for the grace. Gives how many.
+/// Deletes the bytes of blocks that have been dead for the grace. Gives how many. A block whose bytes the storage does not delete keeps
+/// no other waiting.
 pub(crate) async fn delete_dead(
     manifests: &TenantManifests,
     manifest: &Manifest,
@@ -105,23 +106,37 @@ pub(crate) async fn delete_dead(
     if ripe.is_empty() {
         return Ok(0);
     }
+    let (mut gone, mut failed) = (BTreeSet::new(), None);
     for (block, parts) in &ripe {
-        manifests
-            .bucket()
-            .delete_parts(&manifest.tenant, *block, parts)
-            .await?;
-    }
-    // The names stay, so that nobody lists them again.
-    let forget = |m: &mut Manifest| {
-        for dead in &mut m.dead {
-            if ripe.iter().any(|(block, _)| *block == dead.block) {
-                dead.parts.clear();
+        let deleted = manifests.bucket().delete_parts(&manifest.tenant, *block, parts);
+        match deleted.await {
+            Ok(()) => {
+                gone.insert(*block);
+            }
+            Err(error) => {
+                // Where nothing answers each of the others would only wait for it, too.
+                let is_refused = matches!(error, BucketError::Rejected { .. });
+                failed = failed.or(Some(error));
+                if !is_refused {
+                    break;
+                }
             }
         }
-        Ok(())
-    };
-    manifests.commit(&manifest.tenant, writer, forget).await?;
-    Ok(ripe.len())
+    }
+    if !gone.is_empty() {
+        // The names stay, so that nobody lists them again.
+        let forget = |m: &mut Manifest| {
+            for dead in m.dead.iter_mut().filter(|d| gone.contains(&d.block)) {
+                dead.parts.clear();
+            }
+            Ok(())
+        };
+        manifests.commit(&manifest.tenant, writer, forget).await?;
+    }
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(gone.len()),
+    }
 }
 
 /// The uploads that are old and not listed, unless they tell that the manifest lost versions: then nothing may be committed or deleted.

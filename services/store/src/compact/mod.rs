@@ -289,6 +289,10 @@ impl Compactor {
             let known = self.tenants.entry(tenant.clone()).or_default();
             known.orphans_next = Some(now.saturating_add(ORPHANS_EVERY));
         }
+        if manifest.version == 0 {
+            // Nothing is listed: all that follows would only ask for it again.
+            return Ok(false);
+        }
         // First, so that nothing is merged that goes, and that merges which fail keep nothing.
         self.clean_up(tenant, &told, &writer).await?;
         // Before merges, so that what has nothing of a deletion is not written again for it.

@@ -20,6 +20,8 @@ pub(crate) struct FaultyStore {
     inner: InMemory,
     pub(crate) down: AtomicBool,
     pub(crate) puts: AtomicU64,
+    /// No version of a manifest is taken that lists a block.
+    pub(crate) lists_nothing: AtomicBool,
 }
 
 impl fmt::Display for FaultyStore {
@@ -31,12 +33,16 @@ impl fmt::Display for FaultyStore {
 impl FaultyStore {
     fn check(&self) -> object_store::Result<()> {
         if self.down.load(Ordering::Relaxed) {
-            return Err(object_store::Error::Generic {
-                store: "faulty",
-                source: "switched off".into(),
-            });
+            return Err(broken());
         }
         Ok(())
+    }
+}
+
+fn broken() -> object_store::Error {
+    object_store::Error::Generic {
+        store: "faulty",
+        source: "switched off".into(),
     }
 }
 
@@ -50,6 +56,12 @@ impl ObjectStore for FaultyStore {
     ) -> object_store::Result<PutResult> {
         self.check()?;
         self.puts.fetch_add(1, Ordering::Relaxed);
+        if self.lists_nothing.load(Ordering::Relaxed) {
+            let bytes: Bytes = payload.clone().into();
+            if String::from_utf8_lossy(&bytes).contains(r#""blocks":[{"#) {
+                return Err(broken());
+            }
+        }
         self.inner.put_opts(path, payload, options).await
     }
     async fn put_multipart_opts(

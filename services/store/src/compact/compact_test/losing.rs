@@ -85,3 +85,25 @@ async fn i10_a_manifest_that_fell_back_deletes_no_block() {
     assert_eq!(world.look_after().await, 0, "each visit reports it");
     assert_eq!(world.objects().await, before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_first_import_that_ended_half_way_stops_nothing_and_is_collected() {
+    let mut world = World::new(34);
+    let tenant = world.tenant.clone();
+    let bucket = world.manifests().bucket().clone();
+    bucket.begin(&tenant, &Writer::import("ctl")).await.unwrap();
+    for _ in 0..3 {
+        let mut writer = world.writer(0..2, 0);
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        writer.push_series(&labels, None, &[1], &[1.0]).unwrap();
+        let parts = writer.finish().unwrap().unwrap();
+        bucket.upload_block(&tenant, &parts).await.unwrap();
+    }
+    world.sleep(2 * DAY_SECONDS).await;
+    assert_eq!(world.look_after().await, 15, "no visit fails");
+    assert!(world.blocks_with_bytes().await.is_empty());
+    // Nor does what comes then find anything in its way.
+    world.day().await;
+    compact(&mut world.compactor()).await;
+    assert!(world.manifest().await.blocks.iter().any(|b| b.level > 0));
+}

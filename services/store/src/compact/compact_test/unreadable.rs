@@ -21,6 +21,8 @@ enum Refusal {
     Fails(BlockId),
     /// Nothing is listed.
     Lists,
+    /// Nothing of one block is deleted.
+    Keeps(BlockId),
 }
 
 /// A storage that refuses something.
@@ -92,13 +94,30 @@ impl ObjectStore for Refusing {
         &self,
         paths: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(paths)
+        let Refusal::Keeps(block) = self.refusal else {
+            return self.inner.delete_stream(paths);
+        };
+        let inner = Arc::clone(&self.inner);
+        let delete = move |path: object_store::Result<Path>| {
+            let inner = Arc::clone(&inner);
+            async move {
+                let path = path?;
+                if path.as_ref().contains(&block.to_string()) {
+                    return Err(object_store::Error::PermissionDenied {
+                        path: path.to_string(),
+                        source: "403: it is locked".into(),
+                    });
+                }
+                inner.delete(&path).await.map(|()| path)
+            }
+        };
+        paths.then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         match self.refusal {
             Refusal::Lists => stream::iter([Err(broken())]).boxed(),
-            Refusal::Denied(_) | Refusal::Fails(_) => self.inner.list(prefix),
+            Refusal::Denied(_) | Refusal::Fails(_) | Refusal::Keeps(_) => self.inner.list(prefix),
         }
     }
 
@@ -191,4 +210,33 @@ async fn what_is_due_is_told_with_its_age_right_after_a_start() {
     compact(&mut compactor).await;
     let (_, standing) = compactor.stand(&*world.manifest().await, &told);
     assert_eq!(standing.oldest_due, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_the_storage_does_not_delete_keeps_no_other_from_being_deleted() {
+    let mut world = World::new(11);
+    world.day().await;
+    compact(&mut world.compactor()).await;
+    let merged = world.manifest().await;
+    let (live, dead): (BTreeSet<_>, Vec<_>) = (
+        merged.blocks.iter().map(|b| b.block).collect(),
+        merged.dead.iter().map(|d| d.block).collect(),
+    );
+    assert!(dead.len() > 3, "{dead:?}");
+    let kept = dead[0];
+    let mut compactor = world.refusing(Refusal::Keeps(kept));
+    for _ in 0..3 {
+        compact(&mut compactor).await;
+        world.sleep(3601).await;
+    }
+    let expected: BTreeSet<_> = live.iter().copied().chain([kept]).collect();
+    assert_eq!(world.blocks_with_bytes().await, expected);
+    assert!(compactor.metrics.failures.get() > 0, "and that is told");
+    // Once it may go, it does.
+    let mut compactor = world.compactor();
+    for _ in 0..3 {
+        compact(&mut compactor).await;
+        world.sleep(3601).await;
+    }
+    assert_eq!(world.blocks_with_bytes().await, live);
 }

@@ -1,0 +1,82 @@
+//! Blocks are listed in a manifest that is whole, or not at all.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_bucket::{TenantManifests, Unlisted};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use crate::harness::{HOUR, MINUTE, T0, World, tenant};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+async fn fill(w: &mut World, from: i64) {
+    for i in 0..60 {
+        assert!(w.write(&[("a", from + i * MINUTE, i as f64)]).await);
+    }
+}
+
+/// What a store finds that looks for uploads which were never listed.
+async fn unlisted(w: &World) -> Unlisted {
+    let bucket = w.manifests.bucket();
+    let uploaded = bucket.uploaded_blocks(&tenant()).await.unwrap();
+    let manifest = bucket.latest(&tenant()).await.unwrap();
+    bucket
+        .unlisted(&manifest, uploaded, w.clock.now_ms())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_first_block_that_its_member_did_not_live_to_list_is_no_sign_of_a_lost_manifest() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0).await;
+    w.store.lists_nothing.store(true, Ordering::Relaxed);
+    w.flush(0).await.unwrap_err();
+    w.crash(0).await;
+    w.store.lists_nothing.store(false, Ordering::Relaxed);
+    w.sleep(2 * DAY).await;
+    let found = unlisted(&w).await;
+    assert!(!found.orphans.is_empty() && found.unknown.is_empty(), "{found:?}");
+    // It comes back, lists what it holds, and the rest is still known for what it is.
+    w.boot(0).await;
+    w.flush(0).await.unwrap();
+    w.check(&w.query(0).await);
+    assert_eq!(unlisted(&w).await, found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_nothing_is_listed_in_a_manifest_that_shows_less_than_this_member_has_listed() {
+    let mut w = World::start(1).await;
+    for round in 0..3 {
+        fill(&mut w, T0 + round * 2 * HOUR).await;
+        w.flush(0).await.unwrap();
+    }
+    let newest = w.manifests.probe(&tenant()).await.unwrap().version;
+    fill(&mut w, T0 + 6 * HOUR).await;
+    w.crash(0).await;
+    // A restore of a part: nothing in the bucket tells of it.
+    let mut aside = Vec::new();
+    let names = (2..=newest).map(|v| format!("{v:020}.json"));
+    for name in names.chain(["latest".to_owned()]) {
+        let path = Path::from(format!("{}/manifest/{name}", tenant()));
+        let bytes = w.store.get(&path).await.unwrap().bytes().await.unwrap();
+        aside.push((path.clone(), bytes));
+        w.store.delete(&path).await.unwrap();
+    }
+    w.manifests = TenantManifests::new(w.manifests.bucket().clone(), Duration::ZERO);
+    assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, 1);
+    let uploaded = w.manifests.bucket().uploaded_blocks(&tenant()).await.unwrap();
+    w.boot(0).await;
+    let refused = w.flush(0).await.unwrap_err().to_string();
+    assert!(refused.contains("was announced"), "{refused}");
+    assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, 1);
+    let now = w.manifests.bucket().uploaded_blocks(&tenant()).await.unwrap();
+    assert_eq!(now, uploaded, "nor is anything uploaded for it");
+    for (path, bytes) in aside {
+        w.store.put(&path, bytes.into()).await.unwrap();
+    }
+    w.flush(0).await.unwrap();
+    w.check(&w.query(0).await);
+}
