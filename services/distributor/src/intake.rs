@@ -24,6 +24,7 @@ use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::metric_limit::MetricRoom;
 use crate::pairs::PairsSeen;
+use crate::points::{PointCounts, Points};
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 use crate::series_limit::Reserved;
@@ -64,9 +65,10 @@ pub(crate) struct Taken {
     pub(crate) report: RejectionReport,
     /// Exemplars that were not taken.
     pub(crate) exemplars_dropped: u64,
-    /// Data points of OTLP, and those that were not taken, or not whole.
-    pub(crate) points: u64,
-    pub(crate) points_rejected: u64,
+    /// Data points of OTLP.
+    pub(crate) points: PointCounts,
+    /// What deltas changed of the tenant's totals.
+    pub(crate) deltas: Option<otlp::Changes>,
     /// What it had to do with HA pairs.
     pub(crate) pairs: PairsSeen,
     /// The room that new series take of their metrics'.
@@ -90,8 +92,8 @@ impl Taken {
 
     /// Adds what OTLP's translation said of its data points.
     pub(crate) fn add_report(&mut self, report: otlp::Report) {
-        self.points += report.points;
-        self.points_rejected += report.rejected;
+        self.points.all += report.points;
+        self.points.faulty += report.faults;
         if let Some((fault, metric)) = report.first {
             self.report.series += report.faults;
             self.report.add(Rejection::Point(fault), report.faults, || {
@@ -137,6 +139,8 @@ pub(crate) struct Part {
     /// Where labels that were left out stand in the message, by series; empty for one whose labels are here, and for all
     /// after the last that has not.
     pub(crate) left_out: Vec<Range<u32>>,
+    /// The data points that series are of.
+    pub(crate) points: Points,
     /// Series to learn once they are acknowledged.
     pub(crate) new: Vec<NewSeries>,
     /// Series with samples that are not known, each once; where the tenant has a limit on series.
@@ -169,6 +173,8 @@ pub(crate) struct Intake<'a> {
     ages: Option<NewSeries>,
     taken: Taken,
     label_bytes: u64,
+    /// The data point that series are of.
+    point: Option<u32>,
     /// How often a series came, the same again included.
     entries: usize,
     /// Which series there are, once more came than there may be of them.
@@ -190,6 +196,7 @@ impl<'a> Intake<'a> {
             ages: None,
             taken: Taken::default(),
             label_bytes: 0,
+            point: None,
             entries: 0,
             distinct: HashSet::new(),
             metadata: BTreeMap::new(),
@@ -324,8 +331,10 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
+        let part = self.taken.parts.entry(partition).or_default();
+        let before = part.columns.series_count();
         let mut adding = Adding {
-            part: self.taken.parts.entry(partition).or_default(),
+            part,
             report: &mut self.taken.report,
             series: (hash, packed),
             labels: Some(labels),
@@ -376,11 +385,22 @@ impl<'a> Intake<'a> {
                 None => self.taken.exemplars_dropped += 1,
             }
         }
+        if let Some(point) = self.point {
+            let part = &mut adding.part;
+            part.points.note(before, part.columns.series_count(), point);
+        }
         if adding.labels.is_none() && series.known.is_none() {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
+        self.note_rejected(rejected);
         rejected
+    }
+
+    /// Notes that samples of the current series were rejected.
+    fn note_rejected(&mut self, samples: u64) {
+        let point = self.point.filter(|_| samples > 0);
+        self.taken.points.refused.extend(point);
     }
 
     /// Notes a series that is not taken at all.
@@ -388,6 +408,7 @@ impl<'a> Intake<'a> {
         let samples = (series.samples.len() + series.histograms.len()) as u64;
         self.taken.exemplars_dropped += series.exemplars.len() as u64;
         self.taken.report.series += 1;
+        self.taken.points.refused.extend(self.point);
         self.taken
             .report
             .add(rejection, samples, || describe(series.labels));
@@ -576,6 +597,10 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn refused(&self) -> u64 {
         self.taken.report.series
+    }
+
+    fn point(&mut self, number: Option<u32>) {
+        self.point = number;
     }
 }
 

@@ -37,6 +37,8 @@ mod metrics;
 mod otlp;
 mod outcome;
 mod pairs;
+mod points;
+mod rate_limit;
 mod rejection;
 mod replicate;
 mod routes;

@@ -167,7 +167,10 @@ impl Message {
                 let (report, pairs) = sink.finish_after(decoded)?;
                 let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_report(report);
-                self.held.grow(strings.bytes() as u64)?;
+                taken.deltas = self.deltas.take().map(TenantDeltas::into_changes);
+                let undo_bytes = taken.deltas.as_ref().map_or(0, otlp::Changes::bytes);
+                taken.take_back_lost();
+                self.held.grow((strings.bytes() + undo_bytes) as u64)?;
                 taken
             }
             Format::Influx(text) => {

@@ -102,6 +102,7 @@ pub(super) fn ack_to_pb(ack: PushAck) -> v1::PushReply {
         partition_series: ack.partition_series,
         conflicts: ack.conflicts,
         conflict: ack.conflict,
+        tenant_rate: ack.tenant_rate,
     }
 }
 
@@ -111,6 +112,7 @@ pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
         partition_series: reply.partition_series,
         conflicts: reply.conflicts,
         conflict: reply.conflict,
+        tenant_rate: reply.tenant_rate,
     }
 }
 
