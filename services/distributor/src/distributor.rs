@@ -16,7 +16,7 @@ use koios_wire::otlp::{self, Deltas};
 use parking_lot::Mutex;
 
 use crate::admission::{BytesInFlight, HeldBytes};
-use crate::intake::{Intake, Rules, Taken};
+use crate::intake::{Intake, Rules};
 use crate::known_series::{KnownSeries, TenantKnown};
 use crate::left_out::{LeftOut, SentMessage};
 use crate::limiter::{Asker, Limiter, distributors_of};
@@ -30,6 +30,7 @@ use crate::replicate::{Content, Replicator};
 use crate::routes::Routes;
 use crate::series_limit::SeriesLimits;
 use crate::streams::Streams;
+use crate::taken::Taken;
 use crate::{Error, Members};
 
 /// How a distributor behaves.

@@ -44,6 +44,7 @@ mod replicate;
 mod routes;
 mod series_limit;
 mod streams;
+mod taken;
 mod taken_out;
 
 pub use distributor::{Deps, Distributor, Settings};

@@ -16,10 +16,11 @@ use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
 use crate::Error;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
-use crate::intake::{Exceeded, Intake, Part, Rules, Taken, label_bytes_max};
+use crate::intake::{Intake, Part, Rules, label_bytes_max};
 use crate::known_series::TenantKnown;
 use crate::left_out::SentMessage;
 use crate::pairs::{Deduplicated, Gate};
+use crate::taken::{Exceeded, Taken};
 
 /// Largest decompression buffer that a thread keeps for its next request.
 const BUFFER_BYTES_MAX: usize = 4 << 20;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use koios_model::{BatchColumns, BatchSeries, METRIC_NAME, PartitionId, SeriesHash};
 use parking_lot::Mutex;
 
-use crate::intake::Taken;
 use crate::rejection::Rejection;
 use crate::series_limit::{ByPartition, Existence};
+use crate::taken::Taken;
 
 /// Most metrics that members are asked for at once; new series of others come in with a further try.
 const ASKED_MAX: usize = 10_000;

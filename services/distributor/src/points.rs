@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::intake::{Part, Taken};
+use crate::intake::Part;
 use crate::replicate::Acknowledged;
+use crate::taken::Taken;
 
 /// Stands for none: what is of a resource as a whole.
 const NONE: u32 = u32::MAX;

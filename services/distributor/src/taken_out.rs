@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash};
 
-use crate::intake::{Part, Taken};
+use crate::intake::Part;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::series_limit::{ByPartition, Decision};
+use crate::taken::Taken;
 
 impl Taken {
     /// What members are to be asked about, if it comes to that.

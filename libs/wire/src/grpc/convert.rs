@@ -498,6 +498,18 @@ mod tests {
     }
 
     #[test]
+    fn all_of_an_acknowledgement_arrives() {
+        let sent = PushAck {
+            state_version: 1,
+            partition_series: 2,
+            conflicts: 3,
+            conflict: "one".to_owned(),
+            tenant_rate: 4,
+        };
+        assert_eq!(ack_from_pb(ack_to_pb(sent.clone())), sent);
+    }
+
+    #[test]
     fn references_arrive_as_they_were_sent_and_whole() {
         let sent = HeldSeriesRequest {
             tenant: TenantId::anonymous(),
