@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::Router;
 use bytes::Bytes;
 use futures::future::join_all;
-use koios_control::StateHandle;
+use koios_control::{ClusterState, StateHandle};
 use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
 use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
-use koios_tenancy::Overrides;
+use koios_tenancy::{Limits, Overrides};
 use koios_wire::compression::Compression;
 use koios_wire::otlp::{self, Deltas};
 use parking_lot::Mutex;
@@ -239,7 +239,6 @@ impl Distributor {
         }
         let limits = shared.limits.of(tenant);
         let now = shared.runtime.clock.elapsed();
-        let written = taken.samples() + taken.exemplars();
         let pairs = std::mem::take(&mut taken.pairs);
         let mut undecided = taken.undecided;
         let lose = |error: &Error| {
@@ -247,16 +246,10 @@ impl Distributor {
                 shared.pairs.lose(tenant, &pairs.brought, &state, now);
             }
         };
-        let asked = Asked {
-            samples: written,
-            distributors: distributors_of(&state),
-            now,
-        };
-        let admitted = shared.rates.admit(tenant, &limits, asked);
-        admitted.inspect_err(lose)?;
-        // What deltas made may be stored from now on, and comes again as it is if that fails.
-        let mut deltas = taken.deltas.take();
-        deltas.iter_mut().for_each(otlp::Changes::sent);
+        let admitted = shared
+            .admit_rate((tenant, &limits), &mut taken, &state, now)
+            .await;
+        let mut deltas = admitted.inspect_err(lose)?;
         let written = shared
             .replicate(
                 (tenant, &known, limiter),
@@ -412,6 +405,31 @@ impl Shared {
         };
         self.stage("admit_series", started);
         Ok(taken)
+    }
+
+    /// Admits what is left of a request by the tenant's rate. Gives what its deltas changed, which may be stored from then on;
+    /// it comes again as it is when that fails.
+    async fn admit_rate(
+        &self,
+        (tenant, limits): (&TenantId, &Limits),
+        taken: &mut Taken,
+        state: &ClusterState,
+        now: Duration,
+    ) -> Result<Option<otlp::Changes>, Error> {
+        let asked = Asked {
+            samples: taken.samples() + taken.exemplars(),
+            distributors: distributors_of(state),
+            now,
+        };
+        let admitted = self.rates.admit(tenant, limits, asked);
+        let mut deltas = taken.deltas.take();
+        if let Err(error) = admitted {
+            // Taking back what a large request changed takes its time.
+            self.on_cpu(move || drop(deltas)).await?;
+            return Err(error);
+        }
+        deltas.iter_mut().for_each(otlp::Changes::sent);
+        Ok(deltas)
     }
 
     /// Sends every partition's part and waits for all majorities. `message` is where labels were left.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed,
+    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
     write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
