@@ -190,35 +190,3 @@ fn what_has_no_limit_or_sends_no_more_is_forgotten() {
     admit(&other, 0, 4000);
     assert_eq!(remembered(), 0);
 }
-
-#[test]
-fn zz_figures() {
-    let r = |v: Vec<f64>| v.iter().map(|x| format!("{x:.0}")).collect::<Vec<_>>().join(" ");
-    for (coming, registered) in [
-        (vec![3000.0], 10),
-        (vec![3000.0, 3000.0], 2),
-        (vec![1200.0, 150.0], 2),
-        (vec![3000.0, 300.0], 10),
-        (vec![3000.0; 10], 10),
-        (vec![300.0; 10], 10),
-    ] {
-        let mut c = Cluster::of(coming.len(), registered);
-        let first = r(c.run(&coming, 10));
-        let min1 = r(c.run(&coming, 50));
-        let min2 = r(c.run(&coming, 60));
-        let min3 = r(c.run(&coming, 60));
-        println!("FIG {coming:?} of {registered}: 10s [{first}] to 1m [{min1}] 2m [{min2}] 3m [{min3}]");
-    }
-    for registered in [2, 10] {
-        let mut c = Cluster::of(2, registered);
-        c.run(&[900.0, 0.0], 120);
-        let a = r(c.run(&[0.0, 900.0], 10));
-        let b = r(c.run(&[0.0, 900.0], 10));
-        let d = r(c.run(&[0.0, 900.0], 20));
-        println!("FIG move of {registered}: {a} / {b} / {d}");
-        let mut c = Cluster::of(2, registered);
-        c.run(&[1500.0, 0.0], 120);
-        let v: Vec<String> = (0..12).map(|_| r(c.run(&[1500.0, 1500.0], 30))).collect();
-        println!("FIG joins of {registered}: {v:?}");
-    }
-}

@@ -138,7 +138,7 @@ async fn i2_a_histogram_of_deltas_that_finds_room_for_a_part_of_its_series_is_re
     assert_rejected(
         &send(&rig, first).await,
         2,
-        "rejected: 56 samples of 56 series, written: 0 samples",
+        "rejected: 42 samples of 42 series, written: 0 samples",
     );
     assert_eq!(stored(&rig, "h_"), []);
     // What it did not get is there for others.

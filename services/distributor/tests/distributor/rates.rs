@@ -62,7 +62,7 @@ async fn two_distributors_admit_the_limit_together() {
     let one = Rig::new(two_distributors(), limits());
     let two = Rig::with_members(&one, limits());
     for member in &one.members {
-        member.rate.lock().1 = Some(std::sync::Arc::clone(&one.clock));
+        member.rates.lock().1 = Some(std::sync::Arc::clone(&one.clock));
     }
     let rigs = [&one, &two];
     send(&rigs, &[3 * LIMIT, 3 * LIMIT], 60).await;

@@ -61,8 +61,8 @@ pub(crate) struct MockMember {
     pub(crate) state_version: Mutex<u64>,
     /// Labels by tenant and reference.
     pub(crate) known: Mutex<BTreeMap<(String, SeriesHash), String>>,
-    /// How fast samples come, by the clock; not told without one.
-    pub(crate) rate: Mutex<(Rate, Option<ClockHandle>)>,
+    /// How fast samples come in each partition, by the clock; not told without one.
+    pub(crate) rates: Mutex<(BTreeMap<PartitionId, Rate>, Option<ClockHandle>)>,
     /// Bits by (tenant, labels, time).
     pub(crate) head: Mutex<BTreeMap<(String, String, i64), u64>>,
 }
@@ -104,8 +104,9 @@ impl MockMember {
         }
         let series: std::collections::BTreeSet<&String> = head.keys().map(|(_, labels, _)| labels).collect();
         ack.partition_series = series.len() as u64;
-        let (rate, clock) = &mut *self.rate.lock();
+        let (rates, clock) = &mut *self.rates.lock();
         if let Some(clock) = clock {
+            let rate = rates.entry(batch.header().partition).or_default();
             let columns = batch.columns();
             let samples = columns.sample_count() + columns.exemplars.len();
             rate.add(samples as u64, clock.elapsed());
