@@ -150,7 +150,10 @@ impl Labelled {
                     let (batch, left_out) = (Arc::clone(batch), Arc::clone(left_out));
                     let find = move || {
                         let full = left_out.put_back(batch.columns())?;
-                        Ok(MetricsOf::known(full.as_ref().unwrap_or(batch.columns()), limit))
+                        Ok(MetricsOf::known(
+                            full.as_ref().unwrap_or_else(|| batch.columns()),
+                            limit,
+                        ))
                     };
                     let found = cpu.run(find).await.map_err(|panic| internal(&panic))?;
                     Some(found.map_err(|e: Error| internal(&e))?)
