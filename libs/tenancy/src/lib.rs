@@ -12,9 +12,11 @@
 //! **Failure behaviour.** Every refusal is a 400 whose message starts with `tenant ID` or names the header.
 
 mod limits;
+mod rate;
 mod resolve;
 mod retention;
 
 pub use limits::{LimitError, Limits, Overrides};
+pub use rate::Rate;
 pub use resolve::{Error, TENANT_HEADER, tenant_of_write, tenants_of_read};
 pub use retention::{RETENTION_RULES_MAX, RetentionLimits, rule_text};

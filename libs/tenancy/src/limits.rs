@@ -42,7 +42,7 @@ pub struct Limits {
     pub max_series_per_metric: u64,
     /// How many exemplars each partition keeps in memory, the newest; 0 for none.
     pub max_exemplars: usize,
-    /// Samples per second each distributor admits for the tenant; 0 for no limit.
+    /// Samples per second that all distributors together admit for the tenant; 0 for no limit.
     pub ingestion_rate: u64,
     /// Samples that may come at once above the rate.
     pub ingestion_burst: u64,

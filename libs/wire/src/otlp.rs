@@ -23,7 +23,7 @@ mod translate;
 mod value;
 
 pub use answer::Encoding;
-pub use delta::{Deltas, FORGOTTEN_AFTER, TenantDeltas};
+pub use delta::{Changes, Deltas, FORGOTTEN_AFTER, TenantDeltas};
 pub use json::JsonError;
 pub use settings::{Settings, TranslationStrategy};
 

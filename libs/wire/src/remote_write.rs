@@ -233,6 +233,9 @@ pub trait Sink<'a> {
     fn refused(&self) -> u64 {
         0
     }
+
+    /// Series that come from now on are of this data point, or of none: for formats that make several series of one thing.
+    fn point(&mut self, _number: Option<u32>) {}
 }
 
 /// Decodes a decompressed request.

@@ -26,6 +26,9 @@ pub struct PushAck {
     pub conflicts: u64,
     /// The first of them, in words for the sender.
     pub conflict: String,
+    /// Thousandths of samples per second that come of the tenant in the partition, from all distributors; 0 from a member
+    /// that does not tell.
+    pub tenant_rate: u64,
 }
 
 /// A question which series there are.

@@ -1,11 +1,9 @@
-//! How many bytes are held at once, and how many samples come per second.
+//! How many bytes are held at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use koios_model::TenantId;
-use koios_tenancy::Limits;
 use parking_lot::Mutex;
 
 use crate::Error;
@@ -112,58 +110,6 @@ impl Drop for HeldBytes {
     }
 }
 
-/// A token bucket per tenant that has a rate.
-#[derive(Debug, Default)]
-pub(crate) struct Rates {
-    buckets: Mutex<BTreeMap<TenantId, Bucket>>,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Duration,
-}
-
-impl Rates {
-    /// Admits `samples` at the monotonic time `now`.
-    ///
-    /// A request larger than the whole burst is admitted when the bucket is full, as it could never come otherwise.
-    ///
-    /// # Errors
-    /// [`Error::RateLimited`] saying when it would be admitted.
-    pub(crate) fn admit(
-        &self,
-        tenant: &TenantId,
-        limits: &Limits,
-        samples: u64,
-        now: Duration,
-    ) -> Result<(), Error> {
-        if limits.ingestion_rate == 0 {
-            return Ok(());
-        }
-        let rate = limits.ingestion_rate as f64;
-        let burst = limits.ingestion_burst.max(limits.ingestion_rate) as f64;
-        let mut buckets = self.buckets.lock();
-        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket {
-            tokens: burst,
-            at: now,
-        });
-        let passed = now.saturating_sub(bucket.at).as_secs_f64();
-        bucket.tokens = (bucket.tokens + passed * rate).min(burst);
-        bucket.at = now;
-        let needed = (samples as f64).min(burst);
-        if bucket.tokens < needed {
-            return Err(Error::RateLimited {
-                rate: limits.ingestion_rate,
-                samples,
-                retry_after: Duration::from_secs_f64(((needed - bucket.tokens) / rate).min(3600.0)),
-            });
-        }
-        bucket.tokens -= samples as f64;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,32 +146,5 @@ mod tests {
         assert_eq!(bytes.total(), 50);
         drop((held, other));
         assert_eq!(bytes.total(), 0);
-    }
-
-    #[test]
-    fn a_rate_admits_its_burst_and_then_as_much_as_time_gives() {
-        let (rates, tenant) = (Rates::default(), TenantId::anonymous());
-        let limits = Limits {
-            ingestion_rate: 10,
-            ingestion_burst: 30,
-            ..Limits::default()
-        };
-        let admit = |samples, secs| rates.admit(&tenant, &limits, samples, Duration::from_secs(secs));
-        admit(30, 0).unwrap();
-        let error = admit(20, 1).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("ingestion rate limit (10/s) exceeded"),
-            "{error}"
-        );
-        assert!(
-            matches!(error, Error::RateLimited { retry_after, .. } if retry_after == Duration::from_secs(1))
-        );
-        admit(20, 2).unwrap();
-        // Larger than the burst: only when nothing is owed.
-        assert!(admit(90, 3).is_err());
-        admit(90, 5).unwrap();
-        assert!(admit(1, 10).is_err());
     }
 }

@@ -6,29 +6,31 @@ use std::time::Duration;
 use axum::Router;
 use bytes::Bytes;
 use futures::future::join_all;
-use koios_control::StateHandle;
+use koios_control::{ClusterState, StateHandle};
 use koios_model::{Labels, Sample, StreamId, TenantId, TenantSeed};
 use koios_runtime::{ClockHandle, Runtime, TaskGroup};
 use koios_server::Metrics;
-use koios_tenancy::Overrides;
+use koios_tenancy::{Limits, Overrides};
 use koios_wire::compression::Compression;
-use koios_wire::otlp::Deltas;
+use koios_wire::otlp::{self, Deltas};
 use parking_lot::Mutex;
 
-use crate::admission::{BytesInFlight, HeldBytes, Rates};
-use crate::intake::{Intake, Rules, Taken};
+use crate::admission::{BytesInFlight, HeldBytes};
+use crate::intake::{Intake, Rules};
 use crate::known_series::{KnownSeries, TenantKnown};
 use crate::left_out::{LeftOut, SentMessage};
-use crate::limiter::{Asker, Limiter};
+use crate::limiter::{Asker, Limiter, distributors_of};
 use crate::message::{Format, Message};
 use crate::metric_limit::MetricsOf;
 use crate::metrics::DistributorMetrics;
 use crate::outcome::{Failure, Outcome};
 use crate::pairs::{Gate, Referee, Tracker, report_for_ever};
+use crate::rate_limit::{Asked, Rates};
 use crate::replicate::{Content, Replicator};
 use crate::routes::Routes;
 use crate::series_limit::SeriesLimits;
 use crate::streams::Streams;
+use crate::taken::Taken;
 use crate::{Error, Members};
 
 /// How a distributor behaves.
@@ -82,7 +84,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Overrides,
     pub(crate) metrics: DistributorMetrics,
     bytes: BytesInFlight,
-    rates: Rates,
+    rates: Arc<Rates>,
     series_limits: SeriesLimits,
     asker: Arc<Asker>,
     known: KnownSeries,
@@ -124,6 +126,7 @@ impl Distributor {
             rng: deps.runtime.rng.clone(),
             tasks: deps.tasks,
             metrics: metrics.clone(),
+            rates: Arc::default(),
             stragglers: Replicator::straggler_permits(),
             deadline: deps.settings.push_deadline,
         };
@@ -138,7 +141,7 @@ impl Distributor {
         let shared = Shared {
             pairs,
             bytes: BytesInFlight::new(deps.settings.bytes_in_flight_max),
-            rates: Rates::default(),
+            rates: Arc::clone(&replicator.rates),
             series_limits: SeriesLimits::default(),
             asker: Arc::new(asker),
             known: KnownSeries::default(),
@@ -202,7 +205,10 @@ impl Distributor {
         let (admission_ms, state) = (rules.admission_ms, Arc::clone(&rules.table.state));
         let started = shared.runtime.clock.elapsed();
         let now = started;
-        let limit = rules.limits.max_series;
+        let undecided_for = match (rules.limits.max_series, rules.limits.max_series_per_metric) {
+            (0, limit) => ("limits.max-series-per-metric", limit),
+            (limit, _) => ("limits.max-series", limit),
+        };
         let known = shared.known.of(tenant, &rules.limits);
         let limiter = shared.limiter(tenant, &rules, now);
         let message = Message {
@@ -233,7 +239,6 @@ impl Distributor {
         }
         let limits = shared.limits.of(tenant);
         let now = shared.runtime.clock.elapsed();
-        let written = taken.samples() + taken.exemplars();
         let pairs = std::mem::take(&mut taken.pairs);
         let mut undecided = taken.undecided;
         let lose = |error: &Error| {
@@ -241,8 +246,10 @@ impl Distributor {
                 shared.pairs.lose(tenant, &pairs.brought, &state, now);
             }
         };
-        let admitted = shared.rates.admit(tenant, &limits, written, now);
-        admitted.inspect_err(lose)?;
+        let admitted = shared
+            .admit_rate((tenant, &limits), &mut taken, &state, now)
+            .await;
+        let mut deltas = admitted.inspect_err(lose)?;
         let written = shared
             .replicate(
                 (tenant, &known, limiter),
@@ -252,12 +259,16 @@ impl Distributor {
             )
             .await;
         let mut outcome = written.inspect_err(|failure| lose(&failure.error))?;
+        if let Some(deltas) = &mut deltas {
+            deltas.take_back(|point| outcome.points.lost.contains(&point));
+        }
         undecided += outcome.undecided;
         if undecided > 0 {
             return Err(Failure {
                 error: Error::SeriesUndecided {
                     series: undecided,
-                    limit,
+                    setting: undecided_for.0,
+                    limit: undecided_for.1,
                 },
                 written: outcome.written,
             });
@@ -373,7 +384,7 @@ impl Shared {
             None => None,
             Some(limit) => {
                 let find = move || {
-                    let metrics = MetricsOf::new(&taken, &unknown, limit);
+                    let metrics = MetricsOf::unknown(&taken, &unknown, limit);
                     (taken, unknown, metrics)
                 };
                 let metrics;
@@ -396,6 +407,31 @@ impl Shared {
         Ok(taken)
     }
 
+    /// Admits what is left of a request by the tenant's rate. Gives what its deltas changed, which may be stored from then on;
+    /// it comes again as it is when that fails.
+    async fn admit_rate(
+        &self,
+        (tenant, limits): (&TenantId, &Limits),
+        taken: &mut Taken,
+        state: &ClusterState,
+        now: Duration,
+    ) -> Result<Option<otlp::Changes>, Error> {
+        let asked = Asked {
+            samples: taken.samples() + taken.exemplars(),
+            distributors: distributors_of(state),
+            now,
+        };
+        let admitted = self.rates.admit(tenant, limits, asked);
+        let mut deltas = taken.deltas.take();
+        if let Err(error) = admitted {
+            // Taking back what a large request changed takes its time.
+            self.on_cpu(move || drop(deltas)).await?;
+            return Err(error);
+        }
+        deltas.iter_mut().for_each(otlp::Changes::sent);
+        Ok(deltas)
+    }
+
     /// Sends every partition's part and waits for all majorities. `message` is where labels were left.
     async fn replicate(
         &self,
@@ -416,6 +452,7 @@ impl Shared {
                 columns: part.columns,
                 encoded: part.content,
                 left_out: Arc::new(left_out.unwrap_or_default()),
+                points: part.points,
                 limiter: limiter.cloned(),
             };
             let sent = self
@@ -451,11 +488,11 @@ impl Shared {
         let mut outcome = Outcome {
             exemplars_dropped: taken.exemplars_dropped,
             points: taken.points,
-            points_rejected: taken.points_rejected,
             rejected: taken.report,
             ..Outcome::default()
         };
         let mut failure = None;
+        outcome.points.note_lost(parts.iter().flatten());
         for part in parts {
             match part {
                 Ok(acknowledged) => outcome.add(acknowledged, &self.metrics),

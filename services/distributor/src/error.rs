@@ -143,11 +143,13 @@ pub enum Error {
     /// New series came together with those of other requests, or too few members said whether they exist.
     #[error(
         "{series} series may exceed the series limit {limit}, which shows once others have been written and enough \
-         replicas answer: try again, or raise limits.max-series"
+         replicas answer: try again, or raise {setting}"
     )]
     SeriesUndecided {
         /// How many were not written for it.
         series: u64,
+        /// The setting of the limit.
+        setting: &'static str,
         /// The limit.
         limit: u64,
     },

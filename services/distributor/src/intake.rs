@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, PartitionId, Sample, SeriesHash, TenantSeed,
+    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
     write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
@@ -17,16 +17,15 @@ use koios_wire::batch::encode_content;
 use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
-use koios_wire::{influx, otlp};
 
 use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
-use crate::metric_limit::MetricRoom;
-use crate::pairs::PairsSeen;
+use crate::points::Points;
 use crate::rejection::{Rejection, RejectionReport, describe};
 use crate::routes::RouteTable;
 use crate::series_limit::Reserved;
+use crate::taken::{Exceeded, Taken};
 
 /// Samples from which a part's content is encoded where it was decoded.
 const ENCODED_SAMPLES_MIN: usize = 64;
@@ -57,77 +56,6 @@ impl Rules {
     }
 }
 
-/// What a request came to.
-#[derive(Debug, Default)]
-pub(crate) struct Taken {
-    pub(crate) parts: BTreeMap<PartitionId, Part>,
-    pub(crate) report: RejectionReport,
-    /// Exemplars that were not taken.
-    pub(crate) exemplars_dropped: u64,
-    /// Data points of OTLP, and those that were not taken, or not whole.
-    pub(crate) points: u64,
-    pub(crate) points_rejected: u64,
-    /// What it had to do with HA pairs.
-    pub(crate) pairs: PairsSeen,
-    /// The room that new series take of their metrics'.
-    pub(crate) metric_room: Option<MetricRoom>,
-    /// Series of which it cannot be told yet whether the tenant may have them.
-    pub(crate) undecided: u64,
-    /// What the request has too much of: it must be refused.
-    pub(crate) exceeded: Option<Exceeded>,
-}
-
-impl Taken {
-    /// With what the request had to do with HA pairs.
-    pub(crate) fn with_pairs(self, pairs: PairsSeen) -> Self {
-        Self { pairs, ..self }
-    }
-
-    /// What the columns occupy.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.parts.values().map(|p| p.columns.memory_bytes() as u64).sum()
-    }
-
-    /// Adds what OTLP's translation said of its data points.
-    pub(crate) fn add_report(&mut self, report: otlp::Report) {
-        self.points += report.points;
-        self.points_rejected += report.rejected;
-        if let Some((fault, metric)) = report.first {
-            self.report.series += report.faults;
-            self.report.add(Rejection::Point(fault), report.faults, || {
-                describe(&[(METRIC_NAME.as_bytes(), metric.as_bytes())])
-            });
-        }
-    }
-
-    /// Adds which lines of a text could not be read.
-    pub(crate) fn add_lines(&mut self, report: influx::Report) {
-        if let Some(first) = report.first {
-            self.report.add_lines(report.lines, first);
-        }
-    }
-
-    /// Exemplars that were taken.
-    pub(crate) fn exemplars(&self) -> u64 {
-        let exemplars = self.parts.values().map(|p| p.columns.exemplars.len());
-        exemplars.sum::<usize>() as u64
-    }
-
-    /// Samples that were taken, histograms included.
-    pub(crate) fn samples(&self) -> u64 {
-        self.parts.values().map(|p| p.columns.sample_count() as u64).sum()
-    }
-}
-
-/// A limit of a request that shows only as it is taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exceeded {
-    /// That on all labels together.
-    LabelBytes,
-    /// That on its series.
-    Series,
-}
-
 /// A partition's part of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Part {
@@ -137,6 +65,8 @@ pub(crate) struct Part {
     /// Where labels that were left out stand in the message, by series; empty for one whose labels are here, and for all
     /// after the last that has not.
     pub(crate) left_out: Vec<Range<u32>>,
+    /// The data points that series are of.
+    pub(crate) points: Points,
     /// Series to learn once they are acknowledged.
     pub(crate) new: Vec<NewSeries>,
     /// Series with samples that are not known, each once; where the tenant has a limit on series.
@@ -169,6 +99,8 @@ pub(crate) struct Intake<'a> {
     ages: Option<NewSeries>,
     taken: Taken,
     label_bytes: u64,
+    /// The data point that series are of.
+    point: Option<u32>,
     /// How often a series came, the same again included.
     entries: usize,
     /// Which series there are, once more came than there may be of them.
@@ -190,6 +122,7 @@ impl<'a> Intake<'a> {
             ages: None,
             taken: Taken::default(),
             label_bytes: 0,
+            point: None,
             entries: 0,
             distinct: HashSet::new(),
             metadata: BTreeMap::new(),
@@ -324,8 +257,10 @@ impl<'a> Intake<'a> {
         let Some(partition) = self.rules.table.ring.route(hash) else {
             return 0;
         };
+        let part = self.taken.parts.entry(partition).or_default();
+        let before = part.columns.series_count();
         let mut adding = Adding {
-            part: self.taken.parts.entry(partition).or_default(),
+            part,
             report: &mut self.taken.report,
             series: (hash, packed),
             labels: Some(labels),
@@ -376,11 +311,22 @@ impl<'a> Intake<'a> {
                 None => self.taken.exemplars_dropped += 1,
             }
         }
+        if let Some(point) = self.point {
+            let part = &mut adding.part;
+            part.points.note(before, part.columns.series_count(), point);
+        }
         if adding.labels.is_none() && series.known.is_none() {
             self.label_bytes += self.packed.len() as u64;
         }
         self.check_label_bytes();
+        self.note_rejected(rejected);
         rejected
+    }
+
+    /// Notes that samples of the current series were rejected.
+    fn note_rejected(&mut self, samples: u64) {
+        let point = self.point.filter(|_| samples > 0);
+        self.taken.points.refused.extend(point);
     }
 
     /// Notes a series that is not taken at all.
@@ -388,6 +334,7 @@ impl<'a> Intake<'a> {
         let samples = (series.samples.len() + series.histograms.len()) as u64;
         self.taken.exemplars_dropped += series.exemplars.len() as u64;
         self.taken.report.series += 1;
+        self.taken.points.refused.extend(self.point);
         self.taken
             .report
             .add(rejection, samples, || describe(series.labels));
@@ -576,6 +523,10 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn refused(&self) -> u64 {
         self.taken.report.series
+    }
+
+    fn point(&mut self, number: Option<u32>) {
+        self.point = number;
     }
 }
 

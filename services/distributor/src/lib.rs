@@ -37,11 +37,14 @@ mod metrics;
 mod otlp;
 mod outcome;
 mod pairs;
+mod points;
+mod rate_limit;
 mod rejection;
 mod replicate;
 mod routes;
 mod series_limit;
 mod streams;
+mod taken;
 mod taken_out;
 
 pub use distributor::{Deps, Distributor, Settings};

@@ -59,14 +59,17 @@ struct Told {
     series: Option<u64>,
     /// The same of each metric.
     metrics: Vec<u64>,
+    /// Whether one that counts said so.
+    counts_metrics: bool,
 }
 
 /// What was found out of a partition.
 struct Asked {
     partition: PartitionId,
     series: Vec<(SeriesHash, Existence)>,
-    /// Series of each metric.
+    /// Series of each metric, and whether that is all of them.
     metrics: Vec<u64>,
+    counts_metrics: bool,
 }
 
 impl Told {
@@ -74,6 +77,7 @@ impl Told {
         match answer {
             Ok(reply) if reply.held.len() == self.held.len() => {
                 self.counting += usize::from(reply.counts);
+                self.counts_metrics |= reply.counts;
                 self.series = self.series.max(Some(reply.partition_series));
                 let both = self.held.iter_mut().zip(reply.held);
                 both.for_each(|(held, too)| *held |= too);
@@ -81,7 +85,10 @@ impl Told {
                 metrics.for_each(|(most, count)| *most = count.max(*most));
             }
             // A member of an earlier version cannot tell: no series that may exist is refused.
-            Err(error) if error.code == ServiceErrorCode::Unimplemented => self.held.fill(true),
+            Err(error) if error.code == ServiceErrorCode::Unimplemented => {
+                self.held.fill(true);
+                self.counts_metrics = true;
+            }
             Ok(_) => tracing::debug!("member answered for other series than it was asked for"),
             Err(error) => tracing::debug!(%error, "member did not say which series it has"),
         }
@@ -90,7 +97,8 @@ impl Told {
     /// Whether further answers could change nothing.
     fn is_decided(&self, needed: usize) -> bool {
         let are_all_held = !self.held.is_empty() && self.held.iter().all(|held| *held);
-        self.counting >= needed || are_all_held
+        let are_counted = self.metrics.is_empty() || self.counts_metrics;
+        self.counting >= needed || (are_all_held && are_counted)
     }
 
     fn existence(&self, held: bool, needed: usize) -> Existence {
@@ -135,6 +143,7 @@ impl Limiter {
             self.ask(placed, Arc::clone(series), metrics)
         });
         let mut counts = vec![0u64; metrics.map_or(0, |metrics| metrics.names.len())];
+        let mut are_counted = true;
         let mut asked = BTreeMap::new();
         for mut of_partition in join_all(asks).await {
             for (_, existence) in &mut of_partition.series {
@@ -142,11 +151,13 @@ impl Limiter {
                     *existence = untold;
                 }
             }
+            are_counted &= of_partition.counts_metrics;
             let both = counts.iter_mut().zip(of_partition.metrics);
             both.for_each(|(sum, count)| *sum = sum.saturating_add(count));
             asked.insert(of_partition.partition, of_partition.series);
         }
-        let by_metric = metrics.map(|m| m.take(&self.room.metrics(), &counts, &mut asked));
+        let counts = (&*counts, are_counted);
+        let by_metric = metrics.map(|m| m.take(&self.room.metrics(), counts, &mut asked));
         let mut decision = self.room.decide(&asked, partitions, distributors);
         let Some(by_metric) = by_metric else {
             return decision;
@@ -157,23 +168,27 @@ impl Limiter {
         decision
     }
 
-    /// Decides on known series of a batch that a member does not have. They exist unless members deny it.
-    pub(crate) async fn admit_known(&self, partition: PartitionId, columns: &BatchColumns) -> Decision {
+    /// Decides on known series of a batch that a member does not have, and that are of these metrics if those may have so
+    /// many only. They exist unless members deny it.
+    pub(crate) async fn admit_known(
+        &self,
+        partition: PartitionId,
+        columns: &BatchColumns,
+        metrics: Option<&MetricsOf>,
+    ) -> Decision {
         let known = columns.series().filter(|series| series.known);
         let mut known: Vec<SeriesHash> = known.map(|series| series.hash).collect();
         known.sort_unstable();
         known.dedup();
         let known = BTreeMap::from([(partition, known.into())]);
-        let mut decision = self.decide(known, None, Existence::Held).await;
+        let mut decision = self.decide(known, metrics, Existence::Held).await;
         decision.reserved.values_mut().for_each(Reserved::sent);
         decision
     }
 
     /// Distributors of the cluster that may let series in at the same moment.
     fn distributors(&self) -> u64 {
-        let roles = self.state.members.values().map(|member| member.role);
-        let distributors = roles.filter(|role| matches!(role, Role::Distributor | Role::All));
-        (distributors.count() as u64).clamp(1, DISTRIBUTORS_MAX)
+        distributors_of(&self.state).min(DISTRIBUTORS_MAX)
     }
 
     /// What the members of a partition say of series and metrics. Notes how many series there are.
@@ -209,6 +224,7 @@ impl Limiter {
             counting: 0,
             series: None,
             metrics: vec![0; metrics.len()],
+            counts_metrics: false,
         };
         while !told.is_decided(needed) {
             match answers.next().await {
@@ -226,6 +242,14 @@ impl Limiter {
             partition: placed.id,
             series: each.collect(),
             metrics: told.metrics,
+            counts_metrics: told.counts_metrics,
         }
     }
+}
+
+/// How many distributors are registered.
+pub(crate) fn distributors_of(state: &ClusterState) -> u64 {
+    let roles = state.members.values().map(|member| member.role);
+    let distributors = roles.filter(|role| matches!(role, Role::Distributor | Role::All));
+    (distributors.count() as u64).max(1)
 }

@@ -16,10 +16,11 @@ use koios_wire::remote_write::{DecodeLimits, RawSeries, Sink, Version, decode};
 use crate::Error;
 use crate::admission::HeldBytes;
 use crate::extra_labels::{WithDefault, WithLabels};
-use crate::intake::{Exceeded, Intake, Part, Rules, Taken, label_bytes_max};
+use crate::intake::{Intake, Part, Rules, label_bytes_max};
 use crate::known_series::TenantKnown;
 use crate::left_out::SentMessage;
 use crate::pairs::{Deduplicated, Gate};
+use crate::taken::{Exceeded, Taken};
 
 /// Largest decompression buffer that a thread keeps for its next request.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -167,7 +168,10 @@ impl Message {
                 let (report, pairs) = sink.finish_after(decoded)?;
                 let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_report(report);
-                self.held.grow(strings.bytes() as u64)?;
+                taken.deltas = self.deltas.take().map(TenantDeltas::into_changes);
+                let undo_bytes = taken.deltas.as_ref().map_or(0, otlp::Changes::bytes);
+                taken.take_back_lost();
+                self.held.grow((strings.bytes() + undo_bytes) as u64)?;
                 taken
             }
             Format::Influx(text) => {

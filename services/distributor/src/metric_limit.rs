@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use koios_model::{METRIC_NAME, PartitionId, SeriesHash};
+use koios_model::{BatchColumns, BatchSeries, METRIC_NAME, PartitionId, SeriesHash};
 use parking_lot::Mutex;
 
-use crate::intake::Taken;
 use crate::rejection::Rejection;
 use crate::series_limit::{ByPartition, Existence};
+use crate::taken::Taken;
 
 /// Most metrics that members are asked for at once; new series of others come in with a further try.
 const ASKED_MAX: usize = 10_000;
@@ -31,25 +31,35 @@ pub(crate) struct MetricsOf {
 }
 
 impl MetricsOf {
-    /// Those of series that were taken in, with their labels.
-    pub(crate) fn new(taken: &Taken, unknown: &ByPartition<Arc<[SeriesHash]>>, limit: u64) -> Self {
-        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-        let (mut names, mut of) = (Vec::new(), HashMap::new());
-        for (partition, unknown) in unknown {
+    /// Those of unknown series that were taken in, with their labels.
+    pub(crate) fn unknown(taken: &Taken, unknown: &ByPartition<Arc<[SeriesHash]>>, limit: u64) -> Self {
+        let series = unknown.iter().flat_map(|(partition, unknown)| {
             let unknown: HashSet<SeriesHash> = unknown.iter().copied().collect();
             let columns = taken.parts.get(partition).map(|part| &part.columns);
-            for series in columns.into_iter().flat_map(|columns| columns.series()) {
-                let metric = series.labels.and_then(|labels| labels.get(METRIC_NAME));
-                let Some(metric) = metric.filter(|_| unknown.contains(&series.hash)) else {
-                    continue;
-                };
-                if let Some(place) = places.get(metric) {
-                    of.insert(series.hash, *place);
-                } else if names.len() < ASKED_MAX {
-                    places.insert(metric, names.len());
-                    of.insert(series.hash, names.len());
-                    names.push(metric.to_owned());
-                }
+            let series = columns.into_iter().flat_map(|columns| columns.series());
+            series.filter(move |series| unknown.contains(&series.hash))
+        });
+        Self::of(series, limit)
+    }
+
+    /// Those of known series; columns have all labels.
+    pub(crate) fn known(columns: &BatchColumns, limit: u64) -> Self {
+        Self::of(columns.series().filter(|series| series.known), limit)
+    }
+
+    fn of<'a>(series: impl Iterator<Item = BatchSeries<'a>>, limit: u64) -> Self {
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut names, mut of) = (Vec::new(), HashMap::new());
+        for series in series {
+            let Some(metric) = series.labels.and_then(|labels| labels.get(METRIC_NAME)) else {
+                continue;
+            };
+            if let Some(place) = places.get(metric) {
+                of.insert(series.hash, *place);
+            } else if names.len() < ASKED_MAX {
+                places.insert(metric, names.len());
+                of.insert(series.hash, names.len());
+                names.push(metric.to_owned());
             }
         }
         Self {
@@ -60,11 +70,11 @@ impl MetricsOf {
     }
 
     /// Takes room for new series, and those for which there is none out of `asked`. `counts` are the series that each
-    /// metric has.
+    /// metric has, and whether all partitions told theirs.
     pub(crate) fn take(
         &self,
         under_way: &UnderWay,
-        counts: &[u64],
+        (counts, are_all): (&[u64], bool),
         asked: &mut BTreeMap<PartitionId, Vec<(SeriesHash, Existence)>>,
     ) -> ByMetric {
         let mut mine: Vec<u64> = vec![0; self.names.len()];
@@ -77,7 +87,7 @@ impl MetricsOf {
             .collect();
         for series in asked.values_mut() {
             series.retain(|(hash, existence)| {
-                if *existence != Existence::Absent {
+                if *existence == Existence::Held {
                     return true;
                 }
                 let Some(&place) = self.of.get(hash) else {
@@ -86,12 +96,12 @@ impl MetricsOf {
                 };
                 let at = |of: &[u64]| of.get(place).copied().unwrap_or(0);
                 let sum = at(counts).saturating_add(at(&mine));
-                if sum >= self.limit {
+                if sum >= self.limit && *existence == Existence::Absent {
                     refused.push((*hash, place));
                     return false;
                 }
-                // What others let in may fail.
-                if sum.saturating_add(at(&others)) >= self.limit {
+                // What others let in may fail, and what too few members can tell of may exist.
+                if !are_all || sum.saturating_add(at(&others)) >= self.limit {
                     undecided.insert(*hash);
                     return false;
                 }
@@ -138,7 +148,8 @@ impl MetricsOf {
 pub(crate) struct ByMetric {
     /// There is no room for these.
     pub(crate) refused: HashMap<SeriesHash, Arc<Rejection>>,
-    /// For these there is if others that are under way fail, or their metrics are too many to be asked for at once.
+    /// For these there is if others that are under way fail, or some partitions have few enough, or their metrics are too many
+    /// to be asked for at once.
     pub(crate) undecided: HashSet<SeriesHash>,
     /// What the others take.
     pub(crate) room: MetricRoom,

@@ -122,8 +122,8 @@ fn answer(outcome: &Outcome, encoding: Encoding) -> Vec<u8> {
         message = format!("{message} (samples in conflict: {})", outcome.conflicts);
     }
     // Whose the samples in conflict were is not known, and a data point has up to thousands.
-    let rejected = outcome.points_rejected.saturating_add(outcome.conflicts);
-    encoding.response(rejected.min(outcome.points), &message)
+    let rejected = outcome.points.rejected().saturating_add(outcome.conflicts);
+    encoding.response(rejected.min(outcome.points.all), &message)
 }
 
 /// The method `Export`.

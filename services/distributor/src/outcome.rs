@@ -3,6 +3,7 @@
 use koios_model::BatchColumns;
 
 use crate::metrics::DistributorMetrics;
+use crate::points::PointCounts;
 use crate::replicate::Acknowledged;
 use crate::{Error, RejectionReport};
 
@@ -36,9 +37,7 @@ pub struct Outcome {
     /// Exemplars that were dropped.
     pub exemplars_dropped: u64,
     /// Data points of OTLP.
-    pub points: u64,
-    /// Data points of OTLP that were not taken, or not whole.
-    pub points_rejected: u64,
+    pub(crate) points: PointCounts,
     /// Samples that were dropped because another replica of their HA pair is elected.
     pub deduplicated: u64,
     /// Samples whose time had another value already.
@@ -100,7 +99,7 @@ impl Outcome {
         }
         self.undecided += acknowledged.taken_out.undecided;
         self.exemplars_dropped += acknowledged.taken_out.exemplars;
-        self.points_rejected += acknowledged.taken_out.report.samples;
+        self.points.refused.extend(acknowledged.taken_out.points);
         self.rejected.merge(acknowledged.taken_out.report);
     }
 }

@@ -1,6 +1,6 @@
 //! One partition's part of a request, to all its members, until a majority has it under one epoch.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,8 +18,11 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::left_out::LeftOut;
 use crate::limiter::Limiter;
+use crate::metric_limit::MetricsOf;
 use crate::metrics::DistributorMetrics;
 use crate::outcome::Written;
+use crate::points::Points;
+use crate::rate_limit::{Rates, admitted_samples};
 use crate::routes::Routes;
 use crate::series_limit::{Decision, Reserved};
 use crate::streams::{Sequence, Streams};
@@ -44,6 +47,7 @@ pub(crate) struct Replicator {
     pub(crate) rng: RngHandle,
     pub(crate) tasks: TaskGroup,
     pub(crate) metrics: DistributorMetrics,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) stragglers: Arc<Semaphore>,
     /// How long a partition's part may take, resends included.
     pub(crate) deadline: Duration,
@@ -57,6 +61,8 @@ pub(crate) struct Content {
     pub(crate) encoded: Option<Bytes>,
     /// Labels that the columns lack.
     pub(crate) left_out: Arc<LeftOut>,
+    /// The data points that series are of.
+    pub(crate) points: Points,
     /// The limit on the tenant's series, if it has one.
     pub(crate) limiter: Option<Limiter>,
 }
@@ -71,8 +77,12 @@ pub(crate) struct Acknowledged {
     pub(crate) conflict: String,
     /// The newest state version that a member spoke of.
     pub(crate) state_version: u64,
+    /// Thousandths of samples per second of the tenant in the partition, from all distributors; 0 when no member told.
+    pub(crate) tenant_rate: u64,
     /// What it has now.
     pub(crate) written: Written,
+    /// The data points that these are of.
+    pub(crate) points: Points,
     /// Series that were taken out.
     pub(crate) taken_out: TakenOut,
 }
@@ -86,19 +96,28 @@ pub(crate) struct TakenOut {
     pub(crate) undecided: u64,
     pub(crate) report: RejectionReport,
     pub(crate) exemplars: u64,
+    /// Data points of which series were refused.
+    pub(crate) points: BTreeSet<u32>,
 }
 
 impl TakenOut {
-    /// Takes series out of columns that have all labels.
-    fn take(&mut self, full: &BatchColumns, out: &Decision, limit: u64) -> BatchColumns {
+    /// Takes series out of columns that have all labels, and are of these data points.
+    fn take(&mut self, full: &BatchColumns, points: &mut Points, out: &Decision, limit: u64) -> BatchColumns {
         let now = out.count;
-        let rejection = Rejection::SeriesLimit { limit, now };
-        let refusal = |hash: &SeriesHash| out.refused.contains(hash).then_some(&rejection);
-        self.exemplars += report(full, refusal, &mut self.report);
-        self.refused.extend(&out.refused);
+        let of_all = Rejection::SeriesLimit { limit, now };
+        let refusal = |hash: &SeriesHash| out.refusal(hash, &of_all);
+        self.exemplars += report(full, |_, hash| refusal(hash), &mut self.report);
+        for (at, hash) in full.hashes.iter().enumerate() {
+            if refusal(hash).is_some() {
+                self.refused.insert(*hash);
+                self.points.extend(points.at(at));
+            }
+        }
         self.undecided += out.undecided.len() as u64;
-        let is_out = |hash| out.refused.contains(hash) || out.undecided.contains(hash);
-        full.without(|at| full.hashes.get(at).is_some_and(is_out))
+        let is_out = |hash: &SeriesHash| refusal(hash).is_some() || out.undecided.contains(hash);
+        let is_out = |at: usize| full.hashes.get(at).is_some_and(is_out);
+        *points = points.without(is_out);
+        full.without(is_out)
     }
 }
 
@@ -115,15 +134,36 @@ struct Labelled {
 
 impl Labelled {
     /// Whether labels may be sent. Series that a majority has exist.
-    async fn is_admitted(&self, limiter: Option<&Limiter>, batch: &Batch) -> bool {
+    async fn is_admitted(
+        &self,
+        limiter: Option<&Limiter>,
+        (batch, left_out): (&Arc<Batch>, &Arc<LeftOut>),
+        cpu: &Cpu,
+    ) -> Result<bool, ServiceError> {
         let Some(limiter) = limiter.filter(|_| !self.is_acknowledged.load(Ordering::Relaxed)) else {
-            return true;
+            return Ok(true);
         };
         let decide = || async {
+            let metrics = match limiter.per_metric {
+                0 => None,
+                limit => {
+                    let (batch, left_out) = (Arc::clone(batch), Arc::clone(left_out));
+                    let find = move || {
+                        let full = left_out.put_back(batch.columns())?;
+                        Ok(MetricsOf::known(
+                            full.as_ref().unwrap_or_else(|| batch.columns()),
+                            limit,
+                        ))
+                    };
+                    let found = cpu.run(find).await.map_err(|panic| internal(&panic))?;
+                    Some(found.map_err(|e: Error| internal(&e))?)
+                }
+            };
             let partition = batch.header().partition;
-            Mutex::new(limiter.admit_known(partition, batch.columns()).await)
+            let decision = limiter.admit_known(partition, batch.columns(), metrics.as_ref());
+            Ok::<_, ServiceError>(Mutex::new(decision.await))
         };
-        self.decision.get_or_init(decide).await.lock().is_yes()
+        Ok(self.decision.get_or_try_init(decide).await?.lock().is_yes())
     }
 
     /// The series that must be taken out of the batch, if there are some, and the room of the others, which find it again in
@@ -132,10 +172,11 @@ impl Labelled {
         let mut decision = self.decision.get()?.lock();
         (!decision.is_yes()).then(|| Decision {
             reserved: std::mem::take(&mut decision.reserved),
+            metric_room: decision.metric_room.take(),
             refused: decision.refused.clone(),
+            refused_by_metric: decision.refused_by_metric.clone(),
             undecided: decision.undecided.clone(),
             count: decision.count,
-            ..Decision::default()
         })
     }
 
@@ -149,8 +190,10 @@ impl Labelled {
         let Some(decision) = self.decision.get() else {
             return;
         };
-        let reserved = std::mem::take(&mut decision.lock().reserved);
+        let mut decision = decision.lock();
+        let reserved = std::mem::take(&mut decision.reserved);
         reserved.into_values().for_each(Reserved::settled);
+        decision.metric_room = None;
     }
 }
 
@@ -197,6 +240,7 @@ impl Tally {
                 self.newest_version = self.newest_version.max(ack.state_version);
                 let result = &mut self.result;
                 result.series = result.series.max(ack.partition_series);
+                result.tenant_rate = result.tenant_rate.max(ack.tenant_rate);
                 if ack.conflicts > result.conflicts {
                     result.conflicts = ack.conflicts;
                     result.conflict = ack.conflict;
@@ -239,6 +283,7 @@ impl Replicator {
             mut columns,
             mut encoded,
             mut left_out,
+            mut points,
             limiter,
         } = content;
         let started = self.clock.elapsed();
@@ -274,24 +319,31 @@ impl Replicator {
                 limiter: limiter.clone(),
             };
             let sent_at = self.clock.elapsed();
+            let samples = admitted_samples(batch.columns());
+            self.rates.sent(tenant, partition, samples, sent_at);
             let tally = self.round(state, placed, sent, sequence, left).await;
             let needed = placed.write_quorum();
             if let Some(limiter) = limiter.as_ref().filter(|_| tally.acknowledged > 0) {
                 let times = (sent_at, self.clock.elapsed());
                 limiter.room.note(partition, tally.result.series, times);
             }
+            if tally.acknowledged > 0 {
+                let rate = tally.result.tenant_rate;
+                self.rates.told(tenant, partition, rate, sent_at);
+            }
             if tally.acknowledged >= needed {
                 labelled.acknowledged();
                 return Ok(Acknowledged {
                     state_version: tally.newest_version,
                     written: Written::of(batch.columns()),
+                    points,
                     taken_out,
                     ..tally.result
                 });
             }
             if let Some((out, limiter)) = labelled.out().zip(limiter.as_ref()) {
                 let full = self.put_back(&batch, &left_out).await?;
-                columns = taken_out.take(&full, &out, limiter.room.limit());
+                columns = taken_out.take(&full, &mut points, &out, limiter.room.limit());
                 left_out = Arc::default();
                 if columns.is_empty() {
                     return Ok(Acknowledged {
@@ -402,7 +454,8 @@ impl Replicator {
             let push = async {
                 match ingester.push(Arc::clone(&batch)).await {
                     Err(e) if e.code == ServiceErrorCode::UnknownSeries && batch.leaves_labels_out() => {
-                        if !labelled.is_admitted(limiter.as_ref(), &batch).await {
+                        let content = (&batch, &left_out);
+                        if !labelled.is_admitted(limiter.as_ref(), content, &cpu).await? {
                             return Err(e);
                         }
                         sent_with_labels.inc();

@@ -129,6 +129,14 @@ pub(crate) struct Decision {
 }
 
 impl Decision {
+    /// Why a series is refused, if it is; `of_all` says that the tenant has too many.
+    pub(crate) fn refusal<'a>(&'a self, hash: &SeriesHash, of_all: &'a Rejection) -> Option<&'a Rejection> {
+        match self.refused_by_metric.get(hash) {
+            Some(rejection) => Some(&**rejection),
+            None => self.refused.contains(hash).then_some(of_all),
+        }
+    }
+
     /// Whether all get in.
     pub(crate) fn is_yes(&self) -> bool {
         self.refused.is_empty() && self.undecided.is_empty() && self.refused_by_metric.is_empty()

@@ -22,6 +22,8 @@ pub(crate) struct Pushed {
     pub(crate) applied: Applied,
     /// Active series of the tenant in the partition.
     pub(crate) series: u64,
+    /// Samples of the tenant per second in the partition, thousandths.
+    pub(crate) rate: u64,
 }
 
 /// What an entry's append is answered with.
@@ -144,11 +146,21 @@ impl Store {
             state.head.bound_exemplars(limits.max_exemplars);
         }
         let applied = state.apply_prepared(header, columns, prepared, lsn, &times);
-        state.note_came(&times, self.clock.elapsed());
+        let now = self.clock.elapsed();
+        state.note_came(&times, now);
+        if pending.origin == Origin::Sender {
+            let samples = columns.sample_count() + columns.exemplars.len();
+            state.rate.add(samples as u64, now);
+        }
+        let rate = state.rate.thousandths(now);
         let series = state.head.series_count() as u64;
         drop(state);
         self.metrics.applied(&applied);
-        Pushed { applied, series }
+        Pushed {
+            applied,
+            series,
+            rate,
+        }
     }
 
     /// Applies a batch from the log. One of whose series some cannot be told, for damage took what bound their ids, is

@@ -56,6 +56,7 @@ impl Inner {
             partition_series: pushed.series,
             conflicts,
             conflict,
+            tenant_rate: pushed.rate,
         })
     }
 

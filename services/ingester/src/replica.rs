@@ -6,6 +6,7 @@ use koios_block::BlockId;
 use koios_bucket::TombstoneState;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
 use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, StreamId, window_start};
+use koios_tenancy::Rate;
 use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -87,6 +88,8 @@ pub(crate) struct ReplicaState {
     pub(crate) due_since: BTreeMap<i64, std::time::Duration>,
     /// Per window held: when samples or exemplars of it came last, by the monotonic clock.
     pub(crate) came_at: BTreeMap<i64, std::time::Duration>,
+    /// How many samples distributors send per second, exemplars included.
+    pub(crate) rate: Rate,
     /// When metadata that nobody sends was looked for last, by the monotonic clock.
     pub(crate) metadata_looked_at: std::time::Duration,
     pub(crate) deletions: Deletions,
@@ -116,6 +119,7 @@ impl Replica {
                 cut_at: BTreeMap::new(),
                 due_since: BTreeMap::new(),
                 came_at: BTreeMap::new(),
+                rate: Rate::default(),
                 metadata_looked_at: std::time::Duration::ZERO,
                 deletions: Deletions::default(),
                 hold: None,

@@ -482,3 +482,37 @@ async fn everybody_may_restart_at_the_limit() {
     cluster.takes(&distributor, 0..300).await;
     cluster.refuses(&distributor, 1000..1010).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_on_samples_is_for_all_distributors_together() {
+    let cluster = Cluster::start(3, 2, 0).await;
+    let distributors = [cluster.distributor(), cluster.distributor()];
+    let limits = Limits {
+        ingestion_rate: 100,
+        ingestion_burst: 100,
+        ..Limits::default()
+    };
+    cluster.limits.replace(limits, BTreeMap::new());
+    // Three times as much comes to each for the first two minutes, then less than all may have to one of them.
+    let mut admitted = [[0; 2]; 4];
+    for (minute, of_minute) in admitted.iter_mut().enumerate() {
+        for _ in 0..240 {
+            let coming = if minute < 2 { [75, 75] } else { [22, 0] };
+            for ((distributor, n), admitted) in distributors.iter().zip(coming).zip(&mut *of_minute) {
+                for from in (0..n).step_by(11) {
+                    let numbers = from..(from + 11).min(n);
+                    let samples = numbers.len();
+                    match cluster.push(distributor, numbers).await.0 {
+                        204 => *admitted += samples,
+                        status => assert_eq!(status, 429),
+                    }
+                }
+            }
+            cluster.clock.sleep(Duration::from_millis(250)).await;
+        }
+    }
+    let [_, [one, two], _, alone] = admitted;
+    assert!((5700..=6600).contains(&(one + two)), "{admitted:?}");
+    assert!(one.min(two) > 2400, "{admitted:?}");
+    assert_eq!(alone, [5280, 0], "{admitted:?}");
+}

@@ -196,6 +196,7 @@ const READ: &[Target] = &[Target::Querier];
 const BUCKET: &[Target] = &[Target::Ingester, Target::Querier, Target::Store, Target::Control];
 const VOTE: &[Target] = &[Target::Ingester, Target::Control];
 const HEAD: &[Target] = &[Target::Ingester];
+const WRITE_AND_HEAD: &[Target] = &[Target::Distributor, Target::Ingester];
 const STORE: &[Target] = &[Target::Store];
 
 /// Every setting, by heading.

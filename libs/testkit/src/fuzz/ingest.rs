@@ -169,6 +169,7 @@ fn translate(choices: u8, message: &[u8]) {
         };
         let mut checks = Checks::written();
         let outcome = otlp::decode(message, &context, &mut checks);
+        deltas.into_changes().sent();
         assert!(strings.bytes() <= STRINGS_MAX, "strings are bounded");
         if let Ok(report) = &outcome {
             assert!(

@@ -102,6 +102,7 @@ pub(super) fn ack_to_pb(ack: PushAck) -> v1::PushReply {
         partition_series: ack.partition_series,
         conflicts: ack.conflicts,
         conflict: ack.conflict,
+        tenant_rate: ack.tenant_rate,
     }
 }
 
@@ -111,6 +112,7 @@ pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
         partition_series: reply.partition_series,
         conflicts: reply.conflicts,
         conflict: reply.conflict,
+        tenant_rate: reply.tenant_rate,
     }
 }
 
@@ -493,6 +495,18 @@ mod tests {
             let of_call = error_from_status(&status_from_error(&sent), "10.0.0.1:9095");
             assert_eq!(refusal_from_pb(&refusal_to_pb(sent), "10.0.0.1:9095"), of_call);
         }
+    }
+
+    #[test]
+    fn all_of_an_acknowledgement_arrives() {
+        let sent = PushAck {
+            state_version: 1,
+            partition_series: 2,
+            conflicts: 3,
+            conflict: "one".to_owned(),
+            tenant_rate: 4,
+        };
+        assert_eq!(ack_from_pb(ack_to_pb(sent.clone())), sent);
     }
 
     #[test]

@@ -11,10 +11,14 @@
 //! gets a sample of its own for each, a millisecond apart where the times are the same. That total does not start anew while
 //! others feed it.
 //!
+//! What a request adds is certain once it is sent on. Of data points that are refused before that, all of them or some, it is
+//! taken back ([`Changes`]).
+//!
 //! Bounded: all state together, and half of that for a tenant; beyond it new series are refused. A stream that nothing came
 //! of in [`FORGOTTEN_AFTER`] is forgotten. **Source**: the rules for intervals are OpenTelemetry's data model,
 //! "Sums: Delta-to-Cumulative".
 
+mod changes;
 mod series;
 mod total;
 
@@ -26,6 +30,8 @@ use std::time::Duration;
 use koios_model::TenantId;
 use parking_lot::Mutex;
 
+use self::changes::Change;
+pub use self::changes::Changes;
 pub(super) use self::series::{Added, Interval};
 use self::series::{Made, SERIES_BYTES, Series, Stream};
 pub(super) use self::total::Total;
@@ -61,6 +67,8 @@ struct Totals {
     series: HashMap<u128, Series>,
     streams: HashMap<(u128, u128), Stream>,
     bytes: usize,
+    /// The newest version of a series.
+    version: u64,
 }
 
 /// One request's view of its tenant's totals.
@@ -71,6 +79,7 @@ pub struct TenantDeltas {
     bytes_max: usize,
     request: u64,
     now: Duration,
+    changes: Mutex<Changes>,
 }
 
 /// Where a delta belongs.
@@ -80,6 +89,8 @@ pub(super) struct Place {
     pub(super) stream: u128,
     /// Whether the total only grows.
     pub(super) monotonic: bool,
+    /// Which data point of the request it is.
+    pub(super) point: u32,
 }
 
 impl Default for Deltas {
@@ -98,6 +109,11 @@ impl Deltas {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// A tenant's totals for a request, at the monotonic time `now`; forgets what is to be forgotten.
     pub fn of(&self, tenant: &TenantId, now: Duration) -> TenantDeltas {
         let mut tenants = self.tenants.lock();
@@ -112,8 +128,10 @@ impl Deltas {
             });
         }
         let totals = Arc::clone(tenants.totals.entry(tenant.clone()).or_default());
+        let changes = Changes::of(&totals, &self.bytes);
         TenantDeltas {
             totals,
+            changes: Mutex::new(changes),
             all_bytes: Arc::clone(&self.bytes),
             bytes_max: self.bytes_max,
             request: self.requests.fetch_add(1, Ordering::Relaxed),
@@ -129,6 +147,7 @@ impl Totals {
             series: all,
             streams,
             bytes,
+            version,
         } = self;
         let before = *bytes;
         streams.retain(|(series, _), stream| {
@@ -139,9 +158,13 @@ impl Totals {
             let stays = now.saturating_sub(stream.touched) < after;
             if !stays {
                 *bytes = bytes.saturating_sub(stream.bytes());
-                if all.get_mut(series).is_some_and(|of| of.forget(stream)) {
-                    all.remove(series);
-                    *bytes = bytes.saturating_sub(SERIES_BYTES);
+                if let Some(of) = all.get_mut(series) {
+                    *version += 1;
+                    of.version = *version;
+                    if of.forget(stream) {
+                        all.remove(series);
+                        *bytes = bytes.saturating_sub(SERIES_BYTES);
+                    }
                 }
             }
             stays
@@ -152,6 +175,11 @@ impl Totals {
 }
 
 impl TenantDeltas {
+    /// What the request has changed.
+    pub fn into_changes(self) -> Changes {
+        self.changes.into_inner()
+    }
+
     /// Adds a delta to its series. The total's time is no later than `latest_ms`.
     pub(super) fn add(
         &self,
@@ -196,6 +224,7 @@ impl TenantDeltas {
             series: all,
             streams,
             bytes,
+            version,
         } = &mut *totals;
         let key = (place.series, place.stream);
         let mut stream = streams.get_mut(&key);
@@ -207,7 +236,7 @@ impl TenantDeltas {
         }
         let known = all.get(&place.series);
         let delta = delta.map(|delta| (delta, place.monotonic));
-        let (series, made) = match delta {
+        let (mut series, made) = match delta {
             Some(delta) => Series::with_delta(known, stream.as_deref(), interval, delta),
             None => Series::with_end(known, stream.as_deref(), interval.end),
         };
@@ -220,8 +249,17 @@ impl TenantDeltas {
             return Err(PointFault::DeltaCrowded);
         }
         let new_series = if known.is_none() { SERIES_BYTES } else { 0 };
+        let stream_before = stream.as_deref().map(Stream::mark);
         self.make_room(bytes, new_series, stream, &made)?;
-        all.insert(place.series, series);
+        *version += 1;
+        series.version = *version;
+        self.changes.lock().note(Change {
+            point: place.point,
+            key,
+            version: *version,
+            series: all.insert(place.series, series),
+            stream: stream_before,
+        });
         let stream = streams.entry(key).or_default();
         stream.touched = self.now;
         stream.note(interval, delta, (made.clone(), self.request));

@@ -70,9 +70,9 @@ impl Sent {
     }
 }
 
-fn sent() -> impl Strategy<Value = Sent> {
+fn sent(from: u64) -> impl Strategy<Value = Sent> {
     let point = (
-        (0u64..12, 0u64..6),
+        (from..from + 12, 0u64..6),
         proptest::collection::vec(0u64..5, 1..4),
         0u8..2,
         -5i64..10,
@@ -107,11 +107,16 @@ fn metric_of(kind: u32, name: bool, temporality: u64, points: &[Sent]) -> Messag
 
 /// Few names, scopes, hosts and times, so that many of them meet.
 fn metrics() -> impl Strategy<Value = Vec<u8>> {
+    metrics_from(0)
+}
+
+/// The same, none of it from before a time.
+fn metrics_from(from: u64) -> impl Strategy<Value = Vec<u8>> {
     let metric = (
         prop::sample::select(&KINDS[..]),
         any::<bool>(),
         prop::sample::select(&[0u64, 1, 1, 1, 1, 2][..]),
-        proptest::collection::vec(sent(), 0..6),
+        proptest::collection::vec(sent(from), 0..6),
     );
     let metric =
         metric.prop_map(|(kind, name, temporality, points)| metric_of(kind, name, temporality, &points));
@@ -148,11 +153,44 @@ proptest! {
         let deltas = Deltas::default();
         let send = |bytes: &[u8]| {
             let tenant = deltas.of(&TenantId::anonymous(), std::time::Duration::ZERO);
-            add_up_request(&tenant, &settings, bytes)
+            let came_out = add_up_request(&tenant, &settings, bytes);
+            tenant.into_changes().sent();
+            came_out
         };
         send(&before);
         let first = send(&request);
         prop_assert_eq!(&send(&request), &first);
         prop_assert_eq!(&send(&request), &first);
+    }
+
+    #[test]
+    fn i2_a_request_that_was_refused_leaves_nothing(
+        before in metrics(),
+        refused in metrics_from(20),
+        after in metrics_from(20),
+        promotes in any::<bool>(),
+        to_nhcb in any::<bool>(),
+    ) {
+        let settings = Settings {
+            promote_scope_metadata: promotes,
+            convert_histograms_to_nhcb: to_nhcb,
+            ..Settings::default()
+        };
+        let (deltas, others) = (Deltas::default(), Deltas::default());
+        let send = |deltas: &Deltas, bytes: &[u8], is_sent: bool| {
+            let tenant = deltas.of(&TenantId::anonymous(), std::time::Duration::ZERO);
+            let came_out = add_up_request(&tenant, &settings, bytes);
+            if is_sent {
+                tenant.into_changes().sent();
+            }
+            came_out
+        };
+        send(&deltas, &before, true);
+        send(&others, &before, true);
+        let first = send(&deltas, &refused, false);
+        prop_assert_eq!(&send(&deltas, &refused, false), &first);
+        prop_assert_eq!(send(&deltas, &after, true), send(&others, &after, true));
+        prop_assert_eq!(send(&deltas, &after, true), send(&others, &after, true));
+        prop_assert_eq!(deltas.held_bytes(), others.held_bytes());
     }
 }

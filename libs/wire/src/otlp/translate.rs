@@ -347,13 +347,15 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
         let time = self.point.time;
         let (earliest, latest) = self.times.unwrap_or((time, time));
         self.times = Some((earliest.min(time), latest.max(time)));
-        self.report.points += 1;
         let refused = self.out.sink.refused();
+        self.out.sink.point(Some(self.point_number()));
         let outcome = match metric {
             Ok(_) if self.point.too_many => Err(Stop::Point(PointFault::TooMany)),
             Ok(metric) => self.translate(metric),
             Err(fault) => Err(Stop::Point(fault.clone())),
         };
+        self.report.points += 1;
+        self.out.sink.point(None);
         match outcome {
             Ok(()) => self.report.rejected += u64::from(self.out.sink.refused() > refused),
             Err(Stop::Request(error)) => return Err(error),
@@ -365,6 +367,11 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             }
         }
         Ok(())
+    }
+
+    /// Which of the request's data points the current one is.
+    fn point_number(&self) -> u32 {
+        u32::try_from(self.report.points).unwrap_or(u32::MAX)
     }
 
     fn translate(&mut self, metric: &Metric<'a, '_>) -> Result<(), Stop> {

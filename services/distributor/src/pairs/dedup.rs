@@ -247,4 +247,8 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
     fn refused(&self) -> u64 {
         self.sink.refused()
     }
+
+    fn point(&mut self, number: Option<u32>) {
+        self.sink.point(number);
+    }
 }

@@ -14,17 +14,17 @@ pub(crate) const PROTOBUF: (&str, &str) = ("content-type", "application/x-protob
 const JSON: (&str, &str) = ("content-type", "application/json");
 const EXPORT: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
 
-fn point(t: i64, v: f64) -> Message {
+pub(crate) fn point(t: i64, v: f64) -> Message {
     Message::default().fixed(3, t as u64 * 1_000_000).double(4, v)
 }
 
-fn gauge(name: &str, points: &[Message]) -> Message {
+pub(crate) fn gauge(name: &str, points: &[Message]) -> Message {
     let gauge = points.iter().fold(Message::default(), |m, p| m.message(1, p));
     Message::default().bytes(1, name).message(5, &gauge)
 }
 
 /// A request of a service named `shop`.
-fn request(metrics: &[Message]) -> Vec<u8> {
+pub(crate) fn request(metrics: &[Message]) -> Vec<u8> {
     let name = Message::default().bytes(1, "service.name");
     let name = name.message(2, &Message::default().bytes(1, "shop"));
     let resource = Message::default().message(1, &name);

@@ -19,7 +19,7 @@ use koios_runtime::{
     TokioClock,
 };
 use koios_server::Metrics;
-use koios_tenancy::{Limits, Overrides};
+use koios_tenancy::{Limits, Overrides, Rate};
 use koios_testkit::memory::PretendedMemory;
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, DeletionsReply, DeletionsRequest, ExemplarsRequest,
@@ -61,6 +61,8 @@ pub(crate) struct MockMember {
     pub(crate) state_version: Mutex<u64>,
     /// Labels by tenant and reference.
     pub(crate) known: Mutex<BTreeMap<(String, SeriesHash), String>>,
+    /// How fast samples come in each partition, by the clock; not told without one.
+    pub(crate) rates: Mutex<(BTreeMap<PartitionId, Rate>, Option<ClockHandle>)>,
     /// Bits by (tenant, labels, time).
     pub(crate) head: Mutex<BTreeMap<(String, String, i64), u64>>,
 }
@@ -102,6 +104,14 @@ impl MockMember {
         }
         let series: std::collections::BTreeSet<&String> = head.keys().map(|(_, labels, _)| labels).collect();
         ack.partition_series = series.len() as u64;
+        let (rates, clock) = &mut *self.rates.lock();
+        if let Some(clock) = clock {
+            let rate = rates.entry(batch.header().partition).or_default();
+            let columns = batch.columns();
+            let samples = columns.sample_count() + columns.exemplars.len();
+            rate.add(samples as u64, clock.elapsed());
+            ack.tenant_rate = rate.thousandths(clock.elapsed());
+        }
         self.batches.lock().push(Arc::clone(batch));
         Ok(ack)
     }

@@ -202,6 +202,19 @@ async fn series_that_found_no_members_do_not_get_in_later() {
     assert_eq!(series_stored(&rig), 20);
 }
 
+/// Members forget the series of a limit's test whose numbers are not below.
+fn forget(rig: &Rig, left: usize) {
+    for member in &rig.members {
+        let mut known = member.known.lock();
+        let kept = |labels: &str| {
+            let digits: String = labels.chars().filter(char::is_ascii_digit).collect();
+            digits.parse::<usize>().unwrap() < left
+        };
+        known.retain(|_, labels| kept(labels));
+        member.head.lock().retain(|(_, labels, _), _| kept(labels));
+    }
+}
+
 /// With one member replaced by an empty one that does not count yet, and one away.
 #[tokio::test(start_paused = true)]
 async fn members_that_cannot_tell_refuse_nothing() {
@@ -253,19 +266,8 @@ async fn i16_members_of_an_earlier_version_refuse_nothing() {
 async fn known_series_that_members_forgot_take_room_like_new_ones() {
     let rig = limited_rig(100);
     rig.push(&all(0..100, NOW)).await.assert(204, "");
-    let forget = |left: usize| {
-        for member in &rig.members {
-            let mut known = member.known.lock();
-            let kept = |labels: &str| {
-                let digits: String = labels.chars().filter(char::is_ascii_digit).collect();
-                digits.parse::<usize>().unwrap() < left
-            };
-            known.retain(|_, labels| kept(labels));
-            member.head.lock().retain(|(_, labels, _), _| kept(labels));
-        }
-    };
     // Forty of them are forgotten, and others come instead.
-    forget(60);
+    forget(&rig, 60);
     rig.clock.sleep(Duration::from_secs(1)).await;
     rig.push(&all(0..60, NOW + 1)).await.assert(204, "");
     rig.push(&all(200..230, NOW + 1)).await.assert(204, "");
@@ -452,4 +454,69 @@ async fn both_limits_on_series_hold_together() {
         .await
         .assert(400, "exceeded");
     assert_eq!(series_stored(&rig), 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn known_series_that_members_forgot_take_room_of_their_metric() {
+    let rig = rig_limited_per_metric(100, 0);
+    rig.push(&of_metric("a", 0..100, NOW)).await.assert(204, "");
+    forget(&rig, 60);
+    rig.push(&of_metric("a", 200..230, NOW + 1)).await.assert(204, "");
+    let answer = rig.push(&of_metric("a", 0..100, NOW + 2)).await;
+    answer.assert(400, "series limit 100 of metric \"a\" exceeded (now 100)");
+    answer.assert(400, "rejected: 30 samples of 30 series, written: 70 samples");
+    assert_eq!(series_stored(&rig), 100);
+    // Also where labels were left in the message, and where others have room.
+    rig.push(&of_metric("a", 0..60, NOW + 3)).await.assert(204, "");
+    forget(&rig, 0);
+    rig.push(&of_metric("b", 0..100, NOW + 3)).await.assert(204, "");
+    rig.push(&of_metric("a", 300..390, NOW + 3)).await.assert(204, "");
+    rig.push(&of_metric("a", 0..60, NOW + 4))
+        .await
+        .assert(400, "written: 10 samples");
+    rig.push(&of_metric("b", 0..100, NOW + 5)).await.assert(204, "");
+    assert_eq!(series_stored(&rig), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_of_a_metric_wait_for_members_that_can_tell_of_them() {
+    let old = rig_limited_per_metric(0, 0);
+    old.push(&of_metric("a", 0..10, NOW)).await.assert(204, "");
+    let rig = rig_limited_per_metric(10, 0);
+    for (new, old) in rig.members.iter().zip(&old.members) {
+        new.head.lock().clone_from(&old.head.lock());
+        new.known.lock().clone_from(&old.known.lock());
+    }
+    let away = Next::Refuse(ServiceErrorCode::Unavailable, 0);
+    for member in &rig.members {
+        *member.asked.lock() = Some(away.clone());
+    }
+    let answer = rig.push(&of_metric("a", 0..5, NOW + 1)).await;
+    answer.assert(503, "5 series may exceed the series limit 10, which shows once");
+    answer.assert(503, "raise limits.max-series-per-metric");
+    *rig.members[0].asked.lock() = None;
+    // One says that it has them, which is enough.
+    rig.push(&of_metric("a", 0..8, NOW + 2)).await.assert(204, "");
+    rig.push(&of_metric("a", 20..22, NOW + 2))
+        .await
+        .assert(503, "2 series may exceed");
+    rig.push(&of_metric("b", 0..10, NOW + 2)).await.assert(204, "");
+    rig.push(&of_metric("b", 0..11, NOW + 3))
+        .await
+        .assert(503, "1 series may exceed");
+    *rig.members[1].asked.lock() = None;
+    rig.push(&of_metric("a", 0..10, NOW + 4)).await.assert(204, "");
+    rig.push(&of_metric("a", 20..22, NOW + 4))
+        .await
+        .assert(400, "exceeded (now 10)");
+    assert_eq!(series_stored(&rig), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i16_members_of_an_earlier_version_refuse_no_series_of_a_metric() {
+    let rig = rig_limited_per_metric(10, 0);
+    for member in &rig.members {
+        *member.asked.lock() = Some(Next::Refuse(ServiceErrorCode::Unimplemented, 0));
+    }
+    rig.push(&of_metric("a", 0..20, NOW)).await.assert(204, "");
 }

@@ -132,6 +132,7 @@ async fn i2_a_batch_may_come_any_number_of_times() {
     for _ in 0..3 {
         let ack = w.node(0).push(std::sync::Arc::clone(&batch)).await.unwrap();
         assert_eq!((ack.conflicts, ack.partition_series), (0, 1));
+        assert!(ack.tenant_rate >= 100, "two samples in twenty seconds: {ack:?}");
     }
     assert!(w.write(&[("a", T0 + 1000, 9.0)]).await);
     let (found, end) = w.read(0).await.unwrap();

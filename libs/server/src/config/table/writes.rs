@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Setting, WRITE};
+use super::{Setting, WRITE, WRITE_AND_HEAD};
 
 const HEADING: &str = "Limits on writes";
 
@@ -84,7 +84,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "limits.max-exemplars",
         usize,
         limits.max_exemplars,
-        WRITE,
+        WRITE_AND_HEAD,
         "Exemplars of a tenant that each partition keeps in memory, the newest; 0 for none"
     ),
     setting!(
@@ -92,13 +92,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         u64,
         limits.ingestion_rate,
         WRITE,
-        "Samples per second that each distributor admits for a tenant; 0 for no limit"
+        "Samples per second that all distributors together admit for a tenant, exemplars included; more get 429; 0 for no limit"
     ),
     setting!(
         "limits.ingestion-burst",
         u64,
         limits.ingestion_burst,
         WRITE,
-        "Samples that may come at once above limits.ingestion-rate"
+        "Samples that may come at once above limits.ingestion-rate, which it is at least; of distributors that a tenant sends to each lets its part through"
     ),
 ];

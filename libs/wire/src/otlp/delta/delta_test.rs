@@ -7,8 +7,27 @@ use crate::otlp::point::{Exponential, Side};
 
 const SECOND: u64 = 1_000_000_000;
 
-fn of(deltas: &Deltas, seconds: u64) -> TenantDeltas {
-    deltas.of(&TenantId::anonymous(), Duration::from_secs(seconds))
+/// A request that is not refused.
+struct Taken(Option<TenantDeltas>);
+
+impl std::ops::Deref for Taken {
+    type Target = TenantDeltas;
+
+    fn deref(&self) -> &TenantDeltas {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.take().unwrap().into_changes().sent();
+    }
+}
+
+fn of(deltas: &Deltas, seconds: u64) -> Taken {
+    Taken(Some(
+        deltas.of(&TenantId::anonymous(), Duration::from_secs(seconds)),
+    ))
 }
 
 fn place(stream: u128) -> Place {
@@ -16,6 +35,7 @@ fn place(stream: u128) -> Place {
         series: 7,
         stream,
         monotonic: true,
+        point: 0,
     }
 }
 
@@ -201,6 +221,67 @@ fn what_is_quiet_is_forgotten_and_ended_series_sooner() {
     assert_eq!(deltas.tenants.lock().totals.len(), 1);
 }
 
+#[test]
+fn i2_what_is_refused_is_in_no_total() {
+    let deltas = Deltas::default();
+    let refused = |start, end, n| add(&deltas.of(&TenantId::anonymous(), Duration::ZERO), start, end, n);
+    for _ in 0..2 {
+        assert_eq!(refused(10, 20, 5), Ok((5, Some(10_001))));
+    }
+    assert_eq!(deltas.bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(add(&of(&deltas, 0), 20, 30, 2), Ok((2, Some(20_001))));
+    assert_eq!(refused(30, 40, 3), Ok((5, None)));
+    assert_eq!(add(&of(&deltas, 0), 30, 40, 3), Ok((5, None)), "it comes again");
+    assert_eq!(add(&of(&deltas, 0), 30, 40, 3), Ok((5, None)), "and once more");
+    assert_eq!(refused(40, 50, 4), Ok((9, None)));
+    assert_eq!(
+        add(&of(&deltas, 0), 50, 60, 1),
+        Ok((1, Some(50_001))),
+        "it never came"
+    );
+}
+
+#[test]
+fn data_points_of_a_request_are_taken_back_one_by_one() {
+    let deltas = Deltas::default();
+    let tenant = deltas.of(&TenantId::anonymous(), Duration::ZERO);
+    for point in 0..6u32 {
+        let (series, end) = (u128::from(point % 2), u64::from(point / 2));
+        let place = Place {
+            series,
+            point,
+            ..place(1)
+        };
+        let delta = Total::Number(1, 0.0);
+        tenant
+            .add(place, seconds(end, end + 1), &delta, i64::MAX)
+            .unwrap();
+    }
+    let mut changes = tenant.into_changes();
+    // The last two of one series, and the first of the other one, which others were added to.
+    changes.take_back(|point| [1, 2, 4].contains(&point));
+    changes.sent();
+    let tenant = of(&deltas, 0);
+    let next = |series, start| {
+        let place = Place { series, ..place(1) };
+        let delta = Total::Number(1, 0.0);
+        let added = tenant.add(place, seconds(start, start + 1), &delta, i64::MAX);
+        format!("{:?}", added.unwrap().total)
+    };
+    assert_eq!(next(0, 1), "Number(2, 0.0)");
+    assert_eq!(next(1, 3), "Number(4, 0.0)");
+}
+
+#[test]
+fn what_another_request_added_to_stays() {
+    let deltas = Deltas::default();
+    let refused = deltas.of(&TenantId::anonymous(), Duration::ZERO);
+    add(&refused, 10, 20, 5).unwrap();
+    assert_eq!(add(&of(&deltas, 0), 20, 30, 2), Ok((7, None)));
+    drop(refused);
+    assert_eq!(add(&of(&deltas, 0), 30, 40, 1), Ok((8, None)));
+}
+
 /// What a series of a number takes after one request.
 fn one_series() -> usize {
     let deltas = Deltas::default();
@@ -211,7 +292,7 @@ fn one_series() -> usize {
 #[test]
 fn i6_a_tenant_gets_half_of_the_room() {
     let deltas = Deltas::within(20 * one_series());
-    let tenant = |tenant: &str| deltas.of(&TenantId::new(tenant).unwrap(), Duration::ZERO);
+    let tenant = |tenant: &str| Taken(Some(deltas.of(&TenantId::new(tenant).unwrap(), Duration::ZERO)));
     let fits = |tenant: &TenantDeltas, series: u128, end: u64| {
         let place = Place { series, ..place(1) };
         let delta = Total::Number(1, 0.0);

@@ -56,6 +56,8 @@ pub(super) struct Series {
     /// Streams that have not ended, and all that are remembered.
     live: u32,
     streams: u32,
+    /// Another one after each change of the tenant's totals.
+    pub(super) version: u64,
 }
 
 impl Series {
@@ -128,6 +130,7 @@ impl Series {
             last_ms: 0,
             live: 0,
             streams: 0,
+            version: 0,
         });
         series.streams += u32::from(stream.is_none());
         series
@@ -180,6 +183,14 @@ pub(super) struct Stream {
     own: Option<Box<Total>>,
     /// What its last two requests made of their series, oldest first.
     history: Vec<Remembered>,
+}
+
+/// Where a stream was before something came of it.
+#[derive(Debug)]
+pub(super) struct Mark {
+    end: u64,
+    ended: bool,
+    own: Option<Box<Total>>,
 }
 
 #[derive(Debug)]
@@ -250,6 +261,22 @@ impl Stream {
             request,
             made,
         });
+    }
+
+    /// Where it is.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            end: self.end,
+            ended: self.ended,
+            own: self.own.clone(),
+        }
+    }
+
+    /// Back to where it was before the last thing that came. Gives the bytes that this remembers no more.
+    pub(super) fn back_to(&mut self, mark: Mark) -> usize {
+        let last = self.history.pop();
+        (self.end, self.ended, self.own) = (mark.end, mark.ended, mark.own);
+        last.map_or(0, |last| bytes_remembered(&last.made))
     }
 
     /// What it occupies.

@@ -43,6 +43,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             series: self.series_hash(metric.family),
             stream: of.identity.with_attributes(&self.point.attributes, seed).0,
             monotonic: of.monotonic,
+            point: self.point_number(),
         };
         // Times are in nanoseconds until they are handed on.
         let latest_ms = millis(i64::MAX.cast_unsigned()).min(*self.context.accepted_ms.end());
