@@ -5,6 +5,7 @@
 mod layers;
 mod setup;
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -232,12 +233,12 @@ fn inject_faults(
     release: bool,
 ) -> Result<()> {
     let mut command = tests_aloud(root, "koios", &["kills", "stops", "full_disk"], release);
+    // Other faults each time; the tests of every day have the same.
+    let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish() % 1_000_000);
     command
         .args(filter)
-        .env("KOIOS_FAULTS_ROUNDS", rounds.to_string());
-    if let Some(seed) = seed {
-        command.env("KOIOS_FAULTS_SEED", seed.to_string());
-    }
+        .env("KOIOS_FAULTS_ROUNDS", rounds.to_string())
+        .env("KOIOS_FAULTS_SEED", seed.to_string());
     run(&mut command)
 }
 

@@ -171,11 +171,11 @@ pub(crate) fn unavailable(object: &Path, attempts: u32, source: Option<object_st
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use koios_runtime::RealClock;
+    use koios_runtime::TokioClock;
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_attempt_that_time_cuts_short_does_not_hide_what_was_answered_before() {
         let policy = RetryPolicy {
             attempt_timeout: Duration::from_secs(5),
@@ -183,7 +183,7 @@ mod tests {
             backoff_min: Duration::from_millis(1),
             backoff_max: Duration::from_millis(1),
         };
-        let clock: ClockHandle = Arc::new(RealClock::new());
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
         let retry = Retry::new("s3://b".into(), clock, RngHandle::from_seed(1)).with(policy);
         let attempts = AtomicU32::new(0);
         let object = Path::from("p/o");

@@ -12,7 +12,7 @@ use crate::http::HttpClient;
 use crate::process::{Process, pause};
 
 /// How long starting may take on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs moto so that conditions on objects hold.
 const ONE_AT_A_TIME: &str = include_str!("moto_one_at_a_time.py");

@@ -21,7 +21,7 @@ const FLAGS: [&str; 6] = [
     "--ingester.head-retention=1s",
     "--store.compaction-delay=0s",
     "--store.compaction-interval=200ms",
-    "--store.deletion-delay=1s",
+    "--store.deletion-delay=20s",
 ];
 
 async fn start(dir: &Path, cloud: &Cloud) -> Result<Koios> {

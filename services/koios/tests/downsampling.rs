@@ -89,7 +89,7 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
         "--store.undelete-window=1s",
         "--store.compaction-delay=0s",
         "--store.compaction-interval=200ms",
-        "--store.deletion-delay=1s",
+        "--store.deletion-delay=20s",
         "--store.downsample-after-5m=1s",
         "--store.downsample-after-1h=1s",
     ];

@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Longer than a busy machine keeps a sender from sending.
 const FAILOVER: Duration = Duration::from_secs(10);
 /// A new leader of the voters waits a minute before it elects, and on a busy machine another one may follow it.
-const ELECTION: Duration = Duration::from_secs(200);
+const ELECTION: Duration = Duration::from_secs(600);
 const FLAGS: [&str; 3] = [
     "--limits.ha-dedup=true",
     "--limits.ha-failover-timeout=10s",
@@ -78,13 +78,13 @@ impl Pair {
         Ok(statuses)
     }
 
-    /// Ticks until the last of the replicas is answered so. Gives how long that took.
-    async fn tick_until(&mut self, replicas: &[&str], status: u16) -> Result<Duration> {
+    /// Ticks until the last of the replicas is answered so.
+    async fn tick_until(&mut self, replicas: &[&str], status: u16) -> Result<()> {
         let clock = clock();
         let begin = clock.elapsed();
         while clock.elapsed() - begin < support::PATIENCE {
             if self.tick(replicas).await?.last() == Some(&status) {
-                return Ok(clock.elapsed() - begin);
+                return Ok(());
             }
         }
         bail!("{replicas:?} were never answered {status}");
@@ -98,7 +98,8 @@ impl Pair {
         let begin = clock.elapsed();
         while clock.elapsed() - begin < ELECTION {
             self.tick(&[replica]).await?;
-            let state = control.state().await?.unwrap_or_default();
+            // A machine that stalls answers the next tick.
+            let state = control.state().await.ok().flatten().unwrap_or_default();
             if state.assignments.get(&task).is_some_and(|a| a.holder == replica) {
                 return Ok(());
             }
@@ -162,15 +163,19 @@ async fn the_elected_replica_is_kept_until_it_goes_away() -> Result<()> {
     pair.tick_until(&["a", "b"], 202).await?;
     pair.check_none_lost(0).await?;
     let from = pair.ticks.len();
+    let clock = clock();
+    let mut last_seen = clock.elapsed();
     for _ in 0..10 {
+        last_seen = clock.elapsed();
         assert_eq!(pair.tick(&["a", "b"]).await?, [204, 202]);
     }
     pair.check_once(from, 1.0).await?;
 
     // It goes away: after the timeout the other one is kept.
     let away_since = pair.ticks.len();
-    let took = pair.tick_until(&["b"], 204).await?;
-    assert!(took > FAILOVER - 2 * TICK, "{took:?}");
+    pair.tick_until(&["b"], 204).await?;
+    let took = clock.elapsed() - last_seen;
+    assert!(took > FAILOVER, "{took:?} since it was seen");
     let kept_since = pair.ticks.len();
     pair.tick(&["b"]).await?;
     pair.check_once(kept_since, 2.0).await?;

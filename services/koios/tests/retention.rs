@@ -165,10 +165,15 @@ async fn i10_what_a_rule_lets_go_is_gone_from_answers_and_then_from_the_bucket()
         Ok(())
     })
     .await?;
-    ensure!(
-        blocks_have(&koios, "other_total")?,
-        "the bucket's bytes can be searched"
-    );
+    // A block may be replaced while it is looked at.
+    eventually("the bucket's bytes to be found", || async {
+        ensure!(
+            blocks_have(&koios, "other_total")?,
+            "the bucket's bytes can be searched"
+        );
+        Ok(())
+    })
+    .await?;
     koios.process.kill();
     koios.process.restart()?;
     koios.ready(&client).await?;

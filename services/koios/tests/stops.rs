@@ -18,7 +18,7 @@ use support::faults::under_load;
 use support::{Cluster, INGESTERS, Plan, VOTERS, Writer, all_in_one, client, clock, eventually, now_ms};
 
 /// Longest that a write or a read may take while one of three members hangs.
-const HANGING: Duration = Duration::from_secs(15);
+const HANGING: Duration = Duration::from_secs(30);
 
 /// Each push is acknowledged and each read complete, until it is dropped.
 async fn until_stopped(writer: &mut Writer, ask: &str, longest: &std::cell::Cell<Duration>) -> Result<()> {

@@ -48,11 +48,14 @@ async fn i4_a_store_that_is_killed_under_queries_costs_neither_an_error_nor_a_sa
     let mut chance = Chance::new(5)?;
     let (mut cluster, writer) = cluster_of_blocks().await?;
     let ask = cluster.query_addr();
-    let shares = reads(&cluster).await?;
-    ensure!(
-        shares.iter().all(|n| *n > 0.0),
-        "each store reads some: {shares:?}"
-    );
+    // Where a block lies its random name decides, so that one of the three may have none. Heads that have not forgotten yet answer alone.
+    eventually("stores to be read", || async {
+        writer.check(&ask).await?;
+        let shares = reads(&cluster).await?;
+        ensure!(shares.iter().filter(|n| **n > 0.0).count() >= 2, "{shares:?}");
+        Ok(())
+    })
+    .await?;
     for kill in 1..=chance.rounds {
         let name = STORES[chance.random.index(STORES.len())];
         let queries = Box::pin(until_one_fails(&writer, &ask));

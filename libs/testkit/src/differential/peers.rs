@@ -20,7 +20,7 @@ use crate::query_gen::data::{SPAN_MS, START_MS, SentSeries};
 use crate::query_gen::{Asked, Times};
 
 /// Longest wait for either to come up on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Samples are sent in requests of this much time: Prometheus refuses what is an hour older than what it has.
 const SLICE_MS: i64 = 5 * 60_000;
 /// The data is years old; Koios refuses such unless told otherwise.

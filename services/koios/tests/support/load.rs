@@ -46,7 +46,15 @@ impl Sender {
             }
             self.unanswered = false;
             if self.random.percent(3) {
-                let read = self.reads_right(addr).await?;
+                // A busy machine may refuse one.
+                let mut read = self.reads_right(addr).await?;
+                for _ in 0..4 {
+                    if read || killed.get() {
+                        break;
+                    }
+                    pause(Duration::from_millis(200)).await;
+                    read = self.reads_right(addr).await?;
+                }
                 ensure!(read || killed.get(), "what was acknowledged cannot be read");
             }
         }

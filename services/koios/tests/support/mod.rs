@@ -28,7 +28,9 @@ use koios_testkit::remote_write;
 use small_disk::SmallDisk;
 
 /// Longest wait for anything to come up on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest that a request takes anywhere: a flush of many windows waits for each of their syncs.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
 
 pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_koios"))
@@ -50,7 +52,7 @@ pub fn now_ms() -> i64 {
 }
 
 pub fn client() -> HttpClient {
-    HttpClient::new(Arc::new(RealNet), clock(), Duration::from_secs(20))
+    HttpClient::new(Arc::new(RealNet), clock(), REQUEST_TIMEOUT)
 }
 
 /// One process of a cluster.
