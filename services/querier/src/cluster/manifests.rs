@@ -90,11 +90,15 @@ impl QueryPin {
 /// Where manifests come from.
 #[async_trait]
 pub trait Manifests: Send + Sync + Debug + 'static {
-    /// The latest manifest of a tenant; version 0 when there is none.
+    /// The latest manifest of a tenant; version 0 when there is none. The one that is `known` where it still is the latest.
     ///
     /// # Errors
     /// `Unavailable` when the bucket is, `Corruption` when the manifest is damaged.
-    async fn latest(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, ServiceError>;
+    async fn latest(
+        &self,
+        tenant: &TenantId,
+        known: Option<&Arc<ManifestView>>,
+    ) -> Result<Arc<ManifestView>, ServiceError>;
 }
 
 /// No manifest of a tenant is known: what blocks have may be missing.
@@ -162,7 +166,8 @@ impl ManifestCache {
         {
             return Ok(Arc::clone(view));
         }
-        let (view, why) = match self.source.latest(tenant).await {
+        let known = known.and_then(|entry| entry.view.ok());
+        let (view, why) = match self.source.latest(tenant, known.as_ref()).await {
             Ok(view) => {
                 let view = self.learn(tenant, view);
                 let why = format!(
@@ -172,7 +177,7 @@ impl ManifestCache {
                 );
                 (Some(view), why)
             }
-            Err(e) => (known.and_then(|entry| entry.view.ok()), e.to_string()),
+            Err(e) => (known, e.to_string()),
         };
         view.filter(|view| view.version >= floor).ok_or_else(|| {
             QueryError::unavailable(format!(
@@ -192,12 +197,12 @@ impl ManifestCache {
             tenant: tenant.clone(),
             why,
         };
-        if let Some((view, asked_at)) = known
-            && self.is_within(asked_at, fresh)
-        {
-            return view.map_err(none);
-        }
-        let why = match self.clock.timeout(wait, self.source.latest(tenant)).await {
+        let known = match known {
+            Some((view, asked_at)) if self.is_within(asked_at, fresh) => return view.map_err(none),
+            known => known.and_then(|(view, _)| view.ok()),
+        };
+        let latest = self.source.latest(tenant, known.as_ref());
+        let why = match self.clock.timeout(wait, latest).await {
             Ok(Ok(view)) => return Ok(self.learn(tenant, view)),
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no answer within {wait:?}"),
