@@ -157,9 +157,6 @@ impl Merge {
             if self.wanted.limit != 0 && self.given >= self.wanted.limit {
                 return Ok(None);
             }
-            if self.broke_off {
-                return Err(QueryError::LimitExceeded(TOO_MANY_OLD.to_owned()).into());
-            }
             let Some(series) = self.next_of_all().await? else {
                 return Ok(None);
             };
@@ -179,7 +176,14 @@ impl Merge {
         let mut merged: Option<HeldSeries> = None;
         // From when on its samples are kept, once that was asked.
         let mut kept_from: Option<Option<i64>> = None;
-        while let Some(Reverse((labels, i))) = self.heads.peek() {
+        loop {
+            // Of what comes next it may have had a part.
+            if self.broke_off && merged.is_none() {
+                return Err(QueryError::LimitExceeded(TOO_MANY_OLD.to_owned()).into());
+            }
+            let Some(Reverse((labels, i))) = self.heads.peek() else {
+                break;
+            };
             if merged.as_ref().is_some_and(|m| m.labels != *labels) {
                 break;
             }
