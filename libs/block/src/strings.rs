@@ -80,6 +80,15 @@ impl StringList {
         Self::from_sorted(merged)
     }
 
+    /// The first of the strings, at most so many.
+    #[must_use]
+    pub fn first(self, count: usize) -> Self {
+        match self.len() <= count {
+            true => self,
+            false => Self::from_sorted(self.iter().take(count)),
+        }
+    }
+
     /// The string at place `i`, "" past the end.
     pub(crate) fn get(&self, i: usize) -> &str {
         self.shared.get(i).unwrap_or("")
@@ -119,7 +128,7 @@ impl StringList {
     }
 
     /// Bytes held.
-    pub(crate) fn memory_size(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         self.shared.text.len() + self.shared.ends.len() * size_of::<usize>()
     }
 }

@@ -394,7 +394,8 @@ impl Manifest {
 
     /// The live block called `block`.
     pub fn block(&self, block: BlockId) -> Option<&ManifestBlock> {
-        self.blocks.iter().find(|b| b.block == block)
+        let at = self.blocks.binary_search_by_key(&block, |b| b.block).ok()?;
+        self.blocks.get(at)
     }
 
     /// Whether a name is dead.

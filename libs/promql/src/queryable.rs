@@ -104,6 +104,16 @@ impl Completeness {
         }
     }
 
+    /// What a client is told when something may be missing.
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Self::Complete => None,
+            Self::Partial { missing } => {
+                Some(format!("result is incomplete, missing: {}", missing.join(", ")))
+            }
+        }
+    }
+
     /// Whether nothing is missing.
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Complete)

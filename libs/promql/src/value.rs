@@ -160,12 +160,7 @@ impl QueryOutput {
     /// Warnings and infos as text, with positions; a partial result comes with a warning.
     pub fn annotation_texts(&self) -> AnnotationTexts {
         let mut texts = self.annotations.render(&self.query);
-        if let Completeness::Partial { missing } = &self.completeness {
-            texts.warnings.insert(
-                0,
-                format!("result is incomplete, missing: {}", missing.join(", ")),
-            );
-        }
+        texts.warnings.splice(..0, self.completeness.warning());
         texts
     }
 }

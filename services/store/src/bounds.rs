@@ -1,6 +1,7 @@
 //! What reads may hold in memory, whatever they ask for (I12).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use koios_wire::ServiceError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,6 +30,8 @@ pub(crate) struct ReadBounds {
     pub(crate) section_series: usize,
     /// Labels that wait to be merged: batches are made to stay well below, a read beyond it is refused.
     pub(crate) label_bytes: usize,
+    /// Names or values of labels in one answer.
+    pub(crate) names_bytes: usize,
 }
 
 impl Default for ReadBounds {
@@ -43,7 +46,8 @@ impl Default for ReadBounds {
             section_bytes: 16 << 20,
             section_windows: 64,
             section_series: 1 << 16,
-            label_bytes: 512 << 20,
+            label_bytes: 256 << 20,
+            names_bytes: 32 << 20,
         }
     }
 }
@@ -84,5 +88,100 @@ impl RowsInWork {
         let rows = u32::try_from(rows).unwrap_or(ROWS_MAX).min(ROWS_MAX);
         let permit = Arc::clone(&self.0).acquire_many_owned(rows).await;
         permit.map_err(|_| ServiceError::unavailable("the store is stopping"))
+    }
+}
+
+/// Bytes of labels that wait to be merged, of all reads of a process.
+const LABELS_MAX: usize = 512 << 20;
+
+/// The memory of labels that reads share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct LabelsInWait {
+    used: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl LabelsInWait {
+    pub(crate) fn new() -> Self {
+        Self::within(LABELS_MAX)
+    }
+
+    pub(crate) fn within(bytes_max: usize) -> Self {
+        Self {
+            used: Arc::default(),
+            bytes_max,
+        }
+    }
+
+    /// For another read, which has none yet.
+    pub(crate) fn of_read(&self) -> WaitingLabels {
+        WaitingLabels {
+            all: self.clone(),
+            own: 0,
+        }
+    }
+
+    /// What a read may have that has `own`: half of what others leave, so that some is left for each that comes.
+    fn share(&self, used: usize, own: usize) -> usize {
+        let others = used.saturating_sub(own);
+        self.bytes_max.saturating_sub(others) / 2
+    }
+}
+
+/// What one read has of it, until this goes.
+#[derive(Debug)]
+pub(crate) struct WaitingLabels {
+    all: LabelsInWait,
+    own: usize,
+}
+
+impl WaitingLabels {
+    /// How many bytes it may have, as things are.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.all.share(self.all.used.load(Ordering::Relaxed), self.own)
+    }
+
+    /// Counts what it has now. What is less than before always fits; false where more is beyond its share.
+    pub(crate) fn hold(&mut self, bytes: usize) -> bool {
+        let own = self.own;
+        let taken = |used: usize| {
+            let fits = bytes <= own || bytes <= self.all.share(used, own);
+            fits.then(|| used.saturating_sub(own).saturating_add(bytes))
+        };
+        let update = self
+            .all
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken);
+        if update.is_ok() {
+            self.own = bytes;
+        }
+        update.is_ok()
+    }
+}
+
+impl Drop for WaitingLabels {
+    fn drop(&mut self) {
+        self.all.used.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i12_labels_of_all_reads_together_are_bounded_and_given_back() {
+        let all = LabelsInWait::within(1000);
+        let (mut first, mut second) = (all.of_read(), all.of_read());
+        assert!(!first.hold(501) && first.hold(500));
+        assert_eq!(second.bytes_max(), 250);
+        assert!(!second.hold(251) && second.hold(250));
+        // Who has more than its share by now keeps it, and takes no more.
+        assert!(!first.hold(501) && first.hold(500) && first.hold(400));
+        assert_eq!(second.bytes_max(), 300);
+        drop(first);
+        assert_eq!((second.bytes_max(), all.used.load(Ordering::Relaxed)), (500, 250));
+        drop(second);
+        assert_eq!(all.used.load(Ordering::Relaxed), 0);
     }
 }

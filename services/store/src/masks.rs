@@ -1,6 +1,6 @@
 //! What of blocks is deleted or past its retention, and so kept from readers: caches hold blocks as they are, and are masked as they are read (I10).
 
-use koios_block::{BlockReader, BlockSeries, Deletion, HeldCells};
+use koios_block::{BlockReader, BlockSeries, Deletion, EXEMPLARS_PART, HeldCells};
 use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, Tombstone};
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Expiry, Labels, TimeRange};
@@ -14,6 +14,13 @@ use crate::error::from_bucket;
 pub(crate) struct Listed {
     pub(crate) block: ManifestBlock,
     pub(crate) masks: Masks,
+}
+
+impl Listed {
+    /// Whether the block has any exemplars.
+    pub(crate) fn has_exemplars(&self) -> bool {
+        self.block.parts.iter().any(|part| part.name == EXEMPLARS_PART)
+    }
 }
 
 /// The deletions of a manifest, and what is too old, compiled once for all blocks that are read.
@@ -37,8 +44,8 @@ impl<'m> Compiled<'m> {
             let range = t.range;
             Ok((t, Deletion { matchers, range }))
         };
-        let is_masking =
-            |t: &&'m Tombstone| t.range.overlaps(&range) && manifest.blocks.iter().any(|b| t.masks(b));
+        let masks_read = |t: &Tombstone, b: &ManifestBlock| t.masks(b) && t.range.overlaps(&reach(b, range));
+        let is_masking = |t: &&'m Tombstone| manifest.blocks.iter().any(|b| masks_read(t, b));
         let tombstones = manifest.tombstones.iter().filter(is_masking);
         let before = manifest
             .retention
@@ -84,6 +91,14 @@ impl<'m> Compiled<'m> {
             },
         }
     }
+}
+
+/// The times of which samples are told where a range of a block is read: a summary in it speaks for others around it, too.
+fn reach(block: &ManifestBlock, range: TimeRange) -> TimeRange {
+    TimeRange::new(
+        range.min.saturating_sub(block.resolution_ms),
+        range.max.saturating_add(block.resolution_ms),
+    )
 }
 
 /// A block that is read.

@@ -10,7 +10,7 @@ use koios_block::{BlockSeries, SeriesCursor};
 use koios_model::{Labels, Matchers, TimeRange};
 use koios_wire::{ServiceError, ServiceErrorCode};
 
-use crate::bounds::ReadBounds;
+use crate::bounds::{LabelsInWait, ReadBounds, WaitingLabels};
 use crate::error::from_block;
 use crate::masks::{MaskedBlock, Masks};
 
@@ -41,8 +41,10 @@ struct Source {
     range: TimeRange,
     batch: VecDeque<BlockSeries>,
     batch_bytes: usize,
-    /// How many series to ask for, so that a batch takes about this source's share.
+    /// How many series were asked for, so that a batch takes about this source's share.
     batch_series: usize,
+    /// What a series took of the last batch.
+    series_bytes: Option<usize>,
     ended: bool,
 }
 
@@ -51,7 +53,6 @@ impl Source {
         block: &MaskedBlock,
         matchers: &Matchers,
         range: TimeRange,
-        share: usize,
         (groups_ahead, bytes_ahead): (usize, u64),
     ) -> Self {
         let series = block.reader.series_cursor(matchers.clone(), range);
@@ -61,7 +62,8 @@ impl Source {
             range,
             batch: VecDeque::new(),
             batch_bytes: 0,
-            batch_series: fitting(share, SERIES_BYTES_GUESS),
+            series_bytes: None,
+            batch_series: 0,
             ended: false,
         }
     }
@@ -73,6 +75,9 @@ impl Source {
 
     /// Reads the next batch.
     async fn fill(&mut self, share: usize) -> Result<(), ServiceError> {
+        // As large as the last one, unless there is less room than for that.
+        let series_bytes = self.series_bytes.unwrap_or(SERIES_BYTES_GUESS);
+        self.batch_series = fitting(share, series_bytes);
         let batch = loop {
             let batch = self.series.next(self.batch_series).await;
             let Some(mut batch) = batch.map_err(|e| from_block(&e))? else {
@@ -85,7 +90,7 @@ impl Source {
             }
         };
         let bytes: usize = batch.iter().map(memory_of).sum();
-        self.batch_series = fitting(share, bytes / batch.len().max(1));
+        self.series_bytes = Some(bytes / batch.len().max(1));
         self.batch_bytes += bytes;
         self.batch.extend(batch);
         Ok(())
@@ -122,9 +127,8 @@ pub(crate) struct Merge {
     sources: Vec<Source>,
     /// The next labels of each source that has any.
     heads: BinaryHeap<Head>,
-    /// What each source should hold at most. All together it is a part of the bound, since batches come out larger where
-    /// labels become longer.
-    share: usize,
+    /// What all sources hold.
+    waiting: WaitingLabels,
     bounds: ReadBounds,
     started: bool,
 }
@@ -135,8 +139,8 @@ impl Merge {
         matchers: &Matchers,
         range: TimeRange,
         bounds: ReadBounds,
+        labels: &LabelsInWait,
     ) -> Self {
-        let share = bounds.label_bytes / 4 / blocks.len().max(1);
         let groups_ahead = match bounds.groups_ahead {
             0 => 0,
             groups => (groups / blocks.len().max(1)).clamp(1, GROUPS_AHEAD_MAX),
@@ -145,11 +149,11 @@ impl Merge {
             groups_ahead,
             bounds.groups_ahead_bytes / blocks.len().max(1) as u64,
         );
-        let source = |block| Source::new(block, matchers, range, share, ahead);
+        let source = |block| Source::new(block, matchers, range, ahead);
         Self {
             sources: blocks.iter().map(source).collect(),
             heads: BinaryHeap::new(),
-            share,
+            waiting: labels.of_read(),
             bounds,
             started: false,
         }
@@ -158,8 +162,12 @@ impl Merge {
     /// Reads on in every block that has no series left, a few blocks at a time. Those that soon have none take part:
     /// blocks mostly have the same series, and one after the other they would wait for the bucket as often.
     async fn fill(&mut self) -> Result<(), ServiceError> {
-        let (share, blocks) = (self.share, self.sources.len());
+        let blocks = self.sources.len();
         let mut held: usize = self.sources.iter().map(|s| s.batch_bytes).sum();
+        // Never more than at the end of the last one, so it fits.
+        self.waiting.hold(held);
+        // All together it is a part of the bound, since batches come out larger where labels become longer.
+        let share = self.waiting.bytes_max().min(self.bounds.label_bytes) / 4 / blocks.max(1);
         let low = self.sources.iter_mut().enumerate().filter(|(_, s)| s.is_low());
         let fills: Vec<_> = low.map(|(i, source)| source.fill_at(i, share).boxed()).collect();
         let mut filled = stream::iter(fills).buffered(self.bounds.blocks_at_once);
@@ -168,6 +176,9 @@ impl Merge {
             held += bytes;
             if held > self.bounds.label_bytes {
                 return Err(too_many(blocks, self.bounds));
+            }
+            if !self.waiting.hold(held) {
+                return Err(too_busy(blocks));
             }
         }
         Ok(())
@@ -210,6 +221,13 @@ impl Merge {
             found.parts.push((i, series));
         }
     }
+}
+
+/// Others may soon have less.
+fn too_busy(blocks: usize) -> ServiceError {
+    ServiceError::unavailable(format!(
+        "there is no room for the labels to merge of {blocks} blocks beside those of other reads: ask again"
+    ))
 }
 
 /// Every block needs its own place in label order, so very many blocks, or very long labels, are refused, not piled up.

@@ -218,6 +218,7 @@ mod tests {
     use koios_model::{Labels, Matchers, TenantId};
 
     use super::*;
+    use crate::bounds::LabelsInWait;
     use crate::merge::Merge;
 
     /// A block of as many series of a thousand samples that no codec makes smaller.
@@ -264,7 +265,13 @@ mod tests {
         let budget = HeldBudget::new(BUDGET);
         let held = HeldCells::new(&budget);
         let blocks = vec![block.with_held(&held); 1];
-        let merge = Merge::new(&blocks, &Matchers::default(), TimeRange::ALL, bounds);
+        let merge = Merge::new(
+            &blocks,
+            &Matchers::default(),
+            TimeRange::ALL,
+            bounds,
+            &LabelsInWait::new(),
+        );
         let windows = Windows::new(merge, bounds);
         let mut planner = Planner::new(windows, blocks, TimeRange::ALL, bounds, held);
         let section = planner.next(u64::MAX).await.unwrap();

@@ -15,12 +15,12 @@ use koios_wire::{
     StoreService, StoreStream,
 };
 
-use crate::bounds::{ReadBounds, RowsInWork};
+use crate::bounds::{LabelsInWait, ReadBounds, RowsInWork};
 use crate::departed::Departed;
 use crate::disk_metrics;
 use crate::exemplars::exemplars;
-use crate::labels::labels;
-use crate::masks::MaskedBlock;
+use crate::labels::{Question, labels};
+use crate::masks::{Listed, MaskedBlock};
 use crate::merge::Merge;
 use crate::metadata::metadata;
 use crate::metrics::StoreMetrics;
@@ -70,6 +70,7 @@ pub struct BlockStore {
     blocks: Blocks,
     pub(crate) bounds: ReadBounds,
     pub(crate) rows: RowsInWork,
+    pub(crate) labels_in_wait: LabelsInWait,
     /// What reads hold of what was fetched for them.
     held: HeldBudget,
     cpu: Cpu,
@@ -108,6 +109,7 @@ impl BlockStore {
             cpu,
             bounds,
             rows: RowsInWork::new(),
+            labels_in_wait: LabelsInWait::new(),
             metrics: StoreMetrics::new(metrics, &blocks, &held),
             held,
             blocks,
@@ -117,7 +119,11 @@ impl BlockStore {
 
     async fn open(&self, wanted: Wanted<'_>, subject: Subject) -> Result<Vec<MaskedBlock>, ServiceError> {
         self.metrics.reads.inc();
-        let found = listed(&self.manifests, wanted).await?;
+        let mut found = listed(&self.manifests, wanted).await?;
+        if subject == Subject::Exemplars {
+            // Most have none, and what need not be opened need not be fetched.
+            found.retain(Listed::has_exemplars);
+        }
         if let (Some(departed), Some(manifest)) = (&self.departed, self.manifests.known(wanted.tenant)) {
             departed.note(&manifest);
         }
@@ -139,8 +145,14 @@ impl BlockStore {
 
     async fn labels(&self, request: StoreLabelsRequest, values: bool) -> Result<Vec<String>, ServiceError> {
         let blocks = self.open(wanted(&request), Subject::Series).await?;
-        let name = values.then_some(request.name.as_str());
-        labels(blocks, name, &request.matchers, request.range, request.limit).await
+        let question = Question {
+            name: values.then_some(request.name.as_str()),
+            matchers: &request.matchers,
+            range: request.range,
+            limit: request.limit,
+            bytes_max: self.bounds.names_bytes,
+        };
+        labels(blocks, question).await
     }
 }
 
@@ -247,7 +259,10 @@ impl StoreService for BlockStore {
             }
         };
         let StoreSelectRequest { matchers, range, .. } = &request;
-        let windows = Windows::new(Merge::new(&blocks, matchers, *range, bounds), bounds);
+        let windows = Windows::new(
+            Merge::new(&blocks, matchers, *range, bounds, &self.labels_in_wait),
+            bounds,
+        );
         let source = match request.labels_only {
             true => Source::Labels(Box::new(windows)),
             false => Source::Samples {

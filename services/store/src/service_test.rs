@@ -21,6 +21,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use crate::bounds::ReadBounds;
 use crate::{BlockStore, StoreSettings};
 
+mod bounded;
+
 pub(crate) type Data = BTreeMap<Labels, BTreeMap<i64, f64>>;
 
 struct World {

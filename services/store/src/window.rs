@@ -198,6 +198,7 @@ mod tests {
     use koios_model::{Labels, Matchers, TenantId};
 
     use super::*;
+    use crate::bounds::LabelsInWait;
 
     /// Reads under way, and the most there were at once.
     #[derive(Debug, Default)]
@@ -260,7 +261,13 @@ mod tests {
             window_rows: 1000,
             ..ReadBounds::default()
         };
-        let merge = Merge::new(&blocks, &Matchers::default(), TimeRange::ALL, bounds);
+        let merge = Merge::new(
+            &blocks,
+            &Matchers::default(),
+            TimeRange::ALL,
+            bounds,
+            &LabelsInWait::new(),
+        );
         let mut windows = Windows::new(merge, bounds);
         let mut found = Vec::new();
         loop {

@@ -33,6 +33,10 @@ impl World {
             let batch = match item? {
                 StreamItem::Series(batch) => batch,
                 StreamItem::End(Completeness::Complete) => return Ok(found),
+                // Told to be incomplete, it is as good as one that fails.
+                StreamItem::End(partial) => {
+                    return Err(QueryError::unavailable(partial.warning().unwrap_or_default()));
+                }
                 other => panic!("unexpected {other:?}"),
             };
             for series in batch {

@@ -22,7 +22,11 @@ impl BucketManifests {
 
 #[async_trait]
 impl Manifests for BucketManifests {
-    async fn latest(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, ServiceError> {
+    async fn latest(
+        &self,
+        tenant: &TenantId,
+        known: Option<&Arc<ManifestView>>,
+    ) -> Result<Arc<ManifestView>, ServiceError> {
         let manifest = self.0.probe(tenant).await.map_err(|e| {
             let code = match &e {
                 BucketError::Corrupt { .. } | BucketError::Lost { .. } => ServiceErrorCode::Corruption,
@@ -30,7 +34,11 @@ impl Manifests for BucketManifests {
             };
             ServiceError::new(code, e.to_string())
         })?;
-        Ok(Arc::new(view(&manifest)?))
+        // A version never changes, and to go through all its blocks is work.
+        match known.filter(|known| known.version == manifest.version) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => Ok(Arc::new(view(&manifest)?)),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
-use koios_model::{Labels, Matcher, Matchers, TenantId, TimeRange};
-use koios_promql::{Columns, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
+use koios_model::{Expiry, Labels, MatchOp, Matcher, Matchers, SeriesClasses, TenantId, TimeRange};
+use koios_promql::{Columns, Completeness, QueryError, Queryable, SelectHints, SelectRequest, StreamItem};
 use koios_wire::ServiceErrorCode;
 
 use super::merge::Wanted;
@@ -24,7 +24,18 @@ async fn read_with(
     hints: SelectHints,
     bytes_max: usize,
 ) -> Result<Data, QueryError> {
-    let budget = Budget::new(bytes_max, 1000);
+    let (found, completeness) = read_within(world, range, hints, Budget::new(bytes_max, 1000)).await?;
+    assert!(completeness.is_complete(), "{completeness:?}");
+    Ok(found)
+}
+
+/// As it is, complete or not.
+pub(super) async fn read_within(
+    world: &World,
+    range: TimeRange,
+    hints: SelectHints,
+    budget: Arc<Budget>,
+) -> Result<(Data, Completeness), QueryError> {
     let queryable = ClusterQueryable::new(
         Arc::clone(&world.cluster),
         TenantId::anonymous(),
@@ -37,12 +48,9 @@ async fn read_with(
     };
     let mut stream = queryable.select(request).await?;
     let (mut found, mut last, mut columns) = (Data::new(), None::<Labels>, Columns::default());
-    loop {
+    let completeness = loop {
         match stream.next().await.expect("a stream ends with an end")? {
-            StreamItem::End(completeness) => {
-                assert!(completeness.is_complete());
-                break;
-            }
+            StreamItem::End(completeness) => break completeness,
             StreamItem::Warning(text) => panic!("unexpected warning {text}"),
             StreamItem::Series(batch) => {
                 for series in batch {
@@ -64,9 +72,23 @@ async fn read_with(
                 }
             }
         }
-    }
+    };
     drop(stream);
     assert_eq!(budget.held(), 0, "all memory is given back");
+    Ok((found, completeness))
+}
+
+/// What heads answer alone, because no manifest is known.
+pub(super) async fn read_of_heads(world: &World, min: i64, max: i64) -> Result<Data, QueryError> {
+    let (range, budget) = (TimeRange::new(min, max), Budget::new(1 << 20, 1000));
+    let (found, completeness) = read_within(world, range, SelectHints::default(), budget).await?;
+    let warning = completeness
+        .warning()
+        .expect("it says that blocks are missing (I4)");
+    assert!(
+        warning.starts_with("result is incomplete, missing: blocks of tenant anonymous, if it has any"),
+        "{warning}"
+    );
     Ok(found)
 }
 
@@ -235,7 +257,7 @@ async fn i9_recent_reads_need_neither_bucket_nor_store() {
         .stores
         .iter()
         .for_each(|s| s.set(Mode::Fails(ServiceErrorCode::Unavailable)));
-    let found = read(&world, 5, 100).await.unwrap();
+    let found = read_of_heads(&world, 5, 100).await.unwrap();
     assert_eq!(found.len(), 10);
     assert!(world.stores.iter().all(|s| s.calls() == 0));
     // Older ones fail as a whole.
@@ -256,17 +278,107 @@ async fn i10_blocks_from_before_the_heads_time_are_read() {
         world.members.iter().for_each(|m| m.forget_below(forgotten, 1));
         assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series(), "{forgotten}");
     }
-    // Without a bucket, heads that never forgot anything answer alone (I9).
-    let world = World::new();
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_i9_heads_that_answer_alone_say_so_while_no_manifest_is_known() {
+    // Given blocks that heads never heard of, and no bucket.
+    let world = World::paused(2);
+    let old = data([(labels("m", 99), vec![(3, 1.0)])]);
     world.hold(&ten_series());
+    world.upload_foreign("A", old.clone());
     *world.manifests.down.lock() = true;
-    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
-    assert_eq!(read(&world, 0, 100).await.unwrap(), ten_series());
-    assert_eq!(
-        world.manifests.calls.load(Ordering::Relaxed),
-        1,
-        "asked once a minute"
+    let budget = Budget::new(1 << 20, 100);
+    let lookups = async || {
+        let all = [selection(true)];
+        let names = world.cluster.labels(&all, "i", &budget).await.unwrap();
+        let series = world.cluster.series(&all, 0, &budget).await.unwrap();
+        let is_complete = names.completeness().is_complete();
+        assert_eq!(series.completeness().is_complete(), is_complete);
+        assert_eq!(series.into_parts().0.len(), names.into_parts().0.len());
+        is_complete
+    };
+    let calls = || world.manifests.calls.load(Ordering::Relaxed);
+    // Then heads answer, and say what may be missing.
+    assert_eq!(read_of_heads(&world, 0, 100).await.unwrap(), ten_series());
+    assert_eq!(read_of_heads(&world, 0, 100).await.unwrap(), ten_series());
+    assert!(!lookups().await);
+    assert_eq!(calls(), 1, "asked once a second");
+    // And when it is back all is there, soon.
+    *world.manifests.down.lock() = false;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let mut all = ten_series();
+    all.extend(old);
+    assert_eq!(read(&world, 0, 100).await.unwrap(), all);
+    assert!(lookups().await);
+    // What was known goes on to be, when it is gone again.
+    *world.manifests.down.lock() = true;
+    tokio::time::advance(Duration::from_secs(600)).await;
+    assert_eq!(read(&world, 0, 100).await.unwrap(), all);
+    assert_eq!(calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_blocks_that_are_known_are_not_left_out_because_a_deletion_is_newer() {
+    // Given a manifest that is known, with a block that heads never had, or one that they have.
+    for (is_held, min) in [(false, 0), (true, 0), (false, 50)] {
+        let world = World::paused(2);
+        world.hold(&ten_series());
+        match is_held {
+            true => world.upload("A", ten_series()),
+            false => world.upload_foreign("A", ten_series()),
+        }
+        read(&world, 0, 100).await.unwrap();
+        // When heads know of a deletion, and the bucket does not answer.
+        world.members.iter().for_each(|m| m.applied(7));
+        *world.manifests.down.lock() = true;
+        tokio::time::advance(Duration::from_secs(30)).await;
+        // Then they answer alone only if they have all that the block has of the range.
+        let found = read(&world, min, 100).await;
+        if is_held || min == 50 {
+            assert!(found.is_ok(), "{is_held} {min}: {found:?}");
+        } else {
+            assert_eq!(found.unwrap_err().kind().http_status(), 503);
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_series_that_are_too_old_take_no_room_from_others_at_the_limit() {
+    // Given heads with three series of which all is too old, before two of which nothing is, and a query that may fetch two.
+    let world = World::new();
+    let samples = |i| vec![(if i < 3 { 5 } else { 50 }, 1.0)];
+    world.hold(&data((0..5).map(|i| (labels("m", i), samples(i)))));
+    let rule = Matchers(vec![
+        Matcher::new(MatchOp::Regex, "i".to_owned(), "[012]".to_owned()).unwrap(),
+    ]);
+    world.manifests.view.lock().expiry = Expiry::new(SeriesClasses::new([rule]), [Some(20), None]);
+    let ask = async |series_max, limit| {
+        let hints = SelectHints {
+            limit,
+            ..SelectHints::default()
+        };
+        let budget = Budget::new(1 << 20, series_max);
+        let found = read_within(&world, TimeRange::new(0, 100), hints, budget).await;
+        found.map(|(found, _)| found.len())
+    };
+    assert_eq!(ask(2, 0).await.unwrap(), 2);
+    assert_eq!(ask(1000, 1).await.unwrap(), 1);
+    assert!(
+        ask(1, 0)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("too many series")
     );
+    // Heads that cannot tell which these are cannot be answered from, unless they sent all.
+    for member in &world.members {
+        *member.is_blunt.lock() = true;
+    }
+    let e = ask(2, 0).await.unwrap_err();
+    assert_eq!(e.kind().http_status(), 422);
+    assert!(e.to_string().contains("too old"), "{e}");
+    assert_eq!(ask(5, 0).await.unwrap(), 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use koios_model::{Exemplar, Labels, Metadata};
-use koios_promql::QueryError;
+use koios_promql::{Completeness, QueryError};
 use koios_wire::SeriesExemplars;
 
 use super::budget::{Budget, Charge};
@@ -92,6 +92,7 @@ pub(crate) struct Collected<T> {
     all: BTreeSet<T>,
     charge: Charge,
     budget: Arc<Budget>,
+    completeness: Completeness,
 }
 
 impl<T: Footprint + Ord> Collected<T> {
@@ -100,7 +101,18 @@ impl<T: Footprint + Ord> Collected<T> {
             all: BTreeSet::new(),
             charge: budget.charge(0)?,
             budget: Arc::clone(budget),
+            completeness: Completeness::Complete,
         })
+    }
+
+    /// Takes in what one of the sources lacks.
+    pub(crate) fn lacks(&mut self, of_source: Completeness) {
+        self.completeness.merge(of_source);
+    }
+
+    /// Whether the entries are all there are.
+    pub(crate) fn completeness(&self) -> &Completeness {
+        &self.completeness
     }
 
     /// The query's memory.

@@ -146,7 +146,9 @@ impl Cluster {
         let BlocksWanted { tenant, range, .. } = wanted;
         let view = self.manifests.pin(tenant, wanted.floor).await?;
         let every_block = Seam::default();
-        let is_wanted = |b: &&manifests::ListedBlock| every_block.needs_block(b, range);
+        // Summaries have none.
+        let is_wanted =
+            |b: &&manifests::ListedBlock| b.summarised.is_none() && every_block.needs_block(b, range);
         let request = BlockRequest {
             tenant: tenant.clone(),
             manifest_version: view.version,

@@ -10,7 +10,7 @@ use super::collected::{Charged, Collected};
 use super::deletions::DeletionsSeen;
 use super::seam::Seam;
 use super::stores::BlockRequest;
-use super::{BlocksToRead, Budget, Cluster, Selection};
+use super::{Beside, BlocksToRead, Budget, Cluster, Selection};
 
 impl Cluster {
     /// Label names (`name` empty) or values of one label, sorted; those of several selections once.
@@ -39,8 +39,12 @@ impl Cluster {
         let (of_heads, blocks) = self.read_as_of_one_version(selection, read).await?;
         let mut names = of_heads.into_iter().flat_map(Charged::into_answer);
         names.try_for_each(|name| found.add(name))?;
-        let Some(BlocksToRead { view, blocks }) = blocks else {
-            return Ok(());
+        let BlocksToRead { view, blocks } = match blocks {
+            Beside::Known(blocks) => blocks,
+            Beside::Unknown(none) => {
+                found.lacks(none.into());
+                return Ok(());
+            }
         };
         if blocks.is_empty() {
             return Ok(());

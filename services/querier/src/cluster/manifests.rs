@@ -1,21 +1,25 @@
 //! Which blocks a tenant has: manifests, pinned per read.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use koios_model::{BatchSet, Expiry, PartitionId, TenantId, TimeRange};
-use koios_promql::QueryError;
+use koios_promql::{Completeness, QueryError};
 use koios_runtime::ClockHandle;
 use koios_wire::ServiceError;
 use parking_lot::Mutex;
 
 /// A manifest this young is not looked up again.
 const FRESH: Duration = Duration::from_secs(10);
-/// How long a look-up may take where the manifest only may tell more than the heads do.
+/// How long a look-up may take where the manifest only may tell more than the heads do, and an older one is known.
 const OPTIONAL_WAIT: Duration = Duration::from_secs(1);
+/// The same where none is known: it takes several requests in a row, and an answer without it is incomplete.
+const FIRST_WAIT: Duration = Duration::from_secs(3);
+/// How long a look-up that failed is not tried again where no manifest is known.
+const FAILED_FOR: Duration = Duration::from_secs(1);
 /// Most tenants whose manifest is kept.
 const TENANTS_MAX: usize = 10_000;
 
@@ -86,16 +90,46 @@ impl QueryPin {
 /// Where manifests come from.
 #[async_trait]
 pub trait Manifests: Send + Sync + Debug + 'static {
-    /// The latest manifest of a tenant; version 0 when there is none.
+    /// The latest manifest of a tenant; version 0 when there is none. The one that is `known` where it still is the latest.
     ///
     /// # Errors
     /// `Unavailable` when the bucket is, `Corruption` when the manifest is damaged.
-    async fn latest(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, ServiceError>;
+    async fn latest(
+        &self,
+        tenant: &TenantId,
+        known: Option<&Arc<ManifestView>>,
+    ) -> Result<Arc<ManifestView>, ServiceError>;
+}
+
+/// No manifest of a tenant is known: what blocks have may be missing.
+#[derive(Clone, Debug)]
+pub(crate) struct NoManifest {
+    tenant: TenantId,
+    why: Arc<str>,
+}
+
+impl fmt::Display for NoManifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "blocks of tenant {}, if it has any that heads do not know of: its manifest cannot be looked up: {}",
+            self.tenant, self.why
+        )
+    }
+}
+
+impl From<NoManifest> for Completeness {
+    fn from(none: NoManifest) -> Self {
+        Self::Partial {
+            missing: vec![none.to_string()],
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
-    view: Option<Arc<ManifestView>>,
+    /// The latest that is known, or why none is.
+    view: Result<Arc<ManifestView>, Arc<str>>,
     asked_at: Duration,
     /// When there was an answer: only that makes the view fresh for those who need one.
     answered_at: Option<Duration>,
@@ -123,15 +157,19 @@ impl ManifestCache {
 
     /// A manifest of version `floor` or later, as late as can be had.
     pub(crate) async fn pin(&self, tenant: &TenantId, floor: u64) -> Result<Arc<ManifestView>, QueryError> {
-        let cached = self.cached(tenant, FRESH.min(self.fresh_optional), |entry| entry.answered_at);
-        if let Some((Some(view), true)) = &cached
+        let known = self.known(tenant);
+        let fresh = FRESH.min(self.fresh_optional);
+        if let Some(entry) = &known
+            && let Ok(view) = &entry.view
             && view.version >= floor
+            && entry.answered_at.is_some_and(|at| self.is_within(at, fresh))
         {
             return Ok(Arc::clone(view));
         }
-        let (view, why) = match self.source.latest(tenant).await {
+        let known = known.and_then(|entry| entry.view.ok());
+        let (view, why) = match self.source.latest(tenant, known.as_ref()).await {
             Ok(view) => {
-                let view = self.store(tenant, Some(view)).unwrap_or_default();
+                let view = self.learn(tenant, view);
                 let why = format!(
                     "the latest is {}; if that stays so, versions are lost: bring them back, or end all processes of the cluster and run \
                      `koios ctl manifest rebuild --at-least-version {floor}`",
@@ -139,7 +177,7 @@ impl ManifestCache {
                 );
                 (Some(view), why)
             }
-            Err(e) => (cached.and_then(|(view, _)| view), e.to_string()),
+            Err(e) => (known, e.to_string()),
         };
         view.filter(|view| view.version >= floor).ok_or_else(|| {
             QueryError::unavailable(format!(
@@ -149,22 +187,28 @@ impl ManifestCache {
     }
 
     /// A manifest if one can be had quickly: for reads that the heads say they can answer alone.
-    pub(crate) async fn recent(&self, tenant: &TenantId) -> Option<Arc<ManifestView>> {
-        let cached = self.cached(tenant, self.fresh_optional, |entry| Some(entry.asked_at));
-        if let Some((view, true)) = cached {
-            return view;
-        }
-        match self
-            .clock
-            .timeout(OPTIONAL_WAIT, self.source.latest(tenant))
-            .await
-        {
-            Ok(Ok(view)) => self.store(tenant, Some(view)),
-            failed => {
-                tracing::debug!(%tenant, ?failed, "manifest not looked up");
-                self.store(tenant, None)
-            }
-        }
+    pub(crate) async fn recent(&self, tenant: &TenantId) -> Result<Arc<ManifestView>, NoManifest> {
+        let known = self.known(tenant).map(|entry| (entry.view, entry.asked_at));
+        let (wait, fresh) = match &known {
+            Some((Ok(_), _)) => (OPTIONAL_WAIT, self.fresh_optional),
+            _ => (FIRST_WAIT, FAILED_FOR.min(self.fresh_optional)),
+        };
+        let none = |why: Arc<str>| NoManifest {
+            tenant: tenant.clone(),
+            why,
+        };
+        let known = match known {
+            Some((view, asked_at)) if self.is_within(asked_at, fresh) => return view.map_err(none),
+            known => known.and_then(|(view, _)| view.ok()),
+        };
+        let latest = self.source.latest(tenant, known.as_ref());
+        let why = match self.clock.timeout(wait, latest).await {
+            Ok(Ok(view)) => return Ok(self.learn(tenant, view)),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no answer within {wait:?}"),
+        };
+        tracing::debug!(%tenant, why, "manifest not looked up");
+        self.failed(tenant, why).map_err(none)
     }
 
     /// Forgets what is known of a tenant, because a block of it is gone.
@@ -172,47 +216,65 @@ impl ManifestCache {
         self.entries.lock().remove(tenant);
     }
 
-    /// What is known, and whether it is of less than `fresh` ago.
-    fn cached(
-        &self,
-        tenant: &TenantId,
-        fresh: Duration,
-        of: impl Fn(&Entry) -> Option<Duration>,
-    ) -> Option<(Option<Arc<ManifestView>>, bool)> {
-        let entries = self.entries.lock();
-        let entry = entries.get(tenant)?;
-        let now = self.clock.elapsed();
-        let is_fresh = of(entry).is_some_and(|at| now.saturating_sub(at) < fresh);
-        Some((entry.view.clone(), is_fresh))
+    fn known(&self, tenant: &TenantId) -> Option<Entry> {
+        self.entries.lock().get(tenant).cloned()
+    }
+
+    /// Whether something was less than so long ago.
+    fn is_within(&self, at: Duration, fresh: Duration) -> bool {
+        self.clock.elapsed().saturating_sub(at) < fresh
     }
 
     /// Keeps the later of what is known and `view`, and returns it.
-    fn store(&self, tenant: &TenantId, view: Option<Arc<ManifestView>>) -> Option<Arc<ManifestView>> {
+    fn learn(&self, tenant: &TenantId, view: Arc<ManifestView>) -> Arc<ManifestView> {
+        let now = self.clock.elapsed();
         let mut entries = self.entries.lock();
-        if entries.len() >= TENANTS_MAX && !entries.contains_key(tenant) {
-            entries.pop_first();
-        }
+        let known = entries.get(tenant).and_then(|entry| entry.view.as_ref().ok());
+        let later = known.filter(|known| known.version > view.version).cloned();
+        let later = later.unwrap_or(view);
+        let entry = Entry {
+            view: Ok(Arc::clone(&later)),
+            asked_at: now,
+            answered_at: Some(now),
+        };
+        keep(&mut entries, tenant, entry);
+        later
+    }
+
+    /// Takes note that nothing later could be had, and returns what is known.
+    fn failed(&self, tenant: &TenantId, why: String) -> Result<Arc<ManifestView>, Arc<str>> {
         let asked_at = self.clock.elapsed();
-        let entry = entries.entry(tenant.clone()).or_insert(Entry {
-            view: None,
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(tenant).filter(|entry| entry.view.is_ok()) {
+            entry.asked_at = asked_at;
+            return entry.view.clone();
+        }
+        let why: Arc<str> = why.into();
+        let entry = Entry {
+            view: Err(Arc::clone(&why)),
             asked_at,
             answered_at: None,
-        });
-        entry.asked_at = asked_at;
-        if view.is_some() {
-            entry.answered_at = Some(asked_at);
-        }
-        if let Some(view) = view
-            && entry.view.as_ref().is_none_or(|v| v.version <= view.version)
-        {
-            entry.view = Some(view);
-        }
-        entry.view.clone()
+        };
+        keep(&mut entries, tenant, entry);
+        Err(why)
     }
+}
+
+/// Keeps an entry. Of too many tenants the one is forgotten that was asked for longest ago.
+fn keep(entries: &mut BTreeMap<TenantId, Entry>, tenant: &TenantId, entry: Entry) {
+    if entries.len() >= TENANTS_MAX && !entries.contains_key(tenant) {
+        let oldest = entries.iter().min_by_key(|(_, entry)| entry.asked_at);
+        if let Some(oldest) = oldest.map(|(tenant, _)| tenant.clone()) {
+            entries.remove(&oldest);
+        }
+    }
+    entries.insert(tenant.clone(), entry);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use koios_runtime::TokioClock;
 
     use super::super::mock::MockManifests;
@@ -239,5 +301,59 @@ mod tests {
         // And what was answered is not looked up again.
         source.view.lock().version = 3;
         assert_eq!(cache.pin(&tenant, 0).await.unwrap().version, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i4_a_look_up_that_failed_is_soon_tried_again_where_nothing_is_known() {
+        let source = Arc::new(MockManifests::default());
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let minute = Duration::from_secs(60);
+        let cache = ManifestCache::new(Arc::<MockManifests>::clone(&source), clock, minute);
+        let tenant = TenantId::anonymous();
+        let calls = || source.calls.load(Ordering::Relaxed);
+        *source.down.lock() = true;
+        for _ in 0..2 {
+            let none = cache.recent(&tenant).await.unwrap_err().to_string();
+            assert!(
+                none.contains("anonymous") && none.contains(": bucket down"),
+                "{none}"
+            );
+        }
+        assert_eq!(calls(), 1, "once a second");
+        // A look-up that takes long is waited for.
+        *source.down.lock() = false;
+        source.view.lock().version = 1;
+        tokio::time::advance(FAILED_FOR).await;
+        source.late.lock().push_back(Duration::from_secs(2));
+        assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        // What is known goes on to be, without asking all the time.
+        *source.down.lock() = true;
+        for _ in 0..2 {
+            tokio::time::advance(minute / 2).await;
+            assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        }
+        tokio::time::advance(minute / 2).await;
+        assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        assert_eq!(calls(), 3);
+        // One that does not end is given up.
+        let other = TenantId::new("other").unwrap();
+        source.late.lock().push_back(minute);
+        let none = cache.recent(&other).await.unwrap_err().to_string();
+        assert!(none.ends_with(": no answer within 3s"), "{none}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_of_too_many_tenants_those_asked_for_last_are_kept() {
+        let source = Arc::new(MockManifests::default());
+        let clock = Arc::new(TokioClock::starting_at(0));
+        let cache = ManifestCache::new(source, clock, FRESH);
+        // The first one has the last name.
+        let tenant = |n: usize| TenantId::new(&format!("team-{}", TENANTS_MAX - n)).unwrap();
+        for n in 0..=TENANTS_MAX {
+            cache.learn(&tenant(n), Arc::default());
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(cache.entries.lock().len(), TENANTS_MAX);
+        assert!(cache.known(&tenant(0)).is_none() && cache.known(&tenant(1)).is_some());
     }
 }

@@ -19,28 +19,63 @@ const BATCH_SERIES: usize = 256;
 /// Bytes of samples in a batch, unless one series has more.
 const BATCH_BYTES: usize = 512 << 10;
 
+/// What a query is told where members send as many series as they may, and of some all that they have is too old.
+const TOO_MANY_OLD: &str = "the query matches more series than it may fetch, of which some have nothing but samples that are too old: \
+     add matchers or ask for a shorter range";
+
 /// Where series come from.
 #[derive(Debug)]
 pub(crate) enum Feed {
     /// A member's answer, all here.
-    Held(std::vec::IntoIter<HeldSeries>),
+    Held(MemberAnswer),
     /// Blocks, read as needed.
     Blocks(Box<BlockFeed>),
+}
+
+/// What a member sent.
+#[derive(Debug)]
+pub(crate) struct MemberAnswer {
+    series: std::vec::IntoIter<HeldSeries>,
+    /// Whether it sent as many series as it may, and so may have more.
+    is_cut: bool,
+}
+
+impl MemberAnswer {
+    /// Of a member that was asked for at most so many series, 0 for no limit.
+    pub(crate) fn new(series: Vec<HeldSeries>, limit: u64) -> Self {
+        Self {
+            is_cut: limit != 0 && series.len() as u64 >= limit,
+            series: series.into_iter(),
+        }
+    }
+
+    /// Whether it may have more.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
 }
 
 #[derive(Debug)]
 struct Source {
     feed: Feed,
     next: Option<HeldSeries>,
+    /// Whether a series of it was left out: of one that was cut so many may be missing after its last.
+    was_thinned: bool,
 }
 
 impl Source {
     async fn advance(&mut self) -> Result<(), SourceError> {
         self.next = match &mut self.feed {
-            Feed::Held(held) => held.next(),
+            Feed::Held(held) => held.series.next(),
             Feed::Blocks(blocks) => blocks.next().await?,
         };
         Ok(())
+    }
+
+    /// Whether series may be missing that would have followed.
+    fn broke_off(&self) -> bool {
+        let is_cut = matches!(&self.feed, Feed::Held(held) if held.is_cut());
+        is_cut && self.was_thinned && self.next.is_none()
     }
 }
 
@@ -69,6 +104,9 @@ pub(crate) struct Merge {
     seed: TenantSeed,
     budget: Arc<Budget>,
     given: usize,
+    completeness: Completeness,
+    /// Whether a source ended before all that is wanted of it was there.
+    broke_off: bool,
 }
 
 impl Merge {
@@ -81,7 +119,11 @@ impl Merge {
     ) -> Result<Self, SourceError> {
         let mut sources: Vec<_> = feeds
             .into_iter()
-            .map(|feed| Source { feed, next: None })
+            .map(|feed| Source {
+                feed,
+                next: None,
+                was_thinned: false,
+            })
             .collect();
         futures::future::try_join_all(sources.iter_mut().map(Source::advance)).await?;
         let labels = |(i, s): (usize, &Source)| s.next.as_ref().map(|n| Reverse((n.labels.clone(), i)));
@@ -94,7 +136,19 @@ impl Merge {
             seed: TenantSeed::new(b"", tenant),
             budget,
             given: 0,
+            completeness: Completeness::Complete,
+            broke_off: false,
         })
+    }
+
+    /// The same of sources that may not be all.
+    pub(crate) fn lacking(self, completeness: Completeness) -> Self {
+        Self { completeness, ..self }
+    }
+
+    /// Whether the sources are all there are.
+    pub(crate) fn completeness(&self) -> &Completeness {
+        &self.completeness
     }
 
     /// The next label set with everything sources hold of it.
@@ -122,7 +176,14 @@ impl Merge {
         let mut merged: Option<HeldSeries> = None;
         // From when on its samples are kept, once that was asked.
         let mut kept_from: Option<Option<i64>> = None;
-        while let Some(Reverse((labels, i))) = self.heads.peek() {
+        loop {
+            // Of what comes next it may have had a part.
+            if self.broke_off && merged.is_none() {
+                return Err(QueryError::LimitExceeded(TOO_MANY_OLD.to_owned()).into());
+            }
+            let Some(Reverse((labels, i))) = self.heads.peek() else {
+                break;
+            };
             if merged.as_ref().is_some_and(|m| m.labels != *labels) {
                 break;
             }
@@ -135,6 +196,7 @@ impl Merge {
                 continue;
             };
             source.advance().await?;
+            self.broke_off |= source.broke_off();
             if let Some(next) = &source.next {
                 self.heads.push(Reverse((next.labels.clone(), i)));
             }
@@ -148,6 +210,8 @@ impl Merge {
                     .get_or_insert_with(ask)
                     .is_some_and(|from| !series.keep_from(from))
                 {
+                    source.was_thinned = true;
+                    self.broke_off |= source.broke_off();
                     continue;
                 }
             }
@@ -186,7 +250,7 @@ impl Merge {
         stream::unfold(Some(self), |merge| async move {
             let mut merge = merge?;
             match merge.batch().await {
-                Ok(batch) if batch.is_empty() => Some((Ok(StreamItem::End(Completeness::Complete)), None)),
+                Ok(batch) if batch.is_empty() => Some((Ok(StreamItem::End(merge.completeness)), None)),
                 Ok(batch) => Some((Ok(StreamItem::Series(batch)), Some(merge))),
                 Err(e) => Some((Err(source_failed(e)), None)),
             }

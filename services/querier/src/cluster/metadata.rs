@@ -129,9 +129,9 @@ impl Cluster {
         budget: &Arc<Budget>,
     ) -> Result<Vec<Answer>, QueryError> {
         let view = match self.manifests.recent(tenant).await {
-            Some(view) if view.version >= floor => view,
-            Some(_) => self.manifests.pin(tenant, floor).await?,
-            None => return Err(QueryError::unavailable("the manifest cannot be had")),
+            Ok(view) if view.version >= floor => view,
+            Ok(_) => self.manifests.pin(tenant, floor).await?,
+            Err(none) => return Err(QueryError::unavailable(none.to_string())),
         };
         let wanted = resolution::choose(&view, Coarseness::default(), |b| b.range.overlaps(&range));
         let named = (!metric.is_empty()).then(|| Matcher::equal(METRIC_NAME, metric));

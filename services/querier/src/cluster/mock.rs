@@ -190,6 +190,8 @@ pub(crate) struct MockIngester {
     pub(crate) exemplars: Mutex<Vec<SeriesExemplars>>,
     /// Whether it cannot reach the bucket, from which it would learn of deletions.
     without_bucket: Mutex<bool>,
+    /// Whether it cannot tell which series have nothing but what is too old.
+    pub(crate) is_blunt: Mutex<bool>,
     faults: Faults,
 }
 
@@ -209,6 +211,7 @@ impl Default for MockIngester {
             deleted_metrics: Mutex::default(),
             exemplars: Mutex::default(),
             without_bucket: Mutex::default(),
+            is_blunt: Mutex::default(),
             faults: Faults::default(),
         }
     }
@@ -318,6 +321,9 @@ impl IngesterService for MockIngester {
             expiry,
             ..
         } = request;
+        let expiry = Some(expiry)
+            .filter(|_| !*self.is_blunt.lock())
+            .unwrap_or_default();
         let series = select(&self.data.lock(), &matchers, range, &expiry, labels_only, limit);
         let end = ReadItem::End(self.end.lock().clone());
         Ok(Faults::stream(&mode, series, ReadItem::Series, end))

@@ -35,7 +35,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use koios_model::{Expiry, Labels, Matchers, PartitionId, TenantId, TimeRange};
-use koios_promql::QueryError;
+use koios_promql::{Completeness, QueryError};
 use koios_runtime::ClockHandle;
 use koios_server::Metrics;
 use koios_wire::{ReadRequest, ServiceErrorCode};
@@ -54,9 +54,9 @@ pub(crate) use collected::{Collected, Footprint};
 use deletions::DeletionsSeen;
 use heads::{HeadError, HeadReader};
 use held::SourceError;
-use manifests::ManifestCache;
+use manifests::{ManifestCache, NoManifest};
 pub(crate) use merge::Wanted;
-use merge::{Feed, Merge, source_failed};
+use merge::{Feed, MemberAnswer, Merge, source_failed};
 pub(crate) use resolution::Coarseness;
 use seam::Seam;
 use stores::{Asker, BlockFeed, BlockRequest, StoreBoard};
@@ -85,6 +85,23 @@ struct BlocksToRead {
     view: Arc<ManifestView>,
     /// Their names; of none where only the heads have anything.
     blocks: Vec<String>,
+}
+
+/// What there is beside heads.
+enum Beside {
+    Known(BlocksToRead),
+    /// Heads say that they need no blocks; but of those from before their time they do not know, so that there may be more.
+    Unknown(NoManifest),
+}
+
+impl Beside {
+    /// What is too old of a range, as far as a manifest is known.
+    fn expiry_in(&self, range: TimeRange) -> Option<Expiry> {
+        match self {
+            Self::Known(blocks) => Some(blocks.view.expiry_in(range)),
+            Self::Unknown(_) => None,
+        }
+    }
 }
 
 /// Hands out plans until one is not refused as stale.
@@ -197,36 +214,58 @@ impl Cluster {
         selection: &Selection,
         budget: &Arc<Budget>,
     ) -> Result<Merge, QueryError> {
-        let (mut feeds, blocks) = if selection.labels_only {
+        let (heads, blocks) = if selection.labels_only {
             let read = |expiry| self.select_heads(selection, expiry, budget);
             self.read_as_of_one_version(selection, read).await?
         } else {
-            // What is too old of samples is left out where they are merged.
-            let (feeds, seam) = self.select_heads(selection, Expiry::default(), budget).await?;
-            (feeds, self.blocks_for(selection, &seam).await?)
+            self.select_samples(selection, budget).await?
         };
+        let mut feeds: Vec<_> = heads.into_iter().map(Feed::Held).collect();
         let mut wanted = selection.wanted.clone();
-        if let Some(found) = blocks {
-            let BlocksToRead { view, blocks } = found;
-            wanted.expiry = view.expiry_in(selection.range);
-            // Without names a store would read all blocks.
-            if !blocks.is_empty() {
-                let request = BlockRequest {
-                    tenant: selection.tenant.clone(),
-                    manifest_version: view.version,
-                    blocks,
-                    matchers: selection.matchers.clone(),
-                    range: selection.range,
-                    labels_only: selection.labels_only,
-                    limit: limit_of(&selection.wanted, budget),
-                };
-                let feed = BlockFeed::new(self.asker(budget), request);
-                feeds.push(Feed::Blocks(Box::new(feed)));
+        let completeness = match blocks {
+            Beside::Known(BlocksToRead { view, blocks }) => {
+                wanted.expiry = view.expiry_in(selection.range);
+                // Without names a store would read all blocks.
+                if !blocks.is_empty() {
+                    let request = BlockRequest {
+                        tenant: selection.tenant.clone(),
+                        manifest_version: view.version,
+                        blocks,
+                        matchers: selection.matchers.clone(),
+                        range: selection.range,
+                        labels_only: selection.labels_only,
+                        limit: limit_of(&selection.wanted, budget),
+                    };
+                    let feed = BlockFeed::new(self.asker(budget), request);
+                    feeds.push(Feed::Blocks(Box::new(feed)));
+                }
+                Completeness::Complete
+            }
+            Beside::Unknown(none) => none.into(),
+        };
+        let merge = Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget)).await;
+        let merge = merge.map_err(|e| self.blocks_failed(&selection.tenant, e))?;
+        Ok(merge.lacking(completeness))
+    }
+
+    /// Reads heads for samples. What is too old of these is left out where they are merged; but members that sent as many series as they
+    /// may have to leave it out themselves, or there would be others in the place of what is left out.
+    async fn select_samples(
+        &self,
+        selection: &Selection,
+        budget: &Arc<Budget>,
+    ) -> Result<(Vec<MemberAnswer>, Beside), QueryError> {
+        let mut expiry = Expiry::default();
+        for _ in 0..=self.heads.patience.retries {
+            let (heads, seam) = self.select_heads(selection, expiry.clone(), budget).await?;
+            let blocks = self.blocks_for(selection, &seam).await?;
+            let left_out = expiry != Expiry::default() || heads.iter().any(MemberAnswer::is_cut);
+            match blocks.expiry_in(selection.range) {
+                Some(pinned) if left_out && pinned != expiry => expiry = pinned,
+                _ => return Ok((heads, blocks)),
             }
         }
-        Merge::start(feeds, &selection.tenant, wanted, Arc::clone(budget))
-            .await
-            .map_err(|e| self.blocks_failed(&selection.tenant, e))
+        Err(expiry_changes(&selection.tenant))
     }
 
     /// Reads heads for labels, which show no times: heads leave out what is too old by themselves, as the manifest says that the answer
@@ -235,7 +274,7 @@ impl Cluster {
         &self,
         selection: &Selection,
         read: impl Fn(Expiry) -> F,
-    ) -> Result<(T, Option<BlocksToRead>), QueryError>
+    ) -> Result<(T, Beside), QueryError>
     where
         F: Future<Output = Result<(T, Seam), QueryError>>,
     {
@@ -245,16 +284,13 @@ impl Cluster {
         for _ in 0..=self.heads.patience.retries {
             let (found, seam) = read(expiry.clone()).await?;
             let blocks = self.blocks_for(selection, &seam).await?;
-            let pinned = blocks.as_ref().map(|b| b.view.expiry_in(*range));
-            match pinned {
+            match blocks.expiry_in(*range) {
                 Some(pinned) if pinned != expiry => expiry = pinned,
                 // Without a manifest what was known of one is the best that there is.
                 _ => return Ok((found, blocks)),
             }
         }
-        Err(QueryError::unavailable(format!(
-            "how long samples of tenant {tenant} are kept changed each time that heads were read: ask again"
-        )))
+        Err(expiry_changes(tenant))
     }
 
     async fn select_heads(
@@ -262,7 +298,7 @@ impl Cluster {
         selection: &Selection,
         expiry: Expiry,
         budget: &Arc<Budget>,
-    ) -> Result<(Vec<Feed>, Seam), QueryError> {
+    ) -> Result<(Vec<MemberAnswer>, Seam), QueryError> {
         let mut request = ReadRequest {
             tenant: selection.tenant.clone(),
             partition: PartitionId(0),
@@ -288,61 +324,60 @@ impl Cluster {
                 Err(e) => plans.failed(&plan, e).await?,
             }
         };
-        let mut seam = Seam::default();
-        let mut feeds = Vec::new();
+        let (mut seam, mut feeds) = (Seam::default(), Vec::new());
         for read in reads {
             for (series, end) in read.answers {
                 seam.add(read.partition, end);
-                feeds.push(Feed::Held(series.into_iter()));
+                feeds.push(MemberAnswer::new(series, request.limit));
             }
         }
         Ok((feeds, seam))
     }
 
-    /// The blocks to read beside the heads, and the manifest that lists them; `None` where none is known, nor needed.
-    async fn blocks_for(
-        &self,
-        selection: &Selection,
-        seam: &Seam,
-    ) -> Result<Option<BlocksToRead>, QueryError> {
+    /// The blocks to read beside the heads, and the manifest that lists them.
+    async fn blocks_for(&self, selection: &Selection, seam: &Seam) -> Result<Beside, QueryError> {
         let Selection { tenant, range, .. } = selection;
         let range = *range;
         let pin = &selection.wanted.pin;
         let view = match pin.at_least(seam.floor()) {
-            Some(view) => Some(view),
-            None => self.view_for(tenant, range, seam).await?,
+            Some(view) => view,
+            None => match self.view_for(tenant, range, seam).await? {
+                Ok(view) => view,
+                Err(none) => return Ok(Beside::Unknown(none)),
+            },
         };
-        let Some(view) = view else { return Ok(None) };
         pin.set(&view);
         // Another selector of the query may have been faster with another version.
         let view = pin.at_least(seam.floor()).unwrap_or(view);
         let coarseness = selection.wanted.coarseness;
         let chosen = resolution::choose(&view, coarseness, |b| seam.needs_block(b, range));
         let blocks = chosen.into_iter().map(|b| b.id.clone()).collect();
-        Ok(Some(BlocksToRead { view, blocks }))
+        Ok(Beside::Known(BlocksToRead { view, blocks }))
     }
 
-    /// The manifest to read as of; `None` where none is known, nor needed.
+    /// The manifest to read as of, or that none is known where heads can do without.
     async fn view_for(
         &self,
         tenant: &TenantId,
         range: TimeRange,
         seam: &Seam,
-    ) -> Result<Option<Arc<ManifestView>>, QueryError> {
+    ) -> Result<Result<Arc<ManifestView>, NoManifest>, QueryError> {
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
         // recent queries never depend on the bucket.
         if seam.needs_blocks(range) {
-            return self.manifests.pin(tenant, seam.floor()).await.map(Some);
+            return self.manifests.pin(tenant, seam.floor()).await.map(Ok);
         }
+        let history_known = !self.topology.plan(tenant).history_unknown;
         match self.manifests.recent(tenant).await {
-            // Its blocks would be read with what is deleted.
-            Some(view) if view.version >= seam.deletions_version() => Ok(Some(view)),
-            None if !self.topology.plan(tenant).history_unknown => Ok(None),
-            stale => match self.manifests.pin(tenant, seam.floor()).await {
-                Ok(view) => Ok(Some(view)),
-                // As if none were known.
-                Err(_) if stale.is_some() && !self.topology.plan(tenant).history_unknown => Ok(None),
-                Err(e) => Err(e),
+            Ok(view) if view.version >= seam.deletions_version() => Ok(Ok(view)),
+            Err(none) if history_known => Ok(Err(none)),
+            stale => match (self.manifests.pin(tenant, seam.floor()).await, stale) {
+                (Ok(view), _) => Ok(Ok(view)),
+                // Its blocks would be read with what is deleted. It still says whether there are any to read.
+                (Err(_), Ok(stale)) if history_known && !seam.needs_any_of(&stale.blocks, range) => {
+                    Ok(Ok(stale))
+                }
+                (Err(e), _) => Err(e),
             },
         }
     }
@@ -365,6 +400,7 @@ impl Cluster {
         let mut found = Collected::new(budget)?;
         for selection in selections {
             let mut merge = self.select(selection, budget).await?;
+            found.lacks(merge.completeness().clone());
             while let Some(series) = merge
                 .next()
                 .await
@@ -381,10 +417,17 @@ impl Cluster {
     }
 }
 
-/// How many series a source need send.
+fn expiry_changes(tenant: &TenantId) -> QueryError {
+    QueryError::unavailable(format!(
+        "how long samples of tenant {tenant} are kept changed each time that heads were read: ask again"
+    ))
+}
+
+/// How many series a source need send, 0 for all: it does not know which of them are in a shard.
 fn limit_of(wanted: &Wanted, budget: &Budget) -> u64 {
     match (wanted.limit, wanted.shard) {
-        (0, _) | (_, Some(_)) => budget.series_to_ask(),
+        (_, Some(_)) => 0,
+        (0, None) => budget.series_to_ask(),
         (limit, None) => (limit as u64).min(budget.series_to_ask()),
     }
 }

@@ -64,6 +64,11 @@ impl Seam {
         };
         block.range.overlaps(&range) && (block.partitions.is_empty() || !block.partitions.iter().all(held))
     }
+
+    /// Whether that is so of any of them.
+    pub(crate) fn needs_any_of(&self, blocks: &[ListedBlock], range: TimeRange) -> bool {
+        blocks.iter().any(|block| self.needs_block(block, range))
+    }
 }
 
 #[cfg(test)]

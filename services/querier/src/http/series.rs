@@ -164,8 +164,10 @@ impl QuerierApi {
         place: Place,
         write: impl FnMut(&mut Vec<u8>, T) + Send + 'static,
     ) -> Response {
+        let incomplete = found.completeness().warning();
         let (mut found, charge) = found.into_parts();
-        let notes = asked.truncate(&mut found);
+        let mut notes = asked.truncate(&mut found);
+        notes.warnings.extend(incomplete);
         let sending = Sending {
             clients: &self.clients,
             held: Held::new(place, Some(charge)),

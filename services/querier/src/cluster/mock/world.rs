@@ -29,7 +29,11 @@ pub(crate) struct MockManifests {
 
 #[async_trait]
 impl Manifests for MockManifests {
-    async fn latest(&self, _: &TenantId) -> Result<Arc<ManifestView>, ServiceError> {
+    async fn latest(
+        &self,
+        _: &TenantId,
+        _: Option<&Arc<ManifestView>>,
+    ) -> Result<Arc<ManifestView>, ServiceError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let late = self.late.lock().pop_front();
         if let Some(late) = late {

@@ -246,7 +246,7 @@ fn i2_samples_that_are_left_of_a_damaged_block_are_not_in_summaries_alone_too() 
     let split = gone(&m, &settings, &[]).splits.remove(0);
     assert!(split.has_all_that_is_summarised(&m));
     let mut more = m;
-    more.blocks.push(block(3, 0, &[]));
+    more.add_block(block(3, 0, &[])).unwrap();
     more.blocks
         .iter_mut()
         .find(|b| b.block == id(10))
