@@ -17,6 +17,9 @@ struct Block {
     data: [u8; BLOCK_DATA_BYTES],
 }
 
+/// Bytes of a series' state in a copy, before its blocks.
+const COPIED_STATE_BYTES: usize = 24;
+
 const EMPTY: Block = Block {
     next: NONE,
     used: 0,
@@ -230,11 +233,29 @@ impl Pool {
         out.push(0);
     }
 
-    /// Reads what [`Self::copy_out`] wrote.
+    /// Reads over what [`Self::copy_out`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when it ends early.
+    pub(crate) fn pass(r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        r.take(COPIED_STATE_BYTES)?;
+        loop {
+            match r.array()? {
+                [0] => return Ok(()),
+                [used] => r.take(usize::from(used))?,
+            };
+        }
+    }
+
+    /// Reads what [`Self::copy_out`] wrote, and appends the bytes of the entries to `entries`.
     ///
     /// # Errors
     /// [`SnapshotError`] when it is malformed.
-    pub(crate) fn copy_in(&mut self, r: &mut Reader<'_>) -> Result<Hot, SnapshotError> {
+    pub(crate) fn copy_in(
+        &mut self,
+        r: &mut Reader<'_>,
+        entries: &mut Vec<u8>,
+    ) -> Result<Hot, SnapshotError> {
         let mut hot = Hot {
             last_t: r.i64()?,
             last_v: f64::from_bits(r.u64()?),
@@ -250,6 +271,7 @@ impl Pool {
                 break;
             }
             let data = r.take(usize::from(used))?;
+            entries.extend_from_slice(data);
             let id = self.allocate();
             match hot.head {
                 NONE => hot.head = id,

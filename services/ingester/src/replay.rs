@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::{join, try_join_all};
 use koios_model::PartitionId;
-use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
+use koios_wal::{Committer, Damage, DamageKind, Lsn, PartReader, Record, RecordAt, RecordKind, Replay, Wal};
 
 use koios_wire::{BatchHeader, LoggedBatch};
 
@@ -28,6 +28,20 @@ struct Decoded {
     noted: Vec<(Lsn, BatchHeader, u64)>,
     /// Records that cannot be read although their checksums hold.
     unreadable: Vec<Lsn>,
+}
+
+/// What was found of a segment.
+struct Found {
+    number: u32,
+    damage: Vec<Damage>,
+    records: Records,
+}
+
+enum Records {
+    /// They need not be loaded.
+    Noted(Decoded),
+    /// They are loaded part by part.
+    ToLoad(Vec<RecordAt>),
 }
 
 /// How far a replay is.
@@ -56,18 +70,27 @@ impl Inner {
         let (runtime, started) = (&self.deps.runtime, self.deps.runtime.clock.elapsed());
         let mut replay = Replay::open(runtime.disk.clone(), self.wal_settings(), self.deps.identity).await?;
         let segments = replay.segments().to_vec();
-        let mut progress = plan(&mut replay, &segments).await?;
-        if let Some(snapshot) = self.load_snapshot(&segments, progress.load_from).await? {
+        let parts = replay.parts();
+        let mut progress = plan(&parts, &segments).await?;
+        let snapshots = self.find_snapshots(&segments, progress.load_from).await;
+        let expected = snapshots.last().copied().unwrap_or(progress.load_from);
+        let (snapshot, found) = join(
+            self.load_snapshot(snapshots),
+            self.survey(&mut replay, &segments, expected),
+        )
+        .await;
+        if let Some(snapshot) = snapshot {
             progress.load_from = snapshot.segment;
             (progress.said_so, progress.from_snapshot) = (None, true);
             self.install(snapshot, &segments);
         }
-        for &number in &segments {
-            if self.background.is_cancelled() {
-                return Err(self.not_running());
+        for mut found in found? {
+            let load = found.number >= progress.load_from;
+            // Its snapshot could not be used.
+            if load && matches!(found.records, Records::Noted(_)) {
+                found = self.find(&mut replay, found.number, true).await?;
             }
-            let content = replay.read(number).await?;
-            self.replay_segment(content, &mut progress).await?;
+            self.replay_segment(found, &parts, &mut progress).await?;
         }
         if let Some(c) = progress.said_so.take() {
             // The checkpoint of the first loaded segment is damaged; this one's floors are higher and as good.
@@ -90,25 +113,55 @@ impl Inner {
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
-    /// Decodes a part of the segment on all cores while the part before it is applied. Parts are small: decoded, batches
-    /// are many times as large.
-    async fn replay_segment(&self, content: SegmentContent, progress: &mut Progress) -> Result<()> {
-        let number = content.number;
-        progress.damaged |= !content.damage.is_empty();
-        for damage in &content.damage {
+    /// Looks through all segments. Of those below `load_from` no more is decoded than that they need not be loaded.
+    async fn survey(&self, replay: &mut Replay, segments: &[u32], load_from: u32) -> Result<Vec<Found>> {
+        let mut all = Vec::with_capacity(segments.len());
+        for &number in segments {
+            all.push(self.find(replay, number, number >= load_from).await?);
+        }
+        Ok(all)
+    }
+
+    /// Looks through a segment, which is in memory whole meanwhile.
+    async fn find(&self, replay: &mut Replay, number: u32, load: bool) -> Result<Found> {
+        if self.background.is_cancelled() {
+            return Err(self.not_running());
+        }
+        let content = replay.read(number).await?;
+        let records = if load {
+            Records::ToLoad(content.records.iter().map(Record::at).collect())
+        } else {
+            Records::Noted(self.decode(content.records, false).await?)
+        };
+        Ok(Found {
+            number,
+            damage: content.damage,
+            records,
+        })
+    }
+
+    /// Reads a part of the segment and decodes it on all cores while the part before it is applied. Parts are small: decoded,
+    /// batches are many times as large.
+    async fn replay_segment(&self, found: Found, parts: &PartReader, progress: &mut Progress) -> Result<()> {
+        let number = found.number;
+        if self.background.is_cancelled() {
+            return Err(self.not_running());
+        }
+        progress.damaged |= !found.damage.is_empty();
+        for damage in &found.damage {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
         }
         self.store.segments.lock().begin(number, 0);
-        let load = number >= progress.load_from;
+        let records = match found.records {
+            Records::Noted(decoded) => return self.replay_part(number, Some(decoded), progress).await,
+            Records::ToLoad(records) => records,
+        };
         let mut decoded: Option<Decoded> = None;
-        for part in parts(content.records) {
+        for part in parts_of(&records) {
             let before = decoded.take();
-            let (next, applied) = join(
-                self.decode(part, load),
-                self.replay_part(number, before, progress),
-            )
-            .await;
+            let read = async { self.decode(parts.read(part).await?, true).await };
+            let (next, applied) = join(read, self.replay_part(number, before, progress)).await;
             applied?;
             decoded = Some(next?);
         }
@@ -249,31 +302,24 @@ impl Inner {
 }
 
 /// Records in runs of about [`PART_BYTES`].
-fn parts(records: Vec<Record>) -> Vec<Vec<Record>> {
-    let (mut parts, mut bytes) = (Vec::new(), PART_BYTES);
-    for record in records {
-        if bytes >= PART_BYTES {
-            parts.push(Vec::new());
+fn parts_of(records: &[RecordAt]) -> impl Iterator<Item = &[RecordAt]> {
+    let mut bytes = 0;
+    records.chunk_by(move |before, _| {
+        bytes += before.len as usize;
+        let is_full = bytes >= PART_BYTES;
+        if is_full {
             bytes = 0;
         }
-        bytes += record.payload.len();
-        if let Some(part) = parts.last_mut() {
-            part.push(record);
-        }
-    }
-    parts
+        !is_full
+    })
 }
 
 /// Asks the newest checkpoint from where on samples must be loaded.
-async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
+async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
     let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
         return Ok(Progress::default());
     };
-    let content = replay.read(last).await?;
-    let newest = content
-        .records
-        .first()
-        .filter(|r| r.kind == RecordKind::Checkpoint);
+    let newest = parts.checkpoint(last).await?;
     let newest: Option<Checkpoint> = newest.map(|r| parse(r.lsn, &r.payload)).transpose()?;
     let load_from = newest.as_ref().map_or(0, |c| c.heads_need_from);
     Ok(Progress {
