@@ -52,6 +52,7 @@ mod snapshot;
 mod starts;
 mod symbols;
 mod varint;
+mod waiting;
 mod windows;
 
 pub use apply::Applied;
@@ -67,4 +68,5 @@ pub use read::{merge_runs, merge_starts};
 pub use resolve::Resolved;
 pub use series::SeriesId;
 pub use snapshot::Strip;
+pub use waiting::Sealing;
 pub use windows::WindowState;

@@ -179,15 +179,22 @@ impl Pool {
         block.used = (used + entry.len()) as u8;
     }
 
+    fn blocks(&self, hot: &Hot) -> impl Iterator<Item = &Block> {
+        let head = (hot.count > 0).then(|| self.block(hot.head));
+        std::iter::successors(head, |block| (block.next != NONE).then(|| self.block(block.next)))
+    }
+
     /// The bytes of the open samples' entries, in the memory they need.
     fn copy(&self, hot: &Hot) -> Vec<u8> {
-        let blocks = || {
-            let head = (hot.count > 0).then(|| self.block(hot.head));
-            std::iter::successors(head, |block| (block.next != NONE).then(|| self.block(block.next)))
-        };
-        let mut out = Vec::with_capacity(blocks().map(|b| usize::from(b.used)).sum());
-        blocks().for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
+        let mut out = Vec::with_capacity(self.blocks(hot).map(|b| usize::from(b.used)).sum());
+        self.copy_onto(hot, &mut out);
         out
+    }
+
+    /// Appends the bytes of the open samples' entries.
+    pub(crate) fn copy_onto(&self, hot: &Hot, out: &mut Vec<u8>) {
+        self.blocks(hot)
+            .for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
     }
 
     /// From the first to the last open sample, if there are any.

@@ -29,6 +29,8 @@ mod format;
 mod lsn;
 mod mark;
 mod parts;
+#[cfg(test)]
+mod parts_test;
 mod queue;
 mod replay;
 mod scan;

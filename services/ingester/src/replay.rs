@@ -1,5 +1,7 @@
 //! Rebuilds the state from the log at start.
 
+mod applying;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use koios_wire::{BatchHeader, LoggedBatch};
 
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
+use crate::replica::BatchTimes;
 use crate::store::Store;
 use crate::{Error, Result};
 use koios_runtime::with_sources;
@@ -18,6 +21,9 @@ use koios_runtime::with_sources;
 /// Bytes of records that are decoded at a time. Decoded they are many times as large, twice that is held at once, and a
 /// start should need little more memory than what it starts: with 2 MiB it was a fifth more for a million young series.
 const PART_BYTES: usize = 512 << 10;
+
+/// Segments to be loaded that are looked through before: few enough that they are in the system's memory when they are read again.
+const SEGMENTS_AHEAD: usize = 4;
 
 /// A part of a segment's records, decoded.
 #[derive(Default)]
@@ -39,7 +45,7 @@ struct Found {
 
 enum Records {
     /// They need not be loaded.
-    Noted(Decoded),
+    Noted(Box<Decoded>),
     /// They are loaded part by part.
     ToLoad(Vec<RecordAt>),
 }
@@ -84,12 +90,14 @@ impl Inner {
             (progress.said_so, progress.from_snapshot) = (None, true);
             self.install(snapshot, &segments);
         }
-        for mut found in found? {
-            let load = found.number >= progress.load_from;
-            // Its snapshot could not be used.
-            if load && matches!(found.records, Records::Noted(_)) {
-                found = self.find(&mut replay, found.number, true).await?;
-            }
+        let mut found = found?.into_iter();
+        for &number in &segments {
+            let load = number >= progress.load_from;
+            let found = match found.next() {
+                // That they need not be loaded was expected of a snapshot that could not be used.
+                Some(found) if !(load && matches!(found.records, Records::Noted(_))) => found,
+                _ => self.find(&mut replay, number, load).await?,
+            };
             self.replay_segment(found, &parts, &mut progress).await?;
         }
         if let Some(c) = progress.said_so.take() {
@@ -113,10 +121,12 @@ impl Inner {
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
-    /// Looks through all segments. Of those below `load_from` no more is decoded than that they need not be loaded.
+    /// Looks through the segments below `load_from`, of which no more is decoded than that they need not be loaded, and through
+    /// some more.
     async fn survey(&self, replay: &mut Replay, segments: &[u32], load_from: u32) -> Result<Vec<Found>> {
-        let mut all = Vec::with_capacity(segments.len());
-        for &number in segments {
+        let below = segments.partition_point(|number| *number < load_from);
+        let mut all = Vec::with_capacity(below);
+        for &number in segments.iter().take(below.saturating_add(SEGMENTS_AHEAD)) {
             all.push(self.find(replay, number, number >= load_from).await?);
         }
         Ok(all)
@@ -131,7 +141,7 @@ impl Inner {
         let records = if load {
             Records::ToLoad(content.records.iter().map(Record::at).collect())
         } else {
-            Records::Noted(self.decode(content.records, false).await?)
+            Records::Noted(Box::new(self.decode(content.records, false).await?))
         };
         Ok(Found {
             number,
@@ -154,7 +164,7 @@ impl Inner {
         }
         self.store.segments.lock().begin(number, 0);
         let records = match found.records {
-            Records::Noted(decoded) => return self.replay_part(number, Some(decoded), progress).await,
+            Records::Noted(decoded) => return self.replay_part(number, Some(*decoded), progress).await,
             Records::ToLoad(records) => records,
         };
         let mut decoded: Option<Decoded> = None;
@@ -191,14 +201,12 @@ impl Inner {
             self.store.segments.lock().begin(number, c.at_ms);
             self.replay_checkpoint(number, c, progress);
         }
-        let store = Arc::clone(&self.store);
+        let (store, cpu) = (Arc::clone(&self.store), self.deps.runtime.cpu.clone());
         let apply = move || {
             for (lsn, header, bytes) in &decoded.noted {
                 store.note_batch(*lsn, header, *bytes);
             }
-            for (lsn, entry) in decoded.entries {
-                store.apply_entry(lsn, entry);
-            }
+            store.replay_entries(&cpu, decoded.entries);
         };
         Ok(self.pools.apply.run(apply).await?)
     }
@@ -228,11 +236,11 @@ impl Inner {
 
     /// Decodes records on all cores.
     async fn decode(&self, records: Vec<Record>, load: bool) -> Result<Decoded> {
-        let cpu = &self.deps.runtime.cpu;
+        let (cpu, window_ms) = (&self.deps.runtime.cpu, self.store.window_ms);
         let per_job = records.len().div_ceil(cpu.parallelism()).max(1);
         let jobs = records.chunks(per_job).map(|part| {
             let part = part.to_vec();
-            cpu.run(move || decode_all(&part, load))
+            cpu.run(move || decode_all(&part, load, window_ms))
         });
         let mut all = Decoded::default();
         for part in try_join_all(jobs).await? {
@@ -332,7 +340,7 @@ async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
     })
 }
 
-fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
+fn decode_all(records: &[Record], load: bool, window_ms: i64) -> Result<Decoded> {
     let mut out = Decoded::default();
     for record in records {
         let lsn = record.lsn;
@@ -345,7 +353,14 @@ fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
             RecordKind::Batch if !load => LoggedBatch::peek_header(&record.payload)
                 .map(|header| out.noted.push((lsn, header, record.payload.len() as u64)))
                 .map_err(|source| Error::Batch { lsn, source }),
-            _ => Entry::read(record).map(|entry| out.entries.extend(entry.map(|e| (lsn, e)))),
+            _ => Entry::read(record).map(|entry| {
+                out.entries.extend(entry.map(|mut entry| {
+                    if let Entry::Replayed(replayed) = &mut entry {
+                        replayed.times = Some(BatchTimes::of(&replayed.columns, window_ms));
+                    }
+                    (lsn, entry)
+                }));
+            }),
         };
         match decoded {
             Ok(()) => {}
