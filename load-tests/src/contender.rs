@@ -22,6 +22,8 @@ pub(crate) struct Contender {
     pub(crate) base: String,
     pub(crate) push: &'static str,
     pub(crate) ready: &'static str,
+    /// All that it has on disk.
+    pub(crate) data: PathBuf,
     /// Asked after the load, so that everything is on disk in its final form.
     pub(crate) flush: Vec<&'static str>,
     /// Where the final form lies.
@@ -83,6 +85,7 @@ pub(crate) fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<
             base: format!("http://127.0.0.1:{k}"),
             push: "/api/v1/push",
             ready: "/ready",
+            data: data("koios"),
             flush: vec!["/ingester/flush?wait=true"],
             stored: data("koios").join("bucket"),
         },
@@ -100,6 +103,7 @@ pub(crate) fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<
             base: format!("http://127.0.0.1:{p}"),
             push: "/api/v1/write",
             ready: "/-/ready",
+            data: data("prometheus"),
             flush: vec!["/api/v1/admin/tsdb/snapshot"],
             stored: data("prometheus").join("snapshots"),
         },
@@ -116,6 +120,7 @@ pub(crate) fn contenders(dir: &Path, koios: &Path, fleet: &Fleet) -> Result<Vec<
             base: format!("http://127.0.0.1:{v}"),
             push: "/api/v1/write",
             ready: "/health",
+            data: data("victoria"),
             flush: vec!["/internal/force_flush", "/internal/force_merge"],
             stored: data("victoria").join("data"),
         },

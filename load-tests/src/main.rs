@@ -123,6 +123,8 @@ enum Command {
     Restart {
         #[command(flatten)]
         side: SideBySide,
+        #[command(flatten)]
+        starts: restart::Starts,
     },
     /// Compares the bytes of a sample as each of the three stores it in the end, and measures compaction. Unless told
     /// otherwise the load begins at the last midnight (UTC) that lets it end before the current day began.
@@ -244,8 +246,8 @@ async fn main() -> Result<()> {
         Command::Latency { side } => {
             latency::latency(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
         }
-        Command::Restart { side } => {
-            restart::restart(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+        Command::Restart { side, starts } => {
+            restart::restart(&side.fleet.fleet(), &side.koios, side.concurrency, starts).await?;
         }
         Command::Stored { mut side } => {
             side.fleet.begin_at_midnight();

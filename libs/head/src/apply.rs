@@ -173,7 +173,8 @@ impl Head {
             let start = if STARTED { start_at(starts, s.t) } else { 0 };
             if hot.has_last() && s.t <= hot.last_t {
                 let same = s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits();
-                if same && (start == 0 || self.newest_start(index) == Some(start)) {
+                let repeats = same && (start == 0 || self.newest_start(index) == Some(start));
+                if repeats || (self.waiting.is_open && self.repeats_open(index, s)) {
                     applied.duplicates += 1;
                 } else {
                     late.push(s);
@@ -197,7 +198,9 @@ impl Head {
             tally.add(s.t);
             applied.samples += 1;
         }
-        if !late.is_empty() {
+        if !late.is_empty() && self.waiting.is_open {
+            self.waiting.take_late(index, &late, tally.lsn);
+        } else if !late.is_empty() {
             self.append_late(index, &mut late, starts, tally, applied);
         }
         self.scratch.late = late;

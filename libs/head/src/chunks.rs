@@ -147,13 +147,18 @@ impl Chunks {
 
     /// Adds a chunk in its place.
     pub(crate) fn insert(&mut self, list: &mut ChunkList, new: New<'_>) {
-        let place = self.pages.push(new.group, new.samples, new.bytes);
-        let id = self.entries.add(Entry::new(new.range, place));
-        self.live += 1;
+        let id = self.add(new);
         self.link(list, id);
     }
 
-    fn link(&mut self, list: &mut ChunkList, id: u32) {
+    /// Adds a chunk that is in no list before [`Self::link`].
+    pub(crate) fn add(&mut self, new: New<'_>) -> u32 {
+        let place = self.pages.push(new.group, new.samples, new.bytes);
+        self.live += 1;
+        self.entries.add(Entry::new(new.range, place))
+    }
+
+    pub(crate) fn link(&mut self, list: &mut ChunkList, id: u32) {
         let min = self.entries.get(id).min;
         if list.last == NONE {
             self.entries.get_mut(id).next = id;

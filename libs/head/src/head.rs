@@ -16,6 +16,7 @@ use crate::resolve::Resolutions;
 use crate::series::{SeriesTable, UNCUT};
 use crate::starts::{StartOf, StartsTable};
 use crate::symbols::Symbols;
+use crate::waiting::Waiting;
 use crate::windows::{WindowState, Windows};
 
 /// How a head divides time and samples.
@@ -67,6 +68,7 @@ pub struct Head {
     pub(crate) encoder: Encoder,
     pub(crate) creating: Creating,
     pub(crate) resolutions: Resolutions,
+    pub(crate) waiting: Waiting,
     /// Series were dropped since memory was given back.
     pub(crate) unshrunk: bool,
     pub(crate) scratch: Scratch,
@@ -109,6 +111,7 @@ impl Head {
             encoder: Encoder::default(),
             creating: Creating::default(),
             resolutions: Resolutions::default(),
+            waiting: Waiting::default(),
             unshrunk: false,
             scratch: Scratch::default(),
         }
@@ -162,6 +165,9 @@ impl Head {
     )]
     pub(crate) fn seal_open(&mut self, index: u32) {
         let i = index as usize;
+        if self.waiting.is_open {
+            return self.waiting.take(index, &mut self.series.hot[i], &mut self.pool);
+        }
         let (mut ts, mut vs) = self.take_columns();
         let hot = &mut self.series.hot[i];
         let decoded = self.pool.decode(hot, &mut ts, &mut vs);
@@ -199,28 +205,30 @@ impl Head {
         reason = "a failure here is a bug that would otherwise lose samples"
     )]
     fn seal_run(&mut self, index: u32, timestamps: &[i64], values: &[f64], starts: &Starts) {
-        // Side buffers may hold more than one chunk's worth when a batch brought much at once.
-        let most = usize::from(self.samples_per_chunk) * 2;
+        let most = self.chunk_samples_max();
+        let mut encoder = std::mem::take(&mut self.encoder);
         let mut encoded = std::mem::take(&mut self.scratch.encoded);
-        for (ts, vs) in timestamps.chunks(most).zip(values.chunks(most)) {
-            let (Some(&min), Some(&max)) = (ts.first(), ts.last()) else {
-                break;
-            };
-            encoded.clear();
-            self.encoder
-                .encode_onto(ts, vs, &mut encoded)
-                .expect("open and late samples are kept in strictly ascending time");
-            let range = TimeRange::new(min, max);
-            if starts.is_empty() {
-                self.seal(index, range, ts.len(), &encoded);
-            } else {
-                let chunk = Chunk::parse(Bytes::copy_from_slice(&encoded));
+        encode_chunks(
+            &mut encoder,
+            &mut encoded,
+            most,
+            (timestamps, values),
+            |range, samples, bytes| {
+                if starts.is_empty() {
+                    return self.seal(index, range, samples, bytes);
+                }
+                let chunk = Chunk::parse(Bytes::copy_from_slice(bytes));
                 let started = chunk.and_then(|chunk| chunk.with_starts(starts));
                 let started = started.expect("what was just encoded is a chunk");
-                self.seal(index, range, ts.len(), started.bytes());
-            }
-        }
-        self.scratch.encoded = encoded;
+                self.seal(index, range, samples, started.bytes());
+            },
+        );
+        (self.encoder, self.scratch.encoded) = (encoder, encoded);
+    }
+
+    /// Most samples of a chunk: side buffers may hold more than one chunk's worth when a batch brought much at once.
+    pub(crate) fn chunk_samples_max(&self) -> usize {
+        usize::from(self.samples_per_chunk) * 2
     }
 
     /// Adds a sealed chunk that no cut has taken.
@@ -244,5 +252,29 @@ impl Head {
 
     pub(crate) fn give_columns(&mut self, ts: Vec<i64>, vs: Vec<f64>) {
         (self.scratch.timestamps, self.scratch.values) = (ts, vs);
+    }
+}
+
+/// Encodes samples of a series as chunks of at most so many; `take` gets the range of each, how many samples it has, and its bytes.
+#[expect(
+    clippy::expect_used,
+    reason = "a failure here is a bug that would otherwise lose samples"
+)]
+pub(crate) fn encode_chunks(
+    encoder: &mut Encoder,
+    encoded: &mut Vec<u8>,
+    most: usize,
+    (timestamps, values): (&[i64], &[f64]),
+    mut take: impl FnMut(TimeRange, usize, &[u8]),
+) {
+    for (ts, vs) in timestamps.chunks(most).zip(values.chunks(most)) {
+        let (Some(&min), Some(&max)) = (ts.first(), ts.last()) else {
+            break;
+        };
+        encoded.clear();
+        encoder
+            .encode_onto(ts, vs, encoded)
+            .expect("open and late samples are kept in strictly ascending time");
+        take(TimeRange::new(min, max), ts.len(), encoded);
     }
 }

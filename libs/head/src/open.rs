@@ -17,6 +17,9 @@ struct Block {
     data: [u8; BLOCK_DATA_BYTES],
 }
 
+/// Bytes of a series' state in a copy, before its blocks.
+const COPIED_STATE_BYTES: usize = 24;
+
 const EMPTY: Block = Block {
     next: NONE,
     used: 0,
@@ -176,15 +179,22 @@ impl Pool {
         block.used = (used + entry.len()) as u8;
     }
 
+    fn blocks(&self, hot: &Hot) -> impl Iterator<Item = &Block> {
+        let head = (hot.count > 0).then(|| self.block(hot.head));
+        std::iter::successors(head, |block| (block.next != NONE).then(|| self.block(block.next)))
+    }
+
     /// The bytes of the open samples' entries, in the memory they need.
     fn copy(&self, hot: &Hot) -> Vec<u8> {
-        let blocks = || {
-            let head = (hot.count > 0).then(|| self.block(hot.head));
-            std::iter::successors(head, |block| (block.next != NONE).then(|| self.block(block.next)))
-        };
-        let mut out = Vec::with_capacity(blocks().map(|b| usize::from(b.used)).sum());
-        blocks().for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
+        let mut out = Vec::with_capacity(self.blocks(hot).map(|b| usize::from(b.used)).sum());
+        self.copy_onto(hot, &mut out);
         out
+    }
+
+    /// Appends the bytes of the open samples' entries.
+    pub(crate) fn copy_onto(&self, hot: &Hot, out: &mut Vec<u8>) {
+        self.blocks(hot)
+            .for_each(|b| out.extend_from_slice(&b.data[..usize::from(b.used)]));
     }
 
     /// From the first to the last open sample, if there are any.
@@ -230,11 +240,29 @@ impl Pool {
         out.push(0);
     }
 
-    /// Reads what [`Self::copy_out`] wrote.
+    /// Reads over what [`Self::copy_out`] wrote.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when it ends early.
+    pub(crate) fn pass(r: &mut Reader<'_>) -> Result<(), SnapshotError> {
+        r.take(COPIED_STATE_BYTES)?;
+        loop {
+            match r.array()? {
+                [0] => return Ok(()),
+                [used] => r.take(usize::from(used))?,
+            };
+        }
+    }
+
+    /// Reads what [`Self::copy_out`] wrote, and appends the bytes of the entries to `entries`.
     ///
     /// # Errors
     /// [`SnapshotError`] when it is malformed.
-    pub(crate) fn copy_in(&mut self, r: &mut Reader<'_>) -> Result<Hot, SnapshotError> {
+    pub(crate) fn copy_in(
+        &mut self,
+        r: &mut Reader<'_>,
+        entries: &mut Vec<u8>,
+    ) -> Result<Hot, SnapshotError> {
         let mut hot = Hot {
             last_t: r.i64()?,
             last_v: f64::from_bits(r.u64()?),
@@ -250,6 +278,7 @@ impl Pool {
                 break;
             }
             let data = r.take(usize::from(used))?;
+            entries.extend_from_slice(data);
             let id = self.allocate();
             match hot.head {
                 NONE => hot.head = id,

@@ -102,7 +102,7 @@ impl Head {
     ) -> Resolved {
         let mut out = self.resolutions.begin(batch.hashes.len());
         let mut with_histograms = batch.histograms.iter().map(|h| h.series).peekable();
-        let mut expected = 0;
+        let (mut expected, mut before) = (0, None);
         for (at, s) in batch.series().enumerate() {
             let mut has_samples = !s.timestamps.is_empty();
             while with_histograms.next_if_eq(&(at as u32)).is_some() {
@@ -116,7 +116,9 @@ impl Head {
                 (Some(index), _) => index,
                 (None, Some(_)) if !has_samples => SKIPPED,
                 (None, Some(labels)) => {
-                    let found = self.series.find_labels(s.hash, labels, &self.symbols);
+                    let series = &self.series;
+                    let found = series.find_labels_at(s.hash, labels, expected, before, &self.symbols);
+                    before = found.map(|index| (index, labels)).or(before);
                     // A doomed one may be gone when the batch is applied; it is looked for again then.
                     let stays = found.filter(|index| !self.resolutions.doomed.contains(*index));
                     stays.unwrap_or(NEW)
@@ -160,6 +162,11 @@ impl Head {
             Found::Ambiguous => true,
             Found::None => false,
         }
+    }
+
+    /// Whether series ever came under a reference that another had.
+    pub fn shares_hashes(&self) -> bool {
+        self.series.shares_hashes()
     }
 
     /// How many series a metric has.

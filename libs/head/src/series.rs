@@ -121,6 +121,11 @@ impl SeriesTable {
         self.find(hash)
     }
 
+    /// Whether a series ever came under a hash that another had.
+    pub(crate) fn shares_hashes(&self) -> bool {
+        self.shared_hashes > 0
+    }
+
     /// The series under a hash, when its labels don't matter.
     pub(crate) fn find(&self, hash: SeriesHash) -> Found {
         let mut found = Found::None;
@@ -144,17 +149,50 @@ impl SeriesTable {
     ) -> Option<u32> {
         self.lookup
             .find(table_hash(hash), |&i| {
-                self.hashes[i as usize] == hash && self.has_labels(i, labels, symbols)
+                self.hashes[i as usize] == hash && self.has_labels(i, labels, None, symbols)
             })
             .copied()
     }
 
-    fn has_labels(&self, index: u32, labels: LabelsRef<'_>, symbols: &Symbols) -> bool {
+    /// The same where it is expected at a place, and mostly shares labels with the series found `before`.
+    pub(crate) fn find_labels_at(
+        &self,
+        hash: SeriesHash,
+        labels: LabelsRef<'_>,
+        expected: u32,
+        before: Option<(u32, LabelsRef<'_>)>,
+        symbols: &Symbols,
+    ) -> Option<u32> {
+        let is_there = self.hashes.get(expected as usize) == Some(&hash) && self.is_used(expected);
+        if is_there && self.has_labels(expected, labels, before, symbols) {
+            return Some(expected);
+        }
+        self.find_labels(hash, labels, symbols)
+    }
+
+    /// Whether a series has these labels. What it shares with the one before need not be looked up: a string has one id.
+    fn has_labels(
+        &self,
+        index: u32,
+        labels: LabelsRef<'_>,
+        before: Option<(u32, LabelsRef<'_>)>,
+        symbols: &Symbols,
+    ) -> bool {
         let mut ids = self.label_ids(index);
         let is = |id, bytes| symbols.resolve(id).as_bytes() == bytes;
+        let known = before.map(|(place, labels)| labels.iter_bytes().zip(self.label_ids(place)));
+        let mut known = known.into_iter().flatten().peekable();
         let mut labels = labels.iter_bytes();
-        labels.all(|(name, value)| ids.next().is_some_and(|p| is(p.name, name) && is(p.value, value)))
-            && ids.next().is_none()
+        let has_all = labels.all(|(name, value)| {
+            let Some(pair) = ids.next() else { return false };
+            while known.next_if(|((n, _), _)| *n < name).is_some() {}
+            match known.next_if(|((n, _), _)| *n == name) {
+                Some(((_, v), same)) if v == value => same == pair,
+                Some((_, same)) => same.name == pair.name && is(pair.value, value),
+                None => is(pair.name, name) && is(pair.value, value),
+            }
+        });
+        has_all && ids.next().is_none()
     }
 
     /// Adds a series at a place that [`Self::place`] gave.

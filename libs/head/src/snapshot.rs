@@ -6,19 +6,15 @@
 //! some series before a cut and some after it could pass uncut samples for cut ones.
 //!
 //! The bytes are laid out as the head keeps them, little endian, and are checked for lengths only: their keeper has the
-//! checksums.
+//! checksums. `crate::load` reads them back.
 
 use bytes::Bytes;
-use koios_chunk::{Chunk, encode_histograms};
-use koios_model::{Labels, LabelsRef, Sample, SeriesHash, TimeRange};
+use koios_chunk::encode_histograms;
+use koios_model::{Labels, LabelsRef, Sample, TimeRange};
 
-use crate::apply::{Applied, Tally};
-use crate::chunks::New;
 use crate::error::{Error, SnapshotError};
 use crate::head::Head;
-use crate::histograms::At;
-use crate::series::{Side, UNCUT};
-use crate::starts::StartOf;
+use crate::series::UNCUT;
 
 /// Some series of a head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,11 +28,11 @@ pub struct Strip {
 }
 
 /// An unsealed run of histograms.
-const HISTOGRAMS_OPEN: u8 = 0;
+pub(crate) const HISTOGRAMS_OPEN: u8 = 0;
 /// The newest histogram in order, which a sealed chunk holds.
-const HISTOGRAM_LAST: u8 = 1;
+pub(crate) const HISTOGRAM_LAST: u8 = 1;
 /// No histograms, but the start timestamps of unsealed floats.
-const STARTS: u8 = 2;
+pub(crate) const STARTS: u8 = 2;
 
 impl Head {
     /// Copies series from a place on until `bytes_max` is reached, or a series with late samples that were not compared yet:
@@ -131,30 +127,6 @@ impl Head {
         (open.len() + late.len() > 0).then(|| out.into())
     }
 
-    fn load_starts(&mut self, index: u32, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let mut r = Reader::new(bytes);
-        let hot = self.series.hot.get(index as usize).ok_or(SnapshotError)?;
-        let newest_open = (hot.count > 0).then_some(hot.last_t);
-        if self.open_starts(index).is_some_and(|starts| !starts.is_empty()) {
-            return Err(SnapshotError);
-        }
-        for is_open in [true, false] {
-            let mut before = None;
-            for _ in 0..r.u32()? {
-                let (t, start) = (r.i64()?, r.i64()?);
-                if before >= Some(t) || (is_open && newest_open < Some(t)) {
-                    return Err(SnapshotError);
-                }
-                before = Some(t);
-                match is_open {
-                    true => self.note_start(index, t, start),
-                    false => self.note_late_start(index, t, start),
-                }
-            }
-        }
-        r.is_done().then_some(()).ok_or(SnapshotError)
-    }
-
     /// What a head knows beside its series: to be taken after all strips, and loaded after them.
     pub fn snapshot_accounts(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -162,86 +134,6 @@ impl Head {
         self.windows.copy_out(&mut out);
         self.exemplars.copy_out(&mut out);
         out
-    }
-
-    /// Adds the series of a strip to a head that has none of them.
-    ///
-    /// # Errors
-    /// [`SnapshotError`] when the bytes are no strip; the head is of no use then.
-    pub fn load(&mut self, strip: &Strip) -> Result<(), SnapshotError> {
-        let (mut labels, mut data) = (Reader::new(&strip.labels), Reader::new(&strip.data));
-        for _ in 0..strip.series {
-            let packed = LabelsRef::from_packed(labels.bytes()?).map_err(|_| SnapshotError)?;
-            self.load_series(packed, &mut data)?;
-        }
-        self.created();
-        (labels.is_done() && data.is_done())
-            .then_some(())
-            .ok_or(SnapshotError)
-    }
-
-    fn load_series(&mut self, labels: LabelsRef<'_>, data: &mut Reader<'_>) -> Result<(), SnapshotError> {
-        let hash = SeriesHash(u128::from_le_bytes(data.array()?));
-        if labels.is_empty() || self.series.find_labels(hash, labels, &self.symbols).is_some() {
-            return Err(SnapshotError);
-        }
-        let index = self.create(hash, labels);
-        let i = index as usize;
-        let hot = self.pool.copy_in(data)?;
-        let (mut ts, mut vs) = self.take_columns();
-        let open = self.pool.decode(&hot, &mut ts, &mut vs);
-        self.give_columns(ts, vs);
-        open.map_err(|_| SnapshotError)?;
-        self.series.hot[i] = hot;
-        let sealed = data.u32()?;
-        for _ in 0..sealed {
-            let (cut, samples, range) = (data.u32()?, data.u32()?, data.range()?);
-            let sealed = New {
-                group: (self.windows.range_of(range.min).min, cut),
-                range,
-                samples,
-                bytes: data.bytes()?,
-            };
-            self.insert_sealed(index, sealed);
-        }
-        let late = data.u32()?;
-        if late > 0 {
-            let samples = (0..late).map(|_| data.sample());
-            let samples = samples.collect::<Result<Vec<Sample>, SnapshotError>>()?;
-            self.side_samples += samples.len();
-            let side = Side {
-                samples,
-                ..Side::default()
-            };
-            self.series.cold[i].side = Some(Box::new(side));
-        }
-        let runs = data.u32()?;
-        for _ in 0..runs {
-            let ([kind], bytes) = (data.array()?, data.bytes()?);
-            if kind == STARTS {
-                self.load_starts(index, bytes)?;
-                continue;
-            }
-            let chunk = Chunk::parse(Bytes::copy_from_slice(bytes)).map_err(|_| SnapshotError)?;
-            let (mut histograms, mut starts): (Vec<At>, Vec<StartOf>) = (Vec::new(), Vec::new());
-            chunk
-                .decode_starts(TimeRange::ALL, &mut starts)
-                .map_err(|_| SnapshotError)?;
-            chunk
-                .decode_histograms(TimeRange::ALL, &mut histograms)
-                .map_err(|_| SnapshotError)?;
-            match (kind, histograms.pop()) {
-                (HISTOGRAM_LAST, Some(last)) => self.sealed_through(index, last),
-                (HISTOGRAMS_OPEN, last) => {
-                    histograms.extend(last);
-                    let (mut tally, mut applied) = (Tally::new(0), Applied::default());
-                    let run = histograms.iter().map(|(t, h)| (*t, h.as_ref()));
-                    self.append_histogram_series(index, run.collect(), &starts, &mut tally, &mut applied);
-                }
-                _ => return Err(SnapshotError),
-            }
-        }
-        Ok(())
     }
 
     /// Takes over what a head knew beside its series; after all strips were loaded.
@@ -292,6 +184,11 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.rest.is_empty()
     }
@@ -329,7 +226,7 @@ impl<'a> Reader<'a> {
         Ok(TimeRange { min, max })
     }
 
-    fn sample(&mut self) -> Result<Sample, SnapshotError> {
+    pub(crate) fn sample(&mut self) -> Result<Sample, SnapshotError> {
         let (t, v) = (self.i64()?, f64::from_bits(self.u64()?));
         Ok(Sample { t, v })
     }

@@ -38,6 +38,11 @@ pub(crate) struct StartsTable {
 }
 
 impl StartsTable {
+    /// Whether no series has any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
     fn change<T>(&mut self, index: u32, change: impl FnOnce(&mut SeriesStarts) -> T) -> T {
         let series = self.series.entry(index).or_default();
         let before = series.heap_bytes();

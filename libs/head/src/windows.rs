@@ -84,6 +84,11 @@ impl Windows {
         }
     }
 
+    /// How wide windows are.
+    pub(crate) fn width_ms(&self) -> i64 {
+        self.width_ms
+    }
+
     /// The window that holds `t`. The first and the last of all time are cut short.
     pub(crate) fn range_of(&self, t: i64) -> TimeRange {
         let offset = t.rem_euclid(self.width_ms);

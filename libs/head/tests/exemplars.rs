@@ -136,7 +136,7 @@ fn a_head_from_a_snapshot_is_told_which_windows_have_late_exemplars() {
     let (strip, next) = head.snapshot(0, usize::MAX).unwrap();
     assert_eq!(next, None);
     let mut loaded = Head::new(options());
-    loaded.load(&strip).unwrap();
+    loaded.load(&strip.open().unwrap()).unwrap();
     loaded.load_accounts(&head.snapshot_accounts()).unwrap();
     assert_eq!(loaded.windows()[0].uncut_exemplars, 0);
     loaded.mark_exemplars_uncut(WINDOW_MS);

@@ -269,7 +269,7 @@ fn snapshot(head: &mut Head, mut between: impl FnMut(&mut Head)) -> (Vec<Strip>,
 fn loaded((strips, accounts): &(Vec<Strip>, Vec<u8>)) -> Head {
     let mut head = Head::new(options());
     for strip in strips {
-        head.load(strip).unwrap();
+        head.load(&strip.clone().open().unwrap()).unwrap();
     }
     head.load_accounts(accounts).unwrap();
     head
@@ -484,7 +484,7 @@ proptest! {
     fn i12_arbitrary_bytes_are_no_snapshot(bytes in proptest::collection::vec(any::<u8>(), 1..200), series in 0u32..4) {
         let mut head = Head::new(options());
         let strip = Strip { series, labels: bytes.clone(), data: bytes.clone() };
-        prop_assert!(head.load(&strip).is_err());
+        prop_assert!(strip.open().and_then(|strip| head.load(&strip)).is_err());
         prop_assert!(head.load_accounts(&bytes).is_err());
     }
 }

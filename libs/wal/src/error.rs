@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use koios_model::TenantId;
 use koios_runtime::{CpuPanicked, DiskError};
 
-use crate::{RECORD_BYTES_MAX, WalSettings};
+use crate::{Lsn, RECORD_BYTES_MAX, WalSettings};
 
 /// Why an operation on the log failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,15 @@ pub enum Error {
         path: PathBuf,
         /// What does not fit and what to do about it.
         reason: String,
+    },
+    /// A record was intact and is not any more: the disk gives different bytes at different times. The next start finds it
+    /// damaged.
+    #[error("segment {path}: the record at {lsn} was intact a moment ago and is not now: check the disk")]
+    Changed {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where it stands.
+        lsn: Lsn,
     },
     /// All segment numbers are used up.
     #[error("write-ahead log {dir} cannot grow: {what}")]

@@ -1,7 +1,7 @@
 //! The write-ahead log: segments of checksummed records, group commit, replay that tells damage from an end.
 //!
 //! **Data flow.** An ingester opens a folder ([`Replay::open`]), reads every segment's records in order
-//! ([`Replay::read`]), and starts the log ([`Replay::start`]), which gives a [`Wal`] to append through and a
+//! ([`Replay::read`]; or where they are, to read them part by part: [`Replay::parts`]), and starts the log ([`Replay::start`]), which gives a [`Wal`] to append through and a
 //! [`Committer`] to run as a task. The committer takes what has queued while the last sync ran, fairly by tenant and
 //! bytes, writes and syncs it in one submission, hands it to [`Apply`], and answers. Every new segment begins with a
 //! checkpoint made by [`Apply`], so that old segments can go ([`Wal::remove_below`]).
@@ -28,6 +28,9 @@ mod fault_test;
 mod format;
 mod lsn;
 mod mark;
+mod parts;
+#[cfg(test)]
+mod parts_test;
 mod queue;
 mod replay;
 mod scan;
@@ -39,6 +42,7 @@ pub use committer::{Append, Apply, Committer, GroupStats, QueueStats, Wal};
 pub use error::Error;
 pub use format::{RECORD_BYTES_MAX, RecordKind};
 pub use lsn::Lsn;
+pub use parts::{PartReader, RecordAt};
 pub use replay::{Replay, SegmentContent};
 pub use scan::{Damage, DamageKind, Record};
 

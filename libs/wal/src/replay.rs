@@ -11,7 +11,9 @@ use crate::format::{HeaderRead, Keys, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::mark::{self, Mark};
 use crate::scan::{Scan, scan};
 use crate::segment::{Active, NewSegment, list, path_of};
-use crate::{Apply, Committer, Damage, DamageKind, Error, Identity, Lsn, Record, Result, Wal, WalSettings};
+use crate::{
+    Apply, Committer, Damage, DamageKind, Error, Identity, Lsn, PartReader, Record, Result, Wal, WalSettings,
+};
 
 /// Folder, beside the segments, of copies of damaged bytes.
 const QUARANTINE: &str = "quarantine";
@@ -83,6 +85,15 @@ impl Replay {
     /// The numbers of the segments, ascending.
     pub fn segments(&self) -> &[u32] {
         &self.segments
+    }
+
+    /// Reads records again that [`Self::read`] found.
+    pub fn parts(&self) -> PartReader {
+        PartReader {
+            disk: self.disk.clone(),
+            dir: self.settings.dir.clone(),
+            identity: self.identity,
+        }
     }
 
     /// What the mark beside the folder says is missing after the last segment, or, in an empty folder, at all.

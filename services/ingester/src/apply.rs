@@ -166,10 +166,14 @@ impl Store {
     /// Applies a batch from the log. One of whose series some cannot be told, for damage took what bound their ids, is
     /// applied without them and does not count as held.
     fn replay_batch(&self, lsn: Lsn, replayed: Replayed) {
-        let Replayed { batch, mut columns } = replayed;
+        let Replayed {
+            batch,
+            mut columns,
+            times,
+        } = replayed;
         let header = &batch.header;
         let replica = self.replica_or_new(&(header.partition, header.tenant.clone()));
-        let times = BatchTimes::of(&columns, self.window_ms);
+        let times = times.unwrap_or_else(|| BatchTimes::of(&columns, self.window_ms));
         let mut state = replica.state.write();
         let applied = state.replay(&batch, &mut columns, lsn, &times);
         drop(state);

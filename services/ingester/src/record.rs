@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::deletions::DeletionsCheckpoint;
+use crate::replica::BatchTimes;
 use crate::{Error, Result};
 
 /// The state of one (partition, tenant) that replaying later records cannot give.
@@ -219,6 +220,8 @@ pub(crate) struct Replayed {
     pub(crate) batch: LoggedBatch,
     /// Whose series are not told yet.
     pub(crate) columns: BatchColumns,
+    /// When its samples are, if that was looked at already.
+    pub(crate) times: Option<BatchTimes>,
 }
 
 /// What a log record asks the state to do.
@@ -273,7 +276,12 @@ impl Entry {
                 let failed = |source| Error::Batch { lsn, source };
                 let batch = LoggedBatch::decode(bytes).map_err(failed)?;
                 let columns = batch.columns().map_err(failed)?;
-                Self::Replayed(Box::new(Replayed { batch, columns }))
+                let times = None;
+                Self::Replayed(Box::new(Replayed {
+                    batch,
+                    columns,
+                    times,
+                }))
             }
             RecordKind::CutBegun => Self::CutBegun(parse(lsn, bytes)?),
             RecordKind::CutListed => Self::CutListed(parse(lsn, bytes)?),

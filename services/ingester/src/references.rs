@@ -112,14 +112,14 @@ impl LogIds {
         let mut places = Vec::with_capacity(batch.series.ids.len());
         for (at, &id) in batch.series.ids.iter().enumerate() {
             let here = bound.next_if(|b| b.place == at);
-            let place = match here {
-                Some(_) => None,
-                None => self.bound.get(id as usize).copied().filter(|p| *p != NOWHERE),
-            };
-            let known = place.and_then(|place| head.hash_at(place));
-            let hash = here.map(|b| b.hash).or(known);
-            columns.hashes.push(hash.unwrap_or(SeriesHash(0)));
-            if let Some(b) = here {
+            let place = self.bound.get(id as usize).copied().filter(|p| *p != NOWHERE);
+            // What a segment binds once more is known, unless its labels must tell it from others with its reference.
+            let place = place.filter(|place| {
+                here.is_none_or(|b| !head.shares_hashes() && head.hash_at(*place) == Some(b.hash))
+            });
+            // Nobody asks for the reference of a series that has a place.
+            columns.hashes.push(here.map_or(SeriesHash(0), |b| b.hash));
+            if let (Some(b), None) = (here, place) {
                 columns.label_bytes.extend_from_slice(b.labels.packed());
             }
             columns.label_ends.push(columns.label_bytes.len() as u32);

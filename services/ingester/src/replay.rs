@@ -1,16 +1,19 @@
 //! Rebuilds the state from the log at start.
 
+mod applying;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{join, try_join_all};
 use koios_model::PartitionId;
-use koios_wal::{Committer, Damage, DamageKind, Lsn, Record, RecordKind, Replay, SegmentContent, Wal};
+use koios_wal::{Committer, Damage, DamageKind, Lsn, PartReader, Record, RecordAt, RecordKind, Replay, Wal};
 
 use koios_wire::{BatchHeader, LoggedBatch};
 
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
+use crate::replica::BatchTimes;
 use crate::store::Store;
 use crate::{Error, Result};
 use koios_runtime::with_sources;
@@ -18,6 +21,9 @@ use koios_runtime::with_sources;
 /// Bytes of records that are decoded at a time. Decoded they are many times as large, twice that is held at once, and a
 /// start should need little more memory than what it starts: with 2 MiB it was a fifth more for a million young series.
 const PART_BYTES: usize = 512 << 10;
+
+/// Segments to be loaded that are looked through before: few enough that they are in the system's memory when they are read again.
+const SEGMENTS_AHEAD: usize = 4;
 
 /// A part of a segment's records, decoded.
 #[derive(Default)]
@@ -28,6 +34,20 @@ struct Decoded {
     noted: Vec<(Lsn, BatchHeader, u64)>,
     /// Records that cannot be read although their checksums hold.
     unreadable: Vec<Lsn>,
+}
+
+/// What was found of a segment.
+struct Found {
+    number: u32,
+    damage: Vec<Damage>,
+    records: Records,
+}
+
+enum Records {
+    /// They need not be loaded.
+    Noted(Box<Decoded>),
+    /// They are loaded part by part.
+    ToLoad(Vec<RecordAt>),
 }
 
 /// How far a replay is.
@@ -56,18 +76,29 @@ impl Inner {
         let (runtime, started) = (&self.deps.runtime, self.deps.runtime.clock.elapsed());
         let mut replay = Replay::open(runtime.disk.clone(), self.wal_settings(), self.deps.identity).await?;
         let segments = replay.segments().to_vec();
-        let mut progress = plan(&mut replay, &segments).await?;
-        if let Some(snapshot) = self.load_snapshot(&segments, progress.load_from).await? {
+        let parts = replay.parts();
+        let mut progress = plan(&parts, &segments).await?;
+        let snapshots = self.find_snapshots(&segments, progress.load_from).await;
+        let expected = snapshots.last().copied().unwrap_or(progress.load_from);
+        let (snapshot, found) = join(
+            self.load_snapshot(snapshots),
+            self.survey(&mut replay, &segments, expected),
+        )
+        .await;
+        if let Some(snapshot) = snapshot {
             progress.load_from = snapshot.segment;
             (progress.said_so, progress.from_snapshot) = (None, true);
             self.install(snapshot, &segments);
         }
+        let mut found = found?.into_iter();
         for &number in &segments {
-            if self.background.is_cancelled() {
-                return Err(self.not_running());
-            }
-            let content = replay.read(number).await?;
-            self.replay_segment(content, &mut progress).await?;
+            let load = number >= progress.load_from;
+            let found = match found.next() {
+                // That they need not be loaded was expected of a snapshot that could not be used.
+                Some(found) if !(load && matches!(found.records, Records::Noted(_))) => found,
+                _ => self.find(&mut replay, number, load).await?,
+            };
+            self.replay_segment(found, &parts, &mut progress).await?;
         }
         if let Some(c) = progress.said_so.take() {
             // The checkpoint of the first loaded segment is damaged; this one's floors are higher and as good.
@@ -90,25 +121,57 @@ impl Inner {
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
-    /// Decodes a part of the segment on all cores while the part before it is applied. Parts are small: decoded, batches
-    /// are many times as large.
-    async fn replay_segment(&self, content: SegmentContent, progress: &mut Progress) -> Result<()> {
-        let number = content.number;
-        progress.damaged |= !content.damage.is_empty();
-        for damage in &content.damage {
+    /// Looks through the segments below `load_from`, of which no more is decoded than that they need not be loaded, and through
+    /// some more.
+    async fn survey(&self, replay: &mut Replay, segments: &[u32], load_from: u32) -> Result<Vec<Found>> {
+        let below = segments.partition_point(|number| *number < load_from);
+        let mut all = Vec::with_capacity(below);
+        for &number in segments.iter().take(below.saturating_add(SEGMENTS_AHEAD)) {
+            all.push(self.find(replay, number, number >= load_from).await?);
+        }
+        Ok(all)
+    }
+
+    /// Looks through a segment, which is in memory whole meanwhile.
+    async fn find(&self, replay: &mut Replay, number: u32, load: bool) -> Result<Found> {
+        if self.background.is_cancelled() {
+            return Err(self.not_running());
+        }
+        let content = replay.read(number).await?;
+        let records = if load {
+            Records::ToLoad(content.records.iter().map(Record::at).collect())
+        } else {
+            Records::Noted(Box::new(self.decode(content.records, false).await?))
+        };
+        Ok(Found {
+            number,
+            damage: content.damage,
+            records,
+        })
+    }
+
+    /// Reads a part of the segment and decodes it on all cores while the part before it is applied. Parts are small: decoded,
+    /// batches are many times as large.
+    async fn replay_segment(&self, found: Found, parts: &PartReader, progress: &mut Progress) -> Result<()> {
+        let number = found.number;
+        if self.background.is_cancelled() {
+            return Err(self.not_running());
+        }
+        progress.damaged |= !found.damage.is_empty();
+        for damage in &found.damage {
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
         }
         self.store.segments.lock().begin(number, 0);
-        let load = number >= progress.load_from;
+        let records = match found.records {
+            Records::Noted(decoded) => return self.replay_part(number, Some(*decoded), progress).await,
+            Records::ToLoad(records) => records,
+        };
         let mut decoded: Option<Decoded> = None;
-        for part in parts(content.records) {
+        for part in parts_of(&records) {
             let before = decoded.take();
-            let (next, applied) = join(
-                self.decode(part, load),
-                self.replay_part(number, before, progress),
-            )
-            .await;
+            let read = async { self.decode(parts.read(part).await?, true).await };
+            let (next, applied) = join(read, self.replay_part(number, before, progress)).await;
             applied?;
             decoded = Some(next?);
         }
@@ -138,14 +201,12 @@ impl Inner {
             self.store.segments.lock().begin(number, c.at_ms);
             self.replay_checkpoint(number, c, progress);
         }
-        let store = Arc::clone(&self.store);
+        let (store, cpu) = (Arc::clone(&self.store), self.deps.runtime.cpu.clone());
         let apply = move || {
             for (lsn, header, bytes) in &decoded.noted {
                 store.note_batch(*lsn, header, *bytes);
             }
-            for (lsn, entry) in decoded.entries {
-                store.apply_entry(lsn, entry);
-            }
+            store.replay_entries(&cpu, decoded.entries);
         };
         Ok(self.pools.apply.run(apply).await?)
     }
@@ -175,11 +236,11 @@ impl Inner {
 
     /// Decodes records on all cores.
     async fn decode(&self, records: Vec<Record>, load: bool) -> Result<Decoded> {
-        let cpu = &self.deps.runtime.cpu;
+        let (cpu, window_ms) = (&self.deps.runtime.cpu, self.store.window_ms);
         let per_job = records.len().div_ceil(cpu.parallelism()).max(1);
         let jobs = records.chunks(per_job).map(|part| {
             let part = part.to_vec();
-            cpu.run(move || decode_all(&part, load))
+            cpu.run(move || decode_all(&part, load, window_ms))
         });
         let mut all = Decoded::default();
         for part in try_join_all(jobs).await? {
@@ -249,31 +310,24 @@ impl Inner {
 }
 
 /// Records in runs of about [`PART_BYTES`].
-fn parts(records: Vec<Record>) -> Vec<Vec<Record>> {
-    let (mut parts, mut bytes) = (Vec::new(), PART_BYTES);
-    for record in records {
-        if bytes >= PART_BYTES {
-            parts.push(Vec::new());
+fn parts_of(records: &[RecordAt]) -> impl Iterator<Item = &[RecordAt]> {
+    let mut bytes = 0;
+    records.chunk_by(move |before, _| {
+        bytes += before.len as usize;
+        let is_full = bytes >= PART_BYTES;
+        if is_full {
             bytes = 0;
         }
-        bytes += record.payload.len();
-        if let Some(part) = parts.last_mut() {
-            part.push(record);
-        }
-    }
-    parts
+        !is_full
+    })
 }
 
 /// Asks the newest checkpoint from where on samples must be loaded.
-async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
+async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
     let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
         return Ok(Progress::default());
     };
-    let content = replay.read(last).await?;
-    let newest = content
-        .records
-        .first()
-        .filter(|r| r.kind == RecordKind::Checkpoint);
+    let newest = parts.checkpoint(last).await?;
     let newest: Option<Checkpoint> = newest.map(|r| parse(r.lsn, &r.payload)).transpose()?;
     let load_from = newest.as_ref().map_or(0, |c| c.heads_need_from);
     Ok(Progress {
@@ -286,7 +340,7 @@ async fn plan(replay: &mut Replay, segments: &[u32]) -> Result<Progress> {
     })
 }
 
-fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
+fn decode_all(records: &[Record], load: bool, window_ms: i64) -> Result<Decoded> {
     let mut out = Decoded::default();
     for record in records {
         let lsn = record.lsn;
@@ -299,7 +353,14 @@ fn decode_all(records: &[Record], load: bool) -> Result<Decoded> {
             RecordKind::Batch if !load => LoggedBatch::peek_header(&record.payload)
                 .map(|header| out.noted.push((lsn, header, record.payload.len() as u64)))
                 .map_err(|source| Error::Batch { lsn, source }),
-            _ => Entry::read(record).map(|entry| out.entries.extend(entry.map(|e| (lsn, e)))),
+            _ => Entry::read(record).map(|entry| {
+                out.entries.extend(entry.map(|mut entry| {
+                    if let Entry::Replayed(replayed) = &mut entry {
+                        replayed.times = Some(BatchTimes::of(&replayed.columns, window_ms));
+                    }
+                    (lsn, entry)
+                }));
+            }),
         };
         match decoded {
             Ok(()) => {}

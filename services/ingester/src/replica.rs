@@ -486,6 +486,7 @@ impl ReplicaState {
 
     /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
     pub(crate) fn replayed(&mut self, damaged: bool) {
+        self.head.seal_waiting();
         self.has_unaccounted |= damaged && self.in_snapshot.is_some();
         self.abandon_all();
         // What the log repeats of a snapshot would take memory till the next cut.

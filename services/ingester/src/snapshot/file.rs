@@ -128,17 +128,20 @@ pub(super) fn pack(strip: &Strip) -> std::io::Result<Vec<u8>> {
 }
 
 /// Reads what [`pack`] wrote; none when it is malformed.
-pub(super) fn unpack(payload: &[u8]) -> Option<Strip> {
+pub(super) fn unpack(mut payload: Vec<u8>) -> Option<Strip> {
     let number = |at: usize| -> Option<u32> {
         let bytes = payload.get(at..at + 4)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?))
     };
     let (series, labels, packed) = (number(0)?, number(4)?, number(8)? as usize);
-    let (packed, data) = payload.get(12..)?.split_at_checked(packed)?;
+    let data_at = packed.checked_add(12)?;
+    let packed = payload.get(12..data_at)?;
+    let labels = zstd::bulk::decompress(packed, labels as usize).ok()?;
+    payload.drain(..data_at);
     Some(Strip {
         series,
-        labels: zstd::bulk::decompress(packed, labels as usize).ok()?,
-        data: data.to_vec(),
+        labels,
+        data: payload,
     })
 }
 
@@ -179,7 +182,7 @@ mod tests {
             data: vec![1, 2, 3],
         };
         let packed = pack(&strip).unwrap();
-        assert_eq!(unpack(&packed), Some(strip));
-        assert!((0..packed.len()).all(|cut| unpack(&packed[..cut]).is_none_or(|s| s.data.len() < 3)));
+        assert_eq!(unpack(packed.clone()), Some(strip));
+        assert!((0..packed.len()).all(|cut| unpack(packed[..cut].to_vec()).is_none_or(|s| s.data.len() < 3)));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::join;
-use koios_head::{Head, Strip};
+use koios_head::{Head, OpenedStrip, SnapshotError};
 use koios_runtime::{DiskError, DiskFile, OpenMode};
 
 use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, is_header, unpack};
@@ -31,10 +31,17 @@ struct Reading {
     at: u64,
 }
 
+/// What stands in a snapshot.
+enum Frame {
+    Strip(OpenedStrip),
+    Accounts(Vec<u8>),
+    Segments(Vec<u8>),
+    End,
+}
+
 impl Inner {
-    /// Loads the newest snapshot of a segment that the log has, after the first that a replay would load; none when there is
-    /// none that is whole.
-    pub(crate) async fn load_snapshot(&self, segments: &[u32], load_from: u32) -> Result<Option<Loaded>> {
+    /// The snapshots of segments that the log has, after the first that a replay would load; ascending.
+    pub(crate) async fn find_snapshots(&self, segments: &[u32], load_from: u32) -> Vec<u32> {
         let dir = dir(&self.settings);
         let names = self.deps.runtime.disk.run(move |d| match d.list(&dir) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
@@ -51,14 +58,16 @@ impl Inner {
         let numbers = names.iter().filter_map(|n| n.strip_suffix(SUFFIX)?.parse().ok());
         let mut numbers: Vec<u32> = numbers.collect();
         self.remove_stale(&mut numbers, segments).await;
-        let mut numbers: Vec<u32> = numbers
-            .into_iter()
-            .filter(|n| *n > load_from && segments.contains(n))
-            .collect();
+        numbers.retain(|n| *n > load_from && segments.contains(n));
         numbers.sort_unstable();
+        numbers
+    }
+
+    /// Loads the newest of some snapshots that is whole.
+    pub(crate) async fn load_snapshot(&self, mut numbers: Vec<u32>) -> Option<Loaded> {
         while let Some(segment) = numbers.pop() {
             match self.load_file(segment).await {
-                Ok(loaded) => return Ok(Some(loaded)),
+                Ok(loaded) => return Some(loaded),
                 // Whatever is wrong with it: the log is enough.
                 Err(e) => {
                     self.store.metrics.snapshot_failures.inc();
@@ -71,7 +80,7 @@ impl Inner {
                 }
             }
         }
-        Ok(None)
+        None
     }
 
     /// Removes snapshots of segments that the log has not begun: when it begins them they are others.
@@ -119,19 +128,18 @@ impl Inner {
         };
         let options = self.store.head_options;
         let mut head = Head::new(options);
-        let (mut kind, mut payload);
-        (reading, kind, payload) = self.read_frame(reading).await?;
+        let mut frame;
+        (reading, frame) = self.read_frame(reading).await?;
         loop {
-            match kind {
-                FrameKind::Strip => {
-                    let strip = unpack(&payload).ok_or_else(|| reading.damaged("has a malformed strip"))?;
+            match frame {
+                Frame::Strip(strip) => {
                     // The next one is read while this one is loaded.
                     let (next, with) = join(self.read_frame(reading), self.load_strip(head, strip)).await;
-                    (reading, kind, payload) = next?;
+                    (reading, frame) = next?;
                     head = with?.map_err(|_| reading.damaged("has a malformed strip"))?;
                     continue;
                 }
-                FrameKind::Accounts => {
+                Frame::Accounts(payload) => {
                     let accounts = finish(&mut head, &payload);
                     let accounts = accounts.ok_or_else(|| reading.damaged("has malformed accounts"))?;
                     let c = &accounts.checkpoint;
@@ -141,29 +149,41 @@ impl Inner {
                     let whole = std::mem::replace(&mut head, Head::new(options));
                     loaded.replicas.insert(key, (whole, accounts));
                 }
-                FrameKind::Segments => {
+                Frame::Segments(payload) => {
                     let times = serde_json::from_slice(&payload);
                     loaded.times = times.map_err(|_| reading.damaged("has malformed segments"))?;
                 }
-                FrameKind::End => {
+                Frame::End => {
                     loaded.bytes = reading.at;
                     return Ok(loaded);
                 }
             }
-            (reading, kind, payload) = self.read_frame(reading).await?;
+            (reading, frame) = self.read_frame(reading).await?;
         }
     }
 
-    async fn load_strip(
-        &self,
-        mut head: Head,
-        strip: Strip,
-    ) -> Result<std::result::Result<Head, koios_head::SnapshotError>> {
-        let load = move || head.load(&strip).map(|()| head);
-        Ok(self.pools.apply.run(load).await?)
+    /// Loads who the series of a strip are and what they hold at the same time.
+    async fn load_strip(&self, mut head: Head, strip: OpenedStrip) -> Result<Result<Head, SnapshotError>> {
+        let (strip, mut holdings) = (Arc::new(strip), head.lend_holdings());
+        let (of_series, of_holdings) = (Arc::clone(&strip), Arc::clone(&strip));
+        let series = self.pools.apply.run(move || {
+            let places = head.load_series(&of_series);
+            places.map(|places| (head, places))
+        });
+        let beside = self.deps.runtime.cpu.run(move || {
+            let loaded = holdings.load(&of_holdings);
+            loaded.map(|()| holdings)
+        });
+        let (series, beside) = join(series, beside).await;
+        let (Ok((mut head, places)), Ok(holdings)) = (series?, beside?) else {
+            return Ok(Err(SnapshotError));
+        };
+        let whole = move || head.take_back(&strip, &places, holdings).map(|()| head);
+        Ok(self.pools.apply.run(whole).await?)
     }
 
-    async fn read_frame(&self, mut reading: Reading) -> Result<(Reading, FrameKind, Vec<u8>)> {
+    /// Reads the next frame; of a strip all that needs no head.
+    async fn read_frame(&self, mut reading: Reading) -> Result<(Reading, Frame)> {
         let identity = self.deps.identity;
         let read = self.deps.runtime.disk.run(move |_| {
             let failed = |e| Error::Disk(DiskError::io("read", &reading.path, e));
@@ -181,9 +201,20 @@ impl Inner {
             let kind = head.check(identity, reading.at, &payload);
             let kind = kind.ok_or_else(|| reading.damaged("has a damaged frame"))?;
             reading.at = payload_at + head.len as u64;
-            Ok((reading, kind, payload))
+            Ok::<_, Error>((reading, kind, payload))
         });
-        read.await
+        let (reading, kind, payload) = read.await?;
+        let frame = match kind {
+            FrameKind::Strip => {
+                let open = move || unpack(payload).and_then(|strip| strip.open().ok());
+                let strip = self.deps.runtime.cpu.run(open).await?;
+                Frame::Strip(strip.ok_or_else(|| reading.damaged("has a malformed strip"))?)
+            }
+            FrameKind::Accounts => Frame::Accounts(payload),
+            FrameKind::Segments => Frame::Segments(payload),
+            FrameKind::End => Frame::End,
+        };
+        Ok((reading, frame))
     }
 
     /// Takes a snapshot's heads as the state.
