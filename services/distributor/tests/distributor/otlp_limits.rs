@@ -156,7 +156,7 @@ async fn i2_a_histogram_of_deltas_that_finds_room_for_a_part_of_its_series_is_re
     assert_eq!(stored(&rig, "h_count"), counts);
     assert_eq!(stored(&rig, "le=\"+Inf\""), counts);
     assert_eq!(
-        stored(&rig, "le=\"1.0\""),
+        stored(&rig, "le=\"1\""),
         [(-5_999, 0.0), (-5_000, 2.0), (-4_000, 5.0)]
     );
 }
