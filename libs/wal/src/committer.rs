@@ -1,5 +1,7 @@
 //! Group commit: appends queue, the committer writes, syncs, applies and answers.
 
+mod rolling;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::NoRoom;
-use crate::format::{Keys, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::format::{Keys, RECORD_HEADER_BYTES};
 use crate::queue::FairQueue;
 use crate::replay::{Reader, SegmentContent};
-use crate::segment::{Active, GroupBuffer, NewSegment, path_of};
+use crate::segment::{Active, GroupBuffer, path_of};
 use crate::{Error, Lsn, RECORD_BYTES_MAX, RecordKind, Result, WalSettings};
 
 /// What a group's commit took, for metrics.
@@ -112,6 +114,10 @@ impl<A: Apply> Prepared<A> {
 
     fn parts(&self) -> [&[u8]; 2] {
         [&self.prefix, &self.waiting.append.payload]
+    }
+
+    fn is_of_tenant(&self) -> bool {
+        self.waiting.append.tenant.is_some()
     }
 }
 
@@ -447,7 +453,7 @@ impl<A: Apply> Committer<A> {
         if group.is_empty() {
             return Ok(None);
         }
-        if written.is_none() && !self.active.fits(size_of(&group)) {
+        if written.is_none() && !self.goes_here(&group) {
             // The checkpoint of a new segment states what was applied, so that came first.
             group = self.roll(group).await?;
             if group.is_empty() {
@@ -471,11 +477,17 @@ impl<A: Apply> Committer<A> {
         group: Vec<Waiting<A>>,
     ) -> Result<(Vec<Prepared<A>>, Option<(Vec<Lsn>, usize)>)> {
         let group = self.prepare(group, self.active.number()).await?;
-        if group.is_empty() || !self.active.fits(size_of(&group)) {
+        if group.is_empty() || !self.goes_here(&group) {
             return Ok((group, None));
         }
         let written = self.write(&group).await?;
         Ok((group, written))
+    }
+
+    /// Whether the active segment has room for a group and takes all of it.
+    fn goes_here(&self, group: &[Prepared<A>]) -> bool {
+        let takes = self.active.takes_tenants() || !group.iter().any(Prepared::is_of_tenant);
+        takes && self.active.fits(size_of(group))
     }
 
     /// Gives every record its beginning; those that are refused are answered and left out.
@@ -530,91 +542,6 @@ impl<A: Apply> Committer<A> {
             records: group.len(),
         });
         Ok(Some((buffer.lsns, len)))
-    }
-
-    /// Begins a new segment for `group` and returns what of it may be written there, prepared for it.
-    async fn roll(&mut self, group: Vec<Prepared<A>>) -> Result<Vec<Prepared<A>>> {
-        let reserve = self.shared.settings.reserve_bytes;
-        let next = self.active.number().saturating_add(1);
-        let again = group.into_iter().map(|p| p.waiting).collect();
-        let mut group = self.prepare(again, next).await?;
-        if group.iter().any(|p| p.waiting.append.tenant.is_some()) {
-            match self.new_segment(size_of(&group), reserve).await {
-                Ok(()) => return Ok(group),
-                Err(error) => {
-                    let reason = NoRoom::of(error)?;
-                    let of_tenant = |p: &Prepared<A>| p.waiting.append.tenant.is_some();
-                    let (tenants, system) = group.into_iter().partition(of_tenant);
-                    self.refuse(tenants, reason);
-                    group = system;
-                }
-            }
-        }
-        if group.is_empty() {
-            return Ok(group);
-        }
-        match self.new_segment(size_of(&group), 0).await {
-            Ok(()) => Ok(group),
-            Err(error) => {
-                self.refuse(group, NoRoom::of(error)?);
-                Ok(Vec::new())
-            }
-        }
-    }
-
-    async fn new_segment(&mut self, group_bytes: usize, reserve_bytes: u64) -> Result<()> {
-        let settings = &self.shared.settings;
-        let number = self
-            .active
-            .number()
-            .checked_add(1)
-            .ok_or_else(|| Error::Exhausted {
-                dir: settings.dir.clone(),
-                what: "segment number",
-            })?;
-        let apply = Arc::clone(&self.apply);
-        let start = Lsn::new(number, SEGMENT_HEADER_BYTES as u32);
-        let new = NewSegment {
-            dir: settings.dir.clone(),
-            identity: self.shared.reader.identity,
-            number,
-            previous_end: self.active.position().offset(),
-            checkpoint: self.cpu.run(move || apply.checkpoint(start)).await?,
-            group_bytes: group_bytes as u64,
-            segment_bytes: settings.segment_bytes,
-            asked_bytes: self.apply.segment_bytes(),
-            reserve_bytes,
-        };
-        let old = self.active.clone();
-        let active = self
-            .disk
-            .run(move |d| -> Result<Active> {
-                let active = new.create(d)?;
-                if let Err(error) = old.seal() {
-                    tracing::warn!(%error, "unused space of a full segment stays reserved");
-                }
-                Ok(active)
-            })
-            .await?;
-        let mut state = self.shared.state.lock();
-        state.segments.push(active.number());
-        state.synced = active.position();
-        drop(state);
-        self.active = active;
-        self.apply.begun(number);
-        Ok(())
-    }
-
-    /// Answers that there is no room.
-    fn refuse(&self, group: Vec<Prepared<A>>, reason: NoRoom) {
-        let settings = &self.shared.settings;
-        let error = reason.error(settings);
-        tracing::warn!(%error, records = group.len(), "write-ahead log takes no records");
-        for Prepared { waiting, .. } in group {
-            self.apply.give_up(waiting.append.entry);
-            // The caller may have gone.
-            let _ = waiting.reply.send(Err(reason.error(settings)));
-        }
     }
 
     /// Applies a durable group. Each append is answered as soon as it is applied: one tenant's large records don't hold

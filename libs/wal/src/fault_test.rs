@@ -7,7 +7,7 @@ use koios_runtime::{Cpu, DiskHandle, RealClock, RngHandle};
 use koios_testkit::sim_disk::{Fault, FaultPlan, SimDisk};
 
 use crate::wal_test::{Collect, ID, append_all, batches, open_on, record, run, settings};
-use crate::{DamageKind, Replay, SegmentContent};
+use crate::{DamageKind, Error, Replay, SegmentContent};
 
 const SEEDS: u64 = 40;
 
@@ -69,6 +69,27 @@ async fn i11_a_damaged_checkpoint_is_a_loss_although_nothing_follows_it() {
 
     assert_eq!(damage(&contents), [DamageKind::Middle]);
     assert_eq!(batches(&contents), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn i3_i11_a_group_that_found_no_room_leaves_nothing_that_the_next_start_reads() {
+    for seed in 0..SEEDS {
+        let disk = disk(seed);
+        let running = run(open(&disk).await.0).await;
+        append_all(&running.wal, 0..3, 100).await;
+        // A file system that cannot reserve: part of the group is written.
+        disk.set_faults(FaultPlan::default().with(1, Fault::Full));
+        let appends = (10..20).map(|n| running.wal.append(record(n, 200)));
+        let refused = futures::future::join_all(appends).await;
+        assert!(refused.iter().all(|r| matches!(r, Err(Error::Full { .. }))));
+        // A shorter one in the same place.
+        append_all(&running.wal, 3..4, 10).await;
+        disk.kill();
+
+        let (_, contents) = open(&disk).await;
+        assert_eq!(batches(&contents), [0, 1, 2, 3], "seed {seed}");
+        assert_eq!(damage(&contents), [], "seed {seed}");
+    }
 }
 
 #[tokio::test]

@@ -234,6 +234,7 @@ impl Replay {
 
     /// Settles the last segment and creates the next one.
     async fn begin(&self, number: u32, checkpoint: Vec<u8>) -> Result<(Active, bool)> {
+        // A start must be possible on a full disk, so that the backlog can drain: with a segment for the system's records.
         let mut new = NewSegment {
             dir: self.settings.dir.clone(),
             identity: self.identity,
@@ -243,8 +244,8 @@ impl Replay {
             group_bytes: 0,
             segment_bytes: self.settings.segment_bytes,
             asked_bytes: 0,
-            // A start must be possible on a full disk, so that the backlog can drain.
-            reserve_bytes: 0,
+            reserve_bytes: self.settings.reserve_bytes,
+            takes_tenants: true,
         };
         let last = self.segments.last().map(|&n| path_of(&self.settings.dir, n));
         let settling = self.last.clone();
@@ -253,13 +254,9 @@ impl Replay {
                 new.previous_end = settle(d, &path, &settling)?;
             }
             let settled = new.previous_end == settling.synced;
-            let active = match new.clone().create(d) {
+            let active = match new.create(d) {
                 // Enough to start, answer reads and upload; appends wait for space.
-                Err(Error::Full { .. }) => NewSegment {
-                    segment_bytes: 0,
-                    ..new
-                }
-                .create(d),
+                Err(Error::Full { .. }) => new.create_for_system(d, 0),
                 other => other,
             };
             Ok((active?, settled))

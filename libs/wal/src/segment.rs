@@ -1,7 +1,9 @@
 //! The segment being written. Everything here blocks and runs in disk submissions.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use koios_runtime::{Disk, DiskError, DiskFile, OpenMode};
 
@@ -17,6 +19,9 @@ const UNFINISHED_SUFFIX: &str = ".tmp";
 
 /// A segment is not made larger than this for what [`crate::Apply::segment_bytes`] asks: it is read into memory whole.
 const ASKED_BYTES_MAX: u64 = 1 << 30;
+
+/// Room beside the checkpoint of a segment that takes the system's records only, at least: some hundred of them.
+const SYSTEM_BYTES: u64 = 64 << 10;
 
 /// Bytes that a group adds before its records.
 const GROUP_HEAD_BYTES: usize = RECORD_HEADER_BYTES + GROUP_PAYLOAD_BYTES;
@@ -89,6 +94,9 @@ pub(crate) struct Active {
     number: u32,
     at: u32,
     capacity: u64,
+    takes_tenants: bool,
+    /// Whether there may be something of a group behind the position that found no room.
+    has_leftover: Arc<AtomicBool>,
 }
 
 /// Bytes of a new segment: what must stand in it, its beginning and the group that comes next, and room for as much as a
@@ -118,12 +126,14 @@ pub(crate) struct NewSegment {
     pub(crate) asked_bytes: u64,
     /// Bytes that must stay free afterwards.
     pub(crate) reserve_bytes: u64,
+    /// Whether tenants' records go there, too.
+    pub(crate) takes_tenants: bool,
 }
 
 impl NewSegment {
     /// Creates the segment: reserved, with header and checkpoint synced before it gets its name, and marked as the newest
     /// before anything relies on it.
-    pub(crate) fn create(self, disk: &dyn Disk) -> Result<Active> {
+    pub(crate) fn create(&self, disk: &dyn Disk) -> Result<Active> {
         let keys = Keys::new(self.identity);
         let header = SegmentHeader {
             identity: self.identity,
@@ -136,7 +146,7 @@ impl NewSegment {
         let segment_bytes = self.segment_bytes.max(self.asked_bytes.min(ASKED_BYTES_MAX));
         let Some(capacity) = capacity_of(beginning, self.group_bytes, segment_bytes) else {
             return Err(Error::CheckpointTooLarge {
-                dir: self.dir,
+                dir: self.dir.clone(),
                 bytes: beginning,
             });
         };
@@ -179,7 +189,32 @@ impl NewSegment {
             number: self.number,
             at: bytes.len() as u32,
             capacity,
+            takes_tenants: self.takes_tenants,
+            has_leftover: Arc::default(),
         })
+    }
+
+    /// Creates it for a group of the system's records, which may use the reserve: small, lest it uses up what it should help to
+    /// free, but as large again as what it begins with, which would be written too often otherwise. Where that finds no room, for
+    /// this group only.
+    pub(crate) fn create_for_system(&self, disk: &dyn Disk, group_bytes: u64) -> Result<Active> {
+        let wanted = SYSTEM_BYTES.max(self.checkpoint.len() as u64);
+        let small = Self {
+            group_bytes,
+            segment_bytes: self.segment_bytes.min(wanted),
+            asked_bytes: 0,
+            reserve_bytes: 0,
+            takes_tenants: false,
+            ..self.clone()
+        };
+        match small.create(disk) {
+            Err(Error::Full { .. }) => Self {
+                segment_bytes: 0,
+                ..small
+            }
+            .create(disk),
+            other => other,
+        }
     }
 
     /// Whether the mark may name this segment although writing it failed: the last step, which makes the new name
@@ -221,7 +256,7 @@ impl NewSegment {
         Ok(file)
     }
 
-    fn classify(&self, disk: &dyn Disk, error: DiskError, capacity: u64) -> Error {
+    pub(crate) fn classify(&self, disk: &dyn Disk, error: DiskError, capacity: u64) -> Error {
         if error.is_full() {
             return self.full(disk.free_bytes(&self.dir).unwrap_or(0), capacity);
         }
@@ -248,6 +283,11 @@ impl Active {
         Lsn::new(self.number, self.at)
     }
 
+    /// Whether tenants' records go there.
+    pub(crate) fn takes_tenants(&self) -> bool {
+        self.takes_tenants
+    }
+
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         u64::from(self.at).saturating_add(bytes as u64) <= self.capacity
     }
@@ -259,14 +299,40 @@ impl Active {
     /// Writes a group at the position and syncs it. False when there was no room for it: nothing before the position is
     /// touched then. A sync that fails for lack of room is an error like any other.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<bool, DiskError> {
-        match self.file.write_at(u64::from(self.at), bytes) {
-            Err(e) if e.kind() == std::io::ErrorKind::StorageFull => return Ok(false),
-            other => other.map_err(|e| DiskError::io("write", &self.path, e))?,
+        match self.clear().and_then(|()| self.write_at_end(bytes)) {
+            Err(e) if e.is_full() => return Ok(false),
+            other => other?,
         }
         self.file
             .sync_data()
             .map_err(|e| DiskError::io("sync", &self.path, e))?;
         Ok(true)
+    }
+
+    fn write_at_end(&self, bytes: &[u8]) -> Result<(), DiskError> {
+        let written = self.file.write_at(u64::from(self.at), bytes);
+        if written
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::StorageFull)
+        {
+            self.has_leftover.store(true, Ordering::Relaxed);
+            self.clear()?;
+        }
+        written.map_err(|e| DiskError::io("write", &self.path, e))
+    }
+
+    /// Takes away what is there of a group that found no room: behind a shorter group it would be read back, as damage with
+    /// records after it. To be tried again before anything else is written or the segment is left, if there is no room for
+    /// that either.
+    pub(crate) fn clear(&self) -> Result<(), DiskError> {
+        if !self.has_leftover.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.seal()?;
+        self.has_leftover.store(false, Ordering::Relaxed);
+        // Where nothing can be reserved, a group that finds no room says so.
+        let _ = self.file.allocate(self.capacity);
+        Ok(())
     }
 
     /// Gives the unused reserved space back; the segment takes no more appends.

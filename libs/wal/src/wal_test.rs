@@ -1,6 +1,7 @@
 //! The log against a disk that forgets what was not synced and fails on demand.
 
 mod memory_disk;
+mod reserve;
 mod segment_bytes;
 
 use std::path::Path;

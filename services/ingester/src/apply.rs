@@ -154,7 +154,12 @@ impl Store {
         }
         let rate = state.rate.thousandths(now);
         let series = state.head.series_count() as u64;
+        let again = state.is_readable_again(header.stream, header.sequence);
         drop(state);
+        if again {
+            let batch = (header.stream, header.sequence);
+            self.segments.lock().keep_only(lsn.segment(), &replica.key, batch);
+        }
         self.metrics.applied(&applied);
         Pushed {
             applied,

@@ -10,8 +10,9 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use crate::ingester::{Inner, Phase};
 use crate::record::{Adopted, Entry};
 
-/// The adopted epoch of a partition, 0 before the first. Pushes hold it for reading until they are answered; an adoption
-/// waits for them, so that after it nothing of a lower epoch is acknowledged any more.
+/// The adopted epoch of a partition, 0 before the first. Pushes hold it for reading until they are applied or refused, also
+/// those whose sender has gone: the guard goes with the record. An adoption waits for them, so that after it nothing of a
+/// lower epoch is held that was not held before, and nothing more of it is acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     adopted: Arc<RwLock<u64>>,
@@ -130,8 +131,10 @@ impl Inner {
         if *adopted >= p.epoch {
             return Ok(());
         }
-        // An operator's acceptance is told by its epoch being newer than the adopted one, so it is settled first.
-        self.accept_losses(&self.deps.state.current(), p).await;
+        // An operator's acceptance is told by its epoch being newer than the adopted one, so it is settled first: adopted
+        // without it, it would count for nothing.
+        let settled = self.accept_losses(&self.deps.state.current(), p).await;
+        settled.map_err(|e| self.refuse(&e))?;
         let entry = Entry::Adopted(Adopted {
             partition: p.id,
             epoch: p.epoch,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
-use koios_model::BatchSet;
+use koios_model::{BatchSet, StreamId};
 use koios_wal::{Lsn, Record, RecordKind};
 use koios_wire::{
     Batch, BatchSetsReply, BatchSetsRequest, BatchStream, FetchBatchesRequest, LoggedBatch, ServiceError,
@@ -27,7 +27,7 @@ struct Fetching {
     /// Batches of the segment read last, with what tells their series.
     ready: VecDeque<Record>,
     bindings: Arc<Bindings>,
-    /// Said once everything intact is served.
+    /// Said once everything intact is served, of all segments.
     damaged: Option<Error>,
 }
 
@@ -126,28 +126,66 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Notes batches that the log cannot give any more. They stay held, for the head has their samples, and reads go on; repair
+    /// fetches them from peers and logs them again. Where no peer has them, a cut brings them into a block.
+    fn note_unreadable(&self, key: &ReplicaKey, batches: &BatchSet, error: &Error) {
+        let Some(replica) = self.store.replica(key.0, &key.1) else {
+            return;
+        };
+        let new = {
+            let mut state = replica.state.write();
+            let new = batches.difference(&state.unreadable);
+            state.unreadable.union_with(&new);
+            new
+        };
+        if new.is_empty() {
+            return;
+        }
+        self.store.metrics.damage.inc_by(new.len());
+        let first = first_of(&new);
+        tracing::error!(
+            partition = %key.0, tenant = %key.1, %error, batches = new.len(), ?first,
+            "batches of the log that a peer lacks cannot be read any more"
+        );
+    }
+}
+
+/// One batch of some, to be named.
+pub(crate) fn first_of(batches: &BatchSet) -> Option<(StreamId, u64)> {
+    let (stream, sequences) = batches.streams().next()?;
+    let (first, _) = sequences.runs().next()?;
+    Some((stream, first))
+}
+
 impl Fetching {
     /// The next batch. Records wait encoded: decoded they are many times as large.
     async fn step(mut self) -> Result<Option<(Arc<Batch>, Self)>, ServiceError> {
         loop {
             if let Some(record) = self.ready.pop_front() {
                 let (lsn, bindings) = (record.lsn, Arc::clone(&self.bindings));
+                let header = LoggedBatch::peek_header(&record.payload);
                 let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
                 let decoded = self.inner.pools.long.run(decode).await;
                 let decoded = decoded.map_err(|e| self.inner.refuse(&Error::Panicked(e)))?;
-                let batch = decoded.map_err(|source| self.inner.refuse(&Error::Batch { lsn, source }))?;
-                if let Some(batch) = batch {
-                    return Ok(Some((Arc::new(batch), self)));
+                let error = match decoded {
+                    Ok(Some(batch)) => return Ok(Some((Arc::new(batch), self))),
+                    Ok(None) => Error::Record {
+                        lsn,
+                        reason: "the labels of some series were in a damaged part of the segment".to_owned(),
+                    },
+                    Err(source) => Error::Batch { lsn, source },
+                };
+                let mut lacking = BatchSet::default();
+                if let Ok(header) = header {
+                    lacking.insert(header.stream, header.sequence);
                 }
-                let reason = "the labels of some series were in a damaged part of the segment".to_owned();
-                self.damaged.get_or_insert(Error::Record { lsn, reason });
+                self.lacks(&lacking, error);
                 continue;
             }
-            if let Some(damaged) = self.damaged.take() {
-                return Err(self.inner.refuse(&damaged));
-            }
             let Some((number, wanted)) = self.segments.pop_front() else {
-                return Ok(None);
+                let damaged = self.damaged.take();
+                return damaged.map_or(Ok(None), |damaged| Err(self.inner.refuse(&damaged)));
             };
             if let Err(e) = self.read(number, &wanted).await {
                 return Err(self.inner.refuse(&e));
@@ -157,30 +195,40 @@ impl Fetching {
 
     /// Finds the wanted batches of one segment; none when it is gone by now.
     async fn read(&mut self, number: u32, wanted: &BatchSet) -> Result<()> {
-        let Ok(_permit) = self.inner.segment_reads.acquire().await else {
+        let inner = Arc::clone(&self.inner);
+        let Ok(_permit) = inner.segment_reads.acquire().await else {
             return Ok(());
         };
-        let Some(content) = self.inner.wal()?.read_segment(number).await? else {
+        let Some(content) = inner.wal()?.read_segment(number).await? else {
             return Ok(());
         };
         let damage = content.damage.clone();
         let (key, all) = (self.key.clone(), wanted.clone());
         let select = move || select(content.records, &key, &all);
-        let (ready, had, bindings) = self.inner.pools.long.run(select).await?;
+        let (ready, had, bindings) = inner.pools.long.run(select).await?;
         self.ready = ready.into();
         self.bindings = Arc::new(bindings);
         // What is intact is served first. Without damage a record is lacking that cannot be decoded.
-        self.damaged = (!had.includes(wanted)).then(|| match damage.first() {
-            Some(d) => Error::Record {
-                lsn: d.lsn,
-                reason: format!("{} bytes of the segment are damaged", d.bytes),
-            },
-            None => Error::Record {
-                lsn: Lsn::new(number, 0),
-                reason: "a batch of the segment that begins there cannot be decoded".to_owned(),
-            },
-        });
+        let lacking = wanted.difference(&had);
+        if !lacking.is_empty() {
+            let error = match damage.first() {
+                Some(d) => Error::Record {
+                    lsn: d.lsn,
+                    reason: format!("{} bytes of the segment are damaged", d.bytes),
+                },
+                None => Error::Record {
+                    lsn: Lsn::new(number, 0),
+                    reason: "a batch of the segment that begins there cannot be decoded".to_owned(),
+                },
+            };
+            self.lacks(&lacking, error);
+        }
         Ok(())
+    }
+
+    fn lacks(&mut self, batches: &BatchSet, error: Error) {
+        self.inner.note_unreadable(&self.key, batches, &error);
+        self.damaged.get_or_insert(error);
     }
 }
 

@@ -9,6 +9,7 @@ use koios_wire::batch::DECODED_BYTES_MAX;
 use koios_wire::{Batch, PushAck, ServiceError};
 
 use crate::apply::{Answer, Pushed};
+use crate::epochs::EpochGuard;
 use crate::ingester::Inner;
 use crate::metrics::gauge_value;
 use crate::record::{Entry, Origin, Pending};
@@ -36,11 +37,10 @@ impl Inner {
         self.check_memory().map_err(|e| self.refuse(&e.into()))?;
         self.check_disk().await?;
         let header = batch.header();
-        // Held until the answer, so that an adoption waits for it.
-        let _epoch = self.enter(header.partition, header.epoch).await?;
+        let pushing = self.enter(header.partition, header.epoch).await?;
         let tenant = header.tenant.clone();
         let pushed = self
-            .log_batch(batch, Origin::Sender)
+            .log_batch(batch, Origin::Sender, pushing)
             .await
             .map_err(|e| self.refuse(&e))?;
         let conflicts = pushed.applied.conflicts;
@@ -68,7 +68,7 @@ impl Inner {
 
     /// Refuses pushes while less than the reserve is free; looks at the disk once a second at most. The log itself checks
     /// again whenever it takes space.
-    async fn check_disk(&self) -> Result<(), ServiceError> {
+    pub(crate) async fn check_disk(&self) -> Result<(), ServiceError> {
         let now = self.deps.runtime.clock.elapsed();
         let due = {
             let mut disk = self.disk.lock();
@@ -99,7 +99,12 @@ impl Inner {
     }
 
     /// Logs a batch under its tenant's queue.
-    pub(crate) async fn log_batch(&self, batch: Arc<Batch>, origin: Origin) -> Result<Pushed> {
+    pub(crate) async fn log_batch(
+        &self,
+        batch: Arc<Batch>,
+        origin: Origin,
+        pushing: EpochGuard,
+    ) -> Result<Pushed> {
         let wal = self.wal()?;
         if !batch.has_content() && !batch.is_encoded_inline() {
             let encode = Arc::clone(&batch);
@@ -115,6 +120,7 @@ impl Inner {
             batch,
             origin,
             prepared: None,
+            _pushing: pushing,
         }));
         let append = wal.append(Append {
             tenant: Some(tenant),

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::deletions::DeletionsCheckpoint;
+use crate::epochs::EpochGuard;
 use crate::replica::BatchTimes;
 use crate::{Error, Result};
 
@@ -203,6 +204,8 @@ pub(crate) struct Pending {
     pub(crate) origin: Origin,
     /// Once it is prepared for a segment.
     pub(crate) prepared: Option<PreparedBatch>,
+    /// Until it is applied or will not be written. Who waits for the answer may be gone long before.
+    pub(crate) _pushing: EpochGuard,
 }
 
 /// A batch whose series are found and named.

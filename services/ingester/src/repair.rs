@@ -13,6 +13,7 @@ use koios_wire::{
     ServiceErrorCode, TenantHoldings,
 };
 
+use crate::fetch::first_of;
 use crate::ingester::Inner;
 use crate::push::queued_bytes;
 use crate::record::{Entry, Origin, TakenOver};
@@ -47,7 +48,9 @@ impl Inner {
             let state = self.deps.state.current();
             let mut whole = true;
             for partition in state.partitions_of(&self.deps.member) {
-                self.accept_losses(&state, partition).await;
+                if let Err(error) = self.accept_losses(&state, partition).await {
+                    tracing::warn!(partition = %partition.id, %error, "could not log that damage is settled");
+                }
                 whole &= self.repair(&state, partition, &mut seen).await;
             }
             let wait = match whole {
@@ -64,14 +67,14 @@ impl Inner {
 
     /// Settles damage that no peer can make good: a single member's damaged tail is reported and taken as never
     /// answered; what an operator accepted as lost is lost.
-    pub(crate) async fn accept_losses(&self, state: &ClusterState, p: &Partition) {
+    pub(crate) async fn accept_losses(&self, state: &ClusterState, p: &Partition) -> Result<()> {
         let (unreconciled, lost, adopted) = {
             let ledger = self.store.ledger.lock();
             let adopted = ledger.adopted.get(&p.id).copied().unwrap_or(0);
             (ledger.is_unreconciled(p.id), ledger.has_lost(p.id), adopted)
         };
         if !unreconciled {
-            return;
+            return Ok(());
         }
         let accepted = |l: &koios_control::AcceptedLoss| l.partition == p.id && l.epoch > adopted;
         let by = if state.accepted_losses.iter().any(accepted) {
@@ -84,11 +87,9 @@ impl Inner {
             );
             "there is no other replica, and the tail was never answered unless the disk is broken"
         } else {
-            return;
+            return Ok(());
         };
-        if let Err(error) = self.log_reconciled(p.id, by).await {
-            tracing::warn!(partition = %p.id, %error, "could not log that damage is settled");
-        }
+        self.log_reconciled(p.id, by).await
     }
 
     /// Repairs one partition; false when this member does not count there yet and peers could change that.
@@ -179,8 +180,15 @@ impl Round<'_> {
         let reply = self.within_deadline(service.batch_sets(request)).await?;
         let mut complete = true;
         for theirs in &reply.tenants {
-            self.copy_tenant(service.as_ref(), &peer.member, theirs, seen)
-                .await?;
+            let copied = self
+                .copy_tenant(service.as_ref(), &peer.member, theirs, seen)
+                .await;
+            match copied {
+                Err(error) if error.code == ServiceErrorCode::Corruption => {
+                    self.report_unreadable(&peer.member, theirs, &error)
+                }
+                other => other?,
+            }
             complete &= self.held(&theirs.tenant).includes(&theirs.held);
         }
         if peer.counts && reply.counts {
@@ -196,6 +204,23 @@ impl Round<'_> {
         self.inner.held(self.partition.id, tenant)
     }
 
+    /// What is held and cannot be read from the own log any more: as long as a peer can give it, it is logged again.
+    fn unreadable(&self, tenant: &TenantId) -> BatchSet {
+        let replica = self.inner.store.replica(self.partition.id, tenant);
+        replica.map_or_else(BatchSet::default, |r| r.state.read().unreadable.clone())
+    }
+
+    /// A peer's log is damaged: what it lacks comes from another, and other tenants need not wait for that.
+    fn report_unreadable(&self, peer: &str, theirs: &TenantHoldings, error: &ServiceError) {
+        self.inner.store.metrics.repair_failures.inc();
+        let missing = theirs.logged.difference(&self.held(&theirs.tenant));
+        let first = first_of(&missing);
+        tracing::warn!(
+            partition = %self.partition.id, tenant = %theirs.tenant, peer, %error, batches = missing.len(), ?first,
+            "a peer cannot read batches that are missing here"
+        );
+    }
+
     async fn copy_tenant(
         &self,
         service: &dyn IngesterService,
@@ -205,7 +230,9 @@ impl Round<'_> {
     ) -> Result<(), ServiceError> {
         let mine = self.held(&theirs.tenant);
         self.take_over(theirs, &mine).await?;
-        let missing = theirs.logged.difference(&mine);
+        let missing = theirs
+            .logged
+            .difference(&mine.difference(&self.unreadable(&theirs.tenant)));
         let place = (peer.to_owned(), (self.partition.id, theirs.tenant.clone()));
         let before = seen.remove(&place).unwrap_or_default();
         let wanted = if self.whole {
@@ -273,6 +300,7 @@ impl Round<'_> {
             // What is left is fetched when there is room for it.
             let memory = self.inner.check_memory();
             memory.map_err(|e| self.inner.refuse(&e.into()))?;
+            self.inner.check_disk().await?;
             let group = self.next_group(&mut batches).await?;
             if group.is_empty() {
                 break;
@@ -328,7 +356,6 @@ impl Round<'_> {
             && header.tenant == *tenant
             && wanted.contains(header.stream, header.sequence);
         if asked_for {
-            let _pushing = self.inner.push_along(self.partition.id).await;
             let logged = self.log_when_there_is_room(batch).await;
             logged.map_err(|e| self.inner.refuse(&e))?;
         }
@@ -340,7 +367,9 @@ impl Round<'_> {
         let clock = &self.inner.deps.runtime.clock;
         let give_up = clock.elapsed().saturating_add(self.inner.settings.peer_deadline);
         loop {
-            match self.inner.log_batch(Arc::clone(&batch), Origin::Member).await {
+            let pushing = self.inner.push_along(self.partition.id).await;
+            let logged = self.inner.log_batch(Arc::clone(&batch), Origin::Member, pushing);
+            match logged.await {
                 Err(Error::Wal(koios_wal::Error::QueueFull { .. })) if clock.elapsed() < give_up => {
                     clock.sleep(QUEUE_RETRY).await;
                 }

@@ -66,6 +66,8 @@ pub(crate) struct ReplicaState {
     log_ids: LogIds,
     window_ms: i64,
     pub(crate) held: BatchSet,
+    /// Those of them that are logged and were found to be unreadable there since the start: the head has them.
+    pub(crate) unreadable: BatchSet,
     pub(crate) streams: Streams,
     /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
     pub(crate) has_unaccounted: bool,
@@ -106,6 +108,7 @@ impl Replica {
                 log_ids: LogIds::default(),
                 window_ms: options.window_ms,
                 held: BatchSet::default(),
+                unreadable: BatchSet::default(),
                 streams: Streams::default(),
                 has_unaccounted: false,
                 in_snapshot: None,
@@ -292,6 +295,17 @@ impl ReplicaState {
                 .or_default()
                 .insert(header.stream, header.sequence);
         }
+    }
+
+    /// Notes that a batch is logged anew; whether it could not be read where it was logged before.
+    pub(crate) fn is_readable_again(&mut self, stream: StreamId, sequence: u64) -> bool {
+        let was_unreadable = self.unreadable.contains(stream, sequence);
+        if was_unreadable {
+            let mut again = BatchSet::default();
+            again.insert(stream, sequence);
+            self.unreadable = self.unreadable.difference(&again);
+        }
+        was_unreadable
     }
 
     /// Notes when samples or exemplars came. What has neither, metadata alone, keeps no window from being quiet.

@@ -69,6 +69,18 @@ impl SegmentIndex {
         all
     }
 
+    /// Notes that of the places of a batch only the one in segment `number` is good.
+    pub(crate) fn keep_only(&mut self, number: u32, key: &ReplicaKey, batch: (koios_model::StreamId, u64)) {
+        let mut it = BatchSet::default();
+        it.insert(batch.0, batch.1);
+        let others = self.segments.iter_mut().filter(|(n, _)| **n != number);
+        for share in others.filter_map(|(_, s)| s.shares.get_mut(key)) {
+            if share.batches.contains(batch.0, batch.1) {
+                share.batches = share.batches.difference(&it);
+            }
+        }
+    }
+
     /// The segments that have some of the wanted batches, ascending, with which ones.
     pub(crate) fn having(&self, key: &ReplicaKey, wanted: &BatchSet) -> Vec<(u32, BatchSet)> {
         let common = |share: &SegmentShare| {

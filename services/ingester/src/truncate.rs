@@ -1,9 +1,11 @@
 //! Lets log segments go, once listed blocks hold everything in them.
 
+use koios_model::PartitionId;
+use koios_runtime::with_sources;
+
 use crate::ingester::Inner;
 use crate::record::{Entry, Truncated};
 use crate::settings::millis;
-use koios_runtime::with_sources;
 
 impl Inner {
     /// Removes the segments that nothing needs. Failures are logged; the next round tries again.
@@ -33,9 +35,23 @@ impl Inner {
             }
         }
         self.store.segments.lock().remove_below(below);
+        self.forget_unreadable();
         let removed = self.wal()?.remove_below(below).await?;
         tracing::info!(below, removed, "log segments removed");
         Ok(())
+    }
+
+    /// What could not be read of segments that are gone is in blocks.
+    fn forget_unreadable(&self) {
+        for replica in self.store.replicas() {
+            if replica.state.read().unreadable.is_empty() {
+                continue;
+            }
+            let logged = self.store.segments.lock().logged(&replica.key);
+            let mut state = replica.state.write();
+            let gone = state.unreadable.difference(&logged);
+            state.unreadable = state.unreadable.difference(&gone);
+        }
     }
 
     /// The first segment that must stay, unless it is the first of all: all before it hold only what listed blocks hold,
@@ -77,9 +93,17 @@ impl Inner {
         hosted.peek().is_some() && hosted.all(|p| p.replicas.len() == 1)
     }
 
-    /// Damaged segments stay until what they lost is made good.
+    /// Damaged segments stay until what they lost is made good: of the partitions that are not known to have left this
+    /// member. Where one comes back, the damage is open again, as the ledger says.
     fn has_open_damage(&self) -> bool {
+        let state = self.deps.state.current();
+        // A state that is older than the adopted epoch does not tell.
+        let has_left = |partition: PartitionId, adopted: u64| {
+            let known = state.partition(partition);
+            known.is_some_and(|p| p.epoch > adopted && !self.is_mine(p))
+        };
         let ledger = self.store.ledger.lock();
-        ledger.adopted.keys().any(|&p| ledger.is_unreconciled(p))
+        let mut adopted = ledger.adopted.iter();
+        adopted.any(|(&p, &epoch)| ledger.is_unreconciled(p) && !has_left(p, epoch))
     }
 }

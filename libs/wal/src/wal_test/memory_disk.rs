@@ -20,6 +20,8 @@ pub(super) struct MemoryState {
     pub(super) synced_names: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
     pub(super) fail_sync: bool,
     pub(super) full: bool,
+    /// Bytes of all files that there is room for.
+    pub(super) room: Option<u64>,
     /// No room is left for this file, or for the names in this folder.
     pub(super) full_at: Option<PathBuf>,
 }
@@ -58,6 +60,13 @@ impl MemoryDisk {
             files,
             ..MemoryState::default()
         })))
+    }
+
+    /// Bytes that there is room for still.
+    pub(super) fn free(&self) -> u64 {
+        let state = self.0.lock();
+        let used: usize = state.files.values().map(|f| f.lock().now.len()).sum();
+        state.room.unwrap_or(1 << 40).saturating_sub(used as u64)
     }
 
     pub(super) fn edit(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -147,7 +156,7 @@ impl Disk for MemoryDisk {
         Ok(())
     }
     fn free_bytes(&self, _: &Path) -> Result<u64, DiskError> {
-        Ok(if self.0.lock().full { 0 } else { 1 << 40 })
+        Ok(if self.0.lock().full { 0 } else { self.free() })
     }
     fn space(&self, _: &Path) -> Result<DiskSpace, DiskError> {
         Ok(DiskSpace {
@@ -187,6 +196,10 @@ impl DiskFile for MemoryFile {
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
         if self.disk.0.lock().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let grows = len.saturating_sub(self.len()?);
+        if grows > self.disk.free() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut content = self.content.lock();

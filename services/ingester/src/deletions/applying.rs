@@ -21,6 +21,42 @@ use crate::{Error, Result};
 const PART: usize = 128;
 /// Deletions for which the log is read once: what is kept for all of them is in memory at a time.
 const AT_ONCE: usize = 64;
+/// How often the log is read while pushes go on: first all that is wanted of it, which takes long, then what came meanwhile.
+/// What came during the last time is read while they wait.
+const READS_AHEAD: usize = 2;
+
+/// What deletions leave of the batches that they don't cover, as far as the log is read.
+struct Keeping {
+    line: Line,
+    /// Per deletion: whether it removes anything here.
+    removes: Vec<bool>,
+    /// Per deletion that does: what matches it, but for what earlier ones delete of that.
+    kept: Vec<Vec<Batch>>,
+    /// The batches that were looked for in the log.
+    read: BatchSet,
+    /// Those of them that the log does not give any more.
+    unread: BatchSet,
+}
+
+impl Keeping {
+    fn new(replica: &Replica, pending: &[Tombstone]) -> Self {
+        Self {
+            line: Line::new(&replica.state.read().deletions.all, pending),
+            removes: vec![false; pending.len()],
+            kept: pending.iter().map(|_| Vec::new()).collect(),
+            read: BatchSet::default(),
+            unread: BatchSet::default(),
+        }
+    }
+
+    fn keep(&mut self, batch: &Batch) {
+        let covering = self.line.covering(batch.header());
+        let of_each = self.kept.iter_mut().zip(&self.removes).enumerate();
+        for (at, (kept, _)) in of_each.filter(|(_, (_, removes))| **removes) {
+            kept.extend(self.line.left_of(at, batch, &covering));
+        }
+    }
+}
 
 impl Inner {
     /// Applies the deletions that a manifest lists up to a version, unless they are applied.
@@ -93,10 +129,19 @@ impl Inner {
                 self.back_up(replica, deletion).await?;
             }
         }
+        let mut keeping = Keeping::new(replica, pending);
+        for _ in 0..READS_AHEAD {
+            self.read_on(replica, pending, &mut keeping).await?;
+        }
         // No batch may come between what is read of the log and the records.
         let _held = self.hold_pushes(replica.key.0).await;
-        let removes: Vec<bool> = pending.iter().map(|d| self.removes(replica, d)).collect();
-        let (kept, unread) = self.kept(replica, pending, &removes).await?;
+        self.read_on(replica, pending, &mut keeping).await?;
+        let Keeping {
+            removes,
+            kept,
+            unread,
+            ..
+        } = keeping;
         let last = pending.last().map(|d| d.id);
         for ((deletion, removes), kept) in pending.iter().zip(removes).zip(kept) {
             let is_last = Some(deletion.id) == last;
@@ -158,43 +203,38 @@ impl Inner {
         self.log(Entry::Deleted(Box::new(deleted))).await.map(drop)
     }
 
-    /// Of each deletion that removes something: what matches it of the batches held that it does not cover, but for what
-    /// earlier ones delete of them. And which of all these batches the log does not give any more.
-    async fn kept(
-        &self,
-        replica: &Replica,
-        pending: &[Tombstone],
-        removes: &[bool],
-    ) -> Result<(Vec<Vec<Batch>>, BatchSet)> {
-        let mut kept: Vec<Vec<Batch>> = pending.iter().map(|_| Vec::new()).collect();
-        let (line, held) = {
-            let state = replica.state.read();
-            (Line::new(&state.deletions.all, pending), state.held.clone())
-        };
+    /// Reads from the log what has come since it was read for these deletions.
+    async fn read_on(&self, replica: &Replica, pending: &[Tombstone], keeping: &mut Keeping) -> Result<()> {
+        let removes: Vec<bool> = pending.iter().map(|d| self.removes(replica, d)).collect();
+        if removes != keeping.removes {
+            // Something that one of them covers came by repair: what is kept for it was passed over.
+            *keeping = Keeping {
+                removes,
+                ..Keeping::new(replica, pending)
+            };
+        }
+        let held = replica.state.read().held.clone();
         let mut later = BatchSet::default();
-        for (deletion, _) in pending.iter().zip(removes).filter(|(_, removes)| **removes) {
+        let removing = pending
+            .iter()
+            .zip(&keeping.removes)
+            .filter(|(_, removes)| **removes);
+        for (deletion, _) in removing {
             match deletion.covers.get(&replica.key.0) {
                 Some(covers) => later.union_with(&held.difference(covers)),
                 None => later.union_with(&held),
             }
         }
-        if later.is_empty() {
-            return Ok((kept, later));
+        let new = later.difference(&keeping.read);
+        if new.is_empty() {
+            return Ok(());
         }
-        let each = |batch: Batch| {
-            let covering = line.covering(batch.header());
-            for (at, kept) in kept.iter_mut().enumerate() {
-                if !removes.get(at).is_some_and(|removes| *removes) {
-                    continue;
-                }
-                let Some(left) = line.left_of(at, &batch, &covering) else {
-                    continue;
-                };
-                kept.push(left);
-            }
-        };
-        let unread = self.each_logged(&replica.key, &later, each).await?;
-        Ok((kept, unread))
+        let unread = self
+            .each_logged(&replica.key, &new, |batch| keeping.keep(&batch))
+            .await?;
+        keeping.read.union_with(&new);
+        keeping.unread.union_with(&unread);
+        Ok(())
     }
 
     /// Uploads and lists what a deletion takes from the head.

@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Lists a deletion that covers what members held, and forgets what it deletes.
-    async fn list_deletion(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
+    pub(crate) async fn list_deletion(&mut self, id: u128, metric: &str, range: TimeRange) -> u64 {
         let mut held = BatchSet::default();
         for i in self.up() {
             held.union_with(&self.deletions(i, 0).await.unwrap().held);

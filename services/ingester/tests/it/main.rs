@@ -19,6 +19,8 @@ mod pinning;
 #[cfg(test)]
 mod repair;
 #[cfg(test)]
+mod safety;
+#[cfg(test)]
 mod snapshot;
 #[cfg(test)]
 mod streams;

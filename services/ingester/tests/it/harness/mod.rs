@@ -1,6 +1,7 @@
 //! A partition of ingesters, and an oracle of what was acknowledged.
 
 mod damage;
+mod pace;
 mod reading;
 mod samples;
 mod store;
@@ -19,8 +20,8 @@ use koios_control::{
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_runtime::{
-    CancellationToken, ClockHandle, Cpu, DiskHandle, DiskNeeds, RealDisk, RealNet, RngHandle, Runtime,
-    TaskGroup, TokioClock,
+    CancellationToken, ClockHandle, Cpu, DiskHandle, DiskNeeds, PaceHandle, RealDisk, RealNet, RngHandle,
+    Runtime, TaskGroup, TokioClock,
 };
 use koios_server::Metrics;
 use koios_testkit::down::DownIngester;
@@ -33,6 +34,7 @@ use parking_lot::Mutex;
 
 use store::FaultyStore;
 
+pub(crate) use pace::TestPace;
 pub(crate) use samples::{Samples, collect, merge, without_starts};
 
 pub(crate) const PARTITION: PartitionId = PartitionId(0);
@@ -117,6 +119,8 @@ pub(crate) struct World {
     pub(crate) tune: fn(&mut Settings),
     /// Of all members.
     pub(crate) memory: PretendedMemory,
+    /// Of the disks of members that start.
+    pub(crate) pace: Option<Arc<TestPace>>,
     machine: Option<PathBuf>,
     /// The sender's stream, and what it says to be settled of it.
     pub(crate) stream: u128,
@@ -186,6 +190,7 @@ impl World {
             sent: BTreeMap::new(),
             tune,
             memory: PretendedMemory::default(),
+            pace: None,
             machine,
             stream: 5,
             settled_below: 0,
@@ -260,7 +265,13 @@ impl World {
         node.tasks = TaskGroup::new(CancellationToken::new());
         let disk = match &self.machine {
             Some(_) => DiskHandle::threaded(Arc::new(RealDisk), 2).unwrap(),
-            None => DiskHandle::inline(Arc::new(node.disk.mount())),
+            None => {
+                let disk = Arc::new(node.disk.mount());
+                match &self.pace {
+                    Some(pace) => DiskHandle::paced(disk, Arc::clone(pace) as PaceHandle),
+                    None => DiskHandle::inline(disk),
+                }
+            }
         };
         node.needs = disk.needs().clone();
         let deps = Deps {
