@@ -168,13 +168,14 @@ impl Head {
         let i = index as usize;
         let mut late = std::mem::take(&mut self.scratch.late);
         late.clear();
+        let mut open = None;
         for s in samples {
             let hot = &self.series.hot[i];
             let start = if STARTED { start_at(starts, s.t) } else { 0 };
             if hot.has_last() && s.t <= hot.last_t {
                 let same = s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits();
                 let repeats = same && (start == 0 || self.newest_start(index) == Some(start));
-                if repeats || (self.waiting.is_open && self.repeats_open(index, s)) {
+                if repeats || (self.waiting.is_open && self.repeats_open(index, s, &mut open)) {
                     applied.duplicates += 1;
                 } else {
                     late.push(s);
@@ -197,6 +198,9 @@ impl Head {
             self.pool.append(hot, s.t, s.v);
             tally.add(s.t);
             applied.samples += 1;
+        }
+        if let Some((ts, vs)) = open {
+            self.give_columns(ts, vs);
         }
         if !late.is_empty() && self.waiting.is_open {
             self.waiting.take_late(index, &late, tally.lsn);

@@ -81,6 +81,11 @@ pub struct Sealing {
 }
 
 impl Sealing {
+    /// Whether there is nothing to seal.
+    pub fn is_empty(&self) -> bool {
+        self.runs.all.is_empty()
+    }
+
     /// Seals them.
     #[expect(
         clippy::expect_used,
@@ -174,19 +179,30 @@ impl Head {
         }
     }
 
-    /// Whether a sample is one of the open ones of its series, which ends later.
-    pub(crate) fn repeats_open(&mut self, index: u32, s: Sample) -> bool {
+    /// Whether a sample is one of the open ones of its series, which ends later. They are decoded once for all samples of a call, into
+    /// `open`, which is given back with [`Head::give_columns`].
+    pub(crate) fn repeats_open(
+        &mut self,
+        index: u32,
+        s: Sample,
+        open: &mut Option<(Vec<i64>, Vec<f64>)>,
+    ) -> bool {
         let hot = &self.series.hot[index as usize];
-        if self.pool.range(hot).is_none_or(|open| !open.contains(s.t)) {
+        if open.is_none() && self.pool.range(hot).is_none_or(|range| !range.contains(s.t)) {
             return false;
         }
-        let (mut ts, mut vs) = self.take_columns();
-        let decoded = self
-            .pool
-            .decode(&self.series.hot[index as usize], &mut ts, &mut vs);
+        let (ts, vs) = open.get_or_insert_with(|| {
+            let (mut ts, mut vs) = self.take_columns();
+            if self
+                .pool
+                .decode(&self.series.hot[index as usize], &mut ts, &mut vs)
+                .is_err()
+            {
+                ts.clear();
+            }
+            (ts, vs)
+        });
         let held = ts.binary_search(&s.t).ok().and_then(|at| vs.get(at));
-        let repeats = decoded.is_ok() && held.is_some_and(|v| v.to_bits() == s.v.to_bits());
-        self.give_columns(ts, vs);
-        repeats
+        held.is_some_and(|v| v.to_bits() == s.v.to_bits())
     }
 }

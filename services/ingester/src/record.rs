@@ -179,7 +179,11 @@ impl Deleted {
         }
         let mut parts = parts.into_iter();
         let head = parts.next().ok_or_else(|| refused("it is empty"))?;
-        let kept = parts.map(|part| Batch::decode(part).map_err(|source| Error::Batch { lsn, source }));
+        // Copied: a batch keeps what it was decoded from, which may be a part of a whole segment.
+        let kept = parts.map(|part| {
+            let part = Bytes::copy_from_slice(&part);
+            Batch::decode(part).map_err(|source| Error::Batch { lsn, source })
+        });
         Ok(Self {
             head: parse(lsn, &head)?,
             kept: kept.collect::<Result<_>>()?,

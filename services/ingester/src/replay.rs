@@ -25,6 +25,13 @@ const PART_BYTES: usize = 512 << 10;
 /// Segments to be loaded that are looked through before: few enough that they are in the system's memory when they are read again.
 const SEGMENTS_AHEAD: usize = 4;
 
+/// What may be kept of the segments that were looked through before their turn, in bytes: with peers the log has hundreds of segments
+/// that need not be loaded. The rest is looked through one by one.
+const SURVEY_BYTES_MAX: usize = 16 << 20;
+
+/// A batch that need not be loaded takes about so many bytes until it is noted.
+const NOTED_BYTES: usize = 192;
+
 /// A part of a segment's records, decoded.
 #[derive(Default)]
 struct Decoded {
@@ -39,6 +46,8 @@ struct Decoded {
 /// What was found of a segment.
 struct Found {
     number: u32,
+    /// About what is kept of it, bytes.
+    bytes: usize,
     damage: Vec<Damage>,
     records: Records,
 }
@@ -109,9 +118,14 @@ impl Inner {
             progress.damaged = true;
             self.note_missing_end(&damage, epochs);
         }
-        for replica in self.store.replicas() {
-            replica.state.write().replayed(progress.damaged);
-        }
+        // What waits is sealed and compared then, which may take as long as a part.
+        let (store, damaged) = (Arc::clone(&self.store), progress.damaged);
+        let end = move || {
+            for replica in store.replicas() {
+                replica.state.write().replayed(damaged);
+            }
+        };
+        self.pools.apply.run(end).await?;
         runtime.memory.freed(runtime.clock.elapsed());
         let took = runtime.clock.elapsed().saturating_sub(started);
         self.store.metrics.replay_seconds.observe(took.as_secs_f64());
@@ -122,12 +136,17 @@ impl Inner {
     }
 
     /// Looks through the segments below `load_from`, of which no more is decoded than that they need not be loaded, and through
-    /// some more.
+    /// some more, until enough is kept of them.
     async fn survey(&self, replay: &mut Replay, segments: &[u32], load_from: u32) -> Result<Vec<Found>> {
         let below = segments.partition_point(|number| *number < load_from);
-        let mut all = Vec::with_capacity(below);
+        let (mut all, mut bytes) = (Vec::new(), 0usize);
         for &number in segments.iter().take(below.saturating_add(SEGMENTS_AHEAD)) {
-            all.push(self.find(replay, number, number >= load_from).await?);
+            if bytes > SURVEY_BYTES_MAX {
+                break;
+            }
+            let found = self.find(replay, number, number >= load_from).await?;
+            bytes = bytes.saturating_add(found.bytes);
+            all.push(found);
         }
         Ok(all)
     }
@@ -138,6 +157,11 @@ impl Inner {
             return Err(self.not_running());
         }
         let content = replay.read(number).await?;
+        let bytes = content
+            .records
+            .iter()
+            .map(|record| bytes_kept(record, load))
+            .sum();
         let records = if load {
             Records::ToLoad(content.records.iter().map(Record::at).collect())
         } else {
@@ -145,6 +169,7 @@ impl Inner {
         };
         Ok(Found {
             number,
+            bytes,
             damage: content.damage,
             records,
         })
@@ -306,6 +331,17 @@ impl Inner {
             self.log(Entry::Truncated(Truncated { below })).await?;
         }
         Ok(())
+    }
+}
+
+/// About what is kept of a record of a segment that was looked through, bytes.
+fn bytes_kept(record: &Record, load: bool) -> usize {
+    match record.kind {
+        _ if load => size_of::<RecordAt>(),
+        RecordKind::Batch => NOTED_BYTES,
+        // Read from JSON it is some times as large.
+        RecordKind::Checkpoint => record.payload.len().saturating_mul(4),
+        _ => record.payload.len().saturating_mul(2),
     }
 }
 

@@ -29,10 +29,25 @@ impl Store {
             let Some((lsn, entry)) = entries.next() else {
                 return;
             };
-            for replica in self.replicas() {
-                replica.state.write().head.seal_waiting();
-            }
+            self.seal_waiting(&entry);
             self.apply_entry(lsn, entry);
+        }
+    }
+
+    /// Seals what waits in the head that an entry is of. What waits in others is nothing to it.
+    fn seal_waiting(&self, entry: &Entry) {
+        let (partition, tenant) = match entry {
+            Entry::Replayed(r) => (r.batch.header.partition, &r.batch.header.tenant),
+            Entry::CutBegun(r) => (r.partition, &r.tenant),
+            Entry::CutListed(r) => (r.partition, &r.tenant),
+            Entry::TakenOver(r) => (r.partition, &r.tenant),
+            Entry::Deleted(r) => (r.head.partition, &r.head.tenant),
+            Entry::Reconciled(_) | Entry::Adopted(_) | Entry::Truncated(_) => return,
+            // None comes from a log as it came from a sender; it would have to wait for its head, too.
+            Entry::Batch(r) => (r.batch.header().partition, &r.batch.header().tenant),
+        };
+        if let Some(replica) = self.replica(partition, tenant) {
+            replica.state.write().head.seal_waiting();
         }
     }
 
@@ -52,15 +67,22 @@ impl Store {
 
     fn replay_deferring(&self, cpu: &Cpu, entries: Vec<(Lsn, Entry)>) {
         let lent = self.lend(&entries);
-        let entries = Mutex::new(entries);
-        cpu.each(2, &|part| match part {
-            0 => {
-                for (lsn, entry) in std::mem::take(&mut *entries.lock()) {
-                    self.apply_entry(lsn, entry);
-                }
+        // A thread more would take longer to begin than there is to do.
+        if lent.iter().all(|(_, sealing)| sealing.lock().is_empty()) {
+            for (lsn, entry) in entries {
+                self.apply_entry(lsn, entry);
             }
-            _ => lent.iter().for_each(|(_, sealing)| sealing.lock().run()),
-        });
+        } else {
+            let entries = Mutex::new(entries);
+            cpu.each(2, &|part| match part {
+                0 => {
+                    for (lsn, entry) in std::mem::take(&mut *entries.lock()) {
+                        self.apply_entry(lsn, entry);
+                    }
+                }
+                _ => lent.iter().for_each(|(_, sealing)| sealing.lock().run()),
+            });
+        }
         for (replica, sealing) in lent {
             let applied = replica.state.write().head.end_deferring(sealing.into_inner());
             self.metrics.applied(&applied);
