@@ -81,7 +81,7 @@ impl Pair<'_> {
                     Wait(seconds) => BLOCKED + Duration::from_secs(*seconds),
                     _ => BLOCKED,
                 };
-                match world.clock.timeout(patience, done).await {
+                match Box::pin(world.clock.timeout(patience, done)).await {
                     Ok(done) => done?,
                     Err(_) => {
                         world.note(format!("{other:?} has to wait"));
