@@ -60,10 +60,13 @@ impl Changes {
             .made
             .first()
             .is_some_and(|first| known.version >= first.version);
-        if is_own {
-            self.replaced_bytes = self.replaced_bytes.saturating_add(known.total_bytes());
+        let own = if is_own { known.total_bytes() } else { 0 };
+        let bytes = self.replaced_bytes.saturating_add(own);
+        let has_room = bytes <= REPLACED_BYTES_MAX;
+        if has_room {
+            self.replaced_bytes = bytes;
         }
-        self.replaced_bytes <= REPLACED_BYTES_MAX
+        has_room
     }
 
     /// Whether nothing was changed.
