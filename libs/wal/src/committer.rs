@@ -70,8 +70,10 @@ pub trait Apply: Send + Sync + 'static {
 /// A record to append.
 #[derive(Debug)]
 pub struct Append<E> {
-    /// Whose queue it waits in; `None` for the system's own records, which go first and may use the disk reserve.
+    /// Whose queue it waits in; `None` for the system's own records, which go first.
     pub tenant: Option<TenantId>,
+    /// Whether it may use the disk reserve: what must be logged before space can be given back.
+    pub uses_reserve: bool,
     /// What it holds.
     pub kind: RecordKind,
     /// Its content, or the end of it, before which [`Apply::prepare`] puts the rest.
@@ -116,8 +118,8 @@ impl<A: Apply> Prepared<A> {
         [&self.prefix, &self.waiting.append.payload]
     }
 
-    fn is_of_tenant(&self) -> bool {
-        self.waiting.append.tenant.is_some()
+    fn uses_reserve(&self) -> bool {
+        self.waiting.append.uses_reserve
     }
 }
 
@@ -486,7 +488,7 @@ impl<A: Apply> Committer<A> {
 
     /// Whether the active segment has room for a group and takes all of it.
     fn goes_here(&self, group: &[Prepared<A>]) -> bool {
-        let takes = self.active.takes_tenants() || !group.iter().any(Prepared::is_of_tenant);
+        let takes = self.active.takes_all() || group.iter().all(Prepared::uses_reserve);
         takes && self.active.fits(size_of(group))
     }
 

@@ -245,7 +245,7 @@ impl Replay {
             segment_bytes: self.settings.segment_bytes,
             asked_bytes: 0,
             reserve_bytes: self.settings.reserve_bytes,
-            takes_tenants: true,
+            takes_all: true,
         };
         let last = self.segments.last().map(|&n| path_of(&self.settings.dir, n));
         let settling = self.last.clone();

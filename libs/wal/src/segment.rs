@@ -94,7 +94,7 @@ pub(crate) struct Active {
     number: u32,
     at: u32,
     capacity: u64,
-    takes_tenants: bool,
+    takes_all: bool,
     /// Whether there may be something of a group behind the position that found no room.
     has_leftover: Arc<AtomicBool>,
 }
@@ -126,8 +126,8 @@ pub(crate) struct NewSegment {
     pub(crate) asked_bytes: u64,
     /// Bytes that must stay free afterwards.
     pub(crate) reserve_bytes: u64,
-    /// Whether tenants' records go there, too.
-    pub(crate) takes_tenants: bool,
+    /// Whether what does not use the reserve goes there, too.
+    pub(crate) takes_all: bool,
 }
 
 impl NewSegment {
@@ -189,7 +189,7 @@ impl NewSegment {
             number: self.number,
             at: bytes.len() as u32,
             capacity,
-            takes_tenants: self.takes_tenants,
+            takes_all: self.takes_all,
             has_leftover: Arc::default(),
         })
     }
@@ -204,7 +204,7 @@ impl NewSegment {
             segment_bytes: self.segment_bytes.min(wanted),
             asked_bytes: 0,
             reserve_bytes: 0,
-            takes_tenants: false,
+            takes_all: false,
             ..self.clone()
         };
         match small.create(disk) {
@@ -283,9 +283,9 @@ impl Active {
         Lsn::new(self.number, self.at)
     }
 
-    /// Whether tenants' records go there.
-    pub(crate) fn takes_tenants(&self) -> bool {
-        self.takes_tenants
+    /// Whether what does not use the reserve goes there.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.takes_all
     }
 
     pub(crate) fn fits(&self, bytes: usize) -> bool {

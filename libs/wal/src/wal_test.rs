@@ -120,6 +120,7 @@ pub(crate) fn record(n: u32, size: usize) -> Append<u32> {
     let mut payload = n.to_le_bytes().to_vec();
     payload.resize(size.max(4), 0xab);
     Append {
+        uses_reserve: false,
         tenant: Some(TenantId::anonymous()),
         kind: RecordKind::Batch,
         payload: Bytes::from(payload),

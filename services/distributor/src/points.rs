@@ -67,14 +67,19 @@ impl PointCounts {
 }
 
 impl Taken {
-    /// Takes back what data points added to totals of which no series was taken: they were refused, or another replica of
-    /// their HA pair is elected.
+    /// Takes back what data points added to totals that were refused and of which no series was taken. What is dropped because
+    /// another replica of its HA pair is elected stays in the total, which goes on from there when this one is elected; and so
+    /// does the end of a stream that made no sample, as others feed its series.
     pub(crate) fn take_back_lost(&mut self) {
         let Some(deltas) = self.deltas.as_mut().filter(|deltas| !deltas.is_empty()) else {
             return;
         };
+        let refused = &self.points.refused;
+        if refused.is_empty() {
+            return;
+        }
         let parts = self.parts.values();
         let left: HashSet<u32> = parts.flat_map(|part: &Part| part.points.all()).collect();
-        deltas.take_back(|point| !left.contains(&point));
+        deltas.take_back(|point| refused.contains(&point) && !left.contains(&point));
     }
 }

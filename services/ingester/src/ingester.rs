@@ -63,8 +63,8 @@ pub(crate) struct Inner {
 pub(crate) struct DiskSpace {
     /// When, by the monotonic clock.
     pub(crate) looked_at: Option<Duration>,
-    /// Bytes free, when that was less than the reserve.
-    pub(crate) low: Option<u64>,
+    /// Bytes free then, where that could be told.
+    pub(crate) free: Option<u64>,
 }
 
 /// Threads of their own: applying must not wait for reads and blocks, nor these for each other.
@@ -340,6 +340,7 @@ impl Inner {
         let wal = self.wal.get().ok_or_else(|| self.not_running())?;
         let append = Append {
             tenant: None,
+            uses_reserve: true,
             kind: entry.kind(),
             payload: entry.payload(),
             weight: 0,
@@ -363,7 +364,12 @@ impl Inner {
         let in_state = state
             .partition(partition)
             .is_some_and(|p| p.counts(&self.deps.member, self.deps.incarnation()));
-        in_state && self.phase() == Phase::Running && !self.store.ledger.lock().is_unreconciled(partition)
+        in_state && self.phase() == Phase::Running && !self.is_damaged(partition)
+    }
+
+    /// Whether acknowledged batches of a partition may be missing because the log was damaged.
+    pub(crate) fn is_damaged(&self, partition: PartitionId) -> bool {
+        self.store.ledger.lock().is_unreconciled(partition)
     }
 
     /// An error of this member, with the control state it knows.

@@ -35,7 +35,7 @@ impl Inner {
         self.replayed_with(batch.columns().memory_bytes()).await;
         self.wal().map_err(|e| self.refuse(&e))?;
         self.check_memory().map_err(|e| self.refuse(&e.into()))?;
-        self.check_disk().await?;
+        self.check_disk(self.settings.disk_reserve_bytes).await?;
         let header = batch.header();
         let pushing = self.enter(header.partition, header.epoch).await?;
         let tenant = header.tenant.clone();
@@ -66,9 +66,9 @@ impl Inner {
         runtime.memory.check(runtime.clock.elapsed())
     }
 
-    /// Refuses pushes while less than the reserve is free; looks at the disk once a second at most. The log itself checks
-    /// again whenever it takes space.
-    pub(crate) async fn check_disk(&self) -> Result<(), ServiceError> {
+    /// Refuses batches while less than `reserve` bytes are free; looks at the disk once a second at most. The log itself
+    /// checks again whenever it takes space.
+    pub(crate) async fn check_disk(&self, reserve: u64) -> Result<(), ServiceError> {
         let now = self.deps.runtime.clock.elapsed();
         let due = {
             let mut disk = self.disk.lock();
@@ -79,15 +79,14 @@ impl Inner {
             }
             due
         };
-        let reserve = self.settings.disk_reserve_bytes;
         if due {
             let dir = self.settings.wal_dir.clone();
             let free = self.deps.runtime.disk.run(move |d| d.free_bytes(&dir)).await;
             // A disk that cannot be asked will say so when it is written.
-            self.disk.lock().low = free.ok().filter(|free| *free < reserve);
+            self.disk.lock().free = free.ok();
         }
-        let low = self.disk.lock().low;
-        match low {
+        let free = self.disk.lock().free;
+        match free.filter(|free| *free < reserve) {
             None => Ok(()),
             Some(free) => Err(self.refuse(&Error::Wal(koios_wal::Error::Full {
                 dir: self.settings.wal_dir.clone(),
@@ -98,7 +97,7 @@ impl Inner {
         }
     }
 
-    /// Logs a batch under its tenant's queue.
+    /// Logs a batch under its tenant's queue. One that makes damage good may use the disk reserve: no log is given back before.
     pub(crate) async fn log_batch(
         &self,
         batch: Arc<Batch>,
@@ -116,6 +115,7 @@ impl Inner {
             return Err(Error::BatchTooLarge { bytes });
         }
         let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
+        let uses_reserve = origin == Origin::Member && self.is_damaged(batch.header().partition);
         let entry = Entry::Batch(Box::new(Pending {
             batch,
             origin,
@@ -124,6 +124,7 @@ impl Inner {
         }));
         let append = wal.append(Append {
             tenant: Some(tenant),
+            uses_reserve,
             kind: entry.kind(),
             payload: entry.payload(),
             weight,

@@ -78,8 +78,7 @@ impl Inner {
             return Ok(());
         }
         let member = &self.deps.member;
-        let damaged = self.store.ledger.lock().is_unreconciled(partition);
-        let message = match damaged {
+        let message = match self.is_damaged(partition) {
             true => format!(
                 "the write-ahead log of member {member} is damaged: it does not count for reads of partition {partition} until \
                  it has copied from the others, or an operator runs `koios ctl partition accept-loss {partition}`"

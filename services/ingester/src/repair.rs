@@ -300,7 +300,7 @@ impl Round<'_> {
             // What is left is fetched when there is room for it.
             let memory = self.inner.check_memory();
             memory.map_err(|e| self.inner.refuse(&e.into()))?;
-            self.inner.check_disk().await?;
+            self.inner.check_disk(self.reserve_bytes()).await?;
             let group = self.next_group(&mut batches).await?;
             if group.is_empty() {
                 break;
@@ -312,6 +312,16 @@ impl Round<'_> {
         self.inner.store.metrics.batches_repaired.inc_by(fetched);
         tracing::info!(%partition, %tenant, peer, asked, fetched, "batches fetched from a peer");
         Ok(())
+    }
+
+    /// Bytes that stay free. What makes damage good may use half of the reserve, as no log is given back before that; the rest
+    /// is for what gives it back then.
+    fn reserve_bytes(&self) -> u64 {
+        let reserve = self.inner.settings.disk_reserve_bytes;
+        match self.inner.is_damaged(self.partition.id) {
+            true => reserve / 2,
+            false => reserve,
+        }
     }
 
     /// The next batches that go to the log together, at least one; none at the end. An error comes after the batches

@@ -161,6 +161,7 @@ async fn write(disk: &SimDisk, choices: &mut Choices<'_>) -> koios_wal::Result<(
         for (number, group) in (1u8..).zip(groups) {
             let append = |bytes: usize| Append {
                 tenant: Some(TenantId::anonymous()),
+                uses_reserve: false,
                 kind: RecordKind::Batch,
                 payload: Bytes::from(vec![number; bytes]),
                 weight: 0,

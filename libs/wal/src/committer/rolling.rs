@@ -1,8 +1,8 @@
 //! Begins the next segment, and refuses what finds no room.
 //!
-//! Tenants' records never take space from the disk reserve. The system's, which free space, may: when a whole segment would
-//! not leave the reserve free, they go on in the segment there is, and then in small ones, which no tenant's record is
-//! written to.
+//! What tenants send never takes space from the disk reserve. What must be logged before space can be given back may: when a
+//! whole segment would not leave the reserve free, it goes on in the segment there is, and then in small ones, which nothing
+//! else is written to.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ impl<A: Apply> Committer<A> {
             Ok(()) => return Ok(group),
             Err(error) => NoRoom::of(error)?,
         };
-        let (tenants, system) = group.into_iter().partition(Prepared::is_of_tenant);
-        self.refuse(tenants, reason);
+        let (system, others) = group.into_iter().partition(Prepared::uses_reserve);
+        self.refuse(others, reason);
         // The segment there is may have room for what is left.
         let system = self.prepare_for(system, self.active.number()).await?;
         if system.is_empty() || self.goes_here(&system) {
@@ -73,7 +73,7 @@ impl<A: Apply> Committer<A> {
             segment_bytes: settings.segment_bytes,
             asked_bytes: self.apply.segment_bytes(),
             reserve_bytes: settings.reserve_bytes,
-            takes_tenants: true,
+            takes_all: true,
         })
     }
 

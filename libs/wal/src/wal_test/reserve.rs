@@ -28,6 +28,7 @@ async fn start(disk: &MemoryDisk) -> Running {
 fn system(n: u32, size: usize) -> Append<u32> {
     Append {
         tenant: None,
+        uses_reserve: true,
         ..record(n, size)
     }
 }
@@ -73,6 +74,30 @@ async fn i6_tenants_records_do_not_use_what_the_systems_took_of_the_reserve() {
     // There is room again.
     disk.0.lock().room = Some(20 * SEGMENT);
     assert!(!is_full_for_tenants(&running).await);
+}
+
+#[tokio::test]
+async fn i6_a_tenants_records_use_the_reserve_where_space_depends_on_them() {
+    let disk = MemoryDisk::default();
+    disk.0.lock().room = Some(10 * SEGMENT);
+    let running = start(&disk).await;
+    fill(&running).await;
+    let free = disk.free();
+    let repairing = |n| Append {
+        uses_reserve: true,
+        ..record(n, 10_000)
+    };
+    for n in 0..30 {
+        let appends = [repairing(n), record(n, 100)].map(|a| running.wal.append(a));
+        let answers = futures::future::join_all(appends).await;
+        assert!(answers[0].is_ok(), "{answers:?}");
+    }
+    assert!(disk.free() < free, "the segment had room for all");
+    // Also in what a start on a full disk makes.
+    drop(running);
+    let running = start(&disk).await;
+    running.wal.append(repairing(30)).await.unwrap().unwrap();
+    assert!(is_full_for_tenants(&running).await);
 }
 
 #[tokio::test]

@@ -229,9 +229,15 @@ impl TenantDeltas {
         let key = (place.series, place.stream);
         let mut stream = streams.get_mut(&key);
         if let Some(stream) = &mut stream
-            && let Some(made) = stream.made_before(interval, delta.map(Total::digest), self.request)?
+            && let Some((made, is_of_another)) =
+                stream.made_before(interval, delta.map(Total::digest), self.request)?
         {
             stream.touched = self.now;
+            if is_of_another && let Some(series) = all.get_mut(&place.series) {
+                // It may be stored by this request: the other one, should it be refused yet, takes nothing back.
+                *version += 1;
+                series.version = *version;
+            }
             return Ok(made);
         }
         let known = all.get(&place.series);
@@ -250,6 +256,9 @@ impl TenantDeltas {
         }
         let new_series = if known.is_none() { SERIES_BYTES } else { 0 };
         let stream_before = stream.as_deref().map(Stream::mark);
+        if !self.changes.lock().has_room_for(known) {
+            return Err(PointFault::DeltaRoom);
+        }
         self.make_room(bytes, new_series, stream, &made)?;
         *version += 1;
         series.version = *version;

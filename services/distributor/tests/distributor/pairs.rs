@@ -440,3 +440,41 @@ async fn otlp_that_is_deduplicated_as_a_whole_is_a_full_success() {
     answer.assert(200, "{}");
     assert_eq!(pair.0.stored().len(), before, "{:?}", pair.0.stored());
 }
+
+/// What is dropped of deltas counts in the total, which goes on from there when their replica is elected.
+#[tokio::test(start_paused = true)]
+async fn deltas_of_the_replica_that_is_not_elected_stay_in_its_total() {
+    let pair = Pair::settled().await;
+    let attribute =
+        |key: &str, value: &str| format!(r#"{{"key":"{key}","value":{{"stringValue":"{value}"}}}}"#);
+    let delta = |value: u32| {
+        let now = pair.0.clock.now_ms();
+        format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"jobs","sum":{{"aggregationTemporality":1,
+                "isMonotonic":true,"dataPoints":[{{"startTimeUnixNano":"{}000000","timeUnixNano":"{now}000000",
+                "asInt":"{value}","attributes":[{},{}]}}]}}}}]}}]}}]}}"#,
+            now - 1_000,
+            attribute("cluster", "eu"),
+            attribute("__replica__", "b"),
+        )
+    };
+    let headers = [("content-type", "application/json")];
+    for value in [1, 2, 4] {
+        pair.0.clock.sleep(Duration::from_secs(1)).await;
+        if value == 4 {
+            assert!(pair.0.state.offer(with_elected("b", 2)));
+        }
+        let answer = pair
+            .0
+            .request("POST", "/otlp/v1/metrics", &headers, delta(value))
+            .await;
+        answer.assert(200, "{}");
+    }
+    let stored = pair.0.stored();
+    let totals: Vec<f64> = stored
+        .iter()
+        .filter(|(labels, _, _)| labels.contains("jobs"))
+        .map(|(_, _, v)| *v)
+        .collect();
+    assert_eq!(totals, [7.0]);
+}

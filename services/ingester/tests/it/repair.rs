@@ -1,8 +1,10 @@
 //! Members make each other whole.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use koios_runtime::Disk;
 use koios_wire::{BatchSetsRequest, IngesterService, ServiceErrorCode};
 
 use crate::harness::{HOUR, MINUTE, PARTITION, T0, World};
@@ -106,6 +108,25 @@ async fn i11_damage_in_the_log_is_made_good_from_peers() {
     w.boot(0).await;
     w.until("counts", |w| w.counts(0)).await;
     w.check(&w.read(0).await.unwrap().0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_i11_damage_is_made_good_on_a_disk_with_no_room_for_tenants() {
+    let mut w = World::start_with(3, |s| s.disk_reserve_bytes = 1 << 20).await;
+    for i in 0..50 {
+        assert!(w.write(&[("a", T0 + i, i as f64)]).await);
+    }
+    w.kill(0).await;
+    w.damage_batch(0, 9);
+    let disk = w.nodes[0].disk.clone();
+    let used = (1 << 40) - disk.free_bytes(Path::new("/")).unwrap();
+    disk.set_capacity(Some(used + (768 << 10)));
+    w.boot(0).await;
+    w.until("repaired", |w| w.counts(0)).await;
+    w.check(&w.read(0).await.unwrap().0);
+    let batch = w.batch(&[("a", T0 + 50, 50.0)]);
+    let refused = w.node(0).push(batch).await.unwrap_err();
+    assert!(refused.message.contains("low disk space"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

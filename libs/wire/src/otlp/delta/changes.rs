@@ -8,6 +8,10 @@ use parking_lot::Mutex;
 use super::Totals;
 use super::series::{Mark, SERIES_BYTES, Series};
 
+/// Bytes of totals that a request may replace more than once, to be taken back one by one: beside what came before the request they are in
+/// no account of the tenant's.
+const REPLACED_BYTES_MAX: usize = 4 << 20;
+
 /// What a data point changed.
 #[derive(Debug)]
 pub(super) struct Change {
@@ -28,6 +32,8 @@ pub struct Changes {
     totals: Arc<Mutex<Totals>>,
     all_bytes: Arc<AtomicUsize>,
     made: Vec<Change>,
+    /// Of totals that the request made itself and replaced.
+    replaced_bytes: usize,
     is_sent: bool,
 }
 
@@ -37,12 +43,30 @@ impl Changes {
             totals: Arc::clone(totals),
             all_bytes: Arc::clone(all_bytes),
             made: Vec::new(),
+            replaced_bytes: 0,
             is_sent: false,
         }
     }
 
     pub(super) fn note(&mut self, change: Change) {
         self.made.push(change);
+    }
+
+    /// Whether there is room to remember a series that is about to be changed. One that the request did not change before is
+    /// what the tenant's history has, too.
+    pub(super) fn has_room_for(&mut self, known: Option<&Series>) -> bool {
+        let Some(known) = known else { return true };
+        let is_own = self
+            .made
+            .first()
+            .is_some_and(|first| known.version >= first.version);
+        let own = if is_own { known.total_bytes() } else { 0 };
+        let bytes = self.replaced_bytes.saturating_add(own);
+        let has_room = bytes <= REPLACED_BYTES_MAX;
+        if has_room {
+            self.replaced_bytes = bytes;
+        }
+        has_room
     }
 
     /// Whether nothing was changed.
@@ -57,7 +81,7 @@ impl Changes {
 
     /// Bytes that it takes to take them back.
     pub fn bytes(&self) -> usize {
-        self.made.capacity() * size_of::<Change>()
+        self.made.capacity() * size_of::<Change>() + self.replaced_bytes
     }
 
     /// Takes back what these data points changed.

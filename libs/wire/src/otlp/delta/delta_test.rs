@@ -282,6 +282,39 @@ fn what_another_request_added_to_stays() {
     assert_eq!(add(&of(&deltas, 0), 30, 40, 1), Ok((8, None)));
 }
 
+#[test]
+fn i2_what_another_request_repeats_stays() {
+    let deltas = Deltas::default();
+    let refused = deltas.of(&TenantId::anonymous(), Duration::ZERO);
+    add(&refused, 10, 20, 5).unwrap();
+    assert_eq!(add(&of(&deltas, 0), 10, 20, 5), Ok((5, Some(10_001))), "stored");
+    drop(refused);
+    assert_eq!(add(&of(&deltas, 0), 20, 30, 2), Ok((7, None)));
+}
+
+#[test]
+fn i12_what_a_request_replaces_itself_is_bounded() {
+    let deltas = Deltas::default();
+    let tenant = deltas.of(&TenantId::anonymous(), Duration::ZERO);
+    let taken = (0..1_000u32).filter(|&point| {
+        let delta = Total::Exponential(Arc::new(exponential(point as i32 % 2 * 4_000)));
+        let end = u64::from(point) + 1;
+        let added = tenant.add(Place { point, ..place(1) }, seconds(0, end), &delta, i64::MAX);
+        added.is_ok_and(|added| !matches!(added.total, Total::Exponential(total) if total.count != end))
+    });
+    let taken = taken.count() as u64;
+    assert!((100..200).contains(&taken), "{taken} deltas of 32 kB");
+    let mut changes = tenant.into_changes();
+    assert!(changes.bytes() < 6 << 20, "{}", changes.bytes());
+    changes.sent();
+    let delta = Total::Exponential(Arc::new(exponential(0)));
+    let next = of(&deltas, 0).add(place(1), seconds(0, taken + 1), &delta, i64::MAX);
+    assert!(
+        matches!(next.unwrap().total, Total::Exponential(total) if total.count == taken + 1),
+        "another request goes on"
+    );
+}
+
 /// What a series of a number takes after one request.
 fn one_series() -> usize {
     let deltas = Deltas::default();

@@ -104,6 +104,11 @@ impl Series {
         (series, Made::Total(added))
     }
 
+    /// What the buckets of its total occupy.
+    pub(super) fn total_bytes(&self) -> usize {
+        self.total.as_ref().map_or(0, Total::bytes)
+    }
+
     /// What becomes of a series when one of its streams ends.
     pub(super) fn with_end(known: Option<&Self>, stream: Option<&Stream>, end: u64) -> (Self, Made) {
         let end_ms = millis(end);
@@ -213,7 +218,7 @@ impl Stream {
         interval: Interval,
         delta: Option<u64>,
         request: u64,
-    ) -> Result<Option<Made>, PointFault> {
+    ) -> Result<Option<(Made, bool)>, PointFault> {
         let ends = |made: &Made| !matches!(made, Made::Total(_));
         let before = self
             .history
@@ -224,8 +229,8 @@ impl Stream {
             if delta.is_some_and(|digest| digest != before.digest) {
                 return Err(PointFault::DeltaChanged);
             }
-            before.request = request;
-            return Ok(Some(before.made.clone()));
+            let is_of_another = std::mem::replace(&mut before.request, request) != request;
+            return Ok(Some((before.made.clone(), is_of_another)));
         }
         // A stream may end when its last delta did.
         if interval.end < self.end || delta.is_some() && interval.end == self.end {
