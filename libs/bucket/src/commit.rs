@@ -262,11 +262,25 @@ impl Bucket {
         &self,
         base: Arc<Manifest>,
         writer: &Writer,
+        change: impl FnMut(&mut Manifest) -> Result<()> + Send,
+    ) -> Result<Arc<Manifest>> {
+        self.commit_unless(base, writer, |_| false, change).await
+    }
+
+    /// As [`Self::commit_from`], but a version of which `is_done` holds is given as it is.
+    async fn commit_unless(
+        &self,
+        base: Arc<Manifest>,
+        writer: &Writer,
+        is_done: impl Fn(&Manifest) -> bool + Send,
         mut change: impl FnMut(&mut Manifest) -> Result<()> + Send,
     ) -> Result<Arc<Manifest>> {
         let nonce = Nonce(self.rng().u128());
         let mut base = base;
         for _ in 0..RACES_MAX {
+            if is_done(&base) {
+                return Ok(base);
+            }
             base.check_epoch(writer)?;
             let mut next = Manifest::clone(&base);
             change(&mut next)?;
@@ -299,12 +313,10 @@ impl Bucket {
         self.begin_from(base, writer).await
     }
 
-    /// As [`Self::begin`], starting from a version that is known.
+    /// As [`Self::begin`], starting from a version that is known. Where another writer is faster, its version is the first one.
     pub(crate) async fn begin_from(&self, base: Arc<Manifest>, writer: &Writer) -> Result<Arc<Manifest>> {
-        match base.version {
-            0 => self.commit_from(base, writer, |_| Ok(())).await,
-            _ => Ok(base),
-        }
+        self.commit_unless(base, writer, |m| m.version > 0, |_| Ok(()))
+            .await
     }
 
     async fn try_commit(&self, next: &Manifest) -> Result<Attempt> {
@@ -434,4 +446,27 @@ enum Attempt {
     /// Another writer has the version; its manifest, if it still has content.
     Lost(Option<Arc<Manifest>>),
     Undecided,
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::PartitionId;
+    use koios_runtime::{RealClock, RngHandle};
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_loses_the_race_for_the_first_version_takes_that_of_the_other() {
+        let (store, clock) = (Arc::new(InMemory::new()), Arc::new(RealClock::new()));
+        let open = |seed| Bucket::new(store.clone(), "", clock.clone(), RngHandle::from_seed(seed));
+        let (a, b) = (open(1), open(2));
+        let tenant = TenantId::anonymous();
+        let writer = |n| Writer::partition("test", PartitionId(n), 1);
+        let seen = b.latest(&tenant).await.unwrap();
+        let first = a.begin(&tenant, &writer(0)).await.unwrap();
+        let begun = b.begin_from(seen, &writer(1)).await.unwrap();
+        assert_eq!((begun.version, begun.nonce), (1, first.nonce));
+        assert_eq!(b.latest(&tenant).await.unwrap().version, 1);
+    }
 }

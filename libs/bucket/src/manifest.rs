@@ -209,6 +209,19 @@ impl ManifestBlock {
         as_cut.into_iter().chain(merged)
     }
 
+    /// The same, covering only batches of which no deletion masks more than it should.
+    fn narrowed(&self, masking: &[&Tombstone]) -> Self {
+        let mut masked = self.clone();
+        if !masking.is_empty() {
+            let coverage = self.coverage().map(|(window, covers)| Coverage {
+                window,
+                covers: narrowed(covers, masking),
+            });
+            masked.windows = coverage.collect();
+        }
+        masked
+    }
+
     /// Whether these are the bytes of `meta.json` as they were listed.
     pub(crate) fn lists_meta(&self, json: &[u8]) -> bool {
         let listed = self.parts.iter().find(|p| p.name == META_PART);
@@ -346,26 +359,18 @@ impl Manifest {
     /// deletion, which their heads cut once more. The listed block does not hold these, so it covers only what the
     /// deletion does.
     pub fn as_masked(&self, block: &ManifestBlock) -> ManifestBlock {
-        let masking: Vec<&Tombstone> = self.masking(block).collect();
-        let mut masked = block.clone();
-        if !masking.is_empty() {
-            let coverage = block.coverage().map(|(window, covers)| Coverage {
-                window,
-                covers: narrowed(covers, &masking),
-            });
-            masked.windows = coverage.collect();
-        }
-        masked
+        block.narrowed(&self.masking(block).collect::<Vec<_>>())
     }
 
     /// Notes that deletions up to a version, in state [`TombstoneState::Final`], delete nothing of a block that they mask: it is clean of
-    /// them as it is.
+    /// them as it is. Later ones mask it still, and may be taken back: they narrow what it covers only as long as they do.
     pub fn note_clean(&mut self, block: BlockId, up_to: u64) {
         let Ok(at) = self.blocks.binary_search_by_key(&block, |b| b.block) else {
             return;
         };
         if let Some(listed) = self.blocks.get(at).filter(|b| b.clean_up_to < up_to) {
-            let mut clean = self.as_masked(listed);
+            let noted = self.masking(listed).filter(|t| t.version <= up_to);
+            let mut clean = listed.narrowed(&noted.collect::<Vec<_>>());
             clean.clean_up_to = up_to;
             self.blocks[at] = clean;
         }

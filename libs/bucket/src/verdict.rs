@@ -1,9 +1,13 @@
 //! What a storage's failure means: whether trying again can help, and if not, what an operator must do.
 
-use std::fmt;
+use std::error::Error as _;
+use std::iter::successors;
+use std::{fmt, io};
 
 /// Longest text of a storage that goes into an error.
 const REASON_CHARS_MAX: usize = 400;
+/// What the object store calls a local folder in its errors.
+const FOLDER_STORE: &str = "LocalFileSystem";
 
 /// Why a storage refuses what it is asked, however often. Its text says what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +176,7 @@ fn verdict(e: &object_store::Error, text: &str, answer: &Answer<'_>) -> Verdict 
         E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => Verdict::Again,
         _ => match answer.status {
             Some(status) => by_status(status, text),
+            None if is_denied_by_system(e) => Verdict::Rejected(Rejection::Permission),
             None => by_text(text),
         },
     }
@@ -251,14 +256,37 @@ fn by_text(text: &str) -> Verdict {
     if TOO_SHORT.iter().any(|words| text.contains(words)) {
         return Verdict::TooShort;
     }
-    // Of one object among several that were to be deleted.
-    if text.contains("(code: AccessDenied)") {
-        return Verdict::Rejected(Rejection::Permission);
+    if let Some(verdict) = code_at_end(text).and_then(|code| by_code_at_end(code, text)) {
+        return verdict;
     }
     if text.contains("incorrectly configured region") {
         return Verdict::Rejected(Rejection::Region);
     }
     Verdict::Again
+}
+
+/// What a storage said of one object among several that were to be deleted, or of the request for that: S3 its own code, Azure a status.
+fn code_at_end(text: &str) -> Option<&str> {
+    let (_, code) = text.trim_end().strip_suffix(')')?.rsplit_once("(code: ")?;
+    Some(code)
+}
+
+fn by_code_at_end(code: &str, text: &str) -> Option<Verdict> {
+    match code.parse() {
+        Ok(status) => Some(by_status(status, text)),
+        Err(_) if code == "AccessDenied" => Some(Verdict::Rejected(Rejection::Permission)),
+        Err(_) => by_code(code),
+    }
+}
+
+/// Whether this machine does not let the process at a file of a local folder. Of a connection the same may pass.
+fn is_denied_by_system(e: &object_store::Error) -> bool {
+    if !matches!(e, object_store::Error::Generic { store, .. } if *store == FOLDER_STORE) {
+        return false;
+    }
+    let causes = successors(e.source(), |cause| (*cause).source());
+    let mut io = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io.any(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether it was not the storage that was asked, but whoever hands out credentials for it.
@@ -350,6 +378,71 @@ mod tests {
             let failure = read(&answered(status, &format!("<Error><Code>{code}</Code></Error>")));
             assert_eq!(failure.verdict, want, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_one_of_several_objects_counts_like_an_answer() {
+        use Rejection::*;
+        for (text, want) in [
+            (
+                "DeleteObjects request failed for key p/o: Access Denied (code: AccessDenied)",
+                Verdict::Rejected(Permission),
+            ),
+            (
+                "DeleteObjects request failed for key p/(code: 403)/o: We encountered an internal error (code: InternalError)",
+                Verdict::Again,
+            ),
+            (
+                "DeleteObjects request failed for key p/o: no (code: InvalidAccessKeyId)",
+                Verdict::Rejected(Credentials),
+            ),
+            (
+                "DeleteObjects request failed for key p/o: of a code that nobody knows (code: Unheard)",
+                Verdict::Again,
+            ),
+            (
+                "Bulk delete request failed for key p/o: Forbidden (code: 403)",
+                Verdict::Rejected(Permission),
+            ),
+            (
+                "Bulk delete request failed for key p/o: Conflict (code: 409)",
+                Verdict::Again,
+            ),
+            (
+                "Bulk delete request failed for key p/o: Server busy (code: 503)",
+                Verdict::Again,
+            ),
+            (
+                "Bulk delete request failed due to invalid input: Bad Request (code: 400)",
+                Verdict::Rejected(Request),
+            ),
+        ] {
+            assert_eq!(read(&generic(text)).verdict, want, "{text}");
+        }
+    }
+
+    /// As the object store tells of files of a folder.
+    #[derive(Debug, thiserror::Error)]
+    #[error("Unable to delete file /folder/o: {source}")]
+    struct UnableToDelete {
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_folder_that_this_process_may_not_use_is_refused() {
+        let failed = |store, kind| {
+            let source = io::Error::from(kind);
+            let source = Box::new(UnableToDelete { source });
+            read(&object_store::Error::Generic { store, source }).verdict
+        };
+        let denied = io::ErrorKind::PermissionDenied;
+        assert_eq!(
+            failed(FOLDER_STORE, denied),
+            Verdict::Rejected(Rejection::Permission)
+        );
+        assert_eq!(failed(FOLDER_STORE, io::ErrorKind::StorageFull), Verdict::Again);
+        // A connection that a firewall does not let through, for now.
+        assert_eq!(failed("S3", denied), Verdict::Again);
     }
 
     #[test]

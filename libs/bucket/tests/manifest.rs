@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use common::{Fault, Faulty, block, bucket, bucket_over, id, small_entry, tenant, writer};
 use futures::future::join_all;
-use koios_bucket::{Bucket, Error, ManifestBlock, Nonce, TenantManifests, Tombstone, Writer};
+use koios_bucket::{
+    Bucket, Error, Manifest, ManifestBlock, Nonce, TenantManifests, Tombstone, TombstoneState, Writer,
+};
 use koios_model::{BatchSet, PartitionId, StreamId, TenantId, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -167,7 +169,7 @@ async fn i10_a_dead_name_is_never_listed_again() {
 async fn a_block_cannot_vanish_without_being_declared_dead() {
     let bucket = bucket();
     add(&bucket, 1).await.unwrap();
-    let change = |m: &mut koios_bucket::Manifest| {
+    let change = |m: &mut Manifest| {
         m.blocks.clear();
         Ok(())
     };
@@ -365,4 +367,41 @@ fn i2_a_merged_block_says_what_it_covers_only_if_all_its_sources_do() {
         .iter()
         .find_map(|w| w.covers.get(&partition));
     assert!(kept.unwrap().contains(StreamId(7), 10));
+}
+
+#[test]
+fn i10_what_a_block_covers_is_narrowed_for_good_only_by_deletions_that_are_final() {
+    let partition = PartitionId(3);
+    let window = TimeRange::new(0, 7_199_999);
+    let batches = |sequences: std::ops::Range<u64>| {
+        let mut set = BatchSet::default();
+        sequences.for_each(|s| {
+            set.insert(StreamId(7), s);
+        });
+        set
+    };
+    let tombstone = |version: u64, covered: u64, state: TombstoneState| Tombstone {
+        version,
+        state,
+        covers: BTreeMap::from([(partition, batches(0..covered))]),
+        ..Tombstone::new(Nonce(u128::from(version)), &Default::default(), TimeRange::ALL)
+    };
+    let mut m = Manifest::empty(tenant());
+    m.version = 20;
+    let covers = BTreeMap::from([(partition, batches(0..6))]);
+    m.blocks = vec![ManifestBlock::new(&block(1, 1).meta, covers)];
+    m.tombstones = vec![
+        tombstone(10, 4, TombstoneState::Final),
+        tombstone(11, 2, TombstoneState::Masked),
+    ];
+    assert_eq!(m.covered(partition, window), batches(0..2));
+    m.note_clean(id(1), 10);
+    assert_eq!(m.masking(&m.blocks[0]).count(), 1);
+    assert_eq!(
+        m.covered(partition, window),
+        batches(0..2),
+        "the later one masks it"
+    );
+    m.set_tombstone_state(Nonce(11), TombstoneState::Undone);
+    assert_eq!(m.covered(partition, window), batches(0..4), "it was taken back");
 }

@@ -17,6 +17,7 @@
 
 mod error;
 mod import;
+mod left_over;
 mod settings;
 mod upload_state;
 mod uploads;

@@ -12,11 +12,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use koios_block::BlockId;
-use koios_bucket::{Bucket, Error as BucketError, FileUpload, Manifest};
+use koios_bucket::{Bucket, Error as BucketError, Failures, FileUpload, Manifest};
 use koios_model::TenantId;
 use koios_runtime::{MemoryShort, with_sources};
 use koios_tsdb::{META_BYTES_MAX, META_FILE, TsdbFiles, TsdbMeta};
 
+use crate::left_over::{LeftOver, Removals};
 use crate::upload_state::{STATE_FILE, Stored, UploadState};
 use crate::{Came, ImportError, Imported, Importer, Outcome};
 
@@ -73,12 +74,16 @@ pub enum UploadError {
 #[derive(Clone, Debug)]
 pub struct Uploads {
     importer: Importer,
+    left_over: LeftOver,
 }
 
 impl Uploads {
     /// Uploads that `importer` imports.
     pub fn new(importer: Importer) -> Self {
-        Self { importer }
+        Self {
+            importer,
+            left_over: LeftOver::default(),
+        }
     }
 
     fn bucket(&self) -> &Bucket {
@@ -222,45 +227,75 @@ impl Uploads {
         Ok((manifest, stored, is_done))
     }
 
-    /// Imports what was uploaded of a tenant, and removes what nobody will finish. Gives how many were imported.
+    /// Imports what was uploaded of a tenant, and removes what nobody will finish. Gives how many were imported. An upload that the
+    /// storage does not let at keeps no other waiting.
     ///
     /// # Errors
-    /// [`UploadError::Bucket`], [`UploadError::Memory`]; the next call goes on.
+    /// [`UploadError::Bucket`], the first of those met; [`UploadError::Memory`]; the next call goes on.
     pub async fn work(&self, tenant: &TenantId) -> Result<usize, UploadError> {
-        let mut imported = 0;
+        let (mut imported, mut failed) = (0, None);
+        let mut failures = Failures::default();
+        let mut removals = self.left_over.round(self.bucket(), self.importer.clock.elapsed());
         for block in self.bucket().uploads(tenant).await? {
-            let Some(stored) = self.stored(tenant, block).await? else {
-                // What is left of one that was removed, or was begun by a version that wrote this last.
-                let why = "it was begun and nothing came: begin it again".to_owned();
-                let failed = self.now(&UploadState::Failed(why), None).to_json();
-                self.bucket()
-                    .create_file(tenant, block, STATE_FILE, &failed)
-                    .await?;
-                continue;
-            };
-            let now_ms = self.importer.clock.now_ms();
-            if stored.state() == UploadState::Validating {
-                if stored.is_held_by_another(self.holder(), now_ms) {
-                    continue;
-                }
-                self.check_memory()?;
-                if stored.attempts >= ATTEMPTS_MAX {
-                    let why = format!(
-                        "it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process"
-                    );
-                    let failed = self.now(&UploadState::Failed(why), None);
-                    self.end(tenant, block, &failed.again(stored.again_after)).await?;
-                    continue;
-                }
-                let mut held = stored.held(self.holder(), now_ms);
-                held.attempts += 1;
-                self.note(tenant, block, &held).await?;
-                imported += usize::from(Box::pin(self.import(tenant, block, &held)).await?);
-            } else if now_ms.saturating_sub(stored.at_ms) >= KEPT_MS {
-                self.bucket().remove_upload(tenant, block, None).await?;
+            if failures.are_enough() {
+                break;
             }
+            let done = match self.work_on(tenant, block, &mut removals).await {
+                Ok(is_imported) => {
+                    imported += usize::from(is_imported);
+                    Ok(())
+                }
+                Err(UploadError::Bucket(error)) => Err(error),
+                Err(error) => return Err(error),
+            };
+            failures.note(&done);
+            failed = failed.or_else(|| done.err());
         }
-        Ok(imported)
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(imported),
+        }
+    }
+
+    /// Goes on with one upload; whether it is listed by that.
+    async fn work_on(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        removals: &mut Removals<'_>,
+    ) -> Result<bool, UploadError> {
+        let Some(stored) = self.stored(tenant, block).await? else {
+            // What is left of one that was removed, or was begun by a version that wrote this last.
+            let why = "it was begun and nothing came: begin it again".to_owned();
+            let failed = self.now(&UploadState::Failed(why), None).to_json();
+            self.bucket()
+                .create_file(tenant, block, STATE_FILE, &failed)
+                .await?;
+            return Ok(false);
+        };
+        let now_ms = self.importer.clock.now_ms();
+        if stored.state() != UploadState::Validating {
+            if now_ms.saturating_sub(stored.at_ms) >= KEPT_MS {
+                removals.remove(tenant, block, None).await;
+            }
+            return Ok(false);
+        }
+        if stored.is_held_by_another(self.holder(), now_ms) {
+            return Ok(false);
+        }
+        self.check_memory()?;
+        if stored.attempts >= ATTEMPTS_MAX {
+            let why =
+                format!("it was not imported in {ATTEMPTS_MAX} attempts, each of which ended the process");
+            let failed = self.now(&UploadState::Failed(why), None);
+            let failed = failed.again(stored.again_after);
+            self.end(tenant, block, &failed, removals).await?;
+            return Ok(false);
+        }
+        let mut held = stored.held(self.holder(), now_ms);
+        held.attempts += 1;
+        self.note(tenant, block, &held).await?;
+        Box::pin(self.import(tenant, block, &held, removals)).await
     }
 
     /// How many uploads of a tenant are begun and neither imported nor failed, or as many as there may be.
@@ -282,7 +317,13 @@ impl Uploads {
     }
 
     /// Imports an upload that is `held` here; whether it is listed by that.
-    async fn import(&self, tenant: &TenantId, block: BlockId, held: &Stored) -> Result<bool, UploadError> {
+    async fn import(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        held: &Stored,
+        removals: &mut Removals<'_>,
+    ) -> Result<bool, UploadError> {
         let files = UploadedFiles {
             bucket: self.bucket().clone(),
             tenant: tenant.clone(),
@@ -300,7 +341,7 @@ impl Uploads {
                 return Ok(false);
             }
         };
-        self.note_done(tenant, block, held, &done).await?;
+        self.note_done(tenant, block, held, &done, removals).await?;
         Ok(done.is_ok_and(|done| done.outcome == Outcome::Imported))
     }
 
@@ -310,13 +351,14 @@ impl Uploads {
         block: BlockId,
         held: &Stored,
         done: &Result<Imported, ImportError>,
+        removals: &mut Removals<'_>,
     ) -> Result<(), UploadError> {
         let state = match done {
             Ok(done) => {
                 tracing::info!(%tenant, source = %block, outcome = ?done.outcome, samples = done.samples, blocks = done.blocks, too_old = done.too_old, "uploaded block imported");
                 if done.outcome == Outcome::Imported {
-                    // The manifest has its name.
-                    self.bucket().remove_upload(tenant, block, None).await?;
+                    // The manifest has its name. Of files that stay the next call says that it is complete.
+                    removals.remove(tenant, block, None).await;
                     return Ok(());
                 }
                 UploadState::Complete
@@ -336,7 +378,7 @@ impl Uploads {
         };
         if self.is_held(tenant, block).await? {
             let ended = self.now(&state, None).again(held.again_after);
-            self.end(tenant, block, &ended).await?;
+            self.end(tenant, block, &ended, removals).await?;
         }
         Ok(())
     }
@@ -371,10 +413,16 @@ impl Uploads {
     }
 
     /// Notes how an upload ended of which nothing is listed, and removes its files.
-    async fn end(&self, tenant: &TenantId, block: BlockId, ended: &Stored) -> Result<(), UploadError> {
+    async fn end(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        ended: &Stored,
+        removals: &mut Removals<'_>,
+    ) -> Result<(), UploadError> {
         self.note(tenant, block, ended).await?;
-        let removed = self.bucket().remove_upload(tenant, block, Some(STATE_FILE));
-        Ok(removed.await?)
+        removals.remove(tenant, block, Some(STATE_FILE)).await;
+        Ok(())
     }
 
     /// What is written of an upload that takes files, and the tenant's manifest.

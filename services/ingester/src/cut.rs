@@ -158,7 +158,7 @@ impl Inner {
         let started = self.deps.runtime.clock.elapsed();
         // Asked first, so that a bucket that is away costs no cut.
         let manifest = self.deps.manifests.probe(tenant).await;
-        self.set_bucket_down(manifest.is_err());
+        self.note_bucket(manifest.as_ref().err());
         let mut manifest = manifest?;
         // One that shows less than this member has listed there lost versions: a block that is listed in it would hide that.
         let listed = replica.state.read().listed_version;
@@ -170,7 +170,7 @@ impl Inner {
             // was never listed, and not what is left of a manifest that is lost.
             let writer = Writer::partition(&self.deps.member, replica.key.0, self.epoch_of(replica));
             let begun = self.deps.manifests.begin(tenant, &writer).await;
-            self.set_bucket_down(begun.is_err());
+            self.note_bucket(begun.as_ref().err());
             manifest = begun?;
         }
         // First, so that the block is clean of them.
@@ -191,7 +191,10 @@ impl Inner {
         let (version, reply) = match listed {
             Ok(listed) => listed,
             Err(e) => {
-                self.set_bucket_down(matches!(e, Error::Bucket(_)));
+                self.note_bucket(match &e {
+                    Error::Bucket(error) => Some(&**error),
+                    _ => None,
+                });
                 replica.state.write().abandon(block);
                 return Err(e);
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use koios_bucket::Error as BucketError;
 use koios_model::PartitionId;
 use koios_runtime::{CancellationToken, Cpu, TaskError, watch};
 use koios_wal::{Append, Committer, Wal, WalSettings};
@@ -384,8 +385,10 @@ impl Inner {
             .with_state_version(self.deps.state.current().version)
     }
 
-    pub(crate) fn set_bucket_down(&self, down: bool) {
-        self.bucket_down.store(down, Ordering::Relaxed);
+    /// Notes how a request to the bucket ended: one that is of no use to repeat was answered.
+    pub(crate) fn note_bucket(&self, failure: Option<&BucketError>) {
+        let is_down = failure.is_some_and(BucketError::is_transient);
+        self.bucket_down.store(is_down, Ordering::Relaxed);
     }
 
     fn status(&self) -> IngesterStatus {

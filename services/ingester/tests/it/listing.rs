@@ -80,3 +80,23 @@ async fn i10_nothing_is_listed_in_a_manifest_that_shows_less_than_this_member_ha
     w.flush(0).await.unwrap();
     w.check(&w.query(0).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_cannot_be_read_does_not_say_that_the_bucket_is_down() {
+    let mut w = World::start(1).await;
+    fill(&mut w, T0).await;
+    w.flush(0).await.unwrap();
+    fill(&mut w, T0 + 2 * HOUR).await;
+    let next = w.manifests.probe(&tenant()).await.unwrap().version + 1;
+    let path = Path::from(format!("{}/manifest/{next:020}.json", tenant()));
+    w.store.put(&path, "damaged".into()).await.unwrap();
+    w.flush(0).await.unwrap_err();
+    assert!(!w.node(0).status().bucket_down, "it answers");
+    w.store.delete(&path).await.unwrap();
+    w.store.lists_nothing.store(true, Ordering::Relaxed);
+    w.flush(0).await.unwrap_err();
+    assert!(w.node(0).status().bucket_down);
+    w.store.lists_nothing.store(false, Ordering::Relaxed);
+    w.flush(0).await.unwrap();
+    assert!(!w.node(0).status().bucket_down);
+}

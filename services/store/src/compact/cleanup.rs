@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
-use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, TenantManifests, Unlisted, Writer};
+use koios_bucket::{Failures, Manifest, ManifestBlock, PutOff, TenantManifests, Unlisted, Writer};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
@@ -20,22 +20,25 @@ const HISTORY_SLACK: u64 = 32;
 
 /// What was seen dead, and when first, by this process' own clock: nobody else's clock decides when bytes go.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SeenDead(BTreeMap<BlockId, Duration>);
+pub(crate) struct SeenDead {
+    since: BTreeMap<BlockId, Duration>,
+    /// Those whose bytes could not be deleted just now.
+    put_off: PutOff<BlockId>,
+}
 
 impl SeenDead {
-    /// The dead blocks that have bytes and were seen dead for a grace.
+    /// The dead blocks that have bytes, were seen dead for a grace, and are not put off.
     fn ripe(&mut self, manifest: &Manifest, now: Duration, grace: Duration) -> Vec<(BlockId, Vec<String>)> {
         let with_bytes = || manifest.dead.iter().filter(|d| !d.parts.is_empty());
         let mut seen = BTreeMap::new();
         for dead in with_bytes() {
-            let since = self.0.get(&dead.block).copied().unwrap_or(now);
+            let since = self.since.get(&dead.block).copied().unwrap_or(now);
             seen.insert(dead.block, since);
         }
-        self.0 = seen;
+        self.since = seen;
         let is_ripe = |block: &BlockId| {
-            self.0
-                .get(block)
-                .is_some_and(|at| now.saturating_sub(*at) >= grace)
+            let since = self.since.get(block);
+            since.is_some_and(|at| now.saturating_sub(*at) >= grace) && !self.put_off.contains(block, now)
         };
         with_bytes()
             .filter(|d| is_ripe(&d.block))
@@ -92,8 +95,8 @@ pub(crate) async fn retire(
     })
 }
 
-/// Deletes the bytes of blocks that have been dead for the grace. Gives how many. A block whose bytes the storage does not delete keeps
-/// no other waiting.
+/// Deletes the bytes of blocks that have been dead for the grace. Gives how many. A block whose bytes the storage does not delete is put
+/// off and keeps no other waiting; where several in a row fail, the rest waits for the next round.
 pub(crate) async fn delete_dead(
     manifests: &TenantManifests,
     manifest: &Manifest,
@@ -107,19 +110,21 @@ pub(crate) async fn delete_dead(
         return Ok(0);
     }
     let (mut gone, mut failed) = (BTreeSet::new(), None);
+    let mut failures = Failures::default();
     for (block, parts) in &ripe {
-        let deleted = manifests.bucket().delete_parts(&manifest.tenant, *block, parts);
-        match deleted.await {
+        if failures.are_enough() {
+            break;
+        }
+        let bucket = manifests.bucket();
+        let deleted = bucket.delete_parts(&manifest.tenant, *block, parts).await;
+        failures.note(&deleted);
+        match deleted {
             Ok(()) => {
                 gone.insert(*block);
             }
             Err(error) => {
-                // Where nothing answers each of the others would only wait for it, too.
-                let is_refused = matches!(error, BucketError::Rejected { .. });
+                seen.put_off.add(*block, now);
                 failed = failed.or(Some(error));
-                if !is_refused {
-                    break;
-                }
             }
         }
     }

@@ -9,6 +9,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
     PutOptions, PutPayload, PutResult,
 };
+use parking_lot::Mutex;
 
 use super::*;
 
@@ -23,6 +24,30 @@ enum Refusal {
     Lists,
     /// Nothing of one block is deleted.
     Keeps(BlockId),
+    /// It is not said why.
+    BusyWith(BlockId),
+    /// Nothing is deleted.
+    KeepsAll,
+    /// No deletion is answered.
+    DeletesNothing,
+}
+
+impl Refusal {
+    /// What comes of a deletion.
+    fn of_deletion(self, path: &Path) -> object_store::Result<()> {
+        let denied = || object_store::Error::PermissionDenied {
+            path: path.to_string(),
+            source: "403: it is locked".into(),
+        };
+        let is_of = |block: BlockId| path.as_ref().contains(&block.to_string());
+        match self {
+            Self::Keeps(block) if is_of(block) => Err(denied()),
+            Self::KeepsAll => Err(denied()),
+            Self::BusyWith(block) if is_of(block) => Err(broken()),
+            Self::DeletesNothing => Err(broken()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A storage that refuses something.
@@ -30,6 +55,8 @@ enum Refusal {
 struct Refusing {
     inner: Arc<InMemory>,
     refusal: Refusal,
+    /// The blocks of which something was to be deleted, in the order in which that was asked for.
+    deletions: Arc<Mutex<Vec<BlockId>>>,
 }
 
 impl Refusing {
@@ -94,20 +121,15 @@ impl ObjectStore for Refusing {
         &self,
         paths: BoxStream<'static, object_store::Result<Path>>,
     ) -> BoxStream<'static, object_store::Result<Path>> {
-        let Refusal::Keeps(block) = self.refusal else {
-            return self.inner.delete_stream(paths);
-        };
-        let inner = Arc::clone(&self.inner);
+        let (inner, refusal) = (Arc::clone(&self.inner), self.refusal);
+        let deletions = Arc::clone(&self.deletions);
         let delete = move |path: object_store::Result<Path>| {
-            let inner = Arc::clone(&inner);
+            let (inner, deletions) = (Arc::clone(&inner), Arc::clone(&deletions));
             async move {
                 let path = path?;
-                if path.as_ref().contains(&block.to_string()) {
-                    return Err(object_store::Error::PermissionDenied {
-                        path: path.to_string(),
-                        source: "403: it is locked".into(),
-                    });
-                }
+                let block = path.parts().find_map(|p| p.as_ref().parse::<BlockId>().ok());
+                deletions.lock().extend(block);
+                refusal.of_deletion(&path)?;
                 inner.delete(&path).await.map(|()| path)
             }
         };
@@ -117,7 +139,7 @@ impl ObjectStore for Refusing {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         match self.refusal {
             Refusal::Lists => stream::iter([Err(broken())]).boxed(),
-            Refusal::Denied(_) | Refusal::Fails(_) | Refusal::Keeps(_) => self.inner.list(prefix),
+            _ => self.inner.list(prefix),
         }
     }
 
@@ -132,8 +154,27 @@ impl ObjectStore for Refusing {
 
 impl World {
     fn refusing(&self, refusal: Refusal) -> Compactor {
-        let inner = Arc::clone(&self.objects);
-        self.compactor_on(self.manifests_on(Arc::new(Refusing { inner, refusal })))
+        self.telling(refusal).0
+    }
+
+    /// The same, and what is asked to be deleted.
+    fn telling(&self, refusal: Refusal) -> (Compactor, Arc<Mutex<Vec<BlockId>>>) {
+        let (inner, deletions) = (Arc::clone(&self.objects), Arc::default());
+        let store = Refusing {
+            inner,
+            refusal,
+            deletions: Arc::clone(&deletions),
+        };
+        (self.compactor_on(self.manifests_on(Arc::new(store))), deletions)
+    }
+
+    /// Merges a day; the blocks that are live then, and those that are dead.
+    async fn merged_day(&mut self) -> (BTreeSet<BlockId>, Vec<BlockId>) {
+        self.day().await;
+        compact(&mut self.compactor()).await;
+        let merged = self.manifest().await;
+        let live = merged.blocks.iter().map(|b| b.block).collect();
+        (live, merged.dead.iter().map(|d| d.block).collect())
     }
 }
 
@@ -214,29 +255,59 @@ async fn what_is_due_is_told_with_its_age_right_after_a_start() {
 
 #[tokio::test(start_paused = true)]
 async fn a_block_that_the_storage_does_not_delete_keeps_no_other_from_being_deleted() {
-    let mut world = World::new(11);
-    world.day().await;
-    compact(&mut world.compactor()).await;
-    let merged = world.manifest().await;
-    let (live, dead): (BTreeSet<_>, Vec<_>) = (
-        merged.blocks.iter().map(|b| b.block).collect(),
-        merged.dead.iter().map(|d| d.block).collect(),
-    );
-    assert!(dead.len() > 3, "{dead:?}");
-    let kept = dead[0];
-    let mut compactor = world.refusing(Refusal::Keeps(kept));
-    for _ in 0..3 {
-        compact(&mut compactor).await;
-        world.sleep(3601).await;
+    for refusal in [Refusal::Keeps, Refusal::BusyWith] {
+        let mut world = World::new(11);
+        let (live, dead) = world.merged_day().await;
+        assert!(dead.len() > 10, "{dead:?}");
+        let kept = dead[0];
+        let what = format!("{:?}", refusal(kept));
+        let mut compactor = world.refusing(refusal(kept));
+        for _ in 0..3 {
+            compact(&mut compactor).await;
+            world.sleep(3601).await;
+        }
+        let expected: BTreeSet<_> = live.iter().copied().chain([kept]).collect();
+        assert_eq!(world.blocks_with_bytes().await, expected, "{what}");
+        assert!(compactor.metrics.failures.get() > 0, "{what}: and that is told");
+        // Once it may go, it does.
+        let mut compactor = world.compactor();
+        for _ in 0..3 {
+            compact(&mut compactor).await;
+            world.sleep(3601).await;
+        }
+        assert_eq!(world.blocks_with_bytes().await, live, "{what}");
     }
-    let expected: BTreeSet<_> = live.iter().copied().chain([kept]).collect();
-    assert_eq!(world.blocks_with_bytes().await, expected);
-    assert!(compactor.metrics.failures.get() > 0, "and that is told");
-    // Once it may go, it does.
-    let mut compactor = world.compactor();
-    for _ in 0..3 {
-        compact(&mut compactor).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_deletes_nothing_is_asked_for_a_few_blocks_only_and_for_others_next_time() {
+    for (refusal, at_a_time) in [(Refusal::KeepsAll, 8), (Refusal::DeletesNothing, 2)] {
+        let mut world = World::new(12);
+        let (_, dead) = world.merged_day().await;
+        assert!(dead.len() > 2 * at_a_time, "{dead:?}");
+        let (mut compactor, deletions) = world.telling(refusal);
+        // They are seen dead.
+        compactor.visit_all().await;
         world.sleep(3601).await;
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            compactor.visit_all().await;
+            let now: BTreeSet<BlockId> = deletions.lock().drain(..).collect();
+            asked.push(now);
+        }
+        let expected = |from: usize| {
+            dead.iter()
+                .skip(from)
+                .take(at_a_time)
+                .copied()
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(asked, [expected(0), expected(at_a_time)], "{refusal:?}");
+        // After an hour they are tried again.
+        world.sleep(3601).await;
+        deletions.lock().clear();
+        compactor.visit_all().await;
+        let again: BTreeSet<BlockId> = deletions.lock().drain(..).collect();
+        assert_eq!(again, expected(0), "{refusal:?}");
     }
-    assert_eq!(world.blocks_with_bytes().await, live);
 }

@@ -1,0 +1,53 @@
+//! Files of uploads that nobody needs any more go; those that the storage does not delete keep nothing else waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use koios_block::BlockId;
+use koios_bucket::{Bucket, Failures, PutOff};
+use koios_model::TenantId;
+use koios_runtime::with_sources;
+use parking_lot::Mutex;
+
+/// Uploads whose files could not be deleted just now. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LeftOver(Arc<Mutex<PutOff<(TenantId, BlockId)>>>);
+
+impl LeftOver {
+    /// One round of removals from a bucket.
+    pub(crate) fn round<'a>(&'a self, bucket: &'a Bucket, now: Duration) -> Removals<'a> {
+        Removals {
+            put_off: &self.0,
+            bucket,
+            now,
+            failures: Failures::default(),
+        }
+    }
+}
+
+/// The removals of one round.
+#[derive(Debug)]
+pub(crate) struct Removals<'a> {
+    put_off: &'a Mutex<PutOff<(TenantId, BlockId)>>,
+    bucket: &'a Bucket,
+    /// When the round began.
+    now: Duration,
+    failures: Failures,
+}
+
+impl Removals<'_> {
+    /// Removes all files of an upload but `kept`. Where the storage does not delete them, that is told, and they stay for a later round.
+    pub(crate) async fn remove(&mut self, tenant: &TenantId, block: BlockId, kept: Option<&str>) {
+        let upload = (tenant.clone(), block);
+        if self.failures.are_enough() || self.put_off.lock().contains(&upload, self.now) {
+            return;
+        }
+        let removed = self.bucket.remove_upload(tenant, block, kept).await;
+        self.failures.note(&removed);
+        if let Err(error) = removed {
+            self.put_off.lock().add(upload, self.now);
+            let error = with_sources(&error);
+            tracing::warn!(%tenant, source = %block, error, "files of an upload are not deleted, trying again in an hour");
+        }
+    }
+}
