@@ -81,7 +81,8 @@ impl Inner {
 }
 
 impl Inner {
-    /// Gives out batches of the own log that can be read; returns the others.
+    /// Gives out batches of the own log that can be read; returns the others. Whoever asks keeps segments from being removed meanwhile:
+    /// one that is not there is lost.
     pub(crate) async fn each_logged(
         &self,
         key: &ReplicaKey,

@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) wake_repair: Notify,
     /// Segments are read one by one: each is held in memory whole.
     pub(crate) segment_reads: tokio::sync::Semaphore,
+    /// Shared by deletions that read the log, while segments must not go.
+    pub(crate) log_kept: tokio::sync::RwLock<()>,
     pub(crate) bucket_down: AtomicBool,
     pub(crate) disk: Mutex<DiskSpace>,
     pub(crate) kept_snapshot: Mutex<Kept>,
@@ -143,6 +145,7 @@ impl Ingester {
             pools: Pools::new(&deps.runtime.cpu),
             wake_repair: Notify::new(),
             segment_reads: tokio::sync::Semaphore::new(1),
+            log_kept: tokio::sync::RwLock::default(),
             bucket_down: AtomicBool::new(false),
             disk: Mutex::default(),
             kept_snapshot: Mutex::default(),

@@ -121,6 +121,11 @@ impl LabelsInWait {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// What a read may have that has `own`: half of what others leave, so that some is left for each that comes.
     fn share(&self, used: usize, own: usize) -> usize {
         let others = used.saturating_sub(own);
@@ -157,6 +162,13 @@ impl WaitingLabels {
         }
         update.is_ok()
     }
+
+    /// Gives back what waits no more.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.own);
+        self.own -= bytes;
+        self.all.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for WaitingLabels {
@@ -180,8 +192,14 @@ mod tests {
         assert!(!first.hold(501) && first.hold(500) && first.hold(400));
         assert_eq!(second.bytes_max(), 300);
         drop(first);
-        assert_eq!((second.bytes_max(), all.used.load(Ordering::Relaxed)), (500, 250));
+        assert_eq!((second.bytes_max(), all.used()), (500, 250));
+        // What waits no more is given back at once, and never more than there was.
+        second.release(50);
+        assert_eq!((all.used(), second.hold(500)), (200, true));
+        second.release(501);
+        assert_eq!(all.used(), 0);
+        assert!(second.hold(1));
         drop(second);
-        assert_eq!(all.used.load(Ordering::Relaxed), 0);
+        assert_eq!(all.used(), 0);
     }
 }

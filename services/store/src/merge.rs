@@ -105,10 +105,12 @@ impl Source {
         Ok((head, self.batch_bytes.saturating_sub(before)))
     }
 
-    fn take(&mut self) -> Option<BlockSeries> {
+    /// Takes the next series out, and tells how many bytes it was counted with.
+    fn take(&mut self) -> Option<(BlockSeries, usize)> {
         let series = self.batch.pop_front()?;
-        self.batch_bytes = self.batch_bytes.saturating_sub(memory_of(&series));
-        Some(series)
+        let bytes = memory_of(&series);
+        self.batch_bytes = self.batch_bytes.saturating_sub(bytes);
+        Some((series, bytes))
     }
 }
 
@@ -164,8 +166,6 @@ impl Merge {
     async fn fill(&mut self) -> Result<(), ServiceError> {
         let blocks = self.sources.len();
         let mut held: usize = self.sources.iter().map(|s| s.batch_bytes).sum();
-        // Never more than at the end of the last one, so it fits.
-        self.waiting.hold(held);
         // All together it is a part of the bound, since batches come out larger where labels become longer.
         let share = self.waiting.bytes_max().min(self.bounds.label_bytes) / 4 / blocks.max(1);
         let low = self.sources.iter_mut().enumerate().filter(|(_, s)| s.is_low());
@@ -207,7 +207,11 @@ impl Merge {
             let Some(source) = self.sources.get_mut(i) else {
                 continue;
             };
-            let Some(mut series) = source.take() else { continue };
+            let Some((mut series, bytes)) = source.take() else {
+                continue;
+            };
+            // Not only when more is read: that may be long, for whoever reads slowly, or never.
+            self.waiting.release(bytes);
             match source.batch.front() {
                 Some(next) => self.heads.push(Reverse((next.labels.clone(), i))),
                 None => empty |= !source.ended,
@@ -237,4 +241,58 @@ fn too_many(blocks: usize, bounds: ReadBounds) -> ServiceError {
         bounds.label_bytes
     );
     ServiceError::new(ServiceErrorCode::ResourceExhausted, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use koios_block::{BlockCache, BlockId, BlockOptions, BlockReader, BlockWriter, MemoryBlock};
+    use koios_model::TenantId;
+
+    use super::*;
+
+    fn block(series: u64) -> MaskedBlock {
+        let id = BlockId::new(1_000, 1);
+        let options = BlockOptions::new(id, TenantId::anonymous(), TimeRange::new(0, 1_000));
+        let mut writer = BlockWriter::new(options).unwrap();
+        for i in 0..series {
+            let labels = Labels::from_pairs([("i", format!("{i:04}"))]);
+            writer.push_series(&labels, None, &[1], &[0.5]).unwrap();
+        }
+        let parts = writer.finish().unwrap().unwrap();
+        let cache = Arc::new(BlockCache::new(1 << 20, 1 << 20));
+        let source = Arc::new(MemoryBlock::new(&parts));
+        MaskedBlock {
+            reader: BlockReader::open(source, Arc::new(parts.meta), cache).unwrap(),
+            masks: Masks::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn i12_labels_that_were_taken_are_not_counted_on() {
+        let all = LabelsInWait::within(1 << 20);
+        let blocks = [block(100), block(60)];
+        let mut merge = Merge::new(
+            &blocks,
+            &Matchers::default(),
+            TimeRange::ALL,
+            ReadBounds::default(),
+            &all,
+        );
+        let (mut left, mut counted) = (100 + 60, Vec::new());
+        while let Some(found) = merge.next().await.unwrap() {
+            left -= found.parts.len();
+            let waiting = merge.sources.iter().flat_map(|s| &s.batch);
+            assert_eq!(
+                all.used(),
+                waiting.map(memory_of).sum::<usize>(),
+                "{left} series are left"
+            );
+            counted.push(all.used());
+        }
+        // Whoever reads slowly still has the merge when it has nothing left.
+        assert_eq!((left, all.used()), (0, 0));
+        assert!(counted[0] > 0, "{counted:?}");
+    }
 }

@@ -129,6 +129,8 @@ impl Inner {
                 self.back_up(replica, deletion).await?;
             }
         }
+        // Until all is logged again that stays.
+        let _log = self.log_kept.read().await;
         let mut keeping = Keeping::new(replica, pending);
         for _ in 0..READS_AHEAD {
             self.read_on(replica, pending, &mut keeping).await?;

@@ -54,17 +54,28 @@ impl World {
         for i in self.up() {
             held.union_with(&self.deletions(i, 0).await.unwrap().held);
         }
-        let covers: BTreeMap<PartitionId, BatchSet> = BTreeMap::from([(PARTITION, held)]);
-        let deletion = Tombstone {
-            covers,
-            ..Tombstone::new(Nonce(id), &of_metric(metric), range)
-        };
-        let version = self.change_manifest(|m| m.add_tombstone(deletion.clone())).await;
+        let version = self.list_deletion_of(id, metric, range, held).await;
         let is_deleted = |(name, t): &(String, i64)| {
             name.strip_suffix(" start").unwrap_or(name) == metric && range.contains(*t)
         };
         self.acked.retain(|at, _| !is_deleted(at));
         version
+    }
+
+    /// Lists a deletion that covers some batches.
+    pub(crate) async fn list_deletion_of(
+        &self,
+        id: u128,
+        metric: &str,
+        range: TimeRange,
+        batches: BatchSet,
+    ) -> u64 {
+        let covers: BTreeMap<PartitionId, BatchSet> = BTreeMap::from([(PARTITION, batches)]);
+        let deletion = Tombstone {
+            covers,
+            ..Tombstone::new(Nonce(id), &of_metric(metric), range)
+        };
+        self.change_manifest(|m| m.add_tombstone(deletion.clone())).await
     }
 
     /// Deletes as a querier does: some members apply it before it is answered.
@@ -96,7 +107,7 @@ impl World {
     }
 
     /// Whatever two members and all blocks have.
-    async fn everything(&self, version: u64) -> Samples {
+    pub(crate) async fn everything(&self, version: u64) -> Samples {
         let mut all = self.blocks(0, TimeRange::ALL).await;
         let up = self.up();
         let counting: Vec<usize> = up.into_iter().filter(|i| self.counts(*i)).collect();

@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use koios_control::Partition;
-use koios_model::{PartitionId, TenantId, TimeRange};
+use koios_model::{BatchSet, PartitionId, StreamId, TenantId, TimeRange};
 use koios_testkit::sim_disk::{Fault, FaultPlan};
 use koios_wire::{
     Batch, BatchHeader, BatchSetsRequest, FetchBatchesRequest, IngesterService, ServiceErrorCode,
@@ -36,6 +37,54 @@ impl World {
 
 fn other() -> TenantId {
     TenantId::new("other").unwrap()
+}
+
+/// Blocks that were listed before it are no substitute: it masks them.
+#[tokio::test(start_paused = true)]
+async fn i1_no_segment_goes_while_a_deletion_reads_what_it_has_to_leave() {
+    let mut w = World::start_with(1, |s| s.wal_segment_bytes = 4 << 10).await;
+    let disk = w.set_pace(0).await;
+    // Given batches in listed blocks and in many segments, and a deletion that covers the first batch only.
+    let mut covered = BatchSet::default();
+    covered.insert(StreamId(w.stream), w.next);
+    for batch in 0..40 {
+        let times = (0..200).map(|i| T0 + batch * 200 + i);
+        let samples: Vec<_> = times.map(|t| ("a", t, (t as f64 * 0.731).sin())).collect();
+        assert!(w.write(&samples).await);
+    }
+    w.flush(0).await.unwrap();
+    let files = w.wal_files(0);
+    assert!(files.len() > 15, "{files:?}");
+    let version = w.list_deletion_of(1, "a", TimeRange::ALL, covered).await;
+    w.acked.retain(|(_, t), _| *t >= T0 + 200);
+    // When the head's time for them ends while the log is read for the deletion, and for others as well, which makes that slow.
+    w.sleep(3 * Duration::from_secs(3600) - Duration::from_secs(10))
+        .await;
+    assert_eq!(w.wal_files(0)[0], files[0]);
+    disk.slow(Duration::from_secs(10));
+    let held = w.holdings(0).await.0;
+    let fetch = || async {
+        let wanted = FetchBatchesRequest {
+            partition: PARTITION,
+            tenant: tenant(),
+            wanted: held.clone(),
+        };
+        let batches = w.node(0).fetch_batches(wanted).await.unwrap();
+        batches.count().await
+    };
+    let (applied, ..) = futures::join!(w.deletions(0, version), fetch(), fetch(), fetch());
+    // Then nothing is lost,
+    applied.unwrap();
+    disk.slow(Duration::ZERO);
+    assert!(w.counts(0));
+    assert_eq!(w.everything(version).await, w.acked);
+    // and they go later.
+    w.until("the log was truncated", |w| w.wal_files(0)[0] != files[0])
+        .await;
+    w.crash(0).await;
+    assert!(w.boot(0).await);
+    assert!(w.counts(0));
+    assert_eq!(w.everything(version).await, w.acked);
 }
 
 #[tokio::test(start_paused = true)]

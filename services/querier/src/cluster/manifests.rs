@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use koios_model::{BatchSet, Expiry, PartitionId, TenantId, TimeRange};
 use koios_promql::{Completeness, QueryError};
 use koios_runtime::ClockHandle;
-use koios_wire::ServiceError;
+use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
 
 /// A manifest this young is not looked up again.
@@ -101,14 +101,53 @@ pub trait Manifests: Send + Sync + Debug + 'static {
     ) -> Result<Arc<ManifestView>, ServiceError>;
 }
 
+/// Why a read has no manifest of a tenant.
+#[derive(Clone, Debug)]
+pub(crate) enum NoManifest {
+    /// None is known, and the bucket does not tell.
+    Unknown(UnknownManifest),
+    /// What the bucket tells is wrong, or versions are gone. That is an error, whatever was known before: waiting does not help, and
+    /// whoever can mend it has to hear of it.
+    Damaged(QueryError),
+}
+
+impl NoManifest {
+    fn unknown(tenant: &TenantId, why: impl Into<Arc<str>>) -> Self {
+        Self::Unknown(UnknownManifest {
+            tenant: tenant.clone(),
+            why: why.into(),
+        })
+    }
+
+    /// Why a look-up failed.
+    fn of(tenant: &TenantId, e: &ServiceError) -> Self {
+        if e.code != ServiceErrorCode::Corruption {
+            return Self::unknown(tenant, e.to_string());
+        }
+        Self::Damaged(QueryError::internal(format!(
+            "blocks of tenant {tenant} cannot be read: {}",
+            e.message
+        )))
+    }
+}
+
+impl From<NoManifest> for QueryError {
+    fn from(none: NoManifest) -> Self {
+        match none {
+            NoManifest::Unknown(unknown) => Self::unavailable(unknown.to_string()),
+            NoManifest::Damaged(e) => e,
+        }
+    }
+}
+
 /// No manifest of a tenant is known: what blocks have may be missing.
 #[derive(Clone, Debug)]
-pub(crate) struct NoManifest {
+pub(crate) struct UnknownManifest {
     tenant: TenantId,
     why: Arc<str>,
 }
 
-impl fmt::Display for NoManifest {
+impl fmt::Display for UnknownManifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -118,10 +157,10 @@ impl fmt::Display for NoManifest {
     }
 }
 
-impl From<NoManifest> for Completeness {
-    fn from(none: NoManifest) -> Self {
+impl From<UnknownManifest> for Completeness {
+    fn from(unknown: UnknownManifest) -> Self {
         Self::Partial {
-            missing: vec![none.to_string()],
+            missing: vec![unknown.to_string()],
         }
     }
 }
@@ -129,7 +168,7 @@ impl From<NoManifest> for Completeness {
 #[derive(Clone, Debug)]
 struct Entry {
     /// The latest that is known, or why none is.
-    view: Result<Arc<ManifestView>, Arc<str>>,
+    view: Result<Arc<ManifestView>, NoManifest>,
     asked_at: Duration,
     /// When there was an answer: only that makes the view fresh for those who need one.
     answered_at: Option<Duration>,
@@ -177,7 +216,10 @@ impl ManifestCache {
                 );
                 (Some(view), why)
             }
-            Err(e) => (known, e.to_string()),
+            Err(e) => match NoManifest::of(tenant, &e) {
+                NoManifest::Unknown(unknown) => (known, unknown.why.to_string()),
+                damaged => (Some(self.failed(tenant, damaged)?), String::new()),
+            },
         };
         view.filter(|view| view.version >= floor).ok_or_else(|| {
             QueryError::unavailable(format!(
@@ -193,22 +235,17 @@ impl ManifestCache {
             Some((Ok(_), _)) => (OPTIONAL_WAIT, self.fresh_optional),
             _ => (FIRST_WAIT, FAILED_FOR.min(self.fresh_optional)),
         };
-        let none = |why: Arc<str>| NoManifest {
-            tenant: tenant.clone(),
-            why,
-        };
         let known = match known {
-            Some((view, asked_at)) if self.is_within(asked_at, fresh) => return view.map_err(none),
+            Some((view, asked_at)) if self.is_within(asked_at, fresh) => return view,
             known => known.and_then(|(view, _)| view.ok()),
         };
         let latest = self.source.latest(tenant, known.as_ref());
         let why = match self.clock.timeout(wait, latest).await {
             Ok(Ok(view)) => return Ok(self.learn(tenant, view)),
-            Ok(Err(e)) => e.to_string(),
-            Err(_) => format!("no answer within {wait:?}"),
+            Ok(Err(e)) => NoManifest::of(tenant, &e),
+            Err(_) => NoManifest::unknown(tenant, format!("no answer within {wait:?}")),
         };
-        tracing::debug!(%tenant, why, "manifest not looked up");
-        self.failed(tenant, why).map_err(none)
+        self.failed(tenant, why)
     }
 
     /// Forgets what is known of a tenant, because a block of it is gone.
@@ -241,17 +278,29 @@ impl ManifestCache {
         later
     }
 
-    /// Takes note that nothing later could be had, and returns what is known.
-    fn failed(&self, tenant: &TenantId, why: String) -> Result<Arc<ManifestView>, Arc<str>> {
+    /// Takes note that nothing later could be had, and returns what is known: a version, unless it is that there is damage. A bucket that
+    /// does not answer changes neither.
+    fn failed(&self, tenant: &TenantId, why: NoManifest) -> Result<Arc<ManifestView>, NoManifest> {
         let asked_at = self.clock.elapsed();
         let mut entries = self.entries.lock();
-        if let Some(entry) = entries.get_mut(tenant).filter(|entry| entry.view.is_ok()) {
-            entry.asked_at = asked_at;
-            return entry.view.clone();
+        let known = entries.get_mut(tenant);
+        let is_damage_known =
+            matches!(&known, Some(entry) if matches!(entry.view, Err(NoManifest::Damaged(_))));
+        match &why {
+            NoManifest::Unknown(unknown) => {
+                tracing::debug!(%tenant, why = %unknown.why, "manifest not looked up");
+                if let Some(entry) = known.filter(|entry| entry.view.is_ok() || is_damage_known) {
+                    entry.asked_at = asked_at;
+                    return entry.view.clone();
+                }
+            }
+            NoManifest::Damaged(e) if !is_damage_known => {
+                tracing::error!(%tenant, error = %e, "queries fail")
+            }
+            NoManifest::Damaged(_) => {}
         }
-        let why: Arc<str> = why.into();
         let entry = Entry {
-            view: Err(Arc::clone(&why)),
+            view: Err(why.clone()),
             asked_at,
             answered_at: None,
         };
@@ -275,6 +324,7 @@ fn keep(entries: &mut BTreeMap<TenantId, Entry>, tenant: &TenantId, entry: Entry
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use koios_promql::ErrorKind;
     use koios_runtime::TokioClock;
 
     use super::super::mock::MockManifests;
@@ -313,7 +363,7 @@ mod tests {
         let calls = || source.calls.load(Ordering::Relaxed);
         *source.down.lock() = true;
         for _ in 0..2 {
-            let none = cache.recent(&tenant).await.unwrap_err().to_string();
+            let none = QueryError::from(cache.recent(&tenant).await.unwrap_err()).to_string();
             assert!(
                 none.contains("anonymous") && none.contains(": bucket down"),
                 "{none}"
@@ -338,8 +388,43 @@ mod tests {
         // One that does not end is given up.
         let other = TenantId::new("other").unwrap();
         source.late.lock().push_back(minute);
-        let none = cache.recent(&other).await.unwrap_err().to_string();
+        let none = QueryError::from(cache.recent(&other).await.unwrap_err()).to_string();
         assert!(none.ends_with(": no answer within 3s"), "{none}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i4_damage_is_an_error_until_it_is_mended_whatever_was_known() {
+        for is_known in [false, true] {
+            let source = Arc::new(MockManifests::default());
+            let clock = Arc::new(TokioClock::starting_at(0));
+            let cache = ManifestCache::new(Arc::<MockManifests>::clone(&source), clock, FRESH);
+            let tenant = TenantId::anonymous();
+            source.view.lock().version = 1;
+            if is_known {
+                assert_eq!(cache.pin(&tenant, 0).await.unwrap().version, 1);
+                tokio::time::advance(FRESH).await;
+            }
+            *source.damaged.lock() = true;
+            let is_damage = |found: Result<_, QueryError>| {
+                let e = found.map(|view: Arc<ManifestView>| view.version).unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::Internal, "{e}");
+                assert!(
+                    e.to_string().ends_with(": object manifest/2.json is corrupt"),
+                    "{e}"
+                );
+            };
+            is_damage(cache.recent(&tenant).await.map_err(QueryError::from));
+            is_damage(cache.pin(&tenant, 0).await);
+            // That the bucket is away as well makes it no better.
+            *source.damaged.lock() = false;
+            *source.down.lock() = true;
+            tokio::time::advance(FAILED_FOR).await;
+            is_damage(cache.recent(&tenant).await.map_err(QueryError::from));
+            // But that it is mended does.
+            *source.down.lock() = false;
+            tokio::time::advance(FAILED_FOR).await;
+            assert_eq!(cache.recent(&tenant).await.unwrap().version, 1);
+        }
     }
 
     #[tokio::test(start_paused = true)]

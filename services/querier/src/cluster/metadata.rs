@@ -37,7 +37,7 @@ impl Cluster {
     /// it describes data, and is none. Nor are blocks waited for as long as a query waits.
     ///
     /// # Errors
-    /// When heads cannot answer.
+    /// When heads cannot answer, or the manifest is damaged.
     pub(crate) async fn metadata(
         &self,
         tenant: &TenantId,
@@ -64,6 +64,7 @@ impl Cluster {
             .and_then(|answers| aside.take().map(|()| answers));
         let of_blocks = match of_blocks {
             Ok(of_blocks) => of_blocks,
+            Err(damage @ QueryError::Internal { .. }) => return Err(damage),
             Err(e) => {
                 let text = format!("metadata of blocks is missing: {e}");
                 tracing::warn!(%tenant, error = %e, "metadata of blocks cannot be read");
@@ -131,7 +132,7 @@ impl Cluster {
         let view = match self.manifests.recent(tenant).await {
             Ok(view) if view.version >= floor => view,
             Ok(_) => self.manifests.pin(tenant, floor).await?,
-            Err(none) => return Err(QueryError::unavailable(none.to_string())),
+            Err(none) => return Err(none.into()),
         };
         let wanted = resolution::choose(&view, Coarseness::default(), |b| b.range.overlaps(&range));
         let named = (!metric.is_empty()).then(|| Matcher::equal(METRIC_NAME, metric));

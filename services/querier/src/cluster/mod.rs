@@ -54,7 +54,7 @@ pub(crate) use collected::{Collected, Footprint};
 use deletions::DeletionsSeen;
 use heads::{HeadError, HeadReader};
 use held::SourceError;
-use manifests::{ManifestCache, NoManifest};
+use manifests::{ManifestCache, NoManifest, UnknownManifest};
 pub(crate) use merge::Wanted;
 use merge::{Feed, MemberAnswer, Merge, source_failed};
 pub(crate) use resolution::Coarseness;
@@ -91,7 +91,7 @@ struct BlocksToRead {
 enum Beside {
     Known(BlocksToRead),
     /// Heads say that they need no blocks; but of those from before their time they do not know, so that there may be more.
-    Unknown(NoManifest),
+    Unknown(UnknownManifest),
 }
 
 impl Beside {
@@ -355,13 +355,14 @@ impl Cluster {
         Ok(Beside::Known(BlocksToRead { view, blocks }))
     }
 
-    /// The manifest to read as of, or that none is known where heads can do without.
+    /// The manifest to read as of, or that none is known where heads can do without. Where it is damaged they cannot: what it listed is
+    /// not only late.
     async fn view_for(
         &self,
         tenant: &TenantId,
         range: TimeRange,
         seam: &Seam,
-    ) -> Result<Result<Arc<ManifestView>, NoManifest>, QueryError> {
+    ) -> Result<Result<Arc<ManifestView>, UnknownManifest>, QueryError> {
         // Heads do not know of blocks from before their time, so the manifest is looked at where it can be had; but
         // recent queries never depend on the bucket.
         if seam.needs_blocks(range) {
@@ -370,11 +371,14 @@ impl Cluster {
         let history_known = !self.topology.plan(tenant).history_unknown;
         match self.manifests.recent(tenant).await {
             Ok(view) if view.version >= seam.deletions_version() => Ok(Ok(view)),
-            Err(none) if history_known => Ok(Err(none)),
+            Err(NoManifest::Damaged(e)) => Err(e),
+            Err(NoManifest::Unknown(none)) if history_known => Ok(Err(none)),
             stale => match (self.manifests.pin(tenant, seam.floor()).await, stale) {
                 (Ok(view), _) => Ok(Ok(view)),
                 // Its blocks would be read with what is deleted. It still says whether there are any to read.
-                (Err(_), Ok(stale)) if history_known && !seam.needs_any_of(&stale.blocks, range) => {
+                (Err(QueryError::Unavailable { .. }), Ok(stale))
+                    if history_known && !seam.needs_any_of(&stale.blocks, range) =>
+                {
                     Ok(Ok(stale))
                 }
                 (Err(e), _) => Err(e),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use koios_model::{Expiry, Matcher, Matchers, SeriesClasses, TenantId, TimeRange};
-use koios_promql::{Queryable, SelectHints, SelectRequest, StreamItem};
+use koios_promql::{ErrorKind, Queryable, SelectHints, SelectRequest, StreamItem};
 use koios_runtime::{Clock as _, ClockHandle, TokioClock};
 use koios_wire::ServiceErrorCode;
 
-use super::cluster_test::{matchers, read, read_of_heads, selection, ten_series};
+use super::cluster_test::{matchers, read, read_of_heads, read_within, selection, ten_series};
 use super::mock::{Data, Mode, World, data, labels};
 use super::{Budget, Cluster, ClusterQueryable, Manifests, Patience, StoreReads, Topology};
 
@@ -254,4 +254,47 @@ async fn i10_slow_lookups_show_nothing_deleted_and_do_not_fail_while_members_lea
     assert_eq!(names.len(), 9, "{names:?}");
     // Asked three times: by chance, of those that know, and of those that agree.
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_a_damaged_manifest_fails_every_kind_of_read_where_one_out_of_reach_does_not() {
+    // Given heads that need no blocks, and a manifest that was never read.
+    let world = World::paused(1);
+    world.hold(&ten_series());
+    let (tenant, range) = (TenantId::anonymous(), TimeRange::new(0, 100));
+    let reads = async |what: &str| {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let budget = Budget::new(1 << 20, 100);
+        // Not read as of a version before.
+        let (cluster, all) = (&world.cluster, [selection(true)]);
+        match what {
+            "samples" => read_within(&world, range, SelectHints::default(), budget)
+                .await
+                .map(drop),
+            "labels" => cluster.labels(&all, "i", &budget).await.map(drop),
+            "series" => cluster.series(&all, 0, &budget).await.map(drop),
+            "metadata" => cluster.metadata(&tenant, "", range, &budget).await.map(drop),
+            _ => cluster
+                .exemplars(&tenant, &[matchers()], range, &budget)
+                .await
+                .map(drop),
+        }
+    };
+    for what in ["samples", "labels", "series", "metadata", "exemplars"] {
+        // Heads have not all exemplars, and say so.
+        *world.manifests.down.lock() = true;
+        assert_eq!(reads(what).await.is_ok(), what != "exemplars", "{what}");
+        *world.manifests.down.lock() = false;
+        *world.manifests.damaged.lock() = true;
+        let e = reads(what).await.expect_err(what);
+        assert_eq!(e.kind(), ErrorKind::Internal, "{what}: {e}");
+        assert!(
+            e.to_string()
+                .contains("tenant anonymous cannot be read: object manifest/2.json"),
+            "{e}"
+        );
+        *world.manifests.damaged.lock() = false;
+        assert!(reads(what).await.is_ok(), "{what}");
+        world.cluster.manifests.forget(&tenant);
+    }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use koios_model::{BatchSet, PartitionId, TenantId, TimeRange};
 use koios_runtime::{Clock as _, ClockHandle, RealClock, TokioClock};
 use koios_server::Metrics;
-use koios_wire::ServiceError;
+use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
 
 use super::super::{
@@ -22,6 +22,7 @@ use super::{Blocks, Data, MockIngester, MockStore, batch};
 pub(crate) struct MockManifests {
     pub(crate) view: Mutex<ManifestView>,
     pub(crate) down: Mutex<bool>,
+    pub(crate) damaged: Mutex<bool>,
     pub(crate) calls: AtomicU64,
     /// How late the next look-ups are answered, in order.
     pub(crate) late: Mutex<VecDeque<Duration>>,
@@ -41,6 +42,10 @@ impl Manifests for MockManifests {
         }
         if *self.down.lock() {
             return Err(ServiceError::unavailable("bucket down"));
+        }
+        if *self.damaged.lock() {
+            let text = "object manifest/2.json is corrupt";
+            return Err(ServiceError::new(ServiceErrorCode::Corruption, text));
         }
         Ok(Arc::new(self.view.lock().clone()))
     }
