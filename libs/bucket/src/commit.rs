@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use koios_model::TenantId;
+use object_store::path::Path;
 
 use crate::bucket::{Bucket, Created};
 use crate::lost::{Beginning, Hint, lost};
@@ -56,9 +57,19 @@ fn encode(json: &[u8]) -> Bytes {
     .into()
 }
 
-fn decode(bytes: &[u8]) -> Result<Stored, String> {
+/// What every format of a manifest has.
+#[derive(serde::Deserialize)]
+struct Formatted {
+    format: u32,
+}
+
+fn decode(object: &Path, bytes: &[u8]) -> Result<Stored> {
+    let corrupt = |reason: String| Error::corrupt(object, reason);
     if bytes.len() > MANIFEST_BYTES_MAX {
-        return Err(format!("{} bytes, limit {MANIFEST_BYTES_MAX}", bytes.len()));
+        return Err(corrupt(format!(
+            "{} bytes, limit {MANIFEST_BYTES_MAX}",
+            bytes.len()
+        )));
     }
     let json = (|| {
         let rest = bytes.strip_prefix(ENVELOPE_START)?;
@@ -67,21 +78,27 @@ fn decode(bytes: &[u8]) -> Result<Stored, String> {
         Some((crc, json))
     })();
     let Some((crc, json)) = json else {
-        return Err("it is not an enveloped manifest".to_owned());
+        return Err(corrupt("it is not an enveloped manifest".to_owned()));
     };
     // As text: what parses to the same number but was written by nobody is damage, too.
     if checksum(json).as_bytes() != crc {
-        return Err("it failed its checksum".to_owned());
+        return Err(corrupt("it failed its checksum".to_owned()));
     }
     if let Ok(s) = serde_json::from_slice::<Superseded>(json) {
         return Ok(Stored::Superseded(s.superseded_by));
     }
-    let manifest: Manifest = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    if manifest.format == 0 || manifest.format > MANIFEST_FORMAT {
-        return Err(format!(
-            "it has format {}, this version reads up to {MANIFEST_FORMAT}: upgrade first",
-            manifest.format
-        ));
+    // Before the rest, which that format may have changed.
+    let Formatted { format } = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+    if format > MANIFEST_FORMAT {
+        return Err(Error::Newer {
+            object: object.to_string(),
+            found: format,
+            supported: MANIFEST_FORMAT,
+        });
+    }
+    let manifest: Manifest = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+    if manifest.format == 0 {
+        return Err(corrupt("it has format 0".to_owned()));
     }
     Ok(Stored::Manifest(Box::new(manifest)))
 }
@@ -103,7 +120,7 @@ impl Bucket {
         let Some(bytes) = self.get(&path).await? else {
             return Ok(None);
         };
-        let stored = decode(&bytes).map_err(|reason| Error::corrupt(&path, reason))?;
+        let stored = decode(&path, &bytes)?;
         if let Stored::Manifest(m) = &stored
             && (m.version != version || m.tenant != *tenant)
         {

@@ -51,6 +51,16 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A newer version of the program wrote it: sound, but not to be read or replaced by this one.
+    #[error("object {object} has format {found}, this version reads up to {supported}: upgrade this process")]
+    Newer {
+        /// The object's path in the bucket.
+        object: String,
+        /// Its format.
+        found: u32,
+        /// The newest format that this version reads.
+        supported: u32,
+    },
     /// A newer owner acts on the resource: this one must stop (I14).
     #[error(
         "{resource} of tenant {tenant} is owned under epoch {found}, this writer has {epoch}: stop writing"

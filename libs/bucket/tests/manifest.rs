@@ -282,6 +282,26 @@ async fn i11_a_damaged_manifest_is_an_error_not_an_empty_tenant() {
 }
 
 #[tokio::test]
+async fn i16_a_manifest_of_a_later_version_is_no_damage_and_nothing_replaces_it() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_over(store.clone(), 1);
+    add(&bucket, 1).await.unwrap();
+    let path = Path::from(format!("prefix/team-a/manifest/{:020}.json", 1));
+    // Of what is in it only the format is for sure.
+    let json = r#"{"format":99,"blocks":"elsewhere"}"#;
+    let crc = crc32c::crc32c(json.as_bytes());
+    let later = format!(r#"{{"crc32c":"{crc:08x}","manifest":{json}}}"#);
+    store.put(&path, later.into()).await.unwrap();
+    let is_newer = |e: Error| {
+        assert!(matches!(e, Error::Newer { found: 99, .. }), "{e}");
+        assert!(e.to_string().ends_with(": upgrade this process"), "{e}");
+    };
+    is_newer(bucket.latest(&tenant()).await.unwrap_err());
+    is_newer(add(&bucket, 2).await.unwrap_err());
+    is_newer(bucket.plan_rebuild(&tenant()).await.map(drop).unwrap_err());
+}
+
+#[tokio::test]
 async fn the_cache_asks_the_bucket_only_when_it_must() {
     let store = Arc::new(InMemory::new());
     let bucket = bucket_over(store.clone(), 1);

@@ -9,15 +9,20 @@ use koios_model::TenantId;
 use koios_runtime::with_sources;
 use parking_lot::Mutex;
 
-/// Uploads whose files could not be deleted just now. Cheap to clone.
+type Uploads = Arc<Mutex<PutOff<(TenantId, BlockId)>>>;
+
+/// Uploads that the storage did not let at just now. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LeftOver(Arc<Mutex<PutOff<(TenantId, BlockId)>>>);
+pub(crate) struct LeftOver {
+    undeleted: Uploads,
+    failed: Uploads,
+}
 
 impl LeftOver {
     /// One round of removals from a bucket.
     pub(crate) fn round<'a>(&'a self, bucket: &'a Bucket, now: Duration) -> Removals<'a> {
         Removals {
-            put_off: &self.0,
+            left: self,
             bucket,
             now,
             failures: Failures::default(),
@@ -28,7 +33,7 @@ impl LeftOver {
 /// The removals of one round.
 #[derive(Debug)]
 pub(crate) struct Removals<'a> {
-    put_off: &'a Mutex<PutOff<(TenantId, BlockId)>>,
+    left: &'a LeftOver,
     bucket: &'a Bucket,
     /// When the round began.
     now: Duration,
@@ -36,18 +41,29 @@ pub(crate) struct Removals<'a> {
 }
 
 impl Removals<'_> {
+    /// Puts uploads last that failed, so that rounds that end early get to the others.
+    pub(crate) fn put_last_what_failed(&self, tenant: &TenantId, uploads: &mut [BlockId]) {
+        let failed = self.left.failed.lock();
+        uploads.sort_by_key(|block| failed.contains(&(tenant.clone(), *block), self.now));
+    }
+
+    /// Notes that an upload failed.
+    pub(crate) fn note_failed(&self, tenant: &TenantId, block: BlockId) {
+        self.left.failed.lock().add((tenant.clone(), block), self.now);
+    }
+
     /// Removes all files of an upload but `kept`. Where the storage does not delete them, that is told, and they stay for a later round.
     pub(crate) async fn remove(&mut self, tenant: &TenantId, block: BlockId, kept: Option<&str>) {
         let upload = (tenant.clone(), block);
-        if self.failures.are_enough() || self.put_off.lock().contains(&upload, self.now) {
+        if self.failures.are_enough() || self.left.undeleted.lock().contains(&upload, self.now) {
             return;
         }
         let removed = self.bucket.remove_upload(tenant, block, kept).await;
         self.failures.note(&removed);
         if let Err(error) = removed {
-            self.put_off.lock().add(upload, self.now);
+            self.left.undeleted.lock().add(upload, self.now);
             let error = with_sources(&error);
-            tracing::warn!(%tenant, source = %block, error, "files of an upload are not deleted, trying again in an hour");
+            tracing::warn!(%tenant, source = %block, error, "files of an upload are not deleted now");
         }
     }
 }

@@ -236,7 +236,9 @@ impl Uploads {
         let (mut imported, mut failed) = (0, None);
         let mut failures = Failures::default();
         let mut removals = self.left_over.round(self.bucket(), self.importer.clock.elapsed());
-        for block in self.bucket().uploads(tenant).await? {
+        let mut uploads = self.bucket().uploads(tenant).await?;
+        removals.put_last_what_failed(tenant, &mut uploads);
+        for block in uploads {
             if failures.are_enough() {
                 break;
             }
@@ -249,6 +251,9 @@ impl Uploads {
                 Err(error) => return Err(error),
             };
             failures.note(&done);
+            if done.is_err() {
+                removals.note_failed(tenant, block);
+            }
             failed = failed.or_else(|| done.err());
         }
         match failed {

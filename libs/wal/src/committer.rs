@@ -72,8 +72,8 @@ pub trait Apply: Send + Sync + 'static {
 pub struct Append<E> {
     /// Whose queue it waits in; `None` for the system's own records, which go first.
     pub tenant: Option<TenantId>,
-    /// Whether it may use the disk reserve: what must be logged before space can be given back.
-    pub uses_reserve: bool,
+    /// How much of the disk reserve it may use.
+    pub reserve: ReserveUse,
     /// What it holds.
     pub kind: RecordKind,
     /// Its content, or the end of it, before which [`Apply::prepare`] puts the rest.
@@ -82,6 +82,17 @@ pub struct Append<E> {
     pub weight: usize,
     /// What is applied once it is durable.
     pub entry: E,
+}
+
+/// How much of the disk reserve a record may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReserveUse {
+    /// Nothing: what tenants send.
+    None,
+    /// Half of it: what must be logged before space can be given back, and may be much.
+    Half,
+    /// All: what gives space back.
+    All,
 }
 
 /// What waits.
@@ -118,8 +129,8 @@ impl<A: Apply> Prepared<A> {
         [&self.prefix, &self.waiting.append.payload]
     }
 
-    fn uses_reserve(&self) -> bool {
-        self.waiting.append.uses_reserve
+    fn reserve(&self) -> ReserveUse {
+        self.waiting.append.reserve
     }
 }
 
@@ -488,7 +499,7 @@ impl<A: Apply> Committer<A> {
 
     /// Whether the active segment has room for a group and takes all of it.
     fn goes_here(&self, group: &[Prepared<A>]) -> bool {
-        let takes = self.active.takes_all() || group.iter().all(Prepared::uses_reserve);
+        let takes = self.active.takes_all() || group.iter().all(|p| p.reserve() > ReserveUse::None);
         takes && self.active.fits(size_of(group))
     }
 

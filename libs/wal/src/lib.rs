@@ -38,7 +38,7 @@ mod segment;
 #[cfg(test)]
 mod wal_test;
 
-pub use committer::{Append, Apply, Committer, GroupStats, QueueStats, Wal};
+pub use committer::{Append, Apply, Committer, GroupStats, QueueStats, ReserveUse, Wal};
 pub use error::Error;
 pub use format::{RECORD_BYTES_MAX, RecordKind};
 pub use lsn::Lsn;

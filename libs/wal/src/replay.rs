@@ -256,7 +256,7 @@ impl Replay {
             let settled = new.previous_end == settling.synced;
             let active = match new.create(d) {
                 // Enough to start, answer reads and upload; appends wait for space.
-                Err(Error::Full { .. }) => new.create_for_system(d, 0),
+                Err(Error::Full { .. }) => new.create_for_system(d, 0, 0),
                 other => other,
             };
             Ok((active?, settled))

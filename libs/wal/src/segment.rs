@@ -194,16 +194,21 @@ impl NewSegment {
         })
     }
 
-    /// Creates it for a group of the system's records, which may use the reserve: small, lest it uses up what it should help to
+    /// Creates it for a group of the system's records, which may use the reserve up to what is given: small, lest it uses up what it should help to
     /// free, but as large again as what it begins with, which would be written too often otherwise. Where that finds no room, for
     /// this group only.
-    pub(crate) fn create_for_system(&self, disk: &dyn Disk, group_bytes: u64) -> Result<Active> {
+    pub(crate) fn create_for_system(
+        &self,
+        disk: &dyn Disk,
+        group_bytes: u64,
+        reserve_bytes: u64,
+    ) -> Result<Active> {
         let wanted = SYSTEM_BYTES.max(self.checkpoint.len() as u64);
         let small = Self {
             group_bytes,
             segment_bytes: self.segment_bytes.min(wanted),
             asked_bytes: 0,
-            reserve_bytes: 0,
+            reserve_bytes,
             takes_all: false,
             ..self.clone()
         };

@@ -13,7 +13,8 @@ use koios_runtime::{CancellationToken, Cpu, Disk, DiskHandle, RealClock};
 use parking_lot::Mutex;
 
 use crate::{
-    Append, Apply, DamageKind, Error, Identity, Lsn, RecordKind, Replay, SegmentContent, Wal, WalSettings,
+    Append, Apply, DamageKind, Error, Identity, Lsn, RecordKind, Replay, ReserveUse, SegmentContent, Wal,
+    WalSettings,
 };
 
 use memory_disk::MemoryDisk;
@@ -120,7 +121,7 @@ pub(crate) fn record(n: u32, size: usize) -> Append<u32> {
     let mut payload = n.to_le_bytes().to_vec();
     payload.resize(size.max(4), 0xab);
     Append {
-        uses_reserve: false,
+        reserve: ReserveUse::None,
         tenant: Some(TenantId::anonymous()),
         kind: RecordKind::Batch,
         payload: Bytes::from(payload),

@@ -110,6 +110,9 @@ pub enum PointFault {
     /// No room for a further series, or for more buckets of one.
     #[error("no room for the totals of more deltas: send cumulative values")]
     DeltaRoom,
+    /// More totals of one request than can be taken back one by one.
+    #[error("too many deltas of the same histograms in one request: send smaller ones")]
+    DeltasReplaced,
     /// More buckets, bounds or quantiles than any data point has.
     #[error(
         "data point has more than {} buckets, bounds or quantiles",

@@ -262,7 +262,7 @@ pub(crate) fn answer(outcome: &Outcome) -> Response {
         }
     };
     warn_of_exemplars(&mut response, outcome);
-    with_counts(response, outcome.written)
+    with_counts(response, outcome.confirmed())
 }
 
 /// Says how many exemplars were dropped, which is no reason to refuse anything.
@@ -278,7 +278,7 @@ pub(crate) fn warn_of_exemplars(response: &mut Response, outcome: &Outcome) {
     }
 }
 
-/// Remote write 2.0 wants to know what was written, whatever the status; 1.0 ignores it.
+/// Remote write 2.0 wants to know what was written, whatever the status; Prometheus looks at it after 1.0, too.
 fn with_counts(mut response: Response, written: Written) -> Response {
     let headers = response.headers_mut();
     headers.insert(SAMPLES_WRITTEN, HeaderValue::from(written.samples));

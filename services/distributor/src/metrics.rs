@@ -143,7 +143,8 @@ impl DistributorMetrics {
 
     /// Counts what became of the samples of HA pairs.
     pub(crate) fn pairs(&self, tenant: &TenantId, pairs: &PairsSeen) {
-        if pairs.deduplicated > 0 {
+        let deduplicated = pairs.deduplicated.all_samples();
+        if deduplicated > 0 {
             let mut named = self.deduplicated_tenants.lock();
             let tenant = if named.len() < TENANTS_MAX || named.contains(tenant) {
                 named.insert(tenant.clone());
@@ -153,7 +154,7 @@ impl DistributorMetrics {
             };
             self.deduplicated
                 .get_or_create(&[("tenant", tenant)])
-                .inc_by(pairs.deduplicated);
+                .inc_by(deduplicated);
         }
         for (reason, samples) in &pairs.undecided {
             self.undecided

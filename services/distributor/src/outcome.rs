@@ -27,6 +27,19 @@ impl Written {
             exemplars: columns.exemplars.len() as u64,
         }
     }
+
+    /// Samples of both kinds.
+    pub(crate) fn all_samples(&self) -> u64 {
+        self.samples + self.histograms
+    }
+}
+
+impl std::ops::AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.histograms += other.histograms;
+        self.exemplars += other.exemplars;
+    }
 }
 
 /// What was written of a request, and what was not.
@@ -38,8 +51,8 @@ pub struct Outcome {
     pub exemplars_dropped: u64,
     /// Data points of OTLP.
     pub(crate) points: PointCounts,
-    /// Samples that were dropped because another replica of their HA pair is elected.
-    pub deduplicated: u64,
+    /// What was dropped because another replica of its HA pair is elected.
+    pub deduplicated: Written,
     /// Samples whose time had another value already.
     pub conflicts: u64,
     /// What was rejected.
@@ -55,13 +68,21 @@ pub struct Outcome {
 impl Outcome {
     /// Whether there was nothing to write, because another replica of an HA pair is elected.
     pub fn is_deduplicated(&self) -> bool {
-        self.deduplicated > 0 && self.written == Written::default()
+        self.deduplicated != Written::default() && self.written == Written::default()
+    }
+
+    /// What the sender is told of. What is dropped because another replica is elected is as good as written: Prometheus takes fewer
+    /// than it sent for a failure, so that each healthy standby would count failures and log errors.
+    pub fn confirmed(&self) -> Written {
+        let mut confirmed = self.written;
+        confirmed += self.deduplicated;
+        confirmed
     }
 
     /// The sentence for the sender, when not everything was written as sent.
     pub fn complaint(&self) -> Option<String> {
         self.rejected
-            .message(self.written.samples + self.written.histograms)
+            .message(self.written.all_samples())
             .or_else(|| self.conflict.clone())
     }
 }

@@ -4,7 +4,7 @@
 //! acknowledgements how fast the tenant's samples come from all distributors, and what this process sends it knows. While all
 //! is below the limit, whoever needs it takes what is left; above it each goes down in proportion to what it sends, and up by a
 //! little, so that shares become equal where they are too small for what comes. An equal share is always left. Of the burst
-//! each has the part that it has of what was sent last, and what is left of the limit.
+//! each has the part that it has of what was sent last.
 //!
 //! Where nothing is told, as nothing came yet or members are of an earlier version, the share is all of the limit.
 
@@ -182,8 +182,7 @@ impl Share {
         let rate = kept + left + GROWTH * limit * equal;
         Self {
             rate: rate.clamp(limit * equal, limit),
-            // Of a tenant that rests all is for whoever it comes to first, as of one that is not known.
-            of_burst: (own / all).max(1.0 - all / limit).clamp(equal, 1.0),
+            of_burst: (own / all).clamp(equal, 1.0),
         }
     }
 }

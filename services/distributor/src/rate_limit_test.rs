@@ -49,7 +49,6 @@ fn a_rate_admits_its_burst_and_then_as_much_as_time_gives() {
 #[case::alone_below((30.0, 30.0), 4, (100.0, 1.0))]
 #[case::alone_at_it((100.0, 100.0), 4, (100.0, 1.0))]
 #[case::alone_beyond((110.0, 110.0), 4, (100.0, 1.0))]
-#[case::the_burst_of_a_tenant_at_rest((1.0, 20.0), 4, (82.25, 0.8))]
 #[case::what_is_left((30.0, 60.0), 4, (71.25, 0.5))]
 #[case::shared((120.0, 160.0), 4, (76.25, 0.75))]
 #[case::never_less_than_an_equal_share((1.0, 150.0), 4, (25.0, 0.25))]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use koios_bucket::Error as BucketError;
 use koios_model::PartitionId;
 use koios_runtime::{CancellationToken, Cpu, TaskError, watch};
-use koios_wal::{Append, Committer, Wal, WalSettings};
+use koios_wal::{Append, Committer, ReserveUse, Wal, WalSettings};
 use koios_wire::{ServiceError, ServiceErrorCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -344,7 +344,7 @@ impl Inner {
         let wal = self.wal.get().ok_or_else(|| self.not_running())?;
         let append = Append {
             tenant: None,
-            uses_reserve: true,
+            reserve: ReserveUse::All,
             kind: entry.kind(),
             payload: entry.payload(),
             weight: 0,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use koios_runtime::MemoryShort;
-use koios_wal::Append;
+use koios_wal::{Append, ReserveUse};
 use koios_wire::batch::DECODED_BYTES_MAX;
 use koios_wire::{Batch, PushAck, ServiceError};
 
@@ -97,7 +97,7 @@ impl Inner {
         }
     }
 
-    /// Logs a batch under its tenant's queue. One that makes damage good may use the disk reserve: no log is given back before.
+    /// Logs a batch under its tenant's queue. One that makes damage good may use half of the disk reserve: no log is given back before.
     pub(crate) async fn log_batch(
         &self,
         batch: Arc<Batch>,
@@ -115,7 +115,10 @@ impl Inner {
             return Err(Error::BatchTooLarge { bytes });
         }
         let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
-        let uses_reserve = origin == Origin::Member && self.is_damaged(batch.header().partition);
+        let reserve = match origin == Origin::Member && self.is_damaged(batch.header().partition) {
+            true => ReserveUse::Half,
+            false => ReserveUse::None,
+        };
         let entry = Entry::Batch(Box::new(Pending {
             batch,
             origin,
@@ -124,7 +127,7 @@ impl Inner {
         }));
         let append = wal.append(Append {
             tenant: Some(tenant),
-            uses_reserve,
+            reserve,
             kind: entry.kind(),
             payload: entry.payload(),
             weight,

@@ -1,5 +1,7 @@
 //! Lets log segments go, once listed blocks hold everything in them.
 
+use std::time::Duration;
+
 use koios_model::PartitionId;
 use koios_runtime::with_sources;
 
@@ -7,12 +9,17 @@ use crate::ingester::Inner;
 use crate::record::{Entry, Truncated};
 use crate::settings::millis;
 
+/// How long a round waits for deletions that read the log.
+const DELETIONS_WAIT: Duration = Duration::from_secs(5);
+
 impl Inner {
     /// Removes the segments that nothing needs. Failures are logged; the next round tries again.
     pub(crate) async fn truncate(&self) {
         // What a deletion has to put back it finds in the log alone. That listed blocks hold the same samples does not help: they were
         // listed by members that did not know of the deletion, so that it masks them whole. The next round removes what goes.
-        let Ok(_no_deletion) = self.log_kept.try_write() else {
+        let clock = &self.deps.runtime.clock;
+        // Who waits comes before deletions that come later.
+        let Ok(_no_deletion) = clock.timeout(DELETIONS_WAIT, self.log_kept.write()).await else {
             return;
         };
         let Some(below) = self.removable_below() else {

@@ -10,7 +10,7 @@ use futures::executor::block_on;
 use futures::future::{join, join_all};
 use koios_model::TenantId;
 use koios_runtime::{CancellationToken, Cpu, Disk, DiskHandle, OpenMode, RealClock, RngHandle};
-use koios_wal::{Append, Apply, Identity, Lsn, RecordKind, Replay, SegmentContent, WalSettings};
+use koios_wal::{Append, Apply, Identity, Lsn, RecordKind, Replay, ReserveUse, SegmentContent, WalSettings};
 
 use super::choices::Choices;
 use crate::sim_disk::SimDisk;
@@ -161,7 +161,7 @@ async fn write(disk: &SimDisk, choices: &mut Choices<'_>) -> koios_wal::Result<(
         for (number, group) in (1u8..).zip(groups) {
             let append = |bytes: usize| Append {
                 tenant: Some(TenantId::anonymous()),
-                uses_reserve: false,
+                reserve: ReserveUse::None,
                 kind: RecordKind::Batch,
                 payload: Bytes::from(vec![number; bytes]),
                 weight: 0,

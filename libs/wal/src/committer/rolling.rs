@@ -2,7 +2,7 @@
 //!
 //! What tenants send never takes space from the disk reserve. What must be logged before space can be given back may: when a
 //! whole segment would not leave the reserve free, it goes on in the segment there is, and then in small ones, which nothing
-//! else is written to.
+//! else is written to. Of that only what gives space back takes the second half, as it must not lack room for what was to go before.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Committer, Prepared, size_of};
 use crate::error::NoRoom;
 use crate::format::SEGMENT_HEADER_BYTES;
 use crate::segment::{Active, NewSegment};
-use crate::{Apply, Error, Lsn, Result};
+use crate::{Apply, Error, Lsn, ReserveUse, Result};
 
 impl<A: Apply> Committer<A> {
     /// Begins a new segment for `group`, if there is room for one, and returns what of it may be written to the segment that
@@ -35,23 +35,29 @@ impl<A: Apply> Committer<A> {
             Ok(()) => return Ok(group),
             Err(error) => NoRoom::of(error)?,
         };
-        let (system, others) = group.into_iter().partition(Prepared::uses_reserve);
-        self.refuse(others, reason);
-        // The segment there is may have room for what is left.
-        let system = self.prepare_for(system, self.active.number()).await?;
-        if system.is_empty() || self.goes_here(&system) {
-            return Ok(system);
-        }
-        let system = self.prepare_for(system, next).await?;
-        let bytes = size_of(&system) as u64;
-        let create = move |new: &NewSegment, disk: &dyn Disk| new.create_for_system(disk, bytes);
-        match self.begin(new, create).await {
-            Ok(()) => Ok(system),
-            Err(error) => {
-                self.refuse(system, NoRoom::of(error)?);
-                Ok(Vec::new())
+        let (mut group, mut reason) = (group, reason);
+        for least in [ReserveUse::Half, ReserveUse::All] {
+            let (system, others) = group.into_iter().partition(|p| p.reserve() >= least);
+            self.refuse(others, reason);
+            // The segment there is may have room for what is left.
+            let system = self.prepare_for(system, self.active.number()).await?;
+            if system.is_empty() || self.goes_here(&system) {
+                return Ok(system);
+            }
+            let system = self.prepare_for(system, next).await?;
+            let reserve = match system.iter().all(|p| p.reserve() == ReserveUse::All) {
+                true => 0,
+                false => self.shared.settings.reserve_bytes / 2,
+            };
+            let bytes = size_of(&system) as u64;
+            let create = move |new: &NewSegment, disk: &dyn Disk| new.create_for_system(disk, bytes, reserve);
+            match self.begin(Arc::clone(&new), create).await {
+                Ok(()) => return Ok(system),
+                Err(error) => (group, reason) = (system, NoRoom::of(error)?),
             }
         }
+        self.refuse(group, reason);
+        Ok(Vec::new())
     }
 
     async fn prepare_for(&self, group: Vec<Prepared<A>>, segment: u32) -> Result<Vec<Prepared<A>>> {

@@ -6,7 +6,7 @@ use koios_runtime::DiskHandle;
 
 use super::memory_disk::MemoryDisk;
 use super::{ID, Running, record, run, settings};
-use crate::{Append, Error, Replay, WalSettings};
+use crate::{Append, Error, Replay, ReserveUse, WalSettings};
 
 const SEGMENT: u64 = 256 << 10;
 const RESERVE: u64 = 2 * SEGMENT;
@@ -28,7 +28,7 @@ async fn start(disk: &MemoryDisk) -> Running {
 fn system(n: u32, size: usize) -> Append<u32> {
     Append {
         tenant: None,
-        uses_reserve: true,
+        reserve: ReserveUse::All,
         ..record(n, size)
     }
 }
@@ -84,19 +84,29 @@ async fn i6_a_tenants_records_use_the_reserve_where_space_depends_on_them() {
     fill(&running).await;
     let free = disk.free();
     let repairing = |n| Append {
-        uses_reserve: true,
+        reserve: ReserveUse::Half,
         ..record(n, 10_000)
     };
-    for n in 0..30 {
-        let appends = [repairing(n), record(n, 100)].map(|a| running.wal.append(a));
+    let mut taken = 0;
+    let mut refused = 0;
+    for n in 0..60 {
+        let appends = [repairing(n), record(n, 100), system(n, 100)].map(|a| running.wal.append(a));
         let answers = futures::future::join_all(appends).await;
-        assert!(answers[0].is_ok(), "{answers:?}");
+        match &answers[0] {
+            Ok(_) => taken += 1,
+            Err(Error::Full { .. }) => refused += 1,
+            Err(e) => panic!("{e}"),
+        }
+        // Whatever is refused beside it.
+        assert!(answers[2].is_ok(), "{answers:?}");
     }
-    assert!(disk.free() < free, "the segment had room for all");
+    assert!(taken >= 20 && refused >= 20, "{taken} {refused}");
+    assert!(disk.free() < free - RESERVE / 4, "half of it is used");
+    assert!(disk.free() >= RESERVE / 4, "{}", disk.free());
     // Also in what a start on a full disk makes.
     drop(running);
     let running = start(&disk).await;
-    running.wal.append(repairing(30)).await.unwrap().unwrap();
+    running.wal.append(system(30, 1000)).await.unwrap().unwrap();
     assert!(is_full_for_tenants(&running).await);
 }
 

@@ -256,8 +256,9 @@ impl TenantDeltas {
         }
         let new_series = if known.is_none() { SERIES_BYTES } else { 0 };
         let stream_before = stream.as_deref().map(Stream::mark);
-        if !self.changes.lock().has_room_for(known) {
-            return Err(PointFault::DeltaRoom);
+        // What ends keeps its total.
+        if delta.is_some() && !self.changes.lock().has_room_for(known) {
+            return Err(PointFault::DeltasReplaced);
         }
         self.make_room(bytes, new_series, stream, &made)?;
         *version += 1;

@@ -7,6 +7,7 @@ use koios_wire::remote_write::{
 
 use super::tracker::{Brought, Verdict};
 use super::{Gate, PairsSeen};
+use crate::Written;
 
 /// Most replicas that one request may mix; samples of further ones are taken undecided.
 const REPLICAS_PER_REQUEST_MAX: usize = 64;
@@ -34,7 +35,7 @@ struct Replica<'a> {
     name: &'a [u8],
     verdict: Verdict,
     newest_ms: Option<i64>,
-    dropped: u64,
+    dropped: Written,
     undecided: u64,
 }
 
@@ -145,15 +146,14 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
             name,
             verdict,
             newest_ms: None,
-            dropped: 0,
+            dropped: Written::default(),
             undecided: 0,
         });
         Some(self.last)
     }
 
-    /// Hands on what lies outside of the range; gives how many samples lay inside.
-    fn hand_on_outside(&mut self, series: RawSeries<'a, '_>, inside: impl Fn(i64) -> bool) -> u64 {
-        let all = series.samples.len() + series.histograms.len();
+    /// Hands on what lies outside of the range; gives what lay inside.
+    fn hand_on_outside(&mut self, series: RawSeries<'a, '_>, inside: impl Fn(i64) -> bool) -> Written {
         self.samples.clear();
         self.samples
             .extend(series.samples.iter().filter(|s| !inside(s.t)));
@@ -167,8 +167,13 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         self.exemplars.clear();
         self.exemplars
             .extend(series.exemplars.iter().filter(|e| !inside(e.t)).cloned());
-        let kept = self.samples.len() + self.histograms.len();
-        if kept + self.exemplars.len() > 0 {
+        let dropped = |all: usize, kept: usize| (all - kept) as u64;
+        let dropped = Written {
+            samples: dropped(series.samples.len(), self.samples.len()),
+            histograms: dropped(series.histograms.len(), self.histograms.len()),
+            exemplars: dropped(series.exemplars.len(), self.exemplars.len()),
+        };
+        if self.samples.len() + self.histograms.len() + self.exemplars.len() > 0 {
             self.sink.series(RawSeries {
                 labels: &self.labels,
                 label_count: self.labels.len(),
@@ -180,7 +185,7 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
                 ..series
             });
         }
-        (all - kept) as u64
+        dropped
     }
 }
 
@@ -211,7 +216,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
                     encoded_labels: EncodedLabels::default(),
                     ..series
                 });
-                0
+                Written::default()
             }
         };
         let Some(replica) = found.and_then(|at| self.replicas.get_mut(at)) else {
@@ -228,7 +233,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         }
         replica.dropped += dropped;
         if replica.verdict != Verdict::Elected {
-            replica.undecided += all - dropped;
+            replica.undecided += all - dropped.all_samples();
         }
     }
 

@@ -11,6 +11,7 @@ use koios_tenancy::Limits;
 
 use super::Tracker;
 use super::tracker::{Brought, Verdict};
+use crate::Written;
 
 /// Decides for one request, with the elections as they were when it was admitted.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ impl Gate {
 #[derive(Debug, Default)]
 pub(crate) struct PairsSeen {
     pub(crate) brought: Vec<Brought>,
-    /// Samples, histograms included, that were dropped because another replica is elected.
-    pub(crate) deduplicated: u64,
+    /// What was dropped because another replica is elected.
+    pub(crate) deduplicated: Written,
     /// Samples, histograms included, that were taken because nothing could be decided, by reason.
     pub(crate) undecided: BTreeMap<&'static str, u64>,
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use rstest::rstest;
 
-use crate::rig::{NOW, Rig};
+use crate::rig::{Answer, NOW, Rig};
 
 fn stored(rig: &Rig) -> Vec<String> {
     let all = rig.stored();
@@ -74,6 +74,14 @@ async fn clients_may_ask_whether_there_is_anyone() {
     }
 }
 
+#[track_caller]
+fn assert_error(answer: &Answer, code: u16, message: &str) {
+    assert_eq!(answer.status, code, "{answer:?}");
+    let said: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let said = said["error"].as_str().unwrap();
+    assert!(said.contains(message), "{said}");
+}
+
 #[rstest]
 #[case("/write?precision=d", &[], "m a=1", 400, "invalid precision \"d\": expected one of ns, us, ms, s, m, h")]
 #[case("/write", &[("content-encoding", "br")], "m a=1", 415, "unsupported content encoding \"br\"")]
@@ -87,9 +95,8 @@ async fn bad_requests_are_refused_whole(
     #[case] message: &str,
 ) {
     let rig = Rig::single();
-    rig.request("POST", path, headers, body)
-        .await
-        .assert(code, message);
+    let answer = rig.request("POST", path, headers, body).await;
+    assert_error(&answer, code, message);
     assert!(stored(&rig).is_empty());
 }
 
@@ -99,7 +106,7 @@ async fn samples_that_are_not_good_are_left_out() {
     let answer = rig
         .request("POST", "/write?precision=s", &[], "m a=1 1\nm a=2\n")
         .await;
-    answer.assert(400, "too old");
+    assert_error(&answer, 400, "too old");
     assert_eq!(stored(&rig), [format!("{{__name__=\"m_a\"}} 2 {NOW}")]);
 }
 
@@ -108,11 +115,13 @@ async fn lines_that_cannot_be_read_are_named_and_the_others_written() {
     let rig = Rig::single();
     let body = "ok a=1\nm a\nold a=1 5000000\nlast a=2\nm,\n";
     let answer = rig.request("POST", "/write", &[], body).await;
-    answer.assert(
+    assert_error(
+        &answer,
         400,
-        "invalid line protocol at line 2: expected \"=\" after a field's key",
+        "partial write: invalid line protocol at line 2: expected \"=\" after a field's key",
     );
-    answer.assert(
+    assert_error(
+        &answer,
         400,
         "(rejected: 2 lines, and 1 samples of 1 series in others, written: 2 samples)",
     );
@@ -123,7 +132,45 @@ async fn lines_that_cannot_be_read_are_named_and_the_others_written() {
         wanted.iter().all(|w| stored.iter().any(|s| s.starts_with(w))),
         "{stored:?}"
     );
-    rig.request("POST", "/write", &[], "m a\n")
-        .await
-        .assert(400, "invalid line protocol at line 1");
+    let answer = rig.request("POST", "/write", &[], "m a\n").await;
+    assert_error(&answer, 400, "invalid line protocol at line 1");
+    assert!(!answer.body.contains("partial write"), "{answer:?}");
+}
+
+/// Telegraf takes an error of another form for a proxy's, and sends the same for ever.
+#[rstest]
+#[case("/write", "error", None)]
+#[case("/api/v2/write", "message", Some("invalid"))]
+#[tokio::test(start_paused = true)]
+async fn errors_have_the_form_of_the_version(
+    #[case] path: &str,
+    #[case] key: &str,
+    #[case] code: Option<&str>,
+) {
+    let rig = Rig::single();
+    let answer = rig.request("POST", path, &[], "m a\n").await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let said: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(said[key].as_str().unwrap().starts_with("invalid line"), "{said}");
+    assert_eq!(said.get("code").and_then(serde_json::Value::as_str), code);
+}
+
+/// Version 1 has no 429, and clients drop any 4xx that is JSON.
+#[rstest]
+#[case("/write", "text/plain; charset=utf-8")]
+#[case("/api/v2/write", "application/json")]
+#[tokio::test(start_paused = true)]
+async fn what_came_too_fast_comes_again(#[case] path: &str, #[case] content_type: &str) {
+    let limits = koios_tenancy::Limits {
+        ingestion_rate: 1,
+        ingestion_burst: 1,
+        ..koios_tenancy::Limits::default()
+    };
+    let rig = Rig::new(crate::rig::state(1, 1, 1, 1), limits);
+    rig.request("POST", path, &[], "m a=1\n").await.assert(204, "");
+    let answer = rig.request("POST", path, &[], "m a=1\n").await;
+    answer.assert(429, "ingestion rate limit");
+    assert_eq!(answer.header("content-type"), content_type);
+    assert_eq!(answer.header("retry-after"), "1");
 }
