@@ -6,7 +6,7 @@ use koios_model::{METRIC_NAME, MatchOp, Matcher};
 
 use crate::ast::{
     AggregateExpr, Ast, At, BinaryExpr, Cardinality, DurationArg, DurationExpr, DurationKind, Expr, ExprRef,
-    FillValues, MatrixSelector, NumberLiteral, RangeEdges, SubqueryExpr, VectorMatching, VectorSelector, Way,
+    FillValues, MatrixSelector, NumberLiteral, RangeEdges, SubqueryExpr, VectorMatching, VectorSelector,
 };
 use crate::duration::Millis;
 use crate::string_literal::Quoted;
@@ -211,11 +211,8 @@ impl Display for DurationArg {
 
 impl Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = |place: usize| self.nodes.get(place).map(|node| &node.kind);
-        let mut way = Way::from(self.nodes.len().saturating_sub(1));
-        while let Some((place, done, last)) = way.next(|place, i| kind(place)?.child(i).map(|id| id.0)) {
-            let Some(kind) = kind(place) else { continue };
-            match kind {
+        for (node, done, last) in self.walk() {
+            match &node.kind {
                 DurationKind::Number(number) => write!(f, "{number}")?,
                 DurationKind::Step => f.write_str("step()")?,
                 DurationKind::Range => f.write_str("range()")?,

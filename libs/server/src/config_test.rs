@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::Command;
 
 use super::*;
+use crate::cors::CorsOrigin;
 use crate::settings::LogFormat;
 
 fn load_with(args: &[&str], env: &[(&str, &str)], file: &str) -> Result<Settings, ConfigError> {
@@ -52,6 +53,18 @@ fn a_flag_beats_a_variable_beats_the_file() {
     assert_eq!(got.http.listen, "1.1.1.1:1");
     assert_eq!(got.grpc.listen, "2.2.2.2:2");
     assert_eq!(got.zone, "flag");
+}
+
+#[test]
+fn scripts_of_any_origin_may_read_unless_told_otherwise() {
+    let given = |args: &[&str], file: &str| load_with(args, &[], file).unwrap().http.cors_origin;
+    assert_eq!(given(&[], ""), CorsOrigin::Every);
+    assert_eq!(given(&["--http.cors-origin="], ""), CorsOrigin::None);
+    let file = "http:\n  cors-origin: ''\n";
+    assert_eq!(given(&["--config", "config.yaml"], file), CorsOrigin::None);
+    let some = "https://.+[.]example[.]com";
+    let flag = format!("--http.cors-origin={some}");
+    assert_eq!(given(&["--config", "config.yaml", &flag], file).pattern(), some);
 }
 
 #[test]
@@ -333,6 +346,10 @@ fn names_the_place_of_a_wrong_value() {
         (
             "control:\n  partitions: -1\n",
             "config.yaml:2: invalid value \"-1\" for control.partitions: not a number",
+        ),
+        (
+            "http:\n  cors-origin: https://(a\n",
+            "config.yaml:2: invalid value \"https://(a\" for http.cors-origin: regex parse error",
         ),
         ("http: 5\n", "config.yaml:1: "),
         ("zone: a\nzone: b\n", "config.yaml:2: "),

@@ -15,6 +15,7 @@
 mod api_error;
 mod common_routes;
 pub mod config;
+mod cors;
 mod doubts;
 mod edge;
 mod grpc_server;
@@ -28,6 +29,7 @@ mod shutdown;
 
 pub use api_error::{ErrorType, api_error, plain_error, with_retry_after};
 pub use common_routes::common_routes;
+pub use cors::{CorsOrigin, with_cors};
 pub use edge::{REQUEST_ID_HEADER, RequestId, URI_BYTES_MAX, with_edge};
 pub use grpc_server::GrpcServer;
 pub use http_server::{ConnectionLimits, HttpServer};

@@ -8,6 +8,8 @@ use std::time::Duration;
 use koios_model::{RetentionRule, TenantId};
 use koios_tenancy::{Limits, Overrides, rule_text};
 
+use crate::cors::CorsOrigin;
+
 /// Less memory than a process needs to start, bytes.
 const MEMORY_LIMIT_MIN: u64 = 64 << 20;
 
@@ -82,6 +84,8 @@ pub struct HttpSettings {
     pub max_requests_in_flight: usize,
     /// Compressed and decompressed bytes of write requests held at once; further ones are shed with 503.
     pub max_write_bytes_in_flight: u64,
+    /// Origins whose scripts may read answers to queries.
+    pub cors_origin: CorsOrigin,
 }
 
 /// See [`Settings::grpc`].
@@ -365,6 +369,7 @@ impl Default for Settings {
                 request_timeout: Duration::from_secs(150),
                 max_requests_in_flight: 1024,
                 max_write_bytes_in_flight: 256 << 20,
+                cors_origin: CorsOrigin::default(),
             },
             otlp_listen: String::new(),
             grpc: GrpcSettings {

@@ -482,6 +482,42 @@ async fn a_data_directory_of_another_node_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn scripts_of_other_origins_may_read_and_not_write() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let flags = [
+        "--self-metrics.interval=0s",
+        "--http.cors-origin=https://a[.]example",
+    ];
+    let koios = all_in_one(dir.path(), &flags).await?;
+    let client = client();
+    for (method, path, status, allowed) in [
+        ("OPTIONS", "/api/v1/query", 204, true),
+        ("OPTIONS", "/prometheus/api/v1/label/a/values", 204, true),
+        ("GET", "/api/v1/query?query=up", 200, true),
+        ("GET", "/prometheus/api/v1/query?query=sum(", 400, true),
+        ("DELETE", "/api/v1/series", 405, true),
+        ("OPTIONS", "/api/v1/push", 405, false),
+        ("OPTIONS", "/api/v1/admin/tsdb/delete_series", 405, false),
+        ("GET", "/api/v1/admin/tsdb/tombstones", 200, false),
+        ("GET", "/api/v1/nothing", 404, false),
+        ("GET", "/metrics", 200, false),
+    ] {
+        let origin = [("origin", "https://a.example")];
+        let answer = client
+            .send(method, &koios.http, path, &origin, Bytes::new())
+            .await?;
+        let told = answer.header("access-control-allow-origin");
+        assert_eq!(
+            (answer.status, told),
+            (status, allowed.then_some("https://a.example")),
+            "{method} {path}"
+        );
+        assert!(answer.status == 204 || !answer.body.is_empty(), "{method} {path}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn i2_values_come_back_bit_exact() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let koios = all_in_one(dir.path(), &[]).await?;

@@ -1,6 +1,8 @@
 //! Going through a tree.
 
-use super::{Ast, DurationArg, DurationExpr, DurationKind, DurationNode, Expr, ExprId, ExprRef, Span};
+use super::{
+    Ast, DurationArg, DurationExpr, DurationId, DurationKind, DurationNode, Expr, ExprId, ExprRef, Span,
+};
 
 impl Expr {
     /// The expressions directly below, in Prometheus' order: an aggregation's vector comes before its parameter.
@@ -94,6 +96,25 @@ impl Ast {
     /// Forgets where expressions came from, so that two trees can be compared by meaning.
     pub fn clear_spans(&mut self) {
         self.exprs_mut().for_each(Expr::clear_spans);
+    }
+}
+
+impl DurationExpr {
+    /// Goes through the expression: comes by each part before the first one directly below it and after each of these.
+    /// Gives how many of them are done, too, and whether these are all.
+    pub fn walk(&self) -> impl Iterator<Item = (&DurationNode, usize, bool)> {
+        let mut way = Way::from(self.nodes.len().saturating_sub(1));
+        std::iter::from_fn(move || {
+            let child = |place: usize, i| Some(self.nodes.get(place)?.kind.child(i)?.0);
+            let (place, done, last) = way.next(child)?;
+            Some((self.nodes.get(place)?, done, last))
+        })
+    }
+
+    /// Whether a part is a number.
+    pub fn is_number(&self, id: DurationId) -> bool {
+        let node = self.nodes.get(id.0);
+        node.is_some_and(|node| matches!(node.kind, DurationKind::Number(_)))
     }
 }
 

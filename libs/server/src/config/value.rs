@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use koios_wire::otlp::TranslationStrategy;
 
+use crate::cors::CorsOrigin;
 use crate::settings::LogFormat;
 
 /// A type that settings may have.
@@ -241,6 +242,18 @@ impl Value for LogFormat {
             Self::Text => "text".to_owned(),
             Self::Json => "json".to_owned(),
         }
+    }
+}
+
+impl Value for CorsOrigin {
+    const KIND: &'static str = "REGEX";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::of(text).map_err(|e| e.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.pattern().to_owned()
     }
 }
 

@@ -16,7 +16,7 @@ use koios_querier::{
 };
 use koios_runtime::{ClockHandle, TaskGroup};
 use koios_server::config::Target;
-use koios_server::{Component, with_edge};
+use koios_server::{Component, with_cors, with_edge};
 use koios_store::{
     BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, Downsampling, StoreSettings,
     UploadService,
@@ -360,7 +360,8 @@ impl Assembly {
             CONCURRENT_QUERIES_DEFAULT,
             &shared.metrics,
         );
-        routers.merge_http(querier.router());
+        let origins = &shared.settings.http.cors_origin;
+        routers.merge_http(with_cors(querier.router(), origins));
         Ok(())
     }
 }

@@ -219,6 +219,30 @@ async fn forms_and_query_strings_are_the_same() {
         .await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(by_get, by_post);
+    let (_, by_both) = api
+        .post(
+            "/api/v1/query_range?query=nope&start=0&end=5",
+            "query=m&end=9&step=3",
+        )
+        .await;
+    assert_eq!(by_get, by_both);
+    let (_, selected) = api
+        .post(
+            "/api/v1/series?match[]=m%7Bi%3D%220%22%7D",
+            "match[]=m%7Bi%3D%221%22%7D",
+        )
+        .await;
+    let expected = r#"[{"__name__":"m","i":"0"},{"__name__":"m","i":"1"}]"#;
+    assert_eq!(selected, format!(r#"{{"status":"success","data":{expected}}}"#));
+}
+
+#[tokio::test]
+async fn forms_of_files_are_told_what_to_be_instead() {
+    let request = Request::post("/api/v1/query").header("content-type", "multipart/form-data; boundary=x");
+    let (status, _, body) = api().send(request.body(Body::from("--x")).unwrap()).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let expected = r#"{"status":"error","errorType":"bad_data","error":"unsupported content type \"multipart/form-data\", send parameters as application/x-www-form-urlencoded"}"#;
+    assert_eq!(body, expected);
 }
 
 #[tokio::test]
@@ -272,6 +296,25 @@ async fn metadata_is_grouped_by_metric() {
         api.get("/api/v1/metadata?metric=x").await.1,
         r#"{"status":"success","data":{}}"#
     );
+}
+
+#[rstest]
+#[case("", r#"{"a":[C,G],"b":[C,G]}"#)]
+#[case("limit=-1&limit_per_metric=-1", r#"{"a":[C,G],"b":[C,G]}"#)]
+#[case("limit=&limit_per_metric=0", r#"{"a":[C,G],"b":[C,G]}"#)]
+#[case("limit=1&limit_per_metric=1", r#"{"a":[C]}"#)]
+#[case("limit=0", "{}")]
+#[tokio::test]
+async fn metadata_is_limited_as_by_prometheus(#[case] limits: &str, #[case] expected: &str) {
+    let api = api();
+    for (metric, kind) in [("a", "counter"), ("a", "gauge"), ("b", "counter"), ("b", "gauge")] {
+        api.world.members.iter().for_each(|m| m.describe(metric, kind));
+    }
+    let (_, body) = api.get(&format!("/api/v1/metadata?{limits}")).await;
+    let expected = expected
+        .replace('C', r#"{"type":"counter","help":"","unit":""}"#)
+        .replace('G', r#"{"type":"gauge","help":"","unit":""}"#);
+    assert_eq!(body, format!(r#"{{"status":"success","data":{expected}}}"#));
 }
 
 #[tokio::test]

@@ -20,10 +20,12 @@ const REGEXES_MAX: usize = 200;
 /// Most regular expressions that take megabytes.
 const LARGE_REGEXES_MAX: usize = 8;
 
-/// The parameters of a request, in order.
+/// The parameters of a request: those of its form, then those of its query string, each in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params {
     pairs: Vec<(String, String)>,
+    /// How many of them the form has.
+    of_form: usize,
 }
 
 impl Params {
@@ -31,19 +33,15 @@ impl Params {
     pub(crate) async fn read(request: Request<Body>) -> Result<(HeaderMap, Self), ApiError> {
         let (head, body) = request.into_parts();
         let mut params = Self::default();
-        params.add(head.uri.query().unwrap_or("").as_bytes())?;
-        let form = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.trim_start().starts_with("application/x-www-form-urlencoded"));
-        if matches!(head.method, Method::POST | Method::PUT) && form {
+        if matches!(head.method, Method::POST | Method::PUT) && has_form(&head.headers)? {
             let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
                 let text = format!("request body larger than {BODY_BYTES_MAX} bytes, or broken off");
                 ApiError::new(ErrorType::TooLarge, text)
             })?;
             params.add(&bytes)?;
         }
+        params.of_form = params.pairs.len();
+        params.add(head.uri.query().unwrap_or("").as_bytes())?;
         Ok((head.headers, params))
     }
 
@@ -65,22 +63,26 @@ impl Params {
         Ok(())
     }
 
-    /// The values of a parameter that may come several times.
+    /// The values of a parameter that may come several times, in the form as in the query string.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.pairs
-            .iter()
-            .filter(move |(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        values_in(&self.pairs, name)
     }
 
-    /// The value of a parameter that may come once; empty counts as absent.
+    /// The value of a parameter that may come once; empty counts as absent. That of the form stands for that of the query
+    /// string.
+    ///
+    /// **Source:** Go `net/http` `Request.FormValue`, which takes the first of several.
     pub(crate) fn one<'a>(&'a self, name: &'a str) -> Result<Option<&'a str>, ApiError> {
-        let mut values = self.all(name);
-        let value = values.next();
-        if values.next().is_some() {
+        let (form, query) = self.pairs.split_at(self.of_form.min(self.pairs.len()));
+        let (mut of_form, mut of_query) = (values_in(form, name), values_in(query, name));
+        let (of_form, of_query) = (
+            [of_form.next(), of_form.next()],
+            [of_query.next(), of_query.next()],
+        );
+        if of_form[1].or(of_query[1]).is_some() {
             return Err(ApiError::bad_data(format!("parameter {name:?} given twice")));
         }
-        Ok(value.filter(|v| !v.is_empty()))
+        Ok(of_form[0].or(of_query[0]).filter(|v| !v.is_empty()))
     }
 
     /// A required time in milliseconds.
@@ -125,6 +127,16 @@ impl Params {
         usize::try_from(count).map_err(|_| ApiError::invalid(name, format!("{name} must be non-negative")))
     }
 
+    /// Most of something; none when it is absent or negative.
+    pub(crate) fn most(&self, name: &str) -> Result<Option<usize>, ApiError> {
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        let most = text.parse::<i64>();
+        let most = most.map_err(|_| ApiError::bad_data(format!("{name} must be a number")))?;
+        Ok(usize::try_from(most).ok())
+    }
+
     /// Whether there is any `match[]`.
     pub(crate) fn has_selectors(&self) -> bool {
         self.all("match[]").next().is_some()
@@ -161,6 +173,23 @@ impl Params {
     }
 }
 
+/// Whether there is a form in the body.
+fn has_form(headers: &HeaderMap) -> Result<bool, ApiError> {
+    const FORM: &str = "application/x-www-form-urlencoded";
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let kind = kind.and_then(|v| v.split(';').next()).unwrap_or("").trim();
+    if kind.eq_ignore_ascii_case("multipart/form-data") {
+        let text = format!("unsupported content type {kind:?}, send parameters as {FORM}");
+        return Err(ApiError::new(ErrorType::Unsupported, text));
+    }
+    Ok(kind.eq_ignore_ascii_case(FORM))
+}
+
+fn values_in<'a>(pairs: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
+    let of_name = pairs.iter().filter(move |(n, _)| n == name);
+    of_name.map(|(_, v)| v.as_str())
+}
+
 fn decode(encoded: &[u8]) -> Result<String, ApiError> {
     let spaced: Vec<u8> = encoded
         .iter()
@@ -190,6 +219,59 @@ mod tests {
         assert_eq!(
             p.one("match[]").unwrap_err().message,
             r#"parameter "match[]" given twice"#
+        );
+    }
+
+    async fn read(query: &str, kind: &str, form: &str) -> Result<Params, ApiError> {
+        let request = Request::post(format!("/x?{query}")).header("content-type", kind);
+        let request = request.body(Body::from(form.to_owned())).unwrap();
+        Params::read(request).await.map(|(_, params)| params)
+    }
+
+    const FORM: &str = "application/x-www-form-urlencoded";
+
+    #[tokio::test]
+    async fn a_form_stands_for_the_query_string() {
+        let p = read(
+            "query=a&time=1&match[]=x",
+            FORM,
+            "query=b&end=&match[]=y&match[]=z",
+        )
+        .await
+        .unwrap();
+        assert_eq!(p.one("query").unwrap(), Some("b"));
+        assert_eq!(p.one("time").unwrap(), Some("1"));
+        assert_eq!(p.all("match[]").collect::<Vec<_>>(), ["y", "z", "x"]);
+        let p = read("query=a", FORM, "query=").await.unwrap();
+        assert_eq!(p.one("query").unwrap(), None);
+        for (query, form) in [("q=1&q=2", ""), ("", "q=1&q=2"), ("q=1&q=2", "q=1")] {
+            let e = read(query, FORM, form).await.unwrap().one("q").unwrap_err();
+            assert_eq!(e.message, r#"parameter "q" given twice"#, "{query} {form}");
+        }
+    }
+
+    #[tokio::test]
+    async fn forms_are_known_by_their_type_however_it_is_written() {
+        for kind in [
+            FORM,
+            "Application/X-WWW-Form-Urlencoded",
+            " application/x-www-form-urlencoded ; charset=UTF-8",
+        ] {
+            let p = read("", kind, "q=1").await.unwrap();
+            assert_eq!(p.one("q").unwrap(), Some("1"), "{kind}");
+        }
+        for kind in ["text/plain", "application/x-www-form-urlencoded2", ""] {
+            let p = read("", kind, "q=1").await.unwrap();
+            assert_eq!(p.one("q").unwrap(), None, "{kind}");
+        }
+        let e = read("q=1", "Multipart/form-data; boundary=x", "")
+            .await
+            .unwrap_err();
+        assert_eq!(e.kind, ErrorType::Unsupported);
+        assert!(
+            e.message.ends_with(&format!("send parameters as {FORM}")),
+            "{}",
+            e.message
         );
     }
 

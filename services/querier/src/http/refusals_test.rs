@@ -124,6 +124,8 @@ const STEP: &str =
 )]
 #[case("series?match[]=a%7B", 400, r#"invalid parameter "match[]""#)]
 #[case("series?match[]=m&limit=-1", 400, "limit must be non-negative")]
+#[case("metadata?limit=x", 400, "limit must be a number")]
+#[case("metadata?limit_per_metric=1.5", 400, "limit_per_metric must be a number")]
 #[case("labels?match[]=%7B%7D", 400, "must contain at least one non-empty matcher")]
 #[case("labels?start=2&end=1", 400, "end timestamp must not be before start time")]
 #[case("label/%00/values", 400, "invalid label name")]

@@ -73,7 +73,7 @@ pub(super) async fn metadata(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let (headers, params) = Params::read(request).await?;
-    let (limit, per_metric) = (params.count("limit")?, params.count("limit_per_metric")?);
+    let (limit, per_metric) = (params.most("limit")?, params.most("limit_per_metric")?);
     let metric = params.one("metric")?.unwrap_or("").to_owned();
     let asked = api.selections(&headers, &Params::default()).await?;
     let tenant = super::tenant_of(&headers)?;
@@ -85,8 +85,8 @@ pub(super) async fn metadata(
     notes.warnings.extend(found.warning);
     let wanted = |(m, _): &(String, BTreeSet<Metadata>)| metric.is_empty() || *m == metric;
     let found_metrics = found.metrics.into_iter().filter(wanted);
-    let metrics = found_metrics.take(unless_zero(limit)).collect();
-    let per_metric = unless_zero(per_metric);
+    let metrics = found_metrics.take(limit.unwrap_or(usize::MAX)).collect();
+    let per_metric = unless_zero(per_metric.unwrap_or(0));
     let write = move |out: &mut Vec<u8>, metric| write_metadata(out, &metric, per_metric);
     let sending = Sending {
         clients: &api.clients,

@@ -2,13 +2,15 @@
 //!
 //! **Source:** Prometheus `web/api/v1/translate_ast.go`.
 
+mod durations;
+
 use std::io::Write;
 
 use koios_model::Matcher;
 use koios_promql::{Ast, At, Call, DurationArg, Expr, RangeEdges, VectorMatching, VectorSelector};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::json::write_value;
+use durations::write_duration;
 
 /// Writes the tree of a query. The text is made in one pass over the query, as deep as that may be: only what an
 /// expression says itself is ever a JSON value. Members are in the order of their names.
@@ -62,17 +64,12 @@ fn write_piece(out: &mut Vec<u8>, expr: &Expr, done: usize) -> std::io::Result<(
         Expr::Subquery(e) => match done {
             0 => out.write_all(br#"{"expr":"#),
             _ => {
-                let (offset, range) = (millis(&e.offset), millis(&e.range));
-                let step = e.step.as_ref().map_or_else(|| json!(0), millis);
-                let (start_or_end, timestamp) = (start_or_end(e.at), timestamp(e.at));
-                write!(
-                    out,
-                    r#","offset":{offset},"range":{range},"startOrEnd":{start_or_end}"#
-                )?;
-                write!(
-                    out,
-                    r#","step":{step},"timestamp":{timestamp},"type":"subquery"}}"#
-                )
+                write_duration(out, "offset", &e.offset)?;
+                write_duration(out, "range", &e.range)?;
+                write!(out, r#","startOrEnd":{}"#, start_or_end(e.at))?;
+                // None is the engine's own.
+                write_duration(out, "step", e.step.as_ref().unwrap_or(&DurationArg::Millis(0)))?;
+                write!(out, r#","timestamp":{},"type":"subquery"}}"#, timestamp(e.at))
             }
         },
         Expr::Paren(_) => match done {
@@ -86,12 +83,8 @@ fn write_piece(out: &mut Vec<u8>, expr: &Expr, done: usize) -> std::io::Result<(
                 write!(out, r#","op":"{op}","type":"unaryExpr"}}"#)
             }
         },
-        Expr::Matrix(e) => {
-            let mut node = selector("matrixSelector", &e.selector);
-            node.insert("range".to_owned(), millis(&e.range));
-            write!(out, "{}", Value::from(node))
-        }
-        Expr::Vector(e) => write!(out, "{}", Value::from(selector("vectorSelector", e))),
+        Expr::Matrix(e) => write_selector(out, "matrixSelector", &e.selector, Some(&e.range)),
+        Expr::Vector(e) => write_selector(out, "vectorSelector", e, None),
         Expr::Number(e) => {
             let val = number(e.value);
             write!(out, "{}", json!({"type": "numberLiteral", "val": val}))
@@ -121,33 +114,47 @@ fn matching(m: &VectorMatching) -> Value {
         "labels": m.labels,
         "on": m.on,
         "include": m.include,
+        "fillValues": {"lhs": fill(m.fill.lhs), "rhs": fill(m.fill.rhs)},
     })
 }
 
-fn selector(kind: &str, s: &VectorSelector) -> Map<String, Value> {
-    let fields = [
-        ("type", json!(kind)),
-        ("name", json!(s.name.as_deref().unwrap_or(""))),
-        ("offset", millis(&s.offset)),
-        ("matchers", s.matchers.iter().map(matcher).collect()),
-        ("timestamp", timestamp(s.at)),
-        ("startOrEnd", start_or_end(s.at)),
-        ("anchored", json!(s.edges == RangeEdges::Anchored)),
-        ("smoothed", json!(s.edges == RangeEdges::Smoothed)),
-    ];
-    fields
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+/// A value for what is missing: whole ones without decimals, as Go writes them; `null` for none, and for what is no number in
+/// JSON.
+fn fill(value: Option<f64>) -> Value {
+    const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Some(v) if v.trunc() == v && v.abs() < EXACT_INTEGERS => json!(v as i64),
+        v => json!(v),
+    }
+}
+
+/// A selector; of ranges where there is one.
+fn write_selector(
+    out: &mut Vec<u8>,
+    kind: &str,
+    s: &VectorSelector,
+    range: Option<&DurationArg>,
+) -> std::io::Result<()> {
+    let (anchored, smoothed) = (s.edges == RangeEdges::Anchored, s.edges == RangeEdges::Smoothed);
+    let matchers: Value = s.matchers.iter().map(matcher).collect();
+    let name = json!(s.name.as_deref().unwrap_or(""));
+    write!(
+        out,
+        r#"{{"anchored":{anchored},"matchers":{matchers},"name":{name}"#
+    )?;
+    write_duration(out, "offset", &s.offset)?;
+    if let Some(range) = range {
+        write_duration(out, "range", range)?;
+    }
+    let (start_or_end, timestamp) = (start_or_end(s.at), timestamp(s.at));
+    write!(
+        out,
+        r#","smoothed":{smoothed},"startOrEnd":{start_or_end},"timestamp":{timestamp},"type":"{kind}"}}"#
+    )
 }
 
 fn matcher(m: &Matcher) -> Value {
     json!({"name": m.name(), "value": m.value(), "type": m.op().as_str()})
-}
-
-/// Milliseconds; `null` for an expression, whose value depends on the query's range and step.
-fn millis(d: &DurationArg) -> Value {
-    d.millis().map_or(Value::Null, Value::from)
 }
 
 fn timestamp(at: Option<At>) -> Value {
@@ -165,11 +172,12 @@ fn start_or_end(at: Option<At>) -> Value {
     }
 }
 
-/// A number as a string, since JSON has no infinities.
-fn number(value: f64) -> Value {
-    let mut quoted = Vec::new();
-    write_value(&mut quoted, value);
-    serde_json::from_slice(&quoted).unwrap_or_default()
+/// A number as a string, since JSON has no infinities; without an exponent.
+fn number(value: f64) -> String {
+    match value {
+        f64::INFINITY => "+Inf".to_owned(),
+        value => value.to_string().replace("inf", "Inf"),
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +209,10 @@ mod tests {
         assert_eq!(got["type"], "binaryExpr");
         assert_eq!(
             got["matching"],
-            json!({"card": "one-to-one", "labels": ["a"], "on": true, "include": []})
+            json!({
+                "card": "one-to-one", "labels": ["a"], "on": true, "include": [],
+                "fillValues": {"lhs": null, "rhs": null},
+            })
         );
         assert_eq!(got["rhs"]["startOrEnd"], "end");
         let selector = &got["lhs"]["expr"]["args"][0];
@@ -248,9 +259,55 @@ mod tests {
             form("x[5m:1m] @ start() offset 1m"),
             json!({
                 "type": "subquery", "expr": x, "range": 300_000, "step": 60_000, "offset": 60_000,
-                "timestamp": null, "startOrEnd": "start",
+                "rangeExpr": null, "stepExpr": null, "offsetExpr": null, "timestamp": null, "startOrEnd": "start",
             })
         );
+        assert_eq!(form("x[5m:]")["step"], 0);
+    }
+
+    #[test]
+    fn selectors_have_each_member() {
+        let form = |query: &str| tree(&parse(query).unwrap());
+        let matchers = json!([{"name": "__name__", "value": "x", "type": "="}]);
+        let instant = json!({
+            "type": "vectorSelector", "name": "x", "offset": -1000, "offsetExpr": null, "matchers": matchers,
+            "timestamp": 2500, "startOrEnd": null, "anchored": false, "smoothed": false,
+        });
+        assert_eq!(form("x @ 2.5 offset -1s"), instant);
+        let range = json!({
+            "type": "matrixSelector", "name": "x", "offset": 0, "offsetExpr": null, "range": 60_000, "rangeExpr": null,
+            "matchers": matchers, "timestamp": null, "startOrEnd": null, "anchored": true, "smoothed": false,
+        });
+        assert_eq!(form("rate(x[1m] anchored)")["args"][0], range);
+    }
+
+    #[test]
+    fn values_for_what_is_missing_are_told() {
+        let filled = |query: &str| tree(&parse(query).unwrap())["matching"]["fillValues"].clone();
+        for (query, lhs, rhs) in [
+            ("a + fill(0) b", json!(0), json!(0)),
+            ("a + fill_left(1.5) b", json!(1.5), Value::Null),
+            ("a + fill_right(-2) b", Value::Null, json!(-2)),
+            ("a + b", Value::Null, Value::Null),
+        ] {
+            assert_eq!(filled(query), json!({"lhs": lhs, "rhs": rhs}), "{query}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_no_exponent() {
+        for (query, expected) in [
+            ("1e21", "1000000000000000000000"),
+            ("1e-7", "0.0000001"),
+            ("0.1", "0.1"),
+            ("5m", "300"),
+            ("Inf", "+Inf"),
+            ("-Inf", "-Inf"),
+            ("NaN", "NaN"),
+        ] {
+            let val = tree(&parse(query).unwrap())["val"].clone();
+            assert_eq!(val, expected, "{query}");
+        }
     }
 
     #[test]

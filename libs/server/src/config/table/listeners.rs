@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Setting, WRITE};
+use super::{READ, Setting, WRITE};
+use crate::cors::CorsOrigin;
 
 const HEADING: &str = "Listeners";
 
@@ -53,5 +54,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         http.max_write_bytes_in_flight,
         WRITE,
         "Bytes of write requests held at once; further ones get 503 with Retry-After"
+    ),
+    setting!(
+        "http.cors-origin",
+        CorsOrigin,
+        http.cors_origin,
+        READ,
+        "Origins whose scripts, in browsers, may read answers to queries, as a regular expression of the whole origin such \
+         as https://.+[.]example[.]com; none when empty"
     ),
 ];
