@@ -103,6 +103,19 @@ impl Exemplars {
         all.filter_map(|uncut| uncut.from_lsn).min()
     }
 
+    /// Notes that the log has those in no listed cut from `lsn` on, and nowhere before.
+    pub(crate) fn log_begins_at(&mut self, lsn: u64) {
+        let cutting = self.cutting.values_mut().map(|(_, uncut)| uncut);
+        for from in self
+            .uncut
+            .values_mut()
+            .chain(cutting)
+            .filter_map(|u| u.from_lsn.as_mut())
+        {
+            *from = lsn.max(*from);
+        }
+    }
+
     /// Has those of a window that no cut has taken, if there are any, taken by one.
     pub(crate) fn begin_cut(&mut self, cut: CutTag, window_start: i64) {
         if let Some(uncut) = self.uncut.remove(&window_start) {

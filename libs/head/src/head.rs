@@ -158,6 +158,12 @@ impl Head {
         self.windows().iter().filter_map(|w| w.unlisted_from_lsn).min()
     }
 
+    /// Notes that what no listed cut holds was logged once more: the log is needed from `lsn` on.
+    pub fn log_begins_at(&mut self, lsn: u64) {
+        self.windows.log_begins_at(lsn);
+        self.exemplars.log_begins_at(lsn);
+    }
+
     /// Seals the open samples of a series.
     #[expect(
         clippy::expect_used,

@@ -193,6 +193,15 @@ impl Windows {
         true
     }
 
+    /// Notes that the log has what no listed cut holds from `lsn` on, and nowhere before.
+    pub(crate) fn log_begins_at(&mut self, lsn: u64) {
+        let uncut = self.windows.values_mut().map(|w| &mut w.uncut_from_lsn);
+        let cut = self.cuts.values_mut().map(|cut| &mut cut.from_lsn);
+        for from in uncut.chain(cut).flatten() {
+            *from = lsn.max(*from);
+        }
+    }
+
     /// Whether a chunk's cut is listed.
     pub(crate) fn is_listed(&self, cut: CutTag) -> bool {
         self.cuts.get(&cut).is_some_and(|c| c.listed)

@@ -59,7 +59,7 @@ impl Inner {
     }
 
     /// One look at everything; false when the bucket or the log failed, which would fail other cuts too.
-    async fn cut_round(&self) -> bool {
+    async fn cut_round(self: &Arc<Self>) -> bool {
         let failed = AtomicBool::new(false);
         let freed = || self.store.metrics.cuts.get() + self.store.metrics.samples_forgotten.get();
         let freed_before = freed();
@@ -331,7 +331,7 @@ impl Inner {
         })
     }
 
-    async fn flush_now(&self, request: &FlushRequest) -> Result<FlushReply, ServiceError> {
+    async fn flush_now(self: &Arc<Self>, request: &FlushRequest) -> Result<FlushReply, ServiceError> {
         let mut total = FlushReply::default();
         for replica in self.store.replicas() {
             if request.tenant.as_ref().is_some_and(|t| *t != replica.key.1) {
@@ -411,7 +411,7 @@ struct Now {
 
 /// How long a window keeps sealed log segments from going, whatever its tenant sends or does not: all share the log. It is as
 /// long as a window is cut after its first sample where all goes on as usual, and somewhat more.
-fn longest_uncut_ms(settings: &Settings) -> i64 {
+pub(crate) fn longest_uncut_ms(settings: &Settings) -> i64 {
     millis(settings.block_window.saturating_add(settings.quiet_after))
 }
 

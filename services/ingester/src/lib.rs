@@ -21,6 +21,7 @@
 //! operator, made it good.
 
 mod apply;
+mod carry;
 mod cut;
 mod deletions;
 mod deps;

@@ -34,6 +34,7 @@ pub(crate) struct IngesterMetrics {
     pub(crate) samples_forgotten: Counter,
     pub(crate) batches_repaired: Counter,
     pub(crate) batches_taken_over: Counter,
+    pub(crate) batches_carried: Counter,
     pub(crate) repair_failures: Counter,
     pub(crate) replay_seconds: Histogram,
     pub(crate) reads: Histogram,
@@ -90,6 +91,10 @@ impl IngesterMetrics {
             batches_taken_over: counter(
                 "batches_taken_over_total",
                 "Batches adopted from peers as held by listed blocks",
+            ),
+            batches_carried: counter(
+                "batches_carried_total",
+                "Batches logged once more, so that old log segments can go",
             ),
             repair_failures: counter(
                 "repair_failures_total",

@@ -17,6 +17,8 @@ use crate::{Error, Result};
 
 /// How old an answer about free disk space may be.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a full queue is tried again.
+const QUEUE_RETRY: Duration = Duration::from_millis(50);
 
 impl Inner {
     /// Logs, syncs and applies a batch. It is refused, as a whole, only before it is logged.
@@ -97,7 +99,8 @@ impl Inner {
         }
     }
 
-    /// Logs a batch under its tenant's queue. One that makes damage good may use half of the disk reserve: no log is given back before.
+    /// Logs a batch under its tenant's queue. One that makes damage good, or is logged once more, may use half of the disk reserve: no log
+    /// is given back before.
     pub(crate) async fn log_batch(
         &self,
         batch: Arc<Batch>,
@@ -115,7 +118,12 @@ impl Inner {
             return Err(Error::BatchTooLarge { bytes });
         }
         let (tenant, weight) = (batch.header().tenant.clone(), batch.columns().memory_bytes());
-        let reserve = match origin == Origin::Member && self.is_damaged(batch.header().partition) {
+        let gives_back = match origin {
+            Origin::Sender => false,
+            Origin::Member => self.is_damaged(batch.header().partition),
+            Origin::Log => true,
+        };
+        let reserve = match gives_back {
             true => ReserveUse::Half,
             false => ReserveUse::None,
         };
@@ -142,6 +150,22 @@ impl Inner {
             Answer::Pushed(pushed) => pushed,
             Answer::Cut(_) | Answer::Done => Pushed::default(),
         })
+    }
+
+    /// Logs a batch that does not come from its sender, as it is. Waits while pushes fill the queue: a fetch that is given up begins anew,
+    /// with as little room.
+    pub(crate) async fn log_when_there_is_room(&self, batch: Arc<Batch>, origin: Origin) -> Result<()> {
+        let clock = &self.deps.runtime.clock;
+        let give_up = clock.elapsed().saturating_add(self.settings.peer_deadline);
+        loop {
+            let pushing = self.push_along(batch.header().partition).await;
+            match self.log_batch(Arc::clone(&batch), origin, pushing).await {
+                Err(Error::Wal(koios_wal::Error::QueueFull { .. })) if clock.elapsed() < give_up => {
+                    clock.sleep(QUEUE_RETRY).await;
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 }
 

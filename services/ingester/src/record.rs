@@ -13,6 +13,7 @@ use koios_wire::{Batch, LoggedBatch, LoggedSeries};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::carry::Carried;
 use crate::deletions::DeletionsCheckpoint;
 use crate::epochs::EpochGuard;
 use crate::replica::BatchTimes;
@@ -106,10 +107,13 @@ pub(crate) struct Adopted {
     pub(crate) epoch: u64,
 }
 
-/// Segments below a number go: listed blocks hold their samples.
+/// Segments below a number go: listed blocks hold their samples, or later segments do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Truncated {
     pub(crate) below: u32,
+    /// What was logged once more since the record before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) carried: Vec<Carried>,
 }
 
 /// A deletion as a manifest lists it. What was applied before this record and is covered goes; of the rest, `kept` has
@@ -199,6 +203,8 @@ pub(crate) enum Origin {
     Sender,
     /// Another member, which has it.
     Member,
+    /// This member's own log, whose old segments are to go.
+    Log,
 }
 
 /// A batch on its way into the log.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::try_join_all;
@@ -13,20 +12,18 @@ use koios_wire::{
     ServiceErrorCode, TenantHoldings,
 };
 
+use crate::Result;
 use crate::fetch::first_of;
 use crate::ingester::Inner;
 use crate::push::queued_bytes;
 use crate::record::{Entry, Origin, TakenOver};
 use crate::segments::ReplicaKey;
 use crate::settle::Settling;
-use crate::{Error, Result};
 
 /// Fetched batches that go to the log together, so that they share syncs.
 const APPENDS_AT_A_TIME: usize = 16;
 /// Part of a tenant's queue that they may take: the rest is for pushes.
 const QUEUE_SHARE: usize = 4;
-/// How often a full queue is tried again.
-const QUEUE_RETRY: Duration = Duration::from_millis(50);
 
 /// What each peer had that was missing here in the round before. A batch on its way to all members is missing for a
 /// moment; one that is missing twice is fetched.
@@ -366,26 +363,10 @@ impl Round<'_> {
             && header.tenant == *tenant
             && wanted.contains(header.stream, header.sequence);
         if asked_for {
-            let logged = self.log_when_there_is_room(batch).await;
+            let logged = self.inner.log_when_there_is_room(batch, Origin::Member).await;
             logged.map_err(|e| self.inner.refuse(&e))?;
         }
         Ok(asked_for)
-    }
-
-    /// Waits while pushes fill the queue: a fetch that is given up begins anew, with as little room.
-    async fn log_when_there_is_room(&self, batch: Arc<Batch>) -> Result<()> {
-        let clock = &self.inner.deps.runtime.clock;
-        let give_up = clock.elapsed().saturating_add(self.inner.settings.peer_deadline);
-        loop {
-            let pushing = self.inner.push_along(self.partition.id).await;
-            let logged = self.inner.log_batch(Arc::clone(&batch), Origin::Member, pushing);
-            match logged.await {
-                Err(Error::Wal(koios_wal::Error::QueueFull { .. })) if clock.elapsed() < give_up => {
-                    clock.sleep(QUEUE_RETRY).await;
-                }
-                other => return other.map(drop),
-            }
-        }
     }
 
     /// Everything acknowledged is here now.

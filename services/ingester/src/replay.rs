@@ -11,6 +11,7 @@ use koios_wal::{Committer, Damage, DamageKind, Lsn, PartReader, Record, RecordAt
 
 use koios_wire::{BatchHeader, LoggedBatch};
 
+use crate::carry::Carried;
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
 use crate::replica::BatchTimes;
@@ -74,6 +75,8 @@ struct Progress {
     from_snapshot: bool,
     /// Records are missing or cannot be read.
     damaged: bool,
+    /// What is in the log once more, as it says.
+    carried: Vec<Carried>,
 }
 
 impl Inner {
@@ -114,6 +117,7 @@ impl Inner {
             self.restore(&c, false);
         }
         self.check_front(&segments);
+        progress.damaged |= self.lacks_carried(&segments, &progress.carried);
         if let Some(damage) = replay.missing_end() {
             progress.damaged = true;
             self.note_missing_end(&damage, epochs);
@@ -226,6 +230,11 @@ impl Inner {
             self.store.segments.lock().begin(number, c.at_ms);
             self.replay_checkpoint(number, c, progress);
         }
+        for (_, entry) in &decoded.entries {
+            if let Entry::Truncated(r) = entry {
+                progress.carried.extend_from_slice(&r.carried);
+            }
+        }
         let (store, cpu) = (Arc::clone(&self.store), self.deps.runtime.cpu.clone());
         let apply = move || {
             for (lsn, header, bytes) in &decoded.noted {
@@ -296,6 +305,34 @@ impl Inner {
         }
     }
 
+    /// Whether the log lacks batches that it should have once more. They were held before, and not logged any more would pass for being in
+    /// listed blocks.
+    fn lacks_carried(&self, segments: &[u32], carried: &[Carried]) -> bool {
+        let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
+            return false;
+        };
+        let mut lacks = false;
+        // Of others the copies went, in listed blocks by then.
+        for c in carried.iter().filter(|c| c.from >= first) {
+            let (partition, tenant) = (c.partition, &c.tenant);
+            let Some(replica) = self.store.replica(partition, tenant) else {
+                continue;
+            };
+            let logged = self.store.segments.lock().logged(&replica.key);
+            let missing = c.batches.difference(&logged);
+            if missing.is_empty() {
+                continue;
+            }
+            tracing::error!(%partition, %tenant, batches = missing.len(), "batches that were logged once more cannot be read");
+            let mut state = replica.state.write();
+            state.held = state.held.difference(&missing);
+            self.store.metrics.damage.inc();
+            self.store.ledger.lock().lost(Lsn::new(last, u32::MAX));
+            lacks = true;
+        }
+        lacks
+    }
+
     /// Notes that the log ends before its mark, or that the mark is damaged.
     fn note_missing_end(&self, damage: &Damage, epochs: &BTreeMap<PartitionId, u64>) {
         self.store.metrics.damage.inc();
@@ -328,7 +365,8 @@ impl Inner {
         let first = self.store.segments.lock().first();
         let known = self.store.ledger.lock().truncated_below.max(1);
         if let Some(below) = first.filter(|f| *f > known) {
-            self.log(Entry::Truncated(Truncated { below })).await?;
+            let carried = Vec::new();
+            self.log(Entry::Truncated(Truncated { below, carried })).await?;
         }
         Ok(())
     }
@@ -373,6 +411,7 @@ async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
         said_so: newest.filter(|_| load_from > first),
         from_snapshot: false,
         damaged: false,
+        carried: Vec::new(),
     })
 }
 

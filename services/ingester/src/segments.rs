@@ -13,6 +13,7 @@ pub(crate) struct SegmentShare {
     pub(crate) batches: BatchSet,
     /// The newest sample; unknown in a segment that a replay did not load.
     pub(crate) newest_ms: Option<i64>,
+    bytes: u64,
 }
 
 /// One live segment.
@@ -50,6 +51,7 @@ impl SegmentIndex {
             Some(share) => share,
             None => segment.shares.entry(key.clone()).or_default(),
         };
+        share.bytes += bytes;
         share.batches.insert(batch.0, batch.1);
         share.newest_ms = share.newest_ms.max(newest_ms);
     }
@@ -62,8 +64,14 @@ impl SegmentIndex {
 
     /// The batches whose bytes the log has.
     pub(crate) fn logged(&self, key: &ReplicaKey) -> BatchSet {
+        self.logged_from(key, 0)
+    }
+
+    /// The batches whose bytes segments from `number` on have.
+    pub(crate) fn logged_from(&self, key: &ReplicaKey, number: u32) -> BatchSet {
         let mut all = BatchSet::default();
-        for share in self.segments.values().filter_map(|s| s.shares.get(key)) {
+        let shares = self.segments.range(number..);
+        for share in shares.filter_map(|(_, s)| s.shares.get(key)) {
             all.union_with(&share.batches);
         }
         all
@@ -117,6 +125,12 @@ impl SegmentIndex {
 
     pub(crate) fn bytes_of(&self, number: u32) -> u64 {
         self.segments.get(&number).map_or(0, |s| s.bytes)
+    }
+
+    /// Bytes of the batches that a segment has of a (partition, tenant).
+    pub(crate) fn bytes_of_share(&self, number: u32, key: &ReplicaKey) -> u64 {
+        let share = self.segments.get(&number).and_then(|s| s.shares.get(key));
+        share.map_or(0, |share| share.bytes)
     }
 
     /// The newest samples of each (partition, tenant) in segments below `number`.

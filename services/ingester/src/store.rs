@@ -10,6 +10,7 @@ use koios_tenancy::Overrides;
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
 
+use crate::carry::Carried;
 use crate::metrics::IngesterMetrics;
 use crate::record::Checkpoint;
 use crate::replica::Replica;
@@ -91,6 +92,8 @@ pub(crate) struct Store {
     pub(crate) head_keep_ms: i64,
     pub(crate) segments: Mutex<SegmentIndex>,
     pub(crate) ledger: Mutex<Ledger>,
+    /// What was logged once more since segments went last.
+    pub(crate) carried: Mutex<Vec<Carried>>,
     /// The newest segment of the log that was begun.
     pub(crate) begun: watch::Sender<u32>,
     /// What tenants may hold.
@@ -114,6 +117,7 @@ impl Store {
             head_keep_ms: millis(settings.head_keep),
             segments: Mutex::default(),
             ledger: Mutex::default(),
+            carried: Mutex::default(),
             begun: watch::Sender::new(0),
             limits: deps.limits.clone(),
             replicas: RwLock::default(),

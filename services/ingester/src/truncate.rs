@@ -1,5 +1,6 @@
 //! Lets log segments go, once listed blocks hold everything in them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_model::PartitionId;
@@ -14,7 +15,8 @@ const DELETIONS_WAIT: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// Removes the segments that nothing needs. Failures are logged; the next round tries again.
-    pub(crate) async fn truncate(&self) {
+    pub(crate) async fn truncate(self: &Arc<Self>) {
+        self.carry().await;
         // What a deletion has to put back it finds in the log alone. That listed blocks hold the same samples does not help: they were
         // listed by members that did not know of the deletion, so that it masks them whole. The next round removes what goes.
         let clock = &self.deps.runtime.clock;
@@ -36,7 +38,10 @@ impl Inner {
 
     async fn remove_segments(&self, below: u32) -> crate::Result<()> {
         // Logged first: a start that misses segments without this would take them for lost.
-        self.log(Entry::Truncated(Truncated { below })).await?;
+        let carried = self.store.carried.lock().clone();
+        let named = carried.len();
+        self.log(Entry::Truncated(Truncated { below, carried })).await?;
+        self.store.carried.lock().drain(..named);
         // The floors rise before peers can see the batches as no longer logged.
         let newest = self.store.segments.lock().newest_below(below);
         for ((partition, tenant), newest_ms) in newest {
@@ -107,7 +112,7 @@ impl Inner {
 
     /// Damaged segments stay until what they lost is made good: of the partitions that are not known to have left this
     /// member. Where one comes back, the damage is open again, as the ledger says.
-    fn has_open_damage(&self) -> bool {
+    pub(crate) fn has_open_damage(&self) -> bool {
         let state = self.deps.state.current();
         // A state that is older than the adopted epoch does not tell.
         let has_left = |partition: PartitionId, adopted: u64| {

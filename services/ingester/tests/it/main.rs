@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod blocks;
 #[cfg(test)]
+mod carrying;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod deleting;

@@ -11,13 +11,13 @@ use crate::harness::{HOUR, T0, World};
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
-fn small_segments(s: &mut Settings) {
+pub(crate) fn small_segments(s: &mut Settings) {
     s.wal_segment_bytes = 8 << 10;
     s.wal_keep = Duration::ZERO;
 }
 
 /// Another tenant, which sends all the time.
-async fn push_much(w: &mut World) {
+pub(crate) async fn push_much(w: &mut World) {
     let now = w.clock.now_ms();
     let batch = w.batch(&[("a", now, 1.0), ("b", now, 2.0), ("c", now, 3.0)]);
     let header = BatchHeader {

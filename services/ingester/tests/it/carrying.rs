@@ -1,0 +1,134 @@
+//! A tenant whose blocks cannot be listed does not keep the log that all share (I9), and loses nothing (I1).
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_ingester::Settings;
+use koios_model::TimeRange;
+use koios_runtime::Disk;
+use object_store::ObjectStoreExt;
+
+use crate::harness::{World, tenant};
+use crate::pinning::{push_much, small_segments};
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+/// Nothing is listed for the tenant from now on; gives what has to go again for that.
+async fn damage_manifest(w: &World) -> object_store::path::Path {
+    let next = w.manifests.probe(&tenant()).await.unwrap().version + 1;
+    let path = object_store::path::Path::from(format!("{}/manifest/{next:020}.json", tenant()));
+    w.store.put(&path, "damaged".into()).await.unwrap();
+    path
+}
+
+/// Ten hours of much of another tenant, and now and then something of this one.
+async fn go_on(w: &mut World) {
+    for minute in 0..10 * 60 {
+        push_much(w).await;
+        if minute % 20 == 0 {
+            let now = w.clock.now_ms();
+            let (a, hist) = (f64::from(minute), f64::from(minute) + 0.5);
+            // Late ones, too.
+            let samples = [("a", now, a), ("hist", now, hist), ("late", now - 3_600_000, a)];
+            assert!(w.write(&samples).await);
+        }
+        w.sleep(A_MINUTE).await;
+    }
+}
+
+fn segments(w: &World, i: usize) -> (u32, u32) {
+    let number = |name: &String| name.trim_end_matches(".wal").parse().unwrap();
+    let files = w.wal_files(i);
+    (number(&files[0]), number(files.last().unwrap()))
+}
+
+async fn begin(members: usize, tune: fn(&mut Settings)) -> World {
+    let mut w = World::start_with(members, tune).await;
+    let now = w.clock.now_ms();
+    assert!(w.write(&[("a", now, 0.0), ("hist", now, 0.0)]).await);
+    w.flush(0).await.unwrap();
+    w
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i9_what_cannot_be_listed_for_one_tenant_keeps_no_log_of_others_and_is_not_lost() {
+    for members in [1, 2] {
+        let mut w = begin(members, small_segments).await;
+        let damaged = damage_manifest(&w).await;
+        go_on(&mut w).await;
+        for i in 0..members {
+            let (first, last) = segments(&w, i);
+            assert!(
+                first > 1 && last - first < last / 4 * 3,
+                "{members} members: {first} of {last}"
+            );
+            w.crash(i).await;
+            w.boot(i).await;
+        }
+        go_on(&mut w).await;
+        for i in 0..members {
+            w.kill(i).await;
+            w.boot(i).await;
+        }
+        w.store.delete(&damaged).await.unwrap();
+        w.sleep(2 * A_MINUTE).await;
+        for i in 0..members {
+            w.check(&w.query(i).await);
+        }
+        w.flush(0).await.unwrap();
+        w.check(&w.blocks(0, TimeRange::ALL).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_with_the_bucket_away_nothing_is_logged_twice() {
+    let mut w = begin(1, small_segments).await;
+    w.store.lists_nothing.store(true, Ordering::Relaxed);
+    let (first, _) = segments(&w, 0);
+    go_on(&mut w).await;
+    assert_eq!(segments(&w, 0).0, first);
+    w.store.lists_nothing.store(false, Ordering::Relaxed);
+    w.sleep(10 * A_MINUTE).await;
+    w.flush(0).await.unwrap();
+    assert!(segments(&w, 0).0 > first);
+    w.check(&w.query(0).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_a_damaged_copy_does_not_pass_for_being_listed() {
+    let mut w = begin(3, small_segments).await;
+    damage_manifest(&w).await;
+    go_on(&mut w).await;
+    assert!(segments(&w, 0).0 > 1);
+    w.crash(0).await;
+    damage_all_of_the_tenant(&w, 0);
+    w.boot(0).await;
+    w.until("it has copied all from the others", |w| w.counts(0))
+        .await;
+    let (found, _) = w.read(0).await.unwrap();
+    w.check(&found);
+}
+
+/// Flips a bit in each record of a batch of the tenant.
+fn damage_all_of_the_tenant(w: &World, i: usize) {
+    let disk = &w.nodes[i].disk;
+    let name = tenant().to_string();
+    let mut damaged = 0;
+    for file in w.wal_files(i) {
+        let path = Path::new("/data/wal").join(file);
+        let bytes = disk.read(&path).unwrap();
+        let starts: Vec<usize> = (0..bytes.len())
+            .filter(|at| bytes[*at..].starts_with(b"KL\x02\0"))
+            .collect();
+        for (n, &at) in starts.iter().enumerate() {
+            let end = starts.get(n + 1).copied().unwrap_or(bytes.len());
+            let record = &bytes[at..end.min(at + 256)];
+            if record.windows(name.len()).any(|w| w == name.as_bytes()) {
+                assert!(disk.flip_bit(&path, at + 20, 3));
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 10, "{damaged}");
+}
