@@ -9,6 +9,7 @@ mod bytes;
 mod content;
 mod labels;
 mod logged;
+mod values;
 
 use std::sync::{Arc, OnceLock};
 

@@ -3,8 +3,8 @@
 
 use koios_model::{BatchColumns, BatchExemplar, BatchHistogram, Metadata};
 
-use super::BatchError;
 use super::bytes::{Reader, section, unzigzag, write_varint, zigzag};
+use super::{BatchError, values};
 
 const TAG_SAMPLE_COUNTS: u8 = 4;
 const TAG_TIMESTAMPS: u8 = 5;
@@ -15,6 +15,8 @@ const TAG_HISTOGRAMS: u8 = 9;
 const TAG_EXEMPLARS: u8 = 10;
 const TAG_STARTS: u8 = 11;
 const TAG_HISTOGRAM_STARTS: u8 = 12;
+const TAG_EXPONENTS: u8 = 13;
+const TAG_MANTISSAS: u8 = 14;
 
 /// The sections, not compressed yet.
 pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
@@ -31,11 +33,7 @@ pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
             last = t;
         }
     });
-    section(&mut out, TAG_VALUES, |o| {
-        c.values
-            .iter()
-            .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
-    });
+    write_values(&mut out, &c.values);
     if !c.starts.is_empty() {
         section(&mut out, TAG_STARTS, |o| {
             write_starts(o, c.starts.iter().copied())
@@ -78,6 +76,25 @@ pub(super) fn encode(c: &BatchColumns) -> Vec<u8> {
     out
 }
 
+/// Values as decimals, unless as floats they are smaller.
+fn write_values(out: &mut Vec<u8>, values: &[f64]) {
+    let (mut exponents, mut mantissas) = (
+        Vec::with_capacity(values.len()),
+        Vec::with_capacity(values.len() * 4),
+    );
+    values::encode(values, &mut exponents, &mut mantissas);
+    if exponents.len() + mantissas.len() < size_of_val(values) {
+        section(out, TAG_EXPONENTS, |o| o.extend_from_slice(&exponents));
+        section(out, TAG_MANTISSAS, |o| o.extend_from_slice(&mantissas));
+        return;
+    }
+    section(out, TAG_VALUES, |o| {
+        values
+            .iter()
+            .for_each(|v| o.extend_from_slice(&v.to_bits().to_le_bytes()))
+    });
+}
+
 /// Start timestamps: 0 for none, else the zigzag form of the difference to the one set before. That of a start of 0 is
 /// not needed, so those below it are written one larger.
 fn write_starts(out: &mut Vec<u8>, starts: impl Iterator<Item = i64>) {
@@ -112,7 +129,7 @@ fn read_starts(s: &mut Reader<'_>) -> Result<Vec<i64>, BatchError> {
 pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchError> {
     let mut c = BatchColumns::default();
     let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
-    let mut histogram_starts = Vec::new();
+    let (mut histogram_starts, mut exponents): (Vec<i64>, &[u8]) = (Vec::new(), &[]);
     let mut r = Reader::new(raw);
     while !r.done() {
         let (tag, mut s) = r.section()?;
@@ -144,6 +161,8 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
                     .map(|v| f64::from_bits(u64::from_le_bytes(*v)))
                     .collect();
             }
+            TAG_EXPONENTS => exponents = s.rest(),
+            TAG_MANTISSAS => c.values = values::decode(exponents, &mut s)?,
             TAG_METADATA => {
                 while !s.done() {
                     let metric = s.string("metadata")?;
