@@ -131,6 +131,9 @@ enum Command {
     Stored {
         #[command(flatten)]
         side: SideBySide,
+        /// Measures Koios alone.
+        #[arg(long)]
+        alone: bool,
     },
     /// Measures memory while all hosts are replaced by others, time and again; `--scrapes` is how long each lives.
     Churn {
@@ -249,9 +252,9 @@ async fn main() -> Result<()> {
         Command::Restart { side, starts } => {
             restart::restart(&side.fleet.fleet(), &side.koios, side.concurrency, starts).await?;
         }
-        Command::Stored { mut side } => {
+        Command::Stored { mut side, alone } => {
             side.fleet.begin_at_midnight();
-            stored::stored(&side.fleet.fleet(), &side.koios, side.concurrency).await?;
+            stored::stored(&side.fleet.fleet(), &side.koios, side.concurrency, alone).await?;
         }
         Command::Churn {
             mut side,

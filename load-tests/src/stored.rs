@@ -17,9 +17,11 @@ const COMPACTION_MAX: Duration = Duration::from_secs(1800);
 const POLL: Duration = Duration::from_secs(1);
 /// Looks in a row that must find nothing changed: a merge follows within seconds of what makes it due.
 const STILL: usize = 20;
+/// The same of a peer, one of which looks once a minute whether blocks are to be merged.
+const PEER_STILL: usize = 100;
 
-/// Sends the fleet to each contender and prints the bytes that its final form takes, then compacts Koios' blocks.
-pub(crate) async fn stored(fleet: &Fleet, koios: &Path, concurrency: usize) -> Result<()> {
+/// Sends the fleet to each contender, or to Koios alone, and prints the bytes that its final form takes, then compacts Koios' blocks.
+pub(crate) async fn stored(fleet: &Fleet, koios: &Path, concurrency: usize, alone: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     println!(
         "{} series, {} samples from {}",
@@ -30,7 +32,8 @@ pub(crate) async fn stored(fleet: &Fleet, koios: &Path, concurrency: usize) -> R
     println!("| | bytes per sample | of Koios compacted |\n|---|---|---|");
     let mut rows = Vec::new();
     let mut compacted = None;
-    for contender in contenders(dir.path(), koios, fleet)? {
+    let all = contenders(dir.path(), koios, fleet)?;
+    for contender in all.iter().take(if alone { 1 } else { all.len() }) {
         let process = contender.start()?;
         contender.wait_ready().await?;
         let sent = send::send(fleet, &contender.push_url(), "anonymous", concurrency).await?;
@@ -38,25 +41,23 @@ pub(crate) async fn stored(fleet: &Fleet, koios: &Path, concurrency: usize) -> R
             post(&format!("{}{path}", contender.base)).await?;
         }
         let per_sample = |bytes: u64| bytes as f64 / sent.samples as f64;
+        let per_stored = || Ok::<_, anyhow::Error>(per_sample(measure::folder_bytes(&contender.stored)?));
         if compacted.is_none() {
-            rows.push((
-                "Koios as cut",
-                per_sample(measure::folder_bytes(&contender.stored)?),
-            ));
+            rows.push(("Koios as cut", per_stored()?));
             process.kill()?;
-            let cost = compact(&contender).await?;
-            rows.push((
-                "Koios compacted",
-                per_sample(measure::folder_bytes(&contender.stored)?),
-            ));
+            let cost = compact(contender).await?;
+            rows.push(("Koios compacted", per_stored()?));
             compacted = Some(cost);
             continue;
         }
-        rest(&contender.stored).await?;
-        rows.push((
-            contender.name,
-            per_sample(measure::folder_bytes(&contender.stored)?),
-        ));
+        rest(&contender.data).await?;
+        rows.push((contender.name, per_stored()?));
+        if let Some((bytes, samples)) = prometheus_blocks(&contender.data)? {
+            rows.push((
+                "Prometheus, what its compacted blocks have",
+                bytes as f64 / samples as f64,
+            ));
+        }
     }
     let ours = rows.iter().find(|(name, _)| *name == "Koios compacted");
     let ours = ours.map_or(f64::NAN, |(_, bytes)| *bytes);
@@ -155,11 +156,28 @@ fn metric(exposed: &str, name: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+/// Bytes and samples of the blocks in a data folder of Prometheus, if there are any: what is left in its head is not among them.
+fn prometheus_blocks(data: &Path) -> Result<Option<(u64, u64)>> {
+    let (mut bytes, mut samples) = (0, 0);
+    for entry in std::fs::read_dir(data)? {
+        let block = entry?.path();
+        let Ok(meta) = std::fs::read(block.join("meta.json")) else {
+            continue;
+        };
+        let meta: serde_json::Value = serde_json::from_slice(&meta)?;
+        samples += meta["stats"]["numSamples"]
+            .as_u64()
+            .context("numSamples of a block")?;
+        bytes += measure::folder_bytes(&block)?;
+    }
+    Ok((samples > 0).then_some((bytes, samples)))
+}
+
 /// Waits until a folder's size does not change any more: merges may go on in the background after their answer.
 async fn rest(folder: &Path) -> Result<()> {
     let (mut last, mut still) = (0, 0);
     let begun = Instant::now();
-    while still < STILL && begun.elapsed() < COMPACTION_MAX {
+    while still < PEER_STILL && begun.elapsed() < COMPACTION_MAX {
         tokio::time::sleep(POLL).await;
         let now = measure::folder_bytes(folder)?;
         still = if now == last { still + 1 } else { 0 };
