@@ -25,4 +25,6 @@ mod snapshot;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod tails;
+#[cfg(test)]
 mod threads;
