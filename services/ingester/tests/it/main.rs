@@ -11,6 +11,8 @@ mod durability;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod histograms;
+#[cfg(test)]
 mod listing;
 #[cfg(test)]
 mod metadata;
