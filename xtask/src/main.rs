@@ -1,5 +1,5 @@
-//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask sim-bucket`,
-//! `cargo xtask faults`, `cargo xtask fuzz-queries`, `cargo xtask layers`, `cargo xtask setup`.
+//! One command each: `cargo xtask test`, `cargo xtask sim`, `cargo xtask sim-disk`, `cargo xtask sim-members`,
+//! `cargo xtask sim-bucket`, `cargo xtask faults`, `cargo xtask fuzz-queries`, `cargo xtask layers`, `cargo xtask setup`.
 #![expect(clippy::print_stdout, reason = "a tool for people at a terminal")]
 
 mod layers;
@@ -47,6 +47,21 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         from: u64,
         /// Builds with optimisation first: worth it from some thousand seeds on.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Runs three ingesters that repair each other while their disks and machines fail: a range of seeds, or one.
+    SimMembers {
+        /// The seed to replay.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many seeds to run.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Builds with optimisation first: worth it from some hundred seeds on.
         #[arg(long)]
         release: bool,
     },
@@ -106,6 +121,12 @@ fn main() -> Result<()> {
             from,
             release,
         } => simulate_disk(&root, seed, from, seeds, release),
+        Task::SimMembers {
+            seed,
+            seeds,
+            from,
+            release,
+        } => simulate_members(&root, seed, from, seeds, release),
         Task::SimBucket {
             seed,
             seeds,
@@ -209,6 +230,18 @@ fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release:
         None => command
             .env("KOIOS_SIM_FROM", from.to_string())
             .env("KOIOS_SIM_SEEDS", seeds.to_string()),
+    };
+    run(&mut command)
+}
+
+fn simulate_members(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
+    let mut command = tests_aloud(root, "koios-ingester", &["it"], release);
+    command.arg("under_random_faults");
+    match seed {
+        Some(seed) => command.env("KOIOS_MEMBERS_SEED", seed.to_string()),
+        None => command
+            .env("KOIOS_MEMBERS_FROM", from.to_string())
+            .env("KOIOS_MEMBERS_SEEDS", seeds.to_string()),
     };
     run(&mut command)
 }

@@ -4,34 +4,84 @@ use std::collections::BTreeMap;
 
 use koios_model::{Labels, Sample, merge};
 
-use crate::query::SeriesMap;
+/// What is judged: a value of a series at a time.
+pub trait Judged: Clone {
+    /// The time in milliseconds.
+    fn time(&self) -> i64;
 
-/// What one sent sample may look like when read.
-#[derive(Clone, Debug, Default)]
-struct Fate {
-    /// Every value ever sent for the timestamp, in bits.
-    sent: Vec<u64>,
-    /// The winner among the acknowledged ones.
-    acknowledged: Option<f64>,
-    /// What was read last, where a read proves that the value stays.
-    read: Option<f64>,
+    /// Whether another value at the same time is the same, bit for bit.
+    fn is_same(&self, other: &Self) -> bool;
+
+    /// Whether it stays where another value at the same time is held as well (I2). Of equal ones each does.
+    fn wins_over(&self, other: &Self) -> bool;
+
+    /// The value for people, and exactly.
+    fn tell(&self) -> String;
 }
 
-impl Fate {
+impl Judged for Sample {
+    fn time(&self) -> i64 {
+        self.t
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.v.to_bits() == other.v.to_bits()
+    }
+
+    fn wins_over(&self, other: &Self) -> bool {
+        merge::winner(self.v, other.v).to_bits() == self.v.to_bits()
+    }
+
+    fn tell(&self) -> String {
+        format!("{} ({:016x})", self.v, self.v.to_bits())
+    }
+}
+
+/// What one sent sample may look like when read.
+#[derive(Clone, Debug)]
+struct Fate<S> {
+    /// Every value ever sent for the timestamp.
+    sent: Vec<S>,
+    /// The winner among the acknowledged ones.
+    acknowledged: Option<S>,
+    /// What was read last, where a read proves that the value stays.
+    read: Option<S>,
+}
+
+impl<S> Default for Fate<S> {
+    fn default() -> Self {
+        Self {
+            sent: Vec::new(),
+            acknowledged: None,
+            read: None,
+        }
+    }
+}
+
+impl<S: Judged> Fate<S> {
     /// What must be returned, or a winner over it.
-    fn due(&self) -> Option<f64> {
-        match (self.acknowledged, self.read) {
-            (Some(a), Some(b)) => Some(merge::winner(a, b)),
-            (a, b) => a.or(b),
+    fn due(&self) -> Option<&S> {
+        match (&self.acknowledged, &self.read) {
+            (Some(a), Some(b)) => Some(if a.wins_over(b) { a } else { b }),
+            (a, b) => a.as_ref().or(b.as_ref()),
         }
     }
 }
 
 /// What was sent and acknowledged for one tenant.
-#[derive(Clone, Debug, Default)]
-pub struct Oracle {
-    series: BTreeMap<Labels, BTreeMap<i64, Fate>>,
+#[derive(Clone, Debug)]
+pub struct Oracle<S = Sample> {
+    series: BTreeMap<Labels, BTreeMap<i64, Fate<S>>>,
     acknowledged: u64,
+}
+
+impl<S> Default for Oracle<S> {
+    fn default() -> Self {
+        Self {
+            series: BTreeMap::new(),
+            acknowledged: 0,
+        }
+    }
 }
 
 /// A promise that was broken.
@@ -87,51 +137,53 @@ pub enum Violation {
     },
 }
 
-impl Oracle {
+impl<S: Judged> Oracle<S> {
     /// Tells it what is about to be sent.
-    pub fn sent(&mut self, series: &[(Labels, Vec<Sample>)]) {
+    pub fn sent(&mut self, series: &[(Labels, Vec<S>)]) {
         for (labels, samples) in series {
             let fates = self.series.entry(labels.clone()).or_default();
             for s in samples {
-                fates.entry(s.t).or_default().sent.push(s.v.to_bits());
+                fates.entry(s.time()).or_default().sent.push(s.clone());
             }
         }
     }
 
     /// Tells it that the same was answered with 2xx.
-    pub fn acknowledged(&mut self, series: &[(Labels, Vec<Sample>)]) {
+    pub fn acknowledged(&mut self, series: &[(Labels, Vec<S>)]) {
         for (labels, samples) in series {
             let fates = self.series.entry(labels.clone()).or_default();
             for s in samples {
-                let fate = fates.entry(s.t).or_default();
-                fate.acknowledged = Some(fate.acknowledged.map_or(s.v, |v| merge::winner(v, s.v)));
+                let fate = fates.entry(s.time()).or_default();
+                if fate.acknowledged.as_ref().is_none_or(|kept| s.wins_over(kept)) {
+                    fate.acknowledged = Some(s.clone());
+                }
                 self.acknowledged += 1;
             }
         }
     }
 
     /// Tells it what was read and must stay from then on: where what is read is known to be durable (I3).
-    pub fn read(&mut self, returned: &SeriesMap) {
+    pub fn read(&mut self, returned: &BTreeMap<Labels, Vec<S>>) {
         for (labels, samples) in returned {
             let Some(fates) = self.series.get_mut(labels) else {
                 continue;
             };
             for s in samples {
-                if let Some(fate) = fates.get_mut(&s.t) {
-                    fate.read = Some(s.v);
+                if let Some(fate) = fates.get_mut(&s.time()) {
+                    fate.read = Some(s.clone());
                 }
             }
         }
     }
 
     /// Tells it that what was acknowledged of these is reported as lost.
-    pub fn lost(&mut self, series: &[(Labels, Vec<Sample>)]) {
+    pub fn lost(&mut self, series: &[(Labels, Vec<S>)]) {
         for (labels, samples) in series {
             let Some(fates) = self.series.get_mut(labels) else {
                 continue;
             };
             for s in samples {
-                if let Some(fate) = fates.get_mut(&s.t) {
+                if let Some(fate) = fates.get_mut(&s.time()) {
                     (fate.acknowledged, fate.read) = (None, None);
                 }
             }
@@ -153,7 +205,7 @@ impl Oracle {
     ///
     /// # Errors
     /// The first broken promise.
-    pub fn check(&self, returned: &SeriesMap) -> Result<(), Violation> {
+    pub fn check(&self, returned: &BTreeMap<Labels, Vec<S>>) -> Result<(), Violation> {
         self.check_genuine(returned)?;
         self.check_complete(returned)
     }
@@ -162,7 +214,7 @@ impl Oracle {
     ///
     /// # Errors
     /// The first broken promise.
-    pub fn check_genuine(&self, returned: &SeriesMap) -> Result<(), Violation> {
+    pub fn check_genuine(&self, returned: &BTreeMap<Labels, Vec<S>>) -> Result<(), Violation> {
         returned
             .iter()
             .try_for_each(|(labels, samples)| self.check_returned(labels, samples))
@@ -172,19 +224,23 @@ impl Oracle {
     ///
     /// # Errors
     /// The first broken promise.
-    pub fn check_complete(&self, returned: &SeriesMap) -> Result<(), Violation> {
-        self.check_complete_from(returned, i64::MIN)
+    pub fn check_complete(&self, returned: &BTreeMap<Labels, Vec<S>>) -> Result<(), Violation> {
+        self.check_complete_where(returned, |_, _| true)
     }
 
-    /// The same for what is not older than a time.
+    /// The same for some series and times.
     ///
     /// # Errors
     /// The first broken promise.
-    pub fn check_complete_from(&self, returned: &SeriesMap, from_ms: i64) -> Result<(), Violation> {
+    pub fn check_complete_where(
+        &self,
+        returned: &BTreeMap<Labels, Vec<S>>,
+        is_owed: impl Fn(&Labels, i64) -> bool,
+    ) -> Result<(), Violation> {
         for (labels, fates) in &self.series {
             let samples = returned.get(labels).into_iter().flatten();
-            let got: BTreeMap<i64, f64> = samples.map(|s| (s.t, s.v)).collect();
-            for (&t, fate) in fates.range(from_ms..) {
+            let got: BTreeMap<i64, &S> = samples.map(|s| (s.time(), s)).collect();
+            for (&t, fate) in fates.iter().filter(|(t, _)| is_owed(labels, **t)) {
                 if let Some(due) = fate.due() {
                     check_due(labels, t, due, got.get(&t).copied())?;
                 }
@@ -193,28 +249,29 @@ impl Oracle {
         Ok(())
     }
 
-    fn check_returned(&self, labels: &Labels, samples: &[Sample]) -> Result<(), Violation> {
+    fn check_returned(&self, labels: &Labels, samples: &[S]) -> Result<(), Violation> {
         let mut before = i64::MIN;
         for s in samples {
-            if s.t <= before {
+            let t = s.time();
+            if t <= before {
                 return Err(Violation::Repeated {
                     labels: labels.clone(),
-                    t: s.t,
+                    t,
                     before,
                 });
             }
-            before = s.t;
-            let Some(fate) = self.series.get(labels).and_then(|f| f.get(&s.t)) else {
+            before = t;
+            let Some(fate) = self.series.get(labels).and_then(|f| f.get(&t)) else {
                 return Err(Violation::Phantom {
                     labels: labels.clone(),
-                    t: s.t,
+                    t,
                 });
             };
-            if !fate.sent.contains(&s.v.to_bits()) {
+            if !fate.sent.iter().any(|sent| sent.is_same(s)) {
                 return Err(Violation::WrongValue {
                     labels: labels.clone(),
-                    t: s.t,
-                    got: bits(s.v),
+                    t,
+                    got: s.tell(),
                 });
             }
         }
@@ -222,32 +279,28 @@ impl Oracle {
     }
 }
 
-fn check_due(labels: &Labels, t: i64, due: f64, got: Option<f64>) -> Result<(), Violation> {
+fn check_due<S: Judged>(labels: &Labels, t: i64, due: &S, got: Option<&S>) -> Result<(), Violation> {
     let Some(got) = got else {
         return Err(Violation::Missing {
             labels: labels.clone(),
             t,
         });
     };
-    if merge::winner(got, due).to_bits() == got.to_bits() {
+    if got.wins_over(due) {
         return Ok(());
     }
     Err(Violation::Loser {
         labels: labels.clone(),
         t,
-        got: bits(got),
-        due: bits(due),
+        got: got.tell(),
+        due: due.tell(),
     })
-}
-
-/// A value for people, and exactly.
-fn bits(v: f64) -> String {
-    format!("{v} ({:016x})", v.to_bits())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::SeriesMap;
 
     fn one(t: i64, v: f64) -> Vec<(Labels, Vec<Sample>)> {
         vec![(Labels::from_pairs([("a", "1")]), vec![Sample { t, v }])]
@@ -316,7 +369,10 @@ mod tests {
             oracle.check(&map(Vec::new())),
             Err(Violation::Missing { t: 1, .. })
         ));
-        assert_eq!(oracle.check_complete_from(&map(Vec::new()), 2), Ok(()));
+        assert_eq!(
+            oracle.check_complete_where(&map(Vec::new()), |_, t| t >= 2),
+            Ok(())
+        );
         oracle.lost(&one(1, 1.0));
         assert_eq!(oracle.check(&map(Vec::new())), Ok(()));
     }

@@ -13,6 +13,8 @@ mod durability;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod histograms;
+#[cfg(test)]
 mod listing;
 #[cfg(test)]
 mod metadata;
@@ -26,5 +28,7 @@ mod safety;
 mod snapshot;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod tails;
 #[cfg(test)]
 mod threads;

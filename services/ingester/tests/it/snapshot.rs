@@ -11,7 +11,7 @@ use crate::harness::{T0, World};
 const DIR: &str = "/data/snapshot";
 
 /// The whole snapshots of a member.
-fn snapshots(w: &World, i: usize) -> Vec<PathBuf> {
+pub(crate) fn snapshots(w: &World, i: usize) -> Vec<PathBuf> {
     let names = w.nodes[i].disk.list(Path::new(DIR)).unwrap_or_default();
     let whole = names.into_iter().filter(|n| n.ends_with(".snapshot"));
     whole.map(|n| Path::new(DIR).join(n)).collect()

@@ -1,22 +1,13 @@
 //! Who uses the ingester while it runs: senders, a reader, and the weather.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::join_all;
-use koios_model::merge::{sort_and_dedup, sort_and_dedup_starts};
-use koios_model::{Labels, Matchers, Sample, TimeRange};
-use koios_testkit::query::SeriesMap;
-use koios_wire::{
-    Batch, FlushRequest, IngesterService, ReadEnd, ReadItem, ReadRequest, ReadStream, ServiceError,
-    ServiceErrorCode,
-};
+use koios_wire::{Batch, FlushRequest, IngesterService, ServiceError, ServiceErrorCode};
 
-use crate::judge::{Answer, is_needed, merge};
-use crate::traffic::{Place, Sent, as_samples, places, starts_of};
+use crate::traffic::{Sent, places};
 use crate::world::{Process, World};
 
 /// Batches that are sent again later, at most.
@@ -44,7 +35,7 @@ impl World {
             return self.renewed(again);
         }
         drop(pending);
-        let now = self.clock.now_ms();
+        let now = self.wall.true_ms();
         self.traffic.lock().batch(|p| self.epoch(p), now)
     }
 
@@ -145,119 +136,6 @@ impl World {
         }
     }
 
-    /// Reads a place whole and judges the answer. Without blocks only what the head has not forgotten.
-    pub(crate) async fn read(
-        &self,
-        process: &Process,
-        place: &Place,
-        with_blocks: bool,
-    ) -> Result<(), ServiceError> {
-        let before = self.judge.lock().oracle(place);
-        let (moment, version) = {
-            let deletions = self.deletions.lock();
-            (deletions.moment, deletions.version(&place.1))
-        };
-        let request = ReadRequest {
-            tenant: place.1.clone(),
-            partition: place.0,
-            epoch: self.epoch(place.0),
-            matchers: Matchers::default(),
-            range: TimeRange::ALL,
-            labels_only: false,
-            encoded: self.rng.below(2) == 0,
-            limit: 0,
-            deletions_version: version,
-            expiry: Default::default(),
-        };
-        let stream = process.ingester.read(request).await?;
-        let (mut series, end) = self.collect(stream).await?;
-        // A head that lost a record is complete with the blocks that cover it only.
-        let mut complete_from = match self.judge.lock().was_flipped() {
-            true => i64::MAX,
-            false => end.forgotten_below_ms,
-        };
-        if with_blocks {
-            complete_from = i64::MIN;
-            let floor = end.manifest_floor.max(end.deletions_version);
-            for block in self.listed(&place.1, floor).await {
-                if is_needed(&block, &end, place.0) {
-                    merge(&mut series, &self.masked_block(&place.1, &block).await, place.0);
-                }
-            }
-        }
-        let samples: usize = series.values().map(Vec::len).sum();
-        let answer = Answer {
-            series,
-            complete_from,
-        };
-        let name = format!("read {} {}", place.0, place.1);
-        self.trace.note(format!("{name}: {samples} samples"));
-        {
-            let deletions = self.deletions.lock();
-            if deletions.moment != moment || deletions.is_open(place) {
-                // What is being deleted may be there or not.
-                return Ok(());
-            }
-            if let Err(back) = deletions.check(place, &answer.series) {
-                self.trace.violated(format!("{name}: {back}"));
-            }
-        }
-        let durable = process.ingester.status().log_settled;
-        let judged = self
-            .judge
-            .lock()
-            .read(place, &before, &answer, process.damage(), durable);
-        match judged {
-            Ok(None) => {}
-            Ok(Some(lost)) => self
-                .trace
-                .note(format!("{name}: {lost} was lost with a flipped bit")),
-            Err(violation) => self.trace.violated(format!("{name}: {violation}")),
-        }
-        Ok(())
-    }
-
-    /// The samples of a head: its series once each, in order.
-    async fn collect(&self, mut stream: ReadStream) -> Result<(SeriesMap, ReadEnd), ServiceError> {
-        let mut all = SeriesMap::new();
-        let mut last: Option<Labels> = None;
-        while let Some(item) = stream.next().await {
-            let series = match item? {
-                ReadItem::Series(series) => series,
-                ReadItem::End(end) => return Ok((all, end)),
-            };
-            for s in series {
-                if last.as_ref().is_some_and(|l| *l >= s.labels) {
-                    self.trace
-                        .violated(format!("series {} is returned out of order (I2)", s.labels));
-                }
-                let mut samples: Vec<Sample> = Vec::new();
-                for run in &s.runs {
-                    let (mut ts, mut vs) = (Vec::new(), Vec::new());
-                    run.decode_range(TimeRange::ALL, &mut ts, &mut vs).unwrap();
-                    if ts.windows(2).any(|w| w[0] >= w[1]) {
-                        self.trace
-                            .violated(format!("a run of {} goes back in time (I2)", s.labels));
-                    }
-                    samples.extend(ts.into_iter().zip(vs).map(|(t, v)| Sample { t, v }));
-                }
-                sort_and_dedup(&mut samples);
-                let mut starts = Vec::new();
-                for run in &s.runs {
-                    run.decode_starts(TimeRange::ALL, &mut starts).unwrap();
-                }
-                sort_and_dedup_starts(&mut starts);
-                if !starts.is_empty() {
-                    all.insert(starts_of(&s.labels), as_samples(&starts));
-                }
-                all.insert(s.labels.clone(), samples);
-                last = Some(s.labels);
-            }
-        }
-        self.trace.violated("a read ended without its end");
-        Ok((all, ReadEnd::default()))
-    }
-
     /// Disks fill up, the bucket goes away, operators flush, epochs change.
     pub(crate) async fn weather_forever(self: Arc<Self>, process: Arc<Process>) {
         loop {
@@ -297,6 +175,14 @@ impl World {
         }
     }
 
+    /// Sets the wall clock now and then.
+    pub(crate) async fn set_clock_forever(self: Arc<Self>) {
+        loop {
+            self.sleep_ms(20 + self.rng.below(250)).await;
+            self.set_clock();
+        }
+    }
+
     async fn fill_disk(&self) {
         use koios_runtime::Disk;
         let used: usize = self
@@ -323,14 +209,5 @@ impl World {
         };
         let flushed = process.ingester.flush(request).await;
         flushed.map(|f| f.samples).map_err(|e| e.code)
-    }
-
-    /// All listed blocks of a place, and what they cover.
-    pub(crate) async fn in_blocks(&self, place: &Place) -> SeriesMap {
-        let mut all: SeriesMap = BTreeMap::new();
-        for block in self.listed(&place.1, 0).await {
-            merge(&mut all, &self.masked_block(&place.1, &block).await, place.0);
-        }
-        all
     }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use koios_bucket::{Nonce, Tombstone, Writer};
 use koios_model::{BatchSet, Labels, Matcher, Matchers, StreamId, TenantId, TimeRange};
-use koios_testkit::query::SeriesMap;
 use koios_wire::{DeletionsRequest, IngesterService, ServiceError};
 
 use crate::judge::Judge;
-use crate::traffic::{Place, Sent, T0, places, sampled, series_labels, starts_of};
+use crate::traffic::{Place, SERIES, Sent, T0, places, series_labels};
+use crate::values::{Found, Value, is_about};
 use crate::world::{Process, World};
 
 /// A batch, by its name.
@@ -33,7 +33,7 @@ struct Deleted {
 
 impl Deleted {
     fn has(&self, labels: &Labels, t: i64) -> bool {
-        sampled(labels) == self.wanted.labels && self.wanted.range.contains(t)
+        is_about(labels, &self.wanted.labels) && self.wanted.range.contains(t)
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Deletions {
     /// Changes whenever one begins or ends.
     pub(crate) moment: u64,
     /// Of every sample sent: the batches, and the values they have.
-    points: BTreeMap<(Place, Labels, i64), Vec<(BatchName, u64)>>,
+    points: BTreeMap<(Place, Labels, i64), Vec<(BatchName, Value)>>,
     acknowledged: BTreeSet<(Place, BatchName)>,
 }
 
@@ -62,7 +62,7 @@ impl Deletions {
         for (labels, samples) in &sent.series {
             for s in samples {
                 let point = (sent.place.clone(), labels.clone(), s.t);
-                self.points.entry(point).or_default().push((name, s.v.to_bits()));
+                self.points.entry(point).or_default().push((name, s.v.clone()));
             }
         }
     }
@@ -92,18 +92,15 @@ impl Deletions {
     }
 
     /// Says which sample has come back.
-    pub(crate) fn check(&self, place: &Place, found: &SeriesMap) -> Result<(), String> {
+    pub(crate) fn check(&self, place: &Place, found: &Found) -> Result<(), String> {
         for d in self.done.iter().filter(|d| d.wanted.place == *place) {
-            let both = [d.wanted.labels.clone(), starts_of(&d.wanted.labels)];
-            let samples = both.iter().flat_map(|labels| {
-                let samples = found.get(labels).into_iter().flatten();
-                samples.map(move |s| (labels, s))
-            });
+            let about = found.iter().filter(|(l, _)| is_about(l, &d.wanted.labels));
+            let samples = about.flat_map(|(labels, points)| points.iter().map(move |s| (labels, s)));
             for (labels, s) in samples.filter(|(_, s)| d.wanted.range.contains(s.t)) {
                 let point = (place.clone(), labels.clone(), s.t);
                 let sent = self.points.get(&point).into_iter().flatten();
-                let later = |((stream, sequence), bits): &&(BatchName, u64)| {
-                    !d.covers.contains(*stream, *sequence) && *bits == s.v.to_bits()
+                let later = |((stream, sequence), v): &&(BatchName, Value)| {
+                    !d.covers.contains(*stream, *sequence) && v.is_same(&s.v)
                 };
                 if !sent.into_iter().any(|sent| later(&sent)) {
                     return Err(format!(
@@ -124,14 +121,14 @@ impl Deletions {
             .iter()
             .filter(|((p, labels, t), _)| *p == place && deleted.has(labels, *t));
         for ((_, labels, t), batches) in points {
-            let owed = |(name, _): &&(BatchName, u64)| {
+            let owed = |(name, _): &&(BatchName, Value)| {
                 let is_acknowledged = self.acknowledged.contains(&(place.clone(), *name));
                 let is_deleted = |d: &Deleted| {
                     d.wanted.place == place && d.has(labels, *t) && d.covers.contains(name.0, name.1)
                 };
                 is_acknowledged && !is_deleted(&deleted) && !self.done.iter().any(is_deleted)
             };
-            let owed = batches.iter().filter(owed).map(|(_, bits)| f64::from_bits(*bits));
+            let owed = batches.iter().filter(owed).map(|(_, v)| v.clone());
             judge.deleted(&place, labels, *t, owed);
         }
         let known = self.versions.entry(place.1).or_default();
@@ -171,7 +168,7 @@ impl World {
     fn something(&self) -> Wanted {
         let places = places();
         let place = places[self.rng.below(places.len() as u64) as usize].clone();
-        let labels = series_labels(place.0, self.rng.below(4));
+        let labels = series_labels(place.0, self.rng.below(SERIES));
         let hours = |n: u64| self.rng.below(n * 3_600_000) as i64;
         let range = match self.rng.below(3) {
             0 => TimeRange::ALL,

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use koios_bucket::ManifestBlock;
-use koios_model::merge::sort_and_dedup;
-use koios_model::{Labels, PartitionId, Sample};
+use koios_model::{Labels, Metadata, PartitionId};
 use koios_testkit::oracle::{Oracle, Violation};
-use koios_testkit::query::SeriesMap;
 use koios_wire::ReadEnd;
 
+use crate::metadata::MetadataJudge;
 use crate::traffic::{Place, Sent, is_of};
+use crate::values::{Found, Point, Value, is_exemplar, merge_points};
 
 /// What was promised so far.
 #[derive(Debug, Default)]
 pub(crate) struct Judge {
-    oracles: BTreeMap<Place, Oracle>,
+    oracles: BTreeMap<Place, Oracle<Point>>,
+    metadata: BTreeMap<Place, MetadataJudge>,
     sent: Vec<Sent>,
     /// Flipped bits that have cost nothing yet. One costs a record at most, which is reported.
     flips: usize,
@@ -27,10 +28,18 @@ pub(crate) struct Totals {
     pub(crate) acknowledged: u64,
     pub(crate) refused: u64,
     pub(crate) reads: u64,
+    /// What was found by them, each time it was.
+    pub(crate) histograms: u64,
+    pub(crate) exemplars: u64,
+    pub(crate) described: u64,
     pub(crate) lives: u64,
     pub(crate) faults: u64,
     pub(crate) flips: u64,
     pub(crate) lost_to_flips: u64,
+    /// Bits that flipped of what could be missing, and starts that did not use the snapshot then.
+    pub(crate) spare_flips: u64,
+    pub(crate) snapshots_refused: u64,
+    pub(crate) clock_steps: u64,
     pub(crate) flushes: u64,
     pub(crate) truncated: u64,
     /// Batches that came again with labels.
@@ -43,10 +52,16 @@ impl Totals {
         self.acknowledged += other.acknowledged;
         self.refused += other.refused;
         self.reads += other.reads;
+        self.histograms += other.histograms;
+        self.exemplars += other.exemplars;
+        self.described += other.described;
         self.lives += other.lives;
         self.faults += other.faults;
         self.flips += other.flips;
         self.lost_to_flips += other.lost_to_flips;
+        self.spare_flips += other.spare_flips;
+        self.snapshots_refused += other.snapshots_refused;
+        self.clock_steps += other.clock_steps;
         self.flushes += other.flushes;
         self.truncated += other.truncated;
         self.labelled += other.labelled;
@@ -59,9 +74,15 @@ impl Totals {
             self.acknowledged / 1000,
             self.refused / 100,
             self.reads / 1000,
+            self.histograms / 10_000,
+            self.exemplars / 10_000,
+            self.described / 1000,
             self.faults / 50,
             self.flips / 10,
             self.lost_to_flips,
+            self.spare_flips / 10,
+            self.snapshots_refused / 5,
+            self.clock_steps / 100,
             self.flushes / 100,
             self.truncated / 100,
             self.labelled / 100,
@@ -73,6 +94,8 @@ impl Totals {
 
 impl Judge {
     pub(crate) fn sent(&mut self, sent: &Sent) {
+        let metadata = self.metadata.entry(sent.place.clone()).or_default();
+        metadata.sent(sent.admission_ms(), &sent.metadata);
         self.oracles
             .entry(sent.place.clone())
             .or_default()
@@ -81,6 +104,8 @@ impl Judge {
     }
 
     pub(crate) fn acknowledged(&mut self, sent: &Sent) {
+        let metadata = self.metadata.entry(sent.place.clone()).or_default();
+        metadata.acknowledged(sent.admission_ms(), &sent.metadata);
         self.oracles
             .entry(sent.place.clone())
             .or_default()
@@ -94,11 +119,11 @@ impl Judge {
         place: &Place,
         labels: &Labels,
         t: i64,
-        owed: impl Iterator<Item = f64>,
+        owed: impl Iterator<Item = Value>,
     ) {
         let oracle = self.oracles.entry(place.clone()).or_default();
-        let point = |v| [(labels.clone(), vec![Sample { t, v }])];
-        oracle.lost(&point(0.0));
+        let point = |v| [(labels.clone(), vec![Point { t, v }])];
+        oracle.lost(&point(Value::Float(0.0)));
         owed.for_each(|v| oracle.acknowledged(&point(v)));
     }
 
@@ -112,24 +137,43 @@ impl Judge {
         self.totals.flips > 0
     }
 
-    pub(crate) fn oracle(&self, place: &Place) -> Oracle {
+    pub(crate) fn oracle(&self, place: &Place) -> Oracle<Point> {
         self.oracles.get(place).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn metadata(&self, place: &Place) -> MetadataJudge {
+        self.metadata.get(place).cloned().unwrap_or_default()
+    }
+
+    /// Judges the metadata that was told by what was acknowledged before.
+    pub(crate) fn told(
+        &mut self,
+        place: &Place,
+        before: &MetadataJudge,
+        told: &[(String, Metadata)],
+    ) -> Result<(), Violation> {
+        self.totals.described += told.len() as u64;
+        self.metadata(place).read(before, told, self.was_flipped())
     }
 
     /// Judges what was read by what was acknowledged before, and notes it. Says which batch was lost to a flipped bit.
     pub(crate) fn read(
         &mut self,
         place: &Place,
-        before: &Oracle,
+        before: &Oracle<Point>,
         got: &Answer,
         damage: u64,
         durable: bool,
     ) -> Result<Option<String>, Violation> {
         self.totals.reads += 1;
+        let histograms = got.series.values().flatten();
+        let histograms = histograms.filter(|p| matches!(p.v, Value::Histogram(_)));
+        self.totals.histograms += histograms.count() as u64;
+        self.totals.exemplars += got.series.keys().filter(|l| is_exemplar(l)).count() as u64;
         let now = self.oracles.entry(place.clone()).or_default();
         now.check_genuine(&got.series)?;
         let mut excused = None;
-        if let Err(violation) = before.check_complete_from(&got.series, got.complete_from) {
+        if let Err(violation) = got.check_complete(before) {
             let lost = match damage {
                 0 => None,
                 // As few as explain it: each flipped bit is an excuse once. Two can hit both places that name a series in a
@@ -153,8 +197,14 @@ impl Judge {
     }
 
     /// The batches, at most so many, without which the answer is complete. What was not acknowledged may have been read.
-    fn lost_to_flips(&self, place: &Place, before: &Oracle, got: &Answer, flips: usize) -> Option<Vec<Sent>> {
-        let (labels, t) = match before.check_complete_from(&got.series, got.complete_from) {
+    fn lost_to_flips(
+        &self,
+        place: &Place,
+        before: &Oracle<Point>,
+        got: &Answer,
+        flips: usize,
+    ) -> Option<Vec<Sent>> {
+        let (labels, t) = match got.check_complete(before) {
             Ok(()) => return Some(Vec::new()),
             Err(Violation::Missing { labels, t } | Violation::Loser { labels, t, .. }) => (labels, t),
             Err(_) => return None,
@@ -177,17 +227,23 @@ impl Judge {
 /// What a read gave.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) series: SeriesMap,
-    /// Older samples are not asked for here.
+    pub(crate) series: Found,
+    /// Older samples are not asked for here; nor, unless blocks were asked as well, exemplars.
     pub(crate) complete_from: i64,
 }
 
+impl Answer {
+    fn check_complete(&self, oracle: &Oracle<Point>) -> Result<(), Violation> {
+        let with_blocks = self.complete_from == i64::MIN;
+        let is_owed = |labels: &Labels, t| t >= self.complete_from && (with_blocks || !is_exemplar(labels));
+        oracle.check_complete_where(&self.series, is_owed)
+    }
+}
+
 /// Adds a partition's series, keeping the winner of each timestamp.
-pub(crate) fn merge(all: &mut SeriesMap, more: &SeriesMap, partition: PartitionId) {
-    for (labels, samples) in more.iter().filter(|(l, _)| is_of(l, partition)) {
-        let kept: &mut Vec<Sample> = all.entry(labels.clone()).or_default();
-        kept.extend_from_slice(samples);
-        sort_and_dedup(kept);
+pub(crate) fn merge(all: &mut Found, more: &Found, partition: PartitionId) {
+    for (labels, points) in more.iter().filter(|(l, _)| is_of(l, partition)) {
+        merge_points(all.entry(labels.clone()).or_default(), points);
     }
 }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use koios_runtime::{CancellationToken, Disk, TaskError, TaskGroup};
+use koios_runtime::{CancellationToken, TaskError, TaskGroup};
 use koios_testkit::sim_disk::{Fault, FaultPlan};
 
-use crate::world::{Process, WAL_DIR, World};
+use crate::world::{DATA_DIR, Process, WAL_DIR, World};
 
 /// A stop that takes longer hangs.
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// After a failed sync the process is gone by then.
 const FAIL_MAX: Duration = Duration::from_secs(2);
 const SENDERS: usize = 2;
+/// A snapshot of nothing is shorter.
+const EMPTY_SNAPSHOT_BYTES: usize = 200;
 
 /// How a run ends, unless a fault ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,9 @@ impl World {
         self.trace
             .note(format!("start; {end:?} after {lasts} ms; {plan}"));
         self.disk.set_faults(plan);
+        if self.rng.below(3) == 0 {
+            self.set_clock();
+        }
         let process = Arc::new(self.boot());
         let actors = self.act(&process);
         self.wait(&process, lasts).await;
@@ -67,6 +72,7 @@ impl World {
             actors.spawn_cancelled("sender", Arc::clone(self).send_forever(Arc::clone(process)));
         }
         actors.spawn_cancelled("reader", Arc::clone(self).read_forever(Arc::clone(process)));
+        actors.spawn_cancelled("clock", Arc::clone(self).set_clock_forever());
         actors.spawn_cancelled("weather", Arc::clone(self).weather_forever(Arc::clone(process)));
         actors
     }
@@ -94,6 +100,9 @@ impl World {
         }
         let lost_power = self.disk.boots() != process.boot;
         let failed = process.tasks.failure();
+        if self.spare_flipped.swap(false, Ordering::Relaxed) && process.snapshot_failures() > 0 {
+            self.judge.lock().totals.snapshots_refused += 1;
+        }
         if !lost_power {
             self.check_failed_sync(process).await;
         }
@@ -157,23 +166,41 @@ impl World {
         }
     }
 
-    /// Flips a bit of what lies on the disk, while nobody uses it.
-    pub(crate) fn flip_a_bit(&self) {
-        let files = self.disk.files_under(Path::new(WAL_DIR));
-        let mut files: Vec<_> = files.into_iter().filter(|(_, len)| *len > 0).collect();
-        let mark = Path::new("/data/wal.end");
-        if let Ok(bytes) = self.disk.read(mark) {
-            files.push((mark.to_owned(), bytes.len()));
-        }
-        let Some((path, len)) = files.get(self.rng.below(files.len() as u64) as usize) else {
-            return;
-        };
-        let at = self.rng.below(*len as u64) as usize;
-        let bit = self.rng.below(8) as u8;
-        if self.disk.flip_bit(path, at, bit) {
+    /// Flips a bit of the log or of its mark, while nobody uses it: that may cost a record.
+    pub(crate) fn flip_in_log(&self) {
+        if self.flip_a_bit(|path, _| !is_spare(path)) {
             self.judge.lock().flipped();
-            self.trace
-                .note(format!("bit {bit} of byte {at} of {} flips", path.display()));
         }
     }
+
+    /// Flips a bit of a snapshot that has something, or of what was copied aside of a damaged log: that costs nothing.
+    pub(crate) fn flip_in_spare(&self) {
+        if self.flip_a_bit(|path, len| is_spare(path) && len > EMPTY_SNAPSHOT_BYTES) {
+            self.judge.lock().totals.spare_flips += 1;
+            self.spare_flipped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn flip_a_bit(&self, of: impl Fn(&Path, usize) -> bool) -> bool {
+        let mut files = self.disk.files_under(Path::new(DATA_DIR));
+        files.retain(|(path, len)| *len > 0 && of(path, *len));
+        if files.is_empty() {
+            return false;
+        }
+        let (path, len) = &files[self.rng.below(files.len() as u64) as usize];
+        let at = self.rng.below(*len as u64) as usize;
+        let bit = self.rng.below(8) as u8;
+        self.trace
+            .note(format!("bit {bit} of byte {at} of {} flips", path.display()));
+        self.disk.flip_bit(path, at, bit)
+    }
+}
+
+/// Whether a file is one that could be missing.
+fn is_spare(path: &Path) -> bool {
+    let folders = [
+        Path::new(DATA_DIR).join("snapshot"),
+        Path::new(WAL_DIR).join("quarantine"),
+    ];
+    folders.iter().any(|folder| path.starts_with(folder))
 }

@@ -46,14 +46,17 @@ pub(crate) fn run(seed: u64) -> Outcome {
 
 impl World {
     async fn lives(self: &Arc<Self>) {
-        let flips = self.rng.below(4) == 0;
+        let (flips, spare_flips) = (self.rng.below(4) == 0, self.rng.below(2) == 0);
         for _ in 0..2 + self.rng.below(3) {
             self.live().await;
             if self.trace.violation().is_some() {
                 return;
             }
             if flips && self.rng.below(2) == 0 {
-                self.flip_a_bit();
+                self.flip_in_log();
+            }
+            if spare_flips {
+                self.flip_in_spare();
             }
         }
     }
@@ -76,6 +79,7 @@ impl World {
         self.check_blocks().await;
         self.cut_off(self.rng.below(2) == 0);
         process.tasks.stop().await;
+        self.set_clock();
         // What was written since, and what was forgotten, is found by a start.
         let process = self.boot();
         process.bucket.calm.store(true, Ordering::Relaxed);

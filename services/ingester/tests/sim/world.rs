@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use koios_block::{BlockCache, BlockId};
 use koios_bucket::{Blocks, Bucket, ManifestBlock, RetryPolicy, TenantManifests};
+use koios_chunk::Run;
 use koios_control::{
     AcceptedLoss, ClusterId, ClusterState, Command, Incarnation, LossId, Member, Partition, Replica, Role,
     StateHandle,
 };
 use koios_ingester::{ControlProposer, Deps, Ingester, Peers, Settings};
-use koios_model::{Matchers, PartitionId, Sample, TenantId, TimeRange};
+use koios_model::{Matchers, PartitionId, TenantId, TimeRange};
 use koios_runtime::{
     CancellationToken, ClockHandle, Cpu, Disk, DiskHandle, MemoryWatch, RealNet, RngHandle, Runtime,
-    TaskGroup, TokioClock,
+    TaskGroup,
 };
 use koios_server::Metrics;
-use koios_testkit::query::SeriesMap;
 use koios_testkit::sim_disk::SimDisk;
 use koios_testkit::sim_pace::SimPace;
 use koios_wal::Identity;
@@ -29,21 +31,27 @@ use object_store::memory::InMemory;
 use parking_lot::Mutex;
 
 use crate::bucket::{SimBucket, Switches};
+use crate::clock::SimClock;
 use crate::deletions::Deletions;
 use crate::judge::Judge;
 use crate::trace::Trace;
-use crate::traffic::{Sent, T0, Traffic, as_samples, places, starts_of};
+use crate::traffic::{HOUR, Sent, T0, Traffic, places};
+use crate::values::{Collected, Found, put_exemplars};
 
-const DATA_DIR: &str = "/data";
+pub(crate) const DATA_DIR: &str = "/data";
 pub(crate) const WAL_DIR: &str = "/data/wal";
 const MEMBER: &str = "m0";
 const CLUSTER: u128 = 77;
 const INCARNATION: u128 = 1000;
+/// How wrong the member's wall clock may be. With a sender's it stays below a day, after which metadata that nobody sends goes.
+const WRONG_MS: i64 = 16 * HOUR;
 
 /// Everything of a run. Shared by what acts in it.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) clock: ClockHandle,
+    /// The same: the member's, and nobody else looks at its wall clock.
+    pub(crate) wall: Arc<SimClock>,
     pub(crate) rng: RngHandle,
     pub(crate) trace: Trace,
     pub(crate) disk: SimDisk,
@@ -56,8 +64,10 @@ pub(crate) struct World {
     /// Sent and not acknowledged; to be sent again.
     pub(crate) pending: Mutex<Vec<Sent>>,
     pub(crate) deletions: Mutex<Deletions>,
+    /// Since the last start.
+    pub(crate) spare_flipped: AtomicBool,
     reader: Blocks,
-    blocks: Mutex<BTreeMap<BlockId, Arc<SeriesMap>>>,
+    blocks: Mutex<BTreeMap<BlockId, Arc<Found>>>,
 }
 
 /// A process that runs.
@@ -159,7 +169,8 @@ fn client(store: Arc<dyn ObjectStore>, clock: &ClockHandle, rng: RngHandle) -> T
 impl World {
     /// Must be called inside a runtime whose time is simulated.
     pub(crate) fn new(seed: u64) -> Self {
-        let clock: ClockHandle = Arc::new(TokioClock::starting_at(T0));
+        let wall = Arc::new(SimClock::starting_at(T0));
+        let clock: ClockHandle = Arc::clone(&wall) as _;
         let rng = RngHandle::from_seed(seed);
         let disk = SimDisk::new(rng.fork());
         disk.create_dir_all(Path::new(DATA_DIR)).unwrap();
@@ -178,8 +189,10 @@ impl World {
             traffic: Mutex::new(Traffic::new(rng.fork())),
             pending: Mutex::default(),
             deletions: Mutex::default(),
+            spare_flipped: AtomicBool::default(),
             blocks: Mutex::default(),
             clock,
+            wall,
             rng,
         }
     }
@@ -228,6 +241,19 @@ impl World {
             boot: self.disk.boots(),
             failed_syncs_before: self.failed_syncs(),
         }
+    }
+
+    /// Somebody sets the member's wall clock: to the time, or so that it is wrong by up to many hours.
+    pub(crate) fn set_clock(&self) {
+        let by_hours = |hours: i64| self.rng.below(2 * (hours * HOUR) as u64) as i64 - hours * HOUR;
+        let ahead_ms = match self.rng.below(4) {
+            0 => 0,
+            1 => by_hours(WRONG_MS / HOUR),
+            _ => by_hours(1),
+        };
+        self.wall.set_ahead(ahead_ms);
+        self.judge.lock().totals.clock_steps += 1;
+        self.trace.note(format!("the wall clock is {ahead_ms} ms ahead"));
     }
 
     /// The first segment of the log.
@@ -291,14 +317,14 @@ impl World {
     }
 
     /// What readers see of a block.
-    pub(crate) async fn masked_block(&self, tenant: &TenantId, block: &ManifestBlock) -> SeriesMap {
-        let mut all = SeriesMap::clone(&*self.block(tenant, block).await);
+    pub(crate) async fn masked_block(&self, tenant: &TenantId, block: &ManifestBlock) -> Found {
+        let mut all = Found::clone(&*self.block(tenant, block).await);
         let manifest = self.manifests.known(tenant).unwrap();
         for t in manifest.masking(block) {
             let matchers = t.matchers().unwrap();
-            for (labels, samples) in &mut all {
+            for (labels, points) in &mut all {
                 if matchers.matches(labels.as_ref()) {
-                    samples.retain(|s| !t.range.contains(s.t));
+                    points.retain(|s| !t.range.contains(s.t));
                 }
             }
         }
@@ -306,22 +332,29 @@ impl World {
     }
 
     /// What is in a block.
-    async fn block(&self, tenant: &TenantId, block: &ManifestBlock) -> Arc<SeriesMap> {
+    async fn block(&self, tenant: &TenantId, block: &ManifestBlock) -> Arc<Found> {
         let known = self.blocks.lock().get(&block.block).cloned();
         if let Some(known) = known {
             return known;
         }
         let reader = self.reader.open(tenant, block).await.unwrap();
         let series = reader.select(&Matchers::default(), TimeRange::ALL).await.unwrap();
-        let columns = reader.read_samples(&series, TimeRange::ALL).await.unwrap();
-        let mut all = SeriesMap::new();
-        for (s, c) in series.iter().zip(columns) {
-            if !c.starts.is_empty() {
-                all.insert(starts_of(&s.labels), as_samples(&c.starts));
+        let chunks = reader.read_chunks(&series, TimeRange::ALL).await.unwrap();
+        let mut all = Found::new();
+        for (s, chunks) in series.iter().zip(chunks) {
+            let mut collected = Collected::default();
+            for chunk in chunks {
+                if let Err(e) = collected.add(&Run::Chunk(chunk)) {
+                    self.trace
+                        .violated(format!("block {}: {}: {e} (I2)", block.block, s.labels));
+                }
             }
-            let samples = c.timestamps.iter().zip(&c.values);
-            let samples = samples.map(|(&t, &v)| Sample { t, v }).collect();
-            all.insert(s.labels.clone(), samples);
+            collected.put(&mut all, &s.labels);
+        }
+        let exemplars = reader.scan_exemplars(Matchers::default(), TimeRange::ALL);
+        let exemplars: Vec<_> = exemplars.try_collect().await.unwrap();
+        for (labels, of_series) in exemplars.iter().flatten() {
+            put_exemplars(&mut all, labels, of_series);
         }
         let all = Arc::new(all);
         self.blocks.lock().insert(block.block, Arc::clone(&all));
@@ -332,7 +365,15 @@ impl World {
 impl Process {
     /// Damaged places of the log that were reported since it started.
     pub(crate) fn damage(&self) -> u64 {
-        let name = "koios_ingester_wal_damage_total ";
+        self.counted("koios_ingester_wal_damage_total ")
+    }
+
+    /// Snapshots that were not used or not written since it started.
+    pub(crate) fn snapshot_failures(&self) -> u64 {
+        self.counted("koios_ingester_snapshot_failures_total ")
+    }
+
+    fn counted(&self, name: &str) -> u64 {
         let text = self.metrics.encode();
         let line = text.lines().find_map(|l| l.strip_prefix(name));
         line.and_then(|v| v.parse().ok()).unwrap()

@@ -1,13 +1,14 @@
 //! What is read, and whether it is right.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use koios_block::BlockCache;
 use koios_bucket::Blocks;
-use koios_model::{Matchers, TimeRange};
-use koios_wire::{IngesterService, MetadataRequest, ReadEnd, ReadRequest, ServiceError};
+use koios_model::merge::sort_and_dedup_histograms;
+use koios_model::{Histogram, Labels, Matchers, Metadata, TimeRange};
+use koios_wire::{IngesterService, MetadataRequest, ReadEnd, ReadItem, ReadRequest, ServiceError};
 
 use super::samples::{Samples, collect, merge, put, put_start};
 use super::{PARTITION, World, tenant};
@@ -24,7 +25,12 @@ impl World {
         i: usize,
         deletions_version: u64,
     ) -> Result<(Samples, ReadEnd), ServiceError> {
-        let request = ReadRequest {
+        let request = self.read_request(deletions_version);
+        collect(self.node(i).read(request).await?).await
+    }
+
+    fn read_request(&self, deletions_version: u64) -> ReadRequest {
+        ReadRequest {
             tenant: tenant(),
             partition: PARTITION,
             epoch: self.epoch(),
@@ -35,12 +41,37 @@ impl World {
             limit: 0,
             deletions_version,
             expiry: Default::default(),
-        };
-        collect(self.node(i).read(request).await?).await
+        }
+    }
+
+    /// The native histograms of a member's head, whole, by series.
+    pub(crate) async fn histograms(&self, i: usize) -> BTreeMap<Labels, Vec<(i64, Arc<Histogram>)>> {
+        let mut items = self.node(i).read(self.read_request(0)).await.unwrap();
+        let mut all = BTreeMap::new();
+        while let Some(item) = items.try_next().await.unwrap() {
+            let ReadItem::Series(series) = item else { break };
+            for s in series {
+                let mut histograms = Vec::new();
+                for run in &s.runs {
+                    run.decode_histograms(TimeRange::ALL, &mut histograms).unwrap();
+                }
+                sort_and_dedup_histograms(&mut histograms);
+                if !histograms.is_empty() {
+                    all.insert(s.labels, histograms);
+                }
+            }
+        }
+        all
     }
 
     /// The metrics of which a member's head has metadata.
     pub(crate) async fn described(&self, i: usize) -> Vec<String> {
+        let found = self.metadata(i).await.into_iter();
+        found.map(|(metric, _)| metric).collect()
+    }
+
+    /// The metadata of a member's head, by metric.
+    pub(crate) async fn metadata(&self, i: usize) -> Vec<(String, Metadata)> {
         let request = MetadataRequest {
             tenant: tenant(),
             partition: PARTITION,
@@ -48,8 +79,7 @@ impl World {
             metric: String::new(),
             deletions_version: 0,
         };
-        let found = self.node(i).metadata(request).await.unwrap();
-        found.into_iter().map(|(metric, _)| metric).collect()
+        self.node(i).metadata(request).await.unwrap()
     }
 
     /// What a querier answers: the head, and blocks where the head may have forgotten.

@@ -62,9 +62,14 @@ impl World {
         }
     }
 
+    /// A batch of some content, under the current epoch.
+    pub(crate) fn batch_with(&mut self, columns: BatchColumns) -> Arc<Batch> {
+        self.next += 1;
+        Arc::new(Batch::new(self.header(), columns))
+    }
+
     /// A batch of metadata alone.
     pub(crate) fn metadata_batch(&mut self, metrics: &[&str]) -> Arc<Batch> {
-        self.next += 1;
         let described = |metric: &&str| {
             let kind = "gauge".to_owned();
             let metadata = Metadata {
@@ -73,23 +78,21 @@ impl World {
             };
             ((*metric).to_owned(), metadata)
         };
-        let columns = BatchColumns {
+        self.batch_with(BatchColumns {
             metadata: metrics.iter().map(described).collect(),
             ..BatchColumns::default()
-        };
-        Arc::new(Batch::new(self.header(), columns))
+        })
     }
 
     /// Pushes an exemplar without any sample to a member.
     pub(crate) async fn push_exemplar(&mut self, i: usize, series: &str, t: i64) {
-        self.next += 1;
         let mut columns = BatchColumns::default();
         let labels = Labels::from_pairs([("__name__", series)]);
         let seed = TenantSeed::new(b"", &tenant());
         columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
         let labels = Labels::from_pairs([("trace_id", "late")]);
         columns.push_exemplar(Exemplar { t, v: 1.0, labels });
-        let batch = Arc::new(Batch::new(self.header(), columns));
+        let batch = self.batch_with(columns);
         self.node(i).push(batch).await.unwrap();
     }
 
