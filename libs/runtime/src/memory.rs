@@ -47,7 +47,7 @@ struct Watched {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "memory is short: {} of {} MiB in use, work is refused from {SHED_FROM_PERCENT}%: try again later; give this process more \
-     memory, or fewer series and queries",
+     memory (node.memory-limit-bytes where that is set), or fewer series and queries",
     .used >> 20, .limit >> 20
 )]
 pub struct MemoryShort {

@@ -75,6 +75,7 @@ struct Edge {
     rng: RngHandle,
     deadline: Duration,
     places: Semaphore,
+    places_max: usize,
     metrics: HttpMetrics,
 }
 
@@ -91,6 +92,7 @@ pub fn with_edge(
         rng,
         deadline: settings.request_timeout,
         places: Semaphore::new(settings.max_requests_in_flight),
+        places_max: settings.max_requests_in_flight,
         metrics: HttpMetrics::new(metrics),
     });
     router
@@ -148,7 +150,12 @@ impl Edge {
         }
         let Ok(_place) = self.places.try_acquire() else {
             self.metrics.shed.inc();
-            let busy = api_error(ErrorType::Unavailable, "too many requests in flight: try again");
+            let limit = self.places_max;
+            let message = format!(
+                "too many requests in flight (limit: {limit}, as many are answered now): try again or raise \
+                 http.max-requests-in-flight"
+            );
+            let busy = api_error(ErrorType::Unavailable, message);
             return with_retry_after(busy, Duration::from_secs(1));
         };
         let _in_flight = InFlight::enter(&self.metrics.in_flight);
@@ -164,7 +171,10 @@ impl Edge {
             }
             Err(late) => {
                 let late = late.0;
-                let response = api_error(ErrorType::Timeout, format!("request took longer than {late:?}"));
+                let message = format!(
+                    "request took longer than {late:?}: send less at once, ask for less, or raise http.request-timeout"
+                );
+                let response = api_error(ErrorType::Timeout, message);
                 with_retry_after(response, Duration::from_secs(1))
             }
         }

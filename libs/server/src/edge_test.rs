@@ -74,8 +74,16 @@ async fn a_request_beyond_its_deadline_is_answered_503_and_one_too_many_is_shed(
         ask(&router, "GET", "/ok", None)
     );
     for (response, body, word) in [
-        (&slow.0, &slow.1, "longer than 5s"),
-        (&shed.0, &shed.1, "too many requests"),
+        (
+            &slow.0,
+            &slow.1,
+            "longer than 5s: send less at once, ask for less, or raise http.request-timeout",
+        ),
+        (
+            &shed.0,
+            &shed.1,
+            "too many requests in flight (limit: 1, as many are answered now): try again or raise http.max-requests-in-flight",
+        ),
     ] {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");

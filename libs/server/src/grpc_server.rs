@@ -100,7 +100,9 @@ impl FrameLimit {
                 self.message_left = u64::from(u32::from_be_bytes([a, b, c, d]));
                 if self.message_left > self.limit {
                     let (actual, limit) = (self.message_left, self.limit);
-                    let message = format!("frame too large (actual: {actual}, limit: {limit})");
+                    let message = format!(
+                        "frame too large (actual: {actual}, limit: {limit}): send smaller messages or raise grpc.max-message-bytes"
+                    );
                     return Err(Status::resource_exhausted(message));
                 }
             }
@@ -151,7 +153,7 @@ mod tests {
             let refused = stream.chunks(step).find_map(|part| limit.check(part).err());
             assert_eq!(
                 refused.unwrap().message(),
-                "frame too large (actual: 1073741824, limit: 8)"
+                "frame too large (actual: 1073741824, limit: 8): send smaller messages or raise grpc.max-message-bytes"
             );
         }
         let mut limit = FrameLimit::new(Body::empty(), 8);

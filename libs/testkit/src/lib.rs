@@ -22,6 +22,8 @@ pub mod differential;
 pub mod distant;
 #[cfg(feature = "cluster")]
 pub mod down;
+#[cfg(feature = "cluster")]
+pub mod families;
 pub mod fuzz;
 #[cfg(feature = "cluster")]
 pub mod http;

@@ -36,15 +36,34 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it in `dir`, scraping itself and `targets` every `interval`, writing to `remote_write` if given.
+    /// Starts it in `dir`, scraping itself and `targets` every `interval`, writing to `remote_write`.
     ///
     /// # Errors
     /// When it is not installed or cannot be started.
-    pub fn start(
+    pub fn start(dir: &Path, interval: &str, targets: &[(&str, String)], remote_write: &str) -> Result<Self> {
+        Self::scraping(dir, (interval, targets), (remote_write, ""), &[])
+    }
+
+    /// The same with all that it can send beside floats: exemplars, native histograms, and metadata every second.
+    ///
+    /// # Errors
+    /// When it is not installed or cannot be started.
+    pub fn sending_all(
         dir: &Path,
         interval: &str,
         targets: &[(&str, String)],
-        remote_write: Option<&str>,
+        remote_write: &str,
+    ) -> Result<Self> {
+        let more = "  send_exemplars: true\n  send_native_histograms: true\n  metadata_config:\n    send_interval: 1s\n";
+        let features = ["--enable-feature=exemplar-storage,native-histograms"];
+        Self::scraping(dir, (interval, targets), (remote_write, more), &features)
+    }
+
+    fn scraping(
+        dir: &Path,
+        (interval, targets): (&str, &[(&str, String)]),
+        (url, more): (&str, &str),
+        flags: &[&str],
     ) -> Result<Self> {
         let program = find("prometheus")?;
         let addr = format!("127.0.0.1:{}", free_port());
@@ -57,13 +76,11 @@ impl Prometheus {
                 "- job_name: {job}\n  static_configs:\n  - targets: ['{target}']\n"
             ));
         }
-        if let Some(url) = remote_write {
-            config.push_str(&format!(
-                "remote_write:\n- url: {url}\n  queue_config:\n    batch_send_deadline: 1s\n    min_backoff: 100ms\n\
-                 \x20   max_backoff: 1s\n    retry_on_http_429: true\n"
-            ));
-        }
-        Self::start_with(dir, &program, addr, &config, &[])
+        config.push_str(&format!(
+            "remote_write:\n- url: {url}\n{more}  queue_config:\n    batch_send_deadline: 1s\n    min_backoff: 100ms\n\
+             \x20   max_backoff: 1s\n    retry_on_http_429: true\n"
+        ));
+        Self::start_with(dir, &program, addr, &config, flags)
     }
 
     /// Starts it in `dir` as a receiver of remote write that scrapes nothing and keeps what it gets, however old.

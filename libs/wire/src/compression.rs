@@ -38,7 +38,9 @@ pub enum DecompressError {
         reason: String,
     },
     /// The input says that it becomes too large.
-    #[error("declared decoded length {declared} exceeds limit {limit}")]
+    #[error(
+        "declared decoded length {declared} exceeds limit {limit}: send smaller batches or raise limits.max-request-bytes"
+    )]
     DeclaredTooLarge {
         /// What it says.
         declared: u64,
@@ -46,7 +48,10 @@ pub enum DecompressError {
         limit: usize,
     },
     /// The input becomes too large.
-    #[error("decompressed size exceeds limit {limit}")]
+    #[error(
+        "decompressed size exceeds limit {limit} (actual: more than {limit}): send smaller batches or raise \
+         limits.max-request-bytes"
+    )]
     TooLarge {
         /// The limit, bytes.
         limit: usize,
@@ -63,8 +68,10 @@ impl DecompressError {
 /// Snappy makes at most 64 bytes out of 3, and needs some for its header.
 const SNAPPY_GROWTH_MAX: u64 = 22;
 
-/// log2 of the largest zstd window that is accepted: 32 MiB.
-const ZSTD_WINDOW_LOG_MAX: u32 = 25;
+/// log2 of the largest zstd window that is accepted whatever the limit: 32 MiB.
+const ZSTD_WINDOW_LOG: u32 = 25;
+/// log2 of the largest zstd window there is.
+const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
 impl Compression {
     /// From a `Content-Encoding` header; `absent` when it says nothing.
@@ -145,9 +152,17 @@ fn zstd(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressE
     }
     let mut decoder = ::zstd::stream::read::Decoder::with_buffer(input).map_err(|e| corrupt("zstd", &e))?;
     decoder
-        .window_log_max(ZSTD_WINDOW_LOG_MAX)
+        .window_log_max(zstd_window_log(limit))
         .map_err(|e| corrupt("zstd", &e))?;
     bounded(decoder, "zstd", limit, out)
+}
+
+/// log2 of the largest window that contents within the limit need.
+fn zstd_window_log(limit: usize) -> u32 {
+    let needed = limit
+        .checked_next_power_of_two()
+        .map_or(usize::BITS, usize::ilog2);
+    needed.clamp(ZSTD_WINDOW_LOG, ZSTD_WINDOW_LOG_MAX)
 }
 
 fn bounded(
@@ -203,7 +218,7 @@ mod tests {
         bomb.resize(47, 0);
         assert_eq!(
             refuse(Compression::Snappy, &bomb).to_string(),
-            "declared decoded length 2684354560 exceeds limit 33554432"
+            "declared decoded length 2684354560 exceeds limit 33554432: send smaller batches or raise limits.max-request-bytes"
         );
         let mut within_limit = vec![0x80, 0x80, 0x80, 0x10];
         within_limit.resize(47, 0);
@@ -230,9 +245,24 @@ mod tests {
             (Compression::Gzip, gzip(&zeros)),
         ] {
             let error = refuse(c, &bomb);
-            assert_eq!(error.to_string(), "decompressed size exceeds limit 33554432");
+            assert_eq!(
+                error.to_string(),
+                "decompressed size exceeds limit 33554432 (actual: more than 33554432): send smaller batches or raise \
+                 limits.max-request-bytes"
+            );
             assert!(error.is_too_large());
         }
+    }
+
+    #[test]
+    fn a_higher_limit_takes_contents_whose_window_is_larger() {
+        let zeros = vec![0; LIMIT + (1 << 20)];
+        let packed = ::zstd::bulk::compress(&zeros, 3).unwrap();
+        let mut out = Vec::new();
+        Compression::Zstd
+            .decompress(&packed, 2 * LIMIT, &mut out)
+            .unwrap();
+        assert_eq!(out.len(), zeros.len());
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub enum TextError {
     Cut,
     /// More samples than allowed.
     #[error(
-        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+        "too many samples in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-samples-per-request"
     )]
     TooManySamples {
         /// The limit.
@@ -50,8 +51,8 @@ pub enum TextError {
     },
     /// More metrics that something is said of than allowed.
     #[error(
-        "too many metrics with metadata in request (limit: {limit}): send smaller batches or raise \
-         limits.max-series-per-request"
+        "too many metrics with metadata in request (limit: {limit}), which has more than {limit}: send smaller batches or \
+         raise limits.max-series-per-request"
     )]
     TooManyMetrics {
         /// The limit.

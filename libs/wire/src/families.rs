@@ -53,7 +53,9 @@ pub enum FamiliesError {
         kind: u64,
     },
     /// More than may be made of them.
-    #[error("metric families take more than {limit} bytes as series: push fewer at once")]
+    #[error(
+        "metric families take more than {limit} bytes as series: push fewer at once or raise limits.max-request-bytes"
+    )]
     TooLarge {
         /// The limit.
         limit: usize,

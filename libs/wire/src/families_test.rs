@@ -482,7 +482,7 @@ fn i12_little_that_becomes_much_is_refused() {
     let error = to_remote_write(&sent, NOW, LIMIT).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "metric families take more than 1048576 bytes as series: push fewer at once"
+        "metric families take more than 1048576 bytes as series: push fewer at once or raise limits.max-request-bytes"
     );
 }
 

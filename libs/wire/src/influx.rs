@@ -81,7 +81,8 @@ pub struct Report {
 pub enum InfluxError {
     /// More samples than allowed.
     #[error(
-        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+        "too many samples in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-samples-per-request"
     )]
     TooManySamples {
         /// The limit.
@@ -89,10 +90,13 @@ pub enum InfluxError {
     },
     /// Names and values take more than they may when written out.
     #[error(
-        "names and tag values of the request take more than limits.max-request-bytes when written out: send smaller \
-         batches or raise it"
+        "names and tag values of the request take more than {limit} bytes when written out: send smaller batches or raise \
+         limits.max-request-bytes"
     )]
-    Strings,
+    Strings {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// What to know of a text beside what it says.
@@ -148,7 +152,7 @@ pub fn decode<'a>(
                         .unwrap_or(rest);
                 }
             }
-            Err(Stop::Full) => return Err(InfluxError::Strings),
+            Err(Stop::Full(limit)) => return Err(InfluxError::Strings { limit }),
             Err(Stop::TooMany) => {
                 let limit = decoder.context.limits.samples;
                 return Err(InfluxError::TooManySamples { limit });
@@ -161,12 +165,13 @@ pub fn decode<'a>(
 enum Stop {
     Reason(String),
     TooMany,
-    Full,
+    /// With how many bytes there was room for.
+    Full(usize),
 }
 
 impl From<Full> for Stop {
-    fn from(_: Full) -> Self {
-        Self::Full
+    fn from(full: Full) -> Self {
+        Self::Full(full.limit)
     }
 }
 

@@ -171,7 +171,7 @@ fn i12_texts_beyond_their_limits_are_refused() {
     let error = read(&format!("m {}", fields.join(","))).unwrap_err();
     assert_eq!(error, InfluxError::TooManySamples { limit: 1_000 });
     let lines: String = (0..500).map(|i| format!("measurement{i} f=1\n")).collect();
-    assert_eq!(read(&lines), Err(InfluxError::Strings));
+    assert_eq!(read(&lines), Err(InfluxError::Strings { limit: 10_000 }));
 }
 
 proptest! {

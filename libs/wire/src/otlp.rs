@@ -42,11 +42,14 @@ pub enum OtlpError {
     #[error(transparent)]
     Json(#[from] JsonError),
     /// Lists in maps in lists.
-    #[error("attribute nesting exceeds {}", value::DEPTH_MAX)]
+    #[error(
+        "attribute nesting exceeds {}: send attributes that are nested less",
+        value::DEPTH_MAX
+    )]
     TooDeep,
     /// More attributes than any sender has reason for.
     #[error(
-        "a resource, scope, data point or attribute has more than {} attributes",
+        "a resource, scope, data point or attribute has more than {} attributes: send fewer",
         value::ATTRIBUTES_MAX
     )]
     TooManyAttributes,
@@ -60,15 +63,18 @@ pub enum OtlpError {
     },
     /// Names and values take more than they may when written out.
     #[error(
-        "names and attribute values of the request take more than limits.max-request-bytes when written out: send \
-         smaller batches or raise it"
+        "names and attribute values of the request take more than {limit} bytes when written out: send smaller batches or \
+         raise limits.max-request-bytes"
     )]
-    Strings,
+    Strings {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 impl From<Full> for OtlpError {
-    fn from(_: Full) -> Self {
-        Self::Strings
+    fn from(full: Full) -> Self {
+        Self::Strings { limit: full.limit }
     }
 }
 
@@ -108,14 +114,21 @@ pub enum PointFault {
     #[error("delta is not a finite number")]
     DeltaValue,
     /// No room for a further series, or for more buckets of one.
-    #[error("no room for the totals of more deltas: send cumulative values")]
+    #[error(
+        "no room for the totals of more deltas (limit: {} MiB for all tenants together, half of it for each): send \
+         cumulative values",
+        delta::BYTES_MAX >> 20
+    )]
     DeltaRoom,
     /// More totals of one request than can be taken back one by one.
-    #[error("too many deltas of the same histograms in one request: send smaller ones")]
+    #[error(
+        "too many deltas of the same histograms in one request, whose totals take more than {} MiB: send smaller ones",
+        delta::REPLACED_BYTES_MAX >> 20
+    )]
     DeltasReplaced,
     /// More buckets, bounds or quantiles than any data point has.
     #[error(
-        "data point has more than {} buckets, bounds or quantiles",
+        "data point has more than {} buckets, bounds or quantiles: send fewer",
         point::BUCKETS_MAX
     )]
     TooMany,

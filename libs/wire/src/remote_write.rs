@@ -86,7 +86,7 @@ pub enum DecodeError {
     /// More symbols than [`DecodeLimits`] could ever need.
     #[error(
         "too many symbols in request (limit: {limit}, {SYMBOLS_PER_SERIES} for each series of \
-         limits.max-series-per-request): send smaller batches or raise it"
+         limits.max-series-per-request), which has more than {limit}: send smaller batches or raise it"
     )]
     TooManySymbols {
         /// The limit.
@@ -94,17 +94,37 @@ pub enum DecodeError {
     },
     /// More series than allowed.
     #[error(
-        "too many series in request (limit: {limit}): send smaller batches or raise limits.max-series-per-request"
+        "too many series in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-series-per-request"
     )]
     TooManySeries {
         /// The limit.
         limit: usize,
     },
+    /// More metrics that something is said of than there may be series.
+    #[error(
+        "too many metrics with metadata in request (limit: {limit}), which has more than {limit}: send smaller batches or \
+         raise limits.max-series-per-request"
+    )]
+    TooManyMetrics {
+        /// The limit.
+        limit: usize,
+    },
     /// More samples than allowed.
     #[error(
-        "too many samples in request (limit: {limit}): send smaller batches or raise limits.max-samples-per-request"
+        "too many samples in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-samples-per-request"
     )]
     TooManySamples {
+        /// The limit.
+        limit: usize,
+    },
+    /// More exemplars than there may be samples.
+    #[error(
+        "too many exemplars in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-samples-per-request"
+    )]
+    TooManyExemplars {
         /// The limit.
         limit: usize,
     },
@@ -386,7 +406,7 @@ impl<'a> Scratch<'a> {
         self.exemplars_seen += 1;
         if self.exemplars_seen > self.limits.samples {
             let limit = self.limits.samples;
-            return Err(DecodeError::TooManySamples { limit });
+            return Err(DecodeError::TooManyExemplars { limit });
         }
         let labels = first_label..self.exemplar_labels.len();
         self.exemplars.push(RawExemplar { t, v, labels });

@@ -22,7 +22,9 @@ pub struct Strings {
 
 /// The limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct Full {
+    pub(crate) limit: usize,
+}
 
 impl Strings {
     /// None yet; together they may occupy `limit` bytes.
@@ -45,22 +47,28 @@ impl Strings {
         self.limit.saturating_sub(self.bytes.get())
     }
 
+    /// That there is no more room.
+    pub(crate) fn full(&self) -> Full {
+        Full { limit: self.limit }
+    }
+
     /// Keeps a copy of `text`.
     pub(crate) fn add(&self, text: &[u8]) -> Result<&[u8], Full> {
+        let full = self.full();
         if text.is_empty() {
             return Ok(&[]);
         }
         let bytes = self.bytes.get().saturating_add(text.len() + OVERHEAD);
         if bytes > self.limit {
-            return Err(Full);
+            return Err(full);
         }
         let at = self.len.get();
         let number = (at / FIRST_CELLS + 1).ilog2() as usize;
         let within = at.saturating_sub(FIRST_CELLS * ((1 << number) - 1));
         let cells = FIRST_CELLS << number;
-        let segment = self.segments.get(number).ok_or(Full)?;
+        let segment = self.segments.get(number).ok_or(full)?;
         let segment = segment.get_or_init(|| (0..cells).map(|_| OnceCell::new()).collect());
-        let cell = segment.get(within).ok_or(Full)?;
+        let cell = segment.get(within).ok_or(full)?;
         self.bytes.set(bytes);
         self.len.set(at + 1);
         Ok(cell.get_or_init(|| text.into()))
@@ -87,7 +95,7 @@ mod tests {
         let strings = Strings::new(200);
         let kept = (0..100).take_while(|_| strings.add(b"four").is_ok()).count();
         assert_eq!(kept, 3);
-        assert_eq!(strings.add(b"four"), Err(Full));
+        assert_eq!(strings.add(b"four"), Err(Full { limit: 200 }));
         assert!(strings.bytes() <= 200);
     }
 }

@@ -7,6 +7,7 @@ use koios_model::TenantId;
 use parking_lot::Mutex;
 
 use crate::Error;
+use crate::error::InFlight;
 
 /// Bytes of requests held, bounded in total and for each tenant. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -84,11 +85,20 @@ impl HeldBytes {
         let total = held.total.saturating_add(bytes);
         let of_tenant = held.tenants.get(&self.tenant).copied().unwrap_or(0);
         let of_tenant = of_tenant.saturating_add(bytes);
-        if total > self.of.limit {
-            return Err(Error::Busy { limit: self.of.limit });
+        let whole = self.of.limit;
+        if total > whole {
+            return Err(Error::Busy {
+                bytes: None,
+                limit: whole,
+                of: InFlight::All,
+            });
         }
         if of_tenant > limit {
-            return Err(Error::Busy { limit });
+            return Err(Error::Busy {
+                bytes: Some(of_tenant),
+                limit,
+                of: InFlight::OneTenant,
+            });
         }
         held.total = total;
         held.tenants.insert(self.tenant.clone(), of_tenant);
@@ -114,15 +124,30 @@ impl Drop for HeldBytes {
 mod tests {
     use super::*;
 
+    fn busy_of_tenant(bytes: u64) -> Error {
+        Error::Busy {
+            bytes: Some(bytes),
+            limit: 50,
+            of: InFlight::OneTenant,
+        }
+    }
+
     #[test]
     fn i6_one_tenant_holds_at_most_half() {
         let bytes = BytesInFlight::new(100);
         let (noisy, quiet) = (TenantId::new("noisy").unwrap(), TenantId::new("quiet").unwrap());
         let mut first = bytes.open(&noisy);
         first.grow(50).unwrap();
-        assert_eq!(bytes.open(&noisy).grow(1), Err(Error::Busy { limit: 50 }));
+        assert_eq!(bytes.open(&noisy).grow(1), Err(busy_of_tenant(51)));
         let mut other = bytes.open(&quiet);
         other.grow(50).unwrap();
+        let third = TenantId::new("third").unwrap();
+        let all_busy = Err(Error::Busy {
+            bytes: None,
+            limit: 100,
+            of: InFlight::All,
+        });
+        assert_eq!(bytes.open(&third).grow(1), all_busy);
         drop(first);
         assert_eq!(bytes.total(), 50);
         bytes.open(&noisy).grow(50).unwrap();
@@ -136,7 +161,7 @@ mod tests {
         let mut other = bytes.open(&tenant);
         other.grow(40).unwrap();
         let mut held = bytes.open(&tenant);
-        assert_eq!(held.grow(20), Err(Error::Busy { limit: 50 }));
+        assert_eq!(held.grow(20), Err(busy_of_tenant(60)));
         held.grow(10).unwrap();
         let too_large = Err(Error::RequestTooLarge { bytes: 51, limit: 50 });
         assert_eq!(held.grow(41), too_large);

@@ -58,10 +58,21 @@ pub enum Error {
     #[error(transparent)]
     Decompress(#[from] DecompressError),
     /// The body is too large.
-    #[error("request body larger than {limit} bytes: send smaller batches or raise limits.max-request-bytes")]
+    #[error(
+        "request body larger than {limit} bytes (actual: {}): send smaller batches or raise limits.max-request-bytes",
+        actual_bytes(*.declared, *.limit)
+    )]
     BodyTooLarge {
+        /// What the request says of itself; none where it says nothing or less than came.
+        declared: Option<u64>,
         /// The limit.
         limit: u64,
+    },
+    /// The body is too large for the listener that it came to.
+    #[error("{said}")]
+    FrameTooLarge {
+        /// The listener's words.
+        said: String,
     },
     /// The body ended before it was complete.
     #[error("request body could not be read: {reason}")]
@@ -109,15 +120,19 @@ pub enum Error {
     },
     /// Labels that refer to one long symbol many times.
     #[error(
-        "labels of the request take more than {limit} bytes: send smaller batches or raise limits.max-request-bytes"
+        "labels of the request take more than {limit} bytes when written out (actual: at least {bytes}): send smaller \
+         batches or raise limits.max-request-bytes"
     )]
     LabelBytes {
+        /// What they had come to.
+        bytes: u64,
         /// The limit.
         limit: u64,
     },
     /// More series than a request may have.
     #[error(
-        "too many series in request (limit: {limit}): send smaller batches or raise limits.max-series-per-request"
+        "too many series in request (limit: {limit}), which has more than {limit}: send smaller batches or raise \
+         limits.max-series-per-request"
     )]
     TooManySeries {
         /// The limit.
@@ -135,10 +150,18 @@ pub enum Error {
         limit: u64,
     },
     /// Too many bytes are held already.
-    #[error("too many bytes of write requests in flight (limit: {limit}): try again")]
+    #[error(
+        "too many bytes of write requests in flight (actual: {}, limit: {limit}, {}): try again or raise \
+         http.max-write-bytes-in-flight",
+        actual_bytes(*.bytes, *.limit), .of.as_str()
+    )]
     Busy {
+        /// What they would come to; none of all tenants together, as how much others send is nobody's business.
+        bytes: Option<u64>,
         /// The limit.
         limit: u64,
+        /// Whose requests they are.
+        of: InFlight,
     },
     /// New series came together with those of other requests, or too few members said whether they exist.
     #[error(
@@ -158,11 +181,14 @@ pub enum Error {
     Memory(#[from] MemoryShort),
     /// The tenant sends too fast.
     #[error(
-        "ingestion rate limit ({rate}/s) exceeded by {samples} samples: slow down or raise limits.ingestion-rate"
+        "ingestion rate limit ({rate}/s) exceeded by a request of {samples} samples (burst: {burst}): slow down, or raise \
+         limits.ingestion-rate or limits.ingestion-burst"
     )]
     RateLimited {
         /// The limit, samples per second.
         rate: u64,
+        /// How many may come at once.
+        burst: u64,
         /// What was sent.
         samples: u64,
         /// When they would be admitted.
@@ -196,6 +222,29 @@ pub enum Error {
     Internal(String),
 }
 
+/// Whose bytes in flight a limit is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InFlight {
+    /// All tenants'.
+    All,
+    /// One tenant's, which may be half.
+    OneTenant,
+}
+
+impl InFlight {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "for all tenants together",
+            Self::OneTenant => "for one tenant half of http.max-write-bytes-in-flight",
+        }
+    }
+}
+
+/// How many bytes exceed a limit, as far as that is known or told.
+fn actual_bytes(declared: Option<u64>, limit: u64) -> String {
+    declared.map_or_else(|| format!("more than {limit}"), |bytes| bytes.to_string())
+}
+
 /// How long a body may stop coming before its sender is taken for gone.
 pub(crate) const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// How fast a body has to come in the long run. What comes slower holds memory for longer than it is worth.
@@ -221,14 +270,15 @@ impl Error {
             | Self::TextContentType { .. }
             | Self::OtlpContentType { .. }
             | Self::Message { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
-            | Self::Influx(InfluxError::Strings)
+            Self::Otlp(OtlpError::Strings { .. } | OtlpError::TooLarge { .. })
+            | Self::Influx(InfluxError::Strings { .. })
             | Self::Families(FamiliesError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Otlp(_) | Self::Influx(_) | Self::Families(_) => StatusCode::BAD_REQUEST,
             Self::Decompress(DecompressError::Unsupported { .. }) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Decompress(e) if e.is_too_large() => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Decompress(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. }
+            | Self::FrameTooLarge { .. }
             | Self::LabelBytes { .. }
             | Self::RequestTooLarge { .. }
             | Self::RefusedByMembers { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -252,8 +302,8 @@ impl Error {
             | Self::OtlpContentType { .. }
             | Self::Message { .. } => "content_type",
             Self::Otlp(OtlpError::Decode(_)) => "protobuf",
-            Self::Otlp(OtlpError::Strings | OtlpError::TooLarge { .. })
-            | Self::Influx(InfluxError::Strings)
+            Self::Otlp(OtlpError::Strings { .. } | OtlpError::TooLarge { .. })
+            | Self::Influx(InfluxError::Strings { .. })
             | Self::Families(FamiliesError::TooLarge { .. }) => "too_large",
             Self::Families(_) => "families",
             Self::Influx(_) => "line_protocol",
@@ -263,6 +313,7 @@ impl Error {
             Self::TooManySeries { .. } => "too_many_series",
             Self::Decompress(_) => "compression",
             Self::BodyTooLarge { .. }
+            | Self::FrameTooLarge { .. }
             | Self::LabelBytes { .. }
             | Self::RequestTooLarge { .. }
             | Self::RefusedByMembers { .. } => "too_large",

@@ -170,22 +170,23 @@ async fn read(
     held: &mut HeldBytes,
     clock: &ClockHandle,
 ) -> Result<Bytes, Error> {
-    let too_large = || Error::BodyTooLarge { limit };
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|n| n > limit) {
-        return Err(too_large());
+        return Err(Error::BodyTooLarge { declared, limit });
     }
     let room = declared.unwrap_or(0).min(ROOM_MAX);
     let mut bytes = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
     let mut coming = Coming::from_now(body, clock);
     // What is only declared is not held: it costs its sender nothing.
     while let Some(data) = coming.data().await? {
-        let data = data.map_err(|e| body_error(&e, limit))?;
+        let data = data.map_err(|e| body_error(&e))?;
         if bytes.len() as u64 + data.len() as u64 > limit {
-            return Err(too_large());
+            // Where it ends is not waited for.
+            let declared = None;
+            return Err(Error::BodyTooLarge { declared, limit });
         }
         held.grow(data.len() as u64)?;
         bytes.extend_from_slice(&data);
@@ -235,11 +236,13 @@ impl<'a> Coming<'a> {
 }
 
 /// What a listener refuses for its size is too large here, too.
-fn body_error(error: &axum::Error, limit: u64) -> Error {
+fn body_error(error: &axum::Error) -> Error {
     let first: &(dyn std::error::Error + 'static) = error;
     let mut chain = std::iter::successors(Some(first), |e| e.source());
     match chain.find_map(|e| e.downcast_ref::<tonic::Status>()) {
-        Some(status) if status.code() == tonic::Code::ResourceExhausted => Error::BodyTooLarge { limit },
+        Some(status) if status.code() == tonic::Code::ResourceExhausted => Error::FrameTooLarge {
+            said: status.message().to_owned(),
+        },
         _ => Error::Body {
             reason: error.to_string(),
         },

@@ -342,7 +342,7 @@ impl<'a> Intake<'a> {
 
     fn check_label_bytes(&mut self) {
         if self.label_bytes > label_bytes_max(&self.rules.limits) {
-            self.taken.exceeded = Some(Exceeded::LabelBytes);
+            self.taken.exceeded = Some(Exceeded::LabelBytes(self.label_bytes));
         }
     }
 

@@ -48,7 +48,7 @@ mod taken;
 mod taken_out;
 
 pub use distributor::{Deps, Distributor, Settings};
-pub use error::Error;
+pub use error::{Error, InFlight};
 pub use members::Members;
 pub use otlp::EXPORT as OTLP_EXPORT;
 pub use outcome::{Outcome, Written};

@@ -201,7 +201,8 @@ impl Message {
                 gate.lose(&taken.pairs.brought);
             }
             return Err(match exceeded {
-                Exceeded::LabelBytes => Error::LabelBytes {
+                Exceeded::LabelBytes(bytes) => Error::LabelBytes {
+                    bytes,
                     limit: label_bytes_max(limits),
                 },
                 Exceeded::Series => Error::TooManySeries {

@@ -182,8 +182,8 @@ fn reply(message: &[u8]) -> Response {
 fn grpc_status(error: &Error) -> Status {
     let code = code(error);
     let message = match error {
-        Error::BodyTooLarge { limit } => {
-            format!("message larger than max ({limit} bytes): send smaller batches")
+        Error::BodyTooLarge { .. } | Error::FrameTooLarge { .. } => {
+            format!("message larger than max: {error}")
         }
         Error::Decompress(e) if e.is_too_large() => format!("message larger than max: {e}"),
         error => error.to_string(),

@@ -109,6 +109,7 @@ impl Rates {
             let wait = (needed - of_tenant.tokens) / share.rate;
             return Err(Error::RateLimited {
                 rate: limits.ingestion_rate,
+                burst: limits.ingestion_burst.max(limits.ingestion_rate),
                 samples,
                 retry_after: Duration::from_secs_f64(wait.min(3600.0)),
             });

@@ -116,7 +116,11 @@ pub enum Rejection {
         timestamp: i64,
     },
     /// Behind the window.
-    #[error("too old sample (window: {}): timestamp {timestamp} was {} before it arrived", format_duration(*.window), format_duration(*.age))]
+    #[error(
+        "too old sample (window: {}): timestamp {timestamp} was {} before it arrived: send samples sooner or raise \
+         limits.out-of-order-time-window",
+        format_duration(*.window), format_duration(*.age)
+    )]
     TooOld {
         /// As sent.
         timestamp: i64,
@@ -126,7 +130,11 @@ pub enum Rejection {
         age: Duration,
     },
     /// Ahead of time.
-    #[error("timestamp too far in the future (limit: {}): timestamp {timestamp} was {} ahead", format_duration(*.limit), format_duration(*.ahead))]
+    #[error(
+        "timestamp too far in the future (limit: {}): timestamp {timestamp} was {} ahead: set the sender's clock or raise \
+         limits.too-far-in-future",
+        format_duration(*.limit), format_duration(*.ahead)
+    )]
     TooFarAhead {
         /// As sent.
         timestamp: i64,

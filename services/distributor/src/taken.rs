@@ -77,8 +77,8 @@ impl Taken {
 /// A limit of a request that shows only as it is taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
-    /// That on all labels together.
-    LabelBytes,
+    /// That on all labels together, which had come to so many bytes.
+    LabelBytes(u64),
     /// That on its series.
     Series,
 }

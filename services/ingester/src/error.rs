@@ -133,7 +133,9 @@ impl Error {
         use koios_wal::Error as Wal;
         let code = match self {
             Self::Wal(Wal::Full { .. }) => {
-                let message = format!("storage is read-only: low disk space ({self})");
+                let message = format!(
+                    "storage is read-only: low disk space ({self} or lower ingester.disk-reserve-bytes)"
+                );
                 return ServiceError::unavailable(message);
             }
             Self::UnknownSeries { .. } => ServiceErrorCode::UnknownSeries,

@@ -1,13 +1,13 @@
-"""A sender of remote write 2.0 that shares nothing with the receiver: <address>.
+"""A sender of remote write 2.0 that shares nothing with the receiver: <address> <step> <seconds>.
 
 The messages are those of https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/, described here again, and encoded by Google's
-protobuf package. What was sent is queried back over HTTP.
+protobuf package. The step "send" sends them, of the time that is given, and queries back over HTTP what was sent; "check" queries
+it once more.
 """
 
 import json
 import struct
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,7 +15,7 @@ import urllib.request
 import pyarrow
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-ADDRESS = sys.argv[1]
+ADDRESS, STEP, NOW = sys.argv[1], sys.argv[2], int(sys.argv[3]) * 1000
 TENANT = "rw2"
 PACKAGE = "io.prometheus.write.v2"
 CONTENT_TYPE = f"application/x-protobuf;proto={PACKAGE}.Request"
@@ -99,10 +99,11 @@ class Sender:
 
     def series(self, name, labels=None, samples=(), histograms=(), exemplars=(), metadata=None, created=0):
         series = self.request.timeseries.add(labels_refs=self.refs({"__name__": name, **(labels or {})}))
-        for t, value in samples:
+        for t, value, *start in samples:
             series.samples.add(timestamp=t, value=value)
-            if created:
-                series.samples[-1].start_timestamp = created
+            [start] = start or [created]
+            if start:
+                series.samples[-1].start_timestamp = start
         for histogram in histograms:
             histogram = dict(histogram)
             spans = {side: histogram.pop(side, []) for side in ("positive_spans", "negative_spans")}
@@ -171,7 +172,6 @@ def text(value):
     return special.get(repr(value), repr(value).removesuffix(".0"))
 
 
-NOW = int(time.time()) * 1000
 T = [NOW - 60_000 + i * 15_000 for i in range(4)]
 CREATED = NOW - 3_600_000
 INTEGERS = {
@@ -228,6 +228,12 @@ def everything(job, **how_built):
         metadata=(COUNTER, "Orders, by job.", "orders"),
         created=CREATED,
     )
+    # A counter that began anew unseen, and one that began while it was looked at; the same without saying so.
+    anew = [(T[0], 100.0, CREATED)] + [(t, v, T[0] + 5000) for t, v in zip(T[1:], (150.0, 160.0, 165.0))]
+    sender.series("anew_total", of, anew)
+    sender.series("not_anew_total", of, [(t, v) for t, v, _ in anew])
+    sender.series("fresh_total", of, [(T[1], 42.0), (T[2], 50.0)], created=T[0])
+    sender.series("not_fresh_total", of, [(T[1], 42.0), (T[2], 50.0)])
     sender.series("odd_values", of, [(T[0], -0.0), (T[1], float("inf")), (T[2], float("-inf")), (T[3], float("nan"))])
     sender.series("goes_away", of, [(T[0], 1e-300), (T[1], STALE)], metadata=(GAUGE, "", ""))
     sender.series("größe µ", {"ключ": "值", **of}, [(T[0], 0.1)])
@@ -243,6 +249,29 @@ def everything(job, **how_built):
     # The same series may stand in a request more than once.
     sender.series("orders_total", of, samples=[(T[3] + 1000, 35.0)])
     return sender
+
+
+def value(expression, time):
+    """The value of the only series."""
+    result = ask("query", query=expression, time=time / 1000)["result"]
+    same(len(result), 1, expression)
+    return float(result[0]["value"][1])
+
+
+def check_starts(job):
+    of = f'{{job="{job}"}}'
+    for name, start in [("anew_total", T[0] + 5000), ("orders_total", CREATED), ("fresh_total", T[0])]:
+        same(value(f"start_timestamp({name}{of})", T[2]), start / 1000, f"start of {name}")
+    same(value(f"histogram_count(sizes_bytes{of})", T[1]), 12.0, "the histogram with a start")
+    same(value(f"start_timestamp(sizes_bytes{of})", T[1]), CREATED / 1000, "start of the histogram")
+    same(value(f"resets(anew_total{of}[30m])", T[3]), 1.0, "a start is a reset")
+    same(value(f"resets(not_anew_total{of}[30m])", T[3]), 0.0, "no start is none")
+    # Both are extrapolated alike.
+    counted = [value(f"increase({name}{of}[50s])", T[3]) for name in ("anew_total", "not_anew_total")]
+    same(round(counted[0] / counted[1] * 65, 6), 165.0, "what was counted before the start")
+    same(value(f"increase(fresh_total{of}[30m])", T[2]), 50.0, "counted from the start")
+    if not value(f"increase(not_fresh_total{of}[30m])", T[2]) < 50.0:
+        sys.exit("without a start it is not known from where to count")
 
 
 def check_everything(job):
@@ -276,15 +305,22 @@ def check_everything(job):
     same(metadata.get("orders_total"), wanted, "metadata of the counter")
     same(metadata.get("sizes_bytes"), [{"type": "histogram", "help": "Sizes.", "unit": "bytes"}], "of the histogram")
     same(metadata.get("goes_away"), [{"type": "gauge", "help": "", "unit": ""}], "of the gauge")
+    check_starts(job)
+
+
+# Jobs, and how their requests are built and sent.
+JOBS = {
+    "plain": ({}, {}),
+    "zstd": ({}, {"encoding": "zstd"}),
+    "unpacked": ({"packed": False}, {"path": "/api/v1/push"}),
+}
+LATE_SYMBOLS = "late symbols"
 
 
 def whole_requests():
-    counts = [5 + 4 + 2 + 1, 4, 2]
-    for job, sender, how in [
-        ("plain", everything("plain"), {}),
-        ("zstd", everything("zstd"), {"encoding": "zstd"}),
-        ("unpacked", everything("unpacked", packed=False), {"path": "/api/v1/push"}),
-    ]:
+    counts = [5 + 4 + 2 + 1 + 2 * (4 + 2), 4, 2]
+    for job, (how_built, how) in JOBS.items():
+        sender = everything(job, **how_built)
         # Senders send again what they got no answer for: nothing changes by that.
         for attempt in ("first", "again"):
             status, written, said = sender.send(**how)
@@ -294,12 +330,12 @@ def whole_requests():
             same(written, wanted, f"{job}, {attempt}: what was written")
             check_everything(job)
     # Fields may come in any order, so symbols also after what refers to them.
-    sender = everything("late symbols")
+    sender = everything(LATE_SYMBOLS)
     symbols = sender.of["Request"](symbols=sender.request.symbols)
     sender.request.ClearField("symbols")
     raw = sender.request.SerializeToString() + symbols.SerializeToString()
     same(send(raw)[1], counts, "symbols at the end")
-    check_everything("late symbols")
+    check_everything(LATE_SYMBOLS)
     same(Sender().send()[:2], (204, [0, 0, 0]), "nothing to write")
 
 
@@ -373,6 +409,11 @@ def partial_writes():
         same(sender.send()[:2], (status, written), f"contradicts with {value}")
 
 
-whole_requests()
-refusals()
-partial_writes()
+if STEP == "send":
+    whole_requests()
+    refusals()
+    partial_writes()
+else:
+    for job in [*JOBS, LATE_SYMBOLS]:
+        check_everything(job)
+    same(stored("bad"), [], "what was refused")

@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use koios_model::{Labels, Sample};
-use koios_runtime::{CancellationToken, NetHandle, RealNet, TaskGroup};
 use koios_testkit::http::HttpClient;
 use koios_testkit::peers;
 use koios_testkit::process::{Process, free_port, pause};
@@ -18,8 +17,8 @@ use koios_testkit::query::{self, SeriesMap};
 use koios_testkit::remote_write;
 use parking_lot::Mutex;
 use rustix::process::Signal;
+use support::target::Target;
 use support::{Koios, all_in_one, client, eventually, now_ms};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const TENANT: &str = "team-vm";
 
@@ -52,42 +51,11 @@ impl Exposed {
     }
 }
 
-/// Serves an [`Exposed`] by HTTP until it is dropped or stopped.
-struct Target {
-    addr: String,
-    exposed: Arc<Mutex<Exposed>>,
-    tasks: TaskGroup,
-}
-
-impl Target {
-    async fn start(addr: &str) -> Result<Self> {
-        let net: NetHandle = Arc::new(RealNet);
-        let mut listener = net.bind(addr).await?;
-        let addr = listener.local_addr()?.to_string();
-        let exposed: Arc<Mutex<Exposed>> = Arc::default();
-        let tasks = TaskGroup::new(CancellationToken::new());
-        let served = Arc::clone(&exposed);
-        tasks.spawn_cancelled("target", async move {
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let mut request = Vec::new();
-                while !request.ends_with(b"\r\n\r\n") {
-                    match connection.read_u8().await {
-                        Ok(byte) => request.push(byte),
-                        Err(_) => break,
-                    }
-                }
-                let body = served.lock().scrape();
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-                // Who asked may have gone.
-                let _ = connection.write_all(answer.as_bytes()).await;
-                let _ = connection.shutdown().await;
-            }
-        });
-        Ok(Self { addr, exposed, tasks })
-    }
+/// Serves them.
+async fn serve(addr: &str, exposed: &Arc<Mutex<Exposed>>) -> Result<Target> {
+    let exposed = Arc::clone(exposed);
+    let expose = move || ("text/plain; version=0.0.4", exposed.lock().scrape().into_bytes());
+    Target::start(addr, expose).await
 }
 
 /// Writes vmagent's file.
@@ -132,7 +100,8 @@ async fn what_vmagent_scrapes_is_stored_whole_and_goes_stale_with_its_source() -
     let dir = tempfile::tempdir()?;
     let mut koios = all_in_one(dir.path(), &["--self-metrics.interval=0s"]).await?;
     let client = client();
-    let target = Target::start("127.0.0.1:0").await?;
+    let exposed = Arc::<Mutex<Exposed>>::default();
+    let target = serve("127.0.0.1:0", &exposed).await?;
     let vmagent = vmagent(dir.path(), &target.addr, &koios)?;
     let addr = koios.http.clone();
     eventually("first scrapes", || async {
@@ -147,7 +116,7 @@ async fn what_vmagent_scrapes_is_stored_whole_and_goes_stale_with_its_source() -
     pause(Duration::from_secs(3)).await;
     koios.process.restart()?;
     koios.ready(&client).await?;
-    let scraped = target.exposed.lock().scrapes;
+    let scraped = exposed.lock().scrapes;
     eventually("what was scraped meanwhile", || {
         stored_whole(&client, &addr, scraped)
     })
@@ -159,7 +128,7 @@ async fn what_vmagent_scrapes_is_stored_whole_and_goes_stale_with_its_source() -
         !ask(&client, &addr, "demo_vanishing").await?.is_empty(),
         "not there yet"
     );
-    target.exposed.lock().without_vanishing = true;
+    exposed.lock().without_vanishing = true;
     ends(&client, &addr, "demo_vanishing").await?;
     eventually("what is still exposed", || async {
         ensure!(
@@ -179,14 +148,14 @@ async fn what_vmagent_scrapes_is_stored_whole_and_goes_stale_with_its_source() -
     target.tasks.stop().await;
     ends(&client, &addr, "demo_gauge").await?;
     up_is(&client, &addr, 0.0).await?;
-    let scraped = target.exposed.lock().scrapes;
+    let scraped = exposed.lock().scrapes;
     eventually("what was scraped to the end", || {
         stored_whole(&client, &addr, scraped)
     })
     .await?;
 
     // And all that it is to scrape no more.
-    let _again = Target::start(&target.addr).await?;
+    let _again = serve(&target.addr, &Arc::default()).await?;
     up_is(&client, &addr, 1.0).await?;
     configure(dir.path(), "")?;
     vmagent.signal(Signal::HUP)?;

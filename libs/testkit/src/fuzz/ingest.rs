@@ -197,9 +197,13 @@ pub fn influx(text: &[u8]) {
     assert!(strings.bytes() <= STRINGS_MAX, "strings are bounded");
 }
 
-/// Any compression, by the first byte: nothing grows beyond its limit.
+/// Any compression, by the first byte: nothing grows beyond its limit, whether it can be decompressed or not.
 pub fn decompress(bytes: &[u8]) {
     const LIMIT: usize = 1 << 16;
+    /// Three bytes of snappy make 64.
+    const SNAPPY_GROWTH_MAX: usize = 22;
+    /// What is allocated first.
+    const SMALLEST_ROOM: usize = 8;
     let Some((first, input)) = bytes.split_first() else {
         return;
     };
@@ -210,7 +214,19 @@ pub fn decompress(bytes: &[u8]) {
         _ => Compression::Identity,
     };
     let mut out = Vec::new();
-    if compression.decompress(input, LIMIT, &mut out).is_ok() {
+    let outcome = compression.decompress(input, LIMIT, &mut out);
+    if outcome.is_ok() {
         assert!(out.len() <= LIMIT, "{} bytes", out.len());
     }
+    // What says how much it holds gets no more, and less if it cannot hold that; what does not is read into room that doubles.
+    let room = match compression {
+        Compression::Snappy => LIMIT.min(input.len().saturating_mul(SNAPPY_GROWTH_MAX)),
+        Compression::Identity => LIMIT.min(input.len()),
+        Compression::Zstd | Compression::Gzip => 2 * (LIMIT + 1),
+    };
+    let allocated = out.capacity();
+    assert!(
+        allocated <= room.max(SMALLEST_ROOM),
+        "{allocated} bytes of room where {room} do: {compression:?}, {outcome:?}"
+    );
 }

@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 
 use self::changes::Change;
 pub use self::changes::Changes;
+pub(super) use self::changes::REPLACED_BYTES_MAX;
 pub(super) use self::series::{Added, Interval};
 use self::series::{Made, SERIES_BYTES, Series, Stream};
 pub(super) use self::total::Total;
@@ -42,7 +43,7 @@ pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 /// The same for one that has ended: as long as its last request may come again.
 const ENDED_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// Bytes of all state of a process.
-const BYTES_MAX: usize = 128 << 20;
+pub(super) const BYTES_MAX: usize = 128 << 20;
 /// How often what is to be forgotten is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 

@@ -468,13 +468,14 @@ fn i12_requests_beyond_their_limits_are_refused() {
     let refused = |bytes: &[u8]| translate(bytes, &Settings::default()).unwrap_err().to_string();
     assert_eq!(
         refused(&request(&[], &[gauge("up", "", &many)])),
-        "too many samples in request (limit: 1000): send smaller batches or raise limits.max-samples-per-request"
+        "too many samples in request (limit: 1000), which has more than 1000: send smaller batches or raise \
+         limits.max-samples-per-request"
     );
     let attributes: Vec<(&str, &str)> = vec![("a", "b"); 5_000];
     let error = refused(&request(&attributes, &[]));
     assert_eq!(
         error,
-        "a resource, scope, data point or attribute has more than 1024 attributes"
+        "a resource, scope, data point or attribute has more than 1024 attributes: send fewer"
     );
     let numbers = (0..1_000).map(|i| number(1, 1.0).message(7, &attribute("k", &message().number(3, i))));
     let numbers: Vec<_> = numbers.collect();
@@ -490,7 +491,7 @@ fn i12_requests_beyond_their_limits_are_refused() {
     let bytes = request(&[], &[gauge("up", "", &numbers)]);
     assert_eq!(
         decode(&bytes, &context, &mut Seen::default()),
-        Err(OtlpError::Strings)
+        Err(OtlpError::Strings { limit: 10_000 })
     );
     let cut = request(&[], &[gauge("up", "", &[number(1, 1.0)])]);
     assert!(refused(&cut[..cut.len() - 2]).starts_with("invalid protobuf: unexpected end"));

@@ -117,9 +117,12 @@ impl<'a, S: Sink<'a>> Output<'_, S> {
     fn series(&mut self, series: RawSeries<'a, '_>) -> Result<(), DecodeError> {
         self.samples_seen += series.samples.len() + series.histograms.len();
         self.exemplars_seen += series.exemplars.len();
-        let samples = self.limits.samples;
-        if self.samples_seen > samples || self.exemplars_seen > samples {
-            return Err(DecodeError::TooManySamples { limit: samples });
+        let limit = self.limits.samples;
+        if self.samples_seen > limit {
+            return Err(DecodeError::TooManySamples { limit });
+        }
+        if self.exemplars_seen > limit {
+            return Err(DecodeError::TooManyExemplars { limit });
         }
         self.sink.series(series);
         Ok(())
@@ -129,7 +132,7 @@ impl<'a, S: Sink<'a>> Output<'_, S> {
         self.metrics_seen += 1;
         let limit = self.limits.series;
         if self.metrics_seen > limit {
-            return Err(DecodeError::TooManySeries { limit });
+            return Err(DecodeError::TooManyMetrics { limit });
         }
         self.sink.metadata(metadata);
         Ok(())

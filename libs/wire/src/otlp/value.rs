@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::OtlpError;
 use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
-use crate::strings::Strings;
+use crate::strings::{Full, Strings};
 
 /// Deepest nesting of lists and maps.
 pub(super) const DEPTH_MAX: usize = 16;
@@ -140,6 +140,7 @@ pub(super) fn text<'a>(value: Option<Reader<'a>>, strings: &'a Strings) -> Resul
             let mut json = Json {
                 out: String::new(),
                 room: strings.room(),
+                full: strings.full(),
                 finite: true,
             };
             json.value(value)?;
@@ -152,7 +153,7 @@ pub(super) fn text<'a>(value: Option<Reader<'a>>, strings: &'a Strings) -> Resul
 
 fn base64(bytes: &[u8], strings: &Strings) -> Result<String, OtlpError> {
     if bytes.len() > strings.room() {
-        return Err(OtlpError::Strings);
+        return Err(strings.full().into());
     }
     Ok(STANDARD.encode(bytes))
 }
@@ -176,13 +177,15 @@ fn double(v: f64) -> String {
 struct Json {
     out: String,
     room: usize,
+    /// What is said when there is none.
+    full: Full,
     finite: bool,
 }
 
 impl Json {
     fn value(&mut self, value: Value<'_>) -> Result<(), OtlpError> {
         if self.out.len() > self.room {
-            return Err(OtlpError::Strings);
+            return Err(self.full.into());
         }
         match value {
             Value::Nothing => self.out.push_str("null"),
@@ -195,7 +198,7 @@ impl Json {
             }
             Value::Bytes(bytes) => {
                 if bytes.len() > self.room {
-                    return Err(OtlpError::Strings);
+                    return Err(self.full.into());
                 }
                 self.string(STANDARD.encode(bytes).as_bytes());
             }
@@ -320,7 +323,10 @@ mod tests {
         assert_eq!(collected(&nest(16)), Ok(()));
         assert_eq!(collected(&nest(17)), Err(OtlpError::TooDeep));
         assert_eq!(collected(&nest(200)), Err(OtlpError::TooDeep));
-        assert_eq!(OtlpError::TooDeep.to_string(), "attribute nesting exceeds 16");
+        assert_eq!(
+            OtlpError::TooDeep.to_string(),
+            "attribute nesting exceeds 16: send attributes that are nested less"
+        );
         let mut all = vec![(&b""[..], None); ATTRIBUTES_MAX];
         let attribute = Message::default().bytes(1, "a");
         assert_eq!(

@@ -252,12 +252,14 @@ fn i12_counts_are_bounded() {
     let empty_series = [1 << 3 | 2, 0].repeat(1001);
     assert_eq!(
         see(Version::V1, &empty_series).unwrap_err().to_string(),
-        "too many series in request (limit: 1000): send smaller batches or raise limits.max-series-per-request"
+        "too many series in request (limit: 1000), which has more than 1000: send smaller batches or raise \
+         limits.max-series-per-request"
     );
     let samples = Message::default().bytes(1, [2 << 3 | 2, 0].repeat(1001)).0;
     assert_eq!(
         see(Version::V1, &samples).unwrap_err().to_string(),
-        "too many samples in request (limit: 1000): send smaller batches or raise limits.max-samples-per-request"
+        "too many samples in request (limit: 1000), which has more than 1000: send smaller batches or raise \
+         limits.max-samples-per-request"
     );
     let labels = Message::default().bytes(1, [1 << 3 | 2, 0].repeat(10_000)).0;
     let seen = see(Version::V1, &labels).unwrap();
@@ -268,8 +270,18 @@ fn i12_counts_are_bounded() {
     let symbols = [4 << 3 | 2, 0].repeat(16_001);
     assert_eq!(
         see(Version::V2, &symbols).unwrap_err().to_string(),
-        "too many symbols in request (limit: 16000, 16 for each series of limits.max-series-per-request): send smaller \
-         batches or raise it"
+        "too many symbols in request (limit: 16000, 16 for each series of limits.max-series-per-request), which has more \
+         than 16000: send smaller batches or raise it"
+    );
+    let metadata = [3 << 3 | 2, 0].repeat(1001);
+    assert_eq!(
+        see(Version::V1, &metadata),
+        Err(DecodeError::TooManyMetrics { limit: 1000 })
+    );
+    let exemplars = Message::default().bytes(1, [3 << 3 | 2, 0].repeat(1001)).0;
+    assert_eq!(
+        see(Version::V1, &exemplars),
+        Err(DecodeError::TooManyExemplars { limit: 1000 })
     );
 }
 

@@ -38,7 +38,7 @@ pub(super) fn decode<'a>(
                 tag.expect(BYTES)?;
                 metadata_seen += 1;
                 if metadata_seen > limits.series {
-                    return Err(DecodeError::TooManySeries { limit: limits.series });
+                    return Err(DecodeError::TooManyMetrics { limit: limits.series });
                 }
                 sink.metadata(metadata(request.message()?)?);
             }

@@ -82,7 +82,7 @@ async fn groups_are_pushed_with_their_labels_and_the_time() {
 }
 
 /// What Go's client library says that it pushes.
-const FAMILIES: (&str, &str) = (
+pub(crate) const FAMILIES: (&str, &str) = (
     "content-type",
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
 );

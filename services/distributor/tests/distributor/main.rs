@@ -6,6 +6,7 @@ mod bad_inputs;
 mod imports;
 mod influx;
 mod known;
+mod limits;
 mod memory;
 mod messages;
 mod network;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -285,16 +284,26 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(initial: ClusterState, limits: Limits) -> Self {
-        Self::of(initial, limits, (0..3).map(|_| Arc::default()).collect())
+        Self::with_settings(initial, limits, Settings::default())
+    }
+
+    /// One that behaves otherwise.
+    pub(crate) fn with_settings(initial: ClusterState, limits: Limits, settings: Settings) -> Self {
+        Self::of(
+            initial,
+            limits,
+            (0..3).map(|_| Arc::default()).collect(),
+            settings,
+        )
     }
 
     /// Another distributor to the same members.
     pub(crate) fn with_members(other: &Self, limits: Limits) -> Self {
         let state = (*other.state.current()).clone();
-        Self::of(state, limits, other.members.clone())
+        Self::of(state, limits, other.members.clone(), Settings::default())
     }
 
-    fn of(initial: ClusterState, limits: Limits, members: Vec<Arc<MockMember>>) -> Self {
+    fn of(initial: ClusterState, limits: Limits, members: Vec<Arc<MockMember>>, settings: Settings) -> Self {
         let limits = Overrides::new(limits, BTreeMap::new());
         let by_name = members.iter().enumerate();
         let by_name = by_name.map(|(i, m)| (format!("m{i}"), Arc::clone(m))).collect();
@@ -318,10 +327,7 @@ impl Rig {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             referee: Arc::clone(&referee) as Arc<dyn Referee>,
-            settings: Settings {
-                push_deadline: Duration::from_secs(10),
-                ..Settings::default()
-            },
+            settings,
         });
         Self {
             router: distributor.router(),

@@ -221,6 +221,13 @@ async fn pushes_are_refused_while_less_than_the_reserve_is_free() {
             .starts_with("storage is read-only: low disk space"),
         "{refused}"
     );
+    for word in [
+        "bytes free",
+        "1048576 stay in reserve",
+        "ingester.disk-reserve-bytes",
+    ] {
+        assert!(refused.message.contains(word), "{word:?}: {refused}");
+    }
     // What frees space goes on.
     w.flush(0).await.unwrap();
     w.check(&w.read(0).await.unwrap().0);

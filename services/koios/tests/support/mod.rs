@@ -10,6 +10,7 @@ pub mod chance;
 pub mod faults;
 pub mod load;
 pub mod small_disk;
+pub mod target;
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;

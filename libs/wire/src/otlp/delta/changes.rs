@@ -10,7 +10,7 @@ use super::series::{Mark, SERIES_BYTES, Series};
 
 /// Bytes of totals that a request may replace more than once, to be taken back one by one: beside what came before the request they are in
 /// no account of the tenant's.
-const REPLACED_BYTES_MAX: usize = 32 << 20;
+pub(in crate::otlp) const REPLACED_BYTES_MAX: usize = 32 << 20;
 
 /// What a data point changed.
 #[derive(Debug)]

@@ -1,6 +1,8 @@
 //! A short run of every fuzz target: the seeds, and the same mutations of them each time.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, too, fail by panicking")]
 
+mod requests;
+
 use std::path::{Path, PathBuf};
 
 use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, Labels, STALE_NAN_BITS, Span};
@@ -238,7 +240,19 @@ fn blocks() -> Vec<(&'static str, TsdbContent)> {
     ]
 }
 
-/// `KOIOS_WRITE_SEEDS=1` writes them.
+/// That a seed is what is made for it; `KOIOS_WRITE_SEEDS=1` writes it first.
+fn assert_seed(target: &str, name: &str, input: &[u8]) {
+    let file = folder(target).join(name);
+    if std::env::var_os("KOIOS_WRITE_SEEDS").is_some() {
+        std::fs::create_dir_all(folder(target)).unwrap();
+        std::fs::write(&file, input).unwrap();
+    }
+    assert!(
+        std::fs::read(&file).unwrap() == input,
+        "{target}/{name} is not what is made for it"
+    );
+}
+
 #[test]
 fn seeds_of_blocks_are_blocks_of_every_encoding() {
     for (name, content) in blocks() {
@@ -251,11 +265,6 @@ fn seeds_of_blocks_are_blocks_of_every_encoding() {
         );
         // What was written needs no checksum made right.
         assert_eq!(tsdb_read(&tsdb_input([0, 100], &content.files())), read, "{name}");
-        let file = folder("tsdb_read").join(name);
-        if std::env::var_os("KOIOS_WRITE_SEEDS").is_some() {
-            std::fs::create_dir_all(folder("tsdb_read")).unwrap();
-            std::fs::write(&file, &input).unwrap();
-        }
-        assert_eq!(std::fs::read(&file).unwrap(), input, "{name}");
+        assert_seed("tsdb_read", name, &input);
     }
 }
