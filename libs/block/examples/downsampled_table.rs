@@ -7,9 +7,13 @@
     reason = "a measurement that fails has nothing better to do"
 )]
 
-use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, Layout, SERIES_PART};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, Layout, SERIES_PART, SeriesColumns};
 use koios_model::summary::downsample;
-use koios_model::{Labels, Sample, TenantId, TimeRange};
+use koios_model::{Histogram, Labels, Sample, TenantId, TimeRange, spans_of};
+use koios_promql::add_histograms;
 
 /// A day at 15 s.
 const SAMPLES: i64 = 5760;
@@ -85,6 +89,88 @@ fn write(resolution_ms: i64, all: &[(Labels, usize, usize)]) -> BlockParts {
     writer.finish().expect("it encodes").expect("it has samples")
 }
 
+/// A day of a native histogram: 20 observations each 15 s, log-normal around a level of the series, in buckets 9% wide. It begins anew
+/// at noon.
+fn histograms(target: usize, series: usize) -> Vec<(i64, Arc<Histogram>)> {
+    let mut random = Random((target as u64) << 32 | series as u64);
+    let level = 40.0 * random.unit();
+    let (mut buckets, mut sum) = (BTreeMap::<i32, f64>::new(), 0.0);
+    let histogram = |i: i64| {
+        if i == SAMPLES / 2 {
+            (buckets, sum) = (BTreeMap::new(), 0.0);
+        }
+        for _ in 0..20 {
+            // Nearly normal, of variance 1.
+            let normal = (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
+            let exponent = level + 8.0 * normal;
+            *buckets.entry(exponent as i32).or_default() += 1.0;
+            sum += (exponent / 8.0).exp2();
+        }
+        let (positive_spans, positive_buckets) = spans_of(buckets.clone());
+        let histogram = Histogram {
+            schema: 3,
+            count: buckets.values().sum(),
+            sum,
+            positive_spans,
+            positive_buckets,
+            ..Histogram::default()
+        };
+        (1_700_006_400_000 + i * 15_000, Arc::new(histogram))
+    };
+    (0..SAMPLES).map(histogram).collect()
+}
+
+fn write_histograms(resolution_ms: i64, sums: bool, all: &[(Labels, usize, usize)]) -> BlockParts {
+    let options = BlockOptions {
+        resolution_ms,
+        histogram_sums: sums,
+        layout: Layout::compacted(),
+        ..BlockOptions::new(BlockId::new(0, 1), TenantId::anonymous(), TimeRange::ALL)
+    };
+    let mut writer = BlockWriter::new(options).expect("the layout is possible");
+    for (labels, target, series) in all {
+        let histograms = histograms(*target, *series);
+        let pushed = if resolution_ms == 0 {
+            let columns = SeriesColumns {
+                histograms: &histograms,
+                ..SeriesColumns::default()
+            };
+            writer.push_columns(labels, None, columns)
+        } else {
+            let mut kept = downsample(&[], &histograms, resolution_ms);
+            if sums {
+                add_histograms(&mut kept.summaries, &histograms);
+            }
+            writer.push_downsampled(labels, None, &kept)
+        };
+        pushed.expect("series come in order");
+    }
+    writer.finish().expect("it encodes").expect("it has samples")
+}
+
+/// The bytes of samples or summaries, and those of histograms.
+fn bytes_of(parts: &BlockParts) -> [u64; 2] {
+    let named = |histograms: bool| {
+        let parts = parts.meta.parts.iter().filter(|p| p.name != SERIES_PART);
+        parts
+            .filter(|p| p.name.starts_with("histograms") == histograms)
+            .map(|p| p.bytes)
+            .sum()
+    };
+    [named(false), named(true)]
+}
+
+fn table_of_histograms(all: &[(Labels, usize, usize)]) {
+    println!("\n| resolution | histograms as sent | with summaries | sums alone |");
+    println!("|---|---|---|---|");
+    for (name, resolution_ms) in [("samples", 0), ("5 min", 300_000), ("1 h", 3_600_000)] {
+        let [summaries, as_sent] = bytes_of(&write_histograms(resolution_ms, resolution_ms != 0, all));
+        let [without, _] = bytes_of(&write_histograms(resolution_ms, false, all));
+        let sums = summaries - without;
+        println!("| {name} | {as_sent} | {} | {sums} |", as_sent + summaries);
+    }
+}
+
 fn main() {
     let mut args = std::env::args().skip(1).map(|a| a.parse().unwrap_or(1));
     let (targets, per_target) = (args.next().unwrap_or(10), args.next().unwrap_or(100));
@@ -110,4 +196,6 @@ fn main() {
         );
         println!("| {name} | {rows} | {bytes} | {labels} | {per_row:.2} | {share:.1} % |");
     }
+    all.truncate(50);
+    table_of_histograms(&all);
 }

@@ -86,8 +86,18 @@ pub(crate) struct SamplesKey {
     pub(crate) block: BlockId,
     pub(crate) first_row: u64,
     pub(crate) row_count: u32,
-    /// Whether the rows are native histograms.
-    pub(crate) histograms: bool,
+    pub(crate) kind: SamplesKind,
+}
+
+/// What of a series is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SamplesKind {
+    /// Floats, or summaries without the sums of histograms.
+    Floats,
+    /// Summaries with the sums of histograms.
+    Sums,
+    /// Native histograms.
+    Histograms,
 }
 
 /// A cache of cells that passed their checksum, of parsed footers and page indexes, and of the series and samples read

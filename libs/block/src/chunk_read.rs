@@ -4,9 +4,10 @@ use futures::TryStreamExt;
 use futures::future::join;
 use koios_chunk::{Chunk, Encoder};
 use koios_model::{Labels, TimeRange};
+use parquet::arrow::ProjectionMask;
 
 use crate::Result;
-use crate::cache::SamplesKey;
+use crate::cache::{SamplesKey, SamplesKind};
 use crate::histogram_rows::read_histograms;
 use crate::meta::CELL_BYTES;
 use crate::part::PartFile;
@@ -15,7 +16,7 @@ use crate::row_plan::Span;
 use crate::samples::{self, SamplesTable};
 use crate::samples_ahead::fetch_rows;
 use crate::samples_choice::Wanted;
-use crate::summary_rows::read_summaries;
+use crate::summary_rows::{read_summaries, summary_columns};
 
 /// Most samples of a series that is read whole to be kept, whatever part of it was asked for.
 const SHORT_SERIES_ROWS: u32 = 1 << 13;
@@ -44,8 +45,8 @@ pub struct MissingUpTo {
 pub struct ChunkRead {
     table: SamplesTable,
     histograms: Option<PartFile>,
-    /// Whether the table holds summaries.
-    downsampled: bool,
+    /// Where the table holds summaries: which of them.
+    downsampled: Option<Summaries>,
     range: TimeRange,
     /// What is known of each series, in the order asked for.
     found: Vec<SeriesChunks>,
@@ -53,6 +54,21 @@ pub struct ChunkRead {
     missing: Vec<(usize, BlockSeries)>,
     /// The places in `found` of the series whose histograms are not cached.
     missing_histograms: Vec<(usize, BlockSeries)>,
+}
+
+/// How summaries are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Summaries {
+    pub(crate) resolution_ms: i64,
+    /// With the sums of histograms.
+    pub(crate) sums: bool,
+}
+
+impl Summaries {
+    /// Whether those of a series are read with sums.
+    fn sums_of(self, series: &BlockSeries) -> bool {
+        self.sums && series.histogram_count > 0
+    }
 }
 
 /// Chunks of a series that overlap the range.
@@ -66,23 +82,25 @@ impl ChunkRead {
     pub(crate) fn new(
         table: SamplesTable,
         histograms: Option<PartFile>,
-        downsampled: bool,
+        downsampled: Option<Summaries>,
         series: &[BlockSeries],
         range: TimeRange,
     ) -> Self {
         let part = &table.part;
         let (mut missing, mut missing_histograms) = (Vec::new(), Vec::new());
+        let of_histograms = histograms_range(range, downsampled);
         let look_up = |(place, series): (usize, &BlockSeries)| {
             let mut chunks = Vec::new();
-            let mut look_up = |key, missing: &mut Vec<_>| match part.cache().samples(&key) {
+            let mut look_up = |key, range, missing: &mut Vec<_>| match part.cache().samples(&key) {
                 Some(cached) => chunks.extend(around(&cached, range)),
                 None => missing.push((place, series.clone())),
             };
             if series.row_count > 0 {
-                look_up(key(part, series), &mut missing);
+                look_up(key(part, series, downsampled), range, &mut missing);
             }
             if series.histogram_count > 0 {
-                look_up(histograms_key(part, series), &mut missing_histograms);
+                let key = histograms_key(part, series);
+                look_up(key, of_histograms, &mut missing_histograms);
             }
             SeriesChunks {
                 series: series.labels.clone(),
@@ -108,8 +126,12 @@ impl ChunkRead {
             Some(_) => u64::from(s.times_row_count).div_ceil(TIMES_PER_ROW),
             None => 0,
         };
+        let of_sums = |s: &BlockSeries| match self.downsampled {
+            Some(summaries) if summaries.sums_of(s) => u64::from(s.row_count) * HISTOGRAM_ROWS,
+            _ => 0,
+        };
         let floats = self.missing.iter();
-        let floats = floats.map(|(_, s)| u64::from(s.row_count) + of_times(s));
+        let floats = floats.map(|(_, s)| u64::from(s.row_count) + of_times(s) + of_sums(s));
         let histograms = self.missing_histograms.iter();
         let histograms = histograms.map(|(_, s)| u64::from(s.histogram_count) * HISTOGRAM_ROWS);
         floats.chain(histograms).sum()
@@ -179,10 +201,12 @@ impl ChunkRead {
         let floats = async {
             match (missing.is_empty(), downsampled) {
                 (true, _) => Ok(()),
-                (false, true) => {
-                    fetch_rows(&table.part, missing.iter().map(|s| float_rows(s)).collect()).await
+                (false, Some(summaries)) => {
+                    let sums = missing.iter().any(|s| summaries.sums_of(s));
+                    let rows = missing.iter().map(|s| float_rows(s)).collect();
+                    fetch_rows(&table.part, rows, |footer| summary_columns(footer, sums)).await
                 }
-                (false, false) => {
+                (false, None) => {
                     let wanted = missing.iter().map(|series| wanted(series, *range)).collect();
                     table.fetch_pages(wanted, *range).await
                 }
@@ -192,7 +216,9 @@ impl ChunkRead {
         let with_histograms: Vec<Span<'_>> = with_histograms.map(|(_, s)| histogram_rows(s)).collect();
         let of_histograms = async {
             match histograms {
-                Some(part) if !with_histograms.is_empty() => fetch_rows(part, with_histograms).await,
+                Some(part) if !with_histograms.is_empty() => {
+                    fetch_rows(part, with_histograms, |_| ProjectionMask::all()).await
+                }
                 _ => Ok(()),
             }
         };
@@ -206,10 +232,9 @@ impl ChunkRead {
     /// [`crate::Error::Corrupt`], [`crate::Error::Samples`] or [`crate::Error::Read`].
     pub async fn finish(mut self) -> Result<Vec<Vec<Chunk>>> {
         self.look_again();
-        if self.downsampled {
-            self.read_missing_summaries().await?;
-        } else {
-            self.read_missing().await?;
+        match self.downsampled {
+            Some(summaries) => self.read_missing_summaries(summaries).await?,
+            None => self.read_missing().await?,
         }
         self.read_missing_histograms().await?;
         let range = self.range;
@@ -224,8 +249,10 @@ impl ChunkRead {
     /// Others may have read what was missing while this waited for its turn.
     fn look_again(&mut self) {
         let (part, found, range) = (&self.table.part, &mut self.found, self.range);
+        let downsampled = self.downsampled;
+        let of_histograms = histograms_range(range, downsampled);
         self.missing.retain(|(place, series)| {
-            let Some(cached) = part.cache().samples(&key(part, series)) else {
+            let Some(cached) = part.cache().samples(&key(part, series, downsampled)) else {
                 return true;
             };
             if let Some(found) = found.get_mut(*place) {
@@ -238,7 +265,7 @@ impl ChunkRead {
                 return true;
             };
             if let Some(found) = found.get_mut(*place) {
-                found.chunks.extend(around(&cached, range));
+                found.chunks.extend(around(&cached, of_histograms));
             }
             false
         });
@@ -259,26 +286,38 @@ impl ChunkRead {
                 found.chunks.splice(0..0, around(&chunks, range));
             }
             if is_read_whole(series, range) {
-                part.cache().put_samples(key(part, series), chunks.into());
+                part.cache().put_samples(key(part, series, None), chunks.into());
             }
         }
         Ok(())
     }
 
-    async fn read_missing_summaries(&mut self) -> Result<()> {
-        let series: Vec<BlockSeries> = self.missing.iter().map(|(_, s)| s.clone()).collect();
+    async fn read_missing_summaries(&mut self, summaries: Summaries) -> Result<()> {
+        let (with, without): (Vec<_>, Vec<_>) = std::mem::take(&mut self.missing)
+            .into_iter()
+            .partition(|(_, s)| summaries.sums_of(s));
+        self.read_summaries_of(&with, summaries, true).await?;
+        self.read_summaries_of(&without, summaries, false).await
+    }
+
+    async fn read_summaries_of(
+        &mut self,
+        missing: &[(usize, BlockSeries)],
+        summaries: Summaries,
+        sums: bool,
+    ) -> Result<()> {
+        let series: Vec<BlockSeries> = missing.iter().map(|(_, s)| s.clone()).collect();
         if series.is_empty() {
             return Ok(());
         }
-        let read = read_summaries(&self.table.part, &series).await?;
-        for ((place, series), chunks) in self.missing.iter().zip(read) {
+        let part = &self.table.part;
+        let read = read_summaries(part, &series, sums).await?;
+        for ((place, series), chunks) in missing.iter().zip(read) {
             if let Some(found) = self.found.get_mut(*place) {
                 found.chunks.splice(0..0, around(&chunks, self.range));
             }
-            self.table
-                .part
-                .cache()
-                .put_samples(key(&self.table.part, series), chunks.into());
+            let key = key(part, series, Some(summaries));
+            part.cache().put_samples(key, chunks.into());
         }
         Ok(())
     }
@@ -295,9 +334,10 @@ impl ChunkRead {
                 .corrupt("its series announce histograms, which it has none of"));
         };
         let read = read_histograms(part, &series, true).await?;
+        let range = histograms_range(self.range, self.downsampled);
         for ((place, series), chunks) in self.missing_histograms.iter().zip(read) {
             if let Some(found) = self.found.get_mut(*place) {
-                found.chunks.extend(around(&chunks, self.range));
+                found.chunks.extend(around(&chunks, range));
             }
             let key = histograms_key(&self.table.part, series);
             self.table.part.cache().put_samples(key, chunks.into());
@@ -325,12 +365,15 @@ impl ChunkRead {
     }
 }
 
-fn key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
+fn key(part: &PartFile, series: &BlockSeries, downsampled: Option<Summaries>) -> SamplesKey {
     SamplesKey {
         block: part.block(),
         first_row: series.first_row,
         row_count: series.row_count,
-        histograms: false,
+        kind: match downsampled {
+            Some(summaries) if summaries.sums_of(series) => SamplesKind::Sums,
+            _ => SamplesKind::Floats,
+        },
     }
 }
 
@@ -339,7 +382,7 @@ fn histograms_key(part: &PartFile, series: &BlockSeries) -> SamplesKey {
         block: part.block(),
         first_row: series.histogram_first_row,
         row_count: series.histogram_count,
-        histograms: true,
+        kind: SamplesKind::Histograms,
     }
 }
 
@@ -373,6 +416,12 @@ fn histogram_rows(series: &BlockSeries) -> Span<'_> {
 fn is_read_whole(series: &BlockSeries, range: TimeRange) -> bool {
     let covered = range.min <= series.range.min && series.range.max <= range.max;
     covered || series.row_count <= SHORT_SERIES_ROWS
+}
+
+/// The times of which histograms are read: of a summary in the range both ends, on whichever side of it.
+fn histograms_range(range: TimeRange, downsampled: Option<Summaries>) -> TimeRange {
+    let reach = downsampled.map_or(0, |summaries| summaries.resolution_ms);
+    TimeRange::new(range.min.saturating_sub(reach), range.max.saturating_add(reach))
 }
 
 fn around(chunks: &[Chunk], range: TimeRange) -> Vec<Chunk> {

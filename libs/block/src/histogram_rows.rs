@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int32Type, TimestampMillisecondType};
-use arrow_array::{Array, ListArray, RecordBatch, TimestampMillisecondArray};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, TimestampMillisecondArray};
+use arrow_buffer::NullBuffer;
 use arrow_schema::Schema;
 use koios_chunk::{Chunk, Starts, encode_histograms};
 use koios_model::{Histogram, Labels, ResetHint, spans_of};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowSelection;
 
-use crate::Result;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_plan::{Piece, Span, plan};
@@ -20,6 +20,7 @@ use crate::schema::{
     COUNT, CUSTOM_BOUNDS, NEGATIVE, NEGATIVE_COUNTS, POSITIVE, POSITIVE_COUNTS, RESET_HINT, SCHEMA,
     START_TIMESTAMP, SUM, TIMESTAMP, ZERO_COUNT, ZERO_THRESHOLD,
 };
+use crate::{Error, Result};
 
 /// Histograms in a chunk: enough that what a chunk costs is little beside them.
 const CHUNK_HISTOGRAMS: usize = 240;
@@ -146,8 +147,51 @@ impl Reading {
 
 /// The columns of a batch.
 struct Rows<'a> {
-    part: &'a PartFile,
     timestamps: &'a [i64],
+    histograms: HistogramRows<'a>,
+    /// None where no sample of the block has one.
+    starts: Option<&'a TimestampMillisecondArray>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(part: &'a PartFile, batch: &'a RecordBatch) -> Result<Self> {
+        let times = |name: &str| {
+            let column = batch.column_by_name(name);
+            let column = column.and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>());
+            column.ok_or_else(|| wrong(part, name))
+        };
+        let timestamps = times(TIMESTAMP)?;
+        if timestamps.null_count() > 0 {
+            return Err(wrong(part, TIMESTAMP));
+        }
+        let has_starts = batch.column_by_name(START_TIMESTAMP).is_some();
+        Ok(Self {
+            timestamps: timestamps.values().as_ref(),
+            histograms: HistogramRows::new(part, |name| batch.column_by_name(name), None)?,
+            starts: has_starts.then(|| times(START_TIMESTAMP)).transpose()?,
+        })
+    }
+
+    /// The start timestamp of a row; 0 for none.
+    fn start(&self, row: usize) -> i64 {
+        let starts = self.starts.filter(|starts| starts.is_valid(row));
+        starts.map_or(0, |starts| starts.value(row))
+    }
+
+    fn histogram(&self, row: usize) -> Result<(i64, Histogram)> {
+        Ok((self.timestamps[row], self.histograms.histogram(row)?))
+    }
+}
+
+fn wrong(part: &PartFile, name: &str) -> Error {
+    part.corrupt(format!(
+        "column {name} is missing, of the wrong type, or has nulls"
+    ))
+}
+
+/// The columns of histograms.
+pub(crate) struct HistogramRows<'a> {
+    part: &'a PartFile,
     hints: &'a [i8],
     schemas: &'a [i8],
     sums: &'a [f64],
@@ -157,8 +201,6 @@ struct Rows<'a> {
     positive: Lists<'a>,
     negative: Lists<'a>,
     bounds: &'a ListArray,
-    /// None where no sample of the block has one.
-    starts: Option<&'a TimestampMillisecondArray>,
 }
 
 /// Indices of buckets and their counts.
@@ -167,37 +209,38 @@ struct Lists<'a> {
     counts: &'a ListArray,
 }
 
-impl<'a> Rows<'a> {
-    fn new(part: &'a PartFile, batch: &'a RecordBatch) -> Result<Self> {
-        let wrong = |name: &str| {
-            part.corrupt(format!(
-                "column {name} is missing, of the wrong type, or has nulls"
-            ))
-        };
+impl<'a> HistogramRows<'a> {
+    /// Of columns by their names, dense but for rows that are `absent` as a whole.
+    pub(crate) fn new(
+        part: &'a PartFile,
+        column: impl Fn(&str) -> Option<&'a ArrayRef>,
+        absent: Option<&NullBuffer>,
+    ) -> Result<Self> {
+        let covered = |nulls: &NullBuffer| absent.is_some_and(|absent| absent.contains(nulls));
         let dense = |name: &str| {
-            let column = batch.column_by_name(name).filter(|c| c.null_count() == 0);
-            column.ok_or_else(|| wrong(name))
+            let column = column(name).filter(|c| c.null_count() == 0 || c.nulls().is_some_and(covered));
+            column.ok_or_else(|| wrong(part, name))
         };
         let small = |name: &str| -> Result<&'a [i8]> {
             let column = dense(name)?.as_primitive_opt::<Int8Type>();
-            column.map(|a| a.values().as_ref()).ok_or_else(|| wrong(name))
+            column
+                .map(|a| a.values().as_ref())
+                .ok_or_else(|| wrong(part, name))
         };
         let floats = |name: &str| -> Result<&'a [f64]> {
             let column = dense(name)?.as_primitive_opt::<Float64Type>();
-            column.map(|a| a.values().as_ref()).ok_or_else(|| wrong(name))
+            column
+                .map(|a| a.values().as_ref())
+                .ok_or_else(|| wrong(part, name))
         };
         let list = |name: &str| -> Result<&'a ListArray> {
             let column = dense(name)?.as_list_opt::<i32>();
             column
                 .filter(|l| l.values().null_count() == 0)
-                .ok_or_else(|| wrong(name))
+                .ok_or_else(|| wrong(part, name))
         };
-        let times = dense(TIMESTAMP)?.as_primitive_opt::<TimestampMillisecondType>();
         Ok(Self {
             part,
-            timestamps: times
-                .map(|a| a.values().as_ref())
-                .ok_or_else(|| wrong(TIMESTAMP))?,
             hints: small(RESET_HINT)?,
             schemas: small(SCHEMA)?,
             sums: floats(SUM)?,
@@ -213,26 +256,14 @@ impl<'a> Rows<'a> {
                 counts: list(NEGATIVE_COUNTS)?,
             },
             bounds: list(CUSTOM_BOUNDS)?,
-            starts: match batch.column_by_name(START_TIMESTAMP) {
-                None => None,
-                Some(c) => Some(
-                    c.as_primitive_opt::<TimestampMillisecondType>()
-                        .ok_or_else(|| wrong(START_TIMESTAMP))?,
-                ),
-            },
         })
     }
 
-    /// The start timestamp of a row; 0 for none.
-    fn start(&self, row: usize) -> i64 {
-        let starts = self.starts.filter(|starts| starts.is_valid(row));
-        starts.map_or(0, |starts| starts.value(row))
-    }
-
-    fn histogram(&self, row: usize) -> Result<(i64, Histogram)> {
+    /// That of a row.
+    pub(crate) fn histogram(&self, row: usize) -> Result<Histogram> {
         let (positive_spans, positive_buckets) = spans_of(self.positive.buckets(self.part, row)?);
         let (negative_spans, negative_buckets) = spans_of(self.negative.buckets(self.part, row)?);
-        let histogram = Histogram {
+        Ok(Histogram {
             reset_hint: match self.hints[row] {
                 1 => ResetHint::Reset,
                 2 => ResetHint::NotReset,
@@ -249,8 +280,7 @@ impl<'a> Rows<'a> {
             positive_buckets,
             negative_buckets,
             custom_bounds: floats_of(self.bounds, row).unwrap_or_default(),
-        };
-        Ok((self.timestamps[row], histogram))
+        })
     }
 }
 

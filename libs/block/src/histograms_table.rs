@@ -21,7 +21,7 @@ use crate::{BlockId, Result};
 /// Rows of a row group; its pages have fewer, as histograms are large.
 const GROUP_ROWS: usize = 32 * 1024;
 /// A row group ends with fewer of them when their buckets take so many bytes, which wait in memory until then.
-const GROUP_BYTES: usize = 16 << 20;
+pub(crate) const GROUP_BYTES: usize = 16 << 20;
 /// What a bucket takes: its index and its count.
 const BUCKET_BYTES: usize = size_of::<i32>() + size_of::<f64>();
 const PAGE_ROWS: usize = 1024;
@@ -39,6 +39,12 @@ pub(crate) struct HistogramsWriter {
 struct Columns {
     series: Vec<u32>,
     timestamps: Vec<i64>,
+    histograms: HistogramColumns,
+}
+
+/// Histograms as the columns of [`crate::schema::histogram_fields`].
+#[derive(Default)]
+pub(crate) struct HistogramColumns {
     hints: Vec<i8>,
     schemas: Vec<i8>,
     sums: Vec<f64>,
@@ -91,7 +97,7 @@ impl HistogramsWriter {
             if let Some(column) = &mut self.starts {
                 column.push(*t, starts);
             }
-            if self.columns.series.len() >= GROUP_ROWS || self.columns.bytes >= GROUP_BYTES {
+            if self.columns.series.len() >= GROUP_ROWS || self.columns.histograms.bytes() >= GROUP_BYTES {
                 self.end_group()?;
             }
         }
@@ -127,6 +133,24 @@ impl Columns {
     fn push(&mut self, id: u32, t: i64, h: &Histogram) {
         self.series.push(id);
         self.timestamps.push(t);
+        self.histograms.push(h);
+    }
+
+    fn finish(self) -> Vec<ArrayRef> {
+        let times = TimestampMillisecondArray::from(self.timestamps).with_timezone("UTC");
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from(self.series)), Arc::new(times)];
+        columns.extend(self.histograms.finish());
+        columns
+    }
+}
+
+impl HistogramColumns {
+    /// What buckets and bounds take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, h: &Histogram) {
         self.hints.push(hint_number(h.reset_hint));
         // Of schemas only these few exist.
         self.schemas.push(h.schema as i8);
@@ -146,12 +170,10 @@ impl Columns {
         self.bytes += buckets * BUCKET_BYTES + size_of_val(h.custom_bounds.as_slice());
     }
 
-    fn finish(self) -> Vec<ArrayRef> {
+    /// At least one must have been pushed.
+    pub(crate) fn finish(self) -> Vec<ArrayRef> {
         let floats = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
-        let times = TimestampMillisecondArray::from(self.timestamps).with_timezone("UTC");
         let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt32Array::from(self.series)),
-            Arc::new(times),
             Arc::new(Int8Array::from(self.hints)),
             Arc::new(Int8Array::from(self.schemas)),
             floats(self.sums),

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod columns;
+mod summaries;
 
 fn writer() -> BlockWriter {
     writer_with(layout())

@@ -10,7 +10,7 @@ use koios_runtime::Cpu;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use crate::cache::BlockCache;
-use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS};
+use crate::chunk_read::{ChunkRead, HISTOGRAM_ROWS, Summaries};
 use crate::exemplars::{self, SeriesExemplars};
 use crate::group_rows::GroupRows;
 use crate::held_cells::HeldCells;
@@ -80,6 +80,8 @@ pub struct BlockReader {
     pub(crate) exemplars: Option<PartFile>,
     /// Whether the samples of series that are looked for will be read.
     samples_follow: bool,
+    /// Whether summaries are read with the sums of their histograms.
+    histogram_sums: bool,
 }
 
 impl BlockReader {
@@ -114,6 +116,7 @@ impl BlockReader {
             exemplars,
             meta,
             samples_follow: false,
+            histogram_sums: false,
         })
     }
 
@@ -122,6 +125,13 @@ impl BlockReader {
     #[must_use]
     pub fn with_samples_to_follow(mut self) -> Self {
         self.samples_follow = true;
+        self
+    }
+
+    /// The same block, whose summaries are read with the sums of their histograms, or without: these are large, and few need them.
+    #[must_use]
+    pub fn with_histogram_sums(mut self, wanted: bool) -> Self {
+        self.histogram_sums = wanted;
         self
     }
 
@@ -245,19 +255,23 @@ impl BlockReader {
         ChunkRead::new(
             self.samples_table(),
             self.histograms.clone(),
-            self.meta.resolution_ms != 0,
+            (self.meta.resolution_ms != 0).then_some(Summaries {
+                resolution_ms: self.meta.resolution_ms,
+                sums: self.histogram_sums,
+            }),
             series,
             range,
         )
     }
 
-    /// All summaries of series of a downsampled block, in its order, as chunks, one entry for each series.
+    /// All summaries of series of a downsampled block, in its order and with the sums of histograms, as chunks, one entry for each
+    /// series.
     ///
     /// # Errors
     /// As [`Self::read_chunks`].
     pub async fn read_summaries(&self, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
         let with: Vec<BlockSeries> = series.iter().filter(|s| s.row_count > 0).cloned().collect();
-        let mut read = read_summaries(&self.samples, &with).await?.into_iter();
+        let mut read = read_summaries(&self.samples, &with, true).await?.into_iter();
         let of = |s: &BlockSeries| match s.row_count {
             0 => Vec::new(),
             _ => read.next().unwrap_or_default(),

@@ -8,7 +8,7 @@ use arrow_schema::Schema;
 use futures::future::{join, try_join};
 use koios_model::TimeRange;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::RowSelection;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 
@@ -82,9 +82,14 @@ fn times_of(choices: &[GroupChoice]) -> Vec<Range<u64>> {
     rows_of_times(choices.iter().flat_map(|choice| &choice.chosen))
 }
 
-/// The same of all columns of a part whose series have all that they need in rows of their own.
-pub(crate) async fn fetch_rows(part: &PartFile, spans: Vec<Span<'_>>) -> Result<()> {
+/// The same of a part whose series have all that they need in rows of their own.
+pub(crate) async fn fetch_rows(
+    part: &PartFile,
+    spans: Vec<Span<'_>>,
+    columns: impl FnOnce(&ArrowReaderMetadata) -> ProjectionMask,
+) -> Result<()> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
+    let columns = columns(&footer);
     let plans = plan(part, &footer, spans.into_iter())?;
     for plans in plans.chunks(GROUPS_TOGETHER) {
         let groups: Vec<u32> = plans.iter().map(|plan| plan.group).collect();
@@ -95,7 +100,7 @@ pub(crate) async fn fetch_rows(part: &PartFile, spans: Vec<Span<'_>>) -> Result<
             let rows = pieces.iter().map(|p| p.rows.start as usize..p.rows.end as usize);
             GroupRead {
                 group: *group,
-                columns: ProjectionMask::all(),
+                columns: columns.clone(),
                 selection: Some(RowSelection::from_consecutive_ranges(rows, total)),
             }
         };

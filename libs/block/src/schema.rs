@@ -43,6 +43,8 @@ pub(crate) const START_TIMESTAMP: &str = "start_timestamp";
 pub(crate) const FIRST_TIMESTAMP: &str = "first_timestamp";
 pub(crate) const HISTOGRAMS: &str = "histograms";
 pub(crate) const AGGREGATES: [&str; 6] = ["first", "last", "sum", "min", "max", "resets"];
+/// Of summaries, where there are histograms: their sum.
+pub(crate) const HISTOGRAM_SUM: &str = "histogram_sum";
 
 pub(crate) const RESET_HINT: &str = "reset_hint";
 pub(crate) const SCHEMA: &str = "schema";
@@ -115,8 +117,8 @@ pub(crate) fn float_of(aggregate: &str) -> String {
     format!("{aggregate}_float")
 }
 
-/// Columns of `samples-5m.parquet` and `samples-1h.parquet`.
-pub(crate) fn summaries_schema() -> SchemaRef {
+/// Columns of `samples-5m.parquet` and `samples-1h.parquet`, and that of the sums of histograms if they may have some.
+pub(crate) fn summaries_schema(histogram_sums: bool) -> SchemaRef {
     let mut fields = vec![
         Field::new(SERIES, DataType::UInt32, false),
         Field::new(FIRST_TIMESTAMP, time_type(), false),
@@ -129,6 +131,7 @@ pub(crate) fn summaries_schema() -> SchemaRef {
         fields.push(Field::new(mantissa_of(name), DataType::Int64, true));
         fields.push(Field::new(float_of(name), DataType::Float64, true));
     }
+    fields.extend(histogram_sums.then(|| Field::new_struct(HISTOGRAM_SUM, histogram_fields(), true)));
     Arc::new(Schema::new(fields))
 }
 
@@ -139,11 +142,20 @@ pub(crate) fn bucket_fields() -> [Field; 2] {
 
 /// Columns of `histograms.parquet`.
 pub(crate) fn histograms_schema(starts: bool) -> SchemaRef {
+    let mut fields = vec![
+        Field::new(SERIES, DataType::UInt32, false),
+        Field::new(TIMESTAMP, time_type(), false),
+    ];
+    fields.extend(histogram_fields());
+    fields.extend(start_field(starts));
+    Arc::new(Schema::new(fields))
+}
+
+/// What a histogram has.
+pub(crate) fn histogram_fields() -> Vec<Field> {
     let [indices, counts] = bucket_fields().map(|field| DataType::List(Arc::new(field)));
     let column = |name, kind: &DataType| Field::new(name, kind.clone(), false);
     let mut fields = vec![
-        column(SERIES, &DataType::UInt32),
-        column(TIMESTAMP, &time_type()),
         column(RESET_HINT, &DataType::Int8),
         column(SCHEMA, &DataType::Int8),
     ];
@@ -153,8 +165,7 @@ pub(crate) fn histograms_schema(starts: bool) -> SchemaRef {
         fields.push(column(name_of_counts, &counts));
     }
     fields.push(column(CUSTOM_BOUNDS, &counts));
-    fields.extend(start_field(starts));
-    Arc::new(Schema::new(fields))
+    fields
 }
 
 /// A MAP of labels.

@@ -4,20 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::builder::{Float64Builder, Int64Builder};
-use arrow_array::{ArrayRef, Int8Array, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{ArrayRef, Int8Array, StructArray, TimestampMillisecondArray, UInt32Array};
+use arrow_buffer::NullBuffer;
+use arrow_schema::ArrowError;
 use bytes::Bytes;
 use koios_chunk::decimal;
-use koios_model::Summary;
 use koios_model::summary::{greater, lesser};
+use koios_model::{Histogram, Summary};
 use parquet::basic::Encoding;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::histograms_table::{GROUP_BYTES, HistogramColumns};
 use crate::part_writer::{PartWriter, base_properties, small_delta_blocks};
 use crate::schema::{
-    AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, SERIES, TIMESTAMP, float_of, mantissa_of,
-    summaries_schema,
+    AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, SERIES, TIMESTAMP, float_of, histogram_fields,
+    mantissa_of, summaries_schema,
 };
 use crate::writer::Layout;
 use crate::{BlockId, Result};
@@ -69,6 +72,8 @@ pub(crate) struct SummariesWriter {
     rows: u64,
     group: usize,
     columns: Columns,
+    /// Whether there is a column of sums of histograms.
+    sums: bool,
 }
 
 #[derive(Default)]
@@ -80,6 +85,15 @@ struct Columns {
     histograms: Vec<u32>,
     exponents: Vec<i8>,
     aggregates: [(Int64Builder, Float64Builder); AGGREGATES.len()],
+    /// None where the block has no such column.
+    sums: Option<Sums>,
+}
+
+/// Sums of histograms, which not every summary has.
+#[derive(Default)]
+struct Sums {
+    histograms: HistogramColumns,
+    valid: Vec<bool>,
 }
 
 impl fmt::Debug for SummariesWriter {
@@ -92,15 +106,16 @@ impl fmt::Debug for SummariesWriter {
 }
 
 impl SummariesWriter {
-    pub(crate) fn new(block: BlockId, part: &'static str, layout: Layout) -> Result<Self> {
+    pub(crate) fn new(block: BlockId, part: &'static str, layout: Layout, sums: bool) -> Result<Self> {
         let properties = properties(block, part, layout)?;
         Ok(Self {
             part,
             group_rows: layout.group_rows.max(1),
-            file: PartWriter::new(block, part, summaries_schema(), properties)?,
+            file: PartWriter::new(block, part, summaries_schema(sums), properties)?,
             rows: 0,
             group: 0,
-            columns: Columns::default(),
+            columns: Columns::new(sums),
+            sums,
         })
     }
 
@@ -113,7 +128,10 @@ impl SummariesWriter {
         self.columns.push(id, summaries);
         self.rows += summaries.len() as u64;
         self.group += summaries.len();
-        if self.columns.series.len() >= BATCH_ROWS {
+        let sums = self.columns.sums.as_ref();
+        if self.columns.series.len() >= BATCH_ROWS
+            || sums.is_some_and(|sums| sums.histograms.bytes() >= GROUP_BYTES)
+        {
             self.write_batch()?;
         }
         Ok(first_row)
@@ -123,8 +141,8 @@ impl SummariesWriter {
         if self.columns.series.is_empty() {
             return Ok(());
         }
-        let columns = std::mem::take(&mut self.columns).finish();
-        self.file.write(columns)
+        let columns = std::mem::replace(&mut self.columns, Columns::new(self.sums)).finish();
+        self.file.write(columns.map_err(|e| self.file.error(e))?)
     }
 
     fn end_group(&mut self) -> Result<()> {
@@ -149,6 +167,13 @@ impl SummariesWriter {
 }
 
 impl Columns {
+    fn new(sums: bool) -> Self {
+        Self {
+            sums: sums.then(Sums::default),
+            ..Self::default()
+        }
+    }
+
     fn push(&mut self, id: u32, summaries: &[Summary]) {
         let table: Vec<_> = summaries.iter().map(written).collect();
         let all: Vec<f64> = table.iter().flatten().copied().flatten().collect();
@@ -165,10 +190,13 @@ impl Columns {
                 mantissas.append_option(mantissa);
                 floats.append_option(value.filter(|_| mantissa.is_none()));
             }
+            if let Some(sums) = &mut self.sums {
+                sums.push(s.histogram_sum.as_deref());
+            }
         }
     }
 
-    fn finish(self) -> Vec<ArrayRef> {
+    fn finish(self) -> Result<Vec<ArrayRef>, ArrowError> {
         let times = |times: Vec<i64>| -> ArrayRef {
             Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"))
         };
@@ -184,7 +212,25 @@ impl Columns {
             columns.push(Arc::new(mantissas.finish()));
             columns.push(Arc::new(floats.finish()));
         }
-        columns
+        if let Some(sums) = self.sums {
+            columns.push(Arc::new(sums.finish()?));
+        }
+        Ok(columns)
+    }
+}
+
+impl Sums {
+    fn push(&mut self, sum: Option<&Histogram>) {
+        self.valid.push(sum.is_some());
+        match sum {
+            Some(sum) => self.histograms.push(sum),
+            None => self.histograms.push(&Histogram::default()),
+        }
+    }
+
+    fn finish(self) -> Result<StructArray, ArrowError> {
+        let nulls = NullBuffer::from(self.valid);
+        StructArray::try_new(histogram_fields().into(), self.histograms.finish(), Some(nulls))
     }
 }
 

@@ -1,32 +1,48 @@
-//! Reads `samples-5m.parquet` and `samples-1h.parquet`: all summaries of chosen series.
+//! Reads `samples-5m.parquet` and `samples-1h.parquet`: all summaries of chosen series, with the sums of histograms or without.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType, UInt32Type};
-use arrow_array::{Array, Float64Array, Int64Array, RecordBatch};
+use arrow_array::{Array, Float64Array, Int64Array, RecordBatch, StructArray};
 use arrow_schema::Schema;
 use koios_chunk::{Chunk, decimal, encode_summaries};
 use koios_model::{Labels, Summary};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::RowSelection;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 
 use crate::Result;
+use crate::histogram_rows::HistogramRows;
 use crate::part::{GroupRead, PartFile};
 use crate::reader::BlockSeries;
 use crate::row_plan::{Piece, Span, plan};
 use crate::sample_rows::EXPONENT_MAX;
 use crate::schema::{
-    AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAMS, TIMESTAMP, float_of, mantissa_of,
+    AGGREGATES, COUNT, EXPONENT, FIRST_TIMESTAMP, HISTOGRAM_SUM, HISTOGRAMS, TIMESTAMP, float_of, mantissa_of,
 };
 use crate::summaries_table::set_written;
 
 /// Decoded at a time: a row is a hundred bytes then.
 const BATCH_ROWS: usize = 4096;
 
-/// All summaries of series that are in the block's order and have some, as chunks, one entry for each.
-pub(crate) async fn read_summaries(part: &PartFile, series: &[BlockSeries]) -> Result<Vec<Vec<Chunk>>> {
+/// The columns to read: the sums of histograms are as large as all others, and few need them.
+pub(crate) fn summary_columns(footer: &ArrowReaderMetadata, sums: bool) -> ProjectionMask {
+    if sums {
+        return ProjectionMask::all();
+    }
+    let fields = footer.schema().fields().iter().enumerate();
+    let roots = fields.filter(|(_, field)| field.name() != HISTOGRAM_SUM);
+    ProjectionMask::roots(footer.parquet_schema(), roots.map(|(place, _)| place))
+}
+
+/// All summaries of series that are in the block's order and have some, as chunks, one entry for each; with the sums of their
+/// histograms, or without.
+pub(crate) async fn read_summaries(
+    part: &PartFile,
+    series: &[BlockSeries],
+    sums: bool,
+) -> Result<Vec<Vec<Chunk>>> {
     let footer = part.footer(Arc::<Schema>::clone).await?;
     let spans = series.iter().map(|s| Span {
         series: &s.labels,
@@ -46,7 +62,7 @@ pub(crate) async fn read_summaries(part: &PartFile, series: &[BlockSeries]) -> R
         let all_rows: Vec<Range<u64>> = group.pieces.iter().map(|p| p.rows.clone()).collect();
         let read = GroupRead {
             group: group.group,
-            columns: ProjectionMask::all(),
+            columns: summary_columns(&footer, sums),
             selection: Some(RowSelection::from_consecutive_ranges(rows, total)),
         };
         reading.pieces = group.pieces.into_iter();
@@ -126,6 +142,8 @@ struct Rows<'a> {
     histograms: &'a [u32],
     exponents: &'a [i8],
     aggregates: Vec<(&'a Int64Array, &'a Float64Array)>,
+    /// None where they are not read, or the block has none.
+    sums: Option<(&'a StructArray, HistogramRows<'a>)>,
 }
 
 impl<'a> Rows<'a> {
@@ -154,6 +172,11 @@ impl<'a> Rows<'a> {
             let floats = batch.column_by_name(&floats)?.as_primitive_opt::<Float64Type>();
             mantissas.zip(floats)
         });
+        let sums = batch.column_by_name(HISTOGRAM_SUM).map(|column| {
+            let sums = column.as_struct_opt().ok_or_else(|| wrong(HISTOGRAM_SUM))?;
+            let histograms = HistogramRows::new(part, |name| sums.column_by_name(name), sums.nulls())?;
+            Ok((sums, histograms))
+        });
         Ok(Self {
             part,
             first_times: times(FIRST_TIMESTAMP)?,
@@ -166,6 +189,7 @@ impl<'a> Rows<'a> {
             aggregates: aggregates
                 .collect::<Option<_>>()
                 .ok_or_else(|| wrong("of an aggregate"))?,
+            sums: sums.transpose()?,
         })
     }
 
@@ -194,6 +218,14 @@ impl<'a> Rows<'a> {
             return Err(self.part.corrupt("a summary contradicts itself"));
         }
         set_written(&mut summary, numbers);
+        if let Some((_, histograms)) = self.sums.as_ref().filter(|(sums, _)| sums.is_valid(row)) {
+            if summary.histograms == 0 {
+                return Err(self
+                    .part
+                    .corrupt("a summary without histograms has a sum of some"));
+            }
+            summary.histogram_sum = Some(Arc::new(histograms.histogram(row)?));
+        }
         Ok(summary)
     }
 }

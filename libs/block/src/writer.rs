@@ -45,6 +45,8 @@ pub struct BlockOptions {
     pub clean_up_to: u64,
     /// Whether samples may come with start timestamps; if none can, the block has no column for them.
     pub starts: bool,
+    /// Whether summaries may come with sums of native histograms; if none can, the block has no column for them.
+    pub histogram_sums: bool,
     /// How it is laid out.
     pub layout: Layout,
 }
@@ -64,6 +66,7 @@ impl BlockOptions {
             sources: Vec::new(),
             clean_up_to: 0,
             starts: false,
+            histogram_sums: false,
             layout: Layout::default(),
         }
     }
@@ -161,7 +164,12 @@ impl BlockWriter {
             .transpose()?;
         let summaries = match samples_part(options.resolution_ms) {
             Some(SAMPLES_PART) => None,
-            Some(part) => Some(SummariesWriter::new(options.block, part, options.layout)?),
+            Some(part) => Some(SummariesWriter::new(
+                options.block,
+                part,
+                options.layout,
+                options.histogram_sums,
+            )?),
             None => {
                 let reason = format!("there is no resolution of {} ms", options.resolution_ms);
                 return Err(encode_error(options.block, SAMPLES_PART, reason));
@@ -304,6 +312,13 @@ impl BlockWriter {
         }
         if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
+        }
+        let has_sums = summaries.iter().any(|s| s.histogram_sum.is_some());
+        if has_sums && !self.options.histogram_sums {
+            return Err(self.refused(
+                labels,
+                "it has sums of histograms, for which the block has no column",
+            ));
         }
         let (id, count, histogram_count) = (
             self.number(labels, self.rows.len())?,

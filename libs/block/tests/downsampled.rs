@@ -9,7 +9,10 @@ use koios_block::{
     RESOLUTION_1H_MS, RESOLUTION_5M_MS, SAMPLES_1H_PART, SAMPLES_5M_PART, SAMPLES_PART, verify,
 };
 use koios_model::summary::{Downsampled, downsample};
-use koios_model::{Histogram, Labels, Matchers, Sample, Summary, TenantId, TimeRange, stale_nan};
+use koios_model::{
+    CUSTOM_BOUNDS_SCHEMA, Histogram, Labels, Matchers, Sample, Summary, TenantId, TimeRange, spans_of,
+    stale_nan,
+};
 use proptest::prelude::*;
 
 const DAY: i64 = 24 * 3_600_000;
@@ -36,7 +39,12 @@ fn labels(i: usize) -> Labels {
 }
 
 fn written(series: &[Downsampled], resolution_ms: i64) -> Option<BlockParts> {
-    let mut writer = BlockWriter::new(options(resolution_ms)).unwrap();
+    let mut summaries = series.iter().flat_map(|kept| &kept.summaries);
+    let mut writer = BlockWriter::new(BlockOptions {
+        histogram_sums: summaries.any(|s| s.histogram_sum.is_some()),
+        ..options(resolution_ms)
+    })
+    .unwrap();
     for (i, kept) in series.iter().enumerate() {
         writer.push_downsampled(&labels(i), None, kept).unwrap();
     }
@@ -61,10 +69,37 @@ fn any_value() -> impl Strategy<Value = f64> {
     ]
 }
 
+/// Any sum of histograms, or that there is none, or that nobody added them up.
+fn any_sum() -> impl Strategy<Value = Option<Arc<Histogram>>> {
+    let exponential = prop::collection::btree_map(-40i32..40, 0.5f64..99.0, 0..12).prop_map(|buckets| {
+        let (positive_spans, positive_buckets) = spans_of(buckets.clone());
+        let (negative_spans, negative_buckets) = spans_of(buckets.into_iter().skip(2));
+        Histogram {
+            schema: 3,
+            sum: -1.5,
+            count: 7.25,
+            zero_threshold: 0.001,
+            positive_spans,
+            positive_buckets,
+            negative_spans,
+            negative_buckets,
+            ..Histogram::default()
+        }
+    });
+    let custom = Histogram {
+        schema: CUSTOM_BOUNDS_SCHEMA,
+        custom_bounds: vec![1.0, 2.5],
+        ..Histogram::default()
+    };
+    let some = prop_oneof![6 => exponential, 1 => Just(custom), 1 => Just(Histogram::stale())];
+    prop_oneof![4 => some.prop_map(|h| Some(Arc::new(h))), 1 => Just(None)]
+}
+
 fn any_series() -> impl Strategy<Value = Downsampled> {
     let floats = prop::collection::btree_map(0..DAY / 10_000, any_value(), 0..150);
     let histograms = prop::collection::btree_map(0..DAY / 10_000, 0u32..30, 0..6);
-    (floats, histograms).prop_map(|(floats, histograms)| {
+    let sums = prop_oneof![Just(Vec::new()), prop::collection::vec(any_sum(), 6)];
+    (floats, histograms, sums).prop_map(|(floats, histograms, mut sums)| {
         let floats = floats.iter().filter(|(t, _)| !histograms.contains_key(t));
         let floats: Vec<Sample> = floats.map(|(&t, &v)| Sample { t: t * 10_000, v }).collect();
         let histogram = |count: u32| Histogram {
@@ -73,11 +108,15 @@ fn any_series() -> impl Strategy<Value = Downsampled> {
             ..Histogram::default()
         };
         let at = |(t, count): (&i64, &u32)| (t * 10_000, Arc::new(histogram(*count)));
-        downsample(
+        let mut kept = downsample(
             &floats,
             &histograms.iter().map(at).collect::<Vec<_>>(),
             RESOLUTION_5M_MS,
-        )
+        );
+        for summary in kept.summaries.iter_mut().filter(|s| s.histograms > 0) {
+            summary.histogram_sum = sums.pop().flatten();
+        }
+        kept
     })
 }
 
@@ -108,13 +147,17 @@ proptest! {
         runtime.block_on(async {
             let block = open(&parts);
             verify(&block).await.unwrap();
-            // The second time from the cache.
-            for range in [TimeRange::ALL, TimeRange::new(min, min + len), TimeRange::ALL] {
-                let found = read(&block, range).await;
+            // The second time from the cache, with the sums of histograms and without.
+            let some = TimeRange::new(min, min + len);
+            for (range, sums) in [(TimeRange::ALL, true), (some, false), (some, true), (TimeRange::ALL, false)] {
+                let found = read(&block.clone().with_histogram_sums(sums), range).await;
                 for (i, kept) in series.iter().enumerate().filter(|(_, k)| !k.summaries.is_empty()) {
                     let found = &found[&labels(i)];
-                    let wanted: Vec<Summary> =
-                        kept.summaries.iter().copied().filter(|s| s.range().overlaps(&range)).collect();
+                    let mut wanted: Vec<Summary> =
+                        kept.summaries.iter().filter(|s| s.range().overlaps(&range)).cloned().collect();
+                    if !sums {
+                        wanted.iter_mut().for_each(|s| s.histogram_sum = None);
+                    }
                     assert_eq!(found.summaries, wanted);
                     let wanted = kept.histograms.iter().filter(|(t, _)| range.contains(*t));
                     assert!(found.histograms.iter().map(|(t, h)| (t, h.count)).eq(wanted.map(|(t, h)| (t, h.count))));
@@ -167,4 +210,9 @@ async fn a_block_is_downsampled_or_it_is_not() {
     let mut raw = BlockWriter::new(options(0)).unwrap();
     assert!(raw.push_downsampled(&labels(1), None, &kept).is_err());
     assert!(BlockWriter::new(options(60_000)).is_err());
+    // Nor has it sums for which it has no column.
+    let histograms = [(5, Arc::new(Histogram::default()))];
+    let mut kept = downsample(&[], &histograms, RESOLUTION_1H_MS);
+    kept.summaries[0].histogram_sum = Some(Arc::new(Histogram::default()));
+    assert!(downsampled.push_downsampled(&labels(1), None, &kept).is_err());
 }

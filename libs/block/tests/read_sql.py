@@ -1,8 +1,7 @@
-"""Reads a block with DuckDB, by the first statement that a page of the documentation shows, and prints one JSON line per
-series: labels and samples. Values are printed as the hex of their bits. With a number it is that one of the statements that the page shows
-as blocks of `sql`, from 0, which read all blocks of a tenant.
+"""Reads all blocks of a tenant with DuckDB, by one of the statements that a page of the documentation shows as blocks of `sql`, from 0,
+and prints one JSON line per series: labels and samples. Values are printed as the hex of their bits.
 
-usage: read_sql.py <folder> <page> [<number>]
+usage: read_sql.py <folder> <page> <number>
 """
 
 import json
@@ -12,18 +11,6 @@ import sys
 from pathlib import Path
 
 import duckdb
-
-
-def statement(page: Path) -> str:
-    """The first statement of the page, without its condition."""
-    lines = page.read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("    SELECT"))
-    shown = []
-    for line in lines[first:]:
-        if line.strip().startswith("WHERE"):
-            break
-        shown.append(line)
-    return "\n".join(shown)
 
 
 def of_a_bucket(page: Path, number: int) -> str:
@@ -36,9 +23,8 @@ def bits(value: float) -> str:
     return struct.pack(">d", value).hex()
 
 
-def main(folder: Path, page: Path, *number: str) -> None:
-    page = page.resolve()
-    shown = of_a_bucket(page, int(number[0])) if number else statement(page)
+def main(folder: Path, page: Path, number: str) -> None:
+    shown = of_a_bucket(page.resolve(), int(number))
     os.chdir(folder)
     rows = duckdb.sql(
         f"SELECT map_keys(labels), map_values(labels), epoch_ms(timestamp), value FROM ({shown}) ORDER BY 1, 2, 3"
@@ -51,4 +37,4 @@ def main(folder: Path, page: Path, *number: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

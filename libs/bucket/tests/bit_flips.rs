@@ -93,14 +93,21 @@ fn block_of_samples() -> BlockParts {
 
 /// A block with summaries.
 fn block_of_summaries() -> BlockParts {
-    let mut writer = BlockWriter::new(options(2, RESOLUTION_5M_MS)).unwrap();
+    let mut writer = BlockWriter::new(BlockOptions {
+        histogram_sums: true,
+        ..options(2, RESOLUTION_5M_MS)
+    })
+    .unwrap();
     for i in 0..6 {
         let histograms = histograms();
-        let kept = downsample(
+        let mut kept = downsample(
             &floats(i),
             if i == 3 { &histograms } else { &[] },
             RESOLUTION_5M_MS,
         );
+        for summary in kept.summaries.iter_mut().filter(|s| s.histograms > 0) {
+            summary.histogram_sum = Some(Arc::clone(&histograms[0].1));
+        }
         writer.push_downsampled(&series(i), None, &kept).unwrap();
     }
     writer.finish().unwrap().unwrap()

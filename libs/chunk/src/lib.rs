@@ -51,6 +51,8 @@ pub(crate) const VERSION_HISTOGRAMS: u8 = 2;
 pub(crate) const VERSION_STARTS: u8 = 2;
 /// The version byte of chunks of summaries.
 pub(crate) const VERSION_SUMMARIES: u8 = 5;
+/// The same where sums of native histograms are told.
+pub(crate) const VERSION_SUMS: u8 = 6;
 /// Bit of the second byte that says that some samples are not mantissas.
 pub(crate) const FLAG_ESCAPES: u8 = 0x80;
 /// Bits of the second byte that hold the decimal exponent.

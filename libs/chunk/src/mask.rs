@@ -156,8 +156,9 @@ mod tests {
             }
             left
         };
-        assert_eq!(left(150, 155), [all[0], all[1], all[3]]);
-        assert_eq!(left(111, 119), [all[0], all[1], all[3]]);
+        let but_one = [&all[0], &all[1], &all[3]];
+        assert!(left(150, 155).iter().eq(but_one));
+        assert!(left(111, 119).iter().eq(but_one));
         assert_eq!(left(400, 500), all);
         assert_eq!(left(0, 1000), []);
     }

@@ -13,7 +13,7 @@ use crate::histogram::{Described, decoded_bytes as histogram_bytes, read_cells};
 use crate::recent_times::RecentTimes;
 use crate::{
     CHECKSUM_BYTES, EXPONENT_MASK, Error, FLAG_ESCAPES, SAMPLES_MAX, Starts, VERSION, VERSION_HISTOGRAMS,
-    VERSION_STARTS, VERSION_SUMMARIES, summaries,
+    VERSION_STARTS, VERSION_SUMMARIES, VERSION_SUMS, summaries,
 };
 
 /// What a decoded float occupies.
@@ -41,6 +41,8 @@ pub struct Chunk {
     cells: Option<usize>,
     /// Whether it holds summaries instead.
     summaries: bool,
+    /// The sums of native histograms that these tell.
+    sums: Option<Box<Self>>,
 }
 
 impl Chunk {
@@ -63,7 +65,7 @@ impl Chunk {
         let mut c = Cursor::new(content);
         let version = c.u8().ok_or_else(|| malformed(0, "empty"))?;
         let (is_started, kind) = match version {
-            VERSION | VERSION_HISTOGRAMS | VERSION_SUMMARIES => (false, version),
+            VERSION | VERSION_HISTOGRAMS | VERSION_SUMMARIES | VERSION_SUMS => (false, version),
             STARTED | STARTED_HISTOGRAMS => (true, version - VERSION_STARTS),
             _ => return Err(Error::Version { version }),
         };
@@ -80,6 +82,15 @@ impl Chunk {
             true => Some(read_starts_len(&mut c).ok_or_else(|| malformed(c.pos(), STARTS_FLAW))?),
             false => None,
         };
+        let sums = match kind {
+            VERSION_SUMS => {
+                let sums = summaries::parse_sums(&bytes, &mut c);
+                Some(Box::new(
+                    sums.ok_or_else(|| malformed(c.pos(), summaries::SUMS_FLAW))??,
+                ))
+            }
+            _ => None,
+        };
         let body = c.pos();
         Ok(Self {
             starts,
@@ -89,7 +100,8 @@ impl Chunk {
             escapes: header.flags & FLAG_ESCAPES != 0,
             body,
             cells,
-            summaries: kind == VERSION_SUMMARIES,
+            summaries: matches!(kind, VERSION_SUMMARIES | VERSION_SUMS),
+            sums,
             bytes,
         })
     }
@@ -137,7 +149,7 @@ impl Chunk {
         if !self.summaries || !range.overlaps(&self.range) || range.min > range.max {
             return Ok(());
         }
-        summaries::decode(self, self.body, range, out)
+        summaries::decode(self, (self.body, self.sums.as_deref()), range, out)
     }
 
     /// At most how many bytes its samples take, decoded.
@@ -149,7 +161,9 @@ impl Chunk {
         };
         let each = self.cells.map_or(float, histogram_bytes);
         let starts = self.starts.map_or(0, |_| START_BYTES);
-        self.count.saturating_mul(each.saturating_add(starts))
+        let sums = self.sums.as_ref().map_or(0, |sums| sums.decoded_bytes());
+        let samples = self.count.saturating_mul(each.saturating_add(starts));
+        samples.saturating_add(sums)
     }
 
     /// Whether any sample has a start timestamp.

@@ -16,7 +16,7 @@ pub fn bucket_end(t: i64, resolution_ms: i64) -> i64 {
 }
 
 /// What is kept of consecutive samples of one bucket: floats, native histograms, or one stale marker.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Time of the first sample.
     pub first_t: i64,
@@ -39,13 +39,22 @@ pub struct Summary {
     /// What a counter had counted whenever it began anew between the first and the last float: its increase is
     /// `last - first + resets`.
     pub resets: f64,
+    /// The sum of the histograms, as PromQL adds them up; a stale marker where they cannot be added. `None` where there are none,
+    /// and where nobody has added them up.
+    pub histogram_sum: Option<Arc<Histogram>>,
 }
 
 impl PartialEq for Summary {
     /// Bit equality.
     fn eq(&self, other: &Self) -> bool {
         let whole = |s: &Self| (s.first_t, s.last_t, s.count, s.histograms);
-        whole(self) == whole(other) && self.floats().map(f64::to_bits) == other.floats().map(f64::to_bits)
+        let same_sum = match (&self.histogram_sum, &other.histogram_sum) {
+            (Some(a), Some(b)) => a.bits_cmp(b).is_eq(),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        whole(self) == whole(other)
+            && self.floats().map(f64::to_bits) == other.floats().map(f64::to_bits)
+            && same_sum
     }
 }
 
@@ -62,13 +71,12 @@ impl Summary {
             first_t: t,
             last_t: t,
             count: 1,
-            histograms: 0,
             first: v,
             last: v,
             sum: v,
             min: v,
             max: v,
-            resets: 0.0,
+            ..Self::default()
         }
     }
 
@@ -112,19 +120,29 @@ impl Summary {
     }
 
     /// Takes in what overlaps it or follows it: samples that came when the bucket had been summarised. Where times
-    /// interleave, resets are those seen by either.
+    /// interleave, resets are those seen by either. Where both have histograms, these are to be added by who knows how.
     pub fn absorb(&mut self, other: &Self) {
         if other.is_stale() || self.is_stale() {
             if self.is_stale() && !other.is_stale() {
-                *self = *other;
+                *self = other.clone();
             }
             return;
         }
+        let histogram_sum = match (self.histograms, other.histograms) {
+            (_, 0) => self.histogram_sum.take(),
+            (0, _) => other.histogram_sum.clone(),
+            _ => None,
+        };
+        self.absorb_samples(other);
+        self.histogram_sum = histogram_sum;
+    }
+
+    fn absorb_samples(&mut self, other: &Self) {
         if other.count > 0 {
             if self.count == 0 {
                 let histograms = self.histograms;
                 let range = self.range().union(&other.range());
-                *self = *other;
+                *self = other.clone();
                 (self.first_t, self.last_t) = (range.min, range.max);
                 self.histograms = self.histograms.saturating_add(histograms);
                 return;
@@ -170,7 +188,8 @@ pub struct Downsampled {
     pub histograms: Vec<(i64, Arc<Histogram>)>,
 }
 
-/// Downsamples a series: floats and histograms, each strictly ascending in time, none of one at a time of the other.
+/// Downsamples a series: floats and histograms, each strictly ascending in time, none of one at a time of the other. Histograms
+/// are not added up.
 pub fn downsample(
     floats: &[Sample],
     histograms: &[(i64, Arc<Histogram>)],

@@ -67,5 +67,5 @@ pub use queryable::{
 };
 pub use signatures::{FunctionId, Signature};
 pub use steps::Steps;
-pub use summaries::merge_summaries;
+pub use summaries::{add_histograms, merge_summaries, unite_summaries};
 pub use value::{MatrixSeries, QueryOutput, SampleValue, Value, VectorSample};

@@ -27,6 +27,8 @@ pub struct SelectHints {
     pub range_ms: i64,
     /// The function or aggregation right around the selector.
     pub function: Option<&'static str>,
+    /// Whether native histograms are added up over time: of downsampled ones that needs the sums.
+    pub histogram_sums: bool,
     /// The labels the aggregation around the selector groups by (or without).
     pub grouping: Vec<String>,
     /// Whether `grouping` is `by` (else `without`).
@@ -337,7 +339,8 @@ impl Columns {
         let times = self.timestamps.capacity() + self.start_timestamps.capacity();
         let slots = times + self.values.capacity() + self.histograms.capacity();
         let summaries = self.summaries.capacity() * size_of::<Summary>();
-        slots * 8 + summaries + of_column(self.histograms.iter().flatten())
+        let sums = self.summaries.iter().filter_map(|s| s.histogram_sum.as_ref());
+        slots * 8 + summaries + of_column(self.histograms.iter().flatten().chain(sums))
     }
 }
 

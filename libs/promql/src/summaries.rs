@@ -1,10 +1,55 @@
-//! Puts summaries of downsampled samples between the samples of a series.
+//! Puts summaries of downsampled samples between the samples of a series, and adds up the native histograms that they speak for.
 
 use std::sync::Arc;
 
 use koios_model::{Histogram, Sample, Summary, TimeRange};
 
+use crate::histogram::HistogramSum;
 use crate::queryable::Columns;
+
+/// Gives summaries of native histograms their sum, as `sum_over_time` has it, given all histograms that they speak for, ascending in
+/// time. Where it would have none, as they cannot be added, the sum is a stale marker.
+pub fn add_histograms(summaries: &mut [Summary], histograms: &[(i64, Arc<Histogram>)]) {
+    let mut rest = histograms;
+    for summary in summaries.iter_mut().filter(|s| s.histograms > 0) {
+        rest = rest
+            .split_at(rest.partition_point(|(t, _)| *t < summary.first_t))
+            .1;
+        let (of_summary, later) = rest.split_at(rest.partition_point(|(t, _)| *t <= summary.last_t));
+        rest = later;
+        summary.histogram_sum = sum_of(of_summary.iter().map(|(_, h)| h));
+    }
+}
+
+/// The sum of histograms; a stale marker where they cannot be added or one is. `None` where there are none.
+fn sum_of<'a>(mut all: impl Iterator<Item = &'a Arc<Histogram>>) -> Option<Arc<Histogram>> {
+    let first = all.next()?;
+    let Some(second) = all.next() else {
+        return Some(Arc::clone(first));
+    };
+    let mut sum = HistogramSum::new(first);
+    let mut is_stale = first.is_stale();
+    for h in std::iter::once(second).chain(all) {
+        if is_stale || h.is_stale() || sum.push(h).is_err() {
+            is_stale = true;
+            break;
+        }
+    }
+    Some(Arc::new(match is_stale {
+        true => Histogram::stale(),
+        false => sum.value(),
+    }))
+}
+
+/// Takes a summary into one that it overlaps or follows: see [`Summary::absorb`]; of native histograms the sum is that of both.
+pub fn unite_summaries(summary: &mut Summary, other: &Summary) {
+    let sum = match (&summary.histogram_sum, &other.histogram_sum) {
+        (Some(a), Some(b)) if summary.histograms > 0 && other.histograms > 0 => sum_of([a, b].into_iter()),
+        _ => None,
+    };
+    summary.absorb(other);
+    summary.histogram_sum = summary.histogram_sum.take().or(sum);
+}
 
 /// Appends summaries, which ascend and do not overlap, with their ends, and samples of the same time and around to the columns
 /// of a series: see [`Columns::push_summary`]. Floats inside of a summary are spoken for by
@@ -23,7 +68,7 @@ pub fn merge_summaries(summaries: &[Summary], samples: &Columns, range: TimeRang
         while let Some((sample, histogram)) = rows.next_if(|(s, _)| s.t < summary.first_t) {
             points.push(sample, histogram);
         }
-        points.out.push_summary(*summary);
+        points.out.push_summary(summary.clone());
         if summary.count > 0 {
             points.push(first_of(summary), None);
         }

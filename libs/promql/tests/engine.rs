@@ -173,6 +173,23 @@ fn selectors_far_apart_are_read_apart() {
 }
 
 #[test]
+fn sums_of_histograms_are_asked_for_where_any_function_adds_them_up() {
+    for (query, wanted) in [
+        ("http_total + rate(http_total[1m])", false),
+        ("sum_over_time(http_total[1m])", true),
+        ("avg_over_time(http_total[1m]) / rate(http_total[1m])", true),
+        ("http_total + on() sum(sum_over_time(http_total[1m]))", true),
+        ("sum(http_total)", false),
+    ] {
+        let memory = Memory::load(HTTP);
+        let _ = memory.instant(query, 60);
+        let asked = memory.asked.lock();
+        assert_eq!(asked.len(), 1, "{query}");
+        assert_eq!(asked[0].hints.histogram_sums, wanted, "{query}");
+    }
+}
+
+#[test]
 fn i4_a_partial_answer_carries_a_warning_and_says_so() {
     let memory = Memory {
         completeness: Completeness::Partial {

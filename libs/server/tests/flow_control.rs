@@ -67,6 +67,7 @@ fn select() -> StoreSelectRequest {
         range: TimeRange::ALL,
         labels_only: true,
         limit: 0,
+        histogram_sums: false,
     }
 }
 

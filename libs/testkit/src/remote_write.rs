@@ -5,7 +5,9 @@ use koios_model::{Labels, Sample};
 use koios_wire::pb::prometheus as pb;
 use prost::Message;
 
+use crate::differential::wire;
 use crate::http::{Answer, HttpClient};
+use crate::query_gen::data::SentSeries;
 
 /// A request's message.
 pub fn request(series: &[(Labels, Vec<Sample>)]) -> pb::WriteRequest {
@@ -61,13 +63,29 @@ pub async fn push(
     tenant: &str,
     series: &[(Labels, Vec<Sample>)],
 ) -> anyhow::Result<Answer> {
+    send(client, addr, tenant, body(&request(series))).await
+}
+
+/// Pushes series that may have native histograms.
+///
+/// # Errors
+/// As [`push`].
+pub async fn push_mixed(
+    client: &HttpClient,
+    addr: &str,
+    tenant: &str,
+    series: &[SentSeries],
+) -> anyhow::Result<Answer> {
+    let body = wire::body(series, i64::MIN, i64::MAX).unwrap_or_default();
+    send(client, addr, tenant, body).await
+}
+
+async fn send(client: &HttpClient, addr: &str, tenant: &str, body: Bytes) -> anyhow::Result<Answer> {
     let headers = [
         ("content-type", "application/x-protobuf"),
         ("content-encoding", "snappy"),
         ("x-prometheus-remote-write-version", "0.1.0"),
         ("x-scope-orgid", tenant),
     ];
-    client
-        .send("POST", addr, "/api/v1/push", &headers, body(&request(series)))
-        .await
+    client.send("POST", addr, "/api/v1/push", &headers, body).await
 }

@@ -391,6 +391,8 @@ pub struct StoreSelectRequest {
     pub labels_only: bool,
     /// Most series, 0 for no limit.
     pub limit: u64,
+    /// With summaries, the sums of their native histograms.
+    pub histogram_sums: bool,
 }
 
 /// Label names or values from blocks.

@@ -2,9 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use anyhow::{Result, ensure};
-use koios_model::{Labels, Sample};
+use koios_model::{Histogram, Labels, Sample, spans_of};
+use koios_promql::SampleValue;
 use koios_testkit::http::HttpClient;
+use koios_testkit::query_gen::data::SentSeries;
 use koios_testkit::{query, remote_write};
 use support::{all_in_one, eventually, now_ms};
 
@@ -33,6 +37,14 @@ async fn answers(client: &HttpClient, addr: &str, start: i64, extra: &str) -> Re
         "sum_over_time(temperature[1h])",
         "count_over_time(temperature[30m])",
         "last_over_time(temperature[5m])",
+        "histogram_count(sum_over_time(latency_seconds[30m]))",
+        "histogram_sum(sum_over_time(latency_seconds[1h]))",
+        "histogram_quantile(0.9, sum_over_time(latency_seconds[10m]))",
+        "histogram_quantile(0.3, avg_over_time(latency_seconds[30m]))",
+        "histogram_quantile(0.7, rate(latency_seconds[30m]))",
+        "histogram_count(increase(latency_seconds[1h]))",
+        "histogram_count(last_over_time(latency_seconds[5m]))",
+        "count_over_time(latency_seconds[30m])",
     ] {
         let path = format!(
             "/api/v1/query_range?query={}&start={}&end={}&step=300{extra}",
@@ -78,6 +90,34 @@ fn ensure_alike(a: &[query::SeriesMap], b: &[query::SeriesMap], what: &str) -> R
     Ok(())
 }
 
+/// A series of native histograms that begins anew now and then.
+fn latency(i: i64, start: i64) -> SentSeries {
+    let histogram = |n: i64| {
+        let count = ((n * (i + 1)) % (61 * (i + 1))) as f64;
+        let (positive_spans, positive_buckets) =
+            spans_of([(0, count), (2, 2.0 * count), (5, n as f64 / 7.0 % 3.0)]);
+        Histogram {
+            schema: 1,
+            count: 3.0 * count + n as f64 / 7.0 % 3.0,
+            sum: 0.7 * count,
+            zero_threshold: 0.001,
+            positive_spans,
+            positive_buckets,
+            ..Histogram::default()
+        }
+    };
+    let times = (1..=2 * HOUR / 15_000).map(|n| (n, start + n * 15_000 - 1000));
+    SentSeries {
+        labels: vec![
+            ("__name__".to_owned(), "latency_seconds".to_owned()),
+            ("i".to_owned(), i.to_string()),
+        ],
+        samples: times
+            .map(|(n, t)| (t, SampleValue::Histogram(Arc::new(histogram(n)))))
+            .collect(),
+    }
+}
+
 #[tokio::test]
 async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -115,6 +155,9 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
     }
     batch.sort_by(|a, b| a.0.cmp(&b.0));
     let answer = remote_write::push(&client, &koios.http, TENANT, &batch).await?;
+    ensure!(answer.status < 300, "{}", answer.text());
+    let latencies: Vec<_> = (0..3).map(|i| latency(i, start)).collect();
+    let answer = remote_write::push_mixed(&client, &koios.http, TENANT, &latencies).await?;
     ensure!(answer.status < 300, "{}", answer.text());
     let before = answers(&client, &koios.http, start, "").await?;
     let flush = "/ingester/flush?wait=true";

@@ -51,6 +51,7 @@ impl World {
             range,
             labels_only,
             limit: 0,
+            histogram_sums: false,
         };
         let mut stream = self.store.select(request).await.unwrap();
         let mut count = 0;

@@ -116,6 +116,14 @@ impl MaskedBlock {
             ..self
         }
     }
+
+    /// The same, whose summaries are read with the sums of their histograms, or without.
+    pub(crate) fn with_histogram_sums(self, wanted: bool) -> Self {
+        Self {
+            reader: self.reader.with_histogram_sums(wanted),
+            ..self
+        }
+    }
 }
 
 /// The deletions that a block is not clean of, and what of it is too old.

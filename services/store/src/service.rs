@@ -248,7 +248,8 @@ impl StoreService for BlockStore {
         let opened = self.open(wanted, subject).await;
         let blocks = opened.map_err(|e| self.metrics.failed(e))?;
         let held = HeldCells::new(&self.held);
-        let blocks: Vec<_> = blocks.into_iter().map(|block| block.with_held(&held)).collect();
+        let with = |block: MaskedBlock| block.with_held(&held).with_histogram_sums(request.histogram_sums);
+        let blocks: Vec<_> = blocks.into_iter().map(with).collect();
         let mut bounds = self.bounds;
         let left = match request.limit {
             0 => u64::MAX,

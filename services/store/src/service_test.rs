@@ -102,6 +102,7 @@ impl World {
             range: TimeRange::ALL,
             labels_only: false,
             limit: 0,
+            histogram_sums: false,
         }
     }
 

@@ -164,6 +164,7 @@ impl World {
             range,
             labels_only,
             limit: 0,
+            histogram_sums: false,
         };
         self.store.select(request).await.unwrap()
     }

@@ -101,6 +101,16 @@ pub(super) fn avg_over_time(all: &[Arc<Histogram>], s: &mut StepInfo<'_>) -> Poi
     over_time(all, Combined::Mean, s)
 }
 
+/// Notes that custom bounds differ.
+pub(super) fn note_bounds<'h>(all: impl Iterator<Item = &'h Arc<Histogram>>, s: &mut StepInfo<'_>) {
+    let mut custom = all.filter(|h| histogram::uses_custom_buckets(h));
+    let first = custom.next();
+    if custom.any(|h| first.is_some_and(|first| first.custom_bounds != h.custom_bounds)) {
+        s.annotations
+            .mismatched_custom_buckets(HistogramOperation::Aggregation, s.first_span);
+    }
+}
+
 /// A number that says something about each histogram.
 pub(super) fn statistic(
     function: FunctionId,
@@ -128,6 +138,13 @@ pub(super) fn statistic(
 pub(super) fn scaled(h: &Histogram, factor: f64) -> Histogram {
     let mut out = h.clone();
     histogram::scale(&mut out, factor);
+    out
+}
+
+/// A fraction.
+pub(super) fn divided(h: &Histogram, divisor: f64) -> Histogram {
+    let mut out = h.clone();
+    histogram::divide(&mut out, divisor);
     out
 }
 

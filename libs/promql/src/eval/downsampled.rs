@@ -4,9 +4,12 @@
 //! the summary itself. A summary is counted to the window that its last sample lies in, so that windows which share no
 //! sample share no summary either; where a counter's window cuts one, its increase is divided by time.
 
-use koios_model::Summary;
-use koios_model::summary::{greater, lesser};
+use std::sync::Arc;
 
+use koios_model::summary::{greater, lesser};
+use koios_model::{Histogram, Summary};
+
+use super::aggregate_histogram;
 use super::range_call::Kernel;
 use super::rate::{RateKind, Sampled, factor_of};
 use super::rate_histogram;
@@ -81,13 +84,17 @@ fn begun<'r>(runs: &'r [Summary], s: &StepInfo<'_>) -> Option<&'r Summary> {
 }
 
 /// What a window adds up to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Total {
     floats: f64,
     histograms: f64,
     sum: Kahan,
     min: f64,
     max: f64,
+    /// The sums of the histograms of summaries, and histograms by themselves.
+    histogram_sums: Vec<Arc<Histogram>>,
+    /// Whether of any summary the sum is not known.
+    unsummed: bool,
 }
 
 impl Default for Total {
@@ -98,11 +105,26 @@ impl Default for Total {
             sum: Kahan::default(),
             min: f64::NAN,
             max: f64::NAN,
+            histogram_sums: Vec::new(),
+            unsummed: false,
         }
     }
 }
 
 impl Total {
+    /// Adds a summary of histograms, or a share of one.
+    fn add_histograms(&mut self, run: &Summary, share: f64) {
+        self.histograms += f64::from(run.histograms) * share;
+        match &run.histogram_sum {
+            Some(sum) if share < 1.0 && !sum.is_stale() => {
+                let part = aggregate_histogram::scaled(sum, share);
+                self.histogram_sums.push(Arc::new(part));
+            }
+            Some(sum) => self.histogram_sums.push(Arc::clone(sum)),
+            None => self.unsummed = true,
+        }
+    }
+
     fn add(&mut self, count: f64, sum: f64, min: f64, max: f64) {
         self.floats += count;
         self.sum = self.sum.plus(sum);
@@ -124,12 +146,15 @@ impl Total {
             }
         }
         let mut at = runs.iter().peekable();
-        for &t in window.ht {
+        for (&t, h) in window.ht.iter().zip(window.h) {
             while at.next_if(|r| r.last_t < t).is_some() {}
             match at.peek().filter(|r| r.first_t <= t && r.histograms > 0) {
-                Some(r) if r.last_t == t => total.histograms += f64::from(r.histograms),
+                Some(r) if r.last_t == t => total.add_histograms(r, 1.0),
                 Some(_) => {}
-                None => total.histograms += 1.0,
+                None => {
+                    total.histograms += 1.0;
+                    total.histogram_sums.push(Arc::clone(h));
+                }
             }
         }
         if total.floats + total.histograms == 0.0
@@ -138,7 +163,9 @@ impl Total {
             // The window is narrower than what is known: it has its share.
             let lasted = run.last_t.saturating_sub(run.first_t) as f64;
             let share = s.end.saturating_sub(s.start.max(run.first_t)) as f64 / lasted;
-            total.histograms = f64::from(run.histograms) * share;
+            if run.histograms > 0 {
+                total.add_histograms(run, share);
+            }
             if run.count > 0 {
                 total.add(f64::from(run.count) * share, run.sum * share, run.min, run.max);
             }
@@ -164,9 +191,7 @@ fn aggregated(window: Samples<'_>, runs: &[Summary], function: FunctionId, s: &m
             return Point::Absent;
         }
         if sums {
-            s.annotations
-                .downsampled_histograms(function.name(), s.labels.metric_name(), s.span);
-            return Point::Absent;
+            return aggregated_histograms(window, &total, function, s);
         }
         if total.floats > 0.0 {
             s.histograms_ignored();
@@ -185,6 +210,35 @@ fn aggregated(window: Samples<'_>, runs: &[Summary], function: FunctionId, s: &m
         FunctionId::MinOverTime => total.min,
         _ => total.max,
     })
+}
+
+/// The sum or the mean of all histograms of a window, by the sums of its summaries.
+fn aggregated_histograms(
+    window: Samples<'_>,
+    total: &Total,
+    function: FunctionId,
+    s: &mut StepInfo<'_>,
+) -> Point {
+    if total.unsummed {
+        s.annotations
+            .downsampled_histograms(function.name(), s.labels.metric_name(), s.span);
+        return Point::Absent;
+    }
+    if total.histogram_sums.iter().any(|h| h.is_stale()) {
+        s.incompatible();
+        return Point::Absent;
+    }
+    let Point::Histogram(sum) = aggregate_histogram::sum_over_time(&total.histogram_sums, s) else {
+        return Point::Absent;
+    };
+    // What differs between the histograms of one summary shows in those that are kept beside their sum.
+    aggregate_histogram::note_bounds(window.h.iter().chain(&total.histogram_sums), s);
+    match function {
+        FunctionId::AvgOverTime => {
+            Point::Histogram(Arc::new(aggregate_histogram::divided(&sum, total.histograms)))
+        }
+        _ => Point::Histogram(sum),
+    }
 }
 
 fn rate(

@@ -9,6 +9,7 @@ use super::{Buckets, InfoSource, Planner, Scope, SelectNode, millis, nth_argumen
 use crate::ast::{Ast, Expr, ExprRef, RangeEdges, VectorSelector};
 use crate::error::QueryError;
 use crate::queryable::{SelectHints, SelectRequest};
+use crate::signatures::FunctionId;
 
 impl Planner {
     pub(super) fn select(
@@ -76,6 +77,7 @@ impl Planner {
             step_ms: scope.step_ms,
             range_ms,
             function: scope.function,
+            histogram_sums: range_ms > 0 && scope.function.is_some_and(adds_up),
             grouping: grouping.to_vec(),
             by,
             ..SelectHints::default()
@@ -181,6 +183,12 @@ pub(crate) fn info_name_matchers(written: Vec<Matcher>) -> Result<Vec<Matcher>, 
     Ok(std::iter::once(any_info).chain(written).collect())
 }
 
+/// Whether a function adds up native histograms over time.
+fn adds_up(function: &str) -> bool {
+    let sums = [FunctionId::SumOverTime, FunctionId::AvgOverTime];
+    sums.iter().any(|f| f.name() == function)
+}
+
 /// Widens a read so that it serves one more selector; hints that do not fit both are dropped.
 fn share(request: &mut SelectRequest, range: TimeRange, hints: &SelectHints) {
     request.range = request.range.union(&range);
@@ -196,6 +204,7 @@ fn share(request: &mut SelectRequest, range: TimeRange, hints: &SelectHints) {
     if kept.function != hints.function {
         kept.function = None;
     }
+    kept.histogram_sums |= hints.histogram_sums;
     if kept.grouping != hints.grouping || kept.by != hints.by {
         kept.grouping.clear();
         kept.by = false;

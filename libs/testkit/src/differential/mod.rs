@@ -22,7 +22,7 @@ mod peers;
 mod run;
 mod shrink;
 mod site;
-mod wire;
+pub(crate) mod wire;
 
 pub use answer::{Answer, Difference, Failure, Point, PointValue, Success};
 pub use histogram::HistogramValue;

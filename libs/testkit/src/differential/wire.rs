@@ -70,7 +70,7 @@ struct BucketSpan {
 }
 
 /// The compressed body of a request with the samples of a time range, both ends included; nothing when there are none.
-pub(super) fn body(series: &[SentSeries], from_ms: i64, to_ms: i64) -> Option<Bytes> {
+pub(crate) fn body(series: &[SentSeries], from_ms: i64, to_ms: i64) -> Option<Bytes> {
     let timeseries: Vec<TimeSeries> = series
         .iter()
         .map(|series| time_series(series, from_ms, to_ms))

@@ -434,6 +434,7 @@ pub(super) fn select_to_pb(r: &StoreSelectRequest) -> v1::StoreSelectRequest {
         range: Some(range_to_pb(r.range)),
         labels_only: r.labels_only,
         limit: r.limit,
+        histogram_sums: r.histogram_sums,
     }
 }
 
@@ -446,6 +447,7 @@ pub(super) fn select_from_pb(r: v1::StoreSelectRequest) -> Result<StoreSelectReq
         range: range_from_pb(r.range)?,
         labels_only: r.labels_only,
         limit: r.limit,
+        histogram_sums: r.histogram_sums,
     })
 }
 

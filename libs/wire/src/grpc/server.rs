@@ -364,6 +364,7 @@ mod tests {
             range: TimeRange::ALL,
             labels_only: false,
             limit: 0,
+            histogram_sums: false,
         });
         rpc.select(Request::new(request)).await.unwrap().into_inner()
     }

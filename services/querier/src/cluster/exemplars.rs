@@ -162,6 +162,7 @@ impl Cluster {
             range,
             labels_only: true,
             limit: 0,
+            histogram_sums: false,
         };
         let found = self.asker(budget).exemplars(&request).await;
         let found = found.map_err(|e| self.blocks_failed(tenant, e))?;

@@ -200,8 +200,9 @@ const SAMPLE_BYTES: usize = size_of::<Sample>();
 /// What a decoded start timestamp occupies: with its time, the times it is told by, and in its column.
 const START_BYTES: usize = 2 * size_of::<(i64, i64)>() + size_of::<i64>();
 
-/// Summaries are decoded, united, and then a column.
-const SUMMARY_COPIES: usize = 3;
+/// What a summary takes beside its decoded form: united with others, in its column, and its ends as samples. The copies share the sums
+/// of histograms.
+const SUMMARY_COPIES_BYTES: usize = 2 * size_of::<Summary>() + 2 * SAMPLE_BYTES;
 
 /// How many samples runs that overlap a range have.
 fn samples_in(runs: &[KeptRun], range: TimeRange) -> usize {
@@ -345,7 +346,7 @@ impl SeriesData for MergedData {
             .summaries
             .iter()
             .filter(|run| run.time_range().overlaps(&range))
-            .map(|run| run.decoded_bytes() * SUMMARY_COPIES + run.count() * 2 * SAMPLE_BYTES)
+            .map(|run| run.decoded_bytes() + run.count() * SUMMARY_COPIES_BYTES)
             .sum();
         // Beside them samples are decoded first, too.
         let copies = if summaries == 0 { copies } else { copies + 1 };

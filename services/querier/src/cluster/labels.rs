@@ -57,6 +57,7 @@ impl Cluster {
             range: *range,
             labels_only: true,
             limit: selection.wanted.limit as u64,
+            histogram_sums: false,
         };
         let names = self.asker(found.budget()).labels(&request, name).await;
         let names = names.map_err(|e| self.blocks_failed(tenant, e))?;

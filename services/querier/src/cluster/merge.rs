@@ -88,6 +88,8 @@ pub(crate) struct Wanted {
     pub(crate) shard: Option<(u32, u32)>,
     /// How coarse their data may be.
     pub(crate) coarseness: Coarseness,
+    /// With summaries, the sums of their native histograms.
+    pub(crate) histogram_sums: bool,
     /// What of them is too old.
     pub(crate) expiry: Expiry,
     /// The version of the manifest that all selectors of the query are read as of.

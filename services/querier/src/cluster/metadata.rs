@@ -144,6 +144,7 @@ impl Cluster {
             range,
             labels_only: true,
             limit: 0,
+            histogram_sums: false,
         };
         let asker = self.asker(budget).without_waiting();
         let found = asker.metadata(&request).await;

@@ -235,6 +235,7 @@ impl Cluster {
                         range: selection.range,
                         labels_only: selection.labels_only,
                         limit: limit_of(&selection.wanted, budget),
+                        histogram_sums: selection.wanted.histogram_sums,
                     };
                     let feed = BlockFeed::new(self.asker(budget), request);
                     feeds.push(Feed::Blocks(Box::new(feed)));

@@ -65,6 +65,7 @@ impl Queryable for ClusterQueryable {
                     step_ms: req.hints.step_ms,
                     range_ms: req.hints.range_ms,
                 },
+                histogram_sums: req.hints.histogram_sums,
                 pin: self.pin.clone().unwrap_or_default(),
                 ..Wanted::default()
             },

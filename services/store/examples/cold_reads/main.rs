@@ -203,6 +203,7 @@ impl World {
             range,
             labels_only: false,
             limit: 0,
+            histogram_sums: false,
         };
         let mut stream = store.select(request).await.unwrap();
         let mut series = 0;

@@ -23,6 +23,7 @@ mod crashing;
 mod deleting;
 mod downsampled;
 mod exemplars;
+mod histograms;
 mod losing;
 mod retaining;
 mod unreadable;
@@ -229,6 +230,7 @@ impl World {
             range: TimeRange::ALL,
             labels_only: false,
             limit: 0,
+            histogram_sums: true,
         };
         read(&store, request).await.unwrap()
     }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use koios_block::{
-    BlockMerge, BlockMeta, BlockOptions, BlockSeries, BlockWriter, Deletion, Layout, MergedSeries,
+    BlockMerge, BlockMeta, BlockOptions, BlockSeries, BlockWriter, Deletion, HISTOGRAMS_PART, Layout,
+    MergedSeries,
 };
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_chunk::Chunk;
 use koios_model::summary::{Downsampled, downsample};
 use koios_model::{Expiry, Matchers, Summary, TimeRange};
+use koios_promql::add_histograms;
 
 use super::deletions;
 use super::downsample_plan::DownsampleJob;
@@ -143,7 +145,9 @@ impl Merger {
         partitions.sort_unstable();
         partitions.dedup();
         let level = job.inputs.iter().map(|b| b.level).max().unwrap_or(0);
+        let mut parts = job.inputs.iter().flat_map(|b| &b.parts);
         BlockOptions {
+            histogram_sums: parts.any(|part| part.name == HISTOGRAMS_PART),
             partitions,
             epoch,
             resolution_ms,
@@ -227,6 +231,7 @@ impl Merger {
             resolution_ms: block.resolution_ms,
             level: block.level,
             sources: reader.meta().sources.clone(),
+            histogram_sums: block.parts.iter().any(|part| part.name == HISTOGRAMS_PART),
             clean_up_to,
             layout: Layout::compacted(),
             ..BlockOptions::new(self.name(), manifest.tenant.clone(), block.window)
@@ -320,7 +325,8 @@ fn push_all(mut outs: Vec<Out>, batch: &[MergedSeries]) -> koios_block::Result<V
     for out in &mut outs {
         let Some(open) = &mut out.open else { continue };
         for series in batch {
-            let kept = downsample(&series.samples, &series.histograms, out.resolution_ms);
+            let mut kept = downsample(&series.samples, &series.histograms, out.resolution_ms);
+            add_histograms(&mut kept.summaries, &series.histograms);
             let spoken_for = kept.summaries.iter().map(|s| match s.is_stale() {
                 true => 1,
                 false => u64::from(s.count) + u64::from(s.histograms),

@@ -101,6 +101,7 @@ impl BlockFeed {
                     range: request.range,
                     labels_only: request.labels_only,
                     limit: request.limit,
+                    histogram_sums: request.histogram_sums,
                 },
                 silent: Vec::new(),
             },

@@ -37,6 +37,8 @@ pub(crate) struct BlockRequest {
     pub(crate) range: TimeRange,
     pub(crate) labels_only: bool,
     pub(crate) limit: u64,
+    /// With summaries, the sums of their native histograms.
+    pub(crate) histogram_sums: bool,
 }
 
 impl BlockRequest {

@@ -44,6 +44,7 @@ impl World {
             range: day,
             labels_only: false,
             limit: 0,
+            histogram_sums: false,
         };
         read(&store, request).await.unwrap()
     }

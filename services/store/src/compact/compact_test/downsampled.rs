@@ -8,9 +8,9 @@ use koios_wire::StoreItem;
 
 use super::*;
 
-const DAYS: u64 = 24 * 3600;
+pub(super) const DAYS: u64 = 24 * 3600;
 
-fn world(seed: u64) -> World {
+pub(super) fn world(seed: u64) -> World {
     let mut world = World::new(seed);
     world.settings.downsampling = CompactionSettings::default().downsampling;
     world.settings.retention = Duration::from_secs(40 * DAYS);
@@ -46,6 +46,7 @@ pub(super) async fn summaries_in(world: &World, blocks: Vec<String>) -> BTreeMap
         range: TimeRange::ALL,
         labels_only: false,
         limit: 0,
+        histogram_sums: true,
     };
     let mut stream = store.select(request).await.unwrap();
     let mut found = BTreeMap::<Labels, Vec<Summary>>::new();

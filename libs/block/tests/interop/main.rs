@@ -1,7 +1,10 @@
 //! Another engine reads a block as the tables it is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod page;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -105,15 +108,6 @@ fn pyarrow_reads_the_same_series_and_the_same_bits() {
         let read = printed(&read_by("read_block.py", &[], &write(1, layout, &model)));
         assert_eq!(bits(&read), bits(&model));
     }
-}
-
-#[test]
-fn duckdb_reads_the_same_by_the_sql_of_the_format_page() {
-    let model = model();
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/formats/block.md");
-    let page = page.to_str().unwrap();
-    let read = printed(&read_by("read_sql.py", &[page], &write(1, tiny(), &model)));
-    assert_eq!(bits(&read), bits(&model));
 }
 
 #[test]
