@@ -13,7 +13,8 @@ use rustix::process::Signal;
 use support::{Cluster, Koios, Plan, all_in_one, client, eventually, now_ms};
 
 const TENANT: &str = "team-a";
-/// A tenant whose samples go by blocks, without summaries that they would wait for.
+/// A tenant whose samples go by blocks, without summaries that they would wait for, and soon: what is carried out follows the clock in
+/// steps of a hundredth of this.
 const BY_BLOCKS: &str = "team-c";
 const HOUR: i64 = 3_600_000;
 const SAMPLES: usize = 100;
@@ -61,7 +62,7 @@ fn write_config(dir: &Path, rules: &[(&str, &str)]) -> Result<PathBuf> {
         ));
     }
     text.push_str(&format!(
-        "  {BY_BLOCKS}:\n    retention: 5h\n    downsample-after-5m: 0s\n    downsample-after-1h: 0s\n"
+        "  {BY_BLOCKS}:\n    retention: 10m\n    downsample-after-5m: 0s\n    downsample-after-1h: 0s\n"
     ));
     let path = dir.join("koios.yaml");
     std::fs::write(&path, text)?;

@@ -135,6 +135,11 @@ impl BucketHandle {
         self.inner.plan.lock().death = Some((n, after_effect));
     }
 
+    /// Does not die where it was told to, if it has not yet.
+    pub fn spare(&self) {
+        self.inner.plan.lock().death = None;
+    }
+
     /// Dies now: nothing it asks for is done or answered any more.
     pub fn die(&self) {
         self.inner.died.cancel();
