@@ -24,29 +24,40 @@ use crate::bucket::Bucket;
 use crate::manifest::ManifestBlock;
 use crate::{Error, Result, pieces};
 
-/// Larger parts are sent in pieces of this size.
-const PIECE_BYTES: usize = 16 << 20;
+/// Larger parts are sent in pieces of this size, unless the bucket has another.
+pub(crate) const PIECE_BYTES: usize = 16 << 20;
 /// Pieces on their way at a time.
 const PIECES_AT_A_TIME: usize = 4;
+/// Bytes that are read back at a time.
+const SECTION_BYTES: u64 = 4 << 20;
 
 impl Bucket {
-    /// Uploads a block's parts, `meta.json` last, and checks that each arrived whole. The block is not live before a
-    /// manifest lists it. Repeating it is harmless.
+    /// Uploads a block's parts, `meta.json` last, and reads all of it back: whoever lets go of what the block was made of knows
+    /// that the storage has it. The block is not live before a manifest lists it. Repeating it is harmless.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]; [`Error::Corrupt`] when the storage shows another size than was sent.
+    /// [`Error::Unavailable`]; [`Error::Altered`] when the storage shows something else than was sent.
     pub async fn upload_block(&self, tenant: &TenantId, block: &BlockParts) -> Result<()> {
-        let id = block.meta.block;
-        for (name, bytes) in &block.parts {
-            self.upload_part(tenant, id, name, bytes).await?;
-        }
-        self.upload_part(tenant, id, META_PART, &block.meta.to_json())
-            .await
+        self.send_block(tenant, block).await?;
+        self.read_back(tenant, &block.meta).await
     }
 
-    async fn upload_part(&self, tenant: &TenantId, block: BlockId, name: &str, bytes: &Bytes) -> Result<()> {
+    /// Uploads a block's parts, and checks no more than their sizes: for those who let go of the parts, or of nothing, before
+    /// they read the block back.
+    ///
+    /// # Errors
+    /// Those of [`Self::upload_block`].
+    pub async fn send_block(&self, tenant: &TenantId, block: &BlockParts) -> Result<()> {
+        let id = block.meta.block;
+        for (name, bytes) in &block.parts {
+            self.send_part(tenant, id, name, bytes).await?;
+        }
+        self.send_part(tenant, id, META_PART, &block.meta.to_json()).await
+    }
+
+    async fn send_part(&self, tenant: &TenantId, block: BlockId, name: &str, bytes: &Bytes) -> Result<()> {
         let path = self.layout().part(tenant, block, name);
-        if bytes.len() > PIECE_BYTES {
+        if bytes.len() > self.piece_bytes() {
             self.put_in_pieces(&path, bytes).await?;
         } else {
             self.put(&path, bytes).await?;
@@ -55,19 +66,71 @@ impl Bucket {
             Some(size) if size == bytes.len() as u64 => Ok(()),
             found => {
                 let reason = format!("{} bytes were sent, {found:?} are there", bytes.len());
-                Err(Error::corrupt(&path, reason))
+                Err(Error::altered(tenant, block, name, reason))
             }
         }
     }
 
+    /// Reads every byte of an uploaded block, past all caches and a little at a time, and compares it with the checksums of what
+    /// was encoded.
+    ///
+    /// # Errors
+    /// [`Error::Altered`], [`Error::Unavailable`].
+    pub async fn read_back(&self, tenant: &TenantId, block: &BlockMeta) -> Result<()> {
+        self.read_parts_back(tenant, block).await?;
+        let json = block.to_json();
+        let expected = (json.len() as u64, crc32c::crc32c(&json));
+        self.read_part_back(tenant, block.block, META_PART, expected)
+            .await
+    }
+
+    /// The same of all parts but `meta.json`, which other versions of the program write otherwise.
+    pub(crate) async fn read_parts_back(&self, tenant: &TenantId, block: &BlockMeta) -> Result<()> {
+        for part in &block.parts {
+            let expected = (part.bytes, part.crc32c);
+            self.read_part_back(tenant, block.block, &part.name, expected)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn read_part_back(
+        &self,
+        tenant: &TenantId,
+        block: BlockId,
+        name: &str,
+        (bytes, crc32c): (u64, u32),
+    ) -> Result<()> {
+        let path = self.layout().part(tenant, block, name);
+        let altered = |reason: &str| Error::altered(tenant, block, name, reason);
+        let (mut at, mut found) = (0, 0);
+        while at < bytes {
+            let section = at..bytes.min(at + SECTION_BYTES);
+            let read = self.ranges(&path, std::slice::from_ref(&section)).await;
+            let read = read.map_err(|e| match e {
+                Error::NotFound { .. } => altered("it is not there"),
+                Error::Corrupt { reason, .. } => altered(&reason),
+                other => other,
+            })?;
+            found = read
+                .iter()
+                .fold(found, |crc, bytes| crc32c::crc32c_append(crc, bytes));
+            at = section.end;
+        }
+        match found == crc32c {
+            true => Ok(()),
+            false => Err(altered("its checksum is another")),
+        }
+    }
+
     async fn put_in_pieces(&self, path: &Path, bytes: &Bytes) -> Result<()> {
-        let store = self.store();
-        let retry = self.retry_for(PIECE_BYTES as u64);
+        let (store, piece_bytes) = (self.store(), self.piece_bytes());
+        let retry = self.retry_for(piece_bytes as u64);
         let attempt = || async {
             let mut upload = pieces::begin(store.as_ref(), path, retry.clone()).await?;
             let mut pieces = Vec::new();
-            for start in (0..bytes.len()).step_by(PIECE_BYTES) {
-                let piece = bytes.slice(start..bytes.len().min(start + PIECE_BYTES));
+            for start in (0..bytes.len()).step_by(piece_bytes) {
+                let piece = bytes.slice(start..bytes.len().min(start + piece_bytes));
                 pieces.push(upload.put_part(PutPayload::from_bytes(piece)));
             }
             let sent = stream::iter(pieces)

@@ -10,6 +10,7 @@ use koios_runtime::{ClockHandle, RngHandle};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::blocks::PIECE_BYTES;
 use crate::layout::Layout;
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{self, Opened, Pages};
@@ -35,6 +36,7 @@ struct Inner {
     emulate_create: AtomicBool,
     /// Serialises emulated creations.
     emulation: tokio::sync::Mutex<()>,
+    piece_bytes: usize,
 }
 
 impl fmt::Debug for Bucket {
@@ -100,6 +102,10 @@ impl Bucket {
     }
 
     pub(crate) fn assemble(opened: Opened, retry: Retry) -> Self {
+        Self::assemble_with(opened, retry, PIECE_BYTES)
+    }
+
+    fn assemble_with(opened: Opened, retry: Retry, piece_bytes: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store: opened.store,
@@ -109,12 +115,23 @@ impl Bucket {
                 remote: opened.remote,
                 emulate_create: AtomicBool::new(false),
                 emulation: tokio::sync::Mutex::new(()),
+                piece_bytes,
             }),
         }
     }
 
     /// The same bucket with another retry policy.
     pub fn with_retry(&self, policy: RetryPolicy) -> Self {
+        self.rebuilt(self.inner.retry.with(policy), self.inner.piece_bytes)
+    }
+
+    /// The same bucket, to which parts of blocks larger than this are sent in pieces of this size, at least one byte: storages of the
+    /// clouds take none below 5 MiB.
+    pub fn with_pieces_of(&self, bytes: usize) -> Self {
+        self.rebuilt(self.inner.retry.clone(), bytes.max(1))
+    }
+
+    fn rebuilt(&self, retry: Retry, piece_bytes: usize) -> Self {
         let inner = &self.inner;
         let opened = Opened {
             store: Arc::clone(&inner.store),
@@ -122,7 +139,7 @@ impl Bucket {
             prefix: inner.layout.root().clone(),
             remote: inner.remote,
         };
-        let bucket = Self::assemble(opened, inner.retry.with(policy));
+        let bucket = Self::assemble_with(opened, retry, piece_bytes);
         bucket.set_emulate_create(inner.emulate_create.load(Ordering::Relaxed));
         bucket
     }
@@ -150,6 +167,10 @@ impl Bucket {
 
     pub(crate) fn retry_for(&self, bytes: u64) -> Retry {
         self.inner.retry.with(self.inner.retry.policy.for_bytes(bytes))
+    }
+
+    pub(crate) fn piece_bytes(&self) -> usize {
+        self.inner.piece_bytes
     }
 
     pub(crate) fn is_remote(&self) -> bool {

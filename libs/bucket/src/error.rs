@@ -51,6 +51,22 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A part of a new block reads back other than it was sent. It must not be listed; what it was made of is still there, and is
+    /// to be sent again under another name.
+    #[error(
+        "{part} of block {block} of tenant {tenant} reads back other than it was sent: {reason}; the block is not listed, what it was \
+         made of stays, and it is sent again under another name: if that goes on, check the storage and what is between it and here"
+    )]
+    Altered {
+        /// The tenant.
+        tenant: TenantId,
+        /// The new block.
+        block: BlockId,
+        /// The first of its parts that does.
+        part: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A newer version of the program wrote it: sound, but not to be read or replaced by this one.
     #[error("object {object} has format {found}, this version reads up to {supported}: upgrade this process")]
     Newer {
@@ -176,10 +192,25 @@ impl Error {
             self,
             Self::Unavailable { .. }
                 | Self::Rejected { .. }
+                | Self::Altered { .. }
                 | Self::Contended { .. }
                 | Self::Unknown { .. }
                 | Self::Behind { .. }
         ) || matches!(self, Self::Block(koios_block::Error::Read { .. }))
+    }
+
+    pub(crate) fn altered(
+        tenant: &TenantId,
+        block: BlockId,
+        part: &str,
+        reason: impl std::fmt::Display,
+    ) -> Self {
+        Self::Altered {
+            tenant: tenant.clone(),
+            block,
+            part: part.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     pub(crate) fn corrupt(object: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {

@@ -64,6 +64,13 @@ pub enum LeftOut {
         /// What it should be.
         said: u64,
     },
+    /// No version that can be read lists it, what it was made of is there, and a part of it is not what was encoded: that may be why
+    /// it is not listed.
+    #[error("{part} is not what meta.json says, and the blocks that it was made from are there")]
+    Altered {
+        /// The part.
+        part: String,
+    },
     /// Blocks that name it as their source have all of its samples.
     #[error("blocks that are listed were merged from it")]
     Merged,
@@ -185,6 +192,10 @@ impl Bucket {
                 Err(why) => left_out.push((block, why)),
             }
         }
+        for (block, why) in self.altered(tenant, &metas, readable.as_deref()).await? {
+            metas.remove(&block);
+            left_out.push((block, why));
+        }
         // Of some nothing at all is left.
         let listed = readable.iter().flat_map(|m| &m.blocks).map(|b| b.block);
         let is_gone =
@@ -243,6 +254,30 @@ impl Bucket {
             left_out,
             damaged,
         })
+    }
+
+    /// The blocks that would take the place of others that are there, unless a version lists them already, and are damaged. Others are
+    /// listed as they are: what is missing of them has no other place, and no answer is to lack it without a word.
+    async fn altered(
+        &self,
+        tenant: &TenantId,
+        metas: &BTreeMap<BlockId, BlockMeta>,
+        readable: Option<&Manifest>,
+    ) -> Result<Vec<(BlockId, LeftOut)>> {
+        let is_there = |source: &BlockId| metas.contains_key(source);
+        let mut found = Vec::new();
+        for meta in metas.values() {
+            let is_listed = readable.is_some_and(|m| m.block(meta.block).is_some());
+            if is_listed || meta.sources.is_empty() || !meta.sources.iter().all(is_there) {
+                continue;
+            }
+            match self.read_parts_back(tenant, meta).await {
+                Ok(()) => {}
+                Err(Error::Altered { part, .. }) => found.push((meta.block, LeftOut::Altered { part })),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
     }
 
     /// Whether what a merge wrote certainly has all of its sources. It writes several blocks, and one that a crash cut short may have

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::life::{blocks, life_of_a_block, race};
-use common::{Fault, Faulty, block, bucket, bucket_over, clock, entry, id, tenant, writer};
+use common::{Fault, Faulty, block, bucket, bucket_over, clock, entry, id, in_pieces, tenant, writer};
 use koios_bucket::{Bucket, Error};
 use koios_model::{Matchers, TenantId, TimeRange};
-use koios_runtime::RngHandle;
+use koios_runtime::{ClockHandle, RngHandle, TokioClock};
+use koios_testkit::distant::Distant;
 use koios_testkit::moto::Moto;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -36,12 +37,7 @@ async fn over_the_s3_protocol() {
     let url = moto.url("some/prefix");
     let open = |seed| Bucket::open_with_env(&url, moto.env(), clock(), RngHandle::from_seed(seed)).unwrap();
     life_of_a_block(&open(1)).await;
-    // A part large enough to go in pieces.
-    let big = koios_block::BlockParts {
-        parts: vec![("series.parquet".to_owned(), vec![7u8; 40 << 20].into())],
-        meta: block(2, 1).meta,
-    };
-    open(1).upload_block(&tenant(), &big).await.unwrap();
+    open(1).upload_block(&tenant(), &in_pieces()).await.unwrap();
     race(open).await;
 }
 
@@ -91,8 +87,53 @@ async fn i9_an_upload_that_arrived_short_is_not_taken_for_done() {
     let bucket = bucket_over(Faulty::over(&store, Fault::Truncates), 1);
     let e = bucket.upload_block(&tenant(), &block(1, 10)).await.unwrap_err();
     assert!(
-        matches!(e, Error::Corrupt { .. }) && e.to_string().contains("series.parquet"),
+        matches!(e, Error::Altered { .. }) && e.to_string().contains("series.parquet"),
         "{e}"
+    );
+}
+
+#[tokio::test]
+async fn i11_an_upload_that_is_stored_otherwise_is_not_taken_for_done() {
+    let parts = block(1, 10);
+    let names = parts.parts.iter().map(|(name, _)| name.as_str());
+    for name in names.chain([koios_block::META_PART]) {
+        let store = Arc::new(InMemory::new());
+        let bucket = bucket_over(store.clone(), 1);
+        bucket.upload_block(&tenant(), &parts).await.unwrap();
+        bucket.send_block(&tenant(), &parts).await.unwrap();
+        let path = Path::from(format!("prefix/team-a/blocks/{}/{name}", id(1)));
+        let sent = store.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut flipped = sent.to_vec();
+        flipped[sent.len() / 2] ^= 4;
+        for stored in [flipped.into(), sent.slice(1..)] {
+            store.put(&path, stored.into()).await.unwrap();
+            let e = bucket.read_back(&tenant(), &parts.meta).await.unwrap_err();
+            let Error::Altered { block, part, .. } = &e else {
+                panic!("{name}: {e}");
+            };
+            assert_eq!((*block, part.as_str()), (id(1), name));
+            assert!(e.is_transient(), "{e}");
+        }
+        store.delete(&path).await.unwrap();
+        let e = bucket.read_back(&tenant(), &parts.meta).await.unwrap_err();
+        assert!(matches!(&e, Error::Altered { part, .. } if part == name), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn i11_what_is_read_back_is_read_a_little_at_a_time() {
+    let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+    let store = Arc::new(Distant::new(Arc::clone(&clock), Duration::ZERO));
+    let bucket = Bucket::new(store.clone(), "prefix", clock, RngHandle::from_seed(1));
+    let parts = in_pieces();
+    bucket.send_block(&tenant(), &parts).await.unwrap();
+    store.take();
+    bucket.read_back(&tenant(), &parts.meta).await.unwrap();
+    let (requests, bytes) = store.take();
+    let all = 40 << 20;
+    assert!(
+        requests > 10 && (all..all + (1 << 20)).contains(&bytes),
+        "{requests} {bytes}"
     );
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::life::{blocks, life_of_a_block, race};
-use common::{block, clock, entry, id, small_entry, tenant, writer};
+use common::{block, clock, entry, id, in_pieces, small_entry, tenant, writer};
 use koios_bucket::{Bucket, Error, Rejection, RetryPolicy};
 use koios_model::{Matchers, TenantId, TimeRange};
 use koios_runtime::RngHandle;
@@ -59,12 +59,10 @@ async fn each(test: impl AsyncFn(Cloud, Dialect)) {
 async fn a_block_lives_in_every_cloud() {
     each(async |cloud, _| {
         life_of_a_block(&open(&cloud, 1)).await;
-        // A part large enough to go in pieces.
-        let big = koios_block::BlockParts {
-            parts: vec![("series.parquet".to_owned(), vec![7u8; 40 << 20].into())],
-            meta: block(2, 1).meta,
-        };
-        open(&cloud, 1).upload_block(&tenant(), &big).await.unwrap();
+        open(&cloud, 1)
+            .upload_block(&tenant(), &in_pieces())
+            .await
+            .unwrap();
         assert_eq!(cloud.open_uploads(), 0);
         race(|seed| open(&cloud, seed)).await;
         let outside: Vec<_> = cloud
@@ -75,6 +73,40 @@ async fn a_block_lives_in_every_cloud() {
         assert!(outside.is_empty(), "{outside:?}");
     })
     .await;
+}
+
+/// S3 compares bodies with what signatures say of them, and refuses what was altered on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i11_s3_is_told_the_hash_of_every_body() {
+    // SHA-256 of 16 and of 8 MiB of sevens.
+    const HASHES: [(usize, &str); 2] = [
+        (
+            16 << 20,
+            "5838cd2089b2d88ee2d989d9c984b3ffd9ca8cbdf67ab7bf15cc371d58dec692",
+        ),
+        (
+            8 << 20,
+            "15d3670274ee9cc36af50fee9e6d49164c9eec2228d48fe29e4f313aa3784a91",
+        ),
+    ];
+    let cloud = Cloud::start(Dialect::S3).await.unwrap();
+    let upload = open(&cloud, 1);
+    upload.upload_block(&tenant(), &in_pieces()).await.unwrap();
+    let mut found = Vec::new();
+    for request in cloud.requests().iter().filter(|r| !r.body.is_empty()) {
+        let hash = request.header("x-amz-content-sha256").unwrap_or_default();
+        assert!(
+            hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{hash:?}"
+        );
+        if request.parameter("partNumber").is_some() {
+            found.push((request.body.len(), hash.to_owned()));
+        }
+    }
+    found.sort_unstable();
+    let [(whole, of_whole), (last, of_last)] = HASHES.map(|(len, hash)| (len, hash.to_owned()));
+    let expected = [(last, of_last), (whole, of_whole.clone()), (whole, of_whole)];
+    assert_eq!(found, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

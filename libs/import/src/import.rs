@@ -438,7 +438,7 @@ impl Importer {
         let entry = ManifestBlock::new(&meta, BTreeMap::new());
         // Noted first, so that what arrived of it is declared dead if the rest does not.
         job.written.push(entry.clone());
-        self.bucket.upload_block(job.tenant, &parts).await?;
+        self.bucket.send_block(job.tenant, &parts).await?;
         drop(parts);
         let found = self.read_back(job.tenant, &entry).await?;
         if found != digest {

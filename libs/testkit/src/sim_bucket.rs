@@ -2,12 +2,14 @@
 //!
 //! Model: an operation takes effect at one instant and is an await point before and after it. By the seed a handle is
 //! refused with 503 for some operations in a row, loses the answer to what was done, waits, gets a body that breaks off,
-//! with or without an error, sees what was there some seconds ago, or is told of a conflict with nobody. Told so, a handle
+//! with or without an error, sees what was there some seconds ago, is told of a conflict with nobody, or has a bit of a block
+//! stored otherwise. An object that comes in pieces takes an operation for each, and is there with the last. Told so, a handle
 //! stops before its n-th operation until it may go on, or dies at it, before or after its effect: from then on it answers
 //! nothing, and whoever waits for it is to be dropped.
 
 mod faults;
 mod handle;
+mod pieces;
 #[cfg(test)]
 mod sim_bucket_test;
 
@@ -45,8 +47,13 @@ pub struct SimBucket {
 impl SimBucket {
     /// An empty store. What happens to its handles is decided by `rng`.
     pub fn new(clock: ClockHandle, rng: RngHandle) -> Self {
+        Self::over(Arc::default(), clock, rng)
+    }
+
+    /// The same over objects that are there.
+    pub fn over(objects: Arc<InMemory>, clock: ClockHandle, rng: RngHandle) -> Self {
         Self {
-            objects: Arc::default(),
+            objects,
             before: Arc::default(),
             clock,
             rng,

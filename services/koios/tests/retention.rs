@@ -13,6 +13,9 @@ use rustix::process::Signal;
 use support::{Cluster, Koios, Plan, all_in_one, client, eventually, now_ms};
 
 const TENANT: &str = "team-a";
+/// A tenant whose samples go by blocks, without summaries that they would wait for, and soon: what is carried out follows the clock in
+/// steps of a hundredth of this.
+const BY_BLOCKS: &str = "team-c";
 const HOUR: i64 = 3_600_000;
 const SAMPLES: usize = 100;
 
@@ -58,6 +61,9 @@ fn write_config(dir: &Path, rules: &[(&str, &str)]) -> Result<PathBuf> {
             "      - match: '{selector}'\n        retention: {retention}\n"
         ));
     }
+    text.push_str(&format!(
+        "  {BY_BLOCKS}:\n    retention: 10m\n    downsample-after-5m: 0s\n    downsample-after-1h: 0s\n"
+    ));
     let path = dir.join("koios.yaml");
     std::fs::write(&path, text)?;
     Ok(path)
@@ -133,6 +139,7 @@ async fn i10_what_a_rule_lets_go_is_gone_from_answers_and_then_from_the_bucket()
         push(&client, &koios.http, TENANT, metric, now).await?;
     }
     push(&client, &koios.http, "team-b", "debug_total", now - 2 * HOUR).await?;
+    push(&client, &koios.http, BY_BLOCKS, "gone_total", now - 8 * HOUR).await?;
     flush(&client, &koios.http).await?;
     // Also of what heads still have.
     for (metric, left) in [
@@ -162,6 +169,15 @@ async fn i10_what_a_rule_lets_go_is_gone_from_answers_and_then_from_the_bucket()
     }
     eventually("its bytes to go", || async {
         ensure!(!blocks_have(&koios, "debug_old_total")?, "the bucket has them");
+        Ok(())
+    })
+    .await?;
+    eventually("a block to go as a whole, and its audit", || async {
+        let log = koios.process.log();
+        let is_it = |line: &&str| line.contains("koios::audit") && line.contains("retention_blocks");
+        let line = log.lines().find(is_it).context("no audit of retention_blocks")?;
+        let samples = SAMPLES.to_string();
+        ensure!(line.contains(BY_BLOCKS) && line.contains(&samples), "{line}");
         Ok(())
     })
     .await?;

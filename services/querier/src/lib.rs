@@ -23,8 +23,8 @@ mod cluster;
 mod http;
 
 pub use cluster::{
-    BucketManifests, Budget, Charge, Cluster, ClusterQueryable, ClusterTopology, ListedBlock, ManifestView,
-    Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, SourceResolution, StoreMember,
-    StoreReads, Summarised, Topology,
+    BucketManifests, Budget, Charge, Cluster, ClusterQueryable, ClusterTopology, FoundExemplars, ListedBlock,
+    ManifestView, Manifests, Members, PartitionTarget, Patience, ReadPlan, Replica, SourceResolution,
+    StoreMember, StoreReads, Summarised, Topology,
 };
 pub use http::{CONCURRENT_QUERIES_DEFAULT, DeletionsApi, QuerierApi};

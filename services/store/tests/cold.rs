@@ -113,7 +113,7 @@ impl World {
         );
         let tenant = TenantId::anonymous();
         for block in blocks {
-            bucket.upload_block(&tenant, &block).await.unwrap();
+            bucket.send_block(&tenant, &block).await.unwrap();
             let entry = ManifestBlock::new(&block.meta, BTreeMap::new());
             let writer = Writer::partition("test", PartitionId(0), 1);
             let commit = bucket.commit(&tenant, &writer, |m| m.add_block(entry.clone()));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use koios_block::{BlockId, BlockMeta, BlockOptions, BlockParts, BlockWriter};
+use koios_block::{BlockId, BlockMeta, BlockOptions, BlockParts, BlockWriter, PartMeta};
 use koios_bucket::{Bucket, ManifestBlock, RetryPolicy, Writer};
 use koios_model::{Labels, PartitionId, TenantId, TimeRange};
 use koios_runtime::{ClockHandle, RealClock, RngHandle};
@@ -61,6 +61,22 @@ pub(crate) fn block(n: u64, series: usize) -> BlockParts {
         w.push_series(&labels, None, &[i as i64], &[i as f64]).unwrap();
     }
     w.finish().unwrap().unwrap()
+}
+
+/// A block, if not one to be opened, with a part large enough to go in pieces.
+pub(crate) fn in_pieces() -> BlockParts {
+    let bytes = Bytes::from(vec![7u8; 40 << 20]);
+    let mut meta = block(2, 1).meta;
+    meta.parts = vec![PartMeta {
+        name: "series.parquet".to_owned(),
+        bytes: bytes.len() as u64,
+        crc32c: crc32c::crc32c(&bytes),
+        rows: 1,
+        cells: Vec::new(),
+        small_cells: None,
+    }];
+    let parts = vec![("series.parquet".to_owned(), bytes)];
+    BlockParts { meta, parts }
 }
 
 pub(crate) fn entry(meta: &BlockMeta) -> ManifestBlock {

@@ -19,6 +19,8 @@ pub struct BucketFaults {
     pub stale: u64,
     /// A creation finds a conflict, although nothing is there.
     pub conflicts: u64,
+    /// A bit of what is written is another one in the storage. Of blocks alone: they are what is read back before anything relies on it.
+    pub altered: u64,
 }
 
 impl BucketFaults {
@@ -30,6 +32,7 @@ impl BucketFaults {
         broken_bodies: 0,
         stale: 0,
         conflicts: 0,
+        altered: 0,
     };
 
     /// Each happens to some operations, how many the seed says.
@@ -42,6 +45,7 @@ impl BucketFaults {
             broken_bodies: rate(),
             stale: rate(),
             conflicts: rate(),
+            altered: rate(),
         }
     }
 }
@@ -63,6 +67,8 @@ pub(super) enum Fate {
     Stale,
     /// It is told that somebody was faster.
     Conflict,
+    /// It is done and answered, with another bit in the body, so many thousandths from its start.
+    Altered { permille: u64 },
 }
 
 /// Draws fates.
@@ -115,6 +121,11 @@ impl Weather {
         }
         if is(self.faults.conflicts) {
             return Fate::Conflict;
+        }
+        if is(self.faults.altered) {
+            return Fate::Altered {
+                permille: rng.below(1000),
+            };
         }
         Fate::Done
     }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::SimBucket;
 use super::faults::{BucketFaults, Fate, Weather};
+use super::pieces::SimUpload;
 
 /// Pieces that a slow body comes in.
 const PIECE_BYTES: usize = 64;
@@ -134,6 +135,11 @@ impl BucketHandle {
         self.inner.plan.lock().death = Some((n, after_effect));
     }
 
+    /// Does not die where it was told to, if it has not yet.
+    pub fn spare(&self) {
+        self.inner.plan.lock().death = None;
+    }
+
     /// Dies now: nothing it asks for is done or answered any more.
     pub fn die(&self) {
         self.inner.died.cancel();
@@ -197,7 +203,12 @@ impl BucketHandle {
     }
 
     /// Runs an operation as the plan and the weather say. What it does is told what happens to it.
-    async fn operate<T, F>(&self, what: &'static str, path: &Path, act: impl FnOnce(Fate) -> F) -> Result<T>
+    pub(super) async fn operate<T, F>(
+        &self,
+        what: &'static str,
+        path: &Path,
+        act: impl FnOnce(Fate) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -243,7 +254,12 @@ impl BucketHandle {
         &self.bucket.objects
     }
 
-    async fn put_now(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+    pub(super) async fn put_now(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
         let creates = matches!(options.mode, PutMode::Create);
         if !creates || self.objects().head(path).await.is_err() {
             self.bucket.remember(path).await;
@@ -339,6 +355,33 @@ impl BucketHandle {
         Ok(found)
     }
 
+    /// The same as folders and what lies beside them.
+    async fn folders_now(&self, prefix: Option<&Path>, fate: Fate) -> Result<ListResult> {
+        let root = prefix.cloned().unwrap_or_default();
+        let mut listed = ListResult {
+            common_prefixes: Vec::new(),
+            objects: Vec::new(),
+            extensions: Default::default(),
+        };
+        for object in self.list_now(prefix, fate).await? {
+            let Some(below) = object.location.prefix_match(&root) else {
+                continue;
+            };
+            let below: Vec<String> = below.take(2).map(|part| part.as_ref().to_owned()).collect();
+            match below.as_slice() {
+                [folder, _] => {
+                    let folder = root.clone().join(folder.as_str());
+                    if !listed.common_prefixes.contains(&folder) {
+                        listed.common_prefixes.push(folder);
+                    }
+                }
+                [_] => listed.objects.push(object),
+                _ => {}
+            }
+        }
+        Ok(listed)
+    }
+
     async fn list_now(&self, prefix: Option<&Path>, fate: Fate) -> Result<Vec<ObjectMeta>> {
         let found = self.objects().list(prefix).collect::<Vec<_>>().await;
         let mut found: Vec<ObjectMeta> = found.into_iter().collect::<Result<_>>()?;
@@ -358,6 +401,22 @@ impl BucketHandle {
     }
 }
 
+/// What arrives of a body that is written.
+pub(super) fn sent(path: &Path, payload: PutPayload, fate: Fate) -> PutPayload {
+    let Fate::Altered { permille } = fate else {
+        return payload;
+    };
+    if !path.as_ref().contains("/blocks/") {
+        return payload;
+    }
+    let mut bytes = Bytes::from(payload).to_vec();
+    let at = share(bytes.len(), permille);
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1 << (permille % 8);
+    }
+    bytes.into()
+}
+
 /// So many thousandths of a length.
 fn share(len: usize, permille: u64) -> usize {
     usize::try_from(len as u64 * permille / 1000).unwrap_or(0)
@@ -375,7 +434,7 @@ impl ObjectStore for BucketHandle {
                     source: "409 conflict".into(),
                 });
             }
-            self.put_now(path, payload, options).await
+            self.put_now(path, sent(path, payload, fate), options).await
         };
         self.operate(what, path, put).await
     }
@@ -385,8 +444,9 @@ impl ObjectStore for BucketHandle {
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let begin = |_| self.objects().put_multipart_opts(path, options);
-        self.operate("begin multipart", path, begin).await
+        let begin = |_| async { Ok(()) };
+        self.operate("begin multipart", path, begin).await?;
+        Ok(Box::new(SimUpload::new(self.clone(), path, options.attributes)))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
@@ -429,7 +489,7 @@ impl ObjectStore for BucketHandle {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let root = prefix.cloned().unwrap_or_default();
-        let list = |_| self.objects().list_with_delimiter(prefix);
+        let list = |fate| self.folders_now(prefix, fate);
         self.operate("list folders", &root, list).await
     }
 

@@ -9,7 +9,7 @@ use koios_querier::{BucketManifests, Cluster, ClusterTopology, DeletionsApi, Mem
 use koios_runtime::{CancellationToken, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, Runtime, TaskGroup};
 use koios_server::Metrics;
 use koios_store::{BlockStore, CompactionDeps, CompactionSettings, Compactor, Downsampling, StoreSettings};
-use koios_tenancy::Overrides;
+use koios_tenancy::{Limits, Overrides, RetentionLimits};
 use koios_testkit::sim_bucket::BucketHandle;
 use koios_wal::Identity;
 
@@ -25,7 +25,8 @@ impl World {
         self.end(actor).await;
         let handle = self.bucket.handle(&format!("{actor:?}"));
         handle.set_faults(*self.faults.lock());
-        self.handles.lock().insert(actor, handle.clone());
+        let before = self.handles.lock().insert(actor, handle.clone());
+        self.past.lock().extend(before);
         match actor {
             Actor::Ingester(i) => self.start_ingester(i, &handle).await,
             Actor::Store(i) => *self.stores[i].lock().await = Some(self.compactor(i, &handle)),
@@ -35,7 +36,7 @@ impl World {
     }
 
     /// Ends a process: with the machine's power, or alone.
-    async fn end(&self, actor: Actor) {
+    pub(crate) async fn end(&self, actor: Actor) {
         if let Some(handle) = self.handles.lock().get(&actor) {
             handle.die();
         }
@@ -104,8 +105,12 @@ impl World {
     }
 
     fn compactor(&self, i: usize, handle: &BucketHandle) -> Compactor {
+        let (of_stores, of_tenant) = match self.setup.is_own_retention {
+            true => (Duration::ZERO, Some(self.setup.retention)),
+            false => (self.setup.retention, None),
+        };
         let mut settings = CompactionSettings {
-            retention: self.setup.retention,
+            retention: of_stores,
             interval: Duration::ZERO,
             downsampling: Vec::new(),
             ..CompactionSettings::default()
@@ -124,10 +129,26 @@ impl World {
                 Arc::new(self.network.clone()),
                 Arc::clone(&self.clock),
             )),
-            overrides: Overrides::default(),
+            overrides: self.overrides(of_tenant),
             metrics: Metrics::new(),
         };
         Compactor::new(settings, deps)
+    }
+
+    /// What the tenant says of its own.
+    fn overrides(&self, retention: Option<Duration>) -> Overrides {
+        let overrides = Overrides::default();
+        if retention.is_some() {
+            let limits = Limits {
+                retention: RetentionLimits {
+                    samples: retention,
+                    ..RetentionLimits::default()
+                },
+                ..Limits::default()
+            };
+            overrides.replace(Limits::default(), [(self.tenant.clone(), limits)].into());
+        }
+        overrides
     }
 
     fn cluster(&self, handle: &BucketHandle) -> Arc<Cluster> {

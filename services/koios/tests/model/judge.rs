@@ -1,7 +1,11 @@
 //! Compares what is read with the model.
 
-use koios_promql::QueryError;
+use std::sync::Arc;
 
+use koios_promql::QueryError;
+use koios_querier::Cluster;
+
+use crate::oracle::About;
 use crate::world::{Actor, World};
 
 impl World {
@@ -29,32 +33,50 @@ impl World {
     /// Reads everything with empty caches.
     pub(crate) async fn read_anew(&self) -> Result<(), String> {
         let reader = self.new_reader(&self.handle(Actor::Reader));
-        let moment = self.oracle.lock().moment();
-        let found = self.read_from(reader).await;
-        self.note_deletions().await;
-        let found = found.map_err(|e| e.to_string())?;
-        let judged = self.oracle.lock().check(&found, moment);
-        self.judged(judged.map_err(|violation| format!("a read that took its time: {violation}")));
+        for &about in self.setup.all() {
+            let (failed, judged) = self.judge_from(Arc::clone(&reader), about).await;
+            self.judged(judged.map_err(|violation| format!("a read that took its time: {violation}")));
+            if let Some(e) = failed {
+                return Err(e.to_string());
+            }
+        }
         Ok(())
     }
 
     async fn judge(&self, what: &str) -> Result<Option<QueryError>, String> {
+        for &about in self.setup.all() {
+            let (failed, judged) = self.judge_from(self.reader(), about).await;
+            if let Some(violation) = self.violation.lock().clone() {
+                return Err(violation);
+            }
+            judged.map_err(|violation| format!("{what}: {violation}"))?;
+            if let Some(e) = failed {
+                self.note(format!("{what}: a read of {about:?} fails: {e}"));
+                return Ok(Some(e));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads everything from a querier, and judges what it gives, if it does.
+    async fn judge_from(
+        &self,
+        reader: Arc<Cluster>,
+        about: About,
+    ) -> (Option<QueryError>, Result<(), String>) {
         let moment = self.oracle.lock().moment();
-        let found = self.read().await;
+        let found = match about {
+            About::Samples => self.samples_from(reader).await,
+            About::Exemplars => self.exemplars_from(reader).await,
+        };
         self.note_deletions().await;
-        if let Some(violation) = self.violation.lock().clone() {
-            return Err(violation);
+        let mut oracle = self.oracle.lock();
+        if let Some(from) = self.kept_from() {
+            oracle.may_be_gone(from, self.setup.hides_old());
         }
         match found {
-            Ok(found) => {
-                let judged = self.oracle.lock().check(&found, moment);
-                judged.map_err(|violation| format!("{what}: {violation}"))?;
-                Ok(None)
-            }
-            Err(e) => {
-                self.note(format!("{what}: a read fails: {e}"));
-                Ok(Some(e))
-            }
+            Ok(found) => (None, oracle.check(&found, about, moment)),
+            Err(e) => (Some(e), Ok(())),
         }
     }
 }

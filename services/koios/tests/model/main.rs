@@ -15,6 +15,10 @@
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod content;
+#[cfg(test)]
+mod held;
+#[cfg(test)]
 mod judge;
 #[cfg(test)]
 mod network;
@@ -24,6 +28,8 @@ mod oracle;
 mod pairs;
 #[cfg(test)]
 mod reading;
+#[cfg(test)]
+mod rebuilding;
 #[cfg(test)]
 mod scripts;
 #[cfg(test)]

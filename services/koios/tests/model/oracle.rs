@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 
 use koios_bucket::{Manifest, Nonce, Tombstone, TombstoneState};
-use koios_model::merge::winner;
-use koios_model::{Labels, Matchers, PartitionId, StreamId};
+use koios_model::{Matchers, PartitionId, StreamId};
 
-/// A sample's place: its series and its time.
-pub(crate) type Key = (Labels, i64);
-/// Samples by place, values as bits.
-pub(crate) type Samples = BTreeMap<Key, u64>;
+use crate::held::{Found, Held, Key};
 
 /// A batch, by its name.
 pub(crate) type BatchName = (PartitionId, StreamId, u64);
@@ -19,7 +15,7 @@ pub(crate) type BatchName = (PartitionId, StreamId, u64);
 struct Write {
     batch: BatchName,
     key: Key,
-    value: f64,
+    value: Held,
     sent: u64,
     acknowledged: Option<u64>,
 }
@@ -50,24 +46,39 @@ pub(crate) enum Fate {
 #[derive(Clone, Debug, Default)]
 struct Allowed {
     /// The winner of what must be there.
-    due: Option<f64>,
+    due: Option<Held>,
     /// What else may be.
-    maybe: Vec<f64>,
-    /// It may be gone because of its age.
+    maybe: Vec<Held>,
+    /// It may be gone because of its age…
     expired: bool,
+    /// …or must be.
+    is_past: bool,
 }
 
 impl Allowed {
-    fn permits(&self, got: Option<u64>) -> bool {
+    fn permits(&self, got: Option<&Held>) -> bool {
         let Some(got) = got else {
             return self.due.is_none() || self.expired;
         };
-        if self.due.is_some_and(|due| due.to_bits() == got) {
+        if self.is_past {
+            return false;
+        }
+        if self.due.as_ref().is_some_and(|due| due.is(got)) {
             return true;
         }
-        let wins = |v: &f64| self.due.map_or(*v, |due| winner(due, *v)).to_bits() == got;
+        let wins = |v: &Held| match &self.due {
+            Some(due) => due.or_better(v).is(got),
+            None => v.is(got),
+        };
         self.maybe.iter().any(wins)
     }
+}
+
+/// What a read was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    Samples,
+    Exemplars,
 }
 
 /// When a read began, as far as it matters.
@@ -87,8 +98,21 @@ pub(crate) struct Oracle {
     listed: BTreeMap<Nonce, Listed>,
     /// The manifest version up to which all deletions are answered.
     settled: u64,
+    age: Age,
+}
+
+/// What goes because of its age.
+#[derive(Debug, Default)]
+struct Age {
     /// Samples before it may be gone.
-    pub(crate) kept_from: Option<i64>,
+    kept_from: Option<i64>,
+    /// Samples before it must be.
+    gone_before: Option<i64>,
+    /// Whether what is gone for one read is for all that begin later: readers leave it out by what the manifest says, and do not wait
+    /// for its block.
+    is_hidden: bool,
+    /// What was seen to be gone, and when.
+    gone: BTreeMap<Key, u64>,
 }
 
 impl Oracle {
@@ -105,15 +129,15 @@ impl Oracle {
     }
 
     /// A batch is about to be sent, perhaps once more.
-    pub(crate) fn sent(&mut self, batch: BatchName, samples: &[(Labels, i64, f64)]) {
+    pub(crate) fn sent(&mut self, batch: BatchName, samples: &Found) {
         let sent = self.tick();
         if self.writes.iter().any(|w| w.batch == batch) {
             return;
         }
-        let write = |(labels, t, value): &(Labels, i64, f64)| Write {
+        let write = |(key, value): (&Key, &Held)| Write {
             batch,
-            key: (labels.clone(), *t),
-            value: *value,
+            key: key.clone(),
+            value: value.clone(),
             sent,
             acknowledged: None,
         };
@@ -125,6 +149,18 @@ impl Oracle {
         for write in self.writes.iter_mut().filter(|w| w.batch == batch) {
             write.acknowledged.get_or_insert(now);
         }
+    }
+
+    /// What is older than some time may be gone from now on, for good where readers hide it.
+    pub(crate) fn may_be_gone(&mut self, before: i64, is_hidden: bool) {
+        let age = &mut self.age;
+        age.kept_from = Some(age.kept_from.map_or(before, |from| from.max(before)));
+        age.is_hidden = is_hidden;
+    }
+
+    /// What is older than some time must be gone from now on.
+    pub(crate) fn must_be_gone(&mut self, before: i64) {
+        self.age.gone_before = Some(before);
     }
 
     /// A deletion is about to be asked for, perhaps once more.
@@ -212,7 +248,11 @@ impl Oracle {
             return Fate::Visible;
         }
         if t.state == TombstoneState::Undone && t.changed <= moment.settled {
-            return Fate::Visible;
+            // Heads have no exemplars to give back.
+            return match write.key.aspect.is_exemplar() && covers(listed, write) {
+                true => Fate::Maybe,
+                false => Fate::Visible,
+            };
         }
         let request = self.requests.get(&t.by);
         let is_concurrent = match request {
@@ -239,35 +279,51 @@ impl Oracle {
     }
 
     /// Judges what a read gave that began at a moment.
-    pub(crate) fn check(&self, got: &Samples, moment: Moment) -> Result<(), String> {
+    pub(crate) fn check(&mut self, got: &Found, about: About, moment: Moment) -> Result<(), String> {
         let mut allowed: BTreeMap<&Key, Allowed> = BTreeMap::new();
-        for write in &self.writes {
-            let of_key = allowed.entry(&write.key).or_default();
-            of_key.expired = self.kept_from.is_some_and(|from| write.key.1 < from);
-            match self.fate(write, moment) {
+        let age = &self.age;
+        let is_asked = |key: &Key| key.aspect.is_exemplar() == (about == About::Exemplars);
+        for write in self.writes.iter().filter(|w| is_asked(&w.key)) {
+            let (key, value) = (&write.key, &write.value);
+            let of_key = allowed.entry(key).or_default();
+            of_key.expired = age.kept_from.is_some_and(|from| key.t < from);
+            of_key.is_past = age.gone_before.is_some_and(|before| key.t < before);
+            let gone_at = age.gone.get(key).filter(|at| **at <= moment.now);
+            let fate = match gone_at {
+                Some(at) if write.sent <= *at => Fate::Hidden,
+                _ => self.fate(write, moment),
+            };
+            match fate {
                 Fate::Visible => {
-                    let due = of_key.due.map_or(write.value, |due| winner(due, write.value));
-                    of_key.due = Some(due);
+                    let due = of_key.due.as_ref().map(|due| due.or_better(value));
+                    of_key.due = Some(due.unwrap_or_else(|| value.clone()));
                 }
-                Fate::Maybe => of_key.maybe.push(write.value),
+                Fate::Maybe => of_key.maybe.push(value.clone()),
                 Fate::Hidden => {}
             }
         }
-        if let Some(key) = got.keys().find(|key| !allowed.contains_key(key)) {
+        if let Some((key, _)) = got.iter().find(|(key, _)| !allowed.contains_key(key)) {
             return Err(format!("{key:?} was never sent (I3)"));
         }
+        let mut gone = Vec::new();
         for (key, of_key) in allowed {
-            let found = got.get(key).copied();
+            let found = got.get(key);
             if !of_key.permits(found) {
-                let found = found.map(f64::from_bits);
                 return Err(format!("{key:?} is {found:?}, expected {of_key:?}"));
             }
+            if found.is_none() && of_key.due.is_some() && age.is_hidden {
+                gone.push(key.clone());
+            }
+        }
+        let now = self.now;
+        for key in gone {
+            self.age.gone.insert(key, now);
         }
         Ok(())
     }
 
     /// Whether a value may still be in the bucket once all that is final is removed.
-    pub(crate) fn may_be_kept(&self, key: &Key, bits: u64) -> bool {
+    pub(crate) fn may_be_kept(&self, key: &Key, held: &Held) -> bool {
         let moment = self.moment();
         let is_final = |l: &&Listed| l.tombstone.state == TombstoneState::Final;
         let deleted = |w: &Write| {
@@ -276,16 +332,13 @@ impl Oracle {
                 .map(|l| self.effect(l, w, moment))
                 .any(|f| f == Fate::Hidden)
         };
-        let mut same = self
-            .writes
-            .iter()
-            .filter(|w| w.key == *key && w.value.to_bits() == bits);
+        let mut same = self.writes.iter().filter(|w| w.key == *key && w.value.is(held));
         same.any(|w| !deleted(w))
     }
 }
 
-fn matches(listed: &Listed, (labels, t): &Key) -> bool {
-    listed.tombstone.range.contains(*t) && listed.matchers.matches(labels.as_ref())
+fn matches(listed: &Listed, key: &Key) -> bool {
+    listed.tombstone.range.contains(key.t) && listed.matchers.matches(key.series.as_ref())
 }
 
 fn covers(listed: &Listed, write: &Write) -> bool {

@@ -246,6 +246,54 @@ fn i10_what_is_old_goes_and_the_rest_stays() {
 }
 
 #[test]
+fn i10_what_a_tenant_lets_go_is_hidden_and_goes_and_does_not_come_back() {
+    let setup = Setup {
+        retention: Duration::from_secs(2 * DAY),
+        is_own_retention: true,
+        ..Setup::default()
+    };
+    let script = [
+        push(0),
+        Cut(0),
+        Wait(DAY + 6 * 3600),
+        Compact(0),
+        // Too old when it comes.
+        Push { hour: 0, variant: 2 },
+        Cut(0),
+        Compact(0),
+    ];
+    everywhere(&setup, &script);
+}
+
+#[test]
+fn i10_parts_that_go_in_pieces_are_there_whole_or_not_at_all() {
+    let setup = Setup {
+        piece_bytes: 2000,
+        ..Setup::default()
+    };
+    let script = [push(0), Cut(0)];
+    everywhere(&setup, &script);
+}
+
+#[test]
+fn i10_histograms_starts_and_exemplars_live_as_floats_do() {
+    let setup = Setup {
+        is_rich: true,
+        ..Setup::default()
+    };
+    let again = Push { hour: 0, variant: 2 };
+    let script = [
+        push(0),
+        Cut(0),
+        again,
+        Delete(metric(2, 0..1)),
+        Cut(0),
+        Compact(0),
+    ];
+    everywhere(&setup, &script);
+}
+
+#[test]
 fn i10_a_manifest_is_rebuilt() {
     let script = [
         push(0),

@@ -32,9 +32,14 @@ fn setup(rng: &RngHandle) -> Setup {
     let hour = Duration::from_secs(3600);
     Setup {
         members: [1, 1, 3][rng.below(3) as usize],
+        is_rich: rng.below(2) == 0,
         head_keep: [Duration::ZERO, 20 * hour, 900 * hour][rng.below(3) as usize],
         downsampling: rng.below(2) == 0,
         segment_bytes: [256, 4 << 10, 64 << 10][rng.below(3) as usize],
+        retention: [0, 0, 30, 72].map(|hours| hours * hour)[rng.below(4) as usize],
+        is_own_retention: rng.below(2) == 0,
+        is_rebuilt: rng.below(4) == 0,
+        piece_bytes: [700, 16 << 20][rng.below(2) as usize],
         ..Setup::default()
     }
 }
@@ -63,8 +68,9 @@ fn step(world: &World) -> Step {
             0 => Step::DeleteTenant,
             _ => Step::Clean,
         },
-        17 => match rng.below(2) {
-            0 => Step::Restart(member),
+        17 => match rng.below(4) {
+            0 | 1 => Step::Restart(member),
+            2 => Step::CutOther(member),
             _ => Step::Read,
         },
         _ => Step::Wait([5, 301, 3700, 2 * 3600, 26 * 3600][rng.below(5) as usize]),
@@ -77,6 +83,10 @@ impl World {
         let mut deaths = 0;
         self.change_weather();
         for _ in 0..6 + self.rng.below(10) {
+            if self.setup.is_rebuilt && self.rng.below(6) == 0 {
+                self.rebuild_alone().await?;
+                self.check_read("after the manifest was rebuilt").await?;
+            }
             if self.rng.below(6) == 0 {
                 self.change_weather();
             }
@@ -123,6 +133,12 @@ impl World {
             0 => BucketFaults::NONE,
             _ => BucketFaults::random(&self.rng),
         };
+        let altered = match self.setup.is_rebuilt {
+            // Of what was uploaded and never listed a rebuilt manifest cannot tell whether it was.
+            true => 0,
+            false => faults.altered,
+        };
+        let faults = BucketFaults { altered, ..faults };
         self.note(format!("{faults:?}"));
         *self.faults.lock() = faults;
         for handle in self.handles.lock().values() {
@@ -154,7 +170,10 @@ fn run(seed: u64) -> Outcome {
         };
         let done = done.await;
         let names = world.bucket.names().await;
-        let lines = world.trace.lock().clone();
+        let mut lines = world.trace.lock().clone();
+        if let Err(violation) = &done {
+            lines.extend(world.journal_of(violation));
+        }
         let mut hasher = DefaultHasher::new();
         (&lines, &names).hash(&mut hasher);
         Outcome {

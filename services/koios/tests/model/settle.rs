@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use koios_block::BlockId;
+use koios_block::{BlockId, BlockMeta};
 use koios_ingester::Ingester;
 use koios_testkit::sim_bucket::BucketFaults;
 use koios_wire::{DeletionsRequest, IngesterService};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use crate::steps::Step;
-use crate::world::{Actor, PARTITION, World};
+use crate::world::{Actor, HOUR, PARTITION, World};
 
 const DAY: u64 = 24 * 3600;
 
@@ -20,6 +22,7 @@ impl World {
         for actor in self.actors() {
             let handle = self.handle(actor);
             handle.release();
+            handle.spare();
             if handle.is_dead() {
                 self.start(actor).await;
             }
@@ -55,13 +58,22 @@ impl World {
         // Deletions become final, uploads in vain are old, dead bytes have no readers.
         self.sleep(DAY + DAY / 8).await;
         for _ in 0..4 {
-            self.compact_all().await?;
             self.sleep(2 * 3600).await;
+            self.compact_all().await?;
         }
+        self.expect_gone();
         self.check_whole("collected").await?;
         self.start_reader();
         self.check_whole("collected, without caches").await?;
         self.check_bucket().await
+    }
+
+    /// What readers leave out by now.
+    fn expect_gone(&self) {
+        let from = self.kept_from().filter(|_| self.setup.hides_old());
+        if let Some(from) = from {
+            self.oracle.lock().must_be_gone(from - HOUR);
+        }
     }
 
     /// Waits until every member answers for what it acknowledged.
@@ -129,6 +141,21 @@ impl World {
         Ok(())
     }
 
+    /// The folders of blocks whose `meta.json` was stored otherwise than it was sent, and cannot be read.
+    async fn unreadable(&self, found: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut unreadable = BTreeSet::new();
+        for name in found.iter().filter(|name| name.ends_with("/meta.json")) {
+            let (folder, block) = block_of(name);
+            let json = self.bucket.objects().get(&Path::from(name.as_str())).await;
+            let json = json.unwrap().bytes().await.unwrap();
+            let is_read = block.is_some_and(|block| BlockMeta::from_json(block, &json).is_ok());
+            if !is_read {
+                unreadable.insert(folder.to_owned());
+            }
+        }
+        unreadable
+    }
+
     /// Nothing is there that no reader needs, and nothing is missing.
     async fn check_bucket(&self) -> Result<(), String> {
         let manifest = self.manifests.probe(&self.tenant).await.unwrap();
@@ -143,20 +170,29 @@ impl World {
         if let Some(missing) = wanted.difference(&found).next() {
             return Err(format!("{missing} is listed and gone"));
         }
-        // What was uploaded whole before the first version stays: nobody can say that no lost one listed it.
+        let unreadable = self.unreadable(&found).await;
+        // What was uploaded whole before the first version stays: nobody can say that no lost one listed it. Nor of what says nothing.
         let is_unknown = |name: &&String| {
-            let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-            let block = folder.rsplit('/').next().and_then(|b| b.parse::<BlockId>().ok());
+            let (folder, block) = block_of(name);
             let is_before = block.is_some_and(|b| b.time_ms() < manifest.begun_ms);
-            is_before && found.contains(&format!("{folder}/meta.json"))
+            is_before && found.contains(&format!("{folder}/meta.json")) || unreadable.contains(folder)
         };
         let mut orphans = found.difference(&wanted).filter(|name| !is_unknown(name));
         if let Some(orphan) = orphans.next() {
             return Err(format!("{orphan} stays although nothing lists it"));
         }
         for block in manifest.blocks.iter().filter(|b| b.resolution_ms == 0) {
-            for (key, bits) in self.bytes_of(block).await {
-                if !self.oracle.lock().may_be_kept(&key, bits) {
+            let is_past = self
+                .kept_from()
+                .is_some_and(|from| block.range.max < from - 4 * HOUR);
+            if is_past {
+                return Err(format!(
+                    "all of block {} is too old, and it is listed",
+                    block.block
+                ));
+            }
+            for (key, held) in self.bytes_of(block).await.iter() {
+                if !self.oracle.lock().may_be_kept(key, held) {
                     return Err(format!(
                         "{key:?} was deleted for good and is in block {}",
                         block.block
@@ -166,4 +202,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The folder of an object, and the block that it is of.
+fn block_of(name: &str) -> (&str, Option<BlockId>) {
+    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let block = folder.rsplit('/').next().and_then(|b| b.parse().ok());
+    (folder, block)
 }

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
-use koios_model::{BatchColumns, Labels, SeriesHash, TenantId, TenantSeed};
+use koios_model::{TenantId, TenantSeed};
 use koios_testkit::query::encode;
 use koios_wire::{Batch, BatchHeader, FlushRequest, IngesterService};
 use tower::ServiceExt;
 
+use crate::content::{columns, samples};
 use crate::oracle::BatchName;
-use crate::world::{Actor, HOUR, MINUTE, PARTITION, T0, World};
+use crate::world::{Actor, HOUR, PARTITION, T0, World};
 
-/// Metrics that are sent.
-const METRICS: u32 = 3;
 /// Visits of a compactor that finds no end.
 const VISITS_MAX: usize = 40;
 
@@ -52,19 +51,6 @@ pub(crate) enum Step {
     Restart(usize),
     /// The newest version of the manifest is damaged and made anew.
     Rebuild,
-}
-
-/// The samples of a step.
-pub(crate) fn samples(hour: i64, variant: u32) -> Vec<(Labels, i64, f64)> {
-    let of_metric = |metric: u32| {
-        let labels = Labels::from_pairs([("__name__", format!("m{metric}")), ("job", "model".to_owned())]);
-        (0..3).map(move |i| {
-            let t = T0 + hour * HOUR + i * 20 * MINUTE;
-            let value = f64::from(variant * 1000 + metric * 10) + i as f64 + hour as f64 / 64.0;
-            (labels.clone(), t, value)
-        })
-    };
-    (0..METRICS).flat_map(of_metric).collect()
 }
 
 impl World {
@@ -111,15 +97,8 @@ impl World {
     /// Makes a batch, to be sent until it is acknowledged.
     pub(crate) fn prepare(&self, hour: i64, variant: u32) {
         let seed = TenantSeed::new(b"", &self.tenant);
-        let mut columns = BatchColumns::default();
-        let mut last: Option<Labels> = None;
-        for (labels, t, v) in samples(hour, variant) {
-            if last.as_ref() != Some(&labels) {
-                columns.push_series(SeriesHash::new(seed, labels.as_ref()), labels.as_ref());
-                last = Some(labels);
-            }
-            columns.push_sample(t, v);
-        }
+        let is_rich = self.setup.is_rich;
+        let columns = columns(seed, hour, variant, is_rich);
         let mut sequence = self.sequence.lock();
         let header = BatchHeader {
             tenant: self.tenant.clone(),
@@ -131,7 +110,7 @@ impl World {
             admission_ms: self.clock.now_ms(),
         };
         let name: BatchName = (PARTITION, self.stream, *sequence);
-        self.oracle.lock().sent(name, &samples(hour, variant));
+        self.oracle.lock().sent(name, &samples(hour, variant, is_rich));
         let batch = Arc::new(Batch::new(header, columns));
         self.unanswered.lock().push((*sequence, batch));
         *sequence += 1;
@@ -244,29 +223,6 @@ impl World {
         }
         *self.noted.lock() = noted;
         self.oracle.lock().note(&newest);
-    }
-
-    async fn rebuild(&self) -> Result<(), String> {
-        let versions = self.bucket.names().await;
-        let is_version = |n: &&String| n.contains("/manifest/") && n.ends_with(".json");
-        let Some(newest) = versions.iter().rfind(is_version) else {
-            return Ok(());
-        };
-        let handle = self.handle(Actor::Operator);
-        let manifests = self.client(&handle);
-        if manifests.probe(&self.tenant).await.is_ok() {
-            self.bucket
-                .damage(newest, bytes::Bytes::from_static(b"damaged"))
-                .await;
-        }
-        let bucket = manifests.bucket();
-        let plan = bucket.plan_rebuild(&self.tenant).await;
-        let plan = plan.map_err(|e| e.to_string())?;
-        if plan.is_needless() {
-            return Ok(());
-        }
-        let rebuilt = bucket.rebuild_manifest(&plan, "operator").await;
-        rebuilt.map(|_| ()).map_err(|e| e.to_string())
     }
 }
 

@@ -17,7 +17,7 @@ use koios_testkit::sim_disk::SimDisk;
 use parking_lot::Mutex;
 
 use crate::network::{Directory, Network};
-use crate::oracle::Oracle;
+use crate::oracle::{About, Oracle};
 use crate::steps::Step;
 
 /// The first moment of a day.
@@ -32,12 +32,20 @@ pub(crate) const STORES: usize = 2;
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) members: usize,
+    /// Histograms, start timestamps and exemplars are sent, too: twice as many parts, and as many reads.
+    pub(crate) is_rich: bool,
     /// Heads keep what is in listed blocks for so long.
     pub(crate) head_keep: Duration,
     /// Summaries are made of old samples.
     pub(crate) downsampling: bool,
     /// Samples older than this go; zero for never.
     pub(crate) retention: Duration,
+    /// The tenant says so itself, and not the stores.
+    pub(crate) is_own_retention: bool,
+    /// The manifest is lost now and then.
+    pub(crate) is_rebuilt: bool,
+    /// Parts of blocks that are larger go in pieces.
+    pub(crate) piece_bytes: usize,
     /// Small segments, so that the log is truncated.
     pub(crate) segment_bytes: u64,
     /// How long an operation on the bucket is waited for.
@@ -48,12 +56,31 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             members: 1,
+            is_rich: false,
             head_keep: Duration::ZERO,
             downsampling: false,
             retention: Duration::ZERO,
+            is_own_retention: false,
+            is_rebuilt: false,
+            piece_bytes: 16 << 20,
             segment_bytes: 64 << 10,
             patience: Duration::from_secs(20),
         }
+    }
+}
+
+impl Setup {
+    /// What there is to read.
+    pub(crate) fn all(&self) -> &'static [About] {
+        match self.is_rich {
+            true => &[About::Samples, About::Exemplars],
+            false => &[About::Samples],
+        }
+    }
+
+    /// Whether readers leave out what is older than the retention, before compaction does.
+    pub(crate) fn hides_old(&self) -> bool {
+        self.is_own_retention && !self.downsampling
     }
 }
 
@@ -100,6 +127,8 @@ pub(crate) struct World {
     pub(crate) oracle: Mutex<Oracle>,
     pub(crate) trace: Mutex<Vec<String>>,
     pub(crate) handles: Mutex<BTreeMap<Actor, BucketHandle>>,
+    /// Those of processes that ended.
+    pub(crate) past: Mutex<Vec<BucketHandle>>,
     /// Faults that processes have from their start on.
     pub(crate) faults: Mutex<BucketFaults>,
     pub(crate) ingesters: Mutex<Vec<Option<IngesterProcess>>>,
@@ -169,7 +198,7 @@ impl World {
             state: StateHandle::new(first_state(setup.members)),
         };
         let world = Self {
-            manifests: client(&tester, &clock, rng.fork(), setup.patience),
+            manifests: client(&tester, &clock, rng.fork(), &setup),
             ingesters: Mutex::new((0..setup.members).map(|_| None).collect()),
             stores: Default::default(),
             querier: Mutex::default(),
@@ -179,6 +208,7 @@ impl World {
             oracle: Mutex::default(),
             trace: Mutex::default(),
             handles: Mutex::default(),
+            past: Mutex::default(),
             faults: Mutex::default(),
             sequence: Mutex::default(),
             unanswered: Mutex::default(),
@@ -216,6 +246,21 @@ impl World {
     pub(crate) fn note(&self, what: impl AsRef<str>) {
         let line = format!("{:>9} ms  {}", self.clock.elapsed().as_millis(), what.as_ref());
         self.trace.lock().push(line);
+    }
+
+    /// What all processes asked for of the objects of which something has gone wrong.
+    pub(crate) fn journal_of(&self, violation: &str) -> Vec<String> {
+        let folder = violation
+            .split_once("/blocks/")
+            .and_then(|(_, rest)| rest.split('/').next());
+        let Some(block) = folder else { return Vec::new() };
+        let handles = self.handles.lock();
+        let past = self.past.lock();
+        let all = past
+            .iter()
+            .chain(handles.values())
+            .flat_map(BucketHandle::journal);
+        all.filter(|line| line.contains(block)).collect()
     }
 
     pub(crate) async fn sleep(&self, seconds: u64) {
@@ -273,16 +318,24 @@ impl World {
 
     /// A bucket client that gives up in good time.
     pub(crate) fn client(&self, handle: &BucketHandle) -> TenantManifests {
-        client(handle, &self.clock, self.rng.fork(), self.setup.patience)
+        client(handle, &self.clock, self.rng.fork(), &self.setup)
+    }
+
+    /// What is older may be gone.
+    pub(crate) fn kept_from(&self) -> Option<i64> {
+        let kept = i64::try_from(self.setup.retention.as_millis()).unwrap();
+        (kept > 0).then(|| self.clock.now_ms() - kept)
     }
 }
 
-fn client(handle: &BucketHandle, clock: &ClockHandle, rng: RngHandle, patience: Duration) -> TenantManifests {
+fn client(handle: &BucketHandle, clock: &ClockHandle, rng: RngHandle, setup: &Setup) -> TenantManifests {
+    let patience = setup.patience;
     let policy = RetryPolicy {
         attempt_timeout: patience,
         deadline: 3 * patience / 2,
         ..RetryPolicy::default()
     };
-    let bucket = Bucket::new(Arc::new(handle.clone()), "", Arc::clone(clock), rng).with_retry(policy);
+    let bucket = Bucket::new(Arc::new(handle.clone()), "", Arc::clone(clock), rng);
+    let bucket = bucket.with_retry(policy).with_pieces_of(setup.piece_bytes);
     TenantManifests::new(bucket, Duration::ZERO)
 }

@@ -22,7 +22,7 @@ const ENTRY_BYTES: usize = 96;
 
 /// Exemplars that were found, charged to the query.
 #[derive(Debug)]
-pub(crate) struct FoundExemplars {
+pub struct FoundExemplars {
     series: BTreeMap<Labels, BTreeSet<(i64, u64, Labels)>>,
     count: usize,
     label_bytes: usize,
@@ -69,7 +69,7 @@ impl FoundExemplars {
     }
 
     /// By series in label order, each series' ascending in time; and what must live as long as they do.
-    pub(crate) fn into_parts(self) -> (Vec<SeriesExemplars>, Charge) {
+    pub fn into_parts(self) -> (Vec<SeriesExemplars>, Charge) {
         let exemplar = |(t, bits, labels)| Exemplar {
             t,
             v: f64::from_bits(bits),
@@ -83,7 +83,10 @@ impl FoundExemplars {
 
 impl Cluster {
     /// Exemplars of the series that any of the selections matches, each once.
-    pub(crate) async fn exemplars(
+    ///
+    /// # Errors
+    /// [`QueryError`] when a partition or block cannot be read, or there are more than an answer may have.
+    pub async fn exemplars(
         &self,
         tenant: &TenantId,
         selections: &[Matchers],

@@ -42,6 +42,7 @@ use koios_wire::{ReadRequest, ServiceErrorCode};
 
 pub use bucket::BucketManifests;
 pub use budget::{Budget, Charge};
+pub use exemplars::FoundExemplars;
 pub use heads::Patience;
 pub use manifests::{ListedBlock, ManifestView, Manifests, Summarised};
 pub use queryable::ClusterQueryable;

@@ -27,6 +27,7 @@ mod histograms;
 mod losing;
 mod retaining;
 mod unreadable;
+mod uploading;
 
 use crashing::Crashing;
 
@@ -581,12 +582,14 @@ async fn i11_a_merged_block_that_reads_back_otherwise_is_not_listed() {
         (out, digest)
     };
     let (out, given) = written(30_000);
-    let done = Box::pin(merger.finish(&world.tenant, out, Some(given))).await;
+    let done = Box::pin(merger.finish(&world.tenant, out, Some(given), &mut Vec::new())).await;
     assert!(done.is_ok_and(|meta| meta.is_some()));
     let ((out, _), (_, other)) = (written(30_000), written(30_001));
-    let error = Box::pin(merger.finish(&world.tenant, out, Some(other)))
+    let mut uploaded = Vec::new();
+    let error = Box::pin(merger.finish(&world.tenant, out, Some(other), &mut uploaded))
         .await
         .unwrap_err();
+    assert!(uploaded.is_empty(), "nothing was sent");
     assert!(matches!(error, CompactError::Altered { .. }), "{error}");
     assert!(!error.is_transient() && error.bad_block().is_none(), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Downsampling of one window: read, summarise, verify, upload, commit.
+//! Downsampling of one window: read, summarise, verify, upload, read back, commit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,11 +54,8 @@ impl Merger {
     ) -> Result<Summarised, CompactError> {
         let mut uploaded = Vec::new();
         let done = Box::pin(self.summarise(manifest, job, aged, writer, &mut uploaded)).await;
-        match &done {
-            Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
-            Err(_) if uploaded.is_empty() => {}
-            Err(_) => self.bury(&manifest.tenant, writer, &uploaded).await,
-        }
+        self.bury_in_vain(&manifest.tenant, writer, &uploaded, &done)
+            .await;
         done
     }
 
@@ -99,7 +96,7 @@ impl Merger {
             outs = self.cpu.run(move || push_all(outs, &batch)).await??;
             for out in &mut outs {
                 if let Some(full) = out.open.take_if(|open| self.is_full(open)) {
-                    uploaded.extend(Box::pin(self.finish(&manifest.tenant, full, None)).await?);
+                    Box::pin(self.finish(&manifest.tenant, full, None, uploaded)).await?;
                 }
             }
         }
@@ -112,7 +109,7 @@ impl Merger {
                 });
             }
             if let Some(last) = out.open {
-                uploaded.extend(Box::pin(self.finish(&manifest.tenant, last, None)).await?);
+                Box::pin(self.finish(&manifest.tenant, last, None, uploaded)).await?;
             }
         }
         let entries: Vec<_> = uploaded
@@ -196,19 +193,26 @@ impl Merger {
         aged: &Aged,
         writer: &Writer,
     ) -> Result<Option<u64>, CompactError> {
-        let written = Box::pin(self.write_summaries(manifest, block, aged, writer)).await?;
-        let listed = self
-            .list_cleaned(manifest, block, written.as_ref(), aged, writer)
+        let mut uploaded = Vec::new();
+        let done = Box::pin(self.rewrite_summaries(manifest, block, aged, writer, &mut uploaded)).await;
+        self.bury_in_vain(&manifest.tenant, writer, &uploaded, &done)
             .await;
-        match (listed, written) {
-            (Err(e @ CompactError::Bucket(BucketError::Unknown { .. })), _) => Err(e),
-            (Err(e), Some(meta)) => {
-                self.bury(&manifest.tenant, writer, &[meta]).await;
-                Err(e)
-            }
-            (Err(e), None) => Err(e),
-            (Ok(()), written) => Ok(written.map(|meta| meta.samples)),
-        }
+        done
+    }
+
+    async fn rewrite_summaries(
+        &self,
+        manifest: &Manifest,
+        block: &ManifestBlock,
+        aged: &Aged,
+        writer: &Writer,
+        uploaded: &mut Vec<BlockMeta>,
+    ) -> Result<Option<u64>, CompactError> {
+        let written = self.write_summaries(manifest, block, aged, writer, uploaded);
+        let written = Box::pin(written).await?;
+        self.list_cleaned(manifest, block, written.as_ref(), aged, writer)
+            .await?;
+        Ok(written.map(|meta| meta.samples))
     }
 
     /// Writes and uploads a block of summaries without what is deleted or aged.
@@ -218,6 +222,7 @@ impl Merger {
         block: &ManifestBlock,
         aged: &Aged,
         writer: &Writer,
+        uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Option<BlockMeta>, CompactError> {
         let listed = std::slice::from_ref(block);
         let clean_up_to = deletions::clean_up_to(manifest, listed).ok_or(CompactError::Masked)?;
@@ -258,7 +263,7 @@ impl Merger {
             };
             out = Box::pin(self.cpu.run(push)).await??;
         }
-        Box::pin(self.finish(&manifest.tenant, out, None)).await
+        Box::pin(self.finish(&manifest.tenant, out, None, uploaded)).await
     }
 
     /// Lists what is left of a block of summaries in its place, unless that went meanwhile.

@@ -155,6 +155,17 @@ pub(crate) fn due_downsamplings(
     jobs
 }
 
+/// Since when a window has been due: when it was old enough for the first of its resolutions, or, if that was later, when the last of
+/// its blocks came.
+pub(crate) fn downsampling_due_since_ms(job: &DownsampleJob, settings: &CompactionSettings) -> i64 {
+    let wanted = settings.downsampling.iter();
+    let wanted = wanted.filter(|d| job.resolutions.contains(&d.resolution_ms));
+    let wait_ms = wanted.map(|d| d.wait_ms(settings)).min().unwrap_or(0);
+    let old_enough = job.window.max.saturating_add(wait_ms);
+    let came = job.inputs.iter().map(|b| b.block.time_ms()).max();
+    came.map_or(old_enough, |came| old_enough.max(came))
+}
+
 fn is_due(
     manifest: &Manifest,
     window: &Window<'_>,

@@ -245,3 +245,34 @@ fn what_is_older_than_the_retention_goes_and_without_one_nothing_does() {
     assert_eq!(gone(&m, 11 * HOUR, &kept(10)).0, []);
     assert_eq!(gone(&m, 1_000_000 * HOUR, &kept(0)).0, []);
 }
+
+#[test]
+fn a_window_is_due_since_it_was_old_enough_or_its_last_block_came() {
+    let settings = settings();
+    let named = |at_ms: i64, n: u128| ManifestBlock {
+        block: BlockId::new(at_ms, n),
+        ..block(n, 0..24, 1)
+    };
+    let since = |inputs: Vec<ManifestBlock>, settings: &CompactionSettings| {
+        let job = DownsampleJob {
+            window: TimeRange::new(0, DAY - 1),
+            inputs,
+            resolutions: vec![RESOLUTION_1H_MS],
+            replaced: Vec::new(),
+        };
+        downsampling_due_since_ms(&job, settings)
+    };
+    let old_enough = DAY - 1 + 40 * HOUR;
+    assert_eq!(
+        since(vec![named(0, 1), named(30 * HOUR, 2)], &settings),
+        old_enough
+    );
+    let late = 90 * HOUR;
+    assert_eq!(since(vec![named(0, 1), named(late, 2)], &settings), late);
+    // What is about to go does not wait.
+    let short = CompactionSettings {
+        retention: Duration::from_secs(3600),
+        ..settings
+    };
+    assert_eq!(since(vec![named(0, 1)], &short), DAY - 1 + HOUR);
+}

@@ -122,6 +122,11 @@ impl CompactError {
         }
     }
 
+    /// Whether a new block is not stored as it was sent: under another name it may be.
+    pub(crate) fn is_stored_otherwise(&self) -> bool {
+        matches!(self, Self::Bucket(BucketError::Altered { .. }))
+    }
+
     /// Whether the same may succeed later without anyone's help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! One merge: read, write, verify, upload, commit.
+//! One merge: read, write, verify, upload, read back, commit.
 
 use std::sync::Arc;
 
@@ -73,12 +73,8 @@ impl Merger {
     ) -> Result<Merged, CompactError> {
         let mut uploaded = Vec::new();
         let done = Box::pin(self.merge(manifest, job, aged, writer, &mut uploaded)).await;
-        match &done {
-            // Whether they are listed is not known: if not, their age tells.
-            Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
-            Err(_) if uploaded.is_empty() => {}
-            Err(_) => self.bury(&manifest.tenant, writer, &uploaded).await,
-        }
+        self.bury_in_vain(&manifest.tenant, writer, &uploaded, &done)
+            .await;
         done
     }
 
@@ -138,8 +134,8 @@ impl Merger {
             if self.is_full(&next.out) {
                 let last = next.out.last_series().cloned();
                 push_exemplars(&mut exemplars, &mut next.out, last.as_ref()).await?;
-                let full = self.finish(&manifest.tenant, next.out, Some(next.digest));
-                uploaded.extend(Box::pin(full).await?);
+                let full = self.finish(&manifest.tenant, next.out, Some(next.digest), uploaded);
+                Box::pin(full).await?;
             } else {
                 open = Some(next);
             }
@@ -153,8 +149,8 @@ impl Merger {
             })?,
         };
         push_exemplars(&mut exemplars, &mut last.out, None).await?;
-        let last = self.finish(&manifest.tenant, last.out, Some(last.digest));
-        uploaded.extend(Box::pin(last).await?);
+        let last = self.finish(&manifest.tenant, last.out, Some(last.digest), uploaded);
+        Box::pin(last).await?;
         let stats = merge.stats();
         let written = uploaded.iter().map(|m| m.samples).sum();
         if written != stats.samples_out {
@@ -238,19 +234,26 @@ impl Merger {
         self.settings.block_series.saturating_sub(taken).max(1)
     }
 
-    /// Ends a block, reads all of it back, which has to be what was `given` if that is known, and uploads it.
+    /// Ends a block, decodes all of it, which has to be what was `given` if that is known, uploads it, and reads its bytes back:
+    /// what it is made of goes once it is listed.
     pub(super) async fn finish(
         &self,
         tenant: &TenantId,
         out: BlockWriter,
         given: Option<Digest>,
+        uploaded: &mut Vec<BlockMeta>,
     ) -> Result<Option<BlockMeta>, CompactError> {
         let Some(parts) = self.cpu.run(move || out.finish()).await?? else {
             return Ok(None);
         };
         Box::pin(self.verify(&parts, given)).await?;
-        self.manifests.bucket().upload_block(tenant, &parts).await?;
-        Ok(Some(parts.meta))
+        let (bucket, meta) = (self.manifests.bucket(), parts.meta.clone());
+        // Noted first, so that what arrived of it is declared dead if the rest does not.
+        uploaded.push(meta.clone());
+        bucket.send_block(tenant, &parts).await?;
+        drop(parts);
+        bucket.read_back(tenant, &meta).await?;
+        Ok(Some(meta))
     }
 
     pub(super) async fn verify(&self, parts: &BlockParts, given: Option<Digest>) -> Result<(), CompactError> {
@@ -326,8 +329,24 @@ impl Merger {
         }
     }
 
+    /// Declares dead what a job uploaded that failed.
+    pub(super) async fn bury_in_vain<T>(
+        &self,
+        tenant: &TenantId,
+        writer: &Writer,
+        uploaded: &[BlockMeta],
+        done: &Result<T, CompactError>,
+    ) {
+        match done {
+            // Whether they are listed is not known: if not, their age tells.
+            Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
+            Err(_) if uploaded.is_empty() => {}
+            Err(_) => self.bury(tenant, writer, uploaded).await,
+        }
+    }
+
     /// Declares blocks dead that were uploaded in vain; what cannot be said now their age tells later.
-    pub(super) async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
+    async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
         let bury = |m: &mut Manifest| {
             for meta in uploaded
                 .iter()

@@ -31,6 +31,7 @@ pub(crate) struct CompactionMetrics {
     downsampled_samples: Counter,
     downsampling_seconds: Histogram,
     due_seconds: ByTenant,
+    due_downsampling_seconds: ByTenant,
     bad: ByTenant,
     lost: ByTenant,
     unknown: ByTenant,
@@ -46,6 +47,8 @@ pub(crate) struct Standing {
     pub(crate) due_for: Duration,
     /// For how long the merge has been due that has been for longest.
     pub(crate) oldest_due: Duration,
+    /// The same of downsampling.
+    pub(crate) oldest_due_downsampling: Duration,
     pub(crate) bad: usize,
 }
 
@@ -81,6 +84,10 @@ impl CompactionMetrics {
             due_seconds: gauge(
                 "due_seconds",
                 "How long the merge has been due that has been for longest",
+            ),
+            due_downsampling_seconds: gauge(
+                "due_downsampling_seconds",
+                "How long the window has been to be downsampled that has for longest",
             ),
             bad: gauge(
                 "bad_blocks",
@@ -119,8 +126,14 @@ impl CompactionMetrics {
         let due = number(standing.due_downsamplings);
         self.due_downsamplings.get_or_create(&label).set(due);
         self.bad.get_or_create(&label).set(number(standing.bad));
-        let seconds = i64::try_from(standing.oldest_due.as_secs()).unwrap_or(i64::MAX);
-        self.due_seconds.get_or_create(&label).set(seconds);
+        let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+        let ages = [
+            (&self.due_seconds, standing.oldest_due),
+            (&self.due_downsampling_seconds, standing.oldest_due_downsampling),
+        ];
+        for (family, age) in ages {
+            family.get_or_create(&label).set(seconds(age));
+        }
     }
 
     /// Whether versions of the manifest are lost.
@@ -163,6 +176,7 @@ impl CompactionMetrics {
             &self.due_downsamplings,
             &self.bad,
             &self.due_seconds,
+            &self.due_downsampling_seconds,
             &self.lost,
             &self.unknown,
         ] {

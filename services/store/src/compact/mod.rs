@@ -43,7 +43,7 @@ use koios_server::Metrics;
 use koios_tenancy::Overrides;
 
 pub use deletions::DeletionWitness;
-use downsample_plan::{DownsampleJob, due_downsamplings};
+use downsample_plan::{DownsampleJob, downsampling_due_since_ms, due_downsamplings};
 use error::CompactError;
 use job::Merger;
 use metrics::{CompactionMetrics, Standing};
@@ -359,7 +359,16 @@ impl Compactor {
             due: jobs.len(),
             due_downsamplings: summaries.len(),
             due_for: known.note_due(jobs.first(), now),
-            oldest_due: oldest_due(manifest, &jobs, now_ms, &settings),
+            oldest_due: oldest(
+                jobs.iter().map(|job| due_since_ms(manifest, job, &settings)),
+                now_ms,
+            ),
+            oldest_due_downsampling: oldest(
+                summaries
+                    .iter()
+                    .map(|job| downsampling_due_since_ms(job, &settings)),
+                now_ms,
+            ),
             bad: known.reported(now),
         };
         let paused = known.paused(now);
@@ -565,15 +574,9 @@ fn names(blocks: &[ManifestBlock]) -> impl Iterator<Item = BlockId> {
     blocks.iter().map(|b| b.block)
 }
 
-/// For how long the merge has been due that has been for longest.
-fn oldest_due(
-    manifest: &Manifest,
-    jobs: &[MergeJob],
-    now_ms: i64,
-    settings: &CompactionSettings,
-) -> Duration {
-    let since = jobs.iter().map(|job| due_since_ms(manifest, job, settings)).min();
-    let age_ms = since.map_or(0, |since| now_ms.saturating_sub(since));
+/// For how long what has been due since the first of some times is.
+fn oldest(due_since_ms: impl Iterator<Item = i64>, now_ms: i64) -> Duration {
+    let age_ms = due_since_ms.min().map_or(0, |since| now_ms.saturating_sub(since));
     Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
 }
 

@@ -49,9 +49,13 @@ impl Downsampling {
     pub(crate) fn is_wanted(&self, window: TimeRange, now_ms: i64, settings: &CompactionSettings) -> bool {
         let ended_ago = now_ms.saturating_sub(window.max);
         let kept = self.retention.is_zero() || ended_ago <= millis(self.retention);
+        !self.after.is_zero() && ended_ago > self.wait_ms(settings) && kept
+    }
+
+    /// How long after its end a window is downsampled, milliseconds.
+    pub(crate) fn wait_ms(&self, settings: &CompactionSettings) -> i64 {
         // Samples that are about to go do not wait.
-        let after = millis(self.after).min(settings.retention_ms().unwrap_or(i64::MAX));
-        !self.after.is_zero() && ended_ago > after && kept
+        millis(self.after).min(settings.retention_ms().unwrap_or(i64::MAX))
     }
 
     /// Whether summaries are made and kept longer than samples.

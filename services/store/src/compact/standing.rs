@@ -20,6 +20,8 @@ const UNREAD_MAX: u32 = 3;
 const UNREAD_PAUSE: Duration = Duration::from_secs(60);
 /// How long after that many: it may be a right that somebody sets, or an archive that takes hours.
 const UNREAD_FOR: Duration = Duration::from_secs(3600);
+/// How long the blocks of a job wait whose new block was not stored as it was sent: it is written anew, however large it is.
+const STORED_OTHERWISE_PAUSE: Duration = Duration::from_secs(600);
 
 /// What is remembered of a tenant.
 #[derive(Debug, Default)]
@@ -59,7 +61,7 @@ enum Why {
     Empty,
     /// It could not be read so many times, and the bucket answers else.
     Unread(u32),
-    /// Another block of the same job could not be read.
+    /// Another block of the same job could not be read, or the new one was not stored as it was sent.
     Beside,
 }
 
@@ -166,17 +168,26 @@ impl TenantStanding {
         let wait = if is_it { UNREAD_FOR } else { UNREAD_PAUSE };
         let until = now.saturating_add(wait);
         if !is_it {
-            for block in inputs {
-                let beside = self.aside.entry(block).or_insert(Aside {
-                    until,
-                    why: Why::Beside,
-                });
-                beside.until = beside.until.max(until);
-            }
+            self.pause(inputs, until);
         }
         let why = Why::Unread(failures);
         self.aside.insert(unread, Aside { until, why });
         is_it
+    }
+
+    /// Notes that what was made of blocks was not stored as it was sent.
+    pub(super) fn note_stored_otherwise(&mut self, inputs: impl IntoIterator<Item = BlockId>, now: Duration) {
+        self.pause(inputs, now.saturating_add(STORED_OTHERWISE_PAUSE));
+    }
+
+    fn pause(&mut self, blocks: impl IntoIterator<Item = BlockId>, until: Duration) {
+        for block in blocks {
+            let beside = self.aside.entry(block).or_insert(Aside {
+                until,
+                why: Why::Beside,
+            });
+            beside.until = beside.until.max(until);
+        }
     }
 
     /// Notes that blocks could be read.

@@ -23,11 +23,8 @@ impl Merger {
     ) -> Result<Option<Removed>, CompactError> {
         let mut uploaded = Vec::new();
         let done = Box::pin(self.divide(manifest, job, horizon, writer, &mut uploaded)).await;
-        match &done {
-            Ok(_) | Err(CompactError::Bucket(BucketError::Unknown { .. })) => {}
-            Err(_) if uploaded.is_empty() => {}
-            Err(_) => self.bury(&manifest.tenant, writer, &uploaded).await,
-        }
+        self.bury_in_vain(&manifest.tenant, writer, &uploaded, &done)
+            .await;
         done
     }
 
@@ -81,14 +78,13 @@ impl Merger {
             let mut lacks = common_lacks(manifest, std::slice::from_ref(block));
             lacks.extend(names(manifest, kept.iter().copied()));
             let aged = Aged::new(manifest, without(&classes, is_kept), lacks);
-            let meta = Box::pin(self.write_summaries(manifest, block, &aged, writer)).await?;
+            let meta = Box::pin(self.write_summaries(manifest, block, &aged, writer, uploaded)).await?;
             entries.extend(meta.as_ref().map(|meta| ManifestBlock {
                 // The samples go: these are all that is left of them.
                 sources: Vec::new(),
                 lacks: aged.lacks.clone(),
                 ..ManifestBlock::new(meta, BTreeMap::new())
             }));
-            uploaded.extend(meta);
         }
         self.list_split(manifest, job, &of_samples, &entries, writer)
             .await?;
