@@ -142,7 +142,7 @@ pub struct BlockWriter {
     /// Where series share them.
     times: Option<Box<TimesWriter>>,
     /// Of a downsampled block, in place of the samples.
-    summaries: Option<SummariesWriter>,
+    summaries: Option<Box<SummariesWriter>>,
     /// From the first histogram on.
     histograms: Option<HistogramsWriter>,
     /// From the first exemplar on.
@@ -164,12 +164,12 @@ impl BlockWriter {
             .transpose()?;
         let summaries = match samples_part(options.resolution_ms) {
             Some(SAMPLES_PART) => None,
-            Some(part) => Some(SummariesWriter::new(
+            Some(part) => Some(Box::new(SummariesWriter::new(
                 options.block,
                 part,
                 options.layout,
                 options.histogram_sums,
-            )?),
+            )?)),
             None => {
                 let reason = format!("there is no resolution of {} ms", options.resolution_ms);
                 return Err(encode_error(options.block, SAMPLES_PART, reason));
@@ -445,14 +445,17 @@ impl BlockWriter {
     fn float_rows(&self) -> u64 {
         self.summaries
             .as_ref()
-            .map_or_else(|| self.samples.rows(), SummariesWriter::rows)
+            .map_or_else(|| self.samples.rows(), |summaries| summaries.rows())
     }
 
     /// Roughly the encoded size so far, so that the caller can end the block and start another.
     pub fn encoded_bytes(&self) -> usize {
         self.samples.encoded_bytes()
             + self.times.as_ref().map_or(0, |times| times.encoded_bytes())
-            + self.summaries.as_ref().map_or(0, SummariesWriter::encoded_bytes)
+            + self
+                .summaries
+                .as_ref()
+                .map_or(0, |summaries| summaries.encoded_bytes())
             + self
                 .histograms
                 .as_ref()
@@ -473,7 +476,7 @@ impl BlockWriter {
         let sample_rows = self
             .summaries
             .as_ref()
-            .map_or_else(|| self.samples.rows(), SummariesWriter::rows);
+            .map_or_else(|| self.samples.rows(), |summaries| summaries.rows());
         let (samples_part, samples) = match self.summaries {
             Some(summaries) => summaries.finish()?,
             None => (SAMPLES_PART, self.samples.finish()?),

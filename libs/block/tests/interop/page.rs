@@ -125,7 +125,7 @@ fn sums_of_histograms_are_read_by_their_statement() {
         }
     }
     assert!(wanted.len() > 1 && wanted.len() < kept.summaries.len());
-    let parts = summaries_of(&[(labels, kept.clone())], RESOLUTION_1H_MS);
+    let parts = summaries_of(&[(labels, kept)], RESOLUTION_1H_MS);
     assert_eq!(sorted(rows(&parts, 3)), sorted(wanted));
 }
 

@@ -86,7 +86,7 @@ fn histogram(k: i64) -> Histogram {
         sum: -12.5,
         zero_count: 0.5,
         zero_threshold: 0.001,
-        positive_spans: positive_spans.clone(),
+        positive_spans,
         positive_buckets: positive_buckets.clone(),
         negative_spans,
         negative_buckets,
@@ -138,7 +138,7 @@ fn exemplars(i: u64) -> Vec<Exemplar> {
             ]),
         },
     };
-    let few = if i % 300 == 0 { 0..5 } else { 0..0 };
+    let few = if i.is_multiple_of(300) { 0..5 } else { 0..0 };
     few.map(exemplar).collect()
 }
 
@@ -202,6 +202,15 @@ fn write_summaries(resolution_ms: i64) -> BlockParts {
     writer.finish().unwrap().unwrap()
 }
 
+/// Bit for bit: a stale marker is a NaN, which equals nothing.
+fn same(a: &[(i64, Arc<Histogram>)], b: &[(i64, Arc<Histogram>)]) -> bool {
+    let alike = a
+        .iter()
+        .zip(b)
+        .all(|(a, b)| a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq());
+    a.len() == b.len() && alike
+}
+
 fn samples() -> BlockReader {
     stored("v5-whole", id(50), write_samples)
 }
@@ -223,16 +232,8 @@ fn all_that_a_block_may_have_is_read_as_it_was_written() {
     let read = read_back(&block);
     assert!(read.keys().eq(want.keys()));
     for (labels, want) in &want {
-        // A stale marker is a NaN, which equals nothing.
         let found = &read[labels];
-        let bits = |all: &[(i64, Arc<Histogram>)], other: &[(i64, Arc<Histogram>)]| {
-            all.len() == other.len()
-                && all
-                    .iter()
-                    .zip(other)
-                    .all(|(a, b)| a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq())
-        };
-        assert!(bits(&found.histograms, &want.histograms), "{labels}");
+        assert!(same(&found.histograms, &want.histograms), "{labels}");
         assert_eq!(
             (&found.metadata, &found.floats, &found.starts, &found.summaries),
             (&want.metadata, &want.floats, &want.starts, &want.summaries),
@@ -287,13 +288,7 @@ fn summaries_of_both_resolutions_are_read_as_they_were_written() {
         for i in 0..6 {
             let (read, kept) = (&read[&labels(i)], kept(i, resolution_ms));
             assert_eq!(read.summaries, kept.summaries, "{name}");
-            let same = |(a, b): (&(i64, Arc<Histogram>), &(i64, Arc<Histogram>))| {
-                a.0 == b.0 && a.1.bits_cmp(&b.1).is_eq()
-            };
-            assert!(
-                read.histograms.len() == kept.histograms.len()
-                    && read.histograms.iter().zip(&kept.histograms).all(same)
-            );
+            assert!(same(&read.histograms, &kept.histograms), "{name}");
             assert_eq!(read.metadata, metadata(i).map(Arc::new));
         }
         assert!(

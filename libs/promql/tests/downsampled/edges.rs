@@ -56,11 +56,7 @@ impl Windows {
 }
 
 /// The samples that count to a window: those of each summary to the one that its last sample lies in.
-pub(super) fn counted<'a, T>(
-    summaries: &'a [Vec<T>],
-    t: impl Fn(&T) -> i64,
-    (start, end): (i64, i64),
-) -> Vec<&'a T> {
+pub(super) fn counted<T>(summaries: &[Vec<T>], t: impl Fn(&T) -> i64, (start, end): (i64, i64)) -> Vec<&T> {
     let inside = |s: &&Vec<T>| s.last().is_some_and(|last| start < t(last) && t(last) <= end);
     summaries.iter().filter(inside).flatten().collect()
 }
