@@ -191,9 +191,10 @@ impl Oracle {
                 was_there && matches(listed, &w.key) && !covers(listed, w)
             };
             if let Some(write) = self.writes.iter().find(is_owed) {
-                let key = &write.key;
+                let (_, _, sequence) = write.batch;
+                let (key, covers) = (&write.key, &listed.tombstone.covers);
                 return Err(format!(
-                    "{name} does not cover {key:?}, which was acknowledged before"
+                    "{name} does not cover {key:?} of batch {sequence}, which was acknowledged before, but {covers:?}"
                 ));
             }
         }

@@ -271,7 +271,7 @@ fn i10_parts_that_go_in_pieces_are_there_whole_or_not_at_all() {
         piece_bytes: 2000,
         ..Setup::default()
     };
-    let script = [push(0), Cut(0)];
+    let script = [push(0), Cut(0), push(1), Cut(0)];
     everywhere(&setup, &script);
 }
 
