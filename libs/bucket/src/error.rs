@@ -63,9 +63,9 @@ pub enum Error {
         /// The new block.
         block: BlockId,
         /// The first of its parts that does.
-        part: String,
+        part: Box<str>,
         /// What does not fit.
-        reason: String,
+        reason: Box<str>,
     },
     /// A newer version of the program wrote it: sound, but not to be read or replaced by this one.
     #[error("object {object} has format {found}, this version reads up to {supported}: upgrade this process")]
@@ -208,8 +208,8 @@ impl Error {
         Self::Altered {
             tenant: tenant.clone(),
             block,
-            part: part.to_owned(),
-            reason: reason.to_string(),
+            part: part.into(),
+            reason: reason.to_string().into(),
         }
     }
 

@@ -273,7 +273,9 @@ impl Bucket {
             }
             match self.read_parts_back(tenant, meta).await {
                 Ok(()) => {}
-                Err(Error::Altered { part, .. }) => found.push((meta.block, LeftOut::Altered { part })),
+                Err(Error::Altered { part, .. }) => {
+                    found.push((meta.block, LeftOut::Altered { part: part.into() }))
+                }
                 Err(e) => return Err(e),
             }
         }

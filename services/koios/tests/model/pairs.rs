@@ -136,7 +136,7 @@ fn rich(pair: Pair<'_>) -> Pair<'_> {
     let setup = Setup {
         is_rich: true,
         head_keep: Duration::from_secs(30 * DAY),
-        ..pair.setup.clone()
+        ..pair.setup
     };
     Pair { setup, ..pair }
 }
