@@ -26,7 +26,7 @@ pub enum Error {
         at: usize,
     },
     /// A format this program does not know.
-    #[error("chunk has format version {version}, this program reads versions 1 to 5: upgrade it")]
+    #[error("chunk has format version {version}, this program reads versions 1 to 6: upgrade it")]
     Version {
         /// The version byte.
         version: u8,

@@ -132,13 +132,13 @@ fn i12_a_few_bytes_cannot_claim_more_samples_than_the_limit() {
 
 #[test]
 fn a_later_version_is_named() {
-    let mut bytes = vec![6, 0, 1, 0, 0];
+    let mut bytes = vec![7, 0, 1, 0, 0];
     let sum = koios_sum(&bytes);
     bytes.extend_from_slice(&sum);
     let e = decode(bytes, TimeRange::ALL).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "chunk has format version 6, this program reads versions 1 to 5: upgrade it"
+        "chunk has format version 7, this program reads versions 1 to 6: upgrade it"
     );
 }
 
