@@ -62,10 +62,7 @@ impl Store {
             }
             Entry::Reconciled(r) => self.ledger.lock().reconcile(r.partition, lsn),
             Entry::Adopted(r) => self.ledger.lock().adopt(r.partition, r.epoch),
-            Entry::Truncated(r) => {
-                let mut ledger = self.ledger.lock();
-                ledger.truncated_below = ledger.truncated_below.max(r.below);
-            }
+            Entry::Truncated(r) => self.apply_truncated(lsn, &r),
             Entry::Deleted(r) => self.apply_deletion(lsn, &r),
         }
         Answer::Done
@@ -181,6 +178,7 @@ impl Store {
         let times = times.unwrap_or_else(|| BatchTimes::of(&columns, self.window_ms));
         let mut state = replica.state.write();
         let applied = state.replay(&batch, &mut columns, lsn, &times);
+        state.has_unaccounted |= applied.unknown_series > 0;
         drop(state);
         self.metrics.applied(&applied);
         if applied.unknown_series == 0 {

@@ -4,38 +4,34 @@
 //! the segments need not stay for them. Only where more goes than comes: with the bucket away all wait, and stay where they are.
 //!
 //! A batch that is carried was held before its copy was logged, so the checkpoint with which the log then begins says that it is held. Were the copy
-//! damaged, it would pass for being in listed blocks. So the record that lets the segments go names what was carried, and a start
-//! that does not find it takes it for lost.
+//! damaged, it would pass for being in listed blocks. So every record that lets segments go names all that waits of those of whom something
+//! was carried, and a start that does not find it takes it for lost.
 
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use futures::{StreamExt, stream};
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_wal::Lsn;
-use koios_wire::{Batch, FetchBatchesRequest, ServiceError};
+use koios_wire::{FetchBatchesRequest, ServiceError, ServiceErrorCode};
 use serde::{Deserialize, Serialize};
 
 use crate::cut::longest_uncut_ms;
+use crate::fetch::Groups;
 use crate::ingester::Inner;
 use crate::record::Origin;
 use crate::replica::{Replica, ReplicaState};
 use crate::segments::SegmentIndex;
+use crate::store::Store;
 
 /// What waits so many times as long as it takes to cut a window, where all goes on as usual, may be carried.
 const WAITS: i64 = 2;
 /// So many bytes go for each that is carried, at least.
 const GAIN: u64 = 2;
-/// Batches that go to the log together, so that they share syncs.
-const APPENDS_AT_A_TIME: usize = 16;
-
-/// Batches of one (partition, tenant) that were logged once more.
+/// The batches of one (partition, tenant) that no listed cut has, some of which were logged once more.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Carried {
     pub(crate) partition: PartitionId,
     pub(crate) tenant: TenantId,
-    /// The first segment that may have a copy.
-    pub(crate) from: u32,
     pub(crate) batches: BatchSet,
 }
 
@@ -110,60 +106,83 @@ impl Inner {
         let Some(uncut) = replica.state.read().carriable() else {
             return Ok(0);
         };
-        let active = self
-            .wal()
-            .map_err(|e| self.refuse(&e))?
-            .segments()
-            .last()
-            .copied();
-        let (wanted, from) = {
-            let index = self.store.segments.lock();
-            (
-                index.only_below(&replica.key, &uncut, below),
-                active.unwrap_or(below),
-            )
-        };
+        let wanted = self.store.segments.lock().only_below(&replica.key, &uncut, below);
         self.log_again(replica, &wanted).await?;
         let is_there = {
             let index = self.store.segments.lock();
-            let logged = index.logged_from(&replica.key, below);
-            logged.includes(&wanted) && logged.includes(&uncut)
+            index.logged_from(&replica.key, below).includes(&uncut)
         };
         if !is_there {
-            return Ok(0);
+            let message = "some of its batches could not be read from the log".to_owned();
+            return Err(ServiceError::new(ServiceErrorCode::Corruption, message));
         }
-        if !wanted.is_empty() {
-            self.store.metrics.batches_carried.inc_by(wanted.len());
-            self.store.carried.lock().push(Carried {
-                partition: replica.key.0,
-                tenant: replica.key.1.clone(),
-                from,
-                batches: wanted.clone(),
-            });
-        }
-        replica.state.write().head.log_begins_at(Lsn::new(below, 0).0);
+        let mut state = replica.state.write();
+        state.was_carried = true;
+        state.head.log_begins_at(Lsn::new(below, 0).0);
         Ok(wanted.len())
     }
 
     async fn log_again(self: &Arc<Self>, replica: &Replica, wanted: &BatchSet) -> Result<(), ServiceError> {
-        let mut batches = match wanted.is_empty() {
-            true => stream::empty().boxed(),
-            false => self.fetch_batches(FetchBatchesRequest {
-                partition: replica.key.0,
-                tenant: replica.key.1.clone(),
-                wanted: wanted.clone(),
-            })?,
-        };
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut batches = Groups::new(self.fetch_batches(FetchBatchesRequest {
+            partition: replica.key.0,
+            tenant: replica.key.1.clone(),
+            wanted: wanted.clone(),
+        })?);
         loop {
-            let group: Vec<_> = batches.by_ref().take(APPENDS_AT_A_TIME).collect().await;
+            // What is left is logged when there is room for it; what was logged again need not be, the next time.
+            self.check_memory().map_err(|e| self.refuse(&e.into()))?;
+            let group = batches.next_group(self).await?;
             if group.is_empty() {
                 return Ok(());
             }
-            let group = group.into_iter().collect::<Result<Vec<Arc<Batch>>, _>>()?;
+            let count = group.len() as u64;
             let appends = group
                 .into_iter()
                 .map(|batch| self.log_when_there_is_room(batch, Origin::Log));
             try_join_all(appends).await.map_err(|e| self.refuse(&e))?;
+            self.store.metrics.batches_carried.inc_by(count);
+        }
+    }
+}
+
+impl Store {
+    /// What waits in segments from `below` on, of those of whom something was carried.
+    pub(crate) fn carried(&self, below: u32) -> Vec<Carried> {
+        let carried = |replica: Arc<Replica>| {
+            let uncut = {
+                let state = replica.state.read();
+                state.was_carried.then(|| state.all_uncut())?
+            };
+            let logged = self.segments.lock().logged_from(&replica.key, below);
+            let batches = uncut.difference(&uncut.difference(&logged));
+            let (partition, tenant) = replica.key.clone();
+            (!batches.is_empty()).then_some(Carried {
+                partition,
+                tenant,
+                batches,
+            })
+        };
+        self.replicas().into_iter().filter_map(carried).collect()
+    }
+
+    /// Takes what was carried and is not logged for lost: it was held before, and would pass for being in listed blocks.
+    pub(crate) fn check_carried(&self, lsn: Lsn, carried: &Carried) {
+        let (partition, tenant) = (carried.partition, &carried.tenant);
+        let replica = self.replica_or_new(&(partition, tenant.clone()));
+        let logged = self.segments.lock().logged(&replica.key);
+        let missing = carried.batches.difference(&logged);
+        {
+            let mut state = replica.state.write();
+            state.was_carried = true;
+            state.held = state.held.difference(&missing);
+        }
+        if !missing.is_empty() {
+            tracing::error!(%partition, %tenant, batches = missing.len(), "batches that were logged once more cannot be read");
+            self.metrics.damage.inc();
+            self.ledger.lock().lost(lsn);
         }
     }
 }
@@ -179,12 +198,17 @@ fn keeping(replica: Arc<Replica>, below: u32) -> Option<Keeping> {
 }
 
 impl ReplicaState {
-    /// The batches that no listed cut has; `None` where there may be samples of others, or the log cannot give them.
-    fn carriable(&self) -> Option<BatchSet> {
+    fn all_uncut(&self) -> BatchSet {
         let mut all = BatchSet::default();
         self.uncut()
             .iter()
             .for_each(|(_, batches)| all.union_with(batches));
+        all
+    }
+
+    /// The batches that no listed cut has; `None` where there may be samples of others, or the log cannot give them.
+    fn carriable(&self) -> Option<BatchSet> {
+        let all = self.all_uncut();
         let is_readable = all.difference(&self.unreadable).includes(&all);
         (is_readable && !self.has_unaccounted).then_some(all)
     }

@@ -13,10 +13,58 @@ use koios_wire::{
 };
 
 use crate::ingester::Inner;
+use crate::push::queued_bytes;
 use crate::references::Bindings;
 use crate::replica::Replica;
 use crate::segments::ReplicaKey;
 use crate::{Error, Result};
+
+/// Fetched batches that go to the log together, so that they share syncs.
+const APPENDS_AT_A_TIME: usize = 16;
+/// Part of a tenant's queue that they may take: the rest is for pushes.
+const QUEUE_SHARE: usize = 4;
+
+/// Fetched batches, in groups that go to the log together.
+pub(crate) struct Groups {
+    stream: BatchStream,
+    /// What came last and has to wait for the next group.
+    next: Option<Result<Arc<Batch>, ServiceError>>,
+}
+
+impl Groups {
+    pub(crate) fn new(stream: BatchStream) -> Self {
+        Self { stream, next: None }
+    }
+
+    /// The next ones, at least one; none at the end. An error comes after the batches before it, which who has a damaged log serves first.
+    pub(crate) async fn next_group(&mut self, inner: &Inner) -> Result<Vec<Arc<Batch>>, ServiceError> {
+        let bytes_max = inner.wal_settings().tenant_queue_bytes_max / QUEUE_SHARE;
+        let (mut group, mut bytes) = (Vec::new(), 0usize);
+        while group.len() < APPENDS_AT_A_TIME {
+            let next = match self.next.take() {
+                Some(next) => next,
+                None => {
+                    let next = inner.within_peer_deadline(async { Ok(self.stream.next().await) });
+                    match next.await.transpose() {
+                        Some(next) => next.flatten(),
+                        None => break,
+                    }
+                }
+            };
+            let with_next = match &next {
+                Ok(batch) => bytes.saturating_add(queued_bytes(batch)),
+                Err(_) => usize::MAX,
+            };
+            if !group.is_empty() && with_next > bytes_max {
+                self.next = Some(next);
+                break;
+            }
+            bytes = with_next;
+            group.push(next?);
+        }
+        Ok(group)
+    }
+}
 
 /// A fetch under way.
 struct Fetching {

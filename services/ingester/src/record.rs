@@ -111,9 +111,12 @@ pub(crate) struct Adopted {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Truncated {
     pub(crate) below: u32,
-    /// What was logged once more since the record before.
+    /// All that waits of those of whom something was logged once more: it is logged, and stays until the next such record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) carried: Vec<Carried>,
+    /// What was below is missing, and no record had said that it may go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) front_is_lost: bool,
 }
 
 /// A deletion as a manifest lists it. What was applied before this record and is covered goes; of the rest, `kept` has

@@ -199,7 +199,9 @@ impl Bindings {
             columns.label_bytes.extend_from_slice(labels);
             columns.label_ends.push(columns.label_bytes.len() as u32);
         }
-        Ok(Some(Batch::new(logged.header, columns)))
+        // As it was written: members that log or read it may be of a version before this one.
+        let content = logged.content();
+        Ok(Some(Batch::new(logged.header, columns).with_content(content)))
     }
 }
 
@@ -258,6 +260,44 @@ mod tests {
             log(&mut ids, &mut head, 2, &batch(&[1, 4, 3], 8)),
             (vec![2, 0, 1], 0)
         );
+    }
+
+    #[test]
+    fn i16_a_batch_out_of_the_log_has_the_content_it_came_with() {
+        use koios_model::{PartitionId, StreamId, TenantId};
+        use koios_wire::BatchHeader;
+        let (mut ids, head, columns) = (
+            LogIds::default(),
+            Head::new(HeadOptions::default()),
+            batch(&[1, 2], 1),
+        );
+        let series = ids.name(
+            1,
+            &head,
+            &columns,
+            &Head::new(HeadOptions::default()).resolve(&columns),
+        );
+        let header = BatchHeader {
+            epoch: 1,
+            partition: PartitionId(0),
+            tenant: TenantId::anonymous(),
+            stream: StreamId(1),
+            sequence: 1,
+            settled_below: 0,
+            admission_ms: 1,
+        };
+        let sent = Batch::new(header, columns);
+        let record: Vec<u8> = [&sent.log_prefix(&series)[..], sent.content()].concat();
+        let logged = LoggedBatch::decode(&record.into()).unwrap();
+        let mut bindings = Bindings::default();
+        bindings.add(&logged.series);
+        let read = bindings.batch(logged).unwrap().unwrap();
+        assert!(
+            read.has_content(),
+            "not encoded anew: who gets it may be of an earlier version"
+        );
+        assert_eq!(read.content(), sent.content());
+        assert_eq!(read.columns().label_bytes, sent.columns().label_bytes);
     }
 
     #[test]

@@ -3,27 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::future::try_join_all;
 use koios_control::{ClusterState, Command, Partition, Replica as Placement};
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_wire::{
-    Batch, BatchSetsRequest, BatchStream, FetchBatchesRequest, IngesterService, ServiceError,
-    ServiceErrorCode, TenantHoldings,
+    Batch, BatchSetsRequest, FetchBatchesRequest, IngesterService, ServiceError, ServiceErrorCode,
+    TenantHoldings,
 };
 
 use crate::Result;
-use crate::fetch::first_of;
+use crate::fetch::{Groups, first_of};
 use crate::ingester::Inner;
-use crate::push::queued_bytes;
 use crate::record::{Entry, Origin, TakenOver};
 use crate::segments::ReplicaKey;
 use crate::settle::Settling;
-
-/// Fetched batches that go to the log together, so that they share syncs.
-const APPENDS_AT_A_TIME: usize = 16;
-/// Part of a tenant's queue that they may take: the rest is for pushes.
-const QUEUE_SHARE: usize = 4;
 
 /// What each peer had that was missing here in the round before. A batch on its way to all members is missing for a
 /// moment; one that is missing twice is fetched.
@@ -133,18 +126,26 @@ impl Inner {
         !round.whole
     }
 
+    /// What a peer answers, or that it did not in time.
+    pub(crate) async fn within_peer_deadline<T>(
+        &self,
+        call: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
+        let deadline = self.settings.peer_deadline;
+        match self.deps.runtime.clock.timeout(deadline, call).await {
+            Ok(result) => result,
+            Err(late) => Err(ServiceError::new(
+                ServiceErrorCode::DeadlineExceeded,
+                format!("no answer: {late}"),
+            )),
+        }
+    }
+
     /// The batches held of a (partition, tenant).
     fn held(&self, partition: PartitionId, tenant: &TenantId) -> BatchSet {
         let replica = self.store.replica(partition, tenant);
         replica.map_or_else(BatchSet::default, |r| r.state.read().held.clone())
     }
-}
-
-/// Batches coming from a peer.
-struct Fetched {
-    stream: BatchStream,
-    /// What came last and has to wait for the next group.
-    next: Option<Result<Arc<Batch>, ServiceError>>,
 }
 
 /// How a copy from a peer ended.
@@ -174,7 +175,10 @@ impl Round<'_> {
         };
         // Ours first: the peer's answer says what was acknowledged under older epochs only once we refuse those too.
         drop(self.inner.enter(self.partition.id, self.partition.epoch).await?);
-        let reply = self.within_deadline(service.batch_sets(request)).await?;
+        let reply = self
+            .inner
+            .within_peer_deadline(service.batch_sets(request))
+            .await?;
         let mut complete = true;
         for theirs in &reply.tenants {
             let copied = self
@@ -290,15 +294,18 @@ impl Round<'_> {
             tenant: tenant.clone(),
             wanted: wanted.clone(),
         };
-        let stream = self.within_deadline(service.fetch_batches(request)).await?;
-        let mut batches = Fetched { stream, next: None };
+        let stream = self
+            .inner
+            .within_peer_deadline(service.fetch_batches(request))
+            .await?;
+        let mut batches = Groups::new(stream);
         let mut fetched = 0u64;
         loop {
             // What is left is fetched when there is room for it.
             let memory = self.inner.check_memory();
             memory.map_err(|e| self.inner.refuse(&e.into()))?;
             self.inner.check_disk(self.reserve_bytes()).await?;
-            let group = self.next_group(&mut batches).await?;
+            let group = batches.next_group(self.inner).await?;
             if group.is_empty() {
                 break;
             }
@@ -319,36 +326,6 @@ impl Round<'_> {
             true => reserve / 2,
             false => reserve,
         }
-    }
-
-    /// The next batches that go to the log together, at least one; none at the end. An error comes after the batches
-    /// before it, which a peer with a damaged log serves first.
-    async fn next_group(&self, batches: &mut Fetched) -> Result<Vec<Arc<Batch>>, ServiceError> {
-        let bytes_max = self.inner.wal_settings().tenant_queue_bytes_max / QUEUE_SHARE;
-        let (mut group, mut bytes) = (Vec::new(), 0usize);
-        while group.len() < APPENDS_AT_A_TIME {
-            let next = match batches.next.take() {
-                Some(next) => next,
-                None => {
-                    let next = self.within_deadline(async { Ok(batches.stream.next().await) });
-                    match next.await.transpose() {
-                        Some(next) => next.flatten(),
-                        None => break,
-                    }
-                }
-            };
-            let with_next = match &next {
-                Ok(batch) => bytes.saturating_add(queued_bytes(batch)),
-                Err(_) => usize::MAX,
-            };
-            if !group.is_empty() && with_next > bytes_max {
-                batches.next = Some(next);
-                break;
-            }
-            bytes = with_next;
-            group.push(next?);
-        }
-        Ok(group)
     }
 
     /// Logs a fetched batch as it is; false when it is not one that was asked for.
@@ -395,20 +372,6 @@ impl Round<'_> {
                 tracing::info!(%partition, "copied from a read quorum of peers; the member counts again")
             }
             Err(error) => tracing::warn!(%partition, %error, "the member is repaired but could not say so"),
-        }
-    }
-
-    async fn within_deadline<T>(
-        &self,
-        call: impl Future<Output = Result<T, ServiceError>>,
-    ) -> Result<T, ServiceError> {
-        let deadline = self.inner.settings.peer_deadline;
-        match self.inner.deps.runtime.clock.timeout(deadline, call).await {
-            Ok(result) => result,
-            Err(late) => Err(ServiceError::new(
-                ServiceErrorCode::DeadlineExceeded,
-                format!("peer did not answer: {late}"),
-            )),
         }
     }
 }

@@ -11,7 +11,6 @@ use koios_wal::{Committer, Damage, DamageKind, Lsn, PartReader, Record, RecordAt
 
 use koios_wire::{BatchHeader, LoggedBatch};
 
-use crate::carry::Carried;
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
 use crate::replica::BatchTimes;
@@ -75,8 +74,6 @@ struct Progress {
     from_snapshot: bool,
     /// Records are missing or cannot be read.
     damaged: bool,
-    /// What is in the log once more, as it says.
-    carried: Vec<Carried>,
 }
 
 impl Inner {
@@ -116,8 +113,7 @@ impl Inner {
             // The checkpoint of the first loaded segment is damaged; this one's floors are higher and as good.
             self.restore(&c, false);
         }
-        self.check_front(&segments);
-        progress.damaged |= self.lacks_carried(&segments, &progress.carried);
+        progress.damaged |= self.lacks_front();
         if let Some(damage) = replay.missing_end() {
             progress.damaged = true;
             self.note_missing_end(&damage, epochs);
@@ -230,11 +226,6 @@ impl Inner {
             self.store.segments.lock().begin(number, c.at_ms);
             self.replay_checkpoint(number, c, progress);
         }
-        for (_, entry) in &decoded.entries {
-            if let Entry::Truncated(r) = entry {
-                progress.carried.extend_from_slice(&r.carried);
-            }
-        }
         let (store, cpu) = (Arc::clone(&self.store), self.deps.runtime.cpu.clone());
         let apply = move || {
             for (lsn, header, bytes) in &decoded.noted {
@@ -242,7 +233,9 @@ impl Inner {
             }
             store.replay_entries(&cpu, decoded.entries);
         };
-        Ok(self.pools.apply.run(apply).await?)
+        self.pools.apply.run(apply).await?;
+        progress.damaged |= self.store.ledger.lock().found_lost;
+        Ok(())
     }
 
     /// Starts from the first checkpoint there is, and takes the floors of the segment from which on samples are loaded.
@@ -288,49 +281,19 @@ impl Inner {
     }
 
     /// Segments go in order and only after a record said so: others must be there.
-    fn check_front(&self, segments: &[u32]) {
-        let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
-            return;
-        };
-        let mut ledger = self.store.ledger.lock();
-        if first > ledger.truncated_below.max(1) {
-            let expected = ledger.truncated_below.max(1);
+    fn lacks_front(&self) -> bool {
+        let first = self.store.segments.lock().first();
+        let expected = self.store.ledger.lock().truncated_below.max(1);
+        let lacks = first.filter(|first| *first > expected);
+        if let Some(first) = lacks {
             tracing::error!(
                 first,
                 expected,
                 "the first segments of the write-ahead log are missing"
             );
             self.store.metrics.damage.inc();
-            ledger.lost(Lsn::new(last, u32::MAX));
         }
-    }
-
-    /// Whether the log lacks batches that it should have once more. They were held before, and not logged any more would pass for being in
-    /// listed blocks.
-    fn lacks_carried(&self, segments: &[u32], carried: &[Carried]) -> bool {
-        let (Some(&first), Some(&last)) = (segments.first(), segments.last()) else {
-            return false;
-        };
-        let mut lacks = false;
-        // Of others the copies went, in listed blocks by then.
-        for c in carried.iter().filter(|c| c.from >= first) {
-            let (partition, tenant) = (c.partition, &c.tenant);
-            let Some(replica) = self.store.replica(partition, tenant) else {
-                continue;
-            };
-            let logged = self.store.segments.lock().logged(&replica.key);
-            let missing = c.batches.difference(&logged);
-            if missing.is_empty() {
-                continue;
-            }
-            tracing::error!(%partition, %tenant, batches = missing.len(), "batches that were logged once more cannot be read");
-            let mut state = replica.state.write();
-            state.held = state.held.difference(&missing);
-            self.store.metrics.damage.inc();
-            self.store.ledger.lock().lost(Lsn::new(last, u32::MAX));
-            lacks = true;
-        }
-        lacks
+        lacks.is_some()
     }
 
     /// Notes that the log ends before its mark, or that the mark is damaged.
@@ -360,13 +323,17 @@ impl Inner {
         }
     }
 
-    /// Logs that the front is as it is now: what was missing was reported.
+    /// Logs that the front is as it is now, and that what was there is lost: so do later starts know, until that is settled.
     pub(crate) async fn after_replay(&self) -> Result<()> {
         let first = self.store.segments.lock().first();
         let known = self.store.ledger.lock().truncated_below.max(1);
         if let Some(below) = first.filter(|f| *f > known) {
-            let carried = Vec::new();
-            self.log(Entry::Truncated(Truncated { below, carried })).await?;
+            let truncated = Truncated {
+                below,
+                carried: Vec::new(),
+                front_is_lost: true,
+            };
+            self.log(Entry::Truncated(truncated)).await?;
         }
         Ok(())
     }
@@ -411,7 +378,6 @@ async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
         said_so: newest.filter(|_| load_from > first),
         from_snapshot: false,
         damaged: false,
-        carried: Vec::new(),
     })
 }
 

@@ -71,11 +71,13 @@ pub(crate) struct ReplicaState {
     pub(crate) streams: Streams,
     /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
     pub(crate) has_unaccounted: bool,
+    /// Something of it was logged once more, so that segments could go, in this run or before.
+    pub(crate) was_carried: bool,
     /// While a start from a snapshot replays: the batches it has.
     pub(crate) in_snapshot: Option<BatchSet>,
     /// The newest sample logged.
     pub(crate) newest_ms: Option<i64>,
-    /// Samples below it may be in no live log segment; listed blocks hold them.
+    /// Samples below it may be in no live log segment; listed blocks hold them, but for those of batches that were carried.
     pub(crate) log_forgotten_below_ms: i64,
     manifest_floor: u64,
     pub(crate) listed_version: u64,
@@ -111,6 +113,7 @@ impl Replica {
                 unreadable: BatchSet::default(),
                 streams: Streams::default(),
                 has_unaccounted: false,
+                was_carried: false,
                 in_snapshot: None,
                 newest_ms: None,
                 log_forgotten_below_ms: i64::MIN,
@@ -436,7 +439,7 @@ impl ReplicaState {
         }
     }
 
-    /// Starts from the checkpoint of the first live segment: whatever was logged before it is in listed blocks.
+    /// Starts from the checkpoint of the first live segment: whatever was logged before it is in listed blocks, or carried.
     pub(crate) fn restore(&mut self, c: &ReplicaCheckpoint, with_held: bool) {
         if with_held {
             self.held.union_with(&c.held);

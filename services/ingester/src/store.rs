@@ -10,7 +10,6 @@ use koios_tenancy::Overrides;
 use koios_wal::{Damage, DamageKind, Lsn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::carry::Carried;
 use crate::metrics::IngesterMetrics;
 use crate::record::Checkpoint;
 use crate::replica::Replica;
@@ -26,6 +25,8 @@ pub(crate) struct Ledger {
     pub(crate) lost_at: Option<Lsn>,
     pub(crate) reconciled_at: BTreeMap<PartitionId, Lsn>,
     pub(crate) truncated_below: u32,
+    /// This start found that something is missing.
+    pub(crate) found_lost: bool,
 }
 
 impl Ledger {
@@ -41,6 +42,7 @@ impl Ledger {
     pub(crate) fn lost(&mut self, lsn: Lsn) {
         self.damaged_at = self.damaged_at.max(Some(lsn));
         self.lost_at = self.lost_at.max(Some(lsn));
+        self.found_lost = true;
     }
 
     fn open(&self, at: Option<Lsn>, partition: PartitionId) -> bool {
@@ -92,8 +94,6 @@ pub(crate) struct Store {
     pub(crate) head_keep_ms: i64,
     pub(crate) segments: Mutex<SegmentIndex>,
     pub(crate) ledger: Mutex<Ledger>,
-    /// What was logged once more since segments went last.
-    pub(crate) carried: Mutex<Vec<Carried>>,
     /// The newest segment of the log that was begun.
     pub(crate) begun: watch::Sender<u32>,
     /// What tenants may hold.
@@ -117,7 +117,6 @@ impl Store {
             head_keep_ms: millis(settings.head_keep),
             segments: Mutex::default(),
             ledger: Mutex::default(),
-            carried: Mutex::default(),
             begun: watch::Sender::new(0),
             limits: deps.limits.clone(),
             replicas: RwLock::default(),

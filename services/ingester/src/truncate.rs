@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use koios_model::PartitionId;
 use koios_runtime::with_sources;
+use koios_wal::Lsn;
 
 use crate::ingester::Inner;
 use crate::record::{Entry, Truncated};
 use crate::settings::millis;
+use crate::store::Store;
 
 /// How long a round waits for deletions that read the log.
 const DELETIONS_WAIT: Duration = Duration::from_secs(5);
@@ -38,10 +40,12 @@ impl Inner {
 
     async fn remove_segments(&self, below: u32) -> crate::Result<()> {
         // Logged first: a start that misses segments without this would take them for lost.
-        let carried = self.store.carried.lock().clone();
-        let named = carried.len();
-        self.log(Entry::Truncated(Truncated { below, carried })).await?;
-        self.store.carried.lock().drain(..named);
+        let truncated = Truncated {
+            below,
+            carried: self.store.carried(below),
+            front_is_lost: false,
+        };
+        self.log(Entry::Truncated(truncated)).await?;
         // The floors rise before peers can see the batches as no longer logged.
         let newest = self.store.segments.lock().newest_below(below);
         for ((partition, tenant), newest_ms) in newest {
@@ -122,5 +126,38 @@ impl Inner {
         let ledger = self.store.ledger.lock();
         let mut adopted = ledger.adopted.iter();
         adopted.any(|(&p, &epoch)| ledger.is_unreconciled(p) && !has_left(p, epoch))
+    }
+}
+
+impl Store {
+    /// Notes which segments may go. All that the record names is logged, and stays until the next such record: what is not there is lost.
+    pub(crate) fn apply_truncated(&self, lsn: Lsn, r: &Truncated) {
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.truncated_below = ledger.truncated_below.max(r.below);
+        }
+        let first = self.segments.lock().first();
+        if first.is_some_and(|first| r.below < first) {
+            // A later one let more go.
+            return;
+        }
+        if r.front_is_lost {
+            self.ledger.lock().lost(lsn);
+            self.hold_what_is_logged();
+        }
+        for carried in &r.carried {
+            self.check_carried(lsn, carried);
+        }
+    }
+
+    /// Where segments are missing, what the first checkpoint says is held may have been in them, and not in listed blocks: that is
+    /// asked of peers.
+    fn hold_what_is_logged(&self) {
+        for replica in self.replicas() {
+            let logged = self.segments.lock().logged(&replica.key);
+            let mut state = replica.state.write();
+            let missing = state.held.difference(&logged);
+            state.held = state.held.difference(&missing);
+        }
     }
 }

@@ -151,6 +151,13 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
                     c.timestamps.push(t);
                 }
             }
+            // Of values there is one form.
+            TAG_VALUES | TAG_MANTISSAS if !c.values.is_empty() => {
+                return Err(BatchError::Column {
+                    column: "values",
+                    reason: "in two sections".to_owned(),
+                });
+            }
             TAG_VALUES => {
                 let (values, rest) = s.rest().as_chunks();
                 if !rest.is_empty() {

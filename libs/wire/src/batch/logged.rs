@@ -222,6 +222,11 @@ impl LoggedBatch {
         read_start(&mut Reader::new(record), MAGIC)
     }
 
+    /// The content's frame, as it travels. It does not keep what was read with it in memory.
+    pub fn content(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.content)
+    }
+
     /// The content: columns whose series have neither references nor labels yet.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 
 use koios_chunk::decimal::{from_mantissa, to_mantissa};
 
-use super::BatchError;
 use super::bytes::{Reader, unzigzag, write_varint, zigzag};
+use super::{BatchError, DECODED_BYTES_MAX};
 
 /// The exponent of a value that has no mantissa at one of those that are tried: its bits follow.
 const AS_BITS: u8 = 0xff;
@@ -15,6 +15,11 @@ const TRIED_MAX: u8 = 6;
 const LARGE: f64 = 1e9;
 /// The largest that is read.
 const READ_MAX: u8 = 22;
+
+/// What samples take in memory, bytes.
+pub(super) fn samples_bytes(samples: usize) -> usize {
+    samples.saturating_mul(size_of::<(i64, f64)>())
+}
 
 /// Appends a byte of exponent per value to one column, and to the other its mantissa as a zigzag varint, or its bits.
 pub(super) fn encode(values: &[f64], exponents: &mut Vec<u8>, mantissas: &mut Vec<u8>) {
@@ -51,8 +56,12 @@ fn decimal(v: f64) -> Option<(u8, i64)> {
     Some((exponent, mantissa))
 }
 
-/// The values of the two columns.
+/// The values of the two columns. They may take some times as many bytes as these, so that is bounded, too.
 pub(super) fn decode(exponents: &[u8], mantissas: &mut Reader<'_>) -> Result<Vec<f64>, BatchError> {
+    let declared = samples_bytes(exponents.len());
+    if declared > DECODED_BYTES_MAX {
+        return Err(BatchError::TooLarge { declared });
+    }
     let mut values = Vec::with_capacity(exponents.len().min(mantissas.left()));
     for &exponent in exponents {
         values.push(match exponent {
@@ -123,5 +132,15 @@ mod tests {
         assert!(decode(&[0], &[2, 2]).is_err(), "one is left over");
         assert!(decode(&[23], &[2]).is_err(), "such an exponent is not written");
         assert!(decode(&[AS_BITS], &[0; 7]).is_err(), "the bits end early");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_a_batch_may_take_in_memory() {
+        let most = DECODED_BYTES_MAX / 16;
+        let zeros = vec![0; most + 1];
+        let decode = |n: usize| decode(&zeros[..n], &mut Reader::new(&zeros[..n]));
+        assert_eq!(decode(most).unwrap().len(), most);
+        let error = decode(most + 1).unwrap_err();
+        assert!(matches!(error, BatchError::TooLarge { declared } if declared == DECODED_BYTES_MAX + 16));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use koios_ingester::Settings;
 use koios_model::TimeRange;
 use koios_runtime::Disk;
+use koios_wire::ServiceErrorCode;
 use object_store::ObjectStoreExt;
 
 use crate::harness::{World, tenant};
@@ -22,9 +23,13 @@ async fn damage_manifest(w: &World) -> object_store::path::Path {
     path
 }
 
-/// Ten hours of much of another tenant, and now and then something of this one.
 async fn go_on(w: &mut World) {
-    for minute in 0..10 * 60 {
+    go_on_for(w, 10 * 60).await;
+}
+
+/// Minutes of much of another tenant, and now and then something of this one.
+async fn go_on_for(w: &mut World, minutes: i32) {
+    for minute in 0..minutes {
         push_much(w).await;
         if minute % 20 == 0 {
             let now = w.clock.now_ms();
@@ -108,6 +113,55 @@ async fn i11_a_damaged_copy_does_not_pass_for_being_listed() {
         .await;
     let (found, _) = w.read(0).await.unwrap();
     w.check(&found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either() {
+    let mut w = begin(3, |s| {
+        small_segments(s);
+        s.wal_keep = Duration::from_secs(6 * 3600);
+    })
+    .await;
+    damage_manifest(&w).await;
+    // What waited is logged once more by then; where it was stays an hour longer.
+    go_on_for(&mut w, 5 * 60 + 30).await;
+    assert_eq!(segments(&w, 0).0, 1);
+    w.crash(0).await;
+    w.boot(0).await;
+    for _ in 0..12 {
+        if segments(&w, 0).0 == 1 {
+            go_on_for(&mut w, 10).await;
+        }
+    }
+    assert!(segments(&w, 0).0 > 1);
+    w.crash(0).await;
+    damage_all_of_the_tenant(&w, 0);
+    w.boot(0).await;
+    w.until("it has copied all from the others", |w| w.counts(0))
+        .await;
+    let (found, _) = w.read(0).await.unwrap();
+    w.check(&found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_an_accepted_loss_of_copies_stays_accepted() {
+    let mut w = begin(1, small_segments).await;
+    damage_manifest(&w).await;
+    go_on(&mut w).await;
+    assert!(segments(&w, 0).0 > 1);
+    w.crash(0).await;
+    damage_all_of_the_tenant(&w, 0);
+    w.boot(0).await;
+    w.sleep(A_MINUTE).await;
+    assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+    w.accept_loss();
+    w.until("counts", |w| w.counts(0)).await;
+    for _ in 0..2 {
+        w.crash(0).await;
+        w.boot(0).await;
+        w.sleep(A_MINUTE).await;
+        assert!(w.read(0).await.is_ok());
+    }
 }
 
 /// Flips a bit in each record of a batch of the tenant.

@@ -331,6 +331,35 @@ async fn i11_missing_first_segments_are_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i1_i11_what_missing_first_segments_had_does_not_pass_for_being_listed() {
+    use koios_runtime::Disk;
+    let mut w = World::start(3).await;
+    for i in 0..2000 {
+        assert!(w.write(&[("a", T0 + i, 1.0)]).await);
+    }
+    for i in 0..3 {
+        w.kill(i).await;
+    }
+    let first = Path::new("/data/wal/0000000001.wal");
+    w.nodes[0].disk.remove_file(first).unwrap();
+    // Later starts know of it, too.
+    for _ in 0..3 {
+        w.boot(0).await;
+        w.sleep(Duration::from_secs(60)).await;
+        assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
+        w.crash(0).await;
+    }
+    for i in 0..3 {
+        w.boot(i).await;
+    }
+    w.until("it has copied all from the others", |w| w.counts(0))
+        .await;
+    assert_eq!(w.holdings(0).await.1.len(), 2000, "no block has them");
+    let (found, _) = w.read(0).await.unwrap();
+    w.check(&found);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i1_i11_a_lost_log_of_a_single_member_stops_reads_until_an_operator_accepts() {
     // All of the log, and its end.
     for kept in [0, 2] {
