@@ -104,11 +104,12 @@ fn load<T>(matches: &ArgMatches, load: impl FnOnce(&ArgMatches, &Sources<'_>) ->
 }
 
 fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
-    let threads = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("koios")
-        .build()
-    {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    // Where the variable is set it decides.
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        threads.worker_threads(scheduler_threads());
+    }
+    let threads = match threads.enable_all().thread_name("koios").build() {
         Ok(threads) => threads,
         Err(e) => {
             eprintln!("koios: cannot start threads: {e}");
@@ -135,6 +136,13 @@ fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
             Err(e) => refuse(&e),
         }
     })
+}
+
+/// Threads of async tasks: half of the cores. They pass on what the threads that compute and those that write to disk work at, and to wake
+/// one more for each message costs more than it gives (docs/decisions/0028).
+fn scheduler_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).max(1)
 }
 
 fn refuse(e: &NodeError) -> ExitCode {

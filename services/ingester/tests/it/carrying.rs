@@ -141,6 +141,11 @@ async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either
         .await;
     let (found, _) = w.read(0).await.unwrap();
     w.check(&found);
+    // Its log has again what no block has, whatever a snapshot had.
+    let (_, logged) = w.holdings(0).await;
+    let (_, of_another) = w.holdings(1).await;
+    let missing = of_another.difference(&logged);
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[tokio::test(start_paused = true)]
