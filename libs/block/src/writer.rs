@@ -41,6 +41,8 @@ pub struct BlockOptions {
     pub split: (u32, u32),
     /// The blocks it is merged from.
     pub sources: Vec<BlockId>,
+    /// The block that it is written from again, where `sources` are those of that block.
+    pub rewrites: Option<BlockId>,
     /// The manifest version up to which tombstones are applied.
     pub clean_up_to: u64,
     /// Whether samples may come with start timestamps; if none can, the block has no column for them.
@@ -64,6 +66,7 @@ impl BlockOptions {
             level: 0,
             split: (0, 1),
             sources: Vec::new(),
+            rewrites: None,
             clean_up_to: 0,
             starts: false,
             histogram_sums: false,
@@ -545,6 +548,7 @@ impl BlockWriter {
             samples: samples_in_all,
             parts: part_metas,
             sources: options.sources,
+            rewrites: options.rewrites,
             clean_up_to: options.clean_up_to,
             writer: concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
