@@ -32,20 +32,23 @@ impl Bucket {
         readable: Option<&Manifest>,
     ) -> Result<Altered> {
         let is_listed = |meta: &&BlockMeta| readable.is_some_and(|m| m.block(meta.block).is_some());
-        let unlisted: Vec<&BlockMeta> = metas.values().filter(|meta| !is_listed(meta)).collect();
-        let read = |meta| async move {
-            match self.read_parts_back(tenant, meta).await {
-                Ok(()) => Ok(None),
-                Err(Error::Altered { part, .. }) => Ok(Some((meta.block, part.into()))),
-                Err(e) => Err(e),
-            }
-        };
-        let read = stream::iter(unlisted)
-            .map(read)
-            .buffer_unordered(BLOCKS_AT_A_TIME);
-        read.try_filter_map(|found| async move { Ok(found) })
-            .try_collect()
-            .await
+        let unlisted = metas.values().filter(|meta| !is_listed(meta));
+        let reads: Vec<_> = unlisted.map(|meta| self.altered_part(tenant, meta)).collect();
+        let mut reads = stream::iter(reads).buffer_unordered(BLOCKS_AT_A_TIME);
+        let mut found = Altered::new();
+        while let Some(altered) = reads.try_next().await? {
+            found.extend(altered);
+        }
+        Ok(found)
+    }
+
+    /// A block's name with the first of its parts that is not what was encoded, if there is one.
+    async fn altered_part(&self, tenant: &TenantId, meta: &BlockMeta) -> Result<Option<(BlockId, String)>> {
+        match self.read_parts_back(tenant, meta).await {
+            Ok(()) => Ok(None),
+            Err(Error::Altered { part, .. }) => Ok(Some((meta.block, part.into()))),
+            Err(e) => Err(e),
+        }
     }
 
     /// Whether `whole` blocks certainly have what an altered block of samples held: what it was made of, what it is another copy of, or one that was
