@@ -253,7 +253,7 @@ fn of_what_adds_up_to_too_many_buckets_there_is_no_sum_and_of_everything_else_th
             ..Histogram::default()
         })
     };
-    let few = (20..200).map(|i| {
+    let few = (21..200).map(|i| {
         let h = observed(Kind::Exponential, false, (i as u32, 1));
         (i * 15_000, h)
     });
