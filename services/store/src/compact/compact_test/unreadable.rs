@@ -255,7 +255,7 @@ async fn what_is_due_is_told_with_its_age_right_after_a_start() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_alone_is_due_all_the_same_until_it_is_given_up() {
-    let mut world = super::downsampled::world(13);
+    let mut world = downsampled::world(13);
     world.day().await;
     let downsampling = std::mem::take(&mut world.settings.downsampling);
     compact(&mut world.compactor()).await;
