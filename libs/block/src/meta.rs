@@ -314,6 +314,10 @@ pub struct BlockMeta {
     pub parts: Vec<PartMeta>,
     /// The blocks it was merged from, ascending; empty for a block cut from a head.
     pub sources: Vec<BlockId>,
+    /// The one block that it was written from again without some of what that has, where `sources` are those of that block; earlier
+    /// versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrites: Option<BlockId>,
     /// Tombstones made at this manifest version or before are applied.
     pub clean_up_to: u64,
     /// Software and version that wrote it.

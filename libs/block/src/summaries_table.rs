@@ -27,6 +27,8 @@ use crate::{BlockId, Result};
 
 /// Rows collected before they are handed to the encoder.
 const BATCH_ROWS: usize = 16 * 1024;
+/// A row group ends earlier where the sums of histograms in it would take more: of a group all that is wanted is read at once.
+const GROUP_SUMS_BYTES: usize = 64 << 20;
 /// Rows of a page: a row is several times as large as one of samples.
 const PAGE_ROWS: usize = 4 * 1024;
 
@@ -71,6 +73,8 @@ pub(crate) struct SummariesWriter {
     file: PartWriter,
     rows: u64,
     group: usize,
+    /// What the sums of histograms in the row group take.
+    group_sums_bytes: usize,
     columns: Columns,
     /// Whether there is a column of sums of histograms.
     sums: bool,
@@ -114,6 +118,7 @@ impl SummariesWriter {
             file: PartWriter::new(block, part, summaries_schema(sums), properties)?,
             rows: 0,
             group: 0,
+            group_sums_bytes: 0,
             columns: Columns::new(sums),
             sums,
         })
@@ -121,13 +126,18 @@ impl SummariesWriter {
 
     /// Appends the summaries of a series, ascending in time, and returns its first row. Rows descend in time, as samples do.
     pub(crate) fn push(&mut self, id: u32, summaries: &[Summary]) -> Result<u64> {
-        if self.group > 0 && self.group + summaries.len() > self.group_rows {
+        let sums = summaries.iter().filter_map(|s| s.histogram_sum.as_deref());
+        let sums_bytes: usize = sums.map(Histogram::heap_bytes).sum();
+        let is_full = self.group + summaries.len() > self.group_rows
+            || self.group_sums_bytes + sums_bytes > GROUP_SUMS_BYTES;
+        if self.group > 0 && is_full {
             self.end_group()?;
         }
         let first_row = self.rows;
         self.columns.push(id, summaries);
         self.rows += summaries.len() as u64;
         self.group += summaries.len();
+        self.group_sums_bytes += sums_bytes;
         let sums = self.columns.sums.as_ref();
         if self.columns.series.len() >= BATCH_ROWS
             || sums.is_some_and(|sums| sums.histograms.bytes() >= GROUP_BYTES)
@@ -147,7 +157,7 @@ impl SummariesWriter {
 
     fn end_group(&mut self) -> Result<()> {
         self.write_batch()?;
-        self.group = 0;
+        (self.group, self.group_sums_bytes) = (0, 0);
         self.file.end_group()
     }
 
@@ -260,4 +270,44 @@ fn properties(block: BlockId, part: &'static str, layout: Layout) -> Result<Writ
         builder = builder.set_column_dictionary_enabled(path(name), true);
     }
     Ok(builder.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::Span;
+    use parquet::file::reader::FileReader;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
+    use super::*;
+    use crate::meta::SAMPLES_1H_PART;
+
+    #[test]
+    fn i12_row_groups_of_large_sums_end_early() {
+        const BUCKETS: usize = 1 << 16;
+        let sum = Arc::new(Histogram {
+            positive_spans: vec![Span {
+                offset: 0,
+                length: BUCKETS as u32,
+            }],
+            positive_buckets: vec![1.0; BUCKETS],
+            ..Histogram::default()
+        });
+        let of_series: Vec<Summary> = (0..48)
+            .map(|t| Summary {
+                first_t: t,
+                last_t: t,
+                histograms: 1,
+                histogram_sum: Some(Arc::clone(&sum)),
+                ..Summary::default()
+            })
+            .collect();
+        let layout = Layout::default();
+        let mut writer = SummariesWriter::new(BlockId::new(1, 1), SAMPLES_1H_PART, layout, true).unwrap();
+        for (id, first_row) in (0..4).zip((0..).step_by(48)) {
+            assert_eq!(writer.push(id, &of_series).unwrap(), first_row);
+        }
+        let file = SerializedFileReader::new(writer.finish().unwrap().1).unwrap();
+        let groups = file.metadata().row_groups().iter();
+        assert_eq!(groups.map(|g| g.num_rows()).collect::<Vec<_>>(), [96, 96]);
+    }
 }

@@ -41,6 +41,8 @@ pub struct BlockOptions {
     pub split: (u32, u32),
     /// The blocks it is merged from.
     pub sources: Vec<BlockId>,
+    /// The block that it is written from again, where `sources` are those of that block.
+    pub rewrites: Option<BlockId>,
     /// The manifest version up to which tombstones are applied.
     pub clean_up_to: u64,
     /// Whether samples may come with start timestamps; if none can, the block has no column for them.
@@ -64,6 +66,7 @@ impl BlockOptions {
             level: 0,
             split: (0, 1),
             sources: Vec::new(),
+            rewrites: None,
             clean_up_to: 0,
             starts: false,
             histogram_sums: false,
@@ -209,7 +212,8 @@ impl BlockWriter {
     /// Appends a series with all that is known of its samples. One without any is left out.
     ///
     /// # Errors
-    /// As [`Self::push_series`], and when there are starts that the block was not said to have.
+    /// As [`Self::push_series`], when there are starts that the block was not said to have, and unless
+    /// [all histograms can be kept](Histogram::can_be_kept).
     pub fn push_columns(
         &mut self,
         labels: &Labels,
@@ -245,15 +249,7 @@ impl BlockWriter {
         if !histograms.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.refused(labels, "the times of its histograms must strictly ascend"));
         }
-        let ascend = |h: &Histogram| {
-            h.positive().is_sorted_by(|a, b| a.0 < b.0) && h.negative().is_sorted_by(|a, b| a.0 < b.0)
-        };
-        if !histograms
-            .iter()
-            .all(|(_, h)| ascend(h) && i8::try_from(h.schema).is_ok())
-        {
-            return Err(self.refused(labels, "it has a histogram of no such buckets"));
-        }
+        self.check_histograms(labels, histograms.iter().map(|(_, h)| h))?;
         let id =
             u32::try_from(self.rows.len()).map_err(|_| self.refused(labels, "the block has 2^32 series"))?;
         let number =
@@ -288,7 +284,7 @@ impl BlockWriter {
     ///
     /// # Errors
     /// [`Error::Input`] unless labels come in strictly ascending order, and summaries ascend inside the window and do not
-    /// overlap.
+    /// overlap, and unless [all histograms and sums can be kept](Histogram::can_be_kept).
     pub fn push_downsampled(
         &mut self,
         labels: &Labels,
@@ -320,6 +316,8 @@ impl BlockWriter {
                 "it has sums of histograms, for which the block has no column",
             ));
         }
+        let sums = summaries.iter().filter_map(|s| s.histogram_sum.as_ref());
+        self.check_histograms(labels, histograms.iter().map(|(_, h)| h).chain(sums))?;
         let (id, count, histogram_count) = (
             self.number(labels, self.rows.len())?,
             self.number(labels, summaries.len())?,
@@ -422,6 +420,21 @@ impl BlockWriter {
             return Err(self.refused(labels, "it has samples outside of the block's window"));
         }
         Ok(())
+    }
+
+    /// Refuses what no reader would take.
+    fn check_histograms<'a>(
+        &self,
+        labels: &Labels,
+        mut histograms: impl Iterator<Item = &'a Arc<Histogram>>,
+    ) -> Result<()> {
+        match histograms.all(|h| h.can_be_kept()) {
+            true => Ok(()),
+            false => Err(self.refused(
+                labels,
+                "it has a histogram whose buckets do not ascend or are too many, or of no such schema",
+            )),
+        }
     }
 
     fn refused(&self, labels: &Labels, reason: &'static str) -> Error {
@@ -535,6 +548,7 @@ impl BlockWriter {
             samples: samples_in_all,
             parts: part_metas,
             sources: options.sources,
+            rewrites: options.rewrites,
             clean_up_to: options.clean_up_to,
             writer: concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned(),
         };

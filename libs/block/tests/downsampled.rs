@@ -216,3 +216,40 @@ async fn a_block_is_downsampled_or_it_is_not() {
     kept.summaries[0].histogram_sum = Some(Arc::new(Histogram::default()));
     assert!(downsampled.push_downsampled(&labels(1), None, &kept).is_err());
 }
+
+#[test]
+fn i12_the_writer_refuses_histograms_and_sums_that_no_reader_takes() {
+    let buckets = |indices: &[i32]| {
+        let (positive_spans, positive_buckets) = spans_of(indices.iter().map(|i| (*i, 1.0)));
+        Arc::new(Histogram {
+            positive_spans,
+            positive_buckets,
+            ..Histogram::default()
+        })
+    };
+    let too_many: Vec<i32> = (0..=1 << 16).collect();
+    for (indices, is_kept) in [(&[i32::MIN, 0][..], true), (&[5, 4], false), (&too_many, false)] {
+        for is_sum in [false, true] {
+            let h = buckets(indices);
+            let small = buckets(&[1]);
+            let mut kept = downsample(
+                &[],
+                &[(5, Arc::clone(if is_sum { &small } else { &h }))],
+                RESOLUTION_1H_MS,
+            );
+            kept.summaries[0].histogram_sum = Some(if is_sum { h } else { small });
+            let mut writer = BlockWriter::new(BlockOptions {
+                histogram_sums: true,
+                ..options(RESOLUTION_1H_MS)
+            })
+            .unwrap();
+            let pushed = writer.push_downsampled(&labels(1), None, &kept);
+            let n = indices.len();
+            assert_eq!(pushed.is_ok(), is_kept, "{n} buckets, sum {is_sum}");
+            assert!(
+                !matches!(pushed, Err(ref e) if !matches!(e, Error::Input { .. })),
+                "{n} buckets"
+            );
+        }
+    }
+}

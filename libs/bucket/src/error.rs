@@ -199,6 +199,12 @@ impl Error {
         ) || matches!(self, Self::Block(koios_block::Error::Read { .. }))
     }
 
+    /// Whether the bucket fails as a whole, as far as this tells, so that other calls would, too: not where it answers and shows
+    /// another body than it was sent.
+    pub fn is_outage(&self) -> bool {
+        self.is_transient() && !matches!(self, Self::Altered { .. })
+    }
+
     pub(crate) fn altered(
         tenant: &TenantId,
         block: BlockId,

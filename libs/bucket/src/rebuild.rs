@@ -1,5 +1,6 @@
 //! A manifest from the bucket alone, for when none can be read or the newest are lost.
 
+mod altered;
 mod summaries;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use crate::bucket::{Bucket, Created};
 use crate::lost::{HINT_MAX, Hint};
 use crate::manifest::{Manifest, ManifestBlock, Nonce, Writer};
 use crate::{Error, Result};
+use summaries::Candidates;
 
 /// Most versions in a row that can be damaged or lost and are passed over.
 const UNREADABLE_MAX: u64 = 4096;
@@ -38,8 +40,8 @@ pub struct Rebuild {
     pub blocks: Vec<ManifestBlock>,
     /// What is left out, and why.
     pub left_out: Vec<(BlockId, LeftOut)>,
-    /// What is listed although it is damaged, because a version that can be read lists it: leaving it out would make answers
-    /// lack its samples without a word.
+    /// What is listed although it is damaged, because a version that can be read lists it, or no other block is known to have what it
+    /// held: leaving it out would make answers lack its samples without a word.
     pub damaged: Vec<(BlockId, LeftOut)>,
     /// Blocks of summaries that stand in for samples of which nothing is left.
     pub standing_in: Vec<BlockId>,
@@ -64,10 +66,16 @@ pub enum LeftOut {
         /// What it should be.
         said: u64,
     },
-    /// No version that can be read lists it, what it was made of is there, and a part of it is not what was encoded: that may be why
-    /// it is not listed.
-    #[error("{part} is not what meta.json says, and the blocks that it was made from are there")]
+    /// No version that can be read lists it, a part of it is not what was encoded, which may be why, and others have what it held: what
+    /// it was made of, what takes its place, or summaries of the same time.
+    #[error("{part} is not what meta.json says, and other blocks are there for it")]
     Altered {
+        /// The part.
+        part: String,
+    },
+    /// The same of one that is listed: no other block is known to have what it held.
+    #[error("{part} is not what meta.json says, and no other block is known to have what it held")]
+    Damaged {
         /// The part.
         part: String,
     },
@@ -165,7 +173,8 @@ fn full_merges(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) 
 }
 
 impl Bucket {
-    /// Looks at everything a tenant has in the bucket. Lists, and reads the `meta.json` of every block.
+    /// Looks at everything a tenant has in the bucket. Lists, reads the `meta.json` of every block, and all of those that no version lists
+    /// which can be read.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -192,10 +201,10 @@ impl Bucket {
                 Err(why) => left_out.push((block, why)),
             }
         }
-        for (block, why) in self.altered(tenant, &metas, readable.as_deref()).await? {
-            metas.remove(&block);
-            left_out.push((block, why));
-        }
+        let altered = self.altered(tenant, &metas, readable.as_deref()).await?;
+        let (suspect, metas): (BTreeMap<BlockId, BlockMeta>, BTreeMap<_, _>) = metas
+            .into_iter()
+            .partition(|(block, _)| altered.contains_key(block));
         // Of some nothing at all is left.
         let listed = readable.iter().flat_map(|m| &m.blocks).map(|b| b.block);
         let is_gone =
@@ -203,7 +212,8 @@ impl Bucket {
         let gone: Vec<_> = listed.filter(is_gone).collect();
         let missing = || LeftOut::Meta("it is missing".to_owned());
         damaged.extend(gone.into_iter().map(|block| (block, missing())));
-        let not_whole: Vec<_> = damaged.iter().filter_map(|(b, _)| known(*b).cloned()).collect();
+        let mut not_whole: Vec<_> = damaged.iter().filter_map(|(b, _)| known(*b).cloned()).collect();
+        not_whole.extend(suspect.values().map(|m| ManifestBlock::new(m, BTreeMap::new())));
         let mut merged = BTreeSet::new();
         for merge in full_merges(&metas, &not_whole) {
             if self.is_whole(tenant, &merge, &metas).await? {
@@ -213,7 +223,7 @@ impl Bucket {
         damaged.retain(|(block, _)| !merged.contains(block));
         left_out.extend(merged.iter().map(|block| (*block, LeftOut::Merged)));
         let listed = metas.values().filter(|m| !merged.contains(&m.block));
-        let (raw, of_summaries): (Vec<&BlockMeta>, Vec<&BlockMeta>) =
+        let (raw, mut of_summaries): (Vec<&BlockMeta>, Vec<&BlockMeta>) =
             listed.partition(|m| m.resolution_ms == 0);
         let entry = |meta: &BlockMeta| {
             let known = known(meta.block).cloned();
@@ -221,9 +231,26 @@ impl Bucket {
         };
         let mut blocks: Vec<ManifestBlock> = raw.into_iter().map(entry).collect();
         blocks.extend(damaged.iter().filter_map(|(block, _)| known(*block).cloned()));
-        let chosen = self.choose_summaries(tenant, &blocks, &of_summaries, readable.as_deref());
-        let chosen = Box::pin(chosen).await?;
+        let is_raw = |meta: &&BlockMeta| meta.resolution_ms == 0 && !merged.contains(&meta.block);
+        for meta in suspect.values().filter(is_raw) {
+            let part = altered.get(&meta.block).cloned().unwrap_or_default();
+            if self.is_held_by(tenant, meta, &metas).await? {
+                left_out.push((meta.block, LeftOut::Altered { part }));
+            } else {
+                damaged.push((meta.block, LeftOut::Damaged { part }));
+                blocks.push(entry(meta));
+            }
+        }
+        of_summaries.extend(suspect.values().filter(|m| m.resolution_ms != 0));
+        let candidates = Candidates {
+            metas: &of_summaries,
+            altered: &altered,
+            readable: readable.as_deref(),
+        };
+        let chosen = Box::pin(self.choose_summaries(tenant, &blocks, candidates)).await?;
         left_out.extend(chosen.left_out);
+        damaged.extend(chosen.damaged);
+        damaged.sort_by_key(|(block, _)| *block);
         left_out.sort_by_key(|(block, _)| *block);
         blocks.extend(chosen.listed);
         blocks.sort_unstable_by_key(|b| b.block);
@@ -254,32 +281,6 @@ impl Bucket {
             left_out,
             damaged,
         })
-    }
-
-    /// The blocks that would take the place of others that are there, unless a version lists them already, and are damaged. Others are
-    /// listed as they are: what is missing of them has no other place, and no answer is to lack it without a word.
-    async fn altered(
-        &self,
-        tenant: &TenantId,
-        metas: &BTreeMap<BlockId, BlockMeta>,
-        readable: Option<&Manifest>,
-    ) -> Result<Vec<(BlockId, LeftOut)>> {
-        let is_there = |source: &BlockId| metas.contains_key(source);
-        let mut found = Vec::new();
-        for meta in metas.values() {
-            let is_listed = readable.is_some_and(|m| m.block(meta.block).is_some());
-            if is_listed || meta.sources.is_empty() || !meta.sources.iter().all(is_there) {
-                continue;
-            }
-            match self.read_parts_back(tenant, meta).await {
-                Ok(()) => {}
-                Err(Error::Altered { part, .. }) => {
-                    found.push((meta.block, LeftOut::Altered { part: part.into() }))
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(found)
     }
 
     /// Whether what a merge wrote certainly has all of its sources. It writes several blocks, and one that a crash cut short may have

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use koios_model::{Histogram, ResetHint, Span, TimeRange};
+use koios_model::{HISTOGRAM_LIST_MAX, Histogram, ResetHint, Span, TimeRange};
 
 use crate::bits::{Cursor, write_varint, write_zigzag};
 use crate::column::Flaw;
@@ -21,7 +21,7 @@ const WHOLE: u8 = 2;
 /// Where the two bits of the reset hint begin.
 const HINT_SHIFT: u8 = 2;
 /// Most buckets, spans and bounds that a list of a histogram may have: what bounds the memory of a reader.
-const LIST_MAX: u64 = 1 << 16;
+const LIST_MAX: u64 = HISTOGRAM_LIST_MAX as u64;
 /// Most memory of histograms that are unpacked at once.
 const UNPACKED_BYTES_MAX: usize = 1 << 30;
 /// Counts beyond are not told apart by floats.

@@ -8,6 +8,10 @@ use crate::{STALE_NAN_BITS, is_stale};
 /// The schema whose bounds are listed.
 pub const CUSTOM_BOUNDS_SCHEMA: i32 = -53;
 
+/// Most entries that a list of a histogram may have where it is kept: buckets or spans of one side, or bounds. It bounds the memory of
+/// who reads it.
+pub const HISTOGRAM_LIST_MAX: usize = 1 << 16;
+
 /// What is known about a counter reset between a histogram and the one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ResetHint {
@@ -72,6 +76,22 @@ impl Histogram {
     /// Whether it is a stale marker.
     pub fn is_stale(&self) -> bool {
         is_stale(self.sum)
+    }
+
+    /// Whether it can be read again where it is kept: the buckets of each side ascend, no list has more entries than
+    /// [`HISTOGRAM_LIST_MAX`], and the schema is one byte.
+    pub fn can_be_kept(&self) -> bool {
+        let lists = [
+            self.positive_spans.len(),
+            self.negative_spans.len(),
+            self.positive_buckets.len(),
+            self.negative_buckets.len(),
+            self.custom_bounds.len(),
+        ];
+        lists.iter().all(|entries| *entries <= HISTOGRAM_LIST_MAX)
+            && i8::try_from(self.schema).is_ok()
+            && self.positive().is_sorted_by(|a, b| a.0 < b.0)
+            && self.negative().is_sorted_by(|a, b| a.0 < b.0)
     }
 
     /// Brings it to the one form it is kept in: no empty buckets, no spans that touch, and nothing said of resets, which
@@ -223,6 +243,24 @@ mod tests {
         assert_eq!(a, b);
         assert!(a.bits_cmp(&b).is_eq() && a.same_layout(&b));
         assert_eq!(a.positive().collect::<Vec<_>>(), [(-3, 1.0), (-1, 2.0), (0, 3.0)]);
+    }
+
+    #[test]
+    fn i12_what_readers_refuse_cannot_be_kept() {
+        let lowest_and_highest = histogram(&[(i32::MIN, 1), (i32::MAX, 1), (i32::MAX - 1, 1)], &[1.0; 3]);
+        assert!(lowest_and_highest.can_be_kept() && Histogram::stale().can_be_kept());
+        for (spans, buckets) in [
+            (&[(5, 1), (-2, 1)][..], 2),
+            (&[(i32::MAX, 2)], 2),
+            (&[(0, 1 << 17)], (1 << 16) + 1),
+        ] {
+            let mut h = histogram(spans, &vec![1.0; buckets]);
+            assert!(!h.can_be_kept(), "{spans:?}");
+            (h.negative_spans, h.negative_buckets) = (h.positive_spans, h.positive_buckets);
+            (h.positive_spans, h.positive_buckets) = (Vec::new(), Vec::new());
+            assert!(!h.can_be_kept(), "negative {spans:?}");
+        }
+        assert!(histogram(&[(0, 1 << 16)], &vec![1.0; 1 << 16]).can_be_kept());
     }
 
     #[test]

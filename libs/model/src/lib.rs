@@ -28,7 +28,7 @@ pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchExemplar, BatchHistogram, BatchSeries, Exemplar};
 pub use go_regex::{GoRegexError, from_go_regex};
 pub use hash::{HashPurpose, SeriesHash, TenantSeed, random_weight};
-pub use histogram::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, Span, spans_of};
+pub use histogram::{CUSTOM_BOUNDS_SCHEMA, HISTOGRAM_LIST_MAX, Histogram, ResetHint, Span, spans_of};
 pub use labels::{
     Labels, LabelsBuilder, LabelsRef, METRIC_NAME, PackedError, is_utf8, write_packed_bytes,
     write_packed_pair,

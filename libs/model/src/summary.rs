@@ -40,7 +40,7 @@ pub struct Summary {
     /// `last - first + resets`.
     pub resets: f64,
     /// The sum of the histograms, as PromQL adds them up; a stale marker where they cannot be added. `None` where there are none,
-    /// and where nobody has added them up.
+    /// where nobody has added them up, and where the sum would be larger than what is kept.
     pub histogram_sum: Option<Arc<Histogram>>,
 }
 

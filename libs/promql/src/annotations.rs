@@ -382,7 +382,8 @@ impl Annotations {
     }
 
     pub(crate) fn downsampled_histograms(&mut self, function: &str, metric: &str, span: Span) {
-        let text = "of native histograms that an earlier version downsampled no sums are kept: no value";
+        let text = "of native histograms that an earlier version downsampled, or whose sum has too many buckets, no sums are kept: \
+                    no value";
         self.info(format!("{text}: {function} of {metric:?}"), span);
     }
 

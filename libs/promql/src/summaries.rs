@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use koios_model::{Histogram, Sample, Summary, TimeRange};
+use koios_model::{HISTOGRAM_LIST_MAX, Histogram, Sample, Summary, TimeRange};
 
 use crate::histogram::HistogramSum;
 use crate::queryable::Columns;
 
+/// Most buckets and bounds of a sum: those of a series' day are read at once, and no list of a histogram may have more.
+const SUM_ENTRIES_MAX: usize = HISTOGRAM_LIST_MAX;
+
 /// Gives summaries of native histograms their sum, as `sum_over_time` has it, given all histograms that they speak for, ascending in
-/// time. Where it would have none, as they cannot be added, the sum is a stale marker.
+/// time. Where it would have none, as they cannot be added, the sum is a stale marker; one that is larger than what can be kept is none.
 pub fn add_histograms(summaries: &mut [Summary], histograms: &[(i64, Arc<Histogram>)]) {
     let mut rest = histograms;
     for summary in summaries.iter_mut().filter(|s| s.histograms > 0) {
@@ -21,11 +24,12 @@ pub fn add_histograms(summaries: &mut [Summary], histograms: &[(i64, Arc<Histogr
     }
 }
 
-/// The sum of histograms; a stale marker where they cannot be added or one is. `None` where there are none.
+/// The sum of histograms; a stale marker where they cannot be added or one is. `None` where there are none, and where the sum would not
+/// be readable again: what is summarised beside it must not suffer from that.
 fn sum_of<'a>(mut all: impl Iterator<Item = &'a Arc<Histogram>>) -> Option<Arc<Histogram>> {
     let first = all.next()?;
     let Some(second) = all.next() else {
-        return Some(Arc::clone(first));
+        return Some(Arc::clone(first)).filter(|sum| sum.can_be_kept());
     };
     let mut sum = HistogramSum::new(first);
     let mut is_stale = first.is_stale();
@@ -34,11 +38,15 @@ fn sum_of<'a>(mut all: impl Iterator<Item = &'a Arc<Histogram>>) -> Option<Arc<H
             is_stale = true;
             break;
         }
+        if sum.entries() > SUM_ENTRIES_MAX {
+            return None;
+        }
     }
-    Some(Arc::new(match is_stale {
+    let sum = match is_stale {
         true => Histogram::stale(),
         false => sum.value(),
-    }))
+    };
+    sum.can_be_kept().then(|| Arc::new(sum))
 }
 
 /// Takes a summary into one that it overlaps or follows: see [`Summary::absorb`]; of native histograms the sum is that of both.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
-use koios_bucket::{ManifestBlock, Writer};
+use koios_block::{BlockId, BlockMeta, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_head::{CutSeries, WindowState};
 use koios_model::merge::settle_kinds;
-use koios_model::{PartitionId, Sample};
+use koios_model::{PartitionId, Sample, TenantId};
 use koios_wal::Lsn;
 use koios_wire::{FlushReply, FlushRequest, ServiceError};
 
@@ -71,7 +71,7 @@ impl Inner {
                 if !failed.load(Ordering::Relaxed)
                     && let Err(error) = self.cut_due(&replica).await
                 {
-                    failed.store(is_shared(&error), Ordering::Relaxed);
+                    failed.fetch_or(is_shared(&error), Ordering::Relaxed);
                     self.report_cut(&replica, &error);
                 }
                 self.forget(&replica);
@@ -118,7 +118,7 @@ impl Inner {
             }
             let cut = self.cut_window(replica, window).await;
             if cut.as_ref().is_err_and(|e| !is_shared(e)) {
-                // Of no use to try again at once: the next try is as late as for late samples.
+                // Of no use to try again at once, and of cost where all of it was sent: the next try is as late as for late samples.
                 let now = self.deps.runtime.clock.elapsed();
                 replica.state.write().cut_at.insert(window, now);
             }
@@ -259,8 +259,12 @@ impl Inner {
             return Ok((0, FlushReply::default()));
         };
         let manifests = &self.deps.manifests;
-        manifests.bucket().upload_block(&tenant, &parts).await?;
         let writer = Writer::partition(&self.deps.member, partition, epoch);
+        let uploaded = manifests.bucket().upload_block(&tenant, &parts).await;
+        if let Err(BucketError::Altered { .. }) = &uploaded {
+            self.bury(&tenant, &writer, &parts.meta).await;
+        }
+        uploaded?;
         let entry = ManifestBlock::new(&parts.meta, covers);
         let listed = manifests
             .commit(&tenant, &writer, |m| m.add_block(entry.clone()))
@@ -268,6 +272,18 @@ impl Inner {
         let (series, samples) = (parts.meta.series, parts.meta.samples);
         tracing::info!(%tenant, %partition, %block, series, samples, version = listed.version, "block listed");
         Ok((listed.version, FlushReply { blocks: 1, samples }))
+    }
+
+    /// Declares a block dead that was not stored as it was sent: its bytes go then. What cannot be said now its age tells later.
+    async fn bury(&self, tenant: &TenantId, writer: &Writer, meta: &BlockMeta) {
+        let bury = |m: &mut Manifest| {
+            let parts = meta.summaries().into_iter().map(|part| part.name);
+            m.bury(meta.block, parts.collect());
+            Ok(())
+        };
+        if let Err(error) = self.deps.manifests.commit(tenant, writer, bury).await {
+            tracing::debug!(%tenant, block = %meta.block, %error, "a block uploaded in vain stays until it is old");
+        }
     }
 
     /// Logs that a cut is listed. When that fails the samples are given back: the next cut of the window finds the
@@ -382,7 +398,7 @@ impl Inner {
 /// Whether an error comes from what all cuts share, and may pass.
 fn is_shared(error: &Error) -> bool {
     match error {
-        Error::Bucket(e) => e.is_transient(),
+        Error::Bucket(e) => e.is_outage(),
         Error::Wal(koios_wal::Error::TooLarge { .. }) => false,
         Error::Wal(_) | Error::Memory(_) | Error::NotRunning { .. } => true,
         Error::Block { .. }
@@ -477,7 +493,7 @@ enum EncodeError {
 }
 
 impl EncodeError {
-    fn into_error(self, (partition, tenant): (PartitionId, koios_model::TenantId)) -> Error {
+    fn into_error(self, (partition, tenant): (PartitionId, TenantId)) -> Error {
         match self {
             Self::Block(source) => Error::Block {
                 tenant,

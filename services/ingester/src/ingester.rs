@@ -388,9 +388,9 @@ impl Inner {
             .with_state_version(self.deps.state.current().version)
     }
 
-    /// Notes how a request to the bucket ended: one that is of no use to repeat was answered.
+    /// Notes how a request to the bucket ended: one that is of no use to repeat was answered, and so was one whose body was altered.
     pub(crate) fn note_bucket(&self, failure: Option<&BucketError>) {
-        let is_down = failure.is_some_and(BucketError::is_transient);
+        let is_down = failure.is_some_and(BucketError::is_outage);
         self.bucket_down.store(is_down, Ordering::Relaxed);
     }
 

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use koios_block::{BlockCache, BlockId, BlockMeta};
+use koios_block::{BlockCache, BlockId, BlockMeta, BlockSeries};
 use koios_model::{Matchers, TenantId, TimeRange};
 
 use super::LeftOut;
+use super::altered::Altered;
 use crate::blocks::Blocks;
 use crate::bucket::Bucket;
 use crate::manifest::{Manifest, ManifestBlock};
@@ -23,12 +24,38 @@ const SERIES_AT_ONCE: usize = 4096;
 /// Bytes kept of what is read.
 const CACHE_BYTES: u64 = 16 << 20;
 
+/// What there is to choose from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidates<'a> {
+    /// Blocks of summaries.
+    pub(super) metas: &'a [&'a BlockMeta],
+    /// Those of them that are not what was encoded, among others.
+    pub(super) altered: &'a Altered,
+    /// The newest version that can be read.
+    pub(super) readable: Option<&'a Manifest>,
+}
+
+impl Candidates<'_> {
+    /// Why a block is left out that is not chosen.
+    fn left_out(&self, block: BlockId, why: LeftOut) -> (BlockId, LeftOut) {
+        let altered = self.altered.get(&block).cloned();
+        (block, altered.map_or(why, |part| LeftOut::Altered { part }))
+    }
+
+    fn leave_out(&self, chosen: &mut Chosen, set: &Set, why: &LeftOut) {
+        let blocks = set.blocks.iter().map(|b| self.left_out(b.block, why.clone()));
+        chosen.left_out.extend(blocks);
+    }
+}
+
 /// What was decided.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     pub(super) listed: Vec<ManifestBlock>,
     pub(super) standing_in: Vec<BlockId>,
     pub(super) left_out: Vec<(BlockId, LeftOut)>,
+    /// What of the listed ones is not what was encoded, as there is nothing else.
+    pub(super) damaged: Vec<(BlockId, LeftOut)>,
     /// Those of them whose samples are listed under the very names that they were made of, so that nothing is lost with them.
     pub(super) remade: Vec<BlockId>,
 }
@@ -43,6 +70,10 @@ struct Set {
     series: Series,
     /// Whether a version that can be read lists them.
     is_known: bool,
+    /// Whether none is known to be other than what was encoded.
+    is_whole: bool,
+    /// Whether there may be series beside these, of a block that cannot be read.
+    has_more: bool,
 }
 
 impl Set {
@@ -60,17 +91,17 @@ impl Set {
 }
 
 impl Bucket {
-    /// Chooses out of blocks of summaries that are whole, beside the blocks with samples that are `listed`.
+    /// Chooses out of blocks of summaries, beside the blocks with samples that are `listed`. What is altered is chosen only where there is
+    /// nothing else.
     pub(super) async fn choose_summaries(
         &self,
         tenant: &TenantId,
         listed: &[ManifestBlock],
-        candidates: &[&BlockMeta],
-        readable: Option<&Manifest>,
+        candidates: Candidates<'_>,
     ) -> Result<Chosen> {
         let mut chosen = Chosen::default();
         let mut windows: BTreeMap<(i64, i64), BTreeMap<i64, Vec<&BlockMeta>>> = BTreeMap::new();
-        for meta in candidates {
+        for meta in candidates.metas {
             let of_window = windows.entry((meta.window.min, meta.window.max)).or_default();
             of_window.entry(meta.resolution_ms).or_default().push(meta);
         }
@@ -81,15 +112,15 @@ impl Bucket {
             let raw_series = self.series_of_all(tenant, &raw).await?;
             let mut left: Vec<Set> = Vec::new();
             for metas in by_resolution.into_values() {
-                let set = self.one_set(tenant, &metas, readable, &mut chosen).await?;
+                let set = self.one_set(tenant, &metas, candidates, &mut chosen).await?;
                 let Some(set) = set else { continue };
                 if is_as_listed(&set, listed) {
                     chosen.listed.extend(set.blocks);
                 } else if sources_are_live(&set, &metas, &raw) {
                     chosen.remade.extend(set.blocks.iter().map(|b| b.block));
-                    leave_out(&mut chosen, &set, &LeftOut::Remade);
+                    candidates.leave_out(&mut chosen, &set, &LeftOut::Remade);
                 } else if is_inside(&set, &raw, &raw_series) {
-                    leave_out(&mut chosen, &set, &LeftOut::Remade);
+                    candidates.leave_out(&mut chosen, &set, &LeftOut::Remade);
                 } else {
                     left.push(set);
                 }
@@ -98,17 +129,21 @@ impl Bucket {
             let is_part = |set: &Set| {
                 let mut others = left.iter();
                 !set.is_known
+                    && !set.has_more
                     && others.any(|o| o.series.len() > set.series.len() && o.series.is_superset(&set.series))
             };
             let parts: Vec<bool> = left.iter().map(is_part).collect();
             for (set, is_part) in left.into_iter().zip(parts) {
                 if is_part {
-                    leave_out(&mut chosen, &set, &LeftOut::Partial);
+                    candidates.leave_out(&mut chosen, &set, &LeftOut::Partial);
                     continue;
                 }
                 for mut block in set.blocks {
                     block.sources.clear();
                     chosen.standing_in.push(block.block);
+                    if let Some(part) = candidates.altered.get(&block.block).cloned() {
+                        chosen.damaged.push((block.block, LeftOut::Damaged { part }));
+                    }
                     chosen.listed.push(block);
                 }
             }
@@ -122,10 +157,11 @@ impl Bucket {
         &self,
         tenant: &TenantId,
         metas: &[&BlockMeta],
-        readable: Option<&Manifest>,
+        candidates: Candidates<'_>,
         chosen: &mut Chosen,
     ) -> Result<Option<Set>> {
-        let known = |meta: &BlockMeta| readable.and_then(|m| m.block(meta.block));
+        let known = |meta: &BlockMeta| candidates.readable.and_then(|m| m.block(meta.block));
+        let is_altered = |meta: &BlockMeta| candidates.altered.contains_key(&meta.block);
         // Those that a version lists are one set, whatever they were made of; the others those that were made of the same blocks.
         let mut made: BTreeMap<Option<&[BlockId]>, Vec<&BlockMeta>> = BTreeMap::new();
         for meta in metas {
@@ -134,12 +170,14 @@ impl Bucket {
         }
         let mut best: Option<Set> = None;
         for (of, mut metas) in made {
-            // What was written again without what is deleted takes the place of what was there before.
-            metas.sort_by_key(|m| std::cmp::Reverse((m.clean_up_to, m.block)));
+            // What was written again without what is deleted takes the place of what was there before, unless it is altered.
+            metas.sort_by_key(|m| (is_altered(m), std::cmp::Reverse((m.clean_up_to, m.block))));
             let mut set = Set {
                 blocks: Vec::new(),
                 series: Series::new(),
                 is_known: of.is_none(),
+                is_whole: true,
+                has_more: false,
             };
             for meta in metas {
                 let entry = known(meta).cloned();
@@ -147,25 +185,37 @@ impl Bucket {
                 match self.series_of(tenant, &entry).await? {
                     Ok(series) if set.is_known || set.series.is_disjoint(&series) => {
                         set.series.extend(series);
+                        set.is_whole &= !is_altered(meta);
                         set.blocks.push(entry);
                     }
                     // Queries say so then.
                     Err(_) if set.is_known => set.blocks.push(entry),
-                    Ok(_) => chosen.left_out.push((meta.block, LeftOut::Summarised)),
-                    Err(why) => chosen.left_out.push((meta.block, LeftOut::Meta(why))),
+                    // Those before it are altered, too, if there are any.
+                    Err(_) if is_altered(meta) && (set.blocks.is_empty() || !set.is_whole) => {
+                        (set.is_whole, set.has_more) = (false, true);
+                        set.blocks.push(entry);
+                    }
+                    Ok(_) => {
+                        let left = candidates.left_out(meta.block, LeftOut::Summarised);
+                        chosen.left_out.push(left);
+                    }
+                    Err(why) => {
+                        let left = candidates.left_out(meta.block, LeftOut::Meta(why));
+                        chosen.left_out.push(left);
+                    }
                 }
             }
             if set.blocks.is_empty() {
                 continue;
             }
-            let weight = |s: &Set| (s.series.len(), s.rows(), s.is_known, s.newest());
+            let weight = |s: &Set| (s.is_whole, s.series.len(), s.rows(), s.is_known, s.newest());
             match &best {
                 Some(other) if weight(other) >= weight(&set) => {
-                    leave_out(chosen, &set, &LeftOut::Summarised);
+                    candidates.leave_out(chosen, &set, &LeftOut::Summarised);
                 }
                 _ => {
                     if let Some(other) = best.replace(set) {
-                        leave_out(chosen, &other, &LeftOut::Summarised);
+                        candidates.leave_out(chosen, &other, &LeftOut::Summarised);
                     }
                 }
             }
@@ -189,31 +239,39 @@ impl Bucket {
         tenant: &TenantId,
         block: &ManifestBlock,
     ) -> Result<std::result::Result<Series, String>> {
+        let mut all = Series::new();
+        let read = self.each_series(tenant, block, |series, _| {
+            all.insert(series);
+        });
+        Ok(read.await?.map(|()| all))
+    }
+
+    /// Looks at the series of a block, each by the hash of its labels; or why it cannot be read.
+    pub(super) async fn each_series(
+        &self,
+        tenant: &TenantId,
+        block: &ManifestBlock,
+        mut each: impl FnMut(u64, &BlockSeries) + Send,
+    ) -> Result<std::result::Result<(), String>> {
         let read = async {
             let cache = Arc::new(BlockCache::new(CACHE_BYTES, CACHE_BYTES));
             let reader = Blocks::new(self.clone(), cache, 0).open(tenant, block).await?;
             let mut cursor = reader.series_cursor(Matchers::default(), TimeRange::ALL);
-            let mut all = Series::new();
             while let Some(some) = cursor.next(SERIES_AT_ONCE).await? {
-                all.extend(some.iter().map(|s| {
+                for series in &some {
                     let mut hasher = DefaultHasher::new();
-                    s.labels.packed().hash(&mut hasher);
-                    hasher.finish()
-                }));
+                    series.labels.packed().hash(&mut hasher);
+                    each(hasher.finish(), series);
+                }
             }
-            Ok::<_, Error>(all)
+            Ok::<_, Error>(())
         };
         match read.await {
-            Ok(series) => Ok(Ok(series)),
+            Ok(()) => Ok(Ok(())),
             Err(e) if e.is_transient() => Err(e),
             Err(e) => Ok(Err(e.to_string())),
         }
     }
-}
-
-fn leave_out(chosen: &mut Chosen, set: &Set, why: &LeftOut) {
-    let blocks = set.blocks.iter().map(|b| (b.block, why.clone()));
-    chosen.left_out.extend(blocks);
 }
 
 /// Whether the version that lists a set said the right thing of it: its samples were gone already, or are still listed.
@@ -235,5 +293,5 @@ fn sources_are_live(set: &Set, metas: &[&BlockMeta], raw: &[&ManifestBlock]) -> 
 fn is_inside(set: &Set, raw: &[&ManifestBlock], raw_series: &Series) -> bool {
     let time = raw.iter().map(|b| b.range).reduce(|a, b| a.union(&b));
     let is_within = |(time, range): (TimeRange, TimeRange)| time.min <= range.min && range.max <= time.max;
-    time.zip(set.range()).is_some_and(is_within) && set.series.is_subset(raw_series)
+    !set.has_more && time.zip(set.range()).is_some_and(is_within) && set.series.is_subset(raw_series)
 }

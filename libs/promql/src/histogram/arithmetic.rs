@@ -262,7 +262,8 @@ pub(super) fn coarser<C: Cell>(side: &Side<C>, from: i32, to: i32) -> Side<C> {
     let shift = from.saturating_sub(to).clamp(0, 31);
     let mut out: Side<C> = Vec::with_capacity(side.len());
     for &(index, cell) in side {
-        let index = (index.wrapping_sub(1) >> shift).wrapping_add(1);
+        // Wider, as there is an index before the lowest; what comes of it is no further from 0 than `index`.
+        let index = (((i64::from(index) - 1) >> shift) + 1) as i32;
         match out.last_mut() {
             Some((last, sum)) if *last == index => *sum = sum.plus(cell),
             _ => out.push((index, cell)),
@@ -384,6 +385,25 @@ mod tests {
             (a.schema, a.positive_buckets.as_slice(), a.count),
             (0, &[13.0, 7.0][..], 20.0)
         );
+    }
+
+    #[test]
+    fn i12_buckets_ascend_at_a_lower_resolution_from_the_lowest_index_on() {
+        let side = vec![(i32::MIN, 1.0), (i32::MIN + 1, 2.0), (0, 4.0), (i32::MAX, 8.0)];
+        for shift in 0..40 {
+            let coarse = coarser(&side, 8, 8 - shift);
+            assert!(coarse.is_sorted_by(|a, b| a.0 < b.0), "{shift}: {coarse:?}");
+            assert_eq!(coarse.iter().map(|b| b.1).sum::<f64>(), 15.0);
+        }
+        let mut finer = exponential(1, i32::MIN, &[3.0]);
+        finer.positive_spans.push(Span {
+            offset: i32::MAX,
+            length: 1,
+        });
+        finer.positive_buckets.push(5.0);
+        add(&mut finer, &exponential(0, 0, &[7.0])).unwrap();
+        let sum: Vec<_> = finer.positive().collect();
+        assert_eq!(sum, [(i32::MIN / 2, 3.0), (0, 12.0)]);
     }
 
     #[test]

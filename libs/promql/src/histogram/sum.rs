@@ -23,6 +23,17 @@ impl HistogramSum {
         self.0.bytes()
     }
 
+    /// Its buckets and bounds.
+    pub(crate) fn entries(&self) -> usize {
+        let Parts {
+            positive,
+            negative,
+            custom_bounds,
+            ..
+        } = &self.0;
+        positive.len() + negative.len() + custom_bounds.len()
+    }
+
     pub(crate) fn value(self) -> Histogram {
         self.0.histogram(Kahan::total)
     }

@@ -243,6 +243,42 @@ fn of_what_an_earlier_version_downsampled_there_are_no_sums_and_an_info_says_so(
 }
 
 #[test]
+fn of_what_adds_up_to_too_many_buckets_there_is_no_sum_and_of_everything_else_there_is() {
+    let wide = |i: i32| {
+        let (positive_spans, positive_buckets) = spans_of((i * 4096..(i + 1) * 4096).map(|at| (at, 1.0)));
+        Arc::new(Histogram {
+            count: 4096.0,
+            positive_spans,
+            positive_buckets,
+            ..Histogram::default()
+        })
+    };
+    let few = (21..200).map(|i| {
+        let h = observed(Kind::Exponential, false, (i as u32, 1));
+        (i * 15_000, h)
+    });
+    let all: Histograms = (1..=17)
+        .map(|i| (i64::from(i) * 15_000, wide(i)))
+        .chain(few)
+        .collect();
+    let (raw, down) = (
+        Stored::raw(&[], &all),
+        Stored::new(&[], &all, i64::MAX, MINUTES_5),
+    );
+    let query = "sum_over_time(x_total[5m])";
+    let times = aligned(1, MINUTES_5);
+    let (wanted, _) = histograms(&raw, query, times);
+    let (found, said) = histograms(&down, query, times);
+    assert!(wanted[0].1.positive_buckets.len() > 1 << 16);
+    assert_eq!(wanted[0].0, MINUTES_5);
+    let times_of = |all: &[(i64, Arc<Histogram>)]| all.iter().map(|h| h.0).collect::<Vec<_>>();
+    assert_eq!(times_of(&found), times_of(&wanted[1..]));
+    assert!(said.infos[0].contains("too many buckets"), "{said:?}");
+    let query = "count_over_time(x_total[5m])";
+    assert_eq!(floats(&down, query, times), floats(&raw, query, times));
+}
+
+#[test]
 fn summaries_keep_their_sums_beside_samples() {
     let all: Histograms = (1..60)
         .map(|i| (i * 15_000, observed(Kind::Custom, true, (i as u32, 3))))

@@ -1,10 +1,11 @@
 //! From heads to blocks without a gap.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use koios_model::TimeRange;
-use koios_wire::ServiceErrorCode;
+use koios_model::{BatchColumns, Labels, SeriesHash, TenantId, TenantSeed, TimeRange};
+use koios_wire::{Batch, BatchHeader, IngesterService, ServiceErrorCode};
 
 use crate::harness::{HOUR, MINUTE, Samples, T0, World, merge, tenant, without_starts};
 
@@ -278,7 +279,6 @@ async fn flushes_over_http() {
 #[tokio::test(start_paused = true)]
 async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
     use futures::StreamExt;
-    use koios_wire::IngesterService;
     let mut w = World::start(1).await;
     // More series than one run of a read.
     for i in 0..1500 {
@@ -402,4 +402,63 @@ async fn a_single_member_keeps_no_more_log_than_a_restart_needs() {
     let recent = w.acked.keys().filter(|(_, t)| *t > T0 + 9 * HOUR);
     assert!(recent.into_iter().all(|at| head.contains_key(at)));
     w.check(&w.query(0).await);
+}
+
+/// A sample of another tenant, acknowledged by one member.
+async fn push_of(w: &mut World, tenant: &TenantId, t: i64) {
+    let mut columns = BatchColumns::default();
+    let labels = Labels::from_pairs([("__name__", "a")]);
+    let hash = SeriesHash::new(TenantSeed::new(b"", tenant), labels.as_ref());
+    columns.push_series(hash, labels.as_ref());
+    columns.push_sample(t, 1.0);
+    let header = BatchHeader {
+        tenant: tenant.clone(),
+        ..w.batch_with(BatchColumns::default()).header().clone()
+    };
+    let batch = Arc::new(Batch::new(header, columns));
+    w.node(0).push(batch).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_tenant_whose_blocks_are_stored_otherwise_keeps_no_other_from_being_cut() {
+    let mut w = World::start(1).await;
+    let altered: Vec<TenantId> = (1..4)
+        .map(|n| TenantId::new(&format!("a-{n}")).unwrap())
+        .collect();
+    for tenant in &altered {
+        push_of(&mut w, tenant, T0).await;
+    }
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    w.store.alters.store(true, Ordering::Relaxed);
+    // Cut by age, and once more half an hour later, and not every few seconds.
+    w.sleep(Duration::from_secs(31 * 60)).await;
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+    let bucket = w.manifests.bucket().clone();
+    for tries in 1..4 {
+        assert!(!w.node(0).status().bucket_down, "it answers");
+        for tenant in &altered {
+            let manifest = w.manifests.probe(tenant).await.unwrap();
+            let uploaded = bucket.uploaded_blocks(tenant).await.unwrap();
+            assert_eq!((uploaded.len(), manifest.blocks.len()), (tries, 0), "{tenant}");
+            assert!(
+                uploaded.iter().all(|(block, _)| manifest.is_dead(*block)),
+                "{tenant}"
+            );
+            assert!(
+                manifest.dead.iter().all(|dead| dead.parts.len() > 2),
+                "their bytes go"
+            );
+        }
+        if tries == 3 {
+            w.store.alters.store(false, Ordering::Relaxed);
+        }
+        w.sleep(Duration::from_secs(30 * 60 + 30)).await;
+    }
+    for tenant in &altered {
+        assert_eq!(
+            w.manifests.probe(tenant).await.unwrap().blocks.len(),
+            1,
+            "{tenant}"
+        );
+    }
 }

@@ -17,7 +17,8 @@ list is then in another manifest than the new one. It refuses when it sees a ver
 
 Lists every block that is complete (all parts there, with the sizes that a readable meta.json says), except those that others \
 were certainly merged from. Of the newest version that can still be read, if there is one, it keeps what is dead, deletions \
-and epochs; a block that it lists stays listed even if it is damaged, so that queries say so. Summaries are listed, one set for each day, \
+and epochs; a block that it lists stays listed even if it is damaged, so that queries say so. Other blocks are read whole; of those one \
+that is damaged is listed only where no other is known to have what it held. Summaries are listed, one set for each day, \
 where their samples are gone; else they are left out and made anew.
 
 What cannot be known without any version: deletions that were not yet applied, which blocks are dead but not yet gone, what was \
@@ -146,6 +147,9 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
             plan.newest
         ),
     }
+    for (block, why) in &plan.damaged {
+        println!("damaged: {block} is listed all the same: {why}");
+    }
     println!(
         "version {} will list {} blocks with {} samples",
         plan.next,
@@ -160,9 +164,6 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     }
     for block in &plan.standing_in {
         println!("  {block} is summaries that stand in for samples of which nothing is left");
-    }
-    for (block, why) in &plan.damaged {
-        println!("  {block} is listed although it is damaged: {why}");
     }
     for (block, why) in &plan.left_out {
         println!("  {block} is left out: {why}");

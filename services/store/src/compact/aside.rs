@@ -21,9 +21,9 @@ impl Compactor {
             self.metrics.failures.inc();
             let now = self.deps.runtime.clock.elapsed();
             let known = self.tenants.entry(tenant.clone()).or_default();
-            known.note_stored_otherwise(names(inputs), now);
+            let wait = known.note_stored_otherwise(names(inputs), now);
             let error = with_sources(&error);
-            tracing::error!(%tenant, ?window, error, "a new block is not stored as it was sent: what it was made of stays, trying again in a while");
+            tracing::error!(%tenant, ?window, ?wait, error, "a new block is not stored as it was sent: what it was made of stays, trying again in a while");
             return Ok(());
         }
         if !error.is_transient() || error.bad_block().is_some() {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use koios_block::BlockId;
-use koios_bucket::{Failures, Manifest, ManifestBlock, PutOff, TenantManifests, Unlisted, Writer};
+use koios_bucket::{
+    Error as BucketError, Failures, Manifest, ManifestBlock, PutOff, TenantManifests, Unlisted, Writer,
+};
 use koios_model::TenantId;
 
 use super::CompactionSettings;
@@ -86,9 +88,14 @@ pub(crate) async fn retire(
         }
         Ok(())
     };
-    manifests.commit(&manifest.tenant, writer, remove).await?;
-    let all: Vec<&ManifestBlock> = gone.iter().collect();
-    audit_blocks(&manifest.tenant, &all);
+    let committed = manifests.commit(&manifest.tenant, writer, remove).await;
+    match &committed {
+        Ok(_) => audit_blocks(&manifest.tenant, &gone, "done"),
+        // If they went nobody would find them any more to tell of them.
+        Err(BucketError::Unknown { .. }) => audit_blocks(&manifest.tenant, &gone, "unknown"),
+        Err(_) => {}
+    }
+    committed?;
     Ok(Retired {
         blocks: gone.len(),
         samples: gone.iter().map(|b| b.samples).sum(),

@@ -18,6 +18,7 @@ use super::*;
 use crate::service_test::{Data, read};
 use crate::{BlockStore, StoreSettings};
 
+mod auditing;
 mod changing;
 mod crashing;
 mod deleting;

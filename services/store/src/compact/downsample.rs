@@ -236,6 +236,7 @@ impl Merger {
             resolution_ms: block.resolution_ms,
             level: block.level,
             sources: reader.meta().sources.clone(),
+            rewrites: Some(block.block),
             histogram_sums: block.parts.iter().any(|part| part.name == HISTOGRAMS_PART),
             clean_up_to,
             layout: Layout::compacted(),

@@ -214,6 +214,7 @@ impl Merger {
             epoch,
             level: job.level,
             sources: job.sources(),
+            rewrites: job.rewrites(),
             starts: inputs.iter().any(|i| i.block.meta().may_have_starts()),
             layout: Layout::compacted(),
             ..BlockOptions::new(self.name(), manifest.tenant.clone(), job.window)

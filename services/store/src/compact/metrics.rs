@@ -41,7 +41,11 @@ pub(crate) struct CompactionMetrics {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) blocks: usize,
+    /// Whether anything of what is due can be done now.
+    pub(crate) has_work: bool,
+    /// How many merges are due, those included whose blocks are left alone for a while.
     pub(crate) due: usize,
+    /// The same of windows to downsample.
     pub(crate) due_downsamplings: usize,
     /// For how long nothing was done about what is due first, as far as this process knows.
     pub(crate) due_for: Duration,
@@ -50,12 +54,6 @@ pub(crate) struct Standing {
     /// The same of downsampling.
     pub(crate) oldest_due_downsampling: Duration,
     pub(crate) bad: usize,
-}
-
-impl Standing {
-    pub(crate) fn has_work(&self) -> bool {
-        self.due > 0 || self.due_downsamplings > 0
-    }
 }
 
 impl CompactionMetrics {

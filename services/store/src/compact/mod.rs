@@ -281,7 +281,7 @@ impl Compactor {
                 .flatten(),
         };
         self.metrics.manifest_lost(tenant, false);
-        if standing.has_work() {
+        if standing.has_work {
             self.deps.manifests.claim(tenant, &writer).await?;
         }
         if let Some(orphans) = orphans {
@@ -349,18 +349,23 @@ impl Compactor {
         let known = self.tenants.entry(manifest.tenant.clone()).or_default();
         known.stood_at = Some(now);
         known.keep_listed(manifest);
-        let bad = known.bad(now);
-        let mut jobs = due_merges(manifest, now_ms, &settings, &bad);
-        jobs.extend(deletions::cleanings(manifest, &jobs, &bad));
-        let merging = blocks_of(&jobs);
-        let summaries = due_downsamplings(manifest, now_ms, &settings, &bad, &merging);
+        let due = |bad: &BTreeSet<BlockId>| {
+            let mut merges = due_merges(manifest, now_ms, &settings, bad);
+            merges.extend(deletions::cleanings(manifest, &merges, bad));
+            let summaries = due_downsamplings(manifest, now_ms, &settings, bad, &blocks_of(&merges));
+            (merges, summaries)
+        };
+        let (mut jobs, can_be_summarised) = due(&known.bad(now));
+        // What is left alone for a while is due all the same, and longer than anything else.
+        let (merges, summaries) = due(&known.given_up(now));
         let standing = Standing {
             blocks: manifest.blocks.len(),
-            due: jobs.len(),
+            has_work: !jobs.is_empty() || !can_be_summarised.is_empty(),
+            due: merges.len(),
             due_downsamplings: summaries.len(),
             due_for: known.note_due(jobs.first(), now),
             oldest_due: oldest(
-                jobs.iter().map(|job| due_since_ms(manifest, job, &settings)),
+                merges.iter().map(|job| due_since_ms(manifest, job, &settings)),
                 now_ms,
             ),
             oldest_due_downsampling: oldest(

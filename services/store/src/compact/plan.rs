@@ -48,6 +48,14 @@ impl MergeJob {
             inputs => inputs.iter().map(|b| b.block).collect(),
         }
     }
+
+    /// The merged block that is written again, if it is that.
+    pub(crate) fn rewrites(&self) -> Option<BlockId> {
+        match self.inputs.as_slice() {
+            [one] if !one.sources.is_empty() => Some(one.block),
+            _ => None,
+        }
+    }
 }
 
 /// Blocks that one merge wrote, or one that was cut: merged again together or not at all.

@@ -164,3 +164,20 @@ fn what_is_due_has_been_since_its_window_settled_and_all_of_it_was_there() {
     };
     assert_eq!(since(vec![named(0)], &[deletion]), 71 * HOUR);
 }
+
+#[test]
+fn a_merged_block_that_is_written_again_keeps_its_sources_and_is_named() {
+    let job = |inputs: Vec<ManifestBlock>| {
+        let job = MergeJob {
+            window: inputs[0].window,
+            level: 1,
+            inputs,
+        };
+        (job.sources(), job.rewrites())
+    };
+    let (a, b, m) = (block(1, 0..2, 1), block(2, 0..2, 1), merged(3, 0..2, 1, &[7, 8]));
+    assert_eq!(job(vec![a.clone(), b]), (vec![id(1), id(2)], None));
+    assert_eq!(job(vec![a.clone()]), (vec![id(1)], None));
+    assert_eq!(job(vec![m.clone()]), (vec![id(7), id(8)], Some(id(3))));
+    assert_eq!(job(vec![a, m]), (vec![id(1), id(3)], None));
+}

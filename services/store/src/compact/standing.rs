@@ -20,13 +20,17 @@ const UNREAD_MAX: u32 = 3;
 const UNREAD_PAUSE: Duration = Duration::from_secs(60);
 /// How long after that many: it may be a right that somebody sets, or an archive that takes hours.
 const UNREAD_FOR: Duration = Duration::from_secs(3600);
-/// How long the blocks of a job wait whose new block was not stored as it was sent: it is written anew, however large it is.
+/// How long the blocks of a job wait whose new block was not stored as it was sent: it is written anew, however large it is, and what is
+/// not listed of it leaves a dead name. Twice as long after each time, up to the longest.
 const STORED_OTHERWISE_PAUSE: Duration = Duration::from_secs(600);
+const STORED_OTHERWISE_LONGEST: Duration = BAD_FOR;
 
 /// What is remembered of a tenant.
 #[derive(Debug, Default)]
 pub(super) struct TenantStanding {
     aside: BTreeMap<BlockId, Aside>,
+    /// How often in a row what was made of some blocks together was not stored as it was sent.
+    stored_otherwise: BTreeMap<BTreeSet<BlockId>, u32>,
     /// What is due first, and since when nothing was done about it.
     due: Option<(MergeJob, Duration)>,
     pub(super) dead: SeenDead,
@@ -79,6 +83,8 @@ impl TenantStanding {
     /// Forgets of blocks that are not listed any more.
     pub(super) fn keep_listed(&mut self, manifest: &Manifest) {
         self.aside.retain(|block, _| manifest.block(*block).is_some());
+        self.stored_otherwise
+            .retain(|inputs, _| inputs.iter().all(|block| manifest.block(*block).is_some()));
         self.touched.retain(|block, _| manifest.block(*block).is_some());
     }
 
@@ -175,9 +181,21 @@ impl TenantStanding {
         is_it
     }
 
-    /// Notes that what was made of blocks was not stored as it was sent.
-    pub(super) fn note_stored_otherwise(&mut self, inputs: impl IntoIterator<Item = BlockId>, now: Duration) {
-        self.pause(inputs, now.saturating_add(STORED_OTHERWISE_PAUSE));
+    /// Notes that what was made of blocks was not stored as it was sent; gives how long they wait.
+    pub(super) fn note_stored_otherwise(
+        &mut self,
+        inputs: impl IntoIterator<Item = BlockId>,
+        now: Duration,
+    ) -> Duration {
+        let inputs: BTreeSet<BlockId> = inputs.into_iter().collect();
+        let times = self.stored_otherwise.entry(inputs.clone()).or_default();
+        let doubled = 1u32.checked_shl(*times).unwrap_or(u32::MAX);
+        let wait = STORED_OTHERWISE_PAUSE
+            .saturating_mul(doubled)
+            .min(STORED_OTHERWISE_LONGEST);
+        *times = times.saturating_add(1);
+        self.pause(inputs, now.saturating_add(wait));
+        wait
     }
 
     fn pause(&mut self, blocks: impl IntoIterator<Item = BlockId>, until: Duration) {
@@ -190,10 +208,11 @@ impl TenantStanding {
         }
     }
 
-    /// Notes that blocks could be read.
+    /// Notes that blocks could be read, and what was made of them be stored.
     pub(super) fn note_read(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
         for block in blocks {
             self.aside.remove(&block);
+            self.stored_otherwise.retain(|inputs, _| !inputs.contains(&block));
         }
     }
 
@@ -247,6 +266,33 @@ mod tests {
         standing.note_read([id(1)]);
         assert_eq!((standing.bad(now).len(), standing.reported(now)), (0, 0));
         assert!(!standing.note_unread(id(1), [id(1)], now), "from the start");
+    }
+
+    #[test]
+    fn what_is_stored_otherwise_again_and_again_waits_longer_each_time() {
+        let mut standing = TenantStanding::default();
+        let mut now = Duration::ZERO;
+        let both = BTreeSet::from([id(1), id(2)]);
+        let mut minutes = Vec::new();
+        for _ in 0..40 {
+            let wait = standing.note_stored_otherwise(both.clone(), now);
+            minutes.push(wait.as_secs() / 60);
+            assert_eq!(standing.bad(now).len(), 0);
+            assert_eq!(standing.paused(now + wait - Duration::from_secs(1)), both);
+            now += wait;
+            assert_eq!(standing.paused(now), BTreeSet::new());
+        }
+        assert_eq!(minutes[..8], [10, 20, 40, 80, 160, 320, 360, 360]);
+        assert_eq!(minutes.last(), Some(&360));
+        // Others, and what is made of more of them, begin anew; and so do these once it went well.
+        for others in [BTreeSet::from([id(3)]), BTreeSet::from([id(1), id(2), id(3)])] {
+            let wait = standing.note_stored_otherwise(others, now);
+            assert_eq!(wait, STORED_OTHERWISE_PAUSE);
+        }
+        standing.note_read([id(2)]);
+        assert_eq!(standing.note_stored_otherwise(both, now), STORED_OTHERWISE_PAUSE);
+        standing.keep_listed(&Manifest::empty(koios_model::TenantId::anonymous()));
+        assert!(standing.stored_otherwise.is_empty());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct FaultyStore {
     inner: InMemory,
     pub(crate) down: AtomicBool,
     pub(crate) puts: AtomicU64,
+    /// A bit of what is written of blocks of tenants that begin with "a-" is another one in the storage.
+    pub(crate) alters: AtomicBool,
     /// No version of a manifest is taken that lists a block.
     pub(crate) lists_nothing: AtomicBool,
 }
@@ -61,6 +63,13 @@ impl ObjectStore for FaultyStore {
             if String::from_utf8_lossy(&bytes).contains(r#""blocks":[{"#) {
                 return Err(broken());
             }
+        }
+        let is_altered = path.as_ref().starts_with("a-") && path.as_ref().contains("/blocks/");
+        if is_altered && self.alters.load(Ordering::Relaxed) {
+            let mut bytes = Bytes::from(payload).to_vec();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            return self.inner.put_opts(path, bytes.into(), options).await;
         }
         self.inner.put_opts(path, payload, options).await
     }

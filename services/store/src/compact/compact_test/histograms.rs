@@ -198,3 +198,72 @@ async fn i10_sums_of_native_histograms_are_kept_beside_them_and_outlive_them() {
         assert_eq!(compactor.metrics.failures.get(), 0);
     }
 }
+
+/// A histogram of an observation in each of some buckets.
+fn buckets(schema: i32, indices: impl IntoIterator<Item = i32>) -> Arc<Histogram> {
+    let (positive_spans, positive_buckets) = spans_of(indices.into_iter().map(|index| (index, 1.0)));
+    Arc::new(Histogram {
+        schema,
+        count: positive_buckets.len() as f64,
+        positive_spans,
+        positive_buckets,
+        ..Histogram::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn i11_histograms_whose_sum_could_not_be_read_keep_no_day_from_being_summarised() {
+    let world = world(21);
+    let lowest = vec![
+        (60_000, buckets(1, [i32::MIN, 0])),
+        (120_000, buckets(0, [0])),
+        (180_000, buckets(-4, [i32::MIN, i32::MAX])),
+    ];
+    // What a sender may send: of each there are fewer buckets than it may have.
+    let wide: Vec<_> = (0..17)
+        .map(|i| (i64::from(i + 1) * 200_000, buckets(0, i * 4096..(i + 1) * 4096)))
+        .collect();
+    let mut writer = world.writer(0..2, 0);
+    let mut all = All::new();
+    for (name, histograms) in [("lowest", lowest), ("wide", wide)] {
+        let labels = Labels::from_pairs([("__name__", name)]);
+        let columns = SeriesColumns {
+            histograms: &histograms,
+            ..SeriesColumns::default()
+        };
+        writer.push_columns(&labels, None, columns).unwrap();
+        let histograms = histograms.into_iter().collect();
+        let sent = Sent {
+            histograms,
+            ..Sent::default()
+        };
+        all.insert(labels, sent);
+    }
+    world.list(writer).await;
+    let mut compactor = world.compactor();
+    compact(&mut compactor).await;
+    assert_eq!(compactor.metrics.failures.get(), 0);
+    check(&world, &all, None, "young").await;
+    let summed = |kept: &Kept, name: &str| -> Vec<bool> {
+        let (_, (summaries, _)) = kept
+            .iter()
+            .find(|(l, _)| l.get("__name__") == Some(name))
+            .unwrap();
+        summaries.iter().map(|s| s.histogram_sum.is_some()).collect()
+    };
+    let (hours, minutes) = (
+        found(&world, RESOLUTION_1H_MS, true).await,
+        found(&world, RESOLUTION_5M_MS, true).await,
+    );
+    assert_eq!(
+        (summed(&hours, "lowest"), summed(&hours, "wide")),
+        (vec![true], vec![false])
+    );
+    assert!(summed(&minutes, "wide").iter().all(|is| *is));
+    // And the samples go when they are old.
+    world.sleep(50 * DAYS).await;
+    compact(&mut compactor).await;
+    assert_eq!(of(&world.manifest().await, 0).len(), 0);
+    check(&world, &all, None, "old").await;
+    assert_eq!(compactor.metrics.failures.get(), 0);
+}

@@ -254,6 +254,45 @@ async fn what_is_due_is_told_with_its_age_right_after_a_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_left_alone_is_due_all_the_same_until_it_is_given_up() {
+    let mut world = downsampled::world(13);
+    world.day().await;
+    let downsampling = std::mem::take(&mut world.settings.downsampling);
+    compact(&mut world.compactor()).await;
+    world.settings.downsampling = downsampling;
+    let manifest = world.manifest().await;
+    let mut compactor = world.compactor();
+    let told = configured(&world.tenant, &world.settings, &world.overrides);
+    let (_, before) = compactor.stand(&manifest, &told);
+    assert!(before.has_work && before.due_downsamplings == 1);
+    for fails in 1..4u32 {
+        let known = compactor.tenants.get_mut(&world.tenant).unwrap();
+        known.note_failed(names(&manifest.blocks), world.clock.elapsed());
+        let (jobs, stuck) = compactor.stand(&manifest, &told);
+        assert!(jobs.is_empty() && !stuck.has_work);
+        assert_eq!((stuck.due_downsamplings, stuck.bad), (1, manifest.blocks.len()));
+        let passed = Duration::from_secs(6 * 3600) * (fails - 1);
+        assert_eq!(
+            stuck.oldest_due_downsampling,
+            before.oldest_due_downsampling + passed
+        );
+        world.sleep(6 * 3600).await;
+    }
+    // What is surely damaged nothing waits for.
+    for _ in 0..2 {
+        let known = compactor.tenants.get_mut(&world.tenant).unwrap();
+        for block in names(&manifest.blocks) {
+            known.note_damaged(block, world.clock.elapsed());
+        }
+    }
+    let (_, given_up) = compactor.stand(&manifest, &told);
+    assert_eq!(
+        (given_up.due_downsamplings, given_up.oldest_due_downsampling),
+        (0, Duration::ZERO)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_block_that_the_storage_does_not_delete_keeps_no_other_from_being_deleted() {
     for refusal in [Refusal::Keeps, Refusal::BusyWith] {
         let mut world = World::new(11);

@@ -30,8 +30,8 @@ fn in_words(policy: &RetentionPolicy) -> String {
     text
 }
 
-/// Blocks went as a whole.
-pub(crate) fn audit_blocks(tenant: &TenantId, blocks: &[&ManifestBlock]) {
+/// Blocks went as a whole, or may have: see `outcome`.
+pub(crate) fn audit_blocks(tenant: &TenantId, blocks: &[ManifestBlock], outcome: &str) {
     let Some(range) = blocks.iter().map(|b| b.range).reduce(|a, b| a.union(&b)) else {
         return;
     };
@@ -46,7 +46,7 @@ pub(crate) fn audit_blocks(tenant: &TenantId, blocks: &[&ManifestBlock]) {
     }
     let what = what.join(" ");
     let (TimeRange { min, max }, blocks) = (range, blocks.len());
-    tracing::info!(target: "koios::audit", %tenant, user = "", action = "retention_blocks", ?what, blocks, samples, from_ms = min, to_ms = max, outcome = "done", "audit");
+    tracing::info!(target: "koios::audit", %tenant, user = "", action = "retention_blocks", ?what, blocks, samples, from_ms = min, to_ms = max, outcome, "audit");
 }
 
 /// Series went from blocks that others stay in.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod altered;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::sync::Arc;
@@ -47,6 +49,15 @@ impl Rig {
             .put(&Self::version(version), "not a manifest".into())
             .await
             .unwrap();
+    }
+
+    /// Changes a bit of a part of a block.
+    async fn alter(&self, n: u64, part: &str) {
+        let path = Path::from(format!("prefix/team-a/blocks/{}/{part}", id(n)));
+        let stored = self.store.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut bytes = stored.to_vec();
+        bytes[20] ^= 1;
+        self.store.put(&path, bytes.into()).await.unwrap();
     }
 
     async fn names(&self) -> Vec<u64> {
@@ -288,11 +299,13 @@ fn samples(n: u64, series: &[u64], sources: &[u64]) -> BlockParts {
 }
 
 fn left_out(plan: &koios_bucket::Rebuild) -> Vec<(u64, LeftOut)> {
+    numbered(&plan.left_out)
+}
+
+fn numbered(blocks: &[(koios_block::BlockId, LeftOut)]) -> Vec<(u64, LeftOut)> {
     let number = |block: &koios_block::BlockId| (0..100).find(|n| id(*n) == *block).unwrap();
-    plan.left_out
-        .iter()
-        .map(|(block, why)| (number(block), why.clone()))
-        .collect()
+    let numbered = blocks.iter().map(|(block, why)| (number(block), why.clone()));
+    numbered.collect()
 }
 
 const M5: i64 = koios_block::RESOLUTION_5M_MS;
@@ -465,41 +478,4 @@ async fn i10_summaries_of_blocks_that_are_damaged_stay() {
     assert_eq!(left_out(&plan), [(10, LeftOut::Remade)]);
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert!(!rebuilt.is_dead(id(10)));
-}
-
-#[tokio::test]
-async fn i10_a_merged_block_that_is_stored_otherwise_takes_the_place_of_nothing() {
-    for every_version in [false, true] {
-        let rig = Rig::new();
-        let a = rig.upload(&samples(1, &[1, 2, 3], &[])).await;
-        let b = rig.upload(&samples(2, &[4, 5], &[])).await;
-        let first = rig.list(&[&a, &b]).await;
-        // It was sent, was not what arrived, and its writer died before it said so.
-        rig.upload(&samples(10, &[1, 2, 3, 4, 5], &[1, 2])).await;
-        let path = Path::from(format!("prefix/team-a/blocks/{}/samples.parquet", id(10)));
-        let mut bytes = rig
-            .store
-            .get(&path)
-            .await
-            .unwrap()
-            .bytes()
-            .await
-            .unwrap()
-            .to_vec();
-        bytes[20] ^= 1;
-        rig.store.put(&path, bytes.into()).await.unwrap();
-        if every_version {
-            rig.damage(first.version).await;
-        } else {
-            let c = rig.upload(&samples(3, &[6], &[])).await;
-            let last = rig.list(&[&c]).await;
-            rig.damage(last.version).await;
-        }
-        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
-        let part = "samples.parquet".to_owned();
-        assert_eq!(plan.left_out, [(id(10), LeftOut::Altered { part })]);
-        rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
-        let expected = if every_version { &[1, 2][..] } else { &[1, 2, 3] };
-        assert_eq!(rig.names().await, expected, "every version: {every_version}");
-    }
 }

@@ -1,0 +1,110 @@
+//! Which of the blocks that no version lists are not what was encoded, and whether others hold what they held.
+//!
+//! Such a block may be an upload whose writer ended before it said that it is dead: what it was made of was kept then, and what was written
+//! in its stead is there, or will be. It may as well be all that is left of its samples: it is listed then, so that no answer lacks them
+//! without a word.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use koios_block::{BlockId, BlockMeta, EXEMPLARS_PART};
+use koios_model::{TenantId, TimeRange};
+
+use crate::bucket::Bucket;
+use crate::manifest::{Manifest, ManifestBlock};
+use crate::{Error, Result};
+
+/// Blocks that are read back at a time.
+const BLOCKS_AT_A_TIME: usize = 4;
+
+/// Blocks that are not what was encoded, and the first of the parts of each that is not.
+pub(super) type Altered = BTreeMap<BlockId, String>;
+
+/// When the samples of each series are, and how many.
+type Rows = BTreeMap<u64, (TimeRange, u64)>;
+
+impl Bucket {
+    /// The altered ones of those that no version lists. Reads all of them whole.
+    pub(super) async fn altered(
+        &self,
+        tenant: &TenantId,
+        metas: &BTreeMap<BlockId, BlockMeta>,
+        readable: Option<&Manifest>,
+    ) -> Result<Altered> {
+        let is_listed = |meta: &&BlockMeta| readable.is_some_and(|m| m.block(meta.block).is_some());
+        let unlisted = metas.values().filter(|meta| !is_listed(meta));
+        let reads: Vec<_> = unlisted.map(|meta| self.altered_part(tenant, meta)).collect();
+        let mut reads = stream::iter(reads).buffer_unordered(BLOCKS_AT_A_TIME);
+        let mut found = Altered::new();
+        while let Some(altered) = reads.try_next().await? {
+            found.extend(altered);
+        }
+        Ok(found)
+    }
+
+    /// A block's name with the first of its parts that is not what was encoded, if there is one.
+    async fn altered_part(&self, tenant: &TenantId, meta: &BlockMeta) -> Result<Option<(BlockId, String)>> {
+        match self.read_parts_back(tenant, meta).await {
+            Ok(()) => Ok(None),
+            Err(Error::Altered { part, .. }) => Ok(Some((meta.block, part.into()))),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether `whole` blocks certainly have what an altered block of samples held: what it was made of, what it is another copy of, or one that was
+    /// made of the same and for the same and has as many samples of each of its series, from as early to as late.
+    pub(super) async fn is_held_by(
+        &self,
+        tenant: &TenantId,
+        altered: &BlockMeta,
+        whole: &BTreeMap<BlockId, BlockMeta>,
+    ) -> Result<bool> {
+        let is_whole = |block: &BlockId| whole.contains_key(block);
+        if altered.rewrites.as_ref().is_some_and(is_whole)
+            || !altered.sources.is_empty() && altered.sources.iter().all(is_whole)
+        {
+            return Ok(true);
+        }
+        let twins: Vec<&BlockMeta> = whole.values().filter(|m| is_twin(m, altered)).collect();
+        if twins.is_empty() {
+            return Ok(false);
+        }
+        // One whose series cannot be read may have held anything.
+        let Ok(held) = self.rows_of(tenant, altered).await? else {
+            return Ok(false);
+        };
+        let mut of_twins = Vec::with_capacity(twins.len());
+        for twin in twins {
+            of_twins.push(self.rows_of(tenant, twin).await?.unwrap_or_default());
+        }
+        let is_held = |(series, (range, count)): (&u64, &(TimeRange, u64))| {
+            let mut rows = of_twins.iter().filter_map(|rows| rows.get(series));
+            rows.any(|(r, n)| r.min <= range.min && range.max <= r.max && n >= count)
+        };
+        Ok(held.iter().all(is_held))
+    }
+
+    async fn rows_of(
+        &self,
+        tenant: &TenantId,
+        meta: &BlockMeta,
+    ) -> Result<std::result::Result<Rows, String>> {
+        let mut rows = Rows::new();
+        let entry = ManifestBlock::new(meta, BTreeMap::new());
+        let read = self.each_series(tenant, &entry, |series, of_series| {
+            let count = u64::from(of_series.row_count) + u64::from(of_series.histogram_count);
+            rows.insert(series, (of_series.range, count));
+        });
+        Ok(read.await?.map(|()| rows))
+    }
+}
+
+/// Whether a block was made of the same and for the same as another, and has no fewer exemplars.
+fn is_twin(block: &BlockMeta, other: &BlockMeta) -> bool {
+    let exemplars = |meta: &BlockMeta| meta.part(EXEMPLARS_PART).map_or(0, |part| part.rows);
+    block.resolution_ms == other.resolution_ms
+        && block.window == other.window
+        && block.partitions == other.partitions
+        && block.sources == other.sources
+        && exemplars(block) >= exemplars(other)
+}
