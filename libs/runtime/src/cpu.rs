@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::FutureExt;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 
@@ -16,6 +17,17 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("computation panicked: {0}")]
 pub struct CpuPanicked(pub String);
+
+impl CpuPanicked {
+    #[expect(clippy::needless_pass_by_value, reason = "what catching a panic gives")]
+    fn of(payload: Box<dyn Any + Send>) -> Self {
+        Self(panic_text(payload.as_ref()))
+    }
+
+    fn ended() -> Self {
+        Self("the worker thread ended".to_owned())
+    }
+}
 
 /// Runs closures on a fixed set of threads, or on the calling one in simulation. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -86,6 +98,48 @@ impl Cpu {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CpuPanicked> {
         self.workers.run(job).await
+    }
+}
+
+impl Cpu {
+    /// What a task that has a thread of its own ([`Cpu::host`]) computes with: that thread. Without threads as before.
+    #[must_use]
+    pub fn hosted(&self) -> Self {
+        Self {
+            workers: match &self.workers {
+                Workers::Threads(_) => Workers::Inline,
+                without => without.clone(),
+            },
+            helpers: Arc::clone(&self.helpers),
+        }
+    }
+
+    /// Drives `task` to its end on a thread of its own, where it may compute between its awaits without keeping others
+    /// waiting and without a hand-over for each part; on the calling task where this one has no threads. The task runs to
+    /// its end even when the future is dropped.
+    ///
+    /// # Errors
+    /// [`CpuPanicked`] when it panics.
+    pub async fn host<T: Send + 'static>(
+        &self,
+        name: &str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, CpuPanicked> {
+        let task = AssertUnwindSafe(task).catch_unwind();
+        let Workers::Threads(_) = self.workers else {
+            return task.await.map_err(CpuPanicked::of);
+        };
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let async_threads = tokio::runtime::Handle::current();
+        let drive = move || {
+            // The receiver may have been dropped: then nobody wants the result.
+            let _ = tx.send(async_threads.block_on(task).map_err(CpuPanicked::of));
+        };
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(drive);
+        if let Err(e) = started {
+            return Err(CpuPanicked(format!("cannot start a thread for it: {e}")));
+        }
+        rx.await.unwrap_or_else(|_| Err(CpuPanicked::ended()))
     }
 }
 
@@ -171,8 +225,7 @@ impl Workers {
             Self::Threads(threads) => threads.submit(Box::new(move || work(job))),
             Self::Paced(pace) => run_later(pace, move || work(job)).await,
         }
-        rx.await
-            .unwrap_or_else(|_| Err(CpuPanicked("the worker thread ended".to_owned())))
+        rx.await.unwrap_or_else(|_| Err(CpuPanicked::ended()))
     }
 }
 
@@ -193,7 +246,7 @@ async fn run_later(pace: &PaceHandle, work: impl FnOnce() + Send + 'static) {
 }
 
 fn catch<T>(job: impl FnOnce() -> T) -> Result<T, CpuPanicked> {
-    std::panic::catch_unwind(AssertUnwindSafe(job)).map_err(|p| CpuPanicked(panic_text(p.as_ref())))
+    std::panic::catch_unwind(AssertUnwindSafe(job)).map_err(CpuPanicked::of)
 }
 
 pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
@@ -314,6 +367,56 @@ mod tests {
         // Five callers and three helpers.
         assert!(most.load(Ordering::SeqCst) <= 8, "{most:?}");
         assert_eq!(cpu.helpers.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_hosted_task_computes_on_a_thread_of_its_own() {
+        let cpu = Cpu::threaded(1).unwrap();
+        let hosted = cpu.hosted();
+        let (ask, asked) = tokio::sync::oneshot::channel();
+        let task = async move {
+            // Woken from another thread.
+            let n: u32 = asked.await.unwrap();
+            let name = || std::thread::current().name().map(str::to_owned);
+            (n, name(), hosted.run(name).await.unwrap())
+        };
+        let done = cpu.host("koios-hosted", task);
+        let asking = async {
+            tokio::task::yield_now().await;
+            ask.send(7).unwrap();
+        };
+        let (n, here, computed) = tokio::join!(done, asking).0.unwrap();
+        assert_eq!((n, here.as_deref()), (7, Some("koios-hosted")));
+        assert_eq!(here, computed);
+    }
+
+    #[tokio::test]
+    async fn a_hosted_task_ends_though_nobody_waits_for_it() {
+        let cpu = Cpu::threaded(1).unwrap();
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let mut hosting = Box::pin(cpu.host("koios-hosted", async move {
+            tokio::task::yield_now().await;
+            ended.send(()).unwrap();
+        }));
+        let polled = futures::poll!(&mut hosting);
+        drop(hosting);
+        assert!(polled.is_pending() || polled.is_ready());
+        end.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn hosting_reports_panics_and_needs_no_threads() {
+        for cpu in [
+            Cpu::inline(),
+            Cpu::paced(Arc::new(Yields)),
+            Cpu::threaded(2).unwrap(),
+        ] {
+            let hosted = cpu.hosted();
+            let task = async move { hosted.run(|| 1 + 1).await };
+            assert_eq!(cpu.host("hosted", task).await, Ok(Ok(2)));
+            let failed: Result<(), _> = cpu.host("hosted", async { panic!("boom") }).await;
+            assert_eq!(failed, Err(CpuPanicked("boom".to_owned())));
+        }
     }
 
     #[tokio::test]

@@ -73,7 +73,7 @@ pub(crate) struct DiskSpace {
 /// Threads of their own: applying must not wait for reads and blocks, nor these for each other.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    /// Applies what is durable.
+    /// Applies what is replayed; hosts the committer then.
     pub(crate) apply: Cpu,
     /// Encodes blocks, decodes segments for peers: seconds at a time.
     pub(crate) long: Cpu,
@@ -265,7 +265,11 @@ impl Inner {
     }
 
     async fn commit(&self, committer: Committer<Store>) {
-        let ended = committer.run(self.deps.tasks.token().clone()).await;
+        // It prepares and applies every batch: handing each over to another thread and back would cost more wake-ups than the
+        // rest of a write.
+        let committing = committer.run(self.deps.tasks.token().clone());
+        let ended = self.pools.apply.host("koios-commit", committing).await;
+        let ended = ended.map_err(koios_wal::Error::from).flatten();
         self.phase.send_replace(Phase::Stopped);
         if let Err(e) = ended {
             self.fail("ingester committer", &Error::Wal(e));

@@ -131,7 +131,8 @@ impl Inner {
         self.store.metrics.replay_seconds.observe(took.as_secs_f64());
         let (segments, loaded_from) = (segments.len(), progress.load_from);
         tracing::info!(segments, loaded_from, ?took, "write-ahead log replayed");
-        let (cpu, clock) = (self.pools.apply.clone(), Arc::clone(&runtime.clock));
+        // The committer has a thread of its own.
+        let (cpu, clock) = (self.pools.apply.hosted(), Arc::clone(&runtime.clock));
         Ok(replay.start(Arc::clone(&self.store), cpu, clock).await?)
     }
 
