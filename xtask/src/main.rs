@@ -4,6 +4,7 @@
 
 mod layers;
 mod setup;
+mod simulations;
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+
+use crate::simulations::Seeds;
 
 /// Tools of the Koios project.
 #[derive(Parser)]
@@ -36,50 +39,11 @@ enum Task {
         seeds: u64,
     },
     /// Runs the ingester on a simulated disk that tears, reorders, fails and loses power: a range of seeds, or one.
-    SimDisk {
-        /// The seed to replay; its schedule is printed.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// How many seeds to run.
-        #[arg(long, default_value_t = 200)]
-        seeds: u64,
-        /// The first of them.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Builds with optimisation first: worth it from some thousand seeds on.
-        #[arg(long)]
-        release: bool,
-    },
+    SimDisk(Seeds),
     /// Runs three ingesters that repair each other while their disks and machines fail: a range of seeds, or one.
-    SimMembers {
-        /// The seed to replay.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// How many seeds to run.
-        #[arg(long, default_value_t = 20)]
-        seeds: u64,
-        /// The first of them.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Builds with optimisation first: worth it from some hundred seeds on.
-        #[arg(long)]
-        release: bool,
-    },
+    SimMembers(Seeds),
     /// Runs the life of blocks over a simulated bucket, under crashes and faults: a range of seeds, or one.
-    SimBucket {
-        /// The seed to replay; what happened is printed.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// How many seeds to run.
-        #[arg(long, default_value_t = 60)]
-        seeds: u64,
-        /// The first of them.
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Builds with optimisation first: worth it from some thousand seeds on.
-        #[arg(long)]
-        release: bool,
-    },
+    SimBucket(Seeds),
     /// Kills and stops real processes at random moments under load, and fills their disk: many times.
     Faults {
         /// What faults are drawn from; another one each time when not given.
@@ -115,24 +79,9 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Task::Test { filter } => test(&root, filter.as_deref()),
         Task::Sim { seed, seeds } => simulate(&root, seed, seeds),
-        Task::SimDisk {
-            seed,
-            seeds,
-            from,
-            release,
-        } => simulate_disk(&root, seed, from, seeds, release),
-        Task::SimMembers {
-            seed,
-            seeds,
-            from,
-            release,
-        } => simulate_members(&root, seed, from, seeds, release),
-        Task::SimBucket {
-            seed,
-            seeds,
-            from,
-            release,
-        } => simulate_bucket(&root, seed, from, seeds, release),
+        Task::SimDisk(seeds) => simulations::DISK.run(&root, &seeds),
+        Task::SimMembers(seeds) => simulations::MEMBERS.run(&root, &seeds),
+        Task::SimBucket(seeds) => simulations::BUCKET.run(&root, &seeds),
         Task::Faults {
             seed,
             rounds,
@@ -219,41 +168,6 @@ fn simulate(root: &Path, seed: Option<u64>, seeds: u64) -> Result<()> {
     match seed {
         Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
         None => command.env("KOIOS_SIM_SEEDS", seeds.to_string()),
-    };
-    run(&mut command)
-}
-
-fn simulate_disk(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
-    let mut command = tests_aloud(root, "koios-ingester", &["sim"], release);
-    match seed {
-        Some(seed) => command.env("KOIOS_SIM_SEED", seed.to_string()),
-        None => command
-            .env("KOIOS_SIM_FROM", from.to_string())
-            .env("KOIOS_SIM_SEEDS", seeds.to_string()),
-    };
-    run(&mut command)
-}
-
-fn simulate_members(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
-    let mut command = tests_aloud(root, "koios-ingester", &["it"], release);
-    command.arg("under_random_faults");
-    match seed {
-        Some(seed) => command.env("KOIOS_MEMBERS_SEED", seed.to_string()),
-        None => command
-            .env("KOIOS_MEMBERS_FROM", from.to_string())
-            .env("KOIOS_MEMBERS_SEEDS", seeds.to_string()),
-    };
-    run(&mut command)
-}
-
-fn simulate_bucket(root: &Path, seed: Option<u64>, from: u64, seeds: u64, release: bool) -> Result<()> {
-    let mut command = tests_aloud(root, "koios", &["model"], release);
-    command.arg("under_every_seed");
-    match seed {
-        Some(seed) => command.env("KOIOS_MODEL_SEED", seed.to_string()),
-        None => command
-            .env("KOIOS_MODEL_FROM", from.to_string())
-            .env("KOIOS_MODEL_SEEDS", seeds.to_string()),
     };
     run(&mut command)
 }
