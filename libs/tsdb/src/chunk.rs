@@ -7,7 +7,7 @@ use std::sync::Arc;
 use koios_model::{Histogram, STALE_NAN_BITS, Sample, is_stale};
 
 use crate::bits::{Bits, XorValue};
-use crate::histogram::{FloatBuckets, IntBuckets, Layout};
+use crate::histogram::{Changing, Counts, Layout, Number};
 
 /// Most bytes of histograms of one series in the time that is asked for.
 const SERIES_HISTOGRAM_BYTES_MAX: usize = 128 << 20;
@@ -69,8 +69,8 @@ pub(crate) fn decode(encoding: u8, data: &[u8], out: &mut Samples) -> Result<Opt
     match encoding {
         Encoding::Xor => xor(&header, &mut seen, out),
         Encoding::Xor2 => xor2(&header, &mut seen, out),
-        Encoding::Histogram { .. } => histograms::<IntBuckets>(&header, &mut seen, out),
-        Encoding::FloatHistogram { .. } => histograms::<FloatBuckets>(&header, &mut seen, out),
+        Encoding::Histogram { .. } => histograms::<Changing>(&header, &mut seen, out),
+        Encoding::FloatHistogram { .. } => histograms::<XorValue>(&header, &mut seen, out),
     }?;
     Ok(seen.decoded)
 }
@@ -328,19 +328,7 @@ fn xor2(header: &Header<'_>, seen: &mut Seen, out: &mut Samples) -> Result<(), C
     Ok(())
 }
 
-/// Counts of one histogram after the other, as its encoding writes them.
-pub(crate) trait Buckets: Sized {
-    /// Reads the first histogram's.
-    fn first(bits: &mut Bits<'_>, layout: &Layout) -> Option<Self>;
-
-    /// Reads the next one's.
-    fn next(&mut self, bits: &mut Bits<'_>) -> Option<()>;
-
-    /// The histogram as it is now.
-    fn histogram(&self, layout: &Layout) -> Result<Histogram, &'static str>;
-}
-
-fn histograms<B: Buckets>(header: &Header<'_>, seen: &mut Seen, out: &mut Samples) -> Result<(), ChunkError> {
+fn histograms<N: Number>(header: &Header<'_>, seen: &mut Seen, out: &mut Samples) -> Result<(), ChunkError> {
     let mut bits = header.bits.clone();
     if header.count == 0 {
         return Ok(());
@@ -351,7 +339,7 @@ fn histograms<B: Buckets>(header: &Header<'_>, seen: &mut Seen, out: &mut Sample
         .map_err(ChunkError::Histogram)?;
     let mut t = bits.varbit_int().ok_or_else(|| cut(0))?;
     let mut step = 0i64;
-    let mut buckets = B::first(&mut bits, &layout).ok_or_else(|| cut(0))?;
+    let mut buckets = Counts::<N>::first(&mut bits, &layout).ok_or_else(|| cut(0))?;
     let mut starts = header.starts;
     for i in 0..header.count {
         let previous = t;

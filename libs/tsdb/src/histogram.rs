@@ -5,7 +5,6 @@
 use koios_model::{CUSTOM_BOUNDS_SCHEMA, Histogram, ResetHint, Span, is_stale};
 
 use crate::bits::{Bits, XorValue};
-use crate::chunk::Buckets;
 
 /// Most buckets of one sign: a thousand times what clients send.
 const BUCKETS_MAX: usize = 1 << 16;
@@ -157,7 +156,7 @@ fn fit(spans: &[Span], bounds: usize) -> bool {
 
 /// A whole number of which the change of the change is written.
 #[derive(Clone, Copy, Debug, Default)]
-struct Changing {
+pub(crate) struct Changing {
     now: i64,
     step: i64,
 }
@@ -166,6 +165,39 @@ impl Changing {
     fn starting_with(now: i64) -> Self {
         Self { now, step: 0 }
     }
+}
+
+/// How an encoding writes the counts of a histogram.
+pub(crate) trait Number: Sized {
+    /// Least bits that the first histogram's count of a bucket takes.
+    const BUCKET_BITS_MIN: usize;
+
+    /// Reads the first histogram's count, of all observations or of those in the zero bucket.
+    fn first(bits: &mut Bits<'_>) -> Option<Self>;
+
+    /// Reads the first histogram's count of a bucket, or what is written in its stead.
+    fn first_bucket(bits: &mut Bits<'_>) -> Option<Self>;
+
+    /// Reads the next histogram's.
+    fn next(&mut self, bits: &mut Bits<'_>) -> Option<()>;
+
+    fn value(&self) -> f64;
+
+    /// The counts of buckets in a row; `None` when there are fewer than no observations in one.
+    fn counts(buckets: &[Self]) -> Option<Vec<f64>>;
+}
+
+/// Whole numbers; buckets hold what they differ by from the one before.
+impl Number for Changing {
+    const BUCKET_BITS_MIN: usize = 1;
+
+    fn first(bits: &mut Bits<'_>) -> Option<Self> {
+        Some(Self::starting_with(bits.varbit_uint()?.cast_signed()))
+    }
+
+    fn first_bucket(bits: &mut Bits<'_>) -> Option<Self> {
+        bits.varbit_int().map(Self::starting_with)
+    }
 
     #[inline]
     fn next(&mut self, bits: &mut Bits<'_>) -> Option<()> {
@@ -173,93 +205,67 @@ impl Changing {
         self.now = self.now.wrapping_add(self.step);
         Some(())
     }
-}
 
-/// Counts that are whole numbers; buckets hold what they differ by from the one before.
-#[derive(Clone, Debug)]
-pub(crate) struct IntBuckets {
-    count: Changing,
-    zero_count: Changing,
-    sum: XorValue,
-    positive: Vec<Changing>,
-    negative: Vec<Changing>,
-}
-
-impl Buckets for IntBuckets {
-    fn first(bits: &mut Bits<'_>, layout: &Layout) -> Option<Self> {
-        let (count, zero_count) = (bits.varbit_uint()?, bits.varbit_uint()?);
-        let sum = XorValue::starting_with(bits.float()?);
-        let side = |bits: &mut Bits<'_>, count: usize| -> Option<Vec<Changing>> {
-            if count > bits.left() {
-                return None;
-            }
-            (0..count)
-                .map(|_| bits.varbit_int().map(Changing::starting_with))
-                .collect()
-        };
-        Some(Self {
-            count: Changing::starting_with(count.cast_signed()),
-            zero_count: Changing::starting_with(zero_count.cast_signed()),
-            sum,
-            positive: side(bits, layout.positive_count)?,
-            negative: side(bits, layout.negative_count)?,
-        })
+    fn value(&self) -> f64 {
+        self.now.cast_unsigned() as f64
     }
 
+    fn counts(buckets: &[Self]) -> Option<Vec<f64>> {
+        let mut now = 0i64;
+        let absolute = |delta: &Self| {
+            now = now.wrapping_add(delta.now);
+            (now >= 0).then_some(now as f64)
+        };
+        buckets.iter().map(absolute).collect()
+    }
+}
+
+impl Number for XorValue {
+    const BUCKET_BITS_MIN: usize = 64;
+
+    fn first(bits: &mut Bits<'_>) -> Option<Self> {
+        bits.float().map(Self::starting_with)
+    }
+
+    fn first_bucket(bits: &mut Bits<'_>) -> Option<Self> {
+        Self::first(bits)
+    }
+
+    #[inline]
     fn next(&mut self, bits: &mut Bits<'_>) -> Option<()> {
-        self.count.next(bits)?;
-        self.zero_count.next(bits)?;
-        self.sum.next(bits)?;
-        if is_stale(self.sum.value()) {
-            return Some(());
-        }
-        let mut buckets = self.positive.iter_mut().chain(&mut self.negative);
-        buckets.try_for_each(|bucket| bucket.next(bits))
+        Self::next(self, bits)
     }
 
-    fn histogram(&self, layout: &Layout) -> Result<Histogram, &'static str> {
-        if is_stale(self.sum.value()) {
-            return Ok(Histogram::stale());
-        }
-        let side = |deltas: &[Changing]| {
-            let mut now = 0i64;
-            let absolute = |delta: &Changing| {
-                now = now.wrapping_add(delta.now);
-                (now >= 0).then_some(now as f64)
-            };
-            let counts: Option<Vec<f64>> = deltas.iter().map(absolute).collect();
-            counts.ok_or("its histograms have a bucket with fewer than no observations")
-        };
-        let numbers = [
-            self.count.now.cast_unsigned() as f64,
-            self.zero_count.now.cast_unsigned() as f64,
-            self.sum.value(),
-        ];
-        Ok(layout.histogram(numbers, side(&self.positive)?, side(&self.negative)?))
+    fn value(&self) -> f64 {
+        Self::value(self)
+    }
+
+    fn counts(buckets: &[Self]) -> Option<Vec<f64>> {
+        let counts = buckets.iter().map(Self::value);
+        counts.map(|count| (count >= 0.0).then_some(count)).collect()
     }
 }
 
-/// Counts that are floats.
+/// Counts of one histogram after the other, as its encoding writes them.
 #[derive(Clone, Debug)]
-pub(crate) struct FloatBuckets {
-    count: XorValue,
-    zero_count: XorValue,
+pub(crate) struct Counts<N> {
+    count: N,
+    zero_count: N,
     sum: XorValue,
-    positive: Vec<XorValue>,
-    negative: Vec<XorValue>,
+    positive: Vec<N>,
+    negative: Vec<N>,
 }
 
-impl Buckets for FloatBuckets {
-    fn first(bits: &mut Bits<'_>, layout: &Layout) -> Option<Self> {
-        let mut float = || bits.float().map(XorValue::starting_with);
-        let (count, zero_count, sum) = (float()?, float()?, float()?);
-        let side = |bits: &mut Bits<'_>, count: usize| -> Option<Vec<XorValue>> {
-            if count > bits.left() / 64 {
+impl<N: Number> Counts<N> {
+    /// Reads the first histogram's.
+    pub(crate) fn first(bits: &mut Bits<'_>, layout: &Layout) -> Option<Self> {
+        let (count, zero_count) = (N::first(bits)?, N::first(bits)?);
+        let sum = XorValue::starting_with(bits.float()?);
+        let side = |bits: &mut Bits<'_>, count: usize| -> Option<Vec<N>> {
+            if count > bits.left() / N::BUCKET_BITS_MIN {
                 return None;
             }
-            (0..count)
-                .map(|_| bits.float().map(XorValue::starting_with))
-                .collect()
+            (0..count).map(|_| N::first_bucket(bits)).collect()
         };
         Some(Self {
             count,
@@ -270,7 +276,8 @@ impl Buckets for FloatBuckets {
         })
     }
 
-    fn next(&mut self, bits: &mut Bits<'_>) -> Option<()> {
+    /// Reads the next one's.
+    pub(crate) fn next(&mut self, bits: &mut Bits<'_>) -> Option<()> {
         self.count.next(bits)?;
         self.zero_count.next(bits)?;
         self.sum.next(bits)?;
@@ -281,16 +288,14 @@ impl Buckets for FloatBuckets {
         buckets.try_for_each(|bucket| bucket.next(bits))
     }
 
-    fn histogram(&self, layout: &Layout) -> Result<Histogram, &'static str> {
+    /// The histogram as it is now.
+    pub(crate) fn histogram(&self, layout: &Layout) -> Result<Histogram, &'static str> {
         if is_stale(self.sum.value()) {
             return Ok(Histogram::stale());
         }
-        let side = |counts: &[XorValue]| {
-            let counts: Vec<f64> = counts.iter().map(XorValue::value).collect();
-            match counts.iter().all(|c| *c >= 0.0) {
-                true => Ok(counts),
-                false => Err("its histograms have a bucket with fewer than no observations"),
-            }
+        let side = |buckets: &[N]| {
+            let counts = N::counts(buckets);
+            counts.ok_or("its histograms have a bucket with fewer than no observations")
         };
         let numbers = [self.count.value(), self.zero_count.value(), self.sum.value()];
         Ok(layout.histogram(numbers, side(&self.positive)?, side(&self.negative)?))
