@@ -7,58 +7,29 @@
     reason = "a measurement that fails has nothing better to do"
 )]
 
-use std::collections::BTreeMap;
+mod fleet;
+
 use std::sync::Arc;
 
+use fleet::{Kind, Random};
 use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, Layout, SERIES_PART, SeriesColumns};
 use koios_model::summary::downsample;
-use koios_model::{Histogram, Labels, Sample, TenantId, TimeRange, spans_of};
+use koios_model::{Histogram, Labels, Sample, TenantId, TimeRange};
 use koios_promql::add_histograms;
 
 /// A day at 15 s.
 const SAMPLES: i64 = 5760;
 
-/// Splitmix64: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// The fleet of `layout_table`: 40 % constants, 20 % busy and 10 % idle integer counters, 20 % gauges (half decimal, half in
-/// whole pages of memory), 10 % full-precision random walks; scraped every 15 s with 3 ms of jitter.
+/// The fleet of `layout_table`, scraped every 15 s with 3 ms of jitter.
 fn samples(target: usize, series: usize) -> Vec<Sample> {
     let mut times = Random(target as u64);
     let start = 1_700_006_400_000 + times.below(15_000) as i64;
-    let mut random = Random((target as u64) << 32 | series as u64);
-    let mut level = (random.unit() * 1e4).round();
-    let sample = |i: i64| {
-        match series % 10 {
-            0..=3 => {}
-            4 | 5 => level += random.below(200) as f64,
-            6 => level += f64::from(u8::from(random.below(20) == 0)),
-            7 => level = ((level + random.unit() - 0.5) * 100.0).round() / 100.0,
-            8 => level += 4096.0 * (random.below(9) as f64 - 4.0),
-            _ => level += random.unit() - 0.5,
-        }
-        let t = start + i * 15_000 + times.below(7) as i64 - 3;
-        Sample { t, v: level }
+    let values = Kind::of(series).values(target, series, SAMPLES as usize);
+    let sample = |(i, v): (i64, f64)| Sample {
+        t: start + i * 15_000 + times.below(7) as i64 - 3,
+        v,
     };
-    (0..SAMPLES).map(sample).collect()
+    (0..SAMPLES).zip(values).map(sample).collect()
 }
 
 fn labels(target: usize, series: usize) -> Labels {
@@ -89,35 +60,10 @@ fn write(resolution_ms: i64, all: &[(Labels, usize, usize)]) -> BlockParts {
     writer.finish().expect("it encodes").expect("it has samples")
 }
 
-/// A day of a native histogram: 20 observations each 15 s, log-normal around a level of the series, in buckets 9% wide. It begins anew
-/// at noon.
+/// A day of a native histogram, every 15 s.
 fn histograms(target: usize, series: usize) -> Vec<(i64, Arc<Histogram>)> {
-    let mut random = Random((target as u64) << 32 | series as u64);
-    let level = 40.0 * random.unit();
-    let (mut buckets, mut sum) = (BTreeMap::<i32, f64>::new(), 0.0);
-    let histogram = |i: i64| {
-        if i == SAMPLES / 2 {
-            (buckets, sum) = (BTreeMap::new(), 0.0);
-        }
-        for _ in 0..20 {
-            // Nearly normal, of variance 1.
-            let normal = (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
-            let exponent = level + 8.0 * normal;
-            *buckets.entry(exponent as i32).or_default() += 1.0;
-            sum += (exponent / 8.0).exp2();
-        }
-        let (positive_spans, positive_buckets) = spans_of(buckets.clone());
-        let histogram = Histogram {
-            schema: 3,
-            count: buckets.values().sum(),
-            sum,
-            positive_spans,
-            positive_buckets,
-            ..Histogram::default()
-        };
-        (1_700_006_400_000 + i * 15_000, Arc::new(histogram))
-    };
-    (0..SAMPLES).map(histogram).collect()
+    let times: Vec<i64> = (0..SAMPLES).map(|i| 1_700_006_400_000 + i * 15_000).collect();
+    fleet::histograms(target, series, times.into_iter())
 }
 
 fn write_histograms(resolution_ms: i64, sums: bool, all: &[(Labels, usize, usize)]) -> BlockParts {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use koios_runtime::Clock;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -19,13 +19,16 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+/// Objects on a page of a listing.
+const PAGE: usize = 1000;
+
 /// Objects in memory whose reads take a while and are counted. Writes take no time.
 #[derive(Debug)]
 pub struct Distant {
     objects: InMemory,
     clock: Arc<dyn Clock>,
-    request: Duration,
-    requests: AtomicU64,
+    request_micros: AtomicU64,
+    requests: Arc<AtomicU64>,
     bytes: AtomicU64,
     ranges: Mutex<Vec<(Path, Range<u64>)>>,
     /// How many reads are still answered.
@@ -41,14 +44,23 @@ impl Distant {
         Self {
             objects: InMemory::new(),
             clock,
-            request,
-            requests: AtomicU64::new(0),
+            request_micros: AtomicU64::new(micros(request)),
+            requests: Arc::default(),
             bytes: AtomicU64::new(0),
             ranges: Mutex::default(),
             left: AtomicU64::new(u64::MAX),
             falters: AtomicU64::new(u64::MAX),
             asked: AtomicU64::new(0),
         }
+    }
+
+    /// From now on each read takes `request`.
+    pub fn set_request(&self, request: Duration) {
+        self.request_micros.store(micros(request), Ordering::Relaxed);
+    }
+
+    fn request(&self) -> Duration {
+        Duration::from_micros(self.request_micros.load(Ordering::Relaxed))
     }
 
     /// Answers so many reads more, and fails all that come after them.
@@ -77,7 +89,7 @@ impl Distant {
     async fn requests(&self, count: usize) -> Result<()> {
         let count = count as u64;
         self.requests.fetch_add(count, Ordering::Relaxed);
-        self.clock.sleep(self.request).await;
+        self.clock.sleep(self.request()).await;
         let failed = |text: &str| object_store::Error::Generic {
             store: "distant",
             source: text.into(),
@@ -103,6 +115,10 @@ impl Distant {
         self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
         self.ranges.lock().push((path.clone(), range));
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Distant {
@@ -146,8 +162,23 @@ impl ObjectStore for Distant {
         self.objects.delete_stream(paths)
     }
 
+    /// A request for each page.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.objects.list(prefix)
+        let (requests, clock, request) = (
+            Arc::clone(&self.requests),
+            Arc::clone(&self.clock),
+            self.request(),
+        );
+        let pages = self.objects.list(prefix).chunks(PAGE);
+        let paged = pages.then(move |page| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let clock = Arc::clone(&clock);
+            async move {
+                clock.sleep(request).await;
+                stream::iter(page)
+            }
+        });
+        paged.flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

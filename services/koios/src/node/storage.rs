@@ -18,7 +18,9 @@ const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
 /// What a process has of the bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
-    bucket: Option<Bucket>,
+    /// One cache for all parts of the process: of a tenant with very many blocks a manifest is tens of megabytes, which are fetched, read
+    /// and kept once.
+    manifests: Option<TenantManifests>,
 }
 
 impl Storage {
@@ -31,9 +33,7 @@ impl Storage {
     ) -> Result<Self, NodeError> {
         let (clock, rng) = (Arc::clone(&runtime.clock), runtime.rng.fork());
         if let Some(store) = store {
-            return Ok(Self {
-                bucket: Some(Bucket::new(store, "", clock, rng)),
-            });
+            return Ok(Self::over(Bucket::new(store, "", clock, rng)));
         }
         let needed = !matches!(target, Target::Distributor | Target::Control);
         let url = match settings.bucket.as_str() {
@@ -48,37 +48,38 @@ impl Storage {
                     target.as_str()
                 )));
             }
-            "" => return Ok(Self { bucket: None }),
+            "" => return Ok(Self { manifests: None }),
             url => url.to_owned(),
         };
         let env = storage_env::of(settings, std::env::vars_os());
         let bucket =
             Bucket::open_with_env(&url, env, clock, rng).map_err(|e| NodeError::Bucket(Box::new(e)))?;
-        Ok(Self {
-            bucket: Some(bucket.with_retry(retry_policy(settings))),
-        })
+        Ok(Self::over(bucket.with_retry(retry_policy(settings))))
+    }
+
+    fn over(bucket: Bucket) -> Self {
+        Self {
+            manifests: Some(TenantManifests::new(bucket, MANIFEST_FRESH_FOR)),
+        }
     }
 
     /// The bucket, when there is one.
     pub(crate) fn bucket(&self) -> Option<&Bucket> {
-        self.bucket.as_ref()
+        self.manifests.as_ref().map(TenantManifests::bucket)
     }
 
     /// Manifests as this process knows them.
     pub(crate) fn manifests(&self) -> Result<TenantManifests, NodeError> {
-        Ok(TenantManifests::new(self.required()?.clone(), MANIFEST_FRESH_FOR))
-    }
-
-    fn required(&self) -> Result<&Bucket, NodeError> {
-        self.bucket
-            .as_ref()
-            .ok_or_else(|| NodeError::Settings("bucket is not set".to_owned()))
+        let manifests = self.manifests.clone();
+        manifests.ok_or_else(|| NodeError::Settings("bucket is not set".to_owned()))
     }
 
     /// Tests what commits rely on. A bucket that answers wrongly ends the process; one that does not answer is tried
     /// until it does, for a process may start while object storage is away (I9).
     pub(super) fn spawn_self_test(&self, runtime: &Runtime, tasks: &TaskGroup, refusal: &Refusal) {
-        let Some(bucket) = self.bucket.clone() else { return };
+        let Some(bucket) = self.bucket().cloned() else {
+            return;
+        };
         let (clock, group, refusal) = (Arc::clone(&runtime.clock), tasks.clone(), refusal.clone());
         tasks.spawn_cancelled("bucket-self-test", async move {
             loop {
@@ -108,5 +109,29 @@ fn retry_policy(settings: &Settings) -> RetryPolicy {
         deadline: storage.timeout,
         backoff_min: storage.backoff_min,
         backoff_max: storage.backoff_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_bucket::Writer;
+    use koios_model::{PartitionId, TenantId};
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manifest_that_one_part_of_a_process_has_read_is_known_to_all() {
+        let runtime = Runtime::real().unwrap();
+        let store: Arc<dyn object_store::ObjectStore> = Arc::new(InMemory::new());
+        let storage = Storage::open(Target::All, &Settings::default(), &runtime, Some(store))
+            .await
+            .unwrap();
+        let (one, other) = (storage.manifests().unwrap(), storage.manifests().unwrap());
+        let tenant = TenantId::anonymous();
+        assert!(other.known(&tenant).is_none());
+        let writer = Writer::partition("a", PartitionId(0), 1);
+        one.begin(&tenant, &writer).await.unwrap();
+        assert_eq!(other.known(&tenant).map(|m| m.version), Some(1));
     }
 }

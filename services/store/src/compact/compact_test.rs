@@ -3,12 +3,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures::StreamExt;
 use koios_block::{BlockOptions, BlockWriter, Digest, MergedSeries, MergedWriter};
 use koios_bucket::{Bucket, ManifestBlock, Nonce, Tombstone, TombstoneMatcher};
 use koios_model::merge::winner;
 use koios_model::{BatchSet, Exemplar, Labels, MatchOp, Matchers, PartitionId, Sample, StreamId, TimeRange};
 use koios_runtime::{ClockHandle, Cpu, DiskHandle, MemoryWatch, RealDisk, RealNet, RngHandle, TokioClock};
+use koios_testkit::distant::Distant;
 use koios_wire::{SeriesExemplars, StoreLabelsRequest, StoreSelectRequest, StoreService};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -593,4 +593,29 @@ async fn i11_a_merged_block_that_reads_back_otherwise_is_not_listed() {
     assert!(uploaded.is_empty(), "nothing was sent");
     assert!(matches!(error, CompactError::Altered { .. }), "{error}");
     assert!(!error.is_transient() && error.bad_block().is_none(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_tenants_it_is_looked_up_together_how_they_stand() {
+    const TENANTS: usize = 100;
+    let world = World::new(12);
+    let store = Arc::new(Distant::new(Arc::clone(&world.clock), Duration::from_millis(10)));
+    let manifests = || world.manifests_on(Arc::<Distant>::clone(&store));
+    let writer = Writer::compaction("store-1", 7);
+    for number in 0..TENANTS {
+        let tenant = TenantId::new(&format!("team-{number}")).unwrap();
+        manifests().begin(&tenant, &writer).await.unwrap();
+    }
+    let mut compactor = world.compactor_on(manifests());
+    compactor.learn_tenants().await.unwrap();
+    let before = world.clock.elapsed();
+    compactor.tell_standings().await;
+    let took = world.clock.elapsed().saturating_sub(before);
+    let told = compactor
+        .tenants
+        .values()
+        .filter(|known| known.stood_at.is_some());
+    assert_eq!(told.count(), TENANTS);
+    // One after the other it would be three seconds.
+    assert!(took < Duration::from_millis(200), "{took:?}");
 }
