@@ -178,7 +178,9 @@ impl Store {
         let times = times.unwrap_or_else(|| BatchTimes::of(&columns, self.window_ms));
         let mut state = replica.state.write();
         let applied = state.replay(&batch, &mut columns, lsn, &times);
-        state.has_unaccounted |= applied.unknown_series > 0;
+        if applied.unknown_series > 0 {
+            state.note_unaccounted(&times);
+        }
         drop(state);
         self.metrics.applied(&applied);
         if applied.unknown_series == 0 {

@@ -4,8 +4,7 @@
 //! the segments need not stay for them. Only where more goes than comes: with the bucket away all wait, and stay where they are.
 //!
 //! A batch that is carried was held before its copy was logged, so the checkpoint with which the log then begins says that it is held. Were the copy
-//! damaged, it would pass for being in listed blocks. So every record that lets segments go names all that waits of those of whom something
-//! was carried, and a start that does not find it takes it for lost.
+//! damaged, it would pass for being in listed blocks. So a start that finds anything of the log missing holds no more than it found.
 
 use std::sync::Arc;
 
@@ -13,7 +12,6 @@ use futures::future::try_join_all;
 use koios_model::{BatchSet, PartitionId, TenantId};
 use koios_wal::Lsn;
 use koios_wire::{FetchBatchesRequest, ServiceError, ServiceErrorCode};
-use serde::{Deserialize, Serialize};
 
 use crate::cut::longest_uncut_ms;
 use crate::fetch::Groups;
@@ -21,19 +19,11 @@ use crate::ingester::Inner;
 use crate::record::Origin;
 use crate::replica::{Replica, ReplicaState};
 use crate::segments::SegmentIndex;
-use crate::store::Store;
 
 /// What waits so many times as long as it takes to cut a window, where all goes on as usual, may be carried.
 const WAITS: i64 = 2;
 /// So many bytes go for each that is carried, at least.
 const GAIN: u64 = 2;
-/// The batches of one (partition, tenant) that no listed cut has, some of which were logged once more.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Carried {
-    pub(crate) partition: PartitionId,
-    pub(crate) tenant: TenantId,
-    pub(crate) batches: BatchSet,
-}
 
 /// A (partition, tenant) that keeps segments.
 struct Keeping {
@@ -117,7 +107,6 @@ impl Inner {
             return Err(ServiceError::new(ServiceErrorCode::Corruption, message));
         }
         let mut state = replica.state.write();
-        state.was_carried = true;
         state.head.log_begins_at(Lsn::new(below, 0).0);
         Ok(wanted.len())
     }
@@ -148,45 +137,6 @@ impl Inner {
     }
 }
 
-impl Store {
-    /// What waits in segments from `below` on, of those of whom something was carried.
-    pub(crate) fn carried(&self, below: u32) -> Vec<Carried> {
-        let carried = |replica: Arc<Replica>| {
-            let uncut = {
-                let state = replica.state.read();
-                state.was_carried.then(|| state.all_uncut())?
-            };
-            let logged = self.segments.lock().logged_from(&replica.key, below);
-            let batches = uncut.difference(&uncut.difference(&logged));
-            let (partition, tenant) = replica.key.clone();
-            (!batches.is_empty()).then_some(Carried {
-                partition,
-                tenant,
-                batches,
-            })
-        };
-        self.replicas().into_iter().filter_map(carried).collect()
-    }
-
-    /// Takes what was carried and is not logged for lost: it was held before, and would pass for being in listed blocks.
-    pub(crate) fn check_carried(&self, lsn: Lsn, carried: &Carried) {
-        let (partition, tenant) = (carried.partition, &carried.tenant);
-        let replica = self.replica_or_new(&(partition, tenant.clone()));
-        let logged = self.segments.lock().logged(&replica.key);
-        let missing = carried.batches.difference(&logged);
-        {
-            let mut state = replica.state.write();
-            state.was_carried = true;
-            state.held = state.held.difference(&missing);
-        }
-        if !missing.is_empty() {
-            tracing::error!(%partition, %tenant, batches = missing.len(), "batches that were logged once more cannot be read");
-            self.metrics.damage.inc();
-            self.ledger.lock().lost(lsn);
-        }
-    }
-}
-
 /// What keeps segments below a number for a (partition, tenant).
 fn keeping(replica: Arc<Replica>, below: u32) -> Option<Keeping> {
     let (from, uncut) = {
@@ -210,7 +160,7 @@ impl ReplicaState {
     fn carriable(&self) -> Option<BatchSet> {
         let all = self.all_uncut();
         let is_readable = all.difference(&self.unreadable).includes(&all);
-        (is_readable && !self.has_unaccounted).then_some(all)
+        (is_readable && self.unaccounted().is_empty()).then_some(all)
     }
 }
 

@@ -13,7 +13,6 @@ use koios_wire::{Batch, LoggedBatch, LoggedSeries};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::carry::Carried;
 use crate::deletions::DeletionsCheckpoint;
 use crate::epochs::EpochGuard;
 use crate::replica::BatchTimes;
@@ -111,9 +110,6 @@ pub(crate) struct Adopted {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Truncated {
     pub(crate) below: u32,
-    /// All that waits of those of whom something was logged once more: it is logged, and stays until the next such record.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) carried: Vec<Carried>,
     /// What was below is missing, and no record had said that it may go.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) front_is_lost: bool,

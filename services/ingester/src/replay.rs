@@ -13,7 +13,7 @@ use koios_wire::{BatchHeader, LoggedBatch};
 
 use crate::ingester::Inner;
 use crate::record::{Checkpoint, Entry, Truncated, parse};
-use crate::replica::BatchTimes;
+use crate::replica::{self, BatchTimes};
 use crate::store::Store;
 use crate::{Error, Result};
 use koios_runtime::with_sources;
@@ -74,6 +74,16 @@ struct Progress {
     from_snapshot: bool,
     /// Records are missing or cannot be read.
     damaged: bool,
+    found: replica::Found,
+}
+
+impl Progress {
+    /// Notes damage, in what is loaded or before it. A damaged tail may never have been answered.
+    fn note(&mut self, damage: &Damage, is_loaded: bool) {
+        self.damaged = true;
+        self.found.lost |= damage.kind != DamageKind::Tail;
+        self.found.unaccounted |= is_loaded;
+    }
 }
 
 impl Inner {
@@ -113,16 +123,16 @@ impl Inner {
             // The checkpoint of the first loaded segment is damaged; this one's floors are higher and as good.
             self.restore(&c, false);
         }
-        progress.damaged |= self.lacks_front();
+        progress.found.lost |= self.lacks_front() || self.store.ledger.lock().found_lost;
         if let Some(damage) = replay.missing_end() {
-            progress.damaged = true;
+            progress.note(&damage, true);
             self.note_missing_end(&damage, epochs);
         }
         // What waits is sealed and compared then, which may take as long as a part.
-        let (store, damaged) = (Arc::clone(&self.store), progress.damaged);
+        let (store, found) = (Arc::clone(&self.store), progress.found);
         let end = move || {
             for replica in store.replicas() {
-                replica.state.write().replayed(damaged);
+                replica.state.write().replayed(found);
             }
         };
         self.pools.apply.run(end).await?;
@@ -183,8 +193,8 @@ impl Inner {
         if self.background.is_cancelled() {
             return Err(self.not_running());
         }
-        progress.damaged |= !found.damage.is_empty();
         for damage in &found.damage {
+            progress.note(damage, number >= progress.load_from);
             self.store.metrics.damage.inc();
             self.store.ledger.lock().damaged(damage);
         }
@@ -212,6 +222,7 @@ impl Inner {
     ) -> Result<()> {
         let Some(mut decoded) = decoded else { return Ok(()) };
         progress.damaged |= !decoded.unreadable.is_empty();
+        progress.found.unaccounted |= !decoded.unreadable.is_empty() && number >= progress.load_from;
         if progress.from_snapshot && progress.damaged {
             // A start that could not use the snapshot may have made them, of less than it has. What they took is cut again.
             decoded
@@ -331,7 +342,6 @@ impl Inner {
         if let Some(below) = first.filter(|f| *f > known) {
             let truncated = Truncated {
                 below,
-                carried: Vec::new(),
                 front_is_lost: true,
             };
             self.log(Entry::Truncated(truncated)).await?;
@@ -379,6 +389,7 @@ async fn plan(parts: &PartReader, segments: &[u32]) -> Result<Progress> {
         said_so: newest.filter(|_| load_from > first),
         from_snapshot: false,
         damaged: false,
+        found: replica::Found::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! What this member holds of one (partition, tenant).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use koios_block::BlockId;
 use koios_bucket::TombstoneState;
@@ -69,10 +69,11 @@ pub(crate) struct ReplicaState {
     /// Those of them that are logged and were found to be unreadable there since the start: the head has them.
     pub(crate) unreadable: BatchSet,
     pub(crate) streams: Streams,
-    /// The head may have samples of batches that nothing tells of: a snapshot had them, and their records are damaged.
-    pub(crate) has_unaccounted: bool,
-    /// Something of it was logged once more, so that segments could go, in this run or before.
-    pub(crate) was_carried: bool,
+    /// Starts of the windows of which the head may have samples that no listed cut holds, of batches that nothing tells of: a snapshot
+    /// had them, or some of their series are not known, and their records are damaged.
+    unaccounted: BTreeSet<i64>,
+    /// While a start replays: what the checkpoint that the log begins with says is held.
+    held_before: BatchSet,
     /// While a start from a snapshot replays: the batches it has.
     pub(crate) in_snapshot: Option<BatchSet>,
     /// The newest sample logged.
@@ -112,8 +113,8 @@ impl Replica {
                 held: BatchSet::default(),
                 unreadable: BatchSet::default(),
                 streams: Streams::default(),
-                has_unaccounted: false,
-                was_carried: false,
+                unaccounted: BTreeSet::new(),
+                held_before: BatchSet::default(),
                 in_snapshot: None,
                 newest_ms: None,
                 log_forgotten_below_ms: i64::MIN,
@@ -338,7 +339,7 @@ impl ReplicaState {
         BegunCut {
             exemplars,
             cut,
-            batches: (!self.has_unaccounted).then_some(batches),
+            batches: (!self.unaccounted.contains(&window_start_ms)).then_some(batches),
             held: self.told(),
             clean_up_to: self.deletions.clean_up_to(),
             metadata: metadata
@@ -353,6 +354,8 @@ impl ReplicaState {
         self.listed_version = self.listed_version.max(manifest_version);
         if let Some(p) = self.pending.remove(&block) {
             self.head.cut_listed(p.cut);
+            // It was begun after the replay that found them, and took them.
+            self.unaccounted.remove(&p.window_start_ms);
         }
     }
 
@@ -442,7 +445,7 @@ impl ReplicaState {
     /// Starts from the checkpoint of the first live segment: whatever was logged before it is in listed blocks, or carried.
     pub(crate) fn restore(&mut self, c: &ReplicaCheckpoint, with_held: bool) {
         if with_held {
-            self.held.union_with(&c.held);
+            self.held_before.union_with(&c.held);
         }
         self.newest_ms = self.newest_ms.max(c.newest_ms);
         let gone = c.newest_ms.map_or(i64::MIN, |t| t.saturating_add(1));
@@ -477,7 +480,7 @@ impl ReplicaState {
         }
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
-        self.has_unaccounted = accounts.has_unaccounted;
+        self.unaccounted = accounts.unaccounted.into_iter().collect();
         self.in_snapshot = Some(accounts.checkpoint.held.clone());
         self.restore_beside(&accounts.checkpoint);
     }
@@ -502,10 +505,17 @@ impl ReplicaState {
     }
 
     /// Ends a replay: interrupted cuts are given back, and the floors say what the log no longer has.
-    pub(crate) fn replayed(&mut self, damaged: bool) {
+    pub(crate) fn replayed(&mut self, found: Found) {
         self.head.seal_waiting();
-        self.has_unaccounted |= damaged && self.in_snapshot.is_some();
         self.abandon_all();
+        if found.unaccounted && self.in_snapshot.is_some() {
+            let unlisted = self.unlisted_windows();
+            self.unaccounted.extend(unlisted);
+        }
+        let before = std::mem::take(&mut self.held_before);
+        if !found.lost {
+            self.held.union_with(&before);
+        }
         // What the log repeats of a snapshot would take memory till the next cut.
         self.head.check_late(usize::MAX);
         self.log_ids.replay_ended();
@@ -518,9 +528,40 @@ impl ReplicaState {
         }
     }
 
+    /// Starts of the windows of which the head has what no listed cut holds.
+    fn unlisted_windows(&self) -> Vec<i64> {
+        let windows = self.head.windows().into_iter();
+        let unlisted = windows.filter(|w| w.unlisted_from_lsn.is_some());
+        unlisted.map(|w| w.start).collect()
+    }
+
+    /// Notes that the head has samples of a batch that does not count as held.
+    pub(crate) fn note_unaccounted(&mut self, times: &BatchTimes) {
+        self.unaccounted.extend(&times.windows);
+    }
+
+    /// Starts of the windows of which it may have samples that no listed cut holds, of batches that nothing tells of.
+    pub(crate) fn unaccounted(&self) -> Vec<i64> {
+        let unlisted = self.unlisted_windows().into_iter();
+        unlisted
+            .filter(|start| self.unaccounted.contains(start))
+            .collect()
+    }
+
     pub(crate) fn window_ms(&self) -> i64 {
         self.window_ms
     }
+}
+
+/// What a replay found of damage.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    /// Answered records are missing. Held is then what the log has, or a peer said to be in listed blocks: what the checkpoint says
+    /// that the log begins with may have been in them alone, as batches are logged again when segments go. What is in listed blocks
+    /// after all is taken over from peers again.
+    pub(crate) lost: bool,
+    /// Records are missing of which a snapshot may have samples.
+    pub(crate) unaccounted: bool,
 }
 
 /// When the samples of a batch are.

@@ -34,9 +34,9 @@ pub(crate) struct ReplicaAccounts {
     pub(crate) manifest_floor: u64,
     /// Log position of the last cut that was begun before.
     pub(crate) cut_through: u64,
-    /// There may be samples of batches that nothing tells of.
+    /// Starts of windows of which there may be samples that no listed cut holds, of batches that nothing tells of.
     #[serde(default)]
-    pub(crate) has_unaccounted: bool,
+    pub(crate) unaccounted: Vec<i64>,
 }
 
 /// The snapshot that is kept.

@@ -42,7 +42,6 @@ impl Inner {
         // Logged first: a start that misses segments without this would take them for lost.
         let truncated = Truncated {
             below,
-            carried: self.store.carried(below),
             front_is_lost: false,
         };
         self.log(Entry::Truncated(truncated)).await?;
@@ -130,7 +129,7 @@ impl Inner {
 }
 
 impl Store {
-    /// Notes which segments may go. All that the record names is logged, and stays until the next such record: what is not there is lost.
+    /// Notes which segments may go.
     pub(crate) fn apply_truncated(&self, lsn: Lsn, r: &Truncated) {
         {
             let mut ledger = self.ledger.lock();
@@ -143,21 +142,6 @@ impl Store {
         }
         if r.front_is_lost {
             self.ledger.lock().lost(lsn);
-            self.hold_what_is_logged();
-        }
-        for carried in &r.carried {
-            self.check_carried(lsn, carried);
-        }
-    }
-
-    /// Where segments are missing, what the first checkpoint says is held may have been in them, and not in listed blocks: that is
-    /// asked of peers.
-    fn hold_what_is_logged(&self) {
-        for replica in self.replicas() {
-            let logged = self.segments.lock().logged(&replica.key);
-            let mut state = replica.state.write();
-            let missing = state.held.difference(&logged);
-            state.held = state.held.difference(&missing);
         }
     }
 }

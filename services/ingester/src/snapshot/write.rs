@@ -157,7 +157,7 @@ impl Inner {
                 uncut: state.uncut(),
                 manifest_floor: state.end().manifest_floor,
                 cut_through: state.cut_through.0,
-                has_unaccounted: state.has_unaccounted,
+                unaccounted: state.unaccounted(),
             };
             let of_head = state.head.snapshot_accounts();
             drop(state);

@@ -1,6 +1,6 @@
 //! A tenant whose blocks cannot be listed does not keep the log that all share (I9), and loses nothing (I1).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use object_store::ObjectStoreExt;
 
 use crate::harness::{World, tenant};
 use crate::pinning::{push_much, small_segments};
+use crate::snapshot::snapshots;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
 
@@ -109,23 +110,38 @@ async fn i11_a_damaged_copy_does_not_pass_for_being_listed() {
     w.crash(0).await;
     damage_all_of_the_tenant(&w, 0);
     w.boot(0).await;
-    w.until("it has copied all from the others", |w| w.counts(0))
-        .await;
-    let (found, _) = w.read(0).await.unwrap();
-    w.check(&found);
+    check_copied_again(&w).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either() {
+/// Three members with copies in the log of what waits, whose originals are not gone yet: they stay an hour longer.
+async fn with_copies_beside_originals() -> World {
     let mut w = begin(3, |s| {
         small_segments(s);
         s.wal_keep = Duration::from_secs(6 * 3600);
     })
     .await;
     damage_manifest(&w).await;
-    // What waited is logged once more by then; where it was stays an hour longer.
     go_on_for(&mut w, 5 * 60 + 50).await;
     assert_eq!(segments(&w, 0).0, 1);
+    w
+}
+
+/// The member has from its peers again what its log lost: what it held and no block has it did not take for listed.
+async fn check_copied_again(w: &World) {
+    w.until("it has copied all from the others", |w| w.counts(0))
+        .await;
+    let (found, _) = w.read(0).await.unwrap();
+    w.check(&found);
+    // Its log has again what no block has, whatever a snapshot had. The first batch is listed.
+    let (_, logged) = w.holdings(0).await;
+    let (_, of_another) = w.holdings(1).await;
+    let missing = of_another.difference(&logged);
+    assert!(missing.len() <= 1, "{missing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either() {
+    let mut w = with_copies_beside_originals().await;
     w.crash(0).await;
     w.boot(0).await;
     for _ in 0..12 {
@@ -137,15 +153,45 @@ async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either
     w.crash(0).await;
     damage_all_of_the_tenant(&w, 0);
     w.boot(0).await;
-    w.until("it has copied all from the others", |w| w.counts(0))
-        .await;
-    let (found, _) = w.read(0).await.unwrap();
-    w.check(&found);
-    // Its log has again what no block has, whatever a snapshot had. The first batch is listed.
-    let (_, logged) = w.holdings(0).await;
-    let (_, of_another) = w.holdings(1).await;
-    let missing = of_another.difference(&logged);
-    assert!(missing.len() <= 1, "{missing:?}");
+    check_copied_again(&w).await;
+}
+
+/// Nothing is copied after the restart, so that nothing but the log's first checkpoint tells of the copies.
+#[tokio::test(start_paused = true)]
+async fn i1_i11_nor_does_a_copy_of_a_tenant_that_sends_nothing_after_the_restart() {
+    let mut w = with_copies_beside_originals().await;
+    w.crash(0).await;
+    w.boot(0).await;
+    for _ in 0..120 {
+        if segments(&w, 0).0 == 1 {
+            push_much(&mut w).await;
+            w.sleep(A_MINUTE).await;
+        }
+    }
+    assert!(segments(&w, 0).0 > 1);
+    w.crash(0).await;
+    damage_all_of_the_tenant(&w, 0);
+    w.boot(0).await;
+    check_copied_again(&w).await;
+}
+
+/// A segment may have the copies and what says that the originals went.
+#[tokio::test(start_paused = true)]
+async fn i1_i11_nor_do_copies_in_a_segment_that_is_missing() {
+    let mut w = begin(3, small_segments).await;
+    damage_manifest(&w).await;
+    go_on(&mut w).await;
+    assert!(segments(&w, 0).0 > 1);
+    w.crash(0).await;
+    let files = w.wal_files(0);
+    for file in &files[1..files.len() - 1] {
+        w.nodes[0]
+            .disk
+            .remove_file(&Path::new("/data/wal").join(file))
+            .unwrap();
+    }
+    w.boot(0).await;
+    check_copied_again(&w).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,6 +213,41 @@ async fn i11_an_accepted_loss_of_copies_stays_accepted() {
         w.sleep(A_MINUTE).await;
         assert!(w.read(0).await.is_ok());
     }
+}
+
+/// A snapshot may have samples of records that were lost after it. Once blocks have what was there, all is told again.
+#[tokio::test(start_paused = true)]
+async fn i9_what_a_snapshot_had_of_lost_records_keeps_no_log_for_ever() {
+    let mut w = begin(3, small_segments).await;
+    let is_of_later = |path: &PathBuf| !path.ends_with("0000000001.snapshot");
+    go_on_for(&mut w, 90).await;
+    w.until("a snapshot was written", |w| {
+        snapshots(w, 0).iter().any(is_of_later)
+    })
+    .await;
+    for minute in 0..3 {
+        let now = w.clock.now_ms();
+        assert!(w.write(&[("a", now, f64::from(minute))]).await);
+        w.sleep(A_MINUTE).await;
+    }
+    w.crash(0).await;
+    let newest = w.wal_files(0).pop().unwrap();
+    w.damage_batch_in(0, &newest, 0);
+    w.boot(0).await;
+    w.until("it has copied what it lost", |w| w.counts(0)).await;
+    // The windows of before are listed, and it starts from a later snapshot.
+    go_on(&mut w).await;
+    w.crash(0).await;
+    w.boot(0).await;
+    let listed = segments(&w, 0).0;
+    damage_manifest(&w).await;
+    go_on(&mut w).await;
+    let (first, last) = segments(&w, 0);
+    assert!(
+        last - first < (last - listed) / 4 * 3,
+        "{first} of {listed} to {last}"
+    );
+    w.check(&w.query(0).await);
 }
 
 /// Flips a bit in each record of a batch of the tenant.

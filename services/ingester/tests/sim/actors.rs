@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Pushes a batch; what is not acknowledged is kept for later.
-    pub(crate) async fn send(&self, process: &Process, sent: Sent) -> bool {
+    pub(crate) async fn send(&self, process: &Process, sent: Sent) -> Result<(), ServiceErrorCode> {
         self.judge.lock().sent(&sent);
         self.deletions.lock().sent(&sent);
         {
@@ -87,13 +87,13 @@ impl World {
                 self.pending.lock().retain(|s| !same(s));
                 let owed = self.deletions.lock().acknowledged(&sent);
                 self.judge.lock().acknowledged(&owed);
-                true
+                Ok(())
             }
             Err(e) => {
                 self.judge.lock().totals.refused += 1;
                 self.trace.note(format!("{name} refused: {}", e.code.as_str()));
                 self.check_refusal(&name, &e);
-                false
+                Err(e.code)
             }
         }
     }

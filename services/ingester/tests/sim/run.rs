@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use koios_testkit::sim_disk::FaultPlan;
+use koios_wire::ServiceErrorCode;
 
 use crate::judge::{Answer, Totals};
 use crate::traffic::places;
@@ -125,12 +126,18 @@ impl World {
         }
     }
 
-    /// What was refused or not answered is taken now.
+    /// What was refused or not answered is taken now. A batch that was stored although nobody heard of it, and is in blocks alone, is
+    /// not taken again: its sender sends the samples in one of their own.
     async fn check_pending(&self, process: &Process) {
         let pending = std::mem::take(&mut *self.pending.lock());
         for sent in pending {
             let sent = self.renewed(sent);
-            if !self.send(process, sent).await {
+            let mut taken = self.send(process, sent.clone()).await;
+            if taken == Err(ServiceErrorCode::Stale) {
+                let anew = self.traffic.lock().anew(&sent);
+                taken = self.send(process, anew).await;
+            }
+            if taken.is_err() {
                 self.trace.violated("a healed process refuses a batch");
             }
         }

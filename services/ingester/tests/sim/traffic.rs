@@ -229,6 +229,22 @@ impl Traffic {
         }
     }
 
+    /// The same samples in a batch of their own.
+    pub(crate) fn anew(&mut self, sent: &Sent) -> Sent {
+        let next = self.sequences.entry(sent.place.clone()).or_default();
+        let header = BatchHeader {
+            stream: self.stream,
+            sequence: *next,
+            ..sent.batch.header().clone()
+        };
+        *next += 1;
+        let batch = Arc::new(Batch::new(header, sent.batch.columns().clone()));
+        Sent {
+            batch,
+            ..sent.clone()
+        }
+    }
+
     fn seal(
         &mut self,
         place: Place,

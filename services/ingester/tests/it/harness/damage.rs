@@ -11,11 +11,16 @@ use super::{CLUSTER, PARTITION, World};
 impl World {
     /// Flips a bit in the nth batch of a member's first log segment, from 0.
     pub(crate) fn damage_batch(&self, i: usize, nth: usize) {
-        let (disk, path) = (&self.nodes[i].disk, Path::new("/data/wal/0000000001.wal"));
-        let bytes = disk.read(path).unwrap();
+        self.damage_batch_in(i, "0000000001.wal", nth);
+    }
+
+    /// The same in any of its segments.
+    pub(crate) fn damage_batch_in(&self, i: usize, segment: &str, nth: usize) {
+        let (disk, path) = (&self.nodes[i].disk, Path::new("/data/wal").join(segment));
+        let bytes = disk.read(&path).unwrap();
         let starts = bytes.windows(4).enumerate().filter(|(_, w)| *w == b"KL\x02\0");
         let at = starts.map(|(at, _)| at).nth(nth).unwrap();
-        assert!(disk.flip_bit(path, at + 20, 3));
+        assert!(disk.flip_bit(&path, at + 20, 3));
     }
 
     /// Flips a bit of what a member that does not run logged last.
