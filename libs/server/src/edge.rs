@@ -16,11 +16,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
 use crate::api_error::{ErrorType, api_error, with_retry_after};
 use crate::metrics::{Metrics, duration_histogram};
+use crate::places::Places;
 use crate::settings::HttpSettings;
 
 /// Longest path and query together that reach a handler, bytes.
@@ -74,8 +74,7 @@ struct Edge {
     clock: ClockHandle,
     rng: RngHandle,
     deadline: Duration,
-    places: Semaphore,
-    places_max: usize,
+    places: Arc<Places>,
     metrics: HttpMetrics,
 }
 
@@ -91,8 +90,7 @@ pub fn with_edge(
         clock,
         rng,
         deadline: settings.request_timeout,
-        places: Semaphore::new(settings.max_requests_in_flight),
-        places_max: settings.max_requests_in_flight,
+        places: Arc::new(Places::new(settings.max_requests_in_flight)),
         metrics: HttpMetrics::new(metrics),
     });
     router
@@ -120,7 +118,8 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
     request.extensions_mut().insert(id.clone());
 
     let started = edge.clock.elapsed();
-    let mut response = explain(edge.answer(request, next).instrument(span.clone()).await, &asked);
+    let answer = edge.answer(tenant.into(), request, next);
+    let mut response = explain(answer.instrument(span.clone()).await, &asked);
     let took = edge.clock.elapsed().saturating_sub(started);
     if response.status().is_server_error() {
         // Handlers log the cause; this ties it to the request.
@@ -142,21 +141,19 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
 }
 
 impl Edge {
-    async fn answer(&self, request: Request, next: Next) -> Response {
+    async fn answer(&self, tenant: Arc<str>, request: Request, next: Next) -> Response {
         let uri_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
         if uri_bytes > URI_BYTES_MAX {
             let message = format!("URI too long (actual: {uri_bytes}, limit: {URI_BYTES_MAX}); use POST");
             return api_error(ErrorType::UriTooLong, message);
         }
-        let Ok(_place) = self.places.try_acquire() else {
-            self.metrics.shed.inc();
-            let limit = self.places_max;
-            let message = format!(
-                "too many requests in flight (limit: {limit}, as many are answered now): try again or raise \
-                 http.max-requests-in-flight"
-            );
-            let busy = api_error(ErrorType::Unavailable, message);
-            return with_retry_after(busy, Duration::from_secs(1));
+        let _place = match self.places.take(tenant) {
+            Ok(place) => place,
+            Err(full) => {
+                self.metrics.shed.inc();
+                let busy = api_error(ErrorType::Unavailable, full.to_string());
+                return with_retry_after(busy, Duration::from_secs(1));
+            }
         };
         let _in_flight = InFlight::enter(&self.metrics.in_flight);
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();

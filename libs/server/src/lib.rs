@@ -22,6 +22,7 @@ mod grpc_server;
 mod http_server;
 mod logging;
 pub mod metrics;
+mod places;
 mod readiness;
 mod refusals;
 pub mod settings;

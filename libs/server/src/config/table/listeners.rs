@@ -47,7 +47,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         usize,
         http.max_requests_in_flight,
         &[],
-        "HTTP requests at once; further ones get 503 with Retry-After"
+        "HTTP requests at once, half of them for one tenant; further ones get 503 with Retry-After"
     ),
     bytes!(
         "http.max-write-bytes-in-flight",
