@@ -47,6 +47,8 @@ pub(crate) enum Fate {
 struct Allowed {
     /// The winner of what must be there.
     due: Option<Held>,
+    /// It and what it won against: what is too old goes block by block, and the winner's may go first.
+    of_due: Vec<Held>,
     /// What else may be.
     maybe: Vec<Held>,
     /// It may be gone because of its age…
@@ -64,6 +66,9 @@ impl Allowed {
             return false;
         }
         if self.due.as_ref().is_some_and(|due| due.is(got)) {
+            return true;
+        }
+        if self.expired && self.of_due.iter().any(|v| v.is(got)) {
             return true;
         }
         let wins = |v: &Held| match &self.due {
@@ -275,6 +280,7 @@ impl Oracle {
             };
             match fate {
                 Fate::Visible => {
+                    of_key.of_due.push(value.clone());
                     let due = of_key.due.as_ref().map(|due| due.or_better(value));
                     of_key.due = Some(due.unwrap_or_else(|| value.clone()));
                 }

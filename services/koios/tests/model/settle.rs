@@ -89,7 +89,9 @@ impl World {
             }
             self.sleep(1).await;
         }
-        Err("a healed member does not count for reads".to_owned())
+        let all = self.network.directory.all();
+        let statuses: Vec<_> = all.iter().map(|ingester| ingester.status()).collect();
+        Err(format!("a healed member does not count for reads: {statuses:?}"))
     }
 
     /// Whoever asked for a deletion and heard nothing looks whether it is listed, and has it applied.
