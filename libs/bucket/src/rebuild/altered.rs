@@ -5,11 +5,14 @@
 //! without a word.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use koios_block::{BlockId, BlockMeta, EXEMPLARS_PART};
+use koios_block::{BlockCache, BlockId, BlockMeta, EXEMPLARS_PART};
 use koios_model::{TenantId, TimeRange};
 
+use super::summaries::CACHE_BYTES;
+use crate::blocks::Blocks;
 use crate::bucket::Bucket;
 use crate::manifest::{Manifest, ManifestBlock};
 use crate::{Error, Result};
@@ -52,7 +55,8 @@ impl Bucket {
     }
 
     /// Whether `whole` blocks certainly have what an altered block of samples held: what it was made of, what it is another copy of, or one that was
-    /// made of the same and for the same and has as many samples of each of its series, from as early to as late.
+    /// made of the same and for the same and has as many samples of each of its series, from as early to as late. A cut was made of nothing
+    /// that has a name: others hold it if they have a sample wherever it has one.
     pub(super) async fn is_held_by(
         &self,
         tenant: &TenantId,
@@ -64,6 +68,9 @@ impl Bucket {
             || !altered.sources.is_empty() && altered.sources.iter().all(is_whole)
         {
             return Ok(true);
+        }
+        if altered.sources.is_empty() {
+            return self.is_cut_held_by(tenant, altered, whole).await;
         }
         let twins: Vec<&BlockMeta> = whole.values().filter(|m| is_twin(m, altered)).collect();
         if twins.is_empty() {
@@ -84,6 +91,40 @@ impl Bucket {
         Ok(held.iter().all(is_held))
     }
 
+    /// The same of a cut. Two cuts of a window have nothing in common by themselves: the second has what came after the first, and fewer
+    /// samples within the first one's time.
+    async fn is_cut_held_by(
+        &self,
+        tenant: &TenantId,
+        altered: &BlockMeta,
+        whole: &BTreeMap<BlockId, BlockMeta>,
+    ) -> Result<bool> {
+        let others: Vec<&BlockMeta> = whole.values().filter(|m| may_hold_cut(m, altered)).collect();
+        if others.is_empty() {
+            return Ok(false);
+        }
+        let compared = async {
+            let cache = Arc::new(BlockCache::new(CACHE_BYTES, CACHE_BYTES));
+            let blocks = Blocks::new(self.clone(), cache, 0);
+            let open = async |meta| {
+                blocks
+                    .open(tenant, &ManifestBlock::new(meta, BTreeMap::new()))
+                    .await
+            };
+            let cut = open(altered).await?;
+            let mut readers = Vec::with_capacity(others.len());
+            for other in others {
+                readers.push(open(other).await?);
+            }
+            Ok::<_, Error>(koios_block::is_held_by(&cut, &readers).await?)
+        };
+        match compared.await {
+            Err(e) if e.is_transient() => Err(e),
+            // What cannot be read may have been anything.
+            compared => Ok(compared.unwrap_or(false)),
+        }
+    }
+
     async fn rows_of(
         &self,
         tenant: &TenantId,
@@ -97,6 +138,17 @@ impl Bucket {
         });
         Ok(read.await?.map(|()| rows))
     }
+}
+
+/// Whether a block of samples may have those of a cut: it speaks for the same partitions and all of the window.
+fn may_hold_cut(block: &BlockMeta, cut: &BlockMeta) -> bool {
+    let window = |meta: &BlockMeta| (meta.window.min, meta.window.max);
+    let ((first, last), (cut_first, cut_last)) = (window(block), window(cut));
+    block.resolution_ms == cut.resolution_ms
+        && first <= cut_first
+        && cut_last <= last
+        && block.range.overlaps(&cut.range)
+        && cut.partitions.iter().all(|p| block.partitions.contains(p))
 }
 
 /// Whether a block was made of the same and for the same as another, and has no fewer exemplars.

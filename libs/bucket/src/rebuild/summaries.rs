@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Series read at a time.
 const SERIES_AT_ONCE: usize = 4096;
 /// Bytes kept of what is read.
-const CACHE_BYTES: u64 = 16 << 20;
+pub(super) const CACHE_BYTES: u64 = 16 << 20;
 
 /// What there is to choose from.
 #[derive(Clone, Copy, Debug)]

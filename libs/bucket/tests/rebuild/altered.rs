@@ -1,6 +1,6 @@
 //! Blocks that no version lists and that are not what was encoded.
 
-use koios_block::{BlockOptions, BlockParts, BlockWriter};
+use koios_block::{BlockOptions, BlockParts, BlockWriter, SeriesColumns};
 use koios_bucket::LeftOut;
 use koios_model::{Labels, TimeRange};
 use object_store::ObjectStoreExt;
@@ -23,13 +23,91 @@ fn damaged(n: u64, part: &str) -> (u64, LeftOut) {
 
 /// A block of some samples of series, as a cut of a window.
 fn cut(n: u64, series: &[u64], times: &[i64]) -> BlockParts {
-    let mut w = BlockWriter::new(BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999))).unwrap();
+    of_times(
+        BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999)),
+        series,
+        times,
+    )
+}
+
+/// What a cut of the window was merged into.
+fn merged_later(n: u64, series: &[u64], times: &[i64]) -> BlockParts {
+    let options = BlockOptions {
+        sources: vec![id(18), id(19)],
+        level: 1,
+        ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 86_399_999))
+    };
+    of_times(options, series, times)
+}
+
+fn of_times(options: BlockOptions, series: &[u64], times: &[i64]) -> BlockParts {
+    let mut w = BlockWriter::new(options).unwrap();
     for i in series {
         let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:06}"))]);
         w.push_series(&labels, None, times, &vec![1.0; times.len()])
             .unwrap();
     }
     w.finish().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn i10_late_samples_that_are_stored_otherwise_are_listed_beside_the_first_cut_of_their_window() {
+    // In between the samples of the first cut, which are more.
+    let late = cut(1, &[1], &[6]);
+    for part in [SAMPLES, "times.parquet", "series.parquet"] {
+        let rig = Rig::new();
+        rig.upload(&late).await;
+        rig.alter(1, part).await;
+        let first = rig.upload(&cut(2, &[1], &[5, 7, 8])).await;
+        rig.list(&[&first]).await;
+        let last = rig.list(&[]).await;
+        rig.damage(last.version).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        let found = (left_out(&plan), numbered(&plan.damaged));
+        assert_eq!(found, (vec![], vec![damaged(1, part)]), "{part}");
+        rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+        assert_eq!(rig.names().await, [1, 2]);
+    }
+    // Times that cannot be read may have been any.
+    let rig = Rig::new();
+    rig.upload(&late).await;
+    rig.alter(1, "times.parquet").await;
+    rig.upload(&cut(2, &[1], &[5, 6, 7])).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(numbered(&plan.damaged), [damaged(1, "times.parquet")]);
+}
+
+#[tokio::test]
+async fn i10_a_cut_that_is_stored_otherwise_is_left_out_only_where_its_exemplars_and_histograms_are() {
+    let cut = |n: u64, exemplar_at: i64, histogram_at: i64| {
+        let options = BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999));
+        let mut w = BlockWriter::new(options).unwrap();
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        let histogram = std::sync::Arc::new(koios_model::Histogram::default());
+        let columns = SeriesColumns {
+            timestamps: &[5, 6],
+            values: &[1.0, 1.0],
+            histograms: &[(histogram_at, histogram)],
+            starts: &[],
+        };
+        w.push_columns(&labels, None, columns).unwrap();
+        let exemplar = koios_model::Exemplar {
+            t: exemplar_at,
+            v: 1.0,
+            labels: Labels::from_pairs([("trace_id", "a")]),
+        };
+        w.push_exemplars(&labels, &[exemplar]).unwrap();
+        w.finish().unwrap().unwrap()
+    };
+    for (second, is_there) in [(cut(2, 6, 8), true), (cut(2, 5, 8), false), (cut(2, 6, 9), false)] {
+        let rig = Rig::new();
+        rig.upload(&cut(1, 6, 8)).await;
+        rig.alter(1, SAMPLES).await;
+        rig.upload(&second).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(plan.damaged.is_empty(), is_there);
+        assert_eq!(plan.blocks.len(), if is_there { 1 } else { 2 });
+    }
 }
 
 #[tokio::test]
@@ -67,6 +145,10 @@ async fn i10_a_cut_that_is_stored_otherwise_is_left_out_beside_the_one_that_took
         (cut(2, &[1, 3], &[5, 6, 7]), false),
         (cut(2, &[1, 2], &[6, 7, 8]), false),
         (cut(2, &[1, 2], &[5, 7]), false),
+        // As long, and as many, and yet others.
+        (cut(2, &[1, 2], &[4, 5, 7, 8]), false),
+        // Merged since, together with others.
+        (merged_later(2, &[1, 2], &[4, 5, 6, 7]), true),
         (samples(2, &[1, 2], &[]), false),
     ] {
         for every_version in [false, true] {
