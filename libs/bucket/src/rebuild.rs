@@ -88,12 +88,24 @@ pub enum LeftOut {
     /// Other summaries of the same time have its series.
     #[error("other summaries of its day, which are listed, have the same series, or more")]
     Summarised,
+    /// Other summaries of the same time were preferred, as only one set of them may be listed, and may lack series that it has.
+    #[error(
+        "other summaries of its day are listed, which may lack series that it has: answers are without these then, and do not say so"
+    )]
+    Outweighed,
     /// Its siblings are missing: finer or coarser summaries have series that it lacks.
     #[error("it is a part of summaries of which others are missing; those of another resolution are listed")]
     Partial,
     /// A version that can be read says that it is dead.
     #[error("it was deleted, as version {0} of the manifest says")]
     Dead(u64),
+}
+
+impl LeftOut {
+    /// Whether answers may lack something because of it without a word.
+    pub fn may_lose(&self) -> bool {
+        matches!(self, Self::Outweighed)
+    }
 }
 
 impl Rebuild {

@@ -242,31 +242,27 @@ async fn i10_a_merge_that_is_stored_otherwise_takes_the_place_of_no_source_that_
 #[tokio::test]
 async fn i10_summaries_that_are_stored_otherwise_are_listed_only_where_there_are_no_others() {
     const PART: &str = "samples-5m.parquet";
-    // Written again without what was deleted, and made of more blocks.
-    for newer in [
-        summaries(11, M5, &[1, 2], &[1, 2], 9),
-        summaries(11, M5, &[1, 2, 3], &[1, 2, 3], 5),
+    // Written again without what was deleted; a part that cannot be read may have had more.
+    let newer = summaries(11, M5, &[1, 2], &[1, 2], 9);
+    for (part, why) in [
+        (PART, altered(11, PART)),
+        ("series.parquet", (11, LeftOut::Outweighed)),
     ] {
-        for part in [PART, "series.parquet"] {
-            let rig = Rig::new();
-            rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
-            rig.upload(&newer).await;
-            rig.alter(11, part).await;
-            let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
-            assert_eq!(
-                (left_out(&plan), plan.damaged.len()),
-                (vec![altered(11, part)], 0)
-            );
-            assert_eq!(plan.standing_in, [id(10)]);
-            // Where there is nothing else, it is.
-            rig.store
-                .delete(&Path::from(format!("prefix/team-a/blocks/{}/{PART}", id(10))))
-                .await
-                .unwrap();
-            let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
-            assert_eq!(numbered(&plan.damaged), [damaged(11, part)]);
-            assert_eq!(plan.standing_in, [id(11)]);
-        }
+        let rig = Rig::new();
+        rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+        rig.upload(&newer).await;
+        rig.alter(11, part).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!((left_out(&plan), plan.damaged.len()), (vec![why], 0));
+        assert_eq!(plan.standing_in, [id(10)]);
+        // Where there is nothing else, it is.
+        rig.store
+            .delete(&Path::from(format!("prefix/team-a/blocks/{}/{PART}", id(10))))
+            .await
+            .unwrap();
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(numbered(&plan.damaged), [damaged(11, part)]);
+        assert_eq!(plan.standing_in, [id(11)]);
     }
     // Nor where their samples are.
     let rig = Rig::new();
@@ -278,4 +274,29 @@ async fn i10_summaries_that_are_stored_otherwise_are_listed_only_where_there_are
         (left_out(&plan), plan.damaged.len()),
         (vec![altered(10, PART)], 0)
     );
+}
+
+#[tokio::test]
+async fn i10_no_series_goes_silently_with_summaries_that_are_stored_otherwise() {
+    const PART: &str = "samples-5m.parquet";
+    // Of a third series nothing else is left.
+    let rig = Rig::new();
+    rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+    rig.upload(&summaries(11, M5, &[1, 2, 3], &[1, 2, 3], 5)).await;
+    rig.alter(11, PART).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), [(10, LeftOut::Summarised)]);
+    assert_eq!(numbered(&plan.damaged), [damaged(11, PART)]);
+    assert_eq!(plan.standing_in, [id(11)]);
+    // Which series they have cannot be read, and each has some that the other lacks: what goes is named.
+    for (series, part) in [(vec![1, 2, 3], "series.parquet"), (vec![3], PART)] {
+        let rig = Rig::new();
+        rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+        rig.upload(&summaries(11, M5, &series, &[1, 2, 3], 5)).await;
+        rig.alter(11, part).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(left_out(&plan), [(11, LeftOut::Outweighed)], "{part}");
+        assert!(plan.left_out.iter().all(|(_, why)| why.may_lose()));
+        assert_eq!(plan.standing_in, [id(10)]);
+    }
 }
