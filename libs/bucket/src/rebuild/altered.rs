@@ -1,4 +1,4 @@
-//! Which of the blocks that no version lists are not what was encoded, and whether others hold what they held.
+//! Which of the blocks that no version lists are not what was encoded, or cannot be read at all, and whether others hold what they held.
 //!
 //! Such a block may be an upload whose writer ended before it said that it is dead: what it was made of was kept then, and what was written
 //! in its stead is there, or will be. It may as well be all that is left of its samples: it is listed then, so that no answer lacks them
@@ -11,6 +11,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use koios_block::{BlockCache, BlockId, BlockMeta, EXEMPLARS_PART};
 use koios_model::{TenantId, TimeRange};
 
+use super::LeftOut;
 use super::summaries::CACHE_BYTES;
 use crate::blocks::Blocks;
 use crate::bucket::Bucket;
@@ -20,8 +21,38 @@ use crate::{Error, Result};
 /// Blocks that are read back at a time.
 const BLOCKS_AT_A_TIME: usize = 4;
 
-/// Blocks that are not what was encoded, and the first of the parts of each that is not.
-pub(super) type Altered = BTreeMap<BlockId, String>;
+/// Times that a block is begun to be read while the storage does not answer.
+const TRIES: u32 = 3;
+
+/// Blocks that are not known to be what was encoded, and why.
+pub(super) type Altered = BTreeMap<BlockId, Fault>;
+
+/// What is wrong with a block.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// The first of its parts that is not what was encoded.
+    Part(String),
+    /// It is not handed out.
+    Unread(String),
+}
+
+impl Fault {
+    /// As the reason to leave it out, beside others that have what it held.
+    pub(super) fn left_out(&self) -> LeftOut {
+        match self {
+            Self::Part(part) => LeftOut::Altered { part: part.clone() },
+            Self::Unread(reason) => LeftOut::Unread(reason.clone()),
+        }
+    }
+
+    /// As what is said of it where it is listed.
+    pub(super) fn damaged(&self) -> LeftOut {
+        match self {
+            Self::Part(part) => LeftOut::Damaged { part: part.clone() },
+            Self::Unread(reason) => LeftOut::Unread(reason.clone()),
+        }
+    }
+}
 
 /// When the samples of each series are, and how many.
 type Rows = BTreeMap<u64, (TimeRange, u64)>;
@@ -45,12 +76,27 @@ impl Bucket {
         Ok(found)
     }
 
-    /// A block's name with the first of its parts that is not what was encoded, if there is one.
-    async fn altered_part(&self, tenant: &TenantId, meta: &BlockMeta) -> Result<Option<(BlockId, String)>> {
-        match self.read_parts_back(tenant, meta).await {
-            Ok(()) => Ok(None),
-            Err(Error::Altered { part, .. }) => Ok(Some((meta.block, part.into()))),
-            Err(e) => Err(e),
+    /// A block's name with what is wrong with it, if anything is.
+    async fn altered_part(&self, tenant: &TenantId, meta: &BlockMeta) -> Result<Option<(BlockId, Fault)>> {
+        let mut tries = 0;
+        loop {
+            match self.read_parts_back(tenant, meta).await {
+                Ok(()) => return Ok(None),
+                Err(Error::Altered { part, .. }) => return Ok(Some((meta.block, Fault::Part(part.into())))),
+                // Other blocks are not to be lost to queries for one that nobody gets at.
+                Err(e) if e.is_of_object() => return Ok(Some((meta.block, Fault::Unread(e.to_string())))),
+                Err(source) => {
+                    tries += 1;
+                    if tries == TRIES {
+                        return Err(Error::Unread {
+                            tenant: tenant.clone(),
+                            block: meta.block,
+                            source: Box::new(source),
+                        });
+                    }
+                }
+            }
+            self.clock().sleep(self.retry_for(0).backoff(tries)).await;
         }
     }
 
@@ -119,7 +165,7 @@ impl Bucket {
             Ok::<_, Error>(koios_block::is_held_by(&cut, &readers).await?)
         };
         match compared.await {
-            Err(e) if e.is_transient() => Err(e),
+            Err(e) if !e.is_of_object() => Err(e),
             // What cannot be read may have been anything.
             compared => Ok(compared.unwrap_or(false)),
         }

@@ -13,7 +13,7 @@ use koios_block::{BlockCache, BlockId, BlockMeta, BlockSeries};
 use koios_model::{Matchers, TenantId, TimeRange};
 
 use super::LeftOut;
-use super::altered::Altered;
+use super::altered::{Altered, Fault};
 use crate::blocks::Blocks;
 use crate::bucket::Bucket;
 use crate::manifest::{Manifest, ManifestBlock};
@@ -38,8 +38,8 @@ pub(super) struct Candidates<'a> {
 impl Candidates<'_> {
     /// Why a block is left out that is not chosen.
     fn left_out(&self, block: BlockId, why: LeftOut) -> (BlockId, LeftOut) {
-        let altered = self.altered.get(&block).cloned();
-        (block, altered.map_or(why, |part| LeftOut::Altered { part }))
+        let altered = self.altered.get(&block);
+        (block, altered.map_or(why, Fault::left_out))
     }
 
     fn leave_out(&self, chosen: &mut Chosen, set: &Set, why: &LeftOut) {
@@ -176,8 +176,8 @@ impl Bucket {
                 for mut block in set.blocks {
                     block.sources.clear();
                     chosen.standing_in.push(block.block);
-                    if let Some(part) = candidates.altered.get(&block.block).cloned() {
-                        chosen.damaged.push((block.block, LeftOut::Damaged { part }));
+                    if let Some(fault) = candidates.altered.get(&block.block) {
+                        chosen.damaged.push((block.block, fault.damaged()));
                     }
                     chosen.listed.push(block);
                 }
@@ -316,7 +316,7 @@ impl Bucket {
         };
         match read.await {
             Ok(()) => Ok(Ok(())),
-            Err(e) if e.is_transient() => Err(e),
+            Err(e) if !e.is_of_object() => Err(e),
             Err(e) => Ok(Err(e.to_string())),
         }
     }

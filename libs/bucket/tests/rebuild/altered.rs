@@ -1,12 +1,15 @@
 //! Blocks that no version lists and that are not what was encoded.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use koios_block::{BlockOptions, BlockParts, BlockWriter, SeriesColumns};
-use koios_bucket::LeftOut;
+use koios_bucket::{LeftOut, RetryPolicy};
 use koios_model::{Labels, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::common::{id, tenant};
+use super::common::{Fault, Faulty, bucket_over, id, tenant};
 use super::{M5, Rig, left_out, numbered, samples, summaries};
 
 const SAMPLES: &str = "samples.parquet";
@@ -298,5 +301,50 @@ async fn i10_no_series_goes_silently_with_summaries_that_are_stored_otherwise() 
         assert_eq!(left_out(&plan), [(11, LeftOut::Outweighed)], "{part}");
         assert!(plan.left_out.iter().all(|(_, why)| why.may_lose()));
         assert_eq!(plan.standing_in, [id(10)]);
+    }
+}
+
+#[tokio::test]
+async fn i10_a_block_that_is_not_handed_out_is_listed_and_named_and_the_others_are_looked_at() {
+    let rig = Rig::new();
+    rig.upload(&cut(1, &[1], &[5, 6])).await;
+    rig.upload(&cut(2, &[1], &[7, 8])).await;
+    for part in [SAMPLES, "series.parquet"] {
+        let store = Faulty::over(&rig.store, Fault::None);
+        store.deny(&format!("{}/{part}", id(1)));
+        let bucket = bucket_over(store, 1);
+        let plan = bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!((plan.blocks.len(), left_out(&plan)), (2, vec![]), "{part}");
+        let damaged = numbered(&plan.damaged);
+        assert_eq!(damaged.len(), 1);
+        assert_eq!(damaged[0].0, 1);
+        let why = damaged[0].1.to_string();
+        assert!(
+            why.contains("it cannot be read") && why.contains("403 Forbidden"),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_a_storage_does_not_hand_out_for_a_moment_ends_no_rebuild() {
+    let rig = Rig::new();
+    rig.upload(&cut(1, &[1], &[5, 6])).await;
+    for (busy, is_planned) in [(2, true), (1000, false)] {
+        let store = Faulty::over(&rig.store, Fault::None);
+        store.busy.store(busy, Ordering::Relaxed);
+        // Each request is sent once.
+        let once = RetryPolicy {
+            deadline: Duration::ZERO,
+            ..RetryPolicy::default()
+        };
+        let planned = bucket_over(store, 1)
+            .with_retry(once)
+            .plan_rebuild(&tenant())
+            .await;
+        match planned {
+            Ok(plan) => assert_eq!((is_planned, plan.blocks.len(), plan.damaged.len()), (true, 1, 0)),
+            Err(e) => assert!(!is_planned && e.to_string().contains("run it again"), "{e}"),
+        }
     }
 }
