@@ -30,6 +30,7 @@ mod held_cells;
 mod histogram_rows;
 mod histograms_ahead;
 mod histograms_table;
+mod holding;
 #[cfg(test)]
 mod hostile_test;
 mod known_run;
@@ -75,6 +76,7 @@ pub use error::{Error, Result};
 pub use exemplar_merge::ExemplarMerge;
 pub use exemplars::SeriesExemplars;
 pub use held_cells::{HeldBudget, HeldCells, HeldRoom};
+pub use holding::is_held_by;
 pub use layout::{ColumnLayout, PartLayout};
 pub use merge::{BlockMerge, Deletion, MergeInput, MergeStats, MergedSeries, MergedWriter, merge};
 pub use meta::{

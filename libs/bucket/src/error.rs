@@ -180,6 +180,19 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The storage did not hand out a block that has to be looked at, however often it was asked: nothing was changed.
+    #[error(
+        "block {block} of tenant {tenant} could not be read, and whether it is whole is not known: nothing was changed, run it again"
+    )]
+    Unread {
+        /// The tenant.
+        tenant: TenantId,
+        /// The block.
+        block: BlockId,
+        /// What it said last.
+        #[source]
+        source: Box<Error>,
+    },
     /// The block itself is at fault.
     #[error(transparent)]
     Block(#[from] koios_block::Error),
@@ -196,6 +209,7 @@ impl Error {
                 | Self::Contended { .. }
                 | Self::Unknown { .. }
                 | Self::Behind { .. }
+                | Self::Unread { .. }
         ) || matches!(self, Self::Block(koios_block::Error::Read { .. }))
     }
 
@@ -203,6 +217,24 @@ impl Error {
     /// another body than it was sent.
     pub fn is_outage(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Altered { .. })
+    }
+
+    /// Whether it tells of one object alone, as far as this tells, and would come again: other objects may well be there for who asks.
+    pub(crate) fn is_of_object(&self) -> bool {
+        match self {
+            Self::Rejected { rejection, .. } => match rejection {
+                Rejection::Permission
+                | Rejection::Encryption
+                | Rejection::Unsupported
+                | Rejection::Request => true,
+                Rejection::NoBucket | Rejection::Credentials | Rejection::Region => false,
+            },
+            Self::Block(koios_block::Error::Read { source, .. }) => {
+                let source = source.downcast_ref::<Self>();
+                source.is_some_and(Self::is_of_object)
+            }
+            other => !other.is_transient(),
+        }
     }
 
     pub(crate) fn altered(

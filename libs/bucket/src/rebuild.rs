@@ -79,6 +79,9 @@ pub enum LeftOut {
         /// The part.
         part: String,
     },
+    /// The storage hands out others and not this one: it refuses it, or keeps it in an archive.
+    #[error("it cannot be read: {0}; once it can be, look again")]
+    Unread(String),
     /// Blocks that name it as their source have all of its samples.
     #[error("blocks that are listed were merged from it")]
     Merged,
@@ -88,12 +91,24 @@ pub enum LeftOut {
     /// Other summaries of the same time have its series.
     #[error("other summaries of its day, which are listed, have the same series, or more")]
     Summarised,
+    /// Other summaries of the same time were preferred, as only one set of them may be listed, and may lack series that it has.
+    #[error(
+        "other summaries of its day are listed, which may lack series that it has: answers are without these then, and do not say so"
+    )]
+    Outweighed,
     /// Its siblings are missing: finer or coarser summaries have series that it lacks.
     #[error("it is a part of summaries of which others are missing; those of another resolution are listed")]
     Partial,
     /// A version that can be read says that it is dead.
     #[error("it was deleted, as version {0} of the manifest says")]
     Dead(u64),
+}
+
+impl LeftOut {
+    /// Whether answers may lack something because of it without a word.
+    pub fn may_lose(&self) -> bool {
+        matches!(self, Self::Outweighed)
+    }
 }
 
 impl Rebuild {
@@ -174,10 +189,10 @@ fn full_merges(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) 
 
 impl Bucket {
     /// Looks at everything a tenant has in the bucket. Lists, reads the `meta.json` of every block, and all of those that no version lists
-    /// which can be read.
+    /// which can be read. What the storage refuses of a block is the block's fault: it is listed, and named, unless others have what it holds.
     ///
     /// # Errors
-    /// [`Error::Unavailable`].
+    /// [`Error::Unavailable`]; [`Error::Unread`] when a block was not handed out in several tries; both may pass. [`Error::Rejected`].
     pub async fn plan_rebuild(&self, tenant: &TenantId) -> Result<Rebuild> {
         // Before anything else: whoever commits while blocks are looked at is noticed by it.
         let hint = self.hint(tenant).await?;
@@ -233,11 +248,13 @@ impl Bucket {
         blocks.extend(damaged.iter().filter_map(|(block, _)| known(*block).cloned()));
         let is_raw = |meta: &&BlockMeta| meta.resolution_ms == 0 && !merged.contains(&meta.block);
         for meta in suspect.values().filter(is_raw) {
-            let part = altered.get(&meta.block).cloned().unwrap_or_default();
+            let Some(fault) = altered.get(&meta.block) else {
+                continue;
+            };
             if self.is_held_by(tenant, meta, &metas).await? {
-                left_out.push((meta.block, LeftOut::Altered { part }));
+                left_out.push((meta.block, fault.left_out()));
             } else {
-                damaged.push((meta.block, LeftOut::Damaged { part }));
+                damaged.push((meta.block, fault.damaged()));
                 blocks.push(entry(meta));
             }
         }
@@ -424,8 +441,11 @@ impl Bucket {
     ) -> Result<(u64, std::result::Result<BlockMeta, LeftOut>)> {
         let unusable = |reason: String| (0, Err(LeftOut::Meta(reason)));
         let path = self.layout().part(tenant, block, META_PART);
-        let Some(json) = self.get(&path).await? else {
-            return Ok(unusable("it is missing".to_owned()));
+        let json = match self.get(&path).await {
+            Ok(Some(json)) => json,
+            Ok(None) => return Ok(unusable("it is missing".to_owned())),
+            Err(e) if e.is_of_object() => return Ok((0, Err(LeftOut::Unread(e.to_string())))),
+            Err(e) => return Err(e),
         };
         if known.is_some_and(|known| !known.lists_meta(&json)) {
             return Ok(unusable("it is not the one that the manifest lists".to_owned()));
@@ -438,7 +458,15 @@ impl Bucket {
         // A number that no manifest can have come to is damage.
         let clean_up_to = Some(meta.clean_up_to).filter(|v| *v <= HINT_MAX).unwrap_or(0);
         for part in &meta.parts {
-            let found = self.size(&self.layout().part(tenant, block, &part.name)).await?;
+            let found = match self.size(&self.layout().part(tenant, block, &part.name)).await {
+                Ok(found) => found,
+                Err(e) if e.is_of_object() && known.is_some() => {
+                    return Ok((clean_up_to, Err(LeftOut::Unread(e.to_string()))));
+                }
+                // Those that no version lists are read anyway, and listed with what is said then.
+                Err(e) if e.is_of_object() => continue,
+                Err(e) => return Err(e),
+            };
             if found != Some(part.bytes) {
                 let why = LeftOut::Part {
                     part: part.name.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use koios_block::{BlockId, BlockMeta, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
+use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Writer};
 use koios_head::{CutSeries, WindowState};
 use koios_model::merge::settle_kinds;
@@ -21,6 +21,7 @@ use crate::metrics::gauge_value;
 use crate::record::{CutBegun, CutListed, Entry};
 use crate::replica::{BegunCut, LATE_PART, Replica, ReplicaState};
 use crate::settings::millis;
+use crate::stored_otherwise::{CUT_PAUSES, Sent};
 use crate::{Error, Result, Settings};
 use koios_runtime::with_sources;
 
@@ -116,11 +117,20 @@ impl Inner {
             if !windows.iter().any(|w| w.start == window && has_uncut(w)) {
                 continue;
             }
+            let (now, sent) = (self.deps.runtime.clock.elapsed(), Sent::Cut(window));
+            if self.stored_otherwise.waits(&replica.key, sent, now).is_some() {
+                continue;
+            }
             let cut = self.cut_window(replica, window).await;
-            if cut.as_ref().is_err_and(|e| !is_shared(e)) {
-                // Of no use to try again at once, and of cost where all of it was sent: the next try is as late as for late samples.
-                let now = self.deps.runtime.clock.elapsed();
-                replica.state.write().cut_at.insert(window, now);
+            let now = self.deps.runtime.clock.elapsed();
+            match &cut {
+                Ok(_) => self.stored_otherwise.forget(&replica.key, sent),
+                Err(e) if is_altered(e) => self.stored_otherwise.note(&replica.key, sent, now, CUT_PAUSES),
+                // Of no use to try again at once: the next try is as late as for late samples.
+                Err(e) if !is_shared(e) => {
+                    replica.state.write().cut_at.insert(window, now);
+                }
+                Err(_) => {}
             }
             cut?;
         }
@@ -261,11 +271,11 @@ impl Inner {
         let manifests = &self.deps.manifests;
         let writer = Writer::partition(&self.deps.member, partition, epoch);
         let uploaded = manifests.bucket().upload_block(&tenant, &parts).await;
+        let entry = ManifestBlock::new(&parts.meta, covers);
         if let Err(BucketError::Altered { .. }) = &uploaded {
-            self.bury(&tenant, &writer, &parts.meta).await;
+            self.bury(&tenant, &writer, std::slice::from_ref(&entry)).await;
         }
         uploaded?;
-        let entry = ManifestBlock::new(&parts.meta, covers);
         let listed = manifests
             .commit(&tenant, &writer, |m| m.add_block(entry.clone()))
             .await?;
@@ -274,15 +284,19 @@ impl Inner {
         Ok((listed.version, FlushReply { blocks: 1, samples }))
     }
 
-    /// Declares a block dead that was not stored as it was sent: its bytes go then. What cannot be said now its age tells later.
-    async fn bury(&self, tenant: &TenantId, writer: &Writer, meta: &BlockMeta) {
+    /// Declares blocks dead that were uploaded in vain, as one was not stored as it was sent: their bytes go then. What cannot be said now
+    /// their age tells later.
+    pub(crate) async fn bury(&self, tenant: &TenantId, writer: &Writer, blocks: &[ManifestBlock]) {
         let bury = |m: &mut Manifest| {
-            let parts = meta.summaries().into_iter().map(|part| part.name);
-            m.bury(meta.block, parts.collect());
+            for block in blocks {
+                let parts = block.parts.iter().map(|part| part.name.clone());
+                m.bury(block.block, parts.collect());
+            }
             Ok(())
         };
         if let Err(error) = self.deps.manifests.commit(tenant, writer, bury).await {
-            tracing::debug!(%tenant, block = %meta.block, %error, "a block uploaded in vain stays until it is old");
+            let blocks = blocks.len();
+            tracing::debug!(%tenant, blocks, %error, "what was uploaded in vain stays until it is old");
         }
     }
 
@@ -347,31 +361,50 @@ impl Inner {
         })
     }
 
+    /// Goes on past what fails, which may be one tenant's alone, and gives the first failure in the end.
     async fn flush_now(self: &Arc<Self>, request: &FlushRequest) -> Result<FlushReply, ServiceError> {
         let mut total = FlushReply::default();
+        let mut failed = None;
         for replica in self.store.replicas() {
             if request.tenant.as_ref().is_some_and(|t| *t != replica.key.1) {
                 continue;
             }
-            let checked = self.check_late(&replica).await;
-            checked.map_err(|e| self.refuse(&e))?;
-            let windows = replica.state.read().head.windows();
-            for w in windows
-                .iter()
-                .filter(|w| has_uncut(w) || w.unlisted_from_lsn.is_some())
-            {
-                let flushed = self.cut_window(&replica, w.start).await;
-                let flushed = flushed.map_err(|e| {
-                    self.report_cut(&replica, &e);
-                    self.refuse(&e)
-                })?;
-                total.blocks += flushed.blocks;
-                total.samples += flushed.samples;
+            if let Err(error) = self.flush_replica(&replica, &mut total).await {
+                self.report_cut(&replica, &error);
+                failed.get_or_insert_with(|| self.refuse(&error));
+                // Further tenants would only wait for what failed, too.
+                if is_shared(&error) {
+                    break;
+                }
             }
             self.forget(&replica);
         }
         self.truncate().await;
-        Ok(total)
+        failed.map_or(Ok(total), Err)
+    }
+
+    /// Cuts and lists all windows of a replica, or as many as go, and adds up what was listed.
+    async fn flush_replica(&self, replica: &Arc<Replica>, total: &mut FlushReply) -> Result<()> {
+        self.check_late(replica).await?;
+        let windows = replica.state.read().head.windows();
+        let mut failed = None;
+        for w in windows
+            .iter()
+            .filter(|w| has_uncut(w) || w.unlisted_from_lsn.is_some())
+        {
+            match self.cut_window(replica, w.start).await {
+                Ok(flushed) => {
+                    self.stored_otherwise.forget(&replica.key, Sent::Cut(w.start));
+                    total.blocks += flushed.blocks;
+                    total.samples += flushed.samples;
+                }
+                Err(e) if is_shared(&e) => return Err(e),
+                Err(e) => {
+                    failed.get_or_insert(e);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Updates the gauges.
@@ -395,6 +428,11 @@ impl Inner {
     }
 }
 
+/// Whether a block was not stored as it was sent.
+pub(crate) fn is_altered(error: &Error) -> bool {
+    matches!(error, Error::Bucket(e) if matches!(**e, BucketError::Altered { .. }))
+}
+
 /// Whether an error comes from what all cuts share, and may pass.
 fn is_shared(error: &Error) -> bool {
     match error {
@@ -407,6 +445,7 @@ fn is_shared(error: &Error) -> bool {
         | Error::Batch { .. }
         | Error::UnknownSeries { .. }
         | Error::Settled { .. }
+        | Error::StoredOtherwise { .. }
         | Error::BatchTooLarge { .. }
         | Error::Head { .. }
         | Error::Snapshot { .. }

@@ -57,6 +57,19 @@ pub enum Error {
         #[source]
         source: BatchError,
     },
+    /// What a deletion takes from a head was not stored as it was sent, and is not sent again yet; nothing is deleted meanwhile.
+    #[error(
+        "what a deletion takes from the head of tenant {tenant}, partition {partition}, was stored otherwise than it was sent: it is sent \
+         again in {seconds} s; check the storage and what is between it and here"
+    )]
+    StoredOtherwise {
+        /// The tenant.
+        tenant: TenantId,
+        /// The partition.
+        partition: PartitionId,
+        /// When it is sent again.
+        seconds: u64,
+    },
     /// A head could not be copied into a snapshot.
     #[error("copying the head of tenant {tenant}, partition {partition}")]
     Head {
@@ -144,7 +157,9 @@ impl Error {
             Self::Wal(Wal::TooLarge { .. }) | Self::BatchTooLarge { .. } => ServiceErrorCode::TooLarge,
             Self::Bucket(e) if e.is_transient() => ServiceErrorCode::Unavailable,
             Self::Bucket(e) if matches!(**e, koios_bucket::Error::Fenced { .. }) => ServiceErrorCode::Stale,
-            Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } => ServiceErrorCode::Unavailable,
+            Self::Wal(_) | Self::Bucket(_) | Self::NotRunning { .. } | Self::StoredOtherwise { .. } => {
+                ServiceErrorCode::Unavailable
+            }
             Self::Chunk { .. }
             | Self::Record { .. }
             | Self::Batch { .. }

@@ -19,6 +19,7 @@ use crate::epochs::Gate;
 use crate::record::{Entry, Reconciled};
 use crate::snapshot::Kept;
 use crate::store::Store;
+use crate::stored_otherwise::StoredOtherwise;
 use crate::{Error, Result, Settings};
 use koios_runtime::with_sources;
 
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) bucket_down: AtomicBool,
     pub(crate) disk: Mutex<DiskSpace>,
     pub(crate) kept_snapshot: Mutex<Kept>,
+    pub(crate) stored_otherwise: StoredOtherwise,
 }
 
 /// What was last seen of the log's disk.
@@ -149,6 +151,7 @@ impl Ingester {
             bucket_down: AtomicBool::new(false),
             disk: Mutex::default(),
             kept_snapshot: Mutex::default(),
+            stored_otherwise: StoredOtherwise::default(),
             settings,
             deps,
         });

@@ -45,6 +45,7 @@ mod settings;
 mod settle;
 mod snapshot;
 mod store;
+mod stored_otherwise;
 mod streams;
 mod truncate;
 

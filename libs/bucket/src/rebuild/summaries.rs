@@ -13,7 +13,7 @@ use koios_block::{BlockCache, BlockId, BlockMeta, BlockSeries};
 use koios_model::{Matchers, TenantId, TimeRange};
 
 use super::LeftOut;
-use super::altered::Altered;
+use super::altered::{Altered, Fault};
 use crate::blocks::Blocks;
 use crate::bucket::Bucket;
 use crate::manifest::{Manifest, ManifestBlock};
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Series read at a time.
 const SERIES_AT_ONCE: usize = 4096;
 /// Bytes kept of what is read.
-const CACHE_BYTES: u64 = 16 << 20;
+pub(super) const CACHE_BYTES: u64 = 16 << 20;
 
 /// What there is to choose from.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +38,8 @@ pub(super) struct Candidates<'a> {
 impl Candidates<'_> {
     /// Why a block is left out that is not chosen.
     fn left_out(&self, block: BlockId, why: LeftOut) -> (BlockId, LeftOut) {
-        let altered = self.altered.get(&block).cloned();
-        (block, altered.map_or(why, |part| LeftOut::Altered { part }))
+        let altered = self.altered.get(&block);
+        (block, altered.map_or(why, Fault::left_out))
     }
 
     fn leave_out(&self, chosen: &mut Chosen, set: &Set, why: &LeftOut) {
@@ -54,7 +54,7 @@ pub(super) struct Chosen {
     pub(super) listed: Vec<ManifestBlock>,
     pub(super) standing_in: Vec<BlockId>,
     pub(super) left_out: Vec<(BlockId, LeftOut)>,
-    /// What of the listed ones is not what was encoded, as there is nothing else.
+    /// What of the listed ones is not what was encoded, as there is nothing else with all of its series.
     pub(super) damaged: Vec<(BlockId, LeftOut)>,
     /// Those of them whose samples are listed under the very names that they were made of, so that nothing is lost with them.
     pub(super) remade: Vec<BlockId>,
@@ -74,6 +74,8 @@ struct Set {
     is_whole: bool,
     /// Whether there may be series beside these, of a block that cannot be read.
     has_more: bool,
+    /// Altered blocks that were made with it and cannot be read: rewrites of what it has, or its siblings.
+    unread: Vec<BlockId>,
 }
 
 impl Set {
@@ -88,11 +90,41 @@ impl Set {
     fn newest(&self) -> Option<BlockId> {
         self.blocks.iter().map(|b| b.block).max()
     }
+
+    /// Whether it is to be listed instead of another: one that is whole instead of one that is not, unless series would be missing then
+    /// that are known to be there; of others the one that speaks for more.
+    fn outweighs(&self, other: &Self) -> bool {
+        match (self.is_whole, other.is_whole) {
+            (true, false) if other.series.is_subset(&self.series) => true,
+            (false, true) if self.series.is_subset(&other.series) => false,
+            _ => self.weight() > other.weight(),
+        }
+    }
+
+    fn weight(&self) -> (usize, bool, u64, bool, Option<BlockId>) {
+        let (series, rows) = (self.series.len(), self.rows());
+        (series, self.is_whole, rows, self.is_known, self.newest())
+    }
+}
+
+/// What is listed with samples beside the summaries of a window.
+#[derive(Debug)]
+struct Raw<'a> {
+    blocks: Vec<&'a ManifestBlock>,
+    series: Series,
+}
+
+impl Raw<'_> {
+    /// Whether, with what `chosen` speaks for, all is certainly listed that a set does: its sources, or all of its series.
+    fn has_rest_of(&self, set: &Set, metas: &[&BlockMeta], chosen: &Set) -> bool {
+        let is_there = |series: &u64| chosen.series.contains(series) || self.series.contains(series);
+        sources_are_live(set, metas, &self.blocks) || !set.has_more && set.series.iter().all(is_there)
+    }
 }
 
 impl Bucket {
     /// Chooses out of blocks of summaries, beside the blocks with samples that are `listed`. What is altered is chosen only where there is
-    /// nothing else.
+    /// nothing else, or nothing with all series that it is known to have.
     pub(super) async fn choose_summaries(
         &self,
         tenant: &TenantId,
@@ -108,18 +140,21 @@ impl Bucket {
         for ((min, max), by_resolution) in windows {
             let window = TimeRange::new(min, max);
             let is_beside = |b: &&ManifestBlock| b.resolution_ms == 0 && b.range.overlaps(&window);
-            let raw: Vec<&ManifestBlock> = listed.iter().filter(is_beside).collect();
-            let raw_series = self.series_of_all(tenant, &raw).await?;
+            let blocks: Vec<&ManifestBlock> = listed.iter().filter(is_beside).collect();
+            let series = self.series_of_all(tenant, &blocks).await?;
+            let raw = Raw { blocks, series };
             let mut left: Vec<Set> = Vec::new();
             for metas in by_resolution.into_values() {
-                let set = self.one_set(tenant, &metas, candidates, &mut chosen).await?;
+                let set = self
+                    .one_set(tenant, &metas, candidates, &raw, &mut chosen)
+                    .await?;
                 let Some(set) = set else { continue };
                 if is_as_listed(&set, listed) {
                     chosen.listed.extend(set.blocks);
-                } else if sources_are_live(&set, &metas, &raw) {
+                } else if sources_are_live(&set, &metas, &raw.blocks) {
                     chosen.remade.extend(set.blocks.iter().map(|b| b.block));
                     candidates.leave_out(&mut chosen, &set, &LeftOut::Remade);
-                } else if is_inside(&set, &raw, &raw_series) {
+                } else if is_inside(&set, &raw.blocks, &raw.series) {
                     candidates.leave_out(&mut chosen, &set, &LeftOut::Remade);
                 } else {
                     left.push(set);
@@ -141,8 +176,8 @@ impl Bucket {
                 for mut block in set.blocks {
                     block.sources.clear();
                     chosen.standing_in.push(block.block);
-                    if let Some(part) = candidates.altered.get(&block.block).cloned() {
-                        chosen.damaged.push((block.block, LeftOut::Damaged { part }));
+                    if let Some(fault) = candidates.altered.get(&block.block) {
+                        chosen.damaged.push((block.block, fault.damaged()));
                     }
                     chosen.listed.push(block);
                 }
@@ -158,6 +193,7 @@ impl Bucket {
         tenant: &TenantId,
         metas: &[&BlockMeta],
         candidates: Candidates<'_>,
+        raw: &Raw<'_>,
         chosen: &mut Chosen,
     ) -> Result<Option<Set>> {
         let known = |meta: &BlockMeta| candidates.readable.and_then(|m| m.block(meta.block));
@@ -168,7 +204,7 @@ impl Bucket {
             let of = known(meta).is_none().then_some(meta.sources.as_slice());
             made.entry(of).or_default().push(meta);
         }
-        let mut best: Option<Set> = None;
+        let mut sets: Vec<Set> = Vec::new();
         for (of, mut metas) in made {
             // What was written again without what is deleted takes the place of what was there before, unless it is altered.
             metas.sort_by_key(|m| (is_altered(m), std::cmp::Reverse((m.clean_up_to, m.block))));
@@ -178,6 +214,7 @@ impl Bucket {
                 is_known: of.is_none(),
                 is_whole: true,
                 has_more: false,
+                unread: Vec::new(),
             };
             for meta in metas {
                 let entry = known(meta).cloned();
@@ -199,28 +236,39 @@ impl Bucket {
                         let left = candidates.left_out(meta.block, LeftOut::Summarised);
                         chosen.left_out.push(left);
                     }
+                    Err(_) if is_altered(meta) => set.unread.push(meta.block),
                     Err(why) => {
                         let left = candidates.left_out(meta.block, LeftOut::Meta(why));
                         chosen.left_out.push(left);
                     }
                 }
             }
-            if set.blocks.is_empty() {
-                continue;
+            if !set.blocks.is_empty() {
+                sets.push(set);
             }
-            let weight = |s: &Set| (s.is_whole, s.series.len(), s.rows(), s.is_known, s.newest());
-            match &best {
-                Some(other) if weight(other) >= weight(&set) => {
-                    candidates.leave_out(chosen, &set, &LeftOut::Summarised);
-                }
-                _ => {
-                    if let Some(other) = best.replace(set) {
-                        candidates.leave_out(chosen, &other, &LeftOut::Summarised);
-                    }
+        }
+        let best = (0..sets.len()).reduce(|best, at| if sets[at].outweighs(&sets[best]) { at } else { best });
+        let Some(best) = best.map(|best| sets.swap_remove(best)) else {
+            return Ok(None);
+        };
+        for set in &sets {
+            match raw.has_rest_of(set, metas, &best) {
+                true => candidates.leave_out(chosen, set, &LeftOut::Summarised),
+                false => {
+                    let blocks = set.blocks.iter().map(|b| (b.block, LeftOut::Outweighed));
+                    chosen.left_out.extend(blocks);
                 }
             }
         }
-        Ok(best)
+        for set in sets.iter().chain([&best]) {
+            let is_there = sources_are_live(set, metas, &raw.blocks);
+            let unread = set.unread.iter().map(|block| match is_there {
+                true => candidates.left_out(*block, LeftOut::Summarised),
+                false => (*block, LeftOut::Outweighed),
+            });
+            chosen.left_out.extend(unread);
+        }
+        Ok(Some(best))
     }
 
     /// The series of some blocks, without those that cannot be read.
@@ -268,7 +316,7 @@ impl Bucket {
         };
         match read.await {
             Ok(()) => Ok(Ok(())),
-            Err(e) if e.is_transient() => Err(e),
+            Err(e) if !e.is_of_object() => Err(e),
             Err(e) => Ok(Err(e.to_string())),
         }
     }

@@ -6,8 +6,8 @@ pub(crate) mod life;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -111,6 +111,10 @@ pub(crate) struct Faulty {
     fault: Fault,
     puts: AtomicU32,
     down: AtomicBool,
+    /// What the path of an object that is refused ends in.
+    denied: Mutex<Option<String>>,
+    /// So many reads of ranges fail in a way that passes.
+    pub(crate) busy: AtomicU32,
 }
 
 impl Faulty {
@@ -120,12 +124,31 @@ impl Faulty {
             fault,
             puts: AtomicU32::new(0),
             down: AtomicBool::new(fault == Fault::Down),
+            denied: Mutex::default(),
+            busy: AtomicU32::new(0),
         })
     }
 
     /// From now on nothing works.
     pub(crate) fn go_down(&self) {
         self.down.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on objects whose path ends so are refused.
+    pub(crate) fn deny(&self, end: &str) {
+        *self.denied.lock().unwrap() = Some(end.to_owned());
+    }
+
+    fn check_read(&self, path: &Path) -> object_store::Result<()> {
+        self.check()?;
+        match &*self.denied.lock().unwrap() {
+            Some(end) if path.as_ref().ends_with(end.as_str()) => Err(object_store::Error::Generic {
+                store: "faulty",
+                source: "Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>"
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self) -> object_store::Result<()> {
@@ -186,13 +209,20 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.check()?;
+        self.check_read(path)?;
         self.inner.get_opts(path, options).await
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
-        self.check()?;
-        self.inner.get_ranges(path, ranges).await
+        self.check_read(path)?;
+        let count_down = |busy: u32| busy.checked_sub(1);
+        match self
+            .busy
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down)
+        {
+            Ok(_) => Err(broken()),
+            Err(_) => self.inner.get_ranges(path, ranges).await,
+        }
     }
 
     fn delete_stream(

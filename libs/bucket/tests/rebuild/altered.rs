@@ -1,12 +1,15 @@
 //! Blocks that no version lists and that are not what was encoded.
 
-use koios_block::{BlockOptions, BlockParts, BlockWriter};
-use koios_bucket::LeftOut;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_block::{BlockOptions, BlockParts, BlockWriter, SeriesColumns};
+use koios_bucket::{LeftOut, RetryPolicy};
 use koios_model::{Labels, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::common::{id, tenant};
+use super::common::{Fault, Faulty, bucket_over, id, tenant};
 use super::{M5, Rig, left_out, numbered, samples, summaries};
 
 const SAMPLES: &str = "samples.parquet";
@@ -23,13 +26,91 @@ fn damaged(n: u64, part: &str) -> (u64, LeftOut) {
 
 /// A block of some samples of series, as a cut of a window.
 fn cut(n: u64, series: &[u64], times: &[i64]) -> BlockParts {
-    let mut w = BlockWriter::new(BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999))).unwrap();
+    of_times(
+        BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999)),
+        series,
+        times,
+    )
+}
+
+/// What a cut of the window was merged into.
+fn merged_later(n: u64, series: &[u64], times: &[i64]) -> BlockParts {
+    let options = BlockOptions {
+        sources: vec![id(18), id(19)],
+        level: 1,
+        ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 86_399_999))
+    };
+    of_times(options, series, times)
+}
+
+fn of_times(options: BlockOptions, series: &[u64], times: &[i64]) -> BlockParts {
+    let mut w = BlockWriter::new(options).unwrap();
     for i in series {
         let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:06}"))]);
         w.push_series(&labels, None, times, &vec![1.0; times.len()])
             .unwrap();
     }
     w.finish().unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn i10_late_samples_that_are_stored_otherwise_are_listed_beside_the_first_cut_of_their_window() {
+    // In between the samples of the first cut, which are more.
+    let late = cut(1, &[1], &[6]);
+    for part in [SAMPLES, "times.parquet", "series.parquet"] {
+        let rig = Rig::new();
+        rig.upload(&late).await;
+        rig.alter(1, part).await;
+        let first = rig.upload(&cut(2, &[1], &[5, 7, 8])).await;
+        rig.list(&[&first]).await;
+        let last = rig.list(&[]).await;
+        rig.damage(last.version).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        let found = (left_out(&plan), numbered(&plan.damaged));
+        assert_eq!(found, (vec![], vec![damaged(1, part)]), "{part}");
+        rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+        assert_eq!(rig.names().await, [1, 2]);
+    }
+    // Times that cannot be read may have been any.
+    let rig = Rig::new();
+    rig.upload(&late).await;
+    rig.alter(1, "times.parquet").await;
+    rig.upload(&cut(2, &[1], &[5, 6, 7])).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(numbered(&plan.damaged), [damaged(1, "times.parquet")]);
+}
+
+#[tokio::test]
+async fn i10_a_cut_that_is_stored_otherwise_is_left_out_only_where_its_exemplars_and_histograms_are() {
+    let cut = |n: u64, exemplar_at: i64, histogram_at: i64| {
+        let options = BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999));
+        let mut w = BlockWriter::new(options).unwrap();
+        let labels = Labels::from_pairs([("__name__", "m")]);
+        let histogram = std::sync::Arc::new(koios_model::Histogram::default());
+        let columns = SeriesColumns {
+            timestamps: &[5, 6],
+            values: &[1.0, 1.0],
+            histograms: &[(histogram_at, histogram)],
+            starts: &[],
+        };
+        w.push_columns(&labels, None, columns).unwrap();
+        let exemplar = koios_model::Exemplar {
+            t: exemplar_at,
+            v: 1.0,
+            labels: Labels::from_pairs([("trace_id", "a")]),
+        };
+        w.push_exemplars(&labels, &[exemplar]).unwrap();
+        w.finish().unwrap().unwrap()
+    };
+    for (second, is_there) in [(cut(2, 6, 8), true), (cut(2, 5, 8), false), (cut(2, 6, 9), false)] {
+        let rig = Rig::new();
+        rig.upload(&cut(1, 6, 8)).await;
+        rig.alter(1, SAMPLES).await;
+        rig.upload(&second).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(plan.damaged.is_empty(), is_there);
+        assert_eq!(plan.blocks.len(), if is_there { 1 } else { 2 });
+    }
 }
 
 #[tokio::test]
@@ -67,6 +148,10 @@ async fn i10_a_cut_that_is_stored_otherwise_is_left_out_beside_the_one_that_took
         (cut(2, &[1, 3], &[5, 6, 7]), false),
         (cut(2, &[1, 2], &[6, 7, 8]), false),
         (cut(2, &[1, 2], &[5, 7]), false),
+        // As long, and as many, and yet others.
+        (cut(2, &[1, 2], &[4, 5, 7, 8]), false),
+        // Merged since, together with others.
+        (merged_later(2, &[1, 2], &[4, 5, 6, 7]), true),
         (samples(2, &[1, 2], &[]), false),
     ] {
         for every_version in [false, true] {
@@ -160,31 +245,27 @@ async fn i10_a_merge_that_is_stored_otherwise_takes_the_place_of_no_source_that_
 #[tokio::test]
 async fn i10_summaries_that_are_stored_otherwise_are_listed_only_where_there_are_no_others() {
     const PART: &str = "samples-5m.parquet";
-    // Written again without what was deleted, and made of more blocks.
-    for newer in [
-        summaries(11, M5, &[1, 2], &[1, 2], 9),
-        summaries(11, M5, &[1, 2, 3], &[1, 2, 3], 5),
+    // Written again without what was deleted; a part that cannot be read may have had more.
+    let newer = summaries(11, M5, &[1, 2], &[1, 2], 9);
+    for (part, why) in [
+        (PART, altered(11, PART)),
+        ("series.parquet", (11, LeftOut::Outweighed)),
     ] {
-        for part in [PART, "series.parquet"] {
-            let rig = Rig::new();
-            rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
-            rig.upload(&newer).await;
-            rig.alter(11, part).await;
-            let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
-            assert_eq!(
-                (left_out(&plan), plan.damaged.len()),
-                (vec![altered(11, part)], 0)
-            );
-            assert_eq!(plan.standing_in, [id(10)]);
-            // Where there is nothing else, it is.
-            rig.store
-                .delete(&Path::from(format!("prefix/team-a/blocks/{}/{PART}", id(10))))
-                .await
-                .unwrap();
-            let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
-            assert_eq!(numbered(&plan.damaged), [damaged(11, part)]);
-            assert_eq!(plan.standing_in, [id(11)]);
-        }
+        let rig = Rig::new();
+        rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+        rig.upload(&newer).await;
+        rig.alter(11, part).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!((left_out(&plan), plan.damaged.len()), (vec![why], 0));
+        assert_eq!(plan.standing_in, [id(10)]);
+        // Where there is nothing else, it is.
+        rig.store
+            .delete(&Path::from(format!("prefix/team-a/blocks/{}/{PART}", id(10))))
+            .await
+            .unwrap();
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(numbered(&plan.damaged), [damaged(11, part)]);
+        assert_eq!(plan.standing_in, [id(11)]);
     }
     // Nor where their samples are.
     let rig = Rig::new();
@@ -196,4 +277,74 @@ async fn i10_summaries_that_are_stored_otherwise_are_listed_only_where_there_are
         (left_out(&plan), plan.damaged.len()),
         (vec![altered(10, PART)], 0)
     );
+}
+
+#[tokio::test]
+async fn i10_no_series_goes_silently_with_summaries_that_are_stored_otherwise() {
+    const PART: &str = "samples-5m.parquet";
+    // Of a third series nothing else is left.
+    let rig = Rig::new();
+    rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+    rig.upload(&summaries(11, M5, &[1, 2, 3], &[1, 2, 3], 5)).await;
+    rig.alter(11, PART).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!(left_out(&plan), [(10, LeftOut::Summarised)]);
+    assert_eq!(numbered(&plan.damaged), [damaged(11, PART)]);
+    assert_eq!(plan.standing_in, [id(11)]);
+    // Which series they have cannot be read, and each has some that the other lacks: what goes is named.
+    for (series, part) in [(vec![1, 2, 3], "series.parquet"), (vec![3], PART)] {
+        let rig = Rig::new();
+        rig.upload(&summaries(10, M5, &[1, 2], &[1, 2], 5)).await;
+        rig.upload(&summaries(11, M5, &series, &[1, 2, 3], 5)).await;
+        rig.alter(11, part).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!(left_out(&plan), [(11, LeftOut::Outweighed)], "{part}");
+        assert!(plan.left_out.iter().all(|(_, why)| why.may_lose()));
+        assert_eq!(plan.standing_in, [id(10)]);
+    }
+}
+
+#[tokio::test]
+async fn i10_a_block_that_is_not_handed_out_is_listed_and_named_and_the_others_are_looked_at() {
+    let rig = Rig::new();
+    rig.upload(&cut(1, &[1], &[5, 6])).await;
+    rig.upload(&cut(2, &[1], &[7, 8])).await;
+    for part in [SAMPLES, "series.parquet"] {
+        let store = Faulty::over(&rig.store, Fault::None);
+        store.deny(&format!("{}/{part}", id(1)));
+        let bucket = bucket_over(store, 1);
+        let plan = bucket.plan_rebuild(&tenant()).await.unwrap();
+        assert_eq!((plan.blocks.len(), left_out(&plan)), (2, vec![]), "{part}");
+        let damaged = numbered(&plan.damaged);
+        assert_eq!(damaged.len(), 1);
+        assert_eq!(damaged[0].0, 1);
+        let why = damaged[0].1.to_string();
+        assert!(
+            why.contains("it cannot be read") && why.contains("403 Forbidden"),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_a_storage_does_not_hand_out_for_a_moment_ends_no_rebuild() {
+    let rig = Rig::new();
+    rig.upload(&cut(1, &[1], &[5, 6])).await;
+    for (busy, is_planned) in [(2, true), (1000, false)] {
+        let store = Faulty::over(&rig.store, Fault::None);
+        store.busy.store(busy, Ordering::Relaxed);
+        // Each request is sent once.
+        let once = RetryPolicy {
+            deadline: Duration::ZERO,
+            ..RetryPolicy::default()
+        };
+        let planned = bucket_over(store, 1)
+            .with_retry(once)
+            .plan_rebuild(&tenant())
+            .await;
+        match planned {
+            Ok(plan) => assert_eq!((is_planned, plan.blocks.len(), plan.damaged.len()), (true, 1, 0)),
+            Err(e) => assert!(!is_planned && e.to_string().contains("run it again"), "{e}"),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
-use koios_bucket::{Manifest, ManifestBlock, Tombstone, TombstoneState, Writer};
+use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Tombstone, TombstoneState, Writer};
 use koios_head::{HeldSamples, SeriesId};
 use koios_model::merge::settle_kinds;
 use koios_model::{BatchSet, Matchers, Metadata, TimeRange};
@@ -15,6 +15,7 @@ use super::keeping::{Line, parts_of};
 use crate::ingester::Inner;
 use crate::record::{Deleted, DeletedHead, Entry, Part};
 use crate::replica::Replica;
+use crate::stored_otherwise::Sent;
 use crate::{Error, Result};
 
 /// Series copied under one hold of the lock.
@@ -124,10 +125,13 @@ impl Inner {
 
     /// Applies deletions, the first first: for all of them the log is read once.
     async fn apply_some(&self, replica: &Replica, pending: &[Tombstone], applied_up_to: u64) -> Result<()> {
-        for deletion in pending.iter().filter(|d| d.state == TombstoneState::Masked) {
-            if self.removes(replica, deletion) {
-                self.back_up(replica, deletion).await?;
-            }
+        let masked = pending.iter().filter(|d| d.state == TombstoneState::Masked);
+        let backed_up: Vec<_> = masked.filter(|d| self.removes(replica, d)).collect();
+        for deletion in &backed_up {
+            self.check_paused(replica, deletion)?;
+        }
+        for deletion in backed_up {
+            self.back_up(replica, deletion).await?;
         }
         // Until all is logged again that stays.
         let _log = self.log_kept.read().await;
@@ -239,6 +243,20 @@ impl Inner {
         Ok(())
     }
 
+    /// Refuses while what a deletion takes from the head is not sent again: every read asks for it.
+    fn check_paused(&self, replica: &Replica, deletion: &Tombstone) -> Result<()> {
+        let now = self.deps.runtime.clock.elapsed();
+        let sent = Sent::Backup(deletion.id);
+        match self.stored_otherwise.waits(&replica.key, sent, now) {
+            None => Ok(()),
+            Some(wait) => Err(Error::StoredOtherwise {
+                tenant: replica.key.1.clone(),
+                partition: replica.key.0,
+                seconds: wait.as_secs().max(1),
+            }),
+        }
+    }
+
     /// Uploads and lists what a deletion takes from the head.
     async fn back_up(&self, replica: &Replica, deletion: &Tombstone) -> Result<()> {
         let (partition, tenant) = replica.key.clone();
@@ -256,6 +274,7 @@ impl Inner {
         };
         let epoch = self.store.ledger.lock().adopted.get(&partition).copied();
         let epoch = epoch.unwrap_or(0);
+        let writer = Writer::partition(&self.deps.member, partition, epoch);
         let mut entries = Vec::new();
         for window in windows {
             let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
@@ -277,14 +296,23 @@ impl Inner {
                 .run(move || encode(&from, options, &matchers, range));
             let Some(parts) = encoded.await?? else { continue };
             let bucket = self.deps.manifests.bucket();
-            bucket.upload_block(&tenant, &parts).await?;
+            let uploaded = bucket.upload_block(&tenant, &parts).await;
             // It does not say what it covers: not all of any batch.
             entries.push(ManifestBlock::new(&parts.meta, BTreeMap::new()));
+            if let Err(BucketError::Altered { .. }) = &uploaded {
+                self.bury(&tenant, &writer, &entries).await;
+                let (now, pause) = (self.deps.runtime.clock.elapsed(), self.settings.late_cut_interval);
+                let sent = Sent::Backup(deletion.id);
+                self.stored_otherwise
+                    .note(&replica.key, sent, now, (pause, pause));
+            }
+            uploaded?;
         }
+        self.stored_otherwise
+            .forget(&replica.key, Sent::Backup(deletion.id));
         if entries.is_empty() {
             return Ok(());
         }
-        let writer = Writer::partition(&self.deps.member, partition, epoch);
         let list = |m: &mut Manifest| entries.iter().try_for_each(|entry| m.add_block(entry.clone()));
         self.deps.manifests.commit(&tenant, &writer, list).await?;
         Ok(())

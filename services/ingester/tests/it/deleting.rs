@@ -314,6 +314,28 @@ async fn i9_a_deletion_waits_for_the_bucket() {
     assert_eq!(w.has(0, version).await, w.acked);
 }
 
+#[tokio::test(start_paused = true)]
+async fn i9_what_a_deletion_takes_and_is_stored_otherwise_is_not_sent_again_at_each_read() {
+    let mut w = World::start(1).await;
+    some_minutes(&mut w, T0, 10).await;
+    let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+    w.store.alters_all.store(true, Ordering::Relaxed);
+    let bucket = w.manifests.bucket().clone();
+    for _ in 0..20 {
+        assert!(w.deletions(0, version).await.is_err());
+        assert!(w.read(0).await.is_ok(), "other reads go on");
+    }
+    let uploaded = bucket.uploaded_blocks(&tenant()).await.unwrap();
+    assert_eq!(uploaded.len(), 1);
+    let manifest = w.manifests.probe(&tenant()).await.unwrap();
+    assert!(uploaded.iter().all(|(block, _)| manifest.is_dead(*block)));
+    w.store.alters_all.store(false, Ordering::Relaxed);
+    let told = w.deletions(0, version).await.unwrap_err().to_string();
+    assert!(told.contains("it is sent again in"), "{told}");
+    w.sleep(Duration::from_secs(31 * 60)).await;
+    assert_eq!(w.has(0, version).await, w.acked);
+}
+
 /// Deletions among everything that happens to a partition.
 #[tokio::test(start_paused = true)]
 async fn i10_i1_deletions_hold_whatever_happens_in_whatever_order() {

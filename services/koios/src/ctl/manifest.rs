@@ -150,6 +150,9 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     for (block, why) in &plan.damaged {
         println!("damaged: {block} is listed all the same: {why}");
     }
+    for (block, why) in plan.left_out.iter().filter(|(_, why)| why.may_lose()) {
+        println!("lost: {block} is left out: {why}");
+    }
     println!(
         "version {} will list {} blocks with {} samples",
         plan.next,
@@ -165,7 +168,7 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     for block in &plan.standing_in {
         println!("  {block} is summaries that stand in for samples of which nothing is left");
     }
-    for (block, why) in &plan.left_out {
+    for (block, why) in plan.left_out.iter().filter(|(_, why)| !why.may_lose()) {
         println!("  {block} is left out: {why}");
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct FaultyStore {
     pub(crate) puts: AtomicU64,
     /// A bit of what is written of blocks of tenants that begin with "a-" is another one in the storage.
     pub(crate) alters: AtomicBool,
+    /// The same of all tenants.
+    pub(crate) alters_all: AtomicBool,
     /// No version of a manifest is taken that lists a block.
     pub(crate) lists_nothing: AtomicBool,
 }
@@ -64,8 +66,9 @@ impl ObjectStore for FaultyStore {
                 return Err(broken());
             }
         }
-        let is_altered = path.as_ref().starts_with("a-") && path.as_ref().contains("/blocks/");
-        if is_altered && self.alters.load(Ordering::Relaxed) {
+        let alters = self.alters.load(Ordering::Relaxed) && path.as_ref().starts_with("a-");
+        let alters = alters || self.alters_all.load(Ordering::Relaxed);
+        if alters && path.as_ref().contains("/blocks/") {
             let mut bytes = Bytes::from(payload).to_vec();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
