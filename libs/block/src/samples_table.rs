@@ -231,6 +231,8 @@ fn properties(block: BlockId, layout: Layout, ticks: bool) -> Result<WriterPrope
     for name in [time, MANTISSA, START_TIMESTAMP] {
         builder = builder.set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
+    // Signs and exponents of a series' floats are much alike, and are next to each other then.
+    builder = builder.set_column_encoding(path(FLOAT), Encoding::BYTE_STREAM_SPLIT);
     for name in [time, MANTISSA, FLOAT] {
         builder = builder.set_column_dictionary_enabled(path(name), false);
     }

@@ -264,7 +264,9 @@ fn properties(block: BlockId, part: &'static str, layout: Layout) -> Result<Writ
             .set_column_dictionary_enabled(path(&name), false);
     }
     for name in AGGREGATES.map(float_of) {
-        builder = builder.set_column_dictionary_enabled(path(&name), false);
+        builder = builder
+            .set_column_encoding(path(&name), Encoding::BYTE_STREAM_SPLIT)
+            .set_column_dictionary_enabled(path(&name), false);
     }
     for name in [EXPONENT, COUNT, HISTOGRAMS] {
         builder = builder.set_column_dictionary_enabled(path(name), true);

@@ -390,6 +390,20 @@ pub(crate) fn start<A: Apply>(
     (wal, committer)
 }
 
+/// However it ends, nobody waits for it afterwards.
+impl<A: Apply> Drop for Committer<A> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if matches!(state.gate, Gate::Open) {
+            state.gate = Gate::Poisoned("its committer ended before it was closed".to_owned());
+        }
+        let left = state.queue.take(usize::MAX);
+        drop(state);
+        // Their receivers answer with [`Error::Closed`].
+        drop(left);
+    }
+}
+
 impl<A: Apply> Committer<A> {
     /// Commits until [`Wal::close`] was called and the queue is drained, or until `cancel`, after which nothing more is
     /// written.
@@ -402,13 +416,7 @@ impl<A: Apply> Committer<A> {
             Ok(()) => Gate::Closed,
             Err(e) => Gate::Poisoned(e.to_string()),
         };
-        let left = {
-            let mut state = self.shared.state.lock();
-            state.gate = gate;
-            state.queue.take(usize::MAX)
-        };
-        // Their receivers answer with [`Error::Closed`].
-        drop(left);
+        self.shared.state.lock().gate = gate;
         result
     }
 
