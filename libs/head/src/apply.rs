@@ -37,6 +37,8 @@ pub struct Applied {
     pub unknown_series: u64,
     /// Held samples that were decoded to compare late ones with them.
     pub compared: u64,
+    /// Metrics whose metadata went because metadata took more than a head keeps.
+    pub metadata_dropped: u64,
 }
 
 /// What the current run of samples adds to one window.
@@ -69,7 +71,7 @@ impl Head {
         self.append(batch, &resolved.indices, lsn, &mut applied);
         self.append_histograms(&batch.histograms, &resolved.indices, lsn, &mut applied);
         self.keep_exemplars(batch, &resolved.indices, lsn);
-        self.merge_metadata(batch, admission_ms);
+        applied.metadata_dropped += self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
         self.resolution_ended(resolved);
         applied
