@@ -33,6 +33,8 @@ pub struct Applied {
     pub duplicates: u64,
     /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
     pub conflicts: u64,
+    /// Those of them that are histograms.
+    pub histogram_conflicts: u64,
     /// Series skipped because they came without labels under a reference that could not be resolved.
     pub unknown_series: u64,
     /// Held samples that were decoded to compare late ones with them.
