@@ -33,10 +33,14 @@ pub struct Applied {
     pub duplicates: u64,
     /// Samples with a value different from the one held at the newest time of their series; the winner of the two stays.
     pub conflicts: u64,
+    /// Those of them that are histograms.
+    pub histogram_conflicts: u64,
     /// Series skipped because they came without labels under a reference that could not be resolved.
     pub unknown_series: u64,
     /// Held samples that were decoded to compare late ones with them.
     pub compared: u64,
+    /// Metrics whose metadata went because metadata took more than a head keeps.
+    pub metadata_dropped: u64,
 }
 
 /// What the current run of samples adds to one window.
@@ -69,7 +73,7 @@ impl Head {
         self.append(batch, &resolved.indices, lsn, &mut applied);
         self.append_histograms(&batch.histograms, &resolved.indices, lsn, &mut applied);
         self.keep_exemplars(batch, &resolved.indices, lsn);
-        self.merge_metadata(batch, admission_ms);
+        applied.metadata_dropped += self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
         self.resolution_ended(resolved);
         applied

@@ -1,16 +1,15 @@
 //! The head itself: its parts, and what it tells about them.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use koios_chunk::{Chunk, Encoder, SAMPLES_MAX, Starts};
-use koios_model::{Metadata, Sample, TimeRange};
+use koios_model::{Sample, TimeRange};
 use roaring::RoaringBitmap;
 
 use crate::chunks::{Chunks, New};
 use crate::create::Creating;
 use crate::exemplars::Exemplars;
 use crate::index::Index;
+use crate::metadata::MetadataTable;
 use crate::open::Pool;
 use crate::resolve::Resolutions;
 use crate::series::{SeriesTable, UNCUT};
@@ -53,7 +52,7 @@ pub struct Head {
     pub(crate) index: Index,
     pub(crate) pool: Pool,
     pub(crate) windows: Windows,
-    pub(crate) metadata: BTreeMap<String, (i64, Metadata)>,
+    pub(crate) metadata: MetadataTable,
     pub(crate) forgotten_below_ms: i64,
     pub(crate) applied_lsn: Option<u64>,
     pub(crate) chunks: Chunks,
@@ -98,7 +97,7 @@ impl Head {
             index: Index::default(),
             pool: Pool::default(),
             windows: Windows::new(options.window_ms),
-            metadata: BTreeMap::new(),
+            metadata: MetadataTable::default(),
             forgotten_below_ms: i64::MIN,
             applied_lsn: None,
             chunks: Chunks::default(),

@@ -192,7 +192,10 @@ impl Head {
             };
             let start = self.gained_start(index, t, start_at(starts, t), is_newest);
             let against = Against::histogram(held.as_deref(), &histogram);
-            if !against.count(is_newest, start.is_some(), applied) {
+            let conflicts = applied.conflicts;
+            let changes = against.count(is_newest, start.is_some(), applied);
+            applied.histogram_conflicts += applied.conflicts - conflicts;
+            if !changes {
                 continue;
             }
             let winner = match against {

@@ -4,9 +4,6 @@ use koios_model::Sample;
 
 use crate::head::Head;
 
-/// What metadata of one metric takes, roughly.
-const METADATA_BYTES: usize = 200;
-
 /// Estimates of the memory that the parts of a head hold, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadMemory {
@@ -56,7 +53,7 @@ impl Head {
             open: self.pool.memory_bytes(),
             sealed: self.chunks.memory_bytes(),
             side: self.side_samples * size_of::<Sample>() + self.histogram_bytes + self.starts.memory_bytes(),
-            beside: self.exemplars.memory_bytes() + self.metadata.len() * METADATA_BYTES,
+            beside: self.exemplars.memory_bytes() + self.metadata.memory_bytes(),
         }
     }
 

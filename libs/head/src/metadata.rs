@@ -1,55 +1,124 @@
 //! Metadata of metrics: what was sent last of each, until nobody sends it any more.
 
+use std::collections::BTreeMap;
+
 use koios_model::{BatchColumns, METRIC_NAME, Matchers, Metadata, TimeRange};
 
 use crate::head::Head;
 
+/// What the metadata of one metric takes beside its texts, roughly.
+const ENTRY_BYTES: usize = 200;
+
+/// Most bytes that the metadata of a head may take: of some 50,000 metrics with texts as they mostly are. Senders choose names
+/// and texts, and none of it counts against a limit of theirs.
+const BYTES_MAX: usize = 16 << 20;
+
+/// What is left when room is made, so that what looks through all of it is rare.
+const BYTES_AFTER_ROOM: usize = BYTES_MAX / 8 * 7;
+
+/// Metadata by metric name.
+#[derive(Debug, Default)]
+pub(crate) struct MetadataTable {
+    metrics: BTreeMap<String, (i64, Metadata)>,
+    bytes: usize,
+}
+
+impl MetadataTable {
+    /// What it holds, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Of different metadata for one metric the later admitted stays; of equally late ones the greater.
+    fn merge(&mut self, name: &str, metadata: &Metadata, admission_ms: i64) {
+        match self.metrics.get_mut(name) {
+            Some((at, held)) => {
+                if (*at, &*held) < (admission_ms, metadata) {
+                    self.bytes -= entry_bytes(name, held);
+                    self.bytes += entry_bytes(name, metadata);
+                    *at = admission_ms;
+                    held.clone_from(metadata);
+                }
+            }
+            None => {
+                self.bytes += entry_bytes(name, metadata);
+                self.metrics
+                    .insert(name.to_owned(), (admission_ms, metadata.clone()));
+            }
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&str, i64, &Metadata) -> bool) {
+        let bytes = &mut self.bytes;
+        self.metrics.retain(|name, (at, m)| {
+            let keeps = keep(name, *at, m);
+            if !keeps {
+                *bytes -= entry_bytes(name, m);
+            }
+            keeps
+        });
+    }
+}
+
+fn entry_bytes(name: &str, metadata: &Metadata) -> usize {
+    let Metadata { kind, help, unit } = metadata;
+    ENTRY_BYTES + name.len() + kind.len() + help.len() + unit.len()
+}
+
 impl Head {
     /// Metadata by metric name, ascending, each with the admission time of the batch that brought it.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, i64, &Metadata)> {
-        self.metadata
-            .iter()
-            .map(|(name, (at, m))| (name.as_str(), *at, m))
+        let metrics = self.metadata.metrics.iter();
+        metrics.map(|(name, (at, m))| (name.as_str(), *at, m))
     }
 
     /// Drops metadata that was sent last before a time, of metrics of which no series is here: no block that is cut has a
     /// use for it. Gives of how many metrics it was.
     pub fn forget_metadata(&mut self, before_ms: i64) -> usize {
-        let is_old = |at: i64| at < before_ms;
-        let forgotten: Vec<String> = self
-            .metadata
-            .iter()
-            .filter(|(name, (at, m))| is_old(*at) && !self.has_series_of(name, &m.kind))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &forgotten {
-            self.metadata.remove(name);
-        }
-        forgotten.len()
+        // Taken out while it is looked through, for what is asked is a part of the head, too.
+        let mut table = std::mem::take(&mut self.metadata);
+        let before = table.metrics.len();
+        table.retain(|name, at, m| at >= before_ms || self.has_series_of(name, &m.kind));
+        let forgotten = before - table.metrics.len();
+        self.metadata = table;
+        forgotten
     }
 
-    /// Of different metadata for one metric the later admitted stays; of equally late ones the greater.
-    pub(crate) fn merge_metadata(&mut self, batch: &BatchColumns, admission_ms: i64) {
+    /// Takes the metadata of a batch. Gives of how many metrics it was that went for lack of room.
+    pub(crate) fn merge_metadata(&mut self, batch: &BatchColumns, admission_ms: i64) -> u64 {
         for (name, metadata) in &batch.metadata {
-            match self.metadata.get_mut(name) {
-                Some((at, held)) => {
-                    if (*at, &*held) < (admission_ms, metadata) {
-                        *at = admission_ms;
-                        held.clone_from(metadata);
-                    }
-                }
-                None => {
-                    self.metadata
-                        .insert(name.clone(), (admission_ms, metadata.clone()));
-                }
-            }
+            self.metadata.merge(name, metadata, admission_ms);
         }
+        match self.metadata.bytes > BYTES_MAX {
+            true => self.make_metadata_room(),
+            false => 0,
+        }
+    }
+
+    /// Drops metadata of metrics without series here, then of others, what was sent last longest ago first.
+    fn make_metadata_room(&mut self) -> u64 {
+        let of_entry = |(name, at, m): (&str, i64, &Metadata)| {
+            let order = (self.has_series_of(name, &m.kind), at, name.to_owned());
+            (order, entry_bytes(name, m))
+        };
+        let mut entries: Vec<_> = self.metadata().map(of_entry).collect();
+        entries.sort_unstable();
+        let mut dropped = 0;
+        for ((_, _, name), bytes) in entries {
+            if self.metadata.bytes <= BYTES_AFTER_ROOM {
+                break;
+            }
+            self.metadata.metrics.remove(&name);
+            self.metadata.bytes -= bytes;
+            dropped += 1;
+        }
+        dropped
     }
 
     /// Drops what a deletion says is of no series any more.
     pub(crate) fn delete_metadata(&mut self, matchers: &Matchers, range: TimeRange) {
         self.metadata
-            .retain(|name, (at, m)| *at > range.max || !deletes_metric(matchers, name, &m.kind));
+            .retain(|name, at, m| at > range.max || !deletes_metric(matchers, name, &m.kind));
     }
 
     fn has_series_of(&self, metric: &str, kind: &str) -> bool {

@@ -378,3 +378,63 @@ fn metadata_that_nobody_sends_goes_once_no_series_of_its_metric_is_left() {
     assert_eq!(head.forget_metadata(200), 1);
     assert_eq!(names(&head), "up");
 }
+
+#[test]
+fn i12_metadata_is_counted_as_it_is_and_bounded() {
+    const BOUND: usize = 16 << 20;
+    const HELP: usize = 16 << 10;
+    let described = |name: String, help: usize| {
+        let metadata = Metadata {
+            kind: "gauge".to_owned(),
+            help: "h".repeat(help),
+            unit: String::new(),
+        };
+        BatchColumns {
+            metadata: vec![(name, metadata)],
+            ..BatchColumns::default()
+        }
+    };
+    let mut head = Head::new(HeadOptions::default());
+    let empty = head.memory().beside;
+    // Has a series, and was sent last before all others.
+    let mut up = described("up".to_owned(), 10);
+    up.push_series(SeriesHash(1), Labels::from_pairs([("__name__", "up")]).as_ref());
+    up.push_sample(100, 1.0);
+    head.apply(&up, 1, 1);
+    for i in 0..100 {
+        head.apply(&described(format!("m{i:04}"), HELP), 2, 1);
+    }
+    let beside = head.memory().beside;
+    assert!(
+        (100 * HELP..101 * HELP + (64 << 10)).contains(&beside),
+        "{beside}"
+    );
+    let texts = |head: &Head| -> usize { head.metadata().map(|(n, _, m)| n.len() + m.help.len()).sum() };
+    let mut dropped = 0;
+    for i in 0..3000 {
+        dropped += head
+            .apply(&described(format!("m{i:04}"), HELP), 3 + i64::from(i), 1)
+            .metadata_dropped;
+        assert!(
+            texts(&head) <= BOUND && head.memory().beside <= BOUND,
+            "after {i}"
+        );
+    }
+    let names: Vec<&str> = head.metadata().map(|(name, _, _)| name).collect();
+    assert_eq!(names.len() as u64 + dropped, 3001);
+    assert!(names.contains(&"up"), "others without a series go first");
+    assert!(
+        names.contains(&"m2999") && !names.contains(&"m0500"),
+        "the oldest go first"
+    );
+    assert!(names.len() > BOUND / HELP * 3 / 4, "{} are left", names.len());
+    // Texts that grow count, too.
+    let known: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    for name in &known {
+        head.apply(&described(name.clone(), 2 * HELP), 10_000, 1);
+        assert!(texts(&head) <= BOUND, "{name}");
+    }
+    head.forget_metadata(i64::MAX);
+    head.delete(&Matchers::default(), TimeRange::ALL);
+    assert_eq!((head.metadata().count(), head.memory().beside), (0, empty));
+}

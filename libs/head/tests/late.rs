@@ -179,3 +179,19 @@ fn a_snapshot_stops_before_late_samples_that_were_not_compared() {
     let (strip, next) = head.snapshot(7, usize::MAX).unwrap();
     assert_eq!((strip.series, next), (3, None));
 }
+
+#[test]
+fn conflicts_of_histograms_are_told_apart() {
+    let mut head = Head::new(HeadOptions::default());
+    let mut other = histograms(&[STEP_MS]);
+    other.push_histogram(2 * STEP_MS, Histogram::default());
+    head.apply(&histograms(&[STEP_MS, 2 * STEP_MS]), 0, 1);
+    let applied = head.apply(&other, 0, 1);
+    assert_eq!((applied.conflicts, applied.histogram_conflicts), (1, 1));
+    let mut head = Head::new(HeadOptions::default());
+    head.apply(&floats(&[STEP_MS]), 0, 1);
+    let mut other = empty_batch();
+    other.push_sample(STEP_MS, 0.5);
+    let applied = head.apply(&other, 0, 1);
+    assert_eq!((applied.conflicts, applied.histogram_conflicts), (1, 0));
+}

@@ -94,11 +94,17 @@ impl Histogram {
             && self.negative().is_sorted_by(|a, b| a.0 < b.0)
     }
 
-    /// Brings it to the one form it is kept in: no empty buckets, no spans that touch, and nothing said of resets, which
-    /// would only be true beside the very histogram the sender saw before it. Readers compare, as those of Prometheus do.
+    /// Brings it to the one form it is kept in: no empty buckets, no spans that touch, and of resets only what is true beside
+    /// any histogram. That there was one stays: the counts need not tell. That there was none would only be true beside the
+    /// very histogram the sender saw before it; readers compare.
+    ///
+    /// What is left of the hint is a part of the histogram: of two at one time that differ in nothing else, the one that tells
+    /// of a reset wins.
+    ///
+    /// **Source**: Prometheus `tsdb/chunkenc` `appendable`, which honours a reset that is told.
     pub fn make_canonical(&mut self) {
         self.compact();
-        if self.reset_hint != ResetHint::Gauge {
+        if self.reset_hint == ResetHint::NotReset {
             self.reset_hint = ResetHint::Unknown;
         }
     }
@@ -243,6 +249,21 @@ mod tests {
         assert_eq!(a, b);
         assert!(a.bits_cmp(&b).is_eq() && a.same_layout(&b));
         assert_eq!(a.positive().collect::<Vec<_>>(), [(-3, 1.0), (-1, 2.0), (0, 3.0)]);
+    }
+
+    #[test]
+    fn only_what_is_true_beside_any_histogram_is_kept_of_resets() {
+        for (sent, kept) in [
+            (ResetHint::Unknown, ResetHint::Unknown),
+            (ResetHint::Reset, ResetHint::Reset),
+            (ResetHint::NotReset, ResetHint::Unknown),
+            (ResetHint::Gauge, ResetHint::Gauge),
+        ] {
+            let mut h = histogram(&[(0, 1)], &[1.0]);
+            h.reset_hint = sent;
+            h.make_canonical();
+            assert_eq!(h.reset_hint, kept, "{sent:?}");
+        }
     }
 
     #[test]

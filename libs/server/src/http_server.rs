@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +17,7 @@ use koios_runtime::{BoxedIo, CancellationToken, ClockHandle, Listener, TaskGroup
 use tokio::sync::{Semaphore, mpsc};
 use tower::ServiceExt as _;
 
+use crate::api_error::{ErrorType, api_error};
 use crate::refusals::WithBodies;
 
 /// Bytes that a client may send ahead on one HTTP/2 stream.
@@ -156,7 +159,14 @@ impl HttpServer {
                 // Peers keep streams open, which end only if somebody tells them to.
                 request.extensions_mut().insert(stopping.clone());
             }
-            router.clone().oneshot(request)
+            let refusal = refuse_hosts(&request);
+            let router = router.clone();
+            async move {
+                match refusal {
+                    Some(refusal) => Ok::<_, Infallible>(refusal),
+                    None => router.oneshot(request).await,
+                }
+            }
         });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(WithBodies::new(io)), service));
@@ -182,6 +192,27 @@ async fn accept(listener: &mut dyn Listener, permits: &Arc<Semaphore>) -> std::i
     let permit = permit.map_err(|_| std::io::Error::other("the connection limit was closed"))?;
     let (io, _peer) = listener.accept().await?;
     Ok((io, permit))
+}
+
+/// Refuses a request that does not say once which host it is for, and ends its connection: what stands between takes two hosts,
+/// or none, for one or the other. Requests of HTTP/2 say it elsewhere, and those of HTTP/1.0 need not.
+///
+/// **Source**: RFC 9112 section 3.2.
+fn refuse_hosts(request: &http::Request<Body>) -> Option<Response> {
+    let version = request.version();
+    let least = usize::from(version == Version::HTTP_11);
+    let hosts = request.headers().get_all(header::HOST).iter().take(2).count();
+    if version > Version::HTTP_11 || (least..=1).contains(&hosts) {
+        return None;
+    }
+    let why = match hosts {
+        0 => "the request has no Host header: send one",
+        _ => "the request has several Host headers: send one",
+    };
+    let mut refusal = api_error(ErrorType::BadData, why);
+    let close = HeaderValue::from_static("close");
+    refusal.headers_mut().insert(header::CONNECTION, close);
+    Some(refusal)
 }
 
 /// Some clients join a base URL and a path with two slashes: `//api/v1/query` means `/api/v1/query`.

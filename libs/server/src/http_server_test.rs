@@ -100,6 +100,31 @@ async fn i13_what_the_parser_refuses_is_explained() {
 }
 
 #[tokio::test]
+async fn i13_requests_say_once_which_host_they_are_for() {
+    let running = start(Router::new().route("/", get(|| async { "taken" }))).await;
+    let next = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    for hosts in [
+        "HTTP/1.1\r\n",
+        "HTTP/1.1\r\nhost: x\r\nHost: x\r\n",
+        "HTTP/1.0\r\nhost: x\r\nhost: y\r\n",
+    ] {
+        // Ends although it does not say that it wants to, and nothing that follows is read.
+        let answer = exchange(running.addr, format!("GET / {hosts}\r\n{next}").as_bytes()).await;
+        assert!(answer.contains(" 400 Bad Request\r\n"), "{hosts}: {answer}");
+        assert!(
+            answer.contains("Host") && !answer.contains("taken"),
+            "{hosts}: {answer}"
+        );
+    }
+    for good in ["HTTP/1.0\r\n", "HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"] {
+        let answer = exchange(running.addr, format!("GET / {good}\r\n").as_bytes()).await;
+        assert!(answer.ends_with("taken"), "{good}: {answer}");
+    }
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_handler_refuses_is_left_as_it_is() {
     let refuse = || async { (http::StatusCode::BAD_REQUEST, "no") };
     let running = start(Router::new().route("/", get(refuse))).await;

@@ -24,10 +24,12 @@ pub enum Compression {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
     /// An encoding this version does not know.
-    #[error("unsupported content encoding {encoding:?}, use snappy or zstd")]
+    #[error("unsupported content encoding {encoding:?}, use {known}")]
     Unsupported {
         /// As sent.
         encoding: String,
+        /// What senders of such messages mostly use instead.
+        known: &'static str,
     },
     /// The input is not what its encoding says.
     #[error("{format}: corrupt input ({reason})")]
@@ -47,6 +49,16 @@ pub enum DecompressError {
         /// The limit, bytes.
         limit: usize,
     },
+    /// The input is to be decompressed with more memory than contents within the limit need.
+    #[error(
+        "zstd: window exceeds {window} bytes: compress with a smaller window, or raise limits.max-request-bytes (limit: {limit})"
+    )]
+    WindowTooLarge {
+        /// The largest, bytes.
+        window: u64,
+        /// The limit, bytes.
+        limit: usize,
+    },
     /// The input becomes too large.
     #[error(
         "decompressed size exceeds limit {limit} (actual: more than {limit}): send smaller batches or raise \
@@ -61,7 +73,10 @@ pub enum DecompressError {
 impl DecompressError {
     /// Whether size is what is wrong (413), not content (400).
     pub fn is_too_large(&self) -> bool {
-        matches!(self, Self::DeclaredTooLarge { .. } | Self::TooLarge { .. })
+        matches!(
+            self,
+            Self::DeclaredTooLarge { .. } | Self::WindowTooLarge { .. } | Self::TooLarge { .. }
+        )
     }
 }
 
@@ -91,6 +106,11 @@ impl Compression {
             "identity" => Ok(Self::Identity),
             _ => Err(DecompressError::Unsupported {
                 encoding: text.chars().take(32).collect(),
+                // What says nothing is remote write's snappy, and no other endpoint's.
+                known: match absent {
+                    Self::Snappy => "snappy or zstd",
+                    Self::Zstd | Self::Gzip | Self::Identity => "gzip, zstd or snappy",
+                },
             }),
         }
     }
@@ -178,7 +198,10 @@ fn bounded(
         Ok(_) => Ok(()),
         // The frame asks for a window that only contents beyond the limit need.
         Err(e) if e.to_string().contains("requires too much memory") => {
-            Err(DecompressError::TooLarge { limit })
+            Err(DecompressError::WindowTooLarge {
+                window: 1 << zstd_window_log(limit),
+                limit,
+            })
         }
         Err(e) => Err(corrupt(format, &e)),
     }
@@ -266,6 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn i12_a_window_beyond_the_limit_is_named() {
+        let mut encoder = ::zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.write_all(b"up 1").unwrap();
+        let error = refuse(Compression::Zstd, &encoder.finish().unwrap());
+        assert_eq!(
+            error.to_string(),
+            "zstd: window exceeds 33554432 bytes: compress with a smaller window, or raise limits.max-request-bytes (limit: \
+             33554432)"
+        );
+        assert!(error.is_too_large());
+    }
+
+    #[test]
     fn refuses_nothing_and_nonsense() {
         assert_eq!(
             refuse(Compression::Snappy, &[]).to_string(),
@@ -293,6 +331,11 @@ mod tests {
         assert_eq!(
             of("br").unwrap_err().to_string(),
             "unsupported content encoding \"br\", use snappy or zstd"
+        );
+        let other = Compression::from_header(Some(&HeaderValue::from_static("br")), Compression::Identity);
+        assert_eq!(
+            other.unwrap_err().to_string(),
+            "unsupported content encoding \"br\", use gzip, zstd or snappy"
         );
     }
 

@@ -515,10 +515,18 @@ fn kind(word: &[u8]) -> Result<&'static str> {
 
 fn value(word: &[u8]) -> Result<f64> {
     let text = std::str::from_utf8(word).unwrap_or_default();
-    text.parse().map_err(|_| match word {
+    let value: f64 = text.parse().map_err(|_| match word {
         b"" => "expected a value, got the end of the line".to_owned(),
         _ => format!("expected a value, got {}", shown(word)),
-    })
+    })?;
+    // A number that is too large would be infinite, which none that was counted or measured is.
+    if value.is_infinite() && word.iter().any(u8::is_ascii_digit) {
+        return Err(format!(
+            "expected a value that a float can hold, got {}",
+            shown(word)
+        ));
+    }
+    Ok(value)
 }
 
 /// The beginning of some text, for messages.

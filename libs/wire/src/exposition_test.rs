@@ -67,6 +67,9 @@ fn series(text: &str) -> Vec<String> {
 #[case("up 1 2000", "__name__=\"up\" 1 2000")]
 #[case("  up\t-1.5e3   -7  ", "__name__=\"up\" -1500 -7")]
 #[case("a:b_c9{} +Inf", "__name__=\"a:b_c9\" inf 1000000")]
+#[case("x Inf", "__name__=\"x\" inf 1000000")]
+#[case("x -Infinity", "__name__=\"x\" -inf 1000000")]
+#[case("x 1e-400", "__name__=\"x\" 0 1000000")]
 #[case("x{a=\"1\", b = \"2\",} NaN\r", "__name__=\"x\",a=\"1\",b=\"2\" NaN 1000000")]
 #[case("x {a=\"}\"}1", "__name__=\"x\",a=\"}\" 1 1000000")]
 #[case(r#"x{a="q\"\\\n\t"} 1"#, r#"__name__="x",a="q\"\\\n\\t" 1 1000000"#)]
@@ -79,6 +82,8 @@ fn lines_are_read(#[case] line: &str, #[case] expected: &str) {
 #[rstest]
 #[case("1x 1", "line 1: expected a metric name, got \"1x 1\"")]
 #[case("x", "line 1: expected a value, got the end of the line")]
+#[case("x 1e400", "line 1: expected a value that a float can hold, got \"1e400\"")]
+#[case("x -1e400", "line 1: expected a value that a float can hold, got \"-1e400\"")]
 #[case("x 1 2 3", "line 1: expected the end of the line, got \"3\"")]
 #[case("x 1 1.5", "line 1: expected a timestamp, got \"1.5\"")]
 #[case(

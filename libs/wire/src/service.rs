@@ -24,6 +24,8 @@ pub struct PushAck {
     pub partition_series: u64,
     /// Samples whose timestamp already had another value; the merge rule chose.
     pub conflicts: u64,
+    /// Those of them that are native histograms; 0 from a member that does not tell.
+    pub histogram_conflicts: u64,
     /// The first of them, in words for the sender.
     pub conflict: String,
     /// Thousandths of samples per second that come of the tenant in the partition, from all distributors; 0 from a member

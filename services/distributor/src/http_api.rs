@@ -138,27 +138,48 @@ impl Form {
 
 /// `application/x-protobuf`, with the message's name in the parameter `proto`; without it, the first version.
 fn version(content_type: Option<&HeaderValue>) -> Result<Version, Error> {
-    let sent = content_type.map_or("", |v| v.to_str().unwrap_or("(not ASCII)"));
-    let mut parts = sent.split(';').map(str::trim);
-    if !parts
-        .next()
-        .unwrap_or("")
-        .eq_ignore_ascii_case("application/x-protobuf")
-    {
+    let content_type = ContentType::of(content_type);
+    if !content_type.is("application/x-protobuf") {
         return Err(Error::ContentType {
-            sent: sent.chars().take(128).collect(),
+            sent: content_type.to_tell(),
         });
     }
-    let proto = parts
-        .filter_map(|p| p.split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))
-        .map(|(_, value)| value.trim().trim_matches('"'));
-    match proto {
+    match content_type.parameter("proto") {
         None | Some("prometheus.WriteRequest") => Ok(Version::V1),
         Some("io.prometheus.write.v2.Request") => Ok(Version::V2),
         Some(other) => Err(Error::Message {
             sent: other.chars().take(128).collect(),
         }),
+    }
+}
+
+/// A `Content-Type` as it was sent; empty where there is none.
+///
+/// **Source**: RFC 9110 section 8.3.1: case does not matter but in values, which may be quoted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ContentType<'a>(&'a str);
+
+impl<'a> ContentType<'a> {
+    pub(crate) fn of(header: Option<&'a HeaderValue>) -> Self {
+        Self(header.map_or("", |v| v.to_str().unwrap_or("(not ASCII)")))
+    }
+
+    /// Whether it is of a media type, whatever its parameters.
+    pub(crate) fn is(self, media_type: &str) -> bool {
+        let sent = self.0.split(';').next().unwrap_or_default();
+        sent.trim().eq_ignore_ascii_case(media_type)
+    }
+
+    /// The value of a parameter, without quotes.
+    pub(crate) fn parameter(self, name: &str) -> Option<&'a str> {
+        let parameters = self.0.split(';').skip(1).filter_map(|p| p.split_once('='));
+        let mut named = parameters.filter(|(of, _)| of.trim().eq_ignore_ascii_case(name));
+        named.next().map(|(_, value)| value.trim().trim_matches('"'))
+    }
+
+    /// As far as an answer repeats it.
+    pub(crate) fn to_tell(self) -> String {
+        self.0.chars().take(128).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use koios_model::STALE_NAN_BITS;
 use koios_wire::compression::Compression;
 use koios_wire::exposition::Dialect;
 
-use crate::http_api::{Form, answer, receive_and_push, refused};
+use crate::http_api::{ContentType, Form, answer, receive_and_push, refused};
 use crate::message::{Exposed, Exposition, Format};
 use crate::{Distributor, Error, Outcome};
 
@@ -130,20 +130,26 @@ fn form(headers: &HeaderMap, text: Exposition) -> Result<Form, Error> {
 
 /// Text unless said otherwise; what `curl --data-binary` says by itself is taken for text, too.
 fn exposed(content_type: Option<&HeaderValue>) -> Result<Exposed, Error> {
-    let sent = content_type.map_or("", |v| v.to_str().unwrap_or("(not ASCII)"));
-    let mut parts = sent.split(';').map(str::trim);
-    match parts.next().unwrap_or_default() {
-        "" | "text/plain" | "application/x-www-form-urlencoded" | "application/octet-stream" => {
-            Ok(Exposed::Text(Dialect::Prometheus))
-        }
-        "application/openmetrics-text" => Ok(Exposed::Text(Dialect::OpenMetrics)),
-        "application/vnd.google.protobuf" if parts.clone().any(|part| part == "encoding=delimited") => {
-            Ok(Exposed::Families)
-        }
-        _ => Err(Error::TextContentType {
-            sent: sent.chars().take(128).collect(),
-        }),
+    const TEXT: [&str; 4] = [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/octet-stream",
+    ];
+    let content_type = ContentType::of(content_type);
+    if TEXT.iter().any(|media_type| content_type.is(media_type)) {
+        return Ok(Exposed::Text(Dialect::Prometheus));
     }
+    if content_type.is("application/openmetrics-text") {
+        return Ok(Exposed::Text(Dialect::OpenMetrics));
+    }
+    let is_delimited = content_type.parameter("encoding") == Some("delimited");
+    if is_delimited && content_type.is("application/vnd.google.protobuf") {
+        return Ok(Exposed::Families);
+    }
+    Err(Error::TextContentType {
+        sent: content_type.to_tell(),
+    })
 }
 
 impl Exposition {
@@ -195,6 +201,11 @@ pub(crate) fn parameter(name: &'static str, sent: &str, wanted: &'static str) ->
 
 /// The labels of a group: the job, then pairs of names and values. `job` is the first segment: `job` or `job@base64`.
 fn group(job: &str, rest: &str) -> Result<Vec<(String, String)>, Error> {
+    // As for Pushgateway, a job may end with a slash, and labels may not.
+    let rest = match rest.strip_suffix('/') {
+        Some(of_job) if !of_job.contains('/') => of_job,
+        _ => rest,
+    };
     let mut segments = std::iter::once(job).chain(rest.split('/'));
     let mut labels: Vec<(String, String)> = Vec::new();
     while let Some(name) = segments.next() {
@@ -253,6 +264,7 @@ mod tests {
                 .join(",")
         };
         assert_eq!(pairs("job", "batch"), "job=batch");
+        assert_eq!(pairs("job", "batch/"), "job=batch");
         assert_eq!(pairs("job", "batch/instance/a:1"), "job=batch,instance=a:1");
         // As in Pushgateway's README.
         assert_eq!(
@@ -264,6 +276,8 @@ mod tests {
         for (job, rest) in [
             ("nojob", "x"),
             ("job", ""),
+            ("job", "/"),
+            ("job", "x/instance/a/"),
             ("job", "x/instance"),
             ("job", "x/a/1/a/2"),
             ("job", "x/job/y"),

@@ -104,14 +104,15 @@ impl From<Error> for Failure {
 }
 
 impl Outcome {
-    /// Adds an acknowledged part. Which of its samples were in conflict with others is not told by kind: floats come first.
+    /// Adds an acknowledged part. Of conflicts that no member told the kind of, floats come first.
     pub(crate) fn add(&mut self, acknowledged: Acknowledged, metrics: &DistributorMetrics) {
         let part = acknowledged.written;
         let conflicts = acknowledged.conflicts.min(part.samples + part.histograms);
         metrics.conflicts.inc_by(conflicts);
-        let of_floats = conflicts.min(part.samples);
+        let of_histograms = acknowledged.histogram_conflicts.min(conflicts);
+        let of_floats = (conflicts - of_histograms).min(part.samples);
         self.written.samples += part.samples - of_floats;
-        self.written.histograms += part.histograms - (conflicts - of_floats);
+        self.written.histograms += part.histograms.saturating_sub(conflicts - of_floats);
         self.written.exemplars += part.exemplars;
         self.conflicts += conflicts;
         self.state_version = self.state_version.max(acknowledged.state_version);
@@ -135,5 +136,42 @@ fn conflict_message(acknowledged: &Acknowledged) -> String {
             "{START}: {} samples have another value already, one is kept for each; {told}",
             acknowledged.conflicts
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_server::Metrics;
+
+    use super::*;
+
+    #[test]
+    fn conflicts_are_taken_from_what_was_written_of_their_kind() {
+        // Floats, histograms, conflicts, those of histograms; floats and histograms that were written.
+        for (floats, histograms, all, of_histograms, written) in [
+            (1, 1, 1, 1, (1, 0)),
+            (1, 1, 1, 0, (0, 1)),
+            (3, 4, 5, 3, (1, 1)),
+            (2, 2, 0, 0, (2, 2)),
+            // Members of older versions do not tell.
+            (1, 2, 2, 0, (0, 1)),
+            // More than came.
+            (1, 1, 9, 9, (1, 0)),
+        ] {
+            let mut outcome = Outcome::default();
+            let part = Acknowledged {
+                conflicts: all,
+                histogram_conflicts: of_histograms,
+                written: Written {
+                    samples: floats,
+                    histograms,
+                    exemplars: 0,
+                },
+                ..Acknowledged::default()
+            };
+            outcome.add(part, &DistributorMetrics::new(&Metrics::default()));
+            let told = (outcome.written.samples, outcome.written.histograms);
+            assert_eq!(told, written, "{floats} {histograms} {all} {of_histograms}");
+        }
     }
 }

@@ -73,6 +73,8 @@ pub(crate) struct Acknowledged {
     /// The tenant's active series in the partition.
     pub(crate) series: u64,
     pub(crate) conflicts: u64,
+    /// Those of them that are native histograms, as far as the member told.
+    pub(crate) histogram_conflicts: u64,
     /// The first conflict in words; empty when there was none.
     pub(crate) conflict: String,
     /// The newest state version that a member spoke of.
@@ -243,6 +245,7 @@ impl Tally {
                 result.tenant_rate = result.tenant_rate.max(ack.tenant_rate);
                 if ack.conflicts > result.conflicts {
                     result.conflicts = ack.conflicts;
+                    result.histogram_conflicts = ack.histogram_conflicts;
                     result.conflict = ack.conflict;
                 }
             }

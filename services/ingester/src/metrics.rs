@@ -14,6 +14,7 @@ pub(crate) struct IngesterMetrics {
     duplicates: Counter,
     compared: Counter,
     conflicts: Counter,
+    metadata_dropped: Counter,
     series_created: Counter,
     fsync: Histogram,
     wal_bytes: Counter,
@@ -66,6 +67,10 @@ impl IngesterMetrics {
                 "samples_conflicting_total",
                 "Samples with another value at the newest time of their series",
             ),
+            metadata_dropped: counter(
+                "metadata_dropped_total",
+                "Metrics whose metadata was dropped because a head had too much of it",
+            ),
             series_created: counter("series_created_total", "Series that appeared"),
             fsync: durations("wal_fsync_duration_seconds", "Write and sync of one log group"),
             wal_bytes: counter("wal_written_bytes_total", "Bytes written to the log"),
@@ -116,6 +121,7 @@ impl IngesterMetrics {
         self.duplicates.inc_by(a.duplicates);
         self.compared.inc_by(a.compared);
         self.conflicts.inc_by(a.conflicts);
+        self.metadata_dropped.inc_by(a.metadata_dropped);
         self.series_created.inc_by(a.series_created);
     }
 

@@ -57,6 +57,7 @@ impl Inner {
             state_version: self.deps.state.current().version,
             partition_series: pushed.series,
             conflicts,
+            histogram_conflicts: pushed.applied.histogram_conflicts,
             conflict,
             tenant_rate: pushed.rate,
         })

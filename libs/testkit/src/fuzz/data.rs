@@ -95,10 +95,10 @@ fn any_histogram(random: &mut Random) -> Histogram {
     let zero_count = if custom { 0.0 } else { random.below(3) as f64 };
     let gap = i32::from(random.below(2) == 0);
     Histogram {
-        reset_hint: if random.below(6) == 0 {
-            ResetHint::Gauge
-        } else {
-            ResetHint::Unknown
+        reset_hint: match random.below(6) {
+            0 => ResetHint::Gauge,
+            1 => ResetHint::Reset,
+            _ => ResetHint::Unknown,
         },
         schema: if custom {
             -53

@@ -142,7 +142,8 @@ impl Part {
     }
 }
 
-/// The samples with the hints a store gives: within a run without resets "not reset", at the start of a run "unknown".
+/// The samples with the hints a store gives: within a run without resets "not reset", at the start of a run "unknown", unless a
+/// reset is told.
 fn with_reset_hints(series: &BTreeMap<i64, Point>) -> Vec<Point> {
     let mut previous: Option<&Histogram> = None;
     let mut points: Vec<Point> = Vec::with_capacity(series.len());
@@ -151,10 +152,10 @@ fn with_reset_hints(series: &BTreeMap<i64, Point>) -> Vec<Point> {
         match &point.value {
             SampleValue::Histogram(h) if h.reset_hint != ResetHint::Gauge => {
                 let goes_on = previous.is_some_and(|previous| h.continues(previous));
-                let hint = if goes_on {
-                    ResetHint::NotReset
-                } else {
-                    ResetHint::Unknown
+                let hint = match h.reset_hint {
+                    ResetHint::Reset => ResetHint::Reset,
+                    _ if goes_on => ResetHint::NotReset,
+                    _ => ResetHint::Unknown,
                 };
                 let hinted = Histogram {
                     reset_hint: hint,

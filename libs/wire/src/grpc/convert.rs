@@ -101,6 +101,7 @@ pub(super) fn ack_to_pb(ack: PushAck) -> v1::PushReply {
         state_version: ack.state_version,
         partition_series: ack.partition_series,
         conflicts: ack.conflicts,
+        histogram_conflicts: ack.histogram_conflicts,
         conflict: ack.conflict,
         tenant_rate: ack.tenant_rate,
     }
@@ -111,6 +112,7 @@ pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
         state_version: reply.state_version,
         partition_series: reply.partition_series,
         conflicts: reply.conflicts,
+        histogram_conflicts: reply.histogram_conflicts,
         conflict: reply.conflict,
         tenant_rate: reply.tenant_rate,
     }
@@ -505,6 +507,7 @@ mod tests {
             state_version: 1,
             partition_series: 2,
             conflicts: 3,
+            histogram_conflicts: 5,
             conflict: "one".to_owned(),
             tenant_rate: 4,
         };

@@ -519,7 +519,7 @@ fn histograms_are_taken_as_floats_without_empty_buckets() {
         .deltas(12, &[4, -5, 1])
         .span(8, 7, 0);
     let want = Histogram {
-        reset_hint: ResetHint::Unknown,
+        reset_hint: ResetHint::Reset,
         schema: 3,
         zero_threshold: 0.001,
         zero_count: 2.0,

@@ -91,6 +91,38 @@ pub(crate) const FAMILIES: (&str, &str) = (
 const DONE: &[u8] = b"\x24\x0a\x04done\x18\x01\x22\x1a\x0a\x0d\x0a\x08instance\x12\x01x\x12\x09\x09\x00\x00\x00\x00\x00\x00\xf0\x3f";
 
 #[tokio::test(start_paused = true)]
+async fn case_and_quotes_of_content_types_do_not_matter() {
+    let text = &b"done 1\n"[..];
+    for (content_type, body) in [
+        ("Text/Plain; Version=0.0.4", text),
+        ("Application/OpenMetrics-Text", b"done 1\n# EOF\n"),
+        (
+            "application/vnd.google.protobuf; proto=\"io.prometheus.client.MetricFamily\"; Encoding=\"delimited\"",
+            DONE,
+        ),
+    ] {
+        let rig = Rig::single();
+        let headers = [("content-type", content_type)];
+        rig.request("POST", "/api/v1/import/prometheus", &headers, body)
+            .await
+            .assert(204, "");
+        assert_eq!(stored(&rig).len(), 1, "{content_type}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slash_after_the_job_is_nothing() {
+    let rig = Rig::single();
+    rig.request("PUT", "/metrics/job/j4/", &[], "done 1\n")
+        .await
+        .assert(200, "");
+    assert_eq!(
+        stored(&rig)[0],
+        format!("{{__name__=\"done\", job=\"j4\"}} 1 {NOW}")
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn groups_are_pushed_in_protobuf_too() {
     let rig = Rig::single();
     let path = "/metrics/job/batch/instance/a";
@@ -156,7 +188,7 @@ async fn bad_text_is_refused_whole_with_its_line() {
             &[("content-encoding", "br")][..],
             "x 1",
             415,
-            "unsupported content encoding \"br\"",
+            "unsupported content encoding \"br\", use gzip, zstd or snappy",
         ),
         (
             "/api/v1/import/prometheus?timestamp=now",

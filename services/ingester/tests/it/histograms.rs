@@ -66,11 +66,20 @@ fn kinds(n: i64) -> Vec<(&'static str, Histogram)> {
         custom_bounds: vec![0.005, 0.01, 0.025 + x],
         ..custom.clone()
     };
+    let begun = Histogram {
+        reset_hint: if n % 7 == 0 {
+            ResetHint::Reset
+        } else {
+            ResetHint::Unknown
+        },
+        ..counter.clone()
+    };
     let ending = match n {
         0..250 => counter.clone(),
         _ => Histogram::stale(),
     };
     vec![
+        ("begun", begun),
         ("counter", counter),
         ("gauge", gauge),
         ("custom", custom),

@@ -36,6 +36,7 @@ fn sum(rng: &RngHandle) -> f64 {
 fn hint(rng: &RngHandle) -> ResetHint {
     match rng.below(4) {
         0 => ResetHint::Gauge,
+        1 => ResetHint::Reset,
         _ => ResetHint::Unknown,
     }
 }
