@@ -57,7 +57,7 @@ pub enum LeftOut {
     #[error("its meta.json cannot be used: {0}")]
     Meta(String),
     /// A part is missing or has another size than its metadata says.
-    #[error("{part} has {found:?} bytes, meta.json says {said}")]
+    #[error("{}", part_text(part, *found, *said))]
     Part {
         /// The part.
         part: String,
@@ -94,6 +94,13 @@ pub enum LeftOut {
     /// A version that can be read says that it is dead.
     #[error("it was deleted, as version {0} of the manifest says")]
     Dead(u64),
+}
+
+fn part_text(part: &str, found: Option<u64>, said: u64) -> String {
+    match found {
+        Some(found) => format!("{part} has {found} bytes, meta.json says {said}"),
+        None => format!("{part} is missing, meta.json says it has {said} bytes"),
+    }
 }
 
 impl Rebuild {
