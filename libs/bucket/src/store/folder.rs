@@ -140,8 +140,9 @@ impl ObjectStore for FolderStore {
         let settled = deleted.then(move |deleted| {
             let folder = Arc::clone(&after);
             async move {
-                if deleted.is_err() {
-                    folder.check().await?;
+                match &deleted {
+                    Ok(path) => folder.tidy_after(path).await,
+                    Err(_) => folder.check().await?,
                 }
                 deleted
             }

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "folders are moved away from under the bucket"
+)]
+
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +15,10 @@ use super::*;
 use crate::manifest::Writer;
 use crate::{Bucket, Error, RetryPolicy};
 
+/// For what is not to succeed.
 const POLICY: RetryPolicy = RetryPolicy {
     attempt_timeout: Duration::from_secs(5),
-    deadline: Duration::from_millis(20),
+    deadline: Duration::from_millis(150),
     backoff_min: Duration::from_millis(1),
     backoff_max: Duration::from_millis(5),
 };
@@ -27,12 +33,12 @@ fn url(folder: &FsPath) -> String {
 
 fn bucket(folder: &FsPath, seed: u64) -> Bucket {
     let opened = Bucket::open(&url(folder), Arc::new(RealClock::new()), rng(seed));
-    opened.unwrap().with_retry(POLICY)
+    opened.unwrap()
 }
 
 fn existing(folder: &FsPath) -> Bucket {
     let opened = Bucket::open_existing(&url(folder), Arc::new(RealClock::new()), rng(9));
-    opened.unwrap().with_retry(POLICY)
+    opened.unwrap()
 }
 
 fn team() -> TenantId {
@@ -58,7 +64,7 @@ fn files_below(folder: &FsPath) -> Vec<PathBuf> {
 
 /// Whatever is done with the bucket says that its folder is not there.
 async fn assert_outage(bucket: &Bucket, path: &FsPath) {
-    let tenant = team();
+    let (bucket, tenant) = (&bucket.with_retry(POLICY), team());
     let object = Path::from("team-a/manifest/00000000000000000001.json");
     let bytes = Bytes::from_static(b"x");
     let failures: Vec<Error> = vec![
@@ -175,4 +181,29 @@ async fn who_only_looks_leaves_no_marker_and_sees_by_device_and_inode_that_the_f
     std::fs::remove_dir(&path).unwrap();
     std::fs::rename(&away, &path).unwrap();
     assert_eq!(bucket.tenants().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_is_deleted_leaves_no_directory_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = bucket(dir.path(), 1);
+    bucket.self_test(false).await.unwrap();
+    let block = "team-a/blocks/01BKGTZQ1SYQJTR4PB43C8PD98";
+    let parts = ["meta.json", "series.parquet"].map(|part| Path::from(format!("{block}/{part}")));
+    for part in &parts {
+        bucket.put(part, &Bytes::from_static(b"x")).await.unwrap();
+    }
+    let hint = Path::from("team-a/manifest/latest");
+    bucket.put(&hint, &Bytes::from_static(b"x")).await.unwrap();
+    bucket.delete(&parts[0]).await.unwrap();
+    assert!(bucket.get(&parts[1]).await.unwrap().is_some());
+    bucket.delete(&parts[1]).await.unwrap();
+    bucket.delete(&parts[1]).await.unwrap();
+    bucket.delete(&hint).await.unwrap();
+    let root = dir.path();
+    let there = |path: &str| root.join(path).exists();
+    assert!(!there(block) && files_below(&root.join("__cluster/self-test")).is_empty());
+    // Those that others write to stay.
+    assert!(there("team-a/blocks") && there("team-a/manifest"));
+    bucket.put(&parts[0], &Bytes::from_static(b"x")).await.unwrap();
 }

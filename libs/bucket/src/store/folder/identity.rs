@@ -5,9 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use koios_block::BlockId;
 use koios_runtime::{Disk, DiskError, OpenMode, RealDisk, RngHandle};
+use object_store::path::Path as ObjectPath;
 
-use crate::layout::CLUSTER;
+use crate::layout::{CLUSTER, SELF_TEST};
 use crate::verdict::FOLDER_STORE;
 
 /// In the cluster's own folder: 32 hex digits, which stay what they are as long as the folder is.
@@ -73,6 +75,43 @@ impl Folder {
             store: FOLDER_STORE,
             source: Box::new(gone),
         })
+    }
+
+    /// Removes the directory that an object was deleted from, where nothing can come any more once it is empty: its name is that of a block
+    /// or a self-test, which is used once. (To make another one anew that a writer has just seen is not safe: the client syncs the folders that
+    /// it made, and would take the one above for older than it is.) Best effort: an empty directory is no object.
+    pub(super) async fn tidy_after(self: &Arc<Self>, deleted: &ObjectPath) {
+        let parts: Vec<_> = deleted.parts().collect();
+        let [top, kind, name, _] = parts.as_slice() else {
+            return;
+        };
+        let is_used_once = match kind.as_ref() {
+            "blocks" => name.as_ref().parse::<BlockId>().is_ok(),
+            SELF_TEST => top.as_ref() == CLUSTER,
+            _ => false,
+        };
+        if !is_used_once {
+            return;
+        }
+        let directory = self
+            .root
+            .join(top.as_ref())
+            .join(kind.as_ref())
+            .join(name.as_ref());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the client works on real files only, on these threads too"
+        )]
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir(directory)).await;
+        // Most are not empty, or are gone already.
+        if let Ok(Err(error)) = removed
+            && !matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+            )
+        {
+            tracing::debug!(object = %deleted, %error, "an empty directory stays");
+        }
     }
 
     fn check_now(&self) -> Result<(), Gone> {
