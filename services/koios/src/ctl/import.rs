@@ -116,7 +116,7 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let tenant = matches.get_one::<String>("tenant").map_or("", String::as_str);
-    let Ok(tenant) = TenantId::new(tenant).inspect_err(|e| eprintln!("koios ctl: --tenant: {e}")) else {
+    let Ok(tenant) = TenantId::new(tenant).inspect_err(|e| complain!("koios ctl: --tenant: {e}")) else {
         return Ok(ExitCode::from(2));
     };
     let storage = Storage::open(matches)?;
@@ -142,16 +142,16 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         line.clear();
         match done {
             Ok(done) => {
-                println!("{}", describe(&done, importer.settings.dry_run));
+                say!("{}", describe(&done, importer.settings.dry_run));
                 total.add(&done);
             }
             Err(e) => {
-                eprintln!("koios ctl: {}: {}", folder.display(), with_sources(&e));
+                complain!("koios ctl: {}: {}", folder.display(), with_sources(&e));
                 total.failed += 1;
             }
         }
     }
-    println!(
+    say!(
         "{}",
         total.describe(clock.elapsed().saturating_sub(started), importer.settings.dry_run)
     );
@@ -217,7 +217,7 @@ async fn blocks_below(storage: &Storage, path: &Path) -> Result<Vec<PathBuf>> {
         .await
         .with_context(|| format!("look for blocks in {}", path.display()))?;
     for block in &marked {
-        println!(
+        say!(
             "{}: marked for deletion, left out (give its own path to import it)",
             name_of(block)
         );
