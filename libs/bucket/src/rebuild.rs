@@ -115,6 +115,12 @@ impl Rebuild {
         self.evident > self.newest || self.newest == 0
     }
 
+    /// The version that can be read, if there were later ones: deletions that were asked for since are lost with these.
+    pub fn deletions_lost_after(&self) -> Option<u64> {
+        let readable = self.readable.as_ref()?.version;
+        (readable < self.newest.max(self.evident)).then_some(readable)
+    }
+
     /// Makes the version one that is not below `version`, which members or readers ask for.
     ///
     /// # Errors

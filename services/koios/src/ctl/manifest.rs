@@ -126,12 +126,10 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
             plan.evident
         );
     }
-    match &plan.readable {
-        Some(known) if known.version < plan.newest => say!(
-            "tenant {tenant}: deletions that were asked for after version {} are lost: delete once more what was to be deleted since",
-            known.version
-        ),
-        _ => {}
+    if let Some(version) = plan.deletions_lost_after() {
+        say!(
+            "tenant {tenant}: deletions that were asked for after version {version} are lost: delete once more what was to be deleted since"
+        );
     }
     match &plan.readable {
         Some(known) => say!(
