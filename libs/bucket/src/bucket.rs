@@ -83,7 +83,7 @@ impl Bucket {
     /// # Errors
     /// [`Error::Url`] also when there is no such folder.
     pub fn open_existing(url: &str, clock: ClockHandle, rng: RngHandle) -> Result<Self> {
-        let opened = store::open(url, environment(), true)?;
+        let opened = store::open(url, environment(), true, &rng)?;
         Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 
@@ -97,7 +97,7 @@ impl Bucket {
         clock: ClockHandle,
         rng: RngHandle,
     ) -> Result<Self> {
-        let opened = store::open(url, env.into_iter(), false)?;
+        let opened = store::open(url, env.into_iter(), false, &rng)?;
         Ok(Self::assemble(opened, Retry::new(url.into(), clock, rng)))
     }
 

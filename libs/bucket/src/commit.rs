@@ -1,6 +1,6 @@
 //! Reads and commits manifest versions: put-if-absent of the next version is the commit.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ const ENVELOPE_END: &[u8] = b"}";
 #[derive(Debug)]
 enum Stored {
     Manifest(Box<Manifest>),
-    /// The content was dropped; this later version existed then.
+    /// The content was dropped, or a rebuild passed it over; this later version existed then.
     Superseded(u64),
 }
 
@@ -416,18 +416,36 @@ impl Bucket {
 
     /// Drops the content of the versions below `keep_from`, the oldest first and at most some hundreds at a time; gives how
     /// many. Their objects stay, a few bytes each: a writer that slept can then never commit over a version that once existed.
+    /// Where a rebuild passed over `keep_from` there is nothing to go by, and nothing is dropped.
     ///
     /// # Errors
     /// [`Error::Refused`] when `keep_from` does not exist, else [`Error::Corrupt`] or [`Error::Unavailable`].
     pub async fn drop_history(&self, tenant: &TenantId, keep_from: u64) -> Result<u64> {
-        if self.manifest(tenant, keep_from).await?.is_none() {
-            return Err(Error::Refused {
-                tenant: tenant.clone(),
-                reason: format!("version {keep_from} does not exist"),
-            });
+        match self.stored(tenant, keep_from).await? {
+            Some(Stored::Manifest(_)) => {}
+            Some(Stored::Superseded(_)) => return Ok(0),
+            None => {
+                return Err(Error::Refused {
+                    tenant: tenant.clone(),
+                    reason: format!("version {keep_from} does not exist"),
+                });
+            }
         }
-        // Upward, so that those without content are always all below those with it.
-        let (mut first, mut high) = (1, keep_from);
+        // Upward, so that those without content are always all below those with it: of those since a rebuild, and of those before it.
+        let first = self.first_with_content(tenant, keep_from).await?;
+        let versions = match self.left_before_rebuild(tenant, first).await? {
+            Some(before) => before,
+            None => first..keep_from,
+        };
+        let end = versions.end.min(versions.start.saturating_add(DROPPED_MAX));
+        self.supersede(tenant, versions.start..=end.saturating_sub(1), keep_from, 1)
+            .await?;
+        Ok(end.saturating_sub(versions.start))
+    }
+
+    /// The lowest version with content in the run of such ones that ends before `end`; `end` when there is none.
+    async fn first_with_content(&self, tenant: &TenantId, end: u64) -> Result<u64> {
+        let (mut first, mut high) = (1, end);
         while first < high {
             let middle = first + (high - first) / 2;
             match self.stored(tenant, middle).await? {
@@ -435,10 +453,27 @@ impl Bucket {
                 _ => high = middle,
             }
         }
-        let end = keep_from.min(first.saturating_add(DROPPED_MAX));
-        self.supersede(tenant, first..=end.saturating_sub(1), keep_from, 1)
-            .await?;
-        Ok(end.saturating_sub(first))
+        Ok(first)
+    }
+
+    /// If `rebuilt` is a rebuilt version: those with content from before it, below those that it passed over.
+    async fn left_before_rebuild(&self, tenant: &TenantId, rebuilt: u64) -> Result<Option<Range<u64>>> {
+        match self.stored(tenant, rebuilt).await? {
+            Some(Stored::Manifest(m)) if m.rebuilt == rebuilt => {}
+            _ => return Ok(None),
+        }
+        let (mut passed, mut high) = (1, rebuilt);
+        while passed < high {
+            let middle = passed + (high - passed) / 2;
+            match self.stored(tenant, middle).await? {
+                Some(Stored::Superseded(by)) if by >= rebuilt => high = middle,
+                // It puts its word on the last thousands only.
+                None => high = middle,
+                _ => passed = middle + 1,
+            }
+        }
+        let first = self.first_with_content(tenant, passed).await?;
+        Ok((first < passed).then_some(first..passed))
     }
 
     /// Replaces versions, or the lack of them, by a word on a later one that exists, the lowest first.

@@ -6,6 +6,8 @@ use object_store::path::Path;
 
 /// Folder of what belongs to the cluster rather than to a tenant; no tenant id starts with two underscores.
 pub(crate) const CLUSTER: &str = "__cluster";
+/// In it, a folder for each self-test.
+pub(crate) const SELF_TEST: &str = "self-test";
 
 /// Paths under a prefix.
 #[derive(Clone, Debug)]

@@ -57,7 +57,7 @@ pub enum LeftOut {
     #[error("its meta.json cannot be used: {0}")]
     Meta(String),
     /// A part is missing or has another size than its metadata says.
-    #[error("{part} has {found:?} bytes, meta.json says {said}")]
+    #[error("{}", part_text(part, *found, *said))]
     Part {
         /// The part.
         part: String,
@@ -111,6 +111,13 @@ impl LeftOut {
     }
 }
 
+fn part_text(part: &str, found: Option<u64>, said: u64) -> String {
+    match found {
+        Some(found) => format!("{part} has {found} bytes, meta.json says {said}"),
+        None => format!("{part} is missing, meta.json says it has {said} bytes"),
+    }
+}
+
 impl Rebuild {
     /// Whether the newest version can be read, so that nothing has to be rebuilt.
     pub fn is_needless(&self) -> bool {
@@ -121,6 +128,12 @@ impl Rebuild {
     /// Whether versions are gone that were there, so that nothing says what they did.
     pub fn has_lost_versions(&self) -> bool {
         self.evident > self.newest || self.newest == 0
+    }
+
+    /// The version that can be read, if there were later ones: deletions that were asked for since are lost with these.
+    pub fn deletions_lost_after(&self) -> Option<u64> {
+        let readable = self.readable.as_ref()?.version;
+        (readable < self.newest.max(self.evident)).then_some(readable)
     }
 
     /// Makes the version one that is not below `version`, which members or readers ask for.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::bucket::{Bucket, Created};
+use crate::layout::SELF_TEST;
 use crate::{Error, Rejection, Result};
 
 /// Writers that race for one object.
@@ -20,7 +21,7 @@ impl Bucket {
     pub async fn self_test(&self, single_writer: bool) -> Result<()> {
         let folder = self
             .layout()
-            .cluster("self-test")
+            .cluster(SELF_TEST)
             .join(format!("{:032x}", self.rng().u128()));
         let (lone, raced) = (folder.clone().join("lone"), folder.join("raced"));
         let result = self.check_store(&lone, &raced).await;

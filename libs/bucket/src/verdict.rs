@@ -7,7 +7,7 @@ use std::{fmt, io};
 /// Longest text of a storage that goes into an error.
 const REASON_CHARS_MAX: usize = 400;
 /// What the object store calls a local folder in its errors.
-const FOLDER_STORE: &str = "LocalFileSystem";
+pub(crate) const FOLDER_STORE: &str = "LocalFileSystem";
 
 /// Why a storage refuses what it is asked, however often. Its text says what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,14 @@
 //! `koios ctl`: an operator's commands to a running cluster.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the terminal is this module's business"
-)]
+
+/// A line on standard output.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::ctl::report::say(format_args!($($words)*)) };
+}
+
+/// A line on standard error.
+macro_rules! complain {
+    ($($words:tt)*) => { $crate::ctl::report::complain(format_args!($($words)*)) };
+}
 
 mod blocks;
 mod delete;
@@ -24,7 +29,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use koios_control::{ClusterState, Command as ControlCommand, LossId, RemoteControl};
 use koios_model::{PartitionId, TenantId};
-use koios_runtime::{RealClock, RealNet, RngHandle};
+use koios_runtime::{RealClock, RealNet, RngHandle, with_sources};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
 use koios_wire::{FlushRequest, IngesterService};
 use standing::{Serving, standings};
@@ -103,9 +108,10 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         .context("start")
         .and_then(|threads| threads.block_on(dispatch(matches)));
     match outcome {
+        Ok(_) if report::is_cut_short() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(e) => {
-            eprintln!("koios ctl: {e:#}");
+            complain!("koios ctl: {}", with_sources(e.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -158,17 +164,17 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
     let state = state(addr).await?;
     let id = state.cluster_id.map(|id| id.to_string()).unwrap_or_default();
     if version_only {
-        println!("{id} {}", state.version);
+        say!("{id} {}", state.version);
         return Ok(());
     }
-    println!(
+    say!(
         "cluster {id}, state version {}, replication factor {}",
         state.version,
         state.replication_factor()
     );
-    println!("\nmembers:");
+    say!("\nmembers:");
     for m in state.members.values() {
-        println!(
+        say!(
             "  {:<20} {:<12} zone {:<8} {:<22} {}",
             m.name,
             format!("{:?}", m.role).to_lowercase(),
@@ -177,7 +183,7 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
             m.version
         );
     }
-    println!("\npartitions:");
+    say!("\npartitions:");
     for standing in standings(&state).await {
         let p = standing.partition;
         let readable = if standing.is_readable() {
@@ -185,15 +191,17 @@ async fn status(addr: &str, version_only: bool) -> Result<()> {
         } else {
             "NOT READABLE: too few members count"
         };
-        println!("  partition {} epoch {} {readable}", p.id, p.epoch);
+        say!("  partition {} epoch {} {readable}", p.id, p.epoch);
         for (r, serving) in &standing.replicas {
-            println!("    {:<20} zone {:<8} {serving}", r.member, r.zone);
+            say!("    {:<20} zone {:<8} {serving}", r.member, r.zone);
         }
     }
     for loss in &state.accepted_losses {
-        println!(
+        say!(
             "  loss of partition {} accepted at version {}: {}",
-            loss.partition, loss.at_version, loss.note
+            loss.partition,
+            loss.at_version,
+            loss.note
         );
     }
     Ok(())
@@ -214,7 +222,7 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
         }
     };
     if partitions.is_empty() {
-        println!("every partition is readable: nothing to accept");
+        say!("every partition is readable: nothing to accept");
     }
     for partition in partitions {
         let command = ControlCommand::AcceptLoss {
@@ -224,9 +232,10 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
             id: LossId(rng.u128()),
         };
         let outcome = control(&addr).propose(&command, PROPOSE_DEADLINE).await?;
-        println!(
+        say!(
             "partition {partition}: loss accepted, epoch {}, state version {}",
-            outcome.epoch, outcome.version
+            outcome.epoch,
+            outcome.version
         );
     }
     Ok(())
@@ -238,7 +247,7 @@ async fn unreadable(state: &ClusterState) -> Vec<PartitionId> {
     let standings = standings(state).await;
     for (replica, serving) in standings.iter().flat_map(|s| &s.replicas) {
         if let Serving::Unknown(why) = serving {
-            println!(
+            say!(
                 "{} is taken as intact, for it was not asked: {why}",
                 replica.member
             );
@@ -252,6 +261,6 @@ async fn flush(addr: &str, tenant: Option<&String>) -> Result<()> {
     let tenant = tenant.map(|t| TenantId::new(t)).transpose()?;
     let client = IngesterClient::new(channel(addr, FLUSH_DEADLINE));
     let done = client.flush(FlushRequest { tenant, wait: true }).await?;
-    println!("{} blocks with {} samples are listed", done.blocks, done.samples);
+    say!("{} blocks with {} samples are listed", done.blocks, done.samples);
     Ok(())
 }

@@ -85,6 +85,57 @@ async fn i9_the_bucket_may_vanish_and_the_backlog_drains_by_itself() -> Result<(
 }
 
 #[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the folder is moved away from under the program"
+)]
+async fn i9_a_folder_that_is_moved_away_takes_nothing_and_loses_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let args = [
+        "--self-metrics.interval=0s",
+        "--storage.timeout=2s",
+        "--storage.request-timeout=1s",
+        "--storage.backoff-max=500ms",
+    ];
+    let koios = all_in_one(dir.path(), &args).await?;
+    let client = support::client();
+    let flush = || {
+        client.send(
+            "POST",
+            &koios.http,
+            "/ingester/flush?wait=true",
+            &[],
+            Default::default(),
+        )
+    };
+    let mut writer = Writer::new(&client, &koios.http, "team-a", 7, now_ms() - 900_000);
+    writer.push_acked(20).await?;
+    ensure!(flush().await?.status < 300, "the bucket is there");
+    let (bucket, away) = (koios.data_dir.join("bucket"), dir.path().join("away"));
+    std::fs::rename(&bucket, &away)?;
+    // As an empty mount point.
+    std::fs::create_dir(&bucket)?;
+    writer.push_acked(20).await?;
+    let refused = flush().await?;
+    ensure!(refused.status >= 500, "{}: {}", refused.status, refused.text());
+    ensure!(
+        std::fs::read_dir(&bucket)?.count() == 0,
+        "something was written to another folder"
+    );
+    std::fs::remove_dir(&bucket)?;
+    std::fs::rename(&away, &bucket)?;
+    eventually("the flush to succeed", || async {
+        let answer = flush().await?;
+        ensure!(answer.status < 300, "{}: {}", answer.status, answer.text());
+        Ok(())
+    })
+    .await?;
+    writer.push_acked(5).await?;
+    writer.check(&koios.http).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn i10_another_parquet_reader_finds_what_promql_returns() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let koios = all_in_one(dir.path(), &["--self-metrics.interval=0s"]).await?;

@@ -33,6 +33,12 @@ fn import<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["ctl", "import", "--bucket-url", url][..], more].concat()
 }
 
+/// The URL of an empty bucket below a folder.
+fn new_bucket(dir: &Path) -> Result<String> {
+    std::fs::create_dir(dir.join("bucket"))?;
+    Ok(format!("file://{}/bucket", dir.display()))
+}
+
 /// Two blocks of a day each, of two series.
 fn tsdb(dir: &Path, from: i64) -> Result<()> {
     for (n, ulid) in ["01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99"]
@@ -266,6 +272,7 @@ fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result
     let data = dir.path().join("tsdb");
     tsdb(&data, from)?;
     let bucket = dir.path().join("bucket");
+    std::fs::create_dir(&bucket)?;
     let url = format!("file://{}", bucket.display());
     let data = data.display().to_string();
     run(
@@ -380,6 +387,13 @@ fn what_is_mistyped_is_not_made_up() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bucket = dir.path().join("bucket");
     let url = format!("file://{}", bucket.display());
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    let data = data.display().to_string();
+    for more in [&[][..], &["--dry-run"]] {
+        let text = run(1, &import(&url, &[&["--tenant", "team-a", &data], more].concat()))?;
+        ensure!(text.contains("no such bucket folder"), "{text}");
+    }
     let commands: [&[&str]; 5] = [
         &["blocks", "list"],
         &["blocks", "verify"],
@@ -396,12 +410,8 @@ fn what_is_mistyped_is_not_made_up() -> Result<()> {
         ensure!(text.contains("no such bucket folder"), "{text}");
     }
     ensure!(!bucket.exists(), "the folder was made");
-    let data = dir.path().join("tsdb");
-    tsdb(&data, now_ms() - 72 * HOUR)?;
-    run(
-        0,
-        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
-    )?;
+    std::fs::create_dir(&bucket)?;
+    run(0, &import(&url, &["--tenant", "team-a", &data]))?;
     for command in commands {
         let text = ctl(command)?;
         ensure!(text.contains("no tenant team-b (tenants: team-a)"), "{text}");
@@ -413,7 +423,7 @@ fn what_is_mistyped_is_not_made_up() -> Result<()> {
 #[test]
 fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let url = format!("file://{}/bucket", dir.path().display());
+    let url = new_bucket(dir.path())?;
     let data = dir.path().join("tsdb");
     tsdb(&data, now_ms() - 72 * HOUR)?;
     run(
@@ -453,9 +463,100 @@ fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()>
 }
 
 #[test]
+fn deletions_that_were_lost_with_the_newest_version_are_named_whether_it_is_damaged_or_gone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = new_bucket(dir.path())?;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    let versions = dir.path().join("bucket/team-a/manifest");
+    let newest = std::fs::read_dir(&versions)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some())
+        .max()
+        .context("a version")?;
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+    ];
+    std::fs::write(&newest, "cut short")?;
+    let damaged = run(0, &rebuild)?;
+    std::fs::remove_file(&newest)?;
+    let gone = run(0, &rebuild)?;
+    for text in [damaged, gone] {
+        ensure!(
+            text.contains("deletions that were asked for after version ") && text.contains("are lost"),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn who_has_seen_enough_of_the_output_changes_nothing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = new_bucket(dir.path())?;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    let unread = |command: &[&str]| -> Result<(Option<i32>, String)> {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let args = [&["ctl"], command, &["--bucket-url", &url, "--tenant", "team-a"]].concat();
+        let child = std::process::Command::new(program())
+            .args(args)
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        let done = child.wait_with_output()?;
+        Ok((done.status.code(), String::from_utf8(done.stderr)?))
+    };
+    let versions =
+        || -> Result<usize> { Ok(std::fs::read_dir(dir.path().join("bucket/team-a/manifest"))?.count()) };
+    let before = versions()?;
+    for command in [
+        &["blocks", "list"][..],
+        &["blocks", "verify"],
+        &["retention", "show"],
+        &["manifest", "rebuild", "--force", "--write"],
+    ] {
+        let ended = unread(command)?;
+        ensure!(ended == (Some(0), String::new()), "{command:?}: {ended:?}");
+    }
+    ensure!(versions()? == before + 1, "the version is written all the same");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_cluster_refuses_is_said_once() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let koios = all_in_one(dir.path(), &[]).await?;
+    let text = run(
+        1,
+        &["ctl", "partition", "accept-loss", "4711", "--addr", &koios.grpc],
+    )?;
+    ensure!(
+        text.matches("partition 4711 does not exist").count() == 1,
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
 fn commands_that_cannot_work_say_why() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let url = format!("file://{}/bucket", dir.path().display());
+    let url = new_bucket(dir.path())?;
     let here = dir.path().display().to_string();
     run(2, &import(&url, &["--tenant", "team-a"]))?;
     let text = run(2, &import(&url, &["--tenant", "../etc", &here]))?;
@@ -488,7 +589,7 @@ fn commands_that_cannot_work_say_why() -> Result<()> {
 #[test]
 fn the_commands_of_the_documentation_do_what_it_says() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let url = format!("file://{}/bucket", dir.path().display());
+    let url = new_bucket(dir.path())?;
     let data = dir.path().join("tsdb");
     tsdb(&data, now_ms() - 72 * HOUR)?;
     let text =
@@ -513,7 +614,7 @@ fn the_commands_of_the_documentation_do_what_it_says() -> Result<()> {
 fn a_block_of_which_nobody_can_say_whether_it_was_listed_is_told_of_and_deleted_when_that_is_said()
 -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let url = format!("file://{}/bucket", dir.path().display());
+    let url = new_bucket(dir.path())?;
     let data = dir.path().join("tsdb");
     tsdb(&data, now_ms() - 72 * HOUR)?;
     run(

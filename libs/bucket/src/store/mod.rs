@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use koios_runtime::RngHandle;
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -57,6 +58,7 @@ pub(crate) fn open(
     url: &str,
     env: impl Iterator<Item = (String, String)>,
     must_exist: bool,
+    rng: &RngHandle,
 ) -> Result<Opened> {
     // A variable that is set to nothing is one that is not set.
     let env: Env = env.filter(|(_, value)| !value.is_empty()).collect();
@@ -64,7 +66,7 @@ pub(crate) fn open(
         return Err(wrong(url, FORMS));
     };
     if scheme == "file" {
-        return folder::open(url, rest, must_exist);
+        return folder::open(url, rest, must_exist, rng);
     }
     if rest.contains('?') || user_info(rest).is_some_and(|user| user.contains(':')) {
         let reason =

@@ -7,7 +7,7 @@ fn opened(url: &str, env: &[(&str, &str)]) -> Result<Opened> {
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
-    open(url, env.into_iter(), false)
+    open(url, env.into_iter(), false, &RngHandle::from_seed(1))
 }
 
 fn error(url: &str, env: &[(&str, &str)]) -> String {

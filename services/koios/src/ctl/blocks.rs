@@ -77,9 +77,18 @@ async fn list(matches: &ArgMatches) -> Result<ExitCode> {
     let now_ms = storage.runtime.clock.now_ms();
     let json = matches.get_flag("json");
     if !json {
-        println!(
+        say!(
             "{:<16} {:<26} {:<20} {:<20} {:>5} {:>9} {:>12} {:>10} {:>8} {:>5}",
-            "TENANT", "BLOCK", "FROM", "TO", "LEVEL", "SERIES", "SAMPLES", "BYTES", "B/SAMPLE", "AGE"
+            "TENANT",
+            "BLOCK",
+            "FROM",
+            "TO",
+            "LEVEL",
+            "SERIES",
+            "SAMPLES",
+            "BYTES",
+            "B/SAMPLE",
+            "AGE"
         );
     }
     let mut code = ExitCode::SUCCESS;
@@ -88,7 +97,7 @@ async fn list(matches: &ArgMatches) -> Result<ExitCode> {
             Ok(manifest) => manifest,
             // Those of others can be listed all the same.
             Err(e) => {
-                eprintln!(
+                complain!(
                     "tenant {tenant}: the manifest cannot be used: {}",
                     with_sources(&e)
                 );
@@ -101,8 +110,8 @@ async fn list(matches: &ArgMatches) -> Result<ExitCode> {
         for block in blocks {
             let age_ms = now_ms.saturating_sub(block.block.time_ms());
             match json {
-                true => println!("{}", as_json(&tenant, block, age_ms)),
-                false => println!("{}", as_row(&tenant, block, age_ms)),
+                true => say!("{}", as_json(&tenant, block, age_ms)),
+                false => say!("{}", as_row(&tenant, block, age_ms)),
             }
         }
     }

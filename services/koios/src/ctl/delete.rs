@@ -54,7 +54,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let writer = Writer::rebuild("koios ctl blocks delete");
     let buried = storage.bucket.bury_unlisted(tenant, &blocks, before, &writer);
     let manifest = buried.await?;
-    println!(
+    say!(
         "{} blocks of tenant {tenant} are dead since version {} of the manifest: the tenant's store deletes their bytes",
         blocks.len(),
         manifest.version

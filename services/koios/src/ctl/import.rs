@@ -29,8 +29,8 @@ Each PATH is a block (a folder with meta.json, index and chunks/) or a folder of
 Prometheus. What a running Prometheus has not written to a block yet, its head, is not read: take a snapshot first \
 (POST /api/v1/admin/tsdb/snapshot) and import that.
 
-The command works on the bucket itself: no server has to run, and a server that runs sees the samples within seconds and \
-merges them with what it has. Of each block all is listed or nothing; a block that was imported is known by its name and is \
+The command works on the bucket itself, a folder must be there already: no server has to run, and servers that run answer with the samples \
+once they look for a newer manifest (blocks.manifest-max-age, a minute if it was not changed), and merge them with what they have. Of each block all is listed or nothing; a block that was imported is known by its name and is \
 not imported again, so that a command that was interrupted is simply repeated. Everything is checked while it is read, and \
 read back from the bucket before it is listed.
 
@@ -116,10 +116,10 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let tenant = matches.get_one::<String>("tenant").map_or("", String::as_str);
-    let Ok(tenant) = TenantId::new(tenant).inspect_err(|e| eprintln!("koios ctl: --tenant: {e}")) else {
+    let Ok(tenant) = TenantId::new(tenant).inspect_err(|e| complain!("koios ctl: --tenant: {e}")) else {
         return Ok(ExitCode::from(2));
     };
-    let storage = Storage::open(matches)?;
+    let storage = Storage::open_existing(matches)?;
     let paths: Vec<&PathBuf> = matches.get_many("paths").into_iter().flatten().collect();
     let mut blocks = Vec::new();
     for path in paths {
@@ -142,16 +142,16 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         line.clear();
         match done {
             Ok(done) => {
-                println!("{}", describe(&done, importer.settings.dry_run));
+                say!("{}", describe(&done, importer.settings.dry_run));
                 total.add(&done);
             }
             Err(e) => {
-                eprintln!("koios ctl: {}: {}", folder.display(), with_sources(&e));
+                complain!("koios ctl: {}: {}", folder.display(), with_sources(&e));
                 total.failed += 1;
             }
         }
     }
-    println!(
+    say!(
         "{}",
         total.describe(clock.elapsed().saturating_sub(started), importer.settings.dry_run)
     );
@@ -217,7 +217,7 @@ async fn blocks_below(storage: &Storage, path: &Path) -> Result<Vec<PathBuf>> {
         .await
         .with_context(|| format!("look for blocks in {}", path.display()))?;
     for block in &marked {
-        println!(
+        say!(
             "{}: marked for deletion, left out (give its own path to import it)",
             name_of(block)
         );

@@ -28,7 +28,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<()> {
     let labels = labels(&reader).await?;
     let most = matches.get_one::<usize>("labels").copied().unwrap_or_default();
     if matches.get_flag("json") {
-        println!("{}", as_json(reader.meta(), &layouts, &labels));
+        say!("{}", as_json(reader.meta(), &layouts, &labels));
     } else {
         print(reader.meta(), &layouts, &labels, most);
     }
@@ -84,11 +84,14 @@ fn as_json(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)])
 }
 
 fn print(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)], most: usize) {
-    println!(
+    say!(
         "block {} of tenant {}, format {}, written by {}",
-        meta.block, meta.tenant, meta.format, meta.writer
+        meta.block,
+        meta.tenant,
+        meta.format,
+        meta.writer
     );
-    println!(
+    say!(
         "  {} series, {} samples from {} to {}, level {}, clean of deletions up to version {}",
         meta.series,
         meta.samples,
@@ -97,14 +100,14 @@ fn print(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)], m
         meta.level,
         meta.clean_up_to
     );
-    println!("  window {} to {}", time(meta.window.min), time(meta.window.max));
+    say!("  window {} to {}", time(meta.window.min), time(meta.window.max));
     if !meta.sources.is_empty() {
         let sources: Vec<String> = meta.sources.iter().map(BlockId::to_string).collect();
-        println!("  made from {}", sources.join(", "));
+        say!("  made from {}", sources.join(", "));
     }
     for part in layouts {
         let rows: u64 = part.row_groups.iter().sum();
-        println!(
+        say!(
             "\n{}: {}, {rows} rows in {} row groups",
             part.name,
             bytes(part.bytes),
@@ -112,7 +115,7 @@ fn print(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)], m
         );
         for column in &part.columns {
             let per_row = column.bytes as f64 / rows.max(1) as f64;
-            println!(
+            say!(
                 "  {:<36} {:>10} {per_row:>8.3} B/row, {:>10} before compression, {}",
                 column.name,
                 bytes(column.bytes),
@@ -121,8 +124,8 @@ fn print(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)], m
             );
         }
     }
-    println!("\nlabels with the most values:");
+    say!("\nlabels with the most values:");
     for (name, values) in labels.iter().take(most) {
-        println!("  {name:<36} {values:>10}");
+        say!("  {name:<36} {values:>10}");
     }
 }

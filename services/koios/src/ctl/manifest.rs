@@ -96,7 +96,7 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
     }
     describe(&tenant, &plan);
     if !matches.get_flag("write") {
-        println!("nothing is written: say --write to do it");
+        say!("nothing is written: say --write to do it");
         return Ok(());
     }
     if plan.forgets_deletions() && !matches.get_flag("forget-deletions") {
@@ -111,7 +111,7 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
         .bucket
         .rebuild_manifest(&plan, "koios ctl manifest rebuild")
         .await?;
-    println!(
+    say!(
         "version {} of the manifest of tenant {tenant} is written",
         manifest.version
     );
@@ -120,20 +120,19 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
 
 fn describe(tenant: &TenantId, plan: &Rebuild) {
     if plan.has_lost_versions() {
-        println!(
+        say!(
             "tenant {tenant}: versions are lost: version {} is the newest that is there, the hint and blocks tell of version {}",
-            plan.newest, plan.evident
+            plan.newest,
+            plan.evident
+        );
+    }
+    if let Some(version) = plan.deletions_lost_after() {
+        say!(
+            "tenant {tenant}: deletions that were asked for after version {version} are lost: delete once more what was to be deleted since"
         );
     }
     match &plan.readable {
-        Some(known) if known.version < plan.newest => println!(
-            "tenant {tenant}: deletions that were asked for after version {} are lost: delete once more what was to be deleted since",
-            known.version
-        ),
-        _ => {}
-    }
-    match &plan.readable {
-        Some(known) => println!(
+        Some(known) => say!(
             "tenant {tenant}: version {} is the newest, version {} the newest that can be read: its {} dead names, {} deletions \
              and {} imports are kept",
             plan.newest,
@@ -142,33 +141,35 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
             known.tombstones.len(),
             known.imports.len()
         ),
-        None => println!(
+        None => say!(
             "tenant {tenant}: version {} is the newest, none can be read: deletions, dead names, imports and epochs are lost",
             plan.newest
         ),
     }
     for (block, why) in &plan.damaged {
-        println!("damaged: {block} is listed all the same: {why}");
+        say!("damaged: {block} is listed all the same: {why}");
     }
     for (block, why) in plan.left_out.iter().filter(|(_, why)| why.may_lose()) {
-        println!("lost: {block} is left out: {why}");
+        say!("lost: {block} is left out: {why}");
     }
-    println!(
+    say!(
         "version {} will list {} blocks with {} samples",
         plan.next,
         plan.blocks.len(),
         plan.samples()
     );
     for block in &plan.blocks {
-        println!(
+        say!(
             "  {} {} series, {} samples",
-            block.block, block.series, block.samples
+            block.block,
+            block.series,
+            block.samples
         );
     }
     for block in &plan.standing_in {
-        println!("  {block} is summaries that stand in for samples of which nothing is left");
+        say!("  {block} is summaries that stand in for samples of which nothing is left");
     }
     for (block, why) in plan.left_out.iter().filter(|(_, why)| !why.may_lose()) {
-        println!("  {block} is left out: {why}");
+        say!("  {block} is left out: {why}");
     }
 }

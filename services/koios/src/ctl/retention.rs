@@ -43,7 +43,7 @@ async fn show(matches: &ArgMatches) -> Result<()> {
     for tenant in storage.tenants(matches).await? {
         let manifest = storage.bucket.latest(&tenant).await?;
         for line in lines(&tenant, &manifest) {
-            println!("{line}");
+            say!("{line}");
         }
     }
     Ok(())

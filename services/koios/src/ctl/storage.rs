@@ -41,13 +41,6 @@ pub(super) struct Storage {
 }
 
 impl Storage {
-    /// The bucket, which may be a new one.
-    pub(super) fn open(matches: &ArgMatches) -> Result<Self> {
-        let runtime = Runtime::real().context("start threads")?;
-        let bucket = Bucket::open(url(matches), Arc::clone(&runtime.clock), runtime.rng.fork())?;
-        Ok(Self { runtime, bucket })
-    }
-
     /// The bucket, of which a mistyped folder is not made.
     pub(super) fn open_existing(matches: &ArgMatches) -> Result<Self> {
         let runtime = Runtime::real().context("start threads")?;

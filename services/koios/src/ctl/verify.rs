@@ -24,7 +24,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     for tenant in storage.tenants(matches).await? {
         let mut told = |what: String| {
             line.clear();
-            println!("{tenant}: {what}");
+            say!("{tenant}: {what}");
             findings += 1;
         };
         // Listed before the manifest is read: what is uploaded and listed after that is not missed.
@@ -65,7 +65,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         read += done;
     }
     line.clear();
-    println!("{blocks} blocks with {} read, {findings} findings", bytes(read));
+    say!("{blocks} blocks with {} read, {findings} findings", bytes(read));
     Ok(match findings {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

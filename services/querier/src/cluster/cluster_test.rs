@@ -422,21 +422,32 @@ async fn i7_a_store_that_fails_midway_is_replaced_without_loss() {
 #[tokio::test(start_paused = true)]
 async fn i4_blocks_that_no_store_can_read_are_an_error_that_names_one() {
     let unread = "unavailable: block 01A cannot be read; asked store-";
+    let dead = Mode::Fails(ServiceErrorCode::Unavailable);
+    let damaged = Mode::BreaksAfter(6, Some(ServiceErrorCode::Corruption));
     let faults = [
-        (Mode::Fails(ServiceErrorCode::Unavailable), unread),
-        (Mode::BreaksAfter(10, None), unread),
+        ([dead.clone(), dead.clone()], 503, unread),
+        ([Mode::BreaksAfter(10, None), dead.clone()], 503, unread),
+        // The one that cannot be asked may have it whole.
         (
-            Mode::BreaksAfter(6, Some(ServiceErrorCode::Corruption)),
+            [damaged.clone(), dead],
+            503,
             "unavailable: block 01A failed checksum; asked store-",
         ),
+        (
+            [damaged.clone(), damaged],
+            500,
+            "block 01A failed checksum; asked store-",
+        ),
     ];
-    for (fault, text) in faults {
+    for (faults, status, text) in faults {
         let world = World::paused(2);
         world.upload("01A", ten_series());
         world.members.iter().for_each(|m| m.forget_below(1000, 1));
-        world.stores.iter().for_each(|s| s.set(fault.clone()));
+        for (store, fault) in world.stores.iter().zip(&faults) {
+            store.set(fault.clone());
+        }
         let e = read(&world, 0, 100).await.unwrap_err();
-        assert_eq!(e.kind().http_status(), 503, "{fault:?}: {e}");
+        assert_eq!(e.kind().http_status(), status, "{faults:?}: {e}");
         assert!(e.to_string().starts_with(text), "{e}");
     }
 }

@@ -161,7 +161,7 @@ impl Tried {
     }
 }
 
-/// What the query is told: damage first, since that is what somebody must look at.
+/// What the query is told: damage first, since that is what somebody must look at. Where others could not be asked they may have it whole.
 pub(super) fn unread(blocks: &[String], failures: &[Failure]) -> QueryError {
     if failures.is_empty() {
         let text = format!("{} blocks cannot be read: no store member is known", blocks.len());
@@ -185,6 +185,13 @@ pub(super) fn unread(blocks: &[String], failures: &[Failure]) -> QueryError {
         true => ": no other store is left to ask",
         false => "",
     };
-    let text = format!("unavailable: {what}; asked {}{rest}", stores.join("; "));
-    QueryError::unavailable(text)
+    let asked = stores.join("; ");
+    // What is damaged for all who looked is so the next time, too: to ask again would not help.
+    match failures
+        .iter()
+        .all(|f| f.error.code == ServiceErrorCode::Corruption)
+    {
+        true => QueryError::internal(format!("{what}; asked {asked}{rest}")),
+        false => QueryError::unavailable(format!("unavailable: {what}; asked {asked}{rest}")),
+    }
 }
