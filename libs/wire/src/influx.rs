@@ -132,6 +132,7 @@ pub fn decode<'a>(
         samples: 0,
     };
     let mut report = Report::default();
+    let mut opened = OpenedQuotes::default();
     let mut cursor = Cursor(text);
     while !cursor.0.is_empty() {
         let line = Cursor(cursor.0);
@@ -146,7 +147,7 @@ pub fn decode<'a>(
                     LineFault { line, reason }
                 });
                 cursor.skip_line();
-                if let Some(rest) = line.after_line() {
+                if let Some(rest) = line.after_line(&mut opened) {
                     cursor.0 = rest
                         .get(rest.len().saturating_sub(cursor.0.len())..)
                         .unwrap_or(rest);
@@ -402,6 +403,26 @@ fn value(text: &[u8]) -> Option<f64> {
     }
 }
 
+/// Quotes of a text by their distance from its end, a bit for each.
+#[derive(Default)]
+struct OpenedQuotes(Vec<u64>);
+
+impl OpenedQuotes {
+    /// Tells whether it is new.
+    fn insert(&mut self, distance: usize) -> bool {
+        let (at, bit) = (distance / 64, 1 << (distance % 64));
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(at) else {
+            return true;
+        };
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+}
+
 /// What is left of the text.
 struct Cursor<'a>(&'a [u8]);
 
@@ -434,7 +455,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// What comes after the line and the strings of its fields, which may hold line breaks; none when a string does not end.
-    fn after_line(&self) -> Option<&'a [u8]> {
+    ///
+    /// `opened` are the quotes that opened strings of bad lines before. Reading goes on after what a line turned out to be,
+    /// so that those which are met again led to a string without an end, and do so again: however many lines are bad, the
+    /// text is gone through a few times at most.
+    fn after_line(&self, opened: &mut OpenedQuotes) -> Option<&'a [u8]> {
         let (mut in_fields, mut in_string, mut before) = (false, false, b' ');
         let mut bytes = self.0.iter().enumerate();
         while let Some((at, &b)) = bytes.next() {
@@ -442,7 +467,12 @@ impl<'a> Cursor<'a> {
                 b'\n' if !in_string => return self.0.get(at + 1..),
                 b'\\' if in_string || self.0.get(at + 1) != Some(&b'\n') => drop(bytes.next()),
                 b'"' if in_string => in_string = false,
-                b'"' => in_string = in_fields && before == b'=',
+                b'"' if in_fields && before == b'=' => {
+                    if !opened.insert(self.0.len() - at) {
+                        return None;
+                    }
+                    in_string = true;
+                }
                 b' ' => in_fields = true,
                 _ => {}
             }

@@ -165,6 +165,19 @@ fn the_first_of_many_bad_lines_is_named() {
     assert_eq!((report.lines, report.first.map(|f| f.line)), (3, Some(2)));
 }
 
+// Of a size that takes minutes when each bad line makes all that follow be read again.
+#[rstest]
+#[case::in_step("a =\"x\"=\"\n")]
+#[case::in_turns("a =\"x\"\"\na =\"\n")]
+#[case::escaped("a =\\\"=\"x\\\"=\"=\"\n")]
+#[case::long_lines("a x,=\"\"y=\"=\"=\"  \n\nb\n")]
+fn i12_the_work_for_bad_lines_grows_with_the_text(#[case] lines: &str) {
+    let mut text = lines.repeat((2 << 20) / lines.len());
+    text += "\nlast f=\"\",g=1 5";
+    let (_, report) = read(&text).unwrap();
+    assert!(report.lines > 0, "{report:?}");
+}
+
 #[test]
 fn i12_texts_beyond_their_limits_are_refused() {
     let fields: Vec<String> = (0..1_001).map(|i| format!("f{i}=1")).collect();
