@@ -18,7 +18,7 @@ use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
 
-use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
+use crate::checks::{check_label_size, check_label_text, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::points::Points;
@@ -175,10 +175,12 @@ impl<'a> Intake<'a> {
 
     /// The reference of a series that is known: labels that pack to the same bytes were found good and in order before.
     fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<(SeriesHash, LabelsAre)> {
-        if series.fault.is_some() || series.label_count != series.labels.len() {
+        self.packed.clear();
+        let all = series.label_count == series.labels.len();
+        // What is refused for its size must not be read for it: a table's symbols are named as often as one likes.
+        if series.fault.is_some() || !all || size(series.labels) > self.rules.limits.max_label_set_bytes {
             return None;
         }
-        self.packed.clear();
         for (name, value) in series.labels {
             write_packed_bytes(&mut self.packed, name, value);
         }
@@ -213,21 +215,23 @@ impl<'a> Intake<'a> {
                 limit: limits.max_labels_per_series,
             });
         }
-        self.labels.clear();
-        let mut bytes = 0usize;
         for &label in series.labels {
-            check_label(label, limits)?;
-            let (name, value) = label;
-            bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
-            if !value.is_empty() {
-                self.labels.push((name, value));
-            }
+            check_label_size(label, limits)?;
         }
+        let bytes = size(series.labels);
         if bytes > limits.max_label_set_bytes {
             return Err(Rejection::LabelSetTooLarge {
                 actual: bytes,
                 limit: limits.max_label_set_bytes,
             });
+        }
+        self.labels.clear();
+        for &label in series.labels {
+            check_label_text(label)?;
+            let (name, value) = label;
+            if !value.is_empty() {
+                self.labels.push((name, value));
+            }
         }
         if !self.labels.is_sorted_by(|a, b| a.0 < b.0) {
             self.labels.sort_by_key(|(name, _)| *name);
@@ -252,6 +256,9 @@ impl<'a> Intake<'a> {
 
     /// Adds a series with those of its samples that are good. Gives how many were not.
     fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, labels: LabelsAre) -> u64 {
+        if series.known.is_none() {
+            self.count_packed();
+        }
         self.count_series(hash);
         let packed = LabelsRef::from_trusted(&self.packed);
         let Some(partition) = self.rules.table.ring.route(hash) else {
@@ -315,10 +322,6 @@ impl<'a> Intake<'a> {
             let part = &mut adding.part;
             part.points.note(before, part.columns.series_count(), point);
         }
-        if adding.labels.is_none() && series.known.is_none() {
-            self.label_bytes += self.packed.len() as u64;
-        }
-        self.check_label_bytes();
         self.note_rejected(rejected);
         rejected
     }
@@ -335,9 +338,16 @@ impl<'a> Intake<'a> {
         self.taken.exemplars_dropped += series.exemplars.len() as u64;
         self.taken.report.series += 1;
         self.taken.points.refused.extend(self.point);
+        self.count_packed();
         self.taken
             .report
             .add(rejection, samples, || describe(series.labels));
+    }
+
+    /// Counts the current series' labels, whether it is taken or not: packing them was work.
+    fn count_packed(&mut self) {
+        self.label_bytes += self.packed.len() as u64;
+        self.check_label_bytes();
     }
 
     fn check_label_bytes(&mut self) {
@@ -508,13 +518,13 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn metadata(&mut self, metadata: RawMetadata<'a>) {
         let short = |text: &[u8]| text.len() <= METADATA_BYTES_MAX;
+        let fits = metadata.metric.len() <= self.rules.limits.max_label_value_bytes;
+        if metadata.metric.is_empty() || !fits || !short(metadata.help) || !short(metadata.unit) {
+            return;
+        }
         let Ok(metric) = std::str::from_utf8(metadata.metric) else {
             return;
         };
-        let fits = metric.len() <= self.rules.limits.max_label_value_bytes;
-        if metric.is_empty() || !fits || !short(metadata.help) || !short(metadata.unit) {
-            return;
-        }
         if self.metadata.insert(metric, metadata) != Some(metadata) {
             self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
             self.check_label_bytes();
@@ -541,6 +551,11 @@ fn family_of<'a>(series: &'a [u8], kind: &str) -> &'a [u8] {
     };
     let family = parts.iter().find_map(|part| series.strip_suffix(*part));
     family.filter(|family| !family.is_empty()).unwrap_or(series)
+}
+
+/// Bytes of all names and values.
+fn size(labels: &[RawLabel<'_>]) -> usize {
+    labels.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 fn is_metric_name(name: &[u8]) -> bool {
