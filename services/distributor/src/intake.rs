@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
+    BatchColumns, BatchHistogram, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
     write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
@@ -18,6 +18,7 @@ use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
 
+use crate::admission::HeldBytes;
 use crate::checks::{check_label_size, check_label_text, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
@@ -29,6 +30,8 @@ use crate::taken::{Exceeded, Taken};
 
 /// Samples from which a part's content is encoded where it was decoded.
 const ENCODED_SAMPLES_MIN: usize = 64;
+/// How many bytes a request may take before they are asked for.
+const ASKED_EVERY: u64 = 64 << 10;
 /// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -87,6 +90,14 @@ enum LabelsAre {
     LeftOut(Range<u32>, Option<NewSeries>),
 }
 
+/// Where a request's memory is asked for.
+#[derive(Debug)]
+struct Budget<'a> {
+    held: &'a mut HeldBytes,
+    /// What is held for the message itself.
+    message_bytes: u64,
+}
+
 /// Takes series in, one after the other.
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
@@ -98,6 +109,10 @@ pub(crate) struct Intake<'a> {
     /// The last series that was recognised, if it is to be learnt anew.
     ages: Option<NewSeries>,
     taken: Taken,
+    budget: Option<Budget<'a>>,
+    /// What histograms occupy: those taken, and those of the series that is being decoded.
+    histogram_bytes: u64,
+    decoded_bytes: u64,
     label_bytes: u64,
     /// The data point that series are of.
     point: Option<u32>,
@@ -121,6 +136,9 @@ impl<'a> Intake<'a> {
             cursor: Cursor::default(),
             ages: None,
             taken: Taken::default(),
+            budget: None,
+            histogram_bytes: 0,
+            decoded_bytes: 0,
             label_bytes: 0,
             point: None,
             entries: 0,
@@ -128,6 +146,31 @@ impl<'a> Intake<'a> {
             metadata: BTreeMap::new(),
             labels: Vec::new(),
             packed: Vec::new(),
+        }
+    }
+
+    /// Asks for memory as it is needed, beyond the message's own.
+    pub(crate) fn within(mut self, held: &'a mut HeldBytes, message: &[u8]) -> Self {
+        self.budget = Some(Budget {
+            held,
+            message_bytes: message.len() as u64,
+        });
+        self
+    }
+
+    /// Asks for so many bytes in all.
+    fn ask(&mut self, bytes: u64) {
+        let Some(budget) = &mut self.budget else {
+            return;
+        };
+        let bytes = bytes.saturating_sub(budget.message_bytes);
+        let asked = &mut self.taken.asked_bytes;
+        if bytes <= *asked + ASKED_EVERY {
+            return;
+        }
+        match budget.held.grow(bytes - *asked) {
+            Ok(()) => *asked = bytes,
+            Err(error) => self.taken.exceeded = Some(Exceeded::Held(error)),
         }
     }
 
@@ -297,9 +340,13 @@ impl<'a> Intake<'a> {
                 .as_ref()
                 .map_err(|fault| Rejection::Histogram(fault.clone()));
             match histogram.and_then(|h| check_time(*t).map(|()| h)) {
-                Ok(histogram) => adding
-                    .started()
-                    .push_started_histogram(*t, *start, histogram.clone()),
+                Ok(histogram) => {
+                    let bytes = size_of::<BatchHistogram>() + histogram.heap_bytes();
+                    self.histogram_bytes += bytes as u64;
+                    adding
+                        .started()
+                        .push_started_histogram(*t, *start, histogram.clone());
+                }
                 Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
@@ -323,6 +370,9 @@ impl<'a> Intake<'a> {
             part.points.note(before, part.columns.series_count(), point);
         }
         self.note_rejected(rejected);
+        if !series.histograms.is_empty() {
+            self.ask(self.histogram_bytes + self.decoded_bytes);
+        }
         rejected
     }
 
@@ -533,6 +583,16 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn refused(&self) -> u64 {
         self.taken.report.series
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.decoded_bytes = bytes as u64;
+        // Once it is taken, it is there twice for a while.
+        self.ask(self.histogram_bytes + 2 * self.decoded_bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.taken.exceeded.is_some()
     }
 
     fn point(&mut self, number: Option<u32>) {

@@ -1,8 +1,12 @@
 //! Small requests that name large things often: what they cost is bounded by the limits. Each has a size that takes
 //! minutes, or more memory than there is, when it is not.
 
+use koios_distributor::Settings;
+use koios_tenancy::Limits;
+use rstest::rstest;
+
 use crate::messages::*;
-use crate::rig::{NOW, Rig};
+use crate::rig::{NOW, Rig, state};
 
 const MIB: usize = 1 << 20;
 const TOO_OLD: i64 = NOW - 24 * 3_600_000;
@@ -75,4 +79,47 @@ async fn i12_a_tag_is_not_read_for_each_field() {
     let line = format!("m,a={} {}\n", "x".repeat(8 * MIB), fields.join(","));
     let answer = rig.request("POST", "/write", &[], line.into_bytes()).await;
     answer.assert(400, "label value too long (actual: 8388608, limit: 65536");
+}
+
+/// Native histograms of 4,096 buckets, one byte each until they are decoded.
+fn many_buckets(n: usize) -> impl Iterator<Item = Message> {
+    let deltas: Vec<u64> = std::iter::once(2).chain(vec![0; 4_095]).collect();
+    let common = Message::default()
+        .number(1, 4_096)
+        .double(3, 1.0)
+        .span(11, 0, 4_096)
+        .packed(12, &deltas);
+    (0..n).map(move |i| common.clone().number(15, (NOW + i as i64) as u64))
+}
+
+// The last of the request is no message at all: nobody looks at it.
+#[rstest]
+#[case::of_one_series(true)]
+#[case::of_many_series(false)]
+#[tokio::test(start_paused = true)]
+async fn i12_memory_for_histograms_is_asked_for_as_it_is_needed(#[case] is_one: bool) {
+    let settings = Settings {
+        bytes_in_flight_max: 64 * MIB as u64,
+        ..Settings::default()
+    };
+    let rig = Rig::with_settings(state(1, 1, 1, 1), Limits::default(), settings);
+    let of = |n: usize| match is_one {
+        true => vec![many_buckets(n).fold(series(&[(b"__name__", b"h")], &[]), |m, h| m.message(4, &h))],
+        false => many_buckets(n)
+            .map(|h| series(&[(b"__name__", b"h")], &[]).message(4, &h))
+            .collect(),
+    };
+    let mut body = request(&of(2_000));
+    body.extend_from_slice(&[0xff; 20]);
+    rig.push(&body).await.assert(413, "bytes while it is decoded");
+    assert!(rig.stored().is_empty());
+    // All was given back, and what fits is taken.
+    for _ in 0..3 {
+        rig.push(&request(&of(400))).await.assert(204, "");
+    }
+    assert!(
+        rig.metrics
+            .encode()
+            .contains("koios_distributor_request_bytes_in_flight 0")
+    );
 }
