@@ -158,6 +158,10 @@ impl Message {
                     settings: &limits.otlp,
                     strings: &strings,
                     limits: decode_limits,
+                    label_bytes: limits.max_label_set_bytes
+                        + pairs.map_or(0, |_| {
+                            limits.ha_replica_label.len() + limits.max_label_value_bytes
+                        }),
                     accepted_ms: rules.accepted_ms(),
                     lookback_ms: i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX),
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),

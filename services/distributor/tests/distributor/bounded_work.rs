@@ -6,6 +6,7 @@ use koios_tenancy::Limits;
 use rstest::rstest;
 
 use crate::messages::*;
+use crate::otlp;
 use crate::rig::{NOW, Rig, state};
 
 const MIB: usize = 1 << 20;
@@ -122,4 +123,66 @@ async fn i12_memory_for_histograms_is_asked_for_as_it_is_needed(#[case] is_one: 
             .encode()
             .contains("koios_distributor_request_bytes_in_flight 0")
     );
+}
+
+fn attribute(name: &str, value: &str) -> Message {
+    let value = Message::default().bytes(1, value);
+    Message::default().bytes(1, name).message(2, &value)
+}
+
+/// A request of OTLP with these attributes of its resource and its scope.
+fn of_resource(resource: &[(&str, &str)], scope: &str, metrics: &[Message]) -> Vec<u8> {
+    let attributes = resource.iter();
+    let resource = attributes.fold(Message::default(), |m, (k, v)| m.message(1, &attribute(k, v)));
+    let scope = Message::default().message(1, &Message::default().message(3, &attribute("q", scope)));
+    let scope = metrics.iter().fold(scope, |m, metric| m.message(2, metric));
+    Message::default()
+        .message(1, &Message::default().message(1, &resource).message(2, &scope))
+        .0
+}
+
+fn delta(name: &str, points: usize) -> Message {
+    let nanos = |t: i64| t as u64 * 1_000_000;
+    let point = |i: usize| {
+        Message::default()
+            .fixed(2, nanos(NOW - 10_000))
+            .fixed(3, nanos(NOW - i as i64))
+            .fixed(6, 1)
+    };
+    let sum = (0..points).fold(Message::default(), |m, i| m.message(1, &point(i)));
+    Message::default()
+        .bytes(1, name)
+        .message(7, &sum.number(2, 1).number(3, 1))
+}
+
+#[tokio::test(start_paused = true)]
+async fn i12_attributes_of_resources_and_scopes_are_not_read_for_each_metric_or_point() {
+    let rig = Rig::single();
+    let huge = "x".repeat(4 * MIB);
+    let instance = [("service.name", "shop"), ("service.instance.id", &huge)];
+    let points: Vec<Message> = (0..20_000).map(|i| otlp::point(NOW + i, 1.0)).collect();
+    let deltas: Vec<Message> = (0..20_000).map(|i| delta(&format!("d{i}"), 1)).collect();
+    for body in [
+        of_resource(&instance, "", &[otlp::gauge("g", &points)]),
+        of_resource(&instance, "", &[delta("d", 8_000)]),
+        of_resource(&[("service.name", "shop"), ("other", &huge)], "", &deltas),
+        of_resource(&[("service.name", "shop")], &huge, &deltas),
+    ] {
+        let answer = rig.request("POST", otlp::PATH, &[otlp::PROTOBUF], body).await;
+        answer.assert(200, "");
+    }
+    // Of the third a zero and a value each, to which the fourth adds those of another stream.
+    assert_eq!(rig.stored().len(), 60_000);
+}
+
+// The first is the newest, so that all others are refused before they are any series.
+#[tokio::test(start_paused = true)]
+async fn i12_labels_of_deltas_that_are_refused_count_too() {
+    let rig = Rig::single();
+    let long = "x".repeat(60_000);
+    let resource = [("service.name", long.as_str()), ("service.instance.id", &long)];
+    let body = of_resource(&resource, "", &[delta("d", 9_000)]);
+    let answer = rig.request("POST", otlp::PATH, &[otlp::PROTOBUF], body).await;
+    answer.assert(413, "raise limits.max-request-bytes");
+    assert!(rig.stored().is_empty());
 }
