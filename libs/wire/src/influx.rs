@@ -124,6 +124,7 @@ pub fn decode<'a>(
 ) -> Result<Report, InfluxError> {
     let mut decoder = Decoder {
         context,
+        measurements: HashMap::new(),
         names: HashMap::new(),
         label_names: HashMap::new(),
         tags: vec![(NAME, &[])],
@@ -188,8 +189,10 @@ fn expected(wanted: &str, got: &[u8]) -> Stop {
 
 struct Decoder<'a> {
     context: Context<'a>,
+    /// Numbers of the measurements, which a line has once and which may be long.
+    measurements: HashMap<&'a [u8], usize>,
     /// Metric names by measurement and field, as written.
-    names: HashMap<(&'a [u8], &'a [u8]), &'a [u8]>,
+    names: HashMap<(usize, &'a [u8]), &'a [u8]>,
     /// Label names by tag keys that are none.
     label_names: HashMap<&'a [u8], &'a [u8]>,
     /// Labels of the line; the first is the metric's name.
@@ -294,11 +297,13 @@ impl<'a> Decoder<'a> {
     }
 
     fn emit(&mut self, measurement: &'a [u8], t: i64, sink: &mut impl Sink<'a>) -> Result<(), Stop> {
+        let number = self.measurements.len();
+        let number = *self.measurements.entry(measurement).or_insert(number);
         for i in 0..self.fields.len() {
-            let Some(&(field, v)) = self.fields.get(i) else {
+            let Some(&(field, v)) = self.fields.get(i).filter(|_| !sink.is_over()) else {
                 break;
             };
-            let name = self.metric_name(measurement, field)?;
+            let name = self.metric_name((measurement, number), field)?;
             if let Some(first) = self.tags.first_mut() {
                 first.1 = name;
             }
@@ -312,8 +317,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    fn metric_name(&mut self, measurement: &'a [u8], field: &'a [u8]) -> Result<&'a [u8], Stop> {
-        if let Some(known) = self.names.get(&(measurement, field)) {
+    fn metric_name(
+        &mut self,
+        (measurement, number): (&'a [u8], usize),
+        field: &'a [u8],
+    ) -> Result<&'a [u8], Stop> {
+        if let Some(known) = self.names.get(&(number, field)) {
             return Ok(known);
         }
         let strings = self.context.strings;
@@ -323,7 +332,7 @@ impl<'a> Decoder<'a> {
             of => [of, part].join(&b'_'),
         };
         let name = strings.add(&sanitized(&joined, true))?;
-        self.names.insert((measurement, field), name);
+        self.names.insert((number, field), name);
         Ok(name)
     }
 

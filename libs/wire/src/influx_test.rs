@@ -179,6 +179,32 @@ fn i12_the_work_for_bad_lines_grows_with_the_text(#[case] lines: &str) {
 }
 
 #[test]
+fn i12_a_measurement_is_not_read_for_each_field() {
+    let strings = Strings::new(32 << 20);
+    let context = Context {
+        strings: &strings,
+        precision: Precision::Milliseconds,
+        now_ms: NOW,
+        limits: DecodeLimits {
+            samples: 100_000,
+            ..LIMITS
+        },
+    };
+    #[derive(Default)]
+    struct Counted(usize);
+    impl<'a> Sink<'a> for Counted {
+        fn series(&mut self, _: RawSeries<'a, '_>) {
+            self.0 += 1;
+        }
+        fn metadata(&mut self, _: RawMetadata<'a>) {}
+    }
+    let text = format!("{} {}f=1", "m".repeat(4 << 20), "f=1,".repeat(50_000));
+    let mut counted = Counted::default();
+    decode(text.as_bytes(), context, &mut counted).unwrap();
+    assert_eq!(counted.0, 50_001);
+}
+
+#[test]
 fn i12_texts_beyond_their_limits_are_refused() {
     let fields: Vec<String> = (0..1_001).map(|i| format!("f{i}=1")).collect();
     let error = read(&format!("m {}", fields.join(","))).unwrap_err();
