@@ -124,6 +124,7 @@ pub fn decode<'a>(
 ) -> Result<Report, InfluxError> {
     let mut decoder = Decoder {
         context,
+        measurements: HashMap::new(),
         names: HashMap::new(),
         label_names: HashMap::new(),
         tags: vec![(NAME, &[])],
@@ -132,6 +133,7 @@ pub fn decode<'a>(
         samples: 0,
     };
     let mut report = Report::default();
+    let mut opened = OpenedQuotes::default();
     let mut cursor = Cursor(text);
     while !cursor.0.is_empty() {
         let line = Cursor(cursor.0);
@@ -146,7 +148,7 @@ pub fn decode<'a>(
                     LineFault { line, reason }
                 });
                 cursor.skip_line();
-                if let Some(rest) = line.after_line() {
+                if let Some(rest) = line.after_line(&mut opened) {
                     cursor.0 = rest
                         .get(rest.len().saturating_sub(cursor.0.len())..)
                         .unwrap_or(rest);
@@ -187,8 +189,10 @@ fn expected(wanted: &str, got: &[u8]) -> Stop {
 
 struct Decoder<'a> {
     context: Context<'a>,
+    /// Numbers of the measurements, which a line has once and which may be long.
+    measurements: HashMap<&'a [u8], usize>,
     /// Metric names by measurement and field, as written.
-    names: HashMap<(&'a [u8], &'a [u8]), &'a [u8]>,
+    names: HashMap<(usize, &'a [u8]), &'a [u8]>,
     /// Label names by tag keys that are none.
     label_names: HashMap<&'a [u8], &'a [u8]>,
     /// Labels of the line; the first is the metric's name.
@@ -293,11 +297,13 @@ impl<'a> Decoder<'a> {
     }
 
     fn emit(&mut self, measurement: &'a [u8], t: i64, sink: &mut impl Sink<'a>) -> Result<(), Stop> {
+        let number = self.measurements.len();
+        let number = *self.measurements.entry(measurement).or_insert(number);
         for i in 0..self.fields.len() {
-            let Some(&(field, v)) = self.fields.get(i) else {
+            let Some(&(field, v)) = self.fields.get(i).filter(|_| !sink.is_over()) else {
                 break;
             };
-            let name = self.metric_name(measurement, field)?;
+            let name = self.metric_name((measurement, number), field)?;
             if let Some(first) = self.tags.first_mut() {
                 first.1 = name;
             }
@@ -311,8 +317,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    fn metric_name(&mut self, measurement: &'a [u8], field: &'a [u8]) -> Result<&'a [u8], Stop> {
-        if let Some(known) = self.names.get(&(measurement, field)) {
+    fn metric_name(
+        &mut self,
+        (measurement, number): (&'a [u8], usize),
+        field: &'a [u8],
+    ) -> Result<&'a [u8], Stop> {
+        if let Some(known) = self.names.get(&(number, field)) {
             return Ok(known);
         }
         let strings = self.context.strings;
@@ -322,7 +332,7 @@ impl<'a> Decoder<'a> {
             of => [of, part].join(&b'_'),
         };
         let name = strings.add(&sanitized(&joined, true))?;
-        self.names.insert((measurement, field), name);
+        self.names.insert((number, field), name);
         Ok(name)
     }
 
@@ -402,6 +412,26 @@ fn value(text: &[u8]) -> Option<f64> {
     }
 }
 
+/// Quotes of a text by their distance from its end, a bit for each.
+#[derive(Default)]
+struct OpenedQuotes(Vec<u64>);
+
+impl OpenedQuotes {
+    /// Tells whether it is new.
+    fn insert(&mut self, distance: usize) -> bool {
+        let (at, bit) = (distance / 64, 1 << (distance % 64));
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(at) else {
+            return true;
+        };
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+}
+
 /// What is left of the text.
 struct Cursor<'a>(&'a [u8]);
 
@@ -434,7 +464,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// What comes after the line and the strings of its fields, which may hold line breaks; none when a string does not end.
-    fn after_line(&self) -> Option<&'a [u8]> {
+    ///
+    /// `opened` are the quotes that opened strings of bad lines before. Reading goes on after what a line turned out to be,
+    /// so that those which are met again led to a string without an end, and do so again: however many lines are bad, the
+    /// text is gone through a few times at most.
+    fn after_line(&self, opened: &mut OpenedQuotes) -> Option<&'a [u8]> {
         let (mut in_fields, mut in_string, mut before) = (false, false, b' ');
         let mut bytes = self.0.iter().enumerate();
         while let Some((at, &b)) = bytes.next() {
@@ -442,7 +476,12 @@ impl<'a> Cursor<'a> {
                 b'\n' if !in_string => return self.0.get(at + 1..),
                 b'\\' if in_string || self.0.get(at + 1) != Some(&b'\n') => drop(bytes.next()),
                 b'"' if in_string => in_string = false,
-                b'"' => in_string = in_fields && before == b'=',
+                b'"' if in_fields && before == b'=' => {
+                    if !opened.insert(self.0.len() - at) {
+                        return None;
+                    }
+                    in_string = true;
+                }
                 b' ' => in_fields = true,
                 _ => {}
             }

@@ -165,6 +165,45 @@ fn the_first_of_many_bad_lines_is_named() {
     assert_eq!((report.lines, report.first.map(|f| f.line)), (3, Some(2)));
 }
 
+// Of a size that takes minutes when each bad line makes all that follow be read again.
+#[rstest]
+#[case::in_step("a =\"x\"=\"\n")]
+#[case::in_turns("a =\"x\"\"\na =\"\n")]
+#[case::escaped("a =\\\"=\"x\\\"=\"=\"\n")]
+#[case::long_lines("a x,=\"\"y=\"=\"=\"  \n\nb\n")]
+fn i12_the_work_for_bad_lines_grows_with_the_text(#[case] lines: &str) {
+    let mut text = lines.repeat((2 << 20) / lines.len());
+    text += "\nlast g=1 5";
+    let (_, report) = read(&text).unwrap();
+    assert!(report.lines > 0, "{report:?}");
+}
+
+#[test]
+fn i12_a_measurement_is_not_read_for_each_field() {
+    let strings = Strings::new(32 << 20);
+    let context = Context {
+        strings: &strings,
+        precision: Precision::Milliseconds,
+        now_ms: NOW,
+        limits: DecodeLimits {
+            samples: 100_000,
+            ..LIMITS
+        },
+    };
+    #[derive(Default)]
+    struct Counted(usize);
+    impl<'a> Sink<'a> for Counted {
+        fn series(&mut self, _: RawSeries<'a, '_>) {
+            self.0 += 1;
+        }
+        fn metadata(&mut self, _: RawMetadata<'a>) {}
+    }
+    let text = format!("{} {}f=1", "m".repeat(4 << 20), "f=1,".repeat(50_000));
+    let mut counted = Counted::default();
+    decode(text.as_bytes(), context, &mut counted).unwrap();
+    assert_eq!(counted.0, 50_001);
+}
+
 #[test]
 fn i12_texts_beyond_their_limits_are_refused() {
     let fields: Vec<String> = (0..1_001).map(|i| format!("f{i}=1")).collect();

@@ -254,6 +254,14 @@ pub trait Sink<'a> {
         0
     }
 
+    /// Notes how many bytes are held for the series that is being decoded, where they may be many more than were sent.
+    fn hold(&mut self, _bytes: usize) {}
+
+    /// Whether the request is to be refused, whatever is still to come.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Series that come from now on are of this data point, or of none: for formats that make several series of one thing.
     fn point(&mut self, _number: Option<u32>) {}
 }
@@ -314,6 +322,8 @@ struct Scratch<'a> {
     samples: Vec<Sample>,
     starts: Vec<i64>,
     histograms: Vec<RawHistogram>,
+    /// What they occupy.
+    histogram_bytes: usize,
     histogram: histogram::Scratch,
     exemplars_seen: usize,
     exemplars: Vec<RawExemplar>,
@@ -335,6 +345,7 @@ impl<'a> Scratch<'a> {
             samples: Vec::new(),
             starts: Vec::new(),
             histograms: Vec::new(),
+            histogram_bytes: 0,
             histogram: histogram::Scratch::default(),
             exemplars_seen: 0,
             exemplars: Vec::new(),
@@ -357,6 +368,7 @@ impl<'a> Scratch<'a> {
         self.samples.clear();
         self.starts.clear();
         self.histograms.clear();
+        self.histogram_bytes = 0;
         self.exemplars.clear();
         self.exemplar_labels.clear();
         self.metadata = None;
@@ -385,11 +397,15 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// Decodes and checks a native histogram.
-    fn push_histogram(&mut self, message: Reader<'a>) -> Result<(), DecodeError> {
+    /// Decodes and checks a native histogram, whose buckets may take a byte each until then.
+    fn push_histogram(&mut self, message: Reader<'a>, sink: &mut impl Sink<'a>) -> Result<(), DecodeError> {
         self.count_sample()?;
         self.histogram.decode(message)?;
-        self.histograms.push(self.histogram.raw());
+        let raw = self.histogram.raw();
+        let heap_bytes = raw.histogram.as_ref().map_or(0, Histogram::heap_bytes);
+        self.histogram_bytes += size_of::<RawHistogram>() + heap_bytes;
+        self.histograms.push(raw);
+        sink.hold(self.histogram_bytes);
         Ok(())
     }
 

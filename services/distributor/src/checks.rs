@@ -20,8 +20,8 @@ const EXEMPLAR_CHARACTERS_MAX: usize = 128;
 /// Longest labels, packed, of a series whose exemplars heads keep.
 const EXEMPLAR_SERIES_LABELS_MAX: usize = 2 << 10;
 
-/// What is wrong with a label by itself.
-pub(crate) fn check_label((name, value): RawLabel<'_>, limits: &Limits) -> Result<(), Rejection> {
+/// What is wrong with a label's size, for which it is not read.
+pub(crate) fn check_label_size((name, value): RawLabel<'_>, limits: &Limits) -> Result<(), Rejection> {
     if name.is_empty() {
         return Err(Rejection::EmptyName);
     }
@@ -31,15 +31,20 @@ pub(crate) fn check_label((name, value): RawLabel<'_>, limits: &Limits) -> Resul
             limit: limits.max_label_name_bytes,
         });
     }
-    if !is_utf8(name) {
-        return Err(Rejection::NameNotUtf8);
-    }
     if value.len() > limits.max_label_value_bytes {
         return Err(Rejection::ValueTooLong {
             name: text(name),
             actual: value.len(),
             limit: limits.max_label_value_bytes,
         });
+    }
+    Ok(())
+}
+
+/// What is wrong with what a label of a good size says.
+pub(crate) fn check_label_text((name, value): RawLabel<'_>) -> Result<(), Rejection> {
+    if !is_utf8(name) {
+        return Err(Rejection::NameNotUtf8);
     }
     if !is_utf8(value) {
         return Err(Rejection::ValueNotUtf8 { name: text(name) });
@@ -96,6 +101,11 @@ pub(crate) fn keeps_exemplars(series: &RawSeries<'_, '_>, packed: LabelsRef<'_>)
 
 /// The labels of an exemplar; none when it is not to be kept. Prometheus keeps as many characters.
 pub(crate) fn exemplar_labels(raw: &[RawLabel<'_>]) -> Option<Labels> {
+    // A character takes four bytes at most: what is longer is not read.
+    let bytes: usize = raw.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > EXEMPLAR_CHARACTERS_MAX * 4 {
+        return None;
+    }
     let mut pairs = Vec::with_capacity(raw.len());
     let mut characters = 0;
     for (name, value) in raw {

@@ -54,6 +54,14 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithLabels<'a, '_, S> {
     fn refused(&self) -> u64 {
         self.sink.refused()
     }
+
+    fn hold(&mut self, bytes: usize) {
+        self.sink.hold(bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.sink.is_over()
+    }
 }
 
 /// Hands series on with one label more where they do not have it.
@@ -96,5 +104,13 @@ impl<'a, S: Sink<'a>> Sink<'a> for WithDefault<'a, '_, S> {
 
     fn refused(&self) -> u64 {
         self.sink.refused()
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.sink.hold(bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.sink.is_over()
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
+    BatchColumns, BatchHistogram, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
     write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
@@ -18,7 +18,8 @@ use koios_wire::remote_write::{
     EncodedLabels, RawHistogram, RawLabel, RawMetadata, RawSeries, Sink, decode_labels,
 };
 
-use crate::checks::{check_label, check_time, exemplar_labels, keeps_exemplars};
+use crate::admission::HeldBytes;
+use crate::checks::{check_label_size, check_label_text, check_time, exemplar_labels, keeps_exemplars};
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::points::Points;
@@ -29,6 +30,8 @@ use crate::taken::{Exceeded, Taken};
 
 /// Samples from which a part's content is encoded where it was decoded.
 const ENCODED_SAMPLES_MIN: usize = 64;
+/// How many bytes a request may take before they are asked for.
+const ASKED_EVERY: u64 = 64 << 10;
 /// Longest help text and unit; longer ones are dropped, as metadata is a courtesy.
 const METADATA_BYTES_MAX: usize = 16 << 10;
 
@@ -87,6 +90,14 @@ enum LabelsAre {
     LeftOut(Range<u32>, Option<NewSeries>),
 }
 
+/// Where a request's memory is asked for.
+#[derive(Debug)]
+struct Budget<'a> {
+    held: &'a mut HeldBytes,
+    /// What is held for the message itself.
+    message_bytes: u64,
+}
+
 /// Takes series in, one after the other.
 #[derive(Debug)]
 pub(crate) struct Intake<'a> {
@@ -98,6 +109,10 @@ pub(crate) struct Intake<'a> {
     /// The last series that was recognised, if it is to be learnt anew.
     ages: Option<NewSeries>,
     taken: Taken,
+    budget: Option<Budget<'a>>,
+    /// What histograms occupy: those taken, and those of the series that is being decoded.
+    histogram_bytes: u64,
+    decoded_bytes: u64,
     label_bytes: u64,
     /// The data point that series are of.
     point: Option<u32>,
@@ -121,6 +136,9 @@ impl<'a> Intake<'a> {
             cursor: Cursor::default(),
             ages: None,
             taken: Taken::default(),
+            budget: None,
+            histogram_bytes: 0,
+            decoded_bytes: 0,
             label_bytes: 0,
             point: None,
             entries: 0,
@@ -128,6 +146,31 @@ impl<'a> Intake<'a> {
             metadata: BTreeMap::new(),
             labels: Vec::new(),
             packed: Vec::new(),
+        }
+    }
+
+    /// Asks for memory as it is needed, beyond the message's own.
+    pub(crate) fn within(mut self, held: &'a mut HeldBytes, message: &[u8]) -> Self {
+        self.budget = Some(Budget {
+            held,
+            message_bytes: message.len() as u64,
+        });
+        self
+    }
+
+    /// Asks for so many bytes in all.
+    fn ask(&mut self, bytes: u64) {
+        let Some(budget) = &mut self.budget else {
+            return;
+        };
+        let bytes = bytes.saturating_sub(budget.message_bytes);
+        let asked = &mut self.taken.asked_bytes;
+        if bytes <= *asked + ASKED_EVERY {
+            return;
+        }
+        match budget.held.grow(bytes - *asked) {
+            Ok(()) => *asked = bytes,
+            Err(error) => self.taken.exceeded = Some(Exceeded::Held(error)),
         }
     }
 
@@ -175,10 +218,12 @@ impl<'a> Intake<'a> {
 
     /// The reference of a series that is known: labels that pack to the same bytes were found good and in order before.
     fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<(SeriesHash, LabelsAre)> {
-        if series.fault.is_some() || series.label_count != series.labels.len() {
+        self.packed.clear();
+        let all = series.label_count == series.labels.len();
+        // What is refused for its size must not be read for it: a table's symbols are named as often as one likes.
+        if series.fault.is_some() || !all || size(series.labels) > self.rules.limits.max_label_set_bytes {
             return None;
         }
-        self.packed.clear();
         for (name, value) in series.labels {
             write_packed_bytes(&mut self.packed, name, value);
         }
@@ -213,21 +258,23 @@ impl<'a> Intake<'a> {
                 limit: limits.max_labels_per_series,
             });
         }
-        self.labels.clear();
-        let mut bytes = 0usize;
         for &label in series.labels {
-            check_label(label, limits)?;
-            let (name, value) = label;
-            bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
-            if !value.is_empty() {
-                self.labels.push((name, value));
-            }
+            check_label_size(label, limits)?;
         }
+        let bytes = size(series.labels);
         if bytes > limits.max_label_set_bytes {
             return Err(Rejection::LabelSetTooLarge {
                 actual: bytes,
                 limit: limits.max_label_set_bytes,
             });
+        }
+        self.labels.clear();
+        for &label in series.labels {
+            check_label_text(label)?;
+            let (name, value) = label;
+            if !value.is_empty() {
+                self.labels.push((name, value));
+            }
         }
         if !self.labels.is_sorted_by(|a, b| a.0 < b.0) {
             self.labels.sort_by_key(|(name, _)| *name);
@@ -252,6 +299,9 @@ impl<'a> Intake<'a> {
 
     /// Adds a series with those of its samples that are good. Gives how many were not.
     fn append(&mut self, series: &RawSeries<'_, '_>, hash: SeriesHash, labels: LabelsAre) -> u64 {
+        if series.known.is_none() {
+            self.count_packed();
+        }
         self.count_series(hash);
         let packed = LabelsRef::from_trusted(&self.packed);
         let Some(partition) = self.rules.table.ring.route(hash) else {
@@ -290,9 +340,13 @@ impl<'a> Intake<'a> {
                 .as_ref()
                 .map_err(|fault| Rejection::Histogram(fault.clone()));
             match histogram.and_then(|h| check_time(*t).map(|()| h)) {
-                Ok(histogram) => adding
-                    .started()
-                    .push_started_histogram(*t, *start, histogram.clone()),
+                Ok(histogram) => {
+                    let bytes = size_of::<BatchHistogram>() + histogram.heap_bytes();
+                    self.histogram_bytes += bytes as u64;
+                    adding
+                        .started()
+                        .push_started_histogram(*t, *start, histogram.clone());
+                }
                 Err(rejection) => rejected += adding.reject(rejection, series),
             }
         }
@@ -315,11 +369,10 @@ impl<'a> Intake<'a> {
             let part = &mut adding.part;
             part.points.note(before, part.columns.series_count(), point);
         }
-        if adding.labels.is_none() && series.known.is_none() {
-            self.label_bytes += self.packed.len() as u64;
-        }
-        self.check_label_bytes();
         self.note_rejected(rejected);
+        if !series.histograms.is_empty() {
+            self.ask(self.histogram_bytes + self.decoded_bytes);
+        }
         rejected
     }
 
@@ -335,9 +388,16 @@ impl<'a> Intake<'a> {
         self.taken.exemplars_dropped += series.exemplars.len() as u64;
         self.taken.report.series += 1;
         self.taken.points.refused.extend(self.point);
+        self.count_packed();
         self.taken
             .report
             .add(rejection, samples, || describe(series.labels));
+    }
+
+    /// Counts the current series' labels, whether it is taken or not: packing them was work.
+    fn count_packed(&mut self) {
+        self.label_bytes += self.packed.len() as u64;
+        self.check_label_bytes();
     }
 
     fn check_label_bytes(&mut self) {
@@ -508,13 +568,13 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn metadata(&mut self, metadata: RawMetadata<'a>) {
         let short = |text: &[u8]| text.len() <= METADATA_BYTES_MAX;
+        let fits = metadata.metric.len() <= self.rules.limits.max_label_value_bytes;
+        if metadata.metric.is_empty() || !fits || !short(metadata.help) || !short(metadata.unit) {
+            return;
+        }
         let Ok(metric) = std::str::from_utf8(metadata.metric) else {
             return;
         };
-        let fits = metric.len() <= self.rules.limits.max_label_value_bytes;
-        if metric.is_empty() || !fits || !short(metadata.help) || !short(metadata.unit) {
-            return;
-        }
         if self.metadata.insert(metric, metadata) != Some(metadata) {
             self.label_bytes += (metric.len() + metadata.help.len() + metadata.unit.len()) as u64;
             self.check_label_bytes();
@@ -523,6 +583,16 @@ impl<'a> Sink<'a> for Intake<'a> {
 
     fn refused(&self) -> u64 {
         self.taken.report.series
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.decoded_bytes = bytes as u64;
+        // Once it is taken, it is there twice for a while.
+        self.ask(self.histogram_bytes + 2 * self.decoded_bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.taken.exceeded.is_some()
     }
 
     fn point(&mut self, number: Option<u32>) {
@@ -541,6 +611,11 @@ fn family_of<'a>(series: &'a [u8], kind: &str) -> &'a [u8] {
     };
     let family = parts.iter().find_map(|part| series.strip_suffix(*part));
     family.filter(|family| !family.is_empty()).unwrap_or(series)
+}
+
+/// Bytes of all names and values.
+fn size(labels: &[RawLabel<'_>]) -> usize {
+    labels.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 fn is_metric_name(name: &[u8]) -> bool {

@@ -119,7 +119,7 @@ impl Message {
         let known = self.known.read();
         let taken = match &self.format {
             Format::RemoteWrite(version) => {
-                let mut intake = Intake::new(rules, &known);
+                let mut intake = Intake::new(rules, &known).within(&mut self.held, message);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = decode(*version, message, decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
@@ -138,7 +138,7 @@ impl Message {
                         Unescaped::default()
                     }
                 };
-                let mut intake = Intake::new(rules, &known);
+                let mut intake = Intake::new(rules, &known).within(&mut self.held, message);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let strings = Strings::new(strings_max);
                 let decoded = metrics.take_in(message, (&unescaped, &strings), decode_limits, &mut sink);
@@ -158,11 +158,15 @@ impl Message {
                     settings: &limits.otlp,
                     strings: &strings,
                     limits: decode_limits,
+                    label_bytes: limits.max_label_set_bytes
+                        + pairs.map_or(0, |_| {
+                            limits.ha_replica_label.len() + limits.max_label_value_bytes
+                        }),
                     accepted_ms: rules.accepted_ms(),
                     lookback_ms: i64::try_from(limits.lookback_delta.as_millis()).unwrap_or(i64::MAX),
                     deltas: self.deltas.as_ref().map(|deltas| (deltas, rules.seed)),
                 };
-                let mut intake = Intake::new(rules, &known);
+                let mut intake = Intake::new(rules, &known).within(&mut self.held, message);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = otlp::decode(message, &context, &mut sink);
                 let (report, pairs) = sink.finish_after(decoded)?;
@@ -183,7 +187,7 @@ impl Message {
                     limits: decode_limits,
                 };
                 let database = text.database.as_ref().map(|db| (b"db".as_slice(), db.as_bytes()));
-                let mut intake = Intake::new(rules, &known);
+                let mut intake = Intake::new(rules, &known).within(&mut self.held, message);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = influx::decode(message, context, &mut WithDefault::new(&mut sink, database));
                 let (report, pairs) = sink.finish_after(decoded)?;
@@ -193,14 +197,12 @@ impl Message {
                 taken
             }
         };
-        // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
-        self.held
-            .grow(taken.bytes().saturating_sub(message.len() as u64))?;
         if let Some(exceeded) = taken.exceeded {
             if let Some(gate) = pairs {
                 gate.lose(&taken.pairs.brought);
             }
             return Err(match exceeded {
+                Exceeded::Held(error) => error,
                 Exceeded::LabelBytes(bytes) => Error::LabelBytes {
                     bytes,
                     limit: label_bytes_max(limits),
@@ -210,6 +212,10 @@ impl Message {
                 },
             });
         }
+        // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
+        let more = taken.bytes().saturating_sub(message.len() as u64);
+        self.held.grow(more.saturating_sub(taken.asked_bytes))?;
+        self.held.shrink(taken.asked_bytes.saturating_sub(more));
         Ok(taken)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use koios_model::{METRIC_NAME, PartitionId};
 use koios_wire::{influx, otlp};
 
+use crate::Error;
 use crate::intake::Part;
 use crate::metric_limit::MetricRoom;
 use crate::pairs::PairsSeen;
@@ -28,6 +29,8 @@ pub(crate) struct Taken {
     pub(crate) metric_room: Option<MetricRoom>,
     /// Series of which it cannot be told yet whether the tenant may have them.
     pub(crate) undecided: u64,
+    /// Bytes that were asked for while it was taken in, beside the message's.
+    pub(crate) asked_bytes: u64,
     /// What the request has too much of: it must be refused.
     pub(crate) exceeded: Option<Exceeded>,
 }
@@ -75,8 +78,10 @@ impl Taken {
 }
 
 /// A limit of a request that shows only as it is taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exceeded {
+    /// The bytes that may be held, which this says.
+    Held(Error),
     /// That on all labels together, which had come to so many bytes.
     LabelBytes(u64),
     /// That on its series.

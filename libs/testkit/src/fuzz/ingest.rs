@@ -163,6 +163,7 @@ fn translate(choices: u8, message: &[u8]) {
             settings: &settings,
             strings: &strings,
             limits: LIMITS,
+            label_bytes: 256 << 10,
             accepted_ms: 0..=i64::MAX,
             lookback_ms: 300_000,
             deltas: Some((&deltas, seed)),

@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub strings: &'a Strings,
     /// Bounds of the request.
     pub limits: DecodeLimits,
+    /// Bytes beyond which the sink refuses a series for its labels.
+    pub label_bytes: usize,
     /// Times that will be accepted, milliseconds: `target_info` gets no others.
     pub accepted_ms: RangeInclusive<i64>,
     /// How far back queries look for a sample, milliseconds: `target_info` comes twice as often.
@@ -89,6 +91,9 @@ pub fn decode<'a>(
         exemplars: Exemplars::default(),
         packed: Vec::new(),
         sent_scope: SentScope::default(),
+        resource_identity: None,
+        scope_identity: None,
+        hashed_bytes: 0,
         times: None,
     };
     let mut request = Reader::new(bytes);
@@ -153,6 +158,11 @@ struct Translator<'a, 's, S> {
     packed: Vec<u8>,
     /// The scope of what is read.
     sent_scope: SentScope<'a>,
+    /// What the streams of the resource and of its scope have in common, once it was asked for: both may be long.
+    resource_identity: Option<Identity>,
+    scope_identity: Option<Identity>,
+    /// Labels that were hashed for deltas, in bytes.
+    hashed_bytes: usize,
     /// Earliest and latest time of the resource's data points, nanoseconds.
     times: Option<(u64, u64)>,
 }
@@ -215,6 +225,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
         let most = self.context.limits.labels_per_series;
         let resource = faulty(ResourceLabels::new(attributes, &mut self.namer, most))?;
         self.times = None;
+        self.resource_identity = None;
         let mut fields = message;
         while !fields.done() {
             let tag = fields.tag()?;
@@ -247,6 +258,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             }
         }
         self.sent_scope = SentScope { scope, schema_url };
+        self.scope_identity = None;
         let most = self.context.limits.labels_per_series;
         let scope = faulty(ScopeLabels::read(scope, schema_url, &mut self.namer, most))?;
         let mut fields = message;
@@ -299,6 +311,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
         while !fields.done() {
             let tag = fields.tag()?;
             match tag.field {
+                1 if self.out.sink.is_over() => return Ok(()),
                 1 => {
                     self.point.decode(shape, fields.message()?)?;
                     self.one_point(&metric, head.name)?;
@@ -309,13 +322,19 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
         Ok(())
     }
 
-    fn delta_metric(&self, resource: &ResourceLabels<'a>, head: &MetricHead<'a>) -> Option<DeltaMetric> {
+    fn delta_metric(&mut self, resource: &ResourceLabels<'a>, head: &MetricHead<'a>) -> Option<DeltaMetric> {
         let (_, seed) = self
             .context
             .deltas
             .filter(|_| head.has_temporality() && head.temporality == DELTA)?;
+        let of_resource = *self
+            .resource_identity
+            .get_or_insert_with(|| Identity::of_resource(&resource.attributes, seed));
+        let of_scope = *self
+            .scope_identity
+            .get_or_insert_with(|| of_resource.with_scope(self.sent_scope, seed));
         Some(DeltaMetric {
-            identity: Identity::new(&resource.attributes, self.sent_scope, head, seed),
+            identity: of_scope.with_metric(head, seed),
             monotonic: head.only_grows(),
         })
     }

@@ -33,6 +33,9 @@ pub(super) fn decode<'a>(
                 scratch.start_series()?;
                 series(message, &mut scratch, sink)?;
                 sink.series(scratch.raw());
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             REQUEST_METADATA => {
                 tag.expect(BYTES)?;
@@ -82,7 +85,10 @@ fn series<'a>(
             }
             SERIES_HISTOGRAMS => {
                 tag.expect(BYTES)?;
-                scratch.push_histogram(message.message()?)?;
+                scratch.push_histogram(message.message()?, sink)?;
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             _ => message.skip(tag)?,
         }

@@ -33,8 +33,11 @@ pub(super) fn decode<'a>(
                 tag.expect(BYTES)?;
                 let message = request.message()?;
                 scratch.start_series()?;
-                series(message, &symbols, &mut scratch)?;
+                series(message, &symbols, &mut scratch, sink)?;
                 sink.series(scratch.raw());
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             REQUEST_SYMBOLS => drop(request.bytes()?),
             _ => request.skip(tag)?,
@@ -73,6 +76,7 @@ fn series<'a>(
     mut message: Reader<'a>,
     symbols: &[&'a [u8]],
     scratch: &mut Scratch<'a>,
+    sink: &mut impl Sink<'a>,
 ) -> Result<(), DecodeError> {
     let mut refs = References {
         symbols,
@@ -96,7 +100,10 @@ fn series<'a>(
             }
             SERIES_HISTOGRAMS => {
                 tag.expect(BYTES)?;
-                scratch.push_histogram(message.message()?)?;
+                scratch.push_histogram(message.message()?, sink)?;
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             SERIES_EXEMPLARS => {
                 tag.expect(BYTES)?;

@@ -56,20 +56,24 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
         }
     }
 
-    /// What the request had to do with HA pairs. When it could not be decoded to its end nobody knows what it would have
-    /// brought: of the replicas that it named all samples until now are taken for lost.
+    /// What the request had to do with HA pairs. When it could not be, or was not, decoded to its end nobody knows what it
+    /// would have brought: of the replicas that it named all samples until now are taken for lost.
     ///
     /// # Errors
     /// The decoder's.
     pub(crate) fn finish_after<T, E>(mut self, decoded: Result<T, E>) -> Result<(T, PairsSeen), E> {
-        match decoded {
-            Ok(report) => Ok((report, self.finish())),
-            Err(error) => {
-                if let Some(gate) = self.gate {
-                    for replica in &mut self.replicas {
-                        replica.newest_ms = Some(gate.admission_ms);
-                    }
-                    gate.lose(&self.finish().brought);
+        if let Some(gate) = self.gate.filter(|_| decoded.is_err() || self.sink.is_over()) {
+            for replica in &mut self.replicas {
+                replica.newest_ms = Some(gate.admission_ms);
+            }
+        }
+        let gate = self.gate;
+        let seen = self.finish();
+        match (decoded, gate) {
+            (Ok(report), _) => Ok((report, seen)),
+            (Err(error), gate) => {
+                if let Some(gate) = gate {
+                    gate.lose(&seen.brought);
                 }
                 Err(error)
             }
@@ -113,6 +117,9 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
             found.map(|label| label.1).filter(|value| !value.is_empty())
         };
         let (cluster, replica) = (value(&limits.ha_cluster_label)?, value(&limits.ha_replica_label)?);
+        if cluster.len().max(replica.len()) > limits.max_label_value_bytes {
+            return None;
+        }
         self.labels.clear();
         let others = series
             .labels
@@ -194,6 +201,9 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         let Some(gate) = self.gate else {
             return self.sink.series(series);
         };
+        if self.sink.is_over() {
+            return;
+        }
         let Some((cluster, name)) = self.split(gate, &series) else {
             return self.sink.series(series);
         };
@@ -251,6 +261,14 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
 
     fn refused(&self) -> u64 {
         self.sink.refused()
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        self.sink.hold(bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.sink.is_over()
     }
 
     fn point(&mut self, number: Option<u32>) {

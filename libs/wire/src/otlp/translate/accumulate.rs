@@ -32,7 +32,14 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             start: std::mem::take(&mut self.point.start),
             end: self.point.time,
         };
-        // What will be refused for its time, or as no histogram, is no part of any total.
+        // What will be refused for its time, the size of its labels, or as no histogram, is no part of any total.
+        let labels = self.base.labels().iter();
+        let label_bytes = labels
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>();
+        if label_bytes > self.context.label_bytes {
+            return Ok(true);
+        }
         if !self.context.accepted_ms.contains(&self.point.time_ms()) || !self.is_good_delta(metric.shape) {
             return Ok(true);
         }
@@ -40,7 +47,7 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             return Err(PointFault::Temporality.into());
         };
         let place = Place {
-            series: self.series_hash(metric.family),
+            series: self.series_hash(metric.family)?,
             stream: of.identity.with_attributes(&self.point.attributes, seed).0,
             monotonic: of.monotonic,
             point: self.point_number(),
@@ -94,7 +101,9 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
             }
     }
 
-    fn series_hash(&mut self, family: &[u8]) -> u128 {
+    /// Data points that name no labels may have long ones, of their resource: of all together no more is read than series
+    /// may be handed on with.
+    fn series_hash(&mut self, family: &[u8]) -> Result<u128, Stop> {
         let mut labels = self.base.labels().to_vec();
         labels.push((NAME, family));
         labels.sort_by_key(|(name, _)| *name);
@@ -102,10 +111,14 @@ impl<'a, S: Sink<'a>> Translator<'a, '_, S> {
         for (name, value) in labels {
             write_packed_bytes(&mut self.packed, name, value);
         }
+        let full = self.context.strings.full();
+        self.hashed_bytes = self.hashed_bytes.saturating_add(self.packed.len());
+        if self.hashed_bytes > full.limit {
+            return Err(full.into());
+        }
         let packed = LabelsRef::from_trusted(&self.packed);
-        self.context
-            .deltas
-            .map_or(0, |(_, seed)| SeriesHash::new(seed, packed).0)
+        let deltas = self.context.deltas;
+        Ok(deltas.map_or(0, |(_, seed)| SeriesHash::new(seed, packed).0))
     }
 
     fn delta(&self, shape: Shape) -> Result<Total, PointFault> {

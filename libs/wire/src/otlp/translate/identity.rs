@@ -9,7 +9,7 @@ use super::head::MetricHead;
 use crate::otlp::value::Attribute;
 use crate::protobuf::Reader;
 
-/// What the streams of a metric have in common, as a hash.
+/// What the streams of a resource, a scope or a metric have in common, as a hash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Identity(SeriesHash);
 
@@ -21,18 +21,27 @@ pub(super) struct SentScope<'a> {
 }
 
 impl Identity {
-    /// Of a metric of a scope of a resource with these attributes.
-    pub(super) fn new(
-        resource: &[Attribute<'_>],
-        of: SentScope<'_>,
-        head: &MetricHead<'_>,
-        seed: TenantSeed,
-    ) -> Self {
+    /// Of a resource with these attributes.
+    pub(super) fn of_resource(resource: &[Attribute<'_>], seed: TenantSeed) -> Self {
         let mut parts = Parts::default();
         parts.attributes(resource);
+        Self(parts.hash(seed))
+    }
+
+    /// Of a scope of the resource.
+    pub(super) fn with_scope(self, of: SentScope<'_>, seed: TenantSeed) -> Self {
+        let mut parts = Parts::default();
+        parts.part(&self.0.0.to_le_bytes());
         // A scope is described once, and is described alike whenever it sends.
         parts.part(of.scope.map_or(&[][..], |reader| reader.encoded().bytes));
         parts.part(of.schema_url);
+        Self(parts.hash(seed))
+    }
+
+    /// Of a metric of the scope.
+    pub(super) fn with_metric(self, head: &MetricHead<'_>, seed: TenantSeed) -> Self {
+        let mut parts = Parts::default();
+        parts.part(&self.0.0.to_le_bytes());
         parts.part(head.name);
         parts.part(head.unit);
         parts.part(&[
