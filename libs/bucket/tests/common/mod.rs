@@ -6,8 +6,8 @@ pub(crate) mod life;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
+use parking_lot::Mutex;
 
 pub(crate) fn tenant() -> TenantId {
     TenantId::new("team-a").unwrap()
@@ -136,12 +137,12 @@ impl Faulty {
 
     /// From now on objects whose path ends so are refused.
     pub(crate) fn deny(&self, end: &str) {
-        *self.denied.lock().unwrap() = Some(end.to_owned());
+        *self.denied.lock() = Some(end.to_owned());
     }
 
     fn check_read(&self, path: &Path) -> object_store::Result<()> {
         self.check()?;
-        match &*self.denied.lock().unwrap() {
+        match &*self.denied.lock() {
             Some(end) if path.as_ref().ends_with(end.as_str()) => Err(object_store::Error::Generic {
                 store: "faulty",
                 source: "Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>"

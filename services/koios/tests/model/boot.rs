@@ -22,7 +22,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl World {
     /// Starts a process, ending the one before where it stands.
     pub(crate) async fn start(&self, actor: Actor) {
-        self.end(actor).await;
+        let _alone = self.starting.lock().await;
+        self.end_alone(actor).await;
         let handle = self.bucket.handle(&format!("{actor:?}"));
         handle.set_faults(*self.faults.lock());
         let before = self.handles.lock().insert(actor, handle.clone());
@@ -37,6 +38,11 @@ impl World {
 
     /// Ends a process: with the machine's power, or alone.
     pub(crate) async fn end(&self, actor: Actor) {
+        let _alone = self.starting.lock().await;
+        self.end_alone(actor).await;
+    }
+
+    async fn end_alone(&self, actor: Actor) {
         if let Some(handle) = self.handles.lock().get(&actor) {
             handle.die();
         }

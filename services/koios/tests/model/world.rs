@@ -122,6 +122,8 @@ pub(crate) struct World {
     pub(crate) manifests: TenantManifests,
     pub(crate) network: Network,
     pub(crate) disks: Vec<SimDisk>,
+    /// One process starts at a time: two of one member would share its disk.
+    pub(crate) starting: tokio::sync::Mutex<()>,
     pub(crate) tenant: TenantId,
     pub(crate) stream: StreamId,
     pub(crate) oracle: Mutex<Oracle>,
@@ -221,6 +223,7 @@ impl World {
             bucket,
             network,
             disks,
+            starting: tokio::sync::Mutex::default(),
         };
         world.start_reader();
         for actor in world.actors() {
