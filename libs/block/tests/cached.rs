@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{Counting, Model, open_over, open_with, tiny, write};
+use common::{Counting, Model, incompressible, open_over, open_with, tiny, write};
 use koios_block::{BlockCache, BlockReader, Layout};
 use koios_chunk::Chunk;
 use koios_model::{Labels, MatchOp, Matcher, Matchers, TimeRange};
@@ -239,10 +239,9 @@ fn a_chunk_of_series_known_to_be_too_large_is_not_read_around_again_and_again() 
 
 /// `count` series of `length` samples whose values do not compress.
 fn noise(count: i64, length: i64) -> Model {
-    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
     let one = |series: i64| {
         let labels = Labels::from_pairs([("__name__", "m"), ("i", format!("{series:05}").as_str())]);
-        let samples = (0..length).map(|i| (i * 15_000, value(series * length + i)));
+        let samples = (0..length).map(|i| (i * 15_000, incompressible(series * length + i)));
         (labels, samples.collect())
     };
     (0..count).map(one).collect()

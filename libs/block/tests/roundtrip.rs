@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use common::{Counting, Model, bits, open, open_over, options, read_all, tiny, write};
+use common::{Counting, Model, bits, incompressible, open, open_over, options, read_all, tiny, write};
 use koios_block::{
     BlockParts, BlockReader, BlockSeries, BlockWriter, CELL_BYTES, Error, Layout, SAMPLES_PART, SERIES_PART,
     TIMES_PART, verify,
@@ -365,7 +365,6 @@ async fn i11_a_flipped_bit_is_an_error_that_names_block_and_part() {
 /// Of parts of many cells, large ones and small ones.
 #[tokio::test]
 async fn i11_a_flipped_bit_in_any_cell_is_found() {
-    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
     let one = |i: i64| {
         let noise = format!(
             "{:032x}",
@@ -374,7 +373,9 @@ async fn i11_a_flipped_bit_in_any_cell_is_found() {
         let labels = Labels::from_pairs([("__name__", "m"), ("i", &format!("{i:05}{noise}"))]);
         (
             labels,
-            (0..20).map(|t| (t * 15_000 + i, value(i * 20 + t))).collect(),
+            (0..20)
+                .map(|t| (t * 15_000 + i, incompressible(i * 20 + t)))
+                .collect(),
         )
     };
     let model: Model = (0..3_000).map(one).collect();
@@ -417,10 +418,12 @@ async fn i11_a_flipped_bit_in_any_cell_is_found() {
 
 #[test]
 fn a_block_reads_the_same_with_small_cells_and_without() {
-    let value = |i: i64| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2);
     let one = |i: i64| {
         let labels = Labels::from_pairs([("__name__", format!("m{}", i / 50)), ("i", format!("{i:05}"))]);
-        (labels, (0..3).map(|t| (t * 15_000, value(i * 3 + t))).collect())
+        (
+            labels,
+            (0..3).map(|t| (t * 15_000, incompressible(i * 3 + t))).collect(),
+        )
     };
     let with = write(1, Layout::default(), &(0..20_000).map(one).collect());
     let small = with.meta.parts.iter().filter(|part| part.small_cells.is_some());

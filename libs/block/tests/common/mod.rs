@@ -75,6 +75,14 @@ pub(crate) async fn read_all(block: &BlockReader) -> Result<Model> {
         .collect())
 }
 
+/// The i-th of values that do not compress, whether bytes stand as they are or those of a place together. By splitmix64.
+pub(crate) fn incompressible(i: i64) -> f64 {
+    let mut z = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    f64::from_bits((z ^ (z >> 31)) >> 2)
+}
+
 /// Values by their bits, so that NaNs compare.
 pub(crate) fn bits(model: &Model) -> BTreeMap<&Labels, Vec<(i64, u64)>> {
     model

@@ -108,10 +108,13 @@ impl World {
         Ok(())
     }
 
-    /// What was under way when everything healed may fail still.
+    /// What was under way when everything healed may fail still. What was stored otherwise before is not sent again at once.
     async fn apply_deletions(&self, ingester: &Ingester, version: u64) -> Result<(), String> {
         let mut last = String::new();
-        for _ in 0..5 {
+        for tried in 0..10 {
+            if tried > 5 {
+                self.sleep(900).await;
+            }
             let request = DeletionsRequest {
                 tenant: self.tenant.clone(),
                 partition: PARTITION,
