@@ -265,6 +265,19 @@ async fn blocks_are_uploaded_as_mimirtool_does_it() -> Result<()> {
     Ok(())
 }
 
+/// A bucket with the blocks of a server's data, imported for team-a.
+fn imported() -> Result<(tempfile::TempDir, String)> {
+    let dir = tempfile::tempdir()?;
+    let url = new_bucket(dir.path())?;
+    let data = dir.path().join("tsdb");
+    tsdb(&data, now_ms() - 72 * HOUR)?;
+    run(
+        0,
+        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
+    )?;
+    Ok((dir, url))
+}
+
 #[test]
 fn blocks_are_listed_looked_into_verified_and_their_manifest_rebuilt() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -422,14 +435,7 @@ fn what_is_mistyped_is_not_made_up() -> Result<()> {
 
 #[test]
 fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let url = new_bucket(dir.path())?;
-    let data = dir.path().join("tsdb");
-    tsdb(&data, now_ms() - 72 * HOUR)?;
-    run(
-        0,
-        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
-    )?;
+    let (dir, url) = imported()?;
     let versions = dir.path().join("bucket/team-a/manifest");
     for version in std::fs::read_dir(&versions)? {
         let path = version?.path();
@@ -464,14 +470,7 @@ fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()>
 
 #[test]
 fn deletions_that_were_lost_with_the_newest_version_are_named_whether_it_is_damaged_or_gone() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let url = new_bucket(dir.path())?;
-    let data = dir.path().join("tsdb");
-    tsdb(&data, now_ms() - 72 * HOUR)?;
-    run(
-        0,
-        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
-    )?;
+    let (dir, url) = imported()?;
     let versions = dir.path().join("bucket/team-a/manifest");
     let newest = std::fs::read_dir(&versions)?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -502,14 +501,7 @@ fn deletions_that_were_lost_with_the_newest_version_are_named_whether_it_is_dama
 
 #[test]
 fn who_has_seen_enough_of_the_output_changes_nothing() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let url = new_bucket(dir.path())?;
-    let data = dir.path().join("tsdb");
-    tsdb(&data, now_ms() - 72 * HOUR)?;
-    run(
-        0,
-        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
-    )?;
+    let (dir, url) = imported()?;
     let unread = |command: &[&str]| -> Result<(Option<i32>, String)> {
         let (reader, writer) = std::io::pipe()?;
         drop(reader);
@@ -613,14 +605,7 @@ fn the_commands_of_the_documentation_do_what_it_says() -> Result<()> {
 #[test]
 fn a_block_of_which_nobody_can_say_whether_it_was_listed_is_told_of_and_deleted_when_that_is_said()
 -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let url = new_bucket(dir.path())?;
-    let data = dir.path().join("tsdb");
-    tsdb(&data, now_ms() - 72 * HOUR)?;
-    run(
-        0,
-        &import(&url, &["--tenant", "team-a", &data.display().to_string()]),
-    )?;
+    let (dir, url) = imported()?;
     let blocks = dir.path().join("bucket/team-a/blocks");
     let (old, unknown) = ("01BKGTZQ1SYQJTR4PB43C8PD98", "01BKGTZQ1SYQJTR4PB43C8PD99");
     let listed = std::fs::read_dir(&blocks)?.next().context("no block")??.path();

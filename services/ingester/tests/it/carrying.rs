@@ -107,9 +107,7 @@ async fn i11_a_damaged_copy_does_not_pass_for_being_listed() {
     damage_manifest(&w).await;
     go_on(&mut w).await;
     assert!(segments(&w, 0).0 > 1);
-    w.crash(0).await;
-    damage_all_of_the_tenant(&w, 0);
-    w.boot(0).await;
+    lose_all_of_the_tenant(&mut w).await;
     check_copied_again(&w).await;
 }
 
@@ -150,9 +148,7 @@ async fn i1_i11_a_copy_of_before_a_restart_does_not_pass_for_being_listed_either
         }
     }
     assert!(segments(&w, 0).0 > 1);
-    w.crash(0).await;
-    damage_all_of_the_tenant(&w, 0);
-    w.boot(0).await;
+    lose_all_of_the_tenant(&mut w).await;
     check_copied_again(&w).await;
 }
 
@@ -169,9 +165,7 @@ async fn i1_i11_nor_does_a_copy_of_a_tenant_that_sends_nothing_after_the_restart
         }
     }
     assert!(segments(&w, 0).0 > 1);
-    w.crash(0).await;
-    damage_all_of_the_tenant(&w, 0);
-    w.boot(0).await;
+    lose_all_of_the_tenant(&mut w).await;
     check_copied_again(&w).await;
 }
 
@@ -200,9 +194,7 @@ async fn i11_an_accepted_loss_of_copies_stays_accepted() {
     damage_manifest(&w).await;
     go_on(&mut w).await;
     assert!(segments(&w, 0).0 > 1);
-    w.crash(0).await;
-    damage_all_of_the_tenant(&w, 0);
-    w.boot(0).await;
+    lose_all_of_the_tenant(&mut w).await;
     w.sleep(A_MINUTE).await;
     assert_eq!(w.read(0).await.unwrap_err().code, ServiceErrorCode::NotCounting);
     w.accept_loss();
@@ -248,6 +240,13 @@ async fn i9_what_a_snapshot_had_of_lost_records_keeps_no_log_for_ever() {
         "{first} of {listed} to {last}"
     );
     w.check(&w.query(0).await);
+}
+
+/// The member starts without any batch of the tenant.
+async fn lose_all_of_the_tenant(w: &mut World) {
+    w.crash(0).await;
+    damage_all_of_the_tenant(w, 0);
+    w.boot(0).await;
 }
 
 /// Flips a bit in each record of a batch of the tenant.
