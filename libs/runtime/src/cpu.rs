@@ -115,11 +115,11 @@ impl Cpu {
     }
 
     /// Drives `task` to its end on a thread of its own, where it may compute between its awaits without keeping others
-    /// waiting and without a hand-over for each part; on the calling task where this one has no threads. The task runs to
-    /// its end even when the future is dropped.
+    /// waiting and without a hand-over for each part; on the calling task where this one has no threads. On a thread the
+    /// task runs to its end even when the future is dropped.
     ///
     /// # Errors
-    /// [`CpuPanicked`] when it panics.
+    /// [`CpuPanicked`] when it panics, or no thread can be started.
     pub async fn host<T: Send + 'static>(
         &self,
         name: &str,
@@ -398,9 +398,8 @@ mod tests {
             tokio::task::yield_now().await;
             ended.send(()).unwrap();
         }));
-        let polled = futures::poll!(&mut hosting);
+        let _begun = futures::poll!(&mut hosting);
         drop(hosting);
-        assert!(polled.is_pending() || polled.is_ready());
         end.await.unwrap();
     }
 
