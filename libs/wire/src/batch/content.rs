@@ -4,7 +4,7 @@
 use koios_model::{BatchColumns, BatchExemplar, BatchHistogram, Metadata};
 
 use super::bytes::{Reader, section, unzigzag, write_varint, zigzag};
-use super::{BatchError, values};
+use super::{BatchError, DECODED_BYTES_MAX, values};
 
 const TAG_SAMPLE_COUNTS: u8 = 4;
 const TAG_TIMESTAMPS: u8 = 5;
@@ -110,19 +110,42 @@ fn write_starts(out: &mut Vec<u8>, starts: impl Iterator<Item = i64>) {
     }
 }
 
-fn read_starts(s: &mut Reader<'_>) -> Result<Vec<i64>, BatchError> {
-    let (mut starts, mut last) = (Vec::new(), 0i64);
-    while !s.done() {
+fn read_starts(s: &mut Reader<'_>, most: usize) -> Result<Vec<i64>, BatchError> {
+    let mut last = 0i64;
+    read_column(s, "starts", most, |s| {
         let written = s.varint()?;
         if written == 0 {
-            starts.push(0);
-            continue;
+            return Ok(0);
         }
         let unused = zigzag(last.wrapping_neg());
         last = last.wrapping_add(unzigzag(written - u64::from(written <= unused)));
-        starts.push(last);
+        Ok(last)
+    })
+}
+
+/// Reads a section to its end, but no more than `most` entries: in memory they can be many times what they are here.
+fn read_column<'a, T>(
+    s: &mut Reader<'a>,
+    column: &'static str,
+    most: usize,
+    mut read: impl FnMut(&mut Reader<'a>) -> Result<T, BatchError>,
+) -> Result<Vec<T>, BatchError> {
+    // Numbers take a byte at least, and larger entries more.
+    let bytes_each = (size_of::<T>() / size_of::<u64>()).max(1);
+    let mut entries = Vec::with_capacity(most.min(s.left() / bytes_each));
+    while !s.done() {
+        if entries.len() == most {
+            let reason = format!("more than {most}");
+            return Err(BatchError::Column { column, reason });
+        }
+        entries.push(read(s)?);
     }
-    Ok(starts)
+    Ok(entries)
+}
+
+/// How many entries of a kind a batch may have.
+const fn most_of<T>() -> usize {
+    DECODED_BYTES_MAX / size_of::<T>()
 }
 
 /// The columns of the sections, for as many series; those of identity stay empty.
@@ -130,26 +153,22 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
     let mut c = BatchColumns::default();
     let (mut histogram_series, mut histograms): (Vec<u32>, &[u8]) = (Vec::new(), &[]);
     let (mut histogram_starts, mut exponents): (Vec<i64>, &[u8]) = (Vec::new(), &[]);
+    let mut samples = 0usize;
     let mut r = Reader::new(raw);
     while !r.done() {
         let (tag, mut s) = r.section()?;
         match tag {
+            // Written before all that there is an entry of per sample.
             TAG_SAMPLE_COUNTS => {
-                c.sample_counts.reserve(series.min(raw.len()));
-                while !s.done() {
-                    c.sample_counts.push(s.varint_u32()?);
-                }
+                c.sample_counts = read_column(&mut s, "sample counts", series, Reader::varint_u32)?;
+                samples = samples_of(&c)?;
             }
             TAG_TIMESTAMPS => {
-                // Each takes a byte at least.
-                let samples: u64 = c.sample_counts.iter().map(|&n| u64::from(n)).sum();
-                let samples = usize::try_from(samples).unwrap_or(usize::MAX);
-                c.timestamps.reserve(samples.min(s.left()));
                 let mut t = 0i64;
-                while !s.done() {
+                c.timestamps = read_column(&mut s, "timestamps", samples, |s| {
                     t = t.wrapping_add(unzigzag(s.varint()?));
-                    c.timestamps.push(t);
-                }
+                    Ok(t)
+                })?;
             }
             // Of values there is one form.
             TAG_VALUES | TAG_MANTISSAS if !c.values.is_empty() => {
@@ -171,28 +190,24 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
             TAG_EXPONENTS => exponents = s.rest(),
             TAG_MANTISSAS => c.values = values::decode(exponents, &mut s)?,
             TAG_METADATA => {
-                while !s.done() {
-                    let metric = s.string("metadata")?;
-                    let (kind, help, unit) = (
-                        s.string("metadata")?,
-                        s.string("metadata")?,
-                        s.string("metadata")?,
-                    );
-                    c.metadata.push((metric, Metadata { kind, help, unit }));
-                }
+                let most = most_of::<(String, Metadata)>();
+                c.metadata = read_column(&mut s, "metadata", most, |s| {
+                    let mut string = || s.string("metadata");
+                    let metric = string()?;
+                    let (kind, help, unit) = (string()?, string()?, string()?);
+                    Ok((metric, Metadata { kind, help, unit }))
+                })?;
             }
             TAG_HISTOGRAM_SERIES => {
-                while !s.done() {
-                    histogram_series.push(s.varint_u32()?);
-                }
+                let (column, most) = ("series of histograms", most_of::<BatchHistogram>());
+                histogram_series = read_column(&mut s, column, most, Reader::varint_u32)?;
             }
             TAG_HISTOGRAMS => histograms = s.rest(),
-            TAG_STARTS => c.starts = read_starts(&mut s)?,
-            TAG_HISTOGRAM_STARTS => histogram_starts = read_starts(&mut s)?,
+            TAG_STARTS => c.starts = read_starts(&mut s, samples)?,
+            TAG_HISTOGRAM_STARTS => histogram_starts = read_starts(&mut s, histogram_series.len())?,
             TAG_EXEMPLARS => {
-                while !s.done() {
-                    c.exemplars.push(s.exemplar()?);
-                }
+                let most = most_of::<BatchExemplar>();
+                c.exemplars = read_column(&mut s, "exemplars", most, Reader::exemplar)?;
             }
             // A section this version does not know holds samples it would lose: refuse.
             other => return Err(BatchError::unknown_section(other)),
@@ -222,6 +237,16 @@ pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchErr
     Ok(c)
 }
 
+/// How many samples the counts say there are.
+fn samples_of(c: &BatchColumns) -> Result<usize, BatchError> {
+    let samples = c.sample_counts.iter().map(|&n| n as usize);
+    let samples = samples.fold(0usize, usize::saturating_add);
+    match values::samples_bytes(samples) {
+        0..=DECODED_BYTES_MAX => Ok(samples),
+        declared => Err(BatchError::TooLarge { declared }),
+    }
+}
+
 fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
     let fail = |column, reason: String| Err(BatchError::Column { column, reason });
     if c.sample_counts.len() != series {
@@ -239,10 +264,6 @@ fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
         );
         return fail("samples", reason);
     }
-    if c.starts.len() > c.values.len() {
-        let reason = format!("{} for {samples} samples", c.starts.len());
-        return fail("starts", reason);
-    }
     let mut of_histograms = c.histograms.iter().map(|h| h.series as usize);
     let mut of_exemplars = c.exemplars.iter().map(|e| e.series as usize);
     let ascending = of_histograms.clone().is_sorted() && of_exemplars.clone().is_sorted();
@@ -253,4 +274,58 @@ fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of one series with two samples, and a section of as many zeros.
+    fn with_zeros(tag: u8, zeros: usize) -> Result<BatchColumns, BatchError> {
+        let mut raw = Vec::new();
+        section(&mut raw, TAG_SAMPLE_COUNTS, |o| o.push(2));
+        section(&mut raw, TAG_TIMESTAMPS, |o| o.extend([2, 2]));
+        section(&mut raw, TAG_VALUES, |o| o.extend([0; 16]));
+        section(&mut raw, tag, |o| o.resize(o.len() + zeros, 0));
+        decode(&raw, 1)
+    }
+
+    #[test]
+    fn no_column_is_longer_than_what_it_is_of() {
+        assert!(with_zeros(TAG_STARTS, 2).is_ok());
+        for (tag, zeros, column) in [
+            (TAG_SAMPLE_COUNTS, 2, "sample counts"),
+            (TAG_TIMESTAMPS, 3, "timestamps"),
+            (TAG_STARTS, 3, "starts"),
+            (TAG_HISTOGRAM_STARTS, 1, "starts"),
+            (
+                TAG_METADATA,
+                4 * (most_of::<(String, Metadata)>() + 1),
+                "metadata",
+            ),
+            (
+                TAG_HISTOGRAM_SERIES,
+                most_of::<BatchHistogram>() + 1,
+                "series of histograms",
+            ),
+            (TAG_EXEMPLARS, 11 * (most_of::<BatchExemplar>() + 1), "exemplars"),
+        ] {
+            let error = with_zeros(tag, zeros).unwrap_err();
+            assert!(
+                matches!(error, BatchError::Column { column: c, .. } if c == column),
+                "{tag}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn counts_say_first_what_samples_would_take() {
+        let mut raw = Vec::new();
+        section(&mut raw, TAG_SAMPLE_COUNTS, |o| write_varint(o, 1 << 30));
+        let error = decode(&raw, 1).unwrap_err();
+        assert!(
+            matches!(error, BatchError::TooLarge { declared } if declared == 16 << 30),
+            "{error}"
+        );
+    }
 }
