@@ -212,6 +212,7 @@ impl Deletions {
     }
 }
 
-fn have_common(a: &BatchSet, b: &BatchSet) -> bool {
+/// Whether a batch is in both.
+pub(crate) fn have_common(a: &BatchSet, b: &BatchSet) -> bool {
     a.difference(b).len() < a.len()
 }

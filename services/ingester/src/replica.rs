@@ -11,7 +11,7 @@ use koios_wal::Lsn;
 use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-use crate::deletions::Deletions;
+use crate::deletions::{Deletions, have_common};
 use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
@@ -40,6 +40,8 @@ struct Pending {
     batches: BatchSet,
     /// The manifest version up to which deletions were applied before.
     clean_up_to: u64,
+    /// It may have samples of batches that nothing tells of.
+    is_unaccounted: bool,
 }
 
 /// A cut as the cut task gets it.
@@ -69,10 +71,11 @@ pub(crate) struct ReplicaState {
     /// Those of them that are logged and were found to be unreadable there since the start: the head has them.
     pub(crate) unreadable: BatchSet,
     pub(crate) streams: Streams,
-    /// Starts of the windows of which the head may have samples that no listed cut holds, of batches that nothing tells of: a snapshot
+    /// Starts of the windows of which the head may have samples that no cut has taken, of batches that nothing tells of: a snapshot
     /// had them, or some of their series are not known, and their records are damaged.
     unaccounted: BTreeSet<i64>,
-    /// While a start replays: what the checkpoint that the log begins with says is held.
+    /// What the checkpoint that the log begins with says is held: while a start replays, and from then on where it found that answered
+    /// records are missing. The head may have samples of these batches.
     held_before: BatchSet,
     /// While a start from a snapshot replays: the batches it has.
     pub(crate) in_snapshot: Option<BatchSet>,
@@ -322,12 +325,14 @@ impl ReplicaState {
     pub(crate) fn begin_cut(&mut self, window_start_ms: i64, block: BlockId) -> BegunCut {
         let cut = self.head.cut(window_start_ms);
         let batches = self.uncut.remove(&window_start_ms).unwrap_or_default();
+        let is_unaccounted = self.unaccounted.remove(&window_start_ms);
         if !cut.is_empty() {
             let pending = Pending {
                 cut: cut.id,
                 window_start_ms,
                 batches: batches.clone(),
                 clean_up_to: self.deletions.clean_up_to(),
+                is_unaccounted,
             };
             self.pending.insert(block, pending);
         }
@@ -339,7 +344,7 @@ impl ReplicaState {
         BegunCut {
             exemplars,
             cut,
-            batches: (!self.unaccounted.contains(&window_start_ms)).then_some(batches),
+            batches: (!is_unaccounted).then_some(batches),
             held: self.told(),
             clean_up_to: self.deletions.clean_up_to(),
             metadata: metadata
@@ -354,8 +359,6 @@ impl ReplicaState {
         self.listed_version = self.listed_version.max(manifest_version);
         if let Some(p) = self.pending.remove(&block) {
             self.head.cut_listed(p.cut);
-            // It was begun after the replay that found them, and took them.
-            self.unaccounted.remove(&p.window_start_ms);
         }
     }
 
@@ -374,6 +377,8 @@ impl ReplicaState {
                 .entry(p.window_start_ms)
                 .or_default()
                 .union_with(&p.batches);
+            self.unaccounted
+                .extend(p.is_unaccounted.then_some(p.window_start_ms));
         }
     }
 
@@ -481,6 +486,10 @@ impl ReplicaState {
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
         self.unaccounted = accounts.unaccounted.into_iter().collect();
+        if accounts.has_unaccounted {
+            let unlisted = self.unlisted_windows();
+            self.unaccounted.extend(unlisted);
+        }
         self.in_snapshot = Some(accounts.checkpoint.held.clone());
         self.restore_beside(&accounts.checkpoint);
     }
@@ -512,9 +521,8 @@ impl ReplicaState {
             let unlisted = self.unlisted_windows();
             self.unaccounted.extend(unlisted);
         }
-        let before = std::mem::take(&mut self.held_before);
         if !found.lost {
-            self.held.union_with(&before);
+            self.held.union_with(&std::mem::take(&mut self.held_before));
         }
         // What the log repeats of a snapshot would take memory till the next cut.
         self.head.check_late(usize::MAX);
@@ -535,6 +543,11 @@ impl ReplicaState {
         unlisted.map(|w| w.start).collect()
     }
 
+    /// Whether the head may have samples of some of these batches.
+    pub(crate) fn may_have(&self, batches: &BatchSet) -> bool {
+        have_common(batches, &self.held) || have_common(batches, &self.held_before)
+    }
+
     /// Notes that the head has samples of a batch that does not count as held.
     pub(crate) fn note_unaccounted(&mut self, times: &BatchTimes) {
         self.unaccounted.extend(&times.windows);
@@ -542,10 +555,10 @@ impl ReplicaState {
 
     /// Starts of the windows of which it may have samples that no listed cut holds, of batches that nothing tells of.
     pub(crate) fn unaccounted(&self) -> Vec<i64> {
-        let unlisted = self.unlisted_windows().into_iter();
-        unlisted
-            .filter(|start| self.unaccounted.contains(start))
-            .collect()
+        let of_cuts = self.pending.values().filter(|p| p.is_unaccounted);
+        let of_cuts: BTreeSet<i64> = of_cuts.map(|p| p.window_start_ms).collect();
+        let is_so = |start: &i64| self.unaccounted.contains(start) || of_cuts.contains(start);
+        self.unlisted_windows().into_iter().filter(is_so).collect()
     }
 
     pub(crate) fn window_ms(&self) -> i64 {
@@ -602,3 +615,7 @@ impl BatchTimes {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replica_test.rs"]
+mod tests;

@@ -37,6 +37,9 @@ pub(crate) struct ReplicaAccounts {
     /// Starts of windows of which there may be samples that no listed cut holds, of batches that nothing tells of.
     #[serde(default)]
     pub(crate) unaccounted: Vec<i64>,
+    /// Whether there are any: all that versions before 2026-11-23 write and read.
+    #[serde(default)]
+    pub(crate) has_unaccounted: bool,
 }
 
 /// The snapshot that is kept.

@@ -12,6 +12,9 @@ use crate::segments::ReplicaKey;
 /// How long a cut waits, as what a compactor makes does: first, and at most.
 pub(crate) const CUT_PAUSES: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(6 * 3600));
 
+/// How long a deletion's backup waits. Reads ask for it, and wait as long.
+pub(crate) const BACKUP_PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1800));
+
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sent {

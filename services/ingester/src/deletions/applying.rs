@@ -10,12 +10,11 @@ use koios_model::merge::settle_kinds;
 use koios_model::{BatchSet, Matchers, Metadata, TimeRange};
 use koios_wire::{Batch, DeletionsReply, DeletionsRequest, ServiceError, ServiceErrorCode};
 
-use super::have_common;
 use super::keeping::{Line, parts_of};
 use crate::ingester::Inner;
 use crate::record::{Deleted, DeletedHead, Entry, Part};
 use crate::replica::Replica;
-use crate::stored_otherwise::Sent;
+use crate::stored_otherwise::{BACKUP_PAUSES, Sent};
 use crate::{Error, Result};
 
 /// Series copied under one hold of the lock.
@@ -120,7 +119,7 @@ impl Inner {
         let covers = deletion.covers.get(&replica.key.0);
         deletion.state != TombstoneState::Undone
             && !state.deletions.deletes(deletion.id)
-            && covers.is_some_and(|covers| have_common(covers, &state.held))
+            && covers.is_some_and(|covers| state.may_have(covers))
     }
 
     /// Applies deletions, the first first: for all of them the log is read once.
@@ -301,10 +300,8 @@ impl Inner {
             entries.push(ManifestBlock::new(&parts.meta, BTreeMap::new()));
             if let Err(BucketError::Altered { .. }) = &uploaded {
                 self.bury(&tenant, &writer, &entries).await;
-                let (now, pause) = (self.deps.runtime.clock.elapsed(), self.settings.late_cut_interval);
-                let sent = Sent::Backup(deletion.id);
-                self.stored_otherwise
-                    .note(&replica.key, sent, now, (pause, pause));
+                let (now, sent) = (self.deps.runtime.clock.elapsed(), Sent::Backup(deletion.id));
+                self.stored_otherwise.note(&replica.key, sent, now, BACKUP_PAUSES);
             }
             uploaded?;
         }

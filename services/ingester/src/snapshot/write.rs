@@ -152,12 +152,14 @@ impl Inner {
         let counted = Arc::clone(replica);
         let account = move || {
             let state = counted.state.read();
+            let unaccounted = state.unaccounted();
             let accounts = ReplicaAccounts {
                 checkpoint: state.checkpoint(&counted.key),
                 uncut: state.uncut(),
                 manifest_floor: state.end().manifest_floor,
                 cut_through: state.cut_through.0,
-                unaccounted: state.unaccounted(),
+                has_unaccounted: !unaccounted.is_empty(),
+                unaccounted,
             };
             let of_head = state.head.snapshot_accounts();
             drop(state);
