@@ -21,6 +21,7 @@ pub use table::{Setting, Target, all_settings};
 pub use value::{format_bytes, format_duration, parse_bytes, parse_duration};
 
 use crate::settings::{DisarmedRule, Settings};
+use suggest::nearest_within;
 
 /// Why a process cannot start with what it was told. The binary prints it and exits with 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,11 +107,14 @@ impl std::fmt::Debug for Sources<'_> {
 /// The name of the flag that names the file.
 pub const CONFIG_FLAG: &str = "config";
 
+/// The name of the variable that names the file.
+const CONFIG_VARIABLE: &str = "KOIOS_CONFIG";
+
 /// The flags of a target, `--config` among them, grouped and with defaults in their help.
 pub fn flags(target: Target) -> Vec<clap::Arg> {
     let config = clap::Arg::new(CONFIG_FLAG)
         .long(CONFIG_FLAG)
-        .env("KOIOS_CONFIG")
+        .env(CONFIG_VARIABLE)
         .value_name("FILE")
         .help_heading("General")
         .help("YAML file with settings; a flag --a.b is the key `b` in the section `a`");
@@ -119,6 +123,22 @@ pub fn flags(target: Target) -> Vec<clap::Arg> {
         .filter(|s| s.applies_to(target))
         .map(|s| s.flag(&defaults));
     std::iter::once(config).chain(settings).collect()
+}
+
+/// What the log warns of at the start: environment variables that no setting has, where one has nearly the same. Others that begin with
+/// `KOIOS_` may be somebody else's, as those that Kubernetes sets for a service of this name.
+pub fn misspelt_variables<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let of_settings = all_settings().map(|s| s.variable());
+    let known: Vec<String> = of_settings.chain([CONFIG_VARIABLE.to_owned()]).collect();
+    let is_unknown = |name: &&str| name.starts_with("KOIOS_") && !known.iter().any(|k| k == name);
+    let unknown = names.into_iter().filter(is_unknown);
+    let doubts = unknown.filter_map(|name| {
+        let meant = nearest_within(name, known.iter().map(String::as_str), 2)?;
+        Some(format!(
+            "the environment variable {name} is not read: did you mean {meant}?"
+        ))
+    });
+    doubts.collect()
 }
 
 /// Collects the settings from file, environment and flags, and validates them.

@@ -513,3 +513,19 @@ fn the_reference_page_is_current() {
     }
     assert_eq!(std::fs::read_to_string(&page).unwrap(), reference_page());
 }
+
+#[test]
+fn i13_a_variable_that_is_nearly_one_is_warned_of() {
+    let names = [
+        "KOIOS_HTTP_LISTE",
+        "KOIOS_HTTP_LISTEN",
+        "KOIOS_CONFIG",
+        "KOIOS_HTTP_PORT",
+        "KOIOS_SERVICE_HOST",
+        "HTTP_LISTE",
+    ];
+    assert_eq!(
+        misspelt_variables(names),
+        ["the environment variable KOIOS_HTTP_LISTE is not read: did you mean KOIOS_HTTP_LISTEN?"]
+    );
+}

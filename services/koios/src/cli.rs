@@ -84,7 +84,11 @@ pub fn main() -> ExitCode {
     for rule in disarmed {
         tracing::error!("{rule}");
     }
-    for doubt in settings.doubts() {
+    let variables: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    let misspelt = config::misspelt_variables(variables.iter().map(String::as_str));
+    for doubt in settings.doubts().into_iter().chain(misspelt) {
         tracing::warn!("{doubt}");
     }
     serve(target, settings, matches)

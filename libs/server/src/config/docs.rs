@@ -28,7 +28,8 @@ overrides:        # exceptions by tenant, from the same keys as limits
         retention: 7d
 ```
 
-An unknown key or a wrong value stops the start with exit code 2 and names file, line and the nearest key. Durations are
+An unknown key or a wrong value stops the start with exit code 2 and names file, line and the nearest key. A misspelt environment
+variable is warned of in the log. Durations are
 written `30s`, `15m`, `6h`, `150d`; sizes `64MiB`, `2GB` or plain bytes; lists are separated by commas, or YAML lists.
 One file may serve every process of a cluster: each reads what concerns it.
 
