@@ -100,7 +100,7 @@ impl Bucket {
         }
     }
 
-    /// Whether `whole` blocks certainly have what an altered block of samples held: what it was made of, what it is another copy of, or one that was
+    /// Whether `whole` blocks certainly have what an altered block held, or one that lacks a part: what it was made of, what it is another copy of, or one that was
     /// made of the same and for the same and has as many samples of each of its series, from as early to as late. A cut was made of nothing
     /// that has a name: others hold it if they have a sample wherever it has one.
     pub(super) async fn is_held_by(
@@ -116,7 +116,8 @@ impl Bucket {
             return Ok(true);
         }
         if altered.sources.is_empty() {
-            return self.is_cut_held_by(tenant, altered, whole).await;
+            let is_cut = altered.resolution_ms == 0;
+            return Ok(is_cut && self.is_cut_held_by(tenant, altered, whole).await?);
         }
         let twins: Vec<&BlockMeta> = whole.values().filter(|m| is_twin(m, altered)).collect();
         if twins.is_empty() {
