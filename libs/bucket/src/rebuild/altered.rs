@@ -187,7 +187,8 @@ impl Bucket {
     }
 }
 
-/// Whether a block of samples may have those of a cut: it speaks for the same partitions and all of the window.
+/// Whether a block of samples may have those of a cut: it speaks for the same partitions and all of the window, and no deletion masks it
+/// that does not mask the cut, which has what came after that.
 fn may_hold_cut(block: &BlockMeta, cut: &BlockMeta) -> bool {
     let window = |meta: &BlockMeta| (meta.window.min, meta.window.max);
     let ((first, last), (cut_first, cut_last)) = (window(block), window(cut));
@@ -195,6 +196,7 @@ fn may_hold_cut(block: &BlockMeta, cut: &BlockMeta) -> bool {
         && first <= cut_first
         && cut_last <= last
         && block.range.overlaps(&cut.range)
+        && block.clean_up_to >= cut.clean_up_to
         && cut.partitions.iter().all(|p| block.partitions.contains(p))
 }
 
