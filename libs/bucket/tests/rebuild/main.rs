@@ -454,6 +454,36 @@ async fn history_is_dropped_past_the_versions_that_a_rebuild_left_out() {
 }
 
 #[tokio::test]
+async fn history_from_before_a_rebuild_is_dropped_by_as_many_passes_as_it_takes() {
+    let rig = Rig::new();
+    for _ in 1..=300 {
+        rig.list(&[]).await;
+    }
+    rig.store.delete(&Rig::version(300)).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap().version;
+    assert_eq!(rebuilt, 1300);
+    for _ in 0..4 {
+        rig.list(&[]).await;
+    }
+    let drop = async |keep_from| rig.bucket.drop_history(&tenant(), keep_from).await.unwrap();
+    // A word on it would look like that of the rebuild.
+    assert_eq!(drop(1300).await, 0);
+    assert_eq!((drop(1301).await, drop(1302).await), (256, 43));
+    assert_eq!((drop(1302).await, drop(1304).await, drop(1304).await), (2, 2, 0));
+    for version in 1..1304 {
+        let there = rig.bucket.manifest(&tenant(), version).await;
+        assert!(matches!(there, Ok(None)), "{version}: {there:?}");
+    }
+    // It is found from below, too.
+    rig.store
+        .delete(&Path::from("prefix/team-a/manifest/latest"))
+        .await
+        .unwrap();
+    assert_eq!(rig.bucket.latest(&tenant()).await.unwrap().version, 1304);
+}
+
+#[tokio::test]
 async fn i14_a_rebuild_refuses_while_others_commit_or_where_there_is_nothing() {
     let rig = Rig::new();
     let refused = async |plan: koios_bucket::Rebuild| {
