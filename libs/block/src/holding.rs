@@ -1,6 +1,7 @@
 //! Whether blocks have what another holds, of which only the times need be readable.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::iter;
 use std::ops::Range;
 
 use futures::TryStreamExt;
@@ -10,22 +11,30 @@ use koios_model::{Exemplar, Labels, Matchers, TimeRange};
 use crate::Result;
 use crate::reader::{BlockReader, BlockSeries, SeriesCursor};
 
-/// Series whose times are compared together.
+/// Series that are looked up together.
 const SERIES_AT_ONCE: usize = 256;
+/// Rows of a block whose times are compared together: some ten MiB of them.
+const ROWS_AT_ONCE: u64 = 1 << 20;
 
 /// An exemplar of a series, bit-exact.
 type Exact = (Labels, i64, u64, Labels);
 
-/// When the samples of a series are, by kind.
+/// When the samples of a series are, by kind, ascending.
 #[derive(Debug, Default)]
 struct SeriesTimes {
-    floats: BTreeSet<i64>,
-    histograms: BTreeSet<i64>,
+    floats: Vec<i64>,
+    histograms: Vec<i64>,
 }
 
 impl SeriesTimes {
-    fn includes(&self, other: &Self) -> bool {
-        other.floats.is_subset(&self.floats) && other.histograms.is_subset(&self.histograms)
+    fn remove(&mut self, others: &Self) {
+        let remove = |from: &mut Vec<i64>, times: &[i64]| from.retain(|t| times.binary_search(t).is_err());
+        remove(&mut self.floats, &others.floats);
+        remove(&mut self.histograms, &others.histograms);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.floats.is_empty() && self.histograms.is_empty()
     }
 }
 
@@ -39,28 +48,34 @@ pub async fn is_held_by(block: &BlockReader, others: &[BlockReader]) -> Result<b
     let mut sides: Vec<Side> = others.iter().map(Side::new).collect();
     let mut cursor = block.series_cursor(Matchers::default(), TimeRange::ALL);
     while let Some(series) = cursor.next(SERIES_AT_ONCE).await? {
-        let wanted = times_at_most(block, &series).await?;
-        let mut found: BTreeMap<&Labels, SeriesTimes> = BTreeMap::new();
-        for side in &mut sides {
-            let same = side.same(&series).await?;
-            for (other, times) in same.iter().zip(times_of(&side.reader, &same).await?) {
-                let Ok(at) = series.binary_search_by(|s| s.labels.cmp(&other.labels)) else {
-                    continue;
-                };
-                let all = found.entry(&series[at].labels).or_default();
-                all.floats.extend(times.floats);
-                all.histograms.extend(times.histograms);
+        for run in runs(&series, ROWS_AT_ONCE) {
+            let mut missing = times_at_most(block, run).await?;
+            for side in &mut sides {
+                side.remove_from(run, &mut missing).await?;
             }
-        }
-        let is_there = |(series, wanted): (&BlockSeries, &SeriesTimes)| {
-            let found = found.get(&series.labels);
-            found.is_some_and(|found| found.includes(wanted))
-        };
-        if !series.iter().zip(&wanted).all(is_there) {
-            return Ok(false);
+            if !missing.iter().all(SeriesTimes::is_empty) {
+                return Ok(false);
+            }
         }
     }
     has_exemplars_of(block, others).await
+}
+
+/// Neighbours that have at most so many rows together; one that has more is by itself.
+fn runs(series: &[BlockSeries], rows_max: u64) -> impl Iterator<Item = &[BlockSeries]> {
+    let mut left = series;
+    iter::from_fn(move || {
+        let mut rows = 0u64;
+        let fits = |series: &&BlockSeries| {
+            let of_times = u64::from(series.times_row_count);
+            rows = rows.saturating_add(series.rows_as_floats().max(of_times));
+            rows <= rows_max
+        };
+        let count = left.iter().take_while(fits).count().max(1);
+        let (run, rest) = left.split_at_checked(count)?;
+        left = rest;
+        Some(run)
+    })
 }
 
 /// A block that is gone through beside another, in label order.
@@ -77,6 +92,20 @@ impl Side {
             cursor: reader.series_cursor(Matchers::default(), TimeRange::ALL),
             ahead: VecDeque::new(),
         }
+    }
+
+    /// Removes the times that it has from those that are missing of some series, which are asked for as by [`Self::same`].
+    async fn remove_from(&mut self, wanted: &[BlockSeries], missing: &mut [SeriesTimes]) -> Result<()> {
+        let same = self.same(wanted).await?;
+        for run in runs(&same, ROWS_AT_ONCE) {
+            for (series, times) in run.iter().zip(times_of(&self.reader, run).await?) {
+                let at = wanted.binary_search_by(|w| w.labels.cmp(&series.labels));
+                if let Some(missing) = at.ok().and_then(|at| missing.get_mut(at)) {
+                    missing.remove(&times);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Those of some series that it has, too, past which it is then: they ascend from call to call.
@@ -122,7 +151,7 @@ async fn times_at_most(block: &BlockReader, series: &[BlockSeries]) -> Result<Ve
     for ((of_series, series), span) in all.iter_mut().zip(series).zip(&spans) {
         if let Some(span) = span {
             let of_span = times.of(span, &(0..span.ticks()), &series.labels)?;
-            of_series.floats.extend(of_span);
+            of_series.floats = of_span.to_vec();
         }
     }
     Ok(all)
@@ -131,23 +160,35 @@ async fn times_at_most(block: &BlockReader, series: &[BlockSeries]) -> Result<Ve
 /// When the samples of some series are.
 async fn times_of(block: &BlockReader, series: &[BlockSeries]) -> Result<Vec<SeriesTimes>> {
     let mut all = histogram_times(block, series).await?;
-    let samples = block.read_samples(series, TimeRange::ALL).await?;
-    for (times, samples) in all.iter_mut().zip(samples) {
-        times.floats.extend(samples.timestamps);
+    let has_floats = |series: &BlockSeries| series.row_count > 0;
+    let with = series.iter().filter(|s| has_floats(s)).cloned().collect();
+    let mut floats = block.stream_samples(with, TimeRange::ALL);
+    for (times, series) in all.iter_mut().zip(series).filter(|(_, s)| has_floats(s)) {
+        let samples = floats.try_next().await?;
+        let lost = || {
+            block
+                .samples
+                .corrupt(format!("it lacks the samples of {}", series.labels))
+        };
+        times.floats = samples.ok_or_else(lost)?.timestamps;
     }
     Ok(all)
 }
 
+/// When the histograms of some series are.
 async fn histogram_times(block: &BlockReader, series: &[BlockSeries]) -> Result<Vec<SeriesTimes>> {
     let read = block.read_histograms(series).await?;
+    let mut decoded = Vec::new();
     let times = |(series, chunks): (&BlockSeries, Vec<Chunk>)| {
         let mut histograms = Vec::new();
+        // Decoded they take many times as much.
         for chunk in chunks {
-            let decoded = chunk.decode_histograms(TimeRange::ALL, &mut histograms);
-            decoded.map_err(|e| block.samples.corrupt_samples(&series.labels, e))?;
+            let done = chunk.decode_histograms(TimeRange::ALL, &mut decoded);
+            done.map_err(|e| block.samples.corrupt_samples(&series.labels, e))?;
+            histograms.extend(decoded.drain(..).map(|(t, _)| t));
         }
         Ok(SeriesTimes {
-            histograms: histograms.into_iter().map(|(t, _)| t).collect(),
+            histograms,
             ..SeriesTimes::default()
         })
     };
@@ -177,4 +218,40 @@ async fn exemplars_of(block: &BlockReader) -> Result<HashSet<Exact>> {
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_taken_until_their_rows_reach_a_bound() {
+        let series = |row_count, times_row_count, histogram_count| BlockSeries {
+            labels: Labels::default(),
+            id: 0,
+            first_row: 0,
+            row_count,
+            times_last_row: 0,
+            times_row_count,
+            histogram_first_row: 0,
+            histogram_count,
+            range: TimeRange::ALL,
+            metadata: None,
+        };
+        let all = [
+            series(50, 0, 0),
+            series(50, 60, 0),
+            series(1, 0, 0),
+            // A histogram takes as much as some floats.
+            series(0, 0, 10),
+            series(5000, 0, 0),
+            series(1, 0, 0),
+            series(1, 99, 0),
+        ];
+        let lens = |rows_max| -> Vec<usize> { runs(&all, rows_max).map(<[_]>::len).collect() };
+        assert_eq!(lens(100), [1, 2, 1, 1, 2]);
+        assert_eq!(lens(0), [1; 7]);
+        assert_eq!(lens(u64::MAX), [7]);
+        assert_eq!(runs(&[], 100).count(), 0);
+    }
 }

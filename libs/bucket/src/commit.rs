@@ -416,12 +416,14 @@ impl Bucket {
 
     /// Drops the content of the versions below `keep_from`, the oldest first and at most some hundreds at a time; gives how
     /// many. Their objects stay, a few bytes each: a writer that slept can then never commit over a version that once existed.
-    /// Where a rebuild passed over `keep_from` there is nothing to go by, and nothing is dropped.
+    /// Where a rebuild passed over `keep_from`, or wrote it, there is nothing to go by, and nothing is dropped.
     ///
     /// # Errors
     /// [`Error::Refused`] when `keep_from` does not exist, else [`Error::Corrupt`] or [`Error::Unavailable`].
     pub async fn drop_history(&self, tenant: &TenantId, keep_from: u64) -> Result<u64> {
         match self.stored(tenant, keep_from).await? {
+            // By a word on it, what is dropped from before the rebuild would look as if that had passed it over.
+            Some(Stored::Manifest(m)) if m.rebuilt == keep_from => return Ok(0),
             Some(Stored::Manifest(_)) => {}
             Some(Stored::Superseded(_)) => return Ok(0),
             None => {
@@ -456,7 +458,8 @@ impl Bucket {
         Ok(first)
     }
 
-    /// If `rebuilt` is a rebuilt version: those with content from before it, below those that it passed over.
+    /// If `rebuilt` is a rebuilt version: those with content from before it, below those that it passed over, which have a word on it: on
+    /// those that were dropped before or since is one on another version.
     async fn left_before_rebuild(&self, tenant: &TenantId, rebuilt: u64) -> Result<Option<Range<u64>>> {
         match self.stored(tenant, rebuilt).await? {
             Some(Stored::Manifest(m)) if m.rebuilt == rebuilt => {}
@@ -466,7 +469,7 @@ impl Bucket {
         while passed < high {
             let middle = passed + (high - passed) / 2;
             match self.stored(tenant, middle).await? {
-                Some(Stored::Superseded(by)) if by >= rebuilt => high = middle,
+                Some(Stored::Superseded(by)) if by == rebuilt => high = middle,
                 // It puts its word on the last thousands only.
                 None => high = middle,
                 _ => passed = middle + 1,

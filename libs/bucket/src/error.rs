@@ -224,6 +224,7 @@ impl Error {
         match self {
             Self::Rejected { rejection, .. } => match rejection {
                 Rejection::Permission
+                | Rejection::Archived
                 | Rejection::Encryption
                 | Rejection::Unsupported
                 | Rejection::Request => true,

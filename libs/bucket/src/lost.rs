@@ -72,7 +72,7 @@ pub(crate) enum Beginning {
 pub struct Unlisted {
     /// Old ones that were certainly never listed, and their parts.
     pub orphans: Vec<(BlockId, Vec<String>)>,
-    /// Old ones that are whole and of which nobody can say that they were never listed.
+    /// Old ones of which nobody can say that they were never listed: they are whole, or not handed out.
     pub unknown: Vec<BlockId>,
 }
 
@@ -126,7 +126,11 @@ impl Bucket {
                 found.orphans.extend(is_old.then_some((block, parts)));
                 continue;
             }
-            let meta = self.readable_meta(tenant, block).await?;
+            // One that is not handed out tells nothing, and keeps nobody from looking after the others.
+            let meta = match self.readable_meta(tenant, block).await {
+                Err(e) if e.is_of_object() => None,
+                meta => meta?,
+            };
             if let Some(meta) = &meta {
                 let known = |s: &BlockId| live.contains(s) || dead.contains(s);
                 check_evidence(manifest, meta, known)?;
@@ -183,7 +187,7 @@ impl Bucket {
         self.commit_from(manifest, writer, bury).await
     }
 
-    /// The metadata of a block that may not be listed, if it can be read.
+    /// The metadata of a block that may not be listed, unless there is none or it is damaged.
     async fn readable_meta(&self, tenant: &TenantId, block: BlockId) -> Result<Option<BlockMeta>> {
         let json = self.get(&self.layout().part(tenant, block, META_PART)).await?;
         let meta = json.and_then(|json| BlockMeta::from_json(block, &json).ok());

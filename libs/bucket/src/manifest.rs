@@ -512,6 +512,13 @@ impl Manifest {
         }
     }
 
+    /// Declares a block dead whose upload came to nothing, as far as who sent it knows: if it is listed after all it stays.
+    pub fn bury_upload(&mut self, block: BlockId, parts: &[PartSummary]) {
+        if self.block(block).is_none() {
+            self.bury(block, parts.iter().map(|part| part.name.clone()).collect());
+        }
+    }
+
     /// Adds a deletion; the commit stamps its version.
     pub fn add_tombstone(&mut self, mut tombstone: Tombstone) {
         if self.tombstones.iter().all(|t| t.id != tombstone.id) {

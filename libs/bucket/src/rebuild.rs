@@ -1,12 +1,15 @@
 //! A manifest from the bucket alone, for when none can be read or the newest are lost.
 
 mod altered;
+mod choice;
+mod found;
+mod merges;
 mod summaries;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use koios_block::{BlockId, BlockMeta, META_PART};
+use koios_block::BlockId;
 use koios_model::TenantId;
 use object_store::path::Path;
 
@@ -14,7 +17,6 @@ use crate::bucket::{Bucket, Created};
 use crate::lost::{HINT_MAX, Hint};
 use crate::manifest::{Manifest, ManifestBlock, Nonce, Writer};
 use crate::{Error, Result};
-use summaries::Candidates;
 
 /// Most versions in a row that can be damaged or lost and are passed over.
 const UNREADABLE_MAX: u64 = 4096;
@@ -53,10 +55,14 @@ pub struct Rebuild {
 /// Why a block is not listed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeftOut {
-    /// Its `meta.json` is missing, cannot be read, or is of another tenant.
+    /// It has no `meta.json`, which is sent last: mostly it is an upload that came to no end.
+    #[error("its meta.json is missing")]
+    NoMeta,
+    /// Its `meta.json` is damaged, or of another tenant.
     #[error("its meta.json cannot be used: {0}")]
     Meta(String),
-    /// A part is missing or has another size than its metadata says.
+    /// A part is missing or has another size than its metadata says, which is sent after all of them. Of one that is left out no others
+    /// are known to have what it held.
     #[error("{}", part_text(part, *found, *said))]
     Part {
         /// The part.
@@ -66,8 +72,8 @@ pub enum LeftOut {
         /// What it should be.
         said: u64,
     },
-    /// No version that can be read lists it, a part of it is not what was encoded, which may be why, and others have what it held: what
-    /// it was made of, what takes its place, or summaries of the same time.
+    /// No version that can be read lists it, a part of it is missing or not what was encoded, which may be why, and others have what it
+    /// held: what it was made of, what takes its place, or summaries of the same time.
     #[error("{part} is not what meta.json says, and other blocks are there for it")]
     Altered {
         /// The part.
@@ -82,6 +88,12 @@ pub enum LeftOut {
     /// The storage hands out others and not this one: it refuses it, or keeps it in an archive.
     #[error("it cannot be read: {0}; once it can be, look again")]
     Unread(String),
+    /// The same of one that no version that can be read lists, and so little of it is handed out that nobody can say what it holds.
+    #[error(
+        "nobody can say what it holds, as it cannot be read: {0}; once it can be, look again: answers are without its samples meanwhile, and \
+         do not say so"
+    )]
+    Unknown(String),
     /// Blocks that name it as their source have all of its samples.
     #[error("blocks that are listed were merged from it")]
     Merged,
@@ -105,9 +117,22 @@ pub enum LeftOut {
 }
 
 impl LeftOut {
-    /// Whether answers may lack something because of it without a word.
+    /// Whether answers may lack something without a word because a block is left out for this reason.
     pub fn may_lose(&self) -> bool {
-        matches!(self, Self::Outweighed)
+        match self {
+            Self::Meta(_) | Self::Part { .. } | Self::Unknown(_) | Self::Outweighed => true,
+            // Of these others have all, or nothing was ever listed, or it was deleted.
+            Self::NoMeta
+            | Self::Altered { .. }
+            | Self::Unread(_)
+            | Self::Merged
+            | Self::Remade
+            | Self::Summarised
+            | Self::Partial
+            | Self::Dead(_) => false,
+            // What these are said of is listed.
+            Self::Damaged { .. } => false,
+        }
     }
 }
 
@@ -162,47 +187,10 @@ impl Rebuild {
     }
 }
 
-/// A merge of which something is there.
-struct Merge {
-    /// Its sources that are there, and how many samples they have.
-    sources: Vec<BlockId>,
-    samples: u64,
-    /// What it wrote.
-    into: Vec<BlockId>,
-    written: u64,
-}
-
-/// The merges whose blocks have as many samples as their sources. Summaries are no merges: their sources have what they lack. `damaged`
-/// are listed blocks that are not whole, which they need not be once they were merged.
-fn full_merges(metas: &BTreeMap<BlockId, BlockMeta>, damaged: &[ManifestBlock]) -> Vec<Merge> {
-    let whole = metas.values().map(|m| (m.block, m.samples));
-    let samples: BTreeMap<BlockId, u64> = whole
-        .chain(damaged.iter().map(|b| (b.block, b.samples)))
-        .collect();
-    let mut merges: BTreeMap<&[BlockId], Merge> = BTreeMap::new();
-    for meta in metas
-        .values()
-        .filter(|m| m.resolution_ms == 0 && !m.sources.is_empty())
-    {
-        let merge = merges.entry(&meta.sources).or_insert_with(|| {
-            let there = meta.sources.iter().filter_map(|s| samples.get_key_value(s));
-            let (sources, counts): (Vec<_>, Vec<u64>) = there.unzip();
-            Merge {
-                sources,
-                samples: counts.iter().sum(),
-                into: Vec::new(),
-                written: 0,
-            }
-        });
-        merge.into.push(meta.block);
-        merge.written += meta.samples;
-    }
-    merges.into_values().filter(|m| m.samples <= m.written).collect()
-}
-
 impl Bucket {
     /// Looks at everything a tenant has in the bucket. Lists, reads the `meta.json` of every block, and all of those that no version lists
-    /// which can be read. What the storage refuses of a block is the block's fault: it is listed, and named, unless others have what it holds.
+    /// which can be read. What the storage refuses of a block is the block's fault: it is listed, and named, unless others have what it holds;
+    /// where no version lists it and not even its `meta.json` is handed out, it is left out, and named.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; [`Error::Unread`] when a block was not handed out in several tries; both may pass. [`Error::Rejected`].
@@ -210,138 +198,24 @@ impl Bucket {
         // Before anything else: whoever commits while blocks are looked at is noticed by it.
         let hint = self.hint(tenant).await?;
         let (newest, readable) = self.newest_readable(tenant).await?;
-        let mut metas = BTreeMap::new();
-        let (mut left_out, mut damaged) = (Vec::new(), Vec::new());
-        let mut cleaned_at = 0;
-        let known = |block| readable.as_ref().and_then(|m| m.block(block));
-        for (block, _) in self.uploaded_blocks(tenant).await? {
-            if let Some(known) = readable.as_ref().filter(|m| m.is_dead(block)) {
-                left_out.push((block, LeftOut::Dead(known.version)));
-                continue;
-            }
-            let (clean_up_to, complete) = self.complete_block(tenant, block, known(block)).await?;
-            cleaned_at = cleaned_at.max(clean_up_to);
-            match complete {
-                Ok(meta) => {
-                    metas.insert(block, meta);
-                }
-                Err(why) if known(block).is_some() => damaged.push((block, why)),
-                Err(why) => left_out.push((block, why)),
-            }
-        }
-        let altered = self.altered(tenant, &metas, readable.as_deref()).await?;
-        let (suspect, metas): (BTreeMap<BlockId, BlockMeta>, BTreeMap<_, _>) = metas
-            .into_iter()
-            .partition(|(block, _)| altered.contains_key(block));
-        // Of some nothing at all is left.
-        let listed = readable.iter().flat_map(|m| &m.blocks).map(|b| b.block);
-        let is_gone =
-            |block: &BlockId| !metas.contains_key(block) && damaged.iter().all(|(found, _)| found != block);
-        let gone: Vec<_> = listed.filter(is_gone).collect();
-        let missing = || LeftOut::Meta("it is missing".to_owned());
-        damaged.extend(gone.into_iter().map(|block| (block, missing())));
-        let mut not_whole: Vec<_> = damaged.iter().filter_map(|(b, _)| known(*b).cloned()).collect();
-        not_whole.extend(suspect.values().map(|m| ManifestBlock::new(m, BTreeMap::new())));
-        let mut merged = BTreeSet::new();
-        for merge in full_merges(&metas, &not_whole) {
-            if self.is_whole(tenant, &merge, &metas).await? {
-                merged.extend(merge.sources);
-            }
-        }
-        damaged.retain(|(block, _)| !merged.contains(block));
-        left_out.extend(merged.iter().map(|block| (*block, LeftOut::Merged)));
-        let listed = metas.values().filter(|m| !merged.contains(&m.block));
-        let (raw, mut of_summaries): (Vec<&BlockMeta>, Vec<&BlockMeta>) =
-            listed.partition(|m| m.resolution_ms == 0);
-        let entry = |meta: &BlockMeta| {
-            let known = known(meta.block).cloned();
-            known.unwrap_or_else(|| ManifestBlock::new(meta, BTreeMap::new()))
-        };
-        let mut blocks: Vec<ManifestBlock> = raw.into_iter().map(entry).collect();
-        blocks.extend(damaged.iter().filter_map(|(block, _)| known(*block).cloned()));
-        let is_raw = |meta: &&BlockMeta| meta.resolution_ms == 0 && !merged.contains(&meta.block);
-        for meta in suspect.values().filter(is_raw) {
-            let Some(fault) = altered.get(&meta.block) else {
-                continue;
-            };
-            if self.is_held_by(tenant, meta, &metas).await? {
-                left_out.push((meta.block, fault.left_out()));
-            } else {
-                damaged.push((meta.block, fault.damaged()));
-                blocks.push(entry(meta));
-            }
-        }
-        of_summaries.extend(suspect.values().filter(|m| m.resolution_ms != 0));
-        let candidates = Candidates {
-            metas: &of_summaries,
-            altered: &altered,
-            readable: readable.as_deref(),
-        };
-        let chosen = Box::pin(self.choose_summaries(tenant, &blocks, candidates)).await?;
-        left_out.extend(chosen.left_out);
-        damaged.extend(chosen.damaged);
-        damaged.sort_by_key(|(block, _)| *block);
-        left_out.sort_by_key(|(block, _)| *block);
-        blocks.extend(chosen.listed);
-        blocks.sort_unstable_by_key(|b| b.block);
-        let evident = newest.max(cleaned_at).max(hint.map_or(0, |h| h.version));
-        let has_blocks = !blocks.is_empty() || !left_out.is_empty();
+        let found = self.look_at_blocks(tenant, readable.as_deref()).await?;
+        let evident = newest.max(found.cleaned_at).max(hint.map_or(0, |h| h.version));
+        let choice = self.choose(tenant, found, readable.as_deref()).await?;
+        let has_blocks = !choice.blocks.is_empty() || !choice.left_out.is_empty();
         let is_lost = evident > newest || newest == 0 && has_blocks;
-        let parts = |meta: &BlockMeta| meta.summaries().into_iter().map(|p| p.name).collect();
-        // Of a source that is damaged the summaries may be all that is left.
-        let is_whole = |b: &&BlockId| {
-            let sources = metas.get(*b).map_or(&[][..], |m| &m.sources);
-            sources.iter().all(|s| metas.contains_key(s))
-        };
-        let replaced = merged
-            .iter()
-            .chain(chosen.remade.iter().filter(is_whole))
-            .filter_map(|b| metas.get(b))
-            .map(|m| (m.block, parts(m)));
         Ok(Rebuild {
             tenant: tenant.clone(),
             newest,
             evident,
             next: evident + if is_lost { LOST_MARGIN } else { 1 },
-            replaced: replaced.collect(),
-            standing_in: chosen.standing_in,
-            hint,
             readable,
-            blocks,
-            left_out,
-            damaged,
+            blocks: choice.blocks,
+            left_out: choice.left_out,
+            damaged: choice.damaged,
+            standing_in: choice.standing_in,
+            replaced: choice.replaced,
+            hint,
         })
-    }
-
-    /// Whether what a merge wrote certainly has all of its sources. It writes several blocks, and one that a crash cut short may have
-    /// left some of them, each attempt others: of series that none of these has the rest never came. Otherwise both stay; a sample that
-    /// is there twice is read once.
-    async fn is_whole(
-        &self,
-        tenant: &TenantId,
-        merge: &Merge,
-        metas: &BTreeMap<BlockId, BlockMeta>,
-    ) -> Result<bool> {
-        let entries = |blocks: &[BlockId]| -> Vec<ManifestBlock> {
-            let metas = blocks.iter().filter_map(|b| metas.get(b));
-            metas.map(|m| ManifestBlock::new(m, BTreeMap::new())).collect()
-        };
-        let (sources, into) = (entries(&merge.sources), entries(&merge.into));
-        if sources.is_empty() {
-            return Ok(true);
-        }
-        let written = self
-            .series_of_all(tenant, &into.iter().collect::<Vec<_>>())
-            .await?;
-        for source in &sources {
-            // One that cannot be read tells nothing.
-            if let Ok(series) = self.series_of(tenant, source).await?
-                && !series.is_subset(&written)
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Creates the version after all that anything tells of, which lists what a plan says. Of the newest version that can be read it keeps
@@ -443,52 +317,5 @@ impl Bucket {
             }
         }
         Ok((newest, None))
-    }
-
-    /// A block's metadata if all of it is there, and up to which version it says it is clean, whether it is whole or not.
-    async fn complete_block(
-        &self,
-        tenant: &TenantId,
-        block: BlockId,
-        known: Option<&ManifestBlock>,
-    ) -> Result<(u64, std::result::Result<BlockMeta, LeftOut>)> {
-        let unusable = |reason: String| (0, Err(LeftOut::Meta(reason)));
-        let path = self.layout().part(tenant, block, META_PART);
-        let json = match self.get(&path).await {
-            Ok(Some(json)) => json,
-            Ok(None) => return Ok(unusable("it is missing".to_owned())),
-            Err(e) if e.is_of_object() => return Ok((0, Err(LeftOut::Unread(e.to_string())))),
-            Err(e) => return Err(e),
-        };
-        if known.is_some_and(|known| !known.lists_meta(&json)) {
-            return Ok(unusable("it is not the one that the manifest lists".to_owned()));
-        }
-        let meta = match BlockMeta::from_json(block, &json) {
-            Ok(meta) if meta.tenant == *tenant => meta,
-            Ok(meta) => return Ok(unusable(format!("it is of tenant {}", meta.tenant))),
-            Err(e) => return Ok(unusable(e.to_string())),
-        };
-        // A number that no manifest can have come to is damage.
-        let clean_up_to = Some(meta.clean_up_to).filter(|v| *v <= HINT_MAX).unwrap_or(0);
-        for part in &meta.parts {
-            let found = match self.size(&self.layout().part(tenant, block, &part.name)).await {
-                Ok(found) => found,
-                Err(e) if e.is_of_object() && known.is_some() => {
-                    return Ok((clean_up_to, Err(LeftOut::Unread(e.to_string()))));
-                }
-                // Those that no version lists are read anyway, and listed with what is said then.
-                Err(e) if e.is_of_object() => continue,
-                Err(e) => return Err(e),
-            };
-            if found != Some(part.bytes) {
-                let why = LeftOut::Part {
-                    part: part.name.clone(),
-                    found,
-                    said: part.bytes,
-                };
-                return Ok((clean_up_to, Err(why)));
-            }
-        }
-        Ok((clean_up_to, Ok(meta)))
     }
 }

@@ -18,6 +18,8 @@ pub enum Rejection {
     Credentials,
     /// It knows who asks, and this is not allowed.
     Permission,
+    /// The object lies in an archive of the storage, or is on its way back.
+    Archived,
     /// The bucket is in another region.
     Region,
     /// Objects cannot be encrypted or decrypted as the settings say.
@@ -36,6 +38,10 @@ impl fmt::Display for Rejection {
                 "check the credentials in the settings, the environment or the machine's role, and the machine's clock"
             }
             Self::Permission => "allow these credentials to read, write, list and delete under the bucket's prefix",
+            Self::Archived => {
+                "bring it back from the archive, to a storage class or tier that is read at once, and let no rule of the storage move what is \
+                 under the bucket's prefix"
+            }
             Self::Region => "set the region that the bucket is in",
             Self::Encryption => {
                 "check the encryption settings, and that the credentials may use the key; all objects need the same key of one's own"
@@ -203,6 +209,8 @@ fn by_code(code: &str) -> Option<Verdict> {
         | "AuthenticationFailed"
         | "InvalidAuthenticationInfo"
         | "NoAuthenticationInformation" => Rejection::Credentials,
+        // S3 and Azure: which of their classes and tiers are no archive they know best.
+        "InvalidObjectState" | "BlobArchived" | "BlobBeingRehydrated" => Rejection::Archived,
         "AuthorizationHeaderMalformed"
         | "PermanentRedirect"
         | "TemporaryRedirect"
@@ -363,6 +371,9 @@ mod tests {
                 "BlobUsesCustomerSpecifiedEncryption",
                 Verdict::Rejected(Encryption),
             ),
+            ("403 Forbidden", "InvalidObjectState", Verdict::Rejected(Archived)),
+            ("409 Conflict", "BlobArchived", Verdict::Rejected(Archived)),
+            ("409 Conflict", "BlobBeingRehydrated", Verdict::Rejected(Archived)),
             (
                 "501 Not Implemented",
                 "NotImplemented",

@@ -318,6 +318,28 @@ async fn whoever_is_refused_is_told_what_to_change_and_no_secret() {
         cloud.refuse(403, code);
         check(&open(&cloud, 1), Permission, "allow these credentials").await;
         cloud.heal();
+        // Google's archive is read at once.
+        let archived = match dialect {
+            Dialect::S3 => Some((403, "InvalidObjectState")),
+            Dialect::Azure => Some((409, "BlobArchived")),
+            Dialect::Gcs => None,
+        };
+        if let Some((status, code)) = archived {
+            cloud.refuse(status, code);
+            let error = open(&cloud, 1).latest(&tenant()).await.unwrap_err();
+            let Error::Rejected {
+                rejection, attempts, ..
+            } = &error
+            else {
+                panic!("{dialect:?}: {error}")
+            };
+            assert_eq!((*rejection, *attempts), (Archived, 1), "{error}");
+            assert!(
+                error.to_string().contains("bring it back from the archive"),
+                "{error}"
+            );
+            cloud.heal();
+        }
         if dialect == Dialect::S3 {
             let elsewhere = open_with(&cloud, "p", 1, &[("AWS_REGION", "eu-west-1")]);
             check(&elsewhere, Region, "set the region").await;

@@ -512,9 +512,7 @@ impl Importer {
         }
         let bury = |m: &mut Manifest| {
             for entry in &job.written {
-                if m.block(entry.block).is_none() {
-                    m.bury(entry.block, entry.parts.iter().map(|p| p.name.clone()).collect());
-                }
+                m.bury_upload(entry.block, &entry.parts);
             }
             Ok(())
         };

@@ -289,8 +289,7 @@ impl Inner {
     pub(crate) async fn bury(&self, tenant: &TenantId, writer: &Writer, blocks: &[ManifestBlock]) {
         let bury = |m: &mut Manifest| {
             for block in blocks {
-                let parts = block.parts.iter().map(|part| part.name.clone());
-                m.bury(block.block, parts.collect());
+                m.bury_upload(block.block, &block.parts);
             }
             Ok(())
         };

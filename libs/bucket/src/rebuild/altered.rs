@@ -100,7 +100,7 @@ impl Bucket {
         }
     }
 
-    /// Whether `whole` blocks certainly have what an altered block of samples held: what it was made of, what it is another copy of, or one that was
+    /// Whether `whole` blocks certainly have what an altered block held, or one that lacks a part: what it was made of, what it is another copy of, or one that was
     /// made of the same and for the same and has as many samples of each of its series, from as early to as late. A cut was made of nothing
     /// that has a name: others hold it if they have a sample wherever it has one.
     pub(super) async fn is_held_by(
@@ -116,7 +116,8 @@ impl Bucket {
             return Ok(true);
         }
         if altered.sources.is_empty() {
-            return self.is_cut_held_by(tenant, altered, whole).await;
+            let is_cut = altered.resolution_ms == 0;
+            return Ok(is_cut && self.is_cut_held_by(tenant, altered, whole).await?);
         }
         let twins: Vec<&BlockMeta> = whole.values().filter(|m| is_twin(m, altered)).collect();
         if twins.is_empty() {
@@ -186,7 +187,8 @@ impl Bucket {
     }
 }
 
-/// Whether a block of samples may have those of a cut: it speaks for the same partitions and all of the window.
+/// Whether a block of samples may have those of a cut: it speaks for the same partitions and all of the window, and no deletion masks it
+/// that does not mask the cut, which has what came after that.
 fn may_hold_cut(block: &BlockMeta, cut: &BlockMeta) -> bool {
     let window = |meta: &BlockMeta| (meta.window.min, meta.window.max);
     let ((first, last), (cut_first, cut_last)) = (window(block), window(cut));
@@ -194,6 +196,7 @@ fn may_hold_cut(block: &BlockMeta, cut: &BlockMeta) -> bool {
         && first <= cut_first
         && cut_last <= last
         && block.range.overlaps(&cut.range)
+        && block.clean_up_to >= cut.clean_up_to
         && cut.partitions.iter().all(|p| block.partitions.contains(p))
 }
 

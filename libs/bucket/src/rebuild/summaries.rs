@@ -238,7 +238,7 @@ impl Bucket {
                     }
                     Err(_) if is_altered(meta) => set.unread.push(meta.block),
                     Err(why) => {
-                        let left = candidates.left_out(meta.block, LeftOut::Meta(why));
+                        let left = candidates.left_out(meta.block, LeftOut::Unknown(why));
                         chosen.left_out.push(left);
                     }
                 }

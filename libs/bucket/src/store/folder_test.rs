@@ -167,6 +167,24 @@ async fn processes_that_share_a_folder_share_its_marker_also_where_it_is_from_be
 }
 
 #[tokio::test]
+async fn a_marker_that_is_damaged_is_reported_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(bucket(dir.path(), 1));
+    let marker = dir.path().join("__cluster/folder");
+    let digits = std::fs::read_to_string(&marker).unwrap();
+    for damaged in [&digits[..7], "", &"x".repeat(32), &format!("{digits}\n")] {
+        std::fs::write(&marker, damaged).unwrap();
+        let opened = Bucket::open(&url(dir.path()), Arc::new(RealClock::new()), rng(2));
+        let told = opened.unwrap_err().to_string();
+        for part in ["__cluster/folder", "32 hex digits", "delete that file", "start"] {
+            assert!(told.contains(part), "{damaged:?}: {told}");
+        }
+    }
+    std::fs::remove_file(&marker).unwrap();
+    bucket(dir.path(), 2).self_test(false).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_only_looks_leaves_no_marker_and_sees_by_device_and_inode_that_the_folder_went() {
     let dir = tempfile::tempdir().unwrap();
     let (path, away) = (dir.path().join("bucket"), dir.path().join("away"));

@@ -327,6 +327,30 @@ async fn i10_a_block_that_is_not_handed_out_is_listed_and_named_and_the_others_a
 }
 
 #[tokio::test]
+async fn i10_a_cut_that_was_clean_of_a_deletion_is_not_held_by_a_block_that_the_deletion_masks() {
+    let of = |n: u64, clean_up_to: u64| {
+        let options = BlockOptions {
+            clean_up_to,
+            ..BlockOptions::new(id(n), tenant(), TimeRange::new(0, 7_199_999))
+        };
+        of_times(options, &[1], &[5, 6])
+    };
+    for (clean_up_to, is_there) in [(6, true), (5, true), (4, false)] {
+        let rig = Rig::new();
+        rig.upload(&of(1, 5)).await;
+        rig.alter(1, SAMPLES).await;
+        rig.upload(&of(2, clean_up_to)).await;
+        let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        let (left, kept) = match is_there {
+            true => (vec![altered(1, SAMPLES)], vec![]),
+            false => (vec![], vec![damaged(1, SAMPLES)]),
+        };
+        let found = (left_out(&plan), numbered(&plan.damaged));
+        assert_eq!(found, (left, kept), "clean up to {clean_up_to}");
+    }
+}
+
+#[tokio::test]
 async fn a_block_that_a_storage_does_not_hand_out_for_a_moment_ends_no_rebuild() {
     let rig = Rig::new();
     rig.upload(&cut(1, &[1], &[5, 6])).await;

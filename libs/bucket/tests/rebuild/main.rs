@@ -5,6 +5,7 @@
 mod altered;
 #[path = "../common/mod.rs"]
 mod common;
+mod lacking;
 
 use std::sync::Arc;
 
@@ -87,7 +88,7 @@ async fn i10_what_is_complete_is_listed_again_when_every_version_is_lost() {
     let rig = Rig::new();
     let (a, b) = (rig.upload(&block(1, 3)).await, rig.upload(&block(2, 2)).await);
     rig.list(&[&a, &b]).await;
-    let cut = rig.upload(&block(3, 2)).await;
+    let cut = rig.upload(&block(3, 4)).await;
     rig.store
         .delete(&Path::from(format!(
             "prefix/team-a/blocks/{}/samples.parquet",
@@ -136,10 +137,7 @@ async fn i10_what_is_complete_is_listed_again_when_every_version_is_lost() {
         shorter.to_string(),
         "samples.parquet has 500 bytes, meta.json says 512"
     );
-    assert_eq!(
-        left[1],
-        (id(4), "its meta.json cannot be used: it is missing".to_owned())
-    );
+    assert_eq!(left[1], (id(4), "its meta.json is missing".to_owned()));
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
     assert_eq!(rebuilt.version, 2);
     assert_eq!(rig.names().await, [1, 2]);
@@ -453,6 +451,36 @@ async fn history_is_dropped_past_the_versions_that_a_rebuild_left_out() {
     assert_eq!(versions().await, [1006, 1007]);
     assert_eq!(drop(1006).await.unwrap(), 0);
     assert_eq!(rig.names().await, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn history_from_before_a_rebuild_is_dropped_by_as_many_passes_as_it_takes() {
+    let rig = Rig::new();
+    for _ in 1..=300 {
+        rig.list(&[]).await;
+    }
+    rig.store.delete(&Rig::version(300)).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap().version;
+    assert_eq!(rebuilt, 1300);
+    for _ in 0..4 {
+        rig.list(&[]).await;
+    }
+    let drop = async |keep_from| rig.bucket.drop_history(&tenant(), keep_from).await.unwrap();
+    // A word on it would look like that of the rebuild.
+    assert_eq!(drop(1300).await, 0);
+    assert_eq!((drop(1301).await, drop(1302).await), (256, 43));
+    assert_eq!((drop(1302).await, drop(1304).await, drop(1304).await), (2, 2, 0));
+    for version in 1..1304 {
+        let there = rig.bucket.manifest(&tenant(), version).await;
+        assert!(matches!(there, Ok(None)), "{version}: {there:?}");
+    }
+    // It is found from below, too.
+    rig.store
+        .delete(&Path::from("prefix/team-a/manifest/latest"))
+        .await
+        .unwrap();
+    assert_eq!(rig.bucket.latest(&tenant()).await.unwrap().version, 1304);
 }
 
 #[tokio::test]

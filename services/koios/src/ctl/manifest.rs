@@ -18,7 +18,8 @@ list is then in another manifest than the new one. It refuses when it sees a ver
 Lists every block that is complete (all parts there, with the sizes that a readable meta.json says), except those that others \
 were certainly merged from. Of the newest version that can still be read, if there is one, it keeps what is dead, deletions \
 and epochs; a block that it lists stays listed even if it is damaged, so that queries say so. Other blocks are read whole; of those one \
-that is damaged is listed only where no other is known to have what it held. Summaries are listed, one set for each day, \
+that is damaged is listed only where no other is known to have what it held. One that lacks a part, or of which not even meta.json can \
+be read, is not listed: it is named as lost where no other is known to have what it held. Summaries are listed, one set for each day, \
 where their samples are gone; else they are left out and made anew.
 
 What cannot be known without any version: deletions that were not yet applied, which blocks are dead but not yet gone, what was \

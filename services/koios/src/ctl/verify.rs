@@ -108,7 +108,7 @@ fn unlisted(tenant: &TenantId, found: &Unlisted) -> Vec<(BlockId, String)> {
     });
     let unknown = found.unknown.iter().map(|block| {
         let what = format!(
-            "block {block}: in no manifest, and older than it, or its meta.json cannot be read: nobody can say that it was never listed, so \
+            "block {block}: in no manifest, and older than it, or its meta.json is damaged or not handed out: nobody can say that it was never listed, so \
              that it is kept; if it is of no use, `koios ctl blocks delete --tenant {tenant} {block}` has it deleted"
         );
         (*block, what)

@@ -349,13 +349,8 @@ impl Merger {
     /// Declares blocks dead that were uploaded in vain; what cannot be said now their age tells later.
     async fn bury(&self, tenant: &TenantId, writer: &Writer, uploaded: &[BlockMeta]) {
         let bury = |m: &mut Manifest| {
-            for meta in uploaded
-                .iter()
-                .filter(|meta| m.block(meta.block).is_none())
-                .collect::<Vec<_>>()
-            {
-                let parts = meta.summaries().into_iter().map(|p| p.name).collect();
-                m.bury(meta.block, parts);
+            for meta in uploaded {
+                m.bury_upload(meta.block, &meta.summaries());
             }
             Ok(())
         };

@@ -15,6 +15,9 @@ use crate::verdict::FOLDER_STORE;
 /// In the cluster's own folder: 32 hex digits, which stay what they are as long as the folder is.
 const MARKER: &str = "folder";
 const MARKER_BYTES: usize = 32;
+/// What is wrong with one that is damaged, and what to do. Nothing is guessed: it may be another folder altogether.
+const NO_MARKER: &str = "it is not a marker of 32 hex digits; look whether this is the folder that is to be the bucket: if it is, end all \
+                         processes that use it, delete that file, and start them anew";
 
 /// A bucket's folder.
 #[derive(Debug)]
@@ -150,12 +153,12 @@ fn read_marker(root: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     let mut id = vec![0; MARKER_BYTES + 1];
     let read = file.read_at(0, &mut id);
     id.truncate(read.map_err(|e| DiskError::io("read", &path, e))?);
-    match id.len() {
-        MARKER_BYTES => Ok(Some(id)),
-        _ => Err(DiskError::io(
+    match id.len() == MARKER_BYTES && id.iter().all(u8::is_ascii_hexdigit) {
+        true => Ok(Some(id)),
+        false => Err(DiskError::io(
             "read",
             &path,
-            io::Error::new(io::ErrorKind::InvalidData, "it is not 32 hex digits"),
+            io::Error::new(io::ErrorKind::InvalidData, NO_MARKER),
         )),
     }
 }
