@@ -116,7 +116,7 @@ impl Bucket {
         // An upload that slept through its burial leaves parts of a dead block whose bytes were deleted before.
         let with_bytes = manifest.dead.iter().filter(|d| !d.parts.is_empty());
         let dying: BTreeSet<BlockId> = with_bytes.map(|d| d.block).collect();
-        let mut found = Unlisted::default();
+        let (mut found, mut hides_something) = (Unlisted::default(), false);
         for (block, parts) in uploaded {
             if live.contains(&block) || dying.contains(&block) {
                 continue;
@@ -128,7 +128,10 @@ impl Bucket {
             }
             // One that is not handed out tells nothing, and keeps nobody from looking after the others.
             let meta = match self.readable_meta(tenant, block).await {
-                Err(e) if e.is_of_object() => None,
+                Err(e) if e.is_of_object() => {
+                    hides_something = true;
+                    None
+                }
                 meta => meta?,
             };
             if let Some(meta) = &meta {
@@ -141,6 +144,13 @@ impl Bucket {
                 Some(_) if block.time_ms() >= manifest.begun_ms => found.orphans.push((block, parts)),
                 _ => found.unknown.push(block),
             }
+        }
+        if hides_something {
+            // It may be what tells of lost versions, in which the others were listed.
+            let (whole, rest) = found.orphans.into_iter().partition(|(_, parts)| is_whole(parts));
+            let whole: Vec<(BlockId, Vec<String>)> = whole;
+            found.orphans = rest;
+            found.unknown.extend(whole.into_iter().map(|(block, _)| block));
         }
         let whole = found.orphans.iter().filter(|(_, parts)| is_whole(parts)).count() + found.unknown.len();
         if manifest.version == 0 && whole > 0 {

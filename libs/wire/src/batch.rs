@@ -170,12 +170,16 @@ impl Batch {
         self.content.get_or_init(|| encode_content(&self.columns))
     }
 
-    /// Bytes of the content before compression, or of its samples in memory where these are more: of both a reader takes
+    /// Bytes of the content before compression, or of its largest column in memory where these are more: of each a reader takes
     /// [`DECODED_BYTES_MAX`] at most.
+    pub fn largest_bytes(&self) -> usize {
+        self.content_bytes().max(content::largest_column(&self.columns))
+    }
+
+    /// Bytes of the content before compression.
     pub fn content_bytes(&self) -> usize {
         let content = self.content().first_chunk();
-        let content = content.map_or(0, |len| u32::from_le_bytes(*len) as usize);
-        content.max(values::samples_bytes(self.columns.values.len()))
+        content.map_or(0, |len| u32::from_le_bytes(*len) as usize)
     }
 
     /// The form on the wire; made on first use, shared afterwards.

@@ -114,7 +114,7 @@ impl Inner {
             let cpu = &self.deps.runtime.cpu;
             cpu.run(move || encode.content().len()).await?;
         }
-        let bytes = batch.content_bytes();
+        let bytes = batch.largest_bytes();
         if bytes > DECODED_BYTES_MAX {
             return Err(Error::BatchTooLarge { bytes });
         }

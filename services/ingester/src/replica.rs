@@ -75,7 +75,7 @@ pub(crate) struct ReplicaState {
     /// had them, or some of their series are not known, and their records are damaged.
     unaccounted: BTreeSet<i64>,
     /// What the checkpoint that the log begins with says is held: while a start replays, and from then on where it found that answered
-    /// records are missing. The head may have samples of these batches.
+    /// records are missing, with what its snapshot had. The head may have samples of these batches.
     held_before: BatchSet,
     /// While a start from a snapshot replays: the batches it has.
     pub(crate) in_snapshot: Option<BatchSet>,
@@ -486,7 +486,8 @@ impl ReplicaState {
         self.manifest_floor = accounts.manifest_floor;
         self.cut_through = Lsn(accounts.cut_through);
         self.unaccounted = accounts.unaccounted.into_iter().collect();
-        if accounts.has_unaccounted {
+        // A version before tells no more.
+        if accounts.has_unaccounted && self.unaccounted.is_empty() {
             let unlisted = self.unlisted_windows();
             self.unaccounted.extend(unlisted);
         }
@@ -521,7 +522,10 @@ impl ReplicaState {
             let unlisted = self.unlisted_windows();
             self.unaccounted.extend(unlisted);
         }
-        if !found.lost {
+        let in_snapshot = self.in_snapshot.take().unwrap_or_default();
+        if found.lost {
+            self.held_before.union_with(&in_snapshot);
+        } else {
             self.held.union_with(&std::mem::take(&mut self.held_before));
         }
         // What the log repeats of a snapshot would take memory till the next cut.
@@ -530,7 +534,6 @@ impl ReplicaState {
         if let Some(hold) = self.hold.take() {
             self.head.give_up(hold);
         }
-        self.in_snapshot = None;
         if self.log_forgotten_below_ms > i64::MIN {
             self.raise_floors(self.log_forgotten_below_ms, self.listed_version);
         }
@@ -545,7 +548,9 @@ impl ReplicaState {
 
     /// Whether the head may have samples of some of these batches.
     pub(crate) fn may_have(&self, batches: &BatchSet) -> bool {
-        have_common(batches, &self.held) || have_common(batches, &self.held_before)
+        have_common(batches, &self.held)
+            || have_common(batches, &self.held_before)
+            || !self.unaccounted().is_empty()
     }
 
     /// Notes that the head has samples of a batch that does not count as held.

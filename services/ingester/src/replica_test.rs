@@ -58,3 +58,26 @@ fn i16_a_snapshot_of_an_earlier_version_says_that_there_is_something_untold() {
     state.install(before.head, accounts);
     assert_eq!(state.unaccounted(), [WINDOW]);
 }
+
+#[test]
+fn i10_a_head_may_have_samples_of_what_its_snapshot_had_and_of_what_nothing_tells_of() {
+    let batches = |sequences: &[u64]| {
+        let mut set = BatchSet::default();
+        for n in sequences {
+            set.insert(StreamId(1), *n);
+        }
+        set
+    };
+    let lost = Found {
+        lost: true,
+        unaccounted: false,
+    };
+    let replica = replica();
+    let mut state = replica.state.write();
+    state.in_snapshot = Some(batches(&[1, 2]));
+    state.replayed(lost);
+    assert!(state.may_have(&batches(&[2, 3])));
+    assert!(!state.may_have(&batches(&[3])));
+    comes_untold(&mut state, 0);
+    assert!(state.may_have(&batches(&[3])));
+}

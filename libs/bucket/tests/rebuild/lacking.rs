@@ -1,10 +1,12 @@
 //! Blocks that no version lists, of which something is not there or not handed out.
 
+use koios_block::{BlockId, BlockOptions, BlockWriter};
 use koios_bucket::{Bucket, LeftOut, Rebuild, Writer};
+use koios_model::{Labels, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::common::{Fault, Faulty, block, bucket_over, id, tenant};
+use super::common::{Fault, Faulty, block, bucket_over, clock, id, tenant};
 use super::{M5, Rig, left_out, numbered, samples, summaries};
 
 const SAMPLES: &str = "samples.parquet";
@@ -64,6 +66,29 @@ async fn one_block_that_is_not_handed_out_keeps_nobody_from_looking_after_the_ot
     let writer = Writer::rebuild("test");
     let buried = bucket.bury_unlisted(&tenant(), &[id(3)], i64::MAX, &writer).await;
     assert!(buried.unwrap().is_dead(id(3)));
+}
+
+/// It may be what tells that versions are lost which listed the others.
+#[tokio::test]
+async fn i10_nothing_whole_goes_while_a_block_is_not_handed_out() {
+    let rig = Rig::new();
+    rig.list(&[&rig.upload(&block(2, 1)).await]).await;
+    let new = BlockId::new(clock().now_ms() + 1, 7);
+    let mut w = BlockWriter::new(BlockOptions::new(new, tenant(), TimeRange::new(0, 7_199_999))).unwrap();
+    w.push_series(&Labels::from_pairs([("__name__", "m")]), None, &[1], &[1.0])
+        .unwrap();
+    rig.upload(&w.finish().unwrap().unwrap()).await;
+    for (refused, orphans, unknown) in [(2, vec![new], vec![]), (1, vec![], vec![id(1), new])] {
+        if refused == 1 {
+            rig.upload(&block(1, 1)).await;
+        }
+        let bucket = rig.refusing(refused, "meta.json");
+        let manifest = bucket.latest(&tenant()).await.unwrap();
+        let uploaded = bucket.uploaded_blocks(&tenant()).await.unwrap();
+        let found = bucket.unlisted(&manifest, uploaded, i64::MAX).await.unwrap();
+        let found_orphans: Vec<_> = found.orphans.into_iter().map(|(block, _)| block).collect();
+        assert_eq!((found_orphans, found.unknown), (orphans, unknown), "{refused}");
+    }
 }
 
 #[tokio::test]

@@ -148,6 +148,17 @@ const fn most_of<T>() -> usize {
     DECODED_BYTES_MAX / size_of::<T>()
 }
 
+/// What the largest column takes in memory, bytes, strings and buckets left out: of each [`decode`] takes [`DECODED_BYTES_MAX`] at most.
+pub(super) fn largest_column(c: &BatchColumns) -> usize {
+    let samples = values::samples_bytes(c.values.len());
+    let others = [
+        size_of_val(c.histograms.as_slice()),
+        size_of_val(c.exemplars.as_slice()),
+        size_of_val(c.metadata.as_slice()),
+    ];
+    others.into_iter().fold(samples, usize::max)
+}
+
 /// The columns of the sections, for as many series; those of identity stay empty.
 pub(super) fn decode(raw: &[u8], series: usize) -> Result<BatchColumns, BatchError> {
     let mut c = BatchColumns::default();
@@ -316,6 +327,20 @@ mod tests {
                 "{tag}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn i1_what_is_too_large_to_be_decoded_is_known_before() {
+        let mut columns = BatchColumns::default();
+        let nothing = (String::new(), Metadata::default());
+        columns
+            .metadata
+            .resize(most_of::<(String, Metadata)>(), nothing.clone());
+        assert!(largest_column(&columns) <= DECODED_BYTES_MAX);
+        assert!(decode(&encode(&columns), 0).is_ok());
+        columns.metadata.push(nothing);
+        assert!(largest_column(&columns) > DECODED_BYTES_MAX);
+        assert!(decode(&encode(&columns), 0).is_err());
     }
 
     #[test]
