@@ -1,5 +1,5 @@
 //! Small requests that name large things often: what they cost is bounded by the limits. Each has a size that takes
-//! minutes, or more memory than there is, when it is not.
+//! minutes, for which nextest does not wait, or more memory than there is, when it is not.
 
 use koios_distributor::Settings;
 use koios_tenancy::Limits;
@@ -47,13 +47,13 @@ async fn i12_exemplars_beyond_their_limits_are_not_read() {
         .packed(1, &[3, 4])
         .double(2, 0.5)
         .number(3, NOW as u64);
-    let with = (0..20_000).fold(series_v2(&[1, 2], &[(NOW, 1.0)]), |m, _| m.message(4, &exemplar));
+    let with = (0..200_000).fold(series_v2(&[1, 2], &[(NOW, 1.0)]), |m, _| m.message(4, &exemplar));
     let answer = rig
         .push_v2(&request_v2(&["", "__name__", "up", "trace_id", &huge], &[with]))
         .await;
     answer.assert(204, "");
     assert_eq!(answer.header("x-prometheus-remote-write-exemplars-written"), "0");
-    assert!(answer.header("warning").contains("dropped: 20000"), "{answer:?}");
+    assert!(answer.header("warning").contains("dropped: 200000"), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
