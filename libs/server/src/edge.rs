@@ -29,6 +29,9 @@ pub const URI_BYTES_MAX: usize = 60 << 10;
 /// Longest accepted request id, bytes; others are replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// Whose requests they are that name no tenants, or none there can be; no tenant has this name.
+const INVALID_TENANT: &str = "(invalid)";
+
 /// The header that carries a request's id.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -104,21 +107,17 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
-    let tenant = koios_tenancy::tenants_of_read(request.headers())
-        .map(|tenants| {
-            tenants
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("|")
-        })
-        .unwrap_or_else(|_| "invalid".to_owned());
+    let tenants: Vec<Arc<str>> = match koios_tenancy::tenants_of_read(request.headers()) {
+        Ok(tenants) => tenants.iter().map(|tenant| tenant.as_str().into()).collect(),
+        Err(_) => vec![INVALID_TENANT.into()],
+    };
+    let tenant = tenants.join("|");
     let span = tracing::info_span!("http", method = %request.method(), route, tenant, request_id = %id.0);
     let asked = (request.method().clone(), request.uri().path().to_owned());
     request.extensions_mut().insert(id.clone());
 
     let started = edge.clock.elapsed();
-    let answer = edge.answer(tenant.into(), request, next);
+    let answer = edge.answer(tenants, request, next);
     let mut response = explain(answer.instrument(span.clone()).await, &asked);
     let took = edge.clock.elapsed().saturating_sub(started);
     if response.status().is_server_error() {
@@ -141,13 +140,13 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
 }
 
 impl Edge {
-    async fn answer(&self, tenant: Arc<str>, request: Request, next: Next) -> Response {
+    async fn answer(&self, tenants: Vec<Arc<str>>, request: Request, next: Next) -> Response {
         let uri_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
         if uri_bytes > URI_BYTES_MAX {
             let message = format!("URI too long (actual: {uri_bytes}, limit: {URI_BYTES_MAX}); use POST");
             return api_error(ErrorType::UriTooLong, message);
         }
-        let _place = match self.places.take(tenant) {
+        let _place = match self.places.take(tenants) {
             Ok(place) => place,
             Err(full) => {
                 self.metrics.shed.inc();

@@ -6,10 +6,14 @@ use tower::ServiceExt as _;
 use super::*;
 
 fn router() -> Router {
+    with_places(1)
+}
+
+fn with_places(max_requests_in_flight: usize) -> Router {
     let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
     let settings = HttpSettings {
         request_timeout: Duration::from_secs(5),
-        max_requests_in_flight: 1,
+        max_requests_in_flight,
         ..crate::settings::Settings::default().http
     };
     let routes = Router::new()
@@ -90,6 +94,44 @@ async fn a_request_beyond_its_deadline_is_answered_503_and_one_too_many_is_shed(
         assert!(body.contains(word), "{body}");
     }
     assert_eq!(ask(&router, "GET", "/ok", None).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_read_of_several_tenants_takes_a_place_of_each() {
+    let router = with_places(8);
+    let of = async |tenants: &str, method: &str, uri: &str| {
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.header(koios_tenancy::TENANT_HEADER, tenants);
+        let request = request.body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (parts.status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let others: Vec<String> = (0..7).map(|i| format!("b{i}|a")).collect();
+    let stalled = others.iter().map(|tenants| of(tenants, "POST", "/hangs"));
+    let ((), stalled) = tokio::join!(
+        biased;
+        async {
+            tokio::task::yield_now().await;
+            for tenants in ["a", "a|b1", "c|a"] {
+                let (status, body) = of(tenants, "GET", "/ok").await;
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+                assert!(
+                    body.contains(
+                        "too many requests of the tenant in flight (limit: 4 while 1 of 8 or fewer are free): try \
+                         again, send fewer at once, or raise http.max-requests-in-flight"
+                    ),
+                    "{body}"
+                );
+            }
+            for tenants in ["b1", "c", "b2|c"] {
+                assert_eq!(of(tenants, "GET", "/ok").await.0, StatusCode::OK, "{tenants}");
+            }
+        },
+        futures::future::join_all(stalled)
+    );
+    assert!(stalled.iter().all(|(_, body)| body.contains("longer than 5s")));
 }
 
 #[tokio::test]

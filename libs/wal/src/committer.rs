@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::TenantId;
-use koios_runtime::{CancellationToken, ClockHandle, Cpu, DiskHandle};
+use koios_runtime::{CancellationToken, ClockHandle, Cpu, Disk, DiskHandle};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -551,14 +551,19 @@ impl<A: Apply> Committer<A> {
     async fn write(&self, group: &[Prepared<A>]) -> Result<Option<(Vec<Lsn>, usize)>> {
         let records = group.iter().map(|p| (p.waiting.append.kind, p.parts()));
         let buffer = GroupBuffer::build(&self.keys, self.active.position(), records);
-        let (active, bytes, started) = (self.active.clone(), buffer.bytes, self.clock.elapsed());
-        let len = bytes.len();
-        let written = self.disk.run(move |_| active.write(&bytes)).await;
-        if !written? {
+        let (active, bytes, clock) = (self.active.clone(), buffer.bytes, Arc::clone(&self.clock));
+        let (len, started) = (bytes.len(), clock.elapsed());
+        // When it ended is noted there: here it is seen once the group before has been applied.
+        let write = move |_: &dyn Disk| {
+            active
+                .write(&bytes)
+                .map(|written| written.then(|| clock.elapsed()))
+        };
+        let Some(ended) = self.disk.run(write).await? else {
             return Ok(None);
-        }
+        };
         self.apply.synced(GroupStats {
-            sync: self.clock.elapsed().saturating_sub(started),
+            sync: ended.saturating_sub(started),
             bytes: len,
             records: group.len(),
         });

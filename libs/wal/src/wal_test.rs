@@ -3,6 +3,7 @@
 mod memory_disk;
 mod reserve;
 mod segment_bytes;
+mod sync_time;
 
 use std::path::Path;
 use std::sync::Arc;

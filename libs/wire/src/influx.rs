@@ -122,16 +122,7 @@ pub fn decode<'a>(
     context: Context<'a>,
     sink: &mut impl Sink<'a>,
 ) -> Result<Report, InfluxError> {
-    let mut decoder = Decoder {
-        context,
-        measurements: HashMap::new(),
-        names: HashMap::new(),
-        label_names: HashMap::new(),
-        tags: vec![(NAME, &[])],
-        tag_count: 1,
-        fields: Vec::new(),
-        samples: 0,
-    };
+    let mut decoder = Decoder::new(context);
     let mut report = Report::default();
     let mut opened = OpenedQuotes::default();
     let mut cursor = Cursor(text);
@@ -204,6 +195,19 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    fn new(context: Context<'a>) -> Self {
+        Self {
+            context,
+            measurements: HashMap::new(),
+            names: HashMap::new(),
+            label_names: HashMap::new(),
+            tags: vec![(NAME, &[])],
+            tag_count: 1,
+            fields: Vec::new(),
+            samples: 0,
+        }
+    }
+
     /// One line, with its end. Strings may hold line breaks.
     fn line(&mut self, cursor: &mut Cursor<'a>, sink: &mut impl Sink<'a>) -> Result<(), Stop> {
         cursor.skip_blanks();
@@ -297,6 +301,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn emit(&mut self, measurement: &'a [u8], t: i64, sink: &mut impl Sink<'a>) -> Result<(), Stop> {
+        // Nothing is kept of a line without samples, on which there is no limit.
+        if self.fields.is_empty() {
+            return Ok(());
+        }
         let number = self.measurements.len();
         let number = *self.measurements.entry(measurement).or_insert(number);
         for i in 0..self.fields.len() {

@@ -205,6 +205,24 @@ fn i12_a_measurement_is_not_read_for_each_field() {
 }
 
 #[test]
+fn i12_nothing_is_kept_of_lines_without_samples() {
+    let strings = Strings::new(10_000);
+    let context = Context {
+        strings: &strings,
+        precision: Precision::Milliseconds,
+        now_ms: NOW,
+        limits: LIMITS,
+    };
+    let text: String = (0..1_000).map(|i| format!("m{i} f=\"x\",g=\"y\"\n")).collect();
+    let (mut decoder, mut seen) = (Decoder::new(context), Seen::default());
+    let mut cursor = Cursor(text.as_bytes());
+    while !cursor.0.is_empty() {
+        assert!(decoder.line(&mut cursor, &mut seen).is_ok());
+    }
+    assert_eq!((seen, decoder.measurements.len()), (Seen::default(), 0));
+}
+
+#[test]
 fn i12_texts_beyond_their_limits_are_refused() {
     let fields: Vec<String> = (0..1_001).map(|i| format!("f{i}=1")).collect();
     let error = read(&format!("m {}", fields.join(","))).unwrap_err();

@@ -322,12 +322,12 @@ struct Scratch<'a> {
     samples: Vec<Sample>,
     starts: Vec<i64>,
     histograms: Vec<RawHistogram>,
-    /// What they occupy.
-    histogram_bytes: usize,
     histogram: histogram::Scratch,
     exemplars_seen: usize,
     exemplars: Vec<RawExemplar>,
     exemplar_labels: Vec<RawLabel<'a>>,
+    /// What the series' histograms and exemplars occupy, which may be many times what was sent of them.
+    held_bytes: usize,
     metadata: Option<RawMetadata<'a>>,
     fault: Option<SeriesFault>,
 }
@@ -345,11 +345,11 @@ impl<'a> Scratch<'a> {
             samples: Vec::new(),
             starts: Vec::new(),
             histograms: Vec::new(),
-            histogram_bytes: 0,
             histogram: histogram::Scratch::default(),
             exemplars_seen: 0,
             exemplars: Vec::new(),
             exemplar_labels: Vec::new(),
+            held_bytes: 0,
             metadata: None,
             fault: None,
         }
@@ -368,9 +368,9 @@ impl<'a> Scratch<'a> {
         self.samples.clear();
         self.starts.clear();
         self.histograms.clear();
-        self.histogram_bytes = 0;
         self.exemplars.clear();
         self.exemplar_labels.clear();
+        self.held_bytes = 0;
         self.metadata = None;
         self.fault = None;
         Ok(())
@@ -403,9 +403,9 @@ impl<'a> Scratch<'a> {
         self.histogram.decode(message)?;
         let raw = self.histogram.raw();
         let heap_bytes = raw.histogram.as_ref().map_or(0, Histogram::heap_bytes);
-        self.histogram_bytes += size_of::<RawHistogram>() + heap_bytes;
+        self.held_bytes += size_of::<RawHistogram>() + heap_bytes;
         self.histograms.push(raw);
-        sink.hold(self.histogram_bytes);
+        sink.hold(self.held_bytes);
         Ok(())
     }
 
@@ -417,15 +417,22 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    /// Adds an exemplar whose labels are those from `first_label` on.
-    fn push_exemplar(&mut self, (t, v): (i64, f64), first_label: usize) -> Result<(), DecodeError> {
+    /// Adds an exemplar whose labels, which may take two bytes each until then, are those from `first_label` on.
+    fn push_exemplar(
+        &mut self,
+        (t, v): (i64, f64),
+        first_label: usize,
+        sink: &mut impl Sink<'a>,
+    ) -> Result<(), DecodeError> {
         self.exemplars_seen += 1;
         if self.exemplars_seen > self.limits.samples {
             let limit = self.limits.samples;
             return Err(DecodeError::TooManyExemplars { limit });
         }
         let labels = first_label..self.exemplar_labels.len();
+        self.held_bytes += size_of::<RawExemplar>() + labels.len() * size_of::<RawLabel<'_>>();
         self.exemplars.push(RawExemplar { t, v, labels });
+        sink.hold(self.held_bytes);
         Ok(())
     }
 

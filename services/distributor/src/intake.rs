@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use koios_model::{
-    BatchColumns, BatchHistogram, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample, SeriesHash, TenantSeed,
-    write_packed_bytes, write_packed_pair,
+    BatchColumns, BatchExemplar, BatchHistogram, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample,
+    SeriesHash, TenantSeed, write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
 use koios_wire::batch::encode_content;
@@ -110,8 +110,8 @@ pub(crate) struct Intake<'a> {
     ages: Option<NewSeries>,
     taken: Taken,
     budget: Option<Budget<'a>>,
-    /// What histograms occupy: those taken, and those of the series that is being decoded.
-    histogram_bytes: u64,
+    /// What histograms and exemplars occupy: those taken, and those of the series that is being decoded.
+    taken_bytes: u64,
     decoded_bytes: u64,
     label_bytes: u64,
     /// The data point that series are of.
@@ -137,7 +137,7 @@ impl<'a> Intake<'a> {
             ages: None,
             taken: Taken::default(),
             budget: None,
-            histogram_bytes: 0,
+            taken_bytes: 0,
             decoded_bytes: 0,
             label_bytes: 0,
             point: None,
@@ -342,7 +342,7 @@ impl<'a> Intake<'a> {
             match histogram.and_then(|h| check_time(*t).map(|()| h)) {
                 Ok(histogram) => {
                     let bytes = size_of::<BatchHistogram>() + histogram.heap_bytes();
-                    self.histogram_bytes += bytes as u64;
+                    self.taken_bytes += bytes as u64;
                     adding
                         .started()
                         .push_started_histogram(*t, *start, histogram.clone());
@@ -357,11 +357,15 @@ impl<'a> Intake<'a> {
             let labels = series.exemplar_labels.get(raw.labels.clone());
             let labels = labels.and_then(exemplar_labels);
             match labels.filter(|_| keeps_exemplars && check_time(raw.t).is_ok()) {
-                Some(labels) => adding.started_without_samples(series).push_exemplar(Exemplar {
-                    t: raw.t,
-                    v: raw.v,
-                    labels,
-                }),
+                Some(labels) => {
+                    let bytes = size_of::<BatchExemplar>() + labels.packed().len();
+                    self.taken_bytes += bytes as u64;
+                    adding.started_without_samples(series).push_exemplar(Exemplar {
+                        t: raw.t,
+                        v: raw.v,
+                        labels,
+                    });
+                }
                 None => self.taken.exemplars_dropped += 1,
             }
         }
@@ -370,8 +374,8 @@ impl<'a> Intake<'a> {
             part.points.note(before, part.columns.series_count(), point);
         }
         self.note_rejected(rejected);
-        if !series.histograms.is_empty() {
-            self.ask(self.histogram_bytes + self.decoded_bytes);
+        if !series.histograms.is_empty() || !series.exemplars.is_empty() {
+            self.ask(self.taken_bytes + self.decoded_bytes);
         }
         rejected
     }
@@ -588,7 +592,7 @@ impl<'a> Sink<'a> for Intake<'a> {
     fn hold(&mut self, bytes: usize) {
         self.decoded_bytes = bytes as u64;
         // Once it is taken, it is there twice for a while.
-        self.ask(self.histogram_bytes + 2 * self.decoded_bytes);
+        self.ask(self.taken_bytes + 2 * self.decoded_bytes);
     }
 
     fn is_over(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::intake::{Intake, Part, Rules, label_bytes_max};
 use crate::known_series::TenantKnown;
 use crate::left_out::SentMessage;
 use crate::pairs::{Deduplicated, Gate};
-use crate::taken::{Exceeded, Taken};
+use crate::taken::Taken;
 
 /// Largest decompression buffer that a thread keeps for its next request.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -117,13 +117,14 @@ impl Message {
         let strings_max = usize::try_from(label_bytes_max(limits)).unwrap_or(usize::MAX);
         let pairs = self.pairs.as_ref();
         let known = self.known.read();
-        let taken = match &self.format {
+        // With what is held beside its columns.
+        let (mut taken, kept_bytes) = match &self.format {
             Format::RemoteWrite(version) => {
                 let mut intake = Intake::new(rules, &known).within(&mut self.held, message);
                 let mut sink = Deduplicated::new(&mut intake, pairs);
                 let decoded = decode(*version, message, decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
-                intake.finish().with_pairs(pairs)
+                (intake.finish().with_pairs(pairs), 0)
             }
             Format::Exposition(metrics) => {
                 let unescaped = match metrics.exposed {
@@ -143,9 +144,7 @@ impl Message {
                 let strings = Strings::new(strings_max);
                 let decoded = metrics.take_in(message, (&unescaped, &strings), decode_limits, &mut sink);
                 let ((), pairs) = sink.finish_after(decoded)?;
-                let taken = intake.finish().with_pairs(pairs);
-                self.held.grow(strings.bytes() as u64)?;
-                taken
+                (intake.finish().with_pairs(pairs), strings.bytes())
             }
             Format::Otlp(encoding) => {
                 if *encoding == otlp::Encoding::Json {
@@ -175,8 +174,7 @@ impl Message {
                 taken.deltas = self.deltas.take().map(TenantDeltas::into_changes);
                 let undo_bytes = taken.deltas.as_ref().map_or(0, otlp::Changes::bytes);
                 taken.take_back_lost();
-                self.held.grow((strings.bytes() + undo_bytes) as u64)?;
-                taken
+                (taken, strings.bytes() + undo_bytes)
             }
             Format::Influx(text) => {
                 let strings = Strings::new(strings_max);
@@ -193,31 +191,33 @@ impl Message {
                 let (report, pairs) = sink.finish_after(decoded)?;
                 let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_lines(report);
-                self.held.grow(strings.bytes() as u64)?;
-                taken
+                (taken, strings.bytes())
             }
         };
-        if let Some(exceeded) = taken.exceeded {
-            if let Some(gate) = pairs {
+        let outcome = match taken.exceeded.take() {
+            Some(exceeded) => Err(exceeded.into_error(limits)),
+            None => hold(&mut self.held, &taken, kept_bytes, message.len()),
+        };
+        match (outcome, pairs) {
+            (Ok(()), _) => Ok(taken),
+            (Err(error), Some(gate)) if error.status().is_client_error() => {
                 gate.lose(&taken.pairs.brought);
+                Err(error)
             }
-            return Err(match exceeded {
-                Exceeded::Held(error) => error,
-                Exceeded::LabelBytes(bytes) => Error::LabelBytes {
-                    bytes,
-                    limit: label_bytes_max(limits),
-                },
-                Exceeded::Series => Error::TooManySeries {
-                    limit: limits.max_series_per_request,
-                },
-            });
+            // What is sent again is not lost.
+            (Err(error), _) => Err(error),
         }
-        // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
-        let more = taken.bytes().saturating_sub(message.len() as u64);
-        self.held.grow(more.saturating_sub(taken.asked_bytes))?;
-        self.held.shrink(taken.asked_bytes.saturating_sub(more));
-        Ok(taken)
     }
+}
+
+/// Asks for the memory of what was taken, beyond what was asked for already: of a message of so many bytes.
+fn hold(held: &mut HeldBytes, taken: &Taken, kept_bytes: usize, message_bytes: usize) -> Result<(), Error> {
+    held.grow(kept_bytes as u64)?;
+    // Mostly columns are smaller than what they were decoded from, but labels may be added, or named many times.
+    let more = taken.bytes().saturating_sub(message_bytes as u64);
+    held.grow(more.saturating_sub(taken.asked_bytes))?;
+    held.shrink(taken.asked_bytes.saturating_sub(more));
+    Ok(())
 }
 
 /// Largest message, decompressed.

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use koios_model::{METRIC_NAME, PartitionId};
+use koios_tenancy::Limits;
 use koios_wire::{influx, otlp};
 
 use crate::Error;
-use crate::intake::Part;
+use crate::intake::{Part, label_bytes_max};
 use crate::metric_limit::MetricRoom;
 use crate::pairs::PairsSeen;
 use crate::points::PointCounts;
@@ -86,4 +87,20 @@ pub(crate) enum Exceeded {
     LabelBytes(u64),
     /// That on its series.
     Series,
+}
+
+impl Exceeded {
+    /// Why the request is refused.
+    pub(crate) fn into_error(self, limits: &Limits) -> Error {
+        match self {
+            Self::Held(error) => error,
+            Self::LabelBytes(bytes) => Error::LabelBytes {
+                bytes,
+                limit: label_bytes_max(limits),
+            },
+            Self::Series => Error::TooManySeries {
+                limit: limits.max_series_per_request,
+            },
+        }
+    }
 }

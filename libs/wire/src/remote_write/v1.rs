@@ -81,7 +81,10 @@ fn series<'a>(
             }
             SERIES_EXEMPLARS => {
                 tag.expect(BYTES)?;
-                exemplar(message.message()?, scratch)?;
+                exemplar(message.message()?, scratch, sink)?;
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             SERIES_HISTOGRAMS => {
                 tag.expect(BYTES)?;
@@ -132,7 +135,11 @@ fn label<'a>(mut message: Reader<'a>) -> Result<RawLabel<'a>, DecodeError> {
     Ok((name, value))
 }
 
-fn exemplar<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<(), DecodeError> {
+fn exemplar<'a>(
+    mut message: Reader<'a>,
+    scratch: &mut Scratch<'a>,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
     let first_label = scratch.exemplar_labels.len();
     let (mut t, mut v) = (0, 0.0);
     while !message.done() {
@@ -154,7 +161,7 @@ fn exemplar<'a>(mut message: Reader<'a>, scratch: &mut Scratch<'a>) -> Result<()
             _ => message.skip(tag)?,
         }
     }
-    scratch.push_exemplar((t, v), first_label)
+    scratch.push_exemplar((t, v), first_label, sink)
 }
 
 /// A sample; remote write 2.0 has the same fields and a start timestamp.

@@ -107,7 +107,10 @@ fn series<'a>(
             }
             SERIES_EXEMPLARS => {
                 tag.expect(BYTES)?;
-                exemplar(message.message()?, symbols, scratch)?;
+                exemplar(message.message()?, symbols, scratch, sink)?;
+                if sink.is_over() {
+                    return Ok(());
+                }
             }
             SERIES_METADATA => {
                 tag.expect(BYTES)?;
@@ -152,6 +155,7 @@ fn exemplar<'a>(
     mut message: Reader<'a>,
     symbols: &[&'a [u8]],
     scratch: &mut Scratch<'a>,
+    sink: &mut impl Sink<'a>,
 ) -> Result<(), DecodeError> {
     let first_label = scratch.exemplar_labels.len();
     let mut refs = References {
@@ -185,7 +189,7 @@ fn exemplar<'a>(
         // A label without a name: the exemplar is dropped, and its series is not.
         scratch.exemplar_labels.push((&[], &[]));
     }
-    scratch.push_exemplar((t, v), first_label)
+    scratch.push_exemplar((t, v), first_label, sink)
 }
 
 struct References<'a, 's> {

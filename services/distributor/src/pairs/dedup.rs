@@ -57,7 +57,8 @@ impl<'a, 's, S: Sink<'a>> Deduplicated<'a, 's, S> {
     }
 
     /// What the request had to do with HA pairs. When it could not be, or was not, decoded to its end nobody knows what it
-    /// would have brought: of the replicas that it named all samples until now are taken for lost.
+    /// would have brought: of the replicas that it named all samples until now are what it brought. They are lost with what
+    /// cannot be decoded; whether they are with what was not says the error that it is refused with.
     ///
     /// # Errors
     /// The decoder's.

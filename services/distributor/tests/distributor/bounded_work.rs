@@ -1,5 +1,5 @@
 //! Small requests that name large things often: what they cost is bounded by the limits. Each has a size that takes
-//! minutes, or more memory than there is, when it is not.
+//! minutes, for which nextest does not wait, or more memory than there is, when it is not.
 
 use koios_distributor::Settings;
 use koios_tenancy::Limits;
@@ -47,13 +47,13 @@ async fn i12_exemplars_beyond_their_limits_are_not_read() {
         .packed(1, &[3, 4])
         .double(2, 0.5)
         .number(3, NOW as u64);
-    let with = (0..20_000).fold(series_v2(&[1, 2], &[(NOW, 1.0)]), |m, _| m.message(4, &exemplar));
+    let with = (0..200_000).fold(series_v2(&[1, 2], &[(NOW, 1.0)]), |m, _| m.message(4, &exemplar));
     let answer = rig
         .push_v2(&request_v2(&["", "__name__", "up", "trace_id", &huge], &[with]))
         .await;
     answer.assert(204, "");
     assert_eq!(answer.header("x-prometheus-remote-write-exemplars-written"), "0");
-    assert!(answer.header("warning").contains("dropped: 20000"), "{answer:?}");
+    assert!(answer.header("warning").contains("dropped: 200000"), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,7 +83,7 @@ async fn i12_a_tag_is_not_read_for_each_field() {
 }
 
 /// Native histograms of 4,096 buckets, one byte each until they are decoded.
-fn many_buckets(n: usize) -> impl Iterator<Item = Message> {
+pub(crate) fn many_buckets(n: usize) -> impl Iterator<Item = Message> {
     let deltas: Vec<u64> = std::iter::once(2).chain(vec![0; 4_095]).collect();
     let common = Message::default()
         .number(1, 4_096)
@@ -118,6 +118,51 @@ async fn i12_memory_for_histograms_is_asked_for_as_it_is_needed(#[case] is_one: 
     for _ in 0..3 {
         rig.push(&request(&of(400))).await.assert(204, "");
     }
+    assert!(
+        rig.metrics
+            .encode()
+            .contains("koios_distributor_request_bytes_in_flight 0")
+    );
+}
+
+/// A series with so many exemplars, each with so many times this label.
+fn many_exemplars(exemplars: usize, labels: usize, label: &Message) -> Message {
+    let labels = (0..labels).fold(Message::default(), |m, _| m.message(1, label));
+    (0..exemplars).fold(series(&[(b"__name__", b"e")], &[]), |m, i| {
+        m.message(3, &labels.clone().number(3, (NOW + i as i64) as u64))
+    })
+}
+
+// The last of the request is no message at all: nobody looks at it.
+#[rstest]
+#[case::of_many_labels_of_two_bytes(64 * MIB, 1, 20_000, 129, Message::default())]
+#[case::that_are_taken(16 * MIB, 20, 10_000, 1, Message::default().bytes(1, "a").bytes(2, "b"))]
+#[tokio::test(start_paused = true)]
+async fn i12_memory_for_exemplars_is_asked_for_as_it_is_needed(
+    #[case] bytes_in_flight_max: usize,
+    #[case] series: usize,
+    #[case] exemplars: usize,
+    #[case] labels: usize,
+    #[case] label: Message,
+) {
+    let settings = Settings {
+        bytes_in_flight_max: bytes_in_flight_max as u64,
+        ..Settings::default()
+    };
+    let rig = Rig::with_settings(state(1, 1, 1, 1), Limits::default(), settings);
+    let mut body = request(&vec![many_exemplars(exemplars, labels, &label); series]);
+    let itself = body.len() + snappy(&body).len();
+    assert!(
+        itself < bytes_in_flight_max / 2,
+        "{itself}: not for what is decoded"
+    );
+    body.extend_from_slice(&[0xff; 20]);
+    rig.push(&body).await.assert(413, "bytes while it is decoded");
+    assert!(rig.stored().is_empty());
+    // All was given back, and what fits is taken.
+    rig.push(&request(&[many_exemplars(100, 1, &label)]))
+        .await
+        .assert(204, "");
     assert!(
         rig.metrics
             .encode()

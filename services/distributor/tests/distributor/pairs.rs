@@ -1,13 +1,17 @@
 //! HA pairs: of several replicas that send the same series one is kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use koios_control::{Assignment, ClusterState, Ruling, Sighting, Span, election_task};
+use koios_distributor::Settings;
 use koios_model::TenantId;
 use koios_tenancy::Limits;
+use tokio::sync::Notify;
 
+use crate::bounded_work::many_buckets;
 use crate::messages::{Message, request, request_v2, series, series_v2};
-use crate::rig::{Answer, NOW, Rig, state};
+use crate::rig::{Answer, NOW, Next, Rig, state};
 
 /// Longer than an election needs to settle.
 const SETTLED: Duration = Duration::from_secs(21);
@@ -44,7 +48,11 @@ struct Pair(Rig);
 impl Pair {
     /// Prometheus A is elected, has settled, and was seen.
     async fn settled() -> Self {
-        let pair = Self(Rig::new(with_elected("a", 1), limits()));
+        Self::settled_with(Settings::default()).await
+    }
+
+    async fn settled_with(settings: Settings) -> Self {
+        let pair = Self(Rig::with_settings(with_elected("a", 1), limits(), settings));
         pair.push("a", 0).await.assert(204, "");
         pair.0.clock.sleep(SETTLED).await;
         pair.push("a", pair.now()).await.assert(204, "");
@@ -324,10 +332,7 @@ async fn what_was_not_acknowledged_is_not_relied_on() {
     let pair = Pair(Rig::new(with_elected("a", 1), limits()));
     pair.push("b", 0).await.assert(204, "");
     pair.0.clock.sleep(SETTLED).await;
-    *pair.0.members[0].always.lock() = Some(crate::rig::Next::Refuse(
-        koios_wire::ServiceErrorCode::Unavailable,
-        0,
-    ));
+    *pair.0.members[0].always.lock() = Some(Next::Refuse(koios_wire::ServiceErrorCode::Unavailable, 0));
     pair.push("a", pair.now()).await.assert(503, "");
     *pair.0.members[0].always.lock() = None;
     pair.push("b", pair.now()).await.assert(204, "");
@@ -408,6 +413,51 @@ async fn a_broken_request_of_the_elected_replica_is_lost_for_good() {
     let mut broken = request(&[of_replica("up", "a", &[(pair.0.clock.now_ms(), 1.0)])]);
     broken.extend_from_slice(&[0x0a, 0xff]);
     assert_eq!(pair.0.push(&broken).await.status, 400);
+    pair.push("b", pair.now()).await.assert(204, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_there_is_no_room_for_now_is_not_lost() {
+    let pair = Pair::settled_with(Settings {
+        bytes_in_flight_max: 64 << 20,
+        ..Settings::default()
+    })
+    .await;
+    pair.push("b", pair.now()).await.assert(202, "");
+    let large = |metric: &str| many_buckets(400).fold(of_replica(metric, "a", &[]), |m, h| m.message(4, &h));
+    let small = of_replica("up", "a", &[(pair.0.clock.now_ms(), 1.0)]);
+    // The half of the room that a tenant may have is taken, more or less, while a member keeps another request waiting.
+    let go_on = Arc::new(Notify::new());
+    let waits = Next::Wait(Arc::clone(&go_on));
+    pair.0.members[0].next.lock().push_back(waits);
+    let (one, two) = (request(&[large("one")]), request(&[small, large("two")]));
+    let (first, ()) = tokio::join!(pair.0.push(&one), async {
+        pair.0.clock.sleep(Duration::from_secs(1)).await;
+        pair.0.push(&two).await.assert(503, "for one tenant half of");
+        // A sends it again: until it has, B's copies are no others than before.
+        pair.push("b", pair.now()).await.assert(202, "");
+        go_on.notify_one();
+    });
+    first.assert(204, "");
+    pair.0.push(&two).await.assert(204, "");
+    pair.push("b", pair.now()).await.assert(202, "");
+    assert!(pair.stored_of("b").is_empty());
+}
+
+// It shows only when all is decoded: columns take more than what they were decoded from.
+#[tokio::test(start_paused = true)]
+async fn what_takes_too_much_at_the_end_is_lost_for_good() {
+    let pair = Pair::settled_with(Settings {
+        bytes_in_flight_max: 1 << 20,
+        ..Settings::default()
+    })
+    .await;
+    pair.push("b", pair.now()).await.assert(202, "");
+    let t = pair.0.clock.now_ms();
+    let sample = Message::default().number(2, t as u64);
+    let large = (0..33_000).fold(of_replica("up", "a", &[]), |m, _| m.message(2, &sample));
+    let answer = pair.0.push(&request(&[large])).await;
+    answer.assert(413, "bytes while it is decoded");
     pair.push("b", pair.now()).await.assert(204, "");
 }
 

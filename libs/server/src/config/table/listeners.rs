@@ -47,7 +47,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         usize,
         http.max_requests_in_flight,
         &[],
-        "HTTP requests at once, half of them for one tenant; further ones get 503 with Retry-After"
+        "HTTP requests at once, of which a tenant that has half gets more only while more than an eighth is free; further ones get 503 \
+         with Retry-After"
     ),
     bytes!(
         "http.max-write-bytes-in-flight",
