@@ -344,7 +344,7 @@ impl Inner {
         let logged_from = Some(state.deletions.first_in(&logged)).filter(|version| *version != 0);
         Ok(DeletionsReply {
             held: match request.with_held {
-                true => state.held.clone(),
+                true => state.came_before(),
                 false => BatchSet::default(),
             },
             version: state.deletions.version,

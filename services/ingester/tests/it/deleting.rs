@@ -310,6 +310,30 @@ async fn i10_a_member_knows_after_a_restart_which_deletions_it_has_applied() {
     assert!(end.deletions_version >= version, "{end:?}");
 }
 
+/// It was answered by an error, and sent again, as senders do: what was sent before the deletion is deleted, whoever has it.
+#[tokio::test(start_paused = true)]
+async fn i10_what_one_member_alone_took_is_deleted_although_it_is_away() {
+    let mut w = World::start(3).await;
+    let sample = [("a", T0, 1.0)];
+    let refused = w.batch(&sample);
+    w.node(0).push(refused).await.unwrap();
+    w.crash(0).await;
+    w.settled_below = w.next;
+    assert!(w.write(&sample).await);
+    let version = w.delete(1, "a", TimeRange::ALL).await;
+    assert_eq!(w.everything(version).await, Samples::new());
+    w.boot(0).await;
+    w.until("it has copied what it lacks", |w| w.counts(0)).await;
+    w.sleep(Duration::from_secs(120)).await;
+    for _ in 0..2 {
+        for i in 0..3 {
+            assert_eq!(w.has(i, version).await, Samples::new(), "{i}");
+        }
+        w.flush(0).await.unwrap();
+    }
+    w.expect(version, "nothing is left").await;
+}
+
 /// Its log has lost records, so that it does not go by what its first checkpoint says is held. The head, of a snapshot, is of that still.
 #[tokio::test(start_paused = true)]
 async fn i10_what_is_deleted_goes_from_a_head_of_batches_that_a_damaged_log_tells_no_more_of() {
