@@ -122,6 +122,17 @@ pub struct BatchSet {
 }
 
 impl BatchSet {
+    /// Its batches, and all that come before one of them in its stream.
+    #[must_use]
+    pub fn with_earlier(&self) -> Self {
+        let last = |set: &SequenceSet| set.runs.last_key_value().map(|(_, &end)| end);
+        let mut all = Self::default();
+        for (&stream, set) in &self.streams {
+            all.insert_run(stream, 0, last(set).unwrap_or(0));
+        }
+        all
+    }
+
     /// Adds a batch; false when it was there.
     pub fn insert(&mut self, stream: StreamId, sequence: u64) -> bool {
         self.streams.entry(stream).or_default().insert(sequence)
@@ -225,6 +236,19 @@ mod tests {
             prop_assert_eq!(&u, &set(&a.union(&b).copied().collect()));
             prop_assert!((0..40).all(|n| u.contains(n) == (a.contains(&n) || b.contains(&n))));
         }
+    }
+
+    #[test]
+    fn what_is_earlier_is_of_the_same_stream() {
+        let mut s = BatchSet::default();
+        s.insert_run(StreamId(7), 2, 4);
+        s.insert(StreamId(7), 9);
+        s.insert(StreamId(8), 0);
+        let mut all = BatchSet::default();
+        all.insert_run(StreamId(7), 0, 10);
+        all.insert(StreamId(8), 0);
+        assert_eq!(s.with_earlier(), all);
+        assert_eq!(BatchSet::default().with_earlier(), BatchSet::default());
     }
 
     #[test]

@@ -297,7 +297,7 @@ pub struct DeletionsRequest {
 /// How a member stands with deletions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeletionsReply {
-    /// The batches held, when they were asked for.
+    /// The batches held, and all before them in their streams, when they were asked for.
     pub held: BatchSet,
     /// Deletions listed up to this manifest version are applied.
     pub version: u64,

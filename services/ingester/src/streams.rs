@@ -99,16 +99,6 @@ impl ReplicaState {
         settled.difference(&self.held)
     }
 
-    /// The batches that were sent before now, as far as this member knows: held, or settled. One that was answered by an error may be held
-    /// by a member that is away, and come from it later.
-    pub(crate) fn came_before(&self) -> BatchSet {
-        let mut before = self.held.clone();
-        for (stream, known) in &self.streams.settled {
-            before.insert_run(*stream, 0, known.below);
-        }
-        before
-    }
-
     /// Notes that batches were filled in.
     pub(crate) fn note_filled(&mut self, batches: &BatchSet) {
         let [new, _] = &mut self.streams.filled;

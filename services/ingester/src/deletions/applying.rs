@@ -344,7 +344,8 @@ impl Inner {
         let logged_from = Some(state.deletions.first_in(&logged)).filter(|version| *version != 0);
         Ok(DeletionsReply {
             held: match request.with_held {
-                true => state.came_before(),
+                // What one member alone took before was answered by an error, and comes from it later.
+                true => state.held.with_earlier(),
                 false => BatchSet::default(),
             },
             version: state.deletions.version,

@@ -318,7 +318,6 @@ async fn i10_what_one_member_alone_took_is_deleted_although_it_is_away() {
     let refused = w.batch(&sample);
     w.node(0).push(refused).await.unwrap();
     w.crash(0).await;
-    w.settled_below = w.next;
     assert!(w.write(&sample).await);
     let version = w.delete(1, "a", TimeRange::ALL).await;
     assert_eq!(w.everything(version).await, Samples::new());
