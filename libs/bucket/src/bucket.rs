@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::blocks::PIECE_BYTES;
-use crate::layout::Layout;
+use crate::layout::{CLUSTER, Layout};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{self, Opened, Pages};
 use crate::{Error, Result, listing, verdict};
@@ -272,16 +272,30 @@ impl Bucket {
     /// # Errors
     /// [`Error::Unavailable`] or [`Error::Rejected`].
     pub async fn tenants(&self) -> Result<Vec<TenantId>> {
-        let (root, retry) = (self.layout().root(), &self.inner.retry);
-        let folders = match &self.inner.pages {
-            Some(Pages(pages)) => listing::folders(pages.as_ref(), root, retry).await?,
-            None => listing::folders_at_once(self.store().as_ref(), root, retry).await?,
-        };
+        let folders = self.folders().await?;
         let names = folders.iter().filter_map(Path::filename);
         let mut tenants: Vec<TenantId> = names.filter_map(|name| TenantId::new(name).ok()).collect();
         tenants.sort_unstable();
         tenants.dedup();
         Ok(tenants)
+    }
+
+    /// Whether a cluster keeps something of its own here: one without any tenant does too.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::Rejected`].
+    pub async fn has_cluster(&self) -> Result<bool> {
+        let folders = self.folders().await?;
+        Ok(folders.iter().any(|f| f.filename() == Some(CLUSTER)))
+    }
+
+    /// What stands at the top of the bucket.
+    async fn folders(&self) -> Result<Vec<Path>> {
+        let (root, retry) = (self.layout().root(), &self.inner.retry);
+        match &self.inner.pages {
+            Some(Pages(pages)) => listing::folders(pages.as_ref(), root, retry).await,
+            None => listing::folders_at_once(self.store().as_ref(), root, retry).await,
+        }
     }
 }
 

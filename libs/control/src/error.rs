@@ -83,6 +83,14 @@ pub enum Error {
         /// The newest known one.
         supported: u32,
     },
+    /// The data directory cannot be made.
+    #[error("data-dir {path} cannot be used: {source}")]
+    DataDir {
+        /// The data directory.
+        path: PathBuf,
+        /// Why not.
+        source: DiskError,
+    },
     /// Another process uses the data directory.
     #[error("data dir {path} is in use by another process: {source}")]
     Locked {

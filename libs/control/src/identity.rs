@@ -59,7 +59,7 @@ impl Identity {
     /// Creates or opens the data directory of `node` and locks it.
     ///
     /// # Errors
-    /// [`Error::OtherNode`], [`Error::NewerFormat`], [`Error::Corrupt`], [`Error::Locked`], or the disk's.
+    /// [`Error::OtherNode`], [`Error::NewerFormat`], [`Error::Corrupt`], [`Error::DataDir`], [`Error::Locked`], or the disk's.
     pub async fn open(
         disk: &DiskHandle,
         data_dir: &Path,
@@ -166,7 +166,10 @@ fn open_blocking(
     node: &str,
     fresh: Incarnation,
 ) -> Result<(Record, Box<dyn Send + Sync>), Error> {
-    disk.create_dir_durably(dir)?;
+    disk.create_dir_durably(dir).map_err(|source| Error::DataDir {
+        path: dir.to_owned(),
+        source,
+    })?;
     let lock = disk.lock(&dir.join(LOCK)).map_err(|source| Error::Locked {
         path: dir.to_owned(),
         source,
@@ -290,6 +293,16 @@ mod tests {
             refused.starts_with("data dir belongs to node ingester-b-1"),
             "{refused}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_made_is_told_with_its_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let refused = open(&file, "a").await.unwrap_err().to_string();
+        let wanted = format!("data-dir {} cannot be used: create folder", file.display());
+        assert!(refused.starts_with(&wanted), "{refused}");
     }
 
     #[tokio::test]

@@ -352,7 +352,7 @@ fn names_the_place_of_a_wrong_value() {
             "config.yaml:2: invalid value \"https://(a\" for http.cors-origin: regex parse error",
         ),
         ("http: 5\n", "config.yaml:1: "),
-        ("zone: a\nzone: b\n", "config.yaml:2: "),
+        ("zone: a\nzone: b\n", "config.yaml:2: key \"zone\" twice"),
         ("zone: [a\n", "config.yaml:"),
         ("- a\n", "config.yaml:1: "),
         ("zone: {a: b}\n", "config.yaml:1: "),
@@ -528,4 +528,19 @@ fn i13_a_variable_that_is_nearly_one_is_warned_of() {
         misspelt_variables(names),
         ["the environment variable KOIOS_HTTP_LISTE is not read: did you mean KOIOS_HTTP_LISTEN?"]
     );
+}
+
+#[test]
+fn i13_a_zone_that_the_control_state_would_refuse_is_told_with_its_setting() {
+    for zone in [String::new(), "z".repeat(254), "a\nb".to_owned()] {
+        let settings = Settings {
+            zone,
+            ..Settings::default()
+        };
+        let got = settings.validate().unwrap_err();
+        assert!(
+            got.starts_with("zone is \"") && got.contains("1 to 253 bytes"),
+            "{got}"
+        );
+    }
 }

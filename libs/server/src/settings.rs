@@ -13,6 +13,9 @@ use crate::cors::CorsOrigin;
 /// Less memory than a process needs to start, bytes.
 const MEMORY_LIMIT_MIN: u64 = 64 << 20;
 
+/// Longest name of a zone that the control state takes.
+const ZONE_BYTES_MAX: usize = 253;
+
 /// The smallest cache on disk that is of use, bytes.
 const CACHE_DISK_MIN: u64 = 64 << 20;
 
@@ -514,6 +517,11 @@ impl Settings {
         {
             let reason = e.to_string().replace("tenant ID", "name");
             return Err(format!("node.name: {reason}"));
+        }
+        let zone = &self.zone;
+        if zone.is_empty() || zone.len() > ZONE_BYTES_MAX || zone.chars().any(char::is_control) {
+            let rule = format!("1 to {ZONE_BYTES_MAX} bytes without control characters");
+            return wrong("zone", &format_args!("{zone:?}"), &rule);
         }
         self.validate_request_bytes()?;
         self.limits.validate().map_err(|e| e.to_string())?;

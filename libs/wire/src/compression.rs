@@ -148,7 +148,7 @@ fn snappy(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Decompres
     let declared = match snap::raw::decompress_len(input) {
         Ok(declared) => declared as u64,
         Err(snap::Error::TooBig { given, .. }) => given,
-        Err(e) => return Err(corrupt("snappy", &e)),
+        Err(e) => return Err(corrupt("snappy", &snappy_reason(&e))),
     };
     if declared > limit as u64 {
         return Err(DecompressError::DeclaredTooLarge { declared, limit });
@@ -161,9 +161,18 @@ fn snappy(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Decompres
     out.resize(declared as usize, 0);
     let written = snap::raw::Decoder::new()
         .decompress(input, out)
-        .map_err(|e| corrupt("snappy", &e))?;
+        .map_err(|e| corrupt("snappy", &snappy_reason(&e)))?;
     out.truncate(written);
     Ok(())
+}
+
+/// The library says first what is said anyway.
+fn snappy_reason(error: &snap::Error) -> String {
+    let text = error.to_string();
+    let reason = text.strip_prefix("snappy: ").unwrap_or(&text);
+    let inner = reason.strip_prefix("corrupt input (");
+    let inner = inner.and_then(|inner| inner.strip_suffix(')'));
+    inner.unwrap_or(reason).to_owned()
 }
 
 fn zstd(input: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
@@ -309,8 +318,14 @@ mod tests {
             refuse(Compression::Snappy, &[]).to_string(),
             "snappy: corrupt input (empty body)"
         );
-        for c in [Compression::Snappy, Compression::Zstd, Compression::Gzip] {
-            assert!(refuse(c, b"\x05nonsense").to_string().contains("corrupt input"));
+        for (c, name) in [
+            (Compression::Snappy, "snappy"),
+            (Compression::Zstd, "zstd"),
+            (Compression::Gzip, "gzip"),
+        ] {
+            let said = refuse(c, b"\x05nonsense").to_string();
+            assert_eq!(said.matches("corrupt input").count(), 1, "{said}");
+            assert_eq!(said.matches(name).count(), 1, "{said}");
         }
     }
 

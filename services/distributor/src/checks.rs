@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 /// Label names that Koios gives meaning to itself.
 const RESERVED_NAMES: [&str; 3] = ["__tenant__", "__tenant_id__", "__shard__"];
 /// Times in milliseconds between 1973 and 5138; what lies outside is most likely in another unit.
-const PLAUSIBLE_MS: Range<i64> = 100_000_000_000..100_000_000_000_000;
+pub(crate) const PLAUSIBLE_MS: Range<i64> = 100_000_000_000..100_000_000_000_000;
 /// Most characters of all labels of an exemplar together, as in `OpenMetrics`.
 const EXEMPLAR_CHARACTERS_MAX: usize = 128;
 /// Longest labels, packed, of a series whose exemplars heads keep.
@@ -68,7 +68,10 @@ pub(crate) fn check_time(t: i64, rules: &Rules) -> Result<(), Rejection> {
         return Ok(());
     }
     if PLAUSIBLE_MS.contains(&rules.admission_ms) && !PLAUSIBLE_MS.contains(&t) {
-        return Err(Rejection::Implausible { timestamp: t });
+        return Err(Rejection::Implausible {
+            timestamp: t,
+            precision: None,
+        });
     }
     let distance = Duration::from_millis(ahead_ms.unsigned_abs());
     Err(if too_old {

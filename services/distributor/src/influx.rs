@@ -15,6 +15,7 @@ use koios_wire::compression::Compression;
 use koios_wire::influx::Precision;
 use serde_json::json;
 
+use crate::checks::PLAUSIBLE_MS;
 use crate::http_api::{Form, answer, note_refusal, receive_and_push};
 use crate::import::{parameter, parameters};
 use crate::message::{Format, LineProtocol};
@@ -122,6 +123,34 @@ fn code_of(status: StatusCode) -> &'static str {
         StatusCode::SERVICE_UNAVAILABLE => "unavailable",
         status if status.is_server_error() => "internal error",
         _ => "invalid",
+    }
+}
+
+/// Units by what `precision` calls them, with their nanoseconds; those that are sent most come first.
+const UNITS: [(Precision, &str, i128); 6] = [
+    (Precision::Seconds, "s", 1_000_000_000),
+    (Precision::Milliseconds, "ms", 1_000_000),
+    (Precision::Microseconds, "us", 1_000),
+    (Precision::Nanoseconds, "ns", 1),
+    (Precision::Minutes, "m", 60_000_000_000),
+    (Precision::Hours, "h", 3_600_000_000_000),
+];
+
+/// What is said of a time that, read with a precision, is so many milliseconds.
+pub(crate) fn implausible(t_ms: i64, precision: Precision) -> String {
+    let read = UNITS.iter().find(|(unit, ..)| *unit == precision);
+    let (name, nanos) = read.map_or(("ns", 1), |(_, name, nanos)| (*name, *nanos));
+    let is_likely = |other: i128| {
+        let t_ms = i64::try_from(i128::from(t_ms) * other / nanos);
+        t_ms.is_ok_and(|t_ms| PLAUSIBLE_MS.contains(&t_ms))
+    };
+    let likely = UNITS.iter().find(|(.., other)| is_likely(*other));
+    let what = format!("read with precision={name} it is {t_ms} ms after 1970");
+    match likely {
+        Some((_, unit, _)) => format!("{what}: as it was sent it fits precision={unit}"),
+        None => {
+            format!("{what}: give the unit of times, precision=s, ms, us or ns, and set the sender's clock")
+        }
     }
 }
 

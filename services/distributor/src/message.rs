@@ -191,6 +191,7 @@ impl Message {
                 let (report, pairs) = sink.finish_after(decoded)?;
                 let mut taken = intake.finish().with_pairs(pairs);
                 taken.add_lines(report);
+                taken.report.sent_in(text.precision);
                 (taken, strings.bytes())
             }
         };

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use koios_server::config::format_duration;
-use koios_wire::influx::LineFault;
+use koios_wire::influx::{LineFault, Precision};
 use koios_wire::otlp::PointFault;
 use koios_wire::remote_write::{HistogramFault, RawLabel, SeriesFault};
+
+use crate::influx;
 
 /// What is wrong with a series or a sample. A retry cannot help.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -108,12 +110,12 @@ pub enum Rejection {
         now: u64,
     },
     /// A timestamp in other units.
-    #[error(
-        "timestamp too old or too far in the future: {timestamp} is no plausible time in milliseconds (did you send seconds?)"
-    )]
+    #[error("timestamp too old or too far in the future: {}", implausible(*.timestamp, *.precision))]
     Implausible {
-        /// As sent.
+        /// In milliseconds.
         timestamp: i64,
+        /// The unit that it was sent in, where senders choose it.
+        precision: Option<Precision>,
     },
     /// Behind the window.
     #[error(
@@ -152,6 +154,14 @@ pub enum Rejection {
     /// A line that is no line protocol.
     #[error(transparent)]
     Line(LineFault),
+}
+
+/// What is wrong with a time, in terms of what was sent.
+fn implausible(timestamp: i64, precision: Option<Precision>) -> String {
+    match precision {
+        None => format!("{timestamp} is no plausible time in milliseconds (did you send seconds?)"),
+        Some(precision) => influx::implausible(timestamp, precision),
+    }
 }
 
 impl Rejection {
@@ -211,6 +221,13 @@ impl RejectionReport {
         *self.by_reason.entry(rejection.reason()).or_default() += lines;
         self.lines += lines;
         self.first = Some((rejection, String::new()));
+    }
+
+    /// Of a format whose senders choose the unit of times: says it of the one that is told.
+    pub(crate) fn sent_in(&mut self, unit: Precision) {
+        if let Some((Rejection::Implausible { precision, .. }, _)) = &mut self.first {
+            *precision = Some(unit);
+        }
     }
 
     /// Adds another report.

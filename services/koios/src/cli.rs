@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use koios_runtime::{MemoryWatch, Runtime};
+use koios_runtime::{MemoryWatch, Runtime, with_sources};
 use koios_server::Settings;
 use koios_server::config::{self, Sources, Target};
 
@@ -150,12 +150,7 @@ fn scheduler_threads() -> usize {
 }
 
 fn refuse(e: &NodeError) -> ExitCode {
-    eprintln!("koios: {e}");
-    let mut source = std::error::Error::source(e);
-    while let Some(cause) = source {
-        eprintln!("  because {cause}");
-        source = cause.source();
-    }
+    eprintln!("koios: {}", with_sources(e));
     if e.is_usage() {
         ExitCode::from(EXIT_USAGE)
     } else {

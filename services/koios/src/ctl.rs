@@ -10,6 +10,7 @@ macro_rules! complain {
     ($($words:tt)*) => { $crate::ctl::report::complain(format_args!($($words)*)) };
 }
 
+mod advice;
 mod blocks;
 mod delete;
 mod import;
@@ -123,7 +124,10 @@ async fn dispatch(matches: &ArgMatches) -> Result<ExitCode> {
         Some(("blocks", m)) => Box::pin(blocks::run(m)).await,
         Some(("manifest", m)) => Box::pin(manifest::run(m)).await,
         Some(("retention", m)) => Box::pin(retention::run(m)).await,
-        _ => Box::pin(ask_cluster(matches)).await.map(|()| ExitCode::SUCCESS),
+        _ => {
+            let asked = Box::pin(ask_cluster(matches)).await;
+            asked.map(|()| ExitCode::SUCCESS).map_err(advice::with_advice)
+        }
     }
 }
 

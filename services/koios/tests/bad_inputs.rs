@@ -447,6 +447,16 @@ async fn i13_a_wrong_configuration_ends_the_start_with_code_2() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let addr = taken.local_addr()?.to_string();
     let data = dir.path().join("d").display().to_string();
+    for (flag, words) in [
+        ("--log.level=verbose", "\"verbose\" is no level"),
+        ("--zone=", "zone is \"\""),
+        ("--control.voters=a:127.0.0.1:9777", "expected [name=]host:port"),
+    ] {
+        let listen = ["--http.listen=127.0.0.1:0", "--grpc.listen=127.0.0.1:0"];
+        let (code, stderr) = run(&[&listen[..], &["--data-dir", &data, flag]].concat())?;
+        assert_eq!(code, Some(2), "{flag}: {stderr}");
+        assert!(stderr.contains(words), "{flag}: {stderr}");
+    }
     let (code, stderr) = run(&[
         "--http.listen",
         &addr,
@@ -473,7 +483,10 @@ async fn a_data_directory_of_another_node_is_refused() -> Result<()> {
         &data,
     ];
     // While it runs the directory is locked; afterwards it is still another's.
-    assert_eq!(run(&other)?.0, Some(2));
+    let (code, stderr) = run(&other)?;
+    assert_eq!(code, Some(2), "{stderr}");
+    assert_eq!(stderr.matches("in use by another process").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("operation would block").count(), 1, "{stderr}");
     first.process.kill();
     let (code, stderr) = run(&other)?;
     assert_eq!(code, Some(2), "{stderr}");

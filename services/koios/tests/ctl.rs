@@ -546,6 +546,23 @@ async fn what_a_cluster_refuses_is_said_once() -> Result<()> {
 }
 
 #[test]
+fn a_folder_with_nothing_of_koios_is_not_verified() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let url = new_bucket(dir.path())?;
+    let verify = ["ctl", "blocks", "verify", "--bucket-url", &url];
+    // A folder that is called like a tenant makes no bucket.
+    std::fs::create_dir_all(dir.path().join("bucket/apt/sources"))?;
+    let text = run(1, &verify)?;
+    ensure!(text.contains(&format!("nothing of Koios is at {url}")), "{text}");
+    ensure!(!text.contains("findings"), "{text}");
+    // A cluster without tenants has something of its own.
+    std::fs::create_dir_all(dir.path().join("bucket/__cluster/control"))?;
+    let text = run(0, &verify)?;
+    ensure!(text.contains("0 blocks") && text.contains("0 findings"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn commands_that_cannot_work_say_why() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let url = new_bucket(dir.path())?;

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use koios::{Node, NodeError, NodeOptions};
-use koios_runtime::Runtime;
+use koios_runtime::{RealNet, Runtime};
 use koios_server::Settings;
 use koios_server::config::Target;
+use koios_testkit::http::HttpClient;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -78,4 +80,33 @@ async fn i13_storage_that_commits_cannot_rely_on_is_for_the_operator_to_change()
     // Exit code 2.
     assert!(refused.is_usage());
     assert!(refused.to_string().contains("failed its self-test"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_distributor_of_a_cluster_by_itself_is_not_ready_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings {
+        data_dir: dir.path().join("data"),
+        ..Settings::default()
+    };
+    settings.http.listen = "127.0.0.1:0".to_owned();
+    settings.grpc.listen = "127.0.0.1:0".to_owned();
+    let runtime = Runtime::real().unwrap();
+    let clock = Arc::clone(&runtime.clock);
+    let node = Node::start(Target::Distributor, settings, runtime, NodeOptions::default())
+        .await
+        .unwrap();
+    let client = HttpClient::new(Arc::new(RealNet), Arc::clone(&clock), Duration::from_secs(10));
+    let mut last = (0, String::new());
+    for _ in 0..100 {
+        let answer = client.get(node.http_addr(), "/ready").await.unwrap();
+        last = (answer.status, answer.text());
+        if last.1.contains("distributor: ") {
+            break;
+        }
+        clock.sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(last.0, 503, "{last:?}");
+    assert!(last.1.contains("control.voters is empty"), "{last:?}");
+    node.stop().await.unwrap();
 }

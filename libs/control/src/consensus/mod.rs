@@ -92,7 +92,7 @@ pub trait Consensus: Send + Sync + Debug + 'static {
 /// The listed voters: names and gRPC addresses.
 pub type Voters = BTreeMap<String, String>;
 
-/// Parses `a=host:port,b=host:port`.
+/// Parses `a=host:port,b=host:port`. A voter that is listed without a name is called by its address.
 ///
 /// # Errors
 /// [`Error::Config`] with the part that is wrong.
@@ -101,23 +101,37 @@ pub fn parse_voters(text: &str) -> Result<Voters, Error> {
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let wrong = |why: &str| {
             Error::Config(format!(
-                "control.voters: {part:?} {why}; expected name=host:port,name=host:port"
+                "control.voters: {part:?} {why}; expected [name=]host:port,[name=]host:port"
             ))
         };
-        let (name, addr) = part
-            .split_once('=')
-            .ok_or_else(|| wrong("has no \"=\" between name and address"))?;
-        let port = addr
-            .rsplit_once(':')
-            .map(|(host, port)| (host, port.parse::<u16>()));
-        if name.is_empty() || !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
-            return Err(wrong("is no name=host:port"));
+        let (name, addr) = match part.split_once('=') {
+            Some((name, addr)) => (name.to_owned(), addr),
+            None => (slug(part), part),
+        };
+        if name.is_empty() || !is_host_port(addr) {
+            return Err(wrong("is no [name=]host:port"));
         }
-        if voters.insert(name.to_owned(), addr.to_owned()).is_some() {
+        if voters.insert(name, addr.to_owned()).is_some() {
             return Err(wrong("names a voter twice"));
         }
     }
     Ok(voters)
+}
+
+/// An address as a name.
+fn slug(addr: &str) -> String {
+    addr.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
+}
+
+/// Whether a text is `host:port`; of a host with colons, an address of IPv6, brackets tell where it ends.
+fn is_host_port(addr: &str) -> bool {
+    let Some((host, port)) = addr.rsplit_once(':') else {
+        return false;
+    };
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    !host.is_empty() && (is_bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]
@@ -129,8 +143,26 @@ mod tests {
         let voters = parse_voters("a=h1:9095, b=[::1]:9095,").unwrap();
         assert_eq!(voters["b"], "[::1]:9095");
         assert!(parse_voters("").unwrap().is_empty());
-        for bad in ["a", "a=", "=h:1", "a=h", "a=h:x", "a=:1", "a=h:1,a=h:2"] {
-            assert!(matches!(parse_voters(bad), Err(Error::Config(_))), "{bad}");
+        let unnamed: Vec<_> = parse_voters("c=h3:3,127.0.0.1:9102")
+            .unwrap()
+            .into_keys()
+            .collect();
+        assert_eq!(unnamed, ["127-0-0-1-9102", "c"]);
+        for bad in [
+            "a",
+            "a=",
+            "=h:1",
+            "a=h",
+            "a=h:x",
+            "a=:1",
+            "a=h:1,a=h:2",
+            "a:127.0.0.1:9777",
+            "a=b:127.0.0.1:9777",
+            "::1:9777",
+        ] {
+            let said = parse_voters(bad).unwrap_err();
+            assert!(matches!(said, Error::Config(_)), "{bad}");
+            assert!(said.to_string().contains("[name=]host:port"), "{said}");
         }
     }
 }

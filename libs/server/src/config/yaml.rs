@@ -57,8 +57,14 @@ pub(super) fn read(file: &str, text: &str) -> Result<Vec<Entry>, ConfigError> {
     Ok(reader.entries)
 }
 
-/// The error's own words, without the excerpt that follows them.
+/// The error's own words, without the excerpt that follows them. Of a key that stands twice they are for programmers.
 fn plain(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() {
+        return match key {
+            Some(key) => format!("key {key:?} twice: one of them must go"),
+            None => "a key twice: one of them must go".to_owned(),
+        };
+    }
     let text = error.without_snippet().to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }

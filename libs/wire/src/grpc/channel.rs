@@ -24,7 +24,7 @@ const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
 const FRAME_BYTES_MAX: u32 = STREAM_WINDOW;
 /// How often a connection is tried, and how long it may take to answer. A caller that took another peer's answer does not
 /// wait for the deadline that would drop the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Deadlines of calls.
 #[derive(Clone, Copy, Debug)]
@@ -231,5 +231,38 @@ mod tests {
             let took = clock.elapsed().saturating_sub(began);
             assert!(took < settings.deadline / 2, "{took:?}");
         }
+    }
+
+    /// Takes connections, and says nothing on them.
+    #[derive(Debug, Default)]
+    struct Mute(parking_lot::Mutex<Vec<tokio::io::DuplexStream>>);
+
+    #[async_trait]
+    impl Net for Mute {
+        async fn bind(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+
+        async fn connect(&self, _: &str) -> io::Result<BoxedIo> {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            self.0.lock().push(far);
+            Ok(Box::new(near))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i13_a_peer_that_says_nothing_is_told_with_how_long_it_was_waited_for() {
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let settings = RpcSettings {
+            deadline: Duration::from_secs(600),
+            ..RpcSettings::default()
+        };
+        let peer = PeerChannel::new(Arc::new(Mute::default()), clock, "10.0.0.1:9095", settings);
+        let names = |channel| async move {
+            let request = StoreLabelsRequest::default();
+            StoreClient::new(channel).label_names(request).await
+        };
+        let e = peer.call(names).await.unwrap_err();
+        assert_eq!(e.to_string(), "10.0.0.1:9095: no answer within 20s (unavailable)");
     }
 }

@@ -6,9 +6,11 @@ use koios_model::{
     BatchSet, Exemplar, LabelsRef, MatchOp, Matcher, Matchers, Metadata, PartitionId, SeriesHash, StreamId,
     TenantId, TimeRange,
 };
+use koios_runtime::with_sources;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use super::channel::KEEP_ALIVE;
 use super::expiry::{KnownRules, expiry_to_pb};
 use crate::pb::v1;
 use crate::service::damaged;
@@ -67,13 +69,21 @@ pub fn error_from_status(status: &Status, addr: &str) -> ServiceError {
     let message = if header(CODE_HEADER).is_some() {
         said_by(status.message(), addr)
     } else {
-        format!("{addr}: {}", status.message())
+        format!("{addr}: {}", words(status))
     };
     let state_version = header(STATE_HEADER).and_then(|v| v.parse().ok()).unwrap_or(0);
     ServiceError {
         code,
         message,
         state_version,
+    }
+}
+
+/// What a status without a peer's own words says. Of a connection that was given up the library says only what spoke on it.
+fn words(status: &Status) -> String {
+    match with_sources(status).contains("keep-alive timed out") {
+        true => format!("no answer within {:?}", 2 * KEEP_ALIVE),
+        false => status.message().to_owned(),
     }
 }
 

@@ -100,6 +100,25 @@ async fn bad_requests_are_refused_whole(
     assert!(stored(&rig).is_empty());
 }
 
+#[rstest]
+#[case("/write", NOW / 1000, "read with precision=ns it is 1")]
+#[case("/write", NOW / 1000, "as it was sent it fits precision=s")]
+#[case("/write", NOW, "as it was sent it fits precision=ms")]
+#[case("/write?precision=ms", NOW / 1000, "as it was sent it fits precision=s")]
+#[case("/write?precision=s", NOW, "as it was sent it fits precision=ms")]
+#[case("/write?precision=s", 1, "give the unit of times")]
+#[tokio::test(start_paused = true)]
+async fn a_time_in_another_unit_is_told_with_the_parameter_that_mends_it(
+    #[case] path: &str,
+    #[case] t: i64,
+    #[case] message: &str,
+) {
+    let rig = Rig::single();
+    let answer = rig.request("POST", path, &[], format!("m a=1 {t}\n")).await;
+    assert_error(&answer, 400, "too old or too far in the future");
+    assert_error(&answer, 400, message);
+}
+
 #[tokio::test(start_paused = true)]
 async fn samples_that_are_not_good_are_left_out() {
     let rig = Rig::single();

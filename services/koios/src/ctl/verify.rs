@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ArgMatches;
 use koios_block::{BlockId, BlockMeta};
 use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Unlisted};
@@ -21,6 +21,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
     let storage = Storage::open_existing(matches)?;
     let line = ProgressLine::new(Arc::clone(&storage.runtime.clock));
     let (mut findings, mut blocks, mut read) = (0usize, 0usize, 0u64);
+    let mut is_of_koios = false;
     for tenant in storage.tenants(matches).await? {
         let mut told = |what: String| {
             line.clear();
@@ -29,8 +30,13 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         };
         // Listed before the manifest is read: what is uploaded and listed after that is not missed.
         let uploaded = storage.bucket.uploaded_blocks(&tenant).await?;
+        is_of_koios |= !uploaded.is_empty();
         let manifest = match storage.bucket.latest(&tenant).await {
-            Ok(manifest) => manifest,
+            Ok(manifest) => {
+                // Any folder may be called like a tenant.
+                is_of_koios |= manifest.version > 0;
+                manifest
+            }
             Err(e) => {
                 told(unusable(&e));
                 continue;
@@ -65,6 +71,12 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode> {
         read += done;
     }
     line.clear();
+    ensure!(
+        is_of_koios || findings > 0 || storage.bucket.has_cluster().await?,
+        "nothing of Koios is at {}: is it the cluster's bucket, with its prefix? Of an all-in-one process it is the folder `bucket` \
+         in its data-dir",
+        storage.bucket.url()
+    );
     say!("{blocks} blocks with {} read, {findings} findings", bytes(read));
     Ok(match findings {
         0 => ExitCode::SUCCESS,

@@ -93,6 +93,7 @@ impl Assembly {
             self.add_store(&mut routers)?;
         }
         if self.runs(Target::Distributor) {
+            self.follow_partitions();
             self.add_distributor(&mut routers);
         }
         if self.runs(Target::Querier) {
@@ -284,6 +285,27 @@ impl Assembly {
         Ok(router)
     }
 
+    /// Without partitions no write is taken. Only of a distributor that is told: ingesters, of which all-in-one is one, form the
+    /// partitions, and may be started one by one as each is ready.
+    fn follow_partitions(&self) {
+        let shared = &self.shared;
+        if shared.target != Target::Distributor {
+            return;
+        }
+        let reason = no_partitions(&shared.settings);
+        let (component, mut state) = (
+            shared.readiness.component("distributor"),
+            self.plane.state().clone(),
+        );
+        self.tasks.spawn_cancelled("distributor readiness", async move {
+            while state.current().partitions.is_empty() {
+                component.not_ready(reason);
+                state.changed().await;
+            }
+            component.ready();
+        });
+    }
+
     fn add_distributor(&self, routers: &mut Routers) {
         let shared = &self.shared;
         let distributor = Distributor::new(koios_distributor::Deps {
@@ -384,6 +406,20 @@ async fn follow_counting(
             )),
         }
         clock.sleep(READINESS_EVERY).await;
+    }
+}
+
+/// Why a distributor takes no writes yet.
+fn no_partitions(settings: &koios_server::Settings) -> &'static str {
+    match settings.control.voters.is_empty() {
+        true => {
+            "the cluster has no partitions, so that no write is taken: control.voters is empty, which makes this process a cluster \
+             by itself: list the voters of the cluster, as its ingesters do"
+        }
+        false => {
+            "the cluster has no partitions yet, so that no write is taken: they are formed once ingesters of enough zones are \
+             registered, see `koios ctl status`"
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub enum NodeError {
     #[error("{0}")]
     Settings(String),
     /// An address that cannot be listened on.
-    #[error("{key}: cannot listen on {addr}: {source}; is another process there?")]
+    #[error("{key}: cannot listen on {addr}: {source}{}", advice(.source))]
     Listen {
         /// The setting.
         key: &'static str,
@@ -34,6 +34,14 @@ pub enum NodeError {
     /// A part of the running process failed.
     #[error("{0}")]
     Failed(TaskError),
+}
+
+/// What to look at when an address cannot be listened on.
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => "; is another process there?",
+        _ => "",
+    }
 }
 
 impl NodeError {

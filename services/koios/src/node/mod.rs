@@ -108,6 +108,7 @@ impl Node {
         let joining = readiness.component("cluster");
         joining.not_ready("waiting for the cluster's state from the control voters");
 
+        let voters = naming::voters(&settings.control.voters)?;
         let storage = Storage::open(target, &settings, &runtime, options.object_store).await?;
         let http_listener = bind(&runtime, "http.listen", &settings.http.listen).await?;
         let grpc_listener = bind(&runtime, "grpc.listen", &settings.grpc.listen).await?;
@@ -121,7 +122,6 @@ impl Node {
             grpc_listener.as_ref(),
             &settings.grpc.advertise,
         )?;
-        let voters = naming::voters(&settings.control.voters)?;
         let name = naming::node_name(target, &settings, &voters, &grpc_addr, &runtime).await?;
 
         let control = ControlOptions {

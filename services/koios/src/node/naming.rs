@@ -10,27 +10,7 @@ use super::NodeError;
 
 /// The listed voters by name. One listed without a name is called by its address.
 pub(super) fn voters(listed: &[String]) -> Result<Voters, NodeError> {
-    let named: Vec<String> = listed
-        .iter()
-        .flat_map(|entry| entry.split(','))
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-        .map(|entry| {
-            if entry.contains('=') {
-                entry.to_owned()
-            } else {
-                format!("{}={entry}", slug(entry))
-            }
-        })
-        .collect();
-    Ok(parse_voters(&named.join(","))?)
-}
-
-/// An address as a name.
-fn slug(addr: &str) -> String {
-    addr.chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect()
+    Ok(parse_voters(&listed.join(","))?)
 }
 
 /// `host:port` for others: what the operator advertises, else the listener's own, with the machine's name in place of

@@ -44,7 +44,8 @@ impl Storage {
             }
             "" if needed => {
                 return Err(NodeError::Settings(format!(
-                    "bucket is not set: a {} needs --bucket s3://name/prefix, gs://…, az://… or file:///folder, the same for all processes",
+                    "bucket is not set: {} {} needs --bucket s3://name/prefix, gs://…, az://… or file:///folder, the same for all processes",
+                    if target == Target::Ingester { "an" } else { "a" },
                     target.as_str()
                 )));
             }
@@ -52,8 +53,14 @@ impl Storage {
             url => url.to_owned(),
         };
         let env = storage_env::of(settings, std::env::vars_os());
-        let bucket =
-            Bucket::open_with_env(&url, env, clock, rng).map_err(|e| NodeError::Bucket(Box::new(e)))?;
+        let opened = Bucket::open_with_env(&url, env, clock, rng);
+        let bucket = opened.map_err(|e| match (settings.bucket.as_str(), e) {
+            ("", BucketError::Url { reason, .. }) => NodeError::Settings(format!(
+                "data-dir {} cannot be used: {reason}",
+                settings.data_dir.display()
+            )),
+            (_, e) => NodeError::Bucket(Box::new(e)),
+        })?;
         Ok(Self::over(bucket.with_retry(retry_policy(settings))))
     }
 
@@ -119,6 +126,34 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+
+    #[tokio::test]
+    async fn i13_what_cannot_be_opened_is_told_with_its_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings {
+            data_dir: dir.path().join("file"),
+            ..Settings::default()
+        };
+        std::fs::write(&settings.data_dir, "").unwrap();
+        let runtime = Runtime::real().unwrap();
+        let told = async |target, settings: &Settings| {
+            let opened = Storage::open(target, settings, &runtime, None).await;
+            opened.unwrap_err().to_string()
+        };
+        let text = told(Target::All, &settings).await;
+        let file = settings.data_dir.display().to_string();
+        assert!(
+            text.starts_with(&format!("data-dir {file} cannot be used: ")),
+            "{text}"
+        );
+        let text = told(Target::Ingester, &settings).await;
+        assert!(text.contains("an ingester needs --bucket"), "{text}");
+        let text = told(Target::Store, &settings).await;
+        assert!(text.contains("a store needs --bucket"), "{text}");
+        settings.bucket = format!("file://{file}/bucket");
+        let text = told(Target::All, &settings).await;
+        assert!(text.starts_with("bucket URL"), "{text}");
+    }
 
     #[tokio::test]
     async fn a_manifest_that_one_part_of_a_process_has_read_is_known_to_all() {
