@@ -1,4 +1,5 @@
 //! What a process refuses to start with, once it runs.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -94,9 +95,8 @@ async fn all_in_one(dir: &std::path::Path, store: &Arc<dyn ObjectStore>) -> Node
         object_store: Some(Arc::clone(store)),
         ..NodeOptions::default()
     };
-    Node::start(Target::All, settings, Runtime::real().unwrap(), options)
-        .await
-        .unwrap()
+    let starting = Node::start(Target::All, settings, Runtime::real().unwrap(), options);
+    Box::pin(starting).await.unwrap()
 }
 
 async fn backups(store: &Arc<dyn ObjectStore>) -> Vec<ObjectMeta> {
