@@ -79,7 +79,10 @@ pub enum Error {
     },
     /// A newer owner acts on the resource: this one must stop (I14).
     #[error(
-        "{resource} of tenant {tenant} is owned under epoch {found}, this writer has {epoch}: stop writing"
+        "{resource} of tenant {tenant} is owned under epoch {found}, this writer has {epoch}: stop writing. It passes once this process \
+         hears of the newer epoch from its control voters; if it stays, a cluster or process that was restored from this bucket's \
+         backup of the control state lists there, and this one lists nothing any more: run one of the two only, see \
+         docs/operations.md, \"Two processes are one cluster\""
     )]
     Fenced {
         /// The tenant.

@@ -73,6 +73,22 @@ pub enum Error {
         /// Who answered.
         cluster: String,
     },
+    /// The bucket is another cluster's.
+    #[error(
+        "bucket {bucket} belongs to cluster {owner}, by its backup of the control state; data dir {path} belongs to cluster {cluster}, \
+         which must list nothing there; is the setting `bucket` (or `data-dir`) another cluster's? To restore cluster {owner} from \
+         that bucket, start with an empty data-dir"
+    )]
+    OtherBucket {
+        /// The bucket.
+        bucket: String,
+        /// Whose bucket it is.
+        owner: String,
+        /// This process's data directory.
+        path: PathBuf,
+        /// Whose directory that is.
+        cluster: String,
+    },
     /// The data directory was written by newer software.
     #[error("data dir {path} has format {got}, this version reads up to {supported}; upgrade koios")]
     NewerFormat {

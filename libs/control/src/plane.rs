@@ -11,7 +11,7 @@ use crate::consensus::{Consensus, LocalConsensus, RaftConsensus, RaftOptions, Vo
 use crate::pairs::Referee;
 use crate::peer::Peers;
 use crate::service::ControlRpc;
-use crate::sync::{StateBackup, StateSync, back_up_for_ever};
+use crate::sync::{StateBackup, StateSync, back_up_for_ever, is_own_backup};
 use crate::{Error, Identity, Settings, StateHandle, StateKeeper};
 
 /// What a process is told about the control plane.
@@ -123,6 +123,18 @@ impl ControlPlane {
     pub async fn join(&self, tasks: &TaskGroup) {
         self.sync.catch_up(self.backup.as_deref()).await;
         self.sync.spawn(tasks);
+    }
+
+    /// Whether the bucket's backup of the control state is of this process's cluster; `false` while there is none, or no
+    /// cluster is known here. Without a bucket it is.
+    ///
+    /// # Errors
+    /// [`Error::OtherBucket`], with which nothing may be done there; another one when the backup cannot be read.
+    pub async fn is_own_bucket(&self) -> Result<bool, Error> {
+        match &self.backup {
+            Some(backup) => is_own_backup(&self.keeper, backup.as_ref()).await,
+            None => Ok(true),
+        }
     }
 
     /// This process's copy of the state.

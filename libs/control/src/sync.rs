@@ -27,10 +27,13 @@ const BACKUP_RETRY: Duration = Duration::from_secs(10);
 /// Where the state is backed up: an object in the bucket.
 #[async_trait]
 pub trait StateBackup: Send + Sync + std::fmt::Debug + 'static {
+    /// What operators call the bucket.
+    fn bucket(&self) -> String;
+
     /// The bytes last stored; `None` when there are none.
     ///
     /// # Errors
-    /// [`Error::Backup`].
+    /// [`Error::Corrupt`] when none are whole, or [`Error::Backup`].
     async fn load(&self) -> Result<Option<Bytes>, Error>;
 
     /// Replaces the bytes. `version` is the state's; an implementation may refuse to go back.
@@ -178,6 +181,39 @@ pub(crate) async fn load_backup(backup: &dyn StateBackup) -> Result<Option<Clust
     }
 }
 
+/// Says that a cluster is restored: what still runs of it elsewhere is not heard of any more.
+pub(crate) fn warn_of_takeover(backup: &dyn StateBackup, state: &ClusterState) {
+    let cluster = state.cluster_id.map(|id| id.to_string()).unwrap_or_default();
+    tracing::warn!(
+        bucket = backup.bucket(),
+        cluster,
+        version = state.version,
+        "no control state on disk: this process takes the cluster over from the backup in the bucket, with higher epochs; processes \
+         of it that still run elsewhere are fenced, they list no block there any more: if there are any, end them or this one"
+    );
+}
+
+/// Whether the backup is of the keeper's cluster; `false` while there is none, or no cluster is known here.
+///
+/// # Errors
+/// [`Error::OtherBucket`] when it is of another one; [`Error::Corrupt`] or [`Error::Backup`] when that is not known.
+pub(crate) async fn is_own_backup(keeper: &StateKeeper, backup: &dyn StateBackup) -> Result<bool, Error> {
+    let backed_up = load_backup(backup).await?;
+    let owner = backed_up.and_then(|state| state.cluster_id);
+    let (Some(owner), Some(own)) = (owner, keeper.identity().cluster_id()) else {
+        return Ok(false);
+    };
+    if owner == own {
+        return Ok(true);
+    }
+    Err(Error::OtherBucket {
+        bucket: backup.bucket(),
+        owner: owner.to_string(),
+        path: keeper.identity().data_dir().to_owned(),
+        cluster: own.to_string(),
+    })
+}
+
 /// Backs up every state while this process leads.
 pub(crate) async fn back_up_for_ever(
     keeper: StateKeeper,
@@ -196,8 +232,12 @@ pub(crate) async fn back_up_for_ever(
             peers.clock().sleep(BACKUP_RETRY).await;
             continue;
         }
-        match store_backup(backup.as_ref(), &state).await {
+        match store_backup(&keeper, backup.as_ref(), &state).await {
             Ok(()) => stored = state.version,
+            Err(error @ Error::OtherBucket { .. }) => {
+                tracing::error!(%error, version = state.version, "control state not backed up");
+                peers.clock().sleep(BACKUP_RETRY).await;
+            }
             Err(error) => {
                 tracing::warn!(%error, version = state.version, "control state not backed up yet");
                 peers.clock().sleep(BACKUP_RETRY).await;
@@ -206,7 +246,18 @@ pub(crate) async fn back_up_for_ever(
     }
 }
 
-async fn store_backup(backup: &dyn StateBackup, state: &ClusterState) -> Result<(), Error> {
+async fn store_backup(
+    keeper: &StateKeeper,
+    backup: &dyn StateBackup,
+    state: &ClusterState,
+) -> Result<(), Error> {
+    match is_own_backup(keeper, backup).await {
+        Ok(_) => {}
+        Err(error @ Error::Corrupt { .. }) => {
+            tracing::warn!(%error, "a damaged backup of the control state is replaced");
+        }
+        Err(error) => return Err(error),
+    }
     let sealed = seal_state(state).map_err(|e| Error::Backup(e.to_string()))?;
     backup.store(state.version, Bytes::from(sealed)).await
 }

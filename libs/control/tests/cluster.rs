@@ -528,3 +528,43 @@ async fn a_voter_that_does_not_answer_silences_no_reports() {
         clock.sleep(Duration::from_secs(20)).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn i14_the_backup_of_another_cluster_is_never_replaced() {
+    let (dir, net) = (tempfile::tempdir().unwrap(), MemoryNet::default());
+    let start = async |name: &str, life: u64, backup: &Arc<MemoryBackup>| {
+        let addr = "10.0.0.1:9095";
+        let node = net.node(addr);
+        let listener = node.bind(addr).await.unwrap();
+        let options = ControlOptions {
+            backup: Some(Arc::clone(backup) as _),
+            ..options(dir.path().join(name), name, addr, &Voters::new())
+        };
+        (
+            Process::start(options, paused_runtime(life, node.handle()), listener).await,
+            node,
+        )
+    };
+    let (ones, others) = (Arc::<MemoryBackup>::default(), Arc::<MemoryBackup>::default());
+    for (name, life, backup) in [("one", 1, &ones), ("other", 2, &others)] {
+        let (process, node) = start(name, life, backup).await;
+        process.runtime.clock.sleep(Duration::from_secs(30)).await;
+        node.kill();
+        process.kill().await;
+    }
+    let before = ones.0.lock().clone();
+    assert!(before.is_some());
+    let (process, node) = start("other", 3, &ones).await;
+    let client = process.plane.client();
+    client.propose(register(ingester("x", 1)), LONG).await.unwrap();
+    process.runtime.clock.sleep(Duration::from_secs(60)).await;
+    assert_eq!(*ones.0.lock(), before);
+    node.kill();
+    process.kill().await;
+
+    // Where it belongs it is backed up again.
+    let before = others.0.lock().clone();
+    let (process, _node) = start("other", 4, &others).await;
+    process.runtime.clock.sleep(Duration::from_secs(60)).await;
+    assert_ne!(*others.0.lock(), before);
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use koios_bucket::Bucket;
+use koios_bucket::{Bucket, Error as BucketError};
 use koios_control::{Command, ControlClient, Error as ControlError, Member, PairReport, Ruling, StateBackup};
 use koios_import::Retentions;
 use koios_ingester::ControlProposer;
@@ -24,13 +24,19 @@ pub(crate) struct BucketBackup(pub(crate) Bucket);
 
 #[async_trait]
 impl StateBackup for BucketBackup {
+    fn bucket(&self) -> String {
+        self.0.url().to_owned()
+    }
+
     async fn load(&self) -> Result<Option<Bytes>, ControlError> {
-        let backup = self
-            .0
-            .control_backup()
-            .await
-            .map_err(|e| ControlError::Backup(e.to_string()))?;
-        Ok(backup.map(|(_, bytes)| bytes))
+        match self.0.control_backup().await {
+            Ok(backup) => Ok(backup.map(|(_, bytes)| bytes)),
+            Err(BucketError::Corrupt { object, reason }) => Err(ControlError::Corrupt {
+                path: object.into(),
+                detail: reason,
+            }),
+            Err(error) => Err(ControlError::Backup(error.to_string())),
+        }
     }
 
     async fn store(&self, version: u64, bytes: Bytes) -> Result<(), ControlError> {

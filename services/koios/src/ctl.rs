@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use koios_control::{ClusterState, Command as ControlCommand, LossId, RemoteControl};
+use koios_control::{ClusterState, Command as ControlCommand, Error as ControlError, LossId, RemoteControl};
 use koios_model::{PartitionId, TenantId};
 use koios_runtime::{RealClock, RealNet, RngHandle, with_sources};
 use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
@@ -37,6 +37,9 @@ use standing::{Serving, standings};
 
 /// Longest a command is tried before nobody is taken to lead.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
+/// What to do when nobody leads.
+const NO_LEADER: &str = "nothing is decided unless a majority of the control voters runs with its data: start them; if their disks are lost, \
+                         see docs/operations.md, \"A majority of the voters' disks is lost\"";
 /// Longest a flush is waited for.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -216,18 +219,32 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
     let which = matches.get_one::<String>("partition").map_or("", String::as_str);
     let note = matches.get_one::<String>("note").cloned().unwrap_or_default();
     let rng = RngHandle::from_entropy();
+    let known = async { state(&addr).await };
     let partitions = match which {
-        "all" => unreadable(&state(&addr).await?).await,
+        "all" => {
+            let partitions = unreadable(&known.await?).await?;
+            if partitions.is_empty() {
+                say!("every partition is readable: nothing to accept");
+            }
+            partitions
+        }
         number => {
             let number = number
                 .parse()
                 .with_context(|| format!("{number:?} is no partition: give its number, or `all`"))?;
-            vec![PartitionId(number)]
+            let partition = PartitionId(number);
+            let state = known.await?;
+            let standings = standings(&state).await;
+            if standings
+                .iter()
+                .any(|s| s.partition.id == partition && s.answers())
+            {
+                say!("partition {partition} is readable: nothing to accept");
+                return Ok(());
+            }
+            vec![partition]
         }
     };
-    if partitions.is_empty() {
-        say!("every partition is readable: nothing to accept");
-    }
     for partition in partitions {
         let command = ControlCommand::AcceptLoss {
             partition,
@@ -235,7 +252,10 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
             // Tells this command, heard twice, from another acceptance.
             id: LossId(rng.u128()),
         };
-        let outcome = control(&addr).propose(&command, PROPOSE_DEADLINE).await?;
+        let outcome = match control(&addr).propose(&command, PROPOSE_DEADLINE).await {
+            Err(error @ ControlError::NoLeader { .. }) => return Err(error).context(NO_LEADER),
+            outcome => outcome?,
+        };
         say!(
             "partition {partition}: loss accepted, epoch {}, state version {}",
             outcome.epoch,
@@ -247,7 +267,10 @@ async fn accept_loss(matches: &ArgMatches) -> Result<()> {
 
 /// The partitions of which too few members can serve everything. Of the others no loss is to be accepted: that would
 /// make a member count that still copies what it lost.
-async fn unreadable(state: &ClusterState) -> Vec<PartitionId> {
+///
+/// # Errors
+/// When there are none, as far as is known, for too few members of some partition answer.
+async fn unreadable(state: &ClusterState) -> Result<Vec<PartitionId>> {
     let standings = standings(state).await;
     for (replica, serving) in standings.iter().flat_map(|s| &s.replicas) {
         if let Serving::Unknown(why) = serving {
@@ -257,8 +280,17 @@ async fn unreadable(state: &ClusterState) -> Vec<PartitionId> {
             );
         }
     }
-    let unreadable = standings.iter().filter(|s| !s.is_readable());
-    unreadable.map(|s| s.partition.id).collect()
+    let unreadable: Vec<_> = standings.iter().filter(|s| !s.is_readable()).collect();
+    if unreadable.is_empty()
+        && let Some(unknown) = standings.iter().find(|s| !s.answers())
+    {
+        let id = unknown.partition.id;
+        bail!(
+            "whether partition {id} is readable is not known, too few of its members answer: start them; if their disks are lost, see \
+             docs/operations.md, \"Reads of a partition fail with 503\" and \"A majority of the voters' disks is lost\""
+        );
+    }
+    Ok(unreadable.into_iter().map(|s| s.partition.id).collect())
 }
 
 async fn flush(addr: &str, tenant: Option<&String>) -> Result<()> {

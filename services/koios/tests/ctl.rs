@@ -545,6 +545,23 @@ async fn what_a_cluster_refuses_is_said_once() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn no_loss_is_accepted_of_a_partition_that_is_readable() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let koios = all_in_one(dir.path(), &[]).await?;
+    let version = || run(0, &["ctl", "status", "--version-only", "--addr", &koios.grpc]);
+    let before = version()?;
+    for which in ["0", "all"] {
+        let text = run(
+            0,
+            &["ctl", "partition", "accept-loss", which, "--addr", &koios.grpc],
+        )?;
+        ensure!(text.contains("readable: nothing to accept"), "{which}: {text}");
+    }
+    ensure!(version()? == before, "the state has changed");
+    Ok(())
+}
+
 #[test]
 fn a_folder_with_nothing_of_koios_is_not_verified() -> Result<()> {
     let dir = tempfile::tempdir()?;

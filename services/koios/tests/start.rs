@@ -1,13 +1,15 @@
 //! What a process refuses to start with, once it runs.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use koios::{Node, NodeError, NodeOptions};
-use koios_runtime::{RealNet, Runtime};
+use koios_runtime::{Clock as _, ClockHandle, RealClock, RealNet, Runtime};
 use koios_server::Settings;
 use koios_server::config::Target;
 use koios_testkit::http::HttpClient;
@@ -109,4 +111,86 @@ async fn a_distributor_of_a_cluster_by_itself_is_not_ready_and_says_why() {
     assert_eq!(last.0, 503, "{last:?}");
     assert!(last.1.contains("control.voters is empty"), "{last:?}");
     node.stop().await.unwrap();
+}
+
+/// An all-in-one with its data in `dir` and its blocks in `store`.
+async fn all_in_one(dir: &std::path::Path, store: &Arc<dyn ObjectStore>) -> Node {
+    let mut settings = Settings {
+        data_dir: dir.to_owned(),
+        ..Settings::default()
+    };
+    settings.http.listen = "127.0.0.1:0".to_owned();
+    settings.grpc.listen = "127.0.0.1:0".to_owned();
+    let options = NodeOptions {
+        object_store: Some(Arc::clone(store)),
+        ..NodeOptions::default()
+    };
+    let starting = Node::start(Target::All, settings, Runtime::real().unwrap(), options);
+    Box::pin(starting).await.unwrap()
+}
+
+async fn backups(store: &Arc<dyn ObjectStore>) -> Vec<ObjectMeta> {
+    let folder = Path::from("__cluster/control");
+    store.list(Some(&folder)).try_collect().await.unwrap()
+}
+
+/// The cluster's id in a data directory.
+fn cluster_of(dir: &std::path::Path) -> String {
+    let identity = std::fs::read(dir.join("identity.json")).unwrap();
+    let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+    identity["cluster_id"].to_string()
+}
+
+/// Waits until the process is registered and that is backed up.
+async fn backed_up(store: &Arc<dyn ObjectStore>) {
+    while backups(store).await.len() < 2 {
+        RealClock::new().sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn i14_a_process_refuses_the_bucket_of_another_cluster_and_restores_it_with_an_empty_data_dir() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other, third) = (
+        dir.path().join("one"),
+        dir.path().join("other"),
+        dir.path().join("third"),
+    );
+    let (ones, others): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>) =
+        (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
+    for (dir, store) in [(&one, &ones), (&other, &others)] {
+        let node = all_in_one(dir, store).await;
+        backed_up(store).await;
+        node.stop().await.unwrap();
+    }
+    let before = backups(&ones).await;
+
+    let node = all_in_one(&other, &ones).await;
+    let clock: ClockHandle = Arc::new(RealClock::new());
+    let failed = clock.timeout(Duration::from_secs(20), node.failed()).await;
+    failed.expect("it runs on another cluster's bucket");
+    let refused = node.stop().await.unwrap_err();
+    // Exit code 2.
+    assert!(refused.is_usage());
+    let (told, id) = (refused.to_string(), cluster_of(&one));
+    for part in [
+        id.trim_matches('"'),
+        "belongs to cluster",
+        "`bucket`",
+        "empty data-dir",
+    ] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    assert_eq!(backups(&ones).await, before);
+
+    let restored = all_in_one(&third, &ones).await;
+    assert_eq!(cluster_of(&third), cluster_of(&one));
+    restored.stop().await.unwrap();
+    // And each goes on where it belongs.
+    for (dir, store) in [(&one, &ones), (&other, &others)] {
+        let node = all_in_one(dir, store).await;
+        let gone_on = clock.timeout(Duration::from_secs(2), node.failed()).await;
+        assert!(gone_on.is_err());
+        node.stop().await.unwrap();
+    }
 }

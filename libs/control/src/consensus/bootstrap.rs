@@ -17,7 +17,7 @@ use super::messages::{Hello, JoinReply, decode, encode, kind};
 use super::raft::{RaftConsensus, RaftOptions};
 use super::types::VoterNode;
 use crate::peer::Peers;
-use crate::sync::load_backup;
+use crate::sync::{load_backup, warn_of_takeover};
 use crate::{ClusterState, Command, Error};
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(2);
@@ -193,6 +193,7 @@ impl Bootstrap {
         match &self.options.backup {
             Some(backup) if known.cluster_id.is_none() => {
                 let backed_up = load_backup(backup.as_ref()).await?;
+                let backed_up = backed_up.inspect(|state| warn_of_takeover(backup.as_ref(), state));
                 Ok(backed_up.map_or(known, Arc::new))
             }
             _ => Ok(known),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use koios_runtime::RngHandle;
 
 use super::{Consensus, ProposeError, VoterStatus};
-use crate::sync::load_backup;
+use crate::sync::{load_backup, warn_of_takeover};
 use crate::{ClusterId, ClusterState, Command, Error, Outcome, Secret, Settings, StateBackup, StateKeeper};
 
 const SECRET_WORDS: usize = 4;
@@ -38,7 +38,9 @@ impl LocalConsensus {
         });
         if this.keeper.handle().current().cluster_id.is_none() {
             let backed_up = match backup {
-                Some(backup) => load_backup(backup).await?,
+                Some(backup) => load_backup(backup)
+                    .await?
+                    .inspect(|state| warn_of_takeover(backup, state)),
                 None => None,
             };
             let state = backed_up.map_or_else(|| fresh_state(settings, rng), ClusterState::restored);

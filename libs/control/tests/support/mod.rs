@@ -87,6 +87,9 @@ pub struct MemoryBackup(pub Mutex<Option<(u64, Bytes)>>);
 
 #[async_trait]
 impl StateBackup for MemoryBackup {
+    fn bucket(&self) -> String {
+        "memory".to_owned()
+    }
     async fn load(&self) -> Result<Option<Bytes>, Error> {
         Ok(self.0.lock().as_ref().map(|(_, bytes)| bytes.clone()))
     }

@@ -48,7 +48,15 @@ pub(super) struct Standing<'a> {
 impl Standing<'_> {
     /// Whether enough members can serve everything. One that does not answer may come back with all it had.
     pub(super) fn is_readable(&self) -> bool {
-        let whole = |s: &Serving| matches!(s, Serving::Counting | Serving::Unknown(_));
+        self.enough(|s| matches!(s, Serving::Counting | Serving::Unknown(_)))
+    }
+
+    /// Whether enough members say that they serve everything.
+    pub(super) fn answers(&self) -> bool {
+        self.enough(|s| *s == Serving::Counting)
+    }
+
+    fn enough(&self, whole: impl Fn(&Serving) -> bool) -> bool {
         self.replicas.iter().filter(|(_, s)| whole(s)).count() >= self.partition.read_quorum()
     }
 }
@@ -107,17 +115,26 @@ mod tests {
             formed_at_version: 1,
         };
         let unknown = || Serving::Unknown("down".to_owned());
-        for (answers, readable) in [
-            ([Serving::Counting, Serving::Counting, Serving::Damaged], true),
-            ([Serving::Counting, unknown(), Serving::NotCounting], true),
-            ([Serving::Counting, Serving::Damaged, Serving::NotCounting], false),
-            ([Serving::Damaged, Serving::Damaged, unknown()], false),
+        for (serving, readable, answers) in [
+            (
+                [Serving::Counting, Serving::Counting, Serving::Damaged],
+                true,
+                true,
+            ),
+            ([Serving::Counting, unknown(), Serving::NotCounting], true, false),
+            (
+                [Serving::Counting, Serving::Damaged, Serving::NotCounting],
+                false,
+                false,
+            ),
+            ([Serving::Damaged, Serving::Damaged, unknown()], false, false),
         ] {
             let standing = Standing {
                 partition: &partition,
-                replicas: partition.replicas.iter().zip(answers).collect(),
+                replicas: partition.replicas.iter().zip(serving).collect(),
             };
             assert_eq!(standing.is_readable(), readable, "{standing:?}");
+            assert_eq!(standing.answers(), answers, "{standing:?}");
         }
     }
 }

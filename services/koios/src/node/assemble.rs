@@ -26,7 +26,7 @@ use koios_wire::grpc::{IngesterRpc, StoreRpc};
 use koios_wire::{IngesterService, StoreService};
 use parking_lot::Mutex;
 
-use super::{NodeError, Refusal, Shared, Storage, disk_cache};
+use super::{NodeError, Refusal, Shared, Storage, disk_cache, own_bucket};
 use crate::adapters::{OfTenants, Proposer};
 use crate::duty::{AskedMembers, AssignedCompaction, Rounds};
 use crate::operators::for_operators;
@@ -79,6 +79,8 @@ impl Assembly {
     pub(super) async fn run(self, joining: &Component) -> Result<Routers, NodeError> {
         self.plane.join(&self.tasks).await;
         let cluster = self.cluster().await;
+        let clock = &self.shared.runtime.clock;
+        own_bucket::require(&self.plane, clock, &self.tasks, &self.refusal).await?;
         joining.not_ready("registering with the control voters");
         self.keep_registered();
         if self.runs(Target::Ingester) || self.runs(Target::Store) {

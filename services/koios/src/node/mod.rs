@@ -8,6 +8,7 @@ mod assemble;
 mod disk_cache;
 mod error;
 mod naming;
+mod own_bucket;
 mod storage;
 mod storage_env;
 
