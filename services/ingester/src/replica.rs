@@ -219,7 +219,7 @@ impl ReplicaState {
         applied
     }
 
-    /// Applies what no deletion deletes of a batch: one that covers it was made when others held it.
+    /// Applies what no deletion deletes of a batch: one that covers it was made when others held it, or it was on its way.
     fn apply_undeleted(
         &mut self,
         header: &BatchHeader,
