@@ -59,15 +59,21 @@ impl ObjectStore for Careless {
     }
 }
 
-#[tokio::test]
-async fn i13_storage_that_commits_cannot_rely_on_is_for_the_operator_to_change() {
-    let dir = tempfile::tempdir().unwrap();
+/// With its data in a folder, and on free ports.
+fn settings_in(data_dir: std::path::PathBuf) -> Settings {
     let mut settings = Settings {
-        data_dir: dir.path().join("data"),
+        data_dir,
         ..Settings::default()
     };
     settings.http.listen = "127.0.0.1:0".to_owned();
     settings.grpc.listen = "127.0.0.1:0".to_owned();
+    settings
+}
+
+#[tokio::test]
+async fn i13_storage_that_commits_cannot_rely_on_is_for_the_operator_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings_in(dir.path().join("data"));
     let options = NodeOptions {
         object_store: Some(Arc::new(Careless::default())),
         ..NodeOptions::default()
@@ -87,12 +93,7 @@ async fn i13_storage_that_commits_cannot_rely_on_is_for_the_operator_to_change()
 #[tokio::test]
 async fn a_distributor_of_a_cluster_by_itself_is_not_ready_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    let mut settings = Settings {
-        data_dir: dir.path().join("data"),
-        ..Settings::default()
-    };
-    settings.http.listen = "127.0.0.1:0".to_owned();
-    settings.grpc.listen = "127.0.0.1:0".to_owned();
+    let settings = settings_in(dir.path().join("data"));
     let runtime = Runtime::real().unwrap();
     let clock = Arc::clone(&runtime.clock);
     let node = Node::start(Target::Distributor, settings, runtime, NodeOptions::default())
@@ -115,12 +116,7 @@ async fn a_distributor_of_a_cluster_by_itself_is_not_ready_and_says_why() {
 
 /// An all-in-one with its data in `dir` and its blocks in `store`.
 async fn all_in_one(dir: &std::path::Path, store: &Arc<dyn ObjectStore>) -> Node {
-    let mut settings = Settings {
-        data_dir: dir.to_owned(),
-        ..Settings::default()
-    };
-    settings.http.listen = "127.0.0.1:0".to_owned();
-    settings.grpc.listen = "127.0.0.1:0".to_owned();
+    let settings = settings_in(dir.to_owned());
     let options = NodeOptions {
         object_store: Some(Arc::clone(store)),
         ..NodeOptions::default()
