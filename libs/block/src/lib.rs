@@ -40,6 +40,7 @@ mod merge;
 mod meta;
 mod metadata;
 mod part;
+mod part_end;
 mod part_writer;
 mod reader;
 mod row_chunk;
@@ -85,6 +86,7 @@ pub use meta::{
     SERIES_PART, SmallCells, TIMES_PART,
 };
 pub use metadata::{MetadataCursor, MetricMetadata};
+pub use part_end::PartEnd;
 pub use reader::{BlockReader, BlockSeries, SeriesCursor};
 pub use samples::SeriesSamples;
 pub use source::{MemoryBlock, RangeRead};

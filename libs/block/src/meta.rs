@@ -8,6 +8,7 @@ use bytes::Bytes;
 use koios_model::{PartitionId, TenantId, TimeRange};
 use ulid::Ulid;
 
+use crate::part_end::PartEnd;
 use crate::tail::Tail;
 use crate::{Error, Result};
 
@@ -147,6 +148,9 @@ pub struct PartMeta {
     /// earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub small_cells: Option<SmallCells>,
+    /// Its end, with which nobody has to fetch that; absent where the part is small or its end large, and in blocks of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<PartEnd>,
 }
 
 /// Checksums of the small cells of a part, which go up to its end.
@@ -191,6 +195,7 @@ impl PartMeta {
             rows,
             cells: checksums(bytes, CELL_BYTES),
             small_cells: None,
+            end: None,
         }
     }
 
@@ -206,8 +211,11 @@ impl PartMeta {
         self
     }
 
-    /// Its end that is fetched at once: whole cells.
+    /// Its end that is fetched at once: whole cells, or what of it is known.
     pub(crate) fn tail(&self) -> Range<u64> {
+        if let Some(end) = &self.end {
+            return end.from..self.bytes;
+        }
         let end_cell_bytes = self.small_cells.as_ref().map(|small| small.bytes);
         let tail = Tail::of(&self.name, self.bytes, self.rows, end_cell_bytes);
         // Page indexes are in small cells, if there are any: what comes before is not worth one that is not.
@@ -278,6 +286,9 @@ pub struct PartSummary {
     /// Size of the cells at its end, where these are small ones: see [`PartMeta::small_cells`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_cell_bytes: Option<u64>,
+    /// Whether `meta.json` has its end, so that nobody fetches it beside that: see [`PartMeta::end`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end_in_meta: bool,
 }
 
 /// `meta.json`.
@@ -383,6 +394,9 @@ impl BlockMeta {
             if let Some(flaw) = part.small_cells.as_ref().and_then(|s| s.flaw(part.bytes)) {
                 return Err(corrupt(format!("part {} has {flaw}", part.name)));
             }
+            if let Some(flaw) = part.end.as_ref().and_then(|end| end.flaw(part.bytes)) {
+                return Err(corrupt(format!("part {} has {flaw}", part.name)));
+            }
         }
         Ok(meta)
     }
@@ -403,6 +417,7 @@ impl BlockMeta {
                 bytes: p.bytes,
                 crc32c: p.crc32c,
                 end_cell_bytes: p.small_cells.as_ref().map(|small| small.bytes),
+                end_in_meta: p.end.is_some(),
             })
             .collect();
         all.push(PartSummary {
@@ -410,6 +425,7 @@ impl BlockMeta {
             bytes: json.len() as u64,
             crc32c: crc32c::crc32c(&json),
             end_cell_bytes: None,
+            end_in_meta: false,
         });
         all
     }

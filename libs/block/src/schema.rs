@@ -207,13 +207,10 @@ pub(crate) fn series_schema(frequent: &[String], times: bool, histograms: bool) 
         Field::new(K_ID, DataType::UInt32, false),
         Field::new(K_FIRST_ROW, DataType::UInt64, false),
         Field::new(K_ROW_COUNT, DataType::UInt32, false),
-        Field::new(K_FIRST_TIME, time_type(), false),
-        Field::new(K_LAST_TIME, time_type(), false),
         Field::new(K_COUNT, DataType::UInt64, false),
         Field::new(K_TYPE, dictionary_type(), true),
         Field::new(K_UNIT, dictionary_type(), true),
         Field::new(K_HELP, dictionary_type(), true),
-        map_field(LABELS),
     ];
     if times {
         fields.push(Field::new(K_TIMES_LAST_ROW, DataType::UInt32, false));
@@ -223,6 +220,11 @@ pub(crate) fn series_schema(frequent: &[String], times: bool, histograms: bool) 
         fields.push(Field::new(K_HISTOGRAM_FIRST_ROW, DataType::UInt64, false));
         fields.push(Field::new(K_HISTOGRAM_COUNT, DataType::UInt32, false));
     }
+    // By far the largest column of what makes a series. Before it is what is read of it for series that were found, after it what they
+    // are found by: either is little, and comes together.
+    fields.push(map_field(LABELS));
+    fields.push(Field::new(K_FIRST_TIME, time_type(), false));
+    fields.push(Field::new(K_LAST_TIME, time_type(), false));
     for name in frequent {
         fields.push(Field::new(
             format!("{LABEL_COLUMN_PREFIX}{name}"),

@@ -9,12 +9,13 @@ use arrow_array::{ArrayRef, TimestampMillisecondArray, UInt32Array, UInt64Array}
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use koios_model::{Labels, Metadata, TimeRange};
+use parquet::basic::Encoding;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::exemplars::label_map;
 use crate::meta::SERIES_PART;
-use crate::part_writer::{PartWriter, base_properties};
+use crate::part_writer::{PartWriter, base_properties, small_delta_blocks};
 use crate::schema::{
     K_COUNT, K_FIRST_ROW, K_FIRST_TIME, K_HISTOGRAM_COUNT, K_HISTOGRAM_FIRST_ROW, K_ID, K_LAST_TIME,
     K_ROW_COUNT, K_TIMES_LAST_ROW, K_TIMES_ROW_COUNT, LABEL_COLUMN_PREFIX, LABEL_COLUMNS_MAX, series_schema,
@@ -81,8 +82,9 @@ fn frequent_names(rows: &[SeriesRow]) -> Vec<String> {
 
 fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<WriterProperties> {
     let path = |name: &str| ColumnPath::new(vec![name.to_owned()]);
-    let mut builder =
-        base_properties(block, SERIES_PART, layout)?.set_data_page_row_count_limit(SERIES_PAGE_ROWS);
+    let mut builder = base_properties(block, SERIES_PART, layout)?
+        .set_data_page_row_count_limit(SERIES_PAGE_ROWS)
+        .set_delta_binary_packed_encoder_options(small_delta_blocks(block, SERIES_PART)?);
     for name in [
         K_ID,
         K_FIRST_ROW,
@@ -95,7 +97,10 @@ fn properties(block: BlockId, layout: Layout, frequent: &[String]) -> Result<Wri
         K_HISTOGRAM_FIRST_ROW,
         K_HISTOGRAM_COUNT,
     ] {
-        builder = builder.set_column_dictionary_enabled(path(name), false);
+        // From series to series most of these go on by the same step.
+        builder = builder
+            .set_column_dictionary_enabled(path(name), false)
+            .set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
     }
     for name in [K_FIRST_TIME, K_LAST_TIME] {
         builder = builder.set_column_statistics_enabled(path(name), EnabledStatistics::Chunk);
@@ -122,8 +127,6 @@ fn columns_of(
         Arc::new(UInt32Array::from_iter_values(ids)),
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.first_row))),
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.count))),
-        times(|r| r.range.min),
-        times(|r| r.range.max),
         Arc::new(UInt64Array::from_iter_values(
             rows.iter()
                 .map(|r| u64::from(r.count) + u64::from(r.histogram_count)),
@@ -131,7 +134,6 @@ fn columns_of(
         text(|m| &m.kind)?,
         text(|m| &m.unit)?,
         text(|m| &m.help)?,
-        label_map(rows.iter().map(|r| &r.labels))?,
     ];
     if schema.column_with_name(K_TIMES_ROW_COUNT).is_some() {
         let last_rows = rows.iter().map(|r| r.times_last_row);
@@ -145,6 +147,9 @@ fn columns_of(
         let counts = rows.iter().map(|r| r.histogram_count);
         columns.push(Arc::new(UInt32Array::from_iter_values(counts)));
     }
+    columns.push(label_map(rows.iter().map(|r| &r.labels))?);
+    columns.push(times(|r| r.range.min));
+    columns.push(times(|r| r.range.max));
     for name in frequent {
         columns.push(dictionary(rows.iter().map(|r| r.labels.get(name)))?);
     }

@@ -19,7 +19,7 @@ const STEP_BYTES: u64 = 64 * CELL_BYTES;
 /// Series whose summaries are read together.
 const SUMMARISED_AHEAD: usize = 64;
 
-/// Checks the checksum of every part, past all caches.
+/// Checks the checksum of every part, past all caches, and that `meta.json` repeats its end as it is.
 ///
 /// # Errors
 /// [`Error::Corrupt`] naming the first part that fails, or [`Error::Read`].
@@ -36,6 +36,14 @@ pub async fn verify_checksums(source: &dyn RangeRead, meta: &BlockMeta) -> Resul
         }
         if crc != part.crc32c {
             return Err(Error::corrupt(meta.block, &part.name, "it failed its checksum"));
+        }
+        if let Some(end) = &part.end {
+            let range = end.from..part.bytes;
+            let read = source.read(&part.name, std::slice::from_ref(&range)).await?;
+            if read.into_iter().next() != end.bytes(part.bytes) {
+                let reason = format!("it has another end of {} than that has", part.name);
+                return Err(Error::corrupt(meta.block, META_PART, reason));
+            }
         }
     }
     Ok(())

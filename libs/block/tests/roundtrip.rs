@@ -378,7 +378,7 @@ async fn i11_a_flipped_bit_in_any_cell_is_found() {
                 .collect(),
         )
     };
-    let model: Model = (0..3_000).map(one).collect();
+    let model: Model = (0..4_000).map(one).collect();
     let parts = write(1, Layout::default(), &model);
     let mut geometry = BTreeMap::new();
     for (part, bytes) in &parts.parts {

@@ -271,8 +271,9 @@ impl Blocks {
         let weight = |meta: &Arc<BlockMeta>| {
             let cells_of =
                 |p: &PartMeta| p.cells.len() + p.small_cells.as_ref().map_or(0, |s| s.crc32c.len());
-            let cells: usize = meta.parts.iter().map(|p| cells_of(p) * 4 + 100).sum();
-            u32::try_from(cells + 300).unwrap_or(u32::MAX)
+            let end_of = |p: &PartMeta| p.end.as_ref().map_or(0, |end| end.zstd.len());
+            let parts = meta.parts.iter().map(|p| cells_of(p) * 4 + end_of(p) + 100);
+            u32::try_from(parts.sum::<usize>() + 300).unwrap_or(u32::MAX)
         };
         Self {
             bucket,
@@ -401,7 +402,7 @@ async fn tails(source: &BucketRangeRead, block: &ManifestBlock, subject: Subject
     let first = block
         .parts
         .iter()
-        .filter(|p| subject.begins_with(&p.name, all_series_come));
+        .filter(|p| !p.end_in_meta && subject.begins_with(&p.name, all_series_come));
     let tails = first.map(|p| Tail::read(source, &p.name, p.bytes, rows_of(&p.name), p.end_cell_bytes));
     future::join_all(tails).await.into_iter().flatten().collect()
 }

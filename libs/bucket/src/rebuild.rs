@@ -50,6 +50,8 @@ pub struct Rebuild {
     /// The parts of blocks that are left out and of which everything is certainly listed: they are declared dead.
     replaced: Vec<(BlockId, Vec<String>)>,
     hint: Option<Hint>,
+    /// The version that members or readers ask for, which therefore was there; 0 for none.
+    announced: u64,
 }
 
 /// Why a block is not listed.
@@ -146,7 +148,8 @@ fn part_text(part: &str, found: Option<u64>, said: u64) -> String {
 impl Rebuild {
     /// Whether the newest version can be read, so that nothing has to be rebuilt.
     pub fn is_needless(&self) -> bool {
-        let is_newest = |m: &Arc<Manifest>| m.version >= self.evident && self.next == m.version + 1;
+        let is_newest =
+            |m: &Arc<Manifest>| m.version >= self.evident.max(self.announced) && self.next == m.version + 1;
         self.readable.as_ref().is_some_and(is_newest)
     }
 
@@ -158,10 +161,12 @@ impl Rebuild {
     /// The version that can be read, if there were later ones: deletions that were asked for since are lost with these.
     pub fn deletions_lost_after(&self) -> Option<u64> {
         let readable = self.readable.as_ref()?.version;
-        (readable < self.newest.max(self.evident)).then_some(readable)
+        let last = self.newest.max(self.evident).max(self.announced);
+        (readable < last).then_some(readable)
     }
 
-    /// Makes the version one that is not below `version`, which members or readers ask for.
+    /// Makes the version one that is not below `version`, which members or readers ask for: so it was there, and is lost if it is above
+    /// the newest one.
     ///
     /// # Errors
     /// [`Error::Refused`] when no manifest can have come so far.
@@ -171,6 +176,10 @@ impl Rebuild {
                 tenant: self.tenant.clone(),
                 reason: format!("versions end at {HINT_MAX}, {version} is beyond"),
             });
+        }
+        self.announced = self.announced.max(version);
+        if version > self.newest {
+            self.next = self.next.max(self.evident + LOST_MARGIN);
         }
         self.next = self.next.max(version);
         Ok(())
@@ -215,6 +224,7 @@ impl Bucket {
             standing_in: choice.standing_in,
             replaced: choice.replaced,
             hint,
+            announced: 0,
         })
     }
 

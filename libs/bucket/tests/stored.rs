@@ -27,6 +27,7 @@ fn part(name: &str, end_cell_bytes: Option<u64>) -> PartSummary {
         bytes: 123_456_789_012,
         crc32c: 0xdead_beef,
         end_cell_bytes,
+        end_in_meta: false,
     }
 }
 

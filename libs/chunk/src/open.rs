@@ -54,28 +54,34 @@ impl OpenState {
             step: 0,
             exponent: exponent_for_run(&[v]),
         };
-        let mut e = OpenEntry::default();
-        e.extend(&t.to_le_bytes());
-        e.extend(&v.to_bits().to_le_bytes());
-        (state, e)
+        let entry = OpenEntry::new(|e| {
+            e.extend(&t.to_le_bytes());
+            e.extend(&v.to_bits().to_le_bytes());
+        });
+        (state, entry)
     }
 
     /// Adds a later sample.
     pub fn append(&mut self, t: i64, v: f64) -> OpenEntry {
-        self.append_by(t, v, 2 * NEAR_MAX)
+        OpenEntry::new(|e| self.append_by(t, v, 2 * NEAR_MAX, e))
+    }
+
+    /// The same with the bytes written where they stay, as far as there is room. Gives how many they are: when they are more than
+    /// there is room for, the sample must be added again to the state as it was, with more of it.
+    pub fn append_to(&mut self, t: i64, v: f64, room: &mut [u8]) -> usize {
+        let mut e = Entry { room, len: 0 };
+        self.append_by(t, v, 2 * NEAR_MAX, &mut e);
+        e.len
     }
 
     /// As [`Self::append`], in the form of chunks of histograms, whose control bytes tell no small changes.
     pub(crate) fn append_stored(&mut self, t: i64, v: f64) -> OpenEntry {
-        self.append_by(t, v, 0)
+        OpenEntry::new(|e| self.append_by(t, v, 0, e))
     }
 
     /// Changes of up to `near_max`, as zigzag, are told by the control byte.
-    fn append_by(&mut self, t: i64, v: f64, near_max: u64) -> OpenEntry {
-        let mut e = OpenEntry {
-            len: 1,
-            ..OpenEntry::default()
-        };
+    fn append_by(&mut self, t: i64, v: f64, near_max: u64, e: &mut Entry<'_>) {
+        e.push(0);
         let change = t.wrapping_sub(self.t).wrapping_sub(i64::from(self.step));
         let control = match zigzag(change) {
             0 => SAME_STEP,
@@ -86,13 +92,15 @@ impl OpenState {
                 0
             }
         };
-        e.bytes[0] = control | self.push_value(&mut e, v);
+        let control = control | self.push_value(e, v);
+        if let Some(first) = e.room.first_mut() {
+            *first = control;
+        }
         self.step = step_between(self.t, t);
         (self.t, self.v) = (t, v);
-        e
     }
 
-    fn push_value(&mut self, e: &mut OpenEntry, v: f64) -> u8 {
+    fn push_value(&mut self, e: &mut Entry<'_>, v: f64) -> u8 {
         if v.to_bits() == self.v.to_bits() {
             return SAME;
         }
@@ -133,8 +141,30 @@ impl OpenEntry {
         &self.bytes[..self.len]
     }
 
+    fn new(write: impl FnOnce(&mut Entry<'_>)) -> Self {
+        let mut new = Self::default();
+        let mut entry = Entry {
+            room: &mut new.bytes,
+            len: 0,
+        };
+        write(&mut entry);
+        new.len = entry.len;
+        new
+    }
+}
+
+/// An entry being written.
+struct Entry<'a> {
+    room: &'a mut [u8],
+    /// Bytes of it, those included that found no room.
+    len: usize,
+}
+
+impl Entry<'_> {
     fn push(&mut self, b: u8) {
-        self.bytes[self.len] = b;
+        if let Some(place) = self.room.get_mut(self.len) {
+            *place = b;
+        }
         self.len += 1;
     }
 
@@ -422,6 +452,25 @@ mod tests {
                 let (mut ts, mut vs) = (Vec::new(), Vec::new());
                 decode_open(&bytes, times.len(), &mut ts, &mut vs).unwrap();
                 prop_assert_eq!(&ts, &times);
+            }
+        }
+
+        #[test]
+        fn an_entry_written_in_place_has_the_same_bytes_and_none_beyond_its_room(
+            samples in proptest::collection::btree_map(prop_oneof![any::<i64>(), 0i64..100_000], any_value(), 1..50),
+            room in 0usize..30,
+        ) {
+            let mut samples = samples.into_iter();
+            let (t, v) = samples.next().unwrap();
+            let (mut state, _) = OpenState::first(t, v);
+            for (t, v) in samples {
+                let (mut small, mut bytes) = (state, [0xee; 30]);
+                let entry = state.append(t, v);
+                let written = entry.bytes();
+                prop_assert_eq!(small.append_to(t, v, &mut bytes[..room]), written.len());
+                let fits = written.len().min(room);
+                prop_assert_eq!(&bytes[..fits], &written[..fits]);
+                prop_assert!(bytes[fits..].iter().all(|b| *b == 0xee));
             }
         }
 

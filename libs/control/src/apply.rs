@@ -20,6 +20,7 @@ impl ClusterState {
     #[must_use]
     pub fn restored(mut self) -> Self {
         self.version += RESTORE_JUMP;
+        self.restores += 1;
         for partition in self.partitions.values_mut() {
             partition.epoch += RESTORE_JUMP;
         }

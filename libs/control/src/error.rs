@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// The data directory is another node's.
     #[error(
-        "data dir belongs to node {owner}: {path} cannot be used by node {node}; check data_dir and the node name"
+        "data dir belongs to node {owner}: {path} cannot be used by node {node}; check data-dir and node.name"
     )]
     OtherNode {
         /// The data directory.
@@ -76,8 +76,8 @@ pub enum Error {
     /// The bucket is another cluster's.
     #[error(
         "bucket {bucket} belongs to cluster {owner}, by its backup of the control state; data dir {path} belongs to cluster {cluster}, \
-         which must list nothing there; is the setting `bucket` (or `data-dir`) another cluster's? To restore cluster {owner} from \
-         that bucket, start with an empty data-dir"
+         which must list nothing there; is the setting `bucket` (or `data-dir`) another cluster's? Correct it. Only where no process of \
+         cluster {owner} runs any more, and it is to be restored from that bucket, start with an empty data-dir"
     )]
     OtherBucket {
         /// The bucket.
@@ -88,6 +88,17 @@ pub enum Error {
         path: PathBuf,
         /// Whose directory that is.
         cluster: String,
+    },
+    /// Another process restored this cluster while this one's voters run.
+    #[error(
+        "bucket {bucket} has version {version} of the control state by a process that took this cluster over from a backup: two \
+         processes act as one cluster; end one of them, as docs/operations.md says under \"Two processes are one cluster\""
+    )]
+    TakenOver {
+        /// The bucket.
+        bucket: String,
+        /// The version that was backed up there.
+        version: u64,
     },
     /// The data directory was written by newer software.
     #[error("data dir {path} has format {got}, this version reads up to {supported}; upgrade koios")]

@@ -293,6 +293,7 @@ mod tests {
             refused.starts_with("data dir belongs to node ingester-b-1"),
             "{refused}"
         );
+        assert!(refused.ends_with("check data-dir and node.name"), "{refused}");
     }
 
     #[tokio::test]

@@ -221,6 +221,9 @@ pub struct ClusterState {
     pub version: u64,
     /// Unset before the cluster was created.
     pub cluster_id: Option<ClusterId>,
+    /// How often it was restored from a copy: two that differ in it were led by processes that did not know of each other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restores: u64,
     /// Keys the hashes of series (`koios_model::TenantSeed`).
     pub secret: Secret,
     /// How partitions are formed.
@@ -233,6 +236,10 @@ pub struct ClusterState {
     pub accepted_losses: Vec<AcceptedLoss>,
     /// By task, for example `compact/<tenant>` or `ha/<tenant>/<cluster label>`.
     pub assignments: BTreeMap<String, Assignment>,
+}
+
+fn is_zero(restores: &u64) -> bool {
+    *restores == 0
 }
 
 impl ClusterState {

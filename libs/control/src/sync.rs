@@ -159,6 +159,18 @@ impl StateSync {
 
     async fn adopt(&self, from: &str, state: ClusterState) {
         let version = state.version;
+        let known = self.keeper.handle().current();
+        if known.version > 0 && state.restores > known.restores && !self.seeds.iter().any(|seed| seed == from)
+        {
+            // A process that passes for a cluster by itself may have restored it from the bucket, while this one's voters still run.
+            tracing::warn!(
+                from,
+                version,
+                "control state not adopted: it was restored from a copy, which no control voter or seed has told of; if that process is to \
+                 be a part of the cluster, is its control.voters right?"
+            );
+            return;
+        }
         match self.keeper.adopt(Arc::new(state)).await {
             Ok(true) => tracing::info!(from, version, "adopted control state"),
             Ok(false) => {}
@@ -198,13 +210,19 @@ pub(crate) fn warn_of_takeover(backup: &dyn StateBackup, state: &ClusterState) {
 /// # Errors
 /// [`Error::OtherBucket`] when it is of another one; [`Error::Corrupt`] or [`Error::Backup`] when that is not known.
 pub(crate) async fn is_own_backup(keeper: &StateKeeper, backup: &dyn StateBackup) -> Result<bool, Error> {
-    let backed_up = load_backup(backup).await?;
-    let owner = backed_up.and_then(|state| state.cluster_id);
-    let (Some(owner), Some(own)) = (owner, keeper.identity().cluster_id()) else {
-        return Ok(false);
+    own_backup(keeper, backup).await.map(|own| own.is_some())
+}
+
+/// The backup of the keeper's cluster; errors as [`is_own_backup`].
+async fn own_backup(keeper: &StateKeeper, backup: &dyn StateBackup) -> Result<Option<ClusterState>, Error> {
+    let Some(backed_up) = load_backup(backup).await? else {
+        return Ok(None);
+    };
+    let (Some(owner), Some(own)) = (backed_up.cluster_id, keeper.identity().cluster_id()) else {
+        return Ok(None);
     };
     if owner == own {
-        return Ok(true);
+        return Ok(Some(backed_up));
     }
     Err(Error::OtherBucket {
         bucket: backup.bucket(),
@@ -234,7 +252,7 @@ pub(crate) async fn back_up_for_ever(
         }
         match store_backup(&keeper, backup.as_ref(), &state).await {
             Ok(()) => stored = state.version,
-            Err(error @ Error::OtherBucket { .. }) => {
+            Err(error @ (Error::OtherBucket { .. } | Error::TakenOver { .. })) => {
                 tracing::error!(%error, version = state.version, "control state not backed up");
                 peers.clock().sleep(BACKUP_RETRY).await;
             }
@@ -251,10 +269,16 @@ async fn store_backup(
     backup: &dyn StateBackup,
     state: &ClusterState,
 ) -> Result<(), Error> {
-    match is_own_backup(keeper, backup).await {
+    match own_backup(keeper, backup).await {
+        Ok(Some(stored)) if stored.restores > state.restores => {
+            return Err(Error::TakenOver {
+                bucket: backup.bucket(),
+                version: stored.version,
+            });
+        }
         Ok(_) => {}
         Err(error @ Error::Corrupt { .. }) => {
-            tracing::warn!(%error, "a damaged backup of the control state is replaced");
+            tracing::warn!(%error, "no backup of the control state can be read: a newer one is written beside them");
         }
         Err(error) => return Err(error),
     }

@@ -56,13 +56,18 @@ impl Cluster {
     }
 
     async fn start_process(&mut self, name: &str, addr: &str, seeds: Vec<String>) {
+        let voters = self.voters.clone();
+        self.start_with_voters(name, addr, seeds, &voters).await;
+    }
+
+    async fn start_with_voters(&mut self, name: &str, addr: &str, seeds: Vec<String>, voters: &Voters) {
         self.lives += 1;
         let node = self.net.node(addr);
         let listener = node.bind(addr).await.unwrap();
         let options = ControlOptions {
             seeds,
             backup: Some(Arc::clone(&self.backup) as _),
-            ..options(self.data_dir(name), name, addr, &self.voters)
+            ..options(self.data_dir(name), name, addr, voters)
         };
         let process = Process::start(options, paused_runtime(self.lives, node.handle()), listener).await;
         self.running.insert(name.to_owned(), process);
@@ -318,6 +323,63 @@ async fn i10_lost_voters_are_restored_from_any_process_or_the_backup_with_higher
             assert_eq!(partition.replicas, before.partitions[id].replicas);
         }
     }
+}
+
+/// It passes for a cluster by itself, restored from the backup, under the name and address of a member.
+#[tokio::test(start_paused = true)]
+async fn i14_a_process_that_lost_its_voters_does_not_lead_the_others_astray() {
+    let mut cluster = Cluster::start(8).await;
+    let mut last = 0;
+    for (name, addr) in [("querier", "10.0.1.1:9095"), ("store", "10.0.1.2:9095")] {
+        cluster.start_process(name, addr, Vec::new()).await;
+        let member = Member {
+            name: name.to_owned(),
+            role: Role::Querier,
+            grpc_addr: addr.to_owned(),
+            ..ingester(name, 1)
+        };
+        let client = cluster.running[name].plane.client();
+        last = client.propose(register(member), LONG).await.unwrap().version;
+    }
+    let clock = Arc::clone(&cluster.running["a"].runtime.clock);
+    let backed_up = |cluster: &Cluster| {
+        cluster
+            .backup
+            .0
+            .lock()
+            .as_ref()
+            .map_or(0, |(version, _)| *version)
+    };
+    while backed_up(&cluster) < last {
+        clock.sleep(Duration::from_secs(1)).await;
+    }
+    cluster.kill_and_wipe("querier").await;
+    cluster
+        .start_with_voters("querier", "10.0.1.1:9095", Vec::new(), &Voters::new())
+        .await;
+    let astray = cluster.running["querier"].plane.state().current();
+    assert_eq!((astray.restores, astray.version > last + 999), (1, true));
+    clock.sleep(Duration::from_secs(600)).await;
+    let stays = |cluster: &Cluster| {
+        cluster
+            .running
+            .iter()
+            .filter(|(name, _)| *name != "querier")
+            .all(|(_, p)| {
+                let state = p.plane.state().current();
+                state.restores == 0 && state.version < last + 500
+            })
+    };
+    assert!(stays(&cluster), "a copy was taken for the cluster's state");
+    // What the voters decide is seen, and the backup that the other wrote is not written over unseen.
+    let client = cluster.running["store"].plane.client();
+    let decided = client.propose(register(ingester("x", 1)), LONG).await.unwrap();
+    let seen = cluster.running["store"]
+        .state_with(|state| state.version >= decided.version)
+        .await;
+    assert!(seen.members.contains_key("ingester-x") && stays(&cluster));
+    clock.sleep(Duration::from_secs(60)).await;
+    assert!(backed_up(&cluster) > last + 999);
 }
 
 #[tokio::test(start_paused = true)]

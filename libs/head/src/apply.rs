@@ -3,7 +3,9 @@
 use koios_model::merge::start_at;
 use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
+use crate::conflicts::Conflict;
 use crate::head::Head;
+use crate::late::NewestFrom;
 use crate::open::Hot;
 use crate::resolve::{NEW, Resolved};
 use crate::starts::StartOf;
@@ -35,6 +37,12 @@ pub struct Applied {
     pub conflicts: u64,
     /// Those of them that are histograms.
     pub histogram_conflicts: u64,
+    /// Conflicts in which what came stays, and replaces what an earlier batch brought.
+    pub conflicts_kept: u64,
+    /// Those of them that are histograms.
+    pub histogram_conflicts_kept: u64,
+    /// The first conflict.
+    pub first_conflict: Option<Conflict>,
     /// Series skipped because they came without labels under a reference that could not be resolved.
     pub unknown_series: u64,
     /// Held samples that were decoded to compare late ones with them.
@@ -71,7 +79,7 @@ impl Head {
         let mut applied = Applied::default();
         self.create_new(batch, resolved, &mut applied);
         self.append(batch, &resolved.indices, lsn, &mut applied);
-        self.append_histograms(&batch.histograms, &resolved.indices, lsn, &mut applied);
+        self.append_histograms(batch, &resolved.indices, lsn, &mut applied);
         self.keep_exemplars(batch, &resolved.indices, lsn);
         applied.metadata_dropped += self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
@@ -142,9 +150,36 @@ impl Head {
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
+        if !self.has_plain_floats(index) {
+            return self.append_beside_others(index, series, tally, applied);
+        }
+        if series.starts.iter().any(|start| *start != 0) {
+            return self.append_started_series(index, series, tally, applied);
+        }
+        self.append_plain_series(index, series, tally, applied);
+    }
+
+    /// Appends floats to a series that may have start timestamps.
+    pub(crate) fn append_floats(
+        &mut self,
+        index: u32,
+        series: &BatchSeries<'_>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
         if self.has_starts(index) || series.starts.iter().any(|start| *start != 0) {
             return self.append_started_series(index, series, tally, applied);
         }
+        self.append_plain_series(index, series, tally, applied);
+    }
+
+    fn append_plain_series(
+        &mut self,
+        index: u32,
+        series: &BatchSeries<'_>,
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
         let samples = series
             .timestamps
             .iter()
@@ -173,6 +208,7 @@ impl Head {
         let mut late = std::mem::take(&mut self.scratch.late);
         late.clear();
         let mut open = None;
+        let before = applied.samples;
         for s in samples {
             let hot = &self.series.hot[i];
             let start = if STARTED { start_at(starts, s.t) } else { 0 };
@@ -209,7 +245,8 @@ impl Head {
         if !late.is_empty() && self.waiting.is_open {
             self.waiting.take_late(index, &late, tally.lsn);
         } else if !late.is_empty() {
-            self.append_late(index, &mut late, starts, tally, applied);
+            let newest = NewestFrom::of(applied.samples > before);
+            self.append_late(index, (&mut late, starts), newest, tally, applied);
         }
         self.scratch.late = late;
     }

@@ -7,8 +7,11 @@ use std::ops::Range;
 use koios_model::{LabelsRef, SeriesHash};
 
 use crate::head::Head;
-use crate::index::{Index, Pair};
+use crate::index::{Pair, Row};
 use crate::symbols::Symbols;
+
+/// What may have ended before it is indexed, for little memory.
+const ROWS_MAX: usize = 256;
 
 /// The series created last, and what of it and those before it the index lacks. Empty between batches: a symbol's id may
 /// be given to another string as soon as series are dropped.
@@ -20,6 +23,8 @@ pub(crate) struct Creating {
     runs: Vec<Run>,
     /// The first series that the index lacks, and the one that would continue the runs.
     series: Range<u32>,
+    /// What has ended, and the index lacks too.
+    rows: Vec<Row>,
     /// Memory of the last time.
     spare: Vec<Run>,
 }
@@ -36,9 +41,9 @@ struct Run {
 
 impl Creating {
     /// Notes the series `index` with these labels, which are then [`Self::pairs`].
-    fn add(&mut self, index: u32, labels: LabelsRef<'_>, symbols: &mut Symbols, of: &mut Index) {
+    fn add(&mut self, index: u32, labels: LabelsRef<'_>, symbols: &mut Symbols) {
         if index != self.series.end {
-            self.close_all(of, symbols);
+            self.close_all();
             for run in &mut self.runs {
                 (run.from, run.name_from) = (index, index);
             }
@@ -47,22 +52,26 @@ impl Creating {
         let mut runs = std::mem::take(&mut self.spare);
         let packed = LabelsRef::from_trusted(&self.labels);
         let mut before = packed.iter_bytes().zip(&self.runs).peekable();
-        let end = |run: &Run, of: &mut Index, symbols: &mut Symbols| {
-            of.add(run.pair, run.from..index, symbols);
-            of.add_name(run.pair.name, run.name_from..index);
-        };
+        let rows = &mut self.rows;
         // Packed labels are text, and most of it is only compared.
         let intern = |text: &[u8], symbols: &mut Symbols| {
             symbols.intern(std::str::from_utf8(text).unwrap_or_default())
         };
         for (name, value) in labels.iter_bytes() {
-            while let Some((_, gone)) = before.next_if(|((n, _), _)| *n < name) {
-                end(gone, of, symbols);
-            }
-            runs.push(match before.next_if(|((n, _), _)| *n == name) {
+            let here = loop {
+                match before.peek() {
+                    Some(((n, _), _)) if *n == name => break before.next(),
+                    Some(((n, _), gone)) if *n < name => {
+                        gone.end(index, rows);
+                        before.next();
+                    }
+                    _ => break None,
+                }
+            };
+            runs.push(match here {
                 Some(((_, v), run)) if v == value => *run,
                 Some((_, run)) => {
-                    of.add(run.pair, run.from..index, symbols);
+                    rows.push(Row::Labelled(run.pair, run.from..index));
                     let (name, value) = (run.pair.name, intern(value, symbols));
                     Run {
                         pair: Pair { name, value },
@@ -81,7 +90,7 @@ impl Creating {
             });
         }
         for (_, gone) in before {
-            end(gone, of, symbols);
+            gone.end(index, rows);
         }
         self.labels.clear();
         self.labels.extend_from_slice(labels.packed());
@@ -95,35 +104,66 @@ impl Creating {
         self.runs.iter().map(|run| run.pair)
     }
 
-    fn close_all(&self, of: &mut Index, symbols: &mut Symbols) {
+    fn close_all(&mut self) {
         let end = self.series.end;
         for run in &self.runs {
-            of.add(run.pair, run.from..end, symbols);
-            of.add_name(run.pair.name, run.name_from..end);
+            run.end(end, &mut self.rows);
         }
-        of.add_series(self.series.clone());
+        self.rows.push(Row::Series(self.series.clone()));
+    }
+
+    /// Ends a row of series. The index lacks what [`Self::take_rows`] gives then.
+    pub(crate) fn end(&mut self) {
+        if !self.series.is_empty() {
+            self.close_all();
+            self.labels.clear();
+            self.runs.clear();
+            self.series = 0..0;
+        }
+    }
+
+    /// What has ended.
+    pub(crate) fn take_rows(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.rows)
+    }
+}
+
+impl Run {
+    fn end(&self, end: u32, rows: &mut Vec<Row>) {
+        rows.push(Row::Labelled(self.pair, self.from..end));
+        rows.push(Row::Named(self.pair.name, self.name_from..end));
     }
 }
 
 impl Head {
     /// Adds a series, which must get a sample right away. The index has it after [`Self::created`].
     pub(crate) fn create(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) -> u32 {
+        let index = self.create_unindexed(hash, labels);
+        if self.creating.rows.len() >= ROWS_MAX {
+            self.index_rows();
+        }
+        index
+    }
+
+    /// The same for whoever indexes what has ended ([`Creating::take_rows`]).
+    pub(crate) fn create_unindexed(&mut self, hash: SeriesHash, labels: LabelsRef<'_>) -> u32 {
         let index = self.series.place();
         let creating = &mut self.creating;
-        creating.add(index, labels, &mut self.symbols, &mut self.index);
+        creating.add(index, labels, &mut self.symbols);
         self.series.create(index, hash, creating.pairs());
         index
     }
 
     /// Ends a row of [`Self::create`].
     pub(crate) fn created(&mut self) {
-        let creating = &mut self.creating;
-        if !creating.series.is_empty() {
-            creating.close_all(&mut self.index, &mut self.symbols);
-            creating.labels.clear();
-            creating.runs.clear();
-            creating.series = 0..0;
-        }
+        self.creating.end();
+        self.index_rows();
+    }
+
+    fn index_rows(&mut self) {
+        let (rows, mut new) = (self.creating.take_rows(), Vec::new());
+        self.index.add_rows(&rows, &mut new);
+        self.index.add_values(&new, &mut self.symbols);
     }
 }
 

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use koios_chunk::{Chunk, OpenHistograms, Run, Starts, encode_histograms};
-use koios_model::merge::{sort_and_dedup_histograms, start_at};
-use koios_model::{BatchHistogram, Histogram, TimeRange};
+use koios_model::merge::{histogram_winner, sort_and_dedup_histograms, start_at};
+use koios_model::{BatchColumns, BatchHistogram, Histogram, TimeRange};
 
 use crate::apply::{Applied, Tally};
+use crate::conflicts::{Conflict, ConflictValue, FloatsOf};
 use crate::error::Error;
 use crate::head::Head;
-use crate::late::{Against, Checked, Unchecked};
+use crate::late::{Against, Checked, NewestFrom, Unchecked};
 use crate::series::{Cold, SeriesId};
 use crate::starts::{StartOf, gained, starts_of};
 
@@ -49,6 +50,14 @@ impl HistogramSeries {
             Some(open) => Some(open.last()),
             None => self.sealed_last.as_ref().map(|(t, h)| (*t, h.as_ref())),
         }
+    }
+
+    /// The newest ever appended in order, or the late one of its time that is kept and not sealed.
+    pub(crate) fn newest(&self) -> Option<(i64, &Histogram)> {
+        let (t, last) = self.last()?;
+        let at = self.late.binary_search_by_key(&t, |(t, _)| *t);
+        let late = at.ok().and_then(|at| self.late.get(at));
+        Some((t, late.map_or(last, |(_, late)| histogram_winner(last, late))))
     }
 
     /// Time of the newest ever appended in order.
@@ -93,21 +102,32 @@ impl Head {
     /// Third pass of applying a batch: its histograms.
     pub(crate) fn append_histograms(
         &mut self,
-        histograms: &[BatchHistogram],
+        batch: &BatchColumns,
         indices: &[u32],
         lsn: u64,
         applied: &mut Applied,
     ) {
-        let mut tally = Tally::new(lsn);
-        for of_series in histograms.chunk_by(|a, b| a.series == b.series) {
+        let (mut tally, mut floats) = (Tally::new(lsn), FloatsOf::new(batch));
+        for of_series in batch.histograms.chunk_by(|a, b| a.series == b.series) {
             let place = of_series.first().map_or(0, |h| h.series);
             let Some(&index) = indices.get(place as usize) else {
                 continue;
             };
-            let run = of_series.iter().map(|h| (h.t, &h.histogram));
-            self.append_histogram_series(index, run.collect(), &starts_of(of_series), &mut tally, applied);
+            self.append_histograms_beside_floats(index, of_series, &mut floats, &mut tally, applied);
         }
         self.settle(&mut tally);
+    }
+
+    /// Appends histograms of one series.
+    pub(crate) fn append_histograms_of(
+        &mut self,
+        index: u32,
+        histograms: &[BatchHistogram],
+        tally: &mut Tally,
+        applied: &mut Applied,
+    ) {
+        let run = histograms.iter().map(|h| (h.t, &h.histogram));
+        self.append_histogram_series(index, run.collect(), &starts_of(histograms), tally, applied);
     }
 
     /// Appends what is later than the series' newest histogram; the rest is late. Any index that is no series is
@@ -125,7 +145,7 @@ impl Head {
         }
         histograms.sort_by_key(|(t, _)| *t);
         let before = self.histograms_mut(index).heap_bytes();
-        let mut late = Vec::new();
+        let (mut late, samples) = (Vec::new(), applied.samples);
         for (t, histogram) in histograms {
             let start = start_at(starts, t);
             if let Some((last_t, last)) = self.histograms_mut(index).last()
@@ -165,7 +185,8 @@ impl Head {
             applied.samples += 1;
         }
         if !late.is_empty() {
-            self.append_late_histograms(index, late, starts, tally, applied);
+            let newest = NewestFrom::of(applied.samples > samples);
+            self.append_late_histograms(index, (late, starts), newest, tally, applied);
         }
         let after = self.histograms_mut(index).heap_bytes();
         self.count_histogram_bytes(before, after);
@@ -175,8 +196,8 @@ impl Head {
     fn append_late_histograms(
         &mut self,
         index: u32,
-        mut late: Vec<At>,
-        starts: &[StartOf],
+        (mut late, starts): (Vec<At>, &[StartOf]),
+        newest_from: NewestFrom,
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
@@ -192,10 +213,16 @@ impl Head {
             };
             let start = self.gained_start(index, t, start_at(starts, t), is_newest);
             let against = Against::histogram(held.as_deref(), &histogram);
-            let conflicts = applied.conflicts;
-            let changes = against.count(is_newest, start.is_some(), applied);
-            applied.histogram_conflicts += applied.conflicts - conflicts;
-            if !changes {
+            if against.is_conflict(is_newest) {
+                let conflict = Conflict {
+                    series: self.series.id(index),
+                    t,
+                    held: ConflictValue::Histogram,
+                    came: ConflictValue::Histogram,
+                };
+                applied.note_conflict(conflict, newest_from.keeps(against));
+            }
+            if !against.count(is_newest, start.is_some(), applied) {
                 continue;
             }
             let winner = match against {
@@ -459,6 +486,7 @@ impl Head {
 
     /// The unsealed histograms of a series that exists.
     fn histograms_mut(&mut self, index: u32) -> &mut HistogramSeries {
+        self.series.hot[index as usize].set_has_histograms();
         let cold = &mut self.series.cold[index as usize];
         &mut cold.side.get_or_insert_default().histograms
     }

@@ -179,6 +179,17 @@ pub(crate) struct NameIndex {
     pub(crate) series: RoaringBitmap,
 }
 
+/// Series in a row, and what they have in common.
+#[derive(Debug)]
+pub(crate) enum Row {
+    /// They are new.
+    Series(Range<u32>),
+    /// They carry a name, each with some value.
+    Named(u32, Range<u32>),
+    /// They carry a label.
+    Labelled(Pair, Range<u32>),
+}
+
 /// The inverted index of a head.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -206,35 +217,44 @@ impl Index {
         self.names.iter().map(|(id, n)| (*id, n))
     }
 
-    /// Adds series in a row, which [`Self::add`] and [`Self::add_name`] say more of.
-    pub(crate) fn add_series(&mut self, series: Range<u32>) {
-        self.all.insert_range(series);
-    }
-
-    /// Notes that series in a row carry a name, each with some value.
-    pub(crate) fn add_name(&mut self, name: u32, series: Range<u32>) {
-        if !series.is_empty() {
-            self.names.entry(name).or_default().series.insert_range(series);
+    /// Takes rows in. Labels that no series had are put onto `new`, and are among the values of their names after
+    /// [`Self::add_values`].
+    pub(crate) fn add_rows(&mut self, rows: &[Row], new: &mut Vec<Pair>) {
+        for row in rows {
+            match row {
+                Row::Series(series) => {
+                    self.all.insert_range(series.clone());
+                }
+                Row::Named(_, series) | Row::Labelled(_, series) if series.is_empty() => {}
+                Row::Named(name, series) => {
+                    let of_name = self.names.entry(*name).or_default();
+                    of_name.series.insert_range(series.clone());
+                }
+                Row::Labelled(pair, series) => self.add(*pair, series.clone(), new),
+            }
         }
     }
 
-    /// Notes that series in a row carry a label.
-    pub(crate) fn add(&mut self, pair: Pair, series: Range<u32>, symbols: &mut Symbols) {
-        if series.is_empty() {
-            return;
-        }
+    fn add(&mut self, pair: Pair, series: Range<u32>, new: &mut Vec<Pair>) {
         self.entries += series.len() as u64;
         if let Some((_, postings)) = self.pairs.find_mut(pair.hash(), |(p, _)| *p == pair) {
             postings.insert(series);
             return;
         }
-        symbols.acquire(pair.name);
-        symbols.acquire(pair.value);
-        let name = self.names.entry(pair.name).or_default();
-        name.values.insert(pair.value, symbols);
+        new.push(pair);
         let postings = Postings::new(series);
         self.pairs
             .insert_unique(pair.hash(), (pair, postings), |(p, _)| p.hash());
+    }
+
+    /// Notes the values of labels that are new.
+    pub(crate) fn add_values(&mut self, new: &[Pair], symbols: &mut Symbols) {
+        for pair in new {
+            symbols.acquire(pair.name);
+            symbols.acquire(pair.value);
+            let name = self.names.entry(pair.name).or_default();
+            name.values.insert(pair.value, symbols);
+        }
     }
 
     /// Removes series and every label that no other carries. `pairs` are the labels of the dead.

@@ -10,6 +10,7 @@ use koios_model::merge::{histogram_winner, sort_and_dedup, start_at, winner};
 use koios_model::{Histogram, Sample, TimeRange};
 
 use crate::apply::{Applied, Tally};
+use crate::conflicts::Conflict;
 use crate::head::Head;
 use crate::starts::{StartOf, gained};
 use crate::windows::NOTHING;
@@ -97,12 +98,17 @@ impl Against {
         }
     }
 
-    /// Counts a late sample, and tells whether it changes what a read gives, as far as that is known.
+    /// Whether both are known to be different, of which the sender is told.
+    pub(crate) fn is_conflict(self, is_newest: bool) -> bool {
+        is_newest && matches!(self, Self::Winner | Self::Loser)
+    }
+
+    /// Counts a late sample unless it is in conflict, and tells whether it changes what a read gives, as far as that is known.
     pub(crate) fn count(self, is_newest: bool, gains_start: bool, applied: &mut Applied) -> bool {
         match self {
             Self::Same if !gains_start => applied.duplicates += 1,
             Self::Same => {}
-            Self::Winner | Self::Loser if is_newest => applied.conflicts += 1,
+            Self::Winner | Self::Loser if is_newest => {}
             Self::Nothing | Self::Winner | Self::Loser => applied.out_of_order += 1,
         }
         let changes = gains_start || matches!(self, Self::Nothing | Self::Winner);
@@ -111,13 +117,36 @@ impl Against {
     }
 }
 
+/// Where the newest sample of a series, which late ones are compared with, came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewestFrom {
+    /// The same batch, of which one sample is lost in a conflict, whichever it is.
+    SameBatch,
+    Before,
+}
+
+impl NewestFrom {
+    pub(crate) fn of(is_same_batch: bool) -> Self {
+        if is_same_batch {
+            Self::SameBatch
+        } else {
+            Self::Before
+        }
+    }
+
+    /// Whether a conflict leaves all of the batch.
+    pub(crate) fn keeps(self, against: Against) -> bool {
+        self == Self::Before && against == Against::Winner
+    }
+}
+
 impl Head {
     /// Keeps late samples.
     pub(crate) fn append_late(
         &mut self,
         index: u32,
-        late: &mut Vec<Sample>,
-        starts: &[StartOf],
+        (late, starts): (&mut Vec<Sample>, &[StartOf]),
+        newest_from: NewestFrom,
         tally: &mut Tally,
         applied: &mut Applied,
     ) {
@@ -132,7 +161,17 @@ impl Head {
                 false => self.side_at(index, s.t),
             };
             let start = self.gained_start(index, s.t, start_at(starts, s.t), is_newest);
-            if !Against::float(held, s.v).count(is_newest, start.is_some(), applied) {
+            let against = Against::float(held, s.v);
+            if let Some(held) = held.filter(|_| against.is_conflict(is_newest)) {
+                let conflict = Conflict {
+                    series: self.series.id(index),
+                    t: s.t,
+                    held: held.into(),
+                    came: s.v.into(),
+                };
+                applied.note_conflict(conflict, newest_from.keeps(against));
+            }
+            if !against.count(is_newest, start.is_some(), applied) {
                 continue;
             }
             let v = held.map_or(s.v, |held| winner(held, s.v));
@@ -170,7 +209,7 @@ impl Head {
     }
 
     /// The value of the unsealed late sample of a time.
-    fn side_at(&self, index: u32, t: i64) -> Option<f64> {
+    pub(crate) fn side_at(&self, index: u32, t: i64) -> Option<f64> {
         let side = self.series.cold[index as usize].side();
         let at = side.binary_search_by_key(&t, |s| s.t).ok()?;
         side.get(at).map(|s| s.v)

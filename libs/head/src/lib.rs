@@ -27,6 +27,7 @@
 
 mod apply;
 mod chunks;
+mod conflicts;
 mod create;
 mod cut;
 mod delete;
@@ -56,6 +57,7 @@ mod waiting;
 mod windows;
 
 pub use apply::Applied;
+pub use conflicts::{Conflict, ConflictValue};
 pub use cut::{Cut, CutId, CutSeries};
 pub use delete::HeldSamples;
 pub use error::{Error, SnapshotError};

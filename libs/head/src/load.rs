@@ -2,9 +2,9 @@
 //!
 //! - [`Strip::open`] tells the series of a strip apart and checks their labels. It needs no head: the strips that come next can be
 //!   opened meanwhile.
-//! - [`Head::load_series`] creates the series: symbols, index, lookup.
+//! - [`Head::load_series`] creates the series: symbols, lookup.
 //! - [`Holdings::load`] takes in what they hold: open samples and sealed chunks. These lie apart from all that tells who the series
-//!   are, and the head lends them for that time.
+//!   are, and the head lends them for that time; so it does the index, which takes the series of the strip before meanwhile.
 //! - [`Head::take_back`] puts the two together, and loads what few series have.
 
 use std::ops::Range;
@@ -18,6 +18,7 @@ use crate::chunks::{ChunkList, Chunks, New};
 use crate::error::SnapshotError;
 use crate::head::Head;
 use crate::histograms::At;
+use crate::index::{Index, Pair, Row};
 use crate::open::{Hot, Pool};
 use crate::series::Side;
 use crate::snapshot::{HISTOGRAM_LAST, HISTOGRAMS_OPEN, Reader, STARTS, Strip};
@@ -115,6 +116,11 @@ pub struct Holdings {
     pool: Pool,
     chunks: Chunks,
     window_ms: i64,
+    index: Index,
+    /// What the index lacks of strips before.
+    rows: Vec<Row>,
+    /// Labels that are new in the index.
+    new: Vec<Pair>,
     /// What was loaded, by series of the strip.
     loaded: Vec<Loaded>,
     /// Memory of the series loaded last.
@@ -139,6 +145,8 @@ impl Holdings {
     /// # Errors
     /// [`SnapshotError`] when the bytes are malformed.
     pub fn load(&mut self, strip: &OpenedStrip) -> Result<(), SnapshotError> {
+        self.index.add_rows(&self.rows, &mut self.new);
+        self.rows.clear();
         self.loaded.clear();
         self.loaded.reserve_exact(strip.series.len());
         for series in &strip.series {
@@ -190,7 +198,14 @@ impl Head {
         let mut holdings = self.lend_holdings();
         holdings.load(strip)?;
         let places = self.load_series(strip)?;
-        self.take_back(strip, &places, holdings)
+        self.take_back(strip, &places, holdings)?;
+        self.created();
+        Ok(())
+    }
+
+    /// Takes memory for so many series to be loaded, instead of growing, and so copying, with every strip.
+    pub fn reserve(&mut self, series: usize) {
+        self.series.reserve(series);
     }
 
     /// Lends what the series hold, until [`Self::take_back`].
@@ -199,6 +214,9 @@ impl Head {
             pool: std::mem::take(&mut self.pool),
             chunks: std::mem::take(&mut self.chunks),
             window_ms: self.windows.width_ms(),
+            index: std::mem::take(&mut self.index),
+            rows: self.creating.take_rows(),
+            new: Vec::new(),
             loaded: Vec::new(),
             entries: Vec::new(),
             timestamps: Vec::new(),
@@ -206,7 +224,8 @@ impl Head {
         }
     }
 
-    /// Creates the series of a strip, which hold nothing before [`Self::take_back`]. Gives the place of each.
+    /// Creates the series of a strip, which hold nothing before [`Self::take_back`], and which the index has after the next strip or
+    /// [`Self::load_accounts`]. Gives the place of each.
     ///
     /// # Errors
     /// [`SnapshotError`] when the head has one of them.
@@ -216,9 +235,9 @@ impl Head {
             if self.series.find_labels(hash, labels, &self.symbols).is_some() {
                 return Err(SnapshotError);
             }
-            places.push(self.create(hash, labels));
+            places.push(self.create_unindexed(hash, labels));
         }
-        self.created();
+        self.creating.end();
         Ok(places)
     }
 
@@ -233,6 +252,8 @@ impl Head {
         holdings: Holdings,
     ) -> Result<(), SnapshotError> {
         (self.pool, self.chunks) = (holdings.pool, holdings.chunks);
+        self.index = holdings.index;
+        self.index.add_values(&holdings.new, &mut self.symbols);
         for (&index, loaded) in places.iter().zip(holdings.loaded) {
             let i = index as usize;
             self.series.hot[i] = loaded.hot;

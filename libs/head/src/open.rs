@@ -10,7 +10,9 @@ use crate::snapshot::Reader;
 
 const BLOCK_DATA_BYTES: usize = 59;
 
+/// One line of the processor's cache: an append waits for no other.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Block {
     next: u32,
     used: u8,
@@ -56,7 +58,7 @@ pub(crate) struct Hot {
     /// Open samples.
     pub(crate) count: u16,
     exponent: u8,
-    /// [`HAS_LAST`], [`HAS_STARTS`] and [`OPENS_WINDOW`].
+    /// [`HAS_LAST`], [`HAS_STARTS`], [`OPENS_WINDOW`] and [`HAS_HISTOGRAMS`].
     flags: u8,
 }
 
@@ -66,6 +68,8 @@ const HAS_LAST: u8 = 1;
 const HAS_STARTS: u8 = 2;
 /// The open run is the first of its window.
 const OPENS_WINDOW: u8 = 4;
+/// There are, or were, native histograms beside the floats.
+const HAS_HISTOGRAMS: u8 = 8;
 
 impl Hot {
     /// Whether `last_t` and `last_v` mean anything.
@@ -80,7 +84,7 @@ impl Hot {
 
     /// Sets the newest sample in order of a series without open ones.
     pub(crate) fn set_last(&mut self, last: Option<Sample>) {
-        let kept = self.flags & HAS_STARTS;
+        let kept = self.flags & (HAS_STARTS | HAS_HISTOGRAMS);
         *self = Self::default();
         self.flags = kept;
         if let Some(Sample { t, v }) = last {
@@ -91,6 +95,16 @@ impl Hot {
 
     pub(crate) fn set_has_starts(&mut self) {
         self.flags |= HAS_STARTS;
+    }
+
+    /// Whether nothing but floats without start timestamps was ever appended, as far as is not sealed: one check for all
+    /// that floats in order need not look at.
+    pub(crate) fn has_plain_floats(&self) -> bool {
+        self.flags & (HAS_STARTS | HAS_HISTOGRAMS) == 0
+    }
+
+    pub(crate) fn set_has_histograms(&mut self) {
+        self.flags |= HAS_HISTOGRAMS;
     }
 
     /// Whether the open run is the first of its window, as far as is known: a restart forgets it.
@@ -146,37 +160,46 @@ impl Pool {
 
     /// Appends a sample later than all before; starts a run when none is open.
     pub(crate) fn append(&mut self, hot: &mut Hot, t: i64, v: f64) {
-        let (state, entry) = if hot.count == 0 {
-            hot.head = self.allocate();
-            hot.tail = hot.head;
-            OpenState::first(t, v)
-        } else {
-            let mut state = OpenState {
-                t: hot.last_t,
-                v: hot.last_v,
-                step: hot.last_step,
-                exponent: hot.exponent,
-            };
-            let entry = state.append(t, v);
-            (state, entry)
+        let state = match hot.count {
+            0 => self.begin(hot, t, v),
+            _ => self.go_on(hot, t, v),
         };
         (hot.last_step, hot.exponent) = (state.step, state.exponent);
-        self.write(hot, entry.bytes());
         (hot.last_t, hot.last_v) = (t, v);
         hot.flags |= HAS_LAST;
         hot.count += 1;
     }
 
-    fn write(&mut self, hot: &mut Hot, entry: &[u8]) {
-        let mut used = usize::from(self.block(hot.tail).used);
-        if used + entry.len() > BLOCK_DATA_BYTES {
-            let next = self.allocate();
-            self.block_mut(hot.tail).next = next;
-            (hot.tail, used) = (next, 0);
+    fn begin(&mut self, hot: &mut Hot, t: i64, v: f64) -> OpenState {
+        let (state, entry) = OpenState::first(t, v);
+        hot.head = self.allocate();
+        hot.tail = hot.head;
+        let (bytes, block) = (entry.bytes(), self.block_mut(hot.tail));
+        block.data[..bytes.len()].copy_from_slice(bytes);
+        block.used = bytes.len() as u8;
+        state
+    }
+
+    fn go_on(&mut self, hot: &mut Hot, t: i64, v: f64) -> OpenState {
+        let before = OpenState {
+            t: hot.last_t,
+            v: hot.last_v,
+            step: hot.last_step,
+            exponent: hot.exponent,
+        };
+        let (mut state, block) = (before, self.block_mut(hot.tail));
+        let room = &mut block.data[usize::from(block.used)..];
+        let len = state.append_to(t, v, room);
+        if len <= room.len() {
+            block.used += len as u8;
+            return state;
         }
-        let block = self.block_mut(hot.tail);
-        block.data[used..used + entry.len()].copy_from_slice(entry);
-        block.used = (used + entry.len()) as u8;
+        let next = self.allocate();
+        self.block_mut(hot.tail).next = next;
+        hot.tail = next;
+        let (mut state, block) = (before, self.block_mut(next));
+        block.used = state.append_to(t, v, &mut block.data) as u8;
+        state
     }
 
     fn blocks(&self, hot: &Hot) -> impl Iterator<Item = &Block> {

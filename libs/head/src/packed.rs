@@ -103,7 +103,7 @@ impl PackedLabels {
 }
 
 /// Iterates over the labels of a series as symbol ids, in label order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LabelIds<'a> {
     bytes: &'a [u8],
 }

@@ -95,6 +95,17 @@ impl Head {
         })
     }
 
+    /// The same where no series has labels: it is known by its place, or not at all. Nothing else of the batch is looked at.
+    pub fn resolve_placed(&mut self, places: impl ExactSizeIterator<Item = Option<u32>>) -> Resolved {
+        let mut out = self.resolutions.begin(places.len());
+        for place in places {
+            let index = place.filter(|index| self.series.is_used(*index));
+            out.unknown += u64::from(index.is_none());
+            out.push(index.unwrap_or(SKIPPED));
+        }
+        out
+    }
+
     fn resolve_by(
         &mut self,
         batch: &BatchColumns,

@@ -180,19 +180,34 @@ impl SeriesTable {
     ) -> bool {
         let mut ids = self.label_ids(index);
         let is = |id, bytes| symbols.resolve(id).as_bytes() == bytes;
-        let known = before.map(|(place, labels)| labels.iter_bytes().zip(self.label_ids(place)));
-        let mut known = known.into_iter().flatten().peekable();
-        let mut labels = labels.iter_bytes();
-        let has_all = labels.all(|(name, value)| {
+        let (labels_before, ids_before) = match before {
+            Some((place, labels)) => (labels, self.label_ids(place)),
+            None => (LabelsRef::from_trusted(&[]), LabelIds::default()),
+        };
+        let mut known = labels_before.iter_bytes().zip(ids_before);
+        let mut next = known.next();
+        for (name, value) in labels.iter_bytes() {
             let Some(pair) = ids.next() else { return false };
-            while known.next_if(|((n, _), _)| *n < name).is_some() {}
-            match known.next_if(|((n, _), _)| *n == name) {
-                Some(((_, v), same)) if v == value => same == pair,
+            let here = loop {
+                match next {
+                    Some(((n, v), same)) if n == name => {
+                        next = known.next();
+                        break Some((v, same));
+                    }
+                    Some(((n, _), _)) if n < name => next = known.next(),
+                    _ => break None,
+                }
+            };
+            let has_it = match here {
+                Some((v, same)) if v == value => same == pair,
                 Some((_, same)) => same.name == pair.name && is(pair.value, value),
                 None => is(pair.name, name) && is(pair.value, value),
+            };
+            if !has_it {
+                return false;
             }
-        });
-        has_all && ids.next().is_none()
+        }
+        ids.next().is_none()
     }
 
     /// Adds a series at a place that [`Self::place`] gave.
@@ -223,6 +238,19 @@ impl SeriesTable {
         push(&mut self.marks, 0);
         push(&mut self.ranks, UNRANKED);
         (self.hashes.len() - 1) as u32
+    }
+
+    /// Takes the memory that so many more series need, at once instead of by and by.
+    pub(crate) fn reserve(&mut self, series: usize) {
+        self.hashes.reserve_exact(series);
+        self.hot.reserve_exact(series);
+        self.cold.reserve_exact(series);
+        self.generations.reserve_exact(series);
+        self.marks.reserve_exact(series);
+        self.ranks.reserve_exact(series);
+        let hashes = &self.hashes;
+        let hash_of = |&index: &u32| table_hash(hashes[index as usize]);
+        self.lookup.reserve(series, hash_of);
     }
 
     /// Removes a series that has no samples left; its id is never valid again.

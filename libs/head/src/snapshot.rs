@@ -141,6 +141,7 @@ impl Head {
     /// # Errors
     /// [`SnapshotError`] when the bytes are no accounts; the head is of no use then.
     pub fn load_accounts(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.created();
         let mut r = Reader::new(bytes);
         self.forgotten_below_ms = i64::from_le_bytes(r.array()?);
         self.windows.copy_in(&mut r)?;

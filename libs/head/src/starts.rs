@@ -10,6 +10,7 @@ use koios_model::{BatchHistogram, BatchSeries, Sample, TimeRange};
 
 use crate::apply::{Applied, Tally};
 use crate::head::Head;
+use crate::open::Hot;
 
 /// A start and, before it, the time of its sample.
 pub(crate) type StartOf = (i64, i64);
@@ -183,6 +184,12 @@ impl Head {
             .hot
             .get(index as usize)
             .is_some_and(|hot| hot.has_starts())
+    }
+
+    /// Whether a series has nothing beside its floats that is to be looked at when some are appended.
+    pub(crate) fn has_plain_floats(&self, index: u32) -> bool {
+        let hot = self.series.hot.get(index as usize);
+        hot.is_none_or(Hot::has_plain_floats)
     }
 
     /// Drops the starts of a series that goes.

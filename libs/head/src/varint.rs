@@ -10,6 +10,7 @@ pub(crate) fn push(out: &mut Vec<u8>, mut v: u32) {
 }
 
 /// Takes a number off the front; none when there is no whole one.
+#[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u32> {
     let (mut v, mut shift) = (0u32, 0);
     while shift < u32::BITS {

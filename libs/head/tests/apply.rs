@@ -52,10 +52,12 @@ fn i2_another_value_at_the_newest_time_is_a_conflict_and_the_winner_stays() {
     let mut head = Head::new(HeadOptions::default());
     head.apply(&batch(1, &[(10, 2.0)]), 0, 1);
     let lower = head.apply(&batch(1, &[(10, 1.0)]), 0, 2);
+    assert!(lower.first_conflict.is_some());
     assert_eq!(
         lower,
         Applied {
             conflicts: 1,
+            first_conflict: lower.first_conflict,
             ..Applied::default()
         }
     );
@@ -64,7 +66,9 @@ fn i2_another_value_at_the_newest_time_is_a_conflict_and_the_winner_stays() {
         higher,
         Applied {
             conflicts: 1,
+            conflicts_kept: 1,
             samples: 1,
+            first_conflict: higher.first_conflict,
             ..Applied::default()
         }
     );

@@ -11,6 +11,7 @@
 
 mod batch_set;
 mod columns;
+mod describe;
 mod go_regex;
 mod hash;
 mod histogram;
@@ -26,6 +27,7 @@ mod universal;
 
 pub use batch_set::{BatchSet, SequenceSet, StreamId};
 pub use columns::{BatchColumns, BatchExemplar, BatchHistogram, BatchSeries, Exemplar};
+pub use describe::describe_labels;
 pub use go_regex::{GoRegexError, from_go_regex};
 pub use hash::{HashPurpose, SeriesHash, TenantSeed, random_weight};
 pub use histogram::{CUSTOM_BOUNDS_SCHEMA, HISTOGRAM_LIST_MAX, Histogram, ResetHint, Span, spans_of};

@@ -375,9 +375,16 @@ impl Annotations {
         self.info(format!("{text} {metric:?}"), span);
     }
 
-    pub(crate) fn downsampled_samples(&mut self, function: &str, metric: &str, span: Span) {
-        let text =
-            "samples are no longer kept, only their summaries: computed from the first and the last of each";
+    /// `asked_for`: whether the query may have had samples and wanted summaries.
+    pub(crate) fn downsampled_samples(&mut self, function: &str, metric: &str, asked_for: bool, span: Span) {
+        let text = match asked_for {
+            false => {
+                "samples are no longer kept, only their summaries: computed from the first and the last of each"
+            }
+            true => {
+                "summaries were read, as the query asks for them or samples are no longer kept: computed from the first and the last of each"
+            }
+        };
         self.info(format!("{text}: {function} of {metric:?}"), span);
     }
 

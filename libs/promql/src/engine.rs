@@ -43,6 +43,8 @@ pub struct EngineOptions {
     pub use_start_timestamps: bool,
     /// Whether the `__type__` label, rather than the name, tells whether a metric is a counter.
     pub type_and_unit_labels: bool,
+    /// Whether who asks lets summaries take the place of samples that are kept, so that answers do not call these gone.
+    pub summaries_asked_for: bool,
 }
 
 impl Default for EngineOptions {
@@ -56,6 +58,7 @@ impl Default for EngineOptions {
             default_subquery_step_ms: 60_000,
             use_start_timestamps: true,
             type_and_unit_labels: false,
+            summaries_asked_for: false,
         }
     }
 }

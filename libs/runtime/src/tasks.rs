@@ -38,6 +38,7 @@ pub struct TaskGroup {
     tracker: TaskTracker,
     cancel: CancellationToken,
     failure: Arc<Mutex<Option<TaskError>>>,
+    parent: Option<Arc<TaskGroup>>,
 }
 
 impl TaskGroup {
@@ -47,12 +48,17 @@ impl TaskGroup {
             tracker: TaskTracker::new(),
             cancel,
             failure: Arc::default(),
+            parent: None,
         }
     }
 
-    /// A group that ends with this one.
+    /// A group that ends with this one, and may be stopped before. What fails in it fails this one, too: nothing goes on without
+    /// a part of it that nobody stopped.
     pub fn child(&self) -> Self {
-        Self::new(self.cancel.child_token())
+        Self {
+            parent: Some(Arc::new(self.clone())),
+            ..Self::new(self.cancel.child_token())
+        }
     }
 
     /// The token that tells tasks to end.
@@ -85,9 +91,12 @@ impl TaskGroup {
         });
     }
 
-    /// Records the first fatal error and cancels the group.
+    /// Records the first fatal error and cancels the group, and those that it is a part of.
     pub fn fail(&self, error: TaskError) {
         tracing::error!(%error, "task group failed");
+        if let Some(whole) = &self.parent {
+            whole.fail(error.clone());
+        }
         self.failure.lock().get_or_insert(error);
         self.cancel.cancel();
     }
@@ -108,6 +117,18 @@ impl TaskGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_fails_in_a_part_fails_the_whole() {
+        let whole = TaskGroup::new(CancellationToken::new());
+        let part = whole.child().child();
+        whole.child().stop().await;
+        assert!(!whole.token().is_cancelled(), "a part may be stopped");
+        part.spawn("breaks", async { panic!("boom") });
+        whole.token().cancelled().await;
+        assert_eq!(whole.failure(), part.failure());
+        assert!(whole.failure().is_some());
+    }
 
     #[tokio::test]
     async fn a_panic_cancels_the_group() {

@@ -1,7 +1,7 @@
 //! What every HTTP request passes before its handler: id, span, bounds, a place in flight, a deadline, a net for panics.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,6 +38,23 @@ pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id"
 /// A request's id, found in its extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub Arc<str>);
+
+/// What is said when a request takes too long, found in its extensions: a handler that knows better than what is said of
+/// all requests sets it.
+#[derive(Clone, Debug, Default)]
+pub struct DeadlineAdvice(Arc<OnceLock<&'static str>>);
+
+impl DeadlineAdvice {
+    /// Sets what can be done; the first to do so is heard.
+    pub fn set(&self, advice: &'static str) {
+        self.0.get_or_init(|| advice);
+    }
+
+    fn told(&self) -> &'static str {
+        let of_all = "send less at once, ask for less, or raise http.request-timeout";
+        self.0.get().copied().unwrap_or(of_all)
+    }
+}
 
 /// Routes are templates, so there are few; codes are few anyway.
 type RouteLabels = Vec<(&'static str, String)>;
@@ -140,7 +157,7 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
 }
 
 impl Edge {
-    async fn answer(&self, tenants: Vec<Arc<str>>, request: Request, next: Next) -> Response {
+    async fn answer(&self, tenants: Vec<Arc<str>>, mut request: Request, next: Next) -> Response {
         let uri_bytes = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
         if uri_bytes > URI_BYTES_MAX {
             let message = format!("URI too long (actual: {uri_bytes}, limit: {URI_BYTES_MAX}); use POST");
@@ -155,6 +172,8 @@ impl Edge {
             }
         };
         let _in_flight = InFlight::enter(&self.metrics.in_flight);
+        let advice = DeadlineAdvice::default();
+        request.extensions_mut().insert(advice.clone());
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
         match self.clock.timeout(self.deadline, answer).await {
             Ok(Ok(response)) => response,
@@ -166,10 +185,7 @@ impl Edge {
                 )
             }
             Err(late) => {
-                let late = late.0;
-                let message = format!(
-                    "request took longer than {late:?}: send less at once, ask for less, or raise http.request-timeout"
-                );
+                let message = format!("request took longer than {:?}: {}", late.0, advice.told());
                 let response = api_error(ErrorType::Timeout, message);
                 with_retry_after(response, Duration::from_secs(1))
             }

@@ -195,17 +195,19 @@ async fn accept(listener: &mut dyn Listener, permits: &Arc<Semaphore>) -> std::i
 }
 
 /// Refuses a request that does not say once which host it is for, and ends its connection: what stands between takes two hosts,
-/// or none, for one or the other. Requests of HTTP/2 say it elsewhere, and those of HTTP/1.0 need not.
+/// or none, for one or the other. So it does where a whole URL names another host than the header; one that names the same is
+/// as good as a path. Requests of HTTP/2 say it elsewhere, and those of HTTP/1.0 need not.
 ///
 /// **Source**: RFC 9112 section 3.2.
 fn refuse_hosts(request: &http::Request<Body>) -> Option<Response> {
     let version = request.version();
     let least = usize::from(version == Version::HTTP_11);
     let hosts = request.headers().get_all(header::HOST).iter().take(2).count();
-    if version > Version::HTTP_11 || (least..=1).contains(&hosts) {
+    if version > Version::HTTP_11 {
         return None;
     }
     let why = match hosts {
+        _ if (least..=1).contains(&hosts) => other_host(request)?,
         0 => "the request has no Host header: send one",
         _ => "the request has several Host headers: send one",
     };
@@ -213,6 +215,15 @@ fn refuse_hosts(request: &http::Request<Body>) -> Option<Response> {
     let close = HeaderValue::from_static("close");
     refusal.headers_mut().insert(header::CONNECTION, close);
     Some(refusal)
+}
+
+/// Why a request whose URL names a host is refused, if its header names another one.
+fn other_host(request: &http::Request<Body>) -> Option<&'static str> {
+    let named = request.uri().authority()?.as_str();
+    let named = named.rsplit_once('@').map_or(named, |(_, host)| host);
+    let host = request.headers().get(header::HOST)?;
+    let is_other = !host.as_bytes().eq_ignore_ascii_case(named.as_bytes());
+    is_other.then_some("the URL of the request names another host than its Host header: send the path alone")
 }
 
 /// Some clients join a base URL and a path with two slashes: `//api/v1/query` means `/api/v1/query`.

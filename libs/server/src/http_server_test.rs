@@ -125,6 +125,46 @@ async fn i13_requests_say_once_which_host_they_are_for() {
 }
 
 #[tokio::test]
+async fn i13_a_url_names_the_host_that_the_header_does() {
+    let running = start(Router::new().route("/", get(|| async { "taken" }))).await;
+    let next = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    for other in ["http://y/", "http://x:81/", "http://x@y/"] {
+        let request = format!("GET {other} HTTP/1.1\r\nhost: x\r\n\r\n{next}");
+        let answer = exchange(running.addr, request.as_bytes()).await;
+        assert!(answer.contains(" 400 Bad Request\r\n"), "{other}: {answer}");
+        assert!(
+            answer.contains("another host") && !answer.contains("taken"),
+            "{other}: {answer}"
+        );
+    }
+    for same in ["/", "http://X/", "http://y@x/"] {
+        let request = format!("GET {same} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = exchange(running.addr, request.as_bytes()).await;
+        assert!(answer.ends_with("taken"), "{same}: {answer}");
+    }
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+// Only the chunks count of a body with both lengths, and nothing that follows on its connection is read.
+#[tokio::test]
+async fn i12_what_follows_a_body_with_two_lengths_is_not_read() {
+    let running =
+        start(Router::new().route("/", axum::routing::post(|body: String| async move { body }))).await;
+    for lengths in [
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 60\r\n",
+    ] {
+        let body = "3\r\nabc\r\n0\r\n\r\nPOST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nno";
+        let request = format!("POST / HTTP/1.1\r\nhost: x\r\n{lengths}\r\n{body}");
+        let answer = exchange(running.addr, request.as_bytes()).await;
+        assert!(answer.ends_with("\r\n\r\nabc"), "{lengths}: {answer}");
+    }
+    running.cancel.cancel();
+    running.tasks.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_handler_refuses_is_left_as_it_is() {
     let refuse = || async { (http::StatusCode::BAD_REQUEST, "no") };
     let running = start(Router::new().route("/", get(refuse))).await;

@@ -177,6 +177,13 @@ impl Collector for ProcessCollector {
             "When the process started, Unix time",
             self.started_ms as f64 / 1000.0,
         )?;
+        let lost = ConstCounter::new(crate::logging::lost_log_lines());
+        lost.encode(encoder.encode_descriptor(
+            "koios_log_lines_lost",
+            "Log lines that could not be written to standard error",
+            None,
+            lost.metric_type(),
+        )?)?;
         let cpu = ConstCounter::new(stats.cpu_seconds);
         cpu.encode(encoder.encode_descriptor(
             "process_cpu_seconds",

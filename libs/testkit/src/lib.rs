@@ -38,7 +38,6 @@ pub mod peers;
 pub mod process;
 pub mod promqltest;
 #[cfg(feature = "cluster")]
-pub mod proxy;
 #[cfg(feature = "cluster")]
 pub mod query;
 pub mod query_gen;

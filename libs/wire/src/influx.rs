@@ -219,6 +219,9 @@ impl<'a> Decoder<'a> {
             return Ok(());
         }
         let measurement = cursor.until(b", ");
+        if measurement.is_empty() {
+            return Err(expected("a measurement", cursor.shown()));
+        }
         self.tags.truncate(1);
         self.tag_count = 1;
         while cursor.accept(b',') {
@@ -335,11 +338,7 @@ impl<'a> Decoder<'a> {
         }
         let strings = self.context.strings;
         let (of, part) = (unescaped(measurement, strings)?, unescaped(field, strings)?);
-        let joined = match of {
-            b"" => part.to_vec(),
-            of => [of, part].join(&b'_'),
-        };
-        let name = strings.add(&sanitized(&joined, true))?;
+        let name = strings.add(&sanitized(&[of, part].join(&b'_'), true))?;
         self.names.insert((number, field), name);
         Ok(name)
     }

@@ -67,7 +67,6 @@ fn read(text: &str) -> Result<(Vec<String>, Report), InfluxError> {
 #[case("m a=\"text, with = \\\" all\nof it\",b=\"42.5\",c=1 5", &["m_b{} 42.5 @5", "m_c{} 1 @5"])]
 #[case("my\\ m\\,x,tag\\ key=va\\ lue\\,\\=\\\\\\x f\\=1=2 5", &["my_m_x_f_1{tag_key=\"va lue,=\\\\\\\\x\"} 2 @5"])]
 #[case("disk.io,a.b=1,9c=2,d=,=e read-bytes=1 5", &["disk_io_read_bytes{a_b=\"1\",_9c=\"2\"} 1 @5"])]
-#[case(",host=a load=1 5", &["load{host=\"a\"} 1 @5"])]
 #[case("9m 9=1 5", &["_9m_9{} 1 @5"])]
 #[case("m,a=x=y f=1 5", &["m_f{a=\"x=y\"} 1 @5"])]
 #[case("m,a=1,b=2,c=3,d=4,e=5,f=6 v=1 5", &["m_v{a=\"1\",b=\"2\",c=\"3\",d=\"4\",e=\"5\"} of 7 1 @5"])]
@@ -97,6 +96,11 @@ fn times_are_in_the_unit_that_was_said(#[case] precision: &str, #[case] sent: i6
 
 #[rstest]
 #[case("m", 1, "expected a space and fields, got the end of the line")]
+#[case(
+    "ok f=1\n,host=a load=1 5",
+    2,
+    "expected a measurement, got \",host=a load=1 5\""
+)]
 #[case("ok f=1\nm,a f=1", 2, "expected \"=\" after a tag's key, got \" f=1\"")]
 #[case(
     "ok f=1\n\n# x\nm f",

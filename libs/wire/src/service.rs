@@ -26,6 +26,10 @@ pub struct PushAck {
     pub conflicts: u64,
     /// Those of them that are native histograms; 0 from a member that does not tell.
     pub histogram_conflicts: u64,
+    /// In how many of them what came stays; 0 from a member that does not tell.
+    pub conflicts_kept: u64,
+    /// Those of these that are native histograms.
+    pub histogram_conflicts_kept: u64,
     /// The first of them, in words for the sender.
     pub conflict: String,
     /// Thousandths of samples per second that come of the tenant in the partition, from all distributors; 0 from a member
@@ -303,6 +307,16 @@ pub struct DeletionsReply {
     pub version: u64,
     /// The version of the first deletion that covers a batch in the member's log; 0 for none.
     pub logged_from: u64,
+    /// The newest manifest version of the tenant that the member knows to have been there, whatever partition told it of it; 0 for none.
+    pub manifest_version: u64,
+}
+
+impl DeletionsReply {
+    /// The newest manifest version that the member tells of: a manifest that is older has lost versions. Members of earlier versions of
+    /// the program tell of those only whose deletions they have applied.
+    pub fn announced(&self) -> u64 {
+        self.manifest_version.max(self.version)
+    }
 }
 
 /// A member of partitions: takes batches, answers for recent samples.

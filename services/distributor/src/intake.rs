@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use koios_model::{
     BatchColumns, BatchExemplar, BatchHistogram, Exemplar, LabelsRef, METRIC_NAME, Metadata, Sample,
-    SeriesHash, TenantSeed, write_packed_bytes, write_packed_pair,
+    SeriesHash, TenantSeed, describe_labels, write_packed_bytes, write_packed_pair,
 };
 use koios_tenancy::Limits;
 use koios_wire::batch::encode_content;
@@ -23,7 +23,7 @@ use crate::checks::{check_label_size, check_label_text, check_time, exemplar_lab
 use crate::known_series::{Cursor, Known, NOT_ENCODED, NewSeries};
 use crate::left_out;
 use crate::points::Points;
-use crate::rejection::{Rejection, RejectionReport, describe};
+use crate::rejection::{Rejection, RejectionReport};
 use crate::routes::RouteTable;
 use crate::series_limit::Reserved;
 use crate::taken::{Exceeded, Taken};
@@ -393,9 +393,9 @@ impl<'a> Intake<'a> {
         self.taken.report.series += 1;
         self.taken.points.refused.extend(self.point);
         self.count_packed();
-        self.taken
-            .report
-            .add(rejection, samples, || describe(series.labels));
+        self.taken.report.add(rejection, samples, || {
+            describe_labels(series.labels.iter().copied())
+        });
     }
 
     /// Counts the current series' labels, whether it is taken or not: packing them was work.
@@ -514,8 +514,8 @@ impl Part {
 /// A series in words, whose labels may have been left out.
 fn describe_series(series: &RawSeries<'_, '_>) -> String {
     match series.known {
-        Some(_) => describe(&decode_labels(series.encoded_labels.bytes).unwrap_or_default()),
-        None => describe(series.labels),
+        Some(_) => describe_labels(decode_labels(series.encoded_labels.bytes).unwrap_or_default()),
+        None => describe_labels(series.labels.iter().copied()),
     }
 }
 

@@ -104,15 +104,20 @@ impl From<Error> for Failure {
 }
 
 impl Outcome {
-    /// Adds an acknowledged part. Of conflicts that no member told the kind of, floats come first.
+    /// Adds an acknowledged part. What is not kept in a conflict does not count as written. Of conflicts that no member told
+    /// the kind of, floats come first.
     pub(crate) fn add(&mut self, acknowledged: Acknowledged, metrics: &DistributorMetrics) {
         let part = acknowledged.written;
         let conflicts = acknowledged.conflicts.min(part.samples + part.histograms);
         metrics.conflicts.inc_by(conflicts);
         let of_histograms = acknowledged.histogram_conflicts.min(conflicts);
         let of_floats = (conflicts - of_histograms).min(part.samples);
-        self.written.samples += part.samples - of_floats;
-        self.written.histograms += part.histograms.saturating_sub(conflicts - of_floats);
+        let kept_histograms = acknowledged.histogram_conflicts_kept;
+        let kept_floats = acknowledged.conflicts_kept.saturating_sub(kept_histograms);
+        let lost_floats = of_floats.saturating_sub(kept_floats);
+        let lost_histograms = (conflicts - of_floats).saturating_sub(kept_histograms);
+        self.written.samples += part.samples - lost_floats;
+        self.written.histograms += part.histograms.saturating_sub(lost_histograms);
         self.written.exemplars += part.exemplars;
         self.conflicts += conflicts;
         self.state_version = self.state_version.max(acknowledged.state_version);
@@ -147,21 +152,27 @@ mod tests {
 
     #[test]
     fn conflicts_are_taken_from_what_was_written_of_their_kind() {
-        // Floats, histograms, conflicts, those of histograms; floats and histograms that were written.
-        for (floats, histograms, all, of_histograms, written) in [
-            (1, 1, 1, 1, (1, 0)),
-            (1, 1, 1, 0, (0, 1)),
-            (3, 4, 5, 3, (1, 1)),
-            (2, 2, 0, 0, (2, 2)),
+        // Floats, histograms, conflicts and those of histograms, of these how many are kept; floats and histograms that were
+        // written.
+        for (floats, histograms, (all, of_histograms), kept, written) in [
+            (1, 1, (1, 1), (0, 0), (1, 0)),
+            (1, 1, (1, 0), (0, 0), (0, 1)),
+            (3, 4, (5, 3), (0, 0), (1, 1)),
+            (2, 2, (0, 0), (0, 0), (2, 2)),
+            (3, 4, (5, 3), (3, 2), (2, 3)),
+            (1, 0, (1, 0), (1, 0), (1, 0)),
             // Members of older versions do not tell.
-            (1, 2, 2, 0, (0, 1)),
+            (1, 2, (2, 0), (0, 0), (0, 1)),
             // More than came.
-            (1, 1, 9, 9, (1, 0)),
+            (1, 1, (9, 9), (0, 0), (1, 0)),
+            (1, 1, (1, 1), (9, 9), (1, 1)),
         ] {
             let mut outcome = Outcome::default();
             let part = Acknowledged {
                 conflicts: all,
                 histogram_conflicts: of_histograms,
+                conflicts_kept: kept.0,
+                histogram_conflicts_kept: kept.1,
                 written: Written {
                     samples: floats,
                     histograms,
@@ -171,7 +182,10 @@ mod tests {
             };
             outcome.add(part, &DistributorMetrics::new(&Metrics::default()));
             let told = (outcome.written.samples, outcome.written.histograms);
-            assert_eq!(told, written, "{floats} {histograms} {all} {of_histograms}");
+            assert_eq!(
+                told, written,
+                "{floats} {histograms} {all} {of_histograms} {kept:?}"
+            );
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Why a series or a sample was not taken while others of its request were.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use koios_server::config::format_duration;
 use koios_wire::influx::{LineFault, Precision};
 use koios_wire::otlp::PointFault;
-use koios_wire::remote_write::{HistogramFault, RawLabel, SeriesFault};
+use koios_wire::remote_write::{HistogramFault, SeriesFault};
 
 use crate::influx;
 
@@ -254,49 +253,5 @@ impl RejectionReport {
                  samples)"
             ),
         })
-    }
-}
-
-/// Most labels and characters of a description.
-const DESCRIBED_LABELS_MAX: usize = 8;
-const DESCRIBED_CHARS_MAX: usize = 64;
-
-/// Labels as sent, shortened and escaped, for messages.
-pub(crate) fn describe(labels: &[RawLabel<'_>]) -> String {
-    let short = |bytes: &[u8]| -> String {
-        // Four bytes make at least one character, so the cut never needs the rest.
-        let head = bytes.get(..DESCRIBED_CHARS_MAX * 4).unwrap_or(bytes);
-        let text = String::from_utf8_lossy(head);
-        let mut out: String = text.chars().take(DESCRIBED_CHARS_MAX).collect();
-        if out.len() < bytes.len() {
-            out.push('…');
-        }
-        out
-    };
-    let mut out = "{".to_owned();
-    for (i, (name, value)) in labels.iter().take(DESCRIBED_LABELS_MAX).enumerate() {
-        let comma = if i > 0 { ", " } else { "" };
-        let _ = write!(out, "{comma}{}={:?}", short(name).escape_debug(), short(value));
-    }
-    if labels.len() > DESCRIBED_LABELS_MAX {
-        out.push_str(", …");
-    }
-    out.push('}');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptions_are_short_and_escaped() {
-        let long = [b'x'; 10_000];
-        let text = describe(&[(b"a", b"\x1b[31m\r\n"), (b"b\xff", &long)]);
-        assert!(
-            text.starts_with("{a=\"\\u{1b}[31m\\r\\n\", b\u{fffd}=\"xxx"),
-            "{text}"
-        );
-        assert!(text.len() < 200, "{}", text.len());
     }
 }

@@ -75,6 +75,9 @@ pub(crate) struct Acknowledged {
     pub(crate) conflicts: u64,
     /// Those of them that are native histograms, as far as the member told.
     pub(crate) histogram_conflicts: u64,
+    /// Conflicts in which what was sent stays, as far as the member told, and those of them that are native histograms.
+    pub(crate) conflicts_kept: u64,
+    pub(crate) histogram_conflicts_kept: u64,
     /// The first conflict in words; empty when there was none.
     pub(crate) conflict: String,
     /// The newest state version that a member spoke of.
@@ -246,6 +249,8 @@ impl Tally {
                 if ack.conflicts > result.conflicts {
                     result.conflicts = ack.conflicts;
                     result.histogram_conflicts = ack.histogram_conflicts;
+                    result.conflicts_kept = ack.conflicts_kept;
+                    result.histogram_conflicts_kept = ack.histogram_conflicts_kept;
                     result.conflict = ack.conflict;
                 }
             }

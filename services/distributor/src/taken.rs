@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use koios_model::{METRIC_NAME, PartitionId};
+use koios_model::{METRIC_NAME, PartitionId, describe_labels};
 use koios_tenancy::Limits;
 use koios_wire::{influx, otlp};
 
@@ -11,7 +11,7 @@ use crate::intake::{Part, label_bytes_max};
 use crate::metric_limit::MetricRoom;
 use crate::pairs::PairsSeen;
 use crate::points::PointCounts;
-use crate::rejection::{Rejection, RejectionReport, describe};
+use crate::rejection::{Rejection, RejectionReport};
 
 /// What a request came to.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Taken {
         if let Some((fault, metric)) = report.first {
             self.report.series += report.faults;
             self.report.add(Rejection::Point(fault), report.faults, || {
-                describe(&[(METRIC_NAME.as_bytes(), metric.as_bytes())])
+                describe_labels([(METRIC_NAME.as_bytes(), metric.as_bytes())])
             });
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash};
+use koios_model::{BatchColumns, LabelsRef, PartitionId, SeriesHash, describe_labels};
 
 use crate::intake::Part;
-use crate::rejection::{Rejection, RejectionReport, describe};
+use crate::rejection::{Rejection, RejectionReport};
 use crate::series_limit::{ByPartition, Decision};
 use crate::taken::Taken;
 
@@ -129,6 +129,5 @@ pub(crate) fn report<'a>(
 }
 
 fn describe_packed(labels: Option<LabelsRef<'_>>) -> String {
-    let labels: Vec<_> = labels.into_iter().flat_map(|l| l.iter_bytes()).collect();
-    describe(&labels)
+    describe_labels(labels.into_iter().flat_map(|l| l.iter_bytes()))
 }

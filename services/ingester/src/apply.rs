@@ -7,6 +7,7 @@ use koios_wal::{Apply, GroupStats, Lsn};
 use koios_wire::BatchHeader;
 use koios_wire::batch::DECODED_BYTES_MAX;
 
+use crate::conflict;
 use crate::record::{Checkpoint, Deleted, Entry, Origin, Pending, PreparedBatch, Replayed, json};
 use crate::replica::{BatchTimes, BegunCut, Replica};
 use crate::store::Store;
@@ -17,9 +18,11 @@ use crate::{Error, Result};
 const SEGMENT_BYTES_PER_SERIES: u64 = 108;
 
 /// What a push learns from its batch's application.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pushed {
     pub(crate) applied: Applied,
+    /// Its first conflict in words; empty when it has none.
+    pub(crate) conflict: String,
     /// Active series of the tenant in the partition.
     pub(crate) series: u64,
     /// Samples of the tenant per second in the partition, thousandths.
@@ -151,6 +154,7 @@ impl Store {
         }
         let rate = state.rate.thousandths(now);
         let series = state.head.series_count() as u64;
+        let conflict = conflict::message(&applied, &state.head);
         let again = state.is_readable_again(header.stream, header.sequence);
         drop(state);
         if again {
@@ -160,6 +164,7 @@ impl Store {
         self.metrics.applied(&applied);
         Pushed {
             applied,
+            conflict,
             series,
             rate,
         }

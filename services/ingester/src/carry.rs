@@ -30,7 +30,7 @@ struct Keeping {
     replica: Arc<Replica>,
     /// The first segment that it keeps.
     from: u32,
-    /// The batches that no listed cut has; `None` where it has more, or they are not all in the log.
+    /// The batches that no listed cut has, and the late ones; `None` where it has more, or they are not all in the log.
     uncut: Option<BatchSet>,
 }
 
@@ -65,7 +65,7 @@ impl Inner {
         let waits = longest_uncut_ms(&self.settings).saturating_mul(WAITS);
         let since = self.deps.runtime.clock.now_ms().saturating_sub(waits);
         let mut below = self.store.segments.lock().first_sealed_after(since).min(active);
-        let keeping = |replica| keeping(replica, below);
+        let keeping = |replica| self.keeping(replica, below);
         let mut all: Vec<Keeping> = self.store.replicas().into_iter().filter_map(keeping).collect();
         let index = self.store.segments.lock();
         for k in &mut all {
@@ -81,6 +81,18 @@ impl Inner {
         let carried: u64 = all.iter().filter_map(kept).sum();
         let is_worth_it = carried.saturating_mul(GAIN) <= index.bytes_within(first..below);
         is_worth_it.then(|| (below, all.into_iter().map(|k| k.replica).collect()))
+    }
+
+    /// What keeps segments below a number for a (partition, tenant).
+    fn keeping(&self, replica: Arc<Replica>, below: u32) -> Option<Keeping> {
+        let late_from = self.store.first_late_of(&replica);
+        let (from, uncut) = {
+            let state = replica.state.read();
+            let unlisted_from = state.head.unlisted_from_lsn().map(|lsn| Lsn(lsn).segment());
+            let from = unlisted_from.into_iter().chain(late_from).min()?;
+            (from < below).then(|| (from, state.carriable()))?
+        };
+        Some(Keeping { replica, from, uncut })
     }
 
     /// Logs once more what keeps segments below a number; gives how many batches that took.
@@ -137,16 +149,6 @@ impl Inner {
     }
 }
 
-/// What keeps segments below a number for a (partition, tenant).
-fn keeping(replica: Arc<Replica>, below: u32) -> Option<Keeping> {
-    let (from, uncut) = {
-        let state = replica.state.read();
-        let from = Lsn(state.head.unlisted_from_lsn()?).segment();
-        (from < below).then(|| (from, state.carriable()))?
-    };
-    Some(Keeping { replica, from, uncut })
-}
-
 impl ReplicaState {
     fn all_uncut(&self) -> BatchSet {
         let mut all = BatchSet::default();
@@ -156,9 +158,11 @@ impl ReplicaState {
         all
     }
 
-    /// The batches that no listed cut has; `None` where there may be samples of others, or the log cannot give them.
+    /// The batches that no listed cut has, or of which deletions took what no block has; `None` where there may be samples of others, or
+    /// the log cannot give them.
     fn carriable(&self) -> Option<BatchSet> {
-        let all = self.all_uncut();
+        let mut all = self.all_uncut();
+        all.union_with(&self.deletions.late);
         let is_readable = all.difference(&self.unreadable).includes(&all);
         (is_readable && self.unaccounted().is_empty()).then_some(all)
     }

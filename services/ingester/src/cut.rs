@@ -70,9 +70,15 @@ impl Inner {
             async move {
                 // Once the bucket failed, further tenants would only wait for it too.
                 if !failed.load(Ordering::Relaxed)
+                    && let Err(error) = self.back_up_late(&replica).await
+                {
+                    failed.fetch_or(error.is_shared(), Ordering::Relaxed);
+                    self.report_late(&replica, &error);
+                }
+                if !failed.load(Ordering::Relaxed)
                     && let Err(error) = self.cut_due(&replica).await
                 {
-                    failed.fetch_or(is_shared(&error), Ordering::Relaxed);
+                    failed.fetch_or(error.is_shared(), Ordering::Relaxed);
                     self.report_cut(&replica, &error);
                 }
                 self.forget(&replica);
@@ -127,7 +133,7 @@ impl Inner {
                 Ok(_) => self.stored_otherwise.forget(&replica.key, sent),
                 Err(e) if is_altered(e) => self.stored_otherwise.note(&replica.key, sent, now, CUT_PAUSES),
                 // Of no use to try again at once: the next try is as late as for late samples.
-                Err(e) if !is_shared(e) => {
+                Err(e) if !e.is_shared() => {
                     replica.state.write().cut_at.insert(window, now);
                 }
                 Err(_) => {}
@@ -170,10 +176,10 @@ impl Inner {
         let manifest = self.deps.manifests.probe(tenant).await;
         self.note_bucket(manifest.as_ref().err());
         let mut manifest = manifest?;
-        // One that shows less than this member has listed there lost versions: a block that is listed in it would hide that.
-        let listed = replica.state.read().listed_version;
-        if manifest.version < listed {
-            manifest = self.deps.manifests.at_least(tenant, listed).await?;
+        // One that shows less than this member has seen there lost versions: a block that is listed in it would hide that.
+        let announced = self.announced(&replica.key);
+        if manifest.version < announced {
+            manifest = self.deps.manifests.at_least(tenant, announced).await?;
         }
         if manifest.version == 0 {
             // Before the block is named: should this member end between its upload and the commit, the block is then an upload that
@@ -242,7 +248,7 @@ impl Inner {
     }
 
     /// The epoch of a partition under which this member commits.
-    fn epoch_of(&self, replica: &Replica) -> u64 {
+    pub(crate) fn epoch_of(&self, replica: &Replica) -> u64 {
         let ledger = self.store.ledger.lock();
         ledger.adopted.get(&replica.key.0).copied().unwrap_or(0)
     }
@@ -372,7 +378,7 @@ impl Inner {
                 self.report_cut(&replica, &error);
                 failed.get_or_insert_with(|| self.refuse(&error));
                 // Further tenants would only wait for what failed, too.
-                if is_shared(&error) {
+                if error.is_shared() {
                     break;
                 }
             }
@@ -385,8 +391,11 @@ impl Inner {
     /// Cuts and lists all windows of a replica, or as many as go, and adds up what was listed.
     async fn flush_replica(&self, replica: &Arc<Replica>, total: &mut FlushReply) -> Result<()> {
         self.check_late(replica).await?;
+        let mut failed = match self.back_up_late(replica).await {
+            Err(e) if e.is_shared() => return Err(e),
+            backed_up => backed_up.err(),
+        };
         let windows = replica.state.read().head.windows();
-        let mut failed = None;
         for w in windows
             .iter()
             .filter(|w| has_uncut(w) || w.unlisted_from_lsn.is_some())
@@ -397,7 +406,7 @@ impl Inner {
                     total.blocks += flushed.blocks;
                     total.samples += flushed.samples;
                 }
-                Err(e) if is_shared(&e) => return Err(e),
+                Err(e) if e.is_shared() => return Err(e),
                 Err(e) => {
                     failed.get_or_insert(e);
                 }
@@ -430,27 +439,6 @@ impl Inner {
 /// Whether a block was not stored as it was sent.
 pub(crate) fn is_altered(error: &Error) -> bool {
     matches!(error, Error::Bucket(e) if matches!(**e, BucketError::Altered { .. }))
-}
-
-/// Whether an error comes from what all cuts share, and may pass.
-fn is_shared(error: &Error) -> bool {
-    match error {
-        Error::Bucket(e) => e.is_outage(),
-        Error::Wal(koios_wal::Error::TooLarge { .. }) => false,
-        Error::Wal(_) | Error::Memory(_) | Error::NotRunning { .. } => true,
-        Error::Block { .. }
-        | Error::Chunk { .. }
-        | Error::Record { .. }
-        | Error::Batch { .. }
-        | Error::UnknownSeries { .. }
-        | Error::Settled { .. }
-        | Error::StoredOtherwise { .. }
-        | Error::BatchTooLarge { .. }
-        | Error::Head { .. }
-        | Error::Snapshot { .. }
-        | Error::Disk(_)
-        | Error::Panicked(_) => false,
-    }
 }
 
 /// What decides whether a window is due, beside its state.

@@ -6,10 +6,13 @@
 //! deletion does not cover are read from the log once more, and what matches of them is written into the deletion's record
 //! while pushes wait.
 //!
-//! What goes is uploaded before, as blocks that the deletion masks: taken back, it is there again.
+//! What goes is uploaded before, as blocks that the deletion masks: taken back, it is there again. What is left out is uploaded later: until
+//! then the log keeps it.
 
 mod applying;
+mod backup;
 mod keeping;
+mod late;
 
 use koios_bucket::{Manifest, Nonce, Tombstone, TombstoneState};
 use koios_head::{Head, Resolved, deletes_metric};
@@ -24,6 +27,9 @@ pub(crate) struct DeletionsCheckpoint {
     version: u64,
     through: u64,
     all: Vec<Tombstone>,
+    /// As in [`Deletions`]. Versions before 2026-11-24 neither write nor read it.
+    #[serde(default, skip_serializing_if = "BatchSet::is_empty")]
+    late: BatchSet,
 }
 
 /// The deletions that a replica knows.
@@ -36,6 +42,15 @@ pub(crate) struct Deletions {
     /// The newest that is applied: those of a manifest are, in the order of their versions.
     applied: u64,
     all: Vec<Known>,
+    /// Batches of which deletions that may be taken back took what is in no block, but in the log: they came on their way.
+    pub(crate) late: BatchSet,
+}
+
+/// What deletions leave of a batch.
+pub(crate) struct Left {
+    pub(crate) columns: BatchColumns,
+    /// Something was left out that a deletion that is taken back brings again.
+    pub(crate) may_return: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +62,10 @@ struct Known {
 impl Known {
     fn deletes(&self) -> bool {
         self.tombstone.state != TombstoneState::Undone
+    }
+
+    fn is_masked(&self) -> bool {
+        self.tombstone.state == TombstoneState::Masked
     }
 
     fn covers(&self, header: &BatchHeader) -> bool {
@@ -70,11 +89,16 @@ impl Deletions {
             version: self.version,
             through: self.through.0,
             all: self.all.iter().map(|k| k.tombstone.clone()).collect(),
+            late: self.late.clone(),
         }
     }
 
     /// Takes what a later state knew.
     pub(crate) fn restore(&mut self, c: &DeletionsCheckpoint) {
+        // What is taken off is so by a record, each of which raises this position.
+        if c.through >= self.through.0 {
+            self.late.union_with(&c.late);
+        }
         if (c.through, c.version) <= (self.through.0, self.version) {
             return;
         }
@@ -112,6 +136,28 @@ impl Deletions {
             matchers: matchers.clone(),
         });
         (tombstone.state != TombstoneState::Undone).then_some(matchers)
+    }
+
+    /// Whether a deletion is known, whatever became of it.
+    pub(crate) fn knows(&self, id: Nonce) -> bool {
+        self.all.iter().any(|k| k.tombstone.id == id)
+    }
+
+    /// The batches that deletions cover which may be taken back.
+    fn returnable(&self) -> BatchSet {
+        let mut all = BatchSet::default();
+        let masked = self.all.iter().filter(|k| k.is_masked());
+        masked
+            .flat_map(|k| k.tombstone.covers.values())
+            .for_each(|covers| all.union_with(covers));
+        all
+    }
+
+    /// Forgets late batches that no deletion covers any more which may be taken back.
+    pub(crate) fn settle_late(&mut self) {
+        if !self.late.is_empty() {
+            self.late = common(&self.late, &self.returnable());
+        }
     }
 
     /// Those of a manifest that are new, or news of those that are known, the first first.
@@ -156,7 +202,7 @@ impl Deletions {
         columns: &BatchColumns,
         head: &Head,
         resolved: &Resolved,
-    ) -> Option<BatchColumns> {
+    ) -> Option<Left> {
         let covering: Vec<&Known> = self
             .all
             .iter()
@@ -208,8 +254,18 @@ impl Deletions {
             starts.clear();
         }
         (left.sample_counts, left.timestamps, left.values, left.starts) = (counts, times, values, starts);
-        Some(left)
+        let is_less =
+            left.sample_count() < columns.sample_count() || left.exemplars.len() < columns.exemplars.len();
+        Some(Left {
+            columns: left,
+            may_return: is_less && covering.iter().any(|k| k.is_masked()),
+        })
     }
+}
+
+/// The batches that are in both.
+pub(crate) fn common(a: &BatchSet, b: &BatchSet) -> BatchSet {
+    a.difference(&a.difference(b))
 }
 
 /// Whether a batch is in both.

@@ -141,6 +141,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it comes from what all cuts share, and may pass.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Bucket(e) => e.is_outage(),
+            Self::Wal(koios_wal::Error::TooLarge { .. }) => false,
+            Self::Wal(_) | Self::Memory(_) | Self::NotRunning { .. } => true,
+            Self::Block { .. }
+            | Self::Chunk { .. }
+            | Self::Record { .. }
+            | Self::Batch { .. }
+            | Self::UnknownSeries { .. }
+            | Self::Settled { .. }
+            | Self::StoredOtherwise { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::Head { .. }
+            | Self::Snapshot { .. }
+            | Self::Disk(_)
+            | Self::Panicked(_) => false,
+        }
+    }
+
     /// What a caller is told.
     pub(crate) fn to_service(&self) -> ServiceError {
         use koios_wal::Error as Wal;

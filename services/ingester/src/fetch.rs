@@ -1,6 +1,7 @@
 //! What peers ask for: batch sets, and batches out of the log.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -129,13 +130,13 @@ impl Inner {
 }
 
 impl Inner {
-    /// Gives out batches of the own log that can be read; returns the others. Whoever asks keeps segments from being removed meanwhile:
-    /// one that is not there is lost.
+    /// Gives out batches of the own log that can be read, until that is enough; returns those that were found not to be. Whoever asks keeps
+    /// segments from being removed meanwhile: one that is not there is lost.
     pub(crate) async fn each_logged(
         &self,
         key: &ReplicaKey,
         wanted: &BatchSet,
-        mut each: impl FnMut(Batch) + Send,
+        mut each: impl FnMut(Batch) -> ControlFlow<()> + Send,
     ) -> Result<BatchSet> {
         let mut unread = BatchSet::default();
         let segments = self.store.segments.lock().having(key, wanted);
@@ -161,7 +162,9 @@ impl Inner {
                 let decode = move || bindings.batch(LoggedBatch::decode(&record.payload)?);
                 let decoded = self.pools.long.run(decode).await?;
                 if let Ok(Some(batch)) = decoded {
-                    each(batch);
+                    if each(batch).is_break() {
+                        return Ok(unread);
+                    }
                     continue;
                 }
                 let error = decoded.err().map(|e| e.to_string()).unwrap_or_default();
@@ -178,7 +181,7 @@ impl Inner {
 impl Inner {
     /// Notes batches that the log cannot give any more. They stay held, for the head has their samples, and reads go on; repair
     /// fetches them from peers and logs them again. Where no peer has them, a cut brings them into a block.
-    fn note_unreadable(&self, key: &ReplicaKey, batches: &BatchSet, error: &Error) {
+    pub(crate) fn note_unreadable(&self, key: &ReplicaKey, batches: &BatchSet, error: &Error) {
         let Some(replica) = self.store.replica(key.0, &key.1) else {
             return;
         };
@@ -195,7 +198,7 @@ impl Inner {
         let first = first_of(&new);
         tracing::error!(
             partition = %key.0, tenant = %key.1, %error, batches = new.len(), ?first,
-            "batches of the log that a peer lacks cannot be read any more"
+            "batches of the log that are needed cannot be read any more"
         );
     }
 }

@@ -1,11 +1,12 @@
 //! What operators call.
 
-use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::StatusCode;
 use koios_model::TenantId;
+use koios_server::DeadlineAdvice;
 use koios_wire::{FlushRequest, ServiceError, ServiceErrorCode};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub fn router(ingester: Ingester) -> Router {
         .route("/ingester/status", get(status))
         .with_state(ingester)
 }
+
+/// What a flush says that takes longer than a request may: only the caller goes.
+const FLUSH_GOES_ON: &str = "the flush goes on, so look for the blocks later; tenant= narrows a flush to one tenant, and \
+                             http.request-timeout says how long one may be waited for";
 
 #[derive(Debug, Deserialize)]
 struct FlushParameters {
@@ -33,12 +38,19 @@ struct Flushed {
     samples: u64,
 }
 
-async fn flush(State(ingester): State<Ingester>, Query(parameters): Query<FlushParameters>) -> Response {
+async fn flush(
+    State(ingester): State<Ingester>,
+    Query(parameters): Query<FlushParameters>,
+    advice: Option<Extension<DeadlineAdvice>>,
+) -> Response {
     let tenant = match parameters.tenant.as_deref().map(TenantId::new).transpose() {
         Ok(tenant) => tenant,
         Err(e) => return refused(&ServiceError::invalid(e.to_string())),
     };
     let wait = matches!(parameters.wait.as_deref(), Some("true" | "1" | ""));
+    if let Some(Extension(advice)) = advice {
+        advice.set(FLUSH_GOES_ON);
+    }
     let request = FlushRequest { tenant, wait };
     match ingester.inner.flush(request).await {
         Ok(done) => {

@@ -22,6 +22,7 @@
 
 mod apply;
 mod carry;
+mod conflict;
 mod cut;
 mod deletions;
 mod deps;

@@ -40,25 +40,19 @@ impl Inner {
         self.check_disk(self.settings.disk_reserve_bytes).await?;
         let header = batch.header();
         let pushing = self.enter(header.partition, header.epoch).await?;
-        let tenant = header.tenant.clone();
         let pushed = self
             .log_batch(batch, Origin::Sender, pushing)
             .await
             .map_err(|e| self.refuse(&e))?;
-        let conflicts = pushed.applied.conflicts;
-        let conflict = match conflicts {
-            0 => String::new(),
-            n => format!(
-                "duplicate sample for timestamp: {n} samples of tenant {tenant} have another value at a time that was \
-                 written before; one value is kept for each"
-            ),
-        };
+        let applied = pushed.applied;
         Ok(PushAck {
             state_version: self.deps.state.current().version,
             partition_series: pushed.series,
-            conflicts,
-            histogram_conflicts: pushed.applied.histogram_conflicts,
-            conflict,
+            conflicts: applied.conflicts,
+            histogram_conflicts: applied.histogram_conflicts,
+            conflicts_kept: applied.conflicts_kept,
+            histogram_conflicts_kept: applied.histogram_conflicts_kept,
+            conflict: pushed.conflict,
             tenant_rate: pushed.rate,
         })
     }

@@ -120,7 +120,7 @@ pub(crate) struct Truncated {
 #[derive(Clone, Debug)]
 pub(crate) struct Deleted {
     pub(crate) head: DeletedHead,
-    /// Samples that match and stay, since they came after the deletion: with all labels.
+    /// Samples that match and stay, since they came after the deletion, or that are put back: with all labels.
     pub(crate) kept: Vec<Batch>,
     /// Whether it comes from the log.
     pub(crate) replayed: bool,
@@ -140,6 +140,31 @@ pub(crate) struct DeletedHead {
     /// Samples of a part of the range go, where what is kept of all of it would be too much for one record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) part: Option<Part>,
+    /// Covered batches that came after what goes was copied for the bucket: what goes of them is in the log alone.
+    #[serde(default, skip_serializing_if = "BatchSet::is_empty")]
+    pub(crate) late: BatchSet,
+    /// Nothing is deleted by this record: blocks have by now what was in the log alone of these batches.
+    #[serde(default, skip_serializing_if = "BatchSet::is_empty")]
+    pub(crate) backed_up: BatchSet,
+    /// Nothing is deleted by this record: the deletion is about to be taken back, and what stands here was in the log alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) puts_back: bool,
+}
+
+impl DeletedHead {
+    pub(crate) fn new(partition: PartitionId, tenant: TenantId, deletion: Tombstone) -> Self {
+        Self {
+            partition,
+            tenant,
+            deletion,
+            removes: false,
+            applied_up_to: 0,
+            part: None,
+            late: BatchSet::default(),
+            backed_up: BatchSet::default(),
+            puts_back: false,
+        }
+    }
 }
 
 /// A part of a deletion's range. Pushes wait until all parts are logged; a start that finds some of them applies the

@@ -108,16 +108,22 @@ impl LogIds {
         columns: &mut BatchColumns,
     ) -> Resolved {
         self.enter(segment);
+        let ids = &batch.series.ids;
+        if batch.series.places.is_empty() {
+            // Most batches. Nobody asks for the reference of a series that has a place.
+            columns.hashes.resize(ids.len(), SeriesHash(0));
+            let place = |id: &u32| self.bound.get(*id as usize).copied().filter(|p| *p != NOWHERE);
+            return head.resolve_placed(ids.iter().map(place));
+        }
         let mut bound = batch.series.bound().peekable();
-        let mut places = Vec::with_capacity(batch.series.ids.len());
-        for (at, &id) in batch.series.ids.iter().enumerate() {
+        let mut places = Vec::with_capacity(ids.len());
+        for (at, &id) in ids.iter().enumerate() {
             let here = bound.next_if(|b| b.place == at);
             let place = self.bound.get(id as usize).copied().filter(|p| *p != NOWHERE);
             // What a segment binds once more is known, unless its labels must tell it from others with its reference.
             let place = place.filter(|place| {
                 here.is_none_or(|b| !head.shares_hashes() && head.hash_at(*place) == Some(b.hash))
             });
-            // Nobody asks for the reference of a series that has a place.
             columns.hashes.push(here.map_or(SeriesHash(0), |b| b.hash));
             if let (Some(b), None) = (here, place) {
                 columns.label_bytes.extend_from_slice(b.labels.packed());

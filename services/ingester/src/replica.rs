@@ -1,9 +1,10 @@
 //! What this member holds of one (partition, tenant).
 
+mod deleting;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use koios_block::BlockId;
-use koios_bucket::TombstoneState;
 use koios_head::{Applied, Cut, CutId, Head, HeadOptions, Resolved, Strip};
 use koios_model::{BatchColumns, BatchSet, Exemplar, Labels, Matchers, Metadata, StreamId, window_start};
 use koios_tenancy::Rate;
@@ -12,7 +13,7 @@ use koios_wire::{BatchHeader, LoggedBatch, LoggedSeries, ReadEnd};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use crate::deletions::{Deletions, have_common};
-use crate::record::{Deleted, PreparedBatch, ReplicaCheckpoint, TakenOver};
+use crate::record::{PreparedBatch, ReplicaCheckpoint, TakenOver};
 use crate::references::{self, LogIds};
 use crate::segments::ReplicaKey;
 use crate::snapshot::ReplicaAccounts;
@@ -219,79 +220,6 @@ impl ReplicaState {
         applied
     }
 
-    /// Applies what no deletion deletes of a batch: one that covers it was made when others held it, or it was on its way.
-    fn apply_undeleted(
-        &mut self,
-        header: &BatchHeader,
-        columns: &BatchColumns,
-        resolved: &mut Resolved,
-        lsn: Lsn,
-    ) -> Applied {
-        let left = self.deletions.left_of(header, columns, &self.head, resolved);
-        let columns = left.as_ref().unwrap_or(columns);
-        let applied = self
-            .head
-            .apply_resolved(columns, resolved, header.admission_ms, lsn.0);
-        if left.is_some() {
-            self.head.drop_bare(resolved);
-        }
-        applied
-    }
-
-    /// Applies a deletion, or what became of one. Gives the newest sample that it keeps.
-    pub(crate) fn apply_deletion(&mut self, lsn: Lsn, deleted: &Deleted) -> Option<i64> {
-        // A replay's snapshot was made after it: its head has later samples, which must not go.
-        if lsn <= self.deletions.through {
-            return None;
-        }
-        self.deletions.through = lsn;
-        let deletion = &deleted.head.deletion;
-        let is_undone = deletion.state == TombstoneState::Undone;
-        if is_undone && self.deletions.deletes(deletion.id) {
-            // Blocks have what went from here.
-            let newest = self.newest_ms.unwrap_or(i64::MAX);
-            let below = deletion.range.max.min(newest).saturating_add(1);
-            self.head.mark_forgotten_below(below);
-            self.manifest_floor = self.manifest_floor.max(deletion.known_from());
-        }
-        let part = deleted.head.part;
-        let matchers = if part.is_some_and(|p| !p.is_last) {
-            // Not known yet: the other parts follow.
-            deletion.matchers().ok()?
-        } else {
-            self.deletions.note_applied(deletion, deleted.head.applied_up_to);
-            self.deletions.learn(deletion)?
-        };
-        if !deleted.head.removes {
-            return None;
-        }
-        if deleted.replayed {
-            self.hold_series();
-        }
-        self.head
-            .delete(&matchers, part.map_or(deletion.range, |p| p.range));
-        let mut newest_ms = None;
-        for batch in &deleted.kept {
-            let (header, columns) = (batch.header(), batch.columns());
-            self.head.apply(columns, header.admission_ms, lsn.0);
-            let times = BatchTimes::of(columns, self.window_ms);
-            newest_ms = newest_ms.max(times.newest_ms);
-            // Blocks that have them are masked.
-            for start in times.windows {
-                let uncut = self.uncut.entry(start).or_default();
-                uncut.insert(header.stream, header.sequence);
-            }
-        }
-        newest_ms
-    }
-
-    /// Until the replay ends no series is given up: ids of the log stand for their places.
-    fn hold_series(&mut self) {
-        if self.hold.is_none() {
-            self.hold = Some(self.head.resolve(&BatchColumns::default()));
-        }
-    }
-
     fn note_held(&mut self, header: &BatchHeader, times: &BatchTimes) {
         self.held.insert(header.stream, header.sequence);
         self.streams.note(header);
@@ -415,6 +343,12 @@ impl ReplicaState {
                 .retain(|start, _| *start >= below || held.binary_search(start).is_ok());
         }
         dropped
+    }
+
+    /// The newest manifest version that this replica knows to have been there.
+    pub(crate) fn announced(&self) -> u64 {
+        let listed = self.listed_version.max(self.manifest_floor);
+        listed.max(self.deletions.clean_up_to())
     }
 
     /// What the member holds, taken at once.
@@ -553,7 +487,7 @@ impl ReplicaState {
             || !self.unaccounted().is_empty()
     }
 
-    /// Notes that the head has samples of a batch that does not count as held.
+    /// Notes that the head has samples of a batch that does not count as held, or of which blocks that say to have it lack them.
     pub(crate) fn note_unaccounted(&mut self, times: &BatchTimes) {
         self.unaccounted.extend(&times.windows);
     }

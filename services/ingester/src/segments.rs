@@ -77,6 +77,21 @@ impl SegmentIndex {
         all
     }
 
+    /// The last segment from which on the log has all that it has of some batches; none when it has none of them.
+    pub(crate) fn last_with_all(&self, key: &ReplicaKey, batches: &BatchSet) -> Option<u32> {
+        let (mut left, mut from) = (batches.clone(), None);
+        for (number, segment) in self.segments.iter().rev() {
+            let Some(share) = segment.shares.get(key) else {
+                continue;
+            };
+            let before = left.difference(&share.batches);
+            if before.len() < left.len() {
+                (left, from) = (before, Some(*number));
+            }
+        }
+        from
+    }
+
     /// Notes that of the places of a batch only the one in segment `number` is good.
     pub(crate) fn keep_only(&mut self, number: u32, key: &ReplicaKey, batch: (koios_model::StreamId, u64)) {
         let mut it = BatchSet::default();
@@ -213,8 +228,18 @@ mod tests {
             .map(|(n, s)| (n, s.len()))
             .collect();
         assert_eq!(having, [(1, 1), (2, 1)]);
+        assert_eq!(index.last_with_all(&key, &wanted), Some(1));
+        index.add(3, &key, (StreamId(1), 1), Some(1), 5);
+        assert_eq!(
+            index.last_with_all(&key, &wanted),
+            Some(2),
+            "it is logged once more"
+        );
+        let mut gone = BatchSet::default();
+        gone.insert(StreamId(2), 0);
+        assert_eq!(index.last_with_all(&key, &gone), None);
         index.remove_below(3);
         assert!(!index.has(&key, StreamId(1), 0) && index.has(&key, StreamId(1), 3));
-        assert_eq!((index.logged(&key).len(), index.bytes()), (1, 5));
+        assert_eq!((index.logged(&key).len(), index.bytes()), (2, 10));
     }
 }

@@ -18,7 +18,8 @@ pub struct Settings {
     pub disk_reserve_bytes: u64,
     /// Most memory of pushes waiting for the log, bytes. Default 128 MiB; one tenant may take half of it.
     pub push_queue_bytes: usize,
-    /// Samples that a deletion leaves are logged with it in records of about so many bytes at most. Default 16 MiB.
+    /// Samples that a deletion leaves are logged with it in records of about so many bytes at most; what is late of it is uploaded or put
+    /// back in portions of as many. Default 16 MiB.
     pub deletion_record_bytes: usize,
     /// Width of the windows that blocks are cut for. Default 2 h.
     pub block_window: Duration,

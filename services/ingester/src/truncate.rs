@@ -9,6 +9,7 @@ use koios_wal::Lsn;
 
 use crate::ingester::Inner;
 use crate::record::{Entry, Truncated};
+use crate::replica::Replica;
 use crate::settings::millis;
 use crate::store::Store;
 
@@ -80,6 +81,8 @@ impl Inner {
         let segments = self.wal().ok()?.segments();
         let active = *segments.last()?;
         let needed = self.store.first_unlisted().unwrap_or(active).min(active);
+        // Later: what a deletion takes from a head is late before it is gone.
+        let needed = self.store.first_late().unwrap_or(active).min(needed);
         if self.has_open_damage() {
             return None;
         }
@@ -129,6 +132,21 @@ impl Inner {
 }
 
 impl Store {
+    /// The first segment that alone has what a deletion that may be taken back took.
+    fn first_late(&self) -> Option<u32> {
+        let replicas = self.replicas();
+        replicas.iter().filter_map(|r| self.first_late_of(r)).min()
+    }
+
+    /// The same of a (partition, tenant).
+    pub(crate) fn first_late_of(&self, replica: &Replica) -> Option<u32> {
+        let late = replica.state.read().deletions.late.clone();
+        match late.is_empty() {
+            true => None,
+            false => self.segments.lock().last_with_all(&replica.key, &late),
+        }
+    }
+
     /// Notes which segments may go.
     pub(crate) fn apply_truncated(&self, lsn: Lsn, r: &Truncated) {
         {

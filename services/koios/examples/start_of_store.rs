@@ -24,7 +24,9 @@ use koios_model::{Labels, TenantId, TimeRange};
 use koios_runtime::{ClockHandle, MemoryWatch, RngHandle, Runtime};
 use koios_server::config::Target;
 use koios_server::{Metrics, Settings};
-use koios_store::{CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness};
+use koios_store::{
+    Announced, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness,
+};
 use koios_tenancy::Overrides;
 use koios_testkit::distant::Distant;
 use koios_testkit::http::HttpClient;
@@ -176,6 +178,10 @@ impl CompactionDuty for Alone {
 impl DeletionWitness for Alone {
     async fn is_forgotten(&self, _: &TenantId, _: &Tombstone) -> bool {
         true
+    }
+
+    async fn announced(&self, _: &TenantId) -> Announced {
+        Announced::NONE
     }
 }
 

@@ -1,9 +1,4 @@
 //! The command line.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the terminal is this module's business"
-)]
 
 use std::process::ExitCode;
 
@@ -73,12 +68,12 @@ pub fn main() -> ExitCode {
     let (settings, disarmed) = match load(matches, config::load_at_start) {
         Ok(loaded) => loaded,
         Err(e) => {
-            eprintln!("koios: {e}");
+            complain!("koios: {e}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
     if let Err(e) = koios_server::start_logging(&settings.log) {
-        eprintln!("koios: {e}");
+        complain!("koios: {e}");
         return ExitCode::from(EXIT_USAGE);
     }
     for rule in disarmed {
@@ -116,7 +111,7 @@ fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
     let threads = match threads.enable_all().thread_name("koios").build() {
         Ok(threads) => threads,
         Err(e) => {
-            eprintln!("koios: cannot start threads: {e}");
+            complain!("koios: cannot start threads: {e}");
             return ExitCode::FAILURE;
         }
     };
@@ -125,7 +120,7 @@ fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
         let runtime = match Runtime::real() {
             Ok(runtime) => Runtime { memory, ..runtime },
             Err(e) => {
-                eprintln!("koios: cannot start threads: {e}");
+                complain!("koios: cannot start threads: {e}");
                 return ExitCode::FAILURE;
             }
         };
@@ -133,7 +128,7 @@ fn serve(target: Target, settings: Settings, matches: &ArgMatches) -> ExitCode {
             Ok(node) => node,
             Err(e) => return refuse(&e),
         };
-        println!("{}", banner::text(&node));
+        say!("{}", banner::text(&node));
         wait_for_signal(&node, matches).await;
         match node.stop().await {
             Ok(()) => ExitCode::SUCCESS,
@@ -150,7 +145,7 @@ fn scheduler_threads() -> usize {
 }
 
 fn refuse(e: &NodeError) -> ExitCode {
-    eprintln!("koios: {}", with_sources(e));
+    complain!("koios: {}", with_sources(e));
     if e.is_usage() {
         ExitCode::from(EXIT_USAGE)
     } else {

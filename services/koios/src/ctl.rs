@@ -1,15 +1,5 @@
 //! `koios ctl`: an operator's commands to a running cluster.
 
-/// A line on standard output.
-macro_rules! say {
-    ($($words:tt)*) => { $crate::ctl::report::say(format_args!($($words)*)) };
-}
-
-/// A line on standard error.
-macro_rules! complain {
-    ($($words:tt)*) => { $crate::ctl::report::complain(format_args!($($words)*)) };
-}
-
 mod advice;
 mod blocks;
 mod delete;
@@ -112,7 +102,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         .context("start")
         .and_then(|threads| threads.block_on(dispatch(matches)));
     match outcome {
-        Ok(_) if report::is_cut_short() => ExitCode::FAILURE,
+        Ok(_) if crate::output::is_cut_short() => ExitCode::FAILURE,
         Ok(code) => code,
         Err(e) => {
             complain!("koios ctl: {}", with_sources(e.as_ref()));

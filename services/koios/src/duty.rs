@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use koios_bucket::Tombstone;
 use koios_control::{ClusterState, Command, ControlClient, StateHandle};
 use koios_ingester::Peers;
 use koios_model::{TenantId, random_weight};
 use koios_runtime::ClockHandle;
-use koios_store::{CompactionDuty, DeletionWitness};
-use koios_wire::DeletionsRequest;
+use koios_store::{Announced, CompactionDuty, DeletionWitness};
+use koios_wire::{DeletionsReply, DeletionsRequest};
 use parking_lot::Mutex;
 
 /// Longest a proposal is tried: the next visit proposes again.
@@ -135,13 +136,21 @@ impl AssignedCompaction {
 /// Longest a member is asked about a deletion: it may have to apply it first.
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Longest a member is asked which version of a manifest it knows: it only has to look.
+const TELL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long one that did not answer in time is not asked that again: of each of many tenants it would be waited for.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+
 /// Asks the members that hold batches of a deletion: it is forgotten when all of them have applied it, and none would
-/// replay it.
+/// replay it. And all members which version of a manifest they know.
 #[derive(Clone, Debug)]
 pub struct AskedMembers {
     state: StateHandle,
     members: Arc<dyn Peers>,
     clock: ClockHandle,
+    /// Members that did not answer in time, and when.
+    silent: Arc<Mutex<BTreeMap<String, Duration>>>,
 }
 
 impl AskedMembers {
@@ -151,23 +160,58 @@ impl AskedMembers {
             state,
             members,
             clock,
+            silent: Arc::default(),
+        }
+    }
+
+    async fn ask(&self, member: &str, request: DeletionsRequest, deadline: Duration) -> Asked {
+        let state = self.state.current();
+        let Some(member) = state.members.get(member) else {
+            return Asked::Refused;
+        };
+        let client = self.members.ingester(member);
+        match self.clock.timeout(deadline, client.deletions(request)).await {
+            Ok(Ok(reply)) => Asked::Told(reply),
+            Ok(Err(_)) => Asked::Refused,
+            Err(_) => Asked::Silent,
+        }
+    }
+
+    /// The newest version of a manifest that a member knows.
+    async fn announced_by(&self, member: &str, request: DeletionsRequest) -> Option<u64> {
+        let now = self.clock.elapsed();
+        self.silent
+            .lock()
+            .retain(|_, at| now.saturating_sub(*at) < SILENT_FOR);
+        if self.silent.lock().contains_key(member) {
+            return None;
+        }
+        match self.ask(member, request, TELL_DEADLINE).await {
+            Asked::Told(reply) => Some(reply.announced()),
+            Asked::Refused => None,
+            Asked::Silent => {
+                self.silent.lock().insert(member.to_owned(), now);
+                None
+            }
         }
     }
 
     async fn has_forgotten(&self, member: &str, request: &DeletionsRequest, version: u64) -> bool {
-        let state = self.state.current();
-        let Some(member) = state.members.get(member) else {
+        let Asked::Told(reply) = self.ask(member, request.clone(), ASK_DEADLINE).await else {
             return false;
         };
-        let client = self.members.ingester(member);
-        let asked = self
-            .clock
-            .timeout(ASK_DEADLINE, client.deletions(request.clone()))
-            .await;
-        let Ok(Ok(reply)) = asked else { return false };
         let is_logged = reply.logged_from != 0 && reply.logged_from <= version;
         reply.version >= request.version && !is_logged
     }
+}
+
+/// What came of a question.
+#[derive(Debug)]
+enum Asked {
+    Told(DeletionsReply),
+    Refused,
+    /// Nothing came in time.
+    Silent,
 }
 
 #[async_trait]
@@ -195,6 +239,30 @@ impl DeletionWitness for AskedMembers {
             }
         }
         true
+    }
+
+    async fn announced(&self, tenant: &TenantId) -> Announced {
+        let state = self.state.current();
+        // Of one of its partitions: a member tells what it knows of all.
+        let mut asked = BTreeMap::<&str, DeletionsRequest>::new();
+        for p in state.partitions.values() {
+            for replica in &p.replicas {
+                let request = || DeletionsRequest {
+                    tenant: tenant.clone(),
+                    partition: p.id,
+                    epoch: p.epoch,
+                    version: 0,
+                    with_held: false,
+                };
+                asked.entry(&replica.member).or_insert_with(request);
+            }
+        }
+        let asked = asked.into_iter();
+        let told = join_all(asked.map(|(member, request)| self.announced_by(member, request))).await;
+        Announced {
+            version: told.iter().copied().flatten().max().unwrap_or(0),
+            by_all: told.iter().all(Option::is_some),
+        }
     }
 }
 

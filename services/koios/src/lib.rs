@@ -12,6 +12,9 @@
 //! **Failure behaviour.** What a process was told wrongly, a data directory that is not its own, or a bucket that commits
 //! cannot rely on ends it with exit code 2 and one sentence. A task that cannot go on ends the process with exit code 1; its supervisor starts it again.
 
+#[macro_use]
+mod output;
+
 mod adapters;
 mod banner;
 pub mod cli;

@@ -102,6 +102,24 @@ fn one(pairs: &[(&str, &str)], t: i64, v: f64) -> Bytes {
     })
 }
 
+/// A native histogram without observations.
+fn histogram(name: &str, t: i64) -> Bytes {
+    let varint = |mut n: u64| {
+        let mut out = Vec::new();
+        while n >= 0x80 {
+            out.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+        out
+    };
+    let field = |tag: u8, bytes: &[u8]| [&[tag][..], &varint(bytes.len() as u64), bytes].concat();
+    let label = [field(0x0a, b"__name__"), field(0x12, name.as_bytes())].concat();
+    let histogram = [&[0x08, 0x00, 0x78][..], &varint(t.cast_unsigned())].concat();
+    let series = [field(0x0a, &label), field(0x22, &histogram)].concat();
+    snappy(&field(0x0a, &series))
+}
+
 fn snappy(raw: &[u8]) -> Bytes {
     let compressed = snap::raw::Encoder::new().compress_vec(raw);
     compressed.unwrap_or_else(|e| panic!("snappy: {e}")).into()
@@ -219,6 +237,21 @@ fn writes() -> Vec<Case> {
             "duplicate sample for timestamp",
         ),
         push("25", one(&[("__name__", "conflict")], now, 2.0), 204, ""),
+        push(
+            "24 histogram after a float",
+            histogram("conflict", now),
+            400,
+            "series {__name__=\"conflict\"} has value 2 at",
+        ),
+        push("24 histogram", histogram("mixed", now), 204, ""),
+        push("25 histogram", histogram("mixed", now), 204, ""),
+        push(
+            "24 float after a histogram",
+            one(&[("__name__", "mixed")], now, 2.0),
+            400,
+            "has a native histogram at",
+        ),
+        push("25 float", one(&[("__name__", "mixed")], now, 2.0), 204, ""),
         push("44", good(), 400, "tenant ID").tenant("../../etc"),
         push("44 long", good(), 400, "tenant ID").tenant(&"x".repeat(151)),
         push("44 reserved", good(), 400, "tenant ID").tenant("__markers__"),

@@ -3,17 +3,12 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use futures::future::try_join_all;
 use koios_testkit::cloud::{Cloud, Dialect, Fault, When};
-use koios_testkit::moto::Moto;
-use koios_testkit::process::{Process, free_port, pause};
-use koios_testkit::proxy::Proxy;
+use koios_testkit::process::{Process, free_port};
 use koios_testkit::query;
-use support::{Koios, Writer, client, eventually, now_ms, program};
+use support::{Koios, Writer, client, ctl_of_bucket, eventually, now_ms, program};
 
 const FLAGS: [&str; 6] = [
     "--self-metrics.interval=0s",
@@ -54,19 +49,8 @@ async fn start_with(dir: &Path, url: &str, env: &[(String, String)], flags: &[&s
 
 /// `koios ctl blocks verify`, which reads every block whole.
 fn verify(url: &str, env: &[(String, String)]) -> Result<String> {
-    let mut command = Command::new(program());
-    command
-        .args(["ctl", "blocks", "verify", "--bucket-url", url])
-        .envs(env.iter().cloned());
     // A fake storage answers on this runtime's threads meanwhile.
-    let done = tokio::task::block_in_place(|| command.output())?;
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    ensure!(
-        done.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(text)
+    tokio::task::block_in_place(|| ctl_of_bucket(&["blocks", "verify"], url, env))
 }
 
 async fn flush(koios: &Koios, wait: bool) -> Result<()> {
@@ -174,54 +158,5 @@ async fn a_bucket_that_refuses_is_named_in_the_log_with_what_to_do_and_no_secret
     eventually("a flush", || flush(&koios, true)).await?;
     ensure!(cloud.objects().iter().any(|o| o.ends_with("/meta.json")));
     writer.check(&koios.http).await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i9_a_real_server_dies_and_returns_under_load() -> Result<()> {
-    const STEPS: u32 = 60;
-    let dir = tempfile::tempdir()?;
-    let moto = Moto::start(dir.path()).await?;
-    let proxy = Proxy::start(moto.addr()).await?;
-    let env: Vec<(String, String)> = moto
-        .env()
-        .into_iter()
-        .map(|(name, value)| (name, value.replace(moto.addr(), proxy.addr())))
-        .collect();
-    let url = moto.url("loaded");
-    let koios = start_with(dir.path(), &url, &env, &["--self-metrics.interval=0s"]).await?;
-    let client = client();
-    let writer = |tenant: &str| Writer::new(&client, &koios.http, tenant, 5, now_ms() - 600_000);
-    let mut writers = ["team-a", "team-b", "team-c"].map(writer);
-    let running = &koios;
-    let load = try_join_all(writers.iter_mut().map(|writer| async move {
-        for step in 1..=STEPS {
-            writer.push_acked(1).await?;
-            if step % 10 == 0 {
-                flush(running, false).await?;
-                writer.check(&running.http).await?;
-            }
-        }
-        anyhow::Ok(())
-    }));
-    let deaths = async {
-        for _ in 0..4 {
-            pause(Duration::from_millis(300)).await;
-            proxy.cut().await;
-            pause(Duration::from_millis(700)).await;
-            proxy.mend().await?;
-        }
-        Ok(())
-    };
-    futures::try_join!(load, deaths)?;
-    eventually("the backlog to be uploaded", || flush(&koios, true)).await?;
-    for writer in &writers {
-        writer.check(&koios.http).await?;
-    }
-    // At least one of each tenant's.
-    let verified = verify(&url, &env)?;
-    let blocks = verified.split(' ').next().and_then(|n| n.parse().ok());
-    ensure!(blocks.is_some_and(|n: u32| n >= 3), "{verified}");
-    koios.log_end()?;
     Ok(())
 }

@@ -130,18 +130,21 @@ async fn upload(http: &str, tenant: &str, folder: &Path) -> Result<()> {
     let client = client();
     let ulid = folder.file_name().and_then(|n| n.to_str()).context("a name")?;
     let base = format!("/api/v1/upload/block/{ulid}");
-    let headers = [("x-scope-orgid", tenant)];
+    // As `--id` and `--key` set them.
+    let headers = [
+        ("x-scope-orgid", tenant),
+        ("authorization", "Basic dGVhbS1hOmtleQ=="),
+    ];
     let send = |path: String, body: Vec<u8>| {
         let (client, headers) = (&client, &headers);
         async move { client.send("POST", http, &path, headers, body.into()).await }
     };
-    let meta = std::fs::read(folder.join("meta.json"))?;
-    let answer = send(format!("{base}/start"), meta).await?;
-    ensure!(answer.status == 200, "start: {} {}", answer.status, answer.text());
     let mut files = vec!["index".to_owned()];
     for chunks in std::fs::read_dir(folder.join("chunks"))? {
         files.push(format!("chunks/{}", chunks?.file_name().to_string_lossy()));
     }
+    let answer = send(format!("{base}/start"), mimirtools_meta(folder, &files)?).await?;
+    ensure!(answer.status == 200, "start: {} {}", answer.status, answer.text());
     for file in files {
         let path = format!("{base}/files?path={}", file.replace('/', "%2F"));
         let answer = send(path, std::fs::read(folder.join(&file))?).await?;
@@ -160,6 +163,23 @@ async fn upload(http: &str, tenant: &str, folder: &Path) -> Result<()> {
         answer.text()
     );
     Ok(())
+}
+
+/// The block's `meta.json` as mimirtool writes it anew: with a part of Thanos, whose labels are null where there are none.
+fn mimirtools_meta(folder: &Path, files: &[String]) -> Result<Vec<u8>> {
+    let mut meta: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("meta.json"))?)?;
+    let mut listed = vec![serde_json::json!({"rel_path": "meta.json"})];
+    for file in files {
+        let bytes = std::fs::metadata(folder.join(file))?.len();
+        listed.push(serde_json::json!({"rel_path": file, "size_bytes": bytes}));
+    }
+    meta["thanos"] = serde_json::json!({
+        "labels": meta["thanos"]["labels"].clone(),
+        "downsample": {"resolution": 0},
+        "source": "",
+        "files": listed,
+    });
+    Ok(format!("{meta}\n").into_bytes())
 }
 
 async fn uploaded(http: &str, tenant: &str, ulid: &str) -> Result<(u16, String)> {
@@ -469,6 +489,40 @@ fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()>
 }
 
 #[test]
+fn a_tenant_that_is_gone_from_the_bucket_can_be_gone_on_without() -> Result<()> {
+    let (dir, url) = imported()?;
+    std::fs::remove_dir_all(dir.path().join("bucket/team-a"))?;
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+        "--write",
+    ];
+    let text = run(1, &[&rebuild[..], &["--at-least-version", "112"]].concat())?;
+    for part in [
+        "no tenant team-a",
+        "nothing of it is at this URL",
+        "write the number N to ",
+    ] {
+        ensure!(text.contains(part), "{part}: {text}");
+    }
+    // As the message says.
+    let hint = dir.path().join("bucket/team-a/manifest/latest");
+    ensure!(text.contains("team-a/manifest/latest"), "{text}");
+    std::fs::create_dir_all(hint.parent().context("its folder")?)?;
+    std::fs::write(&hint, "112\n")?;
+    let text = run(0, &rebuild)?;
+    ensure!(text.contains("version 1112 of the manifest"), "{text}");
+    let verify = ["ctl", "blocks", "verify", "--bucket-url", &url];
+    ensure!(run(0, &verify)?.contains("0 findings"), "all is well again");
+    Ok(())
+}
+
+#[test]
 fn deletions_that_were_lost_with_the_newest_version_are_named_whether_it_is_damaged_or_gone() -> Result<()> {
     let (dir, url) = imported()?;
     let versions = dir.path().join("bucket/team-a/manifest");
@@ -496,6 +550,38 @@ fn deletions_that_were_lost_with_the_newest_version_are_named_whether_it_is_dama
             "{text}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn a_rebuild_leaves_out_what_is_lost_only_when_told_to() -> Result<()> {
+    let (dir, url) = imported()?;
+    let tenant = dir.path().join("bucket/team-a");
+    for version in std::fs::read_dir(tenant.join("manifest"))? {
+        std::fs::write(version?.path(), "lost")?;
+    }
+    let blocks = std::fs::read_dir(tenant.join("blocks"))?.map(|entry| Ok(entry?.path()));
+    let block = blocks.collect::<Result<Vec<_>>>()?.pop().context("a block")?;
+    let name = block.file_name().and_then(|n| n.to_str()).context("its name")?;
+    std::fs::write(block.join("meta.json"), "no JSON")?;
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+        "--write",
+        "--forget-deletions",
+    ];
+    let refused = run(1, &rebuild)?;
+    ensure!(
+        refused.contains(&format!("lost: {name} is left out")) && refused.contains("else say --without-lost"),
+        "{refused}"
+    );
+    let written = run(0, &[&rebuild[..], &["--without-lost"]].concat())?;
+    ensure!(written.contains("is written"), "{written}");
     Ok(())
 }
 

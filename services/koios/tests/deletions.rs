@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use koios_model::{Labels, Sample};
 use koios_testkit::http::{Answer, HttpClient};
@@ -344,5 +344,83 @@ async fn i10_a_zone_that_was_away_does_not_bring_back_what_was_deleted() -> Resu
     push(&client, &to, "doomed_total", now).await?;
     cluster.flush().await?;
     ensure!(count(&client, &from, "doomed_total", now).await? == 100);
+    Ok(())
+}
+
+/// The versions of the tenant's manifest that have an object, ascending.
+fn versions(koios: &Koios) -> Result<Vec<PathBuf>> {
+    let folder = koios.data_dir.join("bucket").join(TENANT).join("manifest");
+    let mut versions = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "json") {
+            versions.push(path);
+        }
+    }
+    versions.sort();
+    Ok(versions)
+}
+
+#[tokio::test]
+async fn i10_nothing_is_committed_over_a_lost_version_of_which_only_members_tell() -> Result<()> {
+    const HOUR: i64 = 3_600_000;
+    let dir = tempfile::tempdir()?;
+    let flags = [
+        "--self-metrics.interval=0s",
+        "--limits.out-of-order-time-window=30d",
+        "--store.compaction-interval=200ms",
+        "--store.compaction-delay=0s",
+    ];
+    let alone = [&flags[..], &["--store.compaction=false"]].concat();
+    let mut koios = all_in_one(dir.path(), &alone).await?;
+    let (client, now) = (client(), now_ms());
+    for (metric, age) in [("a", 0), ("a", HOUR), ("a", 2 * HOUR), ("b", 96 * HOUR)] {
+        push(&client, &koios.http, metric, now - age).await?;
+        flush(&client, &koios.http).await?;
+    }
+    ensure!(koios.process.terminate(Duration::from_secs(30))?, "it stops");
+    let all = versions(&koios)?;
+    let newest = all.last().context("versions")?;
+    let aside = std::fs::read(newest)?;
+    std::fs::remove_file(newest)?;
+    let hint = newest.with_file_name("latest");
+    let aside_hint = std::fs::read(&hint)?;
+    std::fs::remove_file(&hint)?;
+    let koios = all_in_one(dir.path(), &flags).await?;
+    eventually("the lost version is reported", async || {
+        let lost = koios.metric(&client, "koios_compaction_manifest_lost").await?;
+        ensure!(lost == 1.0, "{}", koios.log_end()?);
+        Ok(())
+    })
+    .await?;
+    for (path, id) in [
+        ("delete_series?match[]=a", ""),
+        ("tombstones/", "0123456789abcdef0123456789abcdef"),
+    ] {
+        let refused = ask(&client, "POST", &koios.http, &format!("{path}{id}"), "").await?;
+        let text = refused.text();
+        ensure!(
+            refused.status == 503 && text.contains("versions are lost"),
+            "{}: {text}",
+            refused.status
+        );
+    }
+    let left = versions(&koios)?;
+    ensure!(left == all[..all.len() - 1], "nothing is committed: {left:?}");
+    // It goes on once the version is back.
+    std::fs::write(newest, aside)?;
+    std::fs::write(&hint, aside_hint)?;
+    delete(&client, &koios.http, "a").await?;
+    eventually("nothing is reported any more", async || {
+        let lost = koios.metric(&client, "koios_compaction_manifest_lost").await?;
+        ensure!(lost == 0.0, "{}", koios.log_end()?);
+        Ok(())
+    })
+    .await?;
+    ensure!(count(&client, &koios.http, "a", now).await? == 0, "it is deleted");
+    ensure!(
+        count(&client, &koios.http, "b", now - 96 * HOUR).await? == 100,
+        "it is listed"
+    );
     Ok(())
 }

@@ -199,6 +199,17 @@ async fn i10_summaries_answer_when_the_samples_are_gone() -> Result<()> {
         Ok(())
     })
     .await?;
+    // Who asks for summaries is not told that there is nothing else.
+    let headers = [("x-scope-orgid", TENANT)];
+    let asking = format!("{path}&max_source_resolution=5m");
+    let answer = client
+        .send("GET", &koios.http, &asking, &headers, Default::default())
+        .await?;
+    let json = answer.json()?;
+    ensure!(
+        json["infos"].to_string().contains("as the query asks for them"),
+        "{json}"
+    );
     for extra in [
         "",
         "&max_source_resolution=auto",

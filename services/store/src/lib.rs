@@ -43,7 +43,7 @@ mod window;
 mod service_test;
 
 pub use compact::{
-    CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, Downsampling,
+    Announced, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, Downsampling,
 };
 pub use service::{BlockStore, StoreSettings};
 pub use uploads::UploadService;

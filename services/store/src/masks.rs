@@ -3,7 +3,7 @@
 use koios_block::{BlockReader, BlockSeries, Deletion, EXEMPLARS_PART, HeldCells};
 use koios_bucket::{Manifest, ManifestBlock, RetentionRecord, Tombstone};
 use koios_chunk::{Chunk, Encoder};
-use koios_model::{Expiry, Labels, TimeRange};
+use koios_model::{Expiry, Labels, Summary, TimeRange};
 use koios_runtime::Cpu;
 use koios_wire::{ServiceError, ServiceErrorCode};
 
@@ -177,7 +177,7 @@ impl Masks {
     }
 }
 
-/// Takes what is deleted out of the chunks of series, given the ranges of each.
+/// Takes what is deleted out of the chunks that one block has of series, given the ranges of each.
 pub(crate) async fn mask(
     chunks: Vec<Vec<Chunk>>,
     ranges: Vec<Vec<TimeRange>>,
@@ -188,7 +188,9 @@ pub(crate) async fn mask(
     }
     let work = move || {
         let mut encoder = Encoder::default();
-        let mut left = |(chunks, ranges): (Vec<Chunk>, Vec<TimeRange>)| {
+        let mut left = |(chunks, mut ranges): (Vec<Chunk>, Vec<TimeRange>)| {
+            let of_summaries = gone_with_summaries(&chunks, &ranges)?;
+            ranges.extend(of_summaries);
             let left = chunks
                 .into_iter()
                 .map(|chunk| chunk.without(&ranges, &mut encoder));
@@ -205,6 +207,30 @@ pub(crate) async fn mask(
         let text = format!("samples of a block cannot be decoded: {e}");
         ServiceError::new(ServiceErrorCode::Corruption, text)
     })
+}
+
+/// The times of summaries that are deleted in part: they go as a whole, and with them the native histograms that are kept beside them,
+/// in chunks of their own.
+fn gone_with_summaries(chunks: &[Chunk], ranges: &[TimeRange]) -> Result<Vec<TimeRange>, koios_chunk::Error> {
+    let mut gone = Vec::new();
+    if ranges.is_empty() || !chunks.iter().any(Chunk::has_histograms) {
+        return Ok(gone);
+    }
+    let mut summaries = Vec::new();
+    for chunk in chunks.iter().filter(|chunk| chunk.has_summaries()) {
+        let whole = chunk.time_range();
+        if ranges.iter().any(|r| r.overlaps(&whole)) {
+            chunk.decode_summaries(TimeRange::ALL, &mut summaries)?;
+        }
+    }
+    for summary in summaries.iter().map(Summary::range) {
+        // Of one that is deleted whole the ranges say so already.
+        let is_whole = |r: &TimeRange| r.min <= summary.min && summary.max <= r.max;
+        if ranges.iter().any(|r| r.overlaps(&summary)) && !ranges.iter().any(is_whole) {
+            gone.push(summary);
+        }
+    }
+    Ok(gone)
 }
 
 #[cfg(test)]

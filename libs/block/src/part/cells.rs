@@ -1,6 +1,6 @@
 //! The bytes of a part, in cells of which each has its checksum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,9 @@ use crate::used_up::{UsedUp, used_up};
 const GAP_BYTES_MAX: u64 = 2 * CELL_BYTES;
 /// The same where cells are small: of a dozen columns a page each is read there, and over larger gaps all of the columns would be.
 const SMALL_GAP_BYTES_MAX: u64 = CELL_BYTES / 4;
+/// Further gaps are bridged, the smallest first, up to so many bytes of all of them: a read of one series has two or three left, each
+/// of which would be a request more of every block.
+const BRIDGED_BYTES_MAX: u64 = 2 * CELL_BYTES;
 /// Largest single request, in bytes.
 const RUN_BYTES_MAX: u64 = 128 * CELL_BYTES;
 /// Most bytes one step of a read may ask for; a sound row group needs a tenth of it.
@@ -29,6 +32,9 @@ type Cells = BTreeMap<u64, Option<Bytes>>;
 impl PartFile {
     /// The bytes of each range, from cells whose checksums were verified.
     pub(crate) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if let Some(known) = self.known_end(ranges) {
+            return Ok(known);
+        }
         let mut cells = self.known_cells(ranges)?;
         let missing = missing(&cells);
         if !missing.is_empty() {
@@ -37,6 +43,13 @@ impl PartFile {
             self.fetch_cells(&missing, &mut cells, room).await?;
         }
         ranges.iter().map(|r| self.assemble(r, &cells)).collect()
+    }
+
+    /// The same, where `meta.json` has them.
+    fn known_end(&self, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
+        let part = self.part();
+        let end = part.end.as_ref().filter(|_| !ranges.is_empty())?;
+        end.read(part.bytes, ranges)
     }
 
     /// Fetches the cells of these ranges that are not held or cached, for this read to hold until it comes to them; none where it
@@ -328,7 +341,41 @@ fn coalesce(part: &PartMeta, cells: &[u64]) -> Vec<Range<u64>> {
             None => runs.push(cell..cell + 1),
         }
     }
-    runs
+    bridge(part, runs)
+}
+
+/// Bridges the smallest gaps that are left between runs, as long as all of them are few bytes.
+fn bridge(part: &PartMeta, runs: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let bytes =
+        |run: &Range<u64>| part.cell_range(run.start).start..part.cell_range(run.end.saturating_sub(1)).end;
+    let between = runs.windows(2).filter_map(|pair| {
+        let [before, after] = pair else { return None };
+        let (before, after) = (bytes(before), bytes(after));
+        let joined = after.end - before.start <= RUN_BYTES_MAX;
+        joined.then(|| (after.start.saturating_sub(before.end), after.start))
+    });
+    let mut gaps: Vec<(u64, u64)> = between.filter(|(gap, _)| *gap <= BRIDGED_BYTES_MAX).collect();
+    gaps.sort_unstable();
+    let mut left = BRIDGED_BYTES_MAX;
+    let is_within = |(gap, _): &(u64, u64)| {
+        let rest = left.checked_sub(*gap);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    let bridged = gaps.into_iter().take_while(is_within);
+    let bridged: BTreeSet<u64> = bridged.map(|(_, at)| at).collect();
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(runs.len());
+    for run in runs {
+        let is_bridged = bridged.contains(&bytes(&run).start);
+        match joined
+            .last_mut()
+            .filter(|last| is_bridged && bytes(&run).end - bytes(last).start <= RUN_BYTES_MAX)
+        {
+            Some(last) => last.end = run.end,
+            None => joined.push(run),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]
@@ -344,9 +391,15 @@ mod tests {
         let part = part(300 * CELL_BYTES);
         let coalesce = |cells: &[u64]| coalesce(&part, cells);
         assert_eq!(coalesce(&[0, 1, 4, 8, 20]), [0..5, 8..9, 20..21]);
+        assert_eq!(coalesce(&[0, 4, 8, 12, 16]), [0..1, 4..5, 8..9, 12..13, 16..17]);
         let long: Vec<u64> = (0..300).collect();
         assert_eq!(coalesce(&long), [0..128, 128..256, 256..300]);
         assert!(coalesce(&[]).is_empty());
+    }
+
+    fn part_of_small_cells() -> PartMeta {
+        let bytes = vec![0; 5 * CELL_BYTES as usize];
+        part(5 * CELL_BYTES).with_small_cells(0, CELL_BYTES / 8, &bytes)
     }
 
     #[test]
@@ -358,8 +411,14 @@ mod tests {
             &vec![0; 5 * CELL_BYTES as usize],
         );
         let coalesce = |cells: &[u64]| coalesce(&part, cells);
-        assert_eq!(coalesce(&[0, 1, 2, 5, 9]), [0..6, 9..10]);
-        assert_eq!(coalesce(&[0, 2]), [0..1, 2..3]);
+        assert_eq!(coalesce(&[0, 1, 2, 5, 9]), [0..10; 1]);
+        assert_eq!(coalesce(&[0, 2]), [0..3; 1]);
+        // Further ones are bridged up to 16 small cells in all, the smallest first.
+        let part = part_of_small_cells();
+        let coalesce = |cells: &[u64]| super::coalesce(&part, cells);
+        assert_eq!(coalesce(&[0, 7, 14, 21]), [0..15, 21..22]);
+        assert_eq!(coalesce(&[0, 17, 21]), [0..1, 17..22]);
+        assert_eq!(coalesce(&[0, 18]), [0..1, 18..19]);
     }
 
     #[test]

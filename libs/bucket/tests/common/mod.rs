@@ -75,6 +75,7 @@ pub(crate) fn in_pieces() -> BlockParts {
         rows: 1,
         cells: Vec::new(),
         small_cells: None,
+        end: None,
     }];
     let parts = vec![("series.parquet".to_owned(), bytes)];
     BlockParts { meta, parts }

@@ -408,6 +408,32 @@ async fn i10_a_rebuilt_version_is_above_all_that_were_lost() {
 }
 
 #[tokio::test]
+async fn i10_what_members_say_was_announced_tells_of_lost_versions() {
+    let rig = Rig::new();
+    for n in 1..=4 {
+        let meta = rig.upload(&block(n, 1)).await;
+        rig.list(&[&meta]).await;
+    }
+    // With the newest version went the hint that told of it.
+    rig.store.delete(&Rig::version(4)).await.unwrap();
+    let hint = Path::from("prefix/team-a/manifest/latest");
+    rig.store.put(&hint, "3".into()).await.unwrap();
+    let planned = async |version: u64| {
+        let mut plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+        plan.at_least(version).unwrap();
+        plan
+    };
+    let plan = planned(3).await;
+    assert!(plan.is_needless(), "{plan:?}");
+    assert_eq!(plan.deletions_lost_after(), None);
+    let plan = planned(4).await;
+    assert!(!plan.is_needless(), "{plan:?}");
+    assert_eq!((plan.deletions_lost_after(), plan.next), (Some(3), 1003));
+    let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    assert_eq!(rebuilt.version, 1003);
+}
+
+#[tokio::test]
 async fn history_is_dropped_past_the_versions_that_a_rebuild_left_out() {
     let rig = Rig::new();
     for n in 1..=4 {

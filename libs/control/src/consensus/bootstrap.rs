@@ -18,7 +18,7 @@ use super::raft::{RaftConsensus, RaftOptions};
 use super::types::VoterNode;
 use crate::peer::Peers;
 use crate::sync::{load_backup, warn_of_takeover};
-use crate::{ClusterState, Command, Error};
+use crate::{ClusterState, Command, Error, StateBackup};
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 const STATE_DEADLINE: Duration = Duration::from_secs(5);
@@ -165,7 +165,7 @@ impl Bootstrap {
     }
 
     async fn create(&self) -> Result<(), Error> {
-        let known = self.newest_known().await?;
+        let (known, backup) = self.newest_known().await?;
         let state = if known.cluster_id.is_some() {
             tracing::warn!(
                 version = known.version,
@@ -179,24 +179,32 @@ impl Bootstrap {
             state: Box::new(state),
         };
         match self.voter.propose(command).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if let Some(backup) = backup {
+                    warn_of_takeover(backup, &known);
+                }
+                Ok(())
+            }
             Err(error) => Err(Error::Stopped(error.to_string())),
         }
     }
 
-    /// The newest state of this process, the listed voters, every member that those know of, and the backup.
+    /// The newest state of this process, the listed voters, every member that those know of, and the backup, which is given beside
+    /// it where the state is from there.
     ///
     /// # Errors
     /// When the backup is needed and cannot be read: creating another cluster then would lose this one.
-    async fn newest_known(&self) -> Result<Arc<ClusterState>, Error> {
+    async fn newest_known(&self) -> Result<(Arc<ClusterState>, Option<&dyn StateBackup>), Error> {
         let known = self.newest_running().await;
         match &self.options.backup {
             Some(backup) if known.cluster_id.is_none() => {
                 let backed_up = load_backup(backup.as_ref()).await?;
-                let backed_up = backed_up.inspect(|state| warn_of_takeover(backup.as_ref(), state));
-                Ok(backed_up.map_or(known, Arc::new))
+                Ok(match backed_up {
+                    Some(state) => (Arc::new(state), Some(backup.as_ref())),
+                    None => (known, None),
+                })
             }
-            _ => Ok(known),
+            _ => Ok((known, None)),
         }
     }
 

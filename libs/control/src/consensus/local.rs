@@ -38,15 +38,16 @@ impl LocalConsensus {
         });
         if this.keeper.handle().current().cluster_id.is_none() {
             let backed_up = match backup {
-                Some(backup) => load_backup(backup)
-                    .await?
-                    .inspect(|state| warn_of_takeover(backup, state)),
+                Some(backup) => load_backup(backup).await?.map(|state| (backup, state)),
                 None => None,
             };
-            let state = backed_up.map_or_else(|| fresh_state(settings, rng), ClusterState::restored);
-            let state = Box::new(state);
+            let restored = backed_up.as_ref().map(|(_, state)| state.clone().restored());
+            let state = Box::new(restored.unwrap_or_else(|| fresh_state(settings, rng)));
             let created = this.propose(Command::Create { state }).await;
             created.map_err(|e| Error::Config(e.to_string()))?;
+            if let Some((backup, state)) = backed_up {
+                warn_of_takeover(backup, &state);
+            }
         }
         Ok(this)
     }

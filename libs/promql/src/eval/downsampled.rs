@@ -16,6 +16,7 @@ use super::rate_histogram;
 use super::row::Point;
 use super::window::{Samples, StepInfo};
 use crate::ast::RangeEdges;
+use crate::engine::EngineOptions;
 use crate::error::QueryError;
 use crate::kahan::Kahan;
 use crate::signatures::FunctionId;
@@ -33,6 +34,7 @@ pub(super) fn point(
     all: Samples<'_>,
     function: FunctionId,
     kernel: Kernel,
+    options: &EngineOptions,
     s: &mut StepInfo<'_>,
 ) -> Result<Option<Point>, QueryError> {
     use FunctionId as F;
@@ -63,8 +65,9 @@ pub(super) fn point(
             return Ok(None);
         }
         _ => {
+            let asked_for = options.summaries_asked_for;
             s.annotations
-                .downsampled_samples(function.name(), s.labels.metric_name(), s.span);
+                .downsampled_samples(function.name(), s.labels.metric_name(), asked_for, s.span);
             return match window.is_empty() {
                 true => Ok(Some(Point::Absent)),
                 false => kernel(window, s).map(Some),

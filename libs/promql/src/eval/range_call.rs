@@ -263,7 +263,8 @@ impl RangeFunction {
                 annotations,
                 ctx: shared.ctx,
             };
-            let point = match downsampled::point(samples, self.function, self.kernel, &mut info)? {
+            let point = downsampled::point(samples, self.function, self.kernel, shared.options, &mut info)?;
+            let point = match point {
                 Some(point) => point,
                 None if window.is_empty() => continue,
                 None => (self.kernel)(window, &mut info)?,

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use koios_model::summary::{Downsampled, downsample};
 use koios_model::{Histogram, Labels, Sample, TimeRange};
 use koios_promql::{
-    Columns, Completeness, Engine, ParseOptions, Query, QueryError, QueryOutput, Queryable, SelectRequest,
-    Series, SeriesData, SeriesStream, Uninterrupted, Value, add_histograms, merge_summaries, stream_of,
+    Columns, Completeness, Engine, EngineOptions, ParseOptions, Query, QueryError, QueryOutput, Queryable,
+    SelectRequest, Series, SeriesData, SeriesStream, Uninterrupted, Value, add_histograms, merge_summaries,
+    stream_of,
 };
 use proptest::prelude::*;
 
@@ -98,9 +99,12 @@ impl Queryable for Memory {
 }
 
 fn run(stored: &Stored, query: &str, times: (i64, i64, i64)) -> QueryOutput {
+    run_by(&Engine::default(), stored, query, times)
+}
+
+fn run_by(engine: &Engine, stored: &Stored, query: &str, times: (i64, i64, i64)) -> QueryOutput {
     let query = Query::parse(query, &ParseOptions::default()).unwrap();
     let memory = Memory(stored.clone());
-    let engine = Engine::default();
     let answer = engine.range(&memory, &query, times, &Uninterrupted);
     futures::executor::block_on(answer).unwrap()
 }
@@ -264,6 +268,18 @@ fn functions_that_need_all_samples_say_that_they_did_not_have_them() {
             infos(&down, query)
         );
         assert_eq!(infos(&raw, query), "");
+        // Who asks for summaries is not told that there is nothing else.
+        let asking = Engine::new(EngineOptions {
+            summaries_asked_for: true,
+            ..EngineOptions::default()
+        });
+        let asked = run_by(&asking, &down, query, times).annotation_texts().infos;
+        assert!(
+            asked
+                .join("\n")
+                .starts_with("PromQL info: summaries were read, as the query asks for them or "),
+            "{query}: {asked:?}"
+        );
         assert!(!floats(&down, query, times).is_empty());
     }
     assert_eq!(infos(&down, "rate(x_total[1h])"), "");

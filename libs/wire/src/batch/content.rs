@@ -275,6 +275,10 @@ fn check(c: &BatchColumns, series: usize) -> Result<(), BatchError> {
         );
         return fail("samples", reason);
     }
+    if c.starts.len() as u64 > samples {
+        let reason = format!("{} for {samples} samples", c.starts.len());
+        return fail("start timestamps", reason);
+    }
     let mut of_histograms = c.histograms.iter().map(|h| h.series as usize);
     let mut of_exemplars = c.exemplars.iter().map(|e| e.series as usize);
     let ascending = of_histograms.clone().is_sorted() && of_exemplars.clone().is_sorted();

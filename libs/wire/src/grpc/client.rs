@@ -268,6 +268,7 @@ impl IngesterService for IngesterClient {
             held: set_from_pb(reply.held)?,
             version: reply.version,
             logged_from: reply.logged_from,
+            manifest_version: reply.manifest_version,
         })
     }
 

@@ -112,6 +112,8 @@ pub(super) fn ack_to_pb(ack: PushAck) -> v1::PushReply {
         partition_series: ack.partition_series,
         conflicts: ack.conflicts,
         histogram_conflicts: ack.histogram_conflicts,
+        conflicts_kept: ack.conflicts_kept,
+        histogram_conflicts_kept: ack.histogram_conflicts_kept,
         conflict: ack.conflict,
         tenant_rate: ack.tenant_rate,
     }
@@ -123,6 +125,8 @@ pub(super) fn ack_from_pb(reply: v1::PushReply) -> PushAck {
         partition_series: reply.partition_series,
         conflicts: reply.conflicts,
         histogram_conflicts: reply.histogram_conflicts,
+        conflicts_kept: reply.conflicts_kept,
+        histogram_conflicts_kept: reply.histogram_conflicts_kept,
         conflict: reply.conflict,
         tenant_rate: reply.tenant_rate,
     }
@@ -518,6 +522,8 @@ mod tests {
             partition_series: 2,
             conflicts: 3,
             histogram_conflicts: 5,
+            conflicts_kept: 6,
+            histogram_conflicts_kept: 7,
             conflict: "one".to_owned(),
             tenant_rate: 4,
         };

@@ -213,6 +213,7 @@ impl Ingester for IngesterRpc {
             held: Some(set_to_pb(&reply.held)),
             version: reply.version,
             logged_from: reply.logged_from,
+            manifest_version: reply.manifest_version,
         }))
     }
 

@@ -1,24 +1,21 @@
 //! Learns deletions from manifests and applies them to what is held.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use koios_block::{BlockId, BlockOptions, BlockParts, BlockWriter, SeriesColumns};
-use koios_bucket::{Error as BucketError, Manifest, ManifestBlock, Tombstone, TombstoneState, Writer};
-use koios_head::{HeldSamples, SeriesId};
-use koios_model::merge::settle_kinds;
-use koios_model::{BatchSet, Matchers, Metadata, TimeRange};
+use koios_bucket::{Manifest, Tombstone, TombstoneState};
+use koios_model::{BatchSet, PartitionId};
 use koios_wire::{Batch, DeletionsReply, DeletionsRequest, ServiceError, ServiceErrorCode};
 
+use super::common;
 use super::keeping::{Line, parts_of};
+use crate::Result;
 use crate::ingester::Inner;
 use crate::record::{Deleted, DeletedHead, Entry, Part};
 use crate::replica::Replica;
-use crate::stored_otherwise::{BACKUP_PAUSES, Sent};
-use crate::{Error, Result};
+use crate::segments::ReplicaKey;
 
-/// Series copied under one hold of the lock.
-const PART: usize = 128;
 /// Deletions for which the log is read once: what is kept for all of them is in memory at a time.
 const AT_ONCE: usize = 64;
 /// How often the log is read while pushes go on: first all that is wanted of it, which takes long, then what came meanwhile.
@@ -98,13 +95,22 @@ impl Inner {
             return Ok(());
         }
         let _one_at_a_time = replica.deleting.lock().await;
-        let pending = replica.state.read().deletions.pending(manifest, replica.key.0);
-        let mut left = pending.len();
-        for some in pending.chunks(AT_ONCE) {
+        let (news, new): (Vec<Tombstone>, Vec<Tombstone>) = {
+            let deletions = &replica.state.read().deletions;
+            let pending = deletions.pending(manifest, replica.key.0);
+            pending.into_iter().partition(|t| deletions.knows(t.id))
+        };
+        // What was answered as applied is known to be so after a restart, too.
+        let applied_up_to = |left: usize| if left == 0 { version } else { 0 };
+        let mut left = new.len() + news.len();
+        for some in new.chunks(AT_ONCE) {
             left -= some.len();
-            // What was answered as applied is known to be so after a restart, too.
-            let applied_up_to = if left == 0 { version } else { 0 };
-            self.apply_some(replica, some, applied_up_to).await?;
+            self.apply_some(replica, some, applied_up_to(left)).await?;
+        }
+        // After those of which a start may have found a part alone: what became of others settles what is late.
+        for deletion in &news {
+            left -= 1;
+            self.apply_news(replica, deletion, applied_up_to(left)).await?;
         }
         let logged = self.store.segments.lock().logged(&replica.key);
         let mut state = replica.state.write();
@@ -122,8 +128,9 @@ impl Inner {
             && covers.is_some_and(|covers| state.may_have(covers))
     }
 
-    /// Applies deletions, the first first: for all of them the log is read once.
+    /// Applies deletions that are not known, the first first: for all of them the log is read once.
     async fn apply_some(&self, replica: &Replica, pending: &[Tombstone], applied_up_to: u64) -> Result<()> {
+        let before = replica.state.read().held.clone();
         let masked = pending.iter().filter(|d| d.state == TombstoneState::Masked);
         let backed_up: Vec<_> = masked.filter(|d| self.removes(replica, d)).collect();
         for deletion in &backed_up {
@@ -148,34 +155,56 @@ impl Inner {
             ..
         } = keeping;
         let last = pending.last().map(|d| d.id);
+        // They came since what goes was copied.
+        let late = replica.state.read().held.difference(&before);
         for ((deletion, removes), kept) in pending.iter().zip(removes).zip(kept) {
             let is_last = Some(deletion.id) == last;
+            let covers = deletion.covers.get(&replica.key.0);
+            let is_masked = deletion.state == TombstoneState::Masked;
+            let late = covers
+                .filter(|_| removes && is_masked)
+                .map(|covers| common(&late, covers));
             let head = DeletedHead {
-                partition: replica.key.0,
-                tenant: replica.key.1.clone(),
-                deletion: deletion.clone(),
                 removes,
                 applied_up_to: if is_last { applied_up_to } else { 0 },
-                part: None,
+                late: late.unwrap_or_default(),
+                ..DeletedHead::new(replica.key.0, replica.key.1.clone(), deletion.clone())
             };
             self.apply_one(head, kept).await?;
-            if !removes {
-                continue;
-            }
-            let mut state = replica.state.write();
-            let covers = deletion.covers.get(&replica.key.0);
-            let unread = covers.map_or_else(|| unread.clone(), |covers| unread.difference(covers));
-            if !unread.is_empty() {
-                // What matched of them went with the rest: this member lacks them now, as if its log had been damaged when it started.
-                state.held = state.held.difference(&unread);
-                self.store.ledger.lock().lost(state.deletions.through);
+            if removes {
+                let unread = covers.map_or_else(|| unread.clone(), |covers| unread.difference(covers));
+                self.lack(replica, &unread);
             }
         }
         Ok(())
     }
 
+    /// Notes that the head lacks samples of batches that the log cannot give: this member lacks them, as if its log had been damaged when it
+    /// started.
+    pub(super) fn lack(&self, replica: &Replica, unread: &BatchSet) {
+        if !unread.is_empty() {
+            let mut state = replica.state.write();
+            state.held = state.held.difference(unread);
+            self.store.ledger.lock().lost(state.deletions.through);
+        }
+    }
+
+    /// Applies what became of a deletion that is known.
+    async fn apply_news(&self, replica: &Replica, deletion: &Tombstone, applied_up_to: u64) -> Result<()> {
+        let is_taken_back =
+            deletion.state == TombstoneState::Undone && replica.state.read().deletions.deletes(deletion.id);
+        let head = DeletedHead {
+            applied_up_to,
+            ..DeletedHead::new(replica.key.0, replica.key.1.clone(), deletion.clone())
+        };
+        match is_taken_back {
+            true => self.take_back(replica, head).await,
+            false => self.apply_one(head, Vec::new()).await,
+        }
+    }
+
     /// Logs a deletion: its range in parts, if what is kept of it is too much for one record.
-    async fn apply_one(&self, head: DeletedHead, kept: Vec<Batch>) -> Result<()> {
+    pub(super) async fn apply_one(&self, head: DeletedHead, kept: Vec<Batch>) -> Result<()> {
         let (partition, tenant, id) = (head.partition, head.tenant.clone(), head.deletion.id);
         let (state, removes, kept_batches) = (head.deletion.state, head.removes, kept.len());
         let range = head.deletion.range;
@@ -199,7 +228,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn log_deleted(&self, head: DeletedHead, kept: Vec<Batch>) -> Result<()> {
+    pub(super) async fn log_deleted(&self, head: DeletedHead, kept: Vec<Batch>) -> Result<()> {
         let deleted = Deleted {
             head,
             kept,
@@ -234,84 +263,13 @@ impl Inner {
         if new.is_empty() {
             return Ok(());
         }
-        let unread = self
-            .each_logged(&replica.key, &new, |batch| keeping.keep(&batch))
-            .await?;
+        let keep = |batch: Batch| {
+            keeping.keep(&batch);
+            ControlFlow::Continue(())
+        };
+        let unread = self.each_logged(&replica.key, &new, keep).await?;
         keeping.read.union_with(&new);
         keeping.unread.union_with(&unread);
-        Ok(())
-    }
-
-    /// Refuses while what a deletion takes from the head is not sent again: every read asks for it.
-    fn check_paused(&self, replica: &Replica, deletion: &Tombstone) -> Result<()> {
-        let now = self.deps.runtime.clock.elapsed();
-        let sent = Sent::Backup(deletion.id);
-        match self.stored_otherwise.waits(&replica.key, sent, now) {
-            None => Ok(()),
-            Some(wait) => Err(Error::StoredOtherwise {
-                tenant: replica.key.1.clone(),
-                partition: replica.key.0,
-                seconds: wait.as_secs().max(1),
-            }),
-        }
-    }
-
-    /// Uploads and lists what a deletion takes from the head.
-    async fn back_up(&self, replica: &Replica, deletion: &Tombstone) -> Result<()> {
-        let (partition, tenant) = replica.key.clone();
-        let Some(shared) = self.store.replica(partition, &tenant) else {
-            return Ok(());
-        };
-        let Ok(matchers) = deletion.matchers() else {
-            return Ok(());
-        };
-        let (windows, clean_up_to) = {
-            let state = replica.state.read();
-            let windows = state.head.windows().into_iter().map(|w| w.range);
-            let windows: Vec<_> = windows.filter(|w| w.overlaps(&deletion.range)).collect();
-            (windows, state.deletions.version)
-        };
-        let epoch = self.store.ledger.lock().adopted.get(&partition).copied();
-        let epoch = epoch.unwrap_or(0);
-        let writer = Writer::partition(&self.deps.member, partition, epoch);
-        let mut entries = Vec::new();
-        for window in windows {
-            let block = BlockId::new(self.deps.runtime.clock.now_ms(), self.deps.runtime.rng.u128());
-            let options = BlockOptions {
-                partitions: vec![partition],
-                epoch,
-                clean_up_to,
-                starts: true,
-                ..BlockOptions::new(block, tenant.clone(), window)
-            };
-            let range = TimeRange::new(
-                window.min.max(deletion.range.min),
-                window.max.min(deletion.range.max),
-            );
-            let (from, matchers) = (Arc::clone(&shared), matchers.clone());
-            let encoded = self
-                .pools
-                .long
-                .run(move || encode(&from, options, &matchers, range));
-            let Some(parts) = encoded.await?? else { continue };
-            let bucket = self.deps.manifests.bucket();
-            let uploaded = bucket.upload_block(&tenant, &parts).await;
-            // It does not say what it covers: not all of any batch.
-            entries.push(ManifestBlock::new(&parts.meta, BTreeMap::new()));
-            if let Err(BucketError::Altered { .. }) = &uploaded {
-                self.bury(&tenant, &writer, &entries).await;
-                let (now, sent) = (self.deps.runtime.clock.elapsed(), Sent::Backup(deletion.id));
-                self.stored_otherwise.note(&replica.key, sent, now, BACKUP_PAUSES);
-            }
-            uploaded?;
-        }
-        self.stored_otherwise
-            .forget(&replica.key, Sent::Backup(deletion.id));
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let list = |m: &mut Manifest| entries.iter().try_for_each(|entry| m.add_block(entry.clone()));
-        self.deps.manifests.commit(&tenant, &writer, list).await?;
         Ok(())
     }
 
@@ -328,7 +286,10 @@ impl Inner {
             _ => Some(self.store.replica_or_new(&key)),
         };
         let Some(replica) = replica else {
-            return Ok(DeletionsReply::default());
+            return Ok(DeletionsReply {
+                manifest_version: self.announced(&key),
+                ..DeletionsReply::default()
+            });
         };
         if request.with_held && !self.counts(key.0) {
             // Batches that were acknowledged may be missing in what it holds.
@@ -339,6 +300,7 @@ impl Inner {
             return Err(self.refusal(ServiceErrorCode::NotCounting, text));
         }
         self.ensure_deletions(&replica, request.version).await?;
+        let manifest_version = self.announced(&key);
         let logged = self.store.segments.lock().logged(&key);
         let state = replica.state.read();
         let logged_from = Some(state.deletions.first_in(&logged)).filter(|version| *version != 0);
@@ -355,72 +317,20 @@ impl Inner {
                 .chain(state.unclean_from())
                 .min()
                 .unwrap_or(0),
+            manifest_version,
         })
     }
-}
 
-/// A block of what a head has of matching series in a range, which lies within the block's window; `None` when it has
-/// nothing.
-fn encode(
-    replica: &Replica,
-    options: BlockOptions,
-    matchers: &Matchers,
-    range: TimeRange,
-) -> Result<Option<BlockParts>> {
-    let (partition, tenant) = &replica.key;
-    let refused = |source| Error::Block {
-        tenant: tenant.clone(),
-        partition: *partition,
-        source,
-    };
-    let damaged = |source| Error::Head {
-        tenant: tenant.clone(),
-        partition: *partition,
-        source,
-    };
-    let mut writer = BlockWriter::new(options).map_err(refused)?;
-    let (ids, exemplars, metadata) = {
-        let head = &replica.state.read().head;
-        let metadata = head.metadata().map(|(name, _, m)| (name.to_owned(), m.clone()));
-        let metadata: BTreeMap<String, Metadata> = metadata.collect();
-        (
-            head.select(matchers, range),
-            head.exemplars(matchers, range),
-            metadata,
-        )
-    };
-    for part in ids.chunks(PART) {
-        let copied = {
-            let head = &replica.state.read().head;
-            let copy = |id: &SeriesId| Some((head.labels(*id)?, head.held_samples(*id, range)));
-            part.iter().filter_map(copy).collect::<Vec<_>>()
-        };
-        for (labels, held) in copied {
-            let HeldSamples {
-                mut samples,
-                mut histograms,
-                starts,
-            } = held.map_err(damaged)?;
-            settle_kinds(&mut samples, &mut histograms);
-            let timestamps: Vec<i64> = samples.iter().map(|s| s.t).collect();
-            let values: Vec<f64> = samples.iter().map(|s| s.v).collect();
-            let columns = SeriesColumns {
-                timestamps: &timestamps,
-                values: &values,
-                histograms: &histograms,
-                starts: &starts,
-            };
-            if !timestamps.is_empty() || !histograms.is_empty() {
-                let metadata = metadata.get(labels.metric_name());
-                writer.push_columns(&labels, metadata, columns).map_err(refused)?;
-            }
-        }
+    /// The newest manifest version of a replica's tenant that this member knows to have been there: all its partitions list their blocks
+    /// in the same manifest.
+    pub(crate) fn announced(&self, key: &ReplicaKey) -> u64 {
+        let mut partitions: BTreeSet<PartitionId> =
+            self.store.ledger.lock().adopted.keys().copied().collect();
+        partitions.insert(key.0);
+        let replicas = partitions
+            .into_iter()
+            .filter_map(|p| self.store.replica(p, &key.1));
+        let announced = replicas.map(|r| r.state.read().announced());
+        announced.max().unwrap_or(0)
     }
-    if writer.series_count() == 0 {
-        return Ok(None);
-    }
-    for (labels, exemplars) in &exemplars {
-        writer.push_exemplars(labels, exemplars).map_err(refused)?;
-    }
-    writer.finish().map_err(refused)
 }

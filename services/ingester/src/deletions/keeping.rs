@@ -2,24 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use koios_bucket::{Tombstone, TombstoneState};
+use koios_bucket::Tombstone;
 use koios_model::{BatchColumns, BatchSeries, Matchers, TimeRange};
 use koios_wire::{Batch, BatchHeader};
 
 use super::Known;
 
-/// Deletions in the order in which they apply: those known, then those to come.
+/// Deletions in the order in which they apply: those known, then those to come, none of which is known.
 pub(super) struct Line {
     all: Vec<InLine>,
     /// The places of those to come.
     pending: Vec<Option<usize>>,
 }
 
-/// A deletion, and which of those to come find it applied.
+/// A deletion, and from which of those to come on it is applied.
 pub(super) struct InLine {
     known: Known,
     from: usize,
-    until: usize,
 }
 
 impl Line {
@@ -27,19 +26,10 @@ impl Line {
         let in_line = |known: &Known| InLine {
             known: known.clone(),
             from: 0,
-            until: usize::MAX,
         };
         let mut all: Vec<InLine> = known.iter().filter(|k| k.deletes()).map(in_line).collect();
         let mut places = Vec::with_capacity(pending.len());
         for (at, tombstone) in pending.iter().enumerate() {
-            // News of one that is known: what it deleted stays so until it is taken back.
-            if let Some(before) = all.iter_mut().find(|d| d.known.tombstone.id == tombstone.id) {
-                if tombstone.state == TombstoneState::Undone {
-                    before.until = at;
-                }
-                places.push(None);
-                continue;
-            }
             // Whoever made it has compiled it.
             let Ok(matchers) = tombstone.matchers() else {
                 places.push(None);
@@ -54,11 +44,7 @@ impl Line {
                 continue;
             }
             places.push(Some(all.len()));
-            all.push(InLine {
-                known,
-                from: at + 1,
-                until: usize::MAX,
-            });
+            all.push(InLine { known, from: at + 1 });
         }
         Self { all, pending: places }
     }
@@ -75,7 +61,7 @@ impl Line {
         if covering.iter().any(|d| d.known.tombstone.id == tombstone.id) {
             return None;
         }
-        let before = covering.iter().filter(|d| d.from <= at && at < d.until);
+        let before = covering.iter().filter(|d| d.from <= at);
         let before: Vec<&Known> = before.map(|d| &d.known).collect();
         let columns = matching(batch.columns(), matchers, tombstone.range, &before)?;
         Some(Batch::new(batch.header().clone(), columns))
@@ -123,7 +109,7 @@ fn moments(columns: &BatchColumns) -> impl Iterator<Item = i64> + '_ {
 }
 
 /// The samples and exemplars of matching series in a range, with all labels, but for what `covering` deleted; `None` when there are none.
-fn matching(
+pub(super) fn matching(
     columns: &BatchColumns,
     matchers: &Matchers,
     range: TimeRange,

@@ -10,6 +10,9 @@ pub(super) const FRAME_HEADER_BYTES: usize = 9;
 /// Longest payload that is believed: a strip is some MiB, the accounts of a head may be more.
 const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
 
+/// Least bytes of a series in a strip: its reference, and its state without samples.
+const SERIES_BYTES_MIN: usize = 16 + 24;
+
 const MAGIC: [u8; 8] = *b"KOIOSSNP";
 const VERSION: u16 = 2;
 /// Written before; what its open entries look like still reads.
@@ -115,6 +118,19 @@ impl FrameHeader {
     }
 }
 
+/// Bytes of the beginning of a frame that [`peek_strip`] looks at.
+pub(super) const PEEKED_BYTES: usize = FRAME_HEADER_BYTES + 4;
+
+/// How long the payload of a strip is and how many series it has, as far as they can be told from its beginning, which nothing has
+/// checked; none of another frame.
+pub(super) fn peek_strip(start: &[u8]) -> Option<(u64, usize)> {
+    let head =
+        FrameHeader::read(start).filter(|head| FrameKind::from_code(head.code) == Some(FrameKind::Strip))?;
+    let series = start.get(FRAME_HEADER_BYTES..)?.first_chunk()?;
+    let series = u32::from_le_bytes(*series) as usize;
+    Some((head.len as u64, series.min(head.len / SERIES_BYTES_MIN)))
+}
+
 /// A strip as a payload: `series:u32 labels:u32 zstd:u32 zstd(labels) data`.
 pub(super) fn pack(strip: &Strip) -> std::io::Result<Vec<u8>> {
     let labels = zstd::bulk::compress(&strip.labels, ZSTD_LEVEL)?;
@@ -172,6 +188,23 @@ mod tests {
         let reads = |version| is_header(&header_of(version, ID, 3), ID, 3);
         assert_eq!([0, 1, 2, 3].map(reads), [false, true, true, false]);
         assert!(!is_header(&header(ID, 3), ID, 4));
+    }
+
+    #[test]
+    fn the_beginning_of_a_strip_tells_how_many_series_it_may_have() {
+        let peek = |kind, series: u32, len: usize| {
+            let payload = [&series.to_le_bytes()[..], &vec![0; len - 4]].concat();
+            let bytes = frame(ID, 640, kind, &payload);
+            assert_eq!(peek_strip(&bytes[..PEEKED_BYTES - 1]), None);
+            peek_strip(&bytes[..PEEKED_BYTES])
+        };
+        assert_eq!(peek(FrameKind::Strip, 3, 200), Some((200, 3)));
+        assert_eq!(
+            peek(FrameKind::Strip, u32::MAX, 200),
+            Some((200, 5)),
+            "no more than fit"
+        );
+        assert_eq!(peek(FrameKind::Accounts, 3, 200), None);
     }
 
     #[test]

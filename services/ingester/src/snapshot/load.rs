@@ -8,7 +8,9 @@ use futures::future::join;
 use koios_head::{Head, OpenedStrip, SnapshotError};
 use koios_runtime::{DiskError, DiskFile, OpenMode};
 
-use super::file::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, is_header, unpack};
+use super::file::{
+    FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, PEEKED_BYTES, is_header, peek_strip, unpack,
+};
 use super::{Kept, ReplicaAccounts, SUFFIX, SegmentTimes, dir};
 use crate::ingester::Inner;
 use crate::segments::ReplicaKey;
@@ -29,6 +31,8 @@ struct Reading {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     at: u64,
+    /// Series of the strips that come next, up to the end of their replica.
+    series: usize,
 }
 
 /// What stands in a snapshot.
@@ -106,11 +110,13 @@ impl Inner {
             let got = file
                 .read_at(0, &mut start)
                 .map_err(|e| DiskError::io("read", &path, e))?;
-            let reading = Reading {
+            let mut reading = Reading {
                 file,
                 path,
                 at: HEADER_BYTES as u64,
+                series: 0,
             };
+            reading.count_series();
             Ok::<_, DiskError>((
                 got == start.len() && is_header(&start, identity, segment),
                 reading,
@@ -127,7 +133,12 @@ impl Inner {
             times: SegmentTimes::default(),
         };
         let options = self.store.head_options;
-        let mut head = Head::new(options);
+        let new_head = |reading: &Reading| {
+            let mut head = Head::new(options);
+            head.reserve(reading.series);
+            head
+        };
+        let mut head = new_head(&reading);
         let mut frame;
         (reading, frame) = self.read_frame(reading).await?;
         loop {
@@ -146,7 +157,7 @@ impl Inner {
                     let key = (c.partition, c.tenant.clone());
                     // Before the log brings more of them.
                     head.bound_exemplars(self.store.limits.of(&key.1).max_exemplars);
-                    let whole = std::mem::replace(&mut head, Head::new(options));
+                    let whole = std::mem::replace(&mut head, new_head(&reading));
                     loaded.replicas.insert(key, (whole, accounts));
                 }
                 Frame::Segments(payload) => {
@@ -201,6 +212,9 @@ impl Inner {
             let kind = head.check(identity, reading.at, &payload);
             let kind = kind.ok_or_else(|| reading.damaged("has a damaged frame"))?;
             reading.at = payload_at + head.len as u64;
+            if kind == FrameKind::Accounts {
+                reading.count_series();
+            }
             Ok::<_, Error>((reading, kind, payload))
         });
         let (reading, kind, payload) = read.await?;
@@ -240,6 +254,22 @@ impl Inner {
 }
 
 impl Reading {
+    /// Counts the series of the strips that come next. What cannot be read, reading the frames tells.
+    fn count_series(&mut self) {
+        let (mut at, end) = (self.at, self.file.len().unwrap_or(0));
+        let mut start = [0; PEEKED_BYTES];
+        self.series = 0;
+        while let Ok(got) = self.file.read_at(at, &mut start)
+            && let Some((len, series)) = peek_strip(&start[..got])
+        {
+            at += FRAME_HEADER_BYTES as u64 + len;
+            if at > end {
+                return;
+            }
+            self.series += series;
+        }
+    }
+
     fn damaged(&self, what: &'static str) -> Error {
         Error::Snapshot {
             path: self.path.clone(),

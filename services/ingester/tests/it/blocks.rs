@@ -277,6 +277,38 @@ async fn flushes_over_http() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i13_a_flush_that_takes_longer_than_a_request_says_that_it_goes_on() {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+    let mut w = World::start(1).await;
+    assert!(w.write(&[("a", T0, 1.0)]).await);
+    let settings = koios_server::settings::HttpSettings {
+        request_timeout: Duration::ZERO,
+        ..koios_server::Settings::default().http
+    };
+    let router = koios_server::with_edge(
+        koios_ingester::router(w.node(0).clone()),
+        Arc::new(koios_runtime::TokioClock::starting_at(0)),
+        koios_runtime::RngHandle::from_seed(1),
+        &settings,
+        &koios_server::Metrics::new(),
+    );
+    let request = http::Request::post("/ingester/flush?wait=true")
+        .body(Body::empty())
+        .unwrap();
+    let answer = router.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let body = String::from_utf8_lossy(&body);
+    assert!(
+        body.contains("longer than 0ns: the flush goes on") && body.contains("tenant="),
+        "{body}"
+    );
+    w.sleep(Duration::from_secs(60)).await;
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i2_a_read_across_a_forget_names_what_it_may_lack() {
     use futures::StreamExt;
     let mut w = World::start(1).await;

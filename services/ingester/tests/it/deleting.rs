@@ -40,12 +40,12 @@ impl World {
         self.node(i).deletions(request).await
     }
 
-    fn up(&self) -> Vec<usize> {
+    pub(crate) fn up(&self) -> Vec<usize> {
         let is_up = |i: &usize| self.nodes[*i].ingester.as_ref().is_some_and(|m| m.is_running());
         (0..self.nodes.len()).filter(is_up).collect()
     }
 
-    async fn change_manifest(&self, change: impl Fn(&mut Manifest) + Send + Sync) -> u64 {
+    pub(crate) async fn change_manifest(&self, change: impl Fn(&mut Manifest) + Send + Sync) -> u64 {
         let writer = Writer {
             name: "querier".to_owned(),
             resource: "deletions".to_owned(),
@@ -99,7 +99,7 @@ impl World {
         version
     }
 
-    async fn take_back(&self, id: u128) -> u64 {
+    pub(crate) async fn take_back(&self, id: u128) -> u64 {
         let undo = |m: &mut Manifest| {
             m.set_tombstone_state(Nonce(id), TombstoneState::Undone);
         };
@@ -131,7 +131,7 @@ impl World {
         all
     }
 
-    async fn expect(&self, version: u64, what: &str) {
+    pub(crate) async fn expect(&self, version: u64, what: &str) {
         assert_eq!(self.everything(version).await, self.acked, "{what}");
     }
 }

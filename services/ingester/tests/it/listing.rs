@@ -74,6 +74,8 @@ async fn i10_nothing_is_listed_in_a_manifest_that_shows_less_than_this_member_ha
     assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, 1);
     let now = w.manifests.bucket().uploaded_blocks(&tenant()).await.unwrap();
     assert_eq!(now, uploaded, "nor is anything uploaded for it");
+    // Whoever else would commit to it is told.
+    assert_eq!(w.deletions(0, 0).await.unwrap().announced(), newest);
     for (path, bytes) in aside {
         w.store.put(&path, bytes.into()).await.unwrap();
     }

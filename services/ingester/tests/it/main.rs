@@ -31,4 +31,6 @@ mod streams;
 #[cfg(test)]
 mod tails;
 #[cfg(test)]
+mod taking_back;
+#[cfg(test)]
 mod threads;

@@ -34,9 +34,13 @@ impl World {
             let again = pending.swap_remove(at);
             return self.renewed(again);
         }
-        drop(pending);
         let now = self.wall.true_ms();
-        self.traffic.lock().batch(|p| self.epoch(p), now)
+        let mut traffic = self.traffic.lock();
+        // Some are numbered and stay on their way while others arrive.
+        if pending.len() < PENDING_MAX && self.rng.below(8) == 0 {
+            pending.push(traffic.batch(|p| self.epoch(p), now));
+        }
+        traffic.batch(|p| self.epoch(p), now)
     }
 
     /// The same batch under today's epoch.

@@ -45,6 +45,8 @@ pub(crate) struct Totals {
     /// Batches that came again with labels.
     pub(crate) labelled: u64,
     pub(crate) deletions: u64,
+    /// Those of them that were taken back.
+    pub(crate) taken_back: u64,
 }
 
 impl Totals {
@@ -66,6 +68,7 @@ impl Totals {
         self.truncated += other.truncated;
         self.labelled += other.labelled;
         self.deletions += other.deletions;
+        self.taken_back += other.taken_back;
     }
 
     /// That enough happened for the runs to mean something.
@@ -87,6 +90,7 @@ impl Totals {
             self.truncated / 100,
             self.labelled / 100,
             self.deletions / 40,
+            self.taken_back / 10,
         ];
         assert!(each.iter().all(|n| *n > 0), "too little happened: {self:?}");
     }
@@ -125,6 +129,18 @@ impl Judge {
         let point = |v| [(labels.clone(), vec![Point { t, v }])];
         oracle.lost(&point(Value::Float(0.0)));
         owed.for_each(|v| oracle.acknowledged(&point(v)));
+    }
+
+    /// A sample is there again: these values of it are owed.
+    pub(crate) fn returned(
+        &mut self,
+        place: &Place,
+        labels: &Labels,
+        t: i64,
+        owed: impl Iterator<Item = Value>,
+    ) {
+        let oracle = self.oracles.entry(place.clone()).or_default();
+        owed.for_each(|v| oracle.acknowledged(&[(labels.clone(), vec![Point { t, v }])]));
     }
 
     pub(crate) fn flipped(&mut self) {

@@ -74,6 +74,7 @@ impl World {
         self.settle_deletions(&process).await;
         self.check_all(&process).await;
         self.check_pending(&process).await;
+        self.take_some_back(&process).await;
         if let Err(code) = self.flush(&process).await {
             self.trace.violated(format!("the last flush failed: {code:?}"));
         }

@@ -15,6 +15,10 @@ pub(super) fn with_advice(error: Error) -> Error {
 /// By the words of an answer: those of the libraries that speak gRPC come without kinds.
 fn advice(said: &str) -> Option<&'static str> {
     let is = |words: &str| said.contains(words);
+    if is("nothing is decided unless a majority") {
+        // It says what to do, and names the last of several processes that were asked.
+        return None;
+    }
     if is("invalid compression flag") || is("frame with invalid size") {
         return Some("is this a gRPC port (grpc.listen, 9095 by default)? Give it with --addr");
     }

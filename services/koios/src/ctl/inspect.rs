@@ -73,11 +73,13 @@ async fn labels(reader: &BlockReader) -> Result<Vec<(String, usize)>> {
 }
 
 fn as_json(meta: &BlockMeta, layouts: &[PartLayout], labels: &[(String, usize)]) -> serde_json::Value {
-    // Cell checksums are most of it, and nobody reads them.
+    // Checksums of cells, and the ends of parts, are most of it, and nobody reads them.
     let mut without_cells = serde_json::to_value(meta).unwrap_or_default();
     for part in without_cells["parts"].as_array_mut().into_iter().flatten() {
         if let Some(part) = part.as_object_mut() {
-            part.remove("cells");
+            for name in ["cells", "small_cells", "end"] {
+                part.remove(name);
+            }
         }
     }
     serde_json::json!({ "meta": without_cells, "parts": layouts, "labels": labels.iter().cloned().collect::<std::collections::BTreeMap<_, _>>() })

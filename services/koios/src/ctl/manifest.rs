@@ -31,7 +31,8 @@ one: queries then fail with 503 and say `version N or later is needed`, and inge
 
 Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
 too, when no version can be read, unless --forget-deletions is given: samples that were deleted and are not removed from the blocks \
-yet are there again, and have to be deleted once more.";
+yet are there again, and have to be deleted once more. And it refuses when a block is named as lost, unless --without-lost is given: \
+answers lack what it held, and do not say so.";
 
 pub(super) fn command() -> Command {
     let rebuild = Command::new("rebuild")
@@ -63,6 +64,12 @@ pub(super) fn command() -> Command {
                 .long("forget-deletions")
                 .action(ArgAction::SetTrue)
                 .help("Even if no version tells what was deleted: it is there again"),
+        )
+        .arg(
+            Arg::new("without-lost")
+                .long("without-lost")
+                .action(ArgAction::SetTrue)
+                .help("Even if blocks are named as lost: answers lack what they held"),
         );
     Command::new("manifest")
         .about("The list of a tenant's blocks; no server has to run")
@@ -105,6 +112,14 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
             "no version of the manifest of tenant {tenant} tells which samples were deleted: those that are not removed from the blocks \
              yet would be there again. Bring a version back if you can (a copy of any of the last ones, under its own name); else say \
              --forget-deletions and delete once more what was to be deleted"
+        );
+    }
+    let lost = plan.left_out.iter().filter(|(_, why)| why.may_lose()).count();
+    if lost > 0 && !matches.get_flag("without-lost") {
+        bail!(
+            "{lost} blocks of tenant {tenant} are lost, named above: answers would lack what they held, and not say so. Bring back what is \
+             missing of them (from a copy, or from an archive) and plan the rebuild again; else say --without-lost. They are kept, and can be \
+             listed later with --force"
         );
     }
     storage.bucket.self_test(false).await?;

@@ -1,8 +1,6 @@
 //! How commands say what they found and how far they are, and numbers for people.
 
-use std::fmt::Arguments;
-use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use koios_runtime::ClockHandle;
@@ -14,33 +12,6 @@ const BAR: usize = 30;
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a line is written where there is no terminal.
 const EVERY_PLAIN: Duration = Duration::from_secs(30);
-
-/// Whether something of the output could not be written though somebody waits for it.
-static CUT_SHORT: AtomicBool = AtomicBool::new(false);
-
-/// Writes a line to standard output. Who reads it may have seen enough (`| head`): the command does its work all the same, and its exit
-/// code is what came of that.
-pub(super) fn say(line: Arguments<'_>) {
-    match writeln!(std::io::stdout().lock(), "{line}") {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe && !CUT_SHORT.swap(true, Ordering::Relaxed) => {
-            complain(format_args!(
-                "koios ctl: standard output cannot be written, the rest of it is missing: {e}"
-            ));
-        }
-        _ => {}
-    }
-}
-
-/// Writes a line to standard error.
-pub(super) fn complain(line: Arguments<'_>) {
-    // Who does not see it cannot be told.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// Whether output is missing for another reason than that nobody reads it.
-pub(super) fn is_cut_short() -> bool {
-    CUT_SHORT.load(Ordering::Relaxed)
-}
 
 /// A line on standard error that says how far something is: a bar on a terminal, else a line now and then.
 #[derive(Debug)]

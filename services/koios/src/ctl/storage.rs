@@ -57,7 +57,11 @@ impl Storage {
         let named = TenantId::new(named)?;
         ensure!(
             all.contains(&named),
-            "the bucket has no tenant {named} ({})",
+            "the bucket has no tenant {named} ({}): nothing of it is at this URL. Is the name right, and do the processes run with this \
+             URL, prefix included? If its folder was moved or deleted, bring it back. If that cannot be, and errors say that version N \
+             is needed or was announced: end all processes of the cluster, write the number N to the object {named}/manifest/latest \
+             below the URL, which tells the newest version, and run `koios ctl manifest rebuild --tenant {named} --write`. Queries \
+             work again then, without what was in the bucket",
             some_names(&all)
         );
         Ok(vec![named])

@@ -294,14 +294,13 @@ impl Assembly {
         if shared.target != Target::Distributor {
             return;
         }
-        let reason = no_partitions(&shared.settings);
         let (component, mut state) = (
             shared.readiness.component("distributor"),
             self.plane.state().clone(),
         );
         self.tasks.spawn_cancelled("distributor readiness", async move {
             while state.current().partitions.is_empty() {
-                component.not_ready(reason);
+                component.not_ready(NO_PARTITIONS);
                 state.changed().await;
             }
             component.ready();
@@ -412,18 +411,8 @@ async fn follow_counting(
 }
 
 /// Why a distributor takes no writes yet.
-fn no_partitions(settings: &koios_server::Settings) -> &'static str {
-    match settings.control.voters.is_empty() {
-        true => {
-            "the cluster has no partitions, so that no write is taken: control.voters is empty, which makes this process a cluster \
-             by itself: list the voters of the cluster, as its ingesters do"
-        }
-        false => {
-            "the cluster has no partitions yet, so that no write is taken: they are formed once ingesters of enough zones are \
-             registered, see `koios ctl status`"
-        }
-    }
-}
+const NO_PARTITIONS: &str = "the cluster has no partitions yet, so that no write is taken: they are formed once ingesters of enough zones \
+                             are registered, see `koios ctl status`";
 
 /// Which summaries the settings ask for.
 fn downsampling(from: &koios_server::settings::Settings) -> Vec<Downsampling> {

@@ -110,6 +110,10 @@ impl Node {
         joining.not_ready("waiting for the cluster's state from the control voters");
 
         let voters = naming::voters(&settings.control.voters)?;
+        let is_part = matches!(target, Target::Distributor | Target::Querier | Target::Store);
+        if voters.is_empty() && is_part {
+            return Err(NodeError::Settings(naming::no_voters(target)));
+        }
         let storage = Storage::open(target, &settings, &runtime, options.object_store).await?;
         let http_listener = bind(&runtime, "http.listen", &settings.http.listen).await?;
         let grpc_listener = bind(&runtime, "grpc.listen", &settings.grpc.listen).await?;

@@ -8,6 +8,16 @@ use serde::Deserialize;
 
 use super::NodeError;
 
+/// Why a process that is a part of a cluster does not start without its voters: it would be a cluster by itself, and take over the one
+/// whose bucket it is given.
+pub(super) fn no_voters(target: Target) -> String {
+    format!(
+        "control.voters is empty, and `koios {}` is only a part of a cluster: list the voters of the cluster (its ingesters, or some \
+         of them), as all of its processes do; `koios all` is a cluster by itself",
+        target.as_str()
+    )
+}
+
 /// The listed voters by name. One listed without a name is called by its address.
 pub(super) fn voters(listed: &[String]) -> Result<Voters, NodeError> {
     Ok(parse_voters(&listed.join(","))?)

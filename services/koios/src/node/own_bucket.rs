@@ -10,8 +10,10 @@ use super::{NodeError, Refusal};
 
 /// Longest the bucket is waited for before the process goes on without having heard whose it is.
 const WAIT: Duration = Duration::from_secs(5);
-/// How often it is asked after that, until it says.
-const AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How often it is asked after that, until it says: soon at first, for what another cluster's bucket gets meanwhile stays there.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The longest pause.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// Refuses a bucket whose backup of the control state is another cluster's. One that is away or has no backup yet is looked
 /// at again in the background, for a process may start while object storage is away (I9).
@@ -31,8 +33,10 @@ pub(super) async fn require(
     let (plane, clock) = (Arc::clone(plane), Arc::clone(clock));
     let (group, refusal) = (tasks.clone(), refusal.clone());
     tasks.spawn_cancelled("own-bucket", async move {
+        let mut pause = AGAIN_AFTER;
         loop {
-            clock.sleep(AGAIN_AFTER).await;
+            clock.sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_AFTER_MAX);
             match plane.is_own_bucket().await {
                 Ok(true) => return,
                 Ok(false) => {}

@@ -24,7 +24,8 @@ use koios_runtime::{
 };
 use koios_server::Metrics;
 use koios_store::{
-    BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness, StoreSettings,
+    Announced, BlockStore, CompactionDeps, CompactionDuty, CompactionSettings, Compactor, DeletionWitness,
+    StoreSettings,
 };
 use koios_testkit::promqltest::{MemoryStorage, Point, Storage};
 use koios_testkit::sim_disk::SimDisk;
@@ -296,6 +297,10 @@ struct NothingDeleted;
 impl DeletionWitness for NothingDeleted {
     async fn is_forgotten(&self, _: &TenantId, _: &Tombstone) -> bool {
         false
+    }
+
+    async fn announced(&self, _: &TenantId) -> Announced {
+        Announced::NONE
     }
 }
 

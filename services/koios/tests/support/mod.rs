@@ -290,12 +290,22 @@ impl Cluster {
     }
 }
 
-/// Runs `koios ctl`.
+/// Runs `koios ctl` with a node's address.
 pub fn ctl(args: &[&str], addr: &str) -> Result<String> {
+    run_ctl(args, ["--addr", addr], &[])
+}
+
+/// Runs `koios ctl` with a bucket's URL and the environment of its client.
+pub fn ctl_of_bucket(args: &[&str], url: &str, env: &[(String, String)]) -> Result<String> {
+    run_ctl(args, ["--bucket-url", url], env)
+}
+
+fn run_ctl(args: &[&str], of: [&str; 2], env: &[(String, String)]) -> Result<String> {
     let output = std::process::Command::new(program())
         .arg("ctl")
         .args(args)
-        .args(["--addr", addr])
+        .args(of)
+        .envs(env.iter().cloned())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {

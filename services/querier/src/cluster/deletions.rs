@@ -112,6 +112,15 @@ impl DeletionsSeen {
     }
 }
 
+/// What members say before a deletion.
+#[derive(Debug, Default)]
+pub(crate) struct HeldBatches {
+    /// The batches that were acknowledged before, and perhaps more, per partition.
+    pub(crate) batches: BTreeMap<PartitionId, BatchSet>,
+    /// The newest manifest version that they tell of: to one that is older nothing may be committed.
+    pub(crate) announced: u64,
+}
+
 impl Cluster {
     /// Asks a majority of each partition's members.
     async fn ask_deletions(
@@ -143,18 +152,26 @@ impl Cluster {
         }
     }
 
-    /// The batches that were acknowledged before, and perhaps more, per partition.
-    pub(crate) async fn held_batches(
-        &self,
-        tenant: &TenantId,
-    ) -> Result<BTreeMap<PartitionId, BatchSet>, QueryError> {
-        let mut held = BTreeMap::<PartitionId, BatchSet>::new();
+    /// What members hold.
+    pub(crate) async fn held_batches(&self, tenant: &TenantId) -> Result<HeldBatches, QueryError> {
+        let mut held = HeldBatches::default();
         for read in self.ask_deletions(tenant, 0, true).await? {
-            for (reply, _) in read.answers.iter().filter(|(reply, _)| !reply.held.is_empty()) {
-                held.entry(read.partition).or_default().union_with(&reply.held);
+            for (reply, _) in &read.answers {
+                held.announced = held.announced.max(reply.announced());
+                if !reply.held.is_empty() {
+                    let of = held.batches.entry(read.partition).or_default();
+                    of.union_with(&reply.held);
+                }
             }
         }
         Ok(held)
+    }
+
+    /// The newest manifest version that members tell of: to one that is older nothing may be committed.
+    pub(crate) async fn announced_version(&self, tenant: &TenantId) -> Result<u64, QueryError> {
+        let reads = self.ask_deletions(tenant, 0, false).await?;
+        let answers = reads.iter().flat_map(|r| &r.answers);
+        Ok(answers.map(|(reply, _)| reply.announced()).max().unwrap_or(0))
     }
 
     /// The manifest version up to which members have applied deletions.

@@ -375,6 +375,7 @@ impl IngesterService for MockIngester {
             held: end.held.clone(),
             version: end.deletions_version,
             logged_from: 0,
+            manifest_version: end.manifest_floor,
         })
     }
 

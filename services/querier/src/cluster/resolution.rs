@@ -21,6 +21,13 @@ pub enum SourceResolution {
     UpTo(i64),
 }
 
+impl SourceResolution {
+    /// Whether summaries may take the place of samples that are kept.
+    pub fn asks_for_summaries(self) -> bool {
+        matches!(self, Self::UpTo(max_ms) if max_ms > 0)
+    }
+}
+
 /// What a read says about how coarse its data may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Coarseness {

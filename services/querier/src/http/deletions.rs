@@ -147,6 +147,13 @@ impl DeletionsApi {
         committed.map_err(|e| from_bucket(&e))
     }
 
+    /// A manifest to commit to: not one that shows less than members tell of. They would take what is committed to it for what they have
+    /// applied, and the lost versions would be hidden.
+    async fn at_least(&self, tenant: &TenantId, announced: u64) -> Result<Arc<Manifest>, ApiError> {
+        let found = self.manifests.at_least(tenant, announced).await;
+        found.map_err(|e| from_bucket(&e))
+    }
+
     async fn delete(
         &self,
         asker: &Asker,
@@ -157,8 +164,9 @@ impl DeletionsApi {
         let tenant = &asker.tenant;
         let bucket = self.manifests.bucket();
         // What was acknowledged before is covered; a sample that comes meanwhile may be or not.
-        let covers = self.cluster.held_batches(tenant).await?;
-        let known = self.manifests.probe(tenant).await.map_err(|e| from_bucket(&e))?;
+        let held = self.cluster.held_batches(tenant).await?;
+        let covers = held.batches;
+        let known = self.at_least(tenant, held.announced).await?;
         if covers.is_empty() && known.version == 0 {
             let waiting = match scope {
                 Scope::Series => Vec::new(),
@@ -214,6 +222,8 @@ impl DeletionsApi {
 
     async fn take_back(&self, asker: &Asker, id: Nonce) -> Result<(), ApiError> {
         let tenant = &asker.tenant;
+        let announced = self.cluster.announced_version(tenant).await?;
+        self.at_least(tenant, announced).await?;
         let mut refusal = None;
         let undo = |m: &mut Manifest| {
             refusal = match m.tombstone(id).map(|t| t.state) {
@@ -338,6 +348,8 @@ async fn clean(State(api): State<Arc<DeletionsApi>>, request: Request<Body>) -> 
         .map_err(|e| from_bucket(&e))?;
     let is_masked = |t: &&Tombstone| t.state == TombstoneState::Masked;
     if known.tombstones.iter().any(|t| is_masked(&t)) {
+        let announced = api.cluster.announced_version(&asker.tenant).await?;
+        api.at_least(&asker.tenant, announced).await?;
         let finish = |m: &mut Manifest| {
             let masked: Vec<Nonce> = m.tombstones.iter().filter(is_masked).map(|t| t.id).collect();
             for id in masked {

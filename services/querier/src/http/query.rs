@@ -288,6 +288,7 @@ fn prepare(asked: &Asked, ctx: &CancelContext) -> Result<Prepared, ApiError> {
         lookback_delta_ms: asked.lookback_ms,
         max_samples: as_size(asked.limits.max_query_samples),
         max_memory_bytes: as_size(asked.limits.max_query_memory_bytes),
+        summaries_asked_for: asked.resolution.asks_for_summaries(),
         ..EngineOptions::default()
     });
     let (step_ms, range_ms) = match asked.when {

@@ -242,8 +242,67 @@ async fn main() {
         "| query | cached before | blocks | series | rounds | requests | per block | kB | kB needed | times as many |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
+    Box::pin(full_days()).await;
     Box::pin(million(minutes.unwrap_or(120))).await;
     Box::pin(month()).await;
+}
+
+/// 17,000 series in a block for each of some days: each about as large as blocks get, and so is each of its parts.
+async fn full_days() {
+    const DAYS: i64 = 3;
+    let days = World::of(Fleet {
+        metrics: 50,
+        targets: 340,
+        block_ms: DAY_MS,
+        windows: DAYS,
+    })
+    .await;
+    for block in &days.blocks {
+        let parts = block.meta.parts.iter();
+        let parts: Vec<String> = parts
+            .map(|p| format!("{} {} kB", p.name, p.bytes / 1000))
+            .collect();
+        let meta = block.meta.to_json().len();
+        eprintln!(
+            "  {}: meta.json {meta} bytes, {}",
+            block.meta.block,
+            parts.join(", ")
+        );
+    }
+    let (all, day) = (TimeRange::ALL, TimeRange::new(START_MS, START_MS + DAY_MS - 1));
+    let hour = TimeRange::new(START_MS + DAY_MS / 2, START_MS + DAY_MS / 2 + 3_600_000);
+    for (kind, first, second) in [("gauge", 17, 27), ("counter", 15, 25), ("float", 19, 29)] {
+        let first = [metric(first), instance(209)];
+        let second = [metric(second), instance(133)];
+        days.report(
+            &format!("one series ({kind}), {DAYS} days of 17,000"),
+            &first,
+            &second,
+            all,
+        )
+        .await;
+        days.report(
+            &format!("one series ({kind}), a day of 17,000"),
+            &first,
+            &second,
+            day,
+        )
+        .await;
+        days.report(
+            &format!("one series ({kind}), an hour of 17,000"),
+            &first,
+            &second,
+            hour,
+        )
+        .await;
+    }
+    days.report(
+        &format!("one metric, {DAYS} days of 17,000"),
+        &[metric(15)],
+        &[metric(25)],
+        all,
+    )
+    .await;
 }
 
 /// 1,000 series in a block for each of 30 days.

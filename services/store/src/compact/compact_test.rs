@@ -13,6 +13,7 @@ use koios_wire::{SeriesExemplars, StoreLabelsRequest, StoreSelectRequest, StoreS
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
 
 use super::*;
 use crate::service_test::{Data, read};
@@ -47,19 +48,27 @@ impl CompactionDuty for Duty {
     }
 }
 
-/// What members say of deletions.
+/// What members say.
 #[derive(Debug)]
-struct Witness(bool);
+struct Witness {
+    have_forgotten: bool,
+    announced: Arc<Mutex<Announced>>,
+}
 
 #[async_trait]
 impl DeletionWitness for Witness {
     async fn is_forgotten(&self, _: &TenantId, _: &Tombstone) -> bool {
-        self.0
+        self.have_forgotten
+    }
+
+    async fn announced(&self, _: &TenantId) -> Announced {
+        *self.announced.lock()
     }
 }
 
 struct World {
     members_have_forgotten: bool,
+    announced: Arc<Mutex<Announced>>,
     objects: Arc<InMemory>,
     clock: ClockHandle,
     rng: RngHandle,
@@ -75,6 +84,7 @@ impl World {
     fn new(seed: u64) -> Self {
         Self {
             members_have_forgotten: false,
+            announced: Arc::new(Mutex::new(Announced::NONE)),
             objects: Arc::new(InMemory::new()),
             clock: Arc::new(TokioClock::starting_at(NOW)),
             rng: RngHandle::from_seed(seed),
@@ -117,7 +127,10 @@ impl World {
             member: "store-1".to_owned(),
             manifests,
             duty: Arc::<Duty>::clone(&self.duty),
-            witness: Arc::new(Witness(self.members_have_forgotten)),
+            witness: Arc::new(Witness {
+                have_forgotten: self.members_have_forgotten,
+                announced: Arc::clone(&self.announced),
+            }),
             overrides: self.overrides.clone(),
             metrics: Metrics::new(),
         };

@@ -25,6 +25,26 @@ pub trait DeletionWitness: Send + Sync + Debug + 'static {
     /// Whether nothing that a deletion deletes can come back once the manifest does not list it any more: every member has applied it, and
     /// no member's log has a batch that it covers. False when that is not known.
     async fn is_forgotten(&self, tenant: &TenantId, deletion: &Tombstone) -> bool;
+
+    /// The newest version of a tenant's manifest that members know to have been there.
+    async fn announced(&self, tenant: &TenantId) -> Announced;
+}
+
+/// The version of a manifest that members tell of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The version; 0 when nobody tells of any.
+    pub version: u64,
+    /// Whether all members have answered.
+    pub by_all: bool,
+}
+
+impl Announced {
+    /// What members tell that were not told of any version.
+    pub const NONE: Self = Self {
+        version: 0,
+        by_all: true,
+    };
 }
 
 /// What of a block a merge leaves out: what is final.

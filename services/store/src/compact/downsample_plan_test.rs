@@ -41,6 +41,7 @@ fn block(n: u128, hours: std::ops::Range<i64>, kib: u64) -> ManifestBlock {
             bytes: kib << 10,
             crc32c: 0,
             end_cell_bytes: None,
+            end_in_meta: false,
         }],
     }
 }

@@ -98,7 +98,10 @@ impl CompactError {
 
     /// Whether the manifest lost versions, so that an operator has to act.
     pub(crate) fn is_lost(&self) -> bool {
-        matches!(self, Self::Bucket(BucketError::Lost { .. }))
+        matches!(
+            self,
+            Self::Bucket(BucketError::Lost { .. } | BucketError::Behind { .. })
+        )
     }
 
     /// The block that the storage did not hand out, if that is why.

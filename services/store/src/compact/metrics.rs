@@ -33,7 +33,7 @@ pub(crate) struct CompactionMetrics {
     due_seconds: ByTenant,
     due_downsampling_seconds: ByTenant,
     bad: ByTenant,
-    lost: ByTenant,
+    pub(crate) lost: ByTenant,
     unknown: ByTenant,
 }
 

@@ -12,6 +12,7 @@
 //!
 //! **Failure behaviour.** Everything is tried again at the next visit. A dead name is never listed again, whatever was on its way.
 
+mod announced;
 mod aside;
 mod cleanup;
 mod deletions;
@@ -43,7 +44,7 @@ use koios_runtime::{Runtime, with_sources};
 use koios_server::Metrics;
 use koios_tenancy::Overrides;
 
-pub use deletions::DeletionWitness;
+pub use deletions::{Announced, DeletionWitness};
 use downsample_plan::{DownsampleJob, downsampling_due_since_ms, due_downsamplings};
 use error::CompactError;
 use job::Merger;
@@ -91,7 +92,7 @@ pub struct CompactionDeps {
     pub manifests: TenantManifests,
     /// Who compacts which tenant.
     pub duty: Arc<dyn CompactionDuty>,
-    /// Tells when deletions are complete.
+    /// Tells when deletions are complete, and of versions that the bucket may have lost.
     pub witness: Arc<dyn DeletionWitness>,
     /// What tenants have of their own: retentions, rules, and when they are downsampled.
     pub overrides: Overrides,
@@ -277,6 +278,9 @@ impl Compactor {
         self.metrics.stands(tenant, &standing);
         let writer = Writer::compaction(&self.deps.member, epoch);
         // Before anything is committed: to a manifest that lost versions nothing may be.
+        if !self.has_heard_members(tenant).await? {
+            return Ok(false);
+        }
         let orphans = match self.look_for_orphans(tenant).await {
             // What is not in the manifest is then all there is.
             Err(error) if error.is_lost() || manifest.version == 0 => {

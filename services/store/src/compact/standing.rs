@@ -7,6 +7,7 @@ use std::time::Duration;
 use koios_block::BlockId;
 use koios_bucket::Manifest;
 
+use super::announced::Told;
 use super::cleanup::SeenDead;
 use super::plan::MergeJob;
 
@@ -33,6 +34,7 @@ pub(super) struct TenantStanding {
     stored_otherwise: BTreeMap<BTreeSet<BlockId>, u32>,
     /// What is due first, and since when nothing was done about it.
     due: Option<(MergeJob, Duration)>,
+    pub(super) told: Told,
     pub(super) dead: SeenDead,
     pub(super) history_dropped_below: u64,
     /// When uploads that were never listed are looked for next.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -26,6 +27,10 @@ pub(crate) struct FaultyStore {
     pub(crate) alters_all: AtomicBool,
     /// No version of a manifest is taken that lists a block.
     pub(crate) lists_nothing: AtomicBool,
+    /// Who holds it for writing lets no block be written meanwhile.
+    pub(crate) blocks: Arc<tokio::sync::RwLock<()>>,
+    /// How often a block was to be written.
+    pub(crate) block_puts: AtomicU64,
 }
 
 impl fmt::Display for FaultyStore {
@@ -60,6 +65,10 @@ impl ObjectStore for FaultyStore {
     ) -> object_store::Result<PutResult> {
         self.check()?;
         self.puts.fetch_add(1, Ordering::Relaxed);
+        if path.as_ref().contains("/blocks/") {
+            self.block_puts.fetch_add(1, Ordering::Relaxed);
+            drop(self.blocks.read().await);
+        }
         if self.lists_nothing.load(Ordering::Relaxed) {
             let bytes: Bytes = payload.clone().into();
             if String::from_utf8_lossy(&bytes).contains(r#""blocks":[{"#) {

@@ -124,15 +124,20 @@ impl World {
         let (acks, ()) = futures::join!(futures::future::join_all(pushes), meanwhile);
         let acked = acks.iter().filter(|a| a.is_ok()).count() > self.nodes.len() / 2;
         if acked {
-            for &(series, t, v) in samples {
-                let kept = self
-                    .acked
-                    .entry((series.to_owned(), t))
-                    .or_insert_with(|| v.to_bits());
-                *kept = winner(f64::from_bits(*kept), v).to_bits();
-                put_start(&mut self.acked, series, (t, start_of(series, t)));
-            }
+            self.acknowledged(samples);
         }
         acked
+    }
+
+    /// Notes what has been acknowledged.
+    pub(crate) fn acknowledged(&mut self, samples: &[(&str, i64, f64)]) {
+        for &(series, t, v) in samples {
+            let kept = self
+                .acked
+                .entry((series.to_owned(), t))
+                .or_insert_with(|| v.to_bits());
+            *kept = winner(f64::from_bits(*kept), v).to_bits();
+            put_start(&mut self.acked, series, (t, start_of(series, t)));
+        }
     }
 }

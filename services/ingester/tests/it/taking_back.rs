@@ -1,0 +1,324 @@
+//! What was on its way when a deletion was made, and acknowledged then, comes back when the deletion is taken back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use koios_bucket::{Nonce, TombstoneState};
+use koios_ingester::Settings;
+use koios_model::TimeRange;
+use koios_wire::{Batch, IngesterService};
+
+use crate::harness::{HOUR, MINUTE, Samples, T0, World, tenant};
+use crate::pinning::{push_much, small_segments};
+use crate::snapshot::snapshots;
+
+/// Longer than a look at what is late.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+type Sample = (&'static str, i64, f64);
+
+/// What is on its way.
+const LATE: [Sample; 4] = [
+    ("a", T0 + MINUTE, 7.0),
+    ("hist", T0 + MINUTE, 7.0),
+    ("c", T0 + MINUTE, 7.0),
+    ("a", T0 + 3 * HOUR, 8.0),
+];
+
+impl World {
+    async fn arrive(&self, batch: &Arc<Batch>) {
+        for i in self.up() {
+            self.node(i).push(Arc::clone(batch)).await.unwrap();
+        }
+    }
+
+    /// A batch that is numbered, but not sent before the next one of its stream is there.
+    async fn on_its_way(&mut self, samples: &[Sample]) -> Arc<Batch> {
+        let batch = self.batch(samples);
+        assert!(
+            self.write(&[("a", T0, 1.0), ("hist", T0, 1.0), ("c", T0, 1.0)])
+                .await
+        );
+        batch
+    }
+
+    /// Deletes "a" and "hist", and has a batch arrive that was on its way. Gives the last version.
+    async fn with_late(&mut self, batch: &Arc<Batch>, samples: &[Sample]) -> u64 {
+        self.delete(1, "a", TimeRange::ALL).await;
+        let version = self.delete(2, "hist", TimeRange::ALL).await;
+        for i in self.up() {
+            self.deletions(i, version).await.unwrap();
+        }
+        self.arrive(batch).await;
+        let left: Vec<Sample> = samples.iter().filter(|s| s.0 == "c").copied().collect();
+        self.acknowledged(&left);
+        self.expect(version, "left out").await;
+        version
+    }
+
+    /// Takes both deletions back: all that was acknowledged is there.
+    async fn expect_back(&mut self, before: &Samples, samples: &[Sample]) -> u64 {
+        self.take_back(1).await;
+        let version = self.take_back(2).await;
+        self.acked.extend(before.clone());
+        self.acknowledged(samples);
+        self.expect(version, "taken back").await;
+        version
+    }
+
+    async fn restart_all(&mut self) {
+        for i in 0..self.nodes.len() {
+            self.crash(i).await;
+            self.boot(i).await;
+        }
+        self.until("all count", |w| (0..w.nodes.len()).all(|i| w.counts(i)))
+            .await;
+    }
+
+    async fn holdings_of(&self, i: usize) -> u64 {
+        let request = koios_wire::BatchSetsRequest {
+            partition: crate::harness::PARTITION,
+            epoch: self.epoch(),
+        };
+        let reply = self.node(i).batch_sets(request).await.unwrap();
+        reply.tenants.iter().map(|t| t.held.len()).sum()
+    }
+
+    /// How many blocks deletions have listed.
+    async fn backups(&self) -> usize {
+        let manifest = self.manifests.probe(&tenant()).await.unwrap();
+        manifest.blocks.iter().filter(|b| b.covers.is_empty()).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i10_what_came_late_is_uploaded_and_comes_back() {
+    for members in [1, 3] {
+        let mut w = World::start(members).await;
+        let batch = w.on_its_way(&LATE).await;
+        let before = w.acked.clone();
+        let version = w.with_late(&batch, &LATE).await;
+        let blocks = w.backups().await;
+        w.sleep(A_WHILE).await;
+        let uploaded = w.backups().await;
+        assert!(uploaded >= blocks + 2 * members, "two windows");
+        w.sleep(A_WHILE).await;
+        assert_eq!(w.backups().await, uploaded, "once");
+        w.restart_all().await;
+        w.sleep(A_WHILE).await;
+        assert_eq!(w.backups().await, uploaded, "nor after a restart");
+        w.expect(version, "masked").await;
+        w.expect_back(&before, &LATE).await;
+        w.restart_all().await;
+        let version = w.manifests.probe(&tenant()).await.unwrap().version;
+        w.expect(version, "after a restart").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i10_what_came_late_comes_back_before_it_is_uploaded() {
+    fn in_parts(s: &mut Settings) {
+        s.deletion_record_bytes = 64;
+    }
+    for (members, tune) in [(1, in_parts as fn(&mut Settings)), (3, |_| {})] {
+        for restarts in [false, true] {
+            let mut w = World::start_with(members, tune).await;
+            let (first, second) = (w.batch(&LATE), w.batch(&[("a", T0 + 9, 2.0)]));
+            let batch = w.on_its_way(&LATE).await;
+            let before = w.acked.clone();
+            let blocks = w.store.blocks.clone();
+            w.with_late(&batch, &LATE).await;
+            w.arrive(&first).await;
+            w.arrive(&second).await;
+            let no_blocks = blocks.write().await;
+            if restarts {
+                w.restart_all().await;
+            }
+            let mut late = LATE.to_vec();
+            late.push(("a", T0 + 9, 2.0));
+            let version = w.expect_back(&before, &late).await;
+            w.restart_all().await;
+            w.expect(version, "after a restart").await;
+            drop(no_blocks);
+            for i in 0..members {
+                w.flush(i).await.unwrap();
+            }
+            w.expect(version, "cut").await;
+            assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked, "blocks have it");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i1_i10_what_comes_while_a_deletion_is_applied_comes_back() {
+    for uploads in [true, false] {
+        let mut w = World::start(1).await;
+        let batch = w.on_its_way(&LATE).await;
+        let before = w.acked.clone();
+        let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+        let version = version.max(w.list_deletion(2, "hist", TimeRange::ALL).await);
+        let puts = w.store.block_puts.load(Ordering::Relaxed);
+        let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+        // What the head had is copied, and waits for the bucket.
+        let arriving = async {
+            while w.store.block_puts.load(Ordering::Relaxed) == puts {
+                tokio::task::yield_now().await;
+            }
+            w.arrive(&batch).await;
+            drop(no_blocks);
+        };
+        let (applied, ()) = futures::join!(w.deletions(0, version), arriving);
+        applied.unwrap();
+        w.acknowledged(&[LATE[2]]);
+        w.expect(version, "deleted").await;
+        if uploads {
+            w.sleep(A_WHILE).await;
+        }
+        w.restart_all().await;
+        w.expect_back(&before, &LATE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_what_came_late_never_comes_back_once_its_deletion_is_final() {
+    for waits in [Duration::ZERO, A_WHILE] {
+        let mut w = World::start(3).await;
+        let batch = w.on_its_way(&LATE).await;
+        w.with_late(&batch, &LATE).await;
+        w.sleep(waits).await;
+        let finish = |m: &mut koios_bucket::Manifest| {
+            for id in [1, 2] {
+                m.set_tombstone_state(Nonce(id), TombstoneState::Final);
+            }
+        };
+        let version = w.change_manifest(finish).await;
+        let blocks = w.backups().await;
+        for _ in 0..2 {
+            w.sleep(A_WHILE).await;
+            assert_eq!(w.backups().await, blocks, "nothing more is uploaded");
+            w.expect(version, "final").await;
+            w.restart_all().await;
+        }
+    }
+}
+
+/// Of two deletions that delete the same, either may be taken back first.
+#[tokio::test(start_paused = true)]
+async fn i10_what_two_deletions_took_comes_back_with_the_second() {
+    for (first, second) in [(1, 3), (3, 1)] {
+        for uploads in [true, false] {
+            let mut w = World::start(3).await;
+            let batch = w.on_its_way(&LATE).await;
+            let before = w.acked.clone();
+            w.with_late(&batch, &LATE).await;
+            let kept = w.acked.clone();
+            let version = w.delete(3, "a", TimeRange::ALL).await;
+            w.expect(version, "deleted twice").await;
+            if uploads {
+                w.sleep(A_WHILE).await;
+            }
+            let version = w.take_back(first).await;
+            w.expect(version, "the other one deletes it still").await;
+            assert_eq!(w.acked, kept);
+            w.restart_all().await;
+            w.take_back(second).await;
+            let version = w.take_back(2).await;
+            w.acked.extend(before);
+            w.acknowledged(&LATE);
+            w.expect(version, "both are taken back").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_the_log_keeps_what_came_late_until_it_is_uploaded() {
+    let mut w = World::start_with(2, small_segments).await;
+    let late = [("a", w.clock.now_ms(), 7.0), ("hist", w.clock.now_ms() + 1, 7.0)];
+    let batch = w.on_its_way(&late).await;
+    let before = w.acked.clone();
+    w.with_late(&batch, &late).await;
+    // What is late waits then, and what is cut does not.
+    w.store.alters_all.store(true, Ordering::Relaxed);
+    w.sleep(Duration::from_secs(20)).await;
+    w.store.alters_all.store(false, Ordering::Relaxed);
+    let first = "0000000001.wal";
+    while w.wal_files(0).len() < 5 {
+        push_much(&mut w).await;
+    }
+    for i in 0..2 {
+        w.flush(i).await.unwrap();
+        assert_eq!(w.wal_files(i)[0], first, "it is there alone");
+    }
+    w.expect_back(&before, &late).await;
+    // Blocks that were cut while the deletions stood say that they have the batch.
+    for i in 0..2 {
+        w.flush(i).await.unwrap();
+        assert_ne!(w.wal_files(i)[0], first);
+    }
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i10_a_snapshot_knows_what_is_late() {
+    for uploads in [true, false] {
+        let mut w = World::start_with(1, small_segments).await;
+        let late = [("a", w.clock.now_ms(), 7.0), ("hist", w.clock.now_ms() + 1, 7.0)];
+        let batch = w.on_its_way(&late).await;
+        let before = w.acked.clone();
+        w.with_late(&batch, &late).await;
+        let blocks = w.backups().await;
+        let gate = Arc::clone(&w.store.blocks);
+        let no_blocks = gate.write().await;
+        for _ in 0..10_000 {
+            if !snapshots(&w, 0).is_empty() {
+                break;
+            }
+            push_much(&mut w).await;
+        }
+        w.until("a snapshot was written", |w| !snapshots(w, 0).is_empty())
+            .await;
+        w.crash(0).await;
+        w.boot(0).await;
+        drop(no_blocks);
+        if uploads {
+            w.sleep(A_WHILE).await;
+            assert!(w.backups().await > blocks);
+        }
+        w.expect_back(&before, &late).await;
+    }
+}
+
+/// A member that was away copies what it lacks once it knows of the deletion.
+#[tokio::test(start_paused = true)]
+async fn i10_what_comes_late_by_repair_comes_back() {
+    for uploads in [true, false] {
+        let mut w = World::start_with(3, |s| s.deletion_record_bytes = 300).await;
+        let mut late = Vec::new();
+        w.crash(2).await;
+        for i in 0..20 {
+            let sample = [("a", T0 + i * MINUTE, i as f64), ("hist", T0 + i * MINUTE, 1.0)];
+            assert!(w.write(&sample).await);
+            late.extend(sample);
+        }
+        let before = w.acked.clone();
+        w.delete(1, "a", TimeRange::ALL).await;
+        let version = w.delete(2, "hist", TimeRange::ALL).await;
+        w.cut_off(2, true);
+        w.boot(2).await;
+        w.deletions(2, version).await.unwrap();
+        w.cut_off(2, false);
+        let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+        while w.holdings_of(2).await < 20 {
+            w.sleep(Duration::from_secs(1)).await;
+        }
+        let backups = w.backups().await;
+        if uploads {
+            drop(no_blocks);
+            w.sleep(A_WHILE).await;
+            assert!(w.backups().await > backups + 2, "in portions");
+        }
+        w.expect(version, "masked").await;
+        w.expect_back(&before, &late).await;
+    }
+}
