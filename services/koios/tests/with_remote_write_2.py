@@ -402,11 +402,12 @@ def partial_writes():
             same(stored(f"{name}_{part}"), [[T[0], "1"], [T[1], "2"]], f"{name}_{part}")
             same(len(stored(f"{name}_{part}_sizes", "histograms")), 1, f"{name}_{part}_sizes")
     same(stored("bad"), [], "what was refused")
-    # Another value at a time that has one: refused, and not counted.
-    for value, status, written in [(1.0, 204, [1, 0, 0]), (2.0, 400, [0, 0, 0])]:
+    # Another value at a time that has one: told of, and counted where it is the one that is kept, the larger.
+    for value, status, written in [(1.0, 204, [1, 0, 0]), (2.0, 400, [1, 0, 0]), (1.5, 400, [0, 0, 0])]:
         sender = Sender()
         sender.series("contradicts", samples=[(T[0], value)])
         same(sender.send()[:2], (status, written), f"contradicts with {value}")
+    same(stored("contradicts"), [[T[0], "2"]], "what was contradicted")
 
 
 if STEP == "send":
