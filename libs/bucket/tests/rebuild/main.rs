@@ -6,6 +6,7 @@ mod altered;
 #[path = "../common/mod.rs"]
 mod common;
 mod lacking;
+mod metadata;
 
 use std::sync::Arc;
 
