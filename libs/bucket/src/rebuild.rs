@@ -49,6 +49,9 @@ pub struct Rebuild {
     pub standing_in: Vec<BlockId>,
     /// The parts of blocks that are left out and of which everything is certainly listed: they are declared dead.
     replaced: Vec<(BlockId, Vec<String>)>,
+    /// Those of the blocks to be listed that the version which can be read does not list, and that are not rid of deletions which are
+    /// complete by it: nothing says any more what these deleted, so it would be there again.
+    pub undeleted: Vec<BlockId>,
     hint: Option<Hint>,
     /// The version that members or readers ask for, which therefore was there; 0 for none.
     announced: u64,
@@ -196,6 +199,16 @@ impl Rebuild {
     }
 }
 
+/// The blocks that were not listed when deletions became complete and that are clean of less: who completed these did not look at them.
+fn undeleted(blocks: &[ManifestBlock], readable: Option<&Manifest>) -> Vec<BlockId> {
+    let Some(known) = readable else {
+        return Vec::new();
+    };
+    let is_undeleted =
+        |b: &&ManifestBlock| b.clean_up_to < known.deletions_done && known.block(b.block).is_none();
+    blocks.iter().filter(is_undeleted).map(|b| b.block).collect()
+}
+
 impl Bucket {
     /// Looks at everything a tenant has in the bucket. Lists, reads the `meta.json` of every block, and all of those that no version lists
     /// which can be read. What the storage refuses of a block is the block's fault: it is listed, and named, unless others have what it holds;
@@ -212,6 +225,7 @@ impl Bucket {
         let choice = self.choose(tenant, found, readable.as_deref()).await?;
         let has_blocks = !choice.blocks.is_empty() || !choice.left_out.is_empty();
         let is_lost = evident > newest || newest == 0 && has_blocks;
+        let undeleted = undeleted(&choice.blocks, readable.as_deref());
         Ok(Rebuild {
             tenant: tenant.clone(),
             newest,
@@ -222,6 +236,7 @@ impl Bucket {
             left_out: choice.left_out,
             damaged: choice.damaged,
             standing_in: choice.standing_in,
+            undeleted,
             replaced: choice.replaced,
             hint,
             announced: 0,

@@ -4,9 +4,12 @@ mod support;
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use koios_model::Labels;
+use koios_bucket::{Bucket, Manifest, Nonce, Tombstone, Writer};
+use koios_model::{Labels, Matchers, TenantId, TimeRange};
+use koios_runtime::Runtime;
 use koios_testkit::query;
 use koios_testkit::tsdb::TsdbContent;
 use support::{all_in_one, client, eventually, now_ms, program};
@@ -586,6 +589,64 @@ fn a_rebuild_leaves_out_what_is_lost_only_when_told_to() -> Result<()> {
 }
 
 #[test]
+#[tokio::test]
+async fn i10_what_was_lost_while_deletions_became_complete_is_listed_only_when_told_to() -> Result<()> {
+    let (dir, url) = imported()?;
+    let tenant = dir.path().join("bucket/team-a");
+    for version in std::fs::read_dir(tenant.join("manifest"))? {
+        std::fs::write(version?.path(), "lost")?;
+    }
+    let blocks = std::fs::read_dir(tenant.join("blocks"))?.map(|entry| Ok(entry?.path()));
+    let block = blocks.collect::<Result<Vec<_>>>()?.pop().context("a block")?;
+    let name = block.file_name().and_then(|n| n.to_str()).context("its name")?;
+    let part = block.join("series.parquet");
+    let aside = std::fs::read(&part)?;
+    std::fs::remove_file(&part)?;
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+        "--write",
+    ];
+    let flags = ["--forget-deletions", "--without-lost"];
+    let written = run(0, &[&rebuild[..], &flags].concat())?;
+    ensure!(
+        written.contains(&format!("lost: {name} is left out")),
+        "{written}"
+    );
+    // What is deleted now no block that is listed has, so that nobody keeps the deletion.
+    let runtime = Runtime::real()?;
+    let bucket = Bucket::open_existing(&url, Arc::clone(&runtime.clock), runtime.rng.fork())?;
+    let (team, writer) = (TenantId::new("team-a")?, Writer::rebuild("test"));
+    let deletion = Tombstone::new(Nonce(7), &Matchers::default(), TimeRange::ALL);
+    let add = |m: &mut Manifest| {
+        m.add_tombstone(deletion.clone());
+        Ok(())
+    };
+    bucket.commit(&team, &writer, add).await?;
+    let forget = |m: &mut Manifest| {
+        m.tombstones.clear();
+        Ok(())
+    };
+    bucket.commit(&team, &writer, forget).await?;
+    std::fs::write(&part, aside)?;
+    let again = [&rebuild[..], &["--force"]].concat();
+    let refused = run(1, &again)?;
+    for part in [
+        &format!("undeleted: {name} was not listed"),
+        "say --forget-deletions",
+    ] {
+        ensure!(refused.contains(part), "{part}: {refused}");
+    }
+    let written = run(0, &[&again[..], &["--forget-deletions"]].concat())?;
+    ensure!(written.contains("blocks with 5760 samples"), "{written}");
+    Ok(())
+}
+
 fn who_has_seen_enough_of_the_output_changes_nothing() -> Result<()> {
     let (dir, url) = imported()?;
     let unread = |command: &[&str]| -> Result<(Option<i32>, String)> {
