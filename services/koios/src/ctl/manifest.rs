@@ -27,7 +27,7 @@ imported before, what heads may forget (ingesters upload once more what they hol
 
 The new version is above all that objects, the hint and blocks tell of, by 1000 where versions are lost. Ingesters may remember a later \
 one: queries then fail with 503 and say `version N or later is needed`, and ingesters that version N was announced. Run it again with \
---at-least-version N.
+--at-least-version N: then it is above N, too, by as much.
 
 Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
 too, when no version can be read, or when a block would be listed that was not while deletions became complete, unless \
@@ -58,7 +58,7 @@ pub(super) fn command() -> Command {
                 .long("at-least-version")
                 .value_name("N")
                 .value_parser(value_parser!(u64))
-                .help("Make it this version or a later one: what errors say that was announced"),
+                .help("Make it a later version than this one, which errors say was announced"),
         )
         .arg(
             Arg::new("forget-deletions")
@@ -145,10 +145,13 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
 
 fn describe(tenant: &TenantId, plan: &Rebuild) {
     if plan.has_lost_versions() {
+        let tells = match plan.announced > plan.evident {
+            true => format!("version {} was announced", plan.announced),
+            false => format!("the hint and blocks tell of version {}", plan.evident),
+        };
         say!(
-            "tenant {tenant}: versions are lost: version {} is the newest that is there, the hint and blocks tell of version {}",
-            plan.newest,
-            plan.evident
+            "tenant {tenant}: versions are lost: version {} is the newest that is there, {tells}",
+            plan.newest
         );
     }
     if let Some(version) = plan.deletions_lost_after() {
@@ -177,14 +180,14 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     for (block, why) in plan.left_out.iter().filter(|(_, why)| why.may_lose()) {
         say!("lost: {block} is left out: {why}");
     }
-    say!(
-        "version {} will list {} blocks with {} samples",
-        plan.next,
     for block in &plan.undeleted {
         say!(
             "undeleted: {block} was not listed while deletions became complete: what they deleted of it is there again"
         );
     }
+    say!(
+        "version {} will list {} blocks with {} samples",
+        plan.next,
         plan.blocks.len(),
         plan.samples()
     );
