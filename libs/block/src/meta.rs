@@ -333,7 +333,24 @@ pub struct BlockMeta {
     pub clean_up_to: u64,
     /// Software and version that wrote it.
     pub writer: String,
+    /// The bytes that it was read from, if it was.
+    #[serde(skip)]
+    pub(crate) read_from: ReadFrom,
 }
+
+/// Size and CRC-32C of the `meta.json` that was read; none of one that is to be written. Another version of the program may have written
+/// what this one does not know, and leaves out where it writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReadFrom(Option<(u64, u32)>);
+
+/// What was read says the same as what was written.
+impl PartialEq for ReadFrom {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ReadFrom {}
 
 impl BlockMeta {
     /// The bytes of `meta.json`.
@@ -374,7 +391,8 @@ impl BlockMeta {
                 supported: FORMAT_VERSION,
             });
         }
-        let meta: Self = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+        let mut meta: Self = serde_json::from_slice(json).map_err(|e| corrupt(e.to_string()))?;
+        meta.read_from = ReadFrom(Some((json.len() as u64, crc32c::crc32c(json))));
         if meta.block != expected {
             return Err(corrupt(format!("names block {}", meta.block)));
         }
@@ -406,9 +424,12 @@ impl BlockMeta {
         self.parts.iter().find(|p| p.name == name)
     }
 
-    /// All parts, `meta.json` last, as a manifest lists them.
+    /// All parts, `meta.json` last, as a manifest lists them: that as it was read, or as it is written where it was not.
     pub fn summaries(&self) -> Vec<PartSummary> {
-        let json = self.to_json();
+        let (bytes, crc32c) = self.read_from.0.unwrap_or_else(|| {
+            let json = self.to_json();
+            (json.len() as u64, crc32c::crc32c(&json))
+        });
         let mut all: Vec<_> = self
             .parts
             .iter()
@@ -422,8 +443,8 @@ impl BlockMeta {
             .collect();
         all.push(PartSummary {
             name: META_PART.to_owned(),
-            bytes: json.len() as u64,
-            crc32c: crc32c::crc32c(&json),
+            bytes,
+            crc32c,
             end_cell_bytes: None,
             end_in_meta: false,
         });

@@ -3,6 +3,7 @@
 //! What stands there are the page indexes and the footer, or the footer alone where the indexes are many: of these a read needs those of
 //! a row group or two, and fetches them by themselves.
 
+use std::io;
 use std::ops::Range;
 
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +21,10 @@ const END_BYTES_MAX: u64 = 4 << 20;
 const FOOTER_END_BYTES: usize = 8;
 /// How hard ends are compressed: they are small, and read much more often than written.
 const ZSTD_LEVEL: i32 = 9;
+/// Where a frame of zstd, after its magic, says what it has, …
+const FRAME_FLAGS_AT: usize = 4;
+/// … and the bit for a checksum of its content.
+const FRAME_HAS_CHECKSUM: u8 = 1 << 2;
 /// What compresses to a twelfth at best is not worth the attempt where it is larger than so many times what it may take.
 const COMPRESSED_TO: u64 = 12;
 
@@ -63,8 +68,7 @@ impl PartEnd {
             if bytes.len() as u64 > END_BYTES_MAX.min(most as u64 * COMPRESSED_TO) {
                 return None;
             }
-            let zstd = zstd::bulk::compress(bytes, ZSTD_LEVEL).ok()?;
-            let zstd = Bytes::from(zstd);
+            let zstd = Bytes::from(compressed(bytes).ok()?);
             (zstd.len() <= most).then_some(Self { from, zstd })
         };
         let whole = ends.indexes.and_then(|indexes| from(indexes, WHOLE_BYTES_MAX));
@@ -80,9 +84,11 @@ impl PartEnd {
     }
 
     /// The bytes of ranges of the part, which has `size` bytes; `None` where one of them begins before the end does, or that is
-    /// no such end.
+    /// no such end, or one of which nobody can say whether it is still what was written.
+    ///
+    /// A manifest has the checksum of `meta.json`, but one that was rebuilt has that of what was found.
     pub(crate) fn read(&self, size: u64, ranges: &[Range<u64>]) -> Option<Vec<Bytes>> {
-        if ranges.iter().any(|range| range.start < self.from) {
+        if ranges.iter().any(|range| range.start < self.from) || !self.has_checksum() {
             return None;
         }
         let all = self.bytes(size)?;
@@ -94,7 +100,12 @@ impl PartEnd {
         ranges.iter().map(slice).collect()
     }
 
-    /// All of it.
+    fn has_checksum(&self) -> bool {
+        let flags = self.zstd.get(FRAME_FLAGS_AT).copied().unwrap_or(0);
+        flags & FRAME_HAS_CHECKSUM != 0
+    }
+
+    /// All of it, with a checksum or without.
     pub(crate) fn bytes(&self, size: u64) -> Option<Bytes> {
         let length = size
             .checked_sub(self.from)
@@ -103,6 +114,13 @@ impl PartEnd {
         let bytes = zstd::bulk::decompress(&self.zstd, length).ok()?;
         (bytes.len() == length).then(|| bytes.into())
     }
+}
+
+/// One frame of zstd, with a checksum.
+fn compressed(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+    compressor.include_checksum(true)?;
+    compressor.compress(bytes)
 }
 
 mod as_base64 {
@@ -131,8 +149,52 @@ mod tests {
     fn end(from: u64, bytes: &[u8]) -> PartEnd {
         PartEnd {
             from,
-            zstd: zstd::bulk::compress(bytes, 1).unwrap().into(),
+            zstd: compressed(bytes).unwrap().into(),
         }
+    }
+
+    #[test]
+    fn i11_no_bit_of_an_end_that_flips_makes_a_reader_take_other_bytes() {
+        // Some of it compresses, some does not.
+        let byte = |i: u32| {
+            if i.is_multiple_of(3) {
+                i.wrapping_mul(2_654_435_761) >> 24
+            } else {
+                i / 100
+            }
+        };
+        let bytes: Vec<u8> = (0..2_000).map(|i| byte(i) as u8).collect();
+        let size = 100_000;
+        let from = size - bytes.len() as u64;
+        let footer = [size - 8..size, from + 700..size - 8];
+        let right = end(from, &bytes).read(size, &footer).unwrap();
+        let json = serde_json::to_vec(&end(from, &bytes)).unwrap();
+        let mut others = 0;
+        for bit in 0..json.len() * 8 {
+            let mut json = json.clone();
+            json[bit / 8] ^= 1 << (bit % 8);
+            let Ok(end) = serde_json::from_slice::<PartEnd>(&json) else {
+                continue;
+            };
+            if end.flaw(size).is_none() {
+                let read = end.read(size, &footer);
+                assert!(read.is_none_or(|read| read == right), "bit {bit}");
+                others += 1;
+            }
+        }
+        assert!(others > 1_000, "{others} ends");
+    }
+
+    #[test]
+    fn i11_an_end_without_a_checksum_is_not_read() {
+        let bytes = b"0123456789";
+        let end = PartEnd {
+            from: 90,
+            zstd: zstd::bulk::compress(bytes, 1).unwrap().into(),
+        };
+        assert_eq!(end.read(100, &[93..95; 1]), None);
+        // Who compares it with the part does.
+        assert_eq!(end.bytes(100).as_deref(), Some(&bytes[..]));
     }
 
     #[test]

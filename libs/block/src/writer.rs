@@ -10,7 +10,7 @@ use crate::exemplars::ExemplarsWriter;
 use crate::histograms_table::HistogramsWriter;
 use crate::meta::{
     EXEMPLARS_PART, FORMAT_DOWNSAMPLED, FORMAT_FLOATS, FORMAT_HISTOGRAMS, FORMAT_STARTS, FORMAT_TIMES,
-    HISTOGRAMS_PART, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
+    HISTOGRAMS_PART, ReadFrom, SAMPLES_PART, SERIES_PART, TIMES_PART, samples_part,
 };
 use crate::part_writer::encode_error;
 use crate::samples_table::SamplesWriter;
@@ -551,6 +551,7 @@ impl BlockWriter {
             rewrites: options.rewrites,
             clean_up_to: options.clean_up_to,
             writer: concat!("koios ", env!("CARGO_PKG_VERSION")).to_owned(),
+            read_from: ReadFrom::default(),
         };
         Ok(Some(BlockParts { meta, parts }))
     }

@@ -34,6 +34,8 @@ pub struct Rebuild {
     pub newest: u64,
     /// The highest version that anything tells of: objects, the hint, and what blocks say they are clean up to.
     pub evident: u64,
+    /// The version that members or readers ask for, which therefore was there; 0 for none.
+    pub announced: u64,
     /// The version that it will be.
     pub next: u64,
     /// The newest version that can be read, if there is one.
@@ -47,11 +49,12 @@ pub struct Rebuild {
     pub damaged: Vec<(BlockId, LeftOut)>,
     /// Blocks of summaries that stand in for samples of which nothing is left.
     pub standing_in: Vec<BlockId>,
+    /// Those of the blocks to be listed that the version which can be read does not list, and that are not rid of deletions which are
+    /// complete by it: nothing says any more what these deleted, so it would be there again.
+    pub undeleted: Vec<BlockId>,
     /// The parts of blocks that are left out and of which everything is certainly listed: they are declared dead.
     replaced: Vec<(BlockId, Vec<String>)>,
     hint: Option<Hint>,
-    /// The version that members or readers ask for, which therefore was there; 0 for none.
-    announced: u64,
 }
 
 /// Why a block is not listed.
@@ -155,7 +158,7 @@ impl Rebuild {
 
     /// Whether versions are gone that were there, so that nothing says what they did.
     pub fn has_lost_versions(&self) -> bool {
-        self.evident > self.newest || self.newest == 0
+        self.evident.max(self.announced) > self.newest || self.newest == 0
     }
 
     /// The version that can be read, if there were later ones: deletions that were asked for since are lost with these.
@@ -165,23 +168,23 @@ impl Rebuild {
         (readable < last).then_some(readable)
     }
 
-    /// Makes the version one that is not below `version`, which members or readers ask for: so it was there, and is lost if it is above
-    /// the newest one.
+    /// Makes the version one that is not below `version`, which members or readers ask for: so it was there. If it is above the newest one
+    /// it is lost, and later ones may be, of which they had not heard yet.
     ///
     /// # Errors
     /// [`Error::Refused`] when no manifest can have come so far.
     pub fn at_least(&mut self, version: u64) -> Result<()> {
-        if version > HINT_MAX {
+        let last = HINT_MAX - LOST_MARGIN;
+        if version > last {
             return Err(Error::Refused {
                 tenant: self.tenant.clone(),
-                reason: format!("versions end at {HINT_MAX}, {version} is beyond"),
+                reason: format!("the last version that can be announced is {last}, {version} is beyond"),
             });
         }
         self.announced = self.announced.max(version);
         if version > self.newest {
-            self.next = self.next.max(self.evident + LOST_MARGIN);
+            self.next = self.next.max(self.evident.max(version) + LOST_MARGIN);
         }
-        self.next = self.next.max(version);
         Ok(())
     }
 
@@ -194,6 +197,16 @@ impl Rebuild {
     pub fn samples(&self) -> u64 {
         self.blocks.iter().map(|b| b.samples).sum()
     }
+}
+
+/// The blocks that were not listed when deletions became complete and that are clean of less: who completed these did not look at them.
+fn undeleted(blocks: &[ManifestBlock], readable: Option<&Manifest>) -> Vec<BlockId> {
+    let Some(known) = readable else {
+        return Vec::new();
+    };
+    let is_undeleted =
+        |b: &&ManifestBlock| b.clean_up_to < known.deletions_done && known.block(b.block).is_none();
+    blocks.iter().filter(is_undeleted).map(|b| b.block).collect()
 }
 
 impl Bucket {
@@ -212,6 +225,7 @@ impl Bucket {
         let choice = self.choose(tenant, found, readable.as_deref()).await?;
         let has_blocks = !choice.blocks.is_empty() || !choice.left_out.is_empty();
         let is_lost = evident > newest || newest == 0 && has_blocks;
+        let undeleted = undeleted(&choice.blocks, readable.as_deref());
         Ok(Rebuild {
             tenant: tenant.clone(),
             newest,
@@ -222,6 +236,7 @@ impl Bucket {
             left_out: choice.left_out,
             damaged: choice.damaged,
             standing_in: choice.standing_in,
+            undeleted,
             replaced: choice.replaced,
             hint,
             announced: 0,

@@ -142,6 +142,10 @@ const TELL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one that did not answer in time is not asked that again: of each of many tenants it would be waited for.
 const SILENT_FOR: Duration = Duration::from_secs(60);
 
+/// Who fails so late is waited for as much as one that says nothing: to a host that drops all packets it takes seconds until no connection
+/// is made. A member that refuses does so at once.
+const REFUSES_WITHIN: Duration = Duration::from_millis(500);
+
 /// Asks the members that hold batches of a deletion: it is forgotten when all of them have applied it, and none would
 /// replay it. And all members which version of a manifest they know.
 #[derive(Clone, Debug)]
@@ -149,7 +153,7 @@ pub struct AskedMembers {
     state: StateHandle,
     members: Arc<dyn Peers>,
     clock: ClockHandle,
-    /// Members that did not answer in time, and when.
+    /// Members that did not answer in time, or failed as late, and when they were asked.
     silent: Arc<Mutex<BTreeMap<String, Duration>>>,
 }
 
@@ -170,10 +174,13 @@ impl AskedMembers {
             return Asked::Refused;
         };
         let client = self.members.ingester(member);
-        match self.clock.timeout(deadline, client.deletions(request)).await {
+        let asked_at = self.clock.elapsed();
+        let asked = self.clock.timeout(deadline, client.deletions(request)).await;
+        let took = self.clock.elapsed().saturating_sub(asked_at);
+        match asked {
             Ok(Ok(reply)) => Asked::Told(reply),
-            Ok(Err(_)) => Asked::Refused,
-            Err(_) => Asked::Silent,
+            Ok(Err(_)) if took < REFUSES_WITHIN => Asked::Refused,
+            Ok(Err(_)) | Err(_) => Asked::Silent,
         }
     }
 
@@ -210,7 +217,7 @@ impl AskedMembers {
 enum Asked {
     Told(DeletionsReply),
     Refused,
-    /// Nothing came in time.
+    /// Nothing came in time, or an error late.
     Silent,
 }
 
@@ -294,9 +301,15 @@ fn next_after(state: &ClusterState, member: &str, tenant: &TenantId) -> Option<S
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use koios_control::{Incarnation, Member, Role};
-    use koios_runtime::TokioClock;
+    use koios_control::{Incarnation, Member, Partition, Replica, Role};
+    use koios_model::PartitionId;
+    use koios_runtime::{BoxedIo, Listener, Net, NetHandle, TokioClock};
+    use koios_testkit::down::DownIngester;
+    use koios_wire::IngesterService;
+    use koios_wire::grpc::{IngesterClient, PeerChannel, RpcSettings};
 
     use super::*;
 
@@ -354,6 +367,82 @@ mod tests {
         assert!(rounds.gives_on(&tenant, false));
         // None of the others compacts.
         assert!(!rounds.gives_on(&tenant, true));
+    }
+
+    /// A network with hosts that drop all packets.
+    #[derive(Debug, Default)]
+    struct Dropping {
+        dialled: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Net for Dropping {
+        async fn bind(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+
+        async fn connect(&self, _: &str) -> io::Result<BoxedIo> {
+            self.dialled.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
+    }
+
+    /// The first is such a host, the second one that refuses.
+    #[derive(Debug)]
+    struct Two {
+        channel: PeerChannel,
+    }
+
+    impl Peers for Two {
+        fn ingester(&self, member: &Member) -> Arc<dyn IngesterService> {
+            match member.name.as_str() {
+                "a" => Arc::new(IngesterClient::new(self.channel.clone())),
+                _ => Arc::new(DownIngester),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_nobody_gets_through_to_is_waited_for_once_and_not_for_every_tenant() {
+        let replica = |member: &str| Replica {
+            member: member.to_owned(),
+            zone: String::new(),
+            incarnation: Incarnation(1),
+            counts: true,
+        };
+        let partition = Partition {
+            id: PartitionId(0),
+            epoch: 1,
+            replicas: vec![replica("a"), replica("b")],
+            formed_at_version: 1,
+        };
+        let state = ClusterState {
+            partitions: [(partition.id, partition)].into(),
+            ..state(&["a", "b"])
+        };
+        let clock: ClockHandle = Arc::new(TokioClock::starting_at(0));
+        let net = Arc::new(Dropping::default());
+        let channel = PeerChannel::new(
+            Arc::clone(&net) as NetHandle,
+            Arc::clone(&clock),
+            "10.0.0.1:9095",
+            RpcSettings::default(),
+        );
+        let members = Arc::new(Two { channel });
+        let asked = AskedMembers::new(StateHandle::new(state), members, Arc::clone(&clock));
+        for round in 1..=3 {
+            let began = clock.elapsed();
+            for i in 0..100 {
+                let tenant = TenantId::new(&format!("t{i}")).expect("a tenant's name");
+                let announced = asked.announced(&tenant).await;
+                assert!(!announced.by_all && announced.version == 0);
+            }
+            let took = clock.elapsed().saturating_sub(began);
+            assert!(took < TELL_DEADLINE, "round {round} took {took:?}");
+            // Nor is it given up.
+            assert_eq!(net.dialled.load(Ordering::Relaxed), round);
+            clock.sleep(SILENT_FOR).await;
+        }
     }
 
     #[test]

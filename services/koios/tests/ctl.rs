@@ -4,9 +4,12 @@ mod support;
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use koios_model::Labels;
+use koios_bucket::{Bucket, Manifest, Nonce, Tombstone, Writer};
+use koios_model::{Labels, Matchers, TenantId, TimeRange};
+use koios_runtime::Runtime;
 use koios_testkit::query;
 use koios_testkit::tsdb::TsdbContent;
 use support::{all_in_one, client, eventually, now_ms, program};
@@ -481,7 +484,8 @@ fn a_lost_manifest_is_found_and_rebuilt_above_what_was_announced() -> Result<()>
     let args = ["--write", "--forget-deletions", "--at-least-version", "1200"];
     let text = run(0, &[&rebuild[..], &args].concat())?;
     ensure!(
-        text.contains("versions are lost") && text.contains("version 1200 of the manifest"),
+        text.contains("versions are lost: version 0 is the newest that is there, version 1200 was announced")
+            && text.contains("version 2200 of the manifest"),
         "{text}"
     );
     ensure!(run(0, &verify)?.contains("0 findings"), "all is well again");
@@ -582,6 +586,64 @@ fn a_rebuild_leaves_out_what_is_lost_only_when_told_to() -> Result<()> {
     );
     let written = run(0, &[&rebuild[..], &["--without-lost"]].concat())?;
     ensure!(written.contains("is written"), "{written}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn i10_what_was_lost_while_deletions_became_complete_is_listed_only_when_told_to() -> Result<()> {
+    let (dir, url) = imported()?;
+    let tenant = dir.path().join("bucket/team-a");
+    for version in std::fs::read_dir(tenant.join("manifest"))? {
+        std::fs::write(version?.path(), "lost")?;
+    }
+    let blocks = std::fs::read_dir(tenant.join("blocks"))?.map(|entry| Ok(entry?.path()));
+    let block = blocks.collect::<Result<Vec<_>>>()?.pop().context("a block")?;
+    let name = block.file_name().and_then(|n| n.to_str()).context("its name")?;
+    let part = block.join("series.parquet");
+    let aside = std::fs::read(&part)?;
+    std::fs::remove_file(&part)?;
+    let rebuild = [
+        "ctl",
+        "manifest",
+        "rebuild",
+        "--bucket-url",
+        &url,
+        "--tenant",
+        "team-a",
+        "--write",
+    ];
+    let flags = ["--forget-deletions", "--without-lost"];
+    let written = run(0, &[&rebuild[..], &flags].concat())?;
+    ensure!(
+        written.contains(&format!("lost: {name} is left out")),
+        "{written}"
+    );
+    // What is deleted now no block that is listed has, so that nobody keeps the deletion.
+    let runtime = Runtime::real()?;
+    let bucket = Bucket::open_existing(&url, Arc::clone(&runtime.clock), runtime.rng.fork())?;
+    let (team, writer) = (TenantId::new("team-a")?, Writer::rebuild("test"));
+    let deletion = Tombstone::new(Nonce(7), &Matchers::default(), TimeRange::ALL);
+    let add = |m: &mut Manifest| {
+        m.add_tombstone(deletion.clone());
+        Ok(())
+    };
+    bucket.commit(&team, &writer, add).await?;
+    let forget = |m: &mut Manifest| {
+        m.tombstones.clear();
+        Ok(())
+    };
+    bucket.commit(&team, &writer, forget).await?;
+    std::fs::write(&part, aside)?;
+    let again = [&rebuild[..], &["--force"]].concat();
+    let refused = run(1, &again)?;
+    for part in [
+        &format!("undeleted: {name} was not listed"),
+        "say --forget-deletions",
+    ] {
+        ensure!(refused.contains(part), "{part}: {refused}");
+    }
+    let written = run(0, &[&again[..], &["--forget-deletions"]].concat())?;
+    ensure!(written.contains("blocks with 5760 samples"), "{written}");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Blocks that no version lists, of which something is not there or not handed out.
 
 use koios_block::{BlockId, BlockOptions, BlockWriter};
-use koios_bucket::{Bucket, LeftOut, Rebuild, Writer};
-use koios_model::{Labels, TimeRange};
+use koios_bucket::{Bucket, LeftOut, Manifest, Nonce, Rebuild, Tombstone, Writer};
+use koios_model::{Labels, Matchers, TimeRange};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -172,4 +172,42 @@ async fn i4_a_block_that_lost_a_part_is_named_as_lost_where_no_others_have_what_
     rig.remove(11, "samples-5m.parquet").await;
     let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
     assert_eq!((plan.standing_in.len(), lost(&plan)), (1, vec![11]));
+}
+
+#[tokio::test]
+async fn i10_a_block_that_is_brought_back_after_deletions_became_complete_is_named() {
+    let rig = Rig::new();
+    rig.upload(&block(1, 3)).await;
+    rig.upload(&block(2, 2)).await;
+    let path = Path::from(format!("prefix/team-a/blocks/{}/{SAMPLES}", id(1)));
+    let aside = rig.store.get(&path).await.unwrap().bytes().await.unwrap();
+    rig.remove(1, SAMPLES).await;
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!((lost(&plan), plan.undeleted), (vec![1], vec![]));
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
+    // Brought back at once it is only a block that was not listed.
+    rig.store.put(&path, aside.clone().into()).await.unwrap();
+    let plan = rig.bucket.plan_rebuild(&tenant()).await.unwrap();
+    assert_eq!((plan.blocks.len(), plan.undeleted), (2, vec![]));
+    rig.remove(1, SAMPLES).await;
+    // No block that is listed has anything of what is deleted, so that the deletion is forgotten.
+    let (bucket, tenant, writer) = (&rig.bucket, tenant(), Writer::rebuild("test"));
+    let deletion = Tombstone::new(Nonce(7), &Matchers::default(), TimeRange::new(0, 0));
+    let add = |m: &mut Manifest| {
+        m.add_tombstone(deletion.clone());
+        Ok(())
+    };
+    let version = bucket.commit(&tenant, &writer, add).await.unwrap().version;
+    let forget = |m: &mut Manifest| {
+        m.tombstones.clear();
+        Ok(())
+    };
+    let done = bucket.commit(&tenant, &writer, forget).await.unwrap();
+    assert_eq!(done.deletions_done, version);
+    let plan = bucket.plan_rebuild(&tenant).await.unwrap();
+    assert_eq!((plan.blocks.len(), plan.undeleted), (1, vec![]));
+    rig.store.put(&path, aside.into()).await.unwrap();
+    let plan = bucket.plan_rebuild(&tenant).await.unwrap();
+    assert_eq!((plan.blocks.len(), plan.undeleted), (2, vec![id(1)]));
 }

@@ -6,6 +6,7 @@ mod altered;
 #[path = "../common/mod.rs"]
 mod common;
 mod lacking;
+mod metadata;
 
 use std::sync::Arc;
 
@@ -390,10 +391,10 @@ async fn i10_a_rebuilt_version_is_above_all_that_were_lost() {
     plan.at_least(1302).unwrap();
     assert!(plan.at_least(u64::MAX).is_err());
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
-    assert_eq!((rebuilt.version, rebuilt.rebuilt), (1302, 1302));
+    assert_eq!((rebuilt.version, rebuilt.rebuilt), (2302, 2302));
     // A deletion that is asked for now masks what was clean of earlier ones.
     let next = rig.list(&[]).await;
-    assert_eq!(next.version, 1303);
+    assert_eq!(next.version, 2303);
     // It is found without the hint, and from any version that was lost.
     rig.store
         .delete(&Path::from("prefix/team-a/manifest/latest"))
@@ -404,7 +405,7 @@ async fn i10_a_rebuilt_version_is_above_all_that_were_lost() {
     slept.version = 300;
     let writer = writer(3);
     let committed = rig.bucket.commit_from(Arc::new(slept), &writer, |_| Ok(()));
-    assert_eq!(committed.await.unwrap().version, 1304);
+    assert_eq!(committed.await.unwrap().version, 2304);
 }
 
 #[tokio::test]
@@ -426,11 +427,15 @@ async fn i10_what_members_say_was_announced_tells_of_lost_versions() {
     let plan = planned(3).await;
     assert!(plan.is_needless(), "{plan:?}");
     assert_eq!(plan.deletions_lost_after(), None);
+    assert!(!plan.has_lost_versions());
+    // Who announced them may not have heard of the last ones.
+    assert_eq!(planned(5000).await.next, 6000);
     let plan = planned(4).await;
-    assert!(!plan.is_needless(), "{plan:?}");
-    assert_eq!((plan.deletions_lost_after(), plan.next), (Some(3), 1003));
+    assert!(!plan.is_needless() && plan.has_lost_versions(), "{plan:?}");
+    assert_eq!((plan.deletions_lost_after(), plan.next), (Some(3), 1004));
     let rebuilt = rig.bucket.rebuild_manifest(&plan, "test").await.unwrap();
-    assert_eq!(rebuilt.version, 1003);
+    assert_eq!(rebuilt.version, 1004);
+    assert!(planned(4).await.is_needless());
 }
 
 #[tokio::test]

@@ -27,11 +27,12 @@ imported before, what heads may forget (ingesters upload once more what they hol
 
 The new version is above all that objects, the hint and blocks tell of, by 1000 where versions are lost. Ingesters may remember a later \
 one: queries then fail with 503 and say `version N or later is needed`, and ingesters that version N was announced. Run it again with \
---at-least-version N.
+--at-least-version N: then it is above N, too, by as much.
 
 Without --write it only says what it would do. It refuses while the newest version can be read, unless --force is given. It refuses, \
-too, when no version can be read, unless --forget-deletions is given: samples that were deleted and are not removed from the blocks \
-yet are there again, and have to be deleted once more. And it refuses when a block is named as lost, unless --without-lost is given: \
+too, when no version can be read, or when a block would be listed that was not while deletions became complete, unless \
+--forget-deletions is given: samples that were deleted and are not removed from the blocks yet are there again, and have to be deleted \
+once more. And it refuses when a block is named as lost, unless --without-lost is given: \
 answers lack what it held, and do not say so.";
 
 pub(super) fn command() -> Command {
@@ -57,13 +58,13 @@ pub(super) fn command() -> Command {
                 .long("at-least-version")
                 .value_name("N")
                 .value_parser(value_parser!(u64))
-                .help("Make it this version or a later one: what errors say that was announced"),
+                .help("Make it a later version than this one, which errors say was announced"),
         )
         .arg(
             Arg::new("forget-deletions")
                 .long("forget-deletions")
                 .action(ArgAction::SetTrue)
-                .help("Even if no version tells what was deleted: it is there again"),
+                .help("Even if nothing tells what was deleted of blocks: it is there again"),
         )
         .arg(
             Arg::new("without-lost")
@@ -114,12 +115,20 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
              --forget-deletions and delete once more what was to be deleted"
         );
     }
+    if !plan.undeleted.is_empty() && !matches.get_flag("forget-deletions") {
+        bail!(
+            "{} blocks of tenant {tenant}, named above, were not listed while deletions became complete, and nothing tells any more what \
+             these deleted: it would be there again. Have the blocks deleted if they are of no use (`koios ctl blocks delete`); else say \
+             --forget-deletions and delete once more what was to be deleted",
+            plan.undeleted.len()
+        );
+    }
     let lost = plan.left_out.iter().filter(|(_, why)| why.may_lose()).count();
     if lost > 0 && !matches.get_flag("without-lost") {
         bail!(
             "{lost} blocks of tenant {tenant} are lost, named above: answers would lack what they held, and not say so. Bring back what is \
              missing of them (from a copy, or from an archive) and plan the rebuild again; else say --without-lost. They are kept, and can be \
-             listed later with --force"
+             listed later with --force; what is deleted meanwhile has to be deleted once more then"
         );
     }
     storage.bucket.self_test(false).await?;
@@ -136,10 +145,13 @@ async fn rebuild(matches: &ArgMatches) -> Result<()> {
 
 fn describe(tenant: &TenantId, plan: &Rebuild) {
     if plan.has_lost_versions() {
+        let tells = match plan.announced > plan.evident {
+            true => format!("version {} was announced", plan.announced),
+            false => format!("the hint and blocks tell of version {}", plan.evident),
+        };
         say!(
-            "tenant {tenant}: versions are lost: version {} is the newest that is there, the hint and blocks tell of version {}",
-            plan.newest,
-            plan.evident
+            "tenant {tenant}: versions are lost: version {} is the newest that is there, {tells}",
+            plan.newest
         );
     }
     if let Some(version) = plan.deletions_lost_after() {
@@ -167,6 +179,11 @@ fn describe(tenant: &TenantId, plan: &Rebuild) {
     }
     for (block, why) in plan.left_out.iter().filter(|(_, why)| why.may_lose()) {
         say!("lost: {block} is left out: {why}");
+    }
+    for block in &plan.undeleted {
+        say!(
+            "undeleted: {block} was not listed while deletions became complete: what they deleted of it is there again"
+        );
     }
     say!(
         "version {} will list {} blocks with {} samples",
