@@ -202,6 +202,10 @@ impl Head {
 
     /// The same of histograms.
     fn newest_histogram(&self, index: u32) -> Option<(i64, &Histogram)> {
+        let hot = self.series.hot.get(index as usize)?;
+        if !hot.has_histograms() {
+            return None;
+        }
         let cold = self.series.cold.get(index as usize)?;
         Cold::histograms(cold)?.newest()
     }

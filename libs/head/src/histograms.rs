@@ -287,6 +287,10 @@ impl Head {
         let Some(held) = self.cold(index).and_then(Cold::histograms) else {
             return;
         };
+        // Late floats wait beside them: a series of nothing else must not become one that has histograms.
+        if held.unchecked.is_empty() {
+            return;
+        }
         let before = held.heap_bytes();
         self.drop_repeated_histograms(index);
         let after = self.histograms_mut(index).heap_bytes();

@@ -42,6 +42,11 @@ impl Unchecked {
         self.count == 1
     }
 
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Whether so many wait that they are to be compared now.
     pub(crate) fn is_full(&self) -> bool {
         self.count >= UNCHECKED_MAX
@@ -344,5 +349,27 @@ impl Head {
         let hot = &self.series.hot[index as usize];
         let open = self.pool.range(hot).is_some_and(|open| open.overlaps(&range));
         sealed + if open { u64::from(hot.count) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::{BatchColumns, Labels, SeriesHash};
+
+    use crate::{Head, HeadOptions};
+
+    #[test]
+    fn late_floats_leave_a_series_one_of_plain_floats() {
+        let mut head = Head::new(HeadOptions::default());
+        for (lsn, t) in [1000, 3000, 2000, 4000].into_iter().enumerate() {
+            let mut batch = BatchColumns::default();
+            let labels = Labels::from_pairs([("__name__", "up".to_owned())]);
+            batch.push_series(SeriesHash(1), labels.as_ref());
+            batch.push_sample(t, 1.0);
+            head.apply(&batch, 0, lsn as u64);
+            head.check_late(usize::MAX);
+            assert!(head.series.hot[0].has_plain_floats(), "after {t}");
+        }
+        assert_eq!(head.series.cold[0].side().len(), 1);
     }
 }
