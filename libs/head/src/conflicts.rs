@@ -100,7 +100,7 @@ impl Head {
     }
 
     /// Whether a histogram is held at the newest time of a series and floats for it come. A float that is held already, and
-    /// is what reads give, is no news; neither is that a series ended.
+    /// is what reads give or was before a late one, is no news; neither is that a series ended.
     fn conflict_with_histogram(&self, index: u32, series: &BatchSeries<'_>) -> Option<Mixed> {
         let (t, held) = self.newest_histogram(index)?;
         let newest_float = self.newest_float(index);
@@ -111,7 +111,9 @@ impl Head {
         let came = came.filter(|(at, _)| **at == t).map(|(_, v)| *v);
         let came = came.reduce(winner)?;
         let wins = float_wins(came, held);
-        let repeats = newest_float.is_some_and(|(at, v)| at == t && v.to_bits() == came.to_bits());
+        let last = self.last_float(index);
+        let mut at_newest = newest_float.into_iter().chain(last);
+        let repeats = at_newest.any(|(at, v)| at == t && v.to_bits() == came.to_bits());
         if (wins && repeats) || (is_stale(came) && held.is_stale()) {
             return None;
         }
@@ -157,12 +159,17 @@ impl Head {
         Some((conflict, wins && came == ConflictValue::Histogram))
     }
 
-    /// The newest float in order of a series, or the late one of its time that is kept.
-    fn newest_float(&self, index: u32) -> Option<(i64, f64)> {
+    /// The newest float in order of a series.
+    fn last_float(&self, index: u32) -> Option<(i64, f64)> {
         let hot = self.series.hot.get(index as usize)?;
-        let t = hot.has_last().then_some(hot.last_t)?;
+        hot.has_last().then_some((hot.last_t, hot.last_v))
+    }
+
+    /// The same, or the late one of its time that is kept.
+    fn newest_float(&self, index: u32) -> Option<(i64, f64)> {
+        let (t, last) = self.last_float(index)?;
         let late = self.side_at(index, t);
-        Some((t, late.map_or(hot.last_v, |late| winner(late, hot.last_v))))
+        Some((t, late.map_or(last, |late| winner(late, last))))
     }
 
     /// The same of histograms.

@@ -118,6 +118,14 @@ fn i2_what_is_kept_may_come_again_and_what_is_not_is_told_again() {
         assert_eq!(told(&again), [(0, 0), (1, 0)]);
     }
     assert_eq!(read(&head), (vec![5.0f64.to_bits()], vec![]));
+    // One that was kept before another replaced it is no news either, as among floats alone.
+    assert_eq!(told(&head.apply(&float(7.0), 0, 6)), [(1, 1), (0, 0)]);
+    for v in [5.0, 7.0] {
+        let again = head.apply(&float(v), 0, 7);
+        assert_eq!((again.conflicts, again.duplicates), (0, 2), "{v}");
+    }
+    assert_eq!(told(&head.apply(&float(6.0), 0, 8)), [(1, 0), (0, 0)]);
+    assert_eq!(read(&head), (vec![7.0f64.to_bits()], vec![]));
 }
 
 #[test]
