@@ -5,9 +5,9 @@ use koios_model::{BatchColumns, BatchSeries, Sample, TimeRange};
 
 use crate::conflicts::Conflict;
 use crate::head::Head;
-use crate::late::NewestFrom;
 use crate::open::Hot;
 use crate::resolve::{NEW, Resolved};
+use crate::rows::Rows;
 use crate::starts::StartOf;
 use crate::windows::{Added, NOTHING};
 
@@ -53,7 +53,9 @@ pub struct Applied {
 
 /// What the current run of samples adds to one window.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct Tally<'a> {
+    /// The batch that they come with, if whoever sent it is told of conflicts.
+    pub(crate) rows: Option<Rows<'a>>,
     pub(crate) window: TimeRange,
     samples: u64,
     seen: TimeRange,
@@ -78,8 +80,10 @@ impl Head {
     ) -> Applied {
         let mut applied = Applied::default();
         self.create_new(batch, resolved, &mut applied);
-        self.append(batch, &resolved.indices, lsn, &mut applied);
-        self.append_histograms(batch, &resolved.indices, lsn, &mut applied);
+        let mut tally = Tally::new(lsn);
+        tally.rows = Some(Rows::new(batch, &resolved.indices));
+        self.append(batch, &resolved.indices, &mut tally, &mut applied);
+        self.append_histograms(batch, &resolved.indices, &mut tally, &mut applied);
         self.keep_exemplars(batch, &resolved.indices, lsn);
         applied.metadata_dropped += self.merge_metadata(batch, admission_ms);
         self.applied_lsn = self.applied_lsn.max(Some(lsn));
@@ -108,18 +112,24 @@ impl Head {
     }
 
     /// Second pass: the samples.
-    fn append(&mut self, batch: &BatchColumns, indices: &[u32], lsn: u64, applied: &mut Applied) {
-        let mut tally = Tally::new(lsn);
-        let mut series = batch.series();
+    fn append(
+        &mut self,
+        batch: &BatchColumns,
+        indices: &[u32],
+        tally: &mut Tally<'_>,
+        applied: &mut Applied,
+    ) {
+        let mut series = (0..).zip(batch.series());
         for strip in indices.chunks(STRIP) {
             self.touch(strip);
-            for (&index, s) in strip.iter().zip(series.by_ref()) {
+            for (&index, (place, s)) in strip.iter().zip(series.by_ref()) {
                 if index < NEW && !s.timestamps.is_empty() {
-                    self.append_batch_series(index, &s, &mut tally, applied);
+                    tally.enter_row(place);
+                    self.append_batch_series(index, &s, tally, applied);
                 }
             }
         }
-        self.settle(&mut tally);
+        self.settle(tally);
     }
 
     /// Reads what the appends of a strip will touch. The loads of each loop don't depend on each other, so the processor
@@ -147,7 +157,7 @@ impl Head {
         &mut self,
         index: u32,
         series: &BatchSeries<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         if !self.has_plain_floats(index) {
@@ -164,7 +174,7 @@ impl Head {
         &mut self,
         index: u32,
         series: &BatchSeries<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         if self.has_starts(index) || series.starts.iter().any(|start| *start != 0) {
@@ -177,7 +187,7 @@ impl Head {
         &mut self,
         index: u32,
         series: &BatchSeries<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         let samples = series
@@ -201,20 +211,21 @@ impl Head {
         index: u32,
         samples: impl Iterator<Item = Sample>,
         starts: &[StartOf],
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         let i = index as usize;
         let mut late = std::mem::take(&mut self.scratch.late);
         late.clear();
         let mut open = None;
-        let before = applied.samples;
+        let (before, mut repeats_newest) = (applied.samples, false);
         for s in samples {
             let hot = &self.series.hot[i];
             let start = if STARTED { start_at(starts, s.t) } else { 0 };
             if hot.has_last() && s.t <= hot.last_t {
                 let same = s.t == hot.last_t && s.v.to_bits() == hot.last_v.to_bits();
                 let repeats = same && (start == 0 || self.newest_start(index) == Some(start));
+                repeats_newest |= repeats;
                 if repeats || (self.waiting.is_open && self.repeats_open(index, s, &mut open)) {
                     applied.duplicates += 1;
                 } else {
@@ -245,8 +256,8 @@ impl Head {
         if !late.is_empty() && self.waiting.is_open {
             self.waiting.take_late(index, &late, tally.lsn);
         } else if !late.is_empty() {
-            let newest = NewestFrom::of(applied.samples > before);
-            self.append_late(index, (&mut late, starts), newest, tally, applied);
+            let newest_came = repeats_newest || applied.samples > before;
+            self.append_late(index, (&mut late, starts), newest_came, tally, applied);
         }
         self.scratch.late = late;
     }
@@ -265,7 +276,7 @@ impl Head {
     }
 
     /// Makes the tally that of the window that holds `t`.
-    pub(crate) fn enter_window(&mut self, t: i64, tally: &mut Tally) {
+    pub(crate) fn enter_window(&mut self, t: i64, tally: &mut Tally<'_>) {
         if !tally.window.contains(t) {
             self.settle(tally);
             tally.window = self.windows.range_of(t);
@@ -273,7 +284,7 @@ impl Head {
     }
 
     /// Books what the tally has gathered.
-    pub(crate) fn settle(&mut self, tally: &mut Tally) {
+    pub(crate) fn settle(&mut self, tally: &mut Tally<'_>) {
         let added = Added {
             samples: std::mem::take(&mut tally.samples),
             seen: std::mem::replace(&mut tally.seen, NOTHING),
@@ -283,13 +294,21 @@ impl Head {
     }
 }
 
-impl Tally {
+impl Tally<'_> {
     pub(crate) fn new(lsn: u64) -> Self {
         Self {
+            rows: None,
             window: NOTHING,
             samples: 0,
             seen: NOTHING,
             lsn,
+        }
+    }
+
+    /// Goes on to a row of the batch.
+    pub(crate) fn enter_row(&mut self, place: u32) {
+        if let Some(rows) = &mut self.rows {
+            rows.enter(place);
         }
     }
 

@@ -4,7 +4,7 @@
 //! the newest time only, of whichever kind, and nothing is decoded for it.
 
 use koios_model::merge::{float_wins, histogram_winner, winner};
-use koios_model::{BatchColumns, BatchHistogram, BatchSeries, Histogram, is_stale};
+use koios_model::{BatchHistogram, BatchSeries, Histogram, is_stale};
 
 use crate::apply::{Applied, Tally};
 use crate::head::Head;
@@ -66,46 +66,13 @@ impl Applied {
     }
 }
 
-/// Which floats a batch has, by the place of their series; found out when that is asked.
-#[derive(Debug)]
-pub(crate) struct FloatsOf<'a> {
-    batch: &'a BatchColumns,
-    /// Where those of each series begin.
-    begins: Option<Vec<usize>>,
-}
-
-impl<'a> FloatsOf<'a> {
-    pub(crate) fn new(batch: &'a BatchColumns) -> Self {
-        Self { batch, begins: None }
-    }
-
-    /// Whether a series has one at a time.
-    fn has(&mut self, place: u32, t: i64) -> bool {
-        let place = place as usize;
-        let counts = &self.batch.sample_counts;
-        let begins = self.begins.get_or_insert_with(|| {
-            let begin = |at: &mut usize, count: &u32| {
-                let begin = *at;
-                *at += *count as usize;
-                Some(begin)
-            };
-            counts.iter().scan(0, begin).collect()
-        });
-        let (Some(begin), Some(count)) = (begins.get(place), counts.get(place)) else {
-            return false;
-        };
-        let floats = self.batch.timestamps.get(*begin..begin + *count as usize);
-        floats.is_some_and(|times| times.contains(&t))
-    }
-}
-
 impl Head {
     /// Appends floats to a series that has, or had, histograms or start timestamps.
     pub(crate) fn append_beside_others(
         &mut self,
         index: u32,
         series: &BatchSeries<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         let Some(mixed) = self.conflict_with_histogram(index, series) else {
@@ -121,11 +88,10 @@ impl Head {
         &mut self,
         index: u32,
         histograms: &[BatchHistogram],
-        floats: &mut FloatsOf<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
-        let mixed = self.conflict_with_float(index, histograms, floats);
+        let mixed = self.conflict_with_float(index, histograms, tally);
         let before = *applied;
         self.append_histograms_of(index, histograms, tally, applied);
         if let Some(mixed) = mixed {
@@ -134,7 +100,7 @@ impl Head {
     }
 
     /// Whether a histogram is held at the newest time of a series and floats for it come. A float that is held already, and
-    /// is what reads give, is no news; neither is that a series ended.
+    /// is what reads give or was before a late one, is no news; neither is that a series ended.
     fn conflict_with_histogram(&self, index: u32, series: &BatchSeries<'_>) -> Option<Mixed> {
         let (t, held) = self.newest_histogram(index)?;
         let newest_float = self.newest_float(index);
@@ -145,7 +111,9 @@ impl Head {
         let came = came.filter(|(at, _)| **at == t).map(|(_, v)| *v);
         let came = came.reduce(winner)?;
         let wins = float_wins(came, held);
-        let repeats = newest_float.is_some_and(|(at, v)| at == t && v.to_bits() == came.to_bits());
+        let last = self.last_float(index);
+        let mut at_newest = newest_float.into_iter().chain(last);
+        let repeats = at_newest.any(|(at, v)| at == t && v.to_bits() == came.to_bits());
         if (wins && repeats) || (is_stale(came) && held.is_stale()) {
             return None;
         }
@@ -163,7 +131,7 @@ impl Head {
         &self,
         index: u32,
         histograms: &[BatchHistogram],
-        floats: &mut FloatsOf<'_>,
+        tally: &mut Tally<'_>,
     ) -> Option<Mixed> {
         let (t, held) = self.newest_float(index)?;
         let newest = self.newest_histogram(index);
@@ -171,15 +139,14 @@ impl Head {
             return None;
         }
         let came = histograms.iter().filter(|h| h.t == t);
-        let (place, came) = came
-            .map(|h| (h.series, &h.histogram))
-            .reduce(|a, b| (a.0, histogram_winner(a.1, b.1)))?;
+        let came = came.map(|h| &h.histogram).reduce(histogram_winner)?;
         let wins = !float_wins(held, came);
         let repeats = newest.is_some_and(|(at, h)| at == t && h.bits_cmp(came).is_eq());
         if (wins && repeats) || (is_stale(held) && came.is_stale()) {
             return None;
         }
-        let (held, came) = match wins && floats.has(place, t) {
+        let rows = tally.rows.as_mut().filter(|_| wins);
+        let (held, came) = match rows.is_some_and(|rows| rows.has_float(index, t, held)) {
             true => (ConflictValue::Histogram, held.into()),
             false => (held.into(), ConflictValue::Histogram),
         };
@@ -192,16 +159,25 @@ impl Head {
         Some((conflict, wins && came == ConflictValue::Histogram))
     }
 
-    /// The newest float in order of a series, or the late one of its time that is kept.
-    fn newest_float(&self, index: u32) -> Option<(i64, f64)> {
+    /// The newest float in order of a series.
+    fn last_float(&self, index: u32) -> Option<(i64, f64)> {
         let hot = self.series.hot.get(index as usize)?;
-        let t = hot.has_last().then_some(hot.last_t)?;
+        hot.has_last().then_some((hot.last_t, hot.last_v))
+    }
+
+    /// The same, or the late one of its time that is kept.
+    fn newest_float(&self, index: u32) -> Option<(i64, f64)> {
+        let (t, last) = self.last_float(index)?;
         let late = self.side_at(index, t);
-        Some((t, late.map_or(hot.last_v, |late| winner(late, hot.last_v))))
+        Some((t, late.map_or(last, |late| winner(late, last))))
     }
 
     /// The same of histograms.
     fn newest_histogram(&self, index: u32) -> Option<(i64, &Histogram)> {
+        let hot = self.series.hot.get(index as usize)?;
+        if !hot.has_histograms() {
+            return None;
+        }
         let cold = self.series.cold.get(index as usize)?;
         Cold::histograms(cold)?.newest()
     }

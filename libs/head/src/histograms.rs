@@ -9,10 +9,10 @@ use koios_model::merge::{histogram_winner, sort_and_dedup_histograms, start_at};
 use koios_model::{BatchColumns, BatchHistogram, Histogram, TimeRange};
 
 use crate::apply::{Applied, Tally};
-use crate::conflicts::{Conflict, ConflictValue, FloatsOf};
+use crate::conflicts::{Conflict, ConflictValue};
 use crate::error::Error;
 use crate::head::Head;
-use crate::late::{Against, Checked, NewestFrom, Unchecked};
+use crate::late::{Against, Checked, Unchecked};
 use crate::series::{Cold, SeriesId};
 use crate::starts::{StartOf, gained, starts_of};
 
@@ -60,6 +60,12 @@ impl HistogramSeries {
         Some((t, late.map_or(last, |(_, late)| histogram_winner(last, late))))
     }
 
+    /// Whether that is the one that came in order.
+    fn keeps_last(&self) -> bool {
+        let last = self.last().zip(self.newest());
+        last.is_some_and(|((_, last), (_, newest))| last.bits_cmp(newest).is_eq())
+    }
+
     /// Time of the newest ever appended in order.
     pub(crate) fn last_t(&self) -> Option<i64> {
         self.last().map(|(t, _)| t)
@@ -104,18 +110,18 @@ impl Head {
         &mut self,
         batch: &BatchColumns,
         indices: &[u32],
-        lsn: u64,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
-        let (mut tally, mut floats) = (Tally::new(lsn), FloatsOf::new(batch));
         for of_series in batch.histograms.chunk_by(|a, b| a.series == b.series) {
             let place = of_series.first().map_or(0, |h| h.series);
             let Some(&index) = indices.get(place as usize) else {
                 continue;
             };
-            self.append_histograms_beside_floats(index, of_series, &mut floats, &mut tally, applied);
+            tally.enter_row(place);
+            self.append_histograms_beside_floats(index, of_series, tally, applied);
         }
-        self.settle(&mut tally);
+        self.settle(tally);
     }
 
     /// Appends histograms of one series.
@@ -123,7 +129,7 @@ impl Head {
         &mut self,
         index: u32,
         histograms: &[BatchHistogram],
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         let run = histograms.iter().map(|h| (h.t, &h.histogram));
@@ -137,7 +143,7 @@ impl Head {
         index: u32,
         mut histograms: Vec<(i64, &Histogram)>,
         starts: &[StartOf],
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         if self.series.cold.get(index as usize).is_none() {
@@ -145,7 +151,7 @@ impl Head {
         }
         histograms.sort_by_key(|(t, _)| *t);
         let before = self.histograms_mut(index).heap_bytes();
-        let (mut late, samples) = (Vec::new(), applied.samples);
+        let (mut late, samples, mut repeats_newest) = (Vec::new(), applied.samples, false);
         for (t, histogram) in histograms {
             let start = start_at(starts, t);
             if let Some((last_t, last)) = self.histograms_mut(index).last()
@@ -154,6 +160,7 @@ impl Head {
                 let same = t == last_t && histogram.bits_cmp(last).is_eq();
                 if same && (start == 0 || self.histograms_mut(index).newest_start() == Some(start)) {
                     applied.duplicates += 1;
+                    repeats_newest = true;
                 } else {
                     late.push((t, Arc::new(histogram.clone())));
                 }
@@ -185,26 +192,24 @@ impl Head {
             applied.samples += 1;
         }
         if !late.is_empty() {
-            let newest = NewestFrom::of(applied.samples > samples);
-            self.append_late_histograms(index, (late, starts), newest, tally, applied);
+            let newest_came = repeats_newest || applied.samples > samples;
+            self.append_late_histograms(index, (late, starts), newest_came, tally, applied);
         }
         let after = self.histograms_mut(index).heap_bytes();
         self.count_histogram_bytes(before, after);
     }
 
-    /// Keeps late histograms.
+    /// Keeps late histograms, ascending in time, as [`Self::append_late`].
     fn append_late_histograms(
         &mut self,
         index: u32,
-        (mut late, starts): (Vec<At>, &[StartOf]),
-        newest_from: NewestFrom,
-        tally: &mut Tally,
+        (late, starts): (Vec<At>, &[StartOf]),
+        newest_came: bool,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
-        let came = late.len();
-        sort_and_dedup_histograms(&mut late);
-        applied.duplicates += (came - late.len()) as u64;
         let newest = self.histograms_mut(index).last_t();
+        let mut held_came = newest_came && self.histograms_mut(index).keeps_last();
         for (t, histogram) in late {
             let is_newest = newest == Some(t);
             let held = match is_newest {
@@ -220,8 +225,12 @@ impl Head {
                     held: ConflictValue::Histogram,
                     came: ConflictValue::Histogram,
                 };
-                applied.note_conflict(conflict, newest_from.keeps(against));
+                let is_kept = against == Against::Winner && !held_came;
+                let rows = tally.rows.as_mut().filter(|_| is_kept).zip(held.as_deref());
+                let came_before = rows.is_some_and(|(rows, held)| rows.had_histogram(index, t, held));
+                applied.note_conflict(conflict, is_kept && !came_before);
             }
+            held_came |= is_newest && against != Against::Loser;
             if !against.count(is_newest, start.is_some(), applied) {
                 continue;
             }
@@ -287,6 +296,10 @@ impl Head {
         let Some(held) = self.cold(index).and_then(Cold::histograms) else {
             return;
         };
+        // Late floats wait beside them: a series of nothing else must not become one that has histograms.
+        if held.unchecked.is_empty() {
+            return;
+        }
         let before = held.heap_bytes();
         self.drop_repeated_histograms(index);
         let after = self.histograms_mut(index).heap_bytes();
@@ -326,7 +339,7 @@ impl Head {
         Checked { dropped, compared }
     }
 
-    fn insert_late(&mut self, index: u32, (t, histogram): At, is_unchecked: bool, tally: &mut Tally) {
+    fn insert_late(&mut self, index: u32, (t, histogram): At, is_unchecked: bool, tally: &mut Tally<'_>) {
         let of_series = self.histograms_mut(index);
         match of_series.late.binary_search_by_key(&t, |(t, _)| *t) {
             Ok(at) => {

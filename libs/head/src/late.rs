@@ -6,7 +6,7 @@
 //! Only one at the very newest time of its series is compared at once, which mostly needs no decoding: whoever sends
 //! different values for it is to be told.
 
-use koios_model::merge::{histogram_winner, sort_and_dedup, start_at, winner};
+use koios_model::merge::{histogram_winner, start_at, winner};
 use koios_model::{Histogram, Sample, TimeRange};
 
 use crate::apply::{Applied, Tally};
@@ -40,6 +40,11 @@ impl Unchecked {
         self.count = self.count.saturating_add(1);
         self.range = self.range.union(&TimeRange::new(t, t));
         self.count == 1
+    }
+
+    /// Whether none waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Whether so many wait that they are to be compared now.
@@ -117,43 +122,25 @@ impl Against {
     }
 }
 
-/// Where the newest sample of a series, which late ones are compared with, came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NewestFrom {
-    /// The same batch, of which one sample is lost in a conflict, whichever it is.
-    SameBatch,
-    Before,
-}
-
-impl NewestFrom {
-    pub(crate) fn of(is_same_batch: bool) -> Self {
-        if is_same_batch {
-            Self::SameBatch
-        } else {
-            Self::Before
-        }
-    }
-
-    /// Whether a conflict leaves all of the batch.
-    pub(crate) fn keeps(self, against: Against) -> bool {
-        self == Self::Before && against == Against::Winner
-    }
-}
-
 impl Head {
-    /// Keeps late samples.
+    /// Keeps late samples. `newest_came` says whether the series' newest sample in order came, or came again, with them: of
+    /// what comes together one sample is lost in a conflict, whichever it is.
     pub(crate) fn append_late(
         &mut self,
         index: u32,
-        (late, starts): (&mut Vec<Sample>, &[StartOf]),
-        newest_from: NewestFrom,
-        tally: &mut Tally,
+        (late, starts): (&mut [Sample], &[StartOf]),
+        newest_came: bool,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
-        let came = late.len();
-        sort_and_dedup(late);
-        applied.duplicates += (came - late.len()) as u64;
-        let newest = self.series.hot[index as usize].last_t;
+        late.sort_by_key(|s| s.t);
+        let hot = &self.series.hot[index as usize];
+        let (newest, last_v) = (hot.last_t, hot.last_v);
+        // Whether what is held at the newest time came with them.
+        let mut held_came = newest_came
+            && self
+                .side_at(index, newest)
+                .is_none_or(|late| winner(late, last_v).to_bits() == last_v.to_bits());
         for s in late.iter() {
             let is_newest = s.t == newest;
             let held = match is_newest {
@@ -169,8 +156,12 @@ impl Head {
                     held: held.into(),
                     came: s.v.into(),
                 };
-                applied.note_conflict(conflict, newest_from.keeps(against));
+                let is_kept = against == Against::Winner && !held_came;
+                let rows = tally.rows.as_mut().filter(|_| is_kept);
+                let came_before = rows.is_some_and(|rows| rows.had_float(index, s.t, held));
+                applied.note_conflict(conflict, is_kept && !came_before);
             }
+            held_came |= is_newest && against != Against::Loser;
             if !against.count(is_newest, start.is_some(), applied) {
                 continue;
             }
@@ -228,7 +219,7 @@ impl Head {
     }
 
     /// Puts a sample into the side buffer, over the value there if there is one.
-    fn insert_side(&mut self, index: u32, s: Sample, is_unchecked: bool, tally: &mut Tally) {
+    fn insert_side(&mut self, index: u32, s: Sample, is_unchecked: bool, tally: &mut Tally<'_>) {
         let side = self.series.cold[index as usize].side.get_or_insert_default();
         match side.samples.binary_search_by_key(&s.t, |x| x.t) {
             Ok(at) => {
@@ -344,5 +335,27 @@ impl Head {
         let hot = &self.series.hot[index as usize];
         let open = self.pool.range(hot).is_some_and(|open| open.overlaps(&range));
         sealed + if open { u64::from(hot.count) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use koios_model::{BatchColumns, Labels, SeriesHash};
+
+    use crate::{Head, HeadOptions};
+
+    #[test]
+    fn late_floats_leave_a_series_one_of_plain_floats() {
+        let mut head = Head::new(HeadOptions::default());
+        for (lsn, t) in [1000, 3000, 2000, 4000].into_iter().enumerate() {
+            let mut batch = BatchColumns::default();
+            let labels = Labels::from_pairs([("__name__", "up".to_owned())]);
+            batch.push_series(SeriesHash(1), labels.as_ref());
+            batch.push_sample(t, 1.0);
+            head.apply(&batch, 0, lsn as u64);
+            head.check_late(usize::MAX);
+            assert!(head.series.hot[0].has_plain_floats(), "after {t}");
+        }
+        assert_eq!(head.series.cold[0].side().len(), 1);
     }
 }

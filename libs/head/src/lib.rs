@@ -45,6 +45,7 @@ mod packed;
 mod pages;
 mod read;
 mod resolve;
+mod rows;
 mod select;
 mod series;
 mod shrink;

@@ -103,6 +103,11 @@ impl Hot {
         self.flags & (HAS_STARTS | HAS_HISTOGRAMS) == 0
     }
 
+    /// Whether the series has, or had, native histograms, as far as is not sealed.
+    pub(crate) fn has_histograms(&self) -> bool {
+        self.flags & HAS_HISTOGRAMS != 0
+    }
+
     pub(crate) fn set_has_histograms(&mut self) {
         self.flags |= HAS_HISTOGRAMS;
     }

@@ -70,7 +70,7 @@ impl Head {
         &mut self,
         index: u32,
         series: &BatchSeries<'_>,
-        tally: &mut Tally,
+        tally: &mut Tally<'_>,
         applied: &mut Applied,
     ) {
         let mut samples = std::mem::take(&mut self.scratch.started);

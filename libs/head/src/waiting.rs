@@ -12,7 +12,6 @@ use koios_model::{Sample, window_start};
 use crate::apply::{Applied, Tally};
 use crate::chunks::{Chunks, New};
 use crate::head::{Head, encode_chunks};
-use crate::late::NewestFrom;
 use crate::open::{Hot, Pool};
 use crate::series::UNCUT;
 
@@ -147,14 +146,8 @@ impl Head {
         }
         for mut late in late {
             let mut tally = Tally::new(late.lsn);
-            let late_ones = (&mut late.samples, &[][..]);
-            self.append_late(
-                late.index,
-                late_ones,
-                NewestFrom::Before,
-                &mut tally,
-                &mut applied,
-            );
+            let late_ones = (&mut late.samples[..], &[][..]);
+            self.append_late(late.index, late_ones, false, &mut tally, &mut applied);
             self.settle(&mut tally);
         }
         applied

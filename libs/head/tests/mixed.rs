@@ -118,6 +118,14 @@ fn i2_what_is_kept_may_come_again_and_what_is_not_is_told_again() {
         assert_eq!(told(&again), [(0, 0), (1, 0)]);
     }
     assert_eq!(read(&head), (vec![5.0f64.to_bits()], vec![]));
+    // One that was kept before another replaced it is no news either, as among floats alone.
+    assert_eq!(told(&head.apply(&float(7.0), 0, 6)), [(1, 1), (0, 0)]);
+    for v in [5.0, 7.0] {
+        let again = head.apply(&float(v), 0, 7);
+        assert_eq!((again.conflicts, again.duplicates), (0, 2), "{v}");
+    }
+    assert_eq!(told(&head.apply(&float(6.0), 0, 8)), [(1, 0), (0, 0)]);
+    assert_eq!(read(&head), (vec![7.0f64.to_bits()], vec![]));
 }
 
 #[test]
@@ -136,6 +144,130 @@ fn i2_a_sealed_or_deleted_one_is_known_as_it_is_held() {
             let applied = head.apply(&second, 0, 2);
             assert_eq!(applied.conflicts, u64::from(!is_deleted));
         }
+    }
+}
+
+/// A batch of rows of one series, each with floats or a histogram.
+fn rows(rows: &[(&[f64], Option<Histogram>)]) -> BatchColumns {
+    let mut batch = batch(&[], &[]);
+    for (floats, histogram) in rows {
+        let labels = Labels::from_pairs([("__name__", "f".to_owned())]);
+        batch.push_series(SeriesHash(1), labels.as_ref());
+        floats.iter().for_each(|v| batch.push_sample(T, *v));
+        let histogram = histogram.clone().into_iter();
+        histogram.for_each(|h| batch.push_histogram(T, h));
+    }
+    batch
+}
+
+#[test]
+fn i2_of_what_comes_in_one_batch_all_but_one_is_lost_whichever_rows_bring_it() {
+    let h = |sum: f64| Some(histogram(sum));
+    let (one, two): (&[f64], &[f64]) = (&[1.0], &[2.0]);
+    let (none, ended): (&[f64], &[f64]) = (&[], &[stale_nan()]);
+    let nothing = || batch(&[], &[]);
+    for (case, before, came, conflicts) in [
+        (
+            "two rows",
+            nothing(),
+            rows(&[(one, None), (two, None)]),
+            [(1, 0), (0, 0)],
+        ),
+        (
+            "two rows, the larger first",
+            nothing(),
+            rows(&[(two, None), (one, None)]),
+            [(1, 0), (0, 0)],
+        ),
+        (
+            "the same twice",
+            nothing(),
+            rows(&[(one, None), (one, None)]),
+            [(0, 0), (0, 0)],
+        ),
+        (
+            "one row",
+            nothing(),
+            rows(&[(&[5.0, 7.0, 9.0], None)]),
+            [(2, 0), (0, 0)],
+        ),
+        (
+            "one row, descending",
+            nothing(),
+            rows(&[(&[9.0, 7.0, 5.0], None)]),
+            [(2, 0), (0, 0)],
+        ),
+        (
+            "one row, with one twice",
+            nothing(),
+            rows(&[(&[5.0, 7.0, 7.0], None)]),
+            [(1, 0), (0, 0)],
+        ),
+        // What an earlier batch brought is replaced once.
+        (
+            "over an older one",
+            float(0.0),
+            rows(&[(one, None), (two, None)]),
+            [(2, 1), (0, 0)],
+        ),
+        (
+            "over an older one, in one row",
+            float(0.0),
+            rows(&[(&[1.0, 2.0], None)]),
+            [(2, 1), (0, 0)],
+        ),
+        (
+            "beside an older one",
+            float(1.5),
+            rows(&[(one, None), (two, None)]),
+            [(2, 1), (0, 0)],
+        ),
+        (
+            "with the older one",
+            float(1.0),
+            rows(&[(one, None), (two, None)]),
+            [(1, 0), (0, 0)],
+        ),
+        (
+            "with the older one, in one row",
+            float(1.0),
+            rows(&[(&[1.0, 2.0], None)]),
+            [(1, 0), (0, 0)],
+        ),
+        (
+            "histograms",
+            nothing(),
+            rows(&[(none, h(1.0)), (none, h(2.0))]),
+            [(0, 0), (1, 0)],
+        ),
+        (
+            "histograms over an older one",
+            native(histogram(0.0)),
+            rows(&[(none, h(1.0)), (none, h(2.0)), (none, h(2.0))]),
+            [(0, 0), (2, 1)],
+        ),
+        (
+            "ended and not",
+            nothing(),
+            rows(&[(ended, None), (none, h(1.0))]),
+            [(1, 0), (0, 0)],
+        ),
+        (
+            "ended and not, after another",
+            nothing(),
+            rows(&[(none, h(1.0)), (ended, None), (none, h(2.0))]),
+            [(1, 0), (1, 0)],
+        ),
+        (
+            "float and histogram",
+            nothing(),
+            rows(&[(one, None), (none, h(1.0))]),
+            [(0, 0), (1, 0)],
+        ),
+    ] {
+        let mut head = Head::new(HeadOptions::default());
+        head.apply(&before, 0, 1);
+        assert_eq!(told(&head.apply(&came, 0, 2)), conflicts, "{case}");
     }
 }
 

@@ -77,6 +77,15 @@ pub enum DecodeError {
         /// Where it got too much.
         at: usize,
     },
+    /// Fields that only the message of the other version has: without them nothing would be left of it, and be taken.
+    #[error(
+        "request has fields of {is}, which its content type does not say: send it with content-type \
+         application/x-protobuf;proto={is}"
+    )]
+    OtherVersion {
+        /// What it is.
+        is: &'static str,
+    },
     /// The symbol table does not start with the empty string.
     #[error("invalid symbol table: symbols[0] must be the empty string, is {len} bytes long")]
     FirstSymbol {

@@ -463,9 +463,7 @@ impl Shared {
             }
             let sent = sent.await;
             // What failed for good was refused by those it was sent to.
-            let is_certain = sent
-                .as_ref()
-                .map_or_else(|e| e.status().is_client_error(), |_| true);
+            let is_certain = sent.as_ref().map_or_else(is_final, |_| true);
             if let Some(reserved) = reserved.filter(|_| is_certain) {
                 reserved.settled();
             }
@@ -491,12 +489,16 @@ impl Shared {
             rejected: taken.report,
             ..Outcome::default()
         };
-        let mut failure = None;
+        let mut failure: Option<Error> = None;
         outcome.points.note_lost(parts.iter().flatten());
         for part in parts {
             match part {
                 Ok(acknowledged) => outcome.add(acknowledged, &self.metrics),
-                Err(error) => drop(failure.get_or_insert(error)),
+                // What is to be sent again goes first: else what other partitions would take then is lost.
+                Err(error) => match &failure {
+                    Some(first) if !is_final(first) || is_final(&error) => {}
+                    _ => failure = Some(error),
+                },
             }
         }
         let samples = outcome.written.samples + outcome.written.histograms;
@@ -511,4 +513,9 @@ impl Shared {
             }),
         }
     }
+}
+
+/// Whether the same request fails again.
+fn is_final(error: &Error) -> bool {
+    error.status().is_client_error()
 }

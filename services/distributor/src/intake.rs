@@ -216,7 +216,8 @@ impl<'a> Intake<'a> {
         SeriesHash::new(self.rules.seed, LabelsRef::from_trusted(&self.packed))
     }
 
-    /// The reference of a series that is known: labels that pack to the same bytes were found good and in order before.
+    /// The reference of a series that is known as it came: labels that pack to the same bytes were found good and in order
+    /// before.
     fn find_known(&mut self, series: &RawSeries<'a, '_>) -> Option<(SeriesHash, LabelsAre)> {
         self.packed.clear();
         let all = series.label_count == series.labels.len();
@@ -227,6 +228,11 @@ impl<'a> Intake<'a> {
         for (name, value) in series.labels {
             write_packed_bytes(&mut self.packed, name, value);
         }
+        self.find_packed(series)
+    }
+
+    /// The reference of a series whose labels are packed, if it is known.
+    fn find_packed(&mut self, series: &RawSeries<'a, '_>) -> Option<(SeriesHash, LabelsAre)> {
         let hash = self.hash();
         let known = self.known.find(hash, &mut self.cursor)?;
         let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
@@ -236,6 +242,15 @@ impl<'a> Intake<'a> {
             _ => LabelsAre::Known,
         };
         Some((hash, labels))
+    }
+
+    /// What is known of a series whose labels were checked, sorted and packed: many senders put a label behind the others.
+    fn find_sorted(&mut self, series: &RawSeries<'a, '_>) -> (SeriesHash, LabelsAre) {
+        let found = self.find_packed(series);
+        found.unwrap_or_else(|| {
+            let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
+            (self.hash(), LabelsAre::New(encoded))
+        })
     }
 
     /// What recognises labels that are encoded so.
@@ -539,10 +554,7 @@ impl<'a> Sink<'a> for Intake<'a> {
         }
         let found = match self.find_known(&series) {
             Some(known) => Ok(known),
-            None => self.pack(&series).map(|()| {
-                let encoded = self.hash_of_encoded(series.encoded_labels.bytes);
-                (self.hash(), LabelsAre::New(encoded))
-            }),
+            None => self.pack(&series).map(|()| self.find_sorted(&series)),
         };
         let (hash, labels) = match found {
             Ok(found) => found,

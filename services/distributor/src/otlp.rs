@@ -121,8 +121,8 @@ fn answer(outcome: &Outcome, encoding: Encoding) -> Vec<u8> {
     if outcome.conflicts > 0 {
         message = format!("{message} (samples in conflict: {})", outcome.conflicts);
     }
-    // Whose the samples in conflict were is not known, and a data point has up to thousands.
-    let rejected = outcome.points.rejected().saturating_add(outcome.conflicts);
+    // Whose the samples were that are not kept is not known, and a data point has up to thousands.
+    let rejected = outcome.points.rejected().saturating_add(outcome.conflicts_lost);
     encoding.response(rejected.min(outcome.points.all), &message)
 }
 

@@ -55,6 +55,8 @@ pub struct Outcome {
     pub deduplicated: Written,
     /// Samples whose time had another value already.
     pub conflicts: u64,
+    /// Those of them that are not kept.
+    pub(crate) conflicts_lost: u64,
     /// What was rejected.
     pub rejected: RejectionReport,
     /// A sample had another value at its timestamp already, in words.
@@ -116,8 +118,10 @@ impl Outcome {
         let kept_floats = acknowledged.conflicts_kept.saturating_sub(kept_histograms);
         let lost_floats = of_floats.saturating_sub(kept_floats);
         let lost_histograms = (conflicts - of_floats).saturating_sub(kept_histograms);
+        let lost_histograms = lost_histograms.min(part.histograms);
         self.written.samples += part.samples - lost_floats;
-        self.written.histograms += part.histograms.saturating_sub(lost_histograms);
+        self.written.histograms += part.histograms - lost_histograms;
+        self.conflicts_lost += lost_floats + lost_histograms;
         self.written.exemplars += part.exemplars;
         self.conflicts += conflicts;
         self.state_version = self.state_version.max(acknowledged.state_version);

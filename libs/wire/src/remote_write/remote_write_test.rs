@@ -630,6 +630,35 @@ fn start_timestamps_of_2_0_come_with_their_samples() {
 }
 
 #[test]
+fn i13_a_message_of_the_other_version_is_no_empty_one() {
+    let label = Message::default().bytes(1, "__name__").bytes(2, "up");
+    let sample = || Message::default().double(1, 1.0).number(2, 10);
+    let first = Message::default().message(1, Message::default().message(1, label).message(2, sample()));
+    let metadata = Message::default().message(3, Message::default().number(1, 1).bytes(2, "up"));
+    let second = Message::default()
+        .bytes(4, "")
+        .message(5, Message::default().packed(1, &[1, 2]).message(2, sample()));
+    let symbols = Message::default().bytes(4, "");
+    for (version, message, other) in [
+        (Version::V1, &second, "io.prometheus.write.v2.Request"),
+        (Version::V1, &symbols, "io.prometheus.write.v2.Request"),
+        (Version::V2, &first, "prometheus.WriteRequest"),
+        (Version::V2, &metadata, "prometheus.WriteRequest"),
+    ] {
+        let error = see(version, &message.0).unwrap_err().to_string();
+        let advice = format!("send it with content-type application/x-protobuf;proto={other}");
+        assert!(error.contains(&advice), "{error}");
+    }
+    // Other senders' fields of the same numbers.
+    for (version, fields) in [(Version::V1, [2, 4, 5]), (Version::V2, [1, 2, 3])] {
+        let message = fields
+            .iter()
+            .fold(Message::default(), |m, field| m.number(*field, 1));
+        assert!(see(version, &message.0).unwrap().series.is_empty());
+    }
+}
+
+#[test]
 fn histograms_finer_than_any_that_is_kept_are_made_coarser() {
     // As Prometheus' `reduceResolution` does: bucket 0 ends where it did, and `2^n` of those beside it become one.
     let counts = [1i64, 2, 3, 4, 5, 6];

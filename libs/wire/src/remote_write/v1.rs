@@ -8,6 +8,10 @@ use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 const REQUEST_TIMESERIES: u32 = 1;
 const REQUEST_METADATA: u32 = 3;
 
+/// Fields of the message of version 2.
+const OTHER_SYMBOLS: u32 = 4;
+const OTHER_TIMESERIES: u32 = 5;
+
 const SERIES_LABELS: u32 = 1;
 const SERIES_SAMPLES: u32 = 2;
 const SERIES_EXEMPLARS: u32 = 3;
@@ -44,6 +48,11 @@ pub(super) fn decode<'a>(
                     return Err(DecodeError::TooManyMetrics { limit: limits.series });
                 }
                 sink.metadata(metadata(request.message()?)?);
+            }
+            OTHER_SYMBOLS | OTHER_TIMESERIES if tag.wire_type == BYTES => {
+                return Err(DecodeError::OtherVersion {
+                    is: "io.prometheus.write.v2.Request",
+                });
             }
             _ => request.skip(tag)?,
         }

@@ -8,6 +8,10 @@ use crate::protobuf::{BYTES, FIXED64, Reader, VARINT};
 const REQUEST_SYMBOLS: u32 = 4;
 const REQUEST_TIMESERIES: u32 = 5;
 
+/// Fields of the message of version 1, which this one leaves free.
+const OTHER_TIMESERIES: u32 = 1;
+const OTHER_METADATA: u32 = 3;
+
 const SERIES_LABEL_REFS: u32 = 1;
 const SERIES_SAMPLES: u32 = 2;
 const SERIES_HISTOGRAMS: u32 = 3;
@@ -62,6 +66,11 @@ fn symbols(bytes: &[u8], limit: usize) -> Result<Vec<&[u8]>, DecodeError> {
             REQUEST_TIMESERIES => {
                 tag.expect(BYTES)?;
                 request.bytes()?;
+            }
+            OTHER_TIMESERIES | OTHER_METADATA if tag.wire_type == BYTES => {
+                return Err(DecodeError::OtherVersion {
+                    is: "prometheus.WriteRequest",
+                });
             }
             _ => request.skip(tag)?,
         }

@@ -216,7 +216,7 @@ impl<'a, S: Sink<'a>> Sink<'a> for Deduplicated<'a, '_, S> {
         let admission_ms = gate.admission_ms;
         let refused_before = self.sink.refused();
         let dropped = match verdict {
-            Some(Verdict::Drop { from_ms, until_ms }) if all > 0 => {
+            Some(Verdict::Drop { from_ms, until_ms }) => {
                 let range = from_ms..=until_ms;
                 self.hand_on_outside(series, |t| range.contains(&t.min(admission_ms)))
             }

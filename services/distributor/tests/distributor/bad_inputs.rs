@@ -48,6 +48,25 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+// Row 3: what it claims to be is known, but it is not that.
+#[tokio::test(start_paused = true)]
+async fn i13_a_message_under_the_name_of_another_is_not_taken_for_an_empty_one() {
+    let rig = Rig::single();
+    let first = good("up", &[(NOW, 1.0)]);
+    let series = [series_v2(&[1, 2], &[(NOW, 1.0)])];
+    let second = request_v2(&["", "__name__", "up"], &series);
+    rig.push(&second)
+        .await
+        .assert(400, "application/x-protobuf;proto=io.prometheus.write.v2.Request");
+    rig.push_v2(&first)
+        .await
+        .assert(400, "application/x-protobuf;proto=prometheus.WriteRequest");
+    assert_eq!(rig.stored(), []);
+    rig.push(&first).await.assert(204, "");
+    rig.push_v2(&second).await.assert(204, "");
+    assert_alive(&rig).await;
+}
+
 // Rows 4 to 8.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_cannot_be_decompressed() {

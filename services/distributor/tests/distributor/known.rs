@@ -1,11 +1,13 @@
 //! Series that are known: their labels are neither decoded nor sent, until a member asks for them.
 
 use koios_tenancy::Limits;
-use koios_wire::ServiceErrorCode;
+use koios_wire::{Batch, ServiceErrorCode};
 use proptest::prelude::*;
 
 use crate::messages::{Message, request, series};
+use crate::otlp;
 use crate::rig::{NOW, Next, Rig, state};
+use crate::series_limit::asks;
 
 type Label = (&'static [u8], &'static [u8]);
 
@@ -25,10 +27,10 @@ fn two(t: i64) -> Vec<u8> {
     ])
 }
 
-/// For each series of the newest batch at member 0, whether it came with labels.
+/// For each series of the newest batch at member 0, whether it came with labels over the network.
 fn labelled(rig: &Rig) -> Vec<bool> {
     let batches = rig.members[0].batches.lock();
-    let newest = batches.last().unwrap();
+    let newest = Batch::decode(batches.last().unwrap().encoded().clone()).unwrap();
     newest.columns().series().map(|s| s.labels.is_some()).collect()
 }
 
@@ -51,6 +53,47 @@ async fn labels_of_known_series_stay_in_the_message() {
         .map(|s| s.1)
         .collect();
     assert_eq!(awkward, [at(0), at(1), at(2)], "{stored:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_whose_labels_come_in_another_order_stay_known() {
+    let line = |t: i64| format!("m,z=1 a=2 {t}000000");
+    let otlp = |t: i64| otlp::request(&[otlp::gauge("queue.size", &[otlp::point(t, 3.0)])]);
+    let text = |t: i64| format!("sizes_bucket{{z=\"1\",le=\"2\"}} 5 {t}\n");
+    type Body<'a> = &'a dyn Fn(i64) -> Vec<u8>;
+    let formats: [(&str, &str, Body<'_>); 4] = [
+        (otlp::PATH, otlp::PROTOBUF.1, &otlp),
+        ("/write?db=d", "text/plain", &|t| line(t).into_bytes()),
+        ("/api/v1/import/prometheus", "text/plain", &|t| {
+            text(t).into_bytes()
+        }),
+        ("/metrics/job/x", "text/plain", &|_| {
+            b"pushed{z=\"1\"} 5\n".to_vec()
+        }),
+    ];
+    for (path, kind, body) in formats {
+        for (max_series, max_series_per_metric) in [(0, 0), (20, 0), (0, 20)] {
+            let limits = Limits {
+                max_series,
+                max_series_per_metric,
+                ..Limits::default()
+            };
+            let rig = Rig::new(state(1, 1, 3, 1), limits);
+            let case = format!("{path}, limits {max_series} and {max_series_per_metric}");
+            let mut asked = 0;
+            for seconds in 0..10 {
+                let (headers, body) = ([("content-type", kind)], body(at(seconds)));
+                let answer = rig.request("POST", path, &headers, body).await;
+                assert!(answer.status.is_success(), "{case}: {answer:?}");
+                let labels = labelled(&rig);
+                assert!(labels.iter().all(|l| *l == (seconds == 0)), "{case}: {labels:?}");
+                match seconds {
+                    0 => asked = asks(&rig),
+                    _ => assert_eq!(asks(&rig), asked, "{case}"),
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -387,6 +387,23 @@ async fn data_points_in_conflict_are_no_more_than_came() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i13_a_data_point_that_replaces_another_is_not_rejected() {
+    let rig = Rig::single();
+    *rig.members[0].keeps_last.lock() = true;
+    let export = async |v: f64| {
+        let body = request(&[gauge("a", &[point(NOW, v)])]);
+        rig.request("POST", PATH, &[PROTOBUF], body).await
+    };
+    export(1.0).await.assert(200, "");
+    let answer = export(2.0).await;
+    answer.assert(200, "duplicate sample for timestamp");
+    answer.assert(200, "(samples in conflict: 1)");
+    let said = answer.body.as_bytes();
+    assert!(!said.windows(3).any(|bytes| bytes == [8, 1, 0x12]), "{answer:?}");
+    assert_eq!(rig.stored()[0].2, 2.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exemplars_trace_stays_before_an_attribute_of_its_name() {
     let rig = Rig::single();
     let attribute = Message::default().bytes(1, "trace_id");

@@ -109,6 +109,31 @@ async fn samples_of_the_replica_that_is_not_elected_are_dropped_and_answered_wit
 }
 
 #[tokio::test(start_paused = true)]
+async fn exemplars_of_the_replica_that_is_not_elected_are_dropped_without_samples_too() {
+    let pair = Pair::settled().await;
+    let exemplar = |replica: &str, t: i64| {
+        let label = Message::default().bytes(1, "trace_id").bytes(2, replica);
+        let exemplar = Message::default()
+            .message(1, &label)
+            .double(2, 1.0)
+            .number(3, (NOW + t * 1000) as u64);
+        request(&[of_replica("up", replica, &[]).message(3, &exemplar)])
+    };
+    let now = pair.now();
+    let exemplars = || {
+        let batches = pair.0.members[0].batches.lock();
+        let of = |batch: &Arc<koios_wire::Batch>| batch.columns().exemplars.len();
+        batches.iter().map(of).sum::<usize>()
+    };
+    let answer = pair.0.push(&exemplar("b", now)).await;
+    answer.assert(202, "");
+    assert_eq!(answer.header("x-prometheus-remote-write-exemplars-written"), "1");
+    assert_eq!(exemplars(), 0);
+    pair.0.push(&exemplar("a", now)).await.assert(204, "");
+    assert_eq!(exemplars(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i8_without_a_leader_the_last_election_holds_while_the_elected_one_is_seen_here() {
     let pair = Pair::settled().await;
     // The rig's leader never answers.

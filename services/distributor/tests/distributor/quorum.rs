@@ -215,6 +215,24 @@ async fn a_request_given_up_by_its_sender_settles_its_sequence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i13_what_one_partition_never_takes_does_not_hide_that_another_is_down() {
+    let (never, down) = (ServiceErrorCode::TooLarge, ServiceErrorCode::Unavailable);
+    let named = |n: u32| {
+        let i = n.to_string();
+        series(&[(b"__name__", b"up"), (b"i", i.as_bytes())], &[(NOW, 1.0)])
+    };
+    let message = request(&(0..50).map(named).collect::<Vec<_>>());
+    for answers in [[never, down], [down, never]] {
+        let rig = Rig::new(state(1, 1, 1, 2), Limits::default());
+        let answers = answers.map(|code| Next::Refuse(code, 0));
+        rig.members[0].next.lock().extend(answers);
+        let answer = rig.push(&message).await;
+        answer.assert(503, "not enough replicas acknowledged (0/1)");
+        assert!(rig.members[0].next.lock().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn i13_what_members_never_take_is_not_to_be_sent_again() {
     let never = Some(Next::Refuse(ServiceErrorCode::TooLarge, 0));
     let rig = Rig::three_zones();

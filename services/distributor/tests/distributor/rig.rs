@@ -54,6 +54,8 @@ pub(crate) struct MockMember {
     pub(crate) batches: Mutex<Vec<Arc<Batch>>>,
     /// What it does when it is asked which series it has; answers when unset.
     pub(crate) asked: Mutex<Option<Next>>,
+    /// Whether what came last stays in a conflict, as it tells.
+    pub(crate) keeps_last: Mutex<bool>,
     /// Whether it does not count yet.
     pub(crate) is_new: Mutex<bool>,
     /// The version of the control state that it knows.
@@ -97,6 +99,7 @@ impl MockMember {
                 let old = head.insert(key, v.to_bits());
                 if old.is_some_and(|old| old != v.to_bits()) {
                     ack.conflicts += 1;
+                    ack.conflicts_kept += u64::from(*self.keeps_last.lock());
                     ack.conflict = format!("series {labels} at {t}");
                 }
             }

@@ -49,7 +49,7 @@ fn series_stored(rig: &Rig) -> usize {
     series.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-fn asks(rig: &Rig) -> usize {
+pub(crate) fn asks(rig: &Rig) -> usize {
     let name = "koios_distributor_series_limit_asks_total ";
     let text = rig.metrics.encode();
     let value = text.lines().find_map(|line| line.strip_prefix(name));
