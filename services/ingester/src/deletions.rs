@@ -112,6 +112,15 @@ impl Deletions {
         self.version.max(self.applied)
     }
 
+    /// The version that last changed any of those that are known.
+    pub(crate) fn newest(&self) -> u64 {
+        self.all
+            .iter()
+            .map(|k| k.tombstone.known_from())
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Notes that a deletion was applied, and with it all that manifests list up to a version.
     pub(crate) fn note_applied(&mut self, tombstone: &Tombstone, applied_up_to: u64) {
         self.applied = self.applied.max(tombstone.version);
@@ -180,13 +189,18 @@ impl Deletions {
     }
 
     /// Forgets those that a manifest does not list any more, but for those that cover what is logged: a start or a peer
-    /// may apply it again.
+    /// may apply it again. None of them can be taken back.
     fn forget(&mut self, manifest: &Manifest, logged: &BatchSet) {
-        self.all.retain(|k| {
-            let t = &k.tombstone;
+        self.all.retain_mut(|k| {
+            let t = &mut k.tombstone;
             let is_listed = manifest.version < t.known_from() || manifest.tombstone(t.id).is_some();
+            if !is_listed && t.state == TombstoneState::Masked {
+                // While this member was none of the partition, so that nobody waited for it.
+                t.state = TombstoneState::Final;
+            }
             is_listed || k.is_in(logged)
         });
+        self.settle_late();
     }
 
     /// The version of the first that covers any of some batches.

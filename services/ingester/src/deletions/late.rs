@@ -2,11 +2,11 @@
 //! keeps it while the deletion may be taken back, until it is read from there and uploaded; or put into the head, where the deletion is
 //! taken back before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use koios_bucket::{Manifest, ManifestBlock, Nonce};
+use koios_bucket::{Manifest, ManifestBlock, Nonce, TombstoneState};
 use koios_head::HeadOptions;
 use koios_model::{BatchColumns, BatchSet, Matchers, TimeRange};
 use koios_runtime::with_sources;
@@ -28,6 +28,8 @@ struct Portion<'a> {
     /// By the version up to which it is clean; each is the head of a replica that nobody else knows.
     heads: BTreeMap<u64, Arc<Replica>>,
     new: &'a (dyn Fn() -> Arc<Replica> + Sync),
+    /// The deletions that mask it.
+    by: BTreeSet<Nonce>,
     read: BatchSet,
     bytes: usize,
 }
@@ -47,6 +49,7 @@ impl Portion<'_> {
             };
             columns.metadata.clone_from(&batch.columns().metadata);
             self.bytes = self.bytes.saturating_add(columns.memory_bytes());
+            self.by.insert(k.tombstone.id);
             // All that delete any of it are of this version or a later one, and mask it.
             let head = self.heads.entry(first.saturating_sub(1));
             let head = head.or_insert_with(self.new);
@@ -94,10 +97,9 @@ impl Inner {
         if self.late_of(replica).is_empty() {
             return Ok(());
         }
-        let manifest = self.deps.manifests.probe(&replica.key.1).await;
-        self.note_bucket(manifest.as_ref().err());
+        let manifest = self.newest_manifest(replica).await?;
         // What has become of the deletions.
-        self.apply_deletions(replica, &*manifest?).await?;
+        self.apply_deletions(replica, &manifest).await?;
         while self.back_up_portion(replica).await? {}
         Ok(())
     }
@@ -145,6 +147,7 @@ impl Inner {
             known: &known,
             heads: BTreeMap::new(),
             new: &new,
+            by: BTreeSet::new(),
             read: BatchSet::default(),
             bytes: 0,
         };
@@ -164,8 +167,8 @@ impl Inner {
             };
             self.note_unreadable(&replica.key, &unread, &error);
         }
-        let Portion { heads, read, .. } = portion;
-        if !self.list_late(replica, &heads, version, first.id).await? {
+        let read = portion.read.clone();
+        if !self.list_late(replica, &portion, version, first.id).await? {
             return Ok(false);
         }
         let head = DeletedHead {
@@ -202,16 +205,17 @@ impl Inner {
     }
 
     /// Uploads what was read and lists it, unless there is news of deletions: it may be taken back by now, and goes into the head then.
+    /// Nor where a deletion is not there any more that took of it, which no version tells: nothing would mask it.
     async fn list_late(
         &self,
         replica: &Replica,
-        heads: &BTreeMap<u64, Arc<Replica>>,
+        portion: &Portion<'_>,
         known_version: u64,
         by: Nonce,
     ) -> Result<bool> {
         let everything = Matchers::default();
         let mut entries: Vec<ManifestBlock> = Vec::new();
-        for (&clean_up_to, from) in heads {
+        for (&clean_up_to, from) in &portion.heads {
             let taken = Taken {
                 from,
                 matchers: &everything,
@@ -226,7 +230,11 @@ impl Inner {
         }
         let mut is_listed = false;
         let list = |m: &mut Manifest| {
-            is_listed = m.deletions_version() <= known_version;
+            let is_masked = |id: &Nonce| {
+                m.tombstone(*id)
+                    .is_some_and(|t| t.state == TombstoneState::Masked)
+            };
+            is_listed = m.deletions_version() <= known_version && portion.by.iter().all(is_masked);
             for entry in &entries {
                 match is_listed {
                     true => m.add_block(entry.clone())?,

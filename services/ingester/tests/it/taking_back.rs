@@ -203,6 +203,89 @@ async fn i10_what_came_late_never_comes_back_once_its_deletion_is_final() {
     }
 }
 
+/// Nothing masks it there, and the tombstone does not come again.
+#[tokio::test(start_paused = true)]
+async fn i10_what_came_late_is_not_listed_where_versions_of_the_manifest_are_lost() {
+    let mut w = World::start(1).await;
+    let batch = w.on_its_way(&LATE).await;
+    let before = w.acked.clone();
+    w.flush(0).await.unwrap();
+    let first = w.manifests.probe(&tenant()).await.unwrap().version;
+    let version = w.with_late(&batch, &LATE).await;
+    w.crash(0).await;
+    let aside = w.lose_versions_above(first).await;
+    let bucket = w.manifests.bucket().clone();
+    let uploaded = bucket.uploaded_blocks(&tenant()).await.unwrap();
+    w.boot(0).await;
+    w.sleep(A_WHILE).await;
+    w.flush(0).await.unwrap_err();
+    assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, first);
+    assert_eq!(bucket.uploaded_blocks(&tenant()).await.unwrap(), uploaded);
+    w.bring_back(aside).await;
+    let blocks = w.backups().await;
+    w.sleep(A_WHILE).await;
+    assert!(w.backups().await > blocks, "it goes on");
+    w.expect(version, "masked").await;
+    w.expect_back(&before, &LATE).await;
+}
+
+/// Another member replaced this one meanwhile, so that nobody waited for it.
+#[tokio::test(start_paused = true)]
+async fn i10_what_came_late_never_comes_back_once_its_deletion_is_forgotten() {
+    fn forget(m: &mut koios_bucket::Manifest) {
+        m.tombstones.clear();
+        let backups = m.blocks.iter().filter(|b| b.covers.is_empty());
+        let backups: Vec<_> = backups.map(|b| b.block).collect();
+        for block in backups {
+            m.remove_block(block);
+        }
+    }
+    fn finish(m: &mut koios_bucket::Manifest) {
+        for id in [1, 2] {
+            m.set_tombstone_state(Nonce(id), TombstoneState::Final);
+        }
+    }
+    for is_uploading in [false, true] {
+        let mut w = World::start_with(2, small_segments).await;
+        let now = w.clock.now_ms();
+        let late = [("a", now, 7.0), ("hist", now + 1, 7.0)];
+        let batch = w.on_its_way(&late).await;
+        let version = w.with_late(&batch, &late).await;
+        for i in 0..2 {
+            w.crash(i).await;
+        }
+        let gate = Arc::clone(&w.store.blocks);
+        let no_blocks = gate.write().await;
+        if !is_uploading {
+            w.change_manifest(finish).await;
+            w.change_manifest(forget).await;
+        }
+        let puts = w.store.block_puts.load(Ordering::Relaxed);
+        for i in 0..2 {
+            w.boot(i).await;
+        }
+        if is_uploading {
+            while w.store.block_puts.load(Ordering::Relaxed) == puts {
+                w.sleep(Duration::from_millis(100)).await;
+            }
+            w.change_manifest(finish).await;
+            w.change_manifest(forget).await;
+        }
+        drop(no_blocks);
+        w.sleep(A_WHILE).await;
+        assert_eq!(w.backups().await, 0);
+        w.expect(version, "gone").await;
+        while w.wal_files(0).len() < 5 {
+            push_much(&mut w).await;
+        }
+        for i in 0..2 {
+            w.flush(i).await.unwrap();
+            assert_ne!(w.wal_files(i)[0], "0000000001.wal", "nor does the log keep it");
+        }
+        w.expect(version, "cut").await;
+    }
+}
+
 /// Of two deletions that delete the same, either may be taken back first.
 #[tokio::test(start_paused = true)]
 async fn i10_what_two_deletions_took_comes_back_with_the_second() {
