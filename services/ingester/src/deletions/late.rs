@@ -72,6 +72,8 @@ impl Deletions {
         let mut all: Vec<&Known> = self.all.iter().filter(|k| k.deletes()).collect();
         all.sort_by_key(|k| std::cmp::Reverse(k.tombstone.version));
         let (mut found, mut in_all_later) = (common(&self.late, &self.returnable()), self.late.clone());
+        // Once it is uploaded it is late for none.
+        found = found.difference(&self.covered_by_begun());
         for k in all {
             let mut covered = BatchSet::default();
             let covers = k.tombstone.covers.values();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use koios_bucket::{Nonce, TombstoneState};
 use koios_ingester::Settings;
 use koios_model::TimeRange;
+use koios_testkit::sim_disk::{Fault, FaultPlan};
 use koios_wire::{Batch, IngesterService};
 
 use crate::harness::{HOUR, MINUTE, Samples, T0, World, tenant};
@@ -199,6 +200,99 @@ async fn i10_what_came_late_never_comes_back_once_its_deletion_is_final() {
             assert_eq!(w.backups().await, blocks, "nothing more is uploaded");
             w.expect(version, "final").await;
             w.restart_all().await;
+        }
+    }
+}
+
+/// A member that crashed while it applied a deletion, and then hears that it is taken back.
+struct Interrupted {
+    w: World,
+    /// What was there before, but for what came late.
+    before: Samples,
+    /// The version that says so.
+    version: u64,
+    /// It had applied all of it.
+    is_whole: bool,
+}
+
+impl Interrupted {
+    /// The power goes at the `n`-th operation of the disk from when all is uploaded that the head had.
+    async fn at(n: u64, hears_later: bool) -> Self {
+        let tune = |s: &mut Settings| {
+            small_segments(s);
+            s.deletion_record_bytes = 64;
+        };
+        let mut w = World::start_with(1, tune).await;
+        let batch = w.on_its_way(&LATE).await;
+        let before = w.acked.clone();
+        let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+        for i in 0..4 {
+            assert!(w.write(&[("a", T0 + i * HOUR + 3, 2.0)]).await);
+        }
+        let puts = w.store.block_puts.load(Ordering::Relaxed);
+        let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+        let arriving = async {
+            while w.store.block_puts.load(Ordering::Relaxed) == puts {
+                tokio::task::yield_now().await;
+            }
+            w.arrive(&batch).await;
+            let power_loss = FaultPlan::default().with(n, Fault::PowerLoss);
+            w.nodes[0].disk.set_faults(power_loss);
+            drop(no_blocks);
+        };
+        let (applied, ()) = futures::join!(w.deletions(0, version), arriving);
+        w.nodes[0].disk.set_faults(FaultPlan::default());
+        w.crash(0).await;
+        let version = w.take_back(1).await;
+        if hears_later {
+            // It starts twice, from a snapshot then.
+            w.store.down.store(true, Ordering::Relaxed);
+            w.boot(0).await;
+            for _ in 0..10_000 {
+                if !snapshots(&w, 0).is_empty() {
+                    break;
+                }
+                push_much(&mut w).await;
+            }
+            w.until("a snapshot was written", |w| !snapshots(w, 0).is_empty())
+                .await;
+            w.crash(0).await;
+            w.store.down.store(false, Ordering::Relaxed);
+        }
+        w.boot(0).await;
+        w.until("counts", |w| w.counts(0)).await;
+        w.deletions(0, version).await.unwrap();
+        Self {
+            w,
+            before,
+            version,
+            is_whole: applied.is_ok(),
+        }
+    }
+}
+
+/// The deletion is known with the last of its parts.
+#[tokio::test(start_paused = true)]
+async fn i1_i10_what_parts_of_a_deletion_took_comes_back_although_the_others_never_came() {
+    for n in 0.. {
+        let mut is_whole = true;
+        for hears_later in [false, true] {
+            let mut at = Interrupted::at(n, hears_later).await;
+            let (w, what) = (&mut at.w, format!("{n}, {hears_later}"));
+            w.acked.extend(at.before);
+            w.acknowledged(&LATE);
+            w.expect(at.version, &format!("taken back, {what}")).await;
+            w.check(&w.query(0).await);
+            w.restart_all().await;
+            w.expect(at.version, &format!("after a restart, {what}")).await;
+            w.check(&w.query(0).await);
+            w.flush(0).await.unwrap();
+            assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked, "cut, {what}");
+            is_whole &= at.is_whole;
+        }
+        if is_whole {
+            assert!(n > 5);
+            return;
         }
     }
 }
