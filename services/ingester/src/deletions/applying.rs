@@ -154,8 +154,9 @@ impl Inner {
             ..
         } = keeping;
         let last = pending.last().map(|d| d.id);
-        // They came since what goes was copied.
+        // They came since what goes was copied. What was taken over meanwhile is in blocks, and not in the log.
         let late = replica.state.read().held.difference(&before);
+        let late = common(&late, &self.store.segments.lock().logged(&replica.key));
         for ((deletion, removes), kept) in pending.iter().zip(removes).zip(kept) {
             let is_last = Some(deletion.id) == last;
             let covers = deletion.covers.get(&replica.key.0);

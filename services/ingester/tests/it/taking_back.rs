@@ -499,3 +499,51 @@ async fn i10_what_comes_late_by_repair_comes_back() {
         w.expect_back(&before, &late).await;
     }
 }
+
+/// Listed blocks have it, so that its log never does.
+#[tokio::test(start_paused = true)]
+async fn i10_what_is_taken_over_while_a_deletion_is_applied_is_not_lost_when_it_is_taken_back() {
+    let mut w = World::start_with(3, small_segments).await;
+    let now = w.clock.now_ms();
+    assert!(w.write(&[("a", now, 1.0)]).await);
+    // One member lacks what the others have in blocks alone.
+    w.cut_off(2, true);
+    let elsewhere = [("a", now + 1, 2.0)];
+    let batch = w.batch(&elsewhere);
+    for i in 0..2 {
+        w.node(i).push(Arc::clone(&batch)).await.unwrap();
+    }
+    w.acknowledged(&elsewhere);
+    let before = w.acked.clone();
+    while w.wal_files(0).len() < 5 {
+        push_much(&mut w).await;
+    }
+    for i in 0..2 {
+        w.flush(i).await.unwrap();
+        assert_ne!(w.wal_files(i)[0], "0000000001.wal");
+    }
+    let held = w.holdings_of(2).await;
+    let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+    let puts = w.store.block_puts.load(Ordering::Relaxed);
+    let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+    let comparing = async {
+        while w.store.block_puts.load(Ordering::Relaxed) == puts {
+            tokio::task::yield_now().await;
+        }
+        w.cut_off(2, false);
+        w.change_state(|_| {});
+        while w.holdings_of(2).await == held {
+            tokio::task::yield_now().await;
+        }
+        drop(no_blocks);
+    };
+    let (applied, ()) = futures::join!(w.deletions(2, version), comparing);
+    applied.unwrap();
+    let held = w.holdings_of(2).await;
+    let version = w.take_back(1).await;
+    assert_eq!(w.holdings_of(2).await, held);
+    assert!(w.counts(2));
+    w.acked = before;
+    w.expect(version, "taken back").await;
+    w.check(&w.query(2).await);
+}
