@@ -131,6 +131,8 @@ impl Inner {
     /// Uploads and lists a part of what is late; whether there was any.
     async fn back_up_portion(&self, replica: &Replica) -> Result<bool> {
         let _one_at_a_time = replica.deleting.lock().await;
+        // Until it is read.
+        let log = self.log_kept.read().await;
         let wanted = self.late_of(replica);
         let (known, version, first) = {
             let deletions = &replica.state.read().deletions;
@@ -162,7 +164,11 @@ impl Inner {
             }
         };
         let unread = self.each_logged(&replica.key, &wanted, take).await?;
-        if !unread.is_empty() {
+        drop(log);
+        // What is logged more than once may be whole in a segment that is not read yet.
+        let is_all_read = portion.bytes < bytes_max;
+        let unread = unread.difference(&portion.read);
+        if is_all_read && !unread.is_empty() {
             let error = Error::Record {
                 lsn: Lsn(0),
                 reason: "what a deletion took of it cannot be uploaded".to_owned(),
@@ -303,14 +309,14 @@ impl Inner {
                 false => ControlFlow::Break(()),
             }
         };
-        let mut unread = self.each_logged(&replica.key, &wanted, keep).await?;
-        if bytes < bytes_max {
-            // Nor is it where it should be.
-            unread = wanted.difference(&read);
-        }
+        self.each_logged(&replica.key, &wanted, keep).await?;
         returning.asked.union_with(&read);
-        returning.asked.union_with(&unread);
-        returning.unread.union_with(&unread);
+        if bytes < bytes_max {
+            // All that the log has was tried, in whichever of its segments: the rest is not where it should be.
+            let unread = wanted.difference(&read);
+            returning.asked.union_with(&unread);
+            returning.unread.union_with(&unread);
+        }
         if !back.is_empty() {
             let head = DeletedHead {
                 applied_up_to: 0,
