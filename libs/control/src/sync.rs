@@ -13,7 +13,7 @@ use crate::consensus::Consensus;
 use crate::peer::{Peer, Peers};
 use crate::sealed::{seal_state, unseal_state};
 use crate::service::KEEPALIVE;
-use crate::{ClusterState, Error, StateKeeper};
+use crate::{ClusterState, Error, Partition, StateKeeper};
 
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 /// A stream that brings not even a keepalive for this long is lost.
@@ -264,13 +264,25 @@ pub(crate) async fn back_up_for_ever(
     }
 }
 
+/// Whether what is stored is of a process that restored the cluster while this one's voters run. A voter that ran as a version before
+/// 2026-11-24 has forgotten how often its cluster was restored: it is ahead of what it stored before that. Where the cluster was restored
+/// elsewhere, all epochs are higher there, by more than this one ever comes to.
+fn is_taken_over(stored: &ClusterState, own: &ClusterState) -> bool {
+    let has_epoch = |stored: &Partition| {
+        own.partition(stored.id)
+            .is_some_and(|own| own.epoch >= stored.epoch)
+    };
+    let is_ahead = own.version >= stored.version && stored.partitions.values().all(has_epoch);
+    stored.restores > own.restores && !is_ahead
+}
+
 async fn store_backup(
     keeper: &StateKeeper,
     backup: &dyn StateBackup,
     state: &ClusterState,
 ) -> Result<(), Error> {
     match own_backup(keeper, backup).await {
-        Ok(Some(stored)) if stored.restores > state.restores => {
+        Ok(Some(stored)) if is_taken_over(&stored, state) => {
             return Err(Error::TakenOver {
                 bucket: backup.bucket(),
                 version: stored.version,
@@ -284,4 +296,42 @@ async fn store_backup(
     }
     let sealed = seal_state(state).map_err(|e| Error::Backup(e.to_string()))?;
     backup.store(state.version, Bytes::from(sealed)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use koios_model::PartitionId;
+
+    use super::*;
+    use crate::{ClusterId, Replica};
+
+    #[test]
+    fn i14_a_voter_that_forgot_that_its_cluster_was_restored_takes_no_backup_of_its_own_for_anothers() {
+        let partition = Partition {
+            id: PartitionId(0),
+            epoch: 3,
+            replicas: Vec::<Replica>::new(),
+            formed_at_version: 1,
+        };
+        let first = ClusterState {
+            version: 40,
+            cluster_id: Some(ClusterId(7)),
+            partitions: BTreeMap::from([(partition.id, partition)]),
+            ..ClusterState::default()
+        };
+        let restored = first.clone().restored();
+        let mut forgetful = serde_json::to_value(&restored).unwrap();
+        forgetful.as_object_mut().unwrap().remove("restores").unwrap();
+        let mut forgetful: ClusterState = serde_json::from_value(forgetful).unwrap();
+        assert!(!is_taken_over(&restored, &forgetful));
+        forgetful.version += 5;
+        assert!(!is_taken_over(&restored, &forgetful) && !is_taken_over(&forgetful, &restored));
+        // The voters that still run are behind it, and however much they decide, they do not come by its epochs.
+        let mut others = first;
+        assert!(is_taken_over(&restored, &others));
+        others.version += 5000;
+        assert!(is_taken_over(&restored, &others));
+    }
 }

@@ -380,6 +380,25 @@ async fn i14_a_process_that_lost_its_voters_does_not_lead_the_others_astray() {
     assert!(seen.members.contains_key("ingester-x") && stays(&cluster));
     clock.sleep(Duration::from_secs(60)).await;
     assert!(backed_up(&cluster) > last + 999);
+    // To go on with the voters they forget what they decided, and restore what the other one backed up.
+    cluster.kill("querier").await;
+    let astray = backed_up(&cluster);
+    for name in ["a", "b", "c"] {
+        cluster.kill(name).await;
+        let dir = cluster.data_dir(name);
+        std::fs::remove_file(dir.join("control-state.json")).unwrap();
+        std::fs::remove_dir_all(dir.join("control")).unwrap();
+    }
+    for name in ["a", "b", "c"] {
+        cluster.start_voter(name).await;
+    }
+    let goes_on = |state: &ClusterState| state.restores == 2 && state.version > astray + 999;
+    for name in ["a", "b", "c", "store"] {
+        cluster.running[name].state_with(goes_on).await;
+    }
+    while backed_up(&cluster) < astray + 999 {
+        clock.sleep(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

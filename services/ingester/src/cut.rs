@@ -173,14 +173,7 @@ impl Inner {
         let tenant = &replica.key.1;
         let started = self.deps.runtime.clock.elapsed();
         // Asked first, so that a bucket that is away costs no cut.
-        let manifest = self.deps.manifests.probe(tenant).await;
-        self.note_bucket(manifest.as_ref().err());
-        let mut manifest = manifest?;
-        // One that shows less than this member has seen there lost versions: a block that is listed in it would hide that.
-        let announced = self.announced(&replica.key);
-        if manifest.version < announced {
-            manifest = self.deps.manifests.at_least(tenant, announced).await?;
-        }
+        let mut manifest = self.newest_manifest(replica).await?;
         if manifest.version == 0 {
             // Before the block is named: should this member end between its upload and the commit, the block is then an upload that
             // was never listed, and not what is left of a manifest that is lost.
@@ -225,6 +218,20 @@ impl Inner {
             .cut_at
             .insert(window_start_ms, self.deps.runtime.clock.elapsed());
         Ok(reply)
+    }
+
+    /// Asks the bucket for the newest version of the tenant's manifest.
+    pub(crate) async fn newest_manifest(&self, replica: &Replica) -> Result<Arc<Manifest>> {
+        let (tenant, manifests) = (&replica.key.1, &self.deps.manifests);
+        let manifest = manifests.probe(tenant).await;
+        self.note_bucket(manifest.as_ref().err());
+        let manifest = manifest?;
+        // One that shows less than this member has seen there lost versions: a block that is listed in it would hide that.
+        let announced = self.announced(&replica.key);
+        match manifest.version < announced {
+            true => Ok(manifests.at_least(tenant, announced).await?),
+            false => Ok(manifest),
+        }
     }
 
     async fn begin_cut(&self, replica: &Replica, window_start_ms: i64, block: BlockId) -> Result<BegunCut> {

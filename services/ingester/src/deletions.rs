@@ -30,6 +30,9 @@ pub(crate) struct DeletionsCheckpoint {
     /// As in [`Deletions`]. Versions before 2026-11-24 neither write nor read it.
     #[serde(default, skip_serializing_if = "BatchSet::is_empty")]
     late: BatchSet,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    begun: Vec<Tombstone>,
 }
 
 /// The deletions that a replica knows.
@@ -42,6 +45,8 @@ pub(crate) struct Deletions {
     /// The newest that is applied: those of a manifest are, in the order of their versions.
     applied: u64,
     all: Vec<Known>,
+    /// Those of which parts are applied, and the last one is not: a crash, or a log that failed, came between. They are not known.
+    begun: Vec<Tombstone>,
     /// Batches of which deletions that may be taken back took what is in no block, but in the log: they came on their way.
     pub(crate) late: BatchSet,
 }
@@ -90,6 +95,7 @@ impl Deletions {
             through: self.through.0,
             all: self.all.iter().map(|k| k.tombstone.clone()).collect(),
             late: self.late.clone(),
+            begun: self.begun.clone(),
         }
     }
 
@@ -105,11 +111,21 @@ impl Deletions {
         (self.through, self.version) = (Lsn(c.through), c.version);
         self.all.clear();
         c.all.iter().for_each(|t| drop(self.learn(t)));
+        self.begun.clone_from(&c.begun);
     }
 
     /// The manifest version whose deletions what is cut now is clean of.
     pub(crate) fn clean_up_to(&self) -> u64 {
         self.version.max(self.applied)
+    }
+
+    /// The version that last changed any of those that are known.
+    pub(crate) fn newest(&self) -> u64 {
+        self.all
+            .iter()
+            .map(|k| k.tombstone.known_from())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Notes that a deletion was applied, and with it all that manifests list up to a version.
@@ -123,8 +139,20 @@ impl Deletions {
         self.all.iter().any(|k| k.tombstone.id == id && k.deletes())
     }
 
+    /// Takes note that a part of a deletion is applied.
+    pub(crate) fn begin(&mut self, tombstone: &Tombstone) {
+        self.begun.retain(|t| t.id != tombstone.id);
+        self.begun.push(tombstone.clone());
+    }
+
+    /// Whether a deletion has deleted anything that comes back when it is taken back.
+    pub(crate) fn has_deleted(&self, id: Nonce) -> bool {
+        self.deletes(id) || self.begun.iter().any(|t| t.id == id)
+    }
+
     /// Takes note of a deletion. Gives what it matches if it is new and not taken back.
     pub(crate) fn learn(&mut self, tombstone: &Tombstone) -> Option<Matchers> {
+        self.begun.retain(|t| t.id != tombstone.id);
         if let Some(known) = self.all.iter_mut().find(|k| k.tombstone.id == tombstone.id) {
             known.tombstone = tombstone.clone();
             return None;
@@ -138,9 +166,10 @@ impl Deletions {
         (tombstone.state != TombstoneState::Undone).then_some(matchers)
     }
 
-    /// Whether a deletion is known, whatever became of it.
-    pub(crate) fn knows(&self, id: Nonce) -> bool {
-        self.all.iter().any(|k| k.tombstone.id == id)
+    /// Whether a deletion is known, whatever became of it, or has to be taken back.
+    fn has_news_of(&self, tombstone: &Tombstone) -> bool {
+        let is_known = self.all.iter().any(|k| k.tombstone.id == tombstone.id);
+        is_known || (tombstone.state == TombstoneState::Undone && self.has_deleted(tombstone.id))
     }
 
     /// The batches that deletions cover which may be taken back.
@@ -153,10 +182,20 @@ impl Deletions {
         all
     }
 
+    /// The batches that deletions cover of which only parts are applied.
+    fn covered_by_begun(&self) -> BatchSet {
+        let mut all = BatchSet::default();
+        let covers = self.begun.iter().flat_map(|t| t.covers.values());
+        covers.for_each(|covers| all.union_with(covers));
+        all
+    }
+
     /// Forgets late batches that no deletion covers any more which may be taken back.
     pub(crate) fn settle_late(&mut self) {
         if !self.late.is_empty() {
-            self.late = common(&self.late, &self.returnable());
+            let mut returnable = self.returnable();
+            returnable.union_with(&self.covered_by_begun());
+            self.late = common(&self.late, &returnable);
         }
     }
 
@@ -176,17 +215,25 @@ impl Deletions {
 
     /// Whether a manifest has no news.
     fn is_as(&self, manifest: &Manifest) -> bool {
-        self.version >= manifest.deletions_version() && self.all.len() == manifest.tombstones.len()
+        let has_no_news = self.version >= manifest.deletions_version() && self.begun.is_empty();
+        has_no_news && self.all.len() == manifest.tombstones.len()
     }
 
     /// Forgets those that a manifest does not list any more, but for those that cover what is logged: a start or a peer
-    /// may apply it again.
+    /// may apply it again. None of them can be taken back.
     fn forget(&mut self, manifest: &Manifest, logged: &BatchSet) {
-        self.all.retain(|k| {
-            let t = &k.tombstone;
+        self.all.retain_mut(|k| {
+            let t = &mut k.tombstone;
             let is_listed = manifest.version < t.known_from() || manifest.tombstone(t.id).is_some();
+            if !is_listed && t.state == TombstoneState::Masked {
+                // While this member was none of the partition, so that nobody waited for it.
+                t.state = TombstoneState::Final;
+            }
             is_listed || k.is_in(logged)
         });
+        self.begun
+            .retain(|t| manifest.version < t.known_from() || manifest.tombstone(t.id).is_some());
+        self.settle_late();
     }
 
     /// The version of the first that covers any of some batches.

@@ -348,7 +348,9 @@ impl ReplicaState {
     /// The newest manifest version that this replica knows to have been there.
     pub(crate) fn announced(&self) -> u64 {
         let listed = self.listed_version.max(self.manifest_floor);
-        listed.max(self.deletions.clean_up_to())
+        listed
+            .max(self.deletions.clean_up_to())
+            .max(self.deletions.newest())
     }
 
     /// What the member holds, taken at once.

@@ -93,7 +93,13 @@ async fn i13_storage_that_commits_cannot_rely_on_is_for_the_operator_to_change()
 #[tokio::test]
 async fn i14_a_part_of_a_cluster_does_not_start_without_the_voters_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    for target in [Target::Distributor, Target::Querier, Target::Store] {
+    for target in [
+        Target::Distributor,
+        Target::Ingester,
+        Target::Querier,
+        Target::Store,
+        Target::Control,
+    ] {
         let settings = settings_in(dir.path().join("data"));
         let runtime = Runtime::real().unwrap();
         let starting = Node::start(target, settings, runtime, NodeOptions::default());

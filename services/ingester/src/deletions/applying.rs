@@ -98,7 +98,7 @@ impl Inner {
         let (news, new): (Vec<Tombstone>, Vec<Tombstone>) = {
             let deletions = &replica.state.read().deletions;
             let pending = deletions.pending(manifest, replica.key.0);
-            pending.into_iter().partition(|t| deletions.knows(t.id))
+            pending.into_iter().partition(|t| deletions.has_news_of(t))
         };
         // What was answered as applied is known to be so after a restart, too.
         let applied_up_to = |left: usize| if left == 0 { version } else { 0 };
@@ -107,7 +107,6 @@ impl Inner {
             left -= some.len();
             self.apply_some(replica, some, applied_up_to(left)).await?;
         }
-        // After those of which a start may have found a part alone: what became of others settles what is late.
         for deletion in &news {
             left -= 1;
             self.apply_news(replica, deletion, applied_up_to(left)).await?;
@@ -155,8 +154,9 @@ impl Inner {
             ..
         } = keeping;
         let last = pending.last().map(|d| d.id);
-        // They came since what goes was copied.
+        // They came since what goes was copied. What was taken over meanwhile is in blocks, and not in the log.
         let late = replica.state.read().held.difference(&before);
+        let late = common(&late, &self.store.segments.lock().logged(&replica.key));
         for ((deletion, removes), kept) in pending.iter().zip(removes).zip(kept) {
             let is_last = Some(deletion.id) == last;
             let covers = deletion.covers.get(&replica.key.0);
@@ -189,10 +189,10 @@ impl Inner {
         }
     }
 
-    /// Applies what became of a deletion that is known.
+    /// Applies what became of a deletion that is known, or that is taken back before all parts of it were.
     async fn apply_news(&self, replica: &Replica, deletion: &Tombstone, applied_up_to: u64) -> Result<()> {
-        let is_taken_back =
-            deletion.state == TombstoneState::Undone && replica.state.read().deletions.deletes(deletion.id);
+        let has_deleted = replica.state.read().deletions.has_deleted(deletion.id);
+        let is_taken_back = deletion.state == TombstoneState::Undone && has_deleted;
         let head = DeletedHead {
             applied_up_to,
             ..DeletedHead::new(replica.key.0, replica.key.1.clone(), deletion.clone())

@@ -2,11 +2,11 @@
 //! keeps it while the deletion may be taken back, until it is read from there and uploaded; or put into the head, where the deletion is
 //! taken back before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use koios_bucket::{Manifest, ManifestBlock, Nonce};
+use koios_bucket::{Manifest, ManifestBlock, Nonce, TombstoneState};
 use koios_head::HeadOptions;
 use koios_model::{BatchColumns, BatchSet, Matchers, TimeRange};
 use koios_runtime::with_sources;
@@ -28,6 +28,8 @@ struct Portion<'a> {
     /// By the version up to which it is clean; each is the head of a replica that nobody else knows.
     heads: BTreeMap<u64, Arc<Replica>>,
     new: &'a (dyn Fn() -> Arc<Replica> + Sync),
+    /// The deletions that mask it.
+    by: BTreeSet<Nonce>,
     read: BatchSet,
     bytes: usize,
 }
@@ -47,6 +49,7 @@ impl Portion<'_> {
             };
             columns.metadata.clone_from(&batch.columns().metadata);
             self.bytes = self.bytes.saturating_add(columns.memory_bytes());
+            self.by.insert(k.tombstone.id);
             // All that delete any of it are of this version or a later one, and mask it.
             let head = self.heads.entry(first.saturating_sub(1));
             let head = head.or_insert_with(self.new);
@@ -69,6 +72,8 @@ impl Deletions {
         let mut all: Vec<&Known> = self.all.iter().filter(|k| k.deletes()).collect();
         all.sort_by_key(|k| std::cmp::Reverse(k.tombstone.version));
         let (mut found, mut in_all_later) = (common(&self.late, &self.returnable()), self.late.clone());
+        // Once it is uploaded it is late for none.
+        found = found.difference(&self.covered_by_begun());
         for k in all {
             let mut covered = BatchSet::default();
             let covers = k.tombstone.covers.values();
@@ -94,10 +99,9 @@ impl Inner {
         if self.late_of(replica).is_empty() {
             return Ok(());
         }
-        let manifest = self.deps.manifests.probe(&replica.key.1).await;
-        self.note_bucket(manifest.as_ref().err());
+        let manifest = self.newest_manifest(replica).await?;
         // What has become of the deletions.
-        self.apply_deletions(replica, &*manifest?).await?;
+        self.apply_deletions(replica, &manifest).await?;
         while self.back_up_portion(replica).await? {}
         Ok(())
     }
@@ -127,6 +131,8 @@ impl Inner {
     /// Uploads and lists a part of what is late; whether there was any.
     async fn back_up_portion(&self, replica: &Replica) -> Result<bool> {
         let _one_at_a_time = replica.deleting.lock().await;
+        // Until it is read.
+        let log = self.log_kept.read().await;
         let wanted = self.late_of(replica);
         let (known, version, first) = {
             let deletions = &replica.state.read().deletions;
@@ -145,6 +151,7 @@ impl Inner {
             known: &known,
             heads: BTreeMap::new(),
             new: &new,
+            by: BTreeSet::new(),
             read: BatchSet::default(),
             bytes: 0,
         };
@@ -157,15 +164,19 @@ impl Inner {
             }
         };
         let unread = self.each_logged(&replica.key, &wanted, take).await?;
-        if !unread.is_empty() {
+        drop(log);
+        // What is logged more than once may be whole in a segment that is not read yet.
+        let is_all_read = portion.bytes < bytes_max;
+        let unread = unread.difference(&portion.read);
+        if is_all_read && !unread.is_empty() {
             let error = Error::Record {
                 lsn: Lsn(0),
                 reason: "what a deletion took of it cannot be uploaded".to_owned(),
             };
             self.note_unreadable(&replica.key, &unread, &error);
         }
-        let Portion { heads, read, .. } = portion;
-        if !self.list_late(replica, &heads, version, first.id).await? {
+        let read = portion.read.clone();
+        if !self.list_late(replica, &portion, version, first.id).await? {
             return Ok(false);
         }
         let head = DeletedHead {
@@ -202,16 +213,17 @@ impl Inner {
     }
 
     /// Uploads what was read and lists it, unless there is news of deletions: it may be taken back by now, and goes into the head then.
+    /// Nor where a deletion is not there any more that took of it, which no version tells: nothing would mask it.
     async fn list_late(
         &self,
         replica: &Replica,
-        heads: &BTreeMap<u64, Arc<Replica>>,
+        portion: &Portion<'_>,
         known_version: u64,
         by: Nonce,
     ) -> Result<bool> {
         let everything = Matchers::default();
         let mut entries: Vec<ManifestBlock> = Vec::new();
-        for (&clean_up_to, from) in heads {
+        for (&clean_up_to, from) in &portion.heads {
             let taken = Taken {
                 from,
                 matchers: &everything,
@@ -226,7 +238,11 @@ impl Inner {
         }
         let mut is_listed = false;
         let list = |m: &mut Manifest| {
-            is_listed = m.deletions_version() <= known_version;
+            let is_masked = |id: &Nonce| {
+                m.tombstone(*id)
+                    .is_some_and(|t| t.state == TombstoneState::Masked)
+            };
+            is_listed = m.deletions_version() <= known_version && portion.by.iter().all(is_masked);
             for entry in &entries {
                 match is_listed {
                     true => m.add_block(entry.clone())?,
@@ -293,14 +309,14 @@ impl Inner {
                 false => ControlFlow::Break(()),
             }
         };
-        let mut unread = self.each_logged(&replica.key, &wanted, keep).await?;
-        if bytes < bytes_max {
-            // Nor is it where it should be.
-            unread = wanted.difference(&read);
-        }
+        self.each_logged(&replica.key, &wanted, keep).await?;
         returning.asked.union_with(&read);
-        returning.asked.union_with(&unread);
-        returning.unread.union_with(&unread);
+        if bytes < bytes_max {
+            // All that the log has was tried, in whichever of its segments: the rest is not where it should be.
+            let unread = wanted.difference(&read);
+            returning.asked.union_with(&unread);
+            returning.unread.union_with(&unread);
+        }
         if !back.is_empty() {
             let head = DeletedHead {
                 applied_up_to: 0,

@@ -54,7 +54,7 @@ impl ReplicaState {
             return self.put_in(lsn, &deleted.kept, true);
         }
         let is_undone = deletion.state == TombstoneState::Undone;
-        if is_undone && self.deletions.deletes(deletion.id) {
+        if is_undone && self.deletions.has_deleted(deletion.id) {
             // Blocks have what went from here.
             let newest = self.newest_ms.unwrap_or(i64::MAX);
             let below = deletion.range.max.min(newest).saturating_add(1);
@@ -64,14 +64,12 @@ impl ReplicaState {
         self.deletions.late.union_with(&head.late);
         let matchers = if head.part.is_some_and(|p| !p.is_last) {
             // Not known yet: the other parts follow.
+            self.deletions.begin(deletion);
             deletion.matchers().ok()?
         } else {
             self.deletions.note_applied(deletion, head.applied_up_to);
-            let is_news = self.deletions.knows(deletion.id);
             let matchers = self.deletions.learn(deletion);
-            if is_news {
-                self.deletions.settle_late();
-            }
+            self.deletions.settle_late();
             matchers?
         };
         if !head.removes {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use koios_ingester::Settings;
 use koios_model::TimeRange;
 use koios_runtime::Disk;
-use koios_wire::ServiceErrorCode;
+use koios_wire::{IngesterService, ServiceErrorCode};
 use object_store::ObjectStoreExt;
 
 use crate::harness::{World, tenant};
@@ -99,6 +99,43 @@ async fn i9_with_the_bucket_away_nothing_is_logged_twice() {
     w.flush(0).await.unwrap();
     assert!(segments(&w, 0).0 > first);
     w.check(&w.query(0).await);
+}
+
+/// Where the first copy is damaged the second one is read, however little is put back at a time.
+#[tokio::test(start_paused = true)]
+async fn i1_what_a_deletion_took_comes_back_from_where_it_is_logged_once_more() {
+    let tune = |s: &mut Settings| {
+        small_segments(s);
+        s.wal_keep = Duration::from_secs(24 * 3600);
+        s.deletion_record_bytes = 64;
+    };
+    let mut w = World::start_with(2, tune).await;
+    let now = w.clock.now_ms();
+    let late: Vec<_> = (1..4).map(|i| ("a", now + i, i as f64)).collect();
+    let on_their_way: Vec<_> = late.iter().map(|sample| w.batch(&[*sample])).collect();
+    assert!(w.write(&[("a", now, 9.0), ("c", now, 9.0)]).await);
+    let before = w.acked.clone();
+    w.delete(1, "a", TimeRange::ALL).await;
+    let damaged = damage_manifest(&w).await;
+    for batch in on_their_way {
+        for i in 0..2 {
+            w.node(i).push(batch.clone()).await.unwrap();
+        }
+    }
+    for _ in 0..10 * 60 {
+        push_much(&mut w).await;
+        w.sleep(A_MINUTE).await;
+    }
+    assert_eq!(segments(&w, 0).0, 1);
+    w.damage_batch(0, 1);
+    w.store.delete(&damaged).await.unwrap();
+    let version = w.take_back(1).await;
+    assert!(w.counts(0) && w.counts(1));
+    w.acked.extend(before);
+    w.acknowledged(&late);
+    w.expect(version, "taken back").await;
+    w.flush(0).await.unwrap();
+    assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked);
 }
 
 #[tokio::test(start_paused = true)]

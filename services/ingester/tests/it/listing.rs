@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use koios_bucket::{TenantManifests, Unlisted};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -14,6 +15,31 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 async fn fill(w: &mut World, from: i64) {
     for i in 0..60 {
         assert!(w.write(&[("a", from + i * MINUTE, i as f64)]).await);
+    }
+}
+
+impl World {
+    /// A restore of a part: of versions of the manifest above one nothing is left in the bucket that tells of them. Gives what is gone.
+    pub(crate) async fn lose_versions_above(&mut self, version: u64) -> Vec<(Path, Bytes)> {
+        let newest = self.manifests.probe(&tenant()).await.unwrap().version;
+        let names = (version + 1..=newest).map(|v| format!("{v:020}.json"));
+        let mut aside = Vec::new();
+        for name in names.chain(["latest".to_owned()]) {
+            let path = Path::from(format!("{}/manifest/{name}", tenant()));
+            let bytes = self.store.get(&path).await.unwrap().bytes().await.unwrap();
+            aside.push((path.clone(), bytes));
+            self.store.delete(&path).await.unwrap();
+        }
+        self.manifests = TenantManifests::new(self.manifests.bucket().clone(), Duration::ZERO);
+        assert_eq!(self.manifests.probe(&tenant()).await.unwrap().version, version);
+        aside
+    }
+
+    /// Brings them back.
+    pub(crate) async fn bring_back(&self, aside: Vec<(Path, Bytes)>) {
+        for (path, bytes) in aside {
+            self.store.put(&path, bytes.into()).await.unwrap();
+        }
     }
 }
 
@@ -56,17 +82,7 @@ async fn i10_nothing_is_listed_in_a_manifest_that_shows_less_than_this_member_ha
     let newest = w.manifests.probe(&tenant()).await.unwrap().version;
     fill(&mut w, T0 + 6 * HOUR).await;
     w.crash(0).await;
-    // A restore of a part: nothing in the bucket tells of it.
-    let mut aside = Vec::new();
-    let names = (2..=newest).map(|v| format!("{v:020}.json"));
-    for name in names.chain(["latest".to_owned()]) {
-        let path = Path::from(format!("{}/manifest/{name}", tenant()));
-        let bytes = w.store.get(&path).await.unwrap().bytes().await.unwrap();
-        aside.push((path.clone(), bytes));
-        w.store.delete(&path).await.unwrap();
-    }
-    w.manifests = TenantManifests::new(w.manifests.bucket().clone(), Duration::ZERO);
-    assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, 1);
+    let aside = w.lose_versions_above(1).await;
     let uploaded = w.manifests.bucket().uploaded_blocks(&tenant()).await.unwrap();
     w.boot(0).await;
     let refused = w.flush(0).await.unwrap_err().to_string();
@@ -76,9 +92,7 @@ async fn i10_nothing_is_listed_in_a_manifest_that_shows_less_than_this_member_ha
     assert_eq!(now, uploaded, "nor is anything uploaded for it");
     // Whoever else would commit to it is told.
     assert_eq!(w.deletions(0, 0).await.unwrap().announced(), newest);
-    for (path, bytes) in aside {
-        w.store.put(&path, bytes.into()).await.unwrap();
-    }
+    w.bring_back(aside).await;
     w.flush(0).await.unwrap();
     w.check(&w.query(0).await);
 }

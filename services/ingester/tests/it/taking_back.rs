@@ -7,6 +7,7 @@ use std::time::Duration;
 use koios_bucket::{Nonce, TombstoneState};
 use koios_ingester::Settings;
 use koios_model::TimeRange;
+use koios_testkit::sim_disk::{Fault, FaultPlan};
 use koios_wire::{Batch, IngesterService};
 
 use crate::harness::{HOUR, MINUTE, Samples, T0, World, tenant};
@@ -203,6 +204,182 @@ async fn i10_what_came_late_never_comes_back_once_its_deletion_is_final() {
     }
 }
 
+/// A member that crashed while it applied a deletion, and then hears that it is taken back.
+struct Interrupted {
+    w: World,
+    /// What was there before, but for what came late.
+    before: Samples,
+    /// The version that says so.
+    version: u64,
+    /// It had applied all of it.
+    is_whole: bool,
+}
+
+impl Interrupted {
+    /// The power goes at the `n`-th operation of the disk from when all is uploaded that the head had.
+    async fn at(n: u64, hears_later: bool) -> Self {
+        let tune = |s: &mut Settings| {
+            small_segments(s);
+            s.deletion_record_bytes = 64;
+        };
+        let mut w = World::start_with(1, tune).await;
+        let batch = w.on_its_way(&LATE).await;
+        let before = w.acked.clone();
+        let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+        for i in 0..4 {
+            assert!(w.write(&[("a", T0 + i * HOUR + 3, 2.0)]).await);
+        }
+        let puts = w.store.block_puts.load(Ordering::Relaxed);
+        let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+        let arriving = async {
+            while w.store.block_puts.load(Ordering::Relaxed) == puts {
+                tokio::task::yield_now().await;
+            }
+            w.arrive(&batch).await;
+            let power_loss = FaultPlan::default().with(n, Fault::PowerLoss);
+            w.nodes[0].disk.set_faults(power_loss);
+            drop(no_blocks);
+        };
+        let (applied, ()) = futures::join!(w.deletions(0, version), arriving);
+        w.nodes[0].disk.set_faults(FaultPlan::default());
+        w.crash(0).await;
+        let version = w.take_back(1).await;
+        if hears_later {
+            // It starts twice, from a snapshot then.
+            w.store.down.store(true, Ordering::Relaxed);
+            w.boot(0).await;
+            for _ in 0..10_000 {
+                if !snapshots(&w, 0).is_empty() {
+                    break;
+                }
+                push_much(&mut w).await;
+            }
+            w.until("a snapshot was written", |w| !snapshots(w, 0).is_empty())
+                .await;
+            w.crash(0).await;
+            w.store.down.store(false, Ordering::Relaxed);
+        }
+        w.boot(0).await;
+        w.until("counts", |w| w.counts(0)).await;
+        w.deletions(0, version).await.unwrap();
+        Self {
+            w,
+            before,
+            version,
+            is_whole: applied.is_ok(),
+        }
+    }
+}
+
+/// The deletion is known with the last of its parts.
+#[tokio::test(start_paused = true)]
+async fn i1_i10_what_parts_of_a_deletion_took_comes_back_although_the_others_never_came() {
+    for n in 0.. {
+        let mut is_whole = true;
+        for hears_later in [false, true] {
+            let mut at = Interrupted::at(n, hears_later).await;
+            let (w, what) = (&mut at.w, format!("{n}, {hears_later}"));
+            w.acked.extend(at.before);
+            w.acknowledged(&LATE);
+            w.expect(at.version, &format!("taken back, {what}")).await;
+            w.check(&w.query(0).await);
+            w.restart_all().await;
+            w.expect(at.version, &format!("after a restart, {what}")).await;
+            w.check(&w.query(0).await);
+            w.flush(0).await.unwrap();
+            assert_eq!(w.blocks(0, TimeRange::ALL).await, w.acked, "cut, {what}");
+            is_whole &= at.is_whole;
+        }
+        if is_whole {
+            assert!(n > 5);
+            return;
+        }
+    }
+}
+
+/// Nothing masks it there, and the tombstone does not come again.
+#[tokio::test(start_paused = true)]
+async fn i10_what_came_late_is_not_listed_where_versions_of_the_manifest_are_lost() {
+    let mut w = World::start(1).await;
+    let batch = w.on_its_way(&LATE).await;
+    let before = w.acked.clone();
+    w.flush(0).await.unwrap();
+    let first = w.manifests.probe(&tenant()).await.unwrap().version;
+    let version = w.with_late(&batch, &LATE).await;
+    w.crash(0).await;
+    let aside = w.lose_versions_above(first).await;
+    let bucket = w.manifests.bucket().clone();
+    let uploaded = bucket.uploaded_blocks(&tenant()).await.unwrap();
+    w.boot(0).await;
+    w.sleep(A_WHILE).await;
+    w.flush(0).await.unwrap_err();
+    assert_eq!(w.manifests.probe(&tenant()).await.unwrap().version, first);
+    assert_eq!(bucket.uploaded_blocks(&tenant()).await.unwrap(), uploaded);
+    w.bring_back(aside).await;
+    let blocks = w.backups().await;
+    w.sleep(A_WHILE).await;
+    assert!(w.backups().await > blocks, "it goes on");
+    w.expect(version, "masked").await;
+    w.expect_back(&before, &LATE).await;
+}
+
+/// Another member replaced this one meanwhile, so that nobody waited for it.
+#[tokio::test(start_paused = true)]
+async fn i10_what_came_late_never_comes_back_once_its_deletion_is_forgotten() {
+    fn forget(m: &mut koios_bucket::Manifest) {
+        m.tombstones.clear();
+        let backups = m.blocks.iter().filter(|b| b.covers.is_empty());
+        let backups: Vec<_> = backups.map(|b| b.block).collect();
+        for block in backups {
+            m.remove_block(block);
+        }
+    }
+    fn finish(m: &mut koios_bucket::Manifest) {
+        for id in [1, 2] {
+            m.set_tombstone_state(Nonce(id), TombstoneState::Final);
+        }
+    }
+    for is_uploading in [false, true] {
+        let mut w = World::start_with(2, small_segments).await;
+        let now = w.clock.now_ms();
+        let late = [("a", now, 7.0), ("hist", now + 1, 7.0)];
+        let batch = w.on_its_way(&late).await;
+        let version = w.with_late(&batch, &late).await;
+        for i in 0..2 {
+            w.crash(i).await;
+        }
+        let gate = Arc::clone(&w.store.blocks);
+        let no_blocks = gate.write().await;
+        if !is_uploading {
+            w.change_manifest(finish).await;
+            w.change_manifest(forget).await;
+        }
+        let puts = w.store.block_puts.load(Ordering::Relaxed);
+        for i in 0..2 {
+            w.boot(i).await;
+        }
+        if is_uploading {
+            while w.store.block_puts.load(Ordering::Relaxed) == puts {
+                w.sleep(Duration::from_millis(100)).await;
+            }
+            w.change_manifest(finish).await;
+            w.change_manifest(forget).await;
+        }
+        drop(no_blocks);
+        w.sleep(A_WHILE).await;
+        assert_eq!(w.backups().await, 0);
+        w.expect(version, "gone").await;
+        while w.wal_files(0).len() < 5 {
+            push_much(&mut w).await;
+        }
+        for i in 0..2 {
+            w.flush(i).await.unwrap();
+            assert_ne!(w.wal_files(i)[0], "0000000001.wal", "nor does the log keep it");
+        }
+        w.expect(version, "cut").await;
+    }
+}
+
 /// Of two deletions that delete the same, either may be taken back first.
 #[tokio::test(start_paused = true)]
 async fn i10_what_two_deletions_took_comes_back_with_the_second() {
@@ -321,4 +498,52 @@ async fn i10_what_comes_late_by_repair_comes_back() {
         w.expect(version, "masked").await;
         w.expect_back(&before, &late).await;
     }
+}
+
+/// Listed blocks have it, so that its log never does.
+#[tokio::test(start_paused = true)]
+async fn i10_what_is_taken_over_while_a_deletion_is_applied_is_not_lost_when_it_is_taken_back() {
+    let mut w = World::start_with(3, small_segments).await;
+    let now = w.clock.now_ms();
+    assert!(w.write(&[("a", now, 1.0)]).await);
+    // One member lacks what the others have in blocks alone.
+    w.cut_off(2, true);
+    let elsewhere = [("a", now + 1, 2.0)];
+    let batch = w.batch(&elsewhere);
+    for i in 0..2 {
+        w.node(i).push(Arc::clone(&batch)).await.unwrap();
+    }
+    w.acknowledged(&elsewhere);
+    let before = w.acked.clone();
+    while w.wal_files(0).len() < 5 {
+        push_much(&mut w).await;
+    }
+    for i in 0..2 {
+        w.flush(i).await.unwrap();
+        assert_ne!(w.wal_files(i)[0], "0000000001.wal");
+    }
+    let held = w.holdings_of(2).await;
+    let version = w.list_deletion(1, "a", TimeRange::ALL).await;
+    let puts = w.store.block_puts.load(Ordering::Relaxed);
+    let no_blocks = Arc::clone(&w.store.blocks).write_owned().await;
+    let comparing = async {
+        while w.store.block_puts.load(Ordering::Relaxed) == puts {
+            tokio::task::yield_now().await;
+        }
+        w.cut_off(2, false);
+        w.change_state(|_| {});
+        while w.holdings_of(2).await == held {
+            tokio::task::yield_now().await;
+        }
+        drop(no_blocks);
+    };
+    let (applied, ()) = futures::join!(w.deletions(2, version), comparing);
+    applied.unwrap();
+    let held = w.holdings_of(2).await;
+    let version = w.take_back(1).await;
+    assert_eq!(w.holdings_of(2).await, held);
+    assert!(w.counts(2));
+    w.acked = before;
+    w.expect(version, "taken back").await;
+    w.check(&w.query(2).await);
 }

@@ -110,8 +110,7 @@ impl Node {
         joining.not_ready("waiting for the cluster's state from the control voters");
 
         let voters = naming::voters(&settings.control.voters)?;
-        let is_part = matches!(target, Target::Distributor | Target::Querier | Target::Store);
-        if voters.is_empty() && is_part {
+        if voters.is_empty() && target != Target::All {
             return Err(NodeError::Settings(naming::no_voters(target)));
         }
         let storage = Storage::open(target, &settings, &runtime, options.object_store).await?;

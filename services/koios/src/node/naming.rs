@@ -13,7 +13,7 @@ use super::NodeError;
 pub(super) fn no_voters(target: Target) -> String {
     format!(
         "control.voters is empty, and `koios {}` is only a part of a cluster: list the voters of the cluster (its ingesters, or some \
-         of them), as all of its processes do; `koios all` is a cluster by itself",
+         of them), as all of its processes do, a voter itself, too; `koios all` is a cluster by itself",
         target.as_str()
     )
 }

@@ -17,7 +17,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         Vec<String>,
         control.voters,
         &[],
-        "gRPC addresses of the control plane's voters, [name=]host:port, separated by commas; a cluster by itself when empty"
+        "gRPC addresses of the control plane's voters, [name=]host:port, separated by commas; `koios all` may do without, as a cluster by itself"
     ),
     setting!(
         "control.replication-factor",
